@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a door holds of a running nettop: the bus to read, and five ways back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+
+from nettop.engine.bus import Bus
+from nettop.engine.sampler import Sampler
+from nettop.engine.source import Source, probe_of
+from nettop.settings import checked_interval
+
+
+class Lease:
+    """Keeps a lens attached until it is released."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release: Callable[[], None] | None = release
+
+    def release(self) -> None:
+        """Let the lens go; it detaches a little later if nobody else holds it."""
+        if self._release is not None:
+            self._release()
+            self._release = None
+
+
+class Session:
+    """One running nettop. Used as a context: leaving it closes every source.
+
+    `source_of` makes the source of a lens: the probe by default, a replay or a test's own otherwise.
+    """
+
+    def __init__(self, interval_s: float, source_of: Callable[[str], Source] = probe_of) -> None:
+        self.bus = Bus()
+        self._sampler = Sampler(self.bus, checked_interval(interval_s), source_of)
+
+    def __enter__(self) -> Session:
+        self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._sampler.stop()
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two refreshes."""
+        return self._sampler.interval_s
+
+    @property
+    def late(self) -> int:
+        """Refreshes skipped because the one before took too long."""
+        return self._sampler.late
+
+    def sample_now(self) -> None:
+        """Refresh every attached lens at once."""
+        self._sampler.sample_now()
+
+    def set_interval(self, interval_s: float) -> None:
+        """Refresh every `interval_s` seconds from now on. Raises UsageError when out of bounds."""
+        self._sampler.set_interval(checked_interval(interval_s))
+
+    def enable(self, lens: str, **options: object) -> Lease:
+        """Attach a lens, if it is not, with these options set, and keep it until the lease is released.
+
+        What goes wrong is told by `bus.failure(lens)`. The option `every` lists what a source otherwise only
+        counts; a source to which an option means nothing ignores it.
+        """
+        self._sampler.lease(lens, options)
+        return Lease(lambda: self._sampler.release(lens))
+
+    def set(self, lens: str, option: str, value: object) -> None:
+        """Change an option of an attached lens, before its next refresh."""
+        self._sampler.ask(lens, lambda source: source.set(option, value))
+
+    def describe(self, lens: str, key: int) -> Future[dict[str, str]]:
+        """Details of a row that are only worth getting when somebody looks at it."""
+        return self._sampler.ask(lens, lambda source: source.describe(key))

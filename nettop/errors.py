@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one tree of errors: each says what happened, what to do, and how the program exits."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the shell gets. Interrupted by the user counts as done."""
+
+    DONE = 0
+    FAILURE = 1
+    USAGE = 2
+    UNSUPPORTED = 3
+    PERMISSION = 4
+    SOURCE = 5
+
+
+class NettopError(Exception):
+    """What happened (`what`), and how to mend it (`remedy`)."""
+
+    exit_code = ExitCode.FAILURE
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+
+class UsageError(NettopError):
+    """The command line or a filter asks for something that does not exist."""
+
+    exit_code = ExitCode.USAGE
+
+
+class Unsupported(NettopError):
+    """This kernel or this host cannot do it."""
+
+    exit_code = ExitCode.UNSUPPORTED
+
+
+class PermissionMissing(NettopError):
+    """The kernel would do it, but not for this user."""
+
+    exit_code = ExitCode.PERMISSION
+
+
+class SourceFailed(NettopError):
+    """A source or a store stopped working."""
+
+    exit_code = ExitCode.SOURCE
+
+
+def unknown_word(kind: str, word: str, known: Iterable[str]) -> UsageError:
+    """The error for a `word` that is not among the `known`: it suggests the nearest ones."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, 3, 0.5)
+    remedy = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(known)}"
+    return UsageError(f"unknown {kind} {word!r}", remedy)

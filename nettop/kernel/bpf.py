@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of bpf(2) that nettop uses itself (numbers and layouts: include/uapi/linux/bpf.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+from dataclasses import dataclass
+
+_SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_MAP_UPDATE_ELEM = 2
+_OBJ_GET_INFO_BY_FD = 15
+_LINK_CREATE = 28
+_ENABLE_STATS = 32
+_ITER_CREATE = 33
+_TRACE_ITER = 28
+_ATTR_BYTES = 128
+_INFO_BYTES = 256
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    """Carry out a command; returns what the kernel does. Raises OSError with the kernel's errno."""
+    buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
+    result = int(_libc.syscall(_SYSCALL, command, buffer, len(attributes)))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"bpf(2) command {command}: {os.strerror(number)}")
+    return result
+
+
+def link_iterator(program: int) -> int:
+    """Link an iterator's program; returns the link's descriptor, with which the link lives."""
+    return _bpf(_LINK_CREATE, struct.pack("=IIII48x", program, 0, _TRACE_ITER, 0))
+
+
+def create_iterator(link: int) -> int:
+    """A descriptor that runs the iterator once, from start to end, as it is read.
+
+    Iterators over a network namespace's sockets take the one that the calling thread is in.
+    """
+    return _bpf(_ITER_CREATE, struct.pack("=II", link, 0))
+
+
+def set_element(map_fd: int, key: int, value: int) -> None:
+    """Set an element of an array map of u32 values."""
+    key_at, value_at = ctypes.c_uint32(key), ctypes.c_uint32(value)
+    attributes = struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_at), ctypes.addressof(value_at), 0)
+    _bpf(_MAP_UPDATE_ELEM, attributes)
+
+
+def enable_statistics() -> int:
+    """Have the kernel count and time runs of programs while the returned descriptor is open."""
+    return _bpf(_ENABLE_STATS, struct.pack("=I60x", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatistics:
+    """How often a program ran and for how long, in nanoseconds, since it was loaded."""
+
+    runs: int
+    run_ns: int
+
+
+def run_statistics(program: int) -> RunStatistics:
+    """What the kernel counted of a program while statistics were enabled."""
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, _INFO_BYTES, ctypes.addressof(info)))
+    run_ns, runs = struct.unpack_from("=QQ", info, 192)
+    return RunStatistics(runs, run_ns)

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Header slices: C structs that declare only the members a program names, where this kernel really has them.
+
+The kernel describes its types in /sys/kernel/btf/vmlinux; libbpf reads them. So programs compile without
+kernel headers, and a `_Static_assert` for each member proves that compiler and kernel agree.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nettop.errors import Unsupported
+
+# Kinds of BTF types (include/uapi/linux/btf.h).
+_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF, _ENUM64 = 1, 2, 3, 4, 5, 6, 8, 19
+_VOLATILE, _CONST, _RESTRICT, _TYPE_TAG = 9, 10, 11, 18
+_TRANSPARENT = frozenset({_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG})
+_AGGREGATES = frozenset({_STRUCT, _UNION})
+_TYPE_HEADER_BYTES = 12
+_INT_SIGNED = 1
+
+
+class MissingInKernel(Unsupported):
+    """This kernel has no such type or member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The members of a kernel struct that a program names.
+
+    `members` maps the name used in C to the path inside the struct; a path may pass through members that
+    have no name. `optional` ones may be missing: a program asks with `#ifdef HAS_STRUCT_NAME` (upper case).
+    """
+
+    struct: str
+    members: dict[str, str]
+    optional: dict[str, str]
+
+
+class _TypeHeader(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("info", ctypes.c_uint32), ("size", ctypes.c_uint32))
+
+
+class _Type(NamedTuple):
+    kind: int
+    length: int
+    has_bitfields: bool
+    size_or_type: int
+    body: int
+
+
+class _Found(NamedTuple):
+    offset: int
+    end: int
+    name: str
+    declaration: str
+
+
+class Btf:
+    """The types of the running kernel. Raises MissingInKernel when it does not describe them."""
+
+    def __init__(self) -> None:
+        self._lib = _libbpf()
+        self._btf = self._lib.btf__load_vmlinux_btf()
+        if not self._btf:
+            raise MissingInKernel(
+                "this kernel does not describe its types (/sys/kernel/btf/vmlinux)",
+                "use a kernel built with CONFIG_DEBUG_INFO_BTF=y: every distribution's since 2021",
+            )
+
+    def close(self) -> None:
+        """Free what libbpf holds."""
+        self._lib.btf__free(self._btf)
+
+    def header(self, piece: Slice) -> str:
+        """C text that declares the slice under the kernel's own struct name.
+
+        Raises MissingInKernel for a struct or a member that this kernel lacks, unless it is optional.
+        """
+        found = [self._find(piece.struct, name, path) for name, path in piece.members.items()]
+        flags = []
+        for name, path in piece.optional.items():
+            try:
+                found.append(self._find(piece.struct, name, path))
+            except MissingInKernel:
+                continue
+            flags.append(f"#define HAS_{piece.struct}_{name} 1".upper().replace("#DEFINE", "#define"))
+        lines = [*flags, f"struct {piece.struct} {{", *_layout(sorted(found)), "};"]
+        lines += [
+            f'_Static_assert(__builtin_offsetof(struct {piece.struct}, {one.name}) == {one.offset}, "{one.name}");'
+            for one in found
+        ]
+        return "\n".join(lines) + "\n"
+
+    # --- finding members ----------------------------------------------------------------------------------
+
+    def _find(self, struct: str, name: str, path: str) -> _Found:
+        offset, type_id = self._member(struct, path)
+        base, suffix = self._c_type(type_id)
+        return _Found(offset, offset + self._size(type_id), name, f"{base} {name}{suffix};")
+
+    def _member(self, struct: str, path: str) -> tuple[int, int]:
+        """Byte offset and type of the member at a dotted path."""
+        type_id = self._lib.btf__find_by_name_kind(self._btf, struct.encode(), _STRUCT)
+        if type_id <= 0:
+            raise MissingInKernel(f"this kernel has no struct {struct}")
+        bits = 0
+        for part in path.split("."):
+            hit = self._look_up(self._bare(type_id), part)
+            if hit is None:
+                raise MissingInKernel(f"struct {struct} has no member {path} in this kernel")
+            bits, type_id = bits + hit[0], hit[1]
+        if bits % 8:
+            raise MissingInKernel(f"member {path} of struct {struct} is a bit-field in this kernel")
+        return bits // 8, type_id
+
+    def _look_up(self, type_id: int, name: str) -> tuple[int, int] | None:
+        """Bit offset and type of a member, also through members without a name, depth first."""
+        if self._type(type_id).kind not in _AGGREGATES:
+            return None
+        for member, member_type, bits in self._members(type_id):
+            if member == name:
+                return bits, member_type
+            if not member:
+                hit = self._look_up(self._bare(member_type), name)
+                if hit:
+                    return bits + hit[0], hit[1]
+        return None
+
+    def _members(self, type_id: int) -> Iterator[tuple[str, int, int]]:
+        kind = self._type(type_id)
+        triples = (ctypes.c_uint32 * 3 * kind.length).from_address(kind.body)
+        for name_off, member_type, offset in triples:
+            yield self._name(name_off), member_type, offset & 0xFFFFFF if kind.has_bitfields else offset
+
+    def _c_type(self, type_id: int) -> tuple[str, str]:
+        """The C type of a member and what stands behind its name. Pointers stay numbers."""
+        type_id = self._bare(type_id)
+        kind = self._type(type_id)
+        if kind.kind == _INT:
+            encoding = ctypes.c_uint32.from_address(kind.body).value >> 24
+            return ("s" if encoding & _INT_SIGNED else "u") + str(kind.size_or_type * 8), ""
+        if kind.kind in (_ENUM, _ENUM64):
+            return f"u{kind.size_or_type * 8}", ""
+        if kind.kind == _PTR:
+            return "u64", ""
+        if kind.kind == _ARRAY:
+            element, _, length = (ctypes.c_uint32 * 3).from_address(kind.body)
+            base, suffix = self._c_type(element)
+            return base, f"[{length}]{suffix}"
+        if kind.kind in _AGGREGATES:
+            return self._c_aggregate(type_id, kind.size_or_type)
+        raise MissingInKernel(f"no C type stands for BTF kind {kind.kind}")
+
+    def _c_aggregate(self, type_id: int, size: int) -> tuple[str, str]:
+        """A struct of one member (atomic_t, kuid_t, possible_net_t) is that member; another one is words."""
+        members = list(self._members(type_id))
+        if len(members) == 1 and self._size(members[0][1]) == size:
+            return self._c_type(members[0][1])
+        return ("u8", f"[{size}]") if size % 4 else ("u32", f"[{size // 4}]")
+
+    # --- reading types ------------------------------------------------------------------------------------
+
+    def _type(self, type_id: int) -> _Type:
+        pointer = self._lib.btf__type_by_id(self._btf, type_id)
+        header = pointer.contents
+        body = ctypes.addressof(header) + _TYPE_HEADER_BYTES
+        info = header.info
+        return _Type((info >> 24) & 31, info & 0xFFFF, bool(info >> 31), header.size, body)
+
+    def _bare(self, type_id: int) -> int:
+        """The type behind typedefs and qualifiers."""
+        while (kind := self._type(type_id)).kind in _TRANSPARENT:
+            type_id = kind.size_or_type
+        return type_id
+
+    def _size(self, type_id: int) -> int:
+        return int(self._lib.btf__resolve_size(self._btf, type_id))
+
+    def _name(self, offset: int) -> str:
+        name: bytes = self._lib.btf__name_by_offset(self._btf, offset)
+        return name.decode()
+
+
+def _layout(found: list[_Found]) -> list[str]:
+    """The members between paddings; those that overlap stand together in a union."""
+    lines, at, index = [], 0, 0
+    while index < len(found):
+        start, end, last = found[index].offset, found[index].end, index + 1
+        while last < len(found) and found[last].offset < end:
+            end = max(end, found[last].end)
+            last += 1
+        if start > at:
+            lines.append(f"  char pad_{at}[{start - at}];")
+        group = found[index:last]
+        lines += [f"  {group[0].declaration}"] if len(group) == 1 else _union(group, start)
+        at, index = end, last
+    return lines
+
+
+def _union(group: list[_Found], start: int) -> list[str]:
+    lines = ["  union {"]
+    for place, one in enumerate(group):
+        gap = one.offset - start
+        pad = f"char pad_{start}_{place}[{gap}]; " if gap else ""
+        lines.append(f"    struct {{ {pad}{one.declaration} }};")
+    return [*lines, "  };"]
+
+
+def _libbpf() -> ctypes.CDLL:
+    try:
+        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise Unsupported(f"libbpf cannot be loaded: {error}", "run scripts/install-deps.sh again") from error
+    lib.libbpf_set_print(None)
+    for name, result, arguments in (
+        ("btf__load_vmlinux_btf", ctypes.c_void_p, ()),
+        ("btf__find_by_name_kind", ctypes.c_int32, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)),
+        ("btf__type_by_id", ctypes.POINTER(_TypeHeader), (ctypes.c_void_p, ctypes.c_uint32)),
+        ("btf__name_by_offset", ctypes.c_char_p, (ctypes.c_void_p, ctypes.c_uint32)),
+        ("btf__resolve_size", ctypes.c_int64, (ctypes.c_void_p, ctypes.c_uint32)),
+        ("btf__free", None, (ctypes.c_void_p,)),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib

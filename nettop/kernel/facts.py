@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What /proc and /sys say of this host. Everything is read below `root`, which a test may replace."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from nettop.errors import PermissionMissing, Unsupported
+from nettop.snapshots.safe_text import safe_bytes, safe_text
+
+CAP_SYS_ADMIN = 21
+CAP_PERFMON = 38
+CAP_BPF = 39
+"""Capability numbers (include/uapi/linux/capability.h)."""
+
+_CONTAINER = re.compile(
+    r"(?:^|[/-])(?P<runtime>docker|crio|cri-containerd|libpod)?[-/]?(?P<id>[0-9a-f]{64})(?:\.scope)?"
+)
+_RUNTIMES = {"docker": "docker", "crio": "cri-o", "cri-containerd": "containerd", "libpod": "podman"}
+_KUBERNETES = "kubepods"
+_UNIT = re.compile(r"/([^/]+\.(?:service|scope|socket|mount))(?=/|$)")
+_SHORT_ID = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Sockstat:
+    """What a network namespace counts of its own sockets (/proc/net/sockstat and sockstat6).
+
+    `tcp` and `udp` are sockets in the hash tables, of both families; `time_wait` those that wait.
+    """
+
+    tcp: int
+    udp: int
+    time_wait: int
+
+
+class Host:
+    """Facts about the host below `root`."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
+        self.proc = root / "proc"
+
+    # --- may we? ------------------------------------------------------------------------------------------
+
+    def require_bpf(self) -> None:
+        """Raise Unsupported or PermissionMissing when no program can be loaded here, with the remedy."""
+        if not (self.root / "sys/kernel/btf/vmlinux").exists():
+            raise Unsupported(
+                "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)",
+                "nettop needs Linux 5.12 or later, built with CONFIG_DEBUG_INFO_BTF=y",
+            )
+        missing = self._missing_capabilities()
+        if missing:
+            raise PermissionMissing(
+                f"seeing every process's sockets needs {' and '.join(missing)}",
+                "run it as root: sudo nettop",
+            )
+        if self.lockdown() == "confidentiality":
+            raise Unsupported(
+                "the kernel is locked down (confidentiality): it lets no program read its memory",
+                "boot with lockdown=integrity or none",
+            )
+
+    def lockdown(self) -> str:
+        """The kernel's lockdown mode, "none" where there is no such thing."""
+        text = _read(self.root / "sys/kernel/security/lockdown")
+        found = re.search(r"\[(\w+)\]", text)
+        return found.group(1) if found else "none"
+
+    def _missing_capabilities(self) -> list[str]:
+        found = re.search(r"^CapEff:\s*([0-9a-f]+)", _read(self.proc / "self/status"), re.MULTILINE)
+        held = int(found.group(1), 16) if found else 0
+        if held >> CAP_SYS_ADMIN & 1:
+            return []
+        return [
+            name for name, bit in (("CAP_BPF", CAP_BPF), ("CAP_PERFMON", CAP_PERFMON)) if not held >> bit & 1
+        ]
+
+    # --- network namespaces -------------------------------------------------------------------------------
+
+    def sockstat(self) -> Sockstat:
+        """The counts of the network namespace that the calling thread is in."""
+        net = self.proc / "thread-self/net"
+        counts: dict[tuple[str, str], int] = {}
+        for name in ("sockstat", "sockstat6"):
+            for line in _read(net / name).splitlines():
+                protocol, _, rest = line.partition(":")
+                words = rest.split()
+                counts.update(
+                    {(protocol, key): int(n) for key, n in zip(words[::2], words[1::2], strict=False)}
+                )
+        return Sockstat(
+            tcp=counts.get(("TCP", "inuse"), 0) + counts.get(("TCP6", "inuse"), 0),
+            udp=counts.get(("UDP", "inuse"), 0) + counts.get(("UDP6", "inuse"), 0),
+            time_wait=counts.get(("TCP", "tw"), 0),
+        )
+
+    # --- processes ----------------------------------------------------------------------------------------
+
+    def cgroup(self, pid: int) -> str | None:
+        """The control group of a process: the unified hierarchy's path, or the longest of the old ones.
+
+        None when the process is gone.
+        """
+        lines = _read(self.proc / str(pid) / "cgroup").splitlines()
+        paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines if line.count(":") >= 2}
+        if not paths:
+            return None
+        # On a hybrid host the unified hierarchy may be unused: everything is in its root then.
+        unified = paths.get("", "/")
+        return unified if unified != "/" else max(paths.values(), key=len)
+
+    def process_name(self, pid: int) -> str:
+        """The name of a process's first thread, safe to show; empty when it is gone."""
+        return safe_text(_read(self.proc / str(pid) / "comm").rstrip("\n"))
+
+    def command_line(self, pid: int) -> str:
+        """The words that started a process, safe to show; empty when it is gone or a kernel thread."""
+        try:
+            raw = (self.proc / str(pid) / "cmdline").read_bytes()
+        except OSError:
+            return ""
+        return safe_bytes(raw.rstrip(b"\0").replace(b"\0", b" "))
+
+
+def container_of(cgroup: str) -> str | None:
+    """Who runs what is in a control group: `runtime:short id` of a container, or the systemd unit's name.
+
+    Paths as Docker, containerd, Podman and CRI-O make them, with systemd's or their own driver.
+    """
+    for part in reversed(cgroup.split("/")):
+        found = _CONTAINER.search(part)
+        if found:
+            return f"{_runtime(found.group('runtime'), cgroup)}:{found.group('id')[:_SHORT_ID]}"
+    units = _UNIT.findall(cgroup)
+    return units[-1] if units else None
+
+
+def _runtime(prefix: str | None, cgroup: str) -> str:
+    if prefix:
+        return _RUNTIMES[prefix]
+    if "/docker/" in cgroup:
+        return "docker"
+    return "containerd" if _KUBERNETES in cgroup else "container"
+
+
+def _read(path: Path) -> str:
+    """The text of a file, empty when it cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

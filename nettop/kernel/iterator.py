@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BPF iterators: the kernel walks its own table and writes a row for each thing it finds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from nettop.kernel import bpf
+from nettop.snapshots.snapshot import Array
+
+_READ_BYTES = 1 << 20
+
+
+class RowBuffer:
+    """Memory that iterators are read into, again and again; it grows when a reading does not fit."""
+
+    def __init__(self, size: int = 1 << 20) -> None:
+        self._bytes = bytearray(size)
+
+    def fill(self, descriptor: int, dtype: np.dtype[Any]) -> Array:
+        """Read `descriptor` to its end as rows of `dtype`. They are valid until the next call."""
+        used = 0
+        while True:
+            if len(self._bytes) - used < _READ_BYTES:
+                self._bytes = self._bytes + bytes(len(self._bytes))
+            with memoryview(self._bytes) as view, view[used:] as free:
+                got = os.readv(descriptor, [free])
+            if not got:
+                break
+            used += got
+        return np.frombuffer(self._bytes, dtype, used // dtype.itemsize)
+
+
+class Iterator:
+    """A linked iterator program. Reading it needs no capability; closing the link detaches it."""
+
+    def __init__(self, program: int, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype
+        self._link = bpf.link_iterator(program)
+
+    def read(self, buffer: RowBuffer) -> Array:
+        """Every row, as the kernel finds it now; in `buffer`, valid until the buffer's next use.
+
+        An iterator over sockets walks the network namespace of the calling thread.
+        """
+        descriptor = bpf.create_iterator(self._link)
+        try:
+            return buffer.fill(descriptor, self._dtype)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Detach; a second call does nothing."""
+        if self._link >= 0:
+            os.close(self._link)
+            self._link = -1

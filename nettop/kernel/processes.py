@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes behind rows: names, control groups and containers, looked up once a process."""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Sequence
+
+import numpy as np
+
+from nettop.kernel.facts import Host, container_of
+from nettop.snapshots.safe_text import safe_bytes, safe_text
+from nettop.snapshots.snapshot import Array, TextTable
+
+_FIELDS = ("process", "cgroup", "container")
+_SPARE_TEXTS = 1024
+_UNKNOWN = np.iinfo(np.uint32).max
+
+Identity = tuple[int, int, int]
+"""A process and where it is: PID, start time, address of its css_set (which changes as it is moved)."""
+
+
+class Processes:
+    """Gives rows the codes of their process's texts. Holds only what the last rows named.
+
+    `vanished` counts processes that were gone before their control group could be read.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._tables = {name: TextTable() for name in _FIELDS}
+        self._groups: dict[Identity, str | None] = {}
+        self.vanished = 0
+
+    def texts(self) -> dict[str, Sequence[str]]:
+        """What the codes of the text columns mean."""
+        return {name: table.values for name, table in self._tables.items()}
+
+    def name(self, rows: Array) -> None:
+        """Set the columns process, cgroup and container of rows that stand together process by process.
+
+        Reads the columns pid, start_time, css_set and comm.
+        """
+        self._renew_tables()
+        starts = _run_starts(rows["pid"])
+        codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
+        groups: dict[Identity, str | None] = {}
+        by_css_set: dict[int, str | None] = {}
+        heads = rows[starts]
+        identities = zip(
+            heads["pid"].tolist(), heads["start_time"].tolist(), heads["css_set"].tolist(), strict=True
+        )
+        for at, (identity, comm) in enumerate(zip(identities, heads["comm"].tolist(), strict=True)):
+            group = groups[identity] = self._group(identity, by_css_set)
+            codes[0, at] = self._tables["process"].code(safe_bytes(comm))
+            if group is not None:
+                codes[1, at] = self._tables["cgroup"].code(group)
+                container = container_of(group)
+                if container is not None:
+                    codes[2, at] = self._tables["container"].code(container)
+        self._groups = groups
+        lengths = np.diff(np.append(starts, len(rows)))
+        for field, of_run in zip(_FIELDS, codes, strict=True):
+            rows[field] = np.repeat(of_run, lengths)
+
+    def describe(self, holders: list[tuple[int, int]]) -> dict[str, str]:
+        """What there is to say of the processes (PID, descriptor) that hold a socket."""
+        if not holders:
+            return {"Held by": "no process"}
+        lines = [f"{self._host.process_name(pid) or 'gone'} {pid}, descriptor {fd}" for pid, fd in holders]
+        details = {"Held by": "\n".join(lines)}
+        for pid in sorted({pid for pid, _ in holders}):
+            details[f"Command {pid}"] = self._host.command_line(pid) or "–"
+        return details
+
+    def _group(self, identity: Identity, by_css_set: dict[int, str | None]) -> str | None:
+        """The control group of a process, read once; processes with one css_set share it."""
+        css_set = identity[2]
+        if css_set not in by_css_set:
+            if identity in self._groups:
+                by_css_set[css_set] = self._groups[identity]
+            else:
+                group = self._host.cgroup(identity[0])
+                if group is None:
+                    self.vanished += 1
+                    return None
+                by_css_set[css_set] = safe_text(group)
+        return by_css_set[css_set]
+
+    def _renew_tables(self) -> None:
+        """Begin new tables when most texts in one belong to processes that are gone."""
+        for name, table in self._tables.items():
+            if len(table.values) > 2 * len(self._groups) + _SPARE_TEXTS:
+                self._tables[name] = TextTable()
+
+
+def holders_of(descriptors: Array | None, key: int) -> list[tuple[int, int]]:
+    """Every (PID, descriptor) in `descriptors` (columns id, pid, fd) that leads to the socket."""
+    if descriptors is None:
+        return []
+    found = descriptors[descriptors["id"] == key]
+    return sorted(zip(found["pid"].tolist(), found["fd"].tolist(), strict=True))
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number."""
+    try:
+        return safe_text(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return str(uid)
+
+
+def _run_starts(column: Array) -> Array:
+    """Positions at which the value differs from the one before."""
+    if not len(column):
+        return np.zeros(0, np.intp)
+    changes = np.flatnonzero(column[1:] != column[:-1]) + 1
+    return np.concatenate([np.zeros(1, np.intp), changes])

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The row that a program writes, as C: generated from the dtype that reads it, so the two cannot differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def row_header(name: str, dtype: np.dtype[Any]) -> str:
+    """C text that declares `struct name` with the fields, offsets and size of the dtype."""
+    fields = sorted(_fields(dtype), key=lambda field: field[1])
+    lines = [f"struct {name} {{", *(f"  {_declaration(field, form)};" for field, _, form in fields), "};"]
+    lines += [
+        f'_Static_assert(__builtin_offsetof(struct {name}, {field}) == {at}, "{field}");'
+        for field, at, _ in fields
+    ]
+    lines.append(f'_Static_assert(sizeof(struct {name}) == {dtype.itemsize}, "size of {name}");')
+    return "\n".join(lines) + "\n"
+
+
+def _fields(dtype: np.dtype[Any]) -> list[tuple[str, int, np.dtype[Any]]]:
+    assert dtype.fields is not None and dtype.names is not None
+    return [(name, dtype.fields[name][1], dtype.fields[name][0]) for name in dtype.names]
+
+
+def _declaration(name: str, dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "S":
+        return f"char {name}[{dtype.itemsize}]"
+    base = f"{'s' if dtype.base.kind == 'i' else 'u'}{dtype.base.itemsize * 8}"
+    length = "".join(f"[{n}]" for n in dtype.shape)
+    return f"{base} {name}{length}"

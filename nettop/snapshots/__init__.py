@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary: what a lens, a table, a field and a snapshot are. Each lens is a module of its own here."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+
+from nettop.errors import unknown_word
+from nettop.snapshots.schema import Lens, Table
+
+
+@cache
+def lenses() -> tuple[Lens, ...]:
+    """Every lens that has a module in this package, in the order in which the screens show them."""
+    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    found = (module.LENS for module in modules if hasattr(module, "LENS"))
+    return tuple(sorted(found, key=lambda lens: lens.order))
+
+
+def find_table(view: str) -> tuple[Lens, Table]:
+    """The lens and table that `view` (LENS or LENS.TABLE) names.
+
+    Raises UsageError when there is none, with the nearest names.
+    """
+    lens_id, _, table_name = view.partition(".")
+    for lens in lenses():
+        if lens.id == lens_id:
+            table = lens.table(table_name) if table_name else lens.main
+            if table is not None:
+                return lens, table
+    raise unknown_word("view", view, views())
+
+
+def views() -> tuple[str, ...]:
+    """Every word that --view takes."""
+    return tuple(
+        lens.id if table is lens.main else f"{lens.id}.{table.name}"
+        for lens in lenses()
+        for table in lens.tables
+    )

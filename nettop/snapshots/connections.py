@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connections lens: every socket of the machine, with its process and its numbers."""
+
+from __future__ import annotations
+
+from nettop.snapshots.schema import Field, Kind, Lens, Table
+
+PROTOCOLS = {6: "tcp", 17: "udp"}
+"""IPPROTO_* numbers (include/uapi/linux/in.h)."""
+
+FAMILIES = {2: "IPv4", 10: "IPv6"}
+"""AF_INET and AF_INET6."""
+
+STATES = {
+    1: "ESTABLISHED",
+    2: "SYN_SENT",
+    3: "SYN_RECV",
+    4: "FIN_WAIT1",
+    5: "FIN_WAIT2",
+    6: "TIME_WAIT",
+    7: "CLOSE",
+    8: "CLOSE_WAIT",
+    9: "LAST_ACK",
+    10: "LISTEN",
+    11: "CLOSING",
+    14: "UNCONN",
+}
+"""include/net/tcp_states.h. A request socket (12) is shown as SYN_RECV, as `ss` does; 14 is our own."""
+
+DIRECTIONS = {1: "inbound", 2: "outbound", 3: "inbound?", 4: "outbound?"}
+"""With `?`: inferred from who listens on the local port now, not seen."""
+
+OWNER_SOURCES = {1: "descriptor"}
+
+_FIELDS = (
+    Field("id", Kind.KEY, "ID", "the kernel's socket cookie: never used twice", "u8", width=12, importance=3),
+    Field("protocol", Kind.ENUM, "PROTO", "transport protocol", "u1", width=5, importance=30, labels=PROTOCOLS),
+    Field("family", Kind.ENUM, "FAMILY", "address family; IPv4 over an IPv6 socket is IPv4", "u1",
+          width=6, importance=8, labels=FAMILIES),
+    Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", "(2,)>u8",
+          width=22, importance=20),
+    Field("local_port", Kind.LABEL, "LPORT", "port on this machine; none before it is bound", "u4",
+          width=5, importance=20),
+    Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8",
+          width=22, importance=20),
+    Field("remote_port", Kind.LABEL, "RPORT", "port of the peer; none without a peer", "u4",
+          width=5, importance=20),
+    Field("pid", Kind.LABEL, "PID", "thread group of the owning process", "u4", width=7, importance=40),
+    Field("process", Kind.TEXT, "PROCESS", "name of the owning process's first thread", "u4",
+          width=16, importance=100),
+    Field("uid", Kind.LABEL, "UID", "user the socket belongs to", "u4", width=6, importance=10),
+    Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number as lsns shows it", "u4",
+          width=10, importance=12),
+    Field("cgroup", Kind.TEXT, "CGROUP", "control group of the owning process", "u4", width=24, importance=6),
+    Field("container", Kind.TEXT, "CONTAINER", "container (runtime:short id) or systemd unit of the process",
+          "u4", width=20, importance=15),
+    Field("state", Kind.ENUM, "STATE", "TCP state; UNCONN is a UDP socket without a peer", "u1",
+          width=11, importance=35, labels=STATES),
+    Field("direction", Kind.ENUM, "DIRECTION", "who opened it; with ? inferred from who listens", "u1",
+          width=9, importance=14, labels=DIRECTIONS),
+    Field("opened_at", Kind.TIME, "OPENED", "when it opened; unknown unless nettop saw it", "u8", "ns",
+          width=19, importance=5),
+    Field("bytes_sent", Kind.COUNTER, "SENT", "payload sent, each byte once", "u8", "bytes", 10, 90,
+          "bytes_sent − bytes_retrans"),
+    Field("bytes_acked", Kind.COUNTER, "ACKED", "payload that the peer acknowledged", "u8", "bytes", 10, 25,
+          "bytes_sent − bytes_retrans − (snd_nxt − snd_una), less a FIN in flight"),
+    Field("bytes_received", Kind.COUNTER, "RECEIVED", "payload received in order", "u8", "bytes", 10, 89,
+          "bytes_received, less the FIN once received"),
+    Field("packets_sent", Kind.COUNTER, "PKTS OUT", "segments sent, pure ACKs and retransmits included", "u4",
+          "packets", 9, 18, "segs_out"),
+    Field("data_packets_sent", Kind.COUNTER, "DATA OUT", "segments sent with payload, retransmits included",
+          "u4", "packets", 9, 16, "data_segs_out"),
+    Field("packets_received", Kind.COUNTER, "PKTS IN", "segments received", "u4", "packets", 9, 17, "segs_in"),
+    Field("retransmits", Kind.COUNTER, "RETRANS", "segments sent again", "u4", "packets", 8, 45,
+          "total_retrans"),
+    Field("rtt_us", Kind.GAUGE, "RTT", "smoothed round-trip time", "u4", "us", 9, 60, "srtt_us >> 3"),
+    Field("rtt_var_us", Kind.GAUGE, "RTT VAR", "mean deviation of the round-trip time", "u4", "us", 9, 42,
+          "mdev_us >> 2"),
+    Field("rtt_min_us", Kind.GAUGE, "RTT MIN", "smallest round-trip time of the last minutes", "u4", "us",
+          9, 22, "rtt_min.s[0].v"),
+    Field("cwnd", Kind.GAUGE, "CWND", "congestion window", "u4", "packets", 7, 28, "snd_cwnd"),
+    Field("mss", Kind.GAUGE, "MSS", "payload that fits one segment", "u4", "bytes", 6, 7, "mss_cache"),
+    Field("bytes_in_flight", Kind.GAUGE, "IN FLIGHT", "sent and not yet acknowledged", "u4", "bytes", 9, 27,
+          "snd_nxt − snd_una"),
+    Field("send_queue", Kind.GAUGE, "SENDQ", "not yet acknowledged or sent; the backlog's limit of a listener",
+          "u4", "bytes", 8, 38, "write_seq − snd_una"),
+    Field("receive_queue", Kind.GAUGE, "RECVQ", "not yet read; the backlog of a listener", "u4", "bytes", 8, 37,
+          "rcv_nxt − copied_seq"),
+    Field("delivery_rate", Kind.GAUGE, "DELIVERY", "the rate at which the peer lately acknowledged", "u8",
+          "bytes/s", 10, 24, "rate_delivered × mss_cache ÷ rate_interval_us"),
+    Field("drops", Kind.COUNTER, "DROPS", "packets that the socket itself dropped", "u4", "packets", 7, 26,
+          "sk_drops"),
+    Field("owner_source", Kind.ENUM, "OWNER BY", "how the owner is known", "u1", width=10, importance=4,
+          labels=OWNER_SOURCES),
+    Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", width=22, importance=55,
+          parts=("local_address", "local_port")),
+    Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
+          parts=("remote_address", "remote_port")),
+    Field("retransmit_ratio", Kind.RATIO, "RETR", "share of data segments that were sent again", width=7,
+          importance=50, parts=("retransmits", "data_packets_sent")),
+    Field("owner", Kind.GROUP, "PROCESS", "process, PID and container", width=24, importance=100,
+          parts=("process", "pid", "container")),
+    Field("rtt", Kind.GROUP, "RTT ±VAR", "smoothed round-trip time and its deviation", width=14, importance=60,
+          parts=("rtt_us", "rtt_var_us")),
+)  # fmt: skip
+
+SOCKETS = Table(
+    name="sockets",
+    fields=_FIELDS,
+    key="id",
+    screen=("owner", "local", "remote", "bytes_sent_per_s", "bytes_received_per_s", "rtt", "retransmit_ratio",
+            "state"),
+    text=("process", "pid", "local", "remote", "bytes_sent", "bytes_received", "retransmits", "rtt_us",
+          "rtt_var_us", "state"),
+    sort="-bytes_sent_per_s",
+    text_sort="-bytes_sent",
+    default_filter="state!=LISTEN state!=TIME_WAIT state!=UNCONN",
+)  # fmt: skip
+
+LENS = Lens(
+    id="connections",
+    title="Connections",
+    order=1,
+    digit="1",
+    question="who is using the network, and how well is each connection doing?",
+    tables=(SOCKETS,),
+)

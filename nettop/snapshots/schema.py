@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words in which a lens is declared: Field, Table, Lens. Imports no numpy until a dtype is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Kind(Enum):
+    """What a field is; every door derives its behaviour from it."""
+
+    KEY = "key"
+    """Identifies the row."""
+    LABEL = "label"
+    """A number that names something (a port, a PID): never summed, never a rate."""
+    TEXT = "text"
+    """A code into the table of distinct values that travels with the rows."""
+    ADDRESS = "address"
+    """16 bytes in network order, IPv4 as ::ffff:a.b.c.d; two big-endian u64 halves."""
+    GAUGE = "gauge"
+    """A measured value that goes up and down."""
+    COUNTER = "counter"
+    """A total since the row began; `NAME_per_s` is its rate."""
+    TIME = "time"
+    """Nanoseconds of wall clock since 1970, UTC."""
+    ENUM = "enum"
+    """One of `labels`."""
+    HISTOGRAM = "histogram"
+    """Counts per bucket."""
+    ENDPOINT = "endpoint"
+    """Composite of an address and a port."""
+    RATIO = "ratio"
+    """Composite: the first part divided by the second: of the totals, or of what the last interval added."""
+    GROUP = "group"
+    """Composite that shows its parts side by side, as one column of a screen."""
+
+
+COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.GROUP})
+RATE = "_per_s"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column, declared once: the TUI, plain text, JSON, filters and the documents all read it here.
+
+    `unit` is a base unit ("bytes", "packets", "us", "bytes/s", "ns"); `dtype` is numpy's word for the stored
+    value. Unknown is stored as the largest value of an unsigned dtype, or as NaN.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    help: str
+    dtype: str = ""
+    unit: str = ""
+    width: int = 10
+    importance: int = 50
+    formula: str = ""
+    labels: Mapping[int, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+
+    @property
+    def is_composite(self) -> bool:
+        """True where nothing is stored: the value is made from `parts`."""
+        return self.kind in COMPOSITES
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named set of fields and how a person first meets it.
+
+    `screen` and `text` name the columns that the TUI and plain text show unasked, sorted by `sort` and
+    `text_sort`: a field name, with `-` before it for descending; `default_filter` chooses the rows shown without --all.
+    `append` marks a table of events: rows are added, never replaced.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    key: str
+    screen: tuple[str, ...]
+    text: tuple[str, ...]
+    sort: str
+    text_sort: str
+    default_filter: str = ""
+    append: bool = False
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Field]:
+        """Every field by its name."""
+        return {f.name: f for f in self.fields}
+
+    @cached_property
+    def stored(self) -> tuple[Field, ...]:
+        """The fields that rows really hold."""
+        return tuple(f for f in self.fields if not f.is_composite)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every word that sorts, filters and chooses columns: the fields, then the rates of the counters."""
+        rates = tuple(f.name + RATE for f in self.fields if f.kind is Kind.COUNTER)
+        return tuple(f.name for f in self.fields) + rates
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.void]:
+        """The row: stored fields, the widest first, so that nothing needs padding between them."""
+        return row_dtype(self)
+
+
+def row_dtype(table: Table, carried: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
+    """The dtype of a table's row, with `carried` columns behind it that a probe needs but nobody is shown.
+
+    The size is rounded up to 8 bytes, as a C compiler does.
+    """
+    import numpy as np
+
+    own = sorted(
+        ((f.name, np.dtype(f.dtype)) for f in table.stored), key=lambda column: -_alignment(column[1])
+    )
+    extra = sorted(((name, np.dtype(d)) for name, d in carried), key=lambda column: -_alignment(column[1]))
+    names, formats, offsets, at = [], [], [], 0
+    for name, dtype in (*own, *extra):
+        alignment = _alignment(dtype)
+        at = -(-at // alignment) * alignment
+        names.append(name)
+        formats.append(dtype)
+        offsets.append(at)
+        at += dtype.itemsize
+    size = -(-at // 8) * 8
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+def _alignment(dtype: np.dtype[np.generic]) -> int:
+    return 1 if dtype.kind == "S" else dtype.base.itemsize
+
+
+@dataclass(frozen=True)
+class Lens:
+    """A question that nettop answers: its id is the same in file names, --view, paths and recordings."""
+
+    id: str
+    title: str
+    order: int
+    digit: str
+    question: str
+    tables: tuple[Table, ...]
+
+    @property
+    def main(self) -> Table:
+        """The table that `--view ID` shows."""
+        return self.tables[0]
+
+    def table(self, name: str) -> Table | None:
+        """The table called `name`, or None."""
+        return next((t for t in self.tables if t.name == name), None)
