@@ -57,6 +57,7 @@ class SourceFailed(NettopError):
 def unknown_word(kind: str, word: str, known: Iterable[str]) -> UsageError:
     """The error for a `word` that is not among the `known`: it suggests the nearest ones."""
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, 3, 0.5)
+    folded = {name.casefold(): name for name in known}
+    near = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, 3, 0.5)]
     remedy = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(known)}"
     return UsageError(f"unknown {kind} {word!r}", remedy)

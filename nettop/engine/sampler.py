@@ -195,7 +195,7 @@ class Sampler:
             return step()
         except NettopError as error:
             failure = error
-        except Exception as error:  # the border of the thread: the other lenses go on
+        except Exception as error:  # noqa: BLE001 - the thread's border: the other lenses go on
             failure = SourceFailed(f"the {lens} source failed: {error!r}", "please report this as a bug")
             failure.__cause__ = error
         self._detach(lens)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Self
 
 from nettop.engine.bus import Bus
 from nettop.engine.sampler import Sampler
@@ -36,7 +37,7 @@ class Session:
         self.bus = Bus()
         self._sampler = Sampler(self.bus, checked_interval(interval_s), source_of)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         self._sampler.start()
         return self
 

@@ -75,7 +75,7 @@ class NamespaceThread:
         def carry_out() -> None:
             try:
                 answer.set_result(task())
-            except BaseException as error:  # handed to who asked
+            except BaseException as error:  # noqa: BLE001 - handed to who asked
                 answer.set_exception(error)
 
         self._tasks.put(carry_out)

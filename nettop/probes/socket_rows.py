@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is worked out of socket rows alone: whose a socket is, who opened it, how many its namespace counts.
+
+Rows are structured arrays of dtype ROW: the fields of the connections table, and behind them what the
+programs write beyond it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nettop.snapshots.connections import DIRECTIONS, PROTOCOLS, SOCKETS, STATES
+from nettop.snapshots.schema import row_dtype
+from nettop.snapshots.snapshot import Array, known
+
+Index = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+TCP, UDP = (number for number, name in PROTOCOLS.items() if name in ("tcp", "udp"))
+STATE = {name: number for number, name in STATES.items()}
+_INBOUND, _OUTBOUND = (number for number, name in DIRECTIONS.items() if name.endswith("?"))
+
+ROW = row_dtype(
+    SOCKETS, (("start_time", "u8"), ("css_set", "u8"), ("fd", "u4"), ("syn_queue", "u4"), ("comm", "S16"))
+)
+"""A row as the programs write it: the table's, then who holds the socket, and a listener's half-open queue."""
+
+
+class Counted(NamedTuple):
+    """Sockets as a network namespace counts them itself, and connections half open at its listeners."""
+
+    tcp: int = 0
+    udp: int = 0
+    half_open: int = 0
+
+
+def choose_owners(found: Array, before: Array | None) -> Index:
+    """Positions of one row a socket, sorted by id: the row of the holder that owns it.
+
+    The owner in the rows `before` stays it while it holds the socket; else the holder that started last, and
+    of several the one with the lowest PID.
+    """
+    order, ids = _by_id(found)
+    first = _first_of_each(ids)
+    if first.all():
+        return order
+    shared = ~first | ~np.append(first[1:], True)
+    rows = order[shared]
+    newcomer = ~_owned_before(found[rows], before)
+    best_first = np.lexsort((found["pid"][rows], ~found["start_time"][rows], newcomer, ids[shared]))
+    order[shared] = rows[best_first]
+    return order[first]
+
+
+def merge(first: Array, *others: Array) -> Array:
+    """All rows sorted by id; of a socket that is in several tables, the row of the earliest."""
+    if not any(len(rows) for rows in others):
+        return first
+    rows = np.concatenate([rows.view(f"V{ROW.itemsize}") for rows in (first, *others)]).view(ROW)
+    order, ids = _by_id(rows)
+    return take(rows, order[_first_of_each(ids)])
+
+
+def without(rows: Array, others: Array) -> Array:
+    """The rows whose id is not among those of `others`, which are sorted by it."""
+    return take(rows, np.flatnonzero(~_is_among(rows["id"], others["id"])))
+
+
+def take(rows: Array, at: Index) -> Array:
+    """The rows at these positions, copied as bytes: field by field takes numpy fifteen times as long."""
+    taken: Array = rows.view(f"V{rows.dtype.itemsize}")[at].view(rows.dtype)
+    return taken
+
+
+def infer_directions(rows: Array) -> None:
+    """A connection whose local port somebody listens on, in its namespace, is taken for an inbound one."""
+    port = rows["netns"].astype(np.uint64) << np.uint64(16) | rows["local_port"]
+    listening = np.unique(port[rows["state"] == STATE["LISTEN"]])
+    connected = (rows["protocol"] == TCP) & known(rows["remote_port"])
+    inbound = _is_among(port, listening)
+    rows["direction"][connected] = np.where(inbound[connected], _INBOUND, _OUTBOUND)
+
+
+def count_hashed(rows: Array) -> dict[int, Counted]:
+    """For each namespace what its hash tables count of these rows.
+
+    A TCP socket in CLOSE and a UDP socket without a port are in no table; a request in SYN_RECV and a
+    minisocket of TIME_WAIT are in one, but not counted: neither has queues.
+    """
+    if not len(rows):
+        return {}
+    inodes, at = np.unique(rows["netns"], return_inverse=True)
+    tcp = (rows["protocol"] == TCP) & (rows["state"] != STATE["CLOSE"]) & known(rows["send_queue"])
+    udp = (rows["protocol"] == UDP) & known(rows["local_port"])
+    half_open = np.where(known(rows["syn_queue"]), rows["syn_queue"], 0)
+    sums = (np.bincount(at, weights=column).astype(int).tolist() for column in (tcp, udp, half_open))
+    return {inode: Counted(*counts) for inode, *counts in zip(inodes.tolist(), *sums, strict=True)}
+
+
+def count_waiting_for_fin(rows: Array) -> int:
+    """Minisockets that the kernel counts with TIME_WAIT, but which still wait for the peer's FIN."""
+    return int(np.count_nonzero((rows["state"] == STATE["FIN_WAIT2"]) & ~known(rows["send_queue"])))
+
+
+def _by_id(rows: Array) -> tuple[Index, Array]:
+    """Positions that sort the rows by id, stably, and the ids in that order."""
+    ids = np.ascontiguousarray(rows["id"])
+    order = np.argsort(ids, kind="stable")
+    return order, ids[order]
+
+
+def _first_of_each(ids: Array) -> Mask:
+    first = np.ones(len(ids), bool)
+    first[1:] = ids[1:] != ids[:-1]
+    return first
+
+
+def _owned_before(rows: Array, before: Array | None) -> Mask:
+    if before is None or not len(before):
+        return np.zeros(len(rows), bool)
+    then = before[np.minimum(np.searchsorted(before["id"], rows["id"]), len(before) - 1)]
+    same: Mask = np.logical_and.reduce([then[name] == rows[name] for name in ("id", "pid", "start_time")])
+    return same
+
+
+def _is_among(values: Array, among: Array) -> Mask:
+    """Which values are in the sorted array `among`."""
+    if not len(among):
+        return np.zeros(len(values), bool)
+    found: Mask = among[np.minimum(np.searchsorted(among, values), len(among) - 1)] == values
+    return found
