@@ -23,11 +23,14 @@ _MAX_REQUEST_BYTES = 1 << 20
 def main() -> None:
     """Serve the one request on the socket whose descriptor is the first argument."""
     channel = socket.socket(fileno=int(sys.argv[1]))
+    bcc = _try_to_import_bcc()  # takes a while, in which the request is being written
+    request = channel.recv(_MAX_REQUEST_BYTES)
+    if not request:
+        return
     try:
-        bcc = _import_bcc()
-        request = json.loads(channel.recv(_MAX_REQUEST_BYTES) or b"null")
-        if request is not None:
-            channel.sendmsg([b'{"loaded": true}'], [_rights(_load(bcc, request))])
+        if isinstance(bcc, _Refused):
+            raise bcc
+        channel.sendmsg([b'{"loaded": true}'], [_rights(_load(bcc, json.loads(request)))])
     except _Refused as refusal:
         channel.send(json.dumps(refusal.answer).encode())
 
@@ -40,15 +43,14 @@ class _Refused(Exception):
         self.answer = {"kind": kind, "error": what, "remedy": remedy}
 
 
-def _import_bcc() -> Any:
+def _try_to_import_bcc() -> Any:
+    """The module, or why it cannot be had."""
     try:
-        import bcc  # bcc has no type stubs
+        import bcc
     except (ImportError, OSError, AttributeError) as error:
-        raise _Refused("unsupported", f"bcc cannot be imported: {error}", _remedy_for_bcc()) from error
+        return _Refused("unsupported", f"bcc cannot be imported: {error}", _remedy_for_bcc())
     if not hasattr(bcc, "BPF"):
-        raise _Refused(
-            "unsupported", f"the module bcc at {bcc.__path__} is not the BPF compiler", _remedy_for_bcc()
-        )
+        return _Refused("unsupported", "the module called bcc is not the BPF compiler", _remedy_for_bcc())
     return bcc
 
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loader child on the real kernel: what it hands over, and how each way to fail is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nettop.errors import SourceFailed, Unsupported
+from nettop.kernel import bpf
+from nettop.kernel.btf import Btf, MissingInKernel, Slice
+from nettop.kernel.program import Loader, LoadFailed, ProgramText
+from nettop.probes.connections import program_text
+
+pytestmark = pytest.mark.kernel
+
+
+def text_of(tmp_path: Path, source: str) -> ProgramText:
+    """The connections probe's text with another program behind its header."""
+    file = tmp_path / "trial.bpf.c"
+    file.write_text(source)
+    return replace(program_text(), source=str(file), functions={"bpf_iter__tcp": 26}, maps=())
+
+
+def iterator(body: str) -> str:
+    """A program over the TCP table with this body."""
+    return (
+        "struct bpf_iter__tcp { struct bpf_iter_meta *meta; struct sock_common *sk; };\nBPF_ITER(tcp) {"
+        + body
+        + "}"
+    )
+
+
+def test_descriptors_live_on_when_the_child_has_ended() -> None:
+    """What is handed over works without the process that made it."""
+    loader = Loader()
+    program = loader.load(program_text())
+    assert not Path(f"/proc/{loader.pid}").exists()
+    link = bpf.link_iterator(program.functions["bpf_iter__task_file"])
+    os.close(bpf.create_iterator(link))
+    os.close(link)
+    program.close()
+    program.close()
+
+
+def test_a_compile_error_has_the_compilers_words(tmp_path: Path) -> None:
+    """A program that does not compile is told with file, line and reason."""
+    with pytest.raises(LoadFailed) as failure:
+        Loader().load(text_of(tmp_path, "int broken = ;\n"))
+    assert "trial.bpf.c:1:14: error: expected expression" in failure.value.log
+
+
+def test_a_refusal_has_the_verifiers_words(tmp_path: Path) -> None:
+    """A program that the kernel refuses is told with the verifier's reason."""
+    with pytest.raises(LoadFailed) as failure:
+        Loader().load(text_of(tmp_path, iterator("return *(int *)8;")))
+    assert "bpf_iter__tcp" in failure.value.what
+    assert "invalid mem access" in failure.value.log
+
+
+def test_a_member_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
+    """A slice that cannot be made is an unsupported kernel, by the member's name."""
+    text = replace(program_text(), slices=(Slice("tcp_sock", {"nothing": "no_such_member"}, {}),))
+    with pytest.raises(Unsupported, match="no_such_member"):
+        Loader().load(text)
+
+
+def test_a_killed_loader_is_told() -> None:
+    """When the child is killed there is an error at once, not a wait."""
+    loader = Loader()
+    os.kill(loader.pid, signal.SIGKILL)
+    with pytest.raises(SourceFailed, match="loader ended"):
+        loader.load(program_text())
+
+
+def test_missing_bcc_is_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module called bcc that is not the compiler, or none, is told with what to run."""
+    monkeypatch.setattr("sys.executable", make_python_without_bcc(tmp_path))
+    with pytest.raises(Unsupported, match="bcc cannot be imported") as failure:
+        Loader().load(program_text())
+    assert "install-deps.sh" in failure.value.remedy
+
+
+def make_python_without_bcc(tmp_path: Path) -> str:
+    """An interpreter that sees nettop, but not the distribution's packages."""
+    import subprocess
+    import sys
+
+    import nettop
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    packages = next((tmp_path / "bare/lib").glob("python3*/site-packages"))
+    (packages / "nettop.pth").write_text(str(Path(nettop.__file__).parent.parent))
+    return str(tmp_path / "bare/bin/python")
+
+
+def test_slices_declare_true_offsets() -> None:
+    """The slice of a struct states each member's offset, so that a wrong one cannot compile."""
+    btf = Btf()
+    header = btf.header(Slice("sock_common", {"skc_family": "skc_family", "skc_state": "skc_state"}, {}))
+    assert '_Static_assert(__builtin_offsetof(struct sock_common, skc_family) == 16, "skc_family");' in header
+    btf.close()
+
+
+def test_optional_members_are_flags() -> None:
+    """An optional member is declared with a flag where it exists, and left out in silence where it does not."""
+    btf = Btf()
+    header = btf.header(Slice("sock_common", {}, {"skc_state": "skc_state", "skc_nothing": "skc_nothing"}))
+    assert "#define HAS_SOCK_COMMON_SKC_STATE 1" in header
+    assert "NOTHING" not in header
+    with pytest.raises(MissingInKernel, match="no struct no_such_struct"):
+        btf.header(Slice("no_such_struct", {"x": "x"}, {}))
+    btf.close()

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sampler, the bus and the session, driven without a kernel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from nettop.engine import sampler
+from nettop.engine.bus import Bus
+from nettop.engine.session import Session
+from nettop.errors import SourceFailed, UsageError
+from nettop.settings import MAX_INTERVAL_S
+from nettop.snapshots.snapshot import Snapshot
+
+DEADLINE_S = 20
+
+
+class Source:
+    """Counts what the engine asks of it; `broken` is raised by the next read."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.threads: set[int] = set()
+        self.options: dict[str, object] = {}
+        self.broken: Exception | None = None
+        self.read_once = threading.Event()
+
+    def start(self) -> None:
+        """Note the call."""
+        self._note("start")
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """A snapshot without tables, or what is broken."""
+        self._note("read")
+        self.read_once.set()
+        if self.broken is not None:
+            raise self.broken
+        return snapshot(taken_ns)
+
+    def set(self, option: str, value: object) -> None:
+        """Keep the option."""
+        self._note("set")
+        self.options[option] = value
+
+    def describe(self, key: int) -> dict[str, str]:
+        """Say which key was asked for."""
+        self._note("describe")
+        return {"Key": str(key)}
+
+    def close(self) -> None:
+        """Note the call."""
+        self._note("close")
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        self.threads.add(threading.get_ident())
+
+
+def snapshot(boot_ns: int) -> Snapshot:
+    """A snapshot that holds nothing but its time."""
+    return Snapshot("connections", boot_ns, boot_ns, {})
+
+
+def published(session: Session, wanted: Callable[[], object] = lambda: True) -> threading.Event:
+    """Set once something was published and `wanted` holds."""
+    event = threading.Event()
+    session.bus.subscribe(lambda: event.set() if wanted() else None)
+    return event
+
+
+def test_all_calls_come_from_one_thread_that_is_not_ours() -> None:
+    """A source needs no lock: start, read, set, describe and close are all the sampler's."""
+    source = Source()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        event = published(session)
+        session.enable("connections", every=True)
+        assert event.wait(DEADLINE_S)
+        assert session.describe("connections", 7).result(DEADLINE_S) == {"Key": "7"}
+    assert source.calls == ["start", "set", "read", "describe", "close"]
+    assert source.options == {"every": True}
+    assert len(source.threads) == 1
+    assert threading.get_ident() not in source.threads
+
+
+def test_options_are_set_before_the_first_reading() -> None:
+    """What a door asks for is in the first snapshot that it gets."""
+    source = Source()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        event = published(session)
+        session.enable("connections", every=True)
+        assert event.wait(DEADLINE_S)
+    assert source.calls.index("set") < source.calls.index("read")
+
+
+def test_refresh_at_once_reads_once_more() -> None:
+    """Enter does not wait for the interval."""
+    source = Source()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        session.enable("connections")
+        again = published(session, lambda: source.calls.count("read") == 2)
+        assert source.read_once.wait(DEADLINE_S)
+        session.sample_now()
+        assert again.wait(DEADLINE_S)
+
+
+def test_ticks_go_on_by_themselves() -> None:
+    """Without anybody asking, a lens is read at each interval."""
+    source = Source()
+    with Session(0.1, lambda lens: source) as session:
+        thrice = published(session, lambda: source.calls.count("read") >= 3)
+        session.enable("connections")
+        assert thrice.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize("error", [SourceFailed("gone"), ValueError("a bug")])
+def test_a_failure_detaches_and_is_told(error: Exception) -> None:
+    """A source that fails, even by a bug, is closed, and the bus says why."""
+    source = Source()
+    source.broken = error
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        event = published(session)
+        session.enable("connections")
+        assert event.wait(DEADLINE_S)
+        failure = session.bus.failure("connections")
+        assert isinstance(failure, SourceFailed)
+        assert str(error) in failure.what
+    assert source.calls[-1] == "close"
+
+
+def test_a_probe_that_does_not_exist_is_told() -> None:
+    """A lens without a probe is a failure of that lens."""
+    with Session(MAX_INTERVAL_S) as session:
+        event = published(session)
+        session.enable("nowhere")
+        assert event.wait(DEADLINE_S)
+        assert isinstance(session.bus.failure("nowhere"), UsageError)
+
+
+def test_a_released_lens_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the last who held it lets go, a lens detaches at the next tick after its grace."""
+    monkeypatch.setattr(sampler, "DETACH_AFTER_S", 0.0)
+    source = Source()
+    with Session(0.1, lambda lens: source) as session:
+        closed = threading.Event()
+        source.close = closed.set  # type: ignore[method-assign]
+        first, second = session.enable("connections"), session.enable("connections")
+        first.release()
+        first.release()
+        assert source.read_once.wait(DEADLINE_S)
+        assert not closed.is_set()
+        second.release()
+        assert closed.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize("interval_s", [0, -1, float("nan"), 1e9])
+def test_impossible_intervals_are_refused(interval_s: float) -> None:
+    """Zero, negative, absurd and no number at all are told, not obeyed."""
+    with pytest.raises(UsageError):
+        Session(interval_s)
+
+
+def test_asking_what_is_not_attached_fails_in_words() -> None:
+    """A question to a lens that nobody opened gets an error, not silence."""
+    with Session(MAX_INTERVAL_S) as session, pytest.raises(SourceFailed):
+        session.describe("connections", 1).result(DEADLINE_S)
+
+
+def test_a_refresh_right_after_a_tick_keeps_the_older_snapshot() -> None:
+    """Rates never divide by less than the gap, unless there is nothing older."""
+    bus = Bus()
+    for boot_ns in (0, 1000, 1010, 1020, 2000):
+        bus.publish(snapshot(boot_ns), oldest_gap_ns=500)
+        if boot_ns in (1010, 1020):
+            frame = bus.frame("connections")
+            assert frame is not None
+            assert frame.before is not None
+            assert (frame.before.boot_ns, frame.now.boot_ns) == (0, boot_ns)
+    frame = bus.frame("connections")
+    assert frame is not None
+    assert frame.before is not None
+    assert (frame.before.boot_ns, frame.now.boot_ns) == (1020, 2000)
+
+
+def test_who_unsubscribed_is_woken_no_more() -> None:
+    """A door that has closed hears nothing."""
+    bus, heard = Bus(), []
+    leave = bus.subscribe(lambda: heard.append(1))
+    bus.publish(snapshot(1))
+    leave()
+    bus.publish(snapshot(2))
+    assert heard == [1]

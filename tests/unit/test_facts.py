@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host facts, read below a root that the test makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nettop.errors import PermissionMissing, Unsupported
+from nettop.kernel.facts import Host, Sockstat, container_of
+
+ALL_CAPABILITIES = "000001ffffffffff"
+CONTAINER_ID = "4f1c2ab09d7e" + "0" * 52
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A host on which everything is as nettop needs it."""
+    put(tmp_path, "sys/kernel/btf/vmlinux", "")
+    put(tmp_path, "proc/self/status", f"Name:\tnettop\nCapEff:\t{ALL_CAPABILITIES}\n")
+    return tmp_path
+
+
+def put(root: Path, path: str, text: str) -> None:
+    """Write a file of the made host."""
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_a_host_with_everything_is_accepted(root: Path) -> None:
+    """Root on a kernel with BTF may load programs."""
+    Host(root).require_bpf()
+
+
+def test_no_btf_names_the_kernel_option(root: Path) -> None:
+    """A kernel without BTF is refused with what to do about it."""
+    (root / "sys/kernel/btf/vmlinux").unlink()
+    with pytest.raises(Unsupported) as refusal:
+        Host(root).require_bpf()
+    assert "CONFIG_DEBUG_INFO_BTF" in refusal.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [(0, "CAP_BPF and CAP_PERFMON"), (1 << 39, "needs CAP_PERFMON"), (1 << 38, "needs CAP_BPF")],
+)
+def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> None:
+    """Just the capabilities that are missing are named, and sudo is the remedy."""
+    put(root, "proc/self/status", f"CapEff:\t{held:016x}\n")
+    with pytest.raises(PermissionMissing) as refusal:
+        Host(root).require_bpf()
+    assert named in refusal.value.what
+    assert "sudo" in refusal.value.remedy
+
+
+@pytest.mark.parametrize("held", [1 << 21, 1 << 39 | 1 << 38])
+def test_either_set_of_capabilities_suffices(root: Path, held: int) -> None:
+    """CAP_SYS_ADMIN alone is enough, and so are the two that were split from it."""
+    put(root, "proc/self/status", f"CapEff:\t{held:016x}\n")
+    Host(root).require_bpf()
+
+
+def test_lockdown_confidentiality_is_refused(root: Path) -> None:
+    """A kernel that lets no program read its memory is refused by that reason."""
+    put(root, "sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
+    with pytest.raises(Unsupported, match="locked down"):
+        Host(root).require_bpf()
+
+
+def test_lockdown_integrity_is_accepted(root: Path) -> None:
+    """Integrity lockdown does not stand in the way."""
+    put(root, "sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
+    Host(root).require_bpf()
+
+
+def test_sockstat_adds_both_families(root: Path) -> None:
+    """The hash tables hold IPv4 and IPv6 sockets together, so their counts are added."""
+    put(
+        root,
+        "proc/thread-self/net/sockstat",
+        "sockets: used 9\nTCP: inuse 5 orphan 1 tw 7 alloc 6 mem 1\nUDP: inuse 2 mem 0\n",
+    )
+    put(root, "proc/thread-self/net/sockstat6", "TCP6: inuse 11\nUDP6: inuse 3\n")
+    assert Host(root).sockstat() == Sockstat(tcp=16, udp=5, time_wait=7)
+
+
+def test_sockstat_without_ipv6(root: Path) -> None:
+    """A namespace without IPv6 has no second file."""
+    put(
+        root,
+        "proc/thread-self/net/sockstat",
+        "TCP: inuse 5 orphan 0 tw 0 alloc 6 mem 1\nUDP: inuse 2 mem 0\n",
+    )
+    assert Host(root).sockstat() == Sockstat(tcp=5, udp=2, time_wait=0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "group"),
+    [
+        ("0::/system.slice/nginx.service\n", "/system.slice/nginx.service"),
+        ("0::/\n", "/"),
+        ("4:memory:/docker/a\n1:name=systemd:/docker/abc\n0::/\n", "/docker/abc"),
+        ("0::/with:colon\n", "/with:colon"),
+    ],
+)
+def test_cgroup_of_a_process(root: Path, lines: str, group: str) -> None:
+    """The unified hierarchy's path counts, unless the host still uses the old ones."""
+    put(root, "proc/77/cgroup", lines)
+    assert Host(root).cgroup(77) == group
+
+
+def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
+    """Nothing is known of a process that has exited."""
+    assert Host(root).cgroup(77) is None
+
+
+@pytest.mark.parametrize(
+    ("group", "container"),
+    [
+        (f"/system.slice/docker-{CONTAINER_ID}.scope", "docker:4f1c2ab09d7e"),
+        (f"/docker/{CONTAINER_ID}", "docker:4f1c2ab09d7e"),
+        (f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{CONTAINER_ID}.scope", "containerd:4f1c2ab09d7e"),
+        (f"/kubepods/besteffort/pod1/{CONTAINER_ID}", "containerd:4f1c2ab09d7e"),
+        (f"/kubepods.slice/crio-{CONTAINER_ID}.scope/container", "cri-o:4f1c2ab09d7e"),
+        (f"/machine.slice/libpod-{CONTAINER_ID}.scope", "podman:4f1c2ab09d7e"),
+        (f"/user.slice/user@1000.service/user.slice/libpod-{CONTAINER_ID}.scope", "podman:4f1c2ab09d7e"),
+        ("/system.slice/nginx.service", "nginx.service"),
+        ("/user.slice/user-1000.slice/session-2.scope", "session-2.scope"),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service/sub", "web.service"),
+        ("/", None),
+        ("/custom/group", None),
+    ],
+)  # fmt: skip
+def test_container_of_a_control_group(group: str, container: str | None) -> None:
+    """Docker, containerd, CRI-O and Podman are told by their paths; else the innermost systemd unit."""
+    assert container_of(group) == container
+
+
+def test_command_lines_are_safe_to_show(root: Path) -> None:
+    """What stands in a command line cannot drive the terminal."""
+    put(root, "proc/77/cmdline", "evil\x1b[2J\0--flag\0")
+    assert Host(root).command_line(77) == "evil␛[2J --flag"

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose a socket is, who opened it, and what its namespace counts: worked out of rows alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.probes.socket_rows import (
+    ROW,
+    STATE,
+    TCP,
+    UDP,
+    Counted,
+    choose_owners,
+    count_hashed,
+    infer_directions,
+    merge,
+    without,
+)
+from nettop.snapshots.connections import DIRECTIONS
+from nettop.snapshots.snapshot import Array
+
+Holder = tuple[int, int, int]
+"""Socket id, PID, start time."""
+
+HOLDERS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(0, 3)), max_size=25)
+
+
+def rows_of(*cells: dict[str, Any]) -> Array:
+    """Rows in which all is unknown but the given cells."""
+    rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(cells)), ROW)
+    for at, row in enumerate(cells):
+        for name, value in row.items():
+            rows[name][at] = value
+    return rows
+
+
+def held_by(holders: list[Holder]) -> Array:
+    """A row for each holder of a socket."""
+    return rows_of(*({"id": i, "pid": p, "start_time": s} for i, p, s in holders))
+
+
+def owners(rows: Array, before: Array | None = None) -> dict[int, Holder]:
+    """The chosen holder of each socket."""
+    chosen = rows[choose_owners(rows, before)]
+    assert np.all(chosen["id"][1:] > chosen["id"][:-1])
+    return {
+        int(i): (int(i), int(p), int(s))
+        for i, p, s in zip(chosen["id"], chosen["pid"], chosen["start_time"], strict=True)
+    }
+
+
+@given(HOLDERS)
+def test_the_holder_that_started_last_owns(holders: list[Holder]) -> None:
+    """Of several holders the last started owns the socket; of several such, the lowest PID."""
+    best = {i: min((h for h in holders if h[0] == i), key=lambda h: (-h[2], h[1])) for i, _, _ in holders}
+    assert owners(held_by(holders)) == best
+
+
+@given(HOLDERS, HOLDERS)
+def test_an_owner_stays_while_it_holds(first: list[Holder], second: list[Holder]) -> None:
+    """Who owned a socket at the last refresh owns it still, whoever else holds it now."""
+    rows = held_by(first)
+    before = rows[choose_owners(rows, None)]
+    was = owners(rows)
+    now = owners(held_by(second), before)
+    for key, owner in was.items():
+        if owner in second:
+            assert now[key] == owner
+
+
+@given(st.lists(st.integers(1, 20)), st.lists(st.integers(1, 20)))
+def test_merged_rows_are_sorted_and_the_first_table_wins(first: list[int], second: list[int]) -> None:
+    """Each id stands once, in order, with the earliest table's row."""
+    held = rows_of(*({"id": i, "pid": 1} for i in sorted(set(first))))
+    unheld = rows_of(*({"id": i, "pid": 2} for i in second))
+    merged = merge(held, unheld)
+    assert merged["id"].tolist() == sorted({*first, *second})
+    assert [row["pid"] for row in merged] == [1 if row["id"] in first else 2 for row in merged]
+
+
+@given(st.sets(st.integers(1, 20)), st.lists(st.integers(1, 20)))
+def test_rows_without_others(others: set[int], ids: list[int]) -> None:
+    """What remains is in its order, and none of the others."""
+    left = without(rows_of(*({"id": i} for i in ids)), rows_of(*({"id": i} for i in sorted(others))))
+    assert left["id"].tolist() == [i for i in ids if i not in others]
+
+
+def test_direction_follows_who_listens_in_the_same_namespace() -> None:
+    """A local port that somebody listens on makes a connection inbound, but only in that namespace."""
+    connection = {"protocol": TCP, "state": STATE["ESTABLISHED"], "remote_port": 9}
+    rows = rows_of(
+        {"protocol": TCP, "state": STATE["LISTEN"], "netns": 1, "local_port": 80},
+        connection | {"netns": 1, "local_port": 80},
+        connection | {"netns": 2, "local_port": 80},
+        connection | {"netns": 1, "local_port": 65535},
+        {"protocol": UDP, "state": STATE["ESTABLISHED"], "netns": 1, "local_port": 80, "remote_port": 9},
+    )
+    infer_directions(rows)
+    assert [DIRECTIONS.get(d) for d in rows["direction"].tolist()] == [
+        None,
+        "inbound?",
+        "outbound?",
+        "outbound?",
+        None,
+    ]
+
+
+def test_only_sockets_in_hash_tables_are_counted() -> None:
+    """CLOSE and unbound sockets are in no table; requests and minisockets are in one, but not counted."""
+    bound = {"netns": 1, "local_port": 80}
+    rows = rows_of(
+        bound | {"protocol": TCP, "state": STATE["ESTABLISHED"], "send_queue": 0},
+        bound | {"protocol": TCP, "state": STATE["LISTEN"], "send_queue": 128, "syn_queue": 3},
+        bound | {"protocol": TCP, "state": STATE["CLOSE"], "send_queue": 0},
+        bound | {"protocol": TCP, "state": STATE["SYN_RECV"]},
+        bound | {"protocol": TCP, "state": STATE["TIME_WAIT"]},
+        bound | {"protocol": UDP, "state": STATE["UNCONN"]},
+        {"protocol": UDP, "state": STATE["UNCONN"], "netns": 2},
+    )
+    assert count_hashed(rows) == {1: Counted(tcp=2, udp=1, half_open=3), 2: Counted()}
+
+
+def test_no_rows_are_no_trouble() -> None:
+    """An empty machine is a machine."""
+    none = rows_of()
+    assert len(choose_owners(none, none)) == 0
+    assert count_hashed(none) == {}
+    infer_directions(none)
