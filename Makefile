@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup test lint test-unit test-screens test-kernel bench fresh-root clean
+
+bin := .venv/bin
+uid := $(shell id -u)
+# Raise only what needs root, and under `sudo make` leave no root-owned files in somebody's checkout.
+as_root := $(if $(filter-out 0,$(uid)),sudo)
+as_user := $(if $(filter 0,$(uid)),$(if $(SUDO_USER),sudo -u $(SUDO_USER)))
+pytest := $(bin)/python -B -m pytest
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## system packages, /opt/nettop and .venv
+	$(as_root) scripts/install-deps.sh --dev
+
+test: lint test-unit test-screens test-kernel ## everything; the kernel part asks for root by sudo
+
+lint: ## formats, types, layers, C and shell
+	$(as_user) $(bin)/ruff check .
+	$(as_user) $(bin)/ruff format --check .
+	$(as_user) $(bin)/mypy
+	$(as_user) $(bin)/lint-imports
+	find nettop -name '*.bpf.c' -exec clang-format --dry-run -Werror {} +
+	if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
+
+test-unit: ## pure code, contracts and documents; no root
+	$(as_user) $(pytest) -m 'not kernel' --ignore=tests/screens
+
+test-screens: ## the screens against their pictures; no root
+	$(as_user) $(pytest) -m 'not kernel' tests/screens
+
+test-kernel: ## real sockets on the running kernel; root
+	$(as_root) $(pytest) -m kernel -p no:cacheprovider
+
+bench: ## the speed and memory budgets, side by side with ss; root
+	$(as_root) $(bin)/python -B bench
+
+fresh-root: ## install and test in a fresh Debian 12; root
+	$(as_root) scripts/fresh-root.sh
+
+clean: ## caches and built files, not .venv
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache snapshot_report.html
+	find nettop tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,259 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Proves on a fresh Debian 12 that a clone and README's two commands are all the set-up there is; `--help` says how.
+# The outer half makes a root folder and removes it; the inner half runs in a mount namespace of its own, so that
+# whatever happens no mount is left behind.
+set -euo pipefail
+umask 022
+
+readonly suite=bookworm
+readonly where=/srv/nettop             # the clone, as seen inside
+readonly certificates=/etc/handed-on.pem # this machine's certificate authorities, as seen inside
+
+script=$(readlink -f -- "${BASH_SOURCE[0]}")
+checkout=$(dirname -- "$(dirname -- "$script")")
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/nettop
+readonly script checkout cache
+
+usage() {
+  cat <<'HELP'
+Usage: sudo scripts/fresh-root.sh [--worktree] [--no-tests] [--shell]
+
+Makes a fresh Debian 12 in a temporary folder, clones this checkout's HEAD into it, runs README's two commands
+there without sudo, and has `nettop --table -d --once` show a connection that is really open.
+This machine's package mirror, pip configuration and certificates are handed on.
+
+  --worktree  the files as they are, instead of HEAD
+  --no-tests  only the first of the two commands
+  --shell     a shell inside before all is removed
+HELP
+}
+
+say() { printf '\n== %s\n' "$*"; }
+
+fail() {
+  printf 'fresh-root: %s\n' "$*" >&2
+  exit 1
+}
+
+# --- the outer half -------------------------------------------------------------------------------
+
+main() {
+  local source=head tests=true shell=false
+  while (($#)); do
+    case $1 in
+      --worktree) source=worktree ;;
+      --no-tests) tests=false ;;
+      --shell) shell=true ;;
+      -h | --help) usage && exit 0 ;;
+      *) usage >&2 && exit 2 ;;
+    esac
+    shift
+  done
+  ((EUID == 0)) || { printf 'fresh-root: needs root; run it with sudo.\n' >&2 && exit 4; }
+  command -v debootstrap >/dev/null || fail 'needs debootstrap.'
+
+  root=$(mktemp -d -p "${TMPDIR:-/var/tmp}" nettop-root.XXXXXX)
+  chmod 755 "$root"
+  trap remove_root EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  make_debian
+  copy_the_sources_from_"$source"
+  unshare --mount --propagation private "$script" inner "$root" $tests $shell
+  say 'The fresh root passed.'
+}
+
+# The mounts are the inner half's and ended with it, unless a process in there lives on.
+remove_root() {
+  local process
+  for process in /proc/[0-9]*; do
+    if [[ $(readlink "$process/root") == "$root" ]]; then kill -KILL "${process#/proc/}" 2>/dev/null || true; fi
+  done
+  rm -rf --one-file-system "$root"
+}
+
+make_debian() {
+  local tarball mirror
+  tarball=$cache/$suite-minbase-$(dpkg --print-architecture).tar.gz
+  if [[ -f $tarball ]]; then
+    say "Debian $suite, from $tarball"
+    tar -xzf "$tarball" -C "$root"
+  else
+    say "Debian $suite, by debootstrap"
+    mirror=$(debian_mirror)
+    # Without a mirror of this machine's, debootstrap's own default.
+    debootstrap --variant=minbase "$suite" "$root" ${mirror:+"$mirror"}
+    mkdir -p "$cache"
+    tar -C "$root" -c . | gzip -1 >"$tarball.part"
+    mv "$tarball.part" "$tarball"
+  fi
+}
+
+# What this machine's own apt is told, in either format of its lists: one "URI suite component" a line.
+apt_sources() {
+  # shellcheck disable=SC2016  # these are apt's own $(…)
+  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+    grep -E " $suite(-updates|-security)? " | sort -u || true
+}
+
+debian_mirror() { apt_sources | awk -v suite="$suite" '$2 == suite { print $1; exit }'; }
+
+copy_the_sources_from_head() {
+  say "Sources: HEAD, $(git -C "$checkout" log -1 --format='%h %s')"
+  git clone --quiet --no-hardlinks "$checkout" "$root$where"
+}
+
+copy_the_sources_from_worktree() {
+  say 'Sources: the files as they are'
+  mkdir -p "$root$where"
+  git -C "$checkout" ls-files -z --cached --others --exclude-standard --deduplicate |
+    tar -C "$checkout" --null --files-from=- --ignore-failed-read -c | tar -C "$root$where" --no-same-owner -x
+}
+
+# --- the inner half, in its own mount namespace ---------------------------------------------------
+
+inner() {
+  root=$1
+  local tests=$2 shell=$3 commands
+  mount_the_kernels_filesystems
+  hand_on_apt
+  hand_on_network
+  mapfile -t environment < <(handed_on_environment)
+  hand_on_certificates
+  hand_on_local_folders
+  printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # no package starts a daemon here
+  chmod +x "$root/usr/sbin/policy-rc.d"
+
+  mapfile -t commands < <(sed -n 's/^ *sudo \(scripts\/install-deps\.sh.* && .*\)/\1/p' "$root$where/README.md" | sed 's/sudo //g')
+  ((${#commands[@]} == 2)) || fail "README.md has ${#commands[@]} commands with install-deps.sh, not two."
+
+  say "README: ${commands[0]}"
+  in_root "${commands[0]%% && *}"
+  start_on_a_terminal "${commands[0]##* && }"
+  see_a_real_connection
+  if $tests; then
+    say "README: ${commands[1]}"
+    in_root "${commands[1]}"
+  fi
+  if $shell; then in_root 'exec bash -i'; fi
+}
+
+mount_the_kernels_filesystems() {
+  # A mount of its own, or `ip netns exec` cannot work on "/" in there.
+  mount --bind "$root" "$root"
+  mount -t proc proc "$root/proc"
+  # With everything below: BTF, the BPF file system, cgroups.
+  mount --rbind /sys "$root/sys"
+  mount --rbind /dev "$root/dev"
+  mount -t tmpfs -o mode=755 run "$root/run"
+  mkdir -p "$root/run/netns" "$root/run/lock"
+}
+
+hand_on_apt() {
+  local sources
+  sources=$(apt_sources | sed 's/^/deb /')
+  [[ -z $sources ]] || printf '%s\n' "$sources" >"$root/etc/apt/sources.list"
+  # How to fetch (proxy, certificates, checks), not what else this machine hooks into apt; no passwords.
+  apt-config dump | grep -E '^Acquire::' >"$root/etc/apt/apt.conf.d/99handed-on"
+}
+
+hand_on_network() {
+  cp --remove-destination -L /etc/resolv.conf /etc/hosts "$root/etc/"
+}
+
+# pip's configuration files and the environment, all as NAME=value: what the environment says wins, as it does in pip.
+handed_on_environment() {
+  python3 - <<'PYTHON'
+import ast, os, subprocess, sys
+
+handed_on = {}
+listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
+for line in listing.stdout.splitlines():
+    key, _, value = line.partition("=")
+    section, _, option = key.rpartition(".")
+    if section in ("global", "install"):
+        handed_on["PIP_" + option.upper().replace("-", "_")] = " ".join(ast.literal_eval(value).split())
+wanted = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+for name, value in os.environ.items():
+    if name.startswith("PIP_") or name in wanted or name.lower().endswith("_proxy"):
+        handed_on[name] = value
+print(*(f"{name}={value}" for name, value in sorted(handed_on.items())), sep="\n")
+PYTHON
+}
+
+# Under a name of their own: installing ca-certificates inside would overwrite the usual one.
+hand_on_certificates() {
+  local i value
+  for i in "${!environment[@]}"; do
+    value=${environment[i]#*=}
+    case ${environment[i]} in
+      PIP_CERT=* | SSL_CERT_FILE=* | REQUESTS_CA_BUNDLE=* | CURL_CA_BUNDLE=*)
+        [[ -f $value ]] || continue
+        cat "$value" >>"$root$certificates"
+        environment[i]=${environment[i]%%=*}=$certificates
+        ;;
+    esac
+  done
+}
+
+# Folders of packages that pip is told to look into, to be read where they are.
+hand_on_local_folders() {
+  local entry word folder
+  for entry in "${environment[@]}"; do
+    for word in ${entry#*=}; do
+      [[ $word == /* || $word == file://* ]] || continue
+      folder=${word#file://}
+      folder=/${folder#*/}
+      # An index called simple/ links to files beside it.
+      folder=${folder%/simple}
+      [[ -d $folder ]] || continue
+      mkdir -p "$root$folder"
+      mount --bind "$folder" "$root$folder"
+      mount -o remount,bind,ro "$root$folder"
+    done
+  done
+}
+
+in_root() {
+  chroot "$root" /usr/bin/env -i HOME=/srv LANG=C.UTF-8 TERM="${TERM:-linux}" "${environment[@]}" \
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    bash -euo pipefail -c "cd $where && $1"
+}
+
+# The full-screen program gets a terminal, and q after it had time to draw.
+start_on_a_terminal() {
+  local drawn
+  in_root "timeout 60 script --quiet --return --flush --command 'stty cols 120 rows 40; $1' /tmp/drawn >/dev/null \
+    < <(sleep 3; while printf q; do sleep 1; done)" ||
+    fail "$1 on a terminal ended with $?, its last words: $(tail -n 5 "$root/tmp/drawn" | tr -cd '[:print:]\n')"
+  drawn=$(stat -c %s "$root/tmp/drawn")
+  grep -q nettop "$root/tmp/drawn" || fail "$1 drew no frame of its own on the terminal ($drawn bytes)."
+  say "$1 drew $drawn bytes on a terminal of 120×40 and ended at q."
+}
+
+see_a_real_connection() {
+  local peers to_peers port output
+  say 'nettop --table -d --once, with a connection open'
+  coproc peers { in_root "exec python3 -c '
+import socket, sys
+listener = socket.create_server((\"127.0.0.1\", 0))
+client = socket.create_connection(listener.getsockname())
+accepted, _ = listener.accept()
+print(listener.getsockname()[1], flush=True)
+sys.stdin.read()'"; }
+  read -r port <&"${peers[0]}"
+  output=$(in_root 'nettop --table -d --once')
+  to_peers=${peers[1]}
+  exec {to_peers}>&-
+  printf '%s\n' "$output"
+  [[ $output == *127.0.0.1:$port* ]] || fail "the connection to 127.0.0.1:$port is not in what nettop printed."
+}
+
+if [[ ${1-} == inner ]]; then
+  shift
+  inner "$@"
+else
+  main "$@"
+fi
