@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
+from nettop.snapshots.safe_text import safe_text
+
 T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
@@ -120,6 +122,16 @@ class Namespaces:
         self.own = os.stat(proc / "self/ns/net").st_ino
         self.threads: dict[int, NamespaceThread] = {}
         self.refused: dict[int, str] = {}
+        self._ways: dict[int, list[Path]] = {}
+
+    def name(self, inode: int) -> str:
+        """What people call a namespace: the file it is bound to, or a process in it; safe to show."""
+        if inode == self.own:
+            return "nettop's own"
+        ways = self._ways.get(inode, [])
+        bound = [way.name for way in ways if self._proc not in way.parents]
+        processes = [way.relative_to(self._proc).parts[0] for way in ways if self._proc in way.parents]
+        return safe_text(bound[0]) if bound else f"of process {processes[0]}" if processes else "gone"
 
     def follow(self, seen: set[int]) -> None:
         """Enter namespaces that are new and leave those that nobody else is in.
@@ -132,7 +144,7 @@ class Namespaces:
         if not news and now - self._scanned_at < _SCAN_EVERY_S:
             return
         self._scanned_at = now
-        found = find_namespaces(self._proc)
+        found = self._ways = find_namespaces(self._proc)
         for inode in self.threads.keys() - found.keys():
             self.threads.pop(inode).close()
         self.refused = {inode: why for inode, why in self.refused.items() if inode in found}

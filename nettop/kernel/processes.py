@@ -103,7 +103,9 @@ def holders_of(descriptors: Array | None, key: int) -> list[tuple[int, int]]:
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or the number."""
+    """The name of a user, or the number where there is none."""
+    if uid == _UNKNOWN:
+        return "unknown"
     try:
         return safe_text(pwd.getpwuid(uid).pw_name)
     except KeyError:

@@ -21,7 +21,7 @@ from nettop.kernel.btf import Slice
 from nettop.kernel.facts import Host
 from nettop.kernel.iterator import Iterator, RowBuffer
 from nettop.kernel.namespaces import Namespaces, NamespaceThread
-from nettop.kernel.processes import Processes, holders_of
+from nettop.kernel.processes import Processes, holders_of, user_name
 from nettop.kernel.program import Loader, Program, ProgramText
 from nettop.kernel.rows import row_header
 from nettop.probes.socket_rows import (
@@ -286,8 +286,14 @@ class Connections:
                 self._table.every = self._every
 
     def describe(self, key: int) -> dict[str, str]:
-        """Who holds the socket, and what those processes are."""
-        return self.table.processes.describe(self.table.holders(key))
+        """Who holds the socket, what those processes are, and names for the row's numbers."""
+        details = self.table.processes.describe(self.table.holders(key))
+        for row in () if self._last is None else self._last[self._last["id"] == key]:
+            details |= {
+                "User": user_name(int(row["uid"])),
+                "Namespace": self.table.namespaces.name(int(row["netns"])),
+            }
+        return details
 
     def close(self) -> None:
         """Detach and leave every namespace; a second call does nothing."""
