@@ -10,13 +10,20 @@ from functools import cache
 from nettop.errors import unknown_word
 from nettop.snapshots.schema import Lens, Table
 
+_NO_LENS = frozenset({"codec", "safe_text", "schema", "snapshot"})
+"""Modules here that declare no lens. Some load numpy, which --help and completion do without."""
+
 
 @cache
 def lenses() -> tuple[Lens, ...]:
     """Every lens that has a module in this package, in the order in which the screens show them."""
-    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
-    found = (module.LENS for module in modules if hasattr(module, "LENS"))
-    return tuple(sorted(found, key=lambda lens: lens.order))
+    modules = (
+        importlib.import_module(f"{__name__}.{found.name}")
+        for found in pkgutil.iter_modules(__path__)
+        if found.name not in _NO_LENS
+    )
+    declared = (module.LENS for module in modules if hasattr(module, "LENS"))
+    return tuple(sorted(declared, key=lambda lens: lens.order))
 
 
 def find_table(view: str) -> tuple[Lens, Table]:

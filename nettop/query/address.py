@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses as text: 16 bytes in network order, IPv4 as ::ffff:a.b.c.d."""
+
+from __future__ import annotations
+
+import socket
+from functools import lru_cache
+from socket import inet_ntop
+
+import numpy as np
+
+from nettop.snapshots.snapshot import Array
+
+_MAPPED = bytes(10) + b"\xff\xff"
+# Plain numbers: the enum costs a third of the call.
+_IPV4 = int(socket.AF_INET)
+_IPV6 = int(socket.AF_INET6)
+
+
+# The same peers come back with every refresh: a hit costs a sixth of writing the address anew.
+@lru_cache(maxsize=1 << 16)
+def address_text(raw: bytes) -> str:
+    """The address as people write it."""
+    return inet_ntop(_IPV4, raw[12:]) if raw.startswith(_MAPPED) else inet_ntop(_IPV6, raw)
+
+
+def address_bytes(column: Array) -> list[bytes]:
+    """Each address of an (n, 2) big-endian u64 column as its 16 bytes."""
+    whole: list[bytes] = _whole(column).tolist()
+    return whole
+
+
+def address_halves(column: Array) -> tuple[Array, Array]:
+    """An (n, 2) big-endian column as two native u64 columns (n,), which match quickly."""
+    native = column.astype(np.uint64)
+    return native[:, 0], native[:, 1]
+
+
+def distinct_addresses(column: Array) -> tuple[list[bytes], Array]:
+    """The distinct addresses, ascending as bytes, and for each row the place of its address there (n,)."""
+    distinct, places = np.unique(_whole(column), return_inverse=True)
+    return distinct.tolist(), places.ravel()
+
+
+def endpoint_text(address: str, port: int | str | None) -> str:
+    """`address:port`, brackets around IPv6, `*` for no port."""
+    host = f"[{address}]" if ":" in address else address
+    return f"{host}:{'*' if port is None else port}"
+
+
+def _whole(column: Array) -> Array:
+    # The order of bytes is said again: numpy turns joined columns into native ones.
+    return np.ascontiguousarray(column, ">u8").view("V16").ravel()

@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filter's words: `nginx`, `:443`, `pid=1812`, `rtt_us > 10ms`, all of which must hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import operator
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nettop.errors import UsageError, unknown_word
+from nettop.query.units import factor_of, parse_quantity, unit_of
+from nettop.snapshots.schema import Field, Kind, Table
+
+if TYPE_CHECKING:
+    from nettop.query.view import View
+
+Mask = NDArray[np.bool_]
+Test = Callable[["View"], Mask]
+"""Says of each row of a view, gone ones included, whether it passes."""
+
+Matches = Callable[[str], bool]
+
+_TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS})
+"""Kinds whose values are few distinct texts: `View.texts` has them."""
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
+_EQUAL = ("=", "!=")
+_CONTAIN = ("~", "!~")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which rows to show. Two filters are equal when their texts and tables are; the empty one passes all."""
+
+    table: str
+    text: str
+    test: Test | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """True when every row passes."""
+        return self.test is None
+
+    def mask(self, view: View) -> Mask:
+        """Which rows pass: shape (len(view.rows),).
+
+        A comparison with an unknown value is never true, not even `!=`.
+        """
+        return np.ones(view.size, bool) if self.test is None else self.test(view)
+
+
+def parse_filter(table: Table, text: str) -> Filter:
+    """The filter that `text` means for `table`. Filters are joined by a space: all of them must hold.
+
+    Raises UsageError that names the term and how to mend it.
+    """
+    tests = tuple(_Parser(table, text).tests())
+    return Filter(table.name, text.strip(), _all_of(*tests) if tests else None)
+
+
+def quote(text: str) -> str:
+    """The text as one value or word of a filter, whatever it holds."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# --- reading the words --------------------------------------------------------------------------------------
+
+_COMPARISON = re.compile(r"([A-Za-z_]\w*)\s*(!=|!~|>=|<=|==|=|>|<|~)\s*")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?=\s|$)')
+_PLAIN = re.compile(r"\S+")
+_SPACE = re.compile(r"\s*")
+_AMOUNT = re.compile(r"([\d.,]+)\s+([A-Za-zµμ%/]+)(?=\s|$)")
+_ENDPOINT = re.compile(r"(?P<host>\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-f:.]+\]|):(?P<port>[0-9]{1,5})")
+_RESERVED = frozenset({"and", "or", "not"})
+
+
+class _Parser:
+    """Reads a filter from left to right. The one place that knows how terms are written and combined."""
+
+    def __init__(self, table: Table, text: str) -> None:
+        self._table = table
+        self._text = text
+        self._at = 0
+        self._start = 0
+
+    def tests(self) -> Iterable[Test]:
+        """The test of each term, in their order."""
+        while self._next_term():
+            try:
+                yield self._term()
+            except UsageError as error:
+                raise UsageError(f"filter term {self._seen()}: {error.what}", error.remedy) from None
+
+    def _next_term(self) -> bool:
+        self._take(_SPACE)
+        self._start = self._at
+        return self._at < len(self._text)
+
+    def _seen(self) -> str:
+        """The term as far as it was read, for the error."""
+        self._take(_PLAIN)
+        return f"‘{self._text[self._start : self._at].strip()}’"
+
+    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        found = pattern.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+        return found
+
+    def _term(self) -> Test:
+        comparison = self._take(_COMPARISON)
+        if comparison:
+            op = "=" if comparison[2] == "==" else comparison[2]
+            return _comparison(self._table, self._field(comparison[1]), op, self._value)
+        quoted = self._quoted()
+        return _word(self._table, self._plain_word()) if quoted is None else _text_word(self._table, quoted)
+
+    def _field(self, word: str) -> str:
+        for name in (word, word.lower()):
+            if name in self._table.names:
+                return name
+        raise unknown_word("field", word, self._table.names)
+
+    def _value(self, unit: str | None = None) -> str:
+        """The value after an operator; of a field with a `unit`, `10 ms` is one value, as on the screen."""
+        if unit is not None:
+            amount = _AMOUNT.match(self._text, self._at)
+            if amount and factor_of(amount[2], unit) is not None:
+                self._at = amount.end()
+                return amount[0]
+        quoted = self._quoted()
+        if quoted is not None:
+            return quoted
+        plain = self._take(_PLAIN)
+        if plain is None:
+            raise UsageError("the value is missing", 'write it after the operator; "" is the empty text')
+        return plain[0]
+
+    def _quoted(self) -> str | None:
+        quoted = self._take(_QUOTED)
+        if quoted:
+            return re.sub(r"\\(.)", r"\1", quoted[1])
+        if self._text.startswith('"', self._at):
+            raise UsageError("a quote is open, or text touches its end", 'write "…" and a space behind it')
+        return None
+
+    def _plain_word(self) -> str:
+        plain = self._take(_PLAIN)
+        word = plain[0] if plain else ""
+        if word.lower() in _RESERVED or "(" in word or ")" in word:
+            raise UsageError(f"{word!r} has no meaning here", f"to find the text itself write {quote(word)}")
+        if word[0] in "=!<>~":
+            raise UsageError("no field before the operator", "write field, operator, value: rtt_us>10ms")
+        return word
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def _word(table: Table, word: str) -> Test:
+    """What a bare word means: a port, an address and port, or a text anywhere."""
+    endpoints = [field for field in table.fields if field.kind is Kind.ENDPOINT]
+    found = _ENDPOINT.fullmatch(word)
+    if endpoints and found:
+        return _any_of(*(_endpoint_equals(field, found["host"], int(found["port"])) for field in endpoints))
+    return _text_word(table, word)
+
+
+def _text_word(table: Table, word: str) -> Test:
+    return _anywhere(table.stored, word)
+
+
+def _anywhere(fields: Iterable[Field], word: str) -> Test:
+    """The word is part of a text, or is a number that names something."""
+    fields = tuple(fields)
+    tests = [
+        _address_contains(f.name, word) if f.kind is Kind.ADDRESS else _text_test(f.name, _containing(word))
+        for f in fields
+        if f.kind in _TEXTUAL
+    ]
+    number = _whole_number(word)
+    if number is not None:
+        tests += [_number_test(f.name, "=", number) for f in fields if f.kind is Kind.LABEL]
+    return _any_of(*tests)
+
+
+# --- comparisons --------------------------------------------------------------------------------------------
+
+
+def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> Test:
+    """What `name op value` means, by the kind of the field. `value` reads the rest of the term."""
+    field = table.by_name.get(name)
+    if field is not None and field.kind is Kind.GROUP:
+        return _group_comparison(table, field, op, value)
+    make = _MAKERS.get(field.kind) if field is not None else None
+    if field is None or make is None:
+        _check(name, op, _COMPARE)
+        unit = unit_of(table, name)
+        return _number_test(name, op, _amount(value(unit), unit))
+    return make(field, op, value())
+
+
+def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., str]) -> Test:
+    """A group contains what any of its parts does; in all else it is its first part."""
+    parts = [table.by_name[part] for part in field.parts]
+    if op not in _CONTAIN or not any(part.kind in _TEXTUAL for part in parts):
+        return _comparison(table, field.parts[0], op, value)
+    found = _anywhere(parts, value())
+    return found if op == "~" else _all_of(_known_test(field.parts[0]), _opposite(found))
+
+
+def _label(field: Field, op: str, value: str) -> Test:
+    _check(field.name, op, _COMPARE)
+    number = _whole_number(value)
+    if number is None:
+        raise UsageError(f"{field.name} is a whole number, not {value!r}", f"write {field.name}{op}80")
+    return _number_test(field.name, op, number)
+
+
+def _time(field: Field, op: str, value: str) -> Test:
+    _check(field.name, op, _COMPARE)
+    return _number_test(field.name, op, _moment_ns(value))
+
+
+def _text(field: Field, op: str, value: str) -> Test:
+    _check(field.name, op, (*_EQUAL, *_CONTAIN))
+    return _text_test(field.name, _text_matches(op, value))
+
+
+def _enum(field: Field, op: str, value: str) -> Test:
+    _check(field.name, op, (*_EQUAL, *_CONTAIN))
+    return _text_test(field.name, _text_matches(op, _enum_label(field, value) if op in _EQUAL else value))
+
+
+def _address(field: Field, op: str, value: str) -> Test:
+    _check(field.name, op, (*_EQUAL, *_CONTAIN))
+    if op in _CONTAIN:
+        found = _address_contains(field.name, value)
+        return found if op == "~" else _all_of(_known_test(field.name), _opposite(found))
+    inside = _in_network(field.name, _network(value))
+    return inside if op == "=" else _all_of(_known_test(field.name), _opposite(inside))
+
+
+def _endpoint(field: Field, op: str, value: str) -> Test:
+    """An endpoint is compared with `address:port`, `:port`, an address, or a network."""
+    _check(field.name, op, (*_EQUAL, *_CONTAIN))
+    address, port = field.parts
+    if op in _CONTAIN:
+        found = _shown_contains(field.name, value)
+    else:
+        whole = _ENDPOINT.fullmatch(value)
+        found = (
+            _endpoint_equals(field, whole["host"], int(whole["port"]))
+            if whole
+            else _in_network(address, _network(value))
+        )
+        if whole and op == "!=":
+            return _all_of(_known_test(port), _opposite(found))
+    return _opposite(found) if op.startswith("!") else found
+
+
+def _histogram(field: Field, op: str, _value: str) -> Test:
+    raise UsageError(f"{field.name} is a histogram: {op} says nothing of it", "filter by another field")
+
+
+_MAKERS: dict[Kind, Callable[[Field, str, str], Test]] = {
+    Kind.KEY: _label,
+    Kind.LABEL: _label,
+    Kind.TIME: _time,
+    Kind.TEXT: _text,
+    Kind.ENUM: _enum,
+    Kind.ADDRESS: _address,
+    Kind.ENDPOINT: _endpoint,
+    Kind.HISTOGRAM: _histogram,
+}
+"""How each kind is compared; the others are numbers with a unit."""
+
+
+def _check(name: str, op: str, allowed: Iterable[str]) -> None:
+    if op not in allowed:
+        raise UsageError(f"{name} cannot be compared by {op}", f"use one of: {' '.join(allowed)}")
+
+
+# --- values -------------------------------------------------------------------------------------------------
+
+
+def _amount(text: str, unit: str) -> float:
+    """A number without a unit stays whole, so that 64 bits are compared exactly."""
+    whole = _whole_number(text)
+    return parse_quantity(text, unit) if whole is None else whole
+
+
+def _whole_number(text: str) -> int | None:
+    """The number that up to 20 digits are, which is what 64 bits need."""
+    return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else None
+
+
+def _moment_ns(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        remedy = "write it as 2026-11-20T08:00:00Z, or a date alone"
+        raise UsageError(f"{text!r} is not a time", remedy) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+
+
+def _enum_label(field: Field, text: str) -> str:
+    """The label that `text` is, or is the beginning of."""
+    labels = {label.casefold(): label for label in field.labels.values()}
+    wanted = text.casefold()
+    near = [label for folded, label in labels.items() if folded.startswith(wanted)]
+    if wanted in labels or len(near) == 1:
+        return labels.get(wanted) or near[0]
+    if near and text:
+        remedy = f"write one of them, or {field.name}~{text}"
+        raise UsageError(f"{text!r} could be {' or '.join(near)}", remedy)
+    raise unknown_word(field.name, text, field.labels.values())
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _network(text: str) -> Network:
+    """The address or network, IPv4 in the IPv6 form that rows hold."""
+    try:
+        network = ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
+    except ValueError:
+        remedy = "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32; ~ finds a part of one"
+        raise UsageError(f"{text!r} is not an address or network", remedy) from None
+    if network.version == 4:
+        mapped = int(network.network_address) | 0xFFFF_0000_0000
+        return ipaddress.ip_network((mapped, network.prefixlen + 96))
+    return network
+
+
+def _text_matches(op: str, value: str) -> Matches:
+    folded = value.casefold()
+    return {
+        "=": lambda text: text.casefold() == folded,
+        "!=": lambda text: text.casefold() != folded,
+        "~": lambda text: folded in text.casefold(),
+        "!~": lambda text: folded not in text.casefold(),
+    }[op]
+
+
+def _containing(word: str) -> Matches:
+    return _text_matches("~", word)
+
+
+# --- tests of rows ------------------------------------------------------------------------------------------
+
+
+def _number_test(name: str, op: str, number: float) -> Test:
+    compare = _COMPARE[op]
+
+    def test(view: View) -> Mask:
+        column = view.column(name)
+        passed: Mask = np.asarray(compare(column.numbers, number), bool) & column.known
+        return passed
+
+    return test
+
+
+def _text_test(name: str, matches: Matches) -> Test:
+    """`matches` is asked once per distinct text; a row without a value never passes."""
+
+    def test(view: View) -> Mask:
+        texts, places = view.texts(name)
+        passes = np.zeros(len(texts) + 1, bool)
+        passes[:-1] = [matches(text) for text in texts]
+        passed: Mask = passes[places]
+        return passed
+
+    return test
+
+
+def _address_contains(name: str, text: str) -> Test:
+    """As `_text_test`, but most words are spared writing every address: they hold what no address does."""
+    contains = _text_test(name, _containing(text))
+    possible = set(text.lower()) <= set("0123456789abcdef.:")
+
+    def test(view: View) -> Mask:
+        return contains(view) if possible or view.has_names else np.zeros(view.size, bool)
+
+    return test
+
+
+def _in_network(name: str, network: Network) -> Test:
+    halves = [_halves(int(network.netmask)), _halves(int(network.network_address))]
+    masks, wanted = halves
+
+    def test(view: View) -> Mask:
+        high, low = view.halves(name)
+        passed: Mask = (high & masks[0] == wanted[0]) & (low & masks[1] == wanted[1])
+        return passed & view.known(name)
+
+    return test
+
+
+def _halves(number: int) -> tuple[np.uint64, np.uint64]:
+    return np.uint64(number >> 64), np.uint64(number & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+def _endpoint_equals(field: Field, host: str, port: int) -> Test:
+    address_name, port_name = field.parts
+    same_port = _number_test(port_name, "=", port)
+    return _all_of(_in_network(address_name, _network(host)), same_port) if host else same_port
+
+
+def _shown_contains(name: str, text: str) -> Test:
+    """For what has no table of distinct texts: looks at each row as it is shown."""
+    folded = text.casefold()
+
+    def test(view: View) -> Mask:
+        shown = view.values(name, np.arange(view.size))
+        return np.fromiter((folded in value.casefold() for value in shown), bool, view.size)
+
+    return test
+
+
+def _known_test(name: str) -> Test:
+    return lambda view: view.known(name)
+
+
+def _opposite(test: Test) -> Test:
+    return lambda view: ~test(view)
+
+
+def _all_of(*tests: Test) -> Test:
+    def every(view: View) -> Mask:
+        passed = np.ones(view.size, bool)
+        for test in tests:
+            passed &= test(view)
+        return passed
+
+    return tests[0] if len(tests) == 1 else every
+
+
+def _any_of(*tests: Test) -> Test:
+    def some(view: View) -> Mask:
+        passed = np.zeros(view.size, bool)
+        for test in tests:
+            passed |= test(view)
+        return passed
+
+    return some

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one maker of what any door shows: joins, rates, filter and order of a frame, each worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nettop.query.address import (
+    address_bytes,
+    address_halves,
+    address_text,
+    distinct_addresses,
+    endpoint_text,
+)
+from nettop.query.filter import parse_filter
+from nettop.query.query import Query
+from nettop.query.times import rfc3339
+from nettop.snapshots.schema import RATE, Field, Kind
+from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot, known, unknown_value
+
+Mask = NDArray[np.bool_]
+Index = NDArray[np.intp]
+Names = Callable[[bytes], "str | None"]
+"""Gives the name of a 16-byte address if it is known by now."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Column:
+    """Numbers of one column, a value a row, and which of them are known. Shapes (n,) and (n,)."""
+
+    numbers: Array
+    known: Mask
+
+
+class View:
+    """A frame seen through a query. Columns are worked out when first asked for, and kept.
+
+    `rows` are all rows of the table, the newest snapshot's first and behind them, where the query keeps them,
+    the ones that have just gone (`gone` says which). `order` are positions in `rows`: those that pass the
+    filters, sorted.
+    """
+
+    def __init__(self, frame: Frame, query: Query, names: Names | None = None) -> None:
+        self.frame = frame
+        self.query = query
+        self.table = query.table
+        self.now: Rows = frame.now.tables[self.table.name]
+        self.before: Rows | None = frame.before.tables.get(self.table.name) if frame.before else None
+        self._names = names
+        self._raw: dict[str, Array] = {}
+        self._columns: dict[str, Column] = {}
+        self._texts: dict[str, tuple[list[str], Array]] = {}
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot."""
+        return self.frame.now
+
+    @property
+    def has_names(self) -> bool:
+        """True where addresses may have names, which then are part of their texts."""
+        return self._names is not None
+
+    @cached_property
+    def elapsed_s(self) -> float | None:
+        """Seconds between the two snapshots; None when there is only one."""
+        if self.before is None or self.now.taken_ns <= self.before.taken_ns:
+            return None
+        return (self.now.taken_ns - self.before.taken_ns) / 1e9
+
+    # --- rows -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def rows(self) -> Array:
+        """Every row there is, unsorted, as a structured array. Who wants one column asks for `raw(name)`."""
+        gone = self._gone_rows
+        return self.now.array if gone is None else _joined(self.now.array, gone)
+
+    @cached_property
+    def size(self) -> int:
+        """How many rows there are, filtered out or not."""
+        return len(self.now) + (0 if self._gone_rows is None else len(self._gone_rows))
+
+    @cached_property
+    def gone(self) -> Mask:
+        """Which rows were in the snapshot before, but are in the newest no more."""
+        return np.arange(self.size) >= len(self.now)
+
+    @cached_property
+    def order(self) -> Index:
+        """Positions of the rows to show, in their order."""
+        shown = np.flatnonzero(self.scope & self.query.filter.mask(self))
+        ordered = shown[self._sorted(shown)]
+        return ordered if self.query.limit is None else ordered[: self.query.limit]
+
+    @cached_property
+    def scope(self) -> Mask:
+        """The rows that the table shows unasked, or all of them."""
+        return np.ones(self.size, bool) if self.query.every else self.default_scope
+
+    @cached_property
+    def default_scope(self) -> Mask:
+        """The rows that the table's default filter passes."""
+        return parse_filter(self.table, self.table.default_filter).mask(self)
+
+    @cached_property
+    def appeared(self) -> Mask:
+        """Which rows were not in the snapshot before. Without one, nobody knows: none."""
+        return np.zeros(self.size, bool) if self.before is None else (self._before_at < 0) & ~self.gone
+
+    # --- columns ----------------------------------------------------------------------------------------
+
+    def raw(self, name: str) -> Array:
+        """A stored column as the snapshot has it, a value a row: contiguous, so that it is read quickly."""
+        column = self._raw.get(name)
+        if column is None:
+            column, gone = self.now.array[name], self._gone_rows
+            parts = [column] if gone is None else [column, gone[name]]
+            column = np.concatenate(parts, dtype=column.dtype)
+            self._raw[name] = column
+        return column
+
+    def column(self, name: str) -> Column:
+        """The numbers of a column: what sorting, comparing and summing work on.
+
+        A text or an address has ranks that order as the text or the address does.
+        """
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = self._make_column(name)
+        return column
+
+    def known(self, name: str) -> Mask:
+        """Which rows have a value in a stored column."""
+        return known(self.raw(name))
+
+    def halves(self, name: str) -> tuple[Array, Array]:
+        """An address column as two native u64 columns, for matching networks."""
+        return address_halves(self.raw(name))
+
+    def values(self, name: str, at: Index) -> list[Any]:
+        """The column's values for the rows at `at`, as Python's own types; None is unknown.
+
+        Numbers are in base units; an enum is its label, an address its text, a time RFC 3339.
+        """
+        field = self.table.by_name.get(name)
+        if field is None:
+            return self._number_values(name, at)
+        maker = {
+            Kind.TEXT: self._text_values,
+            Kind.ENUM: self._enum_values,
+            Kind.ADDRESS: self._address_values,
+            Kind.TIME: self._time_values,
+            Kind.ENDPOINT: self._endpoint_values,
+            Kind.GROUP: self._group_values,
+        }.get(field.kind)
+        return self._number_values(name, at) if maker is None else maker(field, at)
+
+    def total(self, name: str, at: Index) -> float | None:
+        """The sum of what is known of a column in the rows at `at`; None when nothing is.
+
+        For a ratio it is the ratio of the sums: the share that all these rows together have.
+        """
+        field = self.table.by_name.get(name)
+        if field is not None and field.kind is Kind.RATIO:
+            over, under = (self.total(part, at) for part in field.parts)
+            return over / under if over is not None and under else None
+        column = self.column(name)
+        numbers = column.numbers[at][column.known[at]]
+        return float(numbers.sum(dtype=np.float64)) if len(numbers) else None
+
+    def per_second(self, count: int) -> float | None:
+        """How many a second it were, when `count` of something came or went since the snapshot before."""
+        return None if self.elapsed_s is None else count / self.elapsed_s
+
+    def count_by(self, name: str, at: Index) -> dict[str, int]:
+        """How many of the rows at `at` have each label of an enum column, the most frequent first."""
+        labels = self.table.by_name[name].labels
+        numbers, counts = np.unique(self.raw(name)[at], return_counts=True)
+        found = {labels.get(int(n), str(n)): int(c) for n, c in zip(numbers, counts, strict=True)}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def texts(self, name: str) -> tuple[list[str], Array]:
+        """The distinct texts of a text, enum or address column, and for each row the place of its text.
+
+        A row without a value has the place −1. What matches words runs once per distinct text. An address
+        whose name is known has both in its text: "203.0.113.9 example.com".
+        """
+        texts = self._texts.get(name)
+        if texts is None:
+            field = self.table.by_name[name]
+            make = self._address_texts if field.kind is Kind.ADDRESS else self._coded_texts
+            texts = self._texts[name] = make(field)
+        return texts
+
+    # --- joining the two snapshots ----------------------------------------------------------------------
+
+    @cached_property
+    def _now_before_at(self) -> Index:
+        """For each row of the newest snapshot its position in the one before, or −1; both are sorted by key."""
+        key = self.table.key
+        if self.before is None:
+            return np.full(len(self.now), -1, np.intp)
+        return _positions(self.now.array[key], self.before.array[key])
+
+    @cached_property
+    def _before_at(self) -> Index:
+        """As `_now_before_at`, with −1 for the rows that have gone: they have no newest value to compare."""
+        missing = self.size - len(self.now)
+        return np.concatenate([self._now_before_at, np.full(missing, -1)]) if missing else self._now_before_at
+
+    @cached_property
+    def _gone_rows(self) -> Array | None:
+        """Copies of the rows that have gone since the snapshot before, with this snapshot's text codes."""
+        if not self.query.closed or self.before is None or self.before.array.dtype != self.now.array.dtype:
+            return None
+        left = np.ones(len(self.before), bool)
+        left[self._now_before_at[self._now_before_at >= 0]] = False
+        if not left.any():
+            return None
+        gone = _taken(self.before.array, np.flatnonzero(left))
+        for field in self.table.stored:
+            if field.kind is Kind.TEXT and self.before.texts[field.name] is not self.now.texts[field.name]:
+                old, new = self.before.texts[field.name], self.now.texts[field.name]
+                gone[field.name] = _recode(gone[field.name], old, new)
+        return gone
+
+    def _difference(self, name: str) -> Column:
+        """What the last interval added to a counter. A counter that went back has no difference."""
+        now, at = self.raw(name), self._before_at
+        if self.before is None or not len(self.before) or self.elapsed_s is None:
+            return Column(np.zeros_like(now), np.zeros(len(now), bool))
+        then = self.before.array[name][np.maximum(at, 0)]
+        valid = (at >= 0) & known(now) & known(then) & (now >= then)
+        return Column(np.where(valid, now - then, 0), valid)
+
+    # --- making columns ---------------------------------------------------------------------------------
+
+    def _make_column(self, name: str) -> Column:
+        field = self.table.by_name.get(name)
+        if field is None:
+            return self._rate(name.removesuffix(RATE))
+        if field.kind is Kind.RATIO:
+            return self._ratio(field)
+        if field.kind is Kind.COUNTER and self.query.deltas:
+            return self._difference(name)
+        if field.is_composite:
+            return self.column(field.parts[0])
+        if field.kind in (Kind.TEXT, Kind.ENUM):
+            texts, places = self.texts(name)
+            return Column(_ranks(texts)[places], places >= 0)
+        raw = self.raw(name)
+        return Column(distinct_addresses(raw)[1] if field.kind is Kind.ADDRESS else raw, known(raw))
+
+    def _rate(self, counter: str) -> Column:
+        difference = self._difference(counter)
+        return Column(difference.numbers / (self.elapsed_s or 1.0), difference.known)
+
+    def _ratio(self, field: Field) -> Column:
+        over, under = (self.column(part) for part in field.parts)
+        valid = over.known & under.known & (under.numbers > 0)
+        share = np.divide(over.numbers, under.numbers, out=np.zeros(len(valid)), where=valid)
+        return Column(share, valid)
+
+    def _coded_texts(self, field: Field) -> tuple[list[str], Array]:
+        codes, last = self.raw(field.name), max(field.labels, default=0)
+        if field.kind is Kind.TEXT:
+            texts = list(self.now.texts[field.name])
+            return texts, np.where(codes < len(texts), codes.astype(np.int64), -1)
+        # A number that has no label is shown as unknown, so it is unknown here too.
+        place = np.array([n if n in field.labels else -1 for n in range(last + 2)])
+        return [field.labels.get(n, "") for n in range(last + 1)], place[np.minimum(codes, last + 1)]
+
+    def _address_texts(self, field: Field) -> tuple[list[str], Array]:
+        distinct, places = distinct_addresses(self.raw(field.name))
+        texts = list(map(address_text, distinct))
+        if self._names is None:
+            return texts, places
+        names = (self._names(raw) for raw in distinct)
+        return [f"{text} {name}" if name else text for text, name in zip(texts, names, strict=True)], places
+
+    # --- order ------------------------------------------------------------------------------------------
+
+    def _sorted(self, shown: Index) -> Index:
+        """Positions in `shown`, in the query's order: stable for equal values, unknown ones last."""
+        sort = self.query.sort
+        field = self.table.by_name.get(sort.field)
+        parts = field.parts if field and field.kind in (Kind.ENDPOINT, Kind.GROUP) else (sort.field,)
+        keys: list[Array] = []
+        for column in map(self.column, parts):
+            numbers, present = column.numbers[shown], column.known[shown]
+            ordered = _falling(numbers) if sort.descending else numbers
+            keys += [ordered] if present.all() else [~present, np.where(present, ordered, 0)]
+        return np.argsort(keys[0], kind="stable") if len(keys) == 1 else np.lexsort(keys[::-1])
+
+    # --- values -----------------------------------------------------------------------------------------
+
+    def _number_values(self, name: str, at: Index) -> list[Any]:
+        column = self.column(name)
+        values: list[Any] = column.numbers[at].tolist()
+        present = column.known[at]
+        return values if present.all() else _gapped(values, present)
+
+    def _text_values(self, field: Field, at: Index) -> list[Any]:
+        texts = self.now.texts[field.name]
+        codes = self.raw(field.name)[at]
+        # The codes are few beside the rows of a whole table, and many beside those of a screen.
+        if len(at) < len(texts):
+            return [texts[code] if code < len(texts) else None for code in codes.tolist()]
+        return _looked_up([*texts, None], np.minimum(codes, len(texts)))
+
+    def _enum_values(self, field: Field, at: Index) -> list[Any]:
+        last = max(field.labels, default=0)
+        labels = [field.labels.get(number) for number in range(last + 2)]
+        return _looked_up(labels, np.minimum(self.raw(field.name)[at], last + 1))
+
+    def _address_values(self, field: Field, at: Index) -> list[Any]:
+        column = self.raw(field.name)[at]
+        texts = list(map(address_text, address_bytes(column)))
+        present = known(column)
+        return texts if present.all() else _gapped(texts, present)
+
+    def _time_values(self, field: Field, at: Index) -> list[Any]:
+        return [None if t is None else rfc3339(t) for t in self._number_values(field.name, at)]
+
+    def _endpoint_values(self, field: Field, at: Index) -> list[Any]:
+        address, port = field.parts
+        raws = address_bytes(self.raw(address)[at])
+        hosts = list(map(address_text, raws))
+        if self._names is not None:
+            hosts = [self._names(raw) or host for raw, host in zip(raws, hosts, strict=True)]
+        return list(map(endpoint_text, hosts, self._number_values(port, at)))
+
+    def _group_values(self, field: Field, at: Index) -> list[Any]:
+        parts = [self.values(part, at) for part in field.parts]
+        return [" ".join([str(v) for v in row if v is not None]) or None for row in zip(*parts, strict=True)]
+
+
+def _positions(keys: Array, among: Array) -> Index:
+    """For each key its position in the sorted `among`, or −1."""
+    if not len(among):
+        return np.full(len(keys), -1, np.intp)
+    among = np.ascontiguousarray(among)
+    at = np.minimum(np.searchsorted(among, keys), len(among) - 1)
+    return np.where(among[at] == keys, at, -1)
+
+
+def _as_bytes(array: Array) -> Array:
+    """The rows as opaque bytes: numpy copies structured rows field by field, many times slower."""
+    return np.ascontiguousarray(array).view(f"V{array.dtype.itemsize}")
+
+
+def _taken(array: Array, at: Index) -> Array:
+    return _as_bytes(array)[at].view(array.dtype)
+
+
+def _joined(one: Array, other: Array) -> Array:
+    return np.concatenate([_as_bytes(one), _as_bytes(other)]).view(one.dtype)
+
+
+def _recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:
+    """Codes into `old` as codes into `new`; a text that the newer table has no more becomes unknown."""
+    place = {text: code for code, text in enumerate(new)}
+    none = int(unknown_value(codes.dtype))
+    known_codes = [place.get(old[code], none) if code < len(old) else none for code in codes.tolist()]
+    return np.array(known_codes, codes.dtype)
+
+
+def _ranks(texts: list[str]) -> Array:
+    """For each text a number that orders as the texts do, without regard to case; one more for no text."""
+    rank = np.zeros(len(texts) + 1, np.int64)
+    places = {text: place for place, text in enumerate(sorted({text.casefold() for text in texts}))}
+    rank[:-1] = [places[text.casefold()] for text in texts]
+    return rank
+
+
+def _falling(numbers: Array) -> Array:
+    """The numbers turned round, so that ascending order of the result is descending order of them."""
+    return -numbers if numbers.dtype.kind == "f" else ~numbers
+
+
+def _gapped(values: list[Any], present: Mask) -> list[Any]:
+    """The values with None where none is present."""
+    for at in np.flatnonzero(~present).tolist():
+        values[at] = None
+    return values
+
+
+def _looked_up(choices: list[str | None], at: Array) -> list[Any]:
+    table = np.empty(len(choices), object)
+    table[:] = choices
+    found: list[Any] = table[at].tolist()
+    return found

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots as bytes that describe themselves, so that an older or a newer nettop can still read them.
+
+A fixed prefix (magic, version, length of the header, length of the rows, CRC-32 of both), a header in JSON
+(times, texts, counts, and of each table its fields), then the rows of each table, as they lie in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nettop.errors import SourceFailed
+from nettop.snapshots import lenses
+from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.schema import Field, Kind, Lens, Table
+from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
+
+MAGIC = b"nettop\r\n"
+"""The end of line shows a file that was changed on its way as text."""
+
+VERSION = 1
+NOT_RECORDED = "not in this recording"
+
+_PREFIX = struct.Struct("<8sHxxIQI")
+_PLAIN_DTYPE = re.compile(r"[<>|][uif][1248]|\|S\d{1,5}")
+
+Header = dict[str, Any]
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """The snapshot as bytes. Columns that a source only carries along, and texts no row uses, are left out."""
+    tables, bodies = [], []
+    for rows in snapshot.tables.values():
+        array, texts = _with_used_texts(rows, _own_columns(rows.array, rows.table))
+        tables.append(_table_header(rows, array, texts))
+        bodies.append(array.tobytes())
+    header = {
+        "lens": snapshot.lens,
+        "wall_ns": int(snapshot.wall_ns),
+        "boot_ns": int(snapshot.boot_ns),
+        "tables": tables,
+        "counts": {name: int(number) for name, number in snapshot.counts.items()},
+        "lost": {name: int(number) for name, number in snapshot.lost.items()},
+        "via": dict(snapshot.via),
+        "missing": dict(snapshot.missing),
+    }
+    return _packed(json.dumps(header, separators=(",", ":")).encode(), b"".join(bodies))
+
+
+def decode(data: bytes, known: Iterable[Lens] | None = None) -> Snapshot:
+    """The snapshot that `encode` made, in an own copy, as this version's tables have it.
+
+    A table or field that this version does not know is dropped; one that the recording lacks is unknown, and
+    named in `missing`. `known` are the lenses to look in, all by default. Raises SourceFailed for bytes that
+    are foreign, damaged, or of a newer nettop.
+    """
+    header, body = _unpacked(data)
+    try:
+        return _snapshot(header, body, lenses() if known is None else known)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _damaged(
+            f"its header makes no sense ({type(error).__name__}: {safe_text(str(error))})"
+        ) from None
+
+
+# --- the envelope -------------------------------------------------------------------------------------------
+
+
+def _packed(header: bytes, body: bytes) -> bytes:
+    check = zlib.crc32(body, zlib.crc32(header))
+    return _PREFIX.pack(MAGIC, VERSION, len(header), len(body), check) + header + body
+
+
+def _unpacked(data: bytes) -> tuple[Header, memoryview]:
+    if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
+        raise SourceFailed("this is not a nettop recording", "give a file that nettop record wrote")
+    if len(data) < _PREFIX.size:
+        raise _damaged("it ends within its first bytes")
+    _, version, header_size, body_size, check = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise SourceFailed(
+            f"the recording has format {version}, this nettop reads {VERSION}", "use the nettop that wrote it"
+        )
+    content = memoryview(data)[_PREFIX.size :]
+    if len(content) != header_size + body_size:
+        raise _damaged(f"it has {len(content)} bytes where {header_size + body_size} were written")
+    if zlib.crc32(content) != check:
+        raise _damaged("its checksum is wrong")
+    try:
+        header = json.loads(bytes(content[:header_size]))
+    except (ValueError, RecursionError):
+        raise _damaged("its header is not JSON") from None
+    return header, content[header_size:]
+
+
+def _damaged(why: str) -> SourceFailed:
+    return SourceFailed(f"the recording is damaged: {why}", "record it again, or give an earlier part of it")
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def _own_columns(array: Array, table: Table) -> Array:
+    """A copy of the rows with the table's own fields alone, padding cleared."""
+    whole = np.zeros(len(array), table.dtype)
+    if _begins_with(array.dtype, table.dtype):
+        # One copy of bytes: field by field takes many times longer.
+        size = max((offset + dtype.itemsize for dtype, offset in _fields(table.dtype).values()), default=0)
+        _bytes_of(whole)[:, :size] = _bytes_of(np.ascontiguousarray(array))[:, :size]
+        return whole
+    for field in table.stored:
+        whole[field.name] = array[field.name]
+    return whole
+
+
+def _begins_with(longer: np.dtype[Any], own: np.dtype[Any]) -> bool:
+    fields = _fields(longer)
+    return all(fields.get(name) == place for name, place in _fields(own).items())
+
+
+def _fields(dtype: np.dtype[Any]) -> Mapping[str, tuple[np.dtype[Any], int]]:
+    """Each field's dtype and offset."""
+    return {name: (place[0], place[1]) for name, place in (dtype.fields or {}).items()}
+
+
+def _bytes_of(array: Array) -> Array:
+    return array.view(np.uint8).reshape(len(array), array.dtype.itemsize)
+
+
+def _with_used_texts(rows: Rows, array: Array) -> tuple[Array, dict[str, list[str]]]:
+    """The rows with codes into only those texts that they use: the tables of texts grow all day."""
+    used: dict[str, list[str]] = {}
+    for field in rows.table.stored:
+        if field.kind is Kind.TEXT:
+            texts, codes = rows.texts[field.name], array[field.name]
+            distinct, places = np.unique(codes, return_inverse=True)
+            kept = distinct < len(texts)
+            used[field.name] = [texts[code] for code in distinct[kept].tolist()]
+            # Codes ascend, so what is no text (unknown) stands last and leaves no gap in the new ones.
+            renumbered = np.arange(len(distinct)).astype(codes.dtype)
+            renumbered[~kept] = unknown_value(codes.dtype)
+            array[field.name] = renumbered[places.ravel()]
+    return array, used
+
+
+def _table_header(rows: Rows, array: Array, texts: Mapping[str, Sequence[str]]) -> Header:
+    places = _fields(array.dtype)
+    return {
+        "name": rows.table.name,
+        "taken_ns": int(rows.taken_ns),
+        "rows": len(array),
+        "row_bytes": array.dtype.itemsize,
+        "texts": texts,
+        "fields": [
+            {
+                "name": field.name,
+                "kind": field.kind.value,
+                "unit": field.unit,
+                "dtype": places[field.name][0].base.str,
+                "shape": list(places[field.name][0].shape),
+                "offset": places[field.name][1],
+            }
+            for field in rows.table.stored
+        ],
+    }
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapshot:
+    lens = next((lens for lens in known if lens.id == header["lens"]), None)
+    if lens is None:
+        raise SourceFailed(f"the recording is of a lens {safe_text(str(header['lens']))!r} that is not here")
+    missing = _words(header["missing"])
+    tables: dict[str, Rows] = {}
+    at = 0
+    for stored in header["tables"]:
+        size = _whole(stored["rows"]) * _whole(stored["row_bytes"])
+        if at + size > len(body):
+            raise _damaged("it has fewer rows than its header says")
+        table = lens.table(stored["name"])
+        if table is not None:
+            tables[table.name] = _rows(table, stored, body[at : at + size])
+            missing = dict.fromkeys(_lacking(table, stored), NOT_RECORDED) | missing
+        at += size
+    if at != len(body):
+        raise _damaged("it has more rows than its header says")
+    return Snapshot(
+        lens=lens.id,
+        wall_ns=_whole(header["wall_ns"]),
+        boot_ns=_whole(header["boot_ns"]),
+        tables=tables,
+        counts=_numbers(header["counts"]),
+        lost=_numbers(header["lost"]),
+        via=_words(header["via"]),
+        missing=missing,
+    )
+
+
+def _rows(table: Table, stored: Header, body: memoryview) -> Rows:
+    recorded = np.frombuffer(body, _stored_dtype(stored), _whole(stored["rows"]))
+    lacking = _lacking(table, stored)
+    if table.key in lacking:
+        raise _damaged(f"the rows of {table.name} have no {table.key}")
+    same = recorded.dtype == table.dtype and not lacking
+    array = recorded.copy() if same else _converted(recorded, table, lacking)
+    texts = {}
+    for field in table.stored:
+        if field.kind is Kind.TEXT:
+            texts[field.name] = [safe_text(text) for text in stored["texts"].get(field.name, ())]
+            _check_codes(array[field.name], len(texts[field.name]))
+    keys = array[table.key]
+    if not (keys[1:] > keys[:-1]).all():
+        raise _damaged(f"the rows of {table.name} are not in the order of their keys")
+    return Rows(table, array, texts, _whole(stored["taken_ns"]))
+
+
+def _stored_dtype(stored: Header) -> np.dtype[Any]:
+    """The dtype that the header describes. Only plain numbers pass: never numpy's objects."""
+    fields = stored["fields"]
+    for field in fields:
+        if not _PLAIN_DTYPE.fullmatch(field["dtype"]) or field["offset"] < 0:
+            raise ValueError(f"field of dtype {field['dtype']!r}")
+    return np.dtype(
+        {
+            "names": [field["name"] for field in fields],
+            "formats": [
+                (field["dtype"], tuple(field["shape"])) if field["shape"] else field["dtype"]
+                for field in fields
+            ],
+            "offsets": [field["offset"] for field in fields],
+            "itemsize": stored["row_bytes"],
+        }
+    )
+
+
+def _converted(recorded: Array, table: Table, lacking: set[str]) -> Array:
+    """The recorded rows in this version's layout; what they lack is unknown."""
+    array = np.zeros(len(recorded), table.dtype)
+    for name, (dtype, _) in _fields(table.dtype).items():
+        if name in lacking:
+            array[name] = unknown_value(dtype)
+        else:
+            old = recorded[name]
+            wide = old.astype(dtype.base)
+            wide[old == unknown_value(old.dtype)] = unknown_value(dtype)
+            array[name] = wide
+    return array
+
+
+def _lacking(table: Table, stored: Header) -> set[str]:
+    """The table's fields of which the recording has nothing that means the same and fits."""
+    there = {field["name"]: field for field in stored["fields"]}
+    dtypes, own = _fields(_stored_dtype(stored)), _fields(table.dtype)
+
+    def usable(field: Field) -> bool:
+        old = there.get(field.name)
+        if old is None or (old["kind"], old["unit"]) != (field.kind.value, field.unit):
+            return False
+        before, now = dtypes[field.name][0], own[field.name][0]
+        same_kind = before.shape == now.shape and before.base.kind == now.base.kind
+        return same_kind and np.can_cast(before.base, now.base)
+
+    return {field.name for field in table.stored if not usable(field)}
+
+
+def _check_codes(codes: Array, count: int) -> None:
+    if not ((codes < count) | (codes == unknown_value(codes.dtype))).all():
+        raise _damaged("a row names a text that is not there")
+
+
+def _words(words: Mapping[str, str]) -> dict[str, str]:
+    return {safe_text(name): safe_text(word) for name, word in words.items()}
+
+
+def _numbers(numbers: Mapping[str, Any]) -> dict[str, int]:
+    return {safe_text(name): _whole(number) for name, number in numbers.items()}
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is not a whole number")
+    return number

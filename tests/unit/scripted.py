@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source that plays prepared snapshots, and plain output run over it through real pipes."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, Self
+
+from nettop.engine.session import Session
+from nettop.errors import ExitCode, NettopError
+from nettop.output.text import run_text
+from nettop.settings import MAX_INTERVAL_S, Settings
+from nettop.snapshots.snapshot import Snapshot
+from tests.unit.build import Row, make_frame
+
+
+class Scripted:
+    """Gives the snapshots in their order, the last one again and again; an error in their place is raised."""
+
+    def __init__(self, steps: Sequence[Snapshot | NettopError]) -> None:
+        self._steps = list(steps)
+        self.options: dict[str, object] = {}
+        self.closed = False
+
+    def start(self) -> None:
+        """Nothing to attach."""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """The next step."""
+        step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+        if isinstance(step, NettopError):
+            raise step
+        return step
+
+    def set(self, option: str, value: object) -> None:
+        """Remember what was asked for."""
+        self.options[option] = value
+
+    def describe(self, key: int) -> dict[str, str]:
+        """Nothing is known about any row."""
+        return {}
+
+    def close(self) -> None:
+        """Remember that it was called."""
+        self.closed = True
+
+
+def steps(*tables: Sequence[Row], **kwargs: Any) -> list[Snapshot]:
+    """A snapshot of each of these tables, one second apart."""
+    return [make_frame(rows, None, float(at), **kwargs).now for at, rows in enumerate(tables)]
+
+
+class Running:
+    """Plain output in a thread, its ends in pipes. It refreshes only when told to: the interval is an hour."""
+
+    def __init__(self, settings: Settings, source: Scripted) -> None:
+        self.stderr = io.StringIO()
+        self.exit: ExitCode | BaseException | None = None
+        self._settings = settings
+        self._source = source
+        in_reader, self._keys = os.pipe()
+        self._out, out_writer = os.pipe()
+        self._stdin = os.fdopen(in_reader)
+        self._stdout = os.fdopen(out_writer, "w", encoding="utf-8")
+        self._reader = os.fdopen(self._out, encoding="utf-8")
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.leave()
+        self._thread.join(20)
+        self.end_input()
+        for stream in (self._stdin, self._stdout):
+            stream.close()
+
+    def _run(self) -> None:
+        try:
+            with Session(MAX_INTERVAL_S, lambda lens: self._source) as session:
+                self.exit = run_text(self._settings, session, self._stdout, self._stdin, self.stderr)
+        except BaseException as error:  # noqa: BLE001 - the test judges it
+            self.exit = error
+
+    def lines(self, count: int) -> list[str]:
+        """The next `count` lines of the output."""
+        return [self._reader.readline() for _ in range(count)]
+
+    def enter(self) -> None:
+        """Press Enter."""
+        os.write(self._keys, b"\n")
+
+    def end_input(self) -> None:
+        """Close standard input."""
+        if self._keys >= 0:
+            os.close(self._keys)
+            self._keys = -1
+
+    def leave(self) -> None:
+        """Be the reader who goes away."""
+        self._reader.close()
+
+    def wait(self) -> ExitCode | BaseException | None:
+        """What plain output ended with."""
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.exit
+
+
+def printed(settings: Settings, source: Scripted, interval_s: float = MAX_INTERVAL_S) -> tuple[str, str]:
+    """What plain output that ends by itself writes to standard output and to standard error."""
+    stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+    with Session(interval_s, lambda lens: source) as session:
+        assert run_text(settings, session, stdout, None, stderr) is ExitCode.DONE
+    stdout.seek(0)
+    return stdout.read(), stderr.getvalue()

@@ -1,0 +1,417 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filter's words, held against a slow and obvious model that looks at one row's dict at a time."""
+
+from __future__ import annotations
+
+import ipaddress
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.errors import UsageError
+from nettop.query.filter import parse_filter, quote
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.schema import Field, Kind, Table
+from tests.unit.build import Row, example_rows, make_frame, make_view
+from tests.unit.strategies import BIG, CONTAINERS, NUMBERS, PROCESSES, V4, V6, rows
+
+Model = Callable[[Row], bool]
+Term = tuple[str, Model]
+
+ORDERS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+}
+TEXT_OPS: dict[str, Callable[[str, str], bool]] = {
+    "=": lambda text, word: text.lower() == word.lower(),
+    "!=": lambda text, word: text.lower() != word.lower(),
+    "~": lambda text, word: word.lower() in text.lower(),
+    "!~": lambda text, word: word.lower() not in text.lower(),
+}
+spaces = st.sampled_from(["", " ", "  "])
+
+
+def passed(each: list[Row], text: str, **query: Any) -> list[int]:
+    """The keys of the rows that the filter passes."""
+    view = make_view(make_frame(each), text, every=True, **query)
+    mask = view.query.filter.mask(view)
+    assert mask.dtype == bool
+    assert mask.shape == (view.size,)
+    return view.raw("id")[mask].tolist()
+
+
+def expected(each: list[Row], model: Model) -> list[int]:
+    """The keys of the rows that the model passes."""
+    return [at for at, row in enumerate(each, 1) if model(row)]
+
+
+# --- the model ----------------------------------------------------------------------------------------------
+
+
+def ordered(field: str, op: str, number: float) -> Model:
+    """A comparison of numbers; unknown compares with nothing."""
+    return lambda row: row[field] is not None and ORDERS[op](row[field], number)
+
+
+def textual(field: str, op: str, word: str) -> Model:
+    """A comparison of texts without regard to case; unknown compares with nothing."""
+    return lambda row: row[field] is not None and TEXT_OPS[op](row[field], word)
+
+
+def shown(address: str, port: int | None) -> str:
+    """An endpoint as people write it."""
+    return f"{f'[{address}]' if ':' in address else address}:{'*' if port is None else port}"
+
+
+def within(field: str, network: str) -> Model:
+    """The address lies in the network; IPv4 never lies in an IPv6 one unless that holds mapped addresses."""
+    net = ipaddress.ip_network(network, strict=False)
+
+    def test(row: Row) -> bool:
+        address = ipaddress.ip_address(row[field])
+        if net.version == 6 and address.version == 4:
+            address = ipaddress.ip_address("::ffff:" + row[field])
+        return address in net
+
+    return test
+
+
+def anywhere(word: str) -> Model:
+    """A word is part of a text that is shown, or the number of a label."""
+
+    def test(row: Row) -> bool:
+        texts = [row[name] for name in ("process", "container", "state", "local_address", "remote_address")]
+        texts += ["tcp", "IPv4"]  # what the builder gives every row
+        labels = [row[name] for name in ("pid", "uid", "local_port", "remote_port")]
+        number = int(word) if word.isdigit() else -1
+        return any(text and word.lower() in text.lower() for text in texts) or number in labels
+
+    return test
+
+
+@st.composite
+def label_terms(draw: st.DrawFn) -> Term:
+    """`pid >= 443`."""
+    field = draw(st.sampled_from(["pid", "uid", "local_port", "remote_port"]))
+    op, number = draw(st.sampled_from([*ORDERS])), draw(st.sampled_from(NUMBERS))
+    return f"{field}{draw(spaces)}{op}{draw(spaces)}{number}", ordered(field, op, number)
+
+
+@st.composite
+def amount_terms(draw: st.DrawFn) -> Term:
+    """`rtt_us > 10 ms`."""
+    texts = {"10ms": 10_000, "10 ms": 10_000, "9999": 9_999, "3s": 3_000_000, "0": 0, "10001us": 10_001}
+    op, text = draw(st.sampled_from([*ORDERS])), draw(st.sampled_from([*texts]))
+    field = draw(st.sampled_from(["rtt_us", "rtt_var_us", "rtt"]))
+    return f"{field}{draw(spaces)}{op}{draw(spaces)}{text}", ordered(
+        field + "_us" * (field == "rtt"), op, texts[text]
+    )
+
+
+@st.composite
+def whole_terms(draw: st.DrawFn) -> Term:
+    """`bytes_sent = 9007199254740993`: exact beyond what a float holds."""
+    op, number = draw(st.sampled_from([*ORDERS])), draw(st.sampled_from([*BIG, 10**20 - 1]))
+    return f"bytes_sent{op}{number}", ordered("bytes_sent", op, number)
+
+
+@st.composite
+def ratio_terms(draw: st.DrawFn) -> Term:
+    """`retransmit_ratio > 1%`."""
+    texts = {"1%": 0.01, "0.01": 0.01, "0": 0.0, "2 %": 0.02, "500%": 5.0}
+    op, text = draw(st.sampled_from(["=", "!=", ">", ">=", "<", "<="])), draw(st.sampled_from([*texts]))
+
+    def model(row: Row) -> bool:
+        over, under = row["retransmits"], row["data_packets_sent"]
+        return over is not None and bool(under) and ORDERS[op](over / under, texts[text])
+
+    return f"retransmit_ratio{op}{text}", model
+
+
+@st.composite
+def text_terms(draw: st.DrawFn) -> Term:
+    """`process = nginx`, quoted where it must be."""
+    field = draw(st.sampled_from(["process", "container"]))
+    word = draw(st.sampled_from([*PROCESSES, *CONTAINERS, "gin", "NG", "443", ""]))
+    op = draw(st.sampled_from([*TEXT_OPS]))
+    written = quote(word) if not word or set(word) & set(' "\\') or draw(st.booleans()) else word
+    return f"{field}{draw(spaces)}{op}{draw(spaces)}{written}", textual(field, op, word)
+
+
+@st.composite
+def state_terms(draw: st.DrawFn) -> Term:
+    """`state = estab`."""
+    op = draw(st.sampled_from(["=", "!="]))
+    labels = {
+        "ESTABLISHED": "ESTABLISHED",
+        "estab": "ESTABLISHED",
+        "close": "CLOSE",
+        "FIN_WAIT1": "FIN_WAIT1",
+    }
+    word = draw(st.sampled_from([*labels]))
+    return f"state{draw(spaces)}{op}{draw(spaces)}{word}", textual("state", op, labels[word])
+
+
+@st.composite
+def state_part_terms(draw: st.DrawFn) -> Term:
+    """`state ~ wait`."""
+    op, word = draw(st.sampled_from(["~", "!~"])), draw(st.sampled_from(["wait", "SYN", "x"]))
+    return f"state{op}{word}", textual("state", op, word)
+
+
+@st.composite
+def address_terms(draw: st.DrawFn) -> Term:
+    """`remote_address = 10.0.0.0/8`."""
+    field = draw(st.sampled_from(["local_address", "remote_address"]))
+    networks = [
+        *V4,
+        *V6,
+        "10.0.0.0/8",
+        "10.0.3.99/24",
+        "0.0.0.0/0",
+        "::/0",
+        "2001:db8::/32",
+        "::ffff:0:0/96",
+        "fe80::/10",
+    ]
+    network, equal = draw(st.sampled_from(networks)), draw(st.booleans())
+    inside = within(field, network)
+    return f"{field}{'=' if equal else '!='}{network}", lambda row: inside(row) == equal
+
+
+@st.composite
+def address_part_terms(draw: st.DrawFn) -> Term:
+    """`remote_address ~ 10.0.`."""
+    field = draw(st.sampled_from(["local_address", "remote_address"]))
+    op, word = draw(st.sampled_from(["~", "!~"])), draw(st.sampled_from(["10.0.", "db8", "::", ".7", "zz"]))
+    return f"{field}{op}{word}", textual(field, op, word)
+
+
+@st.composite
+def endpoint_terms(draw: st.DrawFn) -> Term:
+    """`local = 10.0.0.7:443`, `local = :443`, `local = 10.0.0.7`."""
+    side, equal = draw(st.sampled_from(["local", "remote"])), draw(st.booleans())
+    address, port = draw(st.sampled_from(["", *V4, *V6])), draw(st.sampled_from([*NUMBERS, None]))
+    if not address and port is None:
+        port = 443
+    same = within(f"{side}_address", address) if address else lambda row: True
+
+    def model(row: Row) -> bool:
+        if port is None:
+            return same(row) == equal
+        there = row[f"{side}_port"]
+        return there is not None and (same(row) and there == port) == equal
+
+    word = shown(address, port) if port is not None else address
+    return f"{side}{'=' if equal else '!='}{word}", model
+
+
+@st.composite
+def endpoint_part_terms(draw: st.DrawFn) -> Term:
+    """`remote ~ 7:44`."""
+    side, op = draw(st.sampled_from(["local", "remote"])), draw(st.sampled_from(["~", "!~"]))
+    word = draw(st.sampled_from(["10.0.", "7:44", ":443", "db8", "]:2", "zz"]))
+    return f"{side}{op}{word}", lambda row: TEXT_OPS[op](
+        shown(row[f"{side}_address"], row[f"{side}_port"]), word
+    )
+
+
+@st.composite
+def owner_terms(draw: st.DrawFn) -> Term:
+    """`owner ~ nginx`: any of process, PID and container."""
+    word, there = draw(st.sampled_from(["nginx", "443", "1812", "docker", "zz"])), draw(st.booleans())
+
+    def model(row: Row) -> bool:
+        texts = [row["process"] or "", row["container"] or ""]
+        found = any(word in text.lower() for text in texts) or (word.isdigit() and row["pid"] == int(word))
+        return found if there else row["process"] is not None and not found
+
+    return f"owner{'~' if there else '!~'}{word}", model
+
+
+@st.composite
+def word_terms(draw: st.DrawFn) -> Term:
+    """`nginx`, `"a b"`, `443`, `10.0.`."""
+    word = draw(
+        st.sampled_from(
+            ["nginx", "SSHD", "443", "22", "10.0.", "db8", "estab", "4", "tcp", "zz", "a b", "(sd"]
+        )
+    )
+    written = quote(word) if set(word) & set(" (") or draw(st.booleans()) else word
+    return written, anywhere(word)
+
+
+@st.composite
+def shortcut_terms(draw: st.DrawFn) -> Term:
+    """`:443` and `10.0.0.7:443`, on either side."""
+    address, port = draw(st.sampled_from(["", *V4, *V6])), draw(st.sampled_from(NUMBERS))
+
+    def model(row: Row) -> bool:
+        return any(
+            row[f"{side}_port"] == port and (not address or within(f"{side}_address", address)(row))
+            for side in ("local", "remote")
+        )
+
+    return shown(address, port) if address else f":{port}", model
+
+
+terms = st.one_of(
+    label_terms(),
+    amount_terms(),
+    whole_terms(),
+    ratio_terms(),
+    text_terms(),
+    state_terms(),
+    state_part_terms(),
+    address_terms(),
+    address_part_terms(),
+    endpoint_terms(),
+    endpoint_part_terms(),
+    owner_terms(),
+    word_terms(),
+    shortcut_terms(),
+)
+
+
+@given(rows, terms)
+def test_a_term_passes_what_the_model_passes(each: list[Row], term: Term) -> None:
+    """Every kind of term, on rows with unknown values, both families and numbers beyond 2^53."""
+    text, model = term
+    assert passed(each, text) == expected(each, model), text
+
+
+@given(rows, st.lists(terms, max_size=4), spaces)
+def test_all_terms_must_hold(each: list[Row], several: list[Term], space: str) -> None:
+    """A filter is the conjunction of its terms, however many and however spaced; none passes all."""
+    text = space + f" {space}".join(text for text, _ in several) + space
+    assert passed(each, text) == expected(each, lambda row: all(model(row) for _, model in several)), text
+
+
+# --- what the model does not say ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "   "])
+def test_the_empty_filter_passes_all(text: str) -> None:
+    """Nothing asked, nothing hidden."""
+    assert parse_filter(SOCKETS, text).is_empty
+    assert passed(example_rows(5), text) == [4096, 4097, 4098, 4099, 4100]
+
+
+def test_a_filter_is_a_value() -> None:
+    """Filters of the same text are equal and hash alike, so that a cached view can be kept by its filter."""
+    one, same, other = (parse_filter(SOCKETS, text) for text in ("pid=1", "pid=1", "pid=2"))
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    assert one.text == "pid=1"
+
+
+@given(st.text())
+def test_any_text_is_a_filter_or_a_usage_error(text: str) -> None:
+    """Somebody types: half a term, brackets, control characters. It works, or says how to mend it."""
+    refused = None
+    try:
+        found = parse_filter(SOCKETS, text)
+        assert found.mask(make_view(make_frame(example_rows(3)))).shape == (3,)
+    except UsageError as error:
+        refused = error
+    assert refused is None or (refused.what.startswith("filter term") and refused.remedy)
+
+
+@given(st.text(min_size=1))
+def test_a_quoted_word_finds_itself(word: str) -> None:
+    """`quote` makes one word of any text, and the filter finds a process of that name."""
+    assert passed([{"process": word}, {"process": None, "container": None}], f"process={quote(word)}") == [1]
+    assert 1 in passed([{"process": word}], quote(word))
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        ("pod=3", "‘pod=3’: unknown field 'pod'", "did you mean pid?"),
+        ("nginx stat=LISTEN", "‘stat=LISTEN’: unknown field 'stat'", "did you mean state"),
+        ("state=LISTN", "unknown state 'LISTN'", "did you mean LISTEN"),
+        ("state=FIN", "'FIN' could be FIN_WAIT1 or FIN_WAIT2", "state~FIN"),
+        ("state>LISTEN", "state cannot be compared by >", "= != ~ !~"),
+        ("pid~18", "pid cannot be compared by ~", "= != > >= < <="),
+        ("pid=nginx", "pid is a whole number, not 'nginx'", "pid=80"),
+        ("pid=1.5", "pid is a whole number", "pid=80"),
+        ("process>a", "process cannot be compared by >", "= != ~ !~"),
+        ("rtt_us>3q", "'3q' is not an amount in us", "10ms"),
+        ("rtt_us>", "the value is missing", "after the operator"),
+        ("rtt_us > ", "the value is missing", "after the operator"),
+        ("bytes_sent>10Mb", "'10Mb' is not an amount in bytes", "2GiB"),
+        ("remote_address=10.0.", "'10.0.' is not an address or network", "~ finds a part"),
+        ("remote_address=10.0.0.0/33", "is not an address or network", "10.0.0.0/8"),
+        ("remote=web", "'web' is not an address or network", "10.0.0.7"),
+        ("opened_at>yesterday", "'yesterday' is not a time", "2026-11-20T08:00:00Z"),
+        ('process="a b', "a quote is open", "…"),
+        ('"a"b', "a quote is open, or text touches its end", "…"),
+        (">5", "no field before the operator", "rtt_us>10ms"),
+        ("nginx or sshd", "‘or’: 'or' has no meaning here", '"or"'),
+        ("(nginx", "'(nginx' has no meaning here", '"(nginx"'),
+        ("NOT nginx", "'NOT' has no meaning here", '"NOT"'),
+    ],
+)
+def test_bad_input_says_what_where_and_how_to_mend_it(text: str, what: str, remedy: str) -> None:
+    """The term is named, what is wrong with it, and what to write instead."""
+    with pytest.raises(UsageError) as caught:
+        parse_filter(SOCKETS, text)
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+
+
+def test_field_names_may_be_in_capitals() -> None:
+    """The headers of the screen are in capitals, so PID=7 is natural."""
+    assert passed([{"pid": 7}, {"pid": 8}], "PID=7") == [1]
+
+
+def test_times_compare_with_dates() -> None:
+    """`opened_at` takes RFC 3339; without a zone it is UTC."""
+    moment = 1_795_132_800_000_000_000  # 2026-11-20T00:00:00Z
+    each = [{"opened_at": moment - 1}, {"opened_at": moment}, {"opened_at": None}]
+    assert passed(each, "opened_at>=2026-11-20") == [2]
+    assert passed(each, "opened_at<2026-11-20T01:00:00+01:00") == [1]
+
+
+def test_rates_and_differences_compare_as_shown() -> None:
+    """A rate takes bits or bytes per second; a counter seen as a difference is compared as the difference."""
+    before = [{"id": 1, "bytes_sent": 1_000_000}, {"id": 2, "bytes_sent": 1_000_000}]
+    now = [{"id": 1, "bytes_sent": 1_250_000}, {"id": 2, "bytes_sent": 1_250_001}, {"id": 3, "bytes_sent": 9}]
+    frame = make_frame(now, before, 2.0)
+    for text, keys in (("bytes_sent_per_s>1Mb/s", [2]), ("bytes_sent_per_s>=125kB/s", [1, 2])):
+        assert make_view(frame, text, "id").order.tolist() == [key - 1 for key in keys]
+    assert make_view(frame, "bytes_sent>1M", "id").order.tolist() == [0, 1]
+    assert make_view(frame, "bytes_sent>250k", "id", deltas=True).order.tolist() == [1]
+
+
+def test_a_resolved_name_is_found_like_its_address() -> None:
+    """Where names are shown, words and ~ find the name and still the address."""
+    frame = make_frame([{"remote_address": "203.0.113.9"}, {"remote_address": "203.0.113.10"}])
+    for text in ("example", "remote_address~example", "remote~EXAMPLE", "113.9"):
+        query = make_view(frame, text, every=True).query
+        view = type(make_view(frame))(frame, query, lambda raw: "web.example.com" if raw[-1] == 9 else None)
+        assert view.order.tolist() == [0]
+
+
+def test_a_table_without_endpoints_takes_a_port_as_a_word() -> None:
+    """Shortcuts come from what the table declares, not from the connections table."""
+    fields = (
+        Field("n", Kind.KEY, "N", "place", "u8"),
+        Field("note", Kind.TEXT, "NOTE", "anything", "u4"),
+        Field("shape", Kind.HISTOGRAM, "SHAPE", "buckets", "u4"),
+    )
+    table = Table("notes", fields, "n", ("note",), ("note",), "n", "n")
+    view = make_view(make_frame([{"note": "at :443 sharp"}, {"note": "443"}], table=table), ":443", "n")
+    assert np.flatnonzero(view.query.filter.mask(view)).tolist() == [0]
+    with pytest.raises(UsageError, match="histogram"):
+        parse_filter(table, "shape>3")

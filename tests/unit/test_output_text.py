@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The refreshing loop of plain output: when it prints, what it waits for, and how it ends."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+
+import pytest
+
+from nettop.engine.session import Session
+from nettop.errors import NettopError, SourceFailed, UsageError
+from nettop.output.banner import banner, change
+from nettop.output.text import run_text
+from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, TextSettings, ViewSettings
+from tests.unit.build import make_frame
+from tests.unit.scripted import Running, Scripted, printed, steps
+
+NARROW = ViewSettings(columns=("pid", "bytes_sent"))
+ONCE = TextSettings(Format.JSONL, count=1)
+
+
+def sent(*amounts: int) -> Scripted:
+    """A source in which one connection has sent so much at each step."""
+    return Scripted(steps(*([{"pid": 7, "bytes_sent": amount}] for amount in amounts)))
+
+
+def table(**view: object) -> Settings:
+    """A table without banner, of the columns `pid` and `bytes_sent`."""
+    return Settings(
+        view=ViewSettings(**{"columns": NARROW.columns, **view}), text=TextSettings(data_only=True)
+    )  # type: ignore[arg-type]
+
+
+def test_once_prints_the_first_snapshot() -> None:
+    """--once prints one block, and the source is closed."""
+    source = sent(5)
+    output, told = printed(Settings(view=NARROW, text=ONCE), source)
+    assert json.loads(output) | {"time": ""} == {"time": "", "pid": 7, "bytes_sent": 5}
+    assert told == ""
+    assert source.closed
+
+
+def test_enter_refreshes_at_once() -> None:
+    """Each newline on standard input brings a new block, after an empty line."""
+    with Running(table(), sent(5, 6, 7)) as run:
+        assert run.lines(2) == ["pid  bytes_sent\n", "7             5\n"]
+        for amount in (6, 7):
+            run.enter()
+            assert run.lines(3) == ["\n", "pid  bytes_sent\n", f"7             {amount}\n"]
+
+
+def test_end_of_input_ends_only_that() -> None:
+    """With standard input at its end the refreshes go on until the count is reached."""
+    settings = Settings(MIN_INTERVAL_S, NARROW, TextSettings(Format.CSV, 3, data_only=True))
+    output, _ = printed(settings, sent(5, 6, 7), MIN_INTERVAL_S)
+    assert [line.rpartition(",")[2] for line in output.splitlines()] == ["bytes_sent", "5", "6", "7"]
+    with Running(table(), sent(5, 6)) as run:
+        run.end_input()
+        assert run.lines(2)[1] == "7             5\n"
+        run.leave()
+        assert isinstance(run.wait(), BrokenPipeError)
+
+
+def test_reader_going_away_ends_at_once() -> None:
+    """When nobody reads the output any more, plain output ends without waiting for the next refresh."""
+    source = sent(5)
+    with Running(table(), source) as run:
+        run.lines(2)
+        run.leave()
+        assert isinstance(run.wait(), BrokenPipeError)
+    assert source.closed
+
+
+def test_deltas_wait_and_add_up() -> None:
+    """--deltas prints nothing of the first snapshot, then what came since the last output, so that it adds up."""
+    with Running(table(deltas=True), sent(1000, 1003, 1010, 1021)) as run:
+        wanted = [3, 7, 11]
+        for place, amount in enumerate(wanted):
+            run.enter()
+            gap = ["\n"] if place else []
+            assert run.lines(2 + len(gap)) == [*gap, "pid  bytes_sent\n", f"7    {amount:10d}\n"]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        ViewSettings(columns=("bytes_sent_per_s",)),
+        ViewSettings(columns=("pid", "bytes_sent"), sort="-bytes_sent_per_s"),
+        ViewSettings(columns=("pid", "bytes_sent"), filters=("bytes_sent_per_s>1",)),
+        ViewSettings(columns=("pid", "bytes_sent"), deltas=True),
+    ],
+)
+def test_once_with_rates_waits_for_a_second_snapshot(view: ViewSettings) -> None:
+    """Where a rate is shown, sorted by or compared, the single output comes one interval later."""
+    output, _ = printed(Settings(MIN_INTERVAL_S, view, ONCE), sent(1000, 1100), MIN_INTERVAL_S)
+    values = json.loads(output)
+    assert 100 in values.values() or values["bytes_sent"] == 1100
+
+
+def test_failure_ends_with_its_error() -> None:
+    """What a lens fails with comes out of run_text, and nothing was printed."""
+    failed = SourceFailed("the ring broke", "mend it")
+    stdout = io.TextIOWrapper(io.BytesIO())
+    with (
+        Session(MAX_INTERVAL_S, lambda lens: Scripted([failed])) as session,
+        pytest.raises(SourceFailed) as caught,
+    ):
+        run_text(Settings(view=NARROW, text=ONCE), session, stdout)
+    assert caught.value is failed
+    assert stdout.tell() == 0
+
+
+def test_failure_after_some_refreshes() -> None:
+    """A source that breaks later ends the output with its error as well."""
+    source = Scripted([*steps([{"pid": 1, "bytes_sent": 2}]), SourceFailed("the ring broke")])
+    with Running(table(), source) as run:
+        run.lines(2)
+        run.enter()
+        assert isinstance(run.wait(), SourceFailed)
+
+
+@pytest.mark.parametrize(
+    ("view", "near"),
+    [
+        (ViewSettings(view="conections"), "connections"),
+        (ViewSettings(view="connections.events2"), "connections"),
+        (ViewSettings(columns=("pid", "bytes_snt")), "bytes_sent"),
+        (ViewSettings(sort="-procss"), "process"),
+        (ViewSettings(filters=("stat=LISTEN",)), "state"),
+        (ViewSettings(columns=()), "commas"),
+    ],
+)
+def test_wrong_words_are_told_before_anything_attaches(view: ViewSettings, near: str) -> None:
+    """An unknown view, column, order or filter word is a usage error that names the nearest, and no lens starts."""
+
+    def nothing(lens: str) -> Scripted:
+        raise AssertionError(lens)
+
+    with Session(MAX_INTERVAL_S, nothing) as session, pytest.raises(UsageError) as caught:
+        run_text(Settings(view=view), session, io.TextIOWrapper(io.BytesIO()))
+    assert near in caught.value.remedy
+
+
+def test_full_disk_is_one_clear_line() -> None:
+    """Output that cannot be written is an error of ours with the system's words."""
+
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        Session(MAX_INTERVAL_S, lambda lens: sent(5)) as session,
+        pytest.raises(NettopError, match="No space left"),
+    ):
+        run_text(Settings(view=NARROW, text=ONCE), session, io.TextIOWrapper(Full()))
+
+
+class OneWrite(io.BytesIO):
+    """Counts how often it is written to and flushed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def write(self, data: object) -> int:
+        """Count, and keep nothing."""
+        self.calls.append("write")
+        return len(data)  # type: ignore[arg-type]
+
+    def flush(self) -> None:
+        """Count."""
+        self.calls.append("flush")
+
+
+def test_a_block_is_one_write() -> None:
+    """A refresh is written at once and flushed, so that a reader of lines never waits for the rest."""
+    raw = OneWrite()
+    rows = [{"pid": at, "bytes_sent": at} for at in range(500)]
+    with Session(MAX_INTERVAL_S, lambda lens: Scripted(steps(rows))) as session:
+        run_text(Settings(view=NARROW, text=ONCE), session, io.TextIOWrapper(raw))
+        assert raw.calls[:2] == ["write", "flush"]
+        assert raw.calls.count("write") == 1
+
+
+def test_banner_goes_to_standard_error_for_the_table_only() -> None:
+    """The table's banner is on standard error, once; --data-only and the formats for programs have none."""
+    one = TextSettings(count=1)
+    source = [
+        make_frame([{"pid": 1}], counts={"time_wait": 12}, lost={"rows": 0}, via={"sockets": "iterator"}).now
+    ]
+    told = {
+        (form, quiet): printed(Settings(2.5, NARROW, TextSettings(form, one.count, quiet)), Scripted(source))[
+            1
+        ]
+        for form in Format
+        for quiet in (False, True)
+    }
+    shown = told.pop((Format.TABLE, False))
+    assert shown.endswith("  every 2.5 s  time_wait 12  via sockets iterator  lost 0\n")
+    assert set(told.values()) == {""}
+
+
+def test_banner_tells_changes() -> None:
+    """What is lost or becomes missing later is told in a line of its own; counts alone are not."""
+    before = make_frame([], counts={"time_wait": 1}, lost={"events": 0}).now
+    later = make_frame([], counts={"time_wait": 2}, lost={"events": 0}).now
+    lost = make_frame([], lost={"events": 37}, missing={"rtt_us": "no tcp_sock"}).now
+    assert change(before, later) == ""
+    assert change(later, lost) == "nettop  lost events 37  n/a rtt_us (no tcp_sock)"
+    assert banner(lost, 1.0).startswith("nettop  ")
+
+
+def test_every_asks_the_source_for_all_rows() -> None:
+    """--all lists what the source otherwise only counts, and drops the table's default filter."""
+    rows = [{"pid": 1, "state": "LISTEN"}, {"pid": 2, "state": "ESTABLISHED"}]
+    shown = {}
+    for every in (False, True):
+        source = Scripted(steps(rows))
+        output, _ = printed(Settings(view=ViewSettings(columns=("pid",), every=every), text=ONCE), source)
+        shown[every] = len(output.splitlines())
+        assert bool(source.options.get("every")) is every
+    assert shown == {False: 1, True: 2}
+
+
+def test_sort_limit_and_filter() -> None:
+    """The words of the command line choose, order and bound the rows; several filters must all hold."""
+    rows = [{"pid": at, "process": "ab"[at % 2], "bytes_sent": at} for at in range(1, 10)]
+    view = ViewSettings(columns=("pid",), sort="-bytes_sent", limit=2, filters=("process=a", "bytes_sent<8"))
+    output, _ = printed(
+        Settings(view=view, text=TextSettings(count=1, data_only=True)), Scripted(steps(rows))
+    )
+    assert output == "pid\n6\n4\n"

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of addresses: never in anybody's way, bounded, and safe to show."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from nettop.engine import resolver
+from nettop.engine.resolver import Resolver, look_up
+from nettop.settings import Format, Settings, TextSettings, ViewSettings
+from tests.unit.build import address_pair
+from tests.unit.scripted import Scripted, printed, steps
+
+
+def raw(text: str) -> bytes:
+    """The address as rows hold it."""
+    high, low = address_pair(text)
+    return high.to_bytes(8, "big") + low.to_bytes(8, "big")
+
+
+PEER = raw("203.0.113.9")
+
+
+def test_first_question_does_not_wait() -> None:
+    """A name nobody knows yet is None at once, and there for the next who asks."""
+    go = threading.Event()
+
+    def find(address: bytes) -> str:
+        go.wait(20)
+        return "peer.example"
+
+    names = Resolver(find)
+    assert names(PEER) is None
+    go.set()
+    names.wait([PEER], 20)
+    assert names(PEER) == "peer.example"
+
+
+def test_no_name_is_remembered() -> None:
+    """An address without a name is looked up once."""
+    asked = []
+    names = Resolver(asked.append)
+    for _ in range(3):
+        names.wait([PEER], 20)
+        assert names(PEER) is None
+    assert asked == [PEER]
+
+
+def test_names_are_safe() -> None:
+    """What a name server says reaches nobody's terminal as it is."""
+    names = Resolver(lambda address: "\x1b[2Jevil\u202e" + "x" * 500)
+    names.wait([PEER], 20)
+    assert names(PEER) == "␛[2Jevil\ufffd" + "x" * 244
+
+
+def test_waiting_is_bounded() -> None:
+    """A name server that never answers costs the time given and no more."""
+    forever = threading.Event()
+    names = Resolver(lambda address: str(forever.wait(60)))
+    names.wait([PEER], 0.01)
+    assert names(PEER) is None
+    forever.set()
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names asked for the longest ago go first, and more questions than fit are not kept."""
+    monkeypatch.setattr(resolver, "CAPACITY", 10)
+    monkeypatch.setattr(resolver, "PENDING", 3)
+    names = Resolver(lambda address: address.hex())
+    addresses = [raw(f"10.0.0.{last}") for last in range(50)]
+    names.wait(addresses, 20)
+    assert len(names._names) == 10
+    assert names(addresses[-1]) == addresses[-1].hex()
+    assert len(names._queue) <= 3
+
+
+def test_unspecified_address_is_nobody() -> None:
+    """The addresses of a listener are not looked up."""
+    assert look_up(raw("0.0.0.0")) is None
+    assert look_up(raw("::")) is None
+
+
+def test_single_output_waits_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--resolve --once shows names already, of the addresses that it shows."""
+    monkeypatch.setattr("nettop.output.text.Resolver", lambda: Resolver({PEER: "peer.example"}.get))
+    view = ViewSettings(columns=("local", "remote"), resolve=True)
+    source = Scripted(steps([{"remote_address": "203.0.113.9", "remote_port": 80, "local_port": 1}]))
+    output, _ = printed(Settings(view=view, text=TextSettings(Format.CSV, 1)), source)
+    assert output.splitlines()[1].endswith(",10.0.3.7:1,peer.example:80")

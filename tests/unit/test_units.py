@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantities, as people write them and as screens show them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.errors import UsageError
+from nettop.query.units import human, human_spread, parse_quantity, unit_of
+from nettop.snapshots.connections import SOCKETS
+
+UNITS = ["bytes", "bytes/s", "packets", "packets/s", "us", "ns", "s", "ratio", ""]
+units = st.sampled_from(UNITS)
+amounts = st.floats(0, 1e15, allow_subnormal=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "amount"),
+    [
+        ("10ms", "us", 10_000),
+        ("3s", "us", 3_000_000),
+        ("200us", "us", 200),
+        ("200 µs", "us", 200),
+        ("1.5min", "us", 90_000_000),
+        ("250ns", "us", 0.25),
+        ("42", "us", 42),
+        ("10ms", "ns", 10_000_000),
+        ("2h", "s", 7200),
+        ("5k", "bytes", 5_000),
+        ("1M", "bytes", 1_000_000),
+        ("1m", "bytes", 1_000_000),
+        ("2GiB", "bytes", 2 * 1024**3),
+        ("2Gi", "bytes", 2 * 1024**3),
+        ("10kB", "bytes", 10_000),
+        ("10KB", "bytes", 10_000),
+        ("1,234,567", "bytes", 1_234_567),
+        ("1e6", "bytes", 1_000_000),
+        (".5k", "bytes", 500),
+        ("1Mb/s", "bytes/s", 125_000),
+        ("1Mbit/s", "bytes/s", 125_000),
+        ("8kbps", "bytes/s", 1_000),
+        ("10kB/s", "bytes/s", 10_000),
+        ("1MiB/s", "bytes/s", 1024**2),
+        ("1k", "bytes/s", 1_000),
+        ("1M/s", "bytes/s", 1_000_000),
+        ("3.3k", "packets", 3_300),
+        ("312 kp/s", "packets/s", 312_000),
+        ("100/s", "packets/s", 100),
+        ("1%", "ratio", 0.01),
+        ("0.01", "ratio", 0.01),
+        ("3.1 %", "ratio", 0.031),
+        ("1k", "", 1_000),
+    ],
+)
+def test_amounts_are_read_in_base_units(text: str, unit: str, amount: float) -> None:
+    """Every way of writing that the documents promise."""
+    assert parse_quantity(text, unit) == pytest.approx(amount)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("", "us"),
+        ("ms", "us"),
+        ("10 parsecs", "us"),
+        ("10ms", "bytes"),
+        ("10Mb", "bytes"),  # a bit is no amount of bytes: somebody mistyped B
+        ("10B", "us"),
+        ("1%", "bytes"),
+        ("-5", "bytes"),
+        ("1.2.3", "bytes"),
+        ("1,23", "bytes"),
+        ("nan", "us"),
+        ("٣", "us"),
+    ],
+)
+def test_what_is_no_amount_is_a_usage_error_with_an_example(text: str, unit: str) -> None:
+    """The error quotes the text and shows how to write it."""
+    with pytest.raises(UsageError) as caught:
+        parse_quantity(text, unit)
+    assert repr(text) in caught.value.what
+    assert caught.value.remedy.startswith("write it like")
+
+
+@given(st.text(), units)
+def test_no_text_breaks_the_parser(text: str, unit: str) -> None:
+    """Whatever is typed is an amount or a UsageError, never another error."""
+    with contextlib.suppress(UsageError):
+        assert parse_quantity(text, unit) >= 0
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (38.2e6 / 8, "bytes/s", "38.2 Mb/s"),
+        (410e3 / 8, "bytes/s", "410 kb/s"),
+        (4.4e6 / 8, "bytes/s", "4.4 Mb/s"),
+        (1.93e9 / 8, "bytes/s", "1.93 Gb/s"),
+        (0, "bytes/s", "0 b/s"),
+        (1_200_000, "bytes", "1.2 MB"),
+        (999, "bytes", "999 B"),
+        (2**64, "bytes", "18.4 EB"),
+        (21_400, "us", "21.4 ms"),
+        (312, "us", "0.3 ms"),
+        (34, "us", "34 µs"),
+        (184_000, "us", "184 ms"),
+        (1_020_000, "us", "1.02 s"),
+        (4_100, "ns", "4.1 µs"),
+        (3_312, "packets", "3.3 k"),
+        (410, "packets", "410"),
+        (312_000, "packets/s", "312 kp/s"),
+        (0.031, "ratio", "3.1%"),
+        (0.0, "ratio", "0.0%"),
+        (0.0002, "ratio", "0.02%"),
+        (0.00001, "ratio", "<0.01%"),
+        (1.0, "ratio", "100%"),
+        (8_214, "", "8,214"),
+        (1812, "unheard of", "1,812"),
+        (None, "us", "–"),
+    ],
+)
+def test_screens_show_amounts_as_the_sketches_do(value: float | None, unit: str, text: str) -> None:
+    """The pictures in numbers."""
+    assert human(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("below", "at", "unit"),
+    [(999.4, 999.6, "packets"), (999_940, 999_960, "packets"), (999_400, 999_600, "us"), (99.4, 99.6, "us")],
+)
+def test_rounding_never_shows_a_thousand_of_a_smaller_unit(below: float, at: float, unit: str) -> None:
+    """What would round up to 1000 k is 1.0 M."""
+    assert not human(below, unit).startswith("1000")
+    assert not human(at, unit).startswith("1000")
+
+
+@given(amounts, units)
+def test_what_is_shown_reads_back(value: float, unit: str) -> None:
+    """A cell typed into the filter means nearly the value it shows: within half of its last digit."""
+    text = human(value, unit)
+    if text.startswith("<"):
+        assert 0 < value < parse_quantity(text[1:], unit)
+    else:
+        # The coarsest: one decimal, from 0.1 on; two digits of µs; a base unit to the whole.
+        assert parse_quantity(text, unit) == pytest.approx(
+            value, rel=0.06, abs=5.1e-4 if unit == "ratio" else 0.51
+        )
+
+
+@given(
+    st.floats(0, 1e17, allow_subnormal=False), st.sampled_from(["bytes", "bytes/s", "packets", "packets/s"])
+)
+def test_amounts_keep_a_steady_width(value: float, unit: str) -> None:
+    """Four characters of number at most, so that a column never jumps."""
+    assert len(human(value, unit).split(" ")[0]) <= 4
+
+
+@given(amounts, units, st.integers(1, 12))
+def test_an_amount_is_never_wider_than_its_column(value: float, unit: str, width: int) -> None:
+    """Whatever the width, the text fits, and what is more than nothing never reads as zero."""
+    text = human(value, unit, width)
+    assert len(text) <= width
+    if value > 0:
+        assert not text.startswith("0") or text.startswith("0.")
+    if len(human(value, unit)) <= width:
+        assert text == human(value, unit)
+
+
+@given(st.floats(0, 1e12), st.floats(0, 1e12))
+def test_amounts_are_shown_in_order(one: float, other: float) -> None:
+    """A larger value never shows as a smaller one."""
+    small, large = sorted((one, other))
+    shown = [parse_quantity(human(value, "bytes").lstrip("<"), "bytes") for value in (small, large)]
+    assert shown[0] <= shown[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "deviation", "text"),
+    [
+        (21_400, 3_100, "21.4 ±3.1 ms"),
+        (312, 100, "0.3 ±0.1 ms"),
+        (184_000, 62_000, "184 ±62 ms"),
+        (34, 8, "34 ±8 µs"),
+        (21_400, None, "21.4 ms"),
+        (None, 5, "–"),
+    ],
+)
+def test_a_deviation_is_on_the_scale_of_its_value(
+    value: float | None, deviation: float | None, text: str
+) -> None:
+    """One unit for both, so that they compare at a glance."""
+    assert human_spread(value, deviation, "us") == text
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("bytes_sent", "bytes"),
+        ("bytes_sent_per_s", "bytes/s"),
+        ("retransmits_per_s", "packets/s"),
+        ("retransmit_ratio", "ratio"),
+        ("rtt", "us"),
+        ("owner", ""),
+        ("process", ""),
+    ],
+)
+def test_every_column_knows_its_unit(name: str, unit: str) -> None:
+    """Rates, ratios and groups get theirs from what they are made of."""
+    assert unit_of(SOCKETS, name) == unit
+
+
+def test_infinity_is_not_asked_for() -> None:
+    """A number of any length is an amount; nothing overflows."""
+    assert parse_quantity("9" * 400, "bytes") == math.inf

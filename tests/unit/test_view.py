@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The view, held against slow and obvious models: joins, rates, order, values and totals."""
+
+from __future__ import annotations
+
+import math
+from functools import cmp_to_key
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.errors import UsageError
+from nettop.query.query import parse_sort, screen_query, text_query
+from nettop.query.times import rfc3339
+from nettop.query.view import View
+from nettop.snapshots.connections import DIRECTIONS, SOCKETS, STATES
+from nettop.snapshots.snapshot import Frame, Snapshot
+from tests.unit.build import (
+    Row,
+    address_pair,
+    big_frame,
+    example_frame,
+    example_rows,
+    make_frame,
+    make_rows,
+    make_view,
+)
+from tests.unit.strategies import FIELDS, keyed_rows, rows
+
+elapsed = st.floats(0.1, 3600)
+
+
+def by_id(each: list[Row] | None) -> dict[int, Row]:
+    """The rows by their key."""
+    return {row["id"]: row for row in each or ()}
+
+
+def all_values(view: View, name: str) -> list[Any]:
+    """The column's values for every row."""
+    return view.values(name, np.arange(view.size))
+
+
+# --- differences and rates ----------------------------------------------------------------------------------
+
+
+@given(keyed_rows, st.none() | keyed_rows, elapsed)
+def test_differences_are_what_was_added_since_or_unknown(
+    now: list[Row], before: list[Row] | None, elapsed_s: float
+) -> None:
+    """A difference needs both values and a counter that did not go back; it is never negative."""
+    view = make_view(make_frame(now, before, elapsed_s), every=True, deltas=True)
+    rows_now, rows_before = by_id(now), by_id(before)
+    for key, found in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
+        new = rows_now[key]["bytes_sent"]
+        old = rows_before[key]["bytes_sent"] if key in rows_before else None
+        if new is None or old is None or new < old:
+            assert found is None
+        else:
+            assert found == new - old
+
+
+@given(keyed_rows, keyed_rows, elapsed)
+def test_a_rate_is_the_difference_over_the_measured_time(
+    now: list[Row], before: list[Row], elapsed_s: float
+) -> None:
+    """Time is taken from the two snapshots, never from the interval that was asked for."""
+    frame = make_frame(now, before, elapsed_s)
+    view, differences = make_view(frame), make_view(frame, deltas=True)
+    assert view.elapsed_s == pytest.approx(elapsed_s)
+    pairs = zip(all_values(view, "bytes_sent_per_s"), all_values(differences, "bytes_sent"), strict=True)
+    for rate, difference in pairs:
+        assert rate == (None if difference is None else pytest.approx(difference / elapsed_s))
+
+
+def test_no_time_between_snapshots_gives_no_rate() -> None:
+    """Two snapshots of one moment are not divided by zero."""
+    row = {"id": 1, "bytes_sent": 5}
+    for frame in (make_frame([row], [row], 0.0), make_frame([row])):
+        view = make_view(frame)
+        assert view.elapsed_s is None
+        assert all_values(view, "bytes_sent_per_s") == [None]
+        assert all_values(view, "bytes_sent") == [5]
+
+
+def test_measured_zero_is_not_unknown() -> None:
+    """A connection that sent nothing has a rate of 0; one without a counter has none."""
+    each = [{"id": 1, "bytes_sent": 7}, {"id": 2, "bytes_sent": None}]
+    assert all_values(make_view(make_frame(each, each)), "bytes_sent_per_s") == [0.0, None]
+
+
+@given(keyed_rows, keyed_rows, st.booleans())
+def test_a_ratio_is_of_totals_or_of_the_last_interval(
+    now: list[Row], before: list[Row], deltas: bool
+) -> None:
+    """Its parts are the columns as the query shows them; without anything below the line it is unknown."""
+    view = make_view(make_frame(now, before), deltas=deltas)
+    parts = [all_values(view, name) for name in ("retransmits", "data_packets_sent")]
+    for found, over, under in zip(all_values(view, "retransmit_ratio"), *parts, strict=True):
+        if over is None or not under:
+            assert found is None
+        else:
+            assert found == over / under
+
+
+# --- joining ------------------------------------------------------------------------------------------------
+
+
+@given(keyed_rows, keyed_rows, st.booleans())
+def test_rows_that_went_stay_for_one_frame(now: list[Row], before: list[Row], closed: bool) -> None:
+    """With `closed`, gone rows stand behind the others, as they last were, and have no rate."""
+    view = make_view(make_frame(now, before), every=True, closed=closed)
+    rows_now, rows_before = by_id(now), by_id(before)
+    gone = sorted(set(rows_before) - set(rows_now)) if closed else []
+    assert view.raw("id").tolist() == sorted(rows_now) + gone
+    assert view.rows["id"].tolist() == view.raw("id").tolist()
+    assert view.size == len(view.rows) == len(view.gone)
+    assert view.raw("id")[view.gone].tolist() == gone
+    assert view.raw("id")[view.appeared].tolist() == sorted(set(rows_now) - set(rows_before))
+    for name in ("process", "remote_address", "bytes_sent", "state"):
+        last = [(rows_before[key])[name] for key in gone]
+        assert view.values(name, np.flatnonzero(view.gone)) == last
+        assert view.rows[name].tobytes() == view.raw(name).tobytes()
+    assert not view.column("bytes_sent_per_s").known[view.gone].any()
+
+
+def test_a_closed_row_keeps_its_process_when_the_texts_are_numbered_anew() -> None:
+    """Two snapshots may have texts of their own; codes of gone rows are turned into the newer ones."""
+    before = make_rows(
+        [{"id": 1, "process": "sshd"}, {"id": 2, "process": "nginx"}, {"id": 3, "process": "gone"}]
+    )
+    now = make_rows(
+        [{"id": 4, "process": "nginx"}, {"id": 5, "process": "sshd"}], taken_ns=before.taken_ns + 1
+    )
+    first, second = (Snapshot("connections", 0, 0, {"sockets": each}) for each in (before, now))
+    view = make_view(Frame(second, first), every=True, closed=True)
+    assert all_values(view, "process") == ["nginx", "sshd", "sshd", "nginx", None]
+
+
+def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
+    """At the first frame every row would be new, which says nothing."""
+    view = make_view(make_frame(example_rows(5)), closed=True, every=True)
+    assert not view.appeared.any()
+    assert not view.gone.any()
+
+
+@pytest.mark.parametrize("carried", [(), (("start_ns", "u8"), ("comm", "S16"))])
+def test_columns_that_a_probe_carries_along_change_nothing(carried: Any) -> None:
+    """A wider row gives the same values."""
+    plain, wide = (make_view(example_frame(40, carried=c), closed=True) for c in ((), carried))
+    for name in SOCKETS.names:
+        assert all_values(plain, name) == all_values(wide, name)
+
+
+# --- order --------------------------------------------------------------------------------------------------
+
+SORTS = [
+    name
+    for name in SOCKETS.names
+    if name.removesuffix("_per_s") in {*FIELDS, "local", "remote", "owner", "rtt"}
+]
+
+
+def sort_key(view: View, name: str) -> list[Any]:
+    """For each row what it sorts by: numbers, texts in small letters, addresses as bytes; None for unknown."""
+    each = view.table.by_name.get(name)
+    if name in ("local_address", "remote_address"):
+        return [address_pair(text) for text in all_values(view, name)]
+    if (each is not None and each.labels) or name in ("process", "container"):
+        return [None if text is None else text.casefold() for text in all_values(view, name)]
+    if name == "opened_at":
+        return [None if number == 2**64 - 1 else number for number in view.raw(name).tolist()]
+    return all_values(view, name)
+
+
+def compare(one: Any, other: Any, descending: bool) -> int:
+    """The order of two values: unknown last both ways."""
+    if one is None or other is None:
+        return (one is None) - (other is None)
+    return ((one > other) - (one < other)) * (-1 if descending else 1)
+
+
+@given(keyed_rows, keyed_rows, st.sampled_from(SORTS), st.booleans(), st.none() | st.integers(0, 5))
+def test_order_is_stable_and_unknown_comes_last_both_ways(
+    now: list[Row], before: list[Row], name: str, descending: bool, limit: int | None
+) -> None:
+    """Against Python's stable sort of the values, part by part for composites, beyond 2^53 too."""
+    sort = f"{'-' if descending else ''}{name}"
+    view = make_view(make_frame(now, before), "", sort, every=True, closed=True, limit=limit)
+    field = view.table.by_name.get(name)
+    parts = field.parts if field and field.is_composite and name != "retransmit_ratio" else (name,)
+    keys = list(zip(*(sort_key(view, part) for part in parts), strict=True))
+
+    def whole(one: int, other: int) -> int:
+        steps = (compare(a, b, descending) for a, b in zip(keys[one], keys[other], strict=True))
+        return next((step for step in steps if step), 0)
+
+    assert view.order.tolist() == sorted(range(view.size), key=cmp_to_key(whole))[:limit]
+
+
+@pytest.mark.parametrize(
+    ("field", "labels"), [("state", STATES), ("direction", DIRECTIONS)], ids=["state", "direction"]
+)
+def test_an_enum_sorts_by_its_label(field: str, labels: dict[int, str]) -> None:
+    """People see words, not the kernel's numbers."""
+    view = make_view(make_frame([{field: label} for label in labels.values()]), "", field, every=True)
+    assert view.values(field, view.order) == sorted(labels.values(), key=str.casefold)
+
+
+def test_unasked_the_default_filter_applies_and_all_drops_it() -> None:
+    """Listeners are hidden until somebody asks; a row of unknown state is in no comparison."""
+    each = [{"state": state} for state in ("ESTABLISHED", "LISTEN", "TIME_WAIT", "CLOSE_WAIT", None)]
+    assert make_view(make_frame(each)).order.tolist() == [0, 3]
+    assert make_view(make_frame(each), every=True).order.tolist() == [0, 1, 2, 3, 4]
+    assert make_view(make_frame(each), "state=LISTEN", every=True).order.tolist() == [1]
+
+
+def test_a_table_opens_as_it_is_declared() -> None:
+    """Screens show differences and closing rows, text shows totals."""
+    screen, text = screen_query(SOCKETS), text_query(SOCKETS)
+    assert (str(screen.sort), screen.deltas, screen.closed) == (SOCKETS.sort, True, True)
+    assert (str(text.sort), text.deltas, text.closed) == (SOCKETS.text_sort, False, False)
+
+
+def test_an_unknown_sort_field_is_a_usage_error() -> None:
+    """With the nearest names, and without its minus."""
+    with pytest.raises(UsageError, match="unknown sort field 'byte_sent'") as caught:
+        parse_sort(SOCKETS, "-byte_sent")
+    assert "bytes_sent" in caught.value.remedy
+
+
+# --- values -------------------------------------------------------------------------------------------------
+
+
+@given(rows)
+def test_values_are_what_went_in(each: list[Row]) -> None:
+    """Every stored column gives back Python's own values, None where nothing is known."""
+    view = make_view(make_frame(each), every=True)
+    for name in FIELDS:
+        put_in = [row[name] for row in each]
+        if name == "opened_at":
+            put_in = [None if moment is None else rfc3339(moment) for moment in put_in]
+        assert all_values(view, name) == put_in
+
+
+@given(rows, st.data())
+def test_values_of_some_rows_are_those_of_all(each: list[Row], data: st.DataObject) -> None:
+    """A screen asks for a few rows in any order and gets what the whole table would show there."""
+    view = make_view(make_frame(each, each), every=True)
+    positions = st.lists(st.integers(0, max(len(each) - 1, 0)), max_size=4 if each else 0)
+    at = np.array(data.draw(positions), np.intp)
+    for name in SOCKETS.names:
+        whole = all_values(view, name)
+        assert view.values(name, at) == [whole[place] for place in at]
+
+
+def test_composites_read_as_people_write_them() -> None:
+    """Endpoints with brackets and stars, groups with what is known of them."""
+    each = [
+        {"process": "nginx", "pid": 1812, "remote_address": "10.0.9.4", "remote_port": 9092},
+        {
+            "process": "java",
+            "pid": 2210,
+            "container": "docker:api-7f",
+            "remote_address": "::1",
+            "remote_port": 80,
+        },
+        {"remote_address": "0.0.0.0", "remote_port": None},
+    ]
+    view = make_view(make_frame(each))
+    assert all_values(view, "remote") == ["10.0.9.4:9092", "[::1]:80", "0.0.0.0:*"]
+    assert all_values(view, "owner") == ["nginx 1812", "java 2210 docker:api-7f", None]
+
+
+def test_names_stand_in_for_addresses_in_endpoints_alone() -> None:
+    """`remote` shows a name once it is known; the address column stays an address."""
+    each = [
+        {"remote_address": "203.0.113.9", "remote_port": 80},
+        {"remote_address": "203.0.113.8", "remote_port": 80},
+    ]
+    view = View(
+        make_frame(each), make_view(make_frame(each)).query, lambda raw: "web" if raw[-1] == 9 else None
+    )
+    assert all_values(view, "remote") == ["web:80", "203.0.113.8:80"]
+    assert all_values(view, "remote_address") == ["203.0.113.9", "203.0.113.8"]
+
+
+def test_a_number_without_a_label_is_unknown() -> None:
+    """A newer kernel's state neither breaks the table nor passes a comparison."""
+    view = make_view(
+        make_frame([{"state": 13}, {"state": 200}, {"state": "LISTEN"}]), "", "state", every=True
+    )
+    assert all_values(view, "state") == [None, None, "LISTEN"]
+    assert view.order.tolist() == [2, 0, 1]
+    assert make_view(view.frame, "state!=CLOSE", every=True).order.tolist() == [2]
+
+
+@given(rows)
+def test_totals_add_what_is_known(each: list[Row]) -> None:
+    """The line of totals: the sum without the unknown, or nothing when nothing is known."""
+    view = make_view(make_frame(each), every=True)
+    sent = [row["bytes_sent"] for row in each if row["bytes_sent"] is not None]
+    assert view.total("bytes_sent", view.order) == (pytest.approx(math.fsum(sent)) if sent else None)
+
+
+@given(rows)
+def test_counts_by_state(each: list[Row]) -> None:
+    """How many connections are in each state, the most frequent first, adds up to all."""
+    view = make_view(make_frame(each), every=True)
+    counts = view.count_by("state", view.order)
+    for label in STATES.values():
+        assert counts.get(label, 0) == sum(row["state"] == label for row in each)
+    assert sum(counts.values()) == len(each)
+    assert list(counts.values()) == sorted(counts.values(), reverse=True)
+
+
+@given(st.integers(0, 2**62))
+def test_times_are_utc_to_the_microsecond(wall_ns: int) -> None:
+    """RFC 3339 reads back as the same microsecond, exactly."""
+    micros = np.datetime64(rfc3339(wall_ns).removesuffix("Z"), "us").astype(int)
+    assert micros == wall_ns // 1000
+
+
+# --- size ---------------------------------------------------------------------------------------------------
+
+
+def test_a_large_table_is_ordered_like_a_small_one() -> None:
+    """20,000 rows with churn: every row shown once, rates falling, unknown behind them."""
+    view = make_view(big_frame(20_000), "", "-bytes_sent_per_s", every=True, closed=True)
+    assert sorted(view.order.tolist()) == list(range(view.size))
+    rates = view.values("bytes_sent_per_s", view.order)
+    present = [rate for rate in rates if rate is not None]
+    assert present == sorted(present, reverse=True)
+    assert rates[: len(present)] == present
+    assert view.gone.sum() == view.appeared.sum() == 200
