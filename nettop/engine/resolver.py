@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of addresses, looked up without making anybody wait."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from nettop.query.address import address_text
+from nettop.snapshots.safe_text import safe_text
+
+CAPACITY = 16384
+"""Names kept; the ones not asked for the longest go first."""
+PENDING = 4096
+"""Questions that may wait; what does not fit is asked again by the next one who shows the address."""
+WORKERS = 8
+_LONGEST = 253
+"""What DNS allows a name."""
+_ANY = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
+"""The unspecified address, which nobody is called."""
+
+
+def look_up(raw: bytes) -> str | None:
+    """What the system's resolver calls the 16-byte address; None when it has no name. Blocks."""
+    if raw in _ANY:
+        return None
+    try:
+        return socket.getnameinfo((address_text(raw), 0), socket.NI_NAMEREQD)[0]
+    except (OSError, UnicodeError):
+        return None
+
+
+class Resolver:
+    """Gives an address's name if it is known by now, and otherwise has it looked up for the next time.
+
+    Names are safe to show. An address that has no name is not looked up again while it is remembered.
+    """
+
+    def __init__(self, find: Callable[[bytes], str | None] = look_up) -> None:
+        self._find = find
+        self._names: OrderedDict[bytes, str | None] = OrderedDict()
+        self._asked: set[bytes] = set()
+        self._queue: deque[bytes] = deque()
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._done = threading.Condition(self._lock)
+        self._workers = 0
+
+    def __call__(self, raw: bytes) -> str | None:
+        """The name of the address, None while nobody knows it. Returns at once."""
+        with self._lock:
+            if raw in self._names:
+                self._names.move_to_end(raw)
+                return self._names[raw]
+            self._ask(raw)
+            return None
+
+    def wait(self, raws: Iterable[bytes], timeout_s: float) -> None:
+        """Sleep until all these addresses have been looked up, at most `timeout_s` seconds."""
+        deadline = time.monotonic() + timeout_s
+        missing = deque(raws)
+        with self._lock:
+            while True:
+                while missing and missing[0] in self._names:
+                    missing.popleft()
+                for raw in islice(missing, PENDING):
+                    self._ask(raw)
+                remaining = deadline - time.monotonic()
+                if not missing or remaining <= 0 or not self._done.wait(remaining):
+                    return
+
+    def _ask(self, raw: bytes) -> None:
+        """Queue the question, and start one more worker while there are few. Called with the lock held."""
+        if raw in self._asked or raw in self._names or len(self._queue) >= PENDING:
+            return
+        self._asked.add(raw)
+        self._queue.append(raw)
+        self._work.notify()
+        if self._workers < WORKERS:
+            self._workers += 1
+            threading.Thread(target=self._run, name="resolver", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not self._queue:
+                    self._work.wait()
+                raw = self._queue.popleft()
+            name = self._find(raw)
+            with self._lock:
+                self._names[raw] = safe_text(name[:_LONGEST]) if name else None
+                self._asked.discard(raw)
+                if len(self._names) > CAPACITY:
+                    self._names.popitem(last=False)
+                self._done.notify_all()

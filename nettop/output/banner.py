@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is worth knowing beside the data: host, interval, hooks, counts, what was lost and what is missing."""
+
+from __future__ import annotations
+
+import os
+
+from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.snapshot import Snapshot
+
+
+def banner(snapshot: Snapshot, interval_s: float) -> str:
+    """The line before the first block."""
+    counts = (f"{name} {count}" for name, count in snapshot.counts.items())
+    host = safe_text(os.uname().nodename)
+    return "  ".join(("nettop", host, f"every {interval_s:g} s", *counts, *_state(snapshot)))
+
+
+def change(before: Snapshot, now: Snapshot) -> str:
+    """The line that says what was lost, is missing or is read in another way since `before`; empty if nothing."""
+    state = _state(now)
+    return "" if state == _state(before) else "  ".join(("nettop", *state))
+
+
+def _state(snapshot: Snapshot) -> tuple[str, ...]:
+    via = " · ".join(f"{what} {how}" for what, how in snapshot.via.items())
+    lost = " ".join(f"{name} {count}" for name, count in snapshot.lost.items() if count)
+    missing = (f"n/a {name} ({why})" for name, why in snapshot.missing.items())
+    return (*((f"via {via}",) if via else ()), f"lost {lost or 0}", *missing)

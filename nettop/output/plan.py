@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What plain output shows, worked out once from the settings, before anything touches the kernel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nettop.query.asked import asked_columns, asked_query
+from nettop.query.query import Query, text_query
+from nettop.settings import Format, Settings
+from nettop.snapshots import find_table
+from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
+
+_WORD = re.compile(r"\w+")
+_WHOLE = frozenset(Kind) - {Kind.GROUP}
+"""What csv and jsonl give unasked: a group only repeats its parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The lens to read, the query and the columns; `two` when the first output needs two snapshots."""
+
+    lens: Lens
+    query: Query
+    columns: tuple[str, ...]
+    two: bool
+
+
+def make_plan(settings: Settings) -> Plan:
+    """The plan for `settings`. Raises UsageError for any word that does not exist, with the nearest ones."""
+    lens, table = find_table(settings.view.view)
+    columns = asked_columns(table, settings.view) or _unasked_columns(table, settings.text.format)
+    query = asked_query(text_query(table), settings.view)
+    words = (*columns, query.sort.field, *_WORD.findall(" ".join(settings.view.filters)))
+    return Plan(lens, query, columns, query.deltas or any(is_rate(table, word) for word in words))
+
+
+def is_rate(table: Table, name: str) -> bool:
+    """True when `name` is the rate of one of the table's counters."""
+    return name.endswith(RATE) and name in table.names
+
+
+def field_of(table: Table, name: str) -> Field:
+    """The field that declares a column: of a rate, the counter's."""
+    return table.by_name.get(name) or table.by_name[name.removesuffix(RATE)]
+
+
+def _unasked_columns(table: Table, form: Format) -> tuple[str, ...]:
+    if form is Format.TABLE:
+        return table.text
+    return tuple(field.name for field in table.fields if field.kind in _WHOLE)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Columns of values into lines of text, by column where that is cheap and by one `%` a row where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def spelled(values: list[Any], spell: Callable[[str], str], unknown: str) -> list[Any]:
+    """The values as `%s` must find them: text spelled, None as `unknown`, numbers as they are.
+
+    `spell` is called once per distinct text where texts repeat.
+    """
+    first = next((value for value in values if value is not None), None)
+    if not isinstance(first, str):
+        return values if None not in values else [unknown if value is None else value for value in values]
+    distinct = set(values)
+    if len(distinct) * 2 > len(values):
+        return [unknown if value is None else spell(value) for value in values]
+    table = {value: unknown if value is None else spell(value) for value in distinct}
+    return list(map(table.__getitem__, values))
+
+
+def filled(pieces: Sequence[str], columns: Sequence[list[Any]]) -> str:
+    """The rows as one text: in each row the pieces stand around its values; there is one piece more than columns.
+
+    Columns have equal lengths, at least one. What is the same in all rows is written into the pattern once.
+    """
+    pattern, varying = "", []
+    for piece, column in zip(pieces[:-1], columns, strict=True):
+        if _is_constant(column):
+            pattern += _literal(f"{piece}{column[0]}")
+        else:
+            pattern += _literal(piece) + "%s"
+            varying.append(column)
+    pattern += _literal(pieces[-1])
+    if not varying:
+        return pattern % () * len(columns[0])
+    return "".join(map(pattern.__mod__, zip(*varying, strict=True)))
+
+
+def _is_constant(column: list[Any]) -> bool:
+    first = column[0]
+    return bool(
+        column[-1] == first and column[len(column) // 2] == first and column.count(first) == len(column)
+    )
+
+
+def _literal(text: str) -> str:
+    return text.replace("%", "%%")

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CSV as RFC 4180 has it, but for lines that end in a line feed: one header, unknown values empty."""
+
+from __future__ import annotations
+
+import re
+
+from nettop.output.rows import filled, spelled
+from nettop.query.times import rfc3339
+from nettop.query.view import View
+
+_SPECIAL = re.compile('[",\r\n]')
+
+
+class Separated:
+    """Formats views as CSV: `time` first, then the columns in their order."""
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self._columns = columns
+        self._header = ",".join(("time", *columns)) + "\n"
+
+    def __call__(self, view: View) -> str:
+        """One line for each row that the view shows; the header before the first view's."""
+        at = view.order
+        header, self._header = self._header, ""
+        if not len(at):
+            return header
+        begin = rfc3339(view.snapshot.wall_ns) + ","
+        commas = [","] * (len(self._columns) - 1)
+        cells = [spelled(view.values(name, at), quoted, "") for name in self._columns]
+        return header + filled((begin, *commas, "\n"), cells)
+
+
+def quoted(text: str) -> str:
+    """The text, in quotes where a comma, a quote or a line's end would break the row, or it is empty."""
+    if text and _SPECIAL.search(text) is None:
+        return text
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table for people, `awk` and `sort`: aligned columns of raw base units, one header line a refresh.
+
+A row always has as many words as there are columns: an unknown value is `–`, an empty text `""`, and a space
+within a text is shown as `_` (csv and jsonl give the text as it is).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nettop.output.plan import field_of
+from nettop.output.rows import spelled
+from nettop.query.view import View
+from nettop.snapshots.schema import RATE, Kind, Table
+
+UNKNOWN = "–"
+_GAP = "  "
+_BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
+_AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO})
+"""Numbers that measure something stand at the right of their column; numbers that name something do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The terminal that is written to: its width in cells, now, and whether headers may be bold."""
+
+    width: Callable[[], int]
+    bold: bool
+
+
+class AlignedTable:
+    """Formats views as blocks of aligned columns, which never get narrower from one block to the next.
+
+    Without a `terminal` (in a pipe) lines are as long as they are, and plain.
+    """
+
+    def __init__(self, table: Table, columns: tuple[str, ...], terminal: Terminal | None = None) -> None:
+        self._columns = columns
+        self._terminal = terminal
+        self._right = [field_of(table, name).kind in _AMOUNTS for name in columns]
+        self._decimals = [_decimals(table, name) for name in columns]
+        self._widths = [len(name) for name in columns]
+        self._between = ""
+
+    def __call__(self, view: View) -> str:
+        """The header and a line for each row that the view shows; an empty line before all but the first."""
+        at = view.order
+        cells = [
+            _cells(view.values(name, at), decimals)
+            for name, decimals in zip(self._columns, self._decimals, strict=True)
+        ]
+        self._widths = list(map(max, self._widths, map(_widest, cells)))
+        header = self._rows([[name] for name in self._columns])[0]
+        lines = self._cut(header, self._rows(cells))
+        between, self._between = self._between, "\n"
+        return between + "\n".join(lines) + "\n"
+
+    def _rows(self, cells: Sequence[list[str]]) -> list[str]:
+        """A line for each row of these columns: one `%` pads all its cells, but for the wide ones."""
+        pads = []
+        padded = []
+        for place, (column, width) in enumerate(zip(cells, self._widths, strict=True)):
+            # Nothing follows the last column: no spaces at a line's end.
+            ends = place == len(cells) - 1 and not self._right[place]
+            plain = ends or "".join(column).isascii()
+            pads.append("%s" if ends or not plain else f"%{width}s" if self._right[place] else f"%-{width}s")
+            padded.append(column if plain else [self._padded(place, cell) for cell in column])
+        return list(map(_GAP.join(pads).__mod__, zip(*padded, strict=True)))
+
+    def _padded(self, place: int, cell: str) -> str:
+        spaces = " " * (self._widths[place] - cell_width(cell))
+        return spaces + cell if self._right[place] else cell + spaces
+
+    def _cut(self, header: str, rows: list[str]) -> list[str]:
+        if self._terminal is None:
+            return [header, *rows]
+        width = self._terminal.width()
+        header = cut(header, width)
+        return [
+            _BOLD + header + _PLAIN if self._terminal.bold else header,
+            *(cut(row, width) for row in rows),
+        ]
+
+
+def cut(line: str, width: int) -> str:
+    """As much of `line` as fits `width` cells of a terminal."""
+    if line.isascii():
+        return line[:width]
+    used = 0
+    for place, char in enumerate(line):
+        used += _char_width(char)
+        if used > width:
+            return line[:place]
+    return line
+
+
+def _decimals(table: Table, name: str) -> str:
+    """How a number that is not whole is written: shares of one need more places than rates."""
+    return ".1f" if name.endswith(RATE) or field_of(table, name).kind is not Kind.RATIO else ".6f"
+
+
+def _cells(values: list[Any], decimals: str) -> list[str]:
+    if isinstance(next((value for value in values if value is not None), None), float):
+        return [UNKNOWN if value is None else format(value, decimals) for value in values]
+    return list(map(str, spelled(values, word, UNKNOWN)))
+
+
+def word(text: str) -> str:
+    """The text without anything that parts words; an empty text is `""`."""
+    if text.split() == [text]:
+        return text
+    return "".join("_" if char.isspace() else char for char in text) or '""'
+
+
+def _widest(column: list[str]) -> int:
+    width = len if "".join(column).isascii() else cell_width
+    return max(map(width, column), default=0)
+
+
+def cell_width(text: str) -> int:
+    """How many cells of a terminal the text takes: a wide character takes two, a combining mark none."""
+    return len(text) if text.isascii() else sum(map(_char_width, text))
+
+
+def _char_width(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
