@@ -7,20 +7,17 @@ Nothing that loads Textual or numpy is imported here before a door opens: --help
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-try:
-    import typer
-except KeyboardInterrupt:  # Ctrl-C this early is Ctrl-C all the same
-    sys.exit(0)
+import typer
 
 from nettop import __version__
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
+from nettop.interrupts import ended_by_signals, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings, checked_interval
 from nettop.snapshots import find_table, views
 
@@ -98,9 +95,7 @@ def _option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, show_default=False, **kwargs)
 
 
-_SHOW = "What to show"
-_SHORT = "Shortcuts of --filter"
-_TEXT = "Plain output"
+_SHOW, _SHORT, _TEXT = "What to show", "Shortcuts of --filter", "Plain output"
 
 
 # fmt: off
@@ -224,19 +219,20 @@ def _seconds(value: str) -> float:
 def _open(asked: Asked, source_of: Callable[[str], Source] | None) -> ExitCode:
     settings = settings_of(asked)
     find_table(settings.view.view)  # a wrong word is told before anything heavy loads
-    from nettop.engine.session import Session
-    from nettop.engine.source import probe_of
-
-    if source_of is None:
+    with undisturbed():
+        from nettop.engine.session import Session
+        from nettop.engine.source import probe_of
         from nettop.kernel.privileges import keep_only
 
+    if source_of is None:
         keep_only()  # before there is a second thread: each has capabilities of its own
     session = Session(settings.interval_s, source_of or probe_of)
     return _open_text(settings, session) if asked.is_text else _open_screens(settings, session)
 
 
 def _open_text(settings: Settings, session: Session) -> ExitCode:
-    from nettop.output.text import run_text
+    with undisturbed():
+        from nettop.output.text import run_text
 
     if sys.stdout is None:
         raise NettopError("standard output is closed", "nettop --table needs somewhere to write to")
@@ -269,13 +265,13 @@ def _is_terminal(stream: Any) -> bool:
 
 def main() -> int:
     """The program: reads its own command line, and returns what the shell gets."""
-    with _ended_by_signals():
-        try:
+    try:
+        with ended_by_signals():
             return run(sys.argv[1:])
-        except KeyboardInterrupt:
-            return ExitCode.DONE
-        finally:
-            _leave_output()
+    except KeyboardInterrupt:
+        return ExitCode.DONE
+    finally:
+        _leave_output()
 
 
 def run(words: Sequence[str], source_of: Callable[[str], Source] | None = None) -> int:
@@ -325,20 +321,6 @@ def _tell(error: NettopError) -> None:
     lines = (f"nettop: {error.what}", *(f"  {line}" for line in error.remedy.splitlines()))
     with suppress(OSError):
         sys.stderr.write("".join(safe_text(line) + "\n" for line in lines))
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does, and all is closed; where ignored (nohup) they stay so."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _leave_output() -> None:

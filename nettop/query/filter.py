@@ -402,8 +402,7 @@ def _address_contains(name: str, text: str) -> Test:
 
 
 def _in_network(name: str, network: Network) -> Test:
-    halves = [_halves(int(network.netmask)), _halves(int(network.network_address))]
-    masks, wanted = halves
+    masks, wanted = _halves(int(network.netmask)), _halves(int(network.network_address))
 
     def test(view: View) -> Mask:
         high, low = view.halves(name)
