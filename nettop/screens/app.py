@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way in: starts the kernel side first, so that it compiles while the terminal side is still imported."""
+
+from __future__ import annotations
+
+from nettop.engine.session import Session
+from nettop.errors import ExitCode
+from nettop.settings import Settings
+
+
+def run_app(settings: Settings, session: Session) -> ExitCode:
+    """Show the session in the terminal until the user, a signal or an error ends it.
+
+    `session` is entered by the caller, who also leaves it.
+    """
+    lease = session.enable(settings.view.view.partition(".")[0])
+    from nettop.screens.desk import Desk  # imported here, after the kernel side began its work
+    from nettop.screens.frame import NettopApp
+
+    app = NettopApp(Desk(settings, session))
+    app.run()
+    lease.release()
+    return ExitCode.DONE if app.return_code == 0 else ExitCode.FAILURE

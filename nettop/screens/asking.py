@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a screen asks of its table, and the ways in which keys change it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nettop.query.asked import asked_columns, asked_query
+from nettop.query.query import Query, Sort, screen_query
+from nettop.query.units import unit_of
+from nettop.settings import ViewSettings
+from nettop.snapshots.schema import Kind, Table
+from nettop.widgets.columns import Column, as_rates, as_totals, declared
+
+_FROM_A = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.LABEL, Kind.KEY})
+"""Kinds that a person reads from A to Z; the others from the most to the least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """The query, the columns (in the form they are declared), and whether counters are shown as totals."""
+
+    query: Query
+    declared_names: tuple[str, ...]
+    is_own_choice: bool = False
+    """Columns were named on the command line: no others come in on a wide terminal."""
+
+    @property
+    def totals(self) -> bool:
+        """True where counters are totals since each row began, not rates."""
+        return not self.query.deltas
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns to show."""
+        if not self.totals:
+            return self.declared_names
+        return tuple(dict.fromkeys(as_totals(self.query.table, name) for name in self.declared_names))
+
+    def sorted_by(self, name: str) -> Asking:
+        """Sorted by `name`; once more turns the order round."""
+        table, now = self.query.table, self.query.sort
+        sort = Sort(name, _falls_first(table, name))
+        if now.field == name:
+            sort = replace(now, descending=not now.descending)
+        return replace(self, query=replace(self.query, sort=sort))
+
+    def sorted_beside(self, columns: Sequence[Column], step: int, *, around: bool) -> Asking:
+        """Sorted by the column `step` to the right of the sorted one; at the end it stays or goes `around`."""
+        names = [column.sort for column in columns]
+        if not names:
+            return self
+        if self.query.sort.field not in names:
+            return self.sorted_by(names[0])
+        at = names.index(self.query.sort.field) + step
+        if not around and not 0 <= at < len(names):
+            return self
+        name = names[at % len(names)]
+        return self if name == self.query.sort.field else self.sorted_by(name)
+
+    def reversed(self) -> Asking:
+        """The same order from its end."""
+        return self.sorted_by(self.query.sort.field)
+
+    def with_totals(self, *, on: bool) -> Asking:
+        """Totals, or rates; the sort goes along."""
+        table, sort = self.query.table, self.query.sort
+        field = as_totals(table, sort.field) if on else self._as_declared(sort.field)
+        return replace(self, query=replace(self.query, sort=replace(sort, field=field), deltas=not on))
+
+    def _as_declared(self, name: str) -> str:
+        rate = as_rates(self.query.table, name)
+        return rate if rate in self.declared_names or name not in self.declared_names else name
+
+
+def first_asking(table: Table, settings: ViewSettings | None) -> Asking:
+    """How a screen opens `table`: as declared, changed by what the command line asks of it."""
+    query = screen_query(table)
+    if settings is None:
+        return Asking(query, table.screen)
+    columns = asked_columns(table, settings)
+    asked = Asking(asked_query(query, settings), columns or table.screen, is_own_choice=columns is not None)
+    return asked.with_totals(on=False)
+
+
+def has_counters(table: Table) -> bool:
+    """True where rates and totals differ."""
+    return any(field.kind is Kind.COUNTER for field in table.fields)
+
+
+def _falls_first(table: Table, name: str) -> bool:
+    field = declared(table, name)
+    if field.kind is Kind.GROUP:
+        return bool(unit_of(table, name))
+    return field.kind not in _FROM_A

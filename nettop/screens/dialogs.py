@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two dialogs: help, and the palette. Both are read from the table of keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input
+
+from nettop.screens.actions import ACTIONS, Action, call, key_name
+from nettop.screens.lens import LensScreen
+from nettop.snapshots.schema import RATE, Field, Kind, Table
+from nettop.widgets.bar import Bar, Piece, part
+from nettop.widgets.cells import fit
+from nettop.widgets.page import Line, Page, wrapped
+from nettop.widgets.themes import Ground, Role
+
+_KEYS = 16
+_TITLE = 17
+
+SIGNS = (
+    ("▼ ▲", "the column that sorts, falling or rising"),
+    ("▸", "the chosen row, which stays chosen and in sight when the order changes"),
+    ("×", "a row that has just closed; it goes with the next refresh"),
+    ("▲ 3.1%", "a value above its threshold"),
+    ("–", "not known (yet); 0 was measured"),
+    ("n/a", "not on this kernel; the reason stands with the column below and in the details"),
+    ("(unattributed)", "a socket that no process holds open"),
+    ("@name", "the container of the process"),
+    ("dim", "old: nothing was sent or received in the last interval"),
+    ("lost n", "what nettop could not see in time; the other numbers may be too low"),
+)
+
+Offer = tuple[str, str, str]
+"""Label, what it does in a line, and what runs: an action, or `sort:COLUMN`."""
+
+
+class Dialog(ModalScreen[str | None], inherit_bindings=False):
+    """Stands over the picture, which goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.page = Page()
+        self.page.id = "page"
+
+
+class HelpDialog(Dialog, inherit_bindings=False):
+    """All keys that work, the signs, and every column with its meaning."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,q,left", "leave", show=False),
+        Binding("up,k", "scroll(-1)", show=False),
+        Binding("down,j", "scroll(1)", show=False),
+        Binding("pageup", "scroll(-10)", show=False),
+        Binding("pagedown,space", "scroll(10)", show=False),
+        Binding("home", "scroll(-10000)", show=False),
+        Binding("end", "scroll(10000)", show=False),
+    ]
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def compose(self) -> ComposeResult:
+        """The text, and how to leave it."""
+        with Vertical(id="dialog"):
+            yield self.page
+            foot = Bar(Ground.PANEL)
+            foot.show(
+                [
+                    part(("Esc", Role.KEY), (" closes", Role.DIM)),
+                    part(("↑ ↓", Role.KEY), (" scroll", Role.DIM)),
+                ]
+            )
+            yield foot
+
+    def on_mount(self) -> None:
+        """Show it from the top."""
+        self.page.show(self._lines)
+        self.page.focus()
+
+    def action_leave(self) -> None:
+        """Back to the picture."""
+        self.dismiss(None)
+
+    def action_scroll(self, step: int) -> None:
+        """Move by some lines."""
+        self.page.scroll_by(step)
+
+
+class PaletteDialog(Dialog, inherit_bindings=False):
+    """Actions and columns by name: type a part of it, Enter does it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,ctrl+p", "leave", show=False),
+        Binding("up", "move(-1)", show=False, priority=True),
+        Binding("down", "move(1)", show=False, priority=True),
+        Binding("pageup", "move(-10)", show=False, priority=True),
+        Binding("pagedown", "move(10)", show=False, priority=True),
+    ]
+
+    def __init__(self, offers: Sequence[Offer]) -> None:
+        super().__init__()
+        self._offers = offers
+        self._found = list(offers)
+        self._at = 0
+        self._input = Input(placeholder="an action or a column", compact=True)
+
+    def compose(self) -> ComposeResult:
+        """The box, and what fits what is typed."""
+        with Vertical(id="dialog"):
+            yield self._input
+            yield self.page
+
+    def on_mount(self) -> None:
+        """Typing begins at once."""
+        self._input.focus()
+        self.call_after_refresh(self._draw)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Offers that hold every word, in the order of the table of keys."""
+        words = event.value.casefold().split()
+        self._found = [o for o in self._offers if all(word in f"{o[0]} {o[1]}".casefold() for word in words)]
+        self._at = 0
+        self._draw()
+
+    def on_input_submitted(self) -> None:
+        """Do what is chosen."""
+        self.dismiss(self._found[self._at][2] if self._found else None)
+
+    def action_leave(self) -> None:
+        """Do nothing."""
+        self.dismiss(None)
+
+    def action_move(self, step: int) -> None:
+        """Choose another."""
+        self._at = max(0, min(self._at + step, len(self._found) - 1))
+        self._draw()
+
+    def _draw(self) -> None:
+        lines = [
+            (Piece(fit(label, 26, left=True), Role.BOLD), Piece(" " + explained, Role.DIM))
+            for label, explained, _ in self._found
+        ]
+        self.page.show(lines or [(Piece("nothing has that name", Role.DIM),)], self._at if lines else None)
+
+
+def offers(screen: LensScreen) -> list[Offer]:
+    """What the palette offers on a screen: actions that work now, then sorting by any column."""
+    working = [a for a in ACTIONS if a.palette and screen.works(a)]
+    actions = [
+        (screen.label_of(a).capitalize(), f"{a.help}  [{key_name(a.keys[0])}]", call(a)) for a in working
+    ]
+    columns = [(f"Sort by {name}", _help(screen.table, name), f"sort:{name}") for name in screen.table.names]
+    return [*actions, *columns]
+
+
+def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
+    """The help of a screen."""
+    lines: list[Line] = [*wrapped(screen.lens.question, width, Role.BOLD), ()]
+    for group in dict.fromkeys(a.group for a in ACTIONS):
+        actions = [a for a in ACTIONS if a.group == group and (screen.works(a) or a.id in ("back", "clear"))]
+        if actions:
+            lines.append((Piece(group.upper(), Role.HEAD),))
+            lines += [line for action in actions for line in _key_lines(action, width)]
+            lines.append(())
+    lines.append((Piece("SIGNS", Role.HEAD),))
+    for sign, meaning in SIGNS:
+        lines += _beside(sign, _KEYS, meaning, width)
+    lines += [(), (Piece("COLUMNS", Role.HEAD),)]
+    for field in screen.table.fields:
+        lines += _beside(field.title, _TITLE, _column_help(screen, field), width)
+    return lines
+
+
+def _key_lines(action: Action, width: int) -> list[Line]:
+    return _beside(" ".join(map(key_name, action.keys)), _KEYS, action.help, width)
+
+
+def _beside(term: str, indent: int, text: str, width: int) -> list[Line]:
+    lines = wrapped(text, width, Role.DIM, indent)
+    if not lines:
+        return [(Piece(term, Role.KEY),)]
+    first = (Piece(fit(term, indent, left=True), Role.KEY), Piece(lines[0][0].text[indent:], Role.DIM))
+    return [first, *lines[1:]]
+
+
+def _column_help(screen: LensScreen, field: Field) -> str:
+    missing = screen.view.snapshot.missing.get(field.name) if screen.view is not None else None
+    formula = f" = {field.formula}" if field.formula else ""
+    return f"{field.help}{formula} [{field.name}]" + (f" n/a: {missing}" if missing else "")
+
+
+def _help(table: Table, name: str) -> str:
+    field = table.by_name.get(name)
+    if field is None:
+        counter = table.by_name[name.removesuffix(RATE)]
+        return f"{counter.title}/s  {counter.help}"
+    return f"{field.title}{' (total)' if field.kind is Kind.COUNTER else ''}  {field.help}"

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program around the screens: lenses, leases, what arrives from the sampler, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from textual.actions import SkipAction
+from textual.app import App
+from textual.binding import BindingType
+from textual.filter import NoColor
+from textual.message import Message
+from textual.theme import BUILTIN_THEMES, Theme
+
+from nettop.engine.session import Lease
+from nettop.screens.actions import BY_ID, everywhere
+from nettop.screens.desk import Desk
+from nettop.screens.lens import LensScreen, screen_of
+from nettop.screens.terminal import Terminal
+from nettop.snapshots import find_table
+from nettop.snapshots.schema import Lens
+from nettop.widgets.bar import Bar
+from nettop.widgets.glyphs import needed_signs
+from nettop.widgets.themes import DARK, PALETTES, Palette, css_variables, first_theme
+
+
+class Published(Message, bubble=False):
+    """The bus has something new. At most one waits at a time."""
+
+
+class NettopApp(App[None], inherit_bindings=False):
+    """nettop in a terminal."""
+
+    TITLE = "nettop"
+    CSS_PATH = "frame.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = everywhere()
+    ENABLE_COMMAND_PALETTE = False
+    NOTIFICATION_TIMEOUT = 5
+
+    def __init__(self, desk: Desk, theme: str | None = None) -> None:
+        super().__init__(driver_class=Terminal)
+        self.desk = desk
+        self._shown, table = find_table_in(desk, desk.settings.view.view)
+        self._screens = {self._shown.id: screen_of(desk, self._shown, table, desk.settings.view)}
+        for lens in desk.lenses:
+            self.add_mode(lens.id, partial(self._screen_for, lens))
+        # A lens is a mode of Textual's, with its own stack of dialogs; the program begins in the one asked for.
+        self._screen_stacks = {self._shown.id: []}
+        self._current_mode = self._shown.id
+        self._leases: dict[str, Lease] = {}
+        self._waiting = False
+        self._unsubscribe: Callable[[], None] | None = None
+        for palette in PALETTES.values():
+            self.register_theme(_theme(palette))
+        self.theme = theme or first_theme()
+        self._fit_terminal()
+
+    def _fit_terminal(self) -> None:
+        """No colour at all where none is wanted, and no sign that the terminal lacks."""
+        if self.no_color:
+            # Textual chose a filter for its own default theme, which turns colours into greys.
+            self._filters[1:] = [NoColor()]
+        signs = needed_signs()
+        if signs is not None:
+            self._filters.append(signs)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """The palette's variables, for the moment before a theme of ours is chosen."""
+        return css_variables(DARK)
+
+    # --- what arrives ---------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        """Listen to the sampler, and to those who want the program to end."""
+        self._unsubscribe = self.desk.session.bus.subscribe(self._wake)
+        self._leases[self._shown.id] = self.desk.session.enable(self._shown.id)
+        self.app_resume_signal.subscribe(self, self._resumed)
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    loop.add_signal_handler(number, self.exit)
+
+    def _resumed(self, _: object) -> None:
+        """Back from the shell, whose lines stand where ours were: draw everything, changed or not."""
+        self.screen.refresh(layout=True)
+
+    def on_unmount(self) -> None:
+        """Nothing may call a program that is over."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        for lease in self._leases.values():
+            lease.release()
+
+    def _wake(self) -> None:
+        """Called in the sampler's thread: a message without a payload, unless one is on its way already."""
+        if not self._waiting:
+            self._waiting = True
+            self.post_message(Published())
+
+    def on_published(self) -> None:
+        """Let the screen in sight show what is newest; hidden ones draw nothing."""
+        self._waiting = False
+        self.lens_screen.take()
+
+    @property
+    def lens_screen(self) -> LensScreen:
+        """The screen of the lens in sight, also while a dialog stands over it."""
+        return self._screen_for(self._shown)
+
+    # --- keys -----------------------------------------------------------------------------------------------
+
+    def action_refresh_now(self) -> None:
+        """Refresh at once; whatever has the focus then does its own thing with the key."""
+        lens = self._shown.id
+        if self.desk.session.bus.failure(lens) is not None:
+            self._leases[lens].release()
+            self._leases[lens] = self.desk.session.enable(lens)
+        self.lens_screen.refresh_now()
+        self.desk.session.sample_now()
+        raise SkipAction
+
+    def action_lens(self, digit: int) -> None:
+        """Show the lens with this digit."""
+        for lens in self.desk.lenses:
+            if lens.digit == str(digit):
+                self.show_lens(lens)
+
+    def action_next_lens(self, step: int = 1) -> None:
+        """Show the lens behind this one."""
+        ids = [lens.id for lens in self.desk.lenses]
+        self.show_lens(self.desk.lenses[(ids.index(self._shown.id) + step) % len(ids)])
+
+    def action_previous_lens(self) -> None:
+        """Show the lens before this one."""
+        self.action_next_lens(-1)
+
+    def show_lens(self, lens: Lens) -> None:
+        """Show a lens; it attaches when it is first shown, and the one before goes a little later."""
+        if lens.id == self._shown.id:
+            return
+        self._leases.pop(self._shown.id).release()
+        self._shown = lens
+        self._leases[lens.id] = self.desk.session.enable(lens.id)
+        self.switch_mode(lens.id)
+
+    def _screen_for(self, lens: Lens) -> LensScreen:
+        if lens.id not in self._screens:
+            self._screens[lens.id] = screen_of(self.desk, lens, lens.main)
+        return self._screens[lens.id]
+
+    def action_theme(self) -> None:
+        """The next theme."""
+        names = list(PALETTES)
+        self.theme = names[(names.index(self.theme) + 1) % len(names)]
+
+    def action_help(self) -> None:
+        """Show the help."""
+        from nettop.screens.dialogs import HelpDialog, help_lines  # not needed for the first picture
+
+        self.push_screen(HelpDialog(help_lines(self.lens_screen, min(78, self.size.width - 6))))
+
+    def action_palette(self) -> None:
+        """Show the palette, and do what is chosen there."""
+        from nettop.screens.dialogs import PaletteDialog, offers  # not needed for the first picture
+
+        self.push_screen(PaletteDialog(offers(self.lens_screen)), self._chosen)
+
+    async def _chosen(self, run: str | None) -> None:
+        if run is None:
+            return
+        if run.startswith("sort:"):
+            self.lens_screen.sort_by(run.removeprefix("sort:"))
+        else:
+            await self.run_action(run, self.lens_screen)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """No key does anything that makes no sense now."""
+        known = BY_ID.get(action)
+        return known is None or known.everywhere or self.lens_screen.works(known)
+
+    async def on_bar_pressed(self, message: Bar.Pressed) -> None:
+        """A part of a bar was clicked."""
+        await self.run_action(message.action, self.lens_screen)
+
+    def action_suspend(self) -> None:
+        """Back to the shell."""
+        self.action_suspend_process()
+
+    async def action_quit(self) -> None:
+        """End."""
+        self.exit()
+
+    async def action_interrupt(self) -> None:
+        """End, from anywhere."""
+        self.exit()
+
+
+def find_table_in(desk: Desk, view: str) -> Any:
+    """The lens and the table that `view` names."""
+    for lens in desk.lenses:
+        if lens.id == view:
+            return lens, lens.main
+    return find_table(view)
+
+
+def _theme(palette: Palette) -> Theme:
+    base = BUILTIN_THEMES["ansi-dark"] if palette.ansi else None
+    return Theme(
+        name=palette.name,
+        dark=palette.dark,
+        ansi=palette.ansi,
+        primary=palette.received,
+        warning=palette.warn,
+        error=palette.bad,
+        foreground=palette.text,
+        background=palette.screen,
+        surface=palette.screen,
+        panel=palette.panel,
+        # Textual's own style sheet wants variables that only its own themes of terminal colours have.
+        variables=(base.variables if base else {}) | css_variables(palette),
+    )

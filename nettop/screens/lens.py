@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screen of a lens and what its keys do. A lens without a screen of its own gets this one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+from textual.binding import BindingType
+
+from nettop.query.filter import parse_filter
+from nettop.query.view import View
+from nettop.screens.actions import ACTIONS, BY_ID, Action, of_lens
+from nettop.screens.asking import Asking, has_counters
+from nettop.screens.desk import Desk
+from nettop.screens.picture import Picture
+from nettop.settings import ViewSettings
+from nettop.snapshots.schema import Lens, Table
+from nettop.widgets.page import Page
+from nettop.widgets.table import LiveTable
+
+_WHILE_TYPING = {"refresh_now": "apply and refresh", "clear": "leave the filter as it was"}
+"""What keys do while the filter box is open; all others are typed into it."""
+
+
+class LensScreen(Picture):
+    """A lens with its keys: one method `action_<id>` for each row of the table of keys that is not everywhere."""
+
+    BINDINGS: ClassVar[list[BindingType]] = of_lens()
+
+    # --- what works now -------------------------------------------------------------------------------------
+
+    def works(self, action: Action) -> bool:
+        """True where a key would do something now."""
+        test = self._conditions().get(action.id)
+        if self.has_class("-small"):
+            return action.id in ("quit", "interrupt", "suspend")
+        if self.has_class("-typing"):
+            return action.id in _WHILE_TYPING or action.everywhere
+        return test is None or test()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """No key does anything that makes no sense now."""
+        known = BY_ID.get(action)
+        return known is None or self.works(known)
+
+    def _conditions(self) -> dict[str, Callable[[], bool]]:
+        several = len(self.desk.lenses) > 1
+        shown = self.view is not None and not self.has_class("-notice")
+        return {
+            "lens": lambda: several,
+            "next_lens": lambda: several,
+            "previous_lens": lambda: several,
+            **{a.id: (lambda: shown) for a in ACTIONS if a.group in ("Rows", "Move")},
+            "details": lambda: shown and len(self.rows.order) > 0,
+            "freeze": lambda: shown or self.frozen_at is not None,
+            "back": lambda: self.details_open,
+            "clear": self._has_something_to_clear,
+            "totals": lambda: shown and has_counters(self.table),
+            "every": lambda: shown and bool(self.table.default_filter),
+        }
+
+    def _has_something_to_clear(self) -> bool:
+        return self.details_open or bool(self.asking.query.filter.text) or self.rows.key is not None
+
+    def _has_failed(self) -> bool:
+        return self.desk.session.bus.failure(self.lens.id) is not None
+
+    def label_of(self, action: Action) -> str:
+        """What a key does now, in a word."""
+        if self.has_class("-typing"):
+            return _WHILE_TYPING.get(action.id, action.label)
+        labels = {
+            "refresh_now": "try again" if self._has_failed() else action.label,
+            "freeze": "go on" if self.frozen_at is not None else action.label,
+            "totals": "rates" if self.asking.totals else action.label,
+            "every": "fewer" if self.asking.query.every else action.label,
+        }
+        return labels.get(action.id, action.label)
+
+    # --- rows -----------------------------------------------------------------------------------------------
+
+    def ask(self, asking: Asking) -> None:
+        """Show what is asked for from now on."""
+        self.asking = asking
+        self.look_again()
+
+    def _ask_filter(self, text: str) -> None:
+        query = replace(self.asking.query, filter=parse_filter(self.table, text))
+        self.ask(replace(self.asking, query=query))
+
+    def action_sort_next(self) -> None:
+        """Sort by the next column, after the last by the first."""
+        self.ask(self.asking.sorted_beside(self.rows.columns, 1, around=True))
+
+    def action_sort_right(self) -> None:
+        """Sort by the column to the right."""
+        self.ask(self.asking.sorted_beside(self.rows.columns, 1, around=False))
+
+    def action_sort_left(self) -> None:
+        """Sort by the column to the left."""
+        self.ask(self.asking.sorted_beside(self.rows.columns, -1, around=False))
+
+    def action_sort_reverse(self) -> None:
+        """Turn the order round."""
+        self.ask(self.asking.reversed())
+
+    def sort_by(self, name: str) -> None:
+        """Sort by any column, shown or not."""
+        self.ask(self.asking.sorted_by(name))
+
+    def action_totals(self) -> None:
+        """Rates become totals, totals rates."""
+        self.ask(self.asking.with_totals(on=not self.asking.totals))
+
+    def action_every(self) -> None:
+        """All rows, or those that the table shows unasked."""
+        query = self.asking.query
+        self.desk.session.set(self.lens.id, "every", not query.every)
+        self.ask(replace(self.asking, query=replace(query, every=not query.every)))
+        self.desk.session.sample_now()
+
+    # --- the filter -----------------------------------------------------------------------------------------
+
+    async def action_filter(self) -> None:
+        """Open the box."""
+        from nettop.screens.filter_box import FilterBox  # not needed for the first picture
+
+        if not self.query(FilterBox):
+            self.add_class("-typing")
+            await self.mount(FilterBox(self._would_leave, self.asking.query.filter.text), before=self.footer)
+            self.draw_frame()
+
+    def _would_leave(self, text: str) -> str:
+        """What a filter would leave of the rows; raises UsageError in words for one that is wrong."""
+        assert self.view is not None
+        query = replace(self.asking.query, filter=parse_filter(self.table, text))
+        view = View(self.view.frame, query, self.desk.names)
+        here = ~view.gone
+        left, among = int(here[view.order].sum()), int((view.scope & here).sum())
+        return f"{left:,} of {among:,} rows" if text.strip() else f"all {among:,} rows"
+
+    async def on_filter_box_applied(self, message: object) -> None:
+        """Filter, and close the box."""
+        await self._close_filter_box()
+        self._ask_filter(str(getattr(message, "text", "")))
+
+    async def on_filter_box_left(self) -> None:
+        """Close the box."""
+        await self._close_filter_box()
+        self.draw_frame()
+
+    async def _close_filter_box(self) -> None:
+        self.remove_class("-typing")
+        await self.query("#filter-box").remove()
+        self.rows.focus()
+
+    # --- looking --------------------------------------------------------------------------------------------
+
+    def refresh_now(self) -> None:
+        """One new picture, even while frozen; details are asked for again."""
+        self.take_one = True
+        self.told = None
+
+    def action_freeze(self) -> None:
+        """Hold the picture still, or let it go on."""
+        self.frozen_at = self.desk.clock() if self.frozen_at is None else None
+        self.take()
+
+    def action_details(self) -> None:
+        """Open the pane; when it is open, let the arrows scroll in it."""
+        if self.details_open:
+            self.details.focus()
+            return
+        if self.rows.key is None:
+            self.rows.move(0)
+        self.add_class("-details")
+        self.redraw()
+
+    def action_back(self) -> None:
+        """Out of the pane, then close it."""
+        if self.focused is self.details:
+            self.rows.focus()
+        else:
+            self._close_details()
+
+    def _close_details(self) -> None:
+        self.rows.focus()
+        self.remove_class("-details")
+        self.told = None
+        self.redraw()
+
+    def action_clear(self) -> None:
+        """Close the details, then drop the filter, then the choice of a row."""
+        if self.details_open:
+            self._close_details()
+        elif self.asking.query.filter.text:
+            self._ask_filter("")
+        else:
+            self.rows.choose(None)
+
+    def redraw(self) -> None:
+        """Draw the frame now, and the details once they know their width."""
+        self.draw_frame()
+        self.call_after_refresh(self.draw_details)
+
+    def action_slower(self) -> None:
+        """A longer interval."""
+        self.desk.change_interval(1)
+        self.draw_frame()
+
+    def action_faster(self) -> None:
+        """A shorter interval."""
+        self.desk.change_interval(-1)
+        self.draw_frame()
+
+    # --- moving ---------------------------------------------------------------------------------------------
+
+    def _move(self, rows: int, lines: int) -> None:
+        if isinstance(self.focused, Page):
+            self.details.scroll_by(lines)
+        else:
+            self.rows.move(rows)
+
+    def action_move_up(self) -> None:
+        """The row above."""
+        self._move(-1, -1)
+
+    def action_move_down(self) -> None:
+        """The row below; the first one when none was chosen."""
+        self._move(1, 1)
+
+    def action_page_up(self) -> None:
+        """A page up."""
+        self._move(-max(1, self.rows.page - 1), -self.details.size.height)
+
+    def action_page_down(self) -> None:
+        """A page down."""
+        self._move(max(1, self.rows.page - 1), self.details.size.height)
+
+    def action_first(self) -> None:
+        """The first row."""
+        self._move(-len(self.rows.order), -len(self.details.lines))
+
+    def action_last(self) -> None:
+        """The last row."""
+        self._move(len(self.rows.order), len(self.details.lines))
+
+    # --- mouse ----------------------------------------------------------------------------------------------
+
+    def on_live_table_sort_by(self, message: LiveTable.SortBy) -> None:
+        """A header was clicked."""
+        self.sort_by(message.name)
+
+    def on_live_table_chosen(self, message: LiveTable.Chosen) -> None:
+        """Another row is chosen; a click on the chosen one opens its details."""
+        if message.open and not self.details_open:
+            self.action_details()
+        else:
+            self.redraw()
+
+
+def screen_of(desk: Desk, lens: Lens, table: Table, asked: ViewSettings | None = None) -> LensScreen:
+    """The screen of a lens: `SCREEN` of the module with its name in this package, or the common one.
+
+    Only a lens's main table has a screen of its own.
+    """
+    made: type[LensScreen] = LensScreen
+    name = f"nettop.screens.{lens.id}"
+    try:
+        made = getattr(importlib.import_module(name), "SCREEN", LensScreen) if table is lens.main else made
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+    return made(desk, lens, table, asked)

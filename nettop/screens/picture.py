@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a lens's screen shows: headline, table, the details of a row. What its keys do is in lens.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.containers import Container
+from textual.message import Message
+from textual.screen import Screen
+
+from nettop.query.view import View
+from nettop.screens import headline
+from nettop.screens.actions import Action
+from nettop.screens.asking import first_asking
+from nettop.screens.desk import Desk
+from nettop.settings import ViewSettings
+from nettop.snapshots.schema import Kind, Lens, Table
+from nettop.snapshots.snapshot import Frame
+from nettop.widgets.bar import Bar, Part, Piece
+from nettop.widgets.cells import Manner, role_of
+from nettop.widgets.columns import declared
+from nettop.widgets.details import detail_lines
+from nettop.widgets.notice import Notice
+from nettop.widgets.page import Page
+from nettop.widgets.table import LiveTable
+from nettop.widgets.themes import Ground, Role
+
+LEAST_WIDTH, LEAST_HEIGHT = 40, 10
+_WIDE = 132
+"""From this width on the details stand beside the table, not below."""
+_TALL = 30
+"""From this height on there is an empty line above the table."""
+
+_LOOKING = "asking for more about this row …"
+
+
+class Picture(Screen[None], inherit_bindings=False):
+    """A lens, live. Subclasses say what their headline tells and how their rows are drawn."""
+
+    AUTO_FOCUS = "LiveTable"
+    manner: ClassVar[Manner] = Manner()
+
+    @dataclass
+    class Described(Message):
+        """The source told more about a row."""
+
+        key: int
+        answer: Future[dict[str, str]]
+
+    def __init__(self, desk: Desk, lens: Lens, table: Table, asked: ViewSettings | None = None) -> None:
+        super().__init__(id=lens.id)
+        self.desk = desk
+        self.lens = lens
+        self.table = table
+        self.asking = first_asking(table, asked)
+        self.view: View | None = None
+        self.frozen_at: float | None = None
+        self._frame: Frame | None = None
+        self.take_one = False
+        self._described: Mapping[str, str] | str = ""
+        self.told: int | None = None
+        self._headline_of: tuple[View, int] | None = None
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        """Two lines above, one below, the lens between."""
+        self.first_line = Bar(Ground.PANEL, gap=0, id="first-line")
+        self.headline_bar = Bar(id="headline")
+        self.filter_bar = Bar(id="filter-line")
+        self.rows = LiveTable(self.asking.names, self.manner)
+        self.rows.extra = not self.asking.is_own_choice
+        self.details = Page(id="details")
+        self.notice = Notice(id="notice")
+        self.footer = Bar(Ground.PANEL, gap=2, id="footer")
+        yield self.first_line
+        yield self.headline_bar
+        yield self.filter_bar
+        with Container(id="body"):
+            yield self.rows
+            yield self.details
+        yield self.notice
+        yield self.footer
+
+    def headline(self, view: View) -> list[Part]:
+        """The parts of the second line before the ones that every lens ends in."""
+        at = view.order[~view.gone[view.order]]
+        parts = [headline.count("rows", len(at), 900)]
+        for n, name in enumerate(self.asking.declared_names):
+            field = declared(self.table, name)
+            if field.kind is Kind.COUNTER:
+                sign = Piece(f"{field.title.lower()} ", role_of(field))
+                parts.append(headline.sum_of(view, name, sign, at, 800 - n))
+        return parts
+
+    # --- what arrives ---------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        """Begin with whatever is there already."""
+        self.set_interval(1.0, self._tick_frozen)
+        self.take()
+
+    def on_screen_resume(self) -> None:
+        """Back in sight: show what is newest."""
+        if self.is_mounted:
+            self.take()
+
+    def take(self) -> None:
+        """Show the newest frame, unless the picture is frozen."""
+        bus = self.desk.session.bus
+        frame, failure = bus.frame(self.lens.id), bus.failure(self.lens.id)
+        held = self.frozen_at is not None and not self.take_one
+        if failure is not None and not held:
+            self._say(
+                Piece(failure.what, Role.BAD), Piece(failure.remedy), Piece("Enter tries again", Role.DIM)
+            )
+        elif frame is None:
+            self._say(Piece(f"{self.lens.title}: attaching …", Role.DIM))
+        elif not held and frame is not self._frame:
+            self._take_frame(frame)
+            return
+        elif not held:
+            self.set_class(False, "-notice")
+        self.draw_frame()
+
+    def _take_frame(self, frame: Frame) -> None:
+        self._frame = frame
+        if self.take_one and self.frozen_at is not None:
+            self.frozen_at = self.desk.clock()
+        self.take_one = False
+        self.look_again()
+
+    def _say(self, *texts: Piece) -> None:
+        self.notice.show(texts)
+        self.set_class(True, "-notice")
+
+    def _tick_frozen(self) -> None:
+        if self.frozen_at is not None:
+            self.draw_frame()
+
+    # --- drawing --------------------------------------------------------------------------------------------
+
+    def look_again(self) -> None:
+        """See the frame through the query as it is now."""
+        if self._frame is None:
+            return
+        self.view = View(self._frame, self.asking.query, self.desk.names)
+        self.rows.show(self.view, self.asking.names)
+        self.set_class(False, "-notice")
+        self.draw_details()
+        self.draw_frame()
+
+    def draw_frame(self) -> None:
+        """The lines around the table."""
+        if self.has_class("-small"):
+            return
+        frozen = None if self.frozen_at is None else self.desk.clock() - self.frozen_at
+        self.first_line.show(*headline.first_line(self.desk, self.lens, self.size.width, frozen))
+        if self.view is not None:
+            self._draw_headline(self.view)
+            self.filter_bar.show(headline.filter_line(self.view) if self.asking.query.filter.text else [])
+        self.set_class(bool(self.asking.query.filter.text), "-filtered")
+        self.footer.show(headline.footer(self.works, self.label_of))
+
+    def _draw_headline(self, view: View) -> None:
+        seen = (view, self.size.width)
+        if seen != self._headline_of:
+            self._headline_of = seen
+            middle = [*self.headline(view), *headline.via(view.snapshot)]
+            self.headline_bar.show([*middle, *headline.ending(view.snapshot)])
+
+    def draw_details(self) -> None:
+        key = self.rows.key
+        if not self.details_open or self.view is None:
+            return
+        if key is None:
+            self.details.show([(Piece("no row to show", Role.DIM),)])
+            return
+        if key != self.told:
+            self._ask_more(key)
+        self.details.show(detail_lines(self.view, key, self._described, self.details.size.width - 2))
+
+    def _ask_more(self, key: int) -> None:
+        """Ask the source about a row; its answer comes from another thread, as a message."""
+        self.told, self._described = key, _LOOKING
+        answer = self.desk.session.describe(self.lens.id, key)
+        answer.add_done_callback(lambda done: self.post_message(self.Described(key, done)) and None)
+
+    def on_picture_described(self, message: Described) -> None:
+        """Show what the source told, if the row is still the one that is looked at."""
+        if message.key == self.told:
+            error = message.answer.exception()
+            self._described = _why(error) if error is not None else message.answer.result()
+            self.draw_details()
+
+    def works(self, action: Action) -> bool:
+        """True where a key would do something now."""
+        raise NotImplementedError
+
+    def label_of(self, action: Action) -> str:
+        """What a key does now, in a word."""
+        return action.label
+
+    @property
+    def details_open(self) -> bool:
+        """True while the pane of details is to be seen."""
+        return self.has_class("-details")
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Choose the arrangement for this size."""
+        width, height = event.size
+        small = width < LEAST_WIDTH or height < LEAST_HEIGHT
+        self.set_class(small, "-small")
+        self.set_class(width >= _WIDE, "-wide")
+        self.set_class(height >= _TALL, "-tall")
+        if small:
+            need = f"nettop needs {LEAST_WIDTH}×{LEAST_HEIGHT} cells; here are {width}×{height}."
+            self.notice.show([Piece(need, Role.TEXT)])
+        else:
+            self.take()
+        self.call_after_refresh(self.draw_details)
+
+
+def _why(error: BaseException) -> str:
+    remedy = getattr(error, "remedy", "")
+    return f"{error}: {remedy}" if remedy else str(error)

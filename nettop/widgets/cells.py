@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text of a table's cells and what role it plays. Widths are terminal cells, never characters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+
+from nettop.query.units import UNKNOWN, human, human_spread
+from nettop.query.view import Index, View
+from nettop.snapshots.schema import Field, Kind
+from nettop.widgets.columns import Column, declared
+from nettop.widgets.themes import Role
+
+MISSING = "n/a"
+"""What a cell shows of a field that this kernel does not have."""
+
+WARNING = "▲"
+
+Cell = tuple[str, Role]
+
+
+class Look(NamedTuple):
+    """What sets a row apart: it has closed, moved nothing lately, or is there only to be listed."""
+
+    gone: bool = False
+    idle: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a lens wants its rows drawn.
+
+    `absent` is what stands for an unknown value of a column; `warn_above` the value from which a cell warns;
+    `stale` the fields that say nothing new while a row is idle; `looks` gives each row its look.
+    """
+
+    absent: Mapping[str, str] = field(default_factory=dict)
+    warn_above: Mapping[str, float] = field(default_factory=dict)
+    stale: frozenset[str] = frozenset()
+    looks: Callable[[View, Index], list[Look]] | None = None
+
+
+# --- a column's cells ---------------------------------------------------------------------------------------
+
+
+def column_cells(view: View, column: Column, at: Index, looks: Sequence[Look], manner: Manner) -> list[Cell]:
+    """The cells of one column for the rows at `at`, each as wide as the column."""
+    if is_missing(view, column.field):
+        return [(fit(MISSING, column.width, left=column.left), Role.FAINT)] * len(at)
+    texts = _texts(view, column, at)
+    numbers = _numbers(view, column, at)
+    limit = manner.warn_above.get(column.name)
+    stale = column.name in manner.stale
+    absent = manner.absent.get(column.name)
+    tone = role_of(column.field)
+    cells = []
+    for text, number, look in zip(texts, numbers, looks, strict=True):
+        if limit is not None and number is not None and number > limit and not look.gone:
+            cells.append((_warning(number, column), Role.BAD))
+        elif text is None and absent is not None:
+            cells.append(
+                (fit(absent, column.width, left=column.left), Role.FAINT if look.gone else Role.NOBODY)
+            )
+        else:
+            role = Role.FAINT if text is None or (stale and look.idle) or number == 0 else tone
+            cells.append((_placed(text, column), _subdued(role, look)))
+    return cells
+
+
+def _subdued(role: Role, look: Look) -> Role:
+    if look.gone:
+        return Role.FAINT
+    if look.quiet:
+        return Role.DIM if role in (Role.TEXT, Role.NOBODY) else Role.FAINT
+    return role
+
+
+def role_of(field: Field) -> Role:
+    """Sent and received have their colours everywhere; the rest is as bright as it is important."""
+    words = field.name.split("_")
+    if "sent" in words or "acked" in words:
+        return Role.SENT
+    if "received" in words:
+        return Role.RECEIVED
+    return Role.TEXT if field.importance >= 60 else Role.DIM
+
+
+def is_missing(view: View, field: Field) -> bool:
+    """True where this kernel does not have the field, or one that it is made of."""
+    missing = view.snapshot.missing
+    return bool(missing) and (field.name in missing or any(part in missing for part in field.parts))
+
+
+def _numbers(view: View, column: Column, at: Index) -> Sequence[float | None]:
+    """The numbers behind the cells, where zero or a threshold makes a difference."""
+    if column.field.kind in (Kind.RATIO, Kind.COUNTER, Kind.GAUGE):
+        return view.values(column.name, at)
+    return [None] * len(at)
+
+
+def _texts(view: View, column: Column, at: Index) -> list[str | None]:
+    kind = column.field.kind
+    if kind is Kind.GROUP:
+        return _group_texts(view, column, at)
+    values = view.values(column.name, at)
+    if kind is Kind.ENDPOINT:
+        return [fit_endpoint(value, column.width) for value in values]
+    if kind is Kind.TIME:
+        return [None if value is None else when(value) for value in values]
+    if column.name != column.sort and kind is Kind.LABEL:
+        return [None if value is None else f":{value}" for value in values]
+    return [value_text(value, column) for value in values]
+
+
+def value_text(value: Any, column: Column) -> str | None:
+    """One value as a person reads it, within the column's width; None stays None."""
+    if value is None or isinstance(value, str):
+        return value
+    if column.field.kind in (Kind.LABEL, Kind.KEY):
+        return str(value)
+    return human(value, column.unit, column.width - 2 if column.brief else column.width)
+
+
+def when(rfc3339: str) -> str:
+    """A time as people read it, to the second."""
+    return rfc3339[:19].replace("T", " ")
+
+
+def _group_texts(view: View, column: Column, at: Index) -> list[str | None]:
+    parts = [view.values(part, at) for part in column.field.parts]
+    rows = zip(*parts, strict=True)
+    if column.unit and len(parts) == 2:
+        return [None if row[0] is None else human_spread(row[0], row[1], column.unit) for row in rows]
+    kinds = [declared(view.table, part).kind for part in column.field.parts]
+    return [_words(row, kinds, column.width) for row in rows]
+
+
+def _words(row: Sequence[Any], kinds: Sequence[Kind], width: int) -> str | None:
+    """The first text, elided so that the labels behind it stay whole, then further texts while there is room."""
+    if all(value is None for value in row):
+        return None
+    first = "" if row[0] is None else str(row[0])
+    more = zip(row[1:], kinds[1:], strict=True)
+    rest = list(more)
+    labels = "".join(f" {value}" for value, kind in rest if value is not None and kind is not Kind.TEXT)
+    text = elide_end(first, max(1, width - len(labels))) + labels
+    for value, kind in rest:
+        if value is not None and kind is Kind.TEXT and (mark := at_mark(value)):
+            spare = width - cell_len(text) - 1
+            text += f" {elide_end(mark, spare)}" if spare >= min(6, cell_len(mark)) else ""
+    return text
+
+
+def at_mark(container: str) -> str:
+    """`@id` for a container (`runtime:id`); nothing for a systemd unit, which mostly repeats the process."""
+    runtime, colon, short = container.partition(":")
+    return f"@{short}" if colon and runtime and short else ""
+
+
+def _warning(number: float, column: Column) -> str:
+    amount = human(number, column.unit, column.width - (2 if column.brief else 1))
+    gap = " " if len(amount) + 2 <= column.width else ""
+    return f"{WARNING}{gap}{amount}".rjust(column.width)
+
+
+def _placed(text: str | None, column: Column) -> str:
+    return fit(UNKNOWN if text is None else text, column.width, left=column.left)
+
+
+# --- fitting ------------------------------------------------------------------------------------------------
+
+
+def fit(text: str, width: int, *, left: bool) -> str:
+    """The text in exactly `width` cells: padded on the other side, or elided at its end."""
+    if text.isascii() and len(text) <= width:
+        return text.ljust(width) if left else text.rjust(width)
+    cells = cell_len(text)
+    if cells > width:
+        text = elide_end(text, width)
+        cells = cell_len(text)
+    pad = " " * (width - cells)
+    return text + pad if left else pad + text
+
+
+def elide_end(text: str, width: int) -> str:
+    """The text in at most `width` cells, `…` where its end was cut."""
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
+
+
+def elide_middle(text: str, width: int) -> str:
+    """The ASCII text in at most `width` cells, `…` in its middle: both ends tell addresses apart."""
+    if len(text) <= width:
+        return text
+    if width < 3:
+        return "…"[:width]
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+
+
+def fit_endpoint(endpoint: str | None, width: int) -> str | None:
+    """The endpoint in at most `width` cells: the address gives way in its middle, the port stays.
+
+    An endpoint that means "anybody" is shown as `*`.
+    """
+    if endpoint is None or endpoint in ("0.0.0.0:*", "[::]:*"):
+        return None if endpoint is None else "*"
+    if not endpoint.isascii():
+        return elide_end(endpoint, width)
+    if len(endpoint) <= width:
+        return endpoint
+    address, _, port = endpoint.rpartition(":")
+    return f"{elide_middle(address, max(1, width - len(port) - 1))}:{port}"

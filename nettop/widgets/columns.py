@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which columns a table shows at a width, and how wide: worked out from the declared fields alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nettop.query.units import unit_of
+from nettop.snapshots.schema import RATE, Field, Kind, Table
+
+GAP = 1
+MARGINS = 2
+"""A cell before the first column for the row's mark, and one behind the last for the place in the table."""
+
+_NARROWER = 8
+"""A column takes its shorter form this much importance before it would leave."""
+
+_LASTING = 85
+"""Columns at least this important stay to the end; short of room they get narrower than their usual least."""
+
+_RATE = 9
+"""`1.93 Gb/s`, `99.9 Mb/s`"""
+
+_TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.TIME})
+_LONGEST_ENDPOINT = 47
+"""An IPv6 address in brackets and a port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as it is drawn. `name` is what the view is asked for, `sort` what a click sorts by."""
+
+    name: str
+    field: Field
+    title: str
+    unit: str
+    width: int
+    left: bool
+    brief: bool = False
+    """Numbers lose their decimals."""
+    sort: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    least: int
+    fair: int
+    wanted: int
+    most: int
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A column while its place is fought for."""
+
+    name: str
+    field: Field
+    unit: str
+    brief: bool = False
+
+
+def plan(table: Table, names: Sequence[str], width: int, *, extra: bool = True) -> tuple[Column, ...]:
+    """The columns for `width` cells: `names` as far as there is room, the least important leave first.
+
+    With `extra`, further fields of the table come in where there is more room than `names` want.
+    """
+    slots = _shed([_slot(table, name) for name in names], width - MARGINS)
+    widths = _grow(slots, width - MARGINS)
+    if extra and all(w >= _size(s).wanted for s, w in zip(slots, widths, strict=True)):
+        slots += _extras(table, names, width - MARGINS - _taken(widths), rates=_has_rates(names))
+        widths = _grow(slots, width - MARGINS, to_most=True)
+    return tuple(_column(table, slot, size) for slot, size in zip(slots, widths, strict=True))
+
+
+def declared(table: Table, name: str) -> Field:
+    """The field that declares a column; for a rate, the field of its counter."""
+    field = table.by_name.get(name)
+    return table.by_name[name.removesuffix(RATE)] if field is None else field
+
+
+def as_totals(table: Table, name: str) -> str:
+    """The counter behind a rate; any other column as it is."""
+    return name if name in table.by_name else name.removesuffix(RATE)
+
+
+def as_rates(table: Table, name: str) -> str:
+    """The rate of a counter; any other column as it is."""
+    field = table.by_name.get(name)
+    return name + RATE if field is not None and field.kind is Kind.COUNTER else name
+
+
+def _slot(table: Table, name: str) -> _Slot:
+    return _Slot(name, declared(table, name), unit_of(table, name))
+
+
+def _has_rates(names: Sequence[str]) -> bool:
+    return any(name.endswith(RATE) for name in names)
+
+
+# --- shedding -----------------------------------------------------------------------------------------------
+
+
+def _shed(slots: list[_Slot], room: int) -> list[_Slot]:
+    """The slots that fit `room` at their least widths, in their order; the last one always stays."""
+    while len(slots) > 1 and _taken([_least(slot, slots) for slot in slots]) > room:
+        weakest = min(slots, key=_next_step)
+        if _is_shortened(weakest):
+            slots.remove(weakest)
+        else:
+            weakest.brief = True
+    return slots
+
+
+def _is_shortened(slot: _Slot) -> bool:
+    return slot.brief or not _has_short_form(slot)
+
+
+def _has_short_form(slot: _Slot) -> bool:
+    """An endpoint shrinks to its port, a group of numbers to the first, a share loses its decimals."""
+    if slot.field.importance >= _LASTING or _is_elastic(slot):
+        return False
+    return slot.field.kind in (Kind.ENDPOINT, Kind.RATIO, Kind.GROUP)
+
+
+def _next_step(slot: _Slot) -> int:
+    """The importance of what this column would give up next."""
+    return slot.field.importance - (0 if _is_shortened(slot) else _step_before(slot.field))
+
+
+def _step_before(field: Field) -> int:
+    return 2 * _NARROWER if field.kind is Kind.GROUP else _NARROWER
+
+
+def _least(slot: _Slot, slots: Sequence[_Slot]) -> int:
+    least = _size(slot).least
+    last = all(other.field.importance >= _LASTING for other in slots)
+    return min(least, 10) if last and slot.field.kind is not Kind.COUNTER else least
+
+
+def _taken(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * max(0, len(widths) - 1)
+
+
+# --- growing ------------------------------------------------------------------------------------------------
+
+
+def _grow(slots: Sequence[_Slot], room: int, *, to_most: bool = False) -> list[int]:
+    """A width for each slot: what is left over goes round, a cell each, to those that can use it."""
+    sizes = [_size(slot) for slot in slots]
+    widths = [_least(slot, slots) for slot in slots]
+    spare = room - _taken(widths)
+    for limit in ("least", "fair", "wanted", "most")[: 4 if to_most else 3]:
+        while spare > 0:
+            hungry = [at for at, size in enumerate(sizes) if widths[at] < getattr(size, limit)]
+            if not hungry:
+                break
+            for at in sorted(hungry, key=lambda at: -slots[at].field.importance)[:spare]:
+                widths[at] += 1
+            spare -= min(spare, len(hungry))
+    if len(slots) == 1:
+        widths[0] = min(widths[0], max(1, room))
+    return widths
+
+
+def _extras(table: Table, names: Sequence[str], room: int, *, rates: bool) -> list[_Slot]:
+    """Further fields, the most important first, as long as they fit in what is left."""
+    shown = {as_totals(table, name) for name in names}
+    for name in names:
+        field = declared(table, name)
+        if field.kind in (Kind.GROUP, Kind.ENDPOINT):
+            shown.update(field.parts)
+    found: list[_Slot] = []
+    rest = [f for f in table.fields if f.name not in shown and f.kind not in (Kind.GROUP, Kind.HISTOGRAM)]
+    for field in sorted(rest, key=lambda f: -f.importance):
+        name = as_rates(table, field.name) if rates else field.name
+        slot = _slot(table, name)
+        room -= _size(slot).wanted + GAP
+        if room < 0:
+            break
+        found.append(slot)
+    return found
+
+
+# --- sizes --------------------------------------------------------------------------------------------------
+
+
+def _size(slot: _Slot) -> _Size:
+    field = slot.field
+    width = max(_RATE if slot.unit == "bytes/s" else field.width, len(_title(slot)))
+    if field.kind is Kind.ENDPOINT:
+        return _endpoint_size(slot, width)
+    if field.kind is Kind.RATIO and slot.brief:
+        return _Size(5, 5, 5, 5)
+    if _is_elastic(slot):
+        return _Size(min(width, 14), min(width, 18), width, max(width, 40))
+    if field.kind is Kind.GROUP and slot.brief:
+        width = 7
+    return _Size(width, width, width, width)
+
+
+def _endpoint_size(slot: _Slot, width: int) -> _Size:
+    """21 cells hold every IPv4 endpoint; the peer's is worth them, our own is not."""
+    least = 21 if slot.field.importance >= _LASTING else 14
+    return _Size(6, 6, 6, 6) if slot.brief else _Size(least, least, width, _LONGEST_ENDPOINT)
+
+
+def _is_elastic(slot: _Slot) -> bool:
+    return slot.field.kind is Kind.TEXT or (slot.field.kind is Kind.GROUP and not slot.unit)
+
+
+def _title(slot: _Slot) -> str:
+    return slot.field.title + ("/s" if slot.name.endswith(RATE) and slot.field.kind is Kind.COUNTER else "")
+
+
+def _column(table: Table, slot: _Slot, width: int) -> Column:
+    field, name = slot.field, slot.name
+    if slot.brief and field.kind in (Kind.ENDPOINT, Kind.GROUP):
+        part = table.by_name[field.parts[1 if field.kind is Kind.ENDPOINT else 0]]
+        left = field.kind is Kind.ENDPOINT
+        return Column(part.name, part, part.title, unit_of(table, part.name), width, left, sort=name)
+    left = field.kind in _TEXTUAL or _is_elastic(slot)
+    return Column(name, field, _title(slot), slot.unit, width, left, slot.brief, sort=name)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything about one row, as lines: each field with its value, what it means and how it is worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
+
+from nettop.query.units import UNKNOWN, human, human_spread, unit_of
+from nettop.query.view import View
+from nettop.snapshots.schema import RATE, Field, Kind
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.widgets.bar import Piece
+from nettop.widgets.cells import MISSING, fit, is_missing, role_of, when
+from nettop.widgets.page import Line, wrapped
+from nettop.widgets.themes import Role
+
+_TITLE = 15
+_VALUE = 30
+_ONE_LINE = 100
+"""From this width on the meaning of a field stands beside its value, not below."""
+
+
+def detail_lines(view: View, key: int, described: Mapping[str, str] | str, width: int) -> list[Line]:
+    """The lines for the row with this key. `described` are the source's details, or why there are none yet."""
+    alone = row_view(view, key)
+    if alone is None:
+        return [(Piece("closed, and gone from the table", Role.DIM),)]
+    lines = _described_lines(described, width)
+    for field in sorted(alone.table.fields, key=lambda f: -f.importance):
+        lines += _field_lines(alone, field, width)
+    return lines
+
+
+def row_view(view: View, key: int) -> View | None:
+    """A view of the one row with this key, in totals; of its last state where it has just gone."""
+    frame = view.frame
+    now = _only(frame.now, view.table.name, key)
+    before = None if frame.before is None else _only(frame.before, view.table.name, key)
+    if now is None and before is None:
+        return None
+    alone = Frame(now, before) if now is not None else Frame(before) if before is not None else None
+    return None if alone is None else View(alone, replace(view.query, deltas=False, closed=False))
+
+
+def _only(snapshot: Snapshot, table: str, key: int) -> Snapshot | None:
+    rows = snapshot.tables.get(table)
+    if rows is None or not len(rows):
+        return None
+    keys = rows.array[rows.table.key]
+    at = int(np.searchsorted(keys, key))
+    if at >= len(keys) or int(keys[at]) != key:
+        return None
+    only = Rows(rows.table, rows.array[at : at + 1], rows.texts, rows.taken_ns)
+    return replace(snapshot, tables={table: only})
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+def _described_lines(described: Mapping[str, str] | str, width: int) -> list[Line]:
+    if isinstance(described, str):
+        return [*wrapped(described, width, Role.DIM), ()]
+    lines: list[Line] = []
+    for title, text in described.items():
+        lines.append((Piece(fit(title.upper(), _TITLE, left=True) + " ", Role.HEAD), *_first(text, width)))
+        lines += wrapped(text, width, Role.TEXT, _TITLE + 1)[1:]
+    return [*lines, ()] if lines else []
+
+
+def _first(text: str, width: int) -> Line:
+    lines = wrapped(text, width, Role.TEXT, _TITLE + 1)
+    return (Piece(lines[0][0].text[_TITLE + 1 :], Role.TEXT),) if lines else ()
+
+
+def _field_lines(view: View, field: Field, width: int) -> list[Line]:
+    value, raw = _value(view, field)
+    missing = is_missing(view, field)
+    role = Role.FAINT if missing or value == UNKNOWN else _bright(field)
+    head = [Piece(fit(field.title, _TITLE, left=True) + " ", Role.HEAD), Piece(value, role)]
+    if raw:
+        head.append(Piece(f"  {raw}", Role.DIM))
+    meaning = _meaning(view, field)
+    used = sum(cell_len(piece.text) for piece in head)
+    if width < _ONE_LINE:
+        return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2)]
+    if used < _TITLE + _VALUE:
+        head.append(Piece(" " * (_TITLE + _VALUE - used), Role.TEXT))
+    column = max(used, _TITLE + _VALUE) + 2
+    beside, *below = wrapped(meaning, width - column, Role.FAINT) or [()]
+    return [
+        (*head, Piece("  ", Role.TEXT), *beside),
+        *((Piece(" " * column, Role.TEXT), *line) for line in below),
+    ]
+
+
+def _bright(field: Field) -> Role:
+    tone = role_of(field)
+    return Role.TEXT if tone is Role.DIM else tone
+
+
+def _meaning(view: View, field: Field) -> str:
+    """What the field means, its formula, and on a kernel without it the reason."""
+    why = view.snapshot.missing.get(field.name)
+    formula = f"  = {field.formula}" if field.formula else ""
+    return f"{field.name}: {field.help}{formula}" + (f"  ({MISSING}: {why})" if why else "")
+
+
+def _value(view: View, field: Field) -> tuple[str, str]:
+    """The value for a person, and what stands behind it where that says more."""
+    at = np.array([0], np.intp)
+    if is_missing(view, field):
+        return MISSING, ""
+    if field.kind is Kind.GROUP:
+        return _group(view, field), ""
+    value = view.values(field.name, at)[0]
+    if value is None:
+        return UNKNOWN, ""
+    if isinstance(value, str):
+        return (when(value), value) if field.kind is Kind.TIME else (value, "")
+    if field.kind in (Kind.LABEL, Kind.KEY):
+        return str(value), ""
+    unit = unit_of(view.table, field.name)
+    text = human(value, unit)
+    return text, "  ".join(filter(None, (_rate(view, field, at), _raw(value, unit, text))))
+
+
+def _group(view: View, field: Field) -> str:
+    values = [view.values(part, np.array([0], np.intp))[0] for part in field.parts]
+    unit = unit_of(view.table, field.name)
+    if unit and len(values) == 2:
+        return human_spread(values[0], values[1], unit)
+    return " ".join(str(value) for value in values if value is not None) or UNKNOWN
+
+
+def _rate(view: View, field: Field, at: Any) -> str:
+    if field.kind is not Kind.COUNTER:
+        return ""
+    rate = view.values(field.name + RATE, at)[0]
+    return "" if rate is None else human(rate, unit_of(view.table, field.name + RATE))
+
+
+def _raw(value: float, unit: str, text: str) -> str:
+    if unit == "ratio" or text.replace(",", "") == str(value):
+        return ""
+    return f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.1f} {unit}"

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few calm lines in the middle of an empty space: attaching, failed and why, too small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.strip import Strip
+from textual.widget import Widget
+
+from nettop.widgets.bar import Piece
+from nettop.widgets.page import Line, wrapped
+from nettop.widgets.themes import Role, style
+
+_WIDEST = 72
+
+
+class Notice(Widget):
+    """Texts in their roles, wrapped and centred."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+        super().__init__(id=id)
+        self._texts: tuple[Piece, ...] = ()
+
+    def show(self, texts: Sequence[Piece]) -> None:
+        """Show these texts, a paragraph each."""
+        if tuple(texts) != self._texts:
+            self._texts = tuple(texts)
+            self.refresh()
+
+    @property
+    def text(self) -> str:
+        """What is shown, without line breaks."""
+        return " ".join(piece.text for piece in self._texts)
+
+    def _lines(self) -> list[Line]:
+        width = max(1, min(_WIDEST, self.size.width - 2))
+        return [line for piece in self._texts for line in wrapped(piece.text, width, piece.role)]
+
+    def render_line(self, y: int) -> Strip:
+        """A line of the middle, or an empty one."""
+        blank = style(self.app.theme, Role.TEXT)
+        lines, width = self._lines(), self.size.width
+        at = y - max(0, (self.size.height - len(lines)) // 2)
+        if not 0 <= at < len(lines):
+            return Strip.blank(width, blank)
+        text, role = lines[at][0]
+        before = max(0, (width - cell_len(text)) // 2)
+        after = max(0, width - before - cell_len(text))
+        segments = [
+            Segment(" " * before, blank),
+            Segment(text, style(self.app.theme, role)),
+            Segment(" " * after, blank),
+        ]
+        return Strip(segments).crop(0, width)

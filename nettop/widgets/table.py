@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of a lens: draws only the rows that are to be seen, straight from a view.
+
+One widget holds the header, the rows and the total, so that a refresh is one repaint and never a layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from nettop.query.query import Sort
+from nettop.query.view import Index, View
+from nettop.widgets import totals
+from nettop.widgets.cells import Look, Manner, column_cells, fit
+from nettop.widgets.columns import GAP, Column, plan
+from nettop.widgets.themes import Ground, Role, style
+
+UP, DOWN = "▲", "▼"
+CHOSEN, CLOSED, PLACE = "▸", "×", "▐"
+_WHEEL = 3
+_PLAIN = Look()
+
+
+class LiveTable(Widget, can_focus=True):
+    """Rows of a view, of which one may be chosen; the choice follows its key through every new order."""
+
+    ALLOW_SELECT = False
+
+    @dataclass
+    class SortBy(Message):
+        """A header was clicked."""
+
+        name: str
+
+    @dataclass
+    class Chosen(Message):
+        """Another row is the chosen one, or none (`key` None); `open` asks for its details."""
+
+        key: int | None
+        open: bool = False
+
+    def __init__(self, names: Sequence[str], manner: Manner | None = None) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.manner = manner or Manner()
+        self.extra = True
+        self.view: View | None = None
+        self.order: Index = np.empty(0, np.intp)
+        self.columns: tuple[Column, ...] = ()
+        self.key: int | None = None
+        self.at: int | None = None
+        self.top = 0
+        self.drawn = self.reused = 0
+        self._strips: dict[tuple[int, bool], Strip] = {}
+        self._look: tuple[object, ...] = ()
+        self._follow = True
+
+    # --- what is shown --------------------------------------------------------------------------------------
+
+    def show(self, view: View, names: Sequence[str] | None = None) -> None:
+        """Draw `view` from now on; the chosen row stays chosen and visible wherever it went."""
+        self.view = view
+        self.names = self.names if names is None else tuple(names)
+        self.order = view.order
+        self._strips.clear()
+        self._find_chosen()
+        self.refresh()
+
+    @property
+    def page(self) -> int:
+        """How many rows fit between the header and the total."""
+        return max(0, self.size.height - 2)
+
+    def choose(self, at: int | None) -> None:
+        """Make the row at place `at` of the order the chosen one; out of bounds is the nearest."""
+        if at is None or not len(self.order) or self.view is None:
+            self.at = self.key = None
+        else:
+            self.at = min(max(at, 0), len(self.order) - 1)
+            self.key = int(self.view.raw(self.view.table.key)[self.order[self.at]])
+        self._follow = True
+        self._scroll_to_chosen()
+        self.refresh()
+        self.post_message(self.Chosen(self.key))
+
+    def move(self, step: int) -> None:
+        """Choose the row `step` further on; where none is chosen, the first in sight is one step away."""
+        self.choose(self.top + max(0, step - 1) if self.at is None else self.at + step)
+
+    def scroll_by(self, step: int) -> None:
+        """Move the rows by `step` and leave the choice as it is, even out of sight."""
+        self._follow = False
+        self.top = self._bounded(self.top + step)
+        self.refresh()
+
+    def _find_chosen(self) -> None:
+        if self.key is not None and self.view is not None:
+            found = np.flatnonzero(self.view.raw(self.view.table.key)[self.order] == self.key)
+            if len(found):
+                self.at = int(found[0])
+            else:
+                # It closed: the row that took its place is the next one a person would look at.
+                self.choose(self.at)
+        if self._follow:
+            self._scroll_to_chosen()
+        self.top = self._bounded(self.top)
+
+    def _scroll_to_chosen(self) -> None:
+        if self.at is None:
+            self.top = 0
+        else:
+            self.top = min(max(self.top, self.at - self.page + 1), self.at)
+        self.top = self._bounded(self.top)
+
+    def _bounded(self, top: int) -> int:
+        return max(0, min(top, len(self.order) - self.page))
+
+    # --- drawing --------------------------------------------------------------------------------------------
+
+    def render_line(self, y: int) -> Strip:
+        """The header, a row, the total, or nothing."""
+        if self.view is None:
+            return Strip.blank(self.size.width, self._style(Role.TEXT))
+        self._forget_old_looks()
+        if y == 0:
+            return self._header()
+        at = self.top + y - 1
+        if y - 1 >= self.page or at >= len(self.order):
+            return self._below(y - 1 - min(self.page, len(self.order) - self.top))
+        return self._row(at)
+
+    def _below(self, n: int) -> Strip:
+        """The line `n` below the rows: the total, a word where there are no rows, or nothing."""
+        assert self.view is not None
+        if n == 0:
+            return self._total()
+        if n == 2 and not len(self.order):
+            why = "no rows" if self.view.query.filter.is_empty else "no row passes the filter"
+            text = fit(f" {why}", self.size.width, left=True)
+            return Strip([Segment(text, self._style(Role.DIM))], self.size.width)
+        return Strip.blank(self.size.width, self._style(Role.TEXT))
+
+    def _forget_old_looks(self) -> None:
+        """Whatever changes pixels of every row is in this key; rows are kept per generation of it."""
+        look = (self.size.width, self.app.theme, self.names, self.extra, id(self.view))
+        if look != self._look and self.view is not None:
+            self._look = look
+            self._strips.clear()
+            self.columns = plan(self.view.table, self.names, self.size.width, extra=self.extra)
+
+    def _row(self, at: int) -> Strip:
+        place = int(self.order[at])
+        chosen = at == self.at
+        strip = self._strips.get((place, chosen))
+        if strip is None:
+            self._draw_page()
+            strip = self._strips[place, chosen]
+        else:
+            self.reused += 1
+        return self._with_place_mark(strip, at, chosen)
+
+    def _draw_page(self) -> None:
+        """Make the strips of all rows in sight that are not made yet: values are cheaper by the column."""
+        view = self.view
+        assert view is not None
+        places = self.order[self.top : self.top + self.page]
+        wanted = [p for n, p in enumerate(places.tolist(), self.top) if (p, n == self.at) not in self._strips]
+        index = np.array(wanted, np.intp)
+        looks = self._looks(view, index)
+        cells = [column_cells(view, column, index, looks, self.manner) for column in self.columns]
+        chosen = None if self.at is None or self.at >= len(self.order) else int(self.order[self.at])
+        for n, place in enumerate(wanted):
+            on = place == chosen
+            self._strips[place, on] = self._strip([column[n] for column in cells], looks[n], chosen=on)
+        self.drawn += len(wanted)
+
+    def _looks(self, view: View, at: Index) -> list[Look]:
+        return [_PLAIN] * len(at) if self.manner.looks is None else self.manner.looks(view, at)
+
+    def _strip(self, cells: Sequence[tuple[str, Role]], look: Look, *, chosen: bool) -> Strip:
+        ground = Ground.BAND if chosen else Ground.SCREEN
+        mark = CLOSED if look.gone else CHOSEN if chosen else " "
+        segments = [Segment(mark, self._style(Role.DIM, ground))]
+        segments += [Segment(text + " ", self._style(role, ground)) for text, role in cells]
+        return self._padded(segments, ground)
+
+    def _padded(self, segments: list[Segment], ground: Ground) -> Strip:
+        width = self.size.width
+        used = 1 + sum(column.width + GAP for column in self.columns)
+        if used < width:
+            segments.append(Segment(" " * (width - used), self._style(Role.TEXT, ground)))
+        strip = Strip(segments, max(used, width))
+        return strip if used <= width else strip.crop(0, width)
+
+    def _with_place_mark(self, strip: Strip, at: int, chosen: bool) -> Strip:
+        """The strip, with a mark at its right edge where this page lies among all rows."""
+        rows, page = len(self.order), self.page
+        if rows <= page:
+            return strip
+        length = max(1, page * page // rows)
+        first = (page - length) * self.top // max(1, rows - page)
+        if not first <= at - self.top < first + length:
+            return strip
+        ground = Ground.BAND if chosen else Ground.SCREEN
+        mark = Strip([Segment(PLACE, self._style(Role.FAINT, ground))], 1)
+        return Strip.join([strip.crop(0, self.size.width - 1), mark])
+
+    def _header(self) -> Strip:
+        assert self.view is not None
+        segments = [Segment(" ", self._style(Role.HEAD, Ground.PANEL))]
+        for column in self.columns:
+            role = Role.HEAD
+            if column.sort == self.view.query.sort.field:
+                role = Role.TOTAL_SENT if "sent" in column.name.split("_") else Role.KEY
+            title = _title(column, self.view.query.sort)
+            segments.append(Segment(title, self._style(role, Ground.PANEL)))
+        return self._padded(segments, Ground.PANEL)
+
+    def _total(self) -> Strip:
+        assert self.view is not None
+        cells = totals.total_cells(self.view, self.columns)
+        segments = [Segment(" ", self._style(Role.FAINT, Ground.PANEL))]
+        segments += [Segment(text + " ", self._style(role, Ground.PANEL)) for text, role in cells]
+        return self._padded(segments, Ground.PANEL)
+
+    def _style(self, role: Role, ground: Ground = Ground.SCREEN) -> Style:
+        return style(self.app.theme, role, ground)
+
+    # --- mouse ----------------------------------------------------------------------------------------------
+
+    def on_click(self, event: events.Click) -> None:
+        """A header sorts, a row is chosen, the chosen row opens."""
+        if event.y == 0:
+            column = self.column_at(event.x)
+            if column is not None:
+                self.post_message(self.SortBy(column.sort))
+            return
+        at = self.top + event.y - 1
+        if event.y - 1 < self.page and at < len(self.order):
+            if at == self.at:
+                self.post_message(self.Chosen(self.key, open=True))
+            else:
+                self.choose(at)
+
+    def column_at(self, x: int) -> Column | None:
+        """The column whose header or gap is at cell `x`."""
+        edge = 1
+        for column in self.columns:
+            edge += column.width + GAP
+            if x < edge:
+                return column
+        return None
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Further down the rows."""
+        event.stop()
+        self.scroll_by(_WHEEL)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Back up."""
+        event.stop()
+        self.scroll_by(-_WHEEL)
+
+    def on_resize(self) -> None:
+        """A new height may have moved the chosen row out of sight."""
+        self._find_chosen()
+
+
+def _title(column: Column, sort: Sort) -> str:
+    """The header's cell, its gap included: the mark of the sort takes the gap where there is no other room."""
+    if column.sort != sort.field:
+        return fit(column.title, column.width, left=column.left) + " "
+    mark = DOWN if sort.descending else UP
+    if len(column.title) + 2 <= column.width:
+        return fit(f"{column.title} {mark}", column.width, left=column.left) + " "
+    return fit(column.title, column.width, left=column.left) + mark

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last row of a table: what its rows come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nettop.query.units import human
+from nettop.query.view import View
+from nettop.snapshots.schema import Kind
+from nettop.widgets.cells import Cell, fit, is_missing, role_of
+from nettop.widgets.columns import Column
+from nettop.widgets.themes import Role
+
+_SUMMED = frozenset({Kind.COUNTER, Kind.RATIO})
+_BOLD = {Role.SENT: Role.TOTAL_SENT, Role.RECEIVED: Role.TOTAL_RECEIVED}
+
+
+def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
+    """The cells of the total: how many rows in the first, sums and shares of the whole in the others."""
+    at = view.order[~view.gone[view.order]]
+    cells: list[Cell] = []
+    for n, column in enumerate(columns):
+        if n == 0:
+            cells.append((fit(f"─ total {len(at):,}", column.width, left=True), Role.TEXT))
+        elif column.field.kind in _SUMMED and not is_missing(view, column.field):
+            amount = human(view.total(column.name, at), column.unit, column.width)
+            role = _BOLD.get(role_of(column.field), Role.TEXT)
+            cells.append((fit(amount, column.width, left=column.left), role))
+        else:
+            cells.append((" " * column.width, Role.DIM))
+    return cells

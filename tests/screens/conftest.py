@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the screen tests share: an environment in which every terminal looks the same."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No colour wishes, no odd terminal, UTF-8: the pictures depend on the test alone."""
+    for name in ("NO_COLOR", "COLORFGBG", "TEXTUAL_THEME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "utf-8")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Driving the app by pilot: start it over a script, press keys, let the sampler turn, read the table."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from textual.pilot import Pilot
+
+from nettop.screens.lens import LensScreen
+from nettop.widgets.table import LiveTable
+from tests.screens.stage import Stage, Step, stage_of
+
+Running = tuple[Pilot[None], LensScreen, Stage]
+
+
+@asynccontextmanager
+async def running(
+    steps: list[Step], size: tuple[int, int] = (120, 30), *, ticks: int = 2, **app_kwargs: Any
+) -> AsyncIterator[Running]:
+    """The app over a script, after some turns of the sampler."""
+    stage = stage_of(steps, {"command": "nginx -g daemon off;"})
+    app = stage.app(**app_kwargs)
+    async with app.run_test(size=size) as pilot:
+        for _ in range(ticks):
+            stage.tick()
+            await pilot.pause()
+        yield pilot, app.lens_screen, stage
+
+
+async def press(run: Running, *keys: str) -> None:
+    """Press keys, each with its consequences."""
+    pilot, _, stage = run
+    for key in keys:
+        await pilot.press(key)
+        await pilot.pause()
+        stage.run_tasks()
+        await pilot.pause()
+
+
+async def tick(run: Running) -> None:
+    """The sampler's next turn, drawn."""
+    run[2].tick()
+    await run[0].pause()
+
+
+def text_of(table: LiveTable) -> list[str]:
+    """What each line of the table shows."""
+    return [table.render_line(y).text for y in range(table.size.height)]

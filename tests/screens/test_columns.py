@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which columns are shown at which width."""
+
+from __future__ import annotations
+
+import pytest
+
+from nettop.snapshots.connections import SOCKETS
+from nettop.widgets.columns import GAP, MARGINS, Column, as_rates, as_totals, plan
+
+SHOWN = {
+    40: "PROCESS REMOTE SENT/s",
+    50: "PROCESS REMOTE SENT/s RECEIVED/s",
+    60: "PROCESS REMOTE SENT/s RECEIVED/s",
+    70: "PROCESS REMOTE SENT/s RECEIVED/s RTT",
+    80: "PROCESS LPORT REMOTE SENT/s RECEIVED/s RTT RETR",
+    90: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT RETR",
+    100: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR",
+    120: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE",
+    140: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE RETRANS/s",
+    160: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE RETRANS/s SENDQ RECVQ",
+}
+
+
+def columns_at(width: int) -> tuple[Column, ...]:
+    """The columns of the connections screen."""
+    return plan(SOCKETS, SOCKETS.screen, width)
+
+
+@pytest.mark.parametrize("width", SHOWN)
+def test_columns_leave_in_order_of_importance(width: int) -> None:
+    """At each width the least important columns are gone, and others come in where there is room."""
+    assert " ".join(column.title for column in columns_at(width)) == SHOWN[width]
+
+
+@pytest.mark.parametrize("width", range(40, 260))
+def test_columns_fit(width: int) -> None:
+    """No width makes a row longer than the terminal, or a column narrower than its title."""
+    columns = columns_at(width)
+    assert sum(c.width for c in columns) + GAP * (len(columns) - 1) + MARGINS <= width
+    assert all(c.width >= len(c.title) for c in columns)
+
+
+def test_every_ipv4_endpoint_fits_from_60_on() -> None:
+    """The peer's address and port are whole at every usual width."""
+    remotes = [c.width for width in range(60, 260) for c in columns_at(width) if c.name == "remote"]
+    assert min(remotes) >= len("255.255.255.255:65535")
+
+
+def test_own_columns_get_no_company() -> None:
+    """Columns that were named on the command line are all there is."""
+    columns = plan(SOCKETS, ("process", "cwnd"), 200, extra=False)
+    assert [c.name for c in columns] == ["process", "cwnd"]
+
+
+def test_last_column_stays() -> None:
+    """However narrow, one column is left, cut to the width."""
+    (only,) = plan(SOCKETS, ("remote",), 8)
+    assert only.width == 6
+
+
+def test_rates_and_totals_name_each_other() -> None:
+    """A counter and its rate are two names of one field; other columns have one name."""
+    assert as_totals(SOCKETS, "bytes_sent_per_s") == "bytes_sent"
+    assert as_rates(SOCKETS, "bytes_sent") == "bytes_sent_per_s"
+    assert as_totals(SOCKETS, "rtt") == as_rates(SOCKETS, "rtt") == "rtt"

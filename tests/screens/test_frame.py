@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frame around the screens: its lines, lenses, failures and sizes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from nettop.errors import SourceFailed, Unsupported
+from nettop.screens.frame import NettopApp
+from nettop.screens.lens import LensScreen, screen_of
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots import lenses
+from tests.screens.driving import press, running, text_of, tick
+from tests.screens.stage import busy_host, stage_of
+
+
+async def test_first_line_is_the_answer() -> None:
+    """Totals, connections, retransmits, states and losses stand in the headline, the cost above it."""
+    async with running(busy_host(lost={"rows": 37}, missing={"drops": "no such member"})) as run:
+        screen = run[1]
+        headline = screen.headline_bar.text
+        assert headline.startswith(" ↑ ")
+        assert "59 conns (+0/s −0/s)" in headline
+        assert headline.rstrip().endswith("lost 37   !1 n/a")
+        assert "web-03" in screen.first_line.text
+        assert screen.first_line.text.rstrip().endswith("⟳ 1.0 s  cost 0.9 % cpu")
+
+
+async def test_headline_sheds_its_right_parts_first() -> None:
+    """Narrow, the headline keeps totals, connections and losses, and never wraps."""
+    async with running(busy_host(), (59, 20)) as run:
+        text = run[1].headline_bar.text
+        assert "conns" in text
+        assert "lost 0" in text
+        assert "retrans" not in text
+        assert "1 Connections" not in run[1].first_line.text
+
+
+async def test_failed_source_says_why_and_can_be_tried_again() -> None:
+    """What went wrong and how to mend it stand where the table was; Enter tries again."""
+    failure = Unsupported("this kernel has no BTF", "CONFIG_DEBUG_INFO_BTF=y is needed")
+    async with running([failure, *busy_host()], ticks=1) as run:
+        _, screen, _ = run
+        assert "this kernel has no BTF" in screen.notice.text
+        assert "CONFIG_DEBUG_INFO_BTF=y" in screen.notice.text
+        assert not screen.rows.region
+        await press(run, "enter")
+        await tick(run)
+        assert screen.rows.region
+        assert "total" in "".join(text_of(screen.rows))
+
+
+async def test_attaching_is_calm() -> None:
+    """Before the first rows there is one line, and no zeros that nobody measured."""
+    async with running(busy_host(), ticks=0) as run:
+        assert run[1].notice.text == "Connections: attaching …"
+        assert run[1].headline_bar.text.strip() == ""
+
+
+async def test_footer_and_tabs_work_by_mouse() -> None:
+    """A click on a word of the footer does what its key does."""
+    async with running(busy_host()) as run:
+        pilot, screen, _ = run
+        await pilot.click("#footer", offset=(screen.footer.text.index("totals"), 0))
+        await pilot.pause()
+        assert screen.asking.totals
+
+
+@pytest.mark.parametrize("size", [(39, 20), (100, 9)])
+async def test_too_small_says_what_is_needed(size: tuple[int, int]) -> None:
+    """Below 40×10 there is one sentence with the size needed."""
+    async with running(busy_host(), size) as run:
+        screen = run[1]
+        assert screen.notice.text == f"nettop needs 40×10 cells; here are {size[0]}×{size[1]}."
+        assert not screen.rows.region
+        assert not screen.footer.region
+
+
+async def test_growing_terminal_shows_the_table_again() -> None:
+    """A terminal that gets large enough shows all again."""
+    async with running(busy_host(), (39, 9)) as run:
+        pilot, screen, _ = run
+        await pilot.resize_terminal(100, 30)
+        await pilot.pause()
+        assert screen.rows.region
+        assert "total" in "".join(text_of(screen.rows))
+
+
+async def test_words_of_the_command_line_hold() -> None:
+    """Filter, sort, columns and --all of the command line are what the screen opens with."""
+    asked = ViewSettings(filters=("nginx",), sort="-rtt_us", columns=("process", "rtt_us"), every=True)
+    async with running(busy_host(), settings=Settings(view=asked)) as run:
+        screen = run[1]
+        assert screen.filter_bar.text.startswith(" / nginx")
+        assert [c.name for c in screen.rows.columns] == ["process", "rtt_us"]
+        assert "▼" in text_of(screen.rows)[0]
+        assert screen.asking.query.every
+
+
+async def test_another_lens_attaches_when_it_is_opened() -> None:
+    """A lens is attached when its tab is opened, and the one before is let go."""
+    other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
+    async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
+        pilot, _, stage = run
+        app = pilot.app
+        assert isinstance(app, NettopApp)
+        assert "2 Other" in run[1].first_line.text
+        assert set(stage.session._sampler._attached) == {"connections"}
+        await press(run, "2")
+        assert set(stage.session._sampler._attached) == {"connections", "other"}
+        assert stage.session._sampler._attached["connections"].leases == 0
+        assert type(app.lens_screen) is LensScreen
+
+
+async def test_lens_without_a_screen_gets_the_common_one() -> None:
+    """A lens without a module here is shown by the common screen: rows and totals in the headline."""
+    other = replace(lenses()[0], id="nosuchscreen")
+    stage = stage_of([])
+    made = screen_of(stage.app().desk, other, other.main)
+    assert type(made) is LensScreen
+
+
+async def test_publications_wait_once() -> None:
+    """However often the bus wakes the screen, one message waits."""
+    async with running(busy_host()) as run:
+        pilot, screen, stage = run
+        taken = []
+        screen.take = lambda: taken.append(1)  # type: ignore[method-assign]
+        for _ in range(5):
+            stage.session._sampler._read_all()
+        await pilot.pause()
+        assert len(taken) == 1
+
+
+async def test_source_that_tells_nothing_is_said() -> None:
+    """A source without details says so in the pane, and the fields are shown all the same."""
+    stage = stage_of(busy_host())
+    app = stage.app()
+    async with app.run_test(size=(120, 30)) as pilot:
+        stage.tick()
+        stage.tick()
+        await pilot.press("right")
+        await pilot.pause()
+        stage.run_tasks()
+        await pilot.pause()
+        assert app.lens_screen.details.text.startswith("not in a recording")
+        assert "REMOTE" in app.lens_screen.details.text
+
+
+async def test_failure_after_rows_shows_the_reason() -> None:
+    """A source that fails later hides its old numbers behind the reason."""
+    async with running([*busy_host(), SourceFailed("the loader died", "see dmesg")]) as run:
+        await tick(run)
+        assert "the loader died" in run[1].notice.text
+
+
+def test_door_loads_neither_bcc_nor_the_kernel_room() -> None:
+    """Importing every screen and widget loads no bcc, no kernel room and no probe."""
+    program = (
+        "import sys, pkgutil, importlib, nettop.screens, nettop.widgets\n"
+        "for package in (nettop.screens, nettop.widgets):\n"
+        "    for m in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "        importlib.import_module(m.name)\n"
+        "bad = [m for m in sys.modules if m == 'bcc' or m.startswith(('nettop.kernel', 'nettop.probes'))]\n"
+        "sys.exit(repr(bad) if bad else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

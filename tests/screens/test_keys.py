@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every key of the table is pressed, and does what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from nettop.screens.actions import ACTIONS, Action, call
+from nettop.screens.dialogs import HelpDialog, PaletteDialog
+from nettop.screens.filter_box import FilterBox
+from nettop.screens.frame import NettopApp
+from nettop.snapshots import lenses
+from nettop.snapshots.schema import Lens
+from tests.screens.stage import Stage, busy_host, stage_of
+
+Prepare = tuple[str, ...]
+"""Keys pressed before the one that is tested."""
+
+Check = Callable[[NettopApp, Stage], bool]
+
+
+def other_lens() -> Lens:
+    """A second lens over the same table, with the digit 2."""
+    return replace(lenses()[0], id="other", title="Other", digit="2", order=2)
+
+
+def sort(name: str, *, descending: bool) -> Check:
+    """The rows are sorted by this column."""
+    return lambda app, _: (
+        (app.lens_screen.asking.query.sort.field, app.lens_screen.asking.query.sort.descending)
+        == (name, descending)
+    )
+
+
+def chosen(at: int) -> Check:
+    """The row at this place is chosen; negative ones count from the last."""
+    return lambda app, _: app.lens_screen.rows.at == (at if at >= 0 else len(app.lens_screen.rows.order) + at)
+
+
+def lens_is(name: str) -> Check:
+    """This lens is in sight."""
+    return lambda app, _: app.lens_screen.lens.id == name and app.screen is app.lens_screen
+
+
+def page(app: NettopApp) -> int:
+    """How far a page goes."""
+    return app.lens_screen.rows.page - 1
+
+
+EFFECTS: dict[str, tuple[Prepare, Check]] = {
+    "refresh_now": ((), lambda app, stage: stage.was_asked_to_sample),
+    "filter": ((), lambda app, _: bool(app.lens_screen.query(FilterBox)) and isinstance(app.focused, Input)),
+    "sort_next": ((), sort("bytes_received_per_s", descending=True)),
+    "sort_reverse": ((), sort("bytes_sent_per_s", descending=False)),
+    "sort_left": ((), sort("remote", descending=False)),
+    "sort_right": ((), sort("bytes_received_per_s", descending=True)),
+    "freeze": (
+        (),
+        lambda app, _: app.lens_screen.frozen_at is not None and "frozen" in app.lens_screen.first_line.text,
+    ),
+    "totals": ((), lambda app, _: "bytes_sent" in app.lens_screen.rows.names),
+    "every": ((), lambda app, stage: app.lens_screen.asking.query.every and stage.was_asked_to_sample),
+    "details": (
+        ("down",),
+        lambda app, _: app.lens_screen.details_open and "REMOTE" in app.lens_screen.details.text,
+    ),
+    "back": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
+    "clear": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
+    "slower": ((), lambda app, _: app.desk.interval_s == 2.0 and "2.0 s" in app.lens_screen.first_line.text),
+    "faster": ((), lambda app, _: app.desk.interval_s == 0.5 and "0.5 s" in app.lens_screen.first_line.text),
+    "move_up": (("down", "down"), chosen(0)),
+    "move_down": (("down",), chosen(1)),
+    "page_up": (("end",), lambda app, s: chosen(-1 - page(app))(app, s)),
+    "page_down": (("home",), lambda app, s: chosen(page(app))(app, s)),
+    "first": (("end",), chosen(0)),
+    "last": ((), chosen(-1)),
+    "next_lens": ((), lens_is("other")),
+    "previous_lens": ((), lens_is("other")),
+    "lens(2)": ((), lens_is("other")),
+    "lens(1)": (("2",), lens_is("connections")),
+    "theme": ((), lambda app, _: app.theme == "nettop-light"),
+    "help": ((), lambda app, _: isinstance(app.screen, HelpDialog) and "Refresh now" in app.screen.page.text),
+    "palette": (
+        (),
+        lambda app, _: isinstance(app.screen, PaletteDialog) and "Sort by rtt_us" in app.screen.page.text,
+    ),
+    "suspend": ((), lambda app, _: app.suspended),  # type: ignore[attr-defined]
+    "quit": ((), lambda app, _: app._exit),
+    "interrupt": ((), lambda app, _: app._exit),
+}
+
+
+def effect_of(action: Action) -> tuple[Prepare, Check] | None:
+    """What is expected of an action; digits without a lens do nothing."""
+    return EFFECTS.get(call(replace(action, by_app=False)))
+
+
+PRESSED = [(key, action) for action in ACTIONS for key in action.keys if effect_of(action)]
+
+
+class Watched(NettopApp):
+    """The app, which notes that it was asked to suspend where a test cannot let it."""
+
+    suspended = False
+
+    def action_suspend_process(self) -> None:
+        self.suspended = True
+
+
+async def settled(pilot: Pilot[None], stage: Stage) -> None:
+    """Everything that is on its way has arrived."""
+    await pilot.pause()
+    stage.run_tasks()
+    await pilot.pause()
+
+
+async def on_stage(keys: Prepare, use: Callable[[Pilot[None], NettopApp, Stage], Awaitable[None]]) -> None:
+    """Start the app with rows, press `keys`, and hand over."""
+    stage = stage_of(busy_host(), {"command": "nginx"})
+    app = stage.app(lens_set=(lenses()[0], other_lens()))
+    app.__class__ = Watched
+    async with app.run_test(size=(120, 30)) as pilot:
+        stage.tick()
+        stage.tick()
+        await settled(pilot, stage)
+        for key in keys:
+            await pilot.press(key)
+            await settled(pilot, stage)
+        _ = stage.was_asked_to_sample
+        await use(pilot, app, stage)
+
+
+@pytest.mark.parametrize(("key", "action"), PRESSED, ids=[f"{key}" for key, _ in PRESSED])
+async def test_key_has_its_effect(key: str, action: Action) -> None:
+    """Pressing a key of the table does what the table says."""
+    found = effect_of(action)
+    assert found is not None
+    prepare, check = found
+
+    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+        assert not check(app, stage)
+        await pilot.press(key)
+        await settled(pilot, stage)
+        assert check(app, stage)
+
+    await on_stage(prepare, press)
+
+
+def test_every_action_has_an_effect_here() -> None:
+    """No key is in the table that these tests do not press, but the digits of lenses that do not exist yet."""
+    assert {a.id for a in ACTIONS if not effect_of(a)} <= {"lens"}
+
+
+def test_no_key_has_two_actions() -> None:
+    """Each key stands once in the table."""
+    keys = [key for action in ACTIONS for key in action.keys]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=call)
+def test_every_action_has_a_method(action: Action) -> None:
+    """Each row of the table names a method of the app or of the lens's screen."""
+    from nettop.screens.lens import LensScreen
+
+    owner = NettopApp if action.by_app else LensScreen
+    assert callable(getattr(owner, f"action_{action.id}"))
+    assert action.help[0].isupper()
+    assert not action.help.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "keys", [("slash",), ("question_mark",), ("ctrl+p",), ("down", "right", "right")], ids=" ".join
+)
+async def test_enter_refreshes_from_everywhere(keys: Prepare) -> None:
+    """Enter asks for a refresh whatever has the focus: a box, a dialog, the palette, the details."""
+
+    async def press(pilot: Pilot[None], _: NettopApp, stage: Stage) -> None:
+        await pilot.press("enter")
+        await settled(pilot, stage)
+        assert stage.was_asked_to_sample
+
+    await on_stage(keys, press)
+
+
+async def test_ctrl_c_ends_from_everywhere() -> None:
+    """Ctrl-C ends the program even while something is typed."""
+
+    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+        await pilot.press("ctrl+c")
+        await settled(pilot, stage)
+        assert app._exit
+
+    await on_stage(("slash", "n"), press)
+
+
+async def test_escape_goes_back_step_by_step() -> None:
+    """Esc closes the details, then drops the filter, then the choice, and then is not offered."""
+
+    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+        screen = app.lens_screen
+        seen = []
+        for _ in range(3):
+            await pilot.press("escape")
+            await settled(pilot, stage)
+            seen.append((screen.details_open, screen.asking.query.filter.text, screen.rows.key is None))
+        assert seen == [(False, "nginx", False), (False, "", False), (False, "", True)]
+        assert "Esc" not in screen.footer.text
+
+    await on_stage(("slash", *"nginx", "enter", "down", "right"), press)
+
+
+async def test_palette_sorts_by_any_column() -> None:
+    """The palette finds a column that is not shown, and sorts by it."""
+
+    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+        assert app.screen is app.lens_screen
+        assert sort("cwnd", descending=True)(app, stage)
+
+    await on_stage(("ctrl+p", *"cwnd", "enter"), press)
+
+
+async def test_palette_runs_actions() -> None:
+    """The palette does what a key does."""
+
+    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+        assert app.lens_screen.asking.totals
+
+    await on_stage(("ctrl+p", *"totals", "enter"), press)
+
+
+async def test_arrows_scroll_the_details_once_entered() -> None:
+    """→ twice lets the arrows scroll the details; ← gives them back to the table."""
+
+    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+        screen = app.lens_screen
+        await pilot.press("down", "down")
+        await settled(pilot, stage)
+        assert (screen.details.top, screen.rows.at) == (2, 0)
+        await pilot.press("left", "down")
+        await settled(pilot, stage)
+        assert screen.rows.at == 1
+        assert screen.details_open
+
+    await on_stage(("down", "right", "right"), press)
+
+
+def test_lone_lens_shows_no_lens_keys() -> None:
+    """With one lens there is nothing to switch, and no key that says so."""
+    stage = stage_of(busy_host())
+    screen = stage.app().lens_screen
+    assert not any(screen.works(a) for a in ACTIONS if a.group == "Views")

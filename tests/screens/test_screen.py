@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connections screen by pilot: what it shows, follows, holds, refuses and survives."""
+
+from __future__ import annotations
+
+from nettop.screens.filter_box import FilterBox
+from nettop.widgets.table import LiveTable
+from tests.screens.driving import press, running, text_of, tick
+from tests.screens.stage import Step, busy_host, steps_of
+from tests.unit.build import Row, make_frame
+
+
+def connection(key: int, sent: int, **more: object) -> Row:
+    """A connection of nginx that sent so much."""
+    return {"id": key, "process": "nginx", "pid": key, "bytes_sent": sent, "bytes_received": 0, **more}
+
+
+def two_orders() -> list[Step]:
+    """Ten connections whose order by rate is turned round by the third snapshot."""
+    first = [connection(key, 0) for key in range(1, 11)]
+    second = [connection(key, key * 1000) for key in range(1, 11)]
+    third = [connection(key, key * 1000 + (11 - key) * 5000) for key in range(1, 11)]
+    steps = steps_of(make_frame(second, first))
+    (later,) = steps_of(make_frame(third, None, elapsed_s=2.0))
+    return [*steps, later]
+
+
+async def test_choice_follows_its_connection() -> None:
+    """The chosen row stays chosen when the order changes."""
+    async with running(two_orders()) as run:
+        rows = run[1].rows
+        await press(run, "down")
+        assert (rows.at, rows.key) == (0, 10)
+        await tick(run)
+        assert (rows.at, rows.key) == (9, 10)
+        assert text_of(rows)[10].startswith("▸nginx 10 ")
+
+
+async def test_choice_stays_in_sight() -> None:
+    """When the chosen row goes below the last line, the table scrolls to it."""
+    async with running(two_orders(), (80, 10)) as run:
+        rows = run[1].rows
+        await press(run, "down")
+        await tick(run)
+        assert rows.top <= rows.at < rows.top + rows.page
+        assert any(line.startswith("▸nginx 10 ") for line in text_of(rows))
+
+
+async def test_without_a_choice_the_top_stays_in_sight() -> None:
+    """As long as no row is chosen, the busiest connection is the first line."""
+    async with running(two_orders()) as run:
+        await tick(run)
+        assert text_of(run[1].rows)[1].startswith(" nginx 1 ")
+
+
+async def test_closed_row_dims_then_goes() -> None:
+    """A closed connection is marked for one interval, is not counted, and then is gone."""
+    first = [connection(1, 5), connection(2, 7)]
+    steps = steps_of(make_frame(first, first, 1.0))
+    (without,) = steps_of(make_frame([connection(1, 5)], None, elapsed_s=2.0))
+    (again,) = steps_of(make_frame([connection(1, 5)], None, elapsed_s=3.0))
+    async with running([*steps, without, again], ticks=3) as run:
+        lines = text_of(run[1].rows)
+        assert any(line.startswith("×nginx 2 ") for line in lines)
+        assert any("total 1 " in line for line in lines)
+        assert "(+0/s −1/s)" in run[1].headline_bar.text
+        await tick(run)
+        assert not any("nginx 2 " in line for line in text_of(run[1].rows))
+
+
+async def test_choice_moves_on_when_its_row_is_gone() -> None:
+    """When the chosen connection is gone for good, the row in its place is chosen."""
+    first = [connection(1, 5), connection(2, 7), connection(3, 9)]
+    steps = steps_of(make_frame(first, first, 1.0))
+    rest = [connection(1, 5), connection(3, 9)]
+    steps += [steps_of(make_frame(rest, None, elapsed_s=at))[0] for at in (2.0, 3.0)]
+    async with running(steps) as run:
+        await press(run, "down", "down")
+        assert run[1].rows.key == 2
+        await tick(run)
+        await tick(run)
+        assert run[1].rows.key in (1, 3)
+
+
+async def test_frozen_picture_stands_still() -> None:
+    """Frozen, new data changes nothing, the age is shown, and Enter takes one new picture."""
+    async with running(two_orders()) as run:
+        _, screen, stage = run
+        await press(run, "space")
+        before = text_of(screen.rows)
+        stage.now += 14
+        await tick(run)
+        screen.draw_frame()
+        assert text_of(screen.rows) == before
+        assert "❄ frozen 00:14 ago" in screen.first_line.text
+        await press(run, "enter")
+        await tick(run)
+        assert text_of(screen.rows) != before
+        assert "❄ frozen 00:00 ago" in screen.first_line.text
+        await press(run, "space")
+        assert "frozen" not in screen.first_line.text
+
+
+async def test_filter_is_checked_while_typed() -> None:
+    """A wrong filter is told in words and not applied; a right one says what it leaves, and Enter applies it."""
+    async with running(busy_host()) as run:
+        _, screen, _ = run
+        await press(run, "slash", *"pid=x")
+        box = screen.query_one(FilterBox)
+        assert "pid is a whole number" in box.answer
+        await press(run, "enter")
+        assert screen.query(FilterBox)
+        assert screen.asking.query.filter.is_empty
+        await press(run, "backspace", *"1813")
+        assert box.answer == "9 of 59 rows"
+        await press(run, "enter")
+        assert not screen.query(FilterBox)
+        assert screen.filter_bar.text.strip() == "/ pid=1813   9 of 59   Esc clears"
+        assert screen.focused is screen.rows
+
+
+async def test_escape_leaves_the_filter_as_it_was() -> None:
+    """Esc in the box changes nothing, and keys work again."""
+    async with running(busy_host()) as run:
+        screen = run[1]
+        await press(run, "slash", *"nginx", "escape")
+        assert screen.asking.query.filter.is_empty
+        assert not screen.query(FilterBox)
+        await press(run, "t")
+        assert screen.asking.totals
+
+
+async def test_filter_keys_are_typed_not_done() -> None:
+    """What is a key elsewhere is a letter in the box."""
+    async with running(busy_host()) as run:
+        await press(run, "slash", *"q?st/1", "space", *"a")
+        assert run[1].query_one(FilterBox).input.value == "q?st/1 a"
+        assert run[1].footer.text.strip() == "Enter apply and refresh  Esc leave the filter as it was"
+
+
+async def test_header_sorts_by_mouse() -> None:
+    """A click on a header sorts by its column, a second one turns the order round."""
+    async with running(busy_host()) as run:
+        pilot, screen, _ = run
+        header = text_of(screen.rows)[0]
+        for descending in (True, False):
+            await pilot.click(LiveTable, offset=(header.index("RETR"), 0))
+            await pilot.pause()
+            assert str(screen.asking.query.sort) == ("-" if descending else "") + "retransmit_ratio"
+
+
+async def test_rows_open_by_mouse() -> None:
+    """A click chooses a row, another one opens its details; the wheel scrolls and leaves the choice."""
+    async with running(busy_host(), (120, 12)) as run:
+        pilot, screen, stage = run
+        await pilot.click(LiveTable, offset=(5, 3))
+        await pilot.pause()
+        assert screen.rows.at == 2
+        screen.rows.scroll_by(30)
+        await tick(run)
+        assert screen.rows.top == 30
+        assert screen.rows.at == 2
+        screen.rows.choose(2)
+        await pilot.click(LiveTable, offset=(5, 3 - screen.rows.top))
+        stage.run_tasks()
+        await pilot.pause()
+        assert screen.details_open
+
+
+async def test_details_tell_everything() -> None:
+    """The pane has every field with its meaning, and what the source tells when asked."""
+    async with running(busy_host(), (160, 45)) as run:
+        _, screen, _ = run
+        await press(run, "down", "right")
+        text = screen.details.text
+        assert text.startswith("COMMAND         nginx -g daemon off;")
+        for field in screen.table.fields:
+            assert f"{field.name}: {field.help.split()[0]}" in text
+        assert "srtt_us >> 3" in text
+
+
+async def test_details_below_where_it_is_narrow() -> None:
+    """At 80×24 the pane stands below the table, which keeps its width."""
+    async with running(busy_host(), (80, 24)) as run:
+        await press(run, "right")
+        assert run[1].rows.size.width == 80
+        assert run[1].details.region.y > run[1].rows.region.y
+
+
+async def test_strips_are_reused() -> None:
+    """Moving the choice draws two rows anew, and takes all others as they are."""
+    async with running(busy_host(), (120, 30)) as run:
+        rows = run[1].rows
+        await press(run, "down")
+        drawn, reused = rows.drawn, rows.reused
+        await press(run, "down")
+        assert rows.drawn - drawn <= 2
+        assert rows.reused - reused >= rows.page - 2

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Colours that can be read, and signs that can be shown."""
+
+from __future__ import annotations
+
+import pytest
+from rich.segment import Segment
+from textual.color import Color
+
+from nettop.widgets.glyphs import needed_signs
+from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Ground, Palette, Role, first_theme, style
+
+READ = ("text", "dim", "head", "sent", "received", "warn", "bad")
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast ratio of two colours."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [c / 255 for c in Color.parse(colour).rgb]
+    red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
+def test_contrast(palette: Palette) -> None:
+    """Whatever is to be read has a contrast of 4.5 on every ground, what may fade at least 3."""
+    for ground in (palette.screen, palette.panel, palette.band):
+        for name in READ:
+            assert contrast(getattr(palette, name), ground) >= 4.5, (name, ground)
+        assert contrast(palette.faint, ground) >= 3.0, ground
+
+
+@pytest.mark.parametrize(
+    ("environ", "theme"),
+    [
+        ({"TERM": "xterm-256color"}, DARK),
+        ({"COLORFGBG": "15;0"}, DARK),
+        ({"COLORFGBG": "0;15"}, LIGHT),
+        ({"COLORFGBG": "0;default;15"}, LIGHT),
+        ({"TERM": "linux"}, TERMINAL),
+        ({"NO_COLOR": "1", "COLORFGBG": "0;15"}, TERMINAL),
+    ],
+)
+def test_first_theme(environ: dict[str, str], theme: Palette) -> None:
+    """The theme suits the terminal."""
+    assert first_theme(environ) == theme.name
+
+
+def test_terminal_theme_needs_no_colour() -> None:
+    """Without colours the chosen row and the tab are reversed, warnings are bold."""
+    assert style(TERMINAL.name, Role.TEXT, Ground.BAND).reverse
+    assert style(TERMINAL.name, Role.TAB).reverse
+    assert style(TERMINAL.name, Role.BAD).bold
+
+
+def test_plain_signs_keep_widths() -> None:
+    """Outside UTF-8 every sign becomes ASCII of the same width."""
+    signs = needed_signs({}, "ISO-8859-1")
+    assert signs is not None
+    ((text, _, _),) = signs.apply([Segment("▲ 3.1% – ↑ 日本 ±")], Color(0, 0, 0))
+    assert text == "^ 3.1% - ^ ???? +"
+    assert needed_signs({"TERM": "xterm"}, "UTF-8") is None
+
+
+def test_console_signs() -> None:
+    """The Linux console keeps the signs that its font has."""
+    signs = needed_signs({"TERM": "linux"}, "UTF-8")
+    assert signs is not None
+    ((text, _, _),) = signs.apply([Segment("▲ – ↑ ❄")], Color(0, 0, 0))
+    assert text == "▲ - ↑ *"
