@@ -13,6 +13,7 @@ _SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _MAP_UPDATE_ELEM = 2
+_MAP_DELETE_ELEM = 3
 _OBJ_GET_INFO_BY_FD = 15
 _LINK_CREATE = 28
 _ENABLE_STATS = 32
@@ -45,11 +46,17 @@ def create_iterator(link: int) -> int:
     return _bpf(_ITER_CREATE, struct.pack("=II", link, 0))
 
 
-def set_element(map_fd: int, key: int, value: int) -> None:
-    """Set an element of an array map of u32 values."""
-    key_at, value_at = ctypes.c_uint32(key), ctypes.c_uint32(value)
-    attributes = struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_at), ctypes.addressof(value_at), 0)
-    _bpf(_MAP_UPDATE_ELEM, attributes)
+def set_element(map_fd: int, key: bytes, value: bytes) -> None:
+    """Set an element of a map; key and value are as long as the map's."""
+    key_at, value_at = ctypes.c_char_p(key), ctypes.c_char_p(value)
+    addresses = (ctypes.cast(at, ctypes.c_void_p).value for at in (key_at, value_at))
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("=I4xQQQ", map_fd, *addresses, 0))
+
+
+def delete_element(map_fd: int, key: bytes) -> None:
+    """Delete an element of a map. Raises FileNotFoundError when it has none."""
+    key_at = ctypes.c_char_p(key)
+    _bpf(_MAP_DELETE_ELEM, struct.pack("=I4xQQQ", map_fd, ctypes.cast(key_at, ctypes.c_void_p).value, 0, 0))
 
 
 def enable_statistics() -> int:

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
@@ -133,7 +134,7 @@ class Namespaces:
         processes = [way.relative_to(self._proc).parts[0] for way in ways if self._proc in way.parents]
         return safe_text(bound[0]) if bound else f"of process {processes[0]}" if processes else "gone"
 
-    def follow(self, seen: set[int]) -> None:
+    def follow(self, seen: AbstractSet[int]) -> None:
         """Enter namespaces that are new and leave those that nobody else is in.
 
         The scan costs a look at every process, so it runs every two seconds, and at once when a socket was

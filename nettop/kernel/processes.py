@@ -94,14 +94,6 @@ class Processes:
                 self._tables[name] = TextTable()
 
 
-def holders_of(descriptors: Array | None, key: int) -> list[tuple[int, int]]:
-    """Every (PID, descriptor) in `descriptors` (columns id, pid, fd) that leads to the socket."""
-    if descriptors is None:
-        return []
-    found = descriptors[descriptors["id"] == key]
-    return sorted(zip(found["pid"].tolist(), found["fd"].tolist(), strict=True))
-
-
 def user_name(uid: int) -> str:
     """The name of a user, or the number where there is none."""
     if uid == _UNKNOWN:

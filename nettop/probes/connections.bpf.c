@@ -38,8 +38,10 @@ struct bpf_iter__udp {
   int bucket;
 };
 
-// What the walk through the hash tables shall list beyond sockets without a file: LIST_* bits.
+// What the walks through the hash tables shall list beyond sockets without a file: LIST_* bits, and with
+// LIST_WANTED the sockets with these cookies.
 BPF_ARRAY(listed, u32, 1);
+BPF_HASH(wanted, u64, u8, WANTED_MAX);
 
 static __always_inline bool is_listed(u32 bit) {
   int first = 0;
@@ -231,10 +233,18 @@ BPF_ITER(task_file) {
   return 0;
 }
 
-// Whether a process can hold this socket: then the walk over descriptors has found it already.
 static __always_inline bool has_file(struct sock *sk) {
   struct socket *socket = (struct socket *)sk->sk_socket;
   return socket && socket->file;
+}
+
+static __always_inline bool is_wanted(struct sock *sk) {
+  if (is_listed(LIST_WITH_FILE))
+    return true;
+  if (!is_listed(LIST_WANTED))
+    return false;
+  u64 cookie = bpf_get_socket_cookie((void *)sk);
+  return wanted.lookup(&cookie);
 }
 
 BPF_ITER(tcp) {
@@ -256,7 +266,11 @@ BPF_ITER(tcp) {
     row.uid = ctx->uid;
   } else {
     struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
-    if (!tp || (has_file((struct sock *)tp) && !is_listed(LIST_WITH_FILE)))
+    if (!tp)
+      return 0;
+    // A socket with a file is some process's: the walk over descriptors has it already.
+    row.has_file = has_file((struct sock *)tp);
+    if (row.has_file && !is_wanted((struct sock *)tp))
       return 0;
     put_tcp(&row, tp);
   }
@@ -267,10 +281,13 @@ BPF_ITER(tcp) {
 
 BPF_ITER(udp) {
   struct sock *sk = ctx->sk;
-  if (!sk || (has_file(sk) && !is_listed(LIST_WITH_FILE)))
+  if (!sk)
     return 0;
   struct row row;
   start_row(&row);
+  row.has_file = has_file(sk);
+  if (row.has_file && !is_wanted(sk))
+    return 0;
   put_udp(&row, sk);
   put_identity(&row, (struct sock_common *)sk, IPPROTO_UDP);
   bpf_seq_write((void *)ctx->meta->seq, &row, sizeof(row));

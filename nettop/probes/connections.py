@@ -8,6 +8,7 @@ when the namespace's own counts say that there is something to find.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from nettop.kernel.btf import Slice
 from nettop.kernel.facts import Host
 from nettop.kernel.iterator import Iterator, RowBuffer
 from nettop.kernel.namespaces import Namespaces, NamespaceThread
-from nettop.kernel.processes import Processes, holders_of, user_name
+from nettop.kernel.processes import Processes, user_name
 from nettop.kernel.program import Loader, Program, ProgramText
 from nettop.kernel.rows import row_header
 from nettop.probes.socket_rows import (
@@ -35,6 +36,7 @@ from nettop.probes.socket_rows import (
     count_waiting_for_fin,
     infer_directions,
     merge,
+    stack,
     take,
     without,
 )
@@ -44,9 +46,12 @@ from nettop.snapshots.snapshot import Array, Rows, Snapshot, known
 _BPF_PROG_TYPE_TRACING = 26
 _HELD, _TCP_TABLE, _UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
 
-_LIST_TIME_WAIT, _LIST_WITH_FILE = 1, 2
+_LIST_TIME_WAIT, _LIST_WITH_FILE, _LIST_WANTED = 1, 2, 4
+_WANTED_MAX = 10_240
 _PATIENCE = 2
-"""Refreshes for which a namespace may count more sockets than the walks found, before that is looked into."""
+"""Walks after which a namespace may count more sockets than were found, before those are searched for."""
+_PATIENCE_AFTER_SEARCH = 60
+"""The same after a search that did not explain the count."""
 
 _REST_PER_WALK = 50
 """A walk over a hash table takes 25 ms even when it is empty. Resting this many times as long as the last one
@@ -109,7 +114,7 @@ def program_text() -> ProgramText:
         header="#include <linux/types.h>\n" + row_header("row", ROW),
         slices=_SLICES,
         functions=dict.fromkeys((_HELD, _TCP_TABLE, _UDP_TABLE), _BPF_PROG_TYPE_TRACING),
-        maps=("listed",),
+        maps=("listed", "wanted"),
         defines={
             "IPPROTO_TCP": TCP,
             "IPPROTO_UDP": UDP,
@@ -117,6 +122,8 @@ def program_text() -> ProgramText:
             "OWNER_DESCRIPTOR": next(iter(OWNER_SOURCES)),
             "LIST_TIME_WAIT": _LIST_TIME_WAIT,
             "LIST_WITH_FILE": _LIST_WITH_FILE,
+            "LIST_WANTED": _LIST_WANTED,
+            "WANTED_MAX": _WANTED_MAX,
         },
     )
 
@@ -125,15 +132,15 @@ def program_text() -> ProgramText:
 class _Walk:
     """A walk through a namespace's hash tables: its rows, when it was made and what it took.
 
-    `missed` is how many sockets the namespace counts that neither walk found, `misses` how often that
-    happened in a row of walks.
+    `missed` is how many sockets the namespace counts that neither walk found; after `patience` more walks
+    with such a miss they are searched for.
     """
 
     rows: Array
     taken_ns: int
     took_ns: int
     missed: int
-    misses: int
+    patience: int
 
 
 class SocketTable:
@@ -142,13 +149,20 @@ class SocketTable:
     def __init__(self, program: Program, host: Host) -> None:
         self.processes = Processes(host)
         self.namespaces = Namespaces(host.proc)
-        self.every = False
+        self._every = False
         self._host = host
         self._program = program
         self._iterators = {name: Iterator(descriptor, ROW) for name, descriptor in program.functions.items()}
         self._held, self._unheld = RowBuffer(), RowBuffer()
         self._walks: dict[int, _Walk] = {}
-        self._descriptors = np.zeros(0, ROW)
+        self._shared = np.zeros(0, ROW)
+        self._wanted: set[int] = set()
+
+    def list_every(self, every: bool) -> None:
+        """List TIME_WAIT too, and search for every socket that is counted; or do not."""
+        if every != self._every:
+            self._every = every
+            self._walks = {}
 
     def close(self) -> None:
         """Detach, and leave every namespace."""
@@ -157,27 +171,30 @@ class SocketTable:
         self._program.close()
         self.namespaces.close()
 
-    def holders(self, key: int) -> list[tuple[int, int]]:
-        """The (PID, descriptor) pairs that led to the socket when it was last read."""
-        return holders_of(self._descriptors, key)
+    def holders(self, row: Array) -> list[tuple[int, int]]:
+        """The (PID, descriptor) pairs that led to the socket of this one row when it was last read."""
+        shared = self._shared[self._shared["id"] == row["id"]]
+        held = shared if len(shared) else row[known(row["pid"])]
+        return sorted(zip(held["pid"].tolist(), held["fd"].tolist(), strict=True))
 
-    def read_held(self, before: Array | None) -> Array:
+    def read_held(self, before: Array) -> Array:
         """The sockets that processes hold, sorted by id, each with its one owner; an own copy.
 
         `before` are the rows of the last refresh: who owned a socket then goes on to own it.
         """
         found = self._iterators[_HELD].read(self._held)
         self.processes.name(found)
-        self._descriptors = found[["id", "pid", "fd"]].copy()
-        return take(found, choose_owners(found, before))
+        owners, shared = choose_owners(found, before)
+        self._shared = take(found, shared)
+        return take(found, owners)
 
     def read_unheld(self, held: Array, taken_ns: int) -> tuple[list[Array], dict[str, int]]:
         """The sockets that no descriptor holds, where a namespace counts more than were `held`, and counts.
 
         Where walks are dear they are made less often, and the rows of the last one stand in.
         """
-        self.namespaces.follow(set(np.unique(held["netns"]).tolist()))
         held_by = count_hashed(held)
+        self.namespaces.follow(held_by.keys())
         rest_ns = _REST_PER_WALK * sum(walk.took_ns for walk in self._walks.values())
         walks: dict[int, _Walk] = {}
         time_wait = 0
@@ -189,7 +206,7 @@ class SocketTable:
                 last = self._walks.get(inode)
                 if last is None or taken_ns - last.taken_ns >= rest_ns:
                     missing = stat.tcp + stat.udp - found.tcp - found.udp
-                    last = self._walk(thread, taken_ns, missing, held, last.misses if last else 0)
+                    last = self._walk(thread, taken_ns, missing, held, last.patience if last else _PATIENCE)
                 walks[inode] = last
         self._walks = walks
         waiting_for_fin = sum(count_waiting_for_fin(walk.rows) for walk in walks.values())
@@ -213,25 +230,47 @@ class SocketTable:
             "without owner": walked if self._walks else "none to find",
         } | refused
 
-    def _walk(self, thread: NamespaceThread, taken_ns: int, missing: int, held: Array, misses: int) -> _Walk:
+    def _walk(
+        self, thread: NamespaceThread, taken_ns: int, missing: int, held: Array, patience: int
+    ) -> _Walk:
         """Walk both hash tables of a namespace that counts `missing` more sockets than were `held`.
 
         A few come and go between two readings. What goes on to be missed is held by no process that can be
-        seen from here: a message under way, io_uring, a process outside this PID namespace. From then on, or
-        when everything is asked for, the walk lists sockets with a file too.
+        seen from here: a message under way, io_uring, a process outside this PID namespace. When patience
+        with it ends, or when everything is asked for, one walk lists all sockets that have a file; from then
+        on those it found are wanted, and only they.
         """
-        with_file = self.every or misses >= _PATIENCE
-        listed = (_LIST_TIME_WAIT if self.every else 0) | (_LIST_WITH_FILE if with_file else 0)
-        bpf.set_element(self._program.maps["listed"], 0, listed)
+        search = self._every or patience <= 0
+        self._list(search)
         begun = time.monotonic_ns()
         tables = [
             thread.run(partial(self._iterators[name].read, self._unheld)).copy()
             for name in (_TCP_TABLE, _UDP_TABLE)
         ]
         took_ns = time.monotonic_ns() - begun
-        rows = without(merge(*tables), held)
+        rows = without(stack(tables), held)
         missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
-        return _Walk(rows, taken_ns, took_ns, missed, misses + 1 if missed else misses)
+        if search:
+            self._want(set(rows["id"][rows["has_file"] == 1].tolist()))
+            patience = _PATIENCE_AFTER_SEARCH if missed else _PATIENCE
+        return _Walk(rows, taken_ns, took_ns, missed, patience - 1 if missed else _PATIENCE)
+
+    def _list(self, search: bool) -> None:
+        """Tell the programs what to list beyond sockets without a file."""
+        bits = (_LIST_TIME_WAIT if self._every else 0) | (_LIST_WITH_FILE if search else 0)
+        bits |= _LIST_WANTED if self._wanted else 0
+        bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
+
+    def _want(self, ids: set[int]) -> None:
+        """Have these sockets listed by every walk. What does not fit is missed, and searched for again."""
+        wanted = self._program.maps["wanted"]
+        if len(self._wanted | ids) > _WANTED_MAX:
+            for old in self._wanted:
+                bpf.delete_element(wanted, old.to_bytes(8, sys.byteorder))
+            self._wanted = set()
+        for new in sorted(ids - self._wanted)[:_WANTED_MAX]:
+            bpf.set_element(wanted, new.to_bytes(8, sys.byteorder), b"\1")
+            self._wanted.add(new)
 
 
 class Connections:
@@ -240,7 +279,7 @@ class Connections:
     def __init__(self, host: Host | None = None) -> None:
         self._host = host or Host()
         self._table: SocketTable | None = None
-        self._last: Array | None = None
+        self._last: Array = np.zeros(0, ROW)
         self._every = False
 
     @property
@@ -258,14 +297,14 @@ class Connections:
             self._table = SocketTable(loader.load(program_text()), self._host)
         finally:
             loader.close()
-        self._table.every = self._every
+        self._table.list_every(self._every)
 
     def read(self, taken_ns: int) -> Snapshot:
         """Every socket there is now."""
         table = self.table
         held = table.read_held(self._last)
         unheld, counts = table.read_unheld(held, taken_ns)
-        rows = merge(held, *unheld)
+        rows = merge(held, without(stack(unheld), held))
         infer_directions(rows)
         self._last = rows
         return Snapshot(
@@ -283,17 +322,17 @@ class Connections:
         if option == "every":
             self._every = bool(value)
             if self._table is not None:
-                self._table.every = self._every
+                self._table.list_every(self._every)
 
     def describe(self, key: int) -> dict[str, str]:
         """Who holds the socket, what those processes are, and names for the row's numbers."""
-        details = self.table.processes.describe(self.table.holders(key))
-        for row in () if self._last is None else self._last[self._last["id"] == key]:
-            details |= {
-                "User": user_name(int(row["uid"])),
-                "Namespace": self.table.namespaces.name(int(row["netns"])),
-            }
-        return details
+        row = self._last[self._last["id"] == key]
+        if not len(row):
+            return {}
+        return self.table.processes.describe(self.table.holders(row)) | {
+            "User": user_name(int(row["uid"][0])),
+            "Namespace": self.table.namespaces.name(int(row["netns"][0])),
+        }
 
     def close(self) -> None:
         """Detach and leave every namespace; a second call does nothing."""

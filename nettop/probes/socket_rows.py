@@ -24,9 +24,18 @@ STATE = {name: number for number, name in STATES.items()}
 _INBOUND, _OUTBOUND = (number for number, name in DIRECTIONS.items() if name.endswith("?"))
 
 ROW = row_dtype(
-    SOCKETS, (("start_time", "u8"), ("css_set", "u8"), ("fd", "u4"), ("syn_queue", "u4"), ("comm", "S16"))
+    SOCKETS,
+    (
+        ("has_file", "u1"),
+        ("fd", "u4"),
+        ("syn_queue", "u4"),
+        ("start_time", "u8"),
+        ("css_set", "u8"),
+        ("comm", "S16"),
+    ),
 )
-"""A row as the programs write it: the table's, then who holds the socket, and a listener's half-open queue."""
+"""A row as the programs write it: the table's, then who holds the socket, a listener's half-open queue, and for
+what no descriptor led to whether some process has it all the same."""
 
 
 class Counted(NamedTuple):
@@ -37,8 +46,9 @@ class Counted(NamedTuple):
     half_open: int = 0
 
 
-def choose_owners(found: Array, before: Array | None) -> Index:
-    """Positions of one row a socket, sorted by id: the row of the holder that owns it.
+def choose_owners(found: Array, before: Array) -> tuple[Index, Index]:
+    """Positions of one row a socket, sorted by id: the row of the holder that owns it. Then those of all rows
+    of sockets that have several holders.
 
     The owner in the rows `before` stays it while it holds the socket; else the holder that started last, and
     of several the one with the lowest PID.
@@ -46,22 +56,32 @@ def choose_owners(found: Array, before: Array | None) -> Index:
     order, ids = _by_id(found)
     first = _first_of_each(ids)
     if first.all():
-        return order
+        return order, order[:0]
     shared = ~first | ~np.append(first[1:], True)
     rows = order[shared]
     newcomer = ~_owned_before(found[rows], before)
     best_first = np.lexsort((found["pid"][rows], ~found["start_time"][rows], newcomer, ids[shared]))
     order[shared] = rows[best_first]
-    return order[first]
+    return order[first], rows
 
 
-def merge(first: Array, *others: Array) -> Array:
-    """All rows sorted by id; of a socket that is in several tables, the row of the earliest."""
-    if not any(len(rows) for rows in others):
-        return first
-    rows = np.concatenate([rows.view(f"V{ROW.itemsize}") for rows in (first, *others)]).view(ROW)
-    order, ids = _by_id(rows)
-    return take(rows, order[_first_of_each(ids)])
+def merge(held: Array, unheld: Array) -> Array:
+    """The rows of `held`, sorted by id, and those of `unheld` in their places among them."""
+    if not len(unheld):
+        return held
+    order, ids = _by_id(unheld)
+    rows = take(unheld, order[_first_of_each(ids)])  # a request that becomes a socket may be met as both
+    plain = f"V{ROW.itemsize}"
+    merged: Array = np.insert(held.view(plain), np.searchsorted(held["id"], rows["id"]), rows.view(plain))
+    return merged.view(ROW)
+
+
+def stack(tables: list[Array]) -> Array:
+    """The rows of all tables, one behind the other."""
+    if not tables:
+        return np.zeros(0, ROW)
+    rows: Array = np.concatenate([table.view(f"V{ROW.itemsize}") for table in tables]).view(ROW)
+    return rows
 
 
 def without(rows: Array, others: Array) -> Array:
@@ -92,12 +112,21 @@ def count_hashed(rows: Array) -> dict[int, Counted]:
     """
     if not len(rows):
         return {}
-    inodes, at = np.unique(rows["netns"], return_inverse=True)
+    # Namespaces have neighbouring inode numbers, so counting by place needs no sort.
+    first = int(rows["netns"].min())
+    place = rows["netns"] - np.uint32(first)
     tcp = (rows["protocol"] == TCP) & (rows["state"] != STATE["CLOSE"]) & known(rows["send_queue"])
     udp = (rows["protocol"] == UDP) & known(rows["local_port"])
-    half_open = np.where(known(rows["syn_queue"]), rows["syn_queue"], 0)
-    sums = (np.bincount(at, weights=column).astype(int).tolist() for column in (tcp, udp, half_open))
-    return {inode: Counted(*counts) for inode, *counts in zip(inodes.tolist(), *sums, strict=True)}
+    listening = known(rows["syn_queue"])
+    there = np.bincount(place)
+    sums = (
+        np.bincount(place[tcp], minlength=len(there)),
+        np.bincount(place[udp], minlength=len(there)),
+        np.bincount(place[listening], rows["syn_queue"][listening], len(there)).astype(int),
+    )
+    return {
+        first + at: Counted(*(int(counts[at]) for counts in sums)) for at in np.flatnonzero(there).tolist()
+    }
 
 
 def count_waiting_for_fin(rows: Array) -> int:
@@ -118,8 +147,8 @@ def _first_of_each(ids: Array) -> Mask:
     return first
 
 
-def _owned_before(rows: Array, before: Array | None) -> Mask:
-    if before is None or not len(before):
+def _owned_before(rows: Array, before: Array) -> Mask:
+    if not len(before):
         return np.zeros(len(rows), bool)
     then = before[np.minimum(np.searchsorted(before["id"], rows["id"]), len(before) - 1)]
     same: Mask = np.logical_and.reduce([then[name] == rows[name] for name in ("id", "pid", "start_time")])

@@ -116,14 +116,14 @@ class Table:
 def row_dtype(table: Table, carried: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
     """The dtype of a table's row, with `carried` columns behind it that a probe needs but nobody is shown.
 
-    The size is rounded up to 8 bytes, as a C compiler does.
+    Those stand in the order in which they are given. The size is rounded up to 8 bytes, as a C compiler does.
     """
     import numpy as np
 
     own = sorted(
         ((f.name, np.dtype(f.dtype)) for f in table.stored), key=lambda column: -_alignment(column[1])
     )
-    extra = sorted(((name, np.dtype(d)) for name, d in carried), key=lambda column: -_alignment(column[1]))
+    extra = ((name, np.dtype(d)) for name, d in carried)
     names, formats, offsets, at = [], [], [], 0
     for name, dtype in (*own, *extra):
         alignment = _alignment(dtype)

@@ -19,6 +19,7 @@ from nettop.probes.socket_rows import (
     count_hashed,
     infer_directions,
     merge,
+    stack,
     without,
 )
 from nettop.snapshots.connections import DIRECTIONS
@@ -46,7 +47,7 @@ def held_by(holders: list[Holder]) -> Array:
 
 def owners(rows: Array, before: Array | None = None) -> dict[int, Holder]:
     """The chosen holder of each socket."""
-    chosen = rows[choose_owners(rows, before)]
+    chosen = rows[choose_owners(rows, rows_of() if before is None else before)[0]]
     assert np.all(chosen["id"][1:] > chosen["id"][:-1])
     return {
         int(i): (int(i), int(p), int(s))
@@ -61,11 +62,20 @@ def test_the_holder_that_started_last_owns(holders: list[Holder]) -> None:
     assert owners(held_by(holders)) == best
 
 
+@given(HOLDERS)
+def test_the_other_holders_are_kept_aside(holders: list[Holder]) -> None:
+    """All holders of a socket that several hold are told, so that its details can name them."""
+    rows = held_by(holders)
+    several = sorted(h for h in holders if sum(h[0] == other[0] for other in holders) > 1)
+    shared = rows[choose_owners(rows, rows_of())[1]]
+    assert sorted(shared[["id", "pid", "start_time"]].tolist()) == several
+
+
 @given(HOLDERS, HOLDERS)
 def test_an_owner_stays_while_it_holds(first: list[Holder], second: list[Holder]) -> None:
     """Who owned a socket at the last refresh owns it still, whoever else holds it now."""
     rows = held_by(first)
-    before = rows[choose_owners(rows, None)]
+    before = rows[choose_owners(rows, rows_of())[0]]
     was = owners(rows)
     now = owners(held_by(second), before)
     for key, owner in was.items():
@@ -73,14 +83,14 @@ def test_an_owner_stays_while_it_holds(first: list[Holder], second: list[Holder]
             assert now[key] == owner
 
 
-@given(st.lists(st.integers(1, 20)), st.lists(st.integers(1, 20)))
-def test_merged_rows_are_sorted_and_the_first_table_wins(first: list[int], second: list[int]) -> None:
-    """Each id stands once, in order, with the earliest table's row."""
-    held = rows_of(*({"id": i, "pid": 1} for i in sorted(set(first))))
-    unheld = rows_of(*({"id": i, "pid": 2} for i in second))
-    merged = merge(held, unheld)
-    assert merged["id"].tolist() == sorted({*first, *second})
-    assert [row["pid"] for row in merged] == [1 if row["id"] in first else 2 for row in merged]
+@given(st.sets(st.integers(1, 40)), st.permutations(range(1, 41)))
+def test_merged_rows_are_sorted(held: set[int], order: list[int]) -> None:
+    """Each id stands once, in order, with its own row."""
+    first = rows_of(*({"id": i, "pid": 1} for i in sorted(held)))
+    second = rows_of(*({"id": i, "pid": 2} for i in order if i not in held and i % 3 == 0))
+    merged = merge(first, stack([second[:2], second[2:]]))
+    assert merged["id"].tolist() == sorted([*held, *second["id"].tolist()])
+    assert [row["pid"] for row in merged] == [1 if row["id"] in held else 2 for row in merged]
 
 
 @given(st.sets(st.integers(1, 20)), st.lists(st.integers(1, 20)))
@@ -128,6 +138,7 @@ def test_only_sockets_in_hash_tables_are_counted() -> None:
 def test_no_rows_are_no_trouble() -> None:
     """An empty machine is a machine."""
     none = rows_of()
-    assert len(choose_owners(none, none)) == 0
+    assert [len(at) for at in choose_owners(none, none)] == [0, 0]
     assert count_hashed(none) == {}
+    assert len(merge(none, stack([]))) == 0
     infer_directions(none)
