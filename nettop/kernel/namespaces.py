@@ -71,8 +71,8 @@ class NamespaceThread:
             threading.stack_size(previous)
         entered.result()
 
-    def run(self, task: Callable[[], T]) -> T:
-        """What `task` gives when it is run inside."""
+    def submit(self, task: Callable[[], T]) -> Future[T]:
+        """Have `task` run inside; what it gives comes with the future."""
         answer: Future[T] = Future()
 
         def carry_out() -> None:
@@ -82,7 +82,11 @@ class NamespaceThread:
                 answer.set_exception(error)
 
         self._tasks.put(carry_out)
-        return answer.result()
+        return answer
+
+    def run(self, task: Callable[[], T]) -> T:
+        """What `task` gives when it is run inside."""
+        return self.submit(task).result()
 
     def close(self) -> None:
         """Leave the namespace, which nettop then keeps alive no longer."""

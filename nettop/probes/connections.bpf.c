@@ -90,7 +90,9 @@ static __always_inline void put_addresses(struct row *row, struct sock_common *s
 }
 
 static __always_inline void put_identity(struct row *row, struct sock_common *sk, u8 protocol) {
-  row->id = bpf_get_socket_cookie((void *)sk);
+  if (!sk->skc_cookie)
+    bpf_get_socket_cookie((void *)sk); // gives it one; bcc declares the helper with half a cookie to return
+  row->id = sk->skc_cookie;
   row->protocol = protocol;
   put_addresses(row, sk);
   if (sk->skc_num)
@@ -99,19 +101,6 @@ static __always_inline void put_identity(struct row *row, struct sock_common *sk
     row->remote_port = bpf_ntohs(sk->skc_dport);
   struct net *net = (struct net *)sk->skc_net;
   row->netns = net->inum;
-}
-
-// Ask for the cache lines of a socket together: with 90,000 of them each is a miss, and misses that are
-// under way at once overlap. What is read here is read again where it is used, from the cache then.
-static __always_inline void touch_sock(struct sock *sk) {
-  u64 words = sk->skc_flags ^ sk->sk_drops ^ sk->sk_uid;
-  asm volatile("" : : "r"(words));
-}
-
-static __always_inline void touch_tcp(struct tcp_sock *tp) {
-  u64 words = tp->snd_cwnd ^ tp->rtt_min[0][1] ^ tp->bytes_sent ^ tp->srtt_us ^ tp->bytes_received ^
-              tp->total_retrans;
-  asm volatile("" : : "r"(words));
 }
 
 static __always_inline void put_rtt(struct row *row, struct tcp_sock *tp) {
@@ -150,7 +139,6 @@ static __always_inline void put_delivery_rate(struct row *row, struct tcp_sock *
 }
 
 static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
-  touch_tcp(tp);
   u8 state = tp->skc_state;
   row->state = state;
   row->uid = tp->sk_uid;
@@ -213,7 +201,6 @@ BPF_ITER(task_file) {
   struct sock *sk = (struct sock *)socket->sk;
   if (!sk || (sk->skc_family != AF_INET && sk->skc_family != AF_INET6))
     return 0;
-  touch_sock(sk);
   u16 protocol = sk->sk_protocol;
   if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
     return 0;
@@ -243,7 +230,7 @@ static __always_inline bool is_wanted(struct sock *sk) {
     return true;
   if (!is_listed(LIST_WANTED))
     return false;
-  u64 cookie = bpf_get_socket_cookie((void *)sk);
+  u64 cookie = sk->skc_cookie;
   return wanted.lookup(&cookie);
 }
 

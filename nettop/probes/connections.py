@@ -9,8 +9,11 @@ when the namespace's own counts say that there is something to find.
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from nettop.kernel import bpf
 from nettop.kernel.btf import Slice
 from nettop.kernel.facts import Host
 from nettop.kernel.iterator import Iterator, RowBuffer
-from nettop.kernel.namespaces import Namespaces, NamespaceThread
+from nettop.kernel.namespaces import Namespaces
 from nettop.kernel.processes import Processes, user_name
 from nettop.kernel.program import Loader, Program, ProgramText
 from nettop.kernel.rows import row_header
@@ -59,7 +62,7 @@ took keeps the walks below 2 % of a CPU."""
 
 _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
-    "skc_v6_rcv_saddr", "skc_net", "skc_flags",
+    "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
 )  # fmt: skip
 _SOCK = (
     "sk_protocol", "sk_uid", "sk_drops", "sk_socket", "sk_rmem_alloc", "sk_wmem_alloc", "sk_ack_backlog",
@@ -130,15 +133,24 @@ def program_text() -> ProgramText:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """A walk through a namespace's hash tables: its rows, when it was made and what it took.
+    """A walk through a namespace's hash tables: its rows, when it was made, what it took, and whether it
+    listed all sockets that have a file."""
+
+    rows: Array
+    taken_ns: int
+    took_ns: int
+    searched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the last walk through a namespace gave.
 
     `missed` is how many sockets the namespace counts that neither walk found; after `patience` more walks
     with such a miss they are searched for.
     """
 
-    rows: Array
-    taken_ns: int
-    took_ns: int
+    walk: _Walk
     missed: int
     patience: int
 
@@ -154,7 +166,8 @@ class SocketTable:
         self._program = program
         self._iterators = {name: Iterator(descriptor, ROW) for name, descriptor in program.functions.items()}
         self._held, self._unheld = RowBuffer(), RowBuffer()
-        self._walks: dict[int, _Walk] = {}
+        self._walking = threading.Lock()
+        self._found: dict[int, _Found] = {}
         self._shared = np.zeros(0, ROW)
         self._wanted: set[int] = set()
 
@@ -162,7 +175,7 @@ class SocketTable:
         """List TIME_WAIT too, and search for every socket that is counted; or do not."""
         if every != self._every:
             self._every = every
-            self._walks = {}
+            self._found = {}
 
     def close(self) -> None:
         """Detach, and leave every namespace."""
@@ -177,10 +190,26 @@ class SocketTable:
         held = shared if len(shared) else row[known(row["pid"])]
         return sorted(zip(held["pid"].tolist(), held["fd"].tolist(), strict=True))
 
+    def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:
+        """Every socket there is now, sorted by id, and counts of what is not listed.
+
+        `before` are the rows of the last refresh. Namespaces that needed the second walk then are walked while
+        this thread walks the descriptors.
+        """
+        walks = self._begin_walks(taken_ns)
+        try:
+            held = self.read_held(before)
+        finally:
+            wait(walks.values())  # nobody may close what a walk still reads
+        unheld, counts = self._read_unheld(
+            held, taken_ns, {inode: walk.result() for inode, walk in walks.items()}
+        )
+        return merge(held, without(stack(unheld), held)), counts
+
     def read_held(self, before: Array) -> Array:
         """The sockets that processes hold, sorted by id, each with its one owner; an own copy.
 
-        `before` are the rows of the last refresh: who owned a socket then goes on to own it.
+        Who owned a socket in the rows `before` goes on to own it.
         """
         found = self._iterators[_HELD].read(self._held)
         self.processes.name(found)
@@ -188,72 +217,91 @@ class SocketTable:
         self._shared = take(found, shared)
         return take(found, owners)
 
-    def read_unheld(self, held: Array, taken_ns: int) -> tuple[list[Array], dict[str, int]]:
-        """The sockets that no descriptor holds, where a namespace counts more than were `held`, and counts.
-
-        Where walks are dear they are made less often, and the rows of the last one stand in.
-        """
-        held_by = count_hashed(held)
-        self.namespaces.follow(held_by.keys())
-        rest_ns = _REST_PER_WALK * sum(walk.took_ns for walk in self._walks.values())
-        walks: dict[int, _Walk] = {}
-        time_wait = 0
-        for inode, thread in self.namespaces.threads.items():
-            stat = thread.run(self._host.sockstat)
-            time_wait += stat.time_wait
-            found = held_by.get(inode, Counted())
-            if stat.tcp > found.tcp or stat.udp > found.udp or stat.time_wait or found.half_open:
-                last = self._walks.get(inode)
-                if last is None or taken_ns - last.taken_ns >= rest_ns:
-                    missing = stat.tcp + stat.udp - found.tcp - found.udp
-                    last = self._walk(thread, taken_ns, missing, held, last.patience if last else _PATIENCE)
-                walks[inode] = last
-        self._walks = walks
-        waiting_for_fin = sum(count_waiting_for_fin(walk.rows) for walk in walks.values())
-        return [walk.rows for walk in walks.values()], {
-            "time_wait": max(0, time_wait - waiting_for_fin),
-            "unlisted": sum(walk.missed for walk in walks.values()),
-        }
-
     def via(self, taken_ns: int) -> dict[str, str]:
         """What gave the rows, how old those of the second walk are, and where it may not go."""
-        oldest_ns = min((walk.taken_ns for walk in self._walks.values()), default=taken_ns)
+        oldest_ns = min((found.walk.taken_ns for found in self._found.values()), default=taken_ns)
         age = f", {(taken_ns - oldest_ns) / 1e9:.1f} s ago" if oldest_ns < taken_ns else ""
         walked = (
-            f"iter/tcp + iter/udp in {len(self._walks)} of {len(self.namespaces.threads)} namespaces{age}"
+            f"iter/tcp + iter/udp in {len(self._found)} of {len(self.namespaces.threads)} namespaces{age}"
         )
         refused = {
             f"namespace {inode}": f"not entered: {why}" for inode, why in self.namespaces.refused.items()
         }
         return {
             "sockets": "iter/task_file",
-            "without owner": walked if self._walks else "none to find",
+            "without owner": walked if self._found else "none to find",
         } | refused
 
-    def _walk(
-        self, thread: NamespaceThread, taken_ns: int, missing: int, held: Array, patience: int
-    ) -> _Walk:
-        """Walk both hash tables of a namespace that counts `missing` more sockets than were `held`.
+    # --- the second walk ----------------------------------------------------------------------------------
 
-        A few come and go between two readings. What goes on to be missed is held by no process that can be
-        seen from here: a message under way, io_uring, a process outside this PID namespace. When patience
-        with it ends, or when everything is asked for, one walk lists all sockets that have a file; from then
-        on those it found are wanted, and only they.
+    def _read_unheld(
+        self, held: Array, taken_ns: int, walks: Mapping[int, _Walk]
+    ) -> tuple[list[Array], dict[str, int]]:
+        """The rows of what no descriptor holds, where a namespace counts more sockets than were `held`.
+
+        Where walks are dear they are made less often, and the rows of the last one stand in.
+        """
+        held_by = count_hashed(held)
+        self.namespaces.follow(held_by.keys())
+        found: dict[int, _Found] = {}
+        time_wait = 0
+        for inode, thread in self.namespaces.threads.items():
+            stat = thread.run(self._host.sockstat)
+            time_wait += stat.time_wait
+            there = held_by.get(inode, Counted())
+            if stat.tcp > there.tcp or stat.udp > there.udp or stat.time_wait or there.half_open:
+                last = self._found.get(inode)
+                walk = walks.get(inode) or (
+                    last.walk if last else thread.run(partial(self._walk, taken_ns, _PATIENCE))
+                )
+                missing = stat.tcp + stat.udp - there.tcp - there.udp
+                found[inode] = last if last and walk is last.walk else self._judge(walk, missing, held, last)
+        self._found = found
+        rows = [one.walk.rows for one in found.values()]
+        return rows, {
+            "time_wait": max(0, time_wait - sum(map(count_waiting_for_fin, rows))),
+            "unlisted": sum(one.missed for one in found.values()),
+        }
+
+    def _begin_walks(self, taken_ns: int) -> dict[int, Future[_Walk]]:
+        """Begin the walks that are due in namespaces that needed one at the last refresh."""
+        rest_ns = _REST_PER_WALK * sum(found.walk.took_ns for found in self._found.values())
+        return {
+            inode: self.namespaces.threads[inode].submit(partial(self._walk, taken_ns, found.patience))
+            for inode, found in self._found.items()
+            if inode in self.namespaces.threads and taken_ns - found.walk.taken_ns >= rest_ns
+        }
+
+    def _walk(self, taken_ns: int, patience: int) -> _Walk:
+        """Walk both hash tables of the calling thread's namespace.
+
+        When everything is asked for, or patience with what is missed has ended, all sockets that have a file
+        are listed too.
         """
         search = self._every or patience <= 0
-        self._list(search)
-        begun = time.monotonic_ns()
-        tables = [
-            thread.run(partial(self._iterators[name].read, self._unheld)).copy()
-            for name in (_TCP_TABLE, _UDP_TABLE)
-        ]
-        took_ns = time.monotonic_ns() - begun
-        rows = without(stack(tables), held)
+        with self._walking:
+            self._list(search)
+            begun = time.monotonic_ns()
+            tables = [self._iterators[name].read(self._unheld).copy() for name in (_TCP_TABLE, _UDP_TABLE)]
+            return _Walk(stack(tables), taken_ns, time.monotonic_ns() - begun, search)
+
+    def _judge(self, walk: _Walk, missing: int, held: Array, last: _Found | None) -> _Found:
+        """Count what both walks missed of the sockets that a namespace has beyond those that are `held`.
+
+        A few come and go between two readings. What goes on to be missed is held by no process that can be
+        seen from here: a message under way, io_uring, a process outside this PID namespace. A search finds
+        those once; from then on they are wanted in every walk.
+        """
+        rows = without(walk.rows, held)
         missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
-        if search:
+        if walk.searched:
             self._want(set(rows["id"][rows["has_file"] == 1].tolist()))
-            patience = _PATIENCE_AFTER_SEARCH if missed else _PATIENCE
-        return _Walk(rows, taken_ns, took_ns, missed, patience - 1 if missed else _PATIENCE)
+        patience = last.patience if last else _PATIENCE
+        if walk.searched or not missed:
+            patience = _PATIENCE_AFTER_SEARCH if walk.searched and missed else _PATIENCE
+        else:
+            patience -= 1
+        return _Found(replace(walk, rows=rows), missed, patience)
 
     def _list(self, search: bool) -> None:
         """Tell the programs what to list beyond sockets without a file."""
@@ -302,9 +350,7 @@ class Connections:
     def read(self, taken_ns: int) -> Snapshot:
         """Every socket there is now."""
         table = self.table
-        held = table.read_held(self._last)
-        unheld, counts = table.read_unheld(held, taken_ns)
-        rows = merge(held, without(stack(unheld), held))
+        rows, counts = table.read(self._last, taken_ns)
         infer_directions(rows)
         self._last = rows
         return Snapshot(
