@@ -222,9 +222,11 @@ def _open(asked: Asked, source_of: Callable[[str], Source] | None) -> ExitCode:
     with undisturbed():
         from nettop.engine.session import Session
         from nettop.engine.source import probe_of
+        from nettop.kernel.memory import share_one_arena
         from nettop.kernel.privileges import keep_only
 
     if source_of is None:
+        share_one_arena()
         keep_only()  # before there is a second thread: each has capabilities of its own
     session = Session(settings.interval_s, source_of or probe_of)
     return _open_text(settings, session) if asked.is_text else _open_screens(settings, session)

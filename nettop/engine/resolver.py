@@ -37,7 +37,7 @@ def look_up(raw: bytes) -> str | None:
 class Resolver:
     """Gives an address's name if it is known by now, and otherwise has it looked up for the next time.
 
-    Names are safe to show. An address that has no name is not looked up again while it is remembered.
+    Names are safe to show, and one word. An address that has no name is not looked up again while it is remembered.
     """
 
     def __init__(self, find: Callable[[bytes], str | None] = look_up) -> None:
@@ -92,7 +92,7 @@ class Resolver:
                 raw = self._queue.popleft()
             name = self._find(raw)
             with self._lock:
-                self._names[raw] = safe_text(name[:_LONGEST]) if name else None
+                self._names[raw] = safe_text(name[:_LONGEST]) if name and name.split() == [name] else None
                 self._asked.discard(raw)
                 if len(self._names) > CAPACITY:
                     self._names.popitem(last=False)

@@ -11,13 +11,14 @@ import numpy as np
 from nettop.kernel import bpf
 from nettop.snapshots.snapshot import Array
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 64 << 10
+"""The kernel fills its own buffer of 32 KiB and hands that over; more room than this is never used."""
 
 
 class RowBuffer:
     """Memory that iterators are read into, again and again; it grows when a reading does not fit."""
 
-    def __init__(self, size: int = 1 << 20) -> None:
+    def __init__(self, size: int = 256 << 10) -> None:
         self._bytes = bytearray(size)
 
     def fill(self, descriptor: int, dtype: np.dtype[Any]) -> Array:
@@ -26,7 +27,7 @@ class RowBuffer:
         while True:
             if len(self._bytes) - used < _READ_BYTES:
                 self._bytes = self._bytes + bytes(len(self._bytes))
-            with memoryview(self._bytes) as view, view[used:] as free:
+            with memoryview(self._bytes) as view, view[used : used + _READ_BYTES] as free:
                 got = os.readv(descriptor, [free])
             if not got:
                 break

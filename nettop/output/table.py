@@ -23,6 +23,9 @@ _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO})
 """Numbers that measure something stand at the right of their column; numbers that name something do not."""
 
+_FREE_TEXT = frozenset({Kind.TEXT, Kind.GROUP})
+"""What others chose, and so may hold spaces."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
@@ -43,6 +46,7 @@ class AlignedTable:
         self._terminal = terminal
         self._right = [field_of(table, name).kind in _AMOUNTS for name in columns]
         self._decimals = [_decimals(table, name) for name in columns]
+        self._words = [field_of(table, name).kind in _FREE_TEXT for name in columns]
         self._widths = [len(name) for name in columns]
         self._between = ""
 
@@ -50,8 +54,8 @@ class AlignedTable:
         """The header and a line for each row that the view shows; an empty line before all but the first."""
         at = view.order
         cells = [
-            _cells(view.values(name, at), decimals)
-            for name, decimals in zip(self._columns, self._decimals, strict=True)
+            _cells(view.values(name, at), decimals, word if words else str)
+            for name, decimals, words in zip(self._columns, self._decimals, self._words, strict=True)
         ]
         self._widths = list(map(max, self._widths, map(_widest, cells)))
         header = self._rows([[name] for name in self._columns])[0]
@@ -103,10 +107,10 @@ def _decimals(table: Table, name: str) -> str:
     return ".1f" if name.endswith(RATE) or field_of(table, name).kind is not Kind.RATIO else ".6f"
 
 
-def _cells(values: list[Any], decimals: str) -> list[str]:
+def _cells(values: list[Any], decimals: str, spell: Callable[[str], str]) -> list[str]:
     if isinstance(next((value for value in values if value is not None), None), float):
         return [UNKNOWN if value is None else format(value, decimals) for value in values]
-    return list(map(str, spelled(values, word, UNKNOWN)))
+    return list(map(str, spelled(values, spell, UNKNOWN)))
 
 
 def word(text: str) -> str:
