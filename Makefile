@@ -36,7 +36,7 @@ test-kernel: ## real sockets on the running kernel; root
 	$(as_root) $(pytest) -m kernel -p no:cacheprovider
 
 bench: ## the speed and memory budgets, side by side with ss; root
-	$(as_root) $(bin)/python -B bench
+	$(as_root) $(bin)/python -B bench/connections.py
 
 fresh-root: ## install and test in a fresh Debian 12; root
 	$(as_root) scripts/fresh-root.sh

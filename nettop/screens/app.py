@@ -11,7 +11,8 @@ from nettop.settings import Settings
 def run_app(settings: Settings, session: Session) -> ExitCode:
     """Show the session in the terminal until the user, a signal or an error ends it.
 
-    `session` is entered by the caller, who also leaves it.
+    `session` is entered by the caller, who also leaves it. Raises the NettopError for which there was nothing
+    to show.
     """
     lease = session.enable(settings.view.view.partition(".")[0])
     from nettop.screens.desk import Desk  # imported here, after the kernel side began its work
@@ -20,4 +21,6 @@ def run_app(settings: Settings, session: Session) -> ExitCode:
     app = NettopApp(Desk(settings, session))
     app.run()
     lease.release()
+    if app.hopeless is not None:
+        raise app.hopeless
     return ExitCode.DONE if app.return_code == 0 else ExitCode.FAILURE

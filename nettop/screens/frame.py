@@ -18,6 +18,7 @@ from textual.message import Message
 from textual.theme import BUILTIN_THEMES, Theme
 
 from nettop.engine.session import Lease
+from nettop.errors import NettopError, PermissionMissing, Unsupported
 from nettop.screens.actions import BY_ID, everywhere
 from nettop.screens.desk import Desk
 from nettop.screens.lens import LensScreen, screen_of
@@ -34,7 +35,11 @@ class Published(Message, bubble=False):
 
 
 class NettopApp(App[None], inherit_bindings=False):
-    """nettop in a terminal."""
+    """nettop in a terminal.
+
+    Where this host or user cannot have even the first lens there is nothing to stay for: the app ends, and
+    `hopeless` says why.
+    """
 
     TITLE = "nettop"
     CSS_PATH = "frame.tcss"
@@ -54,6 +59,8 @@ class NettopApp(App[None], inherit_bindings=False):
         self._current_mode = self._shown.id
         self._leases: dict[str, Lease] = {}
         self._waiting = False
+        self._has_shown = False
+        self.hopeless: NettopError | None = None
         self._unsubscribe: Callable[[], None] | None = None
         for palette in PALETTES.values():
             self.register_theme(_theme(palette))
@@ -82,7 +89,7 @@ class NettopApp(App[None], inherit_bindings=False):
         self.app_resume_signal.subscribe(self, self._resumed)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGHUP):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     loop.add_signal_handler(number, self.exit)
 
@@ -106,6 +113,13 @@ class NettopApp(App[None], inherit_bindings=False):
     def on_published(self) -> None:
         """Let the screen in sight show what is newest; hidden ones draw nothing."""
         self._waiting = False
+        bus = self.desk.session.bus
+        failure = bus.failure(self._shown.id)
+        if isinstance(failure, PermissionMissing | Unsupported) and not self._has_shown:
+            self.hopeless = failure
+            self.exit()
+            return
+        self._has_shown = self._has_shown or bus.frame(self._shown.id) is not None
         self.lens_screen.take()
 
     @property

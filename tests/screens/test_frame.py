@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from nettop.errors import SourceFailed, Unsupported
+from nettop.errors import PermissionMissing, SourceFailed
 from nettop.screens.frame import NettopApp
 from nettop.screens.lens import LensScreen, screen_of
 from nettop.settings import Settings, ViewSettings
@@ -42,7 +42,7 @@ async def test_headline_sheds_its_right_parts_first() -> None:
 
 async def test_failed_source_says_why_and_can_be_tried_again() -> None:
     """What went wrong and how to mend it stand where the table was; Enter tries again."""
-    failure = Unsupported("this kernel has no BTF", "CONFIG_DEBUG_INFO_BTF=y is needed")
+    failure = SourceFailed("this kernel has no BTF", "CONFIG_DEBUG_INFO_BTF=y is needed")
     async with running([failure, *busy_host()], ticks=1) as run:
         _, screen, _ = run
         assert "this kernel has no BTF" in screen.notice.text
@@ -52,6 +52,16 @@ async def test_failed_source_says_why_and_can_be_tried_again() -> None:
         await tick(run)
         assert screen.rows.region
         assert "total" in "".join(text_of(screen.rows))
+
+
+async def test_nothing_to_stay_for() -> None:
+    """Who may not see even the first lens gets the shell back, with the reason to print and the exit code of it."""
+    failure = PermissionMissing("seeing every process's sockets needs CAP_BPF", "run it as root: sudo nettop")
+    async with running([failure], ticks=1) as run:
+        app = run[0].app
+        assert isinstance(app, NettopApp)
+        assert app.hopeless is failure
+        assert app._exit
 
 
 async def test_attaching_is_calm() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from nettop.errors import Unsupported
+from nettop.errors import SourceFailed
 from nettop.snapshots.safe_text import safe_text
 from tests.screens.stage import Stage, Step, busy_host, stage_of, steps_of
 from tests.unit.build import Row, make_frame
@@ -130,7 +130,7 @@ def test_first_picture(draw: Draw) -> None:
 
 def test_failed(draw: Draw) -> None:
     """A source that cannot work says why and what to do."""
-    failure = Unsupported(
+    failure = SourceFailed(
         "this kernel has no BTF (/sys/kernel/btf/vmlinux)", "run a kernel built with DEBUG_INFO_BTF"
     )
     assert draw([failure], (80, 24), ticks=1)

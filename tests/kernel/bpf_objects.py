@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What BPF objects exist in the kernel, and which of them a living process holds."""
+
+import contextlib
+import ctypes
+import os
+import re
+import struct
+from pathlib import Path
+
+from .lab import libc, until
+
+SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+NEXT_ID = {"prog": 11, "map": 12, "link": 31}
+FD_BY_ID = {"prog": 13, "map": 14, "link": 30}
+INFO_BY_FD = 15
+HELD = re.compile(r"^(prog|map|link)_id:\s*(\d+)$", re.MULTILINE)
+
+Object = tuple[str, int]
+
+
+def bpf(command: int, request: bytes) -> tuple[int, bytes]:
+    """bpf(2): its result and the request as the kernel left it."""
+    buffer = ctypes.create_string_buffer(request, max(len(request), 128))
+    result = libc.syscall(SYS_BPF, command, buffer, len(request))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"bpf({command})")
+    return int(result), buffer.raw
+
+
+def existing() -> set[Object]:
+    """Every program, map and link of the kernel, by kind and number."""
+    found: set[Object] = set()
+    for kind, command in NEXT_ID.items():
+        number = 0
+        with contextlib.suppress(FileNotFoundError):
+            while True:
+                number = struct.unpack_from("I", bpf(command, struct.pack("=II8x", number, 0))[1], 4)[0]
+                found.add((kind, number))
+    return found
+
+
+def held(pid: int) -> set[Object]:
+    """The objects to which that process has descriptors."""
+    found: set[Object] = set()
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fdinfo"):
+            with contextlib.suppress(OSError):
+                found |= {(kind, int(number)) for kind, number in HELD.findall(Path(entry.path).read_text())}
+    return found
+
+
+def held_by_anyone() -> set[Object]:
+    """The objects that any living process holds."""
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return set().union(*(held(pid) for pid in pids))
+
+
+def nothing_new_since(before: set[Object], deadline_s: float = 20) -> None:
+    """Waits until no object is left that is newer than `before` and that no living process holds.
+
+    The kernel frees late; other programs of this machine come and go with theirs meanwhile.
+    """
+    until(
+        lambda: not (existing() - before - held_by_anyone()),
+        "BPF objects of ended processes are gone",
+        deadline_s,
+    )
+
+
+def run_count(program: int) -> tuple[str, int]:
+    """A program's name and how often it ran while statistics were on."""
+    descriptor = bpf(FD_BY_ID["prog"], struct.pack("=I12x", program))[0]
+    try:
+        info = ctypes.create_string_buffer(232)
+        bpf(INFO_BY_FD, struct.pack("=IIQ", descriptor, 232, ctypes.addressof(info)))
+    finally:
+        os.close(descriptor)
+    return info.raw[64:80].split(b"\0")[0].decode(), struct.unpack_from("=Q", info, 200)[0]

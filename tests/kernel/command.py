@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nettop as its users run it: the command, its rows as JSON Lines, and a run that goes on while the test works."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .lab import until
+
+NETTOP = os.environ.get("NETTOP_COMMAND", str(Path(sys.executable).with_name("nettop")))
+TABLE = ("--table", "-d")
+JSON = (*TABLE, "--format", "jsonl")
+HOUR = ("--interval", "3600")
+
+Row = dict[str, Any]
+
+
+def nettop(*options: str, deadline_s: float = 60, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Runs nettop to its end."""
+    return subprocess.run(
+        [NETTOP, *options],
+        capture_output=True,
+        text=True,
+        timeout=deadline_s,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        **how,
+    )
+
+
+def rows(*options: str, everything: bool = True) -> list[Row]:
+    """The rows of one refresh; with `everything`, listeners, TIME_WAIT and unconnected UDP too."""
+    done = nettop(*JSON, "--once", *(("--all",) if everything else ()), *options)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def by_cookie(found: list[Row]) -> dict[int, Row]:
+    """Rows by their key; no key may come twice."""
+    table = {row["id"]: row for row in found}
+    assert len(table) == len(found), "the same socket has two rows"
+    return table
+
+
+def in_namespaces(found: list[Row], *inodes: int) -> list[Row]:
+    """Those rows that are in one of these network namespaces."""
+    return [row for row in found if row["netns"] in inodes]
+
+
+class Running:
+    """nettop running in the background, refreshed by a newline on its standard input."""
+
+    def __init__(self, *options: str, **how: Any) -> None:
+        self._out = tempfile.NamedTemporaryFile("w+b", prefix="nettop-out")  # noqa: SIM115 - closed at exit
+        self._error = tempfile.NamedTemporaryFile("w+b", prefix="nettop-err")  # noqa: SIM115 - as above
+        how.setdefault("stdin", subprocess.PIPE)
+        how.setdefault("stdout", self._out)
+        self.process = subprocess.Popen([NETTOP, *options], stderr=self._error, start_new_session=True, **how)
+        self.pid = self.process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        for stream in (self.process.stdin, self.process.stdout, self._out, self._error):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def text(self) -> str:
+        """What it has printed so far."""
+        return Path(self._out.name).read_text(errors="surrogateescape")
+
+    def errors(self) -> str:
+        """What it has printed on standard error so far."""
+        return Path(self._error.name).read_text(errors="surrogateescape")
+
+    def refreshes(self) -> list[list[Row]]:
+        """The whole rows printed so far, one list a refresh (JSON Lines only; a refresh without rows is not seen)."""
+        found: dict[str, list[Row]] = {}
+        for line in self.text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                row = json.loads(line)
+                found.setdefault(row["time"], []).append(row)
+        return list(found.values())
+
+    def first_rows(self) -> None:
+        """Waits until it has printed something, which it has then also measured."""
+        until(lambda: self.text() or self.process.poll() is not None, "nettop prints its first rows")
+        assert self.process.poll() is None or self.text(), self.errors()
+
+    def refresh(self) -> None:
+        """Asks for a refresh now."""
+        assert self.process.stdin
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Sends a signal and returns the exit status, negative for death by signal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+        return self.wait()
+
+    def wait(self, deadline_s: float = 30) -> int:
+        """Waits for its own end; the exit status."""
+        return self.process.wait(deadline_s)
+
+    def kill(self) -> None:
+        """Ends it and its children for certain."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def children(self) -> list[int]:
+        """Its living children: the loader, while it works."""
+        return [pid for pid, parent, _ in living() if parent == self.pid]
+
+    def gone(self) -> bool:
+        """Whether neither it nor an orphaned loader is left."""
+        return not any(
+            pid == self.pid or (parent == 1 and b"nettop.kernel.loader" in words)
+            for pid, parent, words in living()
+        )
+
+
+def living() -> list[tuple[int, int, bytes]]:
+    """PID, parent and command line of every process that is no zombie."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, parent = (path / "stat").read_bytes().rpartition(b")")[2].split()[:2]
+            if state != b"Z":
+                found.append((int(path.name), int(parent), (path / "cmdline").read_bytes()))
+    return found

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces joined by veth pairs, and worker processes that live in them.
+
+Everything here ends with its Lab: workers die with the process that forked them (PR_SET_PDEATHSIG), and a new
+Lab removes the namespaces that a killed run left behind.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from itertools import count
+from multiprocessing import Pipe
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HEADERS = REPOSITORY / "nettop" / "kernel" / "headers"
+NETNS_FOLDER = Path("/run/netns")
+PREFIX = "ntlab"
+CLONE_NEWNET = 0x40000000
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+
+Value = TypeVar("Value")
+libc = ctypes.CDLL(None, use_errno=True)
+_numbers = count()
+
+
+class NotInTimeError(AssertionError):
+    """A condition was still false at its deadline."""
+
+
+def until(condition: Callable[[], Value], what: str, deadline_s: float = 30) -> Value:
+    """The first true value of `condition`, asked again every 5 ms; NotInTimeError at the deadline."""
+    end = time.monotonic() + deadline_s
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise NotInTimeError(f"{what}: not within {deadline_s} s")
+        select.select([], [], [], 0.005)
+    return value
+
+
+def missing() -> str | None:
+    """Why this machine cannot run kernel tests; None if it can."""
+    if os.geteuid() != 0:
+        return "kernel tests need root"
+    if not os.path.exists("/sys/kernel/btf/vmlinux"):
+        return "this kernel has no BTF (/sys/kernel/btf/vmlinux)"
+    return None
+
+
+def ip(*words: str) -> str:
+    """What iproute2 prints; its own complaint as the error."""
+    done = subprocess.run(
+        ["ip", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def enter(namespace: str) -> None:
+    """Moves the calling thread into the named network namespace."""
+    descriptor = os.open(NETNS_FOLDER / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(descriptor, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    finally:
+        os.close(descriptor)
+
+
+def set_name(name: bytes) -> None:
+    """Renames the calling thread (its comm)."""
+    libc.prctl(PR_SET_NAME, name, 0, 0, 0)
+
+
+def process_state(pid: int) -> str:
+    """The letter of /proc/PID/stat: R, S, T (stopped), Z …; "" once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+class Namespace:
+    """One network namespace of a Lab, with a name in /run/netns and an inode number."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        ip("netns", "add", name)
+        self.inode = os.stat(NETNS_FOLDER / name).st_ino
+        ip("-n", name, "link", "set", "lo", "up")
+        self.sysctl("net.ipv6.ip_nonlocal_bind", 1)
+        self.sysctl("net.ipv4.tcp_no_metrics_save", 1)
+
+    def sysctl(self, key: str, value: object) -> None:
+        """Sets a value of /proc/sys in this namespace."""
+        command = ["ip", "netns", "exec", self.name, "sysctl", "-qw", f"{key}={value}"]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def ip(self, *words: str) -> str:
+        """Runs iproute2 in this namespace."""
+        return ip("-n", self.name, *words)
+
+    def remove(self) -> None:
+        """Takes the name away; the kernel keeps the namespace while a socket or process is in it."""
+        with contextlib.suppress(RuntimeError):
+            ip("netns", "del", self.name)
+
+
+class End:
+    """One end of a veth pair: its addresses, and two networks in which every address is local to this end."""
+
+    def __init__(self, namespace: Namespace, side: int) -> None:
+        self.namespace, self.side = namespace, side
+        self.device = f"veth{side}"
+        self.v4, self.v6 = f"10.78.0.{side}", f"fd78::{side}"
+
+    def address(self, number: int, version: int = 4) -> str:
+        """One of the 65,000 further addresses of this end."""
+        if version == 4:
+            return f"10.{80 + self.side}.{number >> 8}.{number & 255}"
+        return f"fd8{self.side}::{number:x}"
+
+    def configure(self, peer: "End") -> None:
+        """Addresses, routes and no segmentation offload, so that one packet is one segment."""
+        run, own, far = self.namespace.ip, self.side, peer.side
+        run("addr", "add", f"{self.v4}/24", "dev", self.device)
+        run("addr", "add", f"{self.v6}/64", "dev", self.device, "nodad")
+        run("link", "set", self.device, "up", "gso_max_segs", "1")
+        run("route", "add", "local", f"10.{80 + own}.0.0/16", "dev", "lo")
+        run("-6", "route", "add", "local", f"fd8{own}::/64", "dev", "lo")
+        run("route", "add", f"10.{80 + far}.0.0/16", "dev", self.device, "via", peer.v4, "rto_min", "5ms")
+        run("-6", "route", "add", f"fd8{far}::/64", "dev", self.device, "via", peer.v6, "rto_min", "5ms")
+
+    def initial_window(self, peer: "End", number: int, segments: int) -> None:
+        """Connections to that address of the peer start with their own congestion window."""
+        self.namespace.ip(
+            "route",
+            "add",
+            f"{peer.address(number)}/32",
+            "dev",
+            self.device,
+            "via",
+            peer.v4,
+            "rto_min",
+            "5ms",
+            "initcwnd",
+            str(segments),
+        )
+
+    def queue_up(self, rate: str) -> None:
+        """Packets queue before this device as before a line of that rate: each connection has its own round trip."""
+        tc = ["tc", "-n", self.namespace.name, "qdisc", "replace", "dev", self.device, "root", "tbf"]
+        subprocess.run(
+            [*tc, "rate", rate, "burst", "3000", "limit", "50000000"], check=True, capture_output=True
+        )
+
+
+class Lab:
+    """Namespaces, workers and droppers of one test, removed at its end whatever happens."""
+
+    def __init__(self) -> None:
+        self._name = f"{PREFIX}{os.getpid()}n{next(_numbers)}"
+        self._exit = contextlib.ExitStack()
+        self._labels = count()
+
+    def __enter__(self) -> Self:
+        sweep()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def namespace(self) -> Namespace:
+        """A new, empty network namespace with loopback up."""
+        namespace = Namespace(f"{self._name}x{next(self._labels)}")
+        self._exit.callback(namespace.remove)
+        return namespace
+
+    def pair(self) -> tuple[End, End]:
+        """Two new namespaces joined by a veth pair, IPv4 and IPv6."""
+        first, second = End(self.namespace(), 1), End(self.namespace(), 2)
+        first.namespace.ip(
+            "link",
+            "add",
+            first.device,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            second.device,
+            "netns",
+            second.namespace.name,
+        )
+        first.configure(second)
+        second.configure(first)
+        for end in (first, second):
+            self._exit.callback(end.namespace.remove)
+            until(
+                lambda end=end: (
+                    "lowerup" in end.namespace.ip("-j", "link", "show", end.device).lower().replace("_", "")
+                ),
+                f"{end.device} is up",
+            )
+        return first, second
+
+    def worker(self, namespace: Namespace | None = None, name: str = "labworker") -> "Worker":
+        """A new process in that namespace, idle until told what to do."""
+        worker = Worker(namespace.name if namespace else None, name)
+        self._exit.callback(worker.end)
+        return worker
+
+    def dropper(self, end: End) -> "Dropper":
+        """A program at that end's device that drops the packets its rule names."""
+        dropper = Dropper(end)
+        self._exit.callback(dropper.end)
+        return dropper
+
+
+def sweep() -> None:
+    """Removes the namespaces of labs whose process is gone."""
+    if not NETNS_FOLDER.is_dir():
+        return
+    for path in NETNS_FOLDER.iterdir():
+        match = re.match(rf"{PREFIX}(\d+)n", path.name)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            with contextlib.suppress(RuntimeError):
+                ip("netns", "del", path.name)
+
+
+class WorkerError(AssertionError):
+    """What a worker was told to do failed there; holds the worker's own traceback."""
+
+
+class Worker:
+    """A process that runs functions of the tests, each with the worker's own memory as its first argument."""
+
+    def __init__(self, namespace: str | None, name: str) -> None:
+        self._pipe, theirs = Pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _serve(theirs, namespace, name)
+        theirs.close()
+        self._stopped = False
+
+    def start(self, function: Callable[..., object], *arguments: object) -> None:
+        """Tells the worker to run `function(memory, *arguments)` and does not wait."""
+        self._pipe.send((function, arguments))
+
+    def result(self, deadline_s: float = 60) -> Any:
+        """What the started function returned."""
+        if not self._pipe.poll(deadline_s):
+            raise NotInTimeError(f"worker {self.pid} gave no answer within {deadline_s} s")
+        failed, value = self._pipe.recv()
+        if failed:
+            raise WorkerError(value)
+        return value
+
+    def call(self, function: Callable[..., object], *arguments: object) -> Any:
+        """Runs `function(memory, *arguments)` in the worker and returns what it returns."""
+        self.start(function, *arguments)
+        return self.result()
+
+    def stop(self) -> None:
+        """Freezes the process (SIGSTOP) and waits until it stands still."""
+        os.kill(self.pid, signal.SIGSTOP)
+        until(lambda: process_state(self.pid) == "T", f"worker {self.pid} is stopped")
+
+    def go_on(self) -> None:
+        """Lets a stopped process run again."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        """Kills the process and waits for it; a second time does nothing."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
+            self._pipe.close()
+            self.pid = 0
+
+
+def die_with_parent() -> None:
+    """The calling process is killed when the process that forked it ends."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def settle_child(name: str) -> None:
+    """For a forked child: dies with its parent, takes no Ctrl-C, has a name of its own."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    set_name(name.encode())
+
+
+def _serve(pipe: Any, namespace: str | None, name: str) -> NoReturn:
+    """A worker's life: one request, one answer, until its pipe closes."""
+    try:
+        settle_child(name)
+        os.closerange(3, pipe.fileno())
+        os.closerange(pipe.fileno() + 1, 20000)
+        if namespace:
+            enter(namespace)
+        memory: dict[Any, Any] = {}
+        while True:
+            function, arguments = pipe.recv()
+            try:
+                answer = False, function(memory, *arguments)
+            except Exception:  # noqa: BLE001 - the caller gets it
+                answer = True, traceback.format_exc()
+            pipe.send(answer)
+    except EOFError:
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - a forked child must not return into pytest
+        traceback.print_exc()
+        os._exit(1)
+
+
+class Dropper:
+    """A child that holds an XDP program on a device; nothing of it remains when the child ends."""
+
+    FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+
+    def __init__(self, end: End) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("drop.py")), end.namespace.name, end.device]
+        environment = {**os.environ, "BCC_KERNEL_SOURCE": os.environ.get("BCC_KERNEL_SOURCE", str(HEADERS))}
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self._ask({})
+
+    def rule(
+        self,
+        *,
+        every: int = 1,
+        with_flags: int = 0,
+        without_flags: int = 0,
+        data: bool | None = None,
+        port: int = 0,
+    ) -> None:
+        """From now on drops every Nth TCP packet with these flags (and data or none, and that port at either side)."""
+        self._ask(
+            {
+                "every": every,
+                "mask": with_flags | without_flags,
+                "value": with_flags,
+                "data": {None: 0, True: 1, False: 2}[data],
+                "port": port,
+            }
+        )
+
+    def nothing(self) -> None:
+        """From now on drops nothing."""
+        self._ask({"every": 0})
+
+    def dropped(self) -> int:
+        """Packets dropped since the start."""
+        return int(self._ask({})["dropped"])
+
+    def _ask(self, request: dict[str, int]) -> dict[str, Any]:
+        assert self._child.stdin and self._child.stdout
+        self._child.stdin.write(json.dumps(request) + "\n")
+        self._child.stdin.flush()
+        answer = self._child.stdout.readline()
+        assert answer, "the dropper's child ended"
+        return dict(json.loads(answer))
+
+    def end(self) -> None:
+        """Ends the child, and with it the program."""
+        self._child.kill()
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+@contextlib.contextmanager
+def laboratory() -> Iterator[Lab]:
+    """A Lab for one with-block."""
+    with Lab() as lab:
+        yield lab

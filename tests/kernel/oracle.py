@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Oracles for what ss does not show: the kernel asked about one socket or one process, without the holder's help.
+
+`Borrowed` takes a copy of another process's descriptor (pidfd_getfd), so a holder that is stopped can still be asked.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .lab import libc
+
+SYS_PIDFD_GETFD, SO_COOKIE, SIOCGSKNS = 438, 57, 0x894C
+NEVER_MEASURED = 0xFFFFFFFF
+TCP_INFO = struct.Struct("=8B24I4Q6I4Q2I2Q")
+NAMES = (
+    "state",
+    "ca_state",
+    "retransmits",
+    "probes",
+    "backoff",
+    "options",
+    "wscale",
+    "app_limited",
+    "rto",
+    "ato",
+    "snd_mss",
+    "rcv_mss",
+    "unacked",
+    "sacked",
+    "lost",
+    "retrans",
+    "fackets",
+    "last_data_sent",
+    "last_ack_sent",
+    "last_data_recv",
+    "last_ack_recv",
+    "pmtu",
+    "rcv_ssthresh",
+    "rtt",
+    "rttvar",
+    "snd_ssthresh",
+    "snd_cwnd",
+    "advmss",
+    "reordering",
+    "rcv_rtt",
+    "rcv_space",
+    "total_retrans",
+    "pacing_rate",
+    "max_pacing_rate",
+    "bytes_acked",
+    "bytes_received",
+    "segs_out",
+    "segs_in",
+    "notsent_bytes",
+    "min_rtt",
+    "data_segs_in",
+    "data_segs_out",
+    "delivery_rate",
+    "busy_time",
+    "rwnd_limited",
+    "sndbuf_limited",
+    "delivered",
+    "delivered_ce",
+    "bytes_sent",
+    "bytes_retrans",
+)
+CLOCKS = (
+    "last_data_sent",
+    "last_ack_sent",
+    "last_data_recv",
+    "last_ack_recv",
+    "busy_time",
+    "rwnd_limited",
+    "sndbuf_limited",
+)  # what moves while nothing happens
+
+
+class Borrowed:
+    """Another process's socket, for one with-block."""
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        holder = os.pidfd_open(pid)
+        try:
+            copy = libc.syscall(SYS_PIDFD_GETFD, holder, descriptor, 0)
+        finally:
+            os.close(holder)
+        if copy < 0:
+            raise OSError(ctypes.get_errno(), f"pidfd_getfd {pid} {descriptor}")
+        self.socket = socket.socket(fileno=copy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.socket.close()
+
+    def cookie(self) -> int:
+        """SO_COOKIE."""
+        return cookie(self.socket)
+
+    def tcp_info(self) -> dict[str, int]:
+        """getsockopt(TCP_INFO), by the kernel's names."""
+        return tcp_info(self.socket)
+
+    def namespace_inode(self) -> int:
+        """The inode of the socket's network namespace (ioctl SIOCGSKNS, then fstat)."""
+        descriptor = fcntl.ioctl(self.socket, SIOCGSKNS)
+        try:
+            return os.fstat(descriptor).st_ino
+        finally:
+            os.close(descriptor)
+
+
+def cookie(held: socket.socket) -> int:
+    """SO_COOKIE of one's own socket."""
+    return int(struct.unpack("=Q", held.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0])
+
+
+def tcp_info(held: socket.socket) -> dict[str, int]:
+    """TCP_INFO of one's own socket, by the kernel's names."""
+    raw = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+    return dict(zip(NAMES, TCP_INFO.unpack(raw), strict=True))
+
+
+def socket_descriptors(pid: int) -> dict[int, int]:
+    """Socket inode → descriptor of that process, from /proc/PID/fd."""
+    found = {}
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        link = os.readlink(entry.path)
+        if link.startswith("socket:["):
+            found[int(link[8:-1])] = int(entry.name)
+    return found
+
+
+def tcp_sockets(pid: int) -> Iterator[Borrowed]:
+    """A copy of each TCP socket of that process, one after the other."""
+    for descriptor in socket_descriptors(pid).values():
+        with Borrowed(pid, descriptor) as held:
+            if (
+                held.socket.family in (socket.AF_INET, socket.AF_INET6)
+                and held.socket.type == socket.SOCK_STREAM
+            ):
+                yield held
+
+
+def command_name(pid: int) -> str:
+    """/proc/PID/comm, the thread group leader's name."""
+    return Path(f"/proc/{pid}/comm").read_text(errors="surrogateescape").rstrip("\n")
+
+
+def cgroup(pid: int) -> str:
+    """The process's cgroup v2 path; where that hierarchy is unused, the longest of the old ones."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines}
+    return paths[""] if paths.get("", "/") != "/" else max(paths.values(), key=len)

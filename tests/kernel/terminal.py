@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nettop's screens on a pseudo-terminal."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import termios
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from .command import NETTOP
+from .lab import NotInTimeError, process_state
+
+
+class Terminal:
+    """A run of nettop in a session of its own, whose controlling terminal we hold at the other end."""
+
+    def __init__(self, *options: str, columns: int = 120, lines: int = 40) -> None:
+        self._master, self._slave = pty.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.output = bytearray()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.login_tty(self._slave)
+            os.environ["TERM"] = "xterm-256color"
+            for size in ("COLUMNS", "LINES"):
+                os.environ.pop(size, None)
+            os.execvp(NETTOP, [NETTOP, *options])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        for descriptor in (self._master, self._slave):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def settings(self) -> list[Any]:
+        """The terminal's modes, as `stty -a` shows them."""
+        return termios.tcgetattr(self._slave)
+
+    def take_in(self, wait_s: float = 0) -> bool:
+        """Takes in what has been written; whether there was any."""
+        if not select.select([self._master], [], [], wait_s)[0]:
+            return False
+        self.output += os.read(self._master, 1 << 16)
+        return True
+
+    def shows(self, text: bytes, deadline_s: float = 20) -> None:
+        """Waits until that text has been written."""
+        end = time.monotonic() + deadline_s
+        while text not in self.output:
+            self.take_in(0.1)
+            if time.monotonic() > end:
+                raise NotInTimeError(f"{text!r} not shown; the last output: {bytes(self.output[-500:])!r}")
+
+    def draws(self, deadline_s: float = 20) -> None:
+        """Waits until it has taken the terminal over and then paused, or has ended."""
+        end = time.monotonic() + deadline_s
+        while not self.output or self.take_in(0.5):
+            self.take_in(0.1)
+            if time.monotonic() > end:
+                return
+
+    def type(self, keys: bytes, until_shown: bytes | None = None) -> None:
+        """Presses keys, and waits for what they bring."""
+        os.write(self._master, keys)
+        if until_shown:
+            self.shows(until_shown)
+
+    def is_stopped(self) -> bool:
+        """Whether the process is stopped, as by Ctrl-Z; takes in its output meanwhile."""
+        self.take_in()
+        return process_state(self.pid) == "T"
+
+    def hang_up(self) -> None:
+        """Takes the terminal away."""
+        os.close(self._slave)
+        os.close(self._master)
+
+    def wait(self, deadline_s: float = 20) -> int:
+        """Waits for its end; the exit status, negative for death by signal."""
+        end = time.monotonic() + deadline_s
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.pid = 0
+                with contextlib.suppress(OSError):
+                    while self.take_in():
+                        pass
+                return os.waitstatus_to_exitcode(status)
+            with contextlib.suppress(OSError, ValueError):
+                self.take_in(0.05)
+        raise NotInTimeError(f"nettop did not end within {deadline_s} s")

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong is a clear message or a visible counter with the documented exit code, and leaves nothing."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from . import bpf_objects, traffic
+from .command import JSON, TABLE, Running, by_cookie, in_namespaces, nettop, rows
+from .lab import Lab, until
+from .traffic import Call
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+DONE, USAGE, PERMISSION, SOURCE_FAILED = 0, 2, 4, 5
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+BURST = 100_000
+
+
+@pytest.fixture
+def left_clean() -> Iterator[None]:
+    """Fails the test if a BPF program, map or link is left that no living process holds."""
+    before = bpf_objects.existing()
+    yield
+    bpf_objects.nothing_new_since(before)
+
+
+def no_traceback(text: str) -> None:
+    """Python's own words about an error are in no output."""
+    assert "Traceback" not in text, text
+    assert "Exception" not in text, text
+
+
+def test_not_root() -> None:
+    """Without privileges nettop says what is missing and what to do, and exits with 4."""
+    done = nettop(
+        *TABLE, "--once", user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"}
+    )
+    assert done.returncode == PERMISSION
+    assert done.stdout == ""
+    assert "sudo nettop" in done.stderr
+    no_traceback(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (("--columns", "proces"), "process"),
+        (("--sort", "rtt_uss"), "rtt_us"),
+        (("--filter", "retransmit>1"), "retransmits"),
+        (("--view", "conections"), "connections"),
+        (("--tabel",), "--table"),
+        (("--format", "jsnl"), "jsonl"),
+    ],
+)
+def test_unknown_word(words: tuple[str, ...], nearest: str) -> None:
+    """An unknown option, view, format, column, sort field or filter word is named, with the nearest known one."""
+    done = nettop(*TABLE, "--once", *words)
+    assert done.returncode == USAGE
+    assert done.stdout == ""
+    assert nearest in done.stderr
+    no_traceback(done.stderr)
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf", "soon"])
+def test_impossible_interval(interval: str) -> None:
+    """An interval that is no positive number of seconds is a usage error."""
+    done = nettop(*TABLE, "--once", f"--interval={interval}")
+    assert done.returncode == USAGE
+    no_traceback(done.stderr)
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
+def test_reader_of_the_pipe_gone(lab: Lab, left_clean: None, form: str) -> None:
+    """`nettop … | head -1` ends without a word once nobody reads."""
+    worker = lab.worker(lab.namespace())
+    port = worker.call(traffic.listen, "listener", "127.0.0.1")
+    worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 500)
+    with Running(*TABLE, "--all", "--format", form, "--interval", "0.1", stdout=subprocess.PIPE) as running:
+        assert running.process.stdout
+        assert running.process.stdout.readline()
+        running.process.stdout.close()
+        assert running.wait() == DONE
+        assert running.errors() == ""
+
+
+def test_end_of_input_goes_on(lab: Lab) -> None:
+    """The end of standard input ends only the refreshing by Enter."""
+    lab.worker(lab.namespace()).call(traffic.listen, "listener", "127.0.0.1")
+    done = nettop(*JSON, "--all", "--count", "3", "--interval", "0.1")
+    assert (done.returncode, done.stderr) == (DONE, "")
+    assert len({json.loads(line)["time"] for line in done.stdout.splitlines()}) == 3
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_signal_while_it_runs(left_clean: None, number: signal.Signals) -> None:
+    """A signal ends a running nettop at once, with nothing left behind in the kernel."""
+    with Running(*JSON, "--all", "--interval", "0.1") as running:
+        running.first_rows()
+        held = bpf_objects.held(running.pid)
+        assert {kind for kind, _ in held} >= {"prog", "link"}
+        assert running.end(number) == (-number if number == signal.SIGKILL else DONE)
+        until(running.gone, "every process of nettop has ended")
+        no_traceback(running.errors())
+        until(lambda: not held & bpf_objects.existing(), "its own programs, maps and links are gone", 10)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("seed", range(6))
+def test_signal_at_a_random_moment(left_clean: None, number: signal.Signals, seed: int) -> None:
+    """A signal at any moment of the first second leaves neither a process nor an object in the kernel.
+
+    SIGINT comes once nettop has begun: before, it is Python's own start that it interrupts.
+    """
+    moment = random.Random(f"{number}{seed}").uniform(0, 0.8)
+    with Running(*JSON, "--all", "--interval", "0.1") as running:
+        if number == signal.SIGINT:
+            until(lambda: running.children() or running.text(), "nettop begins")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(moment)
+        status = running.end(number)
+        until(running.gone, "every process of nettop has ended")
+        no_traceback(running.errors())
+        assert status in ((-number,) if number == signal.SIGKILL else (DONE, -number))
+
+
+def test_loader_killed(left_clean: None) -> None:
+    """When the child that compiles dies, nettop says so, exits with a failure, and leaves nothing."""
+    with Running(*JSON, "--once", "--all") as running:
+        child = until(running.children, "the loader starts")[0]
+        os.kill(child, signal.SIGKILL)
+        assert running.wait() == SOURCE_FAILED
+        until(running.gone, "every process of nettop has ended")
+        assert "nettop: " in running.errors()
+        no_traceback(running.errors())
+
+
+def test_two_at_once(lab: Lab, left_clean: None) -> None:
+    """Two nettops show the same sockets, and the end of one does not touch the other."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    port = worker.call(traffic.listen, "listener", "127.0.0.1")
+    worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 10)
+    with (
+        Running(*JSON, "--all", "--interval", "3600") as one,
+        Running(*JSON, "--all", "--interval", "3600", "--count", "2") as other,
+    ):
+        one.first_rows()
+        other.first_rows()
+        assert one.end(signal.SIGKILL) == -signal.SIGKILL
+        other.refresh()
+        assert other.wait() == DONE
+        shown = [in_namespaces(refresh, home.inode) for refresh in (*one.refreshes(), *other.refreshes())]
+    counts = [{row["id"]: (row["pid"], row["bytes_sent"], row["state"]) for row in found} for found in shown]
+    assert len(counts) == 3
+    assert len(counts[0]) == 21
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_burst_of_connections(lab: Lab, left_clean: None) -> None:
+    """While 100,000 connections open and close nettop goes on; afterwards it shows exactly what is left."""
+    home = lab.namespace()
+    workers = [lab.worker(home, "burst") for _ in range(2)]
+    keeper = lab.worker(home, "keeper")
+    port = keeper.call(traffic.listen, "listener", "127.0.0.1")
+    keeper.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+    with Running(*JSON, "--all", "--interval", "0.1", "--filter", "keeper") as running:
+        running.first_rows()
+        for number, worker in enumerate(workers):
+            worker.start(burst, f"127.0.0.{10 + number}", BURST // len(workers))
+        assert [worker.result(120) for worker in workers] == [BURST // 2, BURST // 2]
+        before = len(running.refreshes())
+        until(lambda: len(running.refreshes()) > before, "nettop still refreshes")
+        assert running.end() == DONE
+        assert running.errors() == ""
+        cookie = keeper.call(traffic.cookie, 0)
+        assert all(by_cookie(refresh)[cookie]["pid"] == keeper.pid for refresh in running.refreshes())
+    found = in_namespaces(rows(), home.inode)
+    assert sorted(row["state"] for row in found) == ["ESTABLISHED", "ESTABLISHED", "LISTEN"]
+
+
+def burst(memory: dict[Any, Any], host: str, count: int) -> int:
+    """Opens and resets that many connections, one after the other."""
+    reset = b"\1\0\0\0\0\0\0\0"
+    with socket.create_server((host, 0), backlog=100) as listener:
+        target = listener.getsockname()
+        for _ in range(count):
+            with socket.socket() as caller:
+                caller.connect(target)
+                listener.accept()[0].close()
+                caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    return count
+
+
+def test_terminal_too_narrow_is_no_error(lab: Lab) -> None:
+    """Plain output does not depend on the terminal's width."""
+    lab.worker(lab.namespace()).call(traffic.listen, "listener", "127.0.0.1")
+    done = nettop(*TABLE, "--once", "--all", env={**os.environ, "COLUMNS": "5"})
+    assert (done.returncode, done.stderr) == (DONE, "")

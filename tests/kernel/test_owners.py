@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every socket is shown with the process that holds it, and with nobody's name where nobody does."""
+
+import contextlib
+import csv
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import oracle, ss, traffic
+from .command import JSON, TABLE, Row, Running, by_cookie, in_namespaces, nettop, rows
+from .holders import (
+    accepted_by,
+    fork_and_end,
+    fork_holder,
+    give,
+    keep_in_flight,
+    keep_in_ring,
+    prefork,
+    rename,
+    rename_other_thread,
+    serve_by_fork,
+    take,
+    wait_for_gift,
+)
+from .lab import Lab, Namespace, Worker, until
+from .traffic import Call
+
+pytestmark = pytest.mark.kernel
+
+HOSTILE = (
+    b"\x1b[31mred\x1b[0m",
+    b"two\nlines",
+    b"a\rb\tc",
+    "\u202ebidi".encode(),
+    b"\x9b31mC1",
+    b"\xff\xfe raw",
+    b'";--,"',
+    "\u200bzero".encode(),
+)
+
+
+def connected(lab: Lab, count: int = 1, name: str = "client") -> tuple[Namespace, Worker, Worker]:
+    """A namespace with a client and a server joined by that many connections over loopback."""
+    home = lab.namespace()
+    client, server = lab.worker(home, name), lab.worker(home, "server")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    ports = client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * count)
+    server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
+    return home, client, server
+
+
+def owner(row: Row) -> tuple[int | None, str | None]:
+    """The row's process."""
+    return row["pid"], row["process"]
+
+
+def process(pid: int) -> tuple[int, str]:
+    """What nettop has to call that process."""
+    return pid, oracle.command_name(pid)
+
+
+def test_sockets_accepted_by_preforked_workers(lab: Lab) -> None:
+    """Each of 500 connections accepted over five pre-forked workers belongs to the worker that accepted it."""
+    home = lab.namespace()
+    server, client = lab.worker(home, "master"), lab.worker(home)
+    port = server.call(prefork, 500)
+    client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 500)
+    accepted: dict[int, int] = server.call(accepted_by)
+    assert len(accepted) == 500
+    assert len(set(accepted.values())) == 5
+    shown = {
+        row["remote_port"]: owner(row)
+        for row in in_namespaces(rows(), home.inode)
+        if row["local_port"] == port and row["state"] == "ESTABLISHED"
+    }
+    assert shown == {peer: process(pid) for peer, pid in accepted.items()}
+
+
+def test_fork_per_connection(lab: Lab) -> None:
+    """A connection served by a child of its own, as sshd does, belongs to that child."""
+    home = lab.namespace()
+    server, client = lab.worker(home, "daemon"), lab.worker(home)
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 20)
+    served: dict[int, int] = server.call(serve_by_fork, "listener", 20)
+    shown = {
+        row["remote_port"]: owner(row)
+        for row in in_namespaces(rows(), home.inode)
+        if row["local_port"] == port and row["state"] == "ESTABLISHED"
+    }
+    assert shown == {peer: process(pid) for peer, pid in served.items()}
+    assert len(set(served.values())) == 20
+
+
+def test_socket_passed_to_another_process(lab: Lab) -> None:
+    """A socket passed by SCM_RIGHTS and closed by its first holder belongs to the receiver."""
+    home, client, _ = connected(lab)
+    cookie = client.call(traffic.cookie, 0)
+    assert owner(by_cookie(rows())[cookie]) == process(client.pid)
+    heir = lab.worker(home, "heir")
+    path = f"\0nettop-lab-{client.pid}"
+    heir.call(wait_for_gift, path)
+    heir.start(take, "heirloom")
+    client.call(give, path, 0)
+    heir.result()
+    assert owner(by_cookie(rows())[cookie]) == process(heir.pid)
+
+
+def test_socket_in_flight_between_processes(lab: Lab) -> None:
+    """A socket that only an unread SCM_RIGHTS message holds has a row, and no owner."""
+    _, client, _ = connected(lab)
+    cookie = client.call(traffic.cookie, 0)
+    client.call(keep_in_flight, 0)
+    assert owner(by_cookie(rows())[cookie]) == (None, None)
+
+
+def test_socket_of_a_ring(lab: Lab) -> None:
+    """A socket that only io_uring holds, as a direct descriptor, has a row."""
+    _, client, _ = connected(lab)
+    cookie = client.call(traffic.cookie, 0)
+    if not client.call(keep_in_ring, 0):
+        pytest.skip("this kernel has no io_uring for us")
+    row = by_cookie(rows())[cookie]
+    assert (owner(row), row["state"]) == ((None, None), "ESTABLISHED")
+
+
+def test_renamed_thread_is_not_the_process(lab: Lab) -> None:
+    """`process` is the name of the thread group's leader, whatever its other threads are called."""
+    _, client, _ = connected(lab, name="leader")
+    cookie = client.call(traffic.cookie, 0)
+    client.call(rename_other_thread, b"other")
+    assert owner(by_cookie(rows())[cookie]) == (client.pid, "leader")
+    client.call(rename, b"renamed")
+    assert owner(by_cookie(rows())[cookie]) == (client.pid, "renamed")
+
+
+def test_renamed_leader_while_running(lab: Lab) -> None:
+    """A new name of the leader is shown at the next refresh of the same run."""
+    _, client, _ = connected(lab, name="before")
+    cookie = client.call(traffic.cookie, 0)
+    changes = [lambda: client.call(rename, b"after")]
+    assert owners_over_refreshes(cookie, changes) == [(client.pid, "before"), (client.pid, "after")]
+
+
+def test_owner_that_exited(lab: Lab) -> None:
+    """A socket whose process is gone while the kernel still closes it has a row without owner."""
+    near, far = lab.pair()
+    client, server = lab.worker(near.namespace), lab.worker(far.namespace)
+    port = server.call(traffic.listen, "listener", "")
+    client.call(traffic.connect_at_once, [Call((far.v4, port))])
+    cookie = client.call(traffic.cookie, 0)
+    lab.dropper(far).rule(every=1)
+    client.end()
+    row = by_cookie(rows())[cookie]
+    assert (owner(row), row["state"]) == ((None, None), "FIN_WAIT1")
+
+
+def test_socket_from_before_the_start(lab: Lab) -> None:
+    """A connection made before nettop started and one made while it ran both have their owner."""
+    _, client, server = connected(lab)
+    with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
+        running.first_rows()
+        port = server.call(traffic.address, "listener")[1]
+        client.call(traffic.connect, "late", Call(("127.0.0.1", port)))
+        server.call(traffic.accept, "listener", "late")
+        running.refresh()
+        assert running.wait() == 0
+        first, second = (by_cookie(refresh) for refresh in running.refreshes())
+    for worker in (client, server):
+        early, late = worker.call(traffic.cookie, 0), worker.call(traffic.cookie, "late")
+        assert owner(first[early]) == owner(second[early]) == owner(second[late]) == process(worker.pid)
+        assert late not in first
+
+
+def test_several_holders(lab: Lab) -> None:
+    """A socket held by several processes is one row, and belongs to the one that started last."""
+    home, client, _ = connected(lab)
+    cookie = client.call(traffic.cookie, 0)
+    children = [client.call(fork_holder) for _ in range(3)]
+    line = ss.sockets(home, "-t", "-p")[cookie]
+    assert {pid for pid, _ in line.holders} == {client.pid, *children}
+    assert owner(by_cookie(rows())[cookie]) == process(children[-1])
+
+
+def test_first_seen_holder_keeps_the_socket(lab: Lab) -> None:
+    """A holder seen in an earlier snapshot keeps the socket while it lives; then the latest of the others has it."""
+    _, client, _ = connected(lab)
+    cookie, pid = client.call(traffic.cookie, 0), client.pid
+    children: list[int] = []
+    changes: list[Callable[[], object]] = [
+        lambda: children.extend([client.call(fork_holder, True)]),
+        client.end,
+    ]
+    seen = [number for number, _ in owners_over_refreshes(cookie, changes)]
+    os.kill(children[0], 9)
+    assert seen == [pid, pid, children[0]]
+
+
+def owners_over_refreshes(
+    cookie: int, changes: list[Callable[[], object]]
+) -> list[tuple[int | None, str | None]]:
+    """The owner that one run of nettop shows at first, and after each of these changes."""
+    with Running(*JSON, "--all", "--interval", "3600", "--count", str(1 + len(changes))) as running:
+        for done, change in enumerate(changes, 1):
+            until(
+                lambda done=done: len(running.refreshes()) == done or running.process.poll(),
+                f"refresh {done}",
+            )
+            change()
+            running.refresh()
+        assert running.wait() == 0, running.errors()
+        return [owner(by_cookie(refresh)[cookie]) for refresh in running.refreshes()]
+
+
+def test_control_group_and_container(lab: Lab) -> None:
+    """`cgroup` and `container` are the owning process's, and follow it into another group."""
+    _, client, _ = connected(lab)
+    cookie = client.call(traffic.cookie, 0)
+    digest = "3f" * 32
+    path = f"lab-{client.pid}.slice/docker-{digest}.scope"
+    with control_group(path) as group:
+        (group / "cgroup.procs").write_text(str(client.pid))
+        row = by_cookie(rows())[cookie]
+        client.end()
+    assert row["cgroup"] == f"/{path}"
+    assert row["container"] == f"docker:{digest[:12]}"
+
+
+@contextlib.contextmanager
+def control_group(path: str) -> Iterator[Path]:
+    """A new cgroup v2 group, removed at the end; its processes have to be gone by then."""
+    mounts = [
+        line.split()[1]
+        for line in Path("/proc/mounts").read_text().splitlines()
+        if line.split()[2] == "cgroup2"
+    ]
+    if not mounts:
+        pytest.skip("no cgroup v2 hierarchy is mounted")
+    made = Path(mounts[0]) / path
+    made.mkdir(parents=True)
+    try:
+        yield made
+    finally:
+        until(lambda: not (made / "cgroup.procs").read_text(), "the group is empty")
+        made.rmdir()
+        made.parent.rmdir()
+
+
+def test_uid_is_the_sockets(lab: Lab) -> None:
+    """`uid` is the user that made the socket, not the one its process runs as."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    port = worker.call(traffic.listen, "listener", "127.0.0.1")
+    worker.call(traffic.connect, "mine", Call(("127.0.0.1", port)))
+    worker.call(traffic.connect, "theirs", Call(("127.0.0.1", port), uid=4242))
+    found = by_cookie(rows())
+    assert [found[worker.call(traffic.cookie, name)]["uid"] for name in ("mine", "theirs")] == [0, 4242]
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
+def test_hostile_process_names(lab: Lab, form: str) -> None:
+    """Process names full of control characters reach no output format as such, and break no line."""
+    home, first, server = connected(lab)
+    clients = [first, *(lab.worker(home) for _ in HOSTILE[1:])]
+    port = server.call(traffic.address, "listener")[1]
+    for client, name in zip(clients, HOSTILE, strict=True):
+        client.call(traffic.connect, 0, Call(("127.0.0.1", port)))
+        client.call(rename, name)
+    done = nettop(*TABLE, "--once", "--format", form, "--all", "--columns", "id,process,state,pid")
+    assert done.returncode == 0, done.stderr
+    unsafe = {
+        unicodedata.name(char, hex(ord(char)))
+        for char in done.stdout
+        if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    }
+    assert not unsafe
+    for client in clients:
+        cookie = str(client.call(traffic.cookie, 0))
+        assert len([line for line in done.stdout.splitlines() if cookie in line]) == 1
+    assert len(shapes(form, done.stdout)) == 1
+
+
+def shapes(form: str, text: str) -> set[Any]:
+    """The distinct sets of columns that the lines of an output have; one, if all is well."""
+    if form == "jsonl":
+        return {tuple(json.loads(line)) for line in text.splitlines()}
+    if form == "csv":
+        return {len(fields) for fields in csv.reader(text.splitlines())}
+    return {len(text.splitlines()[0].split()) > 0}
+
+
+def test_holders_that_vanish_while_they_are_read(lab: Lab) -> None:
+    """Processes that come and go while they are read leave no error; the holder that stays is the owner or a child."""
+    _, client, _ = connected(lab)
+    cookie = client.call(traffic.cookie, 0)
+    client.start(fork_and_end, 200)
+    for _ in range(3):
+        assert by_cookie(rows())[cookie]["process"] == "client"
+    client.result()

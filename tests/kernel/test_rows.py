@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which sockets have a row: every one that the kernel has, also where no process holds it."""
+
+import socket
+from typing import Any
+
+import pytest
+
+from . import ss, traffic
+from .command import JSON, Row, Running, by_cookie, in_namespaces, rows
+from .lab import Dropper, End, Lab, Namespace, Worker, until
+from .traffic import Call
+
+pytestmark = pytest.mark.kernel
+
+
+def states(found: list[Row], namespace: Namespace) -> list[str]:
+    """The TCP states of the rows in a namespace, sorted."""
+    return sorted(row["state"] for row in in_namespaces(found, namespace.inode) if row["protocol"] == "tcp")
+
+
+def two_ends(lab: Lab) -> tuple[End, End, Worker, Worker, int]:
+    """A veth pair with a client on one end, a server on the other, and the server's listening port."""
+    near, far = lab.pair()
+    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
+    return near, far, client, server, server.call(traffic.listen, "listener", "", 0, 7)
+
+
+def only(found: list[Row], **wanted: Any) -> Row:
+    """The one row with these values."""
+    fitting = [row for row in found if all(row[name] == value for name, value in wanted.items())]
+    assert len(fitting) == 1, f"{len(fitting)} rows with {wanted}"
+    return fitting[0]
+
+
+def test_listener_and_connections_not_yet_accepted(lab: Lab) -> None:
+    """A listener shows its backlog and the limit; what waits in it has rows of its own, with bytes and no owner."""
+    _, far, client, server, port = two_ends(lab)
+    client.call(traffic.connect_at_once, [Call((far.v4, port))] * 3)
+    client.call(traffic.send, {0: 101, 1: 103, 2: 107})
+    client.call(traffic.acknowledged, [0, 1, 2])
+    found = in_namespaces(rows(), far.namespace.inode)
+    listener = only(found, state="LISTEN")
+    assert (listener["receive_queue"], listener["send_queue"], listener["pid"]) == (3, 7, server.pid)
+    assert (listener["direction"], listener["local_port"], listener["remote_port"]) == (None, port, None)
+    waiting = [row for row in found if row["state"] == "ESTABLISHED"]
+    assert sorted((row["bytes_received"], row["pid"], row["process"]) for row in waiting) == [
+        (101, None, None),
+        (103, None, None),
+        (107, None, None),
+    ]
+    assert {row["direction"] for row in waiting} == {"inbound?"}
+
+
+def test_half_open_connection(lab: Lab) -> None:
+    """A connection whose last acknowledgement was lost is SYN_RECV on the server, without owner."""
+    near, far, client, _, port = two_ends(lab)
+    lab.dropper(far).rule(every=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
+    client.call(traffic.connect_at_once, [Call((far.v4, port))])
+    found = rows()
+    assert states(found, far.namespace) == ["LISTEN", "SYN_RECV"]
+    half_open = only(found, netns=far.namespace.inode, state="SYN_RECV")
+    assert (half_open["pid"], half_open["local_port"], half_open["remote_address"]) == (None, port, near.v4)
+    assert half_open["id"] in ss.sockets(far.namespace)
+
+
+def test_connection_under_way(lab: Lab) -> None:
+    """A connection that nobody answers is SYN_SENT, belongs to who asked for it, and has sent no payload."""
+    near, far, client, _, port = two_ends(lab)
+    lab.dropper(far).rule(every=1)
+    client.call(traffic.connect_without_answer, 0, Call((far.v4, port)))
+    row = only(rows(), netns=near.namespace.inode, protocol="tcp")
+    assert (row["state"], row["pid"]) == ("SYN_SENT", client.pid)
+    assert (row["bytes_sent"], row["bytes_acked"], row["bytes_received"], row["rtt_us"]) == (0, 0, 0, None)
+
+
+def test_orphans(lab: Lab) -> None:
+    """Connections that the kernel still closes for a process that let go of them have rows, and no owner."""
+    near, far, client, server, port = two_ends(lab)
+    client.call(traffic.connect_at_once, [Call((far.v4, port))] * 2)
+    for number in range(2):
+        server.call(traffic.accept, "listener", number)
+    client.call(traffic.close, [0])
+    until(lambda: "CLOSE_WAIT" in states(rows(), far.namespace), "the first FIN arrives")
+    lab.dropper(far).rule(every=1)
+    client.call(traffic.send, {1: 1009})
+    client.call(traffic.close, [1])
+    found = in_namespaces(rows(), near.namespace.inode)
+    assert states(found, near.namespace) == ["FIN_WAIT1", "FIN_WAIT2"]
+    assert {row["pid"] for row in found} == {None}
+    orphan = only(found, state="FIN_WAIT1")
+    assert (orphan["bytes_sent"], orphan["bytes_acked"], orphan["id"] in ss.sockets(near.namespace)) == (
+        1009,
+        0,
+        True,
+    )
+
+
+def test_time_wait_on_request(lab: Lab) -> None:
+    """TIME_WAIT has a row with ss's key under --all, without owner or bytes, and none otherwise."""
+    near, far, client, server, port = two_ends(lab)
+    client.call(traffic.connect_at_once, [Call((far.v4, port))])
+    server.call(traffic.accept, "listener", 0)
+    client.call(traffic.close, [0])
+    server.call(traffic.close, [0])
+    until(
+        lambda: "TIME_WAIT" in {row.state for row in ss.sockets(near.namespace).values()}, "TIME_WAIT begins"
+    )
+    row = only(rows(), netns=near.namespace.inode)
+    assert (row["state"], row["pid"], row["bytes_sent"]) == ("TIME_WAIT", None, None)
+    assert row["id"] in ss.sockets(near.namespace)
+    assert not in_namespaces(rows(everything=False), near.namespace.inode)
+
+
+def test_time_wait_while_its_process_keeps_the_descriptor(lab: Lab) -> None:
+    """A connection in TIME_WAIT is shown as such even while a process still holds its dead descriptor."""
+    near, far, client, server, port = two_ends(lab)
+    client.call(traffic.connect_at_once, [Call((far.v4, port))])
+    server.call(traffic.accept, "listener", 0)
+    client.call(traffic.shut, [0])
+    server.call(traffic.close, [0])
+    until(
+        lambda: "TIME_WAIT" in {row.state for row in ss.sockets(near.namespace).values()}, "TIME_WAIT begins"
+    )
+    assert "TIME_WAIT" in states(rows(), near.namespace)
+
+
+def test_default_rows(lab: Lab) -> None:
+    """Without --all: TCP but listeners, and connected UDP."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    port = worker.call(traffic.listen, "listener", "127.0.0.1")
+    worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+    worker.call(traffic.udp, "unconnected", "127.0.0.1")
+    worker.call(traffic.udp, "connected", "127.0.0.1", ("127.0.0.1", 9))
+
+    def kinds(everything: bool) -> list[tuple[str, str]]:
+        found = in_namespaces(rows(everything=everything), home.inode)
+        return sorted((row["protocol"], row["state"]) for row in found)
+
+    usual = [("tcp", "ESTABLISHED"), ("tcp", "ESTABLISHED"), ("udp", "ESTABLISHED")]
+    assert kinds(everything=False) == usual
+    assert kinds(everything=True) == sorted([*usual, ("tcp", "LISTEN"), ("udp", "UNCONN")])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_udp_queue_and_drops(lab: Lab, host: str) -> None:
+    """UDP rows have ss's queue, drops, user and addresses, connected or not, dropping or not."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    worker.call(overflow_udp, host, 4093)
+    wanted = ss.sockets(home, "-u", "-p")
+    found = by_cookie(in_namespaces(rows(), home.inode))
+    assert found.keys() == wanted.keys()
+    assert sum(line.drops > 0 for line in wanted.values()) == 1
+    assert sum(line.receive_queue > 0 for line in wanted.values()) == 2
+    for cookie, line in wanted.items():
+        row = found[cookie]
+        assert (row["local_address"], row["local_port"]) == line.local
+        assert (row["remote_port"] or 0, row["uid"], row["pid"]) == (line.remote[1], line.uid, worker.pid)
+        assert (row["receive_queue"], row["send_queue"], row["drops"]) == (
+            line.receive_queue,
+            line.send_queue,
+            line.drops,
+        )
+        assert row["state"] == {"CLOSE": "UNCONN"}.get(line.state, line.state)
+        assert (row["bytes_sent"], row["retransmits"], row["direction"]) == (None, None, None)
+
+
+def overflow_udp(memory: dict[Any, Any], host: str, datagrams: int) -> None:
+    """Two receivers that never read, one of which overflows, and a connected sender."""
+    small, large = (traffic.udp(memory, name, host) for name in ("small", "large"))
+    memory["small"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    traffic.udp(memory, "sender", host, (host, small))
+    for _ in range(datagrams):
+        memory["sender"].send(b"n" * 101)
+    memory["sender"].sendto(b"n" * 997, (host, large))
+    traffic.arrived(memory, {"large": 1})
+
+
+def test_namespace_with_ownerless_sockets_only(lab: Lab) -> None:
+    """A namespace in which no process is left still shows the connections that the kernel closes there."""
+    near, far, client, _, port = two_ends(lab)
+    client.call(traffic.connect_at_once, [Call((far.v4, port))] * 2)
+    lab.dropper(far).rule(every=1)
+    client.call(traffic.send, {0: 1009, 1: 1013})
+    client.end()
+    found = in_namespaces(rows(), near.namespace.inode)
+    assert sorted((row["state"], row["bytes_sent"], row["pid"]) for row in found) == [
+        ("FIN_WAIT1", 1009, None),
+        ("FIN_WAIT1", 1013, None),
+    ]
+
+
+def test_listener_of_a_namespace_that_appears(lab: Lab) -> None:
+    """A namespace made while nettop runs is followed: its sockets have rows at the next refresh."""
+    with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
+        running.first_rows()
+        home = lab.namespace()
+        worker = lab.worker(home)
+        worker.call(traffic.listen, "listener", "127.0.0.1")
+        running.refresh()
+        assert running.wait() == 0
+        assert only(running.refreshes()[-1], netns=home.inode)["pid"] == worker.pid
+
+
+def test_namespace_that_vanishes(lab: Lab) -> None:
+    """A namespace that ends while nettop runs takes its rows along and nothing else: no error, no traceback."""
+    witness_home, home = lab.namespace(), lab.namespace()
+    witness, worker = lab.worker(witness_home), lab.worker(home)
+    for each in (witness, worker):
+        each.call(traffic.listen, "listener", "127.0.0.1")
+    with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
+        running.first_rows()
+        worker.end()
+        home.remove()
+        running.refresh()
+        assert running.wait() == 0
+        first, second = running.refreshes()
+        assert (len(in_namespaces(first, home.inode)), len(in_namespaces(second, home.inode))) == (1, 0)
+        assert len(in_namespaces(second, witness_home.inode)) == 1
+        assert running.errors() == ""
+
+
+def test_every_socket_of_the_machine_once(lab: Lab) -> None:
+    """IPv4, IPv6, v4-mapped and UDP sockets of a namespace: exactly ss's set of keys."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    for name, address in (("four", "127.0.0.1"), ("six", "::1"), ("both", "::")):
+        port = worker.call(traffic.listen, name, address)
+        host = "::1" if name == "six" else "127.0.0.1"
+        worker.call(traffic.connect, f"to {name}", Call((host, port), mapped=name == "both"))
+        worker.call(traffic.udp, f"udp {name}", address)
+    wanted = ss.sockets(home) | ss.sockets(home, "-u")
+    assert by_cookie(in_namespaces(rows(), home.inode)).keys() == wanted.keys()

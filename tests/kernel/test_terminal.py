@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screens on a real terminal with real sockets: they come, they refresh, and they leave the terminal as it was."""
+
+import os
+import signal
+
+import pytest
+
+from . import bpf_objects, traffic
+from .lab import Lab, until
+from .terminal import Terminal
+from .traffic import Call
+
+pytestmark = pytest.mark.kernel
+
+LEAVE_ALTERNATE_SCREEN, SHOW_CURSOR = b"\x1b[?1049l", b"\x1b[?25h"
+MOUSE_OFF = b"\x1b[?1000l"
+
+
+def visible(lab: Lab, name: str = "seenworker") -> None:
+    """A connection of a process with that name."""
+    worker = lab.worker(lab.namespace(), name)
+    port = worker.call(traffic.listen, "listener", "127.0.0.1")
+    worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+
+
+@pytest.mark.parametrize("ending", ["q", "Ctrl-C", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_terminal_is_sane_afterwards(lab: Lab, ending: str) -> None:
+    """However the screens are ended by the user, the terminal is as before and nothing is left in the kernel."""
+    visible(lab)
+    before = bpf_objects.existing()
+    with Terminal("--filter", "seenworker") as terminal:
+        settings = terminal.settings()
+        terminal.shows(b"seenworker")
+        assert terminal.settings() != settings
+        if ending in ("q", "Ctrl-C"):
+            terminal.type({"q": b"q", "Ctrl-C": b"\x03"}[ending])
+        else:
+            os.kill(terminal.pid, getattr(signal, ending))
+        assert terminal.wait() == 0
+        assert terminal.settings() == settings
+        for wanted in (LEAVE_ALTERNATE_SCREEN, SHOW_CURSOR, MOUSE_OFF):
+            assert terminal.output.rfind(wanted) > terminal.output.rfind(b"seenworker")
+        assert b"Traceback" not in terminal.output
+    bpf_objects.nothing_new_since(before)
+
+
+def test_terminal_that_hangs_up(lab: Lab) -> None:
+    """When the terminal itself goes away nettop ends, with nothing left in the kernel."""
+    visible(lab)
+    before = bpf_objects.existing()
+    with Terminal("--filter", "seenworker") as terminal:
+        terminal.shows(b"seenworker")
+        terminal.hang_up()
+        terminal.wait()
+    bpf_objects.nothing_new_since(before)
+
+
+def test_enter_refreshes(lab: Lab) -> None:
+    """Enter shows what is new at once, however long the interval."""
+    visible(lab)
+    with Terminal("--filter", "latecomer", "-t", "3600") as terminal:
+        terminal.shows(b"PROCESS")
+        visible(lab, "latecomer")
+        terminal.type(b"\r", until_shown=b"latecomer")
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (60, 24), (40, 12), (30, 10), (10, 3)])
+def test_small_terminal(lab: Lab, columns: int, lines: int) -> None:
+    """A small terminal gets a screen or a clear word, never a traceback."""
+    visible(lab)
+    with Terminal("--filter", "seenworker", columns=columns, lines=lines) as terminal:
+        terminal.draws()
+        terminal.type(b"q")
+        assert terminal.wait() in (0, 2)
+        assert b"Traceback" not in terminal.output
+
+
+def test_suspended_and_continued(lab: Lab) -> None:
+    """Ctrl-Z stops nettop with the terminal restored; after fg its screen is back."""
+    visible(lab)
+    with Terminal("--filter", "seenworker") as terminal:
+        settings = terminal.settings()
+        terminal.shows(b"seenworker")
+        terminal.type(b"\x1a")
+        until(terminal.is_stopped, "nettop is stopped")
+        terminal.take_in()
+        assert terminal.settings() == settings
+        assert terminal.output.rfind(LEAVE_ALTERNATE_SCREEN) > terminal.output.rfind(b"seenworker")
+        terminal.output.clear()
+        os.kill(terminal.pid, signal.SIGCONT)
+        terminal.shows(b"seenworker")
+        terminal.type(b"q")
+        assert terminal.wait() == 0
