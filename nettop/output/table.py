@@ -63,14 +63,14 @@ class AlignedTable:
         between, self._between = self._between, "\n"
         return between + "\n".join(lines) + "\n"
 
-    def _rows(self, cells: Sequence[list[str]]) -> list[str]:
+    def _rows(self, cells: Sequence[list[Any]]) -> list[str]:
         """A line for each row of these columns: one `%` pads all its cells, but for the wide ones."""
         pads = []
         padded = []
         for place, (column, width) in enumerate(zip(cells, self._widths, strict=True)):
             # Nothing follows the last column: no spaces at a line's end.
             ends = place == len(cells) - 1 and not self._right[place]
-            plain = ends or "".join(column).isascii()
+            plain = ends or _are_whole(column) or "".join(column).isascii()
             pads.append("%s" if ends or not plain else f"%{width}s" if self._right[place] else f"%-{width}s")
             padded.append(column if plain else [self._padded(place, cell) for cell in column])
         return list(map(_GAP.join(pads).__mod__, zip(*padded, strict=True)))
@@ -107,7 +107,10 @@ def _decimals(table: Table, name: str) -> str:
     return ".1f" if name.endswith(RATE) or field_of(table, name).kind is not Kind.RATIO else ".6f"
 
 
-def _cells(values: list[Any], decimals: str, spell: Callable[[str], str]) -> list[str]:
+def _cells(values: list[Any], decimals: str, spell: Callable[[str], str]) -> list[Any]:
+    """The values as text; whole numbers that are all known stay numbers, which `%` turns into text anyway."""
+    if _are_whole(values):
+        return values
     if isinstance(next((value for value in values if value is not None), None), float):
         return [UNKNOWN if value is None else format(value, decimals) for value in values]
     return list(map(str, spelled(values, spell, UNKNOWN)))
@@ -120,7 +123,14 @@ def word(text: str) -> str:
     return "".join("_" if char.isspace() else char for char in text) or '""'
 
 
-def _widest(column: list[str]) -> int:
+def _are_whole(column: list[Any]) -> bool:
+    """Whether a column is known whole numbers and nothing else: a column has one type, and None."""
+    return bool(column) and type(column[0]) is int and None not in column
+
+
+def _widest(column: list[Any]) -> int:
+    if _are_whole(column):
+        return max(len(str(min(column))), len(str(max(column))))
     width = len if "".join(column).isascii() else cell_width
     return max(map(width, column), default=0)
 
