@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 import sys
 from pathlib import Path
@@ -46,7 +47,17 @@ def tidy(svg: str) -> str:
     """The picture without the number that differs from run to run, and without a font from the web."""
     svg = re.sub(r"terminal-\d+-", "nettop-", svg)
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' x="([\d.]+)"( y="[\d.]+") textLength="([\d.]+)"([^>]*)>([^<]+)<', _without_outer_spaces, svg)
     return re.sub(r"[ \t]+$", "", svg.replace("Fira Code", "DejaVu Sans Mono"), flags=re.MULTILINE)
+
+
+def _without_outer_spaces(match: re.Match[str]) -> str:
+    """A text moved to where its first visible character stands: some viewers drop the spaces before it."""
+    x, length, text = float(match[1]), float(match[3]), html.unescape(match[5])
+    cell = length / len(text)
+    x += cell * (len(text) - len(text.lstrip()))
+    shown = html.escape(text.strip(), quote=False).replace("\xa0", "&#160;")
+    return f' x="{x:.1f}"{match[2]} textLength="{cell * len(text.strip()):.1f}"{match[4]}>{shown}<'
 
 
 def main() -> None:
