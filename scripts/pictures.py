@@ -47,7 +47,9 @@ def tidy(svg: str) -> str:
     """The picture without the number that differs from run to run, and without a font from the web."""
     svg = re.sub(r"terminal-\d+-", "nettop-", svg)
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' x="([\d.]+)"( y="[\d.]+") textLength="([\d.]+)"([^>]*)>([^<]+)<', _without_outer_spaces, svg)
+    svg = re.sub(
+        r' x="([\d.]+)"( y="[\d.]+") textLength="([\d.]+)"([^>]*)>([^<]+)<', _without_outer_spaces, svg
+    )
     return re.sub(r"[ \t]+$", "", svg.replace("Fira Code", "DejaVu Sans Mono"), flags=re.MULTILINE)
 
 
