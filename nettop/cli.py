@@ -6,7 +6,6 @@ Nothing that loads Textual or numpy is imported here before a door opens: --help
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ import typer
 
 from nettop import __version__
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
-from nettop.interrupts import ended_by_signals, undisturbed
+from nettop.interrupts import ended_by_signals, leave_output, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings, checked_interval
 from nettop.snapshots import find_table, views
 
@@ -273,7 +272,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return ExitCode.DONE
     finally:
-        _leave_output()
+        leave_output()
 
 
 def run(words: Sequence[str], source_of: Callable[[str], Source] | None = None) -> int:
@@ -298,6 +297,8 @@ def _parse(words: Sequence[str]) -> Any:
         return command.main(list(words), "nettop", standalone_mode=False)
     except BrokenPipeError:
         raise
+    except SystemExit as ended:  # so rich answers a reader who has gone
+        raise BrokenPipeError from ended
     except OSError as error:  # of --help and --version
         raise NettopError(f"the output cannot be written: {error.strerror}") from error
     except _ParseError as error:
@@ -323,14 +324,3 @@ def _tell(error: NettopError) -> None:
     lines = (f"nettop: {error.what}", *(f"  {line}" for line in error.remedy.splitlines()))
     with suppress(OSError):
         sys.stderr.write("".join(safe_text(line) + "\n" for line in lines))
-
-
-def _leave_output() -> None:
-    """Flush standard output now. What nobody reads any more is dropped, or Python would complain at its end."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)

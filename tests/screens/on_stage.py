@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 
+from nettop.interrupts import leave_output
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.stage import busy_host, stage_of
 
@@ -16,7 +17,10 @@ def main() -> int:
         assert isinstance(step, Snapshot)
         stage.session.bus.publish(step)
     app = stage.app()
-    app.run()
+    try:
+        app.run()
+    finally:
+        leave_output()
     return app.return_code or 0
 
 

@@ -191,6 +191,21 @@ def test_version_and_help() -> None:
     )
 
 
+def test_help_into_a_closed_pipe() -> None:
+    """Who has read enough of --help gets no complaint."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "nettop", "--help"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 SCRIPT = """
 import os, sys
 from nettop import cli
