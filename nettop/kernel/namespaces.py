@@ -118,16 +118,22 @@ def _enter(way: Path) -> None:
 class Namespaces:
     """The namespaces of this host, followed as they come and go.
 
-    `refused` names those that could not be entered, and why: their sockets without an owner go unlisted.
+    A thread inside keeps a namespace alive, so a guard leaves those that nobody else is in, however seldom
+    anything is read. Whoever uses `threads` holds the `lock`. `refused` names the namespaces that could not be
+    entered, and why: their sockets without an owner go unlisted.
     """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._scanned_at = float("-inf")
+        self._closed = threading.Event()
+        self._ways: dict[int, list[Path]] = {}
+        self.lock = threading.RLock()
         self.own = os.stat(proc / "self/ns/net").st_ino
         self.threads: dict[int, NamespaceThread] = {}
         self.refused: dict[int, str] = {}
-        self._ways: dict[int, list[Path]] = {}
+        self._guard = threading.Thread(target=self._leave_the_dead, name="namespaces", daemon=True)
+        self._guard.start()
 
     def name(self, inode: int) -> str:
         """What people call a namespace: the file it is bound to, or a process in it; safe to show."""
@@ -144,23 +150,39 @@ class Namespaces:
         The scan costs a look at every process, so it runs every two seconds, and at once when a socket was
         `seen` in a namespace not yet known.
         """
-        now = time.monotonic()
-        news = seen - self.threads.keys() - self.refused.keys()
-        if not news and now - self._scanned_at < _SCAN_EVERY_S:
-            return
-        self._scanned_at = now
-        found = self._ways = find_namespaces(self._proc)
-        for inode in self.threads.keys() - found.keys():
-            self.threads.pop(inode).close()
-        self.refused = {inode: why for inode, why in self.refused.items() if inode in found}
-        for inode, ways in found.items():
-            if inode not in self.threads:
-                self._join(inode, ways)
+        with self.lock:
+            news = seen - self.threads.keys() - self.refused.keys()
+            if news or time.monotonic() - self._scanned_at >= _SCAN_EVERY_S:
+                self._scan()
+                self.refused = {inode: why for inode, why in self.refused.items() if inode in self._ways}
+                for inode, ways in self._ways.items():
+                    if inode not in self.threads:
+                        self._join(inode, ways)
 
     def close(self) -> None:
         """Leave every namespace."""
+        self._closed.set()
+        self._guard.join()
         for inode in list(self.threads):
             self.threads.pop(inode).close()
+
+    def _scan(self) -> None:
+        """Find what namespaces there are, and leave those that there are no more."""
+        self._scanned_at = time.monotonic()
+        self._ways = find_namespaces(self._proc)
+        for inode in self.threads.keys() - self._ways.keys():
+            self.threads.pop(inode).close()
+
+    def _leave_the_dead(self) -> None:
+        """The guard's life: scan when nobody else has for a while, and never while namespaces are read."""
+        while not self._closed.wait(_SCAN_EVERY_S):
+            if not self.lock.acquire(blocking=False):
+                continue
+            try:
+                if time.monotonic() - self._scanned_at >= _SCAN_EVERY_S:
+                    self._scan()
+            finally:
+                self.lock.release()
 
     def _join(self, inode: int, ways: list[Path]) -> None:
         """Enter by the first way that still leads there: processes come and go while this looks."""

@@ -196,14 +196,14 @@ class SocketTable:
         `before` are the rows of the last refresh. Namespaces that needed the second walk then are walked while
         this thread walks the descriptors.
         """
-        walks = self._begin_walks(taken_ns)
-        try:
-            held = self.read_held(before)
-        finally:
-            wait(walks.values())  # nobody may close what a walk still reads
-        unheld, counts = self._read_unheld(
-            held, taken_ns, {inode: walk.result() for inode, walk in walks.items()}
-        )
+        with self.namespaces.lock:
+            walks = self._begin_walks(taken_ns)
+            try:
+                held = self.read_held(before)
+            finally:
+                wait(walks.values())  # nobody may close what a walk still reads
+            walked = {inode: walk.result() for inode, walk in walks.items()}
+            unheld, counts = self._read_unheld(held, taken_ns, walked)
         return merge(held, without(stack(unheld), held)), counts
 
     def read_held(self, before: Array) -> Array:

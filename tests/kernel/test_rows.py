@@ -222,6 +222,36 @@ def test_namespace_that_vanishes(lab: Lab) -> None:
         assert running.errors() == ""
 
 
+def test_namespaces_are_not_kept_alive(lab: Lab) -> None:
+    """A namespace that nobody else is in ends while nettop waits for its next refresh, an hour away."""
+    here, there = lab.pair()
+    worker = lab.worker(there.namespace)
+    worker.call(traffic.listen, "listener", "127.0.0.1")
+    with Running(*JSON, "--interval", "3600", "--all") as running:
+        running.first_rows()
+        worker.end()
+        there.namespace.remove()
+        # The other end of the pair goes with the namespace, not before.
+        until(lambda: here.device not in here.namespace.ip("-o", "link"), "the namespace has ended")
+
+
+def test_namespace_that_appears_later(lab: Lab) -> None:
+    """Sockets without an owner are found in a namespace that did not exist when nettop began."""
+    witness = lab.worker(lab.namespace())
+    witness.call(traffic.listen, "listener", "127.0.0.1")
+    with Running(*JSON, "--interval", "3600", "--count", "2", "--all") as running:
+        running.first_rows()
+        home = lab.namespace()
+        worker = lab.worker(home)
+        port = worker.call(traffic.listen, "listener", "127.0.0.1")
+        worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+        running.refresh()
+        assert running.wait() == 0
+        _, second = running.refreshes()
+        unheld = [row for row in in_namespaces(second, home.inode) if row["pid"] is None]
+        assert [row["state"] for row in unheld] == ["ESTABLISHED"]
+
+
 def test_every_socket_of_the_machine_once(lab: Lab) -> None:
     """IPv4, IPv6, v4-mapped and UDP sockets of a namespace: exactly ss's set of keys."""
     home = lab.namespace()
