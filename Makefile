@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-unit test-screens test-kernel bench fresh-root clean
+.PHONY: help setup test lint test-unit test-screens test-kernel generate bench fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -34,6 +34,10 @@ test-screens: ## the screens against their pictures; no root
 
 test-kernel: ## real sockets on the running kernel; root
 	$(as_root) $(pytest) -m kernel -p no:cacheprovider
+
+generate: ## docs/fields.md from the lenses, and docs/pictures
+	$(as_user) $(bin)/python -B scripts/generate.py
+	$(as_user) $(bin)/python -B scripts/pictures.py
 
 bench: ## the speed and memory budgets, side by side with ss; root
 	$(as_root) $(bin)/python -B bench/connections.py
