@@ -44,15 +44,23 @@ class View:
     `rows` are all rows of the table, the newest snapshot's first and behind them, where the query keeps them,
     the ones that have just gone (`gone` says which). `order` are positions in `rows`: those that pass the
     filters, sorted.
+
+    With `last`, the view of the frame before, a row that has gone shows the rates of its last interval, and so
+    stands where it stood.
     """
 
-    def __init__(self, frame: Frame, query: Query, names: Names | None = None) -> None:
+    def __init__(
+        self, frame: Frame, query: Query, names: Names | None = None, last: View | None = None
+    ) -> None:
         self.frame = frame
         self.query = query
         self.table = query.table
         self.now: Rows = frame.now.tables[self.table.name]
         self.before: Rows | None = frame.before.tables.get(self.table.name) if frame.before else None
         self._names = names
+        self._last = last
+        if last is not None:
+            last._last = None  # two frames are remembered, not all
         self._raw: dict[str, Array] = {}
         self._columns: dict[str, Column] = {}
         self._texts: dict[str, tuple[list[str], Array]] = {}
@@ -245,11 +253,11 @@ class View:
     def _make_column(self, name: str) -> Column:
         field = self.table.by_name.get(name)
         if field is None:
-            return self._rate(name.removesuffix(RATE))
+            return self._kept(name, self._rate(name.removesuffix(RATE)))
         if field.kind is Kind.RATIO:
             return self._ratio(field)
         if field.kind is Kind.COUNTER and self.query.deltas:
-            return self._difference(name)
+            return self._kept(name, self._difference(name))
         if field.is_composite:
             return self.column(field.parts[0])
         if field.kind in (Kind.TEXT, Kind.ENUM):
@@ -257,6 +265,18 @@ class View:
             return Column(_ranks(texts)[places], places >= 0)
         raw = self.raw(name)
         return Column(distinct_addresses(raw)[1] if field.kind is Kind.ADDRESS else raw, known(raw))
+
+    def _kept(self, name: str, made: Column) -> Column:
+        """The column, in which rows that have gone have the value that the view before gave them."""
+        last = self._last
+        if last is None or last.query.deltas != self.query.deltas or self.size == len(self.now):
+            return made
+        gone, was = np.flatnonzero(self.gone), last.column(name)
+        at = _positions(self.raw(self.table.key)[gone], last.now.array[self.table.key])
+        gone, at = gone[at >= 0], at[at >= 0]
+        numbers, present = made.numbers.copy(), made.known.copy()
+        numbers[gone], present[gone] = was.numbers[at], was.known[at]
+        return Column(numbers, present)
 
     def _rate(self, counter: str) -> Column:
         difference = self._difference(counter)

@@ -60,6 +60,7 @@ class Picture(Screen[None], inherit_bindings=False):
         self.table = table
         self.asking = first_asking(table, asked)
         self.view: View | None = None
+        self._last_view: View | None = None
         self.frozen_at: float | None = None
         self._frame: Frame | None = None
         self.take_one = False
@@ -131,6 +132,7 @@ class Picture(Screen[None], inherit_bindings=False):
 
     def _take_frame(self, frame: Frame) -> None:
         self._frame = frame
+        self._last_view = self.view
         if self.take_one and self.frozen_at is not None:
             self.frozen_at = self.desk.clock()
         self.take_one = False
@@ -150,7 +152,7 @@ class Picture(Screen[None], inherit_bindings=False):
         """See the frame through the query as it is now."""
         if self._frame is None:
             return
-        self.view = View(self._frame, self.asking.query, self.desk.names)
+        self.view = View(self._frame, self.asking.query, self.desk.names, self._last_view)
         self.rows.show(self.view, self.asking.names)
         self.set_class(False, "-notice")
         self.draw_details()

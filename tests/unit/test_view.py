@@ -139,6 +139,21 @@ def test_a_closed_row_keeps_its_process_when_the_texts_are_numbered_anew() -> No
     assert all_values(view, "process") == ["nginx", "sshd", "sshd", "nginx", None]
 
 
+def test_gone_rows_stand_where_they_stood() -> None:
+    """With the view before, a gone row has the rate of its last interval, and sorts by it."""
+    first = [{"id": 1, "bytes_sent": 0}, {"id": 2, "bytes_sent": 0}, {"id": 3, "bytes_sent": 0}]
+    second = [{"id": 1, "bytes_sent": 10}, {"id": 2, "bytes_sent": 500}, {"id": 3, "bytes_sent": 900}]
+    third = [{"id": 1, "bytes_sent": 30}, {"id": 3, "bytes_sent": 1900}]
+    by_rate = {"sort": "-bytes_sent_per_s", "closed": True}
+    before = make_view(make_frame(second, first), **by_rate)
+    frame = make_frame(third, second)
+    alone = make_view(frame, **by_rate)
+    view = View(frame, alone.query, last=before)
+    assert alone.values("id", alone.order) == [3, 1, 2]
+    assert view.values("id", view.order) == [3, 2, 1]
+    assert view.values("bytes_sent_per_s", view.order) == [1000.0, 500.0, 20.0]
+
+
 def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
     """At the first frame every row would be new, which says nothing."""
     view = make_view(make_frame(example_rows(5)), closed=True, every=True)
