@@ -5,40 +5,41 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nettop.errors import UsageError, unknown_word
+from nettop.query.row_tests import (
+    COMPARE,
+    Network,
+    Test,
+    address_contains,
+    all_of,
+    any_of,
+    containing,
+    in_network,
+    known_test,
+    number_test,
+    opposite,
+    shown_contains,
+    text_matches,
+    text_test,
+)
 from nettop.query.units import factor_of, parse_quantity, unit_of
+from nettop.snapshots.arrays import Mask
 from nettop.snapshots.schema import Field, Kind, Table
 
 if TYPE_CHECKING:
     from nettop.query.view import View
 
-Mask = NDArray[np.bool_]
-Test = Callable[["View"], Mask]
-"""Says of each row of a view, gone ones included, whether it passes."""
-
-Matches = Callable[[str], bool]
-
 _TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS})
 """Kinds whose values are few distinct texts: `View.texts` has them."""
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-}
 _EQUAL = ("=", "!=")
 _CONTAIN = ("~", "!~")
 
@@ -70,7 +71,7 @@ def parse_filter(table: Table, text: str) -> Filter:
     Raises UsageError that names the term and how to mend it.
     """
     tests = tuple(_Parser(table, text).tests())
-    return Filter(table.name, text.strip(), _all_of(*tests) if tests else None)
+    return Filter(table.name, text.strip(), all_of(*tests) if tests else None)
 
 
 def quote(text: str) -> str:
@@ -176,7 +177,7 @@ def _word(table: Table, word: str) -> Test:
     endpoints = [field for field in table.fields if field.kind is Kind.ENDPOINT]
     found = _ENDPOINT.fullmatch(word)
     if endpoints and found:
-        return _any_of(*(_endpoint_equals(field, found["host"], int(found["port"])) for field in endpoints))
+        return any_of(*(_endpoint_equals(field, found["host"], int(found["port"])) for field in endpoints))
     return _text_word(table, word)
 
 
@@ -188,14 +189,14 @@ def _anywhere(fields: Iterable[Field], word: str) -> Test:
     """The word is part of a text, or is a number that names something."""
     fields = tuple(fields)
     tests = [
-        _address_contains(f.name, word) if f.kind is Kind.ADDRESS else _text_test(f.name, _containing(word))
+        address_contains(f.name, word) if f.kind is Kind.ADDRESS else text_test(f.name, containing(word))
         for f in fields
         if f.kind in _TEXTUAL
     ]
     number = _whole_number(word)
     if number is not None:
-        tests += [_number_test(f.name, "=", number) for f in fields if f.kind is Kind.LABEL]
-    return _any_of(*tests)
+        tests += [number_test(f.name, "=", number) for f in fields if f.kind is Kind.LABEL]
+    return any_of(*tests)
 
 
 # --- comparisons --------------------------------------------------------------------------------------------
@@ -208,9 +209,9 @@ def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> 
         return _group_comparison(table, field, op, value)
     make = _MAKERS.get(field.kind) if field is not None else None
     if field is None or make is None:
-        _check(name, op, _COMPARE)
+        _check(name, op, COMPARE)
         unit = unit_of(table, name)
-        return _number_test(name, op, _amount(value(unit), unit))
+        return number_test(name, op, _amount(value(unit), unit))
     return make(field, op, value())
 
 
@@ -220,39 +221,39 @@ def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., 
     if op not in _CONTAIN or not any(part.kind in _TEXTUAL for part in parts):
         return _comparison(table, field.parts[0], op, value)
     found = _anywhere(parts, value())
-    return found if op == "~" else _all_of(_known_test(field.parts[0]), _opposite(found))
+    return found if op == "~" else all_of(known_test(field.parts[0]), opposite(found))
 
 
 def _label(field: Field, op: str, value: str) -> Test:
-    _check(field.name, op, _COMPARE)
+    _check(field.name, op, COMPARE)
     number = _whole_number(value)
     if number is None:
         raise UsageError(f"{field.name} is a whole number, not {value!r}", f"write {field.name}{op}80")
-    return _number_test(field.name, op, number)
+    return number_test(field.name, op, number)
 
 
 def _time(field: Field, op: str, value: str) -> Test:
-    _check(field.name, op, _COMPARE)
-    return _number_test(field.name, op, _moment_ns(value))
+    _check(field.name, op, COMPARE)
+    return number_test(field.name, op, _moment_ns(value))
 
 
 def _text(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, (*_EQUAL, *_CONTAIN))
-    return _text_test(field.name, _text_matches(op, value))
+    return text_test(field.name, text_matches(op, value))
 
 
 def _enum(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, (*_EQUAL, *_CONTAIN))
-    return _text_test(field.name, _text_matches(op, _enum_label(field, value) if op in _EQUAL else value))
+    return text_test(field.name, text_matches(op, _enum_label(field, value) if op in _EQUAL else value))
 
 
 def _address(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, (*_EQUAL, *_CONTAIN))
     if op in _CONTAIN:
-        found = _address_contains(field.name, value)
-        return found if op == "~" else _all_of(_known_test(field.name), _opposite(found))
-    inside = _in_network(field.name, _network(value))
-    return inside if op == "=" else _all_of(_known_test(field.name), _opposite(inside))
+        found = address_contains(field.name, value)
+        return found if op == "~" else all_of(known_test(field.name), opposite(found))
+    inside = in_network(field.name, _network(value))
+    return inside if op == "=" else all_of(known_test(field.name), opposite(inside))
 
 
 def _endpoint(field: Field, op: str, value: str) -> Test:
@@ -260,17 +261,17 @@ def _endpoint(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, (*_EQUAL, *_CONTAIN))
     address, port = field.parts
     if op in _CONTAIN:
-        found = _shown_contains(field.name, value)
+        found = shown_contains(field.name, value)
     else:
         whole = _ENDPOINT.fullmatch(value)
         found = (
             _endpoint_equals(field, whole["host"], int(whole["port"]))
             if whole
-            else _in_network(address, _network(value))
+            else in_network(address, _network(value))
         )
         if whole and op == "!=":
-            return _all_of(_known_test(port), _opposite(found))
-    return _opposite(found) if op.startswith("!") else found
+            return all_of(known_test(port), opposite(found))
+    return opposite(found) if op.startswith("!") else found
 
 
 def _histogram(field: Field, op: str, _value: str) -> Test:
@@ -333,9 +334,6 @@ def _enum_label(field: Field, text: str) -> str:
     raise unknown_word(field.name, text, field.labels.values())
 
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
 def _network(text: str) -> Network:
     """The address or network, IPv4 in the IPv6 form that rows hold."""
     try:
@@ -349,113 +347,7 @@ def _network(text: str) -> Network:
     return network
 
 
-def _text_matches(op: str, value: str) -> Matches:
-    folded = value.casefold()
-    return {
-        "=": lambda text: text.casefold() == folded,
-        "!=": lambda text: text.casefold() != folded,
-        "~": lambda text: folded in text.casefold(),
-        "!~": lambda text: folded not in text.casefold(),
-    }[op]
-
-
-def _containing(word: str) -> Matches:
-    return _text_matches("~", word)
-
-
-# --- tests of rows ------------------------------------------------------------------------------------------
-
-
-def _number_test(name: str, op: str, number: float) -> Test:
-    compare = _COMPARE[op]
-
-    def test(view: View) -> Mask:
-        column = view.column(name)
-        passed: Mask = np.asarray(compare(column.numbers, number), bool) & column.known
-        return passed
-
-    return test
-
-
-def _text_test(name: str, matches: Matches) -> Test:
-    """`matches` is asked once per distinct text; a row without a value never passes."""
-
-    def test(view: View) -> Mask:
-        texts, places = view.texts(name)
-        passes = np.zeros(len(texts) + 1, bool)
-        passes[:-1] = [matches(text) for text in texts]
-        passed: Mask = passes[places]
-        return passed
-
-    return test
-
-
-def _address_contains(name: str, text: str) -> Test:
-    """As `_text_test`, but most words are spared writing every address: they hold what no address does."""
-    contains = _text_test(name, _containing(text))
-    possible = set(text.lower()) <= set("0123456789abcdef.:")
-
-    def test(view: View) -> Mask:
-        return contains(view) if possible or view.has_names else np.zeros(view.size, bool)
-
-    return test
-
-
-def _in_network(name: str, network: Network) -> Test:
-    masks, wanted = _halves(int(network.netmask)), _halves(int(network.network_address))
-
-    def test(view: View) -> Mask:
-        high, low = view.halves(name)
-        passed: Mask = (high & masks[0] == wanted[0]) & (low & masks[1] == wanted[1])
-        return passed & view.known(name)
-
-    return test
-
-
-def _halves(number: int) -> tuple[np.uint64, np.uint64]:
-    return np.uint64(number >> 64), np.uint64(number & 0xFFFF_FFFF_FFFF_FFFF)
-
-
 def _endpoint_equals(field: Field, host: str, port: int) -> Test:
     address_name, port_name = field.parts
-    same_port = _number_test(port_name, "=", port)
-    return _all_of(_in_network(address_name, _network(host)), same_port) if host else same_port
-
-
-def _shown_contains(name: str, text: str) -> Test:
-    """For what has no table of distinct texts: looks at each row as it is shown."""
-    folded = text.casefold()
-
-    def test(view: View) -> Mask:
-        shown = view.values(name, np.arange(view.size))
-        return np.fromiter((folded in value.casefold() for value in shown), bool, view.size)
-
-    return test
-
-
-def _known_test(name: str) -> Test:
-    return lambda view: view.known(name)
-
-
-def _opposite(test: Test) -> Test:
-    return lambda view: ~test(view)
-
-
-def _all_of(*tests: Test) -> Test:
-    def every(view: View) -> Mask:
-        passed = np.ones(view.size, bool)
-        for test in tests:
-            passed &= test(view)
-        return passed
-
-    return tests[0] if len(tests) == 1 else every
-
-
-def _any_of(*tests: Test) -> Test:
-    def some(view: View) -> Mask:
-        passed = np.zeros(view.size, bool)
-        for test in tests:
-            passed |= test(view)
-        return passed
-
-    return some
+    same_port = number_test(port_name, "=", port)
+    return all_of(in_network(address_name, _network(host)), same_port) if host else same_port

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nettop.query.address import (
     address_bytes,
@@ -21,11 +20,10 @@ from nettop.query.address import (
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query
 from nettop.query.times import rfc3339
+from nettop.snapshots.arrays import Index, Mask, joined, positions, take
 from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot, known, unknown_value
 
-Mask = NDArray[np.bool_]
-Index = NDArray[np.intp]
 Names = Callable[[bytes], "str | None"]
 """Gives the name of a 16-byte address if it is known by now."""
 
@@ -88,7 +86,7 @@ class View:
     def rows(self) -> Array:
         """Every row there is, unsorted, as a structured array. Who wants one column asks for `raw(name)`."""
         gone = self._gone_rows
-        return self.now.array if gone is None else _joined(self.now.array, gone)
+        return self.now.array if gone is None else joined(self.now.array, gone)
 
     @cached_property
     def size(self) -> int:
@@ -215,7 +213,7 @@ class View:
         key = self.table.key
         if self.before is None:
             return np.full(len(self.now), -1, np.intp)
-        return _positions(self.now.array[key], self.before.array[key])
+        return positions(self.now.array[key], self.before.array[key])
 
     @cached_property
     def _before_at(self) -> Index:
@@ -232,7 +230,7 @@ class View:
         left[self._now_before_at[self._now_before_at >= 0]] = False
         if not left.any():
             return None
-        gone = _taken(self.before.array, np.flatnonzero(left))
+        gone = take(self.before.array, np.flatnonzero(left))
         for field in self.table.stored:
             if field.kind is Kind.TEXT and self.before.texts[field.name] is not self.now.texts[field.name]:
                 old, new = self.before.texts[field.name], self.now.texts[field.name]
@@ -272,7 +270,7 @@ class View:
         if last is None or last.query.deltas != self.query.deltas or self.size == len(self.now):
             return made
         gone, was = np.flatnonzero(self.gone), last.column(name)
-        at = _positions(self.raw(self.table.key)[gone], last.now.array[self.table.key])
+        at = positions(self.raw(self.table.key)[gone], last.now.array[self.table.key])
         gone, at = gone[at >= 0], at[at >= 0]
         numbers, present = made.numbers.copy(), made.known.copy()
         numbers[gone], present[gone] = was.numbers[at], was.known[at]
@@ -360,28 +358,6 @@ class View:
     def _group_values(self, field: Field, at: Index) -> list[Any]:
         parts = [self.values(part, at) for part in field.parts]
         return [" ".join([str(v) for v in row if v is not None]) or None for row in zip(*parts, strict=True)]
-
-
-def _positions(keys: Array, among: Array) -> Index:
-    """For each key its position in the sorted `among`, or −1."""
-    if not len(among):
-        return np.full(len(keys), -1, np.intp)
-    among = np.ascontiguousarray(among)
-    at = np.minimum(np.searchsorted(among, keys), len(among) - 1)
-    return np.where(among[at] == keys, at, -1)
-
-
-def _as_bytes(array: Array) -> Array:
-    """The rows as opaque bytes: numpy copies structured rows field by field, many times slower."""
-    return np.ascontiguousarray(array).view(f"V{array.dtype.itemsize}")
-
-
-def _taken(array: Array, at: Index) -> Array:
-    return _as_bytes(array)[at].view(array.dtype)
-
-
-def _joined(one: Array, other: Array) -> Array:
-    return np.concatenate([_as_bytes(one), _as_bytes(other)]).view(one.dtype)
 
 
 def _recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:

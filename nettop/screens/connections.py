@@ -9,9 +9,10 @@ import numpy as np
 
 from nettop.query.filter import parse_filter
 from nettop.query.units import RATIO, human
-from nettop.query.view import Index, Mask, View
+from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
+from nettop.snapshots.arrays import Index, Mask
 from nettop.widgets.bar import Part, Piece, part
 from nettop.widgets.cells import Look, Manner
 from nettop.widgets.themes import Role

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from nettop.query.units import human, unit_of
-from nettop.query.view import Index, View
+from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, Action, call, key_name
 from nettop.screens.desk import Desk
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import KEPT, Part, Piece, part

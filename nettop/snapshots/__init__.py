@@ -10,7 +10,7 @@ from functools import cache
 from nettop.errors import unknown_word
 from nettop.snapshots.schema import Lens, Table
 
-_NO_LENS = frozenset({"codec", "safe_text", "schema", "snapshot"})
+_NO_LENS = frozenset({"arrays", "codec", "safe_text", "schema", "snapshot"})
 """Modules here that declare no lens. Some load numpy, which --help and completion do without."""
 
 

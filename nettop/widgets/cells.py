@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from rich.cells import cell_len, set_cell_size
 
 from nettop.query.units import UNKNOWN, human, human_spread
-from nettop.query.view import Index, View
+from nettop.query.view import View
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Field, Kind
 from nettop.widgets.columns import Column, declared
 from nettop.widgets.themes import Role

@@ -18,7 +18,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from nettop.query.query import Sort
-from nettop.query.view import Index, View
+from nettop.query.view import View
+from nettop.snapshots.arrays import Index
 from nettop.widgets import totals
 from nettop.widgets.cells import Look, Manner, column_cells, fit
 from nettop.widgets.columns import GAP, Column, plan

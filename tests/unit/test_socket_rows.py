@@ -19,7 +19,6 @@ from nettop.probes.socket_rows import (
     count_hashed,
     infer_directions,
     merge,
-    stack,
     without,
 )
 from nettop.snapshots.connections import DIRECTIONS
@@ -88,7 +87,7 @@ def test_merged_rows_are_sorted(held: set[int], order: list[int]) -> None:
     """Each id stands once, in order, with its own row."""
     first = rows_of(*({"id": i, "pid": 1} for i in sorted(held)))
     second = rows_of(*({"id": i, "pid": 2} for i in order if i not in held and i % 3 == 0))
-    merged = merge(first, stack([second[:2], second[2:]]))
+    merged = merge(first, second)
     assert merged["id"].tolist() == sorted([*held, *second["id"].tolist()])
     assert [row["pid"] for row in merged] == [1 if row["id"] in held else 2 for row in merged]
 
@@ -140,5 +139,5 @@ def test_no_rows_are_no_trouble() -> None:
     none = rows_of()
     assert [len(at) for at in choose_owners(none, none)] == [0, 0]
     assert count_hashed(none) == {}
-    assert len(merge(none, stack([]))) == 0
+    assert len(merge(none, none)) == 0
     infer_directions(none)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows handled as numpy does it fast: as bytes, and by searches in sorted keys."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nettop.snapshots.snapshot import Array
+
+Index = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+
+def positions(keys: Array, among: Array) -> Index:
+    """For each key its position in the sorted `among`, or −1. Shape of `keys`."""
+    if not len(among):
+        return np.full(len(keys), -1, np.intp)
+    among = np.ascontiguousarray(among)
+    at = np.minimum(np.searchsorted(among, keys), len(among) - 1)
+    return np.where(among[at] == keys, at, -1)
+
+
+def take(rows: Array, at: Index) -> Array:
+    """The rows at these positions, as an own copy."""
+    return _as_bytes(rows)[at].view(rows.dtype)
+
+
+def joined(first: Array, *others: Array) -> Array:
+    """The rows of all tables, which have one dtype, one behind the other."""
+    return np.concatenate([_as_bytes(rows) for rows in (first, *others)]).view(first.dtype)
+
+
+def inserted(rows: Array, at: Index, others: Array) -> Array:
+    """The rows with `others` put in front of these positions."""
+    return np.insert(_as_bytes(rows), at, _as_bytes(others)).view(rows.dtype)
+
+
+def _as_bytes(rows: Array) -> Array:
+    """The rows as opaque bytes: numpy copies structured rows field by field, fifteen times as slowly."""
+    return np.ascontiguousarray(rows).view(f"V{rows.dtype.itemsize}")
