@@ -40,6 +40,7 @@ class Sampler:
         self._work = threading.Condition()
         self._now = False
         self._stopping = False
+        self._deadline = 0.0
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
     # --- asked by others ----------------------------------------------------------------------------------
@@ -98,21 +99,21 @@ class Sampler:
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        deadline = time.monotonic() + self.interval_s
-        while self._wait(deadline):
+        self._deadline = time.monotonic() + self.interval_s
+        while self._wait():
             self._run_tasks()
             self._detach_idle()
-            if self._take_now() or time.monotonic() >= deadline:
+            if self._take_now() or time.monotonic() >= self._deadline:
                 self._read_all()
-            deadline = self._next_deadline(deadline)
+            self._deadline = self._next_deadline()
         for lens in list(self._attached):
             self._detach(lens)
 
-    def _wait(self, deadline: float) -> bool:
+    def _wait(self) -> bool:
         """Sleep until the deadline or until there is work; False when it is time to stop."""
         with self._work:
             while not (self._stopping or self._now or self._tasks):
-                remaining = deadline - time.monotonic()
+                remaining = self._deadline - time.monotonic()
                 if remaining <= 0 or not self._work.wait(remaining):
                     break
             return not self._stopping
@@ -126,14 +127,14 @@ class Sampler:
             now, self._now = self._now, False
             return now
 
-    def _next_deadline(self, deadline: float) -> float:
+    def _next_deadline(self) -> float:
         """The next tick that is still to come; those that have passed are skipped and counted."""
         now = time.monotonic()
-        if now < deadline:
-            return min(deadline, now + self.interval_s)
-        missed = int((now - deadline) / self.interval_s)
+        if now < self._deadline:
+            return min(self._deadline, now + self.interval_s)
+        missed = int((now - self._deadline) / self.interval_s)
         self.late += missed
-        return deadline + (missed + 1) * self.interval_s
+        return self._deadline + (missed + 1) * self.interval_s
 
     def _attach(self, lens: str, options: Mapping[str, object]) -> None:
         attached = self._attached.get(lens)
@@ -151,6 +152,8 @@ class Sampler:
         self._try(lens, source.start)
         self._set(lens, options)
         self._read(lens)
+        # To attach may take as long as an interval: the next reading is due a whole one after the first.
+        self._deadline = time.monotonic() + self.interval_s
 
     def _set(self, lens: str, options: Mapping[str, object]) -> None:
         attached = self._attached.get(lens)

@@ -100,7 +100,8 @@ def _load_function(program: Any, name: str, kind: int) -> int:
                 "run it by sudo; in a container give it CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; "
                 "see /sys/kernel/security/lockdown and the sysctl kernel.unprivileged_bpf_disabled",
             ) from error
-        raise _Refused("load", f"the kernel refuses BPF program {name} ({error})") from error
+        remedy = "nettop needs Linux 5.12 or later; if this is one, please report these words"
+        raise _Refused("load", f"the kernel refuses BPF program {name} ({error})", remedy) from error
     return descriptor
 
 

@@ -194,6 +194,7 @@ def test_namespace_with_ownerless_sockets_only(lab: Lab) -> None:
 
 def test_listener_of_a_namespace_that_appears(lab: Lab) -> None:
     """A namespace made while nettop runs is followed: its sockets have rows at the next refresh."""
+    lab.worker().call(traffic.listen, "witness", "127.0.0.1")  # a row to wait for, on a machine without any
     with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
         running.first_rows()
         home = lab.namespace()

@@ -115,6 +115,20 @@ def test_ticks_go_on_by_themselves() -> None:
         assert thrice.wait(DEADLINE_S)
 
 
+def test_slow_attaching_does_not_shorten_the_first_interval() -> None:
+    """However long a source takes to start, its second reading is a whole interval after the first."""
+    source, now = Source(), [0.0]
+    engine = sampler.Sampler(Bus(), 5.0, lambda lens: source)
+    source.start = lambda: now.__setitem__(0, now[0] + 60)  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler.time, "monotonic", lambda: now[0])
+        engine._attach("connections", {})
+        assert engine._deadline == 65.0
+        now[0] = 66.0
+        assert engine._next_deadline() == 70.0
+    assert engine.late == 0
+
+
 @pytest.mark.parametrize("error", [SourceFailed("gone"), ValueError("a bug")])
 def test_a_failure_detaches_and_is_told(error: Exception) -> None:
     """A source that fails, even by a bug, is closed, and the bus says why."""
