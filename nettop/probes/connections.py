@@ -144,7 +144,7 @@ class Connections:
             tables={SOCKETS.name: Rows(SOCKETS, rows, table.processes.texts(), taken_ns)},
             counts=counts | {"unattributed": int(np.count_nonzero(~known(rows["pid"])))},
             lost={"namespaces": len(table.namespaces.refused), "processes": table.processes.vanished},
-            via=table.via(taken_ns),
+            via=table.via(),
         )
 
     def set(self, option: str, value: object) -> None:

@@ -44,6 +44,7 @@ _REST_PER_WALK = 100
 """A walk over a hash table takes 25 ms even when it is empty. Resting this many times as long as the last one
 took keeps the walks below 1 % of a CPU."""
 
+_WAYS = {"sockets": "iter/task_file", "without owner": "iter/tcp + iter/udp"}
 _NO_ROWS = np.zeros(0, ROW)
 
 
@@ -133,20 +134,10 @@ class SocketTable:
         self._shared = take(found, shared)
         return take(found, owners)
 
-    def via(self, taken_ns: int) -> dict[str, str]:
-        """What gave the rows, how old those of the second walk are, and where it may not go."""
-        oldest_ns = min((found.walk.taken_ns for found in self._found.values()), default=taken_ns)
-        age = f", {(taken_ns - oldest_ns) / 1e9:.1f} s ago" if oldest_ns < taken_ns else ""
-        walked = (
-            f"iter/tcp + iter/udp in {len(self._found)} of {len(self.namespaces.threads)} namespaces{age}"
-        )
-        refused = {
-            f"namespace {inode}": f"not entered: {why}" for inode, why in self.namespaces.refused.items()
-        }
-        return {
-            "sockets": "iter/task_file",
-            "without owner": walked if self._found else "none to find",
-        } | refused
+    def via(self) -> dict[str, str]:
+        """What gives the rows, and which namespaces may not be entered for it."""
+        refused = {inode: f"not entered: {why}" for inode, why in self.namespaces.refused.items()}
+        return _WAYS | {f"namespace {inode}": why for inode, why in refused.items()}
 
     # --- the second walk ----------------------------------------------------------------------------------
 
@@ -155,7 +146,8 @@ class SocketTable:
     ) -> tuple[list[Array], dict[str, int]]:
         """The rows of what no descriptor holds, where a namespace counts more sockets than were `held`.
 
-        Where walks are dear they are made less often, and the rows of the last one stand in.
+        Where walks are dear they are made less often, and the rows of the last one stand in: the count
+        `walk_age_ms` says for how long.
         """
         held_by = count_hashed(held)
         self.namespaces.follow(held_by.keys())
@@ -177,6 +169,11 @@ class SocketTable:
         return rows, {
             "time_wait": max(0, time_wait - sum(map(count_waiting_for_fin, rows))),
             "unlisted": sum(one.missed for one in found.values()),
+            "namespaces": len(self.namespaces.threads),
+            "namespaces_walked": len(found),
+            "walk_age_ms": max(
+                ((taken_ns - one.walk.taken_ns) // 1_000_000 for one in found.values()), default=0
+            ),
         }
 
     def _begin_walks(self, taken_ns: int) -> dict[int, Future[_Walk]]:

@@ -26,6 +26,8 @@ _CONNS = "protocol=tcp state!=LISTEN state!=TIME_WAIT"
 _LISTED_ONLY = "state=LISTEN"
 _SHORT_STATES = {"ESTABLISHED": "ESTAB"}
 _STATES_SHOWN = 4
+_OLD_MS = 1500
+"""From this age on the headline says how old the rows without an owner are."""
 
 
 def row_looks(view: View, at: Index) -> list[Look]:
@@ -71,6 +73,9 @@ class ConnectionsScreen(LensScreen):
             if counts.get(name) or (name == "unattributed" and name in counts):
                 label = "TIME_WAIT" if name == "time_wait" else name
                 parts.append(headline.count(label, counts[name], importance))
+        age_ms = counts.get("walk_age_ms", 0)
+        if age_ms >= _OLD_MS and counts.get("unattributed"):
+            parts.append(part((f"those {age_ms / 1000:.0f} s old", Role.DIM), importance=79))
         return [*parts, *_states(view, at)]
 
 

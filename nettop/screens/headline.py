@@ -51,11 +51,13 @@ def _ago(seconds: float) -> str:
     return f"{minutes:02d}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def ending(snapshot: Snapshot) -> list[Part]:
-    """What was lost, always, and how many fields this kernel does not have, where there are any."""
+def ending(snapshot: Snapshot, late: int = 0) -> list[Part]:
+    """What was lost, always; refreshes skipped and fields that this kernel lacks, where there are any."""
     lost = sum(snapshot.lost.values())
     role = Role.BAD if lost else Role.TEXT
     parts = [part(("lost ", Role.BAD if lost else Role.DIM), (f"{lost:,}", role))]
+    if late:
+        parts.append(part(("late ", Role.WARN), (f"{late:,}", Role.WARN)))
     if snapshot.missing:
         parts.append(part((f"!{len(snapshot.missing)} n/a", Role.WARN)))
     return parts

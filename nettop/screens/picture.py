@@ -175,7 +175,7 @@ class Picture(Screen[None], inherit_bindings=False):
         if seen != self._headline_of:
             self._headline_of = seen
             middle = [*self.headline(view), *headline.via(view.snapshot)]
-            self.headline_bar.show([*middle, *headline.ending(view.snapshot)])
+            self.headline_bar.show([*middle, *headline.ending(view.snapshot, self.desk.session.late)])
 
     def draw_details(self) -> None:
         key = self.rows.key

@@ -64,6 +64,18 @@ async def test_nothing_to_stay_for() -> None:
         assert app._exit
 
 
+async def test_late_refreshes_and_old_rows_are_told() -> None:
+    """Skipped refreshes stand beside what was lost, and rows of an earlier walk say how old they are."""
+    counts = {"unattributed": 2, "walk_age_ms": 4200}
+    async with running(busy_host(counts=counts), (160, 30)) as run:
+        assert "those 4 s old" in run[1].headline_bar.text
+        assert "late" not in run[1].headline_bar.text
+        run[2].session._sampler.late = 3
+        run[1].look_again()
+        await run[0].pause()
+        assert "late 3" in run[1].headline_bar.text
+
+
 async def test_attaching_is_calm() -> None:
     """Before the first rows there is one line, and no zeros that nobody measured."""
     async with running(busy_host(), ticks=0) as run:
