@@ -7,20 +7,16 @@ import ctypes
 import os
 import platform
 import struct
-from dataclasses import dataclass
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _MAP_UPDATE_ELEM = 2
 _MAP_DELETE_ELEM = 3
-_OBJ_GET_INFO_BY_FD = 15
 _LINK_CREATE = 28
-_ENABLE_STATS = 32
 _ITER_CREATE = 33
 _TRACE_ITER = 28
 _ATTR_BYTES = 128
-_INFO_BYTES = 256
 
 
 def _bpf(command: int, attributes: bytes) -> int:
@@ -57,24 +53,3 @@ def delete_element(map_fd: int, key: bytes) -> None:
     """Delete an element of a map. Raises FileNotFoundError when it has none."""
     key_at = ctypes.c_char_p(key)
     _bpf(_MAP_DELETE_ELEM, struct.pack("=I4xQQQ", map_fd, ctypes.cast(key_at, ctypes.c_void_p).value, 0, 0))
-
-
-def enable_statistics() -> int:
-    """Have the kernel count and time runs of programs while the returned descriptor is open."""
-    return _bpf(_ENABLE_STATS, struct.pack("=I60x", 0))
-
-
-@dataclass(frozen=True, slots=True)
-class RunStatistics:
-    """How often a program ran and for how long, in nanoseconds, since it was loaded."""
-
-    runs: int
-    run_ns: int
-
-
-def run_statistics(program: int) -> RunStatistics:
-    """What the kernel counted of a program while statistics were enabled."""
-    info = ctypes.create_string_buffer(_INFO_BYTES)
-    _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, _INFO_BYTES, ctypes.addressof(info)))
-    run_ns, runs = struct.unpack_from("=QQ", info, 192)
-    return RunStatistics(runs, run_ns)

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nettop.errors import PermissionMissing, Unsupported
+from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
 from nettop.snapshots.safe_text import safe_bytes, safe_text
-
-CAP_SYS_ADMIN = 21
-CAP_PERFMON = 38
-CAP_BPF = 39
-"""Capability numbers (include/uapi/linux/capability.h)."""
 
 _CONTAINER = re.compile(
     r"(?:^|[/-])(?P<runtime>docker|crio|cri-containerd|libpod)?[-/]?(?P<id>[0-9a-f]{64})(?:\.scope)?"

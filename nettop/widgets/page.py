@@ -7,19 +7,17 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.segment import Segment
-from textual import events
 from textual.strip import Strip
-from textual.widget import Widget
 
 from nettop.widgets.bar import Piece
 from nettop.widgets.themes import Ground, Role, style
+from nettop.widgets.wheel import Wheeled
 
 Line = tuple[Piece, ...]
 PLACE = "▐"
-_WHEEL = 3
 
 
-class Page(Widget, can_focus=True):
+class Page(Wheeled, can_focus=True):
     """Lines on the panel's ground; `top` is the first one in sight, `chosen` stands on the band."""
 
     ALLOW_SELECT = False
@@ -70,16 +68,6 @@ class Page(Widget, can_focus=True):
         length = max(1, page * page // lines)
         first = (page - length) * self.top // (lines - page)
         return first <= y < first + length
-
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """Further down."""
-        event.stop()
-        self.scroll_by(_WHEEL)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """Back up."""
-        event.stop()
-        self.scroll_by(-_WHEEL)
 
     def on_resize(self) -> None:
         """There may be room for lines further up now."""

@@ -15,7 +15,6 @@ from rich.style import Style
 from textual import events
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from nettop.query.query import Sort
 from nettop.query.view import View
@@ -24,14 +23,14 @@ from nettop.widgets import totals
 from nettop.widgets.cells import Look, Manner, column_cells, fit
 from nettop.widgets.columns import GAP, Column, plan
 from nettop.widgets.themes import Ground, Role, style
+from nettop.widgets.wheel import Wheeled
 
 UP, DOWN = "▲", "▼"
 CHOSEN, CLOSED, PLACE = "▸", "×", "▐"
-_WHEEL = 3
 _PLAIN = Look()
 
 
-class LiveTable(Widget, can_focus=True):
+class LiveTable(Wheeled, can_focus=True):
     """Rows of a view, of which one may be chosen; the choice follows its key through every new order."""
 
     ALLOW_SELECT = False
@@ -260,16 +259,6 @@ class LiveTable(Widget, can_focus=True):
             if x < edge:
                 return column
         return None
-
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """Further down the rows."""
-        event.stop()
-        self.scroll_by(_WHEEL)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """Back up."""
-        event.stop()
-        self.scroll_by(-_WHEEL)
 
     def on_resize(self) -> None:
         """A new height may have moved the chosen row out of sight."""
