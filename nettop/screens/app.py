@@ -14,7 +14,7 @@ def run_app(settings: Settings, session: Session) -> ExitCode:
     `session` is entered by the caller, who also leaves it. Raises the NettopError for which there was nothing
     to show.
     """
-    lease = session.enable(settings.view.view.partition(".")[0])
+    lease = session.enable(settings.view.view.partition(".")[0], every=settings.view.every)
     from nettop.screens.desk import Desk  # imported here, after the kernel side began its work
     from nettop.screens.frame import NettopApp
 

@@ -85,7 +85,7 @@ class NettopApp(App[None], inherit_bindings=False):
     def on_mount(self) -> None:
         """Listen to the sampler, and to those who want the program to end."""
         self._unsubscribe = self.desk.session.bus.subscribe(self._wake)
-        self._leases[self._shown.id] = self.desk.session.enable(self._shown.id)
+        self._attach_shown()
         self.app_resume_signal.subscribe(self, self._resumed)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
@@ -133,8 +133,8 @@ class NettopApp(App[None], inherit_bindings=False):
         """Refresh at once; whatever has the focus then does its own thing with the key."""
         lens = self._shown.id
         if self.desk.session.bus.failure(lens) is not None:
-            self._leases[lens].release()
-            self._leases[lens] = self.desk.session.enable(lens)
+            self._leases.pop(lens).release()
+            self._attach_shown()
         self.lens_screen.refresh_now()
         self.desk.session.sample_now()
         raise SkipAction
@@ -160,8 +160,13 @@ class NettopApp(App[None], inherit_bindings=False):
             return
         self._leases.pop(self._shown.id).release()
         self._shown = lens
-        self._leases[lens.id] = self.desk.session.enable(lens.id)
+        self._attach_shown()
         self.switch_mode(lens.id)
+
+    def _attach_shown(self) -> None:
+        """Hold the lens in sight, and have its source list what its screen asks for."""
+        every = self.lens_screen.asking.query.every
+        self._leases[self._shown.id] = self.desk.session.enable(self._shown.id, every=every)
 
     def _screen_for(self, lens: Lens) -> LensScreen:
         if lens.id not in self._screens:

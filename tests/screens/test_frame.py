@@ -121,6 +121,18 @@ async def test_words_of_the_command_line_hold() -> None:
         assert [c.name for c in screen.rows.columns] == ["process", "rtt_us"]
         assert "▼" in text_of(screen.rows)[0]
         assert screen.asking.query.every
+        assert run[2].script.options == {"every": True}  # type: ignore[attr-defined]
+
+
+async def test_all_rows_are_asked_for_again_after_a_failure() -> None:
+    """A source that is attached anew by Enter lists what the screen shows, as the one before did."""
+    failure = SourceFailed("the loader died", "see dmesg")
+    async with running(
+        [failure, *busy_host()], ticks=1, settings=Settings(view=ViewSettings(every=True))
+    ) as run:
+        run[2].script.options.clear()  # type: ignore[attr-defined]
+        await press(run, "enter")
+        assert run[2].script.options == {"every": True}  # type: ignore[attr-defined]
 
 
 async def test_another_lens_attaches_when_it_is_opened() -> None:
