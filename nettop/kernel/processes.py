@@ -45,7 +45,7 @@ class Processes:
         starts = _run_starts(rows["pid"])
         codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
         groups: dict[Identity, str | None] = {}
-        by_css_set: dict[int, str | None] = {}
+        by_css_set: dict[int, str] = {}
         heads = rows[starts]
         identities = zip(
             heads["pid"].tolist(), heads["start_time"].tolist(), heads["css_set"].tolist(), strict=True
@@ -73,19 +73,20 @@ class Processes:
             details[f"Command {pid}"] = self._host.command_line(pid) or "–"
         return details
 
-    def _group(self, identity: Identity, by_css_set: dict[int, str | None]) -> str | None:
+    def _group(self, identity: Identity, by_css_set: dict[int, str]) -> str | None:
         """The control group of a process, read once; processes with one css_set share it."""
         css_set = identity[2]
-        if css_set not in by_css_set:
-            if identity in self._groups:
-                by_css_set[css_set] = self._groups[identity]
-            else:
-                group = self._host.cgroup(identity[0])
-                if group is None:
-                    self.vanished += 1
-                    return None
-                by_css_set[css_set] = safe_text(group)
-        return by_css_set[css_set]
+        if css_set in by_css_set:
+            return by_css_set[css_set]
+        if identity in self._groups:
+            group = self._groups[identity]
+        else:
+            read = self._host.cgroup(identity[0])
+            self.vanished += read is None
+            group = None if read is None else safe_text(read)
+        if group is not None:  # that one process was gone says nothing of those that share its css_set
+            by_css_set[css_set] = group
+        return group
 
     def _renew_tables(self) -> None:
         """Begin new tables when most texts in one belong to processes that are gone."""

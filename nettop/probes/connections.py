@@ -112,7 +112,6 @@ class Connections:
         self._host = host or Host()
         self._table: SocketTable | None = None
         self._last: Array = np.zeros(0, ROW)
-        self._every = False
 
     @property
     def table(self) -> SocketTable:
@@ -129,7 +128,6 @@ class Connections:
             self._table = SocketTable(loader.load(program_text()), self._host)
         finally:
             loader.close()
-        self._table.list_every(self._every)
 
     def read(self, taken_ns: int) -> Snapshot:
         """Every socket there is now."""
@@ -150,9 +148,7 @@ class Connections:
     def set(self, option: str, value: object) -> None:
         """`every`: list TIME_WAIT sockets too, which are otherwise counted only."""
         if option == "every":
-            self._every = bool(value)
-            if self._table is not None:
-                self._table.list_every(self._every)
+            self.table.list_every(bool(value))
 
     def describe(self, key: int) -> dict[str, str]:
         """Who holds the socket, what those processes are, and names for the row's numbers."""

@@ -136,8 +136,8 @@ class SocketTable:
 
     def via(self) -> dict[str, str]:
         """What gives the rows, and which namespaces may not be entered for it."""
-        refused = {inode: f"not entered: {why}" for inode, why in self.namespaces.refused.items()}
-        return _WAYS | {f"namespace {inode}": why for inode, why in refused.items()}
+        refused = self.namespaces.refused.items()
+        return _WAYS | {f"namespace {inode}": f"not entered: {why}" for inode, why in refused}
 
     # --- the second walk ----------------------------------------------------------------------------------
 
