@@ -60,7 +60,7 @@ def passes(rows: int, runs: int) -> None:
     finally:
         probe.close()
     report(
-        f"Snapshot of {len(table):,} sockets ({snapshot.counts['namespaces_walked']} namespaces needed the second walk)",
+        f"Snapshot of {len(table):,} sockets (second walk in {snapshot.counts['namespaces_walked']} namespaces)",
         [
             Figure("descriptor pass", first * 1e3, "ms"),
             Figure("both passes, a whole snapshot", both * 1e3, "ms"),
