@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-unit test-screens test-kernel generate bench fresh-root clean
+.PHONY: help setup test lint test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-cpu bench-events bench-overhead fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -9,6 +9,9 @@ uid := $(shell id -u)
 as_root := $(if $(filter-out 0,$(uid)),sudo)
 as_user := $(if $(filter 0,$(uid)),$(if $(SUDO_USER),sudo -u $(SUDO_USER)))
 pytest := $(bin)/python -B -m pytest
+# Without plugins that no kernel test needs.
+pytest_kernel := $(pytest) -p no:cacheprovider -p no:syrupy -p no:textual-snapshot
+SUITE := bookworm
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,7 +26,7 @@ lint: ## formats, types, layers, C and shell
 	$(as_user) $(bin)/ruff format --check .
 	$(as_user) $(bin)/mypy
 	$(as_user) $(bin)/lint-imports
-	find nettop -name '*.bpf.c' -exec clang-format --dry-run -Werror {} +
+	find nettop -name '*.bpf.[ch]' -exec clang-format --dry-run -Werror {} +
 	if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 
 test-unit: ## pure code, contracts and documents; no root
@@ -33,7 +36,16 @@ test-screens: ## the screens against their pictures; no root
 	$(as_user) $(pytest) -m 'not kernel' tests/screens
 
 test-kernel: ## real sockets on the running kernel; root
-	$(as_root) $(pytest) -m kernel -p no:cacheprovider
+	$(as_root) $(pytest_kernel) -m kernel
+
+test-core: ## the core, which each Debian and each kernel has to pass; root
+	$(as_root) $(pytest_kernel) -m 'kernel and core'
+
+test-kernels: ## the core of them on this kernel and on Debian's, in virtual machines; root
+	$(as_root) $(bin)/python -B scripts/test-kernels.py
+
+kernel-support: ## as test-kernels, and docs/kernel-support.md of it; root
+	$(as_root) $(bin)/python -B scripts/test-kernels.py --write-docs
 
 generate: ## docs/fields.md from the lenses, and docs/pictures
 	$(as_user) $(bin)/python -B scripts/generate.py
@@ -42,8 +54,18 @@ generate: ## docs/fields.md from the lenses, and docs/pictures
 bench: ## the speed and memory budgets, side by side with ss; root
 	$(as_root) $(bin)/python -B bench/connections.py
 
-fresh-root: ## install and test in a fresh Debian 12; root
-	$(as_root) scripts/fresh-root.sh
+bench-overhead: ## nettop's own figures beside the kernel's, and --max-overhead over 50,000 connections; root
+	$(as_root) $(bin)/python -B bench/overhead.py
+
+bench-cpu: ## what the cpu lens says beside perf, and what it costs; root, perf, iperf3, nft, ethtool, cc
+	$(as_root) $(bin)/python -B bench/cpu_categories.py
+	$(as_root) $(bin)/python -B bench/cpu_cost.py
+
+bench-events: ## what the events cost, beside conntrack; root, cc
+	$(as_root) $(bin)/python -B bench/events.py
+
+fresh-root: ## install and test in a fresh Debian 12, or SUITE=trixie; root
+	$(as_root) scripts/fresh-root.sh --suite $(SUITE)
 
 clean: ## caches and built files, not .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache snapshot_report.html

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often BPF programs ran, by the kernel's own statistics."""
+"""How often BPF programs ran and for how long, by the kernel's own statistics."""
 
 import contextlib
 import ctypes
@@ -7,6 +7,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
@@ -33,21 +34,42 @@ def statistics_on() -> Iterator[None]:
         os.close(descriptor)
 
 
+@dataclass(frozen=True)
+class Runs:
+    """How often a program ran, and for how many nanoseconds in all, the kernel's two clock readings included."""
+
+    count: int
+    ns: int
+
+
 def run_counts(pid: int) -> dict[str, int]:
     """How often each BPF program that the process holds has run, by the program's name."""
-    counts = {}
+    return {name: runs.count for name, runs in program_runs(pid).items()}
+
+
+def program_runs(pid: int) -> dict[str, Runs]:
+    """The runs of each BPF program that the process holds, by the program's name.
+
+    The kernel cuts names after 15 characters: programs that have the same one then are one here.
+    """
+    numbers = set()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        match = re.search(r"^prog_id:\s*(\d+)", path.read_text(), re.MULTILINE)
-        if match:
-            name, runs = run_count(int(match[1]))
-            counts[name] = runs
-    return counts
+        with contextlib.suppress(FileNotFoundError):  # a descriptor that is gone by now
+            numbers.update(re.findall(r"^prog_id:\s*(\d+)", path.read_text(), re.MULTILINE))
+    found: dict[str, Runs] = {}
+    for number in numbers:
+        with contextlib.suppress(FileNotFoundError):  # a program that is gone by now
+            name, runs = runs_of(int(number))
+            sum_ = found.get(name, Runs(0, 0))
+            found[name] = Runs(sum_.count + runs.count, sum_.ns + runs.ns)
+    return found
 
 
-def run_count(number: int) -> tuple[str, int]:
-    """A program's name and runs."""
+def runs_of(number: int) -> tuple[str, Runs]:
+    """A program's name and runs (struct bpf_prog_info)."""
     descriptor = bpf(PROG_GET_FD_BY_ID, struct.pack("=I12x", number))
     info = ctypes.create_string_buffer(232)
     bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", descriptor, 232, ctypes.addressof(info)))
     os.close(descriptor)
-    return info.raw[64:80].split(b"\0")[0].decode(), struct.unpack_from("=Q", info, 200)[0]
+    ns, count = struct.unpack_from("=QQ", info, 192)
+    return info.raw[64:80].split(b"\0")[0].decode(), Runs(count, ns)

@@ -202,7 +202,7 @@ def watch(process: "subprocess.Popen[bytes]", seconds: int) -> Seen:
     drain(process, seconds)
     later = run_counts(process.pid)
     return Seen(
-        packets() - seen, descriptors(), {name: (later[name] - runs[name]) / seconds for name in later}
+        packets() - seen, descriptors(), {name: (later[name] - runs.get(name, 0)) / seconds for name in later}
     )
 
 

@@ -31,12 +31,18 @@ class Figure:
     bound: float | None = None
     at_least: bool = False
 
+    @property
+    def kept(self) -> bool:
+        """Whether the value is within its bound."""
+        if self.bound is None:
+            return True
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
     def line(self) -> str:
         """The figure, its bound and the word ok or over."""
         if self.bound is None:
             return f"  {self.what:<62} {self.value:>10.2f} {self.unit}"
-        kept = self.value >= self.bound if self.at_least else self.value <= self.bound
-        bound = f"{'≥' if self.at_least else '≤'} {self.bound:<6g} {'ok' if kept else 'over'}"
+        bound = f"{'≥' if self.at_least else '≤'} {self.bound:<6g} {'ok' if self.kept else 'over'}"
         return f"  {self.what:<62} {self.value:>10.2f} {self.unit:<5} {bound}"
 
 

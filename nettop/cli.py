@@ -8,17 +8,44 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nettop import __version__
+from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorAsked, open_doctor
+from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportAsked, open_export
+from nettop.commands.invoker import invoking_user
+from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogAsked, open_log
+from nettop.commands.options import (
+    asked_frequency,
+    asked_overhead,
+    asked_ways,
+    checked_why,
+    checked_word,
+    complete_columns,
+    complete_sort,
+    complete_view,
+    follow_namespaces_option,
+    frequency_option,
+    max_overhead_option,
+    option,
+    quoted,
+    seconds,
+    starting,
+    use_option,
+    whole,
+    why_option,
+)
+from nettop.commands.privilege import Rights, opened_session, statistics_opener
+from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunAsked, open_run
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
-from nettop.interrupts import ended_by_signals, leave_output, undisturbed
+from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings, checked_interval
 from nettop.snapshots import find_table, views
+from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
@@ -41,57 +68,23 @@ nettop --format jsonl --once --all | jq .process  [dim]every socket, for a progr
 
 nettop --table --columns process,remote,bytes_sent_per_s --sort -bytes_sent_per_s
 
+nettop export cpu.stacks cpu.svg  [dim]what the network stack does with the CPUs, as a flame graph[/dim]
+
 Exit codes: 0 done or interrupted, 1 failure, 2 usage, 3 not possible here, 4 permission missing, 5 a source failed."""
 
 
-# --- completion -----------------------------------------------------------------------------------------------
-
-
-def _starting(words: Sequence[str], incomplete: str) -> list[str]:
-    return [word for word in words if word.startswith(incomplete)]
-
-
-def complete_view(incomplete: str) -> list[str]:
-    """The views that begin like `incomplete`."""
-    return _starting(views(), incomplete)
+# --- options --------------------------------------------------------------------------------------------------
 
 
 def complete_format(incomplete: str) -> list[str]:
     """The formats that begin like `incomplete`."""
-    return _starting(list(Format), incomplete)
-
-
-def complete_columns(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The lists of columns that `incomplete` may become: its last name is completed, the others stay."""
-    before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in _starting(_names(ctx), last) if name not in before.split(",")]
-
-
-def complete_sort(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The orders that begin like `incomplete`: each column, ascending and descending."""
-    names = _names(ctx)
-    return _starting([*names, *("-" + name for name in names)], incomplete)
-
-
-def _names(ctx: typer.Context) -> tuple[str, ...]:
-    """The columns of the view that the line names so far; none when there is no such view."""
-    try:
-        return find_table(ctx.params.get("view") or ViewSettings().view)[1].names
-    except UsageError:
-        return ()
-
-
-# --- options --------------------------------------------------------------------------------------------------
+    return starting(Format, incomplete)
 
 
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"nettop {__version__}")
         raise typer.Exit
-
-
-def _option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, show_default=False, **kwargs)
 
 
 _SHOW, _SHORT, _TEXT = "What to show", "Shortcuts of --filter", "Plain output"
@@ -102,36 +95,41 @@ _SHOW, _SHORT, _TEXT = "What to show", "Shortcuts of --filter", "Plain output"
 class Asked:
     """The options as they were given: each field is one, in the order of --help. See `settings_of`."""
 
-    view: Annotated[str, _option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=complete_view,
-                                 help=f"What to look at: {', '.join(views())} (the first unasked)")] = "connections"
-    filter: Annotated[list[str] | None, _option("--filter", metavar="TEXT", panel=_SHOW,
-                                                help="Rows to keep: words found anywhere, :443, pid=1812, "
-                                                "rtt_us>10ms; given more than once, all hold")] = None
-    columns: Annotated[str | None, _option("--columns", metavar="A,B,C", panel=_SHOW, autocompletion=complete_columns,
-                                           help="Columns to show; NAME_per_s is the rate of a counter")] = None
-    limit: Annotated[str | None, _option("--limit", metavar="N", panel=_SHOW, help="Rows at most")] = None
-    sort: Annotated[str | None, _option("--sort", metavar="[-]COLUMN", panel=_SHOW, autocompletion=complete_sort,
-                                        help="Order of the rows; - for descending")] = None
-    all: Annotated[bool, _option("--all", panel=_SHOW, help="Listeners, TIME_WAIT and unconnected UDP as well")] = False
-    resolve: Annotated[bool, _option("--resolve/--numeric", panel=_SHOW,
-                                     help="Show names for addresses, or the addresses (default)")] = False
-    interval: Annotated[str, _option("--interval", "-t", metavar="SECONDS", panel=_SHOW,
-                                     help="Time between two refreshes (1)")] = "1"
-    port: Annotated[str | None, _option("--port", metavar="PORT", panel=_SHORT, help="Local or remote port")] = None
-    pid: Annotated[str | None, _option("--pid", metavar="PID", panel=_SHORT, help="Process by number")] = None
-    process: Annotated[str | None, _option("--process", metavar="NAME", panel=_SHORT,
-                                           help="Process by its whole name")] = None
-    container: Annotated[str | None, _option("--container", metavar="TEXT", panel=_SHORT,
-                                             help="Container or unit by a part of its name")] = None
-    table: Annotated[bool, _option("--table", panel=_TEXT, help="Refreshing text in place of the screens")] = False
-    data_only: Annotated[bool, _option("--data-only", "-d", panel=_TEXT,
-                                       help="No banner on standard error; implies --table")] = False
-    format: Annotated[str | None, _option("--format", metavar="table|csv|jsonl", panel=_TEXT,
-                                          autocompletion=complete_format, help="Implies --table")] = None
-    deltas: Annotated[bool, _option("--deltas", panel=_TEXT, help="Counters as what each interval added")] = False
-    once: Annotated[bool, _option("--once", panel=_TEXT, help="One refresh, then end")] = False
-    count: Annotated[str | None, _option("--count", metavar="N", panel=_TEXT, help="So many, then end")] = None
-    version: Annotated[bool, _option("--version", is_eager=True, callback=_version, help="Show the version")] = False
+    view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=complete_view,
+                                help=f"What to look at: {', '.join(views())} (the first unasked)")] = "connections"
+    filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_SHOW,
+                                               help="Rows to keep: words found anywhere, :443, pid=1812, "
+                                               "rtt_us>10ms; given more than once, all hold")] = None
+    columns: Annotated[str | None, option("--columns", metavar="A,B,C", panel=_SHOW, autocompletion=complete_columns,
+                                          help="Columns to show; NAME_per_s is the rate of a counter")] = None
+    limit: Annotated[str | None, option("--limit", metavar="N", panel=_SHOW, help="Rows at most")] = None
+    sort: Annotated[str | None, option("--sort", metavar="[-]COLUMN", panel=_SHOW, autocompletion=complete_sort,
+                                       help="Order of the rows; - for descending")] = None
+    all: Annotated[bool, option("--all", panel=_SHOW, help="Listeners, TIME_WAIT and unconnected UDP as well")] = False
+    resolve: Annotated[bool, option("--resolve/--numeric", panel=_SHOW,
+                                    help="Show names for addresses, or the addresses (default)")] = False
+    interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_SHOW,
+                                    help="Time between two refreshes (1)")] = "1"
+    max_overhead: Annotated[str | None, max_overhead_option(_SHOW)] = None
+    frequency: Annotated[str | None, frequency_option(_SHOW)] = None
+    use: Annotated[list[str] | None, use_option(_SHOW)] = None
+    follow_namespaces: Annotated[bool, follow_namespaces_option(_SHOW)] = False
+    port: Annotated[str | None, option("--port", metavar="PORT", panel=_SHORT, help="Local or remote port")] = None
+    pid: Annotated[str | None, option("--pid", metavar="PID", panel=_SHORT, help="Process by number")] = None
+    process: Annotated[str | None, option("--process", metavar="NAME", panel=_SHORT,
+                                          help="Process by its whole name")] = None
+    container: Annotated[str | None, option("--container", metavar="TEXT", panel=_SHORT,
+                                            help="Container or unit by a part of its name")] = None
+    table: Annotated[bool, option("--table", panel=_TEXT, help="Refreshing text in place of the screens")] = False
+    data_only: Annotated[bool, option("--data-only", "-d", panel=_TEXT,
+                                      help="No banner on standard error; implies --table")] = False
+    format: Annotated[str | None, option("--format", metavar="table|csv|jsonl", panel=_TEXT,
+                                         autocompletion=complete_format, help="Implies --table")] = None
+    why: Annotated[bool, why_option(_TEXT)] = False
+    deltas: Annotated[bool, option("--deltas", panel=_TEXT, help="Counters as what each interval added")] = False
+    once: Annotated[bool, option("--once", panel=_TEXT, help="One refresh, then end")] = False
+    count: Annotated[str | None, option("--count", metavar="N", panel=_TEXT, help="So many, then end")] = None
+    version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Show the version")] = False
     # fmt: on
 
     @property
@@ -140,15 +138,39 @@ class Asked:
         return self.table or self.data_only or self.format is not None
 
 
+class _Group(typer.core.TyperGroup):
+    """Takes no options in front of a command, which would never get them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command and its words. Raises UsageError for options in front of it."""
+        resolved = super().resolve_command(ctx, args)
+        for name, field in Asked.__dataclass_fields__.items():
+            if ctx.params.get(name) not in (field.default, None, [], ()):
+                given = "--" + name.replace("_", "-")
+                raise UsageError(f"{given} in front of {args[0]} is not for it", f"write it behind {args[0]}")
+        return resolved
+
+
 app = typer.Typer(
     name="nettop",
     help="Who is using the network, how well, and at what cost: live, in one terminal.",
     epilog=EXAMPLES,
-    subcommand_metavar="",  # there are none yet
+    cls=_Group,
+    subcommand_metavar="[COMMAND]",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 app.callback(invoke_without_command=True)(Asked)
+app.command(DOCTOR, help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLES)(DoctorAsked)
+app.command("log", help=LOG_HELP, epilog=LOG_EXAMPLES)(LogAsked)
+app.command("export", help=EXPORT_HELP, epilog=EXPORT_EXAMPLES)(ExportAsked)
+app.command(
+    "run",
+    help=RUN_HELP,
+    epilog=RUN_EXAMPLES,
+    # What stands behind the command's name is the command's.
+    context_settings={"allow_interspersed_args": False},
+)(RunAsked)
 
 
 # --- from options to settings ---------------------------------------------------------------------------------
@@ -162,16 +184,27 @@ def settings_of(asked: Asked) -> Settings:
         columns=None if asked.columns is None else tuple(filter(None, map(str.strip, asked.columns.split(",")))),
         sort=asked.sort,
         filters=_filters(asked),
-        limit=_whole("--limit", asked.limit),
+        limit=_count("--limit", asked.limit),
         every=asked.all,
         deltas=asked.deltas,
         resolve=asked.resolve,
     )
-    form = asked.format or Format.TABLE
-    if form not in list(Format):
-        raise unknown_word("format", form, Format)
-    text = TextSettings(Format(form), 1 if asked.once else _whole("--count", asked.count), asked.data_only)
-    return Settings(checked_interval(_seconds(asked.interval)), view, text)
+    form = Format(checked_word("format", asked.format or Format.TABLE, list(Format)))
+    count = 1 if asked.once else _count("--count", asked.count)
+    text = TextSettings(form, count, asked.data_only, checked_why(asked.why, form))
+    interval_s = checked_interval(seconds("--interval", asked.interval))
+    return Settings(
+        interval_s,
+        view,
+        text,
+        asked_ways(asked.use),
+        asked_overhead(asked.max_overhead),
+        asked_frequency(asked.frequency),
+    )
+
+
+def _count(name: str, value: str | None) -> int | None:
+    return None if value is None else whole(name, value)
 
 
 def _check_together(asked: Asked) -> None:
@@ -186,30 +219,12 @@ def _check_together(asked: Asked) -> None:
 def _filters(asked: Asked) -> tuple[str, ...]:
     """The filter texts, the shortcuts' behind the ones given as such."""
     shortcuts = (
-        None if asked.port is None else f":{_whole('--port', asked.port)}",
-        None if asked.pid is None else f"pid={_whole('--pid', asked.pid)}",
-        None if asked.process is None else f"process={_quoted(asked.process)}",
-        None if asked.container is None else f"container~{_quoted(asked.container)}",
+        None if asked.port is None else f":{whole('--port', asked.port)}",
+        None if asked.pid is None else f"pid={whole('--pid', asked.pid)}",
+        None if asked.process is None else f"process={quoted(asked.process)}",
+        None if asked.container is None else f"container~{quoted(asked.container)}",
     )
     return (*(asked.filter or ()), *filter(None, shortcuts))
-
-
-def _quoted(value: str) -> str:
-    """The value as the filter language takes it, whatever it holds (nettop.query.filter.quote loads numpy)."""
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _whole(option: str, value: str | None) -> int | None:
-    if value is None or (value.isdecimal() and int(value) > 0):
-        return value if value is None else int(value)
-    raise UsageError(f"{option} {value!r} is not a whole number above 0", f"write it like {option} 10")
-
-
-def _seconds(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise UsageError(f"--interval {value!r} is not a number of seconds", "write it like --interval 0.5") from None
 
 
 # --- doors ----------------------------------------------------------------------------------------------------
@@ -217,31 +232,31 @@ def _seconds(value: str) -> float:
 
 def _open(asked: Asked, source_of: Callable[[str], Source] | None) -> ExitCode:
     settings = settings_of(asked)
-    find_table(settings.view.view)  # a wrong word is told before anything heavy loads
-    with undisturbed():
-        from nettop.engine.session import Session
-        from nettop.engine.source import probe_of
-        from nettop.kernel.memory import share_one_arena
-        from nettop.kernel.privileges import keep_only
+    lens, _ = find_table(settings.view.view)  # a wrong word is told before anything heavy loads
+    user = invoking_user() if source_of is None else None
+    with ExitStack() as ends:
+        open_statistics, bound = None, settings.max_overhead
+        if source_of is None and (not asked.is_text or lens.id == SELF.id or bound is not None):
+            # Before there is a second thread, or much memory.
+            open_statistics = ends.enter_context(statistics_opener(user, by_keeper=not asked.is_text))
+        rights = Rights(user, later_lenses=not asked.is_text, follow_namespaces=asked.follow_namespaces)
+        session = opened_session(
+            settings.interval_s, source_of, rights, open_statistics=open_statistics, max_overhead=bound
+        )
+        return _open_text(settings, session) if asked.is_text else _open_screens(settings, session)
 
-    if source_of is None:
-        share_one_arena()
-        keep_only()  # before there is a second thread: each has capabilities of its own
-    session = Session(settings.interval_s, source_of or probe_of)
-    return _open_text(settings, session) if asked.is_text else _open_screens(settings, session)
 
-
-def _open_text(settings: Settings, session: Session) -> ExitCode:
+def _open_text(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
     with undisturbed():
         from nettop.output.text import run_text
 
     if sys.stdout is None:
         raise NettopError("standard output is closed", "nettop --table needs somewhere to write to")
-    with session:
+    with opened as session:
         return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr)
 
 
-def _open_screens(settings: Settings, session: Session) -> ExitCode:
+def _open_screens(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
     from nettop.query.asked import asked_columns, asked_query
     from nettop.query.query import screen_query
 
@@ -253,12 +268,22 @@ def _open_screens(settings: Settings, session: Session) -> ExitCode:
         raise UsageError("the screens need a terminal to read from and to write to", "nettop --table does without")
     from nettop.screens.app import run_app
 
-    with session:
+    with opened as session:
         return run_app(settings, session)
 
 
 def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
+
+
+_DOORS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
+    Asked: _open,
+    LogAsked: open_log,
+    ExportAsked: open_export,
+    RunAsked: open_run,
+    DoctorAsked: open_doctor,
+}
+"""What opens the door that was asked for, by what it was asked with."""
 
 
 # --- the way in and out ---------------------------------------------------------------------------------------
@@ -269,8 +294,9 @@ def main() -> int:
     try:
         with ended_by_signals():
             return run(sys.argv[1:])
-    except KeyboardInterrupt:
-        return ExitCode.DONE
+    except KeyboardInterrupt as ended:
+        # The doctor's 0 says that everything works, which nobody knows yet.
+        return exit_code_of(ended) if sys.argv[1:2] == [DOCTOR] else ExitCode.DONE
     finally:
         leave_output()
 
@@ -282,7 +308,8 @@ def run(words: Sequence[str], source_of: Callable[[str], Source] | None = None) 
     """
     try:
         asked = _parse(words)
-        return _open(asked, source_of) if isinstance(asked, Asked) else int(asked or 0)
+        open_door = _DOORS.get(type(asked))
+        return int(asked or 0) if open_door is None else open_door(asked, source_of)
     except BrokenPipeError:  # the reader has what it wanted
         return ExitCode.DONE
     except NettopError as error:
@@ -302,18 +329,22 @@ def _parse(words: Sequence[str]) -> Any:
     except OSError as error:  # of --help and --version
         raise NettopError(f"the output cannot be written: {error.strerror}") from error
     except _ParseError as error:
-        raise _usage(error, [name for param in command.params for name in param.opts]) from None
+        raise _usage(error, command) from None
 
 
-def _usage(error: Any, known: Sequence[str]) -> UsageError:
+def _usage(error: Any, command: Any) -> UsageError:
     """typer's complaint in our words, with the nearest option where one is unknown."""
+    context = getattr(error, "ctx", None)
+    command = command if context is None else context.command
+    page = "nettop --help" if context is None else f"{context.command_path} --help"
+    known = [name for param in command.params for name in param.opts]
     name = getattr(error, "option_name", None)
     if name is not None and name not in known:
         better = unknown_word("option", name, known)
         near = better.remedy.startswith("did you mean")
-        return UsageError(better.what, better.remedy if near else "nettop --help lists the options")
+        return UsageError(better.what, better.remedy if near else f"{page} lists the options")
     message: str = error.format_message().rstrip(".")
-    return UsageError(message[:1].lower() + message[1:], "nettop --help shows what there is")
+    return UsageError(message[:1].lower() + message[1:], f"{page} shows what there is")
 
 
 def _tell(error: NettopError) -> None:

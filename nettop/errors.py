@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -52,6 +54,19 @@ class SourceFailed(NettopError):
     """A source or a store stopped working."""
 
     exit_code = ExitCode.SOURCE
+
+
+def failure_of(lens: str, error: Exception) -> SourceFailed:
+    """What is told of an error that a lens's source did not expect: a bug, or the end of what a process may have."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        failure = SourceFailed(
+            f"the {lens} source failed: {os.strerror(error.errno).lower()}",
+            "raise the limit, as by ulimit -n 65536 (in a unit of systemd: LimitNOFILE=65536)",
+        )
+    else:
+        failure = SourceFailed(f"the {lens} source failed: {error!r}", "please report this as a bug")
+    failure.__cause__ = error
+    return failure
 
 
 def unknown_word(kind: str, word: str, known: Iterable[str]) -> UsageError:

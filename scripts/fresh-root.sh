@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Proves on a fresh Debian 12 that a clone and README's two commands are all the set-up there is; `--help` says how.
+# Proves on a fresh Debian that a clone and README's two commands are all the set-up there is; `--help` says how.
 # The outer half makes a root folder and removes it; the inner half runs in a mount namespace of its own, so that
 # whatever happens no mount is left behind.
 set -euo pipefail
 umask 022
 
-readonly suite=bookworm
 readonly where=/srv/nettop             # the clone, as seen inside
 readonly certificates=/etc/handed-on.pem # this machine's certificate authorities, as seen inside
 
@@ -16,17 +15,25 @@ checkout=$(dirname -- "$(dirname -- "$script")")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/nettop
 readonly script checkout cache
 
+# shellcheck source=scripts/debian-sources.sh
+. "$checkout/scripts/debian-sources.sh"
+
 usage() {
   cat <<'HELP'
-Usage: sudo scripts/fresh-root.sh [--worktree] [--no-tests] [--shell]
+Usage: sudo scripts/fresh-root.sh [--suite SUITE] [--worktree] [--core | --no-tests] [--shell]
 
-Makes a fresh Debian 12 in a temporary folder, clones this checkout's HEAD into it, runs README's two commands
+Makes a fresh Debian in a temporary folder, clones this checkout's HEAD into it, runs README's two commands
 there without sudo, and has `nettop --table -d --once` show a connection that is really open.
-This machine's package mirror, pip configuration and certificates are handed on.
+This machine's package mirror, pip configuration and certificates are handed on. Where its apt lists have no
+mirror of Debian that is DEBIAN_MIRROR, else what debootstrap takes by itself.
 
-  --worktree  the files as they are, instead of HEAD
-  --no-tests  only the first of the two commands
-  --shell     a shell inside before all is removed
+  --suite SUITE  which Debian: bookworm (12, the default), trixie (13) or a later one
+  --worktree     the files as they are, instead of HEAD
+  --core         make test-core instead of make test
+  --no-tests     only the first of the two commands
+  --shell        a shell inside before all is removed
+
+Exit codes: 0 passed, 1 failure, 2 usage, 3 this machine cannot, 4 not root.
 HELP
 }
 
@@ -34,17 +41,20 @@ say() { printf '\n== %s\n' "$*"; }
 
 fail() {
   printf 'fresh-root: %s\n' "$*" >&2
-  exit 1
+  exit "${code:-1}"
 }
 
 # --- the outer half -------------------------------------------------------------------------------
 
 main() {
-  local source=head tests=true shell=false
+  local source=head tests=all shell=false
+  suite=bookworm
   while (($#)); do
     case $1 in
+      --suite) suite=${2:?needs a name} && shift ;;
       --worktree) source=worktree ;;
-      --no-tests) tests=false ;;
+      --core) tests=core ;;
+      --no-tests) tests=no ;;
       --shell) shell=true ;;
       -h | --help) usage && exit 0 ;;
       *) usage >&2 && exit 2 ;;
@@ -52,7 +62,8 @@ main() {
     shift
   done
   ((EUID == 0)) || { printf 'fresh-root: needs root; run it with sudo.\n' >&2 && exit 4; }
-  command -v debootstrap >/dev/null || fail 'needs debootstrap.'
+  command -v debootstrap >/dev/null || code=3 fail 'needs debootstrap; run: sudo scripts/install-deps.sh --kernels'
+  unshare --mount true 2>/dev/null || code=3 fail 'may not make a mount namespace here.'
 
   root=$(mktemp -d -p "${TMPDIR:-/var/tmp}" nettop-root.XXXXXX)
   chmod 755 "$root"
@@ -61,7 +72,7 @@ main() {
   trap 'exit 143' TERM HUP
   make_debian
   copy_the_sources_from_"$source"
-  unshare --mount --propagation private "$script" inner "$root" $tests $shell
+  unshare --mount --propagation private "$script" inner "$root" "$suite" $tests $shell
   say 'The fresh root passed.'
 }
 
@@ -82,23 +93,13 @@ make_debian() {
     tar -xzf "$tarball" -C "$root"
   else
     say "Debian $suite, by debootstrap"
-    mirror=$(debian_mirror)
-    # Without a mirror of this machine's, debootstrap's own default.
+    mirror=$(debian_mirror "$suite")
     debootstrap --variant=minbase "$suite" "$root" ${mirror:+"$mirror"}
     mkdir -p "$cache"
     tar -C "$root" -c . | gzip -1 >"$tarball.part"
     mv "$tarball.part" "$tarball"
   fi
 }
-
-# What this machine's own apt is told, in either format of its lists: one "URI suite component" a line.
-apt_sources() {
-  # shellcheck disable=SC2016  # these are apt's own $(…)
-  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-    grep -E " $suite(-updates|-security)? " | sort -u || true
-}
-
-debian_mirror() { apt_sources | awk -v suite="$suite" '$2 == suite { print $1; exit }'; }
 
 copy_the_sources_from_head() {
   say "Sources: HEAD, $(git -C "$checkout" log -1 --format='%h %s')"
@@ -116,7 +117,8 @@ copy_the_sources_from_worktree() {
 
 inner() {
   root=$1
-  local tests=$2 shell=$3 commands
+  suite=$2
+  local tests=$3 shell=$4 commands
   mount_the_kernels_filesystems
   hand_on_apt
   hand_on_network
@@ -133,10 +135,10 @@ inner() {
   in_root "${commands[0]%% && *}"
   start_on_a_terminal "${commands[0]##* && }"
   see_a_real_connection
-  if $tests; then
-    say "README: ${commands[1]}"
-    in_root "${commands[1]}"
-  fi
+  case $tests in
+    all) say "README: ${commands[1]}" && in_root "${commands[1]}" ;;
+    core) say "README: ${commands[1]%% && *}, and make test-core" && in_root "${commands[1]%% && *} && make test-core" ;;
+  esac
   if $shell; then in_root 'exec bash -i'; fi
 }
 
@@ -153,7 +155,8 @@ mount_the_kernels_filesystems() {
 
 hand_on_apt() {
   local sources
-  sources=$(apt_sources | sed 's/^/deb /')
+  sources=$(debian_sources "$suite" | sed 's/^/deb /')
+  # Where this machine has none, those that debootstrap wrote stay.
   [[ -z $sources ]] || printf '%s\n' "$sources" >"$root/etc/apt/sources.list"
   # How to fetch (proxy, certificates, checks), not what else this machine hooks into apt; no passwords.
   apt-config dump | grep -E '^Acquire::' >"$root/etc/apt/apt.conf.d/99handed-on"

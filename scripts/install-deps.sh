@@ -21,13 +21,14 @@ readonly script checkout
 action=install
 folder=''              # of wheels: read by --wheels, filled by --make-wheels
 for_development=false
+for_kernels=false
 system_packages=true
 from_where=()          # pip options: where packages come from
 interpreter=''         # the Python that bcc is bound to
 
 usage() {
   cat <<'HELP'
-Usage: sudo scripts/install-deps.sh [--dev] [--wheels DIR] [--no-system-packages]
+Usage: sudo scripts/install-deps.sh [--dev] [--kernels] [--wheels DIR] [--no-system-packages]
        sudo scripts/install-deps.sh --uninstall
        scripts/install-deps.sh [--dev] --make-wheels DIR
 
@@ -36,6 +37,9 @@ of its own in /opt/nettop, and links it as /usr/local/bin/nettop.
 Safe to run again: it does only what is missing, or upgrades to this checkout.
 
   --dev                 also what the tests need, and an editable nettop in .venv
+  --kernels             as --dev, and qemu and debootstrap for the tests on other kernels
+                        and releases, and a browser for those of exports; their names are
+                        known for Debian and Ubuntu
   --wheels DIR          take every Python package from DIR; no package index is reached
   --make-wheels DIR     fill DIR for --wheels (with --dev: for development too); needs an
                         index, not root. DIR serves machines with the same Python version
@@ -70,6 +74,7 @@ read_options() {
   while (($#)); do
     case $1 in
       --dev) for_development=true ;;
+      --kernels) for_development=true for_kernels=true ;;
       --no-system-packages) system_packages=false ;;
       --uninstall) choose_action uninstall ;;
       --wheels | --make-wheels)
@@ -90,7 +95,7 @@ read_options() {
     esac
     shift
   done
-  readonly action folder for_development system_packages
+  readonly action folder for_development for_kernels system_packages
 }
 
 choose_action() {
@@ -180,11 +185,16 @@ packages_for() {
   esac
   $for_development || return 0
   case $1 in
-    apt) say make iproute2 iperf3 tmux nftables ethtool procps clang-format shellcheck librsvg2-bin fonts-dejavu-core ;;
-    dnf) say make iproute iproute-tc iperf3 tmux nftables ethtool procps-ng clang-tools-extra librsvg2-tools dejavu-sans-mono-fonts ;;
-    pacman) say make iproute2 iperf3 tmux nftables ethtool procps-ng clang shellcheck librsvg ttf-dejavu ;;
-    zypper) say make iproute2 iperf tmux nftables ethtool procps clang ShellCheck rsvg-convert dejavu-fonts ;;
+    apt) say make gcc libc6-dev iproute2 iperf3 tmux nftables ethtool procps clang-format shellcheck librsvg2-bin fonts-dejavu-core ;;
+    dnf) say make gcc glibc-devel iproute iproute-tc iperf3 tmux nftables ethtool procps-ng clang-tools-extra librsvg2-tools dejavu-sans-mono-fonts ;;
+    pacman) say make gcc iproute2 iperf3 tmux nftables ethtool procps-ng clang shellcheck librsvg ttf-dejavu ;;
+    zypper) say make gcc glibc-devel iproute2 iperf tmux nftables ethtool procps clang ShellCheck rsvg-convert dejavu-fonts ;;
   esac
+  # Debian's kernels are fetched and unpacked with Debian's own tools.
+  if $for_kernels && [[ $1 == apt ]]; then say qemu-system-x86 kmod debootstrap debian-archive-keyring; fi
+  # Ubuntu's is no package but a snap.
+  # shellcheck source=/dev/null
+  if $for_kernels && [[ $(. /etc/os-release && say "$ID") == debian ]]; then say chromium; fi
 }
 
 missing_with_apt() {

@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.screens.stage import busy_host, stage_of  # noqa: E402 - the checkout comes first
+from tests.screens.example_events import eventful_host  # noqa: E402 - the checkout comes first
+from tests.screens.stage import stage_of  # noqa: E402
 
 DETAILS = {
     "held by": "nginx 1813, descriptor 12",
@@ -24,12 +25,14 @@ DETAILS = {
 PICTURES = {
     "connections": ((120, 34), ("down", "down", "down", "down")),
     "details": ((160, 40), ("down", "down", "right")),
+    "events": ((120, 34), ("p", "down", "down")),
 }
 
 
 async def draw(size: tuple[int, int], keys: tuple[str, ...]) -> str:
     """The picture of a screen after some keys, as SVG."""
-    stage = stage_of(busy_host(), DETAILS)
+    steps, batches = eventful_host()
+    stage = stage_of(steps, DETAILS, batches)
     app = stage.app()
     async with app.run_test(size=size) as pilot:
         for _ in range(2):

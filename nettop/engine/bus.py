@@ -1,16 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where sources and doors meet: the newest frame of each lens, and a wake-up without a payload."""
+"""Where sources and doors meet: the newest frame of each lens, and a wake-up without a payload.
+
+Tables to which rows are only added are kept twice: the newest rows for whoever looks, and every row, in a
+bounded queue of its own, for whoever must not miss any.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from nettop.errors import NettopError
-from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.query.batches import KEPT_ROWS
+from nettop.snapshots.arrays import joined
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
 Wake = Callable[[], None]
 """Called from the sampler's thread when something was published; must return at once."""
+
+QUEUED_ROWS = 131_072
+"""Rows that wait for one reader; of more, the oldest are lost, and counted."""
+_PIECE_ROWS = 1_000
+"""Batches smaller than this are put together, so that a frame holds few."""
+
+
+class Feed:
+    """Every row of an append table, for one reader: rows wait here until it takes them."""
+
+    def __init__(self, wake: Wake, close: Callable[[Feed], None]) -> None:
+        self.lost = 0
+        self._wake = wake
+        self._close = close
+        self._lock = threading.Lock()
+        self._batches: deque[Rows] = deque()
+        self._waiting = 0
+
+    def put(self, batch: Rows) -> None:
+        """Add a batch, and wake the reader."""
+        with self._lock:
+            self._batches.append(batch)
+            self._waiting += len(batch)
+            while self._waiting > QUEUED_ROWS and len(self._batches) > 1:
+                oldest = self._batches.popleft()
+                self._waiting -= len(oldest)
+                self.lost += len(oldest)
+        self._wake()
+
+    def take(self) -> list[Rows]:
+        """What waits, the oldest first."""
+        with self._lock:
+            taken, self._waiting = list(self._batches), 0
+            self._batches.clear()
+            return taken
+
+    def close(self) -> None:
+        """Have no more rows come."""
+        self._close(self)
 
 
 class Bus:
@@ -21,6 +68,8 @@ class Bus:
         self._frames: dict[str, Frame] = {}
         self._failures: dict[str, NettopError] = {}
         self._wakes: list[Wake] = []
+        self._batches: dict[str, dict[str, tuple[Rows, ...]]] = {}
+        self._feeds: list[tuple[str, str, Feed]] = []
 
     def publish(self, snapshot: Snapshot, oldest_gap_ns: int = 0) -> None:
         """Make `snapshot` the newest of its lens and wake the readers.
@@ -30,9 +79,29 @@ class Bus:
         """
         with self._lock:
             last = self._frames.get(snapshot.lens)
-            self._frames[snapshot.lens] = Frame(snapshot, _earlier(last, snapshot, oldest_gap_ns))
+            batches = dict(self._batches.get(snapshot.lens, {}))
+            self._frames[snapshot.lens] = Frame(snapshot, _earlier(last, snapshot, oldest_gap_ns), batches)
             self._failures.pop(snapshot.lens, None)
         self._wake()
+
+    def append(self, lens: str, batches: tuple[Rows, ...]) -> None:
+        """Add rows to append tables of `lens`: at once for feeds, with the next snapshot for frames."""
+        with self._lock:
+            kept = self._batches.setdefault(lens, {})
+            for batch in batches:
+                kept[batch.table.name] = _newest((*kept.get(batch.table.name, ()), batch))
+            feeds = tuple(self._feeds)
+        for batch in batches:
+            for of_lens, of_table, feed in feeds:
+                if (of_lens, of_table) == (lens, batch.table.name):
+                    feed.put(batch)
+
+    def feed(self, lens: str, table: str, wake: Wake) -> Feed:
+        """Every row that is added to an append table from now on; `wake` is called when there are some."""
+        feed = Feed(wake, self._unfeed)
+        with self._lock:
+            self._feeds.append((lens, table, feed))
+        return feed
 
     def fail(self, lens: str, error: NettopError) -> None:
         """Say that `lens` cannot be read, and why, and wake the readers."""
@@ -54,6 +123,7 @@ class Bus:
         """Drop what is held of a lens that nobody reads any more."""
         with self._lock:
             self._frames.pop(lens, None)
+            self._batches.pop(lens, None)
 
     def subscribe(self, wake: Wake) -> Callable[[], None]:
         """Have `wake` called at each publication; returns what ends it."""
@@ -65,6 +135,10 @@ class Bus:
                 self._wakes.remove(wake)
 
         return unsubscribe
+
+    def _unfeed(self, feed: Feed) -> None:
+        with self._lock:
+            self._feeds = [one for one in self._feeds if one[2] is not feed]
 
     def _wake(self) -> None:
         with self._lock:
@@ -78,3 +152,22 @@ def _earlier(last: Frame | None, new: Snapshot, oldest_gap_ns: int) -> Snapshot 
         return None
     young = new.boot_ns - last.now.boot_ns < oldest_gap_ns
     return last.before if young and last.before is not None else last.now
+
+
+def _newest(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """The batches without the old ones of which no view shows a row; the newest two are one while they are small."""
+    kept, rows = [batches[-1]], len(batches[-1])
+    for batch in reversed(batches[:-1]):
+        if rows >= KEPT_ROWS:
+            break
+        rows += len(batch)
+        kept.append(batch)
+    if len(kept) > 1 and len(kept[0]) + len(kept[1]) <= _PIECE_ROWS and _share_texts(kept[0], kept[1]):
+        new, last = kept[:2]
+        kept[:2] = [replace(new, array=joined(last.array, new.array))]
+    return tuple(reversed(kept))
+
+
+def _share_texts(one: Rows, other: Rows) -> bool:
+    """True where both have the same codes for the same texts."""
+    return all(other.texts[name] is texts for name, texts in one.texts.items())

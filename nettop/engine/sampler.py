@@ -1,49 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one thread that reads sources, at absolute deadlines of the monotonic clock."""
+"""The one thread that reads sources, at absolute deadlines of the monotonic clock, and when the kernel wakes it."""
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
+from nettop.engine.bell import Bell
 from nettop.engine.bus import Bus
-from nettop.engine.source import Source
-from nettop.errors import NettopError, SourceFailed
+from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, OwnCostSource, Surroundings
+from nettop.engine.pace import Pace
+from nettop.engine.source import PrivilegedSource, Settle, Source, WokenSource
+from nettop.errors import NettopError, SourceFailed, failure_of
+from nettop.snapshots.own_cost import SELF
 
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0
 """A lens that nobody holds stays attached this long: going to another screen and back costs nothing."""
+DRAIN_PAUSE_S = 0.025
+"""Between two drains: what comes meanwhile is taken in one go, and the kernel need not wake anybody for it."""
 
 
 @dataclass
 class _Attached:
     source: Source
+    woken: WokenSource | None
     leases: int = 1
     idle_since: float | None = None
 
 
 class Sampler:
-    """Starts, reads and closes sources, all in its own thread; what others ask of it wakes it."""
+    """Starts, reads and closes sources, all in its own thread; what others ask of it wakes it.
 
-    def __init__(self, bus: Bus, interval_s: float, source_of: Callable[[str], Source]) -> None:
-        self.interval_s = interval_s
+    It sleeps on a bell that others ring, and on what wakes the sources. `open_statistics` has the kernel count the
+    runs of BPF programs, while that is wanted; `max_overhead` is the share of one CPU that nettop may take. `settled`
+    is called once, in the thread, when the first lens has started, or failed to, and before anything is read.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        interval_s: float,
+        source_of: Callable[[str], Source],
+        *,
+        open_statistics: OpenStatistics | None = None,
+        max_overhead: float | None = None,
+        settled: Settle | None = None,
+    ) -> None:
         self.late = 0
+        self._around = Surroundings(self._sources, lambda: self.late, self._lost)
+        self.cost = OwnCost(self._around, open_statistics)
+        self.pace = Pace(interval_s, self.cost, self._around, max_overhead)
         self._bus = bus
         self._source_of = source_of
+        self._settled = settled
         self._attached: dict[str, _Attached] = {}
         self._tasks: deque[Callable[[], None]] = deque()
-        self._work = threading.Condition()
+        self._bell = Bell()
         self._now = False
         self._stopping = False
         self._deadline = 0.0
+        self._drained_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
     # --- asked by others ----------------------------------------------------------------------------------
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two readings."""
+        return self.pace.interval_s
 
     def start(self) -> None:
         """Begin to read what is leased."""
@@ -51,20 +82,18 @@ class Sampler:
 
     def stop(self) -> None:
         """Close every source and end the thread."""
-        with self._work:
-            self._stopping = True
-            self._work.notify()
+        self._stopping = True
+        self._bell.ring()
         self._thread.join()
 
     def sample_now(self) -> None:
         """Read at once; the next regular deadline stays."""
-        with self._work:
-            self._now = True
-            self._work.notify()
+        self._now = True
+        self._bell.ring()
 
     def set_interval(self, interval_s: float) -> None:
         """Read every `interval_s` from now on."""
-        self._post(lambda: setattr(self, "interval_s", interval_s))
+        self._post(lambda: self.pace.ask(interval_s))
 
     def lease(self, lens: str, options: Mapping[str, object]) -> None:
         """Attach the lens, or count one more who holds it, and set its options."""
@@ -92,40 +121,56 @@ class Sampler:
         return answer
 
     def _post(self, task: Callable[[], None]) -> None:
-        with self._work:
-            self._tasks.append(task)
-            self._work.notify()
+        self._tasks.append(task)
+        self._bell.ring()
 
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         self._deadline = time.monotonic() + self.interval_s
-        while self._wait():
-            self._run_tasks()
-            self._detach_idle()
-            if self._take_now() or time.monotonic() >= self._deadline:
-                self._read_all()
-            self._deadline = self._next_deadline()
-        for lens in list(self._attached):
-            self._detach(lens)
+        with self._bell:
+            self.pace.start()
+            while self._wait():
+                self._run_tasks()
+                self._detach_idle()
+                if self._take_now() or time.monotonic() >= self._deadline:
+                    self._read_all()
+                else:
+                    self._drain_all()
+                self._deadline = self._next_deadline()
+            for lens in list(self._attached):
+                self._detach(lens)
+            self.pace.stop()
 
     def _wait(self) -> bool:
-        """Sleep until the deadline or until there is work; False when it is time to stop."""
-        with self._work:
-            while not (self._stopping or self._now or self._tasks):
-                remaining = self._deadline - time.monotonic()
-                if remaining <= 0 or not self._work.wait(remaining):
-                    break
-            return not self._stopping
+        """Sleep until the deadline, or until there is work; False when it is time to stop."""
+        while not (self._stopping or self._now or self._tasks):
+            now = time.monotonic()
+            rested = self._drained_at + DRAIN_PAUSE_S
+            remaining = self._deadline - now
+            if remaining <= 0:
+                break
+            wakeups: dict[int, int] = {}
+            if now >= rested:
+                wakeups = dict.fromkeys(self._wakeups(), select.POLLIN)
+            else:
+                remaining = min(remaining, rested - now)
+            if self._bell.wait(wakeups, remaining):
+                break
+        return not self._stopping
+
+    def _wakeups(self) -> Iterator[int]:
+        for attached in self._attached.values():
+            if attached.woken is not None:
+                yield from attached.woken.wakeups()
 
     def _run_tasks(self) -> None:
         while self._tasks:
             self._tasks.popleft()()
 
     def _take_now(self) -> bool:
-        with self._work:
-            now, self._now = self._now, False
-            return now
+        now, self._now = self._now, False
+        return now
 
     def _next_deadline(self) -> float:
         """The next tick that is still to come; those that have passed are skipped and counted."""
@@ -144,16 +189,27 @@ class Sampler:
             self._set(lens, options)
             return
         try:
-            source = self._source_of(lens)
+            source = self._source(lens)
         except NettopError as error:
             self._bus.fail(lens, error)
+            self._try(lens, self._settle)
             return
-        self._attached[lens] = _Attached(source)
-        self._try(lens, source.start)
+        self._attached[lens] = _Attached(source, source if isinstance(source, WokenSource) else None)
         self._set(lens, options)
+        self.pace.unsettle()
+        with self.cost.steps.time(lens, START):
+            self._try(lens, source.start)
+        self._try(lens, self._settle)
         self._read(lens)
         # To attach may take as long as an interval: the next reading is due a whole one after the first.
         self._deadline = time.monotonic() + self.interval_s
+
+    def _settle(self) -> None:
+        if self._settled is not None:
+            sources = self._sources().values()
+            rights = (source.rights() for source in sources if isinstance(source, PrivilegedSource))
+            self._settled(frozenset().union(*rights))
+            self._settled = None  # only where it worked: until then no lens is read
 
     def _set(self, lens: str, options: Mapping[str, object]) -> None:
         attached = self._attached.get(lens)
@@ -178,29 +234,63 @@ class Sampler:
                 self._bus.forget(lens)
 
     def _detach(self, lens: str) -> None:
-        self._attached.pop(lens).source.close()
+        attached = self._attached.pop(lens, None)
+        if attached is not None:
+            attached.source.close()
 
     def _read_all(self) -> None:
-        for lens in list(self._attached):
+        self.pace.tick()
+        # What nettop costs comes first: a reading's rows and its total are of one moment.
+        for lens in sorted(self._attached, key=lambda lens: lens != SELF.id):
             self._read(lens)
+
+    def _source(self, lens: str) -> Source:
+        return (
+            OwnCostSource(self.cost, self._around, self.pace.rows)
+            if lens == SELF.id
+            else self._source_of(lens)
+        )
+
+    def _sources(self) -> dict[str, Source]:
+        return {lens: attached.source for lens, attached in self._attached.items()}
+
+    def _lost(self, lens: str) -> int:
+        frame = self._bus.frame(lens)
+        return 0 if frame is None else sum(frame.now.lost.values())
 
     def _read(self, lens: str) -> None:
         attached = self._attached.get(lens)
         if attached is None:
             return
-        snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
-        if snapshot is not None:
+        with self.cost.steps.time(lens, READ):
+            snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
+        # Drained first, so that the frame has what its snapshot explains.
+        if snapshot is not None and self._drain(lens, attached.woken):
             self._bus.publish(snapshot, int(self.interval_s * 0.5e9))
+
+    def _drain_all(self) -> None:
+        self._drained_at = time.monotonic()
+        for lens, attached in list(self._attached.items()):
+            self._drain(lens, attached.woken)
+
+    def _drain(self, lens: str, source: WokenSource | None) -> bool:
+        """Publish what the source has to add; False where that failed."""
+        if source is None:
+            return True
+        with self.cost.steps.time(lens, DRAIN):
+            batches = self._try(lens, lambda: source.drain(time.monotonic_ns()))
+        if batches:
+            self._bus.append(lens, batches)
+        return batches is not None
 
     def _try(self, lens: str, step: Callable[[], T]) -> T | None:
         """What `step` gives. Where it fails the lens detaches, and the bus says why."""
         try:
             return step()
         except NettopError as error:
-            failure = error
+            failure: NettopError = error
         except Exception as error:  # noqa: BLE001 - the thread's border: the other lenses go on
-            failure = SourceFailed(f"the {lens} source failed: {error!r}", "please report this as a bug")
-            failure.__cause__ = error
+            failure = failure_of(lens, error)
         self._detach(lens)
         self._bus.fail(lens, failure)
         return None

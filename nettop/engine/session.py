@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
 from nettop.engine.bus import Bus
+from nettop.engine.governor import Restraint
+from nettop.engine.own_cost import OpenStatistics, Steps
 from nettop.engine.sampler import Sampler
-from nettop.engine.source import Source, probe_of
+from nettop.engine.source import Settle, Source, probe_of
 from nettop.settings import checked_interval
+from nettop.snapshots import lenses
+from nettop.snapshots.own_cost import SELF
 
 
 class Lease:
@@ -31,11 +36,30 @@ class Session:
     """One running nettop. Used as a context: leaving it closes every source.
 
     `source_of` makes the source of a lens: the probe by default, a replay or a test's own otherwise.
+    `open_statistics` has the kernel count the runs of BPF programs as long as the descriptor is open that it gives;
+    `max_overhead` is the share of one CPU that nettop may take. `settled` is called once, in the thread that reads:
+    when the first lens has started, or failed to, and before anything is read.
     """
 
-    def __init__(self, interval_s: float, source_of: Callable[[str], Source] = probe_of) -> None:
+    def __init__(
+        self,
+        interval_s: float,
+        source_of: Callable[[str], Source] = probe_of,
+        *,
+        open_statistics: OpenStatistics | None = None,
+        max_overhead: float | None = None,
+        settled: Settle | None = None,
+    ) -> None:
         self.bus = Bus()
-        self._sampler = Sampler(self.bus, checked_interval(interval_s), source_of)
+        self._held: Counter[str] = Counter()
+        self._sampler = Sampler(
+            self.bus,
+            checked_interval(interval_s),
+            source_of,
+            open_statistics=open_statistics,
+            max_overhead=max_overhead,
+            settled=settled,
+        )
 
     def __enter__(self) -> Self:
         self._sampler.start()
@@ -50,6 +74,20 @@ class Session:
     def interval_s(self) -> float:
         """Seconds between two refreshes."""
         return self._sampler.interval_s
+
+    @property
+    def restraint(self) -> Restraint | None:
+        """What is done for --max-overhead; None where no bound was given."""
+        return self._sampler.pace.restraint
+
+    @property
+    def steps(self) -> Steps:
+        """Where doors time what they do."""
+        return self._sampler.cost.steps
+
+    def cost(self) -> float | None:
+        """The share of one CPU that nettop took lately, its programs' included as far as that is known."""
+        return self._sampler.cost.share()
 
     @property
     def late(self) -> int:
@@ -70,8 +108,27 @@ class Session:
         What goes wrong is told by `bus.failure(lens)`. The option `every` lists what a source otherwise only
         counts; a source to which an option means nothing ignores it.
         """
+        measured = self._measured() if lens == SELF.id else ()
+        beside = {name: value for name, value in options.items() if name != "table"}
+        for other in measured:
+            self._lease(other, beside)
+        self._lease(lens, options)
+        return Lease(lambda: self._release(*measured, lens))
+
+    def _measured(self) -> tuple[str, ...]:
+        """What nettop costs is what its lenses cost: those that are attached stay; where there are none the first
+        one comes."""
+        return tuple(lens for lens in self._held if lens != SELF.id) or (lenses()[0].id,)
+
+    def _lease(self, lens: str, options: Mapping[str, object]) -> None:
+        self._held[lens] += 1
         self._sampler.lease(lens, options)
-        return Lease(lambda: self._sampler.release(lens))
+
+    def _release(self, *held: str) -> None:
+        for lens in held:
+            self._held[lens] -= 1
+            self._sampler.release(lens)
+        self._held = +self._held  # without those that nobody holds
 
     def set(self, lens: str, option: str, value: object) -> None:
         """Change an option of an attached lens, before its next refresh."""

@@ -4,34 +4,55 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
+import sys
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _MAP_UPDATE_ELEM = 2
 _MAP_DELETE_ELEM = 3
+_PROG_LOAD = 5
+_OBJ_GET_INFO_BY_FD = 15
+_RAW_TRACEPOINT_OPEN = 17
 _LINK_CREATE = 28
+_ENABLE_STATS = 32
 _ITER_CREATE = 33
+_PROG_TYPE_TRACING = 26
+TRACE_RAW_TP = 23
+TRACE_FENTRY = 24
+TRACE_FEXIT = 25
 _TRACE_ITER = 28
-_ATTR_BYTES = 128
+_ATTR_BYTES = 152
+_LOG_BYTES = 1 << 18
+_RECURSION_MISSES_AT = 208
+"""The offset of recursion_misses in struct bpf_prog_info; behind it stands nothing that is read here."""
+_RUN_TIME_AT = 192
+"""The offset of run_time_ns in struct bpf_prog_info (since 5.1); run_cnt stands behind it."""
+_STATS_RUN_TIME = 0
 
 
-def _bpf(command: int, attributes: bytes) -> int:
+def command(number: int, attributes: bytes) -> int:
     """Carry out a command; returns what the kernel does. Raises OSError with the kernel's errno."""
-    buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
-    result = int(_libc.syscall(_SYSCALL, command, buffer, len(attributes)))
+    result, error, _ = try_command(number, attributes)
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"bpf(2) command {command}: {os.strerror(number)}")
+        raise OSError(error, f"bpf(2) command {number}: {os.strerror(error)}")
     return result
+
+
+def try_command(number: int, attributes: bytes) -> tuple[int, int, bytes]:
+    """Carry out a command; returns what the kernel does, errno, and the attributes as the kernel left them."""
+    buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
+    result = int(_libc.syscall(_SYSCALL, number, buffer, len(attributes)))
+    return result, ctypes.get_errno() if result < 0 else 0, buffer.raw
 
 
 def link_iterator(program: int) -> int:
     """Link an iterator's program; returns the link's descriptor, with which the link lives."""
-    return _bpf(_LINK_CREATE, struct.pack("=IIII48x", program, 0, _TRACE_ITER, 0))
+    return command(_LINK_CREATE, struct.pack("=IIII48x", program, 0, _TRACE_ITER, 0))
 
 
 def create_iterator(link: int) -> int:
@@ -39,17 +60,81 @@ def create_iterator(link: int) -> int:
 
     Iterators over a network namespace's sockets take the one that the calling thread is in.
     """
-    return _bpf(_ITER_CREATE, struct.pack("=II", link, 0))
+    return command(_ITER_CREATE, struct.pack("=II", link, 0))
+
+
+def load_tracing(instructions: bytes, name: str, attach_type: int, btf_id: int) -> int:
+    """Load a program for what the type `btf_id` describes: a tracepoint (TRACE_RAW_TP), the beginning of a
+    function (TRACE_FENTRY) or its end (TRACE_FEXIT). Returns its descriptor.
+
+    The kernel then knows the arguments as pointers to its own structs, which such a program may read plainly
+    and hand to helpers; a tracepoint needs no kprobes for it. What the verifier says of a refused program goes
+    to standard error.
+    """
+    text = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack(
+        "=IIQQIIQII16sIIIIQIIQII",
+        _PROG_TYPE_TRACING, len(instructions) // 8, ctypes.addressof(text), ctypes.addressof(licence),
+        0, 0, 0, 0, 0, name.encode()[:15], 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id,
+    )  # fmt: skip
+    try:
+        return command(_PROG_LOAD, attributes)
+    except OSError:
+        # To have the verifier write is dear, so only what was refused is loaded a second time for its words.
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        with_log = struct.pack("=IIQ", 1, _LOG_BYTES, ctypes.addressof(log))
+        try:
+            return command(_PROG_LOAD, attributes[:24] + with_log + attributes[40:])
+        finally:
+            sys.stderr.buffer.write(log.value)
+            sys.stderr.flush()
+
+
+def attach_tracing(program: int) -> int:
+    """Attach a program to the tracepoint or function that it was loaded for; returns the link's descriptor."""
+    return command(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", 0, program))
+
+
+def recursion_misses(program: int) -> int:
+    """How often the kernel skipped the program because it was running already on that CPU (since 5.12)."""
+    misses: int = struct.unpack_from("=Q", _program_info(program), _RECURSION_MISSES_AT)[0]
+    return misses
+
+
+def program_runs(program: int) -> tuple[int, int]:
+    """How often the program ran while statistics were on, and for how many nanoseconds, on all CPUs."""
+    time_ns, count = struct.unpack_from("=QQ", _program_info(program), _RUN_TIME_AT)
+    return count, time_ns
+
+
+def open_statistics() -> int:
+    """Have the kernel count the runs of all programs, until the descriptor is closed. Needs CAP_SYS_ADMIN."""
+    return command(_ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
+
+
+def _program_info(program: int) -> bytes:
+    """The first members of struct bpf_prog_info."""
+    info = ctypes.create_string_buffer(_RECURSION_MISSES_AT + 8)
+    command(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
+    return info.raw
+
+
+def is_refused() -> bool:
+    """Whether bpf(2) as such refuses the calling thread: asked by a command that could not work anyway."""
+    return try_command(_OBJ_GET_INFO_BY_FD, struct.pack("=iIQ", -1, 0, 0))[1] == errno.EPERM
 
 
 def set_element(map_fd: int, key: bytes, value: bytes) -> None:
     """Set an element of a map; key and value are as long as the map's."""
     key_at, value_at = ctypes.c_char_p(key), ctypes.c_char_p(value)
     addresses = (ctypes.cast(at, ctypes.c_void_p).value for at in (key_at, value_at))
-    _bpf(_MAP_UPDATE_ELEM, struct.pack("=I4xQQQ", map_fd, *addresses, 0))
+    command(_MAP_UPDATE_ELEM, struct.pack("=I4xQQQ", map_fd, *addresses, 0))
 
 
 def delete_element(map_fd: int, key: bytes) -> None:
     """Delete an element of a map. Raises FileNotFoundError when it has none."""
     key_at = ctypes.c_char_p(key)
-    _bpf(_MAP_DELETE_ELEM, struct.pack("=I4xQQQ", map_fd, ctypes.cast(key_at, ctypes.c_void_p).value, 0, 0))
+    command(
+        _MAP_DELETE_ELEM, struct.pack("=I4xQQQ", map_fd, ctypes.cast(key_at, ctypes.c_void_p).value, 0, 0)
+    )

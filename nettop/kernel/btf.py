@@ -15,7 +15,7 @@ from typing import NamedTuple
 from nettop.errors import Unsupported
 
 # Kinds of BTF types (include/uapi/linux/btf.h).
-_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF, _ENUM64 = 1, 2, 3, 4, 5, 6, 8, 19
+_INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF, _FUNC, _ENUM64 = 1, 2, 3, 4, 5, 6, 8, 12, 19
 _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG = 9, 10, 11, 18
 _TRANSPARENT = frozenset({_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG})
 _AGGREGATES = frozenset({_STRUCT, _UNION})
@@ -95,18 +95,49 @@ class Btf:
         ]
         return "\n".join(lines) + "\n"
 
+    def tracepoint(self, name: str) -> int:
+        """The id of the type that describes a tracepoint's arguments. Raises MissingInKernel without one."""
+        return self._id(f"btf_trace_{name}", _TYPEDEF, f"tracepoint {name}")
+
+    def function(self, name: str) -> int:
+        """The id of the type that describes a kernel function. Raises MissingInKernel without one."""
+        return self._id(name, _FUNC, f"function {name}")
+
+    def arguments(self, tracepoint: str) -> int:
+        """How many arguments a tracepoint hands over. Raises MissingInKernel without such a tracepoint."""
+        prototype = self._type(self._bare(self.tracepoint(tracepoint)))
+        while prototype.kind == _PTR:
+            prototype = self._type(self._bare(prototype.size_or_type))
+        return prototype.length - 1  # the first one is the tracepoint's own
+
+    def enumerators(self, name: str) -> dict[int, str]:
+        """The names of an enum by their numbers, which move between kernels; of several names the first.
+
+        Raises MissingInKernel without such an enum.
+        """
+        body = self._type(self._id(name, _ENUM, f"enum {name}"))
+        found: dict[int, str] = {}
+        for name_off, number in (ctypes.c_uint32 * 2 * body.length).from_address(body.body):
+            found.setdefault(number, self._name(name_off))
+        return found
+
+    def _id(self, name: str, kind: int, what: str) -> int:
+        found: int = self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind)
+        if found <= 0:
+            raise MissingInKernel(f"this kernel has no {what}")
+        return found
+
     # --- finding members ----------------------------------------------------------------------------------
 
     def _find(self, struct: str, name: str, path: str) -> _Found:
         offset, type_id = self._member(struct, path)
         base, suffix = self._c_type(type_id)
-        return _Found(offset, offset + self._size(type_id), name, f"{base} {name}{suffix};")
+        alone = "" if suffix else "__read_alone "
+        return _Found(offset, offset + self._size(type_id), name, f"{alone}{base} {name}{suffix};")
 
     def _member(self, struct: str, path: str) -> tuple[int, int]:
         """Byte offset and type of the member at a dotted path."""
-        type_id = self._lib.btf__find_by_name_kind(self._btf, struct.encode(), _STRUCT)
-        if type_id <= 0:
-            raise MissingInKernel(f"this kernel has no struct {struct}")
+        type_id = self._id(struct, _STRUCT, f"struct {struct}")
         bits = 0
         for part in path.split("."):
             hit = self._look_up(self._bare(type_id), part)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ _RUNTIMES = {"docker": "docker", "crio": "cri-o", "cri-containerd": "containerd"
 _KUBERNETES = "kubepods"
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope|socket|mount))(?=/|$)")
 _SHORT_ID = 12
+_PROC_MOUNT = re.compile(r"^\d+ \d+ \S+ \S+ /proc .* - proc \S+ (\S+)$", re.MULTILINE)
+_HIDES_NOTHING = ("off", "0")
+"""Values of the option hidepid; newer kernels write words."""
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""PROC_PID_INIT_INO of include/linux/proc_ns.h."""
+INITIAL_USER_NAMESPACE = 0xEFFFFFFD
+"""PROC_USER_INIT_INO of include/linux/proc_ns.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +56,15 @@ class Host:
                 "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)",
                 "nettop needs Linux 5.12 or later, built with CONFIG_DEBUG_INFO_BTF=y",
             )
+        if self.user_namespace() not in (None, INITIAL_USER_NAMESPACE):
+            raise PermissionMissing(
+                "capabilities held in a user namespace do not reach the kernel",
+                "run it outside of the user namespace, as root: sudo nettop",
+            )
         missing = self._missing_capabilities()
         if missing:
             raise PermissionMissing(
-                f"seeing every process's sockets needs {' and '.join(missing)}",
+                f"loading BPF programs needs {' and '.join(missing)}",
                 "run it as root: sudo nettop",
             )
         if self.lockdown() == "confidentiality":
@@ -60,14 +73,38 @@ class Host:
                 "boot with lockdown=integrity or none",
             )
 
+    def in_initial_pid_namespace(self) -> bool:
+        """False in a container's PID namespace, outside of which are processes that nobody inside is told of."""
+        try:
+            return os.stat(self.proc / "self/ns/pid").st_ino == INITIAL_PID_NAMESPACE
+        except OSError:
+            return True
+
+    def hides_processes(self) -> bool:
+        """True where /proc shows nobody's processes but one's own, unless one may look at all (hidepid of proc(5))."""
+        return self.proc_options().get("hidepid", "off") not in _HIDES_NOTHING
+
+    def proc_options(self) -> dict[str, str]:
+        """The options with which the instance of /proc was mounted that is seen: the last at that place."""
+        found = _PROC_MOUNT.findall(_read(self.proc / "self/mountinfo"))
+        words = found[-1].split(",") if found else []
+        return {name: value for name, _, value in (word.partition("=") for word in words)}
+
     def lockdown(self) -> str:
         """The kernel's lockdown mode, "none" where there is no such thing."""
         text = _read(self.root / "sys/kernel/security/lockdown")
         found = re.search(r"\[(\w+)\]", text)
         return found.group(1) if found else "none"
 
+    def user_namespace(self) -> int | None:
+        """The inode number of the user namespace that nettop is in; None where that is not told."""
+        try:
+            return (self.proc / "self/ns/user").stat().st_ino
+        except OSError:
+            return None
+
     def _missing_capabilities(self) -> list[str]:
-        found = re.search(r"^CapEff:\s*([0-9a-f]+)", _read(self.proc / "self/status"), re.MULTILINE)
+        found = re.search(r"^CapEff:\s*([0-9a-f]+)", _read(self.proc / "thread-self/status"), re.MULTILINE)
         held = int(found.group(1), 16) if found else 0
         if held >> CAP_SYS_ADMIN & 1:
             return []

@@ -1,49 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
 """The child that compiles and loads: `python -m nettop.kernel.loader DESCRIPTOR`. The only importer of bcc.
 
-It reads one ProgramText as JSON from the socket, answers with JSON and the descriptors, and exits.
+It reads ProgramTexts as JSON from the socket, answers each with JSON and the descriptors, and exits when the socket
+is closed. It opens kprobes too: it is as privileged as nettop was when it started.
 """
 
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
+import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nettop.errors import NettopError
+from nettop.errors import NettopError, Unsupported
+from nettop.kernel import bpf, kprobes, privileges
 from nettop.kernel.btf import Btf, Slice
 
 _MAX_REQUEST_BYTES = 1 << 20
+_OLDEST_BCC = (0, 26)
+"""The oldest that the tests run with. Older ones do not declare all helpers: bpf_get_func_ret came with Linux 5.17."""
+_TYPED = {
+    "tp_btf": (bpf.TRACE_RAW_TP, Btf.tracepoint),
+    "fentry": (bpf.TRACE_FENTRY, Btf.function),
+    "fexit": (bpf.TRACE_FEXIT, Btf.function),
+}
 
 
 def main() -> None:
-    """Serve the one request on the socket whose descriptor is the first argument."""
+    """Serve the requests on the socket whose descriptor is the first argument, until it is closed."""
+    privileges.keep_only(privileges.for_loading(privileges.LOADER))
     channel = socket.socket(fileno=int(sys.argv[1]))
-    bcc = _try_to_import_bcc()  # takes a while, in which the request is being written
-    request = channel.recv(_MAX_REQUEST_BYTES)
-    if not request:
-        return
+    bcc = import_bcc()  # takes a while, in which the request is being written
+    loaded: list[Any] = []  # later texts may share the tables of earlier ones
+    while request := channel.recv(_MAX_REQUEST_BYTES):
+        _answer(channel, bcc, json.loads(request), loaded)
+
+
+def _answer(channel: socket.socket, bcc: Any, request: dict[str, Any], loaded: list[Any]) -> None:
     try:
         if isinstance(bcc, _Refused):
             raise bcc
-        channel.sendmsg([b'{"loaded": true}'], [_rights(_load(bcc, json.loads(request)))])
+        descriptors, answer = (
+            _open_probes(**request) if "function" in request else _load(bcc, request, loaded)
+        )
+        channel.sendmsg([json.dumps(answer).encode()], [_rights(descriptors)])
     except _Refused as refusal:
         channel.send(json.dumps(refusal.answer).encode())
+    except NettopError as error:
+        channel.send(json.dumps(_Refused("unsupported", error.what, error.remedy).answer).encode())
 
 
 class _Refused(Exception):
-    """Why there is nothing to hand over."""
+    """Why there is nothing to hand over; `why` says it of a function that need not be had."""
 
-    def __init__(self, kind: str, what: str, remedy: str = "") -> None:
+    def __init__(self, kind: str, what: str, remedy: str = "", why: str = "") -> None:
         super().__init__(what)
         self.answer = {"kind": kind, "error": what, "remedy": remedy}
+        self.why = why or what
 
 
-def _try_to_import_bcc() -> Any:
+def import_bcc() -> Any:
     """The module, or why it cannot be had."""
     try:
         import bcc
@@ -51,7 +73,21 @@ def _try_to_import_bcc() -> Any:
         return _Refused("unsupported", f"bcc cannot be imported: {error}", _remedy_for_bcc())
     if not hasattr(bcc, "BPF"):
         return _Refused("unsupported", "the module called bcc is not the BPF compiler", _remedy_for_bcc())
-    return bcc
+    version = str(getattr(bcc, "__version__", ""))
+    return _too_old(version) or bcc
+
+
+def _too_old(version: str) -> _Refused | None:
+    """Why that version of bcc cannot be used; None where it can, or where its builder gave it no number."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= _OLDEST_BCC:
+        return None
+    needed = ".".join(map(str, _OLDEST_BCC))
+    return _Refused(
+        "unsupported",
+        f"bcc {version} is too old: nettop needs {needed} or later",
+        f"upgrade the distribution's bcc (Debian 12 has {needed}), then run scripts/install-deps.sh again",
+    )
 
 
 def _remedy_for_bcc() -> str:
@@ -66,43 +102,79 @@ def _remedy_for_bcc() -> str:
     return f"bcc is not installed for {mine}: run scripts/install-deps.sh"
 
 
-def _load(bcc: Any, request: dict[str, Any]) -> list[int]:
-    """Descriptors of the functions, then of the maps, in the request's order."""
-    text = (
-        _header(request) + f'#line 1 "{Path(request["source"]).name}"\n' + Path(request["source"]).read_text()
-    )
+def _open_probes(function: str, at_return: bool) -> tuple[list[int], dict[str, Any]]:
+    """A probe at every spelling of a function, and which those are."""
+    try:
+        probes = kprobes.open_probes(function, at_return)
+    except OSError as error:
+        raise _Refused("unsupported", f"the kernel opens no probe at {function}: {error.strerror}") from error
+    return list(probes.values()), {"symbols": list(probes)}
+
+
+def _load(bcc: Any, request: dict[str, Any], loaded: list[Any]) -> tuple[list[int], dict[str, Any]]:
+    """Descriptors of the functions, then of the maps, in the request's order; and why functions were refused."""
+    sources = list(map(Path, request["sources"]))
+    btf = Btf()
+    for function in request["needs"]:
+        btf.function(function)
+    text = _header(btf, request) + "".join(f'#line 1 "{one.name}"\n{one.read_text()}' for one in sources)
     flags = ["-w", *(f"-D{name}={value}" for name, value in request["defines"].items())]
     try:
         program = bcc.BPF(text=text, cflags=flags)
     except Exception as error:  # bcc raises bare Exception for everything
-        raise _Refused("load", f"{Path(request['source']).name} does not compile ({error})") from error
-    functions = [_load_function(program, name, kind) for name, kind in request["functions"].items()]
-    return functions + [program[name].map_fd for name in request["maps"]]
+        raise _Refused("load", f"{sources[-1].name} does not compile ({error})") from error
+    loaded.append(program)
+    functions, refused = [], {}
+    for name, kind in request["functions"].items():
+        try:
+            functions.append(_load_function(program, btf, name, kind))
+        except _Refused as refusal:
+            if name not in request["optional"]:
+                raise
+            refused[name] = refusal.why
+    return functions + [program[name].map_fd for name in request["maps"]], {"refused": refused}
 
 
-def _header(request: dict[str, Any]) -> str:
+def _header(btf: Btf, request: dict[str, Any]) -> str:
     header: str = request["header"]
+    return header + "".join(btf.header(Slice(**piece)) for piece in request["slices"])
+
+
+def _load_function(program: Any, btf: Btf, name: str, kind: int) -> int:
     try:
-        btf = Btf()
-        return header + "".join(btf.header(Slice(**piece)) for piece in request["slices"])
+        prefix = name.partition("__")[0]
+        if prefix in _TYPED:
+            function = name.partition("@")[0]
+            return _load_typed(program.dump_func(function.encode()), btf, name, *_TYPED[prefix])
+        descriptor: int = program.load_func(name, kind).fd
     except NettopError as error:
         raise _Refused("unsupported", error.what, error.remedy) from error
-
-
-def _load_function(program: Any, name: str, kind: int) -> int:
-    try:
-        descriptor: int = program.load_func(name, kind).fd
     except Exception as error:  # bcc raises bare Exception for everything
-        if "super-user" in str(error):
+        number = getattr(error, "errno", None)
+        why = f"the kernel does not load it: {os.strerror(number) if number else error}"
+        if "super-user" in str(error) or number == errno.EPERM:
             raise _Refused(
                 "permission",
                 f"the kernel refuses to load BPF program {name}",
                 "run it by sudo; in a container give it CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; "
                 "see /sys/kernel/security/lockdown and the sysctl kernel.unprivileged_bpf_disabled",
+                why,
             ) from error
         remedy = "nettop needs Linux 5.12 or later; if this is one, please report these words"
-        raise _Refused("load", f"the kernel refuses BPF program {name} ({error})", remedy) from error
+        raise _Refused("load", f"the kernel refuses BPF program {name} ({error})", remedy, why) from error
     return descriptor
+
+
+def _load_typed(
+    instructions: bytes, btf: Btf, name: str, attach_type: int, find: Callable[[Btf, str], int]
+) -> int:
+    """bcc has no name for these, or would attach them itself: it compiles, and the kernel is asked directly."""
+    function, _, elsewhere = name.partition("@")
+    hook = elsewhere or function.partition("__")[2]
+    try:
+        return bpf.load_tracing(instructions, function, attach_type, find(btf, hook))
+    except FileNotFoundError as error:
+        raise Unsupported(kprobes.why_nowhere(hook)) from error
 
 
 def _rights(descriptors: list[int]) -> tuple[int, int, array.array[int]]:

@@ -1,50 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Giving up what nettop does not need, before anything else happens."""
+"""Giving up what nettop does not need. Each thread has capabilities of its own, and those it starts inherit them."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from nettop.errors import NettopError
+from nettop.kernel import bpf
 
 CAP_DAC_READ_SEARCH = 2
+CAP_SETGID = 6
+CAP_SETUID = 7
+CAP_SETPCAP = 8
+CAP_NET_ADMIN = 12
 CAP_SYS_PTRACE = 19
 CAP_SYS_ADMIN = 21
 CAP_SYS_RESOURCE = 24
+CAP_SYSLOG = 34
 CAP_PERFMON = 38
 CAP_BPF = 39
 """Capability numbers (include/uapi/linux/capability.h)."""
 
-NEEDED = frozenset(
+NOTHING: frozenset[int] = frozenset()
+LOADING = frozenset(
     {
         CAP_BPF,  # load programs,
         CAP_PERFMON,  # that look into the kernel
-        CAP_SYS_RESOURCE,  # raise the locked-memory limit where maps still count against it (before 5.11)
-        CAP_SYS_ADMIN,  # enter network namespaces that appear later,
+    }
+)
+LOADER = LOADING | {
+    CAP_SYS_RESOURCE,  # raise the locked-memory limit where maps still count against it (before 5.11)
+    CAP_SYS_ADMIN,  # open kprobes where the sysctl kernel.perf_event_paranoid is 3
+}
+"""What the child that loads uses, as far as nettop has it when that starts."""
+ENTERING = frozenset(
+    {
+        CAP_SYS_ADMIN,  # enter network namespaces,
         CAP_SYS_PTRACE,  # found through other users' processes
         CAP_DAC_READ_SEARCH,
     }
 )
+LOOKING = ENTERING - {CAP_SYS_ADMIN}
+"""What finding namespaces takes, without entering them."""
+STARTING = (
+    LOADER
+    | ENTERING
+    | {
+        CAP_NET_ADMIN,  # make the namespace in which hooks are tried out
+        CAP_SYSLOG,  # see the addresses of the kernel's functions, to name who dropped a packet
+        CAP_SETPCAP,  # take what is given up out of the bounding set too
+    }
+)
+CHANGING_USER = frozenset({CAP_SETUID, CAP_SETGID})
+LOWERING = frozenset({CAP_SETPCAP})
+"""What taking capabilities out of the bounding set takes."""
 
+_PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
-_LAST_CAPABILITY = 63
+_HEADER = struct.pack("=II", _CAPABILITY_VERSION_3, 0)
+_ALL = frozenset(range(64))
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def keep_only(kept: frozenset[int] = NEEDED) -> None:
+def held() -> frozenset[int]:
+    """The capabilities that the calling thread may use (its permitted set)."""
+    return _sets()[1]
+
+
+def keep_only(kept: frozenset[int]) -> None:
     """Drop every capability but `kept`, for this thread, its later threads and its children, for good.
 
-    Without root there is nothing to drop. Call it before another thread exists: each has its own set.
+    What is kept of those held is in all sets, so that a program that is started has it too, as any user. No program
+    gives more (no-new-privileges). Raises NettopError where the kernel refuses even that.
     """
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    for capability in set(range(_LAST_CAPABILITY + 1)) - kept:
+    mine = held()
+    _set(mine, mine, mine)  # none is effective after a change of user
+    for capability in _ALL - kept:
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    header = ctypes.create_string_buffer(struct.pack("=II", _CAPABILITY_VERSION_3, 0))
+    _set(mine & kept, mine & kept, mine & kept)
+    for capability in mine & kept:
+        _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+
+
+@contextmanager
+def kept_over_change_of_user() -> Iterator[None]:
+    """Becoming another user within takes no capabilities away; `keep_only` makes them effective again."""
+    _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        _libc.prctl(_PR_SET_KEEPCAPS, 0, 0, 0, 0)
+
+
+def refuse_tracing() -> None:
+    """Let no one debug this process who could not debug root's: threads share memory, and one that has dropped
+    everything would lead that user to one that has not, and to the descriptors that root's rights opened.
+    """
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def for_loading(wanted: frozenset[int] = LOADING) -> frozenset[int]:
+    """`wanted`, and CAP_SYS_ADMIN where that has to stand for one of LOADING, as in older containers."""
+    return wanted if held() >= LOADING else wanted | {CAP_SYS_ADMIN}
+
+
+def for_reading() -> frozenset[int]:
+    """What it takes to go on reading what is loaded: nothing, or CAP_BPF where bpf(2) asks for it throughout."""
+    return for_loading(frozenset({CAP_BPF})) if _bpf_asks_throughout() else NOTHING
+
+
+@cache
+def _bpf_asks_throughout() -> bool:
+    """True on kernels before 6.0, unless the sysctl kernel.unprivileged_bpf_disabled is 0. It is asked, for a moment
+    without rights."""
+    effective, permitted, inheritable = _sets()
+    _set(NOTHING, permitted, inheritable)
+    try:
+        return bpf.is_refused()
+    finally:
+        _set(effective, permitted, inheritable)
+
+
+def _sets() -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
+    """The calling thread's capabilities: effective, permitted, inheritable."""
     current = ctypes.create_string_buffer(24)
-    if _libc.capget(header, current):
-        return
-    low, _, _, high, _, _ = struct.unpack("=6I", current.raw[:24])
-    mask = sum(1 << capability for capability in kept) & (low | high << 32)
-    low, high = mask & 0xFFFFFFFF, mask >> 32
-    _libc.capset(header, ctypes.create_string_buffer(struct.pack("=6I", low, low, low, high, high, high)))
+    if _libc.capget(ctypes.create_string_buffer(_HEADER), current):
+        return NOTHING, NOTHING, NOTHING
+    words = struct.unpack("=6I", current.raw[:24])
+    masks = (low | high << 32 for low, high in zip(words[:3], words[3:], strict=True))
+    effective, permitted, inheritable = (
+        frozenset(number for number in _ALL if mask >> number & 1) for mask in masks
+    )
+    return effective, permitted, inheritable
+
+
+def _set(effective: frozenset[int], permitted: frozenset[int], inheritable: frozenset[int]) -> None:
+    """Set the calling thread's capabilities."""
+    masks = [sum(1 << number for number in one) for one in (effective, permitted, inheritable)]
+    words = [mask & 0xFFFFFFFF for mask in masks] + [mask >> 32 for mask in masks]
+    data = ctypes.create_string_buffer(struct.pack("=6I", *words))
+    if _libc.capset(ctypes.create_string_buffer(_HEADER), data):
+        why = os.strerror(ctypes.get_errno())
+        raise NettopError(f"privileges cannot be given up: {why}", "allow capset(2) where nettop is confined")

@@ -16,6 +16,8 @@ _FIELDS = ("process", "cgroup", "container")
 _SPARE_TEXTS = 1024
 _UNKNOWN = np.iinfo(np.uint32).max
 
+_NO_CSS_SET = np.iinfo(np.uint64).max
+
 Identity = tuple[int, int, int]
 """A process and where it is: PID, start time, address of its css_set (which changes as it is moved)."""
 
@@ -36,32 +38,45 @@ class Processes:
         """What the codes of the text columns mean."""
         return {name: table.values for name, table in self._tables.items()}
 
-    def name(self, rows: Array) -> None:
+    def groups(self) -> dict[int, str]:
+        """The control groups of the processes named last, by the address of their css_set."""
+        found = {css_set: group for (_, _, css_set), group in self._groups.items() if group is not None}
+        found.pop(_NO_CSS_SET, None)
+        return found
+
+    def name(self, rows: Array, groups: dict[int, str] | None = None, *, more: bool = False) -> None:
         """Set the columns process, cgroup and container of rows that stand together process by process.
 
-        Reads the columns pid, start_time, css_set and comm.
+        Reads the columns pid, start_time, css_set and comm. Control groups that are known already, by css_set,
+        stand in `groups`, which learns the others. With `more` the rows named before are still held.
         """
         self._renew_tables()
         starts = _run_starts(rows["pid"])
         codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
-        groups: dict[Identity, str | None] = {}
-        by_css_set: dict[int, str] = {}
+        named: dict[Identity, str | None] = {}
+        by_css_set = {} if groups is None else groups
         heads = rows[starts]
         identities = zip(
             heads["pid"].tolist(), heads["start_time"].tolist(), heads["css_set"].tolist(), strict=True
         )
         for at, (identity, comm) in enumerate(zip(identities, heads["comm"].tolist(), strict=True)):
-            group = groups[identity] = self._group(identity, by_css_set)
+            if identity[0] == _UNKNOWN:
+                continue
+            group = named[identity] = self._group(identity, by_css_set)
             codes[0, at] = self._tables["process"].code(safe_bytes(comm))
             if group is not None:
                 codes[1, at] = self._tables["cgroup"].code(group)
                 container = container_of(group)
                 if container is not None:
                     codes[2, at] = self._tables["container"].code(container)
-        self._groups = groups
+        self._groups = self._groups | named if more else named
         lengths = np.diff(np.append(starts, len(rows)))
         for field, of_run in zip(_FIELDS, codes, strict=True):
             rows[field] = np.repeat(of_run, lengths)
+
+    def code(self, process: str) -> int:
+        """The code of a process's name that no row brought; `process` is safe to show."""
+        return self._tables["process"].code(process)
 
     def describe(self, holders: list[tuple[int, int]]) -> dict[str, str]:
         """What there is to say of the processes (PID, descriptor) that hold a socket."""
@@ -74,19 +89,24 @@ class Processes:
         return details
 
     def _group(self, identity: Identity, by_css_set: dict[int, str]) -> str | None:
-        """The control group of a process, read once; processes with one css_set share it."""
+        """The control group of a process, read once; processes with one css_set share it.
+
+        Where the css_set is unknown nothing tells that a process was moved: it is read each time.
+        """
         css_set = identity[2]
+        if css_set == _NO_CSS_SET:
+            return self._read_group(identity[0])
         if css_set in by_css_set:
             return by_css_set[css_set]
-        if identity in self._groups:
-            group = self._groups[identity]
-        else:
-            read = self._host.cgroup(identity[0])
-            self.vanished += read is None
-            group = None if read is None else safe_text(read)
+        group = self._groups[identity] if identity in self._groups else self._read_group(identity[0])
         if group is not None:  # that one process was gone says nothing of those that share its css_set
             by_css_set[css_set] = group
         return group
+
+    def _read_group(self, pid: int) -> str | None:
+        read = self._host.cgroup(pid)
+        self.vanished += read is None
+        return None if read is None else safe_text(read)
 
     def _renew_tables(self) -> None:
         """Begin new tables when most texts in one belong to processes that are gone."""

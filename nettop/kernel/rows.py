@@ -8,16 +8,40 @@ from typing import Any
 import numpy as np
 
 
-def row_header(name: str, dtype: np.dtype[Any]) -> str:
-    """C text that declares `struct name` with the fields, offsets and size of the dtype."""
+def row_header(name: str, dtype: np.dtype[Any], inside: tuple[str, np.dtype[Any]] | None = None) -> str:
+    """C text that declares `struct name` with the fields, offsets and size of the dtype.
+
+    With `inside`, a name and a dtype, the struct begins with a `struct` of that name, called so too, in place
+    of that dtype's fields.
+    """
+    first: list[str] = []
     fields = sorted(_fields(dtype), key=lambda field: field[1])
-    lines = [f"struct {name} {{", *(f"  {_declaration(field, form)};" for field, _, form in fields), "};"]
+    if inside is not None:
+        first = [f"  struct {inside[0]} {inside[0]};"]
+        fields = [field for field in fields if field[1] >= inside[1].itemsize]
+    lines = [
+        f"struct {name} {{",
+        *first,
+        *(f"  {_declaration(field, form)};" for field, _, form in fields),
+        "};",
+    ]
     lines += [
         f'_Static_assert(__builtin_offsetof(struct {name}, {field}) == {at}, "{field}");'
         for field, at, _ in fields
     ]
     lines.append(f'_Static_assert(sizeof(struct {name}) == {dtype.itemsize}, "size of {name}");')
     return "\n".join(lines) + "\n"
+
+
+def extended(first: np.dtype[Any], more: tuple[tuple[str, str], ...]) -> np.dtype[Any]:
+    """A dtype that begins with all fields of `first` where they are, with more behind them, aligned as C does."""
+    rest = np.dtype(list(more), align=True)
+    start = first.itemsize
+    own, extra = _fields(first), _fields(rest)
+    columns = own + [(name, start + at, form) for name, at, form in extra]
+    names, offsets, formats = zip(*columns, strict=True)
+    size = -(-(start + rest.itemsize) // 8) * 8
+    return np.dtype({"names": names, "offsets": offsets, "formats": formats, "itemsize": size})
 
 
 def _fields(dtype: np.dtype[Any]) -> list[tuple[str, int, np.dtype[Any]]]:

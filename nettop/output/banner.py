@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import NOT_HERE, Snapshot
 
 
 def banner(snapshot: Snapshot, interval_s: float) -> str:
@@ -22,8 +23,23 @@ def change(before: Snapshot, now: Snapshot) -> str:
     return "" if state == _state(before) else "  ".join(("nettop", *state))
 
 
+def ways(snapshot: Snapshot) -> str:
+    """How each point is had, and which fields cannot be; empty where a source tells nothing of that."""
+    return "  ".join((*_via(snapshot), *_missing(snapshot)))
+
+
 def _state(snapshot: Snapshot) -> tuple[str, ...]:
-    via = " · ".join(f"{what} {how}" for what, how in snapshot.via.items())
     lost = " ".join(f"{name} {count}" for name, count in snapshot.lost.items() if count)
-    missing = (f"n/a {name} ({why})" for name, why in snapshot.missing.items())
-    return (*((f"via {via}",) if via else ()), f"lost {lost or 0}", *missing)
+    return (*_via(snapshot), f"lost {lost or 0}", *_missing(snapshot))
+
+
+def _via(snapshot: Snapshot) -> tuple[str, ...]:
+    via = " · ".join(f"{what} {how}" for what, how in snapshot.via.items())
+    return (f"via {via}",) if via else ()
+
+
+def _missing(snapshot: Snapshot) -> Iterator[str]:
+    names: dict[str, list[str]] = {}
+    for name, why in snapshot.missing.items():
+        names.setdefault(why, []).append(name)
+    return (f"{NOT_HERE} {', '.join(some)} ({why})" for why, some in names.items())

@@ -1,28 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Lines: an object a row, unknown values as null. Always UTF-8, as RFC 8259 asks."""
+"""JSON Lines: an object a row, what is unknown or not on this kernel as null. Always UTF-8, as RFC 8259 asks."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from json.encoder import encode_basestring
 
-from nettop.output.rows import filled, spelled
+from nettop.output.rows import filled, spelled, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
+from nettop.snapshots.arrays import Index
 
 
 class JsonLines:
-    """Formats views as JSON Lines: `time` first, then the columns in their order."""
+    """Formats views as JSON Lines: `time` first, then `marks`, the same in all lines, then the columns.
 
-    def __init__(self, columns: tuple[str, ...]) -> None:
-        self._columns = columns
-        self._keys = [f',"{name}":' for name in columns]
+    The time is the row's own where it has such a column, else the snapshot's. With `why` each line ends in an
+    object that says of each column that is not on this kernel or host why.
+    """
+
+    def __init__(
+        self, columns: tuple[str, ...], marks: Mapping[str, str] | None = None, *, why: bool = False
+    ) -> None:
+        self._columns, self._dated = time_first(columns)
+        self._why = why
+        self._marks = "".join(f',"{name}":{encode_basestring(text)}' for name, text in (marks or {}).items())
+        self._keys = [f',"{name}":' for name in self._columns]
 
     def __call__(self, view: View) -> str:
         """One line for each row that the view shows."""
-        at = view.order
+        return self.lines(view, view.order)
+
+    def lines(self, view: View, at: Index) -> str:
+        """One line for each of the rows at `at`."""
         if not len(at):
             return ""
-        first, *others = self._keys
-        begin = f'{{"time":"{rfc3339(view.snapshot.wall_ns)}"{first}'
         cells = [spelled(view.values(name, at), encode_basestring, "null") for name in self._columns]
-        return filled((begin, *others, "}\n"), cells)
+        return filled((*self._pieces(view), f"{self._reasons(view)}}}\n"), cells)
+
+    def _reasons(self, view: View) -> str:
+        if not self._why:
+            return ""
+        missing = {name: view.missing[name] for name in self._columns if name in view.missing}
+        return f',"why":{json.dumps(missing, ensure_ascii=False, separators=(",", ":"))}'
+
+    def _pieces(self, view: View) -> list[str]:
+        """What stands before each value."""
+        first, *others = self._keys
+        if not self._dated:
+            return [f'{{"time":"{rfc3339(view.snapshot.wall_ns)}"{self._marks}{first}', *others]
+        return ['{"time":', *(self._marks + key for key in others[:1]), *others[1:]]

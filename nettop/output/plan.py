@@ -14,7 +14,7 @@ from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
 
 _WORD = re.compile(r"\w+")
 _WHOLE = frozenset(Kind) - {Kind.GROUP}
-"""What csv and jsonl give unasked: a group only repeats its parts."""
+"""What programs are given unasked: a group only repeats its parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ def make_plan(settings: Settings) -> Plan:
     columns = asked_columns(table, settings.view) or _unasked_columns(table, settings.text.format)
     query = asked_query(text_query(table), settings.view)
     words = (*columns, query.sort.field, *_WORD.findall(" ".join(settings.view.filters)))
-    return Plan(lens, query, columns, query.deltas or any(is_rate(table, word) for word in words))
+    two = query.deltas or table.append or any(is_rate(table, word) for word in words)
+    return Plan(lens, query, columns, two)
 
 
 def is_rate(table: Table, name: str) -> bool:
@@ -46,7 +47,10 @@ def field_of(table: Table, name: str) -> Field:
     return table.by_name.get(name) or table.by_name[name.removesuffix(RATE)]
 
 
-def _unasked_columns(table: Table, form: Format) -> tuple[str, ...]:
-    if form is Format.TABLE:
-        return table.text
+def whole_columns(table: Table) -> tuple[str, ...]:
+    """Every column, but for those that only repeat others side by side."""
     return tuple(field.name for field in table.fields if field.kind in _WHOLE)
+
+
+def _unasked_columns(table: Table, form: Format) -> tuple[str, ...]:
+    return table.text if form is Format.TABLE else whole_columns(table)

@@ -7,6 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
+def time_first(columns: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """The columns, the row's own time in front of the others where it is among them; and whether it is."""
+    if "time" not in columns:
+        return columns, False
+    return ("time", *(name for name in columns if name != "time")), True
+
+
 def spelled(values: list[Any], spell: Callable[[str], str], unknown: str) -> list[Any]:
     """The values as `%s` must find them: text spelled, None as `unknown`, numbers as they are.
 

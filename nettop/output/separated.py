@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CSV as RFC 4180 has it, but for lines that end in a line feed: one header, unknown values empty."""
+"""CSV as RFC 4180 has it, but for lines that end in a line feed: one header; what is unknown or not here is empty."""
 
 from __future__ import annotations
 
 import re
 
-from nettop.output.rows import filled, spelled
+from nettop.output.rows import filled, spelled, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 
@@ -13,11 +13,15 @@ _SPECIAL = re.compile('[",\r\n]')
 
 
 class Separated:
-    """Formats views as CSV: `time` first, then the columns in their order."""
+    """Formats views as CSV: `time` first, then the columns in their order.
+
+    The time is the row's own where it has such a column, else the snapshot's.
+    """
 
     def __init__(self, columns: tuple[str, ...]) -> None:
-        self._columns = columns
-        self._header = ",".join(("time", *columns)) + "\n"
+        self._columns, self._dated = time_first(columns)
+        names = self._columns if self._dated else ("time", *self._columns)
+        self._header = ",".join(names) + "\n"
 
     def __call__(self, view: View) -> str:
         """One line for each row that the view shows; the header before the first view's."""
@@ -25,7 +29,7 @@ class Separated:
         header, self._header = self._header, ""
         if not len(at):
             return header
-        begin = rfc3339(view.snapshot.wall_ns) + ","
+        begin = "" if self._dated else rfc3339(view.snapshot.wall_ns) + ","
         commas = [","] * (len(self._columns) - 1)
         cells = [spelled(view.values(name, at), quoted, "") for name in self._columns]
         return header + filled((begin, *commas, "\n"), cells)

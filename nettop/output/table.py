@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table for people, `awk` and `sort`: aligned columns of raw base units, one header line a refresh.
 
-A row always has as many words as there are columns: an unknown value is `–`, an empty text `""`, and a space
-within a text is shown as `_` (csv and jsonl give the text as it is).
+A row always has as many words as there are columns: an unknown value is `–`, what is not on this kernel `n/a`, an
+empty text `""`, and a space within a text is shown as `_` (csv and jsonl give the text as it is).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from nettop.output.plan import field_of
 from nettop.output.rows import spelled
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Kind, Table
+from nettop.snapshots.snapshot import NOT_HERE
 
 UNKNOWN = "–"
 _GAP = "  "
@@ -54,7 +55,9 @@ class AlignedTable:
         """The header and a line for each row that the view shows; an empty line before all but the first."""
         at = view.order
         cells = [
-            _cells(view.values(name, at), decimals, word if words else str)
+            [NOT_HERE] * len(at)
+            if name in view.missing
+            else _cells(view.values(name, at), decimals, word if words else str)
             for name, decimals, words in zip(self._columns, self._decimals, self._words, strict=True)
         ]
         self._widths = list(map(max, self._widths, map(_widest, cells)))

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TextIO
 
+from nettop.engine.bus import Feed
+from nettop.engine.own_cost import PRINT
 from nettop.engine.resolver import Resolver
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
@@ -18,12 +20,14 @@ from nettop.output.jsonl import JsonLines
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.separated import Separated
 from nettop.output.table import AlignedTable, Terminal
+from nettop.output.told import Told
 from nettop.output.wakes import Wakes
 from nettop.query.address import address_bytes
 from nettop.query.view import View
-from nettop.settings import Format, Settings
+from nettop.settings import Format, Settings, TextSettings
+from nettop.snapshots.connections import WITHOUT_ROOT
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.snapshot import NOT_HERE, Frame, Snapshot
 
 Formatter = Callable[[View], str]
 RESOLVE_WAIT_S = 2.0
@@ -43,16 +47,27 @@ def run_text(
     whatever the lens fails with.
     """
     plan = make_plan(settings)
-    printer = _Printer(settings, plan, stdout, stderr)
+    printer = _Printer(settings, plan, session, stdout, stderr)
     with ExitStack() as ends:
         wakes = ends.enter_context(Wakes(_descriptor(stdin), _descriptor(stdout)))
         ends.callback(session.bus.subscribe(wakes.wake))
-        ends.callback(session.enable(plan.lens.id, every=plan.query.every).release)
+        table = plan.query.table
+        if table.append:
+            printer.feed = session.bus.feed(plan.lens.id, table.name, wake=lambda: None)
+            ends.callback(printer.feed.close)
+        options = {
+            "every": plan.query.every,
+            "table": table.name,
+            "ways": settings.ways,
+            "frequency": settings.frequency_hz,
+        }
+        ends.callback(session.enable(plan.lens.id, **options).release)
         while True:
             failure = session.bus.failure(plan.lens.id)
             if failure is not None:
                 raise failure
             frame = session.bus.frame(plan.lens.id)
+            printer.tell_restraint()
             if frame is not None:
                 printer.show(frame)
             if printer.printed == settings.text.count:
@@ -62,36 +77,70 @@ def run_text(
 
 
 class _Printer:
-    """Prints each new snapshot once, and beside it, on standard error, what is worth knowing."""
+    """Prints each new snapshot once, and beside it, on standard error, what is worth knowing.
 
-    def __init__(self, settings: Settings, plan: Plan, stdout: TextIO, stderr: TextIO | None) -> None:
+    Of a table to which rows are only added each row is printed once: the ones that its feed brought since the last
+    output.
+    """
+
+    def __init__(
+        self, settings: Settings, plan: Plan, session: Session, stdout: TextIO, stderr: TextIO | None
+    ) -> None:
         self.printed = 0
+        self._session = session
+        self._restraint = ""
+        self.feed: Feed | None = None
         self._settings = settings
         self._plan = plan
         self._stdout = stdout
         told = settings.text.format is Format.TABLE and not settings.text.data_only
         self._stderr = stderr if told else None
-        self._formatter = _formatter(plan, settings.text.format, stdout)
+        self._remark = Told(stderr)
+        self._formatter = _formatter(plan, settings.text, stdout)
         # A table goes to people, as their locale has it; programs expect UTF-8 everywhere.
         self._encoding = stdout.encoding if settings.text.format is Format.TABLE else "utf-8"
         self._resolver = Resolver() if settings.view.resolve else None
         self._last: Snapshot | None = None
         self._told: Snapshot | None = None
+        self._lost = 0
+        self._remarks: list[str] = []
+
+    def tell_restraint(self) -> None:
+        """Say what is done for --max-overhead, whatever was asked for: the output comes less often, or lacks some."""
+        restraint = self._session.restraint
+        if restraint is not None and str(restraint) != self._restraint:
+            self._restraint = str(restraint)
+            self._remark(restraint.told)
 
     def show(self, frame: Frame) -> None:
         """Print the frame, unless it is not new or lacks the earlier snapshot that the output needs."""
         last, self._last = self._last, frame.now
         if frame.now is last or (self._plan.two and frame.before is None):
             return
+        with self._session.steps.time(self._plan.lens.id, PRINT):
+            self._print(frame, last)
+
+    def _print(self, frame: Frame, last: Snapshot | None) -> None:
         if self._settings.view.deltas and last is not None:
             # From one output to the next, whatever was published between them, so that deltas add up.
             frame = replace(frame, before=last)
-        view = View(frame, self._plan.query, self._resolver)
+        view = View(self._with_new_rows(frame), self._plan.query, self._resolver, newest=None)
         if self._resolver is not None and self._settings.text.count == 1:
             self._resolver.wait(_shown_addresses(view, self._plan.columns), RESOLVE_WAIT_S)
         self._tell(frame.now)
+        self._tell_of_the_view(view)
         _write(self._stdout, self._formatter(view), self._encoding)
         self.printed += 1
+
+    def _with_new_rows(self, frame: Frame) -> Frame:
+        """The frame with the rows that were not printed yet."""
+        if self.feed is None:
+            return frame
+        if self.feed.lost > self._lost:
+            # Of these there is no trace in the output, so this is told whatever was asked for.
+            self._remark(f"{self.feed.lost - self._lost} rows came too fast to be printed")
+            self._lost = self.feed.lost
+        return replace(frame, batches={self._plan.query.table.name: tuple(self.feed.take())})
 
     def _tell(self, snapshot: Snapshot) -> None:
         if self._stderr is None:
@@ -102,12 +151,26 @@ class _Printer:
             self._stderr.write(line + "\n")
             self._stderr.flush()
 
+    def _tell_of_the_view(self, view: View) -> None:
+        """Why there are no rows, or no owners, where that is no accident: told in every format, once."""
+        remarks = view.filter_remarks
+        why = view.snapshot.why_unfilled(view.table)
+        if why is not None:
+            remarks = [*remarks, f"{view.table.name} are {NOT_HERE} on this kernel or host: {why}"]
+        gaps = view.snapshot.gaps
+        if self._stderr is None and WITHOUT_ROOT in gaps:  # else the banner says so
+            remarks = [*remarks, f"{WITHOUT_ROOT} {gaps[WITHOUT_ROOT]}"]
+        for remark in remarks:
+            if remark not in self._remarks:
+                self._remark(remark)
+        self._remarks = remarks
 
-def _formatter(plan: Plan, form: Format, stdout: TextIO) -> Formatter:
-    if form is Format.CSV:
+
+def _formatter(plan: Plan, text: TextSettings, stdout: TextIO) -> Formatter:
+    if text.format is Format.CSV:
         return Separated(plan.columns)
-    if form is Format.JSONL:
-        return JsonLines(plan.columns)
+    if text.format is Format.JSONL:
+        return JsonLines(plan.columns, why=text.why)
     return AlignedTable(plan.query.table, plan.columns, _terminal(stdout))
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import select
 import termios
-import threading
 from types import TracebackType
 from typing import Self
+
+from nettop.engine.bell import Bell
 
 
 class Wakes:
@@ -22,26 +23,18 @@ class Wakes:
     def __init__(self, stdin: int | None, stdout: int | None) -> None:
         self._stdin = stdin
         self._stdout = stdout
-        self._lock = threading.Lock()
-        self._event = -1
+        self._bell = Bell()
+        self.wake = self._bell.ring
+        """Ends the sleep; called from any thread."""
 
     def __enter__(self) -> Self:
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._bell.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        # The sampler may be about to wake us: its write must not meet another file's descriptor.
-        with self._lock:
-            os.close(self._event)
-            self._event = -1
-
-    def wake(self) -> None:
-        """End the sleep; called from any thread."""
-        with self._lock:
-            if self._event >= 0:
-                os.eventfd_write(self._event, 1)
+        self._bell.__exit__(kind, error, at)
 
     def wait(self) -> bool:
         """Sleep until woken or until Enter; True for Enter.
@@ -58,16 +51,16 @@ class Wakes:
                 # Until the next sleep: what we may not read now would only wake us again at once.
                 poll.unregister(self._stdin)
                 entered = self._read_enter()
-            if self._event in ready:
-                os.eventfd_read(self._event)
-            if entered or self._event in ready:
+            if self._bell.descriptor in ready:
+                self._bell.silence()
+            if entered or self._bell.descriptor in ready:
                 return entered
             if self._stdin is not None and may_read(self._stdin):
                 poll.register(self._stdin, select.POLLIN)
 
     def _poll(self) -> select.poll:
         poll = select.poll()
-        poll.register(self._event, select.POLLIN)
+        poll.register(self._bell.descriptor, select.POLLIN)
         if self._stdin is not None:
             poll.register(self._stdin, select.POLLIN)
         if self._stdout is not None:

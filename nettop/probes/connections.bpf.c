@@ -1,22 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // The socket table. One iterator over every process's descriptors gives each socket with its owner, in all
 // network namespaces; two more over a namespace's hash tables give what no descriptor holds.
-// struct row, its -D numbers and the slices of kernel structs come in front of this file.
-
-#define AF_INET 2
-#define AF_INET6 10
-#define TCP_ESTABLISHED 1
-#define TCP_SYN_SENT 2
-#define TCP_SYN_RECV 3
-#define TCP_FIN_WAIT1 4
-#define TCP_TIME_WAIT 6
-#define TCP_CLOSE 7
-#define TCP_LAST_ACK 9
-#define TCP_LISTEN 10
-#define TCP_CLOSING 11
-#define TCP_NEW_SYN_RECV 12
-#define SOCK_DONE (1ULL << 1) /* enum sock_flags: a FIN was received */
-#define USEC_PER_SEC 1000000ULL
+// socket_rows.bpf.h comes in front of this file.
 
 struct bpf_iter__task_file {
   struct bpf_iter_meta *meta;
@@ -49,118 +34,6 @@ static __always_inline bool is_listed(u32 bit) {
   return bits && *bits & bit;
 }
 
-// All bits set is "unknown" in every column: what a row does not set, nobody measured.
-static __always_inline void start_row(struct row *row) { __builtin_memset(row, 0xff, sizeof(*row)); }
-
-static __always_inline void put_v4(u64 *address, u32 v4) {
-  u32 *words = (u32 *)address;
-  words[0] = words[1] = 0;
-  words[2] = bpf_htonl(0xffff);
-  words[3] = v4;
-}
-
-static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
-
-static __always_inline void put_v6(u64 *address, u32 *v6, bool as_v4) {
-  if (as_v4) {
-    put_v4(address, v6[3]);
-    return;
-  }
-  u32 *words = (u32 *)address;
-  words[0] = v6[0];
-  words[1] = v6[1];
-  words[2] = v6[2];
-  words[3] = v6[3];
-}
-
-static __always_inline void put_addresses(struct row *row, struct sock_common *sk) {
-  if (sk->skc_family == AF_INET) {
-    row->family = AF_INET;
-    put_v4(row->local_address, sk->skc_rcv_saddr);
-    put_v4(row->remote_address, sk->skc_daddr);
-    return;
-  }
-  u32 local[4] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2],
-                  sk->skc_v6_rcv_saddr[3]};
-  u32 remote[4] = {sk->skc_v6_daddr[0], sk->skc_v6_daddr[1], sk->skc_v6_daddr[2], sk->skc_v6_daddr[3]};
-  bool as_v4 = is_mapped(local) || is_mapped(remote);
-  row->family = as_v4 ? AF_INET : AF_INET6;
-  put_v6(row->local_address, local, as_v4);
-  put_v6(row->remote_address, remote, as_v4);
-}
-
-static __always_inline void put_identity(struct row *row, struct sock_common *sk, u8 protocol) {
-  if (!sk->skc_cookie)
-    bpf_get_socket_cookie((void *)sk); // gives it one; bcc declares the helper with half a cookie to return
-  row->id = sk->skc_cookie;
-  row->protocol = protocol;
-  put_addresses(row, sk);
-  if (sk->skc_num)
-    row->local_port = sk->skc_num;
-  if (sk->skc_dport)
-    row->remote_port = bpf_ntohs(sk->skc_dport);
-  struct net *net = (struct net *)sk->skc_net;
-  row->netns = net->inum;
-}
-
-static __always_inline void put_rtt(struct row *row, struct tcp_sock *tp) {
-  if (!tp->srtt_us)
-    return; // no round trip was measured yet
-  row->rtt_us = tp->srtt_us >> 3;
-  row->rtt_var_us = tp->mdev_us >> 2;
-  row->rtt_min_us = tp->rtt_min[0][1]; // struct minmax: samples {t, v}, the best first
-}
-
-static __always_inline void put_payload(struct row *row, struct tcp_sock *tp, u8 state) {
-  u64 sent = tp->bytes_sent - tp->bytes_retrans;
-  u32 snd_nxt = tp->snd_nxt, write_seq = tp->write_seq;
-  u64 flying = snd_nxt - tp->snd_una;
-  row->bytes_in_flight = flying;
-  // SYN and FIN take a sequence number each, without being payload. A FIN is the last thing written.
-  bool fin_written = state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK;
-  if (flying && (state == TCP_SYN_SENT || state == TCP_SYN_RECV || (fin_written && snd_nxt == write_seq)))
-    flying--;
-  row->bytes_sent = sent;
-  row->bytes_acked = sent > flying ? sent - flying : 0;
-  u64 received = tp->bytes_received;
-  row->bytes_received = received && tp->skc_flags & SOCK_DONE ? received - 1 : received;
-}
-
-static __always_inline void put_queues(struct row *row, struct tcp_sock *tp) {
-  s32 unread = tp->rcv_nxt - tp->copied_seq;
-  row->send_queue = tp->write_seq - tp->snd_una;
-  row->receive_queue = unread > 0 ? unread : 0; // a FIN can be read before it counts
-}
-
-static __always_inline void put_delivery_rate(struct row *row, struct tcp_sock *tp) {
-  u64 delivered = tp->rate_delivered, interval_us = tp->rate_interval_us;
-  if (delivered && interval_us)
-    row->delivery_rate = delivered * tp->mss_cache * USEC_PER_SEC / interval_us;
-}
-
-static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
-  u8 state = tp->skc_state;
-  row->state = state;
-  row->uid = tp->sk_uid;
-  row->drops = tp->sk_drops;
-  if (state == TCP_LISTEN) {
-    row->send_queue = tp->sk_max_ack_backlog;
-    row->receive_queue = tp->sk_ack_backlog;
-    row->syn_queue = tp->syn_queue;
-    return;
-  }
-  put_payload(row, tp, state);
-  put_queues(row, tp);
-  put_rtt(row, tp);
-  put_delivery_rate(row, tp);
-  row->packets_sent = tp->segs_out;
-  row->data_packets_sent = tp->data_segs_out;
-  row->packets_received = tp->segs_in;
-  row->retransmits = tp->total_retrans;
-  row->cwnd = tp->snd_cwnd;
-  row->mss = tp->mss_cache;
-}
-
 static __always_inline void put_udp(struct row *row, struct sock *sk) {
   u32 deficit = 0;
   row->uid = sk->sk_uid;
@@ -180,14 +53,23 @@ static __always_inline void put_udp(struct row *row, struct sock *sk) {
 }
 
 static __always_inline void put_owner(struct row *row, struct task_struct *task, u32 fd) {
-  struct task_struct *leader = (struct task_struct *)task->group_leader;
-  row->pid = task->tgid;
+  PUT_PROCESS(row, task);
   row->fd = fd;
-  row->start_time = leader->start_boottime;
-  row->css_set = task->cgroups;
-  ((u64 *)row->comm)[0] = ((u64 *)leader->comm)[0];
-  ((u64 *)row->comm)[1] = ((u64 *)leader->comm)[1];
   row->owner_source = OWNER_DESCRIPTOR;
+}
+
+// What was seen of the connection while it lived. Who holds it is told to its life, for the events to come;
+// of what nobody holds any more the life knows who closed it.
+static __always_inline void put_seen(struct row *row, struct task_struct *holder) {
+  struct life *life = life_of(row->id);
+  if (!life)
+    return;
+  row->opened_at = wall_of(life->opened_at);
+  row->direction = life->direction;
+  if (holder && !has_owner(life))
+    put_life_owner(life, holder, OWNER_DESCRIPTOR);
+  if (!holder && has_owner(life))
+    put_owner_of(row, life);
 }
 
 BPF_ITER(task_file) {
@@ -216,6 +98,8 @@ BPF_ITER(task_file) {
   }
   put_identity(&row, (struct sock_common *)sk, protocol);
   put_owner(&row, task, ctx->fd);
+  if (protocol == IPPROTO_TCP)
+    put_seen(&row, task);
   bpf_seq_write((void *)ctx->meta->seq, &row, sizeof(row));
   return 0;
 }
@@ -262,6 +146,7 @@ BPF_ITER(tcp) {
     put_tcp(&row, tp);
   }
   put_identity(&row, sk, IPPROTO_TCP);
+  put_seen(&row, NULL);
   bpf_seq_write((void *)ctx->meta->seq, &row, sizeof(row));
   return 0;
 }

@@ -62,6 +62,14 @@ def choose_owners(found: Array, before: Array) -> tuple[Index, Index]:
     return order[first], rows
 
 
+def holders_of(row: Array, shared: Array) -> list[tuple[int, int]]:
+    """The (PID, descriptor) pairs that lead to the socket of this one row; `shared` are all rows of sockets that have
+    several holders."""
+    several = shared[shared["id"] == row["id"]]
+    held = several if len(several) else row[known(row["fd"])]
+    return sorted(zip(held["pid"].tolist(), held["fd"].tolist(), strict=True))
+
+
 def merge(held: Array, unheld: Array) -> Array:
     """The rows of `held`, sorted by id, and those of `unheld` in their places among them."""
     if not len(unheld):
@@ -71,16 +79,17 @@ def merge(held: Array, unheld: Array) -> Array:
     return inserted(held, np.searchsorted(held["id"], rows["id"]), rows)
 
 
-def without(rows: Array, others: Array) -> Array:
-    """The rows whose id is not among those of `others`, which are sorted by it."""
-    return take(rows, np.flatnonzero(positions(rows["id"], others["id"]) < 0))
+def without(rows: Array, ids: Array) -> Array:
+    """The rows whose id is not among the sorted `ids`."""
+    return take(rows, np.flatnonzero(positions(rows["id"], ids) < 0))
 
 
 def infer_directions(rows: Array) -> None:
-    """A connection whose local port somebody listens on, in its namespace, is taken for an inbound one."""
+    """A connection that nobody saw begin is taken for an inbound one where somebody listens on its local port, in
+    its namespace."""
     port = rows["netns"].astype(np.uint64) << np.uint64(16) | rows["local_port"]
     listening = np.unique(port[rows["state"] == STATE["LISTEN"]])
-    connected = (rows["protocol"] == TCP) & known(rows["remote_port"])
+    connected = (rows["protocol"] == TCP) & known(rows["remote_port"]) & ~known(rows["direction"])
     inbound = positions(port, listening) >= 0
     rows["direction"][connected] = np.where(inbound[connected], _INBOUND, _OUTBOUND)
 

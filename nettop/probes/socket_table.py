@@ -16,7 +16,7 @@ import numpy as np
 from nettop.kernel import bpf
 from nettop.kernel.facts import Host
 from nettop.kernel.iterator import Iterator, RowBuffer
-from nettop.kernel.namespaces import Namespaces
+from nettop.kernel.namespaces import shared_namespaces
 from nettop.kernel.processes import Processes
 from nettop.kernel.program import Program
 from nettop.probes.socket_rows import (
@@ -25,13 +25,15 @@ from nettop.probes.socket_rows import (
     choose_owners,
     count_hashed,
     count_waiting_for_fin,
+    holders_of,
     merge,
     without,
 )
 from nettop.snapshots.arrays import joined, take
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.connections import HIDDEN_OWNER, OUTSIDE
+from nettop.snapshots.snapshot import Array
 
-HELD, TCP_TABLE, UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
+WALKS = HELD, TCP_TABLE, UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
 
 LIST_TIME_WAIT, LIST_WITH_FILE, LIST_WANTED = 1, 2, 4
 WANTED_MAX = 10_240
@@ -44,7 +46,7 @@ _REST_PER_WALK = 100
 """A walk over a hash table takes 25 ms even when it is empty. Resting this many times as long as the last one
 took keeps the walks below 1 % of a CPU."""
 
-_WAYS = {"sockets": "iter/task_file", "without owner": "iter/tcp + iter/udp"}
+HELD_WAY, UNHELD_WAY = "iter/task_file", "iter/tcp + iter/udp"
 _NO_ROWS = np.zeros(0, ROW)
 
 
@@ -73,15 +75,17 @@ class _Found:
 
 
 class SocketTable:
-    """The kernel's socket table, walked in its two ways."""
+    """The kernel's socket table, walked in its two ways: the second one where it `lists_unheld`."""
 
     def __init__(self, program: Program, host: Host) -> None:
         self.processes = Processes(host)
-        self.namespaces = Namespaces(host.proc)
+        self.namespaces = shared_namespaces(host.proc)
+        self.lists_unheld = True
+        self._has_outside = not host.in_initial_pid_namespace()
         self._every = False
         self._host = host
         self._program = program
-        self._iterators = {name: Iterator(descriptor, ROW) for name, descriptor in program.functions.items()}
+        self._iterators = {name: Iterator(program.functions[name], ROW) for name in WALKS}
         self._held, self._unheld = RowBuffer(), RowBuffer()
         self._walking = threading.Lock()
         self._found: dict[int, _Found] = {}
@@ -94,6 +98,15 @@ class SocketTable:
             self._every = every
             self._found = {}
 
+    @property
+    def clock(self) -> int | None:
+        """The map of what the programs add to boot time to have wall time."""
+        return self._program.maps["boot_to_wall"]
+
+    def gaps(self) -> dict[str, str]:
+        """What cannot be seen, by name, and why."""
+        return self.namespaces.gaps() | (OUTSIDE if self._has_outside else {})
+
     def close(self) -> None:
         """Detach, and leave every namespace."""
         for iterator in self._iterators.values():
@@ -103,9 +116,7 @@ class SocketTable:
 
     def holders(self, row: Array) -> list[tuple[int, int]]:
         """The (PID, descriptor) pairs that led to the socket of this one row when it was last read."""
-        shared = self._shared[self._shared["id"] == row["id"]]
-        held = shared if len(shared) else row[known(row["pid"])]
-        return sorted(zip(held["pid"].tolist(), held["fd"].tolist(), strict=True))
+        return holders_of(row, self._shared)
 
     def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:
         """Every socket there is now, sorted by id, and counts of what is not listed.
@@ -113,6 +124,8 @@ class SocketTable:
         `before` are the rows of the last refresh. Namespaces that needed the second walk then are walked while
         this thread walks the descriptors.
         """
+        if not self.lists_unheld:
+            return self.read_held(before), {}
         with self.namespaces.lock:
             walks = self._begin_walks(taken_ns)
             try:
@@ -120,8 +133,12 @@ class SocketTable:
             finally:
                 wait(walks.values())  # nobody may close what a walk still reads
             walked = {inode: walk.result() for inode, walk in walks.items()}
-            unheld, counts = self._read_unheld(held, taken_ns, walked)
-        return merge(held, without(joined(_NO_ROWS, *unheld), held)), counts
+            walked_rows, counts = self._read_unheld(held, taken_ns, walked)
+        unheld = without(joined(_NO_ROWS, *walked_rows), held["id"])
+        self.processes.name(unheld, more=True)  # orphans, whose closer is known
+        if self._has_outside:
+            unheld["process"][unheld["has_file"] == 1] = self.processes.code(HIDDEN_OWNER)
+        return merge(held, unheld), counts
 
     def read_held(self, before: Array) -> Array:
         """The sockets that processes hold, sorted by id, each with its one owner; an own copy.
@@ -133,11 +150,6 @@ class SocketTable:
         owners, shared = choose_owners(found, before)
         self._shared = take(found, shared)
         return take(found, owners)
-
-    def via(self) -> dict[str, str]:
-        """What gives the rows, and which namespaces may not be entered for it."""
-        refused = self.namespaces.refused.items()
-        return _WAYS | {f"namespace {inode}": f"not entered: {why}" for inode, why in refused}
 
     # --- the second walk ----------------------------------------------------------------------------------
 
@@ -205,7 +217,7 @@ class SocketTable:
         seen from here: a message under way, io_uring, a process outside this PID namespace. A search finds
         those once; from then on they are wanted in every walk.
         """
-        rows = without(walk.rows, held)
+        rows = without(walk.rows, held["id"])
         missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
         if walk.searched:
             self._want(set(rows["id"][rows["has_file"] == 1].tolist()))

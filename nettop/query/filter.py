@@ -46,10 +46,14 @@ _CONTAIN = ("~", "!~")
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows to show. Two filters are equal when their texts and tables are; the empty one passes all."""
+    """Which rows to show. Two filters are equal when their texts and tables are; the empty one passes all.
+
+    `names` are the columns that it compares.
+    """
 
     table: str
     text: str
+    names: tuple[str, ...] = ()
     test: Test | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
@@ -70,8 +74,10 @@ def parse_filter(table: Table, text: str) -> Filter:
 
     Raises UsageError that names the term and how to mend it.
     """
-    tests = tuple(_Parser(table, text).tests())
-    return Filter(table.name, text.strip(), all_of(*tests) if tests else None)
+    parser = _Parser(table, text)
+    tests = tuple(parser.tests())
+    names = tuple(dict.fromkeys(parser.names))
+    return Filter(table.name, text.strip(), names, all_of(*tests) if tests else None)
 
 
 def quote(text: str) -> str:
@@ -98,6 +104,8 @@ class _Parser:
         self._text = text
         self._at = 0
         self._start = 0
+        self.names: list[str] = []
+        """The columns that were compared so far."""
 
     def tests(self) -> Iterable[Test]:
         """The test of each term, in their order."""
@@ -133,6 +141,7 @@ class _Parser:
     def _field(self, word: str) -> str:
         for name in (word, word.lower()):
             if name in self._table.names:
+                self.names.append(name)
                 return name
         raise unknown_word("field", word, self._table.names)
 
@@ -221,7 +230,8 @@ def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., 
     if op not in _CONTAIN or not any(part.kind in _TEXTUAL for part in parts):
         return _comparison(table, field.parts[0], op, value)
     found = _anywhere(parts, value())
-    return found if op == "~" else all_of(known_test(field.parts[0]), opposite(found))
+    here = known_test(field.parts[0]) if op == "!~" else known_test(field.name)
+    return all_of(here, found if op == "~" else opposite(found))
 
 
 def _label(field: Field, op: str, value: str) -> Test:
@@ -270,8 +280,8 @@ def _endpoint(field: Field, op: str, value: str) -> Test:
             else in_network(address, _network(value))
         )
         if whole and op == "!=":
-            return all_of(known_test(port), opposite(found))
-    return opposite(found) if op.startswith("!") else found
+            found = any_of(found, opposite(known_test(port)))
+    return all_of(known_test(field.name), opposite(found) if op.startswith("!") else found)
 
 
 def _histogram(field: Field, op: str, _value: str) -> Test:

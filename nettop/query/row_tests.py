@@ -105,13 +105,14 @@ def shown_contains(name: str, text: str) -> Test:
 
     def test(view: View) -> Mask:
         shown = view.values(name, np.arange(view.size))
-        return np.fromiter((folded in value.casefold() for value in shown), bool, view.size)
+        passes = (value is not None and folded in value.casefold() for value in shown)
+        return np.fromiter(passes, bool, view.size)
 
     return test
 
 
 def known_test(name: str) -> Test:
-    """Rows in which the column has a value."""
+    """Rows in which the column has a value, as `View.known` says."""
     return lambda view: view.known(name)
 
 

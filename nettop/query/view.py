@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,12 +17,13 @@ from nettop.query.address import (
     distinct_addresses,
     endpoint_text,
 )
-from nettop.query.filter import parse_filter
+from nettop.query.batches import KEPT_ROWS, empty_rows, put_together
+from nettop.query.filter import Filter, parse_filter
 from nettop.query.query import Query
-from nettop.query.times import rfc3339
+from nettop.query.times import rfc3339_all
 from nettop.snapshots.arrays import Index, Mask, joined, positions, take
-from nettop.snapshots.schema import RATE, Field, Kind
-from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot, known, unknown_value
+from nettop.snapshots.schema import RATE, Field, Kind, Table
+from nettop.snapshots.snapshot import NOT_HERE, Array, Frame, Rows, Snapshot, known, unknown_value
 
 Names = Callable[[bytes], "str | None"]
 """Gives the name of a 16-byte address if it is known by now."""
@@ -45,16 +46,25 @@ class View:
 
     With `last`, the view of the frame before, a row that has gone shows the rates of its last interval, and so
     stands where it stood.
+
+    A table to which rows are only added has the `newest` of them (None: all in the frame); no row of it goes, and
+    none has a rate. A table that is not in the frame yet has no rows.
+
+    What is `missing` here is as if unknown, for every door that knows no better: doors show it as `n/a`.
     """
 
     def __init__(
-        self, frame: Frame, query: Query, names: Names | None = None, last: View | None = None
+        self,
+        frame: Frame,
+        query: Query,
+        names: Names | None = None,
+        last: View | None = None,
+        newest: int | None = KEPT_ROWS,
     ) -> None:
         self.frame = frame
         self.query = query
         self.table = query.table
-        self.now: Rows = frame.now.tables[self.table.name]
-        self.before: Rows | None = frame.before.tables.get(self.table.name) if frame.before else None
+        self.now, self.before = _rows_of(frame, self.table, newest)
         self._names = names
         self._last = last
         if last is not None:
@@ -79,6 +89,24 @@ class View:
         if self.before is None or self.now.taken_ns <= self.before.taken_ns:
             return None
         return (self.now.taken_ns - self.before.taken_ns) / 1e9
+
+    @cached_property
+    def missing(self) -> Mapping[str, str]:
+        """Each column that is not on this kernel or host, rates and composites included, and why.
+
+        It has no values, whatever stands in the rows.
+        """
+        lacking = self.snapshot.missing
+        if not lacking:
+            return {}
+        found = ((name, self._why_missing(name, lacking)) for name in self.table.names)
+        return {name: why for name, why in found if why is not None}
+
+    def _why_missing(self, name: str, lacking: Mapping[str, str]) -> str | None:
+        """A group is there while its first part is; what else is made of parts needs them all."""
+        field = self.table.by_name.get(name) or self.table.by_name[name.removesuffix(RATE)]
+        needed = field.parts[:1] if field.kind is Kind.GROUP else field.parts
+        return next((lacking[one] for one in (field.name, *needed) if one in lacking), None)
 
     # --- rows -------------------------------------------------------------------------------------------
 
@@ -112,8 +140,22 @@ class View:
 
     @cached_property
     def default_scope(self) -> Mask:
-        """The rows that the table's default filter passes."""
-        return parse_filter(self.table, self.table.default_filter).mask(self)
+        """The rows that the table's default filter passes; all of them where this kernel lacks what it asks for."""
+        default = parse_filter(self.table, self.table.default_filter)
+        return np.ones(self.size, bool) if self.unanswered(default) else default.mask(self)
+
+    def unanswered(self, asked: Filter) -> dict[str, str]:
+        """The columns that a filter compares, but that are not on this kernel or host, and why: no row passes."""
+        return {name: self.missing[name] for name in asked.names if name in self.missing}
+
+    @cached_property
+    def filter_remarks(self) -> list[str]:
+        """What the user should know of the filter and the order: which of their columns are not here, so that no row
+        passes, or none comes first."""
+        asked = self.unanswered(self.query.filter)
+        if self.query.sort.field in self.missing:
+            asked[self.query.sort.field] = self.missing[self.query.sort.field]
+        return [f"{name} is {NOT_HERE} here: {why}" for name, why in asked.items()]
 
     @cached_property
     def appeared(self) -> Mask:
@@ -139,12 +181,15 @@ class View:
         """
         column = self._columns.get(name)
         if column is None:
-            column = self._columns[name] = self._make_column(name)
+            made = self._no_column() if name in self.missing else self._make_column(name)
+            column = self._columns[name] = made
         return column
 
     def known(self, name: str) -> Mask:
-        """Which rows have a value in a stored column."""
-        return known(self.raw(name))
+        """Which rows have a value in a stored column; of a composite one, those in which it can be made at all."""
+        if name in self.missing:
+            return np.zeros(self.size, bool)
+        return np.ones(self.size, bool) if self.table.by_name[name].is_composite else known(self.raw(name))
 
     def halves(self, name: str) -> tuple[Array, Array]:
         """An address column as two native u64 columns, for matching networks."""
@@ -155,6 +200,8 @@ class View:
 
         Numbers are in base units; an enum is its label, an address its text, a time RFC 3339.
         """
+        if name in self.missing:
+            return [None] * len(at)
         field = self.table.by_name.get(name)
         if field is None:
             return self._number_values(name, at)
@@ -185,8 +232,21 @@ class View:
         """How many a second it were, when `count` of something came or went since the snapshot before."""
         return None if self.elapsed_s is None else count / self.elapsed_s
 
+    def count_rate(self, name: str) -> float | None:
+        """How fast one of the snapshot's counts grew since the snapshot before, a second.
+
+        None where only one of the two has it, and for one that went back: its source began anew.
+        """
+        now, before = self.frame.now, self.frame.before
+        if before is None or name not in now.counts or name not in before.counts:
+            return None
+        added, elapsed_ns = now.counts[name] - before.counts[name], now.boot_ns - before.boot_ns
+        return added * 1e9 / elapsed_ns if added >= 0 and elapsed_ns > 0 else None
+
     def count_by(self, name: str, at: Index) -> dict[str, int]:
         """How many of the rows at `at` have each label of an enum column, the most frequent first."""
+        if name in self.missing:
+            return {}
         labels = self.table.by_name[name].labels
         numbers, counts = np.unique(self.raw(name)[at], return_counts=True)
         found = {labels.get(int(n), str(n)): int(c) for n, c in zip(numbers, counts, strict=True)}
@@ -202,7 +262,7 @@ class View:
         if texts is None:
             field = self.table.by_name[name]
             make = self._address_texts if field.kind is Kind.ADDRESS else self._coded_texts
-            texts = self._texts[name] = make(field)
+            texts = self._texts[name] = self._no_texts() if name in self.missing else make(field)
         return texts
 
     # --- joining the two snapshots ----------------------------------------------------------------------
@@ -247,6 +307,12 @@ class View:
         return Column(np.where(valid, now - then, 0), valid)
 
     # --- making columns ---------------------------------------------------------------------------------
+
+    def _no_column(self) -> Column:
+        return Column(np.zeros(self.size), np.zeros(self.size, bool))
+
+    def _no_texts(self) -> tuple[list[str], Array]:
+        return [], np.full(self.size, -1)
 
     def _make_column(self, name: str) -> Column:
         field = self.table.by_name.get(name)
@@ -345,7 +411,7 @@ class View:
         return texts if present.all() else _gapped(texts, present)
 
     def _time_values(self, field: Field, at: Index) -> list[Any]:
-        return [None if t is None else rfc3339(t) for t in self._number_values(field.name, at)]
+        return list(rfc3339_all(self._number_values(field.name, at)))
 
     def _endpoint_values(self, field: Field, at: Index) -> list[Any]:
         address, port = field.parts
@@ -358,6 +424,15 @@ class View:
     def _group_values(self, field: Field, at: Index) -> list[Any]:
         parts = [self.values(part, at) for part in field.parts]
         return [" ".join([str(v) for v in row if v is not None]) or None for row in zip(*parts, strict=True)]
+
+
+def _rows_of(frame: Frame, table: Table, newest: int | None) -> tuple[Rows, Rows | None]:
+    """The table's newest rows, and the ones of the snapshot before."""
+    if table.append:
+        return put_together(table, frame.batches.get(table.name, ()), newest), None
+    before = frame.before.tables.get(table.name) if frame.before else None
+    now = frame.now.tables.get(table.name)
+    return empty_rows(table) if now is None else now, before
 
 
 def _recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
@@ -30,6 +30,9 @@ class Action:
     argument: str = ""
 
 
+GRAPH = "Flame graph"
+"""The group of what only a flame graph does."""
+
 ACTIONS: tuple[Action, ...] = (
     Action("refresh_now", ("enter",), "refresh", "Refresh now, from anywhere; in the filter box it also applies",
            "Look", footer=90, by_app=True, everywhere=True),
@@ -44,12 +47,25 @@ ACTIONS: tuple[Action, ...] = (
            footer=60),
     Action("totals", ("t",), "totals", "Rates, or totals since each row began", "Look", footer=40),
     Action("every", ("a",), "all", "All rows, with listeners, TIME_WAIT and unconnected UDP", "Rows", footer=30),
-    Action("details", ("right",), "details", "Open the details of the chosen row; again to scroll in them",
-           "Look", footer=50),
-    Action("back", ("left",), "back", "Back from the details to the table, then close them", "Look",
-           palette=False, footer=45),
+    Action("details", ("right",), "details", "Open the chosen row: its details (again to scroll in them), or the "
+           "rows that it stands for", "Look", footer=50),
+    Action("back", ("left",), "back", "Back: from the details to the table, then close them, then to where → was "
+           "pressed", "Look", palette=False, footer=65),
     Action("clear", ("escape",), "clear", "Close the details, then drop the filter, then the choice of a row",
            "Look", footer=35),
+    Action("frame_left", ("h", "shift+left"), "left", "The frame to the left in the same row", GRAPH, palette=False),
+    Action("frame_right", ("l", "shift+right"), "right", "The frame to the right in the same row", GRAPH,
+           palette=False),
+    Action("next_entry", ("i",), "entry point", "The next entry point that has samples, after the last all of them",
+           GRAPH, footer=48),
+    Action("next_cpu", ("u",), "CPU", "The next CPU's stacks alone, after the last those of all", GRAPH, footer=46),
+    Action("previous_cpu", ("U",), "CPU before", "The CPU before", GRAPH, palette=False),
+    Action("window", ("w",), "window", "Which samples count: the last interval's, the last minute's, all since the "
+           "start", GRAPH, footer=47),
+    Action("categories", ("c",), "categories", "The categories of the network stack: beside the graph, or in its "
+           "place where it is not wide enough", GRAPH, footer=49),
+    Action("numbers", ("n",), "numbers", "The bars as a table of all their numbers, other softirqs included, and "
+           "back", GRAPH, footer=36),
     Action("slower", ("plus",), "slower", "A longer interval between refreshes", "Look", footer=11),
     Action("faster", ("minus",), "faster", "A shorter interval between refreshes", "Look", footer=10),
     Action("move_up", ("up", "k"), "up", "The row above", "Move", palette=False),
@@ -61,9 +77,13 @@ ACTIONS: tuple[Action, ...] = (
     Action("next_lens", ("tab",), "next view", "The next view", "Views", palette=False, by_app=True),
     Action("previous_lens", ("shift+tab",), "previous view", "The view before", "Views", palette=False,
            by_app=True),
+    Action("next_table", ("p",), "next table", "The next table of this view", "Views", palette=False, footer=42,
+           by_app=True),
+    Action("previous_table", ("P",), "previous table", "The table before", "Views", palette=False, by_app=True),
     *(Action("lens", (str(digit),), f"view {digit}", f"View {digit}", "Views", palette=False, by_app=True,
              argument=str(digit))
       for digit in range(1, 10)),
+    Action("overhead", ("o",), "overhead", "What nettop itself costs, and back", "nettop", footer=8, by_app=True),
     Action("theme", ("T",), "light or dark", "The next theme: dark, light, the terminal's own colours", "nettop",
            by_app=True),
     Action("help", ("question_mark",), "help", "All keys, signs and columns", "nettop", footer=75, by_app=True),
@@ -79,9 +99,28 @@ _SIGNS = {
     "slash": "/", "less_than_sign": "<", "greater_than_sign": ">", "plus": "+", "minus": "−",
     "question_mark": "?", "right": "→", "left": "←", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
     "space": "Space", "tab": "Tab", "shift+tab": "Shift-Tab", "pageup": "PgUp", "pagedown": "PgDn", "home": "Home",
-    "end": "End",
+    "end": "End", "shift+left": "Shift-←", "shift+right": "Shift-→",
 }  # fmt: skip
 
+
+ON_A_GRAPH: Mapping[str, tuple[str, str]] = {
+    "details": ("zoom", "Zoom into the chosen frame: it takes the whole width"),
+    "back": ("out", "Back to what was zoomed into before"),
+    "clear": ("clear", "Drop the search, then the zoom, then the choice of a frame, then the filter"),
+    "filter": (
+        "search",
+        "Let the functions stand out whose names hold one of some words, and say what they come to",
+    ),
+    "sort_next": ("sort", "Frames and categories by their width, or by name"),
+    "sort_reverse": ("sort CPUs", "CPUs by number, or the busiest first"),
+    "move_up": ("up", "The caller"),
+    "move_down": ("down", "The widest of the functions that it calls"),
+    "page_up": ("page up", "Up by as many rows as are in sight"),
+    "page_down": ("page down", "Down the widest way by as many rows as are in sight"),
+    "first": ("first", "The widest frame of the first row"),
+    "last": ("last", "Down to where the widest way ends"),
+}
+"""Label and help of what keys do, in a flame graph, that do something like it in tables."""
 
 BY_ID = {action.id: action for action in ACTIONS}
 """Actions by their ids; of those that differ by their argument alone, any one."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.settings import Settings
+from nettop.snapshots import find_table
 
 
 def run_app(settings: Settings, session: Session) -> ExitCode:
@@ -14,7 +15,14 @@ def run_app(settings: Settings, session: Session) -> ExitCode:
     `session` is entered by the caller, who also leaves it. Raises the NettopError for which there was nothing
     to show.
     """
-    lease = session.enable(settings.view.view.partition(".")[0], every=settings.view.every)
+    lens, table = find_table(settings.view.view)
+    lease = session.enable(
+        lens.id,
+        every=settings.view.every,
+        table=table.name,
+        ways=settings.ways,
+        frequency=settings.frequency_hz,
+    )
     from nettop.screens.desk import Desk  # imported here, after the kernel side began its work
     from nettop.screens.frame import NettopApp
 

@@ -34,9 +34,11 @@ class Asking:
     @property
     def names(self) -> tuple[str, ...]:
         """The columns to show."""
-        if not self.totals:
-            return self.declared_names
-        return tuple(dict.fromkeys(as_totals(self.query.table, name) for name in self.declared_names))
+        table, names = self.query.table, self.declared_names
+        if self.totals == _are_totals(table, names):
+            return names
+        turned = as_totals if self.totals else as_rates
+        return tuple(dict.fromkeys(turned(table, name) for name in names))
 
     def sorted_by(self, name: str) -> Asking:
         """Sorted by `name`; once more turns the order round."""
@@ -66,27 +68,39 @@ class Asking:
     def with_totals(self, *, on: bool) -> Asking:
         """Totals, or rates; the sort goes along."""
         table, sort = self.query.table, self.query.sort
-        field = as_totals(table, sort.field) if on else self._as_declared(sort.field)
+        field = (as_totals if on else as_rates)(table, sort.field)
         return replace(self, query=replace(self.query, sort=replace(sort, field=field), deltas=not on))
 
-    def _as_declared(self, name: str) -> str:
-        rate = as_rates(self.query.table, name)
-        return rate if rate in self.declared_names or name not in self.declared_names else name
+    @property
+    def has_forms(self) -> bool:
+        """True where a screen shows either totals or rates: not where there are none, nor where both stand there."""
+        table, names = self.query.table, self.declared_names
+        both = any(as_rates(table, name) in names for name in names if _is_counter(table, name))
+        return any(field.kind is Kind.COUNTER for field in table.fields) and not both
 
 
 def first_asking(table: Table, settings: ViewSettings | None) -> Asking:
     """How a screen opens `table`: as declared, changed by what the command line asks of it."""
-    query = screen_query(table)
-    if settings is None:
-        return Asking(query, table.screen)
-    columns = asked_columns(table, settings)
-    asked = Asking(asked_query(query, settings), columns or table.screen, is_own_choice=columns is not None)
-    return asked.with_totals(on=False)
+    query, names = screen_query(table), table.screen
+    asked = None
+    if settings is not None:
+        query, asked = asked_query(query, settings), asked_columns(table, settings)
+    names = asked or names
+    made = Asking(query, names, is_own_choice=asked is not None)
+    totals = _are_totals(table, names)
+    if query.sort.field in names:
+        return replace(made, query=replace(query, deltas=not totals))
+    return made.with_totals(on=totals)
 
 
-def has_counters(table: Table) -> bool:
-    """True where rates and totals differ."""
-    return any(field.kind is Kind.COUNTER for field in table.fields)
+def _are_totals(table: Table, names: Sequence[str]) -> bool:
+    """True where the columns, as they are declared, show some counter's total."""
+    return any(_is_counter(table, name) for name in names)
+
+
+def _is_counter(table: Table, name: str) -> bool:
+    field = table.by_name.get(name)
+    return field is not None and field.kind is Kind.COUNTER
 
 
 def _falls_first(table: Table, name: str) -> bool:

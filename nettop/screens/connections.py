@@ -13,8 +13,10 @@ from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask
+from nettop.snapshots.connections import EVENTS, POINT_UNHELD, WITHOUT_ROOT
+from nettop.snapshots.snapshot import NOT_HERE
 from nettop.widgets.bar import Part, Piece, part
-from nettop.widgets.cells import Look, Manner
+from nettop.widgets.cells import WARNING, Look, Manner
 from nettop.widgets.themes import Role
 
 RETRANSMITS_WARN_ABOVE = 0.01
@@ -46,6 +48,7 @@ def row_looks(view: View, at: Index) -> list[Look]:
 class ConnectionsScreen(LensScreen):
     """Every socket of the machine."""
 
+    about: ClassVar[str] = "every socket, with its process and its numbers"
     manner: ClassVar[Manner] = Manner(
         absent={"owner": "(unattributed)", "process": "(unattributed)"},
         warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE},
@@ -55,39 +58,82 @@ class ConnectionsScreen(LensScreen):
 
     def headline(self, view: View) -> list[Part]:
         """Totals both ways, connections that came and went, retransmits, states."""
-        conns = parse_filter(view.table, _CONNS).mask(view)
+        is_conn = parse_filter(view.table, _CONNS)
+        uncounted = bool(view.unanswered(is_conn))
+        conns = np.ones(view.size, bool) if uncounted else is_conn.mask(view)
         at = np.flatnonzero(conns & ~view.gone)
+        number = NOT_HERE if uncounted else f"{len(at):,}"
         parts = [
             headline.sum_of(view, "bytes_sent_per_s", Piece("↑ ", Role.TOTAL_SENT), at),
             headline.sum_of(view, "bytes_received_per_s", Piece("↓ ", Role.TOTAL_RECEIVED), at),
-            part((f"{len(at):,}", Role.BOLD), (" conns", Role.DIM), (_churn(view, conns), Role.DIM)),
+            part((number, Role.BOLD), (" conns", Role.DIM), importance=990),
+            *_churn(view, conns),
+            *without_root(view),
         ]
         if self.size.width < headline.NARROW:
             return parts
-        share = view.total("retransmit_ratio", at)
-        bad = share is not None and share > RETRANSMITS_WARN_ABOVE
-        retransmits = Piece(("▲" if bad else "") + human(share, RATIO), Role.BAD if bad else Role.TEXT)
-        parts.append(part(("retrans ", Role.DIM), retransmits, importance=90))
-        counts = view.snapshot.counts
-        for name, importance in (("unattributed", 80), ("time_wait", 70), ("unlisted", 60)):
-            if counts.get(name) or (name == "unattributed" and name in counts):
-                label = "TIME_WAIT" if name == "time_wait" else name
-                parts.append(headline.count(label, counts[name], importance))
-        age_ms = counts.get("walk_age_ms", 0)
-        if age_ms >= _OLD_MS and counts.get("unattributed"):
-            parts.append(part((f"those {age_ms / 1000:.0f} s old", Role.DIM), importance=79))
-        return [*parts, *_states(view, at)]
+        return [*parts, _retransmits(view, at), *_counts(view), *_states(view, at)]
 
 
-def _churn(view: View, conns: Mask) -> str:
-    """` +31/s −29/s`; nothing before there are two snapshots."""
-    came = view.per_second(int((view.appeared & conns).sum()))
-    went = view.per_second(int((view.gone & conns).sum()))
-    return "" if came is None or went is None else f" (+{_few(came)}/s −{_few(went)}/s)"
+def without_root(view: View) -> list[Part]:
+    """What somebody who is not root should know of this picture."""
+    if WITHOUT_ROOT not in view.snapshot.gaps:
+        return []
+    adds = Piece("  sudo adds owners, namespaces, events", Role.DIM)
+    return [part((f"{WARNING} without root", Role.WARN), adds, importance=900)]
 
 
-def _few(number: float) -> str:
-    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"
+def why_no_events(view: View) -> str | None:
+    """Why this kernel does not tell what happens to connections; None where it does."""
+    return view.snapshot.why_unfilled(EVENTS)
+
+
+def opened_per_s(view: View) -> float | None:
+    """Connections that were opened, from here or from elsewhere, in a second of the last interval."""
+    ways = [view.count_rate(name) for name in ("connected", "accepted")]
+    return None if None in ways else sum(filter(None, ways))
+
+
+def _churn(view: View, conns: Mask) -> list[Part]:
+    """Connections that opened and closed a second.
+
+    Before the kernel tells, it is what two readings of the table show; where it never does that would be less than
+    happened between them, down to 0.
+    """
+    if why_no_events(view) is not None:
+        return headline.no_churn(2)
+    came, went = opened_per_s(view), view.count_rate("closed")
+    if came is not None and went is not None:
+        return headline.churn(came, went)
+    appeared, gone = (int((rows & conns).sum()) for rows in (view.appeared, view.gone))
+    return headline.churn(view.per_second(appeared), view.per_second(gone))
+
+
+def _retransmits(view: View, at: Index) -> Part:
+    """The share of all data segments that were sent again."""
+    if "retransmit_ratio" in view.missing:
+        return headline.not_here("retrans", 90)
+    share = view.total("retransmit_ratio", at)
+    bad = share is not None and share > RETRANSMITS_WARN_ABOVE
+    amount = Piece(("▲" if bad else "") + human(share, RATIO), Role.BAD if bad else Role.TEXT)
+    return part(("retrans ", Role.DIM), amount, importance=90)
+
+
+def _counts(view: View) -> list[Part]:
+    """Sockets that no process holds and those that are not listed, where there are any, and how old the former are."""
+    counts, parts = view.snapshot.counts, []
+    unheld = view.snapshot.why_not(POINT_UNHELD.name) is None
+    if not unheld:
+        parts.append(headline.not_here("unattributed", 80))
+    elif "unattributed" in counts:
+        parts.append(headline.count("unattributed", counts["unattributed"], 80))
+    for name, label, importance in (("time_wait", "TIME_WAIT", 70), ("unlisted", "unlisted", 60)):
+        if counts.get(name):
+            parts.append(headline.count(label, counts[name], importance))
+    age_ms = counts.get("walk_age_ms", 0)
+    if unheld and age_ms >= _OLD_MS and counts.get("unattributed"):
+        parts.append(part((f"those {age_ms / 1000:.0f} s old", Role.DIM), importance=79))
+    return parts
 
 
 def _states(view: View, at: Index) -> list[Part]:

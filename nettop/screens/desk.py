@@ -3,47 +3,41 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nettop.engine.session import Session
 from nettop.query.view import Names
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Settings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.schema import Lens
+from nettop.snapshots.schema import Lens, Table
 
 Clock = Callable[[], float]
 Cost = Callable[[], "float | None"]
 
 INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-_COST_GAP_S = 0.5
 
 
-class CostMeter:
-    """Gives the share of one CPU that this process and its finished children used lately, 0 to n."""
+class Place(NamedTuple):
+    """What one screen shows: a table of a lens."""
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
-        self._at = clock()
-        self._used = _cpu_seconds()
-        self._last: float | None = None
+    lens: Lens
+    table: Table
 
-    def __call__(self) -> float | None:
-        """The share since the last call; None before there was time to measure."""
-        now, used = self._clock(), _cpu_seconds()
-        if now - self._at >= _COST_GAP_S:
-            self._last = (used - self._used) / (now - self._at)
-            self._at, self._used = now, used
-        return self._last
+    @property
+    def word(self) -> str:
+        """What --view calls it."""
+        is_main = self.table.name == self.lens.main.name
+        return self.lens.id if is_main else f"{self.lens.id}.{self.table.name}"
 
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    def beside(self, step: int) -> Place:
+        """The table `step` further on in the same lens; behind the last one comes the first."""
+        tables = self.lens.tables
+        return Place(self.lens, tables[(tables.index(self.table) + step) % len(tables)])
 
 
 @dataclass
@@ -55,8 +49,10 @@ class Desk:
     lenses: tuple[Lens, ...] = field(default_factory=lenses)
     host: str = field(default_factory=lambda: safe_text(socket.gethostname()))
     clock: Clock = time.monotonic
-    cost: Cost = field(default_factory=CostMeter)
+    cost: Cost | None = None
+    """What a test has in place of the session's own measurement."""
     interval_s: float = 0.0
+    """The interval that was asked for."""
 
     names: Names | None = None
     """Names of addresses, where --resolve asks for them; one that is found later is there at the next refresh."""
@@ -67,6 +63,10 @@ class Desk:
             from nettop.engine.resolver import Resolver  # few ask for it
 
             self.names = Resolver()
+
+    def share(self) -> float | None:
+        """The share of one CPU that nettop took lately; None before there was time to measure."""
+        return (self.cost or self.session.cost)()
 
     def change_interval(self, step: int) -> None:
         """The next longer (`step` 1) or shorter (−1) of the usual intervals."""

@@ -12,11 +12,14 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
-from nettop.screens.actions import ACTIONS, Action, call, key_name
-from nettop.screens.lens import LensScreen
-from nettop.snapshots.schema import RATE, Field, Kind, Table
+from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
+from nettop.screens.desk import Place
+from nettop.screens.lens import LensScreen, screen_class
+from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
+from nettop.snapshots.snapshot import NOT_HERE, Hook, Snapshot
 from nettop.widgets.bar import Bar, Piece, part
 from nettop.widgets.cells import fit
+from nettop.widgets.columns import declared
 from nettop.widgets.page import Line, Page, wrapped
 from nettop.widgets.themes import Ground, Role
 
@@ -27,17 +30,18 @@ SIGNS = (
     ("▼ ▲", "the column that sorts, falling or rising"),
     ("▸", "the chosen row, which stays chosen and in sight when the order changes"),
     ("×", "a row that has just closed; it goes with the next refresh"),
-    ("▲ 3.1%", "a value above its threshold"),
+    ("▲ 3.1%  ▲ fail", "a value above its threshold; a connection that failed or was reset"),
     ("–", "not known (yet); 0 was measured"),
-    ("n/a", "not on this kernel; the reason stands with the column below and in the details"),
+    ("n/a", "not on this kernel or host; the reason stands with the column below and in the details"),
     ("(unattributed)", "a socket that no process holds open"),
+    ("(hidden)", "a socket of a process that may not be looked at: another user's"),
     ("@name", "the container of the process"),
     ("dim", "old: nothing was sent or received in the last interval"),
     ("lost n", "what nettop could not see in time; the other numbers may be too low"),
 )
 
 Offer = tuple[str, str, str]
-"""Label, what it does in a line, and what runs: an action, or `sort:COLUMN`."""
+"""Label, what it does in a line, and what runs: an action, `table:NAME`, or `sort:COLUMN`."""
 
 
 class Dialog(ModalScreen[str | None], inherit_bindings=False):
@@ -151,13 +155,15 @@ class PaletteDialog(Dialog, inherit_bindings=False):
 
 
 def offers(screen: LensScreen) -> list[Offer]:
-    """What the palette offers on a screen: actions that work now, then sorting by any column."""
+    """What the palette offers on a screen: actions that work now, the lens's tables, then sorting by any column."""
     working = [a for a in ACTIONS if a.palette and screen.works(a)]
     actions = [
-        (screen.label_of(a).capitalize(), f"{a.help}  [{key_name(a.keys[0])}]", call(a)) for a in working
+        (screen.label_of(a).capitalize(), f"{screen.help_of(a)}  [{key_name(a.keys[0])}]", call(a))
+        for a in working
     ]
-    columns = [(f"Sort by {name}", _help(screen.table, name), f"sort:{name}") for name in screen.table.names]
-    return [*actions, *columns]
+    tables = [(f"Show {t.name}", about, f"table:{t.name}") for t, about in _tables(screen)]
+    columns = [(f"Sort by {name}", _help(screen.table, name), f"sort:{name}") for name in screen.sorts_by]
+    return [*actions, *tables, *columns]
 
 
 def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
@@ -167,19 +173,68 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
         actions = [a for a in ACTIONS if a.group == group and (screen.works(a) or a.id in ("back", "clear"))]
         if actions:
             lines.append((Piece(group.upper(), Role.HEAD),))
-            lines += [line for action in actions for line in _key_lines(action, width)]
+            lines += [
+                line for action in actions for line in _key_lines(action, screen.help_of(action), width)
+            ]
             lines.append(())
-    lines.append((Piece("SIGNS", Role.HEAD),))
-    for sign, meaning in SIGNS:
-        lines += _beside(sign, _KEYS, meaning, width)
-    lines += [(), (Piece("COLUMNS", Role.HEAD),)]
-    for field in screen.table.fields:
-        lines += _beside(field.title, _TITLE, _column_help(screen, field), width)
-    return lines
+    lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], _KEYS, width)
+    lines += _section("SIGNS", SIGNS, _KEYS, width)
+    for heading, facts in screen.more_help().items():
+        lines += _section(heading, facts, max(_KEYS, *(len(word) + 2 for word, _ in facts)), width)
+    columns = [(field.title, _column_help(screen, field)) for field in screen.table.fields]
+    lines += _section("COLUMNS", columns, _TITLE, width)
+    if screen.view is not None:
+        lost = [(name, f"{count:,}") for name, count in screen.view.snapshot.lost.items() if count]
+        lines += _read_by(screen.lens, screen.view.snapshot, width)
+        lines += _section("LOST", lost, _TITLE, width)
+    return lines[:-1]
 
 
-def _key_lines(action: Action, width: int) -> list[Line]:
-    return _beside(" ".join(map(key_name, action.keys)), _KEYS, action.help, width)
+def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
+    """The tables that one may go to, and what they show."""
+    if not screen.works(BY_ID["next_table"]):
+        return []
+    about = [screen_class(Place(screen.lens, table)).about for table in screen.lens.tables]
+    return [(t, text or _columns(t)) for t, text in zip(screen.lens.tables, about, strict=True)]
+
+
+def _columns(table: Table) -> str:
+    return ", ".join(dict.fromkeys(declared(table, name).title for name in table.screen))
+
+
+def _section(title: str, facts: Sequence[tuple[str, str]], indent: int, width: int) -> list[Line]:
+    """A heading, a line or more for each fact, and an empty one; nothing where there are no facts."""
+    lines = [line for term, text in facts for line in _beside(term, indent, text, width)]
+    return [(Piece(title, Role.HEAD),), *lines, ()] if lines else []
+
+
+def _read_by(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
+    """How each point of the lens is had, below it what it is and the better ways that were refused; then the gaps."""
+    helps = {point.name: point.help for point in lens.points}
+    hooks = {hook.point: hook for hook in snapshot.hooks}
+    lines: list[Line] = [(Piece("READ BY", Role.HEAD),)]
+    for name in dict.fromkeys((*helps, *hooks)):
+        lines += _point_lines(name, helps.get(name, ""), hooks.get(name), width)
+    for name, why in snapshot.gaps.items():
+        lines += _beside(name, _TITLE, why, width)
+    return [*lines, ()] if len(lines) > 1 else []
+
+
+def _point_lines(name: str, about: str, hook: Hook | None, width: int) -> list[Line]:
+    way = "not known yet" if hook is None else hook.way or NOT_HERE
+    role = Role.TEXT if hook is not None and hook.way else Role.WARN
+    first, *rest = wrapped(way, width, role, _TITLE)
+    refused = () if hook is None else (f"{one} refused: {why}" for one, why in hook.refused)
+    return [
+        (Piece(fit(name, _TITLE, left=True), Role.KEY), Piece(first[0].text[_TITLE:], role)),
+        *rest,
+        *wrapped(about, width, Role.DIM, _TITLE),
+        *(line for text in refused for line in wrapped(text, width, Role.FAINT, _TITLE)),
+    ]
+
+
+def _key_lines(action: Action, about: str, width: int) -> list[Line]:
+    return _beside(" ".join(map(key_name, action.keys)), _KEYS, about, width)
 
 
 def _beside(term: str, indent: int, text: str, width: int) -> list[Line]:
@@ -191,9 +246,10 @@ def _beside(term: str, indent: int, text: str, width: int) -> list[Line]:
 
 
 def _column_help(screen: LensScreen, field: Field) -> str:
-    missing = screen.view.snapshot.missing.get(field.name) if screen.view is not None else None
+    missing = {} if screen.view is None else screen.view.missing
     formula = f" = {field.formula}" if field.formula else ""
-    return f"{field.help}{formula} [{field.name}]" + (f" n/a: {missing}" if missing else "")
+    why = f" {NOT_HERE}: {missing[field.name]}" if field.name in missing else ""
+    return f"{field.help}{formula} [{field.name}]{why}"
 
 
 def _help(table: Table, name: str) -> str:

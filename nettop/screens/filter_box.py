@@ -21,6 +21,9 @@ Check = Callable[[str], str]
 """Says what a text would do; raises UsageError in words when it would do nothing."""
 
 
+_EXAMPLE = "words match anywhere · :443 · pid=1812 · rtt_us > 10ms"
+
+
 class FilterBox(Vertical):
     """One line to type in, one that answers."""
 
@@ -35,12 +38,12 @@ class FilterBox(Vertical):
     class Left(Message):
         """Esc was pressed: the filter stays as it was."""
 
-    def __init__(self, check: Check, text: str = "") -> None:
+    def __init__(self, check: Check, text: str = "", example: str = _EXAMPLE) -> None:
         super().__init__(id="filter-box")
         self._check = check
         self.input = Input(
             text,
-            placeholder="words match anywhere · :443 · pid=1812 · rtt_us > 10ms",
+            placeholder=example,
             compact=True,
             select_on_focus=False,
         )

@@ -10,21 +10,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
+from rich.console import RenderableType
 from textual.actions import SkipAction
 from textual.app import App
 from textual.binding import BindingType
 from textual.filter import NoColor
 from textual.message import Message
+from textual.screen import Screen
 from textual.theme import BUILTIN_THEMES, Theme
 
+from nettop.engine.own_cost import DRAW
 from nettop.engine.session import Lease
-from nettop.errors import NettopError, PermissionMissing, Unsupported
+from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
 from nettop.screens.actions import BY_ID, everywhere
-from nettop.screens.desk import Desk
+from nettop.screens.desk import Desk, Place
 from nettop.screens.lens import LensScreen, screen_of
 from nettop.screens.terminal import Terminal
+from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
-from nettop.snapshots.schema import Lens
+from nettop.snapshots.own_cost import SELF
 from nettop.widgets.bar import Bar
 from nettop.widgets.glyphs import needed_signs
 from nettop.widgets.themes import DARK, PALETTES, Palette, css_variables, first_theme
@@ -37,8 +41,8 @@ class Published(Message, bubble=False):
 class NettopApp(App[None], inherit_bindings=False):
     """nettop in a terminal.
 
-    Where this host or user cannot have even the first lens there is nothing to stay for: the app ends, and
-    `hopeless` says why.
+    Where this host or user cannot have even the first lens, or not in the way that was asked for, there is nothing
+    to stay for: the app ends, and `hopeless` says why.
     """
 
     TITLE = "nettop"
@@ -50,13 +54,16 @@ class NettopApp(App[None], inherit_bindings=False):
     def __init__(self, desk: Desk, theme: str | None = None) -> None:
         super().__init__(driver_class=Terminal)
         self.desk = desk
-        self._shown, table = find_table_in(desk, desk.settings.view.view)
-        self._screens = {self._shown.id: screen_of(desk, self._shown, table, desk.settings.view)}
-        for lens in desk.lenses:
-            self.add_mode(lens.id, partial(self._screen_for, lens))
-        # A lens is a mode of Textual's, with its own stack of dialogs; the program begins in the one asked for.
-        self._screen_stacks = {self._shown.id: []}
-        self._current_mode = self._shown.id
+        self._shown = find_place(desk, desk.settings.view.view)
+        self._screens = {self._shown.word: screen_of(desk, self._shown, desk.settings.view)}
+        self._last = {lens.id: Place(lens, lens.main) for lens in desk.lenses}
+        self._last[self._shown.lens.id] = self._shown
+        self._before_overhead = Place(desk.lenses[0], desk.lenses[0].main)
+        for place in (Place(lens, table) for lens in (*desk.lenses, SELF) for table in lens.tables):
+            self.add_mode(place.word, partial(self._screen_for, place))
+        # A table is a mode of Textual's, with its own stack of dialogs; the program begins in the one asked for.
+        self._screen_stacks = {self._shown.word: []}
+        self._current_mode = self._shown.word
         self._leases: dict[str, Lease] = {}
         self._waiting = False
         self._has_shown = False
@@ -104,6 +111,11 @@ class NettopApp(App[None], inherit_bindings=False):
         for lease in self._leases.values():
             lease.release()
 
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        """Where Textual renders what has changed, and writes it; that is what a drawing costs."""
+        with self.desk.session.steps.time(self._shown.lens.id, DRAW):
+            super()._display(screen, renderable)
+
     def _wake(self) -> None:
         """Called in the sampler's thread: a message without a payload, unless one is on its way already."""
         if not self._waiting:
@@ -114,24 +126,30 @@ class NettopApp(App[None], inherit_bindings=False):
         """Let the screen in sight show what is newest; hidden ones draw nothing."""
         self._waiting = False
         bus = self.desk.session.bus
-        failure = bus.failure(self._shown.id)
-        if isinstance(failure, PermissionMissing | Unsupported) and not self._has_shown:
+        failure = bus.failure(self._shown.lens.id)
+        if isinstance(failure, PermissionMissing | Unsupported | UsageError) and not self._has_shown:
             self.hopeless = failure
             self.exit()
             return
-        self._has_shown = self._has_shown or bus.frame(self._shown.id) is not None
-        self.lens_screen.take()
+        self._has_shown = self._has_shown or bus.frame(self._shown.lens.id) is not None
+        if self.lens_screen.is_mounted:
+            self.lens_screen.take()
 
     @property
     def lens_screen(self) -> LensScreen:
-        """The screen of the lens in sight, also while a dialog stands over it."""
-        return self._screen_for(self._shown)
+        """The screen in sight, also while a dialog stands over it."""
+        return next(reversed(self._screens_of(self._shown)), self._screen_for(self._shown))
+
+    def _screens_of(self, place: Place) -> list[LensScreen]:
+        """The screens of a place that are mounted: its own, and what was opened from that by →."""
+        stack = self._screen_stacks.get(place.word, ())
+        return [screen for screen in stack if isinstance(screen, LensScreen)]
 
     # --- keys -----------------------------------------------------------------------------------------------
 
     def action_refresh_now(self) -> None:
         """Refresh at once; whatever has the focus then does its own thing with the key."""
-        lens = self._shown.id
+        lens = self._shown.lens.id
         if self.desk.session.bus.failure(lens) is not None:
             self._leases.pop(lens).release()
             self._attach_shown()
@@ -143,35 +161,86 @@ class NettopApp(App[None], inherit_bindings=False):
         """Show the lens with this digit."""
         for lens in self.desk.lenses:
             if lens.digit == str(digit):
-                self.show_lens(lens)
+                self.show(self._last[lens.id])
 
     def action_next_lens(self, step: int = 1) -> None:
-        """Show the lens behind this one."""
+        """Show the lens behind this one, as it was left; from what nettop costs, the one behind where one was."""
+        here = self._before_overhead if self._shown.lens is SELF else self._shown
         ids = [lens.id for lens in self.desk.lenses]
-        self.show_lens(self.desk.lenses[(ids.index(self._shown.id) + step) % len(ids)])
+        self.show(self._last[ids[(ids.index(here.lens.id) + step) % len(ids)]])
+
+    def action_overhead(self) -> None:
+        """Show what nettop costs, or go back to where one was."""
+        if self._shown.lens is SELF:
+            self.show(self._before_overhead)
+        else:
+            self._before_overhead = self._shown
+            self.show(Place(SELF, SELF.main))
 
     def action_previous_lens(self) -> None:
         """Show the lens before this one."""
         self.action_next_lens(-1)
 
-    def show_lens(self, lens: Lens) -> None:
-        """Show a lens; it attaches when it is first shown, and the one before goes a little later."""
-        if lens.id == self._shown.id:
+    def action_next_table(self) -> None:
+        """Show the table behind this one."""
+        self.show(self._shown.beside(1))
+
+    def action_previous_table(self) -> None:
+        """Show the table before this one."""
+        self.show(self._shown.beside(-1))
+
+    def action_table(self, name: str) -> None:
+        """Show a table of this lens; the one in sight without what was opened from it."""
+        for table in self._shown.lens.tables:
+            if table.name == name and self.lens_screen.works(BY_ID["next_table"]):
+                self.show(Place(self._shown.lens, table))
+
+    def show(self, place: Place) -> None:
+        """Show a table. Its lens attaches when it is first shown, and the one before goes a little later."""
+        left, self._shown = self._shown, place
+        if place.word == left.word:
+            if self.lens_screen.within is not None:
+                self.lens_screen.dismiss()
             return
-        self._leases.pop(self._shown.id).release()
-        self._shown = lens
-        self._attach_shown()
-        self.switch_mode(lens.id)
+        self._last[place.lens.id] = place
+        if place.lens.id != left.lens.id:
+            self._attach_shown()  # first: what nettop costs is measured on what is attached
+            self._leases.pop(left.lens.id).release()
+        else:
+            self.desk.session.set(place.lens.id, "table", place.table.name)
+        self._hasten()
+        if self.lens_screen.is_mounted:
+            self.lens_screen.take()  # first, so that nothing old is seen
+        self.switch_mode(place.word)
+        for screen in self._screens_of(left):
+            screen.put_away()
 
     def _attach_shown(self) -> None:
-        """Hold the lens in sight, and have its source list what its screen asks for."""
-        every = self.lens_screen.asking.query.every
-        self._leases[self._shown.id] = self.desk.session.enable(self._shown.id, every=every)
+        """Hold the lens in sight, and have its source give what its screens ask for."""
+        lens, table = self._shown
+        asking = [self._screen_for(self._shown), *self._screens.values()]
+        every = any(screen.asking.query.every for screen in asking if screen.lens.id == lens.id)
+        asked = self.desk.settings
+        options = {"every": every, "table": table.name, "ways": asked.ways, "frequency": asked.frequency_hz}
+        self._leases[lens.id] = self.desk.session.enable(lens.id, **options)
 
-    def _screen_for(self, lens: Lens) -> LensScreen:
-        if lens.id not in self._screens:
-            self._screens[lens.id] = screen_of(self.desk, lens, lens.main)
-        return self._screens[lens.id]
+    def _hasten(self) -> None:
+        """Have a table that nobody looked at before read now, not with the next refresh."""
+        frame = self.desk.session.bus.frame(self._shown.lens.id)
+        if frame is not None and not self.lens_screen.is_in(frame):
+            self.desk.session.sample_now()
+
+    def _screen_for(self, place: Place) -> LensScreen:
+        if place.word not in self._screens:
+            self._screens[place.word] = screen_of(self.desk, place)
+        return self._screens[place.word]
+
+    def on_lens_screen_opened(self, message: LensScreen.Opened) -> None:
+        """Show the rows behind a row, over the table that it stands in."""
+        if self.lens_screen.stands_for is message.table:  # not when → was pressed twice, or `p` behind it
+            place = Place(self._shown.lens, message.table)
+            asked = ViewSettings(filters=(message.filter_text,))
+            self.push_screen(screen_of(self.desk, place, asked, within=self._shown.table))
 
     def action_theme(self) -> None:
         """The next theme."""
@@ -193,8 +262,11 @@ class NettopApp(App[None], inherit_bindings=False):
     async def _chosen(self, run: str | None) -> None:
         if run is None:
             return
-        if run.startswith("sort:"):
-            self.lens_screen.sort_by(run.removeprefix("sort:"))
+        kind, _, name = run.partition(":")
+        if kind == "sort":
+            self.lens_screen.sort_by(name)
+        elif kind == "table":
+            self.action_table(name)
         else:
             await self.run_action(run, self.lens_screen)
 
@@ -220,12 +292,12 @@ class NettopApp(App[None], inherit_bindings=False):
         self.exit()
 
 
-def find_table_in(desk: Desk, view: str) -> Any:
+def find_place(desk: Desk, view: str) -> Place:
     """The lens and the table that `view` names."""
     for lens in desk.lenses:
         if lens.id == view:
-            return lens, lens.main
-    return find_table(view)
+            return Place(lens, lens.main)
+    return Place(*find_table(view))
 
 
 def _theme(palette: Palette) -> Theme:

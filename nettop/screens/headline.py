@@ -5,25 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nettop.query.units import human, unit_of
+from nettop.query.units import UNKNOWN, human, unit_of
 from nettop.query.view import View
-from nettop.screens.actions import ACTIONS, Action, call, key_name
+from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.desk import Desk
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.schema import Lens, Table
+from nettop.snapshots.snapshot import NOT_HERE, Snapshot
 from nettop.widgets.bar import KEPT, Part, Piece, part
-from nettop.widgets.cells import elide_end
+from nettop.widgets.cells import WARNING, elide_end
 from nettop.widgets.themes import Role
 
 NARROW = 60
 """Below this many columns the lens names shrink to digits and the headline to the essential."""
 
 _HOST = 24
+_WAYS = {"iter": "iterator", "sock_diag + ": "sock_diag"}
+_LEAST_FILTER = 8
+"""Cells of a filter that is too long to be shown whole, at least."""
 
 
-def first_line(desk: Desk, shown: Lens, width: int, frozen_s: float | None) -> tuple[list[Part], list[Part]]:
-    """Program, host and lenses at the left; what the watching itself costs at the right."""
+def first_line(
+    desk: Desk, shown: Lens, width: int, frozen_s: float | None, cost: float | None
+) -> tuple[list[Part], list[Part]]:
+    """Program, host and lenses at the left; what the watching itself costs (a share of one CPU) at the right."""
     left = [
         part((" nettop ", Role.NAME)),
         part((f" {elide_end(desk.host, _HOST)} ", Role.DIM), importance=20),
@@ -31,14 +36,21 @@ def first_line(desk: Desk, shown: Lens, width: int, frozen_s: float | None) -> t
     for lens in desk.lenses:
         name = lens.digit if width < NARROW else f"{lens.digit} {lens.title}"
         role = Role.TAB if lens.id == shown.id else Role.DIM
-        left.append(part((f" {name} ", role), importance=500, action=f"lens({lens.digit})"))
+        left.append(part((f" {name} ", role), importance=500, action=f"app.lens({lens.digit})"))
     if frozen_s is not None:
         left.append(part((f" ❄ frozen {_ago(frozen_s)} ago", Role.WARN)))
-    cost = desk.cost()
-    right = [part((f"⟳ {interval_text(desk.interval_s)}", Role.DIM), importance=40)]
+    right = [_interval(desk)]
     if cost is not None:
         right.append(part((f"  cost {cost * 100:.1f} % cpu ", Role.DIM), importance=30))
     return left, right
+
+
+def _interval(desk: Desk) -> Part:
+    """The interval; marked where --max-overhead made it longer than it was asked for, or left something out."""
+    restraint = desk.session.restraint
+    if restraint is None or not str(restraint):
+        return part((f"⟳ {interval_text(desk.interval_s)}", Role.DIM), importance=40)
+    return part((f"{WARNING} ⟳ {interval_text(restraint.interval_s)}", Role.WARN), importance=40)
 
 
 def interval_text(interval_s: float) -> str:
@@ -52,7 +64,9 @@ def _ago(seconds: float) -> str:
 
 
 def ending(snapshot: Snapshot, late: int = 0) -> list[Part]:
-    """What was lost, always; refreshes skipped and fields that this kernel lacks, where there are any."""
+    """What was lost, always; refreshes skipped, fields that this kernel lacks and what else cannot be seen, where
+    there are any.
+    """
     lost = sum(snapshot.lost.values())
     role = Role.BAD if lost else Role.TEXT
     parts = [part(("lost ", Role.BAD if lost else Role.DIM), (f"{lost:,}", role))]
@@ -60,15 +74,26 @@ def ending(snapshot: Snapshot, late: int = 0) -> list[Part]:
         parts.append(part(("late ", Role.WARN), (f"{late:,}", Role.WARN)))
     if snapshot.missing:
         parts.append(part((f"!{len(snapshot.missing)} n/a", Role.WARN)))
+    if snapshot.gaps:
+        parts.append(part((f"!{len(snapshot.gaps)} unseen", Role.WARN)))
     return parts
 
 
-def via(snapshot: Snapshot) -> list[Part]:
-    """Which hook gave what, the first to leave when room is short."""
-    if not snapshot.via:
-        return []
-    ways = " · ".join(dict.fromkeys(snapshot.via.values()))
-    return [part(("via: ", Role.FAINT), (ways, Role.DIM), importance=1)]
+def via(lens: Lens, snapshot: Snapshot) -> list[Part]:
+    """How each table is come by, in a word; the first to leave when room is short. Help has the whole names."""
+    points = dict.fromkeys(table.point or table.name for table in lens.tables)
+    known = [(point, snapshot.via[point]) for point in points if point in snapshot.via]
+    main = lens.main.point or lens.main.name
+    ways = [_way(way) if point == main else f"{point} {_way(way)}" for point, way in known]
+    return [part(("via: ", Role.FAINT), (" · ".join(ways), Role.DIM), importance=1)] if ways else []
+
+
+def _way(way: str) -> str:
+    """`tp_btf/inet_sock_set_state` in a word; a path as it is, and of what is not on this kernel only that."""
+    if way.startswith(NOT_HERE):
+        return NOT_HERE
+    kind = way if way.startswith("/") else way.partition("/")[0]
+    return _WAYS.get(kind, kind)
 
 
 def count(label: str, number: int, importance: int, *, warn: bool = False) -> Part:
@@ -78,20 +103,86 @@ def count(label: str, number: int, importance: int, *, warn: bool = False) -> Pa
     )
 
 
+def not_here(label: str, importance: int = KEPT) -> Part:
+    """`label n/a`, in place of what this kernel does not tell."""
+    return part((f"{label} ", Role.DIM), (NOT_HERE, Role.WARN), importance=importance)
+
+
 def sum_of(view: View, name: str, sign: Piece, at: Index, importance: int = KEPT) -> Part:
     """`sign amount`: the total of a column over the rows at `at`."""
-    amount = human(view.total(name, at), unit_of(view.table, name))
-    return part(sign, amount, importance=importance)
+    total = human(view.total(name, at), unit_of(view.table, name))
+    return part(sign, NOT_HERE if name in view.missing else total, importance=importance)
 
 
-def filter_line(view: View) -> list[Part]:
-    """The filter that holds, and how many of how many rows it leaves."""
+def count_of(view: View, name: str, label: str, at: Index, importance: int) -> Part:
+    """`label number`: the total of a column over the rows at `at`, all digits of it."""
+    if name in view.missing:
+        return not_here(label, importance)
+    total = view.total(name, at) if len(at) else 0
+    return part((f"{label} ", Role.DIM), (few(total), Role.TEXT), importance=importance)
+
+
+def rate(label: str, per_second: float | None, importance: int = KEPT) -> Part:
+    """`label 31/s`."""
+    return part((f"{label} ", Role.DIM), (f"{few(per_second)}/s", Role.TEXT), importance=importance)
+
+
+def churn(*per_second: float | None) -> list[Part]:
+    """`(+31/s −29/s)`, or `(+31/s)`, beside what it is of; nothing before that is known."""
+    known = [f"{few(one)}/s" for one in per_second if one is not None]
+    return _churn(known) if len(known) == len(per_second) else []
+
+
+def no_churn(amounts: int) -> list[Part]:
+    """`(+n/a −n/a)`: this kernel does not tell what comes and goes."""
+    return _churn([NOT_HERE] * amounts)
+
+
+def _churn(amounts: Sequence[str]) -> list[Part]:
+    signed = " ".join(map("".join, zip("+−", amounts, strict=False)))
+    return [part((f"({signed})", Role.DIM), importance=950, beside=True)]
+
+
+def few(per_second: float | None) -> str:
+    """How many a second, of things of which there are few: with a decimal below ten."""
+    if per_second is None:
+        return UNKNOWN
+    return f"{per_second:,.0f}" if per_second >= 10 or per_second == int(per_second) else f"{per_second:.1f}"
+
+
+def third_line(lens: Lens, shown: Table, within: Table | None, view: View | None, width: int) -> list[Part]:
+    """The tables of the lens where there are several, then the filter that holds."""
+    names = _tables(lens, shown, within)
+    if view is None or not view.query.filter.text:
+        return names
+    room = width - 2 - sum(one.width for one in names if one.importance >= KEPT)
+    return [*names, *_filter(view, "   / " if names else "/ ", room)]
+
+
+def _tables(lens: Lens, shown: Table, within: Table | None) -> list[Part]:
+    """The names of a lens's tables, the one in sight marked, and the key that goes from one to the next."""
+    parts = []
+    for table in lens.tables:
+        here = table.name == (within or shown).name
+        name = f"{table.name} → {shown.name}" if here and within not in (None, shown) else table.name
+        role, importance = (Role.TAB, KEPT) if here else (Role.DIM, 500)
+        parts.append(part((f" {name} ", role), importance=importance, action=f"app.table('{table.name}')"))
+    key = key_name(BY_ID["next_table"].keys[0])
+    parts.append(part((f"  {key}", Role.KEY), (" next", Role.DIM), importance=400, action="app.next_table"))
+    return parts if len(lens.tables) > 1 else []
+
+
+def _filter(view: View, sign: str, room: int) -> list[Part]:
+    """The filter, cut so that it fits `room` cells with the rest: how many of how many rows it leaves."""
     here = ~view.gone
     left, among = int(here[view.order].sum()), int((view.scope & here).sum())
+    amount = part((f"   {left:,} of {among:,}", Role.TEXT))
+    text = elide_end(view.query.filter.text, max(_LEAST_FILTER, room - amount.width - len(sign)))
     return [
-        part(("/ ", Role.KEY), (view.query.filter.text, Role.BOLD)),
-        part((f"{left:,} of {among:,}", Role.TEXT)),
-        part(("Esc clears", Role.DIM), importance=1),
+        part((sign, Role.KEY), (text, Role.BOLD)),
+        amount,
+        *(part((f"   {remark}", Role.WARN), importance=2) for remark in view.filter_remarks),
+        part(("   Esc clears", Role.DIM), importance=1),
     ]
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from textual.binding import BindingType
+from textual.message import Message
 
 from nettop.query.filter import parse_filter
 from nettop.query.view import View
-from nettop.screens.actions import ACTIONS, BY_ID, Action, of_lens
-from nettop.screens.asking import Asking, has_counters
-from nettop.screens.desk import Desk
+from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, Action, of_lens
+from nettop.screens.asking import Asking
+from nettop.screens.desk import Desk, Place
 from nettop.screens.picture import Picture
 from nettop.settings import ViewSettings
-from nettop.snapshots.schema import Lens, Table
+from nettop.snapshots.schema import Table
 from nettop.widgets.page import Page
 from nettop.widgets.table import LiveTable
 
@@ -29,6 +30,17 @@ class LensScreen(Picture):
     """A lens with its keys: one method `action_<id>` for each row of the table of keys that is not everywhere."""
 
     BINDINGS: ClassVar[list[BindingType]] = of_lens()
+    about: ClassVar[str] = ""
+    """What the table shows, for help and palette; where it says nothing, they name its columns."""
+    stands_for: ClassVar[Table | None] = None
+    """The table of which each row here stands for some rows, which → shows; None where → opens details."""
+
+    @dataclass
+    class Opened(Message):
+        """A row was opened that stands for some rows of another table: those that pass the filter."""
+
+        table: Table
+        filter_text: str
 
     # --- what works now -------------------------------------------------------------------------------------
 
@@ -48,17 +60,21 @@ class LensScreen(Picture):
 
     def _conditions(self) -> dict[str, Callable[[], bool]]:
         several = len(self.desk.lenses) > 1
+        tables = len(self.lens.tables) > 1
         shown = self.view is not None and not self.has_class("-notice")
         return {
             "lens": lambda: several,
             "next_lens": lambda: several,
             "previous_lens": lambda: several,
+            "next_table": lambda: tables,
+            "previous_table": lambda: tables,
             **{a.id: (lambda: shown) for a in ACTIONS if a.group in ("Rows", "Move")},
+            **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
             "details": lambda: shown and len(self.rows.order) > 0,
             "freeze": lambda: shown or self.frozen_at is not None,
-            "back": lambda: self.details_open,
+            "back": lambda: self.details_open or self.within is not None,
             "clear": self._has_something_to_clear,
-            "totals": lambda: shown and has_counters(self.table),
+            "totals": lambda: shown and self.asking.has_forms,
             "every": lambda: shown and bool(self.table.default_filter),
         }
 
@@ -72,11 +88,15 @@ class LensScreen(Picture):
         """What a key does now, in a word."""
         if self.has_class("-typing"):
             return _WHILE_TYPING.get(action.id, action.label)
+        tab = self.within or self.table
         labels = {
             "refresh_now": "try again" if self._has_failed() else action.label,
             "freeze": "go on" if self.frozen_at is not None else action.label,
             "totals": "rates" if self.asking.totals else action.label,
             "every": "fewer" if self.asking.query.every else action.label,
+            "next_table": Place(self.lens, tab).beside(1).table.name,
+            "details": self.stands_for.name if self.stands_for else action.label,
+            "back": tab.name if self.within and not self.details_open else action.label,
         }
         return labels.get(action.id, action.label)
 
@@ -140,12 +160,17 @@ class LensScreen(Picture):
         view = View(self.view.frame, query, self.desk.names)
         here = ~view.gone
         left, among = int(here[view.order].sum()), int((view.scope & here).sum())
-        return f"{left:,} of {among:,} rows" if text.strip() else f"all {among:,} rows"
+        rows = f"{left:,} of {among:,} rows" if text.strip() else f"all {among:,} rows"
+        return "; ".join([rows, *view.filter_remarks])
 
     async def on_filter_box_applied(self, message: object) -> None:
         """Filter, and close the box."""
         await self._close_filter_box()
-        self._ask_filter(str(getattr(message, "text", "")))
+        self.typed(str(getattr(message, "text", "")))
+
+    def typed(self, text: str) -> None:
+        """Do what was typed in the box."""
+        self._ask_filter(text)
 
     async def on_filter_box_left(self) -> None:
         """Close the box."""
@@ -155,6 +180,10 @@ class LensScreen(Picture):
     async def _close_filter_box(self) -> None:
         self.remove_class("-typing")
         await self.query("#filter-box").remove()
+        self.focus_body()
+
+    def focus_body(self) -> None:
+        """Let keys go to what stands between the lines."""
         self.rows.focus()
 
     # --- looking --------------------------------------------------------------------------------------------
@@ -169,22 +198,31 @@ class LensScreen(Picture):
         self.frozen_at = self.desk.clock() if self.frozen_at is None else None
         self.take()
 
+    def filter_behind(self, view: View, key: int) -> str:
+        """The filter that the rows pass for which a row stands, of the table `stands_for`."""
+        raise NotImplementedError
+
     def action_details(self) -> None:
-        """Open the pane; when it is open, let the arrows scroll in it."""
+        """Open the chosen row: the rows behind it, or the pane; when that is open, let the arrows scroll in it."""
         if self.details_open:
             self.details.focus()
             return
         if self.rows.key is None:
             self.rows.move(0)
-        self.add_class("-details")
-        self.redraw()
+        if self.stands_for is None:
+            self.add_class("-details")
+            self.redraw()
+        elif self.view is not None and self.rows.key is not None:
+            self.post_message(self.Opened(self.stands_for, self.filter_behind(self.view, self.rows.key)))
 
     def action_back(self) -> None:
-        """Out of the pane, then close it."""
+        """Out of the pane, then close it, then back to where this screen was opened from."""
         if self.focused is self.details:
             self.rows.focus()
-        else:
+        elif self.details_open:
             self._close_details()
+        else:
+            self.dismiss()
 
     def _close_details(self) -> None:
         self.rows.focus()
@@ -262,16 +300,23 @@ class LensScreen(Picture):
             self.redraw()
 
 
-def screen_of(desk: Desk, lens: Lens, table: Table, asked: ViewSettings | None = None) -> LensScreen:
-    """The screen of a lens: `SCREEN` of the module with its name in this package, or the common one.
+def screen_of(
+    desk: Desk, place: Place, asked: ViewSettings | None = None, within: Table | None = None
+) -> LensScreen:
+    """A screen of a table, opened as the command line asks, or by → in the table `within`."""
+    return screen_class(place)(desk, *place, asked, within)
 
-    Only a lens's main table has a screen of its own.
+
+def screen_class(place: Place) -> type[LensScreen]:
+    """What shows a table: `SCREEN` of the module in this package that is called as --view calls the table.
+
+    With `_` for the point; a table without such a module gets the common screen.
     """
-    made: type[LensScreen] = LensScreen
-    name = f"nettop.screens.{lens.id}"
+    name = f"nettop.screens.{place.word.replace('.', '_')}"
     try:
-        made = getattr(importlib.import_module(name), "SCREEN", LensScreen) if table is lens.main else made
+        made: type[LensScreen] = getattr(importlib.import_module(name), "SCREEN", LensScreen)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-    return made(desk, lens, table, asked)
+        return LensScreen
+    return made

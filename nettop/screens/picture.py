@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,6 +14,7 @@ from textual.containers import Container
 from textual.message import Message
 from textual.screen import Screen
 
+from nettop.engine.own_cost import VIEW
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import Action
@@ -41,7 +42,11 @@ _LOOKING = "asking for more about this row …"
 
 
 class Picture(Screen[None], inherit_bindings=False):
-    """A lens, live. Subclasses say what their headline tells and how their rows are drawn."""
+    """A table of a lens, live. Subclasses say what their headline tells and how their rows are drawn.
+
+    `within` is the table from whose row
+    the screen was opened, where it was.
+    """
 
     AUTO_FOCUS = "LiveTable"
     manner: ClassVar[Manner] = Manner()
@@ -53,11 +58,19 @@ class Picture(Screen[None], inherit_bindings=False):
         key: int
         answer: Future[dict[str, str]]
 
-    def __init__(self, desk: Desk, lens: Lens, table: Table, asked: ViewSettings | None = None) -> None:
-        super().__init__(id=lens.id)
+    def __init__(
+        self,
+        desk: Desk,
+        lens: Lens,
+        table: Table,
+        asked: ViewSettings | None = None,
+        within: Table | None = None,
+    ) -> None:
+        super().__init__()
         self.desk = desk
         self.lens = lens
         self.table = table
+        self.within = within
         self.asking = first_asking(table, asked)
         self.view: View | None = None
         self._last_view: View | None = None
@@ -67,27 +80,31 @@ class Picture(Screen[None], inherit_bindings=False):
         self._described: Mapping[str, str] | str = ""
         self.told: int | None = None
         self._headline_of: tuple[View, int] | None = None
-
-    # --- parts ----------------------------------------------------------------------------------------------
-
-    def compose(self) -> ComposeResult:
-        """Two lines above, one below, the lens between."""
         self.first_line = Bar(Ground.PANEL, gap=0, id="first-line")
         self.headline_bar = Bar(id="headline")
-        self.filter_bar = Bar(id="filter-line")
+        self.third_line = Bar(gap=0, id="third-line")
         self.rows = LiveTable(self.asking.names, self.manner)
         self.rows.extra = not self.asking.is_own_choice
         self.details = Page(id="details")
         self.notice = Notice(id="notice")
         self.footer = Bar(Ground.PANEL, gap=2, id="footer")
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        """Two or three lines above, one below, the table between."""
         yield self.first_line
         yield self.headline_bar
-        yield self.filter_bar
+        yield self.third_line
         with Container(id="body"):
-            yield self.rows
-            yield self.details
+            yield from self.body()
         yield self.notice
         yield self.footer
+
+    def body(self) -> ComposeResult:
+        """What stands between the lines."""
+        yield self.rows
+        yield self.details
 
     def headline(self, view: View) -> list[Part]:
         """The parts of the second line before the ones that every lens ends in."""
@@ -100,11 +117,29 @@ class Picture(Screen[None], inherit_bindings=False):
                 parts.append(headline.sum_of(view, name, sign, at, 800 - n))
         return parts
 
+    def cost(self) -> float | None:
+        """The share of one CPU that the first line tells; None where it is not known."""
+        return self.desk.share()
+
+    def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """What the help has further on this screen: below each heading words and what they mean."""
+        return {}
+
+    @property
+    def sorts_by(self) -> tuple[str, ...]:
+        """The columns that somebody may sort by, whom the palette offers them."""
+        return self.table.names
+
+    def describes(self, view: View, key: int) -> int | None:
+        """The key by which the source can tell more about a row; None where it cannot, or tells of another's."""
+        return key if view.table.name == self.lens.main.name else None
+
     # --- what arrives ---------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
         """Begin with whatever is there already."""
         self.set_interval(1.0, self._tick_frozen)
+        self.set_class(len(self.lens.tables) > 1, "-several")
         self.take()
 
     def on_screen_resume(self) -> None:
@@ -112,27 +147,42 @@ class Picture(Screen[None], inherit_bindings=False):
         if self.is_mounted:
             self.take()
 
+    def put_away(self) -> None:
+        """Out of sight: hold no rows that nobody looks at, unless they are frozen."""
+        if self.frozen_at is None and self.is_mounted:
+            self._frame = self.view = self._last_view = self._headline_of = self.told = None
+            self.rows.forget()
+
     def take(self) -> None:
         """Show the newest frame, unless the picture is frozen."""
         bus = self.desk.session.bus
         frame, failure = bus.frame(self.lens.id), bus.failure(self.lens.id)
         held = self.frozen_at is not None and not self.take_one
-        if failure is not None and not held:
+        if held and self._frame is not None:
+            self.set_class(False, "-notice")
+        elif failure is not None:
             self._say(
                 Piece(failure.what, Role.BAD), Piece(failure.remedy), Piece("Enter tries again", Role.DIM)
             )
-        elif frame is None:
+        elif frame is None or not self.is_in(frame):
             self._say(Piece(f"{self.lens.title}: attaching …", Role.DIM))
-        elif not held and frame is not self._frame:
+        elif frame is not self._frame:
             self._take_frame(frame)
             return
-        elif not held:
+        else:
             self.set_class(False, "-notice")
         self.draw_frame()
 
+    def is_in(self, frame: Frame) -> bool:
+        """True where the frame has the table: a source gives some tables only once they are looked at, or never."""
+        never = frame.now.why_unfilled(self.table) is not None
+        return self.table.append or self.table.name in frame.now.tables or never
+
     def _take_frame(self, frame: Frame) -> None:
         self._frame = frame
-        self._last_view = self.view
+        last = None if self.view is None else self.view.frame
+        follows = last is not None and frame.before is not None and frame.before in (last.now, last.before)
+        self._last_view = self.view if follows else None
         if self.take_one and self.frozen_at is not None:
             self.frozen_at = self.desk.clock()
         self.take_one = False
@@ -143,7 +193,7 @@ class Picture(Screen[None], inherit_bindings=False):
         self.set_class(True, "-notice")
 
     def _tick_frozen(self) -> None:
-        if self.frozen_at is not None:
+        if self.frozen_at is not None and self.is_current:
             self.draw_frame()
 
     # --- drawing --------------------------------------------------------------------------------------------
@@ -152,8 +202,9 @@ class Picture(Screen[None], inherit_bindings=False):
         """See the frame through the query as it is now."""
         if self._frame is None:
             return
-        self.view = View(self._frame, self.asking.query, self.desk.names, self._last_view)
-        self.rows.show(self.view, self.asking.names)
+        with self.desk.session.steps.time(self.lens.id, VIEW):
+            self.view = View(self._frame, self.asking.query, self.desk.names, self._last_view)
+            self.rows.show(self.view, self.asking.names)
         self.set_class(False, "-notice")
         self.draw_details()
         self.draw_frame()
@@ -163,19 +214,30 @@ class Picture(Screen[None], inherit_bindings=False):
         if self.has_class("-small"):
             return
         frozen = None if self.frozen_at is None else self.desk.clock() - self.frozen_at
-        self.first_line.show(*headline.first_line(self.desk, self.lens, self.size.width, frozen))
+        width = self.size.width
+        self.first_line.show(*headline.first_line(self.desk, self.lens, width, frozen, self.cost()))
         if self.view is not None:
             self._draw_headline(self.view)
-            self.filter_bar.show(headline.filter_line(self.view) if self.asking.query.filter.text else [])
+        else:
+            self.headline_bar.show([])
+        self.third_line.show(self.third_parts(width))
         self.set_class(bool(self.asking.query.filter.text), "-filtered")
         self.footer.show(headline.footer(self.works, self.label_of))
+
+    def third_parts(self, width: int) -> list[Part]:
+        """The parts of the third line."""
+        return headline.third_line(self.lens, self.table, self.within, self.view, width)
 
     def _draw_headline(self, view: View) -> None:
         seen = (view, self.size.width)
         if seen != self._headline_of:
             self._headline_of = seen
-            middle = [*self.headline(view), *headline.via(view.snapshot)]
+            middle = [*self.headline(view), *headline.via(self.lens, view.snapshot)]
             self.headline_bar.show([*middle, *headline.ending(view.snapshot, self.desk.session.late)])
+
+    def draw_body(self) -> None:
+        """What depends on the size of the body, once it has one."""
+        self.draw_details()
 
     def draw_details(self) -> None:
         key = self.rows.key
@@ -185,13 +247,16 @@ class Picture(Screen[None], inherit_bindings=False):
             self.details.show([(Piece("no row to show", Role.DIM),)])
             return
         if key != self.told:
-            self._ask_more(key)
+            self._ask_more(self.view, key)
         self.details.show(detail_lines(self.view, key, self._described, self.details.size.width - 2))
 
-    def _ask_more(self, key: int) -> None:
+    def _ask_more(self, view: View, key: int) -> None:
         """Ask the source about a row; its answer comes from another thread, as a message."""
-        self.told, self._described = key, _LOOKING
-        answer = self.desk.session.describe(self.lens.id, key)
+        about = self.describes(view, key)
+        self.told, self._described = key, {} if about is None else _LOOKING
+        if about is None:
+            return
+        answer = self.desk.session.describe(self.lens.id, about)
         answer.add_done_callback(lambda done: self.post_message(self.Described(key, done)) and None)
 
     def on_picture_described(self, message: Described) -> None:
@@ -208,6 +273,10 @@ class Picture(Screen[None], inherit_bindings=False):
     def label_of(self, action: Action) -> str:
         """What a key does now, in a word."""
         return action.label
+
+    def help_of(self, action: Action) -> str:
+        """What a key does here, in a line."""
+        return action.help
 
     @property
     def details_open(self) -> bool:
@@ -226,7 +295,7 @@ class Picture(Screen[None], inherit_bindings=False):
             self.notice.show([Piece(need, Role.TEXT)])
         else:
             self.take()
-        self.call_after_refresh(self.draw_details)
+        self.call_after_refresh(self.draw_body)
 
 
 def _why(error: BaseException) -> str:

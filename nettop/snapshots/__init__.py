@@ -8,9 +8,10 @@ import pkgutil
 from functools import cache
 
 from nettop.errors import unknown_word
+from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens, Table
 
-_NO_LENS = frozenset({"arrays", "codec", "safe_text", "schema", "snapshot"})
+_NO_LENS = frozenset({"arrays", "codec", "own_cost", "safe_text", "schema", "snapshot"})
 """Modules here that declare no lens. Some load numpy, which --help and completion do without."""
 
 
@@ -27,12 +28,12 @@ def lenses() -> tuple[Lens, ...]:
 
 
 def find_table(view: str) -> tuple[Lens, Table]:
-    """The lens and table that `view` (LENS or LENS.TABLE) names.
+    """The lens and table that `view` (LENS or LENS.TABLE) names, nettop's own cost included.
 
     Raises UsageError when there is none, with the nearest names.
     """
     lens_id, _, table_name = view.partition(".")
-    for lens in lenses():
+    for lens in (*lenses(), SELF):
         if lens.id == lens_id:
             table = lens.table(table_name) if table_name else lens.main
             if table is not None:
@@ -44,6 +45,6 @@ def views() -> tuple[str, ...]:
     """Every word that --view takes."""
     return tuple(
         lens.id if table is lens.main else f"{lens.id}.{table.name}"
-        for lens in lenses()
+        for lens in (*lenses(), SELF)
         for table in lens.tables
     )

@@ -20,12 +20,12 @@ from nettop.errors import SourceFailed
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Array, Hook, Rows, Snapshot, unknown_value
 
 MAGIC = b"nettop\r\n"
 """The end of line shows a file that was changed on its way as text."""
 
-VERSION = 1
+VERSION = 2
 NOT_RECORDED = "not in this recording"
 
 _PREFIX = struct.Struct("<8sHxxIQI")
@@ -48,8 +48,8 @@ def encode(snapshot: Snapshot) -> bytes:
         "tables": tables,
         "counts": {name: int(number) for name, number in snapshot.counts.items()},
         "lost": {name: int(number) for name, number in snapshot.lost.items()},
-        "via": dict(snapshot.via),
-        "missing": dict(snapshot.missing),
+        "hooks": [[hook.point, hook.way, hook.refused, hook.fields] for hook in snapshot.hooks],
+        "gaps": dict(snapshot.gaps),
     }
     return _packed(json.dumps(header, separators=(",", ":")).encode(), b"".join(bodies))
 
@@ -58,7 +58,7 @@ def decode(data: bytes, known: Iterable[Lens] | None = None) -> Snapshot:
     """The snapshot that `encode` made, in an own copy, as this version's tables have it.
 
     A table or field that this version does not know is dropped; one that the recording lacks is unknown, and
-    named in `missing`. `known` are the lenses to look in, all by default. Raises SourceFailed for bytes that
+    named in `Snapshot.missing`. `known` are the lenses to look in, all by default. Raises SourceFailed for bytes that
     are foreign, damaged, or of a newer nettop.
     """
     header, body = _unpacked(data)
@@ -179,8 +179,9 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
     lens = next((lens for lens in known if lens.id == header["lens"]), None)
     if lens is None:
         raise SourceFailed(f"the recording is of a lens {safe_text(str(header['lens']))!r} that is not here")
-    missing = _words(header["missing"])
+    hooks = tuple(_hook(*hook) for hook in header["hooks"])
     tables: dict[str, Rows] = {}
+    lacking: set[str] = set()
     at = 0
     for stored in header["tables"]:
         size = _whole(stored["rows"]) * _whole(stored["row_bytes"])
@@ -189,7 +190,7 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
         table = lens.table(stored["name"])
         if table is not None:
             tables[table.name] = _rows(table, stored, body[at : at + size])
-            missing = dict.fromkeys(_lacking(table, stored), NOT_RECORDED) | missing
+            lacking |= _lacking(table, stored)
         at += size
     if at != len(body):
         raise _damaged("it has more rows than its header says")
@@ -200,8 +201,8 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
         tables=tables,
         counts=_numbers(header["counts"]),
         lost=_numbers(header["lost"]),
-        via=_words(header["via"]),
-        missing=missing,
+        hooks=(*_not_recorded(lacking), *hooks),
+        gaps=_words(header["gaps"]),
     )
 
 
@@ -275,6 +276,21 @@ def _lacking(table: Table, stored: Header) -> set[str]:
 def _check_codes(codes: Array, count: int) -> None:
     if not ((codes < count) | (codes == unknown_value(codes.dtype))).all():
         raise _damaged("a row names a text that is not there")
+
+
+def _hook(point: str, way: str | None, refused: list[tuple[str, str]], fields: list[str]) -> Hook:
+    return Hook(
+        safe_text(point),
+        None if way is None else safe_text(way),
+        tuple((safe_text(other), safe_text(why)) for other, why in refused),
+        tuple(map(safe_text, fields)),
+    )
+
+
+def _not_recorded(lacking: set[str]) -> tuple[Hook, ...]:
+    """What stands for the fields that a recording lacks."""
+    refused = (("recording", NOT_RECORDED),)
+    return (Hook("recorded", None, refused, tuple(sorted(lacking))),) if lacking else ()
 
 
 def _words(words: Mapping[str, str]) -> dict[str, str]:

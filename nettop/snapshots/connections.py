@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from nettop.snapshots.schema import Field, Kind, Lens, Table
+import errno
+from dataclasses import replace
+
+from nettop.snapshots.schema import Field, Kind, Lens, Point, Table
 
 PROTOCOLS = {6: "tcp", 17: "udp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h)."""
@@ -30,7 +33,33 @@ STATES = {
 DIRECTIONS = {1: "inbound", 2: "outbound", 3: "inbound?", 4: "outbound?"}
 """With `?`: inferred from who listens on the local port now, not seen."""
 
-OWNER_SOURCES = {1: "descriptor"}
+OWNER_SOURCES = {1: "descriptor", 2: "connect", 3: "accept", 4: "message", 5: "close"}
+"""How the owner is known: it holds the descriptor, or it called connect or accept, sent or received the first
+message, or closed the socket."""
+
+EVENT_KINDS = {1: "connect", 2: "accept", 3: "close", 4: "fail"}
+
+_ERRORS = {
+    errno.ECONNREFUSED: "refused",
+    errno.ETIMEDOUT: "timed out",
+    errno.ENETUNREACH: "network unreachable",
+    errno.EHOSTUNREACH: "host unreachable",
+    errno.EADDRNOTAVAIL: "no local port",
+    errno.ECONNRESET: "reset by peer",
+    errno.ECONNABORTED: "killed",
+    errno.EACCES: "prohibited",
+}
+CLOSED_BY_US, CLOSED_BY_PEER, CLOSED_BY_BOTH, RESET_BY_US, GIVEN_UP = range(201, 206)
+REASONS = {n: name.lower() for n, name in errno.errorcode.items()} | _ERRORS | {
+    CLOSED_BY_US: "closed by us",
+    CLOSED_BY_PEER: "closed by peer",
+    CLOSED_BY_BOTH: "closed by both",
+    RESET_BY_US: "reset by us",
+    GIVEN_UP: "given up",
+}  # fmt: skip
+"""Why a connection ended: the socket's errno, and where it has none who ended it first."""
+GRACEFUL = frozenset({CLOSED_BY_US, CLOSED_BY_PEER, CLOSED_BY_BOTH})
+"""Reasons that are no failure."""
 
 _FIELDS = (
     Field("id", Kind.KEY, "ID", "the kernel's socket cookie: never used twice", "u8", width=12, importance=3),
@@ -118,11 +147,117 @@ SOCKETS = Table(
     default_filter="state!=LISTEN state!=TIME_WAIT state!=UNCONN",
 )  # fmt: skip
 
+_NO_EVENT = frozenset({"rtt", "send_queue", "receive_queue", "bytes_in_flight"})
+
+
+def _at_the_end(field: Field) -> Field:
+    """A field of a socket as an event has it: a counter that has ended is a value, the key is another's."""
+    if field.kind is Kind.KEY:
+        return replace(field, kind=Kind.LABEL)
+    return replace(field, kind=Kind.GAUGE) if field.kind is Kind.COUNTER else field
+
+
+EVENTS = Table(
+    name="events",
+    fields=(
+        Field("event_id", Kind.KEY, "EVENT ID", "counts the events that nettop saw", "u8", width=10, importance=2),
+        Field("time", Kind.TIME, "TIME", "when the kernel changed the connection's state", "u8", "ns", 27, 96),
+        Field("event", Kind.ENUM, "EVENT", "what happened: fail is a connection that never opened", "u1",
+              width=7, importance=99, labels=EVENT_KINDS),
+        Field("reason", Kind.ENUM, "REASON", "why it ended: the errno, or who ended it", "u2", width=19,
+              importance=92, labels=REASONS),
+        Field("duration_us", Kind.GAUGE, "LASTED", "from its opening, or from connect() to the failure", "u8", "us",
+              9, 70),
+        Field("handshake_us", Kind.GAUGE, "HANDSHAKE", "from connect() to its opening; of an accepted one, from the "
+              "SYN-ACK to its answer", "u4", "us", 9, 40),
+        *(_at_the_end(field) for field in _FIELDS if field.name not in _NO_EVENT),
+    ),
+    key="event_id",
+    screen=("time", "event", "reason", "owner", "local", "remote", "duration_us", "bytes_sent", "bytes_received",
+            "retransmits"),
+    text=("time", "event", "reason", "process", "pid", "local", "remote", "duration_us", "bytes_sent",
+          "bytes_received", "retransmits"),
+    sort="-time",
+    text_sort="event_id",
+    append=True,
+)  # fmt: skip
+
+FAILURES = Table(
+    name="failures",
+    fields=(
+        Field("id", Kind.KEY, "ID", "counts the groups", "u8", width=8, importance=2),
+        Field("reason", Kind.ENUM, "REASON", "why connections failed or were reset", "u2", width=19, importance=99,
+              labels=REASONS),
+        Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8", width=22,
+              importance=95),
+        Field("port", Kind.LABEL, "PORT", "the service's port: of the peer for what was opened here, else our own",
+              "u4", width=6, importance=90),
+        Field("direction", Kind.ENUM, "DIRECTION", "who opened it", "u1", width=9, importance=30,
+              labels=DIRECTIONS),
+        Field("process", Kind.TEXT, "PROCESS", "name of the owning process", "u4", width=16, importance=80),
+        Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number", "u4", width=10, importance=12),
+        Field("failures", Kind.COUNTER, "FAILURES", "connections that ended so since nettop began", "u8",
+              "connections", 9, 98),
+        Field("first_at", Kind.TIME, "FIRST", "when the first of them ended", "u8", "ns", 27, 20),
+        Field("last_at", Kind.TIME, "LAST", "when the last of them ended", "u8", "ns", 27, 60),
+    ),
+    key="id",
+    screen=("reason", "remote_address", "port", "process", "failures", "failures_per_s", "last_at", "first_at"),
+    text=("failures", "reason", "remote_address", "port", "process", "netns", "first_at", "last_at"),
+    sort="-failures",
+    text_sort="-failures",
+    point="events",
+)  # fmt: skip
+
+_TOTALLED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "data_packets_sent",
+             "retransmits")  # fmt: skip
+_OF_PROCESS = ("pid", "process", "cgroup", "container", *_TOTALLED, "retransmit_ratio", "owner")
+
+PROCESSES = Table(
+    name="processes",
+    fields=(
+        Field("id", Kind.KEY, "ID", "made of the PID and when the process began", "u8", width=12, importance=2),
+        Field("connections", Kind.GAUGE, "CONNS", "TCP connections it has now", "u4", "connections", 7, 85),
+        Field("closed", Kind.COUNTER, "CLOSED", "its connections that closed since nettop began", "u8",
+              "connections", 8, 80),
+        Field("failed", Kind.COUNTER, "FAILED", "its connections that never opened, since nettop began", "u8",
+              "connections", 8, 82),
+        *(replace(field, dtype="u8", help=f"{field.help}; by its connections of now and those closed since then")
+          if field.name in _TOTALLED else field for field in _FIELDS if field.name in _OF_PROCESS),
+    ),
+    key="id",
+    screen=("owner", "connections", "closed", "failed", "bytes_sent", "bytes_received", "retransmit_ratio"),
+    text=("process", "pid", "connections", "closed", "failed", "bytes_sent", "bytes_received", "retransmits"),
+    sort="-bytes_sent",
+    text_sort="-bytes_sent",
+)  # fmt: skip
+
+POINT_SOCKETS = Point("sockets", "every socket, and which process holds it")
+POINT_UNHELD = Point("unheld", "sockets that no process holds: not yet accepted, orphaned, in TIME_WAIT")
+POINT_OPENED = Point(
+    "opened", "when a connection that is open now opened, if nettop ran already", ("opened_at",)
+)
+POINT_EVENTS = Point(
+    "events",
+    "every connect, accept, close and failure, also of connections that live between two readings",
+    ("closed", "failed"),
+)
+POINT_ACCEPTS = Point("accepts", "who accepts a connection, the moment that it is accepted or first used")
+POINT_ROUTES = Point("routes", "a connect() that fails before anything is sent: no route to the peer")
+
+HIDDEN_OWNER = "(hidden)"
+"""Stands for the name of a process that holds a socket, but that may not be looked at."""
+OUTSIDE = {"processes outside": "this PID namespace does not tell of them: run nettop on the host"}
+"""The gap that there is in a container's PID namespace."""
+WITHOUT_ROOT = "owners"
+"""The gap that there is where other users' processes may not be looked at."""
+
 LENS = Lens(
     id="connections",
     title="Connections",
     order=1,
     digit="1",
     question="who is using the network, and how well is each connection doing?",
-    tables=(SOCKETS,),
+    tables=(SOCKETS, EVENTS, FAILURES, PROCESSES),
+    points=(POINT_SOCKETS, POINT_UNHELD, POINT_OPENED, POINT_EVENTS, POINT_ACCEPTS, POINT_ROUTES),
 )

@@ -78,7 +78,10 @@ class Table:
 
     `screen` and `text` name the columns that the TUI and plain text show unasked, sorted by `sort` and
     `text_sort`: a field name, with `-` before it for descending; `default_filter` chooses the rows shown without --all.
-    `append` marks a table of events: rows are added, never replaced.
+    `append` marks a table of events: rows are added, never replaced. `point` names the point of its lens without
+    which it has no rows, where that is not called as the table is. Rows of a table that `adds_up` are parts of a whole;
+    those of others hold each other's numbers too, and have no total. `exports` are the formats in which `nettop export`
+    writes it (values of nettop.settings.ExportFormat).
     """
 
     name: str
@@ -90,6 +93,9 @@ class Table:
     text_sort: str
     default_filter: str = ""
     append: bool = False
+    point: str = ""
+    adds_up: bool = True
+    exports: tuple[str, ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -140,9 +146,21 @@ def _alignment(dtype: np.dtype[np.generic]) -> int:
     return 1 if dtype.kind == "S" else dtype.base.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One thing that a lens wants of the kernel, by whichever hook gives it. Where none does, `fields` are n/a."""
+
+    name: str
+    help: str
+    fields: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Lens:
-    """A question that nettop answers: its id is the same in file names, --view, paths and recordings."""
+    """A question that nettop answers: its id is the same in file names, --view, paths and recordings.
+
+    `points` are what it wants of the kernel.
+    """
 
     id: str
     title: str
@@ -150,6 +168,7 @@ class Lens:
     digit: str
     question: str
     tables: tuple[Table, ...]
+    points: tuple[Point, ...] = ()
 
     @property
     def main(self) -> Table:

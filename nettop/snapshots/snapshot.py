@@ -32,13 +32,41 @@ class Rows:
         return len(self.array)
 
 
+NOT_HERE = "n/a"
+"""How every door writes what this kernel or host cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """How a point of a lens is had here: by this way, after the better ones were refused (way and why, best first).
+
+    Where `way` is None none works, and the lens's `fields` that hang on it are not on this kernel or host.
+    """
+
+    point: str
+    way: str | None
+    refused: tuple[tuple[str, str], ...] = ()
+    fields: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """Why there is no way, or none of the better ones; empty where the best one is used."""
+        reasons = {why for _, why in self.refused}
+        if len(reasons) == 1:
+            return reasons.pop()
+        return "; ".join(f"{way}: {why}" for way, why in self.refused)
+
+    def __str__(self) -> str:
+        return f"{NOT_HERE}: {self.why}" if self.way is None else self.way
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Snapshot:
     """One reading of a lens. Nothing downstream changes it, and it holds no memory that the kernel writes.
 
     `wall_ns` and `boot_ns` were read together with each other. `counts` are facts about the whole (sockets in
-    TIME_WAIT), `lost` what a bound or a race dropped since the start, by name. `via` says which hook gave
-    what; `missing` which field is not on this kernel, and why.
+    TIME_WAIT), `lost` what a bound or a race dropped since the start, by name. `hooks` say how each point of the
+    lens is had; `gaps` what else cannot be seen, by name, and why: a namespace that may not be entered.
     """
 
     lens: str
@@ -47,16 +75,43 @@ class Snapshot:
     tables: Mapping[str, Rows]
     counts: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
-    via: Mapping[str, str] = field(default_factory=dict)
-    missing: Mapping[str, str] = field(default_factory=dict)
+    hooks: tuple[Hook, ...] = ()
+    gaps: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def via(self) -> dict[str, str]:
+        """Each point and its way, or `n/a: why`; behind them the gaps."""
+        return {hook.point: str(hook) for hook in self.hooks} | dict(self.gaps)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Each field that is not on this kernel or host, and why."""
+        return {name: hook.why for hook in self.hooks if hook.way is None for name in hook.fields}
+
+    def why_unfilled(self, table: Table) -> str | None:
+        """Why this kernel or host gives a table no rows; None where it does, or where nobody knows yet."""
+        return self.why_not(table.point or table.name)
+
+    def why_not(self, point: str) -> str | None:
+        """Why there is no way to a point; None where there is one, or where nobody knows yet."""
+        hook = self.hook(point)
+        return hook.why if hook is not None and hook.way is None else None
+
+    def hook(self, point: str) -> Hook | None:
+        """How a point is had; None where the lens has no such point, or nobody has tried yet."""
+        return next((hook for hook in self.hooks if hook.point == point), None)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
-    """What the bus holds of a lens: the newest snapshot, and the one before it that rates are taken from."""
+    """What the bus holds of a lens: the newest snapshot, and the one before it that rates are taken from.
+
+    `batches` has, for each table whose rows are only added, the newest of them, in pieces, the oldest first.
+    """
 
     now: Snapshot
     before: Snapshot | None = None
+    batches: Mapping[str, tuple[Rows, ...]] = field(default_factory=dict)
 
 
 def unknown_value(dtype: np.dtype[Any]) -> Any:

@@ -29,11 +29,15 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Pieces that come and go together. `action` is what a click on them does."""
+    """Pieces that come and go together.
+
+    `action` is what a click on them does; one that is `beside` stands close to the one before it.
+    """
 
     pieces: tuple[Piece, ...]
     importance: int = KEPT
     action: str = ""
+    beside: bool = False
 
     @property
     def width(self) -> int:
@@ -41,21 +45,32 @@ class Part:
         return sum(cell_len(piece.text) for piece in self.pieces)
 
 
-def part(*pieces: Piece | tuple[str, Role] | str, importance: int = KEPT, action: str = "") -> Part:
+def part(
+    *pieces: Piece | tuple[str, Role] | str, importance: int = KEPT, action: str = "", beside: bool = False
+) -> Part:
     """A part from texts, or texts with their roles."""
     made = (Piece(p) if isinstance(p, str) else Piece(*p) for p in pieces)
-    return Part(tuple(made), importance, action)
+    return Part(tuple(made), importance, action, beside)
 
 
 def shed(parts: Sequence[Part], width: int, gap: int) -> list[Part]:
     """The parts that fit in `width` cells: the least important leave first, of equals the right-most."""
     left = list(parts)
-    while left and sum(p.width for p in left) + gap * (len(left) - 1) > width:
+    while left and _taken(left, gap) > width:
         weakest = min(range(len(left)), key=lambda at: (left[at].importance, -at))
         if left[weakest].importance >= KEPT:
             break
         del left[weakest]
     return left
+
+
+def _gaps(parts: Sequence[Part], gap: int) -> list[int]:
+    """The cells before each part."""
+    return [0 if n == 0 else min(1, gap) if one.beside else gap for n, one in enumerate(parts)]
+
+
+def _taken(parts: Sequence[Part], gap: int) -> int:
+    return sum(p.width for p in parts) + sum(_gaps(parts, gap))
 
 
 class Bar(Widget):
@@ -99,7 +114,7 @@ class Bar(Widget):
         segments: list[Segment] = []
         self._spans = []
         right = shed(self._right, width - self._kept_width() - 2, self._gap)
-        ending = sum(p.width for p in right) + self._gap * max(0, len(right) - 1) + (2 if right else 0)
+        ending = _taken(right, self._gap) + (2 if right else 0)
         used = 0
         for text, role, action in self._flow(shed(self._left, width - 1 - ending, self._gap), right, ending):
             segments.append(Segment(text, style(self.app.theme, role, self._ground)))
@@ -111,21 +126,20 @@ class Bar(Widget):
 
     def _kept_width(self) -> int:
         kept = [p for p in self._left if p.importance >= KEPT]
-        return sum(p.width for p in kept) + self._gap * max(0, len(kept) - 1) + 1
+        return _taken(kept, self._gap) + 1
 
     def _flow(
         self, left: Sequence[Part], right: Sequence[Part], ending: int
     ) -> Iterator[tuple[str, Role, str]]:
         used = 1
         yield " ", Role.TEXT, ""
-        for n, one in enumerate(left):
-            gap = self._gap if n else 0
+        for one, gap in zip(left, _gaps(left, self._gap), strict=True):
             used += gap + one.width
             yield " " * gap, Role.TEXT, ""
             yield from ((piece.text, piece.role, one.action) for piece in one.pieces)
         yield " " * max(0, self.size.width - used - ending + (1 if right else 0)), Role.TEXT, ""
-        for n, one in enumerate(right):
-            yield " " * (self._gap if n else 0), Role.TEXT, ""
+        for one, gap in zip(right, _gaps(right, self._gap), strict=True):
+            yield " " * gap, Role.TEXT, ""
             yield from ((piece.text, piece.role, one.action) for piece in one.pieces)
 
     def on_click(self, event: events.Click) -> None:

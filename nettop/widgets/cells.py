@@ -9,27 +9,33 @@ from typing import Any, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
+from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Field, Kind
+from nettop.snapshots.snapshot import NOT_HERE
 from nettop.widgets.columns import Column, declared
 from nettop.widgets.themes import Role
-
-MISSING = "n/a"
-"""What a cell shows of a field that this kernel does not have."""
 
 WARNING = "▲"
 
 Cell = tuple[str, Role]
 
 
+def why_empty(view: View) -> str:
+    """Why a table has no rows: this kernel tells of none, or there are none."""
+    why = view.snapshot.why_unfilled(view.table)
+    return "no rows" if why is None else f"{NOT_HERE} on this kernel or host: {why}"
+
+
 class Look(NamedTuple):
-    """What sets a row apart: it has closed, moved nothing lately, or is there only to be listed."""
+    """What sets a row apart: it has closed, moved nothing lately, is there only to be listed, or tells of a failure."""
 
     gone: bool = False
     idle: bool = False
     quiet: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,18 @@ class Manner:
     """How a lens wants its rows drawn.
 
     `absent` is what stands for an unknown value of a column; `warn_above` the value from which a cell warns;
-    `stale` the fields that say nothing new while a row is idle; `looks` gives each row its look.
+    `failing` the columns whose words warn in a row that tells of a failure, with the sign before them; `stale` the
+    fields that say nothing new while a row is idle; `tails` the texts whose ends tell them apart; `looks` gives each
+    row its look; `nothing` says in words why there are no rows.
     """
 
     absent: Mapping[str, str] = field(default_factory=dict)
     warn_above: Mapping[str, float] = field(default_factory=dict)
+    failing: Mapping[str, str] = field(default_factory=dict)
     stale: frozenset[str] = frozenset()
+    tails: frozenset[str] = frozenset()
     looks: Callable[[View, Index], list[Look]] | None = None
+    nothing: Callable[[View], str] = why_empty
 
 
 # --- a column's cells ---------------------------------------------------------------------------------------
@@ -51,22 +62,25 @@ class Manner:
 
 def column_cells(view: View, column: Column, at: Index, looks: Sequence[Look], manner: Manner) -> list[Cell]:
     """The cells of one column for the rows at `at`, each as wide as the column."""
-    if is_missing(view, column.field):
-        return [(fit(MISSING, column.width, left=column.left), Role.FAINT)] * len(at)
+    if column.name in view.missing:
+        return [(fit(NOT_HERE, column.width, left=column.left), Role.FAINT)] * len(at)
     texts = _texts(view, column, at)
+    if column.name in manner.tails:
+        texts = [text and elide_start(text, column.width) for text in texts]
     numbers = _numbers(view, column, at)
     limit = manner.warn_above.get(column.name)
     stale = column.name in manner.stale
     absent = manner.absent.get(column.name)
+    sign = manner.failing.get(column.name)
     tone = role_of(column.field)
     cells = []
     for text, number, look in zip(texts, numbers, looks, strict=True):
-        if limit is not None and number is not None and number > limit and not look.gone:
+        if sign is not None and look.failed and text is not None:
+            cells.append((_placed(sign + text, column), Role.WARN))
+        elif limit is not None and number is not None and number > limit and not look.gone:
             cells.append((_warning(number, column), Role.BAD))
         elif text is None and absent is not None:
-            cells.append(
-                (fit(absent, column.width, left=column.left), Role.FAINT if look.gone else Role.NOBODY)
-            )
+            cells.append((fit(absent, column.width, left=column.left), _subdued(Role.NOBODY, look)))
         else:
             role = Role.FAINT if text is None or (stale and look.idle) or number == 0 else tone
             cells.append((_placed(text, column), _subdued(role, look)))
@@ -91,12 +105,6 @@ def role_of(field: Field) -> Role:
     return Role.TEXT if field.importance >= 60 else Role.DIM
 
 
-def is_missing(view: View, field: Field) -> bool:
-    """True where this kernel does not have the field, or one that it is made of."""
-    missing = view.snapshot.missing
-    return bool(missing) and (field.name in missing or any(part in missing for part in field.parts))
-
-
 def _numbers(view: View, column: Column, at: Index) -> Sequence[float | None]:
     """The numbers behind the cells, where zero or a threshold makes a difference."""
     if column.field.kind in (Kind.RATIO, Kind.COUNTER, Kind.GAUGE):
@@ -112,7 +120,8 @@ def _texts(view: View, column: Column, at: Index) -> list[str | None]:
     if kind is Kind.ENDPOINT:
         return [fit_endpoint(value, column.width) for value in values]
     if kind is Kind.TIME:
-        return [None if value is None else when(value) for value in values]
+        now = rfc3339(view.snapshot.wall_ns)
+        return [None if value is None else when(value, column.width, now) for value in values]
     if column.name != column.sort and kind is Kind.LABEL:
         return [None if value is None else f":{value}" for value in values]
     return [value_text(value, column) for value in values]
@@ -127,9 +136,16 @@ def value_text(value: Any, column: Column) -> str | None:
     return human(value, column.unit, column.width - 2 if column.brief else column.width)
 
 
-def when(rfc3339: str) -> str:
-    """A time as people read it, to the second."""
-    return rfc3339[:19].replace("T", " ")
+def when(moment: str, width: int, now: str) -> str:
+    """A time as people read it, both RFC 3339: the time of day, with the date before it where that is not today's."""
+    day, clock = moment[:10], moment[11:-1]
+    if day == now[:10]:
+        forms = [clock, clock[:12], clock[:8]]
+    elif day[:4] == now[:4]:
+        forms = [f"{day[5:]} {clock[:8]}", f"{day[5:]} {clock[:5]}", day[5:]]
+    else:
+        forms = [f"{day} {clock[:8]}", day]
+    return next((form for form in forms if len(form) <= width), forms[-1])
 
 
 def _group_texts(view: View, column: Column, at: Index) -> list[str | None]:
@@ -193,6 +209,11 @@ def elide_end(text: str, width: int) -> str:
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 0 else ""
+
+
+def elide_start(text: str, width: int) -> str:
+    """The text in at most `width` cells, `…` where its beginning was cut."""
+    return elide_end(text[::-1], width)[::-1]
 
 
 def elide_middle(text: str, width: int) -> str:

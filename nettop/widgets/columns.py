@@ -17,10 +17,15 @@ _NARROWER = 8
 """A column takes its shorter form this much importance before it would leave."""
 
 _LASTING = 85
-"""Columns at least this important stay to the end; short of room they get narrower than their usual least."""
+_LASTING_MOST = 5
+"""Columns at least this important stay to the end, at most so many: short of room they get narrower than their usual
+least."""
 
 _RATE = 9
 """`1.93 Gb/s`, `99.9 Mb/s`"""
+
+_CLOCK, _CLOCK_LEAST, _CLOCK_BRIEF = 15, 12, 8
+"""`12:26:40.123456`, which is also room for `11-18 12:26:40`; `12:26:40.123`; `12:26:40`"""
 
 _TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.TIME})
 _LONGEST_ENDPOINT = 47
@@ -133,9 +138,16 @@ def _step_before(field: Field) -> int:
 
 
 def _least(slot: _Slot, slots: Sequence[_Slot]) -> int:
-    least = _size(slot).least
-    last = all(other.field.importance >= _LASTING for other in slots)
-    return min(least, 10) if last and slot.field.kind is not Kind.COUNTER else least
+    """What a column must have; the few that stay to the end get by with less."""
+    last = len(slots) <= _LASTING_MOST and all(other.field.importance >= _LASTING for other in slots)
+    if not last or slot.field.kind is Kind.COUNTER:
+        return _usual_least(slot)
+    return min(_size(slot).least, 10)
+
+
+def _usual_least(slot: _Slot) -> int:
+    size = _size(slot)
+    return size.fair if slot.field.kind is Kind.TIME else size.least
 
 
 def _taken(widths: Sequence[int]) -> int:
@@ -148,7 +160,9 @@ def _taken(widths: Sequence[int]) -> int:
 def _grow(slots: Sequence[_Slot], room: int, *, to_most: bool = False) -> list[int]:
     """A width for each slot: what is left over goes round, a cell each, to those that can use it."""
     sizes = [_size(slot) for slot in slots]
-    widths = [_least(slot, slots) for slot in slots]
+    widths = [_usual_least(slot) for slot in slots]
+    if _taken(widths) > room:
+        widths = [_least(slot, slots) for slot in slots]
     spare = room - _taken(widths)
     for limit in ("least", "fair", "wanted", "most")[: 4 if to_most else 3]:
         while spare > 0:
@@ -187,6 +201,8 @@ def _extras(table: Table, names: Sequence[str], room: int, *, rates: bool) -> li
 
 def _size(slot: _Slot) -> _Size:
     field = slot.field
+    if field.kind is Kind.TIME:
+        return _Size(_CLOCK_BRIEF, _CLOCK_LEAST, _CLOCK, _CLOCK)
     width = max(_RATE if slot.unit == "bytes/s" else field.width, len(_title(slot)))
     if field.kind is Kind.ENDPOINT:
         return _endpoint_size(slot, width)
@@ -194,6 +210,8 @@ def _size(slot: _Slot) -> _Size:
         return _Size(5, 5, 5, 5)
     if _is_elastic(slot):
         return _Size(min(width, 14), min(width, 18), width, max(width, 40))
+    if field.kind is Kind.ENUM:
+        return _Size(min(width, 14), width, width, width)
     if field.kind is Kind.GROUP and slot.brief:
         width = 7
     return _Size(width, width, width, width)
@@ -210,6 +228,10 @@ def _is_elastic(slot: _Slot) -> bool:
 
 
 def _title(slot: _Slot) -> str:
+    if slot.field.kind is Kind.TIME:
+        return f"{slot.field.title} UTC"
+    if slot.unit == "ns/s":
+        return "SHARE" if slot.field.title == "TIME" else slot.field.title
     return slot.field.title + ("/s" if slot.name.endswith(RATE) and slot.field.kind is Kind.COUNTER else "")
 
 

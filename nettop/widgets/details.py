@@ -13,9 +13,9 @@ from rich.cells import cell_len
 from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Field, Kind
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import NOT_HERE, Frame, Rows, Snapshot
 from nettop.widgets.bar import Piece
-from nettop.widgets.cells import MISSING, fit, is_missing, role_of, when
+from nettop.widgets.cells import fit, role_of
 from nettop.widgets.page import Line, wrapped
 from nettop.widgets.themes import Role
 
@@ -38,25 +38,30 @@ def detail_lines(view: View, key: int, described: Mapping[str, str] | str, width
 
 def row_view(view: View, key: int) -> View | None:
     """A view of the one row with this key, in totals; of its last state where it has just gone."""
-    frame = view.frame
-    now = _only(frame.now, view.table.name, key)
-    before = None if frame.before is None else _only(frame.before, view.table.name, key)
-    if now is None and before is None:
+    now, before = _only(view.now, key), None if view.before is None else _only(view.before, key)
+    frame, newest = view.frame, now or before
+    if newest is None:
         return None
-    alone = Frame(now, before) if now is not None else Frame(before) if before is not None else None
-    return None if alone is None else View(alone, replace(view.query, deltas=False, closed=False))
+    if view.table.append:
+        alone = Frame(frame.now, batches={view.table.name: (newest,)})
+    elif now is None and frame.before is not None:
+        alone = Frame(_with(frame.before, newest))
+    else:
+        earlier = None if frame.before is None or before is None else _with(frame.before, before)
+        alone = Frame(_with(frame.now, newest), earlier)
+    return View(alone, replace(view.query, deltas=False, closed=False))
 
 
-def _only(snapshot: Snapshot, table: str, key: int) -> Snapshot | None:
-    rows = snapshot.tables.get(table)
-    if rows is None or not len(rows):
-        return None
+def _only(rows: Rows, key: int) -> Rows | None:
+    """The row with this key, if it is among the rows; those are sorted by it."""
     keys = rows.array[rows.table.key]
     at = int(np.searchsorted(keys, key))
-    if at >= len(keys) or int(keys[at]) != key:
-        return None
-    only = Rows(rows.table, rows.array[at : at + 1], rows.texts, rows.taken_ns)
-    return replace(snapshot, tables={table: only})
+    return replace(rows, array=rows.array[at : at + 1]) if at < len(keys) and int(keys[at]) == key else None
+
+
+def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
+    """The snapshot with no other rows than these."""
+    return replace(snapshot, tables={rows.table.name: rows})
 
 
 # --- lines --------------------------------------------------------------------------------------------------
@@ -79,8 +84,7 @@ def _first(text: str, width: int) -> Line:
 
 def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     value, raw = _value(view, field)
-    missing = is_missing(view, field)
-    role = Role.FAINT if missing or value == UNKNOWN else _bright(field)
+    role = Role.FAINT if value in (NOT_HERE, UNKNOWN) else _bright(field)
     head = [Piece(fit(field.title, _TITLE, left=True) + " ", Role.HEAD), Piece(value, role)]
     if raw:
         head.append(Piece(f"  {raw}", Role.DIM))
@@ -105,23 +109,23 @@ def _bright(field: Field) -> Role:
 
 def _meaning(view: View, field: Field) -> str:
     """What the field means, its formula, and on a kernel without it the reason."""
-    why = view.snapshot.missing.get(field.name)
     formula = f"  = {field.formula}" if field.formula else ""
-    return f"{field.name}: {field.help}{formula}" + (f"  ({MISSING}: {why})" if why else "")
+    why = f"  ({NOT_HERE}: {view.missing[field.name]})" if field.name in view.missing else ""
+    return f"{field.name}: {field.help}{formula}{why}"
 
 
 def _value(view: View, field: Field) -> tuple[str, str]:
     """The value for a person, and what stands behind it where that says more."""
     at = np.array([0], np.intp)
-    if is_missing(view, field):
-        return MISSING, ""
+    if field.name in view.missing:
+        return NOT_HERE, ""
     if field.kind is Kind.GROUP:
         return _group(view, field), ""
     value = view.values(field.name, at)[0]
     if value is None:
         return UNKNOWN, ""
     if isinstance(value, str):
-        return (when(value), value) if field.kind is Kind.TIME else (value, "")
+        return value, ""
     if field.kind in (Kind.LABEL, Kind.KEY):
         return str(value), ""
     unit = unit_of(view.table, field.name)

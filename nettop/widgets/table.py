@@ -22,6 +22,7 @@ from nettop.snapshots.arrays import Index
 from nettop.widgets import totals
 from nettop.widgets.cells import Look, Manner, column_cells, fit
 from nettop.widgets.columns import GAP, Column, plan
+from nettop.widgets.page import Line, wrapped
 from nettop.widgets.themes import Ground, Role, style
 from nettop.widgets.wheel import Wheeled
 
@@ -31,7 +32,11 @@ _PLAIN = Look()
 
 
 class LiveTable(Wheeled, can_focus=True):
-    """Rows of a view, of which one may be chosen; the choice follows its key through every new order."""
+    """Rows of a view, of which one may be chosen; the choice follows its key through every new order.
+
+    In a table to which rows are only added, the chosen row keeps its line too: others move, above and below it.
+    Where none is chosen, the first row in sight does, unless it is the first of all.
+    """
 
     ALLOW_SELECT = False
 
@@ -68,11 +73,20 @@ class LiveTable(Wheeled, can_focus=True):
 
     def show(self, view: View, names: Sequence[str] | None = None) -> None:
         """Draw `view` from now on; the chosen row stays chosen and visible wherever it went."""
+        held = self._held_row() if view.table.append else None
         self.view = view
         self.names = self.names if names is None else tuple(names)
         self.order = view.order
         self._strips.clear()
         self._find_chosen()
+        self._hold(held)
+        self.refresh()
+
+    def forget(self) -> None:
+        """Hold no view, and draw nothing until there is one again; the choice stays."""
+        self.view = None
+        self.order = np.empty(0, np.intp)
+        self._strips.clear()
         self.refresh()
 
     @property
@@ -86,7 +100,7 @@ class LiveTable(Wheeled, can_focus=True):
             self.at = self.key = None
         else:
             self.at = min(max(at, 0), len(self.order) - 1)
-            self.key = int(self.view.raw(self.view.table.key)[self.order[self.at]])
+            self.key = self._key_at(self.view, self.at)
         self._follow = True
         self._scroll_to_chosen()
         self.refresh()
@@ -102,17 +116,42 @@ class LiveTable(Wheeled, can_focus=True):
         self.top = self._bounded(self.top + step)
         self.refresh()
 
+    def _key_at(self, view: View, at: int) -> int:
+        return int(view.raw(view.table.key)[self.order[at]])
+
+    def _place_of(self, key: int) -> int | None:
+        """Where in the order the row with this key stands now."""
+        assert self.view is not None
+        found = np.flatnonzero(self.view.raw(self.view.table.key)[self.order] == key)
+        return int(found[0]) if len(found) else None
+
+    def _held_row(self) -> tuple[int, int] | None:
+        """The key of the row that must not move, and the line that it is on; None where the newest is followed."""
+        if self.key is not None and self.at is not None and self.top <= self.at < self.top + self.page:
+            return self.key, self.at - self.top
+        return None if self.view is None or not self.top else (self._key_at(self.view, self.top), 0)
+
+    def _hold(self, held: tuple[int, int] | None) -> None:
+        at = None if held is None else self._place_of(held[0])
+        if held is not None and at is not None:
+            self.top = self._bounded(at - held[1])
+
     def _find_chosen(self) -> None:
         if self.key is not None and self.view is not None:
-            found = np.flatnonzero(self.view.raw(self.view.table.key)[self.order] == self.key)
-            if len(found):
-                self.at = int(found[0])
+            at = self._place_of(self.key)
+            if at is not None:
+                self.at = at
             else:
-                # It closed: the row that took its place is the next one a person would look at.
-                self.choose(self.at)
+                # It closed: the row that took its place is the next one a person would look at. One that has
+                # become too old to be kept has left at the far end: nothing took its place.
+                self.choose(None if self.view.table.append and not self._is_kept(self.view) else self.at)
         if self._follow:
             self._scroll_to_chosen()
         self.top = self._bounded(self.top)
+
+    def _is_kept(self, view: View) -> bool:
+        """Whether the chosen row is still there, filtered out or not."""
+        return bool((view.raw(view.table.key) == self.key).any())
 
     def _scroll_to_chosen(self) -> None:
         if self.at is None:
@@ -143,11 +182,18 @@ class LiveTable(Wheeled, can_focus=True):
         assert self.view is not None
         if n == 0:
             return self._total()
-        if n == 2 and not len(self.order):
-            why = "no rows" if self.view.query.filter.is_empty else "no row passes the filter"
-            text = fit(f" {why}", self.size.width, left=True)
+        why = [] if len(self.order) else self._why_empty(self.view)
+        if 0 <= n - 2 < len(why):
+            text = fit(f" {why[n - 2][0].text}", self.size.width, left=True)
             return Strip([Segment(text, self._style(Role.DIM))], self.size.width)
         return Strip.blank(self.size.width, self._style(Role.TEXT))
+
+    def _why_empty(self, view: View) -> list[Line]:
+        filtered = view.size and not view.query.filter.is_empty
+        reasons = (
+            ["no row passes the filter", *view.filter_remarks] if filtered else [self.manner.nothing(view)]
+        )
+        return wrapped("; ".join(reasons), self.size.width - 2, Role.DIM)
 
     def _forget_old_looks(self) -> None:
         """Whatever changes pixels of every row is in this key; rows are kept per generation of it."""

@@ -30,6 +30,12 @@ class Role(Enum):
     NOBODY = "nobody"
     TAB = "tab"
     NAME = "name"
+    TX_SYSCALLS = "tx_syscalls"
+    RX_SYSCALLS = "rx_syscalls"
+    TX_SOFTIRQ = "tx_softirq"
+    RX_SOFTIRQ = "rx_softirq"
+    IO_WORKERS = "io_workers"
+    NAPI_THREADS = "napi_threads"
 
 
 class Ground(Enum):
@@ -38,6 +44,15 @@ class Ground(Enum):
     SCREEN = "screen"
     PANEL = "panel"
     BAND = "band"
+
+
+class Shade(Enum):
+    """How a frame of a flame graph stands out."""
+
+    PLAIN = "plain"
+    CHOSEN = "chosen"
+    FADED = "faded"
+    """Not what is searched for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,15 @@ class Palette:
     warn: str
     bad: str
     on_name: str
+    on_frame: str
+    tx_syscalls: str
+    rx_syscalls: str
+    tx_softirq: str
+    rx_softirq: str
+    io_workers: str
+    napi_threads: str
+    frames: int
+    """Its column in the table of the frames' colours."""
 
     @property
     def ansi(self) -> bool:
@@ -68,25 +92,57 @@ class Palette:
 DARK = Palette(
     name="nettop-dark", dark=True, screen="#10151c", panel="#19212b", band="#26384d", text="#d5dde6",
     dim="#97a4b3", faint="#7b8794", head="#9fb2c8", sent="#f2a65a", received="#4fb3d9", warn="#e8c547",
-    bad="#f58582", on_name="#10151c",
+    bad="#f58582", on_name="#10151c", on_frame="#ffffff", tx_syscalls="#f2a65a", rx_syscalls="#7cc78c",
+    tx_softirq="#f0805f", rx_softirq="#4fb3d9", io_workers="#cb9fdd", napi_threads="#9fabf2", frames=0,
 )  # fmt: skip
 LIGHT = Palette(
     name="nettop-light", dark=False, screen="#fbfaf7", panel="#eceae4", band="#cfe0ee", text="#1d2630",
     dim="#4f5b68", faint="#6b7682", head="#3c5068", sent="#984900", received="#005c86", warn="#6f5300",
-    bad="#b3261e", on_name="#fbfaf7",
+    bad="#b3261e", on_name="#fbfaf7", on_frame="#1d2630", tx_syscalls="#984900", rx_syscalls="#2a6a3d",
+    tx_softirq="#b0331c", rx_softirq="#005c86", io_workers="#7a3f96", napi_threads="#474cab", frames=1,
 )  # fmt: skip
 TERMINAL = Palette(
     name="nettop-terminal", dark=True, screen="ansi_default", panel="ansi_default", band="ansi_default",
     text="ansi_default", dim="ansi_default", faint="ansi_default", head="ansi_default", sent="ansi_yellow",
-    received="ansi_cyan", warn="ansi_yellow", bad="ansi_red", on_name="ansi_default",
+    received="ansi_cyan", warn="ansi_yellow", bad="ansi_red", on_name="ansi_default", on_frame="ansi_default",
+    tx_syscalls="ansi_yellow", rx_syscalls="ansi_green", tx_softirq="ansi_red", rx_softirq="ansi_cyan",
+    io_workers="ansi_magenta", napi_threads="ansi_blue", frames=2,
 )  # fmt: skip
 """For 16 colours and for NO_COLOR: rank shows as bold, dim and reverse, which every terminal has."""
+
+_FRAMES: Mapping[str, tuple[str, str, str]] = {
+    "P": ("#566b87", "#b7c4d3", "ansi_blue"),
+    "X": ("#b83d62", "#e9b5c5", "ansi_bright_red"),
+    "G": ("#766a1c", "#dfcc53", "ansi_bright_yellow"),
+    "C": ("#277386", "#83cee0", "ansi_cyan"),
+    "Q": ("#5f61b7", "#bfc0e5", "ansi_bright_blue"),
+    "B": ("#8b604b", "#d8beb1", "ansi_bright_red"),
+    "F": ("#8e50a9", "#d5b9e1", "ansi_magenta"),
+    "K": ("#a44691", "#e2b5d9", "ansi_bright_magenta"),
+    "I": ("#377647", "#94d1a3", "ansi_green"),
+    "L": ("#4f742f", "#a4d07e", "ansi_bright_green"),
+    "R": ("#277662", "#6dd5bb", "ansi_bright_cyan"),
+    "T": ("#a0561a", "#f1b787", "ansi_yellow"),
+    "U": ("#8c6219", "#ebbb66", "ansi_bright_yellow"),
+    "S": ("#b2492f", "#ecb6a8", "ansi_red"),
+    "W": ("#b84141", "#e9b7b7", "ansi_bright_red"),
+    "O": ("#636a79", "#bec3cb", "ansi_white"),
+    "N": ("#1770a3", "#85cbf3", "ansi_bright_cyan"),
+    "Y": ("#4d6a9c", "#b5c4dd", "ansi_bright_blue"),
+    "·": ("#646b71", "#bfc3c7", "ansi_default"),
+}
+"""The grounds of a flame graph's frames in the dark, the light and the terminal's own colours: by the letter of the
+category (or any other letter: the last one), that marks a frame where there are no colours."""
+
+_BRIGHTER = 0.55
+_PALER = 0.25
 
 PALETTES: Mapping[str, Palette] = {p.name: p for p in (DARK, LIGHT, TERMINAL)}
 
 _BOLD = frozenset(
     {Role.BOLD, Role.HEAD, Role.KEY, Role.BAD, Role.TAB, Role.NAME, Role.TOTAL_SENT, Role.TOTAL_RECEIVED}
 )
+_NO_COLOURS = frozenset({"name", "dark", "frames"})
 _COLOURS: Mapping[Role, str] = {
     Role.BOLD: "text",
     Role.KEY: "received",
@@ -134,9 +190,36 @@ def style(theme: str, role: Role, ground: Ground = Ground.SCREEN) -> Style:
 
 def css_variables(palette: Palette) -> dict[str, str]:
     """The palette's colours as variables of the style sheets: `$nt-panel`, `$nt-dim` …"""
-    return {
-        f"nt-{f.name}": getattr(palette, f.name) for f in fields(palette) if f.name not in ("name", "dark")
-    }
+    return {f"nt-{f.name}": getattr(palette, f.name) for f in fields(palette) if f.name not in _NO_COLOURS}
+
+
+@cache
+def frame_style(theme: str, letter: str, shade: Shade = Shade.PLAIN, role: Role = Role.TEXT) -> Style:
+    """The style of a flame graph's frame, of the category with this letter.
+
+    `role` says of what in it: its text, what is DIM, what is BOLD, or FAINT for the edge that parts it from the next.
+    Where the terminal's own colours are used, frames are reversed, and the chosen one is not.
+    """
+    palette = PALETTES.get(theme, DARK)
+    ground = _FRAMES.get(letter, _FRAMES["·"])[palette.frames]
+    bold = shade is Shade.CHOSEN or role is Role.BOLD or None
+    if palette.ansi:
+        faded = shade is Shade.FADED or None
+        return Style(color=_rich(ground), bold=bold, dim=faded, reverse=shade is Shade.PLAIN)
+    text = palette.on_frame
+    if shade is Shade.FADED:
+        ground, text = palette.panel, palette.faint
+    elif shade is Shade.CHOSEN:
+        ground, text = _mixed(ground, palette.on_frame, _BRIGHTER), palette.screen
+    if role is Role.DIM and shade is not Shade.FADED:
+        text = _mixed(text, ground, _PALER)
+    return Style(color=palette.screen if role is Role.FAINT else text, bgcolor=ground, bold=bold)
+
+
+def _mixed(colour: str, other: str, part: float) -> str:
+    """`#rrggbb` with so much of another in it."""
+    pairs = ((int(colour[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(one + (two - one) * part):02x}" for one, two in pairs)
 
 
 def _rich(colour: str) -> str:

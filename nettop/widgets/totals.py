@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from nettop.query.units import human
 from nettop.query.view import View
 from nettop.snapshots.schema import Kind
-from nettop.widgets.cells import Cell, fit, is_missing, role_of
+from nettop.snapshots.snapshot import NOT_HERE
+from nettop.widgets.cells import Cell, fit, role_of
 from nettop.widgets.columns import Column
 from nettop.widgets.themes import Role
 
@@ -22,11 +23,19 @@ def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
     cells: list[Cell] = []
     for n, column in enumerate(columns):
         if n == 0:
-            cells.append((fit(f"─ total {len(at):,}", column.width, left=True), Role.TEXT))
-        elif column.field.kind in _SUMMED and not is_missing(view, column.field):
+            cells.append((_how_many(len(at), column.width), Role.TEXT))
+        elif column.field.kind not in _SUMMED or not view.table.adds_up:
+            cells.append((" " * column.width, Role.DIM))
+        elif column.name in view.missing:
+            cells.append((fit(NOT_HERE, column.width, left=column.left), Role.FAINT))
+        else:
             amount = human(view.total(column.name, at), column.unit, column.width)
             role = _BOLD.get(role_of(column.field), Role.TEXT)
             cells.append((fit(amount, column.width, left=column.left), role))
-        else:
-            cells.append((" " * column.width, Role.DIM))
     return cells
+
+
+def _how_many(rows: int, width: int) -> str:
+    """`─ total 59`, without the word where it would cut the number."""
+    label = f"─ total {rows:,}"
+    return fit(label if len(label) <= width else f"─ {rows:,}", width, left=True)

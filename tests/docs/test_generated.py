@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nettop.snapshots import lenses
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -26,9 +28,22 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_the_flow_needs_seven_files_at_most() -> None:
-    """The page that follows a byte counter names at most seven files, and each of them names the counter's way."""
+def test_the_flows_need_seven_files_at_most() -> None:
+    """Each flow that the page follows, a byte counter's and an event's, names at most seven files that exist."""
     page = (ROOT / "docs" / "architecture.md").read_text()
-    files = re.findall(r"^\d\. \[`([^`]+)`\]", page, re.MULTILINE)
-    assert 1 <= len(files) <= 7
-    assert all((ROOT / file).is_file() for file in files)
+    flows = [re.findall(r"^\d\. \[`([^`]+)`\]", part, re.MULTILINE) for part in page.split("\n## ")]
+    told = [files for files in flows if files]
+    assert len(told) == 2
+    assert all(len(files) <= 7 for files in told)
+    assert all((ROOT / file).is_file() for files in told for file in files)
+
+
+def test_kernel_support_tells_of_every_point() -> None:
+    """docs/kernel-support.md has each point that a lens declares, in its lens's table, and no other."""
+    page = (ROOT / "docs" / "kernel-support.md").read_text()
+    parts = {title: text for title, _, text in (part.partition("\n") for part in page.split("\n## "))}
+    told = {
+        lens.title: re.findall(r"^\| `(\w+)` \|", parts.get(lens.title, ""), re.MULTILINE)
+        for lens in lenses()
+    }
+    assert told == {lens.title: [point.name for point in lens.points] for lens in lenses()}

@@ -59,10 +59,11 @@ def held_by_anyone() -> set[Object]:
 def nothing_new_since(before: set[Object], deadline_s: float = 20) -> None:
     """Waits until no object is left that is newer than `before` and that no living process holds.
 
-    The kernel frees late; other programs of this machine come and go with theirs meanwhile.
+    The kernel frees late; other programs of this machine come and go with theirs meanwhile, so that what is held by
+    nobody has to be there still after all have been asked.
     """
     until(
-        lambda: not (existing() - before - held_by_anyone()),
+        lambda: not (existing() - before - held_by_anyone()) & existing(),
         "BPF objects of ended processes are gone",
         deadline_s,
     )
@@ -70,10 +71,16 @@ def nothing_new_since(before: set[Object], deadline_s: float = 20) -> None:
 
 def run_count(program: int) -> tuple[str, int]:
     """A program's name and how often it ran while statistics were on."""
+    return runs_and_time(program)[:2]
+
+
+def runs_and_time(program: int) -> tuple[str, int, int]:
+    """A program's name, how often it ran while statistics were on, and for how many ns."""
     descriptor = bpf(FD_BY_ID["prog"], struct.pack("=I12x", program))[0]
     try:
         info = ctypes.create_string_buffer(232)
         bpf(INFO_BY_FD, struct.pack("=IIQ", descriptor, 232, ctypes.addressof(info)))
     finally:
         os.close(descriptor)
-    return info.raw[64:80].split(b"\0")[0].decode(), struct.unpack_from("=Q", info, 200)[0]
+    time_ns, count = struct.unpack_from("=QQ", info, 192)
+    return info.raw[64:80].split(b"\0")[0].decode(), count, time_ns

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .lab import until
+from .lab import PATIENCE, until
 
 NETTOP = os.environ.get("NETTOP_COMMAND", str(Path(sys.executable).with_name("nettop")))
 TABLE = ("--table", "-d")
@@ -28,7 +28,7 @@ def nettop(*options: str, deadline_s: float = 60, **how: Any) -> subprocess.Comp
         [NETTOP, *options],
         capture_output=True,
         text=True,
-        timeout=deadline_s,
+        timeout=deadline_s * PATIENCE,
         stdin=subprocess.DEVNULL,
         check=False,
         **how,
@@ -114,7 +114,7 @@ class Running:
 
     def wait(self, deadline_s: float = 30) -> int:
         """Waits for its own end; the exit status."""
-        return self.process.wait(deadline_s)
+        return self.process.wait(deadline_s * PATIENCE)
 
     def kill(self) -> None:
         """Ends it and its children for certain."""

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the kernel tests: a lab of their own for each test, and a reason where the machine cannot run them."""
 
+import json
+import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +15,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what is marked `kernel` where this machine truly lacks something, and says what."""
     reason = missing()
     for item in items:
-        if reason and item.get_closest_marker("kernel"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("kernel") and (why := reason or too_old(item)):
+            item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Writes down at once what failed, for whoever has to know of it though this run may never end."""
+    if report.failed and (path := os.environ.get("NETTOP_TEST_FAILURES")):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"test": report.nodeid, "why": report.longreprtext}) + "\n")
+
+
+def too_old(item: pytest.Item) -> str | None:
+    """What this kernel cannot do yet that the test needs; None if it is new enough."""
+    for mark in item.iter_markers("since"):
+        version, why = mark.args
+        if version_numbers(os.uname().release) < version_numbers(version):
+            return f"before Linux {version}: {why}"
+    return None
+
+
+def version_numbers(version: str) -> tuple[int, int]:
+    """`6.1.0-50-amd64` as (6, 1)."""
+    major, minor = re.findall(r"\d+", version)[:2]
+    return int(major), int(minor)
 
 
 @pytest.fixture

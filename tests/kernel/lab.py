@@ -7,6 +7,7 @@ Lab removes the namespaces that a killed run left behind.
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import re
@@ -28,6 +29,8 @@ HEADERS = REPOSITORY / "nettop" / "kernel" / "headers"
 NETNS_FOLDER = Path("/run/netns")
 PREFIX = "ntlab"
 CLONE_NEWNET = 0x40000000
+PATIENCE = float(os.environ.get("NETTOP_TEST_PATIENCE", "1"))
+"""Every deadline is this many times longer: on an emulated machine."""
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
 Value = TypeVar("Value")
@@ -41,10 +44,10 @@ class NotInTimeError(AssertionError):
 
 def until(condition: Callable[[], Value], what: str, deadline_s: float = 30) -> Value:
     """The first true value of `condition`, asked again every 5 ms; NotInTimeError at the deadline."""
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + deadline_s * PATIENCE
     while not (value := condition()):
         if time.monotonic() > end:
-            raise NotInTimeError(f"{what}: not within {deadline_s} s")
+            raise NotInTimeError(f"{what}: not within {deadline_s * PATIENCE:g} s")
         select.select([], [], [], 0.005)
     return value
 
@@ -261,8 +264,8 @@ class Worker:
 
     def result(self, deadline_s: float = 60) -> Any:
         """What the started function returned."""
-        if not self._pipe.poll(deadline_s):
-            raise NotInTimeError(f"worker {self.pid} gave no answer within {deadline_s} s")
+        if not self._pipe.poll(deadline_s * PATIENCE):
+            raise NotInTimeError(f"worker {self.pid} gave no answer within {deadline_s * PATIENCE:g} s")
         failed, value = self._pipe.recv()
         if failed:
             raise WorkerError(value)
@@ -309,6 +312,7 @@ def _serve(pipe: Any, namespace: str | None, name: str) -> NoReturn:
     """A worker's life: one request, one answer, until its pipe closes."""
     try:
         settle_child(name)
+        gc.freeze()  # what the parent has dropped would close descriptors that are this process's by then
         os.closerange(3, pipe.fileno())
         os.closerange(pipe.fileno() + 1, 20000)
         if namespace:

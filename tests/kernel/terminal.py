@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .command import NETTOP
-from .lab import NotInTimeError, process_state
+from .lab import PATIENCE, NotInTimeError, process_state
 
 
 class Terminal:
@@ -59,7 +59,7 @@ class Terminal:
 
     def shows(self, text: bytes, deadline_s: float = 20) -> None:
         """Waits until that text has been written."""
-        end = time.monotonic() + deadline_s
+        end = time.monotonic() + deadline_s * PATIENCE
         while text not in self.output:
             self.take_in(0.1)
             if time.monotonic() > end:
@@ -67,7 +67,7 @@ class Terminal:
 
     def draws(self, deadline_s: float = 20) -> None:
         """Waits until it has taken the terminal over and then paused, or has ended."""
-        end = time.monotonic() + deadline_s
+        end = time.monotonic() + deadline_s * PATIENCE
         while not self.output or self.take_in(0.5):
             self.take_in(0.1)
             if time.monotonic() > end:
@@ -91,7 +91,7 @@ class Terminal:
 
     def wait(self, deadline_s: float = 20) -> int:
         """Waits for its end; the exit status, negative for death by signal."""
-        end = time.monotonic() + deadline_s
+        end = time.monotonic() + deadline_s * PATIENCE
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

@@ -40,13 +40,28 @@ def no_traceback(text: str) -> None:
     assert "Exception" not in text, text
 
 
+def as_nobody(*options: str) -> "subprocess.CompletedProcess[str]":
+    """A run by a user without any privilege."""
+    return nettop(*options, user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"})
+
+
 def test_not_root() -> None:
-    """Without privileges nettop says what is missing and what to do, and exits with 4."""
-    done = nettop(
-        *TABLE, "--once", user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"}
-    )
-    assert done.returncode == PERMISSION
-    assert done.stdout == ""
+    """Without privileges nettop shows what the kernel shows to anyone, and says what root would add."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = as_nobody(*JSON, "--once", "--all")
+        port = listener.getsockname()[1]
+    assert done.returncode == DONE
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    ours = [row for row in found if row["local_port"] == port and row["state"] == "LISTEN"]
+    assert [(row["process"], row["pid"], row["uid"]) for row in ours] == [("(hidden)", None, 0)]
+    assert "sudo nettop" in done.stderr
+    no_traceback(done.stderr)
+
+
+def test_not_root_where_root_is_needed() -> None:
+    """What nobody can have without privileges says what is missing and what to do, and exits with 4."""
+    done = as_nobody("run", "--", "true")
+    assert (done.returncode, done.stdout) == (PERMISSION, "")
     assert "sudo nettop" in done.stderr
     no_traceback(done.stderr)
 

@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the host lacks is one clear line with the documented exit code, or a counted gap while the rest goes on."""
 
+import re
+import socket
 import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+
+from nettop.kernel.btf import Slice
+from nettop.kernel.program import ProgramText
+from nettop.probes import connections
+from nettop.probes.connection_programs import events_text
 
 from . import traffic
 from .command import JSON, NETTOP, TABLE
@@ -11,7 +21,7 @@ from .lab import Lab
 
 pytestmark = pytest.mark.kernel
 
-CANNOT, PERMISSION = 3, 4
+CANNOT = 3
 SYSTEM_BCC = "import bcc, os; print(os.path.dirname(bcc.__file__))"
 
 
@@ -40,12 +50,18 @@ def with_mounted(mount: str, *options: str) -> "subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("missing", ["bpf", "perfmon", "bpf perfmon"])
-def test_missing_capability(missing: str) -> None:
-    """A root without the capabilities that BPF takes is told which, and nettop exits with 4."""
-    done = without(f"{missing} sys_admin")
-    assert (done.returncode, done.stdout) == (PERMISSION, "")
+def test_missing_capability(lab: Lab, missing: str) -> None:
+    """A root without the capabilities that BPF takes is told which; the sockets come by the way without programs."""
+    lab.namespace()
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        done = without(f"{missing} sys_admin")
+        assert f"127.0.0.1:{own.getsockname()[1]}" in done.stdout
+    assert done.returncode == 0
+    assert "via sockets sock_diag + /proc" in done.stderr
     for name in missing.split():
         assert f"CAP_{name.upper()}" in done.stderr
+    assert re.search(r"namespaces? [^·]* not entered: ", done.stderr)
+    assert re.search(r"lost .*\bnamespaces [1-9]", done.stderr)
     assert "Traceback" not in done.stderr
 
 
@@ -56,33 +72,84 @@ def test_namespaces_that_may_not_be_entered(lab: Lab) -> None:
     worker.call(traffic.listen, "listener", "127.0.0.1")
     done = without("sys_admin")
     assert done.returncode == 0
-    assert str(home.inode) in done.stderr
+    assert re.search(r"namespaces? [^·]* not entered: ", done.stderr)
+    assert re.search(r"lost .*\bnamespaces [1-9]", done.stderr)
     assert "confined" in done.stdout
 
 
 def test_kernel_without_btf() -> None:
-    """A kernel that does not describe its types is named as the cause, with exit code 3."""
-    done = with_mounted("mount --bind /dev/null /sys/kernel/btf/vmlinux", *TABLE, "--once")
-    assert (done.returncode, done.stdout) == (CANNOT, "")
+    """Without the kernel's types the sockets come by the way without programs, and all else says why it cannot."""
+    hidden = "mount --bind /dev/null /sys/kernel/btf/vmlinux"
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        done = with_mounted(hidden, "--table", "--once", "--all")
+        assert f"127.0.0.1:{own.getsockname()[1]}" in done.stdout
+    assert done.returncode == 0
+    assert "via sockets sock_diag + /proc" in done.stderr
+    assert "events n/a: " in done.stderr
     assert "/sys/kernel/btf/vmlinux" in done.stderr
     assert "Traceback" not in done.stderr
+    forced = with_mounted(hidden, *TABLE, "--once", "--use", "sockets=iter")
+    assert (forced.returncode, forced.stdout) == (CANNOT, "")
+    assert "/sys/kernel/btf/vmlinux" in forced.stderr
 
 
 @pytest.mark.parametrize(
     "content", ["", "raise ImportError('built for another Python')"], ids=["empty", "broken"]
 )
 def test_bcc_that_is_missing_or_broken(content: str) -> None:
-    """Without a bcc that can be imported nettop says so and names the remedy, with exit code 3."""
+    """Without a bcc that can be imported nettop says so; a command that needs it names the remedy, and exits with 3."""
     interpreter = "/usr/bin/python3"
     found = subprocess.run(
         [interpreter, "-c", SYSTEM_BCC], capture_output=True, text=True, check=True
     ).stdout.strip()
     write = f'echo "{content}" > {found}/__init__.py' if content else "true"
-    done = with_mounted(f"mount -t tmpfs none {found} && {write}", *TABLE, "--once")
-    assert (done.returncode, done.stdout) == (CANNOT, "")
-    assert "bcc" in done.stderr
-    assert "install-deps.sh" in done.stderr
+    hidden = f"mount -t tmpfs none {found} && {write}"
+    done = with_mounted(hidden, "--table", "--once", "--all")
+    assert done.returncode == 0
+    assert "via sockets sock_diag + /proc" in done.stderr
+    assert "events n/a: bcc cannot be" in done.stderr or "events n/a: the module called bcc" in done.stderr
     assert "Traceback" not in done.stderr
+    run = with_mounted(hidden, "run", "--", "true")
+    assert (run.returncode, run.stdout) == (CANNOT, "")
+    assert "bcc" in run.stderr
+    assert "install-deps.sh" in run.stderr
+
+
+def test_bcc_that_is_too_old(tmp_path: Path) -> None:
+    """An old bcc is told with its version and the one that is needed, by what needs programs."""
+    version = tmp_path / "version.py"
+    version.write_text('__version__ = "0.18.0"')
+    found = subprocess.run(["/usr/bin/python3", "-c", SYSTEM_BCC], capture_output=True, text=True, check=True)
+    mount = f"mount --bind {version} {found.stdout.strip()}/version.py"
+    done = with_mounted(mount, *TABLE, "--once", "--view", "drops")
+    assert done.returncode == 0
+    assert "bcc 0.18.0 is too old: nettop needs 0.26 or later" in done.stderr
+
+
+IN_A_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
+HIDING = "mount -o remount,hidepid=2 /proc && exec setpriv --reuid 65534 --clear-groups"
+
+
+@pytest.mark.parametrize("use", [(), ("--use", "sockets=sock_diag")], ids=["best", "sock_diag"])
+def test_processes_outside(use: tuple[str, ...]) -> None:
+    """In a container's PID namespace a socket of the host is held by somebody who cannot be seen, not by nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        command = [*IN_A_PID_NAMESPACE, NETTOP, "--table", "--once", "--all", *use]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        (row,) = (line for line in done.stdout.splitlines() if f"127.0.0.1:{own.getsockname()[1]} " in line)
+    assert row.split()[:2] == ["(hidden)", "–"]
+    assert "processes outside this PID namespace does not tell of them" in done.stderr
+
+
+def test_hidden_processes() -> None:
+    """Where /proc hides the processes of others, a user is told so, and their sockets are not nobody's."""
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        script = f'{HIDING} "$0" --table --once --all'
+        command = [*IN_A_PID_NAMESPACE, "sh", "-c", script, NETTOP]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        (row,) = (line for line in done.stdout.splitlines() if f"127.0.0.1:{own.getsockname()[1]} " in line)
+    assert row.split()[:2] == ["(hidden)", "–"]
+    assert "owners of other users' sockets only root is told" in done.stderr
 
 
 def test_no_locked_memory(lab: Lab) -> None:
@@ -103,3 +170,28 @@ def test_no_locked_memory(lab: Lab) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert f'"netns":{home.inode}' in done.stdout.replace(" ", "")
+
+
+def test_a_kernel_that_tells_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tracepoint cannot be had the table lives on, and says what is missing and why."""
+
+    def without_tracepoint(ring_bytes: int, follow: bool) -> ProgramText:
+        text = events_text(ring_bytes, follow)
+        return replace(text, slices=(*text.slices, Slice("no_such_struct", {"member": "member"}, {})))
+
+    monkeypatch.setattr(connections, "events_text", without_tracepoint)
+    probe = connections.make_probe()
+    probe.set("table", "events")
+    probe.set("table", "processes")
+    probe.start()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        try:
+            snapshot = probe.read(time.monotonic_ns())
+            assert probe.drain(time.monotonic_ns()) == ()
+        finally:
+            probe.close()
+        assert listener.getsockname()[1] in snapshot.tables["sockets"].array["local_port"]
+    why = "n/a: this kernel has no struct no_such_struct"
+    assert snapshot.via["events"] == why
+    assert snapshot.missing == dict.fromkeys(("closed", "failed"), why.removeprefix("n/a: "))
+    assert not {"connected", "accepted", "closed", "failed"} & snapshot.counts.keys()

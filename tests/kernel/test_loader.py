@@ -14,7 +14,7 @@ from nettop.errors import SourceFailed, Unsupported
 from nettop.kernel import bpf
 from nettop.kernel.btf import Btf, MissingInKernel, Slice
 from nettop.kernel.program import Loader, LoadFailed, ProgramText
-from nettop.probes.connections import program_text
+from nettop.probes.connection_programs import table_text
 
 pytestmark = pytest.mark.kernel
 
@@ -23,7 +23,7 @@ def text_of(tmp_path: Path, source: str) -> ProgramText:
     """The connections probe's text with another program behind its header."""
     file = tmp_path / "trial.bpf.c"
     file.write_text(source)
-    return replace(program_text(), source=str(file), functions={"bpf_iter__tcp": 26}, maps=())
+    return replace(table_text(), sources=(str(file),), functions={"bpf_iter__tcp": 26}, maps=())
 
 
 def iterator(body: str) -> str:
@@ -38,7 +38,7 @@ def iterator(body: str) -> str:
 def test_descriptors_live_on_when_the_child_has_ended() -> None:
     """What is handed over works without the process that made it."""
     loader = Loader()
-    program = loader.load(program_text())
+    program = loader.load(table_text())
     assert not Path(f"/proc/{loader.pid}").exists()
     link = bpf.link_iterator(program.functions["bpf_iter__task_file"])
     os.close(bpf.create_iterator(link))
@@ -64,7 +64,7 @@ def test_a_refusal_has_the_verifiers_words(tmp_path: Path) -> None:
 
 def test_a_member_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
     """A slice that cannot be made is an unsupported kernel, by the member's name."""
-    text = replace(program_text(), slices=(Slice("tcp_sock", {"nothing": "no_such_member"}, {}),))
+    text = replace(table_text(), slices=(Slice("tcp_sock", {"nothing": "no_such_member"}, {}),))
     with pytest.raises(Unsupported, match="no_such_member"):
         Loader().load(text)
 
@@ -74,14 +74,14 @@ def test_a_killed_loader_is_told() -> None:
     loader = Loader()
     os.kill(loader.pid, signal.SIGKILL)
     with pytest.raises(SourceFailed, match="loader ended"):
-        loader.load(program_text())
+        loader.load(table_text())
 
 
 def test_missing_bcc_is_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module called bcc that is not the compiler, or none, is told with what to run."""
     monkeypatch.setattr("sys.executable", make_python_without_bcc(tmp_path))
     with pytest.raises(Unsupported, match="bcc cannot be imported") as failure:
-        Loader().load(program_text())
+        Loader().load(table_text())
     assert "install-deps.sh" in failure.value.remedy
 
 

@@ -65,6 +65,7 @@ def process(pid: int) -> tuple[int, str]:
     return pid, oracle.command_name(pid)
 
 
+@pytest.mark.core
 def test_sockets_accepted_by_preforked_workers(lab: Lab) -> None:
     """Each of 500 connections accepted over five pre-forked workers belongs to the worker that accepted it."""
     home = lab.namespace()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import oracle
-from .lab import die_with_parent, until
+from .lab import PATIENCE, die_with_parent, until
 
 Memory = dict[Any, Any]
 SIOCOUTQ, SIOCINQ = termios.TIOCOUTQ, termios.FIONREAD
@@ -107,6 +107,11 @@ def connect_at_once(memory: Memory, calls: list[Call] | dict[int, Call]) -> list
     return ports if isinstance(calls, dict) else list(ports.values())
 
 
+def leave_in_backlog(memory: Memory) -> None:
+    """Opens a listener on loopback, and a connection to it that nobody accepts."""
+    connect_at_once(memory, [Call(("127.0.0.1", listen(memory, "listener", "127.0.0.1")))])
+
+
 def connect_without_answer(memory: Memory, name: object, call: Call) -> None:
     """Sends a SYN and goes on."""
     connect(memory, name, call, at_once=True)
@@ -127,9 +132,9 @@ def accept_ports(memory: Memory, listener: object, numbers: dict[int, int], user
         memory[numbers[port]] = memory.pop("new")
 
 
-def ready(readable: list[socket.socket], deadline_s: float = 30) -> None:
-    """Waits until one of them has something to read or accept."""
-    assert select.select(readable, [], [], deadline_s)[0], f"nothing arrived within {deadline_s} s"
+def ready(readable: list[Any], deadline_s: float = 30) -> None:
+    """Waits until one of these sockets and descriptors has something to read or accept."""
+    assert select.select(readable, [], [], deadline_s * PATIENCE)[0], "nothing arrived in time"
 
 
 def exchange(memory: Memory, send: dict[Any, int], receive: dict[Any, int], deadline_s: float = 120) -> None:
@@ -140,7 +145,7 @@ def exchange(memory: Memory, send: dict[Any, int], receive: dict[Any, int], dead
         memory[name].setblocking(False)
         names[memory[name].fileno()] = name
         poll.register(memory[name], interest(send.get(name, 0), receive.get(name, 0)))
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + deadline_s * PATIENCE
     while any(send.values()) or any(receive.values()):
         assert time.monotonic() < end, (
             f"left to send {sum(send.values())}, to receive {sum(receive.values())}"
@@ -226,3 +231,159 @@ def address(memory: Memory, name: object) -> tuple[str, int]:
     """The local address and port."""
     found = memory[name].getsockname()
     return str(found[0]), int(found[1])
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A connection of one request and its answer: where to, how much goes either way, and who ends it how."""
+
+    call: Call
+    up: int
+    down: int
+    ending: int
+
+
+CLIENT_CLOSES, SERVER_CLOSES, CLIENT_RESETS, SERVER_RESETS, CLIENT_LEAVES_UNREAD, SERVER_LEAVES_UNREAD = (
+    range(6)
+)
+_HEAD, _REPORT = struct.Struct("=IIB"), struct.Struct("=HHI")
+_PIPE_BYTES, _F_SETPIPE_SZ = 1 << 20, 1031
+_ANSWERED = (SERVER_RESETS, SERVER_LEAVES_UNREAD)
+
+
+def primes(count: int, above: int = 1) -> list[int]:
+    """The first `count` primes above a number."""
+    found, number = [], above
+    while len(found) < count:
+        number = prime_after(number)
+        found.append(number)
+    return found
+
+
+def receive(held: socket.socket, amount: int) -> None:
+    """Reads exactly so many bytes."""
+    while amount:
+        read = len(held.recv(min(amount, 65536)))
+        assert read, f"the peer closed, {amount} bytes early"
+        amount -= read
+
+
+def reset(held: socket.socket) -> None:
+    """Closes a socket by a reset."""
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    held.close()
+
+
+def until_gone(held: socket.socket) -> None:
+    """Reads until the peer has closed or reset the connection, and closes it here."""
+    with contextlib.suppress(ConnectionResetError):
+        while held.recv(65536):
+            pass
+    held.close()
+
+
+def run_errand(errand: Errand) -> int:
+    """The client's part of an errand; returns its port.
+
+    Before it is reset a server gets one byte more, which says that its answer has come.
+    """
+    memory: Memory = {}
+    port = connect(memory, 0, errand.call)
+    made = memory[0]
+    last = errand.ending in _ANSWERED
+    made.sendall(_HEAD.pack(errand.up, errand.down, errand.ending) + b"n" * (errand.up - _HEAD.size - last))
+    if errand.ending == CLIENT_LEAVES_UNREAD:
+        receive(made, errand.down - 1)
+        arrived(memory, {0: 1})
+        made.close()
+        return port
+    receive(made, errand.down)
+    made.sendall(b"n" * last)
+    if errand.ending == CLIENT_RESETS:
+        reset(made)
+    elif errand.ending == CLIENT_CLOSES:
+        made.close()
+    else:
+        until_gone(made)
+    return port
+
+
+def run_errands(memory: Memory, errands: dict[Any, Errand]) -> dict[Any, int]:
+    """The client's part of these errands, one after the other; returns their ports."""
+    return {name: run_errand(errand) for name, errand in errands.items()}
+
+
+def serve_errand(accepted: socket.socket) -> None:
+    """The server's part of an errand."""
+    up, down, ending = _HEAD.unpack(accepted.recv(_HEAD.size, socket.MSG_WAITALL))
+    receive(accepted, up - _HEAD.size - (ending in _ANSWERED))
+    accepted.sendall(b"n" * down)
+    if ending == SERVER_CLOSES:
+        accepted.close()
+    elif ending == SERVER_RESETS:
+        receive(accepted, 1)
+        reset(accepted)
+    elif ending == SERVER_LEAVES_UNREAD:
+        arrived({0: accepted}, {0: 1})
+        accepted.close()
+    else:
+        until_gone(accepted)
+
+
+def accept_errand(listener: socket.socket) -> tuple[socket.socket, tuple[int, int]] | None:
+    """One connection, with the listener's and the peer's port; None where another process was faster."""
+    try:
+        accepted, peer = listener.accept()
+    except BlockingIOError:
+        return None
+    accepted.setblocking(True)
+    return accepted, (listener.getsockname()[1], peer[1])
+
+
+def begin_reports(memory: Memory, listeners: list[object]) -> list[socket.socket]:
+    """The listeners, of which none blocks from now on; and a pipe for what `report_errand` says."""
+    memory["reports"], memory["report"] = os.pipe()
+    fcntl.fcntl(memory["report"], _F_SETPIPE_SZ, _PIPE_BYTES)
+    for name in listeners:
+        memory[name].setblocking(False)
+    return [memory[name] for name in listeners]
+
+
+def serve_and_report(accepted: socket.socket, ports: tuple[int, int], report: int) -> None:
+    """Serves an errand, and says that the calling process has done it."""
+    serve_errand(accepted)
+    os.write(report, _REPORT.pack(*ports, os.getpid()))
+
+
+def served(memory: Memory, count: int) -> dict[tuple[int, int], int]:
+    """Listener's and peer's port → the process that served the connection, once there are so many."""
+    found = {}
+    for _ in range(count):
+        ready([memory["reports"]])
+        port, peer, pid = _REPORT.unpack(os.read(memory["reports"], _REPORT.size))
+        found[port, peer] = pid
+    assert len(found) == count
+    return found
+
+
+def swallow(memory: Memory, listener: object, count: int) -> None:
+    """Accepts so many connections, one after the other, and reads each until its peer closes."""
+    for _ in range(count):
+        ready([memory[listener]])
+        until_gone(memory[listener].accept()[0])
+
+
+def storm(memory: Memory, host: str, seconds: float) -> int:
+    """Connects, accepts and closes in a tight loop; returns how often."""
+    count, end = 0, time.monotonic() + seconds
+    with socket.create_server((host, 0), backlog=100) as listener:
+        target = listener.getsockname()
+        while time.monotonic() < end:
+            with socket.socket() as caller:
+                caller.connect(target)
+                accepted = listener.accept()[0]
+                caller.send(b"n" * 13)
+                accepted.recv(13)
+            accepted.close()
+            count += 1
+    return count

@@ -9,25 +9,42 @@ from typing import Any
 
 from textual.pilot import Pilot
 
+from nettop.screens.frame import NettopApp
 from nettop.screens.lens import LensScreen
+from nettop.settings import Settings, ViewSettings
 from nettop.widgets.table import LiveTable
-from tests.screens.stage import Stage, Step, stage_of
+from tests.screens.stage import Batches, Stage, Step, stage_of
 
 Running = tuple[Pilot[None], LensScreen, Stage]
 
 
 @asynccontextmanager
 async def running(
-    steps: list[Step], size: tuple[int, int] = (120, 30), *, ticks: int = 2, **app_kwargs: Any
+    steps: list[Step],
+    size: tuple[int, int] = (120, 30),
+    *,
+    batches: Batches | None = None,
+    view: str = "",
+    ticks: int = 2,
+    **app_kwargs: Any,
 ) -> AsyncIterator[Running]:
-    """The app over a script, after some turns of the sampler."""
-    stage = stage_of(steps, {"command": "nginx -g daemon off;"})
+    """The app over a script, in the view that is named, after some turns of the sampler."""
+    stage = stage_of(steps, {"command": "nginx -g daemon off;"}, batches)
+    if view:
+        app_kwargs["settings"] = Settings(view=ViewSettings(view=view))
     app = stage.app(**app_kwargs)
     async with app.run_test(size=size) as pilot:
         for _ in range(ticks):
             stage.tick()
             await pilot.pause()
         yield pilot, app.lens_screen, stage
+
+
+def shown(run: Running) -> LensScreen:
+    """The screen in sight now."""
+    app = run[0].app
+    assert isinstance(app, NettopApp)
+    return app.lens_screen
 
 
 async def press(run: Running, *keys: str) -> None:

@@ -13,21 +13,30 @@ from nettop.screens.frame import NettopApp
 from nettop.settings import Settings
 from nettop.snapshots import lenses
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from tests.unit.build import example_rows, later, make_frame
 
 Step = Snapshot | NettopError
+Batches = list[tuple[Rows, ...]]
 
 
 class Script:
-    """A source that gives one step after the other, then the last one again; an error is raised."""
+    """A source that gives one step after the other, then the last one again; an error is raised.
 
-    def __init__(self, steps: Sequence[Step], details: dict[str, str] | None = None) -> None:
+    What `batches` has at the place of a step comes with that step.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], details: dict[str, str] | None = None, batches: Batches | None = None
+    ) -> None:
         self.steps = list(steps)
         self.details = details
+        self.batches = batches or []
         self.options: dict[str, object] = {}
+        self.described: list[int] = []
         self.closed = False
         self._next = 0
+        self._drained = 0
 
     def start(self) -> None:
         """Nothing to attach to."""
@@ -42,12 +51,23 @@ class Script:
             raise step
         return step
 
+    def wakeups(self) -> tuple[int, ...]:
+        """Nobody is woken."""
+        return ()
+
+    def drain(self, taken_ns: int) -> tuple[Rows, ...]:
+        """What came with the steps that were read since the last call."""
+        came = self.batches[self._drained : self._next]
+        self._drained = self._next
+        return tuple(batch for batches in came for batch in batches)
+
     def set(self, option: str, value: object) -> None:
         """Remembers the option."""
         self.options[option] = value
 
     def describe(self, key: int) -> dict[str, str]:
         """What the test gave, or that a recording has nothing."""
+        self.described.append(key)
         if self.details is None:
             raise SourceFailed("not in a recording")
         return self.details
@@ -117,9 +137,11 @@ def busy_host(n: int = 60, **frame_kwargs: Any) -> list[Step]:
     return steps_of(frame)
 
 
-def stage_of(steps: Sequence[Step], details: dict[str, str] | None = None) -> Stage:
+def stage_of(
+    steps: Sequence[Step], details: dict[str, str] | None = None, batches: Batches | None = None
+) -> Stage:
     """A stage whose connections follow a script."""
-    script = Script(steps, details)
+    script = Script(steps, details, batches)
     stage = Stage(lambda _: script)
     stage.script = script  # type: ignore[attr-defined]
     return stage

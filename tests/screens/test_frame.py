@@ -10,11 +10,13 @@ from dataclasses import replace
 import pytest
 
 from nettop.errors import PermissionMissing, SourceFailed
+from nettop.screens.desk import Place
 from nettop.screens.frame import NettopApp
 from nettop.screens.lens import LensScreen, screen_of
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
-from tests.screens.driving import press, running, text_of, tick
+from nettop.snapshots.snapshot import Snapshot
+from tests.screens.driving import press, running, shown, text_of, tick
 from tests.screens.stage import busy_host, stage_of
 
 
@@ -38,6 +40,18 @@ async def test_headline_sheds_its_right_parts_first() -> None:
         assert "lost 0" in text
         assert "retrans" not in text
         assert "1 Connections" not in run[1].first_line.text
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 70, 80])
+async def test_losses_are_told_at_every_width(width: int) -> None:
+    """However many connections come and go, what was lost has its place in the headline."""
+    storm = [dict.fromkeys(("connected", "accepted", "closed"), count) for count in (0, 16_143_000)]
+    first, second = (step for step in busy_host(lost={"events": 37}) if isinstance(step, Snapshot))
+    steps = [replace(first, counts=storm[0]), replace(second, counts=storm[1])]
+    async with running(steps, (width, 20)) as run:
+        for _ in lenses()[0].tables[:2]:
+            assert "lost 37" in shown(run).headline_bar.text
+            await press(run, "p")
 
 
 async def test_failed_source_says_why_and_can_be_tried_again() -> None:
@@ -102,6 +116,14 @@ async def test_too_small_says_what_is_needed(size: tuple[int, int]) -> None:
         assert not screen.footer.region
 
 
+async def test_too_small_shows_nothing_else() -> None:
+    """Neither a filter nor the names of tables stand beside that sentence."""
+    asked = ViewSettings(filters=("nginx",))
+    async with running(busy_host(), (39, 40), settings=Settings(view=asked)) as run:
+        assert not run[1].third_line.region
+        assert run[1].notice.region
+
+
 async def test_growing_terminal_shows_the_table_again() -> None:
     """A terminal that gets large enough shows all again."""
     async with running(busy_host(), (39, 9)) as run:
@@ -117,11 +139,11 @@ async def test_words_of_the_command_line_hold() -> None:
     asked = ViewSettings(filters=("nginx",), sort="-rtt_us", columns=("process", "rtt_us"), every=True)
     async with running(busy_host(), settings=Settings(view=asked)) as run:
         screen = run[1]
-        assert screen.filter_bar.text.startswith(" / nginx")
+        assert "   / nginx   21 of 60" in screen.third_line.text
         assert [c.name for c in screen.rows.columns] == ["process", "rtt_us"]
         assert "▼" in text_of(screen.rows)[0]
         assert screen.asking.query.every
-        assert run[2].script.options == {"every": True}  # type: ignore[attr-defined]
+        assert run[2].script.options == {"every": True, "table": "sockets", "ways": {}, "frequency": 997}  # type: ignore[attr-defined]
 
 
 async def test_all_rows_are_asked_for_again_after_a_failure() -> None:
@@ -132,11 +154,11 @@ async def test_all_rows_are_asked_for_again_after_a_failure() -> None:
     ) as run:
         run[2].script.options.clear()  # type: ignore[attr-defined]
         await press(run, "enter")
-        assert run[2].script.options == {"every": True}  # type: ignore[attr-defined]
+        assert run[2].script.options == {"every": True, "table": "sockets", "ways": {}, "frequency": 997}  # type: ignore[attr-defined]
 
 
 async def test_another_lens_attaches_when_it_is_opened() -> None:
-    """A lens is attached when its tab is opened, and the one before is let go."""
+    """A lens is attached when its tab is clicked on, and the one before is let go."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
     async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
         pilot, _, stage = run
@@ -144,7 +166,9 @@ async def test_another_lens_attaches_when_it_is_opened() -> None:
         assert isinstance(app, NettopApp)
         assert "2 Other" in run[1].first_line.text
         assert set(stage.session._sampler._attached) == {"connections"}
-        await press(run, "2")
+        await pilot.click("#first-line", offset=(run[1].first_line.text.index("2 Other"), 0))
+        await pilot.pause()
+        stage.run_tasks()
         assert set(stage.session._sampler._attached) == {"connections", "other"}
         assert stage.session._sampler._attached["connections"].leases == 0
         assert type(app.lens_screen) is LensScreen
@@ -154,7 +178,7 @@ async def test_lens_without_a_screen_gets_the_common_one() -> None:
     """A lens without a module here is shown by the common screen: rows and totals in the headline."""
     other = replace(lenses()[0], id="nosuchscreen")
     stage = stage_of([])
-    made = screen_of(stage.app().desk, other, other.main)
+    made = screen_of(stage.app().desk, Place(other, other.main))
     assert type(made) is LensScreen
 
 

@@ -10,7 +10,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from nettop.screens.actions import ACTIONS, Action, call
+from nettop.screens.actions import ACTIONS, GRAPH, Action, call
 from nettop.screens.dialogs import HelpDialog, PaletteDialog
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.frame import NettopApp
@@ -47,6 +47,11 @@ def lens_is(name: str) -> Check:
     return lambda app, _: app.lens_screen.lens.id == name and app.screen is app.lens_screen
 
 
+def table_is(name: str) -> Check:
+    """This table of the first lens is in sight."""
+    return lambda app, _: (app.lens_screen.table.name, app.lens_screen.lens.id) == (name, "connections")
+
+
 def page(app: NettopApp) -> int:
     """How far a page goes."""
     return app.lens_screen.rows.page - 1
@@ -81,8 +86,11 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
     "last": ((), chosen(-1)),
     "next_lens": ((), lens_is("other")),
     "previous_lens": ((), lens_is("other")),
+    "next_table": ((), table_is("events")),
+    "previous_table": ((), table_is("processes")),
     "lens(2)": ((), lens_is("other")),
     "lens(1)": (("2",), lens_is("connections")),
+    "overhead": ((), lens_is("self")),
     "theme": ((), lambda app, _: app.theme == "nettop-light"),
     "help": ((), lambda app, _: isinstance(app.screen, HelpDialog) and "Refresh now" in app.screen.page.text),
     "palette": (
@@ -152,8 +160,9 @@ async def test_key_has_its_effect(key: str, action: Action) -> None:
 
 
 def test_every_action_has_an_effect_here() -> None:
-    """No key is in the table that these tests do not press, but the digits of lenses that do not exist yet."""
-    assert {a.id for a in ACTIONS if not effect_of(a)} <= {"lens"}
+    """No key is in the table that these tests do not press, but the digits of lenses that do not exist yet, and what
+    only a flame graph does: those are pressed on one."""
+    assert {a.id for a in ACTIONS if not effect_of(a) and a.group != GRAPH} <= {"lens"}
 
 
 def test_no_key_has_two_actions() -> None:
@@ -165,9 +174,10 @@ def test_no_key_has_two_actions() -> None:
 @pytest.mark.parametrize("action", ACTIONS, ids=call)
 def test_every_action_has_a_method(action: Action) -> None:
     """Each row of the table names a method of the app or of the lens's screen."""
+    from nettop.screens.cpu import CpuScreen
     from nettop.screens.lens import LensScreen
 
-    owner = NettopApp if action.by_app else LensScreen
+    owner = NettopApp if action.by_app else CpuScreen if action.group == GRAPH else LensScreen
     assert callable(getattr(owner, f"action_{action.id}"))
     assert action.help[0].isupper()
     assert not action.help.endswith(".")
@@ -250,7 +260,7 @@ async def test_arrows_scroll_the_details_once_entered() -> None:
 
 
 def test_lone_lens_shows_no_lens_keys() -> None:
-    """With one lens there is nothing to switch, and no key that says so."""
-    stage = stage_of(busy_host())
-    screen = stage.app().lens_screen
+    """With one lens of one table there is nothing to switch, and no key that says so."""
+    alone = replace(lenses()[0], tables=lenses()[0].tables[:1])
+    screen = stage_of(busy_host()).app(lens_set=(alone,)).lens_screen
     assert not any(screen.works(a) for a in ACTIONS if a.group == "Views")

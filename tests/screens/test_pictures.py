@@ -13,7 +13,10 @@ import pytest
 from textual.pilot import Pilot
 
 from nettop.errors import SourceFailed
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.connections import FAILURES
 from nettop.snapshots.safe_text import safe_text
+from tests.screens.example_events import eventful_host, only
 from tests.screens.stage import Stage, Step, busy_host, stage_of, steps_of
 from tests.unit.build import Row, make_frame
 
@@ -34,8 +37,10 @@ def draw(snap_compare: Compare) -> Draw:
     """Plays a script, presses keys, and compares the picture."""
 
     def compare(steps: list[Step], size: tuple[int, int], *keys: str, **how: Any) -> bool:
-        stage, ticks, theme = stage_of(steps, DETAILS), how.get("ticks", 2), how.get("theme", "nettop-dark")
-        return snap_compare(stage.app(theme=theme), terminal_size=size, run_before=player(stage, keys, ticks))
+        stage, ticks = stage_of(steps, DETAILS, how.get("batches")), how.get("ticks", 2)
+        settings = Settings(view=ViewSettings(view=how.get("view", "connections")))
+        app = stage.app(settings, how.get("theme", "nettop-dark"))
+        return snap_compare(app, terminal_size=size, run_before=player(stage, keys, ticks))
 
     return compare
 
@@ -69,6 +74,68 @@ def test_connections(draw: Draw, size: tuple[int, int]) -> None:
 def test_details(draw: Draw, size: tuple[int, int]) -> None:
     """The details of a row: beside the table where it is wide, below it elsewhere."""
     assert draw(busy_host(), size, "down", "right")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_events(draw: Draw, size: tuple[int, int]) -> None:
+    """The events pane at four sizes, the newest first, with a row chosen."""
+    steps, batches = eventful_host()
+    assert draw(steps, size, "down", "down", "down", batches=batches, view="connections.events")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_failures(draw: Draw, size: tuple[int, int]) -> None:
+    """The groups of failures at four sizes."""
+    steps, batches = eventful_host()
+    assert draw(steps, size, batches=batches, view="connections.failures")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_processes(draw: Draw, size: tuple[int, int]) -> None:
+    """The totals of processes at four sizes."""
+    steps, batches = eventful_host()
+    assert draw(steps, size, batches=batches, view="connections.processes")
+
+
+def test_events_of_a_group(draw: Draw) -> None:
+    """What → on a group of failures shows: its events, and the filter that they pass."""
+    steps, batches = eventful_host()
+    assert draw(steps, (80, 24), "down", "right", "down", batches=batches, view="connections.failures")
+
+
+def test_events_of_yesterday(draw: Draw) -> None:
+    """Events of another day have their date."""
+    steps, batches = eventful_host()
+    assert draw(steps, (120, 40), "end", batches=batches, view="connections.events")
+
+
+def test_details_of_an_event(draw: Draw) -> None:
+    """All fields of an event."""
+    steps, batches = eventful_host()
+    assert draw(steps, (160, 45), "down", "down", "right", batches=batches, view="connections.events")
+
+
+def test_events_in_the_terminals_colours(draw: Draw) -> None:
+    """Failures are marked where there are few colours."""
+    steps, batches = eventful_host()
+    keys = ("slash", *"java", "enter")
+    assert draw(steps, (80, 24), *keys, batches=batches, view="connections.events", theme="nettop-terminal")
+
+
+def test_no_events_yet(draw: Draw) -> None:
+    """Before anything happened."""
+    assert draw(eventful_host()[0], (80, 24), view="connections.events")
+
+
+def test_no_failures_yet(draw: Draw) -> None:
+    """Before anything failed."""
+    assert draw(only(FAILURES, [], eventful_host()[0]), (80, 24), view="connections.failures")
+
+
+def test_no_events_here(draw: Draw) -> None:
+    """A kernel that does not tell what happens to connections, and why."""
+    steps, _ = eventful_host(counts={}, via={"events": "n/a: Operation not permitted"})
+    assert draw(steps, (80, 24), view="connections.events")
 
 
 @pytest.mark.parametrize("theme", ["nettop-light", "nettop-terminal"])

@@ -115,7 +115,7 @@ async def test_filter_is_checked_while_typed() -> None:
         assert box.answer == "9 of 59 rows"
         await press(run, "enter")
         assert not screen.query(FilterBox)
-        assert screen.filter_bar.text.strip() == "/ pid=1813   9 of 59   Esc clears"
+        assert screen.third_line.text.strip().endswith("   / pid=1813   9 of 59   Esc clears")
         assert screen.focused is screen.rows
 
 

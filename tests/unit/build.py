@@ -16,7 +16,7 @@ from nettop.query.query import Query, parse_sort
 from nettop.query.view import View
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import Field, Kind, Table, row_dtype
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import NOT_HERE, Frame, Hook, Rows, Snapshot, TextTable, unknown_value
 
 Row = dict[str, Any]
 Carried = tuple[tuple[str, str], ...]
@@ -52,7 +52,8 @@ def make_frame(
 ) -> Frame:
     """A frame of one table. `rows_before` None means there is no earlier snapshot.
 
-    `snapshot_kwargs` are those of the newest Snapshot (counts, lost, via, missing, wall_ns …).
+    `snapshot_kwargs` are those of the newest Snapshot (counts, lost, hooks, wall_ns …); `via` (point: way, or
+    "n/a: why") and `missing` (field: why) become hooks.
     """
     texts: Tables = {}
     step = round(elapsed_s * 1e9)
@@ -141,7 +142,21 @@ def address_pair(text: str | None) -> tuple[int, int]:
 
 def _snapshot(lens: str, rows: Rows, step_ns: int, kwargs: Mapping[str, Any]) -> Snapshot:
     made = Snapshot(lens, WALL_NS + step_ns, rows.taken_ns + 5_000_000_000, {rows.table.name: rows})
-    return dataclasses.replace(made, **kwargs)
+    kwargs = dict(kwargs)
+    hooks = make_hooks(kwargs.pop("via", {}), kwargs.pop("missing", {}))
+    return dataclasses.replace(made, **{"hooks": hooks} | kwargs)
+
+
+def make_hooks(via: Mapping[str, str], missing: Mapping[str, str] | None = None) -> tuple[Hook, ...]:
+    """Hooks of points by their ways, of which "n/a: why" is none; and one for each field that is missing."""
+    found = (_hook(point, way) for point, way in via.items())
+    lacking = (Hook(name, None, (("hook", why),), (name,)) for name, why in (missing or {}).items())
+    return (*found, *lacking)
+
+
+def _hook(point: str, way: str) -> Hook:
+    why = way.removeprefix(f"{NOT_HERE}: ")
+    return Hook(point, way) if why == way else Hook(point, None, (("hook", why),))
 
 
 def _given(row: Row, field: Field, at: int, defaults: Row) -> Any:

@@ -13,18 +13,21 @@ from collections.abc import Sequence
 import pytest
 
 from nettop import __version__
-from nettop.cli import (
-    Asked,
-    complete_columns,
-    complete_format,
-    complete_sort,
-    complete_view,
-    run,
-    settings_of,
-)
+from nettop.cli import Asked, complete_format, run, settings_of
+from nettop.commands.log import LogAsked, log_settings
+from nettop.commands.options import complete_columns, complete_line_format, complete_sort, complete_view
+from nettop.commands.run import RunAsked, run_settings
 from nettop.errors import ExitCode, PermissionMissing, SourceFailed, Unsupported
 from nettop.query.filter import parse_filter, quote
-from nettop.settings import Format, Settings, TextSettings, ViewSettings
+from nettop.settings import (
+    Format,
+    LineFormat,
+    LogSettings,
+    RunSettings,
+    Settings,
+    TextSettings,
+    ViewSettings,
+)
 from nettop.snapshots.connections import SOCKETS
 from tests.unit.scripted import Scripted, steps
 
@@ -49,9 +52,11 @@ def test_options_become_settings() -> None:
     asked = Asked(
         view="connections", filter=["nginx"], sort="-rtt_us", all=True, resolve=True, interval="0.5",
         table=True, data_only=True, format="csv", columns="pid, local,", limit="3", deltas=True, count="2",
+        frequency="99",
     )  # fmt: skip
     view = ViewSettings("connections", ("pid", "local"), "-rtt_us", ("nginx",), 3, True, True, True)
-    assert settings_of(asked) == Settings(0.5, view, TextSettings(Format.CSV, 2, data_only=True))
+    text = TextSettings(Format.CSV, 2, data_only=True)
+    assert settings_of(asked) == Settings(0.5, view, text, frequency_hz=99)
 
 
 def test_nothing_asked() -> None:
@@ -60,10 +65,49 @@ def test_nothing_asked() -> None:
     assert not Asked().is_text
 
 
+def test_options_of_log_become_settings() -> None:
+    """Every option of `nettop log` ends in its settings; unasked, they are the defaults."""
+    asked = LogAsked(
+        lens="connections.processes", filter=["nginx", ":443"], metrics_interval="10", interval="0.5",
+        format="jsonl", log_dir="/var/log/nettop", rotate_size="1MiB", keep="3", no_console=True, ring_size="64k",
+        frequency="10000",
+    )  # fmt: skip
+    assert log_settings(asked) == LogSettings(
+        view="connections.processes", filters=("nginx", ":443"), format=LineFormat.JSONL, interval_s=0.5,
+        metrics_interval_s=10.0, console=False, directory="/var/log/nettop", rotate_bytes=1 << 20, keep=3,
+        ring_bytes=1 << 16, frequency_hz=10_000,
+    )  # fmt: skip
+    assert log_settings(LogAsked()) == LogSettings()
+    assert log_settings(LogAsked(events_only=True, log_dir="none")) == LogSettings(
+        metrics=False, directory=None
+    )
+    assert log_settings(LogAsked(metrics_only=True, metrics_interval="0.5")) == LogSettings(
+        events=False, interval_s=0.5, metrics_interval_s=0.5
+    )
+
+
+def test_options_of_run_become_settings() -> None:
+    """Every option of `nettop run` ends in its settings, and the command is as it was written."""
+    asked = RunAsked(
+        ["curl", "-s", "--", "x"], format="jsonl", live=True, output="f", root=True, ring_size="4K"
+    )
+    words = ("curl", "-s", "--", "x")
+    assert run_settings(asked) == RunSettings(words, LineFormat.JSONL, True, "f", True, 4096)
+    assert run_settings(RunAsked(["true"])) == RunSettings(("true",))
+
+
 @pytest.mark.parametrize("asked", [Asked(table=True), Asked(data_only=True), Asked(format="jsonl")])
 def test_what_implies_table(asked: Asked) -> None:
     """--table, --data-only and --format each ask for plain output."""
     assert asked.is_text
+
+
+def test_frequency_reaches_the_source(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is an option like the ways to use; unasked it is 997."""
+    for words, expected in ((["--frequency", "49"], 49), ([], 997)):
+        asked = source("connections")
+        assert run(["-d", "--once", *words], lambda _lens, asked=asked: asked) is ExitCode.DONE  # type: ignore[misc]
+        assert asked.options["frequency"] == expected
 
 
 def test_shortcuts_are_filters() -> None:
@@ -93,7 +137,7 @@ def test_shortcut_chooses_rows(capfd: pytest.CaptureFixture[str]) -> None:
     [
         (["--tabel"], "unknown option '--tabel'|did you mean --table"),
         (["--zzzzzz"], "unknown option '--zzzzzz'|nettop --help"),
-        (["--view", "conections"], "unknown view 'conections'|did you mean connections?"),
+        (["--view", "conections"], "unknown view 'conections'|did you mean connections or"),
         (["--table", "--columns", "pids"], "unknown column 'pids'|did you mean pid"),
         (["--table", "--sort", "-bytes_snt"], "unknown sort field 'bytes_snt'|did you mean bytes_sent"),
         (["--table", "--filter", "stat=LISTEN"], "unknown field 'stat'|did you mean state"),
@@ -107,11 +151,46 @@ def test_shortcut_chooses_rows(capfd: pytest.CaptureFixture[str]) -> None:
         (["--table", "--count", "0"], "--count '0' is not a whole number|--count 10"),
         (["--table", "--limit", "-3"], "--limit '-3' is not a whole number|--limit 10"),
         (["--table", "--pid", "nginx"], "--pid 'nginx' is not a whole number|--pid 10"),
+        (["--frequency", "0"], "--frequency '0' is not a whole number above 0|--frequency 10"),
+        (["--frequency", "10001"], "10001 samples a second are not possible|between 1 and 10000"),
+        (["log", "--frequency", "fast"], "--frequency 'fast' is not a whole number|--frequency 10"),
+        (["export"], "missing argument 'LENS[.TABLE]'|nettop export --help"),
+        (["export", "cpu.cpus", "a.svg"], "cpu.cpus has no exports|cpu.stacks has some"),
+        (["export", "cpu", "a.svg", "--duraton", "3"], "unknown option '--duraton'|did you mean --duration"),
+        (["--frequency", "99", "export", "cpu", "a.svg"], "--frequency in front of export|behind export"),
         (["--once"], "--once is of plain output|--table"),
         (["--deltas"], "--deltas is of plain output|--table"),
         (["--columns", "pids"], "unknown column 'pids'|did you mean pid"),
         (["--limit"], "'--limit' requires an argument|--help"),
         (["conections"], "no such command 'conections'|--help"),
+        (["lgo"], "no such command 'lgo'. Did you mean 'log'|--help"),
+        (["--filter", "nginx", "log"], "--filter in front of log is not for it|behind log"),
+        (["--all", "run", "--", "true"], "--all in front of run is not for it|behind run"),
+        (["log", "--evens-only"], "unknown option '--evens-only'|did you mean --events-only"),
+        (["log", "--zzzzzz"], "unknown option '--zzzzzz'|nettop log --help"),
+        (["log", "more"], "got unexpected extra argument(s) (more)|nettop log --help"),
+        (["log", "--lens", "conections"], "unknown view 'conections'|did you mean connections or"),
+        (
+            ["log", "--events-only", "--metrics-only"],
+            "--events-only and --metrics-only exclude|leave out both",
+        ),
+        (["log", "--no-console", "--log-dir", "none"], "nothing would be written|--log-dir"),
+        (["log", "--log-dir", ""], "--log-dir '' is no directory|or none"),
+        (["log", "--metrics-interval", "soon"], "'soon' is not a number of seconds|--metrics-interval 0.5"),
+        (["log", "--metrics-interval", "1", "-t", "5"], "metrics every 1 s are not possible with|between"),
+        (["log", "--metrics-interval", "nan"], "metrics every nan s are not possible|between"),
+        (["log", "--metrics-interval", "0"], "interval of 0 s|between 0.1 and 3600"),
+        (["log", "--format", "jsn"], "unknown format 'jsn'|did you mean jsonl?"),
+        (["log", "--rotate-size", "big"], "--rotate-size 'big' is not a size|64M"),
+        (["log", "--rotate-size", "1K"], "files of 1024 bytes would be rotated all the time|16K"),
+        (["log", "--keep", "0"], "--keep '0' is not a whole number|--keep 10"),
+        (["log", "--ring-size", "3M"], "a ring of 3145728 bytes is not possible|power of two"),
+        (["log", "--ring-size", "2K"], "a ring of 2048 bytes is not possible|between 4K"),
+        (["log", "--log-dir", "none", "--filter", "stat=1"], "unknown field 'stat'|did you mean state"),
+        (["run"], "no command to run|nettop run -- curl"),
+        (["run", "--", ""], "no command to run|nettop run -- curl"),
+        (["run", "--format", "csv", "--", "true"], "unknown format 'csv'|known are"),
+        (["run", "--lve", "--", "true"], "unknown option '--lve'|did you mean --live"),
         ([], "the screens need a terminal|--table"),
     ],
 )
@@ -156,19 +235,32 @@ def test_completion() -> None:
     class Unknown:
         params = {"view": "nothing"}  # noqa: RUF012 - stands for typer's
 
-    assert complete_view("conn") == ["connections"]
-    assert complete_format("j") == ["jsonl"]
+    assert complete_view("connections.e") == ["connections.events"]
+    assert complete_format("") == ["table", "csv", "jsonl"]
+    assert complete_line_format("t") == ["text"]
     assert complete_sort(Context(), "-rtt_m") == ["-rtt_min_us"]  # type: ignore[arg-type]
     assert complete_columns(Context(), "pid,bytes_se") == ["pid,bytes_sent", "pid,bytes_sent_per_s"]  # type: ignore[arg-type]
     assert complete_columns(Unknown(), "p") == []  # type: ignore[arg-type]
 
 
-def test_shell_completion_of_values() -> None:
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("nettop --columns bytes_re", ["bytes_received", "bytes_received_per_s"]),
+        ("nettop lo", ["log"]),
+        ("nettop log --lens connections.e", ["connections.events"]),
+        ("nettop run --format j", ["jsonl"]),
+        ("nettop log --events", ["--events-only"]),
+        ("nettop export c", ["cpu.stacks"]),
+        ("nettop export cpu.stacks --format s", ["speedscope", "svg"]),
+    ],
+)
+def test_shell_completion(line: str, found: list[str]) -> None:
     """The shell's own way in gives the words, without numpy and without attaching to anything."""
     words = {
         "_NETTOP_COMPLETE": "complete_bash",
-        "COMP_WORDS": "nettop --columns bytes_re",
-        "COMP_CWORD": "2",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(line.count(" ")),
     }
     code = (
         "import sys\nsys.argv = ['nettop']\nfrom nettop.cli import main\n"
@@ -177,7 +269,7 @@ def test_shell_completion_of_values() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | words, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == ["bytes_received", "bytes_received_per_s"]
+    assert done.stdout.split() == found
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -189,6 +281,32 @@ def test_version_and_help() -> None:
     assert all(
         word in shown.stdout for word in ("--view", "--deltas", "--container", "Examples", "Exit codes")
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("log", "--metrics-interval --ring-size --keep SIGHUP"),
+        ("run", "--live --output --root 127"),
+        ("export", "--duration --frequency --format cpu.stacks FILE Ctrl-C"),
+    ],
+)
+def test_help_of_commands(command: str, told: str) -> None:
+    """A command's --help names its options and shows examples, without loading numpy."""
+    code = (
+        f"import sys; sys.argv[1:] = [{command!r}, '--help']; from nettop.cli import main; main(); "
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    shown, _, modules = done.stdout.rstrip().rpartition("\n")
+    assert all(word in shown for word in (*told.split(), "Examples"))
+    assert not {"numpy", "textual"} & set(modules.split())
 
 
 def test_help_into_a_closed_pipe() -> None:
@@ -236,7 +354,7 @@ def test_signals_end_it_cleanly(number: signal.Signals) -> None:
     """Ctrl-C, SIGTERM and SIGHUP end the program with code 0 and no word."""
     with started() as child:
         child.send_signal(number)
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
         assert child.stderr is not None
         assert child.stderr.read() == ""
 
@@ -247,7 +365,7 @@ def test_reader_gone() -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
         assert child.stderr.read() == ""
 
 

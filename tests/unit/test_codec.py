@@ -19,8 +19,8 @@ from nettop.snapshots.codec import MAGIC, NOT_RECORDED, VERSION, decode, encode
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table, row_dtype
-from nettop.snapshots.snapshot import Rows, Snapshot, unknown_value
-from tests.unit.build import Row, example_frame, make_frame, make_rows
+from nettop.snapshots.snapshot import Hook, Rows, Snapshot, unknown_value
+from tests.unit.build import Row, example_frame, make_frame, make_hooks, make_rows
 from tests.unit.strategies import keyed_rows
 
 PREFIX = struct.Struct("<8sHxxIQI")
@@ -86,7 +86,10 @@ def snapshots(draw: st.DrawFn) -> tuple[Snapshot, Lens]:
     words = st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=3)
     rows = {table.name: draw(filled(table)) for table in tables}
     times = (draw(st.integers(0, 2**63)), draw(st.integers(0, 2**63)))
-    made = Snapshot("sample", *times, rows, draw(numbers), draw(numbers), draw(words), draw(words))
+    refused = st.lists(st.tuples(ANY_TEXT, ANY_TEXT), max_size=2).map(tuple)
+    hook = st.builds(Hook, ANY_TEXT, st.none() | ANY_TEXT, refused, st.lists(ANY_TEXT, max_size=2).map(tuple))
+    hooks = tuple(draw(st.lists(hook, max_size=2)))
+    made = Snapshot("sample", *times, rows, draw(numbers), draw(numbers), hooks, draw(words))
     return made, lens_of(*tables)
 
 
@@ -98,7 +101,7 @@ def texts_of(rows: Rows, name: str) -> list[str | None]:
 
 def assert_same(one: Snapshot, other: Snapshot) -> None:
     """The two say the same; codes of texts may differ."""
-    for name in ("lens", "wall_ns", "boot_ns", "counts", "lost", "via", "missing"):
+    for name in ("lens", "wall_ns", "boot_ns", "counts", "lost", "hooks", "gaps"):
         assert getattr(one, name) == getattr(other, name)
     assert list(one.tables) == list(other.tables)
     for rows, others in zip(one.tables.values(), other.tables.values(), strict=True):
@@ -187,7 +190,11 @@ def test_an_older_recording_is_read_by_a_newer_table() -> None:
         [{"n": 1, "port": 443, "rtt_us": 5, "retired": 3}, {"n": 2, "port": None, "rtt_us": 6}], OLD
     )
     spare = make_rows([{"n": 4}], table_of("dropped"))
-    data = encode(Snapshot("sample", 1, 2, {"dropped": spare, "t": old}, missing={"added": "no such hook"}))
+    data = encode(
+        Snapshot(
+            "sample", 1, 2, {"dropped": spare, "t": old}, hooks=make_hooks({}, {"added": "no such hook"})
+        )
+    )
     decoded = decode(data, [lens_of(NEW)])
     array = decoded.tables["t"].array
     assert list(decoded.tables) == ["t"]
@@ -279,7 +286,7 @@ def forged(**changes: Any) -> dict[str, Any]:
         elif name in table["fields"][0]:  # type: ignore[index]
             table["fields"][0][name] = changes.pop(name)  # type: ignore[index]
     header = {"lens": "sample", "wall_ns": 1, "boot_ns": 2, "tables": [table]}
-    return header | {name: {} for name in ("counts", "lost", "via", "missing")} | changes
+    return header | {name: {} for name in ("counts", "lost", "gaps")} | {"hooks": []} | changes
 
 
 SAMPLE = [lens_of(table_of("t"))]
@@ -324,8 +331,14 @@ def test_the_forger_can_make_a_right_one() -> None:
         {"tables": [1]},
         {"counts": []},
         {"counts": {"a": "b"}},
-        {"via": {"a": 1}},
-        {"missing": None},
+        {"gaps": {"a": 1}},
+        {"hooks": None},
+        {"hooks": [1]},
+        {"hooks": [["a", "b", []]]},
+        {"hooks": [["a", 1, [], []]]},
+        {"hooks": [["a", None, [["b"]], []]]},
+        {"hooks": [["a", None, [["b", 2]], []]]},
+        {"hooks": [["a", "b", [], [3]]]},
         {"lens": ["sample"]},
     ],
     ids=str,
@@ -374,6 +387,8 @@ def test_texts_of_a_recording_are_made_safe_again() -> None:
     """A file from elsewhere is a border: what would move the cursor becomes visible."""
     rows = dataclasses.replace(make_rows([{"id": 1, "process": "x"}]))
     evil = dataclasses.replace(rows, texts={**rows.texts, "process": ["\x1b[2J\u202e"]})
-    decoded = decode(encode(Snapshot("connections", 1, 2, {"sockets": evil}, via={"a\x9b": "\x07"})))
+    decoded = decode(
+        encode(Snapshot("connections", 1, 2, {"sockets": evil}, hooks=make_hooks({"a\x9b": "\x07"})))
+    )
     assert decoded.tables["sockets"].texts["process"] == ["␛[2J\ufffd"]
     assert decoded.via == {"a\ufffd": "␇"}

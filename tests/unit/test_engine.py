@@ -79,7 +79,7 @@ def test_all_calls_come_from_one_thread_that_is_not_ours() -> None:
         session.enable("connections", every=True)
         assert event.wait(DEADLINE_S)
         assert session.describe("connections", 7).result(DEADLINE_S) == {"Key": "7"}
-    assert source.calls == ["start", "set", "read", "describe", "close"]
+    assert source.calls == ["set", "start", "read", "describe", "close"]
     assert source.options == {"every": True}
     assert len(source.threads) == 1
     assert threading.get_ident() not in source.threads

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from nettop.errors import (
@@ -12,6 +15,7 @@ from nettop.errors import (
     SourceFailed,
     Unsupported,
     UsageError,
+    failure_of,
     unknown_word,
 )
 
@@ -48,3 +52,14 @@ def test_an_unknown_word_suggests_the_nearest(word: str) -> None:
 def test_a_word_like_no_other_gets_the_whole_list() -> None:
     """Where nothing is near, every known word is named, in order."""
     assert unknown_word("field", "zzz", ["state", "pid"]).remedy == "known are: pid, state"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_are_no_bug(number: int) -> None:
+    """Where descriptors end that is told, and what to do; anything else that is not expected is a bug to report."""
+    failure = failure_of("drops", OSError(number, f"bpf(2) command 33: {os.strerror(number)}"))
+    assert failure.what == f"the drops source failed: {os.strerror(number).lower()}"
+    assert "ulimit -n" in failure.remedy
+    bug = failure_of("drops", OSError(errno.ENOMEM, "bpf(2) command 33"))
+    assert "command 33" in bug.what
+    assert bug.remedy == "please report this as a bug"

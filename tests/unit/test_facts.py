@@ -18,7 +18,7 @@ CONTAINER_ID = "4f1c2ab09d7e" + "0" * 52
 def root(tmp_path: Path) -> Path:
     """A host on which everything is as nettop needs it."""
     put(tmp_path, "sys/kernel/btf/vmlinux", "")
-    put(tmp_path, "proc/self/status", f"Name:\tnettop\nCapEff:\t{ALL_CAPABILITIES}\n")
+    put(tmp_path, "proc/thread-self/status", f"Name:\tnettop\nCapEff:\t{ALL_CAPABILITIES}\n")
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def test_no_btf_names_the_kernel_option(root: Path) -> None:
 )
 def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> None:
     """Just the capabilities that are missing are named, and sudo is the remedy."""
-    put(root, "proc/self/status", f"CapEff:\t{held:016x}\n")
+    put(root, "proc/thread-self/status", f"CapEff:\t{held:016x}\n")
     with pytest.raises(PermissionMissing) as refusal:
         Host(root).require_bpf()
     assert named in refusal.value.what
@@ -58,7 +58,7 @@ def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> No
 @pytest.mark.parametrize("held", [1 << 21, 1 << 39 | 1 << 38])
 def test_either_set_of_capabilities_suffices(root: Path, held: int) -> None:
     """CAP_SYS_ADMIN alone is enough, and so are the two that were split from it."""
-    put(root, "proc/self/status", f"CapEff:\t{held:016x}\n")
+    put(root, "proc/thread-self/status", f"CapEff:\t{held:016x}\n")
     Host(root).require_bpf()
 
 

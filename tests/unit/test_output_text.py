@@ -208,7 +208,9 @@ def test_banner_tells_changes() -> None:
     later = make_frame([], counts={"time_wait": 2}, lost={"events": 0}).now
     lost = make_frame([], lost={"events": 37}, missing={"rtt_us": "no tcp_sock"}).now
     assert change(before, later) == ""
-    assert change(later, lost) == "nettop  lost events 37  n/a rtt_us (no tcp_sock)"
+    assert (
+        change(later, lost) == "nettop  via rtt_us n/a: no tcp_sock  lost events 37  n/a rtt_us (no tcp_sock)"
+    )
     assert banner(lost, 1.0).startswith("nettop  ")
 
 

@@ -47,3 +47,17 @@ def test_a_vanished_process_hides_no_other(tmp_path: Path) -> None:
         processes.name(named)
         assert groups(processes, named) == [None, "/system.slice/web.service", "/system.slice/web.service"]
         assert processes.vanished == 1
+
+
+def test_a_process_whose_css_set_is_unknown(tmp_path: Path) -> None:
+    """Such processes share nothing, and nothing tells that one was moved: each is read each time."""
+    processes = Processes(host(tmp_path))
+    other = tmp_path / "proc" / str(GONE) / "cgroup"
+    other.parent.mkdir()
+    for group in ("/a", "/b"):
+        other.write_text(f"0::{group}\n")
+        named = rows()
+        named["css_set"] = np.iinfo(np.uint64).max
+        processes.name(named)
+        assert groups(processes, named) == [group, "/system.slice/web.service", "/system.slice/web.service"]
+    assert (processes.vanished, processes.groups()) == (0, {})

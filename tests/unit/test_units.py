@@ -217,3 +217,10 @@ def test_every_column_knows_its_unit(name: str, unit: str) -> None:
 def test_infinity_is_not_asked_for() -> None:
     """A number of any length is an amount; nothing overflows."""
     assert parse_quantity("9" * 400, "bytes") == math.inf
+
+
+def test_time_of_a_time_is_a_share_of_one_cpu() -> None:
+    """The rate of a counter of CPU time: shown and asked for in percent, raw in ns/s."""
+    assert [human(rate, "ns/s") for rate in (0, 12_300_000, 1_234_000_000)] == ["0 %", "1.23 %", "123 %"]
+    assert parse_quantity("1.5%", "ns/s") == 15_000_000
+    assert parse_quantity("200", "ns/s") == 200

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import cmp_to_key
 from typing import Any
@@ -89,6 +90,28 @@ def test_measured_zero_is_not_unknown() -> None:
     """A connection that sent nothing has a rate of 0; one without a counter has none."""
     each = [{"id": 1, "bytes_sent": 7}, {"id": 2, "bytes_sent": None}]
     assert all_values(make_view(make_frame(each, each)), "bytes_sent_per_s") == [0.0, None]
+
+
+@given(st.integers(0, 2**60), st.none() | st.integers(0, 2**60), elapsed)
+def test_a_count_has_a_rate_when_both_snapshots_have_it(
+    now: int, before: int | None, elapsed_s: float
+) -> None:
+    """What a count of the snapshot grew by, over the time between the two; one that went back has no rate."""
+    frame = make_frame([], [], elapsed_s, counts={"closed": now, "opened": 5})
+    assert frame.before is not None
+    counted = {} if before is None else {"closed": before}
+    view = make_view(Frame(frame.now, dataclasses.replace(frame.before, counts=counted)))
+    grown = before is not None and now >= before
+    assert view.count_rate("closed") == (pytest.approx((now - (before or 0)) / elapsed_s) if grown else None)
+    assert view.count_rate("opened") is None
+    assert view.count_rate("failed") is None
+
+
+def test_a_count_has_no_rate_without_time() -> None:
+    """One snapshot, or two of one moment, say nothing of speed."""
+    for frame in (make_frame([], [], 0.0, counts={"closed": 7}), make_frame([], counts={"closed": 7})):
+        before = None if frame.before is None else dataclasses.replace(frame.before, counts={"closed": 3})
+        assert make_view(Frame(frame.now, before)).count_rate("closed") is None
 
 
 @given(keyed_rows, keyed_rows, st.booleans())

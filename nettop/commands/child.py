@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that waits until it may become a command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from typing import NoReturn
+
+from nettop.commands.invoker import User, become
+
+_DEFAULT_AGAIN = (signal.SIGPIPE, signal.SIGXFSZ)
+"""What Python ignores, and a command must not inherit ignored."""
+_CANNOT_RUN = 126
+
+
+class Child:
+    """The process. It is forked while there is one thread, and before anything is given up that a command may need.
+
+    Its standard streams, working directory, environment and process group are nettop's own.
+    """
+
+    def __init__(self, words: Sequence[str], user: User | None) -> None:
+        go_reader, self._go = os.pipe()
+        self._error, error_writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._go)  # or the child would never see it close
+            _wait_and_become(go_reader, error_writer, words, user)
+        os.close(go_reader)
+        os.close(error_writer)
+        self.descriptor = os.pidfd_open(self.pid)
+        self._status: int | None = None
+
+    def start(self) -> OSError | None:
+        """Have it become the command; returns why it cannot."""
+        with contextlib.suppress(BrokenPipeError):  # killed already
+            os.write(self._go, b"\1")
+        self._close_go()
+        with os.fdopen(self._error, "rb", closefd=False) as told:
+            number = told.read()
+        return OSError(int(number), os.strerror(int(number))) if number else None
+
+    def send(self, number: int) -> None:
+        """Send it a signal, if it still is, and has not become another user's."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(self.descriptor, number)
+
+    def status(self) -> int:
+        """Wait for its end; the exit status, negative for death by a signal."""
+        if self._status is None:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._status
+
+    def close(self) -> None:
+        """Wait for its end, which is at once if it has not become the command."""
+        self._close_go()
+        self.status()
+        os.close(self._error)
+        os.close(self.descriptor)
+
+    def _close_go(self) -> None:
+        if self._go >= 0:
+            os.close(self._go)
+            self._go = -1
+
+
+def _wait_and_become(go: int, error: int, words: Sequence[str], user: User | None) -> NoReturn:
+    try:
+        _forget_handlers()
+        if user is not None:
+            become(user)
+        if os.read(go, 1):
+            os.execvp(words[0], list(words))  # noqa: S606 - whose words they are, decides what they do
+    except OSError as refused:
+        os.write(error, str(refused.errno).encode())
+    finally:
+        os._exit(_CANNOT_RUN)  # never back into what the parent was about to do
+
+
+def _forget_handlers() -> None:
+    """Have signals end the process, as they will the command; those that are ignored stay so."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    for number in _DEFAULT_AGAIN:
+        signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop doctor`: its words, and what is done before its door opens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
+from nettop.commands.options import asked_ways, checked_word, option, starting, use_option
+from nettop.commands.privilege import stays_root
+from nettop.errors import ExitCode, NettopError
+from nettop.interrupts import undisturbed
+from nettop.snapshots import lenses
+
+if TYPE_CHECKING:
+    from nettop.engine.source import Source
+
+_FORMATS = ("text", "json")
+_HOST = "host"
+
+DOCTOR = "doctor"
+DOCTOR_HELP = "Say what works on this host and why not, and compare nettop with traffic that it makes."
+
+DOCTOR_EXAMPLES = """[bold]Examples[/bold]
+
+nettop doctor  [dim]everything: the host, each lens, the self-test[/dim]
+
+nettop doctor --bundle report.tar.gz  [dim]for a bug report, without addresses and names[/dim]
+
+nettop doctor --format json | jq .lenses  [dim]for a program[/dim]
+
+nettop doctor --only host --only drops --no-traffic
+
+Exit codes: 0 every lens works, 1 the self-test disagrees, 3 a lens cannot work here, 4 only a permission is missing;
+128 and the number of the signal that interrupted it."""
+
+
+def complete_format(incomplete: str) -> list[str]:
+    """The formats that begin like `incomplete`."""
+    return starting(_FORMATS, incomplete)
+
+
+def complete_part(incomplete: str) -> list[str]:
+    """The parts that begin like `incomplete`."""
+    return starting(_parts(), incomplete)
+
+
+def _parts() -> list[str]:
+    return [_HOST, *(lens.id for lens in lenses())]
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class DoctorAsked:
+    """The options as they were given: each field is one, in the order of --help."""
+
+    format: Annotated[str, option("--format", metavar="text|json", autocompletion=complete_format,
+                                  help="A report for people (text) or for programs")] = "text"
+    bundle: Annotated[str | None, option("--bundle", metavar="FILE",
+                                         help="Write a new file (.tar.gz) for a bug report as well: addresses and "
+                                         "names are taken out")] = None
+    no_traffic: Annotated[bool, option("--no-traffic", help="No self-test")] = False
+    only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=complete_part,
+                                             help=f"Leave out the others: {', '.join(_parts())}")] = None
+    use: Annotated[list[str] | None, use_option()] = None
+    # fmt: on
+
+
+def open_doctor(asked: DoctorAsked, source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Examine what the options ask for, and report. Raises NettopError where nothing can be written.
+
+    `source_of` makes the source of a lens; the probes do if it is None.
+    """
+    as_json = checked_word("format", asked.format, _FORMATS) == "json"
+    parts = tuple(checked_word("part", part, _parts()) for part in asked.only or ())
+    ways = asked_ways(asked.use)
+    if sys.stdout is None:
+        raise NettopError("standard output is closed", "nettop doctor needs somewhere to write to")
+    with undisturbed():
+        from nettop.doctor.door import DoctorSettings, run_doctor
+        from nettop.engine.source import probe_of
+    settings = DoctorSettings(parts, not asked.no_traffic, ways, as_json, stays_root(invoking_user()) or "")
+    with nullcontext() if asked.bundle is None else _new_file(Path(asked.bundle)) as bundle:
+        return run_doctor(settings, source_of or probe_of, sys.stdout, bundle)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file, which belongs to who called nettop and which nobody else may read; gone if it is not finished.
+
+    Raises NettopError where it is there already, or cannot be made.
+    """
+    owner = owner_of_files(path)
+    try:
+        with acting_as(owner):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise NettopError(f"{path} is there already", "give --bundle another file, or remove that one") from None
+    except OSError as error:
+        raise NettopError(f"{path} cannot be written: {error.strerror}", "give --bundle another file") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+    except BaseException:
+        with acting_as(owner):
+            path.unlink(missing_ok=True)
+        raise

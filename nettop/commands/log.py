@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop log`: its words, and what is done before its door opens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from nettop.commands.invoker import invoking_user, owner_of_files
+from nettop.commands.options import (
+    asked_frequency,
+    asked_overhead,
+    asked_ways,
+    checked_why,
+    checked_word,
+    complete_line_format,
+    complete_view,
+    follow_namespaces_option,
+    frequency_option,
+    max_overhead_option,
+    option,
+    seconds,
+    size_bytes,
+    use_option,
+    whole,
+    why_option,
+)
+from nettop.commands.privilege import Rights, opened_session, statistics_opener, stays_root
+from nettop.errors import ExitCode, NettopError, PermissionMissing, UsageError
+from nettop.interrupts import requested_by_signals, undisturbed
+from nettop.settings import (
+    MIN_ROTATE_BYTES,
+    LineFormat,
+    LogSettings,
+    checked_interval,
+    checked_metrics_interval,
+    checked_ring,
+)
+from nettop.snapshots import find_table, views
+from nettop.snapshots.own_cost import SELF
+
+if TYPE_CHECKING:
+    from nettop.engine.source import Source
+
+NONE = "none"
+"""The --log-dir that is none."""
+
+LOG_HELP = "Log what happens to connections at once, and every connection's numbers every so often."
+
+LOG_EXAMPLES = """[bold]Examples[/bold]
+
+nettop log  [dim]events and metrics, here and in log/[/dim]
+
+nettop log --events-only --log-dir none --filter 'event=fail'  [dim]failures, here only[/dim]
+
+nettop log --format jsonl --log-dir /var/log/nettop --no-console  [dim]as a service[/dim]
+
+nettop log --lens connections.processes --metrics-interval 10
+
+SIGHUP opens the files again; SIGTERM writes what is left, and ends."""
+
+_WHAT, _WHERE = "What to log", "Where to"
+_AS_ROOT = """\
+install nettop where everybody may read it (/opt/nettop), or
+give --log-dir a directory of root's, or none for the console only"""
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class LogAsked:
+    """The options as they were given: each field is one, in the order of --help. See `log_settings`."""
+
+    lens: Annotated[str, option("--lens", metavar="LENS[.TABLE]", panel=_WHAT, autocompletion=complete_view,
+                                help=f"What to log: {', '.join(views())} (the first unasked, with its events)"
+                                )] = "connections"
+    filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_WHAT,
+                                               help="Lines to keep, as in nettop --filter; a field that only events "
+                                               "or only metrics have leaves the other out")] = None
+    events_only: Annotated[bool, option("--events-only", panel=_WHAT, help="No metrics")] = False
+    metrics_only: Annotated[bool, option("--metrics-only", panel=_WHAT, help="No events")] = False
+    metrics_interval: Annotated[str, option("--metrics-interval", metavar="SECONDS", panel=_WHAT,
+                                            help="Time between two lines of a live connection (30)")] = "30"
+    interval: Annotated[str | None, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
+                                           help="Time between two readings of the tables (1)")] = None
+    max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
+    frequency: Annotated[str | None, frequency_option(_WHAT)] = None
+    use: Annotated[list[str] | None, use_option(_WHAT)] = None
+    format: Annotated[str, option("--format", metavar="text|jsonl", panel=_WHERE,
+                                  autocompletion=complete_line_format, help="Lines for people (text) or for "
+                                  "programs")] = "text"
+    why: Annotated[bool, why_option(_WHERE)] = False
+    log_dir: Annotated[str, option("--log-dir", metavar="DIR|none", panel=_WHERE,
+                                   help="Where the files are (log, in the working directory); none for the console "
+                                   "only")] = "log"
+    rotate_size: Annotated[str, option("--rotate-size", metavar="SIZE", panel=_WHERE,
+                                       help="A file is put aside before it grows beyond this (64M)")] = "64M"
+    keep: Annotated[str, option("--keep", metavar="N", panel=_WHERE,
+                                help="Files put aside that stay, of each kind (8)")] = "8"
+    no_console: Annotated[bool, option("--no-console", panel=_WHERE, help="Write to the files only")] = False
+    follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
+    ring_size: Annotated[str, option("--ring-size", metavar="SIZE", panel=_WHERE,
+                                     help="Room for events in the kernel, a power of two (8M)")] = "8M"
+    # fmt: on
+
+
+def log_settings(asked: LogAsked) -> LogSettings:
+    """The settings that the options mean. Raises UsageError for values and combinations that mean nothing."""
+    _check_together(asked)
+    metrics_interval_s = seconds("--metrics-interval", asked.metrics_interval)
+    interval_s = min(1.0, metrics_interval_s) if asked.interval is None else seconds("--interval", asked.interval)
+    return LogSettings(
+        view=asked.lens,
+        filters=tuple(asked.filter or ()),
+        format=LineFormat(checked_word("format", asked.format, list(LineFormat))),
+        interval_s=checked_interval(interval_s),
+        metrics_interval_s=checked_metrics_interval(metrics_interval_s, interval_s),
+        events=not asked.metrics_only,
+        metrics=not asked.events_only,
+        console=not asked.no_console,
+        directory=None if asked.log_dir == NONE else asked.log_dir,
+        rotate_bytes=_rotate_bytes(asked.rotate_size),
+        keep=whole("--keep", asked.keep),
+        ring_bytes=checked_ring(size_bytes("--ring-size", asked.ring_size)),
+        why=checked_why(asked.why, asked.format),
+        ways=asked_ways(asked.use),
+        max_overhead=asked_overhead(asked.max_overhead),
+        frequency_hz=asked_frequency(asked.frequency),
+    )
+
+
+def _check_together(asked: LogAsked) -> None:
+    if asked.events_only and asked.metrics_only:
+        raise UsageError("--events-only and --metrics-only exclude each other", "leave out both for everything")
+    if asked.no_console and asked.log_dir == NONE:
+        raise UsageError("nothing would be written", "give --log-dir a directory, or leave out --no-console")
+    if not asked.log_dir:
+        raise UsageError("--log-dir '' is no directory", "write it like --log-dir log, or none for the console only")
+
+
+def _rotate_bytes(text: str) -> int:
+    size = size_bytes("--rotate-size", text)
+    if size < MIN_ROTATE_BYTES:
+        raise UsageError(f"files of {size} bytes would be rotated all the time", "give --rotate-size 16K or more")
+    return size
+
+
+def open_log(asked: LogAsked, source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Log what the options ask for. Raises NettopError, and BrokenPipeError when nobody reads any more.
+
+    `source_of` makes the source of a lens; the probes do if it is None.
+    """
+    settings = log_settings(asked)
+    lens, _ = find_table(settings.view)  # a wrong word is told before anything heavy loads
+    if sys.stdout is None and settings.directory is None:
+        raise NettopError("standard output is closed", "give --log-dir a directory")
+    with undisturbed():
+        from nettop.output.log import run_log
+
+    # Who owns the files writes them: nettop becomes that user.
+    user = invoking_user() if settings.directory is None else owner_of_files(Path(settings.directory))
+    barred = stays_root(user) if source_of is None else None
+    rights = Rights(user, follow_namespaces=asked.follow_namespaces)
+    with ExitStack() as ends:
+        requests = ends.enter_context(requested_by_signals())
+        open_statistics, bound = None, settings.max_overhead
+        if source_of is None and (lens.id == SELF.id or bound is not None):
+            open_statistics = ends.enter_context(statistics_opener(user, by_keeper=False))
+        session = ends.enter_context(
+            opened_session(
+                settings.interval_s, source_of, rights, open_statistics=open_statistics, max_overhead=bound
+            )
+        )
+        try:
+            return run_log(settings, session, requests, sys.stdout, sys.stderr)
+        except PermissionMissing as error:
+            if barred is None or not isinstance(error.__cause__, PermissionError):
+                raise
+            raise PermissionMissing(f"{error.what}: {barred}", _AS_ROOT) from error

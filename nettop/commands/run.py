@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop run`: its words, and what is done before its door opens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
+from nettop.commands.options import (
+    asked_ways,
+    checked_why,
+    checked_word,
+    complete_line_format,
+    follow_namespaces_option,
+    option,
+    size_bytes,
+    use_option,
+    why_option,
+)
+from nettop.commands.privilege import Rights, opened_session
+from nettop.errors import NettopError, UsageError
+from nettop.interrupts import undisturbed
+from nettop.settings import LineFormat, RunSettings, checked_ring
+
+if TYPE_CHECKING:
+    from nettop.engine.source import Source
+
+INTERVAL_S = 5.0
+"""Nobody looks at the tables while the command runs."""
+INTERRUPTED = 130
+
+RUN_HELP = "Run a command, and report the connections that it and its children make."
+
+RUN_EXAMPLES = """[bold]Examples[/bold]
+
+nettop run -- curl -s https://example.com -o /dev/null
+
+nettop run --live -- make test  [dim]each connection as it ends[/dim]
+
+nettop run --format jsonl --output report.jsonl -- ./deploy.sh
+
+Exit code: the command's; 128 and the number of the signal that ended it; 127 not found, 126 cannot run."""
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class RunAsked:
+    """The words as they were given: each field is an option, in the order of --help, or the command."""
+
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND [ARGUMENTS]", show_default=False,
+                                                        help="What to run")] = None
+    format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=complete_line_format,
+                                  help="A report for people (text) or for programs")] = "text"
+    why: Annotated[bool, why_option()] = False
+    live: Annotated[bool, option("--live", help="Tell of each connection as it ends, not when all is over")] = False
+    output: Annotated[str | None, option("--output", metavar="FILE",
+                                         help="Write the report there, each connection as it ends")] = None
+    root: Annotated[bool, option("--root", help="Run the command as root, not as who called sudo")] = False
+    follow_namespaces: Annotated[bool, follow_namespaces_option()] = False
+    ring_size: Annotated[str, option("--ring-size", metavar="SIZE",
+                                     help="Room for events in the kernel, a power of two (8M)")] = "8M"
+    use: Annotated[list[str] | None, use_option()] = None
+    # fmt: on
+
+
+def run_settings(asked: RunAsked) -> RunSettings:
+    """The settings that the words mean. Raises UsageError for values that mean nothing, and without a command."""
+    if not asked.command or not asked.command[0]:
+        raise UsageError("no command to run", "write it behind --: nettop run -- curl https://example.com")
+    return RunSettings(
+        words=tuple(asked.command),
+        format=LineFormat(checked_word("format", asked.format, list(LineFormat))),
+        live=asked.live,
+        output=asked.output,
+        as_root=asked.root,
+        ring_bytes=checked_ring(size_bytes("--ring-size", asked.ring_size)),
+        why=checked_why(asked.why, asked.format),
+        ways=asked_ways(asked.use),
+    )
+
+
+def open_run(asked: RunAsked, source_of: Callable[[str], Source] | None) -> int:
+    """Run the command, report, and return its exit code. Raises NettopError where it has not begun.
+
+    `source_of` makes the source of a lens; the probes do if it is None.
+    """
+    settings = run_settings(asked)
+    from nettop.commands.child import Child
+
+    user = None if settings.as_root else invoking_user()
+    rights = Rights(user, follow_namespaces=asked.follow_namespaces)
+    with ExitStack() as ends:
+        output = None if settings.output is None else ends.enter_context(_opened(settings.output))
+        # Before anything is given up that the command may need, and before there is a second thread.
+        child = ends.enter_context(closing(Child(settings.words, user)))
+        try:
+            with undisturbed():
+                from nettop.output.run import run_command
+
+            with opened_session(INTERVAL_S, source_of, rights) as session:
+                return run_command(settings, session, child, sys.stderr, output)
+        except KeyboardInterrupt:  # before the command began
+            return INTERRUPTED
+
+
+def _opened(path: str) -> TextIO:
+    """The report's file, which belongs to who called nettop."""
+    try:
+        with acting_as(owner_of_files(Path(path))):
+            return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise NettopError(f"{path} cannot be written: {error.strerror}", "give --output another file") from error

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capabilities by name: what this process has, what nettop wants them for, and how to get just the missing one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from nettop.doctor.report import Check, Verdict
+from nettop.kernel import privileges
+from nettop.kernel.facts import INITIAL_USER_NAMESPACE, Host
+
+NAMES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+"""By number (include/uapi/linux/capability.h)."""
+
+_PROGRAMS = {privileges.CAP_BPF: "load BPF programs", privileges.CAP_PERFMON: "let them look into the kernel"}
+_SURROUNDINGS = {
+    privileges.CAP_SYS_ADMIN: "enter other network namespaces",
+    privileges.CAP_NET_ADMIN: "try hooks out in a network namespace of their own",
+    privileges.CAP_SYS_PTRACE: "find namespaces through other users' processes",
+    privileges.CAP_DAC_READ_SEARCH: "read what other users' processes hold",
+    privileges.CAP_SYSLOG: "name the kernel's functions that drop packets",
+}
+WANTED = _PROGRAMS | _SURROUNDINGS
+"""What nettop wants, and what for."""
+
+
+def check_user(root: Path) -> Check:
+    """Who runs this."""
+    uid = os.geteuid()
+    caller = os.environ.get("SUDO_UID", "")
+    value = "root" if uid == 0 else f"uid {uid}"
+    value += f", called by uid {caller}" if uid == 0 and caller.isdecimal() and caller != "0" else ""
+    if uid == 0 or not _missing(root):
+        return Check("user", "user", value, data=uid)
+    return Check(
+        "user", "user", f"{value}, not root", Verdict.NOTE, "as root there is more: sudo nettop doctor", uid
+    )
+
+
+def check_user_namespace(root: Path) -> Check:
+    """Whether capabilities reach the kernel, or only what a user namespace owns."""
+    inode = Host(root).user_namespace()
+    if inode in (None, INITIAL_USER_NAMESPACE):
+        return Check("user_namespace", "user namespace", "the initial one", data=inode)
+    return Check(
+        "user_namespace",
+        "user namespace",
+        f"not the initial one ({inode}): capabilities held in it do not reach the kernel",
+        Verdict.BAD,
+        "run nettop outside of it (no unshare --user, no rootless container): sudo nettop doctor",
+        inode,
+    )
+
+
+def check_capabilities(root: Path) -> Iterable[Check]:
+    """Which of those that nettop wants are missing, and the sets by name."""
+    sets = _sets(root)
+    for key, label in (("effective", "CapEff"), ("permitted", "CapPrm")):
+        names = [name_of(number) for number in _numbers(sets.get(label, 0))]
+        yield Check(f"capabilities_{key}", f"{key} capabilities", _shown(sets.get(label, 0)), data=names)
+    missing = _missing(root)
+    names = [name_of(number) for number in missing]
+    if not missing:
+        yield Check("capabilities_missing", "capabilities", "all that nettop wants", data=names)
+        return
+    needs = "missing: " + "; ".join(f"{name_of(number)} (to {WANTED[number]})" for number in missing)
+    is_bad = bool(_PROGRAMS.keys() & set(missing))
+    yield Check(
+        "capabilities_missing",
+        "capabilities",
+        needs,
+        Verdict.BAD if is_bad else Verdict.NOTE,
+        _remedy(missing, sets),
+        names,
+    )
+
+
+def sees_owners(root: Path) -> bool:
+    """Whether nettop may find out which sockets other users' processes hold: by a program, or by looking at each."""
+    missing = set(_missing(root))
+    return not (missing & _PROGRAMS.keys() and missing & privileges.LOOKING)
+
+
+def name_of(number: int) -> str:
+    """`CAP_BPF` of 39."""
+    return f"CAP_{NAMES[number]}" if number < len(NAMES) else f"capability {number}"
+
+
+def _missing(root: Path) -> list[int]:
+    """Those that are wanted and not effective. CAP_SYS_ADMIN stands for those that were split from it."""
+    held = _sets(root).get("CapEff", 0)
+    stands_for = _PROGRAMS.keys() if held >> privileges.CAP_SYS_ADMIN & 1 else ()
+    return [number for number in WANTED if not held >> number & 1 and number not in stands_for]
+
+
+def _remedy(missing: list[int], sets: Mapping[str, int]) -> str:
+    """What gives just the missing ones: a root that lacks them was confined by somebody, others never had them."""
+    words = [name_of(number) for number in missing]
+    if os.geteuid():
+        return f"sudo nettop doctor, or give it {', '.join(words)} (setpriv --ambient-caps, AmbientCapabilities=)"
+    if all(sets.get("CapPrm", 0) >> number & 1 for number in missing):
+        return (
+            f"{', '.join(words)} are permitted and not effective: whatever started nettop has to raise them"
+        )
+    docker = " ".join(f"--cap-add {word.removeprefix('CAP_')}" for word in words)
+    return (
+        f"this root was denied them: take {', '.join(words)} into the container (docker run {docker}) "
+        "or the unit (CapabilityBoundingSet=)"
+    )
+
+
+def _sets(root: Path) -> dict[str, int]:
+    """CapEff, CapPrm, CapBnd … of this process."""
+    status = (root / "proc/self/status").read_text(errors="replace")
+    return {
+        name: int(mask, 16) for name, mask in re.findall(r"^(Cap\w+):\s*([0-9a-f]+)", status, re.MULTILINE)
+    }
+
+
+def _numbers(mask: int) -> list[int]:
+    return [number for number in range(64) if mask >> number & 1]
+
+
+def _shown(mask: int) -> str:
+    """The set in words that fit a line."""
+    held = set(_numbers(mask))
+    if not held:
+        return "none"
+    known = range(len(NAMES))
+    lacking = [name_of(number) for number in known if number not in held]
+    if not lacking:
+        return "all"
+    if len(lacking) < len(held):
+        return f"all but {', '.join(lacking)}"
+    return ", ".join(map(name_of, sorted(held)))

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts of the host that decide what works. Files are read below `root`, which a test may replace."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from nettop import __version__
+from nettop.doctor.capabilities import (
+    check_capabilities,
+    check_user,
+    check_user_namespace,
+    sees_owners,
+)
+from nettop.doctor.report import BELOW, OF_THE_USER, Check, LensReport, Verdict
+from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_python
+from nettop.errors import NettopError
+from nettop.kernel.facts import INITIAL_PID_NAMESPACE, Host, container_of
+from nettop.kernel.namespaces import find_namespaces
+from nettop.kernel.sock_diag import dump
+
+_ARCHITECTURES = {"x86_64": Verdict.OK, "aarch64": Verdict.NOTE}
+_INITIAL_NETWORK_NAMESPACE = 0xEFFFFFF9
+"""NET_NS_INIT_INO of include/uapi/linux/nsfs.h (since 6.18)."""
+_LOCKDOWNS = {
+    "none": ("none", Verdict.OK, ""),
+    "integrity": ("integrity: forbids to change the kernel; nettop only reads", Verdict.OK, ""),
+    "confidentiality": (
+        "confidentiality: forbids BPF programs to read the kernel's memory, and kprobes, perf and tracefs",
+        Verdict.BAD,
+        "boot with lockdown=integrity on the kernel's command line in place of lockdown=confidentiality",
+    ),
+}
+_CONTAINER_FILES = {
+    ".dockerenv": "docker",
+    "run/.containerenv": "podman",
+    "run/systemd/container": "container",
+}
+_MIN_FILES = 1024
+_READABLE = "install it where everybody can read it (scripts/install-deps.sh: /opt/nettop)"
+_DUMPED = {"TCP": (6, 10), "UDP": (17, 7)}
+"""Protocols, and for each a state that few sockets are in: LISTEN, and no peer."""
+
+
+def host_checks(root: Path = Path("/")) -> list[Check]:
+    """Every fact, in the order in which they are shown. One that cannot be read is a note."""
+    return [one for asked in _ASKED for one in _answers(asked, root)]
+
+
+def _answers(asked: Callable[[Path], Check | Iterable[Check]], root: Path) -> Iterator[Check]:
+    name = asked.__name__.removeprefix("check_")
+    try:
+        answer = asked(root)
+        yield from (answer,) if isinstance(answer, Check) else answer
+    except OSError as error:
+        yield Check(name, name.replace("_", " "), f"cannot be read: {error.strerror}", Verdict.NOTE)
+
+
+# --- the kernel -----------------------------------------------------------------------------------------------
+
+
+def check_nettop(_: Path) -> Check:
+    """Which nettop this is."""
+    return Check("nettop", "nettop", __version__)
+
+
+def check_kernel(_: Path) -> Iterable[Check]:
+    """Which kernel this is, and for which processor."""
+    system = os.uname()
+    yield Check("kernel", "kernel", system.release)
+    yield Check("kernel_build", "kernel build", system.version)
+    machine = platform.machine()
+    verdict = _ARCHITECTURES.get(machine, Verdict.BAD)
+    note = {Verdict.NOTE: " (written for, and not tested on it)", Verdict.BAD: " (nettop does not know it)"}
+    remedy = "run nettop on x86_64 or aarch64" if verdict is Verdict.BAD else ""
+    yield Check("architecture", "architecture", machine + note.get(verdict, ""), verdict, remedy, machine)
+
+
+def check_btf(root: Path) -> Check:
+    """Whether the kernel describes its types."""
+    path = root / "sys/kernel/btf/vmlinux"
+    size = path.stat().st_size if path.exists() else 0
+    if size:
+        return check_btf_loads(size)
+    hiding = _mounted_over(root, "/sys/kernel/btf") or _mounted_over(root, "/sys")
+    if path.exists() or hiding not in ("", "/sys"):
+        return Check(
+            "btf",
+            "BTF",
+            "/sys/kernel/btf/vmlinux is empty: something is mounted over it",
+            Verdict.BAD,
+            f"umount {hiding or '/sys/kernel/btf/vmlinux'}",
+            0,
+        )
+    return Check(
+        "btf",
+        "BTF",
+        "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)",
+        Verdict.BAD,
+        "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions have since 2021; in a container mount /sys",
+        0,
+    )
+
+
+def check_lockdown(root: Path) -> Check:
+    """Whether the kernel is locked down, and what that forbids."""
+    if not (root / "sys/kernel/security/lockdown").exists():
+        if "securityfs" in _mounts(root).values():
+            return Check("lockdown", "lockdown", "none: not built into this kernel", data="none")
+        remedy = "to have it told: mount -t securityfs securityfs /sys/kernel/security"
+        value = "not told here: securityfs is not mounted"
+        return Check("lockdown", "lockdown", value, Verdict.NOTE, remedy, "unknown")
+    mode = Host(root).lockdown()
+    value, verdict, remedy = _LOCKDOWNS.get(mode, (mode, Verdict.NOTE, ""))
+    return Check("lockdown", "lockdown", value, verdict, remedy, mode)
+
+
+def check_kprobes(root: Path) -> Check:
+    """Whether the kernel lets functions be hooked by kprobes."""
+    found = (root / "sys/bus/event_source/devices/kprobe/type").exists()
+    if found:
+        return Check("kprobes", "kprobes", "yes", data=True)
+    value = "not in this kernel (CONFIG_KPROBE_EVENTS): other hooks are used"
+    return Check("kprobes", "kprobes", value, Verdict.NOTE, data=False)
+
+
+def check_sock_diag(_: Path) -> Check:
+    """Whether the kernel lists sockets by netlink, which is what is left where it takes no BPF."""
+    refused = []
+    for name, (protocol, state) in _DUMPED.items():
+        try:
+            dump(protocol, 1 << state, info=False)
+        except NettopError as error:
+            refused.append(f"{name}: {error.what}")
+    if not refused:
+        return Check("sock_diag", "sock_diag", f"lists {' and '.join(_DUMPED)}", data=True)
+    remedy = "modprobe tcp_diag udp_diag, or a kernel with CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG"
+    return Check("sock_diag", "sock_diag", "; ".join(refused), Verdict.NOTE, remedy, False)
+
+
+def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterator[Check]:
+    """Whether the ends of functions can be hooked, as the lenses found when they tried; nothing where none did.
+
+    Where something of the host is bad, or --use leaves out what they add to, they did not get as far as asking for it.
+    """
+    name = "fentry, fexit"
+    hooks = [hook for lens in lenses for hook in lens.hooks]
+    ways = [(hook, why) for hook in hooks for way, why in hook.refused if _is_fentry(way)]
+    missing = {hook.point for hook in hooks if hook.way is None}
+    whys = dict.fromkeys(
+        why for hook, why in ways if why not in OF_THE_USER and BELOW.get(hook.point) not in missing
+    )
+    if any(_is_fentry(hook.way or "") for hook in hooks):
+        yield Check("fentry", name, "yes", data=True)
+    elif (ways and not whys) or any(check.verdict is Verdict.BAD for check in host):
+        yield Check("fentry", name, "cannot be asked for here", Verdict.NOTE, data="unknown")
+    elif whys:
+        yield Check("fentry", name, f"no: {'; '.join(whys)}", Verdict.NOTE, data=False)
+
+
+def _is_fentry(way: str) -> bool:
+    return way.startswith(("fentry/", "fexit/"))
+
+
+# --- where nettop runs ----------------------------------------------------------------------------------------
+
+
+def check_container(root: Path) -> Check:
+    """Whether this is a container, by the files that runtimes leave and by the control group."""
+    by_file = next((kind for path, kind in _CONTAINER_FILES.items() if (root / path).exists()), "")
+    found = container_of(Host(root).cgroup(os.getpid()) or "")
+    inside = found if found and ":" in found else by_file
+    return Check("container", "container", inside or "no: the host itself", data=inside or None)
+
+
+def check_pid_namespace(root: Path) -> Check:
+    """Which processes there are for nettop."""
+    inode = (root / "proc/self/ns/pid").stat().st_ino
+    if inode == INITIAL_PID_NAMESPACE:
+        return Check("pid_namespace", "PID namespace", "the initial one", data=inode)
+    return Check(
+        "pid_namespace",
+        "PID namespace",
+        f"not the initial one ({inode}): processes outside of it are not seen, nor which sockets they own",
+        Verdict.NOTE,
+        "to see them all run nettop on the host, or in a container with --pid=host",
+        inode,
+    )
+
+
+def check_who_goes_on(stays_root: str) -> Iterator[Check]:
+    """Why nettop stays root though another user called it; nothing where it does not."""
+    if stays_root:
+        remedy = _READABLE if "may not read" in stays_root else ""
+        yield Check("stays_root", "rights", stays_root, Verdict.NOTE, remedy)
+
+
+def check_processes(root: Path) -> Check:
+    """Which of that namespace's are seen: some are hidden by the options of /proc (proc(5)), or for want of rights."""
+    host = Host(root)
+    options = host.proc_options()
+    value, remedy = "", ""
+    if host.hides_processes():
+        value = f"hidepid={options['hidepid']}: " + (
+            "other users' and their containers are seen only with root's rights, which nettop gives up"
+            if sees_owners(root)
+            else "other users' are not seen, nor which sockets they own"
+        )
+        remedy = "to see them all: mount -o remount,hidepid=0 /proc"
+    elif not sees_owners(root):
+        value = "of other users' it is not seen which sockets they own"
+        remedy = "as root they are: sudo nettop doctor"
+    if "subset" in options:
+        value = "; ".join(filter(None, (value, f"subset={options['subset']}: /proc hides all but processes")))
+        remedy = "to see all: mount -t proc proc /proc"
+    verdict = Verdict.NOTE if value else Verdict.OK
+    return Check(
+        "processes", "processes", value or "all of this PID namespace are seen", verdict, remedy, not value
+    )
+
+
+def check_network_namespace(root: Path) -> Check:
+    """Whether nettop is in the host's network namespace: PID 1's, or where that is hidden most processes'."""
+    own = (root / "proc/self/ns/net").stat().st_ino
+    name = "network namespace"
+    found = find_namespaces(root / "proc")
+    by_size = sorted(found, key=lambda inode: len(found[inode]))
+    first = root / "proc/1/ns/net"
+    hosts = next((inode for inode, ways in found.items() if first in ways), by_size[-1])
+    if own in (hosts, _INITIAL_NETWORK_NAMESPACE):
+        return Check("network_namespace", name, f"{own}, the host's", data=own)
+    return Check(
+        "network_namespace",
+        name,
+        f"{own}, a private one: the host's, {hosts}, is seen only where nettop may enter it",
+        Verdict.NOTE,
+        "to be in the host's: nsenter --target 1 --net nettop doctor (containers: --network=host)",
+        own,
+    )
+
+
+def check_limits(_: Path) -> Iterable[Check]:
+    """How much memory may be locked, and how many files be open."""
+    memory, files = (resource.getrlimit(one)[0] for one in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE))
+    unlimited = memory == resource.RLIM_INFINITY
+    text = "unlimited" if unlimited else f"{memory:,} bytes (counts for BPF maps before Linux 5.11 only)"
+    yield Check("memlock", "locked memory", text, data=None if unlimited else memory)
+    enough = files == resource.RLIM_INFINITY or files >= _MIN_FILES
+    remedy = "" if enough else f"ulimit -n {_MIN_FILES}: each network namespace takes descriptors"
+    yield Check("nofile", "open files", f"{files:,}", Verdict.OK if enough else Verdict.NOTE, remedy, files)
+
+
+# --- settings and mounts --------------------------------------------------------------------------------------
+
+_SYSCTLS: dict[str, dict[str, tuple[str, str]]] = {
+    "kernel.unprivileged_bpf_disabled": {},
+    "kernel.kptr_restrict": {
+        "2": ("where packets are dropped stays unknown", "sysctl kernel.kptr_restrict=1"),
+    },
+    "kernel.perf_event_paranoid": {},
+    "net.core.bpf_jit_enable": {
+        "0": (
+            "BPF programs are interpreted, and cost several times as much",
+            "sysctl net.core.bpf_jit_enable=1",
+        ),
+    },
+    "kernel.bpf_stats_enabled": {
+        "1": ("each run of a BPF program costs some 50 ns more", "sysctl kernel.bpf_stats_enabled=0"),
+    },
+}
+"""The settings that matter, and the values that do harm: which, and how to undo it."""
+
+
+def check_sysctls(root: Path) -> Iterable[Check]:
+    """The kernel's settings that matter here."""
+    for key, harmful in _SYSCTLS.items():
+        name = key.rpartition(".")[2]
+        try:
+            value = (root / "proc/sys" / key.replace(".", "/")).read_text().strip()
+        except OSError as error:
+            yield Check(key, name, f"cannot be read: {error.strerror}")
+            continue
+        if value in harmful:
+            harm, remedy = harmful[value]
+            yield Check(key, name, f"{value}: {harm}", Verdict.NOTE, remedy, value)
+        else:
+            yield Check(key, name, value)
+
+
+def check_mounts(root: Path) -> Iterable[Check]:
+    """Where tracefs and the control groups are."""
+    mounts = _mounts(root)
+    tracefs = [place for place, kind in mounts.items() if kind in ("tracefs", "debugfs")]
+    text = ", ".join(tracefs) or "not mounted"
+    yield Check("tracefs", "tracefs", f"{text} (nettop does not need it)", data=tracefs)
+    unified = [place for place, kind in mounts.items() if kind == "cgroup2"]
+    old = [place for place, kind in mounts.items() if kind == "cgroup"]
+    value = "; ".join(
+        filter(None, (f"v2 at {unified[0]}" if unified else "", f"v1 at {len(old)} places" if old else ""))
+    )
+    yield Check(
+        "cgroup", "control groups", value or "not mounted (nettop reads /proc/PID/cgroup)", data=unified
+    )
+
+
+def _mounts(root: Path) -> dict[str, str]:
+    """Kinds of file systems by where they are mounted."""
+    lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
+    found = re.compile(r"^\d+ \d+ \S+ \S+ (\S+) .* - (\S+) ")
+    return {match[1]: match[2] for match in map(found.match, lines) if match}
+
+
+def _mounted_over(root: Path, place: str) -> str:
+    """The deepest mount at or below a place; empty without one."""
+    return max((mount for mount in _mounts(root) if mount.startswith(place)), key=len, default="")
+
+
+_ASKED: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
+    check_nettop,
+    check_kernel,
+    check_btf,
+    check_lockdown,
+    check_kprobes,
+    check_sock_diag,
+    check_user,
+    check_user_namespace,
+    check_capabilities,
+    check_pid_namespace,
+    check_processes,
+    check_network_namespace,
+    check_container,
+    check_limits,
+    check_sysctls,
+    check_python,
+    check_bcc,
+    check_libbpf,
+    check_mounts,
+)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each lens attached and read as any door would, and put to the test while it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from nettop.doctor.report import LensReport, Trial
+from nettop.doctor.self_test import SELF_TESTS
+from nettop.doctor.stage import Place
+from nettop.engine.source import Source
+from nettop.errors import NettopError, UsageError, failure_of
+from nettop.interrupts import undisturbed
+from nettop.snapshots.schema import Lens
+
+RING_BYTES = 8 << 20
+"""Room for the events that others make meanwhile."""
+
+
+def examine(
+    lens: Lens, source_of: Callable[[str], Source], places: Sequence[Place], ways: Mapping[str, str]
+) -> tuple[LensReport, list[Trial]]:
+    """How the lens is had here, and what its self-test saw; none where there are no places for traffic.
+
+    `ways` are those to use in place of the best ones, by point. Raises UsageError for one that there is not.
+    """
+    source: Source | None = None
+    try:
+        with undisturbed():  # the probe is imported
+            source = source_of(lens.id)
+        source.set("ways", ways)
+        source.set("ring_bytes", RING_BYTES)
+        for table in lens.tables:
+            source.set("table", table.name)
+        source.start()
+        trials = SELF_TESTS[lens.id](source, places) if places and lens.id in SELF_TESTS else []
+        snapshot = source.read(time.monotonic_ns())
+        return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), trials
+    except UsageError:
+        raise
+    except NettopError as error:
+        failure = error
+        if error.remedy.startswith("nettop doctor"):  # it is what says so
+            failure.remedy = ""
+    except Exception as error:  # noqa: BLE001 - the border of a source: the other lenses go on
+        failure = failure_of(lens.id, error)
+    finally:
+        if source is not None:
+            source.close()
+    return LensReport(lens, error=failure), []

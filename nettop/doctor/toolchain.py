@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What programs are compiled and loaded with: BTF as libbpf reads it, bcc with its LLVM, Python."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from nettop.doctor.report import Check, Verdict
+from nettop.errors import NettopError
+from nettop.kernel.btf import Btf
+
+_PATIENCE_S = 60.0
+_INSTALL = "run scripts/install-deps.sh again"
+
+
+def check_btf_loads(size: int) -> Check:
+    """Whether libbpf reads the kernel's types, of which there are `size` bytes."""
+    try:
+        Btf().close()
+    except NettopError as error:
+        return Check("btf", "BTF", f"{size:,} bytes, and {error.what}", Verdict.BAD, error.remedy, size)
+    return Check("btf", "BTF", f"{size:,} bytes, and libbpf reads them", data=size)
+
+
+def check_python(_: Path) -> Check:
+    """Which interpreter runs this: bcc is bound to one."""
+    return Check(
+        "python", "Python", f"{platform.python_version()} ({sys.executable})", data=platform.python_version()
+    )
+
+
+def check_bcc(_: Path) -> Iterable[Check]:
+    """Which bcc and LLVM the loader gets, or why none."""
+    child = [sys.executable, "-I", "-m", "nettop.doctor.bcc_child"]
+    try:
+        done = subprocess.run(
+            child, capture_output=True, text=True, timeout=_PATIENCE_S, check=False, stdin=subprocess.DEVNULL
+        )
+        told = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        yield Check("bcc", "bcc", "importing it does not end well", Verdict.BAD, _INSTALL)
+        return
+    if "error" in told:
+        yield Check("bcc", "bcc", told["error"], Verdict.BAD, told["remedy"])
+        return
+    yield Check("bcc", "bcc", f"{told['version']} ({told['path']})", data=told["version"])
+    yield Check("llvm", "LLVM in bcc", told["llvm"])
+
+
+def check_libbpf(_: Path) -> Check:
+    """Which libbpf there is."""
+    try:
+        library = ctypes.CDLL("libbpf.so.1")
+        library.libbpf_version_string.restype = ctypes.c_char_p
+        version = library.libbpf_version_string().decode().removeprefix("v")
+    except (OSError, AttributeError) as error:
+        return Check("libbpf", "libbpf", f"cannot be loaded: {error}", Verdict.BAD, _INSTALL)
+    return Check("libbpf", "libbpf", version)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the running kernel says when it drops a packet: the arguments of kfree_skb, and its names for reasons.
+
+The numbers move between kernels, so the names come from the kernel's own description of its types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nettop.kernel.btf import Btf, MissingInKernel
+
+NO_REASON = (1 << 32) - 1
+"""A number that no reason has."""
+
+_SUBSYSTEM_SHIFT = 16
+_HAS_REASON, _HAS_RECEIVER = 3, 4
+
+
+@dataclass(frozen=True)
+class DropReasons:
+    """How many arguments the tracepoint kfree_skb has, and the names of reasons and subsystems by their numbers.
+
+    From Linux 5.17 on it has a reason, from 6.11 on the receiving socket. The upper half of a reason is the
+    subsystem that it belongs to, 0 for the core (include/net/dropreason.h); what the other ones mean only their
+    modules know.
+    """
+
+    arguments: int
+    core: Mapping[int, str] = field(default_factory=dict)
+    subsystems: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def are_told(self) -> bool:
+        """True where the kernel says why it drops a packet."""
+        return self.arguments >= _HAS_REASON
+
+    @property
+    def with_receiver(self) -> bool:
+        """True where the kernel says for which socket the packet was."""
+        return self.arguments >= _HAS_RECEIVER
+
+    def number(self, name: str) -> int:
+        """The number of a reason of the core; NO_REASON where this kernel lacks it."""
+        return next((number for number, known in self.core.items() if known == name), NO_REASON)
+
+    def name(self, number: int) -> str | None:
+        """The name of a reason, `NETFILTER_DROP`; the subsystem and number of one without, `OPENVSWITCH 3`.
+
+        None where the kernel tells no reasons.
+        """
+        if not self.are_told:
+            return None
+        if number in self.core:
+            return self.core[number]
+        subsystem, rest = number >> _SUBSYSTEM_SHIFT, number & (1 << _SUBSYSTEM_SHIFT) - 1
+        if not subsystem:
+            return str(rest)
+        return f"{self.subsystems.get(subsystem, f'subsystem {subsystem}')} {rest}"
+
+
+def read_drop_reasons() -> DropReasons:
+    """Those of the running kernel. Raises MissingInKernel where it does not describe the tracepoint."""
+    btf = Btf()
+    try:
+        return DropReasons(
+            btf.arguments("kfree_skb"),
+            _names(btf, "skb_drop_reason", "SKB_DROP_REASON_", "SKB_"),
+            _names(btf, "skb_drop_reason_subsys", "SKB_DROP_REASON_SUBSYS_"),
+        )
+    finally:
+        btf.close()
+
+
+def _names(btf: Btf, enum: str, *prefixes: str) -> dict[int, str]:
+    """The enum's names without whichever of these stands before them; none where the kernel lacks the enum."""
+    try:
+        found = btf.enumerators(enum)
+    except MissingInKernel:
+        return {}
+    for prefix in prefixes:
+        found = {number: name.removeprefix(prefix) for number, name in found.items()}
+    return found

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who holds which socket, by the links in /proc/PID/fd: `socket:[inode]`.
+
+Nothing is kept from one reading to the next: a table of descriptors changes without leaving a trace, so what was
+remembered of it might be wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nettop.snapshots.snapshot import Array
+
+PROCESS = np.dtype([("pid", "u4"), ("start_time", "u8"), ("comm", "S16"), ("netns", "u4")])
+"""A process: `start_time` is nanoseconds of boot time, `comm` the name of its first thread, `netns` the network
+namespace that it is in, all bits set where that cannot be told."""
+
+_LINK = "socket:["
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_UNKNOWN = np.iinfo(np.uint32).max
+_KERNEL_THREAD = 0x00200000
+_FLAGS, _START = 6, 19
+"""Where flags (PF_*) and starttime stand behind the name in /proc/PID/stat (proc_pid_stat(5))."""
+
+
+class Holders(NamedTuple):
+    """Descriptors of sockets, process by process, each process's in ascending order.
+
+    `inode` and `fd` are of the descriptors, `process` the position in `processes` of who has it. `hidden` counts
+    processes whose descriptors this user may not see.
+    """
+
+    inode: Array
+    fd: Array
+    process: Array
+    processes: Array
+    hidden: int
+
+    def namespaces(self) -> frozenset[int]:
+        """The network namespaces that these processes are in."""
+        return frozenset(self.processes["netns"].tolist()) - {_UNKNOWN}
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What was found so far."""
+
+    inodes: list[int] = field(default_factory=list)
+    fds: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    processes: list[tuple[int, int, bytes, int]] = field(default_factory=list)
+    hidden: int = 0
+
+
+def find_holders(proc: Path = Path("/proc")) -> Holders:
+    """The descriptors of sockets in all processes that may be looked at."""
+    scan = _Scan()
+    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
+        try:
+            with _folder(proc / str(pid)) as process:
+                _look_into(process, pid, scan)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        except PermissionError:
+            scan.hidden += 1
+    return Holders(
+        np.array(scan.inodes, np.uint32),
+        np.array(scan.fds, np.uint32),
+        np.repeat(np.arange(len(scan.processes)), scan.counts),
+        np.array(scan.processes, PROCESS),
+        scan.hidden,
+    )
+
+
+def _look_into(process: int, pid: int, scan: _Scan) -> None:
+    """Add what a process holds to what was found. An open folder of /proc never shows another process.
+
+    Raises OSError when the process is gone or may not be looked at.
+    """
+    try:
+        sockets = _sockets_of(process)
+    except PermissionError:
+        scan.hidden += not _is_kernel_thread(process)
+        return
+    if sockets:
+        scan.processes.append(_identify(process, pid))
+        scan.counts.append(len(sockets))
+        scan.fds += sockets.keys()
+        scan.inodes += sockets.values()
+
+
+def _sockets_of(process: int) -> dict[int, int]:
+    """The inodes of a process's sockets, by descriptor."""
+    with _folder("fd", process) as folder:
+        names = os.listdir(folder)
+        found = _links(folder, names)
+    return found if names else _sockets_of_threads(process)
+
+
+def _sockets_of_threads(process: int) -> dict[int, int]:
+    """The same where the first thread has none: it may have ended before the others, which share one table."""
+    with _folder("task", process) as threads:
+        for name in os.listdir(threads):
+            with _folder(f"{name}/fd", threads) as folder:
+                if names := os.listdir(folder):
+                    return _links(folder, names)
+    return {}
+
+
+def _links(folder: int, names: list[str]) -> dict[int, int]:
+    found = {}
+    for name in names:
+        try:
+            link = os.readlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        if link.startswith(_LINK):
+            found[int(name)] = int(link[len(_LINK) : -1])
+    return found
+
+
+def _identify(process: int, pid: int) -> tuple[int, int, bytes, int]:
+    """A process as PROCESS has it.
+
+    /proc counts its start in clock ticks (10 ms). Within a tick PIDs tell who came later, until they begin anew, and
+    no PID reaches the ten million nanoseconds of a tick: so the PID fills them up.
+    """
+    comm, words = _stat(process)
+    return pid, int(words[_START]) * _TICK_NS + pid, comm, _namespace(process)
+
+
+def _namespace(process: int) -> int:
+    try:
+        return os.stat("ns/net", dir_fd=process).st_ino
+    except (PermissionError, FileNotFoundError):  # not ours to look at; its first thread has ended
+        return _UNKNOWN
+
+
+def _is_kernel_thread(process: int) -> bool:
+    """Whether it is a thread of the kernel's own, which holds no descriptors."""
+    try:
+        return bool(int(_stat(process)[1][_FLAGS]) & _KERNEL_THREAD)
+    except PermissionError:
+        return False
+
+
+def _stat(process: int) -> tuple[bytes, list[bytes]]:
+    """The name, and the words behind it, of /proc/PID/stat. The name may hold brackets and spaces."""
+    descriptor = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+    try:
+        text = os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+    before, _, behind = text.rpartition(b")")
+    return before.partition(b"(")[2], behind.split()
+
+
+@contextmanager
+def _folder(path: Path | str, within: int | None = None) -> Iterator[int]:
+    """A folder's descriptor, below the folder `within`."""
+    descriptor = os.open(path, _FOLDER, dir_fd=within)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

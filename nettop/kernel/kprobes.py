@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel functions by every spelling that a compiler gives them, and probes at their beginning and end.
+
+A probe is a perf event of the kprobe device (perf_event_open(2); kernel/events/core.c, perf_kprobe): no tracefs,
+no name that others see, and nothing that outlives its descriptor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import fcntl
+import os
+import platform
+import re
+import struct
+from collections import Counter
+from pathlib import Path
+
+from nettop.errors import Unsupported
+
+KPROBES = Path("/sys/bus/event_source/devices/kprobe")
+"""What the kernel says of the device: its number, and which bit of `config` asks for a function's end."""
+
+_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(platform.machine(), -1)
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+_ATTR = struct.Struct("=IIQQQQQIIQQ")
+"""struct perf_event_attr up to config2 (include/uapi/linux/perf_event.h)."""
+_ANY_PROCESS, _ANY_CPU, _NO_GROUP = -1, 0, -1
+"""The event hangs on one CPU, its program runs on all."""
+
+_WHOLE = frozenset({"isra", "constprop", "lto_priv", "llvm"})
+"""Suffixes of a function that the compiler has fitted to its callers. Others (.part, .cold) are pieces of one."""
+_NEARBY = 3
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def spellings(function: str, kallsyms: Path = Path("/proc/kallsyms")) -> tuple[str, ...]:
+    """The symbols that this kernel has for a function, in itself or in a module; a call passes one of them.
+
+    Whoever may not see addresses sees the names. Raises Unsupported where there is none, or none that stands for the
+    whole function, or where several functions have the name.
+    """
+    text = kallsyms.read_bytes()
+    found = Counter(_symbols(rb"%s(?:\.[\w.]+)?" % re.escape(function.encode()), text))
+    whole = sorted(name for name in found if _suffixes(name) <= _WHOLE)
+    several = [name for name in whole if found[name] > 1]
+    if several:
+        raise Unsupported(f"this kernel has {found[several[0]]} functions called {several[0]}")
+    if found and not whole:
+        raise Unsupported(f"this kernel has but pieces of {function}: {', '.join(sorted(found))}")
+    if not found:
+        raise Unsupported(f"this kernel has no function {function}{_nearby(function, text)}")
+    return tuple(whole)
+
+
+def why_nowhere(function: str) -> str:
+    """Why a function that this kernel's types describe is not to be found by its name."""
+    try:
+        return f"this kernel has {function} as {', '.join(spellings(function))} only"
+    except Unsupported as lack:
+        return lack.what
+
+
+def _suffixes(symbol: str) -> set[str]:
+    """`isra` and `constprop` of name.constprop.0.isra.0."""
+    return {word for word in symbol.split(".")[1:] if not word.isdigit()}
+
+
+def _nearby(function: str, kallsyms: bytes) -> str:
+    """What of a similar name there is, to go behind a message."""
+    family = re.escape("_".join(function.split("_")[:2]).encode())
+    close = difflib.get_close_matches(function, set(_symbols(rb"_*%s\w*" % family, kallsyms)), _NEARBY)
+    return f"; it has {', '.join(close)}" if close else ""
+
+
+def _symbols(pattern: bytes, kallsyms: bytes) -> list[str]:
+    """The functions whose whole name is like that."""
+    return [name.decode() for name in re.findall(rb" [tTwW] (%s)[\t\n]" % pattern, kallsyms)]
+
+
+def open_probes(function: str, at_return: bool) -> dict[str, int]:
+    """Probes at a function's beginning, or at its end: the descriptors, by the function's spellings.
+
+    It needs CAP_PERFMON, on some distributions CAP_SYS_ADMIN. Raises Unsupported, or OSError with the kernel's errno.
+    """
+    device = _number(KPROBES / "type")
+    config = int(at_return) << _number(KPROBES / "format/retprobe")
+    probes: dict[str, int] = {}
+    try:
+        for symbol in spellings(function):
+            probes[symbol] = _open(device, config, symbol)
+    except OSError:
+        for probe in probes.values():
+            os.close(probe)
+        raise
+    return probes
+
+
+def _number(path: Path) -> int:
+    """What a file of the device says: `9`, or `config:0`, which is a bit."""
+    try:
+        return int(path.read_text().rpartition(":")[2])
+    except FileNotFoundError as error:
+        raise Unsupported("this kernel has no kprobes") from error
+
+
+def _open(device: int, config: int, symbol: str) -> int:
+    name = ctypes.create_string_buffer(symbol.encode())
+    attributes = _ATTR.pack(device, _ATTR.size, config, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), 0)
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    where = (_ANY_PROCESS, _ANY_CPU, _NO_GROUP)
+    opened = int(_libc.syscall(_PERF_EVENT_OPEN, buffer, *where, _PERF_FLAG_FD_CLOEXEC))
+    if opened < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), symbol)
+    return opened
+
+
+def run_at(probe: int, program: int) -> None:
+    """Have a program run at a probe, for as long as the probe is open. Raises OSError."""
+    fcntl.ioctl(probe, _PERF_EVENT_IOC_SET_BPF, program)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network devices of a namespace and what they count, over rtnetlink (rtnetlink(7), linux/if_link.h).
+
+The kernel answers anybody: no capability is needed. A thread sees the devices of the namespace that it is in.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from nettop.kernel import netlink
+from nettop.snapshots.safe_text import safe_bytes
+
+_RTM_GETLINK = 18
+_IFLA_STATS64 = 23
+_REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+_PATIENCE = 5
+_TIMEOUT_S = 5.0
+
+STATISTICS = (
+    "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped",
+    "multicast", "collisions", "rx_length_errors", "rx_over_errors", "rx_crc_errors", "rx_frame_errors",
+    "rx_fifo_errors", "rx_missed_errors", "tx_aborted_errors", "tx_carrier_errors", "tx_fifo_errors",
+    "tx_heartbeat_errors", "tx_window_errors", "rx_compressed", "tx_compressed", "rx_nohandler",
+    "rx_otherhost_dropped",
+)  # fmt: skip
+"""The members of struct rtnl_link_stats64, in their order; the last ones are younger than some kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device: its number and name in its namespace, and what it counts, by the names of STATISTICS.
+
+    `rx_missed_errors` found no room in the device's own queue; `rx_dropped` and `tx_dropped` were lost behind it:
+    for want of memory, a free queue or anybody who wants them; `rx_nohandler` came by a device that is not to
+    receive (a bond's spare one), `rx_otherhost_dropped` for another machine's address.
+    """
+
+    index: int
+    name: str
+    statistics: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_links() -> list[Link]:
+    """The devices of the calling thread's network namespace. Raises OSError when the kernel does not answer."""
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    ) as channel:
+        channel.settimeout(_TIMEOUT_S)
+        for _ in range(
+            _PATIENCE
+        ):  # devices that come and go all the time are better told roughly than not at all
+            links, is_whole = _dump(channel)
+            if is_whole:
+                break
+        return links
+
+
+def parse_links(message: bytes) -> tuple[list[Link], bool, bool]:
+    """The devices of one message of a dump, whether it ends the dump, and whether the dump is whole so far.
+
+    It is not when devices changed while the kernel went through them. What is cut short or of another type is
+    left out. Raises OSError with the kernel's errno where that is what it answers.
+    """
+    links, ended, is_whole = [], False, True
+    for kind, flags, body in _messages(message):
+        is_whole = is_whole and not flags & netlink.DUMP_INTERRUPTED
+        if kind in (netlink.ERROR, netlink.DONE):
+            ended = True
+            number = netlink.error_number(body)
+            if number > 0:
+                raise OSError(number, f"RTM_GETLINK: {os.strerror(number)}")
+        if kind == netlink.RTM_NEWLINK and len(body) >= netlink.LINK.size:
+            links.append(_link(body))
+    return links, ended, is_whole
+
+
+def _dump(channel: socket.socket) -> tuple[list[Link], bool]:
+    """Ask once; gives the devices, and whether none changed meanwhile."""
+    channel.send(_REQUEST)
+    links: list[Link] = []
+    ended, is_whole = False, True
+    while not ended:
+        some, ended, whole = parse_links(channel.recv(netlink.ROOM))
+        links += some
+        is_whole = is_whole and whole
+    return links, is_whole
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Type, flags and body of each netlink message; the rest is left out when one claims more than there is."""
+    at = 0
+    while at + netlink.HEADER.size <= len(data):
+        length, kind, flags, _, _ = netlink.HEADER.unpack_from(data, at)
+        if not netlink.HEADER.size <= length <= len(data) - at:
+            return
+        yield kind, flags, data[at + netlink.HEADER.size : at + length]
+        at += netlink.aligned(length)
+
+
+def _link(body: bytes) -> Link:
+    _, _, index, _, _ = netlink.LINK.unpack_from(body)
+    name, statistics = "", {}
+    for kind, value in _attributes(body[netlink.LINK.size :]):
+        if kind == netlink.IFLA_IFNAME:
+            name = safe_bytes(value.rstrip(b"\0"))
+        elif kind == _IFLA_STATS64:
+            count = min(len(value) // 8, len(STATISTICS))
+            statistics = dict(zip(STATISTICS, struct.unpack_from(f"={count}Q", value), strict=False))
+    return Link(index, name, statistics)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + netlink.ATTRIBUTE.size <= len(data):
+        length, kind = netlink.ATTRIBUTE.unpack_from(data, at)
+        if not netlink.ATTRIBUTE.size <= length <= len(data) - at:
+            return
+        yield kind & netlink.ATTRIBUTE_KIND, data[at + netlink.ATTRIBUTE.size : at + length]
+        at += netlink.aligned(length)

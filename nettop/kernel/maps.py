@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BPF maps read and written as arrays (commands and layouts: include/uapi/linux/bpf.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nettop.kernel import bpf
+from nettop.snapshots.snapshot import Array
+
+_MAP_LOOKUP_ELEM = 1
+_MAP_DELETE_ELEM = 3
+_MAP_LOOKUP_BATCH = 24
+_MAP_DELETE_BATCH = 27
+_COUNT_AT = 32
+"""The offset of `count` in the attributes of a batch."""
+_AT_ONCE = 4096
+
+
+@cache
+def possible_cpus() -> int:
+    """How many elements a per-CPU map has for each key."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().replace(",", "-").rpartition("-")[2]
+    return int(last) + 1
+
+
+def read_per_cpu(map_fd: int, index: int, dtype: np.dtype[Any]) -> Array:
+    """Element `index` of a per-CPU array: one value of `dtype` for each possible CPU."""
+    values = np.zeros(possible_cpus(), dtype)
+    key = ctypes.create_string_buffer(index.to_bytes(4, sys.byteorder), 4)
+    bpf.command(
+        _MAP_LOOKUP_ELEM, struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key), values.ctypes.data, 0)
+    )
+    return values
+
+
+def read_each(map_fd: int, keys: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """The elements with these keys, one by one, for maps that know no batches; and which of them there are."""
+    values = np.zeros(len(keys), dtype)
+    found = _each(_MAP_LOOKUP_ELEM, map_fd, keys, values.ctypes.data, dtype.itemsize)
+    return values, found
+
+
+def delete_each(map_fd: int, keys: Array) -> None:
+    """Delete the elements with these keys, one by one, for maps that know no batches."""
+    _each(_MAP_DELETE_ELEM, map_fd, keys, 0, 0)
+
+
+def read_all(map_fd: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[Array, Array]:
+    """Every key and value of a hash map, in one order. What changes meanwhile may be in or not."""
+    found: list[tuple[Array, Array]] = []
+    cursor = ctypes.create_string_buffer(max(8, keys.itemsize))
+    at_once, ended = _AT_ONCE, False
+    while not ended:
+        some_keys, some_values = np.zeros(at_once, keys), np.zeros(at_once, values)
+        given = ctypes.addressof(cursor) if found else 0
+        attributes = _batch(map_fd, some_keys, some_values, given=given, next_at=ctypes.addressof(cursor))
+        _, error, left = bpf.try_command(_MAP_LOOKUP_BATCH, attributes)
+        if error == errno.ENOSPC:  # one bucket holds more than fits
+            at_once *= 2
+            continue
+        ended = error == errno.ENOENT
+        if error and not ended:
+            raise OSError(error, f"bpf(2) command {_MAP_LOOKUP_BATCH}: {os.strerror(error)}")
+        count = _count(left)
+        found.append((some_keys[:count], some_values[:count]))
+    return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
+
+
+def delete_all(map_fd: int, keys: Array) -> None:
+    """Delete these elements; the kernel stops at one that the map has no more, so it goes on behind that."""
+    keys = np.ascontiguousarray(keys)
+    at = 0
+    while at < len(keys):
+        _, error, left = bpf.try_command(_MAP_DELETE_BATCH, _batch(map_fd, keys[at:], keys[at:]))
+        if error not in (0, errno.ENOENT):
+            raise OSError(error, f"bpf(2) command {_MAP_DELETE_BATCH}: {os.strerror(error)}")
+        at += _count(left) + 1
+
+
+def _each(number: int, map_fd: int, keys: Array, value_at: int, value_bytes: int) -> Array:
+    """Carry out a command for each key, the values of which stand one behind the other; says where that worked."""
+    keys = np.ascontiguousarray(keys)
+    each = range(len(keys))
+    attributes = struct.Struct("=I4xQQQ").pack
+    places = ((keys.ctypes.data + at * keys.itemsize, value_at + at * value_bytes) for at in each)
+    done = (bpf.try_command(number, attributes(map_fd, *place, 0))[0] == 0 for place in places)
+    return np.fromiter(done, bool, len(keys))
+
+
+def _batch(map_fd: int, keys: Array, values: Array, *, given: int = 0, next_at: int = 0) -> bytes:
+    where = (given, next_at, keys.ctypes.data, values.ctypes.data)
+    return struct.pack("=QQQQIIQQ", *where, len(keys), map_fd, 0, 0)
+
+
+def _count(attributes: bytes) -> int:
+    count: int = struct.unpack_from("=I", attributes, _COUNT_AT)[0]
+    return count

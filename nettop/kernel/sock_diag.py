@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sockets of a network namespace as netlink's sock_diag dumps them: no program, no capability, any user.
+
+The kernel answers with one message a socket: a fixed head, then attributes. Messages with the same attributes in
+the same places become one structured array, without a look at each. Names and numbers are those of
+include/uapi/linux: sock_diag.h, inet_diag.h, tcp.h; what fills them is net/ipv4/inet_diag.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.kernel import netlink
+from nettop.snapshots.snapshot import Array
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_INFO, _SOCKET_MEMORY = 2, 7
+"""INET_DIAG_INFO and INET_DIAG_SKMEMINFO: attributes, and bits (from 1) of what a request asks for."""
+_CHUNK = 1 << 20
+_ATTEMPTS = 3
+
+_HEAD = {
+    "family": ("u1", 16),
+    "state": ("u1", 17),
+    "local_port": (">u2", 20),
+    "remote_port": (">u2", 22),
+    "local_address": ("(4,)u4", 24),
+    "remote_address": ("(4,)u4", 40),
+    "cookie": ("u8", 60),
+    "rqueue": ("u4", 72),
+    "wqueue": ("u4", 76),
+    "uid": ("u4", 80),
+    "inode": ("u4", 84),
+}
+"""struct inet_diag_msg behind the message's header: dtypes and offsets in the message."""
+_HEAD_BYTES = 88
+
+_TOLD = {
+    _SOCKET_MEMORY: {"drops": ("u4", 32)},  # SK_MEMINFO_DROPS, the ninth of them
+    _INFO: {
+        "info_state": ("u1", 0),
+        "snd_mss": ("u4", 16),
+        "rtt": ("u4", 68),
+        "rttvar": ("u4", 72),
+        "snd_cwnd": ("u4", 80),
+        "total_retrans": ("u4", 100),
+        "bytes_acked": ("u8", 120),
+        "bytes_received": ("u8", 128),
+        "segs_out": ("u4", 136),
+        "segs_in": ("u4", 140),
+        "notsent_bytes": ("u4", 144),
+        "min_rtt": ("u4", 148),
+        "data_segs_out": ("u4", 156),
+        "delivery_rate": ("u8", 160),
+        "bytes_sent": ("u8", 200),
+        "bytes_retrans": ("u8", 208),
+    },
+}
+"""What is read of an attribute, struct tcp_info for one: dtypes and offsets in its content. Kernels append to these
+structs; a field that lies behind the end of what came is not among the names of the array."""
+
+Layout = tuple[tuple[int, int, int], ...]
+"""The attributes of a message: kind, offset of the attribute in the message, and its length."""
+
+
+class Dump(NamedTuple):
+    """The sockets of one protocol. `inconsistent` counts families whose table went on changing under the dump, as
+    the kernel says: sockets may be missing from it, or stand in it twice."""
+
+    sockets: list[Array]
+    inconsistent: int
+
+
+class Answer(NamedTuple):
+    """The messages of one answer: where in the buffer those of sockets begin, and how long they are."""
+
+    starts: list[int]
+    lengths: list[int]
+    ended: bool
+    interrupted: bool
+
+
+def dump(protocol: int, states: int, *, info: bool) -> Dump:
+    """Every IPv4 and IPv6 socket of a protocol in one of the `states` (bits) in the calling thread's namespace.
+
+    A socket's array has the names of `_HEAD`, `drops` if it is a whole socket (no request, no minisocket), and
+    with `info` what its struct tcp_info has of `_TOLD`. Raises Unsupported where the kernel has no such dump,
+    PermissionMissing where it is refused, SourceFailed for what else goes wrong.
+    """
+    sockets: list[Array] = []
+    inconsistent = 0
+    wanted = 1 << (_SOCKET_MEMORY - 1) | (1 << (_INFO - 1) if info else 0)
+    with _open() as channel:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = struct.pack("=BBBxI48x", family, protocol, wanted, states)
+            for _ in range(_ATTEMPTS):
+                found, consistent = _ask(channel, request)
+                if consistent:
+                    break
+            else:
+                inconsistent += 1
+            sockets += found
+    return Dump(sockets, inconsistent)
+
+
+def split(buffer: bytes | bytearray, at: int, end: int) -> Answer:
+    """The messages between two offsets of a buffer.
+
+    Raises what `dump` raises when one of them says that the dump failed, or is cut short.
+    """
+    starts, lengths, ended, flags_met = [], [], False, 0
+    while at < end and not ended:
+        length, kind, flags = _message(buffer, at, end)
+        flags_met |= flags
+        if kind in (netlink.ERROR, netlink.DONE):
+            _require_success(buffer, at, length)
+            ended = True
+        elif kind == _SOCK_DIAG_BY_FAMILY:
+            if length < _HEAD_BYTES:
+                raise _cut_short()
+            starts.append(at)
+            lengths.append(length)
+        at += netlink.aligned(length)
+    return Answer(starts, lengths, ended, bool(flags_met & netlink.DUMP_INTERRUPTED))
+
+
+def alike(buffer: bytes | bytearray, starts: list[int], lengths: list[int]) -> Iterator[Array]:
+    """Copies of the messages at these offsets, one array for all that tell the same fields."""
+    at, sizes = np.array(starts, np.intp), np.array(lengths, np.intp)
+    for size in np.unique(sizes).tolist():
+        # Messages begin at multiples of four bytes.
+        places: Array = np.ndarray(((len(buffer) - size) // 4 + 1,), f"V{size}", buffer, 0, (4,))
+        messages = places[at[sizes == size] // 4]
+        while len(messages):
+            layout = attributes(messages[0].tobytes())
+            same = _laid_out_alike(messages, layout)
+            yield messages[same].view(_message_dtype(size, layout))
+            messages = messages[~same]
+
+
+def attributes(message: bytes) -> Layout:
+    """The layout of a message. Raises SourceFailed where an attribute is longer than what is left for it."""
+    found, at = [], _HEAD_BYTES
+    while at + netlink.ATTRIBUTE.size <= len(message):
+        length, kind = netlink.ATTRIBUTE.unpack_from(message, at)
+        if length < netlink.ATTRIBUTE.size or at + length > len(message):
+            raise _cut_short()
+        found.append((kind & netlink.ATTRIBUTE_KIND, at, length))
+        at += netlink.aligned(length)
+    return tuple(found)
+
+
+def _open() -> socket.socket:
+    try:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+    except OSError as error:
+        raise _failed(error.errno or 0) from error
+
+
+def _ask(channel: socket.socket, request: bytes) -> tuple[list[Array], bool]:
+    """What the kernel answers to one request, and whether its table stood still meanwhile."""
+    try:
+        channel.send(netlink.request(_SOCK_DIAG_BY_FAMILY, netlink.DUMP, request))
+        return _receive(channel)
+    except OSError as error:
+        raise _failed(error.errno or 0) from error
+
+
+def _receive(channel: socket.socket) -> tuple[list[Array], bool]:
+    buffer = bytearray(_CHUNK + netlink.ROOM)
+    room = memoryview(buffer)
+    found: list[Array] = []
+    starts: list[int] = []
+    lengths: list[int] = []
+    filled, ended, consistent = 0, False, True
+    while not ended:
+        size, _, flags, _ = channel.recvmsg_into([room[filled:]])
+        if flags & socket.MSG_TRUNC:
+            raise _cut_short()
+        answer = split(buffer, filled, filled + size)
+        starts += answer.starts
+        lengths += answer.lengths
+        ended, consistent = answer.ended, consistent and not answer.interrupted
+        filled += netlink.aligned(size)
+        if ended or filled > _CHUNK:
+            found += alike(buffer, starts, lengths)
+            starts, lengths, filled = [], [], 0
+    return found, consistent
+
+
+def _message(buffer: bytes | bytearray, at: int, end: int) -> tuple[int, int, int]:
+    """Length, kind and flags of the message at an offset."""
+    if end - at < netlink.HEADER.size:
+        raise _cut_short()
+    length, kind, flags, _, _ = netlink.HEADER.unpack_from(buffer, at)
+    if length < netlink.HEADER.size or length > end - at:
+        raise _cut_short()
+    return length, kind, flags
+
+
+def _require_success(buffer: bytes | bytearray, at: int, length: int) -> None:
+    """Raise the error that a message tells with which a dump ends."""
+    if length < netlink.HEADER.size + netlink.OUTCOME.size:
+        raise _cut_short()
+    number = netlink.error_number(buffer[at + netlink.HEADER.size : at + length])
+    if number > 0:
+        raise _failed(number)
+
+
+def _laid_out_alike(messages: Array, layout: Layout) -> NDArray[np.bool_]:
+    """Which messages have the attributes of the first in the same places."""
+    same = np.ones(len(messages), bool)
+    for _, at, _ in layout:
+        heads: Array = np.ndarray(len(messages), "u4", messages, at, messages.strides)
+        same &= heads == heads[0]
+    return same
+
+
+@lru_cache(maxsize=64)
+def _message_dtype(size: int, layout: Layout) -> np.dtype[np.void]:
+    """What is read of a message of this size and layout."""
+    fields = dict(_HEAD)
+    for kind, at, length in layout:
+        begin, end = at + netlink.ATTRIBUTE.size, at + length
+        for name, (dtype, offset) in _TOLD.get(kind, {}).items():
+            if begin + offset + np.dtype(dtype).itemsize <= end:
+                fields[name] = (dtype, begin + offset)
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [dtype for dtype, _ in fields.values()],
+            "offsets": [offset for _, offset in fields.values()],
+            "itemsize": size,
+        }
+    )
+
+
+def _cut_short() -> SourceFailed:
+    return SourceFailed("the kernel's list of sockets is cut short (sock_diag)", "run nettop again")
+
+
+def _failed(number: int) -> NettopError:
+    """The error for an errno of sock_diag."""
+    why = os.strerror(number)
+    if number in (errno.ENOENT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+        return Unsupported(
+            f"this kernel does not list such sockets by sock_diag ({why})",
+            "load the modules tcp_diag and udp_diag, or use a kernel that has CONFIG_INET_DIAG",
+        )
+    if number in (errno.EPERM, errno.EACCES):
+        return PermissionMissing(
+            f"listing sockets by sock_diag is refused here ({why})",
+            "a security module or a seccomp filter forbids it: allow AF_NETLINK sockets",
+        )
+    return SourceFailed(f"listing sockets by sock_diag failed ({why})", "run nettop again")

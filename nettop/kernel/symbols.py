@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's functions by address (/proc/kallsyms; kernel/kallsyms.c, kernel/ksyms_common.c).
+
+The kernel shows addresses to who has CAP_SYSLOG, unless the sysctl kernel.kptr_restrict is 2; to anybody where
+that is 0 and kernel.perf_event_paranoid at most 1. To the others every address reads as 0.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from nettop.snapshots.safe_text import safe_bytes
+
+_ADDRESS = slice(0, 16)
+_KIND, _NAME_AT = slice(16, 19), 19
+_FUNCTIONS = (b" t ", b" T ", b" w ", b" W ")
+"""A line is `ffffffff81e3f970 t name`, with a tab and `[module]` behind what is not the kernel's own."""
+
+_PADDING = (b"__pfx_", b"__cfi_")
+"""What names the room in front of a function, where nothing is called from, begins with."""
+
+_LONGEST = 1 << 20
+"""No function is that long: an address further behind a symbol is in memory that no symbol tells of."""
+
+
+_opened: dict[Path, int] = {}
+"""Descriptors of kallsyms that were opened with CAP_SYSLOG, by path."""
+
+
+def open_symbols(proc: Path = Path("/proc")) -> None:
+    """Open the file now for who reads it later: its addresses are shown to who could see them when it was opened."""
+    path = proc / "kallsyms"
+    if path not in _opened:
+        with suppress(OSError):
+            _opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+class Symbols:
+    """The functions of the kernel and its modules: none before the first `refresh`. Each takes some 40 bytes."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._modules: frozenset[bytes] | None = None
+        self._starts = np.empty(0, np.uint64)
+        self._ends = self._order = np.empty(0, np.intp)
+        self._text = b""
+
+    def refresh(self) -> bool:
+        """Read them, which takes some 0.1 s, if that was not done yet or modules came or went since.
+
+        True when they were read. A file that cannot be read, or that hides its addresses, gives none.
+        """
+        modules = _modules(self._proc / "modules")
+        if modules == self._modules:
+            return False
+        self._modules = modules
+        # Piece by piece into few large pieces of memory: as Python's own objects they would take 20 MB and more.
+        starts, ends, text = array("Q"), array("Q"), bytearray()
+        for start, name in _functions(self._proc / "kallsyms"):
+            starts.append(start)
+            text += name
+            ends.append(len(text))
+        found = np.array(starts, np.uint64)
+        self._order = np.argsort(found, kind="stable")
+        self._starts, self._ends, self._text = found[self._order], np.array(ends, np.intp), bytes(text)
+        return True
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def find(self, address: int) -> tuple[str, int] | None:
+        """The function at an address, and how far behind its start that is; None where none is known.
+
+        The name is the kernel's, with suffixes such as .isra.0, and ` [module]` behind it where it is a
+        module's. Of several names for one address it is the first, as the kernel itself chooses.
+        """
+        behind = int(self._starts.searchsorted(np.uint64(address), "right"))
+        if not behind:
+            return None
+        start = self._starts[behind - 1]
+        if address - int(start) >= _LONGEST:
+            return None
+        place = int(self._order[self._starts.searchsorted(start)])
+        begin = int(self._ends[place - 1]) if place else 0
+        return safe_bytes(self._text[begin : int(self._ends[place])]), address - int(start)
+
+
+def _functions(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Start and name of every function in a file like /proc/kallsyms, but for those whose address is hidden."""
+    try:
+        file = _open(path)
+    except OSError:
+        return
+    with file:
+        for line in file:
+            if line[_KIND] in _FUNCTIONS and not line.startswith(_PADDING, _NAME_AT):
+                start = _number(line[_ADDRESS])
+                if start:
+                    yield start, line[_NAME_AT:].rstrip().replace(b"\t", b" ")
+
+
+def _open(path: Path) -> BinaryIO:
+    """The file from its beginning; that one which `open_symbols` has opened, if it has."""
+    if path not in _opened:
+        return path.open("rb")
+    os.lseek(_opened[path], 0, os.SEEK_SET)
+    return open(_opened[path], "rb", closefd=False)
+
+
+def _number(digits: bytes) -> int:
+    """What hexadecimal digits say; 0 when they are none."""
+    try:
+        return int(digits, 16)
+    except ValueError:
+        return 0
+
+
+def _modules(path: Path) -> frozenset[bytes]:
+    """The names in a file like /proc/modules; none on a kernel without modules."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(line.partition(b" ")[0] for line in lines)

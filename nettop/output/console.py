@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Standard output for lines that must not wait for whoever reads it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+QUEUED_BYTES = 8 << 20
+"""What may wait for a slow reader."""
+_WAIT_S = 0.1
+_END_WAIT_S = 2.0
+"""How long the end waits for a reader who does not read."""
+
+
+class Console:
+    """Writes blocks of lines in a thread of its own, in their order.
+
+    When the reader is slower than the lines come, blocks are dropped and counted; a line tells of them as soon as
+    there is room: `lost_line(cause, count, total)`. `gone` is set when nobody reads any more; `error` is why else
+    nothing can be written. Both call `wake`.
+    """
+
+    def __init__(
+        self, descriptor: int, wake: Callable[[], None], lost_line: Callable[[str, int, int], bytes]
+    ) -> None:
+        self.lost = 0
+        self.gone = False
+        self.error: OSError | None = None
+        self.descriptor = descriptor
+        self._wake = wake
+        self._lost_line = lost_line
+        self._blocks: deque[bytes] = deque()
+        self._rest = b""
+        self._waiting = 0
+        self._gap = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="console", daemon=True)
+        self._thread.start()
+
+    def write(self, block: bytes) -> None:
+        """Have the lines written, unless too much waits already."""
+        with self._changed:
+            if self._waiting >= QUEUED_BYTES:
+                self._lose(block)
+            else:
+                self._put_gap()
+                self._put(block)
+
+    def wait(self, given_up: Callable[[], bool]) -> None:
+        """Sleep until there is room, or nobody reads, or it was `given_up`."""
+        with self._changed:
+            while self._waiting >= QUEUED_BYTES and not (self._has_ended() or given_up()):
+                self._changed.wait(_WAIT_S)
+
+    def close(self) -> None:
+        """Write what waits, but not for a reader who does not read."""
+        with self._changed:
+            self._put_gap()
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(_END_WAIT_S)
+        with self._changed:
+            for block in (self._rest, *self._blocks):
+                self._lose(block)
+            self._blocks.clear()
+
+    def _put(self, block: bytes) -> None:
+        self._blocks.append(block)
+        self._waiting += len(block)
+        self._changed.notify_all()
+
+    def _put_gap(self) -> None:
+        if self._gap:
+            self._put(self._lost_line("console too slow", self._gap, self.lost))
+            self._gap = 0
+
+    def _lose(self, block: bytes) -> None:
+        lines = block.count(b"\n")
+        self._gap += lines
+        self.lost += lines
+
+    def _has_ended(self) -> bool:
+        return self.gone or self.error is not None
+
+    # --- in the thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._take():
+            try:
+                while self._rest:
+                    self._write_some()
+            except OSError as error:
+                self._end(error)
+                return
+
+    def _write_some(self) -> None:
+        try:
+            self._rest = self._rest[os.write(self.descriptor, self._rest) :]
+        except BlockingIOError:  # somebody who shares it set it so
+            select.select([], [self.descriptor], [])
+
+    def _take(self) -> bool:
+        """Sleep until there is a block to write; False when there will be none any more."""
+        with self._changed:
+            while not (self._blocks or self._closing):
+                self._changed.wait()
+            if not self._blocks:
+                return False
+            self._rest = self._blocks.popleft()
+            self._waiting -= len(self._rest)
+            self._changed.notify_all()
+            return True
+
+    def _end(self, error: OSError) -> None:
+        # EIO is a terminal that has hung up.
+        if error.errno in (errno.EPIPE, errno.EIO):
+            self.gone = True
+        else:
+            self.error = error
+        with self._changed:
+            self._changed.notify_all()
+        self._wake()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a log holds, worked out once from the settings, before anything touches the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from nettop.errors import UsageError
+from nettop.output.jsonl import JsonLines
+from nettop.output.log_lines import TextLines
+from nettop.output.plan import whole_columns
+from nettop.query.asked import asked_query
+from nettop.query.query import Query, text_query
+from nettop.query.view import View
+from nettop.settings import LineFormat, LogSettings, ViewSettings
+from nettop.snapshots import find_table
+from nettop.snapshots.arrays import Index
+from nettop.snapshots.schema import Lens, Table
+
+_FILES = {"connections.events": "events", "connections": "metrics"}
+"""Files that are not called as their view is."""
+
+
+class Lines(Protocol):
+    """Makes rows into lines."""
+
+    def lines(self, view: View, at: Index) -> str:
+        """One line for each of the rows at `at`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """One table as it is logged: the name of its file, which rows, and how they are written."""
+
+    name: str
+    lens: Lens
+    query: Query
+    maker: Lines
+
+    @property
+    def table(self) -> Table:
+        """The table; one of events if rows are only added to it."""
+        return self.query.table
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlan:
+    """The tables to log, and what the user should know of those that are not."""
+
+    streams: tuple[Stream, ...]
+    notes: tuple[str, ...]
+
+
+def make_log_plan(settings: LogSettings) -> LogPlan:
+    """The plan for `settings`. Raises UsageError for a word that does not exist, or when nothing is left to log.
+
+    A table that lacks a field of the filter has no row that passes: it is not logged, and a note says so.
+    """
+    lens, tables = _tables(settings)
+    streams, refused = [], []
+    for table in tables:
+        try:
+            query = asked_query(text_query(table), ViewSettings(filters=settings.filters))
+        except UsageError as error:
+            refused.append((table, error))
+            continue
+        streams.append(Stream(_name(lens, table), lens, query, _maker(settings, lens, table)))
+    if not streams:
+        raise refused[0][1]
+    notes = (f"no {_name(lens, table)} are logged, none can pass: {error.what}" for table, error in refused)
+    return LogPlan(tuple(streams), tuple(notes))
+
+
+def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool) -> Lines:
+    """What writes the rows of a table as lines of this kind; `view` names the table.
+
+    With `why` JSON says why what is null cannot be had.
+    """
+    if form is LineFormat.TEXT:
+        return TextLines(table, kind)
+    return JsonLines(whole_columns(table), {"type": kind, "lens": view}, why=why)
+
+
+def _tables(settings: LogSettings) -> tuple[Lens, list[Table]]:
+    """The lens's main table and its events, or the one table that is named."""
+    lens, named = find_table(settings.view)
+    tables = [named]
+    if named is lens.main:
+        tables = [*(table for table in lens.tables if table.append), named]
+    wanted = [table for table in tables if (settings.events if table.append else settings.metrics)]
+    if not wanted:
+        option = "--events-only" if settings.events else "--metrics-only"
+        raise UsageError(f"with {option} there is nothing of {settings.view} to log", f"leave out {option}")
+    return lens, wanted
+
+
+def _name(lens: Lens, table: Table) -> str:
+    view = _view(lens, table)
+    return _FILES.get(view, view)
+
+
+def _view(lens: Lens, table: Table) -> str:
+    return lens.id if table is lens.main else f"{lens.id}.{table.name}"
+
+
+def _maker(settings: LogSettings, lens: Lens, table: Table) -> Lines:
+    view = _view(lens, table)
+    kind = "event" if table.append else "metrics"
+    if settings.format is LineFormat.TEXT and view not in _FILES:
+        kind = view
+    # An event is one of its lens; its table needs no name.
+    return lines_of(settings.format, kind, lens.id if table.append else view, table, why=settings.why)

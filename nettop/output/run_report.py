@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `nettop run` tells: a line for each connection that ended, and a summary."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TextIO
+
+from nettop.output.log_plan import lines_of
+from nettop.query.batches import pieces
+from nettop.query.outcome import Outcome
+from nettop.query.query import text_query
+from nettop.query.times import rfc3339
+from nettop.query.units import human
+from nettop.query.view import View
+from nettop.settings import LineFormat, RunSettings
+from nettop.snapshots.connections import EVENT_KINDS, EVENTS, SOCKETS
+from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.snapshot import NOT_HERE, Frame, Rows, Snapshot
+
+KEPT_ROWS = 10_000
+"""Connections that are told one by one at the end; of more, only the summary tells."""
+SHOWN_REMOTES = 20
+PIECE_ROWS = 1024
+_CLOSE = list(EVENT_KINDS)[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the command ended: its exit code, how long it ran, events that were lost, and what went wrong meanwhile."""
+
+    code: int
+    lasted_s: float
+    lost: int = 0
+    trouble: str = ""
+
+
+class Report:
+    """Adds up what happens, and writes it to `stream`: lines at once if it `is_live`, else at the end."""
+
+    def __init__(self, settings: RunSettings, stream: TextIO | None, *, is_live: bool) -> None:
+        self.outcome = Outcome()
+        self._settings = settings
+        self._stream = stream
+        self._is_live = is_live
+        self._maker = lines_of(settings.format, "event", "connections", EVENTS, why=settings.why)
+        self._query = text_query(EVENTS)
+        self._kept: list[Rows] = []
+        self._more = 0
+
+    def add(self, frame: Frame, batches: Sequence[Rows]) -> None:
+        """Take events in, in the order in which they came."""
+        for piece in pieces(batches, PIECE_ROWS):
+            self.outcome.add(piece)
+            ends = replace(piece, array=piece.array[piece.array["event"] >= _CLOSE])
+            if self._is_live:
+                self._write(self._lines(frame, ends))
+            else:
+                self._keep(ends)
+
+    def finish(self, frame: Frame, ended: Ended) -> None:
+        """Write what is left to tell, and the summary."""
+        for ends in self._kept:
+            self._write(self._lines(frame, ends))
+        sockets = frame.now.tables.get(SOCKETS.name)
+        if sockets is not None:
+            self.outcome.add_open(sockets)
+        summary = _summary(self.outcome, self._settings.words, ended, frame.now)
+        if self._settings.format is LineFormat.TEXT:
+            lines = _summary_lines(summary, self._more)
+            self._write("".join(f"{safe_text(line)}\n" for line in lines))
+        else:
+            why = {"why": _reasons(frame.now)} if self._settings.why else {}
+            self._write(json.dumps(summary | why, ensure_ascii=False) + "\n")
+
+    def _keep(self, ends: Rows) -> None:
+        room = KEPT_ROWS - sum(map(len, self._kept))
+        if room > 0 and len(ends):
+            self._kept.append(replace(ends, array=ends.array[:room]))
+        self._more += max(0, len(ends) - room)
+
+    def _lines(self, frame: Frame, ends: Rows) -> str:
+        view = View(Frame(frame.now, None, {EVENTS.name: (ends,)}), self._query)
+        return self._maker.lines(view, view.order)
+
+    def _write(self, text: str) -> None:
+        """Write whole lines; a report that nobody can read must not change what becomes of the command."""
+        if self._stream is not None and text:
+            with suppress(OSError):
+                self._stream.write(text)
+                self._stream.flush()
+
+
+# --- the summary ----------------------------------------------------------------------------------------------
+
+_MADE_OF: Mapping[str, tuple[str, ...]] = {
+    "opened": ("event",),
+    "accepted": ("event", "direction"),
+    "still_open": ("event",),
+    "failed": ("event", "reason"),
+    "broken": ("event", "reason"),
+    "bytes_sent": ("bytes_sent",),
+    "bytes_received": ("bytes_received",),
+    "retransmits": ("retransmits",),
+    "slowest": ("handshake_us",),
+    "remotes": ("remote_address", "remote_port"),
+}
+"""The fields of the events that each part of the summary is made of: without them it is null."""
+
+
+def _summary(outcome: Outcome, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
+    """What is told at the end; None is what this kernel does not tell."""
+    missing = dict.fromkeys(_reasons(snapshot))
+    told = {
+        "opened": outcome.opened,
+        "accepted": outcome.accepted,
+        "still_open": outcome.still_open,
+        "failed": dict(outcome.failed.most_common()),
+        "broken": dict(outcome.broken.most_common()),
+        **outcome.moved,
+        "slowest": [asdict(one) for one in outcome.slowest],
+        "remotes": [_without(asdict(one), missing) for one in outcome.by_bytes()],
+    }
+    return {
+        "time": rfc3339(time.time_ns()),
+        "type": "summary",
+        "command": [safe_text(word) for word in words],
+        "exit_code": ended.code,
+        "lasted_us": round(ended.lasted_s * 1e6),
+        **_without(told, missing),
+        "lost_events": ended.lost,
+        "trouble": ended.trouble or None,
+        "missing": {hook.point: hook.why for hook in snapshot.hooks if hook.way is None},
+    }
+
+
+def _reasons(snapshot: Snapshot) -> dict[str, str]:
+    """Why parts of the summary cannot be had."""
+    lacking = snapshot.missing
+    found = ((name, [field for field in fields if field in lacking]) for name, fields in _MADE_OF.items())
+    return {name: lacking[fields[0]] for name, fields in found if fields}
+
+
+def _without(told: dict[str, Any], missing: Mapping[str, None]) -> dict[str, Any]:
+    return told | {name: None for name in missing if name in told}
+
+
+def _summary_lines(told: dict[str, Any], more: int) -> Iterator[str]:
+    if more:
+        yield f"… and {more} more: --output FILE or --live tells them all"
+    lasted = human(told["lasted_us"], "us")
+    yield f"nettop: {shlex.join(told['command'])} ended with {told['exit_code']} after {lasted}"
+    accepted = "" if told["accepted"] == 0 else f", {_number(told['accepted'])} accepted"
+    yield f"  opened   {_number(told['opened'])}{accepted}, {_number(told['still_open'])} still open"
+    yield f"  failed   {_by_reason(told['failed'])}"
+    if told["broken"]:
+        yield f"  broken   {_by_reason(told['broken'])}"
+    yield f"  moved    {_moved(told)}"
+    yield from _listed("slowest", _lines_of(told["slowest"], _handshakes))
+    yield from _listed("remotes", _lines_of(told["remotes"], _remotes))
+    if told["lost_events"]:
+        yield f"  lost     {told['lost_events']} events: the sums lack their connections; a larger --ring-size helps"
+    if told["trouble"]:
+        yield f"  trouble  {told['trouble']}"
+    yield from _listed(NOT_HERE, [f"{point}: {why}" for point, why in told["missing"].items()])
+
+
+def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
+    for place, line in enumerate(lines):
+        yield f"  {'' if place else title:8} {line}"
+
+
+def _lines_of(things: list[Any] | None, write: Callable[[list[Any]], Iterator[str]]) -> list[str]:
+    return [NOT_HERE] if things is None else list(write(things))
+
+
+def _number(value: int | None) -> str:
+    return NOT_HERE if value is None else str(value)
+
+
+def _by_reason(counts: dict[str, int] | None) -> str:
+    if counts is None:
+        return NOT_HERE
+    each = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda one: -one[1]))
+    return f"{sum(counts.values())}: {each}" if each else "0"
+
+
+def _moved(told: Mapping[str, Any]) -> str:
+    sent, received = (_bytes(told[name]) for name in ("bytes_sent", "bytes_received"))
+    return f"sent {sent}, received {received}, retransmits {_number(told['retransmits'])}"
+
+
+def _bytes(amount: int | None) -> str:
+    return NOT_HERE if amount is None else human(amount, "bytes")
+
+
+def _handshakes(slowest: list[Any]) -> Iterator[str]:
+    for one in slowest:
+        who = f"  {one['process']}[{one['pid']}]" if one["pid"] is not None else ""
+        yield f"{human(one['handshake_us'], 'us'):>8}  {one['remote']}{who}"
+
+
+def _remotes(remotes: list[Any]) -> Iterator[str]:
+    shown = remotes[:SHOWN_REMOTES]
+    width = max((len(one["name"]) for one in shown), default=0)
+    for one in shown:
+        counts = f"opened {_number(one['opened'])}  failed {_number(one['failed'])}"
+        yield f"{one['name']:{width}}  {counts}  {_moved(one)}"
+    if len(remotes) > len(shown):
+        yield f"… and {len(remotes) - len(shown)} more"

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// What the kernel dropped. One program at the tracepoint kfree_skb counts each packet under its place:
+// reason, caller, protocols, device, network namespace. struct kind, struct count, the -D numbers and the
+// slices of kernel structs come in front of this file.
+
+#define AF_INET 2
+#define AF_INET6 10
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86DD
+#define IPV4_PROTOCOL 9 /* where the header says what it carries */
+#define IPV6_NEXT_HEADER 6
+#define SKB_DST_NOREF 1UL
+
+// A drop takes 168 ns here, 60 of them the measuring itself. With one map for all CPUs two of them that drop
+// the same take 253 ns each; the time of the drop would be 80 ns more.
+BPF_TABLE("percpu_hash", struct kind, struct count, counted, KINDS_MAX);
+// Drops for whose place the map had no room.
+BPF_PERCPU_ARRAY(untracked, u64, 1);
+
+// A packet's device member is other things too (a red-black node in TCP's queues, UDP's notes), so what it
+// leads to is believed only if it hangs together. 0: it does not.
+static __always_inline u32 namespace_of(struct net *net) {
+  struct net_device *loopback = (struct net_device *)net->loopback_dev;
+  return loopback->nd_net == (u64)net ? net->inum : 0;
+}
+
+static __always_inline u32 namespace_of_socket(struct sock *sk) {
+  return sk ? namespace_of((struct net *)sk->skc_net) : 0;
+}
+
+// The route that a packet was given still leads to its namespace when TCP has taken its device away.
+static __always_inline u32 namespace_of_route(struct sk_buff *skb) {
+  struct dst_entry *route = (struct dst_entry *)(skb->_skb_refdst & ~SKB_DST_NOREF);
+  struct net_device *device = 0;
+  struct net *net = 0;
+  u64 back = 0;
+  u32 inum = 0;
+  bpf_probe_read_kernel(&device, sizeof(device), &route->dev);
+  bpf_probe_read_kernel(&net, sizeof(net), &device->nd_net);
+  bpf_probe_read_kernel(&device, sizeof(device), &net->loopback_dev);
+  bpf_probe_read_kernel(&back, sizeof(back), &device->nd_net);
+  bpf_probe_read_kernel(&inum, sizeof(inum), &net->inum);
+  return net && back == (u64)net ? inum : 0;
+}
+
+static __always_inline void put_device(struct kind *kind, struct sk_buff *skb, struct sock *receiver) {
+  struct net_device *device = (struct net_device *)skb->dev;
+  u32 inum = namespace_of((struct net *)device->nd_net);
+  if (inum) {
+    kind->netns = inum;
+    kind->ifindex = device->ifindex;
+    return;
+  }
+  inum = namespace_of_socket(receiver);
+  if (!inum)
+    inum = namespace_of_socket((struct sock *)skb->sk);
+  kind->netns = inum ? inum : namespace_of_route(skb);
+  kind->ifindex = skb->skb_iif; // where it came in, 0 for what this machine sends
+}
+
+static __always_inline u16 family_of(struct sk_buff *skb) {
+  u16 ethertype = bpf_ntohs(skb->protocol);
+  if (ethertype)
+    return ethertype;
+  // Never went to a device, or not yet: the socket knows what it would be.
+  struct sock *sk = (struct sock *)skb->sk;
+  u16 family = sk ? sk->skc_family : 0;
+  return family == AF_INET ? ETH_P_IP : family == AF_INET6 ? ETH_P_IPV6 : family ? SOCKET_FAMILY + family : 0;
+}
+
+static __always_inline u8 protocol_of(struct sk_buff *skb, u16 family) {
+  u8 header[IPV4_PROTOCOL + 1];
+  if (bpf_probe_read_kernel(header, sizeof(header), (void *)(skb->head + skb->network_header)))
+    return PROTOCOL_UNKNOWN;
+  if (family == ETH_P_IP && header[0] >> 4 == 4)
+    return header[IPV4_PROTOCOL];
+  if (family == ETH_P_IPV6 && header[0] >> 4 == 6)
+    return header[IPV6_NEXT_HEADER];
+  return PROTOCOL_UNKNOWN;
+}
+
+static __always_inline void count_untracked() {
+  int first = 0;
+  u64 *drops = untracked.lookup(&first);
+  if (drops)
+    __sync_fetch_and_add(drops, 1);
+}
+
+int tp_btf__kfree_skb(u64 *ctx) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  struct sock *receiver = 0;
+  struct kind kind;
+  __builtin_memset(&kind, 0, sizeof(kind));
+  kind.location = ctx[1];
+#ifdef REASON_CONSUMED
+  kind.reason = ctx[2];
+  if (kind.reason == REASON_NOT_DROPPED || kind.reason == REASON_CONSUMED)
+    return 0;
+#endif
+#ifdef HAS_RECEIVER
+  receiver = (struct sock *)ctx[3];
+#endif
+  put_device(&kind, skb, receiver);
+  kind.family = family_of(skb);
+  kind.protocol = protocol_of(skb, kind.family);
+  struct count none = {};
+  struct count *count = counted.lookup_or_try_init(&kind, &none);
+  if (!count) {
+    count_untracked();
+    return 0;
+  }
+  // What interrupts this program on its CPU may count here too, on kernels that let it.
+  __sync_fetch_and_add(&count->packets, 1);
+  __sync_fetch_and_add(&count->bytes, skb->len);
+  return 0;
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// How a row is filled from a socket, for the walks over the table and for the events: struct row, struct
+// life, their -D numbers and the slices of kernel structs come in front of this file.
+
+#define AF_INET 2
+#define AF_INET6 10
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_FIN_WAIT1 4
+#define TCP_TIME_WAIT 6
+#define TCP_CLOSE 7
+#define TCP_LAST_ACK 9
+#define TCP_LISTEN 10
+#define TCP_CLOSING 11
+#define TCP_NEW_SYN_RECV 12
+#define SOCK_DONE (1ULL << 1) /* enum sock_flags: a FIN was received */
+#define USEC_PER_SEC 1000000ULL
+#define UNKNOWN (~0ULL)
+
+// Connections that connection_events.bpf.c saw begin, until they close. A cookie's group is
+// one cache line of cookies; a life stands at the same place among the lives.
+struct life_group {
+  u64 cookies[LIFE_WAYS];
+};
+
+// What turns boot time into wall time stands beside them.
+#ifdef SHARES_LIVES
+BPF_TABLE("extern", int, struct life_group, life_groups, LIFE_GROUPS);
+BPF_TABLE("extern", int, struct life, lives, LIFE_GROUPS *LIFE_WAYS);
+BPF_TABLE("extern", int, u64, boot_to_wall, 1);
+#else
+BPF_TABLE_PUBLIC("array", int, struct life_group, life_groups, LIFE_GROUPS);
+BPF_TABLE_PUBLIC("array", int, struct life, lives, LIFE_GROUPS *LIFE_WAYS);
+BPF_TABLE_PUBLIC("array", int, u64, boot_to_wall, 1);
+#endif
+
+static __always_inline struct life_group *group_of(u64 cookie) {
+  int group = cookie % LIFE_GROUPS;
+  return life_groups.lookup(&group);
+}
+
+static __always_inline struct life *life_at(u64 cookie, int way) {
+  int at = cookie % LIFE_GROUPS * LIFE_WAYS + way;
+  return lives.lookup(&at);
+}
+
+static __always_inline struct life *life_of(u64 cookie) {
+  struct life_group *names = group_of(cookie);
+  if (!names)
+    return NULL;
+#pragma unroll
+  for (int way = 0; way < LIFE_WAYS; way++)
+    if (names->cookies[way] == cookie)
+      return life_at(cookie, way);
+  return NULL;
+}
+
+static __always_inline u64 wall_of(u64 boot_ns) {
+  int first = 0;
+  u64 *offset = boot_to_wall.lookup(&first);
+  return offset && boot_ns != UNKNOWN ? boot_ns + *offset : boot_ns;
+}
+
+static __always_inline bool has_owner(struct life *life) { return life->pid != (u32)UNKNOWN; }
+
+// A process, from one of the structs that name it to another: a row, a life, the key of its totals.
+#define COPY_PROCESS(to, from)                                                                               \
+  do {                                                                                                       \
+    (to)->pid = (from)->pid;                                                                                 \
+    (to)->start_time = (from)->start_time;                                                                   \
+    (to)->css_set = (from)->css_set;                                                                         \
+    ((u64 *)(to)->comm)[0] = ((u64 *)(from)->comm)[0];                                                       \
+    ((u64 *)(to)->comm)[1] = ((u64 *)(from)->comm)[1];                                                       \
+  } while (0)
+
+// The process of a task, into a row or a life.
+#define PUT_PROCESS(to, task)                                                                                \
+  do {                                                                                                       \
+    struct task_struct *leader = (struct task_struct *)(task)->group_leader;                                 \
+    (to)->pid = (task)->tgid;                                                                                \
+    (to)->start_time = leader->start_boottime;                                                               \
+    (to)->css_set = (task)->cgroups;                                                                         \
+    ((u64 *)(to)->comm)[0] = ((u64 *)leader->comm)[0];                                                       \
+    ((u64 *)(to)->comm)[1] = ((u64 *)leader->comm)[1];                                                       \
+  } while (0)
+
+static __always_inline void put_owner_of(struct row *row, struct life *life) {
+  COPY_PROCESS(row, life);
+  row->owner_source = life->owner_source;
+}
+
+static __always_inline void put_life_owner(struct life *life, struct task_struct *task, u8 source) {
+  PUT_PROCESS(life, task);
+  life->owner_source = source;
+}
+
+// All bits set is "unknown" in every column: what a row does not set, nobody measured.
+static __always_inline void start_row(struct row *row) { __builtin_memset(row, 0xff, sizeof(*row)); }
+
+static __always_inline void put_v4(u64 *address, u32 v4) {
+  u32 *words = (u32 *)address;
+  words[0] = words[1] = 0;
+  words[2] = bpf_htonl(0xffff);
+  words[3] = v4;
+}
+
+static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
+
+static __always_inline void put_v6(u64 *address, u32 *v6, bool as_v4) {
+  if (as_v4) {
+    put_v4(address, v6[3]);
+    return;
+  }
+  u32 *words = (u32 *)address;
+  words[0] = v6[0];
+  words[1] = v6[1];
+  words[2] = v6[2];
+  words[3] = v6[3];
+}
+
+static __always_inline void put_addresses(struct row *row, struct sock_common *sk) {
+  if (sk->skc_family == AF_INET) {
+    row->family = AF_INET;
+    put_v4(row->local_address, sk->skc_rcv_saddr);
+    put_v4(row->remote_address, sk->skc_daddr);
+    return;
+  }
+  u32 local[4] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2],
+                  sk->skc_v6_rcv_saddr[3]};
+  u32 remote[4] = {sk->skc_v6_daddr[0], sk->skc_v6_daddr[1], sk->skc_v6_daddr[2], sk->skc_v6_daddr[3]};
+  bool as_v4 = is_mapped(local) || is_mapped(remote);
+  row->family = as_v4 ? AF_INET : AF_INET6;
+  put_v6(row->local_address, local, as_v4);
+  put_v6(row->remote_address, remote, as_v4);
+}
+
+static __always_inline u64 cookie_of(struct sock *sk) {
+  if (!sk->skc_cookie)
+    bpf_get_socket_cookie((void *)sk); // gives it one; bcc declares the helper with half a cookie to return
+  return sk->skc_cookie;
+}
+
+static __always_inline void put_identity(struct row *row, struct sock_common *sk, u8 protocol) {
+  row->id = cookie_of((struct sock *)sk);
+  row->protocol = protocol;
+  put_addresses(row, sk);
+  if (sk->skc_num)
+    row->local_port = sk->skc_num;
+  if (sk->skc_dport)
+    row->remote_port = bpf_ntohs(sk->skc_dport);
+  struct net *net = (struct net *)sk->skc_net;
+  row->netns = net->inum;
+}
+
+static __always_inline void put_rtt(struct row *row, struct tcp_sock *tp) {
+  if (!tp->srtt_us)
+    return; // no round trip was measured yet
+  row->rtt_us = tp->srtt_us >> 3;
+  row->rtt_var_us = tp->mdev_us >> 2;
+  row->rtt_min_us = tp->rtt_min[0][1]; // struct minmax: samples {t, v}, the best first
+}
+
+static __always_inline void put_payload(struct row *row, struct tcp_sock *tp, u8 state) {
+  u64 sent = tp->bytes_sent - tp->bytes_retrans;
+  u32 snd_nxt = tp->snd_nxt, write_seq = tp->write_seq;
+  u64 flying = snd_nxt - tp->snd_una;
+  row->bytes_in_flight = flying;
+  // SYN and FIN take a sequence number each, without being payload. A FIN is the last thing written.
+  bool fin_written = state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK;
+  if (flying && (state == TCP_SYN_SENT || state == TCP_SYN_RECV || (fin_written && snd_nxt == write_seq)))
+    flying--;
+  row->bytes_sent = sent;
+  row->bytes_acked = sent > flying ? sent - flying : 0;
+  u64 received = tp->bytes_received;
+  row->bytes_received = received && tp->skc_flags & SOCK_DONE ? received - 1 : received;
+}
+
+static __always_inline void put_queues(struct row *row, struct tcp_sock *tp) {
+  s32 unread = tp->rcv_nxt - tp->copied_seq;
+  row->send_queue = tp->write_seq - tp->snd_una;
+  row->receive_queue = unread > 0 ? unread : 0; // a FIN can be read before it counts
+}
+
+static __always_inline void put_delivery_rate(struct row *row, struct tcp_sock *tp) {
+  u64 delivered = tp->rate_delivered, interval_us = tp->rate_interval_us;
+  if (delivered && interval_us)
+    row->delivery_rate = delivered * tp->mss_cache * USEC_PER_SEC / interval_us;
+}
+
+static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
+  u8 state = tp->skc_state;
+  row->state = state;
+  row->uid = tp->sk_uid;
+  row->drops = tp->sk_drops;
+  if (state == TCP_LISTEN) {
+    row->send_queue = tp->sk_max_ack_backlog;
+    row->receive_queue = tp->sk_ack_backlog;
+    row->syn_queue = tp->syn_queue;
+    return;
+  }
+  put_payload(row, tp, state);
+  put_queues(row, tp);
+  put_rtt(row, tp);
+  put_delivery_rate(row, tp);
+  row->packets_sent = tp->segs_out;
+  row->data_packets_sent = tp->data_segs_out;
+  row->packets_received = tp->segs_in;
+  row->retransmits = tp->total_retrans;
+  row->cwnd = tp->snd_cwnd;
+  row->mss = tp->mss_cache;
+}

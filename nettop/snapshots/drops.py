@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The drops lens: packets that the kernel dropped, by reason and place, and the kernel's own counters of drops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from nettop.snapshots.schema import Field, Kind, Lens, Point, Table
+
+# --- words for the kernel's numbers ---------------------------------------------------------------------------
+
+SOCKET_FAMILY = 0x100
+"""What is added to a socket's family where it stands for an ethertype; those of the wire begin at 0x600."""
+
+FAMILIES = {
+    0x0004: "802.2", 0x0800: "IPv4", 0x0806: "ARP", 0x8100: "VLAN", 0x86DD: "IPv6", 0x8809: "LACP", 0x8847: "MPLS",
+    0x8863: "PPPoE", 0x8864: "PPPoE", 0x888E: "EAPOL", 0x88A8: "QinQ", 0x88CC: "LLDP", 0x88F7: "PTP",
+    SOCKET_FAMILY + 1: "unix", SOCKET_FAMILY + 16: "netlink", SOCKET_FAMILY + 17: "packet",
+    SOCKET_FAMILY + 40: "vsock",
+}  # fmt: skip
+"""Ethertypes (include/uapi/linux/if_ether.h) and families of sockets (include/linux/socket.h)."""
+
+PROTOCOLS = {
+    0: "hopopt", 1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 43: "ipv6-route",
+    44: "ipv6-frag", 47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 60: "ipv6-opts", 89: "ospf", 103: "pim",
+    112: "vrrp", 132: "sctp", 136: "udplite",
+}  # fmt: skip
+"""Protocol numbers of IP, as /etc/protocols names them."""
+
+
+class Reason(NamedTuple):
+    """What a reason means. One `hurts` when nobody decided on it: something ran out, or came damaged; it is
+    `harmless` when nothing was lost that anybody waits for."""
+
+    meaning: str
+    hurts: bool = False
+    harmless: bool = False
+
+
+REASONS: Mapping[str, Reason] = {
+    "NOT_SPECIFIED": Reason("the kernel does not say; the place is all there is to go by"),
+    "NO_SOCKET": Reason("nobody listens on that port"),
+    "SOCKET_CLOSE": Reason("the socket was closed with data that nobody had read", harmless=True),
+    "SOCKET_FILTER": Reason("a filter that the receiving program set on its socket"),
+    "SOCKET_RCVBUFF": Reason("the socket's receive buffer is full: the program reads too slowly, or the buffer is too "
+                             "small (SO_RCVBUF, net.core.rmem_max)", hurts=True),
+    "SOCKET_BACKLOG": Reason("the socket was in use and its backlog full: the program reads too slowly", hurts=True),
+    "PROTO_MEM": Reason("the protocol's memory limit (net.ipv4.udp_mem, tcp_mem)", hurts=True),
+    "UNIX_DISCONNECT": Reason("a unix socket was closed with messages that nobody had read", harmless=True),
+    "NETFILTER_DROP": Reason("a rule of nftables or iptables"),
+    "XDP": Reason("an XDP program"),
+    "TC_INGRESS": Reason("a traffic control filter on the way in"),
+    "TC_EGRESS": Reason("a traffic control filter on the way out"),
+    "BPF_CGROUP_EGRESS": Reason("a BPF program of the sender's control group"),
+    "SECURITY_HOOK": Reason("a security module (SELinux, AppArmor …)"),
+    "XFRM_POLICY": Reason("the IPsec policy"),
+    "OTHERHOST": Reason("for another machine's address; the device sees all traffic (promiscuous)", harmless=True),
+    "UNICAST_IN_L2_MULTICAST": Reason("to one address, in a frame to many"),
+    "IP_RPFILTER": Reason("it came in by another device than answers would go out by (rp_filter)"),
+    "IP_INHDR": Reason("the IP header is wrong, or the hop limit was used up"),
+    "IP_NOPROTO": Reason("nobody here speaks the protocol that the IP header names"),
+    "IP_OUTNOROUTES": Reason("no route to the destination"),
+    "IP_INNOROUTES": Reason("no route for what came in"),
+    "IP_INADDRERRORS": Reason("the destination cannot be reached"),
+    "IPV6DISABLED": Reason("IPv6 is switched off on the device"),
+    "UNHANDLED_PROTO": Reason("nobody here speaks that network protocol"),
+    "PKT_TOO_BIG": Reason("larger than the way's MTU"),
+    "PKT_TOO_SMALL": Reason("shorter than its headers say", hurts=True),
+    "IP_CSUM": Reason("damaged on the way: the IP header's checksum is wrong", hurts=True),
+    "TCP_CSUM": Reason("damaged on the way: TCP's checksum is wrong", hurts=True),
+    "UDP_CSUM": Reason("damaged on the way: UDP's checksum is wrong", hurts=True),
+    "ICMP_CSUM": Reason("damaged on the way: ICMP's checksum is wrong", hurts=True),
+    "SKB_CSUM": Reason("the checksum could not be worked out", hurts=True),
+    "TCP_LISTEN_OVERFLOW": Reason("the listener's accept queue is full: the program accepts too slowly, or its "
+                                  "backlog is too small (listen(2), net.core.somaxconn)", hurts=True),
+    "TCP_OLD_DATA": Reason("data that had come before: somebody sent it again needlessly", harmless=True),
+    "TCP_OLD_SEQUENCE": Reason("a segment that had come before", harmless=True),
+    "TCP_OLD_ACK": Reason("an acknowledgement that had come before", harmless=True),
+    "TCP_OFOMERGE": Reason("its data is in the out-of-order queue already", harmless=True),
+    "TCP_OFO_DROP": Reason("its data was received already", harmless=True),
+    "TCP_ZEROWINDOW": Reason("it came while the receive window was closed: the program reads too slowly", hurts=True),
+    "TCP_OVERWINDOW": Reason("it lies beyond the receive window", hurts=True),
+    "TCP_OFO_QUEUE_PRUNE": Reason("taken from the out-of-order queue for want of memory: it has to be sent again",
+                                  hurts=True),
+    "TCP_RFC7323_PAWS": Reason("its timestamp is older than those before"),
+    "TCP_INVALID_SEQUENCE": Reason("its sequence number is outside the window"),
+    "TCP_INVALID_SYN": Reason("a SYN within a connection"),
+    "TCP_FLAGS": Reason("flags that do not go together"),
+    "TCP_RESET": Reason("the peer reset the connection", harmless=True),
+    "TCP_CLOSE": Reason("the connection was closed already", harmless=True),
+    "TCP_ABORT_ON_DATA": Reason("data for a connection that its program has closed"),
+    "NEIGH_FAILED": Reason("the next machine's link address was asked for, and nobody answered", hurts=True),
+    "NEIGH_QUEUEFULL": Reason("too many packets waited for the next machine's link address", hurts=True),
+    "QDISC_DROP": Reason("the sending queue of the device dropped it", hurts=True),
+    "QDISC_OVERLIMIT": Reason("the sending queue of the device is full", hurts=True),
+    "QDISC_CONGESTED": Reason("the sending queue keeps its delay low (CoDel, PIE, RED)", hurts=True),
+    "CPU_BACKLOG": Reason("the CPU's receive backlog is full (net.core.netdev_max_backlog)", hurts=True),
+    "FULL_RING": Reason("the queue of a tun, tap or similar device is full: its reader is too slow", hurts=True),
+    "DEV_READY": Reason("the device was not ready: down, or nobody has it open"),
+    "DUP_FRAG": Reason("a fragment that had come before", harmless=True),
+    "FRAG_REASM_TIMEOUT": Reason("the other fragments did not come in time", hurts=True),
+    "NOMEM": Reason("no memory", hurts=True),
+    "PFMEMALLOC": Reason("only the memory reserve was left, and this packet frees none", hurts=True),
+    "QUEUE_PURGE": Reason("what was left in a queue when it was given up", harmless=True),
+}  # fmt: skip
+"""Reasons that people meet, by the kernel's names (include/net/dropreason-core.h); kernels have more."""
+
+OF_NAMESPACES = {
+    "TcpExtListenOverflows": "accept queue full",
+    "TcpExtListenDrops": "not taken by a listener",
+    "TcpExtTCPReqQFullDrop": "SYN queue full",
+    "TcpExtTCPBacklogDrop": "TCP backlog full",
+    "TcpExtTCPRcvQDrop": "TCP receive queue full",
+    "TcpExtTCPZeroWindowDrop": "TCP window closed",
+    "TcpExtTCPOFODrop": "TCP no room out of order",
+    "TcpExtRcvPruned": "TCP receive queue pruned",
+    "TcpExtOfoPruned": "TCP out of order pruned",
+    "TcpExtPAWSEstab": "TCP timestamp too old",
+    "TcpExtTCPMinTTLDrop": "TCP hop limit too low",
+    "TcpExtPFMemallocDrop": "memory reserve only",
+    "TcpExtIPReversePathFilter": "reverse path filter",
+    "TcpInErrs": "TCP bad segments",
+    "UdpRcvbufErrors": "UDP receive buffer full",
+    "UdpSndbufErrors": "UDP send buffer full",
+    "UdpMemErrors": "UDP memory limit",
+    "UdpInCsumErrors": "UDP bad checksum",
+    "UdpInErrors": "UDP not received",
+    "UdpNoPorts": "UDP closed port",
+    "Udp6RcvbufErrors": "UDP6 receive buffer full",
+    "Udp6SndbufErrors": "UDP6 send buffer full",
+    "Udp6MemErrors": "UDP6 memory limit",
+    "Udp6InCsumErrors": "UDP6 bad checksum",
+    "Udp6InErrors": "UDP6 not received",
+    "Udp6NoPorts": "UDP6 closed port",
+    "IpInDiscards": "IPv4 no room to receive",
+    "IpOutDiscards": "IPv4 no room to send",
+    "IpInHdrErrors": "IPv4 bad header",
+    "IpInAddrErrors": "IPv4 wrong address",
+    "IpOutNoRoutes": "IPv4 no route",
+    "IpReasmFails": "IPv4 not reassembled",
+    "IpFragFails": "IPv4 not fragmented",
+    "Ip6InDiscards": "IPv6 no room to receive",
+    "Ip6OutDiscards": "IPv6 no room to send",
+    "Ip6InHdrErrors": "IPv6 bad header",
+    "Ip6InAddrErrors": "IPv6 wrong address",
+    "Ip6OutNoRoutes": "IPv6 no route",
+    "Ip6ReasmFails": "IPv6 not reassembled",
+    "Ip6FragFails": "IPv6 not fragmented",
+}
+"""What a network namespace counts, by the names of nstat (include/uapi/linux/snmp.h)."""
+
+OF_DEVICES = {
+    "rx_dropped": "received, not processed",
+    "tx_dropped": "not sent",
+    "rx_missed_errors": "device queue full",
+    "rx_over_errors": "device ring overrun",
+    "rx_fifo_errors": "device receive FIFO",
+    "tx_fifo_errors": "device send FIFO",
+    "rx_errors": "receive errors",
+    "tx_errors": "send errors",
+    "rx_nohandler": "device is not to receive",
+    "rx_otherhost_dropped": "for another machine",
+}
+"""What a device counts (struct rtnl_link_stats64 in include/uapi/linux/if_link.h)."""
+
+OF_CPUS = {"softnet_dropped": "receive backlog full"}
+"""What a CPU counts (/proc/net/softnet_stat)."""
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+_NETNS = Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number as lsns shows it", "u4",
+               width=10, importance=45)  # fmt: skip
+
+PACKETS = Table(
+    name="packets",
+    fields=(
+        Field("id", Kind.KEY, "ID", "counts up as kinds of drops are met", "u8", width=6, importance=2),
+        Field("reason", Kind.TEXT, "REASON", "why, in the kernel's own word (enum skb_drop_reason); of a module's "
+              "reasons the number", "u4", width=20, importance=100),
+        Field("place", Kind.TEXT, "PLACE", "the kernel's function that dropped it, its [module] behind it", "u4",
+              width=24, importance=90),
+        Field("protocol", Kind.TEXT, "PROTO", "what the IP header says that it carries", "u4",
+              width=7, importance=70),
+        Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; of what never left a socket that "
+              "socket's family", "u4", width=7, importance=40),
+        Field("interface", Kind.TEXT, "IFACE", "the device that it was at, or else came in by; if12 where nobody "
+              "knows device 12 any more", "u4", width=10, importance=80),
+        _NETNS,
+        Field("packets", Kind.COUNTER, "DROPS", "packets dropped since nettop attached; one that stands for several "
+              "on the wire (GSO, GRO) counts once, as in netfilter's counters", "u8", "packets", 9, 95),
+        Field("bytes", Kind.COUNTER, "BYTES", "their lengths, less the headers that were taken off by then",
+              "u8", "bytes", 9, 35, "sum of skb->len"),
+        Field("last_seen", Kind.TIME, "LAST", "the refresh that found the last one dropped", "u8", "ns",
+              width=19, importance=50),
+    ),
+    key="id",
+    screen=("reason", "place", "protocol", "interface", "netns", "packets_per_s", "packets", "last_seen"),
+    text=("reason", "place", "family", "protocol", "interface", "netns", "packets", "bytes", "last_seen"),
+    sort="-packets_per_s",
+    text_sort="-packets",
+)  # fmt: skip
+
+COUNTERS = Table(
+    name="counters",
+    fields=(
+        Field("id", Kind.KEY, "ID", "counts up as counters are met", "u8", width=6, importance=2),
+        Field("counter", Kind.TEXT, "COUNTER", "what became of the packets; ListenDrops and InErrors count once more "
+              "what a narrower counter has", "u4", width=24, importance=100),
+        Field("name", Kind.TEXT, "NAME", "the kernel's name for it, as nstat or ip -s link have it", "u4",
+              width=24, importance=60),
+        Field("interface", Kind.TEXT, "IFACE", "the device that counts, where one does", "u4",
+              width=10, importance=80),
+        Field("cpu", Kind.LABEL, "CPU", "the processor that counts, where one does", "u4", width=4, importance=40),
+        _NETNS,
+        Field("packets", Kind.COUNTER, "DROPS", "packets counted since the namespace, the device or the machine "
+              "began", "u8", "packets", 9, 95),
+    ),
+    key="id",
+    screen=("counter", "interface", "cpu", "netns", "packets_per_s", "packets", "name"),
+    text=("counter", "name", "interface", "cpu", "netns", "packets"),
+    sort="-packets_per_s",
+    text_sort="-packets",
+    default_filter="packets>0",
+)  # fmt: skip
+
+POINT_PACKETS = Point("packets", "every packet that the kernel drops", ("reason", "place"))
+POINT_REASONS = Point("reasons", "why a packet was dropped", ("reason",))
+POINT_PLACES = Point("places", "the function of the kernel that dropped a packet", ("place",))
+POINT_COUNTERS = Point("counters", "what namespaces, devices and CPUs count of drops themselves")
+
+LENS = Lens(
+    id="drops",
+    title="Drops",
+    order=5,
+    digit="5",
+    question="what did the kernel drop, where and why?",
+    tables=(PACKETS, COUNTERS),
+    points=(POINT_PACKETS, POINT_REASONS, POINT_PLACES, POINT_COUNTERS),
+)

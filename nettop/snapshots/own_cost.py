@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nettop itself costs: a table of the engine, which --view and the logs know by `self`. No lens, and so no tab."""
+
+from __future__ import annotations
+
+from nettop.snapshots.schema import Field, Kind, Lens, Point, Table
+
+KINDS = {
+    1: "total",
+    2: "limit",
+    3: "thread",
+    4: "children",
+    5: "program",
+    6: "iterator",
+    7: "maps",
+    8: "step",
+}
+"""`total` is all of nettop, `limit` what --max-overhead does. A `program` runs where the kernel meets its hook, in
+whoever's time; an `iterator` runs in nettop's own threads, whose time has it already. `children` are those that have
+ended; `maps` what a lens holds of the kernel's memory; a `step` is something that nettop does again and again."""
+
+LEFT_OUT = "left out for --max-overhead"
+"""Why a hook gives nothing that could be had."""
+
+COSTS = Table(
+    name="costs",
+    fields=(
+        Field("id", Kind.KEY, "ID", "counts up as things that cost are met", "u8", width=6, importance=2),
+        Field("kind", Kind.ENUM, "KIND", "what costs; an iterator's and a step's time is in that of the thread "
+              "which runs it", "u1", width=8, importance=90, labels=KINDS),
+        Field("name", Kind.TEXT, "NAME", "of a program the hook, of a step what is done", "u4", width=30,
+              importance=100),
+        Field("lens", Kind.TEXT, "LENS", "the lens that it is for, where it is for one", "u4", width=12,
+              importance=60),
+        Field("runs", Kind.COUNTER, "RUNS", "how often it was done; of programs since the statistics are on",
+              "u8", "", 9, 70),
+        Field("time_ns", Kind.COUNTER, "TIME", "CPU time. Its rate is a share of one CPU", "u8", "ns", 9, 95),
+        Field("mean_ns", Kind.GAUGE, "MEAN WALL", "how long one run took by the clock: a step's with what it waited "
+              "for", "u8", "ns", 9, 50),
+        Field("longest_ns", Kind.GAUGE, "MAX WALL", "how long the longest run of a step took by the clock", "u8",
+              "ns", 9, 55),
+        Field("memory", Kind.GAUGE, "MEMORY", "resident memory of the process, and the kernel's memory of maps and "
+              "programs (memlock in fdinfo)", "u8", "bytes", 9, 65),
+        Field("late", Kind.COUNTER, "LATE", "readings skipped because the one before took too long", "u8", "",
+              6, 30),
+        Field("lost", Kind.COUNTER, "LOST", "what bounds and races dropped", "u8", "", 6, 40),
+        Field("note", Kind.TEXT, "NOTE", "what is done about the cost, or why a number is missing", "u4",
+              width=40, importance=45),
+    ),
+    key="id",
+    screen=("kind", "name", "lens", "time_ns_per_s", "runs_per_s", "mean_ns", "longest_ns", "memory", "note"),
+    text=("kind", "name", "lens", "runs", "time_ns", "mean_ns", "longest_ns", "memory", "late", "lost", "note"),
+    sort="-time_ns_per_s",
+    text_sort="id",
+    adds_up=False,
+)  # fmt: skip
+
+POINT_PROGRAMS = Point("programs", "how often and how long BPF programs run (the kernel's statistics)")
+
+SELF = Lens(
+    id="self",
+    title="Overhead",
+    order=0,
+    digit="",
+    question="what does nettop itself cost?",
+    tables=(COSTS,),
+    points=(POINT_PROGRAMS,),
+)

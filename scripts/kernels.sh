@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Debian's kernels, unpacked under the cache and never installed; `--help` says how.
+set -euo pipefail
+umask 022
+export PATH="$PATH:/usr/sbin:/sbin" # depmod
+
+readonly keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+# Each kernel by its name here, and the suite that has it. The newest has a new version every few days.
+readonly kernels='5.10 bullseye
+6.1 bookworm
+6.12 trixie
+newest sid'
+
+script=$(readlink -f -- "${BASH_SOURCE[0]}")
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/nettop/kernels
+readonly script cache
+
+# shellcheck source=scripts/debian-sources.sh
+. "$(dirname -- "$script")/debian-sources.sh"
+
+usage() {
+  cat <<HELP
+Usage: scripts/kernels.sh list
+       scripts/kernels.sh fetch NAME
+
+  list        the names, oldest first
+  fetch NAME  unpack Debian's newest kernel of that name, and a static busybox to boot it with, into
+              $cache/NAME
+              unless they are there, and print the path of its vmlinuz
+
+Needs apt, kmod and debian-archive-keyring; not root. This machine's packages, lists and /boot are left alone.
+Packages come from the mirror in this machine's own lists; where these have none of Debian, from DEBIAN_MIRROR.
+Remove the folder of a kernel to have it fetched again.
+HELP
+}
+
+fail() {
+  printf 'kernels: %s\n' "$*" >&2
+  exit 1
+}
+
+main() {
+  case "${1-} $#" in
+    'list 1') cut -d' ' -f1 <<<"$kernels" ;;
+    'fetch 2') fetch "$2" ;;
+    '-h 1' | '--help 1') usage ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+}
+
+fetch() {
+  local name=$1 suite
+  suite=$(awk -v name="$name" '$1 == name { print $2 }' <<<"$kernels")
+  [[ -n $suite ]] || fail "no kernel is called $name; there are: $(cut -d' ' -f1 <<<"$kernels" | paste -sd' ')."
+  if [[ ! -e $cache/$name/vmlinuz ]]; then
+    need apt-get apt
+    need depmod kmod
+    [[ -f $keyring ]] || fail "$keyring is missing; install debian-archive-keyring."
+    mkdir -p "$cache"
+    work=$(mktemp -d -p "$cache" .fetch.XXXXXX)
+    trap 'rm -rf -- "$work"' EXIT
+    unpack "$suite" "$work/root"
+    rm -rf -- "${cache:?}/$name"
+    mv -- "$work/root" "$cache/$name"
+  fi
+  printf '%s\n' "$cache/$name/vmlinuz"
+}
+
+need() { command -v "$1" >/dev/null || fail "needs $1; install $2."; }
+
+unpack() {
+  local suite=$1 root=$2 mirror deb packages
+  mirror=$(debian_mirror "$suite")
+  [[ -n $mirror ]] || fail "this machine's apt has no mirror of Debian; say one: DEBIAN_MIRROR=URL."
+  mkdir -p "$root" "$work/lists/partial" "$work/cache/archives/partial" "$work/debs"
+  printf 'deb [signed-by=%s] %s %s main\n' $keyring "$mirror" "$suite" >"$work/sources.list"
+  : >"$work/status"
+  quietly apt_here apt-get update || fail "apt cannot read Debian $suite (its words are above)."
+  mapfile -t packages < <(kernel_packages)
+  ((${#packages[@]})) || fail "Debian $suite has no linux-image-$(dpkg --print-architecture)."
+  (cd "$work/debs" && quietly apt_here apt-get download busybox-static "${packages[@]}") ||
+    fail "apt cannot download ${packages[*]} (its words are above)."
+  for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$root"; done
+  # depmod and virtme-ng look under /lib, which newer packages lack.
+  [[ -e $root/lib ]] || ln -s usr/lib "$root/lib"
+  quietly depmod -b "$root" "$(basename "$root"/lib/modules/*)" || fail "depmod cannot read $root (its words are above)."
+  link_as busybox -path '*bin/busybox' -type f
+  link_as vmlinuz -name 'vmlinuz*' -type f
+}
+
+# The metapackage leads to the package that has the image, or to those that it was split into.
+kernel_packages() {
+  apt_here apt-cache depends --recurse --no-pre-depends --no-recommends --no-suggests --no-conflicts --no-breaks \
+    --no-replaces --no-enhances "linux-image-$(dpkg --print-architecture)" |
+    grep -E '^linux-(image|binary|modules)-[0-9]' | sort -u
+}
+
+# A name of its own at the top of the unpacked folder for the one file that find finds.
+link_as() {
+  local name=$1
+  shift
+  ln -s "$(cd "$root" && find . "$@" -print -quit | grep .)" "$root/$name" || fail "Debian $suite has no $name."
+}
+
+# With lists, downloads and preferences of its own, as if nothing were installed; signatures are checked as always.
+apt_here() {
+  local command=$1
+  shift
+  "$command" -q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+    -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null -o Dir::State::Lists="$work/lists" \
+    -o Dir::State::Status="$work/status" -o Dir::Cache="$work/cache" -o APT::Update::Error-Mode=any \
+    -o APT::Default-Release= -o APT::Sandbox::User="$(id -un)" "$@"
+}
+
+# Its words matter only when it failed.
+quietly() {
+  local words
+  words=$("$@" 2>&1) || {
+    printf '%s\n' "$words" >&2
+    return 1
+  }
+}
+
+main "$@"

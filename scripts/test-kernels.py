@@ -1,0 +1,341 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the core of the kernel tests on this kernel and, in virtual machines, on Debian's: `--help` says how.
+
+The machines are emulated (no KVM is needed), see this host's files read-only, and run a copy of the checkout that is
+made when this script starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pty
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from kernel_support import HOST, PAGE, Run, put_in_place, read_run, support_page
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+PATIENCE = 10
+"""How many times longer than on the host tests wait in an emulated machine before they give up."""
+NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist"
+)
+QUICKER = "mitigations=off init_on_alloc=0 rcupdate.rcu_expedited=1 tsc=reliable"
+"""What a kernel does for safety, or to spare CPUs, and what costs an emulated one most of its time. It need not doubt
+its CPUs' clock either, which is one for all: every reading of another one would lead out of the emulated machine."""
+HOST_FILES = "nettop-host"
+QEMU = (
+    f"-fsdev local,id={HOST_FILES},path=/,security_model=none,readonly=on,multidevs=remap"
+    f" -device virtio-9p-pci,fsdev={HOST_FILES},mount_tag={HOST_FILES}"
+    " -global virtio-serial-pci.ioeventfd=off"
+)
+"""This host's files once more, under a name by which kernel-guest.sh mounts them in its own way. And no descriptor for
+each of the hundreds of queues that a few terminals have: a third of the time went into polling them."""
+PYTEST = (
+    *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:syrupy", "-p", "no:textual-snapshot"),
+    *("-m", "kernel and core", "--deselect", "tests/kernel/test_doctor.py"),
+)
+"""Without plugins that no kernel test needs: importing them takes seconds there. doctor is run by itself."""
+TESTED = re.compile(rb"(?:PASSED|FAILED|ERROR|SKIPPED)[^\n]*\[ *(\d+)%\]")
+FAILED, LACKING, NOT_ROOT = 1, 3, 4
+
+
+class Stop(Exception):
+    """Why nothing can be told of the kernels, and the exit status that says of what sort it is."""
+
+    def __init__(self, why: str, status: int = FAILED) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+def main() -> int:
+    """Run what was asked for; 0 where every kernel passed, 3 where this machine lacks something for it."""
+    asked = read_options()
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    signal.signal(signal.SIGTERM, end_in_order)
+    try:
+        check_machine(asked.kernels)
+        kernels = [(name, vmlinuz_of(name)) for name in asked.kernels]
+        with work_folder() as work:
+            tests = [*core_files(work / "copy"), *(["-k", asked.tests] if asked.tests else [])]
+            try:
+                for kernel in kernels:
+                    run_patiently(Kernel(*kernel, work, asked.limit * 60), tests)
+            finally:
+                runs = [read_run(name, work / "results" / name) for name in asked.kernels]
+                report(runs, work, asked)
+    except Stop as stop:
+        print(f"test-kernels: {stop}", file=sys.stderr)
+        return stop.status
+    return 0 if all(run.passed for run in runs) else FAILED
+
+
+def end_in_order(number: int, _frame: object) -> NoReturn:
+    """Leave neither a machine nor a folder behind, and tell what is known. `timeout` sends its signal twice: to the
+    process, then to its group."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def read_options() -> argparse.Namespace:
+    """The command line; `kernels` are the names of those to run on, in order."""
+    known = [HOST, *words(SCRIPTS / "kernels.sh", "list")]
+    parser = argparse.ArgumentParser(
+        description="Runs the core of the kernel tests on one kernel after the other."
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--only",
+        action="append",
+        choices=known,
+        dest="kernels",
+        metavar="NAME",
+        help=f"one of {', '.join(known)}",
+    )
+    which.add_argument(
+        "--host-only", action="store_const", const=[HOST], dest="kernels", help="no virtual machine"
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=15,
+        metavar="MINUTES",
+        help="for one kernel, with its second try (default: 15)",
+    )
+    parser.add_argument(
+        "-k", dest="tests", metavar="EXPRESSION", help="only those of the tests, as pytest takes it"
+    )
+    parser.add_argument(
+        "--write-docs", action="store_true", help=f"write {PAGE.relative_to(ROOT)} of this run"
+    )
+    parser.add_argument(
+        "--keep", metavar="FOLDER", type=Path, help="keep consoles, JUnit XML and doctor's reports in"
+    )
+    asked = parser.parse_args()
+    asked.kernels = asked.kernels or known
+    if asked.write_docs and (asked.tests or asked.kernels != known):
+        parser.error("--write-docs needs every test on every kernel")
+    return asked
+
+
+def words(*command: object) -> list[str]:
+    """What a command prints, in words; Stop with its own complaint where it fails."""
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise Stop(f"{shlex.join(map(str, command))} failed.")
+    return done.stdout.split()
+
+
+def check_machine(kernels: list[str]) -> None:
+    """Raise Stop where something is missing that nothing here can bring."""
+    if os.geteuid() != 0:
+        raise Stop("needs root; run it with sudo.", NOT_ROOT)
+    if kernels == [HOST]:
+        return
+    if os.uname().machine != "x86_64":
+        raise Stop(
+            f"boots virtual machines on x86_64 only, not on {os.uname().machine}; see --host-only.", LACKING
+        )
+    missing = [
+        tool for tool in ("apt-get", "qemu-system-x86_64", "depmod", str(vng())) if not shutil.which(tool)
+    ]
+    if missing:
+        remedy = "on Debian or Ubuntu run: sudo scripts/install-deps.sh --kernels"
+        raise Stop(f"needs {', '.join(missing)}; {remedy}", LACKING)
+
+
+def vng() -> Path:
+    """virtme-ng's command, of the Python that runs this."""
+    return Path(sys.executable).with_name("vng")
+
+
+@contextlib.contextmanager
+def work_folder() -> Iterator[Path]:
+    """A folder with a copy of the checkout in it, compiled, since compiling takes long under emulation."""
+    with tempfile.TemporaryDirectory(prefix="nettop-kernels.") as made:
+        copy = Path(made) / "copy"
+        shutil.copytree(ROOT, copy, ignore=NOT_COPIED, symlinks=True)
+        (copy / ".venv").mkdir()
+        subprocess.run([sys.executable, "-m", "compileall", "-q", "nettop"], cwd=copy, check=True)
+        yield Path(made)
+
+
+def core_files(copy: Path) -> list[str]:
+    """The files that have tests of the core. pytest compiles in its own way what it reads."""
+    command = [sys.executable, "-m", "pytest", *PYTEST, "-q", "--collect-only", "tests/kernel"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    if not (files := sorted({line.split("::")[0] for line in done.stdout.splitlines() if "::" in line})):
+        raise Stop(f"pytest finds no test of the core:\n{done.stdout}{done.stderr}")
+    return files
+
+
+def vmlinuz_of(name: str) -> Path | None:
+    """A kernel's file; None for this one."""
+    return None if name == HOST else Path(words(SCRIPTS / "kernels.sh", "fetch", name)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One to run on: its file, or None for this one; where it finds the copy; and how long it may take in all."""
+
+    name: str
+    vmlinuz: Path | None
+    work: Path
+    limit_s: float
+
+    @property
+    def results(self) -> Path:
+        """The folder of what is found there."""
+        return self.work / "results" / self.name
+
+
+def run_patiently(kernel: Kernel, tests: list[str]) -> None:
+    """Run the tests on one kernel. What failed in a virtual machine runs once more, in a new one and within the same
+    limit, since under emulation, on a busy host, a deadline may pass; what failed at first is told all the same."""
+    deadline = time.monotonic() + kernel.limit_s
+    run = run_on(kernel, tests, deadline)
+    if run.passed or kernel.vmlinuz is None or time.monotonic() > deadline:
+        return
+    told(f"{kernel.name:>7}: once more what failed")
+    run_on(kernel, list(run.failures) if run.ended else tests, deadline, first=run)
+
+
+def run_on(kernel: Kernel, tests: list[str], deadline: float, first: Run | None = None) -> Run:
+    """Run these tests on a kernel, and doctor, unless a `first` try found it well; what all tries found together.
+
+    However it ends, what is known by then is told.
+    """
+    folder = kernel.results / "again" if first else kernel.results
+    folder.mkdir(parents=True)
+    told(f"{kernel.name:>7}: starting", passing=True)
+    began, ended = time.monotonic(), ", STOPPED"
+    try:
+        in_time = follow(
+            guest_command(kernel, folder, tests, first), folder / "console", deadline, kernel.name
+        )
+        ended = "" if in_time else ", KILLED at its limit"
+    finally:
+        if first:
+            put_in_place(kernel.results, folder)
+        run = read_run(kernel.name, kernel.results)
+        minutes, seconds = divmod(round(time.monotonic() - began), 60)
+        took = f"{'with a second try, ' if first else ''}in {minutes}:{seconds:02} min{ended}"
+        told(
+            f"{kernel.name:>7}: {run.release}: {run.summary} {took}",
+            *(f"         {test}: {in_short(why)}" for test, why in run.failures.items()),
+        )
+    return run
+
+
+def guest_command(kernel: Kernel, folder: Path, tests: list[str], first: Run | None) -> list[str]:
+    """The command that runs these tests, and doctor where there is need to, and leaves in a folder what it found."""
+    copy, doctor = kernel.work / "copy", "no" if first and first.doctor_status == "0" else "yes"
+    guest = [str(copy / "scripts/kernel-guest.sh"), str(ROOT), str(copy), str(folder), doctor]
+    return machine(kernel.vmlinuz, [*guest, *([*PYTEST, *tests] if tests else [])], folder)
+
+
+def in_short(failure: str) -> str:
+    """The first line of what pytest says of the error itself."""
+    lines = [line[1:].strip() for line in failure.splitlines() if line.startswith("E ")]
+    return (lines or failure.splitlines() or ["no reason"])[0][:200]
+
+
+def told(*lines: str, passing: bool = False) -> None:
+    """Print lines; one that is `passing` the next replaces on a terminal, and it is printed nowhere else."""
+    text = "\n".join(lines)
+    if sys.stdout.isatty():
+        print(f"\r\033[K{text}" + "\n" * (not passing), end="", flush=True)
+    elif not passing:
+        print(f"{text}\n", end="", flush=True)
+
+
+def machine(vmlinuz: Path | None, guest: list[str], results: Path) -> list[str]:
+    """The command that runs the guest's script, on this kernel or on the one in that file."""
+    if vmlinuz is None:
+        return ["unshare", "--mount", "--propagation", "private", *guest]
+    busybox = vmlinuz.with_name("busybox")
+    command = ["env", f"NETTOP_TEST_PATIENCE={PATIENCE}", f"NETTOP_HOST_FILES={HOST_FILES}", *guest]
+    return [
+        str(vng()), "--verbose", "--disable-kvm", "--disable-microvm", "--force-9p", "--cpus", "2", "--memory", "3G",
+        "--run", str(vmlinuz), "--append", QUICKER, "--busybox", str(busybox), f"--qemu-opts={QEMU}",
+        "--rwdir", str(results), "--cwd", str(results), "--exec", shlex.join(command),
+    ]  # fmt: skip
+
+
+def follow(command: list[str], console: Path, deadline: float, title: str) -> bool:
+    """Run a command on a terminal of its own, its output in a file; False where it had to be killed."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=environment()
+    )
+    os.close(theirs)
+    try:
+        with console.open("wb", buffering=0) as file:
+            while select.select([ours], [], [], max(0, deadline - time.monotonic()))[0]:
+                if not (output := read_terminal(ours)):
+                    return True
+                file.write(output)
+                if share := TESTED.findall(output):
+                    told(f"{title:>7}: {share[-1].decode()} % of the tests", passing=True)
+            return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(ours)
+
+
+def environment() -> dict[str, str]:
+    """This script's own, in which virtme-ng finds its other commands."""
+    return {**os.environ, "PATH": f"{vng().parent}:{os.environ['PATH']}"}
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What the other end wrote; empty when nobody is there any more."""
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # EIO: the last one closed it
+        return b""
+
+
+def report(runs: list[Run], work: Path, asked: argparse.Namespace) -> None:
+    """What failed, the page if it was asked for, and the results where they are to be kept."""
+    failed = [run for run in runs if not run.passed]
+    for run in failed:
+        print(f"\n--- {run.name} {run.release}")
+        print(*(f"{test}\n{why}\n" for test, why in run.failures.items()), sep="\n")
+        if not run.failures:
+            print(last_words(work / "results" / run.name / "console"))
+    if asked.write_docs and not failed:
+        PAGE.write_text(support_page(runs), encoding="utf-8")
+        print(f"Wrote {PAGE.relative_to(ROOT)}.")
+    if asked.keep:
+        for results in (work / "results").iterdir():
+            shutil.rmtree(asked.keep / results.name, ignore_errors=True)
+            shutil.copytree(results, asked.keep / results.name, ignore=NOT_COPIED)
+        print(f"Consoles, JUnit XML and doctor's reports are in {asked.keep}.")
+
+
+def last_words(console: Path) -> str:
+    """The end of what a machine printed."""
+    return console.read_text(errors="replace")[-4000:] if console.exists() else "It was not begun."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

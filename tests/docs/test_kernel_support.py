@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What docs/kernel-support.md makes of the runs on the kernels, played here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kernel_support import HOST, Run, put_in_place, read_run, support_page
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.kernel.test_rungs" name="test_a[fexit]"><properties>
+<property name="point" value="accepts"/><property name="way" value="fexit/inet_csk_accept"/>
+<property name="verdict" value="same"/></properties></testcase>
+<testcase classname="tests.kernel.test_rungs" name="test_a[kretprobe]"><properties>
+<property name="point" value="accepts"/><property name="way" value="kretprobe/inet_csk_accept"/>
+<property name="verdict" value="same"/></properties></testcase>
+<testcase classname="tests.kernel.test_rungs" name="test_a[tp_btf]"><properties>
+<property name="point" value="accepts"/><property name="way" value="tp_btf/sock_send_length"/>
+<property name="verdict" value="refused"/><property name="why" value="no such tracepoint"/></properties>
+<skipped message="no such tracepoint"/></testcase>
+{more}</testsuite></testsuites>"""
+FAILED = '<testcase classname="tests.kernel.test_x" name="test_y"><failure>it was 1</failure></testcase>'
+PASSED = '<testcase classname="tests.kernel.test_x" name="test_y"/>'
+
+
+def report(way: str | None, *refused: tuple[str, str]) -> dict[str, Any]:
+    """A doctor's report of one point."""
+    told = [{"way": name, "why": why} for name, why in refused]
+    points = [{"point": "accepts", "way": way, "refused": told, "fields": []}]
+    host = {"bcc": "0.26.0", "llvm": "14", "kprobes": True}
+    return {"version": 1, "host": host, "lenses": [{"id": "connections", "error": None, "points": points}]}
+
+
+def a_run(folder: Path, name: str, release: str, doctor: object, more: str = "") -> Run:
+    """A run's folder, read back."""
+    folder.mkdir()
+    (folder / "release").write_text(release + "\n")
+    (folder / "status").write_text("1\n" if more else "0\n")
+    (folder / "doctor.status").write_text("0\n")
+    (folder / "junit.xml").write_text(JUNIT.format(more=more))
+    (folder / "doctor.json").write_text(json.dumps(doctor))
+    return read_run(name, folder)
+
+
+def row(page: str, begins: str) -> list[str]:
+    """The cells of the one line of a table that begins so."""
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {begins}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_ways_of_each_kernel(tmp_path: Path) -> None:
+    """The used way is bold, others that worked follow, refused ones have their reason, oldest kernel first."""
+    runs = [
+        a_run(tmp_path / "new", "newest", "7.2.1-amd64", report("fexit/inet_csk_accept")),
+        a_run(tmp_path / "old", "6.1", "6.1.0-5-amd64", report(None, ("fexit/inet_csk_accept", "no|room"))),
+        a_run(tmp_path / "here", HOST, "6.18.4", None),
+    ]
+    page = support_page(runs)
+    assert row(page.split("\n## ")[2], "point | what it tells")[2:] == ["6.1", "6.18 (host)", "7.2"]
+    assert row(page, "`accepts` | who")[2:] == [
+        "n/a<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
+        "not recorded<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
+        "**fexit/inet_csk_accept**<br>kretprobe/inet_csk_accept",
+    ]
+    assert row(page, "bcc")[1:] == ["0.26.0", "not recorded", "0.26.0"]
+    assert row(page, "kprobes")[1:] == ["yes", "not recorded", "yes"]
+    assert row(page, "`accepts` | fexit")[1:] == ["fexit/inet_csk_accept", "no¦room", "6.1"]
+    assert row(page, "`accepts` | tp_btf")[2:] == ["no such tracepoint", "6.1, 6.18 (host), 7.2"]
+    assert page == support_page(runs[::-1])
+
+
+def test_a_lens_that_is_refused(tmp_path: Path) -> None:
+    """A kernel that is too old may refuse a lens, and the page says why; one that is not may not."""
+    refused = report("fexit/inet_csk_accept")
+    error = {"what": "this kernel has no function x", "remedy": ""}
+    refused["lenses"].append({"id": "cpu", "error": error, "points": []})
+    for name, release in (("old", "5.10.0-32-amd64"), ("new", "6.1.0-50-amd64")):
+        a_run(tmp_path / name, name, release, refused)
+        (tmp_path / name / "doctor.status").write_text("3\n")
+    old, new = (read_run(name, tmp_path / name) for name in ("old", "new"))
+    assert (old.passed, new.passed) == (True, False)
+    page = support_page([old])
+    assert row(page, "`softirqs` | when")[2:] == ["n/a"]
+    assert row(page, "`cpu` | every way")[2:] == ["this kernel has no function x", "5.10"]
+
+
+def test_verdict_on_a_run(tmp_path: Path) -> None:
+    """A run passed when tests ran, none failed and doctor ended with 0; what failed is told with its words."""
+    good = a_run(tmp_path / "good", "6.1", "6.1.0", None)
+    assert (good.passed, good.summary) == (True, "2 passed, 1 skipped, doctor: 0")
+    bad = a_run(tmp_path / "bad", "6.1", "6.1.0", None, FAILED)
+    assert (bad.passed, bad.summary) == (False, "1 failed, 2 passed, 1 skipped, doctor: 0")
+    assert bad.failures == {"tests/kernel/test_x.py::test_y": "it was 1"}
+    (tmp_path / "good" / "doctor.status").write_text("3\n")
+    assert not read_run("6.1", tmp_path / "good").passed
+    (tmp_path / "none").mkdir()
+    none = read_run("6.1", tmp_path / "none")
+    assert (none.passed, none.release, none.summary) == (
+        False,
+        "did not boot",
+        "no test, did not end, doctor: did not end",
+    )
+
+
+def test_a_second_try_replaces_what_it_tried(tmp_path: Path) -> None:
+    """Of what was tried twice the second outcome counts; the rest, doctor too, is as the first try found it."""
+    a_run(tmp_path / "first", "6.1", "6.1.0", report("x"), FAILED)
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "junit.xml").write_text(f"<testsuites><testsuite>{PASSED}</testsuite></testsuites>")
+    (again / "status").write_text("0\n")
+    put_in_place(tmp_path / "first", again)
+    run = read_run("6.1", tmp_path / "first")
+    assert (run.passed, run.summary) == (True, "3 passed, 1 skipped, doctor: 0")
+    assert len(run.proofs) == 3
+    assert run.doctor == report("x")
+    assert FAILED in (tmp_path / "first" / "first-junit.xml").read_text()
+
+
+def test_a_second_try_that_had_to_end_mends_nothing(tmp_path: Path) -> None:
+    """What failed at first has failed, where a second try told nothing."""
+    a_run(tmp_path / "first", "6.1", "6.1.0", None, FAILED)
+    (tmp_path / "again").mkdir()
+    put_in_place(tmp_path / "first", tmp_path / "again")
+    run = read_run("6.1", tmp_path / "first")
+    assert (run.passed, run.failures) == (False, {"tests/kernel/test_x.py::test_y": "it was 1"})
+
+
+def test_failures_are_known_before_the_end(tmp_path: Path) -> None:
+    """Of tests that had to end before their report, what failed is what they wrote down meanwhile."""
+    told = [{"test": "tests/kernel/test_x.py::test_y", "why": "E   it was 1"}]
+    (tmp_path / "failures").write_text("".join(json.dumps(one) + "\n" for one in told))
+    run = read_run("6.1", tmp_path)
+    assert (run.ended, run.failures) == (False, {"tests/kernel/test_x.py::test_y": "E   it was 1"})
+
+
+def test_a_report_of_another_version_is_none(tmp_path: Path) -> None:
+    """What doctor says in words that are not understood here is not recorded."""
+    assert a_run(tmp_path / "run", "6.1", "6.1.0", report("x") | {"version": 2}).doctor is None

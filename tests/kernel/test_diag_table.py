@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The second rung of the connection table tells what the first tells: sock_diag and /proc against the iterators.
+
+Both tables are read in one process while the sockets' holders stand still (SIGSTOP). Kernel timers go on, so a row
+is compared where two readings by the iterators, one before and one after, agree; every row has to be compared once.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.errors import Unsupported
+from nettop.kernel import sock_diag
+from nettop.kernel.facts import Host
+from nettop.kernel.namespaces import shared_namespaces
+from nettop.kernel.program import Loader
+from nettop.probes.connection_programs import table_text
+from nettop.probes.diag_table import DiagTable
+from nettop.probes.socket_rows import ROW, STATE
+from nettop.probes.socket_table import SocketTable
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.schema import Kind
+from nettop.snapshots.snapshot import Array, known
+
+from . import traffic
+from .holders import accepted_by, fork_holder, keep_in_flight, prefork
+from .lab import (
+    NETNS_FOLDER,
+    REPOSITORY,
+    Dropper,
+    Lab,
+    Namespace,
+    libc,
+    process_state,
+    settle_child,
+    until,
+)
+from .test_equals_ss import Mesh, mesh
+from .test_rows import overflow_udp
+from .traffic import Call
+
+pytestmark = pytest.mark.kernel
+__all__ = ["mesh"]
+
+TICK_NS = 10_000_000
+SYS_EXIT = 60 if os.uname().machine == "x86_64" else 93
+NOBODY = 65534
+NO_PROTOCOL = 250
+UNKNOWN = 2**64 - 1
+COMPARED = [field.name for field in SOCKETS.stored] + ["fd", "start_time"]
+TEXTS = [field.name for field in SOCKETS.stored if field.kind is Kind.TEXT]
+COUNTERS = (
+    "bytes_sent", "bytes_acked", "bytes_received", "packets_sent", "packets_received", "data_packets_sent",
+    "retransmits",
+)  # fmt: skip
+NOT_OF_CLOSED = (
+    *COUNTERS, "bytes_in_flight", "cwnd", "mss", "rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate",
+)  # fmt: skip
+"""What sock_diag does not tell of a TCP socket in CLOSE."""
+
+Row = dict[str, Any]
+Table = SocketTable | DiagTable
+
+
+@dataclass
+class Reader:
+    """A table, and the rows of its last reading, which the next one starts from."""
+
+    table: Table
+    before: Array = field(default_factory=lambda: np.zeros(0, ROW))
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def read(self, *namespaces: Namespace) -> dict[int, Row]:
+        """The rows in these namespaces by id; unknown is None."""
+        if isinstance(self.table, SocketTable):
+            self.table._found = {}  # which would have rows of an earlier walk stand in
+        self.before, self.counts = self.table.read(self.before, 0)
+        assert np.all(self.before["id"][1:] > self.before["id"][:-1])
+        rows = self.before[np.isin(self.before["netns"], [namespace.inode for namespace in namespaces])]
+        texts = self.table.processes.texts()
+        columns = {name: values(rows, name) for name in COMPARED}
+        for name in TEXTS:
+            columns[name] = [None if code is None else texts[name][code] for code in columns[name]]
+        columns["start_time"] = [None if at is None else at // TICK_NS for at in columns["start_time"]]
+        cells = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        return {row["id"]: row for row in cells}
+
+
+def values(rows: Array, name: str) -> list[Any]:
+    """A column, with None for unknown."""
+    return [
+        value if there else None for value, there in zip(rows[name].tolist(), known(rows[name]), strict=True)
+    ]
+
+
+@dataclass
+class Rungs:
+    """Both tables."""
+
+    first: Reader
+    second: Reader
+
+    def compare(self, *namespaces: Namespace) -> dict[int, Row]:
+        """Compare every row once while it stands still; returns the rows of the second rung."""
+        compared: dict[int, Row] = {}
+
+        def all_compared() -> bool:
+            once, shown, again = (
+                reader.read(*namespaces) for reader in (self.first, self.second, self.first)
+            )
+            assert once.keys() == again.keys()
+            assert not shown.keys() - once.keys()
+            expected = {key: row for key, row in once.items() if not is_dead(row, shown.get(key))}
+            assert not expected.keys() - shown.keys()
+            for key, row in expected.items():
+                if row == again[key]:
+                    different = differences(shown[key], row)
+                    assert not different, f"{row}: sock_diag, iterators = {different}"
+                    compared[key] = shown[key]
+            return len(compared) == len(expected)
+
+        until(all_compared, "every socket stood still during three readings", 60)
+        return compared
+
+
+def is_dead(row: Row, shown: Row | None) -> bool:
+    """Whether a socket in CLOSE is kept by nothing but its descriptor: then sock_diag lists what is left of the
+    connection in TIME_WAIT, or nothing. One that has a port it lists since Linux 6.8."""
+    return bool(row["state"] == STATE["CLOSE"]) and (shown is None or shown["state"] != STATE["CLOSE"])
+
+
+def differences(row: Row, wanted: Row) -> dict[str, tuple[object, object]]:
+    """The fields of which the second rung says something else; what sock_diag does not tell may be unknown."""
+    untold = set(NOT_OF_CLOSED) if row["state"] == STATE["CLOSE"] else set()
+    if row["pid"] is None:
+        untold.add("uid")
+    return {
+        name: (row[name], wanted[name])
+        for name in COMPARED
+        if row[name] != wanted[name] and not (row[name] is None and name in untold)
+    }
+
+
+@pytest.fixture(scope="module")
+def rungs() -> Iterator[Rungs]:
+    """Both tables, attached once for all tests; each lists everything."""
+    loader = Loader()
+    first = SocketTable(loader.load(table_text()), Host())
+    loader.close()
+    second = DiagTable(Host(), shared_namespaces())
+    for table in (first, second):
+        table.list_every(True)
+    yield Rungs(Reader(first), Reader(second))
+    for table in (first, second):
+        table.close()
+
+
+def states(found: dict[int, Row]) -> set[str]:
+    """The names of the states that there are."""
+    return {name for name, number in STATE.items() if number in {row["state"] for row in found.values()}}
+
+
+def test_every_field_equals_the_iterators(rungs: Rungs, mesh: Mesh) -> None:
+    """Over 2,000 sockets in the states that last, of IPv4, IPv6 and both, of which hundreds lost segments."""
+    compared = rungs.compare(*(end.namespace for end in mesh.ends))
+    assert len(compared) >= 2000
+    assert states(compared) >= {
+        "ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2", "CLOSE_WAIT", "LAST_ACK", "CLOSING", "LISTEN",
+    }  # fmt: skip
+    assert sum(bool(row["retransmits"]) for row in compared.values()) >= 100
+    distinct = {name: len({row[name] for row in compared.values()} - {None, 0}) for name in NOT_OF_CLOSED}
+    assert {name: number for name, number in distinct.items() if number < 50} == {}
+
+
+def test_states_that_no_process_holds(rungs: Rungs, lab: Lab) -> None:
+    """Requests, minisockets, orphans, a backlog, a listener, and sockets that are only bound."""
+    near, far = lab.pair()
+    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
+    port = server.call(traffic.listen, "listener", "::", 0, 7)
+    for name in ("time wait", "fin wait"):
+        client.call(traffic.connect, name, Call((far.v4, port)))
+        server.call(traffic.accept, "listener", name)
+        client.call(traffic.close, [name])
+    server.call(traffic.close, ["time wait"])
+    client.call(traffic.connect_at_once, {1: Call((far.v4, port)), 2: Call((far.v6, port))})
+    client.call(traffic.send, {1: 101, 2: 103})
+    client.call(traffic.acknowledged, [1, 2])
+    dropper = lab.dropper(far)
+    dropper.rule(every=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
+    client.call(traffic.connect_at_once, {3: Call((far.v4, port)), 4: Call((far.v6, port))})
+    dropper.rule(every=1)
+    client.call(traffic.connect_without_answer, 5, Call((far.v4, port)))
+    client.call(traffic.send, {3: 1009})
+    client.call(traffic.close, [3])
+    client.call(only_bind, 6, near.v4)
+    for worker in (client, server):
+        worker.stop()
+    compared = rungs.compare(near.namespace, far.namespace)
+    assert states(compared) - {"CLOSE"} == {
+        "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE_WAIT", "LISTEN",
+    }  # fmt: skip
+    assert sum(row["pid"] is None for row in compared.values()) >= 7
+
+
+def only_bind(memory: traffic.Memory, name: object, address: str) -> None:
+    """A TCP socket that has a port, and does nothing with it."""
+    memory[name] = socket.socket()
+    memory[name].bind((address, 0))
+
+
+def test_counters_of_busy_connections(rungs: Rungs, lab: Lab) -> None:
+    """While bytes move, no counter goes back and nothing is acknowledged that was not sent; in the end all are told."""
+    near, far = lab.pair()
+    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
+    port = server.call(traffic.listen, "listener", "::")
+    ports = client.call(traffic.connect_at_once, [Call((far.v4, port)), Call((far.v6, port))])
+    server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
+    lab.dropper(far).rule(every=503, data=True)
+    up, down = {0: 30_000_001, 1: 20_000_003}, {0: 1009, 1: 10_000_019}
+    client.start(traffic.exchange, up, down)
+    server.start(traffic.exchange, down, up)
+    before: dict[int, Row] = {}
+
+    def all_moved() -> bool:
+        now = rungs.second.read(near.namespace, far.namespace)
+        for key, row in now.items():
+            if row["state"] == STATE["ESTABLISHED"]:
+                assert row["bytes_acked"] <= row["bytes_sent"]
+                assert all(row[name] >= before.get(key, row)[name] for name in COUNTERS)
+        before.update(now)
+        return sorted(row["bytes_acked"] or 0 for row in now.values()) == sorted(
+            [0, *up.values(), *down.values()]
+        )
+
+    until(all_moved, "every byte is acknowledged", 120)
+    client.result()
+    server.result()
+    assert any(row["retransmits"] for row in before.values())
+    rungs.compare(near.namespace, far.namespace)
+
+
+def test_time_wait_is_counted_alike(rungs: Rungs, lab: Lab) -> None:
+    """Without being asked for it, TIME_WAIT has no row; both rungs count it, and what they list is complete."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    port = worker.call(traffic.listen, "listener", "127.0.0.1")
+    worker.call(traffic.connect, "client", Call(("127.0.0.1", port)))
+    worker.call(traffic.accept, "listener", "server")
+    worker.call(traffic.close, ["client"])
+    worker.call(traffic.close, ["server"])
+    readers = (rungs.first, rungs.second)
+    try:
+        for reader in readers:
+            reader.table.list_every(False)
+        until(lambda: "TIME_WAIT" not in states(rungs.second.read(home)), "its row has gone")
+        for reader in readers:
+            assert states(reader.read(home)) == {"LISTEN"}
+            assert reader.counts["time_wait"] >= 1
+    finally:
+        for reader in readers:
+            reader.table.list_every(True)
+    assert states(rungs.second.read(home)) == {"LISTEN", "TIME_WAIT"}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_udp_equals_the_iterators(rungs: Rungs, lab: Lab, host: str) -> None:
+    """UDP sockets, connected or not, with what waits in them and what they dropped."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    worker.call(overflow_udp, host, 4093)
+    compared = rungs.compare(home)
+    assert states(compared) == {"UNCONN", "ESTABLISHED"}
+    assert sum(bool(row["drops"]) for row in compared.values()) == 1
+    assert sum(bool(row["receive_queue"]) for row in compared.values()) == 2
+
+
+def shared(rungs: Rungs, namespace: Namespace) -> dict[int, list[tuple[int, int]]]:
+    """Who holds each socket, as the second rung says; the first says the same."""
+    compared = rungs.compare(namespace)
+    told = []
+    for reader in (rungs.first, rungs.second):
+        rows = reader.before[np.isin(reader.before["id"], list(compared))]
+        told.append({int(row["id"]): reader.table.holders(rows[at : at + 1]) for at, row in enumerate(rows)})
+    assert told[0] == told[1]
+    return told[1]
+
+
+def test_several_holders(rungs: Rungs, lab: Lab) -> None:
+    """A socket that many processes hold has the same owner, and the same holders, on both rungs."""
+    home = lab.namespace()
+    master, client = lab.worker(home, "master"), lab.worker(home, "client")
+    port = master.call(prefork, 20)  # children that begin within one clock tick
+    client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 20)
+    master.call(accepted_by)
+    held = shared(rungs, home)
+    assert max(len({pid for pid, _ in holders}) for holders in held.values()) == 6
+    client.call(duplicate, 0)
+    client.call(fork_holder)
+    assert sum(len(holders) == 4 for holders in shared(rungs, home).values()) == 1
+
+
+def duplicate(memory: traffic.Memory, name: object) -> None:
+    """A second descriptor of the same socket."""
+    memory["copy"] = memory[name].dup()
+
+
+def test_an_owner_stays(rungs: Rungs, lab: Lab) -> None:
+    """Who owned a socket goes on to own it when a child that began later holds it too."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    worker.call(traffic.listen, "listener", "127.0.0.1")
+    assert {row["pid"] for row in rungs.compare(home).values()} == {worker.pid}
+    worker.call(fork_holder)
+    assert {row["pid"] for row in rungs.compare(home).values()} == {worker.pid}
+
+
+def test_socket_that_no_descriptor_holds(rungs: Rungs, lab: Lab) -> None:
+    """A socket that only an unread message holds has a row, and no owner."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    worker.call(traffic.listen, "listener", "127.0.0.1")
+    worker.call(keep_in_flight, "listener")
+    (row,) = until(lambda: rungs.second.read(home), "the listener is listed").values()
+    assert (row["pid"], row["fd"], row["process"], row["owner_source"]) == (None, None, None, None)
+
+
+def test_process_whose_first_thread_has_ended(rungs: Rungs, lab: Lab) -> None:
+    """A process lives on in its other threads, and holds its sockets still."""
+    home = lab.namespace()
+    worker = lab.worker(home, "parent")
+    pid = worker.call(listen_without_leader)
+    until(lambda: process_state(pid) == "Z", "the first thread has ended")
+    (first,), (second,) = (reader.read(home).values() for reader in (rungs.first, rungs.second))
+    assert first["pid"] == pid
+    for name in ("pid", "fd", "process", "start_time"):
+        assert second[name] == first[name]
+
+
+def listen_without_leader(memory: traffic.Memory) -> int:
+    """A child that listens, and whose first thread ends; its PID."""
+    pid = os.fork()
+    if pid == 0:
+        settle_child("leaderless")
+        traffic.listen(memory, "listener", "127.0.0.1")
+        threading.Thread(target=threading.Event().wait).start()
+        libc.syscall(SYS_EXIT, 0)
+    return pid
+
+
+def test_namespace_that_appears(rungs: Rungs, lab: Lab) -> None:
+    """The sockets of a namespace that did not exist at the last reading are there at the next."""
+    rungs.second.read()
+    home = lab.namespace()
+    worker = lab.worker(home)
+    worker.call(traffic.listen, "listener", "127.0.0.1")
+    assert {row["pid"] for row in rungs.second.read(home).values()} == {worker.pid}
+
+
+def test_protocol_without_a_module() -> None:
+    """A protocol that the kernel does not list is an error with a remedy, which names no other protocol's sockets."""
+    with pytest.raises(Unsupported) as caught:
+        sock_diag.dump(NO_PROTOCOL, 0xFFF, info=False)
+    assert caught.value.remedy
+
+
+AS_NOBODY = """
+import json, socket
+import numpy as np
+from nettop.errors import Unsupported
+from nettop.kernel import sock_diag
+from nettop.kernel.facts import Host
+from nettop.kernel.namespaces import Namespaces
+from nettop.probes.diag_table import DiagTable
+from nettop.probes.socket_rows import ROW
+
+own = socket.create_server(("127.0.0.1", 0))
+table = DiagTable(Host(), Namespaces())
+rows, counts = table.read(np.zeros(0, ROW), 0)
+print(json.dumps({
+    "rows": [{name: row[name].item() for name in ("id", "pid", "netns", "bytes_sent")} for row in rows],
+    "counts": counts, "own": own.getsockname()[1],
+    "owned": [int(row["local_port"]) for row in rows if row["owner_source"] == 1],
+}))
+table.close()
+"""
+
+
+def test_user_without_root(rungs: Rungs, lab: Lab) -> None:
+    """Anyone sees all sockets of the namespace, and the owners of the own processes only; the others are counted."""
+    near, far = lab.pair()
+    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
+    port = server.call(traffic.listen, "listener", "::")
+    client.call(traffic.connect_at_once, {0: Call((far.v4, port)), 1: Call((far.v6, port))})
+    client.call(traffic.send, {0: 10007, 1: 1009})
+    client.call(traffic.acknowledged, [0, 1])
+    client.call(traffic.udp, "udp", near.v4)
+    told = as_nobody(near.namespace)
+    wanted = rungs.second.read(near.namespace)
+    assert len(told["rows"]) == len(wanted) + 1  # its own
+    shown = {row["id"]: row for row in told["rows"]}
+    assert {row["bytes_sent"] for row in wanted.values()} == {10007, 1009, None}
+    for key, row in wanted.items():
+        sent = shown[key]["bytes_sent"]
+        assert (shown[key]["netns"], None if sent == UNKNOWN else sent) == (row["netns"], row["bytes_sent"])
+    assert told["owned"] == [told["own"]]
+    assert told["counts"]["processes_hidden"] >= 2
+    assert told["counts"]["namespaces"] == 1
+    assert told["counts"]["unlisted"] == 0
+
+
+def as_nobody(namespace: Namespace) -> Any:
+    """What AS_NOBODY prints, run in that namespace by a user without any right."""
+    done = subprocess.run(
+        [
+            "nsenter", f"--net={NETNS_FOLDER / namespace.name}", "setpriv", "--reuid", str(NOBODY), "--regid",
+            str(NOBODY), "--clear-groups", "--bounding-set=-all", sys.executable, "-c", AS_NOBODY,
+        ],
+        capture_output=True, text=True, check=False, cwd="/", timeout=60,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

@@ -1,0 +1,481 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop doctor` on this kernel, and on hosts that truly lack something: the right diagnosis, and nothing left."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop.doctor.door import DoctorSettings, find_out
+from nettop.doctor.report import REPORT_IT
+from nettop.engine.source import Source, probe_of
+from nettop.errors import ExitCode
+from nettop.kernel.ladder import LEFT_OUT
+from nettop.kernel.namespaces import find_namespaces
+from nettop.snapshots.snapshot import Rows, Snapshot
+
+from . import bpf_objects
+from .command import NETTOP, Running, nettop
+from .lab import Lab, until
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+REPORT = (NETTOP, "doctor", "--format", "json")
+SYSTEM_BCC = "import bcc, os; print(os.path.dirname(bcc.__file__))"
+DEADLINE_S = 120
+RIGHTS = (
+    "CAP_BPF",
+    "CAP_PERFMON",
+    "CAP_SYS_ADMIN",
+    "CAP_NET_ADMIN",
+    "CAP_SYS_PTRACE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_SYSLOG",
+)
+
+Told = dict[str, Any]
+
+
+def told(*around: str, **how: Any) -> Told:
+    """The report of a doctor started by these words; its exit code says what the report does."""
+    done = subprocess.run(
+        [*around, *REPORT], capture_output=True, text=True, timeout=DEADLINE_S, check=False, **how
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    report: Told = json.loads(done.stdout)
+    works = all(lens["works"] for lens in report["lenses"])
+    agrees = all(trial["ok"] is not False for trial in report["self_test"])
+    codes = (ExitCode.DONE,) if works and agrees else (ExitCode.FAILURE,) if works else (
+        ExitCode.UNSUPPORTED, ExitCode.PERMISSION
+    )  # fmt: skip
+    assert done.returncode in codes, done.stdout
+    assert report["ok"] is (done.returncode == ExitCode.DONE)
+    assert agrees, [trial for trial in report["self_test"] if trial["ok"] is False]
+    return report
+
+
+def mounted(script: str) -> tuple[str, ...]:
+    """Starts what follows in a mount namespace of its own, after the script."""
+    return "unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"'
+
+
+def without(*capabilities: str) -> tuple[str, ...]:
+    """Starts what follows as a root that lacks these."""
+    dropped = ",".join(f"-{name.removeprefix('CAP_').lower()}" for name in capabilities)
+    return "setpriv", "--bounding-set", dropped, "--inh-caps", dropped
+
+
+def checks(report: Told) -> dict[str, Told]:
+    """The facts, by name."""
+    return {check["name"]: check for check in report["checks"]}
+
+
+def bad(report: Told) -> set[str]:
+    """The names of what is bad."""
+    return {check["name"] for check in report["checks"] if check["verdict"] == "bad"}
+
+
+def points(report: Told) -> dict[str, Told]:
+    """The points of all lenses that work, by name."""
+    return {point["point"]: point for lens in report["lenses"] for point in lens["points"]}
+
+
+def tried(report: Told) -> list[Told]:
+    """What was put to the test."""
+    return [trial for trial in report["self_test"] if trial["ok"] is not None]
+
+
+@pytest.fixture
+def left_clean() -> Iterator[None]:
+    """Fails the test if a BPF object or a process of the self-test is left; its namespaces end with those."""
+    before = bpf_objects.existing()
+    yield
+    until(lambda: not peers(), "no peer is left")
+    bpf_objects.nothing_new_since(before)
+
+
+def peers() -> list[int]:
+    """Processes that the self-test has forked."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"doctor-"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def private_namespaces(pids: list[int]) -> set[int]:
+    """The network namespaces of these processes, but for our own."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
+    return found - {os.stat("/proc/self/ns/net").st_ino}
+
+
+# --- here -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.core
+def test_here(left_clean: None) -> None:
+    """Every lens works, the ways are named and so are those that were refused, and every number is exact."""
+    report = told()
+    assert report["ok"]
+    assert not bad(report)
+    assert checks(report)["capabilities"]["verdict"] == "ok"
+    assert report["host"]["kernel"] == os.uname().release
+    assert report["host"]["bcc"]
+    found = points(report)
+    assert {"sockets", "unheld", "events", "accepts", "routes", "packets", "counters"} <= found.keys()
+    for point in found.values():
+        assert point["way"] or point["refused"], point
+        assert all(refused["why"] for refused in point["refused"])
+    assert found["sockets"]["way"]
+    untried = [trial for trial in report["self_test"] if trial["ok"] is None]
+    # Other programs of a busy machine may fill the ring: that is counted, and no reason to doubt the rest.
+    assert all("no way here" in trial["remedy"] or "were lost" in trial["remedy"] for trial in untried), (
+        untried
+    )
+    assert len(tried(report)) >= 16
+    expected = {trial["what"]: trial["expected"] for trial in report["self_test"]}
+    assert expected["loopback IPv4 TCP"] == 1_000_003
+    assert expected["veth IPv6 TCP, back"] == 500_057
+    assert expected["veth IPv4 UDP to a closed port"] == 997
+
+
+def test_kprobes_and_fentry_as_this_kernel_has_them() -> None:
+    """A kernel without kprobes refuses those ways by that name."""
+    report = told()
+    has_kprobes = Path("/sys/bus/event_source/devices/kprobe/type").exists()
+    assert report["host"]["kprobes"] is has_kprobes
+    refused = [refusal for point in points(report).values() for refusal in point["refused"]]
+    if not has_kprobes:
+        assert any("kprobe" in refusal["way"] and "kprobe" in refusal["why"] for refusal in refused)
+
+
+def test_as_text() -> None:
+    """People read numbers with their thousands apart; a pipe gets no colours, and no progress."""
+    done = nettop("doctor", deadline_s=DEADLINE_S)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "loopback IPv4 TCP " in done.stdout
+    assert "1,000,003 of 1,000,003 bytes" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert (
+        done.stdout.rstrip().splitlines()[-1].startswith("Every lens works here, and the self-test is exact")
+    )
+
+
+def test_without_traffic(left_clean: None) -> None:
+    """Nothing is forked and nothing is tried; the ways are told all the same."""
+    done = nettop("doctor", "--no-traffic", "--format", "json", deadline_s=DEADLINE_S)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["self_test"]) == (0, [])
+    assert points(report)["sockets"]["way"]
+
+
+# --- hosts that lack something --------------------------------------------------------------------------------
+
+
+def test_btf_hidden(left_clean: None) -> None:
+    """What hides the kernel's types is named, and how to take it away."""
+    report = told(*mounted("mount --bind /dev/null /sys/kernel/btf/vmlinux"))
+    assert bad(report) == {"BTF"}
+    assert checks(report)["BTF"]["remedy"] == "umount /sys/kernel/btf/vmlinux"
+    packets = points(report)["packets"]
+    assert packets["way"] is None
+    assert "/sys/kernel/btf/vmlinux" in packets["refused"][0]["why"]
+    assert {"drops"} <= {trial["lens"] for trial in tried(report)}, "the kernel's own counters are left"
+
+
+def test_tracefs_unmounted() -> None:
+    """Nothing is lacking: nettop does without."""
+    script = "for at in /sys/kernel/tracing /sys/kernel/debug; do umount $at 2>/dev/null; done; true"
+    report = told(*mounted(script))
+    assert report["ok"]
+    assert report["host"]["tracefs"] == []
+    assert "does not need it" in checks(report)["tracefs"]["value"]
+    assert any("veth" in trial["what"] for trial in tried(report))
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("CAP_BPF", "CAP_SYS_ADMIN"),
+        ("CAP_PERFMON", "CAP_SYS_ADMIN"),
+        ("CAP_SYSLOG",),
+        ("CAP_SYS_ADMIN",),
+        ("CAP_NET_ADMIN",),
+    ],
+    ids="-".join,
+)
+def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> None:
+    """Just what is missing is named, what for, and what gives it."""
+    report = told(*without(*missing))
+    check = checks(report)["capabilities"]
+    assert check["verdict"] == ("bad" if {"CAP_BPF", "CAP_PERFMON"} & set(missing) else "note")
+    assert set(report["host"]["capabilities_missing"]) == set(missing)
+    for name in RIGHTS:
+        assert (name in check["value"]) == (name in missing)
+        assert (name in check["remedy"]) == (name in missing)
+    untried = [trial["remedy"] for trial in report["self_test"] if trial["ok"] is None]
+    for name in {"CAP_SYS_ADMIN", "CAP_NET_ADMIN"} & set(missing):
+        assert any(name in why for why in untried)
+    if missing == ("CAP_SYSLOG",) and not points(report)["places"]["way"]:
+        shown = subprocess.run(
+            [*without(*missing), NETTOP, "doctor", "--only", "drops", "--no-traffic"],
+            capture_output=True, text=True, timeout=DEADLINE_S, check=True,
+        ).stdout  # fmt: skip
+        assert "→ CAP_SYSLOG" in shown
+    if len(missing) == 1:  # programs load all the same
+        assert report["ok"]
+        assert any("loopback" in trial["what"] for trial in tried(report))
+
+
+def test_bcc_hidden(left_clean: None) -> None:
+    """A bcc that is not there is named, with the script that installs it."""
+    found = subprocess.run(
+        ["/usr/bin/python3", "-c", SYSTEM_BCC], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    report = told(*mounted(f"mount -t tmpfs none {found}"))
+    assert bad(report) == {"bcc"}
+    assert "install-deps.sh" in checks(report)["bcc"]["remedy"]
+    assert "bcc" in points(report)["packets"]["refused"][0]["why"]
+
+
+def test_in_a_network_namespace_of_its_own(left_clean: None) -> None:
+    """It is said which one, which one is the host's, and how to get there; private traffic is exact all the same."""
+    own = os.stat("/proc/self/ns/net").st_ino
+    report = told("unshare", "--net")
+    check = checks(report)["network namespace"]
+    assert check["verdict"] == "note"
+    assert report["host"]["network_namespace"] != own
+    assert f"the host's, {own}," in check["value"]
+    assert "nsenter" in check["remedy"]
+    untried = {trial["what"]: trial["remedy"] for trial in report["self_test"] if trial["ok"] is None}
+    for family in ("IPv4", "IPv6"):
+        assert "loopback device is down" in untried[f"loopback {family}"]
+    assert any(trial["what"] == "veth IPv6 TCP" for trial in tried(report))
+
+
+def test_in_a_user_namespace(left_clean: None) -> None:
+    """Capabilities that do not reach the kernel are told apart from missing ones."""
+    if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespace can be made here, as in a chroot")
+    report = told("unshare", "--user", "--map-root-user")
+    assert bad(report) == {"user namespace"}
+    check = checks(report)["user namespace"]
+    assert "do not reach the kernel" in check["value"]
+    assert "outside of it" in check["remedy"]
+    assert "user namespace" in points(report)["packets"]["refused"][0]["why"]
+
+
+def host_of(*around: str) -> dict[str, Told]:
+    """The facts of the host, by name, that a doctor finds that is started by these words."""
+    words = [*around, *REPORT, "--only", "host"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    return checks(json.loads(done.stdout))
+
+
+def in_pid_namespace(options: str) -> tuple[str, ...]:
+    """Starts what follows where /proc is another one, of a PID namespace of its own, mounted with these options."""
+    script = f'mount -o remount,{options} /proc && exec "$0" "$@"'
+    return "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script
+
+
+def test_in_a_pid_namespace_of_its_own() -> None:
+    """What is outside is not seen, and that is said."""
+    host = host_of(*in_pid_namespace("rw"))
+    assert host["PID namespace"]["verdict"] == "note"
+    assert "processes outside of it are not seen" in host["PID namespace"]["value"]
+    assert host["processes"]["verdict"] == "ok"
+
+
+def test_processes_hidden() -> None:
+    """The option that hides them is named, and what it takes from whom."""
+    host = host_of(*in_pid_namespace("hidepid=2"))
+    assert "hidepid=" in host["processes"]["value"]
+    assert "with root's rights" in host["processes"]["value"]
+    assert "remount" in host["processes"]["remedy"]
+    user = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups")
+    host = host_of(*in_pid_namespace("hidepid=2"), *user)
+    assert "not seen, nor which sockets they own" in host["processes"]["value"]
+    assert "subset=pid" in host_of(*in_pid_namespace("subset=pid"))["processes"]["value"]
+
+
+def test_what_the_user_left_out() -> None:
+    """It has no remedy, and nor has what hangs on it."""
+    done = nettop(
+        "doctor", "--no-traffic", "--use", "events=none", "--use", "sockets=sock_diag", deadline_s=DEADLINE_S
+    )
+    assert done.returncode == 0
+    assert LEFT_OUT in done.stdout
+    lenses = done.stdout.partition("CONNECTIONS")[2]
+    assert "→" not in lenses
+    done = nettop(
+        "doctor", "--no-traffic", "--use", "sockets=none", "--only", "connections", deadline_s=DEADLINE_S
+    )
+    assert done.returncode == ExitCode.UNSUPPORTED
+    assert LEFT_OUT in done.stdout
+    assert "→" not in done.stdout
+
+
+def test_as_a_user_without_root(left_clean: None) -> None:
+    """Everything that root would add is named once."""
+    report = told(user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"})
+    assert bad(report) == {"capabilities"}
+    remedy = checks(report)["capabilities"]["remedy"]
+    assert "sudo nettop doctor" in remedy
+    assert all(name in remedy for name in RIGHTS)
+    assert any("CAP_SYS_ADMIN" in trial["remedy"] for trial in report["self_test"])
+    assert "which sockets they own" in checks(report)["processes"]["value"]
+
+
+# --- a self-test that can fail --------------------------------------------------------------------------------
+
+
+class Liar:
+    """A probe whose rows have one byte, one packet too many."""
+
+    def __init__(self, lens: str) -> None:
+        self._probe = probe_of(lens)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._probe, name)
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """The probe's snapshot, and the lie."""
+        snapshot = self._probe.read(taken_ns)
+        tables = {name: self._twisted(rows) for name, rows in snapshot.tables.items()}
+        return replace(snapshot, tables=tables)
+
+    def _twisted(self, rows: Rows) -> Rows:
+        array = rows.array.copy()
+        for name in {"bytes_sent", "packets"} & set(array.dtype.names or ()):
+            array[name] += 1
+        return replace(rows, array=array)
+
+
+def test_a_probe_that_lies_is_found_out(left_clean: None) -> None:
+    """One byte too many is enough: exit code 1, both numbers, and what to do."""
+
+    def source_of(lens: str) -> Source:
+        liar: Any = Liar(lens)
+        return liar  # type: ignore[no-any-return]
+
+    report = find_out(DoctorSettings(), source_of)
+    assert report.exit_code is ExitCode.FAILURE, [lens.error for lens in report.lenses]
+    wrong = {trial.what: trial for trial in report.wrong_trials}
+    assert wrong["loopback IPv4 TCP"].measured == 1_000_004
+    assert wrong["veth IPv4 UDP to a closed port"].measured == 998
+    assert all(trial.remedy == REPORT_IT for trial in wrong.values())
+
+
+# --- the way out ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_ended_in_the_middle(number: int, left_clean: None) -> None:
+    """Whenever it ends, peers and namespaces end with it; nothing is told, and the exit code is the signal's."""
+    with Running("doctor") as doctor:
+        made = until(lambda: private_namespaces(peers()), "the peers are in namespaces of their own")
+        status = doctor.end(number)
+        until(lambda: not peers(), "the peers have ended")
+        until(lambda: not made & find_namespaces().keys(), "nobody is in their namespaces")
+        assert (status, doctor.text(), doctor.errors()) == (
+            -number if number == signal.SIGKILL else 128 + number, "", ""
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_full_output(form: str) -> None:
+    """It is told in one line."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [NETTOP, "doctor", "--only", "host", "--format", form],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=False,
+        )  # fmt: skip
+    assert done.stderr == "nettop: the output cannot be written: No space left on device\n"
+    assert done.returncode == ExitCode.FAILURE
+
+
+# --- the bundle -----------------------------------------------------------------------------------------------
+
+_MARKERS = {
+    "host": "markerhost",
+    "user": "markeruser",
+    "process": "markerproc",
+    "interface": "markerif0",
+    "ipv4": "198.51.100.217",
+    "ipv6": "2001:db8:77:1::5a5a",
+    "mac": "02:77:5a:5b:5c:5d",
+}
+
+
+def content_of(bundle: bytes) -> dict[str, str]:
+    """The texts in a bundle, by name."""
+    with tarfile.open(fileobj=io.BytesIO(bundle)) as archive:
+        files = {Path(member.name).name: archive.extractfile(member) for member in archive.getmembers()}
+        return {name: file.read().decode() for name, file in files.items() if file}
+
+
+def test_bundle_without_addresses_and_names(tmp_path: Path, lab: Lab) -> None:
+    """Names and addresses of this host that the kernel tells of are tokens in the bundle, the same each time."""
+    said = " ".join(_MARKERS.values())
+    users = tmp_path / "passwd"
+    users.write_text(
+        Path("/etc/passwd").read_text() + f"{_MARKERS['user']}:x:4711:4711::/nowhere:/bin/false\n"
+    )
+    home = lab.namespace()
+    home.ip("link", "add", _MARKERS["interface"], "type", "veth", "peer", "name", "other0")
+    lab.worker(home, _MARKERS["process"]).call(_ready)
+    Path("/dev/kmsg").write_text(f"bpf test: {said}; again {said}\n")
+    file = tmp_path / "bundle.tar.gz"
+    script = f"hostname {_MARKERS['host']} && mount --bind {users} /etc/passwd"
+    around = ("unshare", "--uts", *mounted(script))
+    done = subprocess.run(
+        [*around, NETTOP, "doctor", "--only", "host", "--bundle", str(file)],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    texts = content_of(file.read_bytes())
+    assert set(texts) == {"report.json", "report.txt", "kernel-config.txt", "kernel-messages.txt"}
+    whole = "\n".join(texts.values())
+    for marker in _MARKERS.values():
+        assert marker not in whole
+    (line,) = [line for line in texts["kernel-messages.txt"].splitlines() if "bpf test: " in line][-1:]
+    first, again = line.partition("bpf test: ")[2].split("; again ")
+    assert first == again
+    assert [word.rpartition("-")[0] for word in first.split()] == list(_MARKERS)
+    assert json.loads(texts["report.json"])["host"]["kernel"] == os.uname().release
+
+
+def _ready(memory: dict[Any, Any]) -> None:
+    """The worker is there."""
+
+
+def test_bundle_belongs_to_who_called(tmp_path: Path) -> None:
+    """The invoking user owns it, nobody else reads it, and it replaces nothing."""
+    tmp_path.chmod(0o777)
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(parent.stat().st_mode | 0o711)
+    file = tmp_path / "bundle.tar.gz"
+    words = ("doctor", "--only", "host", "--bundle", str(file))
+    user = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+    assert nettop(*words, env=user).returncode == 0
+    found = file.stat()
+    assert (found.st_uid, found.st_mode & 0o777) == (NOBODY, 0o600)
+    before = file.read_bytes()
+    again = nettop(*words, env=user)
+    assert again.returncode == ExitCode.FAILURE
+    assert "is there already" in again.stderr
+    assert file.read_bytes() == before

@@ -1,0 +1,591 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel was made to drop is counted: so many, for that reason, at that device, in that namespace."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from nettop.errors import Unsupported
+from nettop.kernel.btf import Btf, MissingInKernel
+from nettop.kernel.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
+from nettop.kernel.program import Loader
+from nettop.kernel.symbols import Symbols
+from nettop.probes import drops as probe
+from nettop.probes.drops import DropCount, Drops
+from nettop.snapshots.snapshot import Rows, Snapshot, known
+
+from . import bpf_objects, traffic
+from .command import HOUR, JSON, Running
+from .lab import Dropper, End, Lab, Namespace, Worker, until
+from .traffic import Memory
+
+pytestmark = pytest.mark.kernel
+
+MANY, SOME, FEW, CALLS, KINDS = 997, 499, 101, 13, 97
+SIZE = 61
+HEADERS = {"IPv4": 20 + 8, "IPv6": 40 + 8}
+EXPERIMENTAL = 0x88B5
+"""An ethertype that nobody handles (IEEE 802, local experiments)."""
+
+SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
+VERSIONS = [("v4", "IPv4", "Udp"), ("v6", "IPv6", "Udp6")]
+REASONS_OF_DROPS = pytest.mark.since("5.17", "the kernel tells no reasons")
+IN_CORE = [VERSIONS[0], pytest.param(*VERSIONS[1], marks=[pytest.mark.core, REASONS_OF_DROPS])]
+
+Row = dict[str, Any]
+Value = TypeVar("Value")
+
+
+@pytest.fixture
+def drops() -> Iterator[Drops]:
+    """The probe, attached."""
+    source = Drops()
+    source.start()
+    yield source
+    source.close()
+
+
+# --- what workers do ------------------------------------------------------------------------------------------
+
+
+def send(memory: Memory, to: tuple[str, int], packets: int, cpu: int | None = None) -> None:
+    """Sends so many UDP packets of SIZE bytes, from that CPU, over a socket that hears of no refusal."""
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4, socket.SOCK_DGRAM) as sender:
+        for _ in range(packets):
+            sender.sendto(b"n" * SIZE, to)
+
+
+def small_socket(memory: Memory, address: str) -> int:
+    """Binds a UDP socket with the smallest receive buffer; returns its port."""
+    port = traffic.udp(memory, "small", address)
+    memory["small"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    return port
+
+
+def read_waiting(memory: Memory) -> int:
+    """Reads what waits in that socket; returns how many packets it was."""
+    memory["small"].setblocking(False)
+    found = 0
+    with contextlib.suppress(BlockingIOError):
+        while memory["small"].recv(SIZE):
+            found += 1
+    return found
+
+
+def refused(memory: Memory, to: tuple[str, int], times: int) -> int:
+    """Connects so often to where nobody listens; returns how often that was refused."""
+    found = 0
+    for _ in range(times):
+        with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4) as caller:
+            try:
+                caller.connect(to)
+            except ConnectionRefusedError:
+                found += 1
+    return found
+
+
+def shrink(memory: Memory, name: object, backlog: int) -> None:
+    """Gives a listener a smaller accept queue."""
+    memory[name].listen(backlog)
+
+
+def send_frames(memory: Memory, device: str, frames: int, directly: bool = False) -> None:
+    """Sends frames of a protocol that nobody handles; `directly`, without a queue, the device may refuse them."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((device, 0))
+        if directly:
+            sender.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+        for _ in range(frames):
+            with contextlib.suppress(OSError if directly else ()):
+                sender.send(b"\xff" * 12 + EXPERIMENTAL.to_bytes(2, "big") + b"n" * SIZE)
+
+
+# --- oracles --------------------------------------------------------------------------------------------------
+
+
+def inside(namespace: Namespace, *words: str) -> str:
+    """What a program prints in a namespace."""
+    command = ["ip", "netns", "exec", namespace.name, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def drop_by_rule(namespace: Namespace, rule: str) -> None:
+    """Has nftables drop and count what comes in and matches."""
+    inside(namespace, "nft", "add table inet t; add chain inet t c { type filter hook input priority 0; }")
+    inside(namespace, "nft", f"add rule inet t c {rule} counter drop")
+
+
+def dropped_by_rule(namespace: Namespace) -> int:
+    """What that rule's counter says."""
+    words = inside(namespace, "nft", "list chain inet t c").split()
+    return int(words[words.index("packets") + 1])
+
+
+def nstat(namespace: Namespace, name: str) -> int:
+    """One counter of a namespace, as nstat reads it."""
+    return int(json.loads(inside(namespace, "nstat", "-aszj", name))["kernel"][name])
+
+
+def device_counters(end: End) -> dict[str, int]:
+    """What iproute2 shows of a device, by the kernel's names for the fields."""
+    found = json.loads(end.namespace.ip("-j", "-s", "-s", "link", "show", end.device))[0]["stats64"]
+    return {f"{way}_{name}": packets for way in ("rx", "tx") for name, packets in found[way].items()}
+
+
+def softnet_drops() -> dict[int, int]:
+    """The second column of softnet_stat by the last but two, which is the CPU's number."""
+    lines = Path("/proc/net/softnet_stat").read_text().splitlines()
+    return {int(line.split()[12], 16): int(line.split()[1], 16) for line in lines}
+
+
+def when_quiet(look: Callable[[], Value], oracle: Callable[[], Any]) -> tuple[Value, Any]:
+    """What `look` gives at a time at which the oracle says the same before and after; and what it says."""
+    found: list[tuple[Value, Any]] = []
+
+    def steady() -> bool:
+        before, seen, after = oracle(), look(), oracle()
+        found[:] = [(seen, after)]
+        return bool(before == after)
+
+    until(steady, "nothing happens during a reading")
+    return found[0]
+
+
+# --- what the lens shows --------------------------------------------------------------------------------------
+
+
+def take(source: Drops) -> Snapshot:
+    """One reading."""
+    return source.read(time.monotonic_ns())
+
+
+def as_dicts(rows: Rows) -> list[Row]:
+    """Rows as names and values, None for what is unknown."""
+    columns: dict[str, list[Any]] = {}
+    for field in rows.table.stored:
+        texts, column = rows.texts.get(field.name), rows.array[field.name]
+        values = zip(column.tolist(), known(column).tolist(), strict=True)
+        columns[field.name] = [
+            (texts[value] if texts else value) if there else None for value, there in values
+        ]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def packets_in(snapshot: Snapshot, namespace: Namespace, reason: str | None) -> list[Row]:
+    """The rows of the table of packets with that reason in that namespace."""
+    rows = as_dicts(snapshot.tables["packets"])
+    return [row for row in rows if (row["netns"], row["reason"]) == (namespace.inode, reason)]
+
+
+def counter(snapshot: Snapshot, namespace: Namespace, name: str) -> int:
+    """A counter of a namespace in the table of counters."""
+    rows = as_dicts(snapshot.tables["counters"])
+    (found,) = [row for row in rows if (row["netns"], row["name"]) == (namespace.inode, name)]
+    return int(found["packets"])
+
+
+def counted(source: Drops, namespace: Namespace, reason: str) -> int:
+    """How many packets were dropped for that reason in that namespace."""
+    return sum(row["packets"] for row in packets_in(take(source), namespace, reason))
+
+
+def what(row: Row) -> tuple[Any, ...]:
+    """What a row says, but for number, place, bytes and time."""
+    return row["reason"], row["protocol"], row["family"], row["interface"], row["packets"]
+
+
+def two_workers(lab: Lab) -> tuple[End, End, Worker, Worker]:
+    """Two namespaces joined by a veth pair, and a worker in each."""
+    near, far = lab.pair()
+    return near, far, lab.worker(near.namespace), lab.worker(far.namespace)
+
+
+# --- reasons --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "family", "_"), IN_CORE)
+def test_dropped_by_nftables(lab: Lab, drops: Drops, version: str, family: str, _: str) -> None:
+    """A prime number of packets that a rule drops is that number, at the device and namespace that they came to."""
+    _, far, sender, _ = two_workers(lab)
+    drop_by_rule(far.namespace, "udp dport 9")
+    sender.call(send, (getattr(far, version), 9), MANY)
+    until(lambda: dropped_by_rule(far.namespace) == MANY, "nftables drops them all")
+    snapshot = take(drops)
+    (row,) = packets_in(snapshot, far.namespace, "NETFILTER_DROP")
+    assert what(row) == ("NETFILTER_DROP", "udp", family, far.device, MANY)
+    assert row["bytes"] == MANY * (SIZE + HEADERS[family])
+    assert row["last_seen"] == snapshot.wall_ns
+    told = drops.describe(row["id"])
+    assert told["Dropped at"].startswith(f"{row['place']}+0x")
+    assert told["Dropped at"].endswith(f" ({MANY:,})")
+    assert told["Namespace"] == far.namespace.name
+
+
+@pytest.mark.parametrize(("version", "family", "prefix"), VERSIONS)
+def test_full_receive_buffer(lab: Lab, drops: Drops, version: str, family: str, prefix: str) -> None:
+    """What a full UDP socket drops is what was sent less what it received, and what the namespace counts itself."""
+    _, far, sender, receiver = two_workers(lab)
+    address = getattr(far, version)
+    port = receiver.call(small_socket, address)
+    sender.call(send, (address, port), MANY)
+    received = 0
+
+    def all_are_told() -> bool:
+        nonlocal received
+        received += receiver.call(read_waiting)
+        return received + nstat(far.namespace, f"{prefix}RcvbufErrors") == MANY
+
+    until(all_are_told, "every packet was received or dropped")
+    assert received
+    snapshot = take(drops)
+    (row,) = packets_in(snapshot, far.namespace, "SOCKET_RCVBUFF")
+    assert what(row) == ("SOCKET_RCVBUFF", "udp", family, far.device, MANY - received)
+    assert counter(snapshot, far.namespace, f"{prefix}RcvbufErrors") == MANY - received
+
+
+@pytest.mark.parametrize(("version", "family", "prefix"), IN_CORE)
+def test_closed_ports(lab: Lab, drops: Drops, version: str, family: str, prefix: str) -> None:
+    """What comes to a closed port, by UDP or TCP, has no socket."""
+    _, far, sender, _ = two_workers(lab)
+    address = getattr(far, version)
+    sender.call(send, (address, 9), SOME)
+    assert sender.call(refused, (address, 9), FEW) == FEW
+    until(lambda: nstat(far.namespace, f"{prefix}NoPorts") == SOME, "every packet finds the port closed")
+    snapshot = take(drops)
+    assert sorted(map(what, packets_in(snapshot, far.namespace, "NO_SOCKET"))) == [
+        ("NO_SOCKET", "tcp", family, far.device, FEW),
+        ("NO_SOCKET", "udp", family, far.device, SOME),
+    ]
+    assert counter(snapshot, far.namespace, f"{prefix}NoPorts") == SOME
+
+
+def test_full_accept_queue(lab: Lab, drops: Drops) -> None:
+    """Handshakes that end at a full accept queue are dropped for that, as often as the namespace counts overflows."""
+    near, far, caller, listener = two_workers(lab)
+    port = listener.call(traffic.listen, "listener", far.v4)
+    dropper = lab.dropper(near)
+    dropper.rule(with_flags=Dropper.SYN | Dropper.ACK)
+    for number in range(CALLS):  # all are half open before the first one ends its handshake
+        caller.call(traffic.connect_without_answer, number, traffic.Call((far.v4, port)))
+    until(lambda: dropper.dropped() >= CALLS, "every SYN is answered")
+    listener.call(shrink, "listener", 1)
+    dropper.nothing()
+    least = CALLS - 2  # the accept queue holds one more than it was asked to
+    until(lambda: nstat(far.namespace, "TcpExtListenOverflows") >= least, "the accept queue overflows")
+    dropper.rule()
+    snapshot, told = when_quiet(lambda: take(drops), lambda: nstat(far.namespace, "TcpExtListenOverflows"))
+    assert counter(snapshot, far.namespace, "TcpExtListenOverflows") == told
+    reason = "TCP_LISTEN_OVERFLOW"
+    if read_drop_reasons().number(reason) != NO_REASON:  # before Linux 6.15 it is one of many not specified
+        rows = packets_in(snapshot, far.namespace, reason)
+        assert list(map(what, rows)) == [(reason, "tcp", "IPv4", far.device, told)]
+
+
+def test_full_accept_queue_met_by_a_syn(lab: Lab, drops: Drops) -> None:
+    """A SYN that finds the accept queue full is in the counters just as often as nstat says."""
+    _, far, caller, listener = two_workers(lab)
+    port = listener.call(traffic.listen, "listener", far.v4, 0, 1)
+    for number in range(CALLS):
+        caller.call(traffic.connect_without_answer, number, traffic.Call((far.v4, port)))
+    until(lambda: nstat(far.namespace, "TcpExtListenOverflows") >= CALLS - 2, "the accept queue overflows")
+    for name in ("TcpExtListenOverflows", "TcpExtListenDrops"):
+        snapshot, told = when_quiet(lambda: take(drops), lambda name=name: nstat(far.namespace, name))
+        assert counter(snapshot, far.namespace, name) == told
+
+
+def test_nobody_answers_for_an_address(lab: Lab, drops: Drops) -> None:
+    """Packets to a neighbour that does not exist are dropped by the sender's device, and have a namespace there."""
+    near, _, sender, _ = two_workers(lab)
+    sender.call(send, ("10.78.0.77", 9), 3)
+    until(lambda: counted(drops, near.namespace, "NEIGH_FAILED") == 3, "the neighbour is given up")
+    (row,) = packets_in(take(drops), near.namespace, "NEIGH_FAILED")
+    assert what(row) == ("NEIGH_FAILED", "udp", "IPv4", near.device, 3)
+
+
+# --- every CPU, and no room -------------------------------------------------------------------------------------
+
+
+def test_all_cpus_at_once(lab: Lab, drops: Drops) -> None:
+    """Drops on all CPUs at the same time are all counted, in one row."""
+    home = lab.namespace()
+    cpus = sorted(os.sched_getaffinity(0))
+    workers = [lab.worker(home) for _ in cpus]
+    for worker, cpu in zip(workers, cpus, strict=True):
+        worker.start(send, ("127.0.0.1", 9), MANY, cpu)
+    for worker in workers:
+        worker.result()
+    all_sent = MANY * len(cpus)
+    until(lambda: nstat(home, "UdpNoPorts") == all_sent, "every packet finds the port closed")
+    snapshot = take(drops)
+    rows = packets_in(snapshot, home, "NO_SOCKET")
+    assert [what(row) for row in rows] == [("NO_SOCKET", "udp", "IPv4", "lo", all_sent)]
+    assert snapshot.lost["untracked"] == 0
+
+
+@contextlib.contextmanager
+def hooked(kinds_max: int) -> Iterator[DropCount]:
+    """The program alone, with room for so many kinds of drops."""
+    loader = Loader()
+    try:
+        hook = DropCount(loader, kinds_max)
+    finally:
+        loader.close()
+    yield hook
+    hook.close()
+
+
+def all_of(hook: DropCount) -> int:
+    """Every drop that a program met: counted, without room, or missed while it ran."""
+    return int(hook.read()[1]["packets"].sum()) + sum(hook.lost().values())
+
+
+def test_no_room_for_a_kind(lab: Lab) -> None:
+    """What finds the map full is counted: rows and untracked together are all that a program with room counts."""
+    home = lab.namespace()
+    sender = lab.worker(home)
+    with hooked(2) as small, hooked(4096) as large:
+        head_start = when_quiet(lambda: all_of(small) - all_of(large), lambda: all_of(large))[0]
+        for address in ("127.0.0.1", "::1"):
+            sender.call(send, (address, 9), SOME)
+            sender.call(refused, (address, 9), FEW)
+        until(lambda: nstat(home, "Udp6NoPorts") == SOME, "every packet finds the port closed")
+        met, all_there_was = when_quiet(lambda: all_of(small) - head_start, lambda: all_of(large))
+        assert met == all_there_was >= 2 * (SOME + FEW)
+        assert (len(small.read()[0]), large.lost()["untracked"]) == (2, 0)
+        assert small.lost()["untracked"] >= SOME + FEW
+
+
+def test_room_is_made_of_what_is_gone(lab: Lab) -> None:
+    """Rows of namespaces that are gone leave when the map gets full; what was counted stays in the total."""
+    gone, here = lab.namespace(), lab.namespace()
+    source = Drops(kinds_max=128)
+    source.start()
+    try:
+        worker = lab.worker(gone)
+        drop_by_rule(gone, "meta l4proto != 1 ip protocol 1-250")
+        for number in range(101, 101 + KINDS):
+            worker.call(send_raw, number)
+        assert len(packets_in(take(source), gone, "NETFILTER_DROP")) == KINDS
+        worker.end()
+        gone.remove()
+        too_early: set[int] = set()
+
+        def rows_have_left() -> bool:
+            snapshot = take(source)
+            if packets_in(snapshot, gone, "NETFILTER_DROP"):
+                too_early.add(forgotten(snapshot))
+                return False
+            return forgotten(snapshot) >= KINDS
+
+        until(rows_have_left, "the rows of the namespace leave")
+        assert too_early == {0}
+        lab.worker(here).call(send, ("127.0.0.1", 9), SOME)
+        until(lambda: counted(source, here, "NO_SOCKET") == SOME, "another namespace's drops have room")
+    finally:
+        source.close()
+
+
+def forgotten(snapshot: Snapshot) -> int:
+    """Drops that are counted, but that no row has any more."""
+    return snapshot.counts["drops"] - int(snapshot.tables["packets"].array["packets"].sum())
+
+
+def send_raw(memory: Memory, protocol: int) -> None:
+    """Sends one IP packet of that protocol to loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) as sender:
+        sender.sendto(b"n", ("127.0.0.1", 0))
+
+
+# --- the kernel's own counters ----------------------------------------------------------------------------------
+
+
+def test_devices_count(lab: Lab, drops: Drops) -> None:
+    """Every counter of a device that the lens shows is what iproute2 shows, frames dropped both ways among them."""
+    near, far, sender, _ = two_workers(lab)
+    sender.call(send_frames, near.device, SOME)
+    until(lambda: device_counters(far)["rx_dropped"] >= SOME, "frames that nobody handles are dropped")
+    far.namespace.ip("link", "set", far.device, "down")
+    sender.call(send_frames, near.device, FEW, True)
+    until(
+        lambda: device_counters(near)["tx_dropped"] >= FEW, "frames to a device without a carrier are dropped"
+    )
+    for end in (near, far):
+        snapshot, told = when_quiet(lambda: take(drops), lambda end=end: device_counters(end))
+        shown = {
+            row["name"]: row["packets"]
+            for row in as_dicts(snapshot.tables["counters"])
+            if (row["netns"], row["interface"]) == (end.namespace.inode, end.device)
+        }
+        # iproute2 leaves the two youngest out where they are zero.
+        assert {_of_iproute2(name) for name in shown} - told.keys() <= {"rx_nohandler", "rx_otherhost"}
+        assert shown == {name: told.get(_of_iproute2(name), 0) for name in shown}
+        assert {"rx_dropped", "tx_dropped", "rx_missed_errors"} < shown.keys()
+
+
+def _of_iproute2(name: str) -> str:
+    """rx_missed_errors is rx: missed_errors, rx_otherhost_dropped rx: otherhost."""
+    return {"rx_otherhost_dropped": "rx_otherhost"}.get(name, name)
+
+
+def test_cpus_count(drops: Drops) -> None:
+    """What each CPU's backlog dropped is what softnet_stat says."""
+    snapshot, told = when_quiet(lambda: take(drops), softnet_drops)
+    rows = as_dicts(snapshot.tables["counters"])
+    assert {row["cpu"]: row["packets"] for row in rows if row["name"] == "softnet_dropped"} == told
+
+
+# --- names that come and go ---------------------------------------------------------------------------------------
+
+
+def test_a_device_that_has_gone_keeps_its_name(lab: Lab, drops: Drops) -> None:
+    """Rows of a device that was seen keep its name; of one that came and went between two refreshes its number."""
+    _, far, sender, _ = two_workers(lab)
+    take(drops)
+    sender.call(send, (far.v4, 9), FEW)
+    until(lambda: nstat(far.namespace, "UdpNoPorts") == FEW, "every packet finds the port closed")
+    far.namespace.ip("link", "add", "lived", "index", "4711", "type", "veth", "peer", "name", "short")
+    for device in ("short", "lived"):
+        far.namespace.ip("link", "set", device, "up")
+    lab.worker(far.namespace).call(send_frames, "short", FEW)
+    far.namespace.ip("link", "del", "short")
+    far.namespace.ip("link", "del", far.device)
+    rows = packets_in(take(drops), far.namespace, "NO_SOCKET")
+    assert [row["interface"] for row in rows] == [far.device]
+    unhandled = packets_in(take(drops), far.namespace, "UNHANDLED_PROTO")
+    assert [what(row) for row in unhandled] == [("UNHANDLED_PROTO", None, "0x88b5", "if4711", FEW)]
+
+
+# --- other kernels ------------------------------------------------------------------------------------------------
+
+
+def test_without_reasons(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a kernel whose tracepoint tells no reason drops are told apart by place, and the lens says so."""
+    monkeypatch.setattr(probe, "read_drop_reasons", lambda: DropReasons(arguments=2))
+    home = lab.namespace()
+    source = Drops()
+    source.start()
+    try:
+        worker = lab.worker(home)
+        worker.call(send, ("127.0.0.1", 9), SOME)
+        worker.call(refused, ("127.0.0.1", 9), FEW)
+        until(lambda: nstat(home, "UdpNoPorts") == SOME, "every packet finds the port closed")
+        snapshot = take(source)
+        rows = {row["protocol"]: row for row in packets_in(snapshot, home, None)}
+        assert (rows["tcp"]["packets"], rows["udp"]["packets"]) == (FEW, SOME)
+        assert rows["tcp"]["place"] != rows["udp"]["place"]
+        assert list(snapshot.missing) == ["reason"]
+    finally:
+        source.close()
+
+
+def test_without_the_tracepoint(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel takes no program the counters go on, and the lens says why there are no packets."""
+
+    def refuse() -> DropReasons:
+        raise Unsupported("this kernel has no tracepoint kfree_skb")
+
+    monkeypatch.setattr(probe, "read_drop_reasons", refuse)
+    home = lab.namespace()
+    source = Drops()
+    source.start()
+    try:
+        lab.worker(home).call(send, ("127.0.0.1", 9), SOME)
+        until(lambda: nstat(home, "UdpNoPorts") == SOME, "every packet finds the port closed")
+        snapshot = take(source)
+        assert len(snapshot.tables["packets"]) == 0
+        assert counter(snapshot, home, "UdpNoPorts") == SOME
+        assert set(snapshot.missing.values()) == {"this kernel has no tracepoint kfree_skb"}
+        assert snapshot.via["packets"].startswith("n/a: ")
+    finally:
+        source.close()
+
+
+def test_without_symbols(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the kernel hides its symbols no address stands in their place, and the lens says so."""
+    monkeypatch.setattr(probe, "Symbols", lambda proc: Symbols(tmp_path))
+    home = lab.namespace()
+    source = Drops()
+    source.start()
+    try:
+        lab.worker(home).call(send, ("127.0.0.1", 9), SOME)
+        until(lambda: nstat(home, "UdpNoPorts") == SOME, "every packet finds the port closed")
+        snapshot = take(source)
+        (row,) = packets_in(snapshot, home, "NO_SOCKET")
+        assert (row["place"], row["packets"]) == (None, SOME)
+        assert list(snapshot.missing) == ["place"]
+        assert source.describe(row["id"])["Dropped at"] == "unknown"
+    finally:
+        source.close()
+
+
+def test_the_command_names_places(lab: Lab) -> None:
+    """With the capabilities that nettop keeps it still sees the names of the kernel's functions."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    with Running(
+        *JSON, *HOUR, "--view", "drops", "--filter", f"netns={home.inode}", stdin=subprocess.PIPE
+    ) as running:
+        until(lambda: worker_drops_are_shown(running, worker), "the rows are shown")
+        shown = running.refreshes()[-1]
+    assert all(row["reason"] == "NO_SOCKET" and "udp" in row["place"] for row in shown)
+
+
+def worker_drops_are_shown(running: Running, worker: Worker) -> bool:
+    """Whether a refresh shows what a worker makes the kernel drop; the program attaches in its own time."""
+    worker.call(send, ("127.0.0.1", 9), FEW)
+    running.refresh()
+    return bool(running.text())
+
+
+def test_names_of_an_enum_and_arguments_of_a_tracepoint() -> None:
+    """Enumerators and counts of arguments are the kernel's own; what it lacks is named."""
+    btf = Btf()
+    assert btf.enumerators("bpf_map_type")[1] == "BPF_MAP_TYPE_HASH"  # one that user space relies on
+    assert btf.arguments("inet_sock_set_state") == 3
+    with pytest.raises(MissingInKernel, match="no enum no_such_enum"):
+        btf.enumerators("no_such_enum")
+    with pytest.raises(MissingInKernel, match="no tracepoint no_such_event"):
+        btf.arguments("no_such_event")
+    btf.close()
+
+
+# --- by itself ------------------------------------------------------------------------------------------------------
+
+
+def test_reading_drops_nothing(drops: Drops) -> None:
+    """nettop's own questions to the kernel leave nothing that is dropped."""
+
+    def socket_drops() -> int:
+        rows = as_dicts(take(drops).tables["packets"])
+        return sum(row["packets"] for row in rows if row["family"] in ("netlink", "unix"))
+
+    def twenty() -> int:
+        return [socket_drops() for _ in range(20)][-1]
+
+    until(lambda: socket_drops() == twenty(), "twenty readings drop nothing")
+
+
+def test_nothing_is_left_behind(lab: Lab) -> None:
+    """Closed, by a signal or at once, nothing of it stays in the kernel."""
+    before = bpf_objects.existing()
+    source = Drops()
+    source.start()
+    take(source)
+    assert bpf_objects.existing() - before
+    source.close()
+    source.close()
+    bpf_objects.nothing_new_since(before)
+    with Running(*JSON, "--view", "drops.counters", "--all", "-t", "0.1") as running:
+        running.first_rows()
+        running.kill()
+    bpf_objects.nothing_new_since(before)

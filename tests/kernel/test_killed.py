@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is killed, and whenever: no program, link or map of nettop is left, nor a process of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from . import bpf_objects
+from .command import JSON, Running, living
+from .lab import until
+
+pytestmark = pytest.mark.kernel
+
+MOMENTS = 20
+STARTING_S, RUNNING_S = 1.0, 3.0
+"""Half of the moments are in the first second, the others in the first three."""
+
+DOORS = (
+    (*JSON, "--all", "--interval", "0.1"),
+    (*JSON, "--view", "connections.events", "--interval", "0.1"),
+    (*JSON, "--view", "drops", "--interval", "0.1"),
+    ("log", "--log-dir", "none", "--interval", "0.1"),
+)
+
+
+@pytest.fixture
+def left_clean() -> Iterator[None]:
+    """Fails the test if there is an object afterwards that is newer, and that no living process holds."""
+    before = bpf_objects.existing()
+    yield
+    bpf_objects.nothing_new_since(before)
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and all its children and theirs, itself last."""
+    children = [child for child, parent, _ in living() if parent == pid]
+    return [*(one for child in children for one in descendants(child)), pid]
+
+
+def kill(pid: int) -> None:
+    """Kill it, if it still is."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("seed", range(MOMENTS))
+def test_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
+    """The parent alone, or all of it at once, while it starts and while it runs, through every door."""
+    chance = random.Random(seed)
+    moment = chance.uniform(0, STARTING_S if seed % 2 else RUNNING_S)
+    with Running(*DOORS[seed % len(DOORS)]) as running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(moment)
+        everyone = descendants(running.pid)
+        for victim in chance.choice((everyone, everyone[-1:])):
+            kill(victim)
+        assert running.wait() == -signal.SIGKILL
+        until(
+            lambda: not {pid for pid, _, _ in living()} & set(everyone), "every process of nettop has ended"
+        )
+        assert "Traceback" not in running.errors()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_child_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
+    """Without the child that loads, nettop ends with a word, or goes on without what it had still to bring."""
+    with Running(*DOORS[seed % len(DOORS)]) as running:
+        child = until(running.children, "a child begins")[0]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(random.Random(seed).uniform(0, 0.5))
+        kill(child)
+        until(lambda: child not in running.children(), "nettop takes note of the child's end")
+        running.end()
+        until(running.gone, "every process of nettop has ended")
+        assert "Traceback" not in running.errors()

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop log` on the running kernel: real connections, real losses, and files that hold whole lines."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from . import traffic
+from .command import Running, nettop
+from .lab import Lab, Namespace, until
+from .traffic import Call, Memory
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+LOOPBACK = "127.0.0.1"
+KINDS = ("connected", "accepted", "closed", "failed")
+
+
+def make_connections(memory: Memory, count: int, moved: int = 0) -> list[int]:
+    """Opens and closes so many connections over loopback, the connecting end first; returns their ports."""
+    listener = socket.create_server((LOOPBACK, 0), backlog=128)
+    ports = []
+    for _ in range(count):
+        near = socket.create_connection(listener.getsockname())
+        ports.append(near.getsockname()[1])
+        far, _ = listener.accept()
+        near.sendall(b"n" * moved)
+        near.close()
+        while far.recv(65536):
+            pass
+        far.close()
+    listener.close()
+    return ports
+
+
+def connect_to_nobody(memory: Memory, count: int) -> None:
+    """Connects so often to a port on which nobody listens."""
+    for _ in range(count):
+        assert socket.socket().connect_ex((LOOPBACK, 1)) != 0
+
+
+@pytest.fixture
+def inside(lab: Lab) -> Namespace:
+    """A network namespace of this test."""
+    return lab.namespace()
+
+
+class Log(Running):
+    """`nettop log` in a directory, as JSON Lines; inside its with-block it is attached."""
+
+    def __init__(self, directory: Path, *options: str, first: str = "metrics", **how: Any) -> None:
+        self.directory = directory
+        self._first, self._before = first, lines_of(directory, first)
+        options = ("log", "--format", "jsonl", "--metrics-interval", "3600", *options)
+        super().__init__(*options, cwd=directory, **how)
+
+    def __enter__(self) -> Self:
+        """Waits until it has logged the rows that there are at its start."""
+        try:
+            until(self._has_begun, "nettop logs its first rows")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return super().__enter__()
+
+    def _has_begun(self) -> bool:
+        assert self.process.poll() is None, self.errors()
+        return lines_of(self.directory, self._first) > self._before
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a file."""
+        return [
+            json.loads(line) for line in (self.directory / "log" / f"{name}.jsonl").read_text().splitlines()
+        ]
+
+    def summary(self) -> dict[str, int]:
+        """Ends it, and gives the numbers of its last line."""
+        assert self.end() == 0, self.errors()
+        found = re.findall(r"(\d+) (events|metrics|events \(\w[^)]*\))[,;]|(\w+) (\d+)[,;]", self.errors())
+        return {what or name: int(count or number) for count, what, name, number in found}
+
+
+def lines_of(directory: Path, name: str) -> int:
+    """How many whole lines a file of the log in this directory has."""
+    path = directory / "log" / f"{name}.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.fixture
+def peer(lab: Lab, inside: Namespace) -> None:
+    """A connection that stays, so that there are metrics."""
+    server, client = lab.worker(inside), lab.worker(inside)
+    port = server.call(traffic.listen, "server", LOOPBACK)
+    client.call(traffic.connect, "stays", Call((LOOPBACK, port)))
+
+
+def of(rows: list[dict[str, Any]], namespace: Namespace) -> list[dict[str, Any]]:
+    """What was logged of a namespace."""
+    return [row for row in rows if row.get("netns") == namespace.inode]
+
+
+@pytest.mark.usefixtures("peer")
+def test_every_connection_is_logged(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
+    """Each connection is there as connect, accept and two closes, with its bytes and process; failures too."""
+    worker = lab.worker(inside, "logtest")
+    with Log(tmp_path) as log:
+        ports = worker.call(make_connections, 101, 1009)
+        worker.call(connect_to_nobody, 7)
+        log.summary()
+        rows = of(log.rows("events"), inside)
+    assert Counter(row["event"] for row in rows) == {"connect": 101, "accept": 101, "close": 202, "fail": 7}
+    near = [row for row in rows if row["event"] == "close" and row["local_port"] in ports]
+    assert [row["local_port"] for row in near] == ports
+    assert {(row["bytes_sent"], row["process"], row["reason"]) for row in near} == {
+        (1009, "logtest", "closed by us")
+    }
+    assert {row["reason"] for row in rows if row["event"] == "fail"} == {"refused"}
+    assert [row["time"] for row in near] == sorted(row["time"] for row in near)
+
+
+@pytest.mark.usefixtures("peer")
+def test_console_and_files_agree(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
+    """Readable lines on the console are those of the files, event by event."""
+    worker = lab.worker(inside, "logtest")
+    with Running("log", "--filter", f"netns={inside.inode}", cwd=tmp_path) as log:
+        until(lambda: "  metrics  " in log.text(), "nettop logs its first metrics")
+        worker.call(make_connections, 13)
+        assert log.end() == 0
+        shown = log.text().splitlines()
+    kept = (tmp_path / "log/metrics.log").read_text() + (tmp_path / "log/events.log").read_text()
+    assert [line.rstrip() for line in shown] == [line.rstrip() for line in kept.splitlines()]
+    assert sum("  close    " in line for line in shown) == 26
+
+
+@pytest.mark.usefixtures("peer")
+def test_losses_are_told_and_totals_exact(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
+    """With the smallest ring, what was written and what was lost are together what the kernel counted."""
+    worker = lab.worker(inside)
+    with Log(tmp_path, "--ring-size", "4K") as log:
+        for _ in range(4):
+            log.process.send_signal(signal.SIGSTOP)  # nobody takes from the ring
+            worker.call(make_connections, 500)
+            log.process.send_signal(signal.SIGCONT)
+        told = log.summary()
+        rows = log.rows("events")
+    lost = sum(row["count"] for row in rows if row["type"] == "lost" and row["what"] == "events")
+    written = sum(row["type"] == "event" for row in rows)
+    assert lost > 0
+    assert written == told["events"]
+    assert lost == told["events (ring full or hook busy)"]
+    assert written + lost == sum(told[kind] for kind in KINDS)
+
+
+@pytest.mark.usefixtures("peer")
+def test_killed_at_any_moment(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
+    """SIGKILL leaves files of whole lines, each of which can be read, and the next run continues them."""
+    worker, chance = lab.worker(inside), random.Random(7)
+    for _ in range(4):
+        wanted = lines_of(tmp_path, "events") + chance.randrange(1, 3000)
+        with Log(tmp_path) as log:
+            worker.start(make_connections, 1000)
+            until(lambda: lines_of(tmp_path, "events") >= wanted, "events are written")  # noqa: B023
+            log.kill()
+        worker.result()
+        for path in (tmp_path / "log").iterdir():
+            assert path.read_bytes()[-1:] in (b"", b"\n")
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            assert {row["type"] for row in rows} <= {"event", "metrics", "lost"}
+
+
+@pytest.mark.usefixtures("peer")
+def test_rotation_under_load(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
+    """Files are rotated and bounded while connections come, and no event between two of them is missing."""
+    worker = lab.worker(inside)
+    options = ("--rotate-size", "256K", "--keep", "3", "--filter", f"netns={inside.inode}")
+    with Log(tmp_path, *options) as log:
+        worker.call(make_connections, 1500)
+        log.summary()
+    names = ["events.3.jsonl", "events.2.jsonl", "events.1.jsonl", "events.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "log").glob("events*")) == sorted(names)
+    assert max((tmp_path / "log" / name).stat().st_size for name in names) <= 256 << 10
+    kept = [json.loads(line) for name in names for line in (tmp_path / "log" / name).read_text().splitlines()]
+    numbers = [row["event_id"] for row in kept]
+    assert numbers == sorted(numbers)
+    ends = Counter(
+        row["local_port"] for row in kept if row["event"] == "close" and row["direction"] == "outbound"
+    )
+    assert set(ends.values()) == {1}
+
+
+@pytest.mark.usefixtures("peer")
+def test_files_belong_to_who_called_sudo(lab: Lab, inside: Namespace) -> None:
+    """In a directory of theirs, who called sudo owns the log's directory and files; events are seen all the same."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        home = Path(there)
+        os.chown(home, NOBODY, NOBODY)
+        worker = lab.worker(inside)
+        sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+        with Log(home, "--rotate-size", "16K", env=sudo) as log:
+            worker.call(make_connections, 50)
+            log.summary()
+            found = {path.name: path.stat() for path in (home / "log", *(home / "log").iterdir())}
+            assert len(of(log.rows("events"), inside)) > 0
+        assert {(one.st_uid, one.st_gid) for one in found.values()} == {(NOBODY, NOBODY)}
+        assert "events.1.jsonl" in found
+
+
+@pytest.mark.usefixtures("peer")
+def test_files_of_root_elsewhere() -> None:
+    """Called by root itself in another user's directory, the files are that user's; nothing needs root's rights."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        home = Path(there) / "home"
+        home.mkdir()
+        os.chown(home, NOBODY, NOBODY)
+        with Log(home) as log:
+            log.summary()
+        assert {path.stat().st_uid for path in home.rglob("*")} == {NOBODY}
+
+
+def test_what_another_user_prepared_is_refused(tmp_path: Path) -> None:
+    """A link that another user put in the directory's place is not followed, so nothing is written where it leads."""
+    (tmp_path / "precious").mkdir()
+    os.symlink(tmp_path / "precious", tmp_path / "log")
+    os.lchown(tmp_path / "log", NOBODY, NOBODY)
+    done = nettop("log", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "log was put there by another user (uid 65534)" in done.stderr
+    assert list((tmp_path / "precious").iterdir()) == []
+
+
+@pytest.mark.usefixtures("peer")
+def test_another_lens(tmp_path: Path, inside: Namespace) -> None:
+    """--lens logs any table's rows, in a file of its own."""
+    with Log(tmp_path, "--lens", "connections.processes", first="connections.processes") as log:
+        assert log.end() == 0
+        rows = log.rows("connections.processes")
+    assert {row["lens"] for row in rows} == {"connections.processes"}
+    assert [path.name for path in (tmp_path / "log").iterdir()] == ["connections.processes.jsonl"]
+    assert len({row["id"] for row in rows}) == len(rows) > 0

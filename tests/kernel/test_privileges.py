@@ -1,0 +1,607 @@
+# SPDX-License-Identifier: Apache-2.0
+"""As whom nettop runs, with which rights, and that everything goes on to work when the others are given up."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nettop as nettop_package
+from nettop.commands import invoker
+from nettop.commands.privilege import _settle_as
+from nettop.kernel import bpf, privileges
+from nettop.kernel.keeper import Keeper
+from nettop.kernel.namespaces import Namespaces, NamespaceThread, shared_namespaces
+from nettop.kernel.privileges import (
+    CAP_BPF,
+    CAP_PERFMON,
+    CAP_SYS_ADMIN,
+    ENTERING,
+    LOADER,
+    LOADING,
+    LOOKING,
+    NOTHING,
+)
+from nettop.kernel.program import Loader
+
+from . import traffic
+from .command import JSON, NETTOP, Running, in_namespaces, living, nettop
+from .lab import PATIENCE, Lab, Worker, until
+from .terminal import Terminal
+from .test_drops import REASONS_OF_DROPS
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+SUDO = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+EVERY_LENS = ["connections", "connections.events", "connections.processes", "drops", "drops.counters", "self"]
+_SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
+
+User = tuple[int, int, tuple[int, ...]]
+AS_NOBODY: User = (NOBODY, NOBODY, (NOBODY,))
+AS_ROOT: User = (0, 0, tuple(os.getgroups()))
+
+
+def lines(path: Path) -> dict[str, str]:
+    """The lines of a status file of /proc."""
+    return dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
+
+
+def numbers(mask: str) -> frozenset[int]:
+    """The capabilities in a mask."""
+    return frozenset(number for number in range(64) if int(mask, 16) >> number & 1)
+
+
+def threads(pid: int) -> list[tuple[User, frozenset[int]]]:
+    """Each thread's user, the same in all four fields, and its capabilities: all that any of its sets has."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            status = lines(path / "status")
+            uids, gids = ({int(word) for word in status[name].split()} for name in ("Uid", "Gid"))
+            assert len(uids) == len(gids) == 1
+            user = uids.pop(), gids.pop(), tuple(map(int, status["Groups"].split()))
+            found.append((user, frozenset().union(*(numbers(status[name]) for name in _SETS))))
+    return found
+
+
+def kept(pid: int) -> list[frozenset[int]]:
+    """The capabilities of those threads that have more than reading takes on this kernel, which is usually nothing."""
+    return [capabilities for _, capabilities in threads(pid) if not capabilities <= privileges.for_reading()]
+
+
+def bounds(pid: int) -> set[frozenset[int]]:
+    """What its threads could ever gain."""
+    found = set()
+    for path in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(numbers(lines(path / "status")["CapBnd"]))
+    return found
+
+
+def users(pid: int) -> set[User]:
+    """As whom its threads run."""
+    assert lines(Path(f"/proc/{pid}/status"))["NoNewPrivs"] == "1"
+    return {user for user, _ in threads(pid)}
+
+
+@pytest.fixture
+def witness(lab: Lab) -> Worker:
+    """A process of root's in another namespace, with sockets, so that every table has a row."""
+    worker = lab.worker(lab.namespace(), "witness")
+    worker.call(traffic.leave_in_backlog)
+    return worker
+
+
+# --- doors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("witness")
+@pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
+@pytest.mark.parametrize("view", ["connections", "drops.counters"])
+def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user: User) -> None:
+    """Plain output runs as who called sudo, in every thread without any capability, and goes on refreshing."""
+    with Running(*JSON, "--all", "--view", view, "--interval", "0.2", env=environment) as running:
+        running.first_rows()
+        assert users(running.pid) == {user}
+        assert kept(running.pid) == []
+        assert len(threads(running.pid)) > 3  # also those in namespaces
+        before = len(running.refreshes())
+        until(lambda: len(running.refreshes()) > before + 1, "it goes on")
+        assert running.end() == 0
+        assert running.errors() == ""
+
+
+def test_the_way_without_programs_keeps_what_owners_take(witness: Worker) -> None:
+    """Where sockets come by sock_diag, who reads and who watches namespaces may look at every process."""
+    with Running(*JSON, "--all", "--use", "sockets=sock_diag", "--interval", "0.2", env=SUDO) as running:
+        running.first_rows()
+        assert users(running.pid) == {AS_NOBODY}
+        assert set(kept(running.pid)) == {LOOKING | privileges.for_reading()}
+        before = len(running.refreshes())
+        until(lambda: len(running.refreshes()) > before + 1, "it goes on")
+        assert witness.pid in {row["pid"] for row in running.refreshes()[-1]}
+        assert running.end() == 0
+
+
+@pytest.mark.usefixtures("witness")
+@pytest.mark.parametrize("view", EVERY_LENS)
+def test_every_table_as_nobody(view: str) -> None:
+    """Each table reads as who called sudo just what it does as root."""
+    done = nettop("--table", "--count", "2", "--interval", "0.2", "--view", view, env=SUDO)
+    assert done.returncode == 0, done.stderr
+    plain = nettop("--table", "--count", "2", "--interval", "0.2", "--view", view)
+    assert ways_told(done.stderr) == ways_told(plain.stderr) != []
+
+
+def ways_told(banner: str) -> list[str]:
+    """How each point is had, without the namespaces that others on this machine made meanwhile."""
+    told = re.search(r"  via (.*?)(  |$)", banner)
+    return [way for way in told[1].split(" · ") if not way.startswith("namespace")] if told else []
+
+
+@pytest.mark.usefixtures("witness")
+def test_log_is_who_owns_its_files(tmp_path: Path) -> None:
+    """A log runs as who called sudo in a directory of theirs, without any capability, and sees events."""
+    home = tmp_path / "home"
+    home.mkdir()
+    open_to_all(tmp_path)
+    os.chown(home, NOBODY, NOBODY)
+    with Running("log", "--format", "jsonl", "--metrics-interval", "1", cwd=home, env=SUDO) as running:
+        running.first_rows()
+        assert users(running.pid) == {AS_NOBODY}
+        assert kept(running.pid) == []
+        assert running.end() == 0
+    assert {path.stat().st_uid for path in home.rglob("*")} == {NOBODY}
+
+
+@pytest.mark.parametrize(("words", "user"), [((), AS_NOBODY), (("--root",), AS_ROOT)], ids=["sudo", "--root"])
+def test_run_is_who_the_command_is(words: tuple[str, ...], user: User, tmp_path: Path) -> None:
+    """`nettop run` runs as the command does, so that it may send it signals, and without any capability."""
+    script = "trap 'exit 9' TERM; echo begun; while :; do sleep 0.01; done"
+    with Running("run", *words, "--", "sh", "-c", script, env=SUDO) as running:
+        until(lambda: "begun" in running.text(), "the command runs")
+        assert users(running.pid) == {user}
+        assert kept(running.pid) == []
+        assert running.end(signal.SIGTERM) == 9
+
+
+@pytest.fixture
+def dumpable() -> Iterator[None]:
+    """A host on which a process that changes its user may be debugged by that user."""
+    sysctl = Path("/proc/sys/fs/suid_dumpable")
+    before = sysctl.read_text()
+    try:
+        sysctl.write_text("1")
+    except OSError:
+        pytest.skip("fs.suid_dumpable may not be set here")
+    try:
+        yield
+    finally:
+        sysctl.write_text(before)
+
+
+@pytest.mark.usefixtures("witness", "dumpable")
+def test_nobody_may_debug_it_where_setuid_programs_may_be() -> None:
+    """The sysctl fs.suid_dumpable lets every change of user open a process to that user: nettop closes it again."""
+    with Running(*JSON, "--all", "--interval", "0.2", env=SUDO) as running:
+        running.first_rows()
+        assert users(running.pid) == {AS_NOBODY}
+        assert_closed_to_its_user(running.pid)
+        assert running.end() == 0
+    keeper = Keeper(lambda: _settle_as(invoker._user(NOBODY, NOBODY), frozenset({CAP_SYS_ADMIN})))
+    try:
+        os.close(keeper.open_statistics())
+        assert_closed_to_its_user(keeper.pid)
+        assert numbers(lines(Path(f"/proc/{keeper.pid}/status"))["CapBnd"]) == {CAP_SYS_ADMIN}
+    finally:
+        keeper.close()
+
+
+def locked(tmp_path: Path) -> dict[str, str]:
+    """The environment of a nettop that lies where only root may read."""
+    home = tmp_path / "locked"
+    shutil.copytree(
+        Path(nettop_package.__file__).parent, home / "nettop", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    home.chmod(0o750)
+    open_to_all(tmp_path)
+    return SUDO | {"PYTHONPATH": str(home)}
+
+
+def open_to_all(place: Path) -> None:
+    """Everybody may go there."""
+    for part in (place, *place.parents):
+        if part.stat().st_uid == 0 and not part.stat().st_mode & 0o001:
+            part.chmod(part.stat().st_mode | 0o011)
+
+
+def by_module(environment: dict[str, str], *words: str, **how: Any) -> "subprocess.CompletedProcess[str]":
+    """A nettop that Python finds by its path."""
+    command = [sys.executable, "-m", "nettop", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, timeout=60 * PATIENCE, **how
+    )
+
+
+def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
+    """It stays root, which is told, and why; a log that it cannot write then names that cause, and what to do."""
+    environment = locked(tmp_path)
+    why = f"nettop stays root, without capabilities: uid {NOBODY} may not read {tmp_path / 'locked'}"
+    done = by_module(environment, *JSON, "--once", "--use", "sockets=sock_diag", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, f"{why}\n")
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    os.chown(home, NOBODY, NOBODY)
+    done = by_module(environment, "log", "--log-dir", "l2", "--use", "sockets=sock_diag", cwd=home)
+    assert done.returncode == 4
+    told = done.stderr.splitlines()
+    assert told[0] == why
+    assert told[1].startswith("nettop: l2/")
+    assert told[1].endswith(f"Permission denied: {why}")
+    assert "install nettop where everybody may read it" in told[2]
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid"),
+    [("99999999999", "1"), ("4294967295", "1"), ("9" * 5000, "1"), ("x", "1"), ("1", "-7")],
+    ids=["11 digits", "-1", "5000 digits", "a letter", "below 0"],
+)
+def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
+    """What is no user's number is nobody's: nettop stays root, and says so."""
+    environment = os.environ | {"SUDO_UID": uid, "SUDO_GID": gid}
+    done = nettop(*JSON, "--once", "--use", "sockets=sock_diag", env=environment)
+    why = f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
+    assert (done.returncode, done.stderr) == (0, f"nettop stays root, without capabilities: {why}\n")
+
+
+@REASONS_OF_DROPS
+@pytest.mark.core
+def test_screens_keep_what_later_lenses_take(witness: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The screens' one thread that loads keeps two capabilities; a lens opened later works, as who called sudo."""
+    for name in ("SUDO_UID", "SUDO_GID"):
+        monkeypatch.setenv(name, str(NOBODY))
+    every = f"{min(PATIENCE, 5):g}"  # an emulated machine would do nothing but draw
+    netns = f"netns={os.stat(f'/proc/{witness.pid}/ns/net').st_ino}"
+    with Terminal("--interval", every, "--filter", netns) as terminal:
+        terminal.shows(b"witness")
+        assert users(terminal.pid) == {AS_NOBODY}
+        assert kept(terminal.pid) == [LOADING]
+        (keeper,) = (pid for pid, parent, _ in living() if parent == terminal.pid and is_keeper(pid))
+        assert threads(keeper) == [(AS_NOBODY, frozenset({CAP_SYS_ADMIN}))]
+        terminal.type(b"5", b"REASON")
+        until(lambda: told_of_a_drop(terminal, witness), "a drop, and the function that it was dropped in")
+        assert users(terminal.pid) == {AS_NOBODY}
+        assert kept(terminal.pid) == [LOADING]
+        for pid in (terminal.pid, keeper):
+            assert_closed_to_its_user(pid)
+        terminal.type(b"q")
+        assert terminal.wait() == 0
+    assert not Path(f"/proc/{keeper}").exists()
+
+
+def told_of_a_drop(terminal: Terminal, worker: Worker) -> bool:
+    """Whether the screen shows the place of a drop in the worker's namespace, which happens meanwhile."""
+    worker.call(send_to_nobody, 9)
+    terminal.take_in()
+    return bool(re.search(rb"NO_SOCKET[^\n]*\w*udp\w*_rcv", terminal.output))
+
+
+def send_to_nobody(memory: dict[Any, Any], port: int) -> None:
+    """Sends a datagram where nobody listens."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", ("127.0.0.1", port))
+
+
+def is_keeper(pid: int) -> bool:
+    """Whether it is nettop's keeper, or was when it last could be asked."""
+    return Path(f"/proc/{pid}/comm").read_text() == "nettop-keeper\n"
+
+
+def assert_closed_to_its_user(pid: int) -> None:
+    """Its memory cannot be opened by the user as whom it runs: who writes there has its capabilities."""
+    command = [
+        "setpriv",
+        "--reuid",
+        str(NOBODY),
+        "--regid",
+        str(NOBODY),
+        "--clear-groups",
+        "cat",
+        f"/proc/{pid}/mem",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Permission denied" in done.stderr
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_right_user_needs_no_root() -> None:
+    """A user with two ambient capabilities sees root's sockets and their owners, as a unit of systemd starts it."""
+    capabilities = "+bpf,+perfmon"
+    how = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--no-new-privs"]
+    rights = [
+        "--inh-caps",
+        capabilities,
+        "--ambient-caps",
+        capabilities,
+        "--bounding-set",
+        f"-all,{capabilities}",
+    ]
+    done = subprocess.run(
+        ["setpriv", *how, *rights, NETTOP, *JSON, "--once", "--filter", "witness"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {json.loads(line)["process"] for line in done.stdout.splitlines()} == {"witness"}
+
+
+# --- namespaces ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_namespace_that_appears_too_late_is_told(lab: Lab) -> None:
+    """A namespace that appears later is named, counted, and not entered; the sockets that processes hold are listed."""
+    with Running("--table", "--format", "jsonl", "--all", "--interval", "0.2", env=SUDO) as running:
+        running.first_rows()
+        home = lab.namespace()
+        worker = lab.worker(home)
+        worker.call(traffic.leave_in_backlog)
+        shown = until(lambda: in_namespaces(running.refreshes()[-1], home.inode), "its sockets are listed")
+        assert all(row["pid"] == worker.pid for row in shown)
+        assert running.end() == 0
+
+
+def has_entered(memory: dict[Any, Any]) -> bool:
+    """Answers once the worker is in its namespace."""
+    return True
+
+
+def test_what_is_out_of_sight_is_a_gap(lab: Lab) -> None:
+    """Namespaces entered before the drop are read while somebody is in them, then left; later ones are told."""
+    old, gone = lab.namespace(), lab.namespace()
+    resident, leaver = lab.worker(old), lab.worker(gone)
+    assert resident.call(has_entered)
+    assert leaver.call(has_entered)
+    namespaces, without_rights = Namespaces(), NamespaceThread(None)
+    try:
+        namespaces.enter()
+        namespaces.settle()
+        for one in (old, gone):
+            one.remove()  # so that only processes are left in them
+
+        def follow(*seen: int) -> Namespaces:
+            without_rights.run(lambda: namespaces.follow(frozenset(seen)))
+            return namespaces
+
+        named, unnamed = lab.namespace(), lab.namespace()  # while the numbers of the others are taken
+        lab.worker(unnamed)
+        unnamed.remove()
+        leaver.end()
+        until(lambda: gone.inode not in follow(old.inode).threads, "it is left")
+        assert old.inode in namespaces.threads
+        assert namespaces.name(old.inode) == f"of process {resident.pid}"
+        assert namespaces.refused.keys().isdisjoint({old.inode, gone.inode})
+        until(lambda: named.inode in follow(unnamed.inode).refused, "it is told")
+        for inode in (named.inode, unnamed.inode):
+            assert namespaces.refused[inode] == "it appeared after privileges were dropped"
+        assert namespaces.name(named.inode) == named.name
+        assert namespaces.name(unnamed.inode) == "out of sight"
+        (told,) = (name for name, why in namespaces.gaps().items() if "appeared after" in why)
+        more = re.search(r" and (\d+) more$", told)
+        assert len(namespaces.refused) == (3 + int(more[1]) if more else len(re.split(", | and ", told)))
+    finally:
+        without_rights.close()
+        namespaces.close()
+
+
+def test_what_a_socket_is_seen_in_is_not_left(lab: Lab) -> None:
+    """Who came after the drop keeps a namespace while a socket of theirs is seen in it; then it was left, not new."""
+    home = lab.namespace()
+    first = lab.worker(home)
+    namespaces, without_rights = Namespaces(), NamespaceThread(None)
+    try:
+        namespaces.enter()
+        namespaces.settle()
+        lab.worker(home)
+        home.remove()
+        first.end()
+
+        def follow(*seen: int) -> Namespaces:
+            without_rights.run(lambda: namespaces.follow(frozenset(seen)))
+            return namespaces
+
+        until(lambda: home.inode not in follow(home.inode)._ways, "nothing leads there any more")
+        assert home.inode in namespaces.threads
+        assert home.inode not in namespaces.refused
+        assert namespaces.name(home.inode) == "out of sight"
+        until(lambda: home.inode not in follow().threads, "it is left")
+        why = "left: none of the processes noted in it is there any more"
+        until(lambda: follow(home.inode).refused.get(home.inode) == why, "it is told")
+        assert namespaces.gaps()[f"namespace {home.inode}"] == why
+    finally:
+        without_rights.close()
+        namespaces.close()
+
+
+def test_few_open_files_are_enough_for_many_namespaces() -> None:
+    """In each of many namespaces the sockets that were seen go on to be, though they are more than may be noted."""
+    many = 40
+    with crowd(many) as inodes:
+        limits = ["prlimit", "--nofile=64:64", NETTOP]
+        done = subprocess.run(
+            [*limits, *JSON, "--all", "--interval", "2.2", "--count", "4"],
+            capture_output=True, text=True, check=False, env=SUDO, timeout=60 * PATIENCE,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+    times: dict[str, set[int]] = {}
+    for line in done.stdout.splitlines():
+        row = json.loads(line)
+        times.setdefault(row["time"], set()).add(row["netns"])
+    assert [len(inodes & seen) for seen in times.values()] == [many] * 4
+
+
+def test_too_few_open_files_are_no_bug() -> None:
+    """What nettop may not open is told with what raises the limit."""
+    done = subprocess.run(
+        ["prlimit", "--nofile=16:16", NETTOP, *JSON, "--once"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 5
+    assert "too many open files" in done.stderr
+    assert "ulimit -n" in done.stderr
+    assert "bug" not in done.stderr
+
+
+@contextlib.contextmanager
+def crowd(many: int) -> Iterator[frozenset[int]]:
+    """So many namespaces without a name, each with a process that listens, and a connection that nobody accepts."""
+    script = (
+        "import os, socket; a = socket.create_server(('127.0.0.1', 0));"
+        "b = socket.create_connection(a.getsockname()); print(os.stat('/proc/self/ns/net').st_ino, flush=True); input()"
+    )
+    command = [
+        "unshare",
+        "--net",
+        "sh",
+        "-c",
+        'ip link set lo up && exec "$0" -S -c "$1"',
+        sys.executable,
+        script,
+    ]
+    with contextlib.ExitStack() as ends:
+        inodes = []
+        for _ in range(many):
+            one = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            ends.callback(one.communicate, "\n")
+            assert one.stdout
+            inodes.append(int(one.stdout.readline()))
+        yield frozenset(inodes)
+
+
+def test_lenses_share_the_threads() -> None:
+    """Who asks for the shared namespaces gets the same ones, until the last of them has closed them."""
+    first, second = shared_namespaces(), shared_namespaces()
+    assert first is second
+    first.enter()
+    first.close()
+    assert second.threads[second.own].run(lambda: 7) == 7
+    second.close()
+    assert second.threads == {}
+    third = shared_namespaces()
+    assert third is not second
+    third.close()
+
+
+def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
+    """--follow-namespaces keeps three capabilities in two threads, and namespaces that appear later are entered."""
+    lab.worker(lab.namespace()).call(traffic.listen, "witness", "127.0.0.1")
+    with Running(
+        *JSON, "--all", "--interval", "3600", "--follow-namespaces", "--count", "2", env=SUDO
+    ) as running:
+        running.first_rows()
+        assert users(running.pid) == {AS_NOBODY}
+        assert set(kept(running.pid)) == {ENTERING | privileges.for_reading(), LOOKING}
+        assert LOOKING in bounds(running.pid)
+        home = lab.namespace()
+        lab.worker(home).call(traffic.leave_in_backlog)
+        running.refresh()
+        assert running.wait() == 0
+        unheld = [row for row in in_namespaces(running.refreshes()[-1], home.inode) if row["pid"] is None]
+        assert [row["state"] for row in unheld] == ["ESTABLISHED"]
+
+
+def test_parked_threads_keep_nothing(lab: Lab) -> None:
+    """A thread inside a namespace has no capability left, whatever the process has."""
+    home = lab.namespace()
+    namespaces = Namespaces()
+    try:
+        namespaces.enter()
+        assert namespaces.threads[home.inode].run(privileges.held) == privileges.for_reading()
+        assert privileges.held() >= LOADING
+    finally:
+        namespaces.close()
+
+
+# --- children -----------------------------------------------------------------------------------------------------
+
+
+def test_the_loader_keeps_what_it_uses() -> None:
+    """The child that compiles has given up everything else before it compiles."""
+    loader = Loader()
+    try:
+        until(lambda: threads(loader.pid)[0][1] <= LOADER, "it has given up the rest")
+        assert {CAP_BPF, CAP_PERFMON} <= threads(loader.pid)[0][1]
+    finally:
+        loader.close()
+
+
+def test_statistics_by_the_keeper() -> None:
+    """While the keeper's descriptor is open the kernel counts the runs of programs, and not before or after."""
+    keeper = Keeper(lambda: privileges.keep_only(frozenset({CAP_SYS_ADMIN})))
+    try:
+        descriptor = keeper.open_statistics()
+        assert os.readlink(f"/proc/self/fd/{descriptor}") == "anon_inode:bpf-stats"
+        os.close(descriptor)
+    finally:
+        keeper.close()
+    assert not Path(f"/proc/{keeper.pid}").exists()
+
+
+def test_a_keeper_without_the_right() -> None:
+    """Where statistics may not be switched on that is an error, not an end; one that was ended is told too."""
+    keeper = Keeper(lambda: privileges.keep_only(NOTHING))
+    try:
+        for _ in range(2):
+            with pytest.raises(PermissionError) as refused:
+                keeper.open_statistics()
+            assert refused.value.errno == errno.EPERM
+        os.kill(keeper.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(BrokenPipeError, match="nettop-keeper has ended"):
+                keeper.open_statistics()
+            assert not Path(f"/proc/{keeper.pid}").exists()
+    finally:
+        keeper.close()
+
+
+def test_the_keeper_ends_with_nettop() -> None:
+    """SIGKILL of nettop leaves no keeper."""
+    with Terminal() as terminal:
+        keeper = until(
+            lambda: [pid for pid, up, _ in living() if up == terminal.pid and is_keeper(pid)], "it is"
+        )[0]
+        os.kill(terminal.pid, signal.SIGKILL)
+        assert terminal.wait() == -signal.SIGKILL
+        until(lambda: keeper not in [pid for pid, _, _ in living()], "it has ended")
+
+
+# --- older kernels ------------------------------------------------------------------------------------------------
+
+
+def test_kernels_that_ask_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bpf(2) refuses a thread without rights, what reads keeps CAP_BPF; it is asked without them."""
+    found: list[frozenset[int]] = []
+
+    def refuses() -> bool:
+        found.append(numbers(lines(Path("/proc/thread-self/status"))["CapEff"]))
+        return True
+
+    before = privileges.held()
+    privileges._bpf_asks_throughout.cache_clear()
+    monkeypatch.setattr(bpf, "is_refused", refuses)
+    assert privileges.for_reading() == {CAP_BPF}
+    privileges._bpf_asks_throughout.cache_clear()
+    assert found == [NOTHING]
+    assert privileges.held() == numbers(lines(Path("/proc/thread-self/status"))["CapEff"]) == before

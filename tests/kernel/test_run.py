@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop run` on the running kernel: the command's connections, those of its children, and nobody else's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import traffic
+from .command import NETTOP, nettop
+from .lab import Lab, Namespace, Worker, until
+from .traffic import Memory
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+LOOPBACK = "127.0.0.1"
+CLIENT = """
+import socket, sys
+made = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+made.sendall(b"n" * int(sys.argv[2]))
+made.shutdown(socket.SHUT_WR)
+while made.recv(1 << 20):
+    pass
+made.close()
+"""
+
+
+def serve(memory: Memory, count: int, answer: int) -> None:
+    """Takes all that each of so many connections sends, and answers with so many bytes."""
+    for _ in range(count):
+        made, _ = memory["server"].accept()
+        while made.recv(65536):
+            pass
+        made.sendall(b"n" * answer)
+        made.close()
+
+
+def connect_until(memory: Memory, path: Path) -> None:
+    """Connects to itself and closes again and again, as a stranger to the command, until there is such a file."""
+    port = traffic.listen(memory, "own", LOOPBACK)
+    while not path.exists():
+        traffic.connect(memory, "near", traffic.Call((LOOPBACK, port)))
+        traffic.accept(memory, "own", "far")
+        traffic.close(memory, ["near", "far"])
+
+
+REFUSED = f"""
+import errno, socket, sys
+sys.exit(7 if socket.socket().connect_ex(("{LOOPBACK}", 1)) == errno.ECONNREFUSED else 1)
+"""
+"""Ends with 7 when a connection is refused."""
+
+
+class Place:
+    """A namespace with a server, and the client program that commands start there."""
+
+    def __init__(self, lab: Lab, path: Path) -> None:
+        self.namespace: Namespace = lab.namespace()
+        self.server: Worker = lab.worker(self.namespace)
+        self.port = self.server.call(traffic.listen, "server", LOOPBACK)
+        self.report = path / "report"
+        (path / "client.py").write_text(CLIENT)
+        self.client = f"{sys.executable} -S {path}/client.py {self.port}"
+        (path / "refused.py").write_text(REFUSED)
+        self.refused = f"{sys.executable} -S {path}/refused.py"
+
+    def run(self, script: str, *options: str, **how: Any) -> subprocess.CompletedProcess[str]:
+        """`nettop run` of a shell script in the namespace; its report is JSON Lines in a file."""
+        inside = ("ip", "netns", "exec", self.namespace.name, "sh", "-c", script)
+        return nettop(
+            "run", "--format", "jsonl", "--output", str(self.report), *options, "--", *inside, **how
+        )
+
+    def told(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The connections of the report, and its summary."""
+        *rows, summary = [json.loads(line) for line in self.report.read_text().splitlines()]
+        return rows, summary
+
+
+@pytest.fixture
+def place(lab: Lab, tmp_path: Path) -> Place:
+    """A namespace with a server that listens."""
+    return Place(lab, tmp_path)
+
+
+def test_children_and_grandchildren(place: Place) -> None:
+    """What the command, its child and a child's child connect to is told with exact bytes, and so is a failure."""
+    place.server.start(serve, 3, 4999)
+    child = f"sh -c '{place.client} 211 & wait' & {place.client} 307; wait"
+    script = f"{place.client} 101; {child}; {place.refused}"
+    done = place.run(script)
+    place.server.result()
+    assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+    rows, summary = place.told()
+    closed = [(row["bytes_sent"], row["bytes_received"]) for row in rows if row["event"] == "close"]
+    assert sorted(closed) == [(101, 4999), (211, 4999), (307, 4999)]
+    assert [(row["process"], row["reason"]) for row in rows if row["event"] == "fail"] == [
+        (Path(sys.executable).name, "refused")
+    ]
+    assert {
+        name: summary[name] for name in ("opened", "accepted", "still_open", "failed", "lost_events")
+    } == {
+        "opened": 3,
+        "accepted": 0,
+        "still_open": 0,
+        "failed": {"refused": 1},
+        "lost_events": 0,
+    }
+    assert (summary["bytes_sent"], summary["bytes_received"]) == (619, 3 * 4999)
+    assert [one["name"] for one in summary["remotes"]] == [f"{LOOPBACK}:{place.port}", f"{LOOPBACK}:1"]
+
+
+def test_nobody_elses(lab: Lab, place: Place, tmp_path: Path) -> None:
+    """While strangers connect all the time, only the command's connections are told."""
+    stranger = lab.worker(place.namespace)
+    stranger.start(connect_until, tmp_path / "enough")
+    place.server.start(serve, 20, 11)
+    assert place.run(f"for i in $(seq 20); do {place.client} 7; done").returncode == 0
+    (tmp_path / "enough").touch()
+    stranger.result()
+    rows, summary = place.told()
+    assert {row["remote_port"] for row in rows} == {place.port}
+    assert Counter(row["bytes_sent"] for row in rows) == {7: 20}
+    assert summary["opened"] == 20
+
+
+def test_many_at_once(place: Place) -> None:
+    """Connections of many children at the same time are all told."""
+    place.server.start(serve, 60, 3)
+    script = f"for i in 1 2 3 4 5 6; do (for j in $(seq 10); do {place.client} 5; done) & done; wait"
+    assert place.run(script).returncode == 0
+    rows, summary = place.told()
+    assert (len(rows), summary["opened"], summary["still_open"], summary["bytes_sent"]) == (60, 60, 0, 300)
+
+
+def test_what_stays_open(lab: Lab, place: Place, tmp_path: Path) -> None:
+    """What a child leaves open behind the command is counted as open, with the bytes that it has moved."""
+    script = tmp_path / "stay.py"
+    script.write_text(
+        "import socket, signal, sys\n"
+        f"made = socket.create_connection(('{LOOPBACK}', {place.port}))\n"
+        "made.sendall(b'n' * 997)\n"
+        "print('sent', flush=True)\n"
+        "signal.pause()\n"
+    )
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    stays = f"{sys.executable} -S {script} >{fifo} 2>&1 </dev/null & read said <{fifo}; echo $!"
+    done = place.run(stays)
+    _, summary = place.told()
+    os.kill(int(done.stdout), signal.SIGKILL)
+    assert (summary["opened"], summary["still_open"], summary["bytes_sent"]) == (1, 1, 997)
+
+
+def test_as_who_called_sudo(place: Place, tmp_path: Path) -> None:
+    """The command has the user, groups and rights of who called sudo, and may gain rights again; --root keeps root."""
+    sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+    script = "id -u; id -g; awk '/CapEff|NoNewPrivs/ {print $2}' /proc/self/status"
+    user = nettop("run", "--", "sh", "-c", script, env=sudo)
+    root = nettop("run", "--root", "--", "sh", "-c", script, env=sudo)
+    assert user.stdout.split() == [str(NOBODY), str(NOBODY), "0" * 16, "0"]
+    plain = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert root.stdout == plain.stdout
+    assert user.returncode == root.returncode == 0
+
+
+def test_the_report_belongs_to_who_called_sudo() -> None:
+    """A report in a directory of theirs is theirs; one that they may not write is made as root, who may."""
+    sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+    with tempfile.TemporaryDirectory(dir="/tmp") as home:
+        os.chmod(home, 0o755)
+        for owner in (NOBODY, 0):
+            os.chown(home, owner, owner)
+            report = Path(home) / f"report{owner}"
+            assert nettop("run", "--output", str(report), "--", "true", env=sudo).returncode == 0
+            assert (report.stat().st_uid, report.read_text()[:7]) == (owner, "nettop:")
+
+
+def test_not_root(tmp_path: Path) -> None:
+    """Without rights nettop says so with code 4, and the command does not run."""
+    how: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    done = nettop("run", "--", "echo", "I ran", env={**os.environ, "HOME": "/"}, **how)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "sudo nettop" in done.stderr
+
+
+def test_being_ended(tmp_path: Path) -> None:
+    """SIGTERM reaches the command, whose end is reported; nothing of nettop is left."""
+    script = "trap 'exit 9' TERM; echo begun; while :; do read _ || exit 1; done"
+    with subprocess.Popen(
+        [NETTOP, "run", "--", "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "begun\n"
+        running.terminate()
+        assert running.wait(30) == 9
+        assert running.stderr is not None
+        assert " ended with 9 after " in running.stderr.read()
+    until(lambda: not Path(f"/proc/{running.pid}").exists(), "nettop is gone")

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nettop says of its own cost is what the kernel says, and --max-overhead does what it says."""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop.engine.session import Session
+from nettop.engine.source import MeasuredSource, SheddingSource
+from nettop.kernel import bpf
+from nettop.probes.connections import Connections
+from nettop.probes.drops import Drops
+from nettop.snapshots.own_cost import LEFT_OUT
+from nettop.snapshots.snapshot import Snapshot
+
+from . import bpf_objects
+from .command import HOUR, Running, nettop
+from .lab import until
+from .terminal import Terminal
+
+pytestmark = pytest.mark.kernel
+
+SHOWN = ("--view", "self", "--format", "jsonl")
+ENABLE_STATS, PR_CAPBSET_DROP, CAP_SYS_ADMIN = 32, 24, 21
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+AGREED = 1.05
+"""nettop reads what the scheduler measured; of ended children, and here, the kernel tells what its ticks met."""
+PROGRAM = re.compile(r"^prog_id:\s*(\d+)$", re.MULTILINE)
+
+Rows = dict[tuple[str, str], dict[str, Any]]
+Runs = dict[str, tuple[int, int]]
+
+
+@contextlib.contextmanager
+def statistics_on() -> Iterator[None]:
+    """The kernel counts program runs meanwhile."""
+    descriptor = bpf_objects.bpf(ENABLE_STATS, struct.pack("=I60x", 0))[0]
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def runs_of(pid: int) -> Runs:
+    """Runs and ns of each program that the process holds, by the kernel's name for it (15 letters)."""
+    found: Runs = {}
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if match := PROGRAM.search(path.read_text()):
+                name, runs, time_ns = bpf_objects.runs_and_time(int(match[1]))
+                found[name] = (runs, time_ns)
+    return found
+
+
+def cpu_ns(pid: int) -> int:
+    """User and system time of a process and the children that it has waited for, by ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return sum(map(int, fields[11:15])) * TICK_NS
+
+
+def kernels_name(shown: str) -> str:
+    """What the kernel calls a program that is shown as `tp_btf/…` or `iter/…`."""
+    return shown.removeprefix("iter/").replace("/", "__", 1)[:15]
+
+
+def by_name(rows: list[dict[str, Any]]) -> Rows:
+    """Rows by kind and name."""
+    return {(row["kind"], row["name"]): row for row in rows}
+
+
+@pytest.fixture
+def shown() -> Iterator[Running]:
+    """nettop --view self that shows its programs, refreshed by Enter only."""
+    with Running(*SHOWN, *HOUR) as running:
+        running.first_rows()
+
+        def complete() -> bool:
+            running.refresh()
+            return any("inet_sock_set_state" in row["name"] for row in running.refreshes()[-1])
+
+        until(complete, "the events' programs are shown")
+        yield running
+
+
+def next_rows(running: Running) -> Rows:
+    """What it shows now."""
+    before = len(running.refreshes())
+    running.refresh()
+    until(lambda: len(running.refreshes()) > before, "another refresh")
+    running.refresh()  # the last line of a refresh is known to be the last when another one has begun
+    until(lambda: len(running.refreshes()) > before + 1, "one more")
+    return by_name(running.refreshes()[before])
+
+
+def test_programs_are_what_the_kernel_counts(shown: Running) -> None:
+    """Runs and time of each program lie between what the kernel says before and after."""
+    with statistics_on():
+        listener = socket.create_server(("127.0.0.1", 0))
+        for _ in range(97):
+            socket.create_connection(listener.getsockname()).close()
+        before = runs_of(shown.pid)
+        rows = next_rows(shown)
+        after = runs_of(shown.pid)
+    listener.close()
+    programs = {name: row for (kind, name), row in rows.items() if kind in ("program", "iterator")}
+    assert {kernels_name(name) for name in programs} == set(before)
+    for name, row in programs.items():
+        least, most = before[kernels_name(name)], after[kernels_name(name)]
+        assert least[0] <= row["runs"] <= most[0], name
+        assert least[1] <= row["time_ns"] <= most[1], name
+        assert row["lens"] == "connections"
+    assert programs["tp_btf/inet_sock_set_state"]["runs"] >= 97
+    assert programs["iter/task_file"]["runs"] > 0
+
+
+def test_the_total_is_what_the_kernel_charges(shown: Running) -> None:
+    """User and system time, with the ended loader's; programs in other people's time stand beside."""
+    before = cpu_ns(shown.pid)
+    rows = next_rows(shown)
+    after = cpu_ns(shown.pid)
+    programs = sum(row["time_ns"] for (kind, _), row in rows.items() if kind == "program")
+    total = rows["total", "nettop"]["time_ns"]
+    assert before / AGREED - 2 * TICK_NS <= total
+    assert total - programs <= after * AGREED + 2 * TICK_NS
+    assert all(row["time_ns"] <= total for row in rows.values() if row["time_ns"] is not None)
+    assert rows["children", "ended"]["time_ns"] > 0
+    threads = {name for kind, name in rows if kind == "thread"}
+    assert {"main", "sampler"} <= threads
+
+
+def test_memory_is_told(shown: Running) -> None:
+    """Resident memory, and what maps take of the kernel's."""
+    rows = next_rows(shown)
+    resident = int(Path(f"/proc/{shown.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    kernel = rows["maps", "kernel memory"]["memory"]
+    assert kernel > 0
+    assert 0.5 < rows["total", "nettop"]["memory"] / (resident + kernel) < 2
+    assert rows["step", "read"]["runs"] > 0
+
+
+def test_statistics_end_with_nettop() -> None:
+    """They cost every program of the host: nobody leaves them on."""
+    probe = Connections()
+    probe.set("table", "events")
+    probe.start()
+
+    def are_counted() -> bool:
+        before = probe.programs()["tp_btf__inet_sock_set_state"]
+        connect_and_close(3)
+        return probe.programs()["tp_btf__inet_sock_set_state"] > before
+
+    try:
+        with Running(*SHOWN, "--interval", "0.5") as running:
+            running.first_rows()
+            until(are_counted, "the kernel counts")
+            running.kill()
+        until(lambda: not are_counted(), "the kernel counts no more")
+    finally:
+        probe.close()
+
+
+def test_without_the_capability_programs_are_not_available() -> None:
+    """n/a and why, never 0; everything else is there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def give_up() -> None:
+        assert libc.prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0) == 0
+
+    done = nettop(*SHOWN, "--count", "2", "--interval", "1", preexec_fn=give_up)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    programs = [row for row in rows if row["kind"] in ("program", "iterator")]
+    assert programs or "sock_diag" in done.stderr
+    for row in programs:
+        assert row["note"].startswith("n/a: ")
+        assert row["runs"] is None
+        assert row["time_ns"] is None
+    assert by_name(rows)["total", "nettop"]["time_ns"] > 0
+
+
+# --- --max-overhead -------------------------------------------------------------------------------------------
+
+
+def test_the_interval_grows_and_it_says_so() -> None:
+    """A bound that ten readings a second exceed by far. Where others' traffic does too its hooks go first."""
+    said = re.compile(r"^nettop: interval \d+\.\d s.* for --max-overhead 0\.1%$", re.MULTILINE)
+    with Running("--table", "-d", "--interval", "0.1", "--max-overhead", "0.1%") as running:
+        until(lambda: said.search(running.errors()), "it says that it reads less often", 60)
+
+
+def test_the_log_says_so() -> None:
+    """As a line among the others."""
+    words = ("log", "--log-dir", "none", "--format", "jsonl", "--interval", "0.1", "--max-overhead", "0.1%")
+    with Running(*words) as running:
+
+        def limits() -> list[dict[str, Any]]:
+            lines = [
+                json.loads(line) for line in running.text().splitlines(keepends=True) if line.endswith("\n")
+            ]
+            return [line for line in lines if line["type"] == "limit"]
+
+        [first, *_] = until(limits, "a line says that it does less", 60)
+        assert "--max-overhead 0.1%" in first["what"]
+
+
+@pytest.mark.parametrize("value", ["0", "0.01%", "101%", "-1", "nan", "much"])
+def test_a_bound_that_nobody_can_mean_is_refused(value: str) -> None:
+    """In words, before anything is attached."""
+    done = nettop("--table", "--once", f"--max-overhead={value}")
+    assert done.returncode == 2
+    assert "--max-overhead" in done.stderr
+
+
+def last_snapshot(probe: Connections | Drops) -> Snapshot:
+    """The next reading."""
+    return probe.read(0)
+
+
+def test_connections_leave_out_messages_then_events_and_take_them_back() -> None:
+    """The table goes on; what is left out says so, and never looks like nothing having happened."""
+    probe = Connections()
+    probe.set("table", "events")
+    probe.start()
+    try:
+        assert isinstance(probe, SheddingSource)
+        assert isinstance(probe, MeasuredSource)
+        before = last_snapshot(probe)
+        left_out = [probe.shed() for _ in range(2)]
+        assert all(left_out), left_out
+        assert probe.shed() is None
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            without = last_snapshot(probe)
+            assert listener.getsockname()[1] in without.tables["sockets"].array["local_port"]
+        assert "closed" not in without.counts
+        assert LEFT_OUT in without.via["events"]
+        connect_and_close(7)
+        probe.drain(0)
+        assert [probe.restore() for _ in range(2)] == left_out[::-1]
+        assert probe.restore() is None
+        again = last_snapshot(probe)
+        assert again.via == before.via
+        connect_and_close(7)
+        assert last_snapshot(probe).counts["closed"] >= again.counts["closed"] + 7
+        assert set(probe.programs()) >= {"bpf_iter__task_file", "tp_btf__inet_sock_set_state"}
+    finally:
+        probe.close()
+    assert probe.programs() == {}
+
+
+def connect_and_close(count: int) -> None:
+    """So many connections over loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(count):
+            near = socket.create_connection(listener.getsockname())
+            far, _ = listener.accept()
+            near.close()
+            far.close()
+
+
+def test_drops_leave_out_the_count_and_take_it_back() -> None:
+    """What was counted stays."""
+    probe = Drops()
+    probe.start()
+    try:
+        assert probe.restore() is None
+        what = probe.shed()
+        assert what
+        assert probe.shed() is None
+        without = last_snapshot(probe)
+        dropped = without.counts["drops"]
+        refused_packets(11)
+        still = last_snapshot(probe)
+        assert still.counts["drops"] == dropped
+        assert LEFT_OUT in still.via["packets"]
+        assert probe.restore() == what
+        refused_packets(11)
+        assert last_snapshot(probe).counts["drops"] >= dropped + 11
+    finally:
+        probe.close()
+
+
+def refused_packets(count: int) -> None:
+    """So many UDP packets to a port that nobody listens at."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(count):
+            sender.sendto(b"n", ("127.0.0.1", 9))
+
+
+def test_a_storm_sheds_hooks_and_their_return_is_told() -> None:
+    """A bound that the programs alone exceed: the dearest is left out, by a session as doors have it."""
+    stop = threading.Event()
+    storm = threading.Thread(target=lambda: [connect_and_close(50) for _ in iter(stop.is_set, True)])
+    storm.start()
+    try:
+        with Session(0.5, open_statistics=bpf.open_statistics, max_overhead=0.001) as session:
+            lease = session.enable("connections", table="events")
+
+            def shed() -> bool:
+                return bool(session.restraint and session.restraint.shed)
+
+            until(shed, "something is left out", 120)
+            frame = until(lambda: session.bus.frame("connections"), "a frame")
+            until(
+                lambda: LEFT_OUT in str(session.bus.frame("connections").now.via),  # type: ignore[union-attr]
+                "snapshots say that it is left out",
+            )
+            assert frame is not None
+            lease.release()
+    finally:
+        stop.set()
+        storm.join()
+
+
+# --- the screens ----------------------------------------------------------------------------------------------
+
+
+def test_the_key_shows_the_programs_and_goes_back() -> None:
+    """`o` anywhere: programs with their runs; `o` again: the connections."""
+    with Terminal("--interval", "0.5") as terminal:
+        terminal.shows(b"conns")
+        terminal.type(b"o", b"iter/task_file")
+        terminal.shows(b"programs ")
+        terminal.output.clear()
+        terminal.type(b"o", b"conns")
+        terminal.type(b"q")
+        assert terminal.wait() == 0

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Failures and processes by pilot: groups that open into their events, and totals that turn into rates."""
+
+from __future__ import annotations
+
+import pytest
+
+from nettop.query.filter import parse_filter
+from nettop.query.query import screen_query
+from nettop.query.view import View
+from nettop.snapshots.connections import EVENTS, FAILURES, PROCESSES
+from nettop.widgets.table import LiveTable
+from tests.screens.driving import press, running, shown, text_of, tick
+from tests.screens.example_events import eventful_host, example_failures, frame_of_events, only
+from tests.unit.build import WALL_NS, Row
+
+
+def row_of(table: LiveTable, word: str) -> dict[str, str]:
+    """The row that begins with a word, by the columns' titles; spaces are cut."""
+    line = next(line for line in text_of(table) if line[1:].startswith(word))
+    cells, at = {}, 1
+    for column in table.columns:
+        cells[column.title] = line[at : at + column.width].strip()
+        at += column.width + 1
+    return cells
+
+
+# --- failures -----------------------------------------------------------------------------------------------
+
+
+async def test_failures_are_groups_with_count_rate_and_times() -> None:
+    """Sorted by how many there were, with how fast more come, and when the first and the last ended."""
+    steps, batches = eventful_host()
+    async with running(steps, (160, 30), batches=batches, view="connections.failures") as run:
+        screen = shown(run)
+        assert row_of(screen.rows, "refused") | {"ID": ""} == {
+            "REASON": "refused",
+            "REMOTE ADDRESS": "10.0.9.4",
+            "PORT": "9092",
+            "PROCESS": "java",
+            "FAILURES": "38",
+            "FAILURES/s": "1",
+            "LAST UTC": "11:06:40.123456",
+            "FIRST UTC": "11-17 11:06:40",
+            "DIRECTION": "outbound",
+            "NETNS": "4026531840",
+            "ID": "",
+        }
+        assert screen.view is not None
+        assert screen.view.values("failures", screen.view.order) == [38, 11, 5, 2]
+        assert screen.headline_bar.text.startswith(
+            " 56 failures (+1/s)   groups 4   refused 38   reset by peer 11"
+        )
+        assert "t totals" not in screen.footer.text
+        assert "t rates" not in screen.footer.text
+        assert "→ events" in screen.footer.text
+
+
+async def test_a_group_opens_into_its_events() -> None:
+    """→ shows the events of the group, ← goes back to it; the events pane itself is as it was left."""
+    steps, batches = eventful_host()
+    async with running(steps, (160, 30), batches=batches) as run:
+        await press(run, "p", "slash", *"nginx", "enter", "p", "down")
+        failures = shown(run)
+        await press(run, "right")
+        inside = shown(run)
+        assert run[0].app.screen is inside
+        assert (inside.table.name, inside.within) == ("events", FAILURES)
+        assert inside.third_line.text.split()[:5] == ["sockets", "events", "failures", "→", "events"]
+        assert {*inside.view.values("reason", inside.view.order)} == {"refused"}  # type: ignore[union-attr]
+        assert {*inside.view.values("process", inside.view.order)} == {"java"}  # type: ignore[union-attr]
+        assert "← failures" in inside.footer.text
+        await press(run, "right", "left")
+        assert shown(run) is inside
+        await press(run, "left")
+        assert shown(run) is failures
+        assert failures.rows.at == 0
+        await press(run, "P")
+        assert shown(run).asking.query.filter.text == "nginx"
+
+
+async def test_a_group_opens_once() -> None:
+    """→ twice in a row opens one screen, which ← closes."""
+    steps, batches = eventful_host()
+    async with running(steps, batches=batches, view="connections.failures") as run:
+        failures = shown(run)
+        await press(run, "down")
+        failures.action_details()
+        failures.action_details()
+        await press(run, "left")
+        assert shown(run) is failures
+        assert run[0].app.screen is failures
+
+
+async def test_an_opened_group_goes_on_and_waits() -> None:
+    """New events come in; while another table is shown it waits where it is, and a click on its table closes it."""
+    steps, batches = eventful_host()
+    async with running(steps, (160, 30), batches=batches) as run:
+        await press(run, "p", "p", "down", "right")
+        inside = shown(run)
+        rows = len(inside.rows.order)
+        await tick(run)
+        assert len(inside.rows.order) > rows
+        await press(run, "p")
+        assert shown(run).table.name == "processes"
+        assert inside.view is None
+        await press(run, "P")
+        assert shown(run) is inside
+        assert inside.view is not None
+        await run[0].click(inside.third_line, offset=(inside.third_line.text.index("failures"), 0))
+        await run[0].pause()
+        assert shown(run).within is None
+        assert shown(run).table.name == "failures"
+
+
+def event(number: int, **more: object) -> Row:
+    """An event of the host's first group of failures, but for what is said."""
+    row = {"event_id": number, "event": "fail", "reason": "refused", "time": WALL_NS, "netns": 4026531840}
+    ends = {"remote_address": "10.0.9.4", "remote_port": 9092, "local_port": 40000, "direction": "outbound"}
+    return row | ends | {"process": "java", "pid": 2210} | more
+
+
+@pytest.mark.parametrize("group", example_failures(), ids=lambda g: str(g["reason"]))
+async def test_a_groups_filter_passes_its_events_alone(group: Row) -> None:
+    """What differs in reason, remote, port, process or namespace is another group's."""
+    ends = (
+        {"remote_port": group["port"]} if group["direction"] == "outbound" else {"local_port": group["port"]}
+    )
+    own = event(1, **{k: v for k, v in group.items() if k in EVENTS.by_name and k != "id"}) | ends
+    others = [{"reason": "killed"}, {"remote_address": "10.0.9.5"}, dict.fromkeys(ends, 7), {"netns": 1}]
+    others += [{"process": "javac"}] if group["process"] else []
+    rows = [own, *(own | {"event_id": n} | other for n, other in enumerate(others, 2))]
+    steps, batches = eventful_host()
+    async with running(only(FAILURES, [group], steps), batches=batches, view="connections.failures") as run:
+        screen = shown(run)
+        assert screen.view is not None
+        text = screen.filter_behind(screen.view, group["id"])
+    view = View(frame_of_events(rows), screen_query(EVENTS))
+    assert parse_filter(EVENTS, text).mask(view).tolist() == [True] + [False] * len(others)
+
+
+# --- processes ----------------------------------------------------------------------------------------------
+
+
+async def test_processes_are_totals_that_turn_into_rates() -> None:
+    """Totals include what has closed; `t` shows what a second added, and the sort goes along."""
+    steps, batches = eventful_host()
+    async with running(steps, (120, 30), batches=batches, view="connections.processes") as run:
+        screen = shown(run)
+        nginx = row_of(screen.rows, "nginx")
+        assert [nginx[title] for title in ("CONNS", "CLOSED", "FAILED", "SENT")] == [
+            "41",
+            "8,230",
+            "3",
+            "982 MB",
+        ]
+        assert str(screen.asking.query.sort) == "-bytes_sent"
+        headline = screen.headline_bar.text
+        assert headline.startswith(
+            " ↑ 1.10 GB   ↓ 116 MB   processes 3   conns 47   closed 9,463   failed 47"
+        )
+        await press(run, "t")
+        nginx = row_of(screen.rows, "nginx")
+        assert [nginx[title] for title in ("CONNS", "CLOSED/s", "FAILED/s", "SENT/s")] == [
+            "41",
+            "29",
+            "0",
+            "232 kb/s",
+        ]
+        assert str(screen.asking.query.sort) == "-bytes_sent_per_s"
+        assert screen.headline_bar.text.startswith(" ↑ 232 kb/s   ↓ 0 b/s")
+        await press(run, "t")
+        assert screen.asking.names == PROCESSES.screen
+
+
+async def test_what_nobody_owned_is_unattributed() -> None:
+    """The row without a process is (unattributed), and is no process in the headline."""
+    steps, batches = eventful_host()
+    async with running(steps, (120, 30), batches=batches, view="connections.processes") as run:
+        assert row_of(shown(run).rows, "(unattributed)")["CLOSED"] == "12"
+        assert "processes 3 " in shown(run).headline_bar.text
+
+
+@pytest.mark.parametrize("view", ["connections.processes", "connections.failures"])
+async def test_the_source_is_not_asked_about_other_tables_rows(view: str) -> None:
+    """Only the first table's keys mean something to the source: for others the fields are all there is."""
+    steps, batches = eventful_host()
+    async with running(steps, (120, 30), batches=batches, view=view) as run:
+        await press(run, "down", "right")
+        assert run[2].script.described == []  # type: ignore[attr-defined]

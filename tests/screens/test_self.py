@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screen of what nettop itself costs: how it is come by and left, and what it says first."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from nettop.engine.governor import Restraint
+from nettop.engine.own_cost import Cost, OwnCost, OwnCostSource, Reading, Surroundings
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots import lenses
+from nettop.snapshots.own_cost import COSTS, POINT_PROGRAMS, SELF
+from nettop.snapshots.snapshot import Hook, Snapshot
+from tests.screens.stage import Script, Stage, busy_host
+from tests.screens.test_pictures import player
+
+SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
+COUNTED = Hook(POINT_PROGRAMS.name, "BPF statistics")
+REFUSED = Hook(
+    POINT_PROGRAMS.name, None, (("BPF statistics", "the kernel refuses: Operation not permitted"),)
+)
+MS = 1_000_000
+
+COSTS_BEFORE = [
+    Cost("total", "nettop", time_ns=1_900 * MS, memory=58_400_000, late=0, lost=37),
+    Cost("thread", "main", time_ns=910 * MS, number=1),
+    Cost("thread", "sampler", time_ns=310 * MS, number=2),
+    Cost("thread", "namespaces", time_ns=4 * MS, number=3),
+    Cost("children", "ended", time_ns=640 * MS),
+    Cost("program", "tp_btf/inet_sock_set_state", "connections", 12_000, 4 * MS),
+    Cost("program", "tp_btf/sock_send_length", "connections", 900_000, 71 * MS),
+    Cost("iterator", "iter/task_file", "connections", 91_000, 55 * MS),
+    Cost("maps", "kernel memory", "connections", memory=7_600_000),
+    Cost("step", "read", "connections", 8, 31 * MS, 52 * MS, 9 * MS, lost=37),
+    Cost("step", "draw", "connections", 16, 190 * MS, 240 * MS, 41 * MS),
+]
+
+
+def later(cost: Cost) -> Cost:
+    """The same a second later: what runs has run some more."""
+    if cost.time_ns is None or cost.kind == "children":
+        return cost
+    return replace_cost(
+        cost, time_ns=round(cost.time_ns * 1.012), runs=None if cost.runs is None else cost.runs + 400
+    )
+
+
+def replace_cost(cost: Cost, **values: Any) -> Cost:
+    """The cost with other values."""
+    return cost._replace(**values)
+
+
+class Clock(OwnCost):
+    """A reading at a time that the test sets."""
+
+    at_ns = 0
+
+    def _read(self) -> Reading:
+        return Reading(self.at_ns, 0, 0, 0)
+
+
+def snapshots(hook: Hook = COUNTED, restraint: Restraint | None = None) -> list[Snapshot]:
+    """Two snapshots of the table, a second apart."""
+    around = Surroundings(dict, lambda: 0, lambda lens: 0)
+    cost = Clock(around)
+    source = OwnCostSource(cost, around, list)
+    limits = [] if restraint is None else [Cost("limit", "--max-overhead 2%", note=str(restraint))]
+    costs = [COSTS_BEFORE[0], *limits, *COSTS_BEFORE[1:]]
+    if hook.way is None:
+        unknown = {"runs": None, "time_ns": None, "note": f"n/a: {hook.why}"}
+        costs = [one._replace(**unknown) if one.kind in ("program", "iterator") else one for one in costs]
+    made = []
+    for second, rows in enumerate((costs, list(map(later, costs)))):
+        Clock.at_ns = (1000 + second) * 1000 * MS
+        cost.take()
+        wall_ns = 1_795_000_000_123_456_789 + second * 1000 * MS
+        made.append(
+            Snapshot(SELF.id, wall_ns, Clock.at_ns, {COSTS.name: source._rows(rows)}, lost={"connections": 37},
+                     hooks=(hook,))
+        )  # fmt: skip
+    return made
+
+
+def stage_with(own: list[Snapshot]) -> Stage:
+    """A stage whose connections and whose own cost follow scripts."""
+    scripts = {"connections": Script(busy_host()), SELF.id: Script(list(own))}
+    stage = Stage(scripts.__getitem__)
+    stage.session._sampler._source = scripts.__getitem__  # type: ignore[method-assign]
+    return stage
+
+
+def restrain(stage: Stage, restraint: Restraint) -> None:
+    """Have the session say that this is done for --max-overhead."""
+    stage.session._sampler.pace.restraint = restraint
+
+
+Play = Callable[[Pilot[Any]], Awaitable[None]]
+OPENED = ("o",)
+
+
+def watching(stage: Stage, *keys: str) -> Play:
+    """Connections for two ticks, then these keys and two more."""
+
+    async def play(pilot: Pilot[Any]) -> None:
+        await player(stage, keys, 2)(pilot)
+        await player(stage, (), 2)(pilot)
+
+    return play
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_picture(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
+    """The dearest first, with a row chosen."""
+    stage = stage_with(snapshots())
+    assert snap_compare(stage.app(), terminal_size=size, run_before=watching(stage, "o", "down"))
+
+
+def test_picture_restrained(snap_compare: Callable[..., bool]) -> None:
+    """The interval is longer than it was asked for: the first line, the headline and a row say so."""
+    restraint = Restraint(0.02, 3.375, 1.0, ("owners by messages",))
+    stage = stage_with(snapshots(restraint=restraint))
+    restrain(stage, restraint)
+    assert snap_compare(stage.app(), terminal_size=(160, 24), run_before=watching(stage, "o"))
+
+
+def test_picture_without_statistics(snap_compare: Callable[..., bool]) -> None:
+    """Programs are n/a and say why, and the rest is there."""
+    stage = stage_with(snapshots(REFUSED))
+    assert snap_compare(stage.app(), terminal_size=(160, 24), run_before=watching(stage, "o"))
+
+
+async def test_the_key_opens_and_closes_it() -> None:
+    """`o` from a table of a lens, and back to that table; ← as well."""
+    stage = stage_with(snapshots())
+    app = stage.app()
+    async with app.run_test(size=(120, 30)) as pilot:
+        await player(stage, ("p",), 2)(pilot)
+        before = app.lens_screen.table.name
+        for away in ("o", "left"):
+            await player(stage, ("o",), 1)(pilot)
+            assert app.lens_screen.lens is SELF
+            await player(stage, (away,), 1)(pilot)
+            await pilot.pause()
+            assert (app.lens_screen.lens.id, app.lens_screen.table.name) == ("connections", before)
+
+
+async def test_left_closes_the_details_first() -> None:
+    """As everywhere."""
+    stage = stage_with(snapshots())
+    app = stage.app()
+    async with app.run_test(size=(120, 30)) as pilot:
+        await watching(stage, "o", "down", "right", "left")(pilot)
+        assert app.lens_screen.lens is SELF
+        assert not app.lens_screen.details_open
+
+
+async def test_it_is_no_tab() -> None:
+    """The first line has no name for it, and Tab goes on to a lens."""
+    other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
+    stage = stage_with(snapshots())
+    app = stage.app(lens_set=(lenses()[0], other))
+    async with app.run_test(size=(120, 30)) as pilot:
+        await watching(stage, "o")(pilot)
+        assert "Overhead" not in app.lens_screen.first_line.text
+        assert "1 Connections" in app.lens_screen.first_line.text
+        stage.session._sampler._source = lambda lens: Script(busy_host())  # type: ignore[assignment,method-assign]
+        await player(stage, ("tab",), 1)(pilot)
+        assert app.lens_screen.lens.id == "other"
+
+
+async def test_the_lens_before_stays_attached() -> None:
+    """What it costs is what is looked at."""
+    stage = stage_with(snapshots())
+    app = stage.app()
+    async with app.run_test(size=(120, 30)) as pilot:
+        await watching(stage, "o")(pilot)
+        attached = stage.session._sampler._attached
+        assert {lens: one.leases for lens, one in attached.items()} == {"connections": 1, "self": 1}
+        await player(stage, ("o",), 1)(pilot)
+        assert {lens: one.leases for lens, one in attached.items()} == {"connections": 1, "self": 0}
+
+
+async def test_it_can_be_the_first_view() -> None:
+    """--view self: the first lens comes along, and `o` shows it."""
+    stage = stage_with(snapshots())
+    app = stage.app(Settings(view=ViewSettings(view="self")))
+    async with app.run_test(size=(120, 30)) as pilot:
+        await player(stage, (), 2)(pilot)
+        assert app.lens_screen.lens is SELF
+        await player(stage, ("o",), 2)(pilot)
+        assert app.lens_screen.lens.id == "connections"
+
+
+async def test_the_headline_has_the_answer() -> None:
+    """The same cost as the rows, programs apart, memory, what is lost."""
+    stage = stage_with(snapshots())
+    app = stage.app()
+    async with app.run_test(size=(120, 30)) as pilot:
+        await watching(stage, "o")(pilot)
+        text = app.lens_screen.headline_bar.text
+        assert "cost 2.28 % cpu" in text
+        assert "programs 0.09 %" in text
+        assert "memory 58.4 MB" in text
+        assert "lost 37" in text
+
+
+async def test_one_cost_in_one_picture() -> None:
+    """The first line tells the cost of the rows below it, over their time; elsewhere what it was lately."""
+    stage = stage_with(snapshots())
+    app = stage.app()
+    async with app.run_test(size=(120, 30)) as pilot:
+        await watching(stage, "o")(pilot)
+        assert "cost 2.3 % cpu" in app.lens_screen.first_line.text
+        await player(stage, ("o",), 1)(pilot)
+        assert "cost 0.9 % cpu" in app.lens_screen.first_line.text
+
+
+async def test_the_footer_names_the_key_where_there_is_room() -> None:
+    """The first of all to leave."""
+    for width, is_there in ((160, True), (80, False)):
+        stage = stage_with(snapshots())
+        app = stage.app()
+        async with app.run_test(size=(width, 30)) as pilot:
+            await player(stage, (), 2)(pilot)
+            assert ("o overhead" in app.lens_screen.footer.text) == is_there

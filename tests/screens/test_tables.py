@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a lens: going from one to the next, what each keeps, and what those out of sight do: nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nettop.screens.actions import ACTIONS
+from nettop.screens.dialogs import HelpDialog, PaletteDialog
+from nettop.screens.filter_box import FilterBox
+from nettop.screens.lens import LensScreen
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.connections import FAILURES, LENS
+from nettop.snapshots.snapshot import Snapshot
+from tests.screens.driving import Running, press, running, shown, text_of, tick
+from tests.screens.example_events import eventful_host
+from tests.screens.stage import Step
+
+NAMES = [table.name for table in LENS.tables]
+
+
+def host() -> tuple[list[Step], dict[str, object]]:
+    """The steps of a host on which connections open and close, and the batches that go with them."""
+    steps, batches = eventful_host()
+    return steps, {"batches": batches}
+
+
+async def click_third_line(run: Running, word: str) -> None:
+    """Click on a word of the line that names the tables."""
+    line = shown(run).third_line
+    await run[0].click(line, offset=(line.text.index(word), 0))
+    await run[0].pause()
+    run[2].run_tasks()
+    await run[0].pause()
+
+
+@pytest.mark.parametrize(
+    "size", [(40, 10), (60, 20), (80, 24), (120, 40), (160, 45)], ids=lambda s: str(s[0])
+)
+async def test_all_tables_are_named_everywhere(size: tuple[int, int]) -> None:
+    """At every size the third line names the tables, as far as there is room, and the one in sight always."""
+    steps, more = host()
+    async with running(steps, size, **more) as run:
+        for name in [*NAMES, NAMES[0]]:
+            assert shown(run).table.name == name
+            words = shown(run).third_line.text.split()
+            assert name in words
+            assert words[: len(NAMES)] == NAMES if size[0] >= 60 else True
+            await press(run, "p")
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_every_key_may_be_pressed_in_every_table(name: str) -> None:
+    """No key of the table of keys harms any of the lens's tables, whatever is open."""
+    ends = {"quit", "interrupt", "suspend"}
+    keys = [key for action in ACTIONS if action.id not in ends for key in action.keys]
+    steps, more = host()
+    async with running(steps, (100, 24), view=f"connections.{name}", **more) as run:
+        for key in keys:
+            await press(run, key)
+            if not isinstance(run[0].app.screen, LensScreen) or run[0].app.screen.query(FilterBox):
+                await press(run, "escape")
+        await tick(run)
+        assert run[0].app.is_running
+        assert shown(run).rows.view is not None
+
+
+async def test_p_goes_round_and_back() -> None:
+    """`p` goes to the next table and behind the last to the first, `P` the other way; the footer says where to."""
+    steps, more = host()
+    async with running(steps, (160, 30), **more) as run:
+        seen, told = [], []
+        for key in "pppPPPPp":
+            told.append(shown(run).footer.text.split(" p ")[1].split()[0])
+            await press(run, key)
+            seen.append(shown(run).table.name)
+        assert seen == [
+            "events",
+            "failures",
+            "processes",
+            "failures",
+            "events",
+            "sockets",
+            "processes",
+            "sockets",
+        ]
+        assert told[:4] == ["events", "failures", "processes", "sockets"]
+
+
+async def test_a_click_picks_a_table() -> None:
+    """A click on a table's name shows it."""
+    steps, more = host()
+    async with running(steps, (80, 24), **more) as run:
+        for name in ("failures", "sockets", "processes", "events"):
+            await click_third_line(run, name)
+            assert shown(run).table.name == name
+            assert run[0].app.screen is shown(run)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+async def test_the_command_line_opens_a_table(name: str) -> None:
+    """`--view connections.TABLE` begins there, and the source is asked for that table before its first reading."""
+    steps, more = host()
+    async with running(steps, view=f"connections.{name}", **more) as run:
+        assert shown(run).table.name == name
+        assert shown(run).view.size > 0  # type: ignore[union-attr]
+        assert run[2].script.options["table"] == name  # type: ignore[attr-defined]
+
+
+async def test_words_of_the_command_line_hold_for_their_table_alone() -> None:
+    """Filter and columns are of the table that was asked for; the others open as they are declared."""
+    steps, more = host()
+    asked = ViewSettings(view="connections.events", filters=("refused",), columns=("time", "reason"))
+    async with running(steps, settings=Settings(view=asked), **more) as run:
+        assert [c.name for c in shown(run).rows.columns] == ["time", "reason"]
+        assert "/ refused" in shown(run).third_line.text
+        await press(run, "P")
+        assert shown(run).asking.query.filter.is_empty
+        assert shown(run).asking.declared_names == LENS.main.screen
+
+
+async def test_each_table_keeps_how_it_was_left() -> None:
+    """Sort, filter, totals, choice and freeze are a table's own, and are there again when one comes back."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        sockets = shown(run)
+        await press(run, "t", "S", "slash", *"nginx", "enter", "down", "down", "p")
+        await press(run, "slash", *"curl", "enter", "space")
+        events = shown(run)
+        assert events.frozen_at is not None
+        await press(run, "P")
+        assert shown(run) is sockets
+        assert (sockets.asking.totals, str(sockets.asking.query.sort)) == (True, "bytes_sent")
+        assert sockets.asking.query.filter.text == "nginx"
+        assert sockets.rows.at == 1
+        assert sockets.rows.key is not None
+        assert sockets.frozen_at is None
+        await press(run, "p")
+        assert shown(run) is events
+        assert events.asking.query.filter.text == "curl"
+        assert "frozen" in events.first_line.text
+
+
+async def test_a_frozen_table_stays_as_it_was() -> None:
+    """Who freezes a table, goes away and comes back sees the same rows."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "p", "space")
+        before = text_of(shown(run).rows)
+        await press(run, "p")
+        await tick(run)
+        await press(run, "P")
+        assert text_of(shown(run).rows) == before
+
+
+async def test_a_frozen_table_outlives_its_source() -> None:
+    """A frozen picture is still there when its lens has detached and is attached anew."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "space")
+        before = text_of(shown(run).rows)
+        run[2].session.bus.forget("connections")
+        shown(run).take()
+        await run[0].pause()
+        assert shown(run).rows.region
+        assert text_of(shown(run).rows) == before
+
+
+async def test_tables_out_of_sight_draw_nothing_and_hold_nothing() -> None:
+    """Only the table in sight sees new frames; the others hold no rows, and show the newest when they are back."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        sockets = shown(run)
+        await press(run, "p")
+        drawn = sockets.rows.drawn
+        await tick(run)
+        assert sockets.rows.drawn == drawn
+        assert (sockets.view, sockets.rows.view) == (None, None)
+        await press(run, "P")
+        assert sockets.view is not None
+        assert sockets.view.frame is run[2].session.bus.frame("connections")
+
+
+async def test_a_table_is_read_when_it_is_first_looked_at() -> None:
+    """What a source gives only on demand is asked for, and is there with the next reading; no zero until then."""
+    steps, batches = eventful_host()
+    bare = [without(step, FAILURES.name) for step in steps[:2]]
+    async with running([*bare, steps[2]], batches=batches) as run:
+        await press(run, "p", "p")
+        assert run[2].script.options["table"] == "failures"  # type: ignore[attr-defined]
+        assert run[2].was_asked_to_sample
+        assert shown(run).notice.text == "Connections: attaching …"
+        assert not shown(run).rows.region
+        await tick(run)
+        assert "refused" in text_of(shown(run).rows)[1]
+        await press(run, "P", "p")
+        assert not run[2].was_asked_to_sample
+
+
+def without(step: Step, table: str) -> Step:
+    """The step, in which a table is not read yet."""
+    assert isinstance(step, Snapshot)
+    return replace(step, tables={name: rows for name, rows in step.tables.items() if name != table})
+
+
+async def test_all_rows_stay_asked_for_from_every_table() -> None:
+    """A source that is attached anew lists all sockets if their table shows them, whichever is in sight."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "a", "p")
+        stage = run[2]
+        stage.script.options.clear()  # type: ignore[attr-defined]
+        app = run[0].app
+        app._leases.pop("connections").release()  # type: ignore[attr-defined]
+        app._attach_shown()  # type: ignore[attr-defined]
+        stage.run_tasks()
+        assert stage.script.options == {"every": True, "table": "events", "ways": {}, "frequency": 997}  # type: ignore[attr-defined]
+
+
+async def test_p_is_typed_into_the_filter_box() -> None:
+    """While a filter is typed `p` is a letter, a click on a table does nothing, and the box stays where it is."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "slash", "p", "P")
+        assert shown(run).query_one(FilterBox).input.value == "pP"
+        await click_third_line(run, "failures")
+        assert shown(run).table.name == "sockets"
+
+
+async def test_the_palette_lists_the_tables() -> None:
+    """Each table is found by name, and shown by Enter."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "ctrl+p", *"show")
+        dialog = run[0].app.screen
+        assert isinstance(dialog, PaletteDialog)
+        assert [line.split()[1] for line in dialog.page.text.splitlines()[:4]] == NAMES
+        await press(run, *" failures", "enter")
+        assert shown(run).table.name == "failures"
+
+
+async def test_help_lists_the_tables_and_how_they_are_read() -> None:
+    """Help says what each table shows, which hook gives what in full, and what was lost by name."""
+    steps, batches = eventful_host(lost={"events": 1234, "lives": 0})
+    async with running(steps, batches=batches) as run:
+        await press(run, "question_mark")
+        dialog = run[0].app.screen
+        assert isinstance(dialog, HelpDialog)
+        lines = [line.split(maxsplit=1) for line in dialog.page.text.splitlines() if line.strip()]
+        facts = {line[0]: line[1] for line in lines if len(line) > 1}
+        assert facts["processes"].startswith("what each process moved")
+        assert "tp_btf/inet_sock_set_state" in dialog.page.text
+        assert "fexit/inet_csk_accept" in dialog.page.text
+        assert "events          " in dialog.page.text
+        assert dialog.page.text.rstrip().splitlines()[-1].split() == ["events", "1,234"]
+
+
+async def test_the_headline_tells_how_tables_are_read_in_a_word() -> None:
+    """Hooks stand in the headline by their kind alone, and leave first."""
+    steps, more = host()
+    async with running(steps, (200, 30), **more) as run:
+        assert "via: iterator · events tp_btf   lost 0" in shown(run).headline_bar.text
+    async with running(steps, (100, 30), **more) as run:
+        assert "via" not in shown(run).headline_bar.text

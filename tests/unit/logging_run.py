@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop log` in a thread over a source in which tests have things happen, its console in a pipe."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from nettop.engine.session import Session
+from nettop.errors import ExitCode
+from nettop.interrupts import Requests
+from nettop.output.log import run_log
+from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
+from nettop.snapshots.snapshot import Frame
+from tests.unit.woken import Woken
+
+DEADLINE_S = 20
+Value = TypeVar("Value")
+
+
+def until(condition: Callable[[], Value | None]) -> Value:
+    """The first true value of the condition, asked again every few milliseconds."""
+    end = time.monotonic() + DEADLINE_S
+    while not (value := condition()):
+        assert time.monotonic() < end, "not in time"
+        threading.Event().wait(0.005)
+    return value
+
+
+def settings(**kwargs: Any) -> LogSettings:
+    """The console only, JSON Lines, and tables at the start and then never again."""
+    usual: dict[str, Any] = {"directory": None, "format": LineFormat.JSONL, "metrics_interval_s": 86_400.0}
+    return LogSettings(**(usual | kwargs))
+
+
+class Logging:
+    """The log; it reads its source only at the start and when told to: the interval is an hour."""
+
+    def __init__(self, asked: LogSettings, source: Woken, interval_s: float = MAX_INTERVAL_S) -> None:
+        self.requests = Requests()
+        self.stderr = io.StringIO()
+        self.exit: ExitCode | BaseException | None = None
+        self._session: Session | None = None
+        self._asked = asked
+        self._source = source
+        self._interval_s = interval_s
+        reader, writer = os.pipe()
+        self._stdout = os.fdopen(writer, "w", encoding="utf-8")
+        self._console = os.fdopen(reader, encoding="utf-8")
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.leave()
+        self._thread.join(DEADLINE_S)
+        self._stdout.close()
+
+    def _run(self) -> None:
+        try:
+            with Session(self._interval_s, lambda lens: self._source) as self._session:
+                self.exit = run_log(self._asked, self._session, self.requests, self._stdout, self.stderr)
+        except BaseException as error:  # noqa: BLE001 - the test judges it
+            self.exit = error
+
+    def frame(self) -> Frame:
+        """The newest frame, once there is one."""
+        return until(lambda: self._session and self._session.bus.frame(self._asked.view.partition(".")[0]))
+
+    def refresh(self) -> None:
+        """Have the source read once more."""
+        before = self.frame()
+        assert self._session is not None
+        self._session.sample_now()
+        until(lambda: self.frame() is not before)
+
+    def fail(self) -> None:
+        """Have the source read once more, which it fails to do."""
+        self.frame()
+        assert self._session is not None
+        self._session.sample_now()
+
+    def lines(self, count: int) -> list[str]:
+        """The next `count` lines on the console."""
+        return [self._console.readline() for _ in range(count)]
+
+    def rows(self, count: int) -> list[dict[str, Any]]:
+        """The next `count` lines on the console, which are JSON."""
+        return [json.loads(line) for line in self.lines(count)]
+
+    def leave(self) -> None:
+        """Be the reader who goes away."""
+        self._console.close()
+
+    def end(self) -> str:
+        """Request the end; what was told on standard error."""
+        self.requests.end()
+        assert self.wait() is ExitCode.DONE
+        return self.stderr.getvalue()
+
+    def wait(self) -> ExitCode | BaseException | None:
+        """What the log ended with."""
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive()
+        return self.exit
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file, which are JSON."""
+    text = path.read_text(encoding="utf-8")
+    assert not text or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]

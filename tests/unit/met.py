@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stacks for tests: tables of them, random ones, and a source that meets more of them with each reading."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from hypothesis import strategies as st
+
+from nettop.query.flame import Profile, StackCount
+from nettop.snapshots.codec import decode, encode
+from nettop.snapshots.cpu import CATEGORY_OF, OTHER, RX_SOFTIRQ, STACKS, TX_SYSCALLS
+from nettop.snapshots.snapshot import Hook, Rows, Snapshot
+from tests.unit.build import TAKEN_NS, Row, Tables, make_rows
+
+SECOND_NS = 1_000_000_000
+TCP = "handle_softirqs;net_rx_action;__napi_poll;process_backlog;ip_rcv;tcp_v4_rcv"
+WAKE = f"{TCP};tcp_rcv_established;sock_def_readable"
+SEND = "do_syscall_64;__sys_sendto;tcp_sendmsg"
+
+_SYMBOLS = [
+    "net_rx_action",
+    "ip_rcv",
+    "tcp_v4_rcv",
+    "udp_rcv",
+    "memcpy",
+    "_raw_spin_lock",
+    "bpf_prog_1f<&>\"'",
+]
+stacks = st.lists(st.sampled_from(_SYMBOLS), max_size=6).map(";".join)
+"""Random stacks, of which some begin as others do."""
+
+
+def category_of(stack: str) -> int:
+    """The category of a stack, as the source tells it: by the deepest function that names one."""
+    named = [CATEGORY_OF[symbol] for symbol in stack.split(";") if symbol in CATEGORY_OF]
+    return named[-1] if named else OTHER
+
+
+def met(stack: str, samples: int, *, entry: int = RX_SOFTIRQ, cpu: int = 0, **more: object) -> Row:
+    """A row of the table `stacks`: each sample is a ms."""
+    row = {"entry": entry, "cpu": cpu, "stack": stack, "samples": samples, "time_ns": samples * 1_000_000}
+    return row | {"category": category_of(stack)} | more
+
+
+def stack_rows(rows: Sequence[Row], taken_s: float = 0, texts: Tables | None = None) -> Rows:
+    """Rows as a table of a snapshot that was taken so many seconds after the first one."""
+    return make_rows(rows, STACKS, TAKEN_NS + round(taken_s * SECOND_NS), texts=texts)
+
+
+counts = st.lists(
+    st.builds(
+        lambda entry, cpu, stack, samples: StackCount(
+            entry,
+            cpu,
+            tuple(filter(None, stack.split(";"))),
+            category_of(stack),
+            samples,
+            samples * 1_000_000,
+        ),
+        st.sampled_from([RX_SOFTIRQ, TX_SYSCALLS]),
+        st.integers(0, 3),
+        stacks,
+        st.integers(1, 1000),
+    ),
+    max_size=20,
+)
+"""Random stacks and how often they were met."""
+
+
+def profile(some: Sequence[StackCount]) -> Profile:
+    """What ten seconds brought on a host with an awkward name."""
+    return Profile(tuple(some), "web-3 <&>", 1_795_000_000_123_456_789, 10 * SECOND_NS, 997)
+
+
+class Meeting:
+    """A source of the CPU lens. With each reading, each of the stacks has been met so many times more.
+
+    The snapshots went through the codec, as a recording's do.
+    """
+
+    def __init__(self, more: Mapping[str, int] | None = None, hooks: tuple[Hook, ...] = ()) -> None:
+        self.options: dict[str, object] = {}
+        self.closed = False
+        self.reads = 0
+        self._more = {WAKE: 30, TCP: 5} if more is None else more
+        self._hooks = hooks
+
+    def start(self) -> None:
+        """Nothing to attach."""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """The stacks so far: 1,000 of each had been met before."""
+        rows = [met(stack, 1000 + self.reads * count) for stack, count in self._more.items()]
+        self.reads += 1
+        tables = {"stacks": make_rows(rows, STACKS, taken_ns)}
+        lost = {"ticks": self.reads}
+        return decode(encode(Snapshot("cpu", time.time_ns(), taken_ns, tables, lost=lost, hooks=self._hooks)))
+
+    def set(self, option: str, value: object) -> None:
+        """Remember what was asked for."""
+        self.options[option] = value
+
+    def describe(self, key: int) -> dict[str, str]:
+        """Nothing is known about any row."""
+        return {}
+
+    def close(self) -> None:
+        """Remember that it was called."""
+        self.closed = True

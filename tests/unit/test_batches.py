@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of an append table put together from pieces, held against lists of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.query.batches import KEPT_ROWS, empty_rows, pieces, put_together
+from nettop.snapshots.connections import EVENTS, SOCKETS
+from nettop.snapshots.schema import Kind, Table
+from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
+from tests.unit.build import make_rows
+
+TEXTS = [field.name for field in EVENTS.stored if field.kind is Kind.TEXT]
+Texts = tuple[str | None, ...]
+
+
+class Piece(NamedTuple):
+    """A batch: whether it begins tables of its own for its texts, and the texts of each row."""
+
+    renews: bool
+    rows: list[Texts]
+
+
+PIECES = st.lists(
+    st.builds(
+        Piece,
+        st.booleans(),
+        st.lists(st.tuples(*(st.sampled_from([None, "a", "b", "c", ""]) for _ in TEXTS)), max_size=6),
+    ),
+    max_size=8,
+)
+
+
+def batches_of(pieces_: Sequence[Piece]) -> list[Rows]:
+    """The pieces as a probe gives them: keys from 1, tables of texts shared until one renews them."""
+    made, key = [], 0
+    tables = {name: TextTable() for name in TEXTS}
+    for number, piece in enumerate(pieces_):
+        if piece.renews:
+            tables = {name: TextTable() for name in TEXTS}
+        rows = []
+        for row in piece.rows:
+            key += 1
+            rows.append({"event_id": key, "time": 1000 + key, **dict(zip(TEXTS, row, strict=True))})
+        made.append(make_rows(rows, EVENTS, number, texts=tables))
+    return made
+
+
+def values(rows: Rows) -> list[tuple[int, Texts]]:
+    """Each row's key and texts."""
+    columns = []
+    for name in TEXTS:
+        texts, none = rows.texts[name], unknown_value(rows.array[name].dtype)
+        columns.append([None if code == none else texts[code] for code in rows.array[name].tolist()])
+    return list(zip(rows.array["event_id"].tolist(), zip(*columns, strict=True), strict=True))
+
+
+@given(PIECES, st.none() | st.sampled_from([1, 3, 7, KEPT_ROWS]))
+def test_the_newest_rows_of_all_batches(pieces_: list[Piece], newest: int | None) -> None:
+    """Every row comes once, with its own texts and in order: the newest, or all of them."""
+    every = list(enumerate((row for piece in pieces_ for row in piece.rows), 1))
+    together = put_together(EVENTS, batches_of(pieces_), newest)
+    assert values(together) == (every if newest is None else every[-newest:])
+
+
+@given(PIECES, st.integers(1, 4))
+def test_batches_in_pieces(pieces_: list[Piece], at_most: int) -> None:
+    """Cut into pieces no row is lost or changed, and no piece is larger than it may be."""
+    cut = list(pieces(batches_of(pieces_), at_most))
+    every = list(enumerate((row for piece in pieces_ for row in piece.rows), 1))
+    assert [row for piece in cut for row in values(piece)] == every
+    assert all(1 <= len(piece) <= at_most for piece in cut)
+
+
+@given(PIECES)
+def test_batches_are_not_changed(pieces_: list[Piece]) -> None:
+    """What a frame holds is read by many doors: putting it together writes into none of it."""
+    made = batches_of(pieces_)
+    before = [
+        (batch.array.tobytes(), {name: list(texts) for name, texts in batch.texts.items()}) for batch in made
+    ]
+    put_together(EVENTS, made)
+    assert before == [
+        (batch.array.tobytes(), {name: list(texts) for name, texts in batch.texts.items()}) for batch in made
+    ]
+
+
+@given(PIECES)
+def test_one_set_of_texts(pieces_: list[Piece]) -> None:
+    """The rows have one table a column, in which every code that is known has a text; the newest time is theirs."""
+    made = batches_of(pieces_)
+    together = put_together(EVENTS, made)
+    for name in TEXTS:
+        codes = together.array[name]
+        known_codes = codes[codes != unknown_value(codes.dtype)]
+        assert (known_codes < len(together.texts[name])).all()
+        if all(batch.texts[name] is made[-1].texts[name] for batch in made) and made:
+            assert together.texts[name] is made[-1].texts[name]
+    assert together.taken_ns == (made[-1].taken_ns if made else 0)
+
+
+def test_a_row_is_whole() -> None:
+    """Rows of batches with different tables keep all that is no text, byte by byte."""
+    made = batches_of([Piece(True, [("a",) * len(TEXTS)] * 3), Piece(True, [("b",) * len(TEXTS)] * 2)])
+    for name in (field.name for field in EVENTS.stored if field.kind is not Kind.TEXT):
+        together = put_together(EVENTS, made)
+        parts = [np.ascontiguousarray(batch.array[name]).tobytes() for batch in made]
+        assert np.ascontiguousarray(together.array[name]).tobytes() == b"".join(parts), name
+
+
+def test_no_more_rows_than_a_view_keeps() -> None:
+    """Of a large number of rows the last KEPT_ROWS are there."""
+    rows = large(KEPT_ROWS + 17)
+    half = len(rows) // 2
+    halves = [Rows(EVENTS, part, {name: [] for name in TEXTS}, 1) for part in (rows[:half], rows[half:])]
+    assert put_together(EVENTS, halves).array["event_id"].tolist() == list(range(18, KEPT_ROWS + 18))
+    assert put_together(EVENTS, halves, None).array["event_id"].tolist() == list(range(1, KEPT_ROWS + 18))
+
+
+def large(count: int) -> Array:
+    """So many rows with keys from 1, all else unknown."""
+    rows = np.frombuffer(bytearray(b"\xff" * EVENTS.dtype.itemsize * count), EVENTS.dtype)
+    rows["event_id"] = np.arange(1, count + 1)
+    return rows
+
+
+@pytest.mark.parametrize("table", [EVENTS, SOCKETS], ids=lambda table: table.name)
+@pytest.mark.parametrize("newest", [None, 1, 9])
+def test_no_batches(table: Table, newest: int | None) -> None:
+    """Before anything came there are no rows, of the table that was asked for, with every text column."""
+    for rows in (put_together(table, [], newest), empty_rows(table)):
+        assert (len(rows), rows.table, rows.array.dtype) == (0, table, table.dtype)
+        assert set(rows.texts) == set(TEXTS)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console: order, what a slow reader misses, and how its end is noticed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from nettop.output import console
+from nettop.output.console import Console
+from tests.unit.logging_run import until
+
+BLOCK = b"0123456789abcde\n" * 1024
+
+
+class Piped:
+    """A console that writes into a pipe of 4 KiB."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, 4096)
+        self.woken = 0
+        self.console = Console(self.writer, self._wake, lambda *gap: f"lost {gap}\n".encode())
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def read(self, size: int) -> bytes:
+        """So many bytes of what was written."""
+        read = b""
+        while len(read) < size:
+            read += os.read(self.reader, size - len(read))
+        return read
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
+    """A console for whose reader nobody waits long."""
+    monkeypatch.setattr(console, "_END_WAIT_S", 0.2)
+    made = Piped()
+    yield made
+    os.close(made.reader)
+    made.console.close()
+    os.close(made.writer)
+
+
+def test_blocks_come_in_their_order(piped: Piped) -> None:
+    """What is written is read as it was, also when it is more than a pipe holds."""
+    blocks = [bytes([65 + at]) * 999 + b"\n" for at in range(20)]
+    for block in blocks:
+        piped.console.write(block)
+    assert piped.read(20_000) == b"".join(blocks)
+    assert piped.console.lost == 0
+
+
+def test_a_slow_reader_misses_blocks_and_is_told(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its bound nothing more waits; the lines dropped are counted, and told when there is room again."""
+    monkeypatch.setattr(console, "QUEUED_BYTES", len(BLOCK))
+    piped.console.write(BLOCK)
+    until(lambda: piped.console._rest)  # being written
+    for _ in range(3):
+        piped.console.write(BLOCK)  # the first of these waits
+    assert piped.console.lost == 2048
+    assert piped.read(2 * len(BLOCK)) == 2 * BLOCK
+    piped.console.write(b"after\n")
+    gap = b"lost ('console too slow', 2048, 2048)\n"
+    assert piped.read(len(gap) + 6) == gap + b"after\n"
+
+
+def test_waiting_for_room(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits goes on when the reader has read, and when it is given up."""
+    monkeypatch.setattr(console, "QUEUED_BYTES", len(BLOCK))
+    piped.console.write(BLOCK)
+    until(lambda: piped.console._rest)
+    piped.console.write(BLOCK)
+    piped.console.wait(lambda: True)
+    piped.read(2 * len(BLOCK))
+    piped.console.wait(lambda: False)
+    assert piped.console.lost == 0
+
+
+def test_the_end_does_not_wait_for_ever(piped: Piped) -> None:
+    """What the reader has not taken at the end counts as lost, the block under way as a whole."""
+    piped.console.write(BLOCK * 2)
+    until(lambda: piped.console._rest)
+    piped.console.close()
+    assert piped.console.lost == 2048
+
+
+def test_the_end_writes_what_waits(piped: Piped) -> None:
+    """With a reader, or room, the end loses nothing."""
+    for _ in range(3):
+        piped.console.write(b"line\n")
+    piped.console.close()
+    assert piped.read(15) == b"line\n" * 3
+    assert piped.console.lost == 0
+
+
+def test_a_reader_who_has_gone(piped: Piped) -> None:
+    """That nobody reads any more is known, and wakes who sleeps."""
+    os.close(piped.reader)
+    piped.console.write(b"line\n")
+    until(lambda: piped.woken)
+    assert piped.console.gone
+    piped.reader = os.dup(piped.writer)
+
+
+def test_output_that_does_not_block(piped: Piped) -> None:
+    """Where somebody made the pipe non-blocking, nothing is lost either."""
+    os.set_blocking(piped.writer, False)
+    piped.console.write(BLOCK)
+    assert piped.read(len(BLOCK)) == BLOCK
+
+
+def test_a_full_disk() -> None:
+    """What else keeps it from writing is kept as the error."""
+    woken: list[int] = []
+    full = os.open("/dev/full", os.O_WRONLY)
+    made = Console(full, lambda: woken.append(1), lambda *gap: b"")
+    made.write(b"line\n")
+    until(lambda: woken)
+    assert made.error is not None
+    assert made.error.strerror == "No space left on device"
+    made.close()
+    os.close(full)
+    assert made.lost == 1

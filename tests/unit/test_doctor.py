@@ -1,0 +1,781 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor without a kernel: facts of made hosts, the report's words and exit codes, redaction, and its honesty."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop import cli
+from nettop.cli import run
+from nettop.commands import doctor as command
+from nettop.commands.doctor import complete_part
+from nettop.doctor import capabilities, facts, stage, text, try_connections
+from nettop.doctor.door import DoctorSettings, find_out, run_doctor
+from nettop.doctor.peers import OrderFailed, together
+from nettop.doctor.redaction import Redactor
+from nettop.doctor.report import REPORT_IT, Check, LensReport, Report, Trial, Verdict
+from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
+from nettop.interrupts import ended_by_signals
+from nettop.kernel.facts import Host
+from nettop.kernel.ladder import LEFT_OUT, NOT_ASKED_FOR
+from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.snapshots import lenses
+from nettop.snapshots.connections import LENS
+from nettop.snapshots.snapshot import Hook
+from tests.unit.scripted import Scripted, steps
+
+ALL = (1 << len(capabilities.NAMES)) - 1
+REPORT = Report(
+    checks=(Check("kernel", "kernel", "6.1"), Check("bcc", "bcc", "none", Verdict.BAD, "install it")),
+    lenses=(
+        LensReport(
+            LENS,
+            (
+                Hook("sockets", "iter/task_file"),
+                Hook(
+                    "routes", None, (("fexit/tcp_v4_connect", "no ftrace"), ("kprobe/x", "none")), ("a", "b")
+                ),
+            ),
+            {f"namespace {n}": "not entered" for n in (1, 2, 3)},
+        ),
+    ),
+    trials=(
+        Trial("connections", "TCP", 1_000_003, 1_000_003, "bytes"),
+        Trial("connections", "UDP", 17, 16, "packets"),
+        Trial("connections", "veth", why_not="no namespace"),
+    ),
+)
+
+
+def put(root: Path, path: str, content: str) -> Path:
+    """Write a file of a made host."""
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    return file
+
+
+def lines(report: Report, **how: bool) -> list[str]:
+    """The report as text."""
+    return list(text.report_lines(report, **how))
+
+
+# --- the report -----------------------------------------------------------------------------------------------
+
+
+def test_json_is_as_agreed() -> None:
+    """Every key that other programs read, and null where nothing was tried or measured."""
+    told = json.loads(json.dumps(REPORT.as_json()))
+    assert set(told) == {"version", "host", "checks", "lenses", "self_test", "ok"}
+    assert told["host"] == {"kernel": "6.1", "bcc": "none"}
+    assert told["checks"][1] == {"name": "bcc", "value": "none", "verdict": "bad", "remedy": "install it"}
+    (lens,) = told["lenses"]
+    assert (lens["id"], lens["title"], lens["works"], lens["error"]) == (
+        "connections",
+        "Connections",
+        True,
+        None,
+    )
+    assert lens["points"][1] == {
+        "point": "routes",
+        "way": None,
+        "refused": [{"way": "fexit/tcp_v4_connect", "why": "no ftrace"}, {"way": "kprobe/x", "why": "none"}],
+        "fields": ["a", "b"],
+    }
+    assert [trial["ok"] for trial in told["self_test"]] == [True, False, None]
+    assert set(told["self_test"][0]) == {
+        "lens",
+        "what",
+        "expected",
+        "measured",
+        "unit",
+        "ok",
+        "remedy",
+        "detail",
+    }
+    assert told["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("errors", "trials", "code"),
+    [
+        ([None], [], ExitCode.DONE),
+        ([None], [Trial("x", "y", 1, 1)], ExitCode.DONE),
+        ([None], [Trial("x", "y", why_not="no")], ExitCode.DONE),
+        ([None], [Trial("x", "y", 1, None)], ExitCode.FAILURE),
+        ([PermissionMissing("a"), None], [Trial("x", "y", 1, 2)], ExitCode.PERMISSION),
+        ([PermissionMissing("a"), Unsupported("b")], [], ExitCode.UNSUPPORTED),
+        ([SourceFailed("b")], [], ExitCode.UNSUPPORTED),
+    ],
+)
+def test_exit_codes(errors: list[NettopError | None], trials: list[Trial], code: ExitCode) -> None:
+    """A lens that cannot work comes before a self-test that disagrees."""
+    report = Report(lenses=tuple(LensReport(LENS, error=error) for error in errors), trials=tuple(trials))
+    assert report.exit_code is code
+    assert report.as_json()["ok"] is (code is ExitCode.DONE)
+
+
+def test_what_is_wrong_says_what_to_do() -> None:
+    """Each line that fails has an arrow below it; numbers have their thousands apart."""
+    shown = lines(REPORT)
+    for at, line in enumerate(shown):
+        if "✗" in line or "n/a  routes" in line:
+            below = [found.strip() for found in shown[at + 1 : at + 4]]
+            assert any(found.startswith("→ ") for found in below), line
+    whole = "\n".join(shown)
+    assert "1,000,003 of 1,000,003 bytes" in whole
+    assert "not fexit/tcp_v4_connect: no ftrace" in whole
+    assert "→ mend what is bad under HOST: bcc" in whole
+    assert "namespace 1 and 2 more" in whole
+    assert "not tried: no namespace" in whole
+    assert shown[-1] == "The self-test disagrees in 1 line: what nettop shows here may be wrong."
+
+
+def test_kernel_options_are_named_once() -> None:
+    """Where the host is as it should be, a point without a way names what a kernel would need."""
+    refused = (("fexit/a", "no"), ("fexit/b", "no"), ("kprobe/a", "no"))
+    report = Report(lenses=(LensReport(LENS, (Hook("routes", None, refused),)),))
+    assert "→ a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS has it" in "\n".join(lines(report))
+
+
+def remedies(*hooks: Hook, checks: tuple[Check, ...] = ()) -> list[str]:
+    """What the text says is to be done for these points."""
+    shown = lines(Report(checks=checks, lenses=(LensReport(LENS, hooks),)))
+    return [line.strip() for line in shown if line.strip().startswith("→")]
+
+
+BAD = Check("bcc", "bcc", "none", Verdict.BAD)
+
+
+@pytest.mark.parametrize("why", [NOT_ASKED_FOR, LEFT_OUT])
+@pytest.mark.parametrize("checks", [(), (BAD,)])
+def test_what_the_user_left_out_needs_no_remedy(why: str, checks: tuple[Check, ...]) -> None:
+    """Nor does what hangs on it; other reasons beside that have theirs."""
+    events = Hook("events", None, (("tp_btf/x", why),))
+    routes = Hook("routes", None, (("fexit/x", "there are no events"),))
+    opened = Hook("opened", None, (("iter/task_file", "not told"),))
+    sockets = Hook("sockets", "sock_diag", (("iter/task_file", why),))
+    assert remedies(events, routes, sockets, opened, checks=checks) == []
+    mixed = Hook("routes", None, (("fexit/x", why), ("kprobe/x", "no kprobes")))
+    expected = "mend what is bad under HOST: bcc" if checks else "a kernel with CONFIG_KPROBE_EVENTS has it"
+    assert remedies(mixed, checks=checks) == [f"→ {expected}"]
+
+
+def test_what_refuses_a_point_refuses_those_below_it() -> None:
+    """The remedy is that of the point that they hang on."""
+    events = Hook("events", None, (("tp_btf/x", "no types"),))
+    routes = Hook("routes", None, (("fexit/x", "there are no events"),))
+    assert remedies(events, routes) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF has it"] * 2
+
+
+def test_a_kernel_that_was_built_so_is_not_told_to_be() -> None:
+    """Where the kernel has all that the way takes it is a bug."""
+    events = Hook("events", None, (("tp_btf/x", "refused"),))
+    assert remedies(events, checks=(Check("btf", "BTF", "all well"),)) == [f"→ {REPORT_IT}"]
+
+
+def test_points_of_the_drops_that_are_refused_alone() -> None:
+    """Symbols take a capability, reasons a newer kernel; without the program it is what that one lacks."""
+    places = Hook("places", None, (("/proc/kallsyms", "hidden"),))
+    (remedy,) = remedies(Hook("packets", "tp_btf/kfree_skb"), places)
+    assert "CAP_SYSLOG" in remedy
+    reasons = Hook("reasons", None, (("tp_btf/kfree_skb", "old"),))
+    assert remedies(reasons) == ["→ Linux 5.17 and later tell them"]
+    refused = Hook("packets", None, (("tp_btf/kfree_skb", "no types"),))
+    assert remedies(refused, places) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF has it"] * 2
+
+
+def test_equal_reasons_are_told_once() -> None:
+    """Ways that begin alike are counted; one alone keeps its name."""
+    ways = ("fexit/a + x", "fexit/a + y", "kretprobe/a + x", "kretprobe/a + y")
+    refused = tuple((way, "no" if "fexit" in way else "none") for way in ways)
+    hook = Hook("accepts", "x", (*refused, ("z", "none")))
+    shown = [line.strip() for line in lines(Report(lenses=(LensReport(LENS, (hook,)),)))]
+    assert [line for line in shown if line.startswith("not ")] == [
+        "not fexit/a + … (2 ways): no",
+        "not kretprobe/a + … (2 ways), z: none",
+    ]
+
+
+def test_a_lens_without_a_remedy_of_its_own() -> None:
+    """The host's is told, unless the user left out what the lens needs."""
+
+    def shown(what: str) -> str:
+        return "\n".join(lines(Report((BAD,), (LensReport(LENS, error=Unsupported(what)),))))
+
+    assert "→ mend what is bad under HOST: bcc" in shown("nothing lists the sockets: no types")
+    assert "→ mend" not in shown(f"nothing lists the sockets: {LEFT_OUT}")
+
+
+def test_signs_without_colour_and_without_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe gets no colours; a locale without the signs gets ASCII ones, and the words stay."""
+    monkeypatch.setattr(text.locale, "getencoding", lambda: "ANSI_X3.4-1968")
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    text.write_report(REPORT, stream)
+    stream.flush()
+    shown = stream.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert "x bad" in shown
+    assert "+ ok" in shown
+    assert "> install it" in shown
+    assert "\x1b" not in shown
+    assert "?" not in shown
+
+
+def test_colour_only_strengthens() -> None:
+    """Without its colours a coloured report is the plain one."""
+    coloured = "\n".join(lines(REPORT, coloured=True))
+    assert "\x1b[31m✗ bad " in coloured
+    plain = coloured
+    for code in ("\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"):
+        plain = plain.replace(code, "")
+    assert plain == "\n".join(lines(REPORT))
+
+
+@given(st.integers(40, 200))
+def test_nothing_is_wider_than_the_terminal(width: int) -> None:
+    """Long values are folded, as far as words allow."""
+    why = "word " * 60
+    report = Report(checks=(Check("a", "a name", why, Verdict.BAD, why),))
+    for line in text.report_lines(report, width=max(width, 50)):
+        assert len(line) <= max(width, 50)
+
+
+# --- lenses ---------------------------------------------------------------------------------------------------
+
+
+def test_a_lens_that_fails_does_not_stop_the_others() -> None:
+    """Its error is in the report, with its remedy, and every source is closed."""
+    sources: dict[str, Scripted] = {}
+
+    def source_of(lens: str) -> Scripted:
+        script = steps([]) if lens != "drops" else [Unsupported("no such thing", "another kernel")]
+        sources[lens] = Scripted(script)
+        return sources[lens]
+
+    report = find_out(DoctorSettings(traffic=False), source_of)
+    by_id = {one.lens.id: one for one in report.lenses}
+    assert set(by_id) == {lens.id for lens in lenses()}
+    failed = by_id["drops"].error
+    assert failed is not None
+    assert (failed.what, failed.remedy) == ("no such thing", "another kernel")
+    assert by_id["connections"].error is None
+    assert report.exit_code is ExitCode.UNSUPPORTED
+    assert all(source.closed for source in sources.values())
+    assert sources["connections"].options["table"] in {table.name for table in LENS.tables}
+
+
+def test_nobody_is_sent_to_where_they_are() -> None:
+    """A remedy that is to ask the doctor is none here, in no format."""
+
+    def source_of(_: str) -> Scripted:
+        return Scripted([Unsupported("nothing lists them", "nettop doctor says what is in the way")])
+
+    report = find_out(DoctorSettings(("connections",), traffic=False), source_of)
+    (lens,) = report.as_json()["lenses"]
+    assert lens["error"] == {"what": "nothing lists them", "remedy": ""}
+
+
+def test_an_import_is_not_interrupted() -> None:
+    """A probe is imported to its end, and then the doctor ends."""
+    made = []
+
+    def source_of(lens: str) -> Scripted:
+        signal.raise_signal(signal.SIGTERM)
+        made.append(lens)
+        return Scripted(steps([]))
+
+    with pytest.raises(KeyboardInterrupt) as ended, ended_by_signals():
+        find_out(DoctorSettings(("drops",), traffic=False), source_of)
+    assert (made, ended.value.args) == (["drops"], (signal.SIGTERM,))
+
+
+def test_no_fork_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python does around a fork would lose the interrupt: all peers are made, and then ended."""
+    made: list[object] = []
+    alive: list[object] = []
+
+    class Forked:
+        def __init__(self, _: str) -> None:
+            signal.raise_signal(signal.SIGINT)
+            made.append(self)
+            alive.append(self)
+
+        def close(self) -> None:
+            """End it."""
+            alive.remove(self)
+
+    monkeypatch.setattr(stage, "Peer", Forked)
+    monkeypatch.setattr(stage.wires, "is_running", lambda _: pytest.fail("it went on"))
+    with pytest.raises(KeyboardInterrupt), ended_by_signals(), stage.stage():
+        pass
+    assert (len(made), alive) == (4, [])
+
+
+def test_a_source_with_a_bug_is_told_as_one() -> None:
+    """What is no error of nettop's own is told with its words, and asks to be reported."""
+
+    class Broken(Scripted):
+        def read(self, taken_ns: int) -> None:  # type: ignore[override]
+            raise ZeroDivisionError("by nought")
+
+    report = find_out(DoctorSettings(("drops",), traffic=False), lambda _: Broken(steps([])))
+    error = report.lenses[0].error
+    assert error is not None
+    assert "by nought" in error.what
+    assert "report" in error.remedy
+
+
+def test_only_these_parts() -> None:
+    """The host is asked only where it is wanted, and so are lenses."""
+    settings = DoctorSettings(("host",), traffic=False, stays_root="uid 4711 may not read it")
+    report = find_out(settings, lambda _: Scripted(steps([])))
+    assert report.as_json()["host"]["stays_root"] == "uid 4711 may not read it"
+    assert not report.lenses
+    report = find_out(DoctorSettings(("drops",), traffic=False), lambda _: Scripted(steps([])))
+    assert not report.checks
+    assert [one.lens.id for one in report.lenses] == ["drops"]
+    assert complete_part("h") == ["host"]
+
+
+def test_a_way_that_there_is_not() -> None:
+    """It is told as a wrong word of the command line."""
+
+    def source_of(_: str) -> Scripted:
+        raise UsageError("unknown way", "known are: a")
+
+    with pytest.raises(UsageError):
+        find_out(DoctorSettings(("drops",), traffic=False, ways={"packets": "x"}), source_of)
+
+
+# --- the self-test's own honesty ------------------------------------------------------------------------------
+
+
+def talk(**facts_of_ends: Mapping[str, int]) -> try_connections._Talk:
+    """A connection over which 7 bytes went there and 5 back, between sockets 1 and 2; socket 3 is UDP."""
+    client: Mapping[str, int] = {"id": 1, "pid": 10, "retransmits": 0}
+    server: Mapping[str, int] = {"id": 2, "pid": 20, "retransmits": 1}
+    udp: Mapping[str, int] = {"id": 3, "pid": 20, "waiting": 99}
+    place = stage.Place("loopback", None, None, {}, {})  # type: ignore[arg-type]
+    return try_connections._Talk(place, "IPv4", 7, 5, client, server, udp)
+
+
+TRUTH = {
+    1: {"pid": 10, "process": "doctor-client", "bytes_sent": 7, "bytes_received": 5, "retransmits": 0},
+    2: {"pid": 20, "process": "doctor-server", "bytes_sent": 5, "bytes_received": 7, "retransmits": 1},
+    3: {"pid": 20, "process": "doctor-server", "receive_queue": 99},
+}
+
+
+def judged(rows: Mapping[int, Mapping[str, object]]) -> list[bool | None]:
+    """What the self-test thinks of these rows."""
+    found = {key: dict(row) for key, row in rows.items()}
+    return [
+        trial.ok
+        for trial in try_connections._moved([talk()], found) + try_connections._owned([talk()], found)
+    ]
+
+
+def test_the_truth_passes() -> None:
+    """Rows that are right pass all tests."""
+    assert judged(TRUTH) == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "value"),
+    [(key, field, value) for key, row in TRUTH.items() for field in row for value in (None, 8, "somebody")],
+)
+def test_any_lie_is_noticed(key: int, field: str, value: object) -> None:
+    """One wrong or unknown number of one row, or another owner, fails exactly one test."""
+    rows = {number: dict(row) for number, row in TRUTH.items()} | {key: {**TRUTH[key], field: value}}
+    assert judged(rows).count(False) == 1
+
+
+@pytest.mark.parametrize("key", TRUTH)
+def test_a_missing_row_is_noticed(key: int) -> None:
+    """A socket that is not told at all fails."""
+    assert False in judged({number: row for number, row in TRUTH.items() if number != key})
+
+
+class Obedient:
+    """A peer that notes its orders, and fails at those that are told to."""
+
+    def __init__(self, orders: list[str], failing: str = "") -> None:
+        self._orders, self._failing, self._begun = orders, failing, ""
+
+    def begin(self, order: str, *_: object) -> None:
+        """Note it."""
+        self._begun = order
+        self._orders.append(order)
+
+    def answer(self) -> None:
+        """Fail, if it is to."""
+        self._orders.append(f"{self._begun} answered")
+        if self._begun == self._failing:
+            raise OrderFailed("as told")
+
+
+def test_both_peers_answer_even_if_one_fails() -> None:
+    """No answer is left over for the next order."""
+    orders: list[str] = []
+    peers = Obedient(orders, "send"), Obedient(orders)
+    with pytest.raises(OrderFailed):
+        together((peers[0], "send", "a", 1), (peers[1], "receive", "a", 1))  # type: ignore[arg-type]
+    assert orders == ["send", "receive", "send answered", "receive answered"]
+
+
+# --- facts ----------------------------------------------------------------------------------------------------
+
+
+def missing_of(root: Path, effective: int, permitted: int | None = None) -> Check:
+    """The check of what is missing, with these sets."""
+    permitted = effective if permitted is None else permitted
+    put(root, "proc/self/status", f"CapPrm:\t{permitted:016x}\nCapEff:\t{effective:016x}\n")
+    return next(
+        check for check in capabilities.check_capabilities(root) if check.key == "capabilities_missing"
+    )
+
+
+@pytest.mark.parametrize("number", [CAP_BPF, CAP_PERFMON])
+def test_just_the_missing_capability_is_named(tmp_path: Path, number: int) -> None:
+    """The line and its remedy name what is missing and nothing else."""
+    check = missing_of(tmp_path, ALL & ~(1 << number) & ~(1 << CAP_SYS_ADMIN))
+    assert check.verdict is Verdict.BAD
+    names = {capabilities.name_of(number), "CAP_SYS_ADMIN"}
+    assert set(check.data) == names  # type: ignore[call-overload]
+    for known in map(capabilities.name_of, capabilities.WANTED):
+        assert (known in check.value) == (known in names)
+        assert (known in check.remedy) == (known in names)
+
+
+def test_sys_admin_stands_for_what_was_split_from_it(tmp_path: Path) -> None:
+    """Older kernels and containers give CAP_SYS_ADMIN only."""
+    check = missing_of(tmp_path, ALL & ~(1 << CAP_BPF) & ~(1 << CAP_PERFMON))
+    assert (check.verdict, check.data) == (Verdict.OK, [])
+
+
+def test_only_the_surroundings_are_missing(tmp_path: Path) -> None:
+    """Without CAP_SYS_ADMIN programs load all the same."""
+    assert missing_of(tmp_path, ALL & ~(1 << CAP_SYS_ADMIN)).verdict is Verdict.NOTE
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the remedy is another one for other users")
+def test_permitted_and_not_effective(tmp_path: Path) -> None:
+    """What only has to be raised is told apart from what was taken away."""
+    assert "permitted and not effective" in missing_of(tmp_path, 0, ALL).remedy
+    assert "--cap-add BPF" in missing_of(tmp_path, 0).remedy
+
+
+def test_another_user_namespace(tmp_path: Path) -> None:
+    """Its root is told so, by the doctor and by whatever wants to load programs; where nothing is told nobody minds."""
+    assert capabilities.check_user_namespace(tmp_path).verdict is Verdict.OK
+    put(tmp_path, "proc/self/ns/user", "")  # has another inode number than the initial one
+    put(tmp_path, "sys/kernel/btf/vmlinux", "BTF")
+    assert capabilities.check_user_namespace(tmp_path).verdict is Verdict.BAD
+    with pytest.raises(PermissionMissing) as refusal:
+        Host(tmp_path).require_bpf()
+    assert "user namespace" in refusal.value.what
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "verdict"),
+    [
+        ("[none] integrity confidentiality", "none", Verdict.OK),
+        ("none [integrity] confidentiality", "integrity", Verdict.OK),
+        ("none integrity [confidentiality]", "confidentiality", Verdict.BAD),
+    ],
+)
+def test_lockdown(tmp_path: Path, content: str, mode: str, verdict: Verdict) -> None:
+    """The mode is named; the one that does harm says what it forbids, and the way out."""
+    put(tmp_path, "sys/kernel/security/lockdown", content)
+    check = facts.check_lockdown(tmp_path)
+    assert (check.data, check.verdict) == (mode, verdict)
+    assert check.value.startswith(mode)
+    assert bool(check.remedy) is (verdict is Verdict.BAD)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "mode", "verdict"),
+    [
+        ("30 20 0:7 / /sys/kernel/security rw - securityfs securityfs rw\n", "none", Verdict.OK),
+        ("30 20 0:7 / /sys rw - sysfs sysfs rw\n", "unknown", Verdict.NOTE),
+    ],
+)
+def test_lockdown_that_is_not_told(tmp_path: Path, mounts: str, mode: str, verdict: Verdict) -> None:
+    """Not built in is not the same as not told."""
+    put(tmp_path, "proc/self/mountinfo", mounts)
+    check = facts.check_lockdown(tmp_path)
+    assert (check.data, check.verdict) == (mode, verdict)
+
+
+def processes_of(root: Path, options: str, effective: int = ALL) -> Check:
+    """The check of which processes are seen, where /proc was mounted so, and over another one."""
+    below = "22 27 0:21 / /proc rw,relatime - proc proc rw,hidepid=2\n"
+    put(root, "proc/self/mountinfo", f"{below}68 67 0:40 / /proc rw - proc proc {options}\n")
+    put(root, "proc/self/status", f"CapPrm:\t{effective:016x}\nCapEff:\t{effective:016x}\n")
+    return facts.check_processes(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "effective", "verdict", "said"),
+    [
+        ("rw", ALL, Verdict.OK, "are seen"),
+        ("rw,hidepid=off", ALL, Verdict.OK, "are seen"),
+        ("rw,hidepid=0", ALL, Verdict.OK, "are seen"),
+        ("rw", 1 << CAP_SYS_ADMIN, Verdict.OK, "are seen"),
+        ("rw", 0, Verdict.NOTE, "not seen which sockets they own"),
+        (
+            "rw,gid=4,hidepid=2",
+            ALL,
+            Verdict.NOTE,
+            "hidepid=2: other users' and their containers are seen only with",
+        ),
+        ("rw,hidepid=invisible", 0, Verdict.NOTE, "hidepid=invisible: other users' are not seen, nor which"),
+        ("rw,subset=pid", ALL, Verdict.NOTE, "subset=pid: /proc hides all but processes"),
+        ("rw,hidepid=2,subset=pid", 0, Verdict.NOTE, "own; subset=pid"),
+    ],
+)
+def test_processes_that_are_hidden(
+    tmp_path: Path, options: str, effective: int, verdict: Verdict, said: str
+) -> None:
+    """By the options of that instance of /proc which is seen, or for want of rights; with what shows them."""
+    check = processes_of(tmp_path, options, effective)
+    assert (check.verdict, check.data) == (verdict, verdict is Verdict.OK)
+    assert said in check.value
+    assert bool(check.remedy) is (verdict is Verdict.NOTE)
+
+
+def test_another_pid_namespace(tmp_path: Path) -> None:
+    """Its processes are seen, and no others."""
+    put(tmp_path, "proc/self/ns/pid", "")  # has another inode number than the initial one
+    check = facts.check_pid_namespace(tmp_path)
+    assert check.verdict is Verdict.NOTE
+    assert "outside of it are not seen" in check.value
+    assert "of this PID namespace" in processes_of(tmp_path, "rw").value
+
+
+def test_fentry_that_nobody_asked_for() -> None:
+    """What --use leaves out, or what has nothing to add to, says nothing of the kernel."""
+    events = Hook("events", None, (("tp_btf/x", LEFT_OUT),))
+    routes = Hook("routes", None, (("fexit/x", "there are no events"),))
+    for hooks in ((events, routes), (Hook("routes", None, (("fexit/x", NOT_ASKED_FOR),)),)):
+        (check,) = facts.fentry_check([LensReport(LENS, hooks)], ())
+        assert (check.value, check.data) == ("cannot be asked for here", "unknown")
+    (check,) = facts.fentry_check([LensReport(LENS, (Hook("events", "tp_btf/x"), routes))], ())
+    assert check.data is False
+
+
+def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it stays root, and the report says for want of what; otherwise it says nothing."""
+    told: list[DoctorSettings] = []
+
+    def run_doctor(settings: DoctorSettings, *_: object) -> ExitCode:
+        told.append(settings)
+        return ExitCode.DONE
+
+    monkeypatch.setattr("nettop.doctor.door.run_doctor", run_doctor)
+    for why in (
+        "nettop stays root: uid 4711 may not read /nowhere",
+        "nettop stays root: something else",
+        None,
+    ):
+        monkeypatch.setattr(command, "stays_root", lambda _, why=why: why)
+        assert run(["doctor"]) == ExitCode.DONE
+    first, second = (
+        check for settings in told for check in facts.check_who_goes_on(settings.stays_root)
+    )  # fmt: skip
+    assert (first.verdict, first.value) == (Verdict.NOTE, told[0].stays_root)
+    assert "where everybody can read it" in first.remedy
+    assert not second.remedy
+
+
+def test_no_btf(tmp_path: Path) -> None:
+    """A kernel without types names the option; a file that something hides names the mount."""
+    put(tmp_path, "proc/self/mountinfo", "30 20 0:7 / /sys rw - sysfs sysfs rw\n")
+    assert "CONFIG_DEBUG_INFO_BTF" in facts.check_btf(tmp_path).remedy
+    put(tmp_path, "proc/self/mountinfo", "30 20 0:7 / /sys/kernel/btf/vmlinux rw - devtmpfs devtmpfs rw\n")
+    put(tmp_path, "sys/kernel/btf/vmlinux", "")
+    check = facts.check_btf(tmp_path)
+    assert (check.verdict, check.remedy) == (Verdict.BAD, "umount /sys/kernel/btf/vmlinux")
+
+
+def test_settings_that_do_harm(tmp_path: Path) -> None:
+    """They name what they do and how to undo it; the others are just told, and so are those that are not there."""
+    for name in facts._SYSCTLS:
+        put(tmp_path, f"proc/sys/{name.replace('.', '/')}", "0\n")
+    put(tmp_path, "proc/sys/kernel/kptr_restrict", "2\n")
+    (tmp_path / "proc/sys/kernel/bpf_stats_enabled").unlink()
+    found = {check.key: check for check in facts.check_sysctls(tmp_path)}
+    assert found["kernel.kptr_restrict"].remedy == "sysctl kernel.kptr_restrict=1"
+    assert found["net.core.bpf_jit_enable"].verdict is Verdict.NOTE
+    assert found["kernel.unprivileged_bpf_disabled"].verdict is Verdict.OK
+    assert "cannot be read" in found["kernel.bpf_stats_enabled"].value
+
+
+def test_a_fact_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
+    """An empty /proc and /sys stop nothing."""
+    checks = facts.host_checks(tmp_path)
+    assert {"kernel", "btf", "bcc", "architecture"} <= {check.key for check in checks}
+    assert any("cannot be read" in check.value for check in checks)
+    assert len({check.key for check in checks}) == len(checks)
+
+
+# --- redaction ------------------------------------------------------------------------------------------------
+
+_NAMES = {
+    "host": ["web-7.corp.example", "web-7"],
+    "user": ["alice"],
+    "process": ["nginx", "sh"],
+    "interface": ["eth0"],
+}
+
+
+def test_the_same_name_is_the_same_token() -> None:
+    """Also in other letters, and in another text; a longer name is not cut into a shorter one."""
+    redact = Redactor(_NAMES).text
+    assert redact("alice on web-7.corp.example: nginx") == "user-1 on host-1: process-1"
+    assert redact("ALICE_x eth0:1 nginx") == "user-1_x interface-1:1 process-1"
+    assert redact("malice nginx2 sh") == "malice nginx2 sh"
+    assert redact("/home/bob/venv by bob") != "/home/bob/venv by bob"
+
+
+@given(
+    st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)),
+    st.sampled_from(["{}", "[{}]:443", "at {}.", "({})", "{}/64"]),
+)
+def test_no_address_is_left(address: object, around: str) -> None:
+    """Whatever stands around it; loopback and nothing stay, for they are nobody's."""
+    redact = Redactor({}).text
+    told = ip_address(str(address))
+    shown = redact(around.format(told))
+    kept = told.is_loopback or told.is_unspecified
+    assert (str(told) in shown) is kept
+    assert redact(str(told)) in shown
+
+
+@pytest.mark.parametrize(
+    "mac", ["02:11:22:aa:bb:cc", "02-11-22-AA-BB-CC", "02:11:22:aa:bb:cc:02:11:22:aa:bb:cd:08:00"]
+)
+def test_no_hardware_address_is_left(mac: str) -> None:
+    """As drivers and netfilter write them."""
+    assert Redactor({}).text(f"link MAC={mac} up") == "link MAC=mac-1 up"
+
+
+@pytest.mark.parametrize(
+    "kept", ["6.18.44", "12:34:56", "bpf_prog::x", "0.26.0 (LLVM 14)", "[    0.1] a:b", "127.0.0.1", "::1"]
+)
+def test_what_is_no_address_stays(kept: str) -> None:
+    """Versions, times and the like."""
+    assert Redactor({}).text(kept) == kept
+
+
+def test_values_of_json() -> None:
+    """Values are redacted at any depth, and so are the names of gaps; keys and the report's own words stay."""
+    redacted = Redactor({"process": ["sockets", "nginx"], "netns": ["blue"]}).values(
+        {
+            "points": [{"point": "sockets", "refused": [{"way": "a", "why": "nginx at 10.0.0.9"}]}],
+            "gaps": {"namespace blue": "nginx"},
+            "count": 3,
+        }
+    )
+    assert redacted == {
+        "points": [{"point": "sockets", "refused": [{"way": "a", "why": "process-1 at ipv4-1"}]}],
+        "gaps": {"namespace netns-1": "process-1"},
+        "count": 3,
+    }
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--only", "hosts"), "did you mean host?"),
+        (("--format", "jsn"), "did you mean json?"),
+        (("--use", "socket=iter"), "did you mean sockets or packets?"),
+    ],
+)
+def test_wrong_words(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are told with the nearest right ones before anything is attached."""
+    assert run(["doctor", *words], lambda _: Scripted(steps([]))) == ExitCode.USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_the_report_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON for programs, and exit code 0 where the lens works."""
+    words = ["doctor", "--only", "connections", "--no-traffic", "--format", "json"]
+    assert run(words, lambda _: Scripted(steps([]))) == ExitCode.DONE
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["ok"] is True
+    assert captured.err == ""
+
+
+class Full(io.StringIO):
+    """A standard output that takes no more, as is noticed at the end."""
+
+    encoding = "utf-8"
+
+    def flush(self) -> None:
+        """Fail."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullDisk(io.BytesIO):
+    """A file that takes nothing."""
+
+    def write(self, _: object) -> int:
+        """Fail."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_output_that_is_full(
+    form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told as in every door."""
+    words = ["doctor", "--only", "connections", "--no-traffic", "--format", form]
+    monkeypatch.setattr("sys.stdout", Full())
+    assert run(words, lambda _: Scripted(steps([]))) == ExitCode.FAILURE
+    assert capsys.readouterr().err == "nettop: the output cannot be written: No space left on device\n"
+
+
+def test_a_bundle_that_cannot_be_written() -> None:
+    """A full disk is told."""
+    settings = DoctorSettings(("drops",), traffic=False, as_json=True)
+    with pytest.raises(NettopError, match="the bundle cannot be written: No space left"):
+        run_doctor(settings, lambda _: Scripted(steps([])), io.StringIO(), FullDisk())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(("words", "is_doctor"), [(["doctor", "--no-traffic"], True), (["--table"], False)])
+def test_interrupted(words: list[str], is_doctor: bool, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was found out, so the doctor's exit code is not that of a host where all is well; the others are done."""
+    monkeypatch.setattr("sys.argv", ["nettop", *words])
+    monkeypatch.setattr(cli, "run", lambda _: signal.raise_signal(number))
+    assert cli.main() == (128 + number if is_doctor else ExitCode.DONE)
+
+
+def test_a_bundle_that_is_not_finished_is_taken_away(tmp_path: Path) -> None:
+    """Whatever ends the examination, no half file stays; one that was there before is not touched."""
+
+    def ended(_: str) -> Scripted:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "bundle.tar.gz"
+    with pytest.raises(KeyboardInterrupt):
+        run(["doctor", "--only", "drops", "--no-traffic", "--bundle", str(file)], ended)
+    assert not file.exists()
+    file.write_text("mine")
+    assert run(["doctor", "--bundle", str(file)], ended) == ExitCode.FAILURE
+    assert file.read_text() == "mine"

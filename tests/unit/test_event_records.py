@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records that programs and nettop share, and what ended a connection, by errno and by the state that it left."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.probes.event_records import (
+    ACCEPT,
+    CLOSE,
+    CONNECT,
+    EVENT,
+    FAIL,
+    HOST_TOTALS,
+    PROCESS,
+    is_failure,
+    set_reasons,
+)
+from nettop.probes.socket_rows import ROW, STATE
+from nettop.snapshots.connections import EVENT_KINDS, EVENTS, REASONS, STATES
+from nettop.snapshots.snapshot import Array, known
+
+NO_REASON = 0
+LABELS = {
+    ("close", NO_REASON, "FIN_WAIT2"): "closed by us",
+    ("close", NO_REASON, "LAST_ACK"): "closed by peer",
+    ("close", NO_REASON, "CLOSING"): "closed by both",
+    ("close", NO_REASON, "ESTABLISHED"): "reset by us",
+    ("close", NO_REASON, "CLOSE_WAIT"): "reset by us",
+    ("close", NO_REASON, "FIN_WAIT1"): "reset by us",
+    ("close", NO_REASON, "SYN_RECV"): "reset by us",
+    ("fail", NO_REASON, "SYN_SENT"): "given up",
+    ("fail", errno.ECONNREFUSED, "SYN_SENT"): "refused",
+    ("fail", errno.ETIMEDOUT, "SYN_SENT"): "timed out",
+    ("fail", errno.ENETUNREACH, "SYN_SENT"): "network unreachable",
+    ("fail", errno.EHOSTUNREACH, "SYN_SENT"): "host unreachable",
+    ("fail", errno.EADDRNOTAVAIL, "SYN_SENT"): "no local port",
+    ("fail", errno.EACCES, "SYN_SENT"): "prohibited",
+    ("fail", errno.ECONNABORTED, "SYN_SENT"): "killed",
+    ("close", errno.ECONNRESET, "ESTABLISHED"): "reset by peer",
+    ("close", errno.EPIPE, "CLOSE_WAIT"): "reset by peer",
+    ("close", errno.ECONNRESET, "LAST_ACK"): "reset by peer",
+    ("close", errno.ETIMEDOUT, "ESTABLISHED"): "timed out",
+    ("close", errno.ETIMEDOUT, "FIN_WAIT1"): "timed out",
+    ("close", errno.ECONNABORTED, "ESTABLISHED"): "killed",
+    ("close", errno.EPROTO, "ESTABLISHED"): "eproto",
+}
+"""What is shown for an event, the socket's errno, and the state that it left."""
+KINDS = {name: number for number, name in EVENT_KINDS.items()}
+
+ENDINGS = st.tuples(
+    st.sampled_from([CLOSE, FAIL]),
+    st.sampled_from([NO_REASON, *sorted(errno.errorcode)]),
+    st.sampled_from([number for number in STATES if number < 14]),
+)
+OPENINGS = st.tuples(st.sampled_from([CONNECT, ACCEPT]), st.just(0xFFFF), st.sampled_from(sorted(STATES)))
+
+
+def events_of(cells: list[tuple[int, int, int]]) -> Array:
+    """Events with these kinds, errnos and states; all else is unknown."""
+    events = np.frombuffer(bytearray(b"\xff" * EVENT.itemsize * len(cells)), EVENT)
+    for name, column in zip(("event", "reason", "state"), zip(*cells, strict=True), strict=False):
+        events[name] = column
+    return events
+
+
+def reasons(cells: list[tuple[int, int, int]]) -> list[int]:
+    """The reason that each event gets."""
+    events = events_of(cells)
+    set_reasons(events)
+    found: list[int] = events["reason"].tolist()
+    return found
+
+
+@pytest.mark.parametrize(("ending", "label"), LABELS.items(), ids=str)
+def test_reasons_by_name(ending: tuple[str, int, str], label: str) -> None:
+    """An errno names the reason; without one, who sent the first FIN does, and who sent none has reset it."""
+    kind, error, state = ending
+    assert [REASONS[reason] for reason in reasons([(KINDS[kind], error, STATE[state])])] == [label]
+
+
+@given(st.lists(ENDINGS | OPENINGS, min_size=1, max_size=20))
+def test_each_event_has_its_own_reason(cells: list[tuple[int, int, int]]) -> None:
+    """A reason depends on its own event alone; what has ended has one with a name, what has not is untouched."""
+    together = reasons(cells)
+    assert together == [reason for cell in cells for reason in reasons([cell])]
+    for (kind, given_reason, _), reason in zip(cells, together, strict=True):
+        if kind >= CLOSE:
+            assert reason in REASONS
+        else:
+            assert reason == given_reason
+
+
+@given(st.lists(ENDINGS | OPENINGS, min_size=1, max_size=20))
+def test_an_end_that_was_agreed_is_no_failure(cells: list[tuple[int, int, int]]) -> None:
+    """What ended by FINs alone is no failure, whatever else ended is, and what opened has not ended."""
+    events = events_of(cells)
+    set_reasons(events)
+    graceful = {"closed by us", "closed by peer", "closed by both"}
+    assert is_failure(events).tolist() == [
+        kind >= CLOSE and REASONS[reason] not in graceful
+        for (kind, _, _), reason in zip(cells, events["reason"].tolist(), strict=True)
+    ]
+
+
+def test_no_events_have_no_reasons() -> None:
+    """A drain that brings nothing is no error."""
+    none = np.zeros(0, EVENT)
+    set_reasons(none)
+    assert is_failure(none).tolist() == []
+
+
+def test_the_kinds_are_in_order() -> None:
+    """What opens stands in front of what ends: the programs and nettop compare with CLOSE."""
+    assert [EVENT_KINDS[kind] for kind in (CONNECT, ACCEPT, CLOSE, FAIL)] == [
+        "connect",
+        "accept",
+        "close",
+        "fail",
+    ]
+    assert CONNECT < CLOSE > ACCEPT
+    assert CLOSE < FAIL
+
+
+def test_an_event_begins_with_the_row() -> None:
+    """The programs write the socket's row in place: each of its fields is where the row has it."""
+    assert ROW.fields is not None
+    assert EVENT.fields is not None
+    for name, (form, at, *_) in ROW.fields.items():
+        assert EVENT.fields[name][:2] == (form, at)
+
+
+def test_an_event_has_every_field_of_its_table() -> None:
+    """What the table of events declares is in the record, as it is declared."""
+    assert EVENT.fields is not None
+    for field in EVENTS.stored:
+        assert EVENT.fields[field.name][0] == np.dtype(field.dtype), field.name
+
+
+@pytest.mark.parametrize("dtype", [PROCESS, HOST_TOTALS], ids=["key", "totals"])
+def test_map_keys_and_values_have_no_holes(dtype: np.dtype[Any]) -> None:
+    """A key is compared byte by byte, so no byte of it may be left to chance."""
+    assert dtype.fields is not None
+    places = sorted((at, form.itemsize) for form, at, *_ in dtype.fields.values())
+    for (at, size), (following, _) in itertools.pairwise([*places, (dtype.itemsize, 0)]):
+        assert at + size == following
+
+
+def test_all_bits_set_is_unknown_in_an_event() -> None:
+    """What no program set is unknown in every column but addresses."""
+    event = events_of([(0xFF, 0xFFFF, 0xFF)])
+    for field in EVENTS.stored:
+        column = event[field.name]
+        assert column.ndim > 1 or not known(column)[0], field.name

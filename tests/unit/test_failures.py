@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Failures by reason and remote, held against a model that counts one event after the other."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.probes import failures
+from nettop.probes.event_records import EVENT, FAIL
+from nettop.probes.failures import Failures
+from nettop.snapshots.connections import FAILURES
+from nettop.snapshots.snapshot import Array, unknown_value
+
+INBOUND, OUTBOUND, UNKNOWN = 1, 2, 0xFF
+TAKEN_NS = 7
+
+
+class Event(NamedTuple):
+    """What a failure is grouped by, and when it was; no PID means that nobody knows the owner."""
+
+    remote: int = 1
+    local_port: int = 443
+    remote_port: int = 50_000
+    netns: int = 9
+    reason: int = errno.ECONNRESET
+    direction: int = OUTBOUND
+    pid: int | None = 17
+    comm: bytes = b"web"
+    time: int = 1
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """The group that it belongs to, as the table shows it."""
+        port = self.local_port if self.direction == INBOUND else self.remote_port
+        name = self.comm.decode() if self.pid is not None and self.comm else None
+        return self.remote, port, self.netns, self.reason, self.direction, name
+
+
+EVENT_STRATEGY = st.builds(
+    Event,
+    remote=st.integers(1, 2),
+    local_port=st.sampled_from([22, 443]),
+    remote_port=st.sampled_from([22, 50_000]),
+    netns=st.integers(8, 9),
+    reason=st.sampled_from([errno.ECONNRESET, errno.ETIMEDOUT]),
+    direction=st.sampled_from([INBOUND, OUTBOUND, UNKNOWN]),
+    pid=st.sampled_from([None, 17, 18]),
+    comm=st.sampled_from([b"web", b"db", b""]),
+    time=st.integers(1, 1000),
+)
+BATCHES = st.lists(st.lists(EVENT_STRATEGY, max_size=8), max_size=6)
+
+
+def array_of(events: Sequence[Event]) -> Array:
+    """The events as the ring brings them; what is not given is unknown."""
+    array = np.frombuffer(bytearray(b"\xff" * EVENT.itemsize * len(events)), EVENT)
+    for at, event in enumerate(events):
+        for name in ("local_port", "remote_port", "netns", "reason", "direction", "time", "comm"):
+            array[name][at] = getattr(event, name)
+        array["remote_address"][at] = (0, event.remote)
+        array["event"][at] = FAIL
+        if event.pid is not None:
+            array["pid"][at] = event.pid
+    return array
+
+
+def shown(counted: Failures) -> dict[tuple[Any, ...], tuple[int, int, int]]:
+    """By group: how many there were, when the first was, and when the last."""
+    rows = counted.rows(TAKEN_NS)
+    assert (rows.table, rows.taken_ns) == (FAILURES, TAKEN_NS)
+    array, names = rows.array, rows.texts["process"]
+    assert array.dtype == FAILURES.dtype
+    assert array["id"].tolist() == list(range(1, len(array) + 1))
+    found = {}
+    for row in array:
+        code = int(row["process"])
+        name = None if code == unknown_value(array["process"].dtype) else names[code]
+        columns = (int(row[column]) for column in ("port", "netns", "reason", "direction"))
+        group = (int(row["remote_address"][1]), *columns, name)
+        assert group not in found
+        times = (int(row[column]) for column in ("first_at", "last_at"))
+        found[group] = (int(row["failures"]), *times)
+    return found
+
+
+def model(events: Sequence[Event]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
+    """What `shown` has to give."""
+    by_group: dict[tuple[Any, ...], list[int]] = {}
+    for event in events:
+        by_group.setdefault(event.group, []).append(event.time)
+    return {group: (len(times), min(times), max(times)) for group, times in by_group.items()}
+
+
+@given(BATCHES)
+def test_failures_are_counted_by_group(batches: list[list[Event]]) -> None:
+    """However events come in batches, each group has its number, and the times of its first and its last."""
+    counted = Failures()
+    for batch in batches:
+        counted.add(array_of(batch))
+    assert shown(counted) == model([event for batch in batches for event in batch])
+    assert counted.lost == 0
+
+
+@given(BATCHES, st.integers(0, 5))
+def test_every_failure_is_in_a_group_or_lost(batches: list[list[Event]], groups_max: int) -> None:
+    """With too many groups the first to come stay exact, and all that belongs to others is counted as lost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(failures, "GROUPS_MAX", groups_max)
+        counted = Failures()
+        for batch in batches:
+            counted.add(array_of(batch))
+    added = [event for batch in batches for event in batch]
+    found = shown(counted)
+    assert len(found) == min(groups_max, len(model(added)))
+    assert sum(count for count, _, _ in found.values()) + counted.lost == len(added)
+    assert found == {group: cell for group, cell in model(added).items() if group in found}
+
+
+@given(BATCHES)
+def test_rows_that_were_handed_out_do_not_change(batches: list[list[Event]]) -> None:
+    """A snapshot's rows stay what they were while more is counted."""
+    counted = Failures()
+    kept = []
+    for batch in batches:
+        rows = counted.rows(TAKEN_NS)
+        kept.append((rows.array, rows.array.copy()))
+        counted.add(array_of(batch))
+    for handed_out, then in kept:
+        assert all((handed_out[name] == then[name]).all() for name in FAILURES.dtype.names)
+
+
+def test_the_port_is_the_services() -> None:
+    """What was opened here failed at the peer's port, what came in at our own."""
+    counted = Failures()
+    counted.add(array_of([Event(direction=OUTBOUND), Event(direction=INBOUND)]))
+    assert sorted(port for _, port, *_ in shown(counted)) == [443, 50_000]
+
+
+def test_processes_of_one_name_are_one_group() -> None:
+    """A service that starts again is the same service: its name counts, not its PID."""
+    counted = Failures()
+    counted.add(array_of([Event(pid=1), Event(pid=2), Event(pid=None), Event(pid=3)]))
+    assert sorted(count for count, _, _ in shown(counted).values()) == [1, 3]
+
+
+def test_names_are_made_safe() -> None:
+    """A process's name that holds control characters is shown by visible marks."""
+    counted = Failures()
+    counted.add(array_of([Event(comm=b"\x1b[31mred\n")]))
+    assert list(counted.rows(TAKEN_NS).texts["process"]) == ["␛[31mred␊"]
+
+
+def test_nothing_to_count() -> None:
+    """A drain without failures, and a table without groups."""
+    counted = Failures()
+    counted.add(array_of([]))
+    assert shown(counted) == {}

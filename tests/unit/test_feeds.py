@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows that are only added, from a source that the kernel wakes to whoever must see each of them."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.engine import bus as bus_module
+from nettop.engine.bus import Bus, Feed
+from nettop.engine.session import Session
+from nettop.engine.source import WokenSource
+from nettop.errors import SourceFailed
+from nettop.query.batches import KEPT_ROWS, put_together
+from nettop.settings import MAX_INTERVAL_S
+from nettop.snapshots.connections import EVENTS, FAILURES
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+
+LENS = "connections"
+DEADLINE_S = 20
+TEXT_COLUMNS = ("process", "cgroup", "container")
+SHARED: dict[str, list[str]] = {name: [] for name in TEXT_COLUMNS}
+
+
+def batch(first: int, count: int, texts: dict[str, list[str]] | None = None) -> Rows:
+    """So many events with keys from `first`."""
+    array = np.frombuffer(bytearray(b"\xff" * EVENTS.dtype.itemsize * count), EVENTS.dtype)
+    array["event_id"] = np.arange(first, first + count)
+    return Rows(EVENTS, array, SHARED if texts is None else texts, first)
+
+
+def keys(batches: Sequence[Rows]) -> list[int]:
+    """The keys of all rows."""
+    return [key for rows in batches for key in rows.array["event_id"].tolist()]
+
+
+def snapshot(boot_ns: int = 0) -> Snapshot:
+    """A snapshot that holds nothing but its time."""
+    return Snapshot(LENS, boot_ns, boot_ns, {})
+
+
+def newest(bus: Bus) -> Frame:
+    """The newest frame."""
+    frame = bus.frame(LENS)
+    assert frame is not None
+    return frame
+
+
+def events_in(frame: Frame) -> list[int]:
+    """The keys of the events that a frame holds."""
+    return keys(frame.batches.get("events", ()))
+
+
+# --- feeds ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 12))
+def test_every_row_is_taken_once_or_counted_as_lost(sizes: list[int], queued: int) -> None:
+    """Whatever comes between two takings (0: take): rows come once and in order, and the lost ones are the oldest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bus_module, "QUEUED_ROWS", queued)
+        bus, taken, following, lost = Bus(), [], 1, 0
+        feed = bus.feed(LENS, "events", lambda: None)
+        for size in [*sizes, 0]:
+            if size:
+                bus.append(LENS, (batch(following, size),))
+                following += size
+                continue
+            found = keys(feed.take())
+            assert found == list(range(following - len(found), following))
+            taken += found
+            assert len(taken) + feed.lost == following - 1
+            assert feed.lost >= lost
+            assert feed.lost == lost or len(found) <= max(queued, sizes_max(sizes))
+            lost = feed.lost
+        assert feed.take() == []
+    assert taken == sorted(set(taken))
+
+
+def sizes_max(sizes: list[int]) -> int:
+    """The largest batch, which is kept whole."""
+    return max(sizes, default=0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lost"), [([4, 4], 0), ([4, 4, 2], 0), ([4, 4, 3], 4), ([11], 0), ([4, 11], 4)]
+)
+def test_the_bound_of_a_feed(monkeypatch: pytest.MonkeyPatch, sizes: list[int], lost: int) -> None:
+    """Up to the bound nothing is lost; beyond it whole batches are, the oldest first, and never the newest."""
+    monkeypatch.setattr(bus_module, "QUEUED_ROWS", 10)
+    bus, following = Bus(), 1
+    feed = bus.feed(LENS, "events", lambda: None)
+    for size in sizes:
+        bus.append(LENS, (batch(following, size),))
+        following += size
+    assert feed.lost == lost
+    assert keys(feed.take()) == list(range(lost + 1, following))
+
+
+def test_a_feed_that_is_read_loses_nothing() -> None:
+    """Far more rows than a queue holds go through it, as long as somebody takes them."""
+    bus = Bus()
+    feed = bus.feed(LENS, "events", lambda: None)
+    size = bus_module.QUEUED_ROWS // 2
+    for number in range(5):
+        bus.append(LENS, (batch(1 + number * size, size),))
+        assert keys(feed.take()) == list(range(1 + number * size, 1 + (number + 1) * size))
+    assert feed.lost == 0
+
+
+def test_a_feed_hears_of_its_own_table_alone() -> None:
+    """Rows of another lens or table are not for it, and wake nobody."""
+    bus, woken = Bus(), []
+    feed = bus.feed(LENS, "events", lambda: woken.append("events"))
+    other = Rows(FAILURES, np.zeros(1, FAILURES.dtype), {}, 0)
+    bus.append("other", (batch(1, 3),))
+    bus.append(LENS, (other,))
+    assert (feed.take(), woken) == ([], [])
+    bus.append(LENS, (other, batch(1, 3)))
+    assert (keys(feed.take()), woken) == ([1, 2, 3], ["events"])
+
+
+def test_each_feed_has_every_row() -> None:
+    """Two readers each get all, and who begins later gets what comes from then on."""
+    bus, woken = Bus(), []
+    feeds = [bus.feed(LENS, "events", lambda number=number: woken.append(number)) for number in range(2)]
+    bus.append(LENS, (batch(1, 2), batch(3, 1)))
+    feeds.append(bus.feed(LENS, "events", lambda: None))
+    bus.append(LENS, (batch(4, 1),))
+    assert [keys(feed.take()) for feed in feeds] == [[1, 2, 3, 4], [1, 2, 3, 4], [4]]
+    assert set(woken) == {0, 1}
+
+
+def test_a_closed_feed_gets_nothing_more() -> None:
+    """Who closed its feed is neither given rows nor woken; the others are; closing twice does no harm."""
+    bus, woken = Bus(), []
+    gone, there = (
+        bus.feed(LENS, "events", lambda name=name: woken.append(name)) for name in ("gone", "there")
+    )
+    gone.close()
+    gone.close()
+    bus.append(LENS, (batch(1, 1),))
+    assert (keys(gone.take()), keys(there.take()), woken) == ([], [1], ["there"])
+
+
+def test_a_lens_that_was_forgotten_begins_anew() -> None:
+    """What a detached lens had gathered is in no later frame; its feeds go on."""
+    bus = Bus()
+    feed = bus.feed(LENS, "events", lambda: None)
+    bus.append(LENS, (batch(1, 3),))
+    bus.forget(LENS)
+    bus.append(LENS, (batch(4, 1),))
+    bus.publish(snapshot())
+    assert events_in(newest(bus)) == [4]
+    assert keys(feed.take()) == [1, 2, 3, 4]
+
+
+# --- frames ---------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=40), st.integers(1, 20), st.integers(0, 12)
+)
+def test_frames_have_the_newest_rows(pieces: list[tuple[int, bool]], kept: int, piece_rows: int) -> None:
+    """However rows come and texts are renewed: a frame has the newest in order, and few more than a view shows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bus_module, "KEPT_ROWS", kept)
+        patch.setattr(bus_module, "_PIECE_ROWS", piece_rows)
+        bus, following, texts = Bus(), 1, SHARED
+        for size, renews in pieces:
+            texts = {name: [] for name in TEXT_COLUMNS} if renews else texts
+            bus.append(LENS, (batch(following, size, texts),))
+            following += size
+            bus.publish(snapshot())
+            found = events_in(newest(bus))
+            assert found == list(range(following - len(found), following))
+            assert len(found) >= min(kept, following - 1)
+            sizes = [len(piece) for piece in newest(bus).batches["events"]]
+            assert len(found) < kept + max(sizes[0], 1)
+
+
+def test_small_pieces_are_merged() -> None:
+    """A frame holds few pieces however small they came, and all rows that a view shows."""
+    bus = Bus()
+    for key in range(1, 2 * KEPT_ROWS + 1):
+        bus.append(LENS, (batch(key, 1),))
+    bus.publish(snapshot())
+    pieces = newest(bus).batches["events"]
+    assert len(pieces) <= 2 * KEPT_ROWS // 1000 + 2
+    together = put_together(EVENTS, pieces)
+    assert together.array["event_id"].tolist() == list(range(KEPT_ROWS + 1, 2 * KEPT_ROWS + 1))
+    assert together.taken_ns == 2 * KEPT_ROWS
+
+
+def test_pieces_with_other_texts_are_not_merged() -> None:
+    """The codes of one piece mean nothing in the table of another."""
+    bus = Bus()
+    for key, name in enumerate(("a", "b"), 1):
+        rows = batch(key, 1, {column: [name] for column in TEXT_COLUMNS})
+        rows.array["process"] = 0
+        bus.append(LENS, (rows,))
+    bus.publish(snapshot())
+    together = put_together(EVENTS, newest(bus).batches["events"])
+    assert [together.texts["process"][code] for code in together.array["process"].tolist()] == ["a", "b"]
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=20))
+def test_a_frame_does_not_change(sizes: list[int]) -> None:
+    """A door that still draws a frame sees in it what was there when it was published."""
+    bus, following, published = Bus(), 1, []
+    for size in sizes:
+        bus.append(LENS, (batch(following, size),))
+        following += size
+        bus.publish(snapshot())
+        published.append((newest(bus), list(range(1, following))))
+    for frame, there in published:
+        assert events_in(frame) == there
+
+
+def test_rows_come_to_a_frame_with_the_next_snapshot() -> None:
+    """What was added after the last snapshot waits for the next one: a frame is of one moment."""
+    bus = Bus()
+    bus.publish(snapshot(1))
+    bus.append(LENS, (batch(1, 1),))
+    assert events_in(newest(bus)) == []
+    bus.publish(snapshot(2))
+    assert events_in(newest(bus)) == [1]
+
+
+# --- a source that the kernel wakes ---------------------------------------------------------------------------
+
+
+class Woken:
+    """A source with an eventfd for a ring: what is put into it is told by the next drain."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.stuck = False
+        self.broken = False
+        self.told_by_reading = 0
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self._next = 1
+        self._changed = threading.Condition()
+
+    def put(self, count: int = 1) -> None:
+        """Something happens in the kernel."""
+        os.eventfd_write(self._bell, count)
+
+    def start(self) -> None:
+        """Note the call."""
+        self._note("start")
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """A snapshot; reading may make rows ready to be told."""
+        self._note("read")
+        if self.told_by_reading:
+            self.put(self.told_by_reading)
+        return snapshot(taken_ns)
+
+    def wakeups(self) -> tuple[int, ...]:
+        """The eventfd, on which the sampler goes to sleep."""
+        if self.calls[-1] != "wait":
+            self._note("wait")
+        return (self._bell,)
+
+    def drain(self, taken_ns: int) -> tuple[Rows, ...]:
+        """As many rows as were put; none where the source is stuck, and tells the kernel so."""
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        signalled = bool(poll.poll(0))
+        self._note("drain" if signalled else "drain nothing")
+        if self.broken:
+            raise SourceFailed("the ring is broken")
+        if self.stuck or not signalled:
+            return ()
+        count = os.eventfd_read(self._bell)
+        self._next += count
+        return (batch(self._next - count, count),)
+
+    def until(self, call: str, count: int = 1) -> None:
+        """Waits for so many calls."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.calls.count(call) >= count, DEADLINE_S)
+
+    def until_waited_for(self) -> None:
+        """Waits until the sampler sleeps on the eventfd, with nothing else to do."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.calls[-1:] == ["wait"], DEADLINE_S)
+
+    def set(self, option: str, value: object) -> None:
+        """Has no options."""
+
+    def describe(self, key: int) -> dict[str, str]:
+        """Nothing is known of any row."""
+        return {}
+
+    def close(self) -> None:
+        """Note the call, and leave the eventfd."""
+        self._note("close")
+        os.close(self._bell)
+
+    def _note(self, call: str) -> None:
+        with self._changed:
+            self.calls.append(call)
+            self._changed.notify_all()
+
+
+def heard(session: Session, wanted: Any) -> threading.Event:
+    """Set once the bus publishes or fails while `wanted()` holds."""
+    event = threading.Event()
+    session.bus.subscribe(lambda: event.set() if wanted() else None)
+    return event
+
+
+def attached(session: Session, *sources: Woken) -> None:
+    """Attach the lens, wait for its first frame, and until the sampler sleeps on these sources."""
+    first = heard(session, lambda: True)
+    session.enable(LENS)
+    assert first.wait(DEADLINE_S)
+    for source in sources:
+        source.until_waited_for()
+
+
+def fed(session: Session) -> tuple[Feed, threading.Event]:
+    """A feed of the events, and what is set when it has some."""
+    event = threading.Event()
+    return session.bus.feed(LENS, "events", event.set), event
+
+
+def test_a_woken_source_is_recognized() -> None:
+    """What has wake-ups and a drain is drained; the engine knows it by that."""
+    source = Woken()
+    assert isinstance(source, WokenSource)
+    source.close()
+
+
+def test_drained_when_the_kernel_wakes_it() -> None:
+    """What happens is told at once, without a tick, as often as it happens; between, nothing is drained in vain."""
+    source = Woken()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        feed, event = fed(session)
+        attached(session, source)
+        assert feed.take() == []
+        before = len(source.calls)
+        told: list[int] = []
+        for number in range(1, 4):
+            source.put(number)
+            assert event.wait(DEADLINE_S)
+            event.clear()
+            told += keys(feed.take())
+            assert len(told) == number * (number + 1) // 2
+            source.until_waited_for()
+        assert source.calls[before:] == ["drain", "wait"] * 3
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert source.calls[-1] == "close"
+
+
+def test_drained_before_the_frame_at_a_tick() -> None:
+    """The frame of a reading holds the rows that this very reading made ready."""
+    source = Woken()
+    source.told_by_reading = 5
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        attached(session)
+        assert events_in(newest(session.bus)) == [1, 2, 3, 4, 5]
+        source.until_waited_for()
+        again = heard(session, lambda: True)
+        session.sample_now()
+        assert again.wait(DEADLINE_S)
+        assert events_in(newest(session.bus)) == list(range(1, 11))
+    assert source.calls.count("drain") == source.calls.count("read") == 2
+
+
+def test_ticks_go_on_while_the_kernel_wakes_it() -> None:
+    """A source that is always woken, and never done, is still read at each interval."""
+    source = Woken()
+    source.stuck = True
+    source.put()
+    with Session(0.1, lambda lens: source) as session:
+        session.enable(LENS)
+        source.until("read", 3)
+        source.until("drain", 5)
+
+
+def test_stopping_while_woken() -> None:
+    """A session ends while its source has more and more to drain, and closes it once, last of all."""
+    source = Woken()
+    source.stuck = True
+    source.put()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        session.enable(LENS)
+        source.until("drain", 3)
+    assert source.calls[-1] == "close"
+    assert source.calls.count("close") == 1
+
+
+@pytest.mark.parametrize("at_tick", [False, True], ids=["when woken", "at a tick"])
+def test_a_failing_drain_detaches_and_is_told(at_tick: bool) -> None:
+    """A source whose drain fails is closed, and the bus says why: when the kernel woke it, and at a tick."""
+    source = Woken()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        attached(session, source)
+        source.broken = True
+        if at_tick:
+            session.sample_now()
+        else:
+            source.put()
+        source.until("close")
+        session.describe(LENS, 1).exception(DEADLINE_S)  # whatever the sampler still did by then is done
+        failure = session.bus.failure(LENS)
+        assert failure is not None
+        assert "the ring is broken" in failure.what
+    assert source.calls.count("close") == 1
+
+
+def test_one_failing_source_leaves_the_others() -> None:
+    """When one source's ring breaks, the other sources are drained and read as before."""
+    broken, healthy = Woken(), Woken()
+    sources = {LENS: healthy, "broken": broken}
+    with Session(MAX_INTERVAL_S, sources.__getitem__) as session:
+        feed, event = fed(session)
+        session.enable("broken")
+        attached(session, healthy, broken)
+        broken.broken = True
+        broken.put()
+        broken.until("close")
+        healthy.put(3)
+        assert event.wait(DEADLINE_S)
+        assert keys(feed.take()) == [1, 2, 3]
+        assert session.bus.failure(LENS) is None
+        assert session.bus.failure("broken") is not None
+
+
+def test_a_detached_source_is_waited_for_no_more() -> None:
+    """The descriptor of a closed source may be another's by now: the sampler does not ask for it again."""
+    source = Woken()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        attached(session, source)
+        source.broken = True
+        source.put()
+        source.until("close")
+        for _ in range(3):
+            assert isinstance(session.describe(LENS, 1).exception(DEADLINE_S), SourceFailed)
+    assert source.calls[-1] == "close"
+
+
+class Plain:
+    """A source with only what every source has."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def start(self) -> None:
+        """Note the call."""
+        self.calls.append("start")
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Note the call."""
+        self.calls.append("read")
+        return snapshot(taken_ns)
+
+    def set(self, option: str, value: object) -> None:
+        """Has no options."""
+
+    def describe(self, key: int) -> dict[str, str]:
+        """Nothing is known of any row."""
+        return {}
+
+    def close(self) -> None:
+        """Note the call."""
+        self.calls.append("close")
+
+
+def test_a_source_without_rings_is_not_drained() -> None:
+    """A source that the kernel does not wake has no drain to call, and goes on."""
+    source = Plain()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        attached(session)
+        assert session.describe(LENS, 1).result(DEADLINE_S) == {}
+        assert session.bus.failure(LENS) is None
+    assert source.calls == ["start", "read", "close"]

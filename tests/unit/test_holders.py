@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who holds which socket, read below a /proc that the test makes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nettop.kernel import holders
+from nettop.kernel.holders import find_holders
+
+TICK_NS = 10_000_000
+KERNEL_THREAD = 0x00200000
+
+
+def process(
+    proc: Path, pid: int, links: dict[int, str], *, comm: str = "web", start: int = 100, flags: int = 0
+) -> Path:
+    """A process that has these descriptors open."""
+    folder = proc / str(pid)
+    for name in ("fd", "ns", "task"):
+        (folder / name).mkdir(parents=True)
+    (folder / "ns/net").touch()
+    behind = ["S", "1", *["0"] * 4, str(flags), *["0"] * 12, str(start), "0"]
+    (folder / "stat").write_text(f"{pid} ({comm}) {' '.join(behind)}\n")
+    open_all(folder, links)
+    return folder
+
+
+def open_all(folder: Path, links: dict[int, str]) -> None:
+    """Puts links into a process's or a thread's table of descriptors."""
+    (folder / "fd").mkdir(parents=True, exist_ok=True)
+    for fd, target in links.items():
+        (folder / "fd" / str(fd)).symlink_to(target)
+
+
+def found(proc: Path) -> list[tuple[int, int, int]]:
+    """PID, descriptor, inode of each socket's descriptor."""
+    told = find_holders(proc)
+    pids = told.processes["pid"][told.process]
+    return list(zip(pids.tolist(), told.fd.tolist(), told.inode.tolist(), strict=True))
+
+
+def test_sockets_among_other_descriptors(tmp_path: Path) -> None:
+    """Sockets are told, files and pipes are not; one descriptor may come twice, in one process or in two."""
+    process(tmp_path, 7, {0: "/dev/null", 3: "socket:[4294967295]", 4: "pipe:[5]", 9: "socket:[4294967295]"})
+    process(tmp_path, 12, {3: "socket:[4294967295]", 5: "socket:[77]"})
+    process(tmp_path, 13, {3: "/tmp/socket:[99]"})
+    (tmp_path / "net").mkdir()
+    assert sorted(found(tmp_path)) == [
+        (7, 3, 4294967295), (7, 9, 4294967295), (12, 3, 4294967295), (12, 5, 77),
+    ]  # fmt: skip
+    assert find_holders(tmp_path).processes["pid"].tolist() == [7, 12]
+
+
+def test_processes_come_by_number(tmp_path: Path) -> None:
+    """The rows of a process stand together, those of the lower PID first."""
+    for pid in (100, 9, 20):
+        process(tmp_path, pid, {3: "socket:[1]", 4: "socket:[2]"})
+    assert [pid for pid, _, _ in found(tmp_path)] == [9, 9, 20, 20, 100, 100]
+
+
+@pytest.mark.parametrize("comm", ["web", "a b", ")", "(x) S 1 (", "", "sixteen letters!"])
+def test_names_with_anything_in_them(tmp_path: Path, comm: str) -> None:
+    """A name with brackets and spaces does not shift what stands behind it."""
+    process(tmp_path, 7, {3: "socket:[1]"}, comm=comm, start=1234)
+    (told,) = find_holders(tmp_path).processes
+    assert (told["comm"], int(told["start_time"]) // TICK_NS) == (comm.encode(), 1234)
+
+
+def test_who_started_last_within_a_tick(tmp_path: Path) -> None:
+    """PIDs order what began within one clock tick, and never reach into the next."""
+    process(tmp_path, 4194304, {3: "socket:[1]"}, start=100)
+    process(tmp_path, 9, {3: "socket:[1]"}, start=100)
+    process(tmp_path, 8, {3: "socket:[1]"}, start=101)
+    starts = {int(one["pid"]): int(one["start_time"]) for one in find_holders(tmp_path).processes}
+    assert starts[9] < starts[4194304] < starts[8]
+
+
+def test_first_thread_has_ended(tmp_path: Path) -> None:
+    """Where the first thread has no descriptors the others are looked at, which share theirs."""
+    folder = process(tmp_path, 7, {})
+    open_all(folder / "task/7", {})
+    for thread in (8, 9):
+        open_all(folder / f"task/{thread}", {3: "socket:[5]"})
+    assert found(tmp_path) == [(7, 3, 5)]
+
+
+def test_process_in_no_namespace_to_be_seen(tmp_path: Path) -> None:
+    """A namespace that cannot be told is none."""
+    for pid in (7, 8):
+        process(tmp_path, pid, {3: "socket:[5]"})
+    (tmp_path / "7/ns/net").unlink()
+    told = find_holders(tmp_path)
+    assert told.namespaces() == {os.stat(tmp_path / "8/ns/net").st_ino}
+    assert len(told.inode) == 2
+
+
+def test_what_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor that is closed, and a process that ends, are left out without a word."""
+    process(tmp_path, 7, {3: "socket:[5]", 4: "socket:[6]"})
+    process(tmp_path, 8, {3: "socket:[5]"})
+    (tmp_path / "8/stat").unlink()
+    (tmp_path / "9").mkdir()
+    read = os.readlink
+
+    def readlink(name: str, *, dir_fd: int) -> str:
+        if name == "4":
+            raise FileNotFoundError
+        return read(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(holders.os, "readlink", readlink)
+    assert found(tmp_path) == [(7, 3, 5)]
+    assert find_holders(tmp_path).hidden == 0
+
+
+def test_what_may_not_be_seen_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other users' processes are counted; the kernel's own threads, which hold nothing, are not."""
+    process(tmp_path, 2, {3: "/"}, flags=KERNEL_THREAD)
+    for pid in (7, 8):
+        process(tmp_path, pid, {3: "socket:[5]"})
+    process(tmp_path, 9, {})
+
+    def refuse(name: str, *, dir_fd: int) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(holders.os, "readlink", refuse)
+    told = find_holders(tmp_path)
+    assert (len(told.inode), told.hidden) == (0, 2)
+
+
+def test_nobody_holds_anything(tmp_path: Path) -> None:
+    """An empty host is a host."""
+    told = find_holders(tmp_path)
+    assert (len(told.inode), len(told.processes), told.hidden, told.namespaces()) == (0, 0, 0, frozenset())

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How test-kernels.py tries a kernel again and tells what failed, on machines that are played here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "test-kernels.py"
+FAILS = "tests/kernel/test_x.py::test_fails"
+CASE = '<testcase classname="tests.kernel.test_x" name="{name}">{outcome}</testcase>'
+FAILURE = "<failure>E   AssertionError: it was 1\nE   more</failure>"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, whose commands run on this host as they are."""
+    spec = importlib.util.spec_from_file_location("kernel_runs", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "kernel_runs", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "machine", lambda vmlinuz, guest, folder: guest)
+    return module
+
+
+def play(work: Path, *tries: str) -> None:
+    """Each try on a kernel writes down what it was asked for, and leaves what the test says."""
+    guest = work / "copy" / "scripts" / "kernel-guest.sh"
+    guest.parent.mkdir(parents=True)
+    (work / "tries").write_text("\n".join(tries))
+    guest.write_text(
+        "#!/bin/bash\n"
+        f'cd "$3" && echo "${{@:4}}" >>{shlex.quote(str(work))}/asked && echo 6.1.0 >release\n'
+        f'eval "$(sed -n "$(wc -l <{shlex.quote(str(work))}/asked)p" {shlex.quote(str(work))}/tries)"\n'
+    )
+    guest.chmod(0o755)
+
+
+def found(status: int, *cases: tuple[str, str], doctor: str = "echo 0 >doctor.status") -> str:
+    """What a try leaves behind: pytest's status and report, and doctor's status."""
+    told = "".join(CASE.format(name=name, outcome=outcome) for name, outcome in cases)
+    junit = f"<testsuites><testsuite>{told}</testsuite></testsuites>".replace("\n", "&#10;")
+    return f"echo {status} >status; echo {shlex.quote(junit)} >junit.xml; {doctor}"
+
+
+def kernel(script: ModuleType, work: Path) -> object:
+    """One that is no file."""
+    return script.Kernel("6.1", work / "vmlinuz", work, 60)
+
+
+def test_only_what_failed_is_tried_again(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second try has the tests that failed, and not doctor, who was well; what failed at first is told."""
+    first = found(1, ("test_fails", FAILURE), ("test_passes", ""))
+    play(tmp_path, first, found(0, ("test_fails", ""), doctor=":"))
+    script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [line.split()[0] for line in asked] == ["yes", "no"]
+    assert [line.split()[-1] for line in asked] == ["tests/kernel/test_x.py", FAILS]
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("    6.1: 6.1.0: 1 failed, 1 passed, doctor: 0 in ")
+    assert told[1].strip() == f"{FAILS}: AssertionError: it was 1"
+    assert told[2].strip() == "6.1: once more what failed"
+    assert told[3].startswith("    6.1: 6.1.0: 2 passed, doctor: 0 with a second try, in ")
+    assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
+
+
+def test_only_doctor_is_asked_again(script: ModuleType, tmp_path: Path) -> None:
+    """Where no test failed but doctor did, none runs again."""
+    first = found(0, ("test_passes", ""), doctor="echo 1 >doctor.status")
+    play(tmp_path, first, "echo 0 >doctor.status")
+    script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    assert (tmp_path / "asked").read_text().splitlines()[1:] == ["yes"]
+    run = script.read_run("6.1", tmp_path / "results" / "6.1")
+    assert (run.passed, run.summary) == (True, "1 passed, doctor: 0")
+
+
+def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: Path) -> None:
+    """Without a report nobody knows what is left to do."""
+    play(tmp_path, "rm release", found(0, ("test_passes", "")))
+    script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[0] == asked[1]
+    assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
+
+
+def test_what_failed_is_told_by_who_has_to_end(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal in the middle of a run: what had failed by then is told, and nothing is tried again."""
+
+    def interrupted(command: list[str], console: Path, deadline: float, title: str) -> bool:
+        note = {"test": FAILS, "why": "trace\nE   AssertionError: it was 1"}
+        (console.parent / "failures").write_text(json.dumps(note) + "\n")
+        script.end_in_order(signal.SIGTERM, None)
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(script, "follow", interrupted)
+    with pytest.raises(SystemExit):
+        script.run_patiently(kernel(script, tmp_path), ["tests"])
+    told = capsys.readouterr().out
+    assert f"{FAILS}: AssertionError: it was 1" in told
+    assert "STOPPED" in told
+    assert "once more" not in told

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel functions by every spelling that a compiler gives them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.errors import Unsupported
+from nettop.kernel import kprobes
+
+NAME = "tcp_v4_connect"
+WHOLE, PIECE = ["isra", "constprop", "lto_priv", "llvm"], ["part", "cold"]
+
+
+def kallsyms(folder: Path, *symbols: str) -> Path:
+    """A file like /proc/kallsyms with these lines behind an address; one of code, if no kind is given."""
+    lines = [symbol if " " in symbol else f"t {symbol}" for symbol in symbols]
+    path = folder / "kallsyms"
+    path.write_text("".join(f"0000000000000000 {line}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("symbols", "found"),
+    [
+        ([NAME], [NAME]),
+        ([f"T {NAME}"], [NAME]),
+        ([f"w {NAME}"], [NAME]),
+        ([f"t {NAME}\t[tcp]"], [NAME]),
+        ([f"{NAME}.isra.0"], [f"{NAME}.isra.0"]),
+        ([f"t {NAME}.isra.0\t[tcp]"], [f"{NAME}.isra.0"]),
+        ([NAME, f"{NAME}.constprop.0"], [NAME, f"{NAME}.constprop.0"]),
+        ([f"{NAME}.constprop.1", f"{NAME}.constprop.0"], [f"{NAME}.constprop.0", f"{NAME}.constprop.1"]),
+        ([f"{NAME}.constprop.0.isra.0"], [f"{NAME}.constprop.0.isra.0"]),
+        ([f"{NAME}.llvm.1234567890"], [f"{NAME}.llvm.1234567890"]),
+        ([NAME, f"{NAME}.cold", f"{NAME}.part.0"], [NAME]),
+        ([f"{NAME}.isra.0", f"{NAME}.isra.0.cold"], [f"{NAME}.isra.0"]),
+        ([NAME, f"d {NAME}", f"__{NAME}", f"{NAME}_v2", f"__pfx_{NAME}"], [NAME]),
+    ],
+)
+def test_spellings(tmp_path: Path, symbols: list[str], found: list[str]) -> None:
+    """All clones of a function are found, in the kernel and its modules, and nothing else."""
+    assert kprobes.spellings(NAME, kallsyms(tmp_path, *symbols)) == tuple(found)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "why"),
+    [
+        ([f"{NAME}.cold"], f"this kernel has but pieces of {NAME}: {NAME}.cold"),
+        (
+            [f"{NAME}.part.0", f"{NAME}.isra.0.cold"],
+            f"this kernel has but pieces of {NAME}: {NAME}.isra.0.cold, {NAME}.part.0",
+        ),
+        ([NAME, f"t {NAME}\t[other]"], f"this kernel has 2 functions called {NAME}"),
+        ([f"{NAME}.isra.0"] * 2, f"this kernel has 2 functions called {NAME}.isra.0"),
+        ([], f"this kernel has no function {NAME}"),
+        ([f"d {NAME}", "vfs_read"], f"this kernel has no function {NAME}"),
+        (
+            ["tcp_v4_connects", "vfs_read", "tcp_slow_start"],
+            f"this kernel has no function {NAME}; it has tcp_v4_connects",
+        ),
+    ],
+)
+def test_what_does_not_stand_for_the_function(tmp_path: Path, symbols: list[str], why: str) -> None:
+    """A piece of a function, one of several of a name, or none at all is refused, and what there is is named."""
+    with pytest.raises(Unsupported) as refusal:
+        kprobes.spellings(NAME, kallsyms(tmp_path, *symbols))
+    assert refusal.value.what == why
+
+
+@given(st.lists(st.tuples(st.sampled_from(WHOLE + PIECE), st.integers(0, 9)), max_size=3))
+def test_a_suffix_of_a_piece_is_no_function(suffixes: list[tuple[str, int]]) -> None:
+    """However suffixes pile up, a symbol stands for the function unless one says that it is a piece."""
+    symbol = NAME + "".join(f".{word}.{number}" for word, number in suffixes)
+    is_whole = not {word for word, _ in suffixes} & set(PIECE)
+    assert (kprobes._suffixes(symbol) <= kprobes._WHOLE) == is_whole
+
+
+def test_why_a_function_that_types_describe_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has another spelling only, or the compiler has put it into its callers."""
+    monkeypatch.setattr(kprobes, "spellings", lambda function: (f"{function}.isra.0",))
+    assert kprobes.why_nowhere(NAME) == f"this kernel has {NAME} as {NAME}.isra.0 only"
+    monkeypatch.undo()
+    assert (
+        kprobes.why_nowhere("nettop_no_such_function")
+        == "this kernel has no function nettop_no_such_function"
+    )
+
+
+def test_a_kernel_without_kprobes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel has no such device no probe is opened."""
+    monkeypatch.setattr(kprobes, "KPROBES", tmp_path)
+    with pytest.raises(Unsupported, match="this kernel has no kprobes"):
+        kprobes.open_probes(NAME, at_return=True)

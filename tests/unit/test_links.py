@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices and their counters, parsed from messages that the test makes as the kernel lays them out."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.kernel.links import STATISTICS, Link, parse_links, read_links
+
+NEWLINK, ERROR, DONE = 16, 2, 3
+MULTI, INTERRUPTED = 0x2, 0x10
+IFNAME, ADDRESS, MASTER, STATS64 = 3, 1, 10, 23
+NESTED = 0x8000
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded to 4 bytes."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def message(kind: int, body: bytes, flags: int = MULTI) -> bytes:
+    """One netlink message, padded to 4 bytes."""
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 99) + body + bytes(-len(body) % 4)
+
+
+def device(index: int, *attributes: bytes, flags: int = MULTI) -> bytes:
+    """A message about a device."""
+    return message(NEWLINK, struct.pack("=BxHiII", 0, 1, index, 0x1003, 0) + b"".join(attributes), flags)
+
+
+def counters(count: int = len(STATISTICS)) -> bytes:
+    """The statistics 1, 2, 3 …"""
+    return attribute(STATS64, struct.pack(f"={count}Q", *range(1, count + 1)))
+
+
+NUMBERED = {name: place for place, name in enumerate(STATISTICS, 1)}
+LO = device(1, attribute(IFNAME, b"lo\0"), attribute(ADDRESS, b"\0" * 6), counters())
+ETH0 = device(2, attribute(MASTER, b"\7\0\0\0"), counters(), attribute(IFNAME, b"eth0\0"))
+
+
+def test_devices_have_numbers_names_and_counters() -> None:
+    """Attributes come in any order and with others between them; a message without the end is not the end."""
+    assert parse_links(LO + ETH0) == ([Link(1, "lo", NUMBERED), Link(2, "eth0", NUMBERED)], False, True)
+
+
+def test_the_end_of_a_dump() -> None:
+    """The end is a message of its own, or an acknowledgement."""
+    done, zero = message(DONE, struct.pack("=i", 0)), message(ERROR, struct.pack("=i", 0) + bytes(16))
+    assert parse_links(LO + done) == ([Link(1, "lo", NUMBERED)], True, True)
+    assert parse_links(zero) == ([], True, True)
+    assert parse_links(message(DONE, b"")) == ([], True, True)
+
+
+def test_a_dump_during_which_devices_changed() -> None:
+    """The kernel's flag for it, on any message, means that the dump is not whole."""
+    interrupted = device(3, attribute(IFNAME, b"br0\0"), flags=MULTI | INTERRUPTED)
+    assert parse_links(LO + interrupted)[2] is False
+
+
+@pytest.mark.parametrize("kind", [ERROR, DONE])
+def test_what_the_kernel_refuses(kind: int) -> None:
+    """A refusal, at once or at the end, is the kernel's own error."""
+    with pytest.raises(PermissionError) as refusal:
+        parse_links(message(kind, struct.pack("=i", -errno.EPERM)))
+    assert "RTM_GETLINK" in str(refusal.value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 23, 24])
+def test_older_kernels_count_less(count: int) -> None:
+    """What a kernel does not count is not there."""
+    (link,), *_ = parse_links(device(1, counters(count)))
+    assert link.statistics == {name: NUMBERED[name] for name in STATISTICS[:count]}
+
+
+def test_younger_kernels_count_more() -> None:
+    """What is not known by name is left out."""
+    (link,), *_ = parse_links(device(1, counters(40)))
+    assert link.statistics == NUMBERED
+
+
+def test_names_are_safe_to_show() -> None:
+    """Whoever names a device cannot send anything to the terminal."""
+    (link,), *_ = parse_links(device(1, attribute(IFNAME, b"\x1b[2J\xff\0")))
+    assert link.name == "␛[2J\N{REPLACEMENT CHARACTER}"
+
+
+def test_flags_of_an_attribute_are_not_its_type() -> None:
+    """The two upper bits of a type are flags."""
+    (link,), *_ = parse_links(device(1, attribute(IFNAME | NESTED, b"lo\0")))
+    assert link.name == "lo"
+
+
+def test_what_is_cut_short_is_left_out() -> None:
+    """A message cut anywhere gives what stands whole before the cut."""
+    for end in range(len(LO), len(LO + ETH0)):
+        assert parse_links((LO + ETH0)[:end])[0] == [Link(1, "lo", NUMBERED)]
+    bad = device(5, struct.pack("=HH", 400, IFNAME) + b"too long\0\0\0\0")
+    assert parse_links(bad)[0] == [Link(5, "")]
+    assert parse_links(message(NEWLINK, b"short"))[0] == []
+
+
+@given(st.binary(max_size=120))
+def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
+    """Whatever arrives is devices, nothing, or an error number of the kernel's."""
+    try:
+        links, _, _ = parse_links(data)
+    except OSError:
+        return
+    assert all(isinstance(link, Link) for link in links)
+
+
+def test_this_machine_has_loopback() -> None:
+    """Anybody may ask, and every namespace has a loopback device with the same number."""
+    found = {link.name: link for link in read_links()}
+    assert found["lo"].index == socket.if_nametoindex("lo")
+    assert found["lo"].statistics.keys() <= set(STATISTICS)
+    assert found["lo"].statistics["rx_packets"] == found["lo"].statistics["tx_packets"]

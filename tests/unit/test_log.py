@@ -1,0 +1,493 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log: what it writes when, what it says of losses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nettop import interrupts
+from nettop.engine import bus
+from nettop.errors import NettopError, SourceFailed, UsageError
+from nettop.interrupts import Requests
+from nettop.output import console, log, log_files
+from nettop.output.log_plan import make_log_plan
+from nettop.output.plan import whole_columns
+from nettop.query.times import rfc3339
+from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
+from nettop.snapshots.connections import EVENTS, PROCESSES, SOCKETS
+from nettop.snapshots.own_cost import LEFT_OUT
+from nettop.snapshots.snapshot import Snapshot
+from tests.unit.build import make_frame
+from tests.unit.logging_run import Logging, rows_of, settings, until
+from tests.unit.scripted import steps
+from tests.unit.woken import CLOSE, CONNECT, FAIL, Woken
+
+SOCKET = {"id": 7, "pid": 4615, "process": "curl", "bytes_sent": 1200, "rtt_us": 21_400, "rtt_var_us": 3100}
+
+
+def nothing() -> Woken:
+    """A source without connections."""
+    return Woken(steps([]))
+
+
+# --- lines ----------------------------------------------------------------------------------------------------
+
+
+def test_events_come_at_once() -> None:
+    """An event is on the console when it has happened, with its own time, its type and every field."""
+    source = nothing()
+    with Logging(settings(), source) as logging:
+        until(lambda: source.options)
+        source.happen(CONNECT, CLOSE)
+        connect, close = logging.rows(2)
+        source.happen(FAIL)
+        (fail,) = logging.rows(1)
+    assert list(connect) == [
+        "time",
+        "type",
+        "lens",
+        *(name for name in whole_columns(EVENTS) if name != "time"),
+    ]
+    assert {row["type"] for row in (connect, close, fail)} == {"event"}
+    assert [row["time"] for row in (connect, fail)] == ["2026-11-18T11:06:40.123456Z"] * 2
+    assert (fail["reason"], fail["handshake_us"], fail["remote"]) == ("refused", None, "127.0.0.1:1")
+    assert [row["event_id"] for row in (connect, close, fail)] == [1, 2, 3]
+
+
+def test_readable_events() -> None:
+    """A line for people: aligned, with units; what is unknown or says nothing at that moment is left out."""
+    source = nothing()
+    with Logging(settings(format=LineFormat.TEXT), source) as logging:
+        until(lambda: source.options)
+        source.happen(CONNECT, CLOSE, FAIL | {"pid": None, "process": None})
+        lines = logging.lines(3)
+    assert {line[:29] for line in lines} == {"2026-11-18T11:06:40.123456Z  "}
+    ends = "127.0.0.1:42524 → 127.0.0.1:443            "
+    sums = "sent 1.2 kB  received 48.1 kB  retransmits 1"
+    nobody = "(unattributed)          127.0.0.1:42524 → 127.0.0.1:1              "
+    assert [line[29:] for line in lines] == [
+        f"connect  –                curl[4615]              {ends}    handshake 62 µs\n",
+        f"close    closed by us     curl[4615]              {ends}    after 21.4 ms  {sums}\n",
+        f"fail     refused          {nobody}    after 62 µs  sent 0 B  received 0 B  retransmits 0\n",
+    ]
+
+
+def test_readable_metrics() -> None:
+    """A line for people of a connection that lives."""
+    with Logging(settings(format=LineFormat.TEXT), Woken(steps([SOCKET]))) as logging:
+        (line,) = logging.lines(1)
+    assert line == (
+        "2026-11-18T11:06:40.123456Z  metrics  ESTABLISHED  curl[4615]              "
+        "10.0.3.7:443 → 203.0.113.9:52114               sent 1.2 kB  rtt 21.4 ±3.1 ms\n"
+    )
+
+
+def test_hostile_names_stay_one_line() -> None:
+    """A process's name breaks neither the line nor its words."""
+    source = nothing()
+    with Logging(settings(format=LineFormat.TEXT), source) as logging:
+        until(lambda: source.options)
+        source.happen(CONNECT | {"process": "a b%s"})
+        assert "  a_b%s[4615]  " in logging.lines(1)[0]
+
+
+def test_metrics_at_the_start_and_at_each_interval() -> None:
+    """Tables are logged at once, then at the readings next to each interval's end; every field is there."""
+    hour = MAX_INTERVAL_S
+    # Each reading has lost events, which is told in a line at once: so the test knows that it was seen.
+    frames = [
+        make_frame([SOCKET | {"bytes_sent": at}], None, at * hour, lost={"events": at}).now for at in range(8)
+    ]
+    frames[3] = replace(frames[3], boot_ns=frames[3].boot_ns - 1_000_000_000)
+    with Logging(settings(metrics_interval_s=3 * hour), Woken(frames)) as logging:
+        rows = logging.rows(1)
+        for at in range(1, 8):
+            logging.refresh()
+            rows += logging.rows(2 if at % 3 == 0 else 1)
+    metrics = [row for row in rows if row["type"] == "metrics"]
+    assert [row["bytes_sent"] for row in metrics] == [0, 3, 6]
+    assert metrics[0]["time"] == "2026-11-18T11:06:40.123456Z"
+    assert set(metrics[0]) == {"time", "type", "lens", *whole_columns(SOCKETS)}
+
+
+def test_listeners_are_no_live_connections() -> None:
+    """Metrics are of connections: neither listeners nor what waits only."""
+    rows = [SOCKET, SOCKET | {"id": 8, "state": "LISTEN"}, SOCKET | {"id": 9, "state": "TIME_WAIT"}]
+    source = Woken(steps(rows))
+    with Logging(settings(), source) as logging:
+        assert logging.rows(1)[0]["id"] == 7
+        told = logging.end()
+    assert "logged 0 events, 1 metrics;" in told
+
+
+def test_files_hold_what_the_console_shows(tmp_path: Path) -> None:
+    """Events and metrics have a file each; together they hold the console's lines, byte for byte."""
+    source = Woken(steps([SOCKET]))
+    with Logging(settings(directory=str(tmp_path)), source) as logging:
+        shown = logging.lines(1)
+        source.happen(CONNECT, CLOSE)
+        shown += logging.lines(2)
+        told = logging.end()
+    assert (tmp_path / "metrics.jsonl").read_text() == shown[0]
+    assert (tmp_path / "events.jsonl").read_text() == "".join(shown[1:])
+    assert told.endswith(f"; written to {tmp_path}/events.jsonl, {tmp_path}/metrics.jsonl\n")
+
+
+def test_no_console(tmp_path: Path) -> None:
+    """Without a console the files get everything, and the reader nothing."""
+    source = nothing()
+    with Logging(settings(directory=str(tmp_path), console=False), source) as logging:
+        source.happen(CONNECT)
+        until(lambda: rows_of(tmp_path / "events.jsonl") if (tmp_path / "events.jsonl").exists() else None)
+        logging.end()
+        logging._stdout.close()
+        assert logging.lines(1) == [""]
+
+
+# --- what is chosen -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kinds"),
+    [({}, ["metrics", "event"]), ({"events": False}, ["metrics"]), ({"metrics": False}, ["event"])],
+)
+def test_only_events_or_only_metrics(chosen: dict[str, bool], kinds: list[str]) -> None:
+    """--metrics-only writes no events, --events-only no metrics."""
+    source = Woken(steps([SOCKET]))
+    with Logging(settings(**chosen), source) as logging:
+        until(lambda: source.options)
+        source.happen(CONNECT)
+        assert [row["type"] for row in logging.rows(len(kinds))] == kinds
+        told = logging.end()
+    written = {"event": "1 events", "metrics": "1 metrics"}
+    assert f"logged {', '.join(written[kind] for kind in reversed(kinds))};" in told
+
+
+def test_a_filter_of_both() -> None:
+    """A filter chooses among events and among metrics, and the end says of how many."""
+    source = Woken(steps([SOCKET, SOCKET | {"id": 8, "process": "sh"}]))
+    with Logging(settings(filters=("process=curl",)), source) as logging:
+        assert [row["id"] for row in logging.rows(1)] == [7]
+        source.happen(CONNECT | {"process": "sh"}, CONNECT)
+        assert [row["process"] for row in logging.rows(1)] == ["curl"]
+        assert "logged 1 events, 1 metrics of 2 events;" in logging.end()
+
+
+@pytest.mark.parametrize(
+    ("term", "kept", "note"),
+    [
+        (
+            "reason=refused",
+            "events",
+            "no metrics are logged, none can pass: filter term ‘reason=refused’: unknown field",
+        ),
+        (
+            "send_queue>0",
+            "metrics",
+            "no events are logged, none can pass: filter term ‘send_queue>0’: unknown field",
+        ),
+    ],
+)
+def test_a_filter_that_one_table_knows(term: str, kept: str, note: str) -> None:
+    """A row without the field cannot pass: its table is left out, which is said at the start."""
+    plan = make_log_plan(settings(filters=(term,)))
+    assert [stream.name for stream in plan.streams] == [kept]
+    assert [told.startswith(note) for told in plan.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"filters": ("reson=refused",)}, "unknown field 'reson'"),
+        ({"filters": ("reason=refused", "send_queue>0")}, "unknown field 'send_queue'"),
+        ({"view": "conections"}, "unknown view 'conections'"),
+        ({"view": "connections.processes", "metrics": False}, "with --events-only there is nothing of"),
+    ],
+)
+def test_wrong_words_before_anything_attaches(asked: dict[str, object], told: str) -> None:
+    """What does not exist, or leaves nothing to log, is a usage error."""
+    with pytest.raises(UsageError, match=told):
+        make_log_plan(settings(**asked))
+
+
+def test_another_table(tmp_path: Path) -> None:
+    """--lens logs the rows of any table, in a file of its name, readable or as JSON."""
+    process = {
+        "id": 1,
+        "pid": 7,
+        "process": "nginx",
+        "connections": 3,
+        "closed": 12,
+        "failed": 0,
+        "bytes_sent": 5,
+    }
+    for form, ending in ((LineFormat.TEXT, "log"), (LineFormat.JSONL, "jsonl")):
+        source = Woken([make_frame([process], table=PROCESSES).now])
+        asked = settings(view="connections.processes", directory=str(tmp_path), format=form)
+        with Logging(asked, source) as logging:
+            (line,) = logging.lines(1)
+            logging.end()
+            told = logging.stderr.getvalue()
+        assert told.startswith("nettop: logged 1 connections.processes; lost nothing; written to ")
+        assert (tmp_path / f"connections.processes.{ending}").read_text() == line
+        assert source.options["table"] == "processes"
+    assert json.loads(line) | {"time": ""} == json.loads(line) | {"time": "", "lens": "connections.processes"}
+    readable = (tmp_path / "connections.processes.log").read_text()
+    assert readable == (
+        "2026-11-18T11:06:41.123456Z  connections.processes  nginx[7]                conns 3  closed 12  failed 0"
+        "  sent 5 B\n"
+    )
+
+
+def test_what_the_source_is_asked_for() -> None:
+    """The ring's size and the ways reach the source before it starts, and no table is read that nobody logs."""
+    source = nothing()
+    with Logging(settings(ring_bytes=4096, ways={"accepts": "none"}, frequency_hz=99), source) as logging:
+        until(lambda: len(source.options) == 5)
+        logging.end()
+    assert source.options == {
+        "ring_bytes": 4096,
+        "table": "sockets",
+        "every": False,
+        "ways": {"accepts": "none"},
+        "frequency": 99,
+    }
+
+
+# --- losses ---------------------------------------------------------------------------------------------------
+
+
+def test_lost_in_the_ring(tmp_path: Path) -> None:
+    """Each time the kernel lost more, a line says how many, on the console and in the file; the end sums up."""
+    frames = [make_frame([], lost={"events": count}).now for count in (0, 37, 37, 40)]
+    with Logging(settings(directory=str(tmp_path)), Woken(frames)) as logging:
+        logging.refresh()
+        (first,) = logging.rows(1)
+        logging.refresh()
+        logging.refresh()
+        (second,) = logging.rows(1)
+        told = logging.end()
+    wanted = {"type": "lost", "what": "events", "cause": "ring full or hook busy"}
+    assert first | {"time": 0} == wanted | {"time": 0, "count": 37, "total": 37}
+    assert second | {"time": 0} == wanted | {"time": 0, "count": 3, "total": 40}
+    assert rows_of(tmp_path / "events.jsonl") == [first, second]
+    assert "lost 40 events (ring full or hook busy), 0 events (queue full)" in told
+
+
+def test_lost_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the console is all there is, its reader is waited for; what happened meanwhile beyond the queue is told
+    as lost, and all events are either shown or counted.
+    """
+    monkeypatch.setattr(console, "QUEUED_BYTES", 1)
+    monkeypatch.setattr(bus, "QUEUED_ROWS", 150)
+    source = nothing()
+    with Logging(settings(), source) as logging:
+        until(lambda: source.options)
+        for _ in range(20):
+            source.happen(*[CONNECT] * 100)
+            until(lambda: not source._waiting)
+        accounted = lost = 0
+        while accounted < 2000:
+            (row,) = logging.rows(1)
+            lost += row["count"] if row["type"] == "lost" else 0
+            accounted += row["count"] if row["type"] == "lost" else 1
+        assert accounted == 2000
+        assert f"lost 0 events (ring full or hook busy), {lost} events (queue full)" in logging.end()
+        assert lost > 0
+
+
+def test_a_console_that_nobody_reads_keeps_no_file_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has every event while the console's reader sleeps; what that misses is counted, and told to it."""
+    monkeypatch.setattr(console, "QUEUED_BYTES", 1 << 16)
+    source = nothing()
+    with Logging(settings(directory=str(tmp_path)), source) as logging:
+        for _ in range(10):
+            source.happen(*[CONNECT] * 100)
+            until(lambda: not source._waiting)
+        path = tmp_path / "events.jsonl"
+        until(lambda: path.exists() and path.read_text().count("\n") == 1000)
+        shown = 0
+        for line in iter(logging._console.readline, ""):
+            shown += '"event"' in line
+            if '"event_id":1000' in line or shown == 1:
+                source.happen(CONNECT)
+            if '"lost"' in line:
+                break
+        lost = json.loads(line)
+        assert (lost["what"], lost["cause"], lost["count"]) == ("lines", "console too slow", lost["total"])
+        told = logging.end()
+    assert f"{lost['total']} lines of console" in told
+    assert [row["event_id"] for row in rows_of(path)][:1000] == list(range(1, 1001))
+
+
+def with_events(*are_had: bool) -> list[Snapshot]:
+    """Snapshots a second apart, some of which left events out for --max-overhead, and each of which lost one more:
+    that is told in a line at once, so that a test knows that it was seen.
+    """
+    ways = {True: "tp_btf/inet_sock_set_state", False: f"n/a: {LEFT_OUT}"}
+    return [
+        make_frame([], None, float(at), lost={"events": at}, via={"events": ways[is_had]}).now
+        for at, is_had in enumerate(are_had, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("are_had", "when"),
+    [
+        ((True, False, False), "since {1}"),
+        ((False, True), "from {0} to {1}"),
+        ((False, True, True, False), "2 times since {0}, the last time since {3}"),
+        ((True, False, True, False, True), "2 times since {1}, the last time from {3} to {4}"),
+    ],
+)
+def test_events_left_out_are_in_the_sums(are_had: tuple[bool, ...], when: str) -> None:
+    """Since when, or until when."""
+    frames = with_events(*are_had)
+    with Logging(settings(max_overhead=0.001), Woken(frames)) as logging:
+        for at in range(len(frames)):
+            if at:
+                logging.refresh()
+            until(lambda: logging.rows(1)[0]["type"] == "lost")
+        told = logging.end()
+    times = when.format(*(rfc3339(one.wall_ns) for one in frames))
+    assert f"; events left out for --max-overhead 0.1% {times}; lost " in told
+
+
+def test_a_log_that_left_events_out_lost_something() -> None:
+    """Nothing else was lost."""
+    left_out = make_frame([], via={"events": f"n/a: {LEFT_OUT}"}).now
+    with Logging(settings(max_overhead=0.02), Woken([left_out])) as logging:
+        (missing,) = logging.rows(1)
+        told = logging.end()
+    assert (missing["type"], missing["why"]) == ("missing", LEFT_OUT)
+    since = rfc3339(left_out.wall_ns)
+    assert f"; events left out for --max-overhead 2% since {since}; lost nothing else" in told
+
+
+# --- the end --------------------------------------------------------------------------------------------------
+
+
+def test_the_end_writes_what_has_happened(tmp_path: Path) -> None:
+    """What happened before the end was requested is read once more, written, and in the sums."""
+    source = Woken(
+        steps([], counts={"connected": 2, "accepted": 0, "closed": 1, "failed": 1, "time_wait": 9})
+    )
+    with Logging(settings(directory=str(tmp_path)), source) as logging:
+        logging.frame()
+        source.happen(CONNECT, CONNECT, CLOSE, FAIL, quietly=True)
+        told = logging.end()
+    assert [row["event"] for row in rows_of(tmp_path / "events.jsonl")] == [
+        "connect",
+        "connect",
+        "close",
+        "fail",
+    ]
+    assert told == (
+        "nettop: logged 4 events, 0 metrics; lost 0 events (ring full or hook busy), 0 events (queue full); the kernel "
+        f"counted connected 2, accepted 0, closed 1, failed 1; written to {tmp_path}/events.jsonl, "
+        f"{tmp_path}/metrics.jsonl\n"
+    )
+    assert source.closed
+
+
+def test_who_asks_again_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later Ctrl-C ends at once; what comes twice at the same time, as from timeout(1), is one request."""
+    requests = Requests()
+    requests.end()
+    requests.end()
+    assert requests.ending
+    monkeypatch.setattr(interrupts, "AGAIN_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        requests.end()
+
+
+def test_the_reader_goes(tmp_path: Path) -> None:
+    """When nobody reads the console any more the log ends, without a word, and the file has what happened."""
+    source = nothing()
+    with Logging(settings(directory=str(tmp_path)), source) as logging:
+        logging.frame()
+        source.happen(CONNECT, quietly=True)
+        logging.leave()
+        assert isinstance(logging.wait(), BrokenPipeError)
+    assert len(rows_of(tmp_path / "events.jsonl")) == 1
+    assert logging.stderr.getvalue() == ""
+
+
+def test_a_source_that_fails(tmp_path: Path) -> None:
+    """What a lens fails with ends the log, behind the events that it told before."""
+    source = Woken([*steps([SOCKET]), SourceFailed("the ring broke")])
+    with Logging(settings(directory=str(tmp_path)), source) as logging:
+        logging.lines(1)
+        source.happen(CONNECT)
+        logging.lines(1)
+        logging.fail()
+        assert isinstance(logging.wait(), SourceFailed)
+    assert len(rows_of(tmp_path / "events.jsonl")) == 1
+
+
+def test_reopening(tmp_path: Path) -> None:
+    """Asked to open the files again, as SIGHUP does, the log goes on in new ones."""
+    source = nothing()
+    with Logging(settings(directory=str(tmp_path)), source) as logging:
+        until(lambda: source.options)
+        source.happen(CONNECT)
+        logging.lines(1)
+        (tmp_path / "events.jsonl").rename(tmp_path / "moved")
+        logging.requests.reopen()
+        until((tmp_path / "events.jsonl").exists)
+        source.happen(CLOSE)
+        logging.lines(1)
+        logging.end()
+    assert [row["event"] for row in rows_of(tmp_path / "moved")] == ["connect"]
+    assert [row["event"] for row in rows_of(tmp_path / "events.jsonl")] == ["close"]
+
+
+def test_a_directory_that_cannot_be_is_told_before_anything_attaches(tmp_path: Path) -> None:
+    """A log that cannot be opened ends at once, and the source never starts."""
+    (tmp_path / "file").write_text("")
+    source = nothing()
+    with Logging(settings(directory=str(tmp_path / "file")), source) as logging:
+        assert isinstance(logging.wait(), NettopError)
+    assert source.options == {}
+
+
+def test_trouble_with_a_file_does_not_stop_the_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that vanished with its directory is told, and counted in the end; the console goes on."""
+    monkeypatch.setattr(log_files, "TRY_AGAIN_S", 0.0)
+    source = nothing()
+    directory = tmp_path / "log"
+    with Logging(settings(directory=str(directory)), source) as logging:
+        until(lambda: source.options)
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
+        source.happen(CONNECT)
+        logging.lines(1)
+        told = logging.end()
+    assert "events.jsonl cannot be written (No such file or directory)" in told
+    assert f"1 lines of {directory}/events.jsonl" in told
+
+
+def test_pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows at once become lines in pieces, all of them and in order."""
+    monkeypatch.setattr(log, "PIECE_ROWS", 3)
+    source = Woken(steps([SOCKET | {"id": at, "bytes_sent": 100 - at} for at in range(1, 11)]))
+    with Logging(settings(), source) as logging:
+        assert [row["id"] for row in logging.rows(10)] == list(range(1, 11))
+        source.happen(*[CONNECT] * 10)
+        assert [row["event_id"] for row in logging.rows(10)] == list(range(1, 11))
+
+
+def test_defaults() -> None:
+    """Unasked, everything is logged to log/ and to the console."""
+    asked = LogSettings()
+    assert (asked.directory, asked.console, asked.events, asked.metrics) == ("log", True, True, True)
+    assert [stream.name for stream in make_log_plan(asked).streams] == ["events", "metrics"]

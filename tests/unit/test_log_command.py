@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop log` as a process: signals, closed streams, and what SIGKILL leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.logging_run import rows_of, until
+
+SCRIPT = """
+import sys, threading
+from nettop import cli
+from tests.unit.scripted import steps
+from tests.unit.woken import CONNECT, Woken
+source = Woken(steps([{"id": 7}]))
+def happen():
+    for line in sys.stdin:
+        source.happen(*[CONNECT] * int(line))
+threading.Thread(target=happen, daemon=True).start()
+run = cli.run
+cli.run = lambda words: run(words, lambda lens: source)
+sys.exit(cli.main())
+"""
+
+
+def started(directory: Path, *words: str, **how: Any) -> subprocess.Popen[str]:
+    """`nettop log` in a directory, over a source in which so many connections open as its standard input says."""
+    options = ("log", "--format", "jsonl", "-t", "3600", "--metrics-interval", "3600", *words)
+    how = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    } | how
+    here = str(Path(__file__).parents[2])
+    child = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *options], cwd=directory, env=os.environ | {"PYTHONPATH": here}, **how
+    )
+    if "--log-dir" not in words:
+        until(lambda: child.poll() is not None or lines(directory, "metrics") == 1)
+    return child
+
+
+def lines(directory: Path, name: str) -> int:
+    """How many lines a file of the log has by now."""
+    path = directory / "log" / f"{name}.jsonl"
+    return path.read_text().count("\n") if path.exists() else -1
+
+
+def happen(child: subprocess.Popen[str], count: int) -> None:
+    """Have so many connections open."""
+    assert child.stdin is not None
+    child.stdin.write(f"{count}\n")
+    child.stdin.flush()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end with code 0 and one line, and the file has every event."""
+    with started(tmp_path) as child:
+        happen(child, 3)
+        until(lambda: lines(tmp_path, "events") == 3)
+        for _ in range(2):  # as timeout(1) sends it
+            child.send_signal(number)
+        assert child.wait(60) == 0
+        assert child.stderr is not None
+        (told,) = child.stderr.read().splitlines()
+    assert told.startswith("nettop: logged 3 events, 1 metrics; lost 0 events")
+    assert len(rows_of(tmp_path / "log" / "events.jsonl")) == 3
+
+
+def test_hang_up_opens_the_files_again(tmp_path: Path) -> None:
+    """SIGHUP makes new files and ends nothing, as logrotate expects it of a service."""
+    with started(tmp_path) as child:
+        for name in ("events", "metrics"):
+            (tmp_path / "log" / f"{name}.jsonl").rename(tmp_path / name)
+        child.send_signal(signal.SIGHUP)
+        until(lambda: lines(tmp_path, "events") == lines(tmp_path, "metrics") == 0)
+        happen(child, 1)
+        until(lambda: lines(tmp_path, "events") == 1)
+        child.terminate()
+        assert child.wait(60) == 0
+
+
+def test_hang_up_under_nohup(tmp_path: Path) -> None:
+    """Started by nohup, SIGHUP opens the files again all the same, and ends nothing."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with started(tmp_path) as child:
+            (tmp_path / "log" / "events.jsonl").unlink()
+            child.send_signal(signal.SIGHUP)
+            until((tmp_path / "log" / "events.jsonl").exists)
+            child.terminate()
+            assert child.wait(60) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_reader_gone(tmp_path: Path) -> None:
+    """When the reader of the pipe goes, it ends with code 0 and no word."""
+    with started(tmp_path, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.wait(60) == 0
+        assert child.stderr.read() == ""
+
+
+def test_terminal_gone(tmp_path: Path) -> None:
+    """When its terminal hangs up, which is a SIGHUP too, it ends in order."""
+    ours, theirs = os.openpty()
+    streams = {"stdout": theirs, "stderr": subprocess.DEVNULL}
+    controlled = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(1, termios.TIOCSCTTY, 0)}
+    with started(tmp_path, **streams, **controlled) as child:
+        os.close(theirs)
+        happen(child, 2)
+        until(lambda: lines(tmp_path, "events") == 2)
+        os.close(ours)
+        assert child.wait(60) == 0
+    assert len(rows_of(tmp_path / "log" / "events.jsonl")) == 2
+
+
+def test_streams_closed(tmp_path: Path) -> None:
+    """Without any standard stream, as some services begin, the files get everything."""
+    close = {"preexec_fn": lambda: [os.close(descriptor) for descriptor in (0, 1, 2)]}
+    with started(tmp_path, stdin=None, stdout=None, stderr=None, **close) as child:
+        child.terminate()
+        assert child.wait(60) == 0
+    assert lines(tmp_path, "metrics") == 1
+
+
+def test_output_closed_and_no_files(tmp_path: Path) -> None:
+    """With nowhere to write to, that is told at once."""
+    close = {"preexec_fn": lambda: os.close(1)}
+    with started(tmp_path, "--log-dir", "none", stdout=None, **close) as child:
+        assert child.wait(60) == 1
+        assert child.stderr is not None
+        assert child.stderr.read() == "nettop: standard output is closed\n  give --log-dir a directory\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--log-dir", "none"]])
+def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
+    """A console that cannot be written is told; the log ends only if there are no files."""
+    with open("/dev/full", "w", encoding="utf-8") as full, started(tmp_path, *words, stdout=full) as child:
+        assert child.stderr is not None
+        told = child.stderr.readline()
+        if words:
+            assert (told, child.wait(60)) == (
+                "nettop: the output cannot be written: No space left on device\n",
+                1,
+            )
+        else:
+            assert told.startswith("nettop: the console cannot be written (No space left on device)")
+            happen(child, 2)
+            until(lambda: lines(tmp_path, "events") == 2)
+            child.terminate()
+            assert child.wait(60) == 0
+
+
+def test_sigkill_leaves_whole_lines(tmp_path: Path) -> None:
+    """Killed in the middle of many events, every file ends with a whole line, and is continued by the next run."""
+    for _ in range(4):
+        with started(tmp_path) as child:
+            before = max(0, lines(tmp_path, "events"))
+            for _ in range(20):
+                happen(child, 400)
+            until(lambda before=before: lines(tmp_path, "events") > before)  # type: ignore[misc]
+            child.kill()
+        assert all(row["type"] == "event" for row in rows_of(tmp_path / "log" / "events.jsonl"))
+        (tmp_path / "log" / "metrics.jsonl").unlink()
+
+
+def test_another_one_writes_there(tmp_path: Path) -> None:
+    """A second log in the same directory is refused, with the way out."""
+    with started(tmp_path) as first:
+        with started(tmp_path, "--events-only") as second:
+            assert second.wait(20) == 1
+            assert second.stderr is not None
+            told = second.stderr.read()
+        first.terminate()
+        assert first.wait(20) == 0
+    assert told == (
+        "nettop: log/events.jsonl cannot be written: another nettop log writes it\n"
+        "  give --log-dir another directory, or none for the console only\n"
+    )
+
+
+def test_events_on_the_console_only(tmp_path: Path) -> None:
+    """--log-dir none makes no directory."""
+    words = ("--log-dir", "none", "--events-only")
+    with started(tmp_path, *words, stdout=subprocess.PIPE) as child:
+        happen(child, 1)
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["event"] == "connect"
+        child.terminate()
+        assert child.wait(60) == 0
+    assert list(tmp_path.iterdir()) == []

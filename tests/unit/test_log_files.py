@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log files: whole lines whatever happens, rotation, and what becomes of lines that cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.errors import ExitCode, NettopError
+from nettop.output import log_files
+from nettop.output.log_files import PAGE, LogFile, Place, paged
+
+LIMIT = 4 * PAGE
+LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
+
+
+class Log:
+    """A log file in a directory of the test, and what it has told."""
+
+    def __init__(self, directory: Path, rotate_bytes: int = LIMIT, keep: int = 2) -> None:
+        self.told: list[str] = []
+        self.place = Place(directory, "events", "log", rotate_bytes, keep)
+        self.file = LogFile(self.place, self.told.append, lambda *gap: f"lost {gap}\n".encode())
+
+    def open(self) -> Log:
+        """Open it."""
+        self.file.open()
+        return self
+
+    def write(self, *lines: str) -> None:
+        """Write lines, in one block."""
+        self.file.write("".join(f"{line}\n" for line in lines).encode())
+
+    def names(self) -> list[str]:
+        """The files there are."""
+        return sorted(path.name for path in self.place.directory.iterdir())
+
+    def lines(self) -> list[str]:
+        """Every line that is kept, the oldest first."""
+        paths = [self.place.old(number) for number in range(self.place.keep, 0, -1)]
+        return [line for path in (*paths, self.place.path) if path.exists() for line in lines_of(path)]
+
+
+def lines_of(path: Path) -> list[str]:
+    """The whole lines of a file, without the blanks that fill pages."""
+    text = path.read_text()
+    assert not text or text.endswith("\n")
+    return [line.rstrip(" ") for line in text.splitlines()]
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """This process may make no file larger than that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    """An open log; a trouble is tried again at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_files, "TRY_AGAIN_S", 0.0)
+        made = Log(tmp_path / "log").open()
+        yield made
+        made.file.close()
+
+
+# --- whole lines ----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=20))
+def test_no_line_crosses_a_page(blocks: list[list[int]]) -> None:
+    """However lines come, none crosses the border of a page, and none is changed but for blanks at its end."""
+    written, longest = b"", 300
+    for lengths in blocks:
+        block = b"".join(b"x" * (length - 1) + b"\n" for length in lengths)
+        data, used = paged(block, 0, len(written), 1 << 30, longest)
+        assert used == len(block)
+        written += data
+    at = 0
+    for line in written.splitlines(keepends=True):
+        assert at // PAGE == (at + len(line) - 1) // PAGE
+        at += len(line)
+    lengths = [length for block in blocks for length in block]
+    assert [len(line.rstrip(b" ")) + 1 for line in written.splitlines()] == lengths
+
+
+def test_a_line_longer_than_a_page_is_whole() -> None:
+    """Such a line begins at a border and is written as it is."""
+    long = b"y" * (2 * PAGE) + b"\n"
+    data, used = paged(b"first\n" + long + b"last\n", 0, 0, 1 << 30, 10)
+    assert used == len(long) + 11
+    assert data == b"first" + b" " * (PAGE - 6) + b"\n" + long + b"last\n"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from nettop.output.log_files import LogFile, Place
+file = LogFile(Place(Path(sys.argv[1]), "events", "log", 1 << 24, 1), print, lambda *gap: b"")
+file.open()
+block = ('{"time":"2026-11-20T11:02:40.060110Z"' + "x" * int(sys.argv[2]) + "}\\n").encode() * 3000
+print("begun", flush=True)
+while True:
+    file.write(block)
+"""
+
+
+@pytest.mark.parametrize("length", [100, 900])
+def test_sigkill_leaves_whole_lines(tmp_path: Path, length: int) -> None:
+    """Killed at any moment while it writes as fast as it can, a file ends with a whole line."""
+    chance = random.Random(length)
+    for _ in range(12):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(length)], stdout=subprocess.PIPE, text=True
+        )
+        with writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "begun\n"
+            for _ in range(chance.randrange(200_000)):
+                pass
+            writer.kill()
+        for path in tmp_path.iterdir():
+            assert set(map(len, lines_of(path))) <= {length + 38}
+
+
+@pytest.mark.parametrize("before", ["", "whole\n", "half a li"])
+def test_an_unfinished_line_is_ended(tmp_path: Path, before: str) -> None:
+    """What somebody left unfinished stays a line of its own."""
+    (tmp_path / "events.log").write_text(before)
+    log = Log(tmp_path).open()
+    log.write("new")
+    log.file.close()
+    assert (tmp_path / "events.log").read_text().splitlines() == [*before.splitlines(), "new"]
+
+
+# --- rotation -------------------------------------------------------------------------------------------------
+
+
+def test_rotation_keeps_so_many_and_loses_no_line_between(log: Log) -> None:
+    """Files move one number on, none grows beyond the limit, and the kept ones hold the newest lines in order."""
+    lines = [f"{number:06d}" + "z" * (number % 90) for number in range(3000)]
+    for start in range(0, len(lines), 7):
+        log.write(*lines[start : start + 7])
+    assert log.names() == ["events.1.log", "events.2.log", "events.log"]
+    sizes = [path.stat().st_size for path in log.place.directory.iterdir()]
+    assert max(sizes) <= LIMIT
+    kept = log.lines()
+    assert kept == lines[-len(kept) :]
+    assert (log.file.lost, log.told) == (0, [])
+
+
+def test_a_block_larger_than_many_files(log: Log) -> None:
+    """One block is parted at the ends of lines over as many files as it takes."""
+    lines = [f"{number:06d}" + "z" * 100 for number in range(2000)]
+    log.write(*lines)
+    kept = log.lines()
+    assert kept == lines[-len(kept) :]
+    assert log.names() == ["events.1.log", "events.2.log", "events.log"]
+
+
+def test_what_was_kept_before_is_bounded_too(tmp_path: Path) -> None:
+    """Files that a larger --keep has left are removed by the next rotation."""
+    for number in range(1, 6):
+        (tmp_path / f"events.{number}.log").write_text(f"old {number}\n")
+    log = Log(tmp_path).open()
+    log.write(*["x" * 200] * 100)
+    log.file.close()
+    assert log.names() == ["events.1.log", "events.2.log", "events.log"]
+
+
+def test_a_file_of_before_is_continued(tmp_path: Path) -> None:
+    """A new run adds to the file of the last one."""
+    for run in ("first", "second"):
+        log = Log(tmp_path).open()
+        log.write(run)
+        log.file.close()
+    assert lines_of(tmp_path / "events.log") == ["first", "second"]
+
+
+def test_reopening_after_logrotate(log: Log) -> None:
+    """Moved away by somebody else, the file goes on under its own name once it is opened again."""
+    log.write("before")
+    log.place.path.rename(log.place.directory / "moved")
+    log.write("still there")
+    log.file.reopen()
+    log.write("after")
+    assert lines_of(log.place.directory / "moved") == ["before", "still there"]
+    assert lines_of(log.place.path) == ["after"]
+
+
+def test_cut_to_nothing_by_somebody_else(log: Log) -> None:
+    """After logrotate's copytruncate the file goes on from its beginning."""
+    log.write("before")
+    os.truncate(log.place.path, 0)
+    log.write("after")
+    assert log.place.path.read_text() == "after\n"
+
+
+# --- what is refused ------------------------------------------------------------------------------------------
+
+
+def refused(directory: Path) -> NettopError:
+    """Why the log cannot be opened."""
+    with pytest.raises(NettopError) as caught:
+        Log(directory).open()
+    assert caught.value.remedy == "give --log-dir another directory, or none for the console only"
+    return caught.value
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """A symbolic link in the file's place is refused, and what it names is left alone."""
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    (tmp_path / "events.log").symlink_to(target)
+    assert "it is a symbolic link" in refused(tmp_path).what
+    assert target.read_text() == "precious"
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A FIFO, which could keep nettop waiting for ever, and a directory are refused at once."""
+    for make in (os.mkfifo, os.mkdir):
+        path = tmp_path / make.__name__
+        path.mkdir()
+        make(path / "events.log")
+        assert "events.log cannot be written: " in refused(path).what
+
+
+def test_two_do_not_write_one_file(log: Log) -> None:
+    """A second nettop is refused, and after the first has ended is not."""
+    assert "another nettop log writes it" in refused(log.place.directory).what
+    log.file.close()
+    Log(log.place.directory).open().file.close()
+
+
+def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
+    """Below a file there can be no directory: one clear error."""
+    (tmp_path / "file").write_text("")
+    assert refused(tmp_path / "file" / "log").exit_code is ExitCode.FAILURE
+
+
+def test_others_may_not_read(log: Log) -> None:
+    """The file is for its owner and group, the directory too."""
+    assert log.place.path.stat().st_mode & 0o027 == 0
+    assert log.place.directory.stat().st_mode & 0o027 == 0
+
+
+# --- trouble --------------------------------------------------------------------------------------------------
+
+
+def test_full_disk_and_room_again(log: Log) -> None:
+    """What does not fit is counted and told once, no line stays there in part, and the gap is a line of the file."""
+    log.write("a" * 100)
+    trouble = (
+        f"{log.place.path} cannot be written (File too large): lines are lost, and counted, until it can"
+    )
+    with no_file_beyond(912):
+        log.write(*["b" * 100] * 20)
+        log.write("c")
+        assert log.told == [trouble]
+        assert log.file.lost == 13
+        assert lines_of(log.place.path) == ["a" * 100, *["b" * 100] * 8]
+    log.write("d")
+    assert lines_of(log.place.path)[9:] == ["lost ('File too large', 13, 13)", "d"]
+    assert log.told[1:] == [f"{log.place.path} is written again; 13 lines are missing from it"]
+
+
+def test_room_for_a_little(log: Log) -> None:
+    """Where only the line about the gap fits, it stands there, and the trouble is not called over."""
+    with no_file_beyond(1000):
+        log.write(*["b" * 100] * 20)
+        log.write("c" * 100)
+        assert lines_of(log.place.path)[9:] == ["lost ('File too large', 11, 11)"]
+    log.write("d")
+    assert lines_of(log.place.path)[10:] == ["lost ('File too large', 1, 12)", "d"]
+    assert log.told[1:] == [f"{log.place.path} is written again; 12 lines are missing from it"]
+
+
+def test_trouble_is_left_alone_for_a_while(tmp_path: Path) -> None:
+    """A file that cannot be written is not tried again with each block."""
+    log = Log(tmp_path).open()
+    log.place.path.unlink()
+    log.place.path.mkdir()
+    log.write("first")
+    log.place.path.rmdir()
+    log.write("second")
+    assert log.names() == []
+    assert log.file.lost == 2
+    log.file.close()
+
+
+def test_directory_gone_and_back(log: Log) -> None:
+    """Lines are counted while there is no directory, and come again when there is one."""
+    log.write("before")
+    log.place.path.unlink()
+    log.place.directory.rmdir()
+    log.write("lost", "lost too")
+    assert "No such file or directory" in log.told[0]
+    log.place.directory.mkdir()
+    log.write("after")
+    assert lines_of(log.place.path) == ["lost ('No such file or directory', 2, 2)", "after"]
+    assert log.file.lost == 2
+
+
+def test_file_removed(log: Log) -> None:
+    """A file that somebody removes is made anew, with nothing lost."""
+    log.write("before")
+    log.place.path.unlink()
+    log.write("after")
+    assert lines_of(log.place.path) == ["after"]
+    assert (log.file.lost, log.told) == (0, [])
+
+
+def test_rotation_that_cannot_be(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files cannot be renamed that is told, and rotation is tried again."""
+
+    def refuse(*_paths: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        log.write(*["x" * 1000] * 20)
+    assert "Read-only file system" in log.told[0]
+    lost = log.file.lost
+    assert 0 < lost < 20
+    log.write("after")
+    assert lines_of(log.place.path)[-2:] == [f"lost ('Read-only file system', {lost}, {lost})", "after"]

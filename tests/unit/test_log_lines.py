@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines: what stands in them, and the time of rows that have one of their own."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from nettop.output.jsonl import JsonLines
+from nettop.output.log_lines import TextLines, lost_line
+from nettop.output.separated import Separated
+from nettop.query.query import text_query
+from nettop.query.times import rfc3339, rfc3339_all
+from nettop.query.view import View
+from nettop.settings import LineFormat
+from nettop.snapshots.connections import EVENTS, FAILURES
+from nettop.snapshots.schema import Field, Kind, Table
+from nettop.snapshots.snapshot import Frame
+from tests.unit.build import WALL_NS, Row, make_frame, make_rows
+from tests.unit.woken import CONNECT
+
+TIME = "2026-11-18T11:06:40.123456Z"
+
+
+def events(*rows: Row) -> View:
+    """Events, in a frame that was taken a second later than they happened."""
+    frame = make_frame([], wall_ns=WALL_NS + 1_000_000_000)
+    return View(Frame(frame.now, None, {"events": (make_rows(rows, EVENTS),)}), text_query(EVENTS))
+
+
+def test_an_events_time_stands_once() -> None:
+    """JSON Lines and CSV have the event's own time, as their first column and no other."""
+    view = events(CONNECT)
+    line = JsonLines(("event_id", "time", "event"))(view)
+    assert line == f'{{"time":"{TIME}","event_id":1,"event":"connect"}}\n'
+    assert Separated(("event_id", "time", "event"))(view) == f"time,event_id,event\n{TIME},1,connect\n"
+
+
+def test_marks_stand_behind_the_time() -> None:
+    """What is the same in all lines stands behind the time, whoseever it is."""
+    marks = {"type": "event", "lens": 'a"b'}
+    assert json.loads(JsonLines(("time", "pid"), marks)(events(CONNECT))) == {
+        "time": TIME,
+        **marks,
+        "pid": 4615,
+    }
+    sockets = make_frame([{"pid": 7}])
+    view = View(sockets, text_query(next(iter(sockets.now.tables.values())).table))
+    assert JsonLines(("pid",), marks)(view).startswith(
+        '{"time":"2026-11-18T11:06:41.123456Z","type":"event",'
+    )
+
+
+def test_times_at_once() -> None:
+    """Many times are written as one is, across seconds, and None stays."""
+    times = [WALL_NS, None, WALL_NS + 999_999_999, WALL_NS, 999, 0]
+    assert rfc3339_all(times) == [None if one is None else rfc3339(one) for one in times]
+
+
+def test_any_table() -> None:
+    """A table of any lens has its time, its kind, names and values, then amounts with their units."""
+    table = Table(
+        name="packets",
+        fields=(
+            Field("id", Kind.KEY, "ID", "which", "u8"),
+            Field("reason", Kind.TEXT, "REASON", "why", "u4"),
+            Field("interface", Kind.ENUM, "IFACE", "where", "u1", labels={1: "eth 0"}),
+            Field("bytes", Kind.COUNTER, "BYTES", "how much", "u8", "bytes"),
+            Field("share", Kind.RATIO, "SHARE", "of all", parts=("bytes", "bytes")),
+        ),
+        key="id",
+        screen=("reason",),
+        text=("reason", "interface", "bytes", "bytes_per_s", "share"),
+        sort="reason",
+        text_sort="id",
+    )
+    rows = [{"reason": "NO SOCKET", "interface": "eth 0", "bytes": 1500}, {"reason": None, "interface": None}]
+    before = [{"reason": "NO SOCKET", "bytes": 500}, {}]
+    view = View(make_frame(rows, before, table=table, lens="drops"), text_query(table))
+    assert TextLines(table, "drops").lines(view, view.order) == (
+        "2026-11-18T11:06:41.123456Z  drops    reason=NO_SOCKET  interface=eth_0  bytes 1.5 kB  bytes/s 8.0 kb/s"
+        "  share 100%\n"
+        "2026-11-18T11:06:41.123456Z  drops    reason=–  interface=–\n"
+    )
+
+
+def test_a_table_with_a_time_and_an_owner() -> None:
+    """Failures have a process without a PID: both are named, and no line is empty of a time."""
+    row = {
+        "reason": "refused",
+        "process": "curl",
+        "port": 1,
+        "failures": 3,
+        "first_at": WALL_NS,
+        "last_at": WALL_NS,
+    }
+    view = View(make_frame([row], table=FAILURES), text_query(FAILURES))
+    (line,) = TextLines(FAILURES, "connections.failures").lines(view, view.order).splitlines()
+    assert "  reason=refused  remote_address=::  port=1  process=curl  " in line
+    assert f"  first_at={TIME}  last_at={TIME}  failures 3" in line
+
+
+def test_no_rows_are_no_lines() -> None:
+    """Nothing gives nothing."""
+    view = events()
+    for maker in (TextLines(EVENTS, "event"), JsonLines(("time",))):
+        assert maker.lines(view, np.zeros(0, np.intp)) == ""
+
+
+@pytest.mark.parametrize(("cause", "why"), [("ring full", " (ring full)"), ("", "")])
+def test_lost_lines(cause: str, why: str) -> None:
+    """What is lost is a line like the others, of its own kind."""
+    readable = lost_line(LineFormat.TEXT, WALL_NS, "events", cause, count=37, total=40)
+    assert readable == f"{TIME}  lost     37 events{why}, 40 in all\n"
+    row = json.loads(lost_line(LineFormat.JSONL, WALL_NS, "events", cause, count=37, total=40))
+    assert row == {"time": TIME, "type": "lost", "what": "events", "cause": cause, "count": 37, "total": 40}

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nettop says of its own cost: the table `self`, the share of the first line, and what is counted when."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.engine import sampler
+from nettop.engine.own_cost import (
+    Cost,
+    OwnCost,
+    OwnCostSource,
+    Steps,
+    Surroundings,
+    kernel_bytes_of,
+    programs_of,
+)
+from nettop.engine.session import Session
+from nettop.engine.source import MeasuredSource, SheddingSource
+from nettop.query.query import screen_query
+from nettop.query.view import View
+from nettop.snapshots import find_table, lenses, views
+from nettop.snapshots.own_cost import COSTS, SELF
+from nettop.snapshots.snapshot import Frame, Snapshot
+
+DEADLINE_S = 20
+REFUSED = "Operation not permitted"
+
+
+class Measured:
+    """A source with programs, whose runs the test sets."""
+
+    def __init__(self, runs: Mapping[str, tuple[int, int]] | None = None) -> None:
+        self.runs = dict(runs or {})
+        self.left_out: list[str] = []
+        self.may_be_left_out: list[str] = []
+
+    def start(self) -> None:
+        """Nothing to attach."""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """A snapshot that lost three things."""
+        return Snapshot("connections", taken_ns, taken_ns, {}, lost={"events": 2, "lives": 1})
+
+    def set(self, option: str, value: object) -> None:
+        """Nothing to choose."""
+
+    def describe(self, key: int) -> dict[str, str]:
+        """Nothing is known."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to detach."""
+
+    def programs(self) -> Mapping[str, tuple[int, int]]:
+        """What the test says."""
+        return self.runs
+
+    def kernel_bytes(self) -> int:
+        """4 KiB."""
+        return 4096
+
+    def shed(self) -> str | None:
+        """The next thing that may be left out."""
+        if not self.may_be_left_out:
+            return None
+        self.left_out.append(self.may_be_left_out.pop(0))
+        return self.left_out[-1]
+
+    def restore(self) -> str | None:
+        """What was left out last."""
+        return self.left_out.pop() if self.left_out else None
+
+
+class Hidden(Measured):
+    """A source of whose programs the kernel tells nothing."""
+
+    def programs(self) -> Mapping[str, tuple[int, int]]:
+        """Refused."""
+        raise PermissionError(1, REFUSED)
+
+    def kernel_bytes(self) -> int:
+        """Refused."""
+        raise PermissionError(1, REFUSED)
+
+
+class Statistics:
+    """The kernel's statistics: descriptors that are open while they are on."""
+
+    def __init__(self) -> None:
+        self.descriptors: list[int] = []
+
+    def __call__(self) -> int:
+        self.descriptors.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        return self.descriptors[-1]
+
+    @property
+    def are_on(self) -> bool:
+        """Whether the last descriptor that was given is open."""
+        try:
+            os.fstat(self.descriptors[-1])
+        except OSError:
+            return False
+        return True
+
+
+def refuse() -> int:
+    """A kernel that lets nobody switch them on."""
+    raise PermissionError(1, REFUSED)
+
+
+def around(source: Any) -> Surroundings:
+    """One lens, which is attached."""
+    return Surroundings(lambda: {"connections": source}, lambda: 7, lambda lens: 3)
+
+
+def rows_of(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The rows of the table as every door sees them."""
+    view = View(Frame(snapshot), screen_query(COSTS))
+    at = np.arange(view.size)
+    columns = {field.name: view.values(field.name, at) for field in COSTS.fields}
+    # Counters are differences in a screen's query; here totals are wanted.
+    columns |= {name: view.raw(name).tolist() for name in ("runs", "time_ns", "late", "lost")}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def row(snapshot: Snapshot, kind: str, name: str) -> dict[str, Any]:
+    """The one row of this kind and name."""
+    [found] = [row for row in rows_of(snapshot) if (row["kind"], row["name"]) == (kind, name)]
+    return found
+
+
+def read(source: OwnCostSource, cost: OwnCost) -> Snapshot:
+    """The next reading."""
+    cost.take()
+    return source.read(0)
+
+
+def burnt(check: Callable[[], bool]) -> None:
+    """Take CPU time until something holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not check():
+        assert time.monotonic() < deadline
+
+
+def test_it_has_a_view_but_no_tab() -> None:
+    """--view, help and completion know it; the lenses do not."""
+    assert find_table("self") == (SELF, COSTS)
+    assert "self" in views()
+    assert SELF not in lenses()
+
+
+def test_total_is_what_the_process_and_its_ended_children_used() -> None:
+    """To the nanosecond, and children at once as they end."""
+    cost = OwnCost(around(Measured()))
+    before = time.process_time_ns()
+    cost.take()
+    assert before <= cost.now.own_ns <= time.process_time_ns()
+    children = cost.now.children_ns
+    subprocess.run([sys.executable, "-S", "-c", "sum(range(1_000_000))"], check=True)
+    cost.take()
+    assert cost.now.children_ns > children
+    assert cost.now.total_ns == cost.now.own_ns + cost.now.children_ns
+
+
+def test_programs_in_other_peoples_time_count_and_iterators_do_not() -> None:
+    """An iterator's time is in the thread that reads it already."""
+    probe = Measured({"tp_btf__x": (1, 1000), "bpf_iter__task_file": (5, 50_000)})
+    cost = OwnCost(around(probe), Statistics())
+    cost.want_statistics()
+    probe.runs = {"tp_btf__x": (3, 1700), "bpf_iter__task_file": (9, 90_000), "fexit__y": (1, 40)}
+    cost.take()
+    assert (
+        cost.now.programs_ns == 700 + 40
+    )  # what ran before somebody looked is not ours; a new program's all is
+    probe.runs = {"tp_btf__x": (1, 200)}  # loaded again under its name
+    cost.take()
+    assert cost.now.programs_ns == 700 + 40 + 200
+    assert cost.programs_ns_of == {"connections": 940}
+
+
+def test_rows_of_programs() -> None:
+    """Hooks as they are written everywhere, runs and time as the kernel counts them."""
+    probe = Measured({"tp_btf__x": (4, 1000), "bpf_iter__tcp": (2, 500)})
+    cost = OwnCost(around(probe), Statistics())
+    source = OwnCostSource(cost, around(probe), list)
+    source.start()
+    snapshot = read(source, cost)
+    program, walk = row(snapshot, "program", "tp_btf/x"), row(snapshot, "iterator", "iter/tcp")
+    assert (program["runs"], program["time_ns"], program["mean_ns"]) == (4, 1000, 250)
+    assert (walk["lens"], walk["runs"], walk["note"]) == ("connections", 2, None)
+    assert row(snapshot, "maps", "kernel memory")["memory"] == 4096
+    assert row(snapshot, "total", "nettop")["late"] == 7
+    assert row(snapshot, "total", "nettop")["lost"] == 3
+    assert snapshot.via == {"programs": "BPF statistics"}
+    source.close()
+
+
+def fail(error: OSError) -> Callable[[], int]:
+    """Something that cannot switch them on."""
+
+    def opener() -> int:
+        raise error
+
+    return opener
+
+
+@pytest.mark.parametrize(
+    ("opener", "why"),
+    [
+        (refuse, "n/a: needs CAP_SYS_ADMIN"),
+        (None, "n/a: they need CAP_SYS_ADMIN when nettop starts"),
+        (fail(OSError(28, "No space left on device")), "n/a: the kernel refuses: No space left on device"),
+        (fail(BrokenPipeError("nettop-keeper has ended")), "n/a: nettop-keeper has ended"),
+    ],
+)
+def test_without_statistics_programs_say_why_and_the_rest_works(
+    opener: Callable[[], int] | None, why: str
+) -> None:
+    """Never 0: n/a, and the reason."""
+    probe = Measured({"tp_btf__x": (4, 1000)})
+    cost = OwnCost(around(probe), opener)
+    source = OwnCostSource(cost, around(probe), list)
+    source.start()
+    snapshot = read(source, cost)
+    program = row(snapshot, "program", "tp_btf/x")
+    assert program["note"] == why
+    assert program["mean_ns"] is None
+    assert {program["runs"], program["time_ns"]} == {2**64 - 1}
+    assert row(snapshot, "total", "nettop")["memory"] > 1 << 20
+    assert why in snapshot.via["programs"]
+    source.close()
+    source.close()
+
+
+def test_what_the_kernel_hides_is_left_out() -> None:
+    """Older kernels tell nobody about programs who lacks CAP_BPF."""
+    assert not programs_of(Hidden())
+    assert kernel_bytes_of(Hidden()) is None
+
+
+def test_statistics_are_on_while_somebody_looks() -> None:
+    """They cost every program on the host."""
+    statistics = Statistics()
+    cost = OwnCost(around(Measured()), statistics)
+    assert not statistics.descriptors
+    cost.want_statistics()
+    cost.want_statistics()
+    assert len(statistics.descriptors) == 1
+    cost.give_up_statistics()
+    assert statistics.are_on
+    cost.give_up_statistics()
+    assert not statistics.are_on
+    assert not cost.counts_programs
+
+
+def test_rows_keep_their_numbers() -> None:
+    """A thread that comes later has a number of its own; the others keep theirs."""
+    probe = Measured()
+    cost = OwnCost(around(probe))
+    source = OwnCostSource(cost, around(probe), list)
+    before = {row["id"]: (row["kind"], row["name"]) for row in rows_of(read(source, cost))}
+    ends = threading.Event()
+    thread = threading.Thread(target=ends.wait, name="latecomer")
+    thread.start()
+    try:
+        after = {row["id"]: (row["kind"], row["name"]) for row in rows_of(read(source, cost))}
+    finally:
+        ends.set()
+        thread.join()
+    assert after.items() >= before.items()
+    assert ("thread", "latecomer") in after.values()
+
+
+def test_steps_are_counted_also_where_they_fail() -> None:
+    """With the longest one."""
+    steps = Steps()
+    for fails in (False, True):
+        try:
+            with steps.time("connections", "read"):
+                if fails:
+                    raise ValueError
+        except ValueError:
+            pass
+    step = steps.all()["connections", "read"]
+    assert step.runs == 2
+    assert 0 < step.longest_ns < step.took_ns
+
+
+def test_a_steps_time_is_a_part_of_its_threads() -> None:
+    """What it waits for is somebody else's: no part is more than the whole. How long it took is told beside."""
+    waited_ns = 20_000_000
+    other = threading.Thread(target=lambda: burnt(lambda: time.thread_time_ns() >= waited_ns))
+    steps, before = Steps(), time.thread_time_ns()
+    with steps.time("connections", "read"):
+        other.start()
+        other.join()
+    step = steps.all()["connections", "read"]
+    assert 0 < step.time_ns <= time.thread_time_ns() - before
+    assert step.took_ns == step.longest_ns >= waited_ns
+
+
+def test_a_mean_is_by_the_clock() -> None:
+    """As the longest run is; of programs, which wait for nothing, that is their time."""
+    assert Cost("step", "read", runs=4, time_ns=100, took_ns=4000).mean_ns == 1000
+    assert Cost("program", "tp_btf/x", runs=4, time_ns=100).mean_ns == 25
+
+
+def test_the_share_is_over_half_a_second_at_least() -> None:
+    """A refresh right after another says nothing of the cost."""
+    cost = OwnCost(around(Measured()))
+    cost.take()
+    assert cost.share() is None
+    burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]
+    before, now = cost._readings[0], cost.now
+    assert now.at_ns - before.at_ns >= 5e8
+    assert len(cost._readings) < 40
+    share = cost.share()
+    assert share is not None
+    assert share > 0
+
+
+def test_a_session_measures_its_lenses_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first lens comes along; statistics end with the lease."""
+    monkeypatch.setattr(sampler, "DETACH_AFTER_S", 0.0)
+    statistics, probe = Statistics(), Measured({"tp_btf__x": (4, 1000)})
+    with Session(0.1, lambda lens: probe, open_statistics=statistics) as session:
+        seen = threading.Event()
+
+        def look() -> None:
+            frame = session.bus.frame(SELF.id)
+            names = {row["name"] for row in rows_of(frame.now)} if frame else set()
+            if {"tp_btf/x", "read", "sampler"} <= names:
+                seen.set()
+
+        session.bus.subscribe(look)
+        lease = session.enable(SELF.id)
+        assert seen.wait(DEADLINE_S)
+        assert statistics.are_on
+        frame = session.bus.frame(SELF.id)
+        assert frame is not None
+        assert frame.now.lost == {"connections": 3}
+        lease.release()
+        burnt(lambda: not statistics.are_on)
+
+
+def test_sources_say_what_they_offer() -> None:
+    """The protocols are optional."""
+    assert isinstance(Measured(), MeasuredSource)
+    assert isinstance(Measured(), SheddingSource)
+    assert not isinstance(OwnCostSource(OwnCost(around(None)), around(None), list), MeasuredSource)

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a BPF ring, held against a writer that lays records out as the kernel does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.errors import SourceFailed
+from nettop.kernel.ring import committed
+
+BUSY, DISCARDED = 1 << 31, 1 << 30
+HEADER_BYTES = 8
+RING_BYTES = 256
+DTYPES = [np.dtype("u1"), np.dtype("u4"), np.dtype([("a", "u8"), ("b", "u4"), ("c", "u1")]), np.dtype("S16")]
+
+
+@dataclass
+class Record:
+    """A place in the ring that a program has reserved."""
+
+    at: int
+    data: bytes
+    busy: bool = True
+    discarded: bool = False
+
+
+class Model:
+    """A ring as kernel/bpf/ringbuf.c writes it, and what its reader has to get from it.
+
+    Positions only grow; a place is its position modulo the size. Each byte stands twice, as the kernel maps it.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], position: int = 0, size: int = RING_BYTES) -> None:
+        self.dtype, self.size = dtype, size
+        self.memory = np.full(2 * size, 0xA5, np.uint8)
+        self.consumer = self.producer = position
+        self.records: list[Record] = []
+
+    @property
+    def busy(self) -> list[Record]:
+        """The records that are still being written, the oldest first."""
+        return [record for record in self.records if record.busy]
+
+    def reserve(self, data: bytes) -> Record | None:
+        """Room for a record with this data; None where the ring is full."""
+        length = -(-(len(data) + HEADER_BYTES) // 8) * 8
+        if self.producer + length - self.consumer > self.size - 1:
+            return None
+        record = Record(self.producer, data)
+        self.records.append(record)
+        self.producer += length
+        self._put_header(record)
+        return record
+
+    def commit(self, record: Record, discard: bool = False) -> None:
+        """End the writing of a record."""
+        self._put(record.at + HEADER_BYTES, record.data)
+        record.busy, record.discarded = False, discard
+        self._put_header(record)
+
+    def write(self, data: bytes) -> Record | None:
+        """Reserve and commit."""
+        record = self.reserve(data)
+        if record is not None:
+            self.commit(record)
+        return record
+
+    def read(self) -> np.ndarray[Any, Any]:
+        """What nettop reads; the reader's position moves on by what it says."""
+        found, used = committed(
+            self.memory, self.consumer % self.size, self.producer - self.consumer, self.dtype
+        )
+        self.consumer += used
+        return found
+
+    def expect(self) -> tuple[list[bytes], int]:
+        """The data that the next reading has to give, and the position behind it."""
+        expected, position = [], self.consumer
+        while self.records and not self.records[0].busy:
+            record = self.records.pop(0)
+            position = record.at + -(-(len(record.data) + HEADER_BYTES) // 8) * 8
+            if not record.discarded:
+                expected.append(record.data)
+        return expected, position
+
+    def _put_header(self, record: Record) -> None:
+        flags = (BUSY if record.busy else 0) | (DISCARDED if record.discarded else 0)
+        page = record.at % self.size >> 12
+        self._put(record.at, np.array([len(record.data) | flags, page], np.uint32).tobytes())
+
+    def _put(self, position: int, data: bytes) -> None:
+        at = (position + np.arange(len(data))) % self.size
+        self.memory[at] = self.memory[at + self.size] = np.frombuffer(data, np.uint8)
+
+
+def data_of(dtype: np.dtype[Any], number: int) -> bytes:
+    """Data of that dtype's size, which no other number makes as long as it fits."""
+    return number.to_bytes(8, "little").ljust(dtype.itemsize, b"#")[: dtype.itemsize]
+
+
+def raw(found: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> list[bytes]:
+    """The records as bytes."""
+    assert found.dtype == dtype
+    whole = found.tobytes()
+    return [whole[at : at + dtype.itemsize] for at in range(0, len(whole), dtype.itemsize)]
+
+
+def check_reading(ring: Model) -> None:
+    """One reading gives what is to be read, and moves on to just behind it."""
+    expected, position = ring.expect()
+    assert raw(ring.read(), ring.dtype) == expected
+    assert ring.consumer == position
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["reserve", "write", "commit", "discard", "read"]), st.integers(0, 7)),
+    max_size=60,
+)
+
+
+@given(st.sampled_from(DTYPES), st.integers(0, 3 * RING_BYTES // 8), STEPS)
+def test_every_reading_gives_what_was_committed_in_front_of_what_is_busy(
+    dtype: np.dtype[Any], start: int, steps: list[tuple[str, int]]
+) -> None:
+    """Whatever is reserved, committed and discarded in whatever order: each record is read once, in its order."""
+    ring = Model(dtype, start * 8)
+    for number, (step, which) in enumerate(steps):
+        if step == "read":
+            check_reading(ring)
+        elif step in ("commit", "discard"):
+            if ring.busy:
+                ring.commit(ring.busy[which % len(ring.busy)], discard=step == "discard")
+        else:
+            record = ring.reserve(data_of(dtype, number))
+            if record is not None and step == "write":
+                ring.commit(record)
+    for record in ring.busy:
+        ring.commit(record)
+    check_reading(ring)
+    assert ring.consumer == ring.producer
+    assert not ring.records
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_records_wrap_around_at_every_position(dtype: np.dtype[Any]) -> None:
+    """A record, its header too, may lie across the end of the ring wherever it begins."""
+    for start in range(0, RING_BYTES, 8):
+        ring = Model(dtype, start)
+        while ring.write(data_of(dtype, len(ring.records))) is not None:
+            pass
+        assert ring.producer - ring.consumer > RING_BYTES - 32  # full
+        check_reading(ring)
+        assert ring.consumer == ring.producer
+
+
+@pytest.mark.parametrize("busy_at", range(5))
+@pytest.mark.parametrize("discard", [False, True])
+def test_reading_stops_at_a_busy_record_and_resumes(busy_at: int, discard: bool) -> None:
+    """What stands behind a record that is still being written waits for it, and then comes with it."""
+    dtype = DTYPES[2]
+    ring = Model(dtype, 8 * 13)
+    records = [ring.reserve(data_of(dtype, number)) for number in range(5)]
+    for number, record in enumerate(records):
+        assert record is not None
+        if number != busy_at:
+            ring.commit(record)
+    assert raw(ring.read(), dtype) == [data_of(dtype, number) for number in range(busy_at)]
+    assert len(ring.read()) == 0
+    late = records[busy_at]
+    assert late is not None
+    ring.commit(late, discard)
+    assert raw(ring.read(), dtype) == [
+        data_of(dtype, number) for number in range(busy_at, 5) if not (discard and number == busy_at)
+    ]
+    assert ring.consumer == ring.producer
+
+
+@pytest.mark.parametrize("kept", ["", "x...", "...x", "x.x.x", ".x.x."])
+def test_discarded_records_are_skipped(kept: str) -> None:
+    """Records that their program took back take room, and give nothing, in front, between and behind others."""
+    dtype = DTYPES[3]
+    ring = Model(dtype)
+    pattern = kept or "....."
+    for number, letter in enumerate(pattern):
+        record = ring.reserve(data_of(dtype, number))
+        assert record is not None
+        ring.commit(record, discard=letter == ".")
+    assert raw(ring.read(), dtype) == [data_of(dtype, n) for n, letter in enumerate(pattern) if letter == "x"]
+    assert ring.consumer == ring.producer
+
+
+@pytest.mark.parametrize("position", [0, 8, RING_BYTES - 8, RING_BYTES, 7 * RING_BYTES + 40])
+def test_empty_ring(position: int) -> None:
+    """Where nothing was written there is nothing to read, whatever stood there before."""
+    for dtype in DTYPES:
+        ring = Model(dtype, position)
+        found, used = committed(ring.memory, position % RING_BYTES, 0, dtype)
+        assert (len(found), used, found.dtype) == (0, 0, dtype)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 20, 22, 24, 29])
+@pytest.mark.parametrize("discard", [False, True])
+def test_a_record_of_another_size_is_an_error(wrong: int, discard: bool) -> None:
+    """A record that is not what was declared is told as a failure of the source, never guessed at."""
+    dtype = np.dtype("S21")
+    ring = Model(dtype)
+    ring.write(data_of(dtype, 1))
+    record = ring.reserve(bytes(wrong))
+    assert record is not None
+    ring.commit(record, discard)
+    ring.write(data_of(dtype, 2))
+    ring.write(data_of(dtype, 3))
+    with pytest.raises(SourceFailed, match="unknown size"):
+        ring.read()
+    assert ring.consumer == 0
+
+
+def test_a_busy_record_of_another_size_is_no_error_yet() -> None:
+    """A busy record is not judged before it is committed."""
+    dtype = np.dtype("S21")
+    ring = Model(dtype)
+    ring.write(data_of(dtype, 1))
+    wrong = ring.reserve(bytes(13))
+    assert wrong is not None
+    ring.write(data_of(dtype, 2))
+    assert raw(ring.read(), dtype) == [data_of(dtype, 1)]
+    ring.commit(wrong)
+    with pytest.raises(SourceFailed):
+        ring.read()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("discard_first", [False, True])
+def test_what_was_read_is_an_own_copy(count: int, discard_first: bool) -> None:
+    """The kernel writes over what was read at once: that changes nothing that was handed out, not even one record."""
+    dtype = DTYPES[2]
+    ring = Model(dtype)
+    first = ring.reserve(data_of(dtype, 77))
+    assert first is not None
+    ring.commit(first, discard_first)
+    for number in range(count - (not discard_first)):
+        ring.write(data_of(dtype, number))
+    expected, _ = ring.expect()
+    found = ring.read()
+    ring.memory[:] = 0xFF
+    assert raw(found, dtype) == expected
+    assert len(found) == count
+    assert not np.shares_memory(found, ring.memory)
+    found["a"] = 5  # and may be changed
+    assert (ring.memory == 0xFF).all()

@@ -1,0 +1,578 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel's sock_diag messages mean, from bytes made here: whole, strange, and cut in every way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import nullcontext, suppress
+from types import SimpleNamespace
+from typing import Any, Self
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.kernel import sock_diag
+from nettop.kernel.facts import Host
+from nettop.probes import diag_table
+from nettop.probes.diag_table import DiagTable
+from nettop.probes.socket_rows import ROW, STATE, TCP, UDP
+from nettop.snapshots.snapshot import Array, known
+from tests.kernel import oracle
+from tests.unit.test_holders import process
+
+TELLS, ERROR, DONE, NOOP = 20, 2, 3, 1
+INFO, MEMORY, SHUTDOWN, CGROUP, NESTED = 2, 7, 8, 21, 0x8000
+INTERRUPTED = 0x10
+V4, V6 = (socket.AF_INET, socket.AF_INET6)
+NAMES = {
+    "info_state": "state", "snd_mss": "snd_mss", "rtt": "rtt", "rttvar": "rttvar", "snd_cwnd": "snd_cwnd",
+    "total_retrans": "total_retrans", "bytes_acked": "bytes_acked", "bytes_received": "bytes_received",
+    "segs_out": "segs_out", "segs_in": "segs_in", "notsent_bytes": "notsent_bytes", "min_rtt": "min_rtt",
+    "data_segs_out": "data_segs_out", "delivery_rate": "delivery_rate", "bytes_sent": "bytes_sent",
+    "bytes_retrans": "bytes_retrans",
+}  # fmt: skip
+"""Names in an array of sockets, and in struct tcp_info as the oracle declares it."""
+NUMBERED = {name: at + 1 for at, name in enumerate(oracle.NAMES)}
+DUMP_ENDS = struct.pack("=IHHIIi", 20, DONE, 2, 1, 0, 0)
+
+
+def message(*attributes: bytes, kind: int = TELLS, flags: int = 2, **head: Any) -> bytes:
+    """A message about one socket; what `head` leaves out is zero."""
+    cell = dict.fromkeys(
+        ("family", "state", "sport", "dport", "cookie", "rqueue", "wqueue", "uid", "inode"), 0
+    )
+    cell |= head
+    body = struct.pack(
+        "=BBBB2s2s16s16sIQ5I",
+        cell["family"], cell["state"], 0, 0,
+        int(cell["sport"]).to_bytes(2, "big"), int(cell["dport"]).to_bytes(2, "big"),
+        address(cell.get("src")), address(cell.get("dst")), 0, cell["cookie"], 0, cell["rqueue"], cell["wqueue"],
+        cell["uid"], cell["inode"],
+    )  # fmt: skip
+    body += b"".join(attributes)
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
+
+
+def address(text: Any) -> bytes:
+    """An address as a message has it: IPv4 in the first of four words."""
+    if text is None:
+        return bytes(16)
+    return socket.inet_pton(V6 if ":" in text else V4, text).ljust(16, b"\0")
+
+
+def attribute(kind: int, content: bytes) -> bytes:
+    """An attribute, padded."""
+    return struct.pack("=HH", 4 + len(content), kind) + content + bytes(-len(content) % 4)
+
+
+def tcp_info(**values: int) -> bytes:
+    """INET_DIAG_INFO, in which all that is not given is zero."""
+    return attribute(INFO, oracle.TCP_INFO.pack(*(values.get(name, 0) for name in oracle.NAMES)))
+
+
+def memory(drops: int = 0) -> bytes:
+    """INET_DIAG_SKMEMINFO."""
+    return attribute(MEMORY, struct.pack("=9I", *range(1, 9), drops))
+
+
+class Kernel:
+    """Stands in for the netlink socket: each request is answered by the next answer, a list of datagrams."""
+
+    def __init__(self, *answers: list[bytes]) -> None:
+        self.answers = list(answers)
+        self.requests: list[bytes] = []
+        self._now: Iterator[bytes] = iter(())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def send(self, request: bytes) -> int:
+        """Takes a request."""
+        self.requests.append(request)
+        self._now = iter(self.answers.pop(0))
+        return len(request)
+
+    def recvmsg_into(self, buffers: list[memoryview]) -> tuple[int, list[Any], int, None]:
+        """Gives the next datagram; an answer that goes on without one is cut short."""
+        datagram = next(self._now, b"\0")
+        buffers[0][: len(datagram)] = datagram
+        return len(datagram), [], 0, None
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
+    """Makes the kernel answer so."""
+
+    def answer(*answers: list[bytes]) -> Kernel:
+        kernel = Kernel(*answers)
+        monkeypatch.setattr(sock_diag, "_open", lambda: kernel)
+        return kernel
+
+    return answer
+
+
+def sockets_of(datagram: bytes) -> list[Array]:
+    """The sockets in one datagram."""
+    answer = sock_diag.split(datagram, 0, len(datagram))
+    return list(sock_diag.alike(datagram, answer.starts, answer.lengths))
+
+
+def only_row(datagram: bytes, protocol: int = TCP) -> dict[str, Any]:
+    """The row of the one socket in a datagram; unknown is None."""
+    (sockets,) = sockets_of(datagram)
+    rows = diag_table._rows(sockets, protocol, 4026531840)
+    assert len(rows) == 1
+    columns = {name: rows[name] for name in ROW.names or () if name != "comm"}
+    return {name: column[0].tolist() if known(column)[0] else None for name, column in columns.items()}
+
+
+def text_of(halves: list[int]) -> str:
+    """An address of a row."""
+    raw = struct.pack(">QQ", *halves)
+    return (
+        socket.inet_ntop(V4, raw[12:]) if raw[:12] == bytes(10) + b"\xff\xff" else socket.inet_ntop(V6, raw)
+    )
+
+
+# --- messages -----------------------------------------------------------------------------------------------
+
+
+def test_every_field_is_read_where_the_kernel_has_it() -> None:
+    """Head, tcp_info and memory of one socket, each field with a number of its own."""
+    told = message(
+        attribute(SHUTDOWN, b"\3"), memory(77), tcp_info(**NUMBERED),
+        family=V4, state=1, sport=443, dport=50000, src="10.1.2.3", dst="10.3.2.1", cookie=2**40 + 5,
+        rqueue=11, wqueue=12, uid=13, inode=14,
+    )  # fmt: skip
+    ((found,),) = sockets_of(told)
+    head = (
+        "family",
+        "state",
+        "local_port",
+        "remote_port",
+        "cookie",
+        "rqueue",
+        "wqueue",
+        "uid",
+        "inode",
+        "drops",
+    )
+    assert [found[name] for name in head] == [V4, 1, 443, 50000, 2**40 + 5, 11, 12, 13, 14, 77]
+    assert {name: found[name] for name in NAMES} == {
+        name: NUMBERED[kernels] for name, kernels in NAMES.items()
+    }
+
+
+def test_requests_ask_for_both_families(answered: Callable[..., Kernel]) -> None:
+    """One request a family: protocol, attributes and states as struct inet_diag_req_v2 has them."""
+    kernel = answered([DUMP_ENDS], [DUMP_ENDS])
+    assert sock_diag.dump(TCP, 0x123, info=True) == sock_diag.Dump([], 0)
+    for request, family in zip(kernel.requests, (V4, V6), strict=True):
+        assert struct.unpack_from("=IHH", request) == (len(request), TELLS, 0x301)
+        assert struct.unpack_from("=BBBxI", request, 16) == (
+            family,
+            TCP,
+            1 << (INFO - 1) | 1 << (MEMORY - 1),
+            0x123,
+        )
+        assert len(request) == 16 + 56
+
+
+def test_a_dump_longer_than_the_buffer(answered: Callable[..., Kernel]) -> None:
+    """Datagrams come until the kernel says that it is done; none overwrites another."""
+    whole = [message(memory(), tcp_info(), cookie=cookie) for cookie in range(6000)]
+    datagrams = [b"".join(whole[at : at + 100]) for at in range(0, 6000, 100)]
+    answered([*datagrams, DUMP_ENDS], [DUMP_ENDS])
+    found = sock_diag.dump(TCP, 1, info=True).sockets
+    assert np.concatenate([sockets["cookie"] for sockets in found]).tolist() == list(range(6000))
+
+
+KINDS = [
+    lambda cookie: message(cookie=cookie, state=6),
+    lambda cookie: message(memory(cookie), cookie=cookie),
+    lambda cookie: message(memory(cookie), attribute(SHUTDOWN, b"\0"), cookie=cookie),
+    lambda cookie: message(attribute(SHUTDOWN, b"\0"), memory(cookie), cookie=cookie),
+    lambda cookie: message(memory(cookie), tcp_info(segs_in=cookie), cookie=cookie),
+    lambda cookie: message(tcp_info(segs_in=cookie), memory(cookie), cookie=cookie),
+    lambda cookie: message(
+        attribute(CGROUP, bytes(8)), memory(cookie), attribute(999, b"abc"), cookie=cookie
+    ),
+]
+
+
+@given(st.lists(st.sampled_from(range(len(KINDS)))))
+def test_messages_of_every_kind_in_any_order(kinds: list[int]) -> None:
+    """Each message is told once, with its own values, wherever its attributes stand."""
+    datagram = b"".join(KINDS[kind](cookie) for cookie, kind in enumerate(kinds))
+    found: dict[int, tuple[bool, bool]] = {}
+    for sockets in sockets_of(datagram):
+        names = sockets.dtype.names or ()
+        for told in sockets:
+            cookie = int(told["cookie"])
+            assert cookie not in found
+            found[cookie] = ("drops" in names, "segs_in" in names)
+            assert all(told[name] == cookie for name in ("drops", "segs_in") if name in names)
+    assert found == {cookie: (kind != 0, kind in (4, 5)) for cookie, kind in enumerate(kinds)}
+
+
+@pytest.mark.parametrize(
+    "strange", [attribute(200, b""), attribute(31, b"x" * 5), attribute(INFO | 0x40, b"1234")]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_unknown_attributes_are_passed_over(strange: bytes, first: bool) -> None:
+    """Attributes of later kernels change nothing, in front or behind."""
+    known_ones = (attribute(MEMORY | NESTED, struct.pack("=9I", *range(9))), tcp_info(rtt=5))
+    attributes = (strange, *known_ones) if first else (*known_ones, strange)
+    ((found,),) = sockets_of(message(*attributes, cookie=9))
+    assert (found["cookie"], found["drops"], found["rtt"]) == (9, 8, 5)
+
+
+def test_a_tcp_info_of_another_kernel() -> None:
+    """A shorter struct tcp_info leaves the fields unknown that it lacks; a longer one is read as far as it is known."""
+    offsets = {name: oracle_offset(kernels) for name, kernels in NAMES.items()}
+    whole = tcp_info(**NUMBERED)[4:].ljust(300, b"\xee")
+    for length in range(0, 300, 4):
+        told = message(memory(), attribute(INFO, whole[:length]), state=1)
+        ((found,),) = sockets_of(told)
+        there = set(found.dtype.names) & NAMES.keys()
+        assert there == {name for name, (at, size) in offsets.items() if at + size <= length}
+        assert all(found[name] == NUMBERED[NAMES[name]] for name in there)
+        row = only_row(told)
+        assert (row["retransmits"] is None) == (length < 104)
+        assert (row["bytes_in_flight"] is None) == (length < 216)
+
+
+def oracle_offset(name: str) -> tuple[int, int]:
+    """Offset and size of a field of struct tcp_info, from the oracle's declaration."""
+    sizes = [
+        struct.calcsize(f"={code}") for code in "B" * 8 + "I" * 24 + "Q" * 4 + "I" * 6 + "Q" * 4 + "IIQQ"
+    ]
+    at = oracle.NAMES.index(name)
+    return sum(sizes[:at]), sizes[at]
+
+
+# --- what is cut short --------------------------------------------------------------------------------------
+
+WHOLE = message(attribute(SHUTDOWN, b"\0"), memory(3), tcp_info(), cookie=1)
+
+
+def test_every_cut_of_a_datagram() -> None:
+    """A datagram that ends within a message is an error, never a socket made of what follows in the buffer."""
+    buffer = bytearray(WHOLE * 3)
+    for kept in range(1, 2 * len(WHOLE)):
+        if kept % len(WHOLE):
+            with pytest.raises(SourceFailed):
+                sock_diag.split(buffer, 0, kept)
+        else:
+            assert len(sock_diag.split(buffer, 0, kept).starts) == kept // len(WHOLE)
+
+
+def test_every_length_of_a_message() -> None:
+    """A message that says to be shorter is an error, or ends behind its head or one of its attributes."""
+    behind_head, behind_first, behind_memory = range(88, 92), range(93, 100), range(136, 140)
+    for length in range(len(WHOLE)):
+        cut = struct.pack("=I", length) + WHOLE[4:length]
+        if length in (*behind_head, *behind_first, *behind_memory):
+            ((found,),) = sockets_of(cut)
+            assert ("drops" in found.dtype.names) == (length in behind_memory)
+            assert "rtt" not in found.dtype.names
+        else:
+            with pytest.raises(SourceFailed):
+                sockets_of(cut)
+
+
+@pytest.mark.parametrize("length", [*range(4), 41, 0xFFFF])
+def test_an_attribute_of_impossible_length(length: int) -> None:
+    """An attribute shorter than its own head, or longer than the message, is an error."""
+    wrong = struct.pack("=HH", length, MEMORY) + bytes(36)
+    with pytest.raises(SourceFailed):
+        sockets_of(message(wrong))
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_do_harm(noise: bytes) -> None:
+    """Whatever comes is sockets, or an error of nettop's."""
+    for datagram in (
+        noise,
+        WHOLE[:88] + noise,
+        struct.pack("=IHHII", len(noise) + 16, TELLS, 2, 1, 0) + noise,
+    ):
+        with suppress(NettopError):
+            sockets_of(datagram)
+
+
+# --- how a dump ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [ERROR, DONE])
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [
+        (errno.ENOENT, Unsupported),
+        (errno.EPERM, PermissionMissing),
+        (errno.EACCES, PermissionMissing),
+        (errno.EINVAL, SourceFailed),
+        (errno.ENOBUFS, SourceFailed),
+    ],
+)
+def test_errors_of_the_kernel(
+    answered: Callable[..., Kernel], kind: int, number: int, raised: type[NettopError]
+) -> None:
+    """The kernel's errno ends a dump as an error that says it in words, and what to do."""
+    answered([struct.pack("=IHHIIi", 20, kind, 2, 1, 0, -number)])
+    with pytest.raises(raised) as caught:
+        sock_diag.dump(TCP, 1, info=False)
+    assert os.strerror(number) in caught.value.what
+    assert caught.value.remedy
+
+
+def test_an_error_without_a_number(answered: Callable[..., Kernel]) -> None:
+    """A message that ends the dump but is cut short is an error too."""
+    answered([struct.pack("=IHHII", 16, DONE, 2, 1, 0)])
+    with pytest.raises(SourceFailed):
+        sock_diag.dump(TCP, 1, info=False)
+
+
+def test_a_netlink_socket_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox that lets nobody make netlink sockets is named as such."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(PermissionMissing):
+        sock_diag.dump(TCP, 1, info=False)
+
+
+def test_an_interrupted_dump_is_repeated(answered: Callable[..., Kernel]) -> None:
+    """A dump that the kernel calls inconsistent is made again; only the last attempt's sockets count."""
+    torn = [message(cookie=1, flags=2 | INTERRUPTED), DUMP_ENDS]
+    kernel = answered(torn, torn, [message(cookie=1), message(cookie=2), DUMP_ENDS], [DUMP_ENDS])
+    found = sock_diag.dump(TCP, 1, info=False)
+    assert [sockets["cookie"].tolist() for sockets in found.sockets] == [[1, 2]]
+    assert (found.inconsistent, len(kernel.requests)) == (0, 4)
+
+
+def test_a_dump_that_is_always_interrupted(answered: Callable[..., Kernel]) -> None:
+    """After three attempts the last one stands, and is counted."""
+    ends = struct.pack("=IHHIIi", 20, DONE, 2 | INTERRUPTED, 1, 0, 0)
+    answered(*[[message(cookie=turn), ends] for turn in (1, 2, 3)], [DUMP_ENDS])
+    found = sock_diag.dump(TCP, 1, info=False)
+    assert [sockets["cookie"].tolist() for sockets in found.sockets] == [[3]]
+    assert found.inconsistent == 1
+
+
+def test_other_messages_are_passed_over(answered: Callable[..., Kernel]) -> None:
+    """What is neither a socket nor an end is nothing."""
+    answered([message(kind=NOOP, cookie=1) + message(cookie=2), DUMP_ENDS], [DUMP_ENDS])
+    assert [sockets["cookie"].tolist() for sockets in sock_diag.dump(TCP, 1, info=False).sockets] == [[2]]
+
+
+# --- rows ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "source", "target", "shown"),
+    [
+        (V4, "10.1.2.3", "10.3.2.1", (V4, "10.1.2.3", "10.3.2.1")),
+        (V6, "2001:db8::1", "fe80::2", (V6, "2001:db8::1", "fe80::2")),
+        (V6, "::ffff:10.1.2.3", "::ffff:10.3.2.1", (V4, "10.1.2.3", "10.3.2.1")),
+        (V6, "::ffff:10.1.2.3", "::", (V4, "10.1.2.3", "0.0.0.0")),
+        (V6, "::", "::", (V6, "::", "::")),
+        (V4, "0.0.0.0", "0.0.0.0", (V4, "0.0.0.0", "0.0.0.0")),
+    ],
+)
+def test_addresses(family: int, source: str, target: str, shown: tuple[int, str, str]) -> None:
+    """IPv4 mapped into IPv6 is IPv4, also where only one side is."""
+    row = only_row(message(family=family, src=source, dst=target))
+    assert (row["family"], text_of(row["local_address"]), text_of(row["remote_address"])) == shown
+
+
+def test_a_minisocket_has_no_numbers() -> None:
+    """TIME_WAIT is a place, and nothing is measured there; its uid of 0 is nobody's."""
+    row = only_row(message(state=STATE["TIME_WAIT"], sport=1, dport=2, cookie=3))
+    there = {name for name, value in row.items() if value is not None}
+    assert there == {
+        "id", "protocol", "netns", "state", "family", "local_address", "remote_address", "local_port", "remote_port",
+    }  # fmt: skip
+
+
+def test_udp_rows() -> None:
+    """A UDP socket without a peer is UNCONN; a queue that is read while it is counted is not negative."""
+    row = only_row(message(memory(5), state=STATE["CLOSE"], rqueue=2**32 - 7, wqueue=3, uid=9), UDP)
+    assert (row["state"], row["receive_queue"], row["send_queue"], row["drops"]) == (STATE["UNCONN"], 0, 3, 5)
+    assert (row["uid"], row["remote_port"], row["bytes_sent"]) == (9, None, None)
+    assert only_row(message(memory(), state=1), UDP)["state"] == STATE["ESTABLISHED"]
+
+
+@pytest.mark.parametrize(("uid", "inode", "shown"), [(0, 0, None), (0, 7, 0), (8, 0, 8), (8, 7, 8)])
+def test_users(uid: int, inode: int, shown: int | None) -> None:
+    """Root's is only what has an inode, or a kernel that tells without: older ones say 0 of every orphan."""
+    assert only_row(message(memory(), state=1, uid=uid, inode=inode))["uid"] == shown
+
+
+def connection(state: str, unsent: int = 0, queued: int = 0, **info: int) -> dict[str, Any]:
+    """The row of a connection in that state."""
+    values = {"min_rtt": oracle.NEVER_MEASURED, "notsent_bytes": unsent} | info
+    return only_row(message(memory(), tcp_info(state=STATE[state], **values), state=1, wqueue=queued))
+
+
+@pytest.mark.parametrize(
+    ("state", "queues", "sent", "acknowledged", "shown"),
+    [
+        ("ESTABLISHED", (0, 0), 1000, 1000, (1000, 0)),
+        ("ESTABLISHED", (0, 0), 1000, 1001, (1000, 0)),  # the SYN was ours
+        ("ESTABLISHED", (300, 500), 1000, 801, (800, 200)),
+        ("SYN_SENT", (0, 1), 0, 0, (0, 1)),
+        ("FIN_WAIT1", (0, 101), 1000, 900, (900, 101)),
+        ("FIN_WAIT1", (50, 151), 1000, 900, (899, 101)),  # the FIN has not left
+        ("FIN_WAIT2", (0, 0), 1000, 1002, (1000, 0)),
+        ("LAST_ACK", (0, 1), 1000, 1000, (1000, 1)),
+        ("CLOSING", (0, 1), 1000, 1001, (1000, 1)),
+        ("ESTABLISHED", (900, 500), 1000, 700, (698, 0)),  # written to between queue and the rest
+        ("ESTABLISHED", (0, 500), 1000, 1001, (999, 500)),  # acknowledged in between
+    ],
+)
+def test_payload_sent(
+    state: str, queues: tuple[int, int], sent: int, acknowledged: int, shown: tuple[int, int]
+) -> None:
+    """Each byte counts once, and SYN and FIN do not: of what is acknowledged, and of what is in flight."""
+    row = connection(state, *queues, bytes_sent=sent + 70, bytes_retrans=70, bytes_acked=acknowledged)
+    assert (row["state"], row["bytes_sent"]) == (STATE[state], sent)
+    assert (row["bytes_acked"], row["bytes_in_flight"]) == shown
+
+
+def test_what_was_acknowledged_stays() -> None:
+    """A reading that came between a write and its acknowledgement takes nothing back of what was told before."""
+    rows = np.zeros(5, ROW)
+    rows["id"] = range(1, 6)
+    unknown = 2**64 - 1
+    rows["bytes_acked"] = (998, 2000, unknown, 7, 5)
+    before = np.zeros(4, ROW)
+    before["id"] = (1, 2, 3, 4)
+    before["bytes_acked"] = (1000, 1000, 1000, unknown)
+    diag_table._keep_acknowledged(rows, before)
+    assert rows["bytes_acked"].tolist() == [1000, 2000, unknown, 7, 5]
+
+
+@pytest.mark.parametrize(
+    ("state", "counted", "received"),
+    [("ESTABLISHED", 100, 100), ("FIN_WAIT2", 100, 100), ("CLOSE_WAIT", 100, 99), ("LAST_ACK", 1, 0),
+     ("CLOSING", 100, 99), ("CLOSE_WAIT", 0, 0)],
+)  # fmt: skip
+def test_payload_received(state: str, counted: int, received: int) -> None:
+    """A FIN that has come is not payload."""
+    assert connection(state, bytes_received=counted)["bytes_received"] == received
+
+
+def test_nothing_was_measured_yet() -> None:
+    """Before the first round trip its time is unknown, as is a delivery rate before the first delivery."""
+    row = connection("SYN_SENT", rttvar=250_000)
+    assert [row[name] for name in ("rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate")] == [None] * 4
+    row = connection("ESTABLISHED", rtt=0, rttvar=0, min_rtt=0)  # less than a microsecond
+    assert [row[name] for name in ("rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate")] == [0, 0, 0, None]
+    row = connection("ESTABLISHED", rtt=30, rttvar=7, min_rtt=0, delivery_rate=10**10)
+    assert [row[name] for name in ("rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate")] == [
+        30,
+        7,
+        0,
+        10**10,
+    ]
+
+
+@given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 7)))
+def test_pairs(inodes: list[int], wanted: list[int]) -> None:
+    """Every socket meets every descriptor with its inode, in the order of the descriptors."""
+    found = diag_table._pairs(np.array(inodes, np.uint32), np.array(wanted, np.uint32))
+    assert sorted(zip(*(at.tolist() for at in found), strict=True)) == [
+        (i, w) for i, inode in enumerate(inodes) for w, other in enumerate(wanted) if inode == other
+    ]
+    assert np.all(np.diff(found[1]) >= 0)
+
+
+class Thread:
+    """A namespace's thread that runs at once what it is given."""
+
+    def submit(self, task: Callable[[], Any]) -> Future[Any]:
+        """Runs it."""
+        answer: Future[Any] = Future()
+        try:
+            answer.set_result(task())
+        except NettopError as error:
+            answer.set_exception(error)
+        return answer
+
+
+def table(tmp_path: Any) -> DiagTable:
+    """A table of one namespace, on a host without processes."""
+    (tmp_path / "proc").mkdir()
+    namespaces: Any = SimpleNamespace(
+        lock=nullcontext(),
+        threads={1: Thread()},
+        follow=lambda seen: None,
+        gaps=lambda: {"namespace 2": "not entered"},
+    )
+    return DiagTable(Host(tmp_path), namespaces)
+
+
+def lacking(*missing: int) -> Callable[..., sock_diag.Dump]:
+    """A dump by a kernel that lists all but these protocols."""
+
+    def dump(protocol: int, states: int, *, info: bool) -> sock_diag.Dump:
+        if protocol in missing:
+            raise Unsupported(f"no {protocol}", "load it")
+        told = message(memory(), state=1, cookie=protocol, sport=1, inode=protocol)
+        return sock_diag.Dump(sockets_of(told), int(info))
+
+    return dump
+
+
+def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without udp_diag the rows of TCP go on, and what is missing has a name and a reason."""
+    monkeypatch.setattr(sock_diag, "dump", lacking(UDP))
+    made = table(tmp_path)
+    process(tmp_path / "proc", 7, {3: f"socket:[{TCP}]"})
+    for reading in (1, 2):
+        rows, counts = made.read(np.zeros(0, ROW), 0)
+        assert rows["id"].tolist() == [TCP]  # met by two dumps, shown once
+        assert made.holders(rows) == [(7, 3)]
+        assert made.gaps()["udp"] == f"no {UDP}"
+        assert "tcp" not in made.gaps()
+        assert (counts["inconsistent_dumps"], counts["namespaces"], counts["processes_hidden"]) == (
+            reading,
+            1,
+            0,
+        )
+    assert made.gaps()["namespace 2"] == "not entered"
+    monkeypatch.setattr(sock_diag, "dump", lacking())
+    assert made.read(rows, 0)[0]["id"].tolist() == [TCP, UDP]
+    assert "udp" not in made.gaps()
+
+
+def test_a_reading_takes_nothing_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last reading told to be acknowledged, the next one does not deny."""
+    told = message(memory(), tcp_info(state=1, bytes_sent=1000, bytes_acked=900), state=1, cookie=5)
+    monkeypatch.setattr(sock_diag, "dump", lambda *_, info: sock_diag.Dump(sockets_of(told), 0))
+    made = table(tmp_path)
+    before = made.read(np.zeros(0, ROW), 0)[0]
+    assert before["bytes_acked"][0] < 1000
+    before["bytes_acked"] = 1000
+    assert made.read(before, 0)[0]["bytes_acked"].tolist() == [1000]
+
+
+def test_nothing_is_listed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that lists neither protocol is told as one that cannot."""
+    monkeypatch.setattr(sock_diag, "dump", lacking(TCP, UDP))
+    with pytest.raises(Unsupported):
+        table(tmp_path).read(np.zeros(0, ROW), 0)

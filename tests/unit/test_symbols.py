@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's functions by address, from files that the test makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nettop.kernel.symbols import Symbols
+
+KALLSYMS = """\
+ffffffff81000000 T _stext
+ffffffff81000000 T _text
+ffffffff81000040 t early.isra.0
+ffffffff81000080 T tcp_v4_rcv
+ffffffff810000f0 t __pfx_udp_rcv
+ffffffff81000100 W udp_rcv
+ffffffff81000200 D some_data
+ffffffff81000300 T tcp_v4_rcv.cold
+ffffffff81000400 T _etext
+ffffffffc0201000 t nft_do_chain\t[nf_tables]
+ffffffffc0101000 t bpf_prog_6deef7357e7b4530\t[bpf]
+"""
+MODULES = "nf_tables 262144 12 nft_ct, Live 0xffffffffc0200000\n"
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A made /proc."""
+    (tmp_path / "kallsyms").write_text(KALLSYMS)
+    (tmp_path / "modules").write_text(MODULES)
+    return tmp_path
+
+
+@pytest.fixture
+def symbols(proc: Path) -> Symbols:
+    """The functions of the made kernel."""
+    made = Symbols(proc)
+    assert made.refresh()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "offset"),
+    [
+        (0xFFFFFFFF81000000, "_stext", 0),
+        (0xFFFFFFFF8100003F, "_stext", 0x3F),
+        (0xFFFFFFFF81000040, "early.isra.0", 0),
+        (0xFFFFFFFF81000091, "tcp_v4_rcv", 0x11),
+        (0xFFFFFFFF810000F8, "tcp_v4_rcv", 0x78),
+        (0xFFFFFFFF81000101, "udp_rcv", 1),
+        (0xFFFFFFFF81000210, "udp_rcv", 0x110),
+        (0xFFFFFFFF81000301, "tcp_v4_rcv.cold", 1),
+        (0xFFFFFFFFC0201234, "nft_do_chain [nf_tables]", 0x234),
+        (0xFFFFFFFFC0101000, "bpf_prog_6deef7357e7b4530 [bpf]", 0),
+    ],
+)
+def test_functions_by_address(symbols: Symbols, address: int, name: str, offset: int) -> None:
+    """An address is in the function that starts nearest before it: suffixes and modules are told, data is none."""
+    assert symbols.find(address) == (name, offset)
+
+
+@pytest.mark.parametrize("address", [0, 1, 0xFFFFFFFF80FFFFFF, 0xFFFFFFFF81100400, 0xFFFFFFFFFFFFFFFF])
+def test_addresses_of_nothing(symbols: Symbols, address: int) -> None:
+    """Before the first function, or far behind one, there is none."""
+    assert symbols.find(address) is None
+
+
+def test_nothing_is_known_before_it_was_read(proc: Path) -> None:
+    """A new table is empty."""
+    made = Symbols(proc)
+    assert len(made) == 0
+    assert made.find(0xFFFFFFFF81000000) is None
+
+
+def test_read_again_only_when_modules_changed(proc: Path, symbols: Symbols) -> None:
+    """A module that was loaded meanwhile is found; one more use of another changes nothing."""
+    assert not symbols.refresh()
+    (proc / "modules").write_text(MODULES.replace(" 12 ", " 13 "))
+    assert not symbols.refresh()
+    (proc / "modules").write_text(MODULES + "veth 32768 0 - Live 0xffffffffc0300000\n")
+    (proc / "kallsyms").write_text(KALLSYMS + "ffffffffc0300010 t veth_xmit\t[veth]\n")
+    assert symbols.refresh()
+    assert symbols.find(0xFFFFFFFFC0300020) == ("veth_xmit [veth]", 0x10)
+
+
+def test_hidden_addresses_are_no_symbols(proc: Path) -> None:
+    """To who may not see them the kernel shows every address as 0."""
+    hidden = "".join(f"{0:016x}{line[16:]}\n" for line in KALLSYMS.splitlines())
+    (proc / "kallsyms").write_text(hidden)
+    made = Symbols(proc)
+    assert made.refresh()
+    assert len(made) == 0
+    assert made.find(5) is None
+
+
+def test_a_missing_file_is_no_symbols(tmp_path: Path) -> None:
+    """A kernel without kallsyms, or without modules, is no error."""
+    made = Symbols(tmp_path)
+    assert made.refresh()
+    assert not made.refresh()
+    assert len(made) == 0
+
+
+def test_lines_that_are_none_are_left_out(proc: Path) -> None:
+    """Whatever does not look like a symbol hides none that does, and names are safe to show."""
+    text = b"\n\nnonsense\nffffffff8100 T\nxyz T name\nffffffff8100050g T name\n" + b"\xff\xfe\n"
+    (proc / "kallsyms").write_bytes(text + b"ffffffff81000600 T odd\x1b\xff\n")
+    made = Symbols(proc)
+    made.refresh()
+    assert len(made) == 1
+    assert made.find(0xFFFFFFFF81000600) == ("odd␛\N{REPLACEMENT CHARACTER}", 0)
