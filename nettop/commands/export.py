@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop export`: its words, and what is done before its door opens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nettop.commands.invoker import User, invoking_user, owner_of_files
+from nettop.commands.options import (
+    asked_frequency,
+    asked_ways,
+    checked_word,
+    frequency_option,
+    option,
+    seconds,
+    starting,
+    use_option,
+)
+from nettop.commands.privilege import Rights, opened_session, stays_root
+from nettop.errors import ExitCode, NettopError, PermissionMissing, UsageError
+from nettop.interrupts import requested_by_signals, undisturbed
+from nettop.settings import ExportFormat, ExportSettings, checked_duration
+from nettop.snapshots import find_table, lenses
+from nettop.snapshots.schema import Lens, Table
+
+if TYPE_CHECKING:
+    from nettop.engine.source import Source
+
+STDOUT = "-"
+"""The FILE that is standard output."""
+INTERVAL_S = 1.0
+"""How often the source is read meanwhile: often enough that its bounded tables keep everything."""
+
+EXPORT_HELP = (
+    "Sample for a while, and write what was met: folded stacks, speedscope's JSON, or a flame graph."
+)
+
+EXPORT_EXAMPLES = """[bold]Examples[/bold]
+
+nettop export cpu.stacks cpu.svg  [dim]ten seconds, as a flame graph for any browser[/dim]
+
+nettop export cpu.stacks --duration 60 --frequency 199 cpu.json  [dim]for https://www.speedscope.app[/dim]
+
+nettop export cpu.stacks --filter 'entry="RX softirq" cpu=3' rx.svg  [dim]a part of it[/dim]
+
+nettop export cpu.stacks --format folded - | flamegraph.pl > cpu.svg
+
+Ctrl-C ends it early, and what was met is written all the same. A file that is there is replaced when all is done."""
+
+_AS_ROOT = """\
+install nettop where everybody may read it (/opt/nettop), or
+write to a directory of root's, or to standard output (-)"""
+
+_FORMATS = {
+    ".folded": ExportFormat.FOLDED,
+    ".txt": ExportFormat.FOLDED,
+    ".json": ExportFormat.SPEEDSCOPE,
+    ".svg": ExportFormat.SVG,
+}
+"""The formats by a file's ending."""
+
+
+def complete_export_view(incomplete: str) -> list[str]:
+    """The views that can be exported and begin like `incomplete`."""
+    return starting(_exportable(), incomplete)
+
+
+def complete_export_format(incomplete: str) -> list[str]:
+    """The formats of exports that begin like `incomplete`."""
+    return starting(ExportFormat, incomplete)
+
+
+def _exportable() -> list[str]:
+    """The tables that declare exports, as LENS.TABLE."""
+    return [f"{lens.id}.{table.name}" for lens in lenses() for table in lens.tables if table.exports]
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class ExportAsked:
+    """The words as they were given: each field is an argument or an option, in the order of --help."""
+
+    view: Annotated[str, typer.Argument(metavar="LENS[.TABLE]", autocompletion=complete_export_view,
+                                        help=f"What to export: {', '.join(_exportable())}; a lens alone is its first "
+                                        "such table")]
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; - is standard output")]
+    format: Annotated[str | None, option("--format", metavar="folded|speedscope|svg",
+                                         autocompletion=complete_export_format,
+                                         help="Unasked, by the file's ending: .folded .txt, .json, .svg")] = None
+    duration: Annotated[str, option("--duration", metavar="SECONDS", help="How long to sample (10)")] = "10"
+    filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", help="Rows to export, as in nettop "
+                                               "--filter; given more than once, all hold")] = None
+    frequency: Annotated[str | None, frequency_option()] = None
+    use: Annotated[list[str] | None, use_option()] = None
+    # fmt: on
+
+
+def export_settings(asked: ExportAsked) -> ExportSettings:
+    """The settings that the words mean. Raises UsageError for values that mean nothing."""
+    lens, table = _exported(asked.view)
+    return ExportSettings(
+        view=f"{lens.id}.{table.name}",
+        path=asked.file,
+        format=_format(asked, table),
+        duration_s=checked_duration(seconds("--duration", asked.duration)),
+        filters=tuple(asked.filter or ()),
+        ways=asked_ways(asked.use),
+        frequency_hz=asked_frequency(asked.frequency),
+    )
+
+
+def _exported(view: str) -> tuple[Lens, Table]:
+    """The table to export: the one that is named, or a lens's first that has exports."""
+    lens, table = find_table(view)
+    named = (table,) if "." in view else lens.tables
+    found = next((one for one in named if one.exports), None)
+    if found is None:
+        raise UsageError(
+            f"{view} has no exports",
+            f"{', '.join(_exportable())} has some; nettop --view {view} --format csv writes any table",
+        )
+    return lens, found
+
+
+def _format(asked: ExportAsked, table: Table) -> ExportFormat:
+    """The format that is asked for, or that the file's ending names."""
+    if asked.format is not None:
+        return ExportFormat(checked_word("format", asked.format, table.exports))
+    form = _FORMATS.get(Path(asked.file).suffix.lower())
+    if form is None or form not in table.exports:
+        raise UsageError(
+            "standard output has no ending that names a format"
+            if asked.file == STDOUT
+            else f"the ending of {asked.file} names no format",
+            f"give --format {', '.join(table.exports)}",
+        )
+    return form
+
+
+def open_export(asked: ExportAsked, source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Sample, and write what was met. Raises NettopError, and BrokenPipeError when nobody reads any more.
+
+    `source_of` makes the source of a lens; the probes do if it is None.
+    """
+    settings = export_settings(asked)
+    if sys.stdout is None and settings.path == STDOUT:
+        raise NettopError("standard output is closed", "give a FILE to write to")
+    with undisturbed():
+        from nettop.output.export import run_export
+
+    # Who owns the file writes it: nettop becomes that user.
+    user = _owner(settings.path)
+    barred = stays_root(user) if source_of is None else None
+    with ExitStack() as ends:
+        requests = ends.enter_context(requested_by_signals())
+        interval_s = min(INTERVAL_S, settings.duration_s)
+        session = ends.enter_context(opened_session(interval_s, source_of, Rights(user)))
+        try:
+            return run_export(settings, session, requests, sys.stdout, sys.stderr)
+        except PermissionMissing as error:
+            if barred is None or not isinstance(error.__cause__, PermissionError):
+                raise
+            raise PermissionMissing(f"{error.what}: {barred}", _AS_ROOT) from error
+
+
+def _owner(path: str) -> User | None:
+    """Who shall own the export: of what is no regular file nobody, so that who called nettop writes to it."""
+    is_special = path == STDOUT or (os.path.exists(path) and not os.path.isfile(path))
+    return invoking_user() if is_special else owner_of_files(Path(path))

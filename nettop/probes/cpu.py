@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU probe: hooks time the entry points of the network stack, samples tell what CPUs do inside of it.
+
+How system calls are timed depends on the kernel. Where none of their functions can be hooked, samples tell their time
+too: a share of the clock's ticks. Softirqs and threads that poll devices are always timed exactly.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from nettop.errors import NettopError, SourceFailed
+from nettop.kernel import maps, powercap
+from nettop.kernel.facts import Host
+from nettop.kernel.ladder import NO_WAY, Ladder, Refused, Way, Ways, check_asked, climb
+from nettop.kernel.program import Loader, Program, ProgramText
+from nettop.kernel.symbols import Symbols
+from nettop.probes import cpu_entries, cpu_samples
+from nettop.probes.cpu_entries import EntryReading, EntryTimes, NapiThreads
+from nettop.probes.cpu_processes import FIRST_ID, ProcessTimes
+from nettop.probes.cpu_samples import SampleReading, Samples
+from nettop.settings import FREQUENCY_HZ
+from nettop.snapshots.cpu import (
+    CATEGORY_SHARES,
+    CPUS,
+    IO_WORKERS,
+    LENS,
+    NAPI_THREADS,
+    POINT_NAPI_THREADS,
+    POINT_POWER,
+    POINT_SAMPLES,
+    POINT_SERVED,
+    POINT_SOFTIRQS,
+    POINT_SYMBOLS,
+    POINT_SYSCALLS,
+    POWER,
+    RX_SOFTIRQ,
+    RX_SYSCALLS,
+    STACKS,
+    TIME_OF,
+    TX_SOFTIRQ,
+    TX_SYSCALLS,
+    VECTORS,
+)
+from nettop.snapshots.own_cost import LEFT_OUT
+from nettop.snapshots.snapshot import Array, Hook, Rows, Snapshot, TextTable, unknown_value
+
+SAMPLES = Ladder(POINT_SAMPLES, (Way("perf cpu-clock"),))
+SYMBOLS = Ladder(POINT_SYMBOLS, (Way("/proc/kallsyms"),))
+POWERCAP = Ladder(POINT_POWER, (Way("powercap"),))
+LADDERS = (*cpu_entries.LADDERS, SAMPLES, SYMBOLS, POWERCAP)
+
+_CALLS = (TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS)
+_SOFTIRQS = (TX_SOFTIRQ, RX_SOFTIRQ)
+_UNKNOWN = unknown_value(np.dtype("u8"))
+_NO_SYMBOLS = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or no CAP_SYSLOG"
+_NO_SAMPLES = "there are no samples"
+_NO_SOFTIRQS = "nothing tells when softirqs run"
+_BY_TICKS = {cpu_entries.BY_SAMPLES: _CALLS, cpu_entries.RAW_SYSCALLS: (IO_WORKERS,)}
+"""The entry points of which, by such a way to system calls, no hook tells: workers make none."""
+_THE_SAMPLES, _THE_CALLS = "the samples", "the hooks at system calls"
+_OF_SAMPLES = (POINT_SAMPLES.name, POINT_SERVED.name)
+
+
+def make_probe() -> Cpu:
+    """The probe of this lens."""
+    return Cpu()
+
+
+def program_text() -> ProgramText:
+    """What the loader compiles for this lens: hooks and samples see the same state of a CPU."""
+    functions = {**cpu_entries.functions(), **cpu_samples.FUNCTIONS}
+    return ProgramText(
+        sources=(*cpu_entries.SOURCES, str(Path(__file__).with_name("cpu_samples.bpf.c"))),
+        header=cpu_entries.header() + cpu_samples.header(),
+        slices=(*cpu_entries.SLICES, *cpu_samples.SLICES),
+        functions=functions,
+        maps=(*cpu_entries.MAPS, *cpu_samples.MAPS),
+        defines={**cpu_entries.defines(), **cpu_samples.defines()},
+        optional=tuple(functions),
+        needs=cpu_entries.NEEDS,
+    )
+
+
+# --- what /proc/stat says -----------------------------------------------------------------------------------------
+
+
+class Stat(NamedTuple):
+    """What /proc/stat says of a CPU since boot, in ns, at the grain of its ticks (fs/proc/stat.c)."""
+
+    busy_ns: int
+    softirq_ns: int
+
+
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def read_stat(proc: Path) -> dict[int, Stat]:
+    """The CPUs that are on, by number; none where the file cannot be read."""
+    try:
+        lines = (proc / "stat").read_text().splitlines()
+    except OSError:
+        return {}
+    found: dict[int, Stat] = {}
+    for line in lines:
+        name, *numbers = line.split()
+        if name.startswith("cpu") and name != "cpu":
+            user, nice, system, _, _, irq, softirq, *_ = map(int, numbers)
+            busy = user + nice + system + irq + softirq
+            found[int(name.removeprefix("cpu"))] = Stat(busy * _TICK_NS, softirq * _TICK_NS)
+    return found
+
+
+# --- power --------------------------------------------------------------------------------------------------------
+
+
+class NetworkPower:
+    """What of the meters' energy is the network's: its part of the time in which CPUs were busy, reading by reading."""
+
+    def __init__(self, meters: Iterable[powercap.Meter]) -> None:
+        self._power = powercap.Power(meters)
+        self._ids: dict[str, int] = {}
+        self._energy_uj: dict[str, int] = {}
+        self._network_uj: dict[str, float] = {}
+        self._network_ns = self._busy_ns = 0
+
+    def rows(self, network_ns: int, busy_ns: int, taken_ns: int) -> Rows:
+        """The table, with the network's and all CPU time since the start."""
+        share = _share(network_ns - self._network_ns, busy_ns - self._busy_ns)
+        self._network_ns, self._busy_ns = network_ns, busy_ns
+        names = TextTable()
+        read = self._power.read()
+        array = np.zeros(len(read), POWER.dtype)
+        for row, (name, energy_uj) in zip(array, read.items(), strict=True):
+            more = energy_uj - self._energy_uj.get(name, 0)
+            self._energy_uj[name] = energy_uj
+            self._network_uj[name] = self._network_uj.get(name, 0.0) + more * share
+            row["id"] = self._ids.setdefault(name, len(self._ids) + 1)
+            row["meter"], row["energy_uj"] = names.code(name), energy_uj
+            row["network_uj"] = int(self._network_uj[name])
+        return Rows(POWER, np.sort(array, order="id"), {"meter": names.values}, taken_ns)
+
+    def close(self) -> None:
+        """Let go of the meters."""
+        self._power.close()
+
+
+def _share(part: int, whole: int) -> float:
+    """A part of a whole; clocks of another grain may make it look like more, a CPU that goes off like less."""
+    return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0
+
+
+# --- the source ---------------------------------------------------------------------------------------------------
+
+
+class Cpu:
+    """The source of the CPU lens; see nettop.engine.source.Source."""
+
+    def __init__(self, host: Host | None = None) -> None:
+        self._host = host or Host()
+        self._asked: Ways = {}
+        self._frequency_hz = FREQUENCY_HZ
+        self._program: Program | None = None
+        self._times: EntryTimes | None = None
+        self._samples: Samples | None = None
+        self._by_ticks: tuple[int, ...] = ()
+        self._power: NetworkPower | None = None
+        self._hooks: dict[str, Hook] = {}
+        self._left_out: list[str] = []
+        self._processes = ProcessTimes(self._host)
+        self._napi_threads = NapiThreads(self._host.proc)
+        self._stat_at_start: dict[int, Stat] = {}
+        self._stacks: Rows | None = None
+
+    # --- start ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Compile, load and attach. Raises NettopError when this host or user cannot, UsageError for a way that
+        there is not."""
+        check_asked(LADDERS, self._asked)
+        self._host.require_bpf()
+        loader = Loader()
+        try:
+            loader.ask(program_text())
+            self._program = loader.answer()
+            self._times = EntryTimes(self._program)
+            self._climb(loader)
+            self._program.unload_all_but({*self._times.programs(), *cpu_samples.FUNCTIONS})
+        finally:
+            loader.close()
+        self._stat_at_start = read_stat(self._host.proc)
+
+    def _climb(self, loader: Loader) -> None:
+        """Take the best ways. Samples come behind the hooks, whose own symbols they are to know."""
+        times = self._attached
+        take_calls = partial(self._take_calls, loader)
+        climbed = (
+            climb(cpu_entries.SOFTIRQS, times.attach, self._asked),
+            climb(cpu_entries.THREADS, times.attach, self._asked),
+            climb(cpu_entries.SERVED, times.attach, self._asked),
+            climb(cpu_entries.SYSCALLS, take_calls, self._asked),
+            climb(SAMPLES, self._take_samples, self._asked),
+            climb(SYMBOLS, self._need_symbols, self._asked),
+            climb(POWERCAP, self._open_meters, self._asked),
+        )
+        by_point = {hook.point: hook for hook in climbed}
+        if self._samples is None or by_point[POINT_SOFTIRQS.name].way is None:
+            why = _NO_SAMPLES if self._samples is None else _NO_SOFTIRQS
+            by_point[POINT_SERVED.name] = self._serve_nobody(why)
+        self._hooks = {point.name: by_point[point.name] for point in LENS.points}
+
+    def _serve_nobody(self, why: str) -> Hook:
+        """Nobody looks at what these programs note, or they note nothing."""
+        self._attached.detach(cpu_entries.SERVED.ways[0].programs)
+        refused = tuple((way.name, why) for way in cpu_entries.SERVED.ways)
+        return Hook(POINT_SERVED.name, None, refused, POINT_SERVED.fields)
+
+    @property
+    def _attached(self) -> EntryTimes:
+        if self._times is None:
+            raise SourceFailed("the CPU probe is not attached")
+        return self._times
+
+    def _take_calls(self, loader: Loader, way: Way) -> None:
+        if way != cpu_entries.BY_SAMPLES:
+            self._attached.hook_calls(way, loader)
+        elif self._asked.get(POINT_SAMPLES.name) == NO_WAY:
+            raise Refused(_NO_SAMPLES)
+        else:
+            self._sample(way.programs, tells_calls=True)
+        self._by_ticks = _BY_TICKS.get(way, ())
+
+    def _take_samples(self, _: Way) -> None:
+        assert self._program is not None
+        if self._samples is None:
+            may_tell = cpu_samples.BY_TICKS in self._program.functions
+            self._sample((), tells_calls=bool(self._by_ticks) and may_tell)
+
+    def _sample(self, programs: Iterable[str], *, tells_calls: bool) -> None:
+        """Begin to sample. Raises Refused, PermissionMissing or OSError."""
+        assert self._program is not None
+        for name in programs:
+            if name not in self._program.functions:
+                raise Refused(self._program.refused[name])
+        samples = Samples(self._program, self._frequency_hz, self._host, tells_calls=tells_calls)
+        try:
+            samples.attach()
+        except BaseException:
+            samples.close()
+            raise
+        self._samples = samples
+
+    def _need_symbols(self, _: Way) -> None:
+        symbols = Symbols(self._host.proc)
+        symbols.refresh()
+        if not len(symbols):
+            raise Refused(_NO_SYMBOLS)
+
+    def _open_meters(self, _: Way) -> None:
+        root = self._host.root / powercap.POWERCAP.relative_to("/")
+        if why := powercap.why_no_power(root):
+            raise Refused(why)
+        self._power = NetworkPower(powercap.find_meters(root))
+
+    # --- read -----------------------------------------------------------------------------------------------------
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """The times since the start."""
+        wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._follow_threads()
+        times = self._attached.read(time.monotonic_ns())
+        samples = self._samples.read(taken_ns) if self._samples else None
+        stat = read_stat(self._host.proc)
+        cpus = self._cpus(times, samples, stat, taken_ns)
+        network_ns = int(cpus.array["network_ns"].sum())
+        tables = {CPUS.name: cpus, "processes": self._process_rows(times, samples, taken_ns)}
+        if samples is not None:
+            tables |= {STACKS.name: samples.stacks, CATEGORY_SHARES.name: samples.categories}
+            self._stacks = samples.stacks
+        if self._power is not None:
+            tables[POWER.name] = self._power.rows(network_ns, self._busy_ns(stat), taken_ns)
+        return Snapshot(
+            lens=LENS.id,
+            wall_ns=wall_ns,
+            boot_ns=boot_ns,
+            tables=tables,
+            counts=self._counts(network_ns, cpus, samples),
+            lost=self._lost(samples),
+            hooks=tuple(map(self._hook_now, self._hooks.values())),
+            gaps=self._gaps(),
+        )
+
+    def _follow_threads(self) -> None:
+        """See threads change only while some of them poll devices, or may wait in hooked calls."""
+        hook = self._hooks[POINT_NAPI_THREADS.name]
+        if hook.way is None or self._hooks_calls:
+            return
+        try:
+            self._attached.watch_threads(wanted=self._napi_threads.are_here())
+        except (NettopError, OSError) as error:
+            refused = (
+                (hook.way, f"threads began to poll devices, and nettop may not look any more: {error}"),
+            )
+            self._hooks[hook.point] = Hook(hook.point, None, refused, hook.fields)
+
+    def _cpus(
+        self, times: EntryReading, samples: SampleReading | None, stat: Mapping[int, Stat], taken_ns: int
+    ) -> Rows:
+        """A row for each CPU that is on."""
+        on = np.array(sorted(cpu for cpu in stat if cpu < maps.possible_cpus()), np.intp)
+        array = np.zeros(len(on), CPUS.dtype)
+        array["cpu"] = on
+        for entry, column in TIME_OF.items():
+            spent = self._entry_times(entry, times, samples)
+            array[column] = _UNKNOWN if spent is None else spent[on]
+            array["network_ns"] += 0 if spent is None else spent[on]
+        for vector, name in enumerate(VECTORS):
+            if f"{name}_ns" in CPUS.by_name:
+                array[f"{name}_ns"] = times.vector_ns[on, vector]
+        none = Stat(0, 0)
+        array["stat_softirq_ns"] = [
+            stat[cpu].softirq_ns - self._stat_at_start.get(cpu, none).softirq_ns for cpu in on.tolist()
+        ]
+        return Rows(CPUS, array, {}, taken_ns)
+
+    def _entry_times(self, entry: int, times: EntryReading, samples: SampleReading | None) -> Array | None:
+        """The times of an entry point by CPU; None where nothing tells them."""
+        way = self._way(entry)
+        if way is None:
+            return None
+        if entry in self._by_ticks:
+            return samples.entry_ns[:, entry] if samples and self._ticks_tell(entry) else None
+        return times.entry_ns[:, entry]
+
+    def _ticks_tell(self, entry: int) -> bool:
+        """Whether the samples tell of an entry point where hooks do not; of workers it is their stacks that do."""
+        by_name = entry != IO_WORKERS or self._hooks[POINT_SYMBOLS.name].way is not None
+        return by_name and self._samples is not None and self._samples.tells_calls
+
+    def _way(self, entry: int) -> str | None:
+        ladder = (
+            cpu_entries.SYSCALLS
+            if entry in _CALLS
+            else cpu_entries.THREADS
+            if entry == NAPI_THREADS
+            else cpu_entries.SOFTIRQS
+        )
+        return self._hooks[ladder.point.name].way
+
+    def _process_rows(self, times: EntryReading, samples: SampleReading | None, taken_ns: int) -> Rows:
+        self._processes.begin()
+        self._processes.add_exact(times.callers, times.spent)
+        if samples is not None:
+            self._processes.add_sampled(samples.process_ns, self._by_ticks)
+            if self._hooks[POINT_SERVED.name].way is not None:
+                self._processes.add_softirqs(samples.served_ns, samples.unserved_ns)
+        rows, ended = self._processes.rows(taken_ns)
+        pids = [process.pid for process in ended]
+        if pids and len(times.callers):
+            self._attached.forget(times.callers[np.isin(times.callers["tgid"], pids)])
+        if pids and self._samples is not None:
+            self._samples.forget(pids)
+        for entry in (one for one in self._by_ticks if not self._ticks_tell(one)):
+            rows.array[TIME_OF[entry]] = _UNKNOWN
+        return rows
+
+    def _busy_ns(self, stat: Mapping[int, Stat]) -> int:
+        """The time in which CPUs were busy since the start."""
+        return sum(one.busy_ns - self._stat_at_start.get(cpu, one).busy_ns for cpu, one in stat.items())
+
+    def _counts(self, network_ns: int, cpus: Rows, samples: SampleReading | None) -> dict[str, int]:
+        return {
+            "network_ns": network_ns,
+            "cpus": len(cpus),
+            "frequency_hz": self._frequency_hz,
+            "unshared_ns": self._processes.waiting_ns,
+        } | dict(samples.counts if samples else {})
+
+    def _lost(self, samples: SampleReading | None) -> dict[str, int]:
+        return (
+            self._attached.lost() | {"rows": self._processes.left_out} | dict(samples.lost if samples else {})
+        )
+
+    def _gaps(self) -> dict[str, str]:
+        missed = self._attached.not_hooked
+        return {"calls": f"not timed where they pass {', '.join(missed)}"} if missed else {}
+
+    # --- costing less ---------------------------------------------------------------------------------------------
+
+    def shed(self) -> str | None:
+        """Leave out the samples, then the hooks at system calls; see nettop.engine.source.SheddingSource."""
+        if self._samples is not None and _THE_SAMPLES not in self._left_out:
+            self._samples.detach()
+            self._left_out.append(_THE_SAMPLES)
+        elif self._hooks_calls and _THE_CALLS not in self._left_out:
+            self._attached.unhook_calls()
+            self._left_out.append(_THE_CALLS)
+        else:
+            return None
+        return self._left_out[-1]
+
+    def restore(self) -> str | None:
+        """Attach again what was left out last."""
+        if not self._left_out:
+            return None
+        try:
+            if self._left_out[-1] == _THE_SAMPLES:
+                assert self._samples is not None
+                self._samples.attach()
+            else:
+                self._attached.hook_calls(self._way_of_calls())
+        except (NettopError, OSError):
+            return None
+        return self._left_out.pop()
+
+    @property
+    def _hooks_calls(self) -> bool:
+        """Whether system calls are timed by hooks."""
+        return self._hooks[POINT_SYSCALLS.name].way not in (None, cpu_entries.BY_SAMPLES.name)
+
+    def _way_of_calls(self) -> Way:
+        return next(
+            way for way in cpu_entries.SYSCALLS.ways if way.name == self._hooks[POINT_SYSCALLS.name].way
+        )
+
+    def _hook_now(self, hook: Hook) -> Hook:
+        """How the point is had; what is left out keeps its numbers, which only do not grow."""
+        by_samples = hook.point in _OF_SAMPLES or hook.way == cpu_entries.BY_SAMPLES.name
+        by_calls = hook.point == POINT_SYSCALLS.name and not by_samples
+        if (by_samples and _THE_SAMPLES in self._left_out) or (by_calls and _THE_CALLS in self._left_out):
+            return Hook(hook.point, None, ((str(hook.way), LEFT_OUT),))
+        return hook
+
+    # --- the rest of a source -------------------------------------------------------------------------------------
+
+    def set(self, option: str, value: object) -> None:
+        """Before the start: `ways` that are asked for in place of the best, `frequency` of the samples in Hz."""
+        if option == "ways":
+            self._asked = cast("Ways", value)
+        if option == "frequency":
+            self._frequency_hz = cast("int", value)
+
+    def describe(self, key: int) -> dict[str, str]:
+        """For a stack its functions, one a line; for a process its command line."""
+        if key >= FIRST_ID:
+            return self._processes.describe(key)
+        rows = self._stacks
+        if rows is None:
+            return {}
+        at = int(np.searchsorted(rows.array["id"], key))
+        if at == len(rows) or rows.array["id"][at] != key:
+            return {}
+        return {"Stack": rows.texts["stack"][rows.array["stack"][at]].replace(";", "\n")}
+
+    def programs(self) -> Mapping[str, tuple[int, int]]:
+        """What the programs cost; see nettop.engine.source.MeasuredSource."""
+        return self._program.runs() if self._program else {}
+
+    def kernel_bytes(self) -> int:
+        """What the programs and their maps take of the kernel's memory."""
+        return self._program.kernel_bytes() if self._program else 0
+
+    def close(self) -> None:
+        """Detach; a second call does nothing."""
+        for part in (self._samples, self._times, self._power, self._program):
+            if part is not None:
+                part.close()
+        self._samples = self._times = self._power = self._program = None

@@ -1,0 +1,615 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CPUs do inside the network stack, met by a clock many times a second.
+
+A program at each CPU's clock counts where a tick meets network work, under the stack of kernel functions. Nothing is
+emptied but a whole generation of stacks, once its map fills up; so a stack that was met before costs a reading no more
+than a look at its count.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nettop.errors import Unsupported
+from nettop.kernel import bpf, maps
+from nettop.kernel.btf import Slice
+from nettop.kernel.facts import Host
+from nettop.kernel.iterator import Iterator, RowBuffer
+from nettop.kernel.perf_events import Clocks, online_cpus
+from nettop.kernel.program import Program
+from nettop.kernel.rows import row_header
+from nettop.kernel.symbols import Symbols
+from nettop.probes.cpu_calls import CALL, CALLS_MAX, put_calls
+from nettop.probes.cpu_stacks import (
+    CALL_BY_STACK,
+    THREAD_BY_STACK,
+    Folded,
+    Folder,
+    StackRows,
+    categories_not_here,
+)
+from nettop.snapshots.arrays import positions
+from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES
+from nettop.snapshots.snapshot import Array, Rows
+
+BY_HOOKS, BY_TICKS, HOLDERS = "sample__entries", "sample__calls", "bpf_iter__task_file"
+"""The clock's program, where hooks tell of system calls or where its ticks have to; and who holds which socket."""
+_BPF_PROG_TYPE_PERF_EVENT, _BPF_PROG_TYPE_TRACING = 7, 26
+FUNCTIONS: Mapping[str, int] = {
+    BY_HOOKS: _BPF_PROG_TYPE_PERF_EVENT,
+    BY_TICKS: _BPF_PROG_TYPE_PERF_EVENT,
+    HOLDERS: _BPF_PROG_TYPE_TRACING,
+}
+OPTIONAL = (BY_TICKS, HOLDERS)
+MAPS = ("stacks_even", "stacks_odd", "counted", "served", "sampled", "generation", "calls")
+SLICES = (Slice("bpf_iter_meta", {"seq": "seq"}, {}),)
+
+SAMPLED = np.dtype(
+    [
+        (name, "u8")
+        for name in (
+            *("ticks", "samples", "unserved", "uncounted"),
+            *("shortened", "collisions", "failed", "no_room"),
+        )
+    ]
+)
+"""What the program counts on each CPU: ticks; those in network work; of those in softirqs those whose socket is not
+known; those that no key had room for; those whose stack lacks its innermost functions, for others had its place; and
+those without a stack: others had all its places, the walk failed, or there was no room."""
+
+_HOLDER = np.dtype([("socket", "u8"), ("tgid", "u4"), ("padding", "u4")])
+
+_PARTS = {"stack": (0, 20), "cpu": (20, 14), "entry": (34, 4), "generation": (38, 1), "tgid": (39, 22)}
+"""A key of `counted` is one number: where its parts stand, and how many bits they have."""
+_NO_STACK = (1 << _PARTS["stack"][1]) - 1
+_ELSEWHERE, _WITHOUT_STACK = -1, -2
+"""In place of a row: no network work after all, and nobody knows where."""
+
+_STACKS_PER_CPU, _STACKS_MAX, _COUNTED_MAX = 4096, 16384, 1 << 17
+_DEPTH_MAX = 64
+_LEFT_OUT_MAX = 3
+"""So many functions a stack may lack: hot ones are few, what takes the place of one takes a part of all samples."""
+_ALONE = 2
+_CROWDED = 8
+"""A generation is emptied once one in so many of its places for stacks is taken: the more are, the more often two
+stacks want one place."""
+_LOOK_AGAIN_NS = 30_000_000_000
+"""So long symbols are believed to be all: BPF programs come and go, and say so nowhere else."""
+_TRUSTED_NS = 5_000_000_000
+"""For so long a socket's address is believed to be that of the same socket."""
+_WALK_SHARE = 100
+"""Looking up who holds sockets takes one in so many nanoseconds at most."""
+_MEMBARRIER, _MEMBARRIER_GLOBAL = {"x86_64": 324, "aarch64": 283}.get(platform.machine(), -1), 1
+_NS = 1_000_000_000
+_USER_TICK_NS = _NS // os.sysconf("SC_CLK_TCK")
+_NAME_AT = 19
+"""Where a line of kallsyms has its name; see nettop.kernel.symbols."""
+_BEHIND = re.compile(r"[.\s]")
+"""What ends a function's own name there."""
+_PROGRAM, _PROGRAM_BYTES = "[bpf]", 1 << 14
+"""What stands behind a BPF program's name in kallsyms; few of them are longer."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def defines(host: Host | None = None) -> dict[str, int]:
+    """The numbers that reach the program by -D. Places for stacks go by the number of CPUs."""
+    cpus = 1 << (maps.possible_cpus() - 1).bit_length()
+    return {
+        "STACK_DEPTH": _depth((host or Host()).proc),
+        "STACKS_MAX": _stacks_max(cpus),
+        "COUNTED_MAX": min(_COUNTED_MAX, 8192 * cpus),
+        "SERVED_MAX": min(_COUNTED_MAX, 8192 * cpus),
+        "CALLS_MAX": CALLS_MAX,
+        "NO_STACK": _NO_STACK,
+        "ALONE": _ALONE,
+        "LEFT_OUT_MAX": _LEFT_OUT_MAX,
+        "CALL_BY_STACK": CALL_BY_STACK,
+        "THREAD_BY_STACK": THREAD_BY_STACK,
+    } | {f"{name.upper()}_AT": at for name, (at, _) in _PARTS.items()}
+
+
+def _stacks_max(cpus: int) -> int:
+    return min(_STACKS_MAX, _STACKS_PER_CPU * cpus)
+
+
+def _depth(proc: Path) -> int:
+    """How many functions of a stack are kept, from the leaf on: the kernel makes no map for more than it walks."""
+    try:
+        return min(_DEPTH_MAX, int((proc / "sys/kernel/perf_event_max_stack").read_text()))
+    except (OSError, ValueError):
+        return _DEPTH_MAX
+
+
+def part(keys: Array, name: str) -> Array:
+    """A part of each key of `counted`."""
+    at, bits = _PARTS[name]
+    found: Array = (keys >> np.uint64(at) & np.uint64((1 << bits) - 1)).astype(np.intp)
+    return found
+
+
+def header() -> str:
+    """C text in front of cpu_samples.bpf.c."""
+    return row_header("sampled", SAMPLED) + row_header("call", CALL) + row_header("holder", _HOLDER)
+
+
+# --- what is read ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SampleReading:
+    """What the samples tell since the start. Times are in ns of CPU time: samples × the clock's period. Ticks that were
+    missed are told, and are in no time.
+
+    `entry_ns`, by CPU and entry point, and `process_ns`, by process and entry point, also hold samples without a stack.
+    `served_ns` is the time of softirqs by the process that holds the socket they served, `unserved_ns` that of those
+    of which nobody knows. `counts` are the rows' samples, those among them that have an address without a name, samples
+    whose stack was `shortened` by its innermost functions because others had its place, ticks that turned out to be
+    `elsewhere` than in network work, and all ticks; `lost` names what no row has.
+    """
+
+    stacks: Rows
+    categories: Rows
+    entry_ns: Array
+    process_ns: Mapping[int, Mapping[int, int]]
+    served_ns: Mapping[int, int]
+    unserved_ns: int
+    counts: Mapping[str, int]
+    lost: Mapping[str, int]
+
+
+class Growing:
+    """A map of counts that only grow, until those of a generation are emptied."""
+
+    def __init__(self, map_fd: int, generation_bit: int) -> None:
+        self._map = map_fd
+        self._bit = np.uint64(generation_bit)
+        self._keys = self._counts = np.zeros(0, np.uint64)
+
+    def added(self) -> tuple[Array, Array]:
+        """The keys whose counts grew since the last reading, and by how much."""
+        keys, counts = maps.read_all(self._map, np.dtype(np.uint64), np.dtype(np.uint64))
+        order = np.argsort(keys)
+        keys, counts = keys[order], counts[order]
+        at = positions(keys, self._keys)
+        before = np.zeros(len(keys), np.uint64)
+        before[at >= 0] = self._counts[at[at >= 0]]
+        self._keys, self._counts = keys, counts
+        grown = counts > before
+        return keys[grown], (counts - before)[grown]
+
+    def used(self, generation: int) -> int:
+        """How many keys the generation had at the last reading."""
+        return int(np.count_nonzero(self._of(generation)))
+
+    def empty(self, generation: int) -> None:
+        """Delete what the generation had at the last reading."""
+        gone = self._of(generation)
+        maps.delete_all(self._map, self._keys[gone])
+        self._keys, self._counts = self._keys[~gone], self._counts[~gone]
+
+    def _of(self, generation: int) -> Array:
+        of: Array = self._keys >> self._bit & np.uint64(1)
+        of_it: Array = of == generation
+        return of_it
+
+
+class Times:
+    """What a tick of each CPU stands for, in ns, and how many there should have been.
+
+    Clocks rest with an idle CPU on some kernels (seen on 6.18), so the time that CPUs were idle expects none.
+    """
+
+    def __init__(self) -> None:
+        cpus = maps.possible_cpus()
+        self.per_tick = np.zeros(cpus)
+        self.expected = np.zeros(cpus)
+        """How many ticks there should have been."""
+        self._read = np.zeros(cpus)
+        self._idle = np.zeros(cpus)
+
+    def begin(self, running: Mapping[int, int], idle: Mapping[int, int]) -> None:
+        """Forget how long clocks ran before, and how long CPUs were idle."""
+        for cpu, at in running.items():
+            self._read[cpu], self._idle[cpu] = at, idle.get(cpu, 0)
+
+    def read(self, running: Mapping[int, int], idle: Mapping[int, int], frequency_hz: int) -> None:
+        """Learn how long the clocks have run, and for how much of that their CPUs were idle."""
+        for cpu, at in running.items():
+            rested = idle.get(cpu, 0)
+            busy_ns = max(0.0, at - self._read[cpu] - (rested - self._idle[cpu]))
+            self.expected[cpu] += busy_ns * frequency_hz / _NS
+            self.per_tick[cpu] = _NS / frequency_hz
+            self._read[cpu], self._idle[cpu] = at, rested
+
+    @property
+    def mean_ns(self) -> float:
+        """What a tick stands for, of all CPUs that have ticked."""
+        ticking = self.per_tick[self.per_tick > 0]
+        return float(ticking.mean()) if len(ticking) else 0.0
+
+
+def idle_ns(proc: Path) -> dict[int, int]:
+    """For how long each CPU has been idle since boot (fs/proc/stat.c); none where that is not told."""
+    found: dict[int, int] = {}
+    with suppress(OSError, ValueError):
+        for line in (proc / "stat").read_text().splitlines():
+            name, *numbers = line.split()
+            if name.startswith("cpu") and name != "cpu":
+                found[int(name.removeprefix("cpu"))] = (int(numbers[3]) + int(numbers[4])) * _USER_TICK_NS
+    return found
+
+
+def functions_of(kallsyms: Path) -> set[str]:
+    """The functions of a kernel that name categories. Whoever may not see addresses sees the names."""
+    with suppress(OSError), kallsyms.open() as lines:
+        return {name for line in lines if (name := _BEHIND.split(line[_NAME_AT:], 1)[0]) in CATEGORY_OF}
+    return set()
+
+
+class Owners:
+    """Which process holds a socket, by its address (struct sock): the first of those that do."""
+
+    def __init__(self, program: int | None) -> None:
+        self._holders = Iterator(program, _HOLDER) if program is not None else None
+        self._buffer = RowBuffer()
+        self._found: dict[int, int | None] = {}
+        self._asked_ns = self._next_ns = 0
+
+    def find(self, sockets: Iterable[int]) -> dict[int, int | None]:
+        """The process of each socket, None for what nobody holds. What cannot be asked now is left out."""
+        wanted, now_ns = set(sockets), time.monotonic_ns()
+        if self._holders is None:
+            return dict.fromkeys(wanted)
+        if now_ns - self._asked_ns > _TRUSTED_NS:
+            self._found = {}
+        if wanted - self._found.keys() and now_ns >= self._next_ns:
+            self._ask(self._holders, wanted)
+        return {socket: self._found[socket] for socket in wanted & self._found.keys()}
+
+    def _ask(self, holders: Iterator, wanted: set[int]) -> None:
+        self._asked_ns = time.monotonic_ns()
+        rows = holders.read(self._buffer)
+        sockets, first = np.unique(rows["socket"], return_index=True)
+        asked = np.fromiter(wanted, np.uint64, len(wanted))
+        at = positions(asked, sockets)
+        tgids = rows["tgid"][first]
+        self._found |= {
+            socket: int(tgids[place]) if place >= 0 else None
+            for socket, place in zip(asked.tolist(), at.tolist(), strict=True)
+        }
+        now_ns = time.monotonic_ns()
+        self._next_ns = now_ns + _WALK_SHARE * (now_ns - self._asked_ns)
+
+    def close(self) -> None:
+        """Detach; a second call does nothing."""
+        if self._holders is not None:
+            self._holders.close()
+
+
+class Kept:
+    """What the kernel keeps of the ticks in network work, in two generations: stacks, and counts under them."""
+
+    def __init__(self, map_fds: Mapping[str, int], limits: Mapping[str, int]) -> None:
+        self._maps, self._limits = map_fds, limits
+        self._stack = np.dtype((np.uint64, (limits["STACK_DEPTH"],)))
+        self._counted = Growing(map_fds["counted"], _PARTS["generation"][0])
+        self._served = Growing(map_fds["served"], 0)
+        self._generation = 0
+        self._stacks: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+
+    def counted(self) -> tuple[Array, Array]:
+        """Keys whose counts grew, and by how much; `stack` has their stacks."""
+        keys, samples = self._counted.added()
+        numbers = part(keys, "stack")
+        where = self._map_of(numbers, part(keys, "generation"))
+        for generation in (0, 1):
+            here = np.unique(
+                numbers[(numbers != _NO_STACK) & (where == generation)] % self._limits["STACKS_MAX"]
+            )
+            self._read(generation, here)
+        return keys, samples
+
+    def stack(self, number: int, generation: int) -> bytes | None:
+        """The addresses of a stack, leaf first, by parts of a key; None where there is none."""
+        return self._stacks[self._map_of(number, generation)].get(number % self._limits["STACKS_MAX"])
+
+    def served(self) -> tuple[Array, Array]:
+        """Addresses of sockets that softirqs were met to serve, and how often."""
+        keys, samples = self._served.added()
+        return keys & ~np.uint64(1), samples
+
+    def is_crowded(self) -> bool:
+        """Whether so much is kept that the other generation is to take over."""
+        now = self._generation
+        return (
+            self._counted.used(now) > self._limits["COUNTED_MAX"] // 2
+            or self._served.used(now) > self._limits["SERVED_MAX"] // 2
+            or len(self._stacks[now]) > self._limits["STACKS_MAX"] // _CROWDED
+        )
+
+    def turn(self) -> int:
+        """Have ticks go to the other generation alone; gives the one that they have left for good."""
+        left, self._generation = self._generation, 1 - self._generation
+        self._tell(self._generation | _ALONE)
+        _libc.syscall(_MEMBARRIER, _MEMBARRIER_GLOBAL, 0, 0)  # ticks that had begun have ended
+        return left
+
+    def empty(self, generation: int, *, whole: bool) -> None:
+        """Forget what was read of a generation that ticks have left; `whole`: stacks that no count leads to too."""
+        self._counted.empty(generation)
+        self._served.empty(generation)
+        numbers = range(self._limits["STACKS_MAX"]) if whole else self._stacks[generation]
+        maps.delete_each(self._stack_map(generation), np.fromiter(numbers, np.uint32, len(numbers)))
+        self._stacks[generation].clear()
+        self._tell(self._generation)
+
+    def _tell(self, bits: int) -> None:
+        bpf.set_element(self._maps["generation"], bytes(4), bits.to_bytes(4, sys.byteorder))
+
+    def _map_of(self, number: Any, generation: Any) -> Any:
+        """The generation in whose map a stack is, which is the other one where that had to lend a place."""
+        return generation ^ (number >= self._limits["STACKS_MAX"])
+
+    def _read(self, generation: int, numbers: Array) -> None:
+        """Read the stacks that are not known yet."""
+        known = self._stacks[generation]
+        new = np.array([one for one in numbers.tolist() if one not in known], np.uint32)
+        read, found = maps.read_each(self._stack_map(generation), new, self._stack)
+        read[:, 1:] -= read[:, 1:] > 0  # they are where functions go on, behind a call that may be their last
+        depths = np.count_nonzero(read, axis=1).tolist()
+        for at in np.flatnonzero(found).tolist():
+            known[int(new[at])] = read[at, : depths[at]].tobytes()
+
+    def _stack_map(self, generation: int) -> int:
+        return self._maps["stacks_odd" if generation else "stacks_even"]
+
+
+# --- the sampling ---------------------------------------------------------------------------------------------
+
+
+class Samples:
+    """The clocks of all CPUs and what they met, from `attach` to `close`."""
+
+    def __init__(self, program: Program, frequency_hz: int, host: Host, *, tells_calls: bool = False) -> None:
+        """`tells_calls`: no hook tells when system calls on sockets run, so the ticks have to.
+
+        Raises Unsupported where the kernel does not take the program for that.
+        """
+        self.tells_calls = tells_calls
+        self._function = BY_TICKS if tells_calls else BY_HOOKS
+        if self._function not in program.functions:
+            raise Unsupported(program.refused[self._function])
+        self._program, self._host, self.frequency_hz = program, host, frequency_hz
+        self._clocks: Clocks | None = None
+        self._kept = Kept(program.maps, defines(host))
+        self._owners = Owners(program.functions.get(HOLDERS))
+        self._times = Times()
+        self._symbols = Symbols(host.proc)
+        self._symbols_ns = 0
+        self._missed = np.zeros(maps.possible_cpus())
+        self._folder = Folder(self._function_at)
+        self._rows = StackRows()
+        self._not_here: dict[int, str] = {}
+        self._places: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self._entry_ns = np.zeros((maps.possible_cpus(), 1 + len(ENTRIES)))
+        self._process_ns: defaultdict[int, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
+        self._told: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        self._unowned: defaultdict[int, float] = defaultdict(float)
+        self._served_ns: defaultdict[int, float] = defaultdict(float)
+        self._unserved_ns = 0.0
+        self._before = np.zeros(maps.possible_cpus(), SAMPLED)
+        self._elsewhere = self._uncounted = 0
+
+    def attach(self) -> None:
+        """Look at every CPU from now on. Raises PermissionMissing, Unsupported, or OSError."""
+        if self._clocks is None:
+            self._clocks = Clocks(self._program.functions[self._function], self.frequency_hz)
+            self._times.begin(self._clocks.running_ns(), idle_ns(self._host.proc))
+            self._learn_symbols()  # the programs that this one was loaded with are among them
+            put_calls(self._program.maps["calls"])
+        self._clocks.start()
+
+    def detach(self) -> None:
+        """Look at none until it is attached again; what was met stays."""
+        if self._clocks is not None:
+            self._clocks.stop()
+
+    def set_frequency(self, frequency_hz: int) -> None:
+        """Look so often in a second from now on."""
+        self.frequency_hz = frequency_hz
+        if self._clocks is not None:
+            self._clocks.set_frequency(frequency_hz)
+
+    def read(self, taken_ns: int) -> SampleReading:
+        """What was met since the start. Raises OSError."""
+        self._learn_symbols()
+        here = self._read_ticks()
+        self._count()
+        self._count_served(here)
+        if self._kept.is_crowded():
+            self._turn()
+        self._name_owners()
+        return SampleReading(
+            stacks=self._rows.stacks(taken_ns),
+            categories=self._rows.categories(self._not_here, taken_ns),
+            entry_ns=self._entry_ns.astype(np.uint64),
+            process_ns={tgid: _whole(times) for tgid, times in self._process_ns.items()},
+            served_ns=_whole(self._served_ns),
+            unserved_ns=int(self._unserved_ns),
+            counts={
+                "samples": self._rows.samples,
+                "unresolved": self._rows.unresolved,
+                "shortened": int(here["shortened"].sum()),
+                "elsewhere": self._elsewhere,
+                "ticks": int(here["ticks"].sum()),
+            },
+            lost=self._lost(here),
+        )
+
+    def forget(self, tgids: Iterable[int]) -> None:
+        """Drop the times of processes that have ended; what has such a number later begins at 0."""
+        for tgid in tgids:
+            self._process_ns.pop(tgid, None)
+            self._served_ns.pop(tgid, None)
+
+    def close(self) -> None:
+        """Stop the clocks; a second call does nothing."""
+        if self._clocks is not None:
+            self._clocks.close()
+            self._clocks = None
+        self._owners.close()
+
+    # --- a reading ------------------------------------------------------------------------------------------------
+
+    def _read_ticks(self) -> Array:
+        """What each CPU counts; the time that the clocks have run is read before."""
+        running = self._clocks.running_ns() if self._clocks else {}
+        here = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
+        self._times.read(running, idle_ns(self._host.proc), self.frequency_hz)
+        return here
+
+    def _count(self) -> None:
+        """Count what was met under its row, its CPU and entry point, and its process."""
+        keys, samples = self._kept.counted()
+        cpus, tgids = part(keys, "cpu"), part(keys, "tgid")
+        at = self._places_of(keys)
+        times = samples * self._times.per_tick[cpus]
+        has_row = at >= 0
+        self._rows.add(at[has_row], samples[has_row], times[has_row])
+        self._elsewhere += int(samples[at == _ELSEWHERE].sum())
+        entries = np.where(has_row, self._rows.entries_of(at), part(keys, "entry"))
+        told = (at != _ELSEWHERE) & (entries <= len(ENTRIES))
+        np.add.at(self._entry_ns, (cpus[told], entries[told]), times[told])
+        of_processes = told & (tgids > 0)
+        for tgid, entry, time_ns in zip(
+            *(one[of_processes].tolist() for one in (tgids, entries, times)), strict=True
+        ):
+            self._process_ns[tgid][entry] += time_ns
+
+    def _places_of(self, keys: Array) -> Array:
+        """The row of each key; _ELSEWHERE, or _WITHOUT_STACK."""
+        names = ("generation", "stack", "cpu", "entry", "tgid")
+        new = [
+            (key, *parts)
+            for key, *parts in zip(keys.tolist(), *(part(keys, name).tolist() for name in names), strict=True)
+            if key not in self._places[parts[0]]
+        ]
+        stacks = [
+            self._fold(generation, number, entry, tgid) for _, generation, number, _, entry, tgid in new
+        ]
+        for (key, generation, _, cpu, _, tgid), folded in zip(new, stacks, strict=True):
+            self._places[generation][key] = self._place(folded, cpu, tgid)
+        generations = part(keys, "generation").tolist()
+        return np.fromiter(
+            (
+                self._places[generation][key]
+                for key, generation in zip(keys.tolist(), generations, strict=True)
+            ),
+            np.intp,
+            len(keys),
+        )
+
+    def _fold(self, generation: int, number: int, entry: int, tgid: int) -> Folded | None:
+        """A stack that was not met under its key before; None where there is none."""
+        stack = self._kept.stack(number, generation)
+        if stack is None:
+            return None
+        folded = self._folder.fold(stack, entry)
+        if entry == CALL_BY_STACK != folded.entry:
+            self._told[tgid][folded.entry] += 1
+        return folded
+
+    def _place(self, folded: Folded | None, cpu: int, tgid: int) -> int:
+        if folded is None:
+            return _WITHOUT_STACK
+        if folded.entry == CALL_BY_STACK:  # what goes with all that a process has done in such calls
+            ((entry, _),) = self._told[tgid].most_common(1) or [(0, 0)]
+            folded = folded._replace(entry=entry)
+        return self._rows.place(cpu, folded) if folded.entry else _ELSEWHERE
+
+    def _count_served(self, here: Array) -> None:
+        """Note which sockets softirqs served, and for how long."""
+        for socket, samples in zip(*(one.tolist() for one in self._kept.served()), strict=True):
+            self._unowned[socket] += samples * self._times.mean_ns
+        grown = here["unserved"] - self._before["unserved"]
+        self._unserved_ns += float((grown * self._times.per_tick).sum())
+        self._before = here
+
+    def _turn(self) -> None:
+        """Have ticks go to the other generation, read the one that they have left for the last time, and empty it."""
+        left = self._kept.turn()
+        here = self._read_ticks()
+        self._count()
+        self._count_served(here)
+        uncounted = int(here["uncounted"].sum())
+        self._kept.empty(left, whole=uncounted > self._uncounted)
+        self._uncounted = uncounted
+        self._places[left].clear()
+        self._told.clear()
+
+    def _name_owners(self) -> None:
+        """Charge the time of softirqs to who holds the sockets that they served."""
+        for socket, tgid in self._owners.find(self._unowned).items():
+            time_ns = self._unowned.pop(socket)
+            if tgid is None:
+                self._unserved_ns += time_ns
+            else:
+                self._served_ns[tgid] += time_ns
+
+    def _lost(self, here: Array) -> dict[str, int]:
+        clocks = self._clocks.cpus if self._clocks else ()
+        # A tick that is late is counted by the next reading: of what may be on its way nothing is lost.
+        missed = np.floor(self._times.expected) - 1 - here["ticks"]
+        self._missed = np.maximum(self._missed, missed)
+        return {
+            "ticks": int(self._missed.sum()),
+            "walks": int(here["failed"].sum()),
+            "collisions": int(here["collisions"].sum()),
+            "stacks": int((here["no_room"] + here["uncounted"]).sum()),
+            "not_kept": self._rows.not_kept,
+            "cpus": len(set(online_cpus(self._host.root)) - set(clocks)) if clocks else 0,
+        }
+
+    def _learn_symbols(self) -> None:
+        """Read the kernel's functions if that was not done yet, or if modules came or went since."""
+        if self._symbols.refresh():
+            self._symbols_ns = time.monotonic_ns()
+            self._folder.forget()
+            self._not_here = categories_not_here(functions_of(self._host.proc / "kallsyms"))
+
+    def _function_at(self, address: int) -> str | None:
+        site = self._symbols.find(address)
+        if (site is None or site[0].endswith(_PROGRAM)) and self._may_have_changed():
+            self._symbols = Symbols(self._host.proc)
+            self._symbols.refresh()
+            site = self._symbols.find(address)
+        return None if site is None or _is_far(*site) else site[0]
+
+    def _may_have_changed(self) -> bool:
+        """Whether to look again for programs that were loaded since: it costs some 0.1 s."""
+        now_ns = time.monotonic_ns()
+        is_due = now_ns - self._symbols_ns > _LOOK_AGAIN_NS
+        self._symbols_ns = now_ns if is_due else self._symbols_ns
+        return is_due
+
+
+def _whole(times: Mapping[int, float]) -> dict[int, int]:
+    return {key: int(time_ns) for key, time_ns in times.items()}
+
+
+def _is_far(name: str, behind: int) -> bool:
+    """Programs come and go: one that is not among the symbols stands behind another one that is."""
+    return name.endswith(_PROGRAM) and behind >= _PROGRAM_BYTES

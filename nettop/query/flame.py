@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stacks and how often they were met: over which time, as a tree, by category. The screen and exports draw it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property, lru_cache, partial
+from typing import NamedTuple
+
+import numpy as np
+
+from nettop.query.times import rfc3339
+from nettop.snapshots.arrays import Index, positions
+from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, NETTOP, OTHER
+from nettop.snapshots.snapshot import Array, Rows, known
+
+MINUTE_NS = 60_000_000_000
+MARK_NS = 5_000_000_000
+"""A snapshot is kept for the last minute when it is that much younger than the one kept before it."""
+
+
+class StackCount(NamedTuple):
+    """A stack of kernel functions, `frames` root first: where it was met, and for how many samples and how long."""
+
+    entry: int
+    cpu: int
+    frames: tuple[str, ...]
+    category: int
+    samples: int
+    time_ns: int
+
+
+Met = tuple[tuple[str, ...], StackCount]
+"""The names on the way to a stack's function, and how often it was met."""
+
+
+class FlameSort(StrEnum):
+    """In which order a node's children stand."""
+
+    SAMPLES = "samples"
+    """The widest first."""
+    NAME = "name"
+
+
+class Window(StrEnum):
+    """The time whose samples are counted."""
+
+    INTERVAL = "interval"
+    """From the snapshot before to the newest."""
+    MINUTE = "minute"
+    """The last 60 to 65 seconds, or since the first snapshot where that is younger."""
+    START = "start"
+    """All that the source has met."""
+
+
+@dataclass(frozen=True, eq=False)
+class FlameNode:
+    """A function where it is called by those above it; its `samples` and `time_ns` are those of its `children` too.
+
+    `category` is that of the deepest function on the way here which names one, OTHER where none does; NETTOP where
+    all samples are of nettop's own programs, which their source knows. `find_children` is called once, when somebody
+    asks for them: a screen has room for few of the functions that were met.
+    """
+
+    symbol: str
+    samples: int
+    time_ns: int
+    category: int
+    find_children: Callable[[], tuple[FlameNode, ...]] = tuple
+
+    @cached_property
+    def children(self) -> tuple[FlameNode, ...]:
+        """The functions that it calls, in the tree's order."""
+        return self.find_children()
+
+    @property
+    def own_samples(self) -> int:
+        """Those that met the function itself, not one that it calls."""
+        return self.samples - sum(child.samples for child in self.children)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Stacks, and where and when they were met: from `began_ns` (wall clock) on, for `elapsed_ns`."""
+
+    counts: tuple[StackCount, ...]
+    host: str
+    began_ns: int
+    elapsed_ns: int
+    frequency_hz: int
+
+    @property
+    def samples(self) -> int:
+        """All samples."""
+        return sum(count.samples for count in self.counts)
+
+    @property
+    def title(self) -> str:
+        """What it is, of which host, when, for how long, and how often: one line."""
+        when, elapsed_s = rfc3339(self.began_ns)[:19], self.elapsed_ns / 1e9
+        return f"network stack on CPU · {self.host} · {when}Z · {elapsed_s:.1f} s at {self.frequency_hz} Hz"
+
+
+def stack_counts(rows: Rows) -> list[StackCount]:
+    """The rows of the table `stacks`, those left out that have no samples."""
+    samples = rows.array["samples"]
+    met = rows.array[known(samples) & (samples > 0)]
+    columns = (met[name].tolist() for name in ("entry", "cpu", "stack", "category", "samples", "time_ns"))
+    return [
+        StackCount(entry, cpu, _frames(rows.texts["stack"], code), category, samples, time_ns)
+        for entry, cpu, code, category, samples, time_ns in zip(*columns, strict=True)
+    ]
+
+
+def flame_tree(
+    counts: Iterable[StackCount],
+    title: str = "all",
+    sort: FlameSort = FlameSort.SAMPLES,
+    *,
+    by_cpu: bool = False,
+) -> FlameNode:
+    """The stacks as a tree whose root is `title`: below it the entry points (below their CPU where `by_cpu`), and
+    below each the functions."""
+    met = [(path_of(count, by_cpu=by_cpu), count) for count in counts]
+    return _node(title, met, 0, OTHER, sort)
+
+
+def path_of(count: StackCount, *, by_cpu: bool = False) -> tuple[str, ...]:
+    """The names on the way to a stack's function: the CPU if asked for, the entry point, the frames."""
+    entry = ENTRIES.get(count.entry, "unknown")
+    return (f"CPU {count.cpu}", entry, *count.frames) if by_cpu else (entry, *count.frames)
+
+
+def category_totals(counts: Iterable[StackCount]) -> dict[int, tuple[int, int]]:
+    """Samples and ns by category, those that have none left out."""
+    totals: dict[int, tuple[int, int]] = {}
+    for count in counts:
+        samples, time_ns = totals.get(count.category, (0, 0))
+        totals[count.category] = (samples + count.samples, time_ns + count.time_ns)
+    return totals
+
+
+def grown_rows(now: Rows, before: Rows) -> Rows:
+    """The table `stacks` with what it counted from one snapshot to a later one of the same source."""
+    at = positions(now.array["id"], before.array["id"])
+    array = now.array.copy()
+    for name in ("samples", "time_ns"):
+        array[name] = _growth(now.array[name], before.array[name], at)
+    return replace(now, array=array)
+
+
+class StackHistory:
+    """Windows over cumulative snapshots of the table `stacks`: what was met lately, beside all that was.
+
+    It holds 15 snapshots at most: the newest, the one before, and one every 5 s for the last minute. A snapshot that
+    another start of the source gave (its numbers fell) begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._first_ns = 0
+        self._before: Rows | None = None
+        self._now: Rows | None = None
+        self._marks: list[Rows] = []
+
+    def add(self, rows: Rows) -> None:
+        """Take the newest snapshot in; one that is in already changes nothing."""
+        if self._now is not None and rows.taken_ns == self._now.taken_ns:
+            return
+        if self._now is None or not _continues(rows, self._now):
+            self._first_ns, self._now, self._marks = rows.taken_ns, None, []
+        self._before, self._now = self._now, rows
+        if not self._marks or rows.taken_ns - self._marks[-1].taken_ns >= MARK_NS:
+            self._marks.append(rows)
+        while len(self._marks) > 1 and rows.taken_ns - self._marks[1].taken_ns >= MINUTE_NS:
+            del self._marks[0]
+
+    def copy(self) -> StackHistory:
+        """What was met until now, for who goes on looking at that while this goes on."""
+        other = StackHistory()
+        other._first_ns, other._before, other._now = self._first_ns, self._before, self._now
+        other._marks = [*self._marks]
+        return other
+
+    def counts(self, window: Window) -> list[StackCount]:
+        """What was met in the window. Nothing before the first snapshot; in an interval, before the second one."""
+        if self._now is None:
+            return []
+        if window is Window.START:
+            return stack_counts(self._now)
+        since = self._since(window)
+        return [] if since is None else stack_counts(grown_rows(self._now, since))
+
+    def span_ns(self, window: Window) -> int | None:
+        """How long the window is, None where it has no beginning yet; START's from the first snapshot seen."""
+        if self._now is None:
+            return None
+        if window is Window.START:
+            return self._now.taken_ns - self._first_ns
+        since = self._since(window)
+        return None if since is None else self._now.taken_ns - since.taken_ns
+
+    def _since(self, window: Window) -> Rows | None:
+        if window is Window.INTERVAL:
+            return self._before
+        return self._marks[0] if self._marks and self._marks[0] is not self._now else None
+
+
+def _node(symbol: str, met: Sequence[Met], depth: int, above: int, sort: FlameSort) -> FlameNode:
+    """The node that all stacks of `met` pass, `depth` names from the root; `above` is its caller's category."""
+    samples = sum(count.samples for _, count in met)
+    time_ns = sum(count.time_ns for _, count in met)
+    own = sum(count.samples for _, count in met if count.category == NETTOP)
+    named = CATEGORY_OF.get(symbol, above)
+    category = NETTOP if 0 < samples == own else named
+    return FlameNode(symbol, samples, time_ns, category, partial(_children, met, depth, named, sort))
+
+
+def _children(met: Sequence[Met], depth: int, above: int, sort: FlameSort) -> tuple[FlameNode, ...]:
+    """A node for each name that follows the first `depth` ones."""
+    below: dict[str, list[Met]] = {}
+    for one in met:
+        path, _ = one
+        if len(path) > depth:
+            below.setdefault(path[depth], []).append(one)
+    nodes = (_node(symbol, some, depth + 1, above, sort) for symbol, some in below.items())
+    return tuple(sorted(nodes, key=_ORDERS[sort]))
+
+
+def _widest(node: FlameNode) -> tuple[int, str]:
+    return -node.samples, node.symbol
+
+
+def _name(node: FlameNode) -> tuple[int, str]:
+    return 0, node.symbol
+
+
+_ORDERS = {FlameSort.SAMPLES: _widest, FlameSort.NAME: _name}
+
+
+def _frames(texts: Sequence[str], code: int) -> tuple[str, ...]:
+    """The functions of a stack; none of one that is unknown, or has no names."""
+    return _names(texts[code]) if code < len(texts) else ()
+
+
+@lru_cache(16_384)
+def _names(stack: str) -> tuple[str, ...]:
+    """The functions of a stack. Kept, each name once: stacks are met again and again, at every refresh."""
+    return tuple(map(sys.intern, stack.split(";"))) if stack else ()
+
+
+def _growth(now: Array, before: Array, at: Index) -> Array:
+    """What each number grew by; `at` has the place of each in `before`, or -1. Never negative."""
+    earlier = np.zeros_like(now)
+    earlier[at >= 0] = before[at[at >= 0]]
+    growth: Array = now - np.minimum(now, earlier)
+    return growth
+
+
+def _continues(rows: Rows, before: Rows) -> bool:
+    """Whether both snapshots count from the same start: nothing fell, and what was there has not all gone."""
+    at = positions(rows.array["id"], before.array["id"])
+    both = at >= 0
+    fell = rows.array["samples"][both] < before.array["samples"][at[both]]
+    return rows.taken_ns > before.taken_ns and not fell.any() and bool(both.any() or not len(before))

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU lens: what the network stack costs in CPU time, where it is entered and where inside it that goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nettop.snapshots.schema import Field, Kind, Lens, Point, Table
+
+# --- where the kernel's network stack is entered ----------------------------------------------------------------
+
+TX_SYSCALLS, RX_SYSCALLS, TX_SOFTIRQ, RX_SOFTIRQ, IO_WORKERS, NAPI_THREADS = range(1, 7)
+
+ENTRIES = {
+    TX_SYSCALLS: "TX syscalls",
+    RX_SYSCALLS: "RX syscalls",
+    TX_SOFTIRQ: "TX softirq",
+    RX_SOFTIRQ: "RX softirq",
+    IO_WORKERS: "I/O workers",
+    NAPI_THREADS: "NAPI threads",
+}
+"""Entry points. Time is charged to the innermost one: a softirq that interrupts a system call is a softirq's."""
+
+TIME_OF = {
+    TX_SYSCALLS: "tx_syscalls_ns",
+    RX_SYSCALLS: "rx_syscalls_ns",
+    TX_SOFTIRQ: "tx_softirq_ns",
+    RX_SOFTIRQ: "rx_softirq_ns",
+    IO_WORKERS: "io_workers_ns",
+    NAPI_THREADS: "napi_threads_ns",
+}
+"""The column of `cpus` that has an entry point's time."""
+
+VECTORS = ("hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu")
+"""Softirqs by their number (include/linux/interrupt.h)."""
+
+NET_TX, NET_RX = VECTORS.index("net_tx"), VECTORS.index("net_rx")
+
+# --- where inside it ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A part of the network stack: a sample belongs to that of the deepest frame which is one of the `symbols`.
+
+    Those are functions of all supported kernels, without suffixes such as .isra.0: names move between versions.
+    `letter` marks it where there are no colours.
+    """
+
+    label: str
+    letter: str
+    help: str
+    symbols: frozenset[str]
+
+
+def _category(label: str, letter: str, help_: str, symbols: str = "") -> Category:
+    return Category(label, letter, help_, frozenset(symbols.split()))
+
+
+OTHER, NETTOP = 0, 17
+CATEGORIES: dict[int, Category] = {
+    1: _category("driver poll", "P", "devices' poll functions and the per-CPU backlog",
+                 "__napi_poll napi_poll process_backlog napi_complete_done napi_busy_loop __napi_busy_loop veth_poll "
+                 "veth_xdp_rcv veth_xdp_rcv_skb veth_xdp_rcv_one gro_cell_poll"),
+    2: _category("XDP", "X", "XDP programs and what they redirect",
+                 "bpf_prog_run_xdp do_xdp_generic netif_receive_generic_xdp bpf_prog_run_generic_xdp xdp_do_redirect "
+                 "xdp_do_generic_redirect xdp_do_flush bq_xmit_all bq_enqueue dev_map_enqueue cpu_map_enqueue "
+                 "__xsk_map_redirect xsk_rcv xsk_generic_rcv"),
+    3: _category("GRO", "G", "merging received segments",
+                 "napi_gro_receive gro_receive_skb dev_gro_receive napi_gro_frags napi_gro_complete gro_complete "
+                 "napi_gro_flush __gro_flush gro_flush_normal gro_normal_list gro_normal_one skb_gro_receive "
+                 "skb_gro_receive_list gro_cells_receive inet_gro_receive ipv6_gro_receive tcp4_gro_receive "
+                 "tcp6_gro_receive tcp_gro_receive udp4_gro_receive udp6_gro_receive udp_gro_receive "
+                 "inet_gro_complete ipv6_gro_complete tcp4_gro_complete tcp6_gro_complete tcp_gro_complete "
+                 "udp4_gro_complete udp6_gro_complete udp_gro_complete eth_gro_receive"),
+    4: _category("core receive", "C", "handing packets to protocols",
+                 "__netif_receive_skb_core __netif_receive_skb_one_core __netif_receive_skb_list_core "
+                 "netif_receive_skb_list_internal netif_receive_skb_internal netif_receive_skb __netif_receive_skb "
+                 "__netif_receive_skb_list netif_receive_skb_list netif_rx netif_rx_internal __netif_rx "
+                 "enqueue_to_backlog __dev_forward_skb __dev_forward_skb2 packet_rcv tpacket_rcv vlan_do_receive"),
+    5: _category("TC", "Q", "traffic control: classifiers, actions and their programs",
+                 "tcf_classify __tcf_classify cls_bpf_classify fl_classify u32_classify mall_classify tc_run tcx_run "
+                 "sch_handle_ingress sch_handle_egress tcf_action_exec"),
+    6: _category("bridging", "B", "software bridges",
+                 "br_handle_frame br_handle_frame_finish br_forward __br_forward br_forward_finish br_flood "
+                 "br_dev_xmit br_dev_queue_push_xmit br_pass_frame_up br_nf_pre_routing br_nf_forward "
+                 "br_nf_forward_ip br_nf_forward_finish br_nf_post_routing br_nf_dev_queue_xmit "
+                 "br_nf_pre_routing_finish br_nf_pre_routing_ipv6 br_nf_hook_thresh br_handle_local_finish "
+                 "br_netif_receive_skb maybe_deliver"),
+    7: _category("netfilter", "F", "nftables, iptables and other hooks",
+                 "nf_hook_slow nf_hook_slow_list nft_do_chain ipt_do_table ip6t_do_table nf_flow_offload_ip_hook "
+                 "nf_flow_offload_ipv6_hook"),
+    8: _category("connection tracking", "K", "conntrack and NAT",
+                 "nf_conntrack_in nf_conntrack_confirm __nf_conntrack_confirm nf_confirm ipv4_confirm "
+                 "ipv4_conntrack_in ipv4_conntrack_local ipv4_conntrack_defrag ipv6_conntrack_in ipv6_conntrack_local "
+                 "ipv6_defrag nf_nat_inet_fn nf_nat_packet nf_nat_manip_pkt nf_nat_ipv4_fn nf_nat_ipv6_fn"),
+    9: _category("IP receive", "I", "IPv4 and IPv6 input, and the route of what came",
+                 "ip_rcv ip_list_rcv ip_sublist_rcv ip_sublist_rcv_finish ip_list_rcv_finish ip_rcv_finish "
+                 "ip_rcv_finish_core ip_rcv_core ipv6_rcv ipv6_list_rcv ip6_sublist_rcv ip6_rcv_finish ip6_rcv_core "
+                 "ip6_rcv_finish_core ip6_list_rcv_finish"),
+    10: _category("local delivery", "L", "packets for this host, on the way to their protocol",
+                  "ip_local_deliver ip_local_deliver_finish ip_protocol_deliver_rcu ip6_input ip6_input_finish "
+                  "ip6_protocol_deliver_rcu ip_sublist_local_deliver"),
+    11: _category("forwarding", "R", "packets for other hosts",
+                  "ip_forward ip_forward_finish ip6_forward ip6_forward_finish ip_sublist_forward"),
+    12: _category("TCP", "T", "TCP, in softirqs and system calls",
+                  "tcp_v4_rcv tcp_v6_rcv tcp_v4_do_rcv tcp_v6_do_rcv tcp_rcv_established tcp_rcv_state_process "
+                  "tcp_sendmsg tcp_sendmsg_locked tcp_recvmsg tcp_recvmsg_locked tcp_splice_read tcp_read_sock "
+                  "tcp_write_xmit __tcp_transmit_skb __tcp_push_pending_frames tcp_cleanup_rbuf __tcp_cleanup_rbuf"),
+    13: _category("UDP", "U", "UDP, in softirqs and system calls",
+                  "udp_rcv udpv6_rcv __udp4_lib_rcv __udp6_lib_rcv udp_unicast_rcv_skb udp6_unicast_rcv_skb "
+                  "udp_queue_rcv_skb udp_queue_rcv_one_skb udpv6_queue_rcv_skb udpv6_queue_rcv_one_skb "
+                  "__udp_enqueue_schedule_skb __udp4_lib_lookup __udp6_lib_lookup udp4_lib_lookup2 udp6_lib_lookup2 "
+                  "udp_sendmsg udpv6_sendmsg udp_send_skb udp_v6_send_skb udp_recvmsg udpv6_recvmsg"),
+    14: _category("transmit", "S", "sending: in softirqs what leaves from there, as answers and forwarded packets do",
+                  "__dev_queue_xmit ip_output __ip_local_out ip_local_out ip_send_skb __ip_queue_xmit ip_queue_xmit "
+                  "ip_finish_output ip_finish_output2 __ip_finish_output ip6_output ip6_xmit inet6_csk_xmit "
+                  "ip6_local_out ip6_finish_output ip6_finish_output2 dev_hard_start_xmit sch_direct_xmit __qdisc_run "
+                  "net_tx_action validate_xmit_skb"),
+    15: _category("socket wake-up", "W", "waking the process that waits for a socket",
+                  "sock_def_readable sock_def_write_space sock_def_wakeup sock_def_error_report sk_stream_write_space "
+                  "ep_poll_callback"),
+    16: _category("softirq loop", "O", "the loop around all of it",
+                  "net_rx_action handle_softirqs __do_softirq napi_threaded_poll napi_threaded_poll_loop"),
+    NETTOP: _category("nettop itself", "N", "nettop's own programs at these hooks"),
+    18: _category("system call", "Y", "entering the kernel, and the socket calls before their protocol",
+                  "do_syscall_64 el0_svc __sys_sendto __sys_recvfrom __sys_sendmsg __sys_recvmsg __sys_sendmmsg "
+                  "__sys_recvmmsg ksys_write ksys_read do_sendfile io_worker_handle_work"),
+    OTHER: _category("other", "·", "in none of these"),
+}  # fmt: skip
+"""By the number that tables hold. They exclude each other, so that shares add up to 100 %."""
+
+CATEGORY_OF = {symbol: number for number, one in CATEGORIES.items() for symbol in one.symbols}
+"""The category that a function names."""
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+_ENTRY = Field("entry", Kind.ENUM, "ENTRY", "where the network stack was entered", "u1", width=12, importance=90,
+               labels=ENTRIES)  # fmt: skip
+_CATEGORY = Field("category", Kind.ENUM, "CATEGORY", "the part of the network stack, by the deepest function that "
+                  "names one", "u1", width=19, importance=95,
+                  labels={number: one.label for number, one in CATEGORIES.items()})  # fmt: skip
+_SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "how often a CPU was met there", "u8", "", 9, 85)
+_TIME = Field("time_ns", Kind.COUNTER, "TIME", "CPU time, by samples. Its rate is a share of one CPU", "u8", "ns", 9,
+              80)  # fmt: skip
+
+_OF_ENTRIES = (
+    Field("network_ns", Kind.COUNTER, "NETWORK", "CPU time of the network stack, the sum of its entry points. Its "
+          "rate is a share of one CPU", "u8", "ns", 9, 95),
+    Field("tx_syscalls_ns", Kind.COUNTER, "TX SYS", "CPU time of system calls that send on sockets", "u8", "ns", 9, 80),
+    Field("rx_syscalls_ns", Kind.COUNTER, "RX SYS", "CPU time of system calls that receive from sockets; none while "
+          "they wait", "u8", "ns", 9, 80),
+)  # fmt: skip
+_IO_WORKERS = Field("io_workers_ns", Kind.COUNTER, "I/O WRK", "CPU time of io_uring's workers and of kernel threads, "
+                    "while they send or receive", "u8", "ns", 9, 60)  # fmt: skip
+
+_VECTOR_HELP = {
+    "hi": "high-priority tasklets",
+    "timer": "timers",
+    "block": "block devices",
+    "irq_poll": "block devices that are polled",
+    "tasklet": "tasklets",
+    "sched": "the scheduler's balancing",
+    "hrtimer": "high-resolution timers",
+    "rcu": "RCU callbacks, those that free the network's memory too",
+}
+
+CPUS = Table(
+    name="cpus",
+    fields=(
+        Field("cpu", Kind.KEY, "CPU", "the processor", "u4", width=4, importance=100),
+        *_OF_ENTRIES,
+        Field("tx_softirq_ns", Kind.COUNTER, "TX SOFT", "exact time in the softirq NET_TX", "u8", "ns", 9, 75),
+        Field("rx_softirq_ns", Kind.COUNTER, "RX SOFT", "exact time in the softirq NET_RX", "u8", "ns", 9, 85),
+        _IO_WORKERS,
+        Field("napi_threads_ns", Kind.COUNTER, "NAPI", "exact CPU time of threads that poll devices (threaded NAPI)",
+              "u8", "ns", 9, 60),
+        *(Field(f"{name}_ns", Kind.COUNTER, name.upper(), f"exact time in the softirq {name.upper()}: {about}", "u8",
+                "ns", 9, 20) for name, about in _VECTOR_HELP.items()),
+        Field("stat_softirq_ns", Kind.COUNTER, "/PROC/STAT", "what /proc/stat says of all softirqs; where the kernel "
+              "counts ticks (no IRQ time accounting) that is 0–40 % off", "u8", "ns", 9, 15),
+    ),
+    key="cpu",
+    screen=("cpu", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s", "tx_softirq_ns_per_s",
+            "rx_softirq_ns_per_s", "io_workers_ns_per_s", "napi_threads_ns_per_s"),
+    text=("cpu", "network_ns", "tx_syscalls_ns", "rx_syscalls_ns", "tx_softirq_ns", "rx_softirq_ns", "io_workers_ns",
+          "napi_threads_ns", "timer_ns", "sched_ns", "rcu_ns"),
+    sort="cpu",
+    text_sort="cpu",
+    point="softirqs",
+)  # fmt: skip
+
+STACKS = Table(
+    name="stacks",
+    fields=(
+        Field("id", Kind.KEY, "ID", "counts up as stacks are met", "u8", width=6, importance=2),
+        _ENTRY,
+        Field("cpu", Kind.LABEL, "CPU", "the processor", "u4", width=4, importance=60),
+        _CATEGORY,
+        _SAMPLES,
+        _TIME,
+        Field("stack", Kind.TEXT, "STACK", "functions of the kernel from the entry point inwards, with ; between",
+              "u4", width=60, importance=100),
+    ),
+    key="id",
+    screen=("entry", "cpu", "category", "time_ns_per_s", "samples", "stack"),
+    text=("entry", "cpu", "category", "samples", "time_ns", "stack"),
+    sort="-samples",
+    text_sort="-samples",
+    point="samples",
+    exports=("folded", "speedscope", "svg"),
+)  # fmt: skip
+
+CATEGORY_SHARES = Table(
+    name="categories",
+    fields=(
+        Field("id", Kind.KEY, "ID", "entry point and category, as one number", "u8", width=6, importance=2),
+        _ENTRY,
+        _CATEGORY,
+        _SAMPLES,
+        Field("entry_samples", Kind.COUNTER, "OF", "samples of that entry point", "u8", "", 9, 30),
+        Field("share", Kind.RATIO, "OF ENTRY", "of the entry point's samples", width=8, importance=92,
+              parts=("samples", "entry_samples"), formula="samples / entry_samples"),
+        _TIME,
+        Field("note", Kind.TEXT, "NOTE", "why there is no number", "u4", width=40, importance=40),
+    ),
+    key="id",
+    screen=("entry", "category", "share", "time_ns_per_s", "samples", "note"),
+    text=("entry", "category", "samples", "share", "time_ns", "note"),
+    sort="-samples",
+    text_sort="id",
+    point="samples",
+    adds_up=False,
+)  # fmt: skip
+
+PROCESSES = Table(
+    name="processes",
+    fields=(
+        Field("id", Kind.KEY, "ID", "counts up as processes are met", "u8", width=6, importance=2),
+        Field("process", Kind.TEXT, "PROCESS", "name of the process", "u4", width=16, importance=100),
+        Field("pid", Kind.LABEL, "PID", "process id", "u4", width=8, importance=90),
+        *_OF_ENTRIES,
+        _IO_WORKERS,
+        Field("served_ns", Kind.COUNTER, "SOFTIRQ", "CPU time of softirqs that served its sockets, by samples", "u8",
+              "ns", 9, 70),
+        Field("shared_ns", Kind.COUNTER, "SHARED", "its part of the softirq time of which nobody knows whose socket it "
+              "served: shared out as what is known", "u8", "ns", 9, 50),
+    ),
+    key="id",
+    screen=("process", "pid", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s", "served_ns_per_s",
+            "shared_ns_per_s", "io_workers_ns_per_s"),
+    text=("process", "pid", "network_ns", "tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns", "served_ns",
+          "shared_ns"),
+    sort="-network_ns_per_s",
+    text_sort="-network_ns",
+    point="syscalls",
+)  # fmt: skip
+
+POWER = Table(
+    name="power",
+    fields=(
+        Field("id", Kind.KEY, "ID", "counts up as meters are found", "u8", width=6, importance=2),
+        Field("meter", Kind.TEXT, "METER", "the part of the machine that is metered", "u4", width=16, importance=100),
+        Field("energy_uj", Kind.COUNTER, "ENERGY", "what it took. Its rate is its power", "u8", "uJ", 10, 80),
+        Field("network_uj", Kind.COUNTER, "NETWORK", "of that the network stack's: its share of the time in which CPUs "
+              "were busy", "u8", "uJ", 10, 90, "energy_uj × network_ns / busy time of all CPUs"),
+    ),
+    key="id",
+    screen=("meter", "network_uj_per_s", "energy_uj_per_s", "network_uj", "energy_uj"),
+    text=("meter", "energy_uj", "network_uj"),
+    sort="meter",
+    text_sort="meter",
+)  # fmt: skip
+
+# --- points -------------------------------------------------------------------------------------------------------
+
+POINT_SOFTIRQS = Point("softirqs", "when softirqs begin and end",
+                       ("tx_softirq_ns", "rx_softirq_ns", *(f"{name}_ns" for name in _VECTOR_HELP)))  # fmt: skip
+POINT_SYSCALLS = Point("syscalls", "when system calls on sockets begin and end",
+                       ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns"))  # fmt: skip
+POINT_NAPI_THREADS = Point("napi_threads", "when threads that poll devices run", ("napi_threads_ns",))
+POINT_SAMPLES = Point("samples", "what CPUs do inside the network stack, many times a second",
+                      ("samples", "entry_samples", "time_ns"))  # fmt: skip
+POINT_SYMBOLS = Point("symbols", "names of the kernel's functions", ("stack", "category"))
+POINT_SERVED = Point("served", "whose sockets softirqs serve", ("served_ns", "shared_ns"))
+POINT_POWER = Point("power", "what the machine's power meters say", ("energy_uj", "network_uj"))
+
+LENS = Lens(
+    id="cpu",
+    title="CPU cost",
+    order=2,
+    digit="2",
+    question="what does the network stack cost in CPU time, and where inside it?",
+    tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES, POWER),
+    points=(
+        POINT_SOFTIRQS,
+        POINT_SYSCALLS,
+        POINT_NAPI_THREADS,
+        POINT_SAMPLES,
+        POINT_SYMBOLS,
+        POINT_SERVED,
+        POINT_POWER,
+    ),
+)

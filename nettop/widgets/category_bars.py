@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The categories of the network stack and their shares, a bar each: beside a flame graph, or instead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+from textual.widget import Widget
+
+from nettop.query.units import RATIO, human
+from nettop.snapshots.cpu import CATEGORIES, OTHER
+from nettop.snapshots.snapshot import NOT_HERE
+from nettop.widgets.cells import elide_end, fit
+from nettop.widgets.themes import Ground, Role, frame_style, style
+
+_LABEL, _SHARE, _SAMPLES, _TIME = 20, 7, 9, 10
+_LEAST_BAR = 8
+"""Below this many cells of a bar the samples leave."""
+
+
+class CategoryShare(NamedTuple):
+    """What was met in a category: its samples and its CPU time, in ns a second (None: not known over which time).
+
+    Where this kernel does not tell, `why_not` says why.
+    """
+
+    category: int
+    samples: int
+    time_ns_per_s: float | None
+    why_not: str = ""
+
+
+class CategoryBars(Widget):
+    """A line for each category, the total, then those that this kernel does not tell."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+        super().__init__(id=id)
+        self.shares: tuple[CategoryShare, ...] = ()
+        self._of = ""
+        self._lines: list[list[Segment]] = []
+        self._look: tuple[object, ...] = ()
+
+    def show(self, shares: Sequence[CategoryShare], of: str) -> None:
+        """Draw these from now on, in their order; their times are shares `of` some CPUs."""
+        if (tuple(shares), of) != (self.shares, self._of):
+            self.shares, self._of = tuple(shares), of
+            self._look = ()
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """The header, a category, the total, a category that is not here, or nothing."""
+        look = (self.size, self.app.theme)
+        if look != self._look:
+            self._look, self._lines = look, self._drawn()
+        width = self.size.width
+        line = self._lines[y] if y < len(self._lines) else []
+        return Strip([*line, Segment(" " * width, self._style(Role.TEXT))]).crop(0, width)
+
+    def _drawn(self) -> list[list[Segment]]:
+        """All lines, as far as there is room: the last categories give way to a line that has them together."""
+        here = [share for share in self.shares if not share.why_not]
+        lacking = [share for share in self.shares if share.why_not]
+        room = max(2, self.size.height - 2)
+        shown, rest = (here, []) if len(here) <= room else (here[: room - 1], here[room - 1 :])
+        lines = [self._header(), *map(self._share_line, shown)]
+        if rest:
+            lines.append(self._line("…", f"{len(rest)} more", _together(rest)))
+        lines.append(self._line("─", "total", _together(here), Ground.PANEL))
+        return [*lines, *([[]] if lacking else []), *map(self._lacking_line, lacking)]
+
+    def _header(self) -> list[Segment]:
+        cells = [fit("CATEGORY", _LABEL + 2, left=True), fit("SHARE", _SHARE, left=False), " " * self._bar]
+        numbers = [fit("SAMPLES", _SAMPLES, left=False)] if self._has_samples else []
+        text = " ".join([*cells, *numbers, fit(f"OF {self._of.upper()}", _TIME, left=False)])
+        return [Segment(f" {text} ", self._style(Role.HEAD, Ground.PANEL))]
+
+    def _share_line(self, share: CategoryShare) -> list[Segment]:
+        """`T TCP   42.4% ████████   1,913   3.60 %`"""
+        category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
+        look = frame_style(self.app.theme, category.letter)
+        margin, _, *rest = self._line(category.letter, category.label, share)
+        widest = max(one.samples for one in self.shares)
+        length = round(self._bar * share.samples / widest)
+        label, space, numbers = rest
+        bar = [Segment(" " * length, look), Segment(" " * (self._bar - length), space.style)]
+        return [margin, Segment(category.letter, look), label, *bar, numbers]
+
+    def _line(
+        self, mark: str, label: str, share: CategoryShare, ground: Ground = Ground.SCREEN
+    ) -> list[Segment]:
+        """Margin, mark, label and share, the bar's place, and the numbers."""
+        text, dim = self._style(Role.TEXT, ground), self._style(Role.DIM, ground)
+        part = fit(human(self._part(share), RATIO), _SHARE, left=False)
+        amounts = [fit(f"{share.samples:,}", _SAMPLES, left=False)] if self._has_samples else []
+        amounts.append(fit(human(share.time_ns_per_s, "ns/s"), _TIME, left=False))
+        return [
+            Segment(" ", text),
+            Segment(mark, text),
+            Segment(f" {fit(label, _LABEL, left=True)} {part} ", text),
+            Segment(" " * self._bar, text),
+            Segment(f" {' '.join(amounts)} ", dim),
+        ]
+
+    def _lacking_line(self, share: CategoryShare) -> list[Segment]:
+        category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
+        label = f" {category.letter} {fit(category.label, _LABEL, left=True)} {NOT_HERE:>{_SHARE}} "
+        why = elide_end(share.why_not, self.size.width - len(label) - 1)
+        return [Segment(label, self._style(Role.DIM)), Segment(why, self._style(Role.FAINT))]
+
+    def _part(self, share: CategoryShare) -> float:
+        """Its share of all samples."""
+        total = sum(one.samples for one in self.shares)
+        return share.samples / total if total else 0.0
+
+    @property
+    def _has_samples(self) -> bool:
+        return self._room - _SAMPLES - 1 >= _LEAST_BAR
+
+    @property
+    def _bar(self) -> int:
+        """The cells of a whole bar."""
+        return max(0, self._room - (_SAMPLES + 1 if self._has_samples else 0))
+
+    @property
+    def _room(self) -> int:
+        """What the other columns leave: margins, mark, and a space between any two."""
+        return self.size.width - 2 - 2 - _LABEL - 1 - _SHARE - 1 - 1 - _TIME
+
+    def _style(self, role: Role, ground: Ground = Ground.SCREEN) -> Style:
+        return style(self.app.theme, role, ground)
+
+
+def _together(shares: Sequence[CategoryShare]) -> CategoryShare:
+    """The sum of some categories."""
+    times = [share.time_ns_per_s for share in shares if share.time_ns_per_s is not None]
+    return CategoryShare(OTHER, sum(share.samples for share in shares), sum(times) if times else None)

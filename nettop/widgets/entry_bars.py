@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bar for each CPU: the share of its time that each entry point of the network stack took, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.segment import Segment
+from textual import events
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from nettop.query.units import human
+from nettop.snapshots.cpu import (
+    IO_WORKERS,
+    NAPI_THREADS,
+    RX_SOFTIRQ,
+    RX_SYSCALLS,
+    TX_SOFTIRQ,
+    TX_SYSCALLS,
+)
+from nettop.widgets.table import CHOSEN
+from nettop.widgets.themes import Ground, Role, style
+
+GLYPHS = {
+    TX_SYSCALLS: "█",
+    TX_SOFTIRQ: "▓",
+    RX_SOFTIRQ: "▒",
+    RX_SYSCALLS: "░",
+    NAPI_THREADS: "╲",
+    IO_WORKERS: "╱",
+}
+"""How each entry point is drawn, in the order of the bars: what sends, what receives, and who does both."""
+
+ROLES = {
+    TX_SYSCALLS: Role.TX_SYSCALLS,
+    TX_SOFTIRQ: Role.TX_SOFTIRQ,
+    RX_SOFTIRQ: Role.RX_SOFTIRQ,
+    RX_SYSCALLS: Role.RX_SYSCALLS,
+    NAPI_THREADS: Role.NAPI_THREADS,
+    IO_WORKERS: Role.IO_WORKERS,
+}
+
+NS_PER_PERCENT = 1e7
+"""Of a second of one CPU."""
+_SCALES = (0.1, 0.25, 0.5, 1.0)
+"""What a whole bar may stand for, as a share of a CPU."""
+_STAYS = 0.4
+"""A scale is left for a finer one when no bar fills more of it than this: the picture must not jump."""
+_LEAST_WIDTH = 46
+"""Cells of a bar with its name and number, where they stand side by side."""
+_EMPTY = "·"
+
+
+@dataclass(frozen=True, slots=True)
+class CpuUse:
+    """The share of one CPU that each entry point took, 0 to 1; what is not known is not among them."""
+
+    cpu: int
+    shares: Mapping[int, float]
+
+    @property
+    def network(self) -> float:
+        """All of them."""
+        return sum(self.shares.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """Which CPUs have a bar, in `columns` side by side, and how many are left out."""
+
+    shown: tuple[CpuUse, ...]
+    columns: int
+    left_out: tuple[CpuUse, ...]
+
+    @property
+    def height(self) -> int:
+        """Lines, that of what is left out included."""
+        return -(-len(self.shown) // self.columns) + bool(self.left_out)
+
+
+def arrange(
+    uses: Sequence[CpuUse], width: int, height: int, chosen: int | None, *, by_use: bool
+) -> Arrangement:
+    """The CPUs for which there is room in `height` lines: the busiest and the chosen one, by use or by number."""
+    columns = min(max(1, width // _LEAST_WIDTH), max(1, -(-len(uses) // max(1, height))))
+    room = columns * max(1, height)
+    if len(uses) > room:
+        room = columns * max(1, height - 1)
+    busiest = sorted(uses, key=lambda use: (use.cpu != chosen, -use.network, use.cpu))
+    key = (lambda use: (-use.network, use.cpu)) if by_use else (lambda use: (use.cpu,))
+    return Arrangement(tuple(sorted(busiest[:room], key=key)), columns, tuple(busiest[room:]))
+
+
+def scale_for(most: float, before: float) -> float:
+    """What a whole bar stands for, when the fullest is `most` and it stood for `before` until now."""
+    fits = next((scale for scale in _SCALES if most <= scale), _SCALES[-1])
+    return before if fits < before and most > before * _STAYS else fits
+
+
+class EntryBars(Widget):
+    """The bars, and a line that says what is left out."""
+
+    ALLOW_SELECT = False
+
+    @dataclass
+    class Pressed(Message):
+        """A bar was clicked."""
+
+        cpu: int
+
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+        super().__init__(id=id)
+        self.arrangement = Arrangement((), 1, ())
+        self.chosen: int | None = None
+        self.scale = _SCALES[0]
+
+    def show(self, arrangement: Arrangement, chosen: int | None) -> None:
+        """Draw these from now on; nothing is drawn when they are the same."""
+        if (arrangement, chosen) != (self.arrangement, self.chosen):
+            self.arrangement, self.chosen = arrangement, chosen
+            uses = (*arrangement.shown, *arrangement.left_out)
+            self.scale = scale_for(max((use.network for use in uses), default=0.0), self.scale)
+            self.styles.height = max(1, arrangement.height)
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """The bars of a line, or what is left out."""
+        width, (shown, columns, left_out) = self.size.width, self._parts()
+        lines = -(-len(shown) // columns)
+        if y >= lines:
+            text = _left_out(left_out) if y == lines and left_out else ""
+            return Strip([Segment(f" {text}".ljust(width), style(self.app.theme, Role.DIM))], width)
+        of_line = shown[y::lines]
+        widths = [(at + 1) * width // columns - at * width // columns for at in range(columns)]
+        segments = [one for use, cells in zip(of_line, widths, strict=False) for one in self._bar(use, cells)]
+        used = sum(widths[: len(of_line)])
+        return Strip([*segments, Segment(" " * (width - used), style(self.app.theme, Role.TEXT))], width)
+
+    def _parts(self) -> tuple[tuple[CpuUse, ...], int, tuple[CpuUse, ...]]:
+        return self.arrangement.shown, self.arrangement.columns, self.arrangement.left_out
+
+    def _bar(self, use: CpuUse, width: int) -> list[Segment]:
+        """`▸cpu0 ███▓▓▒░····  27.1 % ` in `width` cells."""
+        theme, chosen = self.app.theme, use.cpu == self.chosen
+        ground = Ground.BAND if chosen else Ground.SCREEN
+        digits = max(len(str(one.cpu)) for one in self.arrangement.shown)
+        name = f"{CHOSEN if chosen else ' '}{f'cpu{use.cpu}'.ljust(digits + 3)} "
+        amount = human(use.network * 100 * NS_PER_PERCENT, "ns/s").rjust(9)
+        cells = max(0, width - len(name) - len(amount) - 1)
+        filled = self._cells(use, cells)
+        empty = cells - sum(count for _, count in filled)
+        return [
+            Segment(name, style(theme, Role.TEXT if chosen else Role.DIM, ground)),
+            *(Segment(GLYPHS[entry] * n, style(theme, ROLES[entry])) for entry, n in filled if n),
+            Segment(_EMPTY * empty, style(theme, Role.FAINT)),
+            Segment(f"{amount} ", style(theme, Role.BOLD, ground)),
+        ]
+
+    def _cells(self, use: CpuUse, cells: int) -> list[tuple[int, int]]:
+        """How many cells each entry point has: the exact edges, rounded, so that errors do not add up."""
+        found, so_far, at = [], 0.0, 0
+        for entry in GLYPHS:
+            so_far += use.shares.get(entry, 0.0)
+            edge = min(cells, round(so_far / self.scale * cells))
+            found.append((entry, edge - at))
+            at = edge
+        return found
+
+    def on_click(self, event: events.Click) -> None:
+        """Choose the CPU whose bar is under the pointer."""
+        shown, columns, _ = self._parts()
+        lines = -(-len(shown) // columns)
+        at = (event.x * columns // max(1, self.size.width)) * lines + event.y
+        if event.y < lines and at < len(shown):
+            self.post_message(self.Pressed(shown[at].cpu))
+
+
+def _left_out(uses: Sequence[CpuUse]) -> str:
+    """`… 12 more, none above 0.30 %`."""
+    most = human(max(use.network for use in uses) * 100 * NS_PER_PERCENT, "ns/s")
+    return f"… {len(uses)} more, none above {most}"

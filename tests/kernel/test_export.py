@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop export` on the running kernel: what was met while bytes moved, in a file of who called sudo."""
+
+import contextlib
+import os
+import re
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .command import nettop
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def transfer() -> Iterator[None]:
+    """Bytes move over loopback, as fast as they can."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    near = socket.create_connection(listener.getsockname())
+    far, _ = listener.accept()
+    block = b"n" * 65536
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near.sendall(block)
+
+    def receive() -> None:
+        while far.recv(65536):
+            pass
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (send, receive)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        near.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join(20)
+        for end in (near, far, listener):
+            end.close()
+
+
+def test_a_transfer() -> None:
+    """Called through sudo, the file is the user's; its stacks lead from each entry point into TCP."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as there, transfer():
+        os.chown(there, NOBODY, NOBODY)
+        file = Path(there) / "cpu.folded"
+        sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+        done = nettop("export", "cpu.stacks", "--duration", "1", str(file), env=sudo)
+        assert done.returncode == 0, done.stderr
+        told = re.search(r"nettop: (\d+) samples in ", done.stderr)
+        assert told, done.stderr
+        owner, lines = file.stat(), file.read_text().splitlines()
+        assert list(Path(there).iterdir()) == [file]
+    assert (owner.st_uid, owner.st_gid) == (NOBODY, NOBODY)
+    assert sum(int(line.rsplit(" ", 1)[1]) for line in lines) == int(told[1])
+    for entry, inner in (
+        ("TX syscalls", "tcp_sendmsg"),
+        ("RX syscalls", "tcp_recvmsg"),
+        ("RX softirq", "tcp_v4_rcv"),
+    ):
+        found = [line for line in lines if line.startswith(f"{entry};")]
+        assert any(f";{inner}" in line for line in found), (entry, found)

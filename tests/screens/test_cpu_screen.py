@@ -1,0 +1,682 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU screen by pilot and in pictures: what it shows, where its keys and the mouse lead, what it says of nothing.
+
+`pytest tests/screens/test_cpu_screen.py --snapshot-update` draws the pictures anew; look at each before it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nettop.query.flame import FlameSort, Window
+from nettop.screens.actions import ACTIONS, GRAPH
+from nettop.screens.cpu import CpuNumbers, CpuScreen
+from nettop.screens.dialogs import help_lines, offers
+from nettop.screens.filter_box import FilterBox
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.cpu import CATEGORIES, ENTRIES, LENS, RX_SOFTIRQ, STACKS
+from nettop.snapshots.snapshot import Snapshot
+from nettop.widgets.entry_bars import GLYPHS, EntryBars
+from nettop.widgets.flame import FlameGraph
+from tests.screens.driving import Running, press, running, shown, tick
+from tests.screens.example_cpu import example_steps, idle_steps
+from tests.screens.stage import Step, stage_of
+from tests.screens.test_pictures import player
+
+RX = ENTRIES[RX_SOFTIRQ]
+HOT = (RX, "handle_softirqs", "net_rx_action", "__napi_poll", "process_backlog")
+"""The widest way into the example."""
+
+
+@asynccontextmanager
+async def on_cpu(
+    steps: list[Step] | None = None, size: tuple[int, int] = (120, 40), ticks: int = 3
+) -> AsyncIterator[tuple[Running, CpuScreen]]:
+    """The CPU screen over the example."""
+    chosen = [*example_steps()] if steps is None else steps
+    async with running(chosen, size, view="cpu", ticks=ticks, lens_set=(LENS,)) as run:
+        screen = run[1]
+        assert isinstance(screen, CpuScreen)
+        yield run, screen
+
+
+def line(widget: FlameGraph | EntryBars, y: int) -> str:
+    """What a line of a widget shows."""
+    return widget.render_line(y).text
+
+
+def without(steps: list[Snapshot], *, via: dict[str, str]) -> list[Step]:
+    """The example on a kernel without some points."""
+    from tests.screens.example_cpu import VIA
+    from tests.unit.build import make_hooks
+
+    return [replace(step, hooks=make_hooks(VIA | via)) for step in steps]
+
+
+# --- what it shows ----------------------------------------------------------------------------------------------
+
+
+async def test_the_answer_is_on_the_first_line() -> None:
+    """How much, of what, how that is known, and what was lost."""
+    async with on_cpu(size=(160, 45)) as (_, screen):
+        text = screen.headline_bar.text
+        assert text.startswith(" network 15.8 % of 4 CPUs (0.63 cores)   sampled 997 Hz   1,264 samples")
+        assert "syscalls by samples" in text
+        assert text.rstrip().endswith("lost 0")
+
+
+async def test_exact_system_calls_need_no_word() -> None:
+    """Where a hook times them, nothing is said of samples."""
+    steps = without(example_steps(), via={"syscalls": "fexit"})
+    async with on_cpu(steps, (160, 45)) as (_, screen):
+        assert "by samples" not in screen.headline_bar.text
+
+
+async def test_bars_and_their_legend() -> None:
+    """Each CPU with its share at the right; the legend has that of each entry point, of all CPUs or of one."""
+    async with on_cpu(size=(160, 45)) as (run, screen):
+        assert line(screen.bars, 0).startswith(f" cpu0 {GLYPHS[1]}")
+        assert [line(screen.bars, y).split()[-2] for y in range(4)] == ["37.5", "12.8", "11.0", "2.01"]
+        assert "▒▒ RX softirq 7.27 %" in screen.legend.text
+        await press(run, "u")
+        assert line(screen.bars, 0).startswith("▸cpu0 ")
+        assert "▒▒ RX softirq 23.5 %" in screen.legend.text
+
+
+async def test_other_softirqs_stand_beside() -> None:
+    """So that they are not taken for the network's; and what the kernel's clock makes of all of them."""
+    async with on_cpu(size=(160, 45)) as (_, screen):
+        text = screen.others.text
+        assert text.startswith(" other softirqs  sched 0.40 %  timer 0.30 %  rcu 0.20 %  ")
+        assert text.endswith(" all softirqs by /proc/stat 6.86 % ")
+
+
+async def test_the_graph_begins_with_the_entry_points() -> None:
+    """Drawn as in the bars, as wide as their samples; below them the functions with their category's letter."""
+    async with on_cpu() as (_, screen):
+        assert line(screen.graph, 0).startswith(" ▒ RX softirq ▒▒")
+        assert "▕█ TX syscalls" in line(screen.graph, 0)
+        assert line(screen.graph, 1).startswith(" O handle_softirqs ")
+        assert "45.9% ▕" in line(screen.graph, 1)
+        assert [screen.way.text.split()[at] for at in (0, 3, 8)] == ["all", "15.8", "1,264"]
+
+
+async def test_shares_of_time_agree_with_the_bars() -> None:
+    """The samples of a CPU come to what its bar says."""
+    async with on_cpu() as (run, screen):
+        await press(run, "u")
+        assert " 37.5 % of cpu0" in screen.way.text
+        assert line(screen.bars, 0).rstrip().endswith("37.5 %")
+
+
+async def test_categories_add_up() -> None:
+    """To all samples of what is zoomed into; those without a function here say so."""
+    async with on_cpu(size=(160, 45)) as (run, screen):
+        assert sum(share.samples for share in screen.categories.shares) == 1264
+        assert "this kernel has none of br_" in screen.categories.shares[-1].why_not
+        lines = [screen.categories.render_line(y).text for y in range(24)]
+        assert any(text.split()[:3] == ["─", "total", "100%"] for text in lines)
+        assert any("B bridging" in text and "n/a" in text for text in lines)
+        await press(run, "i")
+        root = screen.graph.layout_now
+        assert root is not None
+        assert sum(share.samples for share in screen.categories.shares) == root.row(0)[0].node.samples
+
+
+# --- walking and zooming ----------------------------------------------------------------------------------------
+
+
+async def test_down_follows_the_widest_way() -> None:
+    """And up goes back to the caller; a line says what the chosen frame comes to."""
+    async with on_cpu(size=(160, 45)) as (run, screen):
+        await press(run, "down", "down", "down")
+        assert screen.graph.chosen == HOT[:3]
+        assert "▸net_rx_action" in line(screen.graph, 2)
+        assert "net_rx_action   45.6% of all  576 samples  7.22 % of 4 CPUs  itself " in screen.told_of.text
+        assert "O softirq loop" in screen.told_of.text
+        await press(run, "up")
+        assert screen.graph.chosen == HOT[:2]
+
+
+async def test_aside_stays_in_the_row() -> None:
+    """To the next frame, whoever calls it, and not beyond the last."""
+    async with on_cpu() as (run, screen):
+        await press(run, "down", "l")
+        assert screen.graph.chosen == ("TX syscalls",)
+        await press(run, *["l"] * 9)
+        last = screen.graph.chosen
+        assert last is not None and len(last) == 1
+        await press(run, "l")
+        assert screen.graph.chosen == last
+        await press(run, "shift+left", "h")
+        assert screen.graph.chosen != last
+
+
+async def test_end_and_home() -> None:
+    """Down to where the widest way ends, in sight all the time, and back up."""
+    async with on_cpu(size=(80, 24)) as (run, screen):
+        await press(run, "end")
+        chosen = screen.graph.chosen
+        assert chosen is not None and len(chosen) > screen.graph.page
+        assert screen.graph.top > 0
+        assert "▐" in "".join(line(screen.graph, y)[-1] for y in range(screen.graph.page))
+        await press(run, "pageup")
+        assert screen.graph.chosen == chosen[: len(chosen) - screen.graph.page]
+        await press(run, "home")
+        assert screen.graph.chosen == (RX,)
+        assert screen.graph.top == 0
+        await press(run, "pagedown")
+        assert screen.graph.chosen is not None and len(screen.graph.chosen) == 1 + screen.graph.page
+
+
+async def test_zoom_by_keys() -> None:
+    """→ gives the chosen frame the whole width, ← goes back to where one was, however far that is."""
+    async with on_cpu() as (run, screen):
+        await press(run, *["down"] * 5, "right")
+        assert screen.graph.zoom == HOT
+        assert line(screen.graph, 0).startswith(" P▸process_backlog ")
+        assert "100% ▕" in line(screen.graph, 0)
+        assert screen.way.text.startswith(" all › RX softirq › … ›  process_backlog ")
+        await press(run, "down", "right", "left")
+        assert screen.graph.zoom == HOT
+        await press(run, "left")
+        assert (screen.graph.zoom, screen.graph.chosen) == ((), HOT)
+        assert not screen.works(next(a for a in ACTIONS if a.id == "back"))
+
+
+async def test_zoom_by_mouse() -> None:
+    """A click chooses, one on the chosen frame zooms in; the first line and the right button zoom out."""
+    async with on_cpu() as (run, screen):
+        pilot = run[0]
+        await pilot.click(FlameGraph, offset=(6, 3))
+        await pilot.pause()
+        assert screen.graph.chosen == HOT[:4]
+        assert screen.graph.zoom == ()
+        await pilot.click(FlameGraph, offset=(6, 3))
+        await pilot.pause()
+        assert screen.graph.zoom == HOT[:4]
+        await pilot.click(FlameGraph, offset=(60, 0))
+        await pilot.pause()
+        assert screen.graph.zoom == ()
+        await press(run, "right")
+        assert screen.graph.zoom == HOT[:4]
+        await pilot.click(FlameGraph, offset=(6, 2), button=3)
+        await pilot.pause()
+        assert screen.graph.zoom == ()
+
+
+async def test_the_way_goes_back_by_mouse() -> None:
+    """A click on a name of it."""
+    async with on_cpu() as (run, screen):
+        await press(run, *["down"] * 5, "right")
+        await run[0].click("#way", offset=(screen.way.text.index("RX softirq") + 2, 0))
+        await run[0].pause()
+        assert screen.graph.zoom == (RX,)
+        await run[0].click("#way", offset=(screen.way.text.index("all"), 0))
+        await run[0].pause()
+        assert screen.graph.zoom == ()
+
+
+async def test_zoom_and_choice_outlast_refreshes() -> None:
+    """The same functions stay chosen and zoomed into, whatever comes and goes around them."""
+    async with on_cpu() as (run, screen):
+        await press(run, *["down"] * 4, "right", "down")
+        zoom, chosen = screen.graph.zoom, screen.graph.chosen
+        before = screen.way.text
+        await tick(run)
+        assert (screen.graph.zoom, screen.graph.chosen) == (zoom, chosen)
+        await press(run, "w", "w")
+        assert screen.window is Window.INTERVAL
+        assert (screen.graph.zoom, screen.graph.chosen) == (zoom, chosen)
+        assert screen.way.text != before
+
+
+async def test_another_width_lays_out_anew() -> None:
+    """What is chosen stays so; what the terminal has no room for leaves."""
+    async with on_cpu() as (run, screen):
+        await press(run, "down", "down")
+        await run[0].resize_terminal(90, 30)
+        await run[0].pause()
+        await run[0].pause()
+        assert screen.graph.chosen == HOT[:2]
+        layout = screen.graph.layout_now
+        assert layout is not None and layout.width == 88
+        assert line(screen.graph, 1).startswith(" O▸handle_softirqs ")
+
+
+async def test_nothing_is_drawn_twice() -> None:
+    """A step draws the two rows that change; a second look draws none."""
+    async with on_cpu() as (run, screen):
+        await press(run, "down")
+        drawn = screen.graph.drawn
+        await press(run, "down")
+        assert screen.graph.drawn - drawn == 2
+        screen.graph.refresh()
+        await run[0].pause()
+        assert screen.graph.drawn - drawn == 2
+
+
+# --- which samples ----------------------------------------------------------------------------------------------
+
+
+async def test_windows() -> None:
+    """The last minute, all since the start, the last interval; what there is of them says so."""
+    async with on_cpu() as (run, screen):
+        assert screen.window is Window.MINUTE
+        assert "last minute" in screen.way.text
+        seen = []
+        for word in ("since start", "last interval", "last minute"):
+            await press(run, "w")
+            assert word in screen.way.text
+            seen.append(sum(one.samples for one in screen.counts))
+        assert seen == [1264, 632, 1264]
+
+
+async def test_entry_points() -> None:
+    """One after the other, those alone that have samples; then all."""
+    async with on_cpu() as (run, screen):
+        seen = []
+        for _ in range(7):
+            await press(run, "i")
+            seen.append(screen.graph.zoom)
+        assert seen == [(ENTRIES[entry],) for entry in GLYPHS] + [()]
+        await press(run, "u", "u", "u", "u", *["i"] * 2)
+        assert screen.graph.zoom == (RX,)
+        await press(run, "i")
+        assert screen.graph.zoom == ()
+
+
+async def test_an_entry_point_by_mouse() -> None:
+    """A click on its sign in the legend, and back by another one."""
+    async with on_cpu(size=(160, 45)) as (run, screen):
+        at = screen.legend.text.index("RX softirq")
+        for zoom in ((RX,), ()):
+            await run[0].click("#legend", offset=(at, 0))
+            await run[0].pause()
+            assert screen.graph.zoom == zoom
+
+
+async def test_cpus() -> None:
+    """One after the other, then all; backwards too, and by a click on a bar."""
+    async with on_cpu() as (run, screen):
+        seen = []
+        for key in ("u", "u", "U", "U", "U", "u"):
+            await press(run, key)
+            seen.append(screen.cpu)
+            assert {one.cpu for one in screen.counts} == (
+                {0, 1, 2, 3} if screen.cpu is None else {screen.cpu}
+            )
+        assert seen == [0, 1, 0, None, 3, None]
+        for cpu in (2, None):
+            await run[0].click(EntryBars, offset=(30, 2))
+            await run[0].pause()
+            assert screen.cpu == cpu
+
+
+async def test_orders() -> None:
+    """Frames by width or by name, and categories with them; CPUs by number, or the busiest first."""
+    async with on_cpu(size=(160, 45)) as (run, screen):
+        first = screen.categories.shares[0]
+        await press(run, "s")
+        assert screen.by is FlameSort.NAME
+        assert line(screen.graph, 0).split()[1:3] == ["I/O", "workers"] or "▕" in line(screen.graph, 0)
+        row = screen.graph.layout_now
+        assert row is not None
+        names = [block.node.symbol for block in row.row(1) if not block.merged]
+        assert names == sorted(names)
+        assert screen.categories.shares[0] != first
+        await press(run, "s", "S")
+        assert screen.by is FlameSort.SAMPLES
+        assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu1", "cpu2", "cpu3"]
+        assert screen.busiest_first
+
+
+async def test_busiest_cpus() -> None:
+    """Where there are more CPUs than lines, the busiest ones are there, and a line tells of the others."""
+    async with on_cpu([*example_steps(cpus=16)], (80, 24)) as (run, screen):
+        assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu1", "cpu4", "cpu8"]
+        assert line(screen.bars, 4).strip() == "… 12 more, none above 11.0 %"
+        await press(run, "S")
+        assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu4", "cpu1", "cpu8"]
+
+
+async def test_frozen() -> None:
+    """The picture stands still, in other windows too, while the samples go on being counted; Enter takes one."""
+    async with on_cpu([*example_steps(5)]) as (run, screen):
+        await press(run, "space")
+        before = screen.way.text
+        await tick(run)
+        assert screen.way.text == before
+        await press(run, "w")
+        assert sum(one.samples for one in screen.counts) == 1264
+        await press(run, "enter")
+        await tick(run)
+        assert sum(one.samples for one in screen.counts) == 4 * 632
+        await press(run, "w", "space")
+        assert screen.window is Window.INTERVAL
+        assert sum(one.samples for one in screen.counts) == 632
+
+
+# --- searching --------------------------------------------------------------------------------------------------
+
+
+async def test_search() -> None:
+    """The box says what words find while they are typed; Enter keeps them, all else fades; Esc clears."""
+    async with on_cpu() as (run, screen):
+        await press(run, "slash", *"tcp_ack")
+        box = screen.query_one(FilterBox)
+        assert box.answer == "2 frames, 6.7% of all samples"
+        await press(run, "enter")
+        assert "/ tcp_ack   2 frames, 6.7% of all samples" in screen.third_line.text
+        assert screen.focused is screen.graph
+        styles = {
+            segment.text: segment.style
+            for y in range(16)
+            for segment in screen.graph.render_line(y)
+            if segment.style
+        }
+        found = next(look for text, look in styles.items() if text.startswith("tc…"))
+        assert found.underline and found.bold
+        await tick(run)
+        assert "/ tcp_ack" in screen.third_line.text
+        await press(run, "escape")
+        assert "tcp_ack" not in screen.third_line.text
+        assert screen.graph.words == ""
+        assert screen.asking.query.filter.is_empty
+
+
+async def test_escape_clears_one_thing_after_the_other() -> None:
+    """The search, then the zoom, then the choice; then there is nothing left to clear."""
+    async with on_cpu() as (run, screen):
+        await press(run, "down", "down", "right", "slash", "x", "enter", "escape")
+        assert (screen.graph.words, screen.graph.zoom) == ("", HOT[:2])
+        await press(run, "escape")
+        assert (screen.graph.zoom, screen.graph.chosen) == ((), HOT[:2])
+        await press(run, "escape")
+        assert screen.graph.chosen is None
+        assert "most time in  copy_user_generic" in screen.told_of.text
+        assert not screen.works(next(a for a in ACTIONS if a.id == "clear"))
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "graph", "categories"),
+    [(60, False, True), (80, True, False), (120, True, False), (160, True, True)],
+)
+async def test_what_stands_below_the_bars(width: int, graph: bool, categories: bool) -> None:
+    """The graph, the categories, or both; `c` turns that round as far as there is room."""
+    async with on_cpu(size=(width, 40)) as (run, screen):
+        assert (bool(screen.graph.region), bool(screen.categories.region)) == (graph, categories)
+        await press(run, "c")
+        assert (bool(screen.graph.region), bool(screen.categories.region)) == (True, not categories) or (
+            not categories and (bool(screen.graph.region), bool(screen.categories.region)) == (False, True)
+        )
+
+
+async def test_small() -> None:
+    """Below 40×10 there is one sentence; a terminal that grows shows the picture again."""
+    async with on_cpu(size=(39, 9)) as (run, screen):
+        assert "needs 40×10" in screen.notice.text
+        assert not screen.graph.region
+        await run[0].resize_terminal(100, 30)
+        await run[0].pause()
+        assert screen.graph.region
+        assert line(screen.graph, 0).startswith(" ▒ RX softirq ")
+
+
+@pytest.mark.parametrize("size", [(40, 10), (60, 20), (80, 24), (100, 12), (131, 33), (250, 90)])
+async def test_every_size_shows_shares_of_cpus(size: tuple[int, int]) -> None:
+    """However small: the headline, bars, and some line of what the time goes to."""
+    async with on_cpu(size=size) as (_, screen):
+        assert "network 15.8 %" in screen.headline_bar.text
+        assert "   37.5 %" in line(screen.bars, 0)
+        assert screen.graph.size.height >= 1 or screen.categories.size.height >= 1
+
+
+# --- nothing to show --------------------------------------------------------------------------------------------
+
+
+async def test_before_the_first_samples() -> None:
+    """One reading: no interval yet; the screen says what it waits for."""
+    async with on_cpu(ticks=1) as (run, screen):
+        assert screen.silence.text == "waiting for the first samples …"
+        assert "network –" in screen.headline_bar.text
+        assert not screen.graph.region
+        await tick(run)
+        assert screen.graph.region
+
+
+async def test_an_idle_network() -> None:
+    """It did nothing, and that is said; a longer time has what went on before."""
+    async with on_cpu([*idle_steps()]) as (run, screen):
+        assert screen.silence.text == "the network stack did nothing in the last minute w shows a longer time"
+        assert line(screen.bars, 0).rstrip().endswith(" 0 %")
+        keys = {a.id for a in ACTIONS if screen.works(a)}
+        assert not keys & {"details", "move_down", "filter", "sort_next", "categories", "next_entry"}
+        await press(run, "w")
+        assert "since the start" in screen.silence.text
+
+
+async def test_a_cpu_that_does_nothing() -> None:
+    """Is named."""
+    steps = [*example_steps()]
+    still = [replace(step, tables=dict(step.tables)) for step in steps]
+    for step in still:
+        rows = step.tables[STACKS.name]
+        step.tables[STACKS.name] = replace(rows, array=rows.array[rows.array["cpu"] != 3])  # type: ignore[index]
+    async with on_cpu([*still]) as (run, screen):
+        await press(run, "U")
+        assert "on cpu3 did nothing in the last minute" in screen.silence.text
+
+
+async def test_a_function_that_was_not_met() -> None:
+    """What is zoomed into stays so where it was not met; the screen says that, and ← leads back."""
+    async with on_cpu() as (run, screen):
+        await press(run, "down", "l", "down", "right")
+        assert screen.graph.zoom == ("TX syscalls", "entry_SYSCALL_64_after_hwframe")
+        screen.graph.zoom_to(("TX syscalls", "somewhere_else"))
+        await press(run, "w")
+        assert "somewhere_else was not met since the start" in screen.silence.text
+        await press(run, "left", "left")
+        assert screen.graph.zoom == ()
+        assert screen.graph.region
+
+
+async def test_a_host_without_samples() -> None:
+    """The bars live on, and the reason stands where the graph was."""
+    steps = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3"})
+    async with on_cpu(steps) as (run, screen):
+        assert "n/a: perf_event_paranoid is 3" in screen.silence.text
+        assert "samples n/a" in screen.headline_bar.text
+        assert line(screen.bars, 0).rstrip().endswith("37.5 %")
+        assert not screen.graph.region
+        await press(run, "c")
+        assert not screen.categories.region
+
+
+async def test_entry_points_that_are_not_here() -> None:
+    """The legend says so in place of 0."""
+    steps = [
+        replace(step, hooks=(*step.hooks, *make_missing("napi_threads_ns", "no sched_switch")))
+        for step in example_steps()
+    ]
+    async with on_cpu([*steps], (160, 45)) as (_, screen):
+        assert "╲╲ NAPI threads n/a" in screen.legend.text
+        assert screen.headline_bar.text.rstrip().endswith("!1 n/a")
+
+
+def make_missing(field: str, why: str) -> tuple[Any, ...]:
+    """A hook that gives nothing."""
+    from tests.unit.build import make_hooks
+
+    return make_hooks({}, {field: why})
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+async def test_every_key_of_a_graph_is_pressed_here() -> None:
+    """Each of them works on this screen, and stands in its help and in the palette's offers or not at all."""
+    async with on_cpu() as (run, screen):
+        await press(run, "down")
+        working = {a.id for a in ACTIONS if screen.works(a)}
+        assert {a.id for a in ACTIONS if a.group == GRAPH} <= working
+        assert not working & {"sort_left", "sort_right", "totals", "every", "back"}
+        words = "\n".join("".join(piece.text for piece in one) for one in help_lines(screen, 200))
+        assert "Zoom into the chosen frame" in words
+        assert "Choose rows by words" not in words
+        for category in CATEGORIES.values():
+            assert f"{category.letter} {category.label}" in words
+        labels = {label for label, _, _ in offers(screen)}
+        assert "Show processes" in labels
+        assert not any(label.startswith("Sort by") for label in labels)
+
+
+async def test_keys_of_a_graph_do_nothing_elsewhere() -> None:
+    """In the tables of the lens they are not offered."""
+    async with on_cpu() as (run, _):
+        await press(run, "p")
+        there = shown(run)
+        assert there.table is STACKS
+        assert not any(there.works(a) for a in ACTIONS if a.group == GRAPH)
+
+
+async def test_out_of_sight() -> None:
+    """The screen holds no tree; back in sight it is as it was left."""
+    async with on_cpu() as (run, screen):
+        await press(run, "down", "down", "right")
+        before = screen.way.text
+        await press(run, "p")
+        assert (screen.graph.whole, screen.counts) == (None, [])
+        await press(run, "P")
+        assert shown(run) is screen
+        assert (screen.graph.zoom, screen.way.text) == (HOT[:2], before)
+
+
+async def test_numbers() -> None:
+    """`n` shows the CPUs as a table, with all keys of a table; `n` and ← go back."""
+    async with on_cpu() as (run, screen):
+        for back in ("n", "left"):
+            await press(run, "n")
+            there = shown(run)
+            assert isinstance(there, CpuNumbers)
+            assert "TX SOFT" in there.rows.render_line(0).text
+            assert "network 15.8 % of 4 CPUs" in there.headline_bar.text
+            await press(run, "s", "t", back)
+            assert shown(run) is screen
+            assert screen.graph.has_focus
+
+
+@pytest.mark.parametrize("presses", range(1, 5))
+async def test_every_table_says_what_it_costs(presses: int) -> None:
+    """`p` goes through the tables of the lens; each has the answer on its first line."""
+    async with on_cpu() as (run, _):
+        await press(run, *["p"] * presses)
+        assert shown(run).table is LENS.tables[presses]
+        assert shown(run).headline_bar.text.startswith(" network 15.8 % of 4 CPUs")
+
+
+async def test_words_of_the_command_line() -> None:
+    """A filter of the command line chooses CPUs, is named, and is the last that Esc clears."""
+    settings = Settings(view=ViewSettings(view="cpu", filters=("cpu<2",)))
+    async with running([*example_steps()], (120, 40), settings=settings, ticks=3, lens_set=(LENS,)) as run:
+        screen = run[1]
+        assert isinstance(screen, CpuScreen)
+        assert [use.cpu for use in screen.bars.arrangement.shown] == [0, 1]
+        assert "/ cpu<2   2 of 4" in screen.third_line.text
+        await press(run, "escape")
+        assert len(screen.bars.arrangement.shown) == 4
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------
+
+Draw = Callable[..., bool]
+SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
+
+
+@pytest.fixture
+def draw(snap_compare: Callable[..., bool]) -> Draw:
+    """Plays the example, presses keys, and compares the picture."""
+
+    def compare(size: tuple[int, int], *keys: str, steps: list[Step] | None = None, **how: Any) -> bool:
+        stage = stage_of([*example_steps()] if steps is None else steps)
+        settings = Settings(view=ViewSettings(view=how.get("view", "cpu")))
+        app = stage.app(settings, how.get("theme", "nettop-dark"), lens_set=(LENS,))
+        return snap_compare(app, terminal_size=size, run_before=player(stage, keys, how.get("ticks", 3)))
+
+    return compare
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_picture(draw: Draw, size: tuple[int, int]) -> None:
+    """At four sizes, with a frame chosen."""
+    assert draw(size, *["down"] * 6)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_picture_zoomed(draw: Draw, size: tuple[int, int]) -> None:
+    """Zoomed into a function of one CPU."""
+    assert draw(size, "u", *["down"] * 7, "right", "down", "down")
+
+
+@pytest.mark.parametrize("theme", ["nettop-light", "nettop-terminal"])
+def test_picture_in_other_colours(draw: Draw, theme: str) -> None:
+    """On a light ground, and in the terminal's own colours."""
+    assert draw((120, 34), *["down"] * 6, theme=theme)
+
+
+def test_picture_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Letters, edges and the sign of the chosen frame are enough."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert draw((120, 34), "u", *["down"] * 6, theme="nettop-terminal")
+
+
+def test_picture_without_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside UTF-8 every sign has a plainer one."""
+    monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ISO-8859-1")
+    assert draw((100, 30), *["down"] * 6)
+
+
+@pytest.mark.parametrize("theme", ["nettop-dark", "nettop-terminal"])
+def test_picture_of_a_search(draw: Draw, theme: str) -> None:
+    """What is searched for stands out."""
+    assert draw((120, 34), "slash", *"nf_ copy", "enter", theme=theme)
+
+
+def test_picture_of_many_cpus(draw: Draw) -> None:
+    """Side by side, the busiest first."""
+    assert draw((160, 45), "S", steps=[*example_steps(cpus=64)])
+
+
+def test_picture_of_an_idle_network(draw: Draw) -> None:
+    """Words, not a void."""
+    assert draw((80, 24), steps=[*idle_steps()])
+
+
+def test_picture_without_samples(draw: Draw) -> None:
+    """The reason in place of the graph."""
+    steps = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3: run it as root"})
+    assert draw((80, 24), steps=steps)
+
+
+def test_picture_of_numbers(draw: Draw) -> None:
+    """The CPUs as a table."""
+    assert draw((160, 45), "n", "down")
+
+
+@pytest.mark.parametrize("table", ["stacks", "categories", "processes", "power"])
+def test_picture_of_a_table(draw: Draw, table: str) -> None:
+    """The lens's other tables."""
+    assert draw((120, 30), "down", view=f"cpu.{table}")
+
+
+def test_picture_of_help(draw: Draw) -> None:
+    """Keys, signs and letters."""
+    assert draw((120, 60), "question_mark")

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a tree lies in its rows, how bars lie in their lines, and what a search finds: all of it without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from nettop.query.flame import FlameNode
+from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
+from nettop.widgets.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, arrange, scale_for
+from nettop.widgets.flame import Block, Found, Layout, matcher, node_at, search
+from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Palette, Role, Shade, frame_style, style
+from tests.screens.test_themes import contrast
+
+
+def node(symbol: str, own: int, *children: FlameNode) -> FlameNode:
+    """A function that was met `own` times itself."""
+    return FlameNode(symbol, own + sum(child.samples for child in children), 0, OTHER, lambda: children)
+
+
+def trees(depth: int = 4) -> st.SearchStrategy[FlameNode]:
+    """Trees with wide, narrow and equal children; each node's samples are at least those of its children."""
+    own = st.one_of(st.integers(1, 3), st.integers(1, 5000))
+    below = st.lists(trees(depth - 1), max_size=6) if depth else st.just([])
+    return st.builds(lambda own, children: node("", own, *_named(children)), own, below)
+
+
+def _named(children: list[FlameNode]) -> Iterator[FlameNode]:
+    for at, one in enumerate(children):
+        yield FlameNode(f"f{at}", one.samples, one.time_ns, one.category, one.find_children)
+
+
+WIDTHS = st.integers(1, 240)
+
+
+def blocks(layout: Layout) -> list[Block]:
+    """All of them."""
+    return [block for number in range(layout.depth) for block in layout.row(number)]
+
+
+@given(trees(), WIDTHS)
+def test_frames_of_a_row_do_not_overlap(tree: FlameNode, width: int) -> None:
+    """Each begins where the one before has ended, or behind that; each has a cell at least."""
+    layout = Layout(tree, (), width)
+    for number in range(layout.depth):
+        row = layout.row(number)
+        assert all(one.end <= other.start for one, other in pairwise(row))
+        assert all(0 <= block.start < block.end <= width for block in row)
+
+
+@given(trees(), WIDTHS)
+def test_callees_lie_below_their_caller(tree: FlameNode, width: int) -> None:
+    """Within its cells, and so together no wider than it."""
+    layout = Layout(tree, (), width)
+    singles = {block.path: block for block in blocks(layout) if not block.merged}
+    for block in blocks(layout):
+        if block.path or block.merged:
+            caller = singles[block.path if block.merged else block.path[:-1]]
+            assert caller.start <= block.start and block.end <= caller.end
+
+
+@given(trees(), WIDTHS)
+def test_a_width_is_within_a_cell_of_the_share(tree: FlameNode, width: int) -> None:
+    """At any depth: rounding does not add up."""
+    layout = Layout(tree, (), width)
+    for block in blocks(layout):
+        exact = block.node.samples * width / tree.samples
+        assert abs(block.end - block.start - exact) <= 1
+
+
+@given(trees(), WIDTHS)
+def test_nothing_is_dropped_silently(tree: FlameNode, width: int) -> None:
+    """Of each frame that is drawn, every callee is drawn, merged with others, or counted as unseen."""
+    layout = Layout(tree, (), width)
+    every = blocks(layout)
+    for caller in (block for block in every if not block.merged):
+        own = sum(not b.merged and b.path[:-1] == caller.path and bool(b.path) for b in every)
+        merged = sum(b.merged for b in every if b.merged and b.path == caller.path)
+        assert own + merged + layout.unseen.get(caller.path, 0) == len(caller.node.children)
+
+
+@given(trees(), WIDTHS)
+def test_what_is_wide_enough_has_a_block_of_its_own(tree: FlameNode, width: int) -> None:
+    """A cell's worth of samples is never merged, whatever stands beside it."""
+    layout = Layout(tree, (), width)
+    for caller in (block for block in blocks(layout) if not block.merged):
+        for child in caller.node.children:
+            has_one = layout.block((*caller.path, child.symbol)) is not None
+            assert has_one == (child.samples * width >= tree.samples)
+
+
+def test_rows_are_made_when_they_are_asked_for() -> None:
+    """Nobody pays for rows that are not in sight."""
+    layout = Layout(node("", 0, node("a", 0, node("b", 0, node("c", 1)))), (), 10)
+    assert [block.path for block in layout.row(1)] == [("a",)]
+    assert len(layout._rows) == 2
+
+
+def test_zoomed_in_the_narrow_ones_get_wide() -> None:
+    """What was merged has its own blocks where its caller takes the whole width."""
+    thin = [node(f"thin{n}", 1) for n in range(5)]
+    tree = node("", 0, node("wide", 90), node("caller", 5, *thin))
+    (whole,) = (block for block in Layout(tree, (), 40).row(2) if block.merged)
+    assert whole.merged == 5
+    caller = node_at(tree, ("caller",))
+    assert caller is not None
+    assert [b.path[-1] for b in Layout(caller, ("caller",), 40).row(1)] == [f"thin{n}" for n in range(5)]
+
+
+def test_a_search_counts_no_sample_twice() -> None:
+    """A function that is found inside one that is found adds a frame, no samples."""
+    tree = node("", 0, node("tcp_v4_rcv", 2, node("ip_x", 1, node("TCP_ack", 4))), node("tcp_y", 3))
+    assert search(tree, matcher("tcp")) == Found(3, 10)
+    assert search(tree, matcher("ack  y")) == Found(2, 7)
+    assert search(tree, matcher("nothing")) == Found(0, 0)
+    assert search(tree, matcher(" ")) == Found(0, 0)
+
+
+# --- bars -------------------------------------------------------------------------------------------------------
+
+
+def uses(*shares: float) -> list[CpuUse]:
+    """CPUs by their number, whose RX softirq takes these shares."""
+    return [CpuUse(cpu, {RX_SOFTIRQ: share}) for cpu, share in enumerate(shares)]
+
+
+def shown(*args: object, **how: object) -> list[int]:
+    """Which CPUs an arrangement has, in their order."""
+    return [use.cpu for use in arrange(*args, **how).shown]  # type: ignore[arg-type]
+
+
+def test_all_cpus_where_there_is_room() -> None:
+    """By number, or the busiest first."""
+    some = uses(0.1, 0.3, 0.0)
+    assert shown(some, 80, 3, None, by_use=False) == [0, 1, 2]
+    assert shown(some, 80, 3, None, by_use=True) == [1, 0, 2]
+
+
+def test_the_busiest_and_the_chosen_cpu_where_there_is_not() -> None:
+    """One line is for what is left out; the order is as asked."""
+    some = uses(0.1, 0.3, 0.0, 0.2, 0.05)
+    assert shown(some, 80, 4, None, by_use=False) == [0, 1, 3]
+    assert shown(some, 80, 4, 2, by_use=False) == [1, 2, 3]
+    assert shown(some, 80, 4, None, by_use=True) == [1, 3, 0]
+    assert [use.cpu for use in arrange(some, 80, 4, None, by_use=True).left_out] == [4, 2]
+
+
+def test_many_cpus_stand_side_by_side() -> None:
+    """As many columns as the width has room for, and no more than are needed."""
+    assert arrange(uses(*[0.1] * 16), 160, 8, None, by_use=False).columns == 2
+    assert arrange(uses(*[0.1] * 16), 160, 6, None, by_use=False).columns == 3
+    assert arrange(uses(*[0.1] * 4), 160, 6, None, by_use=False).columns == 1
+    assert arrange(uses(*[0.1] * 16), 60, 6, None, by_use=False).columns == 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.integers(40, 250), st.integers(1, 30))
+def test_every_cpu_is_shown_or_left_out(shares: list[float], width: int, height: int) -> None:
+    """And the lines are no more than there are."""
+    made = arrange(uses(*shares), width, height, None, by_use=False)
+    assert sorted(use.cpu for use in (*made.shown, *made.left_out)) == list(range(len(shares)))
+    assert made.height <= max(2, height) and made.shown
+
+
+@given(st.dictionaries(st.sampled_from(list(ENTRIES)), st.floats(0, 0.16)), st.integers(0, 200))
+def test_cells_of_a_bar(shares: dict[int, float], cells: int) -> None:
+    """No entry point is more than a cell off, and together they fit."""
+    bars = EntryBars()
+    bars.scale = 1.0
+    found = dict(bars._cells(CpuUse(0, shares), cells))
+    assert sum(found.values()) <= cells
+    assert all(abs(count - shares.get(entry, 0.0) * cells) <= 1.001 for entry, count in found.items())
+
+
+def test_a_bar_grows_at_once_and_shrinks_late() -> None:
+    """What a whole bar stands for does not jump to and fro."""
+    assert scale_for(0.08, 1.0) == 0.1
+    assert scale_for(0.2, 0.1) == 0.25
+    assert scale_for(0.09, 0.1) == 0.1
+    assert scale_for(0.11, 0.25) == 0.25
+    assert scale_for(0.09, 0.25) == 0.1
+    assert scale_for(1.3, 0.5) == 1.0
+
+
+def test_every_entry_point_has_a_look() -> None:
+    """A glyph of one cell and a colour, none of them twice."""
+    assert set(GLYPHS) == set(ROLES) == set(ENTRIES)
+    assert len(set(GLYPHS.values())) == len(GLYPHS)
+    assert {cell_len(glyph) for glyph in GLYPHS.values()} == {1}
+
+
+# --- colours ----------------------------------------------------------------------------------------------------
+
+
+def colour(theme: Palette, letter: str, shade: Shade, role: Role) -> tuple[str, str]:
+    """Text and ground."""
+    made = frame_style(theme.name, letter, shade, role)
+    assert made.color is not None and made.bgcolor is not None
+    return made.color.name, made.bgcolor.name
+
+
+@pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
+def test_frames_can_be_read(palette: Palette) -> None:
+    """A contrast of 4.5 for names, chosen or not, at least 3 for what may fade."""
+    for category in CATEGORIES.values():
+        for shade in (Shade.PLAIN, Shade.CHOSEN):
+            assert contrast(*colour(palette, category.letter, shade, Role.TEXT)) >= 4.5, category
+            assert contrast(*colour(palette, category.letter, shade, Role.DIM)) >= 3, category
+        assert contrast(*colour(palette, category.letter, Shade.FADED, Role.TEXT)) >= 3, category
+
+
+@pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
+def test_entry_points_can_be_seen(palette: Palette) -> None:
+    """On the ground and on that of the chosen CPU."""
+    for role in ROLES.values():
+        for ground in (palette.screen, palette.band):
+            assert contrast(getattr(palette, role.value), ground) >= 4.5, role
+
+
+@pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
+def test_every_category_has_a_ground_of_its_own(palette: Palette) -> None:
+    """So that neighbours differ, and letters too."""
+    grounds = [colour(palette, c.letter, Shade.PLAIN, Role.TEXT)[1] for c in CATEGORIES.values()]
+    assert len(set(grounds)) == len({c.letter for c in CATEGORIES.values()}) == len(CATEGORIES)
+
+
+def test_without_colours_the_chosen_frame_is_not_reversed() -> None:
+    """The terminal's own colours: frames are reversed, the chosen one and what is not searched for are not."""
+    looks = [frame_style(TERMINAL.name, "T", shade) for shade in Shade]
+    assert [look.reverse for look in looks] == [True, False, False]
+    assert looks[1].bold and looks[2].dim
+    assert style(TERMINAL.name, Role.RX_SOFTIRQ).color is not None

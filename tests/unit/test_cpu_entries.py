@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pure parts of the CPU lens: stints that go on, processes and what is shared out to them, power, /proc/stat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.kernel.facts import Host
+from nettop.kernel.powercap import Meter
+from nettop.kernel.rows import row_header
+from nettop.probes.cpu import NetworkPower, Stat, read_stat
+from nettop.probes.cpu_entries import CALLER, CPU_STATE, SPENT, STINT_BITS, NapiThreads, with_stints
+from nettop.probes.cpu_processes import CALLS, FIRST_ID, ProcessTimes
+from nettop.snapshots.cpu import (
+    ENTRIES,
+    IO_WORKERS,
+    NAPI_THREADS,
+    NET_RX,
+    NET_TX,
+    RX_SOFTIRQ,
+    RX_SYSCALLS,
+    TX_SOFTIRQ,
+    TX_SYSCALLS,
+    VECTORS,
+)
+from nettop.snapshots.snapshot import Array, Rows
+
+ME, OTHER = os.getpid(), os.getppid()
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+times = st.integers(0, 1 << 40)
+
+Row = dict[str, Any]
+
+
+# --- stints -----------------------------------------------------------------------------------------------------
+
+
+def state(**fields: int) -> Array:
+    """One CPU."""
+    made = np.zeros(1, CPU_STATE)
+    for name, value in fields.items():
+        made[name] = value
+    return made
+
+
+@given(times, times, st.sampled_from([TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS, NAPI_THREADS]))
+def test_what_a_thread_is_in_counts(since: int, more: int, entry: int) -> None:
+    """From since when it is in it, to what it had before."""
+    here = state(task=since << STINT_BITS | entry)
+    here["entry_ns"][0, entry] = 5
+    entry_ns, vector_ns = with_stints(here, since + more)
+    assert entry_ns[0, entry] == 5 + more
+    assert entry_ns.sum() == entry_ns[0, entry] and vector_ns.sum() == 0
+
+
+@given(times, times, st.integers(0, len(VECTORS) - 1), st.sampled_from([0, *ENTRIES]))
+def test_what_a_softirq_interrupts_rests(since: int, more: int, vector: int, under: int) -> None:
+    """Time is the softirq's alone; an entry point's where it is the network's."""
+    here = state(softirq=since << STINT_BITS | 1 + vector, task=since << STINT_BITS | under)
+    entry_ns, vector_ns = with_stints(here, since + more)
+    assert vector_ns[0, vector] == vector_ns.sum() == more
+    softirqs = {NET_RX: RX_SOFTIRQ, NET_TX: TX_SOFTIRQ}
+    assert entry_ns.sum() == (more if vector in softirqs else 0)
+    assert vector not in softirqs or entry_ns[0, softirqs[vector]] == more
+
+
+def test_what_begins_later_takes_nothing() -> None:
+    """A stint may begin between the look at the clock and that at the CPU."""
+    entry_ns, vector_ns = with_stints(state(task=100 << STINT_BITS | TX_SYSCALLS), 90)
+    assert entry_ns.sum() == vector_ns.sum() == 0
+
+
+def test_bits_of_stints() -> None:
+    """What a stint is spent in has room."""
+    assert max(*ENTRIES, len(VECTORS)) < 1 << STINT_BITS
+    assert "u64 entry_ns[16]" in row_header("cpu_state", CPU_STATE)
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A host with two processes, of which only names and start times can be read."""
+    for pid, name, started in ((ME, "me", 700), (OTHER, "other) (x", 900)):
+        folder = tmp_path / "proc" / str(pid)
+        folder.mkdir(parents=True)
+        write_stat(folder, name, started)
+        (folder / "comm").write_text(f"{name}\n")
+        (folder / "cmdline").write_bytes(b"run\0it\0")
+    return Host(tmp_path)
+
+
+def write_stat(folder: Path, name: str, started: int) -> None:
+    """What /proc/PID/stat says (proc(5))."""
+    (folder / "stat").write_text(f"1 ({name}) S {' '.join(['0'] * 18)} {started} 0 0\n")
+
+
+def rows_of(rows: Rows, text: str = "process") -> list[Row]:
+    """Rows by the names of their columns, with what the text column says."""
+    names = rows.array.dtype.names or ()
+    found = [dict(zip(names, row, strict=True)) for row in rows.array.tolist()]
+    return [row | {text: dict(enumerate(rows.texts[text])).get(row[text])} for row in found]
+
+
+def reading(
+    processes: ProcessTimes,
+    calls: Mapping[int, Mapping[int, int]],
+    served: Mapping[int, int] | None = None,
+    unserved: int = 0,
+) -> list[Row]:
+    """One reading of what samples tell."""
+    processes.begin()
+    processes.add_sampled(calls)
+    processes.add_softirqs(served or {}, unserved)
+    return rows_of(processes.rows(0)[0])
+
+
+def test_calls_by_process(host: Host) -> None:
+    """Exact and sampled times of a process are in one row, which has a name and keeps its id."""
+    processes = ProcessTimes(host)
+    processes.begin()
+    callers = np.array([(700 * TICK_NS + 3, ME, 0)], CALLER)
+    spent = np.zeros(1, SPENT)
+    spent["entry_ns"][0, TX_SYSCALLS], spent["comm"] = 11, b"me"
+    processes.add_exact(callers, spent)
+    processes.add_softirqs({ME: 5}, 0)
+    (row,) = rows_of(processes.rows(0)[0])
+    assert (row["id"], row["pid"], row["process"]) == (FIRST_ID, ME, "me")
+    assert (row["tx_syscalls_ns"], row["served_ns"], row["network_ns"]) == (11, 5, 16)
+
+
+@pytest.mark.parametrize(
+    ("calls", "served", "shares"),
+    [
+        ({ME: {RX_SYSCALLS: 9}}, {ME: 10, OTHER: 30}, {ME: 25, OTHER: 75}),
+        ({ME: {RX_SYSCALLS: 10}, OTHER: {RX_SYSCALLS: 30, TX_SYSCALLS: 7}}, {}, {ME: 25, OTHER: 75}),
+        ({ME: {TX_SYSCALLS: 1}, OTHER: {TX_SYSCALLS: 1}}, {}, {ME: 50, OTHER: 50}),
+        ({}, {}, {}),
+    ],
+)
+def test_what_served_nobody_known_is_shared_out(
+    host: Host, calls: Mapping[int, Mapping[int, int]], served: Mapping[int, int], shares: Mapping[int, int]
+) -> None:
+    """As what is known of softirqs, else as what was received, else as what was sent; else it waits."""
+    processes = ProcessTimes(host)
+    rows = reading(processes, calls, served, 100)
+    assert {row["pid"]: row["shared_ns"] for row in rows} == shares
+    assert processes.waiting_ns == 100 - sum(shares.values())
+
+
+@given(st.lists(st.tuples(times, times, times, times), min_size=1, max_size=6))
+def test_nothing_falls_and_nothing_is_lost(steps: list[tuple[int, int, int, int]]) -> None:
+    """Times of rows only grow, and all that was told is in them or waits."""
+    processes = ProcessTimes(Host(Path("/nowhere")))
+    totals, before = [0] * 4, dict[int, int]()
+    for step in steps:
+        totals = [total + more for total, more in zip(totals, step, strict=True)]
+        first, second, served, unserved = totals
+        rows = reading(
+            processes, {ME: {RX_SYSCALLS: first}, OTHER: {TX_SYSCALLS: second}}, {ME: served}, unserved
+        )
+        now = {row["pid"]: row["network_ns"] for row in rows}
+        assert all(now[pid] >= ns for pid, ns in before.items())
+        assert sum(now.values()) + processes.waiting_ns == sum(totals)
+        before = now
+
+
+def test_another_process_with_the_pid(host: Host) -> None:
+    """It has a row of its own, whose times begin at 0."""
+    processes = ProcessTimes(host)
+    first = reading(processes, {ME: {TX_SYSCALLS: 10}})
+    write_stat(host.proc / str(ME), "me", 701)
+    second = reading(processes, {ME: {TX_SYSCALLS: 14}})
+    assert [row["tx_syscalls_ns"] for row in first] == [10]
+    assert [(row["id"], row["tx_syscalls_ns"]) for row in second] == [(FIRST_ID, 10), (FIRST_ID + 1, 4)]
+
+
+def test_an_ended_process_keeps_its_row_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reading that finds it gone still has it, the next has not; what it had is not counted again."""
+    processes = ProcessTimes(host)
+    monkeypatch.setattr(Host, "in_initial_pid_namespace", lambda _: True)
+    processes = ProcessTimes(host)
+    gone = 1 << 22
+    assert len(reading(processes, {gone: {TX_SYSCALLS: 10}})) == 1
+    assert [row["tx_syscalls_ns"] for row in reading(processes, {gone: {TX_SYSCALLS: 10}})] == [10]
+    assert reading(processes, {gone: {TX_SYSCALLS: 10}}) == []
+
+
+def test_details(host: Host) -> None:
+    """The words that started it."""
+    processes = ProcessTimes(host)
+    reading(processes, {ME: dict.fromkeys(CALLS, 1)})
+    assert processes.describe(FIRST_ID) == {"Command": "run it"}
+    assert processes.describe(FIRST_ID + 1) == {}
+
+
+# --- power and /proc/stat ---------------------------------------------------------------------------------------
+
+
+def test_the_networks_power(tmp_path: Path) -> None:
+    """Energy of each reading goes to the network as its part of the time in which CPUs were busy."""
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    counter = zone / "energy_uj"
+    counter.write_text("1000\n")
+    power = NetworkPower([Meter("package-0", zone, 1 << 32)])
+    found = []
+    for energy, network, busy in (
+        (1000, 0, 0),
+        (5000, 25, 100),
+        (5000, 50, 200),
+        (7000, 300, 250),
+        (9000, 300, 250),
+    ):
+        counter.write_text(f"{energy}\n")
+        found += rows_of(power.rows(network, busy, 0), "meter")
+    power.close()
+    assert [(row["energy_uj"], row["network_uj"]) for row in found] == [
+        (0, 0),
+        (4000, 1000),
+        (4000, 1000),
+        (6000, 3000),
+        (8000, 3000),
+    ]
+    assert {row["id"] for row in found} == {1}
+
+
+def test_proc_stat(tmp_path: Path) -> None:
+    """Of each CPU that is on; what is idle, waits for devices or was stolen is not busy."""
+    (tmp_path / "stat").write_text(
+        "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 3 99 99 4 5 99 0 0\ncpu7 0 0 0 9 9 0 0 0 0 0\nintr 1\n"
+    )
+    assert read_stat(tmp_path) == {0: Stat(15 * TICK_NS, 5 * TICK_NS), 7: Stat(0, 0)}
+    assert read_stat(tmp_path / "nowhere") == {}
+
+
+# --- threads that poll ------------------------------------------------------------------------------------------
+
+
+def kernel_threads(proc: Path, *names: str, maker: str = "kthreadd") -> None:
+    """A /proc with these threads of the kernel, numbered from 3 on."""
+    for pid, name in enumerate((maker, *names), 2):
+        (proc / str(pid)).mkdir(exist_ok=True)
+        (proc / str(pid) / "comm").write_text(name + "\n")
+    (proc / "2/task/2").mkdir(parents=True, exist_ok=True)
+    (proc / "2/task/2/children").write_text(" ".join(map(str, range(3, 3 + len(names)))))
+
+
+def test_threads_that_poll_are_found_when_they_come_and_missed_when_they_go(tmp_path: Path) -> None:
+    """A thread that has no name of its own yet is looked at again."""
+    threads = NapiThreads(tmp_path)
+    kernel_threads(tmp_path, "ksoftirqd/0", "kthreadd")
+    assert not threads.are_here()
+    kernel_threads(tmp_path, "ksoftirqd/0", "napi/eth0-8193")
+    assert threads.are_here()
+    kernel_threads(tmp_path, "ksoftirqd/0")
+    assert not threads.are_here()
+
+
+def test_threads_that_nobody_can_see_are_believed_in(tmp_path: Path) -> None:
+    """Without the kernel's threads in sight, as in a container, nothing says that there are none."""
+    assert NapiThreads(tmp_path).are_here()
+    kernel_threads(tmp_path, "worker", maker="init")
+    assert NapiThreads(tmp_path).are_here()

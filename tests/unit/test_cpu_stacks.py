@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stacks as text and as categories: cut where the network stack is entered, and each sample in one category."""
+
+import struct
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.probes.cpu_stacks import (
+    CALL_BY_STACK,
+    NOT_KEPT,
+    THREAD_BY_STACK,
+    UNKNOWN,
+    Folded,
+    Folder,
+    StackRows,
+    bare,
+    categories_not_here,
+    category_of,
+    cut,
+    entry_of,
+)
+from nettop.snapshots.cpu import (
+    CATEGORIES,
+    CATEGORY_OF,
+    CATEGORY_SHARES,
+    ENTRIES,
+    IO_WORKERS,
+    NETTOP,
+    OTHER,
+    RX_SOFTIRQ,
+    RX_SYSCALLS,
+    STACKS,
+    TX_SOFTIRQ,
+    TX_SYSCALLS,
+)
+from nettop.snapshots.snapshot import known
+
+TAG = "bpf_prog_0123456789abcdef_"
+SUFFIXES = (
+    "",
+    ".isra.0",
+    ".constprop.0",
+    ".constprop.0.isra.0",
+    ".part.0",
+    ".cold",
+    ".llvm.123",
+    " [nf_tables]",
+)
+UNNAMED = ("memcpy_orig", "kmem_cache_alloc_noprof", "irq_exit_rcu", "schedule", "_raw_spin_lock")
+
+entries = st.sampled_from(list(ENTRIES))
+functions = st.sampled_from([*CATEGORY_OF, *UNNAMED, UNKNOWN])
+stacks = st.lists(functions, min_size=1, max_size=30)
+"""Leaf first."""
+folded = st.builds(
+    Folded,
+    text=st.lists(functions, min_size=1, max_size=4).map(";".join),
+    category=st.sampled_from(list(CATEGORIES)),
+    entry=entries,
+    is_whole=st.booleans(),
+)
+met = st.lists(st.tuples(st.integers(0, 3), folded, st.integers(1, 1000)), max_size=40)
+"""Samples: CPU, stack, how many."""
+
+
+def number(label: str) -> int:
+    """The number of a category."""
+    (found,) = (number for number, one in CATEGORIES.items() if one.label == label)
+    return found
+
+
+def rows_of(samples: list[tuple[int, Folded, int]], rows_max: int = 10_000) -> StackRows:
+    """The rows of these samples, of 7 ns each."""
+    rows = StackRows(rows_max)
+    at = np.array([rows.place(cpu, stack) for cpu, stack, _ in samples], np.intp)
+    counts = np.array([count for *_, count in samples], np.uint64)
+    rows.add(at, counts, counts * 7.0)
+    return rows
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(list(CATEGORY_OF)), st.sampled_from(SUFFIXES))
+def test_suffixes_name_no_other_category(function: str, suffix: str) -> None:
+    """Neither the compiler's nor the module's words behind a name are part of it."""
+    assert bare(function + suffix) == function
+
+
+def test_names_that_only_look_like_suffixes_stay() -> None:
+    """A name may have a word of a suffix inside."""
+    assert bare("partial_isra") == "partial_isra"
+    assert bare("tcp_v4_rcv.isra.0 [tcp]") == "tcp_v4_rcv"
+
+
+# --- categories -------------------------------------------------------------------------------------------------
+
+
+def test_a_function_is_in_one_category() -> None:
+    """Otherwise shares would not add up."""
+    counts = Counter(symbol for one in CATEGORIES.values() for symbol in one.symbols)
+    assert {symbol for symbol, count in counts.items() if count > 1} == set()
+
+
+@given(stacks)
+def test_the_deepest_function_that_names_a_category_decides(frames: list[str]) -> None:
+    """What it calls and what called it do not."""
+    named = [CATEGORY_OF[frame] for frame in frames if frame in CATEGORY_OF]
+    assert category_of(frames) == (named[0] if named else OTHER)
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (f"{TAG}tp_btf__softirq_entry;bpf_trace_run1;__traceiter_softirq_entry;handle_softirqs", NETTOP),
+        (f"bpf_ktime_get_ns;{TAG}tp_btf__softirq;bpf_trace_run1;handle_softirqs", NETTOP),
+        ("bpf_trace_run1;__bpf_trace_softirq;handle_softirqs", NETTOP),
+        ("bpf_trampoline_6442518281;tcp_sendmsg", NETTOP),
+        (
+            f"{TAG}their_program;bpf_trace_run1;__traceiter_softirq_entry;handle_softirqs",
+            number("softirq loop"),
+        ),
+        (f"{TAG}xdp_filter;veth_xdp_rcv_skb;veth_poll;__napi_poll", number("XDP")),
+        (f"bpf_map_lookup_elem;{TAG}xdp_filter;bpf_dispatcher_xdp;__napi_poll", number("XDP")),
+        (f"{TAG}cls_main;__netif_receive_skb_core;process_backlog", number("TC")),
+        (f"{TAG}cls_main;__dev_queue_xmit;ip_finish_output2", number("TC")),
+        (f"{TAG}filter;sk_filter_trim_cap;tcp_v4_rcv", number("TCP")),
+    ],
+)
+def test_programs(frames: str, expected: int) -> None:
+    """nettop's own are its own; those of others count to who calls them."""
+    assert category_of(frames.split(";")) == expected
+
+
+def test_a_category_without_functions_here_says_so() -> None:
+    """And no other: one of its functions is enough. What has no functions of its own is always there."""
+    everything = set(CATEGORY_OF)
+    assert categories_not_here(everything) == {}
+    tcp = number("TCP")
+    (missing,) = categories_not_here(everything - CATEGORIES[tcp].symbols).items()
+    assert missing[0] == tcp
+    first, second, third, *others = sorted(CATEGORIES[tcp].symbols)
+    assert missing[1] == f"n/a: this kernel has none of {first}, {second}, {third}, {len(others)} more"
+    assert categories_not_here(everything - CATEGORIES[tcp].symbols | {"tcp_v4_rcv"}) == {}
+
+
+# --- cutting ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("root", ["handle_softirqs", "__do_softirq"])
+@given(inside=st.lists(functions.filter(lambda one: "softirq" not in one), max_size=9), below=stacks)
+def test_softirqs_are_cut_at_their_entry(root: str, inside: list[str], below: list[str]) -> None:
+    """Whatever they interrupt, be it another softirq's loop."""
+    assert cut([*inside, root, *below], RX_SOFTIRQ) == [*inside, root]
+    assert cut([*inside, root, *below], TX_SOFTIRQ) == [*inside, root]
+
+
+def test_system_calls_begin_behind_the_assembler() -> None:
+    """The kernel's own entry code is the same below all of them."""
+    frames = ["tcp_sendmsg", "__sys_sendto", "do_syscall_64", "entry_SYSCALL_64_after_hwframe"]
+    assert cut(frames, TX_SYSCALLS) == frames[:3]
+
+
+@given(stacks, entries)
+def test_cutting_leaves_the_leaf(frames: list[str], entry: int) -> None:
+    """And what is left is the beginning of what there was."""
+    left = cut(frames, entry)
+    assert left == frames[: len(left)] and left
+
+
+# --- what only the stack tells ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frames", "entry", "expected"),
+    [
+        ("tcp_sendmsg_locked;tcp_sendmsg;io_send;io_issue_sqe;do_syscall_64", CALL_BY_STACK, TX_SYSCALLS),
+        ("tcp_recvmsg_locked;io_recv;io_issue_sqe;do_syscall_64", CALL_BY_STACK, RX_SYSCALLS),
+        ("ext4_file_read_iter;io_read;io_issue_sqe;do_syscall_64", CALL_BY_STACK, 0),
+        ("mutex_lock;__do_sys_io_uring_enter;do_syscall_64", CALL_BY_STACK, CALL_BY_STACK),
+        ("tcp_sendmsg;sock_sendmsg;svc_tcp_sendto;kthread", THREAD_BY_STACK, IO_WORKERS),
+        ("udp_recvmsg;sock_recvmsg;kthread", THREAD_BY_STACK, IO_WORKERS),
+        ("shrink_node;balance_pgdat;kswapd;kthread", THREAD_BY_STACK, 0),
+        ("schedule;do_syscall_64", TX_SYSCALLS, TX_SYSCALLS),
+        ("handle_softirqs;__irq_exit_rcu;tcp_sendmsg;do_syscall_64", TX_SYSCALLS, 0),
+        ("net_rx_action;handle_softirqs", RX_SOFTIRQ, RX_SOFTIRQ),
+    ],
+)
+def test_entry_points(frames: str, entry: int, expected: int) -> None:
+    """Calls and threads of which nothing else tells; and none where an interrupt is about to begin a softirq."""
+    assert entry_of(frames.split(";"), entry) == expected
+
+
+# --- folding ----------------------------------------------------------------------------------------------------
+
+
+def fold(names: dict[int, str], addresses: list[int], entry: int = RX_SOFTIRQ) -> Folded:
+    """A stack of addresses, by a folder that knows these names."""
+    return Folder(names.get).fold(struct.pack(f"={len(addresses)}Q", *addresses), entry)
+
+
+def test_a_stack_is_text_from_its_root_on() -> None:
+    """With suffixes off."""
+    names = {1: "tcp_v4_rcv", 2: "net_rx_action.isra.0", 3: "handle_softirqs", 4: "irq_exit_rcu"}
+    assert fold(names, [1, 2, 3, 4]) == Folded(
+        "handle_softirqs;net_rx_action;tcp_v4_rcv", number("TCP"), RX_SOFTIRQ, True
+    )
+
+
+def test_an_address_without_a_name_is_told() -> None:
+    """It stands there, and the stack is not whole; below the cut nobody misses it."""
+    names = {1: "tcp_v4_rcv", 3: "handle_softirqs"}
+    assert fold(names, [1, 2, 3]) == Folded(
+        f"handle_softirqs;{UNKNOWN};tcp_v4_rcv", number("TCP"), RX_SOFTIRQ, False
+    )
+    assert fold(names, [1, 3, 2]).is_whole
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=12), entries), max_size=20))
+def test_what_was_folded_before_is_folded_alike(asked: list[tuple[list[int], int]]) -> None:
+    """Whatever else the folder has seen meanwhile."""
+    names = dict(enumerate([*list(CATEGORY_OF)[:25], *UNNAMED], 1))
+    folder = Folder(names.get)
+    for addresses, entry in [*asked, *asked]:
+        stack = struct.pack(f"={len(addresses)}Q", *addresses)
+        assert folder.fold(stack, entry) == fold(names, addresses, entry)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+
+@given(met)
+def test_every_sample_is_in_one_row_and_one_category(samples: list[tuple[int, Folded, int]]) -> None:
+    """Both tables have all of them, once; and an entry point's categories add up to it."""
+    rows = rows_of(samples)
+    total = sum(count for *_, count in samples)
+    stacks_table, categories = rows.stacks(1), rows.categories({}, 1)
+    assert rows.samples == stacks_table.array["samples"].sum() == categories.array["samples"].sum() == total
+    assert stacks_table.array["time_ns"].sum() == categories.array["time_ns"].sum() == 7 * total
+    assert set(stacks_table.array["id"].tolist()) == set(range(1, len(stacks_table) + 1))
+    by_entry: Counter[int] = Counter()
+    for _, stack, count in samples:
+        by_entry[stack.entry] += count
+    for row in categories.array:
+        assert row["entry_samples"] == by_entry[int(row["entry"])]
+    assert rows.unresolved <= total
+
+
+@given(met)
+def test_rows_are_by_cpu_entry_point_and_stack(samples: list[tuple[int, Folded, int]]) -> None:
+    """The same stack is the same row, also later; another one never is."""
+    expected: Counter[tuple[int, int, int, str]] = Counter()
+    for cpu, stack, count in samples:
+        expected[cpu, stack.entry, stack.category, stack.text] += count
+    table = rows_of(samples).stacks(1)
+    found = {
+        (int(row["cpu"]), int(row["entry"]), int(row["category"]), table.texts["stack"][row["stack"]]): row[
+            "samples"
+        ]
+        for row in table.array
+    }
+    assert found == expected
+    assert len(found) == len(table)
+
+
+@given(met, st.integers(0, 5))
+def test_what_no_row_is_left_for_keeps_its_category(
+    samples: list[tuple[int, Folded, int]], rows_max: int
+) -> None:
+    """It is counted, and shares stay what they are."""
+    rows, all_rows = rows_of(samples, rows_max), rows_of(samples)
+    left = [row for row in rows.stacks(1).array if rows.stacks(1).texts["stack"][row["stack"]] == NOT_KEPT]
+    assert rows.not_kept == sum(int(row["samples"]) for row in left)
+    assert (rows.not_kept > 0) == (len(all_rows) > rows_max)
+    assert np.array_equal(rows.categories({}, 1).array, all_rows.categories({}, 1).array)
+
+
+def test_a_category_that_is_not_here_is_a_row_of_nothing() -> None:
+    """It has a note and no numbers; keys are distinct and ascending."""
+    tcp, gro = number("TCP"), number("GRO")
+    rows = rows_of([(0, Folded("handle_softirqs", number("softirq loop"), RX_SOFTIRQ, True), 3)])
+    table = rows.categories({gro: "n/a: no GRO", tcp: "n/a: no TCP"}, 5)
+    assert table.table is CATEGORY_SHARES and table.taken_ns == 5
+    assert table.array["category"].tolist() == [gro, tcp, number("softirq loop")]
+    assert known(table.array["samples"]).tolist() == [False, False, True]
+    assert known(table.array["entry"]).tolist() == [False, False, True]
+    assert [table.texts["note"][code] for code in table.array["note"]] == ["n/a: no GRO", "n/a: no TCP", ""]
+    assert np.all(np.diff(table.array["id"].astype(int)) > 0)
+
+
+def test_a_category_that_is_met_is_here() -> None:
+    """Whatever was said of it before: a module may have come."""
+    bridging = number("bridging")
+    rows = rows_of([(0, Folded("handle_softirqs;br_handle_frame", bridging, RX_SOFTIRQ, True), 3)])
+    (row,) = rows.categories({bridging: "n/a: no bridge"}, 5).array
+    assert (row["category"], row["samples"]) == (bridging, 3)
+
+
+def test_names_are_asked_again_once_they_are_forgotten() -> None:
+    """As when modules come or go."""
+    names = {1: "tcp_v4_rcv", 2: "handle_softirqs"}
+    folder, stack = Folder(names.get), struct.pack("=2Q", 1, 2)
+    assert folder.fold(stack, RX_SOFTIRQ).text == "handle_softirqs;tcp_v4_rcv"
+    names[1] = "udp_rcv"
+    assert folder.fold(stack, RX_SOFTIRQ).text == "handle_softirqs;tcp_v4_rcv"
+    folder.forget()
+    assert folder.fold(stack, RX_SOFTIRQ).text == "handle_softirqs;udp_rcv"
+
+
+def test_rows_that_were_published_do_not_change() -> None:
+    """A snapshot is a copy."""
+    stack = Folded("handle_softirqs", number("softirq loop"), RX_SOFTIRQ, True)
+    rows = rows_of([(0, stack, 3)])
+    before = rows.stacks(1)
+    assert before.table is STACKS
+    rows.add(np.array([rows.place(0, stack)]), np.array([4], np.uint64), np.array([1.0]))
+    assert before.array["samples"].tolist() == [3]
+    assert rows.stacks(2).array["samples"].tolist() == [7]

@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop export`: what its words mean, what is counted, which file comes to be, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop.cli import run
+from nettop.commands.export import (
+    ExportAsked,
+    complete_export_format,
+    complete_export_view,
+    export_settings,
+)
+from nettop.engine.session import Session
+from nettop.errors import ExitCode, NettopError, PermissionMissing, UsageError
+from nettop.interrupts import Requests
+from nettop.output.export import run_export
+from nettop.settings import MAX_INTERVAL_S, ExportFormat, ExportSettings
+from nettop.snapshots.cpu import ENTRIES, RX_SOFTIRQ
+from nettop.snapshots.snapshot import Hook
+from tests.unit.logging_run import until
+from tests.unit.met import TCP, WAKE, Meeting
+
+RX = ENTRIES[RX_SOFTIRQ]
+
+
+def export(source: Meeting, *words: str) -> int:
+    """`nettop export` of a tenth of a second."""
+    return run(["export", *words, "--duration", "0.1"], lambda lens: source)
+
+
+def lines_of(text: str) -> dict[str, int]:
+    """Folded stacks and their counts."""
+    return {stack: int(count) for stack, count in (line.rsplit(" ", 1) for line in text.splitlines())}
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def test_words_become_settings() -> None:
+    """Every word ends in the settings; unasked they are the defaults, and the format is the file's ending."""
+    asked = ExportAsked(
+        view="cpu.stacks", file="out", format="folded", duration="2.5", filter=["cpu=3"], frequency="199",
+        use=["samples=none"],
+    )  # fmt: skip
+    assert export_settings(asked) == ExportSettings(
+        "cpu.stacks", "out", ExportFormat.FOLDED, 2.5, ("cpu=3",), {"samples": "none"}, 199
+    )
+    assert export_settings(ExportAsked("cpu.stacks", "a.svg")) == ExportSettings(
+        "cpu.stacks", "a.svg", ExportFormat.SVG, duration_s=10.0, frequency_hz=997
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "form"),
+    [("a.folded", "folded"), ("b.TXT", "folded"), ("c.d/e.json", "speedscope"), ("f.svg", "svg")],
+)
+def test_format_by_the_ending(file: str, form: str) -> None:
+    """Without --format the file's name says it, in any case."""
+    assert export_settings(ExportAsked("cpu.stacks", file)).format == form
+
+
+def test_a_lens_alone() -> None:
+    """A lens is its first table that has exports."""
+    assert export_settings(ExportAsked("cpu", "a.svg")).view == "cpu.stacks"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what", "remedy"),
+    [
+        ({"view": "cpu.cpus"}, "cpu.cpus has no exports", "cpu.stacks has some"),
+        ({"view": "connections"}, "connections has no exports", "--view connections --format csv"),
+        ({"view": "cpu.stakcs"}, "unknown view 'cpu.stakcs'", "did you mean cpu.stacks"),
+        (
+            {"file": "out.png"},
+            "the ending of out.png names no format",
+            "give --format folded, speedscope, svg",
+        ),
+        ({"file": "-"}, "standard output has no ending", "give --format folded"),
+        ({"format": "pprof"}, "unknown format 'pprof'", "known are: folded, speedscope, svg"),
+        ({"duration": "0"}, "a duration of 0 s is not possible", "--duration between 0.1 and"),
+        ({"duration": "nan"}, "a duration of nan s is not possible", "--duration between"),
+        ({"duration": "ten"}, "--duration 'ten' is not a number of seconds", "--duration 0.5"),
+        ({"frequency": "0"}, "--frequency '0' is not a whole number above 0", "--frequency 10"),
+        ({"frequency": "10001"}, "10001 samples a second are not possible", "between 1 and 10000"),
+        ({"use": ["sample=none"]}, "unknown point 'sample'", "samples"),
+    ],
+)
+def test_wrong_words(wrong: dict[str, Any], what: str, remedy: str) -> None:
+    """What cannot be meant is told with its cause and what to do."""
+    with pytest.raises(UsageError) as told:
+        export_settings(ExportAsked(**({"view": "cpu.stacks", "file": "a.svg"} | wrong)))
+    assert what in told.value.what
+    assert remedy in told.value.remedy
+
+
+def test_missing_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a file it says which word is missing, and where help is."""
+    assert export(Meeting(), "cpu.stacks") == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert "missing argument 'FILE'" in told
+    assert "nettop export --help" in told
+
+
+def test_wrong_filter_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A filter that cannot be read is told before anything is attached."""
+    source = Meeting()
+    assert export(source, "cpu.stacks", str(tmp_path / "a.svg"), "--filter", "sampels>3") == ExitCode.USAGE
+    assert "did you mean samples" in capsys.readouterr().err
+    assert source.reads == 0
+
+
+def test_completion() -> None:
+    """Tables that declare exports, and formats."""
+    assert complete_export_view("c") == ["cpu.stacks"]
+    assert complete_export_view("connections") == []
+    assert complete_export_format("s") == ["speedscope", "svg"]
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help has the options and examples."""
+    assert export(Meeting(), "--help") == 0
+    told = capsys.readouterr().out
+    assert "nettop export cpu.stacks cpu.svg" in told
+    assert "--frequency" in told
+
+
+# --- what is counted ----------------------------------------------------------------------------------------------
+
+
+def test_counts_lie_between_the_first_and_the_last_snapshot(tmp_path: Path) -> None:
+    """What was met before does not count, and each reading since does."""
+    source, file = Meeting({WAKE: 30, TCP: 5}), tmp_path / "a.folded"
+    assert (
+        export(source, "cpu.stacks", str(file), "--frequency", "199", "--use", "samples=none")
+        == ExitCode.DONE
+    )
+    counts = lines_of(file.read_text())
+    readings = counts[f"{RX};{TCP}"] // 5
+    assert 1 <= readings < source.reads
+    assert counts == {f"{RX};{WAKE}": 30 * readings, f"{RX};{TCP}": 5 * readings}
+    assert source.options == {
+        "table": "stacks", "every": True, "ways": {"samples": "none"}, "frequency": 199,
+    }  # fmt: skip
+    assert source.closed
+
+
+def test_filter(tmp_path: Path) -> None:
+    """Rows that the filter leaves out are in no stack; numbers in it are those of the duration."""
+    for words, expected in (("sock_def_readable", {WAKE}), ("samples<1000", {WAKE, TCP}), ("cpu=7", set())):
+        file = tmp_path / "a.folded"
+        assert export(Meeting(), "cpu", str(file), "--filter", words) == ExitCode.DONE
+        assert set(lines_of(file.read_text())) == {f"{RX};{stack}" for stack in expected}
+
+
+def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    """`-` is standard output: it has the export and nothing else."""
+    assert export(Meeting(), "cpu.stacks", "-", "--format", "speedscope") == ExitCode.DONE
+    told = capsys.readouterr()
+    assert json.loads(told.out)["exporter"].startswith("nettop ")
+    assert re.fullmatch(r"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks\n", told.err)
+
+
+def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line: how many samples, of how long, what was lost meanwhile, and where it is."""
+    file = tmp_path / "a.svg"
+    assert export(Meeting(), "cpu.stacks", str(file)) == ExitCode.DONE
+    told = capsys.readouterr()
+    assert re.fullmatch(rf"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks; written to {file}\n", told.err)
+    assert told.out == ""
+
+
+def test_nothing_was_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An idle network stack has an export without samples, and that is said."""
+    assert export(Meeting({TCP: 0}), "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.DONE
+    assert "0 samples in 0.1 s: the network stack took next to no CPU time" in capsys.readouterr().err
+    assert "0 samples" in (tmp_path / "a.svg").read_text()
+
+
+def test_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stacks cannot be had it says why, and makes no file."""
+    source = Meeting(hooks=(Hook("samples", None, (("perf", "no perf events here"),)),))
+    assert export(source, "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.UNSUPPORTED
+    assert "stacks are n/a on this kernel or host: no perf events here" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_when_all_is_there(tmp_path: Path) -> None:
+    """The old file stays until the new one is complete; its mode is kept, and nothing is left beside it."""
+    file = tmp_path / "a.folded"
+    file.write_text("old")
+    file.chmod(0o600)
+    there: list[str] = []
+
+    class Looking(Meeting):
+        def read(self, taken_ns: int) -> Any:
+            there.append(file.read_text())
+            return super().read(taken_ns)
+
+    assert export(Looking(), "cpu.stacks", str(file)) == ExitCode.DONE
+    assert set(there) == {"old"}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert f"{RX};{TCP}" in lines_of(file.read_text())
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_failure_leaves_the_file_alone(tmp_path: Path) -> None:
+    """When the source fails meanwhile, the error is told and the old file stays."""
+    file = tmp_path / "a.folded"
+    file.write_text("old")
+
+    class Failing(Meeting):
+        def read(self, taken_ns: int) -> Any:
+            if self.reads:
+                raise NettopError("it broke")
+            return super().read(taken_ns)
+
+    assert export(Failing(), "cpu.stacks", str(file)) == ExitCode.FAILURE
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_symbolic_link(tmp_path: Path) -> None:
+    """A link stays one: the file that it names is replaced."""
+    file, link = tmp_path / "there" / "a.folded", tmp_path / "link.folded"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    assert export(Meeting(), "cpu.stacks", str(link)) == ExitCode.DONE
+    assert link.is_symlink()
+    assert file.read_text().startswith(RX)
+
+
+def test_special_files_are_written_to() -> None:
+    """A device or a FIFO is never replaced."""
+    before = os.stat(os.devnull)
+    assert export(Meeting(), "cpu.stacks", os.devnull, "--format", "svg") == ExitCode.DONE
+    assert os.path.samestat(os.stat(os.devnull), before)
+
+
+def test_fifo(tmp_path: Path) -> None:
+    """Who reads a FIFO gets the export through it."""
+    fifo, read = tmp_path / "fifo.folded", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: read.append(fifo.read_text()), daemon=True)
+    reader.start()
+    assert export(Meeting(), "cpu.stacks", str(fifo)) == ExitCode.DONE
+    reader.join(20)
+    assert f"{RX};{TCP}" in lines_of(read[0])
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("place", "why"), [("no/such/a.svg", "No such file or directory"), (".", "it is a directory")]
+)
+def test_impossible_places(place: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no file can come to be that is told before anything is sampled."""
+    source, words = Meeting(), (str(tmp_path / place), "--format", "svg")
+    assert export(source, "cpu.stacks", *words) == ExitCode.FAILURE
+    told = capsys.readouterr().err
+    assert f"cannot be written: {why}" in told
+    assert "give another FILE" in told
+    assert source.reads == 0
+
+
+def test_forbidden_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory in which no file may be made is a permission that is missing."""
+    monkeypatch.setattr(os, "access", lambda *_args, **_kwargs: False)
+    settings = ExportSettings("cpu.stacks", str(tmp_path / "a.svg"), ExportFormat.SVG)
+    with Session(MAX_INTERVAL_S, lambda lens: Meeting()) as session, pytest.raises(PermissionMissing) as told:
+        run_export(settings, session, Requests(), None, None)
+    assert "no file can be made in" in told.value.what
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+class Exporting:
+    """An export of an hour in a thread, over a source that is read only when told to."""
+
+    def __init__(self, path: Path, source: Meeting) -> None:
+        self.requests = Requests()
+        self.stderr = io.StringIO()
+        self.exit: ExitCode | None = None
+        self._settings = ExportSettings("cpu.stacks", str(path), ExportFormat.FOLDED, 3600)
+        self._source = source
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with Session(MAX_INTERVAL_S, lambda lens: self._source) as session:
+            self.exit = run_export(self._settings, session, self.requests, None, self.stderr)
+
+    def wait(self) -> ExitCode | None:
+        """How it ended."""
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.exit
+
+
+def test_ended_early(tmp_path: Path) -> None:
+    """Who ends it early gets what was met so far, and is told that it is not all."""
+    file, source = tmp_path / "a.folded", Meeting()
+    running = Exporting(file, source)
+    until(lambda: source.reads == 1)
+    running.requests.end()
+    assert running.wait() is ExitCode.DONE
+    assert lines_of(file.read_text()) == {f"{RX};{WAKE}": 30, f"{RX};{TCP}": 5}
+    told = r"35 samples in \d+\.\d s, ended early: 3600 s were asked for"
+    assert re.search(told, running.stderr.getvalue())
+
+
+def test_ended_before_it_began(tmp_path: Path) -> None:
+    """Before the first reading there is nothing to write, and no file."""
+    attached, go_on = threading.Event(), threading.Event()
+
+    class Slow(Meeting):
+        def start(self) -> None:
+            attached.set()
+            assert go_on.wait(20)
+
+    running = Exporting(tmp_path / "a.folded", Slow())
+    assert attached.wait(20)
+    running.requests.end()
+    until(running.stderr.getvalue)
+    go_on.set()
+    assert running.wait() is ExitCode.DONE
+    assert "nothing is written" in running.stderr.getvalue()
+    assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import sys
+from nettop import cli
+from tests.unit.met import Meeting
+run = cli.run
+cli.run = lambda words: run(words, lambda lens: Meeting())
+sys.exit(cli.main())
+"""
+
+
+def started(directory: Path, *words: str, **how: Any) -> subprocess.Popen[str]:
+    """`nettop export` in a process of its own."""
+    here = str(Path(__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, "export", "cpu.stacks", *words],
+        cwd=directory, env=os.environ | {"PYTHONPATH": here}, stdin=subprocess.DEVNULL, text=True, **how,
+    )  # fmt: skip
+
+
+def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
+    """A terminal shows how far it is; Ctrl-C ends it, code 0, and the file is there."""
+    terminal, theirs = pty.openpty()
+    with started(tmp_path, "a.svg", "--duration", "600", stderr=theirs, stdout=subprocess.DEVNULL) as child:
+        os.close(theirs)
+        seen = ""
+        while "of 600 s" not in seen:
+            seen += os.read(terminal, 65536).decode()
+        assert "Ctrl-C ends early" in seen
+        child.send_signal(signal.SIGINT)
+        while "written to a.svg" not in seen:
+            seen += os.read(terminal, 65536).decode()
+        assert child.wait(20) == 0
+    os.close(terminal)
+    assert "ended early: 600 s were asked for" in seen
+    assert (tmp_path / "a.svg").read_text().endswith("</svg>\n")
+
+
+def test_nobody_reads(tmp_path: Path) -> None:
+    """A reader who has gone is no error."""
+    words = ("-", "--format", "svg", "--duration", "0.1")
+    with started(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.wait(20) == 0
+        assert child.stderr.read() == ""

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each format of an export is: folded lines, speedscope's JSON against its schema, a picture that is XML."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import pytest
+from hypothesis import given
+
+from nettop.output.export_folded import folded
+from nettop.output.export_speedscope import speedscope
+from nettop.output.export_svg import COLOURS, WIDTH, flame_svg
+from nettop.query.flame import StackCount, flame_tree, path_of
+from nettop.snapshots.cpu import CATEGORIES, RX_SOFTIRQ, TX_SYSCALLS
+from tests.unit import met as given_stacks
+from tests.unit.met import profile
+
+SCHEMA = json.loads(Path(__file__).with_name("speedscope.schema.json").read_text(encoding="utf-8"))
+SVG = "{http://www.w3.org/2000/svg}"
+LINE = re.compile(r"(?P<stack>[^;\n]+(?:;[^;\n]+)*) (?P<count>[1-9][0-9]*)")
+"""As flamegraph.pl splits it: the count is behind the last blank, no name is empty."""
+
+FEW = [
+    StackCount(RX_SOFTIRQ, 0, ("net_rx_action", "tcp_v4_rcv"), 12, 3, 3_000_000),
+    StackCount(RX_SOFTIRQ, 1, ("net_rx_action", "tcp_v4_rcv"), 12, 4, 4_000_000),
+    StackCount(TX_SYSCALLS, 1, ("tcp_sendmsg", "memcpy"), 12, 1, 1_000_000),
+]
+
+
+def samples_by_path(counts: list[StackCount]) -> Counter[tuple[str, ...]]:
+    """Samples of each distinct stack, all CPUs together."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for count in counts:
+        found[path_of(count)] += count.samples
+    return found
+
+
+# --- folded -------------------------------------------------------------------------------------------------------
+
+
+def test_folded() -> None:
+    """The entry point, the functions, the count; CPUs are added up."""
+    assert folded(profile(FEW)) == (
+        "RX softirq;net_rx_action;tcp_v4_rcv 7\n"
+        "TX syscalls;tcp_sendmsg;memcpy 1\n"
+    )  # fmt: skip
+
+
+@given(given_stacks.counts)
+def test_folded_is_what_tools_read(counts: list[StackCount]) -> None:
+    """Every line has the format, and all together say what the stacks say."""
+    lines = [LINE.fullmatch(line) for line in folded(profile(counts)).splitlines()]
+    read = {tuple(line["stack"].split(";")): int(line["count"]) for line in lines if line is not None}
+    assert len(read) == len(lines)
+    assert read == samples_by_path(counts)
+
+
+# --- speedscope ---------------------------------------------------------------------------------------------------
+
+
+def test_speedscope() -> None:
+    """One sampled profile in ns; a function that names a category has that as its file."""
+    read = json.loads(speedscope(profile(FEW)))
+    assert read["shared"]["frames"] == [
+        {"name": "RX softirq"},
+        {"name": "net_rx_action", "file": "softirq loop"},
+        {"name": "tcp_v4_rcv", "file": "TCP"},
+        {"name": "TX syscalls"},
+        {"name": "tcp_sendmsg", "file": "TCP"},
+        {"name": "memcpy"},
+    ]
+    (only,) = read["profiles"]
+    assert (only["samples"], only["weights"]) == ([[0, 1, 2], [3, 4, 5]], [7_000_000, 1_000_000])
+    assert (only["unit"], only["startValue"], only["endValue"]) == ("nanoseconds", 0, 8_000_000)
+
+
+@given(given_stacks.counts)
+def test_speedscope_keeps_to_the_schema(counts: list[StackCount]) -> None:
+    """It is as the published schema says, and what that cannot say holds too: indices and weights fit."""
+    read = json.loads(speedscope(profile(counts)))
+    jsonschema.validate(read, SCHEMA)
+    (only,) = read["profiles"]
+    names = [frame["name"] for frame in read["shared"]["frames"]]
+    stacks = [tuple(names[place] for place in stack) for stack in only["samples"]]
+    assert len(only["weights"]) == len(stacks) == len(set(stacks))
+    assert only["endValue"] == sum(only["weights"]) == sum(count.time_ns for count in counts)
+    assert set(stacks) == set(samples_by_path(counts))
+
+
+@pytest.mark.parametrize("wrong", [{"unit": "ns"}, {"weights": None}, {"samples": [["tcp"]]}])
+def test_the_schema_refuses(wrong: dict[str, Any]) -> None:
+    """The schema is none that everything passes."""
+    read = json.loads(speedscope(profile(FEW)))
+    read["profiles"][0] |= wrong
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(read, SCHEMA)
+
+
+# --- the picture --------------------------------------------------------------------------------------------------
+
+
+def frames_of(svg: str) -> list[ET.Element]:
+    """The frames of a picture, in their order."""
+    return ET.fromstring(svg).findall(f"{SVG}g[@id='frames']/{SVG}g")
+
+
+def test_picture() -> None:
+    """Each frame says what it is, and lies within its parent."""
+    frames = frames_of(flame_svg(profile(FEW)))
+    told = [(frame.get("data-label"), frame.get("data-at"), frame.get("data-of")) for frame in frames]
+    assert told == [
+        ("all", "0", "8"),
+        ("RX softirq", "0", "7"),
+        ("O net_rx_action", "0", "7"),
+        ("T tcp_v4_rcv", "0", "7"),
+        ("TX syscalls", "7", "1"),
+        ("T tcp_sendmsg", "7", "1"),
+        ("T memcpy", "7", "1"),
+    ]
+    assert (
+        frames[3].findtext(f"{SVG}title")
+        == "tcp_v4_rcv · TCP · 7 samples (87.5 %) · 7.0 ms · 0.1 % of one CPU"
+    )
+
+
+@given(given_stacks.counts)
+def test_picture_is_whole(counts: list[StackCount]) -> None:
+    """It is XML whatever functions are called, and its frames are the tree's, none outside the picture."""
+    svg = flame_svg(profile(counts))
+    frames = frames_of(svg)
+    assert int(frames[0].get("data-of", "")) == flame_tree(counts).samples
+    for frame in frames:
+        box = frame.find(f"{SVG}rect")
+        assert box is not None
+        assert 0 <= float(box.get("x", "")) <= float(box.get("x", "")) + float(box.get("width", "")) <= WIDTH
+
+
+def test_picture_needs_nothing_else() -> None:
+    """No address in it but those that name XML's vocabularies; names that look like markup are text."""
+    hostile = StackCount(RX_SOFTIRQ, 0, ("</title><script>alert(1)</script>", "]]>", "a\x00b\ufffe"), 0, 5, 5)
+    svg = flame_svg(profile([hostile]))
+    assert set(re.findall(r"https?://[^\"'\s<]+", svg)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xhtml",
+    }
+    root = ET.fromstring(svg)
+    assert len(root.findall(f".//{SVG}script")) == 1
+    assert svg.count("<script") == 1
+    labels = [frame.get("data-label") for frame in frames_of(svg)]
+    assert labels[2:] == ["· </title><script>alert(1)</script>", "· ]]>", "· a\ufffdb\ufffd"]
+
+
+def test_narrow_functions_are_counted() -> None:
+    """What no eye could see is left out, and the picture says how many."""
+    wide = StackCount(RX_SOFTIRQ, 0, ("wide",), 0, 1_000_000, 1)
+    narrow = [StackCount(RX_SOFTIRQ, 0, (f"narrow{number}", "below"), 0, 3, 1) for number in range(5)]
+    svg = flame_svg(profile([wide, *narrow]))
+    assert [frame.get("data-label") for frame in frames_of(svg)] == ["all", "RX softirq", "· wide"]
+    assert "5 too narrow to be drawn" in svg
+
+
+def test_picture_of_nothing() -> None:
+    """Without samples there is a picture that says so."""
+    svg = flame_svg(profile([]))
+    assert len(frames_of(svg)) == 1
+    assert "0 samples" in svg
+
+
+def test_categories_can_be_told_apart() -> None:
+    """Each category has a colour and a letter of its own, and all that were met stand in the legend."""
+    assert set(COLOURS) == set(CATEGORIES)
+    assert len(set(COLOURS.values())) == len({one.letter for one in CATEGORIES.values()}) == len(CATEGORIES)
+    met = [StackCount(RX_SOFTIRQ, 0, ("f",), number, 1, 1) for number in CATEGORIES]
+    entries = ET.fromstring(flame_svg(profile(met))).findall(f"{SVG}g[@id='legend']/{SVG}g")
+    assert {int(entry.get("data-category", "")) for entry in entries} == set(CATEGORIES)
+
+
+@pytest.mark.parametrize("colour", COLOURS.values())
+def test_text_is_read_on_every_colour(colour: str) -> None:
+    """Black on it has a contrast of 7:1, as WCAG asks at its best."""
+    linear = [
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+        for channel in channels(colour)
+    ]
+    luminance = sum(weight * one for weight, one in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    assert (luminance + 0.05) / 0.05 >= 7
+
+
+def channels(colour: str) -> list[float]:
+    """Red, green and blue of #rrggbb, from 0 to 1."""
+    return [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stacks as trees, totals and windows: nothing is lost, nothing counted twice, nothing negative."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.query.flame import (
+    MARK_NS,
+    MINUTE_NS,
+    FlameNode,
+    FlameSort,
+    StackCount,
+    StackHistory,
+    Window,
+    category_totals,
+    flame_tree,
+    grown_rows,
+    path_of,
+    stack_counts,
+)
+from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER, RX_SOFTIRQ, TX_SYSCALLS
+from tests.unit import met as given_stacks
+from tests.unit.build import Tables
+from tests.unit.met import SEND, TCP, WAKE, met, stack_rows
+
+NUMBER_OF = {category.label: number for number, category in CATEGORIES.items()}
+
+
+def nodes(node: FlameNode) -> Iterator[FlameNode]:
+    """The node and all below it."""
+    yield node
+    for child in node.children:
+        yield from nodes(child)
+
+
+def found(tree: FlameNode, symbol: str) -> FlameNode:
+    """The one node with this name."""
+    (node,) = (node for node in nodes(tree) if node.symbol == symbol)
+    return node
+
+
+def totals(counts: Sequence[StackCount]) -> Counter[tuple[object, ...]]:
+    """Samples by entry point, CPU and stack."""
+    found: Counter[tuple[object, ...]] = Counter()
+    for count in counts:
+        found[count.entry, count.cpu, count.frames] += count.samples
+    return found
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_counts_of_rows() -> None:
+    """Each row with samples is a count, its frames the functions from the entry point inwards."""
+    rows = stack_rows([met(SEND, 3, entry=TX_SYSCALLS, cpu=2), met(TCP, 0), met("", 1)])
+    frames = ("do_syscall_64", "__sys_sendto", "tcp_sendmsg")
+    assert stack_counts(rows) == [
+        StackCount(TX_SYSCALLS, 2, frames, NUMBER_OF["TCP"], 3, 3_000_000),
+        StackCount(RX_SOFTIRQ, 0, (), OTHER, 1, 1_000_000),
+    ]
+
+
+def test_no_stack_is_known() -> None:
+    """A stack whose text is unknown has no frames, and counts."""
+    (count,) = stack_counts(stack_rows([met(TCP, 7) | {"stack": None}]))
+    assert (count.frames, count.samples) == ((), 7)
+
+
+def test_growth() -> None:
+    """What two snapshots have between them: a stack that is new counts whole."""
+    before = stack_rows([met(TCP, 10, id=1), met(WAKE, 5, id=2)])
+    now = stack_rows([met(TCP, 10, id=1), met(WAKE, 9, id=2), met(SEND, 2, id=3)], 1)
+    assert [
+        (count.frames[-1], count.samples, count.time_ns) for count in stack_counts(grown_rows(now, before))
+    ] == [
+        ("sock_def_readable", 4, 4_000_000),
+        ("tcp_sendmsg", 2, 2_000_000),
+    ]
+    assert now.array["samples"].tolist() == [10, 9, 2]
+
+
+# --- the tree -----------------------------------------------------------------------------------------------------
+
+
+def test_tree() -> None:
+    """Below the title the entry points, below them the functions; samples add up on the way to the root."""
+    rows = stack_rows([met(TCP, 5), met(WAKE, 30, cpu=1), met(SEND, 10, entry=TX_SYSCALLS)])
+    tree = flame_tree(stack_counts(rows), "everything")
+    assert (tree.symbol, tree.samples, tree.time_ns, tree.own_samples) == ("everything", 45, 45_000_000, 0)
+    assert [(child.symbol, child.samples) for child in tree.children] == [
+        ("RX softirq", 35),
+        ("TX syscalls", 10),
+    ]
+    assert (found(tree, "tcp_v4_rcv").samples, found(tree, "tcp_v4_rcv").own_samples) == (35, 5)
+
+
+def test_tree_by_cpu() -> None:
+    """Asked for, each CPU has its own tree below the root."""
+    tree = flame_tree(stack_counts(stack_rows([met(TCP, 5), met(TCP, 6, cpu=1)])), by_cpu=True)
+    assert [(child.symbol, child.samples) for child in tree.children] == [("CPU 1", 6), ("CPU 0", 5)]
+    assert [child.symbol for child in tree.children[0].children] == ["RX softirq"]
+
+
+def test_order_of_children() -> None:
+    """The widest first, or by name; the order of the rows decides nothing."""
+    counts = stack_counts(stack_rows([met("c", 1), met("a", 1), met("b", 9)]))
+    for some in (counts, counts[::-1]):
+        assert [child.symbol for child in flame_tree(some).children[0].children] == ["b", "a", "c"]
+        by_name = flame_tree(some, sort=FlameSort.NAME)
+        assert [child.symbol for child in by_name.children[0].children] == ["a", "b", "c"]
+
+
+def test_category_of_a_node() -> None:
+    """The deepest function on the way that names one; the same function differs by who calls it."""
+    counts = stack_counts(stack_rows([met(f"{TCP};memcpy", 1), met("memcpy", 1), met("udp_rcv;memcpy", 1)]))
+    tree = flame_tree(counts)
+    labels = {node.symbol: CATEGORIES[node.category].label for node in nodes(tree) if node.symbol != "memcpy"}
+    assert labels["all"] == labels["RX softirq"] == "other"
+    assert (labels["ip_rcv"], labels["tcp_v4_rcv"], labels["udp_rcv"]) == ("IP receive", "TCP", "UDP")
+    copies = {CATEGORIES[node.category].label for node in nodes(tree) if node.symbol == "memcpy"}
+    assert copies == {"TCP", "UDP", "other"}
+
+
+def test_category_of_nettop_itself() -> None:
+    """What only nettop's own programs have brought is theirs, which no function names: the source says so."""
+    own = met(f"{TCP};bpf_prog_1f;bpf_helper", 3, category=NETTOP)
+    tree = flame_tree(stack_counts(stack_rows([met(TCP, 5), own])))
+    assert found(tree, "bpf_prog_1f").category == found(tree, "bpf_helper").category == NETTOP
+    assert found(tree, "tcp_v4_rcv").category == NUMBER_OF["TCP"]
+
+
+@given(given_stacks.counts, st.sampled_from(FlameSort), st.booleans())
+def test_samples_are_conserved(counts: list[StackCount], sort: FlameSort, by_cpu: bool) -> None:
+    """Children never exceed their parent; own samples add up to all there are, and each path has those it had."""
+    tree = flame_tree(counts, sort=sort, by_cpu=by_cpu)
+    assert tree.samples == sum(count.samples for count in counts)
+    assert tree.time_ns == sum(count.time_ns for count in counts)
+    every = list(nodes(tree))
+    assert all(node.own_samples >= 0 for node in every)
+    assert all(sum(child.time_ns for child in node.children) <= node.time_ns for node in every)
+    assert sum(node.own_samples for node in every) == tree.samples
+    own: Counter[tuple[str, ...]] = Counter()
+    for count in counts:
+        own[path_of(count, by_cpu=by_cpu)] += count.samples
+    assert own == +Counter(dict(own_samples(tree)))
+
+
+def own_samples(node: FlameNode, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Each path below a node, and the samples that ended there."""
+    yield path, node.own_samples
+    for child in node.children:
+        yield from own_samples(child, (*path, child.symbol))
+
+
+@given(given_stacks.counts)
+def test_categories_add_up(counts: list[StackCount]) -> None:
+    """Categories exclude each other: their samples add up to all, and equal what the tree's nodes have of them."""
+    by_category = category_totals(counts)
+    assert sum(samples for samples, _ in by_category.values()) == sum(count.samples for count in counts)
+    assert sum(time_ns for _, time_ns in by_category.values()) == sum(count.time_ns for count in counts)
+    of_nodes: Counter[int] = Counter()
+    for node in nodes(flame_tree(counts)):
+        of_nodes[node.category] += node.own_samples
+    assert +of_nodes == Counter({number: samples for number, (samples, _) in by_category.items()})
+
+
+# --- windows ------------------------------------------------------------------------------------------------------
+
+
+def samples_in(history: StackHistory, window: Window) -> int:
+    """All samples of a window."""
+    return sum(count.samples for count in history.counts(window))
+
+
+def test_windows() -> None:
+    """The last interval, the last minute, and everything; each with how long it is."""
+    history = StackHistory()
+    for second in range(0, 121, 10):
+        history.add(stack_rows([met(TCP, second * second)], second))
+    assert samples_in(history, Window.INTERVAL) == 120**2 - 110**2
+    assert samples_in(history, Window.MINUTE) == 120**2 - 60**2
+    assert samples_in(history, Window.START) == 120**2
+    assert [history.span_ns(window) for window in Window] == [10 * 10**9, MINUTE_NS, 120 * 10**9]
+
+
+def test_nothing_yet() -> None:
+    """Before the first snapshot there is nothing; with it alone only what the source has met so far."""
+    history = StackHistory()
+    assert [history.counts(window) for window in Window] == [[], [], []]
+    assert [history.span_ns(window) for window in Window] == [None, None, None]
+    history.add(stack_rows([met(TCP, 5)]))
+    assert [samples_in(history, window) for window in Window] == [0, 0, 5]
+    assert [history.span_ns(window) for window in Window] == [None, None, 0]
+
+
+def test_the_same_snapshot_again() -> None:
+    """A snapshot that is drawn twice is no interval."""
+    history = StackHistory()
+    for at, count in ((0, 1), (1, 5), (1, 5)):
+        history.add(stack_rows([met(TCP, count)], at))
+    assert samples_in(history, Window.INTERVAL) == 4
+
+
+@pytest.mark.parametrize(
+    "anew",
+    [[met(TCP, 2, id=1)], [met(WAKE, 9, id=7)], []],
+    ids=["numbers fell", "other stacks", "nothing"],
+)
+def test_the_source_begins_anew(anew: list[dict[str, object]]) -> None:
+    """After another start of the source all windows begin there: nothing is compared with the one before."""
+    history = StackHistory()
+    history.add(stack_rows([met(TCP, 100, id=1)]))
+    history.add(stack_rows([met(TCP, 200, id=1)], 1))
+    history.add(stack_rows(anew, 2))
+    assert [samples_in(history, window) for window in (Window.INTERVAL, Window.MINUTE)] == [0, 0]
+    history.add(stack_rows([*anew, met(SEND, 4, id=50)], 3))
+    assert [samples_in(history, window) for window in (Window.INTERVAL, Window.MINUTE)] == [4, 4]
+
+
+def test_memory_is_bounded() -> None:
+    """However often the source is read, few snapshots are held, and the minute stays one."""
+    history = StackHistory()
+    for step in range(2000):
+        history.add(stack_rows([met(TCP, step + 1)], step * 0.1))
+    held = {id(rows) for rows in (*history._marks, history._before, history._now)}
+    assert len(held) <= 15
+    span_ns = history.span_ns(Window.MINUTE)
+    assert span_ns is not None
+    assert MINUTE_NS <= span_ns < MINUTE_NS + MARK_NS
+
+
+_growths = st.lists(
+    st.tuples(st.floats(0.1, 30), st.lists(st.tuples(given_stacks.stacks, st.integers(0, 50)), max_size=4)),
+    min_size=1,
+    max_size=12,
+)
+"""Snapshots: how long after the one before, and which stacks were met how often since."""
+
+
+@given(_growths)
+def test_intervals_add_up(growths: list[tuple[float, list[tuple[str, int]]]]) -> None:
+    """No window has a negative count; successive intervals add up to everything; a minute lies between the two."""
+    history, texts = StackHistory(), Tables()
+    so_far: dict[str, int] = {}
+    added: Counter[tuple[object, ...]] = Counter()
+    taken_s = 0.0
+    for elapsed_s, grown in growths:
+        taken_s += elapsed_s
+        for stack, samples in grown:
+            so_far[stack] = so_far.get(stack, 0) + samples
+        rows = [met(stack, samples, id=number) for number, (stack, samples) in enumerate(so_far.items(), 1)]
+        first = not history.counts(Window.START) and history.span_ns(Window.START) is None
+        history.add(stack_rows(rows, taken_s, texts))
+        interval, minute, start = (history.counts(window) for window in Window)
+        added += totals(start if first else interval)
+        assert added == totals(start)
+        assert all(count.samples > 0 and count.time_ns > 0 for count in (*interval, *minute, *start))
+        assert totals(interval) <= totals(minute) <= totals(start)
