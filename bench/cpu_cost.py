@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the cpu lens costs others and itself: `sudo .venv/bin/python bench/cpu_cost.py [others own idle] [--rounds N]`.
+
+`others`: CPU nanoseconds that a byte of TCP takes, both ends on one CPU, and what calls and loops take that have
+nothing to do with the network; by the scheduler's own account, which a busy machine hardly disturbs. The lens, its
+dearest way to system calls and `perf record -a -g` are on for some 30 ms each, next to as many without any: a machine
+hardly changes in that time, so the median of many ratios holds where single figures do not. `own`: nettop's CPU time
+and memory while all CPUs are at work for the network. `idle`: the same while nothing is.
+"""
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Protocol
+
+from bpf_stats import program_runs, statistics_on
+from cpu_scenes import SCENES, B, Stage, built, neighbours, on_stage, wait_for
+from measure import Figure, cpu_seconds, drain, in_background, on_terminal, report, resident_mb
+from overhead import ITERATORS
+from perf_stacks import RECORD, SAME_HZ
+
+PARTS = ("others", "own", "idle")
+TURN_S, SETTLED_AFTER_S = 0.03, 0.02
+START_S, ANSWER_S = 10.0, 30.0
+OWN_CPU, TEXT_MB, SCREENS_MB = 3.0, 50.0, 90.0
+MEDIAN_ERROR = 1.2533 / 1.349
+"""The standard error of a median of normal noise, by the width of its middle half, times the root of their number."""
+CPUCLOCK_SCHED = 2
+"""The scheduler's clock of a process, with its PID (include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK)."""
+LAST_CPU = (os.cpu_count() or 1) - 1
+NETTOP_ITSELF, NETTOP_DEAREST = "nettop", "nettop --use syscalls=raw_syscalls"
+DEAREST = {"syscalls": "raw_syscalls"}
+VIEW = ("--table", "--view", "cpu", "-d", "-t", "1")
+
+# --- what takes turns -------------------------------------------------------------------------------------------------
+
+
+class Switched(Protocol):
+    """What may be on or off."""
+
+    def on(self) -> None:
+        """It costs from now on."""
+
+    def off(self) -> None:
+        """It costs nothing any more."""
+
+
+class Nothing:
+    """Neither nettop nor perf."""
+
+    def on(self) -> None:
+        """Nothing."""
+
+    def off(self) -> None:
+        """Nothing."""
+
+
+class Lens:
+    """nettop's lens in a process of its own, read once a second; while it is off no program of it is attached."""
+
+    def __init__(self, ways: Mapping[str, str]) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.Process(target=_hold_lens, args=(theirs, ways), daemon=True)
+        self.process.start()
+        self.hooks = str(self._answer())
+
+    def on(self) -> None:
+        """All of it is attached."""
+        self._pipe.send(True)
+        self._answer()
+
+    def off(self) -> None:
+        """None of it is."""
+        self._pipe.send(False)
+        self._answer()
+
+    def end(self) -> None:
+        """Ends the process, and with it all that is attached."""
+        self.process.kill()
+        self.process.join()
+
+    def _answer(self) -> object:
+        if not self._pipe.poll(ANSWER_S):
+            raise SystemExit("the process with the lens does not answer")
+        return self._pipe.recv()
+
+
+def _hold_lens(pipe: Connection, ways: Mapping[str, str]) -> None:
+    """The life of that process: True attaches, False detaches.
+
+    It reaches into the source: to start one anew takes longer than a turn, and what may be left out is not all.
+    """
+    from nettop.probes.cpu import make_probe
+    from nettop.probes.cpu_entries import SERVED, SOFTIRQS, THREADS
+
+    source = make_probe()
+    source.set("ways", ways)
+    source.start()
+    hooks = {hook.point: hook.way for hook in source.read(time.monotonic_ns()).hooks if hook.way}
+    entries = source._attached
+    at_first = entries.programs()
+    ways_at_first = [
+        way
+        for ladder in (SOFTIRQS, THREADS, SERVED)
+        for way in ladder.ways
+        if way.name == hooks.get(ladder.point.name) and at_first.issuperset(way.programs)
+    ]
+
+    def attach() -> None:
+        for way in ways_at_first:
+            entries.attach(way)
+        while source.restore():
+            pass
+        if source._left_out:
+            raise SystemExit("what was detached cannot be attached again")
+
+    def detach() -> None:
+        while source.shed():
+            pass
+        for way in ways_at_first:
+            entries.detach(way.programs)
+
+    detach()
+    pipe.send(", ".join(f"{point} {way}" for point, way in hooks.items()))
+    due_s = time.monotonic()
+    while True:
+        if pipe.poll(max(0.0, due_s - time.monotonic())):
+            change = attach if pipe.recv() else detach
+            change()
+            pipe.send(True)
+        else:
+            source.read(time.monotonic_ns())
+            due_s += 1.0
+
+
+class Perf:
+    """`perf record` of all CPUs with stacks, at the same frequency."""
+
+    def __init__(self, folder: str) -> None:
+        pipes = [f"{folder}/{name}" for name in ("orders", "answers")]
+        for path in pipes:
+            os.mkfifo(path)
+        self._orders, self._answers = (os.open(path, os.O_RDWR) for path in pipes)
+        self.process = subprocess.Popen(
+            [
+                *RECORD,
+                SAME_HZ,
+                "-D",
+                "-1",
+                "--control",
+                f"fifo:{','.join(pipes)}",
+                "-o",
+                f"{folder}/perf.data",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def on(self) -> None:
+        """It samples."""
+        self._order("enable")
+
+    def off(self) -> None:
+        """It does not."""
+        self._order("disable")
+
+    def end(self) -> None:
+        """Ends the recording."""
+        self.process.terminate()
+        self.process.wait()
+        os.close(self._orders)
+        os.close(self._answers)
+
+    def _order(self, word: str) -> None:
+        os.write(self._orders, f"{word}\n".encode())
+        if not select.select([self._answers], [], [], ANSWER_S)[0]:
+            raise SystemExit("perf does not answer")
+        os.read(self._answers, 100)
+
+
+@contextlib.contextmanager
+def switches() -> Iterator[dict[str, Switched]]:
+    """All that take turns, by what they are."""
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        lens, dearest = Lens({}), Lens(DEAREST)
+        stack.callback(lens.end)
+        stack.callback(dearest.end)
+        perf = Perf(folder)
+        stack.callback(perf.end)
+        yield {
+            "nothing": Nothing(),  # shows how far pairs are apart by themselves
+            NETTOP_ITSELF: lens,
+            NETTOP_DEAREST: dearest,
+            "perf record -a -g": perf,
+        }
+
+
+# --- what others do meanwhile -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What somebody does over and over: `done` counts it, `processes` are those who do it."""
+
+    done: Callable[[], int]
+    processes: Sequence[int]
+
+    def cpu_ns(self) -> int:
+        """CPU time of all of them by now, not by the last tick. Interrupts are in it: they are what is looked for."""
+        return sum(time.clock_gettime_ns(~pid << 3 | CPUCLOCK_SCHED) for pid in self.processes)
+
+
+def ksoftirqd() -> int:
+    """The thread that has the softirqs of the last CPU where they are many."""
+    name = f"ksoftirqd/{LAST_CPU}"
+    names = {path.parent.name: path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}
+    return next(int(pid) for pid, found in names.items() if found == name)
+
+
+def received(pid: int, device: str, column: int) -> int:
+    """A column of /proc/net/dev in that process's namespace."""
+    lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
+    return int(next(line for line in lines if f"{device}:" in line).split(":")[1].split()[column])
+
+
+@contextlib.contextmanager
+def tcp() -> Iterator[Work]:
+    """iperf3, both ends on one CPU: what is done is a byte received."""
+    with Stage(LAST_CPU) as stage:
+        near, far = neighbours(stage)
+        ends = stage.stream(near, far, B)
+        yield Work(lambda: received(far.pid, "vb", 0), (*ends, ksoftirqd()))
+
+
+@contextlib.contextmanager
+def udp() -> Iterator[Work]:
+    """A flood, both ends on one CPU: what is done is a datagram received."""
+    with Stage(LAST_CPU) as stage:
+        near, far = neighbours(stage)
+        ends = stage.flood(near, far, B)
+        yield Work(lambda: received(far.pid, "vb", 1), (*ends, ksoftirqd()))
+
+
+@contextlib.contextmanager
+def calls(what: str) -> Iterator[Work]:
+    """calls.c: what is done is a call or a step."""
+    with built("calls.c") as program, tempfile.NamedTemporaryFile() as file, Stage(LAST_CPU) as stage:
+        pid = stage.play([program, what, file.name])
+        wait_for(lambda: os.path.getsize(file.name), "calls.c")
+        yield Work(lambda: int.from_bytes(os.pread(file.fileno(), 8, 0), sys.byteorder), (pid,))
+
+
+@contextlib.contextmanager
+def dd() -> Iterator[Work]:
+    """dd with a byte at a time: what is done is a read and a write."""
+    with Stage(LAST_CPU) as stage:
+        pid = stage.play(["dd", "if=/dev/zero", "of=/dev/null", "bs=1"])
+        io = Path(f"/proc/{pid}/io")
+        yield Work(lambda: int(io.read_text().split("rchar:")[1].split()[0]), (pid,))
+
+
+# --- what that costs others -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something that others do: what one of it is called, and what it may cost more, or lose of its speed, at most.
+
+    The bounds are the lens's; what takes turns with it stands beside it for comparison.
+    """
+
+    title: str
+    begun: Callable[[], contextlib.AbstractContextManager[Work]]
+    unit: str
+    cost: float | None = None
+    speed: float | None = None
+
+
+JOBS = {
+    "tcp": Job("TCP over veth, both ends on one CPU", tcp, "byte", cost=1.03),
+    "getppid": Job("getppid() in a loop", lambda: calls("getppid"), "call", speed=0.97),
+    "dd": Job("dd bs=1", dd, "byte", speed=0.97),
+    "spin": Job("A loop without any call", lambda: calls("spin"), "step", speed=0.97),
+    "udp": Job("A flood of 64-byte datagrams over veth, both ends on one CPU", udp, "datagram"),
+}
+
+
+def ns_of_each(work: Work, switch: Switched, seconds: float) -> float:
+    """CPU nanoseconds that one of it takes while this is on, by so many seconds of CPU time."""
+    switch.on()
+    time.sleep(SETTLED_AFTER_S)
+    done, begin = work.done(), work.cpu_ns()
+    time.sleep(seconds)
+    wait_for(lambda: work.cpu_ns() - begin >= seconds * 1e9, "CPU time for those who are measured", 0.002)
+    spent, done = work.cpu_ns() - begin, work.done() - done
+    switch.off()
+    return spent / max(done, 1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """CPU nanoseconds of one, in two turns next to each other: without, and with what takes turns."""
+
+    without: float
+    with_it: float
+
+
+def pairs(work: Work, switched: Mapping[str, Switched], rounds: int) -> dict[str, list[Pair]]:
+    """Pairs by what was on, one for each round. Which of a pair comes first changes from round to round."""
+    taken: dict[str, list[Pair]] = {name: [] for name in switched}
+    nothing = Nothing()
+    for number in range(rounds):
+        for name, switch in switched.items():
+            if number % 2:
+                with_it = ns_of_each(work, switch, TURN_S)
+                taken[name].append(Pair(ns_of_each(work, nothing, TURN_S), with_it))
+            else:
+                taken[name].append(Pair(ns_of_each(work, nothing, TURN_S), ns_of_each(work, switch, TURN_S)))
+    return taken
+
+
+def others(jobs: Sequence[str], rounds: int) -> list[Figure]:
+    """What each job costs with everything that takes turns."""
+    figures: list[Figure] = []
+    with switches() as switched:
+        for name in jobs:
+            job = JOBS[name]
+            with job.begun() as work:
+                time.sleep(1)
+                taken = pairs(work, switched, rounds)
+            said = list(dearer(job, taken))
+            report(f"{job.title}, {rounds} rounds", said)
+            figures += said
+        for name, switch in switched.items():
+            if isinstance(switch, Lens):
+                print(f"  {name}: via {switch.hooks}")
+    return figures
+
+
+def dearer(job: Job, taken: Mapping[str, list[Pair]]) -> Iterator[Figure]:
+    """What one costs without anything, and with it: the median of the pairs' ratios, and its standard error."""
+    yield Figure(
+        f"CPU time of a {job.unit}",
+        statistics.median(pair.without for found in taken.values() for pair in found),
+        "ns",
+    )
+    for name, found in taken.items():
+        ratios = [pair.with_it / pair.without for pair in found if pair.without]
+        if job.speed:
+            ratios = [1 / ratio for ratio in ratios]
+        low, median, high = statistics.quantiles(ratios, n=4)
+        off_by = MEDIAN_ERROR * (high - low) / len(ratios) ** 0.5
+        bound = (job.speed or job.cost) if name == NETTOP_ITSELF else None
+        what = f"{'speed' if job.speed else 'cost'} with {name} (± {off_by:.3f})"
+        yield Figure(what, median, "×", bound, at_least=job.speed is not None)
+
+
+# --- what that costs itself -------------------------------------------------------------------------------------------
+
+
+def own(seconds: float) -> list[Figure]:
+    """nettop's CPU time and memory while all CPUs are at work for the network."""
+    figures: list[Figure] = []
+    for name in ("tcp", "udp"):
+        with on_stage(SCENES[name]):
+            said = spent(seconds)
+        report(f"nettop --view cpu at one refresh a second, scene {name}, {seconds:g} s", said)
+        figures += said
+    return figures
+
+
+def idle(seconds: float) -> list[Figure]:
+    """The same while nothing is at work for the network: what the clocks alone cost."""
+    said = spent(seconds)
+    report(f"nettop --view cpu at one refresh a second, no traffic, {seconds:g} s", said)
+    return said
+
+
+def spent(seconds: float) -> list[Figure]:
+    """What nettop takes of one CPU, its text and its screens, and perf beside them, one after the other."""
+    with statistics_on():
+        with in_background(*VIEW) as process:
+            text = taken_by(process.pid, lambda wait_s: drain(process, wait_s), seconds)
+        with on_terminal("--view", "cpu", "-t", "1") as terminal:
+            screen = taken_by(terminal.pid, terminal.read_for, seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        perf = Perf(folder)
+        perf.on()
+        theirs = taken_by(perf.process.pid, time.sleep, seconds)
+        perf.end()
+    return [
+        Figure("text: user and system time, of one CPU", text.cpu, "%", OWN_CPU),
+        Figure("screens: user and system time, of one CPU", screen.cpu, "%", OWN_CPU),
+        Figure("its programs, in others' time (with two readings of the clock a run)", text.programs, "%"),
+        Figure("runs of its programs a second", text.runs, ""),
+        Figure("text: resident memory", text.resident_mb, "MB", TEXT_MB),
+        Figure("screens: resident memory", screen.resident_mb, "MB", SCREENS_MB),
+        Figure("perf record: user and system time", theirs.cpu, "%"),
+        Figure("perf record: resident memory", theirs.resident_mb, "MB"),
+    ]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a process took in some time: percent of one CPU, runs of its BPF programs a second, memory at the end."""
+
+    cpu: float
+    programs: float
+    runs: float
+    resident_mb: float
+
+
+def taken_by(pid: int, wait: Callable[[float], object], seconds: float) -> Taken:
+    """Looks at a process for so long, once it has settled."""
+    wait(START_S)
+    before, ran, begin = cpu_seconds(pid), program_runs(pid), time.monotonic()
+    wait(seconds)
+    after, has_run = cpu_seconds(pid), program_runs(pid)
+    took = time.monotonic() - begin
+    hooks = [name for name in has_run if name in ran and name not in ITERATORS]
+    return Taken(
+        100 * (after - before) / took,
+        100 * sum(has_run[name].ns - ran[name].ns for name in hooks) / 1e9 / took,
+        sum(has_run[name].count - ran[name].count for name in hooks) / took,
+        resident_mb(pid),
+    )
+
+
+def main() -> None:
+    """Runs all parts, or the named ones."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="default: all")
+    parser.add_argument("--jobs", default=",".join(JOBS), help="of others, e.g. tcp,getppid (default: all)")
+    parser.add_argument("--rounds", type=int, default=300, help="of others")
+    parser.add_argument("--seconds", type=float, default=15, help="of own and idle")
+    asked = parser.parse_args()
+    parts: dict[str, Callable[[], list[Figure]]] = {
+        "others": lambda: others(asked.jobs.split(","), asked.rounds),
+        "own": lambda: own(asked.seconds),
+        "idle": lambda: idle(asked.seconds),
+    }
+    figures = [figure for name in asked.parts or PARTS for figure in parts[name]()]
+    over = sum(not figure.kept for figure in figures)
+    print(f"\n{over} bounds not kept" if over else "\nall bounds kept")
+    sys.exit(over > 0)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

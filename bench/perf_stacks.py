@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What perf saw of the network stack, classified without a word of nettop's: its own tables, its own folding."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RECORD = ("perf", "record", "-a", "-g", "-e", "cpu-clock", "-k", "CLOCK_MONOTONIC", "-F")
+SAME_HZ, BESIDE_HZ = "997", "991"
+"""nettop's frequency, and that of a perf that samples beside it: at the same one each of its ticks would come the same
+time behind nettop's, and see what an interrupt leads to more often than the traffic."""
+READ = ("perf", "script", "-F", "comm,tid,cpu,time,ip,sym")
+
+PARTS = {
+    "nettop itself": r"bpf_prog_[0-9a-f]{16}\w* bpf_trace_run\d+ __bpf_trace_\w+ __traceiter_\w+ bpf_trampoline_\w+",
+    "socket wake-up": r"sock_def_(readable|write_space|wakeup|error_report) sk_stream_write_space ep_poll_callback",
+    "connection tracking": r"_*nf_(conntrack|ct|nat)_\w+ nf_confirm hash_conntrack\w* ipv[46]_(conntrack|confirm)\w*",
+    "netfilter": r"nf_hook\w* _*nft_\w+ (ip6?|arp)t_\w+ nf_queue\w*",
+    "bridging": r"_*br_\w+",
+    "TC": r"tcf_\w+ cls_\w+ tcx?_run sch_handle_\w+",
+    "GRO": r"(?!gro_cell)\w*gro_\w+",
+    "XDP": r"(?!veth_)\w*xdp_\w+",
+    "transmit": r"_*dev_(direct|queue|hard_start)_\w*xmit\w* (?!tcp_)\w+_xmit(_skb|_one)? validate_xmit\w+ __qdisc_run"
+                r" qdisc_\w+ _*ip6?_((finish_|mc_)?output\d?|local_out|send_skb) neigh_\w+output net_tx_action",
+    "TCP": r"_*m?p?tcp_(?!\w*(gro|gso|diag|wfree|early_demux))\w+",
+    "UDP": r"_*udp(v?[46])?_(?!\w*(gro|gso|diag|early_demux|tunnel|lib_lookup))\w+",
+    "forwarding": r"ip6?_(sublist_)?forward\w*",
+    "local delivery": r"ip6?_(sublist_)?(local_deliver|protocol_deliver)\w* ip6_input\w*",
+    "IP receive": r"ipv?6?_(list_|sublist_)?rcv\w* ip6?_route_input\w*",
+    "core receive": r"_*netif_r(eceive_skb|x)\w* enqueue_to_backlog",
+    "driver poll": r"_*napi_(poll|complete_done|busy_loop)\w* process_backlog \w+_poll veth_xdp_\w+",
+    "softirq loop": r"net_rx_action",
+}  # fmt: skip
+"""Patterns of functions, the first of which that fits a frame tells its part. Wider than nettop's, which are names."""
+
+_PARTS = tuple((label, re.compile(f"(?:{'|'.join(words.split())})")) for label, words in PARTS.items())
+
+SOFTIRQ = re.compile(r"handle_softirqs|__do_softirq")
+NETWORK_ACTION = {"net_rx_action": "RX softirq", "net_tx_action": "TX softirq"}
+SENDS = re.compile(
+    r"_*(sys_send(to|m?msg|file(64)?)|sock_(write_iter|sendmsg\w*|splice_eof)|splice_to_socket)"
+)
+RECEIVES = re.compile(r"_*(sys_recv(from|m?msg)|sock_(read_iter|recvmsg\w*|splice_read))")
+LOCAL = re.compile(r"unix_(stream|dgram|seqpacket)_|netlink_(send|recv)msg|alg_|af_alg_")
+"""Functions of sockets that are no part of the network."""
+SYSTEM_CALL = re.compile(r"do_syscall_64|entry_SYSCALL_64\w*|el0t?_\w*svc\w*")
+WRAPPERS = {
+    re.compile(r"_*(libc_)?(send(to|msg|mmsg)?|write)(\$\w+)?"): "TX syscalls",
+    re.compile(r"_*(libc_)?(recv(from|msg|mmsg)?|read)(\$\w+)?"): "RX syscalls",
+}
+"""Functions of libc that made the system call, in programs of which the bench knows that it is of a socket."""
+SUFFIX = re.compile(r"\.(constprop|isra|part|cold|llvm)\b.*")
+TRAFFIC = ("iperf3", "flood")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: when (CLOCK_MONOTONIC, s), of which command, its frames from the innermost, the kernel's first."""
+
+    at_s: float
+    command: str
+    kernel: tuple[str, ...]
+    user: tuple[str, ...]
+
+
+@dataclass
+class Seen:
+    """Samples inside the network stack by entry point and part; `strange` are the frames of those in no part."""
+
+    parts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    strange: Counter[str] = field(default_factory=Counter)
+    unresolved: int = 0
+
+
+def entry_and_frames(sample: Sample) -> tuple[str, Sequence[str]] | None:
+    """The entry point that a sample is in and the frames inside it; None outside of the network stack.
+
+    What interrupted a system call is no part of it: the innermost softirq alone counts, and one that is not of the
+    network, or the loop around all of them, is nobody's.
+    """
+    kernel = sample.kernel
+    for place, name in enumerate(kernel):
+        if SOFTIRQ.fullmatch(name):
+            entry = NETWORK_ACTION.get(kernel[place - 1]) if place else None
+            return (entry, kernel[:place]) if entry else None
+    if not any(SYSTEM_CALL.fullmatch(name) for name in kernel) or any(map(LOCAL.match, kernel)):
+        return None
+    for entry, pattern in (("TX syscalls", SENDS), ("RX syscalls", RECEIVES)):
+        if any(pattern.fullmatch(name) for name in kernel):
+            return entry, kernel
+    if sample.command in TRAFFIC and sample.user:
+        for pattern, entry in WRAPPERS.items():
+            if pattern.fullmatch(sample.user[0]):
+                return entry, kernel
+    return None
+
+
+def part_of(frames: Sequence[str]) -> str | None:
+    """The part that the innermost frame with one names."""
+    return next((label for name in frames for label, pattern in _PARTS if pattern.fullmatch(name)), None)
+
+
+def classified(samples: Sequence[Sample]) -> Seen:
+    """All samples inside the network stack."""
+    seen = Seen()
+    for sample in samples:
+        found = entry_and_frames(sample)
+        if found is None:
+            continue
+        entry, frames = found
+        seen.unresolved += frames[0] == "[unknown]"
+        part = part_of(frames) or ("system call" if entry.endswith("syscalls") else "other")
+        if part == "other":
+            seen.strange[";".join(frames)] += 1
+        seen.parts[entry, part] += 1
+    return seen
+
+
+def samples_of(text: str) -> Iterator[Sample]:
+    """The samples in what perf script prints: a line of the sample, a line for each frame, an empty one."""
+    for block in text.split("\n\n"):
+        head, *lines = block.strip("\n").split("\n")
+        match = re.match(r"\s*(.+?)\s+\d+\s+\[\d+\]\s+([\d.]+):", head)
+        if not match:
+            continue
+        frames = [line.split(None, 1) for line in lines]
+        names = [(int(address, 16), SUFFIX.sub("", name.strip())) for address, name in frames]
+        yield Sample(
+            float(match[2]),
+            match[1],
+            tuple(name for address, name in names if address >> 63),
+            tuple(name for address, name in names if not address >> 63),
+        )
+
+
+class Recording:
+    """perf record in the background, of all CPUs."""
+
+    def __init__(self, folder: str) -> None:
+        self._file = Path(folder) / "perf.data"
+        self.process = subprocess.Popen(
+            [*RECORD, BESIDE_HZ, "-o", str(self._file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def has_begun(self) -> bool:
+        """Whether anything is in the file."""
+        return self._file.exists() and self._file.stat().st_size > 0
+
+    def end(self) -> None:
+        """Ends the recording."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
+
+    def samples(self) -> list[Sample]:
+        """All that it saw; after its end."""
+        command = [*READ, "-i", str(self._file)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return list(samples_of(text))
+
+
+@contextlib.contextmanager
+def perf_record() -> Iterator[Recording]:
+    """perf samples meanwhile; its file is gone at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        recording = Recording(folder)
+        try:
+            yield recording
+        finally:
+            recording.end()
