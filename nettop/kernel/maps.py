@@ -18,7 +18,6 @@ from nettop.kernel import bpf
 from nettop.snapshots.snapshot import Array
 
 _MAP_LOOKUP_ELEM = 1
-_MAP_DELETE_ELEM = 3
 _MAP_LOOKUP_BATCH = 24
 _MAP_DELETE_BATCH = 27
 _COUNT_AT = 32
@@ -44,15 +43,16 @@ def read_per_cpu(map_fd: int, index: int, dtype: np.dtype[Any]) -> Array:
 
 
 def read_each(map_fd: int, keys: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """The elements with these keys, one by one, for maps that know no batches; and which of them there are."""
+    """The elements with these keys, and which of them there are. Batches go by the map's order, so one by one."""
+    keys = np.ascontiguousarray(keys)
     values = np.zeros(len(keys), dtype)
-    found = _each(_MAP_LOOKUP_ELEM, map_fd, keys, values.ctypes.data, dtype.itemsize)
-    return values, found
-
-
-def delete_each(map_fd: int, keys: Array) -> None:
-    """Delete the elements with these keys, one by one, for maps that know no batches."""
-    _each(_MAP_DELETE_ELEM, map_fd, keys, 0, 0)
+    attributes = struct.Struct("=I4xQQQ").pack
+    places = (
+        (keys.ctypes.data + at * keys.itemsize, values.ctypes.data + at * dtype.itemsize)
+        for at in range(len(keys))
+    )
+    done = (bpf.try_command(_MAP_LOOKUP_ELEM, attributes(map_fd, *place, 0))[0] == 0 for place in places)
+    return values, np.fromiter(done, bool, len(keys))
 
 
 def read_all(map_fd: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[Array, Array]:
@@ -85,16 +85,6 @@ def delete_all(map_fd: int, keys: Array) -> None:
         if error not in (0, errno.ENOENT):
             raise OSError(error, f"bpf(2) command {_MAP_DELETE_BATCH}: {os.strerror(error)}")
         at += _count(left) + 1
-
-
-def _each(number: int, map_fd: int, keys: Array, value_at: int, value_bytes: int) -> Array:
-    """Carry out a command for each key, the values of which stand one behind the other; says where that worked."""
-    keys = np.ascontiguousarray(keys)
-    each = range(len(keys))
-    attributes = struct.Struct("=I4xQQQ").pack
-    places = ((keys.ctypes.data + at * keys.itemsize, value_at + at * value_bytes) for at in each)
-    done = (bpf.try_command(number, attributes(map_fd, *place, 0))[0] == 0 for place in places)
-    return np.fromiter(done, bool, len(keys))
 
 
 def _batch(map_fd: int, keys: Array, values: Array, *, given: int = 0, next_at: int = 0) -> bytes:

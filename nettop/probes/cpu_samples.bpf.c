@@ -3,7 +3,6 @@
 // counts the tick and, where the tick meets network work, the stack of kernel functions. cpu.bpf.h comes in
 // front of this file, and before that struct sampled and struct holder.
 
-#define ENOMEM 12
 #define EEXIST 17
 
 struct clock_tick {
@@ -17,19 +16,16 @@ struct bpf_iter__task_file {
   void *file;
 };
 
-struct stack {
-  u64 addresses[STACK_DEPTH];
-};
-
-// Stacks are kept in two generations: user space empties one while ticks go to the other. The bits of
-// `generation` say to which, and with ALONE that the other one is not to be touched.
-BPF_TABLE("stacktrace", int, struct stack, stacks_even, STACKS_MAX);
-BPF_TABLE("stacktrace", int, struct stack, stacks_odd, STACKS_MAX);
+// Everything that ticks met is kept in two generations: user space empties one while ticks go to the other.
+// Bit 0 of each key says to which it belongs.
 BPF_ARRAY(generation, u32, 1);
-// Ticks by where they met a CPU, and those in softirqs by the socket that was served. Both only grow until
-// the generation that their keys name is emptied. They have their room beforehand: older kernels let programs
-// of this kind use no other.
-BPF_TABLE("hash", u64, u64, counted, COUNTED_MAX);
+// Stacks by a hash of their addresses. A map of the kernel's own kind for them has one place for all of
+// hundreds of millions of hashes, so that of two stacks in use all the time one may be lost for good.
+BPF_TABLE("hash", u64, struct stack, stacks, STACKS_MAX);
+BPF_PERCPU_ARRAY(met, struct stack, 1);
+// Ticks by a hash of where they met a CPU, and those in softirqs by the socket that was served. All of these
+// have their room beforehand: older kernels let programs of this kind use no other.
+BPF_TABLE("hash", u64, struct counted, counted, COUNTED_MAX);
 BPF_TABLE("hash", u64, u64, served, SERVED_MAX);
 BPF_PERCPU_ARRAY(sampled, struct sampled, 1);
 
@@ -63,59 +59,81 @@ static __always_inline bool count(u64 *number) {
   return number;
 }
 
-static __always_inline u32 generation_now(void) {
+static __always_inline u64 generation_now(void) {
   int first = 0;
   u32 *now = generation.lookup(&first);
   return now ? *now : 0;
 }
 
-static __always_inline int put_in(struct clock_tick *tick, bool odd, u64 left_out) {
-  return odd ? stacks_odd.get_stackid(tick, left_out) : stacks_even.get_stackid(tick, left_out);
+// The finalizer of MurmurHash3 (public domain), begun with what came before.
+static __always_inline u64 mixed(u64 hash, u64 word) {
+  hash = (hash ^ word) * 0xff51afd7ed558ccd;
+  return (hash ^ hash >> 33) * 0xc4ceb9fe1a85ec53;
 }
 
-// A number below 2 * STACKS_MAX. Where another stack has the place the generation that rests lends its own,
-// unless it is being emptied.
-static __always_inline int put_stack(struct clock_tick *tick, u32 now, u64 left_out) {
-  int number = put_in(tick, now & 1, left_out);
-  if (number != -EEXIST || now & ALONE)
-    return number;
-  number = put_in(tick, !(now & 1), left_out);
-  return number < 0 ? number : STACKS_MAX + number;
+static __always_inline u64 key_of(u64 hash, u64 now) { return (hash & ~1ULL) | now; }
+
+// The kernel fills what is behind a stack's last function with zeros.
+static __always_inline u64 hash_of(struct stack *stack) {
+  u64 hash = 0;
+#pragma clang loop unroll(disable)
+  for (int at = 0; at < STACK_DEPTH; at++)
+    hash = mixed(hash, stack->addresses[at]);
+  return hash;
 }
 
-// The number of the stack, or NO_STACK. Without its innermost functions it belongs to another place.
-static __always_inline u32 stack_now(struct clock_tick *tick, struct sampled *here, u32 now) {
-  int number = put_stack(tick, now, 0);
-  bool collides = number == -EEXIST;
-#pragma unroll
-  for (u64 left_out = 1; left_out <= LEFT_OUT_MAX; left_out++)
-    if (number == -EEXIST)
-      number = put_stack(tick, now, left_out);
-  if (number >= 0) {
-    here->shortened += collides;
-    return number;
-  }
-  if (collides)
-    here->collisions++;
-  else if (number == -ENOMEM)
-    here->no_room++;
-  else
+static __always_inline bool is_same(struct stack *one, struct stack *other) {
+  u64 differs = 0;
+#pragma clang loop unroll(disable)
+  for (int at = 0; at < STACK_DEPTH; at++)
+    differs |= one->addresses[at] ^ other->addresses[at];
+  return !differs;
+}
+
+// The key of the stack that the tick met, or NO_STACK.
+static __always_inline u64 stack_now(struct clock_tick *tick, struct sampled *here, u64 now) {
+  int first = 0;
+  struct stack *stack = met.lookup(&first);
+  if (!stack || bpf_get_stack(tick, stack, sizeof(*stack), 0) <= 0) {
     here->failed++;
-  return NO_STACK;
+    return NO_STACK;
+  }
+  u64 key = key_of(hash_of(stack), now);
+  struct stack *known = stacks.lookup(&key);
+  if (known && !is_same(known, stack)) {
+    here->collisions++;
+    return NO_STACK;
+  }
+  int refused = known ? 0 : stacks.insert(&key, stack);
+  if (refused && refused != -EEXIST) { // another CPU met it at the same time
+    here->no_room++;
+    return NO_STACK;
+  }
+  return key;
 }
 
-static __always_inline void count_sample(struct clock_tick *tick, struct sampled *here, u64 entry, u64 tgid) {
-  u64 none = 0, now = generation_now(), cpu = bpf_get_smp_processor_id();
-  u64 key = (u64)stack_now(tick, here, now) << STACK_AT | cpu << CPU_AT | entry << ENTRY_AT |
-            (now & 1) << GENERATION_AT | tgid << TGID_AT;
+static __always_inline void count_sample(struct clock_tick *tick, struct sampled *here, u32 entry, u32 tgid) {
+  u64 now = generation_now();
+  struct counted none = {
+      .stack = stack_now(tick, here, now),
+      .tgid = tgid,
+      .cpu = bpf_get_smp_processor_id(),
+      .entry = entry,
+  };
+  u64 where = (u64)none.tgid << 32 | (u64)none.cpu << 16 | none.entry;
+  u64 key = key_of(mixed(mixed(0, none.stack), where), now);
+  struct counted *known = counted.lookup_or_try_init(&key, &none);
   here->samples++;
-  if (!count(counted.lookup_or_try_init(&key, &none)))
+  if (known && known->stack == none.stack && known->tgid == tgid && known->cpu == none.cpu &&
+      known->entry == entry)
+    known->samples++; // no other CPU has this key
+  else
     here->uncounted++;
 }
 
 // Addresses of sockets are even.
 static __always_inline void count_served(struct cpu_state *state, struct sampled *here) {
-  u64 none = 0, key = state->served | (generation_now() & 1);
+  u64 none = 0, key = state->served | generation_now();
   if (!state->served || !count(served.lookup_or_try_init(&key, &none)))
     here->unserved++;
 }

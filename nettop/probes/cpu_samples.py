@@ -54,7 +54,7 @@ FUNCTIONS: Mapping[str, int] = {
     HOLDERS: _BPF_PROG_TYPE_TRACING,
 }
 OPTIONAL = (BY_TICKS, HOLDERS)
-MAPS = ("stacks_even", "stacks_odd", "counted", "served", "sampled", "generation", "calls")
+MAPS = ("stacks", "counted", "served", "sampled", "generation", "calls")
 SLICES = (Slice("bpf_iter_meta", {"seq": "seq"}, {}),)
 
 SAMPLED = np.dtype(
@@ -62,30 +62,30 @@ SAMPLED = np.dtype(
         (name, "u8")
         for name in (
             *("ticks", "samples", "unserved", "uncounted"),
-            *("shortened", "collisions", "failed", "no_room"),
+            *("collisions", "failed", "no_room"),
         )
     ]
 )
 """What the program counts on each CPU: ticks; those in network work; of those in softirqs those whose socket is not
-known; those that no key had room for; those whose stack lacks its innermost functions, for others had its place; and
-those without a stack: others had all its places, the walk failed, or there was no room."""
+known; those that no key had room for; and those without a stack: another one has its hash, the walk failed, or there
+was no room."""
 
+_COUNTED = np.dtype([("stack", "u8"), ("samples", "u8"), ("tgid", "u4"), ("cpu", "u2"), ("entry", "u2")])
+_SERVED = np.dtype([("samples", "u8")])
 _HOLDER = np.dtype([("socket", "u8"), ("tgid", "u4"), ("padding", "u4")])
+_STACK_DEPTH = 64
+_STACK = np.dtype([("addresses", "u8", (_STACK_DEPTH,))])
 
-_PARTS = {"stack": (0, 20), "cpu": (20, 14), "entry": (34, 4), "generation": (38, 1), "tgid": (39, 22)}
-"""A key of `counted` is one number: where its parts stand, and how many bits they have."""
-_NO_STACK = (1 << _PARTS["stack"][1]) - 1
+_NO_STACK = 0
+_GENERATION = np.uint64(1)
+"""The bit of each key that says to which generation it belongs."""
 _ELSEWHERE, _WITHOUT_STACK = -1, -2
 """In place of a row: no network work after all, and nobody knows where."""
 
-_STACKS_PER_CPU, _STACKS_MAX, _COUNTED_MAX = 4096, 16384, 1 << 17
-_DEPTH_MAX = 64
-_LEFT_OUT_MAX = 3
-"""So many functions a stack may lack: hot ones are few, what takes the place of one takes a part of all samples."""
-_ALONE = 2
-_CROWDED = 8
-"""A generation is emptied once one in so many of its places for stacks is taken: the more are, the more often two
-stacks want one place."""
+_STACKS_PER_CPU, _STACKS_MAX = 4096, 16384
+_COUNTED_PER_CPU, _COUNTED_MAX = 8192, 1 << 17
+_CROWDED = 2
+"""A generation is emptied once one in so many of the places of a map is taken."""
 _LOOK_AGAIN_NS = 30_000_000_000
 """So long symbols are believed to be all: BPF programs come and go, and say so nowhere else."""
 _TRUSTED_NS = 5_000_000_000
@@ -104,45 +104,26 @@ _PROGRAM, _PROGRAM_BYTES = "[bpf]", 1 << 14
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def defines(host: Host | None = None) -> dict[str, int]:
-    """The numbers that reach the program by -D. Places for stacks go by the number of CPUs."""
+def defines() -> dict[str, int]:
+    """The numbers that reach the program by -D. Places go by the number of CPUs."""
     cpus = 1 << (maps.possible_cpus() - 1).bit_length()
+    counted_max = min(_COUNTED_MAX, _COUNTED_PER_CPU * cpus)
     return {
-        "STACK_DEPTH": _depth((host or Host()).proc),
-        "STACKS_MAX": _stacks_max(cpus),
-        "COUNTED_MAX": min(_COUNTED_MAX, 8192 * cpus),
-        "SERVED_MAX": min(_COUNTED_MAX, 8192 * cpus),
+        "STACK_DEPTH": _STACK_DEPTH,
+        "STACKS_MAX": min(_STACKS_MAX, _STACKS_PER_CPU * cpus),
+        "COUNTED_MAX": counted_max,
+        "SERVED_MAX": counted_max,
         "CALLS_MAX": CALLS_MAX,
         "NO_STACK": _NO_STACK,
-        "ALONE": _ALONE,
-        "LEFT_OUT_MAX": _LEFT_OUT_MAX,
         "CALL_BY_STACK": CALL_BY_STACK,
         "THREAD_BY_STACK": THREAD_BY_STACK,
-    } | {f"{name.upper()}_AT": at for name, (at, _) in _PARTS.items()}
-
-
-def _stacks_max(cpus: int) -> int:
-    return min(_STACKS_MAX, _STACKS_PER_CPU * cpus)
-
-
-def _depth(proc: Path) -> int:
-    """How many functions of a stack are kept, from the leaf on: the kernel makes no map for more than it walks."""
-    try:
-        return min(_DEPTH_MAX, int((proc / "sys/kernel/perf_event_max_stack").read_text()))
-    except (OSError, ValueError):
-        return _DEPTH_MAX
-
-
-def part(keys: Array, name: str) -> Array:
-    """A part of each key of `counted`."""
-    at, bits = _PARTS[name]
-    found: Array = (keys >> np.uint64(at) & np.uint64((1 << bits) - 1)).astype(np.intp)
-    return found
+    }
 
 
 def header() -> str:
     """C text in front of cpu_samples.bpf.c."""
-    return row_header("sampled", SAMPLED) + row_header("call", CALL) + row_header("holder", _HOLDER)
+    rows = {"sampled": SAMPLED, "call": CALL, "holder": _HOLDER, "counted": _COUNTED, "stack": _STACK}
+    return "".join(row_header(name, dtype) for name, dtype in rows.items())
 
 
 # --- what is read ---------------------------------------------------------------------------------------------
@@ -155,9 +136,8 @@ class SampleReading:
 
     `entry_ns`, by CPU and entry point, and `process_ns`, by process and entry point, also hold samples without a stack.
     `served_ns` is the time of softirqs by the process that holds the socket they served, `unserved_ns` that of those
-    of which nobody knows. `counts` are the rows' samples, those among them that have an address without a name, samples
-    whose stack was `shortened` by its innermost functions because others had its place, ticks that turned out to be
-    `elsewhere` than in network work, and all ticks; `lost` names what no row has.
+    of which nobody knows. `counts` are the rows' samples, those among them that have an address without a name, ticks
+    that turned out to be `elsewhere` than in network work, and all ticks; `lost` names what no row has.
     """
 
     stacks: Rows
@@ -171,39 +151,39 @@ class SampleReading:
 
 
 class Growing:
-    """A map of counts that only grow, until those of a generation are emptied."""
+    """A hash map of counts that only grow, until those of a generation are emptied."""
 
-    def __init__(self, map_fd: int, generation_bit: int) -> None:
-        self._map = map_fd
-        self._bit = np.uint64(generation_bit)
-        self._keys = self._counts = np.zeros(0, np.uint64)
+    def __init__(self, map_fd: int, dtype: np.dtype[Any]) -> None:
+        """`dtype`: that of the map's values, with their `samples`."""
+        self._map, self._dtype = map_fd, dtype
+        self._keys = self._samples = np.zeros(0, np.uint64)
 
-    def added(self) -> tuple[Array, Array]:
-        """The keys whose counts grew since the last reading, and by how much."""
-        keys, counts = maps.read_all(self._map, np.dtype(np.uint64), np.dtype(np.uint64))
+    def added(self) -> tuple[Array, Array, Array]:
+        """The keys whose counts grew since the last reading, their values, and by how much they grew."""
+        keys, values = maps.read_all(self._map, self._keys.dtype, self._dtype)
         order = np.argsort(keys)
-        keys, counts = keys[order], counts[order]
+        keys, values = keys[order], values[order]
         at = positions(keys, self._keys)
-        before = np.zeros(len(keys), np.uint64)
-        before[at >= 0] = self._counts[at[at >= 0]]
-        self._keys, self._counts = keys, counts
-        grown = counts > before
-        return keys[grown], (counts - before)[grown]
+        grown = values["samples"].copy()
+        grown[at >= 0] -= self._samples[at[at >= 0]]
+        self._keys, self._samples = keys, values["samples"]
+        has_grown = grown > 0
+        return keys[has_grown], values[has_grown], grown[has_grown]
 
     def used(self, generation: int) -> int:
         """How many keys the generation had at the last reading."""
-        return int(np.count_nonzero(self._of(generation)))
+        return int(np.count_nonzero(_are_of(generation, self._keys)))
 
     def empty(self, generation: int) -> None:
         """Delete what the generation had at the last reading."""
-        gone = self._of(generation)
+        gone = _are_of(generation, self._keys)
         maps.delete_all(self._map, self._keys[gone])
-        self._keys, self._counts = self._keys[~gone], self._counts[~gone]
+        self._keys, self._samples = self._keys[~gone], self._samples[~gone]
 
-    def _of(self, generation: int) -> Array:
-        of: Array = self._keys >> self._bit & np.uint64(1)
-        of_it: Array = of == generation
-        return of_it
+
+def _are_of(generation: int, keys: Array) -> Array:
+    of_it: Array = keys & _GENERATION == generation
+    return of_it
 
 
 class Times:
@@ -304,77 +284,61 @@ class Kept:
 
     def __init__(self, map_fds: Mapping[str, int], limits: Mapping[str, int]) -> None:
         self._maps, self._limits = map_fds, limits
-        self._stack = np.dtype((np.uint64, (limits["STACK_DEPTH"],)))
-        self._counted = Growing(map_fds["counted"], _PARTS["generation"][0])
-        self._served = Growing(map_fds["served"], 0)
+        self._counted = Growing(map_fds["counted"], _COUNTED)
+        self._served = Growing(map_fds["served"], _SERVED)
         self._generation = 0
-        self._stacks: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+        self._stacks: dict[int, bytes] = {}
 
-    def counted(self) -> tuple[Array, Array]:
-        """Keys whose counts grew, and by how much; `stack` has their stacks."""
-        keys, samples = self._counted.added()
-        numbers = part(keys, "stack")
-        where = self._map_of(numbers, part(keys, "generation"))
-        for generation in (0, 1):
-            here = np.unique(
-                numbers[(numbers != _NO_STACK) & (where == generation)] % self._limits["STACKS_MAX"]
-            )
-            self._read(generation, here)
-        return keys, samples
+    def counted(self) -> tuple[Array, Array, Array]:
+        """Keys whose counts grew, their values (_COUNTED), and by how much; `stack` has their stacks."""
+        keys, values, samples = self._counted.added()
+        self._read([one for one in set(values["stack"].tolist()) - self._stacks.keys() if one != _NO_STACK])
+        return keys, values, samples
 
-    def stack(self, number: int, generation: int) -> bytes | None:
-        """The addresses of a stack, leaf first, by parts of a key; None where there is none."""
-        return self._stacks[self._map_of(number, generation)].get(number % self._limits["STACKS_MAX"])
+    def stack(self, key: int) -> bytes | None:
+        """The addresses of a stack, leaf first; None where there is none."""
+        return self._stacks.get(key)
 
     def served(self) -> tuple[Array, Array]:
         """Addresses of sockets that softirqs were met to serve, and how often."""
-        keys, samples = self._served.added()
-        return keys & ~np.uint64(1), samples
+        keys, _, samples = self._served.added()
+        return keys & ~_GENERATION, samples
 
     def is_crowded(self) -> bool:
         """Whether so much is kept that the other generation is to take over."""
-        now = self._generation
-        return (
-            self._counted.used(now) > self._limits["COUNTED_MAX"] // 2
-            or self._served.used(now) > self._limits["SERVED_MAX"] // 2
-            or len(self._stacks[now]) > self._limits["STACKS_MAX"] // _CROWDED
-        )
+        used = {
+            "COUNTED_MAX": self._counted.used(self._generation),
+            "SERVED_MAX": self._served.used(self._generation),
+            "STACKS_MAX": len(self._stacks),
+        }
+        return any(taken > self._limits[name] // _CROWDED for name, taken in used.items())
 
     def turn(self) -> int:
-        """Have ticks go to the other generation alone; gives the one that they have left for good."""
+        """Have ticks go to the other generation; gives the one that they have left for good."""
         left, self._generation = self._generation, 1 - self._generation
-        self._tell(self._generation | _ALONE)
+        now = self._generation.to_bytes(4, sys.byteorder)
+        bpf.set_element(self._maps["generation"], bytes(4), now)
         _libc.syscall(_MEMBARRIER, _MEMBARRIER_GLOBAL, 0, 0)  # ticks that had begun have ended
         return left
 
-    def empty(self, generation: int, *, whole: bool) -> None:
-        """Forget what was read of a generation that ticks have left; `whole`: stacks that no count leads to too."""
+    def empty(self, generation: int) -> None:
+        """Forget all of a generation that ticks have left, stacks that no count leads to too."""
         self._counted.empty(generation)
         self._served.empty(generation)
-        numbers = range(self._limits["STACKS_MAX"]) if whole else self._stacks[generation]
-        maps.delete_each(self._stack_map(generation), np.fromiter(numbers, np.uint32, len(numbers)))
-        self._stacks[generation].clear()
-        self._tell(self._generation)
+        keys, _ = maps.read_all(self._maps["stacks"], np.dtype(np.uint64), _STACK)
+        maps.delete_all(self._maps["stacks"], keys[_are_of(generation, keys)])
+        self._stacks = {key: stack for key, stack in self._stacks.items() if key & 1 != generation}
 
-    def _tell(self, bits: int) -> None:
-        bpf.set_element(self._maps["generation"], bytes(4), bits.to_bytes(4, sys.byteorder))
-
-    def _map_of(self, number: Any, generation: Any) -> Any:
-        """The generation in whose map a stack is, which is the other one where that had to lend a place."""
-        return generation ^ (number >= self._limits["STACKS_MAX"])
-
-    def _read(self, generation: int, numbers: Array) -> None:
-        """Read the stacks that are not known yet."""
-        known = self._stacks[generation]
-        new = np.array([one for one in numbers.tolist() if one not in known], np.uint32)
-        read, found = maps.read_each(self._stack_map(generation), new, self._stack)
-        read[:, 1:] -= read[:, 1:] > 0  # they are where functions go on, behind a call that may be their last
-        depths = np.count_nonzero(read, axis=1).tolist()
+    def _read(self, new: list[int]) -> None:
+        keys = np.array(new, np.uint64)
+        read, found = maps.read_each(self._maps["stacks"], keys, _STACK)
+        stacks = read["addresses"]
+        stacks[:, 1:] -= (
+            stacks[:, 1:] > 0
+        )  # they are where functions go on, behind a call that may be their last
+        depths = np.count_nonzero(stacks, axis=1).tolist()
         for at in np.flatnonzero(found).tolist():
-            known[int(new[at])] = read[at, : depths[at]].tobytes()
-
-    def _stack_map(self, generation: int) -> int:
-        return self._maps["stacks_odd" if generation else "stacks_even"]
+            self._stacks[new[at]] = stacks[at, : depths[at]].tobytes()
 
 
 # --- the sampling ---------------------------------------------------------------------------------------------
@@ -394,7 +358,7 @@ class Samples:
             raise Unsupported(program.refused[self._function])
         self._program, self._host, self.frequency_hz = program, host, frequency_hz
         self._clocks: Clocks | None = None
-        self._kept = Kept(program.maps, defines(host))
+        self._kept = Kept(program.maps, defines())
         self._owners = Owners(program.functions.get(HOLDERS))
         self._times = Times()
         self._symbols = Symbols(host.proc)
@@ -403,7 +367,7 @@ class Samples:
         self._folder = Folder(self._function_at)
         self._rows = StackRows()
         self._not_here: dict[int, str] = {}
-        self._places: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self._places: dict[int, int] = {}
         self._entry_ns = np.zeros((maps.possible_cpus(), 1 + len(ENTRIES)))
         self._process_ns: defaultdict[int, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
         self._told: defaultdict[int, Counter[int]] = defaultdict(Counter)
@@ -411,7 +375,7 @@ class Samples:
         self._served_ns: defaultdict[int, float] = defaultdict(float)
         self._unserved_ns = 0.0
         self._before = np.zeros(maps.possible_cpus(), SAMPLED)
-        self._elsewhere = self._uncounted = 0
+        self._elsewhere = 0
 
     def attach(self) -> None:
         """Look at every CPU from now on. Raises PermissionMissing, Unsupported, or OSError."""
@@ -452,7 +416,6 @@ class Samples:
             counts={
                 "samples": self._rows.samples,
                 "unresolved": self._rows.unresolved,
-                "shortened": int(here["shortened"].sum()),
                 "elsewhere": self._elsewhere,
                 "ticks": int(here["ticks"].sum()),
             },
@@ -483,48 +446,35 @@ class Samples:
 
     def _count(self) -> None:
         """Count what was met under its row, its CPU and entry point, and its process."""
-        keys, samples = self._kept.counted()
-        cpus, tgids = part(keys, "cpu"), part(keys, "tgid")
-        at = self._places_of(keys)
-        times = samples * self._times.per_tick[cpus]
+        keys, met, samples = self._kept.counted()
+        at = self._places_of(keys, met)
+        times = samples * self._times.per_tick[met["cpu"]]
         has_row = at >= 0
         self._rows.add(at[has_row], samples[has_row], times[has_row])
         self._elsewhere += int(samples[at == _ELSEWHERE].sum())
-        entries = np.where(has_row, self._rows.entries_of(at), part(keys, "entry"))
+        entries = np.where(has_row, self._rows.entries_of(at), met["entry"])
         told = (at != _ELSEWHERE) & (entries <= len(ENTRIES))
-        np.add.at(self._entry_ns, (cpus[told], entries[told]), times[told])
-        of_processes = told & (tgids > 0)
+        np.add.at(self._entry_ns, (met["cpu"][told], entries[told]), times[told])
+        of_processes = told & (met["tgid"] > 0)
         for tgid, entry, time_ns in zip(
-            *(one[of_processes].tolist() for one in (tgids, entries, times)), strict=True
+            *(one[of_processes].tolist() for one in (met["tgid"], entries, times)), strict=True
         ):
             self._process_ns[tgid][entry] += time_ns
 
-    def _places_of(self, keys: Array) -> Array:
-        """The row of each key; _ELSEWHERE, or _WITHOUT_STACK."""
-        names = ("generation", "stack", "cpu", "entry", "tgid")
-        new = [
-            (key, *parts)
-            for key, *parts in zip(keys.tolist(), *(part(keys, name).tolist() for name in names), strict=True)
-            if key not in self._places[parts[0]]
-        ]
-        stacks = [
-            self._fold(generation, number, entry, tgid) for _, generation, number, _, entry, tgid in new
-        ]
-        for (key, generation, _, cpu, _, tgid), folded in zip(new, stacks, strict=True):
-            self._places[generation][key] = self._place(folded, cpu, tgid)
-        generations = part(keys, "generation").tolist()
-        return np.fromiter(
-            (
-                self._places[generation][key]
-                for key, generation in zip(keys.tolist(), generations, strict=True)
-            ),
-            np.intp,
-            len(keys),
-        )
+    def _places_of(self, keys: Array, met: Array) -> Array:
+        """The row of each key, by what was met under it; _ELSEWHERE, or _WITHOUT_STACK."""
+        told = keys.tolist()
+        new = [at for at, key in enumerate(told) if key not in self._places]
+        names = ("stack", "cpu", "entry", "tgid")
+        parts = list(zip(*(met[name][new].tolist() for name in names), strict=True))
+        folded = [self._fold(stack, entry, tgid) for stack, _, entry, tgid in parts]
+        for at, (_, cpu, _, tgid), one in zip(new, parts, folded, strict=True):
+            self._places[told[at]] = self._place(one, cpu, tgid)
+        return np.fromiter(map(self._places.__getitem__, told), np.intp, len(told))
 
-    def _fold(self, generation: int, number: int, entry: int, tgid: int) -> Folded | None:
-        """A stack that was not met under its key before; None where there is none."""
-        stack = self._kept.stack(number, generation)
+    def _fold(self, key: int, entry: int, tgid: int) -> Folded | None:
+        """A stack that was not met there before; None where there is none."""
+        stack = self._kept.stack(key)
         if stack is None:
             return None
         folded = self._folder.fold(stack, entry)
@@ -554,10 +504,8 @@ class Samples:
         here = self._read_ticks()
         self._count()
         self._count_served(here)
-        uncounted = int(here["uncounted"].sum())
-        self._kept.empty(left, whole=uncounted > self._uncounted)
-        self._uncounted = uncounted
-        self._places[left].clear()
+        self._kept.empty(left)
+        self._places = {key: at for key, at in self._places.items() if key & 1 != left}
         self._told.clear()
 
     def _name_owners(self) -> None:
