@@ -299,12 +299,19 @@ class View:
 
     def _difference(self, name: str) -> Column:
         """What the last interval added to a counter. A counter that went back has no difference."""
-        now, at = self.raw(name), self._before_at
-        if self.before is None or not len(self.before) or self.elapsed_s is None:
+        now, was_there = self.raw(name), self._before_at >= 0
+        if self.before is None or self.elapsed_s is None:
             return Column(np.zeros_like(now), np.zeros(len(now), bool))
-        then = self.before.array[name][np.maximum(at, 0)]
-        valid = (at >= 0) & known(now) & known(then) & (now >= then)
+        then = np.zeros_like(now)
+        then[was_there] = self.before.array[name][self._before_at[was_there]]
+        comparable = was_there | self.appeared if self._was_counted(name) else was_there
+        valid = comparable & known(now) & known(then) & (now >= then)
         return Column(np.where(valid, now - then, 0), valid)
+
+    def _was_counted(self, name: str) -> bool:
+        """Whether what was not in the snapshot before was not met before, and is known to have been at 0 then."""
+        before = self.frame.before
+        return self.table.begins_at_zero and before is not None and name not in before.missing
 
     # --- making columns ---------------------------------------------------------------------------------
 

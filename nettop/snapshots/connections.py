@@ -206,6 +206,7 @@ FAILURES = Table(
     text=("failures", "reason", "remote_address", "port", "process", "netns", "first_at", "last_at"),
     sort="-failures",
     text_sort="-failures",
+    begins_at_zero=True,
     point="events",
 )  # fmt: skip
 

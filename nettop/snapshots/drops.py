@@ -199,6 +199,7 @@ PACKETS = Table(
     text=("reason", "place", "family", "protocol", "interface", "netns", "packets", "bytes", "last_seen"),
     sort="-packets_per_s",
     text_sort="-packets",
+    begins_at_zero=True,
 )  # fmt: skip
 
 COUNTERS = Table(

@@ -26,12 +26,14 @@ from tests.unit.build import (
     example_frame,
     example_rows,
     make_frame,
+    make_hooks,
     make_rows,
     make_view,
 )
 from tests.unit.strategies import FIELDS, keyed_rows, rows
 
 elapsed = st.floats(0.1, 3600)
+FROM_ZERO = dataclasses.replace(SOCKETS, begins_at_zero=True)
 
 
 def by_id(each: list[Row] | None) -> dict[int, Row]:
@@ -74,6 +76,35 @@ def test_a_rate_is_the_difference_over_the_measured_time(
     pairs = zip(all_values(view, "bytes_sent_per_s"), all_values(differences, "bytes_sent"), strict=True)
     for rate, difference in pairs:
         assert rate == (None if difference is None else pytest.approx(difference / elapsed_s))
+
+
+@given(keyed_rows, keyed_rows)
+def test_what_counts_from_its_first_sight_has_all_of_it_in_that_interval(
+    now: list[Row], before: list[Row]
+) -> None:
+    """In a table whose counters begin at zero a new row grew by all it has: shares of an interval add up."""
+    view = make_view(make_frame(now, before, table=FROM_ZERO), every=True, deltas=True)
+    met = by_id(before)
+    rows_now = by_id(now)
+    for key, found in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
+        if key not in met:
+            assert found == rows_now[key]["bytes_sent"]
+
+
+def test_what_was_not_counted_before_has_no_first_sight() -> None:
+    """Where a column was n/a in the snapshot before, a new row may have grown long ago."""
+    row = {"id": 1, "bytes_sent": 5}
+    frame = make_frame([row], [], table=FROM_ZERO)
+    assert frame.before is not None
+    untold = dataclasses.replace(frame.before, hooks=make_hooks({}, {"bytes_sent": "no hook"}))
+    assert all_values(make_view(frame, deltas=True), "bytes_sent") == [5]
+    assert all_values(make_view(Frame(frame.now, untold), deltas=True), "bytes_sent") == [None]
+
+
+def test_what_has_gone_did_not_begin_at_zero() -> None:
+    """A row that is in the snapshot before alone has no difference."""
+    view = make_view(make_frame([], [{"id": 1, "bytes_sent": 5}], table=FROM_ZERO), closed=True, deltas=True)
+    assert all_values(view, "bytes_sent") == [None]
 
 
 def test_no_time_between_snapshots_gives_no_rate() -> None:
