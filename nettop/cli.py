@@ -199,7 +199,7 @@ def settings_of(asked: Asked) -> Settings:
         text,
         asked_ways(asked.use),
         asked_overhead(asked.max_overhead),
-        asked_frequency(asked.frequency),
+        asked_frequency(asked.frequency, interval_s),
     )
 
 

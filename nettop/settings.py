@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,8 @@ MIN_OVERHEAD, MAX_OVERHEAD = 0.001, 1.0
 """Shares of one CPU."""
 FREQUENCY_HZ, MAX_FREQUENCY_HZ = 997, 10_000
 """Samples a second and CPU: unasked, in step with nothing else that is periodic; and at most."""
+MIN_SAMPLES = 10
+"""A CPU is looked at so often in an interval, or more: a sample too many is then a tenth of the CPU at most."""
 MIN_DURATION_S, MAX_DURATION_S = MIN_INTERVAL_S, 86_400.0
 """How long an export samples."""
 
@@ -176,12 +179,19 @@ def checked_overhead(share: float) -> float:
     return share
 
 
-def checked_frequency(frequency_hz: int) -> int:
-    """Samples a second and CPU, if that is possible. Raises UsageError otherwise."""
+def checked_frequency(frequency_hz: int, span_s: float, spanned_by: str) -> int:
+    """Samples a second and CPU, if that is possible and often enough for the span that is looked at, which the option
+    `spanned_by` gives. Raises UsageError otherwise."""
     if not 1 <= frequency_hz <= MAX_FREQUENCY_HZ:
         raise UsageError(
             f"{frequency_hz} samples a second are not possible",
             f"give --frequency between 1 and {MAX_FREQUENCY_HZ}; {FREQUENCY_HZ} is usual",
+        )
+    if frequency_hz * span_s < MIN_SAMPLES:
+        raise UsageError(
+            f"--frequency {frequency_hz} is too low for {spanned_by} {span_s:g}: "
+            f"a sample would stand for more than 1/{MIN_SAMPLES} of it",
+            f"give --frequency {math.ceil(MIN_SAMPLES / span_s)} or more, or a longer {spanned_by}",
         )
     return frequency_hz
 

@@ -106,14 +106,15 @@ class ExportAsked:
 def export_settings(asked: ExportAsked) -> ExportSettings:
     """The settings that the words mean. Raises UsageError for values that mean nothing."""
     lens, table = _exported(asked.view)
+    duration_s = checked_duration(seconds("--duration", asked.duration))
     return ExportSettings(
         view=f"{lens.id}.{table.name}",
         path=asked.file,
         format=_format(asked, table),
-        duration_s=checked_duration(seconds("--duration", asked.duration)),
+        duration_s=duration_s,
         filters=tuple(asked.filter or ()),
         ways=asked_ways(asked.use),
-        frequency_hz=asked_frequency(asked.frequency),
+        frequency_hz=asked_frequency(asked.frequency, duration_s, "--duration"),
     )
 
 

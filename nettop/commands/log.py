@@ -128,7 +128,7 @@ def log_settings(asked: LogAsked) -> LogSettings:
         why=checked_why(asked.why, asked.format),
         ways=asked_ways(asked.use),
         max_overhead=asked_overhead(asked.max_overhead),
-        frequency_hz=asked_frequency(asked.frequency),
+        frequency_hz=asked_frequency(asked.frequency, interval_s),
     )
 
 

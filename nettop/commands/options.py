@@ -133,9 +133,13 @@ def asked_overhead(value: str | None) -> float | None:
     return None if value is None else checked_overhead(share("--max-overhead", value))
 
 
-def asked_frequency(value: str | None) -> int:
-    """The samples a second that --frequency gives. Raises UsageError for what is not possible."""
-    return FREQUENCY_HZ if value is None else checked_frequency(whole("--frequency", value))
+def asked_frequency(value: str | None, span_s: float, spanned_by: str = "--interval") -> int:
+    """The samples a second that --frequency gives, for times over such a span, which that option gives.
+
+    Raises UsageError for what is not possible.
+    """
+    frequency_hz = FREQUENCY_HZ if value is None else whole("--frequency", value)
+    return checked_frequency(frequency_hz, span_s, spanned_by)
 
 
 def size_bytes(name: str, value: str) -> int:

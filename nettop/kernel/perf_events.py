@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from nettop.errors import PermissionMissing, Unsupported
 from nettop.kernel import bpf
@@ -34,6 +35,8 @@ _LINK_CREATE, _BPF_PERF_EVENT = 28, 41
 """The command of bpf(2), and the place that it links a program to (include/uapi/linux/bpf.h)."""
 _READING = struct.Struct("=QQ")
 _NS = 1_000_000_000
+_OF_ONE_CPU = {errno.ENODEV, errno.EACCES, errno.EPERM}
+"""What refuses the clock of a CPU that has gone, or that came when the right to open one was given up."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _kept: dict[int, int] = {}
@@ -68,11 +71,19 @@ def open_clocks() -> Iterator[None]:
             os.close(_kept.popitem()[1])
 
 
-class Clocks:
-    """The clocks of all CPUs that run now: silent until they are started.
+class _Reading(NamedTuple):
+    """What an event counts: the clock's ns, and those of wall time in which it was switched on."""
 
-    A CPU that begins to run later has none: `cpus` are those that have. It needs the right to open events, unless
-    `open_clocks` did that.
+    counted: int
+    running: int
+
+
+class Clocks:
+    """The clocks of all CPUs that run: silent until they are started.
+
+    It needs the right to open events, unless `open_clocks` did that. The clock of a CPU that went off is dead for
+    good: one that comes back gets a new one, as does one that was added, as long as there is that right. `cpus` are
+    those that had a clock by the last look at them.
     """
 
     def __init__(self, program: int, frequency_hz: int) -> None:
@@ -80,14 +91,16 @@ class Clocks:
 
         Raises PermissionMissing, Unsupported, or OSError with the kernel's errno.
         """
+        self._program = program
         self._events: dict[int, int] = {}
-        self._links: list[int] = []
-        self.period_ns = 0
+        self._links: dict[int, int] = {}
+        self._counted: dict[int, int] = {}
+        """What each event had counted by the last look: a clock that ticks and counts nothing is dead."""
+        self._ticking = False
+        self.period_ns = _NS // frequency_hz
         try:
             for cpu in online_cpus():
-                self._events[cpu] = os.dup(_kept[cpu]) if cpu in _kept else _open(cpu)
-                self._have_run(program, cpu)
-            self.set_frequency(frequency_hz)
+                self._add_first(cpu)
         except PermissionError as error:
             self.close()
             raise PermissionMissing(
@@ -100,53 +113,107 @@ class Clocks:
             if error.errno in (errno.ENOENT, errno.ENOSYS):
                 raise Unsupported("this kernel has no perf events") from error
             raise
-
-    @property
-    def cpus(self) -> tuple[int, ...]:
-        """The CPUs that have a clock."""
-        return tuple(self._events)
+        self.cpus = tuple(self._events)
 
     def set_frequency(self, frequency_hz: int) -> None:
         """Tick so often in a second from now on. Raises OSError."""
         self.period_ns = _NS // frequency_hz
         for event in self._events.values():
-            fcntl.ioctl(event, _PERIOD, struct.pack("=Q", self.period_ns))
+            self._set_period(event)
 
     def start(self) -> None:
         """Tick. Raises OSError."""
+        self._ticking = True
         for event in self._events.values():
             fcntl.ioctl(event, _ENABLE, 0)
 
     def stop(self) -> None:
         """Tick no more until they are started again. Raises OSError."""
+        self._ticking = False
         for event in self._events.values():
             fcntl.ioctl(event, _DISABLE, 0)
 
     def running_ns(self) -> dict[int, int]:
-        """For how long the clock of each CPU has run since it was opened; that of a CPU that is gone is left out."""
-        readings = {cpu: os.read(event, _READING.size) for cpu, event in self._events.items()}
-        return {cpu: _READING.unpack(reading)[1] for cpu, reading in readings.items() if reading}
+        """For how long the clock of each CPU has run since it was opened; that of a CPU that is gone is left out.
+
+        Opens clocks of CPUs that came, or came back, since the last look. Raises OSError.
+        """
+        readings = {cpu: reading for cpu in online_cpus() if (reading := self._read_or_renew(cpu))}
+        self.cpus = tuple(readings)
+        return {cpu: reading.running for cpu, reading in readings.items()}
 
     def close(self) -> None:
         """Stop them and let go of the program; a second call does nothing."""
         with suppress(OSError):
             self.stop()
-        while self._links:
-            os.close(self._links.pop())
-        while self._events:
-            os.close(self._events.popitem()[1])
+        for cpu in tuple(self._events):
+            self._remove(cpu)
 
-    def _have_run(self, program: int, cpu: int) -> None:
+    # --- one CPU --------------------------------------------------------------------------------------------------
+
+    def _add_first(self, cpu: int) -> None:
+        """Take the event that is kept, or a new one. What refuses just this CPU, of several, leaves it without."""
+        try:
+            self._add(cpu, os.dup(_kept[cpu]) if cpu in _kept else _open(cpu))
+        except OSError as error:
+            if not (self._events and error.errno in _OF_ONE_CPU):
+                raise
+
+    def _read_or_renew(self, cpu: int) -> _Reading | None:
+        """What a CPU's clock counts: a new one if there was none, or a dead one. None where it may not have one."""
+        reading = self._read(cpu)
+        if reading is None or (self._ticking and reading.counted == self._counted.get(cpu)):
+            try:
+                self._renew(cpu)
+            except OSError:
+                return None
+            reading = _Reading(0, 0)
+        self._counted[cpu] = reading.counted
+        return reading
+
+    def _read(self, cpu: int) -> _Reading | None:
+        """What its event counts; None where it has none, or one of which the kernel tells nothing any more."""
+        if cpu not in self._events:
+            return None
+        read = os.read(self._events[cpu], _READING.size)
+        return _Reading(*_READING.unpack(read)) if read else None
+
+    def _renew(self, cpu: int) -> None:
+        """Put a new event in the place of one that is dead, if there was one. Raises OSError."""
+        event = _open(cpu)
+        self._remove(cpu)
+        self._add(cpu, event)
+        if self._ticking:
+            fcntl.ioctl(event, _ENABLE, 0)
+
+    def _add(self, cpu: int, event: int) -> None:
+        self._events[cpu] = event
+        try:
+            self._have_run(cpu)
+            self._set_period(event)
+        except OSError:
+            self._remove(cpu)
+            raise
+
+    def _remove(self, cpu: int) -> None:
+        for kept in (self._links, self._events):
+            if cpu in kept:
+                os.close(kept.pop(cpu))
+
+    def _set_period(self, event: int) -> None:
+        fcntl.ioctl(event, _PERIOD, struct.pack("=Q", self.period_ns))
+
+    def _have_run(self, cpu: int) -> None:
         """A link (since 5.15) lets go of the event again. Without it the event is the program's for good."""
         event = self._events[cpu]
         try:
-            self._links.append(
-                bpf.command(_LINK_CREATE, struct.pack("=IIII48x", program, event, _BPF_PERF_EVENT, 0))
+            self._links[cpu] = bpf.command(
+                _LINK_CREATE, struct.pack("=IIII48x", self._program, event, _BPF_PERF_EVENT, 0)
             )
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            fcntl.ioctl(event, _SET_BPF, program)
+            fcntl.ioctl(event, _SET_BPF, self._program)
             if cpu in _kept:
                 os.close(_kept.pop(cpu))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -42,11 +42,21 @@ def open_symbols(proc: Path = Path("/proc")) -> None:
             _opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-class Symbols:
-    """The functions of the kernel and its modules: none before the first `refresh`. Each takes some 40 bytes."""
+def are_shown(proc: Path = Path("/proc")) -> bool:
+    """Whether this process is shown addresses: it reads no further than to the first of them."""
+    return any(start for start, _ in _functions(proc / "kallsyms"))
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+
+class Symbols:
+    """The functions of the kernel and its modules: none before the first `refresh`. Each takes some 40 bytes.
+
+    `present` are those of the `wanted` functions that there are: whoever sees no addresses sees names.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), wanted: Collection[str] = ()) -> None:
         self._proc = proc
+        self._wanted = frozenset(name.encode() for name in wanted)
+        self.present: frozenset[str] = frozenset()
         self._modules: frozenset[bytes] | None = None
         self._starts = np.empty(0, np.uint64)
         self._ends = self._order = np.empty(0, np.intp)
@@ -63,10 +73,15 @@ class Symbols:
         self._modules = modules
         # Piece by piece into few large pieces of memory: as Python's own objects they would take 20 MB and more.
         starts, ends, text = array("Q"), array("Q"), bytearray()
+        present = set()
         for start, name in _functions(self._proc / "kallsyms"):
-            starts.append(start)
-            text += name
-            ends.append(len(text))
+            if (own := _own_name(name)) in self._wanted:
+                present.add(own.decode())
+            if start:
+                starts.append(start)
+                text += name
+                ends.append(len(text))
+        self.present = frozenset(present)
         found = np.array(starts, np.uint64)
         self._order = np.argsort(found, kind="stable")
         self._starts, self._ends, self._text = found[self._order], np.array(ends, np.intp), bytes(text)
@@ -93,7 +108,7 @@ class Symbols:
 
 
 def _functions(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Start and name of every function in a file like /proc/kallsyms, but for those whose address is hidden."""
+    """Start and name of every function in a file like /proc/kallsyms; of one whose address is hidden it is 0."""
     try:
         file = _open(path)
     except OSError:
@@ -101,9 +116,12 @@ def _functions(path: Path) -> Iterator[tuple[int, bytes]]:
     with file:
         for line in file:
             if line[_KIND] in _FUNCTIONS and not line.startswith(_PADDING, _NAME_AT):
-                start = _number(line[_ADDRESS])
-                if start:
-                    yield start, line[_NAME_AT:].rstrip().replace(b"\t", b" ")
+                yield _number(line[_ADDRESS]), line[_NAME_AT:].rstrip().replace(b"\t", b" ")
+
+
+def _own_name(name: bytes) -> bytes:
+    """The name without its module, and without suffixes such as .isra.0."""
+    return name.partition(b" ")[0].partition(b".")[0]
 
 
 def _open(path: Path) -> BinaryIO:

@@ -21,7 +21,7 @@ from nettop.kernel import maps, powercap
 from nettop.kernel.facts import Host
 from nettop.kernel.ladder import NO_WAY, Ladder, Refused, Way, Ways, check_asked, climb
 from nettop.kernel.program import Loader, Program, ProgramText
-from nettop.kernel.symbols import Symbols
+from nettop.kernel.symbols import are_shown
 from nettop.probes import cpu_entries, cpu_samples
 from nettop.probes.cpu_entries import EntryReading, EntryTimes, NapiThreads
 from nettop.probes.cpu_processes import FIRST_ID, ProcessTimes
@@ -30,6 +30,7 @@ from nettop.settings import FREQUENCY_HZ
 from nettop.snapshots.cpu import (
     CATEGORY_SHARES,
     CPUS,
+    ENTRIES,
     IO_WORKERS,
     LENS,
     NAPI_THREADS,
@@ -62,6 +63,7 @@ _SOFTIRQS = (TX_SOFTIRQ, RX_SOFTIRQ)
 _UNKNOWN = unknown_value(np.dtype("u8"))
 _NO_SYMBOLS = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or no CAP_SYSLOG"
 _NO_SAMPLES = "there are no samples"
+_ONLY_ASKED_FOR = "it halves the speed of every short system call: --use syscalls=raw_syscalls takes it"
 _NO_SOFTIRQS = "nothing tells when softirqs run"
 _BY_TICKS = {cpu_entries.BY_SAMPLES: _CALLS, cpu_entries.RAW_SYSCALLS: (IO_WORKERS,)}
 """The entry points of which, by such a way to system calls, no hook tells: workers make none."""
@@ -229,6 +231,8 @@ class Cpu:
         return self._times
 
     def _take_calls(self, loader: Loader, way: Way) -> None:
+        if way == cpu_entries.RAW_SYSCALLS and POINT_SYSCALLS.name not in self._asked:
+            raise Refused(_ONLY_ASKED_FOR)
         if way != cpu_entries.BY_SAMPLES:
             self._attached.hook_calls(way, loader)
         elif self._asked.get(POINT_SAMPLES.name) == NO_WAY:
@@ -258,9 +262,7 @@ class Cpu:
         self._samples = samples
 
     def _need_symbols(self, _: Way) -> None:
-        symbols = Symbols(self._host.proc)
-        symbols.refresh()
-        if not len(symbols):
+        if not are_shown(self._host.proc):
             raise Refused(_NO_SYMBOLS)
 
     def _open_meters(self, _: Way) -> None:
@@ -294,7 +296,7 @@ class Cpu:
             counts=self._counts(network_ns, cpus, samples),
             lost=self._lost(samples),
             hooks=tuple(map(self._hook_now, self._hooks.values())),
-            gaps=self._gaps(),
+            gaps=self._gaps(times, samples),
         )
 
     def _follow_threads(self) -> None:
@@ -388,9 +390,14 @@ class Cpu:
             self._attached.lost() | {"rows": self._processes.left_out} | dict(samples.lost if samples else {})
         )
 
-    def _gaps(self) -> dict[str, str]:
+    def _gaps(self, times: EntryReading, samples: SampleReading | None) -> dict[str, str]:
         missed = self._attached.not_hooked
-        return {"calls": f"not timed where they pass {', '.join(missed)}"} if missed else {}
+        untold = [ENTRIES[one] for one in TIME_OF if self._entry_times(one, times, samples) is None]
+        found = {
+            "calls": f"not timed where they pass {', '.join(missed)}" if missed else None,
+            "network": f"summed up without {', '.join(untold)}" if untold else None,
+        }
+        return {name: why for name, why in found.items() if why is not None}
 
     # --- costing less ---------------------------------------------------------------------------------------------
 

@@ -202,7 +202,7 @@ FEXIT = Way("fexit", tuple(chain(*map(_ends, CORE))))
 KRETPROBE = Way("kretprobe", (_AT_RETURN, *dict.fromkeys(f"entry__{program}" for program in CORE.values())))
 BY_SAMPLES = Way("samples", ("sample__calls",))
 RAW_SYSCALLS = Way("raw_syscalls", _RAW_SYSCALLS)
-"""It runs at every system call of the host, on sockets or not."""
+"""It runs at every system call of the host, on sockets or not: nobody gets it unasked."""
 SYSCALLS = Ladder(POINT_SYSCALLS, (FEXIT, KRETPROBE, BY_SAMPLES, RAW_SYSCALLS))
 LADDERS = (SOFTIRQS, SYSCALLS, THREADS, SERVED)
 _NOT_AT_CALLS = frozenset({*_SOFTIRQS, _THREADS, *SERVED.ways[0].programs})

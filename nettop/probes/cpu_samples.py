@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -95,10 +94,6 @@ _WALK_SHARE = 100
 _MEMBARRIER, _MEMBARRIER_GLOBAL = {"x86_64": 324, "aarch64": 283}.get(platform.machine(), -1), 1
 _NS = 1_000_000_000
 _USER_TICK_NS = _NS // os.sysconf("SC_CLK_TCK")
-_NAME_AT = 19
-"""Where a line of kallsyms has its name; see nettop.kernel.symbols."""
-_BEHIND = re.compile(r"[.\s]")
-"""What ends a function's own name there."""
 _PROGRAM, _PROGRAM_BYTES = "[bpf]", 1 << 14
 """What stands behind a BPF program's name in kallsyms; few of them are longer."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -232,13 +227,6 @@ def idle_ns(proc: Path) -> dict[int, int]:
     return found
 
 
-def functions_of(kallsyms: Path) -> set[str]:
-    """The functions of a kernel that name categories. Whoever may not see addresses sees the names."""
-    with suppress(OSError), kallsyms.open() as lines:
-        return {name for line in lines if (name := _BEHIND.split(line[_NAME_AT:], 1)[0]) in CATEGORY_OF}
-    return set()
-
-
 class Owners:
     """Which process holds a socket, by its address (struct sock): the first of those that do."""
 
@@ -361,7 +349,7 @@ class Samples:
         self._kept = Kept(program.maps, defines())
         self._owners = Owners(program.functions.get(HOLDERS))
         self._times = Times()
-        self._symbols = Symbols(host.proc)
+        self._symbols = Symbols(host.proc, CATEGORY_OF)
         self._symbols_ns = 0
         self._missed = np.zeros(maps.possible_cpus())
         self._folder = Folder(self._function_at)
@@ -536,12 +524,12 @@ class Samples:
         if self._symbols.refresh():
             self._symbols_ns = time.monotonic_ns()
             self._folder.forget()
-            self._not_here = categories_not_here(functions_of(self._host.proc / "kallsyms"))
+            self._not_here = categories_not_here(self._symbols.present)
 
     def _function_at(self, address: int) -> str | None:
         site = self._symbols.find(address)
         if (site is None or site[0].endswith(_PROGRAM)) and self._may_have_changed():
-            self._symbols = Symbols(self._host.proc)
+            self._symbols = Symbols(self._host.proc, CATEGORY_OF)
             self._symbols.refresh()
             site = self._symbols.find(address)
         return None if site is None or _is_far(*site) else site[0]

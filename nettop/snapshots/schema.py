@@ -79,10 +79,10 @@ class Table:
     `screen` and `text` name the columns that the TUI and plain text show unasked, sorted by `sort` and
     `text_sort`: a field name, with `-` before it for descending; `default_filter` chooses the rows shown without --all.
     `append` marks a table of events: rows are added, never replaced. Counters of a table that `begins_at_zero` count
-    from when its source first met their row: what a new row has, it has of the last interval. `point` names the point of its lens without
-    which it has no rows, where that is not called as the table is. Rows of a table that `adds_up` are parts of a whole;
-    those of others hold each other's numbers too, and have no total. `exports` are the formats in which `nettop export`
-    writes it (values of nettop.settings.ExportFormat).
+    from when its source first met their row: what a new row has, it has of the last interval. `point` names the point
+    of its lens without which it has no rows, where that is not called as the table is. Rows of a table that `adds_up`
+    are parts of a whole; those of others hold each other's numbers too, and have no total. `exports` are the formats in
+    which `nettop export` writes it (values of nettop.settings.ExportFormat).
     """
 
     name: str

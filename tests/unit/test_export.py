@@ -97,6 +97,7 @@ def test_a_lens_alone() -> None:
         ({"duration": "ten"}, "--duration 'ten' is not a number of seconds", "--duration 0.5"),
         ({"frequency": "0"}, "--frequency '0' is not a whole number above 0", "--frequency 10"),
         ({"frequency": "10001"}, "10001 samples a second are not possible", "between 1 and 10000"),
+        ({"frequency": "3", "duration": "3"}, "3 is too low for --duration 3", "--frequency 4 or more"),
         ({"use": ["sample=none"]}, "unknown point 'sample'", "samples"),
     ],
 )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clocks that are opened early, kept, and lent to whoever asks later."""
+"""Clocks that are opened early, kept, and lent to whoever asks later; and those of CPUs that come and go."""
 
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,13 @@ class Kernel:
         self.opened: list[int] = []
         self.refusal: int | None = None
         self.has_links = True
-        self.programs: set[int] = set()
-        monkeypatch.setattr(perf_events, "online_cpus", lambda: (0, 2))
+        self.online = [0, 2]
+        self.running: dict[int, int] = {}
+        self.counted: dict[int, int] = {}
+        self._cpus: dict[int, int] = {}
+        self._real_read = os.read
+        monkeypatch.setattr(perf_events, "online_cpus", lambda: tuple(self.online))
+        monkeypatch.setattr(perf_events.os, "read", self.read)
         monkeypatch.setattr(perf_events, "_open", self.open)
         monkeypatch.setattr(perf_events.bpf, "command", self.link)
         monkeypatch.setattr(perf_events.fcntl, "ioctl", self.ioctl)
@@ -35,7 +40,27 @@ class Kernel:
         if self.refusal:
             raise OSError(self.refusal, os.strerror(self.refusal))
         self.opened.append(cpu)
-        return os.open("/dev/zero", os.O_RDONLY)
+        event = os.open("/dev/zero", os.O_RDONLY)
+        self._cpus[event], self.running[event], self.counted[event] = cpu, 0, 0
+        return event
+
+    def read(self, event: int, size: int) -> bytes:
+        """What an event counts; of what is none of them, what is there."""
+        if event not in self._cpus:
+            return self._real_read(event, size)
+        return struct.pack("=QQ", self.counted[event], self.running[event])
+
+    def pass_time(self) -> None:
+        """Clocks that live count."""
+        for event, cpu in self._cpus.items():
+            if cpu in self.online:
+                self.running[event] += 10
+                self.counted[event] += 9
+
+    def take_off(self, cpu: int) -> None:
+        """The CPU goes, and with it whatever it ran."""
+        self.online.remove(cpu)
+        self._cpus = {event: of if of != cpu else -1 for event, of in self._cpus.items()}
 
     def link(self, number: int, attributes: bytes) -> int:
         """A link of a program to an event, on kernels that have such."""
@@ -126,6 +151,83 @@ def test_without_links_a_kept_clock_serves_once(kernel: Kernel, descriptors: Cal
         Clocks(PROGRAM, 100).close()
         assert kernel.opened == [0, 2, 0, 2]
     assert descriptors() == before
+
+
+def look(clocks: Clocks, kernel: Kernel) -> dict[int, int]:
+    """What the clocks tell a while later."""
+    kernel.pass_time()
+    return clocks.running_ns()
+
+
+@pytest.fixture
+def ticking(kernel: Kernel, descriptors: Callable[[], set[str]]) -> Iterator[Clocks]:
+    """Clocks of both CPUs that were looked at; at the end they leave nothing."""
+    before = descriptors()
+    clocks = Clocks(PROGRAM, 100)
+    clocks.start()
+    assert look(clocks, kernel) == {0: 10, 2: 10}
+    kernel.asked.clear()
+    yield clocks
+    clocks.close()
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("looked_at_meanwhile", [True, False])
+def test_a_cpu_that_comes_back_has_a_new_clock(
+    kernel: Kernel, ticking: Clocks, looked_at_meanwhile: bool
+) -> None:
+    """It ticks as the others do, whether or not anybody saw that the CPU was gone."""
+    kernel.take_off(2)
+    if looked_at_meanwhile:
+        assert look(ticking, kernel) == {0: 20} and ticking.cpus == (0,)
+    kernel.online.append(2)
+    assert look(ticking, kernel)[2] == 0
+    assert kernel.requests() == [perf_events._PERIOD, perf_events._ENABLE]
+    assert look(ticking, kernel)[2] == 10
+    assert ticking.cpus == (0, 2) and kernel.opened == [0, 2, 2]
+
+
+def test_a_cpu_that_is_added_has_a_clock(kernel: Kernel, ticking: Clocks) -> None:
+    """From the next look on."""
+    kernel.online.append(3)
+    assert look(ticking, kernel) == {0: 20, 2: 20, 3: 0}
+    assert look(ticking, kernel) == {0: 30, 2: 30, 3: 10}
+    assert ticking.cpus == (0, 2, 3)
+
+
+def test_a_cpu_that_comes_back_too_late_has_none(kernel: Kernel, ticking: Clocks) -> None:
+    """Without the right to open one it is told at every look that the CPU has none; with it again it has."""
+    kernel.take_off(2)
+    kernel.online.append(2)
+    kernel.refusal = errno.EACCES
+    for _ in range(3):
+        assert 2 not in look(ticking, kernel)
+        assert ticking.cpus == (0,)
+    kernel.refusal = None
+    assert look(ticking, kernel)[2] == 0
+    assert ticking.cpus == (0, 2)
+
+
+def test_what_is_silent_is_not_dead(kernel: Kernel, ticking: Clocks) -> None:
+    """Clocks that were stopped count nothing: which of them are dead shows when they are started again."""
+    ticking.stop()
+    kernel.take_off(2)
+    kernel.online.append(2)
+    assert ticking.running_ns() == ticking.running_ns() == {0: 10, 2: 10}
+    assert kernel.opened == [0, 2]
+    ticking.start()
+    assert look(ticking, kernel) == {0: 20, 2: 0}
+    assert kernel.opened == [0, 2, 2]
+
+
+def test_a_cpu_that_came_after_the_kept_clocks_takes_none_from_the_others(kernel: Kernel) -> None:
+    """When the right to open more was given up meanwhile."""
+    with open_clocks():
+        kernel.online.append(3)
+        kernel.refusal = errno.EACCES
+        clocks = Clocks(PROGRAM, 100)
+        assert clocks.cpus == (0, 2)
+        clocks.close()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nettop.kernel.symbols import Symbols
+from nettop.kernel.symbols import Symbols, are_shown
 
 KALLSYMS = """\
 ffffffff81000000 T _stext
@@ -85,14 +85,58 @@ def test_read_again_only_when_modules_changed(proc: Path, symbols: Symbols) -> N
     assert symbols.find(0xFFFFFFFFC0300020) == ("veth_xmit [veth]", 0x10)
 
 
-def test_hidden_addresses_are_no_symbols(proc: Path) -> None:
-    """To who may not see them the kernel shows every address as 0."""
+@pytest.fixture
+def hiding(proc: Path) -> Path:
+    """A /proc as the kernel shows it to who may not see addresses: all of them are 0."""
     hidden = "".join(f"{0:016x}{line[16:]}\n" for line in KALLSYMS.splitlines())
     (proc / "kallsyms").write_text(hidden)
-    made = Symbols(proc)
+    return proc
+
+
+def test_hidden_addresses_are_no_symbols(hiding: Path) -> None:
+    """Nothing is found by an address that nobody was told."""
+    made = Symbols(hiding)
     assert made.refresh()
     assert len(made) == 0
     assert made.find(5) is None
+
+
+def test_whether_addresses_are_shown(proc: Path) -> None:
+    """One that is shown says it."""
+    assert are_shown(proc)
+
+
+def test_whether_addresses_are_hidden(hiding: Path) -> None:
+    """Neither zeros nor a missing file show any."""
+    assert not are_shown(hiding)
+    (hiding / "kallsyms").unlink()
+    assert not are_shown(hiding)
+
+
+def test_names_of_what_is_present(proc: Path) -> None:
+    """Of the wanted functions those that there are, by their own names: data is none, a module's is."""
+    wanted = {"early", "nft_do_chain", "some_data", "udp_rcv", "tcp_v6_rcv", "tcp_v4"}
+    made = Symbols(proc, wanted)
+    assert not made.present
+    made.refresh()
+    assert made.present == {"early", "nft_do_chain", "udp_rcv"}
+
+
+def test_names_are_known_without_addresses(hiding: Path) -> None:
+    """The kernel hides no names."""
+    made = Symbols(hiding, {"early", "udp_rcv", "tcp_v6_rcv"})
+    made.refresh()
+    assert made.present == {"early", "udp_rcv"}
+
+
+def test_what_is_present_changes_with_the_modules(proc: Path) -> None:
+    """What goes with its module is there no more."""
+    made = Symbols(proc, {"nft_do_chain", "udp_rcv"})
+    made.refresh()
+    (proc / "modules").write_text("")
+    (proc / "kallsyms").write_text(KALLSYMS.partition("ffffffffc0201000")[0])
+    assert made.refresh()
+    assert made.present == {"udp_rcv"}
 
 
 def test_a_missing_file_is_no_symbols(tmp_path: Path) -> None:
