@@ -17,17 +17,8 @@ BPF_HASH(waiting, u32, struct inside, WAITING_MAX);
 // that allocate as they trace.
 BPF_TABLE("percpu_hash", struct caller, struct spent, callers, CALLERS_MAX);
 
-// What the maps had no room for: at 0 threads, at 1 processes.
-BPF_PERCPU_ARRAY(refused, u64, 2);
-
 // Whether calls are hooked, so that threads may wait inside of them. Set by nettop.
 BPF_ARRAY(hooked, u32, 1);
-
-static __always_inline void count_refused(int which) {
-  u64 *number = refused.lookup(&which);
-  if (number)
-    __sync_fetch_and_add(number, 1);
-}
 
 static __always_inline bool are_calls_hooked() {
   int first = 0;
@@ -101,7 +92,7 @@ int tp_btf__softirq_entry(u64 *ctx) {
     return 0;
   u64 now = bpf_ktime_get_ns();
   interrupt(state, now);
-  state->served = 0;
+  state->served = state->early = 0;
   state->softirq = stint(now, 1 + ctx[0]);
   return 0;
 }
@@ -116,11 +107,18 @@ int tp_btf__softirq_exit(u64 *ctx) {
   return 0;
 }
 
-// Notes whose socket a softirq serves.
+// Notes whose socket a softirq serves. Ticks that came before the first one are that one's: packets pass the
+// driver and IP before anybody knows whose they are.
 static __always_inline int serve(u64 sk) {
   struct cpu_state *state = this_cpu();
-  if (state && state->softirq)
-    state->served = sk;
+  if (!state || !state->softirq)
+    return 0;
+  state->served = sk;
+  barrier(); // from here on no tick is early; and the verifier lets nobody reckon with a pointer, but with
+             // what is read
+  if (state->early)
+    count_served(state->served, state->early);
+  state->early = 0;
   return 0;
 }
 

@@ -22,6 +22,38 @@ static __always_inline struct cpu_state *this_cpu(void) {
   return cpus.lookup(&first);
 }
 
+// What maps had no room for: threads, processes, sockets.
+BPF_PERCPU_ARRAY(refused, u64, REFUSED_KINDS);
+
+static __always_inline void count_refused(int which) {
+  u64 *number = refused.lookup(&which);
+  if (number)
+    __sync_fetch_and_add(number, 1);
+}
+
+// Everything that ticks meet is kept in two generations: user space empties one while ticks go to the other.
+// Bit 0 of each key says to which it belongs.
+BPF_ARRAY(generation, u32, 1);
+
+static __always_inline u64 generation_now(void) {
+  int first = 0;
+  u32 *now = generation.lookup(&first);
+  return now ? *now : 0;
+}
+
+// Ticks in softirqs by the socket that was served; addresses of sockets are even. Maps that ticks write to
+// have their room beforehand: older kernels let programs of this kind use no other.
+BPF_TABLE("hash", u64, u64, served, SERVED_MAX);
+
+static __always_inline void count_served(u64 socket, u64 ticks) {
+  u64 none = 0, key = socket | generation_now();
+  u64 *number = served.lookup_or_try_init(&key, &none);
+  if (number)
+    __sync_fetch_and_add(number, ticks);
+  else
+    count_refused(REFUSED_SOCKETS);
+}
+
 // One more than the softirq that runs on this CPU, 0 outside of them.
 static __always_inline u32 vector_now(struct cpu_state *state) { return state->softirq & STINT_OF; }
 

@@ -59,12 +59,14 @@ POWERCAP = Ladder(POINT_POWER, (Way("powercap"),))
 LADDERS = (*cpu_entries.LADDERS, SAMPLES, SYMBOLS, POWERCAP)
 
 _CALLS = (TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS)
-_SOFTIRQS = (TX_SOFTIRQ, RX_SOFTIRQ)
+_NOT_CALLED = (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)
+"""The entry points that no process enters."""
 _UNKNOWN = unknown_value(np.dtype("u8"))
 _NO_SYMBOLS = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or no CAP_SYSLOG"
 _NO_SAMPLES = "there are no samples"
 _ONLY_ASKED_FOR = "it halves the speed of every short system call: --use syscalls=raw_syscalls takes it"
 _NO_SOFTIRQS = "nothing tells when softirqs run"
+_FIELDS = {point.name: point.fields for point in LENS.points}
 _BY_TICKS = {cpu_entries.BY_SAMPLES: _CALLS, cpu_entries.RAW_SYSCALLS: (IO_WORKERS,)}
 """The entry points of which, by such a way to system calls, no hook tells: workers make none."""
 _THE_SAMPLES, _THE_CALLS = "the samples", "the hooks at system calls"
@@ -361,8 +363,9 @@ class Cpu:
         self._processes.add_exact(times.callers, times.spent)
         if samples is not None:
             self._processes.add_sampled(samples.process_ns, self._by_ticks)
-            if self._hooks[POINT_SERVED.name].way is not None:
-                self._processes.add_softirqs(samples.served_ns, samples.unserved_ns)
+        if self._way(RX_SOFTIRQ) is not None:
+            served_ns = samples.served_ns if samples is not None else {}
+            self._processes.add_softirqs(served_ns, int(times.entry_ns[:, _NOT_CALLED].sum()))
         rows, ended = self._processes.rows(taken_ns)
         pids = [process.pid for process in ended]
         if pids and len(times.callers):
@@ -382,7 +385,7 @@ class Cpu:
             "network_ns": network_ns,
             "cpus": len(cpus),
             "frequency_hz": self._frequency_hz,
-            "unshared_ns": self._processes.waiting_ns,
+            "ended_ns": self._processes.ended.total(),
         } | dict(samples.counts if samples else {})
 
     def _lost(self, samples: SampleReading | None) -> dict[str, int]:
@@ -392,7 +395,14 @@ class Cpu:
 
     def _gaps(self, times: EntryReading, samples: SampleReading | None) -> dict[str, str]:
         missed = self._attached.not_hooked
-        untold = [ENTRIES[one] for one in TIME_OF if self._entry_times(one, times, samples) is None]
+        missing = {
+            name for hook in map(self._hook_now, self._hooks.values()) if not hook.way for name in hook.fields
+        }
+        untold = [
+            ENTRIES[one]
+            for one, name in TIME_OF.items()
+            if name in missing or self._entry_times(one, times, samples) is None
+        ]
         found = {
             "calls": f"not timed where they pass {', '.join(missed)}" if missed else None,
             "network": f"summed up without {', '.join(untold)}" if untold else None,
@@ -442,7 +452,7 @@ class Cpu:
         by_samples = hook.point in _OF_SAMPLES or hook.way == cpu_entries.BY_SAMPLES.name
         by_calls = hook.point == POINT_SYSCALLS.name and not by_samples
         if (by_samples and _THE_SAMPLES in self._left_out) or (by_calls and _THE_CALLS in self._left_out):
-            return Hook(hook.point, None, ((str(hook.way), LEFT_OUT),))
+            return Hook(hook.point, None, ((str(hook.way), LEFT_OUT),), _FIELDS[hook.point])
         return hook
 
     # --- the rest of a source -------------------------------------------------------------------------------------

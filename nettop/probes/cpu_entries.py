@@ -64,6 +64,7 @@ CPU_STATE = np.dtype(
         ("task_depth", "u4"),
         ("turns", "u4"),
         ("served", "u8"),
+        ("early", "u8"),
         ("noted", "u8"),
     ]
 )
@@ -73,8 +74,8 @@ CPU_STATE = np.dtype(
 (`since << STINT_BITS | what`). `softirq` is in one more than the softirq that runs, and 0 outside of them; `task` in
 the entry point that the running thread is in, 0 for none, and rests while a softirq runs. `task_depth` is how many
 calls deep the thread is, `turns` counts when softirqs and other threads come between. `served` is the address of the
-socket (struct sock) that the running softirq handled last, 0 for none yet. `noted` is when the process was started
-that called last.
+socket (struct sock) that the running softirq handled last, 0 for none yet, and `early` the ticks that met it before.
+`noted` is when the process was started that called last.
 
 `entry_ns` is indexed by entry point, where softirqs have nothing, and `vector_ns` by one more than the softirq; they
 have as many elements as a stint can name, which every verifier understands. Times stand
@@ -106,7 +107,7 @@ SOURCES = tuple(str(Path(__file__).with_name(name)) for name in ("cpu.bpf.h", "c
 MAPS = ("cpus", "callers", "refused", "hooked", "waiting")
 NEEDS = ("bpf_get_current_task_btf", "bpf_sock_from_file")
 """Helpers that the programs call. 5.10 has neither, and warns in its log of what it is given."""
-_THREADS_REFUSED, _PROCESSES_REFUSED = range(2)
+_REFUSED = ("threads", "processes", "sockets")
 _DEFINES = {
     "STINT_BITS": STINT_BITS,
     "STINT_OF": _OF,
@@ -119,8 +120,8 @@ _DEFINES = {
     "VECTOR_NET_TX": NET_TX,
     "VECTOR_NET_RX": NET_RX,
     "WAITING_MAX": WAITING_MAX,
-    "REFUSED_THREADS": _THREADS_REFUSED,
-    "REFUSED_PROCESSES": _PROCESSES_REFUSED,
+    **{f"REFUSED_{name.upper()}": which for which, name in enumerate(_REFUSED)},
+    "REFUSED_KINDS": len(_REFUSED),
 }
 
 
@@ -460,12 +461,11 @@ class EntryTimes:
 
     def lost(self) -> dict[str, int]:
         """What the maps had no room for, and what hooks missed because they were running already on that CPU."""
-        refused = [
-            int(maps.read_per_cpu(self._program.maps["refused"], which, np.dtype("u8")).sum())
-            for which in (_THREADS_REFUSED, _PROCESSES_REFUSED)
-        ]
-        misses = sum(bpf.recursion_misses(self._program.functions[name]) for name in self.programs())
-        return {"threads": refused[0], "processes": refused[1], "recursion": misses}
+        refused = {
+            name: int(maps.read_per_cpu(self._program.maps["refused"], which, np.dtype("u8")).sum())
+            for which, name in enumerate(_REFUSED)
+        }
+        return refused | {"recursion": sum(map(bpf.recursion_misses, self._program.functions.values()))}
 
     def close(self) -> None:
         """Detach; a second call does nothing."""

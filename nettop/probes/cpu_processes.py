@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network CPU time by process: of its calls exactly or by samples, and of the softirqs that served its sockets."""
+"""Network CPU time by process: of its calls exactly or by samples, and of the softirqs that served its sockets.
+
+What served nobody's is in a row of its own: no process has time that nothing ties to it.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,29 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.kernel.facts import Host
-from nettop.snapshots.cpu import IO_WORKERS, PROCESSES, RX_SOFTIRQ, RX_SYSCALLS, TIME_OF, TX_SYSCALLS
+from nettop.snapshots.arrays import joined
+from nettop.snapshots.cpu import (
+    IO_WORKERS,
+    NO_PROCESS,
+    PROCESSES,
+    RX_SOFTIRQ,
+    RX_SYSCALLS,
+    TIME_OF,
+    TX_SYSCALLS,
+)
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
 
 ROWS_MAX = 4096
 """Processes that have a row; beyond them those that used least are left out."""
 FIRST_ID = 1 << 32
-"""Rows of stacks have lower numbers: one number tells what it is the key of."""
+"""The key of the row that is no process's. Rows of stacks have lower numbers: one number tells what it is the key of.
+"""
 CALLS = (TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS)
-_SHARED = 0
-_SHARED_BY = (RX_SOFTIRQ, RX_SYSCALLS, TX_SYSCALLS)
+_WHAT_NOBODYS_IS = (
+    "forwarded, bridged and dropped packets, answers of the kernel itself, sockets that no process holds, and what "
+    "passes before it shows whose socket it is for"
+)
 _UNKNOWN_TEXT = unknown_value(np.dtype("u4"))
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -40,8 +55,8 @@ class Process(NamedTuple):
 
 @dataclass(slots=True)
 class Used:
-    """What a process used, in ns since nettop began: by entry point of its calls, at RX_SOFTIRQ what softirqs spent
-    for its sockets, and its share of theirs for nobody known. `name` is None where it had ended before anybody asked.
+    """What a process used, in ns since nettop began: by entry point of its calls, and at RX_SOFTIRQ what softirqs spent
+    for its sockets. `name` is None where it had ended before anybody asked.
     """
 
     id: int
@@ -57,25 +72,33 @@ class Used:
 class ProcessTimes:
     """Rows of processes, whose times only grow; a process that has ended keeps its row for one more reading.
 
-    What softirqs did for nobody known is shared out reading by reading: as what was known of that time, else as the
-    processes received, else as they sent. While nobody did any of that it waits (`waiting_ns`).
+    How long softirqs ran is exact, whose sockets they served is known by samples. So what samples tell of a process is
+    taken from what softirqs have spent since the last reading, and what they tell beyond that waits for the next one;
+    what nobody takes is no process's. All rows add up to what softirqs and calls have spent, but for what those that
+    have no row any more had (`ended`, by entry point).
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._sees_all = host.in_initial_pid_namespace()
-        self._ids = count(FIRST_ID)
+        self._ids = count(FIRST_ID + 1)
         self._used: dict[Process, Used] = {}
         self._totals: dict[tuple[object, object], int] = {}
         self._seen: dict[tuple[object, object], int] = {}
         self._more: defaultdict[int, Counter[Process]] = defaultdict(Counter)
-        self.waiting_ns = 0
+        self._told = Counter[Process]()
+        self._ended: tuple[Process, ...] = ()
+        self._nobodys_ns: int | None = None
+        self.ended = Counter[int]()
         self.left_out = 0
 
-    # --- a reading: begin, add what there is, share, rows -------------------------------------------------------
+    # --- a reading: begin, add what there is, rows --------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin a reading."""
+        """Begin a reading, without the rows that the last one had for the last time."""
+        for process in self._ended:
+            self._drop(process)
+        self._leave_out()
         self._totals, self._seen = self._seen, {}
         self._more.clear()
 
@@ -96,29 +119,27 @@ class ProcessTimes:
         """What each process spent at these entry points since the start, by its PID and entry point."""
         for pid, entry_ns in by_process.items():
             for entry in entries:
-                self._add_of_pid(pid, entry, entry_ns.get(entry, 0))
+                self._add_of_pid(self._more[entry], pid, entry, entry_ns.get(entry, 0))
 
-    def add_softirqs(self, by_process: Mapping[int, int], unserved_ns: int) -> None:
-        """What softirqs spent since the start for the sockets of processes, by their PIDs, and for nobody known."""
+    def add_softirqs(self, by_process: Mapping[int, int], whole_ns: int) -> None:
+        """What softirqs spent since the start: by samples for the sockets of processes, by their PIDs, and in all."""
         for pid, served_ns in by_process.items():
-            self._add_of_pid(pid, RX_SOFTIRQ, served_ns)
-        self.waiting_ns += self._since(None, RX_SOFTIRQ, unserved_ns)
+            self._add_of_pid(self._told, pid, RX_SOFTIRQ, served_ns)
+        self._charge(self._since(None, RX_SOFTIRQ, whole_ns))
 
     def rows(self, taken_ns: int) -> tuple[Rows, tuple[Process, ...]]:
         """The rows, and the processes that were met for the last time: they have ended."""
-        self._share()
         for process, used in self._used.items():
             for entry, more in self._more.items():
                 used.ns[entry] += more[process]
-        ended = tuple(process for process in self._used if self._has_ended(process))
-        rows = self._make_rows(taken_ns)
-        for process in ended:
-            del self._used[process]
-        self._leave_out()
-        return rows, ended
+        self._ended = tuple(process for process in self._used if self._has_ended(process))
+        return self._make_rows(taken_ns), self._ended
 
     def describe(self, key: int) -> dict[str, str]:
-        """The command line of a row's process; nothing where PIDs are not those that /proc has."""
+        """The command line of a row's process; nothing where PIDs are not those that /proc has. Of what is no process's
+        what that is."""
+        if key == FIRST_ID:
+            return {"Softirqs": _WHAT_NOBODYS_IS}
         if not self._sees_all:
             return {}
         pid = next((process.pid for process, used in self._used.items() if used.id == key), None)
@@ -132,12 +153,12 @@ class ProcessTimes:
         self._seen[who, what] = total
         return total - before if total >= before else total
 
-    def _add_of_pid(self, pid: int, what: int, total: int) -> None:
+    def _add_of_pid(self, to: Counter[Process], pid: int, what: int, total: int) -> None:
         more = self._since(pid, what, total)
         if more:
             process = Process(pid, self._started(pid))
             self._find(process)
-            self._more[what][process] += more
+            to[process] += more
 
     def _find(self, process: Process) -> Used:
         if process not in self._used:
@@ -169,16 +190,13 @@ class ProcessTimes:
             return False
         return False
 
-    def _share(self) -> None:
-        """Share out what waits, in whole ns."""
-        weights = next(
-            (self._more[what] for what in _SHARED_BY if self._more[what].total()), Counter[Process]()
-        )
-        whole, waiting = weights.total(), self.waiting_ns
-        for process, weight in weights.items():
-            part = waiting * weight // whole
-            self._more[_SHARED][process] += part
-            self.waiting_ns -= part
+    def _charge(self, spent: int) -> None:
+        """Charge processes what samples told of them: each its part where that is more than softirqs spent."""
+        at_most = max(spent, self._told.total())
+        charged = Counter({process: told * spent // at_most for process, told in self._told.items()})
+        self._more[RX_SOFTIRQ] += charged
+        self._told -= charged
+        self._nobodys_ns = (self._nobodys_ns or 0) + spent - charged.total()
 
     # --- the table ----------------------------------------------------------------------------------------------
 
@@ -188,17 +206,31 @@ class ProcessTimes:
         if too_many > 0:
             least = sorted(self._used, key=lambda process: self._used[process].network)[:too_many]
             for process in least:
-                del self._used[process]
+                self._drop(process)
             self.left_out += too_many
 
+    def _drop(self, process: Process) -> None:
+        self.ended += self._used.pop(process).ns
+        self._told.pop(process, None)
+
     def _make_rows(self, taken_ns: int) -> Rows:
-        """In the order in which they were met, which is that of their ids."""
+        """First what is no process's, then they in the order in which they were met: both by their ids."""
         names = TextTable()
+        nobodys = self._nobodys_row(names)
         array = np.zeros(len(self._used), PROCESSES.dtype)
         for row, (process, used) in zip(array, self._used.items(), strict=True):
             row["id"], row["pid"], row["network_ns"] = used.id, process.pid, used.network
             row["process"] = _UNKNOWN_TEXT if used.name is None else names.code(used.name)
             for entry in CALLS:
                 row[TIME_OF[entry]] = used.ns[entry]
-            row["served_ns"], row["shared_ns"] = used.ns[RX_SOFTIRQ], used.ns[_SHARED]
-        return Rows(PROCESSES, array, {"process": names.values}, taken_ns)
+            row["softirq_ns"] = used.ns[RX_SOFTIRQ]
+        return Rows(PROCESSES, joined(nobodys, array), {"process": names.values}, taken_ns)
+
+    def _nobodys_row(self, names: TextTable) -> Array:
+        """The row of what is no process's, which makes no calls; none where nothing tells how long softirqs ran."""
+        row = np.zeros(int(self._nobodys_ns is not None), PROCESSES.dtype)
+        row["id"], row["process"] = FIRST_ID, names.code(NO_PROCESS)
+        row["network_ns"] = row["softirq_ns"] = self._nobodys_ns or 0
+        for name in ("pid", *(TIME_OF[entry] for entry in CALLS)):
+            row[name] = unknown_value(row.dtype[name])
+        return row

@@ -16,17 +16,12 @@ struct bpf_iter__task_file {
   void *file;
 };
 
-// Everything that ticks met is kept in two generations: user space empties one while ticks go to the other.
-// Bit 0 of each key says to which it belongs.
-BPF_ARRAY(generation, u32, 1);
 // Stacks by a hash of their addresses. A map of the kernel's own kind for them has one place for all of
 // hundreds of millions of hashes, so that of two stacks in use all the time one may be lost for good.
 BPF_TABLE("hash", u64, struct stack, stacks, STACKS_MAX);
 BPF_PERCPU_ARRAY(met, struct stack, 1);
-// Ticks by a hash of where they met a CPU, and those in softirqs by the socket that was served. All of these
-// have their room beforehand: older kernels let programs of this kind use no other.
+// Ticks by a hash of where they met a CPU.
 BPF_TABLE("hash", u64, struct counted, counted, COUNTED_MAX);
-BPF_TABLE("hash", u64, u64, served, SERVED_MAX);
 BPF_PERCPU_ARRAY(sampled, struct sampled, 1);
 
 // --- where a tick meets a CPU ---------------------------------------------------------------------
@@ -53,18 +48,6 @@ static __always_inline u32 entry_by_task(struct task_struct *task) {
 
 // --- counting -------------------------------------------------------------------------------------
 
-static __always_inline bool count(u64 *number) {
-  if (number)
-    __sync_fetch_and_add(number, 1);
-  return number;
-}
-
-static __always_inline u64 generation_now(void) {
-  int first = 0;
-  u32 *now = generation.lookup(&first);
-  return now ? *now : 0;
-}
-
 // The finalizer of MurmurHash3 (public domain), begun with what came before.
 static __always_inline u64 mixed(u64 hash, u64 word) {
   hash = (hash ^ word) * 0xff51afd7ed558ccd;
@@ -77,17 +60,20 @@ static __always_inline u64 key_of(u64 hash, u64 now) { return (hash & ~1ULL) | n
 static __always_inline u64 hash_of(struct stack *stack) {
   u64 hash = 0;
 #pragma clang loop unroll(disable)
-  for (int at = 0; at < STACK_DEPTH; at++)
+  for (int at = 0; at < STACK_DEPTH && stack->addresses[at]; at++)
     hash = mixed(hash, stack->addresses[at]);
   return hash;
 }
 
 static __always_inline bool is_same(struct stack *one, struct stack *other) {
-  u64 differs = 0;
 #pragma clang loop unroll(disable)
-  for (int at = 0; at < STACK_DEPTH; at++)
-    differs |= one->addresses[at] ^ other->addresses[at];
-  return !differs;
+  for (int at = 0; at < STACK_DEPTH; at++) {
+    if (one->addresses[at] != other->addresses[at])
+      return false;
+    if (!one->addresses[at])
+      break;
+  }
+  return true;
 }
 
 // The key of the stack that the tick met, or NO_STACK.
@@ -131,13 +117,6 @@ static __always_inline void count_sample(struct clock_tick *tick, struct sampled
     here->uncounted++;
 }
 
-// Addresses of sockets are even.
-static __always_inline void count_served(struct cpu_state *state, struct sampled *here) {
-  u64 none = 0, key = state->served | generation_now();
-  if (!state->served || !count(served.lookup_or_try_init(&key, &none)))
-    here->unserved++;
-}
-
 // --- the clock ------------------------------------------------------------------------------------
 
 static __always_inline int on_tick(struct clock_tick *tick, bool by_ticks) {
@@ -160,8 +139,10 @@ static __always_inline int on_tick(struct clock_tick *tick, bool by_ticks) {
   }
   if (!entry)
     return 0;
-  if (vector_now(state))
-    count_served(state, here);
+  if (vector_now(state) && state->served)
+    count_served(state->served, 1);
+  else if (vector_now(state))
+    state->early++;
   count_sample(tick, here, entry, tgid);
   return 0;
 }

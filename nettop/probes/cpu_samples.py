@@ -60,19 +60,19 @@ SAMPLED = np.dtype(
     [
         (name, "u8")
         for name in (
-            *("ticks", "samples", "unserved", "uncounted"),
+            *("ticks", "samples", "uncounted"),
             *("collisions", "failed", "no_room"),
         )
     ]
 )
-"""What the program counts on each CPU: ticks; those in network work; of those in softirqs those whose socket is not
-known; those that no key had room for; and those without a stack: another one has its hash, the walk failed, or there
-was no room."""
+"""What the program counts on each CPU: ticks; those in network work; those that no key had room for; and those without
+a stack: another one has its hash, the walk failed, or there was no room."""
 
 _COUNTED = np.dtype([("stack", "u8"), ("samples", "u8"), ("tgid", "u4"), ("cpu", "u2"), ("entry", "u2")])
 _SERVED = np.dtype([("samples", "u8")])
 _HOLDER = np.dtype([("socket", "u8"), ("tgid", "u4"), ("padding", "u4")])
-_STACK_DEPTH = 64
+_STACK_DEPTH = 127
+"""As deep as the kernel walks unasked (sysctl kernel.perf_event_max_stack)."""
 _STACK = np.dtype([("addresses", "u8", (_STACK_DEPTH,))])
 
 _NO_STACK = 0
@@ -81,7 +81,7 @@ _GENERATION = np.uint64(1)
 _ELSEWHERE, _WITHOUT_STACK = -1, -2
 """In place of a row: no network work after all, and nobody knows where."""
 
-_STACKS_PER_CPU, _STACKS_MAX = 4096, 16384
+_STACKS_PER_CPU, _STACKS_MAX = 2048, 8192
 _COUNTED_PER_CPU, _COUNTED_MAX = 8192, 1 << 17
 _CROWDED = 2
 """A generation is emptied once one in so many of the places of a map is taken."""
@@ -130,9 +130,9 @@ class SampleReading:
     missed are told, and are in no time.
 
     `entry_ns`, by CPU and entry point, and `process_ns`, by process and entry point, also hold samples without a stack.
-    `served_ns` is the time of softirqs by the process that holds the socket they served, `unserved_ns` that of those
-    of which nobody knows. `counts` are the rows' samples, those among them that have an address without a name, ticks
-    that turned out to be `elsewhere` than in network work, and all ticks; `lost` names what no row has.
+    `served_ns` is the time of softirqs by the process that holds the socket they served. `counts` are the samples of
+    all rows, those among them that have an address without a name, ticks that turned out to be `elsewhere` than in
+    network work, and all ticks; `lost` names what no row has.
     """
 
     stacks: Rows
@@ -140,7 +140,6 @@ class SampleReading:
     entry_ns: Array
     process_ns: Mapping[int, Mapping[int, int]]
     served_ns: Mapping[int, int]
-    unserved_ns: int
     counts: Mapping[str, int]
     lost: Mapping[str, int]
 
@@ -361,8 +360,6 @@ class Samples:
         self._told: defaultdict[int, Counter[int]] = defaultdict(Counter)
         self._unowned: defaultdict[int, float] = defaultdict(float)
         self._served_ns: defaultdict[int, float] = defaultdict(float)
-        self._unserved_ns = 0.0
-        self._before = np.zeros(maps.possible_cpus(), SAMPLED)
         self._elsewhere = 0
 
     def attach(self) -> None:
@@ -390,7 +387,7 @@ class Samples:
         self._learn_symbols()
         here = self._read_ticks()
         self._count()
-        self._count_served(here)
+        self._count_served()
         if self._kept.is_crowded():
             self._turn()
         self._name_owners()
@@ -400,7 +397,6 @@ class Samples:
             entry_ns=self._entry_ns.astype(np.uint64),
             process_ns={tgid: _whole(times) for tgid, times in self._process_ns.items()},
             served_ns=_whole(self._served_ns),
-            unserved_ns=int(self._unserved_ns),
             counts={
                 "samples": self._rows.samples,
                 "unresolved": self._rows.unresolved,
@@ -478,20 +474,16 @@ class Samples:
             folded = folded._replace(entry=entry)
         return self._rows.place(cpu, folded) if folded.entry else _ELSEWHERE
 
-    def _count_served(self, here: Array) -> None:
+    def _count_served(self) -> None:
         """Note which sockets softirqs served, and for how long."""
         for socket, samples in zip(*(one.tolist() for one in self._kept.served()), strict=True):
             self._unowned[socket] += samples * self._times.mean_ns
-        grown = here["unserved"] - self._before["unserved"]
-        self._unserved_ns += float((grown * self._times.per_tick).sum())
-        self._before = here
 
     def _turn(self) -> None:
         """Have ticks go to the other generation, read the one that they have left for the last time, and empty it."""
         left = self._kept.turn()
-        here = self._read_ticks()
         self._count()
-        self._count_served(here)
+        self._count_served()
         self._kept.empty(left)
         self._places = {key: at for key, at in self._places.items() if key & 1 != left}
         self._told.clear()
@@ -500,9 +492,7 @@ class Samples:
         """Charge the time of softirqs to who holds the sockets that they served."""
         for socket, tgid in self._owners.find(self._unowned).items():
             time_ns = self._unowned.pop(socket)
-            if tgid is None:
-                self._unserved_ns += time_ns
-            else:
+            if tgid is not None:
                 self._served_ns[tgid] += time_ns
 
     def _lost(self, here: Array) -> dict[str, int]:

@@ -66,6 +66,8 @@ _RECEIVES = _words(
     "tcp_read_sock udp_recvmsg udpv6_recvmsg inet_recvmsg inet6_recvmsg io_recv io_recvmsg io_recvzc"
 )
 
+_CALL_OF = dict.fromkeys(_SENDS, TX_SYSCALLS) | dict.fromkeys(_RECEIVES, RX_SYSCALLS)
+"""Where both are met the outermost tells: who receives sends acknowledgements."""
 _OF_FILES = _words(
     "io_read io_write io_read_fixed io_write_fixed io_fsync io_openat io_openat2 io_statx aio_read aio_write"
 )
@@ -131,12 +133,10 @@ def entry_of(frames: Sequence[str], entry: int) -> int:
         return 0  # an interrupt is about to begin a softirq, or has ended one
     if entry not in (CALL_BY_STACK, THREAD_BY_STACK):
         return entry
-    sends, receives = not _SENDS.isdisjoint(frames), not _RECEIVES.isdisjoint(frames)
+    call = next((_CALL_OF[frame] for frame in reversed(frames) if frame in _CALL_OF), None)
     if entry == THREAD_BY_STACK:
-        return IO_WORKERS if sends or receives else 0
-    if sends or receives:
-        return TX_SYSCALLS if sends else RX_SYSCALLS
-    return CALL_BY_STACK if _OF_FILES.isdisjoint(frames) else 0
+        return IO_WORKERS if call else 0
+    return call or (CALL_BY_STACK if _OF_FILES.isdisjoint(frames) else 0)
 
 
 class Folder:
@@ -269,21 +269,24 @@ class StackRows:
         return Rows(STACKS, rows, {"stack": self._texts.values}, taken_ns)
 
     def categories(self, not_here: Mapping[int, str], taken_ns: int) -> Rows:
-        """The table of categories; those that are `not_here` have a row that says why, until one is met."""
+        """The table of categories: all of them for each entry point that was met, so that each row begins at 0. Those
+        that are `not_here` have one row that says why, until one is met."""
         rows = self._rows[: len(self)]
         of_entry = len(CATEGORIES)
         not_here = {number: why for number, why in not_here.items() if number not in rows["category"]}
         which = rows["entry"].astype(np.intp) * of_entry + rows["category"]
         samples = np.bincount(which, rows["samples"], of_entry * (1 + len(ENTRIES)))
         times = np.bincount(which, self._time[: len(self)], len(samples))
-        (met,) = np.nonzero(samples)
+        of_entries = samples.reshape(-1, of_entry).sum(axis=1)
+        is_here = ~np.isin(np.arange(of_entry), list(not_here))
+        (met,) = np.nonzero(np.repeat(of_entries > 0, of_entry) & np.tile(is_here, len(of_entries)))
         texts = TextTable()
         nothing = texts.code("")
         table = np.zeros(len(met) + len(not_here), CATEGORY_SHARES.dtype)
         told, untold = table[len(not_here) :], table[: len(not_here)]
         told["id"], told["entry"], told["category"] = met, met // of_entry, met % of_entry
         told["samples"], told["time_ns"], told["note"] = samples[met], times[met], nothing
-        told["entry_samples"] = samples.reshape(-1, of_entry).sum(axis=1)[met // of_entry]
+        told["entry_samples"] = of_entries[met // of_entry]
         for name in ("entry", "samples", "entry_samples", "time_ns"):
             untold[name] = unknown_value(table.dtype[name])
         untold["id"] = untold["category"] = list(not_here)

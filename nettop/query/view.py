@@ -140,9 +140,15 @@ class View:
 
     @cached_property
     def default_scope(self) -> Mask:
-        """The rows that the table's default filter passes; all of them where this kernel lacks what it asks for."""
+        """The rows that the table's default filter passes, or that nobody knows of whether they would; all of them
+        where this kernel lacks what it asks for."""
         default = parse_filter(self.table, self.table.default_filter)
-        return np.ones(self.size, bool) if self.unanswered(default) else default.mask(self)
+        if self.unanswered(default):
+            return np.ones(self.size, bool)
+        passes = default.mask(self)
+        for name in default.names:
+            passes = passes | ~self.known(name)
+        return passes
 
     def unanswered(self, asked: Filter) -> dict[str, str]:
         """The columns that a filter compares, but that are not on this kernel or host, and why: no row passes."""

@@ -9,36 +9,49 @@ import numpy as np
 
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.cpu_headline import network_share, row_looks, syscalls_by_samples
+from nettop.screens.cpu_headline import network_share, percent, row_looks, syscalls_by_samples
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.cpu import POINT_SERVED
+from nettop.snapshots.arrays import Index
+from nettop.snapshots.cpu import NO_PROCESS, POINT_SERVED
 from nettop.snapshots.schema import RATE
-from nettop.widgets.bar import Part, Piece, part
+from nettop.widgets.bar import Part, part
 from nettop.widgets.cells import Manner
 from nettop.widgets.themes import Role
 
+_SOFTIRQ = "softirq_ns" + RATE
+
 
 class CpuProcessesScreen(LensScreen):
-    """Processes: their own system calls, and the softirqs that served their sockets."""
+    """Processes: their own system calls, the softirqs that served their sockets, and what served nobody's."""
 
-    about: ClassVar[str] = "which processes the network stack works for"
+    about: ClassVar[str] = "which processes the network stack works for, and what it does for none"
     manner: ClassVar[Manner] = Manner(absent={"process": "(ended)"}, looks=row_looks)
 
     def headline(self, view: View) -> list[Part]:
-        """What all of it costs, for how many processes, and how much of it is shared out."""
-        at = np.flatnonzero(~view.gone)
-        parts = [*network_share(view), headline.count("processes", len(at), 800)]
-        served = [view.total(name + RATE, at) for name in ("served_ns", "shared_ns")]
-        if view.snapshot.why_not(POINT_SERVED.name) is not None:
-            parts.append(part(("softirqs ", Role.DIM), Piece("all shared out", Role.WARN), importance=700))
-        elif served[1] and None not in served:
-            share = f"{served[1] / sum(filter(None, served)) * 100:.0f} % shared out"
-            parts.append(part(("softirqs ", Role.DIM), Piece(share, Role.TEXT), importance=700))
-        return [*parts, *syscalls_by_samples(view.snapshot)]
+        """What all of it costs, for how many processes, and how much of the softirqs' part is no process's."""
+        is_process = view.known("pid")
+        processes, others = (np.flatnonzero(~view.gone & these) for these in (is_process, ~is_process))
+        return [
+            *network_share(view),
+            headline.count("processes", len(processes), 800),
+            *_nobodys(view, processes, others),
+            *syscalls_by_samples(view.snapshot),
+        ]
 
-    def describes(self, view: View, key: int) -> int | None:  # noqa: ARG002 - every process has its command line
-        """The process: its source tells its command line."""
+    def describes(self, view: View, key: int) -> int | None:  # noqa: ARG002 - there is more to every row
+        """The process: its source tells its command line; of what is no process's what that is."""
         return key
+
+
+def _nobodys(view: View, processes: Index, others: Index) -> list[Part]:
+    """`softirqs 35.6 % (no process)`; nothing while none ran."""
+    if view.snapshot.why_not(POINT_SERVED.name) is not None:
+        return [part(("softirqs ", Role.DIM), (f"all {NO_PROCESS}", Role.WARN), importance=700)]
+    served, unserved = (view.total(_SOFTIRQ, at) or 0.0 for at in (processes, others))
+    if not served + unserved:
+        return []
+    share = percent(unserved / (served + unserved))
+    return [part(("softirqs ", Role.DIM), (f"{share} {NO_PROCESS}", Role.TEXT), importance=700)]
 
 
 SCREEN = CpuProcessesScreen

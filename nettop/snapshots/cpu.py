@@ -156,12 +156,12 @@ _IO_WORKERS = Field("io_workers_ns", Kind.COUNTER, "I/O WRK", "CPU time of io_ur
 
 _VECTOR_HELP = {
     "hi": "high-priority tasklets",
-    "timer": "timers",
+    "timer": "timers, TCP's too: retransmission, delayed acknowledgements",
     "block": "block devices",
     "irq_poll": "block devices that are polled",
-    "tasklet": "tasklets",
+    "tasklet": "tasklets, what TCP sends once a device has room again too",
     "sched": "the scheduler's balancing",
-    "hrtimer": "high-resolution timers",
+    "hrtimer": "high-resolution timers, what TCP sends paced too",
     "rcu": "RCU callbacks, those that free the network's memory too",
 }
 
@@ -184,7 +184,7 @@ CPUS = Table(
     screen=("cpu", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s", "tx_softirq_ns_per_s",
             "rx_softirq_ns_per_s", "io_workers_ns_per_s", "napi_threads_ns_per_s"),
     text=("cpu", "network_ns", "tx_syscalls_ns", "rx_syscalls_ns", "tx_softirq_ns", "rx_softirq_ns", "io_workers_ns",
-          "napi_threads_ns", "timer_ns", "sched_ns", "rcu_ns"),
+          "napi_threads_ns", "timer_ns", "hrtimer_ns", "tasklet_ns", "sched_ns", "rcu_ns", "stat_softirq_ns"),
     sort="cpu",
     text_sort="cpu",
     point="softirqs",
@@ -207,6 +207,7 @@ STACKS = Table(
     text=("entry", "cpu", "category", "samples", "time_ns", "stack"),
     sort="-samples",
     text_sort="-samples",
+    begins_at_zero=True,
     point="samples",
     exports=("folded", "speedscope", "svg"),
 )  # fmt: skip
@@ -229,30 +230,36 @@ CATEGORY_SHARES = Table(
     text=("entry", "category", "samples", "share", "time_ns", "note"),
     sort="-samples",
     text_sort="id",
+    default_filter="samples>0",
+    begins_at_zero=True,
     point="samples",
     adds_up=False,
 )  # fmt: skip
+
+NO_PROCESS = "(no process)"
+"""In place of a process: what softirqs spend for nobody, or for nobody known."""
 
 PROCESSES = Table(
     name="processes",
     fields=(
         Field("id", Kind.KEY, "ID", "counts up as processes are met", "u8", width=6, importance=2),
-        Field("process", Kind.TEXT, "PROCESS", "name of the process", "u4", width=16, importance=100),
+        Field("process", Kind.TEXT, "PROCESS", f"name of the process. {NO_PROCESS} is the softirqs that served no "
+              "socket known to be one's: they forward, bridge, drop or answer, or it is not known yet whose they "
+              "served. All processes share them, none is charged for them", "u4", width=16, importance=100),
         Field("pid", Kind.LABEL, "PID", "process id", "u4", width=8, importance=90),
         *_OF_ENTRIES,
         _IO_WORKERS,
-        Field("served_ns", Kind.COUNTER, "SOFTIRQ", "CPU time of softirqs that served its sockets, by samples", "u8",
-              "ns", 9, 70),
-        Field("shared_ns", Kind.COUNTER, "SHARED", "its part of the softirq time of which nobody knows whose socket it "
-              "served: shared out as what is known", "u8", "ns", 9, 50),
+        Field("softirq_ns", Kind.COUNTER, "SOFTIRQ", "CPU time of softirqs and of threads that poll devices, in all "
+              f"what `cpu` has: of a process what samples say served its sockets, of {NO_PROCESS} the rest", "u8", "ns",
+              9, 70),
     ),
     key="id",
-    screen=("process", "pid", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s", "served_ns_per_s",
-            "shared_ns_per_s", "io_workers_ns_per_s"),
-    text=("process", "pid", "network_ns", "tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns", "served_ns",
-          "shared_ns"),
+    screen=("process", "pid", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s",
+            "softirq_ns_per_s", "io_workers_ns_per_s"),
+    text=("process", "pid", "network_ns", "tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns", "softirq_ns"),
     sort="-network_ns_per_s",
     text_sort="-network_ns",
+    begins_at_zero=True,
     point="syscalls",
 )  # fmt: skip
 
@@ -282,7 +289,7 @@ POINT_NAPI_THREADS = Point("napi_threads", "when threads that poll devices run",
 POINT_SAMPLES = Point("samples", "what CPUs do inside the network stack, many times a second",
                       ("samples", "entry_samples", "time_ns"))  # fmt: skip
 POINT_SYMBOLS = Point("symbols", "names of the kernel's functions", ("stack", "category"))
-POINT_SERVED = Point("served", "whose sockets softirqs serve", ("served_ns", "shared_ns"))
+POINT_SERVED = Point("served", "whose sockets softirqs serve", ("softirq_ns",))
 POINT_POWER = Point("power", "what the machine's power meters say", ("energy_uj", "network_uj"))
 
 LENS = Lens(

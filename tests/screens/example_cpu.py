@@ -22,6 +22,7 @@ from nettop.snapshots.cpu import (
     IO_WORKERS,
     LENS,
     NAPI_THREADS,
+    NO_PROCESS,
     OTHER,
     POWER,
     PROCESSES,
@@ -278,11 +279,12 @@ class _Host:
     def snapshot(self, step: int, changed: Mapping[str, object]) -> Snapshot:
         """The newest state, and a second more for the next one."""
         taken_ns = TAKEN_NS + step * SECOND_NS
+        cpus = [self._cpu(cpu, step) for cpu in range(self.cpus)]
         made = [
-            (CPUS, [self._cpu(cpu, step) for cpu in range(self.cpus)]),
+            (CPUS, cpus),
             (STACKS, self._stacks()),
             (CATEGORY_SHARES, self._categories()),
-            (PROCESSES, _processes(step)),
+            (PROCESSES, _processes(step, sum(cpu["network_ns"] for cpu in cpus))),
             (POWER, []),
         ]
         tables: dict[str, Rows] = {
@@ -376,20 +378,24 @@ def _category(path: tuple[str, ...]) -> int:
     return next((CATEGORY_OF[symbol] for symbol in reversed(path) if symbol in CATEGORY_OF), OTHER)
 
 
-def _processes(step: int) -> list[Row]:
+def _processes(step: int, network_ns: int) -> list[Row]:
+    """What all CPUs spent, by process; what is left is no process's."""
     shares = (
-        ("iperf3", 4127, 0.158, 0.061, 0.0, 0.19, 0.011),
-        ("nginx", 1812, 0.012, 0.009, 0.0, 0.04, 0.003),
-        ("postgres", 977, 0.004, 0.006, 0.0, 0.01, 0.001),
-        ("io-bench", 5210, 0.001, 0.0, 0.021, 0.0, 0.0),
-        (None, None, 0.0, 0.0, 0.0, 0.02, 0.0),
+        ("iperf3", 4127, 0.141, 0.114, 0.0, 0.15),
+        ("nginx", 1812, 0.012, 0.009, 0.0, 0.03),
+        ("postgres", 977, 0.004, 0.006, 0.0, 0.01),
+        ("io-bench", 5210, 0.001, 0.0, 0.021, 0.0),
+        (None, 6033, 0.0, 0.0, 0.0, 0.02),
     )
-    names = ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns", "served_ns", "shared_ns")
-    return [
+    names = ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns", "softirq_ns")
+    rows = [
         {"id": at, "process": process, "pid": pid, "network_ns": round(sum(parts) * step * SECOND_NS)}
         | {name: round(part * step * SECOND_NS) for name, part in zip(names, parts, strict=True)}
-        for at, (process, pid, *parts) in enumerate(shares, 1)
+        for at, (process, pid, *parts) in enumerate(shares, 2)
     ]
+    left_ns = network_ns - sum(row["network_ns"] for row in rows)
+    nobodys = {"id": 1, "process": NO_PROCESS, "network_ns": left_ns, "softirq_ns": left_ns}
+    return [nobodys, *rows]
 
 
 def _later(snapshot: Snapshot, seconds: int) -> Snapshot:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure parts of the CPU lens: stints that go on, processes and what is shared out to them, power, /proc/stat."""
+"""The pure parts of the CPU lens: stints that go on, what is whose, power, /proc/stat."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nettop.kernel.facts import Host
 from nettop.kernel.powercap import Meter
 from nettop.kernel.rows import row_header
+from nettop.probes import cpu_processes
 from nettop.probes.cpu import NetworkPower, Stat, read_stat
 from nettop.probes.cpu_entries import CALLER, CPU_STATE, SPENT, STINT_BITS, NapiThreads, with_stints
 from nettop.probes.cpu_processes import CALLS, FIRST_ID, ProcessTimes
@@ -25,15 +26,16 @@ from nettop.snapshots.cpu import (
     NAPI_THREADS,
     NET_RX,
     NET_TX,
+    NO_PROCESS,
     RX_SOFTIRQ,
     RX_SYSCALLS,
     TX_SOFTIRQ,
     TX_SYSCALLS,
     VECTORS,
 )
-from nettop.snapshots.snapshot import Array, Rows
+from nettop.snapshots.snapshot import Array, Rows, unknown_value
 
-ME, OTHER = os.getpid(), os.getppid()
+ME, OTHER, NOBODY = os.getpid(), os.getppid(), 0
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 times = st.integers(0, 1 << 40)
 
@@ -115,13 +117,19 @@ def reading(
     processes: ProcessTimes,
     calls: Mapping[int, Mapping[int, int]],
     served: Mapping[int, int] | None = None,
-    unserved: int = 0,
+    softirqs: int | None = None,
 ) -> list[Row]:
-    """One reading of what samples tell."""
+    """One reading of what samples tell, and of how long softirqs ran."""
     processes.begin()
     processes.add_sampled(calls)
-    processes.add_softirqs(served or {}, unserved)
+    if softirqs is not None:
+        processes.add_softirqs(served or {}, softirqs)
     return rows_of(processes.rows(0)[0])
+
+
+def whose(rows: list[Row]) -> dict[int, int]:
+    """The time of softirqs by PID, what is no process's under NOBODY."""
+    return {NOBODY if row["process"] == NO_PROCESS else row["pid"]: row["softirq_ns"] for row in rows}
 
 
 def test_calls_by_process(host: Host) -> None:
@@ -132,45 +140,63 @@ def test_calls_by_process(host: Host) -> None:
     spent = np.zeros(1, SPENT)
     spent["entry_ns"][0, TX_SYSCALLS], spent["comm"] = 11, b"me"
     processes.add_exact(callers, spent)
-    processes.add_softirqs({ME: 5}, 0)
-    (row,) = rows_of(processes.rows(0)[0])
-    assert (row["id"], row["pid"], row["process"]) == (FIRST_ID, ME, "me")
-    assert (row["tx_syscalls_ns"], row["served_ns"], row["network_ns"]) == (11, 5, 16)
+    processes.add_softirqs({ME: 5}, 7)
+    nobodys, row = rows_of(processes.rows(0)[0])
+    assert (row["id"], row["pid"], row["process"]) == (FIRST_ID + 1, ME, "me")
+    assert (row["tx_syscalls_ns"], row["softirq_ns"], row["network_ns"]) == (11, 5, 16)
+    assert (nobodys["id"], nobodys["process"]) == (FIRST_ID, NO_PROCESS)
+    assert (nobodys["softirq_ns"], nobodys["network_ns"]) == (2, 2)
+    unknown = unknown_value(np.dtype("u8"))
+    assert {nobodys[name] for name in ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns")} == {unknown}
+    assert nobodys["pid"] == unknown_value(np.dtype("u4"))
 
 
 @pytest.mark.parametrize(
-    ("calls", "served", "shares"),
+    ("readings", "expected"),
     [
-        ({ME: {RX_SYSCALLS: 9}}, {ME: 10, OTHER: 30}, {ME: 25, OTHER: 75}),
-        ({ME: {RX_SYSCALLS: 10}, OTHER: {RX_SYSCALLS: 30, TX_SYSCALLS: 7}}, {}, {ME: 25, OTHER: 75}),
-        ({ME: {TX_SYSCALLS: 1}, OTHER: {TX_SYSCALLS: 1}}, {}, {ME: 50, OTHER: 50}),
-        ({}, {}, {}),
+        pytest.param(
+            [({ME: 10, OTHER: 30}, 100)], {NOBODY: 60, ME: 10, OTHER: 30}, id="the rest is nobody's"
+        ),
+        pytest.param([({}, 100)], {NOBODY: 100}, id="nobody is known"),
+        pytest.param([({ME: 10, OTHER: 30}, 20)], {NOBODY: 0, ME: 5, OTHER: 15}, id="more than they spent"),
+        pytest.param([({ME: 30}, 20), ({ME: 30}, 50)], {NOBODY: 20, ME: 30}, id="it waits for the next ones"),
+        pytest.param([({}, 40), ({ME: 30}, 50)], {NOBODY: 40, ME: 10}, id="what was nobody's stays so"),
     ],
 )
-def test_what_served_nobody_known_is_shared_out(
-    host: Host, calls: Mapping[int, Mapping[int, int]], served: Mapping[int, int], shares: Mapping[int, int]
+def test_whose_softirqs(
+    host: Host, readings: list[tuple[Mapping[int, int], int]], expected: Mapping[int, int]
 ) -> None:
-    """As what is known of softirqs, else as what was received, else as what was sent; else it waits."""
+    """A process has what samples tell of it, though not more than softirqs have spent; nobody has its share of others'.
+
+    That it calls much ties no softirq to it.
+    """
     processes = ProcessTimes(host)
-    rows = reading(processes, calls, served, 100)
-    assert {row["pid"]: row["shared_ns"] for row in rows} == shares
-    assert processes.waiting_ns == 100 - sum(shares.values())
+    calls = dict.fromkeys((ME, OTHER), dict.fromkeys(CALLS, 1000))
+    for served, softirqs in readings:
+        rows = reading(processes, calls, served, softirqs)
+    assert whose(rows) == dict.fromkeys((ME, OTHER), 0) | dict(expected)
+
+
+def test_without_softirqs(host: Host) -> None:
+    """Where nothing tells how long they ran nobody has a row for them."""
+    (row,) = reading(ProcessTimes(host), {ME: {TX_SYSCALLS: 10}})
+    assert (row["pid"], row["network_ns"]) == (ME, 10)
 
 
 @given(st.lists(st.tuples(times, times, times, times), min_size=1, max_size=6))
-def test_nothing_falls_and_nothing_is_lost(steps: list[tuple[int, int, int, int]]) -> None:
-    """Times of rows only grow, and all that was told is in them or waits."""
+def test_nothing_falls_and_rows_add_up(steps: list[tuple[int, int, int, int]]) -> None:
+    """Rows only grow, no process is charged more than was told of it, and all add up to calls and softirqs."""
     processes = ProcessTimes(Host(Path("/nowhere")))
     totals, before = [0] * 4, dict[int, int]()
     for step in steps:
         totals = [total + more for total, more in zip(totals, step, strict=True)]
-        first, second, served, unserved = totals
-        rows = reading(
-            processes, {ME: {RX_SYSCALLS: first}, OTHER: {TX_SYSCALLS: second}}, {ME: served}, unserved
-        )
-        now = {row["pid"]: row["network_ns"] for row in rows}
-        assert all(now[pid] >= ns for pid, ns in before.items())
-        assert sum(now.values()) + processes.waiting_ns == sum(totals)
+        first, second, served, softirqs = totals
+        calls = {ME: {RX_SYSCALLS: first}, OTHER: {TX_SYSCALLS: second}}
+        rows = reading(processes, calls, {ME: served}, softirqs)
+        now = {row["id"]: row["network_ns"] for row in rows}
+        assert all(now[one] >= ns for one, ns in before.items())
+        assert sum(now.values()) == first + second + softirqs
+        assert whose(rows).get(ME, 0) <= served
         before = now
 
 
@@ -181,26 +207,40 @@ def test_another_process_with_the_pid(host: Host) -> None:
     write_stat(host.proc / str(ME), "me", 701)
     second = reading(processes, {ME: {TX_SYSCALLS: 14}})
     assert [row["tx_syscalls_ns"] for row in first] == [10]
-    assert [(row["id"], row["tx_syscalls_ns"]) for row in second] == [(FIRST_ID, 10), (FIRST_ID + 1, 4)]
+    assert [(row["id"], row["tx_syscalls_ns"]) for row in second] == [(FIRST_ID + 1, 10), (FIRST_ID + 2, 4)]
 
 
 def test_an_ended_process_keeps_its_row_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading that finds it gone still has it, the next has not; what it had is not counted again."""
-    processes = ProcessTimes(host)
+    """The reading that finds it gone still has it, the next has not; what it had is kept as that of who has ended, and
+    what it has not been charged by then is nobody's."""
     monkeypatch.setattr(Host, "in_initial_pid_namespace", lambda _: True)
     processes = ProcessTimes(host)
     gone = 1 << 22
-    assert len(reading(processes, {gone: {TX_SYSCALLS: 10}})) == 1
-    assert [row["tx_syscalls_ns"] for row in reading(processes, {gone: {TX_SYSCALLS: 10}})] == [10]
-    assert reading(processes, {gone: {TX_SYSCALLS: 10}}) == []
+    calls, served = {gone: {TX_SYSCALLS: 10}}, {gone: 5}
+    assert whose(reading(processes, calls, served, 3)) == {NOBODY: 0, gone: 3}
+    assert [row["network_ns"] for row in reading(processes, calls, served, 3)] == [0, 13]
+    assert whose(reading(processes, calls, served, 9)) == {NOBODY: 6}
+    assert processes.ended == {TX_SYSCALLS: 10, RX_SOFTIRQ: 3}
+
+
+def test_who_used_least_is_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are more processes than rows; what they had is kept, and what they do later is in a new row."""
+    monkeypatch.setattr(cpu_processes, "ROWS_MAX", 1)
+    processes = ProcessTimes(host)
+    assert len(reading(processes, {ME: {TX_SYSCALLS: 10}, OTHER: {TX_SYSCALLS: 4}})) == 2
+    assert (processes.left_out, processes.ended) == (0, {})
+    rows = reading(processes, {ME: {TX_SYSCALLS: 10}, OTHER: {TX_SYSCALLS: 5}})
+    assert {row["pid"]: row["network_ns"] for row in rows} == {ME: 10, OTHER: 1}
+    assert (processes.left_out, processes.ended) == (1, {TX_SYSCALLS: 4})
 
 
 def test_details(host: Host) -> None:
-    """The words that started it."""
+    """The words that started it; what is no process's is explained."""
     processes = ProcessTimes(host)
     reading(processes, {ME: dict.fromkeys(CALLS, 1)})
-    assert processes.describe(FIRST_ID) == {"Command": "run it"}
-    assert processes.describe(FIRST_ID + 1) == {}
+    assert processes.describe(FIRST_ID + 1) == {"Command": "run it"}
+    assert processes.describe(FIRST_ID + 2) == {}
+    assert "forwarded" in processes.describe(FIRST_ID)["Softirqs"]
 
 
 # --- power and /proc/stat ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 """Stacks as text and as categories: cut where the network stack is entered, and each sample in one category."""
 
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -37,7 +37,8 @@ from nettop.snapshots.cpu import (
     TX_SOFTIRQ,
     TX_SYSCALLS,
 )
-from nettop.snapshots.snapshot import known
+from nettop.snapshots.snapshot import Frame, Snapshot, known
+from tests.unit.build import make_view
 
 TAG = "bpf_prog_0123456789abcdef_"
 SUFFIXES = (
@@ -76,10 +77,15 @@ def number(label: str) -> int:
 def rows_of(samples: list[tuple[int, Folded, int]], rows_max: int = 10_000) -> StackRows:
     """The rows of these samples, of 7 ns each."""
     rows = StackRows(rows_max)
+    add_to(rows, samples)
+    return rows
+
+
+def add_to(rows: StackRows, samples: list[tuple[int, Folded, int]]) -> None:
+    """Count samples of 7 ns each."""
     at = np.array([rows.place(cpu, stack) for cpu, stack, _ in samples], np.intp)
     counts = np.array([count for *_, count in samples], np.uint64)
     rows.add(at, counts, counts * 7.0)
-    return rows
 
 
 # --- names ------------------------------------------------------------------------------------------------------
@@ -180,6 +186,7 @@ def test_cutting_leaves_the_leaf(frames: list[str], entry: int) -> None:
     [
         ("tcp_sendmsg_locked;tcp_sendmsg;io_send;io_issue_sqe;do_syscall_64", CALL_BY_STACK, TX_SYSCALLS),
         ("tcp_recvmsg_locked;io_recv;io_issue_sqe;do_syscall_64", CALL_BY_STACK, RX_SYSCALLS),
+        ("__dev_queue_xmit;tcp_cleanup_rbuf;tcp_recvmsg;io_recv;do_syscall_64", CALL_BY_STACK, RX_SYSCALLS),
         ("ext4_file_read_iter;io_read;io_issue_sqe;do_syscall_64", CALL_BY_STACK, 0),
         ("mutex_lock;__do_sys_io_uring_enter;do_syscall_64", CALL_BY_STACK, CALL_BY_STACK),
         ("tcp_sendmsg;sock_sendmsg;svc_tcp_sendto;kthread", THREAD_BY_STACK, IO_WORKERS),
@@ -285,10 +292,14 @@ def test_a_category_that_is_not_here_is_a_row_of_nothing() -> None:
     rows = rows_of([(0, Folded("handle_softirqs", number("softirq loop"), RX_SOFTIRQ, True), 3)])
     table = rows.categories({gro: "n/a: no GRO", tcp: "n/a: no TCP"}, 5)
     assert table.table is CATEGORY_SHARES and table.taken_ns == 5
-    assert table.array["category"].tolist() == [gro, tcp, number("softirq loop")]
-    assert known(table.array["samples"]).tolist() == [False, False, True]
-    assert known(table.array["entry"]).tolist() == [False, False, True]
-    assert [table.texts["note"][code] for code in table.array["note"]] == ["n/a: no GRO", "n/a: no TCP", ""]
+    not_here, here = table.array[:2], table.array[2:]
+    assert not_here["category"].tolist() == [gro, tcp]
+    assert here["category"].tolist() == [one for one in sorted(CATEGORIES) if one not in (gro, tcp)]
+    assert here["samples"][here["samples"] > 0].tolist() == [3]
+    for name in ("entry", "samples", "entry_samples", "time_ns"):
+        assert not known(not_here[name]).any() and known(here[name]).all()
+    notes = [table.texts["note"][code] for code in table.array["note"]]
+    assert notes == ["n/a: no GRO", "n/a: no TCP", *[""] * len(here)]
     assert np.all(np.diff(table.array["id"].astype(int)) > 0)
 
 
@@ -296,8 +307,28 @@ def test_a_category_that_is_met_is_here() -> None:
     """Whatever was said of it before: a module may have come."""
     bridging = number("bridging")
     rows = rows_of([(0, Folded("handle_softirqs;br_handle_frame", bridging, RX_SOFTIRQ, True), 3)])
-    (row,) = rows.categories({bridging: "n/a: no bridge"}, 5).array
-    assert (row["category"], row["samples"]) == (bridging, 3)
+    array = rows.categories({bridging: "n/a: no bridge"}, 5).array
+    (row,) = array[array["category"] == bridging]
+    assert row["samples"] == row["entry_samples"] == 3
+
+
+@given(met, met)
+def test_shares_of_an_interval_add_up(
+    first: list[tuple[int, Folded, int]], then: list[tuple[int, Folded, int]]
+) -> None:
+    """Also where a category, or a whole entry point, was first met in it."""
+    rows = rows_of(first)
+    before = rows.categories({}, 1)
+    add_to(rows, then)
+    frame = Frame(*(Snapshot("cpu", 0, 0, {one.table.name: one}) for one in (rows.categories({}, 2), before)))
+    view = make_view(frame, deltas=True)
+    met_by_entry: dict[int, float] = defaultdict(float)
+    shares = zip(view.raw("entry").tolist(), view.values("share", np.arange(view.size)), strict=True)
+    for entry, share in shares:
+        met_by_entry[entry] += share or 0.0
+    grown = {stack.entry for _, stack, _ in then}
+    assert met_by_entry == {entry: pytest.approx(float(entry in grown)) for entry in met_by_entry}
+    assert grown <= met_by_entry.keys()
 
 
 def test_names_are_asked_again_once_they_are_forgotten() -> None:
