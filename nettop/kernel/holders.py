@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.kernel.proc_stat import TICK_NS
 from nettop.snapshots.snapshot import Array
 
 PROCESS = np.dtype([("pid", "u4"), ("start_time", "u8"), ("comm", "S16"), ("netns", "u4")])
@@ -23,7 +24,6 @@ PROCESS = np.dtype([("pid", "u4"), ("start_time", "u8"), ("comm", "S16"), ("netn
 namespace that it is in, all bits set where that cannot be told."""
 
 _LINK = "socket:["
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _UNKNOWN = np.iinfo(np.uint32).max
 _KERNEL_THREAD = 0x00200000
@@ -134,7 +134,7 @@ def _identify(process: int, pid: int) -> tuple[int, int, bytes, int]:
     no PID reaches the ten million nanoseconds of a tick: so the PID fills them up.
     """
     comm, words = _stat(process)
-    return pid, int(words[_START]) * _TICK_NS + pid, comm, _namespace(process)
+    return pid, int(words[_START]) * TICK_NS + pid, comm, _namespace(process)
 
 
 def _namespace(process: int) -> int:

@@ -7,12 +7,11 @@ too: a share of the clock's ticks. Softirqs and threads that poll devices are al
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from nettop.errors import NettopError, SourceFailed
 from nettop.kernel import maps, powercap
 from nettop.kernel.facts import Host
 from nettop.kernel.ladder import NO_WAY, Ladder, Refused, Way, Ways, check_asked, climb
+from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
 from nettop.kernel.program import Loader, Program, ProgramText
 from nettop.kernel.symbols import are_shown
 from nettop.probes import cpu_entries, cpu_samples
@@ -93,35 +93,6 @@ def program_text() -> ProgramText:
     )
 
 
-# --- what /proc/stat says -----------------------------------------------------------------------------------------
-
-
-class Stat(NamedTuple):
-    """What /proc/stat says of a CPU since boot, in ns, at the grain of its ticks (fs/proc/stat.c)."""
-
-    busy_ns: int
-    softirq_ns: int
-
-
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-
-
-def read_stat(proc: Path) -> dict[int, Stat]:
-    """The CPUs that are on, by number; none where the file cannot be read."""
-    try:
-        lines = (proc / "stat").read_text().splitlines()
-    except OSError:
-        return {}
-    found: dict[int, Stat] = {}
-    for line in lines:
-        name, *numbers = line.split()
-        if name.startswith("cpu") and name != "cpu":
-            user, nice, system, _, _, irq, softirq, *_ = map(int, numbers)
-            busy = user + nice + system + irq + softirq
-            found[int(name.removeprefix("cpu"))] = Stat(busy * _TICK_NS, softirq * _TICK_NS)
-    return found
-
-
 # --- power --------------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +151,7 @@ class Cpu:
         self._left_out: list[str] = []
         self._processes = ProcessTimes(self._host)
         self._napi_threads = NapiThreads(self._host.proc)
-        self._stat_at_start: dict[int, Stat] = {}
+        self._stat_at_start: dict[int, CpuTimes] = {}
         self._stacks: Rows | None = None
 
     # --- start ----------------------------------------------------------------------------------------------------
@@ -199,7 +170,7 @@ class Cpu:
             self._program.unload_all_but({*self._times.programs(), *cpu_samples.FUNCTIONS})
         finally:
             loader.close()
-        self._stat_at_start = read_stat(self._host.proc)
+        self._stat_at_start = read_cpu_times(self._host.proc)
 
     def _climb(self, loader: Loader) -> None:
         """Take the best ways. Samples come behind the hooks, whose own symbols they are to know."""
@@ -281,7 +252,7 @@ class Cpu:
         self._follow_threads()
         times = self._attached.read(time.monotonic_ns())
         samples = self._samples.read(taken_ns) if self._samples else None
-        stat = read_stat(self._host.proc)
+        stat = read_cpu_times(self._host.proc)
         cpus = self._cpus(times, samples, stat, taken_ns)
         network_ns = int(cpus.array["network_ns"].sum())
         tables = {CPUS.name: cpus, "processes": self._process_rows(times, samples, taken_ns)}
@@ -315,7 +286,7 @@ class Cpu:
             self._hooks[hook.point] = Hook(hook.point, None, refused, hook.fields)
 
     def _cpus(
-        self, times: EntryReading, samples: SampleReading | None, stat: Mapping[int, Stat], taken_ns: int
+        self, times: EntryReading, samples: SampleReading | None, stat: Mapping[int, CpuTimes], taken_ns: int
     ) -> Rows:
         """A row for each CPU that is on."""
         on = np.array(sorted(cpu for cpu in stat if cpu < maps.possible_cpus()), np.intp)
@@ -328,7 +299,7 @@ class Cpu:
         for vector, name in enumerate(VECTORS):
             if f"{name}_ns" in CPUS.by_name:
                 array[f"{name}_ns"] = times.vector_ns[on, vector]
-        none = Stat(0, 0)
+        none = CpuTimes(0, 0, 0)
         array["stat_softirq_ns"] = [
             stat[cpu].softirq_ns - self._stat_at_start.get(cpu, none).softirq_ns for cpu in on.tolist()
         ]
@@ -376,7 +347,7 @@ class Cpu:
             rows.array[TIME_OF[entry]] = _UNKNOWN
         return rows
 
-    def _busy_ns(self, stat: Mapping[int, Stat]) -> int:
+    def _busy_ns(self, stat: Mapping[int, CpuTimes]) -> int:
         """The time in which CPUs were busy since the start."""
         return sum(one.busy_ns - self._stat_at_start.get(cpu, one).busy_ns for cpu, one in stat.items())
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.kernel.facts import Host
+from nettop.kernel.proc_stat import TICK_NS
 from nettop.snapshots.arrays import joined
 from nettop.snapshots.cpu import (
     IO_WORKERS,
@@ -41,7 +42,6 @@ _WHAT_NOBODYS_IS = (
 )
 _UNKNOWN_TEXT = unknown_value(np.dtype("u4"))
 
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _START_AT = 19
 """Where in /proc/PID/stat, behind the name, the start time stands (proc(5): field 22)."""
 
@@ -106,7 +106,7 @@ class ProcessTimes:
         """What each process spent in its calls since the start (dtypes CALLER and SPENT of cpu_entries)."""
         rows = zip(callers.tolist(), spent["entry_ns"].tolist(), spent["comm"].tolist(), strict=True)
         for (started, tgid, _), entry_ns, comm in rows:
-            process = Process(tgid, started // _TICK_NS)
+            process = Process(tgid, started // TICK_NS)
             for entry in CALLS:
                 more = self._since(process, entry, entry_ns[entry])
                 if more:

@@ -9,15 +9,12 @@ than a look at its count.
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +25,7 @@ from nettop.kernel.btf import Slice
 from nettop.kernel.facts import Host
 from nettop.kernel.iterator import Iterator, RowBuffer
 from nettop.kernel.perf_events import Clocks, online_cpus
+from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
 from nettop.kernel.program import Program
 from nettop.kernel.rows import row_header
 from nettop.kernel.symbols import Symbols
@@ -93,7 +91,6 @@ _WALK_SHARE = 100
 """Looking up who holds sockets takes one in so many nanoseconds at most."""
 _MEMBARRIER, _MEMBARRIER_GLOBAL = {"x86_64": 324, "aarch64": 283}.get(platform.machine(), -1), 1
 _NS = 1_000_000_000
-_USER_TICK_NS = _NS // os.sysconf("SC_CLK_TCK")
 _PROGRAM, _PROGRAM_BYTES = "[bpf]", 1 << 14
 """What stands behind a BPF program's name in kallsyms; few of them are longer."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -183,7 +180,8 @@ def _are_of(generation: int, keys: Array) -> Array:
 class Times:
     """What a tick of each CPU stands for, in ns, and how many there should have been.
 
-    Clocks rest with an idle CPU on some kernels (seen on 6.18), so the time that CPUs were idle expects none.
+    Clocks rest with an idle CPU on some kernels (seen on 6.18), and with one that a hypervisor has taken away, so the
+    time in which CPUs rested expects none.
     """
 
     def __init__(self) -> None:
@@ -192,38 +190,32 @@ class Times:
         self.expected = np.zeros(cpus)
         """How many ticks there should have been."""
         self._read = np.zeros(cpus)
-        self._idle = np.zeros(cpus)
+        self._rested = np.zeros(cpus)
 
-    def begin(self, running: Mapping[int, int], idle: Mapping[int, int]) -> None:
-        """Forget how long clocks ran before, and how long CPUs were idle."""
+    def begin(self, running: Mapping[int, int], times: Mapping[int, CpuTimes]) -> None:
+        """Forget how long clocks ran before, and how long CPUs rested."""
         for cpu, at in running.items():
-            self._read[cpu], self._idle[cpu] = at, idle.get(cpu, 0)
+            self._note(cpu, at, times)
 
-    def read(self, running: Mapping[int, int], idle: Mapping[int, int], frequency_hz: int) -> None:
-        """Learn how long the clocks have run, and for how much of that their CPUs were idle."""
+    def read(self, running: Mapping[int, int], times: Mapping[int, CpuTimes], frequency_hz: int) -> None:
+        """Learn how long the clocks have run, and for how much of that their CPUs rested."""
         for cpu, at in running.items():
-            rested = idle.get(cpu, 0)
-            busy_ns = max(0.0, at - self._read[cpu] - (rested - self._idle[cpu]))
+            read, rested = self._read[cpu], self._rested[cpu]
+            self._note(cpu, at, times)
+            busy_ns = max(0.0, at - read - (self._rested[cpu] - rested))
             self.expected[cpu] += busy_ns * frequency_hz / _NS
             self.per_tick[cpu] = _NS / frequency_hz
-            self._read[cpu], self._idle[cpu] = at, rested
+
+    def _note(self, cpu: int, at: int, times: Mapping[int, CpuTimes]) -> None:
+        self._read[cpu] = at
+        if cpu in times:
+            self._rested[cpu] = times[cpu].rested_ns
 
     @property
     def mean_ns(self) -> float:
         """What a tick stands for, of all CPUs that have ticked."""
         ticking = self.per_tick[self.per_tick > 0]
         return float(ticking.mean()) if len(ticking) else 0.0
-
-
-def idle_ns(proc: Path) -> dict[int, int]:
-    """For how long each CPU has been idle since boot (fs/proc/stat.c); none where that is not told."""
-    found: dict[int, int] = {}
-    with suppress(OSError, ValueError):
-        for line in (proc / "stat").read_text().splitlines():
-            name, *numbers = line.split()
-            if name.startswith("cpu") and name != "cpu":
-                found[int(name.removeprefix("cpu"))] = (int(numbers[3]) + int(numbers[4])) * _USER_TICK_NS
-    return found
 
 
 class Owners:
@@ -366,7 +358,7 @@ class Samples:
         """Look at every CPU from now on. Raises PermissionMissing, Unsupported, or OSError."""
         if self._clocks is None:
             self._clocks = Clocks(self._program.functions[self._function], self.frequency_hz)
-            self._times.begin(self._clocks.running_ns(), idle_ns(self._host.proc))
+            self._times.begin(self._clocks.running_ns(), read_cpu_times(self._host.proc))
             self._learn_symbols()  # the programs that this one was loaded with are among them
             put_calls(self._program.maps["calls"])
         self._clocks.start()
@@ -425,7 +417,7 @@ class Samples:
         """What each CPU counts; the time that the clocks have run is read before."""
         running = self._clocks.running_ns() if self._clocks else {}
         here = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
-        self._times.read(running, idle_ns(self._host.proc), self.frequency_hz)
+        self._times.read(running, read_cpu_times(self._host.proc), self.frequency_hz)
         return here
 
     def _count(self) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from nettop.kernel.facts import Host
 from nettop.kernel.powercap import Meter
+from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
 from nettop.kernel.rows import row_header
 from nettop.probes import cpu_processes
-from nettop.probes.cpu import NetworkPower, Stat, read_stat
+from nettop.probes.cpu import NetworkPower
 from nettop.probes.cpu_entries import CALLER, CPU_STATE, SPENT, STINT_BITS, NapiThreads, with_stints
 from nettop.probes.cpu_processes import CALLS, FIRST_ID, ProcessTimes
 from nettop.snapshots.cpu import (
@@ -277,10 +278,13 @@ def test_the_networks_power(tmp_path: Path) -> None:
 def test_proc_stat(tmp_path: Path) -> None:
     """Of each CPU that is on; what is idle, waits for devices or was stolen is not busy."""
     (tmp_path / "stat").write_text(
-        "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 3 99 99 4 5 99 0 0\ncpu7 0 0 0 9 9 0 0 0 0 0\nintr 1\n"
+        "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 3 90 7 4 5 8 0 0\ncpu7 0 0 0 9 9 0 0 0 0 0\nintr 1\n"
     )
-    assert read_stat(tmp_path) == {0: Stat(15 * TICK_NS, 5 * TICK_NS), 7: Stat(0, 0)}
-    assert read_stat(tmp_path / "nowhere") == {}
+    assert read_cpu_times(tmp_path) == {
+        0: CpuTimes(15 * TICK_NS, 5 * TICK_NS, 105 * TICK_NS),
+        7: CpuTimes(0, 0, 18 * TICK_NS),
+    }
+    assert read_cpu_times(tmp_path / "nowhere") == {}
 
 
 # --- threads that poll ------------------------------------------------------------------------------------------
