@@ -52,14 +52,18 @@ def owner_of_files(path: Path) -> User | None:
     """Who shall own what nettop writes below `path`; None for nettop's own user.
 
     It is who called nettop, if they may write there, and otherwise who owns the place: root without its right
-    to write everywhere, which is given up, can write nowhere else. Raises NettopError for a trap.
+    to write everywhere, which is given up, can write nowhere else. Raises NettopError for a trap, and for a name that
+    no file can have.
     """
     if os.geteuid():
         return None
     user = invoking_user()
     places = (path.absolute(), *path.absolute().parents)
-    _refuse_traps(places, {0} if user is None else {0, user.uid})
-    there = next(place for place in places if place.exists())
+    try:
+        _refuse_traps(places, {0} if user is None else {0, user.uid})
+        there = next(place for place in places if place.exists())
+    except OSError as error:
+        raise NettopError(f"{path} cannot be written: {error.strerror}", "give another name") from error
     if user is not None and may(user, os.W_OK | os.X_OK, there):
         return user
     found = there.stat()

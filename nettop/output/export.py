@@ -226,9 +226,14 @@ def _check_place(path: str) -> None:
         place = Path(path).resolve()
         if place.is_dir():
             raise IsADirectoryError(None, "it is a directory")
-        place.parent.stat()
-        if not os.access(place.parent, os.W_OK | os.X_OK, effective_ids=True):
-            raise PermissionError(None, f"no file can be made in {place.parent}")
+        with suppress(FileNotFoundError):
+            place.lstat()
+        beside = _beside(place)
+        try:
+            beside.touch(exist_ok=False)
+        except PermissionError as error:
+            raise PermissionError(None, f"no file can be made in {place.parent}") from error
+        beside.unlink()
 
 
 def write_whole(path: str, text: str, stdout: TextIO | None) -> None:
@@ -252,7 +257,7 @@ def write_whole(path: str, text: str, stdout: TextIO | None) -> None:
 
 def _replace(place: Path, content: bytes) -> None:
     """Write beside the file, and rename; it keeps the mode that it had."""
-    beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    beside = _beside(place)
     try:
         with open(beside, "xb") as file:
             if place.exists():
@@ -263,6 +268,11 @@ def _replace(place: Path, content: bytes) -> None:
         with suppress(OSError):
             beside.unlink()
         raise
+
+
+def _beside(place: Path) -> Path:
+    """A file in the same folder that nobody else has."""
+    return place.with_name(f".nettop.{secrets.token_hex(8)}")
 
 
 def _is_special(path: str) -> bool:
