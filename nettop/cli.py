@@ -6,6 +6,7 @@ Nothing that loads Textual or numpy is imported here before a door opens: --help
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -266,6 +267,8 @@ def _open_screens(settings: Settings, opened: AbstractContextManager[Session]) -
     asked_columns(table, settings.view)
     if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
         raise UsageError("the screens need a terminal to read from and to write to", "nettop --table does without")
+    if os.environ.get("TERM") == "dumb":
+        raise UsageError("TERM=dumb is a terminal that can show no screens", "nettop --table does without")
     from nettop.screens.app import run_app
 
     with opened as session:

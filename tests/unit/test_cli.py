@@ -132,6 +132,17 @@ def test_shortcut_chooses_rows(capfd: pytest.CaptureFixture[str]) -> None:
     assert [json.loads(line)["pid"] for line in capfd.readouterr().out.splitlines()] == [8]
 
 
+def test_a_dumb_terminal_has_no_screens(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It could not move its cursor; plain output does without."""
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("nettop.cli._is_terminal", lambda _: True)
+    assert run([], source) == ExitCode.USAGE
+    assert "TERM=dumb" in (told := capfd.readouterr().err)
+    assert "--table" in told
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
