@@ -377,11 +377,11 @@ class Namespaces:
         """Find what namespaces there are, and leave those that there are no more."""
         now = self._scanned_at = time.monotonic()
         self._ways = find_namespaces(self._proc)
-        used = set(self._ways)
         if self._witnesses is not None:
             self._add_witnessed(self._witnesses)
-            if not _sees_everything():
-                used |= {inode for inode, seen in self._seen.items() if seen.lasts(now)}
+        used = set(self._ways)
+        if self._witnesses is not None and not _sees_everything():
+            used |= {inode for inode, seen in self._seen.items() if seen.lasts(now)}
         for inode in self.threads.keys() - used:
             self.threads.pop(inode).close()
             if self._witnesses is not None:

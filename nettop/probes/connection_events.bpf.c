@@ -244,14 +244,22 @@ static __always_inline void credit(struct row *row, bool failed) {
     COUNT(uncredited);
 }
 
+// nettop locks each socket that its walk passes, so a packet that came meanwhile may be handled by nettop.
+static __always_inline bool is_read_now(void) {
+  int first = 0;
+  u32 *tgid = reader.lookup(&first);
+  return tgid && *tgid == bpf_get_current_pid_tgid() >> 32;
+}
+
 static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock *tp, struct sock *sk,
                                 u64 now) {
   u8 state = sk->skc_state;
   int error = sk->sk_err;
   bool failed = state == TCP_SYN_SENT;
   struct life *life = life_of(cookie), unplaced;
-  // A socket whose lock is held closes by its own process; only an administrator's kill comes from another.
-  if (sk->sk_lock_owned && error != ECONNABORTED) {
+  // A socket whose lock is held closes by its own process; only an administrator's kill comes from another,
+  // or what nettop held up.
+  if (sk->sk_lock_owned && error != ECONNABORTED && !is_read_now()) {
     life = life ? life : new_life(cookie);
     if (!life) { // no room: the closer at least is known now
       start_life(&unplaced);

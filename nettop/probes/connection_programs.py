@@ -55,7 +55,7 @@ def _sock(inside: str) -> dict[str, str]:
 
 
 SLICES = (
-    Slice("bpf_iter_meta", {"seq": "seq"}, {}),
+    Slice("bpf_iter_meta", _plain(("seq", "seq_num")), {}),
     Slice(
         "task_struct",
         _plain(("pid", "tgid", "flags", "group_leader", "start_boottime", "comm", "cgroups")),
@@ -81,7 +81,7 @@ SLICES = (
 )
 
 
-_SHARED = ("boot_to_wall", "life_groups", "lives")
+_SHARED = ("boot_to_wall", "life_groups", "lives", "reader")
 """Tables of both texts. Nobody here reads all that are handed over: what they take of memory is told of each."""
 
 

@@ -118,10 +118,18 @@ static __always_inline bool is_wanted(struct sock *sk) {
   return wanted.lookup(&cookie);
 }
 
+static __always_inline void note_reader(struct bpf_iter_meta *meta) {
+  int first = 0;
+  u32 *tgid = reader.lookup(&first);
+  if (tgid && !meta->seq_num)
+    *tgid = bpf_get_current_pid_tgid() >> 32;
+}
+
 BPF_ITER(tcp) {
   struct sock_common *sk = ctx->sk_common;
   if (!sk)
     return 0;
+  note_reader(ctx->meta);
   u8 state = sk->skc_state;
   struct row row;
   start_row(&row);

@@ -24,15 +24,17 @@ struct life_group {
   u64 cookies[LIFE_WAYS];
 };
 
-// What turns boot time into wall time stands beside them.
+// What turns boot time into wall time stands beside them, and the process that walks over the table.
 #ifdef SHARES_LIVES
 BPF_TABLE("extern", int, struct life_group, life_groups, LIFE_GROUPS);
 BPF_TABLE("extern", int, struct life, lives, LIFE_GROUPS *LIFE_WAYS);
 BPF_TABLE("extern", int, u64, boot_to_wall, 1);
+BPF_TABLE("extern", int, u32, reader, 1);
 #else
 BPF_TABLE_PUBLIC("array", int, struct life_group, life_groups, LIFE_GROUPS);
 BPF_TABLE_PUBLIC("array", int, struct life, lives, LIFE_GROUPS *LIFE_WAYS);
 BPF_TABLE_PUBLIC("array", int, u64, boot_to_wall, 1);
+BPF_TABLE_PUBLIC("array", int, u32, reader, 1);
 #endif
 
 static __always_inline struct life_group *group_of(u64 cookie) {

@@ -256,7 +256,7 @@ class Worker:
         if self.pid == 0:
             _serve(theirs, namespace, name)
         theirs.close()
-        self._stopped = False
+        self.result()  # it is in its namespace, whose name may be taken away from now on
 
     def start(self, function: Callable[..., object], *arguments: object) -> None:
         """Tells the worker to run `function(memory, *arguments)` and does not wait."""
@@ -309,7 +309,8 @@ def settle_child(name: str) -> None:
 
 
 def _serve(pipe: Any, namespace: str | None, name: str) -> NoReturn:
-    """A worker's life: one request, one answer, until its pipe closes."""
+    """A worker's life: it says that it is there, then one request, one answer, until its pipe closes."""
+    status = 1
     try:
         settle_child(name)
         gc.freeze()  # what the parent has dropped would close descriptors that are this process's by then
@@ -318,18 +319,20 @@ def _serve(pipe: Any, namespace: str | None, name: str) -> NoReturn:
         if namespace:
             enter(namespace)
         memory: dict[Any, Any] = {}
+        answer: tuple[bool, object] = False, None
         while True:
+            pipe.send(answer)
             function, arguments = pipe.recv()
             try:
                 answer = False, function(memory, *arguments)
             except Exception:  # noqa: BLE001 - the caller gets it
                 answer = True, traceback.format_exc()
-            pipe.send(answer)
     except EOFError:
-        os._exit(0)
-    except BaseException:  # noqa: BLE001 - a forked child must not return into pytest
-        traceback.print_exc()
-        os._exit(1)
+        status = 0
+    except BaseException:  # noqa: BLE001 - it has nobody else to tell
+        os.write(2, traceback.format_exc().encode())  # sys.stderr may be a file that was closed above
+    finally:
+        os._exit(status)  # a forked child must not return into pytest, whatever happens
 
 
 class Dropper:

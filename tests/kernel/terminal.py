@@ -26,11 +26,14 @@ class Terminal:
         self.output = bytearray()
         self.pid = os.fork()
         if self.pid == 0:
-            os.login_tty(self._slave)
-            os.environ["TERM"] = "xterm-256color"
-            for size in ("COLUMNS", "LINES"):
-                os.environ.pop(size, None)
-            os.execvp(NETTOP, [NETTOP, *options])
+            try:
+                os.login_tty(self._slave)
+                os.environ["TERM"] = "xterm-256color"
+                for size in ("COLUMNS", "LINES"):
+                    os.environ.pop(size, None)
+                os.execvp(NETTOP, [NETTOP, *options])
+            finally:
+                os._exit(127)  # a forked child must not return into pytest
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,15 @@ class Lens:
         """What was met so far."""
         return self.samples.read(time.monotonic_ns())
 
+    @contextmanager
+    def at_rest(self) -> Iterator[SampleReading]:
+        """It looks at nothing meanwhile, whatever happens; all that was met before."""
+        self.samples.detach()
+        try:
+            yield self.read()
+        finally:
+            self.samples.attach()
+
     def counted(self) -> Any:
         """What the program counts of its own, on all CPUs."""
         assert self.probe._program is not None
@@ -271,10 +281,10 @@ def test_a_process_that_has_ended_is_forgotten(lab: Lab, lens: Lens) -> None:
     sender = lab.worker(left)
     sender.start(flood, address)
     until(lambda: sender.pid in lens.read().process_ns, "the sender is met", 60)
-    lens.samples.detach()
-    lens.samples.forget([sender.pid])
-    assert sender.pid not in lens.read().process_ns
-    lens.samples.attach()
+    with lens.at_rest() as met:
+        assert sender.pid in met.process_ns
+        lens.samples.forget([sender.pid])
+        assert sender.pid not in lens.read().process_ns
 
 
 @DATA_READY
@@ -312,15 +322,13 @@ def test_generations_lose_nothing(lab: Lab, lens: Lens, monkeypatch: pytest.Monk
     lab.worker(right).start(receive, address)
     lab.worker(left).start(flood, address)
     until(lambda: lens.read().counts["samples"] >= 10 * ENOUGH and turns >= 30, "generations turn", 120)
-    lens.samples.detach()
-    lens.read()
-    reading, counted = lens.read(), lens.counted()
+    with lens.at_rest():
+        reading, counted = lens.read(), lens.counted()
     lost = reading.lost["walks"] + reading.lost["collisions"] + reading.lost["stacks"]
     assert counted["uncounted"] == 0
     assert reading.counts["samples"] + reading.counts["elsewhere"] + lost == counted["samples"]
     assert reading.counts["ticks"] == counted["ticks"]
     assert lost <= FEW * counted["samples"]
-    lens.samples.attach()
 
 
 def test_shares_add_up(lab: Lab, lens: Lens) -> None:
@@ -354,11 +362,9 @@ def test_categories_of_modules_alone_may_be_missing(lens: Lens) -> None:
 def test_it_rests_while_it_is_left_out(lens: Lens) -> None:
     """Not a tick, and what was met stays; then it goes on."""
     until(lambda: lens.read().counts["ticks"], "a tick")
-    lens.samples.detach()
-    before = lens.read()
-    after = lens.read()
+    with lens.at_rest() as before:
+        after = lens.read()
     assert after.counts == before.counts and after.lost == before.lost
-    lens.samples.attach()
     until(lambda: lens.read().counts["ticks"] > before.counts["ticks"], "another tick")
 
 

@@ -437,7 +437,7 @@ def test_bundle_without_addresses_and_names(tmp_path: Path, lab: Lab) -> None:
     )
     home = lab.namespace()
     home.ip("link", "add", _MARKERS["interface"], "type", "veth", "peer", "name", "other0")
-    lab.worker(home, _MARKERS["process"]).call(_ready)
+    lab.worker(home, _MARKERS["process"])
     Path("/dev/kmsg").write_text(f"bpf test: {said}; again {said}\n")
     file = tmp_path / "bundle.tar.gz"
     script = f"hostname {_MARKERS['host']} && mount --bind {users} /etc/passwd"
@@ -457,10 +457,6 @@ def test_bundle_without_addresses_and_names(tmp_path: Path, lab: Lab) -> None:
     assert first == again
     assert [word.rpartition("-")[0] for word in first.split()] == list(_MARKERS)
     assert json.loads(texts["report.json"])["host"]["kernel"] == os.uname().release
-
-
-def _ready(memory: dict[Any, Any]) -> None:
-    """The worker is there."""
 
 
 def test_bundle_belongs_to_who_called(tmp_path: Path) -> None:

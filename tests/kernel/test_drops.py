@@ -136,9 +136,9 @@ def nstat(namespace: Namespace, name: str) -> int:
     return int(json.loads(inside(namespace, "nstat", "-aszj", name))["kernel"][name])
 
 
-def device_counters(end: End) -> dict[str, int]:
+def device_counters(namespace: Namespace, device: str) -> dict[str, int]:
     """What iproute2 shows of a device, by the kernel's names for the fields."""
-    found = json.loads(end.namespace.ip("-j", "-s", "-s", "link", "show", end.device))[0]["stats64"]
+    found = json.loads(namespace.ip("-j", "-s", "-s", "link", "show", device))[0]["stats64"]
     return {f"{way}_{name}": packets for way in ("rx", "tx") for name, packets in found[way].items()}
 
 
@@ -340,8 +340,10 @@ def hooked(kinds_max: int) -> Iterator[DropCount]:
         hook = DropCount(loader, kinds_max)
     finally:
         loader.close()
-    yield hook
-    hook.close()
+    try:
+        yield hook
+    finally:
+        hook.close()
 
 
 def all_of(hook: DropCount) -> int:
@@ -375,7 +377,7 @@ def test_room_is_made_of_what_is_gone(lab: Lab) -> None:
         drop_by_rule(gone, "meta l4proto != 1 ip protocol 1-250")
         for number in range(101, 101 + KINDS):
             worker.call(send_raw, number)
-        assert len(packets_in(take(source), gone, "NETFILTER_DROP")) == KINDS
+        until(lambda: len(packets_in(take(source), gone, "NETFILTER_DROP")) == KINDS, "all kinds have a row")
         worker.end()
         gone.remove()
         too_early: set[int] = set()
@@ -413,14 +415,20 @@ def test_devices_count(lab: Lab, drops: Drops) -> None:
     """Every counter of a device that the lens shows is what iproute2 shows, frames dropped both ways among them."""
     near, far, sender, _ = two_workers(lab)
     sender.call(send_frames, near.device, SOME)
-    until(lambda: device_counters(far)["rx_dropped"] >= SOME, "frames that nobody handles are dropped")
+    until(
+        lambda: device_counters(far.namespace, far.device)["rx_dropped"] >= SOME,
+        "frames that nobody handles are dropped",
+    )
     far.namespace.ip("link", "set", far.device, "down")
     sender.call(send_frames, near.device, FEW, True)
     until(
-        lambda: device_counters(near)["tx_dropped"] >= FEW, "frames to a device without a carrier are dropped"
+        lambda: device_counters(near.namespace, near.device)["tx_dropped"] >= FEW,
+        "frames to a device without a carrier are dropped",
     )
     for end in (near, far):
-        snapshot, told = when_quiet(lambda: take(drops), lambda end=end: device_counters(end))
+        snapshot, told = when_quiet(
+            lambda: take(drops), lambda end=end: device_counters(end.namespace, end.device)
+        )
         shown = {
             row["name"]: row["packets"]
             for row in as_dicts(snapshot.tables["counters"])
@@ -457,6 +465,7 @@ def test_a_device_that_has_gone_keeps_its_name(lab: Lab, drops: Drops) -> None:
     for device in ("short", "lived"):
         far.namespace.ip("link", "set", device, "up")
     lab.worker(far.namespace).call(send_frames, "short", FEW)
+    until(lambda: device_counters(far.namespace, "lived")["rx_dropped"] >= FEW, "its frames are dropped")
     far.namespace.ip("link", "del", "short")
     far.namespace.ip("link", "del", far.device)
     rows = packets_in(take(drops), far.namespace, "NO_SOCKET")

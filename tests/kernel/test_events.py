@@ -25,16 +25,15 @@ import pytest
 from nettop.engine.session import Session
 from nettop.kernel import maps
 from nettop.kernel.facts import container_of
-from nettop.probes import connection_programs, process_totals
+from nettop.probes import connection_events, connection_programs, process_totals
 from nettop.probes.connections import Connections
 from nettop.probes.event_records import HOST_TOTALS, PROCESS
 from nettop.probes.process_totals import FOLD_ABOVE
 from nettop.settings import MAX_INTERVAL_S
-from nettop.snapshots.connections import POINT_ACCEPTS
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
 
-from . import bpf_objects, oracle, traffic
+from . import bpf_objects, oracle, ss, traffic
 from .command import JSON, Row, Running
 from .holders import (
     accepted_by,
@@ -328,6 +327,7 @@ def crowd() -> Iterator[Crowd]:
         for client in clients:
             ports |= drained_until(watch, client)
         served = server.call(traffic.served, CONNECTIONS)
+        watch.wait(home, connect=CONNECTIONS, accept=CONNECTIONS, close=2 * CONNECTIONS)
         crowd = Crowd(
             home, errands, ports, dict(enumerate(clients)), served, began, 0, watch.read(), tiny.read()
         )
@@ -491,8 +491,10 @@ def test_a_thread_for_each_connection(lab: Lab, watch: Watch) -> None:
     }
 
 
-def test_nothing_is_told_twice(lab: Lab, watch: Watch) -> None:
+def test_nothing_is_told_twice(lab: Lab, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """While connections come and go the table is read again and again: each event comes once, and has its owner."""
+    # However late a busy machine lets a worker accept, nobody is told of it before.
+    monkeypatch.setattr(connection_events, "_IN_BACKLOG_NS", 3600 * 1_000_000_000)
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "master")
     port = server.call(traffic.listen, "door", "127.0.0.1")
@@ -511,11 +513,9 @@ def test_nothing_is_told_twice(lab: Lab, watch: Watch) -> None:
     told = watch.wait(home, connect=900, accept=900, close=1800)
     assert len({part(row, "event", "id") for row in told}) == 3600
     theirs = {(row["event"], row["remote_port"]): row["pid"] for row in told if row["direction"] == "inbound"}
-    owners = {(event, peer): pid for (_, peer), pid in served.items() for event in ("accept", "close")}
-    # Where no hook tells who accepts, an event may be told before its worker has done anything to be known by.
-    early = {one for one, pid in theirs.items() if pid is None and one[0] == "accept"}
-    assert theirs == owners | dict.fromkeys(early)
-    assert not early or "inet_csk_accept" not in watch.read().via[POINT_ACCEPTS.name]
+    assert theirs == {
+        (event, peer): pid for (_, peer), pid in served.items() for event in ("accept", "close")
+    }
     assert set(served.values()) <= set(workers)
 
 
@@ -541,6 +541,7 @@ def test_the_command_tells_each_event_once(lab: Lab, watch: Watch) -> None:
         )
         assert (running.end(), running.errors()) == (0, "")
         printed = [json.loads(line) for line in running.text().splitlines() if mark in line]
+    early = {row["id"] for row in printed if row["event"] == "accept" and row["pid"] is None}
     watch.drain()
     failed = Counter(row["event"] for row in watch.told(home))["fail"]
     told = watch.wait(home, connect=120, accept=120, close=240, fail=failed)
@@ -556,6 +557,11 @@ def test_the_command_tells_each_event_once(lab: Lab, watch: Watch) -> None:
         *MOVED,
         *SUMMED,
     )
+    for row in told:
+        if (
+            row["event"] == "accept" and row["id"] in early
+        ):  # a busy server accepted it later than it was told
+            row |= {"pid": None, "process": None}
     probes = Counter(part(row, *names) for row in told if row["event"] != "fail")
     assert Counter(part(row, *names) for row in printed if row["event"] != "fail") == probes
     ids = [row["event_id"] for row in printed]
@@ -654,6 +660,7 @@ def test_never_accepted(lab: Lab, watch: Watch) -> None:
     port = server.call(traffic.listen, "door", "127.0.0.1")
     client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 2)
     client.call(traffic.send, {0: 101, 1: 103})
+    client.call(traffic.acknowledged, [0, 1])
     for _ in range(3):
         watch.read()
     client.call(traffic.linger, [0])
@@ -712,6 +719,8 @@ def test_a_process_that_is_killed(lab: Lab, watch: Watch) -> None:
     client, server, _ = joined(lab, home, 3)
     pid = client.pid
     client.end()
+    for number in range(3):
+        server.call(wait_for_end, number)
     server.call(traffic.close, [0, 1, 2])
     told = watch.wait(home, connect=3, accept=3, close=6)
     closed = {part(row, "direction", "reason", "pid", "process") for row in told if row["event"] == "close"}
@@ -738,9 +747,10 @@ def test_a_socket_that_a_thread_of_the_kernel_closes(lab: Lab, watch: Watch) -> 
 
 
 def wait_for_end(memory: dict[Any, Any], name: object) -> None:
-    """Waits until the peer has ended the connection."""
+    """Waits until the peer has closed or reset the connection."""
     memory[name].setblocking(True)
-    assert memory[name].recv(1) == b""
+    with contextlib.suppress(ConnectionResetError):
+        assert memory[name].recv(1) == b""
 
 
 def test_control_group_and_container_of_an_event(lab: Lab, watch: Watch) -> None:
@@ -1131,7 +1141,8 @@ def close_each_way(client: Worker, server: Worker) -> None:
     for worker, other, numbers in ((client, server, (0, 2)), (server, client, (1, 3))):
         worker.call(traffic.linger, [numbers[1]])
         worker.call(traffic.close, list(numbers))
-        other.call(wait_for_end, numbers[0])
+        for number in numbers:
+            other.call(wait_for_end, number)
         other.call(traffic.close, list(numbers))
 
 
@@ -1185,12 +1196,12 @@ def test_open_and_closed_connections_add_up(lab: Lab, watch: Watch) -> None:
         up, down = up + 1009 + number, down + 2003 + number
         assert sums(watch.read(), client, server) == [(6, 0, 0, up, down), (6, 0, 0, down, up)]
     close_each_way(client, server)
+    watch.wait(home, connect=6, accept=6, close=8)
     for _ in range(2):
         assert sums(watch.read(), client, server) == [(2, 4, 0, up, down), (2, 4, 0, down, up)]
     move(client, server, 5, 7, 11)
     assert sums(watch.read(), client, server) == [(2, 4, 0, up + 7, down + 11), (2, 4, 0, down + 11, up + 7)]
-    rows = [row for row in watch.told(home) if row["event"] == "close"]
-    assert len(rows) == 8
+    watch.wait(home, connect=6, accept=6, close=8)
 
 
 def test_reset_by_the_peer_and_not_yet_closed(lab: Lab, watch: Watch) -> None:
@@ -1200,6 +1211,7 @@ def test_reset_by_the_peer_and_not_yet_closed(lab: Lab, watch: Watch) -> None:
     move(client, server, 0, 1009, 2003)
     client.call(traffic.linger, [0])
     client.call(traffic.close, [0])
+    watch.wait(home, connect=1, accept=1, close=2)
     for _ in range(2):
         assert sums(watch.read(), client, server) == [(0, 1, 0, 1009, 2003), (0, 1, 0, 2003, 1009)]
     server.call(traffic.close, [0])
@@ -1257,6 +1269,7 @@ def test_closed_while_it_is_read(
     with monkeypatch.context() as patch:
         patch.setattr(what, name, and_close)
         seen = [sums(watch.read(), client, server)]
+    watch.wait(home, connect=4, accept=4, close=8)
     seen += [sums(watch.read(), client, server) for _ in range(2)]
     assert not left
     first = seen.pop(0)  # may be of just before
@@ -1291,6 +1304,7 @@ def test_thousands_of_short_lived_processes(lab: Lab) -> None:
         assert received == sorted(received)
         sent: dict[int, int] = forkers[0].result() | forkers[1].result()
         assert len(sent) == CHILDREN
+        until(lambda: closed(watch.read(), {sink.pid, *sent}) == 2 * CHILDREN, "the last ones are closed")
         for _ in range(3):  # in which a generation is left and taken out
             found = decoded_by_pid(watch.read())
             assert part(found[sink.pid], "closed", *MOVED) == (CHILDREN, 0, sum(amounts))
@@ -1302,6 +1316,11 @@ def test_thousands_of_short_lived_processes(lab: Lab) -> None:
 
 
 CHILDREN = 9000
+
+
+def closed(snapshot: Snapshot, pids: set[int]) -> int:
+    """How many connections of these processes have ended."""
+    return sum(row["closed"] for pid, row in decoded_by_pid(snapshot).items() if pid in pids)
 
 
 def decoded_by_pid(snapshot: Snapshot) -> dict[int, Row]:
@@ -1410,18 +1429,20 @@ def test_a_small_ring_that_is_drained_loses_nothing(lab: Lab) -> None:
     with Watch(ring_bytes=1 << 16) as watch:
         for _ in range(10):  # until nobody else on this machine fills the ring meanwhile
             lost = watch.read().lost["events"]
-            told, ports = drained_after_each(lab, watch, 120)
+            home, ports = drained_after_each(lab, watch, 120)
             if watch.read().lost["events"] == lost:
                 break
-    assert Counter(row["event"] for row in told) == {"connect": 120, "accept": 120, "close": 240}
-    for event in ("connect", "close"):
-        assert [
-            row["local_port"] for row in told if part(row, "event", "process") == (event, "client")
-        ] == ports
+        told = watch.wait(home, connect=120, accept=120, close=240)  # the last FIN may still be on its way
+
+    def clients_ports(event: str) -> list[int]:
+        return [row["local_port"] for row in told if part(row, "event", "process") == (event, "client")]
+
+    assert clients_ports("connect") == ports
+    assert sorted(clients_ports("close")) == sorted(ports)  # a busy machine's FINs overtake each other
 
 
-def drained_after_each(lab: Lab, watch: Watch, count: int) -> tuple[list[Row], list[int]]:
-    """What is told of so many connections, when the ring is drained after each; and the clients' ports."""
+def drained_after_each(lab: Lab, watch: Watch, count: int) -> tuple[Namespace, list[int]]:
+    """Makes so many connections, and drains the ring after each; their namespace, and the clients' ports."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     port = server.call(traffic.listen, "door", "127.0.0.1")
@@ -1435,7 +1456,7 @@ def drained_after_each(lab: Lab, watch: Watch, count: int) -> tuple[list[Row], l
         watch.drain()
     for worker in (client, server):
         worker.end()
-    return watch.told(home), ports
+    return home, ports
 
 
 @pytest.mark.parametrize("life_groups", [None, 1], ids=["", "crowded"])
@@ -1461,6 +1482,7 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, life_
                 batches += feed.take()
                 with contextlib.suppress(NotInTimeError):
                     counts.append(worker.result(0.02))
+        until(lambda: {row.state for row in ss.sockets(home).values()} <= {"TIME_WAIT"}, "the last is closed")
         detach(probe)
         for _ in range(2):  # the second tells what waited for the first
             published.clear()

@@ -35,10 +35,10 @@ def make_connections(memory: Memory, count: int, moved: int = 0) -> list[int]:
         ports.append(near.getsockname()[1])
         far, _ = listener.accept()
         near.sendall(b"n" * moved)
-        near.close()
+        traffic.finish(near)
         while far.recv(65536):
             pass
-        far.close()
+        traffic.finish(far)
     listener.close()
     return ports
 

@@ -23,14 +23,16 @@ pytestmark = pytest.mark.kernel
 NOBODY = 65534
 LOOPBACK = "127.0.0.1"
 CLIENT = """
-import socket, sys
+import socket, struct, sys
 made = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 30))
 made.sendall(b"n" * int(sys.argv[2]))
 made.shutdown(socket.SHUT_WR)
 while made.recv(1 << 20):
     pass
 made.close()
 """
+"""Ends once the peer's host has acknowledged its close: then the connection has ended too."""
 
 
 def serve(memory: Memory, count: int, answer: int) -> None:

@@ -186,6 +186,12 @@ def close(memory: Memory, names: list[Any]) -> None:
         memory.pop(name).close()
 
 
+def finish(held: socket.socket) -> None:
+    """Closes a socket, and waits until the peer's host has acknowledged it: whoever closes last has ended then."""
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 30))
+    held.close()
+
+
 def linger(memory: Memory, names: list[Any]) -> None:
     """These sockets will be reset when they close."""
     for name in names:
