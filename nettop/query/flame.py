@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache, partial
+from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +34,6 @@ class StackCount(NamedTuple):
     category: int
     samples: int
     time_ns: int
-
-
-Met = tuple[tuple[str, ...], StackCount]
-"""The names on the way to a stack's function, and how often it was met."""
 
 
 class FlameSort(StrEnum):
@@ -124,8 +123,8 @@ def flame_tree(
 ) -> FlameNode:
     """The stacks as a tree whose root is `title`: below it the entry points (below their CPU where `by_cpu`), and
     below each the functions."""
-    met = [(path_of(count, by_cpu=by_cpu), count) for count in counts]
-    return _node(title, met, 0, OTHER, sort)
+    stacks = _Stacks(counts, by_cpu=by_cpu)
+    return stacks.node(title, range(len(stacks.paths)), 0, OTHER, sort)
 
 
 def path_of(count: StackCount, *, by_cpu: bool = False) -> tuple[str, ...]:
@@ -208,25 +207,49 @@ class StackHistory:
         return self._marks[0] if self._marks and self._marks[0] is not self._now else None
 
 
-def _node(symbol: str, met: Sequence[Met], depth: int, above: int, sort: FlameSort) -> FlameNode:
-    """The node that all stacks of `met` pass, `depth` names from the root; `above` is its caller's category."""
-    samples = sum(count.samples for _, count in met)
-    time_ns = sum(count.time_ns for _, count in met)
-    own = sum(count.samples for _, count in met if count.category == NETTOP)
-    named = CATEGORY_OF.get(symbol, above)
-    category = NETTOP if 0 < samples == own else named
-    return FlameNode(symbol, samples, time_ns, category, partial(_children, met, depth, named, sort))
+class _Stacks:
+    """Stacks in the order of their paths, so that all which pass a node stand together, and what they add up to."""
+
+    def __init__(self, counts: Iterable[StackCount], *, by_cpu: bool) -> None:
+        met = sorted(((path_of(count, by_cpu=by_cpu), count) for count in counts), key=itemgetter(0))
+        self.paths = [path for path, _ in met]
+        self._samples = _sums(count.samples for _, count in met)
+        self._time_ns = _sums(count.time_ns for _, count in met)
+        self._own = _sums(count.samples if count.category == NETTOP else 0 for _, count in met)
+
+    def node(self, symbol: str, some: range, depth: int, above: int, sort: FlameSort) -> FlameNode:
+        """The node that `some` of them pass, `depth` names from the root; `above` is its caller's category."""
+        first, after = some.start, some.stop
+        samples = self._samples[after] - self._samples[first]
+        time_ns = self._time_ns[after] - self._time_ns[first]
+        own = self._own[after] - self._own[first]
+        named = CATEGORY_OF.get(symbol, above)
+        category = NETTOP if 0 < samples == own else named
+        below = partial(self._children, some, depth, named, sort)
+        return FlameNode(symbol, samples, time_ns, category, below)
+
+    def _children(self, some: range, depth: int, above: int, sort: FlameSort) -> tuple[FlameNode, ...]:
+        """A node for each name that follows the first `depth` ones."""
+        nodes = [
+            self.node(symbol, those, depth + 1, above, sort) for symbol, those in self._next(some, depth)
+        ]
+        return tuple(sorted(nodes, key=_ORDERS[sort]))
+
+    def _next(self, some: range, depth: int) -> Iterator[tuple[str, range]]:
+        """The names that follow the first `depth` ones, and who has them; whose path ends there stands before."""
+        paths, at, end = self.paths, some.start, some.stop
+        while at < end and len(paths[at]) == depth:
+            at += 1
+        while at < end:
+            symbol = paths[at][depth]
+            after = bisect_right(paths, symbol, at, end, key=itemgetter(depth))
+            yield symbol, range(at, after)
+            at = after
 
 
-def _children(met: Sequence[Met], depth: int, above: int, sort: FlameSort) -> tuple[FlameNode, ...]:
-    """A node for each name that follows the first `depth` ones."""
-    below: dict[str, list[Met]] = {}
-    for one in met:
-        path, _ = one
-        if len(path) > depth:
-            below.setdefault(path[depth], []).append(one)
-    nodes = (_node(symbol, some, depth + 1, above, sort) for symbol, some in below.items())
-    return tuple(sorted(nodes, key=_ORDERS[sort]))
+def _sums(numbers: Iterable[int]) -> list[int]:
+    """What those before each come to, and all of them."""
+    return list(accumulate(numbers, initial=0))
 
 
 def _widest(node: FlameNode) -> tuple[int, str]:

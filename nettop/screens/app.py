@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import gc
+
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.settings import Settings
 from nettop.snapshots import find_table
+
+_GARBAGE = 10_000
+"""New objects after which garbage is looked for: about what one picture takes."""
 
 
 def run_app(settings: Settings, session: Session) -> ExitCode:
@@ -27,6 +32,9 @@ def run_app(settings: Settings, session: Session) -> ExitCode:
     from nettop.screens.frame import NettopApp
 
     app = NettopApp(Desk(settings, session))
+    # What is there by now stays: to look through it for garbage again and again took a sixth of all drawing.
+    gc.freeze()
+    gc.set_threshold(_GARBAGE)
     app.run()
     lease.release()
     if app.hopeless is not None:

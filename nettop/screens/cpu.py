@@ -159,9 +159,9 @@ class CpuScreen(FlameScreen):
         self._held = self._history.copy() if self.frozen_at is None else None
         super().action_freeze()
 
-    def look_again(self) -> None:
-        """See the newest frame, and count its stacks."""
-        super().look_again()
+    def see(self, frame: Frame) -> None:
+        """See the frame, and count its stacks."""
+        super().see(frame)
         self._count()
 
     @property
@@ -170,7 +170,7 @@ class CpuScreen(FlameScreen):
         return self._held or self._history
 
     def _count(self) -> None:
-        """Count the stacks of the window and of the CPU, and draw them."""
+        """Count the stacks of the window and of the CPU."""
         if self.view is None:
             return
         told = self.view.snapshot.why_unfilled(STACKS) is None
@@ -178,6 +178,10 @@ class CpuScreen(FlameScreen):
         self.counts = [one for one in seen if self.cpu is None or one.cpu == self.cpu]
         self.graph.show(flame_tree(self.counts, sort=self.by) if self.counts else None)
         self.search_again()
+
+    def _count_again(self) -> None:
+        """Count other stacks, or the same in another order, and draw them."""
+        self._count()
         self.draw_body()
 
     # --- drawing --------------------------------------------------------------------------------------------
@@ -187,7 +191,7 @@ class CpuScreen(FlameScreen):
         return [*network_share(view), *sampling(view.snapshot)]
 
     def draw_body(self) -> None:
-        """Everything between the lines of the frame, as the size allows."""
+        """Everything, as the size allows."""
         view = self.view
         if view is None or self.has_class("-small"):
             return
@@ -335,13 +339,15 @@ class CpuScreen(FlameScreen):
     # --- keys -----------------------------------------------------------------------------------------------
 
     def _conditions(self) -> dict[str, Callable[[], bool]]:
-        shown = self.view is not None and not self.has_class("-notice")
         return super()._conditions() | {
-            **dict.fromkeys(("numbers", "window"), lambda: shown),
-            **dict.fromkeys(("next_cpu", "previous_cpu"), lambda: shown and self._count_of_cpus > 1),
-            "categories": lambda: shown and not self.has_class("-silent"),
-            "next_entry": lambda: shown and bool(self.counts),
+            **dict.fromkeys(("numbers", "window"), self._is_shown),
+            **dict.fromkeys(("next_cpu", "previous_cpu"), self._has_several_cpus),
+            "categories": self._has_tree,
+            "next_entry": lambda: self._is_shown() and bool(self.counts),
         }
+
+    def _has_several_cpus(self) -> bool:
+        return self._is_shown() and self._count_of_cpus > 1
 
     def label_of(self, action: Action) -> str:
         """What a key does now, in a word."""
@@ -366,7 +372,7 @@ class CpuScreen(FlameScreen):
     def action_sort_next(self) -> None:
         """By width or by name."""
         self.by = _after(self.by)
-        self._count()
+        self._count_again()
 
     def action_sort_reverse(self) -> None:
         """CPUs by number, or the busiest first."""
@@ -376,7 +382,7 @@ class CpuScreen(FlameScreen):
     def action_window(self) -> None:
         """Count the samples of another time."""
         self.window = _after(self.window)
-        self._count()
+        self._count_again()
 
     def action_next_cpu(self, step: int = 1) -> None:
         """The stacks of the next CPU, or of all again."""
@@ -391,7 +397,7 @@ class CpuScreen(FlameScreen):
 
     def _choose_cpu(self, cpu: int | None) -> None:
         self.cpu = cpu
-        self._count()
+        self._count_again()
 
     def action_next_entry(self) -> None:
         """The next entry point that has samples, or all of them again."""

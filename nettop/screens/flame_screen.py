@@ -65,17 +65,20 @@ class FlameScreen(LensScreen):
     # --- keys -----------------------------------------------------------------------------------------------
 
     def _conditions(self) -> dict[str, Callable[[], bool]]:
-        shown = self.view is not None and not self.has_class("-notice")
-        silent = not shown or self.has_class("-silent")
-        drawn = not silent and not self.has_class("-without-graph")
         return super()._conditions() | {
-            **dict.fromkeys(_MOVES, lambda: drawn),
+            **dict.fromkeys(_MOVES, self._is_drawn),
             **dict.fromkeys(("sort_left", "sort_right", "totals", "every"), lambda: False),
-            **dict.fromkeys(("filter", "sort_next"), lambda: not silent),
-            "sort_reverse": lambda: shown,
-            "details": lambda: drawn and self.graph.chosen not in (None, self.graph.zoom),
-            "back": lambda: shown and bool(self.graph.zoom),
+            **dict.fromkeys(("filter", "sort_next"), self._has_tree),
+            "sort_reverse": self._is_shown,
+            "details": lambda: self._is_drawn() and self.graph.chosen not in (None, self.graph.zoom),
+            "back": lambda: self._is_shown() and bool(self.graph.zoom),
         }
+
+    def _has_tree(self) -> bool:
+        return self._is_shown() and not self.has_class("-silent")
+
+    def _is_drawn(self) -> bool:
+        return self._has_tree() and not self.has_class("-without-graph")
 
     def _has_something_to_clear(self) -> bool:
         graph = self.graph

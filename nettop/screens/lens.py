@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 from textual.binding import BindingType
@@ -46,7 +47,7 @@ class LensScreen(Picture):
 
     def works(self, action: Action) -> bool:
         """True where a key would do something now."""
-        test = self._conditions().get(action.id)
+        test = self._tests.get(action.id)
         if self.has_class("-small"):
             return action.id in ("quit", "interrupt", "suspend")
         if self.has_class("-typing"):
@@ -58,25 +59,33 @@ class LensScreen(Picture):
         known = BY_ID.get(action)
         return known is None or self.works(known)
 
+    @cached_property
+    def _tests(self) -> dict[str, Callable[[], bool]]:
+        return self._conditions()
+
     def _conditions(self) -> dict[str, Callable[[], bool]]:
+        """When the keys work that do not always: what is asked of each again and again."""
         several = len(self.desk.lenses) > 1
         tables = len(self.lens.tables) > 1
-        shown = self.view is not None and not self.has_class("-notice")
+        shown = self._is_shown
         return {
             "lens": lambda: several,
             "next_lens": lambda: several,
             "previous_lens": lambda: several,
             "next_table": lambda: tables,
             "previous_table": lambda: tables,
-            **{a.id: (lambda: shown) for a in ACTIONS if a.group in ("Rows", "Move")},
+            **{a.id: shown for a in ACTIONS if a.group in ("Rows", "Move")},
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
-            "details": lambda: shown and len(self.rows.order) > 0,
-            "freeze": lambda: shown or self.frozen_at is not None,
+            "details": lambda: shown() and len(self.rows.order) > 0,
+            "freeze": lambda: shown() or self.frozen_at is not None,
             "back": lambda: self.details_open or self.within is not None,
             "clear": self._has_something_to_clear,
-            "totals": lambda: shown and self.asking.has_forms,
-            "every": lambda: shown and bool(self.table.default_filter),
+            "totals": lambda: shown() and self.asking.has_forms,
+            "every": lambda: shown() and bool(self.table.default_filter),
         }
+
+    def _is_shown(self) -> bool:
+        return self.view is not None and not self.has_class("-notice")
 
     def _has_something_to_clear(self) -> bool:
         return self.details_open or bool(self.asking.query.filter.text) or self.rows.key is not None

@@ -203,11 +203,14 @@ class Picture(Screen[None], inherit_bindings=False):
         if self._frame is None:
             return
         with self.desk.session.steps.time(self.lens.id, VIEW):
-            self.view = View(self._frame, self.asking.query, self.desk.names, self._last_view)
-            self.rows.show(self.view, self.asking.names)
+            self.see(self._frame)
         self.set_class(False, "-notice")
-        self.draw_details()
-        self.draw_frame()
+        self.draw_body()
+
+    def see(self, frame: Frame) -> None:
+        """Make the view of a frame."""
+        self.view = View(frame, self.asking.query, self.desk.names, self._last_view)
+        self.rows.show(self.view, self.asking.names)
 
     def draw_frame(self) -> None:
         """The lines around the table."""
@@ -236,8 +239,9 @@ class Picture(Screen[None], inherit_bindings=False):
             self.headline_bar.show([*middle, *headline.ending(view.snapshot, self.desk.session.late)])
 
     def draw_body(self) -> None:
-        """What depends on the size of the body, once it has one."""
+        """What depends on the newest view, and on the size of the body."""
         self.draw_details()
+        self.draw_frame()
 
     def draw_details(self) -> None:
         key = self.rows.key

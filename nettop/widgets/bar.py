@@ -10,10 +10,11 @@ from typing import NamedTuple
 from rich.cells import cell_len
 from rich.segment import Segment
 from textual import events
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
+from nettop.widgets.lines import Lines
 from nettop.widgets.themes import Ground, Role, style
 
 KEPT = 1000
@@ -73,10 +74,9 @@ def _taken(parts: Sequence[Part], gap: int) -> int:
     return sum(p.width for p in parts) + sum(_gaps(parts, gap))
 
 
-class Bar(Widget):
+class Bar(Lines):
     """A line of parts, some at its left and some at its right end. Never wraps."""
 
-    ALLOW_SELECT = False
     DEFAULT_CSS = "Bar { height: 1; }"
 
     @dataclass
@@ -98,19 +98,19 @@ class Bar(Widget):
         shown = (tuple(left), tuple(right))
         if shown != (self._left, self._right):
             self._left, self._right = shown
-            self.refresh()
+            self.redraw()
 
     @property
     def text(self) -> str:
         """What the line shows now."""
-        return self.render_line(0).text
+        return self._strip(self.size.width).text
 
-    def render_line(self, y: int) -> Strip:
+    def strips(self, size: Size) -> list[Strip]:
         """The line."""
-        width = self.size.width
+        return [self._strip(size.width)] * size.height
+
+    def _strip(self, width: int) -> Strip:
         blank = style(self.app.theme, Role.TEXT, self._ground)
-        if y:
-            return Strip.blank(width, blank)
         segments: list[Segment] = []
         self._spans = []
         right = shed(self._right, width - self._kept_width() - 2, self._gap)

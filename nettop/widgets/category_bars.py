@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from rich.segment import Segment
 from rich.style import Style
+from textual.geometry import Size
 from textual.strip import Strip
-from textual.widget import Widget
 
 from nettop.query.units import RATIO, human
 from nettop.snapshots.cpu import CATEGORIES, OTHER
 from nettop.snapshots.snapshot import NOT_HERE
 from nettop.widgets.cells import elide_end, fit
+from nettop.widgets.lines import Lines
 from nettop.widgets.themes import Ground, Role, frame_style, style
 
 _LABEL, _SHARE, _SAMPLES, _TIME = 20, 7, 9, 10
@@ -34,39 +35,34 @@ class CategoryShare(NamedTuple):
     why_not: str = ""
 
 
-class CategoryBars(Widget):
+class CategoryBars(Lines):
     """A line for each category, the total, then those that this kernel does not tell."""
-
-    ALLOW_SELECT = False
 
     def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
         super().__init__(id=id)
         self.shares: tuple[CategoryShare, ...] = ()
         self._of = ""
-        self._lines: list[list[Segment]] = []
-        self._look: tuple[object, ...] = ()
+        self._width = self._height = 0
 
     def show(self, shares: Sequence[CategoryShare], of: str) -> None:
         """Draw these from now on, in their order; their times are shares `of` some CPUs."""
         if (tuple(shares), of) != (self.shares, self._of):
             self.shares, self._of = tuple(shares), of
-            self._look = ()
-            self.refresh()
+            self.redraw()
 
-    def render_line(self, y: int) -> Strip:
-        """The header, a category, the total, a category that is not here, or nothing."""
-        look = (self.size, self.app.theme)
-        if look != self._look:
-            self._look, self._lines = look, self._drawn()
-        width = self.size.width
-        line = self._lines[y] if y < len(self._lines) else []
-        return Strip([*line, Segment(" " * width, self._style(Role.TEXT))]).crop(0, width)
+    def strips(self, size: Size) -> list[Strip]:
+        """The header, the categories, the total, the categories that are not here, and nothing."""
+        self._width, self._height = size
+        blank = Segment(" " * size.width, self._style(Role.TEXT))
+        lines = self._drawn()[: size.height]
+        lines += [[]] * (size.height - len(lines))
+        return [Strip([*line, blank]).crop(0, size.width) for line in lines]
 
     def _drawn(self) -> list[list[Segment]]:
         """All lines, as far as there is room: the last categories give way to a line that has them together."""
         here = [share for share in self.shares if not share.why_not]
         lacking = [share for share in self.shares if share.why_not]
-        room = max(2, self.size.height - 2)
+        room = max(2, self._height - 2)
         shown, rest = (here, []) if len(here) <= room else (here[: room - 1], here[room - 1 :])
         lines = [self._header(), *map(self._share_line, shown)]
         if rest:
@@ -110,7 +106,7 @@ class CategoryBars(Widget):
     def _lacking_line(self, share: CategoryShare) -> list[Segment]:
         category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
         label = f" {category.letter} {fit(category.label, _LABEL, left=True)} {NOT_HERE:>{_SHARE}} "
-        why = elide_end(share.why_not, self.size.width - len(label) - 1)
+        why = elide_end(share.why_not, self._width - len(label) - 1)
         return [Segment(label, self._style(Role.DIM)), Segment(why, self._style(Role.FAINT))]
 
     def _part(self, share: CategoryShare) -> float:
@@ -130,7 +126,7 @@ class CategoryBars(Widget):
     @property
     def _room(self) -> int:
         """What the other columns leave: margins, mark, and a space between any two."""
-        return self.size.width - 2 - 2 - _LABEL - 1 - _SHARE - 1 - 1 - _TIME
+        return self._width - 2 - 2 - _LABEL - 1 - _SHARE - 1 - 1 - _TIME
 
     def _style(self, role: Role, ground: Ground = Ground.SCREEN) -> Style:
         return style(self.app.theme, role, ground)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from rich.segment import Segment
 from textual import events
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from nettop.query.units import human
 from nettop.snapshots.cpu import (
@@ -21,6 +21,7 @@ from nettop.snapshots.cpu import (
     TX_SOFTIRQ,
     TX_SYSCALLS,
 )
+from nettop.widgets.lines import Lines
 from nettop.widgets.table import CHOSEN
 from nettop.widgets.themes import Ground, Role, style
 
@@ -100,10 +101,8 @@ def scale_for(most: float, before: float) -> float:
     return before if fits < before and most > before * _STAYS else fits
 
 
-class EntryBars(Widget):
+class EntryBars(Lines):
     """The bars, and a line that says what is left out."""
-
-    ALLOW_SELECT = False
 
     @dataclass
     class Pressed(Message):
@@ -124,11 +123,14 @@ class EntryBars(Widget):
             uses = (*arrangement.shown, *arrangement.left_out)
             self.scale = scale_for(max((use.network for use in uses), default=0.0), self.scale)
             self.styles.height = max(1, arrangement.height)
-            self.refresh()
+            self.redraw()
 
-    def render_line(self, y: int) -> Strip:
-        """The bars of a line, or what is left out."""
-        width, (shown, columns, left_out) = self.size.width, self._parts()
+    def strips(self, size: Size) -> list[Strip]:
+        """The bars, and what is left out."""
+        return [self._strip(y, size.width) for y in range(size.height)]
+
+    def _strip(self, y: int, width: int) -> Strip:
+        shown, columns, left_out = self._parts()
         lines = -(-len(shown) // columns)
         if y >= lines:
             text = _left_out(left_out) if y == lines and left_out else ""

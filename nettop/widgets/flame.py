@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
@@ -158,8 +159,6 @@ class FlameGraph(Wheeled, can_focus=True):
     What is searched for stays bright, all else fades.
     """
 
-    ALLOW_SELECT = False
-
     class Moved(Message):
         """Another frame is chosen, or zoomed into."""
 
@@ -173,7 +172,7 @@ class FlameGraph(Wheeled, can_focus=True):
         self._zooms: list[Path] = [()]
         self._laid_out: Layout | None = None
         self._strips: dict[int, Strip] = {}
-        self._look: tuple[object, ...] = ()
+        self._look = (0, "")
 
     # --- what is shown --------------------------------------------------------------------------------------
 
@@ -216,7 +215,7 @@ class FlameGraph(Wheeled, can_focus=True):
         self._laid_out = None
         self._strips.clear()
         self._keep_in_sight()
-        self.refresh()
+        self.redraw()
 
     # --- zoom -----------------------------------------------------------------------------------------------
 
@@ -259,7 +258,7 @@ class FlameGraph(Wheeled, can_focus=True):
             if one is not None:
                 self._strips.pop(self._row_of(one), None)
         self._keep_in_sight()
-        self.refresh()
+        self.redraw()
         self.post_message(self.Moved())
 
     def move_up(self) -> None:
@@ -354,7 +353,7 @@ class FlameGraph(Wheeled, can_focus=True):
     def scroll_by(self, step: int) -> None:
         """Move the rows, and leave the choice as it is, even out of sight."""
         self.top = self._bounded(self.top + step)
-        self.refresh()
+        self.redraw()
 
     def _keep_in_sight(self) -> None:
         block = self._chosen_block()
@@ -372,20 +371,24 @@ class FlameGraph(Wheeled, can_focus=True):
 
     # --- drawing --------------------------------------------------------------------------------------------
 
-    def render_line(self, y: int) -> Strip:
-        """A row of frames."""
-        look = (self.size.width, self.app.theme)
+    def strips(self, size: Size) -> list[Strip]:
+        """The rows in sight."""
+        look = (size.width, self.app.theme)
         if look != self._look:
             self._look, self._laid_out = look, None
             self._strips.clear()
-        number = self.top + y + self.unzoomed
+        first = self.top + self.unzoomed
+        rows = [self._row(number) for number in range(first, first + size.height)]
+        return self._with_place_mark(rows, size.width)
+
+    def _row(self, number: int) -> Strip:
         strip = self._strips.get(number)
         if strip is None:
-            strip = self._strips[number] = self._line(number)
+            strip = self._strips[number] = self._drawn_row(number)
             self.drawn += 1
-        return self._with_place_mark(strip, y)
+        return strip
 
-    def _line(self, number: int) -> Strip:
+    def _drawn_row(self, number: int) -> Strip:
         blank = style(self.app.theme, Role.TEXT)
         matches = matcher(self.words) if self.words else None
         segments: list[Segment] = []
@@ -394,8 +397,9 @@ class FlameGraph(Wheeled, can_focus=True):
             segments.append(Segment(" " * (block.start - at), blank))
             segments += self._frame_of(block, None if matches is None else matches(block.node.symbol))
             at = block.end
-        segments.append(Segment(" " * max(0, self.size.width - _MARGIN - at), blank))
-        return Strip([segment for segment in segments if segment.text], self.size.width)
+        width, _ = self._look
+        segments.append(Segment(" " * max(0, width - _MARGIN - at), blank))
+        return Strip([segment for segment in segments if segment.text], width)
 
     def _frame_of(self, block: Block, found: bool | None) -> list[Segment]:
         """The cells of a frame: what marks its category, its name, its share where there is room, and its edge.
@@ -459,17 +463,16 @@ class FlameGraph(Wheeled, can_focus=True):
         share = f"{human(block.node.samples / root.node.samples, RATIO)} "
         return name, room - len(name) - len(share), share
 
-    def _with_place_mark(self, strip: Strip, y: int) -> Strip:
-        """The strip, with a mark at its right edge where these rows lie among all of them."""
-        rows, page = self._depth(), self.page
+    def _with_place_mark(self, strips: list[Strip], width: int) -> list[Strip]:
+        """The strips, with a mark at their right edge where these rows lie among all of them."""
+        rows, page = self._depth(), len(strips)
         if rows <= page:
-            return strip
+            return strips
         length = max(1, page * page // rows)
         first = (page - length) * self.top // (rows - page)
-        if not first <= y < first + length:
-            return strip
         mark = Strip([Segment(PLACE, style(self.app.theme, Role.FAINT))], 1)
-        return Strip.join([strip.crop(0, self.size.width - 1), mark])
+        marked = (Strip.join([strip.crop(0, width - 1), mark]) for strip in strips[first : first + length])
+        return [*strips[:first], *marked, *strips[first + length :]]
 
     # --- mouse ----------------------------------------------------------------------------------------------
 

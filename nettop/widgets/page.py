@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.widgets.bar import Piece
@@ -19,8 +20,6 @@ PLACE = "▐"
 
 class Page(Wheeled, can_focus=True):
     """Lines on the panel's ground; `top` is the first one in sight, `chosen` stands on the band."""
-
-    ALLOW_SELECT = False
 
     def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
         super().__init__(id=id)
@@ -39,21 +38,23 @@ class Page(Wheeled, can_focus=True):
     def scroll_by(self, step: int) -> None:
         """Move by `step` lines, as far as there are any."""
         self.top = max(0, min(self.top + step, len(self.lines) - max(1, self.size.height)))
-        self.refresh()
+        self.redraw()
 
     @property
     def text(self) -> str:
         """All lines, in sight or not."""
         return "\n".join("".join(piece.text for piece in line) for line in self.lines)
 
-    def render_line(self, y: int) -> Strip:
-        """A line, with the mark of the place in its last cell."""
+    def strips(self, size: Size) -> list[Strip]:
+        """The lines in sight, with the mark of the place in their last cell."""
+        return [self._strip(y, size.width) for y in range(size.height)]
+
+    def _strip(self, y: int, width: int) -> Strip:
         at = self.top + y
         ground = Ground.BAND if at == self.chosen else Ground.PANEL
         line = self.lines[at] if at < len(self.lines) else ()
         segments = [Segment(" ", style(self.app.theme, Role.TEXT, ground))]
         segments += [Segment(piece.text, style(self.app.theme, piece.role, ground)) for piece in line]
-        width = self.size.width
         used = 1 + sum(cell_len(piece.text) for piece in line)
         segments.append(Segment(" " * max(0, width - used), style(self.app.theme, Role.TEXT, ground)))
         mark = PLACE if self._is_marked(y) else " "

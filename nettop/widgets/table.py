@@ -13,6 +13,7 @@ import numpy as np
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
@@ -37,8 +38,6 @@ class LiveTable(Wheeled, can_focus=True):
     In a table to which rows are only added, the chosen row keeps its line too: others move, above and below it.
     Where none is chosen, the first row in sight does, unless it is the first of all.
     """
-
-    ALLOW_SELECT = False
 
     @dataclass
     class SortBy(Message):
@@ -80,14 +79,14 @@ class LiveTable(Wheeled, can_focus=True):
         self._strips.clear()
         self._find_chosen()
         self._hold(held)
-        self.refresh()
+        self.redraw()
 
     def forget(self) -> None:
         """Hold no view, and draw nothing until there is one again; the choice stays."""
         self.view = None
         self.order = np.empty(0, np.intp)
         self._strips.clear()
-        self.refresh()
+        self.redraw()
 
     @property
     def page(self) -> int:
@@ -103,7 +102,7 @@ class LiveTable(Wheeled, can_focus=True):
             self.key = self._key_at(self.view, self.at)
         self._follow = True
         self._scroll_to_chosen()
-        self.refresh()
+        self.redraw()
         self.post_message(self.Chosen(self.key))
 
     def move(self, step: int) -> None:
@@ -114,7 +113,7 @@ class LiveTable(Wheeled, can_focus=True):
         """Move the rows by `step` and leave the choice as it is, even out of sight."""
         self._follow = False
         self.top = self._bounded(self.top + step)
-        self.refresh()
+        self.redraw()
 
     def _key_at(self, view: View, at: int) -> int:
         return int(view.raw(view.table.key)[self.order[at]])
@@ -165,11 +164,14 @@ class LiveTable(Wheeled, can_focus=True):
 
     # --- drawing --------------------------------------------------------------------------------------------
 
-    def render_line(self, y: int) -> Strip:
-        """The header, a row, the total, or nothing."""
+    def strips(self, size: Size) -> list[Strip]:
+        """The header, the rows in sight, the total, and nothing."""
         if self.view is None:
-            return Strip.blank(self.size.width, self._style(Role.TEXT))
+            return [Strip.blank(size.width, self._style(Role.TEXT))] * size.height
         self._forget_old_looks()
+        return [self._line(y) for y in range(size.height)]
+
+    def _line(self, y: int) -> Strip:
         if y == 0:
             return self._header()
         at = self.top + y - 1
@@ -309,6 +311,7 @@ class LiveTable(Wheeled, can_focus=True):
     def on_resize(self) -> None:
         """A new height may have moved the chosen row out of sight."""
         self._find_chosen()
+        self.redraw()
 
 
 def _title(column: Column, sort: Sort) -> str:

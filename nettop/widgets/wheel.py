@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from textual import events
-from textual.widget import Widget
+
+from nettop.widgets.lines import Lines
 
 _STEP = 3
 
 
-class Wheeled(Widget):
+class Wheeled(Lines):
     """A widget with lines of its own to scroll."""
 
     def scroll_by(self, step: int) -> None:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A widget of lines draws those that have changed, and no others."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from rich.segment import Segment
+from textual.app import App, ComposeResult
+from textual.geometry import Region, Size
+from textual.strip import Strip
+
+from nettop.widgets.lines import Lines
+
+WIDTH, HEIGHT = 10, 3
+
+
+class Words(Lines):
+    """A word a line; notes what it asks Textual to draw again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = ["one", "two", "three"]
+        self.asked: list[tuple[Region, ...]] = []
+
+    def strips(self, size: Size) -> list[Strip]:
+        """The words."""
+        return [Strip([Segment(word.ljust(size.width))], size.width) for word in self.words]
+
+    def refresh(self, *regions: Region, **how: Any) -> Self:
+        """As any widget, noted."""
+        self.asked.append(regions)
+        return super().refresh(*regions, **how)
+
+
+class Stand(App[None]):
+    """Nothing but the words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = Words()
+
+    def compose(self) -> ComposeResult:
+        """The words."""
+        yield self.words
+
+    @property
+    def seen(self) -> str:
+        """What stands on the screen."""
+        return self.export_screenshot()
+
+
+async def test_only_a_line_that_changed_is_drawn() -> None:
+    """The other lines keep their strips."""
+    stand = Stand()
+    async with stand.run_test(size=(WIDTH, HEIGHT)) as pilot:
+        await pilot.pause()
+        words = stand.words
+        before = [words.render_line(y) for y in range(HEIGHT)]
+        words.asked.clear()
+        words.words[1] = "other"
+        words.redraw()
+        assert words.asked == [(Region(0, 1, WIDTH, 1),)]
+        await pilot.pause()
+        assert [words.render_line(y) is before[y] for y in range(HEIGHT)] == [True, False, True]
+        assert "other" in stand.seen and "two" not in stand.seen
+
+
+async def test_nothing_is_drawn_where_nothing_changed() -> None:
+    """Lines that are made anew and are the same."""
+    stand = Stand()
+    async with stand.run_test(size=(WIDTH, HEIGHT)) as pilot:
+        await pilot.pause()
+        stand.words.asked.clear()
+        stand.words.redraw()
+        assert stand.words.asked == []
+
+
+async def test_what_changed_out_of_sight_is_seen_later() -> None:
+    """While a widget is hidden it has no lines; back in sight it has the newest ones."""
+    stand = Stand()
+    async with stand.run_test(size=(WIDTH, HEIGHT)) as pilot:
+        await pilot.pause()
+        stand.words.display = False
+        await pilot.pause()
+        stand.words.words[2] = "last"
+        stand.words.redraw()
+        stand.words.display = True
+        await pilot.pause()
+        assert "last" in stand.seen and "three" not in stand.seen
