@@ -256,7 +256,7 @@ class Sampler:
 
     def _lost(self, lens: str) -> int:
         frame = self._bus.frame(lens)
-        return 0 if frame is None else sum(frame.now.lost.values())
+        return 0 if frame is None else frame.now.lost_in_all
 
     def _read(self, lens: str) -> None:
         attached = self._attached.get(lens)

@@ -149,6 +149,7 @@ class Cpu:
         self._power: NetworkPower | None = None
         self._hooks: dict[str, Hook] = {}
         self._left_out: list[str] = []
+        self._read_ns = self._watched_ns = 0
         self._processes = ProcessTimes(self._host)
         self._napi_threads = NapiThreads(self._host.proc)
         self._stat_at_start: dict[int, CpuTimes] = {}
@@ -232,7 +233,7 @@ class Cpu:
         except BaseException:
             samples.close()
             raise
-        self._samples = samples
+        self._samples, self._read_ns = samples, time.monotonic_ns()
 
     def _need_symbols(self, _: Way) -> None:
         if not are_shown(self._host.proc):
@@ -252,6 +253,7 @@ class Cpu:
         self._follow_threads()
         times = self._attached.read(time.monotonic_ns())
         samples = self._samples.read(taken_ns) if self._samples else None
+        self._count_watched(time.monotonic_ns())
         stat = read_cpu_times(self._host.proc)
         cpus = self._cpus(times, samples, stat, taken_ns)
         network_ns = int(cpus.array["network_ns"].sum())
@@ -271,6 +273,11 @@ class Cpu:
             hooks=tuple(map(self._hook_now, self._hooks.values())),
             gaps=self._gaps(times, samples),
         )
+
+    def _count_watched(self, now_ns: int) -> None:
+        """Count the time in which the samples were not left out: that changes right after a reading."""
+        self._watched_ns += 0 if _THE_SAMPLES in self._left_out else now_ns - self._read_ns
+        self._read_ns = now_ns
 
     def _follow_threads(self) -> None:
         """See threads change only while some of them poll devices, or may wait in hooked calls."""
@@ -357,7 +364,7 @@ class Cpu:
             "cpus": len(cpus),
             "frequency_hz": self._frequency_hz,
             "ended_ns": self._processes.ended.total(),
-        } | dict(samples.counts if samples else {})
+        } | ({"watched_ns": self._watched_ns, **samples.counts} if samples else {})
 
     def _lost(self, samples: SampleReading | None) -> dict[str, int]:
         return (

@@ -151,6 +151,13 @@ def grown_rows(now: Rows, before: Rows) -> Rows:
     return replace(now, array=array)
 
 
+class _Reading(NamedTuple):
+    """The table `stacks`, and for how long its source had looked by then."""
+
+    rows: Rows
+    watched_ns: int
+
+
 class StackHistory:
     """Windows over cumulative snapshots of the table `stacks`: what was met lately, beside all that was.
 
@@ -159,27 +166,28 @@ class StackHistory:
     """
 
     def __init__(self) -> None:
-        self._first_ns = 0
-        self._before: Rows | None = None
-        self._now: Rows | None = None
-        self._marks: list[Rows] = []
+        self._before: _Reading | None = None
+        self._now: _Reading | None = None
+        self._marks: list[_Reading] = []
 
-    def add(self, rows: Rows) -> None:
-        """Take the newest snapshot in; one that is in already changes nothing."""
-        if self._now is not None and rows.taken_ns == self._now.taken_ns:
+    def add(self, rows: Rows, watched_ns: int) -> None:
+        """Take the newest snapshot in, whose source has looked for `watched_ns` since its start: what it counted is of
+        that time, whoever came late. A snapshot that is in already changes nothing."""
+        if self._now is not None and rows.taken_ns == self._now.rows.taken_ns:
             return
-        if self._now is None or not _continues(rows, self._now):
-            self._first_ns, self._now, self._marks = rows.taken_ns, None, []
-        self._before, self._now = self._now, rows
-        if not self._marks or rows.taken_ns - self._marks[-1].taken_ns >= MARK_NS:
-            self._marks.append(rows)
-        while len(self._marks) > 1 and rows.taken_ns - self._marks[1].taken_ns >= MINUTE_NS:
+        now = _Reading(rows, watched_ns)
+        if self._now is None or not _continues(now, self._now):
+            self._now, self._marks = None, []
+        self._before, self._now = self._now, now
+        if not self._marks or _between_ns(self._marks[-1], now) >= MARK_NS:
+            self._marks.append(now)
+        while len(self._marks) > 1 and _between_ns(self._marks[1], now) >= MINUTE_NS:
             del self._marks[0]
 
     def copy(self) -> StackHistory:
         """What was met until now, for who goes on looking at that while this goes on."""
         other = StackHistory()
-        other._first_ns, other._before, other._now = self._first_ns, self._before, self._now
+        other._before, other._now = self._before, self._now
         other._marks = [*self._marks]
         return other
 
@@ -188,20 +196,20 @@ class StackHistory:
         if self._now is None:
             return []
         if window is Window.START:
-            return stack_counts(self._now)
+            return stack_counts(self._now.rows)
         since = self._since(window)
-        return [] if since is None else stack_counts(grown_rows(self._now, since))
+        return [] if since is None else stack_counts(grown_rows(self._now.rows, since.rows))
 
     def span_ns(self, window: Window) -> int | None:
-        """How long the window is, None where it has no beginning yet; START's from the first snapshot seen."""
+        """For how long the source has looked in the window, None where that has no beginning yet."""
         if self._now is None:
             return None
         if window is Window.START:
-            return self._now.taken_ns - self._first_ns
+            return self._now.watched_ns
         since = self._since(window)
-        return None if since is None else self._now.taken_ns - since.taken_ns
+        return None if since is None else self._now.watched_ns - since.watched_ns
 
-    def _since(self, window: Window) -> Rows | None:
+    def _since(self, window: Window) -> _Reading | None:
         if window is Window.INTERVAL:
             return self._before
         return self._marks[0] if self._marks and self._marks[0] is not self._now else None
@@ -282,9 +290,14 @@ def _growth(now: Array, before: Array, at: Index) -> Array:
     return growth
 
 
-def _continues(rows: Rows, before: Rows) -> bool:
+def _between_ns(before: _Reading, now: _Reading) -> int:
+    return now.rows.taken_ns - before.rows.taken_ns
+
+
+def _continues(now: _Reading, before: _Reading) -> bool:
     """Whether both snapshots count from the same start: nothing fell, and what was there has not all gone."""
-    at = positions(rows.array["id"], before.array["id"])
+    at = positions(now.rows.array["id"], before.rows.array["id"])
     both = at >= 0
-    fell = rows.array["samples"][both] < before.array["samples"][at[both]]
-    return rows.taken_ns > before.taken_ns and not fell.any() and bool(both.any() or not len(before))
+    fell = now.rows.array["samples"][both] < before.rows.array["samples"][at[both]]
+    in_order = _between_ns(before, now) > 0 and now.watched_ns >= before.watched_ns
+    return in_order and not fell.any() and bool(both.any() or not len(before.rows))

@@ -180,6 +180,11 @@ def human(value: float | None, unit: str, width: int | None = None) -> str:
     return text if width is None or len(text) <= width else _squeezed(value, unit, text, width)
 
 
+def plural(noun: str, count: int) -> str:
+    """The noun for so many: `sample` of one, else `samples`."""
+    return noun if count == 1 else f"{noun}s"
+
+
 def human_spread(value: float | None, deviation: float | None, unit: str) -> str:
     """A value and its deviation on one scale, the value's, which is one of `_SCALES`: `21.4 ±3.1 ms`."""
     if value is None or deviation is None:

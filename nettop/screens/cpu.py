@@ -22,7 +22,7 @@ from nettop.query.flame import (
 )
 from nettop.query.view import View
 from nettop.screens.actions import Action
-from nettop.screens.cpu_headline import cpus_in_words, network_share, percent, row_looks, sampling
+from nettop.screens.cpu_headline import counted, cpus_in_words, network_share, row_looks, sampling
 from nettop.screens.cpu_lines import (
     categories_not_here,
     cpu_uses,
@@ -43,7 +43,7 @@ from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import KEPT, Bar, Part, Piece, part
 from nettop.widgets.category_bars import CategoryBars, CategoryShare
 from nettop.widgets.cells import Manner, elide_end
-from nettop.widgets.entry_bars import GLYPHS, EntryBars, arrange
+from nettop.widgets.entry_bars import GLYPHS, EntryBars, arrange, percent
 from nettop.widgets.flame import Path, node_at
 from nettop.widgets.notice import Notice
 from nettop.widgets.themes import Ground, Role
@@ -137,9 +137,8 @@ class CpuScreen(FlameScreen):
     def take(self) -> None:
         """Remember every reading of the stacks, also while the picture is frozen."""
         frame = self.desk.session.bus.frame(self.lens.id)
-        stacks = None if frame is None else frame.now.tables.get(STACKS.name)
-        if stacks is not None:
-            self._history.add(stacks)
+        if frame is not None and (stacks := frame.now.tables.get(STACKS.name)) is not None:
+            self._history.add(stacks, frame.now.counts.get("watched_ns", 0))
         super().take()
 
     def put_away(self) -> None:
@@ -170,12 +169,15 @@ class CpuScreen(FlameScreen):
         return self._held or self._history
 
     def _count(self) -> None:
-        """Count the stacks of the window and of the CPU."""
+        """Count the stacks of the window that were met on the CPU, or on those that pass the filter."""
         if self.view is None:
             return
         told = self.view.snapshot.why_unfilled(STACKS) is None
         seen = self.history.counts(self.window) if told else []
-        self.counts = [one for one in seen if self.cpu is None or one.cpu == self.cpu]
+        if self._is_filtered:
+            passing = set(self.view.raw("cpu")[rows_of(self.view, None)].tolist())
+            seen = [one for one in seen if one.cpu in passing]
+        self.counts = [one for one in seen if self.cpu in (None, one.cpu)]
         self.graph.show(flame_tree(self.counts, sort=self.by) if self.counts else None)
         self.search_again()
 
@@ -228,6 +230,11 @@ class CpuScreen(FlameScreen):
     def _silence(self) -> list[Piece]:
         """Why there is nothing to draw, in words; nothing where there is."""
         assert self.view is not None
+        if self._is_filtered and not len(rows_of(self.view, self.cpu)):
+            if self.cpu is None:
+                return [Piece("no CPU passes the filter", Role.TEXT), Piece("Esc clears it", Role.DIM)]
+            left_out = f"cpu{self.cpu} is left out by the filter or the limit"
+            return [Piece(left_out, Role.TEXT), Piece("u shows another CPU", Role.DIM)]
         lacking = self.view.snapshot.why_unfilled(STACKS)
         if lacking is not None:
             live = "the bars above go on" if self.bars.arrangement.shown else ""
@@ -257,7 +264,13 @@ class CpuScreen(FlameScreen):
 
     @property
     def _count_of_cpus(self) -> int:
-        return 0 if self.view is None else int((~self.view.gone).sum())
+        return 0 if self.view is None else len(rows_of(self.view, None))
+
+    @property
+    def _is_filtered(self) -> bool:
+        """Whether the command line leaves CPUs out: then all that is drawn is of the others."""
+        query = self.asking.query
+        return bool(query.filter.text) or query.limit is not None
 
     def _share_of_time(self, time_ns: int) -> float | None:
         """The share of the chosen CPU's time, or of all of them, that so many ns of the window are."""
@@ -270,8 +283,7 @@ class CpuScreen(FlameScreen):
         parts, node = crumbs(self.graph.zoom), self.zoomed_node
         if node is None or self.has_class("-silent"):
             return parts
-        samples = part((f"{node.samples:,}", Role.TEXT), (" samples", Role.DIM), importance=700)
-        return [*parts, self._time_part(node, Role.BOLD), samples]
+        return [*parts, self._time_part(node, Role.BOLD), counted("sample", node.samples, 700)]
 
     def _time_part(self, node: FlameNode, role: Role, importance: int = KEPT) -> Part:
         """`4.9 % of cpu0`"""
@@ -280,12 +292,18 @@ class CpuScreen(FlameScreen):
 
     def _choices(self) -> list[Part]:
         """Which time, which CPU and which order: a click is the key."""
-        cpu = "all CPUs" if self.cpu is None else f"cpu{self.cpu}"
         return [
-            part((_WORDS[self.window], Role.TEXT), importance=200, action="window"),
-            part((cpu, Role.TEXT), importance=190, action="next_cpu"),
-            part((_ORDERS[self.by], Role.DIM), importance=180, action="sort_next"),
+            part((_WORDS[self.window], Role.TEXT), importance=960, action="window"),
+            part((self._which_cpus(), Role.TEXT), importance=950, action="next_cpu"),
+            part((_ORDERS[self.by], Role.DIM), importance=940, action="sort_next"),
         ]
+
+    def _which_cpus(self) -> str:
+        """`all CPUs`, `2 of 4 CPUs`, `cpu0`"""
+        if self.cpu is not None:
+            return f"cpu{self.cpu}"
+        shown, every = self._count_of_cpus, 0 if self.view is None else int((~self.view.gone).sum())
+        return "all CPUs" if shown == every else f"{shown} of {cpus_in_words(every)}"
 
     def _about_frame(self) -> list[Part]:
         """What the chosen frame comes to; where none is chosen, which functions take most themselves."""
@@ -293,14 +311,16 @@ class CpuScreen(FlameScreen):
         if root is None or graph.whole is None or self.has_class("-silent"):
             return []
         if graph.chosen is None:
-            return hottest_parts(self._zoomed_counts(), root.samples)
+            return hottest_parts(self._zoomed_counts(), root.samples, self.size.width)
         name = part((f" {elide_end(graph.chosen[-1], 60)} ", Role.TAB))
         node = node_at(graph.whole, graph.chosen)
         if node is None:
             return [name, part((f"not met {_when(self.window)}", Role.DIM))]
         share = self._time_part(node, Role.TEXT, 900)
-        around = graph.zoom[-1] if graph.zoom else "all"
-        return [name, *frame_parts(node, root, around, share), *self._more_about(node, graph.chosen)]
+        # What takes the whole width is told of all: it is 100 % of itself.
+        below = bool(graph.zoom) and graph.chosen != graph.zoom
+        around, named = (root, graph.zoom[-1]) if below else (graph.whole, "all")
+        return [name, *frame_parts(node, around, named, share), *self._more_about(node, graph.chosen)]
 
     def _more_about(self, node: FlameNode, path: Path) -> list[Part]:
         """Its category, where it is a function; how many are called by it that have no room at all."""
@@ -321,9 +341,8 @@ class CpuScreen(FlameScreen):
     def _category_shares(self, view: View) -> list[CategoryShare]:
         """The categories of what is zoomed into, then those of which this kernel has no function."""
         totals = category_totals(self._zoomed_counts())
-        span_ns, cpus = self.history.span_ns(self.window), self._count_of_cpus if self.cpu is None else 1
         found = [
-            CategoryShare(one, samples, time_ns * 1e9 / span_ns / cpus if span_ns and cpus else None)
+            CategoryShare(one, samples, self._share_of_time(time_ns))
             for one, (samples, time_ns) in totals.items()
         ]
         if self.by is FlameSort.NAME:
@@ -387,7 +406,7 @@ class CpuScreen(FlameScreen):
     def action_next_cpu(self, step: int = 1) -> None:
         """The stacks of the next CPU, or of all again."""
         if self.view is not None:
-            cpus = [None, *sorted(self.view.raw("cpu")[~self.view.gone].tolist())]
+            cpus = [None, *self.view.raw("cpu")[rows_of(self.view, None)].tolist()]
             at = cpus.index(self.cpu) if self.cpu in cpus else 0
             self._choose_cpu(cpus[(at + step) % len(cpus)])
 
@@ -418,7 +437,10 @@ class CpuScreen(FlameScreen):
 
     def action_numbers(self) -> None:
         """The CPUs as a table."""
-        self.app.push_screen(CpuNumbers(self.desk, self.lens, self.table, None, within=self.table))
+        numbers = CpuNumbers(self.desk, self.lens, self.table, within=self.table)
+        numbers.ask(self.asking)
+        numbers.rows.extra = self.rows.extra
+        self.app.push_screen(numbers)
 
     def on_entry_bars_pressed(self, message: EntryBars.Pressed) -> None:
         """A CPU was clicked: its stacks alone, or those of all again."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from nettop.query.query import screen_query
-from nettop.query.units import RATIO, human
+from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.snapshots.arrays import Index
@@ -17,6 +17,7 @@ from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.bar import Part, part
 from nettop.widgets.cells import Look
+from nettop.widgets.entry_bars import percent
 from nettop.widgets.themes import Role
 
 _NETWORK = "network_ns"
@@ -58,7 +59,7 @@ def sampling(snapshot: Snapshot) -> list[Part]:
             part(("sampled ", Role.DIM), (f"{counts['frequency_hz']:,} Hz", Role.TEXT), importance=700)
         )
     if "samples" in counts:
-        parts.append(part((f"{counts['samples']:,}", Role.TEXT), (" samples", Role.DIM), importance=710))
+        parts.append(counted("sample", counts["samples"], 710))
         unresolved = counts.get("unresolved", snapshot.lost.get("unresolved"))
         if unresolved is not None and counts["samples"]:
             share = human(unresolved / counts["samples"], RATIO)
@@ -80,11 +81,11 @@ def cores_of(view: View, name: str, at: Index) -> float | None:
     return None if ns_per_s is None else ns_per_s / 1e9
 
 
+def counted(noun: str, count: int, importance: int) -> Part:
+    """`1,264 samples`"""
+    return part((f"{count:,}", Role.TEXT), (f" {plural(noun, count)}", Role.DIM), importance=importance)
+
+
 def cpus_in_words(count: int) -> str:
     """`16 CPUs`"""
-    return "1 CPU" if count == 1 else f"{count} CPUs"
-
-
-def percent(share: float | None) -> str:
-    """A share of CPU time: `14.2 %`."""
-    return human(None if share is None else share * 1e9, "ns/s")
+    return f"{count} {plural('CPU', count)}"

@@ -11,14 +11,14 @@ import numpy as np
 from nettop.query.flame import FlameNode, StackCount
 from nettop.query.units import RATIO, human
 from nettop.query.view import View
-from nettop.screens.cpu_headline import cores_of, percent
+from nettop.screens.cpu_headline import cores_of, counted
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.cpu import CATEGORIES, CATEGORY_SHARES, CPUS, ENTRIES, TIME_OF, VECTORS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import NOT_HERE, Snapshot, known
-from nettop.widgets.bar import Part, part
+from nettop.widgets.bar import KEPT, Part, part
 from nettop.widgets.cells import elide_end
-from nettop.widgets.entry_bars import GLYPHS, ROLES, CpuUse
+from nettop.widgets.entry_bars import GLYPHS, ROLES, CpuUse, percent
 from nettop.widgets.flame import Path
 from nettop.widgets.themes import Role
 
@@ -27,15 +27,18 @@ _WIDE_LEGEND = 144
 _TWO_GLYPHS = 72
 """From this width on there is room for two cells of each entry point, and one behind them."""
 _CRUMB = 32
-_HOTTEST = 3
+_HOTTEST, _NAME = 3, 40
+_AROUND_ONE = len(" most time in   100% ")
+"""Cells beside the name, where one function is told of."""
 _TOLD = 0.00005
 """Shares of a CPU below this would be told as 0.00 %."""
 _OTHER_VECTORS = tuple(name for name in VECTORS if name not in ("net_tx", "net_rx"))
 
 
 def rows_of(view: View, cpu: int | None) -> Index:
-    """The row of a CPU, or those of all."""
-    return np.flatnonzero(~view.gone & (True if cpu is None else view.raw("cpu") == cpu))
+    """The row of a CPU, or those of all that pass the filter, by number."""
+    at = np.sort(view.order[~view.gone[view.order]])
+    return at if cpu is None else at[view.raw("cpu")[at] == cpu]
 
 
 def legend(view: View, at: Index, width: int, scale: float) -> list[Part]:
@@ -52,7 +55,7 @@ def legend(view: View, at: Index, width: int, scale: float) -> list[Part]:
         amount = NOT_HERE if name in view.missing else percent(share)
         role = Role.WARN if name in view.missing else Role.TEXT if share else Role.FAINT
         parts.append(part((amount, role), importance=800 + ranks.index(entry), beside=True))
-    if scale < 1:
+    if scale < 1 and any(share is not None for share in shares.values()):
         parts.append(part((f"whole bar {percent(scale)} of a CPU", Role.FAINT), importance=10))
     return parts
 
@@ -63,9 +66,11 @@ def other_softirqs(view: View, at: Index) -> tuple[list[Part], list[Part]]:
     found = sorted((-share, name) for name, share in shares.items() if share >= _TOLD)
     left = [part(("other softirqs", Role.FAINT))] if found else []
     for n, (share, name) in enumerate(found):
-        left.append(part((f"{name} ", Role.FAINT), (percent(-share), Role.DIM), importance=500 - n))
+        left.append(
+            part((f"{name} ", Role.FAINT), (percent(-share), Role.DIM), importance=500 - n if n else KEPT)
+        )
     ticks = _share(view, "stat_softirq_ns", at)
-    right = part(("all softirqs by /proc/stat ", Role.FAINT), (percent(ticks), Role.DIM))
+    right = part(("all softirqs by /proc/stat ", Role.FAINT), (percent(ticks), Role.DIM), importance=900)
     return left, [] if ticks is None else [right]
 
 
@@ -105,7 +110,7 @@ def frame_parts(node: FlameNode, root: FlameNode, named: str, share: Part) -> li
     of, own = human(node.samples / root.samples, RATIO), human(node.own_samples / root.samples, RATIO)
     return [
         part((of, Role.BOLD), (f" of {elide_end(named, 24)}", Role.DIM)),
-        part((f"{node.samples:,}", Role.TEXT), (" samples", Role.DIM), importance=800),
+        counted("sample", node.samples, 800),
         share,
         part(("itself ", Role.DIM), (own, Role.TEXT), importance=600),
     ]
@@ -113,7 +118,7 @@ def frame_parts(node: FlameNode, root: FlameNode, named: str, share: Part) -> li
 
 def cpu_uses(view: View) -> list[CpuUse]:
     """What each CPU that passes the filter spends in each entry point."""
-    at = np.sort(view.order[~view.gone[view.order]])
+    at = rows_of(view, None)
     columns = {entry: view.column(name + RATE) for entry, name in TIME_OF.items()}
     cpus = view.raw("cpu")[at].tolist()
     return [
@@ -137,13 +142,14 @@ def _reason(notes: Sequence[str], code: int) -> str:
     return notes[code].removeprefix(f"{NOT_HERE}: ") if code < len(notes) else "not known"
 
 
-def hottest_parts(counts: Sequence[StackCount], samples: int) -> list[Part]:
-    """The functions that were met most often themselves."""
+def hottest_parts(counts: Sequence[StackCount], samples: int, width: int) -> list[Part]:
+    """The functions that were met most often themselves; in `width` cells there is room for one at least."""
     met: Counter[str] = Counter()
     for one in counts:
         met[one.frames[-1] if one.frames else "?"] += one.samples
     parts = [part(("most time in", Role.DIM))]
     for n, (symbol, times) in enumerate(met.most_common(_HOTTEST)):
         share = human(times / max(1, samples), RATIO)
-        parts.append(part((f"{elide_end(symbol, 40)} ", Role.TEXT), (share, Role.BOLD), importance=900 - n))
+        name = elide_end(symbol, min(_NAME, width - _AROUND_ONE))
+        parts.append(part((f"{name} ", Role.TEXT), (share, Role.BOLD), importance=900 - n))
     return [*parts, part(("↓", Role.KEY), (" chooses a frame", Role.FAINT), importance=100)]

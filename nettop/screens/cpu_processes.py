@@ -9,13 +9,14 @@ import numpy as np
 
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.cpu_headline import network_share, percent, row_looks, syscalls_by_samples
+from nettop.screens.cpu_headline import network_share, row_looks, syscalls_by_samples
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.cpu import NO_PROCESS, POINT_SERVED
 from nettop.snapshots.schema import RATE
 from nettop.widgets.bar import Part, part
 from nettop.widgets.cells import Manner
+from nettop.widgets.entry_bars import percent
 from nettop.widgets.themes import Role
 
 _SOFTIRQ = "softirq_ns" + RATE

@@ -12,9 +12,11 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
+from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.desk import Place
 from nettop.screens.lens import LensScreen, screen_class
+from nettop.screens.timed import TimedScreen
 from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
 from nettop.snapshots.snapshot import NOT_HERE, Hook, Snapshot
 from nettop.widgets.bar import Bar, Piece, part
@@ -37,18 +39,18 @@ SIGNS = (
     ("(hidden)", "a socket of a process that may not be looked at: another user's"),
     ("@name", "the container of the process"),
     ("dim", "old: nothing was sent or received in the last interval"),
-    ("lost n", "what nettop could not see in time; the other numbers may be too low"),
+    ("lost n", "what nettop could not see in time, by name under LOST; the other numbers may be too low"),
 )
 
 Offer = tuple[str, str, str]
 """Label, what it does in a line, and what runs: an action, `table:NAME`, or `sort:COLUMN`."""
 
 
-class Dialog(ModalScreen[str | None], inherit_bindings=False):
+class Dialog(TimedScreen[str | None], ModalScreen[str | None], inherit_bindings=False):
     """Stands over the picture, which goes on."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, below: LensScreen) -> None:
+        super().__init__(below.desk, below.lens)
         self.page = Page()
         self.page.id = "page"
 
@@ -66,8 +68,8 @@ class HelpDialog(Dialog, inherit_bindings=False):
         Binding("end", "scroll(10000)", show=False),
     ]
 
-    def __init__(self, lines: Sequence[Line]) -> None:
-        super().__init__()
+    def __init__(self, below: LensScreen, lines: Sequence[Line]) -> None:
+        super().__init__(below)
         self._lines = lines
 
     def compose(self) -> ComposeResult:
@@ -108,8 +110,8 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         Binding("pagedown", "move(10)", show=False, priority=True),
     ]
 
-    def __init__(self, offers: Sequence[Offer]) -> None:
-        super().__init__()
+    def __init__(self, below: LensScreen, offers: Sequence[Offer]) -> None:
+        super().__init__(below)
         self._offers = offers
         self._found = list(offers)
         self._at = 0
@@ -169,6 +171,8 @@ def offers(screen: LensScreen) -> list[Offer]:
 def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
     """The help of a screen."""
     lines: list[Line] = [*wrapped(screen.lens.question, width, Role.BOLD), ()]
+    if screen.view is not None:
+        lines += _section("LOST", headline.losses(screen.view.snapshot), _TITLE, width)
     for group in dict.fromkeys(a.group for a in ACTIONS):
         actions = [a for a in ACTIONS if a.group == group and (screen.works(a) or a.id in ("back", "clear"))]
         if actions:
@@ -184,9 +188,7 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
     columns = [(field.title, _column_help(screen, field)) for field in screen.table.fields]
     lines += _section("COLUMNS", columns, _TITLE, width)
     if screen.view is not None:
-        lost = [(name, f"{count:,}") for name, count in screen.view.snapshot.lost.items() if count]
         lines += _read_by(screen.lens, screen.view.snapshot, width)
-        lines += _section("LOST", lost, _TITLE, width)
     return lines[:-1]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from nettop.query.flame import FlameNode
-from nettop.query.units import RATIO, human
+from nettop.query.units import RATIO, human, plural
 from nettop.screens.actions import ON_A_GRAPH, Action
 from nettop.screens.desk import Desk
 from nettop.screens.lens import LensScreen
@@ -212,5 +212,5 @@ def found_words(found: Found | None, tree: FlameNode | None) -> str:
     """`14 frames, 38.2% of all samples`"""
     if found is None or tree is None:
         return "no samples to search"
-    noun = "frame" if found.frames == 1 else "frames"
-    return f"{found.frames:,} {noun}, {human(found.samples / max(1, tree.samples), RATIO)} of all samples"
+    frames = f"{found.frames:,} {plural('frame', found.frames)}"
+    return f"{frames}, {human(found.samples / max(1, tree.samples), RATIO)} of all samples"

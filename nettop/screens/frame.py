@@ -8,18 +8,15 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from rich.console import RenderableType
 from textual.actions import SkipAction
 from textual.app import App
 from textual.binding import BindingType
 from textual.filter import NoColor
 from textual.message import Message
-from textual.screen import Screen
 from textual.theme import BUILTIN_THEMES, Theme
 
-from nettop.engine.own_cost import DRAW
 from nettop.engine.session import Lease
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
 from nettop.screens.actions import BY_ID, everywhere
@@ -110,11 +107,6 @@ class NettopApp(App[None], inherit_bindings=False):
             self._unsubscribe()
         for lease in self._leases.values():
             lease.release()
-
-    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
-        """Where Textual renders what has changed, and writes it; that is what a drawing costs."""
-        with self.desk.session.steps.time(self._shown.lens.id, DRAW):
-            super()._display(screen, renderable)
 
     def _wake(self) -> None:
         """Called in the sampler's thread: a message without a payload, unless one is on its way already."""
@@ -251,13 +243,14 @@ class NettopApp(App[None], inherit_bindings=False):
         """Show the help."""
         from nettop.screens.dialogs import HelpDialog, help_lines  # not needed for the first picture
 
-        self.push_screen(HelpDialog(help_lines(self.lens_screen, min(78, self.size.width - 6))))
+        lines = help_lines(self.lens_screen, min(78, self.size.width - 6))
+        self.push_screen(HelpDialog(self.lens_screen, lines))
 
     def action_palette(self) -> None:
         """Show the palette, and do what is chosen there."""
         from nettop.screens.dialogs import PaletteDialog, offers  # not needed for the first picture
 
-        self.push_screen(PaletteDialog(offers(self.lens_screen)), self._chosen)
+        self.push_screen(PaletteDialog(self.lens_screen, offers(self.lens_screen)), self._chosen)
 
     async def _chosen(self, run: str | None) -> None:
         if run is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nettop.query.units import UNKNOWN, human, unit_of
+from nettop.query.units import RATIO, UNKNOWN, human, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.desk import Desk
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Lens, Table
-from nettop.snapshots.snapshot import NOT_HERE, Snapshot
-from nettop.widgets.bar import KEPT, Part, Piece, part
+from nettop.snapshots.snapshot import NOT_HERE, TICKS, Snapshot
+from nettop.widgets.bar import KEPT, Part, Piece, fits, part
 from nettop.widgets.cells import WARNING, elide_end
 from nettop.widgets.themes import Role
 
@@ -29,20 +29,25 @@ def first_line(
     desk: Desk, shown: Lens, width: int, frozen_s: float | None, cost: float | None
 ) -> tuple[list[Part], list[Part]]:
     """Program, host and lenses at the left; what the watching itself costs (a share of one CPU) at the right."""
-    left = [
-        part((" nettop ", Role.NAME)),
-        part((f" {elide_end(desk.host, _HOST)} ", Role.DIM), importance=20),
-    ]
+    program = part((" nettop ", Role.NAME))
+    host = part((f" {elide_end(desk.host, _HOST)} ", Role.DIM), importance=20)
+    frozen = [] if frozen_s is None else [part((f" ❄ frozen {_ago(frozen_s)} ago", Role.WARN))]
+    interval = _interval(desk)
+    tabs = _tabs(desk, shown, named=True)
+    if width < NARROW or not fits([program, *tabs, *frozen], [interval], width, gap=0):
+        tabs = _tabs(desk, shown, named=False)
+    price = [] if cost is None else [part((f"  cost {cost * 100:.1f} % cpu ", Role.DIM), importance=30)]
+    return [program, host, *tabs, *frozen], [interval, *price]
+
+
+def _tabs(desk: Desk, shown: Lens, *, named: bool) -> list[Part]:
+    """The lenses, by digit and name or by the digit alone; the one in sight, which never leaves, marked."""
+    tabs = []
     for lens in desk.lenses:
-        name = lens.digit if width < NARROW else f"{lens.digit} {lens.title}"
-        role = Role.TAB if lens.id == shown.id else Role.DIM
-        left.append(part((f" {name} ", role), importance=500, action=f"app.lens({lens.digit})"))
-    if frozen_s is not None:
-        left.append(part((f" ❄ frozen {_ago(frozen_s)} ago", Role.WARN)))
-    right = [_interval(desk)]
-    if cost is not None:
-        right.append(part((f"  cost {cost * 100:.1f} % cpu ", Role.DIM), importance=30))
-    return left, right
+        name = f" {lens.digit} {lens.title} " if named else f" {lens.digit} "
+        role, importance = (Role.TAB, KEPT) if lens.id == shown.id else (Role.DIM, 500)
+        tabs.append(part((name, role), importance=importance, action=f"app.lens({lens.digit})"))
+    return tabs
 
 
 def _interval(desk: Desk) -> Part:
@@ -65,11 +70,13 @@ def _ago(seconds: float) -> str:
 
 def ending(snapshot: Snapshot, late: int = 0) -> list[Part]:
     """What was lost, always; refreshes skipped, fields that this kernel lacks and what else cannot be seen, where
-    there are any.
+    there are any. Ticks are lost on every virtual machine: as long as they are few, only their share is told.
     """
-    lost = sum(snapshot.lost.values())
+    lost, missed = snapshot.lost_in_all, snapshot.missed_ticks
     role = Role.BAD if lost else Role.TEXT
     parts = [part(("lost ", Role.BAD if lost else Role.DIM), (f"{lost:,}", role))]
+    if missed is not None:
+        parts.insert(0, part(("ticks missed ", Role.DIM), (human(missed, RATIO), Role.TEXT), importance=720))
     if late:
         parts.append(part(("late ", Role.WARN), (f"{late:,}", Role.WARN)))
     if snapshot.missing:
@@ -77,6 +84,15 @@ def ending(snapshot: Snapshot, late: int = 0) -> list[Part]:
     if snapshot.gaps:
         parts.append(part((f"!{len(snapshot.gaps)} unseen", Role.WARN)))
     return parts
+
+
+def losses(snapshot: Snapshot) -> list[tuple[str, str]]:
+    """What was lost since the start, by name, and how much of it."""
+    told = {name: f"{number:,}" for name, number in snapshot.lost.items() if number}
+    missed = snapshot.missed_ticks
+    if missed is not None:
+        told[TICKS] += f", {human(missed, RATIO)} of all: times by samples are too low by as much"
+    return list(told.items())
 
 
 def via(lens: Lens, snapshot: Snapshot) -> list[Part]:

@@ -12,7 +12,6 @@ from textual import events
 from textual.app import ComposeResult
 from textual.containers import Container
 from textual.message import Message
-from textual.screen import Screen
 
 from nettop.engine.own_cost import VIEW
 from nettop.query.view import View
@@ -20,6 +19,7 @@ from nettop.screens import headline
 from nettop.screens.actions import Action
 from nettop.screens.asking import first_asking
 from nettop.screens.desk import Desk
+from nettop.screens.timed import TimedScreen
 from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame
@@ -41,11 +41,10 @@ _TALL = 30
 _LOOKING = "asking for more about this row …"
 
 
-class Picture(Screen[None], inherit_bindings=False):
+class Picture(TimedScreen[None], inherit_bindings=False):
     """A table of a lens, live. Subclasses say what their headline tells and how their rows are drawn.
 
-    `within` is the table from whose row
-    the screen was opened, where it was.
+    `within` is the table from whose row the screen was opened, where it was.
     """
 
     AUTO_FOCUS = "LiveTable"
@@ -66,9 +65,7 @@ class Picture(Screen[None], inherit_bindings=False):
         asked: ViewSettings | None = None,
         within: Table | None = None,
     ) -> None:
-        super().__init__()
-        self.desk = desk
-        self.lens = lens
+        super().__init__(desk, lens)
         self.table = table
         self.within = within
         self.asking = first_asking(table, asked)

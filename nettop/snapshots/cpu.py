@@ -219,7 +219,7 @@ CATEGORY_SHARES = Table(
         _ENTRY,
         _CATEGORY,
         _SAMPLES,
-        Field("entry_samples", Kind.COUNTER, "OF", "samples of that entry point", "u8", "", 9, 30),
+        Field("entry_samples", Kind.COUNTER, "OF", "samples of that entry point", "u8", "", 9, 2),
         Field("share", Kind.RATIO, "OF ENTRY", "of the entry point's samples", width=8, importance=92,
               parts=("samples", "entry_samples"), formula="samples / entry_samples"),
         _TIME,

@@ -32,6 +32,11 @@ class Rows:
         return len(self.array)
 
 
+TICKS = "ticks"
+"""The ticks of samples: in `counts` those that came, in `lost` those that did not."""
+_MANY = 0.1
+"""The share of the ticks that no virtual machine misses as a matter of course."""
+
 NOT_HERE = "n/a"
 """How every door writes what this kernel or host cannot tell."""
 
@@ -77,6 +82,21 @@ class Snapshot:
     lost: Mapping[str, int] = field(default_factory=dict)
     hooks: tuple[Hook, ...] = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def missed_ticks(self) -> float | None:
+        """The share of the ticks of samples since the start that did not come; None where none is known to be
+        missed.
+        """
+        missed, came = self.lost.get(TICKS), self.counts.get(TICKS)
+        return missed / (missed + came) if missed and came is not None else None
+
+    @property
+    def lost_in_all(self) -> int:
+        """All that was lost; of ticks, which every virtual machine misses, only where they are many."""
+        missed = self.missed_ticks
+        few = self.lost[TICKS] if missed is not None and missed < _MANY else 0
+        return sum(self.lost.values()) - few
 
     @property
     def via(self) -> dict[str, str]:

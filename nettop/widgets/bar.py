@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -54,15 +55,21 @@ def part(
     return Part(tuple(made), importance, action, beside)
 
 
-def shed(parts: Sequence[Part], width: int, gap: int) -> list[Part]:
+def fits(left: Sequence[Part], right: Sequence[Part], width: int, gap: int) -> bool:
+    """Whether a line of `width` cells has room for all these parts."""
+    return 1 + _taken(left, gap) + _ending(right, gap) <= width
+
+
+def shed(
+    left: Sequence[Part], right: Sequence[Part], width: int, gap: int
+) -> tuple[Sequence[Part], Sequence[Part]]:
     """The parts that fit in `width` cells: the least important leave first, of equals the right-most."""
-    left = list(parts)
-    while left and _taken(left, gap) > width:
-        weakest = min(range(len(left)), key=lambda at: (left[at].importance, -at))
-        if left[weakest].importance >= KEPT:
+    while (parts := [*left, *right]) and not fits(left, right, width, gap):
+        weakest = min(reversed(parts), key=attrgetter("importance"))
+        if weakest.importance >= KEPT:
             break
-        del left[weakest]
-    return left
+        left, right = ([one for one in end if one is not weakest] for end in (left, right))
+    return left, right
 
 
 def _gaps(parts: Sequence[Part], gap: int) -> list[int]:
@@ -72,6 +79,11 @@ def _gaps(parts: Sequence[Part], gap: int) -> list[int]:
 
 def _taken(parts: Sequence[Part], gap: int) -> int:
     return sum(p.width for p in parts) + sum(_gaps(parts, gap))
+
+
+def _ending(right: Sequence[Part], gap: int) -> int:
+    """The cells that the right end takes, and two before it."""
+    return 2 + _taken(right, gap) if right else 0
 
 
 class Bar(Lines):
@@ -113,10 +125,8 @@ class Bar(Lines):
         blank = style(self.app.theme, Role.TEXT, self._ground)
         segments: list[Segment] = []
         self._spans = []
-        right = shed(self._right, width - self._kept_width() - 2, self._gap)
-        ending = _taken(right, self._gap) + (2 if right else 0)
         used = 0
-        for text, role, action in self._flow(shed(self._left, width - 1 - ending, self._gap), right, ending):
+        for text, role, action in self._flow(*shed(self._left, self._right, width, self._gap)):
             segments.append(Segment(text, style(self.app.theme, role, self._ground)))
             if action:
                 self._spans.append((used, used + cell_len(text), action))
@@ -124,20 +134,15 @@ class Bar(Lines):
         segments.append(Segment(" " * max(0, width - used), blank))
         return Strip(segments, max(width, used)).crop(0, width)
 
-    def _kept_width(self) -> int:
-        kept = [p for p in self._left if p.importance >= KEPT]
-        return _taken(kept, self._gap) + 1
-
-    def _flow(
-        self, left: Sequence[Part], right: Sequence[Part], ending: int
-    ) -> Iterator[tuple[str, Role, str]]:
+    def _flow(self, left: Sequence[Part], right: Sequence[Part]) -> Iterator[tuple[str, Role, str]]:
         used = 1
         yield " ", Role.TEXT, ""
         for one, gap in zip(left, _gaps(left, self._gap), strict=True):
             used += gap + one.width
             yield " " * gap, Role.TEXT, ""
             yield from ((piece.text, piece.role, one.action) for piece in one.pieces)
-        yield " " * max(0, self.size.width - used - ending + (1 if right else 0)), Role.TEXT, ""
+        between = self.size.width - used - _ending(right, self._gap) + (1 if right else 0)
+        yield " " * max(0, between), Role.TEXT, ""
         for one, gap in zip(right, _gaps(right, self._gap), strict=True):
             yield " " * gap, Role.TEXT, ""
             yield from ((piece.text, piece.role, one.action) for piece in one.pieces)

@@ -15,23 +15,26 @@ from nettop.query.units import RATIO, human
 from nettop.snapshots.cpu import CATEGORIES, OTHER
 from nettop.snapshots.snapshot import NOT_HERE
 from nettop.widgets.cells import elide_end, fit
+from nettop.widgets.entry_bars import percent
 from nettop.widgets.lines import Lines
 from nettop.widgets.themes import Ground, Role, frame_style, style
 
 _LABEL, _SHARE, _SAMPLES, _TIME = 20, 7, 9, 10
 _LEAST_BAR = 8
 """Below this many cells of a bar the samples leave."""
+_BESIDE = 2 + 2 + _LABEL + 1 + _SHARE + 1 + 1
+"""Cells of all but the bar and the numbers: margins, mark, label, share, and a space between any two."""
 
 
 class CategoryShare(NamedTuple):
-    """What was met in a category: its samples and its CPU time, in ns a second (None: not known over which time).
+    """What was met in a category: its samples, and the share of CPU time (None: not known over which time).
 
     Where this kernel does not tell, `why_not` says why.
     """
 
     category: int
     samples: int
-    time_ns_per_s: float | None
+    of_time: float | None
     why_not: str = ""
 
 
@@ -72,9 +75,13 @@ class CategoryBars(Lines):
 
     def _header(self) -> list[Segment]:
         cells = [fit("CATEGORY", _LABEL + 2, left=True), fit("SHARE", _SHARE, left=False), " " * self._bar]
-        numbers = [fit("SAMPLES", _SAMPLES, left=False)] if self._has_samples else []
-        text = " ".join([*cells, *numbers, fit(f"OF {self._of.upper()}", _TIME, left=False)])
+        text = " ".join([*cells, *self._numbers("SAMPLES", f"OF {self._of.upper()}")])
         return [Segment(f" {text} ", self._style(Role.HEAD, Ground.PANEL))]
+
+    def _numbers(self, samples: str, of_time: str) -> list[str]:
+        """The cells behind the bar, those that fit whole."""
+        numbers = [fit(samples, _SAMPLES, left=False)] if self._has_samples else []
+        return [*numbers, fit(of_time, _TIME, left=False)] if self._has_time else numbers
 
     def _share_line(self, share: CategoryShare) -> list[Segment]:
         """`T TCP   42.4% ████████   1,913   3.60 %`"""
@@ -93,14 +100,13 @@ class CategoryBars(Lines):
         """Margin, mark, label and share, the bar's place, and the numbers."""
         text, dim = self._style(Role.TEXT, ground), self._style(Role.DIM, ground)
         part = fit(human(self._part(share), RATIO), _SHARE, left=False)
-        amounts = [fit(f"{share.samples:,}", _SAMPLES, left=False)] if self._has_samples else []
-        amounts.append(fit(human(share.time_ns_per_s, "ns/s"), _TIME, left=False))
+        numbers = self._numbers(f"{share.samples:,}", percent(share.of_time))
         return [
             Segment(" ", text),
             Segment(mark, text),
             Segment(f" {fit(label, _LABEL, left=True)} {part} ", text),
             Segment(" " * self._bar, text),
-            Segment(f" {' '.join(amounts)} ", dim),
+            Segment(f" {' '.join(numbers)} ", dim),
         ]
 
     def _lacking_line(self, share: CategoryShare) -> list[Segment]:
@@ -115,18 +121,18 @@ class CategoryBars(Lines):
         return share.samples / total if total else 0.0
 
     @property
+    def _has_time(self) -> bool:
+        return self._width - _BESIDE >= _TIME
+
+    @property
     def _has_samples(self) -> bool:
-        return self._room - _SAMPLES - 1 >= _LEAST_BAR
+        return self._width - _BESIDE - _TIME - _SAMPLES - 1 >= _LEAST_BAR
 
     @property
     def _bar(self) -> int:
         """The cells of a whole bar."""
-        return max(0, self._room - (_SAMPLES + 1 if self._has_samples else 0))
-
-    @property
-    def _room(self) -> int:
-        """What the other columns leave: margins, mark, and a space between any two."""
-        return self._width - 2 - 2 - _LABEL - 1 - _SHARE - 1 - 1 - _TIME
+        taken = (_TIME if self._has_time else 0) + (_SAMPLES + 1 if self._has_samples else 0)
+        return max(0, self._width - _BESIDE - taken)
 
     def _style(self, role: Role, ground: Ground = Ground.SCREEN) -> Style:
         return style(self.app.theme, role, ground)
@@ -134,5 +140,5 @@ class CategoryBars(Lines):
 
 def _together(shares: Sequence[CategoryShare]) -> CategoryShare:
     """The sum of some categories."""
-    times = [share.time_ns_per_s for share in shares if share.time_ns_per_s is not None]
+    times = [share.of_time for share in shares if share.of_time is not None]
     return CategoryShare(OTHER, sum(share.samples for share in shares), sum(times) if times else None)

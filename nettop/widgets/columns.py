@@ -21,6 +21,9 @@ _LASTING_MOST = 5
 """Columns at least this important stay to the end, at most so many: short of room they get narrower than their usual
 least."""
 
+_TELLING = 3
+"""What is less important than this tells nobody anything, as a row's number: it is shown only where it is asked for."""
+
 _RATE = 9
 """`1.93 Gb/s`, `99.9 Mb/s`"""
 
@@ -185,8 +188,8 @@ def _extras(table: Table, names: Sequence[str], room: int, *, rates: bool) -> li
         if field.kind in (Kind.GROUP, Kind.ENDPOINT):
             shown.update(field.parts)
     found: list[_Slot] = []
-    rest = [f for f in table.fields if f.name not in shown and f.kind not in (Kind.GROUP, Kind.HISTOGRAM)]
-    for field in sorted(rest, key=lambda f: -f.importance):
+    rest = (f for f in table.fields if f.name not in shown and f.kind not in (Kind.GROUP, Kind.HISTOGRAM))
+    for field in sorted((f for f in rest if f.importance >= _TELLING), key=lambda f: -f.importance):
         name = as_rates(table, field.name) if rates else field.name
         slot = _slot(table, name)
         room -= _size(slot).wanted + GAP

@@ -44,8 +44,6 @@ ROLES = {
     IO_WORKERS: Role.IO_WORKERS,
 }
 
-NS_PER_PERCENT = 1e7
-"""Of a second of one CPU."""
 _SCALES = (0.1, 0.25, 0.5, 1.0)
 """What a whole bar may stand for, as a share of a CPU."""
 _STAYS = 0.4
@@ -63,9 +61,9 @@ class CpuUse:
     shares: Mapping[int, float]
 
     @property
-    def network(self) -> float:
-        """All of them."""
-        return sum(self.shares.values())
+    def network(self) -> float | None:
+        """All of them; None where none is known."""
+        return sum(self.shares.values()) if self.shares else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +80,11 @@ class Arrangement:
         return -(-len(self.shown) // self.columns) + bool(self.left_out)
 
 
+def percent(share: float | None) -> str:
+    """A share of CPU time: `14.2 %`."""
+    return human(None if share is None else share * 1e9, "ns/s")
+
+
 def arrange(
     uses: Sequence[CpuUse], width: int, height: int, chosen: int | None, *, by_use: bool
 ) -> Arrangement:
@@ -90,9 +93,14 @@ def arrange(
     room = columns * max(1, height)
     if len(uses) > room:
         room = columns * max(1, height - 1)
-    busiest = sorted(uses, key=lambda use: (use.cpu != chosen, -use.network, use.cpu))
-    key = (lambda use: (-use.network, use.cpu)) if by_use else (lambda use: (use.cpu,))
+    busiest = sorted(uses, key=lambda use: (use.cpu != chosen, -(use.network or 0.0), use.cpu))
+    key = (lambda use: (-(use.network or 0.0), use.cpu)) if by_use else (lambda use: (use.cpu,))
     return Arrangement(tuple(sorted(busiest[:room], key=key)), columns, tuple(busiest[room:]))
+
+
+def _most(uses: Sequence[CpuUse]) -> float | None:
+    """What the busiest CPU spends; None where that of none is known."""
+    return max((use.network for use in uses if use.network is not None), default=None)
 
 
 def scale_for(most: float, before: float) -> float:
@@ -103,6 +111,8 @@ def scale_for(most: float, before: float) -> float:
 
 class EntryBars(Lines):
     """The bars, and a line that says what is left out."""
+
+    DEFAULT_CSS = "EntryBars { height: 1; }"
 
     @dataclass
     class Pressed(Message):
@@ -121,7 +131,7 @@ class EntryBars(Lines):
         if (arrangement, chosen) != (self.arrangement, self.chosen):
             self.arrangement, self.chosen = arrangement, chosen
             uses = (*arrangement.shown, *arrangement.left_out)
-            self.scale = scale_for(max((use.network for use in uses), default=0.0), self.scale)
+            self.scale = scale_for(_most(uses) or 0.0, self.scale)
             self.styles.height = max(1, arrangement.height)
             self.redraw()
 
@@ -150,7 +160,7 @@ class EntryBars(Lines):
         ground = Ground.BAND if chosen else Ground.SCREEN
         digits = max(len(str(one.cpu)) for one in self.arrangement.shown)
         name = f"{CHOSEN if chosen else ' '}{f'cpu{use.cpu}'.ljust(digits + 3)} "
-        amount = human(use.network * 100 * NS_PER_PERCENT, "ns/s").rjust(9)
+        amount = percent(use.network).rjust(9)
         cells = max(0, width - len(name) - len(amount) - 1)
         filled = self._cells(use, cells)
         empty = cells - sum(count for _, count in filled)
@@ -182,5 +192,5 @@ class EntryBars(Lines):
 
 def _left_out(uses: Sequence[CpuUse]) -> str:
     """`… 12 more, none above 0.30 %`."""
-    most = human(max(use.network for use in uses) * 100 * NS_PER_PERCENT, "ns/s")
-    return f"… {len(uses)} more, none above {most}"
+    most = _most(uses)
+    return f"… {len(uses)} more" if most is None else f"… {len(uses)} more, none above {percent(most)}"

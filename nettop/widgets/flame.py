@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -436,14 +437,16 @@ class FlameGraph(Wheeled, can_focus=True):
         ground = Ground.BAND if chosen else Ground.SCREEN
         glyph, colour = GLYPHS[entry], style(self.app.theme, ROLES[entry])
         text = style(self.app.theme, Role.BOLD, ground)
-        name, filling, share = self._texts(block, max(0, width - 5))
+        name, _, share = self._texts(block, max(0, width - 5))
+        label = f"{CHOSEN if chosen else ' '}{name} " if name else ""
+        amount, edge = f" {share}" if share else "", EDGE if width > 1 else ""
+        filling = width - sum(map(cell_len, (glyph, label, amount, edge)))
         cells = [
             (glyph, colour),
-            ((CHOSEN if chosen else " ") if name else "", text),
-            (f"{name} " if name else "", text),
-            (glyph * (filling + (1 if name else width - 2)), colour),
-            (f" {share}" if share else "", text),
-            (EDGE if width > 1 else "", style(self.app.theme, Role.FAINT)),
+            (label, text),
+            (glyph * filling, colour),
+            (amount, text),
+            (edge, style(self.app.theme, Role.FAINT)),
         ]
         return [Segment(one, look) for one, look in cells if one]
 

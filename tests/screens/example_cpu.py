@@ -293,6 +293,7 @@ class _Host:
         words = {"via": VIA} | dict(changed)
         hooks = make_hooks(words.pop("via"), words.pop("missing", {}))  # type: ignore[arg-type]
         counts = {"frequency_hz": FREQUENCY_HZ, "samples": self.samples.total(), "unresolved": 11 + step}
+        counts["watched_ns"] = step * SECOND_NS
         members = {"counts": counts, "lost": {"ticks": 0, "stacks": 0}} | words
         self._run(1)
         return Snapshot(
@@ -405,6 +406,8 @@ def _later(snapshot: Snapshot, seconds: int) -> Snapshot:
         name: dataclasses.replace(rows, taken_ns=rows.taken_ns + step)
         for name, rows in snapshot.tables.items()
     }
+    counts = {**snapshot.counts, "watched_ns": snapshot.counts["watched_ns"] + step}
+    snapshot = dataclasses.replace(snapshot, counts=counts)
     return dataclasses.replace(
         snapshot, wall_ns=snapshot.wall_ns + step, boot_ns=snapshot.boot_ns + step, tables=tables
     )

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,7 @@ from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.entry_bars import GLYPHS, EntryBars
 from nettop.widgets.flame import FlameGraph
 from tests.screens.driving import Running, press, running, shown, tick
-from tests.screens.example_cpu import example_steps, idle_steps
+from tests.screens.example_cpu import SECOND_NS, example_steps, idle_steps
 from tests.screens.stage import Step, stage_of
 from tests.screens.test_pictures import player
 
@@ -35,11 +36,15 @@ HOT = (RX, "handle_softirqs", "net_rx_action", "__napi_poll", "process_backlog")
 
 @asynccontextmanager
 async def on_cpu(
-    steps: list[Step] | None = None, size: tuple[int, int] = (120, 40), ticks: int = 3
+    steps: list[Step] | None = None,
+    size: tuple[int, int] = (120, 40),
+    ticks: int = 3,
+    asked: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[tuple[Running, CpuScreen]]:
-    """The CPU screen over the example."""
+    """The CPU screen over the example, opened as `asked` on the command line."""
     chosen = [*example_steps()] if steps is None else steps
-    async with running(chosen, size, view="cpu", ticks=ticks, lens_set=(LENS,)) as run:
+    settings = Settings(view=ViewSettings(view="cpu", **(asked or {})))
+    async with running(chosen, size, settings=settings, ticks=ticks, lens_set=(LENS,)) as run:
         screen = run[1]
         assert isinstance(screen, CpuScreen)
         yield run, screen
@@ -261,6 +266,16 @@ async def test_nothing_is_drawn_twice() -> None:
         assert screen.graph.drawn - drawn == 2
 
 
+async def test_what_takes_the_whole_width_is_told_of_all() -> None:
+    """It would be 100 % of itself."""
+    async with on_cpu(size=(160, 45)) as (run, screen):
+        await press(run, *["down"] * 3, "right")
+        assert screen.graph.chosen == screen.graph.zoom == HOT[:3]
+        assert "net_rx_action   45.6% of all  576 samples" in screen.told_of.text
+        await press(run, "down")
+        assert "98.3% of net_rx_action" in screen.told_of.text
+
+
 # --- which samples ----------------------------------------------------------------------------------------------
 
 
@@ -275,6 +290,27 @@ async def test_windows() -> None:
             assert word in screen.way.text
             seen.append(sum(one.samples for one in screen.counts))
         assert seen == [1264, 632, 1264]
+
+
+async def test_a_picture_that_is_opened_late() -> None:
+    """What the source met before is since its start, and so are the seconds that it is a share of."""
+    late = example_steps(9)[-1:]
+    async with on_cpu([*late], (160, 45), ticks=1) as (run, screen):
+        await press(run, "w")
+        assert screen.window is Window.START
+        assert " all entry points   15.8 % of 4 CPUs  5,056 samples" in screen.way.text
+        assert "total" in "".join(screen.categories.render_line(y).text for y in range(20))
+        assert sum(one.of_time or 0.0 for one in screen.categories.shares) == pytest.approx(0.158, abs=1e-3)
+
+
+async def test_a_source_that_does_not_tell_how_long_it_looked() -> None:
+    """Then nobody knows what its samples are a share of; the samples are told."""
+    steps = [
+        replace(step, counts={name: n for name, n in step.counts.items() if name != "watched_ns"})
+        for step in example_steps()
+    ]
+    async with on_cpu([*steps], (160, 45)) as (_, screen):
+        assert "all entry points   – of 4 CPUs  1,264 samples" in screen.way.text
 
 
 async def test_entry_points() -> None:
@@ -431,6 +467,40 @@ async def test_small() -> None:
         assert line(screen.graph, 0).startswith(" ▒ RX softirq ")
 
 
+@pytest.mark.parametrize("width", [40, 41, 50, 60, 72, 80, 200])
+async def test_the_hottest_function_is_told_at_every_width(width: int) -> None:
+    """Its name is cut where it has to be, its share never."""
+    steps = []
+    for step in example_steps():
+        rows = step.tables[STACKS.name]
+        names = [one.replace("copy_user_generic", "copy_user_enhanced_fast") for one in rows.texts["stack"]]
+        tables = {**step.tables, STACKS.name: replace(rows, texts={"stack": names})}
+        steps.append(replace(step, tables=tables))
+    async with on_cpu([*steps], (width, 24)) as (_, screen):
+        assert re.match(r" most time in  copy_user_[\w…]+ 15\.3%( |$)", screen.told_of.text)
+
+
+async def test_one_sample() -> None:
+    """Of one thing the words are singular."""
+    steps = []
+    for step in example_steps():
+        rows = step.tables[STACKS.name]
+        array = rows.array[:1].copy()
+        array["samples"] = step.counts["watched_ns"] > SECOND_NS
+        steps.append(
+            replace(
+                step,
+                counts={**step.counts, "samples": 1},
+                tables={**step.tables, STACKS.name: replace(rows, array=array)},
+            )
+        )
+    async with on_cpu([*steps], (160, 45)) as (run, screen):
+        assert " 1 sample " in screen.headline_bar.text
+        assert screen.way.text.split("  last minute")[0].rstrip().endswith(" 1 sample")
+        await press(run, "down")
+        assert " 1 sample " in screen.told_of.text
+
+
 @pytest.mark.parametrize("size", [(40, 10), (60, 20), (80, 24), (100, 12), (131, 33), (250, 90)])
 async def test_every_size_shows_shares_of_cpus(size: tuple[int, int]) -> None:
     """However small: the headline, bars, and some line of what the time goes to."""
@@ -448,6 +518,8 @@ async def test_before_the_first_samples() -> None:
     async with on_cpu(ticks=1) as (run, screen):
         assert screen.silence.text == "waiting for the first samples …"
         assert "network –" in screen.headline_bar.text
+        assert [line(screen.bars, y).split()[-1] for y in range(4)] == ["–"] * 4
+        assert "whole bar" not in screen.legend.text
         assert not screen.graph.region
         await tick(run)
         assert screen.graph.region
@@ -575,6 +647,15 @@ async def test_numbers() -> None:
 
 
 @pytest.mark.parametrize("presses", range(1, 5))
+async def test_numbers_of_rows_have_no_place(presses: int) -> None:
+    """However wide the terminal: neither they nor what a share is of tell anybody anything."""
+    async with on_cpu(size=(250, 40)) as (run, _):
+        await press(run, *["p"] * presses)
+        titles = shown(run).rows.render_line(0).text.split()
+        assert not {"ID", "ID/s", "OF/s"} & set(titles)
+
+
+@pytest.mark.parametrize("presses", range(1, 5))
 async def test_every_table_says_what_it_costs(presses: int) -> None:
     """`p` goes through the tables of the lens; each has the answer on its first line."""
     async with on_cpu() as (run, _):
@@ -584,15 +665,59 @@ async def test_every_table_says_what_it_costs(presses: int) -> None:
 
 
 async def test_words_of_the_command_line() -> None:
-    """A filter of the command line chooses CPUs, is named, and is the last that Esc clears."""
-    settings = Settings(view=ViewSettings(view="cpu", filters=("cpu<2",)))
-    async with running([*example_steps()], (120, 40), settings=settings, ticks=3, lens_set=(LENS,)) as run:
-        screen = run[1]
-        assert isinstance(screen, CpuScreen)
+    """A filter of the command line chooses CPUs, is named, and is the last that Esc clears: all is of those CPUs."""
+    async with on_cpu(asked={"filters": ("cpu<2",)}, size=(160, 45)) as (run, screen):
         assert [use.cpu for use in screen.bars.arrangement.shown] == [0, 1]
         assert "/ cpu<2   2 of 4" in screen.third_line.text
-        await press(run, "escape")
+        assert {one.cpu for one in screen.counts} == {0, 1}
+        assert "all entry points   25.2 % of 2 CPUs  1,004 samples" in screen.way.text
+        assert "2 of 4 CPUs" in screen.way.text
+        assert "▒▒ RX softirq 13.3 %" in screen.legend.text
+        await press(run, "U")
+        assert screen.cpu == 1
+        await press(run, "u", "escape")
         assert len(screen.bars.arrangement.shown) == 4
+        assert "all entry points   15.8 % of 4 CPUs  1,264 samples" in screen.way.text
+
+
+async def test_a_limit_of_the_command_line() -> None:
+    """Leaves CPUs out of all that is drawn, and that is said."""
+    async with on_cpu(asked={"limit": 1}, size=(160, 45)) as (_, screen):
+        assert "all entry points   37.5 % of 1 CPU  748 samples" in screen.way.text
+        assert "1 of 4 CPUs" in screen.way.text
+
+
+async def test_a_filter_that_no_cpu_passes() -> None:
+    """Is said, as tables do; so is one that the chosen CPU does not pass any more."""
+    async with on_cpu(asked={"filters": ("nonsense",)}, size=(100, 24)) as (run, screen):
+        assert screen.silence.text == "no CPU passes the filter Esc clears it"
+        assert screen.silence.region.height == 16
+        assert screen.bars.arrangement.shown == ()
+        await press(run, "escape")
+        assert screen.graph.region
+
+
+async def test_a_chosen_cpu_that_is_left_out() -> None:
+    """As one is that has become idle, where only busy ones are asked for: the key that led there leads on."""
+    async with on_cpu(asked={"filters": ("network_ns_per_s>5%",)}, size=(100, 24)) as (run, screen):
+        screen._choose_cpu(3)
+        assert screen.silence.text == "cpu3 is left out by the filter or the limit u shows another CPU"
+        await press(run, "u")
+        assert screen.cpu == 0
+        assert screen.graph.region
+
+
+async def test_numbers_keep_what_was_asked() -> None:
+    """Filter, order and columns of the command line, as far as they still hold in the picture."""
+    asked = {"filters": ("cpu<3",), "sort": "-cpu", "columns": ("cpu", "network_ns_per_s")}
+    async with on_cpu(asked=asked, size=(160, 45)) as (run, screen):
+        await press(run, "n")
+        table = shown(run).rows
+        assert [table.render_line(y).text.split()[0] for y in range(1, 4)] == ["2", "1", "0"]
+        assert table.render_line(0).text.split() == ["CPU▼", "NETWORK"]
+        await press(run, "n", "escape", "n")
+        assert shown(run).asking.query.filter.is_empty
+        assert screen.asking.query.filter.is_empty
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from textual.geometry import Size
 
 from nettop.query.flame import FlameNode
+from nettop.screens.picture import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
-from nettop.widgets.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, arrange, scale_for
-from nettop.widgets.flame import Block, Found, Layout, matcher, node_at, search
+from nettop.widgets.category_bars import CategoryBars, CategoryShare
+from nettop.widgets.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, _left_out, arrange, scale_for
+from nettop.widgets.flame import EDGE, Block, FlameGraph, Found, Layout, matcher, node_at, search
 from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Palette, Role, Shade, frame_style, style
 from tests.screens.test_themes import contrast
 
@@ -122,6 +126,59 @@ def test_a_search_counts_no_sample_twice() -> None:
     assert search(tree, matcher(" ")) == Found(0, 0)
 
 
+# --- how rows are drawn -----------------------------------------------------------------------------------------
+
+
+def of_entries() -> st.SearchStrategy[FlameNode]:
+    """Trees as the screen has them: entry points below the root."""
+
+    def named(children: list[FlameNode]) -> FlameNode:
+        pairs = zip(ENTRIES.values(), children, strict=False)
+        return node(
+            "all",
+            0,
+            *(FlameNode(name, c.samples, 0, c.category, c.find_children) for name, c in pairs),
+        )
+
+    return st.lists(trees(3), min_size=1, max_size=len(ENTRIES)).map(named)
+
+
+def test_every_row_is_as_wide_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tree, the width and what is chosen; and edges stand where frames end, so above those below."""
+    monkeypatch.setattr(FlameGraph, "app", SimpleNamespace(theme=DARK.name))
+
+    @given(of_entries(), st.integers(3, 240), st.integers(1, 12), st.integers(0, 1))
+    def check(tree: FlameNode, width: int, height: int, chosen: int) -> None:
+        size = Size(width, height)
+        monkeypatch.setattr(FlameGraph, "size", size)
+        graph = FlameGraph()
+        graph.whole, graph.chosen = tree, (tree.children[0].symbol,) if chosen else None
+        strips = graph.strips(size)
+        assert [cell_len(strip.text) for strip in strips] == [width] * height
+        assert [strip.cell_length for strip in strips] == [width] * height
+        layout = graph.layout_now
+        assert layout is not None
+        for number, strip in enumerate(strips, 1):
+            whole = [one for one in layout.row(number) if not one.merged and one.end - one.start > 1]
+            assert all(strip.text[block.end] == EDGE for block in whole)
+
+    check()
+
+
+def test_numbers_of_categories_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the least width on: no column is cut, and its title stands above it or nowhere."""
+    monkeypatch.setattr(CategoryBars, "app", SimpleNamespace(theme=DARK.name))
+    bars = CategoryBars()
+    bars.shares, bars._of = (CategoryShare(12, 8_765_432, 0.1234), CategoryShare(9, 1, 0.0005)), "2 CPUs"
+    for width in range(LEAST_WIDTH, 120):
+        strips = bars.strips(Size(width, 6))
+        assert {cell_len(strip.text) for strip in strips} == {width}
+        header, first, second, total, *_ = (strip.text.rstrip() for strip in strips)
+        assert ("OF 2 CPUS" in header) == first.endswith("12.3 %") == second.endswith("0.05 %")
+        assert ("SAMPLES" in header) == ("8,765,432" in first) == ("8,765,433" in total)
+        assert "100%" in first and header.endswith(("SHARE", "OF 2 CPUS"))
+
+
 # --- bars -------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +232,15 @@ def test_cells_of_a_bar(shares: dict[int, float], cells: int) -> None:
     found = dict(bars._cells(CpuUse(0, shares), cells))
     assert sum(found.values()) <= cells
     assert all(abs(count - shares.get(entry, 0.0) * cells) <= 1.001 for entry, count in found.items())
+
+
+def test_of_a_cpu_of_which_nothing_is_known_no_share_is_told() -> None:
+    """Before the first interval, say: neither its bar nor the line for those left out makes that 0."""
+    unknown = [CpuUse(cpu, {}) for cpu in range(3)]
+    assert [use.network for use in unknown] == [None] * 3
+    assert shown([*unknown, CpuUse(3, {RX_SOFTIRQ: 0.1})], 80, 2, None, by_use=True) == [3]
+    assert _left_out(unknown) == "… 3 more"
+    assert _left_out([*unknown, *uses(0.2)]) == "… 4 more, none above 20.0 %"
 
 
 def test_a_bar_grows_at_once_and_shrinks_late() -> None:

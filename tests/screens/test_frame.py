@@ -5,17 +5,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from textual.geometry import Region
+from textual.strip import Strip
 
+from nettop.engine.own_cost import DRAW, Steps
 from nettop.errors import PermissionMissing, SourceFailed
+from nettop.screens import headline
 from nettop.screens.desk import Place
+from nettop.screens.dialogs import help_lines
 from nettop.screens.frame import NettopApp
 from nettop.screens.lens import LensScreen, screen_of
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.snapshot import Snapshot
+from nettop.widgets.bar import Part
+from nettop.widgets.lines import Lines
+from nettop.widgets.page import Line
+from nettop.widgets.themes import Role
 from tests.screens.driving import press, running, shown, text_of, tick
 from tests.screens.stage import busy_host, stage_of
 
@@ -52,6 +63,119 @@ async def test_losses_are_told_at_every_width(width: int) -> None:
         for _ in lenses()[0].tables[:2]:
             assert "lost 37" in shown(run).headline_bar.text
             await press(run, "p")
+
+
+LENSES = (
+    *(replace(lenses()[0], id=f"other{n}", title=f"Another {n}", digit=str(n), order=n) for n in (1, 2, 3)),
+    replace(lenses()[0], digit="4", order=4),
+)
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (72, "  nettop  1 Another 1  2 Another 2  3 Another 3  4 Connections  ⟳ 1.0 s"),
+        (71, "  nettop  web-03  1  2  3  4                  ⟳ 1.0 s  cost 0.9 % cpu"),
+        (54, "  nettop  1  2  3  4         ⟳ 1.0 s  cost 0.9 % cpu"),
+        (40, "  nettop  1  2  3  4            ⟳ 1.0 s"),
+    ],
+)
+async def test_short_of_room_cost_goes_then_names_shrink(width: int, line: str) -> None:
+    """Every lens keeps its tab, in full as long as there is room."""
+    async with running(busy_host(), (width, 20), lens_set=LENSES) as run:
+        assert run[1].first_line.text.rstrip() == line
+
+
+async def test_the_tab_in_sight_stays() -> None:
+    """Where not even the digits have room, the lens that is shown keeps its own."""
+    async with running(busy_host(), (40, 20), lens_set=LENSES, view="connections") as run:
+        await press(run, "space")
+        run[2].now += 36_000
+        run[1].draw_frame()
+        assert run[1].first_line.text.rstrip() == "  nettop  1  2  4  ❄ frozen 10:00:00 ago"
+
+
+def parts_of_ending(ticks: int, **lost: int) -> list[Part]:
+    """What a headline ends in when so many of a thousand ticks are missed, and some is lost beside."""
+    snapshot = Snapshot("cpu", 0, 0, {}, {"ticks": 1000 - ticks}, {"ticks": ticks} | lost)
+    return headline.ending(snapshot)
+
+
+def words_and_alarm(parts: list[Part]) -> tuple[str, bool]:
+    """What parts say, and whether they say it as something bad."""
+    pieces = [piece for part in parts for piece in part.pieces]
+    return "".join(piece.text for piece in pieces), any(piece.role is Role.BAD for piece in pieces)
+
+
+def test_a_few_missed_ticks_are_no_alarm() -> None:
+    """They are told as a share and not as lost; many are, and so is anything else."""
+    assert words_and_alarm(parts_of_ending(0)) == ("lost 0", False)
+    assert words_and_alarm(parts_of_ending(99)) == ("ticks missed 9.9%lost 0", False)
+    assert words_and_alarm(parts_of_ending(100)) == ("ticks missed 10.0%lost 100", True)
+    assert words_and_alarm(parts_of_ending(3, walks=1)) == ("ticks missed 0.3%lost 1", True)
+
+
+def test_missed_ticks_of_nobody_knows_how_many_are_lost() -> None:
+    """Without the number of those that came there is no share."""
+    snapshot = Snapshot("cpu", 0, 0, {}, lost={"ticks": 3})
+    assert words_and_alarm(headline.ending(snapshot)) == ("lost 3", True)
+
+
+async def test_help_begins_with_what_is_lost() -> None:
+    """By name, above the keys; nothing where nothing is."""
+    lost = {"ticks": 3, "walks": 1_234, "rows": 0}
+    steps = busy_host(lost=lost, counts={"ticks": 997})
+    async with running(steps) as run:
+        *before, walks, empty, keys = lines_until_keys(help_lines(run[1]))
+        assert before[-1].startswith("ticks            3, 0.3% of all")
+        assert before[-2] == "LOST"
+        assert walks.split() == ["walks", "1,234"]
+        assert (empty, keys) == ("", "LOOK")
+    async with running(busy_host()) as run:
+        assert "LOST" not in lines_until_keys(help_lines(run[1]))
+
+
+def lines_until_keys(lines: list[Line]) -> list[str]:
+    """The first lines of the help, as text, with the heading of the first keys."""
+    texts = ["".join(piece.text for piece in line).rstrip() for line in lines]
+    return texts[: texts.index("LOOK") + 1]
+
+
+class WatchedSteps(Steps):
+    """Steps that tell which of them are being done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[tuple[str, str]] = []
+
+    @contextmanager
+    def time(self, lens: str, name: str) -> Iterator[None]:
+        """As ever, noted."""
+        self.open.append((lens, name))
+        with super().time(lens, name):
+            yield
+        self.open.pop()
+
+
+@pytest.mark.parametrize("key", ["", "question_mark", "ctrl+p"])
+async def test_all_of_drawing_is_told_as_its_cost(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Whatever renders a line does so within the step, under a dialog too; once for each drawing."""
+    steps, seen = WatchedSteps(), []
+    render_lines = Lines.render_lines
+
+    def noted(self: Lines, crop: Region) -> list[Strip]:
+        seen.append(tuple(steps.open))
+        return render_lines(self, crop)
+
+    monkeypatch.setattr(Lines, "render_lines", noted)
+    async with running(busy_host(), ticks=1) as run:
+        if key:
+            await press(run, key)
+        run[2].session._sampler.cost.steps = steps
+        seen.clear()
+        await tick(run)
+        await run[0].pause()
+    assert set(seen) == {(("connections", DRAW),)}
 
 
 async def test_failed_source_says_why_and_can_be_tried_again() -> None:

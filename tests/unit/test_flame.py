@@ -26,8 +26,8 @@ from nettop.query.flame import (
 )
 from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER, RX_SOFTIRQ, TX_SYSCALLS
 from tests.unit import met as given_stacks
-from tests.unit.build import Tables
-from tests.unit.met import SEND, TCP, WAKE, met, stack_rows
+from tests.unit.build import Row, Tables
+from tests.unit.met import SECOND_NS, SEND, TCP, WAKE, met, stack_rows
 
 NUMBER_OF = {category.label: number for number, category in CATEGORIES.items()}
 
@@ -178,11 +178,23 @@ def samples_in(history: StackHistory, window: Window) -> int:
     return sum(count.samples for count in history.counts(window))
 
 
+def add(
+    history: StackHistory,
+    rows: Sequence[Row],
+    taken_s: float,
+    watched_s: float | None = None,
+    texts: Tables | None = None,
+) -> None:
+    """A snapshot so many seconds after the first; `watched_s` is how long the source had looked by then."""
+    watched_s = taken_s if watched_s is None else watched_s
+    history.add(stack_rows(rows, taken_s, texts), round(watched_s * SECOND_NS))
+
+
 def test_windows() -> None:
     """The last interval, the last minute, and everything; each with how long it is."""
     history = StackHistory()
     for second in range(0, 121, 10):
-        history.add(stack_rows([met(TCP, second * second)], second))
+        add(history, [met(TCP, second * second)], second)
     assert samples_in(history, Window.INTERVAL) == 120**2 - 110**2
     assert samples_in(history, Window.MINUTE) == 120**2 - 60**2
     assert samples_in(history, Window.START) == 120**2
@@ -194,7 +206,7 @@ def test_nothing_yet() -> None:
     history = StackHistory()
     assert [history.counts(window) for window in Window] == [[], [], []]
     assert [history.span_ns(window) for window in Window] == [None, None, None]
-    history.add(stack_rows([met(TCP, 5)]))
+    add(history, [met(TCP, 5)], 0)
     assert [samples_in(history, window) for window in Window] == [0, 0, 5]
     assert [history.span_ns(window) for window in Window] == [None, None, 0]
 
@@ -203,7 +215,7 @@ def test_the_same_snapshot_again() -> None:
     """A snapshot that is drawn twice is no interval."""
     history = StackHistory()
     for at, count in ((0, 1), (1, 5), (1, 5)):
-        history.add(stack_rows([met(TCP, count)], at))
+        add(history, [met(TCP, count)], at)
     assert samples_in(history, Window.INTERVAL) == 4
 
 
@@ -215,20 +227,46 @@ def test_the_same_snapshot_again() -> None:
 def test_the_source_begins_anew(anew: list[dict[str, object]]) -> None:
     """After another start of the source all windows begin there: nothing is compared with the one before."""
     history = StackHistory()
-    history.add(stack_rows([met(TCP, 100, id=1)]))
-    history.add(stack_rows([met(TCP, 200, id=1)], 1))
-    history.add(stack_rows(anew, 2))
+    add(history, [met(TCP, 100, id=1)], 0)
+    add(history, [met(TCP, 200, id=1)], 1)
+    add(history, anew, 2)
     assert [samples_in(history, window) for window in (Window.INTERVAL, Window.MINUTE)] == [0, 0]
-    history.add(stack_rows([*anew, met(SEND, 4, id=50)], 3))
+    add(history, [*anew, met(SEND, 4, id=50)], 3)
     assert [samples_in(history, window) for window in (Window.INTERVAL, Window.MINUTE)] == [4, 4]
+
+
+def test_a_history_that_begins_late() -> None:
+    """Who comes when the source has looked for long sees what it met since, over all of that time."""
+    history = StackHistory()
+    for second in (100, 101):
+        add(history, [met(TCP, 40 * second)], second)
+    assert samples_in(history, Window.START) == 40 * 101
+    assert history.span_ns(Window.START) == 101 * SECOND_NS
+    assert (samples_in(history, Window.MINUTE), history.span_ns(Window.MINUTE)) == (40, SECOND_NS)
+
+
+def test_what_is_left_out_takes_no_time() -> None:
+    """While the source did not look, no time went by for which it could tell anything."""
+    history = StackHistory()
+    for taken_s, watched_s in ((0, 0), (10, 10), (20, 10), (30, 20)):
+        add(history, [met(TCP, watched_s + 1)], taken_s, watched_s)
+    assert [history.span_ns(window) for window in Window] == [10 * SECOND_NS, 20 * SECOND_NS, 20 * SECOND_NS]
+
+
+def test_a_source_that_has_looked_for_less_is_another() -> None:
+    """Its numbers may have grown beyond those of the one before."""
+    history = StackHistory()
+    add(history, [met(TCP, 5)], 0, 60)
+    add(history, [met(TCP, 9)], 10, 3)
+    assert [history.span_ns(window) for window in Window] == [None, None, 3 * SECOND_NS]
 
 
 def test_memory_is_bounded() -> None:
     """However often the source is read, few snapshots are held, and the minute stays one."""
     history = StackHistory()
     for step in range(2000):
-        history.add(stack_rows([met(TCP, step + 1)], step * 0.1))
-    held = {id(rows) for rows in (*history._marks, history._before, history._now)}
+        add(history, [met(TCP, step + 1)], step * 0.1)
+    held = {id(reading) for reading in (*history._marks, history._before, history._now)}
     assert len(held) <= 15
     span_ns = history.span_ns(Window.MINUTE)
     assert span_ns is not None
@@ -256,7 +294,7 @@ def test_intervals_add_up(growths: list[tuple[float, list[tuple[str, int]]]]) ->
             so_far[stack] = so_far.get(stack, 0) + samples
         rows = [met(stack, samples, id=number) for number, (stack, samples) in enumerate(so_far.items(), 1)]
         first = not history.counts(Window.START) and history.span_ns(Window.START) is None
-        history.add(stack_rows(rows, taken_s, texts))
+        add(history, rows, taken_s, texts=texts)
         interval, minute, start = (history.counts(window) for window in Window)
         added += totals(start if first else interval)
         assert added == totals(start)
