@@ -164,6 +164,8 @@ static __always_inline bool send(struct event *event) {
   if (!events.ringbuf_output(event, sizeof(*event), 0) || !events.ringbuf_output(event, sizeof(*event), 0))
     return true;
   COUNT(dropped);
+  if (event->is_uncredited == 1)
+    COUNT(uncredited);
   return false;
 }
 
@@ -226,7 +228,9 @@ static __always_inline void count_ended(struct row *row, bool failed) {
     ADD_CLOSED(ADD_HERE, all, row, failed);
 }
 
-static __always_inline void credit(struct row *row, bool failed) {
+// Where the table of processes has no room, or the kernel no memory at once, nettop adds what the event says.
+static __always_inline void credit(struct event *event, bool failed) {
+  struct row *row = &event->row;
   int first = 0;
   u32 *written = generation.lookup(&first);
   struct process who = {};
@@ -241,7 +245,7 @@ static __always_inline void credit(struct row *row, bool failed) {
   if (its)
     ADD_CLOSED(ADD_SHARED, its, row, failed);
   else
-    COUNT(uncredited);
+    event->is_uncredited = 1;
 }
 
 // nettop locks each socket that its walk passes, so a packet that came meanwhile may be handled by nettop.
@@ -279,7 +283,7 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
     end_life(cookie);
   }
   count_ended(&event->row, failed);
-  credit(&event->row, failed);
+  credit(event, failed);
 }
 
 static __always_inline int tell(struct sock *sk, bool ended) {
@@ -425,7 +429,7 @@ static __always_inline int fail_at_exit(u64 *ctx, bool is_v6, int mark) {
   struct event *event = fail_at_once(sk, (void *)ctx[1], result, is_v6, mark);
   if (!event)
     return 0;
-  credit(&event->row, true);
+  credit(event, true);
   send(event);
   return 0;
 }
@@ -450,8 +454,10 @@ static __always_inline int fail_at_return(struct pt_regs *ctx, bool is_v6, int m
       fail_at_once((struct sock *)called.sk, (void *)called.name, PT_REGS_RC(ctx), is_v6, mark);
   // The process's totals are nettop's to add to: up to 6.0 the kernel complains aloud (WARN_ONCE) of a probe
   // that writes a hash table which grows.
-  if (event && !send(event))
-    COUNT(uncredited);
+  if (!event)
+    return 0;
+  event->is_uncredited = 1;
+  send(event);
   return 0;
 }
 

@@ -23,7 +23,6 @@ from nettop.probes.event_records import (
     CLOSE,
     EVENT,
     HOST_TOTALS,
-    failed_at_once,
     is_failure,
     set_reasons,
 )
@@ -171,9 +170,8 @@ class ConnectionEvents:
         if not len(came):
             return
         set_reasons(came)
+        self._totals.add(came[came["is_uncredited"] == 1])
         self._own_by_table(came)
-        if self._hooks.probes_routes:
-            self._totals.add(came[failed_at_once(came)])
         self.failures.add(came[is_failure(came)])
         ended = _sorted_by_id(came[came["event"] >= CLOSE])
         self._totals.end(ended)

@@ -139,11 +139,6 @@ class EventHooks:
         """True where the kernel tells of changes at all."""
         return bool(self._links_of(POINT_EVENTS.name))
 
-    @property
-    def probes_routes(self) -> bool:
-        """True where what fails for want of a route is in no process's totals yet when it is told."""
-        return any(link.startswith(PROBED) and "connect" in link for link in self._links)
-
     def hooks(self) -> tuple[Hook, ...]:
         """How each point of the events is had."""
         return tuple(self._hooks.values())

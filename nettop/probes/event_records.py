@@ -31,9 +31,11 @@ EVENT = extended(
         ("reason", "u2"),
         ("event", "u1"),
         ("is_followed", "u1"),
+        ("is_uncredited", "u1"),
     ),
 )
-"""A record of the ring: the socket's row as it was, then what happened. Its `state` is the one that it left."""
+"""A record of the ring: the socket's row as it was, then what happened. Its `state` is the one that it left. One that
+`is_uncredited` (1) the programs could not add to its process's totals."""
 
 LIFE = np.dtype(
     [
@@ -96,9 +98,3 @@ def is_failure(events: Array) -> Mask:
     ended = events["event"] >= CLOSE
     failures: Mask = ended & ~np.isin(events["reason"], tuple(GRACEFUL))
     return failures
-
-
-def failed_at_once(events: Array) -> Mask:
-    """Which events tell of a connect() that found no route, before it began."""
-    failed: Mask = (events["event"] == FAIL) & (events["state"] == STATE["CLOSE"])
-    return failed

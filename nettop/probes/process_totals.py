@@ -74,7 +74,8 @@ class ProcessTotals:
 
     def add(self, ended: Array) -> None:
         """Add connections that the programs have added to no process."""
-        self._taken = _added_up(np.concatenate([self._taken, _of_events(ended)]))
+        if len(ended):
+            self._taken = _added_up(np.concatenate([self._taken, _of_events(ended)]))
 
     def end(self, ended: Array) -> None:
         """Take note of connections that have ended, out of the ring: they are open no more."""
