@@ -110,6 +110,9 @@ def read_options() -> argparse.Namespace:
     which.add_argument(
         "--host-only", action="store_const", const=[HOST], dest="kernels", help="no virtual machine"
     )
+    which.add_argument(
+        "--guests-only", action="store_const", const=known[1:], dest="kernels", help="virtual machines alone"
+    )
     parser.add_argument(
         "--limit",
         type=float,
