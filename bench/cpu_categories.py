@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import fmean
 
 from cpu_scenes import EVERYWHERE, SCENES, Expected, Scene, on_stage
 from measure import NETTOP, in_background
@@ -178,7 +179,7 @@ class Verdicts:
         self._told[name] = seen.nettop
         ours, theirs = seen.nettop.total(), seen.perf.parts.total()
         print(f"\n{name}: {SCENES[name].about}")
-        more = 100 * (ours / theirs * int(BESIDE_HZ) / int(SAME_HZ) - 1)
+        more = 100 * (ours / theirs * fmean(BESIDE_HZ) / int(SAME_HZ) - 1)
         self.say(f"network samples: nettop {ours:,}, perf {theirs:,}", min(ours, theirs) >= ENOUGH)
         self.say(f"nettop has {more:+.1f}% of them, frequencies taken into account", abs(more) <= MORE)
         self._compare("entry point", of_entries(seen.nettop), of_entries(seen.perf.parts))

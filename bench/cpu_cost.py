@@ -28,7 +28,7 @@ from bpf_stats import program_runs, statistics_on
 from cpu_scenes import SCENES, B, Stage, built, neighbours, on_stage, wait_for
 from measure import Figure, cpu_seconds, drain, in_background, on_terminal, report, resident_mb
 from overhead import ITERATORS
-from perf_stacks import RECORD, SAME_HZ
+from perf_stacks import SAME_HZ, SAMPLING
 
 PARTS = ("others", "own", "idle")
 TURN_S, SETTLED_AFTER_S = 0.03, 0.02
@@ -154,8 +154,8 @@ class Perf:
         self._orders, self._answers = (os.open(path, os.O_RDWR) for path in pipes)
         self.process = subprocess.Popen(
             [
-                *RECORD,
-                SAME_HZ,
+                *SAMPLING,
+                *("-a", "-F", SAME_HZ),
                 "-D",
                 "-1",
                 "--control",

@@ -255,8 +255,8 @@ class Scene:
 
 
 SCENES = {
-    "tcp": Scene(tcp, (Expected("TCP", 40), Expected("TCP", 60, EVERYWHERE))),
-    "tcp6": Scene(tcp_of_ipv6, (Expected("TCP", 40), Expected("TCP", 60, EVERYWHERE))),
+    "tcp": Scene(tcp, (Expected("TCP", 60, EVERYWHERE),)),
+    "tcp6": Scene(tcp_of_ipv6, (Expected("TCP", 60, EVERYWHERE),)),
     "udp": Scene(
         udp, (Expected("UDP", 25, EVERYWHERE), Expected("socket wake-up", 15), Expected("IP receive", 10))
     ),
@@ -277,7 +277,7 @@ SCENES = {
     ),
     "bridge": Scene(bridge, (Expected("bridging", 12), Expected("bridging", 12, above="udp"))),
     "vxlan": Scene(vxlan, (Expected("UDP", 8), Expected("GRO", 2, above="udp"))),
-    "gro": Scene(gro, (Expected("GRO", 30), Expected("GRO", 30, above="tcp"))),
+    "gro": Scene(gro, (Expected("GRO", 20), Expected("GRO", 20, above="tcp"))),
 }
 """By name. A scene that another one is above comes before it."""
 

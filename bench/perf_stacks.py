@@ -2,6 +2,7 @@
 """What perf saw of the network stack, classified without a word of nettop's: its own tables, its own folding."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -11,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-RECORD = ("perf", "record", "-a", "-g", "-e", "cpu-clock", "-k", "CLOCK_MONOTONIC", "-F")
-SAME_HZ, BESIDE_HZ = "997", "991"
-"""nettop's frequency, and that of a perf that samples beside it: at the same one each of its ticks would come the same
-time behind nettop's, and see what an interrupt leads to more often than the traffic."""
+SAMPLING = ("perf", "record", "-g", "-e", "cpu-clock", "-k", "CLOCK_MONOTONIC")
+SAME_HZ = "997"
+BESIDE_HZ = [991 - 4 * cpu for cpu in range(os.cpu_count() or 1)]
+"""nettop's frequency, and those of a perf that samples each CPU beside it: at the same one each tick would come the
+same time behind nettop's, or another CPU's, and see what an interrupt holds up more often than the traffic."""
 READ = ("perf", "script", "-F", "comm,tid,cpu,time,ip,sym")
 
 PARTS = {
@@ -140,32 +142,39 @@ def samples_of(text: str) -> Iterator[Sample]:
 
 
 class Recording:
-    """perf record in the background, of all CPUs."""
+    """perf record in the background, one for each CPU."""
 
     def __init__(self, folder: str) -> None:
-        self._file = Path(folder) / "perf.data"
-        self.process = subprocess.Popen(
-            [*RECORD, BESIDE_HZ, "-o", str(self._file)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self._files = [Path(folder) / f"{cpu}.data" for cpu in range(len(BESIDE_HZ))]
+        self._processes = [
+            subprocess.Popen(
+                [*SAMPLING, "-C", str(cpu), "-F", str(frequency), "-o", str(file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for cpu, (frequency, file) in enumerate(zip(BESIDE_HZ, self._files, strict=True))
+        ]
 
     def has_begun(self) -> bool:
-        """Whether anything is in the file."""
-        return self._file.exists() and self._file.stat().st_size > 0
+        """Whether anything is in each file."""
+        return all(file.exists() and file.stat().st_size > 0 for file in self._files)
 
     def end(self) -> None:
         """Ends the recording."""
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait()
+        running = [one for one in self._processes if one.returncode is None]
+        for one in running:
+            one.send_signal(signal.SIGINT)
+        for one in running:
+            one.wait()
 
     def samples(self) -> list[Sample]:
-        """All that it saw; after its end."""
-        command = [*READ, "-i", str(self._file)]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return list(samples_of(text))
+        """All that it saw, the first one first; after its end."""
+        found: list[Sample] = []
+        for file in self._files:
+            command = [*READ, "-i", str(file)]
+            found += samples_of(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return sorted(found, key=lambda sample: sample.at_s)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import fcntl
 import os
 import platform
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,8 @@ _LINK_CREATE, _BPF_PERF_EVENT = 28, 41
 """The command of bpf(2), and the place that it links a program to (include/uapi/linux/bpf.h)."""
 _READING = struct.Struct("=QQ")
 _NS = 1_000_000_000
+_APART_NS = 1_000_000
+"""So far apart ticks of two CPUs have nothing to do with each other."""
 _OF_ONE_CPU = {errno.ENODEV, errno.EACCES, errno.EPERM}
 """What refuses the clock of a CPU that has gone, or that came when the right to open one was given up."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -118,13 +121,13 @@ class Clocks:
     def set_frequency(self, frequency_hz: int) -> None:
         """Tick so often in a second from now on. Raises OSError."""
         self.period_ns = _NS // frequency_hz
-        for event in self._events.values():
+        for event in self._in_turn():
             self._set_period(event)
 
     def start(self) -> None:
         """Tick. Raises OSError."""
         self._ticking = True
-        for event in self._events.values():
+        for event in self._in_turn():
             fcntl.ioctl(event, _ENABLE, 0)
 
     def stop(self) -> None:
@@ -148,6 +151,16 @@ class Clocks:
             self.stop()
         for cpu in tuple(self._events):
             self._remove(cpu)
+
+    def _in_turn(self) -> Iterator[int]:
+        """Each CPU's event, one part of the period behind the other.
+
+        A tick stops its CPU for some 20 µs, and holds up who waits for a lock there: ticks of all CPUs at the same
+        moment would meet each other's waiting again and again (seen: a tenth of all samples).
+        """
+        for event in self._events.values():
+            yield event
+            time.sleep(min(self.period_ns / len(self._events), _APART_NS) / _NS)
 
     # --- one CPU --------------------------------------------------------------------------------------------------
 
