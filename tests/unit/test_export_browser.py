@@ -179,6 +179,8 @@ def test_another_width(page: Page) -> None:
     """The picture takes the window's width, and shortens names rather than let them run out of their frames."""
     wide = place(page, "all")[1]
     page.set_viewport_size({"width": 616, "height": 600})
+    page.wait_for_function("innerWidth === 616")
+    page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     assert place(page, "all")[1] == pytest.approx(wide - 600, abs=NARROW)
     longer = page.locator(".frame:visible").evaluate_all(
         "frames => frames.filter(frame => frame.querySelector('text').getComputedTextLength() + 3"
