@@ -24,8 +24,8 @@ from nettop.commands.options import (
     starting,
     use_option,
 )
-from nettop.commands.privilege import Rights, opened_session, stays_root
-from nettop.errors import ExitCode, NettopError, PermissionMissing, UsageError
+from nettop.commands.privilege import Rights, explaining, opened_session, stays_root
+from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import ExportFormat, ExportSettings, checked_duration
 from nettop.snapshots import find_table, lenses
@@ -164,12 +164,8 @@ def open_export(asked: ExportAsked, source_of: Callable[[str], Source] | None) -
         requests = ends.enter_context(requested_by_signals())
         interval_s = min(INTERVAL_S, settings.duration_s)
         session = ends.enter_context(opened_session(interval_s, source_of, Rights(user)))
-        try:
+        with explaining(barred, _AS_ROOT):
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
-        except PermissionMissing as error:
-            if barred is None or not isinstance(error.__cause__, PermissionError):
-                raise
-            raise PermissionMissing(f"{error.what}: {barred}", _AS_ROOT) from error
 
 
 def _owner(path: str) -> User | None:

@@ -29,8 +29,8 @@ from nettop.commands.options import (
     whole,
     why_option,
 )
-from nettop.commands.privilege import Rights, opened_session, statistics_opener, stays_root
-from nettop.errors import ExitCode, NettopError, PermissionMissing, UsageError
+from nettop.commands.privilege import Rights, explaining, opened_session, statistics_opener, stays_root
+from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import (
     MIN_ROTATE_BYTES,
@@ -174,9 +174,5 @@ def open_log(asked: LogAsked, source_of: Callable[[str], Source] | None) -> Exit
                 settings.interval_s, source_of, rights, open_statistics=open_statistics, max_overhead=bound
             )
         )
-        try:
+        with explaining(barred, _AS_ROOT):
             return run_log(settings, session, requests, sys.stdout, sys.stderr)
-        except PermissionMissing as error:
-            if barred is None or not isinstance(error.__cause__, PermissionError):
-                raise
-            raise PermissionMissing(f"{error.what}: {barred}", _AS_ROOT) from error

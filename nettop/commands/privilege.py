@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nettop.commands.invoker import User, become, impossible_caller, may
+from nettop.errors import PermissionMissing
 from nettop.interrupts import undisturbed
 from nettop.snapshots.safe_text import safe_text
 
@@ -119,6 +120,18 @@ def stays_root(user: User | None) -> str | None:
         return None
     why = impossible_caller() if user is None else _why_not_become(user)
     return why and f"nettop stays root, without capabilities: {why}"
+
+
+@contextmanager
+def explaining(barred: str | None, remedy: str) -> Iterator[None]:
+    """A permission that is missing while nettop stays root has that reason, `barred` (see `stays_root`), and this
+    remedy."""
+    try:
+        yield
+    except PermissionMissing as error:
+        if barred is None or not isinstance(error.__cause__, PermissionError):
+            raise
+        raise PermissionMissing(f"{error.what}: {barred}", remedy) from error
 
 
 def _why_not_become(user: User) -> str | None:

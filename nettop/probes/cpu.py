@@ -252,9 +252,9 @@ class Cpu:
         wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._follow_threads()
         times = self._attached.read(time.monotonic_ns())
-        samples = self._samples.read(taken_ns) if self._samples else None
-        self._count_watched(time.monotonic_ns())
         stat = read_cpu_times(self._host.proc)
+        samples = self._samples.read(taken_ns, stat) if self._samples else None
+        self._count_watched(time.monotonic_ns())
         cpus = self._cpus(times, samples, stat, taken_ns)
         network_ns = int(cpus.array["network_ns"].sum())
         tables = {CPUS.name: cpus, "processes": self._process_rows(times, samples, taken_ns)}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // What CPUs do inside the network stack. A clock on each CPU runs one of two programs many times a second: it
 // counts the tick and, where the tick meets network work, the stack of kernel functions. cpu.bpf.h comes in
-// front of this file, and before that struct sampled and struct holder.
+// front of this file, and before that the structs of what is kept and told.
 
 #define EEXIST 17
 

@@ -50,18 +50,11 @@ FUNCTIONS: Mapping[str, int] = {
     BY_TICKS: _BPF_PROG_TYPE_PERF_EVENT,
     HOLDERS: _BPF_PROG_TYPE_TRACING,
 }
-OPTIONAL = (BY_TICKS, HOLDERS)
 MAPS = ("stacks", "counted", "served", "sampled", "generation", "calls")
 SLICES = (Slice("bpf_iter_meta", {"seq": "seq"}, {}),)
 
 SAMPLED = np.dtype(
-    [
-        (name, "u8")
-        for name in (
-            *("ticks", "samples", "uncounted"),
-            *("collisions", "failed", "no_room"),
-        )
-    ]
+    [(name, "u8") for name in ("ticks", "samples", "uncounted", "collisions", "failed", "no_room")]
 )
 """What the program counts on each CPU: ticks; those in network work; those that no key had room for; and those without
 a stack: another one has its hash, the walk failed, or there was no room."""
@@ -374,10 +367,10 @@ class Samples:
         if self._clocks is not None:
             self._clocks.set_frequency(frequency_hz)
 
-    def read(self, taken_ns: int) -> SampleReading:
-        """What was met since the start. Raises OSError."""
+    def read(self, taken_ns: int, cpus: Mapping[int, CpuTimes]) -> SampleReading:
+        """What was met since the start, with what CPUs have done until now. Raises OSError."""
         self._learn_symbols()
-        here = self._read_ticks()
+        here = self._read_ticks(cpus)
         self._count()
         self._count_served()
         if self._kept.is_crowded():
@@ -413,11 +406,11 @@ class Samples:
 
     # --- a reading ------------------------------------------------------------------------------------------------
 
-    def _read_ticks(self) -> Array:
+    def _read_ticks(self, cpus: Mapping[int, CpuTimes]) -> Array:
         """What each CPU counts; the time that the clocks have run is read before."""
         running = self._clocks.running_ns() if self._clocks else {}
         here = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
-        self._times.read(running, read_cpu_times(self._host.proc), self.frequency_hz)
+        self._times.read(running, cpus, self.frequency_hz)
         return here
 
     def _count(self) -> None:

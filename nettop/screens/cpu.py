@@ -65,14 +65,11 @@ class CpuNumbers(LensScreen):
 
     about: ClassVar[str] = "what the network stack costs each CPU, and what other softirqs do"
     manner: ClassVar[Manner] = Manner(looks=row_looks)
+    has_more: ClassVar[bool | None] = False
 
     def headline(self, view: View) -> list[Part]:
         """As the picture's."""
         return [*network_share(view), *sampling(view.snapshot)]
-
-    def describes(self, view: View, key: int) -> int | None:  # noqa: ARG002 - there is no more than the row
-        """The row has it all."""
-        return None
 
     def _conditions(self) -> dict[str, Callable[[], bool]]:
         return super()._conditions() | {"numbers": lambda: True}

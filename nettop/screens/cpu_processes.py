@@ -27,6 +27,7 @@ class CpuProcessesScreen(LensScreen):
 
     about: ClassVar[str] = "which processes the network stack works for, and what it does for none"
     manner: ClassVar[Manner] = Manner(absent={"process": "(ended)"}, looks=row_looks)
+    has_more: ClassVar[bool | None] = True
 
     def headline(self, view: View) -> list[Part]:
         """What all of it costs, for how many processes, and how much of the softirqs' part is no process's."""
@@ -38,10 +39,6 @@ class CpuProcessesScreen(LensScreen):
             *_nobodys(view, processes, others),
             *syscalls_by_samples(view.snapshot),
         ]
-
-    def describes(self, view: View, key: int) -> int | None:  # noqa: ARG002 - there is more to every row
-        """The process: its source tells its command line; of what is no process's what that is."""
-        return key
 
 
 def _nobodys(view: View, processes: Index, others: Index) -> list[Part]:

@@ -17,14 +17,11 @@ class StacksScreen(LensScreen):
 
     about: ClassVar[str] = "every stack of functions that CPUs were met in"
     manner: ClassVar[Manner] = Manner(absent={"stack": "(no names)"}, tails=frozenset({"stack"}))
+    has_more: ClassVar[bool | None] = True
 
     def headline(self, view: View) -> list[Part]:
         """What the network costs, and how well that is known."""
         return [*network_share(view), *sampling(view.snapshot)]
-
-    def describes(self, view: View, key: int) -> int | None:  # noqa: ARG002 - every stack has its functions
-        """The stack: its source tells its functions in full."""
-        return key
 
 
 SCREEN = StacksScreen

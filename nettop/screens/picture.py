@@ -49,6 +49,8 @@ class Picture(TimedScreen[None], inherit_bindings=False):
 
     AUTO_FOCUS = "LiveTable"
     manner: ClassVar[Manner] = Manner()
+    has_more: ClassVar[bool | None] = None
+    """Whether the source can tell more about a row than it shows; None: about those of the lens's main table."""
 
     @dataclass
     class Described(Message):
@@ -129,7 +131,8 @@ class Picture(TimedScreen[None], inherit_bindings=False):
 
     def describes(self, view: View, key: int) -> int | None:
         """The key by which the source can tell more about a row; None where it cannot, or tells of another's."""
-        return key if view.table.name == self.lens.main.name else None
+        has_more = view.table.name == self.lens.main.name if self.has_more is None else self.has_more
+        return key if has_more else None
 
     # --- what arrives ---------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ class OwnCostScreen(LensScreen):
     manner: ClassVar[Manner] = Manner(
         absent={"lens": "", "note": ""}, stale=frozenset({"mean_ns", "longest_ns"}), looks=row_looks
     )
+    has_more: ClassVar[bool | None] = False
 
     def headline(self, view: View) -> list[Part]:
         """The cost of all, of the programs, memory, and what is done to cost less."""
@@ -66,10 +67,6 @@ class OwnCostScreen(LensScreen):
                 part(("within ", Role.DIM), (f"{restraint.bound * 100:.3g} %", Role.TEXT), importance=700)
             ]
         return [part((f"{WARNING} {restraint}", Role.WARN), importance=700)]
-
-    def describes(self, view: View, key: int) -> int | None:  # noqa: ARG002 - there is no more than the row
-        """The row has it all."""
-        return None
 
     def _conditions(self) -> dict[str, Callable[[], bool]]:
         return super()._conditions() | {"back": lambda: True}

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 from nettop.kernel import maps, perf_events, privileges
 from nettop.kernel.perf_events import Clocks, open_clocks
+from nettop.kernel.proc_stat import read_cpu_times
 from nettop.kernel.program import Loader, Program
 from nettop.probes import cpu_samples
 from nettop.probes.cpu import Cpu, program_text
@@ -174,7 +176,7 @@ class Lens:
 
     def read(self) -> SampleReading:
         """What was met so far."""
-        return self.samples.read(time.monotonic_ns())
+        return self.samples.read(time.monotonic_ns(), read_cpu_times(Path("/proc")))
 
     @contextmanager
     def at_rest(self) -> Iterator[SampleReading]:
