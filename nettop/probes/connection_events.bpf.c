@@ -13,8 +13,14 @@
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
-// One for changes of state, one for what fails before: a packet may interrupt either of them by the other.
-BPF_PERCPU_ARRAY(scratch, struct event, 2);
+// One for each program that fills one: any of them may be interrupted, or preempted, for another.
+enum teller { FIRST, STAND_IN, CONNECT_V4, CONNECT_V6, TELLERS };
+BPF_PERCPU_ARRAY(scratch, struct event, TELLERS);
+
+// Whether the first program for changes of state is at work on a CPU. The kernel skips a program that it was
+// just interrupted in by a packet there, or preempted in for another process (tracepoints can be since 7.0):
+// meanwhile the stand-in tells.
+BPF_PERCPU_ARRAY(at_work, u32, 1);
 BPF_PERCPU_ARRAY(host, struct totals, 1);
 
 // What closed connections had moved, by the process that owned them.
@@ -52,7 +58,7 @@ static __always_inline struct totals *host_totals(void) {
   do {                                                                                                       \
     struct totals *counted = host_totals();                                                                  \
     if (counted)                                                                                             \
-      counted->field++;                                                                                      \
+      __sync_fetch_and_add(&counted->field, 1);                                                              \
   } while (0)
 
 static __always_inline u32 namespace_of(struct sock *sk) {
@@ -117,11 +123,19 @@ static __always_inline void end_life(u64 cookie) {
       names->cookies[way] = 0;
 }
 
+// nettop locks each socket that its walk passes, so a packet that came meanwhile may be handled by nettop;
+// and it holds each file that it passes, so it may be the last to let go of what an ending process had open.
+static __always_inline bool is_read_now(void) {
+  int first = 0;
+  u32 *tgid = reader.lookup(&first);
+  return tgid && *tgid == bpf_get_current_pid_tgid() >> 32;
+}
+
 // The calling process uses the socket: it is the owner from now on. A thread of the kernel closes what
 // io_uring or a lost message held, so it owns only what has no other owner.
 static __always_inline void own(struct life *life, u8 source) {
   struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
-  if (!life || (task->flags & PF_KTHREAD && has_owner(life)))
+  if (!life || (task->flags & PF_KTHREAD && has_owner(life)) || (source == OWNER_CLOSE && is_read_now()))
     return;
   put_life_owner(life, task, source);
 #ifdef FOLLOW
@@ -145,9 +159,8 @@ static __always_inline void put_life(struct event *event, struct life *life) {
     put_owner_of(row, life);
 }
 
-static __always_inline struct event *start_event(struct tcp_sock *tp, u64 now) {
-  int first = 0;
-  struct event *event = scratch.lookup(&first);
+static __always_inline struct event *start_event(struct tcp_sock *tp, u64 now, int teller) {
+  struct event *event = scratch.lookup(&teller);
   if (!event)
     return NULL;
   __builtin_memset(event, 0xff, sizeof(*event));
@@ -169,15 +182,14 @@ static __always_inline bool send(struct event *event) {
   return false;
 }
 
-static __always_inline int begin(struct sock *sk) {
+static __always_inline void begin(struct sock *sk) {
   struct life *life = new_life(cookie_of(sk));
   if (!life)
-    return 0;
+    return;
   life->begun_at = bpf_ktime_get_boot_ns();
   life->direction = DIRECTION_OUTBOUND;
   if (sk->sk_lock_owned)
     own(life, OWNER_CONNECT);
-  return 0;
 }
 
 static __always_inline void open(struct event *event, u64 cookie, struct tcp_sock *tp, u64 now) {
@@ -205,27 +217,25 @@ static __always_inline void open(struct event *event, u64 cookie, struct tcp_soc
   put_life(event, life);
 }
 
-// Of the host the counters are this CPU's own; of a process other CPUs may add at the same time.
-#define ADD_HERE(to, n) (to) += (n)
-#define ADD_SHARED(to, n) __sync_fetch_and_add(&(to), n)
-#define ADD_CLOSED(ADD, totals, row, is_failed)                                                              \
-  do {                                                                                                       \
-    if (is_failed)                                                                                           \
-      ADD((totals)->failed, 1);                                                                              \
-    else                                                                                                     \
-      ADD((totals)->closed, 1);                                                                              \
-    ADD((totals)->bytes_sent, (row)->bytes_sent);                                                            \
-    ADD((totals)->bytes_received, (row)->bytes_received);                                                    \
-    ADD((totals)->packets_sent, (row)->packets_sent);                                                        \
-    ADD((totals)->packets_received, (row)->packets_received);                                                \
-    ADD((totals)->data_packets_sent, (row)->data_packets_sent);                                              \
-    ADD((totals)->retransmits, (row)->retransmits);                                                          \
-  } while (0)
+// Another CPU may add to the same process, and what interrupts a program to the same CPU's totals.
+#define ADD(to, n) __sync_fetch_and_add(&(to), n)
+static __always_inline void add_ended(struct totals *totals, struct row *row, bool failed) {
+  if (failed)
+    ADD(totals->failed, 1);
+  else
+    ADD(totals->closed, 1);
+  ADD(totals->bytes_sent, row->bytes_sent);
+  ADD(totals->bytes_received, row->bytes_received);
+  ADD(totals->packets_sent, row->packets_sent);
+  ADD(totals->packets_received, row->packets_received);
+  ADD(totals->data_packets_sent, row->data_packets_sent);
+  ADD(totals->retransmits, row->retransmits);
+}
 
 static __always_inline void count_ended(struct row *row, bool failed) {
   struct totals *all = host_totals();
   if (all)
-    ADD_CLOSED(ADD_HERE, all, row, failed);
+    add_ended(all, row, failed);
 }
 
 // Where the table of processes has no room, or the kernel no memory at once, nettop adds what the event says.
@@ -243,16 +253,9 @@ static __always_inline void credit(struct event *event, bool failed) {
     its = processes.lookup(&who);
   }
   if (its)
-    ADD_CLOSED(ADD_SHARED, its, row, failed);
+    add_ended(its, row, failed);
   else
     event->is_uncredited = 1;
-}
-
-// nettop locks each socket that its walk passes, so a packet that came meanwhile may be handled by nettop.
-static __always_inline bool is_read_now(void) {
-  int first = 0;
-  u32 *tgid = reader.lookup(&first);
-  return tgid && *tgid == bpf_get_current_pid_tgid() >> 32;
 }
 
 static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock *tp, struct sock *sk,
@@ -261,9 +264,8 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
   int error = sk->sk_err;
   bool failed = state == TCP_SYN_SENT;
   struct life *life = life_of(cookie), unplaced;
-  // A socket whose lock is held closes by its own process; only an administrator's kill comes from another,
-  // or what nettop held up.
-  if (sk->sk_lock_owned && error != ECONNABORTED && !is_read_now()) {
+  // A socket whose lock is held closes by its own process; only an administrator's kill comes from another.
+  if (sk->sk_lock_owned && error != ECONNABORTED) {
     life = life ? life : new_life(cookie);
     if (!life) { // no room: the closer at least is known now
       start_life(&unplaced);
@@ -286,31 +288,61 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
   credit(event, failed);
 }
 
-static __always_inline int tell(struct sock *sk, bool ended) {
+// Who holds a socket's lock may be preempted between the two programs, until the first one is at work for
+// somebody else: then it may have told this change.
+static __always_inline bool may_be_told(struct sock *sk, u64 cookie, bool ended) {
+  struct life *life = life_of(cookie);
+  return sk->sk_lock_owned && (!life || (!ended && life->opened_at != UNKNOWN));
+}
+
+static __always_inline void tell(struct sock *sk, bool ended, int teller) {
   struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
   u64 cookie = cookie_of(sk), now = bpf_ktime_get_boot_ns();
-  struct event *event = tp ? start_event(tp, now) : NULL;
+  struct event *event = tp ? start_event(tp, now, teller) : NULL;
   if (!event)
-    return 0;
+    return;
   if (ended)
     end(event, cookie, tp, sk, now);
   else
     open(event, cookie, tp, now);
   send(event);
-  return 0;
+}
+
+static __always_inline void note_change(u64 *ctx, int teller) {
+  struct sock *sk = (struct sock *)ctx[0];
+  u32 old = ctx[1], next = ctx[2];
+  bool ended = next == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE;
+  if (sk->sk_protocol == IPPROTO_TCP && !is_tried(sk, MARK_tp_btf__inet_sock_set_state)) {
+    if (next == TCP_SYN_SENT)
+      begin(sk);
+    else if ((next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK) && sk->sk_lock_owned)
+      own(known_or_new(cookie_of(sk)), OWNER_CLOSE);
+    else if (next == TCP_ESTABLISHED || ended) {
+      if (teller == STAND_IN && may_be_told(sk, cookie_of(sk), ended))
+        return;
+      tell(sk, ended, teller);
+    }
+  }
+  if (teller == STAND_IN)
+    COUNT(stood_in);
 }
 
 int tp_btf__inet_sock_set_state(u64 *ctx) {
-  struct sock *sk = (struct sock *)ctx[0];
-  u32 old = ctx[1], next = ctx[2];
-  if (sk->sk_protocol != IPPROTO_TCP || is_tried(sk, MARK_tp_btf__inet_sock_set_state))
+  int here = 0;
+  volatile u32 *is_at_work = at_work.lookup(&here);
+  if (!is_at_work)
     return 0;
-  if (next == TCP_SYN_SENT)
-    return begin(sk);
-  if (next == TCP_ESTABLISHED || (next == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE))
-    return tell(sk, next == TCP_CLOSE);
-  if ((next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK) && sk->sk_lock_owned)
-    own(known_or_new(cookie_of(sk)), OWNER_CLOSE);
+  *is_at_work = 1;
+  note_change(ctx, FIRST);
+  *is_at_work = 0;
+  return 0;
+}
+
+int tp_btf__stand_in(u64 *ctx) {
+  int here = 0;
+  volatile u32 *is_at_work = at_work.lookup(&here);
+  if (is_at_work && *is_at_work)
+    note_change(ctx, STAND_IN);
   return 0;
 }
 
@@ -397,7 +429,7 @@ static __always_inline void put_target(struct row *row, void *name, bool is_v6) 
 // tells of it: where kernel functions can be hooked, the function's end does.
 static __always_inline struct event *fail_at_once(struct sock *sk, void *name, int result, bool is_v6,
                                                   int mark) {
-  int error = -result, which = 1;
+  int error = -result, which = is_v6 ? CONNECT_V6 : CONNECT_V4;
   if (error <= 0 || error == EADDRNOTAVAIL || is_tried(sk, mark)) // no port: told by a change of state
     return NULL;
   struct event *event = scratch.lookup(&which);

@@ -89,7 +89,7 @@ class ConnectionEvents:
         self._totals = totals
         self._rows = np.zeros(0, ROW)
         self._unowned = np.zeros(0, np.uint64)
-        self._offset = self._lost = 0
+        self._offset = self._lost = self._missed = 0
         self._set_clock()  # as all that the programs read, before the first event
         if followed is not None:
             bpf.set_element(program.maps["followed"], followed.to_bytes(4, sys.byteorder), b"\1")
@@ -123,10 +123,14 @@ class ConnectionEvents:
         if not self._hooks.works:
             self._totals.forget_orphans()
             return Told({}, {}, self._hooks.hooks(), self._hooks.gaps)
+        skipped = (
+            self._hooks.skipped()
+        )  # before the totals, so that it is never more than what was stood in for
         by_cpu = maps.read_per_cpu(self._program.maps["host"], 0, HOST_TOTALS)
         totals = {name: int(by_cpu[name].sum()) for name in HOST_TOTALS.names or ()}
+        self._missed = max(self._missed, skipped - totals["stood_in"])
         lost = {
-            "events": totals["dropped"] + totals["untold"] + self._hooks.skipped(),
+            "events": totals["dropped"] + totals["untold"] + self._missed,
             "lives": totals["untracked"],
             "process totals": totals["uncredited"],
             "failure groups": self.failures.lost,

@@ -111,7 +111,17 @@ def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> Progra
         "connection_events.bpf.c",
         functions=(*event_programs(), *(FOLLOW_HOOKS if follow else ())),
         maps=(
-            *("events", "host", "processes", "generation", "readings", "trial", "scratch", "connecting"),
+            *(
+                "events",
+                "host",
+                "processes",
+                "generation",
+                "readings",
+                "trial",
+                "scratch",
+                "at_work",
+                "connecting",
+            ),
             *(("followed",) if follow else ()),
             *(_SHARED if alone else ()),
         ),

@@ -72,11 +72,19 @@ static __always_inline void put_seen(struct row *row, struct task_struct *holder
     put_owner_of(row, life);
 }
 
+static __always_inline void note_reader(struct bpf_iter_meta *meta) {
+  int first = 0;
+  u32 *tgid = reader.lookup(&first);
+  if (tgid && !meta->seq_num)
+    *tgid = bpf_get_current_pid_tgid() >> 32;
+}
+
 BPF_ITER(task_file) {
   struct task_struct *task = ctx->task;
   void *file = ctx->file;
   if (!task || !file)
     return 0;
+  note_reader(ctx->meta);
   struct socket *socket = (struct socket *)bpf_sock_from_file(file);
   if (!socket)
     return 0;
@@ -116,13 +124,6 @@ static __always_inline bool is_wanted(struct sock *sk) {
     return false;
   u64 cookie = sk->skc_cookie;
   return wanted.lookup(&cookie);
-}
-
-static __always_inline void note_reader(struct bpf_iter_meta *meta) {
-  int first = 0;
-  u32 *tgid = reader.lookup(&first);
-  if (tgid && !meta->seq_num)
-    *tgid = bpf_get_current_pid_tgid() >> 32;
 }
 
 BPF_ITER(tcp) {

@@ -39,10 +39,14 @@ def _both(one: Way, other: Way) -> Way:
     return Way(f"{one.name} + {other.name}", one.programs + other.programs)
 
 
+CHANGES = "tp_btf__inet_sock_set_state"
+STAND_IN = "tp_btf__stand_in@inet_sock_set_state"
+"""Tells a change of state when the kernel skips the first program, because it is at work on this CPU already."""
+
 # No lower way tells the same of events: a plain raw tracepoint may not ask for the cookie that joins an event
 # and a row, and a probe at tcp_set_state sees neither the cookie nor changes made without that function.
 LADDERS = (
-    Ladder(POINT_EVENTS, (Way("tp_btf/inet_sock_set_state", ("tp_btf__inet_sock_set_state",)),)),
+    Ladder(POINT_EVENTS, (Way("tp_btf/inet_sock_set_state", (CHANGES, STAND_IN)),)),
     Ladder(
         POINT_ACCEPTS,
         (
@@ -82,8 +86,8 @@ def event_programs() -> tuple[str, ...]:
 
 
 def marks() -> dict[str, int]:
-    """Where in the map `trial` each program says that it was called."""
-    return {name: at for at, name in enumerate(event_programs(), 1)}
+    """Where in the map `trial` each program says that it was called; not the stand-in, which a trial need not call."""
+    return {name: at for at, name in enumerate((one for one in event_programs() if one != STAND_IN), 1)}
 
 
 def no_hooks(why: str) -> tuple[Hook, ...]:
@@ -144,9 +148,12 @@ class EventHooks:
         return tuple(self._hooks.values())
 
     def skipped(self) -> int:
-        """Changes of state that the kernel did not tell, because the program was interrupted by another one."""
-        programs = _programs(self._hooks[POINT_EVENTS.name])
-        return sum(bpf.recursion_misses(self._program.functions[name]) for name in programs)
+        """How often the kernel skipped a program because it was at work on that CPU already: the first one for changes
+        of state, for which the stand-in may have told, and those at the end of connect()."""
+        programs = _programs(self._hooks[POINT_EVENTS.name]) + _programs(self._hooks[POINT_ROUTES.name])
+        return sum(
+            bpf.recursion_misses(self._program.functions[name]) for name in programs if name != STAND_IN
+        )
 
     def shed(self) -> str | None:
         """Leave out what runs at each accept or message, then all; says what. None when nothing is left."""
@@ -282,7 +289,9 @@ class EventHooks:
         silent = [
             name
             for name in way.programs
-            if not called[marks()[name]] and (socket.AF_INET6 in families or "tcp_v6" not in name)
+            if name != STAND_IN
+            and not called[marks()[name]]
+            and (socket.AF_INET6 in families or "tcp_v6" not in name)
         ]
         if silent:
             which = (

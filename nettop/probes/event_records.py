@@ -58,11 +58,11 @@ TOTALLED = ("closed", "failed", "bytes_sent", "bytes_received", "packets_sent", 
             "data_packets_sent", "retransmits")  # fmt: skip
 HOST_TOTALS = np.dtype(
     [(name, "u8") for name in (*TOTALLED, "connected", "accepted", "dropped", "untracked", "uncredited",
-                               "unfollowed", "untold")]
+                               "unfollowed", "untold", "stood_in")]
 )  # fmt: skip
 """Of the host, on each CPU: what ended, what opened, and what found no room: `dropped` by the ring, `untracked`
 among the lives, `uncredited` among the processes, `unfollowed` among the followed, `untold` among those that are
-in connect()."""
+in connect(). `stood_in`: changes that the stand-in took on while the first program was at work."""
 
 PROCESS = np.dtype(
     [("start_time", "u8"), ("css_set", "u8"), ("comm", "S16"), ("pid", "u4"), ("generation", "u4")],

@@ -8,6 +8,7 @@ docs/kernel-support.md is made.
 import contextlib
 import errno
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import Any
 import pytest
 
 from nettop.errors import UsageError
+from nettop.kernel import bpf, maps
 from nettop.kernel.ladder import NO_WAY, Ladder, Way
 from nettop.kernel.program import ProgramText
 from nettop.kernel.trial import TrialRoom
 from nettop.probes import connections, drops, event_hooks
 from nettop.probes.connection_programs import events_text
 from nettop.probes.connections import TABLES
-from nettop.probes.event_hooks import LADDERS
+from nettop.probes.event_hooks import CHANGES, LADDERS, STAND_IN
 from nettop.snapshots.connections import POINT_ACCEPTS, POINT_EVENTS, POINT_ROUTES
 from nettop.snapshots.drops import POINT_PACKETS
 from nettop.snapshots.snapshot import Hook
@@ -41,7 +43,9 @@ from .test_events import (
     SUMMED,
     Watch,
     decoded,
+    detach,
     drained_until,
+    in_full,
     joined,
     move,
     part,
@@ -95,7 +99,8 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def watches() -> Iterator[list[Watch]]:
-    """The first by the best ways; each of the others one rung lower on every ladder that has so many.
+    """The first by the best ways; each of the others one rung lower on every ladder that has so many; the last one by
+    the best ways again, but by the stand-in alone.
 
     Ways with a program that cannot be loaded are no rungs.
     """
@@ -114,7 +119,19 @@ def watches() -> Iterator[list[Watch]]:
         for rung in range(max(map(len, lower.values()))):
             ways = {point: names[rung] for point, names in lower.items() if rung < len(names)}
             watches.append(stack.enter_context(Watch(ways=ways)))
+        watches.append(stack.enter_context(Watch()))
+        leave_to_stand_in(watches[-1])
         yield watches
+
+
+def leave_to_stand_in(watch: Watch) -> None:
+    """Has every change of state told as if the first program were always at work: it runs no more."""
+    events = watch.probe._events
+    if events is None or CHANGES not in events._hooks._links:
+        return
+    detach(watch.probe, CHANGES)
+    at_work = (1).to_bytes(8, sys.byteorder) * maps.possible_cpus()
+    bpf.set_element(events._program.maps["at_work"], bytes(4), at_work)
 
 
 def below(ladder: Ladder, hook: Hook) -> tuple[Way, ...]:
@@ -138,23 +155,30 @@ def refused_programs(watch: Watch, way: Way) -> list[str]:
 def done(watches: list[Watch]) -> Iterator[Traffic]:
     """The same traffic before the eyes of all of them."""
     with Lab() as lab:
-        for watch in watches:
-            watch.forget()  # the first ones saw the others' trials
-        home, still = lab.namespace(), lab.namespace()
-        home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
-        near, far = lab.pair()
-        client = lab.worker(home, "client")
-        served, errands = run_errands(lab, home, client, watches)
-        fail(client)
-        lost = lose(lab, near, far)
-        open_at, tables = hold_open(lab, still, watches)
+        traffic, look_at = in_full(lambda: act(lab, watches), *watches)
         for watch in watches:
             watch.freeze()
-        seen = [
+        yield replace(traffic, seen=look_at())
+
+
+def act(lab: Lab, watches: list[Watch]) -> tuple[Traffic, Callable[[], list[Seen]]]:
+    """The traffic, and how to see what the watches have told of it."""
+    home, still = lab.namespace(), lab.namespace()
+    home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
+    near, far = lab.pair()
+    client = lab.worker(home, "client")
+    served, errands = run_errands(lab, home, client, watches)
+    fail(client)
+    lost = lose(lab, near, far)
+    open_at, tables = hold_open(lab, still, watches)
+
+    def look_at() -> list[Seen]:
+        return [
             look(watch, table, client, home, near.namespace)
             for watch, table in zip(watches, tables, strict=True)
         ]
-        yield Traffic(errands, served, client.pid, lost, open_at, seen)
+
+    return Traffic(errands, served, client.pid, lost, open_at, []), look_at
 
 
 def look(watch: Watch, table: list[Row], client: Worker, *namespaces: Namespace) -> Seen:
@@ -275,17 +299,26 @@ def test_each_way_tells_the_same(
         why = why_refused(done, point, way)
         record(verdict="refused", why=why)
         pytest.skip(f"{way.name}: {why}")
-    accepts = hook_of(seen.hooks, POINT_ACCEPTS.name)
-    knows_users = any(way.programs for way in ACCEPTING.ways if way.name == accepts.way)
-    check_truth(seen.events, done, knows_users=knows_users)
+    check_truth(seen.events, done, knows_users=knows_users(seen))
     check_no_routes(seen)
     check_open(seen.table, done.open_at)
     assert by_id(seen.table) == by_id(best.table)
-    check_same(seen.events, best.events, with_owners=knows_users)
+    check_same(seen.events, best.events, with_owners=knows_users(seen))
     totals = ("closed", *MOVED, *SUMMED)
     assert part(seen.totals, *totals) == part(best.totals, *totals)
     assert seen.totals["failed"] == sum(row["event"] == "fail" for row in seen.events)
     record(verdict="same")
+
+
+@EVENTS_ARE_TOLD
+@pytest.mark.core
+def test_the_stand_in_tells_the_same(done: Traffic) -> None:
+    """What finds the program for changes of state at work is told by another one, to the same end."""
+    best, stand_in = done.seen[0], done.seen[-1]
+    check_truth(stand_in.events, done, knows_users=knows_users(best))
+    check_same(stand_in.events, best.events, with_owners=knows_users(best))
+    totals = ("closed", "failed", *MOVED, *SUMMED)
+    assert part(stand_in.totals, *totals) == part(best.totals, *totals)
 
 
 def why_refused(done: Traffic, point: str, way: Way) -> str:
@@ -293,6 +326,12 @@ def why_refused(done: Traffic, point: str, way: Way) -> str:
     said = [why for one in done.seen for name, why in hook_of(one.hooks, point).refused if name == way.name]
     said += [done.seen[0].refused[name] for name in way.programs if name in done.seen[0].refused]
     return next(why for why in said if why != "another way was asked for")
+
+
+def knows_users(seen: Seen) -> bool:
+    """Whether a hook tells whose an accepted connection is."""
+    accepts = hook_of(seen.hooks, POINT_ACCEPTS.name)
+    return any(way.programs for way in ACCEPTING.ways if way.name == accepts.way)
 
 
 def check_truth(rows: list[Row], done: Traffic, *, knows_users: bool) -> None:
@@ -470,7 +509,7 @@ def test_an_accept_that_no_hook_tells(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with_programs(monkeypatch, tmp_path, POINT_ACCEPTS.name, NEVER_CALLED)
     with Watch() as watch:
         snapshot = watch.read()
-        assert list(watch.probe._events._program.functions) == ["tp_btf__inet_sock_set_state"]
+        assert list(watch.probe._events._program.functions) == [CHANGES, STAND_IN]
     assert snapshot.via["accepts"] == "n/a: attached, but never called in a trial"
     assert {"connected", "closed"} <= snapshot.counts.keys()
     assert snapshot.missing == {}
