@@ -14,14 +14,15 @@
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
 // One for each program that fills one: any of them may be interrupted, or preempted, for another.
-enum teller { FIRST, STAND_IN, CONNECT_V4, CONNECT_V6, TELLERS };
 BPF_PERCPU_ARRAY(scratch, struct event, TELLERS);
 
 // Whether the first program for changes of state is at work on a CPU. The kernel skips a program that it was
 // just interrupted in by a packet there, or preempted in for another process (tracepoints can be since 7.0):
 // meanwhile the stand-in tells.
 BPF_PERCPU_ARRAY(at_work, u32, 1);
-BPF_PERCPU_ARRAY(host, struct totals, 1);
+
+// What ended, each teller's by itself, since none can be interrupted for itself; all else by all at 0.
+BPF_PERCPU_ARRAY(host, struct totals, TELLERS);
 
 // What closed connections had moved, by the process that owned them.
 BPF_F_TABLE("hash", struct process, struct totals, processes, PROCESSES_MAX, BPF_F_NO_PREALLOC);
@@ -49,14 +50,11 @@ BPF_HASH(connecting, u64, struct connecting, CONNECTING_MAX);
 BPF_HASH(followed, u32, u8, FOLLOWED_MAX); // thread groups whose connections are asked for
 #endif
 
-static __always_inline struct totals *host_totals(void) {
-  int first = 0;
-  return host.lookup(&first);
-}
+static __always_inline struct totals *totals_of(int teller) { return host.lookup(&teller); }
 
 #define COUNT(field)                                                                                         \
   do {                                                                                                       \
-    struct totals *counted = host_totals();                                                                  \
+    struct totals *counted = totals_of(0);                                                                   \
     if (counted)                                                                                             \
       __sync_fetch_and_add(&counted->field, 1);                                                              \
   } while (0)
@@ -217,25 +215,26 @@ static __always_inline void open(struct event *event, u64 cookie, struct tcp_soc
   put_life(event, life);
 }
 
-// Another CPU may add to the same process, and what interrupts a program to the same CPU's totals.
-#define ADD(to, n) __sync_fetch_and_add(&(to), n)
-static __always_inline void add_ended(struct totals *totals, struct row *row, bool failed) {
-  if (failed)
-    ADD(totals->failed, 1);
-  else
-    ADD(totals->closed, 1);
-  ADD(totals->bytes_sent, row->bytes_sent);
-  ADD(totals->bytes_received, row->bytes_received);
-  ADD(totals->packets_sent, row->packets_sent);
-  ADD(totals->packets_received, row->packets_received);
-  ADD(totals->data_packets_sent, row->data_packets_sent);
-  ADD(totals->retransmits, row->retransmits);
-}
+#define ADD_HERE(to, n) (to) += (n)
+#define ADD_SHARED(to, n) __sync_fetch_and_add(&(to), n)
+#define ADD_ENDED(ADD, totals, row, is_failed)                                                               \
+  do {                                                                                                       \
+    if (is_failed)                                                                                           \
+      ADD((totals)->failed, 1);                                                                              \
+    else                                                                                                     \
+      ADD((totals)->closed, 1);                                                                              \
+    ADD((totals)->bytes_sent, (row)->bytes_sent);                                                            \
+    ADD((totals)->bytes_received, (row)->bytes_received);                                                    \
+    ADD((totals)->packets_sent, (row)->packets_sent);                                                        \
+    ADD((totals)->packets_received, (row)->packets_received);                                                \
+    ADD((totals)->data_packets_sent, (row)->data_packets_sent);                                              \
+    ADD((totals)->retransmits, (row)->retransmits);                                                          \
+  } while (0)
 
-static __always_inline void count_ended(struct row *row, bool failed) {
-  struct totals *all = host_totals();
-  if (all)
-    add_ended(all, row, failed);
+static __always_inline void count_ended(struct row *row, bool failed, int teller) {
+  struct totals *mine = totals_of(teller);
+  if (mine)
+    ADD_ENDED(ADD_HERE, mine, row, failed);
 }
 
 // Where the table of processes has no room, or the kernel no memory at once, nettop adds what the event says.
@@ -253,13 +252,13 @@ static __always_inline void credit(struct event *event, bool failed) {
     its = processes.lookup(&who);
   }
   if (its)
-    add_ended(its, row, failed);
+    ADD_ENDED(ADD_SHARED, its, row, failed);
   else
     event->is_uncredited = 1;
 }
 
 static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock *tp, struct sock *sk,
-                                u64 now) {
+                                u64 now, int teller) {
   u8 state = sk->skc_state;
   int error = sk->sk_err;
   bool failed = state == TCP_SYN_SENT;
@@ -284,7 +283,7 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
       event->duration_us = (now - since) / NSEC_PER_USEC;
     end_life(cookie);
   }
-  count_ended(&event->row, failed);
+  count_ended(&event->row, failed, teller);
   credit(event, failed);
 }
 
@@ -302,7 +301,7 @@ static __always_inline void tell(struct sock *sk, bool ended, int teller) {
   if (!event)
     return;
   if (ended)
-    end(event, cookie, tp, sk, now);
+    end(event, cookie, tp, sk, now, teller);
   else
     open(event, cookie, tp, now);
   send(event);
@@ -318,12 +317,12 @@ static __always_inline void note_change(u64 *ctx, int teller) {
     else if ((next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK) && sk->sk_lock_owned)
       own(known_or_new(cookie_of(sk)), OWNER_CLOSE);
     else if (next == TCP_ESTABLISHED || ended) {
-      if (teller == STAND_IN && may_be_told(sk, cookie_of(sk), ended))
+      if (teller == TELLER_STAND_IN && may_be_told(sk, cookie_of(sk), ended))
         return;
       tell(sk, ended, teller);
     }
   }
-  if (teller == STAND_IN)
+  if (teller == TELLER_STAND_IN)
     COUNT(stood_in);
 }
 
@@ -333,7 +332,7 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
   if (!is_at_work)
     return 0;
   *is_at_work = 1;
-  note_change(ctx, FIRST);
+  note_change(ctx, TELLER_FIRST);
   *is_at_work = 0;
   return 0;
 }
@@ -342,7 +341,7 @@ int tp_btf__stand_in(u64 *ctx) {
   int here = 0;
   volatile u32 *is_at_work = at_work.lookup(&here);
   if (is_at_work && *is_at_work)
-    note_change(ctx, STAND_IN);
+    note_change(ctx, TELLER_STAND_IN);
   return 0;
 }
 
@@ -429,10 +428,10 @@ static __always_inline void put_target(struct row *row, void *name, bool is_v6) 
 // tells of it: where kernel functions can be hooked, the function's end does.
 static __always_inline struct event *fail_at_once(struct sock *sk, void *name, int result, bool is_v6,
                                                   int mark) {
-  int error = -result, which = is_v6 ? CONNECT_V6 : CONNECT_V4;
+  int error = -result, teller = is_v6 ? TELLER_CONNECT_V6 : TELLER_CONNECT_V4;
   if (error <= 0 || error == EADDRNOTAVAIL || is_tried(sk, mark)) // no port: told by a change of state
     return NULL;
-  struct event *event = scratch.lookup(&which);
+  struct event *event = scratch.lookup(&teller);
   if (!event)
     return NULL;
   __builtin_memset(event, 0xff, sizeof(*event));
@@ -447,7 +446,7 @@ static __always_inline struct event *fail_at_once(struct sock *sk, void *name, i
   event->time = wall_of(bpf_ktime_get_boot_ns());
   event->event = EVENT_FAIL;
   event->reason = error;
-  count_ended(row, true);
+  count_ended(row, true, teller);
   return event;
 }
 

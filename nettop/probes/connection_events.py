@@ -23,6 +23,7 @@ from nettop.probes.event_records import (
     CLOSE,
     EVENT,
     HOST_TOTALS,
+    TELLERS,
     is_failure,
     set_reasons,
 )
@@ -126,8 +127,9 @@ class ConnectionEvents:
         skipped = (
             self._hooks.skipped()
         )  # before the totals, so that it is never more than what was stood in for
-        by_cpu = maps.read_per_cpu(self._program.maps["host"], 0, HOST_TOTALS)
-        totals = {name: int(by_cpu[name].sum()) for name in HOST_TOTALS.names or ()}
+        host = self._program.maps["host"]
+        parts = [maps.read_per_cpu(host, teller, HOST_TOTALS) for teller in range(len(TELLERS))]
+        totals = {name: sum(int(by_cpu[name].sum()) for by_cpu in parts) for name in HOST_TOTALS.names or ()}
         self._missed = max(self._missed, skipped - totals["stood_in"])
         lost = {
             "events": totals["dropped"] + totals["untold"] + self._missed,

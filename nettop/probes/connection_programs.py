@@ -10,7 +10,7 @@ from nettop.kernel.btf import Slice
 from nettop.kernel.program import ProgramText
 from nettop.kernel.rows import row_header
 from nettop.probes.event_hooks import FOLLOW_HOOKS, PROBED, event_programs, marks
-from nettop.probes.event_records import EVENT, HOST_TOTALS, LIFE, PROCESS
+from nettop.probes.event_records import EVENT, HOST_TOTALS, LIFE, PROCESS, TELLERS
 from nettop.probes.socket_rows import ROW, STATE, TCP, UDP
 from nettop.probes.socket_table import LIST_TIME_WAIT, LIST_WANTED, LIST_WITH_FILE, WALKS, WANTED_MAX
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
@@ -133,6 +133,8 @@ def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> Progra
             "TRIAL_MARKS": len(marks()) + 1,
             **{f"MARK_{name}": mark for name, mark in marks().items()},
             **({"FOLLOW": 1, "FOLLOWED_MAX": FOLLOWED_MAX} if follow else {}),
+            "TELLERS": len(TELLERS),
+            **{f"TELLER_{name.upper()}": at for at, name in enumerate(TELLERS)},
             **{f"EVENT_{name.upper()}": number for number, name in EVENT_KINDS.items()},
         },
         optional=event_programs(),

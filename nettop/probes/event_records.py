@@ -60,9 +60,12 @@ HOST_TOTALS = np.dtype(
     [(name, "u8") for name in (*TOTALLED, "connected", "accepted", "dropped", "untracked", "uncredited",
                                "unfollowed", "untold", "stood_in")]
 )  # fmt: skip
-"""Of the host, on each CPU: what ended, what opened, and what found no room: `dropped` by the ring, `untracked`
-among the lives, `uncredited` among the processes, `unfollowed` among the followed, `untold` among those that are
-in connect(). `stood_in`: changes that the stand-in took on while the first program was at work."""
+"""Of the host, on each CPU, by teller: what ended, what opened, and what found no room: `dropped` by the ring,
+`untracked` among the lives, `uncredited` among the processes, `unfollowed` among the followed, `untold` among those
+that are in connect(). `stood_in`: changes that the stand-in took on while the first program was at work."""
+
+TELLERS = ("first", "stand_in", "connect_v4", "connect_v6")
+"""Who adds up what ended, and fills events: the two programs at changes of state, and those at the end of connect()."""
 
 PROCESS = np.dtype(
     [("start_time", "u8"), ("css_set", "u8"), ("comm", "S16"), ("pid", "u4"), ("generation", "u4")],
