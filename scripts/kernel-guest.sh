@@ -21,6 +21,19 @@ make_a_machine() {
   ulimit -n 20000 2>/dev/null || true
 }
 
+# Hooks come and go by patching code that other CPUs may be about to run, which emulated ones do not always survive. Two
+# that stay leave no more to patch there, however many come and go beside them.
+keep_hot_tracepoints_on() {
+  [[ -n $host_files ]] || return 0
+  local instance event
+  for instance in /sys/kernel/tracing/instances/{one,another}; do
+    mkdir "$instance" && echo 0 >"$instance/tracing_on" && echo 4 >"$instance/buffer_size_kb" || return
+    for event in irq/softirq_entry irq/softirq_exit sched/sched_switch skb/kfree_skb; do
+      echo 1 >"$instance/events/$event/enable"
+    done
+  done
+}
+
 # A machine asks the host for each byte of its files anew. Here it may keep what it has read of those that are read most
 # and that nobody changes meanwhile.
 keep_what_is_read() {
@@ -51,6 +64,7 @@ ask_doctor() {
 }
 
 make_a_machine
+keep_hot_tracepoints_on
 keep_what_is_read
 put_the_copy_in_place
 cd "$checkout" || exit

@@ -53,6 +53,8 @@ PYTEST = (
 """Without plugins that no kernel test needs: importing them takes seconds there. doctor is run by itself."""
 TESTED = re.compile(rb"(?:PASSED|FAILED|ERROR|SKIPPED)[^\n]*\[ *(\d+)%\]")
 FAILED, LACKING, NOT_ROOT = 1, 3, 4
+BOOTS = 3
+"""How often a virtual machine is begun, at most."""
 
 
 class Stop(Exception):
@@ -210,21 +212,30 @@ class Kernel:
 
 def run_patiently(kernel: Kernel, tests: list[str]) -> None:
     """Run the tests on one kernel. What failed in a virtual machine runs once more, in a new one and within the same
-    limit, since under emulation, on a busy host, a deadline may pass; what failed at first is told all the same."""
+    limit, since under emulation, on a busy host, a deadline may pass; what failed at first is told all the same. A
+    machine that died is begun anew: emulated CPUs now and then run into what another one is just patching (int3)."""
     deadline = time.monotonic() + kernel.limit_s
     run = run_on(kernel, tests, deadline)
-    if run.passed or kernel.vmlinuz is None or time.monotonic() > deadline:
-        return
-    told(f"{kernel.name:>7}: once more what failed")
-    run_on(kernel, list(run.failures) if run.ended else tests, deadline, first=run)
+    for number in range(1, BOOTS):
+        if run.passed or kernel.vmlinuz is None or time.monotonic() > deadline:
+            return
+        has_failed = run.ended
+        told(
+            f"{kernel.name:>7}: {'once more what failed' if has_failed else 'died, once more from its start'}"
+        )
+        run = run_on(kernel, list(run.failures) if has_failed else tests, deadline, (number, run))
+        if has_failed:
+            return
 
 
-def run_on(kernel: Kernel, tests: list[str], deadline: float, first: Run | None = None) -> Run:
-    """Run these tests on a kernel, and doctor, unless a `first` try found it well; what all tries found together.
+def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int, Run] | None = None) -> Run:
+    """Run these tests on a kernel, and doctor, unless a try `before`, the how many-th it was, found it well; what all
+    tries found together.
 
     However it ends, what is known by then is told.
     """
-    folder = kernel.results / "again" if first else kernel.results
+    number, first = before or (0, None)
+    folder = kernel.results / f"again-{number}" if first else kernel.results
     folder.mkdir(parents=True)
     told(f"{kernel.name:>7}: starting", passing=True)
     began, ended = time.monotonic(), ", STOPPED"
@@ -238,7 +249,7 @@ def run_on(kernel: Kernel, tests: list[str], deadline: float, first: Run | None 
             put_in_place(kernel.results, folder)
         run = read_run(kernel.name, kernel.results)
         minutes, seconds = divmod(round(time.monotonic() - began), 60)
-        took = f"{'with a second try, ' if first else ''}in {minutes}:{seconds:02} min{ended}"
+        took = f"{f'with try {number + 1}, ' if first else ''}in {minutes}:{seconds:02} min{ended}"
         told(
             f"{kernel.name:>7}: {run.release}: {run.summary} {took}",
             *(f"         {test}: {in_short(why)}" for test, why in run.failures.items()),

@@ -71,7 +71,7 @@ def test_only_what_failed_is_tried_again(
     assert told[0].startswith("    6.1: 6.1.0: 1 failed, 1 passed, doctor: 0 in ")
     assert told[1].strip() == f"{FAILS}: AssertionError: it was 1"
     assert told[2].strip() == "6.1: once more what failed"
-    assert told[3].startswith("    6.1: 6.1.0: 2 passed, doctor: 0 with a second try, in ")
+    assert told[3].startswith("    6.1: 6.1.0: 2 passed, doctor: 0 with try 2, in ")
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
 
 
@@ -85,12 +85,23 @@ def test_only_doctor_is_asked_again(script: ModuleType, tmp_path: Path) -> None:
     assert (run.passed, run.summary) == (True, "1 passed, doctor: 0")
 
 
-def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: Path) -> None:
-    """Without a report nobody knows what is left to do."""
-    play(tmp_path, "rm release", found(0, ("test_passes", "")))
+@pytest.mark.parametrize("deaths", [1, 2, 3])
+def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: Path, deaths: int) -> None:
+    """Without a report nobody knows what is left to do; but what dies three times has failed."""
+    play(tmp_path, *["rm release"] * deaths, found(0, ("test_passes", "")))
     script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked[0] == asked[1]
+    assert len(set(asked)) == 1
+    assert len(asked) == min(deaths + 1, 3)
+    assert script.read_run("6.1", tmp_path / "results" / "6.1").passed == (deaths < 3)
+
+
+def test_what_fails_after_a_death_is_tried_once_more(script: ModuleType, tmp_path: Path) -> None:
+    """It had no second chance yet."""
+    failed = found(1, ("test_fails", FAILURE), ("test_passes", ""))
+    play(tmp_path, "rm release", failed, found(0, ("test_fails", ""), doctor=":"))
+    script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    assert [line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()][2:] == [FAILS]
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
 
 
