@@ -127,6 +127,7 @@ class End:
         self.namespace, self.side = namespace, side
         self.device = f"veth{side}"
         self.v4, self.v6 = f"10.78.0.{side}", f"fd78::{side}"
+        self.mac = f"02:00:00:00:00:{side:02}"
 
     def address(self, number: int, version: int = 4) -> str:
         """One of the 65,000 further addresses of this end."""
@@ -135,11 +136,14 @@ class End:
         return f"fd8{self.side}::{number:x}"
 
     def configure(self, peer: "End") -> None:
-        """Addresses, routes and no segmentation offload, so that one packet is one segment."""
+        """Addresses, routes and no segmentation offload, so that one packet is one segment. Nobody has to ask for the
+        peer first, while packets wait and too many are dropped."""
         run, own, far = self.namespace.ip, self.side, peer.side
         run("addr", "add", f"{self.v4}/24", "dev", self.device)
         run("addr", "add", f"{self.v6}/64", "dev", self.device, "nodad")
         run("link", "set", self.device, "up", "gso_max_segs", "1")
+        for address in (peer.v4, peer.v6):
+            run("neigh", "add", address, "lladdr", peer.mac, "dev", self.device, "nud", "permanent")
         run("route", "add", "local", f"10.{80 + own}.0.0/16", "dev", "lo")
         run("-6", "route", "add", "local", f"fd8{own}::/64", "dev", "lo")
         run("route", "add", f"10.{80 + far}.0.0/16", "dev", self.device, "via", peer.v4, "rto_min", "5ms")
@@ -195,18 +199,8 @@ class Lab:
     def pair(self) -> tuple[End, End]:
         """Two new namespaces joined by a veth pair, IPv4 and IPv6."""
         first, second = End(self.namespace(), 1), End(self.namespace(), 2)
-        first.namespace.ip(
-            "link",
-            "add",
-            first.device,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            second.device,
-            "netns",
-            second.namespace.name,
-        )
+        ends = f"{first.device} address {first.mac} type veth peer name {second.device} address {second.mac}"
+        first.namespace.ip("link", "add", *ends.split(), "netns", second.namespace.name)
         first.configure(second)
         second.configure(first)
         for end in (first, second):
