@@ -147,7 +147,11 @@ class Watch:
             told = sum(row["event"] == "fail" for row in self.told(*namespaces))
             return told >= count or self.has_lost()
 
-        until(enough, f"{count} failures are told")
+        try:
+            until(enough, f"{count} failures are told")
+        except NotInTimeError as error:
+            told = [part(row, "process", "event", "reason") for row in self.told(*namespaces)]
+            raise NotInTimeError(f"{error}, but {told}") from error
 
     def has_lost(self) -> bool:
         """Whether events were lost since the last `forget`."""
