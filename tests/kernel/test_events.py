@@ -183,15 +183,21 @@ TRIES = 3
 
 
 def in_full(act: Callable[[], Value], *watches: Watch) -> Value:
-    """What `act` comes to, done again where something was lost: of changes that meet on a CPU the kernel may skip
-    those that find a program at work."""
+    """What `act` comes to, done again where something was lost, or did not come in time: of changes that meet on a CPU
+    the kernel may skip those that find a program at work."""
+    why = []
     for _ in range(TRIES):
         for watch in watches:
             watch.forget()
-        found = act()
+        try:
+            found = act()
+        except NotInTimeError as error:
+            why.append(str(error))
+            continue
         if not any(watch.has_lost() for watch in watches):
             return found
-    raise AssertionError(f"events were lost each of {TRIES} times")
+        why.append("events were lost")
+    raise AssertionError(f"{TRIES} times: {why}")
 
 
 @cache
