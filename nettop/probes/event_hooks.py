@@ -288,9 +288,9 @@ class EventHooks:
         _, called = maps.read_all(self._program.maps["trial"], np.dtype("u4"), np.dtype("u8"))
         silent = [
             name
-            for name in way.programs
-            if name != STAND_IN
-            and not called[marks()[name]]
+            for name, mark in marks().items()
+            if name in way.programs
+            and not called[mark]
             and (socket.AF_INET6 in families or "tcp_v6" not in name)
         ]
         if silent:
