@@ -122,7 +122,7 @@ CATEGORIES: dict[int, Category] = {
                   "ep_poll_callback"),
     16: _category("softirq loop", "O", "the loop around all of it",
                   "net_rx_action handle_softirqs __do_softirq napi_threaded_poll napi_threaded_poll_loop"),
-    NETTOP: _category("nettop itself", "N", "nettop's own programs at these hooks"),
+    NETTOP: _category("nettop itself", "N", "nettop's own programs at these hooks, and the way to programs, anybody's"),
     18: _category("system call", "Y", "entering the kernel, and the socket calls before their protocol",
                   "do_syscall_64 el0_svc __sys_sendto __sys_recvfrom __sys_sendmsg __sys_recvmsg __sys_sendmmsg "
                   "__sys_recvmmsg ksys_write ksys_read do_sendfile io_worker_handle_work"),
