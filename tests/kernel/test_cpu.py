@@ -2,6 +2,7 @@
 """CPU time of the network stack is charged to where it was entered, once: compared with what threads have used."""
 
 import contextlib
+import gzip
 import os
 import shutil
 import signal
@@ -45,7 +46,9 @@ BY_HOOKS = ["fexit", "kretprobe", "raw_syscalls"]
 CALLS = ["send", "write", "writev", "sendmsg", "sendmmsg", "sendfile", "splice", "io_uring"]
 FREQUENCY_HZ = 4999
 RULES = 4000
-BURSTS, PACKETS = 1000, 20
+BURSTS, PACKETS = 1000, 20 if PATIENCE == 1 else 3
+SENDINGS = 4
+"""So many times the bursts, for what is told in ticks."""
 PERIOD_NS = 2_000_000
 """The CPU that receives is through with a burst in a third to a half of that, before ksoftirqd has to help."""
 RULESET = "table inet lab {\n chain long {\n  type filter hook prerouting priority 0; policy drop;\n"
@@ -236,10 +239,11 @@ def softirqs_ns(source: Cpu, cpu: int) -> int:
     return sum(row[name] for name in SOFTIRQS)
 
 
-def stolen_ns(cpu: int | str) -> int:
-    """What the hypervisor took of a CPU, or of all (""): it is no thread's time, but passes during calls too."""
+def stat_ns(cpu: int | str, column: str) -> int:
+    """What /proc/stat says of a CPU, or of all (""). What the hypervisor took is no thread's time, but passes during
+    calls too."""
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{cpu} "))
-    return int(line.split()[8]) * TICK_NS
+    return int(line.split()[{"irq": 6, "softirq": 7, "steal": 8}[column]]) * TICK_NS
 
 
 def beyond(value: float, least: float, most: float) -> float:
@@ -255,10 +259,10 @@ def missed(source: Cpu, spin: Spin, column: str) -> float:
 
     The softirqs that came between are theirs; what a hypervisor took meanwhile is told in ticks.
     """
-    softirqs, stolen = softirqs_ns(source, spin.cpu), stolen_ns(spin.cpu)
+    softirqs, stolen = softirqs_ns(source, spin.cpu), stat_ns(spin.cpu, "steal")
     used = spin.run()
     row = process_row(source, spin.pid)
-    softirqs, stolen = softirqs_ns(source, spin.cpu) - softirqs, stolen_ns(spin.cpu) - stolen
+    softirqs, stolen = softirqs_ns(source, spin.cpu) - softirqs, stat_ns(spin.cpu, "steal") - stolen
     assert row["rx_syscalls_ns"] == 0
     assert row["io_workers_ns"] == 0 or column == "io_workers_ns"
     return beyond(row[column] / used, 1 - softirqs / used, 1 + stolen / used)
@@ -413,11 +417,7 @@ def test_softirqs_take_what_a_thread_loses(start: Start, spinner: Path, lab: Lab
     then are taken for the same share of it. It counts what the best of some trials says.
     """
     source, (near, far) = start(samples=NO_WAY, syscalls=NO_WAY), lab.pair()
-    cpu, other = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
-    if cpu == other:
-        pytest.skip("there is one CPU")
-    run_in(far.namespace, f"echo {1 << cpu:x} > /sys/class/net/{far.device}/queues/rx-0/rps_cpus")
-    run_in(far.namespace, "nft -f -", RULESET + "  meta mark 1 accept\n" * RULES + " }\n}\n")
+    _, other = receive_on_another_cpu(far)
     sender = lab.worker(near.namespace)
     sender.call(settle, other)
     lose = partial(loss, source, spinner, near)
@@ -429,6 +429,48 @@ def test_softirqs_take_what_a_thread_loses(start: Start, spinner: Path, lab: Lab
         return (loaded.bursts - interrupts) / loaded.softirqs - 1
 
     assert abs(best_of(trial, SOFTIRQS_PART)) <= SOFTIRQS_PART
+
+
+@pytest.mark.core
+def test_softirqs_take_what_the_kernel_accounts(start: Start, lab: Lab) -> None:
+    """Where the kernel measures softirqs itself, /proc/stat has the same of them.
+
+    Interrupts that come in a softirq are in its time here, and are told of by themselves there.
+    """
+    if not measures_softirqs():
+        pytest.skip("nothing says that this kernel measures softirqs (CONFIG_IRQ_TIME_ACCOUNTING)")
+    source, (near, far) = start(samples=NO_WAY, syscalls=NO_WAY), lab.pair()
+    cpu, other = receive_on_another_cpu(far)
+    sender = lab.worker(near.namespace)
+    sender.call(settle, other)
+
+    def counted() -> tuple[int, int, int]:
+        return softirqs_ns(source, cpu), stat_ns(cpu, "softirq"), stat_ns(cpu, "irq")
+
+    before = counted()
+    for _ in range(SENDINGS):
+        sender.call(send_bursts, far.v4)
+    ours, softirqs, interrupts = (now - then for now, then in zip(counted(), before, strict=True))
+    assert softirqs > 100 * TICK_NS
+    assert abs(beyond(ours / softirqs, 1, 1 + interrupts / softirqs)) <= SOFTIRQS_PART
+
+
+def measures_softirqs() -> bool:
+    """Whether this kernel reads the clock at each softirq, as its configuration says."""
+    for path, opened in (("/proc/config.gz", gzip.open), (f"/boot/config-{os.uname().release}", open)):
+        with contextlib.suppress(FileNotFoundError), opened(path, "rt", encoding="ascii") as config:
+            return "CONFIG_IRQ_TIME_ACCOUNTING=y\n" in config
+    return False
+
+
+def receive_on_another_cpu(far: End) -> tuple[int, int]:
+    """Has packets received on one CPU, where their way takes long, when another one sends them; both CPUs."""
+    cpu, other = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
+    if cpu == other:
+        pytest.skip("there is one CPU")
+    run_in(far.namespace, f"echo {1 << cpu:x} > /sys/class/net/{far.device}/queues/rx-0/rps_cpus")
+    run_in(far.namespace, "nft -f -", RULESET + "  meta mark 1 accept\n" * RULES + " }\n}\n")
+    return cpu, other
 
 
 def best_of(trial: Callable[[], float], part: float) -> float:
@@ -504,9 +546,13 @@ def test_threads_that_poll_are_charged(start: Start, lab: Lab) -> None:
     port = receiver.call(traffic.udp, "full", far.v4)
 
     def trial() -> float:
-        before, (ran, slices), stolen = charged(source), ran_ns(thread), stolen_ns("")
+        before, (ran, slices), stolen = charged(source), ran_ns(thread), stat_ns("", "steal")
         sender.call(flood, far.v4, port, MESSAGES)
-        after, (ran_then, slices_then), stolen = charged(source), ran_ns(thread), stolen_ns("") - stolen
+        after, (ran_then, slices_then), stolen = (
+            charged(source),
+            ran_ns(thread),
+            stat_ns("", "steal") - stolen,
+        )
         ran, slices = ran_then - ran, slices_then - slices
         polled, between = after[NAPI] - before[NAPI], sum(after[name] - before[name] for name in SOFTIRQS)
         assert polled > 0
