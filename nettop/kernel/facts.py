@@ -90,6 +90,10 @@ class Host:
         words = found[-1].split(",") if found else []
         return {name: value for name, _, value in (word.partition("=") for word in words)}
 
+    def is_real_time(self) -> bool:
+        """True on a kernel with PREEMPT_RT, as its version tells: threads change within softirqs there."""
+        return "PREEMPT_RT" in _read(self.proc / "sys/kernel/version").split()
+
     def lockdown(self) -> str:
         """The kernel's lockdown mode, "none" where there is no such thing."""
         text = _read(self.root / "sys/kernel/security/lockdown")

@@ -10,7 +10,7 @@
 
 #define barrier() asm volatile("" ::: "memory")
 
-// Where threads were that do not run now, by their ids.
+// In what calls, and softirqs, threads are that do not run now, by their ids.
 BPF_HASH(waiting, u32, struct inside, WAITING_MAX);
 
 // What each process spent in its calls. It has its room beforehand: before 6.1 the kernel warns of programs
@@ -136,26 +136,24 @@ static __always_inline bool polls_devices(struct task_struct *task) {
          task->comm[4] == '/';
 }
 
-static __always_inline void remember(struct task_struct *task, u32 entry, u32 depth) {
+static __always_inline void remember(struct task_struct *task, struct inside inside) {
   u32 id = task->pid;
-  struct inside inside = {.entry = entry, .depth = depth};
-  if (is_call(entry) && waiting.update(&id, &inside))
+  if ((is_call(inside.entry) || inside.vector) && waiting.update(&id, &inside))
     count_refused(REFUSED_THREADS);
 }
 
 static __always_inline struct inside recall(struct task_struct *task) {
   u32 id = task->pid;
   struct inside inside = {};
+  struct inside *found = id && (REAL_TIME || are_calls_hooked()) ? waiting.lookup(&id) : 0;
+  if (found) {
+    inside = *found;
+    waiting.delete(&id);
+  }
   if (polls_devices(task)) {
     inside.entry = ENTRY_NAPI_THREADS;
     inside.depth = 1;
-    return inside;
   }
-  struct inside *found = id && are_calls_hooked() ? waiting.lookup(&id) : 0;
-  if (!found)
-    return inside;
-  inside = *found;
-  waiting.delete(&id);
   return inside;
 }
 
@@ -163,20 +161,24 @@ int tp_btf__sched_switch(u64 *ctx) {
   struct cpu_state *state = this_cpu();
   if (!state)
     return 0;
-  struct task_struct *next = (struct task_struct *)ctx[2];
-  struct inside inside = recall(next);
-  u32 entry = state->task & STINT_OF;
+  struct inside next = recall((struct task_struct *)ctx[2]);
+  u32 entry = state->task & STINT_OF, vector = vector_now(state);
   state->turns++;
-  if (!entry && !inside.entry && !state->softirq)
+  if (!entry && !vector && !next.entry && !next.vector)
     return 0;
   u64 now = bpf_ktime_get_ns();
-  if (state->softirq) // a kernel for real time changes threads within a softirq, whose rest is missed
+  if (vector)
     end_softirq(state, now);
   else
     interrupt(state, now);
-  remember((struct task_struct *)ctx[1], state->task & STINT_OF, state->task_depth);
-  state->task_depth = inside.depth;
-  state->task = stint(now, inside.entry);
+  // A kernel for real time changes threads within a softirq, which goes on with its thread. On others its end
+  // was missed.
+  struct inside last = {
+      .entry = state->task & STINT_OF, .depth = state->task_depth, .vector = REAL_TIME ? vector : 0};
+  remember((struct task_struct *)ctx[1], last);
+  state->task_depth = next.depth;
+  state->task = stint(now, next.entry);
+  state->softirq = stint(now, next.vector);
   return 0;
 }
 

@@ -66,6 +66,7 @@ _NO_SYMBOLS = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or n
 _NO_SAMPLES = "there are no samples"
 _ONLY_ASKED_FOR = "it halves the speed of every short system call: --use syscalls=raw_syscalls takes it"
 _NO_SOFTIRQS = "nothing tells when softirqs run"
+_WITH_OTHERS = "timed with threads that came between, which are not seen: this kernel is for real time"
 _FIELDS = {point.name: point.fields for point in LENS.points}
 _BY_TICKS = {cpu_entries.BY_SAMPLES: _CALLS, cpu_entries.RAW_SYSCALLS: (IO_WORKERS,)}
 """The entry points of which, by such a way to system calls, no hook tells: workers make none."""
@@ -140,6 +141,7 @@ class Cpu:
 
     def __init__(self, host: Host | None = None) -> None:
         self._host = host or Host()
+        self._is_real_time = self._host.is_real_time()
         self._asked: Ways = {}
         self._frequency_hz = FREQUENCY_HZ
         self._program: Program | None = None
@@ -280,9 +282,9 @@ class Cpu:
         self._read_ns = now_ns
 
     def _follow_threads(self) -> None:
-        """See threads change only while some of them poll devices, or may wait in hooked calls."""
+        """See threads change only while some of them poll devices, or may wait in hooked calls or in softirqs."""
         hook = self._hooks[POINT_NAPI_THREADS.name]
-        if hook.way is None or self._hooks_calls:
+        if hook.way is None or self._hooks_calls or self._is_real_time:
             return
         try:
             self._attached.watch_threads(wanted=self._napi_threads.are_here())
@@ -382,6 +384,7 @@ class Cpu:
             if name in missing or self._entry_times(one, times, samples) is None
         ]
         found = {
+            "softirqs": None if self._sees_softirqs_wait else _WITH_OTHERS,
             "calls": f"not timed where they pass {', '.join(missed)}" if missed else None,
             "network": f"summed up without {', '.join(untold)}" if untold else None,
         }
@@ -414,6 +417,11 @@ class Cpu:
         except (NettopError, OSError):
             return None
         return self._left_out.pop()
+
+    @property
+    def _sees_softirqs_wait(self) -> bool:
+        """Whether other threads that run within softirqs are seen, or cannot be."""
+        return self._hooks[POINT_NAPI_THREADS.name].way is not None or not self._is_real_time
 
     @property
     def _hooks_calls(self) -> bool:

@@ -46,7 +46,7 @@ _CALLERS_BYTES, _CALLERS_LEAST, _CALLERS_MOST = 8 << 20, 1 << 10, 1 << 14
 _CALLER_BYTES, _CALLER_BYTES_PER_CPU = 200, 72
 """What one process takes."""
 WAITING_MAX = 1 << 15
-"""Threads that may wait inside of a call at once: 2 MB."""
+"""Threads that may wait inside of a call, or of a softirq, at once: 2 MB."""
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
 
 # --- what the programs keep ---------------------------------------------------------------------------------------
@@ -87,8 +87,9 @@ CALLER = np.dtype([("started", "u8"), ("tgid", "u4"), ("always_zero", "u4")])
 SPENT = np.dtype([("entry_ns", "u8", (1 << STINT_BITS,)), ("comm", "S16")])
 """What a process spent in its calls, by entry point, and its name."""
 
-_INSIDE = np.dtype([("entry", "u4"), ("depth", "u4")])
-"""The call that a thread waits in: its entry point, and how many calls deep it is."""
+_INSIDE = np.dtype([("entry", "u4"), ("depth", "u4"), ("vector", "u4")])
+"""What a thread waits in: the entry point of its call, and how many calls deep it is; and on a kernel for real time one
+more than the softirq, 0 for none."""
 
 _TASK = ("pid", "tgid", "flags", "files", "comm", "group_leader", "start_boottime")
 SLICES = (
@@ -127,8 +128,8 @@ _DEFINES = {
 
 def defines() -> dict[str, int]:
     """The numbers that reach the programs by -D."""
-    sizes = {"CALLERS_MAX": _callers_max(maps.possible_cpus())}
-    return _DEFINES | sizes | ({"HAS_KPROBES": 1} if kprobes.KPROBES.exists() else {})
+    here = {"CALLERS_MAX": _callers_max(maps.possible_cpus()), "REAL_TIME": int(Host().is_real_time())}
+    return _DEFINES | here | ({"HAS_KPROBES": 1} if kprobes.KPROBES.exists() else {})
 
 
 def _callers_max(cpus: int) -> int:

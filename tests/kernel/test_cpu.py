@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from nettop.kernel import bpf, kprobes
+from nettop.kernel.facts import Host
 from nettop.kernel.ladder import NO_WAY
 from nettop.kernel.program import Loader, Program, ProgramText
 from nettop.probes import cpu
 from nettop.probes.cpu import Cpu, program_text
-from nettop.snapshots.cpu import CPUS, NAPI_THREADS, TIME_OF, VECTORS
+from nettop.snapshots.cpu import CPUS, NAPI_THREADS, POINT_NAPI_THREADS, TIME_OF, VECTORS
 from nettop.snapshots.snapshot import Snapshot, unknown_value
 
 from . import traffic
@@ -47,6 +48,9 @@ CALLS = ["send", "write", "writev", "sendmsg", "sendmmsg", "sendfile", "splice",
 FREQUENCY_HZ = 4999
 RULES = 4000
 BURSTS, PACKETS = 1000, 20 if PATIENCE == 1 else 3
+PIECE_NS = 300_000
+RUN_AROUND = 0.2
+"""The part of its time that a thread which runs softirqs may be between them."""
 SENDINGS = 4
 """So many times the bursts, for what is told in ticks."""
 PERIOD_NS = 2_000_000
@@ -453,6 +457,53 @@ def test_softirqs_take_what_the_kernel_accounts(start: Start, lab: Lab) -> None:
     ours, softirqs, interrupts = (now - then for now, then in zip(counted(), before, strict=True))
     assert softirqs > 100 * TICK_NS
     assert abs(beyond(ours / softirqs, 1, 1 + interrupts / softirqs)) <= SOFTIRQS_PART
+
+
+@pytest.mark.core
+def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
+    """On a kernel for real time threads that run softirqs are stopped for others, whose time is not the softirqs'.
+
+    What the threads that run softirqs took of their CPU, by the scheduler's account, is but little more.
+    """
+    if not Host().is_real_time():
+        pytest.skip("this kernel changes no threads within softirqs (PREEMPT_RT)")
+    source, (near, far) = start(samples=NO_WAY, syscalls=NO_WAY), lab.pair()
+    cpu, other = receive_on_another_cpu(far)
+    sender = lab.worker(near.namespace)
+    sender.call(settle, other)
+    lab.worker().start(come_between, cpu)
+    threads = [pid for name in ("ksoftirqd", "ktimers") for pid in threads_called(f"{name}/{cpu}")]
+
+    def counted() -> tuple[int, int]:
+        return softirqs_ns(source, cpu), sum(ran_ns(pid)[0] for pid in threads)
+
+    before = counted()
+    sender.call(send_bursts, far.v4)
+    ours, theirs = (now - then for now, then in zip(counted(), before, strict=True))
+    assert ours > 10 * TICK_NS
+    assert (1 - RUN_AROUND) * theirs <= ours <= theirs
+
+
+@pytest.mark.parametrize(("ways", "is_seen"), [({}, True), ({POINT_NAPI_THREADS.name: NO_WAY}, False)])
+def test_threads_within_softirqs_are_seen_or_told_of(
+    start: Start, monkeypatch: pytest.MonkeyPatch, ways: dict[str, str], is_seen: bool
+) -> None:
+    """On a kernel for real time changes of threads are followed all the time; what has them not says what it times."""
+    monkeypatch.setattr(Host, "is_real_time", lambda _: True)
+    source = start(samples=NO_WAY, syscalls=NO_WAY, **ways)
+    assert ("softirqs" in read(source).gaps) == (not is_seen)
+    assert ("tp_btf__sched_switch" in source._attached.programs()) == is_seen
+
+
+def come_between(memory: traffic.Memory, cpu: int) -> None:
+    """Takes half of that CPU, in many pieces and before all others, to the end."""
+    os.sched_setaffinity(0, {cpu})
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    while True:
+        until_ns = time.monotonic_ns() + PIECE_NS
+        while time.monotonic_ns() < until_ns:
+            pass
+        signal.sigtimedwait((signal.SIGUSR1,), PIECE_NS / 1e9)
 
 
 def measures_softirqs() -> bool:

@@ -75,6 +75,20 @@ def test_lockdown_integrity_is_accepted(root: Path) -> None:
     Host(root).require_bpf()
 
 
+@pytest.mark.parametrize(
+    ("version", "is_real_time"),
+    [
+        ("#1 SMP PREEMPT_RT Debian 6.1.176-1 (2026-07-02)", True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)", False),
+        ("", False),
+    ],
+)
+def test_kernels_for_real_time(root: Path, version: str, is_real_time: bool) -> None:
+    """What the kernel says of itself tells; where it says nothing it is none."""
+    put(root, "proc/sys/kernel/version", f"{version}\n")
+    assert Host(root).is_real_time() == is_real_time
+
+
 def test_sockstat_adds_both_families(root: Path) -> None:
     """The hash tables hold IPv4 and IPv6 sockets together, so their counts are added."""
     put(
