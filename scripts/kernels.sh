@@ -12,6 +12,8 @@ readonly kernels='5.10 bullseye
 6.1 bookworm
 6.12 trixie
 newest sid'
+# Those that run when they are asked for by name, with what Debian calls their kind.
+readonly others='6.1-rt bookworm rt-'
 
 script=$(readlink -f -- "${BASH_SOURCE[0]}")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/nettop/kernels
@@ -23,9 +25,11 @@ readonly script cache
 usage() {
   cat <<HELP
 Usage: scripts/kernels.sh list
+       scripts/kernels.sh others
        scripts/kernels.sh fetch NAME
 
-  list        the names, oldest first
+  list        the names of those that every change is tested on, oldest first
+  others      the names of those that are worth a look now and then
   fetch NAME  unpack Debian's newest kernel of that name, and a static busybox to boot it with, into
               $cache/NAME
               unless they are there, and print the path of its vmlinuz
@@ -44,6 +48,7 @@ fail() {
 main() {
   case "${1-} $#" in
     'list 1') cut -d' ' -f1 <<<"$kernels" ;;
+    'others 1') cut -d' ' -f1 <<<"$others" ;;
     'fetch 2') fetch "$2" ;;
     '-h 1' | '--help 1') usage ;;
     *) usage >&2 && exit 2 ;;
@@ -51,9 +56,9 @@ main() {
 }
 
 fetch() {
-  local name=$1 suite
-  suite=$(awk -v name="$name" '$1 == name { print $2 }' <<<"$kernels")
-  [[ -n $suite ]] || fail "no kernel is called $name; there are: $(cut -d' ' -f1 <<<"$kernels" | paste -sd' ')."
+  local name=$1 suite kind all=$kernels$'\n'$others
+  read -r suite kind < <(awk -v name="$name" '$1 == name { print $2, $3 }' <<<"$all") || true
+  [[ -n $suite ]] || fail "no kernel is called $name; there are: $(cut -d' ' -f1 <<<"$all" | paste -sd' ')."
   if [[ ! -e $cache/$name/vmlinuz ]]; then
     need apt-get apt
     need depmod kmod
@@ -61,7 +66,7 @@ fetch() {
     mkdir -p "$cache"
     work=$(mktemp -d -p "$cache" .fetch.XXXXXX)
     trap 'rm -rf -- "$work"' EXIT
-    unpack "$suite" "$work/root"
+    unpack "$suite" "$kind" "$work/root"
     rm -rf -- "${cache:?}/$name"
     mv -- "$work/root" "$cache/$name"
   fi
@@ -71,15 +76,15 @@ fetch() {
 need() { command -v "$1" >/dev/null || fail "needs $1; install $2."; }
 
 unpack() {
-  local suite=$1 root=$2 mirror deb packages
+  local suite=$1 kind=$2 root=$3 mirror deb packages
   mirror=$(debian_mirror "$suite")
   [[ -n $mirror ]] || fail "this machine's apt has no mirror of Debian; say one: DEBIAN_MIRROR=URL."
   mkdir -p "$root" "$work/lists/partial" "$work/cache/archives/partial" "$work/debs"
   printf 'deb [signed-by=%s] %s %s main\n' $keyring "$mirror" "$suite" >"$work/sources.list"
   : >"$work/status"
   quietly apt_here apt-get update || fail "apt cannot read Debian $suite (its words are above)."
-  mapfile -t packages < <(kernel_packages)
-  ((${#packages[@]})) || fail "Debian $suite has no linux-image-$(dpkg --print-architecture)."
+  mapfile -t packages < <(kernel_packages "linux-image-$kind$(dpkg --print-architecture)")
+  ((${#packages[@]})) || fail "Debian $suite has no linux-image-$kind$(dpkg --print-architecture)."
   (cd "$work/debs" && quietly apt_here apt-get download busybox-static "${packages[@]}") ||
     fail "apt cannot download ${packages[*]} (its words are above)."
   for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$root"; done
@@ -93,7 +98,7 @@ unpack() {
 # The metapackage leads to the package that has the image, or to those that it was split into.
 kernel_packages() {
   apt_here apt-cache depends --recurse --no-pre-depends --no-recommends --no-suggests --no-conflicts --no-breaks \
-    --no-replaces --no-enhances "linux-image-$(dpkg --print-architecture)" |
+    --no-replaces --no-enhances "$1" |
     grep -E '^linux-(image|binary|modules)-[0-9]' | sort -u
 }
 

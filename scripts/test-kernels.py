@@ -96,7 +96,7 @@ def end_in_order(number: int, _frame: object) -> NoReturn:
 
 def read_options() -> argparse.Namespace:
     """The command line; `kernels` are the names of those to run on, in order."""
-    known = [HOST, *words(SCRIPTS / "kernels.sh", "list")]
+    known, others = [HOST, *words(SCRIPTS / "kernels.sh", "list")], words(SCRIPTS / "kernels.sh", "others")
     parser = argparse.ArgumentParser(
         description="Runs the core of the kernel tests on one kernel after the other."
     )
@@ -104,10 +104,10 @@ def read_options() -> argparse.Namespace:
     which.add_argument(
         "--only",
         action="append",
-        choices=known,
+        choices=[*known, *others],
         dest="kernels",
         metavar="NAME",
-        help=f"one of {', '.join(known)}",
+        help=f"one of {', '.join(known)}; {', '.join(others)} runs only so",
     )
     which.add_argument(
         "--host-only", action="store_const", const=[HOST], dest="kernels", help="no virtual machine"
