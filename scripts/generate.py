@@ -29,7 +29,7 @@ def fields_page() -> str:
 
 def _lens(lens: Lens) -> str:
     tables = (f"## {_view(lens, table)}\n\n{lens.question}\n\n{_table(table)}\n" for table in lens.tables)
-    return "\n".join([*tables, *([_points(lens)] if lens.points and lens is not SELF else [])])
+    return "\n".join([*tables, *([_points(lens), _losses(lens)] if lens is not SELF else [])])
 
 
 def _points(lens: Lens) -> str:
@@ -37,6 +37,13 @@ def _points(lens: Lens) -> str:
     rows = (f"| `{point.name}` | {point.help} | {_hanging(lens, point)} |" for point in lens.points)
     head = f"### Points of `{lens.id}`\n\nThe words for `--use`, and what is `n/a` where there is no way to one.\n"
     return "\n".join([head, "| point | what it gives | n/a without it |", "|---|---|---|", *rows, ""])
+
+
+def _losses(lens: Lens) -> str:
+    """What may be missing from the lens's numbers, under which name it is counted."""
+    rows = (f"| `{loss.name}` | {loss.help} |" for loss in lens.losses)
+    head = f"### Losses of `{lens.id}`\n\nWhat `lost` counts, in the frame, the help and the logs.\n"
+    return "\n".join([head, "| lost | what it is |", "|---|---|", *rows, ""])
 
 
 def _hanging(lens: Lens, point: Point) -> str:

@@ -172,7 +172,7 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
     """The help of a screen."""
     lines: list[Line] = [*wrapped(screen.lens.question, width, Role.BOLD), ()]
     if screen.view is not None:
-        lines += _section("LOST", headline.losses(screen.view.snapshot), _TITLE, width)
+        lines += _section("LOST", headline.losses(screen.lens, screen.view.snapshot), _TITLE, width)
     for group in dict.fromkeys(a.group for a in ACTIONS):
         actions = [a for a in ACTIONS if a.group == group and (screen.works(a) or a.id in ("back", "clear"))]
         if actions:

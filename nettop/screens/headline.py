@@ -86,13 +86,16 @@ def ending(snapshot: Snapshot, late: int = 0) -> list[Part]:
     return parts
 
 
-def losses(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """What was lost since the start, by name, and how much of it."""
-    told = {name: f"{number:,}" for name, number in snapshot.lost.items() if number}
+def losses(lens: Lens, snapshot: Snapshot) -> list[tuple[str, str]]:
+    """What was lost since the start: by name, how much of it and what that is."""
+    helps = {loss.name: f" {loss.help}" for loss in lens.losses}
     missed = snapshot.missed_ticks
-    if missed is not None:
-        told[TICKS] += f", {human(missed, RATIO)} of all: times by samples are too low by as much"
-    return list(told.items())
+    shares = {} if missed is None else {TICKS: f" ({human(missed, RATIO)} of all)"}
+    return [
+        (name, f"{number:,}{shares.get(name, '')}{helps.get(name, '')}")
+        for name, number in snapshot.lost.items()
+        if number
+    ]
 
 
 def via(lens: Lens, snapshot: Snapshot) -> list[Part]:

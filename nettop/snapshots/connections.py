@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from nettop.snapshots.schema import Field, Kind, Lens, Point, Table
+from nettop.snapshots.schema import Field, Kind, Lens, Loss, Point, Table
 
 PROTOCOLS = {6: "tcp", 17: "udp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h)."""
@@ -261,4 +261,22 @@ LENS = Lens(
     question="who is using the network, and how well is each connection doing?",
     tables=(SOCKETS, EVENTS, FAILURES, PROCESSES),
     points=(POINT_SOCKETS, POINT_UNHELD, POINT_OPENED, POINT_EVENTS, POINT_ACCEPTS, POINT_ROUTES),
+    losses=(
+        Loss("namespaces", "network namespaces that could not be entered: their sockets are missing"),
+        Loss("processes", "processes that ended before their control group could be read"),
+        Loss(
+            "events",
+            "events that the kernel skipped, or that found no room in the ring; the totals have the latter",
+        ),
+        Loss(
+            "lives",
+            "connections that were not remembered, for want of room: their events lack what was before",
+        ),
+        Loss(
+            "process totals",
+            "ended connections that found room neither in the processes' totals nor in the ring",
+        ),
+        Loss("failure groups", "failures that are in no group, for want of room"),
+        Loss("followed processes", "children of the command that are not followed, for want of room"),
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nettop.snapshots.schema import Field, Kind, Lens, Point, Table
+from nettop.snapshots.schema import Field, Kind, Lens, Loss, Point, Table
 
 # --- where the kernel's network stack is entered ----------------------------------------------------------------
 
@@ -307,5 +307,23 @@ LENS = Lens(
         POINT_SYMBOLS,
         POINT_SERVED,
         POINT_POWER,
+    ),
+    losses=(
+        Loss(
+            "threads",
+            "threads that wait in calls and were not remembered, for want of room: the rest is not timed",
+        ),
+        Loss("processes", "processes that found no room: their calls are in the CPUs' times alone"),
+        Loss("sockets", "ticks in softirqs whose socket was not noted, for want of room"),
+        Loss(
+            "recursion", "runs of a hook that the kernel skipped, because that hook was at work on that CPU"
+        ),
+        Loss("rows", "processes without a row, because too many used the network: those that used it least"),
+        Loss("ticks", "ticks that the clock missed: times by samples are too low by as much"),
+        Loss("walks", "samples whose stack the kernel could not walk"),
+        Loss("collisions", "samples whose stack has another one's hash"),
+        Loss("stacks", "samples whose stack found no room in the kernel"),
+        Loss("not_kept", "samples whose stack is in no row, for want of room"),
+        Loss("cpus", "CPUs that are on and have no clock: no sample is taken there"),
     ),
 )

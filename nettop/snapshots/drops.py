@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from nettop.snapshots.schema import Field, Kind, Lens, Point, Table
+from nettop.snapshots.schema import Field, Kind, Lens, Loss, Point, Table
 
 # --- words for the kernel's numbers ---------------------------------------------------------------------------
 
@@ -238,4 +238,13 @@ LENS = Lens(
     question="what did the kernel drop, where and why?",
     tables=(PACKETS, COUNTERS),
     points=(POINT_PACKETS, POINT_REASONS, POINT_PLACES, POINT_COUNTERS),
+    losses=(
+        Loss("untracked", "drops that are in no row, for want of room"),
+        Loss("recursion", "drops that the kernel skipped, because another one was being counted on that CPU"),
+        Loss("namespaces", "network namespaces that could not be entered: their counters are missing"),
+        Loss(
+            "devices",
+            "network namespaces whose devices could not be listed: those have numbers, and no counters",
+        ),
+    ),
 )

@@ -157,11 +157,19 @@ class Point:
     fields: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What may be missing from a lens's numbers, and is counted under this name in a snapshot's `lost`."""
+
+    name: str
+    help: str
+
+
 @dataclass(frozen=True)
 class Lens:
     """A question that nettop answers: its id is the same in file names, --view, paths and recordings.
 
-    `points` are what it wants of the kernel.
+    `points` are what it wants of the kernel, `losses` what it may lose.
     """
 
     id: str
@@ -171,6 +179,7 @@ class Lens:
     question: str
     tables: tuple[Table, ...]
     points: tuple[Point, ...] = ()
+    losses: tuple[Loss, ...] = ()
 
     @property
     def main(self) -> Table:

@@ -122,14 +122,15 @@ def test_missed_ticks_of_nobody_knows_how_many_are_lost() -> None:
 
 
 async def test_help_begins_with_what_is_lost() -> None:
-    """By name, above the keys; nothing where nothing is."""
-    lost = {"ticks": 3, "walks": 1_234, "rows": 0}
+    """By name, above the keys, and what that is; nothing where nothing is."""
+    lost = {"ticks": 3, "events": 1_234, "rows": 0}
     steps = busy_host(lost=lost, counts={"ticks": 997})
     async with running(steps) as run:
-        *before, walks, empty, keys = lines_until_keys(help_lines(run[1]))
-        assert before[-1].startswith("ticks            3, 0.3% of all")
-        assert before[-2] == "LOST"
-        assert walks.split() == ["walks", "1,234"]
+        lines = lines_until_keys(help_lines(run[1], 160))
+        title, ticks, events, empty, keys = lines[lines.index("LOST") :]
+        assert title == "LOST"
+        assert ticks.split() == ["ticks", "3", "(0.3%", "of", "all)"]
+        assert events.startswith("events           1,234 events that the kernel skipped")
         assert (empty, keys) == ("", "LOOK")
     async with running(busy_host()) as run:
         assert "LOST" not in lines_until_keys(help_lines(run[1]))
