@@ -23,6 +23,8 @@ sys.path.insert(0, str(ROOT))
 from nettop.snapshots import lenses  # noqa: E402 - the checkout comes first
 from nettop.snapshots.schema import Lens  # noqa: E402
 
+LENSES = lenses()
+"""Read at the start: runs take half an hour, in which somebody may change the checkout."""
 PAGE = ROOT / "docs" / "kernel-support.md"
 HOST = "host"
 """The name of the run on the running kernel."""
@@ -178,7 +180,7 @@ FACTS = {"bcc": "bcc", "llvm": "LLVM in bcc", "kprobes": "kprobes"}
 def support_page(runs: list[Run]) -> str:
     """The whole document, oldest kernel first. The same facts give the same text."""
     runs = sorted(runs, key=lambda run: _version(run.release))
-    points = [line for lens in lenses() if lens.points for line in _lens(lens, runs)]
+    points = [line for lens in LENSES if lens.points for line in _lens(lens, runs)]
     return "\n".join([HEAD, *_kernels(runs), *points, *_refusals(runs)])
 
 
