@@ -311,7 +311,7 @@ LENS = Lens(
     losses=(
         Loss(
             "threads",
-            "threads that wait in calls and were not remembered, for want of room: the rest is not timed",
+            "threads that wait in calls or softirqs and were not remembered, for want of room: the rest is not timed",
         ),
         Loss("processes", "processes that found no room: their calls are in the CPUs' times alone"),
         Loss("sockets", "ticks in softirqs whose socket was not noted, for want of room"),
