@@ -384,7 +384,7 @@ class Cpu:
             if name in missing or self._entry_times(one, times, samples) is None
         ]
         found = {
-            "softirqs": None if self._sees_softirqs_wait else _WITH_OTHERS,
+            "softirqs": _WITH_OTHERS if self._is_real_time and self._way(NAPI_THREADS) is None else None,
             "calls": f"not timed where they pass {', '.join(missed)}" if missed else None,
             "network": f"summed up without {', '.join(untold)}" if untold else None,
         }
@@ -417,11 +417,6 @@ class Cpu:
         except (NettopError, OSError):
             return None
         return self._left_out.pop()
-
-    @property
-    def _sees_softirqs_wait(self) -> bool:
-        """Whether other threads that run within softirqs are seen, or cannot be."""
-        return self._hooks[POINT_NAPI_THREADS.name].way is not None or not self._is_real_time
 
     @property
     def _hooks_calls(self) -> bool:

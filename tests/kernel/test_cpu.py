@@ -244,8 +244,7 @@ def softirqs_ns(source: Cpu, cpu: int) -> int:
 
 
 def stat_ns(cpu: int | str, column: str) -> int:
-    """What /proc/stat says of a CPU, or of all (""). What the hypervisor took is no thread's time, but passes during
-    calls too."""
+    """What /proc/stat says of a CPU, or of all (""): what was stolen is no thread's time, yet passes in calls too."""
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{cpu} "))
     return int(line.split()[{"irq": 6, "softirq": 7, "steal": 8}[column]]) * TICK_NS
 
@@ -420,15 +419,12 @@ def test_softirqs_take_what_a_thread_loses(start: Start, spinner: Path, lab: Lab
     many (membarrier). What other threads and the hypervisor took is no CPU time of the thread: the softirqs that ran
     then are taken for the same share of it. It counts what the best of some trials says.
     """
-    source, (near, far) = start(samples=NO_WAY, syscalls=NO_WAY), lab.pair()
-    _, other = receive_on_another_cpu(far)
-    sender = lab.worker(near.namespace)
-    sender.call(settle, other)
-    lose = partial(loss, source, spinner, near)
+    source, crossing = start(samples=NO_WAY, syscalls=NO_WAY), make_crossing(lab)
+    lose = partial(loss, source, spinner, crossing.near)
 
     def trial() -> float:
-        called = lose(lambda: call_often(spinner, near, other))
-        loaded = lose(lambda: sender.call(send_bursts, far.v4))
+        called = lose(lambda: call_often(spinner, crossing.near, crossing.sends_on))
+        loaded = lose(crossing.send)
         interrupts = loaded.calls * called.bits / called.calls
         return (loaded.bursts - interrupts) / loaded.softirqs - 1
 
@@ -443,17 +439,15 @@ def test_softirqs_take_what_the_kernel_accounts(start: Start, lab: Lab) -> None:
     """
     if not measures_softirqs():
         pytest.skip("nothing says that this kernel measures softirqs (CONFIG_IRQ_TIME_ACCOUNTING)")
-    source, (near, far) = start(samples=NO_WAY, syscalls=NO_WAY), lab.pair()
-    cpu, other = receive_on_another_cpu(far)
-    sender = lab.worker(near.namespace)
-    sender.call(settle, other)
+    source, crossing = start(samples=NO_WAY, syscalls=NO_WAY), make_crossing(lab)
+    cpu = crossing.receives_on
 
     def counted() -> tuple[int, int, int]:
         return softirqs_ns(source, cpu), stat_ns(cpu, "softirq"), stat_ns(cpu, "irq")
 
     before = counted()
     for _ in range(SENDINGS):
-        sender.call(send_bursts, far.v4)
+        crossing.send()
     ours, softirqs, interrupts = (now - then for now, then in zip(counted(), before, strict=True))
     assert softirqs > 100 * TICK_NS
     assert abs(beyond(ours / softirqs, 1, 1 + interrupts / softirqs)) <= SOFTIRQS_PART
@@ -467,10 +461,8 @@ def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
     """
     if not Host().is_real_time():
         pytest.skip("this kernel changes no threads within softirqs (PREEMPT_RT)")
-    source, (near, far) = start(samples=NO_WAY, syscalls=NO_WAY), lab.pair()
-    cpu, other = receive_on_another_cpu(far)
-    sender = lab.worker(near.namespace)
-    sender.call(settle, other)
+    source, crossing = start(samples=NO_WAY, syscalls=NO_WAY), make_crossing(lab)
+    cpu = crossing.receives_on
     lab.worker().start(come_between, cpu)
     threads = [pid for name in ("ksoftirqd", "ktimers") for pid in threads_called(f"{name}/{cpu}")]
 
@@ -478,7 +470,7 @@ def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
         return softirqs_ns(source, cpu), sum(ran_ns(pid)[0] for pid in threads)
 
     before = counted()
-    sender.call(send_bursts, far.v4)
+    crossing.send()
     ours, theirs = (now - then for now, then in zip(counted(), before, strict=True))
     assert ours > 10 * TICK_NS
     assert abs(ours / theirs - 1) <= RUN_AROUND
@@ -514,14 +506,27 @@ def measures_softirqs() -> bool:
     return False
 
 
-def receive_on_another_cpu(far: End) -> tuple[int, int]:
-    """Has packets received on one CPU, where their way takes long, when another one sends them; both CPUs."""
-    cpu, other = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
-    if cpu == other:
+class Crossing(NamedTuple):
+    """Packets go from one CPU to another, where their way takes long: from which end they go, and what sends them."""
+
+    near: End
+    sends_on: int
+    receives_on: int
+    send: Callable[[], object]
+
+
+def make_crossing(lab: Lab) -> Crossing:
+    """A sender on the first CPU that there is, and the way to the last one."""
+    near, far = lab.pair()
+    cpus = os.sched_getaffinity(0)
+    sends_on, receives_on = min(cpus), max(cpus)
+    if sends_on == receives_on:
         pytest.skip("there is one CPU")
-    run_in(far.namespace, f"echo {1 << cpu:x} > /sys/class/net/{far.device}/queues/rx-0/rps_cpus")
+    run_in(far.namespace, f"echo {1 << receives_on:x} > /sys/class/net/{far.device}/queues/rx-0/rps_cpus")
     run_in(far.namespace, "nft -f -", RULESET + "  meta mark 1 accept\n" * RULES + " }\n}\n")
-    return cpu, other
+    sender = lab.worker(near.namespace)
+    sender.call(settle, sends_on)
+    return Crossing(near, sends_on, receives_on, partial(sender.call, send_bursts, far.v4))
 
 
 def best_of(trial: Callable[[], float], part: float) -> float:
@@ -599,11 +604,8 @@ def test_threads_that_poll_are_charged(start: Start, lab: Lab) -> None:
     def trial() -> float:
         before, (ran, slices), stolen = charged(source), ran_ns(thread), stat_ns("", "steal")
         sender.call(flood, far.v4, port, MESSAGES)
-        after, (ran_then, slices_then), stolen = (
-            charged(source),
-            ran_ns(thread),
-            stat_ns("", "steal") - stolen,
-        )
+        after, (ran_then, slices_then) = charged(source), ran_ns(thread)
+        stolen = stat_ns("", "steal") - stolen
         ran, slices = ran_then - ran, slices_then - slices
         polled, between = after[NAPI] - before[NAPI], sum(after[name] - before[name] for name in SOFTIRQS)
         assert polled > 0

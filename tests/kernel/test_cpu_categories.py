@@ -65,10 +65,15 @@ Scene = Callable[[Lab], tuple[Namespace, Namespace, str]]
 # --- what workers do ------------------------------------------------------------------------------------------
 
 
+def udp_socket(address: str) -> socket.socket:
+    """A socket that takes such an address."""
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+
+
 def flood(memory: Memory, address: str) -> None:
     """Sends UDP packets as fast as others leave time for, to the end."""
     os.nice(19)
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    with udp_socket(address) as sender:
         sender.connect((address, PORT))
         while True:
             try:
@@ -79,7 +84,7 @@ def flood(memory: Memory, address: str) -> None:
 
 def receive(memory: Memory, address: str) -> None:
     """Reads UDP packets, to the end."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+    with udp_socket(address) as receiver:
         receiver.bind((address, PORT))
         while True:
             receiver.recv(SIZE)
@@ -90,7 +95,7 @@ def ignore(memory: Memory, address: str) -> None:
 
     To wake a process on another CPU takes half of a virtual machine's softirq time, and what forwards little of it.
     """
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+    with udp_socket(address) as receiver:
         receiver.bind((address, PORT))
         signal.pause()
 
