@@ -47,9 +47,9 @@ test-kernels: ## the core of them on this kernel and on Debian's, in virtual mac
 kernel-support: ## as test-kernels, and docs/kernel-support.md of it; root
 	$(as_root) $(bin)/python -B scripts/test-kernels.py --write-docs
 
-generate: ## docs/fields.md from the lenses, and docs/pictures
+generate: ## docs/fields.md from the lenses, and docs/screenshots
 	$(as_user) $(bin)/python -B scripts/generate.py
-	$(as_user) $(bin)/python -B scripts/pictures.py
+	$(as_user) $(bin)/python -B scripts/screenshots.py
 
 bench: ## the speed and memory budgets, side by side with ss; root
 	$(as_root) $(bin)/python -B bench/connections.py

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from nettop.engine.session import Session
-from nettop.probes.socket_rows import ROW
+from nettop.probes.connections.socket_rows import ROW
 from nettop.screens.app import run_app
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import LENS, SOCKETS

@@ -41,7 +41,7 @@ def passes(rows: int, runs: int) -> None:
     nettop rests between two second walks where these are dear; the clock given here runs by hours, so that each
     read walks.
     """
-    from nettop.probes.connections import Connections
+    from nettop.probes.connections.probe import Connections
 
     probe, hours = Connections(), itertools.count(1)
     probe.start()

@@ -39,7 +39,7 @@ MEDIAN_ERROR = 1.2533 / 1.349
 CPUCLOCK_SCHED = 2
 """The scheduler's clock of a process, with its PID (include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK)."""
 LAST_CPU = (os.cpu_count() or 1) - 1
-NETTOP_ITSELF, NETTOP_DEAREST = "nettop", "nettop --use syscalls=raw_syscalls"
+NETTOP_ITSELF, NETTOP_DEAREST = "nettop", "nettop --mechanism syscalls=raw_syscalls"
 DEAREST = {"syscalls": "raw_syscalls"}
 VIEW = ("--table", "--view", "cpu", "-d", "-t", "1")
 
@@ -69,9 +69,9 @@ class Nothing:
 class Lens:
     """nettop's lens in a process of its own, read once a second; while it is off no program of it is attached."""
 
-    def __init__(self, ways: Mapping[str, str]) -> None:
+    def __init__(self, mechanisms: Mapping[str, str]) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=_hold_lens, args=(theirs, ways), daemon=True)
+        self.process = multiprocessing.Process(target=_hold_lens, args=(theirs, mechanisms), daemon=True)
         self.process.start()
         self.hooks = str(self._answer())
 
@@ -96,25 +96,25 @@ class Lens:
         return self._pipe.recv()
 
 
-def _hold_lens(pipe: Connection, ways: Mapping[str, str]) -> None:
+def _hold_lens(pipe: Connection, mechanisms: Mapping[str, str]) -> None:
     """The life of that process: True attaches, False detaches.
 
     It reaches into the source: to start one anew takes longer than a turn, and what may be left out is not all.
     """
-    from nettop.probes.cpu import make_probe
-    from nettop.probes.cpu_entries import SERVED, SOFTIRQS, THREADS
+    from nettop.probes.cpu.entries import SERVED, SOFTIRQS, THREADS
+    from nettop.probes.cpu.probe import make_probe
 
     source = make_probe()
-    source.set("ways", ways)
+    source.set("mechanisms", mechanisms)
     source.start()
-    hooks = {hook.point: hook.way for hook in source.read(time.monotonic_ns()).hooks if hook.way}
+    hooks = {hook.hook: hook.mechanism for hook in source.read(time.monotonic_ns()).hooks if hook.mechanism}
     entries = source._attached
     at_first = entries.programs()
     ways_at_first = [
         way
-        for ladder in (SOFTIRQS, THREADS, SERVED)
-        for way in ladder.ways
-        if way.name == hooks.get(ladder.point.name) and at_first.issuperset(way.programs)
+        for fallbacks in (SOFTIRQS, THREADS, SERVED)
+        for way in fallbacks.mechanisms
+        if way.name == hooks.get(fallbacks.hook.name) and at_first.issuperset(way.programs)
     ]
 
     def attach() -> None:

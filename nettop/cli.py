@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nettop import __version__
-from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorAsked, open_doctor
-from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportAsked, open_export
+from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorOptions, open_doctor
+from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportOptions, open_export
 from nettop.commands.invoker import invoking_user
-from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogAsked, open_log
+from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogOptions, open_log
 from nettop.commands.options import (
-    asked_frequency,
-    asked_overhead,
-    asked_ways,
     checked_why,
     checked_word,
     complete_columns,
@@ -32,16 +29,19 @@ from nettop.commands.options import (
     follow_namespaces_option,
     frequency_option,
     max_overhead_option,
+    mechanism_option,
     option,
+    parse_frequency,
+    parse_mechanisms,
+    parse_overhead,
     quoted,
     seconds,
     starting,
-    use_option,
     whole,
     why_option,
 )
 from nettop.commands.privilege import Rights, opened_session, statistics_opener
-from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunAsked, open_run
+from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, open_run
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings, checked_interval
@@ -50,7 +50,7 @@ from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
-    from nettop.engine.source import Source
+    from nettop.snapshots.source import Source
 
 _ParseError: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises for words that it cannot place, whichever package it has that from."""
@@ -93,7 +93,7 @@ _SHOW, _SHORT, _TEXT = "What to show", "Shortcuts of --filter", "Plain output"
 
 # fmt: off
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ViewOptions:
     """The options as they were given: each field is one, in the order of --help. See `settings_of`."""
 
     view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=complete_view,
@@ -113,7 +113,7 @@ class Asked:
                                     help="Time between two refreshes (1)")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_SHOW)] = None
     frequency: Annotated[str | None, frequency_option(_SHOW)] = None
-    use: Annotated[list[str] | None, use_option(_SHOW)] = None
+    use: Annotated[list[str] | None, mechanism_option(_SHOW)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_SHOW)] = False
     port: Annotated[str | None, option("--port", metavar="PORT", panel=_SHORT, help="Local or remote port")] = None
     pid: Annotated[str | None, option("--pid", metavar="PID", panel=_SHORT, help="Process by number")] = None
@@ -145,7 +145,7 @@ class _Group(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command and its words. Raises UsageError for options in front of it."""
         resolved = super().resolve_command(ctx, args)
-        for name, field in Asked.__dataclass_fields__.items():
+        for name, field in ViewOptions.__dataclass_fields__.items():
             if ctx.params.get(name) not in (field.default, None, [], ()):
                 given = "--" + name.replace("_", "-")
                 raise UsageError(f"{given} in front of {args[0]} is not for it", f"write it behind {args[0]}")
@@ -161,23 +161,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.callback(invoke_without_command=True)(Asked)
-app.command(DOCTOR, help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLES)(DoctorAsked)
-app.command("log", help=LOG_HELP, epilog=LOG_EXAMPLES)(LogAsked)
-app.command("export", help=EXPORT_HELP, epilog=EXPORT_EXAMPLES)(ExportAsked)
+app.callback(invoke_without_command=True)(ViewOptions)
+app.command(DOCTOR, help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLES)(DoctorOptions)
+app.command("log", help=LOG_HELP, epilog=LOG_EXAMPLES)(LogOptions)
+app.command("export", help=EXPORT_HELP, epilog=EXPORT_EXAMPLES)(ExportOptions)
 app.command(
     "run",
     help=RUN_HELP,
     epilog=RUN_EXAMPLES,
     # What stands behind the command's name is the command's.
     context_settings={"allow_interspersed_args": False},
-)(RunAsked)
+)(RunOptions)
 
 
 # --- from options to settings ---------------------------------------------------------------------------------
 
 
-def settings_of(asked: Asked) -> Settings:
+def settings_of(asked: ViewOptions) -> Settings:
     """The settings that the options mean. Raises UsageError for values and combinations that mean nothing."""
     _check_together(asked)
     view = ViewSettings(
@@ -186,7 +186,7 @@ def settings_of(asked: Asked) -> Settings:
         sort=asked.sort,
         filters=_filters(asked),
         limit=_count("--limit", asked.limit),
-        every=asked.all,
+        all_rows=asked.all,
         deltas=asked.deltas,
         resolve=asked.resolve,
     )
@@ -198,9 +198,9 @@ def settings_of(asked: Asked) -> Settings:
         interval_s,
         view,
         text,
-        asked_ways(asked.use),
-        asked_overhead(asked.max_overhead),
-        asked_frequency(asked.frequency, interval_s),
+        parse_mechanisms(asked.use),
+        parse_overhead(asked.max_overhead),
+        parse_frequency(asked.frequency, interval_s),
     )
 
 
@@ -208,7 +208,7 @@ def _count(name: str, value: str | None) -> int | None:
     return None if value is None else whole(name, value)
 
 
-def _check_together(asked: Asked) -> None:
+def _check_together(asked: ViewOptions) -> None:
     if asked.once and asked.count not in (None, "1"):
         raise UsageError(f"--once and --count {asked.count} contradict each other", "give one of them")
     only_text = ("once", "count", "deltas")
@@ -217,7 +217,7 @@ def _check_together(asked: Asked) -> None:
         raise UsageError(f"--{given[0]} is of plain output", "add --table, or --format csv or jsonl")
 
 
-def _filters(asked: Asked) -> tuple[str, ...]:
+def _filters(asked: ViewOptions) -> tuple[str, ...]:
     """The filter texts, the shortcuts' behind the ones given as such."""
     shortcuts = (
         None if asked.port is None else f":{whole('--port', asked.port)}",
@@ -231,7 +231,7 @@ def _filters(asked: Asked) -> tuple[str, ...]:
 # --- doors ----------------------------------------------------------------------------------------------------
 
 
-def _open(asked: Asked, source_of: Callable[[str], Source] | None) -> ExitCode:
+def _open(asked: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     settings = settings_of(asked)
     lens, _ = find_table(settings.view.view)  # a wrong word is told before anything heavy loads
     user = invoking_user() if source_of is None else None
@@ -258,13 +258,13 @@ def _open_text(settings: Settings, opened: AbstractContextManager[Session]) -> E
 
 
 def _open_screens(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
-    from nettop.query.asked import asked_columns, asked_query
+    from nettop.query.from_settings import columns_from_settings, query_from_settings
     from nettop.query.query import screen_query
 
     table = find_table(settings.view.view)[1]
     # Wrong words are told while the terminal is still as it was.
-    asked_query(screen_query(table), settings.view)
-    asked_columns(table, settings.view)
+    query_from_settings(screen_query(table), settings.view)
+    columns_from_settings(table, settings.view)
     if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
         raise UsageError("the screens need a terminal to read from and to write to", "nettop --table does without")
     if os.environ.get("TERM") == "dumb":
@@ -280,11 +280,11 @@ def _is_terminal(stream: Any) -> bool:
 
 
 _DOORS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
-    Asked: _open,
-    LogAsked: open_log,
-    ExportAsked: open_export,
-    RunAsked: open_run,
-    DoctorAsked: open_doctor,
+    ViewOptions: _open,
+    LogOptions: open_log,
+    ExportOptions: open_export,
+    RunOptions: open_run,
+    DoctorOptions: open_doctor,
 }
 """What opens the door that was asked for, by what it was asked with."""
 

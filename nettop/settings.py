@@ -64,7 +64,7 @@ class ViewSettings:
     sort: str | None = None
     filters: tuple[str, ...] = ()
     limit: int | None = None
-    every: bool = False
+    all_rows: bool = False
     deltas: bool = False
     resolve: bool = False
 
@@ -90,7 +90,7 @@ class Settings:
     interval_s: float = 1.0
     view: ViewSettings = field(default_factory=ViewSettings)
     text: TextSettings = field(default_factory=TextSettings)
-    ways: Mapping[str, str] = field(default_factory=dict)
+    mechanisms: Mapping[str, str] = field(default_factory=dict)
     max_overhead: float | None = None
     frequency_hz: int = FREQUENCY_HZ
 
@@ -118,7 +118,7 @@ class LogSettings:
     keep: int = 8
     ring_bytes: int = 8 << 20
     why: bool = False
-    ways: Mapping[str, str] = field(default_factory=dict)
+    mechanisms: Mapping[str, str] = field(default_factory=dict)
     max_overhead: float | None = None
     frequency_hz: int = FREQUENCY_HZ
 
@@ -136,7 +136,7 @@ class ExportSettings:
     format: ExportFormat
     duration_s: float = 10.0
     filters: tuple[str, ...] = ()
-    ways: Mapping[str, str] = field(default_factory=dict)
+    mechanisms: Mapping[str, str] = field(default_factory=dict)
     frequency_hz: int = FREQUENCY_HZ
 
 
@@ -156,7 +156,7 @@ class RunSettings:
     as_root: bool = False
     ring_bytes: int = 8 << 20
     why: bool = False
-    ways: Mapping[str, str] = field(default_factory=dict)
+    mechanisms: Mapping[str, str] = field(default_factory=dict)
 
 
 def checked_interval(interval_s: float) -> float:

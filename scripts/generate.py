@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from nettop.snapshots import lenses  # noqa: E402 - the checkout comes first
 from nettop.snapshots.own_cost import SELF  # noqa: E402
-from nettop.snapshots.schema import RATE, Field, Kind, Lens, Point, Table  # noqa: E402
+from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table  # noqa: E402
 
 FIELDS = ROOT / "docs" / "fields.md"
 HEAD = f"""# Fields
@@ -34,7 +34,7 @@ def _lens(lens: Lens) -> str:
 
 def _points(lens: Lens) -> str:
     """What the lens wants of the kernel, and which of its fields and tables are n/a where that cannot be had."""
-    rows = (f"| `{point.name}` | {point.help} | {_hanging(lens, point)} |" for point in lens.points)
+    rows = (f"| `{point.name}` | {point.help} | {_hanging(lens, point)} |" for point in lens.hooks)
     head = f"### Points of `{lens.id}`\n\nThe words for `--use`, and what is `n/a` where there is no way to one.\n"
     return "\n".join([head, "| point | what it gives | n/a without it |", "|---|---|---|", *rows, ""])
 
@@ -46,8 +46,8 @@ def _losses(lens: Lens) -> str:
     return "\n".join([head, "| lost | what it is |", "|---|---|", *rows, ""])
 
 
-def _hanging(lens: Lens, point: Point) -> str:
-    tables = (_view(lens, table) for table in lens.tables if (table.point or table.name) == point.name)
+def _hanging(lens: Lens, point: Hook) -> str:
+    tables = (_view(lens, table) for table in lens.tables if (table.hook or table.name) == point.name)
     return ", ".join([*tables, *(f"`{name}`" for name in point.fields)])
 
 

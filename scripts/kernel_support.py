@@ -34,8 +34,8 @@ HOST = "host"
 class Proof:
     """What a test found when it forced a way to a point: `verdict` is "same" as by the others, or "refused" and why."""
 
-    point: str
-    way: str
+    hook: str
+    mechanism: str
     verdict: str
     why: str = ""
 
@@ -143,7 +143,7 @@ def _proof(case: ET.Element) -> Proof | None:
     told = {one.get("name", ""): one.get("value", "") for one in case.iter("property")}
     return (
         Proof(**told)
-        if {"point", "way", "verdict"} <= told.keys() <= {"point", "way", "verdict", "why"}
+        if {"hook", "mechanism", "verdict"} <= told.keys() <= {"hook", "mechanism", "verdict", "why"}
         else None
     )
 
@@ -180,7 +180,7 @@ FACTS = {"bcc": "bcc", "llvm": "LLVM in bcc", "kprobes": "kprobes"}
 def support_page(runs: list[Run]) -> str:
     """The whole document, oldest kernel first. The same facts give the same text."""
     runs = sorted(runs, key=lambda run: _version(run.release))
-    points = [line for lens in LENSES if lens.points for line in _lens(lens, runs)]
+    points = [line for lens in LENSES if lens.hooks for line in _lens(lens, runs)]
     return "\n".join([HEAD, *_kernels(runs), *points, *_refusals(runs)])
 
 
@@ -197,16 +197,18 @@ def _fact(run: Run, key: str) -> str:
 def _lens(lens: Lens, runs: list[Run]) -> list[str]:
     rows = [
         [f"`{point.name}`", point.help, *(_ways(run, lens.id, point.name) for run in runs)]
-        for point in lens.points
+        for point in lens.hooks
     ]
-    return [f"## {lens.title}", "", *_table(["point", "what it tells", *map(_title, runs)], rows), ""]
+    return [f"## {lens.title}", "", *_table(["hook", "what it tells", *map(_title, runs)], rows), ""]
 
 
 def _ways(run: Run, lens: str, point: str) -> str:
     """The way that is used there, and those that work as well."""
     told = _point(run, lens, point)
-    used = None if told is None else told["way"]
-    others = sorted({one.way for one in run.proofs if (one.point, one.verdict) == (point, "same")} - {used})
+    used = None if told is None else told["mechanism"]
+    others = sorted(
+        {one.mechanism for one in run.proofs if (one.hook, one.verdict) == (point, "same")} - {used}
+    )
     refused = told is not None or _refusal(run, lens) is not None
     first = UNRECORDED if not refused else NONE if used is None else f"**{used}**"
     return "<br>".join([first, *others])
@@ -215,7 +217,7 @@ def _ways(run: Run, lens: str, point: str) -> str:
 def _point(run: Run, lens: str, point: str) -> dict[str, Any] | None:
     """What doctor says of a point; None where it says nothing."""
     told = [one for one in (run.doctor or {}).get("lenses", ()) if one["id"] == lens]
-    return next((one for lens_told in told for one in lens_told["points"] if one["point"] == point), None)
+    return next((one for lens_told in told for one in lens_told["hooks"] if one["hook"] == point), None)
 
 
 def _refusal(run: Run, lens: str) -> str | None:
@@ -231,15 +233,15 @@ def _refusals(runs: list[Run]) -> list[str]:
         for refusal in sorted(_refused(run)):
             where.setdefault(refusal, []).append(_title(run))
     rows = [[f"`{point}`", way, why, ", ".join(where[point, way, why])] for point, way, why in sorted(where)]
-    head = ["## Refused", "", "Ways that a kernel does not offer, in its words or nettop's.", ""]
-    return [*head, *_table(["point", "way", "why", "kernels"], rows), ""] if rows else []
+    head = ["## Refused", "", "ChosenMechanisms that a kernel does not offer, in its words or nettop's.", ""]
+    return [*head, *_table(["hook", "mechanism", "why", "kernels"], rows), ""] if rows else []
 
 
 def _refused(run: Run) -> set[tuple[str, str, str]]:
-    found = {(one.point, one.way, one.why) for one in run.proofs if one.verdict == "refused"}
+    found = {(one.hook, one.mechanism, one.why) for one in run.proofs if one.verdict == "refused"}
     for lens in (run.doctor or {}).get("lenses", ()):
-        for point in lens["points"]:
-            found |= {(point["point"], one["way"], one["why"]) for one in point["refused"]}
+        for point in lens["hooks"]:
+            found |= {(point["hook"], one["mechanism"], one["why"]) for one in point["refused"]}
         if (why := _refusal(run, lens["id"])) is not None:
             found.add((lens["id"], "every way", why))
     return found

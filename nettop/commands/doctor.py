@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
-from nettop.commands.options import asked_ways, checked_word, option, starting, use_option
+from nettop.commands.options import checked_word, mechanism_option, option, parse_mechanisms, starting
 from nettop.commands.privilege import stays_root
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import undisturbed
 from nettop.snapshots import lenses
 
 if TYPE_CHECKING:
-    from nettop.engine.source import Source
+    from nettop.snapshots.source import Source
 
 _FORMATS = ("text", "json")
 _HOST = "host"
@@ -57,7 +57,7 @@ def _parts() -> list[str]:
 
 # fmt: off
 @dataclass(frozen=True, slots=True)
-class DoctorAsked:
+class DoctorOptions:
     """The options as they were given: each field is one, in the order of --help."""
 
     format: Annotated[str, option("--format", metavar="text|json", autocompletion=complete_format,
@@ -68,24 +68,24 @@ class DoctorAsked:
     no_traffic: Annotated[bool, option("--no-traffic", help="No self-test")] = False
     only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=complete_part,
                                              help=f"Leave out the others: {', '.join(_parts())}")] = None
-    use: Annotated[list[str] | None, use_option()] = None
+    use: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
 
-def open_doctor(asked: DoctorAsked, source_of: Callable[[str], Source] | None) -> ExitCode:
+def open_doctor(asked: DoctorOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Examine what the options ask for, and report. Raises NettopError where nothing can be written.
 
     `source_of` makes the source of a lens; the probes do if it is None.
     """
     as_json = checked_word("format", asked.format, _FORMATS) == "json"
     parts = tuple(checked_word("part", part, _parts()) for part in asked.only or ())
-    ways = asked_ways(asked.use)
+    mechanisms = parse_mechanisms(asked.use)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "nettop doctor needs somewhere to write to")
     with undisturbed():
-        from nettop.doctor.door import DoctorSettings, run_doctor
+        from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of
-    settings = DoctorSettings(parts, not asked.no_traffic, ways, as_json, stays_root(invoking_user()) or "")
+    settings = DoctorSettings(parts, not asked.no_traffic, mechanisms, as_json, stays_root(invoking_user()) or "")
     with nullcontext() if asked.bundle is None else _new_file(Path(asked.bundle)) as bundle:
         return run_doctor(settings, source_of or probe_of, sys.stdout, bundle)
 

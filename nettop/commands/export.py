@@ -15,14 +15,14 @@ import typer
 
 from nettop.commands.invoker import User, invoking_user, owner_of_files
 from nettop.commands.options import (
-    asked_frequency,
-    asked_ways,
     checked_word,
     frequency_option,
+    mechanism_option,
     option,
+    parse_frequency,
+    parse_mechanisms,
     seconds,
     starting,
-    use_option,
 )
 from nettop.commands.privilege import Rights, explaining, opened_session, stays_root
 from nettop.errors import ExitCode, NettopError, UsageError
@@ -32,7 +32,7 @@ from nettop.snapshots import find_table, lenses
 from nettop.snapshots.schema import Lens, Table
 
 if TYPE_CHECKING:
-    from nettop.engine.source import Source
+    from nettop.snapshots.source import Source
 
 STDOUT = "-"
 """The FILE that is standard output."""
@@ -85,7 +85,7 @@ def _exportable() -> list[str]:
 
 # fmt: off
 @dataclass(frozen=True, slots=True)
-class ExportAsked:
+class ExportOptions:
     """The words as they were given: each field is an argument or an option, in the order of --help."""
 
     view: Annotated[str, typer.Argument(metavar="LENS[.TABLE]", autocompletion=complete_export_view,
@@ -99,11 +99,11 @@ class ExportAsked:
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", help="Rows to export, as in nettop "
                                                "--filter; given more than once, all hold")] = None
     frequency: Annotated[str | None, frequency_option()] = None
-    use: Annotated[list[str] | None, use_option()] = None
+    use: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
 
-def export_settings(asked: ExportAsked) -> ExportSettings:
+def export_settings(asked: ExportOptions) -> ExportSettings:
     """The settings that the words mean. Raises UsageError for values that mean nothing."""
     lens, table = _exported(asked.view)
     duration_s = checked_duration(seconds("--duration", asked.duration))
@@ -113,8 +113,8 @@ def export_settings(asked: ExportAsked) -> ExportSettings:
         format=_format(asked, table),
         duration_s=duration_s,
         filters=tuple(asked.filter or ()),
-        ways=asked_ways(asked.use),
-        frequency_hz=asked_frequency(asked.frequency, duration_s, "--duration"),
+        mechanisms=parse_mechanisms(asked.use),
+        frequency_hz=parse_frequency(asked.frequency, duration_s, "--duration"),
     )
 
 
@@ -131,7 +131,7 @@ def _exported(view: str) -> tuple[Lens, Table]:
     return lens, found
 
 
-def _format(asked: ExportAsked, table: Table) -> ExportFormat:
+def _format(asked: ExportOptions, table: Table) -> ExportFormat:
     """The format that is asked for, or that the file's ending names."""
     if asked.format is not None:
         return ExportFormat(checked_word("format", asked.format, table.exports))
@@ -146,7 +146,7 @@ def _format(asked: ExportAsked, table: Table) -> ExportFormat:
     return form
 
 
-def open_export(asked: ExportAsked, source_of: Callable[[str], Source] | None) -> ExitCode:
+def open_export(asked: ExportOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Sample, and write what was met. Raises NettopError, and BrokenPipeError when nobody reads any more.
 
     `source_of` makes the source of a lens; the probes do if it is None.

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.invoker import invoking_user, owner_of_files
 from nettop.commands.options import (
-    asked_frequency,
-    asked_overhead,
-    asked_ways,
     checked_why,
     checked_word,
     complete_line_format,
@@ -22,10 +19,13 @@ from nettop.commands.options import (
     follow_namespaces_option,
     frequency_option,
     max_overhead_option,
+    mechanism_option,
     option,
+    parse_frequency,
+    parse_mechanisms,
+    parse_overhead,
     seconds,
     size_bytes,
-    use_option,
     whole,
     why_option,
 )
@@ -44,7 +44,7 @@ from nettop.snapshots import find_table, views
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
-    from nettop.engine.source import Source
+    from nettop.snapshots.source import Source
 
 NONE = "none"
 """The --log-dir that is none."""
@@ -71,7 +71,7 @@ give --log-dir a directory of root's, or none for the console only"""
 
 # fmt: off
 @dataclass(frozen=True, slots=True)
-class LogAsked:
+class LogOptions:
     """The options as they were given: each field is one, in the order of --help. See `log_settings`."""
 
     lens: Annotated[str, option("--lens", metavar="LENS[.TABLE]", panel=_WHAT, autocompletion=complete_view,
@@ -88,7 +88,7 @@ class LogAsked:
                                            help="Time between two readings of the tables (1)")] = None
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
     frequency: Annotated[str | None, frequency_option(_WHAT)] = None
-    use: Annotated[list[str] | None, use_option(_WHAT)] = None
+    use: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     format: Annotated[str, option("--format", metavar="text|jsonl", panel=_WHERE,
                                   autocompletion=complete_line_format, help="Lines for people (text) or for "
                                   "programs")] = "text"
@@ -107,7 +107,7 @@ class LogAsked:
     # fmt: on
 
 
-def log_settings(asked: LogAsked) -> LogSettings:
+def log_settings(asked: LogOptions) -> LogSettings:
     """The settings that the options mean. Raises UsageError for values and combinations that mean nothing."""
     _check_together(asked)
     metrics_interval_s = seconds("--metrics-interval", asked.metrics_interval)
@@ -126,13 +126,13 @@ def log_settings(asked: LogAsked) -> LogSettings:
         keep=whole("--keep", asked.keep),
         ring_bytes=checked_ring(size_bytes("--ring-size", asked.ring_size)),
         why=checked_why(asked.why, asked.format),
-        ways=asked_ways(asked.use),
-        max_overhead=asked_overhead(asked.max_overhead),
-        frequency_hz=asked_frequency(asked.frequency, interval_s),
+        mechanisms=parse_mechanisms(asked.use),
+        max_overhead=parse_overhead(asked.max_overhead),
+        frequency_hz=parse_frequency(asked.frequency, interval_s),
     )
 
 
-def _check_together(asked: LogAsked) -> None:
+def _check_together(asked: LogOptions) -> None:
     if asked.events_only and asked.metrics_only:
         raise UsageError("--events-only and --metrics-only exclude each other", "leave out both for everything")
     if asked.no_console and asked.log_dir == NONE:
@@ -148,7 +148,7 @@ def _rotate_bytes(text: str) -> int:
     return size
 
 
-def open_log(asked: LogAsked, source_of: Callable[[str], Source] | None) -> ExitCode:
+def open_log(asked: LogOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     """Log what the options ask for. Raises NettopError, and BrokenPipeError when nobody reads any more.
 
     `source_of` makes the source of a lens; the probes do if it is None.

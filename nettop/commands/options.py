@@ -22,20 +22,20 @@ def option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, show_default=False, **kwargs)
 
 
-def use_option(panel: str | None = None) -> Any:
-    """--use; its values are what `asked_ways` takes."""
-    return option("--use", metavar="POINT=WAY", panel=panel, autocompletion=complete_way,
+def mechanism_option(panel: str | None = None) -> Any:
+    """--use; its values are what `parse_mechanisms` takes."""
+    return option("--mechanism", metavar="POINT=WAY", panel=panel, autocompletion=complete_mechanism,
                   help="Use this way in place of the best one, e.g. sockets=sock_diag, events=none")  # fmt: skip
 
 
 def max_overhead_option(panel: str | None = None) -> Any:
-    """--max-overhead; its value is what `asked_overhead` takes."""
+    """--max-overhead; its value is what `parse_overhead` takes."""
     return option("--max-overhead", metavar="PERCENT", panel=panel,
                   help="Sample less, rather than take more of one CPU than that, e.g. 2%")  # fmt: skip
 
 
 def frequency_option(panel: str | None = None) -> Any:
-    """--frequency; its value is what `asked_frequency` takes."""
+    """--frequency; its value is what `parse_frequency` takes."""
     return option("--frequency", metavar="HZ", panel=panel,
                   help=f"How often each CPU is sampled a second, for the CPU lens ({FREQUENCY_HZ})")  # fmt: skip
 
@@ -64,7 +64,7 @@ def complete_view(incomplete: str) -> list[str]:
     return starting(views(), incomplete)
 
 
-def complete_way(incomplete: str) -> list[str]:
+def complete_mechanism(incomplete: str) -> list[str]:
     """The points that begin like `incomplete`; behind the sign the one way that every point has."""
     point, sign, _ = incomplete.partition("=")
     return starting([f"{point}=none"] if sign else [f"{name}=" for name in _points()], incomplete)
@@ -128,12 +128,12 @@ def share(name: str, value: str) -> float:
         raise UsageError(f"{name} {value!r} is not a percentage", f"write it like {name} 2%") from None
 
 
-def asked_overhead(value: str | None) -> float | None:
+def parse_overhead(value: str | None) -> float | None:
     """The share of one CPU that --max-overhead gives. Raises UsageError for what is not possible."""
     return None if value is None else checked_overhead(share("--max-overhead", value))
 
 
-def asked_frequency(value: str | None, span_s: float, spanned_by: str = "--interval") -> int:
+def parse_frequency(value: str | None, span_s: float, spanned_by: str = "--interval") -> int:
     """The samples a second that --frequency gives, for times over such a span, which that option gives.
 
     Raises UsageError for what is not possible.
@@ -153,26 +153,27 @@ def size_bytes(name: str, value: str) -> int:
     return int(found[1]) << _SIZES[found[2].lower()]
 
 
-def asked_ways(words: Sequence[str] | None) -> dict[str, str]:
+def parse_mechanisms(words: Sequence[str] | None) -> dict[str, str]:
     """The ways to use, by point. Which there are is the source's to say.
 
     Raises UsageError for what is not POINT=WAY, a point that no lens has, and one that is named twice.
     """
-    ways: dict[str, str] = {}
+    mechanisms: dict[str, str] = {}
     for word in words or ():
         point, _, way = word.partition("=")
         if not (point and way):
-            raise UsageError(f"--use {word!r} is no POINT=WAY", "write it like --use events=none")
-        checked_word("point", point, _points())
-        if ways.setdefault(point, way) != way:
+            raise UsageError(f"--mechanism {word!r} is no POINT=WAY", "write it like --mechanism events=none")
+        checked_word("hook", point, _points())
+        if mechanisms.setdefault(point, way) != way:
             raise UsageError(
-                f"--use {point}={ways[point]} and {word} contradict each other", "give one of them"
+                f"--mechanism {point}={mechanisms[point]} and {word} contradict each other",
+                "give one of them",
             )
-    return ways
+    return mechanisms
 
 
 def _points() -> list[str]:
-    return [point.name for lens in lenses() for point in lens.points]
+    return [point.name for lens in lenses() for point in lens.hooks]
 
 
 def checked_why(asked: bool, form: str) -> bool:

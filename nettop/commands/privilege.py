@@ -23,7 +23,7 @@ from nettop.snapshots.safe_text import safe_text
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
-    from nettop.engine.source import Source
+    from nettop.snapshots.source import Source
 
 OpenStatistics = Callable[[], int]
 """Gives a descriptor with which the kernel counts the runs of BPF programs, as long as it is open. Raises OSError."""

@@ -14,14 +14,14 @@ import typer
 
 from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
 from nettop.commands.options import (
-    asked_ways,
     checked_why,
     checked_word,
     complete_line_format,
     follow_namespaces_option,
+    mechanism_option,
     option,
+    parse_mechanisms,
     size_bytes,
-    use_option,
     why_option,
 )
 from nettop.commands.privilege import Rights, opened_session
@@ -30,7 +30,7 @@ from nettop.interrupts import undisturbed
 from nettop.settings import LineFormat, RunSettings, checked_ring
 
 if TYPE_CHECKING:
-    from nettop.engine.source import Source
+    from nettop.snapshots.source import Source
 
 INTERVAL_S = 5.0
 """Nobody looks at the tables while the command runs."""
@@ -51,7 +51,7 @@ Exit code: the command's; 128 and the number of the signal that ended it; 127 no
 
 # fmt: off
 @dataclass(frozen=True, slots=True)
-class RunAsked:
+class RunOptions:
     """The words as they were given: each field is an option, in the order of --help, or the command."""
 
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND [ARGUMENTS]", show_default=False,
@@ -66,11 +66,11 @@ class RunAsked:
     follow_namespaces: Annotated[bool, follow_namespaces_option()] = False
     ring_size: Annotated[str, option("--ring-size", metavar="SIZE",
                                      help="Room for events in the kernel, a power of two (8M)")] = "8M"
-    use: Annotated[list[str] | None, use_option()] = None
+    use: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
 
-def run_settings(asked: RunAsked) -> RunSettings:
+def run_settings(asked: RunOptions) -> RunSettings:
     """The settings that the words mean. Raises UsageError for values that mean nothing, and without a command."""
     if not asked.command or not asked.command[0]:
         raise UsageError("no command to run", "write it behind --: nettop run -- curl https://example.com")
@@ -82,11 +82,11 @@ def run_settings(asked: RunAsked) -> RunSettings:
         as_root=asked.root,
         ring_bytes=checked_ring(size_bytes("--ring-size", asked.ring_size)),
         why=checked_why(asked.why, asked.format),
-        ways=asked_ways(asked.use),
+        mechanisms=parse_mechanisms(asked.use),
     )
 
 
-def open_run(asked: RunAsked, source_of: Callable[[str], Source] | None) -> int:
+def open_run(asked: RunOptions, source_of: Callable[[str], Source] | None) -> int:
     """Run the command, report, and return its exit code. Raises NettopError where it has not begun.
 
     `source_of` makes the source of a lens; the probes do if it is None.

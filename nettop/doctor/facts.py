@@ -146,18 +146,18 @@ def check_sock_diag(_: Path) -> Check:
 def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterator[Check]:
     """Whether the ends of functions can be hooked, as the lenses found when they tried; nothing where none did.
 
-    Where something of the host is bad, or --use leaves out what they add to, they did not get as far as asking for it.
+    Where something of the host is bad, or --mechanism leaves out what they add to, they did not get that far.
     """
     name = "fentry, fexit"
     hooks = [hook for lens in lenses for hook in lens.hooks]
-    ways = [(hook, why) for hook in hooks for way, why in hook.refused if _is_fentry(way)]
-    missing = {hook.point for hook in hooks if hook.way is None}
+    mechanisms = [(hook, why) for hook in hooks for way, why in hook.refused if _is_fentry(way)]
+    missing = {hook.hook for hook in hooks if hook.mechanism is None}
     whys = dict.fromkeys(
-        why for hook, why in ways if why not in OF_THE_USER and BELOW.get(hook.point) not in missing
+        why for hook, why in mechanisms if why not in OF_THE_USER and BELOW.get(hook.hook) not in missing
     )
-    if any(_is_fentry(hook.way or "") for hook in hooks):
+    if any(_is_fentry(hook.mechanism or "") for hook in hooks):
         yield Check("fentry", name, "yes", data=True)
-    elif (ways and not whys) or any(check.verdict is Verdict.BAD for check in host):
+    elif (mechanisms and not whys) or any(check.verdict is Verdict.BAD for check in host):
         yield Check("fentry", name, "cannot be asked for here", Verdict.NOTE, data="unknown")
     elif whys:
         yield Check("fentry", name, f"no: {'; '.join(whys)}", Verdict.NOTE, data=False)
@@ -231,7 +231,7 @@ def check_network_namespace(root: Path) -> Check:
     found = find_namespaces(root / "proc")
     by_size = sorted(found, key=lambda inode: len(found[inode]))
     first = root / "proc/1/ns/net"
-    hosts = next((inode for inode, ways in found.items() if first in ways), by_size[-1])
+    hosts = next((inode for inode, mechanisms in found.items() if first in mechanisms), by_size[-1])
     if own in (hosts, _INITIAL_NETWORK_NAMESPACE):
         return Check("network_namespace", name, f"{own}, the host's", data=own)
     return Check(

@@ -6,21 +6,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from nettop.doctor.report import LensReport, Trial
-from nettop.doctor.self_test import SELF_TESTS
-from nettop.doctor.stage import Place
-from nettop.engine.source import Source
+from nettop.doctor.report import LensReport
+from nettop.doctor.self_test import self_test_of
 from nettop.errors import NettopError, UsageError, failure_of
 from nettop.interrupts import undisturbed
+from nettop.selftest.paths import Place
+from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.schema import Lens
+from nettop.snapshots.source import Source
 
 RING_BYTES = 8 << 20
 """Room for the events that others make meanwhile."""
 
 
 def examine(
-    lens: Lens, source_of: Callable[[str], Source], places: Sequence[Place], ways: Mapping[str, str]
-) -> tuple[LensReport, list[Trial]]:
+    lens: Lens, source_of: Callable[[str], Source], places: Sequence[Place], mechanisms: Mapping[str, str]
+) -> tuple[LensReport, list[SelfTestResult]]:
     """How the lens is had here, and what its self-test saw; none where there are no places for traffic.
 
     `ways` are those to use in place of the best ones, by point. Raises UsageError for one that there is not.
@@ -29,14 +30,15 @@ def examine(
     try:
         with undisturbed():  # the probe is imported
             source = source_of(lens.id)
-        source.set("ways", ways)
+        source.set("mechanisms", mechanisms)
         source.set("ring_bytes", RING_BYTES)
         for table in lens.tables:
             source.set("table", table.name)
         source.start()
-        trials = SELF_TESTS[lens.id](source, places) if places and lens.id in SELF_TESTS else []
+        self_test = self_test_of(lens.id) if places else None
+        results = self_test(source, places) if self_test else []
         snapshot = source.read(time.monotonic_ns())
-        return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), trials
+        return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), results
     except UsageError:
         raise
     except NettopError as error:

@@ -28,7 +28,7 @@ _SPARED = frozenset({
 })  # fmt: skip
 """Words that say nothing of a host, or that the report says itself."""
 _FIRST_OWN_UID = 1000
-_PLAIN_KEYS = frozenset({"verdict", "id", "title", "point", "way", "fields", "lens", "unit", "name"})
+_PLAIN_KEYS = frozenset({"verdict", "id", "title", "hook", "mechanism", "fields", "lens", "unit", "name"})
 """What the report has of its own words under these keys stays as it is."""
 
 
@@ -109,9 +109,9 @@ def names_here(root: Path = Path("/")) -> dict[str, set[str]]:
             processes.add(host.process_name(pid))
             containers.update((container_of(host.cgroup(pid) or "") or "").split(":"))
     namespaces = set()
-    for ways in find_namespaces(root / "proc").values():
-        in_proc = [way for way in ways if root / "proc" in way.parents]
-        namespaces |= {way.name for way in ways if way not in in_proc}
+    for mechanisms in find_namespaces(root / "proc").values():
+        in_proc = [way for way in mechanisms if root / "proc" in way.parents]
+        namespaces |= {way.name for way in mechanisms if way not in in_proc}
         for way in in_proc[:1]:
             interfaces |= set(_interfaces(way.parents[1] / "net/dev"))
     return {

@@ -9,13 +9,13 @@ from enum import StrEnum
 from typing import Any
 
 from nettop.errors import ExitCode, NettopError, PermissionMissing
-from nettop.kernel.ladder import LEFT_OUT, NOT_ASKED_FOR
+from nettop.kernel.mechanisms import LEFT_OUT, NOT_CHOSEN
+from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import Hook
+from nettop.snapshots.snapshot import HookStatus
 
 VERSION = 1
 """Of the JSON report; another number means that a field changed its meaning."""
-REPORT_IT = "please report it, with what nettop doctor --bundle FILE writes"
 BELOW = {
     "unheld": "sockets",
     "opened": "sockets",
@@ -25,7 +25,7 @@ BELOW = {
     "places": "packets",
 }
 """Points that are had, or had well, only where another one is: what refuses that one refuses them."""
-OF_THE_USER = (NOT_ASKED_FOR, LEFT_OUT)
+OF_THE_USER = (NOT_CHOSEN, LEFT_OUT)
 """Reasons for which a way is not taken that say nothing of the host."""
 
 
@@ -55,35 +55,9 @@ class LensReport:
     """A lens: the hooks that its snapshot tells of, or the error that it ends with here."""
 
     lens: Lens
-    hooks: tuple[Hook, ...] = ()
+    hooks: tuple[HookStatus, ...] = ()
     gaps: dict[str, str] = field(default_factory=dict)
     error: NettopError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Traffic that the self-test made, and what a lens saw of it. It was not tried where `why_not` says why.
-
-    `detail` tells more of what differs.
-    """
-
-    lens: str
-    what: str
-    expected: int = 0
-    measured: int | None = None
-    unit: str = ""
-    why_not: str = ""
-    detail: str = ""
-
-    @property
-    def ok(self) -> bool | None:
-        """Whether both agree; None where it was not tried."""
-        return None if self.why_not else self.measured == self.expected
-
-    @property
-    def remedy(self) -> str:
-        """What to do; empty where there is nothing to be done."""
-        return self.why_not or ("" if self.ok else REPORT_IT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +66,7 @@ class Report:
 
     checks: tuple[Check, ...] = ()
     lenses: tuple[LensReport, ...] = ()
-    trials: tuple[Trial, ...] = ()
+    results: tuple[SelfTestResult, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -104,9 +78,9 @@ class Report:
         return ExitCode.FAILURE if self.wrong_trials else ExitCode.DONE
 
     @property
-    def wrong_trials(self) -> tuple[Trial, ...]:
+    def wrong_trials(self) -> tuple[SelfTestResult, ...]:
         """Where the self-test disagrees."""
-        return tuple(trial for trial in self.trials if trial.ok is False)
+        return tuple(trial for trial in self.results if trial.ok is False)
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -117,7 +91,7 @@ class Report:
             "lenses": [_lens(one) for one in self.lenses],
             "self_test": [
                 _chosen(one, ("lens", "what", "expected", "measured", "unit", "ok", "remedy", "detail"))
-                for one in self.trials
+                for one in self.results
             ],
             "ok": self.exit_code is ExitCode.DONE,
         }
@@ -133,11 +107,11 @@ def _lens(one: LensReport) -> dict[str, Any]:
         "title": one.lens.title,
         "works": one.error is None,
         "error": None if one.error is None else _chosen(one.error, ("what", "remedy")),
-        "points": [
+        "hooks": [
             {
-                "point": hook.point,
-                "way": hook.way,
-                "refused": [{"way": way, "why": why} for way, why in hook.refused],
+                "hook": hook.hook,
+                "mechanism": hook.mechanism,
+                "refused": [{"mechanism": way, "why": why} for way, why in hook.refused],
                 "fields": list(hook.fields),
             }
             for hook in one.hooks

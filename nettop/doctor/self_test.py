@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The self-test: traffic whose numbers are known, against what the lenses say of it. What differs by one is wrong."""
+"""The self-tests of lenses: traffic whose numbers are known, compared with what a lens says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
-from nettop.doctor.report import Trial
-from nettop.doctor.stage import Place
-from nettop.doctor.try_connections import try_connections
-from nettop.doctor.try_drops import try_drops
-from nettop.engine.source import Source
+from nettop.selftest.paths import Place
+from nettop.selftest.result import SelfTestResult
+from nettop.snapshots.source import Source
 
-SELF_TESTS: Mapping[str, Callable[[Source, Sequence[Place]], list[Trial]]] = {
-    "connections": try_connections,
-    "drops": try_drops,
-}
-"""By lens; one that has none is only attached and read."""
+SelfTest: TypeAlias = Callable[[Source, Sequence[Place]], list[SelfTestResult]]
+
+
+def self_test_of(lens: str) -> SelfTest | None:
+    """`run` of the module `self_test` in the lens's probe package; None where a lens has none."""
+    name = f"nettop.probes.{lens}.self_test"
+    try:
+        run: SelfTest = importlib.import_module(name).run
+    except ModuleNotFoundError as error:
+        if error.name not in (name, f"nettop.probes.{lens}"):
+            raise
+        return None
+    return run

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from nettop.doctor.report import BELOW, OF_THE_USER, REPORT_IT, Check, LensReport, Report, Trial, Verdict
+from nettop.doctor.report import BELOW, OF_THE_USER, Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError
+from nettop.selftest.result import REPORT_IT, SelfTestResult
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.snapshot import NOT_HERE, Hook
+from nettop.snapshots.snapshot import NOT_AVAILABLE, HookStatus
 
 _SIGNS = {Verdict.OK: "✓", Verdict.NOTE: "▲", Verdict.BAD: "✗"}
 _COLOURS = {Verdict.OK: "32", Verdict.NOTE: "33", Verdict.BAD: "31"}
@@ -97,9 +98,9 @@ def _sections(report: Report) -> Iterator[tuple[str, list[_Line]]]:
         )
     for lens in report.lenses:
         yield lens.lens.id.upper(), list(_lens_lines(lens, report.checks))
-    if report.trials:
-        lens_width = max(len(one.lens) for one in report.trials)
-        yield "SELF-TEST", [_trial_line(one, lens_width) for one in report.trials]
+    if report.results:
+        lens_width = max(len(one.lens) for one in report.results)
+        yield "SELF-TEST", [_trial_line(one, lens_width) for one in report.results]
 
 
 def _lens_lines(lens: LensReport, checks: Sequence[Check]) -> Iterator[_Line]:
@@ -107,16 +108,16 @@ def _lens_lines(lens: LensReport, checks: Sequence[Check]) -> Iterator[_Line]:
         yield _Line(
             Verdict.BAD, Verdict.BAD, "does not work", lens.error.what, _below(_remedy_of(lens.error, checks))
         )
-    hooks = {hook.point: hook for hook in lens.hooks}
+    hooks = {hook.hook: hook for hook in lens.hooks}
     for hook in lens.hooks:
-        refused = tuple(f"not {ways}: {why}" for ways, why in _refusals(hook))
-        if hook.way is None:
+        refused = tuple(f"not {mechanisms}: {why}" for mechanisms, why in _refusals(hook))
+        if hook.mechanism is None:
             remedy = _below(_remedy(hook, hooks, checks))
             missing = f"no way here{': ' if hook.fields else ''}{', '.join(hook.fields)}"
-            yield _Line(Verdict.NOTE, NOT_HERE, hook.point, missing, refused + remedy)
+            yield _Line(Verdict.NOTE, NOT_AVAILABLE, hook.hook, missing, refused + remedy)
         else:
             verdict = Verdict.NOTE if hook.refused else Verdict.OK
-            yield _Line(verdict, verdict, hook.point, hook.way, refused)
+            yield _Line(verdict, verdict, hook.hook, hook.mechanism, refused)
     by_why: dict[str, list[str]] = {}
     for name, why in lens.gaps.items():
         by_why.setdefault(why, []).append(name)
@@ -129,7 +130,7 @@ def _below(remedy: str) -> tuple[str, ...]:
     return (_ARROW + remedy,) if remedy else ()
 
 
-def _refusals(hook: Hook) -> Iterator[tuple[str, str]]:
+def _refusals(hook: HookStatus) -> Iterator[tuple[str, str]]:
     """The ways that were refused for the same reason, as one text, and the reason. Those that begin alike are
     counted.
     """
@@ -139,8 +140,8 @@ def _refusals(hook: Hook) -> Iterator[tuple[str, str]]:
             alike.setdefault(way.partition(" + ")[0], []).append(way)
         yield (
             ", ".join(
-                ways[0] if len(ways) == 1 else f"{begins} + … ({len(ways)} ways)"
-                for begins, ways in alike.items()
+                mechanisms[0] if len(mechanisms) == 1 else f"{begins} + … ({len(mechanisms)} mechanisms)"
+                for begins, mechanisms in alike.items()
             ),
             why,
         )
@@ -153,15 +154,15 @@ def _remedy_of(error: NettopError, checks: Sequence[Check]) -> str:
     return _mend(checks)
 
 
-def _remedy(hook: Hook, hooks: Mapping[str, Hook], checks: Sequence[Check]) -> str:
+def _remedy(hook: HookStatus, hooks: Mapping[str, HookStatus], checks: Sequence[Check]) -> str:
     """What would give the point a way; empty where nothing but the user stands against it."""
-    above = hooks.get(BELOW.get(hook.point, ""))
+    above = hooks.get(BELOW.get(hook.hook, ""))
     if above is not None and above.refused:
         return _remedy(above, hooks, checks)
-    ways = [way for way, why in hook.refused if why not in OF_THE_USER]
-    if not ways or hook.point in _OF_THE_MACHINE:
+    mechanisms = [way for way, why in hook.refused if why not in OF_THE_USER]
+    if not mechanisms or hook.hook in _OF_THE_MACHINE:
         return ""
-    return _OTHERWISE.get(hook.point) or _mend(checks) or _kernel_with(ways, checks)
+    return _OTHERWISE.get(hook.hook) or _mend(checks) or _kernel_with(mechanisms, checks)
 
 
 def _mend(checks: Sequence[Check]) -> str:
@@ -169,16 +170,16 @@ def _mend(checks: Sequence[Check]) -> str:
     return f"mend what is bad under HOST: {bad}" if bad else ""
 
 
-def _kernel_with(ways: Sequence[str], checks: Sequence[Check]) -> str:
+def _kernel_with(mechanisms: Sequence[str], checks: Sequence[Check]) -> str:
     """What a kernel is built with that has one of these ways, and this one is not, as far as is known."""
-    kinds = (way.replace("/", " ").split()[0] for way in ways)
+    kinds = (way.replace("/", " ").split()[0] for way in mechanisms)
     built_in = {_BUILT_IN.get(one.key) for one in checks if one.verdict is Verdict.OK}
     options = dict.fromkeys(_KERNEL_OPTIONS[kind] for kind in kinds if kind in _KERNEL_OPTIONS)
     missing = [option for option in options if option not in built_in]
     return f"a kernel with {' or '.join(missing)} has it" if missing else REPORT_IT
 
 
-def _trial_line(trial: Trial, lens_width: int) -> _Line:
+def _trial_line(trial: SelfTestResult, lens_width: int) -> _Line:
     name = f"{trial.lens:<{lens_width}}  {trial.what}"
     if trial.ok is None:
         return _Line(Verdict.NOTE, Verdict.NOTE, name, f"not tried: {trial.why_not}")
@@ -226,20 +227,20 @@ def _conclusion(report: Report) -> Iterator[str]:
         count = len(report.wrong_trials)
         yield f"The self-test disagrees in {count} line{'s' * (count > 1)}: what nettop shows here may be wrong."
     if report.exit_code is ExitCode.DONE and report.lenses:
-        yield "Every lens works here" + _exactness(report.trials) + _missing(report.lenses) + "."
+        yield "Every lens works here" + _exactness(report.results) + _missing(report.lenses) + "."
 
 
-def _exactness(trials: tuple[Trial, ...]) -> str:
-    tried = [one for one in trials if one.ok is not None]
+def _exactness(results: tuple[SelfTestResult, ...]) -> str:
+    tried = [one for one in results if one.ok is not None]
     if not tried:
         return ""
-    untried = len(trials) - len(tried)
-    return ", and the self-test is exact" + (f" ({untried} of {len(trials)} not tried)" if untried else "")
+    untried = len(results) - len(tried)
+    return ", and the self-test is exact" + (f" ({untried} of {len(results)} not tried)" if untried else "")
 
 
 def _missing(lenses: tuple[LensReport, ...]) -> str:
     missing: Mapping[str, list[str]] = {
-        one.lens.id: [hook.point for hook in one.hooks if hook.way is None] for one in lenses
+        one.lens.id: [hook.hook for hook in one.hooks if hook.mechanism is None] for one in lenses
     }
     texts = [f"{lens} {', '.join(points)}" for lens, points in missing.items() if points]
-    return f"; {NOT_HERE}: {'; '.join(texts)}" if texts else ""
+    return f"; {NOT_AVAILABLE}: {'; '.join(texts)}" if texts else ""

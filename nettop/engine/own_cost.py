@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nettop.engine.source import MeasuredSource, Source
 from nettop.snapshots.arrays import take
-from nettop.snapshots.own_cost import COSTS, KINDS, POINT_PROGRAMS, SELF
+from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, KINDS, SELF
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import NOT_HERE, Hook, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import NOT_AVAILABLE, HookStatus, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.source import MeasuredSource, Source
 
 OpenStatistics = Callable[[], int]
 """Has the kernel count the runs of BPF programs; gives the descriptor with which that ends. Raises OSError."""
@@ -263,7 +263,7 @@ class Cost(NamedTuple):
 
 
 class OwnCostSource:
-    """The source of the table `self`; see nettop.engine.source.Source. `limits` gives what --max-overhead does."""
+    """The source of the table `self`; see nettop.snapshots.source.Source. `limits` gives what --max-overhead does."""
 
     def __init__(self, cost: OwnCost, around: Surroundings, limits: Callable[[], list[Cost]]) -> None:
         self._cost = cost
@@ -311,10 +311,10 @@ class OwnCostSource:
             self._is_attached = False
             self._cost.give_up_statistics()
 
-    def _hook(self) -> Hook:
+    def _hook(self) -> HookStatus:
         if self._cost.counts_programs:
-            return Hook(POINT_PROGRAMS.name, _STATISTICS)
-        return Hook(POINT_PROGRAMS.name, None, ((_STATISTICS, self._cost.without_statistics),))
+            return HookStatus(HOOK_PROGRAMS.name, _STATISTICS)
+        return HookStatus(HOOK_PROGRAMS.name, None, ((_STATISTICS, self._cost.without_statistics),))
 
     def _total(self, kernel: Mapping[str, int | None], lost: Mapping[str, int]) -> Cost:
         return Cost(
@@ -337,7 +337,7 @@ class OwnCostSource:
             if self._cost.counts_programs:
                 yield Cost(kind, shown, lens, runs, time_ns)
             else:
-                yield Cost(kind, shown, lens, note=f"{NOT_HERE}: {self._cost.without_statistics}")
+                yield Cost(kind, shown, lens, note=f"{NOT_AVAILABLE}: {self._cost.without_statistics}")
 
     def _steps(self, lost: Mapping[str, int]) -> Iterator[Cost]:
         for (lens, name), step in self._cost.steps.all().items():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nettop.engine.governor import Governor, Order, Restraint, percent
 from nettop.engine.own_cost import DRAIN, Cost, OwnCost, Reading, Surroundings
-from nettop.engine.source import SheddingSource, Source
+from nettop.snapshots.source import SheddingSource, Source
 
 SETTLED_AFTER_S = 3.0
 """What attaching a lens costs, and the first pictures, is over by then and says nothing of what comes."""

@@ -12,13 +12,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nettop.engine.bell import Bell
 from nettop.engine.bus import Bus
 from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, OwnCostSource, Surroundings
 from nettop.engine.pace import Pace
-from nettop.engine.source import PrivilegedSource, Settle, Source, WokenSource
+from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError, SourceFailed, failure_of
 from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.source import EventSource, PrivilegedSource, Settle, Source
 
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0
@@ -30,7 +30,7 @@ DRAIN_PAUSE_S = 0.025
 @dataclass
 class _Attached:
     source: Source
-    woken: WokenSource | None
+    woken: EventSource | None
     leases: int = 1
     idle_since: float | None = None
 
@@ -62,7 +62,7 @@ class Sampler:
         self._settled = settled
         self._attached: dict[str, _Attached] = {}
         self._tasks: deque[Callable[[], None]] = deque()
-        self._bell = Bell()
+        self._bell = WakeEvent()
         self._now = False
         self._stopping = False
         self._deadline = 0.0
@@ -194,7 +194,7 @@ class Sampler:
             self._bus.fail(lens, error)
             self._try(lens, self._settle)
             return
-        self._attached[lens] = _Attached(source, source if isinstance(source, WokenSource) else None)
+        self._attached[lens] = _Attached(source, source if isinstance(source, EventSource) else None)
         self._set(lens, options)
         self.pace.unsettle()
         with self.cost.steps.time(lens, START):
@@ -273,7 +273,7 @@ class Sampler:
         for lens, attached in list(self._attached.items()):
             self._drain(lens, attached.woken)
 
-    def _drain(self, lens: str, source: WokenSource | None) -> bool:
+    def _drain(self, lens: str, source: EventSource | None) -> bool:
         """Publish what the source has to add; False where that failed."""
         if source is None:
             return True

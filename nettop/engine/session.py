@@ -13,10 +13,11 @@ from nettop.engine.bus import Bus
 from nettop.engine.governor import Restraint
 from nettop.engine.own_cost import OpenStatistics, Steps
 from nettop.engine.sampler import Sampler
-from nettop.engine.source import Settle, Source, probe_of
+from nettop.engine.source import probe_of
 from nettop.settings import checked_interval
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.source import Settle, Source
 
 
 class Lease:

@@ -1,90 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine asks of anything that gives snapshots: a probe, a replay, a flow store."""
+"""Finds the probe of a lens by its name."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
 
 from nettop.errors import Unsupported, UsageError
 from nettop.snapshots import lenses
-from nettop.snapshots.snapshot import Rows, Snapshot
-
-Settle = Callable[[frozenset[int]], None]
-"""Gives up the privileges that starting took, but for these capabilities, by number; for the calling thread."""
-
-
-class Source(Protocol):
-    """Gives snapshots of one lens. All calls come from the sampler's thread, `describe` too."""
-
-    def start(self) -> None:
-        """Attach to what is read. Raises NettopError when this host or user cannot."""
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """The state now; `taken_ns` is CLOCK_MONOTONIC at the tick."""
-
-    def set(self, option: str, value: object) -> None:
-        """Change an option of the source, before its start too; one that means nothing to it is ignored."""
-
-    def describe(self, key: int) -> dict[str, str]:
-        """Details of the row with this key, as titles and texts, that are only worth getting when asked."""
-
-    def close(self) -> None:
-        """Detach; nothing stays in the kernel. May be called at any time, and twice."""
-
-
-@runtime_checkable
-class WokenSource(Source, Protocol):
-    """A source that the kernel wakes: it also gives rows of tables to which rows are only added."""
-
-    def wakeups(self) -> tuple[int, ...]:
-        """Descriptors that are readable while there is something to drain; the same from start to close."""
-
-    def drain(self, taken_ns: int) -> tuple[Rows, ...]:
-        """What came since the last call, as batches of append tables."""
-
-
-@runtime_checkable
-class MeasuredSource(Source, Protocol):
-    """A source that knows what its programs in the kernel cost."""
-
-    def programs(self) -> Mapping[str, tuple[int, int]]:
-        """How often each loaded program ran while statistics were on, and for how many ns. Raises OSError.
-
-        A name begins with what it hooks (`tp_btf__kfree_skb`); a `bpf_iter__` runs in the thread that reads it.
-        """
-
-    def kernel_bytes(self) -> int:
-        """What programs and maps take of the kernel's memory. Raises OSError where that may not be seen."""
-
-
-@runtime_checkable
-class SheddingSource(Source, Protocol):
-    """A source that can do without some of what it has attached, to cost less."""
-
-    def shed(self) -> str | None:
-        """Leave out what costs the most of what can be left out, and say what; None when nothing is left.
-
-        The snapshots' hooks then say that it is missing for --max-overhead.
-        """
-
-    def restore(self) -> str | None:
-        """Attach again what was left out last, and say what; None when nothing is left out, or may not be had."""
-
-
-@runtime_checkable
-class PrivilegedSource(Source, Protocol):
-    """A source that goes on needing privileges once it has started."""
-
-    def rights(self) -> frozenset[int]:
-        """The capabilities, by number, that its readings take."""
+from nettop.snapshots.source import Source
 
 
 def probe_of(lens: str) -> Source:
     """A new probe of the lens: what `make_probe` of the module with its name gives.
 
-    The probe's module is imported here and nowhere else, so that a door never loads the kernel room.
+    The probe's module is imported here and nowhere else, so that a frontend never loads the kernel package.
     """
     if lens not in {known.id for known in lenses()}:
         raise UsageError(f"there is no lens {lens!r}", "nettop --help lists them")

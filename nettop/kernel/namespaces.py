@@ -163,20 +163,20 @@ class Witnesses:
         self._proc = proc
         self._pidfds: dict[tuple[int, Path], int] = {}
 
-    def note(self, ways: Mapping[int, list[Path]]) -> None:
+    def note(self, mechanisms: Mapping[int, list[Path]]) -> None:
         """Note processes behind the `ways`, as far as there is room: one of each namespace first, then more in turn.
 
         A file that a namespace is bound to is its first turn, and takes nothing: it can be seen without rights.
         """
         room = min(_WITNESSES_MAX, open_files() // _WITNESSES_SHARE)
-        for _, inode, way in sorted(self._turns(ways)):
+        for _, inode, way in sorted(self._turns(mechanisms)):
             if len(self._pidfds) >= room:
                 break
             self._note(inode, way)
 
-    def _turns(self, ways: Mapping[int, list[Path]]) -> Iterator[tuple[int, int, Path]]:
+    def _turns(self, mechanisms: Mapping[int, list[Path]]) -> Iterator[tuple[int, int, Path]]:
         """Each process that is not noted yet, with its namespace, behind the turn in which that is due."""
-        for inode, leading in ways.items():
+        for inode, leading in mechanisms.items():
             for turn, way in enumerate(sorted(leading, key=self._pid)):
                 if self._pid(way) and (inode, way) not in self._pidfds:
                     yield turn, inode, way
@@ -193,7 +193,7 @@ class Witnesses:
             else:
                 os.close(pidfd)
 
-    def ways(self) -> dict[int, list[Path]]:
+    def mechanisms(self) -> dict[int, list[Path]]:
         """The ways into namespaces through those that are still there."""
         poll = select.poll()
         for pidfd in self._pidfds.values():
@@ -256,10 +256,10 @@ class Namespaces:
         """What people call a namespace: the file it is bound to, or a process in it; safe to show."""
         if inode == self.own:
             return "nettop's own"
-        ways = self._ways.get(inode, [])
-        bound = [way.name for way in ways if self._proc not in way.parents]
-        processes = [way.relative_to(self._proc).parts[0] for way in ways if self._proc in way.parents]
-        if ways:
+        mechanisms = self._ways.get(inode, [])
+        bound = [way.name for way in mechanisms if self._proc not in way.parents]
+        processes = [way.relative_to(self._proc).parts[0] for way in mechanisms if self._proc in way.parents]
+        if mechanisms:
             return safe_text(bound[0]) if bound else f"of process {processes[0]}"
         return _OUT_OF_SIGHT if inode in self.threads or inode in self.refused else "gone"
 
@@ -289,7 +289,7 @@ class Namespaces:
         From now on those that appear are refused, and those in which nobody noted is left are left.
         """
         with self.lock:
-            others = {inode: ways for inode, ways in self._ways.items() if inode != self.own}
+            others = {inode: mechanisms for inode, mechanisms in self._ways.items() if inode != self.own}
             self._witnesses = Witnesses(self._proc)
             self._witnesses.note(others)
             if privileges.held() >= {privileges.CAP_SYS_ADMIN, privileges.CAP_SYS_PTRACE}:
@@ -352,9 +352,9 @@ class Namespaces:
         self.refused = {
             inode: why for inode, why in self.refused.items() if inode in self._ways
         } | out_of_sight
-        for inode, ways in self._ways.items():
+        for inode, mechanisms in self._ways.items():
             if inode not in self.threads:
-                self._join(inode, ways)
+                self._join(inode, mechanisms)
 
     def _out_of_sight(self) -> AbstractSet[int]:
         """Namespaces that sockets were seen in of late, though nothing that may be looked at leads there."""
@@ -389,12 +389,14 @@ class Namespaces:
 
     def _add_witnessed(self, witnesses: Witnesses) -> None:
         """Add the ways through those that were noted, and note more while they can be found."""
-        told = witnesses.ways()
+        told = witnesses.mechanisms()
         witnesses.note(
             {inode: self._ways[inode] for inode in self.threads.keys() & self._ways if inode != self.own}
         )
-        for inode, ways in told.items():
-            self._ways[inode] = ways + [way for way in self._ways.get(inode, []) if way not in ways]
+        for inode, mechanisms in told.items():
+            self._ways[inode] = mechanisms + [
+                way for way in self._ways.get(inode, []) if way not in mechanisms
+            ]
 
     def _leave_the_dead(self, settled: threading.Event, kept: AbstractSet[int]) -> None:
         """The guard's life: scan when nobody else has for a while, and never while namespaces are read."""
@@ -409,12 +411,12 @@ class Namespaces:
             finally:
                 self.lock.release()
 
-    def _join(self, inode: int, ways: list[Path]) -> None:
+    def _join(self, inode: int, mechanisms: list[Path]) -> None:
         """Enter by the first way that still leads there: processes come and go while this looks."""
         if self._witnesses is not None and inode != self.own:
             self.refused.setdefault(inode, self._why(inode))
             return
-        for way in ways:
+        for way in mechanisms:
             try:
                 if os.stat(way).st_ino != inode:
                     continue

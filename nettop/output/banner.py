@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.snapshot import NOT_HERE, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot
 
 
 def banner(snapshot: Snapshot, interval_s: float) -> str:
@@ -23,7 +23,7 @@ def change(before: Snapshot, now: Snapshot) -> str:
     return "" if state == _state(before) else "  ".join(("nettop", *state))
 
 
-def ways(snapshot: Snapshot) -> str:
+def mechanisms(snapshot: Snapshot) -> str:
     """How each point is had, and which fields cannot be; empty where a source tells nothing of that."""
     return "  ".join((*_via(snapshot), *_missing(snapshot)))
 
@@ -42,4 +42,4 @@ def _missing(snapshot: Snapshot) -> Iterator[str]:
     names: dict[str, list[str]] = {}
     for name, why in snapshot.missing.items():
         names.setdefault(why, []).append(name)
-    return (f"{NOT_HERE} {', '.join(some)} ({why})" for why, some in names.items())
+    return (f"{NOT_AVAILABLE} {', '.join(some)} ({why})" for why, some in names.items())

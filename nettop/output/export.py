@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from nettop.engine.bell import Bell
 from nettop.engine.session import Session
+from nettop.engine.wake_event import WakeEvent
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported
 from nettop.interrupts import Requests
-from nettop.output.export_folded import folded
-from nettop.output.export_speedscope import speedscope
-from nettop.output.export_svg import flame_svg
-from nettop.output.told import Told
+from nettop.output.cpu.flame_svg import flame_svg
+from nettop.output.cpu.folded import folded
+from nettop.output.cpu.speedscope import speedscope
+from nettop.output.diagnostics import Told
+from nettop.query.cpu import Profile, grown_rows, stack_counts
 from nettop.query.filter import parse_filter
-from nettop.query.flame import Profile, grown_rows, stack_counts
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.settings import ExportFormat, ExportSettings
@@ -30,7 +30,7 @@ from nettop.snapshots import find_table
 from nettop.snapshots.arrays import take
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import NOT_HERE, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
 
 STDOUT = "-"
 READ_WAIT_S = 30.0
@@ -63,13 +63,13 @@ def run_export(
     _check_place(settings.path)
     tell = Told(stderr)
     with ExitStack() as ends:
-        bell = ends.enter_context(Bell())
+        bell = ends.enter_context(WakeEvent())
         requests.wake = bell.ring
         ends.callback(session.bus.subscribe(bell.ring))
         options = {
             "table": table.name,
-            "every": True,
-            "ways": settings.ways,
+            "all_rows": True,
+            "mechanisms": settings.mechanisms,
             "frequency": settings.frequency_hz,
         }
         ends.callback(session.enable(lens.id, **options).release)
@@ -102,7 +102,7 @@ class _Sampling:
     table: Table
     session: Session
     requests: Requests
-    bell: Bell
+    bell: WakeEvent
 
     def begin(self) -> Snapshot | None:
         """The first snapshot; None where the end was requested before."""
@@ -110,9 +110,9 @@ class _Sampling:
             if self.requests.ending:
                 return None
             self.bell.wait()
-        why = now.why_unfilled(self.table)
+        why = now.why_unavailable(self.table)
         if why is not None or self.table.name not in now.tables:
-            what = f"{self.table.name} are {NOT_HERE} on this kernel or host: {why or 'the lens gives none'}"
+            what = f"{self.table.name} are {NOT_AVAILABLE} on this kernel or host: {why or 'the lens gives none'}"
             raise Unsupported(what, "nettop doctor says what was tried")
         return now
 

@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TextIO
 
-from nettop.engine.bell import Bell
 from nettop.engine.bus import Feed
 from nettop.engine.governor import percent
 from nettop.engine.own_cost import WRITE
 from nettop.engine.session import Session
+from nettop.engine.wake_event import WakeEvent
 from nettop.errors import ExitCode, NettopError, Unsupported
 from nettop.interrupts import Requests
-from nettop.output.banner import ways
+from nettop.output.banner import mechanisms
+from nettop.output.diagnostics import Told
 from nettop.output.log_lines import lost_line, missing_line, restraint_line
 from nettop.output.log_plan import LogPlan, Stream, make_log_plan
 from nettop.output.log_sinks import Sinks, opened_sinks
-from nettop.output.told import Told
 from nettop.query.batches import pieces
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.settings import LogSettings
 from nettop.snapshots.own_cost import LEFT_OUT
-from nettop.snapshots.snapshot import NOT_HERE, Frame, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
 
 PIECE_ROWS = 1024
 """Rows that are made into lines at once: few enough for little memory, many enough to be quick."""
@@ -68,7 +68,7 @@ def run_log(
     plan = make_log_plan(settings)
     tell = Told(stderr)
     with ExitStack() as ends:
-        bell = ends.enter_context(Bell())
+        bell = ends.enter_context(WakeEvent())
         requests.wake = bell.ring
         names = [stream.name for stream in plan.streams]
         sinks = ends.enter_context(opened_sinks(settings, names, requests, bell, stdout=stdout, tell=tell))
@@ -90,7 +90,7 @@ def run_log(
 
 @contextmanager
 def _attached(
-    settings: LogSettings, session: Session, plan: LogPlan, sinks: Sinks, *, bell: Bell, tell: Told
+    settings: LogSettings, session: Session, plan: LogPlan, sinks: Sinks, *, bell: WakeEvent, tell: Told
 ) -> Iterator[_Log]:
     with ExitStack() as ends:
         ends.callback(session.bus.subscribe(bell.ring))
@@ -103,8 +103,8 @@ def _attached(
             options = {
                 "ring_bytes": settings.ring_bytes,
                 "table": stream.table.name,
-                "every": False,
-                "ways": settings.ways,
+                "all_rows": False,
+                "mechanisms": settings.mechanisms,
                 "frequency": settings.frequency_hz,
             }
             ends.callback(session.enable(stream.lens.id, **options).release)
@@ -122,7 +122,7 @@ class _Log:
         *,
         feeds: dict[Stream, Feed],
         sinks: Sinks,
-        bell: Bell,
+        bell: WakeEvent,
         tell: Told,
     ) -> None:
         self._settings = settings
@@ -196,7 +196,7 @@ class _Log:
     def summary(self) -> str:
         """What was written, what is missing, and what the kernel counted."""
         written = ", ".join(
-            f"{NOT_HERE if name in self._missing and not count else count} {name}"
+            f"{NOT_AVAILABLE if name in self._missing and not count else count} {name}"
             for name, count in self._written.items()
         )
         of_all = f" of {self._seen} events" if self._settings.filters and self._has_events else ""
@@ -279,13 +279,13 @@ class _Log:
         self._note_left_out(snapshot)
         if self._last is None and len(missing) == len(self._streams):
             name, why = next(iter(missing.items()))
-            what = f"{name} are {NOT_HERE} on this kernel or host: {why}"
+            what = f"{name} are {NOT_AVAILABLE} on this kernel or host: {why}"
             raise Unsupported(what, "nettop doctor says what was tried")
 
     def _whys(self, snapshot: Snapshot) -> Iterator[tuple[str, str | None]]:
         """Why there are no rows of each table; None where there are."""
         for stream in self._streams:
-            yield stream.name, snapshot.why_unfilled(stream.table)
+            yield stream.name, snapshot.why_unavailable(stream.table)
 
     def _note_left_out(self, snapshot: Snapshot) -> None:
         """Keep in mind since when, or until when, a table is left out for --max-overhead."""
@@ -308,7 +308,7 @@ class _Log:
     def _tell_remarks(self, frame: Frame) -> None:
         """By which ways the kernel tells, and what the filter asks for in vain; what changes is told again."""
         views = (View(Frame(frame.now), stream.query) for stream in self._streams)
-        remarks = dict.fromkeys(chain([ways(frame.now)], *(view.filter_remarks for view in views)))
+        remarks = dict.fromkeys(chain([mechanisms(frame.now)], *(view.filter_remarks for view in views)))
         for remark in filter(None, remarks):
             if remark not in self._remarks:
                 self._tell(remark)

@@ -24,7 +24,7 @@ from nettop.settings import LineFormat
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import EVENTS, SOCKETS
 from nettop.snapshots.schema import RATE, Kind, Table
-from nettop.snapshots.snapshot import NOT_HERE
+from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 Part = Callable[[View, Index], list[str]]
 """Gives a part of each line, which begins with the spaces before it."""
@@ -90,7 +90,7 @@ def restraint_line(form: LineFormat, wall_ns: int, told: str) -> str:
 def missing_line(form: LineFormat, wall_ns: int, what: str, why: str) -> str:
     """The line that says that there are no lines of `what`, and why."""
     if form is LineFormat.TEXT:
-        return f"{rfc3339(wall_ns)}  {NOT_HERE:{_KIND_WIDTH}}  {what}: {why}\n"
+        return f"{rfc3339(wall_ns)}  {NOT_AVAILABLE:{_KIND_WIDTH}}  {what}: {why}\n"
     texts = {"time": rfc3339(wall_ns), "type": "missing", "what": what, "why": why}
     return json.dumps(texts, ensure_ascii=False, separators=(",", ":")) + "\n"
 
@@ -158,7 +158,7 @@ def _owner(view: View, at: Index) -> list[str]:
     blanks = [_blank(view, name) for name in _OWNER]
 
     def written(owner: tuple[str | None, int | None]) -> str:
-        if owner[1] is None and NOT_HERE not in blanks:
+        if owner[1] is None and NOT_AVAILABLE not in blanks:
             return "(unattributed)"
         name, pid = map(_text, owner, blanks)
         return f"{name}[{pid}]"
@@ -194,7 +194,9 @@ def _amount(table: Table, name: str) -> Part:
         written = partial(_spreads, parts=field.parts, unit=unit)
     else:
         written = partial(_told_all, name=name, label=label, unit=unit)
-    return lambda view, at: [f"  {label} {NOT_HERE}"] * len(at) if name in view.missing else written(view, at)
+    return lambda view, at: (
+        [f"  {label} {NOT_AVAILABLE}"] * len(at) if name in view.missing else written(view, at)
+    )
 
 
 def _told_all(view: View, at: Index, name: str, label: str, unit: str) -> list[str]:
@@ -217,7 +219,7 @@ def _text(value: Any, blank: str) -> str:
 
 def _blank(view: View, name: str) -> str:
     """What stands for a value that is not there."""
-    return NOT_HERE if name in view.missing else UNKNOWN
+    return NOT_AVAILABLE if name in view.missing else UNKNOWN
 
 
 def _each(values: list[Any], write: Callable[[Any], str]) -> list[str]:

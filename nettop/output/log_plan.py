@@ -10,7 +10,7 @@ from nettop.errors import UsageError
 from nettop.output.jsonl import JsonLines
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
-from nettop.query.asked import asked_query
+from nettop.query.from_settings import query_from_settings
 from nettop.query.query import Query, text_query
 from nettop.query.view import View
 from nettop.settings import LineFormat, LogSettings, ViewSettings
@@ -61,7 +61,7 @@ def make_log_plan(settings: LogSettings) -> LogPlan:
     streams, refused = [], []
     for table in tables:
         try:
-            query = asked_query(text_query(table), ViewSettings(filters=settings.filters))
+            query = query_from_settings(text_query(table), ViewSettings(filters=settings.filters))
         except UsageError as error:
             refused.append((table, error))
             continue

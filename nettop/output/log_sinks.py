@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from nettop.engine.bell import Bell
+from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError
 from nettop.interrupts import Requests
 from nettop.output.console import Console
@@ -33,7 +33,7 @@ class Sinks:
         files: Mapping[str, LogFile],
         console: Console | None,
         requests: Requests,
-        bell: Bell,
+        bell: WakeEvent,
         *,
         encoding: str,
         tell: Callable[[str], None],
@@ -112,7 +112,7 @@ def opened_sinks(
     settings: LogSettings,
     names: Sequence[str],
     requests: Requests,
-    bell: Bell,
+    bell: WakeEvent,
     *,
     stdout: TextIO | None,
     tell: Callable[[str], None],

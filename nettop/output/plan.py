@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nettop.query.asked import asked_columns, asked_query
+from nettop.query.from_settings import columns_from_settings, query_from_settings
 from nettop.query.query import Query, text_query
 from nettop.settings import Format, Settings
 from nettop.snapshots import find_table
@@ -30,8 +30,8 @@ class Plan:
 def make_plan(settings: Settings) -> Plan:
     """The plan for `settings`. Raises UsageError for any word that does not exist, with the nearest ones."""
     lens, table = find_table(settings.view.view)
-    columns = asked_columns(table, settings.view) or _unasked_columns(table, settings.text.format)
-    query = asked_query(text_query(table), settings.view)
+    columns = columns_from_settings(table, settings.view) or _unasked_columns(table, settings.text.format)
+    query = query_from_settings(text_query(table), settings.view)
     words = (*columns, query.sort.field, *_WORD.findall(" ".join(settings.view.filters)))
     two = query.deltas or table.append or any(is_rate(table, word) for word in words)
     return Plan(lens, query, columns, two)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Protocol, TextIO
 
-from nettop.engine.bell import Bell
 from nettop.engine.bus import Feed
 from nettop.engine.session import Session
+from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError, Unsupported
 from nettop.interrupts import left_to
+from nettop.output.diagnostics import Told
 from nettop.output.run_report import Ended, Report
-from nettop.output.told import Told
 from nettop.settings import RunSettings
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.snapshot import Frame
@@ -55,7 +55,7 @@ def run_command(
     command has not begun; it then never does.
     """
     with ExitStack() as ends:
-        bell = ends.enter_context(Bell())
+        bell = ends.enter_context(WakeEvent())
         watch = ends.enter_context(_attached(settings, session, child, bell))
         watch.wait_until_attached()
         ends.enter_context(left_to(child.send))
@@ -77,7 +77,7 @@ def run_command(
 
 
 @contextmanager
-def _attached(settings: RunSettings, session: Session, child: Child, bell: Bell) -> Iterator[_Watch]:
+def _attached(settings: RunSettings, session: Session, child: Child, bell: WakeEvent) -> Iterator[_Watch]:
     """The hooks on the process, before it becomes the command."""
     with ExitStack() as ends:
         ends.callback(session.bus.subscribe(bell.ring))
@@ -87,8 +87,8 @@ def _attached(settings: RunSettings, session: Session, child: Child, bell: Bell)
             "ring_bytes": settings.ring_bytes,
             "follow": child.pid,
             "table": EVENTS.name,
-            "every": False,
-            "ways": settings.ways,
+            "all_rows": False,
+            "mechanisms": settings.mechanisms,
         }
         ends.callback(session.enable(LENS, **options).release)
         yield _Watch(session, feed, child, bell)
@@ -97,7 +97,7 @@ def _attached(settings: RunSettings, session: Session, child: Child, bell: Bell)
 class _Watch:
     """Takes the events of the command while it runs, and a little longer."""
 
-    def __init__(self, session: Session, feed: Feed, child: Child, bell: Bell) -> None:
+    def __init__(self, session: Session, feed: Feed, child: Child, bell: WakeEvent) -> None:
         self._session = session
         self._feed = feed
         self._child = child
@@ -126,7 +126,7 @@ class _Watch:
             if self.failure is not None:
                 raise self.failure
             self._bell.wait()
-        why = self.frame.now.why_unfilled(EVENTS)
+        why = self.frame.now.why_unavailable(EVENTS)
         if why is not None:
             raise Unsupported(
                 f"this kernel does not tell what happens to connections ({why})",

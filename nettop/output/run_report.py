@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TextIO
 
 from nettop.output.log_plan import lines_of
+from nettop.output.run_summary import RunSummary
 from nettop.query.batches import pieces
-from nettop.query.outcome import Outcome
 from nettop.query.query import text_query
 from nettop.query.times import rfc3339
 from nettop.query.units import human
@@ -21,7 +21,7 @@ from nettop.query.view import View
 from nettop.settings import LineFormat, RunSettings
 from nettop.snapshots.connections import EVENT_KINDS, EVENTS, SOCKETS
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.snapshot import NOT_HERE, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
 
 KEPT_ROWS = 10_000
 """Connections that are told one by one at the end; of more, only the summary tells."""
@@ -44,7 +44,7 @@ class Report:
     """Adds up what happens, and writes it to `stream`: lines at once if it `is_live`, else at the end."""
 
     def __init__(self, settings: RunSettings, stream: TextIO | None, *, is_live: bool) -> None:
-        self.outcome = Outcome()
+        self.outcome = RunSummary()
         self._settings = settings
         self._stream = stream
         self._is_live = is_live
@@ -113,7 +113,7 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
 """The fields of the events that each part of the summary is made of: without them it is null."""
 
 
-def _summary(outcome: Outcome, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
+def _summary(outcome: RunSummary, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
     """What is told at the end; None is what this kernel does not tell."""
     missing = dict.fromkeys(_reasons(snapshot))
     told = {
@@ -135,7 +135,7 @@ def _summary(outcome: Outcome, words: Sequence[str], ended: Ended, snapshot: Sna
         **_without(told, missing),
         "lost_events": ended.lost,
         "trouble": ended.trouble or None,
-        "missing": {hook.point: hook.why for hook in snapshot.hooks if hook.way is None},
+        "missing": {hook.hook: hook.why for hook in snapshot.hooks if hook.mechanism is None},
     }
 
 
@@ -167,7 +167,7 @@ def _summary_lines(told: dict[str, Any], more: int) -> Iterator[str]:
         yield f"  lost     {told['lost_events']} events: the sums lack their connections; a larger --ring-size helps"
     if told["trouble"]:
         yield f"  trouble  {told['trouble']}"
-    yield from _listed(NOT_HERE, [f"{point}: {why}" for point, why in told["missing"].items()])
+    yield from _listed(NOT_AVAILABLE, [f"{point}: {why}" for point, why in told["missing"].items()])
 
 
 def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
@@ -176,16 +176,16 @@ def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _lines_of(things: list[Any] | None, write: Callable[[list[Any]], Iterator[str]]) -> list[str]:
-    return [NOT_HERE] if things is None else list(write(things))
+    return [NOT_AVAILABLE] if things is None else list(write(things))
 
 
 def _number(value: int | None) -> str:
-    return NOT_HERE if value is None else str(value)
+    return NOT_AVAILABLE if value is None else str(value)
 
 
 def _by_reason(counts: dict[str, int] | None) -> str:
     if counts is None:
-        return NOT_HERE
+        return NOT_AVAILABLE
     each = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda one: -one[1]))
     return f"{sum(counts.values())}: {each}" if each else "0"
 
@@ -196,7 +196,7 @@ def _moved(told: Mapping[str, Any]) -> str:
 
 
 def _bytes(amount: int | None) -> str:
-    return NOT_HERE if amount is None else human(amount, "bytes")
+    return NOT_AVAILABLE if amount is None else human(amount, "bytes")
 
 
 def _handshakes(slowest: list[Any]) -> Iterator[str]:

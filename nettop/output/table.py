@@ -16,7 +16,7 @@ from nettop.output.plan import field_of
 from nettop.output.rows import spelled
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Kind, Table
-from nettop.snapshots.snapshot import NOT_HERE
+from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 UNKNOWN = "–"
 _GAP = "  "
@@ -55,7 +55,7 @@ class AlignedTable:
         """The header and a line for each row that the view shows; an empty line before all but the first."""
         at = view.order
         cells = [
-            [NOT_HERE] * len(at)
+            [NOT_AVAILABLE] * len(at)
             if name in view.missing
             else _cells(view.values(name, at), decimals, word if words else str)
             for name, decimals, words in zip(self._columns, self._decimals, self._words, strict=True)

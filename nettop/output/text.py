@@ -16,18 +16,18 @@ from nettop.engine.resolver import Resolver
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
 from nettop.output.banner import banner, change
+from nettop.output.diagnostics import Told
 from nettop.output.jsonl import JsonLines
 from nettop.output.plan import Plan, field_of, make_plan
+from nettop.output.refresh_input import RefreshInput
 from nettop.output.separated import Separated
 from nettop.output.table import AlignedTable, Terminal
-from nettop.output.told import Told
-from nettop.output.wakes import Wakes
 from nettop.query.address import address_bytes
 from nettop.query.view import View
 from nettop.settings import Format, Settings, TextSettings
 from nettop.snapshots.connections import WITHOUT_ROOT
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import NOT_HERE, Frame, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
 
 Formatter = Callable[[View], str]
 RESOLVE_WAIT_S = 2.0
@@ -49,16 +49,16 @@ def run_text(
     plan = make_plan(settings)
     printer = _Printer(settings, plan, session, stdout, stderr)
     with ExitStack() as ends:
-        wakes = ends.enter_context(Wakes(_descriptor(stdin), _descriptor(stdout)))
+        wakes = ends.enter_context(RefreshInput(_descriptor(stdin), _descriptor(stdout)))
         ends.callback(session.bus.subscribe(wakes.wake))
         table = plan.query.table
         if table.append:
             printer.feed = session.bus.feed(plan.lens.id, table.name, wake=lambda: None)
             ends.callback(printer.feed.close)
         options = {
-            "every": plan.query.every,
+            "all_rows": plan.query.all_rows,
             "table": table.name,
-            "ways": settings.ways,
+            "mechanisms": settings.mechanisms,
             "frequency": settings.frequency_hz,
         }
         ends.callback(session.enable(plan.lens.id, **options).release)
@@ -154,9 +154,9 @@ class _Printer:
     def _tell_of_the_view(self, view: View) -> None:
         """Why there are no rows, or no owners, where that is no accident: told in every format, once."""
         remarks = view.filter_remarks
-        why = view.snapshot.why_unfilled(view.table)
+        why = view.snapshot.why_unavailable(view.table)
         if why is not None:
-            remarks = [*remarks, f"{view.table.name} are {NOT_HERE} on this kernel or host: {why}"]
+            remarks = [*remarks, f"{view.table.name} are {NOT_AVAILABLE} on this kernel or host: {why}"]
         gaps = view.snapshot.gaps
         if self._stderr is None and WITHOUT_ROOT in gaps:  # else the banner says so
             remarks = [*remarks, f"{WITHOUT_ROOT} {gaps[WITHOUT_ROOT]}"]

@@ -32,7 +32,7 @@ class Query:
     table: Table
     sort: Sort
     filter: Filter
-    every: bool = False
+    all_rows: bool = False
     deltas: bool = False
     closed: bool = False
     limit: int | None = None

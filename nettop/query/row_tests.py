@@ -124,13 +124,13 @@ def opposite(test: Test) -> Test:
 def all_of(*tests: Test) -> Test:
     """Rows that pass every test."""
 
-    def every(view: View) -> Mask:
+    def all_rows(view: View) -> Mask:
         passed = np.ones(view.size, bool)
         for test in tests:
             passed &= test(view)
         return passed
 
-    return tests[0] if len(tests) == 1 else every
+    return tests[0] if len(tests) == 1 else all_rows
 
 
 def any_of(*tests: Test) -> Test:

@@ -23,7 +23,7 @@ from nettop.query.query import Query
 from nettop.query.times import rfc3339_all
 from nettop.snapshots.arrays import Index, Mask, joined, positions, take
 from nettop.snapshots.schema import RATE, Field, Kind, Table
-from nettop.snapshots.snapshot import NOT_HERE, Array, Frame, Rows, Snapshot, known, unknown_value
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Array, Frame, Rows, Snapshot, known, unknown_value
 
 Names = Callable[[bytes], "str | None"]
 """Gives the name of a 16-byte address if it is known by now."""
@@ -136,7 +136,7 @@ class View:
     @cached_property
     def scope(self) -> Mask:
         """The rows that the table shows unasked, or all of them."""
-        return np.ones(self.size, bool) if self.query.every else self.default_scope
+        return np.ones(self.size, bool) if self.query.all_rows else self.default_scope
 
     @cached_property
     def default_scope(self) -> Mask:
@@ -161,7 +161,7 @@ class View:
         asked = self.unanswered(self.query.filter)
         if self.query.sort.field in self.missing:
             asked[self.query.sort.field] = self.missing[self.query.sort.field]
-        return [f"{name} is {NOT_HERE} here: {why}" for name, why in asked.items()]
+        return [f"{name} is {NOT_AVAILABLE} here: {why}" for name, why in asked.items()]
 
     @cached_property
     def appeared(self) -> Mask:

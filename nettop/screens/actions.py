@@ -46,7 +46,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("freeze", ("space",), "freeze", "Hold the picture still; data goes on being collected", "Look",
            footer=60),
     Action("totals", ("t",), "totals", "Rates, or totals since each row began", "Look", footer=40),
-    Action("every", ("a",), "all", "All rows, with listeners, TIME_WAIT and unconnected UDP", "Rows", footer=30),
+    Action("all_rows", ("a",), "all", "All rows, with listeners, TIME_WAIT and unconnected UDP", "Rows", footer=30),
     Action("details", ("right",), "details", "Open the chosen row: its details (again to scroll in them), or the "
            "rows that it stands for", "Look", footer=50),
     Action("back", ("left",), "back", "Back: from the details to the table, then close them, then to where → was "

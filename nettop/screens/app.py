@@ -23,15 +23,15 @@ def run_app(settings: Settings, session: Session) -> ExitCode:
     lens, table = find_table(settings.view.view)
     lease = session.enable(
         lens.id,
-        every=settings.view.every,
+        all_rows=settings.view.all_rows,
         table=table.name,
-        ways=settings.ways,
+        mechanisms=settings.mechanisms,
         frequency=settings.frequency_hz,
     )
-    from nettop.screens.desk import Desk  # imported here, after the kernel side began its work
+    from nettop.screens.context import ScreenContext  # imported here, after the kernel side began its work
     from nettop.screens.frame import NettopApp
 
-    app = NettopApp(Desk(settings, session))
+    app = NettopApp(ScreenContext(settings, session))
     # What is there by now stays: to look through it for garbage again and again took a sixth of all drawing.
     gc.freeze()
     gc.set_threshold(_GARBAGE)

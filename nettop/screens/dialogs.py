@@ -14,11 +14,11 @@ from textual.widgets import Input
 
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
-from nettop.screens.desk import Place
+from nettop.screens.context import Place
 from nettop.screens.lens import LensScreen, screen_class
-from nettop.screens.timed import TimedScreen
+from nettop.screens.measured import MeasuredScreen
 from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import NOT_HERE, Hook, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, HookStatus, Snapshot
 from nettop.widgets.bar import Bar, Piece, part
 from nettop.widgets.cells import fit
 from nettop.widgets.columns import declared
@@ -46,11 +46,11 @@ Offer = tuple[str, str, str]
 """Label, what it does in a line, and what runs: an action, `table:NAME`, or `sort:COLUMN`."""
 
 
-class Dialog(TimedScreen[str | None], ModalScreen[str | None], inherit_bindings=False):
+class Dialog(MeasuredScreen[str | None], ModalScreen[str | None], inherit_bindings=False):
     """Stands over the picture, which goes on."""
 
     def __init__(self, below: LensScreen) -> None:
-        super().__init__(below.desk, below.lens)
+        super().__init__(below.context, below.lens)
         self.page = Page()
         self.page.id = "page"
 
@@ -212,8 +212,8 @@ def _section(title: str, facts: Sequence[tuple[str, str]], indent: int, width: i
 
 def _read_by(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
     """How each point of the lens is had, below it what it is and the better ways that were refused; then the gaps."""
-    helps = {point.name: point.help for point in lens.points}
-    hooks = {hook.point: hook for hook in snapshot.hooks}
+    helps = {point.name: point.help for point in lens.hooks}
+    hooks = {hook.hook: hook for hook in snapshot.hooks}
     lines: list[Line] = [(Piece("READ BY", Role.HEAD),)]
     for name in dict.fromkeys((*helps, *hooks)):
         lines += _point_lines(name, helps.get(name, ""), hooks.get(name), width)
@@ -222,9 +222,9 @@ def _read_by(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
     return [*lines, ()] if len(lines) > 1 else []
 
 
-def _point_lines(name: str, about: str, hook: Hook | None, width: int) -> list[Line]:
-    way = "not known yet" if hook is None else hook.way or NOT_HERE
-    role = Role.TEXT if hook is not None and hook.way else Role.WARN
+def _point_lines(name: str, about: str, hook: HookStatus | None, width: int) -> list[Line]:
+    way = "not known yet" if hook is None else hook.mechanism or NOT_AVAILABLE
+    role = Role.TEXT if hook is not None and hook.mechanism else Role.WARN
     first, *rest = wrapped(way, width, role, _TITLE)
     refused = () if hook is None else (f"{one} refused: {why}" for one, why in hook.refused)
     return [
@@ -250,7 +250,7 @@ def _beside(term: str, indent: int, text: str, width: int) -> list[Line]:
 def _column_help(screen: LensScreen, field: Field) -> str:
     missing = {} if screen.view is None else screen.view.missing
     formula = f" = {field.formula}" if field.formula else ""
-    why = f" {NOT_HERE}: {missing[field.name]}" if field.name in missing else ""
+    why = f" {NOT_AVAILABLE}: {missing[field.name]}" if field.name in missing else ""
     return f"{field.help}{formula} [{field.name}]{why}"
 
 

@@ -42,7 +42,7 @@ def row_looks(view: View, at: Index) -> list[Look]:
 
 def why_empty(view: View) -> str:
     """Nothing was dropped, or the kernel lets nobody see it."""
-    why = view.snapshot.why_unfilled(PACKETS)
+    why = view.snapshot.why_unavailable(PACKETS)
     if why is None:
         return "nothing was dropped since this view was opened"
     return f"this kernel does not tell what it drops: {why}"
@@ -62,7 +62,7 @@ class DropsScreen(LensScreen):
         """Drops a second, what most of them are for, and the kernel's own counters that are not at zero."""
         counts = view.snapshot.counts
         parts = _packets(view)
-        if view.snapshot.why_unfilled(COUNTERS) is not None:
+        if view.snapshot.why_unavailable(COUNTERS) is not None:
             return [*parts, headline.not_here("counters", 80)]
         for place, (name, label) in enumerate(_COUNTS.items()):
             if counts.get(name):
@@ -73,7 +73,7 @@ class DropsScreen(LensScreen):
 def _packets(view: View) -> list[Part]:
     """What the hook on every dropped packet counts."""
     drops = view.snapshot.counts.get("drops")
-    if drops is None or view.snapshot.why_unfilled(PACKETS) is not None:
+    if drops is None or view.snapshot.why_unavailable(PACKETS) is not None:
         return [headline.not_here("drops")]
     return [
         part(("drops ", Role.DIM), (human(view.count_rate("drops"), _PER_SECOND), Role.BOLD)),

@@ -20,7 +20,7 @@ from textual.theme import BUILTIN_THEMES, Theme
 from nettop.engine.session import Lease
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
 from nettop.screens.actions import BY_ID, everywhere
-from nettop.screens.desk import Desk, Place
+from nettop.screens.context import Place, ScreenContext
 from nettop.screens.lens import LensScreen, screen_of
 from nettop.screens.terminal import Terminal
 from nettop.settings import ViewSettings
@@ -48,15 +48,15 @@ class NettopApp(App[None], inherit_bindings=False):
     ENABLE_COMMAND_PALETTE = False
     NOTIFICATION_TIMEOUT = 5
 
-    def __init__(self, desk: Desk, theme: str | None = None) -> None:
+    def __init__(self, context: ScreenContext, theme: str | None = None) -> None:
         super().__init__(driver_class=Terminal)
-        self.desk = desk
-        self._shown = find_place(desk, desk.settings.view.view)
-        self._screens = {self._shown.word: screen_of(desk, self._shown, desk.settings.view)}
-        self._last = {lens.id: Place(lens, lens.main) for lens in desk.lenses}
+        self.context = context
+        self._shown = find_place(context, context.settings.view.view)
+        self._screens = {self._shown.word: screen_of(context, self._shown, context.settings.view)}
+        self._last = {lens.id: Place(lens, lens.main) for lens in context.lenses}
         self._last[self._shown.lens.id] = self._shown
-        self._before_overhead = Place(desk.lenses[0], desk.lenses[0].main)
-        for place in (Place(lens, table) for lens in (*desk.lenses, SELF) for table in lens.tables):
+        self._before_overhead = Place(context.lenses[0], context.lenses[0].main)
+        for place in (Place(lens, table) for lens in (*context.lenses, SELF) for table in lens.tables):
             self.add_mode(place.word, partial(self._screen_for, place))
         # A table is a mode of Textual's, with its own stack of dialogs; the program begins in the one asked for.
         self._screen_stacks = {self._shown.word: []}
@@ -88,7 +88,7 @@ class NettopApp(App[None], inherit_bindings=False):
 
     def on_mount(self) -> None:
         """Listen to the sampler, and to those who want the program to end."""
-        self._unsubscribe = self.desk.session.bus.subscribe(self._wake)
+        self._unsubscribe = self.context.session.bus.subscribe(self._wake)
         self._attach_shown()
         self.app_resume_signal.subscribe(self, self._resumed)
         loop = asyncio.get_running_loop()
@@ -117,7 +117,7 @@ class NettopApp(App[None], inherit_bindings=False):
     def on_published(self) -> None:
         """Let the screen in sight show what is newest; hidden ones draw nothing."""
         self._waiting = False
-        bus = self.desk.session.bus
+        bus = self.context.session.bus
         failure = bus.failure(self._shown.lens.id)
         if isinstance(failure, PermissionMissing | Unsupported | UsageError) and not self._has_shown:
             self.hopeless = failure
@@ -142,23 +142,23 @@ class NettopApp(App[None], inherit_bindings=False):
     def action_refresh_now(self) -> None:
         """Refresh at once; whatever has the focus then does its own thing with the key."""
         lens = self._shown.lens.id
-        if self.desk.session.bus.failure(lens) is not None:
+        if self.context.session.bus.failure(lens) is not None:
             self._leases.pop(lens).release()
             self._attach_shown()
         self.lens_screen.refresh_now()
-        self.desk.session.sample_now()
+        self.context.session.sample_now()
         raise SkipAction
 
     def action_lens(self, digit: int) -> None:
         """Show the lens with this digit."""
-        for lens in self.desk.lenses:
+        for lens in self.context.lenses:
             if lens.digit == str(digit):
                 self.show(self._last[lens.id])
 
     def action_next_lens(self, step: int = 1) -> None:
         """Show the lens behind this one, as it was left; from what nettop costs, the one behind where one was."""
         here = self._before_overhead if self._shown.lens is SELF else self._shown
-        ids = [lens.id for lens in self.desk.lenses]
+        ids = [lens.id for lens in self.context.lenses]
         self.show(self._last[ids[(ids.index(here.lens.id) + step) % len(ids)]])
 
     def action_overhead(self) -> None:
@@ -199,7 +199,7 @@ class NettopApp(App[None], inherit_bindings=False):
             self._attach_shown()  # first: what nettop costs is measured on what is attached
             self._leases.pop(left.lens.id).release()
         else:
-            self.desk.session.set(place.lens.id, "table", place.table.name)
+            self.context.session.set(place.lens.id, "table", place.table.name)
         self._hasten()
         if self.lens_screen.is_mounted:
             self.lens_screen.take()  # first, so that nothing old is seen
@@ -210,21 +210,26 @@ class NettopApp(App[None], inherit_bindings=False):
     def _attach_shown(self) -> None:
         """Hold the lens in sight, and have its source give what its screens ask for."""
         lens, table = self._shown
-        asking = [self._screen_for(self._shown), *self._screens.values()]
-        every = any(screen.asking.query.every for screen in asking if screen.lens.id == lens.id)
-        asked = self.desk.settings
-        options = {"every": every, "table": table.name, "ways": asked.ways, "frequency": asked.frequency_hz}
-        self._leases[lens.id] = self.desk.session.enable(lens.id, **options)
+        screens = [self._screen_for(self._shown), *self._screens.values()]
+        all_rows = any(screen.state.query.all_rows for screen in screens if screen.lens.id == lens.id)
+        asked = self.context.settings
+        options = {
+            "all_rows": all_rows,
+            "table": table.name,
+            "mechanisms": asked.mechanisms,
+            "frequency": asked.frequency_hz,
+        }
+        self._leases[lens.id] = self.context.session.enable(lens.id, **options)
 
     def _hasten(self) -> None:
         """Have a table that nobody looked at before read now, not with the next refresh."""
-        frame = self.desk.session.bus.frame(self._shown.lens.id)
+        frame = self.context.session.bus.frame(self._shown.lens.id)
         if frame is not None and not self.lens_screen.is_in(frame):
-            self.desk.session.sample_now()
+            self.context.session.sample_now()
 
     def _screen_for(self, place: Place) -> LensScreen:
         if place.word not in self._screens:
-            self._screens[place.word] = screen_of(self.desk, place)
+            self._screens[place.word] = screen_of(self.context, place)
         return self._screens[place.word]
 
     def on_lens_screen_opened(self, message: LensScreen.Opened) -> None:
@@ -232,7 +237,7 @@ class NettopApp(App[None], inherit_bindings=False):
         if self.lens_screen.stands_for is message.table:  # not when → was pressed twice, or `p` behind it
             place = Place(self._shown.lens, message.table)
             asked = ViewSettings(filters=(message.filter_text,))
-            self.push_screen(screen_of(self.desk, place, asked, within=self._shown.table))
+            self.push_screen(screen_of(self.context, place, asked, within=self._shown.table))
 
     def action_theme(self) -> None:
         """The next theme."""
@@ -285,9 +290,9 @@ class NettopApp(App[None], inherit_bindings=False):
         self.exit()
 
 
-def find_place(desk: Desk, view: str) -> Place:
+def find_place(context: ScreenContext, view: str) -> Place:
     """The lens and the table that `view` names."""
-    for lens in desk.lenses:
+    for lens in context.lenses:
         if lens.id == view:
             return Place(lens, lens.main)
     return Place(*find_table(view))

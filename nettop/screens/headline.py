@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from nettop.query.units import RATIO, UNKNOWN, human, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
-from nettop.screens.desk import Desk
+from nettop.screens.context import ScreenContext
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Lens, Table
-from nettop.snapshots.snapshot import NOT_HERE, TICKS, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, TICKS, Snapshot
 from nettop.widgets.bar import KEPT, Part, Piece, fits, part
 from nettop.widgets.cells import WARNING, elide_end
 from nettop.widgets.themes import Role
@@ -26,35 +26,35 @@ _LEAST_FILTER = 8
 
 
 def first_line(
-    desk: Desk, shown: Lens, width: int, frozen_s: float | None, cost: float | None
+    context: ScreenContext, shown: Lens, width: int, frozen_s: float | None, cost: float | None
 ) -> tuple[list[Part], list[Part]]:
     """Program, host and lenses at the left; what the watching itself costs (a share of one CPU) at the right."""
     program = part((" nettop ", Role.NAME))
-    host = part((f" {elide_end(desk.host, _HOST)} ", Role.DIM), importance=20)
+    host = part((f" {elide_end(context.host, _HOST)} ", Role.DIM), importance=20)
     frozen = [] if frozen_s is None else [part((f" ❄ frozen {_ago(frozen_s)} ago", Role.WARN))]
-    interval = _interval(desk)
-    tabs = _tabs(desk, shown, named=True)
+    interval = _interval(context)
+    tabs = _tabs(context, shown, named=True)
     if width < NARROW or not fits([program, *tabs, *frozen], [interval], width, gap=0):
-        tabs = _tabs(desk, shown, named=False)
+        tabs = _tabs(context, shown, named=False)
     price = [] if cost is None else [part((f"  cost {cost * 100:.1f} % cpu ", Role.DIM), importance=30)]
     return [program, host, *tabs, *frozen], [interval, *price]
 
 
-def _tabs(desk: Desk, shown: Lens, *, named: bool) -> list[Part]:
+def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[Part]:
     """The lenses, by digit and name or by the digit alone; the one in sight, which never leaves, marked."""
     tabs = []
-    for lens in desk.lenses:
+    for lens in context.lenses:
         name = f" {lens.digit} {lens.title} " if named else f" {lens.digit} "
         role, importance = (Role.TAB, KEPT) if lens.id == shown.id else (Role.DIM, 500)
         tabs.append(part((name, role), importance=importance, action=f"app.lens({lens.digit})"))
     return tabs
 
 
-def _interval(desk: Desk) -> Part:
+def _interval(context: ScreenContext) -> Part:
     """The interval; marked where --max-overhead made it longer than it was asked for, or left something out."""
-    restraint = desk.session.restraint
+    restraint = context.session.restraint
     if restraint is None or not str(restraint):
-        return part((f"⟳ {interval_text(desk.interval_s)}", Role.DIM), importance=40)
+        return part((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
     return part((f"{WARNING} ⟳ {interval_text(restraint.interval_s)}", Role.WARN), importance=40)
 
 
@@ -100,17 +100,19 @@ def losses(lens: Lens, snapshot: Snapshot) -> list[tuple[str, str]]:
 
 def via(lens: Lens, snapshot: Snapshot) -> list[Part]:
     """How each table is come by, in a word; the first to leave when room is short. Help has the whole names."""
-    points = dict.fromkeys(table.point or table.name for table in lens.tables)
+    points = dict.fromkeys(table.hook or table.name for table in lens.tables)
     known = [(point, snapshot.via[point]) for point in points if point in snapshot.via]
-    main = lens.main.point or lens.main.name
-    ways = [_way(way) if point == main else f"{point} {_way(way)}" for point, way in known]
-    return [part(("via: ", Role.FAINT), (" · ".join(ways), Role.DIM), importance=1)] if ways else []
+    main = lens.main.hook or lens.main.name
+    mechanisms = [_way(way) if point == main else f"{point} {_way(way)}" for point, way in known]
+    return (
+        [part(("via: ", Role.FAINT), (" · ".join(mechanisms), Role.DIM), importance=1)] if mechanisms else []
+    )
 
 
 def _way(way: str) -> str:
     """`tp_btf/inet_sock_set_state` in a word; a path as it is, and of what is not on this kernel only that."""
-    if way.startswith(NOT_HERE):
-        return NOT_HERE
+    if way.startswith(NOT_AVAILABLE):
+        return NOT_AVAILABLE
     kind = way if way.startswith("/") else way.partition("/")[0]
     return _WAYS.get(kind, kind)
 
@@ -124,13 +126,13 @@ def count(label: str, number: int, importance: int, *, warn: bool = False) -> Pa
 
 def not_here(label: str, importance: int = KEPT) -> Part:
     """`label n/a`, in place of what this kernel does not tell."""
-    return part((f"{label} ", Role.DIM), (NOT_HERE, Role.WARN), importance=importance)
+    return part((f"{label} ", Role.DIM), (NOT_AVAILABLE, Role.WARN), importance=importance)
 
 
 def sum_of(view: View, name: str, sign: Piece, at: Index, importance: int = KEPT) -> Part:
     """`sign amount`: the total of a column over the rows at `at`."""
     total = human(view.total(name, at), unit_of(view.table, name))
-    return part(sign, NOT_HERE if name in view.missing else total, importance=importance)
+    return part(sign, NOT_AVAILABLE if name in view.missing else total, importance=importance)
 
 
 def count_of(view: View, name: str, label: str, at: Index, importance: int) -> Part:
@@ -154,7 +156,7 @@ def churn(*per_second: float | None) -> list[Part]:
 
 def no_churn(amounts: int) -> list[Part]:
     """`(+n/a −n/a)`: this kernel does not tell what comes and goes."""
-    return _churn([NOT_HERE] * amounts)
+    return _churn([NOT_AVAILABLE] * amounts)
 
 
 def _churn(amounts: Sequence[str]) -> list[Part]:

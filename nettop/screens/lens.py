@@ -15,9 +15,9 @@ from textual.message import Message
 from nettop.query.filter import parse_filter
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, Action, of_lens
-from nettop.screens.asking import Asking
-from nettop.screens.desk import Desk, Place
+from nettop.screens.context import Place, ScreenContext
 from nettop.screens.picture import Picture
+from nettop.screens.table_state import TableState
 from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Table
 from nettop.widgets.page import Page
@@ -65,7 +65,7 @@ class LensScreen(Picture):
 
     def _conditions(self) -> dict[str, Callable[[], bool]]:
         """When the keys work that do not always: what is asked of each again and again."""
-        several = len(self.desk.lenses) > 1
+        several = len(self.context.lenses) > 1
         tables = len(self.lens.tables) > 1
         shown = self._is_shown
         return {
@@ -80,18 +80,18 @@ class LensScreen(Picture):
             "freeze": lambda: shown() or self.frozen_at is not None,
             "back": lambda: self.details_open or self.within is not None,
             "clear": self._has_something_to_clear,
-            "totals": lambda: shown() and self.asking.has_forms,
-            "every": lambda: shown() and bool(self.table.default_filter),
+            "totals": lambda: shown() and self.state.has_forms,
+            "all_rows": lambda: shown() and bool(self.table.default_filter),
         }
 
     def _is_shown(self) -> bool:
         return self.view is not None and not self.has_class("-notice")
 
     def _has_something_to_clear(self) -> bool:
-        return self.details_open or bool(self.asking.query.filter.text) or self.rows.key is not None
+        return self.details_open or bool(self.state.query.filter.text) or self.rows.key is not None
 
     def _has_failed(self) -> bool:
-        return self.desk.session.bus.failure(self.lens.id) is not None
+        return self.context.session.bus.failure(self.lens.id) is not None
 
     def label_of(self, action: Action) -> str:
         """What a key does now, in a word."""
@@ -101,8 +101,8 @@ class LensScreen(Picture):
         labels = {
             "refresh_now": "try again" if self._has_failed() else action.label,
             "freeze": "go on" if self.frozen_at is not None else action.label,
-            "totals": "rates" if self.asking.totals else action.label,
-            "every": "fewer" if self.asking.query.every else action.label,
+            "totals": "rates" if self.state.totals else action.label,
+            "all_rows": "fewer" if self.state.query.all_rows else action.label,
             "next_table": Place(self.lens, tab).beside(1).table.name,
             "details": self.stands_for.name if self.stands_for else action.label,
             "back": tab.name if self.within and not self.details_open else action.label,
@@ -111,45 +111,45 @@ class LensScreen(Picture):
 
     # --- rows -----------------------------------------------------------------------------------------------
 
-    def ask(self, asking: Asking) -> None:
+    def ask(self, state: TableState) -> None:
         """Show what is asked for from now on."""
-        self.asking = asking
+        self.state = state
         self.look_again()
 
     def _ask_filter(self, text: str) -> None:
-        query = replace(self.asking.query, filter=parse_filter(self.table, text))
-        self.ask(replace(self.asking, query=query))
+        query = replace(self.state.query, filter=parse_filter(self.table, text))
+        self.ask(replace(self.state, query=query))
 
     def action_sort_next(self) -> None:
         """Sort by the next column, after the last by the first."""
-        self.ask(self.asking.sorted_beside(self.rows.columns, 1, around=True))
+        self.ask(self.state.sorted_beside(self.rows.columns, 1, around=True))
 
     def action_sort_right(self) -> None:
         """Sort by the column to the right."""
-        self.ask(self.asking.sorted_beside(self.rows.columns, 1, around=False))
+        self.ask(self.state.sorted_beside(self.rows.columns, 1, around=False))
 
     def action_sort_left(self) -> None:
         """Sort by the column to the left."""
-        self.ask(self.asking.sorted_beside(self.rows.columns, -1, around=False))
+        self.ask(self.state.sorted_beside(self.rows.columns, -1, around=False))
 
     def action_sort_reverse(self) -> None:
         """Turn the order round."""
-        self.ask(self.asking.reversed())
+        self.ask(self.state.reversed())
 
     def sort_by(self, name: str) -> None:
         """Sort by any column, shown or not."""
-        self.ask(self.asking.sorted_by(name))
+        self.ask(self.state.sorted_by(name))
 
     def action_totals(self) -> None:
         """Rates become totals, totals rates."""
-        self.ask(self.asking.with_totals(on=not self.asking.totals))
+        self.ask(self.state.with_totals(on=not self.state.totals))
 
-    def action_every(self) -> None:
+    def action_all_rows(self) -> None:
         """All rows, or those that the table shows unasked."""
-        query = self.asking.query
-        self.desk.session.set(self.lens.id, "every", not query.every)
-        self.ask(replace(self.asking, query=replace(query, every=not query.every)))
-        self.desk.session.sample_now()
+        query = self.state.query
+        self.context.session.set(self.lens.id, "all_rows", not query.all_rows)
+        self.ask(replace(self.state, query=replace(query, all_rows=not query.all_rows)))
+        self.context.session.sample_now()
 
     # --- the filter -----------------------------------------------------------------------------------------
 
@@ -159,14 +159,14 @@ class LensScreen(Picture):
 
         if not self.query(FilterBox):
             self.add_class("-typing")
-            await self.mount(FilterBox(self._would_leave, self.asking.query.filter.text), before=self.footer)
+            await self.mount(FilterBox(self._would_leave, self.state.query.filter.text), before=self.footer)
             self.draw_frame()
 
     def _would_leave(self, text: str) -> str:
         """What a filter would leave of the rows; raises UsageError in words for one that is wrong."""
         assert self.view is not None
-        query = replace(self.asking.query, filter=parse_filter(self.table, text))
-        view = View(self.view.frame, query, self.desk.names)
+        query = replace(self.state.query, filter=parse_filter(self.table, text))
+        view = View(self.view.frame, query, self.context.names)
         here = ~view.gone
         left, among = int(here[view.order].sum()), int((view.scope & here).sum())
         rows = f"{left:,} of {among:,} rows" if text.strip() else f"all {among:,} rows"
@@ -204,7 +204,7 @@ class LensScreen(Picture):
 
     def action_freeze(self) -> None:
         """Hold the picture still, or let it go on."""
-        self.frozen_at = self.desk.clock() if self.frozen_at is None else None
+        self.frozen_at = self.context.clock() if self.frozen_at is None else None
         self.take()
 
     def filter_behind(self, view: View, key: int) -> str:
@@ -243,7 +243,7 @@ class LensScreen(Picture):
         """Close the details, then drop the filter, then the choice of a row."""
         if self.details_open:
             self._close_details()
-        elif self.asking.query.filter.text:
+        elif self.state.query.filter.text:
             self._ask_filter("")
         else:
             self.rows.choose(None)
@@ -255,12 +255,12 @@ class LensScreen(Picture):
 
     def action_slower(self) -> None:
         """A longer interval."""
-        self.desk.change_interval(1)
+        self.context.change_interval(1)
         self.draw_frame()
 
     def action_faster(self) -> None:
         """A shorter interval."""
-        self.desk.change_interval(-1)
+        self.context.change_interval(-1)
         self.draw_frame()
 
     # --- moving ---------------------------------------------------------------------------------------------
@@ -310,22 +310,27 @@ class LensScreen(Picture):
 
 
 def screen_of(
-    desk: Desk, place: Place, asked: ViewSettings | None = None, within: Table | None = None
+    context: ScreenContext, place: Place, asked: ViewSettings | None = None, within: Table | None = None
 ) -> LensScreen:
     """A screen of a table, opened as the command line asks, or by → in the table `within`."""
-    return screen_class(place)(desk, *place, asked, within)
+    return screen_class(place)(context, *place, asked, within)
 
 
 def screen_class(place: Place) -> type[LensScreen]:
-    """What shows a table: `SCREEN` of the module in this package that is called as --view calls the table.
+    """What shows a table: `SCREEN` of `nettop.screens.LENS.TABLE`.
 
-    With `_` for the point; a table without such a module gets the common screen.
+    A lens whose screens are one plain module, `nettop.screens.LENS`, has one for its main table there. A table without
+    a screen of its own gets the common one.
     """
-    name = f"nettop.screens.{place.word.replace('.', '_')}"
-    try:
-        made: type[LensScreen] = getattr(importlib.import_module(name), "SCREEN", LensScreen)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return LensScreen
-    return made
+    names = [f"nettop.screens.{place.lens.id}.{place.table.name}"]
+    names += [f"nettop.screens.{place.lens.id}"] if place.table is place.lens.main else []
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name not in (name, names[-1]):
+                raise
+            continue
+        made: type[LensScreen] = getattr(module, "SCREEN", LensScreen)
+        return made
+    return LensScreen

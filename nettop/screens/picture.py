@@ -17,9 +17,9 @@ from nettop.engine.own_cost import VIEW
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import Action
-from nettop.screens.asking import first_asking
-from nettop.screens.desk import Desk
-from nettop.screens.timed import TimedScreen
+from nettop.screens.context import ScreenContext
+from nettop.screens.measured import MeasuredScreen
+from nettop.screens.table_state import initial_state
 from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame
@@ -41,7 +41,7 @@ _TALL = 30
 _LOOKING = "asking for more about this row …"
 
 
-class Picture(TimedScreen[None], inherit_bindings=False):
+class Picture(MeasuredScreen[None], inherit_bindings=False):
     """A table of a lens, live. Subclasses say what their headline tells and how their rows are drawn.
 
     `within` is the table from whose row the screen was opened, where it was.
@@ -61,16 +61,16 @@ class Picture(TimedScreen[None], inherit_bindings=False):
 
     def __init__(
         self,
-        desk: Desk,
+        context: ScreenContext,
         lens: Lens,
         table: Table,
         asked: ViewSettings | None = None,
         within: Table | None = None,
     ) -> None:
-        super().__init__(desk, lens)
+        super().__init__(context, lens)
         self.table = table
         self.within = within
-        self.asking = first_asking(table, asked)
+        self.state = initial_state(table, asked)
         self.view: View | None = None
         self._last_view: View | None = None
         self.frozen_at: float | None = None
@@ -82,8 +82,8 @@ class Picture(TimedScreen[None], inherit_bindings=False):
         self.first_line = Bar(Ground.PANEL, gap=0, id="first-line")
         self.headline_bar = Bar(id="headline")
         self.third_line = Bar(gap=0, id="third-line")
-        self.rows = LiveTable(self.asking.names, self.manner)
-        self.rows.extra = not self.asking.is_own_choice
+        self.rows = LiveTable(self.state.names, self.manner)
+        self.rows.extra = not self.state.is_own_choice
         self.details = Page(id="details")
         self.notice = Notice(id="notice")
         self.footer = Bar(Ground.PANEL, gap=2, id="footer")
@@ -109,7 +109,7 @@ class Picture(TimedScreen[None], inherit_bindings=False):
         """The parts of the second line before the ones that every lens ends in."""
         at = view.order[~view.gone[view.order]]
         parts = [headline.count("rows", len(at), 900)]
-        for n, name in enumerate(self.asking.declared_names):
+        for n, name in enumerate(self.state.declared_names):
             field = declared(self.table, name)
             if field.kind is Kind.COUNTER:
                 sign = Piece(f"{field.title.lower()} ", role_of(field))
@@ -118,7 +118,7 @@ class Picture(TimedScreen[None], inherit_bindings=False):
 
     def cost(self) -> float | None:
         """The share of one CPU that the first line tells; None where it is not known."""
-        return self.desk.share()
+        return self.context.share()
 
     def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
         """What the help has further on this screen: below each heading words and what they mean."""
@@ -155,7 +155,7 @@ class Picture(TimedScreen[None], inherit_bindings=False):
 
     def take(self) -> None:
         """Show the newest frame, unless the picture is frozen."""
-        bus = self.desk.session.bus
+        bus = self.context.session.bus
         frame, failure = bus.frame(self.lens.id), bus.failure(self.lens.id)
         held = self.frozen_at is not None and not self.take_one
         if held and self._frame is not None:
@@ -175,7 +175,7 @@ class Picture(TimedScreen[None], inherit_bindings=False):
 
     def is_in(self, frame: Frame) -> bool:
         """True where the frame has the table: a source gives some tables only once they are looked at, or never."""
-        never = frame.now.why_unfilled(self.table) is not None
+        never = frame.now.why_unavailable(self.table) is not None
         return self.table.append or self.table.name in frame.now.tables or never
 
     def _take_frame(self, frame: Frame) -> None:
@@ -184,7 +184,7 @@ class Picture(TimedScreen[None], inherit_bindings=False):
         follows = last is not None and frame.before is not None and frame.before in (last.now, last.before)
         self._last_view = self.view if follows else None
         if self.take_one and self.frozen_at is not None:
-            self.frozen_at = self.desk.clock()
+            self.frozen_at = self.context.clock()
         self.take_one = False
         self.look_again()
 
@@ -202,29 +202,29 @@ class Picture(TimedScreen[None], inherit_bindings=False):
         """See the frame through the query as it is now."""
         if self._frame is None:
             return
-        with self.desk.session.steps.time(self.lens.id, VIEW):
+        with self.context.session.steps.time(self.lens.id, VIEW):
             self.see(self._frame)
         self.set_class(False, "-notice")
         self.draw_body()
 
     def see(self, frame: Frame) -> None:
         """Make the view of a frame."""
-        self.view = View(frame, self.asking.query, self.desk.names, self._last_view)
-        self.rows.show(self.view, self.asking.names)
+        self.view = View(frame, self.state.query, self.context.names, self._last_view)
+        self.rows.show(self.view, self.state.names)
 
     def draw_frame(self) -> None:
         """The lines around the table."""
         if self.has_class("-small"):
             return
-        frozen = None if self.frozen_at is None else self.desk.clock() - self.frozen_at
+        frozen = None if self.frozen_at is None else self.context.clock() - self.frozen_at
         width = self.size.width
-        self.first_line.show(*headline.first_line(self.desk, self.lens, width, frozen, self.cost()))
+        self.first_line.show(*headline.first_line(self.context, self.lens, width, frozen, self.cost()))
         if self.view is not None:
             self._draw_headline(self.view)
         else:
             self.headline_bar.show([])
         self.third_line.show(self.third_parts(width))
-        self.set_class(bool(self.asking.query.filter.text), "-filtered")
+        self.set_class(bool(self.state.query.filter.text), "-filtered")
         self.footer.show(headline.footer(self.works, self.label_of))
 
     def third_parts(self, width: int) -> list[Part]:
@@ -236,7 +236,7 @@ class Picture(TimedScreen[None], inherit_bindings=False):
         if seen != self._headline_of:
             self._headline_of = seen
             middle = [*self.headline(view), *headline.via(self.lens, view.snapshot)]
-            self.headline_bar.show([*middle, *headline.ending(view.snapshot, self.desk.session.late)])
+            self.headline_bar.show([*middle, *headline.ending(view.snapshot, self.context.session.late)])
 
     def draw_body(self) -> None:
         """What depends on the newest view, and on the size of the body."""
@@ -260,7 +260,7 @@ class Picture(TimedScreen[None], inherit_bindings=False):
         self.told, self._described = key, {} if about is None else _LOOKING
         if about is None:
             return
-        answer = self.desk.session.describe(self.lens.id, about)
+        answer = self.context.session.describe(self.lens.id, about)
         answer.add_done_callback(lambda done: self.post_message(self.Described(key, done)) and None)
 
     def on_picture_described(self, message: Described) -> None:

@@ -13,8 +13,8 @@ from nettop.query.view import View
 from nettop.screens.actions import Action
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.own_cost import KINDS, POINT_PROGRAMS
-from nettop.snapshots.snapshot import NOT_HERE
+from nettop.snapshots.own_cost import HOOK_PROGRAMS, KINDS
+from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.bar import Part, part
 from nettop.widgets.cells import WARNING, Look, Manner
 from nettop.widgets.themes import Role
@@ -42,8 +42,8 @@ class OwnCostScreen(LensScreen):
     def headline(self, view: View) -> list[Part]:
         """The cost of all, of the programs, memory, and what is done to cost less."""
         all_of_it, programs = _of_kind(view, "total"), _of_kind(view, "program")
-        counted = view.snapshot.hook(POINT_PROGRAMS.name)
-        share = NOT_HERE if counted and counted.way is None else _amount(view, _SHARE, programs)
+        counted = view.snapshot.hook(HOOK_PROGRAMS.name)
+        share = NOT_AVAILABLE if counted and counted.mechanism is None else _amount(view, _SHARE, programs)
         return [
             part(("cost ", Role.DIM), (f"{_amount(view, _SHARE, all_of_it)} cpu", Role.BOLD)),
             part(("programs ", Role.DIM), (share, Role.TEXT), importance=900),
@@ -59,7 +59,7 @@ class OwnCostScreen(LensScreen):
         return None if per_second_ns is None else per_second_ns / 1e9
 
     def _restraint(self) -> list[Part]:
-        restraint = self.desk.session.restraint
+        restraint = self.context.session.restraint
         if restraint is None:
             return []
         if not str(restraint):

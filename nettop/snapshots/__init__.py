@@ -11,7 +11,7 @@ from nettop.errors import unknown_word
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens, Table
 
-_NO_LENS = frozenset({"arrays", "codec", "own_cost", "safe_text", "schema", "snapshot"})
+_NO_LENS = frozenset({"arrays", "codec", "own_cost", "safe_text", "schema", "snapshot", "source"})
 """Modules here that declare no lens. Some load numpy, which --help and completion do without."""
 
 

@@ -20,7 +20,7 @@ from nettop.errors import SourceFailed
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import Array, Hook, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, unknown_value
 
 MAGIC = b"nettop\r\n"
 """The end of line shows a file that was changed on its way as text."""
@@ -48,7 +48,7 @@ def encode(snapshot: Snapshot) -> bytes:
         "tables": tables,
         "counts": {name: int(number) for name, number in snapshot.counts.items()},
         "lost": {name: int(number) for name, number in snapshot.lost.items()},
-        "hooks": [[hook.point, hook.way, hook.refused, hook.fields] for hook in snapshot.hooks],
+        "hooks": [[hook.hook, hook.mechanism, hook.refused, hook.fields] for hook in snapshot.hooks],
         "gaps": dict(snapshot.gaps),
     }
     return _packed(json.dumps(header, separators=(",", ":")).encode(), b"".join(bodies))
@@ -278,8 +278,8 @@ def _check_codes(codes: Array, count: int) -> None:
         raise _damaged("a row names a text that is not there")
 
 
-def _hook(point: str, way: str | None, refused: list[tuple[str, str]], fields: list[str]) -> Hook:
-    return Hook(
+def _hook(point: str, way: str | None, refused: list[tuple[str, str]], fields: list[str]) -> HookStatus:
+    return HookStatus(
         safe_text(point),
         None if way is None else safe_text(way),
         tuple((safe_text(other), safe_text(why)) for other, why in refused),
@@ -287,10 +287,10 @@ def _hook(point: str, way: str | None, refused: list[tuple[str, str]], fields: l
     )
 
 
-def _not_recorded(lacking: set[str]) -> tuple[Hook, ...]:
+def _not_recorded(lacking: set[str]) -> tuple[HookStatus, ...]:
     """What stands for the fields that a recording lacks."""
     refused = (("recording", NOT_RECORDED),)
-    return (Hook("recorded", None, refused, tuple(sorted(lacking))),) if lacking else ()
+    return (HookStatus("recorded", None, refused, tuple(sorted(lacking))),) if lacking else ()
 
 
 def _words(words: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from nettop.snapshots.schema import Field, Kind, Lens, Loss, Point, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Table
 
 PROTOCOLS = {6: "tcp", 17: "udp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h)."""
@@ -207,7 +207,7 @@ FAILURES = Table(
     sort="-failures",
     text_sort="-failures",
     begins_at_zero=True,
-    point="events",
+    hook="events",
 )  # fmt: skip
 
 _TOTALLED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "data_packets_sent",
@@ -233,18 +233,18 @@ PROCESSES = Table(
     text_sort="-bytes_sent",
 )  # fmt: skip
 
-POINT_SOCKETS = Point("sockets", "every socket, and which process holds it")
-POINT_UNHELD = Point("unheld", "sockets that no process holds: not yet accepted, orphaned, in TIME_WAIT")
-POINT_OPENED = Point(
+HOOK_SOCKETS = Hook("sockets", "every socket, and which process holds it")
+HOOK_UNATTRIBUTED = Hook("unheld", "sockets that no process holds: not yet accepted, orphaned, in TIME_WAIT")
+HOOK_OPENED = Hook(
     "opened", "when a connection that is open now opened, if nettop ran already", ("opened_at",)
 )
-POINT_EVENTS = Point(
+HOOK_EVENTS = Hook(
     "events",
     "every connect, accept, close and failure, also of connections that live between two readings",
     ("closed", "failed"),
 )
-POINT_ACCEPTS = Point("accepts", "who accepts a connection, the moment that it is accepted or first used")
-POINT_ROUTES = Point("routes", "a connect() that fails before anything is sent: no route to the peer")
+HOOK_ACCEPTS = Hook("accepts", "who accepts a connection, the moment that it is accepted or first used")
+HOOK_ROUTES = Hook("routes", "a connect() that fails before anything is sent: no route to the peer")
 
 HIDDEN_OWNER = "(hidden)"
 """Stands for the name of a process that holds a socket, but that may not be looked at."""
@@ -260,7 +260,7 @@ LENS = Lens(
     digit="1",
     question="who is using the network, and how well is each connection doing?",
     tables=(SOCKETS, EVENTS, FAILURES, PROCESSES),
-    points=(POINT_SOCKETS, POINT_UNHELD, POINT_OPENED, POINT_EVENTS, POINT_ACCEPTS, POINT_ROUTES),
+    hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES),
     losses=(
         Loss("namespaces", "network namespaces that could not be entered: their sockets are missing"),
         Loss("processes", "processes that ended before their control group could be read"),

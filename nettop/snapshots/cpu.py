@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nettop.snapshots.schema import Field, Kind, Lens, Loss, Point, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Table
 
 # --- where the kernel's network stack is entered ----------------------------------------------------------------
 
@@ -187,7 +187,7 @@ CPUS = Table(
           "napi_threads_ns", "timer_ns", "hrtimer_ns", "tasklet_ns", "sched_ns", "rcu_ns", "stat_softirq_ns"),
     sort="cpu",
     text_sort="cpu",
-    point="softirqs",
+    hook="softirqs",
 )  # fmt: skip
 
 STACKS = Table(
@@ -208,7 +208,7 @@ STACKS = Table(
     sort="-samples",
     text_sort="-samples",
     begins_at_zero=True,
-    point="samples",
+    hook="samples",
     exports=("folded", "speedscope", "svg"),
 )  # fmt: skip
 
@@ -232,7 +232,7 @@ CATEGORY_SHARES = Table(
     text_sort="id",
     default_filter="samples>0",
     begins_at_zero=True,
-    point="samples",
+    hook="samples",
     adds_up=False,
 )  # fmt: skip
 
@@ -260,7 +260,7 @@ PROCESSES = Table(
     sort="-network_ns_per_s",
     text_sort="-network_ns",
     begins_at_zero=True,
-    point="syscalls",
+    hook="syscalls",
 )  # fmt: skip
 
 POWER = Table(
@@ -281,16 +281,16 @@ POWER = Table(
 
 # --- points -------------------------------------------------------------------------------------------------------
 
-POINT_SOFTIRQS = Point("softirqs", "when softirqs begin and end",
+HOOK_SOFTIRQS = Hook("softirqs", "when softirqs begin and end",
                        ("tx_softirq_ns", "rx_softirq_ns", *(f"{name}_ns" for name in _VECTOR_HELP)))  # fmt: skip
-POINT_SYSCALLS = Point("syscalls", "when system calls on sockets begin and end",
+HOOK_SYSCALLS = Hook("syscalls", "when system calls on sockets begin and end",
                        ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns"))  # fmt: skip
-POINT_NAPI_THREADS = Point("napi_threads", "when threads that poll devices run", ("napi_threads_ns",))
-POINT_SAMPLES = Point("samples", "what CPUs do inside the network stack, many times a second",
+HOOK_NAPI_THREADS = Hook("napi_threads", "when threads that poll devices run", ("napi_threads_ns",))
+HOOK_SAMPLES = Hook("samples", "what CPUs do inside the network stack, many times a second",
                       ("samples", "entry_samples", "time_ns"))  # fmt: skip
-POINT_SYMBOLS = Point("symbols", "names of the kernel's functions", ("stack", "category"))
-POINT_SERVED = Point("served", "whose sockets softirqs serve", ("softirq_ns",))
-POINT_POWER = Point("power", "what the machine's power meters say", ("energy_uj", "network_uj"))
+HOOK_SYMBOLS = Hook("symbols", "names of the kernel's functions", ("stack", "category"))
+HOOK_SERVED = Hook("served", "whose sockets softirqs serve", ("softirq_ns",))
+HOOK_POWER = Hook("power", "what the machine's power meters say", ("energy_uj", "network_uj"))
 
 LENS = Lens(
     id="cpu",
@@ -299,14 +299,14 @@ LENS = Lens(
     digit="2",
     question="what does the network stack cost in CPU time, and where inside it?",
     tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES, POWER),
-    points=(
-        POINT_SOFTIRQS,
-        POINT_SYSCALLS,
-        POINT_NAPI_THREADS,
-        POINT_SAMPLES,
-        POINT_SYMBOLS,
-        POINT_SERVED,
-        POINT_POWER,
+    hooks=(
+        HOOK_SOFTIRQS,
+        HOOK_SYSCALLS,
+        HOOK_NAPI_THREADS,
+        HOOK_SAMPLES,
+        HOOK_SYMBOLS,
+        HOOK_SERVED,
+        HOOK_POWER,
     ),
     losses=(
         Loss(

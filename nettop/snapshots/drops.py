@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from nettop.snapshots.schema import Field, Kind, Lens, Loss, Point, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Table
 
 # --- words for the kernel's numbers ---------------------------------------------------------------------------
 
@@ -225,10 +225,10 @@ COUNTERS = Table(
     default_filter="packets>0",
 )  # fmt: skip
 
-POINT_PACKETS = Point("packets", "every packet that the kernel drops", ("reason", "place"))
-POINT_REASONS = Point("reasons", "why a packet was dropped", ("reason",))
-POINT_PLACES = Point("places", "the function of the kernel that dropped a packet", ("place",))
-POINT_COUNTERS = Point("counters", "what namespaces, devices and CPUs count of drops themselves")
+HOOK_PACKETS = Hook("packets", "every packet that the kernel drops", ("reason", "place"))
+HOOK_REASONS = Hook("reasons", "why a packet was dropped", ("reason",))
+HOOK_PLACES = Hook("places", "the function of the kernel that dropped a packet", ("place",))
+HOOK_COUNTERS = Hook("counters", "what namespaces, devices and CPUs count of drops themselves")
 
 LENS = Lens(
     id="drops",
@@ -237,7 +237,7 @@ LENS = Lens(
     digit="5",
     question="what did the kernel drop, where and why?",
     tables=(PACKETS, COUNTERS),
-    points=(POINT_PACKETS, POINT_REASONS, POINT_PLACES, POINT_COUNTERS),
+    hooks=(HOOK_PACKETS, HOOK_REASONS, HOOK_PLACES, HOOK_COUNTERS),
     losses=(
         Loss("untracked", "drops that are in no row, for want of room"),
         Loss("recursion", "drops that the kernel skipped, because another one was being counted on that CPU"),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nettop.snapshots.schema import Field, Kind, Lens, Point, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Table
 
 KINDS = {
     1: "total",
@@ -55,7 +55,7 @@ COSTS = Table(
     adds_up=False,
 )  # fmt: skip
 
-POINT_PROGRAMS = Point("programs", "how often and how long BPF programs run (the kernel's statistics)")
+HOOK_PROGRAMS = Hook("programs", "how often and how long BPF programs run (the kernel's statistics)")
 
 SELF = Lens(
     id="self",
@@ -64,5 +64,5 @@ SELF = Lens(
     digit="",
     question="what does nettop itself cost?",
     tables=(COSTS,),
-    points=(POINT_PROGRAMS,),
+    hooks=(HOOK_PROGRAMS,),
 )

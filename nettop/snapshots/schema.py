@@ -95,7 +95,7 @@ class Table:
     default_filter: str = ""
     append: bool = False
     begins_at_zero: bool = False
-    point: str = ""
+    hook: str = ""
     adds_up: bool = True
     exports: tuple[str, ...] = ()
 
@@ -149,7 +149,7 @@ def _alignment(dtype: np.dtype[np.generic]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Hook:
     """One thing that a lens wants of the kernel, by whichever hook gives it. Where none does, `fields` are n/a."""
 
     name: str
@@ -178,7 +178,7 @@ class Lens:
     digit: str
     question: str
     tables: tuple[Table, ...]
-    points: tuple[Point, ...] = ()
+    hooks: tuple[Hook, ...] = ()
     losses: tuple[Loss, ...] = ()
 
     @property

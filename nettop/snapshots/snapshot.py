@@ -37,19 +37,19 @@ TICKS = "ticks"
 _MANY = 0.1
 """The share of the ticks that no virtual machine misses as a matter of course."""
 
-NOT_HERE = "n/a"
+NOT_AVAILABLE = "n/a"
 """How every door writes what this kernel or host cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hook:
+class HookStatus:
     """How a point of a lens is had here: by this way, after the better ones were refused (way and why, best first).
 
     Where `way` is None none works, and the lens's `fields` that hang on it are not on this kernel or host.
     """
 
-    point: str
-    way: str | None
+    hook: str
+    mechanism: str | None
     refused: tuple[tuple[str, str], ...] = ()
     fields: tuple[str, ...] = ()
 
@@ -62,7 +62,7 @@ class Hook:
         return "; ".join(f"{way}: {why}" for way, why in self.refused)
 
     def __str__(self) -> str:
-        return f"{NOT_HERE}: {self.why}" if self.way is None else self.way
+        return f"{NOT_AVAILABLE}: {self.why}" if self.mechanism is None else self.mechanism
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -80,7 +80,7 @@ class Snapshot:
     tables: Mapping[str, Rows]
     counts: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
-    hooks: tuple[Hook, ...] = ()
+    hooks: tuple[HookStatus, ...] = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -101,25 +101,25 @@ class Snapshot:
     @property
     def via(self) -> dict[str, str]:
         """Each point and its way, or `n/a: why`; behind them the gaps."""
-        return {hook.point: str(hook) for hook in self.hooks} | dict(self.gaps)
+        return {hook.hook: str(hook) for hook in self.hooks} | dict(self.gaps)
 
     @property
     def missing(self) -> dict[str, str]:
         """Each field that is not on this kernel or host, and why."""
-        return {name: hook.why for hook in self.hooks if hook.way is None for name in hook.fields}
+        return {name: hook.why for hook in self.hooks if hook.mechanism is None for name in hook.fields}
 
-    def why_unfilled(self, table: Table) -> str | None:
+    def why_unavailable(self, table: Table) -> str | None:
         """Why this kernel or host gives a table no rows; None where it does, or where nobody knows yet."""
-        return self.why_not(table.point or table.name)
+        return self.why_not(table.hook or table.name)
 
     def why_not(self, point: str) -> str | None:
         """Why there is no way to a point; None where there is one, or where nobody knows yet."""
         hook = self.hook(point)
-        return hook.why if hook is not None and hook.way is None else None
+        return hook.why if hook is not None and hook.mechanism is None else None
 
-    def hook(self, point: str) -> Hook | None:
+    def hook(self, point: str) -> HookStatus | None:
         """How a point is had; None where the lens has no such point, or nobody has tried yet."""
-        return next((hook for hook in self.hooks if hook.point == point), None)
+        return next((hook for hook in self.hooks if hook.hook == point), None)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -14,7 +14,7 @@ from nettop.query.units import UNKNOWN, human, human_spread
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Field, Kind
-from nettop.snapshots.snapshot import NOT_HERE
+from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.columns import Column, declared
 from nettop.widgets.themes import Role
 
@@ -25,8 +25,8 @@ Cell = tuple[str, Role]
 
 def why_empty(view: View) -> str:
     """Why a table has no rows: this kernel tells of none, or there are none."""
-    why = view.snapshot.why_unfilled(view.table)
-    return "no rows" if why is None else f"{NOT_HERE} on this kernel or host: {why}"
+    why = view.snapshot.why_unavailable(view.table)
+    return "no rows" if why is None else f"{NOT_AVAILABLE} on this kernel or host: {why}"
 
 
 class Look(NamedTuple):
@@ -63,7 +63,7 @@ class Manner:
 def column_cells(view: View, column: Column, at: Index, looks: Sequence[Look], manner: Manner) -> list[Cell]:
     """The cells of one column for the rows at `at`, each as wide as the column."""
     if column.name in view.missing:
-        return [(fit(NOT_HERE, column.width, left=column.left), Role.FAINT)] * len(at)
+        return [(fit(NOT_AVAILABLE, column.width, left=column.left), Role.FAINT)] * len(at)
     texts = _texts(view, column, at)
     if column.name in manner.tails:
         texts = [text and elide_start(text, column.width) for text in texts]

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Field, Kind
-from nettop.snapshots.snapshot import NOT_HERE, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
 from nettop.widgets.bar import Piece
 from nettop.widgets.cells import fit, role_of
 from nettop.widgets.page import Line, wrapped
@@ -84,7 +84,7 @@ def _first(text: str, width: int) -> Line:
 
 def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     value, raw = _value(view, field)
-    role = Role.FAINT if value in (NOT_HERE, UNKNOWN) else _bright(field)
+    role = Role.FAINT if value in (NOT_AVAILABLE, UNKNOWN) else _bright(field)
     head = [Piece(fit(field.title, _TITLE, left=True) + " ", Role.HEAD), Piece(value, role)]
     if raw:
         head.append(Piece(f"  {raw}", Role.DIM))
@@ -110,7 +110,7 @@ def _bright(field: Field) -> Role:
 def _meaning(view: View, field: Field) -> str:
     """What the field means, its formula, and on a kernel without it the reason."""
     formula = f"  = {field.formula}" if field.formula else ""
-    why = f"  ({NOT_HERE}: {view.missing[field.name]})" if field.name in view.missing else ""
+    why = f"  ({NOT_AVAILABLE}: {view.missing[field.name]})" if field.name in view.missing else ""
     return f"{field.name}: {field.help}{formula}{why}"
 
 
@@ -118,7 +118,7 @@ def _value(view: View, field: Field) -> tuple[str, str]:
     """The value for a person, and what stands behind it where that says more."""
     at = np.array([0], np.intp)
     if field.name in view.missing:
-        return NOT_HERE, ""
+        return NOT_AVAILABLE, ""
     if field.kind is Kind.GROUP:
         return _group(view, field), ""
     value = view.values(field.name, at)[0]

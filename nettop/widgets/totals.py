@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from nettop.query.units import human
 from nettop.query.view import View
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import NOT_HERE
+from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.cells import Cell, fit, role_of
 from nettop.widgets.columns import Column
 from nettop.widgets.themes import Role
@@ -27,7 +27,7 @@ def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
         elif column.field.kind not in _SUMMED or not view.table.adds_up:
             cells.append((" " * column.width, Role.DIM))
         elif column.name in view.missing:
-            cells.append((fit(NOT_HERE, column.width, left=column.left), Role.FAINT))
+            cells.append((fit(NOT_AVAILABLE, column.width, left=column.left), Role.FAINT))
         else:
             amount = human(view.total(column.name, at), column.unit, column.width)
             role = _BOLD.get(role_of(column.field), Role.TEXT)

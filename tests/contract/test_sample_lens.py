@@ -172,7 +172,7 @@ import asyncio, time
 import numpy as np
 from nettop.engine.session import Session
 from nettop.engine.source import probe_of
-from nettop.screens.desk import Desk
+from nettop.screens.context import ScreenContext
 from nettop.screens.frame import NettopApp
 from nettop.settings import Settings
 from nettop.snapshots.connections import SOCKETS
@@ -198,7 +198,7 @@ async def see(pilot, *words):
 
 async def main():
     with Session(0.1, lambda lens: Nobody() if lens == "connections" else probe_of(lens)) as session:
-        async with NettopApp(Desk(Settings(), session)).run_test(size=(120, 30)) as pilot:
+        async with NettopApp(ScreenContext(Settings(), session)).run_test(size=(120, 30)) as pilot:
             await see(pilot, "Connections", "Sample")
             assert "spider" not in pilot.app.export_screenshot()
             await pilot.press("9")

@@ -46,4 +46,4 @@ def test_kernel_support_tells_of_every_point() -> None:
         lens.title: re.findall(r"^\| `(\w+)` \|", parts.get(lens.title, ""), re.MULTILINE)
         for lens in lenses()
     }
-    assert told == {lens.title: [point.name for point in lens.points] for lens in lenses()}
+    assert told == {lens.title: [point.name for point in lens.hooks] for lens in lenses()}

@@ -11,13 +11,13 @@ from kernel_support import HOST, Run, put_in_place, read_run, support_page
 
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.kernel.test_rungs" name="test_a[fexit]"><properties>
-<property name="point" value="accepts"/><property name="way" value="fexit/inet_csk_accept"/>
+<property name="hook" value="accepts"/><property name="mechanism" value="fexit/inet_csk_accept"/>
 <property name="verdict" value="same"/></properties></testcase>
 <testcase classname="tests.kernel.test_rungs" name="test_a[kretprobe]"><properties>
-<property name="point" value="accepts"/><property name="way" value="kretprobe/inet_csk_accept"/>
+<property name="hook" value="accepts"/><property name="mechanism" value="kretprobe/inet_csk_accept"/>
 <property name="verdict" value="same"/></properties></testcase>
 <testcase classname="tests.kernel.test_rungs" name="test_a[tp_btf]"><properties>
-<property name="point" value="accepts"/><property name="way" value="tp_btf/sock_send_length"/>
+<property name="hook" value="accepts"/><property name="mechanism" value="tp_btf/sock_send_length"/>
 <property name="verdict" value="refused"/><property name="why" value="no such tracepoint"/></properties>
 <skipped message="no such tracepoint"/></testcase>
 {more}</testsuite></testsuites>"""
@@ -27,10 +27,10 @@ PASSED = '<testcase classname="tests.kernel.test_x" name="test_y"/>'
 
 def report(way: str | None, *refused: tuple[str, str]) -> dict[str, Any]:
     """A doctor's report of one point."""
-    told = [{"way": name, "why": why} for name, why in refused]
-    points = [{"point": "accepts", "way": way, "refused": told, "fields": []}]
+    told = [{"mechanism": name, "why": why} for name, why in refused]
+    points = [{"hook": "accepts", "mechanism": way, "refused": told, "fields": []}]
     host = {"bcc": "0.26.0", "llvm": "14", "kprobes": True}
-    return {"version": 1, "host": host, "lenses": [{"id": "connections", "error": None, "points": points}]}
+    return {"version": 1, "host": host, "lenses": [{"id": "connections", "error": None, "hooks": points}]}
 
 
 def a_run(folder: Path, name: str, release: str, doctor: object, more: str = "") -> Run:
@@ -58,7 +58,7 @@ def test_ways_of_each_kernel(tmp_path: Path) -> None:
         a_run(tmp_path / "here", HOST, "6.18.4", None),
     ]
     page = support_page(runs)
-    assert row(page.split("\n## ")[2], "point | what it tells")[2:] == ["6.1", "6.18 (host)", "7.2"]
+    assert row(page.split("\n## ")[2], "hook | what it tells")[2:] == ["6.1", "6.18 (host)", "7.2"]
     assert row(page, "`accepts` | who")[2:] == [
         "n/a<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
         "not recorded<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
@@ -75,7 +75,7 @@ def test_a_lens_that_is_refused(tmp_path: Path) -> None:
     """A kernel that is too old may refuse a lens, and the page says why; one that is not may not."""
     refused = report("fexit/inet_csk_accept")
     error = {"what": "this kernel has no function x", "remedy": ""}
-    refused["lenses"].append({"id": "cpu", "error": error, "points": []})
+    refused["lenses"].append({"id": "cpu", "error": error, "hooks": []})
     for name, release in (("old", "5.10.0-32-amd64"), ("new", "6.1.0-50-amd64")):
         a_run(tmp_path / name, name, release, refused)
         (tmp_path / name / "doctor.status").write_text("3\n")

@@ -37,7 +37,7 @@ def prefork(memory: Memory, connections: int) -> int:
 
 
 def accepted_by(memory: Memory) -> dict[int, int]:
-    """Peer's port → pid of the pre-forked worker that accepted it, once all have accepted their share."""
+    """TrafficProcess's port → pid of the pre-forked worker that accepted it, once all have accepted their share."""
     return {port: pid for pipe in memory["pipes"] for port, pid in pipe.recv().items()}
 
 
@@ -116,8 +116,8 @@ def take(memory: Memory, name: object) -> None:
 def keep_in_flight(memory: Memory, name: object) -> None:
     """Leaves a socket in an unread message, held by no descriptor."""
     held = memory.pop(name)
-    memory["way"] = socket.socketpair()
-    socket.send_fds(memory["way"][0], [b"here"], [held.fileno()])
+    memory["mechanism"] = socket.socketpair()
+    socket.send_fds(memory["mechanism"][0], [b"here"], [held.fileno()])
     held.close()
 
 

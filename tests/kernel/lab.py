@@ -350,7 +350,7 @@ class Dropper:
     def rule(
         self,
         *,
-        every: int = 1,
+        all_rows: int = 1,
         with_flags: int = 0,
         without_flags: int = 0,
         data: bool | None = None,
@@ -359,7 +359,7 @@ class Dropper:
         """From now on drops every Nth TCP packet with these flags (and data or none, and that port at either side)."""
         self._ask(
             {
-                "every": every,
+                "all_rows": all_rows,
                 "mask": with_flags | without_flags,
                 "value": with_flags,
                 "data": {None: 0, True: 1, False: 2}[data],
@@ -369,7 +369,7 @@ class Dropper:
 
     def nothing(self) -> None:
         """From now on drops nothing."""
-        self._ask({"every": 0})
+        self._ask({"all_rows": 0})
 
     def dropped(self) -> int:
         """Packets dropped since the start."""

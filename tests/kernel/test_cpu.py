@@ -18,11 +18,11 @@ import pytest
 
 from nettop.kernel import bpf, kprobes
 from nettop.kernel.facts import Host
-from nettop.kernel.ladder import NO_WAY
+from nettop.kernel.mechanisms import NO_MECHANISM
 from nettop.kernel.program import Loader, Program, ProgramText
 from nettop.probes import cpu
-from nettop.probes.cpu import Cpu, program_text
-from nettop.snapshots.cpu import CPUS, NAPI_THREADS, POINT_NAPI_THREADS, TIME_OF, VECTORS
+from nettop.probes.cpu.probe import Cpu, program_text
+from nettop.snapshots.cpu import CPUS, HOOK_NAPI_THREADS, NAPI_THREADS, TIME_OF, VECTORS
 from nettop.snapshots.snapshot import Snapshot, unknown_value
 
 from . import traffic
@@ -113,15 +113,15 @@ def start(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setattr(cpu, "Loader", lambda: loaded)
     with contextlib.ExitStack() as started:
 
-        def start(**ways: str) -> Cpu:
+        def start(**mechanisms: str) -> Cpu:
             source = Cpu()
             started.callback(source.close)
-            source.set("ways", ways)
+            source.set("mechanisms", mechanisms)
             source.set("frequency", FREQUENCY_HZ)
             source.start()
-            for point, way in ways.items():
+            for point, way in mechanisms.items():
                 why = read(source).why_not(point)
-                if way != NO_WAY and why is not None:
+                if way != NO_MECHANISM and why is not None:
                     pytest.skip(f"{point}={way}: {why}")
             return source
 
@@ -274,7 +274,7 @@ def missed(source: Cpu, spin: Spin, column: str) -> float:
 def least_missed(
     source: Cpu, spinner: Path, call: str, near: End, *, column: str = "tx_syscalls_ns"
 ) -> float | None:
-    """The best of some trials: others that use the CPU disturb the clocks, what hooks miss they miss each time.
+    """The best of some results: others that use the CPU disturb the clocks, what hooks miss they miss each time.
 
     None where the call may not be made, as the sysctl kernel.io_uring_disabled has it.
     """
@@ -291,7 +291,7 @@ def least_missed(
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("way", BY_HOOKS)
+@pytest.mark.parametrize("mechanism", BY_HOOKS)
 def test_sending_is_charged(
     start: Start, spinner: Path, void: End, way: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -301,7 +301,7 @@ def test_sending_is_charged(
     if found["io_uring"] is None or "io_uring" in read(source).gaps.get("calls", ""):
         del found["io_uring"]
     assert found == pytest.approx(dict.fromkeys(found, 0), abs=PART)
-    for name, fact in (("point", "syscalls"), ("way", way), ("verdict", "same")):
+    for name, fact in (("hook", "syscalls"), ("mechanism", way), ("verdict", "same")):
         record_property(name, fact)
 
 
@@ -319,7 +319,7 @@ def test_sending_is_charged_by_samples(start: Start, spinner: Path, void: End, c
 @pytest.mark.since(
     "5.15", "workers of io_uring are no threads of its process, and nobody tells them where to run"
 )
-@pytest.mark.parametrize("way", ["samples", "raw_syscalls"])
+@pytest.mark.parametrize("mechanism", ["samples", "raw_syscalls"])
 def test_workers_are_charged_to_who_has_the_ring(start: Start, spinner: Path, void: End, way: str) -> None:
     """What io_uring's threads use to send for a process is its I/O workers' time: they make no system calls, ticks
     tell of them."""
@@ -332,13 +332,13 @@ def test_workers_are_charged_to_who_has_the_ring(start: Start, spinner: Path, vo
 
 def test_workers_are_unknown_where_nothing_tells_of_them(start: Start) -> None:
     """They make no system calls that could be hooked, and there are no ticks."""
-    (each, *_) = rows(read(start(syscalls="raw_syscalls", samples=NO_WAY)), "cpus")
+    (each, *_) = rows(read(start(syscalls="raw_syscalls", samples=NO_MECHANISM)), "cpus")
     unknown = unknown_value(CPUS.dtype["io_workers_ns"])
     assert each["io_workers_ns"] == unknown
     assert each["tx_syscalls_ns"] < unknown
 
 
-@pytest.mark.parametrize("way", ["samples", *BY_HOOKS])
+@pytest.mark.parametrize("mechanism", ["samples", *BY_HOOKS])
 def test_waiting_is_charged_to_nobody(start: Start, spinner: Path, lab: Lab, void: End, way: str) -> None:
     """A process that waits in recv() is charged nothing for that, however long it is, and what it does then is."""
     source, worker = start(syscalls=way), lab.worker()
@@ -417,9 +417,9 @@ def test_softirqs_take_what_a_thread_loses(start: Start, spinner: Path, lab: Lab
     softirqs and are in their time: neither is in the difference. The interrupts that begin bursts are subtracted, by
     their number (function calls in /proc/interrupts) times what the same thread loses by one while another CPU makes
     many (membarrier). What other threads and the hypervisor took is no CPU time of the thread: the softirqs that ran
-    then are taken for the same share of it. It counts what the best of some trials says.
+    then are taken for the same share of it. It counts what the best of some results says.
     """
-    source, crossing = start(samples=NO_WAY, syscalls=NO_WAY), make_crossing(lab)
+    source, crossing = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM), make_crossing(lab)
     lose = partial(loss, source, spinner, crossing.near)
 
     def trial() -> float:
@@ -439,7 +439,7 @@ def test_softirqs_take_what_the_kernel_accounts(start: Start, lab: Lab) -> None:
     """
     if not measures_softirqs():
         pytest.skip("nothing says that this kernel measures softirqs (CONFIG_IRQ_TIME_ACCOUNTING)")
-    source, crossing = start(samples=NO_WAY, syscalls=NO_WAY), make_crossing(lab)
+    source, crossing = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM), make_crossing(lab)
     cpu = crossing.receives_on
 
     def counted() -> tuple[int, int, int]:
@@ -461,7 +461,7 @@ def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
     """
     if not Host().is_real_time():
         pytest.skip("this kernel changes no threads within softirqs (PREEMPT_RT)")
-    source, crossing = start(samples=NO_WAY, syscalls=NO_WAY), make_crossing(lab)
+    source, crossing = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM), make_crossing(lab)
     cpu = crossing.receives_on
     lab.worker().start(come_between, cpu)
     threads = [pid for name in ("ksoftirqd", "ktimers") for pid in threads_called(f"{name}/{cpu}")]
@@ -476,13 +476,15 @@ def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
     assert abs(ours / theirs - 1) <= RUN_AROUND
 
 
-@pytest.mark.parametrize(("ways", "is_seen"), [({}, True), ({POINT_NAPI_THREADS.name: NO_WAY}, False)])
+@pytest.mark.parametrize(
+    ("mechanisms", "is_seen"), [({}, True), ({HOOK_NAPI_THREADS.name: NO_MECHANISM}, False)]
+)
 def test_threads_within_softirqs_are_seen_or_told_of(
-    start: Start, monkeypatch: pytest.MonkeyPatch, ways: dict[str, str], is_seen: bool
+    start: Start, monkeypatch: pytest.MonkeyPatch, mechanisms: dict[str, str], is_seen: bool
 ) -> None:
     """On a kernel for real time changes of threads are followed all the time; what has them not says what it times."""
     monkeypatch.setattr(Host, "is_real_time", lambda _: True)
-    source = start(samples=NO_WAY, syscalls=NO_WAY, **ways)
+    source = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM, **mechanisms)
     assert ("softirqs" in read(source).gaps) == (not is_seen)
     assert ("tp_btf__sched_switch" in source._attached.programs()) == is_seen
 
@@ -530,7 +532,7 @@ def make_crossing(lab: Lab) -> Crossing:
 
 
 def best_of(trial: Callable[[], float], part: float) -> float:
-    """The best of some trials, of no more than it takes to come near enough."""
+    """The best of some results, of no more than it takes to come near enough."""
     best = trial()
     for _ in range(TRIALS - 1):
         if abs(best) <= part:

@@ -19,10 +19,10 @@ from nettop.kernel import maps, perf_events, privileges
 from nettop.kernel.perf_events import Clocks, open_clocks
 from nettop.kernel.proc_stat import read_cpu_times
 from nettop.kernel.program import Loader, Program
-from nettop.probes import cpu_samples
-from nettop.probes.cpu import Cpu, program_text
-from nettop.probes.cpu_samples import BY_HOOKS, SAMPLED, SampleReading, Samples
-from nettop.probes.cpu_stacks import UNKNOWN
+from nettop.probes.cpu import samples as cpu_samples
+from nettop.probes.cpu.probe import Cpu, program_text
+from nettop.probes.cpu.samples import BY_HOOKS, SAMPLED, SampleReading, Samples
+from nettop.probes.cpu.stacks import UNKNOWN
 from nettop.snapshots.cpu import (
     CATEGORIES,
     OTHER,
@@ -181,7 +181,7 @@ class Lens:
     def __init__(self) -> None:
         self.probe = Cpu()
         self.probe.set("frequency", FREQUENCY_HZ)
-        self.probe.set("ways", {"syscalls": "samples"})
+        self.probe.set("mechanisms", {"syscalls": "samples"})
         self.probe.start()
 
     @property

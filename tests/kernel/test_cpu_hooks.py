@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from nettop.kernel import maps, perf_events
-from nettop.kernel.ladder import NO_WAY
-from nettop.probes.cpu import Cpu
-from nettop.probes.cpu_samples import SAMPLED
+from nettop.kernel.mechanisms import NO_MECHANISM
+from nettop.probes.cpu.probe import Cpu
+from nettop.probes.cpu.samples import SAMPLED
 from nettop.snapshots.own_cost import LEFT_OUT
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.test_pace import Play
@@ -38,10 +38,10 @@ CPUSETS = Path("/sys/fs/cgroup/cpuset")
 
 
 @contextlib.contextmanager
-def started(**ways: str) -> Iterator[Cpu]:
+def started(**mechanisms: str) -> Iterator[Cpu]:
     """The probe at work by these ways."""
     source = Cpu()
-    source.set("ways", ways)
+    source.set("mechanisms", mechanisms)
     try:
         source.start()
         yield source
@@ -168,24 +168,24 @@ def answer(worker: Worker, port: int) -> None:
 
 def test_raw_syscalls_is_taken_by_nobody_who_does_not_ask_for_it() -> None:
     """Where there are no samples there is no time of system calls rather than slow ones, and it says why."""
-    with started(samples=NO_WAY) as source:
+    with started(samples=NO_MECHANISM) as source:
         hook = read(source).hook("syscalls")
         names = source.programs()
     assert hook is not None
-    assert hook.way in {None, "fexit", "kretprobe"}
-    assert hook.way or "--use syscalls=raw_syscalls" in dict(hook.refused)["raw_syscalls"]
+    assert hook.mechanism in {None, "fexit", "kretprobe"}
+    assert hook.mechanism or "--mechanism syscalls=raw_syscalls" in dict(hook.refused)["raw_syscalls"]
     assert not {name for name in names if "sys_enter" in name or "sys_exit" in name}
 
 
 def test_a_sum_without_its_parts_says_so() -> None:
     """The network's time without that of system calls is not the network's time."""
-    with started(syscalls=NO_WAY) as source:
+    with started(syscalls=NO_MECHANISM) as source:
         assert (
             read(source).gaps["network"].startswith("summed up without TX syscalls, RX syscalls, I/O workers")
         )
     with started() as source:
         snapshot = read(source)
-    assert "network" not in snapshot.gaps or None in {hook.way for hook in snapshot.hooks}
+    assert "network" not in snapshot.gaps or None in {hook.mechanism for hook in snapshot.hooks}
 
 
 # --- CPUs that go and come back -------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_a_cpu_that_comes_back_is_looked_at_again(
 ) -> None:
     """By a new clock; whoever may not open one any more is told of each CPU that nobody looks at."""
     cpu = perf_events.online_cpus()[-1]
-    with started(syscalls=NO_WAY) as source:
+    with started(syscalls=NO_MECHANISM) as source:
         assert read(source).lost["cpus"] == 0
         with monkeypatch.context() as without_rights, turned_off(switch):
             without_rights.setattr(perf_events, "_open", refuse)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nettop.kernel.ladder import NO_WAY
-from nettop.probes.cpu import Cpu
+from nettop.kernel.mechanisms import NO_MECHANISM
+from nettop.probes.cpu.probe import Cpu
 from nettop.snapshots.cpu import NAPI_THREADS, PROCESSES, RX_SOFTIRQ, TIME_OF, TX_SOFTIRQ
 from nettop.snapshots.snapshot import Snapshot, unknown_value
 
@@ -38,11 +38,11 @@ def source() -> Iterator[Cpu]:
 
 
 @contextlib.contextmanager
-def started(**ways: str) -> Iterator[Cpu]:
+def started(**mechanisms: str) -> Iterator[Cpu]:
     """The probe at work, by ways that are asked for."""
     with contextlib.closing(Cpu()) as made:
         made.set("frequency", FREQUENCY_HZ)
-        made.set("ways", ways)
+        made.set("mechanisms", mechanisms)
         made.start()
         yield made
 
@@ -105,7 +105,7 @@ def test_nothing_tells_whose_it_is(lab: Lab) -> None:
     receiver = lab.worker(right)
     receiver.start(receive, address)
     lab.worker(left).start(flood, address)
-    with started(served=NO_WAY) as source:
+    with started(served=NO_MECHANISM) as source:
         until(grows(lambda: spent_ns(source, NOBODY)), "softirqs run", 60)
         snapshot = read(source)
         assert "softirq_ns" in snapshot.missing

@@ -23,10 +23,10 @@ from nettop.kernel import sock_diag
 from nettop.kernel.facts import Host
 from nettop.kernel.namespaces import shared_namespaces
 from nettop.kernel.program import Loader
-from nettop.probes.connection_programs import table_text
-from nettop.probes.diag_table import DiagTable
-from nettop.probes.socket_rows import ROW, STATE
-from nettop.probes.socket_table import SocketTable
+from nettop.probes.connections.programs import table_text
+from nettop.probes.connections.sock_diag_table import DiagTable
+from nettop.probes.connections.socket_rows import ROW, STATE
+from nettop.probes.connections.socket_table import SocketTable
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Array, known
@@ -195,9 +195,9 @@ def test_states_that_no_process_holds(rungs: Rungs, lab: Lab) -> None:
     client.call(traffic.send, {1: 101, 2: 103})
     client.call(traffic.acknowledged, [1, 2])
     dropper = lab.dropper(far)
-    dropper.rule(every=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
+    dropper.rule(all_rows=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
     client.call(traffic.connect_at_once, {3: Call((far.v4, port)), 4: Call((far.v6, port))})
-    dropper.rule(every=1)
+    dropper.rule(all_rows=1)
     client.call(traffic.connect_without_answer, 5, Call((far.v4, port)))
     client.call(traffic.send, {3: 1009})
     client.call(traffic.close, [3])
@@ -224,7 +224,7 @@ def test_counters_of_busy_connections(rungs: Rungs, lab: Lab) -> None:
     port = server.call(traffic.listen, "listener", "::")
     ports = client.call(traffic.connect_at_once, [Call((far.v4, port)), Call((far.v6, port))])
     server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
-    lab.dropper(far).rule(every=503, data=True)
+    lab.dropper(far).rule(all_rows=503, data=True)
     up, down = {0: 30_000_001, 1: 20_000_003}, {0: 1009, 1: 10_000_019}
     client.start(traffic.exchange, up, down)
     server.start(traffic.exchange, down, up)
@@ -379,8 +379,8 @@ from nettop.errors import Unsupported
 from nettop.kernel import sock_diag
 from nettop.kernel.facts import Host
 from nettop.kernel.namespaces import Namespaces
-from nettop.probes.diag_table import DiagTable
-from nettop.probes.socket_rows import ROW
+from nettop.probes.connections.sock_diag_table import DiagTable
+from nettop.probes.connections.socket_rows import ROW
 
 own = socket.create_server(("127.0.0.1", 0))
 table = DiagTable(Host(), Namespaces())

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from nettop.doctor.door import DoctorSettings, find_out
-from nettop.doctor.report import REPORT_IT
-from nettop.engine.source import Source, probe_of
+from nettop.doctor.command import DoctorSettings, find_out
+from nettop.engine.source import probe_of
 from nettop.errors import ExitCode
-from nettop.kernel.ladder import LEFT_OUT
+from nettop.kernel.mechanisms import LEFT_OUT
 from nettop.kernel.namespaces import find_namespaces
+from nettop.selftest.result import REPORT_IT
 from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.source import Source
 
 from . import bpf_objects
 from .command import NETTOP, Running, nettop
@@ -87,7 +88,7 @@ def bad(report: Told) -> set[str]:
 
 def points(report: Told) -> dict[str, Told]:
     """The points of all lenses that work, by name."""
-    return {point["point"]: point for lens in report["lenses"] for point in lens["points"]}
+    return {point["hook"]: point for lens in report["lenses"] for point in lens["hooks"]}
 
 
 def tried(report: Told) -> list[Told]:
@@ -138,9 +139,9 @@ def test_here(left_clean: None) -> None:
     found = points(report)
     assert {"sockets", "unheld", "events", "accepts", "routes", "packets", "counters"} <= found.keys()
     for point in found.values():
-        assert point["way"] or point["refused"], point
+        assert point["mechanism"] or point["refused"], point
         assert all(refused["why"] for refused in point["refused"])
-    assert found["sockets"]["way"]
+    assert found["sockets"]["mechanism"]
     untried = [trial for trial in report["self_test"] if trial["ok"] is None]
     # Other programs of a busy machine may fill the ring: that is counted, and no reason to doubt the rest.
     assert all("no way here" in trial["remedy"] or "were lost" in trial["remedy"] for trial in untried), (
@@ -160,7 +161,7 @@ def test_kprobes_and_fentry_as_this_kernel_has_them() -> None:
     assert report["host"]["kprobes"] is has_kprobes
     refused = [refusal for point in points(report).values() for refusal in point["refused"]]
     if not has_kprobes:
-        assert any("kprobe" in refusal["way"] and "kprobe" in refusal["why"] for refusal in refused)
+        assert any("kprobe" in refusal["mechanism"] and "kprobe" in refusal["why"] for refusal in refused)
 
 
 def test_as_text() -> None:
@@ -180,7 +181,7 @@ def test_without_traffic(left_clean: None) -> None:
     done = nettop("doctor", "--no-traffic", "--format", "json", deadline_s=DEADLINE_S)
     report = json.loads(done.stdout)
     assert (done.returncode, report["self_test"]) == (0, [])
-    assert points(report)["sockets"]["way"]
+    assert points(report)["sockets"]["mechanism"]
 
 
 # --- hosts that lack something --------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def test_btf_hidden(left_clean: None) -> None:
     assert bad(report) == {"BTF"}
     assert checks(report)["BTF"]["remedy"] == "umount /sys/kernel/btf/vmlinux"
     packets = points(report)["packets"]
-    assert packets["way"] is None
+    assert packets["mechanism"] is None
     assert "/sys/kernel/btf/vmlinux" in packets["refused"][0]["why"]
     assert {"drops"} <= {trial["lens"] for trial in tried(report)}, "the kernel's own counters are left"
 
@@ -230,7 +231,7 @@ def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> Non
     untried = [trial["remedy"] for trial in report["self_test"] if trial["ok"] is None]
     for name in {"CAP_SYS_ADMIN", "CAP_NET_ADMIN"} & set(missing):
         assert any(name in why for why in untried)
-    if missing == ("CAP_SYSLOG",) and not points(report)["places"]["way"]:
+    if missing == ("CAP_SYSLOG",) and not points(report)["places"]["mechanism"]:
         shown = subprocess.run(
             [*without(*missing), NETTOP, "doctor", "--only", "drops", "--no-traffic"],
             capture_output=True, text=True, timeout=DEADLINE_S, check=True,
@@ -315,14 +316,26 @@ def test_processes_hidden() -> None:
 def test_what_the_user_left_out() -> None:
     """It has no remedy, and nor has what hangs on it."""
     done = nettop(
-        "doctor", "--no-traffic", "--use", "events=none", "--use", "sockets=sock_diag", deadline_s=DEADLINE_S
+        "doctor",
+        "--no-traffic",
+        "--mechanism",
+        "events=none",
+        "--mechanism",
+        "sockets=sock_diag",
+        deadline_s=DEADLINE_S,
     )
     assert done.returncode == 0
     assert LEFT_OUT in done.stdout
     lenses = done.stdout.partition("CONNECTIONS")[2]
     assert "→" not in lenses
     done = nettop(
-        "doctor", "--no-traffic", "--use", "sockets=none", "--only", "connections", deadline_s=DEADLINE_S
+        "doctor",
+        "--no-traffic",
+        "--mechanism",
+        "sockets=none",
+        "--only",
+        "connections",
+        deadline_s=DEADLINE_S,
     )
     assert done.returncode == ExitCode.UNSUPPORTED
     assert LEFT_OUT in done.stdout

@@ -27,9 +27,9 @@ from nettop.engine.session import Session
 from nettop.kernel import bpf, maps
 from nettop.kernel.facts import container_of
 from nettop.probes import connection_events, connection_programs, process_totals
-from nettop.probes.connections import Connections
-from nettop.probes.event_records import HOST_TOTALS, PROCESS
-from nettop.probes.process_totals import FOLD_ABOVE
+from nettop.probes.connections.event_records import HOST_TOTALS, PROCESS
+from nettop.probes.connections.probe import Connections
+from nettop.probes.connections.process_totals import FOLD_ABOVE
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
@@ -905,7 +905,7 @@ def fail_in_every_way(lab: Lab, watch: Watch) -> Failed:
     workers = {name: lab.worker(homes.get(name, near.namespace), name) for name in FAILURES_OF_CONNECT}
     server = lab.worker(far.namespace, "server")
     silent, door = (server.call(traffic.listen, name, "") for name in ("silent", "open"))
-    lab.dropper(far).rule(every=1, port=silent)
+    lab.dropper(far).rule(all_rows=1, port=silent)
     small = lab.worker(crowded, "small").call(traffic.listen, "open", "127.0.0.1", 5000)
     again = Call((far.v4, door), (near.v4, ONLY_PORT), options=(SHARED,))
     calls = {
@@ -1086,7 +1086,7 @@ def test_timed_out_while_open(lab: Lab, watch: Watch) -> None:
     server.call(traffic.accept, "door", 0)
     move(client, server, 0, 1009, 1013)
     dropper = lab.dropper(far)
-    dropper.rule(every=1)
+    dropper.rule(all_rows=1)
     client.call(traffic.send, {0: 499})
     told = by_event(watch.wait(near.namespace, connect=1, close=1))
     close = told["close"]
@@ -1106,7 +1106,7 @@ def test_closed_by_both_at_once(lab: Lab, watch: Watch) -> None:
     server.call(traffic.accept, "door", 0)
     move(client, server, 0, 1009, 1013)
     dropper = lab.dropper(far)
-    dropper.rule(every=1)
+    dropper.rule(all_rows=1)
     client.call(traffic.shut, [0])
     server.call(traffic.close, [0])
     client.call(traffic.in_state, 0, 11)
@@ -1209,7 +1209,7 @@ def test_a_connect_that_takes_long(lab: Lab) -> None:
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "door", "")
     dropper = lab.dropper(far)
-    dropper.rule(every=1)
+    dropper.rule(all_rows=1)
     client.call(traffic.connect_without_answer, 0, Call((far.v4, port)))
     with Watch() as watch:
         began = time.time_ns()
@@ -1286,7 +1286,7 @@ def test_half_closed_orphans(lab: Lab, watch: Watch) -> None:
     for number in range(2):
         move(client, server, number, 1009, 2003)
     dropper = lab.dropper(far)
-    dropper.rule(every=1)
+    dropper.rule(all_rows=1)
     for number in range(2):
         client.call(traffic.close, [number])
         for _ in range(2):

@@ -13,7 +13,7 @@ import pytest
 from nettop.kernel.btf import Slice
 from nettop.kernel.program import ProgramText
 from nettop.probes import connections
-from nettop.probes.connection_programs import events_text
+from nettop.probes.connections.programs import events_text
 
 from . import traffic
 from .command import JSON, NETTOP, TABLE
@@ -88,7 +88,7 @@ def test_kernel_without_btf() -> None:
     assert "events n/a: " in done.stderr
     assert "/sys/kernel/btf/vmlinux" in done.stderr
     assert "Traceback" not in done.stderr
-    forced = with_mounted(hidden, *TABLE, "--once", "--use", "sockets=iter")
+    forced = with_mounted(hidden, *TABLE, "--once", "--mechanism", "sockets=iter")
     assert (forced.returncode, forced.stdout) == (CANNOT, "")
     assert "/sys/kernel/btf/vmlinux" in forced.stderr
 
@@ -130,7 +130,7 @@ IN_A_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
 HIDING = "mount -o remount,hidepid=2 /proc && exec setpriv --reuid 65534 --clear-groups"
 
 
-@pytest.mark.parametrize("use", [(), ("--use", "sockets=sock_diag")], ids=["best", "sock_diag"])
+@pytest.mark.parametrize("use", [(), ("--mechanism", "sockets=sock_diag")], ids=["best", "sock_diag"])
 def test_processes_outside(use: tuple[str, ...]) -> None:
     """In a container's PID namespace a socket of the host is held by somebody who cannot be seen, not by nobody."""
     with socket.create_server(("127.0.0.1", 0)) as own:

@@ -14,7 +14,7 @@ from nettop.errors import SourceFailed, Unsupported
 from nettop.kernel import bpf
 from nettop.kernel.btf import Btf, MissingInKernel, Slice
 from nettop.kernel.program import Loader, LoadFailed, ProgramText
-from nettop.probes.connection_programs import table_text
+from nettop.probes.connections.programs import table_text
 
 pytestmark = pytest.mark.kernel
 

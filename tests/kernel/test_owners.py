@@ -157,7 +157,7 @@ def test_owner_that_exited(lab: Lab) -> None:
     port = server.call(traffic.listen, "listener", "")
     client.call(traffic.connect_at_once, [Call((far.v4, port))])
     cookie = client.call(traffic.cookie, 0)
-    lab.dropper(far).rule(every=1)
+    lab.dropper(far).rule(all_rows=1)
     client.end()
     row = by_cookie(rows())[cookie]
     assert (owner(row), row["state"]) == ((None, None), "FIN_WAIT1")

@@ -125,7 +125,9 @@ def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user:
 
 def test_the_way_without_programs_keeps_what_owners_take(witness: Worker) -> None:
     """Where sockets come by sock_diag, who reads and who watches namespaces may look at every process."""
-    with Running(*JSON, "--all", "--use", "sockets=sock_diag", "--interval", "0.2", env=SUDO) as running:
+    with Running(
+        *JSON, "--all", "--mechanism", "sockets=sock_diag", "--interval", "0.2", env=SUDO
+    ) as running:
         running.first_rows()
         assert users(running.pid) == {AS_NOBODY}
         assert set(kept(running.pid)) == {LOOKING | privileges.for_reading()}
@@ -239,12 +241,12 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
     """It stays root, which is told, and why; a log that it cannot write then names that cause, and what to do."""
     environment = locked(tmp_path)
     why = f"nettop stays root, without capabilities: uid {NOBODY} may not read {tmp_path / 'locked'}"
-    done = by_module(environment, *JSON, "--once", "--use", "sockets=sock_diag", cwd=tmp_path)
+    done = by_module(environment, *JSON, "--once", "--mechanism", "sockets=sock_diag", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, f"{why}\n")
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     os.chown(home, NOBODY, NOBODY)
-    done = by_module(environment, "log", "--log-dir", "l2", "--use", "sockets=sock_diag", cwd=home)
+    done = by_module(environment, "log", "--log-dir", "l2", "--mechanism", "sockets=sock_diag", cwd=home)
     assert done.returncode == 4
     told = done.stderr.splitlines()
     assert told[0] == why
@@ -261,7 +263,7 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
 def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
     """What is no user's number is nobody's: nettop stays root, and says so."""
     environment = os.environ | {"SUDO_UID": uid, "SUDO_GID": gid}
-    done = nettop(*JSON, "--once", "--use", "sockets=sock_diag", env=environment)
+    done = nettop(*JSON, "--once", "--mechanism", "sockets=sock_diag", env=environment)
     why = f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
     assert (done.returncode, done.stderr) == (0, f"nettop stays root, without capabilities: {why}\n")
 
@@ -272,9 +274,9 @@ def test_screens_keep_what_later_lenses_take(witness: Worker, monkeypatch: pytes
     """The screens' one thread that loads keeps two capabilities; a lens opened later works, as who called sudo."""
     for name in ("SUDO_UID", "SUDO_GID"):
         monkeypatch.setenv(name, str(NOBODY))
-    every = f"{min(PATIENCE, 5):g}"  # an emulated machine would do nothing but draw
+    all_rows = f"{min(PATIENCE, 5):g}"  # an emulated machine would do nothing but draw
     netns = f"netns={os.stat(f'/proc/{witness.pid}/ns/net').st_ino}"
-    with Terminal("--interval", every, "--filter", netns) as terminal:
+    with Terminal("--interval", all_rows, "--filter", netns) as terminal:
         terminal.shows(b"witness")
         assert users(terminal.pid) == {AS_NOBODY}
         assert kept(terminal.pid) == [LOADING]

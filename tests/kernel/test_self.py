@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from nettop.engine.session import Session
-from nettop.engine.source import MeasuredSource, SheddingSource
 from nettop.kernel import bpf
-from nettop.probes.connections import Connections
-from nettop.probes.drops import Drops
+from nettop.probes.connections.probe import Connections
+from nettop.probes.drops.probe import Drops
 from nettop.snapshots.own_cost import LEFT_OUT
 from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.source import MeasuredSource, SheddingSource
 
 from . import bpf_objects
 from .command import HOUR, Running, nettop

@@ -13,7 +13,7 @@ from nettop.screens.frame import NettopApp
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
 from nettop.widgets.table import LiveTable
-from tests.screens.stage import Batches, Stage, Step, stage_of
+from tests.screens.harness import Batches, Stage, Step, stage_of
 
 Running = tuple[Pilot[None], LensScreen, Stage]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from nettop.screens.connections import ConnectionsScreen, row_looks
+from nettop.screens.connections.sockets import ConnectionsScreen, row_looks
 from nettop.widgets.cells import Cell, column_cells, elide_middle, fit, fit_endpoint
 from nettop.widgets.columns import plan
 from nettop.widgets.themes import Role

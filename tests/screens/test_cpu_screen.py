@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 
-from nettop.query.flame import FlameSort, Window
+from nettop.query.cpu import FlameSort, Window
 from nettop.screens.actions import ACTIONS, GRAPH
-from nettop.screens.cpu import CpuNumbers, CpuScreen
+from nettop.screens.cpu.cpus import CpuNumbers, CpuScreen
+from nettop.screens.cpu.entry_bars import GLYPHS, EntryBars
+from nettop.screens.cpu.flame_graph import FlameGraph
 from nettop.screens.dialogs import help_lines, offers
 from nettop.screens.filter_box import FilterBox
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, LENS, RX_SOFTIRQ, STACKS
 from nettop.snapshots.snapshot import Snapshot
-from nettop.widgets.entry_bars import GLYPHS, EntryBars
-from nettop.widgets.flame import FlameGraph
 from tests.screens.driving import Running, press, running, shown, tick
 from tests.screens.example_cpu import SECOND_NS, example_steps, idle_steps
-from tests.screens.stage import Step, stage_of
-from tests.screens.test_pictures import player
+from tests.screens.harness import Step, stage_of
+from tests.screens.test_screenshots import player
 
 RX = ENTRIES[RX_SOFTIRQ]
 HOT = (RX, "handle_softirqs", "net_rx_action", "__napi_poll", "process_backlog")
@@ -108,14 +108,14 @@ async def test_the_graph_begins_with_the_entry_points() -> None:
         assert "▕█ TX syscalls" in line(screen.graph, 0)
         assert line(screen.graph, 1).startswith(" O handle_softirqs ")
         assert "45.9% ▕" in line(screen.graph, 1)
-        assert [screen.way.text.split()[at] for at in (0, 3, 8)] == ["all", "15.8", "1,264"]
+        assert [screen.crumbs.text.split()[at] for at in (0, 3, 8)] == ["all", "15.8", "1,264"]
 
 
 async def test_shares_of_time_agree_with_the_bars() -> None:
     """The samples of a CPU come to what its bar says."""
     async with on_cpu() as (run, screen):
         await press(run, "u")
-        assert " 37.5 % of cpu0" in screen.way.text
+        assert " 37.5 % of cpu0" in screen.crumbs.text
         assert line(screen.bars, 0).rstrip().endswith("37.5 %")
 
 
@@ -186,7 +186,7 @@ async def test_zoom_by_keys() -> None:
         assert screen.graph.zoom == HOT
         assert line(screen.graph, 0).startswith(" P▸process_backlog ")
         assert "100% ▕" in line(screen.graph, 0)
-        assert screen.way.text.startswith(" all › RX softirq › … ›  process_backlog ")
+        assert screen.crumbs.text.startswith(" all › RX softirq › … ›  process_backlog ")
         await press(run, "down", "right", "left")
         assert screen.graph.zoom == HOT
         await press(run, "left")
@@ -219,10 +219,10 @@ async def test_the_way_goes_back_by_mouse() -> None:
     """A click on a name of it."""
     async with on_cpu() as (run, screen):
         await press(run, *["down"] * 5, "right")
-        await run[0].click("#way", offset=(screen.way.text.index("RX softirq") + 2, 0))
+        await run[0].click("#crumbs", offset=(screen.crumbs.text.index("RX softirq") + 2, 0))
         await run[0].pause()
         assert screen.graph.zoom == (RX,)
-        await run[0].click("#way", offset=(screen.way.text.index("all"), 0))
+        await run[0].click("#crumbs", offset=(screen.crumbs.text.index("all"), 0))
         await run[0].pause()
         assert screen.graph.zoom == ()
 
@@ -232,13 +232,13 @@ async def test_zoom_and_choice_outlast_refreshes() -> None:
     async with on_cpu() as (run, screen):
         await press(run, *["down"] * 4, "right", "down")
         zoom, chosen = screen.graph.zoom, screen.graph.chosen
-        before = screen.way.text
+        before = screen.crumbs.text
         await tick(run)
         assert (screen.graph.zoom, screen.graph.chosen) == (zoom, chosen)
         await press(run, "w", "w")
         assert screen.window is Window.INTERVAL
         assert (screen.graph.zoom, screen.graph.chosen) == (zoom, chosen)
-        assert screen.way.text != before
+        assert screen.crumbs.text != before
 
 
 async def test_another_width_lays_out_anew() -> None:
@@ -283,11 +283,11 @@ async def test_windows() -> None:
     """The last minute, all since the start, the last interval; what there is of them says so."""
     async with on_cpu() as (run, screen):
         assert screen.window is Window.MINUTE
-        assert "last minute" in screen.way.text
+        assert "last minute" in screen.crumbs.text
         seen = []
         for word in ("since start", "last interval", "last minute"):
             await press(run, "w")
-            assert word in screen.way.text
+            assert word in screen.crumbs.text
             seen.append(sum(one.samples for one in screen.counts))
         assert seen == [1264, 632, 1264]
 
@@ -298,7 +298,7 @@ async def test_a_picture_that_is_opened_late() -> None:
     async with on_cpu([*late], (160, 45), ticks=1) as (run, screen):
         await press(run, "w")
         assert screen.window is Window.START
-        assert " all entry points   15.8 % of 4 CPUs  5,056 samples" in screen.way.text
+        assert " all entry points   15.8 % of 4 CPUs  5,056 samples" in screen.crumbs.text
         assert "total" in "".join(screen.categories.render_line(y).text for y in range(20))
         assert sum(one.of_time or 0.0 for one in screen.categories.shares) == pytest.approx(0.158, abs=1e-3)
 
@@ -310,7 +310,7 @@ async def test_a_source_that_does_not_tell_how_long_it_looked() -> None:
         for step in example_steps()
     ]
     async with on_cpu([*steps], (160, 45)) as (_, screen):
-        assert "all entry points   – of 4 CPUs  1,264 samples" in screen.way.text
+        assert "all entry points   – of 4 CPUs  1,264 samples" in screen.crumbs.text
 
 
 async def test_entry_points() -> None:
@@ -385,9 +385,9 @@ async def test_frozen() -> None:
     """The picture stands still, in other windows too, while the samples go on being counted; Enter takes one."""
     async with on_cpu([*example_steps(5)]) as (run, screen):
         await press(run, "space")
-        before = screen.way.text
+        before = screen.crumbs.text
         await tick(run)
-        assert screen.way.text == before
+        assert screen.crumbs.text == before
         await press(run, "w")
         assert sum(one.samples for one in screen.counts) == 1264
         await press(run, "enter")
@@ -423,7 +423,7 @@ async def test_search() -> None:
         await press(run, "escape")
         assert "tcp_ack" not in screen.third_line.text
         assert screen.graph.words == ""
-        assert screen.asking.query.filter.is_empty
+        assert screen.state.query.filter.is_empty
 
 
 async def test_escape_clears_one_thing_after_the_other() -> None:
@@ -496,7 +496,7 @@ async def test_one_sample() -> None:
         )
     async with on_cpu([*steps], (160, 45)) as (run, screen):
         assert " 1 sample " in screen.headline_bar.text
-        assert screen.way.text.split("  last minute")[0].rstrip().endswith(" 1 sample")
+        assert screen.crumbs.text.split("  last minute")[0].rstrip().endswith(" 1 sample")
         await press(run, "down")
         assert " 1 sample " in screen.told_of.text
 
@@ -600,7 +600,7 @@ async def test_every_key_of_a_graph_is_pressed_here() -> None:
         await press(run, "down")
         working = {a.id for a in ACTIONS if screen.works(a)}
         assert {a.id for a in ACTIONS if a.group == GRAPH} <= working
-        assert not working & {"sort_left", "sort_right", "totals", "every", "back"}
+        assert not working & {"sort_left", "sort_right", "totals", "all_rows", "back"}
         words = "\n".join("".join(piece.text for piece in one) for one in help_lines(screen, 200))
         assert "Zoom into the chosen frame" in words
         assert "Choose rows by words" not in words
@@ -624,12 +624,12 @@ async def test_out_of_sight() -> None:
     """The screen holds no tree; back in sight it is as it was left."""
     async with on_cpu() as (run, screen):
         await press(run, "down", "down", "right")
-        before = screen.way.text
+        before = screen.crumbs.text
         await press(run, "p")
         assert (screen.graph.whole, screen.counts) == (None, [])
         await press(run, "P")
         assert shown(run) is screen
-        assert (screen.graph.zoom, screen.way.text) == (HOT[:2], before)
+        assert (screen.graph.zoom, screen.crumbs.text) == (HOT[:2], before)
 
 
 async def test_numbers() -> None:
@@ -670,21 +670,21 @@ async def test_words_of_the_command_line() -> None:
         assert [use.cpu for use in screen.bars.arrangement.shown] == [0, 1]
         assert "/ cpu<2   2 of 4" in screen.third_line.text
         assert {one.cpu for one in screen.counts} == {0, 1}
-        assert "all entry points   25.2 % of 2 CPUs  1,004 samples" in screen.way.text
-        assert "2 of 4 CPUs" in screen.way.text
+        assert "all entry points   25.2 % of 2 CPUs  1,004 samples" in screen.crumbs.text
+        assert "2 of 4 CPUs" in screen.crumbs.text
         assert "▒▒ RX softirq 13.3 %" in screen.legend.text
         await press(run, "U")
         assert screen.cpu == 1
         await press(run, "u", "escape")
         assert len(screen.bars.arrangement.shown) == 4
-        assert "all entry points   15.8 % of 4 CPUs  1,264 samples" in screen.way.text
+        assert "all entry points   15.8 % of 4 CPUs  1,264 samples" in screen.crumbs.text
 
 
 async def test_a_limit_of_the_command_line() -> None:
     """Leaves CPUs out of all that is drawn, and that is said."""
     async with on_cpu(asked={"limit": 1}, size=(160, 45)) as (_, screen):
-        assert "all entry points   37.5 % of 1 CPU  748 samples" in screen.way.text
-        assert "1 of 4 CPUs" in screen.way.text
+        assert "all entry points   37.5 % of 1 CPU  748 samples" in screen.crumbs.text
+        assert "1 of 4 CPUs" in screen.crumbs.text
 
 
 async def test_a_filter_that_no_cpu_passes() -> None:
@@ -716,8 +716,8 @@ async def test_numbers_keep_what_was_asked() -> None:
         assert [table.render_line(y).text.split()[0] for y in range(1, 4)] == ["2", "1", "0"]
         assert table.render_line(0).text.split() == ["CPU▼", "NETWORK"]
         await press(run, "n", "escape", "n")
-        assert shown(run).asking.query.filter.is_empty
-        assert screen.asking.query.filter.is_empty
+        assert shown(run).state.query.filter.is_empty
+        assert screen.state.query.filter.is_empty
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------

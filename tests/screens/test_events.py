@@ -8,7 +8,7 @@ import pytest
 
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.screens.connections_events import EventsScreen, event_looks
+from nettop.screens.connections.events import EventsScreen, event_looks
 from nettop.snapshots.connections import EVENTS, FAILURES, SOCKETS
 from nettop.snapshots.schema import Table
 from nettop.widgets.cells import Cell, column_cells, when
@@ -17,7 +17,7 @@ from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Role
 from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_events import batch_of, eventful_host, example_events, frame_of_events, only
-from tests.screens.stage import Batches, Step
+from tests.screens.harness import Batches, Step
 from tests.unit.build import WALL_NS, Row
 
 VIEW = "connections.events"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from textual.geometry import Size
 
-from nettop.query.flame import FlameNode
+from nettop.query.cpu import FlameNode
+from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
+from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, _left_out, arrange, scale_for
+from nettop.screens.cpu.flame_graph import EDGE, Block, FlameGraph, Found, Layout, matcher, node_at, search
 from nettop.screens.picture import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
-from nettop.widgets.category_bars import CategoryBars, CategoryShare
-from nettop.widgets.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, _left_out, arrange, scale_for
-from nettop.widgets.flame import EDGE, Block, FlameGraph, Found, Layout, matcher, node_at, search
 from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Palette, Role, Shade, frame_style, style
 from tests.screens.test_themes import contrast
 
@@ -82,10 +82,10 @@ def test_a_width_is_within_a_cell_of_the_share(tree: FlameNode, width: int) -> N
 def test_nothing_is_dropped_silently(tree: FlameNode, width: int) -> None:
     """Of each frame that is drawn, every callee is drawn, merged with others, or counted as unseen."""
     layout = Layout(tree, (), width)
-    every = blocks(layout)
-    for caller in (block for block in every if not block.merged):
-        own = sum(not b.merged and b.path[:-1] == caller.path and bool(b.path) for b in every)
-        merged = sum(b.merged for b in every if b.merged and b.path == caller.path)
+    all_rows = blocks(layout)
+    for caller in (block for block in all_rows if not block.merged):
+        own = sum(not b.merged and b.path[:-1] == caller.path and bool(b.path) for b in all_rows)
+        merged = sum(b.merged for b in all_rows if b.merged and b.path == caller.path)
         assert own + merged + layout.unseen.get(caller.path, 0) == len(caller.node.children)
 
 

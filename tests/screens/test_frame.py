@@ -16,7 +16,7 @@ from textual.strip import Strip
 from nettop.engine.own_cost import DRAW, Steps
 from nettop.errors import PermissionMissing, SourceFailed
 from nettop.screens import headline
-from nettop.screens.desk import Place
+from nettop.screens.context import Place
 from nettop.screens.dialogs import help_lines
 from nettop.screens.frame import NettopApp
 from nettop.screens.lens import LensScreen, screen_of
@@ -28,7 +28,7 @@ from nettop.widgets.lines import Lines
 from nettop.widgets.page import Line
 from nettop.widgets.themes import Role
 from tests.screens.driving import press, running, shown, text_of, tick
-from tests.screens.stage import busy_host, stage_of
+from tests.screens.harness import busy_host, stage_of
 
 
 async def test_first_line_is_the_answer() -> None:
@@ -228,7 +228,7 @@ async def test_footer_and_tabs_work_by_mouse() -> None:
         pilot, screen, _ = run
         await pilot.click("#footer", offset=(screen.footer.text.index("totals"), 0))
         await pilot.pause()
-        assert screen.asking.totals
+        assert screen.state.totals
 
 
 @pytest.mark.parametrize("size", [(39, 20), (100, 9)])
@@ -261,25 +261,35 @@ async def test_growing_terminal_shows_the_table_again() -> None:
 
 async def test_words_of_the_command_line_hold() -> None:
     """Filter, sort, columns and --all of the command line are what the screen opens with."""
-    asked = ViewSettings(filters=("nginx",), sort="-rtt_us", columns=("process", "rtt_us"), every=True)
+    asked = ViewSettings(filters=("nginx",), sort="-rtt_us", columns=("process", "rtt_us"), all_rows=True)
     async with running(busy_host(), settings=Settings(view=asked)) as run:
         screen = run[1]
         assert "   / nginx   21 of 60" in screen.third_line.text
         assert [c.name for c in screen.rows.columns] == ["process", "rtt_us"]
         assert "▼" in text_of(screen.rows)[0]
-        assert screen.asking.query.every
-        assert run[2].script.options == {"every": True, "table": "sockets", "ways": {}, "frequency": 997}  # type: ignore[attr-defined]
+        assert screen.state.query.all_rows
+        assert run[2].script.options == {
+            "all_rows": True,
+            "table": "sockets",
+            "mechanisms": {},
+            "frequency": 997,
+        }  # type: ignore[attr-defined]
 
 
 async def test_all_rows_are_asked_for_again_after_a_failure() -> None:
     """A source that is attached anew by Enter lists what the screen shows, as the one before did."""
     failure = SourceFailed("the loader died", "see dmesg")
     async with running(
-        [failure, *busy_host()], ticks=1, settings=Settings(view=ViewSettings(every=True))
+        [failure, *busy_host()], ticks=1, settings=Settings(view=ViewSettings(all_rows=True))
     ) as run:
         run[2].script.options.clear()  # type: ignore[attr-defined]
         await press(run, "enter")
-        assert run[2].script.options == {"every": True, "table": "sockets", "ways": {}, "frequency": 997}  # type: ignore[attr-defined]
+        assert run[2].script.options == {
+            "all_rows": True,
+            "table": "sockets",
+            "mechanisms": {},
+            "frequency": 997,
+        }  # type: ignore[attr-defined]
 
 
 async def test_another_lens_attaches_when_it_is_opened() -> None:
@@ -303,7 +313,7 @@ async def test_lens_without_a_screen_gets_the_common_one() -> None:
     """A lens without a module here is shown by the common screen: rows and totals in the headline."""
     other = replace(lenses()[0], id="nosuchscreen")
     stage = stage_of([])
-    made = screen_of(stage.app().desk, Place(other, other.main))
+    made = screen_of(stage.app().context, Place(other, other.main))
     assert type(made) is LensScreen
 
 

@@ -76,7 +76,7 @@ async def test_a_group_opens_into_its_events() -> None:
         assert shown(run) is failures
         assert failures.rows.at == 0
         await press(run, "P")
-        assert shown(run).asking.query.filter.text == "nginx"
+        assert shown(run).state.query.filter.text == "nginx"
 
 
 async def test_a_group_opens_once() -> None:
@@ -154,7 +154,7 @@ async def test_processes_are_totals_that_turn_into_rates() -> None:
             "3",
             "982 MB",
         ]
-        assert str(screen.asking.query.sort) == "-bytes_sent"
+        assert str(screen.state.query.sort) == "-bytes_sent"
         headline = screen.headline_bar.text
         assert headline.startswith(
             " ↑ 1.10 GB   ↓ 116 MB   processes 3   conns 47   closed 9,463   failed 47"
@@ -167,10 +167,10 @@ async def test_processes_are_totals_that_turn_into_rates() -> None:
             "0",
             "232 kb/s",
         ]
-        assert str(screen.asking.query.sort) == "-bytes_sent_per_s"
+        assert str(screen.state.query.sort) == "-bytes_sent_per_s"
         assert screen.headline_bar.text.startswith(" ↑ 232 kb/s   ↓ 0 b/s")
         await press(run, "t")
-        assert screen.asking.names == PROCESSES.screen
+        assert screen.state.names == PROCESSES.screen
 
 
 async def test_what_nobody_owned_is_unattributed() -> None:

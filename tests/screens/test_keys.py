@@ -16,7 +16,7 @@ from nettop.screens.filter_box import FilterBox
 from nettop.screens.frame import NettopApp
 from nettop.snapshots import lenses
 from nettop.snapshots.schema import Lens
-from tests.screens.stage import Stage, busy_host, stage_of
+from tests.screens.harness import Stage, busy_host, stage_of
 
 Prepare = tuple[str, ...]
 """Keys pressed before the one that is tested."""
@@ -32,7 +32,7 @@ def other_lens() -> Lens:
 def sort(name: str, *, descending: bool) -> Check:
     """The rows are sorted by this column."""
     return lambda app, _: (
-        (app.lens_screen.asking.query.sort.field, app.lens_screen.asking.query.sort.descending)
+        (app.lens_screen.state.query.sort.field, app.lens_screen.state.query.sort.descending)
         == (name, descending)
     )
 
@@ -69,15 +69,21 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         lambda app, _: app.lens_screen.frozen_at is not None and "frozen" in app.lens_screen.first_line.text,
     ),
     "totals": ((), lambda app, _: "bytes_sent" in app.lens_screen.rows.names),
-    "every": ((), lambda app, stage: app.lens_screen.asking.query.every and stage.was_asked_to_sample),
+    "all_rows": ((), lambda app, stage: app.lens_screen.state.query.all_rows and stage.was_asked_to_sample),
     "details": (
         ("down",),
         lambda app, _: app.lens_screen.details_open and "REMOTE" in app.lens_screen.details.text,
     ),
     "back": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
     "clear": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
-    "slower": ((), lambda app, _: app.desk.interval_s == 2.0 and "2.0 s" in app.lens_screen.first_line.text),
-    "faster": ((), lambda app, _: app.desk.interval_s == 0.5 and "0.5 s" in app.lens_screen.first_line.text),
+    "slower": (
+        (),
+        lambda app, _: app.context.interval_s == 2.0 and "2.0 s" in app.lens_screen.first_line.text,
+    ),
+    "faster": (
+        (),
+        lambda app, _: app.context.interval_s == 0.5 and "0.5 s" in app.lens_screen.first_line.text,
+    ),
     "move_up": (("down", "down"), chosen(0)),
     "move_down": (("down",), chosen(1)),
     "page_up": (("end",), lambda app, s: chosen(-1 - page(app))(app, s)),
@@ -174,7 +180,7 @@ def test_no_key_has_two_actions() -> None:
 @pytest.mark.parametrize("action", ACTIONS, ids=call)
 def test_every_action_has_a_method(action: Action) -> None:
     """Each row of the table names a method of the app or of the lens's screen."""
-    from nettop.screens.cpu import CpuScreen
+    from nettop.screens.cpu.cpus import CpuScreen
     from nettop.screens.lens import LensScreen
 
     owner = NettopApp if action.by_app else CpuScreen if action.group == GRAPH else LensScreen
@@ -217,7 +223,7 @@ async def test_escape_goes_back_step_by_step() -> None:
         for _ in range(3):
             await pilot.press("escape")
             await settled(pilot, stage)
-            seen.append((screen.details_open, screen.asking.query.filter.text, screen.rows.key is None))
+            seen.append((screen.details_open, screen.state.query.filter.text, screen.rows.key is None))
         assert seen == [(False, "nginx", False), (False, "", False), (False, "", True)]
         assert "Esc" not in screen.footer.text
 
@@ -238,7 +244,7 @@ async def test_palette_runs_actions() -> None:
     """The palette does what a key does."""
 
     async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
-        assert app.lens_screen.asking.totals
+        assert app.lens_screen.state.totals
 
     await on_stage(("ctrl+p", *"totals", "enter"), press)
 

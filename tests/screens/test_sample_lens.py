@@ -35,7 +35,7 @@ import asyncio
 from dataclasses import replace
 from nettop.settings import Settings
 from nettop.snapshots import lenses
-from tests.screens.stage import Stage, Script, busy_host
+from tests.screens.harness import Stage, Script, busy_host
 from tests.unit.build import make_frame
 
 sample = lenses()[-1]

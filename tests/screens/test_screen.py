@@ -6,7 +6,7 @@ from __future__ import annotations
 from nettop.screens.filter_box import FilterBox
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, text_of, tick
-from tests.screens.stage import Step, busy_host, steps_of
+from tests.screens.harness import Step, busy_host, steps_of
 from tests.unit.build import Row, make_frame
 
 
@@ -110,7 +110,7 @@ async def test_filter_is_checked_while_typed() -> None:
         assert "pid is a whole number" in box.answer
         await press(run, "enter")
         assert screen.query(FilterBox)
-        assert screen.asking.query.filter.is_empty
+        assert screen.state.query.filter.is_empty
         await press(run, "backspace", *"1813")
         assert box.answer == "9 of 59 rows"
         await press(run, "enter")
@@ -124,10 +124,10 @@ async def test_escape_leaves_the_filter_as_it_was() -> None:
     async with running(busy_host()) as run:
         screen = run[1]
         await press(run, "slash", *"nginx", "escape")
-        assert screen.asking.query.filter.is_empty
+        assert screen.state.query.filter.is_empty
         assert not screen.query(FilterBox)
         await press(run, "t")
-        assert screen.asking.totals
+        assert screen.state.totals
 
 
 async def test_filter_keys_are_typed_not_done() -> None:
@@ -146,7 +146,7 @@ async def test_header_sorts_by_mouse() -> None:
         for descending in (True, False):
             await pilot.click(LiveTable, offset=(header.index("RETR"), 0))
             await pilot.pause()
-            assert str(screen.asking.query.sort) == ("-" if descending else "") + "retransmit_ratio"
+            assert str(screen.state.query.sort) == ("-" if descending else "") + "retransmit_ratio"
 
 
 async def test_rows_open_by_mouse() -> None:

@@ -14,15 +14,15 @@ from nettop.engine.governor import Restraint
 from nettop.engine.own_cost import Cost, OwnCost, OwnCostSource, Reading, Surroundings
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
-from nettop.snapshots.own_cost import COSTS, POINT_PROGRAMS, SELF
-from nettop.snapshots.snapshot import Hook, Snapshot
-from tests.screens.stage import Script, Stage, busy_host
-from tests.screens.test_pictures import player
+from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
+from nettop.snapshots.snapshot import HookStatus, Snapshot
+from tests.screens.harness import Script, Stage, busy_host
+from tests.screens.test_screenshots import player
 
 SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
-COUNTED = Hook(POINT_PROGRAMS.name, "BPF statistics")
-REFUSED = Hook(
-    POINT_PROGRAMS.name, None, (("BPF statistics", "the kernel refuses: Operation not permitted"),)
+COUNTED = HookStatus(HOOK_PROGRAMS.name, "BPF statistics")
+REFUSED = HookStatus(
+    HOOK_PROGRAMS.name, None, (("BPF statistics", "the kernel refuses: Operation not permitted"),)
 )
 MS = 1_000_000
 
@@ -64,14 +64,14 @@ class Clock(OwnCost):
         return Reading(self.at_ns, 0, 0, 0)
 
 
-def snapshots(hook: Hook = COUNTED, restraint: Restraint | None = None) -> list[Snapshot]:
+def snapshots(hook: HookStatus = COUNTED, restraint: Restraint | None = None) -> list[Snapshot]:
     """Two snapshots of the table, a second apart."""
     around = Surroundings(dict, lambda: 0, lambda lens: 0)
     cost = Clock(around)
     source = OwnCostSource(cost, around, list)
     limits = [] if restraint is None else [Cost("limit", "--max-overhead 2%", note=str(restraint))]
     costs = [COSTS_BEFORE[0], *limits, *COSTS_BEFORE[1:]]
-    if hook.way is None:
+    if hook.mechanism is None:
         unknown = {"runs": None, "time_ns": None, "note": f"n/a: {hook.why}"}
         costs = [one._replace(**unknown) if one.kind in ("program", "iterator") else one for one in costs]
     made = []

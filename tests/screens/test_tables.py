@@ -16,7 +16,7 @@ from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_events import eventful_host
-from tests.screens.stage import Step
+from tests.screens.harness import Step
 
 NAMES = [table.name for table in LENS.tables]
 
@@ -117,8 +117,8 @@ async def test_words_of_the_command_line_hold_for_their_table_alone() -> None:
         assert [c.name for c in shown(run).rows.columns] == ["time", "reason"]
         assert "/ refused" in shown(run).third_line.text
         await press(run, "P")
-        assert shown(run).asking.query.filter.is_empty
-        assert shown(run).asking.declared_names == LENS.main.screen
+        assert shown(run).state.query.filter.is_empty
+        assert shown(run).state.declared_names == LENS.main.screen
 
 
 async def test_each_table_keeps_how_it_was_left() -> None:
@@ -132,14 +132,14 @@ async def test_each_table_keeps_how_it_was_left() -> None:
         assert events.frozen_at is not None
         await press(run, "P")
         assert shown(run) is sockets
-        assert (sockets.asking.totals, str(sockets.asking.query.sort)) == (True, "bytes_sent")
-        assert sockets.asking.query.filter.text == "nginx"
+        assert (sockets.state.totals, str(sockets.state.query.sort)) == (True, "bytes_sent")
+        assert sockets.state.query.filter.text == "nginx"
         assert sockets.rows.at == 1
         assert sockets.rows.key is not None
         assert sockets.frozen_at is None
         await press(run, "p")
         assert shown(run) is events
-        assert events.asking.query.filter.text == "curl"
+        assert events.state.query.filter.text == "curl"
         assert "frozen" in events.first_line.text
 
 
@@ -216,7 +216,12 @@ async def test_all_rows_stay_asked_for_from_every_table() -> None:
         app._leases.pop("connections").release()  # type: ignore[attr-defined]
         app._attach_shown()  # type: ignore[attr-defined]
         stage.run_tasks()
-        assert stage.script.options == {"every": True, "table": "events", "ways": {}, "frequency": 997}  # type: ignore[attr-defined]
+        assert stage.script.options == {
+            "all_rows": True,
+            "table": "events",
+            "mechanisms": {},
+            "frequency": 997,
+        }  # type: ignore[attr-defined]
 
 
 async def test_p_is_typed_into_the_filter_box() -> None:

@@ -29,7 +29,7 @@ class Terminal:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             os.chdir(ROOT)
-            os.execv(sys.executable, [sys.executable, "-m", "tests.screens.on_stage"])
+            os.execv(sys.executable, [sys.executable, "-m", "tests.screens.on_screen"])
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(self.master)
         self.seen = b""

@@ -16,7 +16,15 @@ from nettop.query.query import Query, parse_sort
 from nettop.query.view import View
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import Field, Kind, Table, row_dtype
-from nettop.snapshots.snapshot import NOT_HERE, Frame, Hook, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import (
+    NOT_AVAILABLE,
+    Frame,
+    HookStatus,
+    Rows,
+    Snapshot,
+    TextTable,
+    unknown_value,
+)
 
 Row = dict[str, Any]
 Carried = tuple[tuple[str, str], ...]
@@ -147,16 +155,16 @@ def _snapshot(lens: str, rows: Rows, step_ns: int, kwargs: Mapping[str, Any]) ->
     return dataclasses.replace(made, **{"hooks": hooks} | kwargs)
 
 
-def make_hooks(via: Mapping[str, str], missing: Mapping[str, str] | None = None) -> tuple[Hook, ...]:
+def make_hooks(via: Mapping[str, str], missing: Mapping[str, str] | None = None) -> tuple[HookStatus, ...]:
     """Hooks of points by their ways, of which "n/a: why" is none; and one for each field that is missing."""
     found = (_hook(point, way) for point, way in via.items())
-    lacking = (Hook(name, None, (("hook", why),), (name,)) for name, why in (missing or {}).items())
+    lacking = (HookStatus(name, None, (("hook", why),), (name,)) for name, why in (missing or {}).items())
     return (*found, *lacking)
 
 
-def _hook(point: str, way: str) -> Hook:
-    why = way.removeprefix(f"{NOT_HERE}: ")
-    return Hook(point, way) if why == way else Hook(point, None, (("hook", why),))
+def _hook(point: str, way: str) -> HookStatus:
+    why = way.removeprefix(f"{NOT_AVAILABLE}: ")
+    return HookStatus(point, way) if why == way else HookStatus(point, None, (("hook", why),))
 
 
 def _given(row: Row, field: Field, at: int, defaults: Row) -> Any:

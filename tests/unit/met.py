@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from nettop.query.flame import Profile, StackCount
+from nettop.query.cpu import Profile, StackCount
 from nettop.snapshots.codec import decode, encode
 from nettop.snapshots.cpu import CATEGORY_OF, OTHER, RX_SOFTIRQ, STACKS, TX_SYSCALLS
-from nettop.snapshots.snapshot import Hook, Rows, Snapshot
+from nettop.snapshots.snapshot import HookStatus, Rows, Snapshot
 from tests.unit.build import TAKEN_NS, Row, Tables, make_rows
 
 SECOND_NS = 1_000_000_000
@@ -80,7 +80,7 @@ class Meeting:
     The snapshots went through the codec, as a recording's do.
     """
 
-    def __init__(self, more: Mapping[str, int] | None = None, hooks: tuple[Hook, ...] = ()) -> None:
+    def __init__(self, more: Mapping[str, int] | None = None, hooks: tuple[HookStatus, ...] = ()) -> None:
         self.options: dict[str, object] = {}
         self.closed = False
         self.reads = 0

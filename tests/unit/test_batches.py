@@ -65,17 +65,17 @@ def values(rows: Rows) -> list[tuple[int, Texts]]:
 @given(PIECES, st.none() | st.sampled_from([1, 3, 7, KEPT_ROWS]))
 def test_the_newest_rows_of_all_batches(pieces_: list[Piece], newest: int | None) -> None:
     """Every row comes once, with its own texts and in order: the newest, or all of them."""
-    every = list(enumerate((row for piece in pieces_ for row in piece.rows), 1))
+    all_rows = list(enumerate((row for piece in pieces_ for row in piece.rows), 1))
     together = put_together(EVENTS, batches_of(pieces_), newest)
-    assert values(together) == (every if newest is None else every[-newest:])
+    assert values(together) == (all_rows if newest is None else all_rows[-newest:])
 
 
 @given(PIECES, st.integers(1, 4))
 def test_batches_in_pieces(pieces_: list[Piece], at_most: int) -> None:
     """Cut into pieces no row is lost or changed, and no piece is larger than it may be."""
     cut = list(pieces(batches_of(pieces_), at_most))
-    every = list(enumerate((row for piece in pieces_ for row in piece.rows), 1))
-    assert [row for piece in cut for row in values(piece)] == every
+    all_rows = list(enumerate((row for piece in pieces_ for row in piece.rows), 1))
+    assert [row for piece in cut for row in values(piece)] == all_rows
     assert all(1 <= len(piece) <= at_most for piece in cut)
 
 

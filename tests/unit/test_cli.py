@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import pytest
 
 from nettop import __version__
-from nettop.cli import Asked, complete_format, run, settings_of
-from nettop.commands.log import LogAsked, log_settings
+from nettop.cli import ViewOptions, complete_format, run, settings_of
+from nettop.commands.log import LogOptions, log_settings
 from nettop.commands.options import complete_columns, complete_line_format, complete_sort, complete_view
-from nettop.commands.run import RunAsked, run_settings
+from nettop.commands.run import RunOptions, run_settings
 from nettop.errors import ExitCode, PermissionMissing, SourceFailed, Unsupported
 from nettop.query.filter import parse_filter, quote
 from nettop.settings import (
@@ -49,7 +49,7 @@ def nettop(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
 
 def test_options_become_settings() -> None:
     """Every option of plain output ends in the settings."""
-    asked = Asked(
+    asked = ViewOptions(
         view="connections", filter=["nginx"], sort="-rtt_us", all=True, resolve=True, interval="0.5",
         table=True, data_only=True, format="csv", columns="pid, local,", limit="3", deltas=True, count="2",
         frequency="99",
@@ -61,13 +61,13 @@ def test_options_become_settings() -> None:
 
 def test_nothing_asked() -> None:
     """Without options the settings are the defaults, and the screens open."""
-    assert settings_of(Asked()) == Settings()
-    assert not Asked().is_text
+    assert settings_of(ViewOptions()) == Settings()
+    assert not ViewOptions().is_text
 
 
 def test_options_of_log_become_settings() -> None:
     """Every option of `nettop log` ends in its settings; unasked, they are the defaults."""
-    asked = LogAsked(
+    asked = LogOptions(
         lens="connections.processes", filter=["nginx", ":443"], metrics_interval="10", interval="0.5",
         format="jsonl", log_dir="/var/log/nettop", rotate_size="1MiB", keep="3", no_console=True, ring_size="64k",
         frequency="10000",
@@ -77,27 +77,29 @@ def test_options_of_log_become_settings() -> None:
         metrics_interval_s=10.0, console=False, directory="/var/log/nettop", rotate_bytes=1 << 20, keep=3,
         ring_bytes=1 << 16, frequency_hz=10_000,
     )  # fmt: skip
-    assert log_settings(LogAsked()) == LogSettings()
-    assert log_settings(LogAsked(events_only=True, log_dir="none")) == LogSettings(
+    assert log_settings(LogOptions()) == LogSettings()
+    assert log_settings(LogOptions(events_only=True, log_dir="none")) == LogSettings(
         metrics=False, directory=None
     )
-    assert log_settings(LogAsked(metrics_only=True, metrics_interval="0.5")) == LogSettings(
+    assert log_settings(LogOptions(metrics_only=True, metrics_interval="0.5")) == LogSettings(
         events=False, interval_s=0.5, metrics_interval_s=0.5
     )
 
 
 def test_options_of_run_become_settings() -> None:
     """Every option of `nettop run` ends in its settings, and the command is as it was written."""
-    asked = RunAsked(
+    asked = RunOptions(
         ["curl", "-s", "--", "x"], format="jsonl", live=True, output="f", root=True, ring_size="4K"
     )
     words = ("curl", "-s", "--", "x")
     assert run_settings(asked) == RunSettings(words, LineFormat.JSONL, True, "f", True, 4096)
-    assert run_settings(RunAsked(["true"])) == RunSettings(("true",))
+    assert run_settings(RunOptions(["true"])) == RunSettings(("true",))
 
 
-@pytest.mark.parametrize("asked", [Asked(table=True), Asked(data_only=True), Asked(format="jsonl")])
-def test_what_implies_table(asked: Asked) -> None:
+@pytest.mark.parametrize(
+    "asked", [ViewOptions(table=True), ViewOptions(data_only=True), ViewOptions(format="jsonl")]
+)
+def test_what_implies_table(asked: ViewOptions) -> None:
     """--table, --data-only and --format each ask for plain output."""
     assert asked.is_text
 
@@ -113,7 +115,7 @@ def test_frequency_reaches_the_source(capfd: pytest.CaptureFixture[str]) -> None
 def test_shortcuts_are_filters() -> None:
     """--port, --pid, --process and --container become terms of the filter, whatever they hold."""
     hostile = 'a "b" \\c'
-    filters = settings_of(Asked(port="443", pid="7", process=hostile, container="api")).view.filters
+    filters = settings_of(ViewOptions(port="443", pid="7", process=hostile, container="api")).view.filters
     assert filters == (":443", "pid=7", f"process={quote(hostile)}", 'container~"api"')
     parse_filter(SOCKETS, " ".join(filters))
 

@@ -19,7 +19,7 @@ from nettop.snapshots.codec import MAGIC, NOT_RECORDED, VERSION, decode, encode
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table, row_dtype
-from nettop.snapshots.snapshot import Hook, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import HookStatus, Rows, Snapshot, unknown_value
 from tests.unit.build import Row, example_frame, make_frame, make_hooks, make_rows
 from tests.unit.strategies import keyed_rows
 
@@ -87,7 +87,9 @@ def snapshots(draw: st.DrawFn) -> tuple[Snapshot, Lens]:
     rows = {table.name: draw(filled(table)) for table in tables}
     times = (draw(st.integers(0, 2**63)), draw(st.integers(0, 2**63)))
     refused = st.lists(st.tuples(ANY_TEXT, ANY_TEXT), max_size=2).map(tuple)
-    hook = st.builds(Hook, ANY_TEXT, st.none() | ANY_TEXT, refused, st.lists(ANY_TEXT, max_size=2).map(tuple))
+    hook = st.builds(
+        HookStatus, ANY_TEXT, st.none() | ANY_TEXT, refused, st.lists(ANY_TEXT, max_size=2).map(tuple)
+    )
     hooks = tuple(draw(st.lists(hook, max_size=2)))
     made = Snapshot("sample", *times, rows, draw(numbers), draw(numbers), hooks, draw(words))
     return made, lens_of(*tables)

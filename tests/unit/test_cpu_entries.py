@@ -17,10 +17,10 @@ from nettop.kernel.facts import Host
 from nettop.kernel.powercap import Meter
 from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
 from nettop.kernel.rows import row_header
-from nettop.probes import cpu_processes
-from nettop.probes.cpu import NetworkPower
-from nettop.probes.cpu_entries import CALLER, CPU_STATE, SPENT, STINT_BITS, NapiThreads, with_stints
-from nettop.probes.cpu_processes import CALLS, FIRST_ID, ProcessTimes
+from nettop.probes.cpu import processes as process_times
+from nettop.probes.cpu.entries import CALLER, CPU_STATE, SPENT, STINT_BITS, NapiThreads, with_stints
+from nettop.probes.cpu.probe import NetworkPower
+from nettop.probes.cpu.processes import CALLS, FIRST_ID, ProcessTimes
 from nettop.snapshots.cpu import (
     ENTRIES,
     IO_WORKERS,
@@ -226,7 +226,7 @@ def test_an_ended_process_keeps_its_row_once(host: Host, monkeypatch: pytest.Mon
 
 def test_who_used_least_is_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are more processes than rows; what they had is kept, and what they do later is in a new row."""
-    monkeypatch.setattr(cpu_processes, "ROWS_MAX", 1)
+    monkeypatch.setattr(process_times, "ROWS_MAX", 1)
     processes = ProcessTimes(host)
     assert len(reading(processes, {ME: {TX_SYSCALLS: 10}, OTHER: {TX_SYSCALLS: 4}})) == 2
     assert (processes.left_out, processes.ended) == (0, {})

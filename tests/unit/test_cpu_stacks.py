@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.probes.cpu_stacks import (
+from nettop.probes.cpu.stacks import (
     CALL_BY_STACK,
     NOT_KEPT,
     THREAD_BY_STACK,
@@ -18,7 +18,7 @@ from nettop.probes.cpu_stacks import (
     Folder,
     StackRows,
     bare,
-    categories_not_here,
+    categories_not_available,
     category_of,
     cut,
     entry_of,
@@ -145,13 +145,13 @@ def test_programs(frames: str, expected: int) -> None:
 def test_a_category_without_functions_here_says_so() -> None:
     """And no other: one of its functions is enough. What has no functions of its own is always there."""
     everything = set(CATEGORY_OF)
-    assert categories_not_here(everything) == {}
+    assert categories_not_available(everything) == {}
     tcp = number("TCP")
-    (missing,) = categories_not_here(everything - CATEGORIES[tcp].symbols).items()
+    (missing,) = categories_not_available(everything - CATEGORIES[tcp].symbols).items()
     assert missing[0] == tcp
     first, second, third, *others = sorted(CATEGORIES[tcp].symbols)
     assert missing[1] == f"n/a: this kernel has none of {first}, {second}, {third}, {len(others)} more"
-    assert categories_not_here(everything - CATEGORIES[tcp].symbols | {"tcp_v4_rcv"}) == {}
+    assert categories_not_available(everything - CATEGORIES[tcp].symbols | {"tcp_v4_rcv"}) == {}
 
 
 # --- cutting ----------------------------------------------------------------------------------------------------

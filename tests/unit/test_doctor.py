@@ -20,19 +20,22 @@ from nettop import cli
 from nettop.cli import run
 from nettop.commands import doctor as command
 from nettop.commands.doctor import complete_part
-from nettop.doctor import capabilities, facts, stage, text, try_connections
-from nettop.doctor.door import DoctorSettings, find_out, run_doctor
-from nettop.doctor.peers import OrderFailed, together
+from nettop.doctor import capabilities, facts, text
+from nettop.doctor.command import DoctorSettings, find_out, run_doctor
 from nettop.doctor.redaction import Redactor
-from nettop.doctor.report import REPORT_IT, Check, LensReport, Report, Trial, Verdict
+from nettop.doctor.report import Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.interrupts import ended_by_signals
 from nettop.kernel.facts import Host
-from nettop.kernel.ladder import LEFT_OUT, NOT_ASKED_FOR
+from nettop.kernel.mechanisms import LEFT_OUT, NOT_CHOSEN
 from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.probes.connections import self_test
+from nettop.selftest import paths
+from nettop.selftest.process import CommandFailed, together
+from nettop.selftest.result import REPORT_IT, SelfTestResult
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import LENS
-from nettop.snapshots.snapshot import Hook
+from nettop.snapshots.snapshot import HookStatus
 from tests.unit.scripted import Scripted, steps
 
 ALL = (1 << len(capabilities.NAMES)) - 1
@@ -42,18 +45,18 @@ REPORT = Report(
         LensReport(
             LENS,
             (
-                Hook("sockets", "iter/task_file"),
-                Hook(
+                HookStatus("sockets", "iter/task_file"),
+                HookStatus(
                     "routes", None, (("fexit/tcp_v4_connect", "no ftrace"), ("kprobe/x", "none")), ("a", "b")
                 ),
             ),
             {f"namespace {n}": "not entered" for n in (1, 2, 3)},
         ),
     ),
-    trials=(
-        Trial("connections", "TCP", 1_000_003, 1_000_003, "bytes"),
-        Trial("connections", "UDP", 17, 16, "packets"),
-        Trial("connections", "veth", why_not="no namespace"),
+    results=(
+        SelfTestResult("connections", "TCP", 1_000_003, 1_000_003, "bytes"),
+        SelfTestResult("connections", "UDP", 17, 16, "packets"),
+        SelfTestResult("connections", "veth", why_not="no namespace"),
     ),
 )
 
@@ -87,10 +90,13 @@ def test_json_is_as_agreed() -> None:
         True,
         None,
     )
-    assert lens["points"][1] == {
-        "point": "routes",
-        "way": None,
-        "refused": [{"way": "fexit/tcp_v4_connect", "why": "no ftrace"}, {"way": "kprobe/x", "why": "none"}],
+    assert lens["hooks"][1] == {
+        "hook": "routes",
+        "mechanism": None,
+        "refused": [
+            {"mechanism": "fexit/tcp_v4_connect", "why": "no ftrace"},
+            {"mechanism": "kprobe/x", "why": "none"},
+        ],
         "fields": ["a", "b"],
     }
     assert [trial["ok"] for trial in told["self_test"]] == [True, False, None]
@@ -108,20 +114,20 @@ def test_json_is_as_agreed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "trials", "code"),
+    ("errors", "results", "code"),
     [
         ([None], [], ExitCode.DONE),
-        ([None], [Trial("x", "y", 1, 1)], ExitCode.DONE),
-        ([None], [Trial("x", "y", why_not="no")], ExitCode.DONE),
-        ([None], [Trial("x", "y", 1, None)], ExitCode.FAILURE),
-        ([PermissionMissing("a"), None], [Trial("x", "y", 1, 2)], ExitCode.PERMISSION),
+        ([None], [SelfTestResult("x", "y", 1, 1)], ExitCode.DONE),
+        ([None], [SelfTestResult("x", "y", why_not="no")], ExitCode.DONE),
+        ([None], [SelfTestResult("x", "y", 1, None)], ExitCode.FAILURE),
+        ([PermissionMissing("a"), None], [SelfTestResult("x", "y", 1, 2)], ExitCode.PERMISSION),
         ([PermissionMissing("a"), Unsupported("b")], [], ExitCode.UNSUPPORTED),
         ([SourceFailed("b")], [], ExitCode.UNSUPPORTED),
     ],
 )
-def test_exit_codes(errors: list[NettopError | None], trials: list[Trial], code: ExitCode) -> None:
+def test_exit_codes(errors: list[NettopError | None], results: list[SelfTestResult], code: ExitCode) -> None:
     """A lens that cannot work comes before a self-test that disagrees."""
-    report = Report(lenses=tuple(LensReport(LENS, error=error) for error in errors), trials=tuple(trials))
+    report = Report(lenses=tuple(LensReport(LENS, error=error) for error in errors), results=tuple(results))
     assert report.exit_code is code
     assert report.as_json()["ok"] is (code is ExitCode.DONE)
 
@@ -145,11 +151,11 @@ def test_what_is_wrong_says_what_to_do() -> None:
 def test_kernel_options_are_named_once() -> None:
     """Where the host is as it should be, a point without a way names what a kernel would need."""
     refused = (("fexit/a", "no"), ("fexit/b", "no"), ("kprobe/a", "no"))
-    report = Report(lenses=(LensReport(LENS, (Hook("routes", None, refused),)),))
+    report = Report(lenses=(LensReport(LENS, (HookStatus("routes", None, refused),)),))
     assert "→ a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS has it" in "\n".join(lines(report))
 
 
-def remedies(*hooks: Hook, checks: tuple[Check, ...] = ()) -> list[str]:
+def remedies(*hooks: HookStatus, checks: tuple[Check, ...] = ()) -> list[str]:
     """What the text says is to be done for these points."""
     shown = lines(Report(checks=checks, lenses=(LensReport(LENS, hooks),)))
     return [line.strip() for line in shown if line.strip().startswith("→")]
@@ -158,53 +164,53 @@ def remedies(*hooks: Hook, checks: tuple[Check, ...] = ()) -> list[str]:
 BAD = Check("bcc", "bcc", "none", Verdict.BAD)
 
 
-@pytest.mark.parametrize("why", [NOT_ASKED_FOR, LEFT_OUT])
+@pytest.mark.parametrize("why", [NOT_CHOSEN, LEFT_OUT])
 @pytest.mark.parametrize("checks", [(), (BAD,)])
 def test_what_the_user_left_out_needs_no_remedy(why: str, checks: tuple[Check, ...]) -> None:
     """Nor does what hangs on it; other reasons beside that have theirs."""
-    events = Hook("events", None, (("tp_btf/x", why),))
-    routes = Hook("routes", None, (("fexit/x", "there are no events"),))
-    opened = Hook("opened", None, (("iter/task_file", "not told"),))
-    sockets = Hook("sockets", "sock_diag", (("iter/task_file", why),))
+    events = HookStatus("events", None, (("tp_btf/x", why),))
+    routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
+    opened = HookStatus("opened", None, (("iter/task_file", "not told"),))
+    sockets = HookStatus("sockets", "sock_diag", (("iter/task_file", why),))
     assert remedies(events, routes, sockets, opened, checks=checks) == []
-    mixed = Hook("routes", None, (("fexit/x", why), ("kprobe/x", "no kprobes")))
+    mixed = HookStatus("routes", None, (("fexit/x", why), ("kprobe/x", "no kprobes")))
     expected = "mend what is bad under HOST: bcc" if checks else "a kernel with CONFIG_KPROBE_EVENTS has it"
     assert remedies(mixed, checks=checks) == [f"→ {expected}"]
 
 
 def test_what_refuses_a_point_refuses_those_below_it() -> None:
     """The remedy is that of the point that they hang on."""
-    events = Hook("events", None, (("tp_btf/x", "no types"),))
-    routes = Hook("routes", None, (("fexit/x", "there are no events"),))
+    events = HookStatus("events", None, (("tp_btf/x", "no types"),))
+    routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
     assert remedies(events, routes) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF has it"] * 2
 
 
 def test_a_kernel_that_was_built_so_is_not_told_to_be() -> None:
     """Where the kernel has all that the way takes it is a bug."""
-    events = Hook("events", None, (("tp_btf/x", "refused"),))
+    events = HookStatus("events", None, (("tp_btf/x", "refused"),))
     assert remedies(events, checks=(Check("btf", "BTF", "all well"),)) == [f"→ {REPORT_IT}"]
 
 
 def test_points_of_the_drops_that_are_refused_alone() -> None:
     """Symbols take a capability, reasons a newer kernel; without the program it is what that one lacks."""
-    places = Hook("places", None, (("/proc/kallsyms", "hidden"),))
-    (remedy,) = remedies(Hook("packets", "tp_btf/kfree_skb"), places)
+    places = HookStatus("places", None, (("/proc/kallsyms", "hidden"),))
+    (remedy,) = remedies(HookStatus("packets", "tp_btf/kfree_skb"), places)
     assert "CAP_SYSLOG" in remedy
-    reasons = Hook("reasons", None, (("tp_btf/kfree_skb", "old"),))
+    reasons = HookStatus("reasons", None, (("tp_btf/kfree_skb", "old"),))
     assert remedies(reasons) == ["→ Linux 5.17 and later tell them"]
-    refused = Hook("packets", None, (("tp_btf/kfree_skb", "no types"),))
+    refused = HookStatus("packets", None, (("tp_btf/kfree_skb", "no types"),))
     assert remedies(refused, places) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF has it"] * 2
 
 
 def test_equal_reasons_are_told_once() -> None:
-    """Ways that begin alike are counted; one alone keeps its name."""
-    ways = ("fexit/a + x", "fexit/a + y", "kretprobe/a + x", "kretprobe/a + y")
-    refused = tuple((way, "no" if "fexit" in way else "none") for way in ways)
-    hook = Hook("accepts", "x", (*refused, ("z", "none")))
+    """ChosenMechanisms that begin alike are counted; one alone keeps its name."""
+    mechanisms = ("fexit/a + x", "fexit/a + y", "kretprobe/a + x", "kretprobe/a + y")
+    refused = tuple((way, "no" if "fexit" in way else "none") for way in mechanisms)
+    hook = HookStatus("accepts", "x", (*refused, ("z", "none")))
     shown = [line.strip() for line in lines(Report(lenses=(LensReport(LENS, (hook,)),)))]
     assert [line for line in shown if line.startswith("not ")] == [
-        "not fexit/a + … (2 ways): no",
-        "not kretprobe/a + … (2 ways), z: none",
+        "not fexit/a + … (2 mechanisms): no",
+        "not kretprobe/a + … (2 mechanisms), z: none",
     ]
 
 
@@ -315,9 +321,9 @@ def test_no_fork_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
             """End it."""
             alive.remove(self)
 
-    monkeypatch.setattr(stage, "Peer", Forked)
-    monkeypatch.setattr(stage.wires, "is_running", lambda _: pytest.fail("it went on"))
-    with pytest.raises(KeyboardInterrupt), ended_by_signals(), stage.stage():
+    monkeypatch.setattr(paths, "TrafficProcess", Forked)
+    monkeypatch.setattr(paths.veth, "is_running", lambda _: pytest.fail("it went on"))
+    with pytest.raises(KeyboardInterrupt), ended_by_signals(), paths.stage():
         pass
     assert (len(made), alive) == (4, [])
 
@@ -355,19 +361,19 @@ def test_a_way_that_there_is_not() -> None:
         raise UsageError("unknown way", "known are: a")
 
     with pytest.raises(UsageError):
-        find_out(DoctorSettings(("drops",), traffic=False, ways={"packets": "x"}), source_of)
+        find_out(DoctorSettings(("drops",), traffic=False, mechanisms={"packets": "x"}), source_of)
 
 
 # --- the self-test's own honesty ------------------------------------------------------------------------------
 
 
-def talk(**facts_of_ends: Mapping[str, int]) -> try_connections._Talk:
+def talk(**facts_of_ends: Mapping[str, int]) -> self_test._Talk:
     """A connection over which 7 bytes went there and 5 back, between sockets 1 and 2; socket 3 is UDP."""
     client: Mapping[str, int] = {"id": 1, "pid": 10, "retransmits": 0}
     server: Mapping[str, int] = {"id": 2, "pid": 20, "retransmits": 1}
     udp: Mapping[str, int] = {"id": 3, "pid": 20, "waiting": 99}
-    place = stage.Place("loopback", None, None, {}, {})  # type: ignore[arg-type]
-    return try_connections._Talk(place, "IPv4", 7, 5, client, server, udp)
+    place = paths.Place("loopback", None, None, {}, {})  # type: ignore[arg-type]
+    return self_test._Talk(place, "IPv4", 7, 5, client, server, udp)
 
 
 TRUTH = {
@@ -380,10 +386,7 @@ TRUTH = {
 def judged(rows: Mapping[int, Mapping[str, object]]) -> list[bool | None]:
     """What the self-test thinks of these rows."""
     found = {key: dict(row) for key, row in rows.items()}
-    return [
-        trial.ok
-        for trial in try_connections._moved([talk()], found) + try_connections._owned([talk()], found)
-    ]
+    return [trial.ok for trial in self_test._moved([talk()], found) + self_test._owned([talk()], found)]
 
 
 def test_the_truth_passes() -> None:
@@ -422,14 +425,14 @@ class Obedient:
         """Fail, if it is to."""
         self._orders.append(f"{self._begun} answered")
         if self._begun == self._failing:
-            raise OrderFailed("as told")
+            raise CommandFailed("as told")
 
 
 def test_both_peers_answer_even_if_one_fails() -> None:
     """No answer is left over for the next order."""
     orders: list[str] = []
     peers = Obedient(orders, "send"), Obedient(orders)
-    with pytest.raises(OrderFailed):
+    with pytest.raises(CommandFailed):
         together((peers[0], "send", "a", 1), (peers[1], "receive", "a", 1))  # type: ignore[arg-type]
     assert orders == ["send", "receive", "send answered", "receive answered"]
 
@@ -565,13 +568,13 @@ def test_another_pid_namespace(tmp_path: Path) -> None:
 
 
 def test_fentry_that_nobody_asked_for() -> None:
-    """What --use leaves out, or what has nothing to add to, says nothing of the kernel."""
-    events = Hook("events", None, (("tp_btf/x", LEFT_OUT),))
-    routes = Hook("routes", None, (("fexit/x", "there are no events"),))
-    for hooks in ((events, routes), (Hook("routes", None, (("fexit/x", NOT_ASKED_FOR),)),)):
+    """What --mechanism leaves out, or what has nothing to add to, says nothing of the kernel."""
+    events = HookStatus("events", None, (("tp_btf/x", LEFT_OUT),))
+    routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
+    for hooks in ((events, routes), (HookStatus("routes", None, (("fexit/x", NOT_CHOSEN),)),)):
         (check,) = facts.fentry_check([LensReport(LENS, hooks)], ())
         assert (check.value, check.data) == ("cannot be asked for here", "unknown")
-    (check,) = facts.fentry_check([LensReport(LENS, (Hook("events", "tp_btf/x"), routes))], ())
+    (check,) = facts.fentry_check([LensReport(LENS, (HookStatus("events", "tp_btf/x"), routes))], ())
     assert check.data is False
 
 
@@ -583,7 +586,7 @@ def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None
         told.append(settings)
         return ExitCode.DONE
 
-    monkeypatch.setattr("nettop.doctor.door.run_doctor", run_doctor)
+    monkeypatch.setattr("nettop.doctor.command.run_doctor", run_doctor)
     for why in (
         "nettop stays root: uid 4711 may not read /nowhere",
         "nettop stays root: something else",
@@ -683,13 +686,13 @@ def test_values_of_json() -> None:
     """Values are redacted at any depth, and so are the names of gaps; keys and the report's own words stay."""
     redacted = Redactor({"process": ["sockets", "nginx"], "netns": ["blue"]}).values(
         {
-            "points": [{"point": "sockets", "refused": [{"way": "a", "why": "nginx at 10.0.0.9"}]}],
+            "hooks": [{"hook": "sockets", "refused": [{"mechanism": "a", "why": "nginx at 10.0.0.9"}]}],
             "gaps": {"namespace blue": "nginx"},
             "count": 3,
         }
     )
     assert redacted == {
-        "points": [{"point": "sockets", "refused": [{"way": "a", "why": "process-1 at ipv4-1"}]}],
+        "hooks": [{"hook": "sockets", "refused": [{"mechanism": "a", "why": "process-1 at ipv4-1"}]}],
         "gaps": {"namespace netns-1": "process-1"},
         "count": 3,
     }
@@ -703,7 +706,7 @@ def test_values_of_json() -> None:
     [
         (("--only", "hosts"), "did you mean host?"),
         (("--format", "jsn"), "did you mean json?"),
-        (("--use", "socket=iter"), "did you mean sockets or packets?"),
+        (("--mechanism", "socket=iter"), "did you mean sockets or packets?"),
     ],
 )
 def test_wrong_words(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:

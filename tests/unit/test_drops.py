@@ -10,7 +10,7 @@ import pytest
 
 from nettop.kernel.drop_reasons import NO_REASON, DropReasons
 from nettop.kernel.links import Link
-from nettop.probes.drops import Here, Ids, Measure, Tally, make_rows, measures_of, program_text
+from nettop.probes.drops.probe import Here, Ids, Measure, Tally, make_rows, measures_of, program_text
 from nettop.query.filter import parse_filter
 from nettop.screens.drops import by_reason, row_looks, top_reason, why_empty
 from nettop.snapshots.drops import COUNTERS, LENS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS

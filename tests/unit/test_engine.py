@@ -76,11 +76,11 @@ def test_all_calls_come_from_one_thread_that_is_not_ours() -> None:
     source = Source()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         event = published(session)
-        session.enable("connections", every=True)
+        session.enable("connections", all_rows=True)
         assert event.wait(DEADLINE_S)
         assert session.describe("connections", 7).result(DEADLINE_S) == {"Key": "7"}
     assert source.calls == ["set", "start", "read", "describe", "close"]
-    assert source.options == {"every": True}
+    assert source.options == {"all_rows": True}
     assert len(source.threads) == 1
     assert threading.get_ident() not in source.threads
 
@@ -90,7 +90,7 @@ def test_options_are_set_before_the_first_reading() -> None:
     source = Source()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         event = published(session)
-        session.enable("connections", every=True)
+        session.enable("connections", all_rows=True)
         assert event.wait(DEADLINE_S)
     assert source.calls.index("set") < source.calls.index("read")
 
@@ -107,7 +107,7 @@ def test_refresh_at_once_reads_once_more() -> None:
 
 
 def test_ticks_go_on_by_themselves() -> None:
-    """Without anybody asking, a lens is read at each interval."""
+    """Without anybody state, a lens is read at each interval."""
     source = Source()
     with Session(0.1, lambda lens: source) as session:
         thrice = published(session, lambda: source.calls.count("read") >= 3)

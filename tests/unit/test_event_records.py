@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.probes.event_records import (
+from nettop.probes.connections.event_records import (
     ACCEPT,
     CLOSE,
     CONNECT,
@@ -23,7 +23,7 @@ from nettop.probes.event_records import (
     is_failure,
     set_reasons,
 )
-from nettop.probes.socket_rows import ROW, STATE
+from nettop.probes.connections.socket_rows import ROW, STATE
 from nettop.snapshots.connections import EVENT_KINDS, EVENTS, REASONS, STATES
 from nettop.snapshots.snapshot import Array, known
 

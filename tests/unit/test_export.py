@@ -21,7 +21,7 @@ import pytest
 
 from nettop.cli import run
 from nettop.commands.export import (
-    ExportAsked,
+    ExportOptions,
     complete_export_format,
     complete_export_view,
     export_settings,
@@ -32,7 +32,7 @@ from nettop.interrupts import Requests
 from nettop.output.export import run_export
 from nettop.settings import MAX_INTERVAL_S, ExportFormat, ExportSettings
 from nettop.snapshots.cpu import ENTRIES, RX_SOFTIRQ
-from nettop.snapshots.snapshot import Hook
+from nettop.snapshots.snapshot import HookStatus
 from tests.unit.logging_run import until
 from tests.unit.met import TCP, WAKE, Meeting
 
@@ -54,14 +54,14 @@ def lines_of(text: str) -> dict[str, int]:
 
 def test_words_become_settings() -> None:
     """Every word ends in the settings; unasked they are the defaults, and the format is the file's ending."""
-    asked = ExportAsked(
+    asked = ExportOptions(
         view="cpu.stacks", file="out", format="folded", duration="2.5", filter=["cpu=3"], frequency="199",
         use=["samples=none"],
     )  # fmt: skip
     assert export_settings(asked) == ExportSettings(
         "cpu.stacks", "out", ExportFormat.FOLDED, 2.5, ("cpu=3",), {"samples": "none"}, 199
     )
-    assert export_settings(ExportAsked("cpu.stacks", "a.svg")) == ExportSettings(
+    assert export_settings(ExportOptions("cpu.stacks", "a.svg")) == ExportSettings(
         "cpu.stacks", "a.svg", ExportFormat.SVG, duration_s=10.0, frequency_hz=997
     )
 
@@ -72,12 +72,12 @@ def test_words_become_settings() -> None:
 )
 def test_format_by_the_ending(file: str, form: str) -> None:
     """Without --format the file's name says it, in any case."""
-    assert export_settings(ExportAsked("cpu.stacks", file)).format == form
+    assert export_settings(ExportOptions("cpu.stacks", file)).format == form
 
 
 def test_a_lens_alone() -> None:
     """A lens is its first table that has exports."""
-    assert export_settings(ExportAsked("cpu", "a.svg")).view == "cpu.stacks"
+    assert export_settings(ExportOptions("cpu", "a.svg")).view == "cpu.stacks"
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_a_lens_alone() -> None:
         ({"frequency": "0"}, "--frequency '0' is not a whole number above 0", "--frequency 10"),
         ({"frequency": "10001"}, "10001 samples a second are not possible", "between 1 and 10000"),
         ({"frequency": "3", "duration": "3"}, "3 is too low for --duration 3", "--frequency 4 or more"),
-        ({"use": ["sample=none"]}, "unknown point 'sample'", "samples"),
+        ({"use": ["sample=none"]}, "unknown hook 'sample'", "samples"),
     ],
 )
 def test_wrong_words(wrong: dict[str, Any], what: str, remedy: str) -> None:
     """What cannot be meant is told with its cause and what to do."""
     with pytest.raises(UsageError) as told:
-        export_settings(ExportAsked(**({"view": "cpu.stacks", "file": "a.svg"} | wrong)))
+        export_settings(ExportOptions(**({"view": "cpu.stacks", "file": "a.svg"} | wrong)))
     assert what in told.value.what
     assert remedy in told.value.remedy
 
@@ -148,7 +148,7 @@ def test_counts_lie_between_the_first_and_the_last_snapshot(tmp_path: Path) -> N
     """What was met before does not count, and each reading since does."""
     source, file = Meeting({WAKE: 30, TCP: 5}), tmp_path / "a.folded"
     assert (
-        export(source, "cpu.stacks", str(file), "--frequency", "199", "--use", "samples=none")
+        export(source, "cpu.stacks", str(file), "--frequency", "199", "--mechanism", "samples=none")
         == ExitCode.DONE
     )
     counts = lines_of(file.read_text())
@@ -156,7 +156,7 @@ def test_counts_lie_between_the_first_and_the_last_snapshot(tmp_path: Path) -> N
     assert 1 <= readings < source.reads
     assert counts == {f"{RX};{WAKE}": 30 * readings, f"{RX};{TCP}": 5 * readings}
     assert source.options == {
-        "table": "stacks", "every": True, "ways": {"samples": "none"}, "frequency": 199,
+        "table": "stacks", "all_rows": True, "mechanisms": {"samples": "none"}, "frequency": 199,
     }  # fmt: skip
     assert source.closed
 
@@ -195,7 +195,7 @@ def test_nothing_was_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where stacks cannot be had it says why, and makes no file."""
-    source = Meeting(hooks=(Hook("samples", None, (("perf", "no perf events here"),)),))
+    source = Meeting(hooks=(HookStatus("samples", None, (("perf", "no perf events here"),)),))
     assert export(source, "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.UNSUPPORTED
     assert "stacks are n/a on this kernel or host: no perf events here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from nettop.output.export_svg import flame_svg
-from nettop.query.flame import StackCount
+from nettop.output.cpu.flame_svg import flame_svg
+from nettop.query.cpu import StackCount
 from nettop.snapshots.cpu import RX_SOFTIRQ, TX_SYSCALLS
 from tests.unit.met import SEND, TCP, WAKE, category_of, profile
 
@@ -198,9 +198,9 @@ def test_the_same_without_scripts(page: Page, browser: Browser, picture: Path) -
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1216, "height": 600})
     plain = context.new_page()
     plain.goto(picture.as_uri())
-    every = page.locator(".frame").count()
-    assert plain.locator(".frame").count() == every
-    for number in range(every):
+    all_rows = page.locator(".frame").count()
+    assert plain.locator(".frame").count() == all_rows
+    for number in range(all_rows):
         drawn, written = (one.locator(".frame").nth(number) for one in (page, plain))
         assert drawn.locator("text").text_content() == written.locator("text").text_content()
         for name in ("x", "y", "width"):

@@ -14,10 +14,10 @@ import jsonschema
 import pytest
 from hypothesis import given
 
-from nettop.output.export_folded import folded
-from nettop.output.export_speedscope import speedscope
-from nettop.output.export_svg import COLOURS, WIDTH, flame_svg
-from nettop.query.flame import StackCount, flame_tree, path_of
+from nettop.output.cpu.flame_svg import COLOURS, WIDTH, flame_svg
+from nettop.output.cpu.folded import folded
+from nettop.output.cpu.speedscope import speedscope
+from nettop.query.cpu import StackCount, flame_tree, path_of
 from nettop.snapshots.cpu import CATEGORIES, RX_SOFTIRQ, TX_SYSCALLS
 from tests.unit import met as given_stacks
 from tests.unit.met import profile

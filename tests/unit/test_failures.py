@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.probes import failures
-from nettop.probes.event_records import EVENT, FAIL
-from nettop.probes.failures import Failures
+from nettop.probes.connections import failures
+from nettop.probes.connections.event_records import EVENT, FAIL
+from nettop.probes.connections.failures import Failures
 from nettop.snapshots.connections import FAILURES
 from nettop.snapshots.snapshot import Array, unknown_value
 

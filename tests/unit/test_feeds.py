@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from nettop.engine import bus as bus_module
 from nettop.engine.bus import Bus, Feed
 from nettop.engine.session import Session
-from nettop.engine.source import WokenSource
 from nettop.errors import SourceFailed
 from nettop.query.batches import KEPT_ROWS, put_together
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.connections import EVENTS, FAILURES
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.source import EventSource
 
 LENS = "connections"
 DEADLINE_S = 20
@@ -338,7 +338,7 @@ def fed(session: Session) -> tuple[Feed, threading.Event]:
 def test_a_woken_source_is_recognized() -> None:
     """What has wake-ups and a drain is drained; the engine knows it by that."""
     source = Woken()
-    assert isinstance(source, WokenSource)
+    assert isinstance(source, EventSource)
     source.close()
 
 

@@ -42,7 +42,7 @@ spaces = st.sampled_from(["", " ", "  "])
 
 def passed(each: list[Row], text: str, **query: Any) -> list[int]:
     """The keys of the rows that the filter passes."""
-    view = make_view(make_frame(each), text, every=True, **query)
+    view = make_view(make_frame(each), text, all_rows=True, **query)
     mask = view.query.filter.mask(view)
     assert mask.dtype == bool
     assert mask.shape == (view.size,)
@@ -398,7 +398,7 @@ def test_a_resolved_name_is_found_like_its_address() -> None:
     """Where names are shown, words and ~ find the name and still the address."""
     frame = make_frame([{"remote_address": "203.0.113.9"}, {"remote_address": "203.0.113.10"}])
     for text in ("example", "remote_address~example", "remote~EXAMPLE", "113.9"):
-        query = make_view(frame, text, every=True).query
+        query = make_view(frame, text, all_rows=True).query
         view = type(make_view(frame))(frame, query, lambda raw: "web.example.com" if raw[-1] == 9 else None)
         assert view.order.tolist() == [0]
 

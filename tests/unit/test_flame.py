@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.query.flame import (
+from nettop.query.cpu import (
     MARK_NS,
     MINUTE_NS,
     FlameNode,
@@ -101,7 +101,7 @@ def test_tree() -> None:
 
 
 def test_tree_by_cpu() -> None:
-    """Asked for, each CPU has its own tree below the root."""
+    """ViewOptions for, each CPU has its own tree below the root."""
     tree = flame_tree(stack_counts(stack_rows([met(TCP, 5), met(TCP, 6, cpu=1)])), by_cpu=True)
     assert [(child.symbol, child.samples) for child in tree.children] == [("CPU 1", 6), ("CPU 0", 5)]
     assert [child.symbol for child in tree.children[0].children] == ["RX softirq"]
@@ -141,10 +141,10 @@ def test_samples_are_conserved(counts: list[StackCount], sort: FlameSort, by_cpu
     tree = flame_tree(counts, sort=sort, by_cpu=by_cpu)
     assert tree.samples == sum(count.samples for count in counts)
     assert tree.time_ns == sum(count.time_ns for count in counts)
-    every = list(nodes(tree))
-    assert all(node.own_samples >= 0 for node in every)
-    assert all(sum(child.time_ns for child in node.children) <= node.time_ns for node in every)
-    assert sum(node.own_samples for node in every) == tree.samples
+    all_rows = list(nodes(tree))
+    assert all(node.own_samples >= 0 for node in all_rows)
+    assert all(sum(child.time_ns for child in node.children) <= node.time_ns for node in all_rows)
+    assert sum(node.own_samples for node in all_rows) == tree.samples
     own: Counter[tuple[str, ...]] = Counter()
     for count in counts:
         own[path_of(count, by_cpu=by_cpu)] += count.samples

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nettop.kernel import holders
-from nettop.kernel.holders import find_holders
+from nettop.kernel import socket_owners
+from nettop.kernel.socket_owners import find_holders
 
 TICK_NS = 10_000_000
 KERNEL_THREAD = 0x00200000
@@ -111,7 +111,7 @@ def test_what_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise FileNotFoundError
         return read(name, dir_fd=dir_fd)
 
-    monkeypatch.setattr(holders.os, "readlink", readlink)
+    monkeypatch.setattr(socket_owners.os, "readlink", readlink)
     assert found(tmp_path) == [(7, 3, 5)]
     assert find_holders(tmp_path).hidden == 0
 
@@ -126,7 +126,7 @@ def test_what_may_not_be_seen_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(name: str, *, dir_fd: int) -> str:
         raise PermissionError
 
-    monkeypatch.setattr(holders.os, "readlink", refuse)
+    monkeypatch.setattr(socket_owners.os, "readlink", refuse)
     told = find_holders(tmp_path)
     assert (len(told.inode), told.hidden) == (0, 2)
 

@@ -246,14 +246,16 @@ def test_another_table(tmp_path: Path) -> None:
 def test_what_the_source_is_asked_for() -> None:
     """The ring's size and the ways reach the source before it starts, and no table is read that nobody logs."""
     source = nothing()
-    with Logging(settings(ring_bytes=4096, ways={"accepts": "none"}, frequency_hz=99), source) as logging:
+    with Logging(
+        settings(ring_bytes=4096, mechanisms={"accepts": "none"}, frequency_hz=99), source
+    ) as logging:
         until(lambda: len(source.options) == 5)
         logging.end()
     assert source.options == {
         "ring_bytes": 4096,
         "table": "sockets",
-        "every": False,
-        "ways": {"accepts": "none"},
+        "all_rows": False,
+        "mechanisms": {"accepts": "none"},
         "frequency": 99,
     }
 
@@ -330,9 +332,9 @@ def with_events(*are_had: bool) -> list[Snapshot]:
     """Snapshots a second apart, some of which left events out for --max-overhead, and each of which lost one more:
     that is told in a line at once, so that a test knows that it was seen.
     """
-    ways = {True: "tp_btf/inet_sock_set_state", False: f"n/a: {LEFT_OUT}"}
+    mechanisms = {True: "tp_btf/inet_sock_set_state", False: f"n/a: {LEFT_OUT}"}
     return [
-        make_frame([], None, float(at), lost={"events": at}, via={"events": ways[is_had]}).now
+        make_frame([], None, float(at), lost={"events": at}, via={"events": mechanisms[is_had]}).now
         for at, is_had in enumerate(are_had, 1)
     ]
 
@@ -432,7 +434,7 @@ def test_a_source_that_fails(tmp_path: Path) -> None:
 
 
 def test_reopening(tmp_path: Path) -> None:
-    """Asked to open the files again, as SIGHUP does, the log goes on in new ones."""
+    """ViewOptions to open the files again, as SIGHUP does, the log goes on in new ones."""
     source = nothing()
     with Logging(settings(directory=str(tmp_path)), source) as logging:
         until(lambda: source.options)

@@ -245,7 +245,7 @@ def test_rows_are_written_by_the_column(form: Format) -> None:
 
 def calls_for(rows: int, form: Format) -> int:
     """Calls that writing so many rows with all their columns takes, of Python's functions and from them."""
-    plan = make_plan(Settings(view=ViewSettings(every=True), text=TextSettings(form)))
+    plan = make_plan(Settings(view=ViewSettings(all_rows=True), text=TextSettings(form)))
     frame = big_frame(rows)
     format_view = JsonLines(plan.columns) if form is Format.JSONL else Separated(plan.columns)
     calls = 0

@@ -218,11 +218,13 @@ def test_every_asks_the_source_for_all_rows() -> None:
     """--all lists what the source otherwise only counts, and drops the table's default filter."""
     rows = [{"pid": 1, "state": "LISTEN"}, {"pid": 2, "state": "ESTABLISHED"}]
     shown = {}
-    for every in (False, True):
+    for all_rows in (False, True):
         source = Scripted(steps(rows))
-        output, _ = printed(Settings(view=ViewSettings(columns=("pid",), every=every), text=ONCE), source)
-        shown[every] = len(output.splitlines())
-        assert bool(source.options.get("every")) is every
+        output, _ = printed(
+            Settings(view=ViewSettings(columns=("pid",), all_rows=all_rows), text=ONCE), source
+        )
+        shown[all_rows] = len(output.splitlines())
+        assert bool(source.options.get("all_rows")) is all_rows
     assert shown == {False: 1, True: 2}
 
 

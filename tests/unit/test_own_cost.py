@@ -25,12 +25,12 @@ from nettop.engine.own_cost import (
     programs_of,
 )
 from nettop.engine.session import Session
-from nettop.engine.source import MeasuredSource, SheddingSource
 from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.snapshots import find_table, lenses, views
 from nettop.snapshots.own_cost import COSTS, SELF
 from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.source import MeasuredSource, SheddingSource
 
 DEADLINE_S = 20
 REFUSED = "Operation not permitted"

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.kernel.facts import Host
-from nettop.probes import process_totals
-from nettop.probes.event_records import CLOSE, EVENT, FAIL, TOTALLED
-from nettop.probes.process_totals import ProcessTotals
-from nettop.probes.socket_rows import ROW, STATE, TCP, UDP
+from nettop.probes.connections import process_totals
+from nettop.probes.connections.event_records import CLOSE, EVENT, FAIL, TOTALLED
+from nettop.probes.connections.process_totals import ProcessTotals
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
 from nettop.snapshots.connections import PROCESSES
 from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
 

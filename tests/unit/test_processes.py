@@ -9,7 +9,7 @@ import numpy as np
 
 from nettop.kernel.facts import Host
 from nettop.kernel.processes import Processes
-from nettop.probes.socket_rows import ROW
+from nettop.probes.connections.socket_rows import ROW
 from nettop.snapshots.snapshot import Array
 
 SHARED_CSS_SET = 7

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from nettop.query import outcome
-from nettop.query.outcome import Handshake, Outcome, Remote
+from nettop.output import run_summary
+from nettop.output.run_summary import Handshake, Remote, RunSummary
 from nettop.snapshots.connections import EVENTS
 from tests.unit.build import Row, Tables, make_rows
 from tests.unit.woken import CLOSE, CONNECT, FAIL
@@ -242,9 +242,9 @@ def test_hostile_words_are_told_safely() -> None:
 # --- sums -----------------------------------------------------------------------------------------------------
 
 
-def added(*batches: list[Row]) -> Outcome:
+def added(*batches: list[Row]) -> RunSummary:
     """The sums over these events."""
-    sums, texts = Outcome(), Tables()
+    sums, texts = RunSummary(), Tables()
     for batch in batches:
         sums.add(make_rows(batch, EVENTS, texts=texts))
     return sums
@@ -289,7 +289,7 @@ def test_the_slowest_handshakes() -> None:
 
 def test_remotes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound, the rest are one, so that sums stay whole."""
-    monkeypatch.setattr(outcome, "REMOTES_MAX", 2)
+    monkeypatch.setattr(run_summary, "REMOTES_MAX", 2)
     sums = added([CLOSE | {"id": at, "remote_port": at} for at in range(1, 6)])
     assert sum(one.opened for one in sums.remotes.values()) == 5
     assert Remote("(others)", 3, 0, 3600, 144_300, 3) in sums.by_bytes()

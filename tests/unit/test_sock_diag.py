@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
 from nettop.kernel import sock_diag
 from nettop.kernel.facts import Host
-from nettop.probes import diag_table
-from nettop.probes.diag_table import DiagTable
-from nettop.probes.socket_rows import ROW, STATE, TCP, UDP
+from nettop.probes.connections import sock_diag_table
+from nettop.probes.connections.sock_diag_table import DiagTable
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
 from nettop.snapshots.snapshot import Array, known
 from tests.kernel import oracle
 from tests.unit.test_holders import process
@@ -131,7 +131,7 @@ def sockets_of(datagram: bytes) -> list[Array]:
 def only_row(datagram: bytes, protocol: int = TCP) -> dict[str, Any]:
     """The row of the one socket in a datagram; unknown is None."""
     (sockets,) = sockets_of(datagram)
-    rows = diag_table._rows(sockets, protocol, 4026531840)
+    rows = sock_diag_table._rows(sockets, protocol, 4026531840)
     assert len(rows) == 1
     columns = {name: rows[name] for name in ROW.names or () if name != "comm"}
     return {name: column[0].tolist() if known(column)[0] else None for name, column in columns.items()}
@@ -462,7 +462,7 @@ def test_what_was_acknowledged_stays() -> None:
     before = np.zeros(4, ROW)
     before["id"] = (1, 2, 3, 4)
     before["bytes_acked"] = (1000, 1000, 1000, unknown)
-    diag_table._keep_acknowledged(rows, before)
+    sock_diag_table._keep_acknowledged(rows, before)
     assert rows["bytes_acked"].tolist() == [1000, 2000, unknown, 7, 5]
 
 
@@ -494,7 +494,7 @@ def test_nothing_was_measured_yet() -> None:
 @given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 7)))
 def test_pairs(inodes: list[int], wanted: list[int]) -> None:
     """Every socket meets every descriptor with its inode, in the order of the descriptors."""
-    found = diag_table._pairs(np.array(inodes, np.uint32), np.array(wanted, np.uint32))
+    found = sock_diag_table._pairs(np.array(inodes, np.uint32), np.array(wanted, np.uint32))
     assert sorted(zip(*(at.tolist() for at in found), strict=True)) == [
         (i, w) for i, inode in enumerate(inodes) for w, other in enumerate(wanted) if inode == other
     ]

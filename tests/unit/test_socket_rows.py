@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.probes.socket_rows import (
+from nettop.probes.connections.socket_rows import (
     ROW,
     STATE,
     TCP,

@@ -54,7 +54,7 @@ def test_differences_are_what_was_added_since_or_unknown(
     now: list[Row], before: list[Row] | None, elapsed_s: float
 ) -> None:
     """A difference needs both values and a counter that did not go back; it is never negative."""
-    view = make_view(make_frame(now, before, elapsed_s), every=True, deltas=True)
+    view = make_view(make_frame(now, before, elapsed_s), all_rows=True, deltas=True)
     rows_now, rows_before = by_id(now), by_id(before)
     for key, found in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
         new = rows_now[key]["bytes_sent"]
@@ -83,7 +83,7 @@ def test_what_counts_from_its_first_sight_has_all_of_it_in_that_interval(
     now: list[Row], before: list[Row]
 ) -> None:
     """In a table whose counters begin at zero a new row grew by all it has: shares of an interval add up."""
-    view = make_view(make_frame(now, before, table=FROM_ZERO), every=True, deltas=True)
+    view = make_view(make_frame(now, before, table=FROM_ZERO), all_rows=True, deltas=True)
     met = by_id(before)
     rows_now = by_id(now)
     for key, found in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
@@ -165,7 +165,7 @@ def test_a_ratio_is_of_totals_or_of_the_last_interval(
 @given(keyed_rows, keyed_rows, st.booleans())
 def test_rows_that_went_stay_for_one_frame(now: list[Row], before: list[Row], closed: bool) -> None:
     """With `closed`, gone rows stand behind the others, as they last were, and have no rate."""
-    view = make_view(make_frame(now, before), every=True, closed=closed)
+    view = make_view(make_frame(now, before), all_rows=True, closed=closed)
     rows_now, rows_before = by_id(now), by_id(before)
     gone = sorted(set(rows_before) - set(rows_now)) if closed else []
     assert view.raw("id").tolist() == sorted(rows_now) + gone
@@ -189,7 +189,7 @@ def test_a_closed_row_keeps_its_process_when_the_texts_are_numbered_anew() -> No
         [{"id": 4, "process": "nginx"}, {"id": 5, "process": "sshd"}], taken_ns=before.taken_ns + 1
     )
     first, second = (Snapshot("connections", 0, 0, {"sockets": each}) for each in (before, now))
-    view = make_view(Frame(second, first), every=True, closed=True)
+    view = make_view(Frame(second, first), all_rows=True, closed=True)
     assert all_values(view, "process") == ["nginx", "sshd", "sshd", "nginx", None]
 
 
@@ -210,7 +210,7 @@ def test_gone_rows_stand_where_they_stood() -> None:
 
 def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
     """At the first frame every row would be new, which says nothing."""
-    view = make_view(make_frame(example_rows(5)), closed=True, every=True)
+    view = make_view(make_frame(example_rows(5)), closed=True, all_rows=True)
     assert not view.appeared.any()
     assert not view.gone.any()
 
@@ -257,7 +257,7 @@ def test_order_is_stable_and_unknown_comes_last_both_ways(
 ) -> None:
     """Against Python's stable sort of the values, part by part for composites, beyond 2^53 too."""
     sort = f"{'-' if descending else ''}{name}"
-    view = make_view(make_frame(now, before), "", sort, every=True, closed=True, limit=limit)
+    view = make_view(make_frame(now, before), "", sort, all_rows=True, closed=True, limit=limit)
     field = view.table.by_name.get(name)
     parts = field.parts if field and field.is_composite and name != "retransmit_ratio" else (name,)
     keys = list(zip(*(sort_key(view, part) for part in parts), strict=True))
@@ -274,7 +274,7 @@ def test_order_is_stable_and_unknown_comes_last_both_ways(
 )
 def test_an_enum_sorts_by_its_label(field: str, labels: dict[int, str]) -> None:
     """People see words, not the kernel's numbers."""
-    view = make_view(make_frame([{field: label} for label in labels.values()]), "", field, every=True)
+    view = make_view(make_frame([{field: label} for label in labels.values()]), "", field, all_rows=True)
     assert view.values(field, view.order) == sorted(labels.values(), key=str.casefold)
 
 
@@ -282,8 +282,8 @@ def test_unasked_the_default_filter_applies_and_all_drops_it() -> None:
     """Listeners are hidden until somebody asks; a row of which nobody knows whether it is one is not."""
     each = [{"state": state} for state in ("ESTABLISHED", "LISTEN", "TIME_WAIT", "CLOSE_WAIT", None)]
     assert make_view(make_frame(each)).order.tolist() == [0, 3, 4]
-    assert make_view(make_frame(each), every=True).order.tolist() == [0, 1, 2, 3, 4]
-    assert make_view(make_frame(each), "state=LISTEN", every=True).order.tolist() == [1]
+    assert make_view(make_frame(each), all_rows=True).order.tolist() == [0, 1, 2, 3, 4]
+    assert make_view(make_frame(each), "state=LISTEN", all_rows=True).order.tolist() == [1]
 
 
 def test_a_table_opens_as_it_is_declared() -> None:
@@ -306,7 +306,7 @@ def test_an_unknown_sort_field_is_a_usage_error() -> None:
 @given(rows)
 def test_values_are_what_went_in(each: list[Row]) -> None:
     """Every stored column gives back Python's own values, None where nothing is known."""
-    view = make_view(make_frame(each), every=True)
+    view = make_view(make_frame(each), all_rows=True)
     for name in FIELDS:
         put_in = [row[name] for row in each]
         if name == "opened_at":
@@ -317,7 +317,7 @@ def test_values_are_what_went_in(each: list[Row]) -> None:
 @given(rows, st.data())
 def test_values_of_some_rows_are_those_of_all(each: list[Row], data: st.DataObject) -> None:
     """A screen asks for a few rows in any order and gets what the whole table would show there."""
-    view = make_view(make_frame(each, each), every=True)
+    view = make_view(make_frame(each, each), all_rows=True)
     positions = st.lists(st.integers(0, max(len(each) - 1, 0)), max_size=4 if each else 0)
     at = np.array(data.draw(positions), np.intp)
     for name in SOCKETS.names:
@@ -359,17 +359,17 @@ def test_names_stand_in_for_addresses_in_endpoints_alone() -> None:
 def test_a_number_without_a_label_is_unknown() -> None:
     """A newer kernel's state neither breaks the table nor passes a comparison."""
     view = make_view(
-        make_frame([{"state": 13}, {"state": 200}, {"state": "LISTEN"}]), "", "state", every=True
+        make_frame([{"state": 13}, {"state": 200}, {"state": "LISTEN"}]), "", "state", all_rows=True
     )
     assert all_values(view, "state") == [None, None, "LISTEN"]
     assert view.order.tolist() == [2, 0, 1]
-    assert make_view(view.frame, "state!=CLOSE", every=True).order.tolist() == [2]
+    assert make_view(view.frame, "state!=CLOSE", all_rows=True).order.tolist() == [2]
 
 
 @given(rows)
 def test_totals_add_what_is_known(each: list[Row]) -> None:
     """The line of totals: the sum without the unknown, or nothing when nothing is known."""
-    view = make_view(make_frame(each), every=True)
+    view = make_view(make_frame(each), all_rows=True)
     sent = [row["bytes_sent"] for row in each if row["bytes_sent"] is not None]
     assert view.total("bytes_sent", view.order) == (pytest.approx(math.fsum(sent)) if sent else None)
 
@@ -377,7 +377,7 @@ def test_totals_add_what_is_known(each: list[Row]) -> None:
 @given(rows)
 def test_counts_by_state(each: list[Row]) -> None:
     """How many connections are in each state, the most frequent first, adds up to all."""
-    view = make_view(make_frame(each), every=True)
+    view = make_view(make_frame(each), all_rows=True)
     counts = view.count_by("state", view.order)
     for label in STATES.values():
         assert counts.get(label, 0) == sum(row["state"] == label for row in each)
@@ -397,7 +397,7 @@ def test_times_are_utc_to_the_microsecond(wall_ns: int) -> None:
 
 def test_a_large_table_is_ordered_like_a_small_one() -> None:
     """20,000 rows with churn: every row shown once, rates falling, unknown behind them."""
-    view = make_view(big_frame(20_000), "", "-bytes_sent_per_s", every=True, closed=True)
+    view = make_view(big_frame(20_000), "", "-bytes_sent_per_s", all_rows=True, closed=True)
     assert sorted(view.order.tolist()) == list(range(view.size))
     rates = view.values("bytes_sent_per_s", view.order)
     present = [rate for rate in rates if rate is not None]

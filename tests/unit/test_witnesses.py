@@ -34,11 +34,11 @@ class Proc:
         """A new namespace with these processes: its number, and the ways into it."""
         home = self.path / name
         home.touch()
-        ways = [self.path / str(pid) / "ns/net" for pid in pids]
-        for way in ways:
+        mechanisms = [self.path / str(pid) / "ns/net" for pid in pids]
+        for way in mechanisms:
             way.parent.mkdir(parents=True)
             os.link(home, way)
-        return home.stat().st_ino, ways
+        return home.stat().st_ino, mechanisms
 
 
 @pytest.fixture
@@ -61,18 +61,18 @@ def test_each_namespace_has_one_first(proc: Proc, processes: list[int], few_file
     crowd, crowded = proc.namespace("crowd", processes[:8])
     pair, paired = proc.namespace("pair", processes[8:10])
     one, alone = proc.namespace("one", processes[10:11])
-    ways = {crowd: crowded, pair: paired, one: alone}
+    mechanisms = {crowd: crowded, pair: paired, one: alone}
     witnesses = Witnesses(proc.path)
     try:
-        witnesses.note(ways)
-        noted = witnesses.ways()
+        witnesses.note(mechanisms)
+        noted = witnesses.mechanisms()
         assert {inode: len(leading) for inode, leading in noted.items()} == {crowd: 7, pair: 2, one: 1}
         alone[0].unlink()
         os.kill(processes[10], 9)
         os.waitid(os.P_PID, processes[10], os.WEXITED | os.WNOWAIT)
-        assert witnesses.ways().keys() == {crowd, pair}
+        assert witnesses.mechanisms().keys() == {crowd, pair}
         witnesses.note({crowd: crowded, pair: paired})
-        now = {inode: set(leading) for inode, leading in witnesses.ways().items()}
+        now = {inode: set(leading) for inode, leading in witnesses.mechanisms().items()}
         assert now == {crowd: set(crowded), pair: set(paired)}
     finally:
         witnesses.close()
@@ -85,7 +85,7 @@ def test_what_is_bound_needs_none_before_others(proc: Proc, processes: list[int]
     witnesses = Witnesses(proc.path)
     try:
         witnesses.note({first: [*bound, Path("/run/netns/first")], **others})
-        assert witnesses.ways().keys() == others.keys()
+        assert witnesses.mechanisms().keys() == others.keys()
     finally:
         witnesses.close()
 
@@ -93,11 +93,11 @@ def test_what_is_bound_needs_none_before_others(proc: Proc, processes: list[int]
 def test_more_processes_than_sixteen_may_speak(proc: Proc, processes: list[int]) -> None:
     """However many of the processes of a namespace end, one that is left tells that it is used."""
     others = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid not in processes]
-    home, ways = proc.namespace("home", [*sorted(others)[:30], *processes])
+    home, mechanisms = proc.namespace("home", [*sorted(others)[:30], *processes])
     witnesses = Witnesses(proc.path)
     try:
-        witnesses.note({home: ways})
-        assert set(ways[-len(processes) :]) <= set(witnesses.ways()[home])
+        witnesses.note({home: mechanisms})
+        assert set(mechanisms[-len(processes) :]) <= set(witnesses.mechanisms()[home])
     finally:
         witnesses.close()
 

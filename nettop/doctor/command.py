@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor's door: asks the host, attaches each lens, makes the traffic, writes the report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import BinaryIO, TextIO
+
+from nettop.doctor.bundle import write_bundle
+from nettop.doctor.facts import check_who_goes_on, fentry_check, host_checks
+from nettop.doctor.lens_reports import examine
+from nettop.doctor.report import Check, LensReport, Report
+from nettop.doctor.text import write_report
+from nettop.errors import ExitCode, NettopError
+from nettop.selftest.paths import stage
+from nettop.selftest.result import SelfTestResult
+from nettop.snapshots import lenses
+from nettop.snapshots.source import Source
+
+HOST = "host"
+"""The part of the report that is no lens."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorSettings:
+    """What to examine: these parts, or all of them if there are none; whether by traffic too; which ways to use in
+    place of the best ones; and how to write the report. `stays_root` is why nettop does not become who called it.
+    """
+
+    parts: tuple[str, ...] = ()
+    traffic: bool = True
+    mechanisms: Mapping[str, str] = field(default_factory=dict)
+    as_json: bool = False
+    stays_root: str = ""
+
+
+def run_doctor(
+    settings: DoctorSettings, source_of: Callable[[str], Source], stdout: TextIO, bundle: BinaryIO | None
+) -> ExitCode:
+    """Examine, and write what was found. While there is one thread only. Raises NettopError where it cannot write."""
+    report = find_out(settings, source_of)
+    with _writing("the output"):
+        if settings.as_json:
+            stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
+        else:
+            write_report(report, stdout)
+        stdout.flush()
+    if bundle is not None:
+        with _writing("the bundle"):
+            write_bundle(report, bundle)
+            bundle.flush()
+    return report.exit_code
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    """Where it cannot be written that is a NettopError; a reader who has gone is none."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise NettopError(f"{what} cannot be written: {error.strerror}") from error
+
+
+def find_out(settings: DoctorSettings, source_of: Callable[[str], Source]) -> Report:
+    """The report."""
+    parts = settings.parts
+    chosen = [lens for lens in lenses() if not parts or lens.id in parts]
+    examined: list[LensReport] = []
+    results: list[SelfTestResult] = []
+    with ExitStack() as ends:
+        ends.callback(_progress, "")
+        # First of all, since processes are forked for it.
+        places = ends.enter_context(stage()) if settings.traffic and chosen else ()
+        checks = _host(settings.stays_root) if not parts or HOST in parts else []
+        for lens in chosen:
+            _progress(f"attaching {lens.id}{', and making traffic' if settings.traffic else ''}")
+            report, tried = examine(lens, source_of, places, settings.mechanisms)
+            examined.append(report)
+            results += tried
+    if checks:
+        checks += list(fentry_check(examined, checks))
+    return Report(tuple(checks), tuple(examined), tuple(results))
+
+
+def _host(stays_root: str) -> list[Check]:
+    _progress("asking the host")
+    return [*host_checks(), *check_who_goes_on(stays_root)]
+
+
+def _progress(text: str) -> None:
+    """Say on a terminal what is being done; the next words take the place of these."""
+    stream = sys.stderr
+    if stream is not None and stream.isatty():
+        with suppress(OSError):
+            stream.write(f"\r\x1b[K{text}")
+            stream.flush()

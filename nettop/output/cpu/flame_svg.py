@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A flame graph as one SVG file that needs nothing else: click to zoom, Ctrl-F to search, the legend to pick out."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nettop.query.cpu import FlameNode, Profile, category_totals, flame_tree
+from nettop.query.units import human
+from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER
+
+WIDTH, MARGIN, HEAD, ROW = 1200, 10, 74, 18
+"""Pixels: of the picture as it is written (a browser lays it out anew for its window), beside and above the frames,
+and from one row of them to the next."""
+CHAR = 7.23
+"""Width of a character."""
+NARROWEST = 0.0001
+"""Frames that are a smaller part of the whole are left out, and counted."""
+
+_LEGEND_ROW, _LEGEND_COLUMN, _FOOT = 22, 226, 40
+_LAYOUT = {
+    "margin": MARGIN,
+    "char": CHAR,
+    "legendRow": _LEGEND_ROW,
+    "legendColumn": _LEGEND_COLUMN,
+    "foot": _FOOT,
+}
+"""What flame.js lays the picture out by."""
+_HERE = Path(__file__)
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+COLOURS = {
+    1: "#b3c3d9",
+    2: "#f4a3cb",
+    3: "#8fd6c3",
+    4: "#8cb6ea",
+    5: "#d8b2e8",
+    6: "#c9db83",
+    7: "#f6b076",
+    8: "#ec8f7c",
+    9: "#a9d9f5",
+    10: "#cde4fa",
+    11: "#e3cb6b",
+    12: "#88cc88",
+    13: "#bfe69b",
+    14: "#f9dc78",
+    15: "#cdab8b",
+    16: "#d2d2d2",
+    NETTOP: "#ff9fb2",
+    18: "#b7b0ec",
+    OTHER: "#ececec",
+}
+"""Each category's: light, so that black text is read on all of them."""
+
+
+def flame_svg(profile: Profile) -> str:
+    """The picture of all stacks, the entry points below the root and what they call below them."""
+    tree = flame_tree(profile.counts)
+    picture = _Picture(tree, profile)
+    frames = "".join(picture.frames())
+    legend_at = HEAD + picture.rows * ROW + 24
+    height = legend_at + picture.legend_rows * _LEGEND_ROW + _FOOT
+    size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
+    return f"""\
+<?xml version="1.0" encoding="UTF-8" standalone="no"?>
+<svg xmlns="http://www.w3.org/2000/svg" {size} data-layout="{_text(json.dumps(_LAYOUT))}">
+<title>{_text(profile.title)}</title>
+<style>
+{_part("css")}</style>
+<rect id="paper" width="100%" height="100%"/>
+<text id="headline" x="{MARGIN}" y="24">{_text(profile.title)}</text>
+<text x="{MARGIN}" y="45">{_text(picture.subtitle)}</text>
+<g id="controls">
+<text id="reset" class="button" x="{MARGIN}" y="66" visibility="hidden">reset zoom (Esc)</text>
+<text id="matched" x="{MARGIN + 150}" y="66"></text>
+<foreignObject id="search" x="{WIDTH - MARGIN - 240}" y="50" width="240" height="22">\
+<input xmlns="http://www.w3.org/1999/xhtml" type="search" placeholder="search (Ctrl-F)" aria-label="search"/>\
+</foreignObject>
+</g>
+<g id="frames">
+{frames}</g>
+<g id="legend">
+{"".join(picture.legend(legend_at))}</g>
+<g id="details"><rect width="100%" height="26"/><text x="{MARGIN}" y="18"></text></g>
+<script><![CDATA[
+{_part("js")}]]></script>
+</svg>
+"""
+
+
+class _Picture:
+    """The parts of the picture that depend on the stacks."""
+
+    def __init__(self, tree: FlameNode, profile: Profile) -> None:
+        self.rows = 0
+        self.left_out = 0
+        self._tree = tree
+        self._elapsed_ns = profile.elapsed_ns
+        self._totals = sorted(category_totals(profile.counts).items(), key=lambda item: -item[1][0])
+
+    def frames(self) -> Iterator[str]:
+        """Each function that is wide enough, from the root on."""
+        return self._below(self._tree, 0, 0)
+
+    def _below(self, node: FlameNode, at: int, depth: int) -> Iterator[str]:
+        self.rows = max(self.rows, depth + 1)
+        yield self._frame(node, at, depth)
+        for child in node.children:
+            if child.samples < self._tree.samples * NARROWEST:
+                self.left_out += 1
+            else:
+                yield from self._below(child, at, depth + 1)
+            at += child.samples
+
+    def _frame(self, node: FlameNode, at: int, depth: int) -> str:
+        scale = (WIDTH - 2 * MARGIN) / max(self._tree.samples, 1)
+        x, y, width = MARGIN + at * scale, HEAD + depth * ROW, node.samples * scale
+        category = CATEGORIES[node.category]
+        label = f"{category.letter} {node.symbol}" if depth > 1 else node.symbol
+        return (
+            f'<g class="frame" data-at="{at}" data-of="{node.samples}" data-row="{depth}" '
+            f'data-category="{node.category}" data-label="{_text(label)}">'
+            f"<title>{_text(self._details(node))}</title>"
+            f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="{ROW - 1}" fill="{COLOURS[node.category]}"/>'
+            f'<text x="{x + 3:.2f}" y="{y + 13}">{_text(_fitting(label, width))}</text></g>\n'
+        )
+
+    def _details(self, node: FlameNode) -> str:
+        """`tcp_v4_rcv · TCP · 1,234 samples (12.3 %) · 1.2 s · 12.3 % of one CPU`."""
+        parts = (
+            node.symbol,
+            CATEGORIES[node.category].label,
+            f"{node.samples:,} samples ({_percent(node.samples, self._tree.samples)})",
+            human(node.time_ns, "ns"),
+            f"{_percent(node.time_ns, self._elapsed_ns)} of one CPU",
+        )
+        return " · ".join(parts)
+
+    @property
+    def subtitle(self) -> str:
+        """All samples and their time."""
+        all_, narrow = self._tree, f" · {self.left_out:,} too narrow to be drawn" if self.left_out else ""
+        whole = f"{human(all_.time_ns, 'ns')}, {_percent(all_.time_ns, self._elapsed_ns)} of one CPU"
+        return f"{all_.samples:,} samples · {whole}{narrow}"
+
+    @property
+    def legend_rows(self) -> int:
+        """Rows of the legend."""
+        return -(-len(self._totals) // _LEGEND_COLUMNS)
+
+    def legend(self, top: int) -> Iterator[str]:
+        """Each category that was met, the largest first: colour, letter, name and share."""
+        for place, (number, (samples, _)) in enumerate(self._totals):
+            row, column = divmod(place, _LEGEND_COLUMNS)
+            x, y = MARGIN + column * _LEGEND_COLUMN, top + row * _LEGEND_ROW
+            category = CATEGORIES[number]
+            label = f"{category.label} {_percent(samples, self._tree.samples)}"
+            yield (
+                f'<g class="entry" data-category="{number}"><title>{_text(category.help)}</title>'
+                f'<rect x="{x}" y="{y}" width="18" height="16" fill="{COLOURS[number]}"/>'
+                f'<text x="{x + 5}" y="{y + 12}">{_text(category.letter)}</text>'
+                f'<text x="{x + 24}" y="{y + 12}">{_text(label)}</text></g>\n'
+            )
+
+
+_LEGEND_COLUMNS = (WIDTH - 2 * MARGIN) // _LEGEND_COLUMN
+
+
+def _fitting(label: str, width: float) -> str:
+    """As much of the label as a frame has room for: at least its first letter. flame.js does the same."""
+    room = max(int((width - 4) / CHAR), 0)
+    if len(label) <= room:
+        return label
+    return f"{label[: room - 1]}…" if room > 4 else label[: min(room, 1)]
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole * 100:.1f} %" if whole else "–"
+
+
+def _text(text: str) -> str:
+    """The text as XML takes it: what it forbids altogether becomes a mark."""
+    return html.escape(_NOT_XML.sub("\ufffd", text))
+
+
+def _part(ending: str) -> str:
+    """What makes the picture alive: flame.css and flame.js beside this module."""
+    return _HERE.with_name(f"flame.{ending}").read_text(encoding="utf-8")

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file that https://www.speedscope.app opens: its own format, as its file-format-schema.json has it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from nettop import __version__
+from nettop.query.cpu import Profile, path_of
+from nettop.snapshots.cpu import CATEGORIES, CATEGORY_OF
+
+SCHEMA = "https://www.speedscope.app/file-format-schema.json"
+
+
+def speedscope(profile: Profile) -> str:
+    """One sampled profile, in ns of CPU time, all CPUs together.
+
+    A function that names a category has that as its `file`: speedscope shows it, and gives each file a colour.
+    """
+    times: Counter[tuple[str, ...]] = Counter()
+    for count in profile.counts:
+        times[path_of(count)] += count.time_ns
+    stacks = sorted(times)
+    frames = {
+        symbol: place
+        for place, symbol in enumerate(dict.fromkeys(name for stack in stacks for name in stack))
+    }
+    return json.dumps(
+        {
+            "$schema": SCHEMA,
+            "name": profile.title,
+            "exporter": f"nettop {__version__}",
+            "activeProfileIndex": 0,
+            "shared": {"frames": [_frame(symbol) for symbol in frames]},
+            "profiles": [
+                {
+                    "type": "sampled",
+                    "name": profile.title,
+                    "unit": "nanoseconds",
+                    "startValue": 0,
+                    "endValue": times.total(),
+                    "samples": [[frames[symbol] for symbol in stack] for stack in stacks],
+                    "weights": [times[stack] for stack in stacks],
+                }
+            ],
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def _frame(symbol: str) -> dict[str, str]:
+    number = CATEGORY_OF.get(symbol)
+    return {"name": symbol} if number is None else {"name": symbol, "file": CATEGORIES[number].label}

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of the connections that some processes made: their events added up, by reason and by remote."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from nettop.query.address import address_text, endpoint_text
+from nettop.snapshots.arrays import joined, positions
+from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, GRACEFUL, REASONS
+from nettop.snapshots.snapshot import Array, Rows, known
+
+REMOTES_MAX = 4096
+"""Remotes told apart; of more, the rest are one."""
+SLOWEST = 5
+"""Handshakes that are remembered."""
+
+_CONNECT, _, _CLOSE, _FAIL = EVENT_KINDS
+_INBOUND = next(iter(DIRECTIONS))
+_MOVED = ("bytes_sent", "bytes_received", "retransmits")
+_SERVICE = np.dtype([("address", ">u8", 2), ("port", "u4"), ("is_inbound", "u4")])
+_OTHERS = bytes(_SERVICE.itemsize)
+
+
+@dataclass(slots=True)
+class Remote:
+    """A service that was connected to; for what was accepted, the clients at one address of one of our ports."""
+
+    name: str
+    opened: int = 0
+    failed: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    retransmits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """How long a connection took to open, with whom, and who opened it."""
+
+    handshake_us: int
+    remote: str
+    process: str | None
+    pid: int | None
+
+
+class RunSummary:
+    """Sums over the events that were added.
+
+    `accepted` are known of when they end, and are not among `opened`. `failed` never opened; `broken` ended
+    otherwise than their ends agreed. Both are counted by reason.
+    """
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.accepted = 0
+        self.failed: Counter[str] = Counter()
+        self.broken: Counter[str] = Counter()
+        self.moved: Counter[str] = Counter(dict.fromkeys(_MOVED, 0))
+        self.slowest: list[Handshake] = []
+        self.remotes: dict[bytes, Remote] = {}
+        self._open: Array | None = None
+
+    @property
+    def still_open(self) -> int:
+        """Connections that have opened and not ended."""
+        return 0 if self._open is None else len(self._open)
+
+    def add(self, events: Rows) -> None:
+        """Add rows of the table of events."""
+        array = events.array
+        opened, ended = array[array["event"] == _CONNECT], array[array["event"] >= _CLOSE]
+        failed, closed = ended[ended["event"] == _FAIL], ended[ended["event"] == _CLOSE]
+        # Of what was accepted, and of what the ring lost, only the end is known.
+        unseen = closed[self._end(opened, closed)]
+        is_inbound = unseen["direction"] == _INBOUND
+        self.opened += len(opened) + int(np.count_nonzero(~is_inbound))
+        self.accepted += int(np.count_nonzero(is_inbound))
+        self.failed.update(_reasons(failed["reason"]))
+        self.broken.update(_reasons(closed["reason"][~np.isin(closed["reason"], tuple(GRACEFUL))]))
+        self._add_to_remotes("opened", joined(opened, unseen))
+        self._add_to_remotes("failed", failed)
+        self._add_moved(ended)
+        self._add_slowest(events, opened)
+
+    def add_open(self, sockets: Rows) -> None:
+        """Add what those still open have moved so far; `sockets` is the table of sockets."""
+        if self._open is not None:
+            at = positions(self._open["id"], sockets.array["id"])
+            self._add_moved(sockets.array[at[at >= 0]])
+
+    def by_bytes(self) -> list[Remote]:
+        """The remotes, with whom most was moved first."""
+        return sorted(self.remotes.values(), key=lambda one: (-one.bytes_sent - one.bytes_received, one.name))
+
+    def _end(self, opened: Array, closed: Array) -> Array:
+        """Take what has closed from the open ones; returns which of the closed ones were not among them."""
+        were_open = opened if self._open is None else joined(self._open, opened)
+        were_open = were_open[np.argsort(were_open["id"], kind="stable")]
+        at = positions(closed["id"], were_open["id"])
+        stay = np.ones(len(were_open), bool)
+        stay[at[at >= 0]] = False
+        self._open = were_open[stay]
+        unseen: Array = at < 0
+        return unseen
+
+    def _add_moved(self, rows: Array) -> None:
+        for name in _MOVED:
+            self.moved[name] += int(_amounts(rows, name).sum())
+            self._add_to_remotes(name, rows)
+
+    def _add_to_remotes(self, name: str, rows: Array) -> None:
+        """Add a number to each row's remote: its own of that name, or one."""
+        if not len(rows):
+            return
+        distinct, place = np.unique(_services(rows).view(f"V{_SERVICE.itemsize}"), return_inverse=True)
+        weights = _amounts(rows, name) if name in _MOVED else np.ones(len(rows), np.uint64)
+        sums = np.zeros(len(distinct), np.uint64)
+        np.add.at(sums, place, weights)
+        for key, amount in zip(distinct.tolist(), sums.tolist(), strict=True):
+            remote = self._remote(key)
+            setattr(remote, name, getattr(remote, name) + amount)
+
+    def _remote(self, key: bytes) -> Remote:
+        if key not in self.remotes and len(self.remotes) >= REMOTES_MAX:
+            key = _OTHERS
+        if key not in self.remotes:
+            self.remotes[key] = Remote("(others)" if key == _OTHERS else _name(key))
+        return self.remotes[key]
+
+    def _add_slowest(self, events: Rows, opened: Array) -> None:
+        measured = opened[known(opened["handshake_us"])]
+        slow = measured[np.argsort(measured["handshake_us"], kind="stable")[-SLOWEST:]]
+        found = [*self.slowest, *_handshakes(events, slow)]
+        self.slowest = sorted(found, key=lambda one: -one.handshake_us)[:SLOWEST]
+
+
+def _reasons(numbers: Array) -> list[str]:
+    return [REASONS.get(number, str(number)) for number in numbers.tolist()]
+
+
+def _amounts(rows: Array, name: str) -> Array:
+    """A column's numbers, 0 for what is unknown."""
+    column = rows[name]
+    amounts: Array = np.where(known(column), column, 0).astype(np.uint64)
+    return amounts
+
+
+def _services(rows: Array) -> Array:
+    """With whom each row's connection was: the peer and its port, or its address and the port of our own."""
+    services = np.zeros(len(rows), _SERVICE)
+    inbound = rows["direction"] == _INBOUND
+    services["address"] = rows["remote_address"]
+    services["port"] = np.where(inbound, rows["local_port"], rows["remote_port"])
+    services["is_inbound"] = inbound
+    return services
+
+
+def _name(key: bytes) -> str:
+    service = np.frombuffer(key, _SERVICE)[0]
+    address = address_text(key[:16])
+    if service["is_inbound"]:
+        return f"{address} → :{service['port']}"
+    return endpoint_text(address, int(service["port"]))
+
+
+def _handshakes(events: Rows, rows: Array) -> Iterator[Handshake]:
+    names = events.texts["process"]
+    for row, is_owned in zip(rows, known(rows["pid"]), strict=True):
+        code = int(row["process"])
+        remote = endpoint_text(address_text(row["remote_address"].tobytes()), int(row["remote_port"]))
+        process = names[code] if code < len(names) else None
+        yield Handshake(int(row["handshake_us"]), remote, process, int(row["pid"]) if is_owned else None)

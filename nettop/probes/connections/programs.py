@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loader compiles for the connections lens: the walks over the table, then the events."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nettop.kernel.btf import Slice
+from nettop.kernel.program import ProgramText
+from nettop.kernel.rows import row_header
+from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, PROBED, event_programs, marks
+from nettop.probes.connections.event_records import EVENT, HOST_TOTALS, LIFE, PROCESS, TELLERS
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
+from nettop.probes.connections.socket_table import (
+    LIST_TIME_WAIT,
+    LIST_WANTED,
+    LIST_WITH_FILE,
+    WALKS,
+    WANTED_MAX,
+)
+from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
+
+_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
+
+LIFE_WAYS = 8
+LIFE_GROUPS = 1 << 13
+"""Room for 65,536 connections, 5 MB of the kernel's memory. Eight cookies are a cache line; as cookies follow each
+other, few groups are full before most are."""
+PROCESSES_MAX = 1 << 16
+FOLLOWED_MAX = 1 << 14
+CONNECTING_MAX = 1 << 10
+"""Threads that may be in tcp_v4_connect or tcp_v6_connect at once, which do not wait: a few for each CPU."""
+
+_COMMON = (
+    "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
+    "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
+)  # fmt: skip
+_SOCK = (
+    "sk_protocol", "sk_uid", "sk_drops", "sk_socket", "sk_rmem_alloc", "sk_wmem_alloc", "sk_ack_backlog",
+    "sk_max_ack_backlog", "sk_err",
+)  # fmt: skip
+_TCP_SOCK = (
+    "bytes_sent", "bytes_retrans", "bytes_received", "segs_out", "data_segs_out", "segs_in", "total_retrans",
+    "srtt_us", "mdev_us", "rtt_min", "snd_cwnd", "mss_cache", "snd_nxt", "snd_una", "write_seq", "rcv_nxt",
+    "copied_seq", "rate_delivered", "rate_interval_us",
+)  # fmt: skip
+
+
+def _plain(names: tuple[str, ...], inside: str = "") -> dict[str, str]:
+    return {name: inside + name for name in names}
+
+
+def _sock(inside: str) -> dict[str, str]:
+    """The members of struct sock, for a struct that begins with one."""
+    members = _plain(_SOCK, inside) | {
+        "sk_rmem_alloc": f"{inside}sk_backlog.rmem_alloc",
+        "sk_lock_owned": f"{inside}sk_lock.owned",
+    }
+    return members | _plain(_COMMON, f"{inside}__sk_common.")
+
+
+SLICES = (
+    Slice("bpf_iter_meta", _plain(("seq", "seq_num")), {}),
+    Slice(
+        "task_struct",
+        _plain(("pid", "tgid", "flags", "group_leader", "start_boottime", "comm", "cgroups")),
+        {},
+    ),
+    Slice("socket", _plain(("sk", "file")), {}),
+    Slice("net", {"inum": "ns.inum"}, {}),
+    Slice("sock_common", _plain(_COMMON), {}),
+    Slice("numa_drop_counters", {}, _plain(("drops0", "drops1"))),
+    Slice("sock", _sock(""), {"sk_drop_counters": "sk_drop_counters"}),
+    Slice("udp_sock", {"forward_deficit": "forward_deficit"}, {}),
+    Slice("tcp_timewait_sock", {"tw_substate": "tw_sk.tw_substate"}, {}),
+    Slice(
+        "tcp_sock",
+        _plain(_TCP_SOCK)
+        | _sock("inet_conn.icsk_inet.sk.")
+        | {
+            "syn_queue": "inet_conn.icsk_accept_queue.qlen",
+            "inet_sport": "inet_conn.icsk_inet.inet_sport",
+        },
+        {},
+    ),
+)
+
+
+_SHARED = ("boot_to_wall", "life_groups", "lives", "reader")
+"""Tables of both texts. Nobody here reads all that are handed over: what they take of memory is told of each."""
+
+
+def table_text() -> ProgramText:
+    """The walks over the socket table."""
+    return _text(
+        "sockets.bpf.c",
+        functions=WALKS,
+        maps=("listed", "wanted", *_SHARED),
+        defines={
+            "IPPROTO_UDP": UDP,
+            "LIST_TIME_WAIT": LIST_TIME_WAIT,
+            "LIST_WITH_FILE": LIST_WITH_FILE,
+            "LIST_WANTED": LIST_WANTED,
+            "WANTED_MAX": WANTED_MAX,
+        },
+    )
+
+
+def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> ProgramText:
+    """The events, with a ring of `ring_bytes`, a power of two of pages; loaded after the walks, whose tables they
+    share, unless they are `alone`.
+
+    With `follow` the programs that follow a process's children are part of it.
+    """
+    return _text(
+        "events.bpf.c",
+        functions=(*event_programs(), *(FOLLOW_HOOKS if follow else ())),
+        maps=(
+            *(
+                "events",
+                "host",
+                "processes",
+                "generation",
+                "readings",
+                "trial",
+                "scratch",
+                "at_work",
+                "connecting",
+            ),
+            *(("followed",) if follow else ()),
+            *(_SHARED if alone else ()),
+        ),
+        defines={
+            **({} if alone else {"SHARES_LIVES": 1}),
+            "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),
+            "PROCESSES_MAX": PROCESSES_MAX,
+            "CONNECTING_MAX": CONNECTING_MAX,
+            "TRIAL_MARKS": len(marks()) + 1,
+            **{f"MARK_{name}": mark for name, mark in marks().items()},
+            **({"FOLLOW": 1, "FOLLOWED_MAX": FOLLOWED_MAX} if follow else {}),
+            "TELLERS": len(TELLERS),
+            **{f"TELLER_{name.upper()}": at for at, name in enumerate(TELLERS)},
+            **{f"EVENT_{name.upper()}": number for number, name in EVENT_KINDS.items()},
+        },
+        optional=event_programs(),
+    )
+
+
+def _text(
+    source: str,
+    functions: tuple[str, ...],
+    maps: tuple[str, ...],
+    defines: dict[str, int],
+    optional: tuple[str, ...] = (),
+) -> ProgramText:
+    """A text of this lens: what both share, then the file `source`."""
+    inbound, outbound = list(DIRECTIONS)[:2]
+    shared = {
+        "IPPROTO_TCP": TCP,
+        "STATE_UNCONN": STATE["UNCONN"],
+        "LIFE_WAYS": LIFE_WAYS,
+        "LIFE_GROUPS": LIFE_GROUPS,
+        "DIRECTION_INBOUND": inbound,
+        "DIRECTION_OUTBOUND": outbound,
+        **{f"OWNER_{name.upper()}": number for number, name in OWNER_SOURCES.items()},
+    }
+    headers = (
+        row_header("row", ROW),
+        row_header("life", LIFE),
+        row_header("event", EVENT, ("row", ROW)),
+        row_header("totals", HOST_TOTALS),
+        row_header("process", PROCESS),
+    )
+    return ProgramText(
+        sources=tuple(str(Path(__file__).with_name(name)) for name in ("socket_rows.bpf.h", source)),
+        header="#include <linux/types.h>\n" + "".join(headers),
+        slices=SLICES,
+        functions={
+            name: _BPF_PROG_TYPE_KPROBE if name.startswith(PROBED) else _BPF_PROG_TYPE_TRACING
+            for name in functions
+        },
+        maps=maps,
+        defines=shared | defines,
+        optional=optional,
+    )

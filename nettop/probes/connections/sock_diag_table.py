@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection table where no program can be loaded, or by a user without root: netlink's sock_diag, and the
+descriptors in /proc. The rows are those of nettop.probes.connections.socket_table, as far as these tell.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from nettop.errors import Unsupported
+from nettop.kernel import privileges, sock_diag
+from nettop.kernel.facts import Host, Sockstat
+from nettop.kernel.namespaces import Namespaces
+from nettop.kernel.processes import Processes
+from nettop.kernel.socket_owners import Holders, find_holders
+from nettop.probes.connections.socket_rows import (
+    ROW,
+    STATE,
+    TCP,
+    UDP,
+    choose_owners,
+    count_hashed,
+    count_waiting_for_fin,
+    holders_of,
+    merge,
+)
+from nettop.snapshots.arrays import Index, Mask, joined, positions, take
+from nettop.snapshots.connections import (
+    FAMILIES,
+    HIDDEN_OWNER,
+    OUTSIDE,
+    OWNER_SOURCES,
+    PROTOCOLS,
+    WITHOUT_ROOT,
+)
+from nettop.snapshots.snapshot import Array, known
+
+SOCK_DIAG = "sock_diag + /proc"
+_WITHOUT_ROOT = {
+    WITHOUT_ROOT: "of other users' sockets only root is told: sudo nettop",
+    "other namespaces": "only root may enter them: sudo nettop",
+}
+_UNBOUND = "sock_diag lists no TCP socket in CLOSE and no UDP socket before it has a port"
+
+_BOUND_INACTIVE = 13
+"""What asks for TCP sockets in CLOSE that have a port, since Linux 6.8 (include/net/tcp_states.h)."""
+_WHOLE_STATES = sum(
+    1 << number for name, number in STATE.items() if name not in ("LISTEN", "CLOSE", "UNCONN")
+)
+_UDP_STATES = 1 << STATE["ESTABLISHED"] | 1 << STATE["CLOSE"]
+
+_FIN_ARRIVED = (STATE["CLOSE_WAIT"], STATE["LAST_ACK"], STATE["CLOSING"])
+_FIN_WRITTEN = (STATE["FIN_WAIT1"], STATE["LAST_ACK"], STATE["CLOSING"])
+_SYN_FLYING = (STATE["SYN_SENT"], STATE["SYN_RECV"])
+_FLAGS_MAX = 2
+"""A SYN and a FIN: what may be acknowledged beyond payload."""
+_SAME = {
+    "state": "info_state",
+    "packets_sent": "segs_out",
+    "data_packets_sent": "data_segs_out",
+    "packets_received": "segs_in",
+    "retransmits": "total_retrans",
+    "cwnd": "snd_cwnd",
+    "mss": "snd_mss",
+}
+"""Fields that struct tcp_info has as they are."""
+_ROUND_TRIP = {"rtt_us": "rtt", "rtt_var_us": "rttvar", "rtt_min_us": "min_rtt"}
+_NEVER_MEASURED = 0xFFFFFFFF
+_IPV4, _IPV6 = FAMILIES
+_DESCRIPTOR = next(number for number, name in OWNER_SOURCES.items() if name == "descriptor")
+_V4_IN_V6 = struct.unpack("=I", b"\0\0\xff\xff")[0]
+_NO_ROWS, _NO_INODES = np.zeros(0, ROW), np.zeros(0, np.uint32)
+
+
+class _Listed(NamedTuple):
+    """What a namespace's dumps gave: its sockets and their inodes, its own counts, how many dumps its tables did
+    not stand still for, and which protocols the kernel does not list, and why."""
+
+    rows: Array
+    inodes: Array
+    stat: Sockstat
+    inconsistent: int
+    gaps: dict[str, Unsupported]
+
+
+class DiagTable:
+    """The kernel's socket table, dumped in each namespace by the thread that stands in it.
+
+    `gaps` names what this rung lacks beyond single fields, and why.
+    """
+
+    def __init__(self, host: Host, namespaces: Namespaces) -> None:
+        self.processes = Processes(host)
+        self.namespaces = namespaces
+        self.clock = None
+        self._has_outside = not host.in_initial_pid_namespace()
+        self._may_not_look = False
+        self._holderless = np.zeros(0, np.uint64)
+        self.lists_unheld = True
+        self._gaps: Mapping[str, str] = {}
+        self._host = host
+        self._every = False
+        self._shared = _NO_ROWS
+        self._inconsistent = 0
+
+    def gaps(self) -> dict[str, str]:
+        """What cannot be seen, by name, and why."""
+        return self.namespaces.gaps() | dict(self._gaps)
+
+    def list_every(self, all_rows: bool) -> None:
+        """List TIME_WAIT too, or only count it."""
+        self._every = all_rows
+
+    def close(self) -> None:
+        """Leave every namespace."""
+        self.namespaces.close()
+
+    def holders(self, row: Array) -> list[tuple[int, int]]:
+        """The (PID, descriptor) pairs of the socket of this one row when it was last read."""
+        return holders_of(row, self._shared)
+
+    def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:  # noqa: ARG002 - as SocketTable
+        """Every socket there is now, sorted by id, and counts of what is not listed.
+
+        `before` are the rows of the last refresh. Namespaces dump their sockets while this thread looks for who
+        holds them. Raises NettopError where nothing can be listed.
+        """
+        dumps: dict[int, Future[_Listed]] = {}
+        with self.namespaces.lock:
+            self.namespaces.follow(frozenset())
+            try:
+                self._begin(dumps)
+                holders = find_holders(self._host.proc)
+                self.namespaces.follow(holders.namespaces())
+                self._begin(dumps)
+            finally:
+                wait(dumps.values())
+            listed = [dump.result() for dump in dumps.values()]
+        self._may_not_look = self._misses_others(holders)
+        self._note_gaps(listed)
+        self._inconsistent += sum(one.inconsistent for one in listed)
+        rows = self._own(listed, holders, before)
+        return rows, self._counts(listed) | {"processes_hidden": holders.hidden}
+
+    def _begin(self, dumps: dict[int, Future[_Listed]]) -> None:
+        """Have the sockets of every namespace listed that none of the `dumps` is of."""
+        for inode, thread in self.namespaces.threads.items():
+            if inode not in dumps:
+                dumps[inode] = thread.submit(partial(self._list, inode))
+
+    def _list(self, netns: int) -> _Listed:
+        """The sockets of the calling thread's namespace."""
+        rows, inodes, inconsistent = [_NO_ROWS], [_NO_INODES], 0
+        gaps: dict[str, Unsupported] = {}
+        for protocol, states, info in self._asked():
+            try:
+                dump = sock_diag.dump(protocol, states, info=info)
+            except Unsupported as error:
+                gaps[PROTOCOLS[protocol]] = error
+                continue
+            inconsistent += dump.inconsistent
+            rows += [_rows(sockets, protocol, netns) for sockets in dump.sockets]
+            inodes += [sockets["inode"] for sockets in dump.sockets]
+        return _Listed(joined(*rows), np.concatenate(inodes), self._host.sockstat(), inconsistent, gaps)
+
+    def _asked(self) -> tuple[tuple[int, int, bool], ...]:
+        """The dumps to make: protocol, states, and whether those have a struct tcp_info that means something."""
+        idle = 1 << STATE["LISTEN"] | 1 << _BOUND_INACTIVE
+        whole = _WHOLE_STATES if self._every else _WHOLE_STATES & ~(1 << STATE["TIME_WAIT"])
+        return (TCP, idle, False), (TCP, whole, True), (UDP, _UDP_STATES, False)
+
+    def _note_gaps(self, listed: list[_Listed]) -> None:
+        missing = {name: error for one in listed for name, error in one.gaps.items()}
+        if len(missing) == len(PROTOCOLS):
+            raise next(iter(missing.values()))
+        self._gaps = (
+            {name: error.what for name, error in missing.items()}
+            | {"sockets without a port": _UNBOUND}
+            | (_WITHOUT_ROOT if self._may_not_look else {})
+            | (OUTSIDE if self._has_outside else {})
+        )
+
+    def _own(self, listed: list[_Listed], holders: Holders, before: Array) -> Array:
+        """The rows of all namespaces, sorted by id, each socket once and with its one owner."""
+        rows = joined(_NO_ROWS, *(one.rows for one in listed))
+        inodes = np.concatenate([_NO_INODES, *(one.inodes for one in listed)])
+        # A socket that changes its state while it is listed may be met twice.
+        _, first = np.unique(rows["id"], return_index=True)
+        rows, inodes = take(rows, first), inodes[first]
+        _keep_acknowledged(rows, before)
+        held = _held(rows, inodes, holders)
+        self.processes.name(held)
+        owners, shared = choose_owners(held, before)
+        self._shared = take(held, shared)
+        owned = take(held, owners)
+        return merge(owned, self._ownerless(rows, inodes, owned, holders))
+
+    def _ownerless(self, rows: Array, inodes: Array, owned: Array, holders: Holders) -> Array:
+        """The rows that are not among the `owned`. What has an inode is held by a process that may not be seen, or was
+        closed while its holder was looked for: which, the next reading tells of one's own, and where all may be seen.
+        """
+        rest = np.flatnonzero(positions(rows["id"], owned["id"]) < 0)
+        ownerless, held = take(rows, rest), inodes[rest] != 0
+        lasting = positions(ownerless["id"], self._holderless) >= 0
+        others = self._may_not_look & (ownerless["uid"] != os.geteuid())
+        may_miss_some = self._has_outside or self._may_not_look or holders.hidden > 0
+        hidden = held & (lasting | others | self._has_outside) & may_miss_some
+        self._holderless = np.ascontiguousarray(ownerless["id"][held])
+        ownerless["process"][hidden] = self.processes.code(HIDDEN_OWNER)
+        return ownerless if self.lists_unheld else ownerless[hidden]
+
+    def _misses_others(self, holders: Holders) -> bool:
+        """Whether there are, or may be, processes of others that this user may not look at."""
+        if privileges.held() >= privileges.LOOKING:
+            return False
+        return holders.hidden > 0 or self._host.hides_processes()
+
+    def _counts(self, listed: list[_Listed]) -> dict[str, int]:
+        waiting_for_fin = sum(count_waiting_for_fin(one.rows) for one in listed)
+        return {
+            "time_wait": max(0, sum(one.stat.time_wait for one in listed) - waiting_for_fin),
+            "unlisted": sum(map(_count_unlisted, listed)),
+            "namespaces": len(listed),
+            "inconsistent_dumps": self._inconsistent,
+        }
+
+
+def _count_unlisted(listed: _Listed) -> int:
+    """Sockets that a namespace counts, but has not listed: a few come and go between the two."""
+    there = sum((counted.tcp + counted.udp for counted in count_hashed(listed.rows).values()), 0)
+    return max(0, listed.stat.tcp + listed.stat.udp - there)
+
+
+def _keep_acknowledged(rows: Array, before: Array) -> None:
+    """What was acknowledged `before` still is, where a socket could not be read at one moment; see _put_payload."""
+    at = positions(rows["id"], before["id"])
+    now, then = rows["bytes_acked"], before["bytes_acked"][at[at >= 0]]
+    told = now[at >= 0]
+    now[at >= 0] = np.where(known(told) & known(then), np.maximum(told, then), told)
+
+
+def _held(rows: Array, inodes: Array, holders: Holders) -> Array:
+    """A row for each descriptor of each of these sockets, process by process."""
+    socket_at, holder_at = _pairs(inodes, holders.inode)
+    held = take(rows, socket_at)
+    process = holders.processes[holders.process[holder_at]]
+    for name in ("pid", "start_time", "comm"):
+        held[name] = process[name]
+    held["fd"] = holders.fd[holder_at]
+    held["owner_source"] = _DESCRIPTOR
+    return held
+
+
+def _pairs(inodes: Array, wanted: Array) -> tuple[Index, Index]:
+    """Positions of equal ones among `inodes` and `wanted`, in the order of `wanted`.
+
+    The subflows of an MPTCP connection share an inode, as processes share a socket.
+    """
+    order = np.argsort(inodes)
+    ordered = inodes[order]
+    first = np.searchsorted(ordered, wanted, "left")
+    matches = np.searchsorted(ordered, wanted, "right") - first
+    wanted_at = np.repeat(np.arange(len(wanted)), matches)
+    nth = np.arange(len(wanted_at)) - np.repeat(np.cumsum(matches) - matches, matches)
+    return order[first[wanted_at] + nth], wanted_at
+
+
+# --- a row from what sock_diag tells ------------------------------------------------------------------------
+
+
+def _rows(sockets: Array, protocol: int, netns: int) -> Array:
+    """The rows of sockets of one dump; what they do not tell is unknown."""
+    rows = np.full(len(sockets) * ROW.itemsize, 0xFF, np.uint8).view(ROW)
+    rows["id"] = sockets["cookie"]
+    rows["protocol"] = protocol
+    rows["netns"] = netns
+    rows["state"] = sockets["state"]
+    if protocol == UDP:
+        rows["state"][sockets["state"] == STATE["CLOSE"]] = STATE["UNCONN"]
+    _put_endpoints(rows, sockets)
+    if _tells(sockets, "drops"):  # which neither requests nor minisockets have
+        _put_socket(rows, sockets)
+    if _tells(sockets, "info_state"):
+        _put_tcp(rows, sockets)
+    return rows
+
+
+def _put_endpoints(rows: Array, sockets: Array) -> None:
+    """Addresses and ports; IPv4 that came as such or mapped into IPv6 is IPv4."""
+    local, remote = (sockets[name].copy() for name in ("local_address", "remote_address"))
+    native = sockets["family"] == _IPV4
+    mapped = ~native & (_is_mapped(local) | _is_mapped(remote))
+    rows["family"] = np.where(native | mapped, _IPV4, _IPV6)
+    for name, words in (("local_address", local), ("remote_address", remote)):
+        words[native, 3] = words[native, 0]
+        words[native | mapped, :3] = 0, 0, _V4_IN_V6
+        rows[name] = words.view(">u8")
+    for name in ("local_port", "remote_port"):
+        _put_where(rows, name, sockets[name], sockets[name] != 0)
+
+
+def _is_mapped(words: Array) -> Mask:
+    mapped: Mask = (words[:, :3] == (0, 0, _V4_IN_V6)).all(axis=1)
+    return mapped
+
+
+def _put_socket(rows: Array, sockets: Array) -> None:
+    """What every whole socket has. Of a listener the queues are its backlog and its limit."""
+    rows["drops"] = sockets["drops"]
+    rows["send_queue"] = sockets["wqueue"]
+    rows["receive_queue"] = np.maximum(sockets["rqueue"].astype(np.int32), 0)
+    # Before Linux 6.17 a socket without an inode (orphan, not yet accepted) was said to be root's.
+    _put_where(rows, "uid", sockets["uid"], (sockets["uid"] != 0) | (sockets["inode"] != 0))
+
+
+def _put_tcp(rows: Array, sockets: Array) -> None:
+    """What struct tcp_info tells. It was taken under the socket's lock, the head of the message was not."""
+    for field, name in _SAME.items():
+        if _tells(sockets, name):
+            rows[field] = sockets[name]
+    if _tells(sockets, "min_rtt"):
+        measured = (sockets["rtt"] != 0) | (sockets["min_rtt"] != _NEVER_MEASURED)
+        for field, name in _ROUND_TRIP.items():
+            _put_where(rows, field, sockets[name], measured)
+    if _tells(sockets, "delivery_rate"):
+        _put_where(rows, "delivery_rate", sockets["delivery_rate"], sockets["delivery_rate"] != 0)
+    if _tells(sockets, "bytes_retrans"):
+        _put_payload(rows, sockets)
+
+
+def _put_payload(rows: Array, sockets: Array) -> None:
+    """Bytes without SYN and FIN, as put_payload of socket_rows.bpf.h has them.
+
+    snd_nxt − snd_una is what is queued less what was not sent yet.
+    """
+    state = sockets["info_state"]
+    unsent = sockets["notsent_bytes"].astype(np.int64)
+    flying = np.maximum(sockets["wqueue"] - unsent, 0)
+    sent = (sockets["bytes_sent"] - sockets["bytes_retrans"]).astype(np.int64)
+    flag_flying = np.isin(state, _SYN_FLYING) | (np.isin(state, _FIN_WRITTEN) & (unsent == 0))
+    acked = sent - (flying - ((flying > 0) & flag_flying))
+    # The queue was read a moment before the rest. What the kernel says to be acknowledged counts SYN and FIN too,
+    # and nothing else: where that does not fit, something was written or acknowledged in that moment.
+    flags = sockets["bytes_acked"].astype(np.int64) - acked
+    acked = np.where((flags >= 0) & (flags <= _FLAGS_MAX), acked, acked + flags - _FLAGS_MAX)
+    rows["bytes_sent"] = sent
+    rows["bytes_in_flight"] = flying
+    rows["bytes_acked"] = np.maximum(acked, 0)
+    received = sockets["bytes_received"]
+    rows["bytes_received"] = received - ((received > 0) & np.isin(state, _FIN_ARRIVED))
+
+
+def _put_where(rows: Array, field: str, values: Array, there: Mask) -> None:
+    """Set a field of the rows that have it; of the others it stays unknown."""
+    rows[field][there] = values[there]
+
+
+def _tells(sockets: Array, name: str) -> bool:
+    return name in (sockets.dtype.names or ())

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System calls that send on sockets or receive from them, by number."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import numpy as np
+
+from nettop.kernel import bpf
+from nettop.probes.cpu.stacks import CALL_BY_STACK
+from nettop.snapshots.cpu import RX_SYSCALLS, TX_SYSCALLS
+
+CALLS_MAX = 512
+"""Numbers above are of no system call that is listed here."""
+
+CALL = np.dtype([("always", "u1"), ("first", "u1"), ("third", "u1"), ("padding", "u1")])
+"""The entry point of a system call, 0 for none: `always`, or where its first or third argument is a socket of
+the network's."""
+
+_KINDS = {
+    "sendto sendmsg sendmmsg write writev pwritev2 sendfile": (0, TX_SYSCALLS, 0),
+    "recvfrom recvmsg recvmmsg read readv preadv2": (0, RX_SYSCALLS, 0),
+    "splice": (0, RX_SYSCALLS, TX_SYSCALLS),
+    "io_uring_enter io_submit": (CALL_BY_STACK, 0, 0),
+}
+
+_NUMBERS = {
+    "x86_64": {
+        "read": 0, "write": 1, "readv": 19, "writev": 20, "sendfile": 40, "sendto": 44, "recvfrom": 45, "sendmsg": 46,
+        "recvmsg": 47, "io_submit": 209, "splice": 275, "recvmmsg": 299, "sendmmsg": 307, "preadv2": 327,
+        "pwritev2": 328, "io_uring_enter": 426,
+    },
+    "aarch64": {
+        "io_submit": 2, "read": 63, "write": 64, "readv": 65, "writev": 66, "sendfile": 71, "splice": 76,
+        "sendto": 206, "recvfrom": 207, "sendmsg": 211, "recvmsg": 212, "recvmmsg": 243, "sendmmsg": 269,
+        "preadv2": 286, "pwritev2": 287, "io_uring_enter": 426,
+    },
+}  # fmt: skip
+"""arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h."""
+
+
+def socket_calls(machine: str = "") -> dict[int, tuple[int, int, int]]:
+    """The fields of CALL by a system call's number; empty on a machine whose numbers are not known."""
+    numbers = _NUMBERS.get(machine or platform.machine(), {})
+    return {
+        numbers[name]: entries
+        for names, entries in _KINDS.items()
+        for name in names.split()
+        if name in numbers
+    }
+
+
+def put_calls(map_fd: int) -> None:
+    """Tell the programs: fill their map `calls`. Raises OSError."""
+    for number, entries in socket_calls().items():
+        bpf.set_element(map_fd, number.to_bytes(4, sys.byteorder), bytes((*entries, 0)))

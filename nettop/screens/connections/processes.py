@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes pane: what each process moved, by the connections that it has and those that have closed."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from nettop.query.view import View
+from nettop.screens import headline
+from nettop.screens.connections.sockets import RETRANSMITS_WARN_ABOVE, without_root
+from nettop.screens.lens import LensScreen
+from nettop.snapshots.arrays import Index
+from nettop.widgets.bar import Part, Piece
+from nettop.widgets.cells import Manner
+from nettop.widgets.columns import as_rates
+from nettop.widgets.themes import Role
+
+
+class ProcessesScreen(LensScreen):
+    """Processes and their totals, since nettop began or longer."""
+
+    about: ClassVar[str] = (
+        "what each process moved, by the connections that it has and those that have closed"
+    )
+    manner: ClassVar[Manner] = Manner(
+        absent={"owner": "(unattributed)", "process": "(unattributed)"},
+        warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE},
+    )
+
+    def headline(self, view: View) -> list[Part]:
+        """What all of them moved, how many they are, and what became of their connections."""
+        at = np.flatnonzero(~view.gone)
+        sent, received = (
+            name if self.state.totals else as_rates(view.table, name)
+            for name in ("bytes_sent", "bytes_received")
+        )
+        return [
+            headline.sum_of(view, sent, Piece("↑ ", Role.TOTAL_SENT), at),
+            headline.sum_of(view, received, Piece("↓ ", Role.TOTAL_RECEIVED), at),
+            _processes(view, at),
+            *without_root(view),
+            headline.count_of(view, "connections", "conns", at, 800),
+            headline.count_of(view, "closed", "closed", at, 700),
+            headline.count_of(view, "failed", "failed", at, 600),
+        ]
+
+
+def _processes(view: View, at: Index) -> Part:
+    if "pid" in view.missing:
+        return headline.not_here("processes", 900)
+    return headline.count("processes", int(view.known("pid")[at].sum()), 900)
+
+
+SCREEN = ProcessesScreen

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The categories of the network stack and their shares, a bar each: beside a flame graph, or instead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Size
+from textual.strip import Strip
+
+from nettop.query.units import RATIO, human
+from nettop.screens.cpu.entry_bars import percent
+from nettop.snapshots.cpu import CATEGORIES, OTHER
+from nettop.snapshots.snapshot import NOT_AVAILABLE
+from nettop.widgets.cells import elide_end, fit
+from nettop.widgets.lines import Lines
+from nettop.widgets.themes import Ground, Role, frame_style, style
+
+_LABEL, _SHARE, _SAMPLES, _TIME = 20, 7, 9, 10
+_LEAST_BAR = 8
+"""Below this many cells of a bar the samples leave."""
+_BESIDE = 2 + 2 + _LABEL + 1 + _SHARE + 1 + 1
+"""Cells of all but the bar and the numbers: margins, mark, label, share, and a space between any two."""
+
+
+class CategoryShare(NamedTuple):
+    """What was met in a category: its samples, and the share of CPU time (None: not known over which time).
+
+    Where this kernel does not tell, `why_not` says why.
+    """
+
+    category: int
+    samples: int
+    of_time: float | None
+    why_not: str = ""
+
+
+class CategoryBars(Lines):
+    """A line for each category, the total, then those that this kernel does not tell."""
+
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
+        super().__init__(id=id)
+        self.shares: tuple[CategoryShare, ...] = ()
+        self._of = ""
+        self._width = self._height = 0
+
+    def show(self, shares: Sequence[CategoryShare], of: str) -> None:
+        """Draw these from now on, in their order; their times are shares `of` some CPUs."""
+        if (tuple(shares), of) != (self.shares, self._of):
+            self.shares, self._of = tuple(shares), of
+            self.redraw()
+
+    def strips(self, size: Size) -> list[Strip]:
+        """The header, the categories, the total, the categories that are not here, and nothing."""
+        self._width, self._height = size
+        blank = Segment(" " * size.width, self._style(Role.TEXT))
+        lines = self._drawn()[: size.height]
+        lines += [[]] * (size.height - len(lines))
+        return [Strip([*line, blank]).crop(0, size.width) for line in lines]
+
+    def _drawn(self) -> list[list[Segment]]:
+        """All lines, as far as there is room: the last categories give way to a line that has them together."""
+        here = [share for share in self.shares if not share.why_not]
+        lacking = [share for share in self.shares if share.why_not]
+        room = max(2, self._height - 2)
+        shown, rest = (here, []) if len(here) <= room else (here[: room - 1], here[room - 1 :])
+        lines = [self._header(), *map(self._share_line, shown)]
+        if rest:
+            lines.append(self._line("…", f"{len(rest)} more", _together(rest)))
+        lines.append(self._line("─", "total", _together(here), Ground.PANEL))
+        return [*lines, *([[]] if lacking else []), *map(self._lacking_line, lacking)]
+
+    def _header(self) -> list[Segment]:
+        cells = [fit("CATEGORY", _LABEL + 2, left=True), fit("SHARE", _SHARE, left=False), " " * self._bar]
+        text = " ".join([*cells, *self._numbers("SAMPLES", f"OF {self._of.upper()}")])
+        return [Segment(f" {text} ", self._style(Role.HEAD, Ground.PANEL))]
+
+    def _numbers(self, samples: str, of_time: str) -> list[str]:
+        """The cells behind the bar, those that fit whole."""
+        numbers = [fit(samples, _SAMPLES, left=False)] if self._has_samples else []
+        return [*numbers, fit(of_time, _TIME, left=False)] if self._has_time else numbers
+
+    def _share_line(self, share: CategoryShare) -> list[Segment]:
+        """`T TCP   42.4% ████████   1,913   3.60 %`"""
+        category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
+        look = frame_style(self.app.theme, category.letter)
+        margin, _, *rest = self._line(category.letter, category.label, share)
+        widest = max(one.samples for one in self.shares)
+        length = round(self._bar * share.samples / widest)
+        label, space, numbers = rest
+        bar = [Segment(" " * length, look), Segment(" " * (self._bar - length), space.style)]
+        return [margin, Segment(category.letter, look), label, *bar, numbers]
+
+    def _line(
+        self, mark: str, label: str, share: CategoryShare, ground: Ground = Ground.SCREEN
+    ) -> list[Segment]:
+        """Margin, mark, label and share, the bar's place, and the numbers."""
+        text, dim = self._style(Role.TEXT, ground), self._style(Role.DIM, ground)
+        part = fit(human(self._part(share), RATIO), _SHARE, left=False)
+        numbers = self._numbers(f"{share.samples:,}", percent(share.of_time))
+        return [
+            Segment(" ", text),
+            Segment(mark, text),
+            Segment(f" {fit(label, _LABEL, left=True)} {part} ", text),
+            Segment(" " * self._bar, text),
+            Segment(f" {' '.join(numbers)} ", dim),
+        ]
+
+    def _lacking_line(self, share: CategoryShare) -> list[Segment]:
+        category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
+        label = f" {category.letter} {fit(category.label, _LABEL, left=True)} {NOT_AVAILABLE:>{_SHARE}} "
+        why = elide_end(share.why_not, self._width - len(label) - 1)
+        return [Segment(label, self._style(Role.DIM)), Segment(why, self._style(Role.FAINT))]
+
+    def _part(self, share: CategoryShare) -> float:
+        """Its share of all samples."""
+        total = sum(one.samples for one in self.shares)
+        return share.samples / total if total else 0.0
+
+    @property
+    def _has_time(self) -> bool:
+        return self._width - _BESIDE >= _TIME
+
+    @property
+    def _has_samples(self) -> bool:
+        return self._width - _BESIDE - _TIME - _SAMPLES - 1 >= _LEAST_BAR
+
+    @property
+    def _bar(self) -> int:
+        """The cells of a whole bar."""
+        taken = (_TIME if self._has_time else 0) + (_SAMPLES + 1 if self._has_samples else 0)
+        return max(0, self._width - _BESIDE - taken)
+
+    def _style(self, role: Role, ground: Ground = Ground.SCREEN) -> Style:
+        return style(self.app.theme, role, ground)
+
+
+def _together(shares: Sequence[CategoryShare]) -> CategoryShare:
+    """The sum of some categories."""
+    times = [share.of_time for share in shares if share.of_time is not None]
+    return CategoryShare(OTHER, sum(share.samples for share in shares), sum(times) if times else None)

@@ -1,0 +1,559 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rungs of the hook ladders: each way that this kernel offers is forced, and tells the same of the same traffic.
+
+What a way was, and why one was refused, goes into the report as properties (point, way, verdict, why), of which
+docs/kernel-support.md is made.
+"""
+
+import contextlib
+import errno
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop.errors import UsageError
+from nettop.kernel import bpf, maps
+from nettop.kernel.hook_check import HookCheck
+from nettop.kernel.mechanisms import NO_MECHANISM, Fallbacks, Mechanism
+from nettop.kernel.program import ProgramText
+from nettop.probes import connections, drops, event_hooks
+from nettop.probes.connections.event_hooks import CHANGES, FALLBACKS, STAND_IN
+from nettop.probes.connections.probe import TABLES
+from nettop.probes.connections.programs import events_text
+from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES
+from nettop.snapshots.drops import HOOK_PACKETS
+from nettop.snapshots.snapshot import HookStatus
+
+from . import oracle, test_events, traffic
+from .command import NETTOP, Row
+from .holders import serve_by_children, serve_by_workers
+from .lab import Lab, Namespace, Worker, until
+from .test_drops import as_dicts, counter, nstat, send, take
+from .test_events import (
+    CLOSED_NET6,
+    ENDED,
+    MOVED,
+    NO_NET,
+    NO_NET6,
+    SUMMED,
+    Watch,
+    decoded,
+    detach,
+    drained_until,
+    in_full,
+    joined,
+    move,
+    part,
+    processes,
+    try_to_connect,
+)
+from .traffic import Call, Errand
+
+pytestmark = pytest.mark.kernel
+EVENTS_ARE_TOLD = test_events.pytestmark[1]
+"""Marks what takes a kernel that tells of events at all."""
+
+PREFORKED, CHILDREN, LOSSY = 240, 12, 3
+LOST_EVERY = 7
+(ACCEPTING,) = (fallbacks for fallbacks in FALLBACKS if fallbacks.hook == HOOK_ACCEPTS)
+OPEN, DROPPED = 10, 499
+LADDERS_OF_CONNECTIONS = (TABLES, *FALLBACKS)
+RUNGS = [(fallbacks, way) for fallbacks in LADDERS_OF_CONNECTIONS for way in fallbacks.mechanisms]
+OWN = ("event_id", "owner_source", "time", "opened_at", "duration_us", "handshake_us")
+"""Each probe's own: numbers, readings of the clock, and how the owner came to be known."""
+OF_OWNERS = ("pid", "process", "cgroup", "container")
+"""What hangs on who is known to use an accepted connection."""
+
+
+# --- the traffic ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Seen:
+    """What one watch told: of the namespaces with the traffic, and of the one that stood still."""
+
+    hooks: tuple[HookStatus, ...]
+    refused: dict[str, str]
+    gaps: dict[str, str]
+    events: list[Row]
+    table: list[Row]
+    totals: Row
+
+
+@dataclass
+class Traffic:
+    """What was done, and what each watch told of it, the best first."""
+
+    errands: dict[int, Errand]
+    served: dict[tuple[int, int], int]
+    client: int
+    lost: dict[int, dict[str, int]]
+    open_at: int
+    seen: list[Seen]
+
+
+@pytest.fixture(scope="module")
+def watches() -> Iterator[list[Watch]]:
+    """The first by the best ways; each of the others one rung lower on every ladder that has so many; the last one by
+    the best ways again, but by the stand-in alone.
+
+    ChosenMechanisms with a program that cannot be loaded are no rungs.
+    """
+    with contextlib.ExitStack() as stack:
+        best = stack.enter_context(Watch())
+        hooks = best.read().hooks
+        lower = {
+            fallbacks.hook.name: [
+                way.name
+                for way in below(fallbacks, hook_of(hooks, fallbacks.hook.name))
+                if not refused_programs(best, way)
+            ]
+            for fallbacks in LADDERS_OF_CONNECTIONS
+        }
+        watches = [best]
+        for rung in range(max(map(len, lower.values()))):
+            mechanisms = {point: names[rung] for point, names in lower.items() if rung < len(names)}
+            watches.append(stack.enter_context(Watch(mechanisms=mechanisms)))
+        watches.append(stack.enter_context(Watch()))
+        leave_to_stand_in(watches[-1])
+        yield watches
+
+
+def leave_to_stand_in(watch: Watch) -> None:
+    """Has every change of state told as if the first program were always at work: it runs no more."""
+    events = watch.probe._events
+    if events is None or CHANGES not in events._hooks._links:
+        return
+    detach(watch.probe, CHANGES)
+    at_work = (1).to_bytes(8, sys.byteorder) * maps.possible_cpus()
+    bpf.set_element(events._program.maps["at_work"], bytes(4), at_work)
+
+
+def below(fallbacks: Fallbacks, hook: HookStatus) -> tuple[Mechanism, ...]:
+    """The ways below the one that is used."""
+    names = [way.name for way in fallbacks.mechanisms]
+    return fallbacks.mechanisms[names.index(hook.mechanism) + 1 :] if hook.mechanism else ()
+
+
+def hook_of(hooks: tuple[HookStatus, ...], point: str) -> HookStatus:
+    """How a point is had."""
+    return next(hook for hook in hooks if hook.hook == point)
+
+
+def refused_programs(watch: Watch, way: Mechanism) -> list[str]:
+    """The programs of a way that could not be loaded."""
+    assert watch.probe._events is not None
+    return [name for name in way.programs if name in watch.probe._events._program.refused]
+
+
+@pytest.fixture(scope="module")
+def done(watches: list[Watch]) -> Iterator[Traffic]:
+    """The same traffic before the eyes of all of them."""
+    with Lab() as lab:
+        traffic, look_at = in_full(lambda: act(lab, watches), *watches)
+        for watch in watches:
+            watch.freeze()
+        yield replace(traffic, seen=look_at())
+
+
+def act(lab: Lab, watches: list[Watch]) -> tuple[Traffic, Callable[[], list[Seen]]]:
+    """The traffic, and how to see what the watches have told of it."""
+    home, still = lab.namespace(), lab.namespace()
+    home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
+    near, far = lab.pair()
+    client = lab.worker(home, "client")
+    served, errands = run_errands(lab, home, client, watches)
+    fail(client)
+    lost = lose(lab, near, far)
+    open_at, tables = hold_open(lab, still, watches)
+
+    def look_at() -> list[Seen]:
+        return [
+            look(watch, table, client, home, near.namespace)
+            for watch, table in zip(watches, tables, strict=True)
+        ]
+
+    return Traffic(errands, served, client.pid, lost, open_at, []), look_at
+
+
+def look(watch: Watch, table: list[Row], client: Worker, *namespaces: Namespace) -> Seen:
+    """What a watch has told."""
+    snapshot = watch.read()
+    events = watch.probe._events
+    assert events is not None
+    return Seen(
+        snapshot.hooks,
+        events._program.refused,
+        dict(snapshot.gaps),
+        watch.told(*namespaces),
+        table,
+        processes(snapshot, client.pid)[client.pid],
+    )
+
+
+def run_errands(
+    lab: Lab, home: Namespace, client: Worker, watches: list[Watch]
+) -> tuple[dict[tuple[int, int], int], dict[int, Errand]]:
+    """Connections of every ending to pre-forked workers and to a daemon that leaves each to a child; who served
+    them, and the errands by the client's port."""
+    server, daemon = lab.worker(home, "master"), lab.worker(home, "daemon")
+    doors = {host: server.call(traffic.listen, host, host) for host in ("127.0.0.1", "::1")}
+    server.call(serve_by_workers, list(doors))
+    sizes, errands = traffic.primes(2 * (PREFORKED + CHILDREN), 100), {}
+    port = daemon.call(traffic.listen, "door", "127.0.0.1")
+    daemon.start(serve_by_children, "door", CHILDREN)
+    for number in range(PREFORKED + CHILDREN):
+        host = "::1" if number % 3 == 0 and number < PREFORKED else "127.0.0.1"
+        call = Call((host, doors[host] if number < PREFORKED else port))
+        errands[number] = Errand(call, sizes[number], sizes[-1 - number], number // 3 % len(ENDED))
+    client.start(traffic.run_errands, errands)
+    ports: dict[int, int] = {}
+    for watch in watches:
+        ports = ports or drained_until(watch, client)
+    daemon.result()
+    served = server.call(traffic.served, PREFORKED) | daemon.call(traffic.served, CHILDREN)
+    return served, {ports[number]: errand for number, errand in errands.items()}
+
+
+def fail(client: Worker) -> None:
+    """connect() to where no route leads, of every kind, and to where nobody listens."""
+    for target, mapped in ((NO_NET, False), (NO_NET6, False), (CLOSED_NET6, False), (NO_NET, True)):
+        assert client.call(try_to_connect, Call((target, 5), mapped=mapped))[2] == errno.ENETUNREACH
+    assert client.call(try_to_connect, Call(("127.0.0.1", 1)))[2] == errno.ECONNREFUSED
+
+
+def lose(lab: Lab, near: Any, far: Any) -> dict[int, dict[str, int]]:
+    """Transfers of which every seventh packet of data is lost; what the kernel says of the sender's end, by port."""
+    client, server = lab.worker(near.namespace, "sender"), lab.worker(far.namespace, "receiver")
+    port = server.call(traffic.listen, "door", "")
+    ports = client.call(traffic.connect_at_once, [Call((far.v4, port))] * LOSSY)
+    server.call(traffic.accept_ports, "door", {port: number for number, port in enumerate(ports)})
+    dropper = lab.dropper(far)
+    dropper.rule(all_rows=LOST_EVERY, data=True)
+    amounts = dict(enumerate(traffic.primes(LOSSY, 300_000)))
+    client.start(traffic.exchange, amounts, {})
+    server.call(traffic.exchange, {}, amounts)
+    client.result()
+    client.call(traffic.acknowledged, list(amounts))
+    dropper.nothing()
+    said = client.call(ends, list(amounts))
+    assert sum(one["total_retrans"] for one in said.values()) >= dropper.dropped() > 0
+    client.call(traffic.linger, list(amounts))
+    client.call(traffic.close, list(amounts))
+    server.call(traffic.close, list(amounts))
+    return {ports[number]: info | {"sent": amounts[number]} for number, info in said.items()}
+
+
+def hold_open(lab: Lab, home: Namespace, watches: list[Watch]) -> tuple[int, list[list[Row]]]:
+    """Connections that have moved some bytes, and whose processes stand still: their server's port, and how each
+    watch lists them."""
+    client, server, port = joined(lab, home, OPEN)
+    for number, amount in enumerate(traffic.primes(OPEN, 1000)):
+        move(client, server, number, amount, 2 * amount)
+    for worker in (client, server):
+        worker.stop()
+    return port, [decoded(watch.read().tables["sockets"], home.inode) for watch in watches]
+
+
+def ends(memory: dict[Any, Any], names: list[Any]) -> dict[Any, dict[str, int]]:
+    """TCP_INFO of these sockets."""
+    return {name: oracle.tcp_info(memory[name]) for name in names}
+
+
+# --- each way -------------------------------------------------------------------------------------------------
+
+
+def name_of(rung: object) -> str:
+    """A ladder or a way, as a test's name."""
+    return rung.hook.name if isinstance(rung, Fallbacks) else str(getattr(rung, "name", rung))
+
+
+@pytest.fixture
+def record(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Writes facts into the report."""
+
+    def write(**facts: object) -> None:
+        for name, fact in facts.items():
+            record_property(name, fact)
+
+    return write
+
+
+@EVENTS_ARE_TOLD
+@pytest.mark.core
+@pytest.mark.parametrize(("ladder", "mechanism"), RUNGS, ids=name_of)
+def test_each_way_tells_the_same(
+    fallbacks: Fallbacks, way: Mechanism, done: Traffic, record: Callable[..., None]
+) -> None:
+    """Bytes, packets, retransmits, reasons and owners by this way are what was done, and what the best way tells."""
+    point = fallbacks.hook.name
+    record(hook=point, mechanism=way.name)
+    best = done.seen[0]
+    seen = next((one for one in done.seen if hook_of(one.hooks, point).mechanism == way.name), None)
+    if seen is None:
+        why = why_refused(done, point, way)
+        record(verdict="refused", why=why)
+        pytest.skip(f"{way.name}: {why}")
+    check_truth(seen.events, done, knows_users=knows_users(seen))
+    check_no_routes(seen)
+    check_open(seen.table, done.open_at)
+    assert by_id(seen.table) == by_id(best.table)
+    check_same(seen.events, best.events, with_owners=knows_users(seen))
+    totals = ("closed", *MOVED, *SUMMED)
+    assert part(seen.totals, *totals) == part(best.totals, *totals)
+    assert seen.totals["failed"] == sum(row["event"] == "fail" for row in seen.events)
+    record(verdict="same")
+
+
+@EVENTS_ARE_TOLD
+@pytest.mark.core
+def test_the_stand_in_tells_the_same(done: Traffic) -> None:
+    """What finds the program for changes of state at work is told by another one, to the same end."""
+    best, stand_in = done.seen[0], done.seen[-1]
+    check_truth(stand_in.events, done, knows_users=knows_users(best))
+    check_same(stand_in.events, best.events, with_owners=knows_users(best))
+    totals = ("closed", "failed", *MOVED, *SUMMED)
+    assert part(stand_in.totals, *totals) == part(best.totals, *totals)
+
+
+def why_refused(done: Traffic, point: str, way: Mechanism) -> str:
+    """Why no watch has this way: who asked for it was refused it, or a program of it cannot be loaded."""
+    said = [why for one in done.seen for name, why in hook_of(one.hooks, point).refused if name == way.name]
+    said += [done.seen[0].refused[name] for name in way.programs if name in done.seen[0].refused]
+    return next(why for why in said if why != "another way was asked for")
+
+
+def knows_users(seen: Seen) -> bool:
+    """Whether a hook tells whose an accepted connection is."""
+    accepts = hook_of(seen.hooks, HOOK_ACCEPTS.name)
+    return any(way.programs for way in ACCEPTING.mechanisms if way.name == accepts.mechanism)
+
+
+def check_truth(rows: list[Row], done: Traffic, *, knows_users: bool) -> None:
+    """Every connection opened and closed once at each end, with what its two processes moved over it."""
+    told = {(row["event"], *part(row, "local_port", "remote_port")): row for row in rows}
+    for port, errand in done.errands.items():
+        target = errand.call.target[1]
+        server = done.served[target, port]
+        assert {("connect", port, target), ("accept", target, port)} <= told.keys()
+        mine, theirs = told["close", port, target], told["close", target, port]
+        assert part(mine, "pid", *MOVED, "retransmits") == (done.client, errand.up, errand.down, 0)
+        assert part(theirs, *MOVED, "retransmits") == (errand.down, errand.up, 0)
+        assert part(mine, "reason") + part(theirs, "reason") == ENDED[errand.ending]
+        owners = {row["pid"] for row in (theirs, told["accept", target, port])}
+        assert owners == {server} or (not knows_users and owners <= {server, None})
+    for port, said in done.lost.items():
+        sent = ("close", port, "sender")  # in the other namespace a port may be the same
+        (row,) = [one for one in rows if part(one, "event", "local_port", "process") == sent]
+        assert part(row, "bytes_sent", "bytes_acked") == (said["sent"], said["sent"])
+        assert part(row, "retransmits", "data_packets_sent") == (said["total_retrans"], said["data_segs_out"])
+        assert row["packets_received"] == said["segs_in"]
+
+
+def check_open(rows: list[Row], port: int) -> None:
+    """The connections that were open, and their listener, have their processes and what went over them."""
+    amounts = traffic.primes(OPEN, 1000)
+    for process, moved in (
+        ("client", [(amount, 2 * amount) for amount in amounts]),
+        ("server", [(2 * amount, amount) for amount in amounts]),
+    ):
+        theirs = [row for row in rows if part(row, "process", "state") == (process, "ESTABLISHED")]
+        assert sorted(part(row, *MOVED) for row in theirs) == sorted(moved)
+    (door,) = [row for row in rows if row["state"] == "LISTEN"]
+    assert part(door, "local_port", "process") == (port, "server")
+
+
+def by_id(rows: list[Row]) -> dict[int, tuple[Any, ...]]:
+    """What every way to the table has to say of these sockets."""
+    names = (
+        "protocol",
+        "state",
+        "pid",
+        "process",
+        "local_address",
+        "local_port",
+        "remote_address",
+        "remote_port",
+    )
+    return {row["id"]: part(row, *names, *MOVED, "bytes_acked", *SUMMED, "rtt_us", "uid") for row in rows}
+
+
+def check_no_routes(seen: Seen) -> None:
+    """Those who found no route are told once each, where a hook tells of them."""
+    routes = hook_of(seen.hooks, HOOK_ROUTES.name)
+    failed = [
+        part(row, "reason", "remote_address", "family") for row in seen.events if row["event"] == "fail"
+    ]
+    unreachable = [
+        ("network unreachable", NO_NET, "IPv4"),
+        ("network unreachable", NO_NET6, "IPv6"),
+        ("network unreachable", CLOSED_NET6, "IPv6"),
+        ("network unreachable", NO_NET, "IPv4"),
+    ]
+    assert failed == [*(unreachable if routes.mechanism else []), ("refused", "127.0.0.1", "IPv4")]
+
+
+def check_same(rows: list[Row], best: list[Row], *, with_owners: bool) -> None:
+    """Every column of every event is the same."""
+    unlike = OWN if with_owners else OWN + OF_OWNERS
+
+    def of(told: list[Row]) -> dict[tuple[Any, ...], Row]:
+        events = [row for row in told if not (row["event"] == "fail" and row["reason"] != "refused")]
+        return {
+            part(row, "event", "id"): {name: value for name, value in row.items() if name not in unlike}
+            for row in events
+        }
+
+    assert of(rows) == of(best)
+
+
+@EVENTS_ARE_TOLD
+@pytest.mark.core
+def test_hooks_are_tried_out_here(done: Traffic) -> None:
+    """A room for the trial could be had, so each way that is used was seen to be called."""
+    assert all("hooks" not in seen.gaps for seen in done.seen)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("mechanism", drops.PACKETS_FALLBACKS.mechanisms, ids=name_of)
+def test_each_way_counts_the_same_drops(way: Mechanism, lab: Lab, record: Callable[..., None]) -> None:
+    """Datagrams to a closed port are drops by this way, as many as were sent and as the namespace counts."""
+    record(hook=HOOK_PACKETS.name, mechanism=way.name)
+    source = drops.Drops()
+    source.set("mechanisms", {HOOK_PACKETS.name: way.name})
+    source.start()
+    try:
+        hook = hook_of(take(source).hooks, HOOK_PACKETS.name)
+        if hook.mechanism != way.name:
+            record(verdict="refused", why=hook.why)
+            pytest.skip(f"{way.name}: {hook.why}")
+        home = lab.namespace()
+        lab.worker(home).call(send, ("127.0.0.1", 9), DROPPED)
+        until(lambda: nstat(home, "UdpNoPorts") == DROPPED, "every datagram finds the port closed")
+        snapshot = take(source)
+        rows = [row for row in as_dicts(snapshot.tables["packets"]) if row["netns"] == home.inode]
+        assert sum(row["packets"] for row in rows if row["protocol"] == "udp") == DROPPED
+        assert counter(snapshot, home, "UdpNoPorts") == DROPPED
+    finally:
+        source.close()
+    record(verdict="same")
+
+
+# --- hooks that are not there, or never called ----------------------------------------------------------------
+
+NEVER_CALLED = "tp_btf__tcp_bad_csum"
+MISSING = "tp_btf__inet_sock_set_stat"
+
+
+def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, point: str, *programs: str) -> None:
+    """The one way to a point is by programs that do nothing, as is that of a hook that is not called."""
+    source = folder / "silent.bpf.c"
+    source.write_text("".join(f"int {name}(u64 *ctx) {{ return 0; }}\n" for name in programs))
+    name = " + ".join(programs)
+    all_fallbacks = tuple(
+        Fallbacks(fallbacks.hook, (Mechanism(name, programs),)) if fallbacks.hook.name == point else fallbacks
+        for fallbacks in FALLBACKS
+    )
+
+    def text(ring_bytes: int, follow: bool) -> ProgramText:
+        with monkeypatch.context() as patch:
+            patch.setattr(event_hooks, "FALLBACKS", FALLBACKS)
+            whole = events_text(ring_bytes, follow)
+        functions = {**whole.functions, **dict.fromkeys(programs, 26)}
+        return replace(
+            whole,
+            sources=(*whole.sources, str(source)),
+            functions=functions,
+            optional=(*whole.optional, *programs),
+        )
+
+    monkeypatch.setattr(event_hooks, "FALLBACKS", all_fallbacks)
+    monkeypatch.setattr(connections, "events_text", text)
+
+
+@EVENTS_ARE_TOLD
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        pytest.param(NEVER_CALLED, "attached, but never called in a trial", marks=pytest.mark.core),
+        (MISSING, "this kernel has no tracepoint inet_sock_set_stat"),
+    ],
+    ids=["never called", "missing"],
+)
+def test_events_that_no_hook_tells(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, why: str
+) -> None:
+    """Where the hook of the events is missing or never called there are none, and it says why: nothing reads 0."""
+    with_programs(monkeypatch, tmp_path, HOOK_EVENTS.name, program)
+    home = lab.namespace()
+    with Watch() as watch:
+        lab.worker(home, "caller").call(try_to_connect, Call(("127.0.0.1", 1)))
+        snapshot = watch.read()
+        assert watch.told(home) == []
+    assert snapshot.via["events"] == f"n/a: {why}"
+    assert snapshot.missing == {"closed": why, "failed": why}
+    assert not {"connected", "accepted", "closed", "failed", "events"} & (
+        snapshot.counts.keys() | snapshot.lost.keys()
+    )
+    assert snapshot.via["accepts"].startswith("n/a: ")
+    assert snapshot.via["routes"].startswith("n/a: ")
+
+
+def test_an_accept_that_no_hook_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hook that is never called is refused for one point, and the others go on."""
+    with_programs(monkeypatch, tmp_path, HOOK_ACCEPTS.name, NEVER_CALLED)
+    with Watch() as watch:
+        snapshot = watch.read()
+        assert list(watch.probe._events._program.functions) == [CHANGES, STAND_IN]
+    assert snapshot.via["accepts"] == "n/a: attached, but never called in a trial"
+    assert {"connected", "closed"} <= snapshot.counts.keys()
+    assert snapshot.missing == {}
+
+
+@pytest.mark.parametrize("hook", [HOOK_ACCEPTS.name, HOOK_EVENTS.name])
+def test_nothing_was_asked_for(point: str) -> None:
+    """What is not wanted is not attached."""
+    with Watch(mechanisms={point: NO_MECHANISM}) as watch:
+        snapshot = watch.read()
+    assert "left out by --use" in snapshot.via[point]
+    assert ("closed" in snapshot.missing) == (point == HOOK_EVENTS.name)
+
+
+def test_a_way_that_there_is_not() -> None:
+    """Who asks for a way that no ladder has is told which there are."""
+    with pytest.raises(UsageError, match="accepts"):
+        Watch(mechanisms={"accepts": "telepathy"})
+
+
+def test_the_trial_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nettop's own traffic there is no event, no total and no life."""
+    rooms: set[int] = set()
+    inode = HookCheck.inode
+
+    def noted(room: HookCheck) -> int:
+        rooms.add(inode(room))
+        return inode(room)
+
+    monkeypatch.setattr(HookCheck, "inode", noted)
+    with Watch() as watch:
+        for _ in range(2):
+            snapshot = watch.read()
+        told = {row["netns"] for row in watch.told()}
+    assert len(rooms) == 1
+    assert not rooms & (told | set(snapshot.tables["sockets"].array["netns"].tolist()))
+
+
+def test_without_a_room_ways_are_taken_as_they_are() -> None:
+    """Without the right to make a namespace hooks are attached unproved, and that is said."""
+    dropped = "-sys_admin"
+    command = ["setpriv", "--bounding-set", dropped, "--inh-caps", dropped, NETTOP]
+    options = ["--table", "--once", "--view", "connections.events"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "hooks not tried out: no network namespace can be made" in done.stderr
+    assert "events tp_btf/inet_sock_set_state" in done.stderr

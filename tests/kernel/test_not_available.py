@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A point that is left alone, on a real kernel: what hangs on it is n/a, null or empty in every door, never 0."""
+
+import csv
+import io
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from .command import JSON, Running, nettop
+from .lab import until
+
+pytestmark = pytest.mark.kernel
+
+WITHOUT = ("--mechanism", "events=none")
+WHY = "left out by --use"
+USAGE, CANNOT = 2, 3
+
+
+def test_json_is_null_and_says_why() -> None:
+    """No refresh ever shows 0 closed connections; as soon as the way is known, each row says why it has none."""
+    view = ("--view", "connections.processes", "--columns", "pid,closed,failed,closed_per_s")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        Running(*JSON, "--why", "--interval", "0.2", *view, *WITHOUT) as running,
+    ):
+        told = until(
+            lambda: [r for rows in running.refreshes() for r in rows if r["why"]], "the reason is known"
+        )
+        shown = [row for rows in running.refreshes() for row in rows]
+    assert set(told[0]["why"].values()) == {WHY}
+    assert set(told[0]["why"]) == {"closed", "failed", "closed_per_s"}
+    assert {(row["closed"], row["failed"], row["closed_per_s"]) for row in shown} == {(None, None, None)}
+
+
+def test_the_table_of_events_says_why_it_is_empty() -> None:
+    """In each format the header at most stands there, and the reason on standard error, whatever is asked for."""
+    for form, header in (("table", "pid"), ("csv", "pid"), ("jsonl", None)):
+        view = ("--view", "connections.events", "--columns", "pid", "--once")
+        done = nettop("-d", "--format", form, *view, *WITHOUT)
+        assert done.returncode == 0
+        assert done.stderr == f"nettop: events are n/a on this kernel or host: {WHY}\n"
+        assert done.stdout.split(",")[-1].strip() == (header or "")
+
+
+def test_csv_is_empty() -> None:
+    """A column that is not here has its place, and nothing in it."""
+    columns = ("--columns", "pid,closed,failed_per_s")
+    options = ("--view", "connections.processes", "--interval", "1", "--count", "2", "--format", "csv")
+    done = nettop("-d", *options, *columns, *WITHOUT)
+    assert done.returncode == 0
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert {(row["closed"], row["failed_per_s"]) for row in rows} <= {("", "")}
+
+
+def test_the_log_has_a_line_in_place_of_events(tmp_path: Path) -> None:
+    """A log without events says so among its lines; one of nothing but events cannot be had."""
+    line = {"type": "missing", "what": "events", "why": WHY}
+    options = ("--log-dir", "none", "--format", "jsonl", "--why", *WITHOUT)
+    with Running("log", *options) as running:
+        until(lambda: running.text().count("\n"), "the log begins")
+        first = json.loads(running.text().splitlines()[0])
+        assert running.end() == 0
+        assert "logged n/a events" in running.errors()
+    assert {name: first[name] for name in line} == line
+    done = nettop("log", "--events-only", *options, cwd=tmp_path)
+    assert done.returncode == CANNOT
+    assert WHY in done.stderr
+
+
+def test_nettop_run_cannot_do_without() -> None:
+    """There is no report without events, so the command does not run."""
+    done = nettop("run", *WITHOUT, "--", "echo", "I ran")
+    assert (done.returncode, done.stdout) == (CANNOT, "")
+    assert WHY in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("--table", "--once"), ("log", "--log-dir", "none"), ("run",)], ids=lambda w: w[0]
+)
+def test_an_unknown_way(words: tuple[str, ...]) -> None:
+    """Every door tells which ways there are, as a wrong word of the command line."""
+    command = ("--", "true") if words[0] == "run" else ()
+    done = nettop(*words, "--mechanism", "events=nosuch", *command)
+    assert done.returncode == USAGE
+    assert "unknown way to events 'nosuch'" in done.stderr
+    assert "none" in done.stderr

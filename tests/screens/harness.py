@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage for the screens: a real session over a scripted source, stepped by the test, never by a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nettop.engine.session import Session
+from nettop.errors import NettopError, SourceFailed
+from nettop.screens.context import ScreenContext
+from nettop.screens.frame import NettopApp
+from nettop.settings import Settings
+from nettop.snapshots import lenses
+from nettop.snapshots.schema import Lens
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from tests.unit.build import example_rows, later, make_frame
+
+Step = Snapshot | NettopError
+Batches = list[tuple[Rows, ...]]
+
+
+class Script:
+    """A source that gives one step after the other, then the last one again; an error is raised.
+
+    What `batches` has at the place of a step comes with that step.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], details: dict[str, str] | None = None, batches: Batches | None = None
+    ) -> None:
+        self.steps = list(steps)
+        self.details = details
+        self.batches = batches or []
+        self.options: dict[str, object] = {}
+        self.described: list[int] = []
+        self.closed = False
+        self._next = 0
+        self._drained = 0
+
+    def start(self) -> None:
+        """Nothing to attach to."""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """The next step."""
+        if not self.steps:
+            raise SourceFailed("the script is empty")
+        step = self.steps[min(self._next, len(self.steps) - 1)]
+        self._next += 1
+        if isinstance(step, NettopError):
+            raise step
+        return step
+
+    def wakeups(self) -> tuple[int, ...]:
+        """Nobody is woken."""
+        return ()
+
+    def drain(self, taken_ns: int) -> tuple[Rows, ...]:
+        """What came with the steps that were read since the last call."""
+        came = self.batches[self._drained : self._next]
+        self._drained = self._next
+        return tuple(batch for batches in came for batch in batches)
+
+    def set(self, option: str, value: object) -> None:
+        """Remembers the option."""
+        self.options[option] = value
+
+    def describe(self, key: int) -> dict[str, str]:
+        """What the test gave, or that a recording has nothing."""
+        self.described.append(key)
+        if self.details is None:
+            raise SourceFailed("not in a recording")
+        return self.details
+
+    def close(self) -> None:
+        """Remembers it."""
+        self.closed = True
+
+
+class Stage:
+    """A session whose sampler has no thread: `tick()` is its next turn."""
+
+    def __init__(self, source_of: Callable[[str], Any], interval_s: float = 1.0) -> None:
+        self.session = Session(interval_s, source_of=source_of)
+        self.now = 1000.0
+
+    def tick(self) -> None:
+        """Do what was asked of the sampler, then read every source once; one that just attached was read then."""
+        sampler = self.session._sampler
+        before = list(sampler._attached)
+        self.run_tasks()
+        for lens in before:
+            sampler._read(lens)
+
+    def run_tasks(self) -> None:
+        """Do what was asked of the sampler."""
+        self.session._sampler._run_tasks()
+
+    @property
+    def was_asked_to_sample(self) -> bool:
+        """Whether somebody asked for a refresh since the last look."""
+        return self.session._sampler._take_now()
+
+    def app(
+        self,
+        settings: Settings | None = None,
+        theme: str = "nettop-dark",
+        lens_set: tuple[Lens, ...] | None = None,
+    ) -> NettopApp:
+        """The app on this stage, with a host, a clock and a cost that never change."""
+        context = ScreenContext(
+            settings or Settings(),
+            self.session,
+            lenses=lens_set or lenses()[:1],
+            host="web-03",
+            clock=lambda: self.now,
+            cost=lambda: 0.009,
+        )
+        return NettopApp(context, theme)
+
+
+def steps_of(*frames: Frame) -> list[Step]:
+    """The snapshots of some frames, each once, in their order."""
+    found: list[Step] = []
+    for frame in frames:
+        found += [s for s in (frame.before, frame.now) if s is not None and s not in found]
+    return found
+
+
+def busy_host(n: int = 60, **frame_kwargs: Any) -> list[Step]:
+    """Two snapshots of a host with `n` connections, a second apart."""
+    before = example_rows(n, 7)
+    counts = {"time_wait": 14, "unattributed": 2}
+    frame = make_frame(
+        later(before, 8), before, **({"counts": counts, "via": {"sockets": "iterator"}} | frame_kwargs)
+    )
+    return steps_of(frame)
+
+
+def stage_of(
+    steps: Sequence[Step], details: dict[str, str] | None = None, batches: Batches | None = None
+) -> Stage:
+    """A stage whose connections follow a script."""
+    script = Script(steps, details, batches)
+    stage = Stage(lambda _: script)
+    stage.script = script  # type: ignore[attr-defined]
+    return stage

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program for the terminal tests: the app over example rows, in whatever terminal it is started."""
+
+from __future__ import annotations
+
+import sys
+
+from nettop.interrupts import leave_output
+from nettop.snapshots.snapshot import Snapshot
+from tests.screens.harness import busy_host, stage_of
+
+
+def main() -> int:
+    """Publish two snapshots, then show them until somebody or something ends it."""
+    stage = stage_of([])
+    for step in busy_host():
+        assert isinstance(step, Snapshot)
+        stage.session.bus.publish(step)
+    app = stage.app()
+    try:
+        app.run()
+    finally:
+        leave_output()
+    return app.return_code or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

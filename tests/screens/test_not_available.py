@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the screens say of what this kernel or host cannot tell, and of the ways by which it tells the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nettop.errors import UsageError
+from nettop.screens.dialogs import help_lines
+from nettop.screens.frame import NettopApp
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.connections import FAILURES, LENS
+from nettop.snapshots.snapshot import HookStatus, Snapshot
+from nettop.widgets.themes import Role
+from tests.screens.driving import press, running, shown, text_of
+from tests.screens.example_events import eventful_host
+from tests.screens.harness import Step, busy_host
+
+HOOKS = (
+    HookStatus("sockets", "iter/task_file"),
+    HookStatus(
+        "accepts", "tp/accept", (("fexit/inet_csk_accept", "no fentry here"), ("kretprobe/x", "no kprobes"))
+    ),
+    HookStatus(
+        "events",
+        None,
+        (("tp_btf/inet_sock_set_state", "no BTF"), ("tp/x", "no tracefs")),
+        ("closed", "failed"),
+    ),
+)
+EVENTS_WHY = "tp_btf/inet_sock_set_state: no BTF; tp/x: no tracefs"
+
+
+def with_hooks(steps: list[Step]) -> list[Step]:
+    """The steps of a host that tells in these ways, and has a namespace that may not be entered."""
+    return [
+        replace(s, hooks=HOOKS, gaps={"namespace 7": "not entered"}) for s in steps if isinstance(s, Snapshot)
+    ]
+
+
+async def test_help_tells_each_point_and_its_ways() -> None:
+    """Each point with its way, what it is, and the refused ways, faintly; the gaps stand below."""
+    async with running(with_hooks(busy_host())) as run:
+        lines = help_lines(shown(run), 110)
+    texts = ["".join(piece.text for piece in line) for line in lines]
+    at = texts.index("READ BY")
+    indent = " " * 17
+    assert texts[at + 1 : at + 3] == [
+        f"{'sockets':17}iter/task_file",
+        f"{indent}{LENS.hooks[0].help}",
+    ]
+    assert texts[at + 3] == f"{'unheld':17}not known yet"
+    accepts = next(n for n, text in enumerate(texts) if text.startswith("accepts  "))
+    assert texts[accepts].endswith("tp/accept")
+    assert texts[accepts + 2 : accepts + 4] == [
+        f"{indent}fexit/inet_csk_accept refused: no fentry here",
+        f"{indent}kretprobe/x refused: no kprobes",
+    ]
+    assert {piece.role for line in lines[accepts + 2 : accepts + 4] for piece in line} == {Role.FAINT}
+    events = next(n for n, text in enumerate(texts) if n > at and text.startswith("events  "))
+    assert texts[events] == f"{'events':17}n/a"
+    assert texts[events + 2].strip() == "tp_btf/inet_sock_set_state refused: no BTF"
+    assert texts.index(f"{'namespace 7':17}not entered") > events
+
+
+async def test_the_headline_counts_what_is_not_here() -> None:
+    """Two fields hang on the events, and a namespace cannot be seen."""
+    async with running(with_hooks(busy_host()), (140, 30)) as run:
+        assert shown(run).headline_bar.text.rstrip().endswith("!2 n/a   !1 unseen")
+
+
+async def test_columns_and_help_of_a_table_say_why() -> None:
+    """Cells and the total of what the events would tell are n/a; the help of the columns says why."""
+    async with running(with_hooks(eventful_host()[0]), (140, 30), view="connections.processes") as run:
+        rows = [line for line in text_of(shown(run).rows) if "nginx" in line or "total" in line]
+        assert [row.split().count("n/a") for row in rows] == [2, 2]
+        texts = ["".join(piece.text for piece in line) for line in help_lines(shown(run), 400)]
+        assert f"n/a: {EVENTS_WHY}" in next(text for text in texts if "[closed]" in text)
+        assert "closed n/a   failed n/a" in shown(run).headline_bar.text
+
+
+async def test_a_table_that_nobody_fills_does_not_wait_for_it() -> None:
+    """Where the source gives no failures at all, the screen says why, and not that it attaches."""
+    steps = [
+        replace(s, tables=dict(s.tables)) for s in with_hooks(eventful_host()[0]) if isinstance(s, Snapshot)
+    ]
+    for step in steps:
+        del step.tables[FAILURES.name]  # type: ignore[attr-defined]
+    async with running([*steps], (140, 30), view="connections.failures") as run:
+        assert any(
+            "this kernel does not tell of failures: tp_btf" in line for line in text_of(shown(run).rows)
+        )
+
+
+@pytest.mark.parametrize("text", ["closed>=0", "failed_per_s!=3"])
+async def test_who_filters_by_it_is_told(text: str) -> None:
+    """The line of the filter and the empty table name the column and the reason."""
+    asked = ViewSettings(view="connections.processes", filters=(text,))
+    async with running(with_hooks(eventful_host()[0]), (160, 30), settings=Settings(view=asked)) as run:
+        name = text.partition(">")[0].partition("!")[0]
+        remark = f"{name} is n/a here: {EVENTS_WHY}"
+        assert f"0 of 4   {remark}" in shown(run).third_line.text
+        assert any(f"no row passes the filter; {remark}" in line for line in text_of(shown(run).rows))
+        await press(run, "escape")
+        assert "n/a here" not in shown(run).third_line.text
+
+
+async def test_a_way_that_does_not_exist_ends_the_app() -> None:
+    """What the source says of an unknown way is the end, as for any wrong word."""
+    error = UsageError("unknown way to events 'x'", "did you mean tp_btf?")
+    async with running([error], ticks=1, settings=Settings(mechanisms={"events": "x"})) as run:
+        app = run[0].app
+        assert isinstance(app, NettopApp)
+        assert app.hopeless is error
+        assert run[2].script.options["mechanisms"] == {"events": "x"}  # type: ignore[attr-defined]

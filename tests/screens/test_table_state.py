@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a screen asks of its table: counters as totals, as rates, or as both."""
+
+from __future__ import annotations
+
+import pytest
+
+from nettop.screens.table_state import TableState, initial_state
+from nettop.settings import ViewSettings
+from nettop.snapshots.connections import EVENTS, PROCESSES, SOCKETS
+from nettop.snapshots.schema import Table
+
+BOTH = ("process", "bytes_sent", "bytes_sent_per_s")
+
+
+def state(table: Table, *columns: str, sort: str | None = None) -> TableState:
+    """How a screen opens a table with these columns, or with its own."""
+    return initial_state(table, ViewSettings(columns=columns or None, sort=sort))
+
+
+@pytest.mark.parametrize(
+    ("made", "totals", "sort"),
+    [
+        (state(SOCKETS), False, "-bytes_sent_per_s"),
+        (state(SOCKETS, "process", "rtt_us"), False, "-bytes_sent_per_s"),
+        (state(SOCKETS, "process", "bytes_sent"), True, "-bytes_sent"),
+        (state(SOCKETS, *BOTH), True, "-bytes_sent_per_s"),
+        (state(SOCKETS, sort="retransmits"), False, "retransmits_per_s"),
+        (state(PROCESSES), True, "-bytes_sent"),
+        (state(PROCESSES, sort="-closed_per_s"), True, "-closed"),
+    ],
+    ids=["rates", "no counter", "totals", "both", "other sort", "declared totals", "sort of the other form"],
+)
+def test_columns_say_how_counters_are_shown(made: TableState, totals: bool, sort: str) -> None:
+    """A table opens with the totals or rates that its columns name, and sorts by what it shows."""
+    assert (made.totals, str(made.query.sort)) == (totals, sort)
+    assert made.names == made.declared_names
+
+
+@pytest.mark.parametrize("made", [state(SOCKETS), state(PROCESSES)], ids=["sockets", "processes"])
+def test_turning_twice_changes_nothing(made: TableState) -> None:
+    """Totals become rates and rates totals; once more, and all is as it was."""
+    turned = made.with_totals(on=not made.totals)
+    assert not {*turned.names} >= {*made.names}
+    again = turned.with_totals(on=made.totals)
+    assert (again.names, again.query) == (made.names, made.query)
+
+
+def test_there_is_nothing_to_turn_where_both_stand_or_none() -> None:
+    """`t` works where a table shows one form of its counters."""
+    has_forms = [
+        a.has_forms for a in (state(SOCKETS), state(PROCESSES), state(SOCKETS, *BOTH), state(EVENTS))
+    ]
+    assert has_forms == [True, True, False, False]

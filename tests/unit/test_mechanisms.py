@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook ladder: which way is taken, what is said of the others, and what a lens's snapshot makes of it."""
+
+import errno
+
+import pytest
+
+from nettop.errors import PermissionMissing, SourceFailed, Unsupported, UsageError
+from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
+from nettop.snapshots.schema import Hook
+from nettop.snapshots.snapshot import HookStatus, Snapshot
+
+POINT = Hook("accepts", "who accepts", ("pid",))
+LADDER = Fallbacks(
+    POINT, (Mechanism("fexit/accept"), Mechanism("kretprobe/accept"), Mechanism("tp_btf/message"))
+)
+BEST, SECOND, LAST = LADDER.mechanisms
+
+
+class Kernel:
+    """Takes ways but those that it refuses, and remembers what it was asked."""
+
+    def __init__(self, **refusals: Exception) -> None:
+        self.refusals = refusals
+        self.asked: list[str] = []
+
+    def take(self, way: Mechanism) -> None:
+        """Refuse by the first word of the way's name, or take it."""
+        self.asked.append(way.name)
+        refusal = self.refusals.get(way.name.partition("/")[0])
+        if refusal:
+            raise refusal
+
+
+def test_the_best_way_is_taken_and_no_other_tried() -> None:
+    """What works first is used."""
+    kernel = Kernel()
+    assert attach_best(LADDER, kernel.take, {}) == HookStatus("accepts", "fexit/accept", (), ("pid",))
+    assert kernel.asked == ["fexit/accept"]
+
+
+def test_refused_ways_are_named_in_order() -> None:
+    """Each way that was tried before says why it is not used, whichever error said so."""
+    kernel = Kernel(
+        fexit=Unsupported("no such function"), kretprobe=OSError(errno.EPERM, "Operation not permitted")
+    )
+    hook = attach_best(LADDER, kernel.take, {})
+    assert hook.mechanism == "tp_btf/message"
+    assert hook.refused == (
+        ("fexit/accept", "no such function"),
+        ("kretprobe/accept", "Operation not permitted"),
+    )
+    assert str(hook) == "tp_btf/message"
+
+
+def test_without_any_way_the_fields_are_not_here() -> None:
+    """The snapshot says n/a and why, for the point and for each of its fields."""
+    kernel = Kernel(
+        fexit=Unsupported("gone"),
+        kretprobe=PermissionMissing("not yours"),
+        tp_btf=Unsupported("never called"),
+    )
+    hook = attach_best(LADDER, kernel.take, {})
+    why = "fexit/accept: gone; kretprobe/accept: not yours; tp_btf/message: never called"
+    snapshot = Snapshot(
+        "connections", 1, 2, {}, hooks=(hook, HookStatus("events", "tp_btf")), gaps={"namespace 7": "no"}
+    )
+    assert hook.mechanism is None
+    assert snapshot.missing == {"pid": why}
+    assert snapshot.via == {"accepts": f"n/a: {why}", "events": "tp_btf", "namespace 7": "no"}
+    assert snapshot.hook("accepts") is hook
+    assert snapshot.hook("routes") is None
+
+
+@pytest.mark.parametrize(
+    ("word", "taken"), [("kretprobe", SECOND), ("kretprobe/accept", SECOND), ("tp", LAST)]
+)
+def test_a_way_that_is_asked_for_is_the_only_one_tried(word: str, taken: Mechanism) -> None:
+    """The beginning of its name is enough; the others say that another was asked for."""
+    kernel = Kernel()
+    hook = attach_best(LADDER, kernel.take, {"accepts": word, "events": "none"})
+    assert (hook.mechanism, kernel.asked) == (taken.name, [taken.name])
+    assert dict(hook.refused)["fexit/accept"] == "another way was asked for"
+
+
+def test_a_way_that_is_asked_for_and_refused_leaves_none() -> None:
+    """Nobody who asks for a way gets another one in its place."""
+    kernel = Kernel(kretprobe=Unsupported("no kprobes"))
+    hook = attach_best(LADDER, kernel.take, {"accepts": "kretprobe"})
+    assert hook.mechanism is None
+    assert ("kretprobe/accept", "no kprobes") in hook.refused
+
+
+def test_a_point_may_be_left_alone() -> None:
+    """`none` tries nothing."""
+    kernel = Kernel()
+    assert attach_best(LADDER, kernel.take, {"accepts": "none"}).mechanism is None
+    assert kernel.asked == []
+
+
+@pytest.mark.parametrize("failure", [SourceFailed("the loader was killed"), ValueError("a bug")])
+def test_what_is_no_refusal_is_not_taken_for_one(failure: Exception) -> None:
+    """A child that dies, or a bug, must not lead to a worse way in silence."""
+    with pytest.raises(type(failure)):
+        attach_best(LADDER, Kernel(fexit=failure).take, {})
+
+
+def test_an_unknown_way_is_told_with_the_nearest() -> None:
+    """A point of another lens is nobody's mistake here."""
+    check_chosen([LADDER], {"accepts": "kretprobe", "packets": "anything"})
+    check_chosen([LADDER], {"accepts": "none"})
+    with pytest.raises(UsageError, match="'kretprobes'") as error:
+        check_chosen([LADDER], {"accepts": "kretprobes"})
+    assert "kretprobe/accept" in error.value.remedy

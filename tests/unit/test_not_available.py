@@ -1,0 +1,544 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this kernel or host cannot tell is `n/a`, null or empty in every door: never 0, never as if it were unknown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from textual.geometry import Size
+
+from nettop import cli
+from nettop.commands.log import LogOptions, log_settings
+from nettop.commands.options import complete_mechanism, parse_mechanisms
+from nettop.commands.run import RunOptions, run_settings
+from nettop.errors import ExitCode, NettopError, Unsupported, UsageError
+from nettop.kernel.mechanisms import Fallbacks, Mechanism, check_chosen
+from nettop.output.jsonl import JsonLines
+from nettop.output.log_lines import TextLines
+from nettop.output.run_report import Ended, Report
+from nettop.output.separated import Separated
+from nettop.output.table import AlignedTable
+from nettop.query.filter import parse_filter
+from nettop.query.query import Query, Sort, parse_sort
+from nettop.query.view import View
+from nettop.screens.context import Place
+from nettop.screens.lens import screen_class
+from nettop.settings import Format, LineFormat, RunSettings, Settings, TextSettings, ViewSettings
+from nettop.snapshots import lenses
+from nettop.snapshots.connections import EVENTS, FAILURES, PROCESSES, SOCKETS
+from nettop.snapshots.drops import COUNTERS, PACKETS
+from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
+from nettop.widgets.cells import column_cells
+from nettop.widgets.columns import declared, plan
+from nettop.widgets.details import detail_lines
+from nettop.widgets.table import LiveTable
+from nettop.widgets.totals import total_cells
+from tests.unit.build import WALL_NS, Row, make_frame, make_rows
+from tests.unit.logging_run import Logging, settings
+from tests.unit.scripted import Scripted, printed, steps
+from tests.unit.woken import CLOSE, CONNECT, FAIL, Woken
+
+WHY = 'no "such" hook'
+KEY = 700
+
+
+class Case(NamedTuple):
+    """A column that is not here, for want of the field `lacking`."""
+
+    lens: Lens
+    table: Table
+    name: str
+    lacking: str
+
+
+def cases() -> list[Case]:
+    """Every column of every table, rates and composites included, with each field that it cannot be without."""
+    found = []
+    for lens in lenses():
+        for table in lens.tables:
+            for field in table.fields:
+                parts = field.parts[:1] if field.kind is Kind.GROUP else field.parts or (field.name,)
+                found += [Case(lens, table, field.name, part) for part in parts]
+                if field.kind is Kind.COUNTER:
+                    found.append(Case(lens, table, field.name + RATE, field.name))
+    return found
+
+
+CASES = cases()
+STORED = [case for case in CASES if case.name == case.lacking]
+each_case = pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: f"{c.lens.id}.{c.table.name}.{c.name}-{c.lacking}"
+)
+each_stored = pytest.mark.parametrize("case", STORED, ids=lambda c: f"{c.lens.id}.{c.table.name}.{c.name}")
+
+
+def row_of(table: Table, growth: int = 0) -> Row:
+    """A row that has a value in every field: what is not here must not show it."""
+    return {field.name: _value(field, at, growth) for at, field in enumerate(table.stored)} | {table.key: KEY}
+
+
+def _value(field: Field, at: int, growth: int) -> Any:
+    values: dict[Kind, Any] = {
+        Kind.LABEL: 100 + at,
+        Kind.TEXT: f"text{at}",
+        Kind.ADDRESS: "198.51.100.7",
+        Kind.TIME: WALL_NS,
+        Kind.GAUGE: 7_000_000 + at,
+        Kind.COUNTER: 7_000_000 + at + growth,
+    }
+    return values[field.kind] if field.kind in values else next(iter(field.labels.values()), KEY)
+
+
+def frame_of(lens: Lens, table: Table, missing: dict[str, str], row: Row | None = None) -> Frame:
+    """Two snapshots of a table with one row that moves; events are a batch."""
+    now = row_of(table, 1000) | (row or {})
+    kwargs: dict[str, Any] = {"lens": lens.id, "missing": missing}
+    if table.append:
+        return Frame(make_frame([], **kwargs).now, batches={table.name: (make_rows([now], table),)})
+    return make_frame([now], [row_of(table)], table=table, **kwargs)
+
+
+def view_of(frame: Frame, table: Table, filter_text: str = "", sort: str = "", **query: Any) -> View:
+    """The frame's table, all rows of it."""
+    words = parse_sort(table, sort or table.key), parse_filter(table, filter_text)
+    return View(frame, Query(table, *words, all_rows=True, **query))
+
+
+def lacking(case: Case) -> View:
+    """The table without the field."""
+    return view_of(frame_of(case.lens, case.table, {case.lacking: WHY}), case.table)
+
+
+def lines_text(lines: Any) -> str:
+    """Lines of a pane as text."""
+    return "\n".join("".join(piece.text for piece in line) for line in lines)
+
+
+# --- columns ----------------------------------------------------------------------------------------------------
+
+
+@each_case
+def test_screens(case: Case) -> None:
+    """A cell and the details are n/a, and say why; so is the total of what is summed."""
+    view = lacking(case)
+    screen = screen_class(Place(case.lens, case.table))
+    (column,) = plan(case.table, (case.name,), 60, extra=False)
+    at = np.arange(1)
+    looks = LiveTable._looks(SimpleNamespace(manner=screen.manner), view, at)  # type: ignore[arg-type]
+    assert [text.strip() for text, _ in column_cells(view, column, at, looks, screen.manner)] == [
+        NOT_AVAILABLE
+    ]
+    key, column = plan(case.table, (case.table.key, case.name), 60, extra=False)
+    total = total_cells(view, (key, column))[1][0].strip()
+    is_summed = case.table.adds_up and column.field.kind in (Kind.COUNTER, Kind.RATIO)
+    assert total == (NOT_AVAILABLE if is_summed else "")
+    if case.name in case.table.by_name:
+        shown = next(
+            part
+            for part in lines_text(detail_lines(view, KEY, {}, 400)).splitlines()
+            if f" {case.name}: " in part
+        )
+        assert shown.removeprefix(declared(case.table, case.name).title).split()[0] == NOT_AVAILABLE
+        assert WHY in shown
+
+
+@each_case
+def test_plain_output(case: Case) -> None:
+    """The table has one word, CSV nothing, JSON null, and the reason where it is asked for."""
+    view, names = lacking(case), (case.name,)
+    assert AlignedTable(case.table, names)(view).split() == [case.name, NOT_AVAILABLE]
+    (row,) = csv.DictReader(io.StringIO(Separated(tuple({case.table.key: 0, case.name: 0}))(view)))
+    assert row[case.name] == ""
+    assert json.loads(JsonLines(names)(view))[case.name] is None
+    told = json.loads(JsonLines(names, why=True)(view))
+    assert (told[case.name], told["why"]) == (None, {case.name: WHY})
+
+
+@each_stored
+def test_logged_lines(case: Case) -> None:
+    """A line that tells of a field says n/a in its place; the others stay as they are."""
+    lines = TextLines(case.table, "metrics")
+    at = np.arange(1)
+
+    def line(missing: dict[str, str], row: Row) -> str:
+        return lines.lines(view_of(frame_of(case.lens, case.table, missing, row), case.table), at)
+
+    # A connect tells of its handshake, a close of the rest.
+    rows: list[Row] = [{"event": "connect"}, {"event": "close"}] if case.table is EVENTS else [{}]
+    for row in rows:
+        unknown = (
+            {case.name: None} if case.table.by_name[case.name].kind is not Kind.ADDRESS else {case.name: "::"}
+        )
+        is_told = line({}, row) != line({}, row | unknown)
+        lacks = line({case.name: WHY}, row)
+        if case.name == "event":  # without it nobody knows what else a line is to tell
+            assert f"  {NOT_AVAILABLE}  " in lacks
+        elif case.name == "rtt_var_us":  # the deviation goes, the value stays
+            assert "±" not in lacks
+        elif is_told:
+            assert NOT_AVAILABLE in lacks
+            assert len(lacks.splitlines()) == 1
+        else:
+            assert lacks == line({}, row)
+
+
+@each_case
+def test_what_is_here_stays(case: Case) -> None:
+    """With every hook at work none of these columns is n/a or null."""
+    view = view_of(frame_of(case.lens, case.table, {}), case.table)
+    if case.table.append and case.name.endswith(RATE):
+        return
+    told = json.loads(JsonLines((case.name,), why=True)(view))
+    assert told[case.name] is not None
+    assert told["why"] == {}
+    assert not view.missing
+
+
+COMPARED: dict[Kind, tuple[str, ...]] = {
+    Kind.KEY: ("=700", "!=5", "<9999"),
+    Kind.LABEL: (">=0", "!=5", "<9999"),
+    Kind.TEXT: ("~text", "!=x", "!~zz"),
+    Kind.ENUM: ("!~zz", "~"),
+    Kind.ADDRESS: ("=198.51.100.7", "!=10.0.0.1", "!~10.0.0.1", "~198"),
+    Kind.ENDPOINT: ("~198", "!~10.0.0.1", "!=10.0.0.1", "!=10.0.0.1:80", "!=:65000", "=198.51.100.7"),
+    Kind.TIME: (">2020-01-01", "!=2020-01-01"),
+    Kind.GAUGE: (">=0", "!=1"),
+    Kind.COUNTER: (">=0", "!=1"),
+    Kind.RATIO: (">=0", "!=50"),
+}
+
+
+@each_case
+def test_filters_never_pass(case: Case) -> None:
+    """No comparison with what is not here is true, and the view says which column that is, and why."""
+    field = declared(case.table, case.name)
+    first = case.table.by_name[field.parts[0]] if field.kind is Kind.GROUP else field
+    frames = {
+        why: frame_of(case.lens, case.table, {case.lacking: WHY} if why else {}) for why in (True, False)
+    }
+    for comparison in COMPARED[first.kind]:
+        text = case.name + ('~""' if comparison == "~" else comparison)
+        assert len(view_of(frames[False], case.table, text).order) == 1, text
+        view = view_of(frames[True], case.table, text)
+        assert len(view.order) == 0, text
+        assert view.filter_remarks == [f"{case.name} is {NOT_AVAILABLE} here: {WHY}"]
+
+
+@each_case
+def test_sums_and_order(case: Case) -> None:
+    """There is no sum of it, nothing to count by, and sorting by it harms nothing."""
+    view = lacking(case)
+    at = np.arange(1)
+    assert view.values(case.name, at) == [None]
+    assert view.total(case.name, at) is None
+    frame = frame_of(case.lens, case.table, {case.lacking: WHY})
+    for descending in (False, True):
+        query = Query(case.table, Sort(case.name, descending), parse_filter(case.table, ""), all_rows=True)
+        assert View(frame, query).order.tolist() == [0]
+    field = case.table.by_name.get(case.name)
+    if field is not None and field.kind is Kind.ENUM:
+        assert view.count_by(case.name, at) == {}
+
+
+def test_the_default_filter_hides_nothing_that_it_cannot_ask() -> None:
+    """Rows are shown, not hidden, where the table's own filter asks for what is not here."""
+    rows = [{"state": "LISTEN"}, {"state": "ESTABLISHED"}]
+    for missing, shown in (({}, 1), ({"state": WHY}, 2)):
+        frame = make_frame(rows, missing=missing)
+        view = View(frame, Query(SOCKETS, Sort("id"), parse_filter(SOCKETS, "")))
+        assert len(view.order) == shown
+
+
+def test_a_group_stands_with_its_first_part() -> None:
+    """The owner is still named where only the container is not here."""
+    frame = make_frame([{"process": "nginx", "pid": 7, "container": "docker:x"}], missing={"container": WHY})
+    view = view_of(frame, SOCKETS)
+    assert AlignedTable(SOCKETS, ("owner", "container"))(view).split()[-2:] == ["nginx_7", NOT_AVAILABLE]
+
+
+# --- headlines --------------------------------------------------------------------------------------------------
+
+
+def headline(lens_id: str, table: Table, frame: Frame) -> str:
+    """What a screen's second line tells of the table, widely."""
+    lens = next(one for one in lenses() if one.id == lens_id)
+    screen: Any = SimpleNamespace(size=Size(200, 40), state=SimpleNamespace(totals=True))
+    parts = screen_class(Place(lens, table)).headline(screen, view_of(frame, table))
+    return "   ".join("".join(piece.text for piece in one.pieces) for one in parts)
+
+
+@pytest.mark.parametrize(
+    ("table", "missing", "words"),
+    [
+        (SOCKETS, "bytes_sent", "↑ n/a"),
+        (SOCKETS, "bytes_received", "↓ n/a"),
+        (SOCKETS, "state", "n/a conns"),
+        (SOCKETS, "retransmits", "retrans n/a"),
+        (PROCESSES, "closed", "closed n/a"),
+        (PROCESSES, "failed", "failed n/a"),
+        (PROCESSES, "connections", "conns n/a"),
+        (PROCESSES, "pid", "processes n/a"),
+        (FAILURES, "failures", "failures n/a   (+n/a)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_headlines(table: Table, missing: str, words: str) -> None:
+    """A sum or a count of what is not here is n/a."""
+    lens = next(one for one in lenses() if table in one.tables)
+    assert words not in headline(lens.id, table, frame_of(lens, table, {}))
+    assert words in headline(lens.id, table, frame_of(lens, table, {missing: WHY}))
+
+
+EMPTY_COUNTS = {"drops": 0, "listen_overflows": 0, "unattributed": 0}
+
+
+@pytest.mark.parametrize(
+    ("table", "hook", "words"),
+    [
+        (SOCKETS, "events", "(+n/a −n/a)"),
+        (SOCKETS, "unheld", "unattributed n/a"),
+        (EVENTS, "events", "opened n/a   closed n/a   failed n/a"),
+        (FAILURES, "events", "failures n/a"),
+        (PACKETS, "packets", "drops n/a"),
+        (PACKETS, "counters", "counters n/a"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_headlines_without_a_point(table: Table, hook: str, words: str) -> None:
+    """What a point counts is n/a where there is no way to it, even when a source counts 0."""
+    lens = next(one for one in lenses() if table in one.tables)
+    told = {
+        way: make_frame([], [], table=table, lens=lens.id, counts=EMPTY_COUNTS, via={hook: way})
+        for way in ("tp_btf", f"n/a: {WHY}")
+    }
+    assert words not in headline(lens.id, table, told["tp_btf"])
+    assert words in headline(lens.id, table, told[f"n/a: {WHY}"])
+
+
+@pytest.mark.parametrize(
+    ("table", "hook"),
+    [
+        (EVENTS, "events"),
+        (FAILURES, "events"),
+        (PACKETS, "packets"),
+        (COUNTERS, "counters"),
+        (SOCKETS, "sockets"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_an_empty_table_says_why(table: Table, hook: str) -> None:
+    """A table that nothing fills does not say that nothing happened; plain output tells it in every format."""
+    lens = next(one for one in lenses() if table in one.tables)
+    word = lens.id if table is lens.main else f"{lens.id}.{table.name}"
+    shown = SOCKETS if table.append else table
+    frames = [
+        make_frame([], None, float(at), table=shown, lens=lens.id, via={hook: f"n/a: {WHY}"})
+        for at in range(3)
+    ]
+    assert WHY in screen_class(Place(lens, table)).manner.nothing(view_of(frames[0], table))
+    for form in Format:
+        asked = Settings(view=ViewSettings(view=word), text=TextSettings(form, 1, data_only=True))
+        stderr = printed(asked, Scripted([frame.now for frame in frames]), 0.1)[1]
+        assert stderr == f"nettop: {table.name} are n/a on this kernel or host: {WHY}\n"
+
+
+def test_filters_on_it_are_told_in_plain_output() -> None:
+    """Whoever filters by what is not here is told once that no row can pass."""
+    frames = [make_frame([{"pid": 1}], None, float(at), missing={"rtt_us": WHY}).now for at in range(3)]
+    asked = Settings(
+        view=ViewSettings(columns=("pid",), filters=("rtt_us>1ms", "pid=1")),
+        text=TextSettings(Format.CSV, 3),
+    )
+    stdout, stderr = printed(asked, Scripted(frames), 0.1)
+    assert (stdout, stderr) == ("time,pid\n", f"nettop: rtt_us is n/a here: {WHY}\n")
+
+
+# --- the log ----------------------------------------------------------------------------------------------------
+
+
+def without_events() -> list[Snapshot]:
+    """Snapshots of a host that tells of no events."""
+    return steps([{"pid": 1}], via={"sockets": "iter/task_file", "events": f"n/a: {WHY}"})
+
+
+def test_the_log_says_what_it_cannot_have() -> None:
+    """In place of events there is a line that says why; the sums name none, and no loss of them."""
+    with Logging(settings(why=True), Woken(without_events())) as logging:
+        missing, metrics = logging.rows(2)
+        told = logging.end()
+    assert (missing["type"], missing["what"], missing["why"]) == ("missing", "events", WHY)
+    assert (metrics["type"], metrics["why"]) == ("metrics", {})
+    assert f"nettop: via sockets iter/task_file · events n/a: {WHY}\n" in told
+    assert "logged n/a events, 1 metrics; lost nothing" in told
+
+
+def test_the_log_for_people_says_what_it_cannot_have() -> None:
+    """The same as a line for people."""
+    with Logging(settings(format=LineFormat.TEXT), Woken(without_events())) as logging:
+        first = logging.lines(1)[0]
+    assert first.split("  ", 1)[1] == f"n/a      events: {WHY}\n"
+
+
+def test_a_log_of_nothing_ends() -> None:
+    """Where none of what is to be logged can be had, that is an error of this host, not an empty log."""
+    with Logging(settings(metrics=False), Woken(without_events())) as logging:
+        error = logging.wait()
+    assert isinstance(error, Unsupported)
+    assert WHY in error.what
+
+
+def test_the_log_gives_reasons() -> None:
+    """Metrics have null, and why, where a field is not here; the filter's user is told."""
+    frames = [make_frame([{"pid": 1, "drops": 5}], missing={"drops": WHY}).now]
+    with Logging(settings(why=True), Woken(frames)) as logging:
+        (row,) = logging.rows(1)
+    assert (row["drops"], row["why"]) == (None, {"drops": WHY})
+    with Logging(settings(filters=("drops>0",)), Woken(frames)) as logging:
+        logging.frame()
+        assert f"nettop: drops is n/a here: {WHY}\n" in logging.end()
+
+
+# --- the report of a command ------------------------------------------------------------------------------------
+
+PARTS = {
+    "event": {"opened", "accepted", "still_open", "failed", "broken"},
+    "reason": {"failed", "broken"},
+    "direction": {"accepted"},
+    "bytes_sent": {"bytes_sent"},
+    "bytes_received": {"bytes_received"},
+    "retransmits": {"retransmits"},
+    "handshake_us": {"slowest"},
+    "remote_address": {"remotes"},
+}
+
+
+def report(missing: dict[str, str], form: LineFormat) -> str:
+    """What is told of a command that opened two connections, of which one closed and one failed."""
+    stream = io.StringIO()
+    made = Report(RunSettings(("true",), form, why=True), stream, is_live=False)
+    frame = Frame(make_frame([], missing=missing).now)
+    made.add(frame, [make_rows([CONNECT | {"id": 1}, CLOSE | {"id": 1}, FAIL | {"id": 2}], EVENTS)])
+    made.finish(frame, Ended(0, 1.0))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("lacks", PARTS)
+def test_reports(lacks: str) -> None:
+    """What a report cannot add up is n/a or null, with the reason."""
+    summary = json.loads(report({lacks: WHY}, LineFormat.JSONL).splitlines()[-1])
+    assert {name for name in set().union(*PARTS.values()) if summary[name] is None} == PARTS[lacks]
+    assert summary["why"] == dict.fromkeys(PARTS[lacks], WHY)
+    assert summary["missing"] == {lacks: WHY}
+    whole, partial = (report(missing, LineFormat.TEXT).split("nettop: ")[1] for missing in ({}, {lacks: WHY}))
+    assert NOT_AVAILABLE not in whole
+    assert partial.count(NOT_AVAILABLE) > 1
+    assert f"  n/a      {lacks}: {WHY}" in partial.splitlines()
+    if lacks in ("bytes_sent", "bytes_received", "retransmits"):
+        assert summary["remotes"][0][lacks] is None
+
+
+# --- --mechanism and --why ------------------------------------------------------------------------------------------
+
+
+def test_ways_are_words() -> None:
+    """--mechanism is POINT=WAY, once for a point; the points of all lenses are known."""
+    assert parse_mechanisms(None) == {}
+    assert parse_mechanisms(["events=none", "packets=tp_btf/kfree_skb"]) == {
+        "events": "none",
+        "packets": "tp_btf/kfree_skb",
+    }
+    assert parse_mechanisms(["events=none", "events=none"]) == {"events": "none"}
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "remedy"),
+    [
+        (["evnts=none"], "unknown hook 'evnts'", "did you mean events"),
+        (["events"], "--mechanism 'events' is no POINT=WAY", "--mechanism events=none"),
+        (["events="], "is no POINT=WAY", "--mechanism events=none"),
+        (["=none"], "is no POINT=WAY", "--mechanism events=none"),
+        (["events=none", "events=tp_btf"], "contradict", "one of them"),
+    ],
+)
+def test_wrong_ways(words: list[str], what: str, remedy: str) -> None:
+    """What means nothing is told with the nearest word."""
+    with pytest.raises(UsageError, match=what) as caught:
+        parse_mechanisms(words)
+    assert remedy in caught.value.remedy
+
+
+def test_completion_of_ways() -> None:
+    """Points are completed, and the one way that every point has."""
+    assert "events=" in complete_mechanism("e")
+    assert complete_mechanism("events=") == ["events=none"]
+    assert complete_mechanism("zz") == []
+
+
+def test_ways_reach_the_settings_of_every_door() -> None:
+    """Each command takes --use, and --why with JSON Lines."""
+    words = ["events=none"]
+    assert cli.settings_of(cli.ViewOptions(use=words)).mechanisms == {"events": "none"}
+    assert log_settings(LogOptions(use=words)).mechanisms == {"events": "none"}
+    assert run_settings(RunOptions(["true"], use=words)).mechanisms == {"events": "none"}
+    assert cli.settings_of(cli.ViewOptions(format="jsonl", why=True)).text.why
+    assert log_settings(LogOptions(format="jsonl", why=True)).why
+    assert run_settings(RunOptions(["true"], format="jsonl", why=True)).why
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cli.settings_of(cli.ViewOptions(format="csv", why=True)),
+        lambda: cli.settings_of(cli.ViewOptions(why=True)),
+        lambda: log_settings(LogOptions(why=True)),
+        lambda: run_settings(RunOptions(["true"], why=True)),
+    ],
+)
+def test_why_is_of_json_lines(make: Callable[[], object]) -> None:
+    """No other format has room for reasons."""
+    with pytest.raises(UsageError, match="--why is of JSON Lines"):
+        make()
+
+
+class Picky(Scripted):
+    """A source that knows one way to one point."""
+
+    def start(self) -> None:
+        """Raise UsageError for any other."""
+        mechanisms: Any = self.options.get("mechanisms", {})
+        check_chosen([Fallbacks(Hook("events", "what happens"), (Mechanism("tp_btf/state"),))], mechanisms)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--table", "--once"], ["--format", "csv", "--once"], ["log", "--log-dir", "none"]],
+    ids=["table", "csv", "log"],
+)
+def test_an_unknown_way_is_a_usage_error(
+    words: list[str], capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source knows its ways; what it says of a wrong one arrives, and the exit code is that of usage."""
+    monkeypatch.chdir(tmp_path)
+
+    def source_of(lens: str) -> Picky:
+        return Picky(steps([{"pid": 1}]))
+
+    assert cli.run([*words, "--mechanism", "events=tp_bff"], source_of) == ExitCode.USAGE
+    told = capfd.readouterr().err
+    assert "nettop: unknown way to events 'tp_bff'" in told
+    assert "did you mean tp_btf/state" in told
+
+
+@pytest.mark.parametrize("error", [NettopError("x")])
+def test_errors_stay(error: NettopError) -> None:
+    """A failing source is told as before."""
+    assert cli.run(["--table", "--once"], lambda lens: Scripted([error])) == ExitCode.FAILURE
