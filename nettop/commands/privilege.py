@@ -168,14 +168,12 @@ def _settle(rights: Rights, needed: frozenset[int], ends: ExitStack) -> None:
     from nettop.kernel import privileges
     from nettop.kernel.namespaces import shared_namespaces
     from nettop.kernel.perf_events import open_clocks
-    from nettop.kernel.powercap import open_meters
     from nettop.kernel.symbols import open_symbols
 
     kept = privileges.for_reading() | needed
     if rights.later_lenses:
         kept |= privileges.for_loading()
         ends.enter_context(open_clocks())
-        ends.enter_context(open_meters())
     if rights.follow_namespaces:
         kept |= privileges.ENTERING
     namespaces = shared_namespaces()  # to the end: lenses that come and go use the same threads

@@ -42,8 +42,6 @@ _BUILT_IN = {
     "sock_diag": "CONFIG_INET_DIAG",
 }
 """Facts of the host that, where they are well, say that a kernel was built so."""
-_OF_THE_MACHINE = frozenset({"power"})
-"""Points that machines have or have not: nothing is wrong without."""
 _SYMBOLS = "CAP_SYSLOG shows the kernel's symbols, where sysctl kernel.kptr_restrict is below 2"
 _OTHERWISE = {"reasons": "Linux 5.17 and later tell them", "places": _SYMBOLS, "symbols": _SYMBOLS}
 """What gives a point a way that is refused for a reason of its own."""
@@ -160,7 +158,7 @@ def _remedy(hook: HookStatus, hooks: Mapping[str, HookStatus], checks: Sequence[
     if above is not None and above.refused:
         return _remedy(above, hooks, checks)
     mechanisms = [way for way, why in hook.refused if why not in OF_THE_USER]
-    if not mechanisms or hook.hook in _OF_THE_MACHINE:
+    if not mechanisms:
         return ""
     return _OTHERWISE.get(hook.hook) or _mend(checks) or _kernel_with(mechanisms, checks)
 

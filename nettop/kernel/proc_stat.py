@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /proc/stat says of CPUs (fs/proc/stat.c, proc(5)): of most of it no more than what ticks happened to meet."""
+"""CPU times from /proc/stat (fs/proc/stat.c, proc(5)); on most kernels they are counted in timer ticks, not timed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,23 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class CpuTimes(NamedTuple):
-    """How a CPU has spent its time since boot, in ns. `rested_ns` is when nothing ran on it: it was idle, waited for a
-    device, or was taken away by a hypervisor."""
+    """How a CPU has spent its time since boot, in ns. `idle_ns` is when nothing ran on it: it was idle, waited for a
+    device, or was taken away by the hypervisor."""
 
-    busy_ns: int
     softirq_ns: int
-    rested_ns: int
+    idle_ns: int
 
 
 def read_cpu_times(proc: Path) -> dict[int, CpuTimes]:
-    """The CPUs that are on, by number; none where the file cannot be read."""
+    """The CPUs that are online, by number; none where the file cannot be read."""
     try:
         lines = (proc / "stat").read_text().splitlines()
     except OSError:
         return {}
-    found: dict[int, CpuTimes] = {}
+    times: dict[int, CpuTimes] = {}
     for line in lines:
         name, *numbers = line.split()
         if name.startswith("cpu") and name != "cpu":
-            user, nice, system, idle, waiting, irq, softirq, stolen, *_ = (
-                int(one) * TICK_NS for one in numbers
-            )
-            busy = user + nice + system + irq + softirq
-            found[int(name.removeprefix("cpu"))] = CpuTimes(busy, softirq, idle + waiting + stolen)
-    return found
+            _, _, _, idle, iowait, _, softirq, steal, *_ = (int(ticks) * TICK_NS for ticks in numbers)
+            times[int(name.removeprefix("cpu"))] = CpuTimes(softirq, idle + iowait + steal)
+    return times

@@ -38,10 +38,6 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1
 _TIMES = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
 """Units of time that fields have: how many make a second."""
 
-_ENERGIES = {"uJ": "J", "uJ/s": "W"}
-"""Units of energy that fields have, and what a million of them is."""
-_MILLIONTHS = {"u": 1.0, "µ": 1.0, "μ": 1.0, "m": 1e3, "": 1e6, "k": 1e9}
-
 _EXAMPLES = {
     "bytes": "500, 10k, 2GiB",
     "bytes/s": "1Mb/s (bits), 10kB/s (bytes), 500",
@@ -49,8 +45,6 @@ _EXAMPLES = {
     "packets": "500, 3k",
     "packets/s": "500, 3k",
     "ns/s": "1% (of one CPU), 10000000",
-    "uJ": "500mJ, 3J",
-    "uJ/s": "500mW, 3W",
 }
 
 
@@ -92,10 +86,6 @@ def _suffixes(unit: str) -> Mapping[str, float]:
         return {"": 1.0, "%": 0.01}
     if unit == "ns/s":
         return {"": 1.0, "%": 1e7}
-    if unit in _ENERGIES:
-        noun = _ENERGIES[unit]
-        small = {prefix + noun.lower(): factor for prefix, factor in _MILLIONTHS.items()}
-        return {"": 1.0} | small | {f"M{noun}": 1e12}  # a capital M is no milli
     known = {prefix + noun: f for noun in _nouns(unit) for prefix, f in _PREFIXES.items()}
     if unit.startswith("bytes"):
         known |= {prefix + noun: f for noun in _nouns(unit) for prefix, f in _BINARY.items()}
@@ -150,12 +140,6 @@ def _durations(per_second: float) -> tuple[Scale, ...]:
     return seconds, Scale(0.9995 * ms, ms, " ms"), Scale(0.9995 * us, us, " µs"), nanoseconds
 
 
-def _energies(noun: str) -> tuple[Scale, ...]:
-    """Of what is counted in millionths."""
-    whole, milli = Scale(0.9995e6, 1e6, f" {noun}", 2), Scale(0.9995e3, 1e3, f" m{noun}")
-    return Scale(0.9995e9, 1e9, f" k{noun}", 2), whole, milli, Scale(0.0, 1.0, f" µ{noun}", 0)
-
-
 _SCALES: Mapping[str, tuple[Scale, ...]] = {
     "bytes": _decimal("B"),
     "bytes/s": _decimal("b/s", bits=True),
@@ -163,8 +147,6 @@ _SCALES: Mapping[str, tuple[Scale, ...]] = {
     "packets/s": _decimal("p/s"),
     # Time of a time: what a thread takes of one CPU.
     "ns/s": (Scale(0.0, 1e7, " %", 2),),
-    "uJ": _energies("J"),
-    "uJ/s": _energies("W"),
 } | {unit: _durations(count) for unit, count in _TIMES.items()}
 
 

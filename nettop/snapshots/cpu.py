@@ -263,22 +263,6 @@ PROCESSES = Table(
     hook="syscalls",
 )  # fmt: skip
 
-POWER = Table(
-    name="power",
-    fields=(
-        Field("id", Kind.KEY, "ID", "counts up as meters are found", "u8", width=6, importance=2),
-        Field("meter", Kind.TEXT, "METER", "the part of the machine that is metered", "u4", width=16, importance=100),
-        Field("energy_uj", Kind.COUNTER, "ENERGY", "what it took. Its rate is its power", "u8", "uJ", 10, 80),
-        Field("network_uj", Kind.COUNTER, "NETWORK", "of that the network stack's: its share of the time in which CPUs "
-              "were busy", "u8", "uJ", 10, 90, "energy_uj × network_ns / busy time of all CPUs"),
-    ),
-    key="id",
-    screen=("meter", "network_uj_per_s", "energy_uj_per_s", "network_uj", "energy_uj"),
-    text=("meter", "energy_uj", "network_uj"),
-    sort="meter",
-    text_sort="meter",
-)  # fmt: skip
-
 # --- points -------------------------------------------------------------------------------------------------------
 
 HOOK_SOFTIRQS = Hook("softirqs", "when softirqs begin and end",
@@ -290,7 +274,6 @@ HOOK_SAMPLES = Hook("samples", "what CPUs do inside the network stack, many time
                       ("samples", "entry_samples", "time_ns"))  # fmt: skip
 HOOK_SYMBOLS = Hook("symbols", "names of the kernel's functions", ("stack", "category"))
 HOOK_SERVED = Hook("served", "whose sockets softirqs serve", ("softirq_ns",))
-HOOK_POWER = Hook("power", "what the machine's power meters say", ("energy_uj", "network_uj"))
 
 LENS = Lens(
     id="cpu",
@@ -298,7 +281,7 @@ LENS = Lens(
     order=2,
     digit="2",
     question="what does the network stack cost in CPU time, and where inside it?",
-    tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES, POWER),
+    tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES),
     hooks=(
         HOOK_SOFTIRQS,
         HOOK_SYSCALLS,
@@ -306,7 +289,6 @@ LENS = Lens(
         HOOK_SAMPLES,
         HOOK_SYMBOLS,
         HOOK_SERVED,
-        HOOK_POWER,
     ),
     losses=(
         Loss(

@@ -24,7 +24,6 @@ from nettop.snapshots.cpu import (
     NAPI_THREADS,
     NO_PROCESS,
     OTHER,
-    POWER,
     PROCESSES,
     RX_SOFTIRQ,
     RX_SYSCALLS,
@@ -47,7 +46,6 @@ VIA = {
     "samples": "perf cpu-clock",
     "symbols": "/proc/kallsyms",
     "served": "tp_btf/tcp_probe",
-    "power": "n/a: no meter in /sys/class/powercap",
 }
 
 _SEND = """
@@ -285,7 +283,6 @@ class _Host:
             (STACKS, self._stacks()),
             (CATEGORY_SHARES, self._categories()),
             (PROCESSES, _processes(step, sum(cpu["network_ns"] for cpu in cpus))),
-            (POWER, []),
         ]
         tables: dict[str, Rows] = {
             table.name: make_rows(rows, table, taken_ns, texts=self.texts[table.name]) for table, rows in made

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure parts of the CPU lens: stints that go on, what is whose, power, /proc/stat."""
+"""The pure parts of the CPU lens: stints that go on, what is whose, /proc/stat."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.kernel.facts import Host
-from nettop.kernel.powercap import Meter
 from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
 from nettop.kernel.rows import row_header
 from nettop.probes.cpu import processes as process_times
 from nettop.probes.cpu.entries import CALLER, CPU_STATE, SPENT, STINT_BITS, NapiThreads, with_stints
-from nettop.probes.cpu.probe import NetworkPower
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, ProcessTimes
 from nettop.snapshots.cpu import (
     ENTRIES,
@@ -244,45 +242,17 @@ def test_details(host: Host) -> None:
     assert "forwarded" in processes.describe(FIRST_ID)["Softirqs"]
 
 
-# --- power and /proc/stat ---------------------------------------------------------------------------------------
-
-
-def test_the_networks_power(tmp_path: Path) -> None:
-    """Energy of each reading goes to the network as its part of the time in which CPUs were busy."""
-    zone = tmp_path / "intel-rapl:0"
-    zone.mkdir()
-    counter = zone / "energy_uj"
-    counter.write_text("1000\n")
-    power = NetworkPower([Meter("package-0", zone, 1 << 32)])
-    found = []
-    for energy, network, busy in (
-        (1000, 0, 0),
-        (5000, 25, 100),
-        (5000, 50, 200),
-        (7000, 300, 250),
-        (9000, 300, 250),
-    ):
-        counter.write_text(f"{energy}\n")
-        found += rows_of(power.rows(network, busy, 0), "meter")
-    power.close()
-    assert [(row["energy_uj"], row["network_uj"]) for row in found] == [
-        (0, 0),
-        (4000, 1000),
-        (4000, 1000),
-        (6000, 3000),
-        (8000, 3000),
-    ]
-    assert {row["id"] for row in found} == {1}
+# --- /proc/stat -------------------------------------------------------------------------------------------------
 
 
 def test_proc_stat(tmp_path: Path) -> None:
-    """Of each CPU that is on; what is idle, waits for devices or was stolen is not busy."""
+    """Each CPU that is online has its times; waiting for devices and stolen time count as idle."""
     (tmp_path / "stat").write_text(
         "cpu 9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 3 90 7 4 5 8 0 0\ncpu7 0 0 0 9 9 0 0 0 0 0\nintr 1\n"
     )
     assert read_cpu_times(tmp_path) == {
-        0: CpuTimes(15 * TICK_NS, 5 * TICK_NS, 105 * TICK_NS),
-        7: CpuTimes(0, 0, 18 * TICK_NS),
+        0: CpuTimes(5 * TICK_NS, 105 * TICK_NS),
+        7: CpuTimes(0, 18 * TICK_NS),
     }
     assert read_cpu_times(tmp_path / "nowhere") == {}
 

@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 
 from nettop.errors import NettopError, SourceFailed
-from nettop.kernel import maps, powercap
+from nettop.kernel import maps
 from nettop.kernel.facts import Host
 from nettop.kernel.mechanisms import (
     NO_MECHANISM,
@@ -41,7 +41,6 @@ from nettop.snapshots.cpu import (
     CPUS,
     ENTRIES,
     HOOK_NAPI_THREADS,
-    HOOK_POWER,
     HOOK_SAMPLES,
     HOOK_SERVED,
     HOOK_SOFTIRQS,
@@ -50,7 +49,6 @@ from nettop.snapshots.cpu import (
     IO_WORKERS,
     LENS,
     NAPI_THREADS,
-    POWER,
     RX_SOFTIRQ,
     RX_SYSCALLS,
     STACKS,
@@ -60,12 +58,11 @@ from nettop.snapshots.cpu import (
     VECTORS,
 )
 from nettop.snapshots.own_cost import LEFT_OUT
-from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, unknown_value
 
 SAMPLES = Fallbacks(HOOK_SAMPLES, (Mechanism("perf cpu-clock"),))
 SYMBOLS = Fallbacks(HOOK_SYMBOLS, (Mechanism("/proc/kallsyms"),))
-POWERCAP = Fallbacks(HOOK_POWER, (Mechanism("powercap"),))
-FALLBACKS = (*cpu_entries.FALLBACKS, SAMPLES, SYMBOLS, POWERCAP)
+FALLBACKS = (*cpu_entries.FALLBACKS, SAMPLES, SYMBOLS)
 
 _CALLS = (TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS)
 _NOT_CALLED = (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)
@@ -103,45 +100,6 @@ def program_text() -> ProgramText:
     )
 
 
-# --- power --------------------------------------------------------------------------------------------------------
-
-
-class NetworkPower:
-    """What of the meters' energy is the network's: its part of the time in which CPUs were busy, reading by reading."""
-
-    def __init__(self, meters: Iterable[powercap.Meter]) -> None:
-        self._power = powercap.Power(meters)
-        self._ids: dict[str, int] = {}
-        self._energy_uj: dict[str, int] = {}
-        self._network_uj: dict[str, float] = {}
-        self._network_ns = self._busy_ns = 0
-
-    def rows(self, network_ns: int, busy_ns: int, taken_ns: int) -> Rows:
-        """The table, with the network's and all CPU time since the start."""
-        share = _share(network_ns - self._network_ns, busy_ns - self._busy_ns)
-        self._network_ns, self._busy_ns = network_ns, busy_ns
-        names = TextTable()
-        read = self._power.read()
-        array = np.zeros(len(read), POWER.dtype)
-        for row, (name, energy_uj) in zip(array, read.items(), strict=True):
-            more = energy_uj - self._energy_uj.get(name, 0)
-            self._energy_uj[name] = energy_uj
-            self._network_uj[name] = self._network_uj.get(name, 0.0) + more * share
-            row["id"] = self._ids.setdefault(name, len(self._ids) + 1)
-            row["meter"], row["energy_uj"] = names.code(name), energy_uj
-            row["network_uj"] = int(self._network_uj[name])
-        return Rows(POWER, np.sort(array, order="id"), {"meter": names.values}, taken_ns)
-
-    def close(self) -> None:
-        """Let go of the meters."""
-        self._power.close()
-
-
-def _share(part: int, whole: int) -> float:
-    """A part of a whole; clocks of another grain may make it look like more, a CPU that goes off like less."""
-    return min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0
-
-
 # --- the source ---------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +115,6 @@ class Cpu:
         self._times: EntryTimes | None = None
         self._samples: Samples | None = None
         self._by_ticks: tuple[int, ...] = ()
-        self._power: NetworkPower | None = None
         self._hooks: dict[str, HookStatus] = {}
         self._left_out: list[str] = []
         self._read_ns = self._watched_ns = 0
@@ -195,7 +152,6 @@ class Cpu:
             attach_best(cpu_entries.SYSCALLS, take_calls, self._asked),
             attach_best(SAMPLES, self._take_samples, self._asked),
             attach_best(SYMBOLS, self._need_symbols, self._asked),
-            attach_best(POWERCAP, self._open_meters, self._asked),
         )
         by_hook = {hook.hook: hook for hook in climbed}
         if self._samples is None or by_hook[HOOK_SOFTIRQS.name].mechanism is None:
@@ -250,12 +206,6 @@ class Cpu:
         if not are_shown(self._host.proc):
             raise Refused(_NO_SYMBOLS)
 
-    def _open_meters(self, _: Mechanism) -> None:
-        root = self._host.root / powercap.POWERCAP.relative_to("/")
-        if why := powercap.why_no_power(root):
-            raise Refused(why)
-        self._power = NetworkPower(powercap.find_meters(root))
-
     # --- read -----------------------------------------------------------------------------------------------------
 
     def read(self, taken_ns: int) -> Snapshot:
@@ -272,8 +222,6 @@ class Cpu:
         if samples is not None:
             tables |= {STACKS.name: samples.stacks, CATEGORY_SHARES.name: samples.categories}
             self._stacks = samples.stacks
-        if self._power is not None:
-            tables[POWER.name] = self._power.rows(network_ns, self._busy_ns(stat), taken_ns)
         return Snapshot(
             lens=LENS.id,
             wall_ns=wall_ns,
@@ -317,7 +265,7 @@ class Cpu:
         for vector, name in enumerate(VECTORS):
             if f"{name}_ns" in CPUS.by_name:
                 array[f"{name}_ns"] = times.vector_ns[on, vector]
-        none = CpuTimes(0, 0, 0)
+        none = CpuTimes(0, 0)
         array["stat_softirq_ns"] = [
             stat[cpu].softirq_ns - self._stat_at_start.get(cpu, none).softirq_ns for cpu in on.tolist()
         ]
@@ -364,10 +312,6 @@ class Cpu:
         for entry in (one for one in self._by_ticks if not self._ticks_tell(one)):
             rows.array[TIME_OF[entry]] = _UNKNOWN
         return rows
-
-    def _busy_ns(self, stat: Mapping[int, CpuTimes]) -> int:
-        """The time in which CPUs were busy since the start."""
-        return sum(one.busy_ns - self._stat_at_start.get(cpu, one).busy_ns for cpu, one in stat.items())
 
     def _counts(self, network_ns: int, cpus: Rows, samples: SampleReading | None) -> dict[str, int]:
         return {
@@ -481,7 +425,7 @@ class Cpu:
 
     def close(self) -> None:
         """Detach; a second call does nothing."""
-        for part in (self._samples, self._times, self._power, self._program):
+        for part in (self._samples, self._times, self._program):
             if part is not None:
                 part.close()
-        self._samples = self._times = self._power = self._program = None
+        self._samples = self._times = self._program = None

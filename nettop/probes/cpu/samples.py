@@ -202,7 +202,7 @@ class Times:
     def _note(self, cpu: int, at: int, times: Mapping[int, CpuTimes]) -> None:
         self._read[cpu] = at
         if cpu in times:
-            self._rested[cpu] = times[cpu].rested_ns
+            self._rested[cpu] = times[cpu].idle_ns
 
     @property
     def mean_ns(self) -> float:
