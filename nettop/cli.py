@@ -27,11 +27,10 @@ from nettop.commands.options import (
     complete_sort,
     complete_view,
     follow_namespaces_option,
-    frequency_option,
     max_overhead_option,
     mechanism_option,
     option,
-    parse_frequency,
+    parse_lens_options,
     parse_mechanisms,
     parse_overhead,
     quoted,
@@ -39,13 +38,14 @@ from nettop.commands.options import (
     starting,
     whole,
     why_option,
+    with_lens_options,
 )
 from nettop.commands.privilege import Rights, opened_session, statistics_opener
 from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, open_run
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings, checked_interval
-from nettop.snapshots import find_table, views
+from nettop.snapshots import all_views, find_table, views
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ _SHOW, _SHORT, _TEXT = "What to show", "Shortcuts of --filter", "Plain output"
 
 
 # fmt: off
+@with_lens_options(all_views())
 @dataclass(frozen=True, slots=True)
 class ViewOptions:
     """The options as they were given: each field is one, in the order of --help. See `settings_of`."""
@@ -112,8 +113,7 @@ class ViewOptions:
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_SHOW,
                                     help="Time between two refreshes (1)")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_SHOW)] = None
-    frequency: Annotated[str | None, frequency_option(_SHOW)] = None
-    use: Annotated[list[str] | None, mechanism_option(_SHOW)] = None
+    mechanism: Annotated[list[str] | None, mechanism_option(_SHOW)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_SHOW)] = False
     port: Annotated[str | None, option("--port", metavar="PORT", panel=_SHORT, help="Local or remote port")] = None
     pid: Annotated[str | None, option("--pid", metavar="PID", panel=_SHORT, help="Process by number")] = None
@@ -198,9 +198,9 @@ def settings_of(asked: ViewOptions) -> Settings:
         interval_s,
         view,
         text,
-        parse_mechanisms(asked.use),
+        parse_mechanisms(asked.mechanism),
         parse_overhead(asked.max_overhead),
-        parse_frequency(asked.frequency, interval_s),
+        parse_lens_options(asked, interval_s, [find_table(asked.view)] if asked.is_text else all_views()),
     )
 
 

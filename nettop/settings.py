@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user asked for, as frozen dataclasses."""
+"""What the user chose, as frozen dataclasses."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,16 +14,9 @@ MAX_INTERVAL_S = 3600.0
 
 
 MAX_METRICS_INTERVAL_S = 86_400.0
-PAGE_BYTES = 4096
-"""The least that a ring of events takes."""
-MAX_RING_BYTES = 1 << 30
 MIN_ROTATE_BYTES = 16 << 10
 MIN_OVERHEAD, MAX_OVERHEAD = 0.001, 1.0
 """Shares of one CPU."""
-FREQUENCY_HZ, MAX_FREQUENCY_HZ = 997, 10_000
-"""Samples a second and CPU: unasked, in step with nothing else that is periodic; and at most."""
-MIN_SAMPLES = 10
-"""A CPU is looked at so often in an interval, or more: a sample too many is then a tenth of the CPU at most."""
 MIN_DURATION_S, MAX_DURATION_S = MIN_INTERVAL_S, 86_400.0
 """How long an export samples."""
 
@@ -84,15 +76,18 @@ class TextSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One run of nettop. `ways` are those to use in place of the best ones, by point; `max_overhead` is the share of
-    one CPU that nettop may take (None: whatever it takes); `frequency_hz` is how often each CPU is sampled."""
+    """One run of nettop.
+
+    `mechanisms` are those to use in place of the best ones, by hook; `max_overhead` is the share of one CPU that nettop
+    may take (None: whatever it takes); `options` are those that lenses declare, by name, as far as they were given.
+    """
 
     interval_s: float = 1.0
     view: ViewSettings = field(default_factory=ViewSettings)
     text: TextSettings = field(default_factory=TextSettings)
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     max_overhead: float | None = None
-    frequency_hz: int = FREQUENCY_HZ
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +96,8 @@ class LogSettings:
 
     `view` is LENS[.TABLE]; `filters` must all hold. The tables are read every `interval_s`, and logged every
     `metrics_interval_s`. Without a `directory` there is the console only. A file is rotated before it grows
-    beyond `rotate_bytes`, and `keep` old ones stay. `ring_bytes` is the kernel's room for events. `why`, `ways`,
-    `max_overhead` and `frequency_hz` are as in TextSettings and Settings.
+    beyond `rotate_bytes`, and `keep` old ones stay. `why`, `mechanisms`, `max_overhead` and `options` are as in
+    TextSettings and Settings.
     """
 
     view: str = "connections"
@@ -116,19 +111,18 @@ class LogSettings:
     directory: str | None = "log"
     rotate_bytes: int = 64 << 20
     keep: int = 8
-    ring_bytes: int = 8 << 20
     why: bool = False
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     max_overhead: float | None = None
-    frequency_hz: int = FREQUENCY_HZ
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSettings:
     """What `nettop export` samples, and where it writes it.
 
-    `view` is LENS.TABLE; `filters` must all hold. `path` is a file, or `-` for standard output. `ways` and
-    `frequency_hz` are as in Settings.
+    `view` is LENS.TABLE; `filters` must all hold. `path` is a file, or `-` for standard output. `mechanisms` and
+    `options` are as in Settings.
     """
 
     view: str
@@ -137,7 +131,7 @@ class ExportSettings:
     duration_s: float = 10.0
     filters: tuple[str, ...] = ()
     mechanisms: Mapping[str, str] = field(default_factory=dict)
-    frequency_hz: int = FREQUENCY_HZ
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +140,7 @@ class RunSettings:
 
     `words` are the command and its arguments. `live` tells of each connection as it ends, not at the end of all.
     Without `output`, a path, the report goes to standard error. The command runs as who called nettop through
-    sudo, unless `as_root`. `why` and `ways` are as in TextSettings and Settings.
+    sudo, unless `as_root`. `why`, `mechanisms` and `options` are as in TextSettings and Settings.
     """
 
     words: tuple[str, ...]
@@ -154,9 +148,9 @@ class RunSettings:
     live: bool = False
     output: str | None = None
     as_root: bool = False
-    ring_bytes: int = 8 << 20
     why: bool = False
     mechanisms: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 def checked_interval(interval_s: float) -> float:
@@ -179,23 +173,6 @@ def checked_overhead(share: float) -> float:
     return share
 
 
-def checked_frequency(frequency_hz: int, span_s: float, spanned_by: str) -> int:
-    """Samples a second and CPU, if that is possible and often enough for the span that is looked at, which the option
-    `spanned_by` gives. Raises UsageError otherwise."""
-    if not 1 <= frequency_hz <= MAX_FREQUENCY_HZ:
-        raise UsageError(
-            f"{frequency_hz} samples a second are not possible",
-            f"give --frequency between 1 and {MAX_FREQUENCY_HZ}; {FREQUENCY_HZ} is usual",
-        )
-    if frequency_hz * span_s < MIN_SAMPLES:
-        raise UsageError(
-            f"--frequency {frequency_hz} is too low for {spanned_by} {span_s:g}: "
-            f"a sample would stand for more than 1/{MIN_SAMPLES} of it",
-            f"give --frequency {math.ceil(MIN_SAMPLES / span_s)} or more, or a longer {spanned_by}",
-        )
-    return frequency_hz
-
-
 def checked_duration(duration_s: float) -> float:
     """How long to sample, if that is possible. Raises UsageError otherwise."""
     if not MIN_DURATION_S <= duration_s <= MAX_DURATION_S:
@@ -214,13 +191,3 @@ def checked_metrics_interval(metrics_interval_s: float, interval_s: float) -> fl
             f"give --metrics-interval between --interval and {MAX_METRICS_INTERVAL_S:g} seconds",
         )
     return metrics_interval_s
-
-
-def checked_ring(ring_bytes: int) -> int:
-    """The size of a ring of events, if the kernel takes it. Raises UsageError otherwise."""
-    if ring_bytes & (ring_bytes - 1) or not PAGE_BYTES <= ring_bytes <= MAX_RING_BYTES:
-        raise UsageError(
-            f"a ring of {ring_bytes} bytes is not possible",
-            "give --ring-size a power of two between 4K and 1G, such as 8M",
-        )
-    return ring_bytes

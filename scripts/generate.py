@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from nettop.snapshots import lenses  # noqa: E402 - the checkout comes first
 from nettop.snapshots.own_cost import SELF  # noqa: E402
-from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table  # noqa: E402
+from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Option, Table  # noqa: E402
 
 FIELDS = ROOT / "docs" / "fields.md"
 HEAD = f"""# Fields
@@ -29,7 +29,8 @@ def fields_page() -> str:
 
 def _lens(lens: Lens) -> str:
     tables = (f"## {_view(lens, table)}\n\n{lens.question}\n\n{_table(table)}\n" for table in lens.tables)
-    return "\n".join([*tables, *([_points(lens), _losses(lens)] if lens is not SELF else [])])
+    parts = [*tables, *([_points(lens), _losses(lens)] if lens is not SELF else [])]
+    return "\n".join([*parts, _options(lens)] if lens.options else parts)
 
 
 def _points(lens: Lens) -> str:
@@ -44,6 +45,23 @@ def _losses(lens: Lens) -> str:
     rows = (f"| `{loss.name}` | {loss.help} |" for loss in lens.losses)
     head = f"### Losses of `{lens.id}`\n\nWhat `lost` counts, in the frame, the help and the logs.\n"
     return "\n".join([head, "| lost | what it is |", "|---|---|", *rows, ""])
+
+
+def _options(lens: Lens) -> str:
+    """What a user can change about the lens, on the command line and by a key of its screens."""
+    head = f"### Options of `{lens.id}`\n\n| option | meaning | default | concerns | key |\n|---|---|---|---|---|\n"
+    return head + "".join(_option(lens, option) for option in lens.options)
+
+
+def _option(lens: Lens, option: Option) -> str:
+    default = option.text(option.default)
+    if option.log_default is not None:
+        default += f"; {option.text(option.log_default)} of `log` and `run`"
+    bounds = [f"at least {option.text(option.minimum)}"] if option.minimum is not None else []
+    bounds += [f"at most {option.text(option.maximum)}"] if option.maximum is not None else []
+    tables = ", ".join(_view(lens, table) for table in lens.tables if option.concerns(table))
+    meaning = ", ".join([option.help, *bounds])
+    return f"| `{option.flag} {option.metavar}` | {meaning} | {default} | {tables} | {option.key} |\n"
 
 
 def _hanging(lens: Lens, point: Hook) -> str:

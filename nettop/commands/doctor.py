@@ -68,7 +68,7 @@ class DoctorOptions:
     no_traffic: Annotated[bool, option("--no-traffic", help="No self-test")] = False
     only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=complete_part,
                                              help=f"Leave out the others: {', '.join(_parts())}")] = None
-    use: Annotated[list[str] | None, mechanism_option()] = None
+    mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
 
@@ -79,7 +79,7 @@ def open_doctor(asked: DoctorOptions, source_of: Callable[[str], Source] | None)
     """
     as_json = checked_word("format", asked.format, _FORMATS) == "json"
     parts = tuple(checked_word("part", part, _parts()) for part in asked.only or ())
-    mechanisms = parse_mechanisms(asked.use)
+    mechanisms = parse_mechanisms(asked.mechanism)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "nettop doctor needs somewhere to write to")
     with undisturbed():

@@ -16,19 +16,19 @@ import typer
 from nettop.commands.invoker import User, invoking_user, owner_of_files
 from nettop.commands.options import (
     checked_word,
-    frequency_option,
     mechanism_option,
     option,
-    parse_frequency,
+    parse_lens_options,
     parse_mechanisms,
     seconds,
     starting,
+    with_lens_options,
 )
 from nettop.commands.privilege import Rights, explaining, opened_session, stays_root
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import ExportFormat, ExportSettings, checked_duration
-from nettop.snapshots import find_table, lenses
+from nettop.snapshots import all_views, find_table
 from nettop.snapshots.schema import Lens, Table
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ _FORMATS = {
 """The formats by a file's ending."""
 
 
+_EXPORTABLE = [(lens, table) for lens, table in all_views() if table.exports]
+
+
 def complete_export_view(incomplete: str) -> list[str]:
     """The views that can be exported and begin like `incomplete`."""
     return starting(_exportable(), incomplete)
@@ -80,10 +83,11 @@ def complete_export_format(incomplete: str) -> list[str]:
 
 def _exportable() -> list[str]:
     """The tables that declare exports, as LENS.TABLE."""
-    return [f"{lens.id}.{table.name}" for lens in lenses() for table in lens.tables if table.exports]
+    return [f"{lens.id}.{table.name}" for lens, table in _EXPORTABLE]
 
 
 # fmt: off
+@with_lens_options(_EXPORTABLE)
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
     """The words as they were given: each field is an argument or an option, in the order of --help."""
@@ -98,8 +102,7 @@ class ExportOptions:
     duration: Annotated[str, option("--duration", metavar="SECONDS", help="How long to sample (10)")] = "10"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", help="Rows to export, as in nettop "
                                                "--filter; given more than once, all hold")] = None
-    frequency: Annotated[str | None, frequency_option()] = None
-    use: Annotated[list[str] | None, mechanism_option()] = None
+    mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
 
@@ -113,8 +116,8 @@ def export_settings(asked: ExportOptions) -> ExportSettings:
         format=_format(asked, table),
         duration_s=duration_s,
         filters=tuple(asked.filter or ()),
-        mechanisms=parse_mechanisms(asked.use),
-        frequency_hz=parse_frequency(asked.frequency, duration_s, "--duration"),
+        mechanisms=parse_mechanisms(asked.mechanism),
+        options=parse_lens_options(asked, duration_s, [(lens, table)]),
     )
 
 

@@ -17,17 +17,17 @@ from nettop.commands.options import (
     complete_line_format,
     complete_view,
     follow_namespaces_option,
-    frequency_option,
     max_overhead_option,
     mechanism_option,
     option,
-    parse_frequency,
+    parse_lens_options,
     parse_mechanisms,
     parse_overhead,
     seconds,
     size_bytes,
     whole,
     why_option,
+    with_lens_options,
 )
 from nettop.commands.privilege import Rights, explaining, opened_session, statistics_opener, stays_root
 from nettop.errors import ExitCode, NettopError, UsageError
@@ -38,9 +38,8 @@ from nettop.settings import (
     LogSettings,
     checked_interval,
     checked_metrics_interval,
-    checked_ring,
 )
-from nettop.snapshots import find_table, views
+from nettop.snapshots import all_views, find_table, logged_views, views
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ give --log-dir a directory of root's, or none for the console only"""
 
 
 # fmt: off
+@with_lens_options(all_views(), log=True)
 @dataclass(frozen=True, slots=True)
 class LogOptions:
     """The options as they were given: each field is one, in the order of --help. See `log_settings`."""
@@ -87,8 +87,7 @@ class LogOptions:
     interval: Annotated[str | None, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
                                            help="Time between two readings of the tables (1)")] = None
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
-    frequency: Annotated[str | None, frequency_option(_WHAT)] = None
-    use: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
+    mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     format: Annotated[str, option("--format", metavar="text|jsonl", panel=_WHERE,
                                   autocompletion=complete_line_format, help="Lines for people (text) or for "
                                   "programs")] = "text"
@@ -102,8 +101,6 @@ class LogOptions:
                                 help="Files put aside that stay, of each kind (8)")] = "8"
     no_console: Annotated[bool, option("--no-console", panel=_WHERE, help="Write to the files only")] = False
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
-    ring_size: Annotated[str, option("--ring-size", metavar="SIZE", panel=_WHERE,
-                                     help="Room for events in the kernel, a power of two (8M)")] = "8M"
     # fmt: on
 
 
@@ -124,11 +121,10 @@ def log_settings(asked: LogOptions) -> LogSettings:
         directory=None if asked.log_dir == NONE else asked.log_dir,
         rotate_bytes=_rotate_bytes(asked.rotate_size),
         keep=whole("--keep", asked.keep),
-        ring_bytes=checked_ring(size_bytes("--ring-size", asked.ring_size)),
         why=checked_why(asked.why, asked.format),
-        mechanisms=parse_mechanisms(asked.use),
+        mechanisms=parse_mechanisms(asked.mechanism),
         max_overhead=parse_overhead(asked.max_overhead),
-        frequency_hz=parse_frequency(asked.frequency, interval_s),
+        options=parse_lens_options(asked, interval_s, logged_views(asked.lens), log=True),
     )
 
 

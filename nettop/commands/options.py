@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import field, fields, make_dataclass
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
 from nettop.errors import UsageError, unknown_word
-from nettop.settings import FREQUENCY_HZ, LineFormat, ViewSettings, checked_frequency, checked_overhead
+from nettop.settings import LineFormat, ViewSettings, checked_overhead
 from nettop.snapshots import find_table, lenses, views
+from nettop.snapshots.schema import Lens, Option, Table
 
 _SIZE = re.compile(r"([0-9]{1,15})([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SIZES = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -34,12 +36,6 @@ def max_overhead_option(panel: str | None = None) -> Any:
                   help="Sample less, rather than take more of one CPU than that, e.g. 2%")  # fmt: skip
 
 
-def frequency_option(panel: str | None = None) -> Any:
-    """--frequency; its value is what `parse_frequency` takes."""
-    return option("--frequency", metavar="HZ", panel=panel,
-                  help=f"How often each CPU is sampled a second, for the CPU lens ({FREQUENCY_HZ})")  # fmt: skip
-
-
 def follow_namespaces_option(panel: str | None = None) -> Any:
     """--follow-namespaces; see nettop.commands.privilege."""
     return option("--follow-namespaces", panel=panel,
@@ -49,6 +45,99 @@ def follow_namespaces_option(panel: str | None = None) -> Any:
 def why_option(panel: str | None = None) -> Any:
     """--why; see `checked_why`."""
     return option("--why", panel=panel, help="JSON says why something is null that cannot be had here")
+
+
+# --- options that lenses declare --------------------------------------------------------------------------------
+
+_Options = TypeVar("_Options", bound=type)
+
+
+def with_lens_options(
+    views: Iterable[tuple[Lens, Table]], *, log: bool = False
+) -> Callable[[_Options], _Options]:
+    """Adds, to the dataclass of a command's options, those that lenses declare for the views it can show.
+
+    Each is a field `str | None` with the option's name. With `log` help tells the default of logs.
+    """
+    declared_fields = {
+        declared.name: (declared.name, _annotated(lens, declared, log=log), None)
+        for lens, table in views
+        for declared in lens.options
+        if declared.concerns(table)
+    }
+
+    def extend(options: _Options) -> _Options:
+        # typer evaluates annotations in the module of the function it is given, which is not that of the options here.
+        types = get_type_hints(options, include_extras=True)
+        own = [(f.name, types[f.name], field(default=f.default)) for f in fields(options)]
+        extended: Any = make_dataclass(
+            options.__name__, [*own, *declared_fields.values()], bases=(options,), frozen=True, slots=True
+        )
+        return cast("_Options", extended)
+
+    return extend
+
+
+def _annotated(lens: Lens, declared: Option, *, log: bool) -> Any:
+    default = declared.log_default if log and declared.log_default is not None else declared.default
+    steps = [declared.text(step) for step in declared.steps]
+    parameter = option(
+        declared.flag,
+        metavar=declared.metavar,
+        panel=f"{lens.title} (view {lens.id})",
+        autocompletion=lambda incomplete: starting(steps, incomplete),
+        help=f"{declared.help} ({declared.text(default)})",
+    )
+    return Annotated[str | None, parameter]
+
+
+def parse_lens_options(
+    options: object, interval_s: float, views: Collection[tuple[Lens, Table]], *, log: bool = False
+) -> dict[str, object]:
+    """The values of the options that lenses declare, by name, as far as they were given.
+
+    With `log` those that have a default of their own for logs have that. Raises UsageError for a value that is not
+    possible, and for an option that changes nothing about the `views` that are shown.
+    """
+    values: dict[str, object] = {}
+    for owner in lenses():
+        for declared in owner.options:
+            text = getattr(options, declared.name, None)
+            concerned = any(lens is owner and declared.concerns(table) for lens, table in views)
+            if text is not None and not concerned:
+                where = ", ".join(f"{owner.id}.{name}" for name in declared.tables) or f"the lens {owner.id}"
+                raise UsageError(
+                    f"{declared.flag} is an option of {where}", "leave it out, or choose such a view"
+                )
+            if text is not None:
+                values[declared.name] = _parsed(declared, text, interval_s)
+            elif concerned and log and declared.log_default is not None:
+                values[declared.name] = declared.log_default
+    return values
+
+
+def _parsed(declared: Option, text: str, interval_s: float) -> object:
+    value: Any = text
+    if declared.unit == "bytes":
+        value = size_bytes(declared.flag, text)
+    elif not isinstance(declared.default, str):
+        try:
+            value = type(declared.default)(text)
+        except ValueError:
+            kind = "a whole number" if isinstance(declared.default, int) else "a number"
+            raise UsageError(
+                f"{declared.flag} {text!r} is not {kind}",
+                f"write it like {declared.flag} {declared.text(declared.default)}",
+            ) from None
+    if declared.minimum is not None and value < declared.minimum:
+        least = declared.text(declared.minimum)
+        raise UsageError(f"{declared.flag} {text} is too low", f"give {declared.flag} {least} or more")
+    if declared.maximum is not None and value > declared.maximum:
+        most = declared.text(declared.maximum)
+        raise UsageError(f"{declared.flag} {text} is too high", f"give {declared.flag} {most} or less")
+    if declared.check is not None:
+        declared.check(value, interval_s)
+    return value
 
 
 # --- completion -----------------------------------------------------------------------------------------------
@@ -131,15 +220,6 @@ def share(name: str, value: str) -> float:
 def parse_overhead(value: str | None) -> float | None:
     """The share of one CPU that --max-overhead gives. Raises UsageError for what is not possible."""
     return None if value is None else checked_overhead(share("--max-overhead", value))
-
-
-def parse_frequency(value: str | None, span_s: float, spanned_by: str = "--interval") -> int:
-    """The samples a second that --frequency gives, for times over such a span, which that option gives.
-
-    Raises UsageError for what is not possible.
-    """
-    frequency_hz = FREQUENCY_HZ if value is None else whole("--frequency", value)
-    return checked_frequency(frequency_hz, span_s, spanned_by)
 
 
 def size_bytes(name: str, value: str) -> int:

@@ -20,14 +20,16 @@ from nettop.commands.options import (
     follow_namespaces_option,
     mechanism_option,
     option,
+    parse_lens_options,
     parse_mechanisms,
-    size_bytes,
     why_option,
+    with_lens_options,
 )
 from nettop.commands.privilege import Rights, opened_session
 from nettop.errors import NettopError, UsageError
 from nettop.interrupts import undisturbed
-from nettop.settings import LineFormat, RunSettings, checked_ring
+from nettop.settings import LineFormat, RunSettings
+from nettop.snapshots.connections import EVENTS, LENS
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
@@ -50,6 +52,7 @@ Exit code: the command's; 128 and the number of the signal that ended it; 127 no
 
 
 # fmt: off
+@with_lens_options([(LENS, EVENTS)], log=True)
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """The words as they were given: each field is an option, in the order of --help, or the command."""
@@ -64,9 +67,7 @@ class RunOptions:
                                          help="Write the report there, each connection as it ends")] = None
     root: Annotated[bool, option("--root", help="Run the command as root, not as who called sudo")] = False
     follow_namespaces: Annotated[bool, follow_namespaces_option()] = False
-    ring_size: Annotated[str, option("--ring-size", metavar="SIZE",
-                                     help="Room for events in the kernel, a power of two (8M)")] = "8M"
-    use: Annotated[list[str] | None, mechanism_option()] = None
+    mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
 
@@ -80,9 +81,9 @@ def run_settings(asked: RunOptions) -> RunSettings:
         live=asked.live,
         output=asked.output,
         as_root=asked.root,
-        ring_bytes=checked_ring(size_bytes("--ring-size", asked.ring_size)),
         why=checked_why(asked.why, asked.format),
-        mechanisms=parse_mechanisms(asked.use),
+        mechanisms=parse_mechanisms(asked.mechanism),
+        options=parse_lens_options(asked, INTERVAL_S, [(LENS, EVENTS)], log=True),
     )
 
 

@@ -15,9 +15,6 @@ from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import Source
 
-RING_BYTES = 8 << 20
-"""Room for the events that others make meanwhile."""
-
 
 def examine(
     lens: Lens, source_of: Callable[[str], Source], places: Sequence[Place], mechanisms: Mapping[str, str]
@@ -31,7 +28,9 @@ def examine(
         with undisturbed():  # the probe is imported
             source = source_of(lens.id)
         source.set("mechanisms", mechanisms)
-        source.set("ring_bytes", RING_BYTES)
+        for option in lens.options:
+            if option.log_default is not None:
+                source.set(option.name, option.log_default)
         for table in lens.tables:
             source.set("table", table.name)
         source.start()

@@ -70,7 +70,7 @@ def run_export(
             "table": table.name,
             "all_rows": True,
             "mechanisms": settings.mechanisms,
-            "frequency": settings.frequency_hz,
+            **settings.options,
         }
         ends.callback(session.enable(lens.id, **options).release)
         sampling = _Sampling(lens.id, table, session, requests, bell)
@@ -83,7 +83,7 @@ def run_export(
         show = ends.enter_context(_progress(settings, stderr))
         ended = sampling.sample(began, settings.duration_s, show)
     view = View(_grown(began, ended, table), replace(text_query(table), filter=shown))
-    profile = _profile(view, began, settings)
+    profile = _profile(view, began)
     for remark in view.filter_remarks:
         tell(remark)
     write_whole(settings.path, WRITERS[settings.format](profile), stdout)
@@ -160,13 +160,13 @@ def _grown(began: Snapshot, ended: Snapshot, table: Table) -> Frame:
     return Frame(replace(ended, tables={table.name: grown}))
 
 
-def _profile(view: View, began: Snapshot, settings: ExportSettings) -> Profile:
+def _profile(view: View, began: Snapshot) -> Profile:
     """The stacks that the view shows."""
     rows = view.now
     shown = Rows(rows.table, take(rows.array, view.order), rows.texts, rows.taken_ns)
     elapsed_ns = rows.taken_ns - began.tables[view.table.name].taken_ns
     host = safe_text(os.uname().nodename)
-    return Profile(tuple(stack_counts(shown)), host, began.wall_ns, elapsed_ns, settings.frequency_hz)
+    return Profile(tuple(stack_counts(shown)), host, began.wall_ns, elapsed_ns, began.counts["frequency_hz"])
 
 
 # --- what is told ---------------------------------------------------------------------------------------------

@@ -101,11 +101,10 @@ def _attached(
                 ends.callback(feeds[stream].close)
         for stream in plan.streams:
             options = {
-                "ring_bytes": settings.ring_bytes,
                 "table": stream.table.name,
                 "all_rows": False,
                 "mechanisms": settings.mechanisms,
-                "frequency": settings.frequency_hz,
+                **settings.options,
             }
             ends.callback(session.enable(stream.lens.id, **options).release)
         yield _Log(settings, session, plan, feeds=feeds, sinks=sinks, bell=bell, tell=tell)

@@ -14,7 +14,7 @@ from nettop.query.from_settings import query_from_settings
 from nettop.query.query import Query, text_query
 from nettop.query.view import View
 from nettop.settings import LineFormat, LogSettings, ViewSettings
-from nettop.snapshots import find_table
+from nettop.snapshots import logged_views
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Lens, Table
 
@@ -84,15 +84,12 @@ def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool)
 
 def _tables(settings: LogSettings) -> tuple[Lens, list[Table]]:
     """The lens's main table and its events, or the one table that is named."""
-    lens, named = find_table(settings.view)
-    tables = [named]
-    if named is lens.main:
-        tables = [*(table for table in lens.tables if table.append), named]
-    wanted = [table for table in tables if (settings.events if table.append else settings.metrics)]
+    views = logged_views(settings.view)
+    wanted = [table for _, table in views if (settings.events if table.append else settings.metrics)]
     if not wanted:
         option = "--events-only" if settings.events else "--metrics-only"
         raise UsageError(f"with {option} there is nothing of {settings.view} to log", f"leave out {option}")
-    return lens, wanted
+    return views[0][0], wanted
 
 
 def _name(lens: Lens, table: Table) -> str:

@@ -84,7 +84,7 @@ def _attached(settings: RunSettings, session: Session, child: Child, bell: WakeE
         feed = session.bus.feed(LENS, EVENTS.name, bell.ring)
         ends.callback(feed.close)
         options = {
-            "ring_bytes": settings.ring_bytes,
+            **settings.options,
             "follow": child.pid,
             "table": EVENTS.name,
             "all_rows": False,

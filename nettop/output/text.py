@@ -59,7 +59,7 @@ def run_text(
             "all_rows": plan.query.all_rows,
             "table": table.name,
             "mechanisms": settings.mechanisms,
-            "frequency": settings.frequency_hz,
+            **settings.options,
         }
         ends.callback(session.enable(plan.lens.id, **options).release)
         while True:

@@ -26,7 +26,7 @@ def run_app(settings: Settings, session: Session) -> ExitCode:
         all_rows=settings.view.all_rows,
         table=table.name,
         mechanisms=settings.mechanisms,
-        frequency=settings.frequency_hz,
+        **settings.options,
     )
     from nettop.screens.context import ScreenContext  # imported here, after the kernel side began its work
     from nettop.screens.frame import NettopApp

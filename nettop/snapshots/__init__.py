@@ -41,6 +41,18 @@ def find_table(view: str) -> tuple[Lens, Table]:
     raise unknown_word("view", view, views())
 
 
+def all_views() -> list[tuple[Lens, Table]]:
+    """Every table of every lens; nettop's own cost, which is no lens, not among them."""
+    return [(lens, table) for lens in lenses() for table in lens.tables]
+
+
+def logged_views(view: str) -> list[tuple[Lens, Table]]:
+    """What `nettop log` logs of a view: the table, and with a lens's main one those of its events, which come first."""
+    lens, named = find_table(view)
+    events = [table for table in lens.tables if table.append] if named is lens.main else []
+    return [(lens, table) for table in (*events, named)]
+
+
 def views() -> tuple[str, ...]:
     """Every word that --view takes."""
     return tuple(

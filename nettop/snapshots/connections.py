@@ -6,7 +6,8 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Table
+from nettop.errors import UsageError
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
 
 PROTOCOLS = {6: "tcp", 17: "udp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h)."""
@@ -253,6 +254,28 @@ OUTSIDE = {"processes outside": "this PID namespace does not tell of them: run n
 WITHOUT_ROOT = "owners"
 """The gap that there is where other users' processes may not be looked at."""
 
+
+def _check_ring_size(size: int, _interval_s: float) -> None:
+    """Raises UsageError for a size that the kernel refuses."""
+    if size & (size - 1):
+        raise UsageError(f"--ring-size {size} is not a power of two", "give a power of two, such as 8M")
+
+
+# The default has room for 1,900 events, which is 76,000 a second as often as it is drained. All of the ring's mapping,
+# which has the data twice, counts as the process's memory.
+RING_SIZE = Option(
+    "ring_size",
+    "The kernel's buffer for events, a power of two",
+    default=512 << 10,
+    log_default=8 << 20,
+    metavar="SIZE",
+    unit="bytes",
+    minimum=4 << 10,  # a page
+    maximum=1 << 30,
+    tables=(EVENTS.name, FAILURES.name, PROCESSES.name),
+    check=_check_ring_size,
+)
+
 LENS = Lens(
     id="connections",
     title="Connections",
@@ -279,4 +302,5 @@ LENS = Lens(
         Loss("failure groups", "failures that are in no group, for want of room"),
         Loss("followed processes", "children of the command that are not followed, for want of room"),
     ),
+    options=(RING_SIZE,),
 )

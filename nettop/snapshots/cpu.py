@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Table
+from nettop.errors import UsageError
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
 
 # --- where the kernel's network stack is entered ----------------------------------------------------------------
 
@@ -275,6 +277,32 @@ HOOK_SAMPLES = Hook("samples", "what CPUs do inside the network stack, many time
 HOOK_SYMBOLS = Hook("symbols", "names of the kernel's functions", ("stack", "category"))
 HOOK_SERVED = Hook("served", "whose sockets softirqs serve", ("softirq_ns",))
 
+# --- options ------------------------------------------------------------------------------------------------------
+
+MIN_SAMPLES = 10
+"""Samples of a CPU in an interval, at least: each then stands for a tenth of the CPU at most."""
+
+
+def _check_frequency(frequency_hz: int, interval_s: float) -> None:
+    """Raises UsageError where too few samples fall into an interval."""
+    if frequency_hz * interval_s < MIN_SAMPLES:
+        raise UsageError(
+            f"--frequency {frequency_hz} is too low for {interval_s:g} s: "
+            f"a sample would stand for more than 1/{MIN_SAMPLES} of that time",
+            f"give --frequency {math.ceil(MIN_SAMPLES / interval_s)} or more, or a longer time",
+        )
+
+
+FREQUENCY = Option(
+    "frequency",
+    "Samples of each CPU per second",
+    default=997,  # in step with nothing else that is periodic
+    metavar="HZ",
+    minimum=1,
+    maximum=10_000,
+    check=_check_frequency,
+)
+
 LENS = Lens(
     id="cpu",
     title="CPU cost",
@@ -308,4 +336,5 @@ LENS = Lens(
         Loss("not_kept", "samples whose stack is in no row, for want of room"),
         Loss("cpus", "CPUs that are on and have no clock: no sample is taken there"),
     ),
+    options=(FREQUENCY,),
 )

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,11 +165,54 @@ class Loss:
     help: str
 
 
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A setting of a lens's source, declared once: commands, live keys, completion and documents all read it here.
+
+    On the command line `ring_size` is `--ring-size`; its source gets the value by `set(name, value)`. The value is an
+    int, float or str, like the `default`; with the unit "bytes" sizes such as 64K are accepted. `minimum` and `maximum`
+    are inclusive. `tables` are the names of those that it concerns (none: every table of the lens). `check` is given
+    the value and the seconds between two readings, and raises UsageError where they do not go together. Commands that
+    must not miss events (log, run, doctor) use `log_default`, where there is one. On the lens's screens the `key` (as
+    Textual names it) goes through the `steps`: its source then has to accept a change after its start.
+    """
+
+    name: str
+    help: str
+    default: int | float | str
+    metavar: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    tables: tuple[str, ...] = ()
+    check: Callable[[Any, float], None] | None = None
+    log_default: int | float | str | None = None
+    key: str = ""
+    steps: tuple[int | float | str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """How it is written on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    def concerns(self, table: Table) -> bool:
+        """Whether it changes anything for a table of its lens."""
+        return not self.tables or table.name in self.tables
+
+    def text(self, value: float | str | None) -> str:
+        """A value as it is written on the command line: sizes as 64K."""
+        if self.unit == "bytes" and isinstance(value, int):
+            power = next((p for p in (3, 2, 1) if value and value % (1 << 10 * p) == 0), 0)
+            return f"{value >> 10 * power}{' KMG'[power].strip()}"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class Lens:
     """A question that nettop answers: its id is the same in file names, --view, paths and recordings.
 
-    `points` are what it wants of the kernel, `losses` what it may lose.
+    `hooks` are what it wants of the kernel, `losses` what it may lose, `options` what a user can change about it; their
+    names differ from those of every other lens's.
     """
 
     id: str
@@ -180,6 +223,7 @@ class Lens:
     tables: tuple[Table, ...]
     hooks: tuple[Hook, ...] = ()
     losses: tuple[Loss, ...] = ()
+    options: tuple[Option, ...] = ()
 
     @property
     def main(self) -> Table:

@@ -77,7 +77,7 @@ class Watch:
 
     def __init__(self, ring_bytes: int = LARGE_RING, **options: object) -> None:
         self.probe = Connections()
-        self.probe.set("ring_bytes", ring_bytes)
+        self.probe.set("ring_size", ring_bytes)
         for table in ("events", "failures", "processes"):
             self.probe.set("table", table)
         for option, value in options.items():

@@ -272,7 +272,6 @@ async def test_words_of_the_command_line_hold() -> None:
             "all_rows": True,
             "table": "sockets",
             "mechanisms": {},
-            "frequency": 997,
         }  # type: ignore[attr-defined]
 
 
@@ -288,7 +287,6 @@ async def test_all_rows_are_asked_for_again_after_a_failure() -> None:
             "all_rows": True,
             "table": "sockets",
             "mechanisms": {},
-            "frequency": 997,
         }  # type: ignore[attr-defined]
 
 

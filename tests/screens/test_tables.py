@@ -220,7 +220,6 @@ async def test_all_rows_stay_asked_for_from_every_table() -> None:
             "all_rows": True,
             "table": "events",
             "mechanisms": {},
-            "frequency": 997,
         }  # type: ignore[attr-defined]
 
 

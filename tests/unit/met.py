@@ -95,8 +95,9 @@ class Meeting:
         rows = [met(stack, 1000 + self.reads * count) for stack, count in self._more.items()]
         self.reads += 1
         tables = {"stacks": make_rows(rows, STACKS, taken_ns)}
-        lost = {"ticks": self.reads}
-        return decode(encode(Snapshot("cpu", time.time_ns(), taken_ns, tables, lost=lost, hooks=self._hooks)))
+        lost, counts = {"ticks": self.reads}, {"frequency_hz": 997}
+        snapshot = Snapshot("cpu", time.time_ns(), taken_ns, tables, counts, lost, self._hooks)
+        return decode(encode(snapshot))
 
     def set(self, option: str, value: object) -> None:
         """Remember what was asked for."""

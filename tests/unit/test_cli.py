@@ -14,6 +14,7 @@ import pytest
 
 from nettop import __version__
 from nettop.cli import ViewOptions, complete_format, run, settings_of
+from nettop.commands.export import ExportOptions
 from nettop.commands.log import LogOptions, log_settings
 from nettop.commands.options import complete_columns, complete_line_format, complete_sort, complete_view
 from nettop.commands.run import RunOptions, run_settings
@@ -28,7 +29,9 @@ from nettop.settings import (
     TextSettings,
     ViewSettings,
 )
-from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots import lenses
+from nettop.snapshots.connections import PROCESSES, SOCKETS
+from tests.unit.build import make_frame
 from tests.unit.scripted import Scripted, steps
 
 ROWS = [{"pid": 7, "process": "nginx", "bytes_sent": 5}, {"pid": 8, "process": "sh", "bytes_sent": 6}]
@@ -50,13 +53,13 @@ def nettop(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
 def test_options_become_settings() -> None:
     """Every option of plain output ends in the settings."""
     asked = ViewOptions(
-        view="connections", filter=["nginx"], sort="-rtt_us", all=True, resolve=True, interval="0.5",
+        view="connections.events", filter=["nginx"], sort="-rtt_us", all=True, resolve=True, interval="0.5",
         table=True, data_only=True, format="csv", columns="pid, local,", limit="3", deltas=True, count="2",
-        frequency="99",
+        ring_size="64k",
     )  # fmt: skip
-    view = ViewSettings("connections", ("pid", "local"), "-rtt_us", ("nginx",), 3, True, True, True)
+    view = ViewSettings("connections.events", ("pid", "local"), "-rtt_us", ("nginx",), 3, True, True, True)
     text = TextSettings(Format.CSV, 2, data_only=True)
-    assert settings_of(asked) == Settings(0.5, view, text, frequency_hz=99)
+    assert settings_of(asked) == Settings(0.5, view, text, options={"ring_size": 1 << 16})
 
 
 def test_nothing_asked() -> None:
@@ -70,19 +73,22 @@ def test_options_of_log_become_settings() -> None:
     asked = LogOptions(
         lens="connections.processes", filter=["nginx", ":443"], metrics_interval="10", interval="0.5",
         format="jsonl", log_dir="/var/log/nettop", rotate_size="1MiB", keep="3", no_console=True, ring_size="64k",
-        frequency="10000",
     )  # fmt: skip
     assert log_settings(asked) == LogSettings(
         view="connections.processes", filters=("nginx", ":443"), format=LineFormat.JSONL, interval_s=0.5,
         metrics_interval_s=10.0, console=False, directory="/var/log/nettop", rotate_bytes=1 << 20, keep=3,
-        ring_bytes=1 << 16, frequency_hz=10_000,
+        options={"ring_size": 1 << 16},
     )  # fmt: skip
-    assert log_settings(LogOptions()) == LogSettings()
+    ring = {"ring_size": 8 << 20}
+    assert log_settings(LogOptions()) == LogSettings(options=ring)
     assert log_settings(LogOptions(events_only=True, log_dir="none")) == LogSettings(
-        metrics=False, directory=None
+        metrics=False, directory=None, options=ring
     )
     assert log_settings(LogOptions(metrics_only=True, metrics_interval="0.5")) == LogSettings(
-        events=False, interval_s=0.5, metrics_interval_s=0.5
+        events=False, interval_s=0.5, metrics_interval_s=0.5, options=ring
+    )
+    assert log_settings(LogOptions(lens="cpu", frequency="10000")) == LogSettings(
+        view="cpu", options={"frequency": 10_000}
     )
 
 
@@ -92,8 +98,10 @@ def test_options_of_run_become_settings() -> None:
         ["curl", "-s", "--", "x"], format="jsonl", live=True, output="f", root=True, ring_size="4K"
     )
     words = ("curl", "-s", "--", "x")
-    assert run_settings(asked) == RunSettings(words, LineFormat.JSONL, True, "f", True, 4096)
-    assert run_settings(RunOptions(["true"])) == RunSettings(("true",))
+    assert run_settings(asked) == RunSettings(
+        words, LineFormat.JSONL, True, "f", True, options={"ring_size": 4096}
+    )
+    assert run_settings(RunOptions(["true"])) == RunSettings(("true",), options={"ring_size": 8 << 20})
 
 
 @pytest.mark.parametrize(
@@ -104,12 +112,27 @@ def test_what_implies_table(asked: ViewOptions) -> None:
     assert asked.is_text
 
 
-def test_frequency_reaches_the_source(capfd: pytest.CaptureFixture[str]) -> None:
-    """It is an option like the ways to use; unasked it is 997."""
-    for words, expected in ((["--frequency", "49"], 49), ([], 997)):
-        asked = source("connections")
-        assert run(["-d", "--once", *words], lambda _lens, asked=asked: asked) is ExitCode.DONE  # type: ignore[misc]
-        assert asked.options["frequency"] == expected
+def test_options_of_a_lens_reach_its_source(capfd: pytest.CaptureFixture[str]) -> None:
+    """An option that a lens declares is set on its source where it was given; the default is the source's to read."""
+    command = ["-d", "--once", "--view", "connections.processes"]
+    for words, expected in ((["--ring-size", "8K"], 8192), ([], None)):
+        rows = Scripted([make_frame([], table=PROCESSES).now])
+        assert run([*command, *words], lambda _lens, rows=rows: rows) is ExitCode.DONE  # type: ignore[misc]
+        assert rows.options.get("ring_size") == expected
+
+
+def test_the_screens_take_the_options_of_every_lens() -> None:
+    """Whatever they begin with, they can come to show any lens."""
+    settings = settings_of(ViewOptions(view="drops", frequency="99", ring_size="1M"))
+    assert settings.options == {"frequency": 99, "ring_size": 1 << 20}
+
+
+def test_no_two_lenses_declare_the_same_option() -> None:
+    """Nor one that a command has for every lens: one name means one thing."""
+    names = [option.name for lens in lenses() for option in lens.options]
+    assert len(names) == len(set(names))
+    common = [command.__mro__[1].__dataclass_fields__ for command in (ViewOptions, LogOptions, ExportOptions)]
+    assert not [name for name in names if any(name in fields for fields in common)]
 
 
 def test_shortcuts_are_filters() -> None:
@@ -164,12 +187,19 @@ def test_a_dumb_terminal_has_no_screens(
         (["--table", "--count", "0"], "--count '0' is not a whole number|--count 10"),
         (["--table", "--limit", "-3"], "--limit '-3' is not a whole number|--limit 10"),
         (["--table", "--pid", "nginx"], "--pid 'nginx' is not a whole number|--pid 10"),
-        (["--frequency", "0"], "--frequency '0' is not a whole number above 0|--frequency 10"),
-        (["--frequency", "10001"], "10001 samples a second are not possible|between 1 and 10000"),
-        (["--frequency", "9"], "--frequency 9 is too low for --interval 1: a|--frequency 10 or more, or"),
-        (["--frequency", "49", "-t", "0.1"], "too low for --interval 0.1|--frequency 100 or more"),
-        (["log", "--frequency", "1"], "--frequency 1 is too low for --interval 1|--frequency 10 or more"),
-        (["log", "--frequency", "fast"], "--frequency 'fast' is not a whole number|--frequency 10"),
+        (["--frequency", "0"], "--frequency 0 is too low|--frequency 1 or more"),
+        (["--frequency", "10001"], "--frequency 10001 is too high|--frequency 10000 or less"),
+        (["--frequency", "9"], "--frequency 9 is too low for 1 s: a|--frequency 10 or more, or"),
+        (["--frequency", "49", "-t", "0.1"], "too low for 0.1 s|--frequency 100 or more"),
+        (["--table", "--frequency", "99"], "--frequency is an option of the lens cpu|leave it out, or"),
+        (["log", "--frequency", "99"], "--frequency is an option of the lens cpu|leave it out, or"),
+        (
+            ["--table", "--ring-size", "1M"],
+            "--ring-size is an option of connections.events, connections.f|such",
+        ),
+        (["log", "--lens", "drops", "--ring-size", "1M"], "an option of connections.events, |such a view"),
+        (["log", "--lens", "cpu", "--frequency", "1"], "--frequency 1 is too low for 1 s|10 or more"),
+        (["log", "--lens", "cpu", "--frequency", "fast"], "--frequency 'fast' is not a whole number|997"),
         (["export"], "missing argument 'LENS[.TABLE]'|nettop export --help"),
         (["export", "cpu.cpus", "a.svg"], "cpu.cpus has no exports|cpu.stacks has some"),
         (["export", "cpu", "a.svg", "--duraton", "3"], "unknown option '--duraton'|did you mean --duration"),
@@ -200,8 +230,9 @@ def test_a_dumb_terminal_has_no_screens(
         (["log", "--rotate-size", "big"], "--rotate-size 'big' is not a size|64M"),
         (["log", "--rotate-size", "1K"], "files of 1024 bytes would be rotated all the time|16K"),
         (["log", "--keep", "0"], "--keep '0' is not a whole number|--keep 10"),
-        (["log", "--ring-size", "3M"], "a ring of 3145728 bytes is not possible|power of two"),
-        (["log", "--ring-size", "2K"], "a ring of 2048 bytes is not possible|between 4K"),
+        (["log", "--ring-size", "3M"], "--ring-size 3145728 is not a power of two|such as 8M"),
+        (["log", "--ring-size", "2K"], "--ring-size 2K is too low|--ring-size 4K or more"),
+        (["log", "--ring-size", "2G"], "--ring-size 2G is too high|--ring-size 1G or less"),
         (["log", "--log-dir", "none", "--filter", "stat=1"], "unknown field 'stat'|did you mean state"),
         (["run"], "no command to run|nettop run -- curl"),
         (["run", "--", ""], "no command to run|nettop run -- curl"),

@@ -484,11 +484,11 @@ def test_completion_of_ways() -> None:
 
 
 def test_ways_reach_the_settings_of_every_door() -> None:
-    """Each command takes --use, and --why with JSON Lines."""
+    """Each command takes --mechanism, and --why with JSON Lines."""
     words = ["events=none"]
-    assert cli.settings_of(cli.ViewOptions(use=words)).mechanisms == {"events": "none"}
-    assert log_settings(LogOptions(use=words)).mechanisms == {"events": "none"}
-    assert run_settings(RunOptions(["true"], use=words)).mechanisms == {"events": "none"}
+    assert cli.settings_of(cli.ViewOptions(mechanism=words)).mechanisms == {"events": "none"}
+    assert log_settings(LogOptions(mechanism=words)).mechanisms == {"events": "none"}
+    assert run_settings(RunOptions(["true"], mechanism=words)).mechanisms == {"events": "none"}
     assert cli.settings_of(cli.ViewOptions(format="jsonl", why=True)).text.why
     assert log_settings(LogOptions(format="jsonl", why=True)).why
     assert run_settings(RunOptions(["true"], format="jsonl", why=True)).why

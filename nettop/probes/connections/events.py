@@ -34,10 +34,6 @@ from nettop.snapshots.arrays import Index, Mask, joined, positions, take
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.snapshot import Array, HookStatus, Rows, known, unknown_value
 
-RING_BYTES = 512 << 10
-"""Room for 1,900 events, which is 76,000 a second as often as it is drained. All of its mapping, which has the data
-twice, counts as the process's memory."""
-
 PENDING_MAX = 1 << 16
 """Accepted connections that may wait for their owner; more than these are told without it."""
 

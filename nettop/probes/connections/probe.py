@@ -30,7 +30,7 @@ from nettop.kernel.privileges import LOOKING, NOTHING
 from nettop.kernel.processes import user_name
 from nettop.kernel.program import Loader, Program
 from nettop.probes.connections.event_hooks import FALLBACKS, no_hooks
-from nettop.probes.connections.events import RING_BYTES, ConnectionEvents, Told
+from nettop.probes.connections.events import ConnectionEvents, Told
 from nettop.probes.connections.process_totals import ProcessTotals
 from nettop.probes.connections.programs import events_text, table_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
@@ -43,6 +43,7 @@ from nettop.snapshots.connections import (
     HOOK_UNATTRIBUTED,
     LENS,
     PROCESSES,
+    RING_SIZE,
     SOCKETS,
 )
 from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, known
@@ -64,7 +65,7 @@ class Connections:
 
     The events are attached a moment after the start: the first table need not wait for their compilation, unless
     somebody asked for them. Options: `every` lists TIME_WAIT sockets too, which are otherwise counted only;
-    `table` names a table that somebody looks at; `ring_bytes`, `follow` (a PID) and `ways` (see kernel.ladder) are
+    `table` names a table that somebody looks at; `ring_size`, `follow` (a PID) and `ways` (see kernel.ladder) are
     taken before the start.
     """
 
@@ -168,7 +169,7 @@ class Connections:
 
     @property
     def _ring_bytes(self) -> int:
-        return int(str(self._options.get("ring_bytes", RING_BYTES)))
+        return int(str(self._options.get(RING_SIZE.name, RING_SIZE.default)))
 
     @property
     def _followed(self) -> int | None:

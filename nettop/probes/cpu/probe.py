@@ -35,11 +35,11 @@ from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.entries import EntryReading, EntryTimes, NapiThreads
 from nettop.probes.cpu.processes import FIRST_ID, ProcessTimes
 from nettop.probes.cpu.samples import SampleReading, Samples
-from nettop.settings import FREQUENCY_HZ
 from nettop.snapshots.cpu import (
     CATEGORY_SHARES,
     CPUS,
     ENTRIES,
+    FREQUENCY,
     HOOK_NAPI_THREADS,
     HOOK_SAMPLES,
     HOOK_SERVED,
@@ -110,7 +110,7 @@ class Cpu:
         self._host = host or Host()
         self._is_real_time = self._host.is_real_time()
         self._asked: ChosenMechanisms = {}
-        self._frequency_hz = FREQUENCY_HZ
+        self._frequency_hz = int(FREQUENCY.default)
         self._program: Program | None = None
         self._times: EntryTimes | None = None
         self._samples: Samples | None = None
@@ -400,7 +400,7 @@ class Cpu:
         """Before the start: `ways` that are asked for in place of the best, `frequency` of the samples in Hz."""
         if option == "mechanisms":
             self._asked = cast("ChosenMechanisms", value)
-        if option == "frequency":
+        if option == FREQUENCY.name:
             self._frequency_hz = cast("int", value)
 
     def describe(self, key: int) -> dict[str, str]:
