@@ -9,39 +9,61 @@ import html
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.screens.example_events import eventful_host  # noqa: E402 - the checkout comes first
-from tests.screens.harness import stage_of  # noqa: E402
+from nettop.settings import Settings, ViewSettings  # noqa: E402 - the checkout comes first
+from nettop.snapshots import lenses  # noqa: E402
+from nettop.snapshots.own_cost import SELF  # noqa: E402
+from tests.screens import example_cpu, example_drops, example_self  # noqa: E402
+from tests.screens.example_events import eventful_host  # noqa: E402
+from tests.screens.harness import Script, Stage  # noqa: E402
 
-DETAILS = {
-    "held by": "nginx 1813, descriptor 12",
-    "also held by": "nginx 1812, descriptor 12; nginx 1814, descriptor 12",
-    "command": "nginx: worker process",
-    "cgroup": "/system.slice/nginx.service",
+
+class Screenshot(NamedTuple):
+    """A view, the terminal's columns and rows, and the keys that are pressed before the picture is taken."""
+
+    view: str
+    size: tuple[int, int]
+    keys: tuple[str, ...] = ()
+
+
+SIZE = (120, 30)
+SCREENSHOTS = {
+    "connections": Screenshot("connections", SIZE, ("down", "down", "down", "down")),
+    "events": Screenshot("connections.events", SIZE, ("down", "down")),
+    "cpu": Screenshot("cpu", (120, 36)),
+    "drops": Screenshot("drops", (120, 20), ("down",)),
+    "self": Screenshot("self", (120, 20), ("down",)),
 }
-PICTURES = {
-    "connections": ((120, 34), ("down", "down", "down", "down")),
-    "details": ((160, 40), ("down", "down", "right")),
-    "events": ((120, 34), ("p", "down", "down")),
-}
 
 
-async def draw(size: tuple[int, int], keys: tuple[str, ...]) -> str:
-    """The picture of a screen after some keys, as SVG."""
+def example_sources() -> dict[str, Script]:
+    """A source for each lens, all on one host."""
     steps, batches = eventful_host()
-    stage = stage_of(steps, DETAILS, batches)
-    app = stage.app()
-    async with app.run_test(size=size) as pilot:
-        for _ in range(2):
-            stage.tick()
-            await pilot.pause()
-        for key in keys:
-            await pilot.press(key)
-            await pilot.pause()
-            stage.run_tasks()
+    return {
+        "connections": Script(steps, batches=batches),
+        "cpu": Script(example_cpu.example_steps()),
+        "drops": Script(example_drops.example_steps()),
+        SELF.id: Script(example_self.example_steps()),
+    }
+
+
+async def draw(shot: Screenshot) -> str:
+    """The screen after its keys, as SVG."""
+    stage = Stage(example_sources().__getitem__)
+    stage.session._sampler._source = example_sources().__getitem__  # type: ignore[method-assign]
+    app = stage.app(Settings(view=ViewSettings(view=shot.view)), lens_set=lenses())
+    async with app.run_test(size=shot.size) as pilot:
+        for key in (*["tick"] * 3, *shot.keys):
+            if key == "tick":
+                stage.tick()
+            else:
+                await pilot.press(key)
+                await pilot.pause()
+                stage.run_tasks()
             await pilot.pause()
         return tidy(app.export_screenshot(title="nettop"))
 
@@ -69,8 +91,8 @@ def main() -> None:
     """Draw all, or those that are named."""
     folder = ROOT / "docs" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[1:] or PICTURES:
-        (folder / f"{name}.svg").write_text(asyncio.run(draw(*PICTURES[name])), encoding="utf-8")
+    for name in sys.argv[1:] or SCREENSHOTS:
+        (folder / f"{name}.svg").write_text(asyncio.run(draw(SCREENSHOTS[name])), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is generated is what is committed, and what the README shows is so."""
+"""The committed documents match what generates them, and their links and file lists hold."""
 
 from __future__ import annotations
 
@@ -16,26 +16,40 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 
 
 def test_fields_are_as_declared() -> None:
-    """docs/fields.md says what the lenses declare; `make generate` writes it."""
+    """docs/fields.md is what `make generate` writes from the lenses' declarations."""
     generate = runpy.run_path(str(ROOT / "scripts" / "generate.py"))
     assert (ROOT / "docs" / "fields.md").read_text() == generate["fields_page"]()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    """Each file that a document links to exists."""
+    """Each file that a document links to, or shows as a picture, exists."""
     links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_the_flows_need_seven_files_at_most() -> None:
-    """Each flow that the page follows, a byte counter's and an event's, names at most seven files that exist."""
+def test_readme_leads_to_every_page() -> None:
+    """README links to each page in docs/, of which there are at most eight."""
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert pages <= set(re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()))
+    assert len(pages) <= 8
+
+
+def test_readme_shows_every_screenshot() -> None:
+    """README shows each screenshot that scripts/screenshots.py draws, and each is committed."""
+    shots = runpy.run_path(str(ROOT / "scripts" / "screenshots.py"))["SCREENSHOTS"]
+    shown = re.findall(r"\(docs/screenshots/(\w+)\.svg\)", (ROOT / "README.md").read_text())
+    assert sorted(shown) == sorted(shots)
+
+
+def test_each_walk_names_seven_files_at_most() -> None:
+    """Each walk of the page, a byte counter's and an event's, names at most seven files, which exist."""
     page = (ROOT / "docs" / "architecture.md").read_text()
-    flows = [re.findall(r"^\d\. \[`([^`]+)`\]", part, re.MULTILINE) for part in page.split("\n## ")]
-    told = [files for files in flows if files]
-    assert len(told) == 2
-    assert all(len(files) <= 7 for files in told)
-    assert all((ROOT / file).is_file() for files in told for file in files)
+    sections = [re.findall(r"^\d\. \[`([^`]+)`\]", part, re.MULTILINE) for part in page.split("\n## ")]
+    walks = [files for files in sections if files]
+    assert len(walks) == 2
+    assert all(len(files) <= 7 for files in walks)
+    assert all((ROOT / file).is_file() for files in walks for file in files)
 
 
 def test_kernel_support_tells_of_every_point() -> None:
