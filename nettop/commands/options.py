@@ -39,7 +39,7 @@ def max_overhead_option(panel: str | None = None) -> Any:
 def follow_namespaces_option(panel: str | None = None) -> Any:
     """--follow-namespaces; see nettop.commands.privilege."""
     return option("--follow-namespaces", panel=panel,
-                  help="Also enter network namespaces that appear later, and keep the capabilities for that")  # fmt: skip
+                  help="Also enter network namespaces that appear later; keeps capabilities for it")  # fmt: skip
 
 
 def why_option(panel: str | None = None) -> Any:
