@@ -62,8 +62,8 @@ class Sampler:
         self._settled = settled
         self._attached: dict[str, _Attached] = {}
         self._tasks: deque[Callable[[], None]] = deque()
-        self._bell = WakeEvent()
-        self._now = False
+        self._event = WakeEvent()
+        self._requests: list[Future[None]] = []
         self._stopping = False
         self._deadline = 0.0
         self._drained_at = float("-inf")
@@ -83,13 +83,15 @@ class Sampler:
     def stop(self) -> None:
         """Close every source and end the thread."""
         self._stopping = True
-        self._bell.ring()
+        self._event.set()
         self._thread.join()
 
-    def sample_now(self) -> None:
-        """Read at once; the next regular deadline stays."""
-        self._now = True
-        self._bell.ring()
+    def sample_now(self) -> Future[None]:
+        """Read at once; the next regular deadline stays. The result is there when a reading has ended that began
+        after the call."""
+        request: Future[None] = Future()
+        self._post(lambda: self._requests.append(request))
+        return request
 
     def set_interval(self, interval_s: float) -> None:
         """Read every `interval_s` from now on."""
@@ -122,19 +124,22 @@ class Sampler:
 
     def _post(self, task: Callable[[], None]) -> None:
         self._tasks.append(task)
-        self._bell.ring()
+        self._event.set()
 
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         self._deadline = time.monotonic() + self.interval_s
-        with self._bell:
+        with self._event:
             self.pace.start()
             while self._wait():
                 self._run_tasks()
                 self._detach_idle()
-                if self._take_now() or time.monotonic() >= self._deadline:
+                requests, self._requests = self._requests, []
+                if requests or time.monotonic() >= self._deadline:
                     self._read_all()
+                    for request in requests:
+                        request.set_result(None)
                 else:
                     self._drain_all()
                 self._deadline = self._next_deadline()
@@ -144,7 +149,7 @@ class Sampler:
 
     def _wait(self) -> bool:
         """Sleep until the deadline, or until there is work; False when it is time to stop."""
-        while not (self._stopping or self._now or self._tasks):
+        while not (self._stopping or self._tasks):
             now = time.monotonic()
             rested = self._drained_at + DRAIN_PAUSE_S
             remaining = self._deadline - now
@@ -155,7 +160,7 @@ class Sampler:
                 wakeups = dict.fromkeys(self._wakeups(), select.POLLIN)
             else:
                 remaining = min(remaining, rested - now)
-            if self._bell.wait(wakeups, remaining):
+            if self._event.wait(wakeups, remaining):
                 break
         return not self._stopping
 
@@ -167,10 +172,6 @@ class Sampler:
     def _run_tasks(self) -> None:
         while self._tasks:
             self._tasks.popleft()()
-
-    def _take_now(self) -> bool:
-        now, self._now = self._now, False
-        return now
 
     def _next_deadline(self) -> float:
         """The next tick that is still to come; those that have passed are skipped and counted."""

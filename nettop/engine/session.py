@@ -95,9 +95,9 @@ class Session:
         """Refreshes skipped because the one before took too long."""
         return self._sampler.late
 
-    def sample_now(self) -> None:
-        """Refresh every attached lens at once."""
-        self._sampler.sample_now()
+    def sample_now(self) -> Future[None]:
+        """Refresh every attached lens at once; the result is there when a reading that begins now has ended."""
+        return self._sampler.sample_now()
 
     def set_interval(self, interval_s: float) -> None:
         """Refresh every `interval_s` seconds from now on. Raises UsageError when out of bounds."""

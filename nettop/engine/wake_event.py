@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sampler and the doors sleep on: a bell that other threads and signals ring, and descriptors."""
+"""What the sampler and the consumers wait for: an event that threads and signal handlers set, and descriptors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Self
 
 
 class WakeEvent:
-    """Rung from any thread and from signal handlers. Used as a context."""
+    """An event that may be set from any thread and from signal handlers. Used as a context; outside it `set` does
+    nothing."""
 
     def __init__(self) -> None:
-        # A signal's handler may ring while the main thread is inside: the lock may be taken twice.
+        # A signal handler may set it while the main thread does, so the lock may be taken twice.
         self._lock = threading.RLock()
         self.descriptor = -1
 
@@ -27,25 +28,25 @@ class WakeEvent:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        # The sampler may be about to ring: its write must not meet another file's descriptor.
+        # The sampler may be about to set it, and the descriptor's number may soon be another file's.
         with self._lock:
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def ring(self) -> None:
-        """End the sleep, or have the next one end at once."""
+    def set(self) -> None:
+        """End the wait, or have the next one end at once."""
         with self._lock:
             if self.descriptor >= 0:
                 os.eventfd_write(self.descriptor, 1)
 
-    def silence(self) -> None:
-        """Forget that it was rung."""
+    def clear(self) -> None:
+        """Forget that it was set."""
         os.eventfd_read(self.descriptor)
 
     def wait(self, others: Mapping[int, int] | None = None, timeout_s: float | None = None) -> dict[int, int]:
-        """Sleep until it is rung, or one of the `others` is ready, or the time is up.
+        """Wait until it is set, or one of the `others` is ready, or the time is up.
 
-        `others` are descriptors with the events of poll(2) to wait for; what comes back is theirs.
+        `others` are descriptors with the events of poll(2) to wait for; returns those that are ready, with theirs.
         """
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN)
@@ -53,5 +54,5 @@ class WakeEvent:
             poll.register(descriptor, events)
         ready = dict(poll.poll(None if timeout_s is None else max(0, math.ceil(timeout_s * 1000))))
         if ready.pop(self.descriptor, 0):
-            self.silence()
+            self.clear()
         return ready

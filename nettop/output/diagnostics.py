@@ -9,15 +9,15 @@ from typing import TextIO
 from nettop.snapshots.safe_text import safe_text
 
 
-class Told:
-    """Writes remarks as lines of their own; where nobody listens, nothing happens."""
+class Diagnostics:
+    """Writes messages as lines of their own, safe to show; without a stream, or when it has closed, does nothing."""
 
     def __init__(self, stderr: TextIO | None) -> None:
         self._stderr = stderr
 
-    def __call__(self, remark: str) -> None:
-        """Say it."""
+    def __call__(self, message: str) -> None:
+        """Write the message."""
         if self._stderr is not None:
             with suppress(OSError):
-                self._stderr.write(f"nettop: {safe_text(remark)}\n")
+                self._stderr.write(f"nettop: {safe_text(message)}\n")
                 self._stderr.flush()

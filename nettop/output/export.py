@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The export as a door: samples a table for a while, and writes what it counted in that time, in one piece."""
+"""The export frontend: samples a table for a while, and writes what it counted in that time, whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
-from nettop.engine.wake_event import WakeEvent
-from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
 from nettop.interrupts import Requests
 from nettop.output.cpu.flame_svg import flame_svg
 from nettop.output.cpu.folded import folded
 from nettop.output.cpu.speedscope import speedscope
-from nettop.output.diagnostics import Told
+from nettop.output.diagnostics import Diagnostics
 from nettop.query.cpu import Profile, grown_rows, stack_counts
 from nettop.query.filter import parse_filter
 from nettop.query.query import text_query
@@ -30,11 +30,9 @@ from nettop.snapshots import find_table
 from nettop.snapshots.arrays import take
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
 STDOUT = "-"
-READ_WAIT_S = 30.0
-"""How long the end waits for the last reading."""
 _STEP_S = 0.2
 """How often a terminal shows how far it is."""
 
@@ -61,97 +59,62 @@ def run_export(
     lens, table = find_table(settings.view)
     shown = parse_filter(table, " ".join(settings.filters))
     _check_place(settings.path)
-    tell = Told(stderr)
-    with ExitStack() as ends:
-        bell = ends.enter_context(WakeEvent())
-        requests.wake = bell.ring
-        ends.callback(session.bus.subscribe(bell.ring))
-        options = {
-            "table": table.name,
-            "all_rows": True,
-            "mechanisms": settings.mechanisms,
-            **settings.options,
-        }
-        ends.callback(session.enable(lens.id, **options).release)
-        sampling = _Sampling(lens.id, table, session, requests, bell)
-        began = sampling.begin()
-        if began is None:
-            tell("ended before anything was sampled: nothing is written")
+    report = Diagnostics(stderr)
+    options = {"all_rows": True, "mechanisms": settings.mechanisms, **settings.options}
+    consumer = Consumer(session, lens.id, (table,), options)
+    requests.wake = consumer.wake
+    with consumer:
+        first = consumer.first_frame(lambda: requests.ending)
+        if first is None:
+            report("ended before anything was sampled: nothing is written")
             return ExitCode.DONE
+        began = first.now
         if (why := began.missing.get("stack")) is not None:
-            tell(f"functions have no names: {why}")
-        show = ends.enter_context(_progress(settings, stderr))
-        ended = sampling.sample(began, settings.duration_s, show)
+            report(f"functions have no names: {why}")
+        with _progress(settings, stderr) as show:
+            _sample(consumer, requests, table, settings.duration_s, show)
+        ended = _last_snapshot(consumer)
     view = View(_grown(began, ended, table), replace(text_query(table), filter=shown))
     profile = _profile(view, began)
     for remark in view.filter_remarks:
-        tell(remark)
+        report(remark)
     write_whole(settings.path, WRITERS[settings.format](profile), stdout)
-    tell(_summary(profile, settings, began, ended, is_early=requests.ending))
+    report(_summary(profile, settings, began, ended, is_early=requests.ending))
     return ExitCode.DONE
 
 
 # --- sampling -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Sampling:
-    """Takes a first snapshot of a lens and, some time later, a last one: what the table counted lies between."""
-
-    lens: str
-    table: Table
-    session: Session
-    requests: Requests
-    bell: WakeEvent
-
-    def begin(self) -> Snapshot | None:
-        """The first snapshot; None where the end was requested before."""
-        while (now := self._newest()) is None:
-            if self.requests.ending:
-                return None
-            self.bell.wait()
-        why = now.why_unavailable(self.table)
-        if why is not None or self.table.name not in now.tables:
-            what = f"{self.table.name} are {NOT_AVAILABLE} on this kernel or host: {why or 'the lens gives none'}"
-            raise Unsupported(what, "nettop doctor says what was tried")
-        return now
-
-    def sample(
-        self, began: Snapshot, duration_s: float, show: Callable[[float, int], None] | None
-    ) -> Snapshot:
-        """The snapshot at the end of the time; meanwhile `show` is told how long, and how many samples."""
-        start = time.monotonic()
-        while not self.requests.ending and (left := start + duration_s - time.monotonic()) > 0:
-            if show is not None:
-                show(
-                    duration_s - left,
-                    _samples(self._newest() or began, self.table) - _samples(began, self.table),
-                )
-            self.bell.wait(timeout_s=left if show is None else min(left, _STEP_S))
-        return self._read_once_more()
-
-    def _read_once_more(self) -> Snapshot:
-        before = self._newest()
-        self.session.sample_now()
-        deadline = time.monotonic() + READ_WAIT_S
-        while (now := self._newest()) is before or now is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise SourceFailed(f"{self.lens} was not read within {READ_WAIT_S:g} s", "try again")
-            self.bell.wait(timeout_s=left)
-        return now
-
-    def _newest(self) -> Snapshot | None:
-        """The newest snapshot, if there is one. Raises what the lens fails with."""
-        failure = self.session.bus.failure(self.lens)
-        if failure is not None:
-            raise failure
-        frame = self.session.bus.frame(self.lens)
-        return None if frame is None else frame.now
+def _sample(
+    consumer: Consumer,
+    requests: Requests,
+    table: Table,
+    duration_s: float,
+    show: Callable[[float, int], None] | None,
+) -> None:
+    """Wait for the end of the time, or its request; meanwhile `show` gets the seconds, and the samples so far."""
+    start = time.monotonic()
+    first = _samples(consumer, table)
+    while not requests.ending and (left := start + duration_s - time.monotonic()) > 0:
+        if consumer.failure is not None:
+            raise consumer.failure
+        if show is not None:
+            show(duration_s - left, _samples(consumer, table) - first)
+        consumer.wait(timeout_s=left if show is None else min(left, _STEP_S))
 
 
-def _samples(snapshot: Snapshot, table: Table) -> int:
-    return int(snapshot.tables[table.name].array["samples"].sum())
+def _last_snapshot(consumer: Consumer) -> Snapshot:
+    is_read = consumer.read_last()
+    if consumer.failure is not None:
+        raise consumer.failure
+    if not is_read or consumer.frame is None:
+        raise SourceFailed("the last reading takes too long", "try again")
+    return consumer.frame.now
+
+
+def _samples(consumer: Consumer, table: Table) -> int:
+    return 0 if consumer.frame is None else int(consumer.frame.now.tables[table.name].array["samples"].sum())
 
 
 def _grown(began: Snapshot, ended: Snapshot, table: Table) -> Frame:

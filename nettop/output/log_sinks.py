@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from nettop.engine.wake_event import WakeEvent
+from nettop.engine.consumer import Consumer
 from nettop.errors import NettopError
 from nettop.interrupts import Requests
 from nettop.output.console import Console
@@ -33,17 +33,17 @@ class Sinks:
         files: Mapping[str, LogFile],
         console: Console | None,
         requests: Requests,
-        bell: WakeEvent,
+        consumer: Consumer,
         *,
         encoding: str,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         self._files = files
         self._console = console
         self._encoding = encoding
         self._requests = requests
-        self._tell = tell
-        self._bell = bell
+        self._report = report
+        self._consumer = consumer
         self._lost_by_console = 0
 
     def write(self, name: str, text: str) -> None:
@@ -58,12 +58,12 @@ class Sinks:
             if not self._files:
                 self._console.wait(lambda: self._requests.ending)
 
-    def sleep(self) -> None:
-        """Sleep until somebody rings. Raises BrokenPipeError once nobody reads the console any more, and
-        NettopError when the console cannot be written and is all there is.
+    def wait(self) -> None:
+        """Wait for the consumer. Raises BrokenPipeError once nobody reads the console any more, and NettopError when
+        the console cannot be written and is all there is.
         """
         console = self._console
-        ready = self._bell.wait({} if console is None else {console.descriptor: 0})
+        ready = self._consumer.wait({} if console is None else {console.descriptor: 0})
         if console is None:
             return
         if console.gone or ready.get(console.descriptor, 0) & _GONE:
@@ -71,8 +71,8 @@ class Sinks:
         if console.error is not None:
             self._do_without(console, console.error)
 
-    def reopen_if_asked(self) -> None:
-        """Open the files again, if a signal has asked for it since the last call."""
+    def reopen_if_requested(self) -> None:
+        """Open the files again, if a signal has requested it since the last call."""
         if self._requests.take_reopening():
             for file in self._files.values():
                 file.reopen()
@@ -101,7 +101,7 @@ class Sinks:
     def _do_without(self, console: Console, error: OSError) -> None:
         if not self._files:
             raise NettopError(f"the output cannot be written: {error.strerror}")
-        self._tell(f"the console cannot be written ({error.strerror}): lines go to the files only")
+        self._report(f"the console cannot be written ({error.strerror}): lines go to the files only")
         console.close()
         self._lost_by_console += console.lost
         self._console = None
@@ -112,21 +112,21 @@ def opened_sinks(
     settings: LogSettings,
     names: Sequence[str],
     requests: Requests,
-    bell: WakeEvent,
+    consumer: Consumer,
     *,
     stdout: TextIO | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Iterator[Sinks]:
     """The files `names` in the log's directory, and the console. Raises NettopError when a file cannot be opened."""
 
-    def say_lost(cause: str, count: int, total: int) -> str:
+    def line_of_loss(cause: str, count: int, total: int) -> str:
         return lost_line(settings.format, time.time_ns(), "lines", cause, count=count, total=total)
 
     files: dict[str, LogFile] = {}
     ending = _ENDINGS[settings.format]
     for name in names if settings.directory is not None else ():
         place = Place(Path(str(settings.directory)), name, ending, settings.rotate_bytes, settings.keep)
-        files[name] = LogFile(place, tell, lambda *gap: say_lost(*gap).encode())
+        files[name] = LogFile(place, report, lambda *gap: line_of_loss(*gap).encode())
     for file in files.values():
         file.open()
     encoding, console = "utf-8", None
@@ -134,8 +134,10 @@ def opened_sinks(
         # Text goes to people, as their locale has it; programs expect UTF-8 everywhere.
         if settings.format is LineFormat.TEXT:
             encoding = stdout.encoding.lower()
-        console = Console(stdout.fileno(), bell.ring, lambda *gap: say_lost(*gap).encode(encoding, "replace"))
-    sinks = Sinks(files, console, requests, bell, encoding=encoding, tell=tell)
+        console = Console(
+            stdout.fileno(), consumer.wake, lambda *gap: line_of_loss(*gap).encode(encoding, "replace")
+        )
+    sinks = Sinks(files, console, requests, consumer, encoding=encoding, report=report)
     try:
         yield sinks
     finally:

@@ -44,7 +44,7 @@ class Report:
     """Adds up what happens, and writes it to `stream`: lines at once if it `is_live`, else at the end."""
 
     def __init__(self, settings: RunSettings, stream: TextIO | None, *, is_live: bool) -> None:
-        self.outcome = RunSummary()
+        self.summary = RunSummary()
         self._settings = settings
         self._stream = stream
         self._is_live = is_live
@@ -56,7 +56,7 @@ class Report:
     def add(self, frame: Frame, batches: Sequence[Rows]) -> None:
         """Take events in, in the order in which they came."""
         for piece in pieces(batches, PIECE_ROWS):
-            self.outcome.add(piece)
+            self.summary.add(piece)
             ends = replace(piece, array=piece.array[piece.array["event"] >= _CLOSE])
             if self._is_live:
                 self._write(self._lines(frame, ends))
@@ -69,8 +69,8 @@ class Report:
             self._write(self._lines(frame, ends))
         sockets = frame.now.tables.get(SOCKETS.name)
         if sockets is not None:
-            self.outcome.add_open(sockets)
-        summary = _summary(self.outcome, self._settings.words, ended, frame.now)
+            self.summary.add_open(sockets)
+        summary = _summary(self.summary, self._settings.words, ended, frame.now)
         if self._settings.format is LineFormat.TEXT:
             lines = _summary_lines(summary, self._more)
             self._write("".join(f"{safe_text(line)}\n" for line in lines))
@@ -113,18 +113,18 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
 """The fields of the events that each part of the summary is made of: without them it is null."""
 
 
-def _summary(outcome: RunSummary, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
+def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
     """What is told at the end; None is what this kernel does not tell."""
     missing = dict.fromkeys(_reasons(snapshot))
     told = {
-        "opened": outcome.opened,
-        "accepted": outcome.accepted,
-        "still_open": outcome.still_open,
-        "failed": dict(outcome.failed.most_common()),
-        "broken": dict(outcome.broken.most_common()),
-        **outcome.moved,
-        "slowest": [asdict(one) for one in outcome.slowest],
-        "remotes": [_without(asdict(one), missing) for one in outcome.by_bytes()],
+        "opened": events.opened,
+        "accepted": events.accepted,
+        "still_open": events.still_open,
+        "failed": dict(events.failed.most_common()),
+        "broken": dict(events.broken.most_common()),
+        **events.moved,
+        "slowest": [asdict(one) for one in events.slowest],
+        "remotes": [_without(asdict(one), missing) for one in events.by_bytes()],
     }
     return {
         "time": rfc3339(time.time_ns()),

@@ -1,33 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain output as a door: prints a block for each refresh, until it has printed enough or somebody ends it."""
+"""The text frontend: prints a block for each refresh, until it has printed enough or somebody ends it."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import TextIO
 
-from nettop.engine.bus import Feed
+from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import PRINT
 from nettop.engine.resolver import Resolver
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
 from nettop.output.banner import banner, change
-from nettop.output.diagnostics import Told
+from nettop.output.diagnostics import Diagnostics
 from nettop.output.jsonl import JsonLines
 from nettop.output.plan import Plan, field_of, make_plan
-from nettop.output.refresh_input import RefreshInput
 from nettop.output.separated import Separated
+from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
 from nettop.query.address import address_bytes
 from nettop.query.view import View
 from nettop.settings import Format, Settings, TextSettings
 from nettop.snapshots.connections import WITHOUT_ROOT
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 
 Formatter = Callable[[View], str]
 RESOLVE_WAIT_S = 2.0
@@ -41,79 +40,77 @@ def run_text(
     stdin: TextIO | None = None,
     stderr: TextIO | None = None,
 ) -> ExitCode:
-    """Print what `settings` ask for, until `settings.text.count` blocks are out.
+    """Print the view that `settings` describe, until `settings.text.count` blocks are out.
 
     Raises UsageError before anything is attached, BrokenPipeError when the reader of `stdout` has gone, and
     whatever the lens fails with.
     """
     plan = make_plan(settings)
-    printer = _Printer(settings, plan, session, stdout, stderr)
-    with ExitStack() as ends:
-        wakes = ends.enter_context(RefreshInput(_descriptor(stdin), _descriptor(stdout)))
-        ends.callback(session.bus.subscribe(wakes.wake))
-        table = plan.query.table
-        if table.append:
-            printer.feed = session.bus.feed(plan.lens.id, table.name, wake=lambda: None)
-            ends.callback(printer.feed.close)
-        options = {
-            "all_rows": plan.query.all_rows,
-            "table": table.name,
-            "mechanisms": settings.mechanisms,
-            **settings.options,
-        }
-        ends.callback(session.enable(plan.lens.id, **options).release)
+    options = {
+        "all_rows": plan.query.all_rows,
+        "mechanisms": settings.mechanisms,
+        **settings.options,
+    }
+    streams = StandardStreams(stdin, stdout)
+    with Consumer(session, plan.lens.id, (plan.query.table,), options) as consumer:
+        printer = _Printer(settings, plan, session, consumer, stdout=stdout, stderr=stderr)
         while True:
-            failure = session.bus.failure(plan.lens.id)
-            if failure is not None:
-                raise failure
-            frame = session.bus.frame(plan.lens.id)
-            printer.tell_restraint()
-            if frame is not None:
-                printer.show(frame)
+            if consumer.failure is not None:
+                raise consumer.failure
+            printer.report_restraint()
+            printer.show(consumer.frame)
             if printer.printed == settings.text.count:
                 return ExitCode.DONE
-            if wakes.wait():
-                session.sample_now()
+            if streams.entered(consumer.wait(streams.descriptors())):
+                consumer.read_now()
 
 
 class _Printer:
-    """Prints each new snapshot once, and beside it, on standard error, what is worth knowing.
+    """Prints each new snapshot once, and on standard error what is worth knowing beside it.
 
-    Of a table to which rows are only added each row is printed once: the ones that its feed brought since the last
-    output.
+    Of an append table each row is printed once: those that have come since the last output.
     """
 
     def __init__(
-        self, settings: Settings, plan: Plan, session: Session, stdout: TextIO, stderr: TextIO | None
+        self,
+        settings: Settings,
+        plan: Plan,
+        session: Session,
+        consumer: Consumer,
+        *,
+        stdout: TextIO,
+        stderr: TextIO | None,
     ) -> None:
         self.printed = 0
         self._session = session
+        self._consumer = consumer
         self._restraint = ""
-        self.feed: Feed | None = None
         self._settings = settings
         self._plan = plan
         self._stdout = stdout
-        told = settings.text.format is Format.TABLE and not settings.text.data_only
-        self._stderr = stderr if told else None
-        self._remark = Told(stderr)
+        has_banner = settings.text.format is Format.TABLE and not settings.text.data_only
+        self._banner_stream = stderr if has_banner else None
+        self._report = Diagnostics(stderr)
         self._formatter = _formatter(plan, settings.text, stdout)
         # A table goes to people, as their locale has it; programs expect UTF-8 everywhere.
         self._encoding = stdout.encoding if settings.text.format is Format.TABLE else "utf-8"
         self._resolver = Resolver() if settings.view.resolve else None
         self._last: Snapshot | None = None
-        self._told: Snapshot | None = None
+        self._described: Snapshot | None = None
         self._lost = 0
         self._remarks: list[str] = []
 
-    def tell_restraint(self) -> None:
-        """Say what is done for --max-overhead, whatever was asked for: the output comes less often, or lacks some."""
+    def report_restraint(self) -> None:
+        """Say what is done for --max-overhead, in every format: the output comes less often."""
         restraint = self._session.restraint
         if restraint is not None and str(restraint) != self._restraint:
             self._restraint = str(restraint)
-            self._remark(restraint.told)
+            self._report(restraint.told)
 
-    def show(self, frame: Frame) -> None:
+    def show(self, frame: Frame | None) -> None:
         """Print the frame, unless it is not new or lacks the earlier snapshot that the output needs."""
+        if frame is None:
+            return
         last, self._last = self._last, frame.now
         if frame.now is last or (self._plan.two and frame.before is None):
             return
@@ -127,42 +124,46 @@ class _Printer:
         view = View(self._with_new_rows(frame), self._plan.query, self._resolver, newest=None)
         if self._resolver is not None and self._settings.text.count == 1:
             self._resolver.wait(_shown_addresses(view, self._plan.columns), RESOLVE_WAIT_S)
-        self._tell(frame.now)
-        self._tell_of_the_view(view)
+        self._report_state(frame.now)
+        self._report_view(view)
         _write(self._stdout, self._formatter(view), self._encoding)
         self.printed += 1
 
     def _with_new_rows(self, frame: Frame) -> Frame:
         """The frame with the rows that were not printed yet."""
-        if self.feed is None:
+        table = self._plan.query.table
+        if not table.append:
             return frame
-        if self.feed.lost > self._lost:
-            # Of these there is no trace in the output, so this is told whatever was asked for.
-            self._remark(f"{self.feed.lost - self._lost} rows came too fast to be printed")
-            self._lost = self.feed.lost
-        return replace(frame, batches={self._plan.query.table.name: tuple(self.feed.take())})
+        lost = self._consumer.lost(table)
+        if lost > self._lost:
+            # Of these there is no trace in the output, so every format reports them.
+            self._report(f"{lost - self._lost} rows came too fast to be printed")
+            self._lost = lost
+        return replace(frame, batches={table.name: tuple(self._consumer.rows(table))})
 
-    def _tell(self, snapshot: Snapshot) -> None:
-        if self._stderr is None:
+    def _report_state(self, snapshot: Snapshot) -> None:
+        if self._banner_stream is None:
             return
-        told, self._told = self._told, snapshot
-        line = banner(snapshot, self._settings.interval_s) if told is None else change(told, snapshot)
+        described, self._described = self._described, snapshot
+        line = (
+            banner(snapshot, self._settings.interval_s) if described is None else change(described, snapshot)
+        )
         if line:
-            self._stderr.write(line + "\n")
-            self._stderr.flush()
+            self._banner_stream.write(line + "\n")
+            self._banner_stream.flush()
 
-    def _tell_of_the_view(self, view: View) -> None:
-        """Why there are no rows, or no owners, where that is no accident: told in every format, once."""
+    def _report_view(self, view: View) -> None:
+        """Say once, in every format, why there can be no rows, or no owners."""
         remarks = view.filter_remarks
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:
-            remarks = [*remarks, f"{view.table.name} are {NOT_AVAILABLE} on this kernel or host: {why}"]
+            remarks = [*remarks, f"{view.table.name} are not available on this kernel or host: {why}"]
         gaps = view.snapshot.gaps
-        if self._stderr is None and WITHOUT_ROOT in gaps:  # else the banner says so
+        if self._banner_stream is None and WITHOUT_ROOT in gaps:  # else the banner says so
             remarks = [*remarks, f"{WITHOUT_ROOT} {gaps[WITHOUT_ROOT]}"]
         for remark in remarks:
             if remark not in self._remarks:
-                self._remark(remark)
+                self._report(remark)
         self._remarks = remarks
 
 
@@ -184,8 +185,8 @@ def _terminal(stdout: TextIO) -> Terminal | None:
 
 def _columns(descriptor: int) -> int:
     """The width to cut lines at: what COLUMNS says, or the terminal itself; no bound where neither knows."""
-    asked = os.environ.get("COLUMNS", "")
-    width = int(asked) if asked.isdecimal() else os.get_terminal_size(descriptor).columns
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else os.get_terminal_size(descriptor).columns
     return width or sys.maxsize
 
 
@@ -205,11 +206,3 @@ def _shown_addresses(view: View, columns: tuple[str, ...]) -> set[bytes]:
     fields = (field_of(view.table, name) for name in columns)
     ends = (field.parts[0] for field in fields if field.kind is Kind.ENDPOINT)
     return {raw for name in ends for raw in address_bytes(view.raw(name)[view.order])}
-
-
-def _descriptor(stream: TextIO | None) -> int | None:
-    """The descriptor behind a stream; None when it is closed or has none."""
-    try:
-        return None if stream is None else stream.fileno()
-    except (OSError, ValueError):
-        return None

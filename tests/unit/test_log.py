@@ -16,11 +16,8 @@ from nettop.interrupts import Requests
 from nettop.output import console, log, log_files
 from nettop.output.log_plan import make_log_plan
 from nettop.output.plan import whole_columns
-from nettop.query.times import rfc3339
 from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
 from nettop.snapshots.connections import EVENTS, PROCESSES, SOCKETS
-from nettop.snapshots.own_cost import LEFT_OUT
-from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import make_frame
 from tests.unit.logging_run import Logging, rows_of, settings, until
 from tests.unit.scripted import steps
@@ -247,12 +244,11 @@ def test_what_the_source_is_asked_for() -> None:
     """The ring's size and the ways reach the source before it starts, and no table is read that nobody logs."""
     source = nothing()
     with Logging(settings(mechanisms={"accepts": "none"}, options={"ring_size": 4096}), source) as logging:
-        until(lambda: len(source.options) == 4)
+        until(lambda: len(source.options) == 3)
         logging.end()
     assert source.options == {
         "ring_size": 4096,
         "table": "sockets",
-        "all_rows": False,
         "mechanisms": {"accepts": "none"},
     }
 
@@ -323,50 +319,6 @@ def test_a_console_that_nobody_reads_keeps_no_file_waiting(
         told = logging.end()
     assert f"{lost['total']} lines of console" in told
     assert [row["event_id"] for row in rows_of(path)][:1000] == list(range(1, 1001))
-
-
-def with_events(*are_had: bool) -> list[Snapshot]:
-    """Snapshots a second apart, some of which left events out for --max-overhead, and each of which lost one more:
-    that is told in a line at once, so that a test knows that it was seen.
-    """
-    mechanisms = {True: "tp_btf/inet_sock_set_state", False: f"n/a: {LEFT_OUT}"}
-    return [
-        make_frame([], None, float(at), lost={"events": at}, via={"events": mechanisms[is_had]}).now
-        for at, is_had in enumerate(are_had, 1)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("are_had", "when"),
-    [
-        ((True, False, False), "since {1}"),
-        ((False, True), "from {0} to {1}"),
-        ((False, True, True, False), "2 times since {0}, the last time since {3}"),
-        ((True, False, True, False, True), "2 times since {1}, the last time from {3} to {4}"),
-    ],
-)
-def test_events_left_out_are_in_the_sums(are_had: tuple[bool, ...], when: str) -> None:
-    """Since when, or until when."""
-    frames = with_events(*are_had)
-    with Logging(settings(max_overhead=0.001), Woken(frames)) as logging:
-        for at in range(len(frames)):
-            if at:
-                logging.refresh()
-            until(lambda: logging.rows(1)[0]["type"] == "lost")
-        told = logging.end()
-    times = when.format(*(rfc3339(one.wall_ns) for one in frames))
-    assert f"; events left out for --max-overhead 0.1% {times}; lost " in told
-
-
-def test_a_log_that_left_events_out_lost_something() -> None:
-    """Nothing else was lost."""
-    left_out = make_frame([], via={"events": f"n/a: {LEFT_OUT}"}).now
-    with Logging(settings(max_overhead=0.02), Woken([left_out])) as logging:
-        (missing,) = logging.rows(1)
-        told = logging.end()
-    assert (missing["type"], missing["why"]) == ("missing", LEFT_OUT)
-    since = rfc3339(left_out.wall_ns)
-    assert f"; events left out for --max-overhead 2% since {since}; lost nothing else" in told
 
 
 # --- the end --------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_signals_and_limits_are_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"), [("fails", "nettop: no BTF\n"), ("n/a", "nettop: this kernel does not tell")]
+    ("how", "told"), [("fails", "nettop: no BTF\n"), ("n/a", "nettop: events are not available")]
 )
 def test_without_hooks_it_does_not_run(how: str, told: str) -> None:
     """Where nettop cannot attach, the command never runs, and the error tells."""

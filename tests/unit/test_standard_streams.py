@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What plain output sleeps for, on real pipes, files and terminals."""
+"""Enter and readers who go away, on real pipes, files and terminals."""
 
 from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 import sys
 import termios
@@ -13,7 +14,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from nettop.output.refresh_input import RefreshInput, may_read
+from nettop.engine.wake_event import WakeEvent
+from nettop.output.standard_streams import StandardStreams, may_read
+
+DEADLINE_S = 20
 
 
 @contextmanager
@@ -30,30 +34,35 @@ def pipe() -> Iterator[tuple[int, int]]:
                 continue
 
 
-def test_wake_ends_the_sleep() -> None:
-    """A publication ends the sleep, even one that came before it, and is not Enter."""
-    with RefreshInput(None, None) as wakes:
-        wakes.wake()
-        wakes.wake()
-        assert wakes.wait() is False
+def wait(streams: StandardStreams, event: WakeEvent) -> bool:
+    """Wait as a frontend does; whether somebody pressed Enter."""
+    return streams.entered(event.wait(streams.descriptors(), DEADLINE_S))
 
 
-def test_wake_after_the_end_writes_nowhere() -> None:
+def test_set_ends_the_wait() -> None:
+    """A publication ends the wait, even one that came before it, and is not Enter."""
+    with WakeEvent() as event:
+        event.set()
+        event.set()
+        assert wait(StandardStreams(None, None), event) is False
+
+
+def test_set_after_the_end_writes_nowhere() -> None:
     """A late wake-up from the sampler's thread does not reach a descriptor that is another file's by now."""
-    with RefreshInput(None, None) as wakes:
+    with WakeEvent() as event:
         pass
-    wakes.wake()
+    event.set()
 
 
 def test_enter() -> None:
     """A newline is Enter; other letters are not."""
-    with pipe() as (reader, writer), RefreshInput(reader, None) as wakes:
+    with pipe() as (reader, writer), WakeEvent() as event:
+        streams = StandardStreams(reader, None)
         os.write(writer, b"abc")
         os.write(writer, b"\n")
-        assert wakes.wait() is True
+        assert wait(streams, event) is True
         os.write(writer, b"q")
-        wakes.wake()
-        assert wakes.wait() is False
+        assert wait(streams, event) is False
 
 
 @pytest.mark.parametrize("held", ["pipe", "/dev/null", "file"])
@@ -63,22 +72,22 @@ def test_end_of_input_is_no_enter(held: str, tmp_path: object) -> None:
         os.close(writer)
         other = os.open(os.devnull if held == "/dev/null" else __file__, os.O_RDONLY)
         os.lseek(other, 0, os.SEEK_END)
-        with RefreshInput(reader if held == "pipe" else other, None) as wakes:
-            wakes.wake()
-            assert wakes.wait() is False
-            wakes.wake()
-            assert wakes.wait() is False
+        with WakeEvent() as event:
+            streams = StandardStreams(reader if held == "pipe" else other, None)
+            assert wait(streams, event) is False
+            assert streams.descriptors() == {}
         os.close(other)
 
 
 def test_reader_of_the_output_gone() -> None:
     """When the other end of standard output closes, the sleep ends with BrokenPipeError."""
-    with pipe() as (reader, writer), RefreshInput(None, writer) as wakes:
-        wakes.wake()
-        assert wakes.wait() is False
+    with pipe() as (reader, writer), WakeEvent() as event:
+        streams = StandardStreams(None, writer)
+        event.set()
+        assert wait(streams, event) is False
         os.close(reader)
         with pytest.raises(BrokenPipeError):
-            wakes.wait()
+            wait(streams, event)
 
 
 def test_raw_terminal_is_a_pagers() -> None:
@@ -91,9 +100,10 @@ def test_raw_terminal_is_a_pagers() -> None:
         termios.tcsetattr(theirs, termios.TCSANOW, modes)
         assert not may_read(theirs)
         os.write(ours, b"\n")
-        with RefreshInput(theirs, None) as wakes:
-            wakes.wake()
-            assert wakes.wait() is False
+        with WakeEvent() as event:
+            event.set()
+            assert wait(StandardStreams(theirs, None), event) is False
+            assert StandardStreams(theirs, None).entered({theirs: select.POLLIN}) is False
         assert os.read(theirs, 10) == b"\n"
     finally:
         os.close(ours)
@@ -101,8 +111,11 @@ def test_raw_terminal_is_a_pagers() -> None:
 
 
 BACKGROUND = """
-import os, pty, signal, sys
-from nettop.output.refresh_input import RefreshInput, may_read
+import os, pty, select, signal, sys
+from nettop.engine.wake_event import WakeEvent
+from nettop.output.standard_streams import StandardStreams, may_read
+
+DEADLINE_S = 20
 pid, terminal = pty.fork()
 if pid:
     os.write(terminal, b"\\n")
@@ -115,9 +128,8 @@ if job:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(job, os.WUNTRACED)[1]) != 0)
 os.setpgid(0, 0)
 signal.alarm(20)
-with RefreshInput(0, None) as wakes:
-    wakes.wake()
-    sys.exit(may_read(0) or wakes.wait())
+streams = StandardStreams(0, None)
+sys.exit(may_read(0) or bool(streams.descriptors()) or streams.entered({0: select.POLLIN}))
 """
 
 
