@@ -17,7 +17,7 @@ from nettop.doctor.capabilities import (
     check_user_namespace,
     sees_owners,
 )
-from nettop.doctor.report import BELOW, OF_THE_USER, Check, LensReport, Verdict
+from nettop.doctor.report import USER_CHOICES, Check, LensReport, Verdict
 from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_python
 from nettop.errors import NettopError
 from nettop.kernel.facts import INITIAL_PID_NAMESPACE, Host, container_of
@@ -149,11 +149,14 @@ def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterato
     Where something of the host is bad, or --mechanism leaves out what they add to, they did not get that far.
     """
     name = "fentry, fexit"
-    hooks = [hook for lens in lenses for hook in lens.hooks]
-    mechanisms = [(hook, why) for hook in hooks for way, why in hook.refused if _is_fentry(way)]
+    reports = [(lens.declared(hook.hook), hook) for lens in lenses for hook in lens.hooks]
+    hooks = [hook for _, hook in reports]
     missing = {hook.hook for hook in hooks if hook.mechanism is None}
+    mechanisms = [
+        (declared, why) for declared, hook in reports for name, why in hook.refused if _is_fentry(name)
+    ]
     whys = dict.fromkeys(
-        why for hook, why in mechanisms if why not in OF_THE_USER and BELOW.get(hook.hook) not in missing
+        why for declared, why in mechanisms if why not in USER_CHOICES and declared.requires not in missing
     )
     if any(_is_fentry(hook.mechanism or "") for hook in hooks):
         yield Check("fentry", name, "yes", data=True)

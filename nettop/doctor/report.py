@@ -11,22 +11,13 @@ from typing import Any
 from nettop.errors import ExitCode, NettopError, PermissionMissing
 from nettop.kernel.mechanisms import LEFT_OUT, NOT_CHOSEN
 from nettop.selftest.result import SelfTestResult
-from nettop.snapshots.schema import Lens
+from nettop.snapshots.schema import Hook, Lens
 from nettop.snapshots.snapshot import HookStatus
 
 VERSION = 1
 """Of the JSON report; another number means that a field changed its meaning."""
-BELOW = {
-    "unheld": "sockets",
-    "opened": "sockets",
-    "accepts": "events",
-    "routes": "events",
-    "reasons": "packets",
-    "places": "packets",
-}
-"""Points that are had, or had well, only where another one is: what refuses that one refuses them."""
-OF_THE_USER = (NOT_CHOSEN, LEFT_OUT)
-"""Reasons for which a way is not taken that say nothing of the host."""
+USER_CHOICES = (NOT_CHOSEN, LEFT_OUT)
+"""Why a mechanism is not used that the host may well support."""
 
 
 class Verdict(StrEnum):
@@ -58,6 +49,10 @@ class LensReport:
     hooks: tuple[HookStatus, ...] = ()
     gaps: dict[str, str] = field(default_factory=dict)
     error: NettopError | None = None
+
+    def declared(self, hook: str) -> Hook:
+        """What the lens declares of one of its hooks."""
+        return next((known for known in self.lens.hooks if known.name == hook), Hook(hook, ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from nettop.doctor.report import BELOW, OF_THE_USER, Check, LensReport, Report, Verdict
+from nettop.doctor.report import USER_CHOICES, Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError
 from nettop.selftest.result import REPORT_IT, SelfTestResult
 from nettop.snapshots.safe_text import safe_text
@@ -42,9 +42,6 @@ _BUILT_IN = {
     "sock_diag": "CONFIG_INET_DIAG",
 }
 """Facts of the host that, where they are well, say that a kernel was built so."""
-_SYMBOLS = "CAP_SYSLOG shows the kernel's symbols, where sysctl kernel.kptr_restrict is below 2"
-_OTHERWISE = {"reasons": "Linux 5.17 and later tell them", "places": _SYMBOLS, "symbols": _SYMBOLS}
-"""What gives a point a way that is refused for a reason of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +103,10 @@ def _lens_lines(lens: LensReport, checks: Sequence[Check]) -> Iterator[_Line]:
         yield _Line(
             Verdict.BAD, Verdict.BAD, "does not work", lens.error.what, _below(_remedy_of(lens.error, checks))
         )
-    hooks = {hook.hook: hook for hook in lens.hooks}
     for hook in lens.hooks:
         refused = tuple(f"not {mechanisms}: {why}" for mechanisms, why in _refusals(hook))
         if hook.mechanism is None:
-            remedy = _below(_remedy(hook, hooks, checks))
+            remedy = _below(_remedy(lens, hook, checks))
             missing = f"no way here{': ' if hook.fields else ''}{', '.join(hook.fields)}"
             yield _Line(Verdict.NOTE, NOT_AVAILABLE, hook.hook, missing, refused + remedy)
         else:
@@ -147,20 +143,21 @@ def _refusals(hook: HookStatus) -> Iterator[tuple[str, str]]:
 
 def _remedy_of(error: NettopError, checks: Sequence[Check]) -> str:
     """What would have the lens work: the error's own remedy, or else the host's; empty where the user left it out."""
-    if error.remedy or any(why in error.what for why in OF_THE_USER):
+    if error.remedy or any(why in error.what for why in USER_CHOICES):
         return error.remedy
     return _mend(checks)
 
 
-def _remedy(hook: HookStatus, hooks: Mapping[str, HookStatus], checks: Sequence[Check]) -> str:
-    """What would give the point a way; empty where nothing but the user stands against it."""
-    above = hooks.get(BELOW.get(hook.hook, ""))
-    if above is not None and above.refused:
-        return _remedy(above, hooks, checks)
-    mechanisms = [way for way, why in hook.refused if why not in OF_THE_USER]
+def _remedy(lens: LensReport, hook: HookStatus, checks: Sequence[Check]) -> str:
+    """What would make the hook available; empty where only the user's choice of mechanisms stands against it."""
+    declared = lens.declared(hook.hook)
+    required = next((other for other in lens.hooks if other.hook == declared.requires), None)
+    if required is not None and required.refused:
+        return _remedy(lens, required, checks)
+    mechanisms = [way for way, why in hook.refused if why not in USER_CHOICES]
     if not mechanisms:
         return ""
-    return _OTHERWISE.get(hook.hook) or _mend(checks) or _kernel_with(mechanisms, checks)
+    return declared.remedy or _mend(checks) or _kernel_with(mechanisms, checks)
 
 
 def _mend(checks: Sequence[Check]) -> str:

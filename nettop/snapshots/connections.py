@@ -235,17 +235,23 @@ PROCESSES = Table(
 )  # fmt: skip
 
 HOOK_SOCKETS = Hook("sockets", "every socket, and which process holds it")
-HOOK_UNATTRIBUTED = Hook("unheld", "sockets that no process holds: not yet accepted, orphaned, in TIME_WAIT")
+HOOK_UNATTRIBUTED = Hook("unheld", "sockets that no process holds: not yet accepted, orphaned, in TIME_WAIT",
+                         requires=HOOK_SOCKETS.name)  # fmt: skip
 HOOK_OPENED = Hook(
-    "opened", "when a connection that is open now opened, if nettop ran already", ("opened_at",)
+    "opened",
+    "when a connection that is open now opened, if nettop ran already",
+    ("opened_at",),
+    requires=HOOK_SOCKETS.name,
 )
 HOOK_EVENTS = Hook(
     "events",
     "every connect, accept, close and failure, also of connections that live between two readings",
     ("closed", "failed"),
 )
-HOOK_ACCEPTS = Hook("accepts", "who accepts a connection, the moment that it is accepted or first used")
-HOOK_ROUTES = Hook("routes", "a connect() that fails before anything is sent: no route to the peer")
+HOOK_ACCEPTS = Hook("accepts", "who accepts a connection, the moment that it is accepted or first used",
+                    requires=HOOK_EVENTS.name)  # fmt: skip
+HOOK_ROUTES = Hook("routes", "a connect() that fails before anything is sent: no route to the peer",
+                   requires=HOOK_EVENTS.name)  # fmt: skip
 
 HIDDEN_OWNER = "(hidden)"
 """Stands for the name of a process that holds a socket, but that may not be looked at."""

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
+from nettop.snapshots.schema import SYMBOLS_REMEDY, Field, Hook, Kind, Lens, Loss, Option, Table
 
 # --- where the kernel's network stack is entered ----------------------------------------------------------------
 
@@ -274,7 +274,8 @@ HOOK_SYSCALLS = Hook("syscalls", "when system calls on sockets begin and end",
 HOOK_NAPI_THREADS = Hook("napi_threads", "when threads that poll devices run", ("napi_threads_ns",))
 HOOK_SAMPLES = Hook("samples", "what CPUs do inside the network stack, many times a second",
                       ("samples", "entry_samples", "time_ns"))  # fmt: skip
-HOOK_SYMBOLS = Hook("symbols", "names of the kernel's functions", ("stack", "category"))
+HOOK_SYMBOLS = Hook("symbols", "names of the kernel's functions", ("stack", "category"),
+                    remedy=SYMBOLS_REMEDY)  # fmt: skip
 HOOK_SERVED = Hook("served", "whose sockets softirqs serve", ("softirq_ns",))
 
 # --- options ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Table
+from nettop.snapshots.schema import SYMBOLS_REMEDY, Field, Hook, Kind, Lens, Loss, Table
 
 # --- words for the kernel's numbers ---------------------------------------------------------------------------
 
@@ -226,8 +226,10 @@ COUNTERS = Table(
 )  # fmt: skip
 
 HOOK_PACKETS = Hook("packets", "every packet that the kernel drops", ("reason", "place"))
-HOOK_REASONS = Hook("reasons", "why a packet was dropped", ("reason",))
-HOOK_PLACES = Hook("places", "the function of the kernel that dropped a packet", ("place",))
+HOOK_REASONS = Hook("reasons", "why a packet was dropped", ("reason",), HOOK_PACKETS.name,
+                    remedy="Linux 5.17 and later report them")  # fmt: skip
+HOOK_PLACES = Hook("places", "the function of the kernel that dropped a packet", ("place",),
+                   HOOK_PACKETS.name, SYMBOLS_REMEDY)  # fmt: skip
 HOOK_COUNTERS = Hook("counters", "what namespaces, devices and CPUs count of drops themselves")
 
 LENS = Lens(

@@ -150,11 +150,21 @@ def _alignment(dtype: np.dtype[np.generic]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One thing that a lens wants of the kernel, by whichever hook gives it. Where none does, `fields` are n/a."""
+    """Something that a lens wants of the kernel, whichever mechanism provides it. Without one its `fields` are n/a.
+
+    `requires` names another hook of the lens, without which this one is not available either. `remedy` is what doctor
+    advises where the kernel refuses the hook for a reason of its own.
+    """
 
     name: str
     help: str
     fields: tuple[str, ...] = ()
+    requires: str = ""
+    remedy: str = ""
+
+
+SYMBOLS_REMEDY = "CAP_SYSLOG shows the kernel's symbols, where sysctl kernel.kptr_restrict is below 2"
+"""The remedy of hooks that need the names of the kernel's functions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ from nettop.selftest.process import CommandFailed, together
 from nettop.selftest.result import REPORT_IT, SelfTestResult
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import LENS
+from nettop.snapshots.drops import LENS as DROPS
+from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import HookStatus
 from tests.unit.scripted import Scripted, steps
 
@@ -155,9 +157,9 @@ def test_kernel_options_are_named_once() -> None:
     assert "→ a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS has it" in "\n".join(lines(report))
 
 
-def remedies(*hooks: HookStatus, checks: tuple[Check, ...] = ()) -> list[str]:
-    """What the text says is to be done for these points."""
-    shown = lines(Report(checks=checks, lenses=(LensReport(LENS, hooks),)))
+def remedies(*hooks: HookStatus, checks: tuple[Check, ...] = (), lens: Lens = LENS) -> list[str]:
+    """What the text advises for these hooks."""
+    shown = lines(Report(checks=checks, lenses=(LensReport(lens, hooks),)))
     return [line.strip() for line in shown if line.strip().startswith("→")]
 
 
@@ -194,12 +196,12 @@ def test_a_kernel_that_was_built_so_is_not_told_to_be() -> None:
 def test_points_of_the_drops_that_are_refused_alone() -> None:
     """Symbols take a capability, reasons a newer kernel; without the program it is what that one lacks."""
     places = HookStatus("places", None, (("/proc/kallsyms", "hidden"),))
-    (remedy,) = remedies(HookStatus("packets", "tp_btf/kfree_skb"), places)
+    (remedy,) = remedies(HookStatus("packets", "tp_btf/kfree_skb"), places, lens=DROPS)
     assert "CAP_SYSLOG" in remedy
     reasons = HookStatus("reasons", None, (("tp_btf/kfree_skb", "old"),))
-    assert remedies(reasons) == ["→ Linux 5.17 and later tell them"]
+    assert remedies(reasons, lens=DROPS) == ["→ Linux 5.17 and later report them"]
     refused = HookStatus("packets", None, (("tp_btf/kfree_skb", "no types"),))
-    assert remedies(refused, places) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF has it"] * 2
+    assert remedies(refused, places, lens=DROPS) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF has it"] * 2
 
 
 def test_equal_reasons_are_told_once() -> None:
