@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +40,7 @@ from nettop.commands.options import (
     why_option,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, opened_session, statistics_opener
+from nettop.commands.privilege import Rights, opened_session
 from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, open_run
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
@@ -235,16 +235,14 @@ def _open(asked: ViewOptions, source_of: Callable[[str], Source] | None) -> Exit
     settings = settings_of(asked)
     lens, _ = find_table(settings.view.view)  # a wrong word is told before anything heavy loads
     user = invoking_user() if source_of is None else None
-    with ExitStack() as ends:
-        open_statistics, bound = None, settings.max_overhead
-        if source_of is None and (not asked.is_text or lens.id == SELF.id or bound is not None):
-            # Before there is a second thread, or much memory.
-            open_statistics = ends.enter_context(statistics_opener(user, by_keeper=not asked.is_text))
-        rights = Rights(user, later_lenses=not asked.is_text, follow_namespaces=asked.follow_namespaces)
-        session = opened_session(
-            settings.interval_s, source_of, rights, open_statistics=open_statistics, max_overhead=bound
-        )
-        return _open_text(settings, session) if asked.is_text else _open_screens(settings, session)
+    rights = Rights(
+        user,
+        later_lenses=not asked.is_text,
+        follow_namespaces=asked.follow_namespaces,
+        program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
+    )
+    session = opened_session(settings.interval_s, source_of, rights, max_overhead=settings.max_overhead)
+    return _open_text(settings, session) if asked.is_text else _open_screens(settings, session)
 
 
 def _open_text(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:

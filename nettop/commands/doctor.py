@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
 from nettop.commands.options import checked_word, mechanism_option, option, parse_mechanisms, starting
-from nettop.commands.privilege import stays_root
+from nettop.commands.privilege import why_still_root
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import undisturbed
 from nettop.snapshots import lenses
@@ -85,7 +85,7 @@ def open_doctor(asked: DoctorOptions, source_of: Callable[[str], Source] | None)
     with undisturbed():
         from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of
-    settings = DoctorSettings(parts, not asked.no_traffic, mechanisms, as_json, stays_root(invoking_user()) or "")
+    settings = DoctorSettings(parts, not asked.no_traffic, mechanisms, as_json, why_still_root(invoking_user()) or "")
     with nullcontext() if asked.bundle is None else _new_file(Path(asked.bundle)) as bundle:
         return run_doctor(settings, source_of or probe_of, sys.stdout, bundle)
 

@@ -24,7 +24,7 @@ from nettop.commands.options import (
     starting,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, explaining, opened_session, stays_root
+from nettop.commands.privilege import Rights, explaining, opened_session, why_still_root
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import ExportFormat, ExportSettings, checked_duration
@@ -162,12 +162,12 @@ def open_export(asked: ExportOptions, source_of: Callable[[str], Source] | None)
 
     # Who owns the file writes it: nettop becomes that user.
     user = _owner(settings.path)
-    barred = stays_root(user) if source_of is None else None
+    still_root = why_still_root(user) if source_of is None else None
     with ExitStack() as ends:
         requests = ends.enter_context(requested_by_signals())
         interval_s = min(INTERVAL_S, settings.duration_s)
         session = ends.enter_context(opened_session(interval_s, source_of, Rights(user)))
-        with explaining(barred, _AS_ROOT):
+        with explaining(still_root, _AS_ROOT):
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
 
 

@@ -29,7 +29,7 @@ from nettop.commands.options import (
     why_option,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, explaining, opened_session, statistics_opener, stays_root
+from nettop.commands.privilege import Rights, explaining, opened_session, why_still_root
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import (
@@ -158,17 +158,16 @@ def open_log(asked: LogOptions, source_of: Callable[[str], Source] | None) -> Ex
 
     # Who owns the files writes them: nettop becomes that user.
     user = invoking_user() if settings.directory is None else owner_of_files(Path(settings.directory))
-    barred = stays_root(user) if source_of is None else None
-    rights = Rights(user, follow_namespaces=asked.follow_namespaces)
+    still_root = why_still_root(user) if source_of is None else None
+    rights = Rights(
+        user,
+        follow_namespaces=asked.follow_namespaces,
+        program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
+    )
     with ExitStack() as ends:
         requests = ends.enter_context(requested_by_signals())
-        open_statistics, bound = None, settings.max_overhead
-        if source_of is None and (lens.id == SELF.id or bound is not None):
-            open_statistics = ends.enter_context(statistics_opener(user, by_keeper=False))
         session = ends.enter_context(
-            opened_session(
-                settings.interval_s, source_of, rights, open_statistics=open_statistics, max_overhead=bound
-            )
+            opened_session(settings.interval_s, source_of, rights, max_overhead=settings.max_overhead)
         )
-        with explaining(barred, _AS_ROOT):
+        with explaining(still_root, _AS_ROOT):
             return run_log(settings, session, requests, sys.stdout, sys.stderr)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As whom a door runs, with which rights, and when the others are given up.
+"""The user and the capabilities that nettop runs with, and when it drops the rest.
 
-At the start, in the only thread there is, nettop becomes the user that called it and keeps what starting takes. The
-main thread then gives up the rest; the one that reads does so when the first lens has started, before it reads: no
-text that others wrote is handled with a right that is not kept for good.
+nettop starts in one thread. There it becomes the user who called it, and keeps the capabilities that starting takes.
+The main thread then drops those. The sampler's thread drops them when the first lens has started, before it reads:
+no text that others wrote is parsed with a capability that is not kept for good.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nettop.commands.invoker import User, become, impossible_caller, may
 from nettop.errors import PermissionMissing
@@ -25,18 +26,20 @@ if TYPE_CHECKING:
     from nettop.engine.session import Session
     from nettop.snapshots.source import Source
 
-OpenStatistics = Callable[[], int]
-"""Gives a descriptor with which the kernel counts the runs of BPF programs, as long as it is open. Raises OSError."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """As whom a door runs (None: who started it), and what it keeps the right to: to load lenses that are opened
-    later, and to enter network namespaces that appear later."""
+    """The user to run as (None: the one who started nettop), and what nettop needs capabilities for.
+
+    `later_lenses`: to load lenses that are opened later. `follow_namespaces`: to enter network namespaces that
+    appear later. `program_statistics`: to have the kernel measure BPF programs as long as the session is open, at
+    some 50 ns for each run of each program on the host.
+    """
 
     user: User | None = None
     later_lenses: bool = False
     follow_namespaces: bool = False
+    program_statistics: bool = False
 
 
 @contextmanager
@@ -46,10 +49,10 @@ def opened_session(
     rights: Rights,
     **options: Any,
 ) -> Iterator[Session]:
-    """A session, with rights no longer than needed; `options` are those of Session. Open it while there is one thread.
+    """A session, with no more rights than it needs; `options` are those of Session. Open it while there is one thread.
 
-    `source_of` makes the source of a lens; the probes do if it is None. Only those need rights: with others nothing
-    is given up.
+    `source_of` makes the source of a lens; None: the probes, which alone need rights. With other sources nothing is
+    dropped.
     """
     with undisturbed():
         from nettop.engine.session import Session
@@ -64,41 +67,26 @@ def opened_session(
         from nettop.kernel.limits import raise_open_files
         from nettop.kernel.memory import share_one_arena
 
-    remark = stays_root(rights.user)
-    if remark and not rights.later_lenses and sys.stderr is not None:  # the screens have no room for it
-        sys.stderr.write(safe_text(remark) + "\n")
+    warning = why_still_root(rights.user)
+    if warning and not rights.later_lenses and sys.stderr is not None:  # the screens have no place for it
+        sys.stderr.write(safe_text(warning) + "\n")
     raise_open_files()
     share_one_arena()
-    _settle_as(rights.user, privileges.STARTING)
-    with (
-        ExitStack() as ends,
-        Session(
-            interval_s, probe_of, settled=lambda needed: _settle(rights, needed, ends), **options
-        ) as session,
-    ):
-        privileges.keep_only(privileges.NOTHING)
-        yield session
+    with ExitStack() as resources:
+        if rights.program_statistics:
+            options["open_statistics"] = _open_statistics(resources)
+        _become_user(rights.user)
+        drop_privileges = partial(_drop_privileges, rights, resources=resources)
+        with Session(interval_s, probe_of, drop_privileges=drop_privileges, **options) as session:
+            privileges.keep_only(privileges.NOTHING)
+            yield session
 
 
-@contextmanager
-def statistics_opener(user: User | None, *, by_keeper: bool) -> Iterator[OpenStatistics]:
-    """What has the kernel count the runs of BPF programs, made while nettop has the right to.
+def _open_statistics(resources: ExitStack) -> Callable[[], int]:
+    """Have the kernel measure BPF programs until `resources` are closed.
 
-    By a keeper (a process of its own, forked now: call it while there is one thread) only while somebody looks;
-    otherwise from now on, until this is left.
+    Returns what gives further descriptors of that, or raises the OSError with which the kernel refused.
     """
-    with ExitStack() as ends:
-        if by_keeper:
-            from nettop.kernel.keeper import Keeper
-            from nettop.kernel.privileges import CAP_SYS_ADMIN
-
-            keeper = Keeper(lambda: _settle_as(user, frozenset({CAP_SYS_ADMIN})))
-            yield ends.enter_context(closing(keeper)).open_statistics
-        else:
-            yield _copies_of_statistics(ends)
-
-
-def _copies_of_statistics(ends: ExitStack) -> OpenStatistics:
     from nettop.kernel import bpf
 
     try:
@@ -106,16 +94,16 @@ def _copies_of_statistics(ends: ExitStack) -> OpenStatistics:
     except OSError as error:
         refusal = error
 
-        def refuse() -> int:
+        def refuse() -> NoReturn:
             raise refusal
 
         return refuse
-    ends.callback(os.close, descriptor)
-    return lambda: os.dup(descriptor)
+    resources.callback(os.close, descriptor)
+    return partial(os.dup, descriptor)
 
 
-def stays_root(user: User | None) -> str | None:
-    """Why nettop goes on as root though sudo names who called it; None where it becomes the `user`, or need not."""
+def why_still_root(user: User | None) -> str | None:
+    """Why nettop stays root though sudo says who called it; None where it becomes `user`, or is not root."""
     if os.geteuid():
         return None
     why = impossible_caller() if user is None else _why_not_become(user)
@@ -123,19 +111,18 @@ def stays_root(user: User | None) -> str | None:
 
 
 @contextmanager
-def explaining(barred: str | None, remedy: str) -> Iterator[None]:
-    """A permission that is missing while nettop stays root has that reason, `barred` (see `stays_root`), and this
-    remedy."""
+def explaining(still_root: str | None, remedy: str) -> Iterator[None]:
+    """Explain a missing permission by the reason why nettop is `still_root` (see `why_still_root`), if there is one."""
     try:
         yield
     except PermissionMissing as error:
-        if barred is None or not isinstance(error.__cause__, PermissionError):
+        if still_root is None or not isinstance(error.__cause__, PermissionError):
             raise
-        raise PermissionMissing(f"{error.what}: {barred}", remedy) from error
+        raise PermissionMissing(f"{error.what}: {still_root}", remedy) from error
 
 
 def _why_not_become(user: User) -> str | None:
-    """What stands against becoming the user: what is imported, or started, later is read as that user."""
+    """Why nettop cannot run as the user. What it imports or starts later is read as that user."""
     from nettop.kernel import privileges
 
     if not (privileges.held() >= privileges.CHANGING_USER and may(user, os.F_OK, Path("/"))):
@@ -147,23 +134,23 @@ def _why_not_become(user: User) -> str | None:
     return None
 
 
-def _settle_as(user: User | None, kept: frozenset[int]) -> None:
-    """Become the user, and keep only these capabilities. Where that user cannot be it stays who it is."""
+def _become_user(user: User | None) -> None:
+    """Become the user, where that is possible, and keep only the capabilities that starting takes."""
     from nettop.kernel import privileges
 
     if user is not None and _why_not_become(user) is None:
-        privileges.keep_only(kept | privileges.CHANGING_USER | privileges.LOWERING)
+        privileges.keep_only(privileges.STARTING | privileges.CHANGING_USER | privileges.LOWERING)
         with privileges.kept_over_change_of_user():
             become(user)
-    # Each change of user, also for a moment, sets that anew (commit_creds in kernel/cred.c).
+    # After the last change of user, each of which makes the process dumpable again (commit_creds in kernel/cred.c).
     privileges.refuse_tracing()
-    privileges.keep_only(kept)
+    privileges.keep_only(privileges.STARTING)
 
 
-def _settle(rights: Rights, needed: frozenset[int], ends: ExitStack) -> None:
-    """Open what takes rights that are not kept, and give those up: for the calling thread, the one that reads.
+def _drop_privileges(rights: Rights, needed: frozenset[int], *, resources: ExitStack) -> None:
+    """Open what only a privileged thread may open, then drop all capabilities of the sampler's thread but a few.
 
-    `needed` are capabilities that the lens's own readings take; `ends` is what closes it when that thread has ended.
+    `needed` are capabilities that the lens's own readings take; what is opened is closed with `resources`.
     """
     from nettop.kernel import privileges
     from nettop.kernel.namespaces import shared_namespaces
@@ -173,11 +160,11 @@ def _settle(rights: Rights, needed: frozenset[int], ends: ExitStack) -> None:
     kept = privileges.for_reading() | needed
     if rights.later_lenses:
         kept |= privileges.for_loading()
-        ends.enter_context(open_clocks())
+        resources.enter_context(open_clocks())
     if rights.follow_namespaces:
         kept |= privileges.ENTERING
-    namespaces = shared_namespaces()  # to the end: lenses that come and go use the same threads
-    ends.callback(namespaces.close)
+    namespaces = shared_namespaces()  # kept to the end: lenses that come and go use the same threads
+    resources.callback(namespaces.close)
     namespaces.enter()
     open_symbols()
     if not rights.follow_namespaces:

@@ -50,9 +50,6 @@ VIEW, DRAW, PRINT, WRITE = "view", "draw", "print", "write"
 class Reading(NamedTuple):
     """What was used by `at_ns` (CLOCK_MONOTONIC), in ns since nettop began: by its threads and the children that have
     ended, and by its programs in other people's time, as far as that is known.
-
-    The one child that lives on, the screens' keeper of statistics, is left out: it takes 2 ms when it starts, 0.3 ms
-    when somebody begins to look, and nothing while they look.
     """
 
     at_ns: int
@@ -144,7 +141,7 @@ class OwnCost:
             return
         try:
             if self._open_statistics is None:
-                self.without_statistics = "they need CAP_SYS_ADMIN when nettop starts"
+                self.without_statistics = "start nettop with --view self or --max-overhead"
             else:
                 self._statistics = self._open_statistics()
         except OSError as error:

@@ -18,7 +18,7 @@ from nettop.engine.pace import Pace
 from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError, SourceFailed, failure_of
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.source import EventSource, PrivilegedSource, Settle, Source
+from nettop.snapshots.source import DropPrivileges, EventSource, PrivilegedSource, Source
 
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0
@@ -39,8 +39,9 @@ class Sampler:
     """Starts, reads and closes sources, all in its own thread; what others ask of it wakes it.
 
     It sleeps on a bell that others ring, and on what wakes the sources. `open_statistics` has the kernel count the
-    runs of BPF programs, while that is wanted; `max_overhead` is the share of one CPU that nettop may take. `settled`
-    is called once, in the thread, when the first lens has started, or failed to, and before anything is read.
+    runs of BPF programs, while that is wanted; `max_overhead` is the share of one CPU that nettop may take.
+    `drop_privileges` is called once, in the thread, when the first lens has started, or failed to, and before
+    anything is read.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Sampler:
         *,
         open_statistics: OpenStatistics | None = None,
         max_overhead: float | None = None,
-        settled: Settle | None = None,
+        drop_privileges: DropPrivileges | None = None,
     ) -> None:
         self.late = 0
         self._around = Surroundings(self._sources, lambda: self.late, self._lost)
@@ -59,7 +60,7 @@ class Sampler:
         self.pace = Pace(interval_s, self.cost, self._around, max_overhead)
         self._bus = bus
         self._source_of = source_of
-        self._settled = settled
+        self._drop_privileges = drop_privileges
         self._attached: dict[str, _Attached] = {}
         self._tasks: deque[Callable[[], None]] = deque()
         self._event = WakeEvent()
@@ -193,24 +194,24 @@ class Sampler:
             source = self._source(lens)
         except NettopError as error:
             self._bus.fail(lens, error)
-            self._try(lens, self._settle)
+            self._try(lens, self._drop_privileges_once)
             return
         self._attached[lens] = _Attached(source, source if isinstance(source, EventSource) else None)
         self._set(lens, options)
         self.pace.unsettle()
         with self.cost.steps.time(lens, START):
             self._try(lens, source.start)
-        self._try(lens, self._settle)
+        self._try(lens, self._drop_privileges_once)
         self._read(lens)
         # To attach may take as long as an interval: the next reading is due a whole one after the first.
         self._deadline = time.monotonic() + self.interval_s
 
-    def _settle(self) -> None:
-        if self._settled is not None:
+    def _drop_privileges_once(self) -> None:
+        if self._drop_privileges is not None:
             sources = self._sources().values()
             rights = (source.rights() for source in sources if isinstance(source, PrivilegedSource))
-            self._settled(frozenset().union(*rights))
-            self._settled = None  # only where it worked: until then no lens is read
+            self._drop_privileges(frozenset().union(*rights))
+            self._drop_privileges = None  # only where it worked: until then no lens is read
 
     def _set(self, lens: str, options: Mapping[str, object]) -> None:
         attached = self._attached.get(lens)

@@ -17,7 +17,7 @@ from nettop.engine.source import probe_of
 from nettop.settings import checked_interval
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.source import Settle, Source
+from nettop.snapshots.source import DropPrivileges, Source
 
 
 class Lease:
@@ -38,8 +38,8 @@ class Session:
 
     `source_of` makes the source of a lens: the probe by default, a replay or a test's own otherwise.
     `open_statistics` has the kernel count the runs of BPF programs as long as the descriptor is open that it gives;
-    `max_overhead` is the share of one CPU that nettop may take. `settled` is called once, in the thread that reads:
-    when the first lens has started, or failed to, and before anything is read.
+    `max_overhead` is the share of one CPU that nettop may take. `drop_privileges` is called once, in the
+    thread that reads: when the first lens has started, or failed to, and before anything is read.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Session:
         *,
         open_statistics: OpenStatistics | None = None,
         max_overhead: float | None = None,
-        settled: Settle | None = None,
+        drop_privileges: DropPrivileges | None = None,
     ) -> None:
         self.bus = Bus()
         self._held: Counter[str] = Counter()
@@ -59,7 +59,7 @@ class Session:
             source_of,
             open_statistics=open_statistics,
             max_overhead=max_overhead,
-            settled=settled,
+            drop_privileges=drop_privileges,
         )
 
     def __enter__(self) -> Self:

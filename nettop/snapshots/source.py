@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 
 from nettop.snapshots.snapshot import Rows, Snapshot
 
-Settle = Callable[[frozenset[int]], None]
-"""Gives up the privileges that starting took, but for these capabilities, by number; for the calling thread."""
+DropPrivileges = Callable[[frozenset[int]], None]
+"""Drops, for the calling thread, the privileges that starting took, except for these capabilities (by number)."""
 
 
 class Source(Protocol):

@@ -2,7 +2,6 @@
 """As whom nettop runs, with which rights, and that everything goes on to work when the others are given up."""
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -18,15 +17,11 @@ from typing import Any
 import pytest
 
 import nettop as nettop_package
-from nettop.commands import invoker
-from nettop.commands.privilege import _settle_as
 from nettop.kernel import bpf, privileges
-from nettop.kernel.keeper import Keeper
 from nettop.kernel.namespaces import Namespaces, NamespaceThread, shared_namespaces
 from nettop.kernel.privileges import (
     CAP_BPF,
     CAP_PERFMON,
-    CAP_SYS_ADMIN,
     ENTERING,
     LOADER,
     LOADING,
@@ -36,7 +31,7 @@ from nettop.kernel.privileges import (
 from nettop.kernel.program import Loader
 
 from . import traffic
-from .command import JSON, NETTOP, Running, in_namespaces, living, nettop
+from .command import JSON, NETTOP, Running, in_namespaces, nettop
 from .lab import PATIENCE, Lab, Worker, until
 from .terminal import Terminal
 from .test_drops import REASONS_OF_DROPS
@@ -202,13 +197,6 @@ def test_nobody_may_debug_it_where_setuid_programs_may_be() -> None:
         assert users(running.pid) == {AS_NOBODY}
         assert_closed_to_its_user(running.pid)
         assert running.end() == 0
-    keeper = Keeper(lambda: _settle_as(invoker._user(NOBODY, NOBODY), frozenset({CAP_SYS_ADMIN})))
-    try:
-        os.close(keeper.open_statistics())
-        assert_closed_to_its_user(keeper.pid)
-        assert numbers(lines(Path(f"/proc/{keeper.pid}/status"))["CapBnd"]) == {CAP_SYS_ADMIN}
-    finally:
-        keeper.close()
 
 
 def locked(tmp_path: Path) -> dict[str, str]:
@@ -280,17 +268,13 @@ def test_screens_keep_what_later_lenses_take(witness: Worker, monkeypatch: pytes
         terminal.shows(b"witness")
         assert users(terminal.pid) == {AS_NOBODY}
         assert kept(terminal.pid) == [LOADING]
-        (keeper,) = (pid for pid, parent, _ in living() if parent == terminal.pid and is_keeper(pid))
-        assert threads(keeper) == [(AS_NOBODY, frozenset({CAP_SYS_ADMIN}))]
         terminal.type(b"5", b"REASON")
         until(lambda: told_of_a_drop(terminal, witness), "a drop, and the function that it was dropped in")
         assert users(terminal.pid) == {AS_NOBODY}
         assert kept(terminal.pid) == [LOADING]
-        for pid in (terminal.pid, keeper):
-            assert_closed_to_its_user(pid)
+        assert_closed_to_its_user(terminal.pid)
         terminal.type(b"q")
         assert terminal.wait() == 0
-    assert not Path(f"/proc/{keeper}").exists()
 
 
 def told_of_a_drop(terminal: Terminal, worker: Worker) -> bool:
@@ -304,13 +288,6 @@ def send_to_nobody(memory: dict[Any, Any], port: int) -> None:
     """Sends a datagram where nobody listens."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"x", ("127.0.0.1", port))
-
-
-def is_keeper(pid: int) -> bool:
-    """Whether it is nettop's keeper, and still there."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/comm").read_text() == "nettop-keeper\n"
-    return False
 
 
 def assert_closed_to_its_user(pid: int) -> None:
@@ -546,46 +523,6 @@ def test_the_loader_keeps_what_it_uses() -> None:
         assert {CAP_BPF, CAP_PERFMON} <= threads(loader.pid)[0][1]
     finally:
         loader.close()
-
-
-def test_statistics_by_the_keeper() -> None:
-    """While the keeper's descriptor is open the kernel counts the runs of programs, and not before or after."""
-    keeper = Keeper(lambda: privileges.keep_only(frozenset({CAP_SYS_ADMIN})))
-    try:
-        descriptor = keeper.open_statistics()
-        assert os.readlink(f"/proc/self/fd/{descriptor}") == "anon_inode:bpf-stats"
-        os.close(descriptor)
-    finally:
-        keeper.close()
-    assert not Path(f"/proc/{keeper.pid}").exists()
-
-
-def test_a_keeper_without_the_right() -> None:
-    """Where statistics may not be switched on that is an error, not an end; one that was ended is told too."""
-    keeper = Keeper(lambda: privileges.keep_only(NOTHING))
-    try:
-        for _ in range(2):
-            with pytest.raises(PermissionError) as refused:
-                keeper.open_statistics()
-            assert refused.value.errno == errno.EPERM
-        os.kill(keeper.pid, signal.SIGKILL)
-        for _ in range(2):
-            with pytest.raises(BrokenPipeError, match="nettop-keeper has ended"):
-                keeper.open_statistics()
-            assert not Path(f"/proc/{keeper.pid}").exists()
-    finally:
-        keeper.close()
-
-
-def test_the_keeper_ends_with_nettop() -> None:
-    """SIGKILL of nettop leaves no keeper."""
-    with Terminal() as terminal:
-        keeper = until(
-            lambda: [pid for pid, up, _ in living() if up == terminal.pid and is_keeper(pid)], "it is"
-        )[0]
-        os.kill(terminal.pid, signal.SIGKILL)
-        assert terminal.wait() == -signal.SIGKILL
-        until(lambda: keeper not in [pid for pid, _, _ in living()], "it has ended")
 
 
 # --- older kernels ------------------------------------------------------------------------------------------------

@@ -170,6 +170,21 @@ def test_statistics_end_with_nettop() -> None:
         probe.close()
 
 
+@pytest.mark.parametrize(
+    ("words", "has_statistics"), [((), False), (("--view", "self"), True), (("--max-overhead", "5%"), True)]
+)
+def test_screens_open_statistics_only_when_started_for_them(
+    words: tuple[str, ...], has_statistics: bool
+) -> None:
+    """Statistics slow down every program of the host: screens that do not need them never open them."""
+    with Terminal(*words) as terminal:
+        terminal.shows(b" cost ")
+        descriptors = Path(f"/proc/{terminal.pid}/fd").iterdir()
+        assert ("anon_inode:bpf-stats" in map(os.readlink, descriptors)) == has_statistics
+        terminal.type(b"q")
+        assert terminal.wait() == 0
+
+
 def test_without_the_capability_programs_are_not_available() -> None:
     """n/a and why, never 0; everything else is there."""
     libc = ctypes.CDLL(None, use_errno=True)

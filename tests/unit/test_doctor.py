@@ -594,7 +594,7 @@ def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None
         "nettop stays root: something else",
         None,
     ):
-        monkeypatch.setattr(command, "stays_root", lambda _, why=why: why)
+        monkeypatch.setattr(command, "why_still_root", lambda _, why=why: why)
         assert run(["doctor"]) == ExitCode.DONE
     first, second = (
         check for settings in told for check in facts.check_who_goes_on(settings.stays_root)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When rights are given up: between the start of the first lens and its first reading, whatever happens."""
+"""Privileges are dropped between the start of the first lens and its first reading, whatever happens."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Broken(Source):
 
 
 def attached(session: Session, lens: str = "connections") -> NettopError | None:
-    """Attaches a lens; why it failed, once it is read or has."""
+    """Attaches a lens and waits for a reading or a failure; returns the failure."""
     event = published(session)
     session.enable(lens)
     assert event.wait(DEADLINE_S)
     return session.bus.failure(lens)
 
 
-def test_it_is_after_the_start_and_before_anything_is_read() -> None:
-    """It happens once, in the thread that reads, however many lenses follow."""
+def test_privileges_are_dropped_after_the_start_and_before_anything_is_read() -> None:
+    """They are dropped once, in the thread that reads, however many lenses follow."""
     source, calls = Source(), []
 
-    def settled(rights: frozenset[int]) -> None:
+    def drop_privileges(rights: frozenset[int]) -> None:
         calls.append((threading.get_ident(), list(source.calls), rights))
 
-    with Session(MAX_INTERVAL_S, lambda lens: source, settled=settled) as session:
+    with Session(MAX_INTERVAL_S, lambda lens: source, drop_privileges=drop_privileges) as session:
         assert attached(session) is None
         assert attached(session, "drops") is None
     ((thread, before, rights),) = calls
@@ -51,30 +51,30 @@ def test_it_is_after_the_start_and_before_anything_is_read() -> None:
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["does not start", "has no probe"])
-def test_it_is_after_a_start_that_failed_too(exists: bool) -> None:
-    """A lens that does not start leaves no rights behind."""
-    source, happened = Broken(), threading.Event()
+def test_privileges_are_dropped_after_a_start_that_failed(exists: bool) -> None:
+    """A lens that does not start leaves no privileges behind."""
+    source, dropped = Broken(), threading.Event()
 
     def source_of(lens: str) -> Source:
         if not exists:
             raise SourceFailed("it has no probe")
         return source
 
-    with Session(MAX_INTERVAL_S, source_of, settled=lambda rights: happened.set()) as session:
+    with Session(MAX_INTERVAL_S, source_of, drop_privileges=lambda rights: dropped.set()) as session:
         session.enable("connections")
-        assert happened.wait(DEADLINE_S)
+        assert dropped.wait(DEADLINE_S)
     assert "read" not in source.calls
 
 
-def test_nothing_is_read_where_it_fails() -> None:
-    """Rights that cannot be given up are told, and tried again with the next lens: until then none is read."""
+def test_nothing_is_read_while_privileges_cannot_be_dropped() -> None:
+    """The failure is reported, and dropping is tried again with the next lens; no lens is read before it works."""
     source, refusals = Source(), [NettopError("privileges cannot be given up")]
 
-    def settled(rights: frozenset[int]) -> None:
+    def drop_privileges(rights: frozenset[int]) -> None:
         if refusals:
             raise refusals.pop()
 
-    with Session(MAX_INTERVAL_S, lambda lens: source, settled=settled) as session:
+    with Session(MAX_INTERVAL_S, lambda lens: source, drop_privileges=drop_privileges) as session:
         failure = attached(session)
         assert failure is not None
         assert failure.what == "privileges cannot be given up"
@@ -83,8 +83,8 @@ def test_nothing_is_read_where_it_fails() -> None:
     assert source.calls[2:] == ["start", "read", "close"]
 
 
-def test_sources_of_its_own_take_no_rights_away() -> None:
-    """A session over other sources than probes leaves user and capabilities as they are."""
+def test_other_sources_than_probes_drop_nothing() -> None:
+    """A session over other sources than probes keeps user and capabilities."""
     with open("/proc/self/status") as file:
         before = [line for line in file if line.startswith(("Uid", "Cap", "NoNewPrivs"))]
     with opened_session(MAX_INTERVAL_S, lambda lens: Source(), Rights(User(65534, 65534, ()))) as session:
@@ -93,8 +93,8 @@ def test_sources_of_its_own_take_no_rights_away() -> None:
         assert [line for line in file if line.startswith(("Uid", "Cap", "NoNewPrivs"))] == before
 
 
-def test_where_nobody_may_act_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then that user may do nothing, which is no error: nettop stays who it is."""
+def test_no_one_may_act_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no change of user is allowed nettop assumes that the user may do nothing; it is not an error."""
 
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -104,14 +104,14 @@ def test_where_nobody_may_act_as_another_user(monkeypatch: pytest.MonkeyPatch) -
     assert not may(User(65534, 65534, ()), os.R_OK, invoker.Path("/"))
 
 
-def test_what_reading_takes_is_kept() -> None:
-    """A source that says which rights its readings take finds them in what is asked for."""
+def test_capabilities_for_reading_are_kept() -> None:
+    """The capabilities that a source needs for its readings are passed on to be kept."""
 
     class Needy(Source):
         def rights(self) -> frozenset[int]:
             return frozenset({2, 19})
 
-    asked: list[frozenset[int]] = []
-    with Session(MAX_INTERVAL_S, lambda lens: Needy(), settled=asked.append) as session:
+    kept: list[frozenset[int]] = []
+    with Session(MAX_INTERVAL_S, lambda lens: Needy(), drop_privileges=kept.append) as session:
         assert attached(session) is None
-    assert asked == [frozenset({2, 19})]
+    assert kept == [frozenset({2, 19})]
