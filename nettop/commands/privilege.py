@@ -168,6 +168,6 @@ def _drop_privileges(rights: Rights, needed: frozenset[int], *, resources: ExitS
     namespaces.enter()
     open_symbols()
     if not rights.follow_namespaces:
-        namespaces.settle()
+        namespaces.stop_entering()
     namespaces.watch(kept)
     privileges.keep_only(kept)

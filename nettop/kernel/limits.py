@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many descriptors this process may have."""
+"""The limit on the files that this process may have open."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from contextlib import suppress
 
 
 def raise_open_files() -> None:
-    """Take as many as are allowed: the usual 1,024 are meant for programs that use select(2)."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # then those there are
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def open_files() -> int:
-    """How many files may be open at a time."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    """Raise the soft limit to the hard one: the usual 1,024 are meant for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # then the limit stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

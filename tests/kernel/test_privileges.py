@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -333,89 +333,83 @@ def test_a_right_user_needs_no_root() -> None:
 
 
 @pytest.mark.usefixtures("witness")
-def test_a_namespace_that_appears_too_late_is_told(lab: Lab) -> None:
-    """A namespace that appears later is named, counted, and not entered; the sockets that processes hold are listed."""
+def test_a_namespace_that_appears_later_is_not_entered(lab: Lab) -> None:
+    """A namespace that appears later is named, counted, and not entered; sockets that processes own are listed."""
     with Running("--table", "--format", "jsonl", "--all", "--interval", "0.2", env=SUDO) as running:
         running.first_rows()
         home = lab.namespace()
         worker = lab.worker(home)
         worker.call(traffic.leave_in_backlog)
-        shown = until(lambda: in_namespaces(running.refreshes()[-1], home.inode), "its sockets are listed")
-        assert all(row["pid"] == worker.pid for row in shown)
+        rows = until(lambda: in_namespaces(running.refreshes()[-1], home.inode), "its sockets are listed")
+        assert all(row["pid"] == worker.pid for row in rows)
         assert running.end() == 0
 
 
-def test_what_is_out_of_sight_is_a_gap(lab: Lab) -> None:
-    """Namespaces entered before the drop are read while somebody is in them, then left; later ones are told."""
-    old, gone = lab.namespace(), lab.namespace()
-    resident, leaver = lab.worker(old), lab.worker(gone)
-    namespaces, without_rights = Namespaces(), NamespaceThread(None)
+@contextlib.contextmanager
+def followed_without_privileges() -> Iterator[tuple[Namespaces, Callable[..., Namespaces]]]:
+    """Namespaces that were entered before privileges were dropped, and what follows them without any."""
+    namespaces, unprivileged = Namespaces(), NamespaceThread(None)
+
+    def follow(*seen: int) -> Namespaces:
+        unprivileged.run(lambda: namespaces.follow(frozenset(seen)))
+        return namespaces
+
     try:
         namespaces.enter()
-        namespaces.settle()
-        for one in (old, gone):
-            one.remove()  # so that only processes are left in them
+        namespaces.stop_entering()
+        yield namespaces, follow
+    finally:
+        unprivileged.close()
+        namespaces.close()
 
-        def follow(*seen: int) -> Namespaces:
-            without_rights.run(lambda: namespaces.follow(frozenset(seen)))
-            return namespaces
 
+def test_a_namespace_is_left_when_its_processes_have_ended(lab: Lab) -> None:
+    """One with a running process stays entered, one without is left, and later ones are gaps."""
+    old, gone = lab.namespace(), lab.namespace()
+    resident, leaver = lab.worker(old), lab.worker(gone)
+    with followed_without_privileges() as (namespaces, follow):
+        for namespace in (old, gone):
+            namespace.remove()  # so that only processes are left in them
         named, unnamed = lab.namespace(), lab.namespace()  # while the numbers of the others are taken
         lab.worker(unnamed)
         unnamed.remove()
         leaver.end()
         until(lambda: gone.inode not in follow().threads, "it is left")
-        with namespaces.lock:  # the guard looks for itself meanwhile
+        with namespaces.lock:  # the guard thread scans meanwhile
             assert old.inode in namespaces.threads
             assert namespaces.name(old.inode) == f"of process {resident.pid}"
             assert namespaces.refused.keys().isdisjoint({old.inode, gone.inode})
-        until(lambda: named.inode in follow(unnamed.inode).refused, "it is told")
-        why = "it appeared after privileges were dropped"
+        until(lambda: named.inode in follow(unnamed.inode).refused, "it is refused")
+        reason = "it appeared after privileges were dropped"
         with namespaces.lock:
-            assert namespaces.refused[named.inode] == namespaces.refused[unnamed.inode] == why
+            assert namespaces.refused[named.inode] == namespaces.refused[unnamed.inode] == reason
             assert namespaces.name(named.inode) == named.name
-            assert namespaces.name(unnamed.inode) == "out of sight"
-            (told,) = (name for name, gap in namespaces.gaps().items() if why in gap)
-            too_late = list(namespaces.refused.values()).count(why)
-        more = re.search(r" and (\d+) more$", told)
-        assert too_late == (3 + int(more[1]) if more else len(re.split(", | and ", told)))
-    finally:
-        without_rights.close()
-        namespaces.close()
+            assert namespaces.name(unnamed.inode) == "hidden"
+            (gap,) = (name for name, text in namespaces.gaps().items() if reason in text)
+            refused = list(namespaces.refused.values()).count(reason)
+        more = re.search(r" and (\d+) more$", gap)
+        assert refused == (3 + int(more[1]) if more else len(re.split(", | and ", gap)))
 
 
-def test_what_a_socket_is_seen_in_is_not_left(lab: Lab) -> None:
-    """Who came after the drop keeps a namespace while a socket of theirs is seen in it; then it was left, not new."""
+def test_a_namespace_with_sockets_is_not_left(lab: Lab) -> None:
+    """A namespace whose known processes have ended stays entered while sockets are seen in it."""
     home = lab.namespace()
     first = lab.worker(home)
-    namespaces, without_rights = Namespaces(), NamespaceThread(None)
-    try:
-        namespaces.enter()
-        namespaces.settle()
+    with followed_without_privileges() as (namespaces, follow):
         lab.worker(home)
         home.remove()
         first.end()
-
-        def follow(*seen: int) -> Namespaces:
-            without_rights.run(lambda: namespaces.follow(frozenset(seen)))
-            return namespaces
-
-        until(lambda: home.inode not in follow(home.inode)._ways, "nothing leads there any more")
-        assert home.inode in namespaces.threads
-        assert home.inode not in namespaces.refused
-        assert namespaces.name(home.inode) == "out of sight"
-        until(lambda: home.inode not in follow().threads, "it is left")
-        why = "left: none of the processes noted in it is there any more"
-        until(lambda: follow(home.inode).refused.get(home.inode) == why, "it is told")
-        (told,) = (name for name, gap in namespaces.gaps().items() if gap == why)
-        assert str(home.inode) in re.findall(r"\d+", told)
-    finally:
-        without_rights.close()
-        namespaces.close()
+        until(lambda: home.inode not in follow(home.inode)._paths, "no known process is left in it")
+        with namespaces.lock:
+            assert home.inode in namespaces.threads
+            assert home.inode not in namespaces.refused
+            assert namespaces.name(home.inode) == "hidden"
+        until(lambda: home.inode not in follow().threads, "it is left", 30)
+        until(lambda: home.inode in follow(home.inode).refused, "it is a gap")
 
 
 def test_few_open_files_are_enough_for_many_namespaces() -> None:
-    """In each of many namespaces the sockets that were seen go on to be, though they are more than may be noted."""
+    """With few descriptors allowed, the sockets of each of many namespaces are still seen at every refresh."""
     many = 40
     with crowd(many) as inodes:
         limits = ["prlimit", "--nofile=64:64", NETTOP]
