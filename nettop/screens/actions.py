@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
 
+from nettop.snapshots import lenses
+
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something a key does: `id` is the method `action_<id>` that does it.
+    """Something a key does: `id` is the method `action_<id>` that does it, unless `method` is another one.
 
     `keys` are Textual's names, the first is the one that is shown. `footer` is its importance there (0: not
     shown), `palette` offers it by name. The program does it where `by_app`, the lens's screen otherwise;
@@ -28,7 +30,17 @@ class Action:
     by_app: bool = False
     everywhere: bool = False
     argument: str = ""
+    method: str = ""
 
+
+OPTIONS = {
+    f"option_{option.name}": Action(
+        f"option_{option.name}", (option.key,), option.name.replace("_", " "), f"{option.help}: the next value",
+        lens.title, argument=repr(option.name), method="next_option_value",
+    )
+    for lens in lenses() for option in lens.options if option.key
+}  # fmt: skip
+"""The keys of the options that lenses declare."""
 
 GRAPH = "Flame graph"
 """The group of what only a flame graph does."""
@@ -66,6 +78,7 @@ ACTIONS: tuple[Action, ...] = (
            "place where it is not wide enough", GRAPH, footer=49),
     Action("numbers", ("n",), "numbers", "The bars as a table of all their numbers, other softirqs included, and "
            "back", GRAPH, footer=36),
+    *OPTIONS.values(),
     Action("slower", ("plus",), "slower", "A longer interval between refreshes", "Look", footer=11),
     Action("faster", ("minus",), "faster", "A shorter interval between refreshes", "Look", footer=10),
     Action("move_up", ("up", "k"), "up", "The row above", "Move", palette=False),
@@ -135,7 +148,8 @@ def key_name(key: str) -> str:
 
 def call(action: Action) -> str:
     """What Textual is asked to run."""
-    name = f"app.{action.id}" if action.by_app else action.id
+    method = action.method or action.id
+    name = f"app.{method}" if action.by_app else method
     return f"{name}({action.argument})" if action.argument else name
 
 

@@ -7,14 +7,14 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nettop.engine.session import Session
 from nettop.query.view import Names
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Settings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.schema import Lens, Table
+from nettop.snapshots.schema import Lens, Option, Table
 
 Clock = Callable[[], float]
 Cost = Callable[[], "float | None"]
@@ -54,11 +54,14 @@ class ScreenContext:
     interval_s: float = 0.0
     """The interval that was asked for."""
 
+    options: dict[str, Any] = field(default_factory=dict)
+    """The options of lenses by name, as far as they were given or changed."""
     names: Names | None = None
     """Names of addresses, where --resolve asks for them; one that is found later is there at the next refresh."""
 
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s
+        self.options = dict(self.settings.options)
         if self.settings.view.resolve and self.names is None:
             from nettop.engine.resolver import Resolver  # few ask for it
 
@@ -67,6 +70,14 @@ class ScreenContext:
     def share(self) -> float | None:
         """The share of one CPU that nettop took lately; None before there was time to measure."""
         return (self.cost or self.session.cost)()
+
+    def next_value(self, lens: Lens, option: Option) -> Any:
+        """Set an option of a lens to the next of its steps, the first behind the last; the new value."""
+        now = self.options.get(option.name, option.default)
+        at = option.steps.index(now) + 1 if now in option.steps else 0
+        self.options[option.name] = value = option.steps[at % len(option.steps)]
+        self.session.set(lens.id, option.name, value)
+        return value
 
     def change_interval(self, step: int) -> None:
         """The next longer (`step` 1) or shorter (−1) of the usual intervals."""

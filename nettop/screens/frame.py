@@ -217,7 +217,7 @@ class NettopApp(App[None], inherit_bindings=False):
             "all_rows": all_rows,
             "table": table.name,
             "mechanisms": asked.mechanisms,
-            **asked.options,
+            **self.context.options,
         }
         self._leases[lens.id] = self.context.session.enable(lens.id, **options)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 from textual.binding import BindingType
@@ -14,7 +14,7 @@ from textual.message import Message
 
 from nettop.query.filter import parse_filter
 from nettop.query.view import View
-from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, Action, of_lens
+from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, Action, of_lens
 from nettop.screens.context import Place, ScreenContext
 from nettop.screens.picture import Picture
 from nettop.screens.table_state import TableState
@@ -76,6 +76,7 @@ class LensScreen(Picture):
             "previous_table": lambda: tables,
             **{a.id: shown for a in ACTIONS if a.group in ("Rows", "Move")},
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
+            **{name: partial(self._has_option, name) for name in OPTIONS},
             "details": lambda: shown() and len(self.rows.order) > 0,
             "freeze": lambda: shown() or self.frozen_at is not None,
             "back": lambda: self.details_open or self.within is not None,
@@ -252,6 +253,16 @@ class LensScreen(Picture):
         """Draw the frame now, and the details once they know their width."""
         self.draw_frame()
         self.call_after_refresh(self.draw_details)
+
+    def _has_option(self, action: str) -> bool:
+        return any(f"option_{option.name}" == action for option in self.lens.options)
+
+    def action_next_option_value(self, name: str) -> None:
+        """Set an option of the lens to the next of its values."""
+        for option in self.lens.options:
+            if option.name == name:
+                value = self.context.next_value(self.lens, option)
+                self.notify(f"{option.help}: {option.text(value)}")
 
     def action_slower(self) -> None:
         """A longer interval."""
