@@ -11,13 +11,13 @@ import os
 import resource
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -102,29 +102,20 @@ class Steps:
         return dict(self._steps)
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the engine knows beside: the attached sources, by lens, readings that were skipped, and what was lost."""
-
-    attached: Callable[[], Mapping[str, Source]]
-    late: Callable[[], int]
-    lost: Callable[[str], int]
-
-
 class OwnCost:
-    """Measures nettop. All but `share` and `steps` belongs to the sampler's thread."""
+    """Measures nettop. All but `share` and `steps` belongs to the sampler's thread. `sources` are the attached ones."""
 
-    def __init__(self, around: Surroundings, open_statistics: OpenStatistics | None = None) -> None:
+    def __init__(
+        self, sources: Callable[[], Mapping[str, Source]], open_statistics: OpenStatistics | None = None
+    ) -> None:
         self.steps = Steps()
         self.without_statistics = "nobody asked for them"
-        self._around = around
+        self._sources = sources
         self._open_statistics = open_statistics
         self._statistics = -1
         self._wanted = 0
         self._counted: dict[tuple[str, str], int] = {}
         self._programs_ns = 0
-        self.programs_ns_of: Counter[str] = Counter()
-        """The part of the readings' `programs_ns` that each lens has."""
         self._readings = deque([self._read()])
 
     # --- the statistics ---------------------------------------------------------------------------------------
@@ -195,16 +186,14 @@ class OwnCost:
         counted = self._count_programs()
         for (lens, name), time_ns in counted.items():
             before = self._counted.get((lens, name), 0)
-            added = time_ns - before if time_ns >= before else time_ns  # loaded anew under its name
-            self._programs_ns += added
-            self.programs_ns_of[lens] += added
+            self._programs_ns += time_ns - before if time_ns >= before else time_ns  # else loaded anew
         self._counted = counted
 
     def _count_programs(self) -> dict[tuple[str, str], int]:
         """For how long each program ran by now, by lens and name."""
         return {
             (lens, name): runs[1]
-            for lens, source in self._around.attached().items()
+            for lens, source in self._sources().items()
             for name, runs in programs_of(source).items()
             if not name.startswith(_ITERATOR)
         }
@@ -259,13 +248,29 @@ class Cost(NamedTuple):
         return took_ns // self.runs if self.runs and took_ns is not None else None
 
 
-class OwnCostSource:
-    """The source of the table `self`; see nettop.snapshots.source.Source. `limits` gives what --max-overhead does."""
+class Engine(Protocol):
+    """What the table is made of: the sampler."""
 
-    def __init__(self, cost: OwnCost, around: Surroundings, limits: Callable[[], list[Cost]]) -> None:
-        self._cost = cost
-        self._around = around
-        self._limits = limits
+    cost: OwnCost
+    late: int
+
+    @property
+    def limits(self) -> list[Cost]:
+        """What --max-overhead does."""
+
+    def sources(self) -> Mapping[str, Source]:
+        """The attached sources, by lens."""
+
+    def lost(self, lens: str) -> int:
+        """All that a lens has lost by its last reading."""
+
+
+class OwnCostSource:
+    """The source of the table `self`; see nettop.snapshots.source.Source."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._cost = engine.cost
         self._is_attached = False
         self._numbers = count(1)
         self._ids: dict[tuple[Any, ...], int] = {}
@@ -278,10 +283,10 @@ class OwnCostSource:
 
     def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the reading has a time of its own
         """What everything cost by the last look at it."""
-        attached = self._around.attached()
+        attached = self._engine.sources()
         kernel = {lens: kernel_bytes_of(source) for lens, source in attached.items()}
-        lost = {lens: self._around.lost(lens) for lens in attached if lens != SELF.id}
-        costs = [self._total(kernel, lost), *self._limits(), *_threads(), self._children()]
+        lost = {lens: self._engine.lost(lens) for lens in attached if lens != SELF.id}
+        costs = [self._total(kernel, lost), *self._engine.limits, *_threads(), self._children()]
         for lens, source in attached.items():
             costs += self._programs(lens, programs_of(source))
         costs += [Cost("maps", "kernel memory", lens, memory=size) for lens, size in kernel.items() if size]
@@ -319,7 +324,7 @@ class OwnCostSource:
             "nettop",
             time_ns=self._cost.now.total_ns,
             memory=_resident_bytes() + sum(filter(None, kernel.values())),
-            late=self._around.late(),
+            late=self._engine.late,
             lost=sum(lost.values()),
             note=None if self._cost.counts_programs else "without programs that run in other people's time",
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nettop.engine.bus import Bus
-from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, OwnCostSource, Surroundings
+from nettop.engine.own_cost import DRAIN, READ, START, Cost, OpenStatistics, OwnCost, OwnCostSource
 from nettop.engine.pace import Pace
 from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError, SourceFailed, failure_of
@@ -55,9 +55,8 @@ class Sampler:
         drop_privileges: DropPrivileges | None = None,
     ) -> None:
         self.late = 0
-        self._around = Surroundings(self._sources, lambda: self.late, self._lost)
-        self.cost = OwnCost(self._around, open_statistics)
-        self.pace = Pace(interval_s, self.cost, self._around, max_overhead)
+        self.cost = OwnCost(self.sources, open_statistics)
+        self.pace = Pace(interval_s, self.cost, max_overhead)
         self._bus = bus
         self._source_of = source_of
         self._drop_privileges = drop_privileges
@@ -96,7 +95,7 @@ class Sampler:
 
     def set_interval(self, interval_s: float) -> None:
         """Read every `interval_s` from now on."""
-        self._post(lambda: self.pace.ask(interval_s))
+        self._post(lambda: self.pace.choose(interval_s))
 
     def lease(self, lens: str, options: Mapping[str, object]) -> None:
         """Attach the lens, or count one more who holds it, and set its options."""
@@ -198,7 +197,7 @@ class Sampler:
             return
         self._attached[lens] = _Attached(source, source if isinstance(source, EventSource) else None)
         self._set(lens, options)
-        self.pace.unsettle()
+        self.pace.ignore_attaching()
         with self.cost.steps.time(lens, START):
             self._try(lens, source.start)
         self._try(lens, self._drop_privileges_once)
@@ -208,7 +207,7 @@ class Sampler:
 
     def _drop_privileges_once(self) -> None:
         if self._drop_privileges is not None:
-            sources = self._sources().values()
+            sources = self.sources().values()
             rights = (source.rights() for source in sources if isinstance(source, PrivilegedSource))
             self._drop_privileges(frozenset().union(*rights))
             self._drop_privileges = None  # only where it worked: until then no lens is read
@@ -247,16 +246,19 @@ class Sampler:
             self._read(lens)
 
     def _source(self, lens: str) -> Source:
-        return (
-            OwnCostSource(self.cost, self._around, self.pace.rows)
-            if lens == SELF.id
-            else self._source_of(lens)
-        )
+        return OwnCostSource(self) if lens == SELF.id else self._source_of(lens)
 
-    def _sources(self) -> dict[str, Source]:
+    @property
+    def limits(self) -> list[Cost]:
+        """What --max-overhead does, as rows of the table of costs."""
+        return self.pace.rows()
+
+    def sources(self) -> dict[str, Source]:
+        """The attached sources, by lens."""
         return {lens: attached.source for lens, attached in self._attached.items()}
 
-    def _lost(self, lens: str) -> int:
+    def lost(self, lens: str) -> int:
+        """All that a lens has lost by its last reading."""
         frame = self._bus.frame(lens)
         return 0 if frame is None else frame.now.lost_in_all
 

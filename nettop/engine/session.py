@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from nettop.engine.bus import Bus
-from nettop.engine.governor import Restraint
+from nettop.engine.governor import OverheadLimit
 from nettop.engine.own_cost import OpenStatistics, Steps
 from nettop.engine.sampler import Sampler
 from nettop.engine.source import probe_of
@@ -77,9 +77,9 @@ class Session:
         return self._sampler.interval_s
 
     @property
-    def restraint(self) -> Restraint | None:
+    def overhead_limit(self) -> OverheadLimit | None:
         """What is done for --max-overhead; None where no bound was given."""
-        return self._sampler.pace.restraint
+        return self._sampler.pace.limit
 
     @property
     def steps(self) -> Steps:

@@ -14,7 +14,7 @@ from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import Requests
 from nettop.output.banner import mechanisms
 from nettop.output.diagnostics import Diagnostics
-from nettop.output.log_lines import lost_line, missing_line, restraint_line
+from nettop.output.log_lines import limit_line, lost_line, missing_line
 from nettop.output.log_plan import LogPlan, Stream, make_log_plan
 from nettop.output.log_sinks import Sinks, opened_sinks
 from nettop.query.batches import pieces
@@ -87,7 +87,7 @@ class _Log:
         self._of_losses = plan.streams[0].name
         self._report = report
         self._remarks: list[str] = []
-        self._restraint = ""
+        self._limit = ""
         self._missing: dict[str, str] = {}
         self._sinks = sinks
         self._last: Snapshot | None = None
@@ -103,7 +103,7 @@ class _Log:
         """
         self._sinks.reopen_if_requested()
         frame = self._consumer.frame
-        self._write_restraint()
+        self._write_limit()
         if frame is not None:
             with self._session.steps.time(self._lens, WRITE):
                 self._write_frame(frame)
@@ -121,12 +121,12 @@ class _Log:
             self._write_tables(frame)
             self._write_losses(frame.now)
 
-    def _write_restraint(self) -> None:
+    def _write_limit(self) -> None:
         """A line for what is done for --max-overhead, when that changes."""
-        restraint = self._session.restraint
-        if restraint is not None and str(restraint) != self._restraint:
-            self._restraint = str(restraint)
-            line = restraint_line(self._settings.format, time.time_ns(), restraint.told)
+        limit = self._session.overhead_limit
+        if limit is not None and str(limit) != self._limit:
+            self._limit = str(limit)
+            line = limit_line(self._settings.format, time.time_ns(), limit.state)
             self._sinks.write(self._of_losses, line)
 
     def write_last(self) -> None:

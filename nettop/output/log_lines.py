@@ -79,11 +79,11 @@ def lost_line(form: LineFormat, wall_ns: int, what: str, cause: str, *, count: i
     return f'{{{written},"count":{count},"total":{total}}}\n'
 
 
-def restraint_line(form: LineFormat, wall_ns: int, told: str) -> str:
+def limit_line(form: LineFormat, wall_ns: int, state: str) -> str:
     """The line that says what is done for --max-overhead."""
     if form is LineFormat.TEXT:
-        return f"{rfc3339(wall_ns)}  {'limit':{_KIND_WIDTH}}  {told}\n"
-    texts = {"time": rfc3339(wall_ns), "type": "limit", "what": told}
+        return f"{rfc3339(wall_ns)}  {'limit':{_KIND_WIDTH}}  {state}\n"
+    texts = {"time": rfc3339(wall_ns), "type": "limit", "what": state}
     return json.dumps(texts, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 

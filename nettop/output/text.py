@@ -57,7 +57,7 @@ def run_text(
         while True:
             if consumer.failure is not None:
                 raise consumer.failure
-            printer.report_restraint()
+            printer.report_limit()
             printer.show(consumer.frame)
             if printer.printed == settings.text.count:
                 return ExitCode.DONE
@@ -84,7 +84,7 @@ class _Printer:
         self.printed = 0
         self._session = session
         self._consumer = consumer
-        self._restraint = ""
+        self._limit = ""
         self._settings = settings
         self._plan = plan
         self._stdout = stdout
@@ -100,12 +100,12 @@ class _Printer:
         self._lost = 0
         self._remarks: list[str] = []
 
-    def report_restraint(self) -> None:
+    def report_limit(self) -> None:
         """Say what is done for --max-overhead, in every format: the output comes less often."""
-        restraint = self._session.restraint
-        if restraint is not None and str(restraint) != self._restraint:
-            self._restraint = str(restraint)
-            self._report(restraint.told)
+        limit = self._session.overhead_limit
+        if limit is not None and str(limit) != self._limit:
+            self._limit = str(limit)
+            self._report(limit.state)
 
     def show(self, frame: Frame | None) -> None:
         """Print the frame, unless it is not new or lacks the earlier snapshot that the output needs."""

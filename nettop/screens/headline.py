@@ -52,10 +52,10 @@ def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[Part]:
 
 def _interval(context: ScreenContext) -> Part:
     """The interval; marked where --max-overhead made it longer than it was asked for, or left something out."""
-    restraint = context.session.restraint
-    if restraint is None or not str(restraint):
+    limit = context.session.overhead_limit
+    if limit is None or not str(limit):
         return part((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
-    return part((f"{WARNING} ⟳ {interval_text(restraint.interval_s)}", Role.WARN), importance=40)
+    return part((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
 
 
 def interval_text(interval_s: float) -> str:

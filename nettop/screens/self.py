@@ -48,7 +48,7 @@ class OwnCostScreen(LensScreen):
             part(("cost ", Role.DIM), (f"{_amount(view, _SHARE, all_of_it)} cpu", Role.BOLD)),
             part(("programs ", Role.DIM), (share, Role.TEXT), importance=900),
             part(("memory ", Role.DIM), (_amount(view, "memory", all_of_it), Role.TEXT), importance=800),
-            *self._restraint(),
+            *self._limit(),
         ]
 
     def cost(self) -> float | None:
@@ -58,15 +58,13 @@ class OwnCostScreen(LensScreen):
         per_second_ns = self.view.total(_SHARE, _of_kind(self.view, "total"))
         return None if per_second_ns is None else per_second_ns / 1e9
 
-    def _restraint(self) -> list[Part]:
-        restraint = self.context.session.restraint
-        if restraint is None:
+    def _limit(self) -> list[Part]:
+        limit = self.context.session.overhead_limit
+        if limit is None:
             return []
-        if not str(restraint):
-            return [
-                part(("within ", Role.DIM), (f"{restraint.bound * 100:.3g} %", Role.TEXT), importance=700)
-            ]
-        return [part((f"{WARNING} {restraint}", Role.WARN), importance=700)]
+        if not str(limit):
+            return [part(("within ", Role.DIM), (f"{limit.bound * 100:.3g} %", Role.TEXT), importance=700)]
+        return [part((f"{WARNING} {limit}", Role.WARN), importance=700)]
 
     def _conditions(self) -> dict[str, Callable[[], bool]]:
         return super()._conditions() | {"back": lambda: True}

@@ -57,20 +57,6 @@ class MeasuredSource(Source, Protocol):
 
 
 @runtime_checkable
-class SheddingSource(Source, Protocol):
-    """A source that can do without some of what it has attached, to cost less."""
-
-    def shed(self) -> str | None:
-        """Leave out what costs the most of what can be left out, and say what; None when nothing is left.
-
-        The snapshots' hooks then say that it is missing for --max-overhead.
-        """
-
-    def restore(self) -> str | None:
-        """Attach again what was left out last, and say what; None when nothing is left out, or may not be had."""
-
-
-@runtime_checkable
 class PrivilegedSource(Source, Protocol):
     """A source that goes on needing privileges once it has started."""
 

@@ -4,7 +4,6 @@
 import contextlib
 import errno
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +15,10 @@ from nettop.kernel import maps, perf_events
 from nettop.kernel.mechanisms import NO_MECHANISM
 from nettop.probes.cpu.probe import Cpu
 from nettop.probes.cpu.samples import SAMPLED
-from nettop.snapshots.own_cost import LEFT_OUT
 from nettop.snapshots.snapshot import Snapshot
-from tests.unit.test_pace import Play
 
 from . import traffic
-from .lab import Lab, Worker, process_state, until
+from .lab import Lab, until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -64,103 +61,7 @@ def read(source: Cpu) -> Snapshot:
     return source.read(time.monotonic_ns())
 
 
-def spent(source: Cpu, pid: int) -> dict[str, int]:
-    """What a process has been charged for its calls; nothing where it has no row."""
-    rows = read(source).tables["processes"].array
-    mine = rows[rows["pid"] == pid]
-    return {name: int(mine[name].sum()) for name in CALLS}
-
-
 # --- hooks that are left out for --max-overhead -------------------------------------------------------------------
-
-
-def send(memory: traffic.Memory, to: tuple[str, int]) -> int:
-    """Sends messages; returns the CPU time that the process took for that, in ns."""
-    began = time.process_time_ns()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        for _ in range(MESSAGES):
-            sender.sendto(b"n", to)
-    return time.process_time_ns() - began
-
-
-def receive(memory: traffic.Memory, name: str) -> int:
-    """Waits for a message; returns how long it is."""
-    return len(memory[name].recv(100))
-
-
-def spin(memory: traffic.Memory) -> int:
-    """Takes CPU time without a call on a socket; returns how much."""
-    began = time.process_time_ns()
-    while (took := time.process_time_ns() - began) < AWAY_NS:
-        pass
-    return took
-
-
-def leave_out(play: Play) -> None:
-    """The programs are too dear until there is nothing left to be left out."""
-    play.turns(4, own=0.001, cpu=0.5)
-
-
-def take_back(play: Play) -> None:
-    """They are cheap until all is back."""
-    play.turns(400, own=0.001)
-
-
-@pytest.fixture
-def play(source: Cpu) -> Play:
-    """--max-overhead over this source: what it costs is the test's to say."""
-    play = Play()
-    play.sources = {"cpu": source}
-    return play
-
-
-def test_calls_that_are_left_out_are_charged_to_nobody(source: Cpu, play: Play, lab: Lab) -> None:
-    """What is sent meanwhile is in no time, what is sent before and after is, and nothing is in it twice."""
-    worker = lab.worker()
-    to = ("127.0.0.1", worker.call(traffic.udp, "full", "127.0.0.1"))
-    whole = read(source)
-    used = worker.call(send, to)
-    before = spent(source, worker.pid)
-    assert 0 < before["tx_syscalls_ns"] <= used
-    leave_out(play)
-    assert {LEFT_OUT in read(source).via[point] for point in ("samples", "served", "syscalls")} == {True}
-    worker.call(send, to)
-    assert spent(source, worker.pid) == before
-    take_back(play)
-    assert str(play.pace.restraint) == ""
-    assert read(source).via == whole.via
-    assert spent(source, worker.pid) == before
-    used = worker.call(send, to)
-    after = spent(source, worker.pid)
-    assert 0 < after["tx_syscalls_ns"] - before["tx_syscalls_ns"] <= used
-
-
-@pytest.mark.parametrize("comes_meanwhile", [True, False])
-def test_waiting_while_calls_are_left_out_is_charged_to_nobody(
-    source: Cpu, play: Play, lab: Lab, comes_meanwhile: bool
-) -> None:
-    """A call that began before is forgotten: neither what it waited nor what its thread does later is its time."""
-    worker = lab.worker()
-    port = worker.call(traffic.udp, "waits", "127.0.0.1")
-    worker.start(receive, "waits")
-    until(lambda: process_state(worker.pid) == "S", "the worker waits")
-    leave_out(play)
-    before = spent(source, worker.pid)
-    if comes_meanwhile:
-        answer(worker, port)
-    take_back(play)
-    if not comes_meanwhile:
-        answer(worker, port)
-    assert worker.call(spin) >= AWAY_NS
-    assert spent(source, worker.pid) == before
-
-
-def answer(worker: Worker, port: int) -> None:
-    """Ends the wait, and waits for the next order."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"n", ("127.0.0.1", port))
-    assert worker.result() == 1
-    until(lambda: process_state(worker.pid) == "S", "the worker waits for orders")
 
 
 # --- what is taken only when it is asked for ----------------------------------------------------------------------

@@ -8,20 +8,13 @@ import os
 import re
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nettop.engine.session import Session
-from nettop.kernel import bpf
 from nettop.probes.connections.probe import Connections
-from nettop.probes.drops.probe import Drops
-from nettop.snapshots.own_cost import LEFT_OUT
-from nettop.snapshots.snapshot import Snapshot
-from nettop.snapshots.source import MeasuredSource, SheddingSource
 
 from . import bpf_objects
 from .command import HOUR, Running, nettop
@@ -237,104 +230,14 @@ def test_a_bound_that_nobody_can_mean_is_refused(value: str) -> None:
     assert "--max-overhead" in done.stderr
 
 
-def last_snapshot(probe: Connections | Drops) -> Snapshot:
-    """The next reading."""
-    return probe.read(0)
-
-
-def test_connections_leave_out_messages_then_events_and_take_them_back() -> None:
-    """The table goes on; what is left out says so, and never looks like nothing having happened."""
-    probe = Connections()
-    probe.set("table", "events")
-    probe.start()
-    try:
-        assert isinstance(probe, SheddingSource)
-        assert isinstance(probe, MeasuredSource)
-        before = last_snapshot(probe)
-        left_out = [probe.shed() for _ in range(2)]
-        assert all(left_out), left_out
-        assert probe.shed() is None
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            without = last_snapshot(probe)
-            assert listener.getsockname()[1] in without.tables["sockets"].array["local_port"]
-        assert "closed" not in without.counts
-        assert LEFT_OUT in without.via["events"]
-        connect_and_close(7)
-        probe.drain(0)
-        assert [probe.restore() for _ in range(2)] == left_out[::-1]
-        assert probe.restore() is None
-        again = last_snapshot(probe)
-        assert again.via == before.via
-        connect_and_close(7)
-        until(lambda: last_snapshot(probe).counts["closed"] >= again.counts["closed"] + 14, "all are counted")
-        assert set(probe.programs()) >= {"bpf_iter__task_file", "tp_btf__inet_sock_set_state"}
-    finally:
-        probe.close()
-    assert probe.programs() == {}
-
-
 def connect_and_close(count: int) -> None:
-    """So many connections over loopback."""
+    """Make that many connections over loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for _ in range(count):
             near = socket.create_connection(listener.getsockname())
             far, _ = listener.accept()
             near.close()
             far.close()
-
-
-def test_drops_leave_out_the_count_and_take_it_back() -> None:
-    """What was counted stays."""
-    probe = Drops()
-    probe.start()
-    try:
-        assert probe.restore() is None
-        what = probe.shed()
-        assert what
-        assert probe.shed() is None
-        without = last_snapshot(probe)
-        dropped = without.counts["drops"]
-        refused_packets(11)
-        still = last_snapshot(probe)
-        assert still.counts["drops"] == dropped
-        assert LEFT_OUT in still.via["packets"]
-        assert probe.restore() == what
-        refused_packets(11)
-        until(lambda: last_snapshot(probe).counts["drops"] >= dropped + 11, "they are counted")
-    finally:
-        probe.close()
-
-
-def refused_packets(count: int) -> None:
-    """So many UDP packets to a port that nobody listens at."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        for _ in range(count):
-            sender.sendto(b"n", ("127.0.0.1", 9))
-
-
-def test_a_storm_sheds_hooks_and_their_return_is_told() -> None:
-    """A bound that the programs alone exceed: the dearest is left out, by a session as doors have it."""
-    stop = threading.Event()
-    storm = threading.Thread(target=lambda: [connect_and_close(50) for _ in iter(stop.is_set, True)])
-    storm.start()
-    try:
-        with Session(0.5, open_statistics=bpf.open_statistics, max_overhead=0.001) as session:
-            lease = session.enable("connections", table="events")
-
-            def shed() -> bool:
-                return bool(session.restraint and session.restraint.shed)
-
-            until(shed, "something is left out", 120)
-            frame = until(lambda: session.bus.frame("connections"), "a frame")
-            until(
-                lambda: LEFT_OUT in str(session.bus.frame("connections").now.via),  # type: ignore[union-attr]
-                "snapshots say that it is left out",
-            )
-            assert frame is not None
-            lease.release()
-    finally:
-        stop.set()
-        storm.join()
 
 
 # --- the screens ----------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from nettop.engine.governor import Restraint
-from nettop.engine.own_cost import Cost, OwnCost, OwnCostSource, Reading, Surroundings
+from nettop.engine.bus import Bus
+from nettop.engine.governor import OverheadLimit
+from nettop.engine.own_cost import Cost, OwnCost, OwnCostSource, Reading
+from nettop.engine.sampler import Sampler
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
@@ -64,12 +66,12 @@ class Clock(OwnCost):
         return Reading(self.at_ns, 0, 0, 0)
 
 
-def snapshots(hook: HookStatus = COUNTED, restraint: Restraint | None = None) -> list[Snapshot]:
+def snapshots(hook: HookStatus = COUNTED, limit: OverheadLimit | None = None) -> list[Snapshot]:
     """Two snapshots of the table, a second apart."""
-    around = Surroundings(dict, lambda: 0, lambda lens: 0)
-    cost = Clock(around)
-    source = OwnCostSource(cost, around, list)
-    limits = [] if restraint is None else [Cost("limit", "--max-overhead 2%", note=str(restraint))]
+    sampler = Sampler(Bus(), 1.0, Script)
+    sampler.cost = cost = Clock(dict)
+    source = OwnCostSource(sampler)
+    limits = [] if limit is None else [Cost("limit", "--max-overhead 2%", note=str(limit))]
     costs = [COSTS_BEFORE[0], *limits, *COSTS_BEFORE[1:]]
     if hook.mechanism is None:
         unknown = {"runs": None, "time_ns": None, "note": f"n/a: {hook.why}"}
@@ -94,9 +96,9 @@ def stage_with(own: list[Snapshot]) -> Stage:
     return stage
 
 
-def restrain(stage: Stage, restraint: Restraint) -> None:
+def stretch(stage: Stage, limit: OverheadLimit) -> None:
     """Have the session say that this is done for --max-overhead."""
-    stage.session._sampler.pace.restraint = restraint
+    stage.session._sampler.pace.limit = limit
 
 
 Play = Callable[[Pilot[Any]], Awaitable[None]]
@@ -120,11 +122,11 @@ def test_picture(snap_compare: Callable[..., bool], size: tuple[int, int]) -> No
     assert snap_compare(stage.app(), terminal_size=size, run_before=watching(stage, "o", "down"))
 
 
-def test_picture_restrained(snap_compare: Callable[..., bool]) -> None:
-    """The interval is longer than it was asked for: the first line, the headline and a row say so."""
-    restraint = Restraint(0.02, 3.375, 1.0, ("owners by messages",))
-    stage = stage_with(snapshots(restraint=restraint))
-    restrain(stage, restraint)
+def test_picture_stretched(snap_compare: Callable[..., bool]) -> None:
+    """The interval is longer than the chosen one: the first line, the headline and a row say so."""
+    limit = OverheadLimit(0.02, 3.375, 1.0)
+    stage = stage_with(snapshots(limit=limit))
+    stretch(stage, limit)
     assert snap_compare(stage.app(), terminal_size=(160, 24), run_before=watching(stage, "o"))
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +20,6 @@ from nettop.engine.own_cost import (
     OwnCost,
     OwnCostSource,
     Steps,
-    Surroundings,
     kernel_bytes_of,
     programs_of,
 )
@@ -30,7 +29,7 @@ from nettop.query.view import View
 from nettop.snapshots import find_table, lenses, views
 from nettop.snapshots.own_cost import COSTS, SELF
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.snapshots.source import MeasuredSource, SheddingSource
+from nettop.snapshots.source import MeasuredSource
 
 DEADLINE_S = 20
 REFUSED = "Operation not permitted"
@@ -41,8 +40,6 @@ class Measured:
 
     def __init__(self, runs: Mapping[str, tuple[int, int]] | None = None) -> None:
         self.runs = dict(runs or {})
-        self.left_out: list[str] = []
-        self.may_be_left_out: list[str] = []
 
     def start(self) -> None:
         """Nothing to attach."""
@@ -68,17 +65,6 @@ class Measured:
     def kernel_bytes(self) -> int:
         """4 KiB."""
         return 4096
-
-    def shed(self) -> str | None:
-        """The next thing that may be left out."""
-        if not self.may_be_left_out:
-            return None
-        self.left_out.append(self.may_be_left_out.pop(0))
-        return self.left_out[-1]
-
-    def restore(self) -> str | None:
-        """What was left out last."""
-        return self.left_out.pop() if self.left_out else None
 
 
 class Hidden(Measured):
@@ -118,9 +104,23 @@ def refuse() -> int:
     raise PermissionError(1, REFUSED)
 
 
-def around(source: Any) -> Surroundings:
-    """One lens, which is attached."""
-    return Surroundings(lambda: {"connections": source}, lambda: 7, lambda lens: 3)
+class Sampled:
+    """What an engine knows that has one lens attached."""
+
+    late = 7
+    limits: ClassVar[list[Cost]] = []
+
+    def __init__(self, source: Any, open_statistics: Callable[[], int] | None = None) -> None:
+        self._source = source
+        self.cost = OwnCost(self.sources, open_statistics)
+
+    def sources(self) -> Mapping[str, Any]:
+        """The one."""
+        return {"connections": self._source}
+
+    def lost(self, _: str) -> int:
+        """Three things."""
+        return 3
 
 
 def rows_of(snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -161,7 +161,7 @@ def test_it_has_a_view_but_no_tab() -> None:
 
 def test_total_is_what_the_process_and_its_ended_children_used() -> None:
     """To the nanosecond, and children at once as they end."""
-    cost = OwnCost(around(Measured()))
+    cost = Sampled(Measured()).cost
     before = time.process_time_ns()
     cost.take()
     assert before <= cost.now.own_ns <= time.process_time_ns()
@@ -175,7 +175,7 @@ def test_total_is_what_the_process_and_its_ended_children_used() -> None:
 def test_programs_in_other_peoples_time_count_and_iterators_do_not() -> None:
     """An iterator's time is in the thread that reads it already."""
     probe = Measured({"tp_btf__x": (1, 1000), "bpf_iter__task_file": (5, 50_000)})
-    cost = OwnCost(around(probe), Statistics())
+    cost = Sampled(probe, Statistics()).cost
     cost.want_statistics()
     probe.runs = {"tp_btf__x": (3, 1700), "bpf_iter__task_file": (9, 90_000), "fexit__y": (1, 40)}
     cost.take()
@@ -185,14 +185,13 @@ def test_programs_in_other_peoples_time_count_and_iterators_do_not() -> None:
     probe.runs = {"tp_btf__x": (1, 200)}  # loaded again under its name
     cost.take()
     assert cost.now.programs_ns == 700 + 40 + 200
-    assert cost.programs_ns_of == {"connections": 940}
 
 
 def test_rows_of_programs() -> None:
     """Hooks as they are written everywhere, runs and time as the kernel counts them."""
     probe = Measured({"tp_btf__x": (4, 1000), "bpf_iter__tcp": (2, 500)})
-    cost = OwnCost(around(probe), Statistics())
-    source = OwnCostSource(cost, around(probe), list)
+    engine = Sampled(probe, Statistics())
+    cost, source = engine.cost, OwnCostSource(engine)
     source.start()
     snapshot = read(source, cost)
     program, walk = row(snapshot, "program", "tp_btf/x"), row(snapshot, "iterator", "iter/tcp")
@@ -227,8 +226,8 @@ def test_without_statistics_programs_say_why_and_the_rest_works(
 ) -> None:
     """Never 0: n/a, and the reason."""
     probe = Measured({"tp_btf__x": (4, 1000)})
-    cost = OwnCost(around(probe), opener)
-    source = OwnCostSource(cost, around(probe), list)
+    engine = Sampled(probe, opener)
+    cost, source = engine.cost, OwnCostSource(engine)
     source.start()
     snapshot = read(source, cost)
     program = row(snapshot, "program", "tp_btf/x")
@@ -250,7 +249,7 @@ def test_what_the_kernel_hides_is_left_out() -> None:
 def test_statistics_are_on_while_somebody_looks() -> None:
     """They cost every program on the host."""
     statistics = Statistics()
-    cost = OwnCost(around(Measured()), statistics)
+    cost = Sampled(Measured(), statistics).cost
     assert not statistics.descriptors
     cost.want_statistics()
     cost.want_statistics()
@@ -265,8 +264,8 @@ def test_statistics_are_on_while_somebody_looks() -> None:
 def test_rows_keep_their_numbers() -> None:
     """A thread that comes later has a number of its own; the others keep theirs."""
     probe = Measured()
-    cost = OwnCost(around(probe))
-    source = OwnCostSource(cost, around(probe), list)
+    engine = Sampled(probe)
+    cost, source = engine.cost, OwnCostSource(engine)
     before = {row["id"]: (row["kind"], row["name"]) for row in rows_of(read(source, cost))}
     ends = threading.Event()
     thread = threading.Thread(target=ends.wait, name="latecomer")
@@ -316,7 +315,7 @@ def test_a_mean_is_by_the_clock() -> None:
 
 def test_the_share_is_over_half_a_second_at_least() -> None:
     """A refresh right after another says nothing of the cost."""
-    cost = OwnCost(around(Measured()))
+    cost = Sampled(Measured()).cost
     cost.take()
     assert cost.share() is None
     burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]
@@ -355,5 +354,4 @@ def test_a_session_measures_its_lenses_while_somebody_looks(monkeypatch: pytest.
 def test_sources_say_what_they_offer() -> None:
     """The protocols are optional."""
     assert isinstance(Measured(), MeasuredSource)
-    assert isinstance(Measured(), SheddingSource)
-    assert not isinstance(OwnCostSource(OwnCost(around(None)), around(None), list), MeasuredSource)
+    assert not isinstance(OwnCostSource(Sampled(None)), MeasuredSource)
