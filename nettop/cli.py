@@ -65,13 +65,14 @@ nettop --table -d --once --limit 10  [dim]the ten that sent the most[/dim]
 
 nettop --table --port 443 --deltas -t 5  [dim]what port 443 moved, every 5 s[/dim]
 
-nettop --format jsonl --once --all | jq .process  [dim]every socket, for a program[/dim]
+nettop --format jsonl --once --all | jq .process  [dim]every socket, as JSON[/dim]
 
 nettop --table --columns process,remote,bytes_sent_per_s --sort -bytes_sent_per_s
 
-nettop export cpu.stacks cpu.svg  [dim]what the network stack does with the CPUs, as a flame graph[/dim]
+nettop export cpu.stacks cpu.svg  [dim]the CPU time of the network stack, as a flame graph[/dim]
 
-Exit codes: 0 done or interrupted, 1 failure, 2 usage, 3 not possible here, 4 permission missing, 5 a source failed."""
+Exit codes: 0 done or interrupted, 1 failure, 2 usage, 3 not possible on this kernel or host,
+4 permission missing, 5 a data source failed."""
 
 
 # --- options --------------------------------------------------------------------------------------------------
@@ -98,38 +99,38 @@ class ViewOptions:
     """The options as they were given: each field is one, in the order of --help. See `settings_of`."""
 
     view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=complete_view,
-                                help=f"What to look at: {', '.join(views())} (the first unasked)")] = "connections"
+                                help=f"Table to show: {', '.join(views())} (default: the first)")] = "connections"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_SHOW,
-                                               help="Rows to keep: words found anywhere, :443, pid=1812, "
-                                               "rtt_us>10ms; given more than once, all hold")] = None
+                                               help="Show only rows that match: words in any column, :443, "
+                                               "pid=1812, rtt_us>10ms; several filters must all match")] = None
     columns: Annotated[str | None, option("--columns", metavar="A,B,C", panel=_SHOW, autocompletion=complete_columns,
-                                          help="Columns to show; NAME_per_s is the rate of a counter")] = None
-    limit: Annotated[str | None, option("--limit", metavar="N", panel=_SHOW, help="Rows at most")] = None
+                                          help="Columns to show; NAME_per_s is a counter's rate")] = None
+    limit: Annotated[str | None, option("--limit", metavar="N", panel=_SHOW, help="Show at most N rows")] = None
     sort: Annotated[str | None, option("--sort", metavar="[-]COLUMN", panel=_SHOW, autocompletion=complete_sort,
-                                       help="Order of the rows; - for descending")] = None
-    all: Annotated[bool, option("--all", panel=_SHOW, help="Listeners, TIME_WAIT and unconnected UDP as well")] = False
+                                       help="Sort rows by this column; - for descending order")] = None
+    all: Annotated[bool, option("--all", panel=_SHOW, help="Also show listeners, TIME_WAIT, unconnected UDP")] = False
     resolve: Annotated[bool, option("--resolve/--numeric", panel=_SHOW,
-                                    help="Show names for addresses, or the addresses (default)")] = False
+                                    help="Show host names, or addresses (default)")] = False
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_SHOW,
                                     help="Time between two refreshes (1)")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_SHOW)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_SHOW)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_SHOW)] = False
     port: Annotated[str | None, option("--port", metavar="PORT", panel=_SHORT, help="Local or remote port")] = None
-    pid: Annotated[str | None, option("--pid", metavar="PID", panel=_SHORT, help="Process by number")] = None
+    pid: Annotated[str | None, option("--pid", metavar="PID", panel=_SHORT, help="Process ID")] = None
     process: Annotated[str | None, option("--process", metavar="NAME", panel=_SHORT,
-                                          help="Process by its whole name")] = None
+                                          help="Exact process name")] = None
     container: Annotated[str | None, option("--container", metavar="TEXT", panel=_SHORT,
-                                            help="Container or unit by a part of its name")] = None
-    table: Annotated[bool, option("--table", panel=_TEXT, help="Refreshing text in place of the screens")] = False
+                                            help="Part of the name of a container or systemd unit")] = None
+    table: Annotated[bool, option("--table", panel=_TEXT, help="Print refreshing text instead of the screens")] = False
     data_only: Annotated[bool, option("--data-only", "-d", panel=_TEXT,
                                       help="No banner on standard error; implies --table")] = False
     format: Annotated[str | None, option("--format", metavar="table|csv|jsonl", panel=_TEXT,
-                                         autocompletion=complete_format, help="Implies --table")] = None
+                                         autocompletion=complete_format, help="Output format; implies --table")] = None
     why: Annotated[bool, why_option(_TEXT)] = False
-    deltas: Annotated[bool, option("--deltas", panel=_TEXT, help="Counters as what each interval added")] = False
-    once: Annotated[bool, option("--once", panel=_TEXT, help="One refresh, then end")] = False
-    count: Annotated[str | None, option("--count", metavar="N", panel=_TEXT, help="So many, then end")] = None
+    deltas: Annotated[bool, option("--deltas", panel=_TEXT, help="Show what each interval added to counters")] = False
+    once: Annotated[bool, option("--once", panel=_TEXT, help="Stop after one refresh")] = False
+    count: Annotated[str | None, option("--count", metavar="N", panel=_TEXT, help="Stop after N refreshes")] = None
     version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Show the version")] = False
     # fmt: on
 
@@ -148,13 +149,13 @@ class _Group(typer.core.TyperGroup):
         for name, field in ViewOptions.__dataclass_fields__.items():
             if ctx.params.get(name) not in (field.default, None, [], ()):
                 given = "--" + name.replace("_", "-")
-                raise UsageError(f"{given} in front of {args[0]} is not for it", f"write it behind {args[0]}")
+                raise UsageError(f"{given} before {args[0]} does not apply to it", f"write it after {args[0]}")
         return resolved
 
 
 app = typer.Typer(
     name="nettop",
-    help="Who is using the network, how well, and at what cost: live, in one terminal.",
+    help="Show who is using the network, how well each connection is doing, and what it costs, live in a terminal.",
     epilog=EXAMPLES,
     cls=_Group,
     subcommand_metavar="[COMMAND]",
@@ -214,7 +215,7 @@ def _check_together(asked: ViewOptions) -> None:
     only_text = ("once", "count", "deltas")
     given = [name for name in only_text if getattr(asked, name) not in (None, False)]
     if given and not asked.is_text:
-        raise UsageError(f"--{given[0]} is of plain output", "add --table, or --format csv or jsonl")
+        raise UsageError(f"--{given[0]} applies to plain output only", "add --table, or --format csv or jsonl")
 
 
 def _filters(asked: ViewOptions) -> tuple[str, ...]:
@@ -264,9 +265,9 @@ def _open_screens(settings: Settings, opened: AbstractContextManager[Session]) -
     query_from_settings(screen_query(table), settings.view)
     columns_from_settings(table, settings.view)
     if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
-        raise UsageError("the screens need a terminal to read from and to write to", "nettop --table does without")
+        raise UsageError("the screens need a terminal for input and output", "nettop --table needs none")
     if os.environ.get("TERM") == "dumb":
-        raise UsageError("TERM=dumb is a terminal that can show no screens", "nettop --table does without")
+        raise UsageError("a terminal with TERM=dumb cannot show the screens", "use nettop --table")
     from nettop.screens.app import run_app
 
     with opened as session:

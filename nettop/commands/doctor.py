@@ -25,7 +25,9 @@ _FORMATS = ("text", "json")
 _HOST = "host"
 
 DOCTOR = "doctor"
-DOCTOR_HELP = "Say what works on this host and why not, and compare nettop with traffic that it makes."
+DOCTOR_HELP = (
+    "Report what works on this host and why the rest does not, and check the numbers with self-test traffic."
+)
 
 DOCTOR_EXAMPLES = """[bold]Examples[/bold]
 
@@ -37,8 +39,8 @@ nettop doctor --format json | jq .lenses  [dim]for a program[/dim]
 
 nettop doctor --only host --only drops --no-traffic
 
-Exit codes: 0 every lens works, 1 the self-test disagrees, 3 a lens cannot work here, 4 only a permission is missing;
-128 and the number of the signal that interrupted it."""
+Exit codes: 0 every lens works, 1 the self-test found a difference, 3 a lens cannot work on this host,
+4 only a permission is missing, 128 + N interrupted by signal N."""
 
 
 def complete_format(incomplete: str) -> list[str]:
@@ -61,13 +63,13 @@ class DoctorOptions:
     """The options as they were given: each field is one, in the order of --help."""
 
     format: Annotated[str, option("--format", metavar="text|json", autocompletion=complete_format,
-                                  help="A report for people (text) or for programs")] = "text"
+                                  help="A report to read (text) or for programs (json)")] = "text"
     bundle: Annotated[str | None, option("--bundle", metavar="FILE",
-                                         help="Write a new file (.tar.gz) for a bug report as well: addresses and "
-                                         "names are taken out")] = None
-    no_traffic: Annotated[bool, option("--no-traffic", help="No self-test")] = False
+                                         help="Also write an archive (.tar.gz) for a bug report, with addresses and "
+                                         "names replaced")] = None
+    no_traffic: Annotated[bool, option("--no-traffic", help="Skip the self-test")] = False
     only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=complete_part,
-                                             help=f"Leave out the others: {', '.join(_parts())}")] = None
+                                             help=f"Check only this part: {', '.join(_parts())}")] = None
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
@@ -101,7 +103,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         with acting_as(owner):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise NettopError(f"{path} is there already", "give --bundle another file, or remove that one") from None
+        raise NettopError(f"{path} exists already", "give --bundle another file, or remove that one") from None
     except OSError as error:
         raise NettopError(f"{path} cannot be written: {error.strerror}", "give --bundle another file") from error
     try:

@@ -39,9 +39,7 @@ STDOUT = "-"
 INTERVAL_S = 1.0
 """How often the source is read meanwhile: often enough that its bounded tables keep everything."""
 
-EXPORT_HELP = (
-    "Sample for a while, and write what was met: folded stacks, speedscope's JSON, or a flame graph."
-)
+EXPORT_HELP = "Sample for a while and write the stacks: as a flame graph, for speedscope, or folded."
 
 EXPORT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -53,7 +51,7 @@ nettop export cpu.stacks --filter 'entry="RX softirq" cpu=3' rx.svg  [dim]a part
 
 nettop export cpu.stacks --format folded - | flamegraph.pl > cpu.svg
 
-Ctrl-C ends it early, and what was met is written all the same. A file that is there is replaced when all is done."""
+Ctrl-C stops early and writes what has been sampled. An existing file is replaced only when the new one is complete."""
 
 _AS_ROOT = """\
 install nettop where everybody may read it (/opt/nettop), or
@@ -93,15 +91,15 @@ class ExportOptions:
     """The words as they were given: each field is an argument or an option, in the order of --help."""
 
     view: Annotated[str, typer.Argument(metavar="LENS[.TABLE]", autocompletion=complete_export_view,
-                                        help=f"What to export: {', '.join(_exportable())}; a lens alone is its first "
-                                        "such table")]
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; - is standard output")]
+                                        help=f"Table to export: {', '.join(_exportable())}; a lens alone means its "
+                                        "first one")]
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Output file; - is standard output")]
     format: Annotated[str | None, option("--format", metavar="folded|speedscope|svg",
                                          autocompletion=complete_export_format,
-                                         help="Unasked, by the file's ending: .folded .txt, .json, .svg")] = None
+                                         help="By default the file's suffix decides: .folded .txt, .json, .svg")] = None
     duration: Annotated[str, option("--duration", metavar="SECONDS", help="How long to sample (10)")] = "10"
-    filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", help="Rows to export, as in nettop "
-                                               "--filter; given more than once, all hold")] = None
+    filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", help="Export only rows that match, as in "
+                                               "nettop --filter")] = None
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
@@ -141,9 +139,9 @@ def _format(asked: ExportOptions, table: Table) -> ExportFormat:
     form = _FORMATS.get(Path(asked.file).suffix.lower())
     if form is None or form not in table.exports:
         raise UsageError(
-            "standard output has no ending that names a format"
+            "standard output has no suffix that names a format"
             if asked.file == STDOUT
-            else f"the ending of {asked.file} names no format",
+            else f"the suffix of {asked.file} names no format",
             f"give --format {', '.join(table.exports)}",
         )
     return form

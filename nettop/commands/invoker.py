@@ -117,7 +117,7 @@ def _refuse_traps(places: Sequence[Path], trusted: Container[int]) -> None:
             is_shared = bool(parent.stat().st_mode & stat.S_ISVTX)
             if found.st_uid not in trusted and (stat.S_ISLNK(found.st_mode) or is_shared):
                 raise NettopError(
-                    f"{place} was put there by another user (uid {found.st_uid})",
+                    f"{place} was created by another user (uid {found.st_uid})",
                     "write to another directory",
                 )
 

@@ -48,21 +48,21 @@ if TYPE_CHECKING:
 NONE = "none"
 """The --log-dir that is none."""
 
-LOG_HELP = "Log what happens to connections at once, and every connection's numbers every so often."
+LOG_HELP = "Log events of connections as they happen, and the numbers of each connection at an interval."
 
 LOG_EXAMPLES = """[bold]Examples[/bold]
 
-nettop log  [dim]events and metrics, here and in log/[/dim]
+nettop log  [dim]events and metrics, on the console and in log/[/dim]
 
-nettop log --events-only --log-dir none --filter 'event=fail'  [dim]failures, here only[/dim]
+nettop log --events-only --log-dir none --filter 'event=fail'  [dim]failures, on the console only[/dim]
 
 nettop log --format jsonl --log-dir /var/log/nettop --no-console  [dim]as a service[/dim]
 
 nettop log --lens connections.processes --metrics-interval 10
 
-SIGHUP opens the files again; SIGTERM writes what is left, and ends."""
+SIGHUP reopens the files; SIGTERM writes what is left and ends."""
 
-_WHAT, _WHERE = "What to log", "Where to"
+_WHAT, _WHERE = "What to log", "Output"
 _AS_ROOT = """\
 install nettop where everybody may read it (/opt/nettop), or
 give --log-dir a directory of root's, or none for the console only"""
@@ -75,31 +75,31 @@ class LogOptions:
     """The options as they were given: each field is one, in the order of --help. See `log_settings`."""
 
     lens: Annotated[str, option("--lens", metavar="LENS[.TABLE]", panel=_WHAT, autocompletion=complete_view,
-                                help=f"What to log: {', '.join(views())} (the first unasked, with its events)"
+                                help=f"Table to log: {', '.join(views())} (default: the first, with its events)"
                                 )] = "connections"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_WHAT,
-                                               help="Lines to keep, as in nettop --filter; a field that only events "
-                                               "or only metrics have leaves the other out")] = None
-    events_only: Annotated[bool, option("--events-only", panel=_WHAT, help="No metrics")] = False
-    metrics_only: Annotated[bool, option("--metrics-only", panel=_WHAT, help="No events")] = False
+                                               help="Log only rows that match, as in nettop --filter; a field that "
+                                               "only events or only metrics have excludes the others")] = None
+    events_only: Annotated[bool, option("--events-only", panel=_WHAT, help="Log events only")] = False
+    metrics_only: Annotated[bool, option("--metrics-only", panel=_WHAT, help="Log metrics only")] = False
     metrics_interval: Annotated[str, option("--metrics-interval", metavar="SECONDS", panel=_WHAT,
-                                            help="Time between two lines of a live connection (30)")] = "30"
+                                            help="Log the numbers of open connections this often (30)")] = "30"
     interval: Annotated[str | None, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
-                                           help="Time between two readings of the tables (1)")] = None
+                                           help="Read the tables this often (1)")] = None
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     format: Annotated[str, option("--format", metavar="text|jsonl", panel=_WHERE,
-                                  autocompletion=complete_line_format, help="Lines for people (text) or for "
-                                  "programs")] = "text"
+                                  autocompletion=complete_line_format, help="Lines to read (text) or for "
+                                  "programs (jsonl)")] = "text"
     why: Annotated[bool, why_option(_WHERE)] = False
     log_dir: Annotated[str, option("--log-dir", metavar="DIR|none", panel=_WHERE,
-                                   help="Where the files are (log, in the working directory); none for the console "
+                                   help="Directory of the log files (log, in the working directory); none: console "
                                    "only")] = "log"
     rotate_size: Annotated[str, option("--rotate-size", metavar="SIZE", panel=_WHERE,
-                                       help="A file is put aside before it grows beyond this (64M)")] = "64M"
+                                       help="Rotate a file before it grows beyond this (64M)")] = "64M"
     keep: Annotated[str, option("--keep", metavar="N", panel=_WHERE,
-                                help="Files put aside that stay, of each kind (8)")] = "8"
-    no_console: Annotated[bool, option("--no-console", panel=_WHERE, help="Write to the files only")] = False
+                                help="Rotated files to keep, of each kind (8)")] = "8"
+    no_console: Annotated[bool, option("--no-console", panel=_WHERE, help="Write only to the files")] = False
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
     # fmt: on
 
@@ -134,7 +134,7 @@ def _check_together(asked: LogOptions) -> None:
     if asked.no_console and asked.log_dir == NONE:
         raise UsageError("nothing would be written", "give --log-dir a directory, or leave out --no-console")
     if not asked.log_dir:
-        raise UsageError("--log-dir '' is no directory", "write it like --log-dir log, or none for the console only")
+        raise UsageError("--log-dir '' is not a directory", "write it like --log-dir log, or none for the console only")
 
 
 def _rotate_bytes(text: str) -> int:

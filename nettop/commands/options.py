@@ -20,20 +20,20 @@ _SIZES = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:
-    """The declaration of an option; its default is told by its help."""
+    """The declaration of an option; its help names its default."""
     return typer.Option(*names, rich_help_panel=panel, show_default=False, **kwargs)
 
 
 def mechanism_option(panel: str | None = None) -> Any:
-    """--use; its values are what `parse_mechanisms` takes."""
-    return option("--mechanism", metavar="POINT=WAY", panel=panel, autocompletion=complete_mechanism,
-                  help="Use this way in place of the best one, e.g. sockets=sock_diag, events=none")  # fmt: skip
+    """--mechanism; its values are what `parse_mechanisms` takes."""
+    return option("--mechanism", metavar="HOOK=NAME", panel=panel, autocompletion=complete_mechanism,
+                  help="Use this mechanism instead of the best one: sockets=sock_diag, events=none")  # fmt: skip
 
 
 def max_overhead_option(panel: str | None = None) -> Any:
     """--max-overhead; its value is what `parse_overhead` takes."""
     return option("--max-overhead", metavar="PERCENT", panel=panel,
-                  help="Sample less, rather than take more of one CPU than that, e.g. 2%")  # fmt: skip
+                  help="Refresh less often when nettop takes more of one CPU than this, e.g. 2%")  # fmt: skip
 
 
 def follow_namespaces_option(panel: str | None = None) -> Any:
@@ -44,7 +44,7 @@ def follow_namespaces_option(panel: str | None = None) -> Any:
 
 def why_option(panel: str | None = None) -> Any:
     """--why; see `checked_why`."""
-    return option("--why", panel=panel, help="JSON says why something is null that cannot be had here")
+    return option("--why", panel=panel, help="In JSON, give the reason for values that are not available")
 
 
 # --- options that lenses declare --------------------------------------------------------------------------------
@@ -154,9 +154,9 @@ def complete_view(incomplete: str) -> list[str]:
 
 
 def complete_mechanism(incomplete: str) -> list[str]:
-    """The points that begin like `incomplete`; behind the sign the one way that every point has."""
-    point, sign, _ = incomplete.partition("=")
-    return starting([f"{point}=none"] if sign else [f"{name}=" for name in _points()], incomplete)
+    """The hooks that begin like `incomplete`; after `=`, `none`, which every hook accepts."""
+    hook, sign, _ = incomplete.partition("=")
+    return starting([f"{hook}=none"] if sign else [f"{name}=" for name in _hooks()], incomplete)
 
 
 def complete_line_format(incomplete: str) -> list[str]:
@@ -234,32 +234,34 @@ def size_bytes(name: str, value: str) -> int:
 
 
 def parse_mechanisms(words: Sequence[str] | None) -> dict[str, str]:
-    """The ways to use, by point. Which there are is the source's to say.
+    """The chosen mechanisms, by hook. The source checks whether they exist.
 
-    Raises UsageError for what is not POINT=WAY, a point that no lens has, and one that is named twice.
+    Raises UsageError for what is not HOOK=NAME, a hook that no lens has, and a hook with two mechanisms.
     """
     mechanisms: dict[str, str] = {}
     for word in words or ():
-        point, _, way = word.partition("=")
-        if not (point and way):
-            raise UsageError(f"--mechanism {word!r} is no POINT=WAY", "write it like --mechanism events=none")
-        checked_word("hook", point, _points())
-        if mechanisms.setdefault(point, way) != way:
+        hook, _, name = word.partition("=")
+        if not (hook and name):
             raise UsageError(
-                f"--mechanism {point}={mechanisms[point]} and {word} contradict each other",
+                f"--mechanism {word!r} is not HOOK=NAME", "write it like --mechanism events=none"
+            )
+        checked_word("hook", hook, _hooks())
+        if mechanisms.setdefault(hook, name) != name:
+            raise UsageError(
+                f"--mechanism {hook}={mechanisms[hook]} and {word} contradict each other",
                 "give one of them",
             )
     return mechanisms
 
 
-def _points() -> list[str]:
-    return [point.name for lens in lenses() for point in lens.hooks]
+def _hooks() -> list[str]:
+    return [hook.name for lens in lenses() for hook in lens.hooks]
 
 
 def checked_why(asked: bool, form: str) -> bool:
     """Whether --why is asked for. Raises UsageError where the format has no room for it."""
     if asked and form != LineFormat.JSONL:
-        raise UsageError("--why is of JSON Lines", "add --format jsonl")
+        raise UsageError("--why applies to JSON Lines only", "add --format jsonl")
     return asked
 
 

@@ -38,7 +38,7 @@ INTERVAL_S = 5.0
 """Nobody looks at the tables while the command runs."""
 INTERRUPTED = 130
 
-RUN_HELP = "Run a command, and report the connections that it and its children make."
+RUN_HELP = "Run a command and report the connections that it and its children make."
 
 RUN_EXAMPLES = """[bold]Examples[/bold]
 
@@ -48,7 +48,7 @@ nettop run --live -- make test  [dim]each connection as it ends[/dim]
 
 nettop run --format jsonl --output report.jsonl -- ./deploy.sh
 
-Exit code: the command's; 128 and the number of the signal that ended it; 127 not found, 126 cannot run."""
+Exit code: the command's; 128 + N if signal N ended it; 127 command not found, 126 command cannot run."""
 
 
 # fmt: off
@@ -58,14 +58,14 @@ class RunOptions:
     """The words as they were given: each field is an option, in the order of --help, or the command."""
 
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND [ARGUMENTS]", show_default=False,
-                                                        help="What to run")] = None
+                                                        help="Command to run")] = None
     format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=complete_line_format,
-                                  help="A report for people (text) or for programs")] = "text"
+                                  help="A report to read (text) or for programs (jsonl)")] = "text"
     why: Annotated[bool, why_option()] = False
-    live: Annotated[bool, option("--live", help="Tell of each connection as it ends, not when all is over")] = False
+    live: Annotated[bool, option("--live", help="Report each connection as it ends, not all at the end")] = False
     output: Annotated[str | None, option("--output", metavar="FILE",
-                                         help="Write the report there, each connection as it ends")] = None
-    root: Annotated[bool, option("--root", help="Run the command as root, not as who called sudo")] = False
+                                         help="Write the report to FILE, each connection as it ends")] = None
+    root: Annotated[bool, option("--root", help="Run the command as root, not as the user who called sudo")] = False
     follow_namespaces: Annotated[bool, follow_namespaces_option()] = False
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
@@ -74,7 +74,7 @@ class RunOptions:
 def run_settings(asked: RunOptions) -> RunSettings:
     """The settings that the words mean. Raises UsageError for values that mean nothing, and without a command."""
     if not asked.command or not asked.command[0]:
-        raise UsageError("no command to run", "write it behind --: nettop run -- curl https://example.com")
+        raise UsageError("no command to run", "write it after --: nettop run -- curl https://example.com")
     return RunSettings(
         words=tuple(asked.command),
         format=LineFormat(checked_word("format", asked.format, list(LineFormat))),

@@ -486,5 +486,5 @@ def test_bundle_belongs_to_who_called(tmp_path: Path) -> None:
     before = file.read_bytes()
     again = nettop(*words, env=user)
     assert again.returncode == ExitCode.FAILURE
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
     assert file.read_bytes() == before

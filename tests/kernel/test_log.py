@@ -234,7 +234,7 @@ def test_what_another_user_prepared_is_refused(tmp_path: Path) -> None:
     os.lchown(tmp_path / "log", NOBODY, NOBODY)
     done = nettop("log", cwd=tmp_path)
     assert done.returncode == 1
-    assert "log was put there by another user (uid 65534)" in done.stderr
+    assert "log was created by another user (uid 65534)" in done.stderr
     assert list((tmp_path / "precious").iterdir()) == []
 
 

@@ -88,10 +88,10 @@ def test_a_lens_alone() -> None:
         ({"view": "cpu.stakcs"}, "unknown view 'cpu.stakcs'", "did you mean cpu.stacks"),
         (
             {"file": "out.png"},
-            "the ending of out.png names no format",
+            "the suffix of out.png names no format",
             "give --format folded, speedscope, svg",
         ),
-        ({"file": "-"}, "standard output has no ending", "give --format folded"),
+        ({"file": "-"}, "standard output has no suffix", "give --format folded"),
         ({"format": "pprof"}, "unknown format 'pprof'", "known are: folded, speedscope, svg"),
         ({"duration": "0"}, "a duration of 0 s is not possible", "--duration between 0.1 and"),
         ({"duration": "nan"}, "a duration of nan s is not possible", "--duration between"),

@@ -450,7 +450,7 @@ def test_reports(lacks: str) -> None:
 
 
 def test_ways_are_words() -> None:
-    """--mechanism is POINT=WAY, once for a point; the points of all lenses are known."""
+    """--mechanism is HOOK=NAME, once for each hook; the hooks of all lenses are known."""
     assert parse_mechanisms(None) == {}
     assert parse_mechanisms(["events=none", "packets=tp_btf/kfree_skb"]) == {
         "events": "none",
@@ -463,9 +463,9 @@ def test_ways_are_words() -> None:
     ("words", "what", "remedy"),
     [
         (["evnts=none"], "unknown hook 'evnts'", "did you mean events"),
-        (["events"], "--mechanism 'events' is no POINT=WAY", "--mechanism events=none"),
-        (["events="], "is no POINT=WAY", "--mechanism events=none"),
-        (["=none"], "is no POINT=WAY", "--mechanism events=none"),
+        (["events"], "--mechanism 'events' is not HOOK=NAME", "--mechanism events=none"),
+        (["events="], "is not HOOK=NAME", "--mechanism events=none"),
+        (["=none"], "is not HOOK=NAME", "--mechanism events=none"),
         (["events=none", "events=tp_btf"], "contradict", "one of them"),
     ],
 )
@@ -505,7 +505,7 @@ def test_ways_reach_the_settings_of_every_door() -> None:
 )
 def test_why_is_of_json_lines(make: Callable[[], object]) -> None:
     """No other format has room for reasons."""
-    with pytest.raises(UsageError, match="--why is of JSON Lines"):
+    with pytest.raises(UsageError, match="--why applies to JSON Lines"):
         make()
 
 
