@@ -348,7 +348,7 @@ def test_an_empty_table_says_why(table: Table, hook: str) -> None:
     for form in Format:
         asked = Settings(view=ViewSettings(view=word), text=TextSettings(form, 1, data_only=True))
         stderr = printed(asked, Scripted([frame.now for frame in frames]), 0.1)[1]
-        assert stderr == f"nettop: {table.name} are n/a on this kernel or host: {WHY}\n"
+        assert stderr == f"nettop: {table.name} are not available on this kernel or host: {WHY}\n"
 
 
 def test_filters_on_it_are_told_in_plain_output() -> None:
