@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-cpu bench-events bench-overhead fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-cpu bench-events bench-overhead fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -9,8 +9,10 @@ uid := $(shell id -u)
 as_root := $(if $(filter-out 0,$(uid)),sudo)
 as_user := $(if $(filter 0,$(uid)),$(if $(SUDO_USER),sudo -u $(SUDO_USER)))
 pytest := $(bin)/python -B -m pytest
-# Without plugins that no kernel test needs.
-pytest_kernel := $(pytest) -p no:cacheprovider -p no:syrupy -p no:textual-snapshot
+# More than there are CPUs: these tests wait most of their time.
+pytest_parallel := $(pytest) --numprocesses 4
+# One after the other, since they measure the machine; without plugins that no kernel test needs.
+pytest_kernel := $(pytest) -p no:cacheprovider -p no:syrupy -p no:textual-snapshot -p no:xdist
 SUITE := bookworm
 
 help: ## list the targets
@@ -19,7 +21,7 @@ help: ## list the targets
 setup: ## system packages, /opt/nettop and .venv
 	$(as_root) scripts/install-deps.sh --dev
 
-test: lint test-unit test-screens test-kernel ## everything; the kernel part asks for root by sudo
+test: lint test-pure test-kernel ## everything; the kernel part needs root and uses sudo
 
 lint: ## formats, types, layers, C and shell
 	$(as_user) $(bin)/ruff check .
@@ -29,22 +31,25 @@ lint: ## formats, types, layers, C and shell
 	find nettop -name '*.bpf.[ch]' -exec clang-format --dry-run -Werror {} +
 	if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 
-test-unit: ## pure code, contracts and documents; no root
-	$(as_user) $(pytest) -m 'not kernel' --ignore=tests/screens
+test-pure: ## test-unit and test-screens in one run; no root
+	$(as_user) $(pytest_parallel) -m 'not kernel'
 
-test-screens: ## the screens against their pictures; no root
-	$(as_user) $(pytest) -m 'not kernel' tests/screens
+test-unit: ## pure code, contracts and documents; no root
+	$(as_user) $(pytest_parallel) -m 'not kernel' --ignore=tests/screens
+
+test-screens: ## the screens against their screenshots; no root
+	$(as_user) $(pytest_parallel) -m 'not kernel' tests/screens
 
 test-kernel: ## real sockets on the running kernel; root
 	$(as_root) $(pytest_kernel) -m kernel
 
-test-core: ## the core, which each Debian and each kernel has to pass; root
+test-core: ## what every Debian and every kernel has to pass; root
 	$(as_root) $(pytest_kernel) -m 'kernel and core'
 
-test-kernels: ## the core of them on this kernel and on Debian's, in virtual machines; root
+test-kernels: ## the core on this kernel and on Debian's, in virtual machines; root
 	$(as_root) $(bin)/python -B scripts/test-kernels.py
 
-kernel-support: ## as test-kernels, and docs/kernel-support.md of it; root
+kernel-support: ## test-kernels, and writes docs/kernel-support.md; root
 	$(as_root) $(bin)/python -B scripts/test-kernels.py --write-docs
 
 generate: ## docs/fields.md from the lenses, and docs/screenshots
@@ -57,7 +62,7 @@ bench: ## the speed and memory budgets, side by side with ss; root
 bench-overhead: ## nettop's own figures beside the kernel's, and --max-overhead over 50,000 connections; root
 	$(as_root) $(bin)/python -B bench/overhead.py
 
-bench-cpu: ## what the cpu lens says beside perf, and what it costs; root, perf, iperf3, nft, ethtool, cc
+bench-cpu: ## the cpu lens beside perf, and what it costs; root, perf, iperf3, nft, ethtool, cc
 	$(as_root) $(bin)/python -B bench/cpu_categories.py
 	$(as_root) $(bin)/python -B bench/cpu_cost.py
 

@@ -48,9 +48,11 @@ QEMU = (
 each of the hundreds of queues that a few terminals have: a third of the time went into polling them."""
 PYTEST = (
     *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:syrupy", "-p", "no:textual-snapshot"),
+    *("-p", "no:xdist", "--timeout", "0"),
     *("-m", "kernel and core", "--deselect", "tests/kernel/test_doctor.py"),
 )
-"""Without plugins that no kernel test needs: importing them takes seconds there. doctor is run by itself."""
+"""Without plugins that no kernel test needs: importing them takes seconds there. doctor is run by itself. The kernel
+as a whole has a limit, no test of it has."""
 TESTED = re.compile(rb"(?:PASSED|FAILED|ERROR|SKIPPED)[^\n]*\[ *(\d+)%\]")
 FAILED, LACKING, NOT_ROOT = 1, 3, 4
 BOOTS = 3
