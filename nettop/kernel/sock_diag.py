@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
 from nettop.kernel import netlink
+from nettop.snapshots.arrays import as_list
 from nettop.snapshots.snapshot import Array
 
 _NETLINK_SOCK_DIAG = 4
@@ -138,7 +139,7 @@ def split(buffer: bytes | bytearray, at: int, end: int) -> Answer:
 def alike(buffer: bytes | bytearray, starts: list[int], lengths: list[int]) -> Iterator[Array]:
     """Copies of the messages at these offsets, one array for all that tell the same fields."""
     at, sizes = np.array(starts, np.intp), np.array(lengths, np.intp)
-    for size in np.unique(sizes).tolist():
+    for size in as_list(np.unique(sizes)):
         # Messages begin at multiples of four bytes.
         places: Array = np.ndarray(((len(buffer) - size) // 4 + 1,), f"V{size}", buffer, 0, (4,))
         messages = places[at[sizes == size] // 4]

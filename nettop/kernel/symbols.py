@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from nettop.snapshots.safe_text import safe_bytes
+from nettop.snapshots.snapshot import Array
 
 _ADDRESS = slice(0, 16)
 _KIND, _NAME_AT = slice(16, 19), 19
@@ -58,8 +59,9 @@ class Symbols:
         self._wanted = frozenset(name.encode() for name in wanted)
         self.present: frozenset[str] = frozenset()
         self._modules: frozenset[bytes] | None = None
-        self._starts = np.empty(0, np.uint64)
-        self._ends = self._order = np.empty(0, np.intp)
+        self._starts: Array = np.empty(0, np.uint64)
+        self._ends: Array = np.empty(0, np.intp)
+        self._order: Array = self._ends
         self._text = b""
 
     def refresh(self) -> bool:
@@ -82,9 +84,9 @@ class Symbols:
                 text += name
                 ends.append(len(text))
         self.present = frozenset(present)
-        found = np.array(starts, np.uint64)
-        self._order = np.argsort(found, kind="stable")
-        self._starts, self._ends, self._text = found[self._order], np.array(ends, np.intp), bytes(text)
+        unsorted = np.array(starts, np.uint64)
+        self._order = np.argsort(unsorted, kind="stable")
+        self._starts, self._ends, self._text = unsorted[self._order], np.array(ends, np.intp), bytes(text)
         return True
 
     def __len__(self) -> int:

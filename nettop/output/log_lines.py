@@ -21,7 +21,7 @@ from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.settings import LineFormat
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.connections import EVENTS, SOCKETS
 from nettop.snapshots.schema import RATE, Kind, Table
 from nettop.snapshots.snapshot import NOT_AVAILABLE
@@ -181,7 +181,7 @@ def _of_events(name: str, *, opened: bool) -> Part:
         wanted = np.isin(view.raw("event")[at], codes, invert=not opened)
         return [
             text if is_wanted else ""
-            for text, is_wanted in zip(amount(view, at), wanted.tolist(), strict=True)
+            for text, is_wanted in zip(amount(view, at), as_list(wanted), strict=True)
         ]
 
     return part

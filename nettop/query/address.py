@@ -9,6 +9,7 @@ from socket import inet_ntop
 
 import numpy as np
 
+from nettop.snapshots.arrays import as_list
 from nettop.snapshots.snapshot import Array
 
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -26,8 +27,7 @@ def address_text(raw: bytes) -> str:
 
 def address_bytes(column: Array) -> list[bytes]:
     """Each address of an (n, 2) big-endian u64 column as its 16 bytes."""
-    whole: list[bytes] = _whole(column).tolist()
-    return whole
+    return as_list(_whole(column))
 
 
 def address_halves(column: Array) -> tuple[Array, Array]:
@@ -39,7 +39,7 @@ def address_halves(column: Array) -> tuple[Array, Array]:
 def distinct_addresses(column: Array) -> tuple[list[bytes], Array]:
     """The distinct addresses, ascending as bytes, and for each row the place of its address there (n,)."""
     distinct, places = np.unique(_whole(column), return_inverse=True)
-    return distinct.tolist(), places.ravel()
+    return as_list(distinct), places.ravel()
 
 
 def endpoint_text(address: str, port: int | str | None) -> str:

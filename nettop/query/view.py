@@ -21,7 +21,7 @@ from nettop.query.batches import KEPT_ROWS, empty_rows, put_together
 from nettop.query.filter import Filter, parse_filter
 from nettop.query.query import Query
 from nettop.query.times import rfc3339_all
-from nettop.snapshots.arrays import Index, Mask, joined, positions, take
+from nettop.snapshots.arrays import Index, Mask, as_list, joined, positions, take
 from nettop.snapshots.schema import RATE, Field, Kind, Table
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Array, Frame, Rows, Snapshot, known, unknown_value
 
@@ -409,7 +409,7 @@ class View:
         codes = self.raw(field.name)[at]
         # The codes are few beside the rows of a whole table, and many beside those of a screen.
         if len(at) < len(texts):
-            return [texts[code] if code < len(texts) else None for code in codes.tolist()]
+            return [texts[code] if code < len(texts) else None for code in as_list(codes)]
         return _looked_up([*texts, None], np.minimum(codes, len(texts)))
 
     def _enum_values(self, field: Field, at: Index) -> list[Any]:
@@ -452,7 +452,7 @@ def _recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:
     """Codes into `old` as codes into `new`; a text that the newer table has no more becomes unknown."""
     place = {text: code for code, text in enumerate(new)}
     none = int(unknown_value(codes.dtype))
-    known_codes = [place.get(old[code], none) if code < len(old) else none for code in codes.tolist()]
+    known_codes = [place.get(old[code], none) if code < len(old) else none for code in as_list(codes)]
     return np.array(known_codes, codes.dtype)
 
 
@@ -471,7 +471,7 @@ def _falling(numbers: Array) -> Array:
 
 def _gapped(values: list[Any], present: Mask) -> list[Any]:
     """The values with None where none is present."""
-    for at in np.flatnonzero(~present).tolist():
+    for at in as_list(np.flatnonzero(~present)):
         values[at] = None
     return values
 

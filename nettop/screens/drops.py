@@ -10,7 +10,7 @@ from nettop.query.units import human
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.drops import COUNTERS, PACKETS, REASONS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.bar import Part, Piece, part
@@ -31,9 +31,9 @@ _COUNTS = {
 def row_looks(view: View, at: Index) -> list[Look]:
     """Rows of which nothing was dropped in the last interval, those that harm nobody, and those that hurt."""
     rates = view.column("packets_per_s")
-    idle = (rates.known[at] & (rates.numbers[at] == 0)).tolist()
+    idle = as_list(rates.known[at] & (rates.numbers[at] == 0))
     reasons = [REASONS.get(name) for name in view.values("reason", at)]
-    rows = zip(view.gone[at].tolist(), idle, reasons, strict=True)
+    rows = zip(as_list(view.gone[at]), idle, reasons, strict=True)
     return [
         Look(gone, is_idle, why is not None and why.harmless, why is not None and why.hurts and not is_idle)
         for gone, is_idle, why in rows

@@ -12,7 +12,7 @@ from nettop.query.units import human, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import Action
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.own_cost import HOOK_PROGRAMS, KINDS
 from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.bar import Part, part
@@ -26,8 +26,8 @@ _SHARE = "time_ns_per_s"
 def row_looks(view: View, at: Index) -> list[Look]:
     """What took no time in the last interval is idle."""
     shares = view.column(_SHARE)
-    idle = (shares.known[at] & (shares.numbers[at] == 0)).tolist()
-    return [Look(gone, is_idle) for gone, is_idle in zip(view.gone[at].tolist(), idle, strict=True)]
+    idle = as_list(shares.known[at] & (shares.numbers[at] == 0))
+    return [Look(gone, is_idle) for gone, is_idle in zip(as_list(view.gone[at]), idle, strict=True)]
 
 
 class OwnCostScreen(LensScreen):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 
 from nettop.snapshots.snapshot import Array
 
-Index = NDArray[np.intp]
-Mask = NDArray[np.bool_]
+Index = np.ndarray[Any, np.dtype[np.intp]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def positions(keys: Array, among: Array) -> Index:
@@ -19,6 +20,12 @@ def positions(keys: Array, among: Array) -> Index:
     among = np.ascontiguousarray(among)
     at = np.minimum(np.searchsorted(among, keys), len(among) - 1)
     return np.where(among[at] == keys, at, -1)
+
+
+def as_list(column: Array) -> list[Any]:
+    """The values of one column, or the rows of several, as Python's own types."""
+    values: list[Any] = column.tolist()
+    return values
 
 
 def take(rows: Array, at: Index) -> Array:

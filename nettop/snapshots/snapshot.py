@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nettop.snapshots.schema import Table
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -140,13 +139,13 @@ def unknown_value(dtype: np.dtype[Any]) -> Any:
     return np.nan if base.kind == "f" else np.iinfo(base).max
 
 
-def known(column: Array) -> NDArray[np.bool_]:
+def known(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which values of a stored column are really values. An address, being two numbers, is always known."""
     if column.ndim > 1:
         return np.ones(len(column), bool)
     if column.dtype.kind == "f":
         return ~np.isnan(column)
-    present: NDArray[np.bool_] = column != unknown_value(column.dtype)
+    present: np.ndarray[Any, np.dtype[np.bool_]] = column != unknown_value(column.dtype)
     return present
 
 

@@ -19,7 +19,7 @@ from textual.strip import Strip
 
 from nettop.query.query import Sort
 from nettop.query.view import View
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.widgets import totals
 from nettop.widgets.cells import Look, Manner, column_cells, fit
 from nettop.widgets.columns import GAP, Column, plan
@@ -221,7 +221,7 @@ class LiveTable(Wheeled, can_focus=True):
         view = self.view
         assert view is not None
         places = self.order[self.top : self.top + self.page]
-        wanted = [p for n, p in enumerate(places.tolist(), self.top) if (p, n == self.at) not in self._strips]
+        wanted = [p for n, p in enumerate(as_list(places), self.top) if (p, n == self.at) not in self._strips]
         index = np.array(wanted, np.intp)
         looks = self._looks(view, index)
         cells = [column_cells(view, column, index, looks, self.manner) for column in self.columns]

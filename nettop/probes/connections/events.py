@@ -85,7 +85,7 @@ class ConnectionEvents:
         self._clock = program.maps["boot_to_wall"] if clock is None else clock
         self._totals = totals
         self._rows = np.zeros(0, ROW)
-        self._unowned = np.zeros(0, np.uint64)
+        self._unowned: Array = np.zeros(0, np.uint64)
         self._offset = self._lost = self._missed = 0
         self._set_clock()  # as all that the programs read, before the first event
         if followed is not None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.snapshots.arrays import Index, Mask, inserted, positions, take
+from nettop.snapshots.arrays import Index, Mask, as_list, inserted, positions, take
 from nettop.snapshots.connections import DIRECTIONS, PROTOCOLS, SOCKETS, STATES
 from nettop.snapshots.schema import row_dtype
 from nettop.snapshots.snapshot import Array, known
@@ -115,7 +115,7 @@ def count_hashed(rows: Array) -> dict[int, Counted]:
         np.bincount(place[listening], rows["syn_queue"][listening], len(there)).astype(int),
     )
     return {
-        first + at: Counted(*(int(counts[at]) for counts in sums)) for at in np.flatnonzero(there).tolist()
+        first + at: Counted(*(int(counts[at]) for counts in sums)) for at in as_list(np.flatnonzero(there))
     }
 
 

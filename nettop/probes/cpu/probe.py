@@ -35,6 +35,7 @@ from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.entries import EntryReading, EntryTimes, NapiThreads
 from nettop.probes.cpu.processes import FIRST_ID, ProcessTimes
 from nettop.probes.cpu.samples import SampleReading, Samples
+from nettop.snapshots.arrays import as_list
 from nettop.snapshots.cpu import (
     CATEGORY_SHARES,
     CPUS,
@@ -267,7 +268,7 @@ class Cpu:
                 array[f"{name}_ns"] = times.vector_ns[on, vector]
         none = CpuTimes(0, 0)
         array["stat_softirq_ns"] = [
-            stat[cpu].softirq_ns - self._stat_at_start.get(cpu, none).softirq_ns for cpu in on.tolist()
+            stat[cpu].softirq_ns - self._stat_at_start.get(cpu, none).softirq_ns for cpu in as_list(on)
         ]
         return Rows(CPUS, array, {}, taken_ns)
 

@@ -38,7 +38,7 @@ from nettop.probes.cpu.stacks import (
     StackRows,
     categories_not_available,
 )
-from nettop.snapshots.arrays import positions
+from nettop.snapshots.arrays import as_list, positions
 from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES
 from nettop.snapshots.snapshot import Array, Rows
 
@@ -140,7 +140,8 @@ class Growing:
     def __init__(self, map_fd: int, dtype: np.dtype[Any]) -> None:
         """`dtype`: that of the map's values, with their `samples`."""
         self._map, self._dtype = map_fd, dtype
-        self._keys = self._samples = np.zeros(0, np.uint64)
+        self._keys: Array = np.zeros(0, np.uint64)
+        self._samples: Array = self._keys
 
     def added(self) -> tuple[Array, Array, Array]:
         """The keys whose counts grew since the last reading, their values, and by how much they grew."""
@@ -240,7 +241,7 @@ class Owners:
         tgids = rows["tgid"][first]
         self._found |= {
             socket: int(tgids[place]) if place >= 0 else None
-            for socket, place in zip(asked.tolist(), at.tolist(), strict=True)
+            for socket, place in zip(as_list(asked), as_list(at), strict=True)
         }
         now_ns = time.monotonic_ns()
         self._next_ns = now_ns + _WALK_SHARE * (now_ns - self._asked_ns)
@@ -308,8 +309,8 @@ class Kept:
         stacks[:, 1:] -= (
             stacks[:, 1:] > 0
         )  # they are where functions go on, behind a call that may be their last
-        depths = np.count_nonzero(stacks, axis=1).tolist()
-        for at in np.flatnonzero(found).tolist():
+        depths = as_list(np.count_nonzero(stacks, axis=1))
+        for at in as_list(np.flatnonzero(found)):
             self._stacks[new[at]] = stacks[at, : depths[at]].tobytes()
 
 

@@ -208,8 +208,8 @@ class StackRows:
         self._rows_max = rows_max
         self._texts = TextTable()
         self._at: dict[tuple[int, int, int, str], int] = {}
-        self._rows = np.zeros(256, STACKS.dtype)
-        self._time = np.zeros(256)
+        self._rows: Array = np.zeros(256, STACKS.dtype)
+        self._time: Array = np.zeros(256)
         self._is_whole = np.ones(256, bool)
 
     def __len__(self) -> int:

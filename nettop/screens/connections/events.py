@@ -11,7 +11,7 @@ from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.connections.sockets import opened_per_s, why_no_events
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.connections import EVENT_KINDS, GRACEFUL, SOCKETS, STATES
 from nettop.snapshots.snapshot import known
 from nettop.widgets.bar import Part
@@ -26,9 +26,7 @@ def event_looks(view: View, at: Index) -> list[Look]:
     reasons = view.raw("reason")[at]
     ends = np.isin(view.raw("event")[at], _ENDS)
     failed = ends & known(reasons) & ~np.isin(reasons, tuple(GRACEFUL))
-    return [
-        Look(quiet=quiet, failed=bad) for quiet, bad in zip((~ends).tolist(), failed.tolist(), strict=True)
-    ]
+    return [Look(quiet=quiet, failed=bad) for quiet, bad in zip(as_list(~ends), as_list(failed), strict=True)]
 
 
 def nothing(view: View) -> str:

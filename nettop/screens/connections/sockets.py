@@ -12,7 +12,7 @@ from nettop.query.units import RATIO, human
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index, Mask
+from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.connections import EVENTS, HOOK_UNATTRIBUTED, WITHOUT_ROOT
 from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.bar import Part, Piece, part
@@ -41,7 +41,7 @@ def row_looks(view: View, at: Index) -> list[Look]:
         known |= column.known[at]
         moved |= column.known[at] & (column.numbers[at] > 0)
     quiet = parse_filter(view.table, _LISTED_ONLY).mask(view)[at]
-    flags = zip(view.gone[at].tolist(), (known & ~moved).tolist(), quiet.tolist(), strict=True)
+    flags = zip(as_list(view.gone[at]), as_list(known & ~moved), as_list(quiet), strict=True)
     return [Look(gone, idle, listed) for gone, idle, listed in flags]
 
 

@@ -12,7 +12,7 @@ from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.cpu.entry_bars import percent
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.cpu import CPUS, HOOK_SAMPLES, HOOK_SYSCALLS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
@@ -26,8 +26,8 @@ _NETWORK = "network_ns"
 def row_looks(view: View, at: Index) -> list[Look]:
     """Rows for which the network took no time in the last interval."""
     shares = view.column(_NETWORK + RATE)
-    idle = (shares.known[at] & (shares.numbers[at] == 0)).tolist()
-    return [Look(gone, is_idle) for gone, is_idle in zip(view.gone[at].tolist(), idle, strict=True)]
+    idle = as_list(shares.known[at] & (shares.numbers[at] == 0))
+    return [Look(gone, is_idle) for gone, is_idle in zip(as_list(view.gone[at]), idle, strict=True)]
 
 
 def network_share(view: View) -> list[Part]:

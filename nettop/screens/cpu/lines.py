@@ -14,7 +14,7 @@ from nettop.query.view import View
 from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, percent
 from nettop.screens.cpu.flame_graph import Path
 from nettop.screens.cpu.headline import cores_of, counted
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.cpu import CATEGORIES, CATEGORY_SHARES, CPUS, ENTRIES, TIME_OF, VECTORS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot, known
@@ -120,10 +120,10 @@ def cpu_uses(view: View) -> list[CpuUse]:
     """What each CPU that passes the filter spends in each entry point."""
     at = rows_of(view, None)
     columns = {entry: view.column(name + RATE) for entry, name in TIME_OF.items()}
-    cpus = view.raw("cpu")[at].tolist()
+    cpus = as_list(view.raw("cpu")[at])
     return [
         CpuUse(cpu, {e: float(c.numbers[place]) / 1e9 for e, c in columns.items() if c.known[place]})
-        for cpu, place in zip(cpus, at.tolist(), strict=True)
+        for cpu, place in zip(cpus, as_list(at), strict=True)
     ]
 
 
