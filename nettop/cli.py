@@ -71,6 +71,9 @@ nettop --table --columns process,remote,bytes_sent_per_s --sort -bytes_sent_per_
 
 nettop export cpu.stacks cpu.svg  [dim]the CPU time of the network stack, as a flame graph[/dim]
 
+A lens is one question with its screen and tables. A hook is what a lens wants of the kernel; nettop doctor lists the
+hooks, and the mechanisms that provide them on this kernel.
+
 Exit codes: 0 done or interrupted, 1 failure, 2 usage, 3 not possible on this kernel or host,
 4 permission missing, 5 a data source failed."""
 
@@ -99,7 +102,8 @@ class ViewOptions:
     """The options as they were given: each field is one, in the order of --help. See `settings_of`."""
 
     view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=complete_view,
-                                help=f"Table to show: {', '.join(views())} (default: the first)")] = "connections"
+                                help=f"Lens, or one of its tables: {', '.join(views())}. self is "
+                                "nettop's own cost (default: the first)")] = "connections"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_SHOW,
                                                help="Show only rows that match: words in any column, :443, "
                                                "pid=1812, rtt_us>10ms; several filters must all match")] = None
