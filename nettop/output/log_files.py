@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that only ever hold whole lines, and are rotated by size.
+"""Log files of whole lines, rotated by size.
 
-The kernel copies what is written into a file page by page, and SIGKILL ends it between two pages. So no line
-crosses the border of a page: the last one before it is filled up with blanks.
+Lines are appended (O_APPEND) in writes that end with a line. SIGKILL may cut the last of them short: then only the last
+line of the file is unfinished, and the next start removes it.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import stat
 import time
@@ -19,9 +18,10 @@ from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing
 
-PAGE = mmap.PAGESIZE
 TRY_AGAIN_S = 1.0
 """How long a file that cannot be written is left alone."""
+LONGEST_LINE = 1 << 16
+"""An unfinished last line is searched for in so many bytes."""
 
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 # O_NONBLOCK: a FIFO in the file's place is refused, not waited for.
@@ -47,32 +47,31 @@ class Place:
         return self.directory / f"{self.name}.{self.ending}"
 
     def old(self, number: int) -> Path:
-        """The file that was rotated so many times."""
+        """The file that was rotated that many times."""
         return self.directory / f"{self.name}.{number}.{self.ending}"
 
 
 class LogFile:
-    """One log. What cannot be written is counted, told once, and tried again later.
+    """One log. What cannot be written is counted, reported once, and tried again later.
 
-    `tell` gets what a person should know; `lost_line(cause, count, total)` is what the file says of a gap in it.
+    `report` gets what a person should know; `lost_line(cause, count, total)` makes the line for a gap in the file.
     """
 
     def __init__(
-        self, place: Place, tell: Callable[[str], None], lost_line: Callable[[str, int, int], bytes]
+        self, place: Place, report: Callable[[str], None], lost_line: Callable[[str, int, int], bytes]
     ) -> None:
         self.place = place
         self.lost = 0
-        self._tell = tell
+        self._report = report
         self._lost_line = lost_line
         self._descriptor = -1
-        self._longest = 0
-        self._trouble = ""
+        self._problem = ""
         self._gap = 0
         self._lost_before = 0
         self._quiet_until = 0.0
 
     def open(self) -> None:
-        """Begin: make the directory, and open the file. Raises NettopError when that cannot be."""
+        """Make the directory, and open the file. Raises NettopError where that is not possible."""
         try:
             self.place.directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
             self._open()
@@ -84,19 +83,19 @@ class LogFile:
     def write(self, block: bytes) -> None:
         """Add whole lines; those that cannot be written are lost, and counted."""
         lines = block.count(b"\n")
-        if self._trouble and time.monotonic() < self._quiet_until:
+        if self._problem and time.monotonic() < self._quiet_until:
             self._lose(lines)
             return
-        gap = self._lost_line(self._trouble, self._gap, self.lost) if self._gap else b""
+        gap = self._lost_line(self._problem, self._gap, self.lost) if self._gap else b""
         written = self._write_lines(gap + block)
         if gap and written:
             self._gap = 0
             written -= 1
         self._lose(lines - written)
-        if self._trouble and written == lines:
+        if self._problem and written == lines:
             missing = self.lost - self._lost_before
-            self._tell(f"{self.place.path} is written again; {missing} lines are missing from it")
-            self._trouble = ""
+            self._report(f"{self.place.path} is written again; {missing} lines are missing from it")
+            self._problem = ""
 
     def reopen(self) -> None:
         """Close the file, and open what now has its name, or a new one."""
@@ -116,23 +115,30 @@ class LogFile:
 
     def _write_lines(self, block: bytes) -> int:
         """How many lines of the block could be written."""
-        self._longest = max(self._longest, *map(len, block.split(b"\n")))
         at = lines = 0
         try:
             while at < len(block):
                 size = self._size()
-                data, used = paged(block, at, size, self.place.rotate_bytes, self._longest)
-                if not used:
+                end = self._fitting(block, at, size)
+                if end == at:
                     self._rotate()
                     continue
-                kept, error = self._append(data, size)
-                lines += kept
+                written, error = self._append(block[at:end], size)
+                lines += written
                 if error is not None:
                     raise error
-                at += used
+                at = end
         except OSError as error:
             self._fail(error)
         return lines
+
+    def _fitting(self, block: bytes, at: int, size: int) -> int:
+        """The end of the lines of `block` from `at` that a file of `size` bytes has room for; an empty one takes any
+        line."""
+        end = at + max(0, self.place.rotate_bytes - size)
+        if end >= len(block):
+            return len(block)
+        return block.rfind(b"\n", at, end) + 1 or (at if size else block.index(b"\n", at) + 1)
 
     def _size(self) -> int:
         """The size of the file, which is opened again where somebody has removed it."""
@@ -146,7 +152,7 @@ class LogFile:
         return now.st_size
 
     def _append(self, data: bytes, size: int) -> tuple[int, OSError | None]:
-        """Write the lines, and say how many are in the file, and why not all; none stays there in part."""
+        """Write the lines; returns how many are in the file, and why not all. None stays there in part."""
         done = 0
         try:
             while done < len(data):
@@ -162,15 +168,15 @@ class LogFile:
         self.lost += lines
 
     def _fail(self, error: OSError) -> None:
-        """Tell what is wrong, once, and leave the file alone for a while."""
+        """Report what is wrong, once, and leave the file alone for a while."""
         why = _why(error)
-        if not self._trouble:
+        if not self._problem:
             self._lost_before = self.lost
-        if why != self._trouble:
-            self._tell(
+        if why != self._problem:
+            self._report(
                 f"{self.place.path} cannot be written ({why}): lines are lost, and counted, until it can"
             )
-        self._trouble = why
+        self._problem = why
         self._quiet_until = time.monotonic() + TRY_AGAIN_S
 
     # --- opening and rotating -----------------------------------------------------------------------------
@@ -179,7 +185,7 @@ class LogFile:
         descriptor = os.open(self.place.path, _FLAGS, _FILE_MODE)
         try:
             _take(descriptor)
-            _end_line(descriptor)
+            _end_last_line(descriptor)
         except OSError:
             os.close(descriptor)
             raise
@@ -200,30 +206,6 @@ class LogFile:
         self._open()
 
 
-def paged(block: bytes, at: int, size: int, limit: int, longest: int) -> tuple[bytes, int]:
-    """The lines of `block` from `at` that fit a file of `size` bytes, and how long they are in the block.
-
-    No line crosses the border of a page, unless it is longer than one: the line before is filled up. At the end
-    room is left only for a line of `longest` bytes. The file shall not exceed `limit`, but for its first page.
-    """
-    pieces, start = [], at
-    while at < len(block):
-        room = PAGE - size % PAGE
-        end = block.rfind(b"\n", at, at + room) + 1
-        blanks = 0
-        if end > at:
-            left = room - (end - at)
-            blanks = 0 if end == len(block) and left > longest else left
-        else:
-            end = block.index(b"\n", at) + 1
-        if size and size + end - at + blanks > limit:
-            break
-        pieces += [block[at : end - 1], b" " * blanks, b"\n"]
-        size += end - at + blanks
-        at = end
-    return b"".join(pieces), at - start
-
-
 def _take(descriptor: int) -> None:
     """Make sure that it is a file, and that nobody else writes it."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -236,11 +218,15 @@ def _take(descriptor: int) -> None:
         return  # a file system without locks
 
 
-def _end_line(descriptor: int) -> None:
-    """End a last line that somebody left unfinished."""
+def _end_last_line(descriptor: int) -> None:
+    """Remove a last line that is unfinished; where there is no other, it is not ours, and is ended."""
     size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+    tail = os.pread(descriptor, LONGEST_LINE, max(0, size - LONGEST_LINE))
+    unfinished = len(tail) - tail.rfind(b"\n") - 1
+    if unfinished == len(tail) > 0:
         os.write(descriptor, b"\n")
+    elif unfinished:
+        os.ftruncate(descriptor, size - unfinished)
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

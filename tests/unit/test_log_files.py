@@ -9,6 +9,7 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,19 +20,19 @@ from hypothesis import strategies as st
 
 from nettop.errors import ExitCode, NettopError
 from nettop.output import log_files
-from nettop.output.log_files import PAGE, LogFile, Place, paged
+from nettop.output.log_files import LogFile, Place
 
+PAGE = 4096
 LIMIT = 4 * PAGE
-LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=60)
 
 
 class Log:
-    """A log file in a directory of the test, and what it has told."""
+    """A log file in a directory of the test, and what it has reported."""
 
     def __init__(self, directory: Path, rotate_bytes: int = LIMIT, keep: int = 2) -> None:
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.place = Place(directory, "events", "log", rotate_bytes, keep)
-        self.file = LogFile(self.place, self.told.append, lambda *gap: f"lost {gap}\n".encode())
+        self.file = LogFile(self.place, self.reported.append, lambda *gap: f"lost {gap}\n".encode())
 
     def open(self) -> Log:
         """Open it."""
@@ -53,10 +54,10 @@ class Log:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The whole lines of a file, without the blanks that fill pages."""
+    """The lines of a file, all of which are whole."""
     text = path.read_text()
     assert not text or text.endswith("\n")
-    return [line.rstrip(" ") for line in text.splitlines()]
+    return text.splitlines()
 
 
 @contextmanager
@@ -83,29 +84,17 @@ def log(tmp_path: Path) -> Iterator[Log]:
 # --- whole lines ----------------------------------------------------------------------------------------------
 
 
-@given(st.lists(LENGTHS, min_size=1, max_size=20))
-def test_no_line_crosses_a_page(blocks: list[list[int]]) -> None:
-    """However lines come, none crosses the border of a page, and none is changed but for blanks at its end."""
-    written, longest = b"", 300
-    for lengths in blocks:
-        block = b"".join(b"x" * (length - 1) + b"\n" for length in lengths)
-        data, used = paged(block, 0, len(written), 1 << 30, longest)
-        assert used == len(block)
-        written += data
-    at = 0
-    for line in written.splitlines(keepends=True):
-        assert at // PAGE == (at + len(line) - 1) // PAGE
-        at += len(line)
-    lengths = [length for block in blocks for length in block]
-    assert [len(line.rstrip(b" ")) + 1 for line in written.splitlines()] == lengths
-
-
-def test_a_line_longer_than_a_page_is_whole() -> None:
-    """Such a line begins at a border and is written as it is."""
-    long = b"y" * (2 * PAGE) + b"\n"
-    data, used = paged(b"first\n" + long + b"last\n", 0, 0, 1 << 30, 10)
-    assert used == len(long) + 11
-    assert data == b"first" + b" " * (PAGE - 6) + b"\n" + long + b"last\n"
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=20), st.integers(1, 400))
+def test_lines_are_rotated_whole(lengths: list[int], limit: int) -> None:
+    """However long lines are, no file holds a part of one, or exceeds the limit with more than one."""
+    lines = ["x" * (length - 1) for length in lengths]
+    with tempfile.TemporaryDirectory() as directory:
+        log = Log(Path(directory), limit, keep=len(lines)).open()
+        log.write(*lines)
+        assert log.lines() == lines
+        log.file.close()
+        for path in Path(directory).iterdir():
+            assert path.stat().st_size <= limit or len(lines_of(path)) == 1
 
 
 WRITER = """
@@ -123,9 +112,9 @@ while True:
 
 @pytest.mark.parametrize("length", [100, 900])
 def test_sigkill_leaves_whole_lines(tmp_path: Path, length: int) -> None:
-    """Killed at any moment while it writes as fast as it can, a file ends with a whole line."""
+    """Killed at any moment, only the last line may be unfinished, and the next start removes it."""
     chance = random.Random(length)
-    for _ in range(12):
+    for _ in range(6):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path), str(length)], stdout=subprocess.PIPE, text=True
         )
@@ -135,18 +124,27 @@ def test_sigkill_leaves_whole_lines(tmp_path: Path, length: int) -> None:
             for _ in range(chance.randrange(200_000)):
                 pass
             writer.kill()
+        Log(tmp_path).open().file.close()
         for path in tmp_path.iterdir():
             assert set(map(len, lines_of(path))) <= {length + 38}
 
 
-@pytest.mark.parametrize("before", ["", "whole\n", "half a li"])
-def test_an_unfinished_line_is_ended(tmp_path: Path, before: str) -> None:
-    """What somebody left unfinished stays a line of its own."""
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", ["new"]),
+        ("whole\n", ["whole", "new"]),
+        ("whole\nhalf a li", ["whole", "new"]),
+        ("not a log", ["not a log", "new"]),
+    ],
+)
+def test_an_unfinished_line_is_removed(tmp_path: Path, before: str, after: list[str]) -> None:
+    """Unless it is all that there is near the end, which no log left."""
     (tmp_path / "events.log").write_text(before)
     log = Log(tmp_path).open()
     log.write("new")
     log.file.close()
-    assert (tmp_path / "events.log").read_text().splitlines() == [*before.splitlines(), "new"]
+    assert (tmp_path / "events.log").read_text().splitlines() == after
 
 
 # --- rotation -------------------------------------------------------------------------------------------------
@@ -162,7 +160,7 @@ def test_rotation_keeps_so_many_and_loses_no_line_between(log: Log) -> None:
     assert max(sizes) <= LIMIT
     kept = log.lines()
     assert kept == lines[-len(kept) :]
-    assert (log.file.lost, log.told) == (0, [])
+    assert (log.file.lost, log.reported) == (0, [])
 
 
 def test_a_block_larger_than_many_files(log: Log) -> None:
@@ -272,12 +270,12 @@ def test_full_disk_and_room_again(log: Log) -> None:
     with no_file_beyond(912):
         log.write(*["b" * 100] * 20)
         log.write("c")
-        assert log.told == [trouble]
+        assert log.reported == [trouble]
         assert log.file.lost == 13
         assert lines_of(log.place.path) == ["a" * 100, *["b" * 100] * 8]
     log.write("d")
     assert lines_of(log.place.path)[9:] == ["lost ('File too large', 13, 13)", "d"]
-    assert log.told[1:] == [f"{log.place.path} is written again; 13 lines are missing from it"]
+    assert log.reported[1:] == [f"{log.place.path} is written again; 13 lines are missing from it"]
 
 
 def test_room_for_a_little(log: Log) -> None:
@@ -288,7 +286,7 @@ def test_room_for_a_little(log: Log) -> None:
         assert lines_of(log.place.path)[9:] == ["lost ('File too large', 11, 11)"]
     log.write("d")
     assert lines_of(log.place.path)[10:] == ["lost ('File too large', 1, 12)", "d"]
-    assert log.told[1:] == [f"{log.place.path} is written again; 12 lines are missing from it"]
+    assert log.reported[1:] == [f"{log.place.path} is written again; 12 lines are missing from it"]
 
 
 def test_trouble_is_left_alone_for_a_while(tmp_path: Path) -> None:
@@ -310,7 +308,7 @@ def test_directory_gone_and_back(log: Log) -> None:
     log.place.path.unlink()
     log.place.directory.rmdir()
     log.write("lost", "lost too")
-    assert "No such file or directory" in log.told[0]
+    assert "No such file or directory" in log.reported[0]
     log.place.directory.mkdir()
     log.write("after")
     assert lines_of(log.place.path) == ["lost ('No such file or directory', 2, 2)", "after"]
@@ -323,7 +321,7 @@ def test_file_removed(log: Log) -> None:
     log.place.path.unlink()
     log.write("after")
     assert lines_of(log.place.path) == ["after"]
-    assert (log.file.lost, log.told) == (0, [])
+    assert (log.file.lost, log.reported) == (0, [])
 
 
 def test_rotation_that_cannot_be(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +333,7 @@ def test_rotation_that_cannot_be(log: Log, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refuse)
         log.write(*["x" * 1000] * 20)
-    assert "Read-only file system" in log.told[0]
+    assert "Read-only file system" in log.reported[0]
     lost = log.file.lost
     assert 0 < lost < 20
     log.write("after")
