@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes docs/kernel-support.md of what test-kernels.py found: kernel × lens × point × way.
+"""Writes docs/kernel-support.md from the results of test-kernels.py: kernel × lens × hook × mechanism.
 
-test-kernels.py --write-docs does it at its end; run by itself with the folder of --keep this does it later.
+test-kernels.py --write-docs calls it at its end; as a script, with the folder of --keep, it does so later.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nettop.snapshots import lenses  # noqa: E402 - the checkout comes first
 from nettop.snapshots.schema import Lens  # noqa: E402
 
 LENSES = lenses()
-"""Read at the start: runs take half an hour, in which somebody may change the checkout."""
+"""Imported at the start: runs take half an hour, in which the checkout may change."""
 PAGE = ROOT / "docs" / "kernel-support.md"
 HOST = "host"
 """The name of the run on the running kernel."""
@@ -32,7 +32,7 @@ HOST = "host"
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a test found when it forced a way to a point: `verdict` is "same" as by the others, or "refused" and why."""
+    """A test's verdict on a mechanism chosen for a hook: "same" as the others, or "refused" with the reason."""
 
     hook: str
     mechanism: str
@@ -42,9 +42,9 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The core of the tests on one kernel, and doctor there: its exit status, and its report or None.
+    """The core tests and doctor on one kernel, with doctor's exit status and its report or None.
 
-    `failures` are the words of pytest on what failed, by the names that it takes for the tests.
+    `failures` are pytest's messages by its names of the tests that failed.
     """
 
     name: str
@@ -58,28 +58,28 @@ class Run:
 
     @property
     def passed(self) -> bool:
-        """Whether tests ran to their end, none failed, and doctor found everything well.
+        """Whether all tests ran, none failed, and doctor reported no problem.
 
-        On a kernel that is too old a lens may say so.
+        On an unsupported kernel doctor may report that a lens cannot work.
         """
         tested = self.ended and bool(self.counts["passed"]) and not self.counts["failed"]
         return tested and self.doctor_status in (["0"] if self.is_supported else ["0", LENS_REFUSED])
 
     @property
     def is_supported(self) -> bool:
-        """Whether the kernel is one that nettop is for."""
+        """Whether nettop supports the kernel."""
         return not self.release[:1].isdigit() or _version(self.release) >= OLDEST
 
     @property
     def summary(self) -> str:
         """`14 passed, 2 skipped`."""
-        told = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(self.counts.items()))
         ends = ("" if self.ended else ", did not end"), f", doctor: {self.doctor_status or 'did not end'}"
-        return (told or "no test") + "".join(ends)
+        return (counts or "no test") + "".join(ends)
 
 
 def read_run(name: str, results: Path) -> Run:
-    """What one kernel's folder holds, whatever of it was written."""
+    """The results in one kernel's folder, as far as they were written."""
     junit = _junit(results)
     cases = [] if junit is None else list(junit.iter("testcase"))
     failures = _failures_so_far(results) if junit is None else dict(filter(None, map(_failure, cases)))
@@ -96,11 +96,11 @@ def read_run(name: str, results: Path) -> Run:
 
 
 def put_in_place(results: Path, again: Path) -> None:
-    """Have the outcomes of a second try replace those of the first: of what was tried twice, and of nothing else."""
+    """Replace the results of a first run by those of a second one, for the tests that were run twice."""
     first, second = _junit(results), _junit(again)
     if first is not None and second is not None:
-        outcomes = {_test(case): case for tried in (first, second) for case in tried.iter("testcase")}
-        next(second.iter("testsuite"))[:] = outcomes.values()
+        results_by_test = {_test(case): case for run in (first, second) for case in run.iter("testcase")}
+        next(second.iter("testsuite"))[:] = results_by_test.values()
         ET.ElementTree(second).write(again / "junit.xml", encoding="utf-8")
     for file in ("junit.xml", "status", "failures", "doctor.json", "doctor.stderr", "doctor.status"):
         if (again / file).exists():
@@ -129,27 +129,24 @@ def _verdict(case: ET.Element) -> str:
 
 
 def _failure(case: ET.Element) -> tuple[str, str] | None:
-    told = case.find("failure") if case.find("failure") is not None else case.find("error")
-    return None if told is None else (_test(case), told.text or "")
+    failure = case.find("failure") if case.find("failure") is not None else case.find("error")
+    return None if failure is None else (_test(case), failure.text or "")
 
 
 def _failures_so_far(results: Path) -> dict[str, str]:
-    """What the tests wrote down as it happened, of a run that had to end before its report."""
-    told = map(json.loads, _text(results / "failures").splitlines())
-    return {one["test"]: one["why"] for one in told}
+    """The failures that tests recorded as they happened, of a run that was stopped before its report."""
+    failures = map(json.loads, _text(results / "failures").splitlines())
+    return {failure["test"]: failure["why"] for failure in failures}
 
 
 def _proof(case: ET.Element) -> Proof | None:
-    told = {one.get("name", ""): one.get("value", "") for one in case.iter("property")}
-    return (
-        Proof(**told)
-        if {"hook", "mechanism", "verdict"} <= told.keys() <= {"hook", "mechanism", "verdict", "why"}
-        else None
-    )
+    values = {item.get("name", ""): item.get("value", "") for item in case.iter("property")}
+    required = {"hook", "mechanism", "verdict"}
+    return Proof(**values) if required <= values.keys() <= required | {"why"} else None
 
 
 def _report(path: Path) -> dict[str, Any] | None:
-    """Doctor's report; None where there is none, or not of the version that is understood here."""
+    """Doctor's report; None if there is none, or one of an unknown version."""
     try:
         report = json.loads(_text(path))
     except ValueError:
@@ -161,27 +158,27 @@ def _report(path: Path) -> dict[str, Any] | None:
 
 HEAD = """# Kernel support
 
-Made by `make kernel-support` of a run on each of these kernels: Debian's in virtual machines, and the one of the host.
-On each the core of the kernel tests passed. Every way to a point that a kernel offers was forced there, and all of them
-told the same bytes, packets, retransmits and owners of the same traffic.
+Generated by `make kernel-support` from a run on each of these kernels: Debian's in virtual machines, and the host's.
+The core of the kernel tests passed on each. Each mechanism that the kernel accepts was chosen in turn, and all of them
+reported the same bytes, packets, retransmits and owners for the same traffic.
 
-**Bold** is the way that nettop takes by itself; the others work too.
+**Bold** is the mechanism that nettop chooses itself; the others work too.
 """
 OLDEST = (5, 12)
-"""The oldest kernel that nettop is for."""
+"""The oldest supported kernel."""
 LENS_REFUSED = "3"
 """The doctor's exit status where a lens cannot work."""
 NONE = "n/a"
 UNRECORDED = "not recorded"
 FACTS = {"bcc": "bcc", "llvm": "LLVM in bcc", "kprobes": "kprobes"}
-"""What the page says of a host, by doctor's key."""
+"""Titles of the facts about a host, by doctor's key."""
 
 
 def support_page(runs: list[Run]) -> str:
-    """The whole document, oldest kernel first. The same facts give the same text."""
+    """The document as Markdown, oldest kernel first. The same results give the same text."""
     runs = sorted(runs, key=lambda run: _version(run.release))
-    points = [line for lens in LENSES if lens.hooks for line in _lens(lens, runs)]
-    return "\n".join([HEAD, *_kernels(runs), *points, *_refusals(runs)])
+    hooks = [line for lens in LENSES if lens.hooks for line in _lens(lens, runs)]
+    return "\n".join([HEAD, *_kernels(runs), *hooks, *_refusals(runs)])
 
 
 def _kernels(runs: list[Run]) -> list[str]:
@@ -196,55 +193,58 @@ def _fact(run: Run, key: str) -> str:
 
 def _lens(lens: Lens, runs: list[Run]) -> list[str]:
     rows = [
-        [f"`{point.name}`", point.help, *(_ways(run, lens.id, point.name) for run in runs)]
-        for point in lens.hooks
+        [f"`{hook.name}`", hook.help, *(_mechanisms(run, lens.id, hook.name) for run in runs)]
+        for hook in lens.hooks
     ]
-    return [f"## {lens.title}", "", *_table(["hook", "what it tells", *map(_title, runs)], rows), ""]
+    return [f"## {lens.title}", "", *_table(["hook", "what it provides", *map(_title, runs)], rows), ""]
 
 
-def _ways(run: Run, lens: str, point: str) -> str:
-    """The way that is used there, and those that work as well."""
-    told = _point(run, lens, point)
-    used = None if told is None else told["mechanism"]
-    others = sorted(
-        {one.mechanism for one in run.proofs if (one.hook, one.verdict) == (point, "same")} - {used}
-    )
-    refused = told is not None or _refusal(run, lens) is not None
-    first = UNRECORDED if not refused else NONE if used is None else f"**{used}**"
+def _mechanisms(run: Run, lens: str, hook: str) -> str:
+    """The mechanism in use on a kernel, and the others that work."""
+    status = _hook_status(run, lens, hook)
+    used = None if status is None else status["mechanism"]
+    working = {proof.mechanism for proof in run.proofs if (proof.hook, proof.verdict) == (hook, "same")}
+    others = sorted(working - {used})
+    is_recorded = status is not None or _refusal(run, lens) is not None
+    first = UNRECORDED if not is_recorded else NONE if used is None else f"**{used}**"
     return "<br>".join([first, *others])
 
 
-def _point(run: Run, lens: str, point: str) -> dict[str, Any] | None:
-    """What doctor says of a point; None where it says nothing."""
-    told = [one for one in (run.doctor or {}).get("lenses", ()) if one["id"] == lens]
-    return next((one for lens_told in told for one in lens_told["hooks"] if one["hook"] == point), None)
+def _hook_status(run: Run, lens: str, hook: str) -> dict[str, Any] | None:
+    """Doctor's report on a hook, if there is one."""
+    hooks = [status for report in _lens_reports(run) if report["id"] == lens for status in report["hooks"]]
+    return next((status for status in hooks if status["hook"] == hook), None)
+
+
+def _lens_reports(run: Run) -> list[dict[str, Any]]:
+    return (run.doctor or {}).get("lenses", [])
 
 
 def _refusal(run: Run, lens: str) -> str | None:
-    """Why a lens cannot work there at all; None where it does, or where doctor says nothing."""
-    errors = [one["error"] for one in (run.doctor or {}).get("lenses", ()) if one["id"] == lens]
+    """Why a lens cannot work there at all; None if it does, or if doctor has no report."""
+    errors = [report["error"] for report in _lens_reports(run) if report["id"] == lens]
     return next((error["what"] for error in errors if error), None)
 
 
 def _refusals(runs: list[Run]) -> list[str]:
-    """Why each way is refused that is, and where."""
+    """The refused mechanisms, with the reason and the kernels."""
     where: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
         for refusal in sorted(_refused(run)):
             where.setdefault(refusal, []).append(_title(run))
-    rows = [[f"`{point}`", way, why, ", ".join(where[point, way, why])] for point, way, why in sorted(where)]
-    head = ["## Refused", "", "ChosenMechanisms that a kernel does not offer, in its words or nettop's.", ""]
-    return [*head, *_table(["hook", "mechanism", "why", "kernels"], rows), ""] if rows else []
+    rows = [[f"`{hook}`", name, why, ", ".join(where[hook, name, why])] for hook, name, why in sorted(where)]
+    head = ["## Refused", "", "Mechanisms that a kernel refuses, with the reason.", ""]
+    return [*head, *_table(["hook", "mechanism", "reason", "kernels"], rows), ""] if rows else []
 
 
 def _refused(run: Run) -> set[tuple[str, str, str]]:
-    found = {(one.hook, one.mechanism, one.why) for one in run.proofs if one.verdict == "refused"}
-    for lens in (run.doctor or {}).get("lenses", ()):
-        for point in lens["hooks"]:
-            found |= {(point["hook"], one["mechanism"], one["why"]) for one in point["refused"]}
+    refused = {(proof.hook, proof.mechanism, proof.why) for proof in run.proofs if proof.verdict == "refused"}
+    for lens in _lens_reports(run):
+        for hook in lens["hooks"]:
+            refused |= {(hook["hook"], refusal["mechanism"], refusal["why"]) for refusal in hook["refused"]}
         if (why := _refusal(run, lens["id"])) is not None:
-            found.add((lens["id"], "every way", why))
-    return found
+            refused.add((lens["id"], "every mechanism", why))
+    return refused
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
@@ -253,7 +253,7 @@ def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _title(run: Run) -> str:
-    """`6.1`; the host's kernel may be of any make."""
+    """`6.1`; the host's kernel is marked."""
     major, minor = _version(run.release)
     return f"{major}.{minor}" + (" (host)" if run.name == HOST else "")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/kernel-support.md makes of the runs on the kernels, played here."""
+"""scripts/kernel_support.py turns the results of runs into docs/kernel-support.md."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FAILED = '<testcase classname="tests.kernel.test_x" name="test_y"><failure>it wa
 PASSED = '<testcase classname="tests.kernel.test_x" name="test_y"/>'
 
 
-def report(way: str | None, *refused: tuple[str, str]) -> dict[str, Any]:
-    """A doctor's report of one point."""
-    told = [{"mechanism": name, "why": why} for name, why in refused]
-    points = [{"hook": "accepts", "mechanism": way, "refused": told, "fields": []}]
+def report(mechanism: str | None, *refused: tuple[str, str]) -> dict[str, Any]:
+    """A doctor's report on one hook."""
+    refusals = [{"mechanism": name, "why": why} for name, why in refused]
+    hooks = [{"hook": "accepts", "mechanism": mechanism, "refused": refusals, "fields": []}]
     host = {"bcc": "0.26.0", "llvm": "14", "kprobes": True}
-    return {"version": 1, "host": host, "lenses": [{"id": "connections", "error": None, "hooks": points}]}
+    return {"version": 1, "host": host, "lenses": [{"id": "connections", "error": None, "hooks": hooks}]}
 
 
 def a_run(folder: Path, name: str, release: str, doctor: object, more: str = "") -> Run:
@@ -45,20 +45,20 @@ def a_run(folder: Path, name: str, release: str, doctor: object, more: str = "")
 
 
 def row(page: str, begins: str) -> list[str]:
-    """The cells of the one line of a table that begins so."""
+    """The cells of the only table row that begins with `begins`."""
     (line,) = [line for line in page.splitlines() if line.startswith(f"| {begins}")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_ways_of_each_kernel(tmp_path: Path) -> None:
-    """The used way is bold, others that worked follow, refused ones have their reason, oldest kernel first."""
+def test_mechanisms_of_each_kernel(tmp_path: Path) -> None:
+    """The mechanism in use is bold, others that work follow, refused ones have a reason; oldest kernel first."""
     runs = [
         a_run(tmp_path / "new", "newest", "7.2.1-amd64", report("fexit/inet_csk_accept")),
         a_run(tmp_path / "old", "6.1", "6.1.0-5-amd64", report(None, ("fexit/inet_csk_accept", "no|room"))),
         a_run(tmp_path / "here", HOST, "6.18.4", None),
     ]
     page = support_page(runs)
-    assert row(page.split("\n## ")[2], "hook | what it tells")[2:] == ["6.1", "6.18 (host)", "7.2"]
+    assert row(page.split("\n## ")[2], "hook | what it provides")[2:] == ["6.1", "6.18 (host)", "7.2"]
     assert row(page, "`accepts` | who")[2:] == [
         "n/a<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
         "not recorded<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
@@ -72,7 +72,7 @@ def test_ways_of_each_kernel(tmp_path: Path) -> None:
 
 
 def test_a_lens_that_is_refused(tmp_path: Path) -> None:
-    """A kernel that is too old may refuse a lens, and the page says why; one that is not may not."""
+    """An unsupported kernel may refuse a lens, and the page says why; a supported kernel fails the run."""
     refused = report("fexit/inet_csk_accept")
     error = {"what": "this kernel has no function x", "remedy": ""}
     refused["lenses"].append({"id": "cpu", "error": error, "hooks": []})
@@ -83,11 +83,11 @@ def test_a_lens_that_is_refused(tmp_path: Path) -> None:
     assert (old.passed, new.passed) == (True, False)
     page = support_page([old])
     assert row(page, "`softirqs` | when")[2:] == ["n/a"]
-    assert row(page, "`cpu` | every way")[2:] == ["this kernel has no function x", "5.10"]
+    assert row(page, "`cpu` | every mechanism")[2:] == ["this kernel has no function x", "5.10"]
 
 
 def test_verdict_on_a_run(tmp_path: Path) -> None:
-    """A run passed when tests ran, none failed and doctor ended with 0; what failed is told with its words."""
+    """A run passed when tests ran, none failed and doctor ended with 0; failures have pytest's message."""
     good = a_run(tmp_path / "good", "6.1", "6.1.0", None)
     assert (good.passed, good.summary) == (True, "2 passed, 1 skipped, doctor: 0")
     bad = a_run(tmp_path / "bad", "6.1", "6.1.0", None, FAILED)
@@ -104,8 +104,8 @@ def test_verdict_on_a_run(tmp_path: Path) -> None:
     )
 
 
-def test_a_second_try_replaces_what_it_tried(tmp_path: Path) -> None:
-    """Of what was tried twice the second outcome counts; the rest, doctor too, is as the first try found it."""
+def test_a_second_run_replaces_its_tests(tmp_path: Path) -> None:
+    """For tests that were run twice the second result counts; the rest, doctor included, stays."""
     a_run(tmp_path / "first", "6.1", "6.1.0", report("x"), FAILED)
     again = tmp_path / "again"
     again.mkdir()
@@ -119,8 +119,8 @@ def test_a_second_try_replaces_what_it_tried(tmp_path: Path) -> None:
     assert FAILED in (tmp_path / "first" / "first-junit.xml").read_text()
 
 
-def test_a_second_try_that_had_to_end_mends_nothing(tmp_path: Path) -> None:
-    """What failed at first has failed, where a second try told nothing."""
+def test_a_second_run_without_results_changes_nothing(tmp_path: Path) -> None:
+    """Failures of the first run stay if the second one was stopped before its report."""
     a_run(tmp_path / "first", "6.1", "6.1.0", None, FAILED)
     (tmp_path / "again").mkdir()
     put_in_place(tmp_path / "first", tmp_path / "again")
@@ -129,9 +129,9 @@ def test_a_second_try_that_had_to_end_mends_nothing(tmp_path: Path) -> None:
 
 
 def test_failures_are_known_before_the_end(tmp_path: Path) -> None:
-    """Of tests that had to end before their report, what failed is what they wrote down meanwhile."""
-    told = [{"test": "tests/kernel/test_x.py::test_y", "why": "E   it was 1"}]
-    (tmp_path / "failures").write_text("".join(json.dumps(one) + "\n" for one in told))
+    """Failures of a run that was stopped before its report are those that its tests recorded."""
+    failure = {"test": "tests/kernel/test_x.py::test_y", "why": "E   it was 1"}
+    (tmp_path / "failures").write_text(json.dumps(failure) + "\n")
     run = read_run("6.1", tmp_path)
     assert (run.ended, run.failures) == (False, {"tests/kernel/test_x.py::test_y": "E   it was 1"})
 
