@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says which bcc the loader would use: `python -I -m nettop.doctor.bcc_child` prints it as JSON.
+"""Reports which bcc the loader would use: `python -I -m nettop.doctor.bcc_child` prints it as JSON.
 
 In a process of its own, since bcc brings LLVM's 100 MB along.
 """
@@ -17,18 +17,18 @@ _LLVM = re.compile(r"/libLLVM[-.](?:so\.)?(\d+(?:\.\d+)*)")
 
 
 def main() -> None:
-    """Import it and tell."""
+    """Import bcc and report it."""
     bcc = import_bcc()
     if hasattr(bcc, "BPF"):
         mapped = set(_LLVM.findall(Path("/proc/self/maps").read_text()))
-        told = {
+        report = {
             "version": str(getattr(bcc, "__version__", "unknown")),
             "path": str(Path(bcc.__file__).parent),
             "llvm": max(mapped, key=len, default="unknown"),
         }
     else:
-        told = bcc.answer
-    sys.stdout.write(json.dumps(told))
+        report = bcc.answer
+    sys.stdout.write(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -42,14 +42,14 @@ def write_bundle(report: Report, file: BinaryIO) -> None:
     }
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, text in parts.items():
-            content = (text or "not to be had here").encode() + b"\n"
+            content = (text or "not available").encode() + b"\n"
             entry = tarfile.TarInfo(f"{_FOLDER}/{name}")
             entry.size, entry.mtime, entry.mode = len(content), int(time.time()), 0o600
             archive.addfile(entry, io.BytesIO(content))
 
 
 def _kernel_config() -> str:
-    """What the kernel was built with, where it or the distribution tells."""
+    """What the kernel was built with, where it or the distribution says so."""
     with suppress(OSError):
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode(errors="replace")
     with suppress(OSError):

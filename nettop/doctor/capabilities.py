@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capabilities by name: what this process has, what nettop wants them for, and how to get just the missing one."""
+"""Capabilities by name: which this process has, what nettop uses them for, and how to get the missing ones."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NAMES = (
 _PROGRAMS = {privileges.CAP_BPF: "load BPF programs", privileges.CAP_PERFMON: "let them look into the kernel"}
 _SURROUNDINGS = {
     privileges.CAP_SYS_ADMIN: "enter other network namespaces",
-    privileges.CAP_NET_ADMIN: "try hooks out in a network namespace of their own",
+    privileges.CAP_NET_ADMIN: "check hooks in a network namespace of their own",
     privileges.CAP_SYS_PTRACE: "find namespaces through other users' processes",
     privileges.CAP_DAC_READ_SEARCH: "read what other users' processes hold",
     privileges.CAP_SYSLOG: "name the kernel's functions that drop packets",
 }
-WANTED = _PROGRAMS | _SURROUNDINGS
-"""What nettop wants, and what for."""
+USED = _PROGRAMS | _SURROUNDINGS
+"""The capabilities that nettop uses, and what for."""
 
 
 def check_user(root: Path) -> Check:
@@ -43,7 +43,7 @@ def check_user(root: Path) -> Check:
     if uid == 0 or not _missing(root):
         return Check("user", "user", value, data=uid)
     return Check(
-        "user", "user", f"{value}, not root", Verdict.NOTE, "as root there is more: sudo nettop doctor", uid
+        "user", "user", f"{value}, not root", Verdict.NOTE, "root sees more: sudo nettop doctor", uid
     )
 
 
@@ -63,7 +63,7 @@ def check_user_namespace(root: Path) -> Check:
 
 
 def check_capabilities(root: Path) -> Iterable[Check]:
-    """Which of those that nettop wants are missing, and the sets by name."""
+    """Which of those that nettop uses are missing, and the sets by name."""
     sets = _sets(root)
     for key, label in (("effective", "CapEff"), ("permitted", "CapPrm")):
         names = [name_of(number) for number in _numbers(sets.get(label, 0))]
@@ -71,9 +71,9 @@ def check_capabilities(root: Path) -> Iterable[Check]:
     missing = _missing(root)
     names = [name_of(number) for number in missing]
     if not missing:
-        yield Check("capabilities_missing", "capabilities", "all that nettop wants", data=names)
+        yield Check("capabilities_missing", "capabilities", "all that nettop uses", data=names)
         return
-    needs = "missing: " + "; ".join(f"{name_of(number)} (to {WANTED[number]})" for number in missing)
+    needs = "missing: " + "; ".join(f"{name_of(number)} (to {USED[number]})" for number in missing)
     is_bad = bool(_PROGRAMS.keys() & set(missing))
     yield Check(
         "capabilities_missing",
@@ -97,14 +97,14 @@ def name_of(number: int) -> str:
 
 
 def _missing(root: Path) -> list[int]:
-    """Those that are wanted and not effective. CAP_SYS_ADMIN stands for those that were split from it."""
+    """Those that nettop uses and that are not effective. CAP_SYS_ADMIN includes those that were split from it."""
     held = _sets(root).get("CapEff", 0)
-    stands_for = _PROGRAMS.keys() if held >> privileges.CAP_SYS_ADMIN & 1 else ()
-    return [number for number in WANTED if not held >> number & 1 and number not in stands_for]
+    included = _PROGRAMS.keys() if held >> privileges.CAP_SYS_ADMIN & 1 else ()
+    return [number for number in USED if not held >> number & 1 and number not in included]
 
 
 def _remedy(missing: list[int], sets: Mapping[str, int]) -> str:
-    """What gives just the missing ones: a root that lacks them was confined by somebody, others never had them."""
+    """How to get just the missing ones: root was confined, by a container or a unit; other users never had them."""
     words = [name_of(number) for number in missing]
     if os.geteuid():
         return f"sudo nettop doctor, or give it {', '.join(words)} (setpriv --ambient-caps, AmbientCapabilities=)"
@@ -114,7 +114,7 @@ def _remedy(missing: list[int], sets: Mapping[str, int]) -> str:
         )
     docker = " ".join(f"--cap-add {word.removeprefix('CAP_')}" for word in words)
     return (
-        f"this root was denied them: take {', '.join(words)} into the container (docker run {docker}) "
+        f"root was confined: add {', '.join(words)} to the container (docker run {docker}) "
         "or the unit (CapabilityBoundingSet=)"
     )
 
@@ -132,7 +132,7 @@ def _numbers(mask: int) -> list[int]:
 
 
 def _shown(mask: int) -> str:
-    """The set in words that fit a line."""
+    """The set in words that fit on a line."""
     held = set(_numbers(mask))
     if not held:
         return "none"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doctor's door: asks the host, attaches each lens, makes the traffic, writes the report."""
+"""Examines the host and each lens, with traffic of its own, and writes the report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, TextIO
 
 from nettop.doctor.bundle import write_bundle
-from nettop.doctor.facts import check_who_goes_on, fentry_check, host_checks
+from nettop.doctor.facts import check_stays_root, fentry_check, host_checks
 from nettop.doctor.lens_reports import examine
 from nettop.doctor.report import Check, LensReport, Report
 from nettop.doctor.text import write_report
 from nettop.errors import ExitCode, NettopError
-from nettop.selftest.paths import stage
+from nettop.selftest.paths import traffic_paths
 from nettop.selftest.result import SelfTestResult
 from nettop.snapshots import lenses
 from nettop.snapshots.source import Source
@@ -27,8 +27,8 @@ HOST = "host"
 
 @dataclass(frozen=True, slots=True)
 class DoctorSettings:
-    """What to examine: these parts, or all of them if there are none; whether by traffic too; which ways to use in
-    place of the best ones; and how to write the report. `stays_root` is why nettop does not become who called it.
+    """What to examine: these parts, or all if there are none; whether with a self-test; the mechanisms to use in place
+    of the best ones, by hook; and how to write the report. `stays_root` is why nettop stays root, if it does.
     """
 
     parts: tuple[str, ...] = ()
@@ -41,8 +41,8 @@ class DoctorSettings:
 def run_doctor(
     settings: DoctorSettings, source_of: Callable[[str], Source], stdout: TextIO, bundle: BinaryIO | None
 ) -> ExitCode:
-    """Examine, and write what was found. While there is one thread only. Raises NettopError where it cannot write."""
-    report = find_out(settings, source_of)
+    """Examine and write the report, while there is one thread only. Raises NettopError where it cannot be written."""
+    report = make_report(settings, source_of)
     with _writing("the output"):
         if settings.as_json:
             stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
@@ -58,7 +58,7 @@ def run_doctor(
 
 @contextmanager
 def _writing(what: str) -> Iterator[None]:
-    """Where it cannot be written that is a NettopError; a reader who has gone is none."""
+    """Turns a failure to write into a NettopError, except for a reader who has gone."""
     try:
         yield
     except BrokenPipeError:
@@ -67,34 +67,34 @@ def _writing(what: str) -> Iterator[None]:
         raise NettopError(f"{what} cannot be written: {error.strerror}") from error
 
 
-def find_out(settings: DoctorSettings, source_of: Callable[[str], Source]) -> Report:
-    """The report."""
+def make_report(settings: DoctorSettings, source_of: Callable[[str], Source]) -> Report:
+    """Examine the chosen parts. Raises UsageError for a mechanism that does not exist."""
     parts = settings.parts
     chosen = [lens for lens in lenses() if not parts or lens.id in parts]
     examined: list[LensReport] = []
     results: list[SelfTestResult] = []
-    with ExitStack() as ends:
-        ends.callback(_progress, "")
+    with ExitStack() as cleanup:
+        cleanup.callback(_progress, "")
         # First of all, since processes are forked for it.
-        places = ends.enter_context(stage()) if settings.traffic and chosen else ()
+        paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
         checks = _host(settings.stays_root) if not parts or HOST in parts else []
         for lens in chosen:
-            _progress(f"attaching {lens.id}{', and making traffic' if settings.traffic else ''}")
-            report, tried = examine(lens, source_of, places, settings.mechanisms)
+            _progress(f"attaching {lens.id}{', and sending traffic' if settings.traffic else ''}")
+            report, compared = examine(lens, source_of, paths, settings.mechanisms)
             examined.append(report)
-            results += tried
+            results += compared
     if checks:
         checks += list(fentry_check(examined, checks))
     return Report(tuple(checks), tuple(examined), tuple(results))
 
 
 def _host(stays_root: str) -> list[Check]:
-    _progress("asking the host")
-    return [*host_checks(), *check_who_goes_on(stays_root)]
+    _progress("examining the host")
+    return [*host_checks(), *check_stays_root(stays_root)]
 
 
 def _progress(text: str) -> None:
-    """Say on a terminal what is being done; the next words take the place of these."""
+    """Say on a terminal what is being done; the next text replaces it."""
     stream = sys.stderr
     if stream is not None and stream.isatty():
         with suppress(OSError):

@@ -49,14 +49,14 @@ _DUMPED = {"TCP": (6, 10), "UDP": (17, 7)}
 
 def host_checks(root: Path = Path("/")) -> list[Check]:
     """Every fact, in the order in which they are shown. One that cannot be read is a note."""
-    return [one for asked in _ASKED for one in _answers(asked, root)]
+    return [check for check_function in _CHECKS for check in _results(check_function, root)]
 
 
-def _answers(asked: Callable[[Path], Check | Iterable[Check]], root: Path) -> Iterator[Check]:
-    name = asked.__name__.removeprefix("check_")
+def _results(check_function: Callable[[Path], Check | Iterable[Check]], root: Path) -> Iterator[Check]:
+    name = check_function.__name__.removeprefix("check_")
     try:
-        answer = asked(root)
-        yield from (answer,) if isinstance(answer, Check) else answer
+        result = check_function(root)
+        yield from (result,) if isinstance(result, Check) else result
     except OSError as error:
         yield Check(name, name.replace("_", " "), f"cannot be read: {error.strerror}", Verdict.NOTE)
 
@@ -76,7 +76,7 @@ def check_kernel(_: Path) -> Iterable[Check]:
     yield Check("kernel_build", "kernel build", system.version)
     machine = platform.machine()
     verdict = _ARCHITECTURES.get(machine, Verdict.BAD)
-    note = {Verdict.NOTE: " (written for, and not tested on it)", Verdict.BAD: " (nettop does not know it)"}
+    note = {Verdict.NOTE: " (supported in theory, not tested)", Verdict.BAD: " (unsupported)"}
     remedy = "run nettop on x86_64 or aarch64" if verdict is Verdict.BAD else ""
     yield Check("architecture", "architecture", machine + note.get(verdict, ""), verdict, remedy, machine)
 
@@ -112,8 +112,8 @@ def check_lockdown(root: Path) -> Check:
     if not (root / "sys/kernel/security/lockdown").exists():
         if "securityfs" in _mounts(root).values():
             return Check("lockdown", "lockdown", "none: not built into this kernel", data="none")
-        remedy = "to have it told: mount -t securityfs securityfs /sys/kernel/security"
-        value = "not told here: securityfs is not mounted"
+        remedy = "to see it: mount -t securityfs securityfs /sys/kernel/security"
+        value = "unknown: securityfs is not mounted"
         return Check("lockdown", "lockdown", value, Verdict.NOTE, remedy, "unknown")
     mode = Host(root).lockdown()
     value, verdict, remedy = _LOCKDOWNS.get(mode, (mode, Verdict.NOTE, ""))
@@ -122,15 +122,14 @@ def check_lockdown(root: Path) -> Check:
 
 def check_kprobes(root: Path) -> Check:
     """Whether the kernel lets functions be hooked by kprobes."""
-    found = (root / "sys/bus/event_source/devices/kprobe/type").exists()
-    if found:
+    if (root / "sys/bus/event_source/devices/kprobe/type").exists():
         return Check("kprobes", "kprobes", "yes", data=True)
-    value = "not in this kernel (CONFIG_KPROBE_EVENTS): other hooks are used"
+    value = "not in this kernel (CONFIG_KPROBE_EVENTS): other mechanisms are used"
     return Check("kprobes", "kprobes", value, Verdict.NOTE, data=False)
 
 
 def check_sock_diag(_: Path) -> Check:
-    """Whether the kernel lists sockets by netlink, which is what is left where it takes no BPF."""
+    """Whether the kernel lists sockets by netlink, the fallback where it refuses BPF programs."""
     refused = []
     for name, (protocol, state) in _DUMPED.items():
         try:
@@ -144,9 +143,9 @@ def check_sock_diag(_: Path) -> Check:
 
 
 def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterator[Check]:
-    """Whether the ends of functions can be hooked, as the lenses found when they tried; nothing where none did.
+    """Whether fentry and fexit programs can be attached, as the lenses found; nothing where none tried.
 
-    Where something of the host is bad, or --mechanism leaves out what they add to, they did not get that far.
+    Where something of the host is bad, or --mechanism left out a hook that is required, none was tried.
     """
     name = "fentry, fexit"
     reports = [(lens.declared(hook.hook), hook) for lens in lenses for hook in lens.hooks]
@@ -161,13 +160,13 @@ def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterato
     if any(_is_fentry(hook.mechanism or "") for hook in hooks):
         yield Check("fentry", name, "yes", data=True)
     elif (mechanisms and not whys) or any(check.verdict is Verdict.BAD for check in host):
-        yield Check("fentry", name, "cannot be asked for here", Verdict.NOTE, data="unknown")
+        yield Check("fentry", name, "not tried", Verdict.NOTE, data="unknown")
     elif whys:
         yield Check("fentry", name, f"no: {'; '.join(whys)}", Verdict.NOTE, data=False)
 
 
-def _is_fentry(way: str) -> bool:
-    return way.startswith(("fentry/", "fexit/"))
+def _is_fentry(mechanism: str) -> bool:
+    return mechanism.startswith(("fentry/", "fexit/"))
 
 
 # --- where nettop runs ----------------------------------------------------------------------------------------
@@ -176,13 +175,13 @@ def _is_fentry(way: str) -> bool:
 def check_container(root: Path) -> Check:
     """Whether this is a container, by the files that runtimes leave and by the control group."""
     by_file = next((kind for path, kind in _CONTAINER_FILES.items() if (root / path).exists()), "")
-    found = container_of(Host(root).cgroup(os.getpid()) or "")
-    inside = found if found and ":" in found else by_file
+    by_cgroup = container_of(Host(root).cgroup(os.getpid()) or "")
+    inside = by_cgroup if by_cgroup and ":" in by_cgroup else by_file
     return Check("container", "container", inside or "no: the host itself", data=inside or None)
 
 
 def check_pid_namespace(root: Path) -> Check:
-    """Which processes there are for nettop."""
+    """Whether nettop is in the initial PID namespace."""
     inode = (root / "proc/self/ns/pid").stat().st_ino
     if inode == INITIAL_PID_NAMESPACE:
         return Check("pid_namespace", "PID namespace", "the initial one", data=inode)
@@ -196,7 +195,7 @@ def check_pid_namespace(root: Path) -> Check:
     )
 
 
-def check_who_goes_on(stays_root: str) -> Iterator[Check]:
+def check_stays_root(stays_root: str) -> Iterator[Check]:
     """Why nettop stays root though another user called it; nothing where it does not."""
     if stays_root:
         remedy = _READABLE if "may not read" in stays_root else ""
@@ -204,7 +203,7 @@ def check_who_goes_on(stays_root: str) -> Iterator[Check]:
 
 
 def check_processes(root: Path) -> Check:
-    """Which of that namespace's are seen: some are hidden by the options of /proc (proc(5)), or for want of rights."""
+    """Which processes are seen: some are hidden by the options of /proc (proc(5)), or for lack of rights."""
     host = Host(root)
     options = host.proc_options()
     value, remedy = "", ""
@@ -216,8 +215,8 @@ def check_processes(root: Path) -> Check:
         )
         remedy = "to see them all: mount -o remount,hidepid=0 /proc"
     elif not sees_owners(root):
-        value = "of other users' it is not seen which sockets they own"
-        remedy = "as root they are: sudo nettop doctor"
+        value = "for other users' it is not seen which sockets they own"
+        remedy = "as root it is seen: sudo nettop doctor"
     if "subset" in options:
         value = "; ".join(filter(None, (value, f"subset={options['subset']}: /proc hides all but processes")))
         remedy = "to see all: mount -t proc proc /proc"
@@ -231,10 +230,10 @@ def check_network_namespace(root: Path) -> Check:
     """Whether nettop is in the host's network namespace: PID 1's, or where that is hidden most processes'."""
     own = (root / "proc/self/ns/net").stat().st_ino
     name = "network namespace"
-    found = find_namespaces(root / "proc")
-    by_size = sorted(found, key=lambda inode: len(found[inode]))
+    namespaces = find_namespaces(root / "proc")
+    by_size = sorted(namespaces, key=lambda inode: len(namespaces[inode]))
     first = root / "proc/1/ns/net"
-    hosts = next((inode for inode, mechanisms in found.items() if first in mechanisms), by_size[-1])
+    hosts = next((inode for inode, paths in namespaces.items() if first in paths), by_size[-1])
     if own in (hosts, _INITIAL_NETWORK_NAMESPACE):
         return Check("network_namespace", name, f"{own}, the host's", data=own)
     return Check(
@@ -249,7 +248,9 @@ def check_network_namespace(root: Path) -> Check:
 
 def check_limits(_: Path) -> Iterable[Check]:
     """How much memory may be locked, and how many files be open."""
-    memory, files = (resource.getrlimit(one)[0] for one in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE))
+    memory, files = (
+        resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE)
+    )
     unlimited = memory == resource.RLIM_INFINITY
     text = "unlimited" if unlimited else f"{memory:,} bytes (counts for BPF maps before Linux 5.11 only)"
     yield Check("memlock", "locked memory", text, data=None if unlimited else memory)
@@ -276,11 +277,11 @@ _SYSCTLS: dict[str, dict[str, tuple[str, str]]] = {
         "1": ("each run of a BPF program costs some 50 ns more", "sysctl kernel.bpf_stats_enabled=0"),
     },
 }
-"""The settings that matter, and the values that do harm: which, and how to undo it."""
+"""The settings that matter, and the values that do harm: what they do, and how to undo it."""
 
 
 def check_sysctls(root: Path) -> Iterable[Check]:
-    """The kernel's settings that matter here."""
+    """The kernel's settings that matter to nettop."""
     for key, harmful in _SYSCTLS.items():
         name = key.rpartition(".")[2]
         try:
@@ -314,8 +315,8 @@ def check_mounts(root: Path) -> Iterable[Check]:
 def _mounts(root: Path) -> dict[str, str]:
     """Kinds of file systems by where they are mounted."""
     lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
-    found = re.compile(r"^\d+ \d+ \S+ \S+ (\S+) .* - (\S+) ")
-    return {match[1]: match[2] for match in map(found.match, lines) if match}
+    pattern = re.compile(r"^\d+ \d+ \S+ \S+ (\S+) .* - (\S+) ")
+    return {match[1]: match[2] for match in map(pattern.match, lines) if match}
 
 
 def _mounted_over(root: Path, place: str) -> str:
@@ -323,7 +324,7 @@ def _mounted_over(root: Path, place: str) -> str:
     return max((mount for mount in _mounts(root) if mount.startswith(place)), key=len, default="")
 
 
-_ASKED: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
+_CHECKS: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
     check_nettop,
     check_kernel,
     check_btf,

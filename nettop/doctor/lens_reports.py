@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each lens attached and read as any door would, and put to the test while it is."""
+"""Attaches each lens as a frontend would, reads it, and runs its self-test meanwhile."""
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from nettop.doctor.report import LensReport
-from nettop.doctor.self_test import self_test_of
 from nettop.errors import NettopError, UsageError, failure_of
 from nettop.interrupts import undisturbed
-from nettop.selftest.paths import Place
+from nettop.selftest.paths import TrafficPath
 from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import Source
 
+SelfTest: TypeAlias = Callable[[Source, Sequence[TrafficPath]], list[SelfTestResult]]
+
 
 def examine(
-    lens: Lens, source_of: Callable[[str], Source], places: Sequence[Place], mechanisms: Mapping[str, str]
+    lens: Lens,
+    source_of: Callable[[str], Source],
+    paths: Sequence[TrafficPath],
+    mechanisms: Mapping[str, str],
 ) -> tuple[LensReport, list[SelfTestResult]]:
-    """How the lens is had here, and what its self-test saw; none where there are no places for traffic.
+    """The status of a lens on this host, and its self-test's results; none without paths for traffic.
 
-    `ways` are those to use in place of the best ones, by point. Raises UsageError for one that there is not.
+    `mechanisms` are those to use in place of the best ones, by hook. Raises UsageError for one that does not exist.
     """
     source: Source | None = None
     try:
@@ -34,15 +40,15 @@ def examine(
         for table in lens.tables:
             source.set("table", table.name)
         source.start()
-        self_test = self_test_of(lens.id) if places else None
-        results = self_test(source, places) if self_test else []
+        self_test = _self_test_of(lens.id) if paths else None
+        results = self_test(source, paths) if self_test else []
         snapshot = source.read(time.monotonic_ns())
         return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), results
     except UsageError:
         raise
     except NettopError as error:
         failure = error
-        if error.remedy.startswith("nettop doctor"):  # it is what says so
+        if error.remedy.startswith("nettop doctor"):  # which is running already
             failure.remedy = ""
     except Exception as error:  # noqa: BLE001 - the border of a source: the other lenses go on
         failure = failure_of(lens.id, error)
@@ -50,3 +56,15 @@ def examine(
         if source is not None:
             source.close()
     return LensReport(lens, error=failure), []
+
+
+def _self_test_of(lens: str) -> SelfTest | None:
+    """`run` of the module `self_test` in the lens's probe package; None where a lens has none."""
+    name = f"nettop.probes.{lens}.self_test"
+    try:
+        run: SelfTest = importlib.import_module(name).run
+    except ModuleNotFoundError as error:
+        if error.name not in (name, f"nettop.probes.{lens}"):
+            raise
+        return None
+    return run

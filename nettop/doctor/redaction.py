@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses and names taken out of text, the same one always for the same word."""
+"""Replaces addresses and names in text by tokens, the same word always by the same token."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _IPV6 = re.compile(r"(?<![\w.:])(?=[^\s]*:[^\s]*:)[0-9A-Fa-f:.]+")
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\w)")
 _CONTAINER = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{64}(?![0-9A-Za-z])")
 _HOME = re.compile(r"(?<=/home/)[^/\s\"']+")
-_SPARED = frozenset({
+_KEPT = frozenset({
     "root", "nobody", "lo", "nettop", "python", "python3", "bash", "sh", "init", "systemd", "docker", "podman",
     "containerd", "cri-o", "container", "kernel", "linux", "host", "localhost", "none", "all", "ok", "note", "bad",
     "tcp", "udp", "bpf", "bcc", "btf", "iter",
 })  # fmt: skip
-"""Words that say nothing of a host, or that the report says itself."""
+"""Words that identify no host, or that the report itself uses."""
 _FIRST_OWN_UID = 1000
 _PLAIN_KEYS = frozenset({"verdict", "id", "title", "hook", "mechanism", "fields", "lens", "unit", "name"})
-"""What the report has of its own words under these keys stays as it is."""
+"""Values under these keys are words of the report, and stay."""
 
 
 class Redactor:
@@ -41,7 +41,7 @@ class Redactor:
             name.casefold(): kind
             for kind, group in names.items()
             for name in group
-            if len(name) > 1 and name.casefold() not in _SPARED
+            if len(name) > 1 and name.casefold() not in _KEPT
         }
         words = sorted(map(re.escape, self._kinds), key=len, reverse=True)
         self._names = (
@@ -49,20 +49,20 @@ class Redactor:
         )
 
     def text(self, text: str) -> str:
-        """The text without them."""
-        text = _CONTAINER.sub(lambda found: self._token("container", found[0]), text)
-        text = _MAC.sub(lambda found: self._token("mac", found[0]), text)
+        """The text with tokens in their place."""
+        text = _CONTAINER.sub(lambda match: self._token("container", match[0]), text)
+        text = _MAC.sub(lambda match: self._token("mac", match[0]), text)
         text = _IPV6.sub(self._address, text)
         text = _IPV4.sub(self._address, text)
-        text = _HOME.sub(lambda found: self._token("user", found[0]), text)
+        text = _HOME.sub(lambda match: self._token("user", match[0]), text)
         if self._names is not None:
             text = self._names.sub(
-                lambda found: self._token(self._kinds[found[0].casefold()], found[0]), text
+                lambda match: self._token(self._kinds[match[0].casefold()], match[0]), text
             )
         return text
 
     def values(self, value: Any) -> Any:
-        """JSON values without them. Keys stay, but for those of gaps, which name what they are about."""
+        """JSON values with tokens in their place. Keys stay, except for those of gaps, which may hold names."""
         if isinstance(value, dict):
             return {key: self._inner(key, inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -74,16 +74,16 @@ class Redactor:
             return {self.text(name): self.text(why) for name, why in value.items()}
         return value if key in _PLAIN_KEYS else self.values(value)
 
-    def _address(self, found: re.Match[str]) -> str:
-        text, address = found[0], _parsed(found[0])
+    def _address(self, match: re.Match[str]) -> str:
+        text, address = match[0], _parsed(match[0])
         while address is None and text.endswith((".", ":")):  # of the sentence
             text = text[:-1]
             address = _parsed(text)
         if address is None:
-            return found[0]
+            return match[0]
         if address.is_loopback or address.is_unspecified:
-            return found[0]
-        return self._token(f"ipv{address.version}", str(address)) + found[0][len(text) :]
+            return match[0]
+        return self._token(f"ipv{address.version}", str(address)) + match[0][len(text) :]
 
     def _token(self, kind: str, word: str) -> str:
         key = kind, word.casefold()
@@ -109,11 +109,11 @@ def names_here(root: Path = Path("/")) -> dict[str, set[str]]:
             processes.add(host.process_name(pid))
             containers.update((container_of(host.cgroup(pid) or "") or "").split(":"))
     namespaces = set()
-    for mechanisms in find_namespaces(root / "proc").values():
-        in_proc = [way for way in mechanisms if root / "proc" in way.parents]
-        namespaces |= {way.name for way in mechanisms if way not in in_proc}
-        for way in in_proc[:1]:
-            interfaces |= set(_interfaces(way.parents[1] / "net/dev"))
+    for paths in find_namespaces(root / "proc").values():
+        in_proc = [path for path in paths if root / "proc" in path.parents]
+        namespaces |= {path.name for path in paths if path not in in_proc}
+        for path in in_proc[:1]:
+            interfaces |= set(_interfaces(path.parents[1] / "net/dev"))
     return {
         "host": set(_host_names(root)),
         "user": set(_user_names()),

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor found, as data: facts of the host, how each point of a lens is had, and what the self-test saw."""
+"""Doctor's report as data: facts of the host, the mechanism of each hook of a lens, and the self-test's results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -25,7 +24,7 @@ class Verdict(StrEnum):
 
     OK = "ok"
     NOTE = "note"
-    """Works, but is worth knowing; or it could not be tried."""
+    """Works, but is worth knowing; or it was skipped."""
     BAD = "bad"
 
 
@@ -43,7 +42,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class LensReport:
-    """A lens: the hooks that its snapshot tells of, or the error that it ends with here."""
+    """A lens: the status of its hooks, or the error with which it does not work."""
 
     lens: Lens
     hooks: tuple[HookStatus, ...] = ()
@@ -57,7 +56,7 @@ class LensReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it."""
+    """Everything that doctor examined."""
 
     checks: tuple[Check, ...] = ()
     lenses: tuple[LensReport, ...] = ()
@@ -66,50 +65,50 @@ class Report:
     @property
     def exit_code(self) -> ExitCode:
         """3 when a lens cannot work, 4 when nothing but a permission is missing, 1 when the self-test disagrees."""
-        errors = [one.error for one in self.lenses if one.error is not None]
+        errors = [lens.error for lens in self.lenses if lens.error is not None]
         if errors:
             only_permission = all(isinstance(error, PermissionMissing) for error in errors)
             return ExitCode.PERMISSION if only_permission else ExitCode.UNSUPPORTED
-        return ExitCode.FAILURE if self.wrong_trials else ExitCode.DONE
+        return ExitCode.FAILURE if self.disagreements else ExitCode.DONE
 
     @property
-    def wrong_trials(self) -> tuple[SelfTestResult, ...]:
-        """Where the self-test disagrees."""
-        return tuple(trial for trial in self.results if trial.ok is False)
+    def disagreements(self) -> tuple[SelfTestResult, ...]:
+        """The comparisons in which the self-test disagrees with a lens."""
+        return tuple(result for result in self.results if result.ok is False)
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
         return {
             "version": VERSION,
-            "host": {one.key: one.value if one.data is None else one.data for one in self.checks},
-            "checks": [_chosen(one, ("name", "value", "verdict", "remedy")) for one in self.checks],
-            "lenses": [_lens(one) for one in self.lenses],
+            "host": {check.key: check.value if check.data is None else check.data for check in self.checks},
+            "checks": [_attributes(check, "name", "value", "verdict", "remedy") for check in self.checks],
+            "lenses": [_lens(report) for report in self.lenses],
             "self_test": [
-                _chosen(one, ("lens", "what", "expected", "measured", "unit", "ok", "remedy", "detail"))
-                for one in self.results
+                _attributes(result, "lens", "what", "expected", "measured", "unit", "ok", "remedy", "detail")
+                for result in self.results
             ],
             "ok": self.exit_code is ExitCode.DONE,
         }
 
 
-def _chosen(one: object, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in names}
+def _attributes(source: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
-def _lens(one: LensReport) -> dict[str, Any]:
+def _lens(report: LensReport) -> dict[str, Any]:
     return {
-        "id": one.lens.id,
-        "title": one.lens.title,
-        "works": one.error is None,
-        "error": None if one.error is None else _chosen(one.error, ("what", "remedy")),
+        "id": report.lens.id,
+        "title": report.lens.title,
+        "works": report.error is None,
+        "error": None if report.error is None else _attributes(report.error, "what", "remedy"),
         "hooks": [
             {
                 "hook": hook.hook,
                 "mechanism": hook.mechanism,
-                "refused": [{"mechanism": way, "why": why} for way, why in hook.refused],
+                "refused": [{"mechanism": name, "why": why} for name, why in hook.refused],
                 "fields": list(hook.fields),
             }
-            for hook in one.hooks
+            for hook in report.hooks
         ],
-        "gaps": dict(one.gaps),
+        "gaps": dict(report.gaps),
     }

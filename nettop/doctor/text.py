@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report for people: a sign and a word for each line, aligned, and what to do below it."""
+"""The report as text: a sign and a word for each line, aligned, and what to do below it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import locale
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
 from nettop.doctor.report import USER_CHOICES, Check, LensReport, Report, Verdict
-from nettop.errors import ExitCode, NettopError
+from nettop.errors import ExitCode
 from nettop.selftest.result import REPORT_IT, SelfTestResult
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import NOT_AVAILABLE, HookStatus
@@ -24,7 +24,7 @@ _ASCII = str.maketrans(
 )
 _ARROW = "→ "
 _INDENT = 9
-"""In front of a name: two blanks, the sign, its word."""
+"""The width in front of a name: two blanks, the sign, its word."""
 _MIN_VALUE_WIDTH = 30
 _KERNEL_OPTIONS = {
     "fentry": "CONFIG_FUNCTION_TRACER",
@@ -35,13 +35,13 @@ _KERNEL_OPTIONS = {
     "tp_btf": "CONFIG_DEBUG_INFO_BTF",
     "sock_diag": "CONFIG_INET_DIAG",
 }
-"""What a kernel is built with that has such a way."""
+"""The kernel options that a mechanism needs, by the first word of its name."""
 _BUILT_IN = {
     "btf": "CONFIG_DEBUG_INFO_BTF",
     "kprobes": "CONFIG_KPROBE_EVENTS",
     "sock_diag": "CONFIG_INET_DIAG",
 }
-"""Facts of the host that, where they are well, say that a kernel was built so."""
+"""Facts of the host that, where they are ok, show that the kernel was built with an option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,34 +81,29 @@ def _sections(report: Report) -> Iterator[tuple[str, list[_Line]]]:
         yield (
             "HOST",
             [
-                _Line(
-                    one.verdict,
-                    one.verdict,
-                    one.name,
-                    one.value,
-                    (_ARROW + one.remedy,) if one.remedy else (),
-                )
-                for one in report.checks
+                _Line(check.verdict, check.verdict, check.name, check.value, _advice(check.remedy))
+                for check in report.checks
             ],
         )
     for lens in report.lenses:
         yield lens.lens.id.upper(), list(_lens_lines(lens, report.checks))
     if report.results:
-        lens_width = max(len(one.lens) for one in report.results)
-        yield "SELF-TEST", [_trial_line(one, lens_width) for one in report.results]
+        lens_width = max(len(result.lens) for result in report.results)
+        yield "SELF-TEST", [_self_test_line(result, lens_width) for result in report.results]
 
 
 def _lens_lines(lens: LensReport, checks: Sequence[Check]) -> Iterator[_Line]:
     if lens.error is not None:
-        yield _Line(
-            Verdict.BAD, Verdict.BAD, "does not work", lens.error.what, _below(_remedy_of(lens.error, checks))
-        )
+        # The error's own remedy, or else the host's; none where it was the user's choice.
+        is_choice = any(why in lens.error.what for why in USER_CHOICES)
+        remedy = lens.error.remedy or ("" if is_choice else _host_remedy(checks))
+        yield _Line(Verdict.BAD, Verdict.BAD, "does not work", lens.error.what, _advice(remedy))
     for hook in lens.hooks:
         refused = tuple(f"not {mechanisms}: {why}" for mechanisms, why in _refusals(hook))
         if hook.mechanism is None:
-            remedy = _below(_remedy(lens, hook, checks))
-            missing = f"no way here{': ' if hook.fields else ''}{', '.join(hook.fields)}"
-            yield _Line(Verdict.NOTE, NOT_AVAILABLE, hook.hook, missing, refused + remedy)
+            advice = _advice(_remedy(lens, hook, checks))
+            missing = f"not available{': ' if hook.fields else ''}{', '.join(hook.fields)}"
+            yield _Line(Verdict.NOTE, NOT_AVAILABLE, hook.hook, missing, refused + advice)
         else:
             verdict = Verdict.NOTE if hook.refused else Verdict.OK
             yield _Line(verdict, verdict, hook.hook, hook.mechanism, refused)
@@ -120,32 +115,25 @@ def _lens_lines(lens: LensReport, checks: Sequence[Check]) -> Iterator[_Line]:
         yield _Line(Verdict.NOTE, Verdict.NOTE, names[0] + more, why)
 
 
-def _below(remedy: str) -> tuple[str, ...]:
+def _advice(remedy: str) -> tuple[str, ...]:
     return (_ARROW + remedy,) if remedy else ()
 
 
 def _refusals(hook: HookStatus) -> Iterator[tuple[str, str]]:
-    """The ways that were refused for the same reason, as one text, and the reason. Those that begin alike are
-    counted.
+    """The mechanisms that were refused for the same reason, as one text, and the reason. Those whose names begin alike
+    are counted.
     """
     for why in dict.fromkeys(why for _, why in hook.refused):
         alike: dict[str, list[str]] = {}
-        for way in (way for way, reason in hook.refused if reason == why):
-            alike.setdefault(way.partition(" + ")[0], []).append(way)
+        for name in (name for name, reason in hook.refused if reason == why):
+            alike.setdefault(name.partition(" + ")[0], []).append(name)
         yield (
             ", ".join(
-                mechanisms[0] if len(mechanisms) == 1 else f"{begins} + … ({len(mechanisms)} mechanisms)"
-                for begins, mechanisms in alike.items()
+                names[0] if len(names) == 1 else f"{begins} + … ({len(names)} mechanisms)"
+                for begins, names in alike.items()
             ),
             why,
         )
-
-
-def _remedy_of(error: NettopError, checks: Sequence[Check]) -> str:
-    """What would have the lens work: the error's own remedy, or else the host's; empty where the user left it out."""
-    if error.remedy or any(why in error.what for why in USER_CHOICES):
-        return error.remedy
-    return _mend(checks)
 
 
 def _remedy(lens: LensReport, hook: HookStatus, checks: Sequence[Check]) -> str:
@@ -154,35 +142,35 @@ def _remedy(lens: LensReport, hook: HookStatus, checks: Sequence[Check]) -> str:
     required = next((other for other in lens.hooks if other.hook == declared.requires), None)
     if required is not None and required.refused:
         return _remedy(lens, required, checks)
-    mechanisms = [way for way, why in hook.refused if why not in USER_CHOICES]
+    mechanisms = [name for name, why in hook.refused if why not in USER_CHOICES]
     if not mechanisms:
         return ""
-    return declared.remedy or _mend(checks) or _kernel_with(mechanisms, checks)
+    return declared.remedy or _host_remedy(checks) or _kernel_with(mechanisms, checks)
 
 
-def _mend(checks: Sequence[Check]) -> str:
-    bad = ", ".join(one.name for one in checks if one.verdict is Verdict.BAD)
-    return f"mend what is bad under HOST: {bad}" if bad else ""
+def _host_remedy(checks: Sequence[Check]) -> str:
+    bad = ", ".join(check.name for check in checks if check.verdict is Verdict.BAD)
+    return f"fix what is bad under HOST: {bad}" if bad else ""
 
 
 def _kernel_with(mechanisms: Sequence[str], checks: Sequence[Check]) -> str:
-    """What a kernel is built with that has one of these ways, and this one is not, as far as is known."""
-    kinds = (way.replace("/", " ").split()[0] for way in mechanisms)
-    built_in = {_BUILT_IN.get(one.key) for one in checks if one.verdict is Verdict.OK}
+    """The kernel options that these mechanisms need and this kernel lacks, as far as is known."""
+    kinds = (name.replace("/", " ").split()[0] for name in mechanisms)
+    built_in = {_BUILT_IN.get(check.key) for check in checks if check.verdict is Verdict.OK}
     options = dict.fromkeys(_KERNEL_OPTIONS[kind] for kind in kinds if kind in _KERNEL_OPTIONS)
     missing = [option for option in options if option not in built_in]
-    return f"a kernel with {' or '.join(missing)} has it" if missing else REPORT_IT
+    return f"a kernel with {' or '.join(missing)} supports it" if missing else REPORT_IT
 
 
-def _trial_line(trial: SelfTestResult, lens_width: int) -> _Line:
-    name = f"{trial.lens:<{lens_width}}  {trial.what}"
-    if trial.ok is None:
-        return _Line(Verdict.NOTE, Verdict.NOTE, name, f"not tried: {trial.why_not}")
-    measured = "nothing" if trial.measured is None else f"{trial.measured:,}"
-    value = f"{measured} of {trial.expected:,} {trial.unit}"
-    if trial.ok:
+def _self_test_line(result: SelfTestResult, lens_width: int) -> _Line:
+    name = f"{result.lens:<{lens_width}}  {result.what}"
+    if result.ok is None:
+        return _Line(Verdict.NOTE, Verdict.NOTE, name, f"skipped: {result.skipped}")
+    measured = "nothing" if result.measured is None else f"{result.measured:,}"
+    value = f"{measured} of {result.expected:,} {result.unit}"
+    if result.ok:
         return _Line(Verdict.OK, Verdict.OK, name, value)
-    below = (*filter(None, (trial.detail,)), _ARROW + trial.remedy)
+    below = (*filter(None, (result.detail,)), _ARROW + result.remedy)
     return _Line(Verdict.BAD, Verdict.BAD, name, value, below)
 
 
@@ -199,7 +187,7 @@ def _written(line: _Line, name_width: int, width: int | None, coloured: bool) ->
 
 
 def _folded(text: str, room: int | None) -> list[str]:
-    """The text in lines of that width; what belongs to one remark hangs below it."""
+    """The text in lines of that width, all but the first indented."""
     text = safe_text(text)
     if room is None:
         return [text]
@@ -208,34 +196,32 @@ def _folded(text: str, room: int | None) -> list[str]:
     ) or [""]
 
 
-# --- the last words -------------------------------------------------------------------------------------------
+# --- the conclusion -------------------------------------------------------------------------------------------
 
 
 def _conclusion(report: Report) -> Iterator[str]:
-    bad = [one.name for one in report.checks if one.verdict is Verdict.BAD]
+    bad = [check.name for check in report.checks if check.verdict is Verdict.BAD]
     if bad:
         yield f"Bad under HOST: {', '.join(bad)}."
-    failed = [one for one in report.lenses if one.error is not None]
-    for one in failed:
-        yield f"{one.lens.id} does not work here."
-    if report.wrong_trials:
-        count = len(report.wrong_trials)
-        yield f"The self-test disagrees in {count} line{'s' * (count > 1)}: what nettop shows here may be wrong."
+    for lens in report.lenses:
+        if lens.error is not None:
+            yield f"{lens.lens.id} does not work on this host."
+    if report.disagreements:
+        count = len(report.disagreements)
+        lines = f"{count} line{'s' * (count > 1)}"
+        yield f"The self-test disagrees in {lines}: what nettop shows on this host may be wrong."
     if report.exit_code is ExitCode.DONE and report.lenses:
-        yield "Every lens works here" + _exactness(report.results) + _missing(report.lenses) + "."
+        yield "Every lens works" + _exactness(report.results) + _missing(report.lenses) + "."
 
 
 def _exactness(results: tuple[SelfTestResult, ...]) -> str:
-    tried = [one for one in results if one.ok is not None]
-    if not tried:
+    skipped = sum(result.ok is None for result in results)
+    if skipped == len(results):
         return ""
-    untried = len(results) - len(tried)
-    return ", and the self-test is exact" + (f" ({untried} of {len(results)} not tried)" if untried else "")
+    return ", and the self-test is exact" + (f" ({skipped} of {len(results)} skipped)" if skipped else "")
 
 
 def _missing(lenses: tuple[LensReport, ...]) -> str:
-    missing: Mapping[str, list[str]] = {
-        one.lens.id: [hook.hook for hook in one.hooks if hook.mechanism is None] for one in lenses
-    }
-    texts = [f"{lens} {', '.join(points)}" for lens, points in missing.items() if points]
+    missing = {lens.lens.id: [hook.hook for hook in lens.hooks if hook.mechanism is None] for lens in lenses}
+    texts = [f"{lens} {', '.join(hooks)}" for lens, hooks in missing.items() if hooks]
     return f"; {NOT_AVAILABLE}: {'; '.join(texts)}" if texts else ""

@@ -15,7 +15,7 @@ from nettop.doctor.report import Check, Verdict
 from nettop.errors import NettopError
 from nettop.kernel.btf import Btf
 
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 _INSTALL = "run scripts/install-deps.sh again"
 
 
@@ -40,21 +40,21 @@ def check_bcc(_: Path) -> Iterable[Check]:
     child = [sys.executable, "-I", "-m", "nettop.doctor.bcc_child"]
     try:
         done = subprocess.run(
-            child, capture_output=True, text=True, timeout=_PATIENCE_S, check=False, stdin=subprocess.DEVNULL
+            child, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
         )
-        told = json.loads(done.stdout)
+        report = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
-        yield Check("bcc", "bcc", "importing it does not end well", Verdict.BAD, _INSTALL)
+        yield Check("bcc", "bcc", "importing it fails", Verdict.BAD, _INSTALL)
         return
-    if "error" in told:
-        yield Check("bcc", "bcc", told["error"], Verdict.BAD, told["remedy"])
+    if "error" in report:
+        yield Check("bcc", "bcc", report["error"], Verdict.BAD, report["remedy"])
         return
-    yield Check("bcc", "bcc", f"{told['version']} ({told['path']})", data=told["version"])
-    yield Check("llvm", "LLVM in bcc", told["llvm"])
+    yield Check("bcc", "bcc", f"{report['version']} ({report['path']})", data=report["version"])
+    yield Check("llvm", "LLVM in bcc", report["llvm"])
 
 
 def check_libbpf(_: Path) -> Check:
-    """Which libbpf there is."""
+    """Which libbpf is installed."""
     try:
         library = ctypes.CDLL("libbpf.so.1")
         library.libbpf_version_string.restype = ctypes.c_char_p

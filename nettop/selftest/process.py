@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes between which the self-test moves traffic: forked before nettop has a second thread, and gone with it.
+"""The processes that exchange the self-test's traffic: forked before nettop has a second thread, and gone with it.
 
-A peer obeys one order after the other, JSON over a socket pair: a function of this module's table, its sockets
-kept under names.
+Such a process runs one command after the other, sent as JSON over a socket pair: a method of `_Commands`.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from nettop.errors import NettopError
 from nettop.kernel.namespaces import enter_new_namespace
 from nettop.selftest import veth
 
-PATIENCE_S = 10.0
-"""What takes longer has failed; on a machine that does anything else it takes a moment."""
-_MOST_BYTES = 1 << 16
+TIMEOUT_S = 10.0
+"""A command takes milliseconds; what takes longer than this has failed."""
+_MAX_MESSAGE_BYTES = 1 << 16
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _SO_MEMINFO, _SO_COOKIE = 55, 57
 _TOTAL_RETRANS_AT = 100
@@ -35,15 +34,13 @@ _TOTAL_RETRANS_AT = 100
 _CHUNK = bytes(1 << 16)
 _libc = ctypes.CDLL(None, use_errno=True)
 
-Sockets = dict[str, socket.socket]
-
 
 class CommandFailed(NettopError):
-    """A peer could not do what it was told."""
+    """A process could not run a command."""
 
 
 class TrafficProcess:
-    """One process, called `name` (at most 15 characters). Made while there is one thread only."""
+    """One process, called `name` (at most 15 characters). Create it while there is one thread only."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,35 +49,35 @@ class TrafficProcess:
         self.pid = os.fork()
         if self.pid == 0:
             self._channel.close()
-            _obey(theirs, name, parent)
+            _serve(theirs, name, parent)
         theirs.close()
-        self._channel.settimeout(PATIENCE_S + 1)
+        self._channel.settimeout(TIMEOUT_S + 1)
 
-    def begin(self, order: str, *words: object) -> None:
-        """Have an order carried out, and do not wait."""
-        with contextlib.suppress(BrokenPipeError):  # a peer that has ended gives no answer either
-            self._channel.send(json.dumps([order, *words]).encode())
+    def begin(self, command: str, *arguments: object) -> None:
+        """Start a command without waiting for its result."""
+        with contextlib.suppress(BrokenPipeError):  # a process that has ended gives no result either
+            self._channel.send(json.dumps([command, *arguments]).encode())
 
-    def answer(self) -> Any:
-        """What the order that was begun gives. Raises CommandFailed."""
+    def result(self) -> Any:
+        """The result of the command that was begun. Raises CommandFailed."""
         try:
-            told = self._channel.recv(_MOST_BYTES)
+            message = self._channel.recv(_MAX_MESSAGE_BYTES)
         except TimeoutError:
-            told = b""
-        if not told:
+            message = b""
+        if not message:
             raise CommandFailed(f"{self.name} does not answer")
-        failed, value = json.loads(told)
+        failed, value = json.loads(message)
         if failed:
             raise CommandFailed(value)
         return value
 
-    def tell(self, order: str, *words: object) -> Any:
-        """What an order gives. Raises CommandFailed."""
-        self.begin(order, *words)
-        return self.answer()
+    def run(self, command: str, *arguments: object) -> Any:
+        """Run a command and return its result. Raises CommandFailed."""
+        self.begin(command, *arguments)
+        return self.result()
 
     def close(self) -> None:
-        """End the process, and with it all that it has; a second call does nothing."""
+        """End the process, and with it everything it opened; a second call does nothing."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -89,167 +86,140 @@ class TrafficProcess:
             self.pid = 0
 
 
-def together(*orders: tuple[TrafficProcess, str, object, object]) -> None:
-    """Have peers carry out orders at the same time. Raises CommandFailed when one cannot, after all have ended."""
-    for peer, order, *words in orders:
-        peer.begin(order, *words)
-    failed = []
-    for peer, *_ in orders:
+def run_together(*commands: tuple[TrafficProcess, str, object, object]) -> None:
+    """Run commands in several processes at once. Raises CommandFailed if one fails, after all have ended."""
+    for process, command, *arguments in commands:
+        process.begin(command, *arguments)
+    failures = []
+    for process, *_ in commands:
         try:
-            peer.answer()
+            process.result()
         except CommandFailed as error:
-            failed.append(error)
-    if failed:
-        raise failed[0]
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
-def _obey(channel: socket.socket, name: str, parent: int) -> NoReturn:
-    """The life of a peer, until nettop ends or closes the channel."""
+def _serve(channel: socket.socket, name: str, parent: int) -> NoReturn:
+    """Run commands until nettop ends or closes the channel."""
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is nettop's to answer
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nettop itself reacts to Ctrl-C
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-        sockets: Sockets = {}
-        while os.getppid() == parent and (told := channel.recv(_MOST_BYTES)):
-            order, *words = json.loads(told)
-            channel.send(json.dumps(_carry_out(sockets, order, words)).encode())
+        commands = _Commands()
+        while os.getppid() == parent and (message := channel.recv(_MAX_MESSAGE_BYTES)):
+            command, *arguments = json.loads(message)
+            try:
+                reply = False, getattr(commands, command)(*arguments)
+            except OSError as error:
+                reply = True, error.strerror or str(error)
+            channel.send(json.dumps(reply).encode())
     finally:
-        os._exit(0)  # never back into what the parent was about to do
+        os._exit(0)  # never return into the code that the parent was running
 
 
-def _carry_out(sockets: Sockets, order: str, words: list[Any]) -> tuple[bool, Any]:
-    try:
-        return False, _ORDERS[order](sockets, *words)
-    except OSError as error:
-        return True, error.strerror or str(error)
+class _Commands:
+    """What a traffic process can do; its sockets have names."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, socket.socket] = {}
+
+    def new_namespace(self) -> int:
+        """Enter a new network namespace; its inode number."""
+        return enter_new_namespace()
+
+    def make_veth(self, device: str, peer_device: str, peer_pid: int) -> None:
+        """Make a pair of devices, one end of which is in another process's namespace."""
+        veth.make_veth(device, peer_device, peer_pid)
+
+    def set_up(self, device: str) -> None:
+        """Switch a device on."""
+        veth.set_up(device)
+
+    def add_address(self, device: str, address: str, prefix: int) -> None:
+        """Give a device an address."""
+        veth.add_address(device, address, prefix)
+
+    def wait_until_running(self, device: str) -> None:
+        """Wait until packets can pass a device."""
+        _wait_until(lambda: veth.is_running(device), f"{device} does not come up")
+
+    def listen(self, name: str, address: str) -> int:
+        """Open a TCP listener; its port."""
+        self._sockets[name] = socket.create_server((address, 0), family=_family(address))
+        return int(self._sockets[name].getsockname()[1])
+
+    def connect(self, name: str, address: str, port: int) -> None:
+        """Open a TCP connection."""
+        connection = self._sockets[name] = socket.socket(_family(address))
+        connection.settimeout(TIMEOUT_S)
+        connection.connect((address, port))
+
+    def accept(self, listener: str, name: str) -> None:
+        """Accept a TCP connection."""
+        self._sockets[listener].settimeout(TIMEOUT_S)
+        self._sockets[name] = self._sockets[listener].accept()[0]
+        self._sockets[name].settimeout(TIMEOUT_S)
+
+    def send(self, name: str, amount: int) -> None:
+        """Send so many bytes."""
+        while amount:
+            amount -= self._sockets[name].send(_CHUNK[:amount])
+
+    def receive(self, name: str, amount: int) -> None:
+        """Receive so many bytes."""
+        while amount:
+            received = len(self._sockets[name].recv(min(amount, len(_CHUNK))))
+            if not received:
+                raise ConnectionResetError(0, f"the peer closed, {amount:,} bytes early")
+            amount -= received
+
+    def tcp_facts(self, name: str) -> dict[str, int]:
+        """What the kernel says of a TCP socket once the peer has acknowledged all that was sent."""
+        tcp = self._sockets[name]
+        # SIOCOUTQ: bytes that the peer has not acknowledged.
+        _wait_until(
+            lambda: fcntl.ioctl(tcp, termios.TIOCOUTQ, bytes(4)) == bytes(4),
+            "what was sent is not acknowledged",
+        )
+        info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        return _identity(tcp) | {"retransmits": struct.unpack_from("=I", info, _TOTAL_RETRANS_AT)[0]}
+
+    def bind_udp(self, name: str, address: str) -> int:
+        """Open a UDP socket; its port."""
+        udp = self._sockets[name] = socket.socket(_family(address), socket.SOCK_DGRAM)
+        udp.bind((address, 0))
+        return int(udp.getsockname()[1])
+
+    def send_datagrams(self, name: str, to: list[Any], count: int, size: int) -> None:
+        """Send so many datagrams of so many bytes to an address and port."""
+        for _ in range(count):
+            self._sockets[name].sendto(_CHUNK[:size], tuple(to))
+
+    def udp_facts(self, name: str) -> dict[str, int]:
+        """What the kernel says of a UDP socket, its receive queue included (SO_MEMINFO's first number)."""
+        memory = self._sockets[name].getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
+        return _identity(self._sockets[name]) | {"receive_queue": struct.unpack_from("=I", memory)[0]}
+
+    def close(self, name: str) -> None:
+        """Close a socket."""
+        self._sockets.pop(name).close()
 
 
-# --- orders ---------------------------------------------------------------------------------------------------
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _isolate(_: Sockets) -> int:
-    """Go into a new network namespace; its inode number."""
-    return enter_new_namespace()
-
-
-def _wire(_: Sockets, device: str, peer: str, peer_pid: int) -> None:
-    veth.make_veth(device, peer, peer_pid)
-
-
-def _up(_: Sockets, device: str) -> None:
-    veth.set_up(device)
-
-
-def _address(_: Sockets, device: str, address: str, prefix: int) -> None:
-    veth.add_address(device, address, prefix)
-
-
-def _running(_: Sockets, device: str) -> None:
-    _until(lambda: veth.is_running(device), f"{device} does not come up")
-
-
-def _listen(sockets: Sockets, name: str, address: str) -> int:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sockets[name] = socket.create_server((address, 0), family=family)
-    return int(sockets[name].getsockname()[1])
-
-
-def _connect(sockets: Sockets, name: str, address: str, port: int) -> dict[str, int]:
-    made = sockets[name] = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    made.settimeout(PATIENCE_S)
-    made.connect((address, port))
-    return _facts(sockets, name)
-
-
-def _accept(sockets: Sockets, listener: str, name: str) -> dict[str, int]:
-    sockets[listener].settimeout(PATIENCE_S)
-    sockets[name] = sockets[listener].accept()[0]
-    sockets[name].settimeout(PATIENCE_S)
-    return _facts(sockets, name)
-
-
-def _send(sockets: Sockets, name: str, amount: int) -> None:
-    while amount:
-        amount -= sockets[name].send(_CHUNK[:amount])
-
-
-def _receive(sockets: Sockets, name: str, amount: int) -> None:
-    while amount:
-        came = len(sockets[name].recv(min(amount, len(_CHUNK))))
-        if not came:
-            raise ConnectionResetError(0, f"the peer closed, {amount:,} bytes early")
-        amount -= came
-
-
-def _settle(sockets: Sockets, name: str) -> dict[str, int]:
-    """Wait until the peer has acknowledged all; the facts then."""
-    _until(lambda: _queued(sockets[name]) == 0, "what was sent is not acknowledged")
-    return _facts(sockets, name)
-
-
-def _udp(sockets: Sockets, name: str, address: str) -> int:
-    made = sockets[name] = socket.socket(
-        socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM
-    )
-    made.bind((address, 0))
-    return int(made.getsockname()[1])
-
-
-def _datagrams(sockets: Sockets, name: str, to: list[Any], count: int, size: int) -> None:
-    for _ in range(count):
-        sockets[name].sendto(_CHUNK[:size], tuple(to))
-
-
-def _waiting(sockets: Sockets, name: str) -> dict[str, int]:
-    """The facts of a UDP socket, and what its receive queue takes (SO_MEMINFO's first number)."""
-    memory = sockets[name].getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
-    return _identity(sockets, name) | {"waiting": struct.unpack_from("=I", memory)[0]}
-
-
-def _close(sockets: Sockets, name: str) -> None:
-    sockets.pop(name).close()
-
-
-def _facts(sockets: Sockets, name: str) -> dict[str, int]:
-    """What the kernel itself says of a TCP socket."""
-    info = sockets[name].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    return _identity(sockets, name) | {"retransmits": struct.unpack_from("=I", info, _TOTAL_RETRANS_AT)[0]}
-
-
-def _identity(sockets: Sockets, name: str) -> dict[str, int]:
-    cookie = sockets[name].getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+def _identity(any_socket: socket.socket) -> dict[str, int]:
+    cookie = any_socket.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
     return {"id": struct.unpack("=Q", cookie)[0], "pid": os.getpid()}
 
 
-_ORDERS: Mapping[str, Callable[..., Any]] = {
-    "isolate": _isolate,
-    "wire": _wire,
-    "up": _up,
-    "address": _address,
-    "running": _running,
-    "listen": _listen,
-    "connect": _connect,
-    "accept": _accept,
-    "send": _send,
-    "receive": _receive,
-    "settle": _settle,
-    "udp": _udp,
-    "datagrams": _datagrams,
-    "waiting": _waiting,
-    "close": _close,
-}
-
-
-def _queued(held: socket.socket) -> int:
-    """SIOCOUTQ: bytes that the peer has not acknowledged."""
-    return int(struct.unpack("=i", fcntl.ioctl(held, termios.TIOCOUTQ, bytes(4)))[0])
-
-
-def _until(condition: Callable[[], bool], otherwise: str) -> None:
+def _wait_until(condition: Callable[[], bool], otherwise: str) -> None:
     """Wait for a condition. Raises TimeoutError when it does not come true in time."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(0, otherwise)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a self-test saw of its traffic."""
+"""The results of a self-test."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ REPORT_IT = "please report it, with what nettop doctor --bundle FILE writes"
 
 @dataclass(frozen=True, slots=True)
 class SelfTestResult:
-    """Traffic that the self-test made, and what a lens saw of it. It was not tried where `why_not` says why.
+    """One comparison: traffic that the self-test sent, and what a lens measured of it.
 
-    `detail` tells more of what differs.
+    `skipped` is the reason why the comparison could not be made; `detail` says more about a difference.
     """
 
     lens: str
@@ -20,15 +20,15 @@ class SelfTestResult:
     expected: int = 0
     measured: int | None = None
     unit: str = ""
-    why_not: str = ""
+    skipped: str = ""
     detail: str = ""
 
     @property
     def ok(self) -> bool | None:
-        """Whether both agree; None where it was not tried."""
-        return None if self.why_not else self.measured == self.expected
+        """Whether both agree; None where the comparison was skipped."""
+        return None if self.skipped else self.measured == self.expected
 
     @property
     def remedy(self) -> str:
-        """What to do; empty where there is nothing to be done."""
-        return self.why_not or ("" if self.ok else REPORT_IT)
+        """What to do about it; empty where all is well."""
+        return self.skipped or ("" if self.ok else REPORT_IT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a snapshot as Python's own values."""
+"""Rows of a snapshot as Python values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Row: TypeAlias = dict[str, Any]
 
 
 def rows_of(rows: Rows, keep: Mask) -> list[Row]:
-    """These rows as Python's own values: text as text, None for unknown."""
-    found = rows.array[keep]
+    """These rows as Python values: text as str, None for unknown."""
+    kept = rows.array[keep]
     columns: dict[str, list[Any]] = {}
     for field in rows.table.stored:
         if field.kind is Kind.ADDRESS:
             continue
-        values = found[field.name]
+        values = kept[field.name]
         texts = rows.texts.get(field.name)
         columns[field.name] = [
             None if not is_known else value if texts is None else texts[value]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wiring of the self-test's private network namespaces, by rtnetlink: loopback, a veth pair, addresses.
+"""Devices and addresses of the self-test's private network namespaces, set by rtnetlink.
 
 Everything is made in the namespace of the calling thread, and is gone with it. (Numbers and layouts:
 rtnetlink.h, if_link.h, if_addr.h and veth.h of include/uapi/linux.)
@@ -25,14 +25,14 @@ _IFA_F_NODAD = 0x02
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _SIOCGIFFLAGS = 0x8913
 _INDEX = 10
-"""The ends of a pair get different numbers: the kernel tells of a device whose peer has its own number only once a
+"""The ends of a pair get different numbers: the kernel reports a device whose peer has its own number only once a
 second that packets can pass (net/core/link_watch.c, linkwatch_urgent_event)."""
 _ADDRESS = struct.Struct("=BBBBI")
 
 
 def set_up(device: str) -> None:
     """Switch a device on."""
-    _ask(netlink.RTM_NEWLINK, 0, netlink.LINK.pack(0, 0, socket.if_nametoindex(device), _IFF_UP, _IFF_UP))
+    _request(netlink.RTM_NEWLINK, 0, netlink.LINK.pack(0, 0, socket.if_nametoindex(device), _IFF_UP, _IFF_UP))
 
 
 def make_veth(device: str, peer: str, peer_pid: int) -> None:
@@ -44,7 +44,7 @@ def make_veth(device: str, peer: str, peer_pid: int) -> None:
     )
     info = attribute(_INFO_KIND, b"veth") + attribute(_INFO_DATA, attribute(_VETH_INFO_PEER, there))
     here = attribute(netlink.IFLA_IFNAME, device.encode() + b"\0") + attribute(_IFLA_LINKINFO, info)
-    _ask(netlink.RTM_NEWLINK, _NEW, netlink.LINK.pack(0, 0, _INDEX, 0, 0) + here)
+    _request(netlink.RTM_NEWLINK, _NEW, netlink.LINK.pack(0, 0, _INDEX, 0, 0) + here)
 
 
 def add_address(device: str, address: str, prefix: int) -> None:
@@ -52,7 +52,7 @@ def add_address(device: str, address: str, prefix: int) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     raw = socket.inet_pton(family, address)
     body = _ADDRESS.pack(family, prefix, _IFA_F_NODAD, 0, socket.if_nametoindex(device))
-    _ask(_RTM_NEWADDR, _NEW, body + attribute(_IFA_LOCAL, raw) + attribute(_IFA_ADDRESS, raw))
+    _request(_RTM_NEWADDR, _NEW, body + attribute(_IFA_LOCAL, raw) + attribute(_IFA_ADDRESS, raw))
 
 
 def is_running(device: str) -> bool:
@@ -63,7 +63,7 @@ def is_running(device: str) -> bool:
     return bool(flags & _IFF_RUNNING)
 
 
-def _ask(kind: int, flags: int, body: bytes) -> None:
+def _request(kind: int, flags: int, body: bytes) -> None:
     """Send one request and wait for its acknowledgement. Raises OSError with the kernel's errno."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as channel:
         channel.send(netlink.request(kind, netlink.ACK | flags, body))

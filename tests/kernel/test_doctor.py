@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nettop.doctor.command import DoctorSettings, find_out
+from nettop.doctor.command import DoctorSettings, make_report
 from nettop.engine.source import probe_of
 from nettop.errors import ExitCode
 from nettop.kernel.mechanisms import LEFT_OUT
@@ -144,13 +144,13 @@ def test_here(left_clean: None) -> None:
     assert found["sockets"]["mechanism"]
     untried = [trial for trial in report["self_test"] if trial["ok"] is None]
     # Other programs of a busy machine may fill the ring: that is counted, and no reason to doubt the rest.
-    assert all("no way here" in trial["remedy"] or "were lost" in trial["remedy"] for trial in untried), (
+    assert all("not available" in trial["remedy"] or "were lost" in trial["remedy"] for trial in untried), (
         untried
     )
     assert len(tried(report)) >= 16
     expected = {trial["what"]: trial["expected"] for trial in report["self_test"]}
     assert expected["loopback IPv4 TCP"] == 1_000_003
-    assert expected["veth IPv6 TCP, back"] == 500_057
+    assert expected["veth IPv6 TCP, returned"] == 500_057
     assert expected["veth IPv4 UDP to a closed port"] == 997
 
 
@@ -171,9 +171,7 @@ def test_as_text() -> None:
     assert "loopback IPv4 TCP " in done.stdout
     assert "1,000,003 of 1,000,003 bytes" in done.stdout
     assert "\x1b" not in done.stdout
-    assert (
-        done.stdout.rstrip().splitlines()[-1].startswith("Every lens works here, and the self-test is exact")
-    )
+    assert done.stdout.rstrip().splitlines()[-1].startswith("Every lens works, and the self-test is exact")
 
 
 def test_without_traffic(left_clean: None) -> None:
@@ -385,9 +383,9 @@ def test_a_probe_that_lies_is_found_out(left_clean: None) -> None:
         liar: Any = Liar(lens)
         return liar  # type: ignore[no-any-return]
 
-    report = find_out(DoctorSettings(), source_of)
+    report = make_report(DoctorSettings(), source_of)
     assert report.exit_code is ExitCode.FAILURE, [lens.error for lens in report.lenses]
-    wrong = {trial.what: trial for trial in report.wrong_trials}
+    wrong = {trial.what: trial for trial in report.disagreements}
     assert wrong["loopback IPv4 TCP"].measured == 1_000_004
     assert wrong["veth IPv4 UDP to a closed port"].measured == 998
     assert all(trial.remedy == REPORT_IT for trial in wrong.values())

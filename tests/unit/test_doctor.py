@@ -21,7 +21,7 @@ from nettop.cli import run
 from nettop.commands import doctor as command
 from nettop.commands.doctor import complete_part
 from nettop.doctor import capabilities, facts, text
-from nettop.doctor.command import DoctorSettings, find_out, run_doctor
+from nettop.doctor.command import DoctorSettings, make_report, run_doctor
 from nettop.doctor.redaction import Redactor
 from nettop.doctor.report import Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
@@ -31,7 +31,7 @@ from nettop.kernel.mechanisms import LEFT_OUT, NOT_CHOSEN
 from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
 from nettop.probes.connections import self_test
 from nettop.selftest import paths
-from nettop.selftest.process import CommandFailed, together
+from nettop.selftest.process import CommandFailed, run_together
 from nettop.selftest.result import REPORT_IT, SelfTestResult
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import LENS
@@ -58,7 +58,7 @@ REPORT = Report(
     results=(
         SelfTestResult("connections", "TCP", 1_000_003, 1_000_003, "bytes"),
         SelfTestResult("connections", "UDP", 17, 16, "packets"),
-        SelfTestResult("connections", "veth", why_not="no namespace"),
+        SelfTestResult("connections", "veth", skipped="no namespace"),
     ),
 )
 
@@ -101,7 +101,7 @@ def test_json_is_as_agreed() -> None:
         ],
         "fields": ["a", "b"],
     }
-    assert [trial["ok"] for trial in told["self_test"]] == [True, False, None]
+    assert [result["ok"] for result in told["self_test"]] == [True, False, None]
     assert set(told["self_test"][0]) == {
         "lens",
         "what",
@@ -120,7 +120,7 @@ def test_json_is_as_agreed() -> None:
     [
         ([None], [], ExitCode.DONE),
         ([None], [SelfTestResult("x", "y", 1, 1)], ExitCode.DONE),
-        ([None], [SelfTestResult("x", "y", why_not="no")], ExitCode.DONE),
+        ([None], [SelfTestResult("x", "y", skipped="no")], ExitCode.DONE),
         ([None], [SelfTestResult("x", "y", 1, None)], ExitCode.FAILURE),
         ([PermissionMissing("a"), None], [SelfTestResult("x", "y", 1, 2)], ExitCode.PERMISSION),
         ([PermissionMissing("a"), Unsupported("b")], [], ExitCode.UNSUPPORTED),
@@ -144,17 +144,19 @@ def test_what_is_wrong_says_what_to_do() -> None:
     whole = "\n".join(shown)
     assert "1,000,003 of 1,000,003 bytes" in whole
     assert "not fexit/tcp_v4_connect: no ftrace" in whole
-    assert "→ mend what is bad under HOST: bcc" in whole
+    assert "→ fix what is bad under HOST: bcc" in whole
     assert "namespace 1 and 2 more" in whole
-    assert "not tried: no namespace" in whole
-    assert shown[-1] == "The self-test disagrees in 1 line: what nettop shows here may be wrong."
+    assert "skipped: no namespace" in whole
+    assert shown[-1] == "The self-test disagrees in 1 line: what nettop shows on this host may be wrong."
 
 
 def test_kernel_options_are_named_once() -> None:
     """Where the host is as it should be, a point without a way names what a kernel would need."""
     refused = (("fexit/a", "no"), ("fexit/b", "no"), ("kprobe/a", "no"))
     report = Report(lenses=(LensReport(LENS, (HookStatus("routes", None, refused),)),))
-    assert "→ a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS has it" in "\n".join(lines(report))
+    assert "→ a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS supports it" in "\n".join(
+        lines(report)
+    )
 
 
 def remedies(*hooks: HookStatus, checks: tuple[Check, ...] = (), lens: Lens = LENS) -> list[str]:
@@ -176,7 +178,9 @@ def test_what_the_user_left_out_needs_no_remedy(why: str, checks: tuple[Check, .
     sockets = HookStatus("sockets", "sock_diag", (("iter/task_file", why),))
     assert remedies(events, routes, sockets, opened, checks=checks) == []
     mixed = HookStatus("routes", None, (("fexit/x", why), ("kprobe/x", "no kprobes")))
-    expected = "mend what is bad under HOST: bcc" if checks else "a kernel with CONFIG_KPROBE_EVENTS has it"
+    expected = (
+        "fix what is bad under HOST: bcc" if checks else "a kernel with CONFIG_KPROBE_EVENTS supports it"
+    )
     assert remedies(mixed, checks=checks) == [f"→ {expected}"]
 
 
@@ -184,7 +188,7 @@ def test_what_refuses_a_point_refuses_those_below_it() -> None:
     """The remedy is that of the point that they hang on."""
     events = HookStatus("events", None, (("tp_btf/x", "no types"),))
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
-    assert remedies(events, routes) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF has it"] * 2
+    assert remedies(events, routes) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF supports it"] * 2
 
 
 def test_a_kernel_that_was_built_so_is_not_told_to_be() -> None:
@@ -201,7 +205,7 @@ def test_points_of_the_drops_that_are_refused_alone() -> None:
     reasons = HookStatus("reasons", None, (("tp_btf/kfree_skb", "old"),))
     assert remedies(reasons, lens=DROPS) == ["→ Linux 5.17 and later report them"]
     refused = HookStatus("packets", None, (("tp_btf/kfree_skb", "no types"),))
-    assert remedies(refused, places, lens=DROPS) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF has it"] * 2
+    assert remedies(refused, places, lens=DROPS) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF supports it"] * 2
 
 
 def test_equal_reasons_are_told_once() -> None:
@@ -222,8 +226,8 @@ def test_a_lens_without_a_remedy_of_its_own() -> None:
     def shown(what: str) -> str:
         return "\n".join(lines(Report((BAD,), (LensReport(LENS, error=Unsupported(what)),))))
 
-    assert "→ mend what is bad under HOST: bcc" in shown("nothing lists the sockets: no types")
-    assert "→ mend" not in shown(f"nothing lists the sockets: {LEFT_OUT}")
+    assert "→ fix what is bad under HOST: bcc" in shown("nothing lists the sockets: no types")
+    assert "→ fix" not in shown(f"nothing lists the sockets: {LEFT_OUT}")
 
 
 def test_signs_without_colour_and_without_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +275,7 @@ def test_a_lens_that_fails_does_not_stop_the_others() -> None:
         sources[lens] = Scripted(script)
         return sources[lens]
 
-    report = find_out(DoctorSettings(traffic=False), source_of)
+    report = make_report(DoctorSettings(traffic=False), source_of)
     by_id = {one.lens.id: one for one in report.lenses}
     assert set(by_id) == {lens.id for lens in lenses()}
     failed = by_id["drops"].error
@@ -289,7 +293,7 @@ def test_nobody_is_sent_to_where_they_are() -> None:
     def source_of(_: str) -> Scripted:
         return Scripted([Unsupported("nothing lists them", "nettop doctor says what is in the way")])
 
-    report = find_out(DoctorSettings(("connections",), traffic=False), source_of)
+    report = make_report(DoctorSettings(("connections",), traffic=False), source_of)
     (lens,) = report.as_json()["lenses"]
     assert lens["error"] == {"what": "nothing lists them", "remedy": ""}
 
@@ -304,12 +308,12 @@ def test_an_import_is_not_interrupted() -> None:
         return Scripted(steps([]))
 
     with pytest.raises(KeyboardInterrupt) as ended, ended_by_signals():
-        find_out(DoctorSettings(("drops",), traffic=False), source_of)
+        make_report(DoctorSettings(("drops",), traffic=False), source_of)
     assert (made, ended.value.args) == (["drops"], (signal.SIGTERM,))
 
 
 def test_no_fork_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Python does around a fork would lose the interrupt: all peers are made, and then ended."""
+    """What Python does around a fork would lose the interrupt: all processes are made, and then ended."""
     made: list[object] = []
     alive: list[object] = []
 
@@ -325,7 +329,7 @@ def test_no_fork_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(paths, "TrafficProcess", Forked)
     monkeypatch.setattr(paths.veth, "is_running", lambda _: pytest.fail("it went on"))
-    with pytest.raises(KeyboardInterrupt), ended_by_signals(), paths.stage():
+    with pytest.raises(KeyboardInterrupt), ended_by_signals(), paths.traffic_paths():
         pass
     assert (len(made), alive) == (4, [])
 
@@ -337,7 +341,7 @@ def test_a_source_with_a_bug_is_told_as_one() -> None:
         def read(self, taken_ns: int) -> None:  # type: ignore[override]
             raise ZeroDivisionError("by nought")
 
-    report = find_out(DoctorSettings(("drops",), traffic=False), lambda _: Broken(steps([])))
+    report = make_report(DoctorSettings(("drops",), traffic=False), lambda _: Broken(steps([])))
     error = report.lenses[0].error
     assert error is not None
     assert "by nought" in error.what
@@ -347,10 +351,10 @@ def test_a_source_with_a_bug_is_told_as_one() -> None:
 def test_only_these_parts() -> None:
     """The host is asked only where it is wanted, and so are lenses."""
     settings = DoctorSettings(("host",), traffic=False, stays_root="uid 4711 may not read it")
-    report = find_out(settings, lambda _: Scripted(steps([])))
+    report = make_report(settings, lambda _: Scripted(steps([])))
     assert report.as_json()["host"]["stays_root"] == "uid 4711 may not read it"
     assert not report.lenses
-    report = find_out(DoctorSettings(("drops",), traffic=False), lambda _: Scripted(steps([])))
+    report = make_report(DoctorSettings(("drops",), traffic=False), lambda _: Scripted(steps([])))
     assert not report.checks
     assert [one.lens.id for one in report.lenses] == ["drops"]
     assert complete_part("h") == ["host"]
@@ -363,19 +367,19 @@ def test_a_way_that_there_is_not() -> None:
         raise UsageError("unknown way", "known are: a")
 
     with pytest.raises(UsageError):
-        find_out(DoctorSettings(("drops",), traffic=False, mechanisms={"packets": "x"}), source_of)
+        make_report(DoctorSettings(("drops",), traffic=False, mechanisms={"packets": "x"}), source_of)
 
 
 # --- the self-test's own honesty ------------------------------------------------------------------------------
 
 
-def talk(**facts_of_ends: Mapping[str, int]) -> self_test._Talk:
+def exchange(**facts_of_ends: Mapping[str, int]) -> self_test._Exchange:
     """A connection over which 7 bytes went there and 5 back, between sockets 1 and 2; socket 3 is UDP."""
     client: Mapping[str, int] = {"id": 1, "pid": 10, "retransmits": 0}
     server: Mapping[str, int] = {"id": 2, "pid": 20, "retransmits": 1}
-    udp: Mapping[str, int] = {"id": 3, "pid": 20, "waiting": 99}
-    place = paths.Place("loopback", None, None, {}, {})  # type: ignore[arg-type]
-    return self_test._Talk(place, "IPv4", 7, 5, client, server, udp)
+    udp: Mapping[str, int] = {"id": 3, "pid": 20, "receive_queue": 99}
+    path = paths.TrafficPath("loopback", None, None, {}, {})  # type: ignore[arg-type]
+    return self_test._Exchange(path, "IPv4", 7, 5, client, server, udp)
 
 
 TRUTH = {
@@ -386,9 +390,13 @@ TRUTH = {
 
 
 def judged(rows: Mapping[int, Mapping[str, object]]) -> list[bool | None]:
-    """What the self-test thinks of these rows."""
-    found = {key: dict(row) for key, row in rows.items()}
-    return [trial.ok for trial in self_test._moved([talk()], found) + self_test._owned([talk()], found)]
+    """What the self-test makes of these rows."""
+    copies = {key: dict(row) for key, row in rows.items()}
+    return [
+        result.ok
+        for result in self_test._compare_bytes([exchange()], copies)
+        + self_test._compare_owners([exchange()], copies)
+    ]
 
 
 def test_the_truth_passes() -> None:
@@ -412,31 +420,31 @@ def test_a_missing_row_is_noticed(key: int) -> None:
     assert False in judged({number: row for number, row in TRUTH.items() if number != key})
 
 
-class Obedient:
-    """A peer that notes its orders, and fails at those that are told to."""
+class RecordingProcess:
+    """A traffic process that records its commands, and fails at one of them."""
 
-    def __init__(self, orders: list[str], failing: str = "") -> None:
-        self._orders, self._failing, self._begun = orders, failing, ""
+    def __init__(self, log: list[str], failing: str = "") -> None:
+        self._log, self._failing, self._command = log, failing, ""
 
-    def begin(self, order: str, *_: object) -> None:
-        """Note it."""
-        self._begun = order
-        self._orders.append(order)
+    def begin(self, command: str, *_: object) -> None:
+        """Record it."""
+        self._command = command
+        self._log.append(command)
 
-    def answer(self) -> None:
-        """Fail, if it is to."""
-        self._orders.append(f"{self._begun} answered")
-        if self._begun == self._failing:
-            raise CommandFailed("as told")
+    def result(self) -> None:
+        """Fail at the command that should."""
+        self._log.append(f"result of {self._command}")
+        if self._command == self._failing:
+            raise CommandFailed("as planned")
 
 
-def test_both_peers_answer_even_if_one_fails() -> None:
-    """No answer is left over for the next order."""
-    orders: list[str] = []
-    peers = Obedient(orders, "send"), Obedient(orders)
+def test_both_results_are_taken_even_if_one_command_fails() -> None:
+    """No result is left over for the next command."""
+    log: list[str] = []
+    processes = RecordingProcess(log, "send"), RecordingProcess(log)
     with pytest.raises(CommandFailed):
-        together((peers[0], "send", "a", 1), (peers[1], "receive", "a", 1))  # type: ignore[arg-type]
-    assert orders == ["send", "receive", "send answered", "receive answered"]
+        run_together((processes[0], "send", "a", 1), (processes[1], "receive", "a", 1))  # type: ignore[arg-type]
+    assert log == ["send", "receive", "result of send", "result of receive"]
 
 
 # --- facts ----------------------------------------------------------------------------------------------------
@@ -458,7 +466,7 @@ def test_just_the_missing_capability_is_named(tmp_path: Path, number: int) -> No
     assert check.verdict is Verdict.BAD
     names = {capabilities.name_of(number), "CAP_SYS_ADMIN"}
     assert set(check.data) == names  # type: ignore[call-overload]
-    for known in map(capabilities.name_of, capabilities.WANTED):
+    for known in map(capabilities.name_of, capabilities.USED):
         assert (known in check.value) == (known in names)
         assert (known in check.remedy) == (known in names)
 
@@ -575,7 +583,7 @@ def test_fentry_that_nobody_asked_for() -> None:
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
     for hooks in ((events, routes), (HookStatus("routes", None, (("fexit/x", NOT_CHOSEN),)),)):
         (check,) = facts.fentry_check([LensReport(LENS, hooks)], ())
-        assert (check.value, check.data) == ("cannot be asked for here", "unknown")
+        assert (check.value, check.data) == ("not tried", "unknown")
     (check,) = facts.fentry_check([LensReport(LENS, (HookStatus("events", "tp_btf/x"), routes))], ())
     assert check.data is False
 
@@ -597,7 +605,7 @@ def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(command, "why_still_root", lambda _, why=why: why)
         assert run(["doctor"]) == ExitCode.DONE
     first, second = (
-        check for settings in told for check in facts.check_who_goes_on(settings.stays_root)
+        check for settings in told for check in facts.check_stays_root(settings.stays_root)
     )  # fmt: skip
     assert (first.verdict, first.value) == (Verdict.NOTE, told[0].stays_root)
     assert "where everybody can read it" in first.remedy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the connections lens says of connections whose bytes, owners and ends are known."""
+"""Compares what the connections lens reports with connections whose bytes, owners and events are known."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from nettop.selftest.paths import CLIENT, FAMILIES, SERVER, Place
-from nettop.selftest.process import PATIENCE_S, CommandFailed, together
+from nettop.selftest.paths import CLIENT, FAMILIES, SERVER, TrafficPath
+from nettop.selftest.process import TIMEOUT_S, CommandFailed, run_together
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import Row, rows_of
 from nettop.snapshots.connections import EVENT_KINDS
@@ -22,70 +22,70 @@ from nettop.snapshots.source import EventSource, Source
 
 Facts: TypeAlias = Mapping[str, int]
 
-_THERE = (1_000_003, 1_000_033, 1_000_037, 1_000_039)
-_BACK = (500_009, 500_029, 500_041, 500_057)
+_SENT = (1_000_003, 1_000_033, 1_000_037, 1_000_039)
+_RETURNED = (500_009, 500_029, 500_041, 500_057)
 _DATAGRAMS = (7, 11, 13, 17)
-"""Primes, one for each connection: no sum or multiple of anything else can pass for them."""
+"""Primes, one for each connection: no sum or multiple of other numbers equals them."""
 _DATAGRAM_BYTES = 101
 
 
 @dataclass(frozen=True, slots=True)
-class _Talk:
-    """A TCP connection, over which `there` bytes went from the client to the server, and `back` bytes the other way;
-    and a UDP socket of the server's, in which datagrams wait. Each end is what the kernel says of the socket.
+class _Exchange:
+    """A TCP connection, over which the client sent `sent` bytes and got `returned` bytes back, and a UDP socket of the
+    server, in whose queue datagrams wait. `client`, `server` and `udp` are what the kernel says of the sockets.
     """
 
-    place: Place
+    path: TrafficPath
     family: str
-    there: int
-    back: int
+    sent: int
+    returned: int
     client: Facts
     server: Facts
     udp: Facts
 
     @property
     def name(self) -> str:
-        return f"{self.place.name} {self.family}"
+        return f"{self.path.name} {self.family}"
 
     @property
     def ends(self) -> tuple[tuple[Facts, str], ...]:
-        """The sockets, and who has them."""
+        """The sockets, and the names of their owner processes."""
         return (self.client, CLIENT), (self.server, SERVER), (self.udp, SERVER)
 
 
-def run(source: Source, places: Sequence[Place]) -> list[SelfTestResult]:
+def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     """Bytes, owners, retransmits, queues and events of connections over loopback and between namespaces."""
-    talks: list[_Talk] = []
+    exchanges: list[_Exchange] = []
     results: list[SelfTestResult] = []
-    for number, (place, family) in enumerate((place, family) for place in places for family in FAMILIES):
+    for number, (path, family) in enumerate((path, family) for path in paths for family in FAMILIES):
         try:
-            talks.append(_talk(place, family, number))
+            exchanges.append(_make_exchange(path, family, number))
         except CommandFailed as error:
-            results.append(SelfTestResult("connections", f"{place.name} {family}", why_not=error.what))
-    if not talks:
+            results.append(SelfTestResult("connections", f"{path.name} {family}", skipped=error.what))
+    if not exchanges:
         return results
     snapshot = source.read(time.monotonic_ns())
-    rows = _by_id(snapshot, [end["id"] for talk in talks for end, _ in talk.ends])
-    events = _events(source, talks)
-    return _moved(talks, rows) + _owned(talks, rows) + events + results
+    rows = _by_id(snapshot, [end["id"] for exchange in exchanges for end, _ in exchange.ends])
+    events = _compare_events(source, exchanges)
+    return _compare_bytes(exchanges, rows) + _compare_owners(exchanges, rows) + events + results
 
 
-def _talk(place: Place, family: str, number: int) -> _Talk:
-    """Open the connection, move the bytes, wait until all is acknowledged. Raises CommandFailed."""
-    if place.why_not:
-        raise CommandFailed(place.why_not)
-    client, server, at = place.client, place.server, place.server_at[family]
-    port = server.tell("listen", f"listener {family}", at)
-    client.tell("connect", family, at, port)
-    server.tell("accept", f"listener {family}", family)
-    together((client, "send", family, _THERE[number]), (server, "receive", family, _THERE[number]))
-    together((server, "send", family, _BACK[number]), (client, "receive", family, _BACK[number]))
+def _make_exchange(path: TrafficPath, family: str, number: int) -> _Exchange:
+    """Open a connection, send the bytes, wait until all is acknowledged. Raises CommandFailed."""
+    if path.unavailable:
+        raise CommandFailed(path.unavailable)
+    client, server, address = path.client, path.server, path.server_address[family]
+    port = server.run("listen", f"listener {family}", address)
+    client.run("connect", family, address, port)
+    server.run("accept", f"listener {family}", family)
+    run_together((client, "send", family, _SENT[number]), (server, "receive", family, _SENT[number]))
+    run_together((server, "send", family, _RETURNED[number]), (client, "receive", family, _RETURNED[number]))
     name = f"udp {family}"
-    udp_port = server.tell("udp", name, at)
-    client.tell("udp", name, place.client_at[family])
-    client.tell("datagrams", name, (at, udp_port), _DATAGRAMS[number], _DATAGRAM_BYTES)
-    ends = client.tell("settle", family), server.tell("settle", family), server.tell("waiting", name)
-    return _Talk(place, family, _THERE[number], _BACK[number], *ends)
+    udp_port = server.run("bind_udp", name, address)
+    client.run("bind_udp", name, path.client_address[family])
+    client.run("send_datagrams", name, (address, udp_port), _DATAGRAMS[number], _DATAGRAM_BYTES)
+    ends = client.run("tcp_facts", family), server.run("tcp_facts", family), server.run("udp_facts", name)
+    return _Exchange(path, family, _SENT[number], _RETURNED[number], *ends)
 
 
 def _by_id(snapshot: Snapshot, ids: Iterable[int]) -> dict[int, Row]:
@@ -94,24 +94,28 @@ def _by_id(snapshot: Snapshot, ids: Iterable[int]) -> dict[int, Row]:
     return {row["id"]: row for row in rows_of(sockets, wanted)}
 
 
-def _moved(talks: Iterable[_Talk], rows: Mapping[int, Row]) -> list[SelfTestResult]:
+def _compare_bytes(exchanges: Iterable[_Exchange], rows: Mapping[int, Row]) -> list[SelfTestResult]:
     """Each direction's bytes as both its ends count them, and the bytes that wait."""
     results = []
-    for talk in talks:
-        client, server, udp = (rows.get(end["id"], {}) for end, _ in talk.ends)
-        there = (client.get("bytes_sent"), server.get("bytes_received"))
-        back = (server.get("bytes_sent"), client.get("bytes_received"))
+    for exchange in exchanges:
+        client, server, udp = (rows.get(end["id"], {}) for end, _ in exchange.ends)
+        sent = (client.get("bytes_sent"), server.get("bytes_received"))
+        returned = (server.get("bytes_sent"), client.get("bytes_received"))
         results += [
             SelfTestResult(
-                "connections", f"{talk.name} TCP", talk.there, _agreed(there, talk.there), "bytes"
-            ),
-            SelfTestResult(
-                "connections", f"{talk.name} TCP, back", talk.back, _agreed(back, talk.back), "bytes"
+                "connections", f"{exchange.name} TCP", exchange.sent, _agreed(sent, exchange.sent), "bytes"
             ),
             SelfTestResult(
                 "connections",
-                f"{talk.name} UDP, waiting in the queue",
-                talk.udp["waiting"],
+                f"{exchange.name} TCP, returned",
+                exchange.returned,
+                _agreed(returned, exchange.returned),
+                "bytes",
+            ),
+            SelfTestResult(
+                "connections",
+                f"{exchange.name} UDP, waiting in the queue",
+                exchange.udp["receive_queue"],
                 udp.get("receive_queue"),
                 "bytes",
             ),
@@ -120,13 +124,13 @@ def _moved(talks: Iterable[_Talk], rows: Mapping[int, Row]) -> list[SelfTestResu
 
 
 def _agreed(measured: Iterable[int | None], expected: int) -> int | None:
-    """What was measured at several places: the first that is not as expected, if there is one."""
+    """The first of several measurements that is not as expected, if there is one."""
     return next((value for value in measured if value != expected), expected)
 
 
-def _owned(talks: Sequence[_Talk], rows: Mapping[int, Row]) -> list[SelfTestResult]:
-    """How many sockets are told with their process, and with the retransmits that TCP_INFO has."""
-    ends = [end for talk in talks for end in talk.ends]
+def _compare_owners(exchanges: Sequence[_Exchange], rows: Mapping[int, Row]) -> list[SelfTestResult]:
+    """How many sockets have their owner process, and the retransmits that TCP_INFO reports."""
+    ends = [end for exchange in exchanges for end in exchange.ends]
     owners = [rows.get(end["id"], {}) for end, _ in ends]
     wrong = [
         f"socket {end['id']}: {row.get('process')} {row.get('pid')}, expected {name} {end['pid']}"
@@ -144,75 +148,73 @@ def _owned(talks: Sequence[_Talk], rows: Mapping[int, Row]) -> list[SelfTestResu
             "sockets",
             detail="; ".join(wrong),
         ),
-        SelfTestResult("connections", "retransmits as TCP_INFO has them", len(tcp), equal, "sockets"),
+        SelfTestResult("connections", "retransmits as in TCP_INFO", len(tcp), equal, "sockets"),
     ]
 
 
-def _events(source: Source, talks: Sequence[_Talk]) -> list[SelfTestResult]:
-    """Close the connections, and count what is told of them: each opening and end once, with its bytes and owner."""
-    what = "connect, accept and close, told once"
-    for talk in talks:
-        for peer in (talk.place.client, talk.place.server):
-            peer.tell("close", talk.family)
+def _compare_events(source: Source, exchanges: Sequence[_Exchange]) -> list[SelfTestResult]:
+    """Close the connections, and count their events: each opening and end once, with its bytes and owner."""
+    what = "connect, accept and close, reported once"
+    for exchange in exchanges:
+        for process in (exchange.path.client, exchange.path.server):
+            process.run("close", exchange.family)
     hook = source.read(time.monotonic_ns()).hook("events")
     if hook is None or hook.mechanism is None or not isinstance(source, EventSource):
         return [
-            SelfTestResult("connections", what, why_not=f"no way here: {hook.why if hook else 'no events'}")
+            SelfTestResult("connections", what, skipped=f"not available: {hook.why if hook else 'no events'}")
         ]
-    expected = _expected_events(talks)
-    told = Counter(_told(source, {event[0] for event in expected}, len(expected)))
-    once = sum(told[event] == 1 for event in expected)
+    expected = _expected_events(exchanges)
+    reported = Counter(_reported(source, {event[0] for event in expected}, len(expected)))
+    once = sum(reported[event] == 1 for event in expected)
     lost = source.read(time.monotonic_ns()).lost.get("events", 0)
-    if lost and once < len(expected) and not told - Counter(expected):
-        why_not = (
-            f"{lost:,} events were lost, which is counted: others make more than the ring holds; try again"
-        )
-        return [SelfTestResult("connections", what, why_not=why_not)]
-    measured = once if once < len(expected) else told.total()
+    if lost and once < len(expected) and not reported - Counter(expected):
+        skipped = f"{lost:,} events were lost, which are counted: other programs fill the ring; try again"
+        return [SelfTestResult("connections", what, skipped=skipped)]
+    measured = once if once < len(expected) else reported.total()
     return [
         SelfTestResult(
-            "connections", what, len(expected), measured, "events", detail=_difference(expected, told)
+            "connections", what, len(expected), measured, "events", detail=_difference(expected, reported)
         )
     ]
 
 
-def _difference(expected: Sequence[_Event], told: Counter[_Event]) -> str:
-    """What was expected and not told, and what was told beside it."""
-    missing, more = Counter(expected) - told, told - Counter(expected)
+def _difference(expected: Sequence[_Event], reported: Counter[_Event]) -> str:
+    """What was expected and not reported, and what was reported beyond that."""
+    missing, more = Counter(expected) - reported, reported - Counter(expected)
     return "; ".join(
         f"{kind}: {', '.join(' '.join(map(str, event)) for event in events)}"
-        for kind, events in (("missing", missing), ("told beside", more))
+        for kind, events in (("missing", missing), ("unexpected", more))
         if events
     )
 
 
 _Event: TypeAlias = tuple[int, str, int, str, int | None, int | None]
-"""Socket, what happened, PID and process; of a close what was sent and received."""
+"""Socket, event, PID and process; of a close also bytes sent and received."""
 
 
-def _expected_events(talks: Iterable[_Talk]) -> list[_Event]:
+def _expected_events(exchanges: Iterable[_Exchange]) -> list[_Event]:
     expected: list[_Event] = []
-    for talk in talks:
+    for exchange in exchanges:
         for end, process, opening, sent, received in (
-            (talk.client, CLIENT, "connect", talk.there, talk.back),
-            (talk.server, SERVER, "accept", talk.back, talk.there),
+            (exchange.client, CLIENT, "connect", exchange.sent, exchange.returned),
+            (exchange.server, SERVER, "accept", exchange.returned, exchange.sent),
         ):
             expected.append((end["id"], opening, end["pid"], process, None, None))
             expected.append((end["id"], "close", end["pid"], process, sent, received))
     return expected
 
 
-def _told(source: EventSource, ids: set[int], count: int) -> list[_Event]:
+def _reported(source: EventSource, ids: set[int], count: int) -> list[_Event]:
     """The events of these sockets, until there are as many as expected, or it takes too long."""
-    found: list[_Event] = []
+    events: list[_Event] = []
     wanted = np.array(list(ids), np.uint64)
-    end = time.monotonic() + PATIENCE_S
-    while len(found) < count and time.monotonic() < end:
+    end = time.monotonic() + TIMEOUT_S
+    while len(events) < count and time.monotonic() < end:
         select.select(source.wakeups(), [], [], 0.1)
         source.read(time.monotonic_ns())
         for batch in source.drain(time.monotonic_ns()):
-            found += map(_event, rows_of(batch, np.isin(batch.array["id"], wanted)))
-    return found
+            events += map(_event, rows_of(batch, np.isin(batch.array["id"], wanted)))
+    return events
 
 
 def _event(row: Row) -> _Event:

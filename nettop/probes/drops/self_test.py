@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the drops lens says of datagrams that nobody receives."""
+"""Compares what the drops lens counts with datagrams that nobody receives."""
 
 from __future__ import annotations
 
@@ -7,69 +7,76 @@ import select
 import time
 from collections.abc import Sequence
 
-from nettop.selftest.paths import FAMILIES, Place
-from nettop.selftest.process import PATIENCE_S, CommandFailed
+from nettop.selftest.paths import FAMILIES, TrafficPath
+from nettop.selftest.process import TIMEOUT_S, CommandFailed
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
 from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import Source
 
-_REFUSED = (997, 499)
-"""Datagrams, by family; primes."""
+_DATAGRAMS = (997, 499)
+"""By family; primes."""
 _DATAGRAM_BYTES = 101
 _NO_PORTS = {"IPv4": "UdpNoPorts", "IPv6": "Udp6NoPorts"}
 _PAUSE_S = 0.01
 """What a CPU still has in its queue is dropped a moment later."""
 
 
-def run(source: Source, places: Sequence[Place]) -> list[SelfTestResult]:
-    """Datagrams to a port that nobody listens on, where nobody else sends any."""
+def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
+    """Datagrams to a closed port, in namespaces where nobody else sends any."""
     results: list[SelfTestResult] = []
-    for place in places:
-        if not place.is_private:
+    for path in paths:
+        if not path.is_private:
             continue
-        for family, count in zip(FAMILIES, _REFUSED, strict=True):
-            what = f"{place.name} {family} UDP to a closed port"
+        for family, count in zip(FAMILIES, _DATAGRAMS, strict=True):
+            what = f"{path.name} {family} UDP to a closed port"
             try:
-                _send_in_vain(place, family, count)
+                _send_to_closed_port(path, family, count)
             except CommandFailed as error:
-                results.append(SelfTestResult("drops", what, why_not=error.what))
-                continue
-            results += _dropped(source, place, family, count, what)
+                results.append(SelfTestResult("drops", what, skipped=error.what))
+            else:
+                results += _compare(source, path, family, count, what)
     return results
 
 
-def _send_in_vain(place: Place, family: str, count: int) -> None:
-    """Send datagrams to a port that is free again. Raises CommandFailed."""
-    if place.why_not:
-        raise CommandFailed(place.why_not)
-    port = place.server.tell("udp", "closed", place.server_at[family])
-    place.server.tell("close", "closed")
-    place.client.tell("udp", "drops", place.client_at[family])
-    place.client.tell("datagrams", "drops", (place.server_at[family], port), count, _DATAGRAM_BYTES)
-    place.client.tell("close", "drops")
+def _send_to_closed_port(path: TrafficPath, family: str, count: int) -> None:
+    """Send datagrams to a port that was just closed. Raises CommandFailed."""
+    if path.unavailable:
+        raise CommandFailed(path.unavailable)
+    port = path.server.run("bind_udp", "closed", path.server_address[family])
+    path.server.run("close", "closed")
+    path.client.run("bind_udp", "drops", path.client_address[family])
+    to = path.server_address[family], port
+    path.client.run("send_datagrams", "drops", to, count, _DATAGRAM_BYTES)
+    path.client.run("close", "drops")
 
 
-def _dropped(source: Source, place: Place, family: str, count: int, what: str) -> list[SelfTestResult]:
-    """What the program and the namespace's own counter tell of it, as soon as they tell of enough."""
-    end = time.monotonic() + PATIENCE_S
+def _compare(source: Source, path: TrafficPath, family: str, count: int, what: str) -> list[SelfTestResult]:
+    """The packets that the program and the namespace's own counter report, as soon as both report enough."""
+    end = time.monotonic() + TIMEOUT_S
     while True:
         snapshot = source.read(time.monotonic_ns())
-        packets = _packets(snapshot, place.netns, family)
-        counted = _counted(snapshot, place.netns, _NO_PORTS[family])
+        packets = _program_count(snapshot, path.netns, family)
+        counters = snapshot.tables["counters"]
+        counted = sum(
+            row["packets"]
+            for row in rows_of(counters, counters.array["netns"] == path.netns)
+            if row["name"] == _NO_PORTS[family]
+        )
         if min(counted, count if packets is None else packets) >= count or time.monotonic() > end:
             break
         select.select([], [], [], _PAUSE_S)
-    if packets is None:
-        hook = snapshot.hook("packets")
-        program = SelfTestResult("drops", what, why_not=f"no way here: {hook.why if hook else 'no hook'}")
-    else:
-        program = SelfTestResult("drops", what, count, packets, "packets")
-    return [program, SelfTestResult("drops", f"{what}, by the kernel's counter", count, counted, "packets")]
+    by_program = (
+        SelfTestResult("drops", what, skipped=f"not available: {snapshot.why_not('packets') or 'no hook'}")
+        if packets is None
+        else SelfTestResult("drops", what, count, packets, "packets")
+    )
+    by_counter = SelfTestResult("drops", f"{what}, by the kernel's counter", count, counted, "packets")
+    return [by_program, by_counter]
 
 
-def _packets(snapshot: Snapshot, netns: int, family: str) -> int | None:
-    """Datagrams that the program saw dropped, for want of a socket where it knows why; None without a program."""
+def _program_count(snapshot: Snapshot, netns: int, family: str) -> int | None:
+    """Datagrams that the program saw dropped, for lack of a socket where it knows why; None without a program."""
     hook, reasons = snapshot.hook("packets"), snapshot.hook("reasons")
     if hook is None or hook.mechanism is None:
         return None
@@ -82,9 +89,3 @@ def _packets(snapshot: Snapshot, netns: int, family: str) -> int | None:
         and (row["reason"] == "NO_SOCKET" or not has_reasons)
     )
     return packets
-
-
-def _counted(snapshot: Snapshot, netns: int, name: str) -> int:
-    """What the namespace's own counter says."""
-    rows = snapshot.tables["counters"]
-    return sum(row["packets"] for row in rows_of(rows, rows.array["netns"] == netns) if row["name"] == name)
