@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the running kernel says when it drops a packet: the arguments of kfree_skb, and its names for reasons.
+"""What the running kernel reports of dropped packets: the arguments of kfree_skb, and the names of its reasons.
 
-The numbers move between kernels, so the names come from the kernel's own description of its types.
+The numbers differ between kernels, so the names come from BTF.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class DropReasons:
     """How many arguments the tracepoint kfree_skb has, and the names of reasons and subsystems by their numbers.
 
     From Linux 5.17 on it has a reason, from 6.11 on the receiving socket. The upper half of a reason is the
-    subsystem that it belongs to, 0 for the core (include/net/dropreason.h); what the other ones mean only their
-    modules know.
+    subsystem that it belongs to, 0 for the core (include/net/dropreason.h); the other subsystems' reasons have no
+    names in BTF.
     """
 
     arguments: int
@@ -32,13 +32,13 @@ class DropReasons:
     subsystems: Mapping[int, str] = field(default_factory=dict)
 
     @property
-    def are_told(self) -> bool:
-        """True where the kernel says why it drops a packet."""
+    def has_reasons(self) -> bool:
+        """Whether the kernel gives a reason."""
         return self.arguments >= _HAS_REASON
 
     @property
-    def with_receiver(self) -> bool:
-        """True where the kernel says for which socket the packet was."""
+    def has_receiver(self) -> bool:
+        """Whether the kernel gives the receiving socket."""
         return self.arguments >= _HAS_RECEIVER
 
     def number(self, name: str) -> int:
@@ -48,9 +48,9 @@ class DropReasons:
     def name(self, number: int) -> str | None:
         """The name of a reason, `NETFILTER_DROP`; the subsystem and number of one without, `OPENVSWITCH 3`.
 
-        None where the kernel tells no reasons.
+        None where the kernel gives no reasons.
         """
-        if not self.are_told:
+        if not self.has_reasons:
             return None
         if number in self.core:
             return self.core[number]
@@ -61,7 +61,7 @@ class DropReasons:
 
 
 def read_drop_reasons() -> DropReasons:
-    """Those of the running kernel. Raises MissingInKernel where it does not describe the tracepoint."""
+    """The reasons of the running kernel. Raises MissingInKernel where BTF does not describe the tracepoint."""
     btf = Btf()
     try:
         return DropReasons(
@@ -74,11 +74,11 @@ def read_drop_reasons() -> DropReasons:
 
 
 def _names(btf: Btf, enum: str, *prefixes: str) -> dict[int, str]:
-    """The enum's names without whichever of these stands before them; none where the kernel lacks the enum."""
+    """The enum's names without these prefixes; none where the kernel lacks the enum."""
     try:
-        found = btf.enumerators(enum)
+        names = btf.enumerators(enum)
     except MissingInKernel:
         return {}
     for prefix in prefixes:
-        found = {number: name.removeprefix(prefix) for number, name in found.items()}
-    return found
+        names = {number: name.removeprefix(prefix) for number, name in names.items()}
+    return names

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network namespace counts of its own protocols, and each CPU of its receive queue (/proc/net).
+"""The counters of a network namespace's protocols, and of each CPU's receive backlog (/proc/net).
 
-Everything is read for the namespace of the calling thread. What a kernel does not have is not there: IPv6 may
-be missing altogether, and counters come with new kernels.
+Protocols are those of the calling thread's namespace. Counters that this kernel lacks are left out: IPv6 may be missing
+altogether, and new kernels add counters.
 """
 
 from __future__ import annotations
@@ -11,73 +11,53 @@ import re
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
-_HERE = "thread-self/net"
+_OWN = "thread-self/net"
 _IN_LINES = re.compile(r"^(\w+)\s+(-?\d+)$", re.MULTILINE | re.ASCII)
 _CPU_AT = 12
-"""The column that tells the CPU, since Linux 5.10; before, the lines are those of the CPUs in turn."""
-
-
-class Softnet(NamedTuple):
-    """The receive queue of one CPU since the boot (softnet_seq_show in net/core/net-procfs.c).
-
-    `dropped` are packets that found its backlog full, `squeezed` how often it had to stop with work left,
-    `flow_limited` packets of one flow that took too much of a long backlog (part of `dropped`).
-    """
-
-    cpu: int
-    processed: int
-    dropped: int
-    squeezed: int
-    flow_limited: int
+"""The column with the CPU, since Linux 5.10; before, the lines are those of the CPUs in turn."""
 
 
 def read_counters(proc: Path = Path("/proc")) -> dict[str, int]:
     """Every counter of /proc/net/{netstat,snmp,snmp6}, by the names that nstat gives them: TcpExtListenOverflows.
 
-    Those that are not about a namespace's packets (the protocols' settings in snmp) are there too.
+    The protocols' settings in snmp, which count no packets, are among them.
     """
-    here = proc / _HERE
-    found = _in_pairs_of_lines(_read(here / "netstat")) | _in_pairs_of_lines(_read(here / "snmp"))
-    return found | {name: int(value) for name, value in _IN_LINES.findall(_read(here / "snmp6"))}
+    folder = proc / _OWN
+    counters = _in_pairs_of_lines(_read(folder / "netstat")) | _in_pairs_of_lines(_read(folder / "snmp"))
+    return counters | {name: int(value) for name, value in _IN_LINES.findall(_read(folder / "snmp6"))}
 
 
-def read_softnet(proc: Path = Path("/proc")) -> list[Softnet]:
-    """One line for each CPU that is online; a line that cannot be read is left out. The same in all namespaces."""
-    found = (
-        _softnet(line, place) for place, line in enumerate(_read(proc / _HERE / "softnet_stat").splitlines())
-    )
-    return [one for one in found if one is not None]
+def read_backlog_drops(proc: Path = Path("/proc")) -> dict[int, int]:
+    """Packets that found the receive backlog full, by CPU; lines that cannot be read are left out.
+
+    They are counted for the whole machine (softnet_seq_show in net/core/net-procfs.c).
+    """
+    drops: dict[int, int] = {}
+    for number, line in enumerate(_read(proc / _OWN / "softnet_stat").splitlines()):
+        with suppress(ValueError, IndexError):
+            columns = [int(word, 16) for word in line.split()]
+            drops[columns[_CPU_AT] if len(columns) > _CPU_AT else number] = columns[1]
+    return drops
 
 
 def _in_pairs_of_lines(text: str) -> dict[str, int]:
     """`Udp: InDatagrams NoPorts` above `Udp: 5 7`; a pair that does not match is left out."""
-    found: dict[str, int] = {}
+    counters: dict[str, int] = {}
     lines = text.splitlines()
     for heading, line in zip(lines[::2], lines[1::2], strict=False):
         names, (group, *values) = _names(heading), line.split() or [""]
         if len(names) == len(values) and heading.startswith(group):
             with suppress(ValueError):
-                found |= dict(zip(names, map(int, values), strict=True))
-    return found
+                counters |= dict(zip(names, map(int, values), strict=True))
+    return counters
 
 
 @lru_cache(maxsize=64)
 def _names(heading: str) -> tuple[str, ...]:
-    """The counters that a heading announces; it is the same in every namespace, as long as the kernel runs."""
+    """The counters that a heading names; it is the same in every namespace, as long as the kernel runs."""
     group, _, names = heading.partition(":")
     return tuple(group + name for name in names.split())
-
-
-def _softnet(line: str, place: int) -> Softnet | None:
-    try:
-        columns = [int(word, 16) for word in line.split()]
-        processed, dropped, squeezed = columns[:3]
-    except ValueError:
-        return None
-    cpu = columns[_CPU_AT] if len(columns) > _CPU_AT else place
-    return Softnet(cpu, processed, dropped, squeezed, columns[10] if len(columns) > 10 else 0)
 
 
 def _read(path: Path) -> str:

@@ -18,7 +18,7 @@ from nettop.kernel.btf import Btf, MissingInKernel
 from nettop.kernel.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
 from nettop.kernel.program import Loader
 from nettop.kernel.symbols import Symbols
-from nettop.probes import drops as probe
+from nettop.probes.drops import probe
 from nettop.probes.drops.probe import DropCount, Drops
 from nettop.snapshots.snapshot import Rows, Snapshot, known
 

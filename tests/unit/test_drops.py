@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,27 @@ import pytest
 
 from nettop.kernel.drop_reasons import NO_REASON, DropReasons
 from nettop.kernel.links import Link
-from nettop.probes.drops.probe import Here, Ids, Measure, Tally, make_rows, measures_of, program_text
+from nettop.probes.drops import probe
+from nettop.probes.drops.probe import (
+    COUNT,
+    KIND,
+    Drops,
+    NamespaceCounters,
+    RowIds,
+    coded,
+    grouped,
+    program_text,
+)
 from nettop.query.filter import parse_filter
 from nettop.screens.drops import by_reason, row_looks, top_reason, why_empty
-from nettop.snapshots.drops import COUNTERS, LENS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
-from nettop.snapshots.snapshot import Frame, known
+from nettop.snapshots.drops import COUNTERS, LENS, OF_CPUS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
+from nettop.snapshots.snapshot import Array, Frame, Snapshot, known
 from nettop.widgets.cells import Look
 
 from .build import Row, make_frame, make_view
 
 NAMES = {0: "NOT_DROPPED_YET", 1: "CONSUMED", 2: "NOT_SPECIFIED", 12: "NETFILTER_DROP"}
+COUNTER_TEXTS = OF_NAMESPACES | OF_DEVICES | OF_CPUS
 THESE = DropReasons(4, NAMES, {1: "MAC80211_UNUSABLE", 2: "OPENVSWITCH"})
 
 
@@ -44,7 +57,7 @@ def test_names_of_reasons(number: int, name: str) -> None:
 def test_kernels_without_reasons() -> None:
     """Where the tracepoint has no reason there is none, whatever number is asked for."""
     assert DropReasons(2).name(0) is None
-    assert not DropReasons(2).are_told
+    assert not DropReasons(2).has_reasons
 
 
 def test_numbers_of_reasons() -> None:
@@ -76,62 +89,225 @@ def test_reasons_are_explained_once() -> None:
 
 
 def test_numbers_are_never_used_twice() -> None:
-    """A row keeps its number as long as it is there; one that comes back is another one."""
-    ids = Ids()
-    assert ids.give(["a", "b"]) == [1, 2]
-    assert ids.give(["b", "c"]) == [2, 3]
-    assert ids.give(["a", "b"]) == [4, 2]
+    """A row keeps its number as long as it is there; one that comes back gets a new one."""
+    ids = RowIds(np.dtype("u4"))
+
+    def number(*keys: int) -> list[int]:
+        numbers: list[int] = ids.number(np.array(keys, "u4")).tolist()
+        return numbers
+
+    assert number(70, 80) == [1, 2]
+    assert number() == []
+    assert number(80, 70) == [3, 4]
+    assert number(90, 70) == [5, 4]
+    assert number(70, 80, 90) == [4, 6, 5]
 
 
-def test_rows_are_sorted_and_unknown_is_no_zero() -> None:
-    """Rows are made in the order of their keys; None is unknown in texts and in numbers."""
-    columns: dict[str, list[Any]] = {
-        "id": [5, 3],
-        "reason": ["XDP", None],
-        "place": [None, "f"],
-        "protocol": ["udp", "udp"],
-        "family": ["IPv4", "IPv4"],
-        "interface": ["eth0", None],
-        "netns": [None, 7],
-        "packets": [0, 1],
-        "bytes": [0, 2**63],
-        "last_seen": [1, 2],
-    }
-    rows = make_rows(PACKETS, columns, 17)
-    assert rows.taken_ns == 17
-    assert rows.array["id"].tolist() == [3, 5]
-    assert rows.array["packets"].tolist() == [1, 0]
-    assert rows.array["bytes"].tolist() == [2**63, 0]
-    for name, there in (("reason", [False, True]), ("interface", [False, True]), ("netns", [True, False])):
-        assert known(rows.array[name]).tolist() == there
-    assert rows.texts["reason"][rows.array["reason"][1]] == "XDP"
+def test_equal_keys_are_one_group() -> None:
+    """Every row knows its group, and every group one of its rows."""
+    keys = np.zeros(5, KIND)
+    keys["netns"] = [7, 5, 7, 5, 7]
+    keys["reason"] = [1, 1, 1, 2, 1]
+    first, groups = grouped(keys)
+    assert len(first) == 3
+    assert [sorted(np.flatnonzero(groups == group).tolist()) for group in groups[[0, 1, 3]]] == [
+        [0, 2, 4],
+        [1],
+        [3],
+    ]
+    assert groups[first].tolist() == [0, 1, 2]
 
 
-def test_no_rows() -> None:
+def test_texts_of_numbers() -> None:
+    """Each distinct number is looked up once; one without a text is unknown, not empty."""
+    asked: list[int] = []
+
+    def text_of(number: int) -> str | None:
+        asked.append(number)
+        return {3: "udp", 5: "udp", 6: "tcp"}.get(number)
+
+    codes, texts = coded(np.array([6, 3, 9, 5, 6], "u1"), text_of)
+    assert known(codes).tolist() == [True, True, False, True, True]
+    assert [texts[code] for code in codes[known(codes)]] == ["tcp", "udp", "udp", "tcp"]
+    assert sorted(asked) == [3, 5, 6, 9]
+    assert coded(np.zeros(0, "u4"), text_of)[0].dtype == np.uint32
+
+
+class Program:
+    """Stands for the program in the kernel: gives these kinds of drops, and forgets none."""
+
+    kinds_max = 4096
+
+    def __init__(self, *drops: tuple[dict[str, int], int, int]) -> None:
+        self.reasons = THESE
+        self.kinds = np.zeros(len(drops), KIND)
+        self.totals = np.zeros(len(drops), COUNT)
+        for at, (kind, packets, size) in enumerate(drops):
+            for name, value in kind.items():
+                self.kinds[name][at] = value
+            self.totals[at] = packets, size
+
+    def read(self) -> tuple[Array, Array]:
+        """What was counted."""
+        return self.kinds, self.totals
+
+    def lost(self) -> dict[str, int]:
+        """Nothing."""
+        return {"untracked": 0, "recursion": 0}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Functions:
+    """The kernel's functions: one every 0x100 bytes, but none below 0x1000."""
+
+    def refresh(self) -> bool:
+        """They stay the same."""
+        return False
+
+    def __len__(self) -> int:
+        return 1
+
+    def find(self, address: int) -> tuple[str, int] | None:
+        """The function at that address, and how far into it."""
+        return None if address < 0x1000 else (f"f_{address >> 8:x}", address & 0xFF)
+
+
+NETNS = os.stat("/proc/self/ns/net").st_ino
+LO = {"netns": NETNS, "ifindex": 1, "reason": 12, "family": 0x0800, "protocol": 17}
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Program], Snapshot]]:
+    """Reads a probe whose program counted that."""
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({}, [Link(1, "lo")]))
+    source = Drops()
+    source.set("mechanisms", {"packets": "none"})
+    source.start()
+    source._symbols = Functions()  # type: ignore[assignment]
+
+    def read(program: Program) -> Snapshot:
+        source._count = program  # type: ignore[assignment]
+        return source.read(17)
+
+    read.source = source  # type: ignore[attr-defined]
+    yield read
+    source.close()
+
+
+def shown(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The rows of packets, with texts, and None for what is unknown."""
+    rows = snapshot.tables["packets"]
+
+    def values(name: str) -> list[Any]:
+        texts = rows.texts.get(name)
+        column = rows.array[name]
+        return [
+            None if not is_known else value if texts is None else texts[value]
+            for value, is_known in zip(column.tolist(), known(column), strict=True)
+        ]
+
+    names = rows.table.dtype.names or ()
+    return [dict(zip(names, row, strict=True)) for row in zip(*map(values, names), strict=True)]
+
+
+def test_drops_at_several_addresses_of_a_function_are_one_row(read: Callable[[Program], Snapshot]) -> None:
+    """Packets and bytes add up, exactly, and the details have each address's own, the most first."""
+    snapshot = read(
+        Program(
+            (LO | {"location": 0x1510}, 3, 300),
+            (LO | {"location": 0x1520}, 2**62, 2**63),
+            (LO | {"location": 0x1610}, 5, 50),
+        )
+    )
+    first, second = sorted(shown(snapshot), key=lambda row: str(row["place"]))
+    assert (first["place"], first["packets"], first["bytes"]) == ("f_15", 2**62 + 3, 2**63 + 300)
+    assert (second["place"], second["packets"], second["bytes"]) == ("f_16", 5, 50)
+    assert snapshot.counts["drops"] == 2**62 + 8
+    details = read.source.describe(first["id"])  # type: ignore[attr-defined]
+    assert details["Dropped at"] == f"f_15+0x20 ({2**62:,}), f_15+0x10 (3)"
+    assert details["Meaning"] == REASONS["NETFILTER_DROP"].meaning
+    assert read.source.describe(99) == {}  # type: ignore[attr-defined]
+
+
+def test_rows_are_sorted_and_unknown_is_no_zero(read: Callable[[Program], Snapshot]) -> None:
+    """What the program does not know is unknown; a device without a name goes by its number."""
+    unknown = {"location": 0x99, "reason": 999, "protocol": 255}
+    snapshot = read(Program((LO | {"location": 0x1510}, 1, 9), (unknown, 0, 0), (LO | {"ifindex": 12}, 2, 8)))
+    rows = shown(snapshot)
+    assert snapshot.tables["packets"].array["id"].tolist() == [1, 2, 3]
+    (row,) = (row for row in rows if row["reason"] == "999")
+    assert (row["place"], row["packets"]) == ("0x99", 0)
+    assert {row[name] for name in ("protocol", "family", "interface", "netns")} == {None}
+    assert {row["interface"] for row in rows} == {None, "lo", "if12"}
+    assert {(row["protocol"], row["family"]) for row in rows if row["netns"]} == {("udp", "IPv4")}
+
+
+def test_last_seen_is_the_refresh_that_counted_more(read: Callable[[Program], Snapshot]) -> None:
+    """A row without new drops keeps its time and its number, whatever comes and goes around it."""
+    old, new = LO | {"location": 0x1510}, LO | {"location": 0x1610}
+    first = read(Program((old, 3, 30)))
+    second = read(Program((new, 1, 10), (old, 3, 30)))
+    third = read(Program((old, 4, 40), (new, 1, 10)))
+
+    def row(snapshot: Snapshot, place: str) -> tuple[int, int]:
+        (match,) = (row for row in shown(snapshot) if row["place"] == place)
+        return match["id"], match["last_seen"]
+
+    assert row(first, "f_15") == row(second, "f_15") == (1, first.wall_ns)
+    assert row(second, "f_16") == row(third, "f_16") == (2, second.wall_ns)
+    assert row(third, "f_15") == (1, third.wall_ns)
+
+
+def test_no_rows(read: Callable[[Program], Snapshot]) -> None:
     """Without drops the table is empty, and still a table."""
-    rows = make_rows(PACKETS, {field.name: [] for field in PACKETS.stored}, 17)
+    rows = read(Program()).tables["packets"]
     assert len(rows) == 0
     assert rows.array.dtype == PACKETS.dtype
 
 
-def test_tallies_add_up() -> None:
-    """What was dropped at several addresses of a function is one number, and each address's own is kept."""
-    tally = Tally()
-    for packets, size, site in ((3, 300, 0x10), (2, 100, 0x20), (5, 50, 0x10)):
-        tally.add(packets, size, site)
-    assert (tally.packets, tally.bytes, tally.sites) == (10, 450, {0x10: 8, 0x20: 2})
+def test_counters_of_a_namespace(
+    read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drop counters of a namespace and its devices have rows and sums; other counters have none."""
+    counters = {"UdpRcvbufErrors": 2**64 - 1, "UdpInDatagrams": 9}
+    links = [Link(2, "eth0", {"rx_dropped": 3, "rx_bytes": 8})]
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, links))
+    monkeypatch.setattr(probe, "read_backlog_drops", lambda proc: {3: 5})
+    snapshot = read(Program())
+    rows = snapshot.tables["counters"]
+    namespaces = read.source.namespaces.threads  # type: ignore[attr-defined]
+    names = [rows.texts["name"][code] for code in rows.array["name"]]
+    assert sorted(set(names)) == ["UdpRcvbufErrors", "rx_dropped", "softnet_dropped"]
+    assert len(rows) == 2 * len(namespaces) + 1
+    for name, device, cpu, packets in (
+        ("UdpRcvbufErrors", None, None, 2**64 - 1),
+        ("rx_dropped", "eth0", None, 3),
+        ("softnet_dropped", None, 3, 5),
+    ):
+        at = names.index(name)
+        row = rows.array[at]
+        assert row["packets"] == packets
+        assert rows.texts["counter"][row["counter"]] == COUNTER_TEXTS[name]
+        assert (rows.texts["interface"][row["interface"]] if device else None) == device
+        assert known(rows.array["interface"])[at] == (device is not None)
+        assert (row["cpu"] if known(rows.array["cpu"])[at] else None) == cpu
+        assert known(rows.array["netns"])[at] == (cpu is None)
+    assert snapshot.counts["device_drops"] == 3 * len(namespaces)
+    assert snapshot.counts["backlog_drops"] == 5
 
 
-def test_counters_of_a_namespace() -> None:
-    """Of what a namespace and its devices tell, drops are taken; what they do not count is not there."""
-    here = Here(
-        {"UdpRcvbufErrors": 5, "UdpInDatagrams": 9}, [Link(2, "eth0", {"rx_dropped": 3, "rx_bytes": 8})]
-    )
-    assert dict(measures_of(77, here)) == {
-        Measure("UdpRcvbufErrors", netns=77): 5,
-        Measure("rx_dropped", interface="eth0", netns=77): 3,
-    }
-    assert dict(measures_of(77, Here({}, None))) == {}
+def test_devices_that_are_not_listed_are_lost(
+    read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted, and the namespace's own counters are there."""
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({"UdpNoPorts": 1}, None))
+    snapshot = read(Program())
+    namespaces = read.source.namespaces.threads  # type: ignore[attr-defined]
+    assert snapshot.lost["devices"] == len(namespaces)
+    rows = snapshot.tables["counters"]
+    assert "UdpNoPorts" in {rows.texts["name"][code] for code in rows.array["name"]}
 
 
 def test_every_counter_has_words_of_its_own() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.net_counters import Softnet, read_counters, read_softnet
+from nettop.kernel.net_counters import read_backlog_drops, read_counters
 
 NETSTAT = (
     "TcpExt: SyncookiesSent ListenOverflows ListenDrops\n"
@@ -72,7 +72,7 @@ def test_counters_have_the_names_of_nstat(tmp_path: Path) -> None:
 def test_missing_files_are_missing_counters(tmp_path: Path) -> None:
     """Without IPv6, or without anything, there are just fewer counters."""
     assert read_counters(tmp_path) == {}
-    assert read_softnet(tmp_path) == []
+    assert read_backlog_drops(tmp_path) == {}
     assert read_counters(put(tmp_path, netstat="IpExt: InNoRoutes\nIpExt: 3\n")) == {"IpExtInNoRoutes": 3}
 
 
@@ -95,18 +95,17 @@ def test_what_does_not_match_is_left_out(tmp_path: Path, wrong: str) -> None:
         assert read_counters(put(tmp_path, snmp=wrong + "Udp: NoPorts\nUdp: 5\n")) == {"UdpNoPorts": 5}
 
 
-def test_softnet(tmp_path: Path) -> None:
+def test_backlog_drops(tmp_path: Path) -> None:
     """Columns are hexadecimal, and the CPU is the one that the line names."""
-    found = read_softnet(put(tmp_path, softnet_stat=SOFTNET))
-    assert found == [Softnet(0, 0x13D2F8, 2, 3, 1), Softnet(3, 0x135A70, 10, 5, 0)]
+    assert read_backlog_drops(put(tmp_path, softnet_stat=SOFTNET)) == {0: 2, 3: 10}
 
 
-def test_softnet_of_older_kernels(tmp_path: Path) -> None:
+def test_backlog_drops_of_older_kernels(tmp_path: Path) -> None:
     """Lines without a CPU are those of the CPUs in turn; one that cannot be read keeps its place."""
     text = (
         "00000001 00000002 00000003\nnonsense\n00000004\n00000004 00000005 00000006 0 0 0 0 0 0 0 00000007\n"
     )
-    assert read_softnet(put(tmp_path, softnet_stat=text)) == [Softnet(0, 1, 2, 3, 0), Softnet(3, 4, 5, 6, 7)]
+    assert read_backlog_drops(put(tmp_path, softnet_stat=text)) == {0: 2, 3: 5}
 
 
 @given(text=st.text(alphabet="TcpExt: 019-\nA\t\udcff", max_size=80))
@@ -118,4 +117,4 @@ def test_nothing_in_a_file_raises(tmp_path_factory: pytest.TempPathFactory, text
     for name in ("netstat", "snmp", "snmp6", "softnet_stat"):
         (here / name).write_bytes(text.encode(errors="surrogateescape"))
     assert all(isinstance(value, int) for value in read_counters(proc).values())
-    read_softnet(proc)
+    read_backlog_drops(proc)

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The drops probe: a program at the tracepoint kfree_skb counts what the kernel drops, by reason and place.
 
-Beside them stand the counters of drops that the kernel keeps itself, of each namespace, device and CPU. Where
-the tracepoint cannot be had, those are what is left.
+It also reads the kernel's own drop counters, of each namespace, device and CPU. Where the tracepoint is not available
+those are all there is.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -36,11 +33,11 @@ from nettop.kernel.mechanisms import (
     check_chosen,
 )
 from nettop.kernel.namespaces import Namespaces, shared_namespaces
-from nettop.kernel.net_counters import read_counters, read_softnet
+from nettop.kernel.net_counters import read_backlog_drops, read_counters
 from nettop.kernel.program import Loader, ProgramText
 from nettop.kernel.rows import row_header
 from nettop.kernel.symbols import Symbols
-from nettop.snapshots.arrays import take
+from nettop.snapshots.arrays import Index, joined, positions, take
 from nettop.snapshots.drops import (
     COUNTERS,
     FAMILIES,
@@ -57,23 +54,22 @@ from nettop.snapshots.drops import (
     REASONS,
     SOCKET_FAMILY,
 )
-from nettop.snapshots.own_cost import LEFT_OUT
-from nettop.snapshots.schema import Kind, Table
-from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, TextTable
 
-HOOK = "tp_btf__kfree_skb"
-PACKETS_FALLBACKS = Fallbacks(HOOK_PACKETS, (Mechanism("tp_btf/kfree_skb", (HOOK,)),))
-"""The plain tracepoint is no other way: where this one is refused it is too, for the same reasons."""
+PROGRAM = "tp_btf__kfree_skb"
+PACKETS_FALLBACKS = Fallbacks(HOOK_PACKETS, (Mechanism("tp_btf/kfree_skb", (PROGRAM,)),))
+"""The plain tracepoint is no fallback: where this one is refused it is too, for the same reasons."""
 _REASONS = Fallbacks(HOOK_REASONS, (Mechanism("tp_btf/kfree_skb"),))
 _PLACES = Fallbacks(HOOK_PLACES, (Mechanism("/proc/kallsyms"),))
 _COUNTERS = Fallbacks(HOOK_COUNTERS, (Mechanism("/proc/net + rtnetlink"),))
 FALLBACKS = (PACKETS_FALLBACKS, _REASONS, _PLACES, _COUNTERS)
 KINDS_MAX = 4096
-"""Kinds of drops that are told apart; a busy host meets some hundred. Each takes 16 bytes on every CPU and some 80
-beside them: half a megabyte on two CPUs."""
+"""Kinds of drops that are counted separately; a busy host has a few hundred. Each takes 16 bytes on every CPU and some
+80 more: half a megabyte on two CPUs."""
 
 _BPF_PROG_TYPE_TRACING = 26
 _PROTOCOL_UNKNOWN = 255
+_UNKNOWN = np.iinfo(np.uint32).max
 
 KIND = np.dtype(
     [
@@ -86,8 +82,8 @@ KIND = np.dtype(
         ("always_zero", "u1"),
     ]
 )
-"""The key under which the program counts. A namespace or a device of 0 is an unknown one. It has no padding, which
-numpy would not copy."""
+"""The key by which the program counts. A namespace or a device of 0 is unknown. It has no padding, which numpy would
+not copy."""
 
 COUNT = np.dtype([("packets", "u8"), ("bytes", "u8")])
 
@@ -109,9 +105,13 @@ _SUMS = {
 }
 """The counts of a snapshot, and the counters that each sums up."""
 
-_WORDS = OF_NAMESPACES | OF_DEVICES | OF_CPUS
-_COUNT = "the count of dropped packets"
-_NO_REASONS = "the kernel tells reasons from Linux 5.17 on"
+MEASURE = np.dtype([("name", "u4"), ("netns", "u4"), ("ifindex", "u4"), ("cpu", "u4"), ("packets", "u8")])
+"""A value of one of the kernel's counters. `name` is a position in _NAMES; a number that does not apply is _UNKNOWN."""
+
+_COUNTERS_SHOWN = OF_NAMESPACES | OF_DEVICES | OF_CPUS
+_NAMES = list(_COUNTERS_SHOWN)
+_NUMBERS = {name: number for number, name in enumerate(_NAMES)}
+_NO_REASONS = "the kernel gives reasons from Linux 5.17 on"
 _NO_SYMBOLS = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or no CAP_SYSLOG"
 
 
@@ -122,8 +122,8 @@ def make_probe() -> Drops:
 
 def program_text(reasons: DropReasons, kinds_max: int = KINDS_MAX) -> ProgramText:
     """What the loader compiles for this lens."""
-    receiver = {"HAS_RECEIVER": 1} if reasons.with_receiver else {}
-    told = {
+    receiver = {"HAS_RECEIVER": 1} if reasons.has_receiver else {}
+    not_dropped = {
         "REASON_NOT_DROPPED": reasons.number("NOT_DROPPED_YET"),
         "REASON_CONSUMED": reasons.number("CONSUMED"),
     }
@@ -131,7 +131,7 @@ def program_text(reasons: DropReasons, kinds_max: int = KINDS_MAX) -> ProgramTex
         sources=(str(Path(__file__).with_name("drops.bpf.c")),),
         header="#include <linux/types.h>\n" + row_header("kind", KIND) + row_header("count", COUNT),
         slices=_SLICES,
-        functions={HOOK: _BPF_PROG_TYPE_TRACING},
+        functions={PROGRAM: _BPF_PROG_TYPE_TRACING},
         maps=("counted", "untracked"),
         defines={
             "PROTOCOL_UNKNOWN": _PROTOCOL_UNKNOWN,
@@ -139,7 +139,7 @@ def program_text(reasons: DropReasons, kinds_max: int = KINDS_MAX) -> ProgramTex
             "KINDS_MAX": kinds_max,
         }
         | receiver
-        | (told if reasons.are_told else {}),
+        | (not_dropped if reasons.has_reasons else {}),
     )
 
 
@@ -152,13 +152,13 @@ class DropCount:
         self.reasons = read_drop_reasons()
         self._program = loader.load(program_text(self.reasons, kinds_max))
         try:
-            self._link = bpf.attach_tracing(self._program.functions[HOOK])
+            self._link = bpf.attach_tracing(self._program.functions[PROGRAM])
         except OSError as error:
             self._program.close()
-            raise Unsupported(f"the kernel lets no program see kfree_skb: {error.strerror}") from error
+            raise Unsupported(f"the kernel lets no program attach to kfree_skb: {error.strerror}") from error
 
     def read(self) -> tuple[Array, Array]:
-        """Every kind of drop met so far, and what was counted of it on all CPUs."""
+        """Every kind of drop so far, and what was counted of it on all CPUs."""
         each = np.dtype((COUNT, (maps.possible_cpus(),)))
         kinds, counts = maps.read_all(self._program.maps["counted"], KIND, each)
         totals = np.zeros(len(kinds), COUNT)
@@ -167,9 +167,9 @@ class DropCount:
         return kinds, totals
 
     def lost(self) -> dict[str, int]:
-        """Drops that no row has: the map had no room, or the program was busy with another one on that CPU."""
+        """Drops that are in no row: the map was full, or the program was counting another drop on that CPU."""
         untracked = maps.read_per_cpu(self._program.maps["untracked"], 0, np.dtype("u8"))
-        misses = bpf.recursion_misses(self._program.functions[HOOK])
+        misses = bpf.recursion_misses(self._program.functions[PROGRAM])
         return {"untracked": int(untracked.sum()), "recursion": misses}
 
     def runs(self) -> dict[str, tuple[int, int]]:
@@ -180,22 +180,8 @@ class DropCount:
         """What it takes of the kernel's memory."""
         return self._program.kernel_bytes()
 
-    @property
-    def is_attached(self) -> bool:
-        """False while it is left out."""
-        return self._link >= 0
-
-    def attach(self) -> None:
-        """Count again. Raises OSError where the kernel refuses."""
-        self._link = bpf.attach_tracing(self._program.functions[HOOK])
-
-    def detach(self) -> None:
-        """Count no more until it is attached again; what was counted stays."""
-        os.close(self._link)
-        self._link = -1
-
     def forget(self, kinds: Array) -> None:
-        """Make room: should these kinds of drops come back, they are counted from 0."""
+        """Delete these kinds of drops; if they occur again they are counted from 0."""
         maps.delete_all(self._program.maps["counted"], kinds)
 
     def close(self) -> None:
@@ -206,111 +192,80 @@ class DropCount:
         self._program.close()
 
 
-# --- what tells rows apart ------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------------------
 
 
-class Drop(NamedTuple):
-    """What tells a row of the table of packets from the others. None is unknown."""
+class RowIds:
+    """Numbers for rows, by their keys. A number is never used twice."""
 
-    reason: str | None
-    place: str | None
-    protocol: str | None
-    family: str | None
-    interface: str | None
-    netns: int | None
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._keys: Array = np.zeros(0, dtype)
+        self._ids: Array = np.zeros(0, "u8")
+        self._last = 0
 
-
-class Measure(NamedTuple):
-    """What tells a row of the table of counters from the others. None: it is not of a device, CPU or namespace."""
-
-    name: str
-    interface: str | None = None
-    cpu: int | None = None
-    netns: int | None = None
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was dropped in one way. `last_seen_ns` (CLOCK_REALTIME) is the refresh that found the last of it,
-    `sites` are the addresses that it was dropped at, with their packets."""
-
-    packets: int = 0
-    bytes: int = 0
-    last_seen_ns: int = 0
-    sites: Counter[int] = field(default_factory=Counter)
-
-    def add(self, packets: int, size: int, site: int) -> None:
-        """Count what the program met at one address."""
-        self.packets += packets
-        self.bytes += size
-        self.sites[site] += packets
+    def number(self, keys: Array) -> Array:
+        """The number of each row, a new one for a new key. `keys` are distinct; rows not among them are forgotten."""
+        _, groups = grouped(joined(keys, self._keys))
+        id_of_group = np.zeros(len(groups), "u8")
+        id_of_group[groups[len(keys) :]] = self._ids
+        ids: Array = id_of_group[groups[: len(keys)]]
+        is_new = ids == 0
+        ids[is_new] = self._last + 1 + np.arange(is_new.sum())
+        self._last += int(is_new.sum())
+        self._keys, self._ids = keys, ids
+        return ids
 
 
-class Ids:
-    """Numbers for rows, by what tells those apart. A number is never used twice."""
-
-    def __init__(self) -> None:
-        self._numbers = count(1)
-        self.given: dict[Any, int] = {}
-
-    def give(self, rows: Iterable[Any]) -> list[int]:
-        """The number of each row, a new one for a new row. Rows that are not among these are forgotten."""
-        self.given = {row: self.given.get(row) or next(self._numbers) for row in rows}
-        return list(self.given.values())
+def grouped(keys: Array) -> tuple[Index, Index]:
+    """The position of one row of each distinct key, and for each row the number of its key's group."""
+    as_bytes = np.ascontiguousarray(keys).view(f"V{keys.dtype.itemsize}")
+    _, first, groups = np.unique(as_bytes, return_index=True, return_inverse=True)
+    return first, groups
 
 
-def make_rows(table: Table, columns: Mapping[str, Sequence[Any]], taken_ns: int) -> Rows:
-    """Rows from columns of Python's own values, where None is unknown; sorted by key."""
-    texts = {one.name: TextTable() for one in table.stored if one.kind is Kind.TEXT}
-    array = np.zeros(len(columns[table.key]), table.dtype)
-    for one in table.stored:
-        unknown = unknown_value(np.dtype(one.dtype))
-        code = texts[one.name].code if one.name in texts else int
-        array[one.name] = [unknown if value is None else code(value) for value in columns[one.name]]
-    by_key = np.argsort(array[table.key], kind="stable")
-    return Rows(table, take(array, by_key), {name: codes.values for name, codes in texts.items()}, taken_ns)
+def coded(values: Array, text_of: Callable[[int], str | None]) -> tuple[Array, Sequence[str]]:
+    """Codes of the texts that numbers stand for, and those texts. Each distinct number is looked up once."""
+    distinct, groups = np.unique(values, return_inverse=True)
+    table = TextTable()
+    texts = map(text_of, distinct.tolist())
+    codes = np.array([_UNKNOWN if text is None else table.code(text) for text in texts], "u4")
+    return codes[groups], table.values
 
 
-def _columns(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, list[Any]]:
-    """The columns of rows whose values stand in the order of `names`."""
-    rows = list(rows)
-    return {name: [row[at] for row in rows] for at, name in enumerate(names)}
+# --- the kernel's own counters ------------------------------------------------------------------------------------
 
 
-# --- what the kernel counts itself ------------------------------------------------------------------------------
-
-
-class Here(NamedTuple):
-    """What one network namespace counts, and its devices; None where the kernel did not list those."""
+class NamespaceCounters(NamedTuple):
+    """The counters of one network namespace, and its devices; None where the kernel did not list those."""
 
     counters: Mapping[str, int]
     links: Sequence[Link] | None
 
 
-def read_here(proc: Path) -> Here:
-    """What the calling thread's namespace tells."""
+def read_namespace(proc: Path) -> NamespaceCounters:
+    """The counters of the calling thread's namespace."""
     counters = read_counters(proc)
     try:
-        return Here(counters, read_links())
+        return NamespaceCounters(counters, read_links())
     except OSError:
-        return Here(counters, None)
+        return NamespaceCounters(counters, None)
 
 
-def measures_of(netns: int, here: Here) -> Iterator[tuple[Measure, int]]:
-    """What a namespace and its devices count of drops."""
+def measures_of(netns: int, namespace: NamespaceCounters) -> Iterator[tuple[int, int, int, int, int]]:
+    """A namespace's drop counters and those of its devices, as MEASURE has them."""
     for name in OF_NAMESPACES:
-        if name in here.counters:
-            yield Measure(name, netns=netns), here.counters[name]
-    for link in here.links or ():
+        if name in namespace.counters:
+            yield _NUMBERS[name], netns, _UNKNOWN, _UNKNOWN, namespace.counters[name]
+    for link in namespace.links or ():
         for name in OF_DEVICES:
             if name in link.statistics:
-                yield Measure(name, interface=link.name, netns=netns), link.statistics[name]
+                yield _NUMBERS[name], netns, link.index, _UNKNOWN, link.statistics[name]
 
 
-def measures_of_cpus(proc: Path) -> Iterator[tuple[Measure, int]]:
-    """What each CPU counts of drops."""
-    for queue in read_softnet(proc):
-        yield Measure("softnet_dropped", cpu=queue.cpu), queue.dropped
+def measures_of_cpus(proc: Path) -> Iterator[tuple[int, int, int, int, int]]:
+    """The drop counters of CPUs, as MEASURE has them."""
+    for cpu, dropped in read_backlog_drops(proc).items():
+        yield _NUMBERS["softnet_dropped"], _UNKNOWN, _UNKNOWN, cpu, dropped
 
 
 # --- the source -------------------------------------------------------------------------------------------------
@@ -322,17 +277,21 @@ class Drops:
     def __init__(self, host: Host | None = None, kinds_max: int = KINDS_MAX) -> None:
         self._host = host or Host()
         self._kinds_max = kinds_max
-        self._hook: DropCount | None = None
-        self._asked: ChosenMechanisms = {}
+        self._count: DropCount | None = None
+        self._chosen: ChosenMechanisms = {}
         self._hooks: tuple[HookStatus, ...] = ()
         self._namespaces: Namespaces | None = None
         self._symbols = Symbols(self._host.proc)
+        self._places = TextTable()
         self._sites: dict[int, tuple[str, int] | None] = {}
         self._devices: dict[tuple[int, int], str] = {}
         self._seen: frozenset[int] = frozenset()
-        self._tallies: dict[Drop, Tally] = {}
+        self._kinds: Array = np.zeros(0, KIND)
+        self._totals: Array = np.zeros(0, COUNT)
+        self._ids_of_kinds: Array = np.zeros(0, "u8")
+        self._rows: Array = np.zeros(0, PACKETS.dtype)
         self._forgotten = 0
-        self._drop_ids, self._measure_ids = Ids(), Ids()
+        self._packet_ids, self._counter_ids = RowIds(KIND), RowIds(MEASURE)
 
     @property
     def namespaces(self) -> Namespaces:
@@ -344,230 +303,224 @@ class Drops:
     def start(self) -> None:
         """Compile, load and attach, and begin to follow namespaces.
 
-        Where the kernel or this user cannot, there are the counters. Raises UsageError for a way that there is not.
+        Where the kernel or this user cannot attach, there are the counters. Raises UsageError for an unknown mechanism.
         """
-        check_chosen(FALLBACKS, self._asked)
-        tries = (self._attach, self._need_reasons, self._need_symbols, lambda _: None)
-        for fallbacks, try_mechanism in zip(FALLBACKS, tries, strict=True):
-            self._hooks = (*self._hooks, attach_best(fallbacks, try_mechanism, self._asked))
+        check_chosen(FALLBACKS, self._chosen)
+        attempts = (self._attach, self._require_reasons, self._require_symbols, lambda _: None)
+        for fallbacks, attempt in zip(FALLBACKS, attempts, strict=True):
+            self._hooks = (*self._hooks, attach_best(fallbacks, attempt, self._chosen))
         self._namespaces = shared_namespaces(self._host.proc)
 
-    def _attach(self, way: Mechanism) -> None:  # noqa: ARG002 - there is one
+    def _attach(self, _: Mechanism) -> None:
         self._host.require_bpf()
         loader = Loader()
         try:
             self._symbols.refresh()  # while the loader gets ready
-            self._hook = DropCount(loader, self._kinds_max)
+            self._count = DropCount(loader, self._kinds_max)
         finally:
             loader.close()
 
-    def _need_reasons(self, _: Mechanism) -> None:
-        if self._hook is None:
+    def _require_reasons(self, _: Mechanism) -> None:
+        if self._count is None:
             raise Refused(self._hooks[0].why)
-        if not self._hook.reasons.are_told:
+        if not self._count.reasons.has_reasons:
             raise Refused(_NO_REASONS)
 
-    def _need_symbols(self, _: Mechanism) -> None:
-        if self._hook is None:
+    def _require_symbols(self, _: Mechanism) -> None:
+        if self._count is None:
             raise Refused(self._hooks[0].why)
         if not len(self._symbols):
             raise Refused(_NO_SYMBOLS)
 
     def read(self, taken_ns: int) -> Snapshot:
-        """What was dropped since the start, and what the kernel's counters are at now."""
+        """What was dropped since the start, and the values of the kernel's counters now."""
         wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        kinds, totals = self._hook.read() if self._hook else (np.zeros(0, KIND), np.zeros(0, COUNT))
-        told = self._ask_namespaces(frozenset(kinds["netns"].tolist()) - {0})
-        self._name_devices(kinds, told)
-        self._tally(kinds, totals, wall_ns)
-        measures = self._measures(told)
+        if self._count:
+            self._kinds, self._totals = self._count.read()
+        by_namespace = self._read_namespaces(frozenset(self._kinds["netns"].tolist()) - {0})
+        self._name_devices(by_namespace)
+        measures = self._measures(by_namespace)
         snapshot = Snapshot(
             lens=LENS.id,
             wall_ns=wall_ns,
             boot_ns=boot_ns,
             tables={
-                PACKETS.name: self._packets(taken_ns),
+                PACKETS.name: self._packets(taken_ns, wall_ns),
                 COUNTERS.name: self._counters(measures, taken_ns),
             },
             counts=self._counts(measures),
-            lost=self._lost(told),
-            hooks=self._hooks_now(),
+            lost=self._lost(by_namespace),
+            hooks=self._hooks,
             gaps=self.namespaces.gaps(),
         )
-        self._make_room(kinds, totals, told)
+        self._forget_gone(by_namespace)
         return snapshot
 
     def set(self, option: str, value: object) -> None:
-        """`ways`, before the start: those that are asked for in place of the best."""
+        """`mechanisms`, before the start: those that were chosen in place of the best."""
         if option == "mechanisms":
-            self._asked = cast("ChosenMechanisms", value)
+            self._chosen = cast("ChosenMechanisms", value)
 
     def describe(self, key: int) -> dict[str, str]:
-        """What a reason means, where in the function packets were dropped, and what the namespace is called."""
-        drop = next((drop for drop, given in self._drop_ids.given.items() if given == key), None)
-        if drop is None:
+        """What a reason means, where in the function packets were dropped, and the namespace's name."""
+        of_row = np.flatnonzero(self._ids_of_kinds == key)
+        if not len(of_row):
             return {}
-        meaning = {"Meaning": REASONS[drop.reason].meaning} if drop.reason in REASONS else {}
-        namespace = {} if drop.netns is None else {"Namespace": self.namespaces.name(drop.netns)}
-        return meaning | {"Dropped at": self._sites_text(self._tallies[drop])} | namespace
+        kinds, packets = self._kinds[of_row], self._totals["packets"][of_row].tolist()
+        netns, reason = int(kinds["netns"][0]), self._reason(int(kinds["reason"][0]))
+        most_first = sorted(zip(packets, kinds["location"].tolist(), strict=True), reverse=True)
+        sites = [(self._sites[location], number) for number, location in most_first]
+        places = [f"{site[0]}+{site[1]:#x} ({number:,})" for site, number in sites if site]
+        meaning = {"Meaning": REASONS[reason].meaning} if reason and reason in REASONS else {}
+        namespace = {"Namespace": self.namespaces.name(netns)} if netns else {}
+        return meaning | {"Dropped at": ", ".join(places) or "unknown"} | namespace
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
         """What the program costs; see nettop.snapshots.source.MeasuredSource."""
-        return self._hook.runs() if self._hook else {}
+        return self._count.runs() if self._count else {}
 
     def kernel_bytes(self) -> int:
-        """What the program and its maps take of the kernel's memory."""
-        return self._hook.kernel_bytes() if self._hook else 0
-
-    def shed(self) -> str | None:
-        """Count no packets; see nettop.snapshots.source.SheddingSource."""
-        if self._hook is None or not self._hook.is_attached:
-            return None
-        self._hook.detach()
-        return _COUNT
-
-    def restore(self) -> str | None:
-        """Count packets again."""
-        if self._hook is None or self._hook.is_attached:
-            return None
-        try:
-            self._hook.attach()
-        except OSError:
-            return None
-        return _COUNT
+        """The kernel memory of the program and its maps."""
+        return self._count.kernel_bytes() if self._count else 0
 
     def close(self) -> None:
         """Detach and leave every namespace; a second call does nothing."""
-        if self._hook is not None:
-            self._hook.close()
-            self._hook = None
+        if self._count is not None:
+            self._count.close()
+            self._count = None
         if self._namespaces is not None:
             self._namespaces.close()
             self._namespaces = None
 
-    def _measures(self, told: Mapping[int, Here]) -> dict[Measure, int]:
-        """What namespaces, devices and CPUs count, unless nobody wants it."""
-        if self._hooks[-1].mechanism is None:
-            return {}
-        return dict(chain(*(measures_of(*one) for one in told.items()), measures_of_cpus(self._host.proc)))
+    # --- reading ------------------------------------------------------------------------------------------------
 
-    # --- what is there ------------------------------------------------------------------------------------------
-
-    def _ask_namespaces(self, seen: frozenset[int]) -> dict[int, Here]:
-        """What every namespace that can be entered tells, by its inode number. Drops were seen in those of `seen`."""
+    def _read_namespaces(self, seen: frozenset[int]) -> dict[int, NamespaceCounters]:
+        """The counters of every namespace that was entered, by inode number. Drops were seen in those of `seen`."""
         namespaces = self.namespaces
         with namespaces.lock:
             namespaces.follow(seen - self._seen)  # one that is gone stays unknown: it is looked for once
             self._seen = seen
-            asked = {
-                inode: thread.submit(partial(read_here, self._host.proc))
+            readings = {
+                inode: thread.submit(partial(read_namespace, self._host.proc))
                 for inode, thread in namespaces.threads.items()
             }
-            wait(asked.values())
-            return {inode: answer.result() for inode, answer in asked.items()}
+            wait(readings.values())
+            return {inode: reading.result() for inode, reading in readings.items()}
 
-    def _name_devices(self, kinds: Array, told: Mapping[int, Here]) -> None:
+    def _name_devices(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
         """Learn the devices' names. Those of devices that have gone are kept while there are rows of them."""
-        wanted = set(zip(kinds["netns"].tolist(), kinds["ifindex"].tolist(), strict=True))
-        kept = {device: name for device, name in self._devices.items() if device in wanted}
-        self._devices = kept | {
-            (netns, link.index): link.name for netns, here in told.items() for link in here.links or ()
+        in_rows = set(zip(self._kinds["netns"].tolist(), self._kinds["ifindex"].tolist(), strict=True))
+        self._devices = {device: name for device, name in self._devices.items() if device in in_rows} | {
+            (netns, link.index): link.name
+            for netns, namespace in by_namespace.items()
+            for link in namespace.links or ()
         }
 
-    def _tally(self, kinds: Array, totals: Array, wall_ns: int) -> None:
-        """Sum up what differs in nothing but the address within a function."""
-        self._find_sites(set(kinds["location"].tolist()))
-        before, self._tallies = self._tallies, {}
-        for kind, (packets, size) in zip(kinds.tolist(), totals.tolist(), strict=True):
-            self._tallies.setdefault(self._drop(kind), Tally()).add(packets, size, kind[0])
-        for drop, tally in self._tallies.items():
-            last = before.get(drop)
-            tally.last_seen_ns = last.last_seen_ns if last and last.packets == tally.packets else wall_ns
+    def _measures(self, by_namespace: Mapping[int, NamespaceCounters]) -> Array:
+        """The counters of namespaces, devices and CPUs; none if the user chose to do without."""
+        if self._hooks[-1].mechanism is None:
+            return np.zeros(0, MEASURE)
+        of_namespaces = (measures_of(*item) for item in by_namespace.items())
+        return np.fromiter(chain(*of_namespaces, measures_of_cpus(self._host.proc)), MEASURE)
 
-    def _drop(self, kind: tuple[int, ...]) -> Drop:
-        location, netns, ifindex, reason, family, protocol, _ = kind
-        device = self._devices.get((netns, ifindex), f"if{ifindex}") if ifindex else None
-        return Drop(
-            reason=self._hook.reasons.name(reason) if self._hook else None,
-            place=self._place(location),
-            protocol=None if protocol == _PROTOCOL_UNKNOWN else PROTOCOLS.get(protocol, str(protocol)),
-            family=FAMILIES.get(family, f"{family:#06x}") if family else None,
-            interface=device,
-            netns=netns or None,
-        )
-
-    def _find_sites(self, addresses: AbstractSet[int]) -> None:
-        """Find the functions of addresses that were not met before."""
-        if addresses - self._sites.keys() and self._symbols.refresh():
+    def _place_codes(self) -> Array:
+        """The place of each kind of drop, as a code into `_places`; _UNKNOWN where the kernel hides its symbols."""
+        locations, groups = np.unique(self._kinds["location"], return_inverse=True)
+        if not self._sites.keys() >= set(locations.tolist()) and self._symbols.refresh():
             self._sites = {}
-        for address in addresses - self._sites.keys():
-            self._sites[address] = self._symbols.find(address)
+        codes = np.full(len(locations), _UNKNOWN, "u4")
+        for number, location in enumerate(locations.tolist()):
+            if location not in self._sites:
+                self._sites[location] = self._symbols.find(location)
+            site = self._sites[location]
+            if site is not None or len(self._symbols):  # an address that the kernel hides stays hidden
+                codes[number] = self._places.code(site[0] if site else f"{location:#x}")
+        return codes[groups]
 
-    def _place(self, address: int) -> str | None:
-        site = self._sites[address]
-        if site is not None:
-            return site[0]
-        return f"{address:#x}" if len(self._symbols) else None  # what the kernel hides is not to be told here
-
-    def _make_room(self, kinds: Array, totals: Array, told: Mapping[int, Here]) -> None:
-        """Forget drops at devices and in namespaces that are there no more, once most of the map is in use."""
-        if self._hook is None or len(kinds) <= self._hook.kinds_max * 3 // 4:
+    def _forget_gone(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
+        """Forget drops at devices and in namespaces that no longer exist, once most of the map is in use."""
+        if self._count is None or len(self._kinds) <= self._count.kinds_max * 3 // 4:
             return
-        places = zip(kinds["netns"].tolist(), kinds["ifindex"].tolist(), strict=True)
-        gone = [self._is_gone(netns, ifindex, told) for netns, ifindex in places]
-        self._hook.forget(kinds[gone])
-        self._forgotten += int(totals["packets"][gone].sum())
+        devices = zip(self._kinds["netns"].tolist(), self._kinds["ifindex"].tolist(), strict=True)
+        gone = [self._is_gone(netns, ifindex, by_namespace) for netns, ifindex in devices]
+        self._count.forget(self._kinds[gone])
+        self._forgotten += int(self._totals["packets"][gone].sum())
 
-    def _is_gone(self, netns: int, ifindex: int, told: Mapping[int, Here]) -> bool:
-        if netns not in told:
+    def _is_gone(self, netns: int, ifindex: int, by_namespace: Mapping[int, NamespaceCounters]) -> bool:
+        if netns not in by_namespace:
             return netns > 0 and netns not in self.namespaces.refused
-        links = told[netns].links
+        links = by_namespace[netns].links
         return links is not None and ifindex > 0 and all(link.index != ifindex for link in links)
 
     # --- what is published --------------------------------------------------------------------------------------
 
-    def _packets(self, taken_ns: int) -> Rows:
-        tallies = self._tallies.values()
-        columns = _columns(Drop._fields, self._tallies) | {
-            "id": self._drop_ids.give(self._tallies),
-            "packets": [tally.packets for tally in tallies],
-            "bytes": [tally.bytes for tally in tallies],
-            "last_seen": [tally.last_seen_ns for tally in tallies],
-        }
-        return make_rows(PACKETS, columns, taken_ns)
+    def _packets(self, taken_ns: int, wall_ns: int) -> Rows:
+        """One row for the drops that differ in nothing but the address within a function."""
+        keys = self._kinds.copy()
+        keys["location"] = self._place_codes()
+        first, groups = grouped(keys)
+        keys = take(keys, first)
+        ids = self._packet_ids.number(keys)
+        self._ids_of_kinds = ids[groups]
+        rows = np.zeros(len(keys), PACKETS.dtype)
+        texts: dict[str, Sequence[str]] = {"place": self._places.values}
+        rows["id"], rows["place"] = ids, keys["location"]
+        rows["netns"] = np.where(keys["netns"] > 0, keys["netns"], _UNKNOWN)
+        rows["reason"], texts["reason"] = coded(keys["reason"], self._reason)
+        rows["family"], texts["family"] = coded(keys["family"], _family)
+        rows["protocol"], texts["protocol"] = coded(keys["protocol"], _protocol)
+        rows["interface"], texts["interface"] = self._interfaces(keys["netns"], keys["ifindex"])
+        for name in COUNT.names or ():
+            np.add.at(rows[name], groups, self._totals[name])
+        before = positions(ids, self._rows["id"])
+        is_same = before >= 0
+        is_same[is_same] = self._rows["packets"][before[is_same]] == rows["packets"][is_same]
+        rows["last_seen"] = wall_ns
+        rows["last_seen"][is_same] = self._rows["last_seen"][before[is_same]]
+        self._rows = take(rows, np.argsort(ids))
+        return Rows(PACKETS, self._rows, texts, taken_ns)
 
-    def _counters(self, measures: Mapping[Measure, int], taken_ns: int) -> Rows:
-        columns = _columns(Measure._fields, measures) | {
-            "id": self._measure_ids.give(measures),
-            "counter": [_WORDS[measure.name] for measure in measures],
-            "packets": list(measures.values()),
-        }
-        return make_rows(COUNTERS, columns, taken_ns)
+    def _counters(self, measures: Array, taken_ns: int) -> Rows:
+        keys = measures.copy()
+        keys["packets"] = 0
+        rows = np.zeros(len(measures), COUNTERS.dtype)
+        rows["id"] = self._counter_ids.number(keys)
+        rows["name"] = rows["counter"] = measures["name"]
+        for name in ("netns", "cpu", "packets"):
+            rows[name] = measures[name]
+        rows["interface"], interfaces = self._interfaces(measures["netns"], measures["ifindex"])
+        texts = {"name": _NAMES, "counter": list(_COUNTERS_SHOWN.values()), "interface": interfaces}
+        return Rows(COUNTERS, take(rows, np.argsort(rows["id"])), texts, taken_ns)
 
-    def _counts(self, measures: Mapping[Measure, int]) -> dict[str, int]:
-        by_name: Counter[str] = Counter()
-        for measure, packets in measures.items():
-            by_name[measure.name] += packets
-        sums = {name: sum(by_name[one] for one in names) for name, names in _SUMS.items() if by_name}
-        if self._hook is None:
-            return sums
-        return {"drops": self._forgotten + sum(tally.packets for tally in self._tallies.values())} | sums
+    def _interfaces(self, netns: Array, ifindex: Array) -> tuple[Array, Sequence[str]]:
+        """The devices' names as codes, and the names; `if12` for device 12 without one."""
 
-    def _lost(self, told: Mapping[int, Here]) -> dict[str, int]:
-        return (self._hook.lost() if self._hook else {}) | {
+        def name(device: int) -> str | None:
+            index = device & _UNKNOWN
+            return None if index in (0, _UNKNOWN) else self._devices.get((device >> 32, index), f"if{index}")
+
+        return coded(netns.astype("u8") << np.uint64(32) | ifindex, name)
+
+    def _reason(self, number: int) -> str | None:
+        return self._count.reasons.name(number) if self._count else None
+
+    def _counts(self, measures: Array) -> dict[str, int]:
+        by_name = np.zeros(len(_NAMES), "u8")
+        np.add.at(by_name, measures["name"], measures["packets"])
+        sums = {total: sum(int(by_name[_NUMBERS[name]]) for name in names) for total, names in _SUMS.items()}
+        drops = {"drops": self._forgotten + int(self._totals["packets"].sum())} if self._count else {}
+        return drops | (sums if len(measures) else {})
+
+    def _lost(self, by_namespace: Mapping[int, NamespaceCounters]) -> dict[str, int]:
+        return (self._count.lost() if self._count else {}) | {
             "namespaces": len(self.namespaces.refused),
-            "devices": sum(here.links is None for here in told.values()),
+            "devices": sum(namespace.links is None for namespace in by_namespace.values()),
         }
 
-    def _hooks_now(self) -> tuple[HookStatus, ...]:
-        """How each point is had. While the packets are left out, their rows stay with what they have."""
-        if self._hook is None or self._hook.is_attached:
-            return self._hooks
-        packets, *others = self._hooks
-        return HookStatus(packets.hook, None, ((str(packets.mechanism), LEFT_OUT),)), *others
 
-    def _sites_text(self, tally: Tally) -> str:
-        """`tcp_v4_rcv+0x1a2 (997), …`: where in the function, the most packets first."""
-        found = ((self._sites[address], packets) for address, packets in tally.sites.most_common())
-        texts = [f"{site[0]}+{site[1]:#x} ({packets:,})" for site, packets in found if site]
-        return ", ".join(texts) or "unknown"
+def _family(number: int) -> str | None:
+    return FAMILIES.get(number, f"{number:#06x}") if number else None
+
+
+def _protocol(number: int) -> str | None:
+    return None if number == _PROTOCOL_UNKNOWN else PROTOCOLS.get(number, str(number))
