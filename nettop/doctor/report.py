@@ -8,14 +8,14 @@ from enum import StrEnum
 from typing import Any
 
 from nettop.errors import ExitCode, NettopError, PermissionMissing
-from nettop.kernel.mechanisms import LEFT_OUT, NOT_CHOSEN
+from nettop.kernel.mechanisms import DISABLED, NOT_CHOSEN
 from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.schema import Hook, Lens
 from nettop.snapshots.snapshot import HookStatus
 
 VERSION = 1
 """Of the JSON report; another number means that a field changed its meaning."""
-USER_CHOICES = (NOT_CHOSEN, LEFT_OUT)
+USER_CHOICES = (NOT_CHOSEN, DISABLED)
 """Why a mechanism is not used that the host may well support."""
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A room for results: a network namespace of nettop's own, in which it makes traffic to see whether hooks are passed.
+"""Checks that an attached hook fires, with traffic in a private network namespace.
 
-A function can be there, and be hooked, and yet never be called, because the compiler has put its body into its
-callers or the kernel takes another way. What such a hook counts would be 0, and look like a measurement.
+A function may exist, accept a probe, and yet never be called, because the compiler has inlined it or the kernel takes
+another path. Such a hook would count 0, and that would look like a measurement.
 """
 
 from __future__ import annotations
@@ -19,41 +19,43 @@ from nettop.kernel.namespaces import enter_new_namespace
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _IFF_UP = 1
 _IFREQ = struct.Struct("=16sH22x")
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
-_NOWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-"""Addresses of documentation (RFC 5737, RFC 3849), to which no route leads from the room."""
+_UNREACHABLE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+"""Addresses for documentation (RFC 5737, RFC 3849), to which the namespace has no route."""
 _ANY_PORT = 9
 _RESET = struct.pack("=ii", 1, 0)
 
 
 class HookCheck:
-    """The namespace, and the one thread in it; it is there until it is closed.
+    """A private network namespace, and the one thread in it. The namespace ends when this is closed.
 
-    To enter it needs CAP_SYS_ADMIN and CAP_NET_ADMIN, what is done in it none.
+    Entering it takes CAP_SYS_ADMIN and CAP_NET_ADMIN; traffic in it takes no capability.
     """
 
     def __init__(self) -> None:
         """Begin to enter."""
-        self._thread = ThreadPoolExecutor(1, "trial")
+        self._thread = ThreadPoolExecutor(1, "hook-check")
         self._entered: Future[int] = self._thread.submit(_enter)
 
-    def settle(self) -> None:
-        """Wait until the namespace is entered, or cannot be."""
+    def wait_until_entered(self) -> None:
+        """Wait until the namespace is entered, or that has failed."""
         wait([self._entered])
 
     def inode(self) -> int:
-        """The namespace's inode number. Raises OSError where none can be had, or NettopError."""
+        """The namespace's inode number. Raises OSError or NettopError where it could not be entered."""
         return self._entered.result()
 
     def make_traffic(self) -> frozenset[int]:
-        """Connect, accept, send, receive and close, and fail to connect, for want of a route; all of it has
-        happened when this returns. Gives the address families that this host has. Raises what `inode` does."""
+        """Connect, accept, send, receive and close, and fail to connect for want of a route; wait until all is done.
+
+        Returns the address families that this host supports. Raises what `inode` does.
+        """
         self.inode()
         return self._thread.submit(_make_traffic).result()
 
     def close(self) -> None:
-        """Leave the namespace, which ends with that; a second call does nothing."""
+        """Leave the namespace, which then ends; a second call does nothing."""
         self._thread.shutdown()
 
 
@@ -74,18 +76,18 @@ def _bring_loopback_up() -> None:
 
 
 def _make_traffic() -> frozenset[int]:
-    families = frozenset(family for family in _LOOPBACK if _is_here(family))
-    _move_a_byte_each_way(socket.AF_INET)
+    families = frozenset(filter(_is_supported, _LOOPBACK))
+    _exchange_bytes(socket.AF_INET)
     if socket.AF_INET6 in families:
-        with contextlib.suppress(OSError):  # which a host may have switched off at its devices
-            _move_a_byte_each_way(socket.AF_INET6)
+        with contextlib.suppress(OSError):  # a host may have disabled IPv6 on its devices
+            _exchange_bytes(socket.AF_INET6)
     for family in families:
-        with _patient(socket.socket(family)) as caller, contextlib.suppress(OSError):
-            caller.connect((_NOWHERE[family], _ANY_PORT))
+        with _with_timeout(socket.socket(family)) as client, contextlib.suppress(OSError):
+            client.connect((_UNREACHABLE[family], _ANY_PORT))
     return families
 
 
-def _is_here(family: int) -> bool:
+def _is_supported(family: int) -> bool:
     try:
         socket.socket(family).close()
     except OSError:
@@ -93,25 +95,25 @@ def _is_here(family: int) -> bool:
     return True
 
 
-def _move_a_byte_each_way(family: socket.AddressFamily) -> None:
-    """A connection from its beginning to its end. It ends by a reset: what is reset at one end is closed at the
-    other as soon as that reads of it, and nothing is left that could end later."""
+def _exchange_bytes(family: socket.AddressFamily) -> None:
+    """Open a connection, send a byte each way, and reset it: the other end is closed as soon as it reads of the reset,
+    and nothing is left that could end later."""
     with (
-        _patient(socket.create_server((_LOOPBACK[family], 0), family=family)) as listener,
-        _patient(socket.socket(family)) as caller,
+        _with_timeout(socket.create_server((_LOOPBACK[family], 0), family=family)) as listener,
+        _with_timeout(socket.socket(family)) as client,
     ):
-        caller.connect(listener.getsockname())
-        with _patient(listener.accept()[0]) as accepted:
-            for sender, receiver in ((caller, accepted), (accepted, caller)):
+        client.connect(listener.getsockname())
+        with _with_timeout(listener.accept()[0]) as accepted:
+            for sender, receiver in ((client, accepted), (accepted, client)):
                 sender.sendall(b"n")
                 receiver.recv(1)
-            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            caller.close()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            client.close()
             with contextlib.suppress(ConnectionResetError):
                 accepted.recv(1)
 
 
-def _patient(made: socket.socket) -> socket.socket:
-    """The socket, which waits for nothing longer than `_PATIENCE_S`."""
-    made.settimeout(_PATIENCE_S)
-    return made
+def _with_timeout(new_socket: socket.socket) -> socket.socket:
+    """The socket, which waits for nothing longer than `_TIMEOUT_S`."""
+    new_socket.settimeout(_TIMEOUT_S)
+    return new_socket

@@ -85,7 +85,7 @@ def _dump(channel: socket.socket) -> tuple[list[Link], bool]:
     links: list[Link] = []
     ended, is_whole = False, True
     while not ended:
-        some, ended, whole = parse_links(channel.recv(netlink.ROOM))
+        some, ended, whole = parse_links(channel.recv(netlink.ANSWER_BYTES))
         links += some
         is_whole = is_whole and whole
     return links, is_whole

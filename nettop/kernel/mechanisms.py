@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook ladder: each point that a probe wants, with ways to get it, best first. This kernel decides which is used.
+"""Mechanisms for a hook, best first: the first that this kernel accepts is used.
 
-Nothing here goes by a kernel's version. A way is taken when the kernel has loaded and attached all of its programs
-and, where a hook can be there and yet never be passed, when it was seen to fire.
+Nothing here goes by a kernel's version. A mechanism is accepted when the kernel has loaded and attached all of its
+programs and, where a hook may exist and yet never fire, when it was seen to fire (see `nettop.kernel.hook_check`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from nettop.snapshots.schema import Hook
 from nettop.snapshots.snapshot import HookStatus
 
 NO_MECHANISM = "none"
-"""The word that asks for a point to be left alone."""
-NOT_CHOSEN = "another way was asked for"
-LEFT_OUT = "left out by --use"
-"""Why a way is not taken that nothing but the user stands against."""
+"""The user's word for leaving a hook unused."""
+NOT_CHOSEN = "another mechanism was chosen"
+DISABLED = "disabled by --mechanism"
+"""Why a mechanism is not used that only the user rules out."""
 ChosenMechanisms = Mapping[str, str]
 """Mechanisms chosen by the user in place of the best ones: by hook, the beginning of a name, or NO_MECHANISM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """A way as it is shown (`fexit/inet_csk_accept`), and the functions of the program's text that it takes."""
+    """A mechanism by the name that is shown (`fexit/inet_csk_accept`), and the functions of the program it needs."""
 
     name: str
     programs: tuple[str, ...] = ()
@@ -33,46 +33,44 @@ class Mechanism:
 
 @dataclass(frozen=True, slots=True)
 class Fallbacks:
-    """A point, and the ways to it, best first."""
+    """A hook, and the mechanisms for it, best first."""
 
     hook: Hook
     mechanisms: tuple[Mechanism, ...]
 
 
 class Refused(Unsupported):
-    """Why a way is not taken here."""
+    """Why a mechanism is not used."""
 
 
 def attach_best(
-    fallbacks: Fallbacks, take: Callable[[Mechanism], None], asked: ChosenMechanisms
+    fallbacks: Fallbacks, attach: Callable[[Mechanism], None], chosen: ChosenMechanisms
 ) -> HookStatus:
-    """Take the first way that works. For one that does not `take` raises Unsupported, PermissionMissing or OSError;
+    """Attach by the first mechanism that works. `attach` refuses one by Unsupported, PermissionMissing or OSError;
     whatever else it raises is no refusal, and goes on to the caller.
     """
     refused: list[tuple[str, str]] = []
-    for way in fallbacks.mechanisms:
+    word = chosen.get(fallbacks.hook.name, "")
+    for mechanism in fallbacks.mechanisms:
         try:
-            _require_asked(fallbacks, way, asked)
-            take(way)
+            if word == NO_MECHANISM:
+                raise Refused(DISABLED)
+            if not mechanism.name.startswith(word):
+                raise Refused(NOT_CHOSEN)
+            attach(mechanism)
         except (Unsupported, PermissionMissing) as error:
-            refused.append((way.name, error.what))
+            refused.append((mechanism.name, error.what))
         except OSError as error:
-            refused.append((way.name, error.strerror or str(error)))
+            refused.append((mechanism.name, error.strerror or str(error)))
         else:
-            return HookStatus(fallbacks.hook.name, way.name, tuple(refused), fallbacks.hook.fields)
+            return HookStatus(fallbacks.hook.name, mechanism.name, tuple(refused), fallbacks.hook.fields)
     return HookStatus(fallbacks.hook.name, None, tuple(refused), fallbacks.hook.fields)
 
 
-def check_chosen(all_fallbacks: Iterable[Fallbacks], asked: ChosenMechanisms) -> None:
-    """Raise UsageError where a way is asked for that no ladder has; a point of another lens is none of these."""
+def check_chosen(all_fallbacks: Iterable[Fallbacks], chosen: ChosenMechanisms) -> None:
+    """Raise UsageError for a mechanism that does not exist. Hooks of other lenses are ignored."""
     for fallbacks in all_fallbacks:
-        word = asked.get(fallbacks.hook.name, NO_MECHANISM)
-        names = [way.name for way in fallbacks.mechanisms]
+        word = chosen.get(fallbacks.hook.name, NO_MECHANISM)
+        names = [mechanism.name for mechanism in fallbacks.mechanisms]
         if word != NO_MECHANISM and not any(name.startswith(word) for name in names):
-            raise unknown_word(f"way to {fallbacks.hook.name}", word, [*names, NO_MECHANISM])
-
-
-def _require_asked(fallbacks: Fallbacks, way: Mechanism, asked: ChosenMechanisms) -> None:
-    word = asked.get(fallbacks.hook.name)
-    if word is not None and (word == NO_MECHANISM or not way.name.startswith(word)):
-        raise Refused(LEFT_OUT if word == NO_MECHANISM else NOT_CHOSEN)
+            raise unknown_word(f"mechanism for {fallbacks.hook.name}", word, [*names, NO_MECHANISM])

@@ -21,9 +21,9 @@ HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length with the header, kind, flags, number, port."""
 ATTRIBUTE = struct.Struct("=HH")
 """struct nlattr: length with this header, kind."""
-OUTCOME = struct.Struct("=i")
+RESULT = struct.Struct("=i")
 """How the body of ERROR and DONE begins: a negative errno, or 0."""
-ROOM = 1 << 16
+ANSWER_BYTES = 1 << 16
 """Bytes for one answer; one of several messages is of 32 KiB at most (netlink_recvmsg in net/netlink/af_netlink.c)."""
 
 RTM_NEWLINK, IFLA_IFNAME = 16, 3
@@ -50,4 +50,4 @@ def aligned(length: int) -> int:
 
 def error_number(body: bytes | bytearray) -> int:
     """The errno that the body of ERROR or DONE tells; 0 for success, and where it tells nothing."""
-    return -OUTCOME.unpack_from(body)[0] if len(body) >= OUTCOME.size else 0
+    return -RESULT.unpack_from(body)[0] if len(body) >= RESULT.size else 0

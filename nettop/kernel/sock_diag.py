@@ -179,7 +179,7 @@ def _ask(channel: socket.socket, request: bytes) -> tuple[list[Array], bool]:
 
 
 def _receive(channel: socket.socket) -> tuple[list[Array], bool]:
-    buffer = bytearray(_CHUNK + netlink.ROOM)
+    buffer = bytearray(_CHUNK + netlink.ANSWER_BYTES)
     room = memoryview(buffer)
     found: list[Array] = []
     starts: list[int] = []
@@ -212,7 +212,7 @@ def _message(buffer: bytes | bytearray, at: int, end: int) -> tuple[int, int, in
 
 def _require_success(buffer: bytes | bytearray, at: int, length: int) -> None:
     """Raise the error that a message tells with which a dump ends."""
-    if length < netlink.HEADER.size + netlink.OUTCOME.size:
+    if length < netlink.HEADER.size + netlink.RESULT.size:
         raise _cut_short()
     number = netlink.error_number(buffer[at + netlink.HEADER.size : at + length])
     if number > 0:

@@ -67,7 +67,7 @@ def _request(kind: int, flags: int, body: bytes) -> None:
     """Send one request and wait for its acknowledgement. Raises OSError with the kernel's errno."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as channel:
         channel.send(netlink.request(kind, netlink.ACK | flags, body))
-        answer = channel.recv(netlink.ROOM)
+        answer = channel.recv(netlink.ANSWER_BYTES)
     kind = netlink.HEADER.unpack_from(answer)[1]
     number = netlink.error_number(answer[netlink.HEADER.size :]) if kind == netlink.ERROR else 0
     if number:

@@ -18,7 +18,7 @@ import pytest
 from nettop.doctor.command import DoctorSettings, make_report
 from nettop.engine.source import probe_of
 from nettop.errors import ExitCode
-from nettop.kernel.mechanisms import LEFT_OUT
+from nettop.kernel.mechanisms import DISABLED
 from nettop.kernel.namespaces import find_namespaces
 from nettop.selftest.result import REPORT_IT
 from nettop.snapshots.snapshot import Rows, Snapshot
@@ -323,7 +323,7 @@ def test_what_the_user_left_out() -> None:
         deadline_s=DEADLINE_S,
     )
     assert done.returncode == 0
-    assert LEFT_OUT in done.stdout
+    assert DISABLED in done.stdout
     lenses = done.stdout.partition("CONNECTIONS")[2]
     assert "→" not in lenses
     done = nettop(
@@ -336,7 +336,7 @@ def test_what_the_user_left_out() -> None:
         deadline_s=DEADLINE_S,
     )
     assert done.returncode == ExitCode.UNSUPPORTED
-    assert LEFT_OUT in done.stdout
+    assert DISABLED in done.stdout
     assert "→" not in done.stdout
 
 

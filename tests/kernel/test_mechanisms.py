@@ -325,7 +325,7 @@ def why_refused(done: Traffic, point: str, way: Mechanism) -> str:
     """Why no watch has this way: who asked for it was refused it, or a program of it cannot be loaded."""
     said = [why for one in done.seen for name, why in hook_of(one.hooks, point).refused if name == way.name]
     said += [done.seen[0].refused[name] for name in way.programs if name in done.seen[0].refused]
-    return next(why for why in said if why != "another way was asked for")
+    return next(why for why in said if why != "another mechanism was chosen")
 
 
 def knows_users(seen: Seen) -> bool:
@@ -520,7 +520,7 @@ def test_nothing_was_asked_for(point: str) -> None:
     """What is not wanted is not attached."""
     with Watch(mechanisms={point: NO_MECHANISM}) as watch:
         snapshot = watch.read()
-    assert "left out by --use" in snapshot.via[point]
+    assert "disabled by --mechanism" in snapshot.via[point]
     assert ("closed" in snapshot.missing) == (point == HOOK_EVENTS.name)
 
 

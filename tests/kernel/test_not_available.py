@@ -15,7 +15,7 @@ from .lab import until
 pytestmark = pytest.mark.kernel
 
 WITHOUT = ("--mechanism", "events=none")
-WHY = "left out by --use"
+WHY = "disabled by --mechanism"
 USAGE, CANNOT = 2, 3
 
 
@@ -86,5 +86,5 @@ def test_an_unknown_way(words: tuple[str, ...]) -> None:
     command = ("--", "true") if words[0] == "run" else ()
     done = nettop(*words, "--mechanism", "events=nosuch", *command)
     assert done.returncode == USAGE
-    assert "unknown way to events 'nosuch'" in done.stderr
+    assert "unknown mechanism for events 'nosuch'" in done.stderr
     assert "none" in done.stderr

@@ -109,7 +109,7 @@ async def test_who_filters_by_it_is_told(text: str) -> None:
 
 async def test_a_way_that_does_not_exist_ends_the_app() -> None:
     """What the source says of an unknown way is the end, as for any wrong word."""
-    error = UsageError("unknown way to events 'x'", "did you mean tp_btf?")
+    error = UsageError("unknown mechanism for events 'x'", "did you mean tp_btf?")
     async with running([error], ticks=1, settings=Settings(mechanisms={"events": "x"})) as run:
         app = run[0].app
         assert isinstance(app, NettopApp)

@@ -27,7 +27,7 @@ from nettop.doctor.report import Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.interrupts import ended_by_signals
 from nettop.kernel.facts import Host
-from nettop.kernel.mechanisms import LEFT_OUT, NOT_CHOSEN
+from nettop.kernel.mechanisms import DISABLED, NOT_CHOSEN
 from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
 from nettop.probes.connections import self_test
 from nettop.selftest import paths
@@ -168,7 +168,7 @@ def remedies(*hooks: HookStatus, checks: tuple[Check, ...] = (), lens: Lens = LE
 BAD = Check("bcc", "bcc", "none", Verdict.BAD)
 
 
-@pytest.mark.parametrize("why", [NOT_CHOSEN, LEFT_OUT])
+@pytest.mark.parametrize("why", [NOT_CHOSEN, DISABLED])
 @pytest.mark.parametrize("checks", [(), (BAD,)])
 def test_what_the_user_left_out_needs_no_remedy(why: str, checks: tuple[Check, ...]) -> None:
     """Nor does what hangs on it; other reasons beside that have theirs."""
@@ -227,7 +227,7 @@ def test_a_lens_without_a_remedy_of_its_own() -> None:
         return "\n".join(lines(Report((BAD,), (LensReport(LENS, error=Unsupported(what)),))))
 
     assert "→ fix what is bad under HOST: bcc" in shown("nothing lists the sockets: no types")
-    assert "→ fix" not in shown(f"nothing lists the sockets: {LEFT_OUT}")
+    assert "→ fix" not in shown(f"nothing lists the sockets: {DISABLED}")
 
 
 def test_signs_without_colour_and_without_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +364,7 @@ def test_a_way_that_there_is_not() -> None:
     """It is told as a wrong word of the command line."""
 
     def source_of(_: str) -> Scripted:
-        raise UsageError("unknown way", "known are: a")
+        raise UsageError("unknown mechanism", "known are: a")
 
     with pytest.raises(UsageError):
         make_report(DoctorSettings(("drops",), traffic=False, mechanisms={"packets": "x"}), source_of)
@@ -579,7 +579,7 @@ def test_another_pid_namespace(tmp_path: Path) -> None:
 
 def test_fentry_that_nobody_asked_for() -> None:
     """What --mechanism leaves out, or what has nothing to add to, says nothing of the kernel."""
-    events = HookStatus("events", None, (("tp_btf/x", LEFT_OUT),))
+    events = HookStatus("events", None, (("tp_btf/x", DISABLED),))
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
     for hooks in ((events, routes), (HookStatus("routes", None, (("fexit/x", NOT_CHOSEN),)),)):
         (check,) = facts.fentry_check([LensReport(LENS, hooks)], ())

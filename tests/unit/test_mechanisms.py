@@ -80,7 +80,7 @@ def test_a_way_that_is_asked_for_is_the_only_one_tried(word: str, taken: Mechani
     kernel = Kernel()
     hook = attach_best(LADDER, kernel.take, {"accepts": word, "events": "none"})
     assert (hook.mechanism, kernel.asked) == (taken.name, [taken.name])
-    assert dict(hook.refused)["fexit/accept"] == "another way was asked for"
+    assert dict(hook.refused)["fexit/accept"] == "another mechanism was chosen"
 
 
 def test_a_way_that_is_asked_for_and_refused_leaves_none() -> None:

@@ -534,7 +534,7 @@ def test_an_unknown_way_is_a_usage_error(
 
     assert cli.run([*words, "--mechanism", "events=tp_bff"], source_of) == ExitCode.USAGE
     told = capfd.readouterr().err
-    assert "nettop: unknown way to events 'tp_bff'" in told
+    assert "nettop: unknown mechanism for events 'tp_bff'" in told
     assert "did you mean tp_btf/state" in told
 
 

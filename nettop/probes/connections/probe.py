@@ -108,7 +108,7 @@ class Connections:
         if self._loader is None:
             self._ask_for_events_alone()
         if self._room is not None:
-            self._room.settle()  # while nettop has the privilege
+            self._room.wait_until_entered()  # while nettop has the privilege
         at_once = self._followed is not None or bool(self._tables - {SOCKETS.name})
         # What refused the better table may refuse the events: then the first picture says so.
         if self._loader is not None and (at_once or isinstance(self._table, DiagTable)):
