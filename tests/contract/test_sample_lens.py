@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A new lens is new files and nothing else: one is dropped into a copy of the package and used through every door."""
+"""A new lens is new files and nothing else: docs/add-a-lens.md is followed in a copy of nettop, and the lens used."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,159 +13,145 @@ from pathlib import Path
 
 import pytest
 
-import nettop
-
-PACKAGE = Path(nettop.__file__).parent
-
-SNAPSHOTS = '''
-"""The sample lens: two tables of things that are made up."""
-
-from nettop.snapshots.schema import Field, Kind, Lens, Table
-
-_FIELDS = (
-    Field("id", Kind.KEY, "ID", "which one", "u8"),
-    Field("animal", Kind.TEXT, "ANIMAL", "what it is called", "u4"),
-    Field("legs", Kind.GAUGE, "LEGS", "how many it has", "u1"),
-    Field("steps", Kind.COUNTER, "STEPS", "how many it made", "u8", "packets"),
-)
-ANIMALS = Table("animals", _FIELDS, "id", ("animal", "legs", "steps_per_s"), ("animal", "legs", "steps"),
-                "-steps_per_s", "-steps")
-FEW = Table("few", _FIELDS, "id", ("animal",), ("animal",), "animal", "animal")
-LENS = Lens("sample", "Sample", 9, "9", "who walks here?", (ANIMALS, FEW))
-'''
-
-PROBE = '''
-"""Makes the sample lens's snapshots out of nothing."""
-
-import time
-from pathlib import Path
-
-import numpy as np
-
-from nettop.snapshots.sample import ANIMALS, FEW
-from nettop.snapshots.snapshot import Rows, Snapshot
-
-PROGRAM = Path(__file__).with_name("sample.bpf.c")
-TEXTS = {"animal": ["cat", "spider", "snake"]}
-
-
-class Probe:
-    def start(self):
-        assert PROGRAM.exists()
-        self.reads = 0
-
-    def read(self, taken_ns):
-        self.reads += 1
-        rows = np.zeros(3, ANIMALS.dtype)
-        rows["id"] = (1, 2, 3)
-        rows["animal"] = (0, 1, 2)
-        rows["legs"] = (4, 8, 0)
-        rows["steps"] = (100 * self.reads, 1000 * self.reads, 0)
-        tables = {"animals": Rows(ANIMALS, rows, TEXTS, taken_ns), "few": Rows(FEW, rows[:1], TEXTS, taken_ns)}
-        return Snapshot("sample", time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), tables)
-
-    def set(self, option, value):
-        pass
-
-    def describe(self, key):
-        return {}
-
-    def close(self):
-        pass
-
-
-def make_probe():
-    return Probe()
-'''
-
-FILES = {
-    "snapshots/sample.py": SNAPSHOTS,
-    "probes/sample.py": PROBE,
-    "probes/sample.bpf.c": "/* the sample lens needs no program */\n",
-}
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "add-a-lens.md"
+CPUS = os.cpu_count()
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a copy of the package that has the sample lens."""
-    there = tmp_path_factory.mktemp("home")
-    shutil.copytree(PACKAGE, there / "nettop", ignore=shutil.ignore_patterns("__pycache__"))
-    for name, text in FILES.items():
-        path = there / "nettop" / name
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of nettop that has the files of the page, which were not there before."""
+    copy = tmp_path_factory.mktemp("nettop")
+    for folder in ("nettop", "scripts", "docs", "tests/docs"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    files = re.findall(r"^### `([^`]+)`\n\n```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(files) == 5
+    for name, text in files:
+        path = copy / name
         assert not path.exists()
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return there
+    return copy
 
 
-def python(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def python(copy: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     """The interpreter, with the copy before every other nettop."""
     done = subprocess.run(
         [sys.executable, "-B", *words],
-        cwd=home,
-        env=os.environ | {"PYTHONPATH": str(home)},
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(copy), "COLUMNS": "120"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done
 
 
-def test_table(home: Path) -> None:
-    """--view shows the lens's own columns in its own order."""
-    done = python(home, "-m", "nettop", "--view", "sample", "-d", "--once")
-    assert done.stdout == (
-        "animal  legs  steps\n"
-        "spider     8   1000\n"
-        "cat        4    100\n"
-        "snake      0      0\n"
-    )  # fmt: skip
+def nettop(copy: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """The copy's command line."""
+    return python(copy, "-m", "nettop", *words, status=status)
 
 
-def test_other_table(home: Path) -> None:
-    """LENS.TABLE names a table behind the first."""
-    done = python(home, "-m", "nettop", "--view", "sample.few", "-d", "--once")
-    assert done.stdout == "animal\ncat\n"
+def rows(copy: Path, *words: str) -> list[dict[str, int]]:
+    """The lens's rows as JSON Lines."""
+    done = nettop(copy, "--view", "softnet", "--format", "jsonl", "--once", *words)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_json_lines(home: Path) -> None:
+def test_table(copy: Path) -> None:
+    """--view shows the lens's own columns; LENS.TABLE would name a table behind the first."""
+    header, *lines = nettop(copy, "--view", "softnet", "-d", "--once").stdout.splitlines()
+    assert header.split() == ["cpu", "processed", "dropped"]
+    assert [int(line.split()[0]) for line in lines] == sorted(int(line.split()[0]) for line in lines)
+    assert 1 <= len(lines) <= CPUS
+
+
+def test_json_lines(copy: Path) -> None:
     """JSON Lines have every field by its name."""
-    done = python(home, "-m", "nettop", "--view", "sample", "--format", "jsonl", "--once", "--limit", "1")
-    row = json.loads(done.stdout)
-    assert row | {"time": ""} == {"time": "", "id": 2, "animal": "spider", "legs": 8, "steps": 1000}
+    assert all(set(row) == {"time", "cpu", "processed", "dropped"} for row in rows(copy))
 
 
-def test_filter(home: Path) -> None:
-    """The filter knows the lens's fields and texts."""
+def test_filter(copy: Path) -> None:
+    """The filter knows the lens's fields."""
+    assert [row["cpu"] for row in rows(copy, "--filter", "cpu=0")] == [0]
+
+
+def test_rates(copy: Path) -> None:
+    """A counter has its rate without a declaration."""
     words = (
         "--view",
-        "sample",
-        "-d",
+        "softnet",
+        "--format",
+        "csv",
         "--once",
+        "-t",
+        "0.1",
         "--columns",
-        "animal,steps",
-        "--filter",
-        "legs>1",
-        "--filter",
-        "at",
+        "processed_per_s,cpu",
     )
-    assert python(home, "-m", "nettop", *words).stdout == "animal  steps\ncat       100\n"
-
-
-def test_rates(home: Path) -> None:
-    """A counter has its rate without a word about it."""
-    words = ("--view", "sample", "--format", "csv", "--once", "-t", "0.1", "--columns", "steps_per_s,animal")
-    header, first, *_ = python(home, "-m", "nettop", *words).stdout.splitlines()
-    assert header == "time,steps_per_s,animal"
+    header, first, *_ = nettop(copy, *words).stdout.splitlines()
+    assert header == "time,processed_per_s,cpu"
     assert float(first.split(",")[1]) >= 0
 
 
-def test_the_kernel_room_is_not_needed(home: Path) -> None:
+def test_option(copy: Path) -> None:
+    """--help has the option in a panel of its lens, its value reaches the source, a wrong one is refused."""
+    shown = nettop(copy, "--help").stdout
+    assert "Softnet (view softnet)" in shown
+    assert "--busiest" in shown
+    assert "CPUs to show, those that processed most (4096)" in shown
+    assert "--busiest" in nettop(copy, "log", "--help").stdout
+    assert len(rows(copy, "--busiest", "1")) == 1
+    words = ("--table", "--once", "--view", "softnet", "--busiest", "0")
+    assert "--busiest 0 is too low" in nettop(copy, *words, status=2).stderr
+    assert (
+        "--busiest is an option of softnet.cpus" in nettop(copy, "--table", "--busiest", "1", status=2).stderr
+    )
+
+
+def test_hook(copy: Path) -> None:
+    """Without its mechanism the hook's table is not available, and the banner says why."""
+    done = nettop(copy, "--view", "softnet", "--table", "--once", "--mechanism", "softnet=none")
+    assert "softnet n/a" in done.stderr
+    words = ("--view", "softnet", "--table", "--once", "--mechanism", "softnet=/sys")
+    assert "known are: /proc/net/softnet_stat, none" in nettop(copy, *words, status=2).stderr
+
+
+def test_doctor(copy: Path) -> None:
+    """Doctor reports the hook's mechanism and runs the self-test."""
+    report = json.loads(nettop(copy, "doctor", "--only", "softnet", "--format", "json").stdout)
+    (lens,) = report["lenses"]
+    assert lens["hooks"] == [
+        {
+            "hook": "softnet",
+            "mechanism": "/proc/net/softnet_stat",
+            "refused": [],
+            "fields": ["processed", "dropped"],
+        }
+    ]
+    (result,) = report["self_test"]
+    assert (result["what"], result["ok"]) == ("datagrams over loopback, at least", True)
+
+
+def test_documents(copy: Path) -> None:
+    """The generated reference has the lens, and the documents' tests hold before any kernel was tried."""
+    python(copy, "scripts/generate.py")
+    fields = (copy / "docs" / "fields.md").read_text()
+    assert "## `softnet`\n" in fields
+    assert "| `softnet` | what each CPU counts of the packets that arrive there |" in fields
+    assert "| `--busiest N` | CPUs to show, those that processed most, at least 1, at most 4096 |" in fields
+    names = ("test_fields_are_as_declared", "test_kernel_support_lists_declared_hooks")
+    tests = [f"tests/docs/test_generated.py::{name}" for name in names]
+    assert "2 passed" in python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests).stdout
+
+
+def test_the_kernel_package_loads_no_bcc(copy: Path) -> None:
     """The copy is what ran, and a lens without a program loads no bcc."""
-    code = "import nettop, sys, nettop.probes.sample; print(nettop.__file__, 'bcc' in sys.modules)"
-    assert python(home, "-c", code).stdout == f"{home / 'nettop' / '__init__.py'} False\n"
+    code = "import nettop, sys, nettop.probes.softnet; print(nettop.__file__, 'bcc' in sys.modules)"
+    assert python(copy, "-c", code).stdout == f"{copy / 'nettop' / '__init__.py'} False\n"
 
 
 PILOT = '''
@@ -179,8 +166,8 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.snapshot import Rows, Snapshot
 
 
-class Nobody:
-    """Stands for the kernel: no connections."""
+class NoConnections:
+    """A source of the first lens that has no rows."""
 
     start = close = lambda self: None
     set = lambda self, option, value: None
@@ -190,25 +177,30 @@ class Nobody:
         return Snapshot("connections", time.time_ns(), taken_ns, {"sockets": rows})
 
 
-async def see(pilot, *words):
-    async with asyncio.timeout(30):
-        while not all(word in pilot.app.export_screenshot() for word in words):
-            await pilot.pause()
-
-
 async def main():
-    with Session(0.1, lambda lens: Nobody() if lens == "connections" else probe_of(lens)) as session:
-        async with NettopApp(ScreenContext(Settings(), session)).run_test(size=(120, 30)) as pilot:
-            await see(pilot, "Connections", "Sample")
-            assert "spider" not in pilot.app.export_screenshot()
-            await pilot.press("9")
-            await see(pilot, "ANIMAL", "LEGS", "spider", "snake")
+    with Session(0.1, lambda lens: NoConnections() if lens == "connections" else probe_of(lens)) as session:
+        async with NettopApp(ScreenContext(Settings(), session)).run_test(size=(120, 100)) as pilot:
+            async def see(*words):
+                async with asyncio.timeout(30):
+                    while not all(word in pilot.app.export_screenshot() for word in words):
+                        await pilot.pause()
+
+            await see("Connections", "Softnet")
+            assert "PROCESSED" not in pilot.app.export_screenshot()
+            await pilot.press("8")
+            await see("PROCESSED", "DROPPED", "dropped&#160;since&#160;boot")
+            await pilot.press("b", "b")
+            async with asyncio.timeout(30):
+                while len(session.bus.frame("softnet").now.tables["cpus"]) != 1:
+                    await pilot.pause()
+            await pilot.press("question_mark")
+            await see("SOFTNET", "that&#160;processed&#160;most:&#160;the&#160;next")
 
 
 asyncio.run(main())
 '''
 
 
-def test_tab_of_the_screens(home: Path) -> None:
-    """The lens has its tab and its key, and without a screen of its own a table of its columns."""
-    python(home, "-c", PILOT)
+def test_screens(copy: Path) -> None:
+    """The lens has its tab, its screen, and a key for its option, which help names."""
+    python(copy, "-c", PILOT)

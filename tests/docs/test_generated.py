@@ -52,12 +52,13 @@ def test_each_walk_names_seven_files_at_most() -> None:
     assert all((ROOT / file).is_file() for files in walks for file in files)
 
 
-def test_kernel_support_has_every_hook() -> None:
-    """docs/kernel-support.md has each hook that a lens declares, in its lens's table, and no other."""
+def test_kernel_support_lists_declared_hooks() -> None:
+    """docs/kernel-support.md lists hooks that a lens declares, in its order, in its lens's table, and no others.
+
+    A new hook is missing until it was run on the kernels.
+    """
     page = (ROOT / "docs" / "kernel-support.md").read_text()
     parts = {title: text for title, _, text in (part.partition("\n") for part in page.split("\n## "))}
-    hooks = {
-        lens.title: re.findall(r"^\| `(\w+)` \|", parts.get(lens.title, ""), re.MULTILINE)
-        for lens in lenses()
-    }
-    assert hooks == {lens.title: [hook.name for hook in lens.hooks] for lens in lenses()}
+    for lens in lenses():
+        listed = re.findall(r"^\| `(\w+)` \|", parts.get(lens.title, ""), re.MULTILINE)
+        assert listed == [hook.name for hook in lens.hooks if hook.name in listed]
