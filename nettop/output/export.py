@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,31 +17,19 @@ from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
 from nettop.interrupts import Requests
-from nettop.output.cpu.flame_svg import flame_svg
-from nettop.output.cpu.folded import folded
-from nettop.output.cpu.speedscope import speedscope
 from nettop.output.diagnostics import Diagnostics
-from nettop.query.cpu import Profile, grown_rows, stack_counts
+from nettop.output.lens_output import Exporter, output_of
 from nettop.query.filter import parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.settings import ExportFormat, ExportSettings
+from nettop.settings import ExportSettings
 from nettop.snapshots import find_table
-from nettop.snapshots.arrays import take
-from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 
 STDOUT = "-"
 _STEP_S = 0.2
 """How often a terminal shows how far it is."""
-
-WRITERS: Mapping[ExportFormat, Callable[[Profile], str]] = {
-    ExportFormat.FOLDED: folded,
-    ExportFormat.SPEEDSCOPE: speedscope,
-    ExportFormat.SVG: flame_svg,
-}
-"""What makes each format of the stacks."""
 
 
 def run_export(
@@ -58,6 +46,7 @@ def run_export(
     """
     lens, table = find_table(settings.view)
     shown = parse_filter(table, " ".join(settings.filters))
+    exporter = output_of(lens.id).exporters[table.name]
     _check_place(settings.path)
     report = Diagnostics(stderr)
     options = {"all_rows": True, "mechanisms": settings.mechanisms, **settings.options}
@@ -69,17 +58,19 @@ def run_export(
             report("ended before anything was sampled: nothing is written")
             return ExitCode.DONE
         began = first.now
-        if (why := began.missing.get("stack")) is not None:
-            report(f"functions have no names: {why}")
-        with _progress(settings, stderr) as show:
-            _sample(consumer, requests, table, settings.duration_s, show)
+        for remark in exporter.remarks(began):
+            report(remark)
+        with _progress(settings, exporter.unit, stderr) as show:
+            _sample(consumer, requests, settings.duration_s, lambda: _count(consumer, table, exporter), show)
         ended = _last_snapshot(consumer)
-    view = View(_grown(began, ended, table), replace(text_query(table), filter=shown))
-    profile = _profile(view, began)
+    counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
+    frame = Frame(replace(ended, tables={table.name: counted}))
+    view = View(frame, replace(text_query(table), filter=shown))
+    text, amount = exporter.write(settings.format, view, began)
     for remark in view.filter_remarks:
         report(remark)
-    write_whole(settings.path, WRITERS[settings.format](profile), stdout)
-    report(_summary(profile, settings, began, ended, is_early=requests.ending))
+    write_whole(settings.path, text, stdout)
+    report(_summary(amount, settings, began, ended, is_early=requests.ending))
     return ExitCode.DONE
 
 
@@ -89,19 +80,23 @@ def run_export(
 def _sample(
     consumer: Consumer,
     requests: Requests,
-    table: Table,
     duration_s: float,
+    count: Callable[[], int],
     show: Callable[[float, int], None] | None,
 ) -> None:
-    """Wait for the end of the time, or its request; meanwhile `show` gets the seconds, and the samples so far."""
-    start = time.monotonic()
-    first = _samples(consumer, table)
+    """Wait for the end of the time, or its request; meanwhile `show` gets the seconds, and what was counted."""
+    start, first = time.monotonic(), count()
     while not requests.ending and (left := start + duration_s - time.monotonic()) > 0:
         if consumer.failure is not None:
             raise consumer.failure
         if show is not None:
-            show(duration_s - left, _samples(consumer, table) - first)
+            show(duration_s - left, count() - first)
         consumer.wait(timeout_s=left if show is None else min(left, _STEP_S))
+
+
+def _count(consumer: Consumer, table: Table, exporter: Exporter) -> int:
+    frame = consumer.frame
+    return 0 if frame is None else exporter.count(frame.now.tables[table.name])
 
 
 def _last_snapshot(consumer: Consumer) -> Snapshot:
@@ -113,38 +108,18 @@ def _last_snapshot(consumer: Consumer) -> Snapshot:
     return consumer.frame.now
 
 
-def _samples(consumer: Consumer, table: Table) -> int:
-    return 0 if consumer.frame is None else int(consumer.frame.now.tables[table.name].array["samples"].sum())
-
-
-def _grown(began: Snapshot, ended: Snapshot, table: Table) -> Frame:
-    """The last snapshot, with what its table counted since the first."""
-    grown = grown_rows(ended.tables[table.name], began.tables[table.name])
-    return Frame(replace(ended, tables={table.name: grown}))
-
-
-def _profile(view: View, began: Snapshot) -> Profile:
-    """The stacks that the view shows."""
-    rows = view.now
-    shown = Rows(rows.table, take(rows.array, view.order), rows.texts, rows.taken_ns)
-    elapsed_ns = rows.taken_ns - began.tables[view.table.name].taken_ns
-    host = safe_text(os.uname().nodename)
-    return Profile(tuple(stack_counts(shown)), host, began.wall_ns, elapsed_ns, began.counts["frequency_hz"])
-
-
-# --- what is told ---------------------------------------------------------------------------------------------
+# --- what is reported -----------------------------------------------------------------------------------------
 
 
 def _summary(
-    profile: Profile, settings: ExportSettings, began: Snapshot, ended: Snapshot, *, is_early: bool
+    amount: str, settings: ExportSettings, began: Snapshot, ended: Snapshot, *, is_early: bool
 ) -> str:
-    """How much was written, of how long, where to; and what was lost meanwhile."""
-    early = f", ended early: {settings.duration_s:g} s were asked for" if is_early else ""
+    """How much was written, and where to; and what was lost meanwhile."""
+    early = f", ended early: {settings.duration_s:g} s were requested" if is_early else ""
     lost = {name: count - began.lost.get(name, 0) for name, count in ended.lost.items()}
     losses = ", ".join(f"{count} {name}" for name, count in lost.items() if count > 0)
-    idle = "" if profile.counts else ": the network stack took next to no CPU time, or the filter leaves none"
     parts = (
-        f"{profile.samples} samples in {profile.elapsed_ns / 1e9:.1f} s{early}{idle}",
+        f"{amount}{early}",
         *((f"lost {losses}",) if losses else ()),
         *(() if settings.path == STDOUT else (f"written to {settings.path}",)),
     )
@@ -153,7 +128,7 @@ def _summary(
 
 @contextmanager
 def _progress(
-    settings: ExportSettings, stderr: TextIO | None
+    settings: ExportSettings, unit: str, stderr: TextIO | None
 ) -> Iterator[Callable[[float, int], None] | None]:
     """What shows on a terminal how far the sampling is; None where there is no terminal."""
     if stderr is None or not stderr.isatty():
@@ -166,13 +141,13 @@ def _progress(
         TextColumn(settings.view),
         BarColumn(),
         TextColumn("{task.completed:.0f} of {task.total:g} s"),
-        TextColumn("{task.fields[samples]:,} samples  (Ctrl-C ends early)"),
+        TextColumn(f"{{task.fields[counted]:,}} {unit}  (Ctrl-C ends early)"),
     )
     with Progress(*columns, console=Console(file=stderr), transient=True, auto_refresh=False) as progress:
-        task = progress.add_task("", total=settings.duration_s, samples=0)
+        task = progress.add_task("", total=settings.duration_s, counted=0)
 
-        def show(elapsed_s: float, samples: int) -> None:
-            progress.update(task, completed=elapsed_s, samples=samples)
+        def show(elapsed_s: float, counted: int) -> None:
+            progress.update(task, completed=elapsed_s, counted=counted)
             progress.refresh()
 
         yield show
@@ -183,7 +158,7 @@ def _progress(
 
 def _check_place(path: str) -> None:
     """Raise NettopError where an export could not be written at its end."""
-    with _told(path):
+    with _refused(path):
         if path == STDOUT or _is_special(path):
             return
         place = Path(path).resolve()
@@ -205,7 +180,7 @@ def write_whole(path: str, text: str, stdout: TextIO | None) -> None:
     What is no regular file, as a FIFO, is written to. Raises NettopError.
     """
     content = text.encode("utf-8", "replace")
-    with _told("the output" if path == STDOUT else path):
+    with _refused("the output" if path == STDOUT else path):
         if path == STDOUT:
             assert stdout is not None
             stdout.buffer.write(content)
@@ -248,7 +223,7 @@ def _as_it_is(path: str, flags: int) -> int:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _refused(what: str) -> Iterator[None]:
     """Where it cannot be written that is a NettopError; a reader who has gone is none."""
     try:
         yield

@@ -14,6 +14,7 @@ from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import Requests
 from nettop.output.banner import mechanisms
 from nettop.output.diagnostics import Diagnostics
+from nettop.output.lens_output import output_of
 from nettop.output.log_lines import limit_line, lost_line, missing_line
 from nettop.output.log_plan import LogPlan, Stream, make_log_plan
 from nettop.output.log_sinks import Sinks, opened_sinks
@@ -152,11 +153,7 @@ class _Log:
         of_all = f" of {self._seen} events" if self._settings.filters and self._has_events else ""
         lost = ", ".join([*self._losses(), *self._sinks.lost()])
         counts = self._last.counts if self._last else {}
-        totals = [
-            f"{name} {counts[name]}"
-            for name in ("connected", "accepted", "closed", "failed")
-            if name in counts
-        ]
+        totals = [f"{name} {counts[name]}" for name in output_of(self._lens).totals if name in counts]
         parts = [f"logged {written}{of_all}", f"lost {lost or 'nothing'}"]
         parts += [f"the kernel counted {', '.join(totals)}"] if totals else []
         return "; ".join([*parts, *self._sinks.places()])

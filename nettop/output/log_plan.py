@@ -8,6 +8,7 @@ from typing import Protocol
 
 from nettop.errors import UsageError
 from nettop.output.jsonl import JsonLines
+from nettop.output.lens_output import output_of
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
 from nettop.query.from_settings import query_from_settings
@@ -17,9 +18,6 @@ from nettop.settings import LineFormat, LogSettings, ViewSettings
 from nettop.snapshots import logged_views
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Lens, Table
-
-_FILES = {"connections.events": "events", "connections": "metrics"}
-"""Files that are not called as their view is."""
 
 
 class Lines(Protocol):
@@ -75,10 +73,10 @@ def make_log_plan(settings: LogSettings) -> LogPlan:
 def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool) -> Lines:
     """What writes the rows of a table as lines of this kind; `view` names the table.
 
-    With `why` JSON says why what is null cannot be had.
+    With `why` JSON says why what is null is not available.
     """
     if form is LineFormat.TEXT:
-        return TextLines(table, kind)
+        return TextLines(view.partition(".")[0], table, kind)
     return JsonLines(whole_columns(table), {"type": kind, "lens": view}, why=why)
 
 
@@ -94,7 +92,7 @@ def _tables(settings: LogSettings) -> tuple[Lens, list[Table]]:
 
 def _name(lens: Lens, table: Table) -> str:
     view = _view(lens, table)
-    return _FILES.get(view, view)
+    return output_of(lens.id).log_names.get(view, view)
 
 
 def _view(lens: Lens, table: Table) -> str:
@@ -104,7 +102,7 @@ def _view(lens: Lens, table: Table) -> str:
 def _maker(settings: LogSettings, lens: Lens, table: Table) -> Lines:
     view = _view(lens, table)
     kind = "event" if table.append else "metrics"
-    if settings.format is LineFormat.TEXT and view not in _FILES:
+    if settings.format is LineFormat.TEXT and view not in output_of(lens.id).log_names:
         kind = view
     # An event is one of its lens; its table needs no name.
     return lines_of(settings.format, kind, lens.id if table.append else view, table, why=settings.why)

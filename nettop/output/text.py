@@ -17,6 +17,7 @@ from nettop.errors import ExitCode, NettopError
 from nettop.output.banner import banner, change
 from nettop.output.diagnostics import Diagnostics
 from nettop.output.jsonl import JsonLines
+from nettop.output.lens_output import output_of
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.separated import Separated
 from nettop.output.standard_streams import StandardStreams
@@ -24,7 +25,6 @@ from nettop.output.table import AlignedTable, Terminal
 from nettop.query.address import address_bytes
 from nettop.query.view import View
 from nettop.settings import Format, Settings, TextSettings
-from nettop.snapshots.connections import WITHOUT_ROOT
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Snapshot
 
@@ -158,9 +158,9 @@ class _Printer:
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:
             remarks = [*remarks, f"{view.table.name} are not available on this kernel or host: {why}"]
-        gaps = view.snapshot.gaps
-        if self._banner_stream is None and WITHOUT_ROOT in gaps:  # else the banner says so
-            remarks = [*remarks, f"{WITHOUT_ROOT} {gaps[WITHOUT_ROOT]}"]
+        if self._banner_stream is None:  # else the banner says so
+            reported, gaps = output_of(self._plan.lens.id).reported_gaps, view.snapshot.gaps
+            remarks = [*remarks, *(f"{name} {gaps[name]}" for name in reported if name in gaps)]
         for remark in remarks:
             if remark not in self._remarks:
                 self._report(remark)

@@ -333,7 +333,7 @@ def test_ended_early(tmp_path: Path) -> None:
     running.requests.end()
     assert running.wait() is ExitCode.DONE
     assert lines_of(file.read_text()) == {f"{RX};{WAKE}": 30, f"{RX};{TCP}": 5}
-    told = r"35 samples in \d+\.\d s, ended early: 3600 s were asked for"
+    told = r"35 samples in \d+\.\d s, ended early: 3600 s were requested"
     assert re.search(told, running.stderr.getvalue())
 
 
@@ -389,7 +389,7 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
             seen += os.read(terminal, 65536).decode()
         assert child.wait(20) == 0
     os.close(terminal)
-    assert "ended early: 600 s were asked for" in seen
+    assert "ended early: 600 s were requested" in seen
     assert (tmp_path / "a.svg").read_text().endswith("</svg>\n")
 
 

@@ -79,7 +79,7 @@ def test_any_table() -> None:
     rows = [{"reason": "NO SOCKET", "interface": "eth 0", "bytes": 1500}, {"reason": None, "interface": None}]
     before = [{"reason": "NO SOCKET", "bytes": 500}, {}]
     view = View(make_frame(rows, before, table=table, lens="drops"), text_query(table))
-    assert TextLines(table, "drops").lines(view, view.order) == (
+    assert TextLines("drops", table, "drops").lines(view, view.order) == (
         "2026-11-18T11:06:41.123456Z  drops    reason=NO_SOCKET  interface=eth_0  bytes 1.5 kB  bytes/s 8.0 kb/s"
         "  share 100%\n"
         "2026-11-18T11:06:41.123456Z  drops    reason=–  interface=–\n"
@@ -97,7 +97,7 @@ def test_a_table_with_a_time_and_an_owner() -> None:
         "last_at": WALL_NS,
     }
     view = View(make_frame([row], table=FAILURES), text_query(FAILURES))
-    (line,) = TextLines(FAILURES, "connections.failures").lines(view, view.order).splitlines()
+    (line,) = TextLines("connections", FAILURES, "connections.failures").lines(view, view.order).splitlines()
     assert "  reason=refused  remote_address=::  port=1  process=curl  " in line
     assert f"  first_at={TIME}  last_at={TIME}  failures 3" in line
 
@@ -105,7 +105,7 @@ def test_a_table_with_a_time_and_an_owner() -> None:
 def test_no_rows_are_no_lines() -> None:
     """Nothing gives nothing."""
     view = events()
-    for maker in (TextLines(EVENTS, "event"), JsonLines(("time",))):
+    for maker in (TextLines("connections", EVENTS, "event"), JsonLines(("time",))):
         assert maker.lines(view, np.zeros(0, np.intp)) == ""
 
 

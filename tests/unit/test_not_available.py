@@ -166,7 +166,7 @@ def test_plain_output(case: Case) -> None:
 @each_stored
 def test_logged_lines(case: Case) -> None:
     """A line that tells of a field says n/a in its place; the others stay as they are."""
-    lines = TextLines(case.table, "metrics")
+    lines = TextLines(case.lens.id, case.table, "metrics")
     at = np.arange(1)
 
     def line(missing: dict[str, str], row: Row) -> str:

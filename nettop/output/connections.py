@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readable lines of connections and their events, and what a log of them is called and sums up.
+
+2026-11-20T11:02:40.060110Z  fail     refused  curl[4615]  127.0.0.1:42524 → 127.0.0.1:1  after 62 µs  sent 0 B
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.output import log_lines as lines
+from nettop.output.lens_output import LensOutput, Part
+from nettop.query.view import View
+from nettop.snapshots.arrays import Index
+from nettop.snapshots.connections import EVENTS, SOCKETS, WITHOUT_ROOT
+from nettop.snapshots.schema import Table
+
+_LABELS = {"duration_us": "after", "retransmits": "retransmits", "packets_sent": "packets sent",
+           "packets_received": "packets received", "rtt": "rtt"}  # fmt: skip
+_REASON_WIDTH = 15
+_STATE_WIDTH = 11
+_OPENINGS = [code for code, name in EVENTS.by_name["event"].labels.items() if name in ("connect", "accept")]
+_AT_THE_END = ("duration_us", "bytes_sent", "bytes_received", "retransmits")
+_OF_SOCKETS = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "retransmits", "rtt")
+
+
+def line_parts(table: Table, kind: str) -> list[Part]:
+    """The parts of a line: of an event, which says itself what it is, of a socket, or of any other row."""
+    who = [lines.owner, lines.ends]
+    if table is EVENTS:
+        event = [lines.bare("event", lines.KIND_WIDTH), lines.bare("reason", _REASON_WIDTH)]
+        ended = [_of_events(name, opened=False) for name in _AT_THE_END]
+        return [lines.own_time, *event, *who, _of_events("handshake_us", opened=True), *ended]
+    if table is SOCKETS:
+        amounts = [lines.amount(table, name, _LABELS) for name in _OF_SOCKETS]
+        return [lines.snapshot_time, lines.constant(kind), lines.bare("state", _STATE_WIDTH), *who, *amounts]
+    return lines.row_parts(table, kind, _LABELS)
+
+
+def _of_events(name: str, *, opened: bool) -> Part:
+    """An amount that only the events have that open a connection, or only the others."""
+    amount = lines.amount(EVENTS, name, _LABELS)
+
+    def part(view: View, at: Index) -> list[str]:
+        has_it = np.isin(view.raw("event")[at], _OPENINGS, invert=not opened).tolist()
+        return [text if it_has else "" for text, it_has in zip(amount(view, at), has_it, strict=True)]
+
+    return part
+
+
+OUTPUT = LensOutput(
+    line_parts=line_parts,
+    log_names={"connections.events": "events", "connections": "metrics"},
+    totals=("connected", "accepted", "closed", "failed"),
+    reported_gaps=(WITHOUT_ROOT,),
+)
