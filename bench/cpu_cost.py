@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the cpu lens costs others and itself: `sudo .venv/bin/python bench/cpu_cost.py [others own idle] [--rounds N]`.
 
-`others`: CPU nanoseconds that a byte of TCP takes, both ends on one CPU, and what calls and loops take that have
-nothing to do with the network; by the scheduler's own account, which a busy machine hardly disturbs. The lens, its
-dearest way to system calls and `perf record -a -g` are on for some 30 ms each, next to as many without any: a machine
-hardly changes in that time, so the median of many ratios holds where single figures do not. `own`: nettop's CPU time
-and memory while all CPUs are at work for the network. `idle`: the same while nothing is.
+`others`: CPU nanoseconds that a byte of TCP takes, both ends on one CPU, and those of calls and loops that do not use
+the network, by the scheduler's account, which other load hardly disturbs. The lens and `perf record -a -g` are on for
+some 30 ms each, next to as long without them: a machine hardly changes in that time, so the median of many ratios is
+stable where single figures are not. `own`: nettop's CPU time and memory while all CPUs work for the network. `idle`:
+the same without traffic.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from bpf_stats import program_runs, statistics_on
 from cpu_scenes import SCENES, B, Stage, built, neighbours, on_stage, wait_for
@@ -39,21 +39,20 @@ MEDIAN_ERROR = 1.2533 / 1.349
 CPUCLOCK_SCHED = 2
 """The scheduler's clock of a process, with its PID (include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK)."""
 LAST_CPU = (os.cpu_count() or 1) - 1
-NETTOP_ITSELF, NETTOP_DEAREST = "nettop", "nettop --mechanism syscalls=raw_syscalls"
-DEAREST = {"syscalls": "raw_syscalls"}
+NETTOP = "nettop"
 VIEW = ("--table", "--view", "cpu", "-d", "-t", "1")
 
-# --- what takes turns -------------------------------------------------------------------------------------------------
+# --- what is switched on and off --------------------------------------------------------------------------------------
 
 
 class Switched(Protocol):
-    """What may be on or off."""
+    """Something that can be switched on and off."""
 
     def on(self) -> None:
-        """It costs from now on."""
+        """From now on it costs CPU time."""
 
     def off(self) -> None:
-        """It costs nothing any more."""
+        """From now on it costs nothing."""
 
 
 class Nothing:
@@ -69,24 +68,24 @@ class Nothing:
 class Lens:
     """nettop's lens in a process of its own, read once a second; while it is off no program of it is attached."""
 
-    def __init__(self, mechanisms: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=_hold_lens, args=(theirs, mechanisms), daemon=True)
+        self.process = multiprocessing.Process(target=_run_lens, args=(theirs,), daemon=True)
         self.process.start()
         self.hooks = str(self._answer())
 
     def on(self) -> None:
-        """All of it is attached."""
+        """Attach all of it."""
         self._pipe.send(True)
         self._answer()
 
     def off(self) -> None:
-        """None of it is."""
+        """Detach all of it."""
         self._pipe.send(False)
         self._answer()
 
     def end(self) -> None:
-        """Ends the process, and with it all that is attached."""
+        """Kill the process, which detaches all of it."""
         self.process.kill()
         self.process.join()
 
@@ -96,43 +95,44 @@ class Lens:
         return self._pipe.recv()
 
 
-def _hold_lens(pipe: Connection, mechanisms: Mapping[str, str]) -> None:
-    """The life of that process: True attaches, False detaches.
+def _run_lens(pipe: Connection) -> None:
+    """The main function of that process: True attaches, False detaches.
 
-    It reaches into the source: to start one anew takes longer than a turn, and what may be left out is not all.
+    It uses the parts of the source: starting a source takes longer than a turn.
     """
-    from nettop.probes.cpu.entries import SERVED, SOFTIRQS, THREADS
+    from nettop.kernel import kprobes
+    from nettop.kernel.program import Loader
+    from nettop.probes.cpu.entries import BY_SAMPLES, FALLBACKS, SYSCALLS
     from nettop.probes.cpu.probe import make_probe
 
     source = make_probe()
-    source.set("mechanisms", mechanisms)
     source.start()
     hooks = {hook.hook: hook.mechanism for hook in source.read(time.monotonic_ns()).hooks if hook.mechanism}
-    entries = source._attached
+    entries, clocks = source._attached, source._samples._clocks if source._samples else None
     at_first = entries.programs()
-    ways_at_first = [
-        way
-        for fallbacks in (SOFTIRQS, THREADS, SERVED)
-        for way in fallbacks.mechanisms
-        if way.name == hooks.get(fallbacks.hook.name) and at_first.issuperset(way.programs)
+    mechanisms = [
+        mechanism
+        for fallbacks in FALLBACKS
+        for mechanism in fallbacks.mechanisms
+        if mechanism.name == hooks.get(fallbacks.hook.name) and mechanism != BY_SAMPLES
     ]
 
     def attach() -> None:
-        for way in ways_at_first:
-            entries.attach(way)
-        while source.restore():
-            pass
-        if source._left_out:
-            raise SystemExit("what was detached cannot be attached again")
+        for mechanism in mechanisms:
+            if mechanism in SYSCALLS.mechanisms:
+                entries.hook_calls(mechanism, cast("Loader", kprobes))  # opens probes itself, as root
+            elif at_first.issuperset(mechanism.programs):
+                entries.attach(mechanism)
+        if clocks is not None:
+            clocks.start()
 
     def detach() -> None:
-        while source.shed():
-            pass
-        for way in ways_at_first:
-            entries.detach(way.programs)
+        if clocks is not None:
+            clocks.stop()
+        entries.close()
 
     detach()
-    pipe.send(", ".join(f"{point} {way}" for point, way in hooks.items()))
+    pipe.send(", ".join(f"{hook} {mechanism}" for hook, mechanism in hooks.items()))
     due_s = time.monotonic()
     while True:
         if pipe.poll(max(0.0, due_s - time.monotonic())):
@@ -169,15 +169,15 @@ class Perf:
         )
 
     def on(self) -> None:
-        """It samples."""
+        """Sample."""
         self._order("enable")
 
     def off(self) -> None:
-        """It does not."""
+        """Do not sample."""
         self._order("disable")
 
     def end(self) -> None:
-        """Ends the recording."""
+        """End the recording."""
         self.process.terminate()
         self.process.wait()
         os.close(self._orders)
@@ -192,38 +192,36 @@ class Perf:
 
 @contextlib.contextmanager
 def switches() -> Iterator[dict[str, Switched]]:
-    """All that take turns, by what they are."""
+    """All that is switched on and off, by name."""
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        lens, dearest = Lens({}), Lens(DEAREST)
+        lens = Lens()
         stack.callback(lens.end)
-        stack.callback(dearest.end)
         perf = Perf(folder)
         stack.callback(perf.end)
         yield {
-            "nothing": Nothing(),  # shows how far pairs are apart by themselves
-            NETTOP_ITSELF: lens,
-            NETTOP_DEAREST: dearest,
+            "nothing": Nothing(),  # shows the noise between pairs
+            NETTOP: lens,
             "perf record -a -g": perf,
         }
 
 
-# --- what others do meanwhile -----------------------------------------------------------------------------------------
+# --- workloads --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Work:
-    """What somebody does over and over: `done` counts it, `processes` are those who do it."""
+    """Something that processes do repeatedly; `done` counts it."""
 
     done: Callable[[], int]
     processes: Sequence[int]
 
     def cpu_ns(self) -> int:
-        """CPU time of all of them by now, not by the last tick. Interrupts are in it: they are what is looked for."""
+        """CPU time of all of them, exact, with the interrupts that are to be measured."""
         return sum(time.clock_gettime_ns(~pid << 3 | CPUCLOCK_SCHED) for pid in self.processes)
 
 
 def ksoftirqd() -> int:
-    """The thread that has the softirqs of the last CPU where they are many."""
+    """The thread that runs the softirqs of the last CPU when they are many."""
     name = f"ksoftirqd/{LAST_CPU}"
     names = {path.parent.name: path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}
     return next(int(pid) for pid, found in names.items() if found == name)
@@ -237,7 +235,7 @@ def received(pid: int, device: str, column: int) -> int:
 
 @contextlib.contextmanager
 def tcp() -> Iterator[Work]:
-    """iperf3, both ends on one CPU: what is done is a byte received."""
+    """iperf3, both ends on one CPU; counts bytes received."""
     with Stage(LAST_CPU) as stage:
         near, far = neighbours(stage)
         ends = stage.stream(near, far, B)
@@ -246,7 +244,7 @@ def tcp() -> Iterator[Work]:
 
 @contextlib.contextmanager
 def udp() -> Iterator[Work]:
-    """A flood, both ends on one CPU: what is done is a datagram received."""
+    """A flood, both ends on one CPU; counts datagrams received."""
     with Stage(LAST_CPU) as stage:
         near, far = neighbours(stage)
         ends = stage.flood(near, far, B)
@@ -255,7 +253,7 @@ def udp() -> Iterator[Work]:
 
 @contextlib.contextmanager
 def calls(what: str) -> Iterator[Work]:
-    """calls.c: what is done is a call or a step."""
+    """calls.c; counts calls, or steps of a loop."""
     with built("calls.c") as program, tempfile.NamedTemporaryFile() as file, Stage(LAST_CPU) as stage:
         pid = stage.play([program, what, file.name])
         wait_for(lambda: os.path.getsize(file.name), "calls.c")
@@ -264,22 +262,19 @@ def calls(what: str) -> Iterator[Work]:
 
 @contextlib.contextmanager
 def dd() -> Iterator[Work]:
-    """dd with a byte at a time: what is done is a read and a write."""
+    """dd with one byte at a time; counts pairs of a read and a write."""
     with Stage(LAST_CPU) as stage:
         pid = stage.play(["dd", "if=/dev/zero", "of=/dev/null", "bs=1"])
         io = Path(f"/proc/{pid}/io")
         yield Work(lambda: int(io.read_text().split("rchar:")[1].split()[0]), (pid,))
 
 
-# --- what that costs others -------------------------------------------------------------------------------------------
+# --- the cost to workloads --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something that others do: what one of it is called, and what it may cost more, or lose of its speed, at most.
-
-    The bounds are the lens's; what takes turns with it stands beside it for comparison.
-    """
+    """A workload, its unit, and bounds for the lens: the most that it may cost more, or lose of its speed."""
 
     title: str
     begun: Callable[[], contextlib.AbstractContextManager[Work]]
@@ -298,12 +293,12 @@ JOBS = {
 
 
 def ns_of_each(work: Work, switch: Switched, seconds: float) -> float:
-    """CPU nanoseconds that one of it takes while this is on, by so many seconds of CPU time."""
+    """CPU nanoseconds of one unit while the switch is on, measured over these seconds of CPU time."""
     switch.on()
     time.sleep(SETTLED_AFTER_S)
     done, begin = work.done(), work.cpu_ns()
     time.sleep(seconds)
-    wait_for(lambda: work.cpu_ns() - begin >= seconds * 1e9, "CPU time for those who are measured", 0.002)
+    wait_for(lambda: work.cpu_ns() - begin >= seconds * 1e9, "the processes to run", 0.002)
     spent, done = work.cpu_ns() - begin, work.done() - done
     switch.off()
     return spent / max(done, 1)
@@ -311,14 +306,14 @@ def ns_of_each(work: Work, switch: Switched, seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Pair:
-    """CPU nanoseconds of one, in two turns next to each other: without, and with what takes turns."""
+    """CPU nanoseconds of one unit in two adjacent turns: with the switch off and on."""
 
     without: float
     with_it: float
 
 
 def pairs(work: Work, switched: Mapping[str, Switched], rounds: int) -> dict[str, list[Pair]]:
-    """Pairs by what was on, one for each round. Which of a pair comes first changes from round to round."""
+    """Pairs by what was on, one a round. The order within a pair alternates."""
     taken: dict[str, list[Pair]] = {name: [] for name in switched}
     nothing = Nothing()
     for number in range(rounds):
@@ -332,7 +327,7 @@ def pairs(work: Work, switched: Mapping[str, Switched], rounds: int) -> dict[str
 
 
 def others(jobs: Sequence[str], rounds: int) -> list[Figure]:
-    """What each job costs with everything that takes turns."""
+    """What each job costs with each switch on."""
     figures: list[Figure] = []
     with switches() as switched:
         for name in jobs:
@@ -340,56 +335,56 @@ def others(jobs: Sequence[str], rounds: int) -> list[Figure]:
             with job.begun() as work:
                 time.sleep(1)
                 taken = pairs(work, switched, rounds)
-            said = list(dearer(job, taken))
-            report(f"{job.title}, {rounds} rounds", said)
-            figures += said
+            results = list(costs(job, taken))
+            report(f"{job.title}, {rounds} rounds", results)
+            figures += results
         for name, switch in switched.items():
             if isinstance(switch, Lens):
                 print(f"  {name}: via {switch.hooks}")
     return figures
 
 
-def dearer(job: Job, taken: Mapping[str, list[Pair]]) -> Iterator[Figure]:
-    """What one costs without anything, and with it: the median of the pairs' ratios, and its standard error."""
+def costs(job: Job, taken: Mapping[str, list[Pair]]) -> Iterator[Figure]:
+    """The cost of a unit alone, and the median of the pairs' ratios with its standard error."""
     yield Figure(
         f"CPU time of a {job.unit}",
-        statistics.median(pair.without for found in taken.values() for pair in found),
+        statistics.median(pair.without for all_pairs in taken.values() for pair in all_pairs),
         "ns",
     )
-    for name, found in taken.items():
-        ratios = [pair.with_it / pair.without for pair in found if pair.without]
+    for name, all_pairs in taken.items():
+        ratios = [pair.with_it / pair.without for pair in all_pairs if pair.without]
         if job.speed:
             ratios = [1 / ratio for ratio in ratios]
         low, median, high = statistics.quantiles(ratios, n=4)
         off_by = MEDIAN_ERROR * (high - low) / len(ratios) ** 0.5
-        bound = (job.speed or job.cost) if name == NETTOP_ITSELF else None
+        bound = (job.speed or job.cost) if name == NETTOP else None
         what = f"{'speed' if job.speed else 'cost'} with {name} (± {off_by:.3f})"
         yield Figure(what, median, "×", bound, at_least=job.speed is not None)
 
 
-# --- what that costs itself -------------------------------------------------------------------------------------------
+# --- its own cost -----------------------------------------------------------------------------------------------------
 
 
 def own(seconds: float) -> list[Figure]:
-    """nettop's CPU time and memory while all CPUs are at work for the network."""
+    """nettop's CPU time and memory while all CPUs work for the network."""
     figures: list[Figure] = []
     for name in ("tcp", "udp"):
         with on_stage(SCENES[name]):
-            said = spent(seconds)
-        report(f"nettop --view cpu at one refresh a second, scene {name}, {seconds:g} s", said)
-        figures += said
+            results = spent(seconds)
+        report(f"nettop --view cpu at one refresh a second, scene {name}, {seconds:g} s", results)
+        figures += results
     return figures
 
 
 def idle(seconds: float) -> list[Figure]:
-    """The same while nothing is at work for the network: what the clocks alone cost."""
-    said = spent(seconds)
-    report(f"nettop --view cpu at one refresh a second, no traffic, {seconds:g} s", said)
-    return said
+    """The same without traffic: the cost of the clocks alone."""
+    results = spent(seconds)
+    report(f"nettop --view cpu at one refresh a second, no traffic, {seconds:g} s", results)
+    return results
 
 
 def spent(seconds: float) -> list[Figure]:
-    """What nettop takes of one CPU, its text and its screens, and perf beside them, one after the other."""
+    """The share of one CPU that nettop's text output, its screens, and perf take, one after the other."""
     with statistics_on():
         with in_background(*VIEW) as process:
             text = taken_by(process.pid, lambda wait_s: drain(process, wait_s), seconds)
@@ -398,23 +393,25 @@ def spent(seconds: float) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         perf = Perf(folder)
         perf.on()
-        theirs = taken_by(perf.process.pid, time.sleep, seconds)
+        perf_taken = taken_by(perf.process.pid, time.sleep, seconds)
         perf.end()
     return [
         Figure("text: user and system time, of one CPU", text.cpu, "%", OWN_CPU),
         Figure("screens: user and system time, of one CPU", screen.cpu, "%", OWN_CPU),
-        Figure("its programs, in others' time (with two readings of the clock a run)", text.programs, "%"),
+        Figure(
+            "its programs, in the time of others (including two clock readings a run)", text.programs, "%"
+        ),
         Figure("runs of its programs a second", text.runs, ""),
         Figure("text: resident memory", text.resident_mb, "MB", TEXT_MB),
         Figure("screens: resident memory", screen.resident_mb, "MB", SCREENS_MB),
-        Figure("perf record: user and system time", theirs.cpu, "%"),
-        Figure("perf record: resident memory", theirs.resident_mb, "MB"),
+        Figure("perf record: user and system time", perf_taken.cpu, "%"),
+        Figure("perf record: resident memory", perf_taken.resident_mb, "MB"),
     ]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a process took in some time: percent of one CPU, runs of its BPF programs a second, memory at the end."""
+    """What a process used: percent of one CPU, its BPF programs' too, their runs a second, and memory at the end."""
 
     cpu: float
     programs: float
@@ -423,7 +420,7 @@ class Taken:
 
 
 def taken_by(pid: int, wait: Callable[[float], object], seconds: float) -> Taken:
-    """Looks at a process for so long, once it has settled."""
+    """Measure a process for this long, after its start-up."""
     wait(START_S)
     before, ran, begin = cpu_seconds(pid), program_runs(pid), time.monotonic()
     wait(seconds)
@@ -439,19 +436,19 @@ def taken_by(pid: int, wait: Callable[[float], object], seconds: float) -> Taken
 
 
 def main() -> None:
-    """Runs all parts, or the named ones."""
+    """Run all parts, or the named ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="default: all")
     parser.add_argument("--jobs", default=",".join(JOBS), help="of others, e.g. tcp,getppid (default: all)")
     parser.add_argument("--rounds", type=int, default=300, help="of others")
     parser.add_argument("--seconds", type=float, default=15, help="of own and idle")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     parts: dict[str, Callable[[], list[Figure]]] = {
-        "others": lambda: others(asked.jobs.split(","), asked.rounds),
-        "own": lambda: own(asked.seconds),
-        "idle": lambda: idle(asked.seconds),
+        "others": lambda: others(options.jobs.split(","), options.rounds),
+        "own": lambda: own(options.seconds),
+        "idle": lambda: idle(options.seconds),
     }
-    figures = [figure for name in asked.parts or PARTS for figure in parts[name]()]
+    figures = [figure for name in options.parts or PARTS for figure in parts[name]()]
     over = sum(not figure.kept for figure in figures)
     print(f"\n{over} bounds not kept" if over else "\nall bounds kept")
     sys.exit(over > 0)

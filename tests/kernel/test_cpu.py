@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time of the network stack is charged to where it was entered, once: compared with what threads have used."""
+"""CPU time of the network stack is charged once, to where it was entered: compared with what threads have used."""
 
 import contextlib
 import gzip
@@ -20,10 +20,10 @@ from nettop.kernel import bpf, kprobes
 from nettop.kernel.facts import Host
 from nettop.kernel.mechanisms import NO_MECHANISM
 from nettop.kernel.program import Loader, Program, ProgramText
-from nettop.probes import cpu
+from nettop.probes.cpu import probe
 from nettop.probes.cpu.probe import Cpu, program_text
 from nettop.snapshots.cpu import CPUS, HOOK_NAPI_THREADS, NAPI_THREADS, TIME_OF, VECTORS
-from nettop.snapshots.snapshot import Snapshot, unknown_value
+from nettop.snapshots.snapshot import Snapshot
 
 from . import traffic
 from .lab import PATIENCE, End, Lab, Namespace, process_state, until
@@ -31,40 +31,40 @@ from .lab import PATIENCE, End, Lab, Namespace, process_state, until
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.since(
-        "5.12", "the lens asks for what BPF programs are told since then (bpf_get_current_task_btf)"
+        "5.12", "the lens needs a helper of BPF programs that is new there (bpf_get_current_task_btf)"
     ),
 ]
 
 SPIN = Path(__file__).with_name("cpu_spin.c")
 MILLISECONDS = 400
 TRIALS = 8
-"""At most: the first that comes near enough is the last."""
+"""At most: the first that is close enough ends the search."""
 MESSAGES = 30_000
 PART = 0.02 if PATIENCE == 1 else 0.25
-"""How far what is charged may be from what was used: an emulated machine's clock stands still at times."""
+"""How far the time charged may be from the time used: an emulated machine's clock stops at times."""
 SOFTIRQS_PART = 0.03
-BY_HOOKS = ["fexit", "kretprobe", "raw_syscalls"]
+BY_HOOKS = ["fexit", "kretprobe"]
 CALLS = ["send", "write", "writev", "sendmsg", "sendmmsg", "sendfile", "splice", "io_uring"]
 FREQUENCY_HZ = 4999
 RULES = 4000
 BURSTS, PACKETS = 1000, 20 if PATIENCE == 1 else 3
 PIECE_NS = 300_000
 RUN_AROUND = 0.2
-"""The part of softirqs' time that threads made for them may be between them, or that others may run."""
+"""The share of softirq time that their threads may spend around them, or that others may run."""
 SENDINGS = 4
-"""So many times the bursts, for what is told in ticks."""
+"""Repetitions of the bursts where times are counted in ticks."""
 PERIOD_NS = 2_000_000
-"""The CPU that receives is through with a burst in a third to a half of that, before ksoftirqd has to help."""
+"""The receiving CPU handles a burst in a third to a half of this, before ksoftirqd has to help."""
 RULESET = "table inet lab {\n chain long {\n  type filter hook prerouting priority 0; policy drop;\n"
-NOBODY = ("10.78.0.2", 9)
+DISCARD = ("10.78.0.2", 9)
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 LONG_HEADERS = 300
-"""An MTU at which a message is two hundred packets, so that a call takes long beside the way into the kernel."""
+"""An MTU at which a message is two hundred packets, so that the work of a call outweighs entering the kernel."""
 EXCLUSIVE = {*TIME_OF.values(), *(f"{name}_ns" for name in VECTORS)}
-"""Times that have nothing in common."""
+"""Times that do not overlap."""
 NAPI = TIME_OF[NAPI_THREADS]
 SWITCH_NS = 2_000
-"""What the scheduler counts of a thread's time before it has switched to it, since it was woken."""
+"""What the scheduler charges a thread at each switch, before the switch is complete."""
 SOFTIRQS = {"tx_softirq_ns", "rx_softirq_ns"} | {f"{name}_ns" for name in VECTORS} & CPUS.by_name.keys()
 
 Start = Callable[..., Cpu]
@@ -72,9 +72,9 @@ Row = dict[str, Any]
 
 
 class OneLoad:
-    """In place of the loader: what was compiled and loaded once serves every test, from where it stands by then.
+    """Replaces the loader: one compiled program serves all tests, and keeps its counts between them.
 
-    To compile it takes half a minute in an emulated machine.
+    Compiling takes half a minute in an emulated machine.
     """
 
     def __init__(self) -> None:
@@ -84,33 +84,33 @@ class OneLoad:
         self.close = lambda: None
 
     def ask(self, _: ProgramText) -> None:
-        """There is no other."""
+        """Nothing to compile."""
 
     def answer(self) -> Program:
-        """Descriptors of its own."""
+        """The program, with its own descriptors."""
         functions, its_maps = (
-            {name: os.dup(one) for name, one in some.items()}
-            for some in (self._program.functions, self._program.maps)
+            {name: os.dup(descriptor) for name, descriptor in descriptors.items()}
+            for descriptors in (self._program.functions, self._program.maps)
         )
         return Program(functions, its_maps, self._program.refused)
 
     def unload(self) -> None:
-        """At the end of all."""
+        """After the last test."""
         self._program.close()
 
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[OneLoad]:
-    """What all tests of this file start with."""
-    one = OneLoad()
-    yield one
-    one.unload()
+    """The program of all tests of this file."""
+    loaded = OneLoad()
+    yield loaded
+    loaded.unload()
 
 
 @pytest.fixture
 def start(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts the probe with ways that are asked for; skips where this kernel has none."""
-    monkeypatch.setattr(cpu, "Loader", lambda: loaded)
+    """Starts the probe with chosen mechanisms; skips if this kernel lacks one."""
+    monkeypatch.setattr(probe, "Loader", lambda: loaded)
     with contextlib.ExitStack() as started:
 
         def start(**mechanisms: str) -> Cpu:
@@ -119,10 +119,10 @@ def start(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
             source.set("mechanisms", mechanisms)
             source.set("frequency", FREQUENCY_HZ)
             source.start()
-            for point, way in mechanisms.items():
-                why = read(source).why_not(point)
-                if way != NO_MECHANISM and why is not None:
-                    pytest.skip(f"{point}={way}: {why}")
+            for hook, mechanism in mechanisms.items():
+                why = read(source).why_not(hook)
+                if mechanism != NO_MECHANISM and why is not None:
+                    pytest.skip(f"{hook}={mechanism}: {why}")
             return source
 
         yield start
@@ -130,7 +130,7 @@ def start(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def spinner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program that spends time in calls."""
+    """The program that spends CPU time in system calls."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -141,7 +141,7 @@ def spinner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def void(lab: Lab) -> End:
-    """A device from which nothing arrives anywhere, so that to send raises no softirq: the other end is down."""
+    """A device whose other end is down: sending there raises no softirq."""
     near, far = lab.pair()
     far.namespace.ip("link", "set", far.device, "down")
     near.namespace.ip("link", "set", near.device, "mtu", str(LONG_HEADERS))
@@ -150,7 +150,7 @@ def void(lab: Lab) -> End:
 
 
 class Spin:
-    """A process that will spend time in one kind of call on one CPU, which is the last one."""
+    """A process that spends time in one kind of call, on the last CPU by default."""
 
     def __init__(
         self, program: Path, call: str, near: End, to: tuple[str, int], cpu: int | None = None
@@ -174,27 +174,27 @@ class Spin:
         self.worked = self._answer() == "ready"
 
     def run(self) -> int:
-        """Spins; returns the ns of CPU time that it used in the calls."""
-        self._go_on()
+        """Makes the calls; returns the CPU time used in them, in ns."""
+        self._resume()
         return int(self._answer())
 
     def begin(self) -> None:
-        """Does nothing from now on but to look at the clock."""
-        self._go_on()
+        """Only reads the clock from now on."""
+        self._resume()
         assert self._answer() == "began"
 
     def stop(self) -> list[int]:
-        """Stops that; returns what it lost of its CPU time bit by bit and at length, that CPU time, and how long it
-        took, in ns."""
+        """Stops reading the clock. Returns, in ns: CPU time lost in short and in long interruptions, all CPU time, and
+        elapsed time."""
         os.kill(self.pid, signal.SIGUSR1)
         return list(map(int, self._answer().split()))
 
     def end(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kills the process."""
         self._process.kill()
         self._process.communicate()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("\n")
@@ -207,7 +207,7 @@ class Spin:
 
 @contextlib.contextmanager
 def spinning(*words: Any) -> Iterator[Spin]:
-    """A Spin that ends with the block."""
+    """A Spin that is killed at the end of the block."""
     spin = Spin(*words)
     try:
         yield spin
@@ -228,8 +228,8 @@ def rows(snapshot: Snapshot, table: str) -> list[Row]:
 
 def process_row(source: Cpu, pid: int) -> Row:
     """The row of a process; all zeros where it has none."""
-    found = [row for row in rows(read(source), "processes") if row["pid"] == pid]
-    return found[0] if found else dict.fromkeys((*TIME_OF.values(), "network_ns"), 0)
+    matching = [row for row in rows(read(source), "processes") if row["pid"] == pid]
+    return matching[0] if matching else dict.fromkeys((*TIME_OF.values(), "network_ns"), 0)
 
 
 def cpu_row(source: Cpu, cpu: int) -> Row:
@@ -244,23 +244,23 @@ def softirqs_ns(source: Cpu, cpu: int) -> int:
 
 
 def stat_ns(cpu: int | str, column: str) -> int:
-    """What /proc/stat says of a CPU, or of all (""): what was stolen is no thread's time, yet passes in calls too."""
+    """A time of a CPU, or of all (""), from /proc/stat: stolen time is no thread's, but passes in calls too."""
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{cpu} "))
     return int(line.split()[{"irq": 6, "softirq": 7, "steal": 8}[column]]) * TICK_NS
 
 
 def beyond(value: float, least: float, most: float) -> float:
-    """How far a value is out of a range."""
+    """How far a value is outside a range."""
     return min(0.0, value - least) + max(0.0, value - most)
 
 
 # --- calls --------------------------------------------------------------------------------------------------------
 
 
-def missed(source: Cpu, spin: Spin, column: str) -> float:
-    """By what part of what was used in calls that send their process was charged too much, or too little.
+def error_of(source: Cpu, spin: Spin, column: str) -> float:
+    """The share by which a process was charged too much, or too little, for its calls that send.
 
-    The softirqs that came between are theirs; what a hypervisor took meanwhile is told in ticks.
+    Softirqs that interrupt calls are charged as such; stolen time is known only in ticks.
     """
     softirqs, stolen = softirqs_ns(source, spin.cpu), stat_ns(spin.cpu, "steal")
     used = spin.run()
@@ -271,20 +271,20 @@ def missed(source: Cpu, spin: Spin, column: str) -> float:
     return beyond(row[column] / used, 1 - softirqs / used, 1 + stolen / used)
 
 
-def least_missed(
+def least_error(
     source: Cpu, spinner: Path, call: str, near: End, *, column: str = "tx_syscalls_ns"
 ) -> float | None:
-    """The best of some results: others that use the CPU disturb the clocks, what hooks miss they miss each time.
+    """The best of several results: noise of other processes varies, a systematic error of hooks would not.
 
-    None where the call may not be made, as the sysctl kernel.io_uring_disabled has it.
+    None where the call is not allowed (sysctl kernel.io_uring_disabled).
     """
     best = None
     for _ in range(TRIALS):
-        with spinning(spinner, call, near, NOBODY) as spin:
+        with spinning(spinner, call, near, DISCARD) as spin:
             if not spin.worked:
                 return None
-            found = missed(source, spin, column)
-        best = found if best is None else min(best, found, key=abs)
+            error = error_of(source, spin, column)
+        best = error if best is None else min(best, error, key=abs)
         if abs(best) <= PART:
             break
     return best
@@ -293,67 +293,59 @@ def least_missed(
 @pytest.mark.core
 @pytest.mark.parametrize("mechanism", BY_HOOKS)
 def test_sending_is_charged(
-    start: Start, spinner: Path, void: End, way: str, record_property: Callable[[str, object], None]
+    start: Start, spinner: Path, void: End, mechanism: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """Every call that sends is charged to its process what its thread used, whatever hooks time it."""
-    source = start(syscalls=way)
-    found = {call: least_missed(source, spinner, call, void) for call in CALLS}
-    if found["io_uring"] is None or "io_uring" in read(source).gaps.get("calls", ""):
-        del found["io_uring"]
-    assert found == pytest.approx(dict.fromkeys(found, 0), abs=PART)
-    for name, fact in (("hook", "syscalls"), ("mechanism", way), ("verdict", "same")):
+    """For each call that sends, its process is charged the CPU time of its thread, whatever hooks time it."""
+    source = start(syscalls=mechanism)
+    errors = {call: least_error(source, spinner, call, void) for call in CALLS}
+    if errors["io_uring"] is None:
+        del errors["io_uring"]
+    assert errors == pytest.approx(dict.fromkeys(errors, 0), abs=PART)
+    for name, fact in (("hook", "syscalls"), ("mechanism", mechanism), ("verdict", "same")):
         record_property(name, fact)
 
 
 @pytest.mark.parametrize("call", ["send", "sendfile", "io_uring"])
 def test_sending_is_charged_by_samples(start: Start, spinner: Path, void: End, call: str) -> None:
-    """Where nothing is hooked the clock's ticks tell the same."""
+    """Where calls are not hooked, samples give the same."""
     source = start(syscalls="samples")
-    found = least_missed(source, spinner, call, void)
-    if found is None:
+    error = least_error(source, spinner, call, void)
+    if error is None:
         assert call == "io_uring"
         pytest.skip("io_uring is not allowed here")
-    assert abs(found) <= PART
+    assert abs(error) <= PART
 
 
 @pytest.mark.since(
-    "5.15", "workers of io_uring are no threads of its process, and nobody tells them where to run"
+    "5.15", "before, io_uring workers are not threads of their process, and not bound to its CPU"
 )
-@pytest.mark.parametrize("mechanism", ["samples", "raw_syscalls"])
-def test_workers_are_charged_to_who_has_the_ring(start: Start, spinner: Path, void: End, way: str) -> None:
-    """What io_uring's threads use to send for a process is its I/O workers' time: they make no system calls, ticks
-    tell of them."""
-    source = start(syscalls=way)
-    found = least_missed(source, spinner, "io_worker", void, column="io_workers_ns")
-    if found is None:
+def test_workers_are_charged_to_the_owner_of_the_ring(start: Start, spinner: Path, void: End) -> None:
+    """Time that io_uring's worker threads spend sending for a process is its I/O workers' time."""
+    source = start(syscalls="samples")
+    error = least_error(source, spinner, "io_worker", void, column="io_workers_ns")
+    if error is None:
         pytest.skip("io_uring is not allowed here")
-    assert abs(found) <= PART
-
-
-def test_workers_are_unknown_where_nothing_tells_of_them(start: Start) -> None:
-    """They make no system calls that could be hooked, and there are no ticks."""
-    (each, *_) = rows(read(start(syscalls="raw_syscalls", samples=NO_MECHANISM)), "cpus")
-    unknown = unknown_value(CPUS.dtype["io_workers_ns"])
-    assert each["io_workers_ns"] == unknown
-    assert each["tx_syscalls_ns"] < unknown
+    assert abs(error) <= PART
 
 
 @pytest.mark.parametrize("mechanism", ["samples", *BY_HOOKS])
-def test_waiting_is_charged_to_nobody(start: Start, spinner: Path, lab: Lab, void: End, way: str) -> None:
-    """A process that waits in recv() is charged nothing for that, however long it is, and what it does then is."""
-    source, worker = start(syscalls=way), lab.worker()
+def test_waiting_is_charged_to_nobody(
+    start: Start, spinner: Path, lab: Lab, void: End, mechanism: str
+) -> None:
+    """A process that waits in recv() is charged nothing for the wait, only for its work afterwards."""
+    source, worker = start(syscalls=mechanism), lab.worker()
     port = worker.call(traffic.udp, "waits", "127.0.0.1")
     worker.start(receive, "waits")
     until(lambda: process_state(worker.pid) == "S", "the worker waits")
     before = process_row(source, worker.pid)
-    with spinning(spinner, "send", void, NOBODY) as spin:
-        assert spin.run() > 0  # for so long it has waited
+    with spinning(spinner, "send", void, DISCARD) as spin:
+        assert spin.run() > 0  # the worker waits meanwhile
     assert process_row(source, worker.pid)["network_ns"] == before["network_ns"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"n", ("127.0.0.1", port))
     assert worker.result() == 1
     charged = process_row(source, worker.pid)["rx_syscalls_ns"]
-    assert way == "samples" or 0 < charged < MILLISECONDS * 1_000_000 // 4
+    assert mechanism == "samples" or 0 < charged < MILLISECONDS * 1_000_000 // 4
 
 
 def receive(memory: traffic.Memory, name: str) -> int:
@@ -361,9 +353,10 @@ def receive(memory: traffic.Memory, name: str) -> int:
     return len(memory[name].recv(100))
 
 
-def test_time_is_charged_once(start: Start, spinner: Path, lab: Lab) -> None:
-    """Softirqs that run inside of calls are no calls' time, and all that a CPU did is no more than passed."""
-    source, near = start(syscalls="raw_syscalls"), lab.pair()[0]
+@pytest.mark.parametrize("mechanism", ["samples", *BY_HOOKS])
+def test_time_is_charged_once(start: Start, spinner: Path, lab: Lab, mechanism: str) -> None:
+    """Time of softirqs inside calls is not the calls', and the times of a CPU sum up to no more than elapsed."""
+    source, near = start(syscalls=mechanism), lab.pair()[0]
     port = lab.worker(near.namespace).call(traffic.udp, "full", "127.0.0.1")
     with spinning(spinner, "send", near, ("127.0.0.1", port)) as spin:
         began, before = time.monotonic_ns(), cpu_row(source, spin.cpu)
@@ -379,13 +372,13 @@ def test_time_is_charged_once(start: Start, spinner: Path, lab: Lab) -> None:
 
 
 def test_no_other_call_is_hooked(start: Start, spinner: Path, void: End) -> None:
-    """By default no program runs at system calls that are not of sockets."""
+    """No program runs at system calls that do not concern sockets."""
     source = start()
     statistics = bpf.open_statistics()
     try:
         before = source.programs()
         assert source.read(time.monotonic_ns()).hook("syscalls") is not None
-        with spinning(spinner, "getppid", void, NOBODY) as spin:
+        with spinning(spinner, "getppid", void, DISCARD) as spin:
             spin.run()
         after = source.programs()
     finally:
@@ -399,25 +392,25 @@ def test_no_other_call_is_hooked(start: Start, spinner: Path, void: End) -> None
 
 
 class Loss(NamedTuple):
-    """What a thread that does nothing lost of its CPU time, in ns: bit by bit, and at length. `softirqs` is what the
-    network's took of that by the probe's account, `calls` is how often other CPUs interrupted its own."""
+    """CPU time that an idle-looping thread lost, in ns: in short and in long interruptions. `softirqs` is the share of
+    the network's softirqs by the probe, `calls` how often other CPUs interrupted this one."""
 
-    bits: int
-    bursts: int
+    short: int
+    long: int
     softirqs: float
     calls: int
 
 
 def test_softirqs_take_what_a_thread_loses(start: Start, spinner: Path, lab: Lab) -> None:
-    """What a thread that only looks at the clock loses of its CPU time is what softirqs take there, and interrupts.
+    """A thread that only reads the clock loses the CPU time that softirqs and interrupts take on its CPU.
 
-    Another CPU sends bursts of packets, whose way through many rules of nftables takes long, and receive packet
-    steering hands them to the thread's CPU, by one interrupt for a burst: softirqs take half of it, in stretches of
-    half a millisecond. What the thread loses in short ones are interrupts, the timer's and others, or they came in
-    softirqs and are in their time: neither is in the difference. The interrupts that begin bursts are subtracted, by
-    their number (function calls in /proc/interrupts) times what the same thread loses by one while another CPU makes
-    many (membarrier). What other threads and the hypervisor took is no CPU time of the thread: the softirqs that ran
-    then are taken for the same share of it. It counts what the best of some results says.
+    Another CPU sends bursts of packets that go through many nftables rules, and receive packet steering hands them to
+    the thread's CPU, with one interrupt for each burst: softirqs take half of that CPU, half a millisecond at a time.
+    Short losses are other interrupts (the timer's), or within softirqs and part of their time: neither is in the
+    difference. The interrupts that start bursts are subtracted: their number (function calls in /proc/interrupts)
+    times what the same thread loses by each while another CPU makes many (membarrier). Time of other threads and of
+    the hypervisor is no CPU time of the thread; softirqs are taken to have run then in proportion. The best of several
+    results counts.
     """
     source, crossing = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM), make_crossing(lab)
     lose = partial(loss, source, spinner, crossing.near)
@@ -425,20 +418,20 @@ def test_softirqs_take_what_a_thread_loses(start: Start, spinner: Path, lab: Lab
     def trial() -> float:
         called = lose(lambda: call_often(spinner, crossing.near, crossing.sends_on))
         loaded = lose(crossing.send)
-        interrupts = loaded.calls * called.bits / called.calls
-        return (loaded.bursts - interrupts) / loaded.softirqs - 1
+        interrupts = loaded.calls * called.short / called.calls
+        return (loaded.long - interrupts) / loaded.softirqs - 1
 
     assert abs(best_of(trial, SOFTIRQS_PART)) <= SOFTIRQS_PART
 
 
 @pytest.mark.core
 def test_softirqs_take_what_the_kernel_accounts(start: Start, lab: Lab) -> None:
-    """Where the kernel measures softirqs itself, /proc/stat has the same of them.
+    """Where the kernel itself times softirqs, /proc/stat agrees.
 
-    Interrupts that come in a softirq are in its time here, and are told of by themselves there.
+    Interrupts during a softirq are part of its time here, and counted separately there.
     """
     if not measures_softirqs():
-        pytest.skip("nothing says that this kernel measures softirqs (CONFIG_IRQ_TIME_ACCOUNTING)")
+        pytest.skip("this kernel is not known to time softirqs (CONFIG_IRQ_TIME_ACCOUNTING)")
     source, crossing = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM), make_crossing(lab)
     cpu = crossing.receives_on
 
@@ -455,15 +448,15 @@ def test_softirqs_take_what_the_kernel_accounts(start: Start, lab: Lab) -> None:
 
 @pytest.mark.core
 def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
-    """On a kernel for real time threads that run softirqs are stopped for others, whose time is not the softirqs'.
+    """With PREEMPT_RT threads that run softirqs are preempted, and the time of the others is not the softirqs'.
 
-    It is what threads took that run nothing else, by the scheduler's account; others run a few softirqs, too.
+    The probe's time is compared with the scheduler's, of the threads that run only softirqs; others run a few too.
     """
     if not Host().is_real_time():
-        pytest.skip("this kernel changes no threads within softirqs (PREEMPT_RT)")
+        pytest.skip("this kernel does not switch threads within softirqs (no PREEMPT_RT)")
     source, crossing = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM), make_crossing(lab)
     cpu = crossing.receives_on
-    lab.worker().start(come_between, cpu)
+    lab.worker().start(preempt, cpu)
     threads = [pid for name in ("ksoftirqd", "ktimers") for pid in threads_called(f"{name}/{cpu}")]
 
     def counted() -> tuple[int, int]:
@@ -479,18 +472,18 @@ def test_softirqs_wait_with_their_threads(start: Start, lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("mechanisms", "is_seen"), [({}, True), ({HOOK_NAPI_THREADS.name: NO_MECHANISM}, False)]
 )
-def test_threads_within_softirqs_are_seen_or_told_of(
+def test_threads_within_softirqs_are_seen_or_reported(
     start: Start, monkeypatch: pytest.MonkeyPatch, mechanisms: dict[str, str], is_seen: bool
 ) -> None:
-    """On a kernel for real time changes of threads are followed all the time; what has them not says what it times."""
+    """With PREEMPT_RT context switches are always hooked; without that hook a gap says what softirq times include."""
     monkeypatch.setattr(Host, "is_real_time", lambda _: True)
     source = start(samples=NO_MECHANISM, syscalls=NO_MECHANISM, **mechanisms)
     assert ("softirqs" in read(source).gaps) == (not is_seen)
     assert ("tp_btf__sched_switch" in source._attached.programs()) == is_seen
 
 
-def come_between(memory: traffic.Memory, cpu: int) -> None:
-    """Takes half of that CPU, in many pieces and before all others, to the end."""
+def preempt(memory: traffic.Memory, cpu: int) -> None:
+    """Takes half of a CPU in many small pieces, with real-time priority, until killed."""
     os.sched_setaffinity(0, {cpu})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
     while True:
@@ -501,7 +494,7 @@ def come_between(memory: traffic.Memory, cpu: int) -> None:
 
 
 def measures_softirqs() -> bool:
-    """Whether this kernel reads the clock at each softirq, as its configuration says."""
+    """Whether this kernel is configured to read the clock at each softirq."""
     for path, opened in (("/proc/config.gz", gzip.open), (f"/boot/config-{os.uname().release}", open)):
         with contextlib.suppress(FileNotFoundError), opened(path, "rt", encoding="ascii") as config:
             return "CONFIG_IRQ_TIME_ACCOUNTING=y\n" in config
@@ -509,7 +502,7 @@ def measures_softirqs() -> bool:
 
 
 class Crossing(NamedTuple):
-    """Packets go from one CPU to another, where their way takes long: from which end they go, and what sends them."""
+    """Packets go from one CPU to another, where they take long: the sending end, and what sends them."""
 
     near: End
     sends_on: int
@@ -518,7 +511,7 @@ class Crossing(NamedTuple):
 
 
 def make_crossing(lab: Lab) -> Crossing:
-    """A sender on the first CPU that there is, and the way to the last one."""
+    """A sender on the first CPU, and a receiving device whose softirqs run on the last one."""
     near, far = lab.pair()
     cpus = os.sched_getaffinity(0)
     sends_on, receives_on = min(cpus), max(cpus)
@@ -527,12 +520,12 @@ def make_crossing(lab: Lab) -> Crossing:
     run_in(far.namespace, f"echo {1 << receives_on:x} > /sys/class/net/{far.device}/queues/rx-0/rps_cpus")
     run_in(far.namespace, "nft -f -", RULESET + "  meta mark 1 accept\n" * RULES + " }\n}\n")
     sender = lab.worker(near.namespace)
-    sender.call(settle, sends_on)
+    sender.call(pin, sends_on)
     return Crossing(near, sends_on, receives_on, partial(sender.call, send_bursts, far.v4))
 
 
 def best_of(trial: Callable[[], float], part: float) -> float:
-    """The best of some results, of no more than it takes to come near enough."""
+    """The best of several results; stops at the first that is close enough."""
     best = trial()
     for _ in range(TRIALS - 1):
         if abs(best) <= part:
@@ -542,44 +535,44 @@ def best_of(trial: Callable[[], float], part: float) -> float:
 
 
 def loss(source: Cpu, spinner: Path, near: End, meanwhile: Callable[[], object]) -> Loss:
-    """What a thread loses meanwhile."""
-    with spinning(spinner, "nothing", near, NOBODY) as spin:
+    """What a thread loses while `meanwhile` runs."""
+    with spinning(spinner, "nothing", near, DISCARD) as spin:
         softirqs, calls = network_softirqs_ns(source, spin.cpu), calls_of(spin.cpu)
         spin.begin()
         meanwhile()
-        bits, bursts, used, passed = spin.stop()
+        short, long, used, elapsed = spin.stop()
         softirqs, calls = network_softirqs_ns(source, spin.cpu) - softirqs, calls_of(spin.cpu) - calls
-    return Loss(bits, bursts, softirqs * used / passed, calls)
+    return Loss(short, long, softirqs * used / elapsed, calls)
 
 
 def network_softirqs_ns(source: Cpu, cpu: int) -> int:
-    """The time of the network's softirqs on a CPU."""
+    """The time of network softirqs on a CPU."""
     row = cpu_row(source, cpu)
     return int(row["tx_softirq_ns"] + row["rx_softirq_ns"])
 
 
 def calls_of(cpu: int) -> int:
-    """How often other CPUs have interrupted one to have it call a function."""
+    """How often other CPUs have interrupted a CPU to run a function."""
     lines = Path("/proc/interrupts").read_text().splitlines()
     return next(int(line.split()[1 + cpu]) for line in lines if "Function call interrupts" in line)
 
 
 def call_often(spinner: Path, near: End, cpu: int) -> None:
-    """Has that CPU interrupt others."""
-    with spinning(spinner, "membarrier", near, NOBODY, cpu) as calls:
+    """Lets a CPU interrupt the others."""
+    with spinning(spinner, "membarrier", near, DISCARD, cpu) as calls:
         calls.run()
 
 
-def settle(memory: traffic.Memory, cpu: int) -> None:
-    """Stays on that CPU, in front of others."""
+def pin(memory: traffic.Memory, cpu: int) -> None:
+    """Stays on that CPU, with high priority."""
     os.sched_setaffinity(0, {cpu})
     os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
 def send_bursts(memory: traffic.Memory, to: str) -> None:
-    """Sends bursts of messages that nobody waits for."""
+    """Sends bursts of messages that nobody receives."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.connect((to, NOBODY[1]))
+        sender.connect((to, DISCARD[1]))
         began = time.monotonic_ns()
         for burst in range(1, 1 + BURSTS):
             for _ in range(PACKETS):
@@ -592,13 +585,13 @@ def send_bursts(memory: traffic.Memory, to: str) -> None:
 
 
 def test_threads_that_poll_are_charged(start: Start, lab: Lab) -> None:
-    """What a thread of threaded NAPI runs is charged to NAPI threads, as the scheduler counts it."""
+    """The time of a threaded-NAPI thread is charged to NAPI threads, as the scheduler counts it."""
     source = start()
     near, far = lab.pair()
     run_in(far.namespace, f"ethtool -K {far.device} gro on && echo 1 > /sys/class/net/{far.device}/threaded")
     run_in(
         near.namespace, f"ethtool -K {near.device} tso off"
-    )  # or datagrams take another way than by polling
+    )  # otherwise datagrams bypass the polling thread
     (thread,) = until(lambda: threads_called(f"napi/{far.device}"), "a thread polls the device")
     receiver, sender = lab.worker(far.namespace), lab.worker(near.namespace)
     port = receiver.call(traffic.udp, "full", far.v4)
@@ -618,35 +611,35 @@ def test_threads_that_poll_are_charged(start: Start, lab: Lab) -> None:
 
 
 def run_in(namespace: Namespace, command: str, text: str = "") -> None:
-    """Runs a shell command in a namespace, whose devices /sys shows there, with that text to read."""
+    """Runs a shell command in a namespace, with its own /sys, and with this text as standard input."""
     words = ["ip", "netns", "exec", namespace.name, "sh", "-c", command]
     subprocess.run(words, input=text, text=True, check=True, capture_output=True)
 
 
 def threads_called(beginning: str) -> list[int]:
-    """The threads of the kernel whose name begins like that."""
-    found = []
+    """The kernel threads whose names begin like this."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
             if path.read_text().startswith(beginning):
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def ran_ns(pid: int) -> tuple[int, int]:
-    """How long a thread ran, as the scheduler has it, and how often it began to."""
+    """How long a thread ran, and how often it was scheduled, by the scheduler's own count."""
     ran, _, slices = map(int, Path(f"/proc/{pid}/schedstat").read_text().split())
     return ran, slices
 
 
 def charged(source: Cpu) -> Row:
-    """The times on all CPUs."""
+    """The times, summed over all CPUs."""
     each = rows(read(source), "cpus")
     return {name: sum(row[name] for row in each) for name in (NAPI, *SOFTIRQS)}
 
 
 def flood(memory: traffic.Memory, to: str, port: int, messages: int) -> None:
-    """Sends so many messages."""
+    """Sends this many messages."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for _ in range(messages):
             sender.sendto(b"n" * 1000, (to, port))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of real traffic: the part of the network stack that works is met, and none of them is lost untold."""
+"""Samples of real traffic: the part of the network stack that works is sampled, and every loss is counted."""
 
 import os
 import signal
@@ -39,18 +39,20 @@ from .traffic import Memory
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.since(
-        "5.12", "the lens asks for what BPF programs are told since then (bpf_get_current_task_btf)"
+        "5.12", "the lens needs a helper of BPF programs that is new there (bpf_get_current_task_btf)"
     ),
 ]
 
 FREQUENCY_HZ = 997 if PATIENCE == 1 else 199
 ENOUGH = 200
-"""Samples that an interval needs before its shares mean something."""
+"""Samples from which shares mean something."""
 FEW = 0.03
 PORT = 7
 SIZE = 64
-PT_REGS = pytest.mark.since("5.15", "samples cannot tell system calls (bpf_task_pt_regs)")
-DATA_READY = pytest.mark.since("6.3", "nothing tells whose UDP socket a softirq serves (sk_data_ready)")
+PT_REGS = pytest.mark.since("5.15", "samples cannot find system calls before (bpf_task_pt_regs)")
+DATA_READY = pytest.mark.since(
+    "6.3", "before, no hook shows the UDP socket that a softirq serves (sk_data_ready)"
+)
 
 CONNTRACK = """
 table inet lab {
@@ -59,19 +61,19 @@ table inet lab {
 """
 OF_MODULES = {"bridging", "netfilter", "connection tracking"}
 Scene = Callable[[Lab], tuple[Namespace, Namespace, str]]
-"""Makes the sender's namespace, the receiver's, and the receiver's address."""
+"""Returns the namespaces of the sender and the receiver, and the receiver's address."""
 
 
 # --- what workers do ------------------------------------------------------------------------------------------
 
 
 def udp_socket(address: str) -> socket.socket:
-    """A socket that takes such an address."""
+    """A socket of the address's family."""
     return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
 
 
 def flood(memory: Memory, address: str) -> None:
-    """Sends UDP packets as fast as others leave time for, to the end."""
+    """Sends UDP packets at low priority until killed."""
     os.nice(19)
     with udp_socket(address) as sender:
         sender.connect((address, PORT))
@@ -83,7 +85,7 @@ def flood(memory: Memory, address: str) -> None:
 
 
 def receive(memory: Memory, address: str) -> None:
-    """Reads UDP packets, to the end."""
+    """Receives UDP packets until killed."""
     with udp_socket(address) as receiver:
         receiver.bind((address, PORT))
         while True:
@@ -91,9 +93,9 @@ def receive(memory: Memory, address: str) -> None:
 
 
 def ignore(memory: Memory, address: str) -> None:
-    """Has UDP packets come and reads none: once the socket is full, nobody is woken for them.
+    """Binds a socket and never reads: once it is full, packets wake nobody.
 
-    To wake a process on another CPU takes half of a virtual machine's softirq time, and what forwards little of it.
+    Waking a process on another CPU takes half of a virtual machine's softirq time, and would hide forwarding.
     """
     with udp_socket(address) as receiver:
         receiver.bind((address, PORT))
@@ -101,14 +103,14 @@ def ignore(memory: Memory, address: str) -> None:
 
 
 def serve(memory: Memory, address: str) -> None:
-    """Reads what the first connection sends, to the end."""
+    """Reads from the first connection until killed."""
     with socket.create_server((address, PORT)) as listener, listener.accept()[0] as connection:
         while connection.recv(1 << 16):
             pass
 
 
 def stream(memory: Memory, address: str) -> None:
-    """Sends over one connection what others leave time for, to the end."""
+    """Sends over one connection at low priority until killed."""
     os.nice(19)
 
     def connected() -> socket.socket | None:
@@ -126,13 +128,13 @@ def stream(memory: Memory, address: str) -> None:
 
 
 def directly(lab: Lab) -> tuple[Namespace, Namespace, str]:
-    """Two namespaces side by side."""
+    """Two namespaces, connected directly."""
     first, second = lab.pair()
     return first.namespace, second.namespace, second.v4
 
 
 def between(lab: Lab) -> tuple[Namespace, Namespace, Namespace]:
-    """Two namespaces and one in between: their device is `out`, its devices are `left` and `right`."""
+    """Two namespaces and one between them: their device is `out`, its devices are `left` and `right`."""
     left, middle, right = (lab.namespace() for _ in range(3))
     for end, name in ((left, "left"), (right, "right")):
         end.ip("link", "add", "out", "type", "veth", "peer", "name", name, "netns", middle.name)
@@ -143,7 +145,7 @@ def between(lab: Lab) -> tuple[Namespace, Namespace, Namespace]:
 
 
 def routed(lab: Lab, rules: str = "") -> tuple[Namespace, Namespace, str]:
-    """The one in between forwards, by these rules of nftables."""
+    """The namespace in the middle forwards, with these nftables rules."""
     left, middle, right = between(lab)
     left.ip("addr", "add", "10.79.1.1/24", "dev", "out")
     for end, name, number in ((left, "left", 1), (right, "right", 2)):
@@ -157,12 +159,12 @@ def routed(lab: Lab, rules: str = "") -> tuple[Namespace, Namespace, str]:
 
 
 def tracked(lab: Lab) -> tuple[Namespace, Namespace, str]:
-    """It forwards what belongs to a connection."""
+    """The namespace in the middle tracks connections."""
     return routed(lab, CONNTRACK)
 
 
 def bridged(lab: Lab) -> tuple[Namespace, Namespace, str]:
-    """The one in between is a bridge."""
+    """The namespace in the middle is a bridge."""
     left, middle, right = between(lab)
     middle.ip("link", "add", "br0", "type", "bridge")
     for name in ("left", "right"):
@@ -176,7 +178,7 @@ def bridged(lab: Lab) -> tuple[Namespace, Namespace, str]:
 
 
 class Lens:
-    """The probe at work, with samples in place of hooks at system calls."""
+    """The probe, with samples in place of hooks at system calls."""
 
     def __init__(self) -> None:
         self.probe = Cpu()
@@ -186,40 +188,38 @@ class Lens:
 
     @property
     def samples(self) -> Samples:
-        """What samples."""
+        """The part of the probe that samples."""
         assert self.probe._samples is not None
         return self.probe._samples
 
     def read(self) -> SampleReading:
-        """What was met so far."""
+        """What was sampled since the start, and since the last reading."""
         return self.samples.read(time.monotonic_ns(), read_cpu_times(Path("/proc")))
 
     @contextmanager
     def at_rest(self) -> Iterator[SampleReading]:
-        """It looks at nothing meanwhile, whatever happens; all that was met before."""
-        self.samples.detach()
-        try:
+        """No clock ticks meanwhile; gives all that was sampled before."""
+        assert self.samples._clocks is not None
+        with self.samples._clocks.paused():
             yield self.read()
-        finally:
-            self.samples.attach()
 
     def counted(self) -> Any:
-        """What the program counts of its own, on all CPUs."""
+        """The program's own counts, summed over all CPUs."""
         assert self.probe._program is not None
-        here = maps.read_per_cpu(self.probe._program.maps["sampled"], 0, SAMPLED)
-        return {name: int(here[name].sum()) for name in SAMPLED.names or ()}
+        counts = maps.read_per_cpu(self.probe._program.maps["sampled"], 0, SAMPLED)
+        return {name: int(counts[name].sum()) for name in SAMPLED.names or ()}
 
 
 @pytest.fixture(scope="module")
 def lens() -> Iterator[Lens]:
-    """The probe at work, for all tests: to compile it takes half a minute in an emulated machine."""
-    made = Lens()
-    yield made
-    made.probe.close()
+    """One probe for all tests: compiling takes half a minute in an emulated machine."""
+    lens = Lens()
+    yield lens
+    lens.probe.close()
 
 
 def shares(before: SampleReading, now: SampleReading, entry: int) -> dict[str, float]:
-    """What part of an entry point's samples between two readings each category has; none where they are few."""
+    """The share of each category in an entry point's samples between two readings; none if there are too few."""
     counts: Counter[str] = Counter()
     for reading, sign in ((before, -1), (now, 1)):
         rows = reading.stacks.array[reading.stacks.array["entry"] == entry]
@@ -230,19 +230,19 @@ def shares(before: SampleReading, now: SampleReading, entry: int) -> dict[str, f
 
 
 def leads(lens: Lens, entry: int, expected: set[str], share: float) -> Callable[[], dict[str, float]]:
-    """Whether all these categories were met, with that share together, since there last were enough samples."""
+    """Whether all these categories were sampled, with this share together, since there last were enough samples."""
     before = lens.read()
 
-    def met() -> dict[str, float]:
+    def they_lead() -> dict[str, float]:
         nonlocal before
         now = lens.read()
-        found = shares(before, now, entry)
-        if found:
+        all_shares = shares(before, now, entry)
+        if all_shares:
             before = now
-        met_here = [found.get(label, 0.0) for label in expected]
-        return found if all(met_here) and sum(met_here) >= share else {}
+        of_expected = [all_shares.get(label, 0.0) for label in expected]
+        return all_shares if all(of_expected) and sum(of_expected) >= share else {}
 
-    return met
+    return they_lead
 
 
 # --- tests ------------------------------------------------------------------------------------------------------
@@ -259,90 +259,83 @@ def leads(lens: Lens, entry: int, expected: set[str], share: float) -> Callable[
         pytest.param(bridged, {"bridging"}, 0.05, id="bridge"),
     ],
 )
-def test_a_flood_is_met_where_it_works(
+def test_the_work_of_a_flood_is_sampled(
     lab: Lab, lens: Lens, scene: Scene, expected: set[str], share: float
 ) -> None:
-    """In the softirq that receives the categories of what the packets pass have their part, and few are in none."""
+    """In the receiving softirq the categories that packets go through have their share, and few samples have none."""
     sender, receiver, address = scene(lab)
     lab.worker(receiver).start(receive if scene is directly else ignore, address)
     lab.worker(sender).start(flood, address)
-    found = until(leads(lens, RX_SOFTIRQ, expected, share), f"{expected} lead", 60)
-    assert found.get(CATEGORIES[OTHER].label, 0.0) <= FEW
+    all_shares = until(leads(lens, RX_SOFTIRQ, expected, share), f"{expected} lead", 60)
+    assert all_shares.get(CATEGORIES[OTHER].label, 0.0) <= FEW
     reading = lens.read()
     assert reading.counts["unresolved"] <= FEW * reading.counts["samples"]
 
 
 @pytest.mark.core
 @PT_REGS
-def test_a_stream_is_met_in_its_system_calls(lab: Lab, lens: Lens) -> None:
-    """TCP leads where it is sent and where it is received, each in its process alone."""
+def test_a_stream_is_sampled_in_its_system_calls(lab: Lab, lens: Lens) -> None:
+    """TCP leads where it is sent and where it is received, each in its own process only."""
     left, right, address = directly(lab)
     server, client = lab.worker(right), lab.worker(left)
     server.start(serve, address)
     client.start(stream, address)
     until(leads(lens, TX_SYSCALLS, {"TCP"}, 0.2), "TCP leads where it is sent", 60)
     until(leads(lens, RX_SYSCALLS, {"TCP"}, 0.2), "TCP leads where it is received", 60)
-    times = until(lambda: both_met(lens.read(), client, server), "both processes are met", 60)
-    assert set(times[0]) == {TX_SYSCALLS}
-    assert set(times[1]) == {RX_SYSCALLS}
+    assert calls_of(lens, client) == {TX_SYSCALLS}
+    assert calls_of(lens, server) == {RX_SYSCALLS}
 
 
-def both_met(reading: SampleReading, *workers: Worker) -> list[dict[int, int]]:
-    """The times of these processes by entry point, once each has some."""
-    times = [dict(reading.process_ns.get(worker.pid, {})) for worker in workers]
-    return times if all(times) else []
+def calls_of(lens: Lens, worker: Worker) -> set[int]:
+    """The entry points of a process's calls, in the first reading that has some."""
+    return until(lambda: entries_of(lens.read(), worker), "the process is sampled", 60)
 
 
-@PT_REGS
-def test_a_process_that_has_ended_is_forgotten(lab: Lab, lens: Lens) -> None:
-    """Its times are dropped, and what has its number later begins at 0."""
-    left, _, address = directly(lab)
-    sender = lab.worker(left)
-    sender.start(flood, address)
-    until(lambda: sender.pid in lens.read().process_ns, "the sender is met", 60)
-    with lens.at_rest() as met:
-        assert sender.pid in met.process_ns
-        lens.samples.forget([sender.pid])
-        assert sender.pid not in lens.read().process_ns
+def entries_of(reading: SampleReading, worker: Worker) -> set[int]:
+    """The entry points of a process's calls in a reading."""
+    return set(reading.call_ns["entry"][reading.call_ns["pid"] == worker.pid].tolist())
 
 
 @DATA_READY
-def test_softirqs_serve_the_process_that_holds_the_socket(lab: Lab, lens: Lens) -> None:
-    """Who receives has softirq time, who sends has none; no system call of the one is the other's."""
+def test_softirqs_serve_the_owner_of_the_socket(lab: Lab, lens: Lens) -> None:
+    """The receiver has softirq time, the sender has none; neither is charged for the other's calls."""
     left, right, address = directly(lab)
     receiver, sender = lab.worker(right), lab.worker(left)
     receiver.start(receive, address)
     sender.start(flood, address)
 
-    def served() -> SampleReading | None:
-        reading = lens.read()
-        enough_ns = ENOUGH * 1_000_000_000 // FREQUENCY_HZ
-        return reading if reading.served_ns.get(receiver.pid, 0) >= enough_ns else None
+    served_ns: Counter[int] = Counter()
 
-    reading = until(served, "the receiver is served", 60)
-    assert sender.pid not in reading.served_ns
-    assert set(reading.process_ns.get(sender.pid, {})) <= {TX_SYSCALLS}
+    def is_served() -> bool:
+        reading = lens.read()
+        for row in reading.served_ns:
+            served_ns[int(row["pid"])] += int(row["ns"])
+        assert entries_of(reading, sender) <= {TX_SYSCALLS}
+        return served_ns[receiver.pid] >= ENOUGH * 1_000_000_000 // FREQUENCY_HZ
+
+    until(is_served, "the receiver is served", 60)
+    assert sender.pid not in served_ns
 
 
 @pytest.mark.core
-def test_generations_lose_nothing(lab: Lab, lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sample that the program counts is in a row, or counted as something else, however often they turn."""
-    monkeypatch.setattr(cpu_samples, "_CROWDED", 1 << 30)  # each reading that finds a stack
-    turns = 0
-    turn = lens.samples._kept.turn
+def test_emptying_the_maps_loses_nothing(lab: Lab, lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample that the program counts is in a row, or counted as something else, however often maps are emptied."""
+    monkeypatch.setattr(cpu_samples, "_FULL", 0)  # at each reading that has a stack
+    emptied = 0
+    clear = lens.samples._maps.clear
 
-    def counted_turn() -> int:
-        nonlocal turns
-        turns += 1
-        return turn()
+    def counted_clear() -> None:
+        nonlocal emptied
+        emptied += 1
+        clear()
 
-    monkeypatch.setattr(lens.samples._kept, "turn", counted_turn)
+    monkeypatch.setattr(lens.samples._maps, "clear", counted_clear)
     left, right, address = directly(lab)
     lab.worker(right).start(receive, address)
     lab.worker(left).start(flood, address)
-    until(lambda: lens.read().counts["samples"] >= 10 * ENOUGH and turns >= 30, "generations turn", 120)
-    with lens.at_rest():
-        reading, counted = lens.read(), lens.counted()
+    until(lambda: lens.read().counts["samples"] >= 10 * ENOUGH and emptied >= 30, "maps are emptied", 120)
+    with lens.at_rest() as reading:
+        counted = lens.counted()
     lost = reading.lost["walks"] + reading.lost["collisions"] + reading.lost["stacks"]
     assert counted["uncounted"] == 0
     assert reading.counts["samples"] + reading.counts["elsewhere"] + lost == counted["samples"]
@@ -351,7 +344,7 @@ def test_generations_lose_nothing(lab: Lab, lens: Lens, monkeypatch: pytest.Monk
 
 
 def test_shares_add_up(lab: Lab, lens: Lens) -> None:
-    """Categories and stacks have the same samples, by entry point; a stack without a name in it says so."""
+    """Categories and stacks have the same samples, by entry point; stacks with unnamed addresses are counted."""
     left, right, address = directly(lab)
     lab.worker(right).start(receive, address)
     lab.worker(left).start(flood, address)
@@ -378,8 +371,8 @@ def test_categories_of_modules_alone_may_be_missing(lens: Lens) -> None:
     assert {CATEGORIES[number].label for number in missing} <= OF_MODULES
 
 
-def test_it_rests_while_it_is_left_out(lens: Lens) -> None:
-    """Not a tick, and what was met stays; then it goes on."""
+def test_nothing_is_sampled_while_the_clocks_are_paused(lens: Lens) -> None:
+    """No tick is counted, and earlier samples stay; afterwards sampling goes on."""
     until(lambda: lens.read().counts["ticks"], "a tick")
     with lens.at_rest() as before:
         after = lens.read()
@@ -388,7 +381,7 @@ def test_it_rests_while_it_is_left_out(lens: Lens) -> None:
 
 
 def tick_without_rights(memory: Memory) -> int:
-    """Opens clocks, gives up its rights, and has a program run by them; returns how often that ran."""
+    """Opens clocks, gives up its rights, and attaches a program to the clocks; returns how often it ran."""
     program = Loader().load(program_text())
     with open_clocks():
         privileges.keep_only(privileges.for_reading())
@@ -407,15 +400,15 @@ def read_ticks(program: Program) -> Any:
     return maps.read_per_cpu(program.maps["sampled"], 0, SAMPLED)["ticks"]
 
 
-def test_clocks_that_were_opened_early_take_no_rights_later(lab: Lab) -> None:
-    """As for a lens that is opened when rights are given up already."""
+def test_clocks_that_are_open_need_no_rights(lab: Lab) -> None:
+    """A lens may be opened after nettop has given up its rights."""
     assert lab.worker().call(tick_without_rights) > 0
 
 
 def test_nothing_stays_in_the_kernel() -> None:
-    """Neither programs nor maps nor links, once it is closed."""
+    """Once the probe is closed there are no programs, maps or links of it."""
     before = bpf_objects.existing()
-    made = Lens()
-    until(lambda: made.read().counts["ticks"], "a tick")
-    made.probe.close()
+    lens = Lens()
+    until(lambda: lens.read().counts["ticks"], "a tick")
+    lens.probe.close()
     bpf_objects.nothing_new_since(before)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Softirqs are charged to the process whose sockets they serve, and to none where they serve nobody's."""
+"""Softirqs are charged to the process whose sockets they serve, or to no process."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,27 +19,27 @@ from .test_cpu_categories import DATA_READY, FREQUENCY_HZ, Scene, bridged, direc
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.since(
-        "5.12", "the lens asks for what BPF programs are told since then (bpf_get_current_task_btf)"
+        "5.12", "the lens needs a helper of BPF programs that is new there (bpf_get_current_task_btf)"
     ),
 ]
 
 ENOUGH_NS = 200 * 1_000_000_000 // FREQUENCY_HZ
-"""What so many samples stand for."""
-NOBODY = unknown_value(PROCESSES.dtype["pid"])
-"""In place of a PID, in the row that is no process's."""
-NOT_CALLED = [TIME_OF[entry] for entry in (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)]
+"""The time that 200 samples stand for."""
+NO_PID = unknown_value(PROCESSES.dtype["pid"])
+"""The PID of the row `(no process)`."""
+SOFTIRQ_WORK = [TIME_OF[entry] for entry in (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)]
 
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[Cpu]:
-    """The probe at work, for all tests: to compile it takes half a minute in an emulated machine."""
+    """One probe for all tests: compiling takes half a minute in an emulated machine."""
     with started() as made:
         yield made
 
 
 @contextlib.contextmanager
 def started(**mechanisms: str) -> Iterator[Cpu]:
-    """The probe at work, by ways that are asked for."""
+    """The probe, started with chosen mechanisms."""
     with contextlib.closing(Cpu()) as made:
         made.set("frequency", FREQUENCY_HZ)
         made.set("mechanisms", mechanisms)
@@ -48,33 +48,32 @@ def started(**mechanisms: str) -> Iterator[Cpu]:
 
 
 def spent_ns(source: Cpu, pid: int) -> int:
-    """What softirqs spent for the sockets of a process; NOBODY is what they spent for none."""
-    found = [row["softirq_ns"] for row in rows(read(source), "processes") if row["pid"] == pid]
-    return int(sum(found))
+    """Softirq time charged to a process, or to none (NO_PID)."""
+    return int(sum(row["softirq_ns"] for row in rows(read(source), "processes") if row["pid"] == pid))
 
 
 def grows(spent: Callable[[], int]) -> Callable[[], bool]:
-    """Whether so much has been spent since now that samples would tell."""
+    """Whether enough time has been spent since now for samples to show it."""
     enough = spent() + ENOUGH_NS
     return lambda: spent() >= enough
 
 
 @pytest.mark.parametrize("scene", [routed, bridged])
-def test_what_is_forwarded_is_nobodys(lab: Lab, source: Cpu, scene: Scene) -> None:
-    """Neither who sends it has time of softirqs, nor who has a socket there that nothing comes for."""
+def test_forwarding_is_charged_to_no_process(lab: Lab, source: Cpu, scene: Scene) -> None:
+    """Neither the sender nor the owner of an idle socket is charged softirq time."""
     left, right, address = scene(lab)
     idle, sender = lab.worker(right), lab.worker(left)
     idle.call(traffic.udp, "idle", address)
     sender.start(flood, address)
-    until(grows(lambda: spent_ns(source, NOBODY)), "softirqs that serve nobody", 60)
+    until(grows(lambda: spent_ns(source, NO_PID)), "softirqs that serve no process", 60)
     assert process_row(source, sender.pid)["tx_syscalls_ns"] > 0
     assert spent_ns(source, sender.pid) == 0
     assert idle.pid not in {row["pid"] for row in rows(read(source), "processes")}
 
 
 @DATA_READY
-def test_what_is_received_is_the_receivers(lab: Lab, source: Cpu) -> None:
-    """Who sends it has none of that time."""
+def test_receiving_is_charged_to_the_receiver(lab: Lab, source: Cpu) -> None:
+    """The sender is charged none of it."""
     left, right, address = directly(lab)
     receiver, sender = lab.worker(right), lab.worker(left)
     receiver.start(receive, address)
@@ -84,31 +83,31 @@ def test_what_is_received_is_the_receivers(lab: Lab, source: Cpu) -> None:
 
 
 def test_softirqs_add_up(lab: Lab, source: Cpu) -> None:
-    """All rows have the time that softirqs took on all CPUs, to the ns, but for what those had whose rows have gone."""
+    """All rows, with those that are gone, sum up to the time of softirqs on all CPUs, to the ns."""
     left, right, address = directly(lab)
     lab.worker(right).start(receive, address)
     lab.worker(left).start(flood, address)
     until(grows(lambda: on_cpus_ns(read(source))), "softirqs run", 60)
     snapshot = read(source)
     of_processes = sum(row["softirq_ns"] for row in rows(snapshot, "processes"))
-    assert of_processes + source._processes.ended[RX_SOFTIRQ] == on_cpus_ns(snapshot)
+    assert of_processes + int(source._processes.ended_ns[RX_SOFTIRQ]) == on_cpus_ns(snapshot)
 
 
 def on_cpus_ns(snapshot: Snapshot) -> int:
-    """What softirqs, and threads that poll devices, took on all CPUs."""
-    return sum(row[name] for row in rows(snapshot, "cpus") for name in NOT_CALLED)
+    """Time of softirqs and of threads that poll devices, on all CPUs."""
+    return sum(row[name] for row in rows(snapshot, "cpus") for name in SOFTIRQ_WORK)
 
 
-def test_nothing_tells_whose_it_is(lab: Lab) -> None:
-    """Then all of it is nobody's, the receiver's too, and who asks for that column is told why it has no values."""
+def test_without_sockets_no_process_is_charged(lab: Lab) -> None:
+    """If the sockets that softirqs serve are unknown, all their time is no process's, and the column is n/a."""
     left, right, address = directly(lab)
     receiver = lab.worker(right)
     receiver.start(receive, address)
     lab.worker(left).start(flood, address)
     with started(served=NO_MECHANISM) as source:
-        until(grows(lambda: spent_ns(source, NOBODY)), "softirqs run", 60)
+        until(grows(lambda: spent_ns(source, NO_PID)), "softirqs run", 60)
         snapshot = read(source)
         assert "softirq_ns" in snapshot.missing
         assert spent_ns(source, receiver.pid) == 0
-        (nobodys,) = (row for row in rows(snapshot, "processes") if row["pid"] == NOBODY)
-        assert nobodys["network_ns"] == on_cpus_ns(snapshot)
+        (no_process,) = (row for row in rows(snapshot, "processes") if row["pid"] == NO_PID)
+        assert no_process["network_ns"] == on_cpus_ns(snapshot)

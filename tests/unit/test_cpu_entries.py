@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure parts of the CPU lens: stints that go on, what is whose, /proc/stat."""
+"""The pure parts of the CPU lens: current spans, times by process, /proc/stat, threads that poll devices."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nettop.kernel.facts import Host
 from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
 from nettop.kernel.rows import row_header
 from nettop.probes.cpu import processes as process_times
-from nettop.probes.cpu.entries import CALLER, CPU_STATE, SPENT, STINT_BITS, NapiThreads, with_stints
-from nettop.probes.cpu.processes import CALLS, FIRST_ID, ProcessTimes
+from nettop.probes.cpu.entries import CALLER, CPU_STATE, SPAN_BITS, SPENT, NapiThreads, with_spans
+from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.snapshots.cpu import (
     ENTRIES,
     IO_WORKERS,
@@ -34,54 +34,54 @@ from nettop.snapshots.cpu import (
 )
 from nettop.snapshots.snapshot import Array, Rows, unknown_value
 
-ME, OTHER, NOBODY = os.getpid(), os.getppid(), 0
+ME, OTHER, NO_PID = os.getpid(), os.getppid(), 0
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 times = st.integers(0, 1 << 40)
 
 Row = dict[str, Any]
 
 
-# --- stints -----------------------------------------------------------------------------------------------------
+# --- spans ------------------------------------------------------------------------------------------------------
 
 
 def state(**fields: int) -> Array:
-    """One CPU."""
-    made = np.zeros(1, CPU_STATE)
+    """The state of one CPU."""
+    cpu = np.zeros(1, CPU_STATE)
     for name, value in fields.items():
-        made[name] = value
-    return made
+        cpu[name] = value
+    return cpu
 
 
 @given(times, times, st.sampled_from([TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS, NAPI_THREADS]))
-def test_what_a_thread_is_in_counts(since: int, more: int, entry: int) -> None:
-    """From since when it is in it, to what it had before."""
-    here = state(task=since << STINT_BITS | entry)
-    here["entry_ns"][0, entry] = 5
-    entry_ns, vector_ns = with_stints(here, since + more)
+def test_the_current_span_of_a_thread_counts(since: int, more: int, entry: int) -> None:
+    """From its beginning, in addition to earlier time."""
+    cpu = state(task=since << SPAN_BITS | entry)
+    cpu["entry_ns"][0, entry] = 5
+    entry_ns, vector_ns = with_spans(cpu, since + more)
     assert entry_ns[0, entry] == 5 + more
     assert entry_ns.sum() == entry_ns[0, entry] and vector_ns.sum() == 0
 
 
 @given(times, times, st.integers(0, len(VECTORS) - 1), st.sampled_from([0, *ENTRIES]))
-def test_what_a_softirq_interrupts_rests(since: int, more: int, vector: int, under: int) -> None:
-    """Time is the softirq's alone; an entry point's where it is the network's."""
-    here = state(softirq=since << STINT_BITS | 1 + vector, task=since << STINT_BITS | under)
-    entry_ns, vector_ns = with_stints(here, since + more)
+def test_a_thread_is_not_charged_while_a_softirq_runs(since: int, more: int, vector: int, under: int) -> None:
+    """The time is the softirq's alone, and that of its entry point if it is a network softirq."""
+    cpu = state(softirq=since << SPAN_BITS | 1 + vector, task=since << SPAN_BITS | under)
+    entry_ns, vector_ns = with_spans(cpu, since + more)
     assert vector_ns[0, vector] == vector_ns.sum() == more
     softirqs = {NET_RX: RX_SOFTIRQ, NET_TX: TX_SOFTIRQ}
     assert entry_ns.sum() == (more if vector in softirqs else 0)
     assert vector not in softirqs or entry_ns[0, softirqs[vector]] == more
 
 
-def test_what_begins_later_takes_nothing() -> None:
-    """A stint may begin between the look at the clock and that at the CPU."""
-    entry_ns, vector_ns = with_stints(state(task=100 << STINT_BITS | TX_SYSCALLS), 90)
+def test_a_span_that_begins_later_counts_nothing() -> None:
+    """It may begin after the clock was read and before the CPU's state is."""
+    entry_ns, vector_ns = with_spans(state(task=100 << SPAN_BITS | TX_SYSCALLS), 90)
     assert entry_ns.sum() == vector_ns.sum() == 0
 
 
-def test_bits_of_stints() -> None:
-    """What a stint is spent in has room."""
-    assert max(*ENTRIES, len(VECTORS)) < 1 << STINT_BITS
+def test_spans_have_room_for_every_entry_point_and_softirq() -> None:
+    """Their numbers fit the bits of a span."""
+    assert max(*ENTRIES, len(VECTORS)) < 1 << SPAN_BITS
     assert "u64 entry_ns[16]" in row_header("cpu_state", CPU_STATE)
 
 
@@ -101,15 +101,24 @@ def host(tmp_path: Path) -> Host:
 
 
 def write_stat(folder: Path, name: str, started: int) -> None:
-    """What /proc/PID/stat says (proc(5))."""
+    """Write /proc/PID/stat (proc(5))."""
     (folder / "stat").write_text(f"1 ({name}) S {' '.join(['0'] * 18)} {started} 0 0\n")
 
 
-def rows_of(rows: Rows, text: str = "process") -> list[Row]:
-    """Rows by the names of their columns, with what the text column says."""
+def rows_of(rows: Rows) -> list[Row]:
+    """Rows by the names of their columns, with the text of `process`."""
     names = rows.array.dtype.names or ()
-    found = [dict(zip(names, row, strict=True)) for row in rows.array.tolist()]
-    return [row | {text: dict(enumerate(rows.texts[text])).get(row[text])} for row in found]
+    texts = dict(enumerate(rows.texts["process"]))
+    return [
+        row | {"process": texts.get(row["process"])}
+        for row in (dict(zip(names, values, strict=True)) for values in rows.array.tolist())
+    ]
+
+
+def sampled(entry_ns: Mapping[int, Mapping[int, int]]) -> Array:
+    """Times by PID and entry point, as samples give them."""
+    rows = [(pid, entry, ns) for pid, times in entry_ns.items() for entry, ns in times.items()]
+    return np.array(rows, SAMPLED_NS)
 
 
 def reading(
@@ -118,123 +127,166 @@ def reading(
     served: Mapping[int, int] | None = None,
     softirqs: int | None = None,
 ) -> list[Row]:
-    """One reading of what samples tell, and of how long softirqs ran."""
+    """One reading: what samples added, and the total time of softirqs."""
     processes.begin()
-    processes.add_sampled(calls)
+    processes.add_sampled(sampled(calls))
     if softirqs is not None:
-        processes.add_softirqs(served or {}, softirqs)
+        processes.add_softirqs(
+            sampled({pid: {RX_SOFTIRQ: ns} for pid, ns in (served or {}).items()}), softirqs
+        )
     return rows_of(processes.rows(0)[0])
 
 
-def whose(rows: list[Row]) -> dict[int, int]:
-    """The time of softirqs by PID, what is no process's under NOBODY."""
-    return {NOBODY if row["process"] == NO_PROCESS else row["pid"]: row["softirq_ns"] for row in rows}
+def softirqs_by_pid(rows: list[Row]) -> dict[int, int]:
+    """The time of softirqs by PID, that of `(no process)` under NO_PID."""
+    return {NO_PID if row["process"] == NO_PROCESS else row["pid"]: row["softirq_ns"] for row in rows}
+
+
+def ended(processes: ProcessTimes) -> dict[int, int]:
+    """The times of rows that are gone, by entry point."""
+    return {entry: ns for entry, ns in enumerate(processes.ended_ns.tolist()) if ns}
+
+
+def exact(*times: tuple[int, int, int, bytes]) -> tuple[Array, Array]:
+    """Start time, PID, ns in calls that send, and name of processes, as the hooks count them."""
+    callers = np.array([(started, pid, 0) for started, pid, _, _ in times], CALLER)
+    spent = np.zeros(len(times), SPENT)
+    spent["entry_ns"][:, TX_SYSCALLS] = [ns for _, _, ns, _ in times]
+    spent["comm"] = [comm for *_, comm in times]
+    return callers, spent
 
 
 def test_calls_by_process(host: Host) -> None:
     """Exact and sampled times of a process are in one row, which has a name and keeps its id."""
     processes = ProcessTimes(host)
     processes.begin()
-    callers = np.array([(700 * TICK_NS + 3, ME, 0)], CALLER)
-    spent = np.zeros(1, SPENT)
-    spent["entry_ns"][0, TX_SYSCALLS], spent["comm"] = 11, b"me"
-    processes.add_exact(callers, spent)
-    processes.add_softirqs({ME: 5}, 7)
-    nobodys, row = rows_of(processes.rows(0)[0])
+    processes.add_exact(*exact((700 * TICK_NS + 3, ME, 11, b"me")))
+    processes.add_softirqs(sampled({ME: {RX_SOFTIRQ: 5}}), 7)
+    no_process, row = rows_of(processes.rows(0)[0])
     assert (row["id"], row["pid"], row["process"]) == (FIRST_ID + 1, ME, "me")
     assert (row["tx_syscalls_ns"], row["softirq_ns"], row["network_ns"]) == (11, 5, 16)
-    assert (nobodys["id"], nobodys["process"]) == (FIRST_ID, NO_PROCESS)
-    assert (nobodys["softirq_ns"], nobodys["network_ns"]) == (2, 2)
+    assert (no_process["id"], no_process["process"]) == (FIRST_ID, NO_PROCESS)
+    assert (no_process["softirq_ns"], no_process["network_ns"]) == (2, 2)
     unknown = unknown_value(np.dtype("u8"))
-    assert {nobodys[name] for name in ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns")} == {unknown}
-    assert nobodys["pid"] == unknown_value(np.dtype("u4"))
+    assert {no_process[name] for name in ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns")} == {unknown}
+    assert no_process["pid"] == unknown_value(np.dtype("u4"))
+
+
+def test_exact_times_count_once(host: Host) -> None:
+    """Each reading adds what counts have grown by, in any order of processes; a count that fell has begun again."""
+    processes = ProcessTimes(host)
+    readings = [
+        [(700 * TICK_NS, ME, 11, b"me"), (900 * TICK_NS, OTHER, 5, b"other")],
+        [(900 * TICK_NS, OTHER, 7, b"other"), (700 * TICK_NS, ME, 11, b"me")],
+        [(700 * TICK_NS, ME, 4, b"renamed")],
+        [(900 * TICK_NS, OTHER, 3, b"other"), (700 * TICK_NS, ME, 5, b"renamed")],
+    ]
+    for times in readings:
+        processes.begin()
+        processes.add_exact(*exact(*times))
+        rows = rows_of(processes.rows(0)[0])
+    assert {row["process"]: row["tx_syscalls_ns"] for row in rows} == {"renamed": 16, "other": 10}
 
 
 @pytest.mark.parametrize(
     ("readings", "expected"),
     [
         pytest.param(
-            [({ME: 10, OTHER: 30}, 100)], {NOBODY: 60, ME: 10, OTHER: 30}, id="the rest is nobody's"
+            [({ME: 10, OTHER: 30}, 100)], {NO_PID: 60, ME: 10, OTHER: 30}, id="the rest is no process's"
         ),
-        pytest.param([({}, 100)], {NOBODY: 100}, id="nobody is known"),
-        pytest.param([({ME: 10, OTHER: 30}, 20)], {NOBODY: 0, ME: 5, OTHER: 15}, id="more than they spent"),
-        pytest.param([({ME: 30}, 20), ({ME: 30}, 50)], {NOBODY: 20, ME: 30}, id="it waits for the next ones"),
-        pytest.param([({}, 40), ({ME: 30}, 50)], {NOBODY: 40, ME: 10}, id="what was nobody's stays so"),
+        pytest.param([({}, 100)], {NO_PID: 100}, id="no process is known"),
+        pytest.param(
+            [({ME: 10, OTHER: 30}, 20)], {NO_PID: 0, ME: 5, OTHER: 15}, id="samples exceed the time"
+        ),
+        pytest.param([({ME: 30}, 20), ({}, 50)], {NO_PID: 20, ME: 30}, id="the excess is charged later"),
+        pytest.param([({}, 40), ({ME: 30}, 50)], {NO_PID: 40, ME: 10}, id="what was charged stays"),
     ],
 )
-def test_whose_softirqs(
+def test_softirqs_by_process(
     host: Host, readings: list[tuple[Mapping[int, int], int]], expected: Mapping[int, int]
 ) -> None:
-    """A process has what samples tell of it, though not more than softirqs have spent; nobody has its share of others'.
-
-    That it calls much ties no softirq to it.
-    """
+    """A process is charged its sampled softirq time, but no more than softirqs took; its calls play no part."""
     processes = ProcessTimes(host)
     calls = dict.fromkeys((ME, OTHER), dict.fromkeys(CALLS, 1000))
     for served, softirqs in readings:
         rows = reading(processes, calls, served, softirqs)
-    assert whose(rows) == dict.fromkeys((ME, OTHER), 0) | dict(expected)
+    assert softirqs_by_pid(rows) == dict.fromkeys((ME, OTHER), 0) | dict(expected)
 
 
 def test_without_softirqs(host: Host) -> None:
-    """Where nothing tells how long they ran nobody has a row for them."""
+    """If the time of softirqs is unknown there is no row `(no process)`."""
     (row,) = reading(ProcessTimes(host), {ME: {TX_SYSCALLS: 10}})
     assert (row["pid"], row["network_ns"]) == (ME, 10)
 
 
 @given(st.lists(st.tuples(times, times, times, times), min_size=1, max_size=6))
 def test_nothing_falls_and_rows_add_up(steps: list[tuple[int, int, int, int]]) -> None:
-    """Rows only grow, no process is charged more than was told of it, and all add up to calls and softirqs."""
+    """Rows only grow, no process is charged more than its samples, and all sum up to calls and softirqs."""
     processes = ProcessTimes(Host(Path("/nowhere")))
     totals, before = [0] * 4, dict[int, int]()
     for step in steps:
         totals = [total + more for total, more in zip(totals, step, strict=True)]
-        first, second, served, softirqs = totals
-        calls = {ME: {RX_SYSCALLS: first}, OTHER: {TX_SYSCALLS: second}}
-        rows = reading(processes, calls, {ME: served}, softirqs)
+        calls = {ME: {RX_SYSCALLS: step[0]}, OTHER: {TX_SYSCALLS: step[1]}}
+        rows = reading(processes, calls, {ME: step[2]}, totals[3])
         now = {row["id"]: row["network_ns"] for row in rows}
-        assert all(now[one] >= ns for one, ns in before.items())
-        assert sum(now.values()) == first + second + softirqs
-        assert whose(rows).get(ME, 0) <= served
+        assert all(now[row_id] >= ns for row_id, ns in before.items())
+        assert sum(now.values()) == totals[0] + totals[1] + totals[3]
+        assert softirqs_by_pid(rows).get(ME, 0) <= totals[2]
         before = now
 
 
-def test_another_process_with_the_pid(host: Host) -> None:
-    """It has a row of its own, whose times begin at 0."""
+def test_a_reused_pid_gets_a_new_row(host: Host) -> None:
+    """The times of the new process begin at 0."""
     processes = ProcessTimes(host)
     first = reading(processes, {ME: {TX_SYSCALLS: 10}})
     write_stat(host.proc / str(ME), "me", 701)
-    second = reading(processes, {ME: {TX_SYSCALLS: 14}})
+    second = reading(processes, {ME: {TX_SYSCALLS: 4}})
     assert [row["tx_syscalls_ns"] for row in first] == [10]
     assert [(row["id"], row["tx_syscalls_ns"]) for row in second] == [(FIRST_ID + 1, 10), (FIRST_ID + 2, 4)]
 
 
-def test_an_ended_process_keeps_its_row_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading that finds it gone still has it, the next has not; what it had is kept as that of who has ended, and
-    what it has not been charged by then is nobody's."""
+def test_an_ended_process_keeps_its_row_for_one_reading(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reading that finds it gone still has its row, the next one has not; its times are kept as those of ended
+    processes, and softirq time that it was not charged by then is no process's."""
     monkeypatch.setattr(Host, "in_initial_pid_namespace", lambda _: True)
     processes = ProcessTimes(host)
     gone = 1 << 22
-    calls, served = {gone: {TX_SYSCALLS: 10}}, {gone: 5}
-    assert whose(reading(processes, calls, served, 3)) == {NOBODY: 0, gone: 3}
-    assert [row["network_ns"] for row in reading(processes, calls, served, 3)] == [0, 13]
-    assert whose(reading(processes, calls, served, 9)) == {NOBODY: 6}
-    assert processes.ended == {TX_SYSCALLS: 10, RX_SOFTIRQ: 3}
+    assert softirqs_by_pid(reading(processes, {gone: {TX_SYSCALLS: 10}}, {gone: 5}, 3)) == {
+        NO_PID: 0,
+        gone: 3,
+    }
+    assert [row["network_ns"] for row in reading(processes, {}, {}, 3)] == [0, 13]
+    assert softirqs_by_pid(reading(processes, {}, {}, 9)) == {NO_PID: 6}
+    assert ended(processes) == {TX_SYSCALLS: 10, RX_SOFTIRQ: 3}
 
 
-def test_who_used_least_is_left_out(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are more processes than rows; what they had is kept, and what they do later is in a new row."""
+def test_processes_that_used_least_are_dropped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there are more processes than rows; their times are kept in sum, and later ones are in a new row."""
     monkeypatch.setattr(process_times, "ROWS_MAX", 1)
     processes = ProcessTimes(host)
     assert len(reading(processes, {ME: {TX_SYSCALLS: 10}, OTHER: {TX_SYSCALLS: 4}})) == 2
-    assert (processes.left_out, processes.ended) == (0, {})
-    rows = reading(processes, {ME: {TX_SYSCALLS: 10}, OTHER: {TX_SYSCALLS: 5}})
+    assert (processes.left_out, ended(processes)) == (0, {})
+    rows = reading(processes, {OTHER: {TX_SYSCALLS: 1}})
     assert {row["pid"]: row["network_ns"] for row in rows} == {ME: 10, OTHER: 1}
-    assert (processes.left_out, processes.ended) == (1, {TX_SYSCALLS: 4})
+    assert (processes.left_out, ended(processes)) == (1, {TX_SYSCALLS: 4})
+
+
+def test_names_that_no_process_has_any_more_are_dropped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of names stays small while processes come and go."""
+    monkeypatch.setattr(process_times, "ROWS_MAX", 2)
+    processes = ProcessTimes(host)
+    for number in range(50):
+        processes.begin()
+        processes.add_exact(
+            *exact(*((pid * TICK_NS, pid, 1, b"n%d" % pid) for pid in (number + 1, number + 2)))
+        )
+        rows, _ = processes.rows(0)
+    assert len(rows.texts["process"]) <= 16
+    assert {row["process"] for row in rows_of(rows)} >= {"n50", "n51"}
 
 
 def test_details(host: Host) -> None:
-    """The words that started it; what is no process's is explained."""
+    """The command line of a process; `(no process)` is explained."""
     processes = ProcessTimes(host)
     reading(processes, {ME: dict.fromkeys(CALLS, 1)})
     assert processes.describe(FIRST_ID + 1) == {"Command": "run it"}
@@ -261,7 +313,7 @@ def test_proc_stat(tmp_path: Path) -> None:
 
 
 def kernel_threads(proc: Path, *names: str, maker: str = "kthreadd") -> None:
-    """A /proc with these threads of the kernel, numbered from 3 on."""
+    """A /proc with these kernel threads, numbered from 3 on."""
     for pid, name in enumerate((maker, *names), 2):
         (proc / str(pid)).mkdir(exist_ok=True)
         (proc / str(pid) / "comm").write_text(name + "\n")
@@ -269,19 +321,19 @@ def kernel_threads(proc: Path, *names: str, maker: str = "kthreadd") -> None:
     (proc / "2/task/2/children").write_text(" ".join(map(str, range(3, 3 + len(names)))))
 
 
-def test_threads_that_poll_are_found_when_they_come_and_missed_when_they_go(tmp_path: Path) -> None:
+def test_threads_that_poll_devices_come_and_go(tmp_path: Path) -> None:
     """A thread that has no name of its own yet is looked at again."""
     threads = NapiThreads(tmp_path)
     kernel_threads(tmp_path, "ksoftirqd/0", "kthreadd")
-    assert not threads.are_here()
+    assert not threads.exist()
     kernel_threads(tmp_path, "ksoftirqd/0", "napi/eth0-8193")
-    assert threads.are_here()
+    assert threads.exist()
     kernel_threads(tmp_path, "ksoftirqd/0")
-    assert not threads.are_here()
+    assert not threads.exist()
 
 
-def test_threads_that_nobody_can_see_are_believed_in(tmp_path: Path) -> None:
-    """Without the kernel's threads in sight, as in a container, nothing says that there are none."""
-    assert NapiThreads(tmp_path).are_here()
+def test_threads_that_cannot_be_seen_are_assumed_to_exist(tmp_path: Path) -> None:
+    """In a container, where the kernel's threads are not visible, there may be some."""
+    assert NapiThreads(tmp_path).exist()
     kernel_threads(tmp_path, "worker", maker="init")
-    assert NapiThreads(tmp_path).are_here()
+    assert NapiThreads(tmp_path).exist()

@@ -64,14 +64,14 @@ folded = st.builds(
     entry=entries,
     is_whole=st.booleans(),
 )
-met = st.lists(st.tuples(st.integers(0, 3), folded, st.integers(1, 1000)), max_size=40)
-"""Samples: CPU, stack, how many."""
+samples_of_stacks = st.lists(st.tuples(st.integers(0, 3), folded, st.integers(1, 1000)), max_size=40)
+"""Samples: CPU, stack, count."""
 
 
 def number(label: str) -> int:
     """The number of a category."""
-    (found,) = (number for number, one in CATEGORIES.items() if one.label == label)
-    return found
+    (number,) = (number for number, category in CATEGORIES.items() if category.label == label)
+    return number
 
 
 def rows_of(samples: list[tuple[int, Folded, int]], rows_max: int = 10_000) -> StackRows:
@@ -82,23 +82,23 @@ def rows_of(samples: list[tuple[int, Folded, int]], rows_max: int = 10_000) -> S
 
 
 def add_to(rows: StackRows, samples: list[tuple[int, Folded, int]]) -> None:
-    """Count samples of 7 ns each."""
+    """Add samples of 7 ns each."""
     at = np.array([rows.place(cpu, stack) for cpu, stack, _ in samples], np.intp)
     counts = np.array([count for *_, count in samples], np.uint64)
-    rows.add(at, counts, counts * 7.0)
+    rows.add(at, counts, counts * np.uint64(7))
 
 
 # --- names ------------------------------------------------------------------------------------------------------
 
 
 @given(st.sampled_from(list(CATEGORY_OF)), st.sampled_from(SUFFIXES))
-def test_suffixes_name_no_other_category(function: str, suffix: str) -> None:
-    """Neither the compiler's nor the module's words behind a name are part of it."""
+def test_suffixes_do_not_change_the_category(function: str, suffix: str) -> None:
+    """Neither the compiler's suffix nor the module is part of a name."""
     assert bare(function + suffix) == function
 
 
 def test_names_that_only_look_like_suffixes_stay() -> None:
-    """A name may have a word of a suffix inside."""
+    """A name may contain the words of a suffix."""
     assert bare("partial_isra") == "partial_isra"
     assert bare("tcp_v4_rcv.isra.0 [tcp]") == "tcp_v4_rcv"
 
@@ -108,13 +108,13 @@ def test_names_that_only_look_like_suffixes_stay() -> None:
 
 def test_a_function_is_in_one_category() -> None:
     """Otherwise shares would not add up."""
-    counts = Counter(symbol for one in CATEGORIES.values() for symbol in one.symbols)
+    counts = Counter(symbol for category in CATEGORIES.values() for symbol in category.symbols)
     assert {symbol for symbol, count in counts.items() if count > 1} == set()
 
 
 @given(stacks)
 def test_the_deepest_function_that_names_a_category_decides(frames: list[str]) -> None:
-    """What it calls and what called it do not."""
+    """The functions that it calls, and those that call it, do not."""
     named = [CATEGORY_OF[frame] for frame in frames if frame in CATEGORY_OF]
     assert category_of(frames) == (named[0] if named else OTHER)
 
@@ -138,12 +138,12 @@ def test_the_deepest_function_that_names_a_category_decides(frames: list[str]) -
     ],
 )
 def test_programs(frames: str, expected: int) -> None:
-    """nettop's own are its own; those of others count to who calls them."""
+    """nettop's programs are its own category; others count as part of their caller."""
     assert category_of(frames.split(";")) == expected
 
 
-def test_a_category_without_functions_here_says_so() -> None:
-    """And no other: one of its functions is enough. What has no functions of its own is always there."""
+def test_a_category_without_functions_on_this_kernel_is_not_available() -> None:
+    """One of its functions is enough. A category that has none by definition is always available."""
     everything = set(CATEGORY_OF)
     assert categories_not_available(everything) == {}
     tcp = number("TCP")
@@ -159,26 +159,26 @@ def test_a_category_without_functions_here_says_so() -> None:
 
 @pytest.mark.parametrize("root", ["handle_softirqs", "__do_softirq"])
 @given(inside=st.lists(functions.filter(lambda one: "softirq" not in one), max_size=9), below=stacks)
-def test_softirqs_are_cut_at_their_entry(root: str, inside: list[str], below: list[str]) -> None:
-    """Whatever they interrupt, be it another softirq's loop."""
+def test_softirqs_are_cut_at_their_root(root: str, inside: list[str], below: list[str]) -> None:
+    """Whatever they interrupt, even another softirq's loop."""
     assert cut([*inside, root, *below], RX_SOFTIRQ) == [*inside, root]
     assert cut([*inside, root, *below], TX_SOFTIRQ) == [*inside, root]
 
 
-def test_system_calls_begin_behind_the_assembler() -> None:
-    """The kernel's own entry code is the same below all of them."""
+def test_system_calls_are_cut_at_the_entry_code() -> None:
+    """The entry code in assembler is the same below all of them."""
     frames = ["tcp_sendmsg", "__sys_sendto", "do_syscall_64", "entry_SYSCALL_64_after_hwframe"]
     assert cut(frames, TX_SYSCALLS) == frames[:3]
 
 
 @given(stacks, entries)
 def test_cutting_leaves_the_leaf(frames: list[str], entry: int) -> None:
-    """And what is left is the beginning of what there was."""
+    """And the rest is a prefix of the stack."""
     left = cut(frames, entry)
     assert left == frames[: len(left)] and left
 
 
-# --- what only the stack tells ----------------------------------------------------------------------------------
+# --- entry points by stack ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_cutting_leaves_the_leaf(frames: list[str], entry: int) -> None:
     ],
 )
 def test_entry_points(frames: str, entry: int, expected: int) -> None:
-    """Calls and threads of which nothing else tells; and none where an interrupt is about to begin a softirq."""
+    """Calls and threads that only the stack can tell apart; none if an interrupt is about to begin a softirq."""
     assert entry_of(frames.split(";"), entry) == expected
 
 
@@ -211,15 +211,15 @@ def fold(names: dict[int, str], addresses: list[int], entry: int = RX_SOFTIRQ) -
 
 
 def test_a_stack_is_text_from_its_root_on() -> None:
-    """With suffixes off."""
+    """Without suffixes."""
     names = {1: "tcp_v4_rcv", 2: "net_rx_action.isra.0", 3: "handle_softirqs", 4: "irq_exit_rcu"}
     assert fold(names, [1, 2, 3, 4]) == Folded(
         "handle_softirqs;net_rx_action;tcp_v4_rcv", number("TCP"), RX_SOFTIRQ, True
     )
 
 
-def test_an_address_without_a_name_is_told() -> None:
-    """It stands there, and the stack is not whole; below the cut nobody misses it."""
+def test_an_address_without_a_name_is_marked() -> None:
+    """The stack is not whole then, unless the address is below the cut."""
     names = {1: "tcp_v4_rcv", 3: "handle_softirqs"}
     assert fold(names, [1, 2, 3]) == Folded(
         f"handle_softirqs;{UNKNOWN};tcp_v4_rcv", number("TCP"), RX_SOFTIRQ, False
@@ -228,11 +228,11 @@ def test_an_address_without_a_name_is_told() -> None:
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=12), entries), max_size=20))
-def test_what_was_folded_before_is_folded_alike(asked: list[tuple[list[int], int]]) -> None:
+def test_a_stack_is_always_folded_alike(requests: list[tuple[list[int], int]]) -> None:
     """Whatever else the folder has seen meanwhile."""
     names = dict(enumerate([*list(CATEGORY_OF)[:25], *UNNAMED], 1))
     folder = Folder(names.get)
-    for addresses, entry in [*asked, *asked]:
+    for addresses, entry in [*requests, *requests]:
         stack = struct.pack(f"={len(addresses)}Q", *addresses)
         assert folder.fold(stack, entry) == fold(names, addresses, entry)
 
@@ -240,9 +240,9 @@ def test_what_was_folded_before_is_folded_alike(asked: list[tuple[list[int], int
 # --- rows -------------------------------------------------------------------------------------------------------
 
 
-@given(met)
+@given(samples_of_stacks)
 def test_every_sample_is_in_one_row_and_one_category(samples: list[tuple[int, Folded, int]]) -> None:
-    """Both tables have all of them, once; and an entry point's categories add up to it."""
+    """Both tables have every sample once, and the categories of an entry point sum up to it."""
     rows = rows_of(samples)
     total = sum(count for *_, count in samples)
     stacks_table, categories = rows.stacks(1), rows.categories({}, 1)
@@ -257,9 +257,9 @@ def test_every_sample_is_in_one_row_and_one_category(samples: list[tuple[int, Fo
     assert rows.unresolved <= total
 
 
-@given(met)
+@given(samples_of_stacks)
 def test_rows_are_by_cpu_entry_point_and_stack(samples: list[tuple[int, Folded, int]]) -> None:
-    """The same stack is the same row, also later; another one never is."""
+    """A stack always has the same row, and no other stack has it."""
     expected: Counter[tuple[int, int, int, str]] = Counter()
     for cpu, stack, count in samples:
         expected[cpu, stack.entry, stack.category, stack.text] += count
@@ -274,11 +274,11 @@ def test_rows_are_by_cpu_entry_point_and_stack(samples: list[tuple[int, Folded, 
     assert len(found) == len(table)
 
 
-@given(met, st.integers(0, 5))
-def test_what_no_row_is_left_for_keeps_its_category(
+@given(samples_of_stacks, st.integers(0, 5))
+def test_stacks_without_room_for_a_row_keep_their_category(
     samples: list[tuple[int, Folded, int]], rows_max: int
 ) -> None:
-    """It is counted, and shares stay what they are."""
+    """They are counted, and shares do not change."""
     rows, all_rows = rows_of(samples, rows_max), rows_of(samples)
     left = [row for row in rows.stacks(1).array if rows.stacks(1).texts["stack"][row["stack"]] == NOT_KEPT]
     assert rows.not_kept == sum(int(row["samples"]) for row in left)
@@ -286,25 +286,27 @@ def test_what_no_row_is_left_for_keeps_its_category(
     assert np.array_equal(rows.categories({}, 1).array, all_rows.categories({}, 1).array)
 
 
-def test_a_category_that_is_not_here_is_a_row_of_nothing() -> None:
-    """It has a note and no numbers; keys are distinct and ascending."""
+def test_a_category_that_is_not_available_has_a_row_without_numbers() -> None:
+    """It has a note instead; keys are distinct and ascending."""
     tcp, gro = number("TCP"), number("GRO")
     rows = rows_of([(0, Folded("handle_softirqs", number("softirq loop"), RX_SOFTIRQ, True), 3)])
     table = rows.categories({gro: "n/a: no GRO", tcp: "n/a: no TCP"}, 5)
     assert table.table is CATEGORY_SHARES and table.taken_ns == 5
-    not_here, here = table.array[:2], table.array[2:]
-    assert not_here["category"].tolist() == [gro, tcp]
-    assert here["category"].tolist() == [one for one in sorted(CATEGORIES) if one not in (gro, tcp)]
-    assert here["samples"][here["samples"] > 0].tolist() == [3]
+    missing, available = table.array[:2], table.array[2:]
+    assert missing["category"].tolist() == [gro, tcp]
+    assert available["category"].tolist() == [
+        number for number in sorted(CATEGORIES) if number not in (gro, tcp)
+    ]
+    assert available["samples"][available["samples"] > 0].tolist() == [3]
     for name in ("entry", "samples", "entry_samples", "time_ns"):
-        assert not known(not_here[name]).any() and known(here[name]).all()
+        assert not known(missing[name]).any() and known(available[name]).all()
     notes = [table.texts["note"][code] for code in table.array["note"]]
-    assert notes == ["n/a: no GRO", "n/a: no TCP", *[""] * len(here)]
+    assert notes == ["n/a: no GRO", "n/a: no TCP", *[""] * len(available)]
     assert np.all(np.diff(table.array["id"].astype(int)) > 0)
 
 
-def test_a_category_that_is_met_is_here() -> None:
-    """Whatever was said of it before: a module may have come."""
+def test_a_category_that_was_sampled_is_available() -> None:
+    """Even if it was not when symbols were read: a module may have been loaded since."""
     bridging = number("bridging")
     rows = rows_of([(0, Folded("handle_softirqs;br_handle_frame", bridging, RX_SOFTIRQ, True), 3)])
     array = rows.categories({bridging: "n/a: no bridge"}, 5).array
@@ -312,27 +314,29 @@ def test_a_category_that_is_met_is_here() -> None:
     assert row["samples"] == row["entry_samples"] == 3
 
 
-@given(met, met)
+@given(samples_of_stacks, samples_of_stacks)
 def test_shares_of_an_interval_add_up(
     first: list[tuple[int, Folded, int]], then: list[tuple[int, Folded, int]]
 ) -> None:
-    """Also where a category, or a whole entry point, was first met in it."""
+    """Even if a category, or a whole entry point, was first sampled in it."""
     rows = rows_of(first)
     before = rows.categories({}, 1)
     add_to(rows, then)
-    frame = Frame(*(Snapshot("cpu", 0, 0, {one.table.name: one}) for one in (rows.categories({}, 2), before)))
+    frame = Frame(
+        *(Snapshot("cpu", 0, 0, {table.table.name: table}) for table in (rows.categories({}, 2), before))
+    )
     view = make_view(frame, deltas=True)
-    met_by_entry: dict[int, float] = defaultdict(float)
+    sum_by_entry: dict[int, float] = defaultdict(float)
     shares = zip(view.raw("entry").tolist(), view.values("share", np.arange(view.size)), strict=True)
     for entry, share in shares:
-        met_by_entry[entry] += share or 0.0
+        sum_by_entry[entry] += share or 0.0
     grown = {stack.entry for _, stack, _ in then}
-    assert met_by_entry == {entry: pytest.approx(float(entry in grown)) for entry in met_by_entry}
-    assert grown <= met_by_entry.keys()
+    assert sum_by_entry == {entry: pytest.approx(float(entry in grown)) for entry in sum_by_entry}
+    assert grown <= sum_by_entry.keys()
 
 
-def test_names_are_asked_again_once_they_are_forgotten() -> None:
-    """As when modules come or go."""
+def test_names_are_looked_up_again_once_they_are_forgotten() -> None:
+    """As after a module was loaded or unloaded."""
     names = {1: "tcp_v4_rcv", 2: "handle_softirqs"}
     folder, stack = Folder(names.get), struct.pack("=2Q", 1, 2)
     assert folder.fold(stack, RX_SOFTIRQ).text == "handle_softirqs;tcp_v4_rcv"
@@ -348,6 +352,6 @@ def test_rows_that_were_published_do_not_change() -> None:
     rows = rows_of([(0, stack, 3)])
     before = rows.stacks(1)
     assert before.table is STACKS
-    rows.add(np.array([rows.place(0, stack)]), np.array([4], np.uint64), np.array([1.0]))
+    rows.add(np.array([rows.place(0, stack)]), np.array([4], np.uint64), np.array([1], np.uint64))
     assert before.array["samples"].tolist() == [3]
     assert rows.stacks(2).array["samples"].tolist() == [7]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clocks that are opened early, kept, and lent to whoever asks later; and those of CPUs that come and go."""
+"""Clocks that are opened early for later use, and clocks of CPUs that go offline and come back."""
 
 import errno
 import os
@@ -17,10 +17,10 @@ PROGRAM = 77
 
 
 class Kernel:
-    """Stands for the kernel: events are files, and what is asked of them is noted."""
+    """A fake kernel: events are files, and requests to them are recorded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[tuple[int, int, object]] = []
+        self.ioctls: list[tuple[int, int, object]] = []
         self.opened: list[int] = []
         self.refusal: int | None = None
         self.has_links = True
@@ -45,39 +45,39 @@ class Kernel:
         return event
 
     def read(self, event: int, size: int) -> bytes:
-        """What an event counts; of what is none of them, what is there."""
+        """The values of an event; other files are really read."""
         if event not in self._cpus:
             return self._real_read(event, size)
         return struct.pack("=QQ", self.counted[event], self.running[event])
 
     def pass_time(self) -> None:
-        """Clocks that live count."""
+        """Clocks of online CPUs count."""
         for event, cpu in self._cpus.items():
             if cpu in self.online:
                 self.running[event] += 10
                 self.counted[event] += 9
 
-    def take_off(self, cpu: int) -> None:
-        """The CPU goes, and with it whatever it ran."""
+    def take_offline(self, cpu: int) -> None:
+        """The CPU goes offline, and its events are dead."""
         self.online.remove(cpu)
-        self._cpus = {event: of if of != cpu else -1 for event, of in self._cpus.items()}
+        self._cpus = {event: number if number != cpu else -1 for event, number in self._cpus.items()}
 
     def link(self, number: int, attributes: bytes) -> int:
-        """A link of a program to an event, on kernels that have such."""
+        """A link of a program to an event, on kernels that have links."""
         if not self.has_links:
             raise OSError(errno.EINVAL, "no links")
         assert struct.unpack_from("=I", attributes)[0] == PROGRAM
         return os.open("/dev/null", os.O_RDONLY)
 
     def ioctl(self, event: int, request: int, value: object) -> int:
-        """What is asked of an event."""
-        os.fstat(event)  # it is open
-        self.asked.append((event, request, value))
+        """Record a request to an event."""
+        os.fstat(event)  # raises if it is closed
+        self.ioctls.append((event, request, value))
         return 0
 
     def requests(self) -> list[int]:
-        """What was asked so far."""
-        return [request for _, request, _ in self.asked]
+        """The requests so far."""
+        return [request for _, request, _ in self.ioctls]
 
 
 @pytest.fixture
@@ -88,15 +88,15 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 @pytest.fixture
 def descriptors() -> Callable[[], set[str]]:
-    """The descriptors that are open."""
+    """Returns the open descriptors."""
     return lambda: set(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize(
     ("text", "cpus"), [("0\n", (0,)), ("0-3\n", (0, 1, 2, 3)), ("0-1,4,6-7\n", (0, 1, 4, 6, 7))]
 )
-def test_cpus_that_run(tmp_path: Path, text: str, cpus: tuple[int, ...]) -> None:
-    """As the kernel writes ranges."""
+def test_online_cpus(tmp_path: Path, text: str, cpus: tuple[int, ...]) -> None:
+    """In the kernel's notation of ranges."""
     folder = tmp_path / "sys/devices/system/cpu"
     folder.mkdir(parents=True)
     (folder / "online").write_text(text)
@@ -104,30 +104,28 @@ def test_cpus_that_run(tmp_path: Path, text: str, cpus: tuple[int, ...]) -> None
 
 
 def test_each_cpu_has_a_clock(kernel: Kernel, descriptors: Callable[[], set[str]]) -> None:
-    """It ticks from the start to the stop, as often as asked; closing leaves nothing, twice too."""
+    """It ticks with the chosen period between start and stop; closing, even twice, leaves nothing."""
     before = descriptors()
     clocks = Clocks(PROGRAM, 100)
-    assert clocks.cpus == (0, 2) and clocks.period_ns == 10_000_000
+    assert clocks.cpus == (0, 2)
+    assert {value for _, _, value in kernel.ioctls} == {struct.pack("=Q", 10_000_000)}
     assert perf_events._ENABLE not in kernel.requests()
     clocks.start()
-    clocks.set_frequency(1000)
     clocks.stop()
     assert kernel.requests() == [
         *2 * [perf_events._PERIOD],
         *2 * [perf_events._ENABLE],
-        *2 * [perf_events._PERIOD],
         *2 * [perf_events._DISABLE],
     ]
-    assert kernel.asked[-3][2] == struct.pack("=Q", 1_000_000)
     clocks.close()
     clocks.close()
     assert descriptors() == before
 
 
-def test_clocks_that_are_kept_are_lent_again_and_again(
+def test_clocks_that_were_opened_early_can_be_used_repeatedly(
     kernel: Kernel, descriptors: Callable[[], set[str]]
 ) -> None:
-    """Nothing is opened for them, and at the end all are closed."""
+    """No event is opened anew, and at the end all are closed."""
     before = descriptors()
     with open_clocks():
         kernel.refusal = errno.EACCES
@@ -139,8 +137,10 @@ def test_clocks_that_are_kept_are_lent_again_and_again(
         Clocks(PROGRAM, 100)
 
 
-def test_without_links_a_kept_clock_serves_once(kernel: Kernel, descriptors: Callable[[], set[str]]) -> None:
-    """Such kernels bind a program to an event for good."""
+def test_without_links_an_early_clock_is_used_once(
+    kernel: Kernel, descriptors: Callable[[], set[str]]
+) -> None:
+    """Without links a program stays attached to its event for good."""
     before = descriptors()
     kernel.has_links = False
     with open_clocks():
@@ -153,75 +153,82 @@ def test_without_links_a_kept_clock_serves_once(kernel: Kernel, descriptors: Cal
     assert descriptors() == before
 
 
-def look(clocks: Clocks, kernel: Kernel) -> dict[int, int]:
-    """What the clocks tell a while later."""
+def read_later(clocks: Clocks, kernel: Kernel) -> dict[int, int]:
+    """How long the clocks have run, a while later."""
     kernel.pass_time()
     return clocks.running_ns()
 
 
 @pytest.fixture
 def ticking(kernel: Kernel, descriptors: Callable[[], set[str]]) -> Iterator[Clocks]:
-    """Clocks of both CPUs that were looked at; at the end they leave nothing."""
+    """Ticking clocks of both CPUs, read once; at the end they leave nothing."""
     before = descriptors()
     clocks = Clocks(PROGRAM, 100)
     clocks.start()
-    assert look(clocks, kernel) == {0: 10, 2: 10}
-    kernel.asked.clear()
+    assert read_later(clocks, kernel) == {0: 10, 2: 10}
+    kernel.ioctls.clear()
     yield clocks
     clocks.close()
     assert descriptors() == before
 
 
-@pytest.mark.parametrize("looked_at_meanwhile", [True, False])
-def test_a_cpu_that_comes_back_has_a_new_clock(
-    kernel: Kernel, ticking: Clocks, looked_at_meanwhile: bool
-) -> None:
-    """It ticks as the others do, whether or not anybody saw that the CPU was gone."""
-    kernel.take_off(2)
-    if looked_at_meanwhile:
-        assert look(ticking, kernel) == {0: 20} and ticking.cpus == (0,)
+@pytest.mark.parametrize("read_meanwhile", [True, False])
+def test_a_cpu_that_comes_back_has_a_new_clock(kernel: Kernel, ticking: Clocks, read_meanwhile: bool) -> None:
+    """It ticks like the others, whether or not clocks were read while the CPU was offline."""
+    kernel.take_offline(2)
+    if read_meanwhile:
+        assert read_later(ticking, kernel) == {0: 20} and ticking.cpus == (0,)
     kernel.online.append(2)
-    assert look(ticking, kernel)[2] == 0
+    assert read_later(ticking, kernel)[2] == 0
     assert kernel.requests() == [perf_events._PERIOD, perf_events._ENABLE]
-    assert look(ticking, kernel)[2] == 10
+    assert read_later(ticking, kernel)[2] == 10
     assert ticking.cpus == (0, 2) and kernel.opened == [0, 2, 2]
 
 
 def test_a_cpu_that_is_added_has_a_clock(kernel: Kernel, ticking: Clocks) -> None:
-    """From the next look on."""
+    """From the next reading on."""
     kernel.online.append(3)
-    assert look(ticking, kernel) == {0: 20, 2: 20, 3: 0}
-    assert look(ticking, kernel) == {0: 30, 2: 30, 3: 10}
+    assert read_later(ticking, kernel) == {0: 20, 2: 20, 3: 0}
+    assert read_later(ticking, kernel) == {0: 30, 2: 30, 3: 10}
     assert ticking.cpus == (0, 2, 3)
 
 
 def test_a_cpu_that_comes_back_too_late_has_none(kernel: Kernel, ticking: Clocks) -> None:
-    """Without the right to open one it is told at every look that the CPU has none; with it again it has."""
-    kernel.take_off(2)
+    """Without the right to open one, every reading leaves the CPU out; with the right it has a clock again."""
+    kernel.take_offline(2)
     kernel.online.append(2)
     kernel.refusal = errno.EACCES
     for _ in range(3):
-        assert 2 not in look(ticking, kernel)
+        assert 2 not in read_later(ticking, kernel)
         assert ticking.cpus == (0,)
     kernel.refusal = None
-    assert look(ticking, kernel)[2] == 0
+    assert read_later(ticking, kernel)[2] == 0
     assert ticking.cpus == (0, 2)
 
 
-def test_what_is_silent_is_not_dead(kernel: Kernel, ticking: Clocks) -> None:
-    """Clocks that were stopped count nothing: which of them are dead shows when they are started again."""
+def test_a_stopped_clock_is_not_taken_for_dead(kernel: Kernel, ticking: Clocks) -> None:
+    """Stopped clocks do not count: which of them are dead shows once they are started again."""
     ticking.stop()
-    kernel.take_off(2)
+    kernel.take_offline(2)
     kernel.online.append(2)
     assert ticking.running_ns() == ticking.running_ns() == {0: 10, 2: 10}
     assert kernel.opened == [0, 2]
     ticking.start()
-    assert look(ticking, kernel) == {0: 20, 2: 0}
+    assert read_later(ticking, kernel) == {0: 20, 2: 0}
     assert kernel.opened == [0, 2, 2]
 
 
-def test_a_cpu_that_came_after_the_kept_clocks_takes_none_from_the_others(kernel: Kernel) -> None:
-    """When the right to open more was given up meanwhile."""
+def test_a_pause_starts_clocks_again_that_were_ticking(kernel: Kernel, ticking: Clocks) -> None:
+    """And no others: a pause within a pause starts nothing."""
+    with ticking.paused():
+        with ticking.paused():
+            pass
+        assert perf_events._ENABLE not in kernel.requests()
+    assert kernel.requests()[-2:] == 2 * [perf_events._ENABLE]
+
+
+def test_a_cpu_that_came_after_the_early_clocks_does_not_affect_others(kernel: Kernel) -> None:
+    """Even if the right to open more was given up meanwhile."""
     with open_clocks():
         kernel.online.append(3)
         kernel.refusal = errno.EACCES
@@ -234,10 +241,10 @@ def test_a_cpu_that_came_after_the_kept_clocks_takes_none_from_the_others(kernel
     ("number", "error"),
     [(errno.EACCES, PermissionMissing), (errno.EPERM, PermissionMissing), (errno.ENOSYS, Unsupported)],
 )
-def test_a_refusal_is_told(
+def test_a_refusal_is_raised(
     kernel: Kernel, descriptors: Callable[[], set[str]], number: int, error: type[Exception]
 ) -> None:
-    """Opening early goes on without, for nobody may ever want them."""
+    """Only by Clocks: opening early ignores it, as the clocks may never be needed."""
     before = descriptors()
     kernel.refusal = number
     with open_clocks(), pytest.raises(error):

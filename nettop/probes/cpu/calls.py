@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System calls that send on sockets or receive from them, by number."""
+"""System calls that send on sockets or receive from them, by number: for sampling where calls cannot be hooked."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from nettop.probes.cpu.stacks import CALL_BY_STACK
 from nettop.snapshots.cpu import RX_SYSCALLS, TX_SYSCALLS
 
 CALLS_MAX = 512
-"""Numbers above are of no system call that is listed here."""
+"""No system call of this module has a higher number."""
 
 CALL = np.dtype([("always", "u1"), ("first", "u1"), ("third", "u1"), ("padding", "u1")])
-"""The entry point of a system call, 0 for none: `always`, or where its first or third argument is a socket of
-the network's."""
+"""The entry point of a system call, 0 for none: `always`, or if its first or third argument is a network socket."""
 
 _KINDS = {
     "sendto sendmsg sendmmsg write writev pwritev2 sendfile": (0, TX_SYSCALLS, 0),
@@ -42,7 +41,7 @@ _NUMBERS = {
 
 
 def socket_calls(machine: str = "") -> dict[int, tuple[int, int, int]]:
-    """The fields of CALL by a system call's number; empty on a machine whose numbers are not known."""
+    """The fields of CALL by system call number; empty on a machine whose numbers are not known."""
     numbers = _NUMBERS.get(machine or platform.machine(), {})
     return {
         numbers[name]: entries
@@ -53,6 +52,6 @@ def socket_calls(machine: str = "") -> dict[int, tuple[int, int, int]]:
 
 
 def put_calls(map_fd: int) -> None:
-    """Tell the programs: fill their map `calls`. Raises OSError."""
+    """Fill the map `calls` of the sampling programs. Raises OSError."""
     for number, entries in socket_calls().items():
         bpf.set_element(map_fd, number.to_bytes(4, sys.byteorder), bytes((*entries, 0)))

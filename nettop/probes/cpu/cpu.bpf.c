@@ -1,36 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// When CPUs enter and leave the network stack: softirqs, other threads, and the calls of threads on sockets.
-// Time goes to the innermost of them, once. cpu.bpf.h, struct caller, struct calls and the slices of kernel
-// structs come in front of this file.
+// Hooks where CPUs enter and leave the network stack: softirqs, context switches, and system calls on sockets.
+// Time is charged to the innermost of them, once. nettop.probes.cpu.entries puts cpu.bpf.h, the structs of the
+// map values and the slices of kernel structs in front of this file.
 //
-// A softirq and a change of threads are done with before anything else runs on their CPU. What threads do is
-// not: either may come between any two of its steps, and counts as a turn. A thread that finds a turn begins
-// its stint anew, or leaves its end to who came between: time may be missed then, the few ns of a step, but
-// is never had twice.
+// The hooks at softirqs and context switches run to their end before anything else runs on their CPU. The hooks
+// at calls do not: a softirq or a context switch may interrupt them at any step, and counts an interruption. A
+// hook that sees one restarts its span, or leaves its end to the interrupter: a few ns may be missed then,
+// but nothing is counted twice.
 
 #define barrier() asm volatile("" ::: "memory")
 
-// In what calls, and softirqs, threads are that do not run now, by their ids.
+// Threads that are switched out inside a call or a softirq, by thread id.
 BPF_HASH(waiting, u32, struct inside, WAITING_MAX);
 
-// What each process spent in its calls. It has its room beforehand: before 6.1 the kernel warns of programs
-// that allocate as they trace.
+// Time that each process spent in its calls. Preallocated: before 6.1 the kernel warns of tracing programs that
+// allocate.
 BPF_TABLE("percpu_hash", struct caller, struct spent, callers, CALLERS_MAX);
-
-// Whether calls are hooked, so that threads may wait inside of them. Set by nettop.
-BPF_ARRAY(hooked, u32, 1);
-
-static __always_inline bool are_calls_hooked() {
-  int first = 0;
-  u32 *set = hooked.lookup(&first);
-  return set && *set;
-}
 
 // --- time ------------------------------------------------------------------------------------------------
 
-static __always_inline u64 stint(u64 since, u32 what) { return what ? since << STINT_BITS | what : 0; }
+static __always_inline u64 span(u64 since, u32 what) { return what ? since << SPAN_BITS | what : 0; }
 
-static __always_inline u64 since(u64 stint) { return stint >> STINT_BITS; }
+static __always_inline u64 since(u64 span) { return span >> SPAN_BITS; }
 
 static __always_inline bool is_call(u32 entry) { return entry && entry != ENTRY_NAPI_THREADS; }
 
@@ -53,28 +44,23 @@ static __always_inline struct spent *spent_by_current() {
   return callers.lookup(&caller);
 }
 
-// Charges time to an entry point, and to the process whose call it is.
+// Charges time to an entry point, and to the calling process if there is one.
 static __always_inline void charge(struct cpu_state *state, struct spent *spent, u32 entry, u64 time) {
   if (!entry)
     return;
-  __sync_fetch_and_add(&state->entry_ns[entry & STINT_OF], time);
+  __sync_fetch_and_add(&state->entry_ns[entry & SPAN_MASK], time);
   if (spent)
-    __sync_fetch_and_add(&spent->entry_ns[entry & STINT_OF], time);
+    __sync_fetch_and_add(&spent->entry_ns[entry & SPAN_MASK], time);
 }
 
-// Something comes between: what the running thread has spent so far is its, the rest is not. Where calls are
-// hooked no more nobody knows whether it is still in one.
+// Something interrupts the running thread: it is charged for the time so far, and its span begins again.
 static __always_inline void interrupt(struct cpu_state *state, u64 now) {
   u64 task = state->task;
-  u32 entry = task & STINT_OF;
-  state->turns++;
+  u32 entry = task & SPAN_MASK;
+  state->interruptions++;
   if (!entry)
     return;
-  if (is_call(entry) && !are_calls_hooked()) {
-    state->task = 0;
-    return;
-  }
-  state->task = stint(now, entry);
+  state->task = span(now, entry);
   charge(state, is_call(entry) ? spent_by_current() : 0, entry, now - since(task));
 }
 
@@ -83,7 +69,7 @@ static __always_inline void interrupt(struct cpu_state *state, u64 now) {
 static __always_inline void end_softirq(struct cpu_state *state, u64 now) {
   u64 softirq = state->softirq;
   state->softirq = 0;
-  state->vector_ns[softirq & STINT_OF] += now - since(softirq);
+  state->vector_ns[softirq & SPAN_MASK] += now - since(softirq);
 }
 
 int tp_btf__softirq_entry(u64 *ctx) {
@@ -92,33 +78,33 @@ int tp_btf__softirq_entry(u64 *ctx) {
     return 0;
   u64 now = bpf_ktime_get_ns();
   interrupt(state, now);
-  state->served = state->early = 0;
-  state->softirq = stint(now, 1 + ctx[0]);
+  state->served = state->early_ticks = 0;
+  state->softirq = span(now, 1 + ctx[0]);
   return 0;
 }
 
 int tp_btf__softirq_exit(u64 *ctx) {
   struct cpu_state *state = this_cpu();
-  if (!state || vector_now(state) != 1 + ctx[0]) // it began before this program did
+  if (!state || vector_now(state) != 1 + ctx[0]) // it began before this program was attached
     return 0;
   u64 now = bpf_ktime_get_ns();
-  state->task = stint(now, state->task & STINT_OF);
+  state->task = span(now, state->task & SPAN_MASK);
   end_softirq(state, now);
   return 0;
 }
 
-// Notes whose socket a softirq serves. Ticks that came before the first one are that one's: packets pass the
-// driver and IP before anybody knows whose they are.
+// Notes the socket that a softirq serves. Earlier ticks of the softirq count for the first socket: packets pass
+// the driver and IP before their socket is known.
 static __always_inline int serve(u64 sk) {
   struct cpu_state *state = this_cpu();
   if (!state || !state->softirq)
     return 0;
   state->served = sk;
-  barrier(); // from here on no tick is early; and the verifier lets nobody reckon with a pointer, but with
-             // what is read
-  if (state->early)
-    count_served(state->served, state->early);
-  state->early = 0;
+  barrier(); // no tick is early from here on. The address is read back: the verifier allows no arithmetic on a
+             // pointer
+  if (state->early_ticks)
+    count_served(state->served, state->early_ticks);
+  state->early_ticks = 0;
   return 0;
 }
 
@@ -128,7 +114,7 @@ int tp_btf__sk_data_ready(u64 *ctx) { return serve(ctx[0]); }
 
 // --- threads ---------------------------------------------------------------------------------------------
 
-// Threads of threaded NAPI are called napi/DEVICE-NUMBER (net/core/dev.c, napi_kthread_create).
+// Kernel threads of threaded NAPI are named napi/DEVICE-NUMBER (net/core/dev.c, napi_kthread_create).
 static __always_inline bool polls_devices(struct task_struct *task) {
   if (!(task->flags & PF_KTHREAD))
     return false;
@@ -139,15 +125,15 @@ static __always_inline bool polls_devices(struct task_struct *task) {
 static __always_inline void remember(struct task_struct *task, struct inside inside) {
   u32 id = task->pid;
   if ((is_call(inside.entry) || inside.vector) && waiting.update(&id, &inside))
-    count_refused(REFUSED_THREADS);
+    count_overflow(OVERFLOW_THREADS);
 }
 
 static __always_inline struct inside recall(struct task_struct *task) {
   u32 id = task->pid;
   struct inside inside = {};
-  struct inside *found = id && (REAL_TIME || are_calls_hooked()) ? waiting.lookup(&id) : 0;
-  if (found) {
-    inside = *found;
+  struct inside *saved = id ? waiting.lookup(&id) : 0;
+  if (saved) {
+    inside = *saved;
     waiting.delete(&id);
   }
   if (polls_devices(task)) {
@@ -162,8 +148,8 @@ int tp_btf__sched_switch(u64 *ctx) {
   if (!state)
     return 0;
   struct inside next = recall((struct task_struct *)ctx[2]);
-  u32 entry = state->task & STINT_OF, vector = vector_now(state);
-  state->turns++;
+  u32 entry = state->task & SPAN_MASK, vector = vector_now(state);
+  state->interruptions++;
   if (!entry && !vector && !next.entry && !next.vector)
     return 0;
   u64 now = bpf_ktime_get_ns();
@@ -171,52 +157,52 @@ int tp_btf__sched_switch(u64 *ctx) {
     end_softirq(state, now);
   else
     interrupt(state, now);
-  // A kernel for real time changes threads within a softirq, which goes on with its thread. On others its end
-  // was missed.
+  // With PREEMPT_RT threads are switched within softirqs, and the softirq continues with its thread. Without it
+  // the end of the softirq was missed.
   struct inside last = {
-      .entry = state->task & STINT_OF, .depth = state->task_depth, .vector = REAL_TIME ? vector : 0};
+      .entry = state->task & SPAN_MASK, .depth = state->task_depth, .vector = REAL_TIME ? vector : 0};
   remember((struct task_struct *)ctx[1], last);
   state->task_depth = next.depth;
-  state->task = stint(now, next.entry);
-  state->softirq = stint(now, next.vector);
+  state->task = span(now, next.entry);
+  state->softirq = span(now, next.vector);
   return 0;
 }
 
 // --- calls of threads ------------------------------------------------------------------------------------
 
-// Makes room for the current process. Processes that began in the same nanosecond are taken for one, until
-// another one calls on that CPU.
-static __always_inline void note_caller(struct cpu_state *state) {
+// Adds the current process to the map. Processes that started in the same nanosecond are taken for one until
+// another process makes a call on that CPU.
+static __always_inline void add_caller(struct cpu_state *state) {
   struct caller caller = current_caller();
-  if (state->noted == caller.started)
+  if (state->last_caller == caller.started)
     return;
-  state->noted = caller.started;
+  state->last_caller = caller.started;
   if (callers.lookup(&caller))
     return;
   struct spent none = {};
   bpf_probe_read_kernel(&none.comm, sizeof(none.comm), current_leader()->comm);
   if (!callers.lookup_or_try_init(&caller, &none))
-    count_refused(REFUSED_PROCESSES);
+    count_overflow(OVERFLOW_PROCESSES);
 }
 
-// Whether a call that begins now is inside of one that is counted already; what softirqs call is theirs.
+// Whether a call that begins now is nested in one that is timed already, or made by a softirq.
 static __always_inline bool is_inside(struct cpu_state *state) {
   if (state->softirq)
     return true;
-  if (!(state->task & STINT_OF))
+  if (!(state->task & SPAN_MASK))
     return false;
   state->task_depth++;
   return true;
 }
 
-// When a hook was called: what it does itself is in the time, but for the way there and back.
+// When a hook began. The hook's own work is part of the time that is charged, except getting there and back.
 struct arrival {
   u64 at;
-  u32 turns;
+  u32 interruptions;
 };
 
 static __always_inline struct arrival arrive(struct cpu_state *state) {
-  struct arrival arrival = {.turns = state->turns};
+  struct arrival arrival = {.interruptions = state->interruptions};
   barrier();
   arrival.at = bpf_ktime_get_ns();
   return arrival;
@@ -225,31 +211,31 @@ static __always_inline struct arrival arrive(struct cpu_state *state) {
 static __always_inline void begin(struct cpu_state *state, struct arrival arrival, u32 entry) {
   if (is_worker(current_task()->flags))
     entry = ENTRY_IO_WORKERS;
-  note_caller(state);
+  add_caller(state);
   state->task_depth = 1;
-  state->task = stint(arrival.at, entry);
+  state->task = span(arrival.at, entry);
   barrier();
-  if (state->turns == arrival.turns)
+  if (state->interruptions == arrival.interruptions)
     return;
   arrival = arrive(state);
-  state->task = stint(arrival.at, entry);
+  state->task = span(arrival.at, entry);
 }
 
 static __always_inline int end(struct cpu_state *state) {
-  if (!state || state->softirq || !(state->task & STINT_OF)) // it began before this program did
+  if (!state || state->softirq || !(state->task & SPAN_MASK)) // it began before this program was attached
     return 0;
   if (state->task_depth > 1) {
     state->task_depth--;
     return 0;
   }
   struct spent *spent = spent_by_current();
-  u32 turns = state->turns;
+  u32 interruptions = state->interruptions;
   barrier();
   u64 task = state->task, now = bpf_ktime_get_ns();
   state->task = 0;
   barrier();
-  if (state->turns == turns)
-    charge(state, spent, task & STINT_OF, now - since(task));
+  if (state->interruptions == interruptions)
+    charge(state, spent, task & SPAN_MASK, now - since(task));
   return 0;
 }
 
@@ -287,7 +273,7 @@ static __always_inline int begin_on_request(u64 request, u32 entry) {
   return begin_on_file(file, entry);
 }
 
-// What processes call comes by their descriptors; only who works for others has but a socket.
+// Processes are counted at their descriptors; workers have only the socket.
 static __always_inline int begin_on_socket(u64 socket) {
   struct cpu_state *state = this_cpu();
   if (state && !is_inside(state) && is_worker(current_task()->flags) && is_network((struct socket *)socket))
@@ -295,7 +281,7 @@ static __always_inline int begin_on_socket(u64 socket) {
   return 0;
 }
 
-// At the beginning of kernel functions: one program for all that take the same.
+// At the beginning of kernel functions: one program for all with the same argument.
 int fentry__send_by_descriptor(u64 *ctx) { return begin_on_descriptor(ctx[0], ENTRY_TX_SYSCALLS); }
 
 int fentry__send_by_iocb(u64 *ctx) { return begin_on_iocb(ctx[0], ENTRY_TX_SYSCALLS); }
@@ -316,7 +302,7 @@ int fentry__receive_by_request(u64 *ctx) { return begin_on_request(ctx[0], ENTRY
 
 int fentry__work_on_socket(u64 *ctx) { return begin_on_socket(ctx[0]); }
 
-// At the end of all of them.
+// At the end of each of them.
 int fexit__call(u64 *ctx) { return end(this_cpu()); }
 
 #ifdef HAS_KPROBES
@@ -355,54 +341,4 @@ int entry__receive_by_request(struct pt_regs *ctx) {
 int entry__work_on_socket(struct pt_regs *ctx) { return begin_on_socket(PT_REGS_PARM1(ctx)); }
 
 int return__call(struct pt_regs *ctx) { return end(this_cpu()); }
-#endif
-
-// Every system call of the host comes here: the last way to have them.
-int tp_btf__sys_enter(u64 *ctx) {
-  struct pt_regs *regs = (struct pt_regs *)ctx[0];
-  struct cpu_state *state = this_cpu();
-  if (!state || !is_listed(ctx[1]) || has_other_numbers(current_task()))
-    return 0;
-  struct arrival arrival = arrive(state);
-  u32 entry = entry_of_call(ctx[1], CALL_FIRST(regs), CALL_THIRD(regs));
-  if (entry == ENTRY_TX_SYSCALLS || entry == ENTRY_RX_SYSCALLS)
-    begin(state, arrival, entry);
-  return 0;
-}
-
-int tp_btf__sys_exit(u64 *ctx) { return end(this_cpu()); }
-
-#ifdef HAS_IO_KIOCB_OPCODE
-#define IORING_OP_SENDMSG 9 /* include/uapi/linux/io_uring.h */
-#define IORING_OP_RECVMSG 10
-#define IORING_OP_SEND 26
-#define IORING_OP_RECV 27
-#define IORING_OP_SEND_ZC 47
-#define IORING_OP_SENDMSG_ZC 48
-
-static __always_inline u32 entry_of_request(u8 operation) {
-  switch (operation) {
-  case IORING_OP_SEND:
-  case IORING_OP_SENDMSG:
-  case IORING_OP_SEND_ZC:
-  case IORING_OP_SENDMSG_ZC:
-    return ENTRY_TX_SYSCALLS;
-  case IORING_OP_RECV:
-  case IORING_OP_RECVMSG:
-    return ENTRY_RX_SYSCALLS;
-  }
-  return 0;
-}
-
-// A request is under way until the next one is submitted, or the system call ends.
-int tp_btf__io_uring_submit_req(u64 *ctx) {
-  struct cpu_state *state = this_cpu();
-  if (!state || is_worker(current_task()->flags)) // who works for others makes no system calls that end
-    return 0;
-  end(state);
-  u32 entry = entry_of_request(((struct io_kiocb *)ctx[0])->opcode);
-  if (entry)
-    begin(state, arrive(state), entry);
-  return 0;
-}
 #endif

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entry points of the network stack, timed: hooks where softirqs and system calls on sockets begin and end."""
+"""Times of the network stack's entry points, by hooks where softirqs and system calls on sockets begin and end."""
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,6 @@ from nettop.kernel.facts import Host
 from nettop.kernel.mechanisms import Fallbacks, Mechanism, Refused
 from nettop.kernel.program import Loader, Program
 from nettop.kernel.rows import row_header
-from nettop.probes.cpu.calls import put_calls
 from nettop.snapshots.cpu import (
     ENTRIES,
     HOOK_NAPI_THREADS,
@@ -41,55 +39,54 @@ from nettop.snapshots.cpu import (
 )
 from nettop.snapshots.snapshot import Array
 
-_CALLERS_BYTES, _CALLERS_LEAST, _CALLERS_MOST = 8 << 20, 1 << 10, 1 << 14
-"""Room for processes whose calls are timed, unless that were too few or more than anybody has."""
+_CALLERS_BYTES, _CALLERS_MIN, _CALLERS_MAX = 8 << 20, 1 << 10, 1 << 14
+"""Memory for processes whose calls are timed, and the bounds of their number."""
 _CALLER_BYTES, _CALLER_BYTES_PER_CPU = 200, 72
-"""What one process takes."""
+"""Memory for one process."""
 WAITING_MAX = 1 << 15
-"""Threads that may wait inside of a call, or of a softirq, at once: 2 MB."""
+"""Threads that may be switched out inside a call or a softirq at once: 2 MB."""
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
 
-# --- what the programs keep ---------------------------------------------------------------------------------------
+# --- the values of the maps ---------------------------------------------------------------------------------------
 
-STINT_BITS = 4
-"""How many bits of a stint say what it is spent in; the others are since when."""
-_OF = (1 << STINT_BITS) - 1
+SPAN_BITS = 4
+"""A span is what time is being spent in (these low bits) and since when (the others), so that both change at once."""
+_SPAN_MASK = (1 << SPAN_BITS) - 1
 
 CPU_STATE = np.dtype(
     [
-        ("entry_ns", "u8", (1 << STINT_BITS,)),
-        ("vector_ns", "u8", (1 << STINT_BITS,)),
+        ("entry_ns", "u8", (1 << SPAN_BITS,)),
+        ("vector_ns", "u8", (1 << SPAN_BITS,)),
         ("softirq", "u8"),
         ("task", "u8"),
         ("task_depth", "u4"),
-        ("turns", "u4"),
+        ("interruptions", "u4"),
         ("served", "u8"),
-        ("early", "u8"),
-        ("noted", "u8"),
+        ("early_ticks", "u8"),
+        ("last_caller", "u8"),
     ]
 )
-"""What a CPU does, and its times in ns (CLOCK_MONOTONIC).
+"""The state of a CPU, and its times in ns (CLOCK_MONOTONIC).
 
-`softirq` and `task` are stints: what time is spent in, and since when, as one number, so that both change at once
-(`since << STINT_BITS | what`). `softirq` is in one more than the softirq that runs, and 0 outside of them; `task` in
-the entry point that the running thread is in, 0 for none, and rests while a softirq runs. `task_depth` is how many
-calls deep the thread is, `turns` counts when softirqs and other threads come between. `served` is the address of the
-socket (struct sock) that the running softirq handled last, 0 for none yet, and `early` the ticks that met it before.
-`noted` is when the process was started that called last.
+`softirq` and `task` are spans. `softirq` is in the running softirq's number plus one, 0 outside of softirqs; `task` is
+in the entry point of the running thread, 0 for none, and pauses while a softirq runs. `task_depth` is how many calls
+are nested in each other, `interruptions` counts softirqs and context switches. `served` is the address of the socket
+(struct sock) that the running softirq handled last, 0 for none yet, `early_ticks` the ticks of that softirq before it.
+`last_caller` is the start time of the process that made the last call.
 
-`entry_ns` is indexed by entry point, where softirqs have nothing, and `vector_ns` by one more than the softirq; they
-have as many elements as a stint can name, which every verifier understands. Times stand
-first: who reads the state while it changes may miss the end of a stint, and never has it twice."""
+`entry_ns` is indexed by entry point (softirqs have nothing there), `vector_ns` by softirq plus one. Both have as many
+elements as a span can name, which every verifier understands. Times come first: a reader that races with the end of a
+span may miss it, but never counts it twice."""
 
 CALLER = np.dtype([("started", "u8"), ("tgid", "u4"), ("always_zero", "u4")])
-"""A process: when it was started (ns of CLOCK_BOOTTIME), and its id as the initial PID namespace has it."""
+"""A process: its start time (ns of CLOCK_BOOTTIME), and its PID in the initial PID namespace."""
 
-SPENT = np.dtype([("entry_ns", "u8", (1 << STINT_BITS,)), ("comm", "S16")])
-"""What a process spent in its calls, by entry point, and its name."""
+SPENT = np.dtype([("entry_ns", "u8", (1 << SPAN_BITS,)), ("comm", "S16")])
+"""Time that a process spent in its calls, by entry point, and its name."""
 
 _INSIDE = np.dtype([("entry", "u4"), ("depth", "u4"), ("vector", "u4")])
-"""What a thread waits in: the entry point of its call, and how many calls deep it is; and on a kernel for real time one
-more than the softirq, 0 for none."""
+"""What a thread is switched out of: the entry point of its call and the depth of nested calls; with PREEMPT_RT also
+the softirq plus one, 0 for none."""
 
 _TASK = ("pid", "tgid", "flags", "files", "comm", "group_leader", "start_boottime")
 SLICES = (
@@ -101,17 +98,17 @@ SLICES = (
     Slice("socket", {"sk": "sk", "file": "file"}, {}),
     Slice("sock", {"skc_family": "__sk_common.skc_family"}, {}),
     Slice("kiocb", {"ki_filp": "ki_filp"}, {}),
-    Slice("io_kiocb", {}, {"file": "file", "opcode": "opcode"}),
+    Slice("io_kiocb", {}, {"file": "file"}),
 )
 
 SOURCES = tuple(str(Path(__file__).with_name(name)) for name in ("cpu.bpf.h", "cpu.bpf.c"))
-MAPS = ("cpus", "callers", "refused", "hooked", "waiting")
+MAPS = ("cpus", "callers", "overflows", "waiting")
 NEEDS = ("bpf_get_current_task_btf", "bpf_sock_from_file")
-"""Helpers that the programs call. 5.10 has neither, and warns in its log of what it is given."""
-_REFUSED = ("threads", "processes", "sockets")
+"""Helpers that the programs call. 5.10 has neither, and logs a warning when it is given such programs."""
+_OVERFLOWS = ("threads", "processes", "sockets")
 _DEFINES = {
-    "STINT_BITS": STINT_BITS,
-    "STINT_OF": _OF,
+    "SPAN_BITS": SPAN_BITS,
+    "SPAN_MASK": _SPAN_MASK,
     "ENTRY_TX_SYSCALLS": TX_SYSCALLS,
     "ENTRY_RX_SYSCALLS": RX_SYSCALLS,
     "ENTRY_TX_SOFTIRQ": TX_SOFTIRQ,
@@ -121,24 +118,21 @@ _DEFINES = {
     "VECTOR_NET_TX": NET_TX,
     "VECTOR_NET_RX": NET_RX,
     "WAITING_MAX": WAITING_MAX,
-    **{f"REFUSED_{name.upper()}": which for which, name in enumerate(_REFUSED)},
-    "REFUSED_KINDS": len(_REFUSED),
+    **{f"OVERFLOW_{name.upper()}": number for number, name in enumerate(_OVERFLOWS)},
+    "OVERFLOW_KINDS": len(_OVERFLOWS),
 }
 
 
 def defines() -> dict[str, int]:
-    """The numbers that reach the programs by -D."""
-    here = {"CALLERS_MAX": _callers_max(maps.possible_cpus()), "REAL_TIME": int(Host().is_real_time())}
-    return _DEFINES | here | ({"HAS_KPROBES": 1} if kprobes.KPROBES.exists() else {})
-
-
-def _callers_max(cpus: int) -> int:
-    fit = _CALLERS_BYTES // (_CALLER_BYTES + _CALLER_BYTES_PER_CPU * cpus)
-    return max(_CALLERS_LEAST, min(_CALLERS_MOST, fit))
+    """Constants of the programs, passed with -D."""
+    fit = _CALLERS_BYTES // (_CALLER_BYTES + _CALLER_BYTES_PER_CPU * maps.possible_cpus())
+    callers_max = max(_CALLERS_MIN, min(_CALLERS_MAX, fit))
+    host = {"CALLERS_MAX": callers_max, "REAL_TIME": int(Host().is_real_time())}
+    return _DEFINES | host | ({"HAS_KPROBES": 1} if kprobes.KPROBES.exists() else {})
 
 
 def header() -> str:
-    """C text in front of cpu.bpf.h."""
+    """C text that precedes cpu.bpf.h."""
     rows = (("cpu_state", CPU_STATE), ("caller", CALLER), ("spent", SPENT), ("inside", _INSIDE))
     return "#include <linux/types.h>\n" + "".join(row_header(name, dtype) for name, dtype in rows)
 
@@ -153,8 +147,8 @@ CORE = {
     "__sys_recvmsg": "receive_by_descriptor",
     "sock_read_iter": "receive_by_iocb",
 }
-"""Functions that system calls on sockets pass, and the program at a probe at each (net/socket.c). Where one of these
-cannot be hooked none is."""
+"""Functions of net/socket.c that most system calls on sockets go through, and the program at each. All of them must be
+hooked for a mechanism to be used."""
 MORE = {
     "__sys_sendmmsg": "send_by_descriptor",
     "do_sendfile": "send_by_descriptor",
@@ -169,19 +163,16 @@ MORE = {
     "sock_sendmsg": "work_on_socket",
     "sock_recvmsg": "work_on_socket",
 }
-"""Those that fewer calls pass, some of them not on every kernel: splice() sends by sock_sendpage before 6.5, and by
-splice_to_socket since. What kernel threads send and receive passes the last two."""
+"""Functions that fewer calls go through; not every kernel has all of them: splice() sends by sock_sendpage before 6.5,
+by splice_to_socket since. Kernel threads send and receive by the last two."""
 _SPLICES = frozenset({"splice_to_socket", "sock_sendpage"})
-"""A kernel has one of them."""
+"""A kernel has one of these."""
 _AT_RETURN = "return__call"
 
 _KTHREADD = "2"
-"""The process whose children are the kernel's threads (kernel/kthread.c)."""
+"""The PID of the parent of all kernel threads (kernel/kthread.c)."""
 _SOFTIRQS = ("tp_btf__softirq_entry", "tp_btf__softirq_exit")
 _THREADS = "tp_btf__sched_switch"
-_RAW_SYSCALLS = ("tp_btf__sys_enter", "tp_btf__sys_exit")
-_SUBMISSIONS = "tp_btf__io_uring_submit_req"
-"""What system calls of io_uring begin (since 6.4)."""
 
 SOFTIRQS = Fallbacks(HOOK_SOFTIRQS, (Mechanism("tp_btf/softirq_entry + softirq_exit", _SOFTIRQS),))
 THREADS = Fallbacks(HOOK_NAPI_THREADS, (Mechanism("tp_btf/sched_switch", (_THREADS,)),))
@@ -192,11 +183,11 @@ SERVED = Fallbacks(
         Mechanism("tp_btf/tcp_probe", ("tp_btf__tcp_probe",)),
     ),
 )
-"""What every segment of TCP passes, and what wakes who waits for a socket (since 6.3)."""
+"""Every TCP segment passes tcp_probe; sk_data_ready wakes readers of a socket (since 6.3)."""
 
 
 def _ends(function: str) -> tuple[str, str]:
-    """The programs at a function's end and beginning: an end without a beginning counts nothing."""
+    """The programs at a function's end and beginning, in this order: an end without a beginning counts nothing."""
     return f"fexit__call@{function}", f"fentry__{(CORE | MORE)[function]}@{function}"
 
 
@@ -205,65 +196,59 @@ KRETPROBE = Mechanism(
     "kretprobe", (_AT_RETURN, *dict.fromkeys(f"entry__{program}" for program in CORE.values()))
 )
 BY_SAMPLES = Mechanism("samples", ("sample__calls",))
-RAW_SYSCALLS = Mechanism("raw_syscalls", _RAW_SYSCALLS)
-"""It runs at every system call of the host, on sockets or not: nobody gets it unasked."""
-SYSCALLS = Fallbacks(HOOK_SYSCALLS, (FEXIT, KRETPROBE, BY_SAMPLES, RAW_SYSCALLS))
+SYSCALLS = Fallbacks(HOOK_SYSCALLS, (FEXIT, KRETPROBE, BY_SAMPLES))
 FALLBACKS = (SOFTIRQS, SYSCALLS, THREADS, SERVED)
-_NOT_AT_CALLS = frozenset({*_SOFTIRQS, _THREADS, *SERVED.mechanisms[0].programs})
 
-_TRACING = (
-    *(*_SOFTIRQS, _THREADS, *SERVED.mechanisms[0].programs, *_RAW_SYSCALLS, _SUBMISSIONS),
-    *chain(*map(_ends, (*CORE, *MORE))),
-)
+_TRACING = (*_SOFTIRQS, _THREADS, *SERVED.mechanisms[0].programs, *chain(*map(_ends, (*CORE, *MORE))))
 _PROBED = (_AT_RETURN, *dict.fromkeys(f"entry__{program}" for program in (CORE | MORE).values()))
 
 
 def functions() -> dict[str, int]:
-    """The programs that are worth loading here, with their types."""
+    """The programs that this kernel may be able to load, with their types."""
     probed = _PROBED if kprobes.KPROBES.exists() else ()
     return dict.fromkeys(_TRACING, _BPF_PROG_TYPE_TRACING) | dict.fromkeys(probed, _BPF_PROG_TYPE_KPROBE)
 
 
-_TRIALS: Mapping[str, Callable[[socket.socket], object]] = {
-    "__sys_sendto": lambda tried: tried.send(b""),
-    "__sys_sendmsg": lambda tried: tried.sendmsg([b""]),
-    "sock_write_iter": lambda tried: os.write(tried.fileno(), b"n"),
-    "__sys_recvfrom": lambda tried: tried.recv(1),
-    "__sys_recvmsg": lambda tried: tried.recvmsg(1),
-    "sock_read_iter": lambda tried: os.read(tried.fileno(), 1),
+_CHECKS: Mapping[str, Callable[[socket.socket], object]] = {
+    "__sys_sendto": lambda sock: sock.send(b""),
+    "__sys_sendmsg": lambda sock: sock.sendmsg([b""]),
+    "sock_write_iter": lambda sock: os.write(sock.fileno(), b"n"),
+    "__sys_recvfrom": lambda sock: sock.recv(1),
+    "__sys_recvmsg": lambda sock: sock.recvmsg(1),
+    "sock_read_iter": lambda sock: os.read(sock.fileno(), 1),
 }
-"""Calls that pass the functions of CORE. On a UDP socket without an address, that waits for nothing, all fail: no
-packet leaves or comes."""
-_NEVER_PASSED = "attached, but never passed in a trial"
+"""Calls that go through the functions of CORE. On a non-blocking UDP socket without an address all of them fail: no
+packet is sent."""
 
 
 # --- threads that poll devices ------------------------------------------------------------------------------------
 
 
 class NapiThreads:
-    """Whether there are kernel threads that poll devices: a hook at every change of threads is for those alone.
+    """Looks for kernel threads that poll devices: only they need a hook at every context switch.
 
-    What is not known is believed to be: in a PID namespace of its own nobody sees the kernel's threads.
+    In a PID namespace, where the kernel's threads cannot be seen, they are assumed to exist.
     """
 
     def __init__(self, proc: Path) -> None:
         self._proc = proc
-        self._polling: dict[str, bool] = {}
+        self._polls: dict[str, bool] = {}
 
-    def are_here(self) -> bool:
-        """Look for new ones; takes 0.05 ms for 60 threads of the kernel."""
+    def exist(self) -> bool:
+        """Whether there are any now; takes 0.05 ms for 60 kernel threads."""
         try:
             threads = (self._proc / "2/task/2/children").read_text().split()
         except OSError:
             return True
         if self._name(_KTHREADD) != "kthreadd":
             return True
-        known = {thread: self._polling[thread] for thread in threads if thread in self._polling}
+        known = {thread: self._polls[thread] for thread in threads if thread in self._polls}
         new = {thread: self._name(thread) for thread in threads if thread not in known}
-        # A thread has its maker's name for a moment.
-        found = {thread: name.startswith("napi/") for thread, name in new.items() if name != "kthreadd"}
-        self._polling = known | found
-        return any(self._polling.values())
+        # A new thread has its creator's name for a moment: look at it again next time.
+        self._polls = known | {
+            thread: name.startswith("napi/") for thread, name in new.items() if name != "kthreadd"
+        }
+        return any(self._polls.values())
 
     def _name(self, pid: str) -> str:
         try:
@@ -272,15 +257,15 @@ class NapiThreads:
             return ""
 
 
-# --- their times --------------------------------------------------------------------------------------------------
+# --- times ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EntryReading:
-    """Times in ns since the start, all of them exact.
+    """Exact times in ns since the start.
 
-    `entry_ns` is indexed by CPU, then by entry point, `vector_ns` by CPU, then by softirq. `callers` are the processes
-    that called (dtype CALLER), `spent` what they spent (dtype SPENT), in one order.
+    `entry_ns` is indexed by CPU and entry point, `vector_ns` by CPU and softirq. `callers` are the processes that made
+    calls (dtype CALLER), `spent` the time that each spent in them (dtype SPENT).
     """
 
     entry_ns: Array
@@ -290,201 +275,163 @@ class EntryReading:
 
 
 class EntryTimes:
-    """The programs that time entry points: attached one way after the other, read, detached.
+    """The programs that time entry points: attached, read, detached.
 
-    `not_hooked` are functions that only some calls pass, and that cannot be hooked here by the way that is taken.
+    `not_hooked` are functions of MORE that cannot be hooked here by the mechanism in use.
     """
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._links: dict[str, list[int]] = {}
-        self._shown = np.zeros((maps.possible_cpus(), 1 + len(ENTRIES) + len(VECTORS)), np.uint64)
+        self._published = np.zeros((maps.possible_cpus(), 1 + len(ENTRIES) + len(VECTORS)), np.uint64)
         self.not_hooked: tuple[str, ...] = ()
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
-    def attach(self, way: Mechanism) -> None:
-        """Attach a way's programs, all or none. Raises Refused or OSError."""
+    def attach(self, mechanism: Mechanism) -> None:
+        """Attach all programs of a mechanism, or none. Raises Refused or OSError."""
         try:
-            for name in way.programs:
-                self._keep(name, [bpf.attach_tracing(self._loaded(name))])
+            for name in mechanism.programs:
+                self._links[name] = [bpf.attach_tracing(self._loaded(name))]
         except BaseException:
-            self.detach(way.programs)
+            self.detach(mechanism.programs)
             raise
 
-    def hook_calls(self, way: Mechanism, loader: Loader | None = None) -> None:
-        """Attach programs at calls, in which threads may wait. Raises Refused or OSError.
-
-        Probes are opened by the loader, as long as there is one.
+    def hook_calls(self, mechanism: Mechanism, loader: Loader) -> None:
+        """Attach programs at the functions of CORE, check that each one runs, and hook those of MORE that can be.
+        Raises Refused or OSError; then none is attached.
         """
-        before = set(self._links)
-        self._forget_waiting()
-        self._say_whether_hooked(True)
+        hook = self._hook_ends if mechanism == FEXIT else partial(self._open_probes, loader)
+        before, refused = set(self._links), []
         try:
-            if way == RAW_SYSCALLS:
-                put_calls(self._program.maps["calls"])
-                self.attach(way)
-                self._hook_submissions()
-            else:
-                self._hook_functions(
-                    self._attach_ends if way == FEXIT else partial(self._open_probes, loader)
-                )
-        except BaseException:
-            self.unhook_calls(self._links.keys() - before)
-            raise
-
-    def unhook_calls(self, links: Iterable[str] | None = None) -> None:
-        """Detach what is attached at calls; what was counted stays."""
-        self.detach([name for name in self._links if name not in _NOT_AT_CALLS] if links is None else links)
-        self._say_whether_hooked(False)
-
-    def detach(self, links: Iterable[str]) -> None:
-        """Detach programs; what they counted stays."""
-        for name in self._links.keys() & set(links):
-            for link in self._links.pop(name):
-                os.close(link)
-
-    def _hook_functions(self, hook: Callable[[str], None]) -> None:
-        """HookStatus the functions of CORE, see them passed, and of the others hook what can be."""
-        for function in CORE:
-            hook(function)
-        self._try_out()
-        refused = []
-        for function in MORE:
-            try:
+            for function in CORE:
                 hook(function)
-            except (Unsupported, OSError):
-                refused.append(function)
+            self._check_calls()
+            for function in MORE:
+                try:
+                    hook(function)
+                except (Unsupported, OSError):
+                    refused.append(function)
+        except BaseException:
+            self.detach(self._links.keys() - before)
+            self._forget_calls()
+            raise
         self.not_hooked = tuple(
             name for name in refused if name not in _SPLICES or _SPLICES.issubset(refused)
         )
 
-    def _hook_submissions(self) -> None:
-        """Tell apart what system calls of io_uring do, where that can be had."""
-        try:
-            self.attach(Mechanism("io_uring", (_SUBMISSIONS,)))
-        except (Unsupported, OSError):
-            self.not_hooked = ("io_uring",)
+    def detach(self, names: Collection[str]) -> None:
+        """Detach programs; what they counted stays."""
+        for name in self._links.keys() & set(names):
+            for link in self._links.pop(name):
+                os.close(link)
 
-    def _attach_ends(self, function: str) -> None:
+    def _hook_ends(self, function: str) -> None:
         self.attach(Mechanism(function, _ends(function)))
 
-    def _open_probes(self, loader: Loader | None, function: str) -> None:
-        """Probes at a function's end and beginning."""
+    def _open_probes(self, loader: Loader, function: str) -> None:
+        """Open probes at a function's end and beginning; the loader's child process has the rights to."""
         opened: dict[str, list[int]] = {}
         try:
             for program, at_return in ((_AT_RETURN, True), (f"entry__{(CORE | MORE)[function]}", False)):
-                open_probes = kprobes.open_probes if loader is None else loader.open_probes
-                opened[f"{program} {function}"] = probes = list(open_probes(function, at_return).values())
+                opened[f"{program} {function}"] = probes = list(
+                    loader.open_probes(function, at_return).values()
+                )
                 for probe in probes:
                     kprobes.run_at(probe, self._loaded(program))
         except BaseException:
             for probe in chain(*opened.values()):
                 os.close(probe)
             raise
-        for name, probes in opened.items():
-            self._keep(name, probes)
+        self._links |= opened
 
-    def _try_out(self) -> None:
-        """Raise Refused for functions that their calls did not pass."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
-            tried.setblocking(False)
-            silent = [function for function, call in _TRIALS.items() if not self._is_passed(call, tried)]
+    def _check_calls(self) -> None:
+        """Raise Refused unless each function of CORE is seen to run."""
+        silent = []
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            for function, call in _CHECKS.items():
+                before = self._own_call_ns()
+                with suppress(OSError):
+                    call(sock)
+                if self._own_call_ns() <= before:
+                    silent.append(function)
         if silent:
-            raise Refused(f"{_NEVER_PASSED}: {', '.join(silent)}")
+            raise Refused(f"attached, but the hook never runs: {', '.join(silent)}")
 
-    def _is_passed(self, call: Callable[[socket.socket], object], tried: socket.socket) -> bool:
-        before = self._spent_here()
-        with suppress(OSError):
-            call(tried)
-        return self._spent_here() > before
-
-    def _spent_here(self) -> int:
-        """What this process spent in its calls; all of them, where it is not told its number among all."""
+    def _own_call_ns(self) -> int:
+        """Time that this process spent in its calls; of all processes where the PID is another one in the kernel."""
         callers, spent = self._read_callers()
         own = callers["tgid"] == os.getpid()
         return int(spent["entry_ns"][own | (not Host().in_initial_pid_namespace())].sum())
+
+    def _forget_calls(self) -> None:
+        """Forget calls that hooks saw begin before they were detached: nobody will see them end."""
+        waiting, cpus = self._program.maps["waiting"], maps.possible_cpus()
+        maps.delete_all(waiting, maps.read_all(waiting, np.dtype("u4"), _INSIDE)[0])
+        bpf.set_element(self._program.maps["cpus"], bytes(4), bytes(CPU_STATE.itemsize * cpus))
 
     def _loaded(self, name: str) -> int:
         if name not in self._program.functions:
             raise Refused(self._program.refused.get(name, "this kernel has no kprobes"))
         return self._program.functions[name]
 
-    def _keep(self, name: str, links: list[int]) -> None:
-        self._links[name] = links
-
-    def _say_whether_hooked(self, hooked: bool) -> None:
-        bpf.set_element(self._program.maps["hooked"], bytes(4), int(hooked).to_bytes(4, sys.byteorder))
-
-    def _forget_waiting(self) -> None:
-        """Threads that waited in calls when those were hooked before may have left them since."""
-        waiting = self._program.maps["waiting"]
-        threads, _ = maps.read_all(waiting, np.dtype("u4"), _INSIDE)
-        maps.delete_all(waiting, threads)
-
     def watch_threads(self, *, wanted: bool) -> None:
-        """Attach what sees threads change, or detach it: it costs some 70 ns at each change. Raises Refused or
-        OSError."""
-        way = THREADS.mechanisms[0]
+        """Attach or detach the hook at context switches, which costs some 70 ns each. Raises Refused or OSError."""
+        (mechanism,) = THREADS.mechanisms
         if not wanted:
-            self.detach(way.programs)
-        elif not self._links.keys() & set(way.programs):
-            self.attach(way)
+            self.detach(mechanism.programs)
+        elif not self._links.keys() & set(mechanism.programs):
+            self.attach(mechanism)
 
     def programs(self) -> set[str]:
-        """Those that are attached."""
+        """The names of the attached programs."""
         return {name.split()[0] for name in self._links}
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     def read(self, now_ns: int) -> EntryReading:
-        """The times at `now_ns` (CLOCK_MONOTONIC, not in the future), with those of what goes on."""
+        """The times at `now_ns` (CLOCK_MONOTONIC, not in the future), spans that are not over included."""
         state = maps.read_per_cpu(self._program.maps["cpus"], 0, CPU_STATE)
-        entry_ns, vector_ns = with_stints(state, now_ns)
-        # What was going on when it was read the last time may have ended while it was read now.
-        self._shown = np.maximum(self._shown, np.hstack([entry_ns, vector_ns]))
-        callers, spent = self._read_callers()
-        return EntryReading(
-            self._shown[:, : 1 + len(ENTRIES)], self._shown[:, 1 + len(ENTRIES) :], callers, spent
-        )
+        # A span that the last reading included may end while this one reads it: never let a time fall.
+        self._published = np.maximum(self._published, np.hstack(with_spans(state, now_ns)))
+        entry_ns, vector_ns = np.hsplit(self._published, [1 + len(ENTRIES)])
+        return EntryReading(entry_ns, vector_ns, *self._read_callers())
 
     def _read_callers(self) -> tuple[Array, Array]:
-        """Processes, and what each spent on all CPUs."""
+        """Processes, and the time that each spent on all CPUs."""
         each = np.dtype((SPENT, (maps.possible_cpus(),)))
         callers, by_cpu = maps.read_all(self._program.maps["callers"], CALLER, each)
         spent = np.zeros(len(callers), SPENT)
         spent["entry_ns"] = by_cpu["entry_ns"].sum(axis=1)
-        named_on = (by_cpu["comm"] != b"").argmax(axis=1)  # the CPU on which it was met first
+        named_on = (by_cpu["comm"] != b"").argmax(axis=1)  # the CPU of its first call
         spent["comm"] = by_cpu["comm"][np.arange(len(callers)), named_on]
         return callers, spent
 
     def forget(self, callers: Array) -> None:
-        """Make room of processes that have ended."""
+        """Delete processes that have ended."""
         maps.delete_all(self._program.maps["callers"], callers)
 
     def lost(self) -> dict[str, int]:
-        """What the maps had no room for, and what hooks missed because they were running already on that CPU."""
-        refused = {
-            name: int(maps.read_per_cpu(self._program.maps["refused"], which, np.dtype("u8")).sum())
-            for which, name in enumerate(_REFUSED)
+        """How often each map was full, and how many runs of hooks the kernel skipped as recursion."""
+        overflows = {
+            name: int(maps.read_per_cpu(self._program.maps["overflows"], number, np.dtype("u8")).sum())
+            for number, name in enumerate(_OVERFLOWS)
         }
-        return refused | {"recursion": sum(map(bpf.recursion_misses, self._program.functions.values()))}
+        return overflows | {"recursion": sum(map(bpf.recursion_misses, self._program.functions.values()))}
 
     def close(self) -> None:
         """Detach; a second call does nothing."""
         self.detach(list(self._links))
 
 
-def with_stints(state: Array, now_ns: int) -> tuple[Array, Array]:
-    """Times by entry point and by softirq, with those of what each CPU is in now."""
-    entry_ns, vector_ns = state["entry_ns"][:, : 1 + len(ENTRIES)].copy(), state["vector_ns"].copy()
-    for cpu, (softirq, task) in enumerate(
-        zip(state["softirq"].tolist(), state["task"].tolist(), strict=True)
-    ):
-        if softirq:
-            vector_ns[cpu, softirq & _OF] += max(0, now_ns - (softirq >> STINT_BITS))
-        elif task:
-            entry_ns[cpu, task & _OF] += max(0, now_ns - (task >> STINT_BITS))
-    vector_ns = vector_ns[:, 1 : 1 + len(VECTORS)]
-    entry_ns[:, RX_SOFTIRQ], entry_ns[:, TX_SOFTIRQ] = vector_ns[:, NET_RX], vector_ns[:, NET_TX]
-    return entry_ns, vector_ns
+def with_spans(state: Array, now_ns: int) -> tuple[Array, Array]:
+    """Times by entry point and by softirq, with the spans that each CPU is in (dtype CPU_STATE)."""
+    entry_ns, vector_ns = state["entry_ns"].copy(), state["vector_ns"].copy()
+    softirq, task = state["softirq"], state["task"]
+    now = np.uint64(now_ns)
+    for ns, span in ((vector_ns, softirq), (entry_ns, np.where(softirq == 0, task, 0))):
+        since, of = span >> SPAN_BITS, (span & _SPAN_MASK).astype(np.intp)
+        ns[np.arange(len(state)), of] += np.where((of > 0) & (since < now), now - since, np.uint64(0))
+    entry_ns[:, RX_SOFTIRQ], entry_ns[:, TX_SOFTIRQ] = vector_ns[:, 1 + NET_RX], vector_ns[:, 1 + NET_TX]
+    return entry_ns[:, : 1 + len(ENTRIES)], vector_ns[:, 1 : 1 + len(VECTORS)]

@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network CPU time by process: of its calls exactly or by samples, and of the softirqs that served its sockets.
+"""Network CPU time by process: of its system calls, exact or sampled, and of the softirqs that served its sockets.
 
-What served nobody's is in a row of its own: no process has time that nothing ties to it.
+Softirqs that served no known process have a row of their own.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from itertools import count
-from typing import NamedTuple
 
 import numpy as np
 
 from nettop.kernel.facts import Host
 from nettop.kernel.proc_stat import TICK_NS
-from nettop.snapshots.arrays import joined
+from nettop.snapshots.arrays import Index, joined, positions, take
 from nettop.snapshots.cpu import (
+    ENTRIES,
     IO_WORKERS,
     NO_PROCESS,
     PROCESSES,
@@ -31,206 +27,215 @@ from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
 
 ROWS_MAX = 4096
-"""Processes that have a row; beyond them those that used least are left out."""
+"""Processes that have a row; beyond that those that used least are dropped."""
 FIRST_ID = 1 << 32
-"""The key of the row that is no process's. Rows of stacks have lower numbers: one number tells what it is the key of.
-"""
+"""The key of the row `(no process)`. Rows of stacks have lower keys, so that a key alone says which table it is of."""
 CALLS = (TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS)
-_WHAT_NOBODYS_IS = (
-    "forwarded, bridged and dropped packets, answers of the kernel itself, sockets that no process holds, and what "
-    "passes before it shows whose socket it is for"
+SAMPLED_NS = np.dtype([("pid", "u4"), ("entry", "u4"), ("ns", "u8")])
+"""CPU time of a process by samples, in ns."""
+
+_NO_PROCESS_HELP = (
+    "forwarded, bridged and dropped packets, answers of the kernel itself, sockets that no process owns, and what "
+    "runs before the packet's socket is known"
 )
+_PROCESS = np.dtype(
+    [
+        ("identity", "u8"),
+        ("id", "u8"),
+        ("name", "u4"),
+        ("ns", "u8", (1 + len(ENTRIES),)),
+        ("served_ns", "u8"),
+        ("is_active", "?"),
+    ]
+)
+"""A process: its CPU time in ns by entry point, that of softirqs at RX_SOFTIRQ; `served_ns` is softirq time by samples
+that is not charged yet; `is_active` if the current reading added time."""
+_PID_BITS = 23
+_PID_MASK = (1 << _PID_BITS) - 1
+"""An identity is a start time (ticks since boot) above these bits, and a PID in them: PIDs are reused."""
+_UNKNOWN_START = (1 << 64 - _PID_BITS) - 1
 _UNKNOWN_TEXT = unknown_value(np.dtype("u4"))
-
 _START_AT = 19
-"""Where in /proc/PID/stat, behind the name, the start time stands (proc(5): field 22)."""
-
-
-class Process(NamedTuple):
-    """A process: another one with its PID was started at another time, in ticks since boot; None is unknown."""
-
-    pid: int
-    started: int | None
-
-
-@dataclass(slots=True)
-class Used:
-    """What a process used, in ns since nettop began: by entry point of its calls, and at RX_SOFTIRQ what softirqs spent
-    for its sockets. `name` is None where it had ended before anybody asked.
-    """
-
-    id: int
-    name: str | None
-    ns: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def network(self) -> int:
-        """All of it."""
-        return self.ns.total()
+"""The field of the start time in /proc/PID/stat, counted from behind the name (proc(5): field 22)."""
 
 
 class ProcessTimes:
-    """Rows of processes, whose times only grow; a process that has ended keeps its row for one more reading.
+    """Rows of processes, whose times only grow. A process that has ended keeps its row for one more reading.
 
-    How long softirqs ran is exact, whose sockets they served is known by samples. So what samples tell of a process is
-    taken from what softirqs have spent since the last reading, and what they tell beyond that waits for the next one;
-    what nobody takes is no process's. All rows add up to what softirqs and calls have spent, but for what those that
-    have no row any more had (`ended`, by entry point).
+    The time of softirqs is exact; which sockets they served is sampled. So a process is charged its sampled softirq
+    time only up to what softirqs really took since the last reading; the rest of its samples waits for the next one,
+    and time that no sample explains goes to `(no process)`. All rows add up to the time of softirqs and calls, except
+    for rows that are gone: `ended_ns` has theirs, by entry point. `left_out` counts processes that had no room.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._sees_all = host.in_initial_pid_namespace()
-        self._ids = count(FIRST_ID + 1)
-        self._used: dict[Process, Used] = {}
-        self._totals: dict[tuple[object, object], int] = {}
-        self._seen: dict[tuple[object, object], int] = {}
-        self._more: defaultdict[int, Counter[Process]] = defaultdict(Counter)
-        self._told = Counter[Process]()
-        self._ended: tuple[Process, ...] = ()
-        self._nobodys_ns: int | None = None
-        self.ended = Counter[int]()
+        self._processes = np.zeros(0, _PROCESS)
+        self._names = TextTable()
+        self._last_id = FIRST_ID
+        self._callers = np.zeros(0, np.uint64)
+        self._caller_ns = np.zeros((0, 1 + len(ENTRIES)), np.uint64)
+        self._softirq_ns = 0
+        self._no_process_ns: int | None = None
+        self._has_ended = np.zeros(0, bool)
+        self.ended_ns = np.zeros(1 + len(ENTRIES), np.uint64)
         self.left_out = 0
 
     # --- a reading: begin, add what there is, rows --------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin a reading, without the rows that the last one had for the last time."""
-        for process in self._ended:
-            self._drop(process)
-        self._leave_out()
-        self._totals, self._seen = self._seen, {}
-        self._more.clear()
+        """Begin a reading: drop processes that had ended by the last one, and those beyond ROWS_MAX."""
+        kept = ~self._has_ended
+        excess = int(np.count_nonzero(kept)) - ROWS_MAX
+        if excess > 0:
+            used = np.where(kept, self._processes["ns"].sum(axis=1), np.iinfo(np.uint64).max)
+            kept[np.argsort(used, kind="stable")[:excess]] = False
+            self.left_out += excess
+        if not kept.all():
+            self.ended_ns += self._processes["ns"][~kept].sum(axis=0, dtype=np.uint64)
+            self._processes = take(self._processes, np.flatnonzero(kept))
+        self._processes["is_active"] = False
+        if len(self._names.values) > 4 * ROWS_MAX:
+            self._renew_names()
 
     def add_exact(self, callers: Array, spent: Array) -> None:
-        """What each process spent in its calls since the start (dtypes CALLER and SPENT of cpu_entries)."""
-        rows = zip(callers.tolist(), spent["entry_ns"].tolist(), spent["comm"].tolist(), strict=True)
-        for (started, tgid, _), entry_ns, comm in rows:
-            process = Process(tgid, started // TICK_NS)
-            for entry in CALLS:
-                more = self._since(process, entry, entry_ns[entry])
-                if more:
-                    self._find(process).name = safe_bytes(comm)
-                    self._more[entry][process] += more
+        """Add what each process has spent in its calls since the start (dtypes CALLER and SPENT of cpu.entries)."""
+        identity = callers["started"] // TICK_NS << _PID_BITS | callers["tgid"]
+        order = np.argsort(identity)
+        identity, spent = identity[order], spent[order]
+        now_ns = spent["entry_ns"][:, : 1 + len(ENTRIES)]
+        at = positions(identity, self._callers)
+        before_ns = np.zeros_like(now_ns)
+        before_ns[at >= 0] = self._caller_ns[at[at >= 0]]
+        self._callers, self._caller_ns = identity, now_ns
+        more_ns = np.where(now_ns >= before_ns, now_ns - before_ns, now_ns)  # a lower count has begun again
+        has_grown = more_ns.any(axis=1)
+        names, which = np.unique(spent["comm"][has_grown], return_inverse=True)
+        at = self._add(identity[has_grown], more_ns[has_grown])
+        codes = np.array([self._names.code(safe_bytes(name)) for name in names.tolist()], np.uint32)
+        self._processes["name"][at] = codes[which]
 
-    def add_sampled(
-        self, by_process: Mapping[int, Mapping[int, int]], entries: Iterable[int] = CALLS
-    ) -> None:
-        """What each process spent at these entry points since the start, by its PID and entry point."""
-        for pid, entry_ns in by_process.items():
-            for entry in entries:
-                self._add_of_pid(self._more[entry], pid, entry, entry_ns.get(entry, 0))
+    def add_sampled(self, more: Array) -> None:
+        """Add what processes have spent in calls since the last reading, by samples (dtype SAMPLED_NS)."""
+        pids, which = np.unique(more["pid"], return_inverse=True)
+        more_ns = np.zeros((len(pids), 1 + len(ENTRIES)), np.uint64)
+        np.add.at(more_ns, (which, more["entry"]), more["ns"])
+        self._name(self._add(self._identities(pids), more_ns))
 
-    def add_softirqs(self, by_process: Mapping[int, int], whole_ns: int) -> None:
-        """What softirqs spent since the start: by samples for the sockets of processes, by their PIDs, and in all."""
-        for pid, served_ns in by_process.items():
-            self._add_of_pid(self._told, pid, RX_SOFTIRQ, served_ns)
-        self._charge(self._since(None, RX_SOFTIRQ, whole_ns))
+    def add_softirqs(self, served: Array, total_ns: int) -> None:
+        """Add what softirqs have spent: since the last reading for sockets of processes, by samples (dtype SAMPLED_NS),
+        and since the start in all, exactly.
+        """
+        pids, which = np.unique(served["pid"], return_inverse=True)
+        at = self._find(self._identities(pids))
+        self._name(at)
+        served_ns = self._processes["served_ns"]
+        np.add.at(served_ns, at[which], served["ns"])
+        spent_ns, self._softirq_ns = total_ns - self._softirq_ns, total_ns
+        at_most = max(spent_ns, int(served_ns.sum()), 1)
+        charged = (served_ns.astype(object) * spent_ns // at_most).astype(
+            np.uint64
+        )  # the product exceeds 64 bits
+        self._processes["ns"][:, RX_SOFTIRQ] += charged
+        self._processes["is_active"] |= charged > 0
+        served_ns -= charged
+        self._no_process_ns = (self._no_process_ns or 0) + spent_ns - int(charged.sum())
 
-    def rows(self, taken_ns: int) -> tuple[Rows, tuple[Process, ...]]:
-        """The rows, and the processes that were met for the last time: they have ended."""
-        for process, used in self._used.items():
-            for entry, more in self._more.items():
-                used.ns[entry] += more[process]
-        self._ended = tuple(process for process in self._used if self._has_ended(process))
-        return self._make_rows(taken_ns), self._ended
+    def rows(self, taken_ns: int) -> tuple[Rows, Array]:
+        """The table, and the PIDs of processes that have ended: they are in it for the last time."""
+        processes = self._processes
+        pids = processes["identity"] & _PID_MASK
+        self._has_ended = np.zeros(len(processes), bool)
+        if self._sees_all:  # else PIDs are those of another namespace
+            idle = np.flatnonzero(~processes["is_active"])
+            self._has_ended[idle] = [not _exists(pid) for pid in pids[idle].tolist()]
+        array = np.zeros(len(processes), PROCESSES.dtype)
+        array["id"], array["pid"], array["process"] = processes["id"], pids, processes["name"]
+        array["network_ns"] = processes["ns"].sum(axis=1)
+        array["softirq_ns"] = processes["ns"][:, RX_SOFTIRQ]
+        for entry in CALLS:
+            array[TIME_OF[entry]] = processes["ns"][:, entry]
+        rows = Rows(
+            PROCESSES, joined(self._no_process_row(), array), {"process": self._names.values}, taken_ns
+        )
+        return rows, pids[self._has_ended]
 
     def describe(self, key: int) -> dict[str, str]:
-        """The command line of a row's process; nothing where PIDs are not those that /proc has. Of what is no process's
-        what that is."""
+        """The command line of a row's process; nothing where PIDs are of another namespace than /proc's."""
         if key == FIRST_ID:
-            return {"Softirqs": _WHAT_NOBODYS_IS}
-        if not self._sees_all:
+            return {"Softirqs": _NO_PROCESS_HELP}
+        identity = self._processes["identity"][self._processes["id"] == key]
+        if not self._sees_all or not len(identity):
             return {}
-        pid = next((process.pid for process, used in self._used.items() if used.id == key), None)
-        return {} if pid is None else {"Command": self._host.command_line(pid) or "–"}
+        return {"Command": self._host.command_line(int(identity[0]) & _PID_MASK) or "–"}
 
-    # --- whose it is --------------------------------------------------------------------------------------------
+    # --- processes ----------------------------------------------------------------------------------------------
 
-    def _since(self, who: object, what: int, total: int) -> int:
-        """What a total has grown by since the last reading; one that is less has begun anew."""
-        before = self._totals.get((who, what), 0)
-        self._seen[who, what] = total
-        return total - before if total >= before else total
+    def _add(self, identities: Array, more_ns: Array) -> Index:
+        """Add times to distinct processes; returns where they are."""
+        at = self._find(identities)
+        self._processes["ns"][at] += more_ns
+        self._processes["is_active"][at] = True
+        return at
 
-    def _add_of_pid(self, to: Counter[Process], pid: int, what: int, total: int) -> None:
-        more = self._since(pid, what, total)
-        if more:
-            process = Process(pid, self._started(pid))
-            self._find(process)
-            to[process] += more
+    def _find(self, identities: Array) -> Index:
+        """Where distinct processes are; new ones are appended, without a name."""
+        order = np.argsort(self._processes["identity"])
+        at = positions(identities, self._processes["identity"][order])
+        is_new = at < 0
+        new = np.zeros(np.count_nonzero(is_new), _PROCESS)
+        new["identity"], new["name"] = identities[is_new], _UNKNOWN_TEXT
+        new["id"] = np.arange(self._last_id + 1, self._last_id + 1 + len(new))
+        self._last_id += len(new)
+        places = np.append(order, np.arange(len(order), len(order) + len(new)))
+        at[is_new] = np.arange(len(order), len(places))
+        self._processes = joined(self._processes, new)
+        return places[at]
 
-    def _find(self, process: Process) -> Used:
-        if process not in self._used:
-            self._used[process] = Used(next(self._ids), self._name(process.pid))
-        return self._used[process]
+    def _name(self, at: Index) -> None:
+        """Look up the names of processes that have none yet."""
+        for place in at[self._processes["name"][at] == _UNKNOWN_TEXT].tolist() if self._sees_all else ():
+            if name := self._host.process_name(int(self._processes["identity"][place]) & _PID_MASK):
+                self._processes["name"][place] = self._names.code(name)
 
-    def _name(self, pid: int) -> str | None:
-        return (self._host.process_name(pid) or None) if self._sees_all else None
+    def _renew_names(self) -> None:
+        """Drop names that no process has any more."""
+        names, self._names = self._names, TextTable()
+        codes = self._processes["name"]
+        has_name = codes != _UNKNOWN_TEXT
+        codes[has_name] = [self._names.code(names.values[code]) for code in codes[has_name].tolist()]
 
-    def _started(self, pid: int) -> int | None:
-        """When the process was started that has this PID now. One that has ended is taken for the last that had it."""
+    def _identities(self, pids: Array) -> Array:
+        return np.array([self._started(pid) << _PID_BITS | pid for pid in pids.tolist()], np.uint64)
+
+    def _started(self, pid: int) -> int:
+        """When a process was started, in ticks; if no process has the PID now, the last one that had it."""
         try:
             text = (self._host.proc / str(pid) / "stat").read_bytes() if self._sees_all else b""
         except OSError:
             text = b""
         if text:
             return int(text.rpartition(b")")[2].split()[_START_AT])
-        return next((process.started for process in reversed(self._used) if process.pid == pid), None)
+        identities = self._processes["identity"]
+        same = identities[identities & _PID_MASK == pid]
+        return int(same[-1]) >> _PID_BITS if len(same) else _UNKNOWN_START
 
-    def _has_ended(self, process: Process) -> bool:
-        """Whether nobody has the PID any more: in a PID namespace that cannot be told of those outside of it."""
-        if not self._sees_all or any(more[process] for more in self._more.values()):
-            return False
-        try:
-            os.kill(process.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
-
-    def _charge(self, spent: int) -> None:
-        """Charge processes what samples told of them: each its part where that is more than softirqs spent."""
-        at_most = max(spent, self._told.total())
-        charged = Counter({process: told * spent // at_most for process, told in self._told.items()})
-        self._more[RX_SOFTIRQ] += charged
-        self._told -= charged
-        self._nobodys_ns = (self._nobodys_ns or 0) + spent - charged.total()
-
-    # --- the table ----------------------------------------------------------------------------------------------
-
-    def _leave_out(self) -> None:
-        """Forget the processes that used least, where there are more than rows may be."""
-        too_many = len(self._used) - ROWS_MAX
-        if too_many > 0:
-            least = sorted(self._used, key=lambda process: self._used[process].network)[:too_many]
-            for process in least:
-                self._drop(process)
-            self.left_out += too_many
-
-    def _drop(self, process: Process) -> None:
-        self.ended += self._used.pop(process).ns
-        self._told.pop(process, None)
-
-    def _make_rows(self, taken_ns: int) -> Rows:
-        """First what is no process's, then they in the order in which they were met: both by their ids."""
-        names = TextTable()
-        nobodys = self._nobodys_row(names)
-        array = np.zeros(len(self._used), PROCESSES.dtype)
-        for row, (process, used) in zip(array, self._used.items(), strict=True):
-            row["id"], row["pid"], row["network_ns"] = used.id, process.pid, used.network
-            row["process"] = _UNKNOWN_TEXT if used.name is None else names.code(used.name)
-            for entry in CALLS:
-                row[TIME_OF[entry]] = used.ns[entry]
-            row["softirq_ns"] = used.ns[RX_SOFTIRQ]
-        return Rows(PROCESSES, joined(nobodys, array), {"process": names.values}, taken_ns)
-
-    def _nobodys_row(self, names: TextTable) -> Array:
-        """The row of what is no process's, which makes no calls; none where nothing tells how long softirqs ran."""
-        row = np.zeros(int(self._nobodys_ns is not None), PROCESSES.dtype)
-        row["id"], row["process"] = FIRST_ID, names.code(NO_PROCESS)
-        row["network_ns"] = row["softirq_ns"] = self._nobodys_ns or 0
+    def _no_process_row(self) -> Array:
+        """The row of softirqs that served no known process; none where the time of softirqs is unknown."""
+        row = np.zeros(int(self._no_process_ns is not None), PROCESSES.dtype)
+        row["id"], row["process"] = FIRST_ID, self._names.code(NO_PROCESS)
+        row["network_ns"] = row["softirq_ns"] = self._no_process_ns or 0
         for name in ("pid", *(TIME_OF[entry] for entry in CALLS)):
             row[name] = unknown_value(row.dtype[name])
         return row
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// What CPUs do inside the network stack. A clock on each CPU runs one of two programs many times a second: it
-// counts the tick and, where the tick meets network work, the stack of kernel functions. cpu.bpf.h comes in
-// front of this file, and before that the structs of what is kept and told.
+// Samples of what CPUs do inside the network stack. A clock on each CPU runs one of two programs: it counts
+// the tick and, if the CPU is doing network work, records the kernel stack. nettop.probes.cpu.samples puts the
+// structs of the map values, and cpu.bpf.h, in front of this file.
 
 #define EEXIST 17
 
@@ -16,15 +16,54 @@ struct bpf_iter__task_file {
   void *file;
 };
 
-// Stacks by a hash of their addresses. A map of the kernel's own kind for them has one place for all of
-// hundreds of millions of hashes, so that of two stacks in use all the time one may be lost for good.
+// Stacks by a hash of their addresses. BPF_MAP_TYPE_STACK_TRACE has one slot for many hashes: of two hot
+// stacks that share one, it would lose the other for good.
 BPF_TABLE("hash", u64, struct stack, stacks, STACKS_MAX);
-BPF_PERCPU_ARRAY(met, struct stack, 1);
-// Ticks by a hash of where they met a CPU.
+BPF_PERCPU_ARRAY(scratch, struct stack, 1);
+// Samples by a hash of stack, process, CPU and entry point.
 BPF_TABLE("hash", u64, struct counted, counted, COUNTED_MAX);
 BPF_PERCPU_ARRAY(sampled, struct sampled, 1);
 
-// --- where a tick meets a CPU ---------------------------------------------------------------------
+// --- system calls ----------------------------------------------------------------------------------------
+
+// By number. nettop.probes.cpu.calls defines struct call and fills the map.
+BPF_ARRAY(calls, struct call, CALLS_MAX);
+
+#ifdef __aarch64__
+// The number follows the registers that user space sees (arch/arm64/include/asm/ptrace.h).
+#define CALL_NUMBER(regs) (((s32 *)((regs) + 1))[2])
+#define CALL_FIRST(regs) ((u64 *)((regs) + 1))[0]
+#define CALL_THIRD(regs) (regs)->regs[2]
+#else
+// -1 unless a system call entered the kernel (arch/x86/entry/entry_64.S).
+#define CALL_NUMBER(regs) ((s32)(regs)->orig_ax)
+#define CALL_FIRST(regs) (regs)->di
+#define CALL_THIRD(regs) (regs)->dx
+#endif
+#define TS_COMPAT 0x0002
+
+// 32-bit system calls have other numbers.
+static __always_inline bool has_other_numbers(struct task_struct *task) {
+#ifdef HAS_TASK_STRUCT_STATUS
+  return task->status & TS_COMPAT;
+#else
+  return false;
+#endif
+}
+
+// The entry point of a system call, or 0.
+static __always_inline u32 entry_of_call(u32 number, u64 first, u64 third) {
+  struct call *call = calls.lookup(&number);
+  if (!call)
+    return 0;
+  if (call->always)
+    return call->always;
+  if (call->third && network_descriptor(third))
+    return call->third;
+  return call->first && network_descriptor(first) ? call->first : 0;
+}
+
+// --- where a tick interrupts a CPU -----------------------------------------------------------------------
 
 #ifdef __aarch64__
 #define TICK_AT(tick) (tick)->regs.pc
@@ -34,7 +73,7 @@ BPF_PERCPU_ARRAY(sampled, struct sampled, 1);
 
 static __always_inline bool in_user_mode(struct clock_tick *tick) { return (s64)TICK_AT(tick) >= 0; }
 
-// What a thread does outside of softirqs. Of a kernel thread, and of some calls, only the stack will tell.
+// The entry point of a thread outside of softirqs. For kernel threads and some calls the stack decides.
 static __always_inline u32 entry_by_task(struct task_struct *task) {
   if (!task->pid)
     return 0;
@@ -48,15 +87,13 @@ static __always_inline u32 entry_by_task(struct task_struct *task) {
 
 // --- counting -------------------------------------------------------------------------------------
 
-// The finalizer of MurmurHash3 (public domain), begun with what came before.
+// The finalizer of MurmurHash3 (public domain), chained.
 static __always_inline u64 mixed(u64 hash, u64 word) {
   hash = (hash ^ word) * 0xff51afd7ed558ccd;
   return (hash ^ hash >> 33) * 0xc4ceb9fe1a85ec53;
 }
 
-static __always_inline u64 key_of(u64 hash, u64 now) { return (hash & ~1ULL) | now; }
-
-// The kernel fills what is behind a stack's last function with zeros.
+// The kernel fills the rest of the buffer with zeros.
 static __always_inline u64 hash_of(struct stack *stack) {
   u64 hash = 0;
 #pragma clang loop unroll(disable)
@@ -65,33 +102,33 @@ static __always_inline u64 hash_of(struct stack *stack) {
   return hash;
 }
 
-static __always_inline bool is_same(struct stack *one, struct stack *other) {
+static __always_inline bool is_same(struct stack *first, struct stack *second) {
 #pragma clang loop unroll(disable)
   for (int at = 0; at < STACK_DEPTH; at++) {
-    if (one->addresses[at] != other->addresses[at])
+    if (first->addresses[at] != second->addresses[at])
       return false;
-    if (!one->addresses[at])
+    if (!first->addresses[at])
       break;
   }
   return true;
 }
 
-// The key of the stack that the tick met, or NO_STACK.
-static __always_inline u64 stack_now(struct clock_tick *tick, struct sampled *here, u64 now) {
+// Records the stack that the tick interrupted. Returns its key, or NO_STACK.
+static __always_inline u64 record_stack(struct clock_tick *tick, struct sampled *here) {
   int first = 0;
-  struct stack *stack = met.lookup(&first);
+  struct stack *stack = scratch.lookup(&first);
   if (!stack || bpf_get_stack(tick, stack, sizeof(*stack), 0) <= 0) {
     here->failed++;
     return NO_STACK;
   }
-  u64 key = key_of(hash_of(stack), now);
+  u64 key = hash_of(stack);
   struct stack *known = stacks.lookup(&key);
   if (known && !is_same(known, stack)) {
     here->collisions++;
     return NO_STACK;
   }
-  int refused = known ? 0 : stacks.insert(&key, stack);
-  if (refused && refused != -EEXIST) { // another CPU met it at the same time
+  int error = known ? 0 : stacks.insert(&key, stack);
+  if (error && error != -EEXIST) { // EEXIST: another CPU inserted it at the same time
     here->no_room++;
     return NO_STACK;
   }
@@ -99,27 +136,26 @@ static __always_inline u64 stack_now(struct clock_tick *tick, struct sampled *he
 }
 
 static __always_inline void count_sample(struct clock_tick *tick, struct sampled *here, u32 entry, u32 tgid) {
-  u64 now = generation_now();
   struct counted none = {
-      .stack = stack_now(tick, here, now),
+      .stack = record_stack(tick, here),
       .tgid = tgid,
       .cpu = bpf_get_smp_processor_id(),
       .entry = entry,
   };
   u64 where = (u64)none.tgid << 32 | (u64)none.cpu << 16 | none.entry;
-  u64 key = key_of(mixed(mixed(0, none.stack), where), now);
+  u64 key = mixed(mixed(0, none.stack), where);
   struct counted *known = counted.lookup_or_try_init(&key, &none);
   here->samples++;
   if (known && known->stack == none.stack && known->tgid == tgid && known->cpu == none.cpu &&
       known->entry == entry)
-    known->samples++; // no other CPU has this key
+    known->samples++; // the key contains the CPU: nobody else writes here
   else
     here->uncounted++;
 }
 
 // --- the clock ------------------------------------------------------------------------------------
 
-static __always_inline int on_tick(struct clock_tick *tick, bool by_ticks) {
+static __always_inline int on_tick(struct clock_tick *tick, bool finds_calls) {
   int first = 0;
   u32 tgid = 0;
   struct cpu_state *state = this_cpu();
@@ -128,11 +164,11 @@ static __always_inline int on_tick(struct clock_tick *tick, bool by_ticks) {
     return 0;
   here->ticks++;
   if (in_user_mode(tick)) {
-    state->task = 0; // a hook missed the end of a call
+    state->task = 0; // a hook missed the end of the call
     return 0;
   }
   u32 entry = entry_now(state);
-  if (by_ticks && !entry && !vector_now(state)) {
+  if (finds_calls && !entry && !vector_now(state)) {
     struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
     entry = entry_by_task(task);
     tgid = task->tgid;
@@ -142,18 +178,18 @@ static __always_inline int on_tick(struct clock_tick *tick, bool by_ticks) {
   if (vector_now(state) && state->served)
     count_served(state->served, 1);
   else if (vector_now(state))
-    state->early++;
+    state->early_ticks++;
   count_sample(tick, here, entry, tgid);
   return 0;
 }
 
-// Where hooks tell when calls on sockets begin and end.
+// Where hooks mark when system calls on sockets begin and end.
 int sample__entries(struct clock_tick *tick) { return on_tick(tick, false); }
 
-// Where the ticks themselves have to.
+// Where they do not: the tick looks for the system call itself.
 int sample__calls(struct clock_tick *tick) { return on_tick(tick, true); }
 
-// --- whose sockets --------------------------------------------------------------------------------
+// --- owners of sockets --------------------------------------------------------------------------------
 
 BPF_ITER(task_file) {
   struct task_struct *task = ctx->task;
@@ -166,7 +202,7 @@ BPF_ITER(task_file) {
   struct sock *sk = (struct sock *)socket->sk;
   if (!sk || !is_network_family(sk->skc_family))
     return 0;
-  struct holder holder = {.socket = (u64)sk, .tgid = task->tgid};
-  bpf_seq_write((void *)ctx->meta->seq, &holder, sizeof(holder));
+  struct owner owner = {.socket = (u64)sk, .tgid = task->tgid};
+  bpf_seq_write((void *)ctx->meta->seq, &owner, sizeof(owner));
   return 0;
 }

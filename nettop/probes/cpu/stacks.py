@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.snapshots.arrays import joined
 from nettop.snapshots.cpu import (
     CATEGORIES,
     CATEGORY_OF,
@@ -27,29 +28,28 @@ from nettop.snapshots.cpu import (
 from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
 
 UNKNOWN = "[unknown]"
-"""What stands for an address that no symbol tells of."""
+"""Stands for an address without a symbol."""
 
 ROWS_MAX = 16384
-"""Stacks that are kept apart, by CPU and entry point. A row takes 42 bytes, the text of a stack some 700."""
+"""Rows of stacks, by CPU and entry point. A row takes 42 bytes, the text of a stack some 700."""
 _NAMED = 3
-"""So many of the functions that a kernel has not are told by name."""
-_REMEMBERED = 8192
-"""So many addresses, and stacks, are known by name: 5 MB."""
+"""How many of the functions that a kernel lacks are named."""
+_CACHED = 8192
+"""The size of the caches of names and of folded stacks: 5 MB."""
 _WORD = 8
 NOT_KEPT = "[not kept]"
-"""What stands for the stacks beyond those."""
+"""Stands for the stacks beyond those."""
 
 CALL_BY_STACK, THREAD_BY_STACK = 15, 14
-"""In place of an entry point: a system call or a kernel thread of which only its stack tells whether it sends or
-receives."""
+"""Instead of an entry point: a system call or a kernel thread that sends or receives only if its stack says so."""
 
-_OF_SOFTIRQS = (TX_SOFTIRQ, RX_SOFTIRQ)
+_SOFTIRQS = (TX_SOFTIRQ, RX_SOFTIRQ)
 _SOFTIRQ_ROOTS = frozenset({"handle_softirqs", "__do_softirq"})
 _CALL_ROOTS = frozenset({"do_syscall_64", "el0_svc"})
-_ROOTS = dict.fromkeys(_OF_SOFTIRQS, _SOFTIRQ_ROOTS) | dict.fromkeys(
+_ROOTS = dict.fromkeys(_SOFTIRQS, _SOFTIRQ_ROOTS) | dict.fromkeys(
     (TX_SYSCALLS, RX_SYSCALLS, CALL_BY_STACK), _CALL_ROOTS
 )
-"""Where an entry point's stacks begin: below is what was interrupted, or assembler."""
+"""Where an entry point's stacks begin: below is what was interrupted, or entry code in assembler."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -67,30 +67,29 @@ _RECEIVES = _words(
 )
 
 _CALL_OF = dict.fromkeys(_SENDS, TX_SYSCALLS) | dict.fromkeys(_RECEIVES, RX_SYSCALLS)
-"""Where both are met the outermost tells: who receives sends acknowledgements."""
-_OF_FILES = _words(
+"""If a stack has both, the outermost decides: receiving also sends acknowledgements."""
+_FILE_WORK = _words(
     "io_read io_write io_read_fixed io_write_fixed io_fsync io_openat io_openat2 io_statx aio_read aio_write"
 )
 
 _SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)\b.*)? *(?:\[\w+\])?$")
 _OWN = re.compile(r"bpf_prog_[0-9a-f]{16}_(?:tp_btf|fentry|fexit|entry|return|bpf_iter|sample)__")
-"""nettop's programs as kallsyms has them: a tag of their instructions, and names that begin with what they hook."""
+"""nettop's programs in kallsyms: a tag of their instructions, and names that begin with what they hook."""
 _ANY_PROGRAM = re.compile(r"bpf_prog_[0-9a-f]{16}")
 _AROUND = re.compile(r"(?:bpf_trace_run\d+|__bpf_trace_\w+|__traceiter_\w+|bpf_trampoline_\w+)$")
-"""What leads from a hook to the programs there."""
+"""The kernel's code between a hook and its programs."""
 
-
-_POLL, _XDP, _TC = (CATEGORY_OF[one] for one in ("__napi_poll", "xdp_do_redirect", "tcf_classify"))
+_POLL, _XDP, _TC = (CATEGORY_OF[symbol] for symbol in ("__napi_poll", "xdp_do_redirect", "tcf_classify"))
 _PROGRAMS_IN = {name: _XDP for name, number in CATEGORY_OF.items() if number == _POLL} | {
     "__netif_receive_skb_core": _TC,
     "__dev_queue_xmit": _TC,
 }
-"""What others' programs do that are called there: of the callers in between the compiler leaves nothing to see."""
+"""The category of programs called there that are not nettop's: the functions in between are inlined."""
 
 
 class Folded(NamedTuple):
-    """A stack: its functions, root first with ; between, the category of its samples, whether they are of an entry
-    point (0: none), and whether an address has no name."""
+    """A stack: its functions, root first, separated by ;, its category, its entry point (0: none), and whether all of
+    its addresses have names."""
 
     text: str
     category: int
@@ -99,24 +98,24 @@ class Folded(NamedTuple):
 
 
 def bare(symbol: str) -> str:
-    """The function's own name: without what the compiler and the module put behind it."""
+    """The function's name without the suffixes of the compiler and the module."""
     return _SUFFIX.sub("", symbol)
 
 
 def category_of(frames: Sequence[str]) -> int:
     """The category of a stack, leaf first: that of the deepest frame that names one."""
-    programs_of_others = False
+    other_programs = False
     for frame in frames:
         if frame in CATEGORY_OF:
-            return _PROGRAMS_IN.get(frame, CATEGORY_OF[frame]) if programs_of_others else CATEGORY_OF[frame]
-        if _OWN.match(frame) or (_AROUND.match(frame) and not programs_of_others):
+            return _PROGRAMS_IN.get(frame, CATEGORY_OF[frame]) if other_programs else CATEGORY_OF[frame]
+        if _OWN.match(frame) or (_AROUND.match(frame) and not other_programs):
             return NETTOP
-        programs_of_others = programs_of_others or _ANY_PROGRAM.match(frame) is not None
+        other_programs = other_programs or _ANY_PROGRAM.match(frame) is not None
     return OTHER
 
 
 def cut(frames: Sequence[str], entry: int) -> Sequence[str]:
-    """The frames (leaf first) from the entry point inwards: its innermost root, and what that called."""
+    """The frames (leaf first) from the entry point's innermost root inwards."""
     roots = _ROOTS.get(entry, frozenset())
     for at, frame in enumerate(frames):
         if frame in roots:
@@ -125,22 +124,22 @@ def cut(frames: Sequence[str], entry: int) -> Sequence[str]:
 
 
 def entry_of(frames: Sequence[str], entry: int) -> int:
-    """The entry point, also where the stack has to tell; 0 where it tells of no sending and no receiving.
+    """The entry point, from the stack if need be; 0 if the stack neither sends nor receives.
 
-    CALL_BY_STACK where that is in what goes with any work of such a call.
+    CALL_BY_STACK if it is overhead of the call, which is part of whatever work the call does.
     """
-    if entry not in _OF_SOFTIRQS and not _SOFTIRQ_ROOTS.isdisjoint(frames):
-        return 0  # an interrupt is about to begin a softirq, or has ended one
+    if entry not in _SOFTIRQS and not _SOFTIRQ_ROOTS.isdisjoint(frames):
+        return 0  # an interrupt that is about to begin a softirq, or has just ended one
     if entry not in (CALL_BY_STACK, THREAD_BY_STACK):
         return entry
     call = next((_CALL_OF[frame] for frame in reversed(frames) if frame in _CALL_OF), None)
     if entry == THREAD_BY_STACK:
         return IO_WORKERS if call else 0
-    return call or (CALL_BY_STACK if _OF_FILES.isdisjoint(frames) else 0)
+    return call or (CALL_BY_STACK if _FILE_WORK.isdisjoint(frames) else 0)
 
 
 class Folder:
-    """Makes stacks of addresses into text."""
+    """Turns stacks of addresses into text."""
 
     def __init__(self, find: Callable[[int], str | None]) -> None:
         """`find` gives the function at an address, None where it is not known."""
@@ -149,20 +148,20 @@ class Folder:
         self._folded: dict[tuple[int, str, bytes], Folded] = {}
 
     def fold(self, stack: bytes, entry: int) -> Folded:
-        """A stack that was met in an entry point: its addresses (u64), leaf first.
+        """A stack that was sampled in an entry point: its addresses (u64), leaf first.
 
-        Most stacks that were not met before differ from others by nothing but where in the leaf they are.
+        Most new stacks differ from known ones only by the address within the leaf function.
         """
         leaf, callers = self._name(int.from_bytes(stack[:_WORD], sys.byteorder)), stack[_WORD:]
         folded = self._folded.get((entry, leaf, callers))
         if folded is None:
-            if len(self._folded) >= _REMEMBERED:
+            if len(self._folded) >= _CACHED:
                 self._folded.clear()
             folded = self._folded[entry, leaf, callers] = self._fold([leaf, *self._names_of(callers)], entry)
         return folded
 
     def forget(self) -> None:
-        """Ask for every name again."""
+        """Look up every name again."""
         self._names.clear()
         self._folded.clear()
 
@@ -177,24 +176,24 @@ class Folder:
     def _name(self, address: int) -> str:
         name = self._names.get(address)
         if name is None:
-            if len(self._names) >= _REMEMBERED:
+            if len(self._names) >= _CACHED:
                 self._names.clear()
-            found = self._find(address)
-            name = self._names[address] = bare(found) if found else UNKNOWN
+            symbol = self._find(address)
+            name = self._names[address] = bare(symbol) if symbol else UNKNOWN
         return name
 
 
 def categories_not_available(functions: Iterable[str]) -> dict[int, str]:
-    """The categories none of whose symbols is among a kernel's functions, in ascending order, and that in words."""
-    here = {CATEGORY_OF[one] for one in functions if one in CATEGORY_OF}
+    """The categories that have none of a kernel's functions, in ascending order, and the reason to show."""
+    available = {CATEGORY_OF[name] for name in functions if name in CATEGORY_OF}
     return {
-        number: f"n/a: this kernel has none of {_some_of(one.symbols)}"
-        for number, one in sorted(CATEGORIES.items())
-        if one.symbols and number not in here
+        number: f"n/a: this kernel has none of {_first_names(category.symbols)}"
+        for number, category in sorted(CATEGORIES.items())
+        if category.symbols and number not in available
     }
 
 
-def _some_of(symbols: Iterable[str]) -> str:
+def _first_names(symbols: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     names = sorted(symbols)
     more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
@@ -202,21 +201,20 @@ def _some_of(symbols: Iterable[str]) -> str:
 
 
 class StackRows:
-    """The rows of the table of stacks. They stay in the order in which they were met."""
+    """The rows of the table of stacks, in the order in which they were first sampled."""
 
     def __init__(self, rows_max: int = ROWS_MAX) -> None:
         self._rows_max = rows_max
         self._texts = TextTable()
         self._at: dict[tuple[int, int, int, str], int] = {}
         self._rows: Array = np.zeros(256, STACKS.dtype)
-        self._time: Array = np.zeros(256)
         self._is_whole = np.ones(256, bool)
 
     def __len__(self) -> int:
         return len(self._at)
 
     def place(self, cpu: int, folded: Folded) -> int:
-        """The row of a stack on a CPU; where there is no room for it the one of all such of its category."""
+        """The row of a stack on a CPU; if there is no room, the shared row of its category."""
         key = (cpu, folded.entry, folded.category, folded.text)
         at = self._at.get(key)
         if at is None and len(self._at) >= self._rows_max and folded.text != NOT_KEPT:
@@ -226,9 +224,7 @@ class StackRows:
     def _add_row(self, key: tuple[int, int, int, str], is_whole: bool) -> int:
         at = self._at[key] = len(self._at)
         if at == len(self._rows):
-            self._rows, self._time = (
-                np.concatenate([one, np.zeros_like(one)]) for one in (self._rows, self._time)
-            )
+            self._rows = joined(self._rows, np.zeros_like(self._rows))
             self._is_whole = np.concatenate([self._is_whole, np.ones(at, bool)])
         cpu, entry, category, text = key
         row = self._rows[at : at + 1]
@@ -238,57 +234,57 @@ class StackRows:
         return at
 
     def entries_of(self, at: Array) -> Array:
-        """The entry points of these rows; of a row that there is not anything."""
+        """The entry points of these rows; arbitrary for a negative row."""
         entries: Array = self._rows["entry"][np.maximum(at, 0)].astype(np.intp)
         return entries
 
     @property
     def samples(self) -> int:
-        """How many samples all rows have."""
+        """Samples of all rows."""
         return int(self._rows["samples"].sum())
 
     @property
     def unresolved(self) -> int:
-        """How many samples have an address in their stack that has no name."""
+        """Samples whose stack has an address without a name."""
         return int(self._rows["samples"][~self._is_whole].sum())
 
     @property
     def not_kept(self) -> int:
-        """How many samples are of stacks for which there was no row."""
+        """Samples of stacks that had no room for a row."""
         return int(sum(self._rows["samples"][at] for key, at in self._at.items() if key[3] == NOT_KEPT))
 
     def add(self, at: Array, samples: Array, time_ns: Array) -> None:
-        """Count samples of these rows, some of which may stand there several times."""
+        """Count samples of these rows; a row may occur several times."""
         np.add.at(self._rows["samples"], at, samples)
-        np.add.at(self._time, at, time_ns)
+        np.add.at(self._rows["time_ns"], at, time_ns)
 
     def stacks(self, taken_ns: int) -> Rows:
         """The table of stacks."""
-        rows = self._rows[: len(self)].copy()
-        rows["time_ns"] = self._time[: len(self)]
-        return Rows(STACKS, rows, {"stack": self._texts.values}, taken_ns)
+        return Rows(STACKS, self._rows[: len(self)].copy(), {"stack": self._texts.values}, taken_ns)
 
-    def categories(self, not_here: Mapping[int, str], taken_ns: int) -> Rows:
-        """The table of categories: all of them for each entry point that was met, so that each row begins at 0. Those
-        that are `not_here` have one row that says why, until one is met."""
+    def categories(self, not_available: Mapping[int, str], taken_ns: int) -> Rows:
+        """The table of categories: all of them for each entry point that was sampled, so that each row begins at 0. A
+        category that is `not_available` has one row that says why, unless it was sampled after all."""
         rows = self._rows[: len(self)]
         of_entry = len(CATEGORIES)
-        not_here = {number: why for number, why in not_here.items() if number not in rows["category"]}
+        not_available = {
+            number: why for number, why in not_available.items() if number not in rows["category"]
+        }
         which = rows["entry"].astype(np.intp) * of_entry + rows["category"]
         samples = np.bincount(which, rows["samples"], of_entry * (1 + len(ENTRIES)))
-        times = np.bincount(which, self._time[: len(self)], len(samples))
+        times = np.bincount(which, rows["time_ns"], len(samples))
         of_entries = samples.reshape(-1, of_entry).sum(axis=1)
-        is_here = ~np.isin(np.arange(of_entry), list(not_here))
-        (met,) = np.nonzero(np.repeat(of_entries > 0, of_entry) & np.tile(is_here, len(of_entries)))
+        is_available = ~np.isin(np.arange(of_entry), list(not_available))
+        (ids,) = np.nonzero(np.repeat(of_entries > 0, of_entry) & np.tile(is_available, len(of_entries)))
         texts = TextTable()
-        nothing = texts.code("")
-        table = np.zeros(len(met) + len(not_here), CATEGORY_SHARES.dtype)
-        told, untold = table[len(not_here) :], table[: len(not_here)]
-        told["id"], told["entry"], told["category"] = met, met // of_entry, met % of_entry
-        told["samples"], told["time_ns"], told["note"] = samples[met], times[met], nothing
-        told["entry_samples"] = of_entries[met // of_entry]
+        no_note = texts.code("")
+        table = np.zeros(len(not_available) + len(ids), CATEGORY_SHARES.dtype)
+        missing, sampled = table[: len(not_available)], table[len(not_available) :]
+        sampled["id"], sampled["entry"], sampled["category"] = ids, ids // of_entry, ids % of_entry
+        sampled["samples"], sampled["time_ns"], sampled["note"] = samples[ids], times[ids], no_note
+        sampled["entry_samples"] = of_entries[ids // of_entry]
         for name in ("entry", "samples", "entry_samples", "time_ns"):
-            untold[name] = unknown_value(table.dtype[name])
-        untold["id"] = untold["category"] = list(not_here)
-        untold["note"] = [texts.code(why) for why in not_here.values()]
+            missing[name] = unknown_value(table.dtype[name])
+        missing["id"] = missing["category"] = list(not_available)
+        missing["note"] = [texts.code(why) for why in not_available.values()]
         return Rows(CATEGORY_SHARES, table, {"note": texts.values}, taken_ns)
