@@ -12,7 +12,7 @@ import numpy as np
 
 from nettop.kernel.facts import Host
 from nettop.kernel.proc_stat import TICK_NS
-from nettop.snapshots.arrays import Index, joined, positions, take
+from nettop.snapshots.arrays import Index, as_list, joined, positions, take
 from nettop.snapshots.cpu import (
     ENTRIES,
     IO_WORKERS,
@@ -74,8 +74,8 @@ class ProcessTimes:
         self._processes = np.zeros(0, _PROCESS)
         self._names = TextTable()
         self._last_id = FIRST_ID
-        self._callers = np.zeros(0, np.uint64)
-        self._caller_ns = np.zeros((0, 1 + len(ENTRIES)), np.uint64)
+        self._callers: Array = np.zeros(0, np.uint64)
+        self._caller_ns: Array = np.zeros((0, 1 + len(ENTRIES)), np.uint64)
         self._softirq_ns = 0
         self._no_process_ns: int | None = None
         self._has_ended = np.zeros(0, bool)
@@ -149,7 +149,7 @@ class ProcessTimes:
         self._has_ended = np.zeros(len(processes), bool)
         if self._sees_all:  # else PIDs are those of another namespace
             idle = np.flatnonzero(~processes["is_active"])
-            self._has_ended[idle] = [not _exists(pid) for pid in pids[idle].tolist()]
+            self._has_ended[idle] = [not _exists(pid) for pid in as_list(pids[idle])]
         array = np.zeros(len(processes), PROCESSES.dtype)
         array["id"], array["pid"], array["process"] = processes["id"], pids, processes["name"]
         array["network_ns"] = processes["ns"].sum(axis=1)
@@ -207,7 +207,7 @@ class ProcessTimes:
         codes[has_name] = [self._names.code(names.values[code]) for code in codes[has_name].tolist()]
 
     def _identities(self, pids: Array) -> Array:
-        return np.array([self._started(pid) << _PID_BITS | pid for pid in pids.tolist()], np.uint64)
+        return np.array([self._started(pid) << _PID_BITS | pid for pid in as_list(pids)], np.uint64)
 
     def _started(self, pid: int) -> int:
         """When a process was started, in ticks; if no process has the PID now, the last one that had it."""

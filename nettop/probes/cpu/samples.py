@@ -306,7 +306,8 @@ class Samples:
         self._folder = Folder(self._function_at)
         self._rows = StackRows()
         self._not_available: dict[int, str] = {}
-        self._keys, self._key_rows = np.zeros(0, np.uint64), np.zeros(0, np.intp)
+        self._keys: Array = np.zeros(0, np.uint64)
+        self._key_rows: Array = np.zeros(0, np.intp)
         self._calls_of: defaultdict[int, Counter[int]] = defaultdict(Counter)
         self._entry_ns = np.zeros((maps.possible_cpus(), 1 + len(ENTRIES)), np.uint64)
         self._call_ns: list[Array] = []
