@@ -69,20 +69,20 @@ class Stop(Exception):
 
 def main() -> int:
     """Run what was asked for; 0 where every kernel passed, 3 where this machine lacks something for it."""
-    asked = read_options()
+    options = read_options()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     signal.signal(signal.SIGTERM, end_in_order)
     try:
-        check_machine(asked.kernels)
-        kernels = [(name, vmlinuz_of(name)) for name in asked.kernels]
+        check_machine(options.kernels)
+        kernels = [(name, vmlinuz_of(name)) for name in options.kernels]
         with work_folder() as work:
-            tests = [*core_files(work / "copy"), *(["-k", asked.tests] if asked.tests else [])]
+            tests = [*core_files(work / "copy"), *(["-k", options.tests] if options.tests else [])]
             try:
                 for kernel in kernels:
-                    run_patiently(Kernel(*kernel, work, asked.limit * 60), tests)
+                    run_patiently(Kernel(*kernel, work, options.limit * 60), tests)
             finally:
-                runs = [read_run(name, work / "results" / name) for name in asked.kernels]
-                report(runs, work, asked)
+                runs = [read_run(name, work / "results" / name) for name in options.kernels]
+                report(runs, work, options)
     except Stop as stop:
         print(f"test-kernels: {stop}", file=sys.stderr)
         return stop.status
@@ -133,11 +133,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--keep", metavar="FOLDER", type=Path, help="keep consoles, JUnit XML and doctor's reports in"
     )
-    asked = parser.parse_args()
-    asked.kernels = asked.kernels or known
-    if asked.write_docs and (asked.tests or asked.kernels != known):
+    options = parser.parse_args()
+    options.kernels = options.kernels or known
+    if options.write_docs and (options.tests or options.kernels != known):
         parser.error("--write-docs needs every test on every kernel")
-    return asked
+    return options
 
 
 def words(*command: object) -> list[str]:
@@ -222,7 +222,7 @@ def run_patiently(kernel: Kernel, tests: list[str]) -> None:
         if run.passed or kernel.vmlinuz is None or time.monotonic() > deadline:
             return
         has_failed = run.ended
-        told(
+        say(
             f"{kernel.name:>7}: {'once more what failed' if has_failed else 'died, once more from its start'}"
         )
         run = run_on(kernel, list(run.failures) if has_failed else tests, deadline, (number, run))
@@ -239,7 +239,7 @@ def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int,
     number, first = before or (0, None)
     folder = kernel.results / f"again-{number}" if first else kernel.results
     folder.mkdir(parents=True)
-    told(f"{kernel.name:>7}: starting", passing=True)
+    say(f"{kernel.name:>7}: starting", passing=True)
     began, ended = time.monotonic(), ", STOPPED"
     try:
         in_time = follow(
@@ -252,7 +252,7 @@ def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int,
         run = read_run(kernel.name, kernel.results)
         minutes, seconds = divmod(round(time.monotonic() - began), 60)
         took = f"{f'with try {number + 1}, ' if first else ''}in {minutes}:{seconds:02} min{ended}"
-        told(
+        say(
             f"{kernel.name:>7}: {run.release}: {run.summary} {took}",
             *(f"         {test}: {in_short(why)}" for test, why in run.failures.items()),
         )
@@ -272,7 +272,7 @@ def in_short(failure: str) -> str:
     return (lines or failure.splitlines() or ["no reason"])[0][:200]
 
 
-def told(*lines: str, passing: bool = False) -> None:
+def say(*lines: str, passing: bool = False) -> None:
     """Print lines; one that is `passing` the next replaces on a terminal, and it is printed nowhere else."""
     text = "\n".join(lines)
     if sys.stdout.isatty():
@@ -308,7 +308,7 @@ def follow(command: list[str], console: Path, deadline: float, title: str) -> bo
                     return True
                 file.write(output)
                 if share := TESTED.findall(output):
-                    told(f"{title:>7}: {share[-1].decode()} % of the tests", passing=True)
+                    say(f"{title:>7}: {share[-1].decode()} % of the tests", passing=True)
             return False
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -330,7 +330,7 @@ def read_terminal(terminal: int) -> bytes:
         return b""
 
 
-def report(runs: list[Run], work: Path, asked: argparse.Namespace) -> None:
+def report(runs: list[Run], work: Path, options: argparse.Namespace) -> None:
     """What failed, the page if it was asked for, and the results where they are to be kept."""
     failed = [run for run in runs if not run.passed]
     for run in failed:
@@ -338,14 +338,14 @@ def report(runs: list[Run], work: Path, asked: argparse.Namespace) -> None:
         print(*(f"{test}\n{why}\n" for test, why in run.failures.items()), sep="\n")
         if not run.failures:
             print(last_words(work / "results" / run.name / "console"))
-    if asked.write_docs and not failed:
+    if options.write_docs and not failed:
         PAGE.write_text(support_page(runs), encoding="utf-8")
         print(f"Wrote {PAGE.relative_to(ROOT)}.")
-    if asked.keep:
+    if options.keep:
         for results in (work / "results").iterdir():
-            shutil.rmtree(asked.keep / results.name, ignore_errors=True)
-            shutil.copytree(results, asked.keep / results.name, ignore=NOT_COPIED)
-        print(f"Consoles, JUnit XML and doctor's reports are in {asked.keep}.")
+            shutil.rmtree(options.keep / results.name, ignore_errors=True)
+            shutil.copytree(results, options.keep / results.name, ignore=NOT_COPIED)
+        print(f"Consoles, JUnit XML and doctor's reports are in {options.keep}.")
 
 
 def last_words(console: Path) -> str:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filter, sort, rates and joins: one implementation for every door."""
+"""Filter, sort, rates and joins: one implementation for every frontend."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filter's words: `nginx`, `:443`, `pid=1812`, `rtt_us > 10ms`, all of which must hold."""
+"""Filters: terms such as `nginx`, `:443`, `pid=1812` and `rtt_us > 10ms`, all of which must hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from nettop.query.row_tests import (
     address_contains,
     all_of,
     any_of,
-    containing,
     in_network,
     known_test,
     number_test,
@@ -72,7 +71,7 @@ class Filter:
 def parse_filter(table: Table, text: str) -> Filter:
     """The filter that `text` means for `table`. Filters are joined by a space: all of them must hold.
 
-    Raises UsageError that names the term and how to mend it.
+    Raises UsageError, which names the term that is wrong and says how to correct it.
     """
     parser = _Parser(table, text)
     tests = tuple(parser.tests())
@@ -126,9 +125,9 @@ class _Parser:
         return f"‘{self._text[self._start : self._at].strip()}’"
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        found = pattern.match(self._text, self._at)
-        self._at = found.end() if found else self._at
-        return found
+        match = pattern.match(self._text, self._at)
+        self._at = match.end() if match else self._at
+        return match
 
     def _term(self) -> Test:
         comparison = self._take(_COMPARISON)
@@ -136,7 +135,11 @@ class _Parser:
             op = "=" if comparison[2] == "==" else comparison[2]
             return _comparison(self._table, self._field(comparison[1]), op, self._value)
         quoted = self._quoted()
-        return _word(self._table, self._plain_word()) if quoted is None else _text_word(self._table, quoted)
+        return (
+            _word(self._table, self._plain_word())
+            if quoted is None
+            else _anywhere(self._table.stored, quoted)
+        )
 
     def _field(self, word: str) -> str:
         for name in (word, word.lower()):
@@ -165,7 +168,10 @@ class _Parser:
         if quoted:
             return re.sub(r"\\(.)", r"\1", quoted[1])
         if self._text.startswith('"', self._at):
-            raise UsageError("a quote is open, or text touches its end", 'write "…" and a space behind it')
+            raise UsageError(
+                "the quote is not closed, or text follows it directly",
+                'write "…" and a space after it',
+            )
         return None
 
     def _plain_word(self) -> str:
@@ -184,13 +190,9 @@ class _Parser:
 def _word(table: Table, word: str) -> Test:
     """What a bare word means: a port, an address and port, or a text anywhere."""
     endpoints = [field for field in table.fields if field.kind is Kind.ENDPOINT]
-    found = _ENDPOINT.fullmatch(word)
-    if endpoints and found:
-        return any_of(*(_endpoint_equals(field, found["host"], int(found["port"])) for field in endpoints))
-    return _text_word(table, word)
-
-
-def _text_word(table: Table, word: str) -> Test:
+    match = _ENDPOINT.fullmatch(word)
+    if endpoints and match:
+        return any_of(*(_endpoint_equals(field, match["host"], int(match["port"])) for field in endpoints))
     return _anywhere(table.stored, word)
 
 
@@ -198,7 +200,9 @@ def _anywhere(fields: Iterable[Field], word: str) -> Test:
     """The word is part of a text, or is a number that names something."""
     fields = tuple(fields)
     tests = [
-        address_contains(f.name, word) if f.kind is Kind.ADDRESS else text_test(f.name, containing(word))
+        address_contains(f.name, word)
+        if f.kind is Kind.ADDRESS
+        else text_test(f.name, text_matches("~", word))
         for f in fields
         if f.kind in _TEXTUAL
     ]
@@ -229,16 +233,18 @@ def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., 
     parts = [table.by_name[part] for part in field.parts]
     if op not in _CONTAIN or not any(part.kind in _TEXTUAL for part in parts):
         return _comparison(table, field.parts[0], op, value)
-    found = _anywhere(parts, value())
-    here = known_test(field.parts[0]) if op == "!~" else known_test(field.name)
-    return all_of(here, found if op == "~" else opposite(found))
+    contains = _anywhere(parts, value())
+    is_known = known_test(field.parts[0]) if op == "!~" else known_test(field.name)
+    return all_of(is_known, contains if op == "~" else opposite(contains))
 
 
 def _label(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, COMPARE)
     number = _whole_number(value)
     if number is None:
-        raise UsageError(f"{field.name} is a whole number, not {value!r}", f"write {field.name}{op}80")
+        raise UsageError(
+            f"{field.name} is a whole number, which {value!r} is not", f"write {field.name}{op}80"
+        )
     return number_test(field.name, op, number)
 
 
@@ -260,8 +266,8 @@ def _enum(field: Field, op: str, value: str) -> Test:
 def _address(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, (*_EQUAL, *_CONTAIN))
     if op in _CONTAIN:
-        found = address_contains(field.name, value)
-        return found if op == "~" else all_of(known_test(field.name), opposite(found))
+        contains = address_contains(field.name, value)
+        return contains if op == "~" else all_of(known_test(field.name), opposite(contains))
     inside = in_network(field.name, _network(value))
     return inside if op == "=" else all_of(known_test(field.name), opposite(inside))
 
@@ -271,21 +277,18 @@ def _endpoint(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, (*_EQUAL, *_CONTAIN))
     address, port = field.parts
     if op in _CONTAIN:
-        found = shown_contains(field.name, value)
+        test = shown_contains(field.name, value)
+    elif match := _ENDPOINT.fullmatch(value):
+        test = _endpoint_equals(field, match["host"], int(match["port"]))
+        if op == "!=":
+            test = any_of(test, opposite(known_test(port)))
     else:
-        whole = _ENDPOINT.fullmatch(value)
-        found = (
-            _endpoint_equals(field, whole["host"], int(whole["port"]))
-            if whole
-            else in_network(address, _network(value))
-        )
-        if whole and op == "!=":
-            found = any_of(found, opposite(known_test(port)))
-    return all_of(known_test(field.name), opposite(found) if op.startswith("!") else found)
+        test = in_network(address, _network(value))
+    return all_of(known_test(field.name), opposite(test) if op.startswith("!") else test)
 
 
 def _histogram(field: Field, op: str, _value: str) -> Test:
-    raise UsageError(f"{field.name} is a histogram: {op} says nothing of it", "filter by another field")
+    raise UsageError(f"{field.name} is a histogram, which {op} cannot compare", "filter by another field")
 
 
 _MAKERS: dict[Kind, Callable[[Field, str, str], Test]] = {

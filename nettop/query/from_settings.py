@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of the command line, turned into a query: the same for every door."""
+"""The command line's view options as a query: the same for every frontend."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Table
 
 
-def query_from_settings(base: Query, asked: ViewSettings) -> Query:
-    """`base`, with which a door opens its table, as the command line changes it.
+def query_from_settings(base: Query, options: ViewSettings) -> Query:
+    """`base`, with which a frontend opens its table, with the options of the command line applied.
 
     Raises UsageError for a word that the table or the filter does not know.
     """
     table = base.table
     return replace(
         base,
-        sort=base.sort if asked.sort is None else parse_sort(table, asked.sort),
-        filter=parse_filter(table, " ".join(asked.filters)),
-        all_rows=base.all_rows or asked.all_rows,
-        deltas=base.deltas or asked.deltas,
-        limit=base.limit if asked.limit is None else asked.limit,
+        sort=base.sort if options.sort is None else parse_sort(table, options.sort),
+        filter=parse_filter(table, " ".join(options.filters)),
+        all_rows=base.all_rows or options.all_rows,
+        deltas=base.deltas or options.deltas,
+        limit=base.limit if options.limit is None else options.limit,
     )
 
 
-def columns_from_settings(table: Table, asked: ViewSettings) -> tuple[str, ...] | None:
-    """The columns that were asked for, each once; None when nobody asked.
+def columns_from_settings(table: Table, options: ViewSettings) -> tuple[str, ...] | None:
+    """The columns chosen by --columns, each once; None without that option.
 
     Raises UsageError for a column that the table does not have, with the nearest names.
     """
-    if asked.columns is None:
+    if options.columns is None:
         return None
-    for name in asked.columns:
+    for name in options.columns:
         if name not in table.names:
             raise unknown_word("column", name, table.names)
-    if not asked.columns:
-        raise UsageError("no column is asked for", "give --columns names with commas between them")
-    return tuple(dict.fromkeys(asked.columns))
+    if not options.columns:
+        raise UsageError("--columns is empty", "name columns with commas between them")
+    return tuple(dict.fromkeys(options.columns))

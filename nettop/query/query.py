@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a door asks of a table: which rows, in which order, totals or differences."""
+"""What a frontend shows of a table: which rows, in which order, totals or differences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sort:
 class Query:
     """What to show of a table.
 
-    `every` drops the table's default filter; `deltas` turns counters into what the last interval added;
+    `all_rows` drops the table's default filter; `deltas` turns counters into what the last interval added;
     `closed` keeps, for one frame, the rows that have just gone; `limit` is None for all.
     """
 

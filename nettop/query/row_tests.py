@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of rows: each says of every row of a view whether it passes. What the filter's words are made of."""
+"""Tests of rows, of which filters are made: each gives a mask of the rows of a view that pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nettop.query.view import View
 
 Test = Callable[["View"], Mask]
-"""Says of each row of a view, gone ones included, whether it passes."""
+"""Gives which rows of a view pass, gone ones included."""
 
 Matches = Callable[[str], bool]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -42,11 +42,6 @@ def text_matches(op: str, value: str) -> Matches:
     }[op]
 
 
-def containing(word: str) -> Matches:
-    """Whether a text holds the word."""
-    return text_matches("~", word)
-
-
 def number_test(name: str, op: str, number: float) -> Test:
     """Compares a column of numbers; an unknown one never passes."""
     compare = COMPARE[op]
@@ -60,7 +55,7 @@ def number_test(name: str, op: str, number: float) -> Test:
 
 
 def text_test(name: str, matches: Matches) -> Test:
-    """`matches` is asked once per distinct text; a row without a value never passes."""
+    """`matches` is called once per distinct text; a row without a value never passes."""
 
     def test(view: View) -> Mask:
         texts, places = view.texts(name)
@@ -73,8 +68,8 @@ def text_test(name: str, matches: Matches) -> Test:
 
 
 def address_contains(name: str, text: str) -> Test:
-    """As `text_test`, but most words are spared writing every address: they hold what no address does."""
-    contains = text_test(name, containing(text))
+    """As `text_test`, but addresses are not even written for a word that no address can contain."""
+    contains = text_test(name, text_matches("~", text))
     possible = set(text.lower()) <= set("0123456789abcdef.:")
 
     def test(view: View) -> Mask:

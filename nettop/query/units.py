@@ -53,11 +53,11 @@ def parse_quantity(text: str, unit: str) -> float:
 
     Raises UsageError when it is no amount of that unit.
     """
-    found = _NUMBER.match(text.strip())
-    whole, fraction, power = found.groups() if found else (None, None, None)
-    if found is None or not (whole or fraction):
+    match = _NUMBER.match(text.strip())
+    whole, fraction, power = match.groups() if match else (None, None, None)
+    if match is None or not (whole or fraction):
         raise _not_an_amount(text, unit)
-    factor = factor_of(text.strip()[found.end() :].strip(), unit)
+    factor = factor_of(text.strip()[match.end() :].strip(), unit)
     if factor is None:
         raise _not_an_amount(text, unit)
     return float((whole or "").replace(",", "") + (fraction or "")) * 10.0 ** int(power or 0) * factor
@@ -134,7 +134,7 @@ def _durations(per_second: float) -> tuple[Scale, ...]:
     second, ms, us = per_second, per_second / 1e3, per_second / 1e6
     seconds = Scale(0.9995 * second, second, " s", 2)
     if us <= 1:
-        # What is measured in µs is mostly told in ms: a column of round-trip times is then read at a glance.
+        # What is measured in µs is mostly shown in ms: a column of round-trip times is then read at a glance.
         return seconds, Scale(0.0995 * ms, ms, " ms"), Scale(0.0, us, " µs", 0)
     nanoseconds = Scale(0.0, 1.0, " ns", 0)
     return seconds, Scale(0.9995 * ms, ms, " ms"), Scale(0.9995 * us, us, " µs"), nanoseconds
@@ -163,7 +163,7 @@ def human(value: float | None, unit: str, width: int | None = None) -> str:
 
 
 def plural(noun: str, count: int) -> str:
-    """The noun for so many: `sample` of one, else `samples`."""
+    """The noun in the number that `count` needs: 1 `sample`, 2 `samples`."""
     return noun if count == 1 else f"{noun}s"
 
 
@@ -230,4 +230,4 @@ def _squeezed(value: float, unit: str, text: str, width: int) -> str:
         number, noun = value / scale.size, scale.suffix.strip()
     whole = "<1" if 0 < number <= 0.5 else f"{number:.0f}"
     shorter = (text, text.replace(" ", ""), whole + noun, whole + noun[:1])
-    return next((way for way in shorter if len(way) <= width), "…"[:width])
+    return next((candidate for candidate in shorter if len(candidate) <= width), "…"[:width])

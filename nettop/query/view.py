@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one maker of what any door shows: joins, rates, filter and order of a frame, each worked out once."""
+"""What every frontend shows of a frame: joins, rates, filter and order, each computed once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nettop.query.address import (
     endpoint_text,
 )
 from nettop.query.batches import KEPT_ROWS, empty_rows, put_together
-from nettop.query.filter import Filter, parse_filter
+from nettop.query.filter import parse_filter
 from nettop.query.query import Query
 from nettop.query.times import rfc3339_all
 from nettop.snapshots.arrays import Index, Mask, as_list, joined, positions, take
-from nettop.snapshots.schema import RATE, Field, Kind, Table
+from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Array, Frame, Rows, Snapshot, known, unknown_value
 
 Names = Callable[[bytes], "str | None"]
@@ -38,19 +38,19 @@ class Column:
 
 
 class View:
-    """A frame seen through a query. Columns are worked out when first asked for, and kept.
+    """A frame seen through a query. Columns are computed when first used, and kept.
 
     `rows` are all rows of the table, the newest snapshot's first and behind them, where the query keeps them,
     the ones that have just gone (`gone` says which). `order` are positions in `rows`: those that pass the
     filters, sorted.
 
     With `last`, the view of the frame before, a row that has gone shows the rates of its last interval, and so
-    stands where it stood.
+    keeps its place.
 
     A table to which rows are only added has the `newest` of them (None: all in the frame); no row of it goes, and
     none has a rate. A table that is not in the frame yet has no rows.
 
-    What is `missing` here is as if unknown, for every door that knows no better: doors show it as `n/a`.
+    `missing` columns have no values; frontends show `n/a` in their place.
     """
 
     def __init__(
@@ -64,7 +64,13 @@ class View:
         self.frame = frame
         self.query = query
         self.table = query.table
-        self.now, self.before = _rows_of(frame, self.table, newest)
+        self.before: Rows | None = None
+        if self.table.append:
+            self.now = put_together(self.table, frame.batches.get(self.table.name, ()), newest)
+        else:
+            now = frame.now.tables.get(self.table.name)
+            self.now = empty_rows(self.table) if now is None else now
+            self.before = frame.before.tables.get(self.table.name) if frame.before else None
         self._names = names
         self._last = last
         if last is not None:
@@ -92,27 +98,25 @@ class View:
 
     @cached_property
     def missing(self) -> Mapping[str, str]:
-        """Each column that is not on this kernel or host, rates and composites included, and why.
+        """Each column that this kernel or host does not support, rates and composites included, and why.
 
-        It has no values, whatever stands in the rows.
+        It has no values, whatever the rows contain.
         """
         lacking = self.snapshot.missing
-        if not lacking:
-            return {}
-        found = ((name, self._why_missing(name, lacking)) for name in self.table.names)
-        return {name: why for name, why in found if why is not None}
+        reasons = ((name, self._why_missing(name, lacking)) for name in self.table.names if lacking)
+        return {name: why for name, why in reasons if why is not None}
 
     def _why_missing(self, name: str, lacking: Mapping[str, str]) -> str | None:
-        """A group is there while its first part is; what else is made of parts needs them all."""
+        """A group needs its first part only; every other composite needs all its parts."""
         field = self.table.by_name.get(name) or self.table.by_name[name.removesuffix(RATE)]
         needed = field.parts[:1] if field.kind is Kind.GROUP else field.parts
-        return next((lacking[one] for one in (field.name, *needed) if one in lacking), None)
+        return next((lacking[part] for part in (field.name, *needed) if part in lacking), None)
 
     # --- rows -------------------------------------------------------------------------------------------
 
     @cached_property
     def rows(self) -> Array:
-        """Every row there is, unsorted, as a structured array. Who wants one column asks for `raw(name)`."""
+        """Every row, unsorted, as a structured array. For one column `raw(name)` is quicker."""
         gone = self._gone_rows
         return self.now.array if gone is None else joined(self.now.array, gone)
 
@@ -135,37 +139,33 @@ class View:
 
     @cached_property
     def scope(self) -> Mask:
-        """The rows that the table shows unasked, or all of them."""
+        """The rows that the default filter passes, or all of them."""
         return np.ones(self.size, bool) if self.query.all_rows else self.default_scope
 
     @cached_property
     def default_scope(self) -> Mask:
-        """The rows that the table's default filter passes, or that nobody knows of whether they would; all of them
-        where this kernel lacks what it asks for."""
+        """The rows that the table's default filter passes, or for which it compares an unknown value; all of them
+        where this kernel does not support a column that it compares."""
         default = parse_filter(self.table, self.table.default_filter)
-        if self.unanswered(default):
+        if self.missing.keys() & set(default.names):
             return np.ones(self.size, bool)
         passes = default.mask(self)
         for name in default.names:
             passes = passes | ~self.known(name)
         return passes
 
-    def unanswered(self, asked: Filter) -> dict[str, str]:
-        """The columns that a filter compares, but that are not on this kernel or host, and why: no row passes."""
-        return {name: self.missing[name] for name in asked.names if name in self.missing}
-
     @cached_property
     def filter_remarks(self) -> list[str]:
-        """What the user should know of the filter and the order: which of their columns are not here, so that no row
-        passes, or none comes first."""
-        asked = self.unanswered(self.query.filter)
-        if self.query.sort.field in self.missing:
-            asked[self.query.sort.field] = self.missing[self.query.sort.field]
-        return [f"{name} is {NOT_AVAILABLE} here: {why}" for name, why in asked.items()]
+        """What the user should know of the filter and the order: which of their columns are not supported, so that no
+        row passes, or the order means nothing."""
+        used = dict.fromkeys((*self.query.filter.names, self.query.sort.field))
+        return [
+            f"{name} is {NOT_AVAILABLE} here: {self.missing[name]}" for name in used if name in self.missing
+        ]
 
     @cached_property
     def appeared(self) -> Mask:
-        """Which rows were not in the snapshot before. Without one, nobody knows: none."""
+        """Which rows were not in the snapshot before; none where there is no such snapshot."""
         return np.zeros(self.size, bool) if self.before is None else (self._before_at < 0) & ~self.gone
 
     # --- columns ----------------------------------------------------------------------------------------
@@ -187,8 +187,7 @@ class View:
         """
         column = self._columns.get(name)
         if column is None:
-            made = self._no_column() if name in self.missing else self._make_column(name)
-            column = self._columns[name] = made
+            column = self._columns[name] = self._make_column(name)
         return column
 
     def known(self, name: str) -> Mask:
@@ -215,10 +214,11 @@ class View:
             Kind.TEXT: self._text_values,
             Kind.ENUM: self._enum_values,
             Kind.ADDRESS: self._address_values,
-            Kind.TIME: self._time_values,
             Kind.ENDPOINT: self._endpoint_values,
             Kind.GROUP: self._group_values,
         }.get(field.kind)
+        if field.kind is Kind.TIME:
+            return list(rfc3339_all(self._number_values(name, at)))
         return self._number_values(name, at) if maker is None else maker(field, at)
 
     def total(self, name: str, at: Index) -> float | None:
@@ -235,13 +235,13 @@ class View:
         return float(numbers.sum(dtype=np.float64)) if len(numbers) else None
 
     def per_second(self, count: int) -> float | None:
-        """How many a second it were, when `count` of something came or went since the snapshot before."""
+        """`count` of what came or went since the snapshot before, as a rate; None without that snapshot."""
         return None if self.elapsed_s is None else count / self.elapsed_s
 
     def count_rate(self, name: str) -> float | None:
-        """How fast one of the snapshot's counts grew since the snapshot before, a second.
+        """How much one of the snapshot's counts grew since the snapshot before, per second.
 
-        None where only one of the two has it, and for one that went back: its source began anew.
+        None where only one of the two has it, and where it went back because its source was restarted.
         """
         now, before = self.frame.now, self.frame.before
         if before is None or name not in now.counts or name not in before.counts:
@@ -255,8 +255,8 @@ class View:
             return {}
         labels = self.table.by_name[name].labels
         numbers, counts = np.unique(self.raw(name)[at], return_counts=True)
-        found = {labels.get(int(n), str(n)): int(c) for n, c in zip(numbers, counts, strict=True)}
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        by_label = {labels.get(int(n), str(n)): int(c) for n, c in zip(numbers, counts, strict=True)}
+        return dict(sorted(by_label.items(), key=lambda item: -item[1]))
 
     def texts(self, name: str) -> tuple[list[str], Array]:
         """The distinct texts of a text, enum or address column, and for each row the place of its text.
@@ -268,7 +268,8 @@ class View:
         if texts is None:
             field = self.table.by_name[name]
             make = self._address_texts if field.kind is Kind.ADDRESS else self._coded_texts
-            texts = self._texts[name] = self._no_texts() if name in self.missing else make(field)
+            texts = ([], np.full(self.size, -1)) if name in self.missing else make(field)
+            self._texts[name] = texts
         return texts
 
     # --- joining the two snapshots ----------------------------------------------------------------------
@@ -310,27 +311,23 @@ class View:
             return Column(np.zeros_like(now), np.zeros(len(now), bool))
         then = np.zeros_like(now)
         then[was_there] = self.before.array[name][self._before_at[was_there]]
-        comparable = was_there | self.appeared if self._was_counted(name) else was_there
+        previous = self.frame.before
+        # A row that is new was at 0 before, if the column was counted then.
+        from_zero = self.table.begins_at_zero and previous is not None and name not in previous.missing
+        comparable = was_there | self.appeared if from_zero else was_there
         valid = comparable & known(now) & known(then) & (now >= then)
         return Column(np.where(valid, now - then, 0), valid)
 
-    def _was_counted(self, name: str) -> bool:
-        """Whether what was not in the snapshot before was not met before, and is known to have been at 0 then."""
-        before = self.frame.before
-        return self.table.begins_at_zero and before is not None and name not in before.missing
-
     # --- making columns ---------------------------------------------------------------------------------
 
-    def _no_column(self) -> Column:
-        return Column(np.zeros(self.size), np.zeros(self.size, bool))
-
-    def _no_texts(self) -> tuple[list[str], Array]:
-        return [], np.full(self.size, -1)
-
     def _make_column(self, name: str) -> Column:
+        if name in self.missing:
+            return Column(np.zeros(self.size), np.zeros(self.size, bool))
         field = self.table.by_name.get(name)
         if field is None:
-            return self._kept(name, self._rate(name.removesuffix(RATE)))
+            difference = self._difference(name.removesuffix(RATE))
+            rate = Column(difference.numbers / (self.elapsed_s or 1.0), difference.known)
+            return self._kept(name, rate)
         if field.kind is Kind.RATIO:
             return self._ratio(field)
         if field.kind is Kind.COUNTER and self.query.deltas:
@@ -354,10 +351,6 @@ class View:
         numbers, present = made.numbers.copy(), made.known.copy()
         numbers[gone], present[gone] = was.numbers[at], was.known[at]
         return Column(numbers, present)
-
-    def _rate(self, counter: str) -> Column:
-        difference = self._difference(counter)
-        return Column(difference.numbers / (self.elapsed_s or 1.0), difference.known)
 
     def _ratio(self, field: Field) -> Column:
         over, under = (self.column(part) for part in field.parts)
@@ -392,8 +385,9 @@ class View:
         keys: list[Array] = []
         for column in map(self.column, parts):
             numbers, present = column.numbers[shown], column.known[shown]
-            ordered = _falling(numbers) if sort.descending else numbers
-            keys += [ordered] if present.all() else [~present, np.where(present, ordered, 0)]
+            if sort.descending:
+                numbers = -numbers if numbers.dtype.kind == "f" else ~numbers
+            keys += [numbers] if present.all() else [~present, np.where(present, numbers, 0)]
         return np.argsort(keys[0], kind="stable") if len(keys) == 1 else np.lexsort(keys[::-1])
 
     # --- values -----------------------------------------------------------------------------------------
@@ -423,9 +417,6 @@ class View:
         present = known(column)
         return texts if present.all() else _gapped(texts, present)
 
-    def _time_values(self, field: Field, at: Index) -> list[Any]:
-        return list(rfc3339_all(self._number_values(field.name, at)))
-
     def _endpoint_values(self, field: Field, at: Index) -> list[Any]:
         address, port = field.parts
         raws = address_bytes(self.raw(address)[at])
@@ -437,15 +428,6 @@ class View:
     def _group_values(self, field: Field, at: Index) -> list[Any]:
         parts = [self.values(part, at) for part in field.parts]
         return [" ".join([str(v) for v in row if v is not None]) or None for row in zip(*parts, strict=True)]
-
-
-def _rows_of(frame: Frame, table: Table, newest: int | None) -> tuple[Rows, Rows | None]:
-    """The table's newest rows, and the ones of the snapshot before."""
-    if table.append:
-        return put_together(table, frame.batches.get(table.name, ()), newest), None
-    before = frame.before.tables.get(table.name) if frame.before else None
-    now = frame.now.tables.get(table.name)
-    return empty_rows(table) if now is None else now, before
 
 
 def _recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:
@@ -464,11 +446,6 @@ def _ranks(texts: list[str]) -> Array:
     return rank
 
 
-def _falling(numbers: Array) -> Array:
-    """The numbers turned round, so that ascending order of the result is descending order of them."""
-    return -numbers if numbers.dtype.kind == "f" else ~numbers
-
-
 def _gapped(values: list[Any], present: Mask) -> list[Any]:
     """The values with None where none is present."""
     for at in as_list(np.flatnonzero(~present)):
@@ -479,5 +456,4 @@ def _gapped(values: list[Any], present: Mask) -> list[Any]:
 def _looked_up(choices: list[str | None], at: Array) -> list[Any]:
     table = np.empty(len(choices), object)
     table[:] = choices
-    found: list[Any] = table[at].tolist()
-    return found
+    return as_list(table[at])

@@ -178,7 +178,9 @@ def _table_header(rows: Rows, array: Array, texts: Mapping[str, Sequence[str]]) 
 def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapshot:
     lens = next((lens for lens in known if lens.id == header["lens"]), None)
     if lens is None:
-        raise SourceFailed(f"the recording is of a lens {safe_text(str(header['lens']))!r} that is not here")
+        raise SourceFailed(
+            f"the recording is of a lens {safe_text(str(header['lens']))!r} that this nettop does not have"
+        )
     hooks = tuple(_hook(*hook) for hook in header["hooks"])
     tables: dict[str, Rows] = {}
     lacking: set[str] = set()
@@ -278,10 +280,10 @@ def _check_codes(codes: Array, count: int) -> None:
         raise _damaged("a row names a text that is not there")
 
 
-def _hook(point: str, way: str | None, refused: list[tuple[str, str]], fields: list[str]) -> HookStatus:
+def _hook(hook: str, mechanism: str | None, refused: list[tuple[str, str]], fields: list[str]) -> HookStatus:
     return HookStatus(
-        safe_text(point),
-        None if way is None else safe_text(way),
+        safe_text(hook),
+        None if mechanism is None else safe_text(mechanism),
         tuple((safe_text(other), safe_text(why)) for other, why in refused),
         tuple(map(safe_text, fields)),
     )

@@ -60,8 +60,8 @@ def make_frame(
 ) -> Frame:
     """A frame of one table. `rows_before` None means there is no earlier snapshot.
 
-    `snapshot_kwargs` are those of the newest Snapshot (counts, lost, hooks, wall_ns …); `via` (point: way, or
-    "n/a: why") and `missing` (field: why) become hooks.
+    `snapshot_kwargs` are those of the newest Snapshot (counts, lost, hooks, wall_ns …); `via` (hook: mechanism,
+    or "n/a: why") and `missing` (field: why) become hooks.
     """
     texts: Tables = {}
     step = round(elapsed_s * 1e9)
@@ -156,15 +156,15 @@ def _snapshot(lens: str, rows: Rows, step_ns: int, kwargs: Mapping[str, Any]) ->
 
 
 def make_hooks(via: Mapping[str, str], missing: Mapping[str, str] | None = None) -> tuple[HookStatus, ...]:
-    """Hooks of points by their ways, of which "n/a: why" is none; and one for each field that is missing."""
-    found = (_hook(point, way) for point, way in via.items())
+    """The status of each hook by its mechanism, or "n/a: why"; and of one for each field that is missing."""
+    given = (_hook(hook, mechanism) for hook, mechanism in via.items())
     lacking = (HookStatus(name, None, (("hook", why),), (name,)) for name, why in (missing or {}).items())
-    return (*found, *lacking)
+    return (*given, *lacking)
 
 
-def _hook(point: str, way: str) -> HookStatus:
-    why = way.removeprefix(f"{NOT_AVAILABLE}: ")
-    return HookStatus(point, way) if why == way else HookStatus(point, None, (("hook", why),))
+def _hook(hook: str, mechanism: str) -> HookStatus:
+    why = mechanism.removeprefix(f"{NOT_AVAILABLE}: ")
+    return HookStatus(hook, mechanism) if why == mechanism else HookStatus(hook, None, (("hook", why),))
 
 
 def _given(row: Row, field: Field, at: int, defaults: Row) -> Any:

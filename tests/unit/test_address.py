@@ -63,7 +63,7 @@ def test_a_column_gives_the_bytes_and_halves_of_each_address(addresses: list[ipa
 
 
 @given(ADDRESSES)
-def test_distinct_addresses_are_ascending_and_point_back(addresses: list[ipaddress.IPv6Address]) -> None:
+def test_distinct_addresses_are_ascending_and_have_places(addresses: list[ipaddress.IPv6Address]) -> None:
     """Each row's place is its own address, in the order of the bytes, whatever order numpy holds them in."""
     for column in (column_of(addresses), column_of(addresses).astype(np.uint64)):
         distinct, places = distinct_addresses(column)

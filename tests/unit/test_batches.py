@@ -81,7 +81,7 @@ def test_batches_in_pieces(pieces_: list[Piece], at_most: int) -> None:
 
 @given(PIECES)
 def test_batches_are_not_changed(pieces_: list[Piece]) -> None:
-    """What a frame holds is read by many doors: putting it together writes into none of it."""
+    """Many frontends read a frame's rows: joining them writes into none."""
     made = batches_of(pieces_)
     before = [
         (batch.array.tobytes(), {name: list(texts) for name, texts in batch.texts.items()}) for batch in made

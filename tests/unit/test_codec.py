@@ -101,12 +101,12 @@ def texts_of(rows: Rows, name: str) -> list[str | None]:
     return [texts[code] if code < len(texts) else None for code in rows.array[name].tolist()]
 
 
-def assert_same(one: Snapshot, other: Snapshot) -> None:
+def assert_same(snapshot: Snapshot, other: Snapshot) -> None:
     """The two say the same; codes of texts may differ."""
     for name in ("lens", "wall_ns", "boot_ns", "counts", "lost", "hooks", "gaps"):
-        assert getattr(one, name) == getattr(other, name)
-    assert list(one.tables) == list(other.tables)
-    for rows, others in zip(one.tables.values(), other.tables.values(), strict=True):
+        assert getattr(snapshot, name) == getattr(other, name)
+    assert list(snapshot.tables) == list(other.tables)
+    for rows, others in zip(snapshot.tables.values(), other.tables.values(), strict=True):
         assert rows.taken_ns == others.taken_ns
         assert rows.table is others.table
         for field in rows.table.stored:

@@ -232,8 +232,8 @@ def owner_terms(draw: st.DrawFn) -> Term:
 
     def model(row: Row) -> bool:
         texts = [row["process"] or "", row["container"] or ""]
-        found = any(word in text.lower() for text in texts) or (word.isdigit() and row["pid"] == int(word))
-        return found if there else row["process"] is not None and not found
+        matches = any(word in text.lower() for text in texts) or (word.isdigit() and row["pid"] == int(word))
+        return matches if there else row["process"] is not None and not matches
 
     return f"owner{'~' if there else '!~'}{word}", model
 
@@ -299,20 +299,39 @@ def test_all_terms_must_hold(each: list[Row], several: list[Term], space: str) -
 # --- what the model does not say ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("text", ["local!=:443", "local!=10.0.0.7:443", "local!=10.9.9.9:443"])
+def test_an_unknown_port_differs_from_no_port(text: str) -> None:
+    """A comparison with an unknown value is never true: without a port a row is not shown as another endpoint."""
+    ports = [{"local_address": "10.0.0.7", "local_port": port} for port in (443, 80, None)]
+    assert passed(ports, text) == ([1, 2] if "10.9.9.9" in text else [2])
+
+
 @pytest.mark.parametrize("text", ["", "   "])
 def test_the_empty_filter_passes_all(text: str) -> None:
-    """Nothing asked, nothing hidden."""
+    """No condition hides nothing."""
     assert parse_filter(SOCKETS, text).is_empty
     assert passed(example_rows(5), text) == [4096, 4097, 4098, 4099, 4100]
 
 
+def test_a_time_is_compared_to_the_microsecond() -> None:
+    """Times without a zone are in UTC."""
+    ns = 1_795_046_645_000_006_000  # 2026-11-19T00:04:05.000006Z
+    opened = [{"opened_at": at} for at in (ns - 1000, ns, ns + 1000)]
+    for text in (
+        "2026-11-19T00:04:05.000006Z",
+        "2026-11-19T01:04:05.000006+01:00",
+        "2026-11-19T00:04:05.000006",
+    ):
+        assert passed(opened, f"opened_at={text}") == [2]
+
+
 def test_a_filter_is_a_value() -> None:
     """Filters of the same text are equal and hash alike, so that a cached view can be kept by its filter."""
-    one, same, other = (parse_filter(SOCKETS, text) for text in ("pid=1", "pid=1", "pid=2"))
-    assert one == same
-    assert hash(one) == hash(same)
-    assert one != other
-    assert one.text == "pid=1"
+    filter_, same, other = (parse_filter(SOCKETS, text) for text in ("pid=1", "pid=1", "pid=2"))
+    assert filter_ == same
+    assert hash(filter_) == hash(same)
+    assert filter_ != other
+    assert filter_.text == "pid=1"
 
 
 @given(st.text())
@@ -320,8 +339,8 @@ def test_any_text_is_a_filter_or_a_usage_error(text: str) -> None:
     """Somebody types: half a term, brackets, control characters. It works, or says how to mend it."""
     refused = None
     try:
-        found = parse_filter(SOCKETS, text)
-        assert found.mask(make_view(make_frame(example_rows(3)))).shape == (3,)
+        accepted = parse_filter(SOCKETS, text)
+        assert accepted.mask(make_view(make_frame(example_rows(3)))).shape == (3,)
     except UsageError as error:
         refused = error
     assert refused is None or (refused.what.startswith("filter term") and refused.remedy)
@@ -343,7 +362,7 @@ def test_a_quoted_word_finds_itself(word: str) -> None:
         ("state=FIN", "'FIN' could be FIN_WAIT1 or FIN_WAIT2", "state~FIN"),
         ("state>LISTEN", "state cannot be compared by >", "= != ~ !~"),
         ("pid~18", "pid cannot be compared by ~", "= != > >= < <="),
-        ("pid=nginx", "pid is a whole number, not 'nginx'", "pid=80"),
+        ("pid=nginx", "pid is a whole number, which 'nginx' is not", "pid=80"),
         ("pid=1.5", "pid is a whole number", "pid=80"),
         ("process>a", "process cannot be compared by >", "= != ~ !~"),
         ("rtt_us>3q", "'3q' is not an amount in us", "10ms"),
@@ -354,8 +373,8 @@ def test_a_quoted_word_finds_itself(word: str) -> None:
         ("remote_address=10.0.0.0/33", "is not an address or network", "10.0.0.0/8"),
         ("remote=web", "'web' is not an address or network", "10.0.0.7"),
         ("opened_at>yesterday", "'yesterday' is not a time", "2026-11-20T08:00:00Z"),
-        ('process="a b', "a quote is open", "…"),
-        ('"a"b', "a quote is open, or text touches its end", "…"),
+        ('process="a b', "the quote is not closed", "…"),
+        ('"a"b', "the quote is not closed, or text follows it directly", "…"),
         (">5", "no field before the operator", "rtt_us>10ms"),
         ("nginx or sshd", "‘or’: 'or' has no meaning here", '"or"'),
         ("(nginx", "'(nginx' has no meaning here", '"(nginx"'),
@@ -394,7 +413,7 @@ def test_rates_and_differences_compare_as_shown() -> None:
     assert make_view(frame, "bytes_sent>250k", "id", deltas=True).order.tolist() == [1]
 
 
-def test_a_resolved_name_is_found_like_its_address() -> None:
+def test_a_resolved_name_matches_like_its_address() -> None:
     """Where names are shown, words and ~ find the name and still the address."""
     frame = make_frame([{"remote_address": "203.0.113.9"}, {"remote_address": "203.0.113.10"}])
     for text in ("example", "remote_address~example", "remote~EXAMPLE", "113.9"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The declarations: every lens and table keeps the rules that the doors rely on."""
+"""The declarations: every lens and table keeps the rules that the frontends rely on."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def test_an_unknown_view_is_a_usage_error(view: str) -> None:
 def test_lenses_have_one_id_order_and_digit_each() -> None:
     """Two lenses never share a key, a place or a name."""
     for attribute in ("id", "order", "digit"):
-        found = [getattr(lens, attribute) for lens in lenses()]
-        assert len(set(found)) == len(found)
+        values = [getattr(lens, attribute) for lens in lenses()]
+        assert len(set(values)) == len(values)
 
 
 def test_declaring_a_lens_loads_no_numpy() -> None:

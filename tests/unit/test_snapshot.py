@@ -13,7 +13,7 @@ from tests.unit.build import example_rows, make_frame, make_rows
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "f4", "f8"])
-def test_unknown_is_told_from_every_value(dtype: str) -> None:
+def test_unknown_differs_from_every_value(dtype: str) -> None:
     """Zero and the second largest number are values; the largest, or NaN, is none."""
     largest = 1e30 if dtype[0] == "f" else np.iinfo(dtype).max - 1
     column = np.array([0, largest, unknown_value(np.dtype(dtype))], dtype)

@@ -119,6 +119,11 @@ def test_no_text_breaks_the_parser(text: str, unit: str) -> None:
         (0.0002, "ratio", "0.02%"),
         (0.00001, "ratio", "<0.01%"),
         (1.0, "ratio", "100%"),
+        (9.96e9, "packets", "9.96 G"),
+        (9.994e9, "packets", "9.99 G"),
+        (9.996e9, "packets", "10.0 G"),
+        (99.94e9, "packets", "99.9 G"),
+        (99.96e9, "packets", "100 G"),
         (8_214, "", "8,214"),
         (1812, "unheard of", "1,812"),
         (None, "us", "–"),
@@ -172,9 +177,9 @@ def test_an_amount_is_never_wider_than_its_column(value: float, unit: str, width
 
 
 @given(st.floats(0, 1e12), st.floats(0, 1e12))
-def test_amounts_are_shown_in_order(one: float, other: float) -> None:
+def test_amounts_are_shown_in_order(first: float, other: float) -> None:
     """A larger value never shows as a smaller one."""
-    small, large = sorted((one, other))
+    small, large = sorted((first, other))
     shown = [parse_quantity(human(value, "bytes").lstrip("<"), "bytes") for value in (small, large)]
     assert shown[0] <= shown[1]
 
@@ -214,7 +219,7 @@ def test_every_column_knows_its_unit(name: str, unit: str) -> None:
     assert unit_of(SOCKETS, name) == unit
 
 
-def test_infinity_is_not_asked_for() -> None:
+def test_infinity_is_refused() -> None:
     """A number of any length is an amount; nothing overflows."""
     assert parse_quantity("9" * 400, "bytes") == math.inf
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
+import weakref
 from functools import cmp_to_key
 from typing import Any
 
@@ -56,13 +58,13 @@ def test_differences_are_what_was_added_since_or_unknown(
     """A difference needs both values and a counter that did not go back; it is never negative."""
     view = make_view(make_frame(now, before, elapsed_s), all_rows=True, deltas=True)
     rows_now, rows_before = by_id(now), by_id(before)
-    for key, found in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
+    for key, value in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
         new = rows_now[key]["bytes_sent"]
         old = rows_before[key]["bytes_sent"] if key in rows_before else None
         if new is None or old is None or new < old:
-            assert found is None
+            assert value is None
         else:
-            assert found == new - old
+            assert value == new - old
 
 
 @given(keyed_rows, keyed_rows, elapsed)
@@ -84,11 +86,11 @@ def test_what_counts_from_its_first_sight_has_all_of_it_in_that_interval(
 ) -> None:
     """In a table whose counters begin at zero a new row grew by all it has: shares of an interval add up."""
     view = make_view(make_frame(now, before, table=FROM_ZERO), all_rows=True, deltas=True)
-    met = by_id(before)
+    rows_before = by_id(before)
     rows_now = by_id(now)
-    for key, found in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
-        if key not in met:
-            assert found == rows_now[key]["bytes_sent"]
+    for key, value in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
+        if key not in rows_before:
+            assert value == rows_now[key]["bytes_sent"]
 
 
 def test_what_was_not_counted_before_has_no_first_sight() -> None:
@@ -152,11 +154,11 @@ def test_a_ratio_is_of_totals_or_of_the_last_interval(
     """Its parts are the columns as the query shows them; without anything below the line it is unknown."""
     view = make_view(make_frame(now, before), deltas=deltas)
     parts = [all_values(view, name) for name in ("retransmits", "data_packets_sent")]
-    for found, over, under in zip(all_values(view, "retransmit_ratio"), *parts, strict=True):
+    for value, over, under in zip(all_values(view, "retransmit_ratio"), *parts, strict=True):
         if over is None or not under:
-            assert found is None
+            assert value is None
         else:
-            assert found == over / under
+            assert value == over / under
 
 
 # --- joining ------------------------------------------------------------------------------------------------
@@ -208,6 +210,32 @@ def test_gone_rows_stand_where_they_stood() -> None:
     assert view.values("bytes_sent_per_s", view.order) == [1000.0, 500.0, 20.0]
 
 
+@pytest.mark.parametrize("shown", [1, 4])
+def test_codes_and_numbers_without_a_text_or_label_are_unknown(shown: int) -> None:
+    """Whether few rows are shown or many, and just behind the last text or label too."""
+    rows = [{"id": at, "process": f"p{at}"} for at in range(1, 5)]
+    frame = make_frame(rows)
+    array = frame.now.tables["sockets"].array
+    array["process"][0] = len(frame.now.tables["sockets"].texts["process"])
+    array["state"][0] = max(STATES) + 1
+    view = make_view(frame, all_rows=True)
+    at = np.arange(shown)
+    assert view.values("process", at) == [None, "p2", "p3", "p4"][:shown]
+    assert view.values("state", at) == [None, *["ESTABLISHED"] * 3][:shown]
+
+
+def test_only_the_view_before_is_kept() -> None:
+    """A view lets go of the one before the last, or every frame would stay in memory."""
+    first, second = (make_view(make_frame([{"id": 1}], [{"id": 1}])) for _ in range(2))
+    forgotten = weakref.ref(first)
+    second = View(second.frame, second.query, last=first)
+    del first
+    assert forgotten() is not None
+    third = View(second.frame, second.query, last=second)
+    gc.collect()
+    assert (forgotten(), third.size) == (None, 1)
+
+
 def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
     """At the first frame every row would be new, which says nothing."""
     view = make_view(make_frame(example_rows(5)), closed=True, all_rows=True)
@@ -244,15 +272,15 @@ def sort_key(view: View, name: str) -> list[Any]:
     return all_values(view, name)
 
 
-def compare(one: Any, other: Any, descending: bool) -> int:
+def compare(first: Any, other: Any, descending: bool) -> int:
     """The order of two values: unknown last both ways."""
-    if one is None or other is None:
-        return (one is None) - (other is None)
-    return ((one > other) - (one < other)) * (-1 if descending else 1)
+    if first is None or other is None:
+        return (first is None) - (other is None)
+    return ((first > other) - (first < other)) * (-1 if descending else 1)
 
 
 @given(keyed_rows, keyed_rows, st.sampled_from(SORTS), st.booleans(), st.none() | st.integers(0, 5))
-def test_order_is_stable_and_unknown_comes_last_both_ways(
+def test_order_is_stable_and_unknown_comes_last_in_both_directions(
     now: list[Row], before: list[Row], name: str, descending: bool, limit: int | None
 ) -> None:
     """Against Python's stable sort of the values, part by part for composites, beyond 2^53 too."""
@@ -262,8 +290,8 @@ def test_order_is_stable_and_unknown_comes_last_both_ways(
     parts = field.parts if field and field.is_composite and name != "retransmit_ratio" else (name,)
     keys = list(zip(*(sort_key(view, part) for part in parts), strict=True))
 
-    def whole(one: int, other: int) -> int:
-        steps = (compare(a, b, descending) for a, b in zip(keys[one], keys[other], strict=True))
+    def whole(first: int, other: int) -> int:
+        steps = (compare(a, b, descending) for a, b in zip(keys[first], keys[other], strict=True))
         return next((step for step in steps if step), 0)
 
     assert view.order.tolist() == sorted(range(view.size), key=cmp_to_key(whole))[:limit]

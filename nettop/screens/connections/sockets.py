@@ -59,7 +59,7 @@ class ConnectionsScreen(LensScreen):
     def headline(self, view: View) -> list[Part]:
         """Totals both ways, connections that came and went, retransmits, states."""
         is_conn = parse_filter(view.table, _CONNS)
-        uncounted = bool(view.unanswered(is_conn))
+        uncounted = any(name in view.missing for name in is_conn.names)
         conns = np.ones(view.size, bool) if uncounted else is_conn.mask(view)
         at = np.flatnonzero(conns & ~view.gone)
         number = NOT_AVAILABLE if uncounted else f"{len(at):,}"
