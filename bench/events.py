@@ -25,7 +25,7 @@ from measure import NETTOP, Figure, cpu_seconds, drain, in_background, report, r
 from sockets import own_namespace
 
 ATTACHED_WITHIN_S = 5.0
-STATE, STAND_IN = "tp_btf__inet_so", "tp_btf__stand_i"
+STATE, NESTED = "tp_btf__inet_so", "tp_btf__nested"
 SEND, RECEIVE = "tp_btf__sock_se", "tp_btf__sock_re"
 _TRACKED = """
 table ip bench {
@@ -105,7 +105,7 @@ def price(program: str, seconds: float) -> None:
         "Price of the hooks, by BPF statistics",
         [
             Figure("a change of state, of ten in the life of a connection", per_run(runs[STATE]), "ns"),
-            Figure("the stand-in beside it", per_run(runs[STAND_IN]), "ns"),
+            Figure("the stand-in beside it", per_run(runs[NESTED]), "ns"),
             Figure("all of a connection's, both ends", runs[STATE].ns / storms[0].connections, "ns"),
             Figure("a message sent while connections are accepted", per_run(runs[SEND]), "ns"),
             Figure("a message sent while none is (UDP)", per_run(messages[SEND]), "ns"),

@@ -234,9 +234,12 @@ PROCESSES = Table(
     text_sort="-bytes_sent",
 )  # fmt: skip
 
-HOOK_SOCKETS = Hook("sockets", "every socket, and which process holds it")
-HOOK_UNATTRIBUTED = Hook("unheld", "sockets that no process holds: not yet accepted, orphaned, in TIME_WAIT",
-                         requires=HOOK_SOCKETS.name)  # fmt: skip
+HOOK_SOCKETS = Hook("sockets", "every socket, with its owner process")
+HOOK_UNATTRIBUTED = Hook(
+    "unattributed",
+    "sockets that no process holds: not yet accepted, orphaned, in TIME_WAIT",
+    requires=HOOK_SOCKETS.name,
+)
 HOOK_OPENED = Hook(
     "opened",
     "when a connection that is open now opened, if nettop ran already",
@@ -248,17 +251,17 @@ HOOK_EVENTS = Hook(
     "every connect, accept, close and failure, also of connections that live between two readings",
     ("closed", "failed"),
 )
-HOOK_ACCEPTS = Hook("accepts", "who accepts a connection, the moment that it is accepted or first used",
+HOOK_ACCEPTS = Hook("accepts", "the owner of an accepted connection, as soon as it is accepted or first used",
                     requires=HOOK_EVENTS.name)  # fmt: skip
-HOOK_ROUTES = Hook("routes", "a connect() that fails before anything is sent: no route to the peer",
+HOOK_ROUTES = Hook("routes", "connect() that fails before anything is sent, for lack of a route",
                    requires=HOOK_EVENTS.name)  # fmt: skip
 
 HIDDEN_OWNER = "(hidden)"
-"""Stands for the name of a process that holds a socket, but that may not be looked at."""
-OUTSIDE = {"processes outside": "this PID namespace does not tell of them: run nettop on the host"}
-"""The gap that there is in a container's PID namespace."""
+"""Shown in place of the name of a process that holds a socket, but may not be inspected."""
+OUTSIDE = {"processes outside": "not visible from this PID namespace: run nettop on the host"}
+"""The gap in a container's PID namespace."""
 WITHOUT_ROOT = "owners"
-"""The gap that there is where other users' processes may not be looked at."""
+"""The gap where other users' processes may not be inspected."""
 
 
 def _check_ring_size(size: int, _interval_s: float) -> None:
@@ -295,18 +298,18 @@ LENS = Lens(
         Loss("processes", "processes that ended before their control group could be read"),
         Loss(
             "events",
-            "events that the kernel skipped, or that found no room in the ring; the totals have the latter",
+            "events that the kernel skipped, or that found no room in the ring; totals include the latter",
         ),
         Loss(
-            "lives",
-            "connections that were not remembered, for want of room: their events lack what was before",
+            "connection records",
+            "connections without a record, for lack of room: their events lack the opening",
         ),
         Loss(
             "process totals",
-            "ended connections that found room neither in the processes' totals nor in the ring",
+            "closed connections that found room neither in the totals of processes nor in the ring",
         ),
-        Loss("failure groups", "failures that are in no group, for want of room"),
-        Loss("followed processes", "children of the command that are not followed, for want of room"),
+        Loss("failure groups", "failures in no group, for lack of room"),
+        Loss("followed processes", "children of the command that are not followed, for lack of room"),
     ),
     options=(RING_SIZE,),
 )

@@ -59,7 +59,7 @@ def test_mechanisms_of_each_kernel(tmp_path: Path) -> None:
     ]
     page = support_page(runs)
     assert row(page.split("\n## ")[2], "hook | what it provides")[2:] == ["6.1", "6.18 (host)", "7.2"]
-    assert row(page, "`accepts` | who")[2:] == [
+    assert row(page, "`accepts` | the")[2:] == [
         "n/a<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
         "not recorded<br>fexit/inet_csk_accept<br>kretprobe/inet_csk_accept",
         "**fexit/inet_csk_accept**<br>kretprobe/inet_csk_accept",

@@ -158,7 +158,7 @@ def rungs() -> Iterator[Rungs]:
     loader.close()
     second = DiagTable(Host(), shared_namespaces())
     for table in (first, second):
-        table.list_every(True)
+        table.list_all(True)
     yield Rungs(Reader(first), Reader(second))
     for table in (first, second):
         table.close()
@@ -260,14 +260,14 @@ def test_time_wait_is_counted_alike(rungs: Rungs, lab: Lab) -> None:
     readers = (rungs.first, rungs.second)
     try:
         for reader in readers:
-            reader.table.list_every(False)
+            reader.table.list_all(False)
         until(lambda: states(rungs.second.read(home)) == {"LISTEN"}, "its row has gone")
         for reader in readers:
             assert states(reader.read(home)) == {"LISTEN"}
             assert reader.counts["time_wait"] >= 1
     finally:
         for reader in readers:
-            reader.table.list_every(True)
+            reader.table.list_all(True)
     assert states(rungs.second.read(home)) == {"LISTEN", "TIME_WAIT"}
 
 
@@ -289,7 +289,9 @@ def shared(rungs: Rungs, namespace: Namespace) -> dict[int, list[tuple[int, int]
     told = []
     for reader in (rungs.first, rungs.second):
         rows = reader.before[np.isin(reader.before["id"], list(compared))]
-        told.append({int(row["id"]): reader.table.holders(rows[at : at + 1]) for at, row in enumerate(rows)})
+        told.append(
+            {int(row["id"]): reader.table.descriptors(rows[at : at + 1]) for at, row in enumerate(rows)}
+        )
     assert told[0] == told[1]
     return told[1]
 

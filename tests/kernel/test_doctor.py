@@ -137,7 +137,7 @@ def test_here(left_clean: None) -> None:
     assert report["host"]["kernel"] == os.uname().release
     assert report["host"]["bcc"]
     found = points(report)
-    assert {"sockets", "unheld", "events", "accepts", "routes", "packets", "counters"} <= found.keys()
+    assert {"sockets", "unattributed", "events", "accepts", "routes", "packets", "counters"} <= found.keys()
     for point in found.values():
         assert point["mechanism"] or point["refused"], point
         assert all(refused["why"] for refused in point["refused"])

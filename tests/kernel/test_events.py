@@ -26,10 +26,12 @@ import pytest
 from nettop.engine.session import Session
 from nettop.kernel import bpf, maps
 from nettop.kernel.facts import container_of
-from nettop.probes import connection_events, connection_programs, process_totals
+from nettop.probes.connections import events as connection_events
+from nettop.probes.connections import process_totals
+from nettop.probes.connections import programs as connection_programs
 from nettop.probes.connections.event_records import HOST_TOTALS, PROCESS
 from nettop.probes.connections.probe import Connections
-from nettop.probes.connections.process_totals import FOLD_ABOVE
+from nettop.probes.connections.process_totals import ENTRIES_MAX
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
@@ -159,7 +161,7 @@ class Watch:
 
     def _lost(self) -> int:
         events = self.probe._events
-        return events.told().lost.get("events", 0) if events else 0
+        return events.status().lost.get("events", 0) if events else 0
 
     def freeze(self) -> None:
         """Detaches, and takes all that there is: what was counted and what was told stand still then."""
@@ -1350,7 +1352,7 @@ def lost_of_short_lived_processes(lab: Lab) -> int:
     home = lab.namespace()
     forkers, sink = [lab.worker(home, f"forker-{n}") for n in range(2)], lab.worker(home, "sink")
     port = sink.call(traffic.listen, "door", "127.0.0.1")
-    assert FOLD_ABOVE < CHILDREN
+    assert ENTRIES_MAX < CHILDREN
     some = traffic.primes(97)
     amounts = [some[number % len(some)] for number in range(CHILDREN)]
     with Watch() as watch:
@@ -1377,7 +1379,7 @@ def lost_of_short_lived_processes(lab: Lab) -> int:
         until(all_told, "the last ones are closed")
         if lost := watch.read().lost["events"]:
             return lost
-        for _ in range(3):  # in which a generation is left and taken out
+        for _ in range(3):
             found = decoded_by_pid(watch.read())
             assert part(found[sink.pid], "closed", *MOVED) == (CHILDREN, 0, sum(amounts))
             assert {pid: part(found[pid], "closed", *MOVED) for pid in sent} == {
@@ -1402,15 +1404,15 @@ def decoded_by_pid(snapshot: Snapshot) -> dict[int, Row]:
 
 
 def test_more_connections_than_there_is_room_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What finds no place among the lives is counted, and told with all that can be known without one."""
-    monkeypatch.setattr(connection_programs, "LIFE_GROUPS", 1)
+    """What finds no room among the records is counted, and reported with all that is known without one."""
+    monkeypatch.setattr(connection_programs, "CONNECTION_GROUPS", 1)
     home = lab.namespace()
     with Watch() as watch:
         client, server, port = joined(lab, home, 20)
         for number in range(20):
             move(client, server, number, 1009, 2003)
         snapshot = watch.read()
-        assert snapshot.lost["lives"] >= 2 * 20 - 8
+        assert snapshot.lost["connection records"] >= 2 * 20 - 8
         client.call(traffic.close, list(range(20)))
         server.call(wait_for_end, 19)
         server.call(traffic.close, list(range(20)))
@@ -1532,11 +1534,12 @@ def drained_after_each(lab: Lab, watch: Watch, count: int) -> tuple[Namespace, l
     return home, ports
 
 
-@pytest.mark.parametrize("life_groups", [None, 1], ids=["", "crowded"])
-def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, life_groups: int | None) -> None:
-    """While processes connect in tight loops all is told or lost, and everyone keeps his own, also in a crowd."""
-    if life_groups is not None:
-        monkeypatch.setattr(connection_programs, "LIFE_GROUPS", life_groups)
+@pytest.mark.parametrize("groups", [None, 1], ids=["", "crowded"])
+def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, groups: int | None) -> None:
+    """While processes connect in tight loops every event is reported or counted as lost, with the right owner, even
+    where few connections have room for a record."""
+    if groups is not None:
+        monkeypatch.setattr(connection_programs, "CONNECTION_GROUPS", groups)
     home = lab.namespace()
     workers = [lab.worker(home, f"storm-{number}") for number in range(4)]
     probe = Connections()
@@ -1579,10 +1582,10 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, life_
         if row["pid"] is not None and part(row, "pid", "process") != hosts.get(owner_host(row))
     ]
     assert not wrong, f"{len(wrong)} of {len(told)}, the first: {wrong[:2]}"
-    if life_groups is None:  # what finds no place has no owner, and is counted as nobody's
+    if groups is None:  # without a record there is no owner, and what was moved counts as unattributed
         assert all(row["pid"] is not None for row in told if row["event"] != "accept")
-        found = processes(now, *(worker.pid for worker in workers))
-        assert [part(found[worker.pid], "closed", *MOVED) for worker in workers] == [
+        totals = processes(now, *(worker.pid for worker in workers))
+        assert [part(totals[worker.pid], "closed", *MOVED) for worker in workers] == [
             (2 * count, 13 * count, 13 * count) for count in counts
         ]
 

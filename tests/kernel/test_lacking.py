@@ -12,7 +12,7 @@ import pytest
 
 from nettop.kernel.btf import Slice
 from nettop.kernel.program import ProgramText
-from nettop.probes import connections
+from nettop.probes.connections import probe as connections
 from nettop.probes.connections.programs import events_text
 
 from . import traffic
@@ -138,7 +138,7 @@ def test_processes_outside(use: tuple[str, ...]) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         (row,) = (line for line in done.stdout.splitlines() if f"127.0.0.1:{own.getsockname()[1]} " in line)
     assert row.split()[:2] == ["(hidden)", "–"]
-    assert "processes outside this PID namespace does not tell of them" in done.stderr
+    assert "processes outside not visible from this PID namespace" in done.stderr
 
 
 def test_hidden_processes() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rungs of the hook ladders: each way that this kernel offers is forced, and tells the same of the same traffic.
+"""Mechanisms and fallbacks: each mechanism that this kernel offers is forced, and reports the same of the same traffic.
 
-What a way was, and why one was refused, goes into the report as properties (point, way, verdict, why), of which
-docs/kernel-support.md is made.
+Which mechanism was used, and why one was refused, goes into the report as properties (hook, mechanism, verdict, why),
+from which docs/kernel-support.md is made.
 """
 
 import contextlib
@@ -21,10 +21,12 @@ from nettop.kernel import bpf, maps
 from nettop.kernel.hook_check import HookCheck
 from nettop.kernel.mechanisms import NO_MECHANISM, Fallbacks, Mechanism
 from nettop.kernel.program import ProgramText
-from nettop.probes import connections, drops, event_hooks
-from nettop.probes.connections.event_hooks import CHANGES, FALLBACKS, STAND_IN
+from nettop.probes.connections import event_hooks
+from nettop.probes.connections import probe as connections
+from nettop.probes.connections.event_hooks import CHANGES, FALLBACKS, NESTED
 from nettop.probes.connections.probe import TABLES
 from nettop.probes.connections.programs import events_text
+from nettop.probes.drops.probe import PACKETS_FALLBACKS, Drops
 from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES
 from nettop.snapshots.drops import HOOK_PACKETS
 from nettop.snapshots.snapshot import HookStatus
@@ -62,8 +64,8 @@ PREFORKED, CHILDREN, LOSSY = 240, 12, 3
 LOST_EVERY = 7
 (ACCEPTING,) = (fallbacks for fallbacks in FALLBACKS if fallbacks.hook == HOOK_ACCEPTS)
 OPEN, DROPPED = 10, 499
-LADDERS_OF_CONNECTIONS = (TABLES, *FALLBACKS)
-RUNGS = [(fallbacks, way) for fallbacks in LADDERS_OF_CONNECTIONS for way in fallbacks.mechanisms]
+ALL_FALLBACKS = (TABLES, *FALLBACKS)
+MECHANISMS = [(fallbacks, mechanism) for fallbacks in ALL_FALLBACKS for mechanism in fallbacks.mechanisms]
 OWN = ("event_id", "owner_source", "time", "opened_at", "duration_us", "handshake_us")
 """Each probe's own: numbers, readings of the clock, and how the owner came to be known."""
 OF_OWNERS = ("pid", "process", "cgroup", "container")
@@ -99,56 +101,56 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def watches() -> Iterator[list[Watch]]:
-    """The first by the best ways; each of the others one rung lower on every ladder that has so many; the last one by
-    the best ways again, but by the stand-in alone.
+    """The first with the best mechanisms; each further one with the next fallback of every hook that has one; the last
+    one with the best mechanisms again, but with the nested program alone.
 
-    ChosenMechanisms with a program that cannot be loaded are no rungs.
+    Mechanisms with a program that cannot be loaded are left out.
     """
     with contextlib.ExitStack() as stack:
         best = stack.enter_context(Watch())
         hooks = best.read().hooks
         lower = {
             fallbacks.hook.name: [
-                way.name
-                for way in below(fallbacks, hook_of(hooks, fallbacks.hook.name))
-                if not refused_programs(best, way)
+                mechanism.name
+                for mechanism in below(fallbacks, hook_of(hooks, fallbacks.hook.name))
+                if not refused_programs(best, mechanism)
             ]
-            for fallbacks in LADDERS_OF_CONNECTIONS
+            for fallbacks in ALL_FALLBACKS
         }
         watches = [best]
-        for rung in range(max(map(len, lower.values()))):
-            mechanisms = {point: names[rung] for point, names in lower.items() if rung < len(names)}
+        for level in range(max(map(len, lower.values()))):
+            mechanisms = {hook: names[level] for hook, names in lower.items() if level < len(names)}
             watches.append(stack.enter_context(Watch(mechanisms=mechanisms)))
         watches.append(stack.enter_context(Watch()))
-        leave_to_stand_in(watches[-1])
+        leave_to_nested(watches[-1])
         yield watches
 
 
-def leave_to_stand_in(watch: Watch) -> None:
-    """Has every change of state told as if the first program were always at work: it runs no more."""
+def leave_to_nested(watch: Watch) -> None:
+    """Has every change of state handled as if the first program were always running: it is detached."""
     events = watch.probe._events
     if events is None or CHANGES not in events._hooks._links:
         return
     detach(watch.probe, CHANGES)
-    at_work = (1).to_bytes(8, sys.byteorder) * maps.possible_cpus()
-    bpf.set_element(events._program.maps["at_work"], bytes(4), at_work)
+    running = (1).to_bytes(8, sys.byteorder) * maps.possible_cpus()
+    bpf.set_element(events._program.maps["running"], bytes(4), running)
 
 
 def below(fallbacks: Fallbacks, hook: HookStatus) -> tuple[Mechanism, ...]:
-    """The ways below the one that is used."""
-    names = [way.name for way in fallbacks.mechanisms]
+    """The mechanisms below the one that is used."""
+    names = [mechanism.name for mechanism in fallbacks.mechanisms]
     return fallbacks.mechanisms[names.index(hook.mechanism) + 1 :] if hook.mechanism else ()
 
 
-def hook_of(hooks: tuple[HookStatus, ...], point: str) -> HookStatus:
-    """How a point is had."""
-    return next(hook for hook in hooks if hook.hook == point)
+def hook_of(hooks: tuple[HookStatus, ...], name: str) -> HookStatus:
+    """The status of the hook of this name."""
+    return next(hook for hook in hooks if hook.hook == name)
 
 
-def refused_programs(watch: Watch, way: Mechanism) -> list[str]:
-    """The programs of a way that could not be loaded."""
+def refused_programs(watch: Watch, mechanism: Mechanism) -> list[str]:
+    """The programs of a mechanism that could not be loaded."""
     assert watch.probe._events is not None
-    return [name for name in way.programs if name in watch.probe._events._program.refused]
+    return [name for name in mechanism.programs if name in watch.probe._events._program.refused]
 
 
 @pytest.fixture(scope="module")
@@ -265,12 +267,16 @@ def ends(memory: dict[Any, Any], names: list[Any]) -> dict[Any, dict[str, int]]:
     return {name: oracle.tcp_info(memory[name]) for name in names}
 
 
-# --- each way -------------------------------------------------------------------------------------------------
+# --- each mechanism -------------------------------------------------------------------------------------------------
 
 
-def name_of(rung: object) -> str:
-    """A ladder or a way, as a test's name."""
-    return rung.hook.name if isinstance(rung, Fallbacks) else str(getattr(rung, "name", rung))
+def name_of(parameter: object) -> str:
+    """A hook or a mechanism, as a test's name."""
+    return (
+        parameter.hook.name
+        if isinstance(parameter, Fallbacks)
+        else str(getattr(parameter, "name", parameter))
+    )
 
 
 @pytest.fixture
@@ -286,19 +292,19 @@ def record(record_property: Callable[[str, object], None]) -> Callable[..., None
 
 @EVENTS_ARE_TOLD
 @pytest.mark.core
-@pytest.mark.parametrize(("ladder", "mechanism"), RUNGS, ids=name_of)
-def test_each_way_tells_the_same(
-    fallbacks: Fallbacks, way: Mechanism, done: Traffic, record: Callable[..., None]
+@pytest.mark.parametrize(("fallbacks", "mechanism"), MECHANISMS, ids=name_of)
+def test_each_mechanism_reports_the_same(
+    fallbacks: Fallbacks, mechanism: Mechanism, done: Traffic, record: Callable[..., None]
 ) -> None:
-    """Bytes, packets, retransmits, reasons and owners by this way are what was done, and what the best way tells."""
-    point = fallbacks.hook.name
-    record(hook=point, mechanism=way.name)
+    """Bytes, packets, retransmits, reasons and owners are what was done, and the same as by the best mechanism."""
+    hook = fallbacks.hook.name
+    record(hook=hook, mechanism=mechanism.name)
     best = done.seen[0]
-    seen = next((one for one in done.seen if hook_of(one.hooks, point).mechanism == way.name), None)
+    seen = next((one for one in done.seen if hook_of(one.hooks, hook).mechanism == mechanism.name), None)
     if seen is None:
-        why = why_refused(done, point, way)
+        why = why_refused(done, hook, mechanism)
         record(verdict="refused", why=why)
-        pytest.skip(f"{way.name}: {why}")
+        pytest.skip(f"{mechanism.name}: {why}")
     check_truth(seen.events, done, knows_users=knows_users(seen))
     check_no_routes(seen)
     check_open(seen.table, done.open_at)
@@ -312,26 +318,30 @@ def test_each_way_tells_the_same(
 
 @EVENTS_ARE_TOLD
 @pytest.mark.core
-def test_the_stand_in_tells_the_same(done: Traffic) -> None:
-    """What finds the program for changes of state at work is told by another one, to the same end."""
-    best, stand_in = done.seen[0], done.seen[-1]
-    check_truth(stand_in.events, done, knows_users=knows_users(best))
-    check_same(stand_in.events, best.events, with_owners=knows_users(best))
+def test_the_nested_program_reports_the_same(done: Traffic) -> None:
+    """Changes of state that find the first program running are reported by the nested one, with the same result."""
+    best, nested = done.seen[0], done.seen[-1]
+    check_truth(nested.events, done, knows_users=knows_users(best))
+    check_same(nested.events, best.events, with_owners=knows_users(best))
     totals = ("closed", "failed", *MOVED, *SUMMED)
-    assert part(stand_in.totals, *totals) == part(best.totals, *totals)
+    assert part(nested.totals, *totals) == part(best.totals, *totals)
 
 
-def why_refused(done: Traffic, point: str, way: Mechanism) -> str:
-    """Why no watch has this way: who asked for it was refused it, or a program of it cannot be loaded."""
-    said = [why for one in done.seen for name, why in hook_of(one.hooks, point).refused if name == way.name]
-    said += [done.seen[0].refused[name] for name in way.programs if name in done.seen[0].refused]
-    return next(why for why in said if why != "another mechanism was chosen")
+def why_refused(done: Traffic, hook: str, mechanism: Mechanism) -> str:
+    """Why no watch uses this mechanism: it was refused, or one of its programs cannot be loaded."""
+    reasons = [
+        why for one in done.seen for name, why in hook_of(one.hooks, hook).refused if name == mechanism.name
+    ]
+    reasons += [done.seen[0].refused[name] for name in mechanism.programs if name in done.seen[0].refused]
+    return next(why for why in reasons if why != "another mechanism was chosen")
 
 
 def knows_users(seen: Seen) -> bool:
     """Whether a hook tells whose an accepted connection is."""
     accepts = hook_of(seen.hooks, HOOK_ACCEPTS.name)
-    return any(way.programs for way in ACCEPTING.mechanisms if way.name == accepts.mechanism)
+    return any(
+        mechanism.programs for mechanism in ACCEPTING.mechanisms if mechanism.name == accepts.mechanism
+    )
 
 
 def check_truth(rows: list[Row], done: Traffic, *, knows_users: bool) -> None:
@@ -369,7 +379,7 @@ def check_open(rows: list[Row], port: int) -> None:
 
 
 def by_id(rows: list[Row]) -> dict[int, tuple[Any, ...]]:
-    """What every way to the table has to say of these sockets."""
+    """What every mechanism of the table has to report of these sockets."""
     names = (
         "protocol",
         "state",
@@ -415,23 +425,25 @@ def check_same(rows: list[Row], best: list[Row], *, with_owners: bool) -> None:
 @EVENTS_ARE_TOLD
 @pytest.mark.core
 def test_hooks_are_tried_out_here(done: Traffic) -> None:
-    """A room for the trial could be had, so each way that is used was seen to be called."""
+    """The hook check worked, so each mechanism in use was seen to be called."""
     assert all("hooks" not in seen.gaps for seen in done.seen)
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("mechanism", drops.PACKETS_FALLBACKS.mechanisms, ids=name_of)
-def test_each_way_counts_the_same_drops(way: Mechanism, lab: Lab, record: Callable[..., None]) -> None:
-    """Datagrams to a closed port are drops by this way, as many as were sent and as the namespace counts."""
-    record(hook=HOOK_PACKETS.name, mechanism=way.name)
-    source = drops.Drops()
-    source.set("mechanisms", {HOOK_PACKETS.name: way.name})
+@pytest.mark.parametrize("mechanism", PACKETS_FALLBACKS.mechanisms, ids=name_of)
+def test_each_mechanism_counts_the_same_drops(
+    mechanism: Mechanism, lab: Lab, record: Callable[..., None]
+) -> None:
+    """Datagrams to a closed port are drops by this mechanism, as many as were sent and as the namespace counts."""
+    record(hook=HOOK_PACKETS.name, mechanism=mechanism.name)
+    source = Drops()
+    source.set("mechanisms", {HOOK_PACKETS.name: mechanism.name})
     source.start()
     try:
         hook = hook_of(take(source).hooks, HOOK_PACKETS.name)
-        if hook.mechanism != way.name:
+        if hook.mechanism != mechanism.name:
             record(verdict="refused", why=hook.why)
-            pytest.skip(f"{way.name}: {hook.why}")
+            pytest.skip(f"{mechanism.name}: {hook.why}")
         home = lab.namespace()
         lab.worker(home).call(send, ("127.0.0.1", 9), DROPPED)
         until(lambda: nstat(home, "UdpNoPorts") == DROPPED, "every datagram finds the port closed")
@@ -444,19 +456,19 @@ def test_each_way_counts_the_same_drops(way: Mechanism, lab: Lab, record: Callab
     record(verdict="same")
 
 
-# --- hooks that are not there, or never called ----------------------------------------------------------------
+# --- hooks that are missing, or never called ----------------------------------------------------------------
 
 NEVER_CALLED = "tp_btf__tcp_bad_csum"
 MISSING = "tp_btf__inet_sock_set_stat"
 
 
-def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, point: str, *programs: str) -> None:
-    """The one way to a point is by programs that do nothing, as is that of a hook that is not called."""
+def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *programs: str) -> None:
+    """Gives a hook a single mechanism, whose programs do nothing, like those of a hook that is never called."""
     source = folder / "silent.bpf.c"
     source.write_text("".join(f"int {name}(u64 *ctx) {{ return 0; }}\n" for name in programs))
     name = " + ".join(programs)
     all_fallbacks = tuple(
-        Fallbacks(fallbacks.hook, (Mechanism(name, programs),)) if fallbacks.hook.name == point else fallbacks
+        Fallbacks(fallbacks.hook, (Mechanism(name, programs),)) if fallbacks.hook.name == hook else fallbacks
         for fallbacks in FALLBACKS
     )
 
@@ -480,15 +492,17 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, point: str, *pr
 @pytest.mark.parametrize(
     ("program", "why"),
     [
-        pytest.param(NEVER_CALLED, "attached, but never called in a trial", marks=pytest.mark.core),
+        pytest.param(
+            NEVER_CALLED, "attached, but never called by the check's traffic", marks=pytest.mark.core
+        ),
         (MISSING, "this kernel has no tracepoint inet_sock_set_stat"),
     ],
     ids=["never called", "missing"],
 )
-def test_events_that_no_hook_tells(
+def test_events_without_a_working_hook(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, why: str
 ) -> None:
-    """Where the hook of the events is missing or never called there are none, and it says why: nothing reads 0."""
+    """Where the hook of the events is missing or never called, they are not available, with the reason, and never 0."""
     with_programs(monkeypatch, tmp_path, HOOK_EVENTS.name, program)
     home = lab.namespace()
     with Watch() as watch:
@@ -504,56 +518,56 @@ def test_events_that_no_hook_tells(
     assert snapshot.via["routes"].startswith("n/a: ")
 
 
-def test_an_accept_that_no_hook_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A hook that is never called is refused for one point, and the others go on."""
+def test_an_accept_hook_that_is_never_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A program that is never called is refused, and the other hooks go on."""
     with_programs(monkeypatch, tmp_path, HOOK_ACCEPTS.name, NEVER_CALLED)
     with Watch() as watch:
         snapshot = watch.read()
-        assert list(watch.probe._events._program.functions) == [CHANGES, STAND_IN]
-    assert snapshot.via["accepts"] == "n/a: attached, but never called in a trial"
+        assert list(watch.probe._events._program.functions) == [CHANGES, NESTED]
+    assert snapshot.via["accepts"] == "n/a: attached, but never called by the check's traffic"
     assert {"connected", "closed"} <= snapshot.counts.keys()
     assert snapshot.missing == {}
 
 
 @pytest.mark.parametrize("hook", [HOOK_ACCEPTS.name, HOOK_EVENTS.name])
-def test_nothing_was_asked_for(point: str) -> None:
-    """What is not wanted is not attached."""
-    with Watch(mechanisms={point: NO_MECHANISM}) as watch:
+def test_a_hook_that_is_left_out(hook: str) -> None:
+    """A hook that the user leaves out is not attached."""
+    with Watch(mechanisms={hook: NO_MECHANISM}) as watch:
         snapshot = watch.read()
-    assert "disabled by --mechanism" in snapshot.via[point]
-    assert ("closed" in snapshot.missing) == (point == HOOK_EVENTS.name)
+    assert "disabled by --mechanism" in snapshot.via[hook]
+    assert ("closed" in snapshot.missing) == (hook == HOOK_EVENTS.name)
 
 
-def test_a_way_that_there_is_not() -> None:
-    """Who asks for a way that no ladder has is told which there are."""
+def test_an_unknown_mechanism() -> None:
+    """The error for an unknown mechanism names the hook."""
     with pytest.raises(UsageError, match="accepts"):
         Watch(mechanisms={"accepts": "telepathy"})
 
 
-def test_the_trial_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of nettop's own traffic there is no event, no total and no life."""
-    rooms: set[int] = set()
+def test_the_hook_check_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check's own traffic causes no event, total or connection record."""
+    namespaces: set[int] = set()
     inode = HookCheck.inode
 
-    def noted(room: HookCheck) -> int:
-        rooms.add(inode(room))
-        return inode(room)
+    def noted(check: HookCheck) -> int:
+        namespaces.add(inode(check))
+        return inode(check)
 
     monkeypatch.setattr(HookCheck, "inode", noted)
     with Watch() as watch:
         for _ in range(2):
             snapshot = watch.read()
         told = {row["netns"] for row in watch.told()}
-    assert len(rooms) == 1
-    assert not rooms & (told | set(snapshot.tables["sockets"].array["netns"].tolist()))
+    assert len(namespaces) == 1
+    assert not namespaces & (told | set(snapshot.tables["sockets"].array["netns"].tolist()))
 
 
-def test_without_a_room_ways_are_taken_as_they_are() -> None:
-    """Without the right to make a namespace hooks are attached unproved, and that is said."""
+def test_hooks_that_cannot_be_checked_are_attached_unchecked() -> None:
+    """Without the right to make a namespace hooks are attached unchecked, and a gap says so."""
     dropped = "-sys_admin"
     command = ["setpriv", "--bounding-set", dropped, "--inh-caps", dropped, NETTOP]
     options = ["--table", "--once", "--view", "connections.events"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert "hooks not tried out: no network namespace can be made" in done.stderr
+    assert "hooks not checked: no network namespace can be made" in done.stderr
     assert "events tp_btf/inet_sock_set_state" in done.stderr

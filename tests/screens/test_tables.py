@@ -247,7 +247,7 @@ async def test_the_palette_lists_the_tables() -> None:
 
 async def test_help_lists_the_tables_and_how_they_are_read() -> None:
     """Help says what each table shows, which hook gives what in full, and what was lost by name."""
-    steps, batches = eventful_host(lost={"events": 1234, "lives": 0})
+    steps, batches = eventful_host(lost={"events": 1234, "connection records": 0})
     async with running(steps, batches=batches) as run:
         await press(run, "question_mark")
         dialog = run[0].app.screen
@@ -258,7 +258,7 @@ async def test_help_lists_the_tables_and_how_they_are_read() -> None:
         assert "tp_btf/inet_sock_set_state" in dialog.page.text
         assert "fexit/inet_csk_accept" in dialog.page.text
         assert any(line[0] == "events" and line[1].startswith("1,234 events") for line in lines)
-        assert not any(line[0] == "lives" for line in lines)
+        assert not any(line[0] == "connection records" for line in lines)
 
 
 async def test_the_headline_tells_how_tables_are_read_in_a_word() -> None:

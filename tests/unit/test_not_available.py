@@ -305,7 +305,7 @@ EMPTY_COUNTS = {"drops": 0, "listen_overflows": 0, "unattributed": 0}
     ("table", "hook", "words"),
     [
         (SOCKETS, "events", "(+n/a −n/a)"),
-        (SOCKETS, "unheld", "unattributed n/a"),
+        (SOCKETS, "unattributed", "unattributed n/a"),
         (EVENTS, "events", "opened n/a   closed n/a   failed n/a"),
         (FAILURES, "events", "failures n/a"),
         (PACKETS, "packets", "drops n/a"),

@@ -46,7 +46,7 @@ class Measured:
 
     def read(self, taken_ns: int) -> Snapshot:
         """A snapshot that lost three things."""
-        return Snapshot("connections", taken_ns, taken_ns, {}, lost={"events": 2, "lives": 1})
+        return Snapshot("connections", taken_ns, taken_ns, {}, lost={"events": 2, "connection records": 1})
 
     def set(self, option: str, value: object) -> None:
         """Nothing to choose."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
 
 TICK = 1 << 24
 """Two processes with one PID begin at least so far apart, in ns."""
-NOWHERE = Host(Path("/nonexistent"))
 MOVED = TOTALLED[2:]
 SUMMED = (*TOTALLED, "connections")
 TAKEN_NS = 5
@@ -55,52 +53,49 @@ class Connection:
 
 
 class KernelMap:
-    """The map of closed connections, and which generation of it is written."""
+    """The map of closed connections, by process, and which processes are alive."""
 
     def __init__(self) -> None:
-        self.totals: dict[tuple[Process, int], Counter[str]] = {}
-        self.generation = 0
+        self.totals: dict[Process, Counter[str]] = {}
+        self.alive: set[int] = set()
 
-    def add(self, process: Process, amounts: dict[str, int], generation: int) -> None:
+    def add(self, process: Process, amounts: dict[str, int]) -> None:
         """Add a closed connection, as a program does."""
-        self.totals.setdefault((process, generation), Counter()).update(amounts)
+        self.totals.setdefault(process, Counter()).update(amounts)
 
     def read_all(self, fd: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[Array, Array]:
         """As maps.read_all."""
-        found, sums = np.zeros(len(self.totals), keys), np.zeros(len(self.totals), values)
-        for at, ((process, generation), counted) in enumerate(self.totals.items()):
-            nobody = unknown_value(np.dtype("u4")), _BYTES, _BYTES, b"\xff" * 16
-            who = (
-                nobody if process.pid is None else (process.pid, *process[1:2], process.css_set, process.comm)
-            )
-            for name, value in zip(("pid", "start_time", "css_set", "comm"), who, strict=True):
-                found[name][at] = value
-            found["generation"][at] = generation
+        owners, sums = np.zeros(len(self.totals), keys), np.zeros(len(self.totals), values)
+        for at, (process, counted) in enumerate(self.totals.items()):
+            for name, value in zip(("pid", "start_time", "css_set", "comm"), self._key(process), strict=True):
+                owners[name][at] = value
             for name in TOTALLED:
                 sums[name][at] = counted[name]
-        return found, sums
+        return owners, sums
 
-    def delete_all(self, fd: int, keys: Array) -> int:
+    def read_each(self, fd: int, keys: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """As maps.read_each."""
+        entries, values = self.read_all(fd, keys.dtype, dtype)
+        at = [int(np.flatnonzero(entries == key)[0]) for key in keys]
+        return values[at], np.ones(len(keys), bool)
+
+    def delete_all(self, fd: int, keys: Array) -> None:
         """As maps.delete_all."""
-        gone = [
-            (process, generation)
-            for process, generation in self.totals
-            if self._is_in(process, generation, keys)
-        ]
-        for key in gone:
-            del self.totals[key]
-        return len(gone)
+        entries, _ = self.read_all(fd, keys.dtype, np.dtype([(name, "u8") for name in TOTALLED]))
+        gone = np.isin(entries.view(f"V{keys.itemsize}"), keys.view(f"V{keys.itemsize}"))
+        for process, is_gone in zip(list(self.totals), gone.tolist(), strict=True):
+            if is_gone:
+                del self.totals[process]
 
-    def set_element(self, fd: int, key: bytes, value: bytes) -> None:
-        """As bpf.set_element."""
-        self.generation = int.from_bytes(value, sys.byteorder)
+    def listdir(self, path: Path) -> list[str]:
+        """As os.listdir of /proc."""
+        return ["self", "net", *map(str, sorted(self.alive))]
 
     @staticmethod
-    def _is_in(process: Process, generation: int, keys: Array) -> bool:
-        pid = unknown_value(np.dtype("u4")) if process.pid is None else process.pid
-        start = _BYTES if process.pid is None else process.start
-        same = (keys["pid"] == pid) & (keys["start_time"] == start) & (keys["generation"] == generation)
-        return bool((same & (keys["css_set"] == (_BYTES if process.pid is None else process.css_set))).any())
+    def _key(process: Process) -> tuple[int, int, int, bytes]:
+        if process.pid is None:
+            return int(unknown_value(np.dtype("u4"))), _BYTES, _BYTES, b"\xff" * 16
+        return process.pid, process.start, process.css_set, process.comm
 
 
 @pytest.fixture
@@ -109,12 +104,12 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> KernelMap:
     return install(monkeypatch)
 
 
-def install(patch: pytest.MonkeyPatch, fold_above: int = 1 << 13, kept_max: int = 1 << 14) -> KernelMap:
+def install(patch: pytest.MonkeyPatch, entries_max: int = 1 << 13, kept_max: int = 1 << 14) -> KernelMap:
     """Have the module read a map of the test, with these bounds."""
     made = KernelMap()
     patch.setattr(process_totals, "maps", made)
-    patch.setattr(process_totals, "bpf", made)
-    patch.setattr(process_totals, "FOLD_ABOVE", fold_above)
+    patch.setattr(process_totals, "os", made)
+    patch.setattr(process_totals, "ENTRIES_MAX", entries_max)
     patch.setattr(process_totals, "KEPT_MAX", kept_max)
     return made
 
@@ -123,8 +118,8 @@ class Totals:
     """Totals over the installed map, on a host without /proc, as the probe uses them."""
 
     def __init__(self) -> None:
-        program: Any = SimpleNamespace(maps={"processes": 1, "generation": 2})
-        self._totals = ProcessTotals(NOWHERE)
+        program: Any = SimpleNamespace(maps={"processes": 1})
+        self._totals = ProcessTotals(Host(Path("/nonexistent")))
         self._totals.begin(program)
 
     def rows(
@@ -214,7 +209,7 @@ STEPS = st.lists(
                 "leave",
                 "close",
                 "fail",
-                "late",
+                "exit",
                 "owned late",
                 "brief",
                 "read",
@@ -242,21 +237,18 @@ class World:
         self.kernel, self.reader = kernel, Totals()
         self.alive: list[Connection] = []
         self.ended: list[Connection] = []
-        self._before = kernel.generation
         self._count = 0
 
     def step(self, kind: str, which: int, process: Process, amounts: dict[str, int]) -> None:
-        """Whatever happens; a step that nothing is there for does nothing.
-
-        A step "late" is of a program that asked for the generation just before the last one began, and adds just
-        after it: it may be as late as that, but no later.
-        """
+        """Whatever happens; a step that nothing is there for does nothing."""
         if kind in ("open", "brief"):
             self._count += 1
             self.alive.append(Connection(self._count, process, dict(amounts), kind == "open"))
         if kind == "brief":
             self.close(self.alive[-1], "close")
-        if kind in ("open", "brief", "read") or not self.alive:
+        if process.pid is not None and kind in ("open", "brief", "exit"):
+            (self.kernel.alive.discard if kind == "exit" else self.kernel.alive.add)(process.pid)
+        if kind in ("open", "brief", "read", "exit") or not self.alive:
             return
         chosen = self.alive[which % len(self.alive)]
         if kind == "grow":
@@ -272,12 +264,8 @@ class World:
         self.alive.remove(connection)
         self.ended.append(connection)
         had_owner = how != "owned late" or connection.process.pid is None
-        now = self.kernel.generation
-        generation, self._before = (self._before if how == "late" else now), now
         ended = {"failed" if how == "fail" else "closed": 1}
-        self.kernel.add(
-            connection.process if had_owner else Process(None), connection.amounts | ended, generation
-        )
+        self.kernel.add(connection.process if had_owner else Process(None), connection.amounts | ended)
         self.reader.end(connection, had_owner)
 
     def read(self, closing: int | None = None) -> Rows:
@@ -318,7 +306,7 @@ def play(
 
 
 @given(STEPS, st.integers(0, 9))
-def test_each_process_has_what_its_connections_moved(steps: Any, fold_above: int) -> None:
+def test_each_process_has_what_its_connections_moved(steps: Any, entries_max: int) -> None:
     """Closed and open connections and orphans add up by process, however often the kernel's map is emptied."""
 
     def check(rows: Rows, world: World) -> None:
@@ -328,11 +316,11 @@ def test_each_process_has_what_its_connections_moved(steps: Any, fold_above: int
         assert found == world.expected()
 
     with pytest.MonkeyPatch.context() as patch:
-        play(install(patch, fold_above), steps, check)
+        play(install(patch, entries_max), steps, check)
 
 
 @given(STEPS, st.integers(0, 6), st.integers(1, 3))
-def test_the_sum_over_all_rows_is_what_was_added(steps: Any, fold_above: int, kept_max: int) -> None:
+def test_the_sum_over_all_rows_is_what_was_added(steps: Any, entries_max: int, kept_max: int) -> None:
     """When there are too many processes those that moved least become one row: nothing is lost by it."""
 
     def check(rows: Rows, world: World) -> None:
@@ -344,7 +332,7 @@ def test_the_sum_over_all_rows_is_what_was_added(steps: Any, fold_above: int, ke
         assert np.all(rows.array["id"][1:] > rows.array["id"][:-1])
 
     with pytest.MonkeyPatch.context() as patch:
-        play(install(patch, fold_above, kept_max), steps, check)
+        play(install(patch, entries_max, kept_max), steps, check)
 
 
 def closed(
@@ -352,18 +340,18 @@ def closed(
 ) -> None:
     """A connection of this process opens and closes between two readings."""
     one = Connection(10**9, process, dict.fromkeys(MOVED, 0) | amounts, ending="close")
-    kernel.add(process if had_owner else Process(None), one.amounts | {"closed": 1}, kernel.generation)
+    kernel.add(process if had_owner else Process(None), one.amounts | {"closed": 1})
     reader.end(one, had_owner)
 
 
 def test_the_map_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a folded generation held is out of the kernel, so that short-lived processes never fill it."""
-    kernel, reader = install(monkeypatch, fold_above=10), Totals()
+    """Entries of ended processes are taken out of the kernel, so that short-lived processes never fill it."""
+    kernel, reader = install(monkeypatch, entries_max=10), Totals()
     largest = 0
     for pid in range(2, 1002):
         closed(kernel, reader, Process(pid, TICK))
         largest = max(largest, len(kernel.totals))
-    assert largest < 30
+    assert largest < 40
     rows = reader.rows()
     assert len(rows) == 1000
     assert sums(rows)["closed"] == 1000
@@ -371,7 +359,7 @@ def test_the_map_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_those_that_moved_least_are_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of too many processes those that moved the most keep their names; the row of the others has no PID."""
-    kernel, reader = install(monkeypatch, fold_above=0, kept_max=3), Totals()
+    kernel, reader = install(monkeypatch, entries_max=0, kept_max=3), Totals()
     for pid in range(2, 10):
         closed(kernel, reader, Process(pid, TICK, b"p%d" % pid), bytes_sent=100 * pid)
     for _ in range(4):
@@ -388,10 +376,10 @@ def test_those_that_moved_least_are_one_row(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_nobody_is_not_one_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was nobody's and has found its owner is taken from nobody, not from the row of the others."""
-    kernel, reader = install(monkeypatch, fold_above=3, kept_max=3), Totals()
+    kernel, reader = install(monkeypatch, entries_max=3, kept_max=3), Totals()
     for pid in range(2, 7):
         closed(kernel, reader, Process(pid, TICK), bytes_sent=10 * pid)
-    closed(kernel, reader, Process(6, TICK), had_owner=False)
+    closed(kernel, reader, Process(6, TICK), had_owner=False, bytes_sent=1000)
     for pid in range(2, 7):
         closed(kernel, reader, Process(pid, TICK), bytes_sent=10 * pid)
     rows = reader.rows()
@@ -409,13 +397,13 @@ def test_orphans_are_forgotten_when_ends_are_lost(kernel: KernelMap) -> None:
     assert sums(reader.rows([mine]))["bytes_sent"] == 11
     reader._totals.forget_orphans()
     assert sums(reader.rows())["bytes_sent"] == 0
-    kernel.add(mine.process, mine.amounts | {"closed": 1}, 0)
+    kernel.add(mine.process, mine.amounts | {"closed": 1})
     assert sums(reader.rows())["bytes_sent"] == 11
 
 
 def test_the_first_process_is_not_the_others(kernel: KernelMap) -> None:
     """PID 1 begins within the first milliseconds after the boot, and is a process like every other."""
-    kernel.add(Process(1, 0, b"init"), {"closed": 1}, 0)
+    kernel.add(Process(1, 0, b"init"), {"closed": 1})
     rows = Totals().rows()
     assert [rows.texts["process"][code] for code in rows.array["process"].tolist()] == ["init"]
 
@@ -441,7 +429,7 @@ def test_what_is_no_open_connection_of_a_process(kernel: KernelMap, cells: dict[
 def test_a_process_that_was_renamed_is_one_row(kernel: KernelMap) -> None:
     """A process is its PID and when it began, whatever it was called and in whatever group it was."""
     for comm, css_set in ((b"sh", 1), (b"sh", 2), (b"curl", 2)):
-        kernel.add(Process(7, TICK, comm, css_set), {"closed": 1}, 0)
+        kernel.add(Process(7, TICK, comm, css_set), {"closed": 1})
     rows = Totals().rows()
     assert by_process(rows)[7, TICK]["closed"] == 3
     assert [rows.texts["process"][code] for code in rows.array["process"].tolist()] == ["curl"]

@@ -546,7 +546,7 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
     for reading in (1, 2):
         rows, counts = made.read(np.zeros(0, ROW), 0)
         assert rows["id"].tolist() == [TCP]  # met by two dumps, shown once
-        assert made.holders(rows) == [(7, 3)]
+        assert made.descriptors(rows) == [(7, 3)]
         assert made.gaps()["udp"] == f"no {UDP}"
         assert "tcp" not in made.gaps()
         assert (counts["inconsistent_dumps"], counts["namespaces"], counts["processes_hidden"]) == (

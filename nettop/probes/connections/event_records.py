@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the event programs and nettop share: the records of the ring and the values of the maps."""
+"""What the event programs and nettop share: the ring's records and the values of the maps."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ EVENT = extended(
         ("is_uncredited", "u1"),
     ),
 )
-"""A record of the ring: the socket's row as it was, then what happened. Its `state` is the one that it left. One that
-`is_uncredited` (1) the programs could not add to its process's totals."""
+"""A record of the ring: the socket's row as it was, then what happened. `state` is the one that it left. With
+`is_uncredited` 1 the programs could not add it to its process's totals."""
 
-LIFE = np.dtype(
+CONNECTION = np.dtype(
     [
         ("begun_at", "u8"),
         ("opened_at", "u8"),
@@ -52,26 +52,25 @@ LIFE = np.dtype(
     ],
     align=True,
 )
-"""What is remembered of a connection while it lives: since connect(), or since it was accepted."""
+"""What the programs remember of a connection, from connect() or accept() to its end."""
 
 TOTALLED = ("closed", "failed", "bytes_sent", "bytes_received", "packets_sent", "packets_received",
             "data_packets_sent", "retransmits")  # fmt: skip
 HOST_TOTALS = np.dtype(
     [(name, "u8") for name in (*TOTALLED, "connected", "accepted", "dropped", "untracked", "uncredited",
-                               "unfollowed", "untold", "stood_in")]
+                               "unfollowed", "unmatched", "nested")]
 )  # fmt: skip
-"""Of the host, on each CPU, by teller: what ended, what opened, and what found no room: `dropped` by the ring,
-`untracked` among the lives, `uncredited` among the processes, `unfollowed` among the followed, `untold` among those
-that are in connect(). `stood_in`: changes that the stand-in took on while the first program was at work."""
+"""Of the host, on each CPU, by writer: what ended, what opened, and what found no room: `dropped` by the ring,
+`untracked` among the connections, `uncredited` among the processes, `unfollowed` among the followed, `unmatched`
+among the threads in connect(). `nested`: changes that the nested program handled while the first one was running."""
 
-TELLERS = ("first", "stand_in", "connect_v4", "connect_v6")
-"""Who adds up what ended, and fills events: the two programs at changes of state, and those at the end of connect()."""
+WRITERS = ("changes", "nested", "connect_v4", "connect_v6")
+"""The programs that fill events and add up what ended: two at changes of state, two at the end of connect()."""
 
 PROCESS = np.dtype(
-    [("start_time", "u8"), ("css_set", "u8"), ("comm", "S16"), ("pid", "u4"), ("generation", "u4")],
-    align=True,
+    [("start_time", "u8"), ("css_set", "u8"), ("comm", "S16"), ("pid", "u4"), ("padding", "u4")], align=True
 )
-"""The key under which closed connections are added up. Not known: all bits set."""
+"""The key under which closed connections are added up. Unknown: all bits set."""
 
 CONNECT, ACCEPT, CLOSE, FAIL = EVENT_KINDS
 
@@ -86,7 +85,7 @@ _BY_STATE[[STATE[name] for name in _ENDED_BY]] = list(_ENDED_BY.values())
 
 
 def set_reasons(events: Array) -> None:
-    """Turn the errno of what has ended into the reason; where there is none, the state that it left tells.
+    """Turn the errno of what has ended into the reason; where there is none, it follows from the last state.
 
     A reset that comes when the peer has sent its FIN already makes the errno EPIPE (tcp_reset).
     """
@@ -97,7 +96,7 @@ def set_reasons(events: Array) -> None:
 
 
 def is_failure(events: Array) -> Mask:
-    """Which events tell of a connection that did not open, or did not end as its ends agreed."""
+    """Which events are of a connection that did not open, or did not end as both sides agreed."""
     ended = events["event"] >= CLOSE
     failures: Mask = ended & ~np.isin(events["reason"], tuple(GRACEFUL))
     return failures

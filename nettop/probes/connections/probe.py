@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connections probe: the kernel's socket table with owners, and what happens to connections between two of its
-readings.
+"""The connections probe: the kernel's socket table with owner processes, and the events between two readings of it.
 
-The table comes from BPF iterators (socket_table.py); where these cannot be had, or may not by this user, from
-sock_diag and /proc (diag_table.py).
+The table comes from BPF iterators (socket_table.py); where these are not available, or not to this user, from
+sock_diag and /proc (sock_diag_table.py).
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from nettop.kernel.namespaces import shared_namespaces
 from nettop.kernel.privileges import LOOKING, NOTHING
 from nettop.kernel.processes import user_name
 from nettop.kernel.program import Loader, Program
-from nettop.probes.connections.event_hooks import FALLBACKS, no_hooks
-from nettop.probes.connections.events import ConnectionEvents, Told
+from nettop.probes.connections.event_hooks import FALLBACKS, unavailable
+from nettop.probes.connections.events import ConnectionEvents, EventsStatus
 from nettop.probes.connections.process_totals import ProcessTotals
 from nettop.probes.connections.programs import events_text, table_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
@@ -64,9 +63,9 @@ class Connections:
     """The source of the connections lens; see nettop.snapshots.source.EventSource.
 
     The events are attached a moment after the start: the first table need not wait for their compilation, unless
-    somebody asked for them. Options: `every` lists TIME_WAIT sockets too, which are otherwise counted only;
-    `table` names a table that somebody looks at; `ring_size`, `follow` (a PID) and `ways` (see kernel.ladder) are
-    taken before the start.
+    events are wanted at once. Options: `all_rows` lists TIME_WAIT sockets too, which are otherwise only counted;
+    `table` names a table that somebody looks at; `ring_size`, `follow` (a PID) and `mechanisms` (see
+    kernel.mechanisms) are read at the start.
     """
 
     def __init__(self, host: Host | None = None) -> None:
@@ -76,7 +75,7 @@ class Connections:
         self._table: SocketTable | DiagTable | None = None
         self._loader: Loader | None = None
         self._events: ConnectionEvents | None = None
-        self._room: HookCheck | None = None
+        self._check: HookCheck | None = None
         self._programs: list[Program] = []
         self._table_hooks: tuple[HookStatus, ...] = ()
         self._no_events: tuple[HookStatus, ...] = ()
@@ -91,79 +90,79 @@ class Connections:
         return self._table
 
     def start(self) -> None:
-        """Find the best way to the table, and have the events compiled.
+        """Attach the best mechanism for the table, and have the events compiled.
 
-        Raises UsageError for a way that there is not, and NettopError where no way to the table works.
+        Raises UsageError for an unknown mechanism, and NettopError where none works for the table.
         """
-        check_chosen((TABLES, UNATTRIBUTED, _OPENED, *FALLBACKS), self._asked)
-        hook = attach_best(TABLES, self._take_table, self._asked)
+        check_chosen((TABLES, UNATTRIBUTED, _OPENED, *FALLBACKS), self._chosen)
+        hook = attach_best(TABLES, self._take_table, self._chosen)
         if self._table is None:
             raise Unsupported(
-                f"nothing lists the sockets here: {hook.why}", "nettop doctor says what is in the way"
+                f"no mechanism lists the sockets: {hook.why}", "nettop doctor says what is in the way"
             )
-        unheld = attach_best(UNATTRIBUTED, self._check_unheld, self._asked)
-        self._table.lists_unheld = unheld.mechanism is not None
-        self._table_hooks = (hook, unheld, attach_best(_OPENED, self._check_opened, self._asked))
-        self._table.list_every(bool(self._options.get("all_rows")))
+        unattributed = attach_best(UNATTRIBUTED, self._require_unattributed, self._chosen)
+        self._table.lists_unattributed = unattributed.mechanism is not None
+        self._table_hooks = (hook, unattributed, attach_best(_OPENED, self._require_opened, self._chosen))
+        self._table.list_all(bool(self._options.get("all_rows")))
         if self._loader is None:
-            self._ask_for_events_alone()
-        if self._room is not None:
-            self._room.wait_until_entered()  # while nettop has the privilege
+            self._load_events_alone()
+        if self._check is not None:
+            self._check.wait_until_entered()  # while nettop has the privilege
         at_once = self._followed is not None or bool(self._tables - {SOCKETS.name})
-        # What refused the better table may refuse the events: then the first picture says so.
+        # What refused the better table may refuse the events too: then the first screen says so.
         if self._loader is not None and (at_once or isinstance(self._table, DiagTable)):
             self._attach_events()
 
-    def _take_table(self, way: Mechanism) -> None:
-        """Have the table in this way, or raise what stands against it."""
-        if way.name == SOCK_DIAG:
+    def _take_table(self, mechanism: Mechanism) -> None:
+        """Read the table by this mechanism, or raise why it is not available."""
+        if mechanism.name == SOCK_DIAG:
             self._table = DiagTable(self._host, shared_namespaces(self._host.proc))
             return
         self._begin_to_load()
         assert self._loader is not None
         self._loader.ask(table_text())
-        self._loader.ask(events_text(*self._events_are_for))
+        self._loader.ask(events_text(self._ring_bytes, self._followed is not None))
         try:
             self._table = SocketTable(self._answer(self._loader), self._host)
         except NettopError:
             self._stop_loading()
             raise
 
-    def _check_unheld(self, way: Mechanism) -> None:
-        """Raise Refused for a way to what no process holds that does not go together with that to the table."""
-        if isinstance(self.table, DiagTable) != (way.name == SOCK_DIAG):
-            raise Refused("the sockets come by another way")
+    def _require_unattributed(self, mechanism: Mechanism) -> None:
+        """Raise Refused for a mechanism that does not fit the one of the table."""
+        if isinstance(self.table, DiagTable) != (mechanism.name == SOCK_DIAG):
+            raise Refused("the table uses another mechanism")
 
-    def _check_opened(self, _: Mechanism) -> None:
+    def _require_opened(self, _: Mechanism) -> None:
         if isinstance(self.table, DiagTable):
-            raise Refused("sock_diag does not tell when a socket was opened")
+            raise Refused("sock_diag does not say when a socket was opened")
 
-    def _ask_for_events_alone(self) -> None:
-        """Have the events compiled without the walks whose tables they share otherwise."""
+    def _load_events_alone(self) -> None:
+        """Have the events compiled without the walks, whose tables they share otherwise."""
         try:
             self._begin_to_load()
         except (Unsupported, PermissionMissing) as error:
             if self._followed is not None:
                 raise
-            self._no_events = no_hooks(error.what)
+            self._no_events = unavailable(error.what)
             return
         assert self._loader is not None
-        self._loader.ask(events_text(*self._events_are_for, alone=True))
+        self._loader.ask(events_text(self._ring_bytes, self._followed is not None, alone=True))
 
     def _begin_to_load(self) -> None:
-        """Start the loader, and what is to be ready by the time it answers."""
+        """Start the loader, and the hook check, which is ready by the time the loader answers."""
         self._host.require_bpf()
         self._loader = Loader()
-        self._room = HookCheck()
+        self._check = HookCheck()
 
     def _stop_loading(self) -> None:
         if self._loader is not None:
             self._loader.close()
             self._loader = None
-        self._leave_room()
+        self._end_check()
 
     def _answer(self, loader: Loader) -> Program:
-        """The loader's next program, remembered for what it costs."""
+        """The loader's next program, remembered so that its cost is measured."""
         self._programs.append(loader.answer())
         return self._programs[-1]
 
@@ -177,18 +176,13 @@ class Connections:
         return None if pid is None else int(str(pid))
 
     @property
-    def _events_are_for(self) -> tuple[int, bool]:
-        """What the text of the events depends on: the ring's bytes, and whether a process's children are followed."""
-        return self._ring_bytes, self._followed is not None
-
-    @property
-    def _asked(self) -> ChosenMechanisms:
-        asked = self._options.get("mechanisms", {})
-        assert isinstance(asked, Mapping)
-        return asked
+    def _chosen(self) -> ChosenMechanisms:
+        chosen = self._options.get("mechanisms", {})
+        assert isinstance(chosen, Mapping)
+        return chosen
 
     def _attach_events(self) -> None:
-        """Wait for the events' programs, and attach them. Where they cannot be had the table goes on alone."""
+        """Wait for the events' programs, and attach them. Where they are not available the table goes on alone."""
         assert self._loader is not None
         loader, self._loader = self._loader, None
         try:
@@ -198,24 +192,24 @@ class Connections:
                 self.table.clock,
                 self._totals,
                 loader=loader,
-                asked=self._asked,
-                room=self._room,
+                chosen=self._chosen,
+                check=self._check,
                 ring_bytes=self._ring_bytes,
                 host=self._host,
                 followed=self._followed,
             )
         except NettopError as error:
             if self._followed is not None:
-                raise  # there is nothing else to tell of a command
-            self._no_events = no_hooks(error.what)
+                raise  # events are all there is to report of a command
+            self._no_events = unavailable(error.what)
         finally:
             loader.close()
-            self._leave_room()
+            self._end_check()
 
-    def _leave_room(self) -> None:
-        if self._room is not None:
-            self._room.close()
-            self._room = None
+    def _end_check(self) -> None:
+        if self._check is not None:
+            self._check.close()
+            self._check = None
 
     def read(self, taken_ns: int) -> Snapshot:
         """Every socket there is now."""
@@ -227,50 +221,49 @@ class Connections:
         infer_directions(rows)
         self._last = rows
         if events:
-            events.settle(rows, read_at, table.processes.groups())
+            events.add_reading(rows, read_at, table.processes.groups())
+        unattributed = (
+            {"unattributed": int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))}
+            if table.lists_unattributed
+            else {}
+        )
         sockets = Rows(SOCKETS, rows, table.processes.texts(), taken_ns)
         lost = {"namespaces": len(table.namespaces.refused), "processes": table.processes.vanished}
-        told = events.told() if events else Told({}, {}, self._no_events)
+        status = events.status() if events else EventsStatus({}, {}, self._no_events)
         return Snapshot(
             lens=LENS.id,
             wall_ns=time.time_ns(),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             tables={SOCKETS.name: sockets} | self._more_tables(rows, taken_ns),
-            counts=counts | self._unattributed(rows) | told.counts,
-            lost=lost | told.lost,
-            hooks=(*self._table_hooks, *told.hooks),
-            gaps=table.gaps() | told.gaps,
+            counts=counts | unattributed | status.counts,
+            lost=lost | status.lost,
+            hooks=(*self._table_hooks, *status.hooks),
+            gaps=table.gaps() | status.gaps,
         )
 
-    def _unattributed(self, rows: Array) -> dict[str, int]:
-        """How many of the rows no process holds, where such sockets are listed."""
-        if not self.table.lists_unheld:
-            return {}
-        return {"unattributed": int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))}
-
     def _more_tables(self, rows: Array, taken_ns: int) -> dict[str, Rows]:
-        """The tables beside the sockets that somebody looks at."""
-        made, table = {}, self.table
+        """The other tables that somebody looks at."""
+        tables = {}
         if FAILURES.name in self._tables and self._events:
-            made[FAILURES.name] = self._events.failures.rows(taken_ns)
+            tables[FAILURES.name] = self._events.failures.rows(taken_ns)
         if PROCESSES.name in self._tables:
             collect = self._events.collect if self._events else lambda: None
             closed = self._totals.closed(collect)
-            made[PROCESSES.name] = self._totals.rows(rows, closed, table.processes.groups(), taken_ns)
-        return made
+            tables[PROCESSES.name] = self._totals.rows(rows, closed, self.table.processes.groups(), taken_ns)
+        return tables
 
     def wakeups(self) -> tuple[int, ...]:
-        """The ring of events; before that what tells that they can be attached."""
+        """The ring of events; before they are attached, the loader's answer."""
         if self._loader is not None:
             return (self._loader.descriptor,)
         return self._events.wakeups() if self._events else ()
 
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
-        """The events that came since the last call, and can be told."""
+        """The events that have become ready since the last call."""
         if self._loader is not None and select.select([self._loader.descriptor], [], [], 0)[0]:
             self._attach_events()
-        told = self._events.drain(taken_ns) if self._events else None
-        return () if told is None else (told,)
+        events = self._events.drain(taken_ns) if self._events else None
+        return () if events is None else (events,)
 
     def set(self, option: str, value: object) -> None:
         """Change an option; see the class."""
@@ -278,27 +271,27 @@ class Connections:
         if option == "table":
             self._tables.add(str(value))
         if option == "all_rows" and self._table is not None:
-            self._table.list_every(bool(value))
+            self._table.list_all(bool(value))
 
     def describe(self, key: int) -> dict[str, str]:
-        """Who holds the socket, what those processes are, and names for the row's numbers."""
+        """The processes that hold the socket, and names for the row's numbers."""
         row = self._last[self._last["id"] == key]
         if not len(row):
             return {}
-        return self._holders(row) | {
+        return self._owners(row) | {
             "User": user_name(int(row["uid"][0])),
             "Namespace": self.table.namespaces.name(int(row["netns"][0])),
         }
 
-    def _holders(self, row: Array) -> dict[str, str]:
-        """Who holds the socket of this one row, as far as that may be seen."""
-        held_by = self.table.holders(row)
-        if not held_by and known(row["process"]).all():
+    def _owners(self, row: Array) -> dict[str, str]:
+        """The processes that hold the socket of this single row, as far as they may be seen."""
+        descriptors = self.table.descriptors(row)
+        if not descriptors and known(row["process"]).all():
             return {"Held by": "a process that may not be looked at from here"}
-        return self.table.processes.describe(held_by)
+        return self.table.processes.describe(descriptors)
 
     def rights(self) -> frozenset[int]:
-        """What reading takes; see nettop.snapshots.source.PrivilegedSource."""
+        """What reading needs; see nettop.snapshots.source.PrivilegedSource."""
         return LOOKING if isinstance(self._table, DiagTable) else NOTHING
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
@@ -308,14 +301,6 @@ class Connections:
     def kernel_bytes(self) -> int:
         """What the programs and their maps take of the kernel's memory."""
         return sum(program.kernel_bytes() for program in self._programs)
-
-    def shed(self) -> str | None:
-        """Leave out what runs at each message, then all events; see nettop.snapshots.source.SheddingSource."""
-        return self._events.shed() if self._events else None
-
-    def restore(self) -> str | None:
-        """Attach again what was left out last."""
-        return self._events.restore() if self._events else None
 
     def close(self) -> None:
         """Detach and leave every namespace; a second call does nothing."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each process moved: by the connections that it has, and by those that closed since nettop began."""
+"""What each process moved, over its open connections and over those that closed since nettop started."""
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from nettop.kernel import bpf, maps
+from nettop.kernel import maps
 from nettop.kernel.facts import Host
 from nettop.kernel.processes import Processes
 from nettop.kernel.program import Program
@@ -21,86 +21,89 @@ from nettop.snapshots.connections import PROCESSES
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
 
-FOLD_ABOVE = 1 << 13
-"""Processes in the kernel's map from which on what it holds is taken out of it."""
+ENTRIES_MAX = 1 << 13
+"""Processes in the kernel's map; above half of that the entries of processes that have ended are taken out."""
 KEPT_MAX = 1 << 14
-"""Processes kept by name. Of more, those that moved the least become one row."""
-_TRIES = 5
+"""Ended processes kept by name. Beyond these, those that moved the least become one row."""
+_AT_ONCE = 64
+"""Entries copied and then deleted together: few, so that little time passes between the two."""
+_ATTEMPTS = 5
 _OTHERS = "(others)"
-_NOBODYS_ID, _OTHERS_ID = 0, 2**64 - 2
+_UNATTRIBUTED_ID, _OTHERS_ID = 0, 2**64 - 2
 
 _PID_BITS = 22
 _START_SHIFT = 24
-"""A process's key: its PID behind its start in units of 2²⁴ ns, in which no PID comes round."""
+"""A process's key: its PID behind its start in units of 2²⁴ ns, within which no PID is used twice."""
 
 _TOTAL = extended(PROCESSES.dtype, (("start_time", "u8"), ("css_set", "u8"), ("comm", "S16")))
 _OWNER = ("start_time", "css_set", "comm", "pid")
 _SUMMED = (*TOTALLED, "connections")
 _BY_EVENTS = ("closed", "failed")
-"""What nothing but the events can tell."""
+"""Known from the events alone."""
 _NONE = np.zeros(0, _TOTAL)
+_RAW_PROCESS = f"V{PROCESS.itemsize}"
 
 
 class ProcessTotals:
-    """Totals by process: what has closed, out of the kernel's map, and what is open, out of the table.
+    """Totals by process: what has closed, from the kernel's map, and what is open, from the table.
 
-    The map is emptied now and then: a generation that is written no more is taken out of it whole, so that not one
-    increment is lost. A connection that the table has no more, but whose end nobody saw, is an orphan: the kernel
-    still sends what its process left, so it counts as open.
+    A connection that has left the table, but whose end was not reported, is an orphan: the kernel still sends what its
+    process left, so it counts as open.
     """
 
     def __init__(self, host: Host) -> None:
         self._program: Program | None = None
+        self._host = host
         self._processes = Processes(host)
-        self._taken = _NONE
-        self._generation = 0
-        self._leaving = False
-        self.ended = self._folded_at = 0
-        self._open = _Open.none()
+        self._kept = _NONE  # closed connections that are not in the kernel's map
+        self._ended_keys = np.zeros(0, PROCESS)  # in the kernel's map, of processes that have ended
+        self.ended = self._checked_at = 0
+        self._open = _Open(np.zeros(0, np.uint64), _NONE, np.zeros(0, bool))
         self._just_ended: list[Array] = []
         self._is_reading = False
 
     def begin(self, program: Program) -> None:
-        """Have what closes counted by the maps of this program."""
+        """Count what closes by the maps of this program."""
         self._program = program
 
     def move(self, ended: Array) -> None:
-        """Give these connections, which ended without an owner that the programs knew, to those they have now."""
-        theirs, nobodys = _of_events(ended), _of_events(ended)
-        nobodys["id"], nobodys["pid"] = _NOBODYS_ID, unknown_value(nobodys["pid"].dtype)
+        """Move these connections, which the programs counted as unattributed, to the owners they have now."""
+        owned, unattributed = _of_events(ended), _of_events(ended)
+        unattributed["id"], unattributed["pid"] = _UNATTRIBUTED_ID, unknown_value(unattributed["pid"].dtype)
         for name in TOTALLED:
-            nobodys[name] = np.negative(nobodys[name])  # of unsigned numbers: the sum comes round
-        self._taken = _added_up(np.concatenate([self._taken, theirs, nobodys]))
+            unattributed[name] = np.negative(
+                unattributed[name]
+            )  # unsigned: the sum wraps around to the difference
+        self._kept = _added_up(np.concatenate([self._kept, owned, unattributed]))
 
     def add(self, ended: Array) -> None:
         """Add connections that the programs have added to no process."""
         if len(ended):
-            self._taken = _added_up(np.concatenate([self._taken, _of_events(ended)]))
+            self._kept = _added_up(np.concatenate([self._kept, _of_events(ended)]))
 
     def end(self, ended: Array) -> None:
-        """Take note of connections that have ended, out of the ring: they are open no more."""
+        """Connections have ended, as the ring says: they are not open any more."""
         at = positions(ended["id"], self._open.ids)
         self._open.alive[at[at >= 0]] = False
         if self._is_reading:
             self._just_ended.append(ended["id"][at < 0])
         self.ended += len(ended)
-        if self.ended - self._folded_at > FOLD_ABOVE // 2:
-            self._folded_at = self.ended
-            self._fold()
+        if self.ended - self._checked_at > ENTRIES_MAX // 2:
+            self._checked_at = self.ended
+            self._make_room()
 
     def begin_reading(self) -> None:
-        """From now to the next `rows` what ends may still stand in the table."""
+        """From now to the next `rows`, connections that end may still be in the table."""
         self._is_reading = True
 
     def forget_orphans(self) -> None:
-        """Count on no end to come: some were lost."""
+        """Expect no more ends of orphans: some events were lost."""
         self._open.may_be_orphans = False
 
     def rows(self, sockets: Array, closed: Array, groups: dict[int, str], taken_ns: int) -> Rows:
-        """A row for each process that has connections among `sockets`, which are sorted by id, or had some of those
-        `closed`.
+        """A row for each process with connections among `sockets`, which are sorted by id, or among those `closed`.
 
-        What nobody owned is one row without a PID.
+        Unattributed connections are one row without a PID.
         """
         self._open = _Open.of(sockets, self._open)
         for ids in self._just_ended:
@@ -116,38 +119,45 @@ class ProcessTotals:
         return Rows(PROCESSES, total, self._processes.texts(), taken_ns)
 
     def closed(self, collect: Callable[[], None]) -> Array:
-        """What the connections had moved that had closed when `collect`, which takes the ring's events, last found
-        none that ended.
+        """What closed connections had moved, at a moment in which `collect`, which takes the ring's events, found no
+        end that is not in it.
 
-        Under a storm of them that never comes; then a few count twice, until the next reading.
+        Under a storm of connections there may be no such moment; then a few count twice, until the next reading.
         """
         if self._program is None:
             return _NONE
-        for _ in range(_TRIES):
+        for _ in range(_ATTEMPTS):
             collect()
             before = self.ended
             keys, values = maps.read_all(self._program.maps["processes"], PROCESS, HOST_TOTALS)
+            closed: Array = np.concatenate([self._kept, _of_map(keys, values)])
             collect()
             if self.ended == before:
                 break
-        return np.concatenate([self._taken, _of_map(keys, values)])
+        return closed
 
-    def _fold(self) -> None:
-        """Keep room in the kernel's map: begin a generation when it is rather full, take the old one out later."""
+    def _make_room(self) -> None:
+        """Take the entries of processes that have ended out of the kernel's map when that is rather full.
+
+        Only those that had ended at the last check too: by now their orphans have closed as well, as a rule. A later
+        one makes a new entry; only what it adds in the microseconds between the copy and the deletion is missed.
+        """
         assert self._program is not None
-        in_kernel = self._program.maps
-        keys, values = maps.read_all(in_kernel["processes"], PROCESS, HOST_TOTALS)
-        if self._leaving:
-            old = keys["generation"] != self._generation
-            self._taken = _bounded(_added_up(np.concatenate([self._taken, _of_map(keys[old], values[old])])))
-            maps.delete_all(in_kernel["processes"], keys[old])
-            self._leaving = False
-        elif len(keys) > FOLD_ABOVE // 2:
-            # What is being added to the old generation now is there at the next call.
-            self._generation ^= 1
-            self._leaving = True
-            number = self._generation.to_bytes(4, sys.byteorder)
-            bpf.set_element(in_kernel["generation"], bytes(4), number)
+        table = self._program.maps["processes"]
+        keys, _ = maps.read_all(table, PROCESS, HOST_TOTALS)
+        pids = [int(name) for name in os.listdir(self._host.proc) if name.isdigit()]
+        ended = keys[known(keys["pid"]) & ~np.isin(keys["pid"], pids)]
+        is_old = np.isin(ended.view(_RAW_PROCESS), self._ended_keys.view(_RAW_PROCESS))
+        self._ended_keys = ended
+        if len(keys) <= ENTRIES_MAX // 2:
+            return
+        gone = ended[is_old]
+        for at in range(0, len(gone), _AT_ONCE):
+            some = gone[at : at + _AT_ONCE]
+            values, there = maps.read_each(table, some, HOST_TOTALS)
+            maps.delete_all(table, some)
+            self._kept = np.concatenate([self._kept, _of_map(some[there], values[there])])
+        self._kept = _bounded(_added_up(self._kept))
 
     def _name_others(self, total: Array) -> None:
         others = total["id"] == _OTHERS_ID
@@ -157,8 +167,8 @@ class ProcessTotals:
 
 @dataclass(eq=False, slots=True)
 class _Open:
-    """Connections of processes: `ids` are the sockets', sorted, `rows` their totals, `alive` says which have not
-    ended by what the ring told."""
+    """Connections of processes: `ids` are the sockets', sorted, `rows` their totals, `alive` says which have not ended
+    according to the ring."""
 
     ids: Array
     rows: Array
@@ -166,15 +176,10 @@ class _Open:
     may_be_orphans: bool = True
 
     @classmethod
-    def none(cls) -> _Open:
-        """No connections."""
-        return cls(np.zeros(0, np.uint64), _NONE, np.zeros(0, bool))
-
-    @classmethod
     def of(cls, sockets: Array, before: _Open) -> _Open:
-        """The connections in a table, and those of before that have gone from it without having ended.
+        """The connections in a table, and earlier ones that have left it without having ended.
 
-        Rows of the table may be old: what ended since stays ended.
+        Rows of the table may be old: what has ended since stays ended.
         """
         owned = sockets[_is_open(sockets)]
         now = np.ascontiguousarray(owned["id"])
@@ -232,12 +237,12 @@ def _empty(count: int) -> Array:
 
 def _with_ids(rows: Array) -> Array:
     start = rows["start_time"] >> np.uint64(_START_SHIFT)
-    rows["id"] = np.where(known(rows["pid"]), start << np.uint64(_PID_BITS) | rows["pid"], _NOBODYS_ID)
+    rows["id"] = np.where(known(rows["pid"]), start << np.uint64(_PID_BITS) | rows["pid"], _UNATTRIBUTED_ID)
     return rows
 
 
 def _added_up(rows: Array) -> Array:
-    """One row for each id, sorted by it: numbers summed, and who it is as the last of its rows says."""
+    """One row for each id, sorted by it: numbers summed, the process as in the last of its rows."""
     if not len(rows):
         return rows
     order: Index = np.argsort(rows["id"], kind="stable")
@@ -250,11 +255,11 @@ def _added_up(rows: Array) -> Array:
 
 
 def _bounded(rows: Array) -> Array:
-    """At most KEPT_MAX rows: those that moved the least are one, of nobody in particular."""
+    """At most KEPT_MAX rows: the processes that moved the least become one row, `(others)`."""
     if len(rows) <= KEPT_MAX:
         return rows
     moved = rows["bytes_sent"] + rows["bytes_received"]
-    moved[rows["id"] == _NOBODYS_ID] = unknown_value(moved.dtype)  # whose numbers may be less than none
+    moved[rows["id"] == _UNATTRIBUTED_ID] = unknown_value(moved.dtype)  # whose numbers may be below zero
     order = np.argsort(moved, kind="stable")
     few = rows[order[: len(rows) - KEPT_MAX]]
     few["id"], few["pid"] = _OTHERS_ID, unknown_value(few["pid"].dtype)

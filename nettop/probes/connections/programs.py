@@ -9,8 +9,8 @@ from pathlib import Path
 from nettop.kernel.btf import Slice
 from nettop.kernel.program import ProgramText
 from nettop.kernel.rows import row_header
-from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, PROBED, event_programs, marks
-from nettop.probes.connections.event_records import EVENT, HOST_TOTALS, LIFE, PROCESS, TELLERS
+from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, PROBED, check_slots, event_programs
+from nettop.probes.connections.event_records import CONNECTION, EVENT, HOST_TOTALS, PROCESS, WRITERS
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import (
     LIST_TIME_WAIT,
@@ -23,14 +23,13 @@ from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
 
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
 
-LIFE_WAYS = 8
-LIFE_GROUPS = 1 << 13
-"""Room for 65,536 connections, 5 MB of the kernel's memory. Eight cookies are a cache line; as cookies follow each
-other, few groups are full before most are."""
+GROUP_SIZE = 8
+CONNECTION_GROUPS = 1 << 13
+"""Room for 65,536 connections, 5 MB of the kernel's memory. Cookies count up, so few groups fill before most do."""
 PROCESSES_MAX = 1 << 16
 FOLLOWED_MAX = 1 << 14
 CONNECTING_MAX = 1 << 10
-"""Threads that may be in tcp_v4_connect or tcp_v6_connect at once, which do not wait: a few for each CPU."""
+"""Threads that may be in tcp_v4_connect or tcp_v6_connect at once, which do not block: a few for each CPU."""
 
 _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
@@ -87,8 +86,8 @@ SLICES = (
 )
 
 
-_SHARED = ("boot_to_wall", "life_groups", "lives", "reader")
-"""Tables of both texts. Nobody here reads all that are handed over: what they take of memory is told of each."""
+_SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
+"""Tables of both texts. Not all that are handed over are read here: the others are for `kernel_bytes`."""
 
 
 def table_text() -> ProgramText:
@@ -121,26 +120,25 @@ def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> Progra
                 "events",
                 "host",
                 "processes",
-                "generation",
                 "readings",
-                "trial",
+                "hook_check",
                 "scratch",
-                "at_work",
+                "running",
                 "connecting",
             ),
             *(("followed",) if follow else ()),
             *(_SHARED if alone else ()),
         ),
         defines={
-            **({} if alone else {"SHARES_LIVES": 1}),
+            **({} if alone else {"SHARES_TABLES": 1}),
             "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),
             "PROCESSES_MAX": PROCESSES_MAX,
             "CONNECTING_MAX": CONNECTING_MAX,
-            "TRIAL_MARKS": len(marks()) + 1,
-            **{f"MARK_{name}": mark for name, mark in marks().items()},
+            "CHECK_SLOTS": len(check_slots()) + 1,
+            **{f"CALLED_{name}": slot for name, slot in check_slots().items()},
             **({"FOLLOW": 1, "FOLLOWED_MAX": FOLLOWED_MAX} if follow else {}),
-            "TELLERS": len(TELLERS),
-            **{f"TELLER_{name.upper()}": at for at, name in enumerate(TELLERS)},
+            "WRITERS": len(WRITERS),
+            **{f"WRITER_{name.upper()}": at for at, name in enumerate(WRITERS)},
             **{f"EVENT_{name.upper()}": number for number, name in EVENT_KINDS.items()},
         },
         optional=event_programs(),
@@ -154,20 +152,20 @@ def _text(
     defines: dict[str, int],
     optional: tuple[str, ...] = (),
 ) -> ProgramText:
-    """A text of this lens: what both share, then the file `source`."""
+    """The text of a file of this package, behind what both share."""
     inbound, outbound = list(DIRECTIONS)[:2]
     shared = {
         "IPPROTO_TCP": TCP,
+        "CONNECTION_GROUPS": CONNECTION_GROUPS,
+        "GROUP_SIZE": GROUP_SIZE,
         "STATE_UNCONN": STATE["UNCONN"],
-        "LIFE_WAYS": LIFE_WAYS,
-        "LIFE_GROUPS": LIFE_GROUPS,
         "DIRECTION_INBOUND": inbound,
         "DIRECTION_OUTBOUND": outbound,
         **{f"OWNER_{name.upper()}": number for number, name in OWNER_SOURCES.items()},
     }
     headers = (
         row_header("row", ROW),
-        row_header("life", LIFE),
+        row_header("connection", CONNECTION),
         row_header("event", EVENT, ("row", ROW)),
         row_header("totals", HOST_TOTALS),
         row_header("process", PROCESS),

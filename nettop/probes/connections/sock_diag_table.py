@@ -28,7 +28,7 @@ from nettop.probes.connections.socket_rows import (
     choose_owners,
     count_hashed,
     count_waiting_for_fin,
-    holders_of,
+    descriptors_of,
     merge,
 )
 from nettop.snapshots.arrays import Index, Mask, joined, positions, take
@@ -103,10 +103,10 @@ class DiagTable:
         self._has_outside = not host.in_initial_pid_namespace()
         self._may_not_look = False
         self._holderless = np.zeros(0, np.uint64)
-        self.lists_unheld = True
+        self.lists_unattributed = True
         self._gaps: Mapping[str, str] = {}
         self._host = host
-        self._every = False
+        self._all_rows = False
         self._shared = _NO_ROWS
         self._inconsistent = 0
 
@@ -114,17 +114,17 @@ class DiagTable:
         """What cannot be seen, by name, and why."""
         return self.namespaces.gaps() | dict(self._gaps)
 
-    def list_every(self, all_rows: bool) -> None:
+    def list_all(self, all_rows: bool) -> None:
         """List TIME_WAIT too, or only count it."""
-        self._every = all_rows
+        self._all_rows = all_rows
 
     def close(self) -> None:
         """Leave every namespace."""
         self.namespaces.close()
 
-    def holders(self, row: Array) -> list[tuple[int, int]]:
+    def descriptors(self, row: Array) -> list[tuple[int, int]]:
         """The (PID, descriptor) pairs of the socket of this one row when it was last read."""
-        return holders_of(row, self._shared)
+        return descriptors_of(row, self._shared)
 
     def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:  # noqa: ARG002 - as SocketTable
         """Every socket there is now, sorted by id, and counts of what is not listed.
@@ -173,7 +173,7 @@ class DiagTable:
     def _asked(self) -> tuple[tuple[int, int, bool], ...]:
         """The dumps to make: protocol, states, and whether those have a struct tcp_info that means something."""
         idle = 1 << STATE["LISTEN"] | 1 << _BOUND_INACTIVE
-        whole = _WHOLE_STATES if self._every else _WHOLE_STATES & ~(1 << STATE["TIME_WAIT"])
+        whole = _WHOLE_STATES if self._all_rows else _WHOLE_STATES & ~(1 << STATE["TIME_WAIT"])
         return (TCP, idle, False), (TCP, whole, True), (UDP, _UDP_STATES, False)
 
     def _note_gaps(self, listed: list[_Listed]) -> None:
@@ -214,7 +214,7 @@ class DiagTable:
         hidden = held & (lasting | others | self._has_outside) & may_miss_some
         self._holderless = np.ascontiguousarray(ownerless["id"][held])
         ownerless["process"][hidden] = self.processes.code(HIDDEN_OWNER)
-        return ownerless if self.lists_unheld else ownerless[hidden]
+        return ownerless if self.lists_unattributed else ownerless[hidden]
 
     def _misses_others(self, holders: Holders) -> bool:
         """Whether there are, or may be, processes of others that this user may not look at."""

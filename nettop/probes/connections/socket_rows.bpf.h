@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // How a row is filled from a socket, for the walks over the table and for the events: struct row, struct
-// life, their -D numbers and the slices of kernel structs come in front of this file.
+// connection, their -D numbers and the slices of kernel structs come in front of this file.
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -18,43 +18,41 @@
 #define USEC_PER_SEC 1000000ULL
 #define UNKNOWN (~0ULL)
 
-// Connections that connection_events.bpf.c saw begin, until they close. A cookie's group is
-// one cache line of cookies; a life stands at the same place among the lives.
-struct life_group {
-  u64 cookies[LIFE_WAYS];
+// What is remembered of each connection that events.bpf.c saw begin, until it closes: an array that the cookie indexes.
+// The cookies of a group share a cache line; a connection's record has the same index as its cookie.
+struct connection_group {
+  u64 cookies[GROUP_SIZE];
 };
 
-// What turns boot time into wall time stands beside them, and the process that walks over the table.
-#ifdef SHARES_LIVES
-BPF_TABLE("extern", int, struct life_group, life_groups, LIFE_GROUPS);
-BPF_TABLE("extern", int, struct life, lives, LIFE_GROUPS *LIFE_WAYS);
-BPF_TABLE("extern", int, u64, boot_to_wall, 1);
-BPF_TABLE("extern", int, u32, reader, 1);
+// Beside it, what turns boot time into wall time, and the process that walks over the table.
+#ifdef SHARES_TABLES
+#define SHARED(value, name, size) BPF_TABLE("extern", int, value, name, size)
 #else
-BPF_TABLE_PUBLIC("array", int, struct life_group, life_groups, LIFE_GROUPS);
-BPF_TABLE_PUBLIC("array", int, struct life, lives, LIFE_GROUPS *LIFE_WAYS);
-BPF_TABLE_PUBLIC("array", int, u64, boot_to_wall, 1);
-BPF_TABLE_PUBLIC("array", int, u32, reader, 1);
+#define SHARED(value, name, size) BPF_TABLE_PUBLIC("array", int, value, name, size)
 #endif
+SHARED(struct connection_group, connection_groups, CONNECTION_GROUPS);
+SHARED(struct connection, connections, CONNECTION_GROUPS *GROUP_SIZE);
+SHARED(u64, boot_to_wall, 1);
+SHARED(u32, reader, 1);
 
-static __always_inline struct life_group *group_of(u64 cookie) {
-  int group = cookie % LIFE_GROUPS;
-  return life_groups.lookup(&group);
+static __always_inline struct connection_group *group_of(u64 cookie) {
+  int group = cookie % CONNECTION_GROUPS;
+  return connection_groups.lookup(&group);
 }
 
-static __always_inline struct life *life_at(u64 cookie, int way) {
-  int at = cookie % LIFE_GROUPS * LIFE_WAYS + way;
-  return lives.lookup(&at);
+static __always_inline struct connection *connection_at(u64 cookie, int slot) {
+  int index = cookie % CONNECTION_GROUPS * GROUP_SIZE + slot;
+  return connections.lookup(&index);
 }
 
-static __always_inline struct life *life_of(u64 cookie) {
-  struct life_group *names = group_of(cookie);
-  if (!names)
+static __always_inline struct connection *connection_of(u64 cookie) {
+  struct connection_group *group = group_of(cookie);
+  if (!group)
     return NULL;
 #pragma unroll
-  for (int way = 0; way < LIFE_WAYS; way++)
-    if (names->cookies[way] == cookie)
-      return life_at(cookie, way);
+  for (int slot = 0; slot < GROUP_SIZE; slot++)
+    if (group->cookies[slot] == cookie)
+      return connection_at(cookie, slot);
   return NULL;
 }
 
@@ -64,9 +62,11 @@ static __always_inline u64 wall_of(u64 boot_ns) {
   return offset && boot_ns != UNKNOWN ? boot_ns + *offset : boot_ns;
 }
 
-static __always_inline bool has_owner(struct life *life) { return life->pid != (u32)UNKNOWN; }
+static __always_inline bool has_owner(struct connection *connection) {
+  return connection->pid != (u32)UNKNOWN;
+}
 
-// A process, from one of the structs that name it to another: a row, a life, the key of its totals.
+// A process, from one of the structs that name it to another: a row, a connection, the key of its totals.
 #define COPY_PROCESS(to, from)                                                                               \
   do {                                                                                                       \
     (to)->pid = (from)->pid;                                                                                 \
@@ -76,7 +76,7 @@ static __always_inline bool has_owner(struct life *life) { return life->pid != (
     ((u64 *)(to)->comm)[1] = ((u64 *)(from)->comm)[1];                                                       \
   } while (0)
 
-// The process of a task, into a row or a life.
+// The process of a task, into a row or a connection.
 #define PUT_PROCESS(to, task)                                                                                \
   do {                                                                                                       \
     struct task_struct *leader = (struct task_struct *)(task)->group_leader;                                 \
@@ -87,14 +87,15 @@ static __always_inline bool has_owner(struct life *life) { return life->pid != (
     ((u64 *)(to)->comm)[1] = ((u64 *)leader->comm)[1];                                                       \
   } while (0)
 
-static __always_inline void put_owner_of(struct row *row, struct life *life) {
-  COPY_PROCESS(row, life);
-  row->owner_source = life->owner_source;
+static __always_inline void put_owner_of(struct row *row, struct connection *connection) {
+  COPY_PROCESS(row, connection);
+  row->owner_source = connection->owner_source;
 }
 
-static __always_inline void put_life_owner(struct life *life, struct task_struct *task, u8 source) {
-  PUT_PROCESS(life, task);
-  life->owner_source = source;
+static __always_inline void put_connection_owner(struct connection *connection, struct task_struct *task,
+                                                 u8 source) {
+  PUT_PROCESS(connection, task);
+  connection->owner_source = source;
 }
 
 // All bits set is "unknown" in every column: what a row does not set, nobody measured.

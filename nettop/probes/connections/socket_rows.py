@@ -62,7 +62,7 @@ def choose_owners(found: Array, before: Array) -> tuple[Index, Index]:
     return order[first], rows
 
 
-def holders_of(row: Array, shared: Array) -> list[tuple[int, int]]:
+def descriptors_of(row: Array, shared: Array) -> list[tuple[int, int]]:
     """The (PID, descriptor) pairs that lead to the socket of this one row; `shared` are all rows of sockets that have
     several holders."""
     several = shared[shared["id"] == row["id"]]

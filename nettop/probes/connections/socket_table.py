@@ -25,7 +25,7 @@ from nettop.probes.connections.socket_rows import (
     choose_owners,
     count_hashed,
     count_waiting_for_fin,
-    holders_of,
+    descriptors_of,
     merge,
     without,
 )
@@ -75,14 +75,14 @@ class _Found:
 
 
 class SocketTable:
-    """The kernel's socket table, walked in its two ways: the second one where it `lists_unheld`."""
+    """The kernel's socket table, walked in its two ways: the second one where it `lists_unattributed`."""
 
     def __init__(self, program: Program, host: Host) -> None:
         self.processes = Processes(host)
         self.namespaces = shared_namespaces(host.proc)
-        self.lists_unheld = True
+        self.lists_unattributed = True
         self._has_outside = not host.in_initial_pid_namespace()
-        self._every = False
+        self._all_rows = False
         self._host = host
         self._program = program
         self._iterators = {name: Iterator(program.functions[name], ROW) for name in WALKS}
@@ -92,10 +92,10 @@ class SocketTable:
         self._shared = _NO_ROWS
         self._wanted: set[int] = set()
 
-    def list_every(self, all_rows: bool) -> None:
+    def list_all(self, all_rows: bool) -> None:
         """List TIME_WAIT too, and search for every socket that is counted; or do not."""
-        if all_rows != self._every:
-            self._every = all_rows
+        if all_rows != self._all_rows:
+            self._all_rows = all_rows
             self._found = {}
 
     @property
@@ -114,9 +114,9 @@ class SocketTable:
         self._program.close()
         self.namespaces.close()
 
-    def holders(self, row: Array) -> list[tuple[int, int]]:
+    def descriptors(self, row: Array) -> list[tuple[int, int]]:
         """The (PID, descriptor) pairs that led to the socket of this one row when it was last read."""
-        return holders_of(row, self._shared)
+        return descriptors_of(row, self._shared)
 
     def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:
         """Every socket there is now, sorted by id, and counts of what is not listed.
@@ -124,7 +124,7 @@ class SocketTable:
         `before` are the rows of the last refresh. Namespaces that needed the second walk then are walked while
         this thread walks the descriptors.
         """
-        if not self.lists_unheld:
+        if not self.lists_unattributed:
             return self.read_held(before), {}
         with self.namespaces.lock:
             walks = self._begin_walks(taken_ns)
@@ -203,7 +203,7 @@ class SocketTable:
         When everything is asked for, or patience with what is missed has ended, all sockets that have a file
         are listed too.
         """
-        search = self._every or patience <= 0
+        search = self._all_rows or patience <= 0
         with self._walking:
             self._list(search)
             begun = time.monotonic_ns()
@@ -230,7 +230,7 @@ class SocketTable:
 
     def _list(self, search: bool) -> None:
         """Tell the programs what to list beyond sockets without a file."""
-        bits = (LIST_TIME_WAIT if self._every else 0) | (LIST_WITH_FILE if search else 0)
+        bits = (LIST_TIME_WAIT if self._all_rows else 0) | (LIST_WITH_FILE if search else 0)
         bits |= LIST_WANTED if self._wanted else 0
         bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// The socket table. One iterator over every process's descriptors gives each socket with its owner, in all
-// network namespaces; two more over a namespace's hash tables give what no descriptor holds.
+// The socket table. One iterator over every process's descriptors gives each socket with its owner process, in all
+// network namespaces; two more over a namespace's hash tables give the sockets that no descriptor holds.
 // socket_rows.bpf.h comes in front of this file.
 
 struct bpf_iter__task_file {
@@ -23,8 +23,8 @@ struct bpf_iter__udp {
   int bucket;
 };
 
-// What the walks through the hash tables shall list beyond sockets without a file: LIST_* bits, and with
-// LIST_WANTED the sockets with these cookies.
+// What the walks through the hash tables list beyond sockets without a file: LIST_* bits, and with LIST_WANTED the
+// sockets with these cookies.
 BPF_ARRAY(listed, u32, 1);
 BPF_HASH(wanted, u64, u8, WANTED_MAX);
 
@@ -58,18 +58,18 @@ static __always_inline void put_owner(struct row *row, struct task_struct *task,
   row->owner_source = OWNER_DESCRIPTOR;
 }
 
-// What was seen of the connection while it lived. Who holds it is told to its life, for the events to come;
-// of what nobody holds any more the life knows who closed it.
-static __always_inline void put_seen(struct row *row, struct task_struct *holder) {
-  struct life *life = life_of(row->id);
-  if (!life)
+// What was seen of the connection while it lived. Its record learns which task holds it, for the events to come; of
+// what nobody holds any more the record knows who closed it.
+static __always_inline void put_seen(struct row *row, struct task_struct *task) {
+  struct connection *connection = connection_of(row->id);
+  if (!connection)
     return;
-  row->opened_at = wall_of(life->opened_at);
-  row->direction = life->direction;
-  if (holder && !has_owner(life))
-    put_life_owner(life, holder, OWNER_DESCRIPTOR);
-  if (!holder && has_owner(life))
-    put_owner_of(row, life);
+  row->opened_at = wall_of(connection->opened_at);
+  row->direction = connection->direction;
+  if (task && !has_owner(connection))
+    put_connection_owner(connection, task, OWNER_DESCRIPTOR);
+  if (!task && has_owner(connection))
+    put_owner_of(row, connection);
 }
 
 static __always_inline void note_reader(struct bpf_iter_meta *meta) {
@@ -148,7 +148,7 @@ BPF_ITER(tcp) {
     struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
     if (!tp)
       return 0;
-    // A socket with a file is some process's: the walk over descriptors has it already.
+    // A socket with a file belongs to a process: the walk over descriptors has it already.
     row.has_file = has_file((struct sock *)tp);
     if (row.has_file && !is_wanted((struct sock *)tp))
       return 0;
