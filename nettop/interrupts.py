@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the program ends when somebody ends it: Ctrl-C, SIGTERM and SIGHUP are KeyboardInterrupt in the main thread."""
+"""Signals: Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, unless a frontend handles them."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 AGAIN_S = 1.0
-"""What comes again within this time is the same request: timeout(1) sends its signal twice."""
+"""A signal that is repeated within this time is the same request: timeout(1) sends it twice."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Requests:
-    """What signals have asked so far of a door that works on: to end, or to open its files again.
+    """What signals have requested of a frontend that finishes its work first: to end, or to reopen its files.
 
-    `wake` is called with each. Who asks again to end, a little later, is not asked to wait: KeyboardInterrupt.
+    `wake` is called at each. A later second request to end raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
         self.ending = False
-        self._asked_at = 0.0
+        self._requested_at = 0.0
         self.wake: Callable[[], None] = lambda: None
         self._reopening = False
 
     def end(self) -> None:
-        """Ask to end."""
+        """Request the end."""
         now = time.monotonic()
-        if self.ending and now - self._asked_at >= AGAIN_S:
+        if self.ending and now - self._requested_at >= AGAIN_S:
             raise KeyboardInterrupt
         if not self.ending:
-            self.ending, self._asked_at = True, now
+            self.ending, self._requested_at = True, now
         self.wake()
 
     def reopen(self) -> None:
-        """Ask to open all files again."""
+        """Request that all files are reopened."""
         self._reopening = True
         self.wake()
 
     def take_reopening(self) -> bool:
-        """Whether that was asked since the last call."""
-        asked, self._reopening = self._reopening, False
-        return asked
+        """Whether that was requested since the last call."""
+        is_requested, self._reopening = self._reopening, False
+        return is_requested
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the program, and all is closed; where ignored (nohup) they stay so."""
+    """Ctrl-C, SIGTERM and SIGHUP end the program in order; signals that are ignored (nohup) stay so."""
     with _handled_by(_interrupt):
         yield
 
 
 @contextmanager
 def requested_by_signals() -> Iterator[Requests]:
-    """Ctrl-C and SIGTERM ask to end, SIGHUP to open files again, even under nohup."""
+    """Ctrl-C and SIGTERM request the end, SIGHUP that files are reopened, even under nohup."""
     requests = Requests()
     with _handled_by(lambda _number, _frame: requests.end()):
         before = signal.signal(signal.SIGHUP, lambda _number, _frame: requests.reopen())
@@ -69,7 +69,7 @@ def requested_by_signals() -> Iterator[Requests]:
 
 @contextmanager
 def left_to(send: Callable[[int], None]) -> Iterator[None]:
-    """Leave it to a command to end: SIGTERM and SIGHUP are sent on to it, and a terminal tells it of its keys."""
+    """Let a command decide when to end: SIGTERM and SIGHUP are passed to it; the terminal signals it itself."""
     with _handled_by(lambda number, _frame: None if number == signal.SIGINT else send(number)):
         before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
         try:
@@ -80,7 +80,7 @@ def left_to(send: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put off being ended until this is over: an import that is interrupted leaves half a module behind."""
+    """Delay interrupts until this is over: an interrupted import leaves half a module behind."""
     pending: list[int] = []
     with _handled_by(lambda number, _frame: pending.append(number)):
         yield
@@ -89,20 +89,20 @@ def undisturbed() -> Iterator[None]:
 
 
 def exit_code_of(ended: KeyboardInterrupt) -> int:
-    """What a shell says of a program that a signal ended: 128 and its number, Ctrl-C's where none is known."""
+    """The exit code of a program that a signal ended: 128 and its number; Ctrl-C's if it is not known."""
     return 128 + int(next(iter(ended.args), signal.SIGINT))
 
 
 def leave_output() -> None:
-    """Flush the standard streams now. What nobody reads any more is dropped, or Python would complain at its end."""
+    """Flush the standard streams now. Output that nobody reads is dropped, or Python would complain when it exits."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
 def _interrupt(number: int, _: object) -> None:

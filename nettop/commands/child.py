@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that waits until it may become a command."""
+"""A child process that waits before it executes a command."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import NoReturn
 from nettop.commands.invoker import User, become
 
 _DEFAULT_AGAIN = (signal.SIGPIPE, signal.SIGXFSZ)
-"""What Python ignores, and a command must not inherit ignored."""
+"""Signals that Python ignores; the command must not inherit that."""
 _CANNOT_RUN = 126
 
 
 class Child:
-    """The process. It is forked while there is one thread, and before anything is given up that a command may need.
+    """The child process. Fork it while there is one thread, before privileges are dropped.
 
-    Its standard streams, working directory, environment and process group are nettop's own.
+    It shares nettop's standard streams, working directory, environment and process group.
     """
 
     def __init__(self, words: Sequence[str], user: User | None) -> None:
@@ -35,27 +35,27 @@ class Child:
         self._status: int | None = None
 
     def start(self) -> OSError | None:
-        """Have it become the command; returns why it cannot."""
+        """Execute the command; returns the error if that fails."""
         with contextlib.suppress(BrokenPipeError):  # killed already
             os.write(self._go, b"\1")
         self._close_go()
-        with os.fdopen(self._error, "rb", closefd=False) as told:
-            number = told.read()
+        with os.fdopen(self._error, "rb", closefd=False) as pipe:
+            number = pipe.read()
         return OSError(int(number), os.strerror(int(number))) if number else None
 
     def send(self, number: int) -> None:
-        """Send it a signal, if it still is, and has not become another user's."""
+        """Send it a signal, if it still runs, and as a user whom nettop may signal."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self.descriptor, number)
 
     def status(self) -> int:
-        """Wait for its end; the exit status, negative for death by a signal."""
+        """Wait for its end; returns the exit status, negative if a signal ended it."""
         if self._status is None:
             self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._status
 
     def close(self) -> None:
-        """Wait for its end, which is at once if it has not become the command."""
+        """Wait for its end, which comes at once if it has not executed the command."""
         self._close_go()
         self.status()
         os.close(self._error)
@@ -81,7 +81,7 @@ def _wait_and_become(go: int, error: int, words: Sequence[str], user: User | Non
 
 
 def _forget_handlers() -> None:
-    """Have signals end the process, as they will the command; those that are ignored stay so."""
+    """Restore the default action of signals, except those that are ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who called nettop, and what is done as them: files belong to them, and so does the command of `nettop run`."""
+"""The user who called nettop through sudo, who owns the files it writes and runs the command of `nettop run`."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ class User:
 
 def invoking_user() -> User | None:
     """Who called nettop through sudo; None where nobody did, or we are not root, or there is no such user."""
-    uid, gid = _told_by_sudo("SUDO_UID"), _told_by_sudo("SUDO_GID")
+    uid, gid = _sudo_number("SUDO_UID"), _sudo_number("SUDO_GID")
     if os.geteuid() or not uid or gid is None:
         return None
     return _user(uid, gid)
 
 
 def impossible_caller() -> str | None:
-    """What sudo says of who called nettop where that is nobody; None where it is somebody, or it says nothing."""
-    said = {name: os.environ[name] for name in ("SUDO_UID", "SUDO_GID") if os.environ.get(name)}
-    if all(_told_by_sudo(name) is not None for name in said):
+    """What is wrong with the user that sudo names; None if nothing is, or it names none."""
+    variables = {name: os.environ[name] for name in ("SUDO_UID", "SUDO_GID") if os.environ.get(name)}
+    if all(_sudo_number(name) is not None for name in variables):
         return None
-    return f"there is no user {' '.join(f'{name}={text[:_SHOWN]}' for name, text in said.items())}"
+    return f"there is no user {' '.join(f'{name}={text[:_SHOWN]}' for name, text in variables.items())}"
 
 
-def _told_by_sudo(name: str) -> int | None:
-    """The number of a user or a group; None for what is none (the last one means nobody, as in chown(2))."""
+def _sudo_number(name: str) -> int | None:
+    """A user or group in a variable of sudo's; None if invalid (the highest number means nobody, as in chown(2))."""
     text = os.environ.get(name, "")
     number = int(text) if text.isdecimal() and len(text) <= _DIGITS else _NO_ID
     return number if number < _NO_ID else None
 
 
 def owner_of_files(path: Path) -> User | None:
-    """Who shall own what nettop writes below `path`; None for nettop's own user.
+    """The user who is to own what nettop writes below `path`; None for nettop's own user.
 
-    It is who called nettop, if they may write there, and otherwise who owns the place: root without its right
-    to write everywhere, which is given up, can write nowhere else. Raises NettopError for a trap, and for a name that
-    no file can have.
+    It is the user who called nettop, if they may write there, and otherwise the owner of the directory: root can write
+    nowhere else once it has dropped CAP_DAC_OVERRIDE. Raises NettopError for a path that another user may have
+    prepared, and for an impossible name.
     """
     if os.geteuid():
         return None
@@ -61,18 +61,18 @@ def owner_of_files(path: Path) -> User | None:
     places = (path.absolute(), *path.absolute().parents)
     try:
         _refuse_traps(places, {0} if user is None else {0, user.uid})
-        there = next(place for place in places if place.exists())
+        existing = next(place for place in places if place.exists())
     except OSError as error:
         raise NettopError(f"{path} cannot be written: {error.strerror}", "give another name") from error
-    if user is not None and may(user, os.W_OK | os.X_OK, there):
+    if user is not None and may(user, os.W_OK | os.X_OK, existing):
         return user
-    found = there.stat()
-    return _user(found.st_uid, found.st_gid) if found.st_uid else None
+    owner = existing.stat()
+    return _user(owner.st_uid, owner.st_gid) if owner.st_uid else None
 
 
 @contextmanager
 def acting_as(user: User | None) -> Iterator[None]:
-    """Files are found, opened and made as this user; None changes nothing. While there is one thread only.
+    """Look up, open and create files as this user; None changes nothing. Only while there is one thread.
 
     Raises OSError where nobody may act as another user, as in some containers.
     """
@@ -101,23 +101,23 @@ def may(user: User, mode: int, *places: Path) -> bool:
 
 
 def become(user: User) -> None:
-    """Be this user from now on, for good."""
+    """Change to this user for good."""
     os.setgroups(user.groups)
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
 
 
 def _refuse_traps(places: Sequence[Path], trusted: Container[int]) -> None:
-    """Raise NettopError where somebody else may have prepared what is written to: a symbolic link on the way, or
-    something of theirs in a directory where everybody may make something (/tmp).
+    """Raise NettopError for a path that another user may have prepared: with a symbolic link of theirs, or a file of
+    theirs in a directory where everybody may create files (/tmp).
     """
     for place, parent in zip(places, (*places[1:], places[-1]), strict=True):
         with suppress(FileNotFoundError, NotADirectoryError):
-            found = place.lstat()
+            status = place.lstat()
             is_shared = bool(parent.stat().st_mode & stat.S_ISVTX)
-            if found.st_uid not in trusted and (stat.S_ISLNK(found.st_mode) or is_shared):
+            if status.st_uid not in trusted and (stat.S_ISLNK(status.st_mode) or is_shared):
                 raise NettopError(
-                    f"{place} was created by another user (uid {found.st_uid})",
+                    f"{place} was created by another user (uid {status.st_uid})",
                     "write to another directory",
                 )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of bpf(2) that nettop uses itself (numbers and layouts: include/uapi/linux/bpf.h)."""
+"""The commands of bpf(2) that nettop calls directly (numbers and layouts: include/uapi/linux/bpf.h)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _TRACE_ITER = 28
 _ATTR_BYTES = 152
 _LOG_BYTES = 1 << 18
 _RECURSION_MISSES_AT = 208
-"""The offset of recursion_misses in struct bpf_prog_info; behind it stands nothing that is read here."""
+"""The offset of recursion_misses in struct bpf_prog_info, the last member that is read."""
 _RUN_TIME_AT = 192
-"""The offset of run_time_ns in struct bpf_prog_info (since 5.1); run_cnt stands behind it."""
+"""The offset of run_time_ns in struct bpf_prog_info (since 5.1), which run_cnt follows."""
 _STATS_RUN_TIME = 0
 
 
 def command(number: int, attributes: bytes) -> int:
-    """Carry out a command; returns what the kernel does. Raises OSError with the kernel's errno."""
+    """Call bpf(2); returns its result. Raises OSError with the kernel's errno."""
     result, error, _ = try_command(number, attributes)
     if result < 0:
         raise OSError(error, f"bpf(2) command {number}: {os.strerror(error)}")
@@ -44,32 +44,31 @@ def command(number: int, attributes: bytes) -> int:
 
 
 def try_command(number: int, attributes: bytes) -> tuple[int, int, bytes]:
-    """Carry out a command; returns what the kernel does, errno, and the attributes as the kernel left them."""
+    """Call bpf(2); returns its result, errno, and the attributes as the kernel left them."""
     buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
     result = int(_libc.syscall(_SYSCALL, number, buffer, len(attributes)))
     return result, ctypes.get_errno() if result < 0 else 0, buffer.raw
 
 
 def link_iterator(program: int) -> int:
-    """Link an iterator's program; returns the link's descriptor, with which the link lives."""
+    """Link an iterator's program; returns the link's descriptor. Closing it removes the link."""
     return command(_LINK_CREATE, struct.pack("=IIII48x", program, 0, _TRACE_ITER, 0))
 
 
 def create_iterator(link: int) -> int:
     """A descriptor that runs the iterator once, from start to end, as it is read.
 
-    Iterators over a network namespace's sockets take the one that the calling thread is in.
+    Iterators over sockets use the network namespace of the calling thread.
     """
     return command(_ITER_CREATE, struct.pack("=II", link, 0))
 
 
 def load_tracing(instructions: bytes, name: str, attach_type: int, btf_id: int) -> int:
-    """Load a program for what the type `btf_id` describes: a tracepoint (TRACE_RAW_TP), the beginning of a
-    function (TRACE_FENTRY) or its end (TRACE_FEXIT). Returns its descriptor.
+    """Load a program for the hook that the type `btf_id` describes: a tracepoint (TRACE_RAW_TP), or the entry
+    (TRACE_FENTRY) or exit (TRACE_FEXIT) of a function. Returns its descriptor.
 
-    The kernel then knows the arguments as pointers to its own structs, which such a program may read plainly
-    and hand to helpers; a tracepoint needs no kprobes for it. What the verifier says of a refused program goes
-    to standard error.
+    The verifier then knows the arguments as pointers to kernel structs, which the program may read directly and pass
+    to helpers. The verifier's log of a refused program goes to standard error.
     """
     text = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(b"GPL")
@@ -81,7 +80,7 @@ def load_tracing(instructions: bytes, name: str, attach_type: int, btf_id: int) 
     try:
         return command(_PROG_LOAD, attributes)
     except OSError:
-        # To have the verifier write is dear, so only what was refused is loaded a second time for its words.
+        # The verifier's log is expensive, so only a refused program is loaded a second time for it.
         log = ctypes.create_string_buffer(_LOG_BYTES)
         with_log = struct.pack("=IIQ", 1, _LOG_BYTES, ctypes.addressof(log))
         try:
@@ -103,7 +102,7 @@ def recursion_misses(program: int) -> int:
 
 
 def program_runs(program: int) -> tuple[int, int]:
-    """How often the program ran while statistics were on, and for how many nanoseconds, on all CPUs."""
+    """Runs of the program while statistics were enabled, and their time in ns, on all CPUs."""
     time_ns, count = struct.unpack_from("=QQ", _program_info(program), _RUN_TIME_AT)
     return count, time_ns
 
@@ -121,7 +120,7 @@ def _program_info(program: int) -> bytes:
 
 
 def is_refused() -> bool:
-    """Whether bpf(2) as such refuses the calling thread: asked by a command that could not work anyway."""
+    """Whether bpf(2) refuses the calling thread altogether: checked by a command that cannot succeed anyway."""
     return try_command(_OBJ_GET_INFO_BY_FD, struct.pack("=iIQ", -1, 0, 0))[1] == errno.EPERM
 
 

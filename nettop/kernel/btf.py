@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Header slices: C structs that declare only the members a program names, where this kernel really has them.
+"""Header slices: C structs that declare only the members that a program names, at their offsets in this kernel.
 
-The kernel describes its types in /sys/kernel/btf/vmlinux; libbpf reads them. So programs compile without
-kernel headers, and a `_Static_assert` for each member proves that compiler and kernel agree.
+The kernel describes its types in /sys/kernel/btf/vmlinux, which libbpf reads. So programs compile without kernel
+headers, and a `_Static_assert` for each member proves that compiler and kernel agree.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class MissingInKernel(Unsupported):
 class Slice:
     """The members of a kernel struct that a program names.
 
-    `members` maps the name used in C to the path inside the struct; a path may pass through members that
-    have no name. `optional` ones may be missing: a program asks with `#ifdef HAS_STRUCT_NAME` (upper case).
+    `members` maps the name used in C to the path inside the struct; a path may lead through anonymous members.
+    `optional` ones may be missing: a program checks with `#ifdef HAS_STRUCT_NAME` (upper case).
     """
 
     struct: str
@@ -52,7 +52,7 @@ class _Type(NamedTuple):
     body: int
 
 
-class _Found(NamedTuple):
+class _Member(NamedTuple):
     offset: int
     end: int
     name: str
@@ -72,7 +72,7 @@ class Btf:
             )
 
     def close(self) -> None:
-        """Free what libbpf holds."""
+        """Free the memory that libbpf holds."""
         self._lib.btf__free(self._btf)
 
     def header(self, piece: Slice) -> str:
@@ -80,18 +80,18 @@ class Btf:
 
         Raises MissingInKernel for a struct or a member that this kernel lacks, unless it is optional.
         """
-        found = [self._find(piece.struct, name, path) for name, path in piece.members.items()]
+        members = [self._find(piece.struct, name, path) for name, path in piece.members.items()]
         flags = []
         for name, path in piece.optional.items():
             try:
-                found.append(self._find(piece.struct, name, path))
+                members.append(self._find(piece.struct, name, path))
             except MissingInKernel:
                 continue
             flags.append(f"#define HAS_{piece.struct}_{name} 1".upper().replace("#DEFINE", "#define"))
-        lines = [*flags, f"struct {piece.struct} {{", *_layout(sorted(found)), "};"]
+        lines = [*flags, f"struct {piece.struct} {{", *_layout(sorted(members)), "};"]
         lines += [
-            f'_Static_assert(__builtin_offsetof(struct {piece.struct}, {one.name}) == {one.offset}, "{one.name}");'
-            for one in found
+            f'_Static_assert(__builtin_offsetof(struct {piece.struct}, {name}) == {offset}, "{name}");'
+            for offset, _, name, _ in members
         ]
         return "\n".join(lines) + "\n"
 
@@ -104,36 +104,36 @@ class Btf:
         return self._id(name, _FUNC, f"function {name}")
 
     def arguments(self, tracepoint: str) -> int:
-        """How many arguments a tracepoint hands over. Raises MissingInKernel without such a tracepoint."""
+        """The number of arguments of a tracepoint. Raises MissingInKernel without such a tracepoint."""
         prototype = self._type(self._bare(self.tracepoint(tracepoint)))
         while prototype.kind == _PTR:
             prototype = self._type(self._bare(prototype.size_or_type))
         return prototype.length - 1  # the first one is the tracepoint's own
 
     def enumerators(self, name: str) -> dict[int, str]:
-        """The names of an enum by their numbers, which move between kernels; of several names the first.
+        """The names of an enum by their numbers, which differ between kernels; of several names the first.
 
         Raises MissingInKernel without such an enum.
         """
         body = self._type(self._id(name, _ENUM, f"enum {name}"))
-        found: dict[int, str] = {}
+        names: dict[int, str] = {}
         for name_off, number in (ctypes.c_uint32 * 2 * body.length).from_address(body.body):
-            found.setdefault(number, self._name(name_off))
-        return found
+            names.setdefault(number, self._name(name_off))
+        return names
 
     def _id(self, name: str, kind: int, what: str) -> int:
-        found: int = self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind)
-        if found <= 0:
+        type_id: int = self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind)
+        if type_id <= 0:
             raise MissingInKernel(f"this kernel has no {what}")
-        return found
+        return type_id
 
     # --- finding members ----------------------------------------------------------------------------------
 
-    def _find(self, struct: str, name: str, path: str) -> _Found:
+    def _find(self, struct: str, name: str, path: str) -> _Member:
         offset, type_id = self._member(struct, path)
         base, suffix = self._c_type(type_id)
         alone = "" if suffix else "__read_alone "
-        return _Found(offset, offset + self._size(type_id), name, f"{alone}{base} {name}{suffix};")
+        return _Member(offset, offset + self._size(type_id), name, f"{alone}{base} {name}{suffix};")
 
     def _member(self, struct: str, path: str) -> tuple[int, int]:
         """Byte offset and type of the member at a dotted path."""
@@ -149,7 +149,7 @@ class Btf:
         return bits // 8, type_id
 
     def _look_up(self, type_id: int, name: str) -> tuple[int, int] | None:
-        """Bit offset and type of a member, also through members without a name, depth first."""
+        """Bit offset and type of a member, also inside anonymous members, depth first."""
         if self._type(type_id).kind not in _AGGREGATES:
             return None
         for member, member_type, bits in self._members(type_id):
@@ -168,7 +168,7 @@ class Btf:
             yield self._name(name_off), member_type, offset & 0xFFFFFF if kind.has_bitfields else offset
 
     def _c_type(self, type_id: int) -> tuple[str, str]:
-        """The C type of a member and what stands behind its name. Pointers stay numbers."""
+        """The C type of a member, and the part of it behind the name. Pointers become numbers."""
         type_id = self._bare(type_id)
         kind = self._type(type_id)
         if kind.kind == _INT:
@@ -184,10 +184,10 @@ class Btf:
             return base, f"[{length}]{suffix}"
         if kind.kind in _AGGREGATES:
             return self._c_aggregate(type_id, kind.size_or_type)
-        raise MissingInKernel(f"no C type stands for BTF kind {kind.kind}")
+        raise MissingInKernel(f"no C type for BTF kind {kind.kind}")
 
     def _c_aggregate(self, type_id: int, size: int) -> tuple[str, str]:
-        """A struct of one member (atomic_t, kuid_t, possible_net_t) is that member; another one is words."""
+        """A struct with one member (atomic_t, kuid_t, possible_net_t) becomes that member, others arrays of words."""
         members = list(self._members(type_id))
         if len(members) == 1 and self._size(members[0][1]) == size:
             return self._c_type(members[0][1])
@@ -216,28 +216,28 @@ class Btf:
         return name.decode()
 
 
-def _layout(found: list[_Found]) -> list[str]:
-    """The members between paddings; those that overlap stand together in a union."""
+def _layout(members: list[_Member]) -> list[str]:
+    """The members, with padding between them; members that overlap form a union."""
     lines, at, index = [], 0, 0
-    while index < len(found):
-        start, end, last = found[index].offset, found[index].end, index + 1
-        while last < len(found) and found[last].offset < end:
-            end = max(end, found[last].end)
+    while index < len(members):
+        start, end, last = members[index].offset, members[index].end, index + 1
+        while last < len(members) and members[last].offset < end:
+            end = max(end, members[last].end)
             last += 1
         if start > at:
             lines.append(f"  char pad_{at}[{start - at}];")
-        group = found[index:last]
+        group = members[index:last]
         lines += [f"  {group[0].declaration}"] if len(group) == 1 else _union(group, start)
         at, index = end, last
     return lines
 
 
-def _union(group: list[_Found], start: int) -> list[str]:
+def _union(group: list[_Member], start: int) -> list[str]:
     lines = ["  union {"]
-    for place, one in enumerate(group):
-        gap = one.offset - start
+    for place, member in enumerate(group):
+        gap = member.offset - start
         pad = f"char pad_{start}_{place}[{gap}]; " if gap else ""
-        lines.append(f"    struct {{ {pad}{one.declaration} }};")
+        lines.append(f"    struct {{ {pad}{member.declaration} }};")
     return [*lines, "  };"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /proc and /sys say of this host. Everything is read below `root`, which a test may replace."""
+"""Facts about this host, from /proc and /sys. Everything is read below `root`, which a test may replace."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 class Sockstat:
     """What a network namespace counts of its own sockets (/proc/net/sockstat and sockstat6).
 
-    `tcp` and `udp` are sockets in the hash tables, of both families; `time_wait` those that wait.
+    `tcp` and `udp` are sockets in the hash tables, of both families; `time_wait` those in TIME_WAIT.
     """
 
     tcp: int
@@ -47,7 +47,7 @@ class Host:
         self.root = root
         self.proc = root / "proc"
 
-    # --- may we? ------------------------------------------------------------------------------------------
+    # --- BPF ----------------------------------------------------------------------------------------------
 
     def require_bpf(self) -> None:
         """Raise Unsupported or PermissionMissing when no program can be loaded here, with the remedy."""
@@ -74,42 +74,42 @@ class Host:
             )
 
     def in_initial_pid_namespace(self) -> bool:
-        """False in a container's PID namespace, outside of which are processes that nobody inside is told of."""
+        """False in a container's PID namespace, which does not show the processes outside of it."""
         try:
             return os.stat(self.proc / "self/ns/pid").st_ino == INITIAL_PID_NAMESPACE
         except OSError:
             return True
 
     def hides_processes(self) -> bool:
-        """True where /proc shows nobody's processes but one's own, unless one may look at all (hidepid of proc(5))."""
+        """True where /proc shows users only their own processes (hidepid of proc(5))."""
         return self.proc_options().get("hidepid", "off") not in _HIDES_NOTHING
 
     def proc_options(self) -> dict[str, str]:
-        """The options with which the instance of /proc was mounted that is seen: the last at that place."""
-        found = _PROC_MOUNT.findall(_read(self.proc / "self/mountinfo"))
-        words = found[-1].split(",") if found else []
+        """The mount options of /proc; if it is mounted several times, those of the last mount, which is visible."""
+        mounts = _PROC_MOUNT.findall(_read(self.proc / "self/mountinfo"))
+        words = mounts[-1].split(",") if mounts else []
         return {name: value for name, _, value in (word.partition("=") for word in words)}
 
     def is_real_time(self) -> bool:
-        """True on a kernel with PREEMPT_RT, as its version tells: threads change within softirqs there."""
+        """True on a kernel with PREEMPT_RT, by its version: softirqs can be preempted there."""
         return "PREEMPT_RT" in _read(self.proc / "sys/kernel/version").split()
 
     def lockdown(self) -> str:
-        """The kernel's lockdown mode, "none" where there is no such thing."""
+        """The kernel's lockdown mode, "none" on a kernel without lockdown."""
         text = _read(self.root / "sys/kernel/security/lockdown")
-        found = re.search(r"\[(\w+)\]", text)
-        return found.group(1) if found else "none"
+        mode = re.search(r"\[(\w+)\]", text)
+        return mode.group(1) if mode else "none"
 
     def user_namespace(self) -> int | None:
-        """The inode number of the user namespace that nettop is in; None where that is not told."""
+        """The inode number of nettop's user namespace; None where /proc does not show it."""
         try:
             return (self.proc / "self/ns/user").stat().st_ino
         except OSError:
             return None
 
     def _missing_capabilities(self) -> list[str]:
-        found = re.search(r"^CapEff:\s*([0-9a-f]+)", _read(self.proc / "thread-self/status"), re.MULTILINE)
-        held = int(found.group(1), 16) if found else 0
+        mask = re.search(r"^CapEff:\s*([0-9a-f]+)", _read(self.proc / "thread-self/status"), re.MULTILINE)
+        held = int(mask.group(1), 16) if mask else 0
         if held >> CAP_SYS_ADMIN & 1:
             return []
         return [
@@ -119,7 +119,7 @@ class Host:
     # --- network namespaces -------------------------------------------------------------------------------
 
     def sockstat(self) -> Sockstat:
-        """The counts of the network namespace that the calling thread is in."""
+        """The counts of the calling thread's network namespace."""
         net = self.proc / "thread-self/net"
         counts: dict[tuple[str, str], int] = {}
         for name in ("sockstat", "sockstat6"):
@@ -146,7 +146,7 @@ class Host:
         paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines if line.count(":") >= 2}
         if not paths:
             return None
-        # On a hybrid host the unified hierarchy may be unused: everything is in its root then.
+        # On a hybrid host the unified hierarchy may be unused, with everything in its root.
         unified = paths.get("", "/")
         return unified if unified != "/" else max(paths.values(), key=len)
 
@@ -155,7 +155,7 @@ class Host:
         return safe_text(_read(self.proc / str(pid) / "comm").rstrip("\n"))
 
     def command_line(self, pid: int) -> str:
-        """The words that started a process, safe to show; empty when it is gone or a kernel thread."""
+        """The command line of a process, safe to show; empty when it is gone or a kernel thread."""
         try:
             raw = (self.proc / str(pid) / "cmdline").read_bytes()
         except OSError:
@@ -164,14 +164,14 @@ class Host:
 
 
 def container_of(cgroup: str) -> str | None:
-    """Who runs what is in a control group: `runtime:short id` of a container, or the systemd unit's name.
+    """The container (`runtime:short id`) or systemd unit that a control group belongs to.
 
-    Paths as Docker, containerd, Podman and CRI-O make them, with systemd's or their own driver.
+    Knows the paths of Docker, containerd, Podman and CRI-O, with the systemd driver and with their own.
     """
     for part in reversed(cgroup.split("/")):
-        found = _CONTAINER.search(part)
-        if found:
-            return f"{_runtime(found.group('runtime'), cgroup)}:{found.group('id')[:_SHORT_ID]}"
+        match = _CONTAINER.search(part)
+        if match:
+            return f"{_runtime(match.group('runtime'), cgroup)}:{match.group('id')[:_SHORT_ID]}"
     units = _UNIT.findall(cgroup)
     return units[-1] if units else None
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The child that compiles and loads: `python -m nettop.kernel.loader DESCRIPTOR`. The only importer of bcc.
+"""The child process that compiles and loads: `python -m nettop.kernel.loader DESCRIPTOR`. Only this imports bcc.
 
-It reads ProgramTexts as JSON from the socket, answers each with JSON and the descriptors, and exits when the socket
-is closed. It opens kprobes too: it is as privileged as nettop was when it started.
+It reads ProgramTexts as JSON from the socket, answers each with JSON and descriptors, and exits when the socket is
+closed. It also opens kprobes, as it is as privileged as nettop was when it started.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _answer(channel: socket.socket, bcc: Any, request: dict[str, Any], loaded: l
 
 
 class _Refused(Exception):
-    """Why there is nothing to hand over; `why` says it of a function that need not be had."""
+    """Why there is nothing to pass over; `why` says so for an optional function."""
 
     def __init__(self, kind: str, what: str, remedy: str = "", why: str = "") -> None:
         super().__init__(what)
@@ -66,7 +66,7 @@ class _Refused(Exception):
 
 
 def import_bcc() -> Any:
-    """The module, or why it cannot be had."""
+    """The module, or why it cannot be used."""
     try:
         import bcc
     except (ImportError, OSError, AttributeError) as error:
@@ -91,10 +91,10 @@ def _too_old(version: str) -> _Refused | None:
 
 
 def _remedy_for_bcc() -> str:
-    """Says whether bcc is not there at all, or is there for another Python."""
+    """Says whether bcc is missing, or installed for another Python."""
     mine = f"Python {sys.version_info[0]}.{sys.version_info[1]} ({sys.executable})"
     places = [
-        found for root in ("/usr/lib", "/usr/lib64") for found in Path(root).glob("python3*/*-packages/bcc")
+        path for root in ("/usr/lib", "/usr/lib64") for path in Path(root).glob("python3*/*-packages/bcc")
     ]
     others = ", ".join(sorted({str(place.parent) for place in places if str(place.parent) not in sys.path}))
     if others:
@@ -103,7 +103,7 @@ def _remedy_for_bcc() -> str:
 
 
 def _open_probes(function: str, at_return: bool) -> tuple[list[int], dict[str, Any]]:
-    """A probe at every spelling of a function, and which those are."""
+    """A probe at every symbol of a function, and those symbols."""
     try:
         probes = kprobes.open_probes(function, at_return)
     except OSError as error:
@@ -117,7 +117,7 @@ def _load(bcc: Any, request: dict[str, Any], loaded: list[Any]) -> tuple[list[in
     btf = Btf()
     for function in request["needs"]:
         btf.function(function)
-    text = _header(btf, request) + "".join(f'#line 1 "{one.name}"\n{one.read_text()}' for one in sources)
+    text = _header(btf, request) + "".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in sources)
     flags = ["-w", *(f"-D{name}={value}" for name, value in request["defines"].items())]
     try:
         program = bcc.BPF(text=text, cflags=flags)
@@ -168,7 +168,7 @@ def _load_function(program: Any, btf: Btf, name: str, kind: int) -> int:
 def _load_typed(
     instructions: bytes, btf: Btf, name: str, attach_type: int, find: Callable[[Btf, str], int]
 ) -> int:
-    """bcc has no name for these, or would attach them itself: it compiles, and the kernel is asked directly."""
+    """Load what bcc does not know, or would attach itself: bcc compiles it, and bpf(2) is called directly."""
     function, _, elsewhere = name.partition("@")
     hook = elsewhere or function.partition("__")[2]
     try:
@@ -183,5 +183,5 @@ def _rights(descriptors: list[int]) -> tuple[int, int, array.array[int]]:
 
 if __name__ == "__main__":
     main()
-    # What was handed over lives on in the receiver; LLVM's own way down would cost 20 ms.
+    # The receiver has its own copies of the descriptors; LLVM's destructors would take 20 ms.
     os._exit(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How this process keeps its memory, and what the kernel holds for it."""
+"""How this process allocates memory, and what the kernel allocates for it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _M_ARENA_MAX = -8
 
 
 def share_one_arena() -> None:
-    """Have all threads allocate from one heap: each further one would keep some megabytes of its own.
+    """Have all threads allocate from one arena: each further one would keep some megabytes.
 
-    Threads of nettop hardly ever allocate at the same time. Another C library than glibc has no such choice.
+    nettop's threads hardly ever allocate at the same time. C libraries other than glibc have no such option.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -21,9 +21,9 @@ def share_one_arena() -> None:
 
 
 def locked_bytes(descriptor: int) -> int:
-    """What the kernel holds for a program or a map of ours (`memlock` in fdinfo), in bytes.
+    """The kernel memory of a program or map of ours (`memlock` in fdinfo), in bytes.
 
-    Raises OSError where it may not be seen.
+    Raises OSError where it may not be read.
     """
     for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
         name, _, number = line.partition(":")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Giving up what nettop does not need. Each thread has capabilities of its own, and those it starts inherit them."""
+"""Capabilities, and dropping them. Each thread has its own, and the threads that it starts inherit them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOADER = LOADING | {
     CAP_SYS_RESOURCE,  # raise the locked-memory limit where maps still count against it (before 5.11)
     CAP_SYS_ADMIN,  # open kprobes where the sysctl kernel.perf_event_paranoid is 3
 }
-"""What the child that loads uses, as far as nettop has it when that starts."""
+"""What the child process that loads programs keeps, as far as nettop has it when that starts."""
 ENTERING = frozenset(
     {
         CAP_SYS_ADMIN,  # enter network namespaces,
@@ -51,14 +51,14 @@ STARTING = (
     LOADER
     | ENTERING
     | {
-        CAP_NET_ADMIN,  # make the namespace in which hooks are tried out
-        CAP_SYSLOG,  # see the addresses of the kernel's functions, to name who dropped a packet
-        CAP_SETPCAP,  # take what is given up out of the bounding set too
+        CAP_NET_ADMIN,  # make the namespace in which hooks are checked
+        CAP_SYSLOG,  # see the addresses of the kernel's functions, to name the one that dropped a packet
+        CAP_SETPCAP,  # remove what is dropped from the bounding set too
     }
 )
 CHANGING_USER = frozenset({CAP_SETUID, CAP_SETGID})
 LOWERING = frozenset({CAP_SETPCAP})
-"""What taking capabilities out of the bounding set takes."""
+"""What removing capabilities from the bounding set takes."""
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
@@ -79,8 +79,8 @@ def held() -> frozenset[int]:
 def keep_only(kept: frozenset[int]) -> None:
     """Drop every capability but `kept`, for this thread, its later threads and its children, for good.
 
-    What is kept of those held is in all sets, so that a program that is started has it too, as any user. No program
-    gives more (no-new-privileges). Raises NettopError where the kernel refuses even that.
+    Those that are kept are in all sets, so that programs that are started have them too, as any user. No program
+    can gain more (no-new-privileges). Raises NettopError where the kernel refuses.
     """
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     mine = held()
@@ -94,7 +94,7 @@ def keep_only(kept: frozenset[int]) -> None:
 
 @contextmanager
 def kept_over_change_of_user() -> Iterator[None]:
-    """Becoming another user within takes no capabilities away; `keep_only` makes them effective again."""
+    """Keep capabilities over a change of user inside this context; `keep_only` makes them effective again."""
     _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
     try:
         yield
@@ -103,26 +103,26 @@ def kept_over_change_of_user() -> Iterator[None]:
 
 
 def refuse_tracing() -> None:
-    """Let no one debug this process who could not debug root's: threads share memory, and one that has dropped
-    everything would lead that user to one that has not, and to the descriptors that root's rights opened.
+    """Let only those debug this process who could debug one of root's. Threads share memory: through one that has
+    dropped everything a user would reach one that has not, and the descriptors that root opened.
     """
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def for_loading(wanted: frozenset[int] = LOADING) -> frozenset[int]:
-    """`wanted`, and CAP_SYS_ADMIN where that has to stand for one of LOADING, as in older containers."""
+    """`wanted`, and CAP_SYS_ADMIN where that has to replace one of LOADING, as in older containers."""
     return wanted if held() >= LOADING else wanted | {CAP_SYS_ADMIN}
 
 
 def for_reading() -> frozenset[int]:
-    """What it takes to go on reading what is loaded: nothing, or CAP_BPF where bpf(2) asks for it throughout."""
-    return for_loading(frozenset({CAP_BPF})) if _bpf_asks_throughout() else NOTHING
+    """What reading loaded programs takes: nothing, or CAP_BPF where every bpf(2) command requires it."""
+    return for_loading(frozenset({CAP_BPF})) if _bpf_is_privileged() else NOTHING
 
 
 @cache
-def _bpf_asks_throughout() -> bool:
-    """True on kernels before 6.0, unless the sysctl kernel.unprivileged_bpf_disabled is 0. It is asked, for a moment
-    without rights."""
+def _bpf_is_privileged() -> bool:
+    """Whether every bpf(2) command requires CAP_BPF: on kernels before 6.0, unless the sysctl
+    kernel.unprivileged_bpf_disabled is 0. Tried out for a moment without capabilities."""
     effective, permitted, inheritable = _sets()
     _set(NOTHING, permitted, inheritable)
     try:
@@ -146,9 +146,9 @@ def _sets() -> tuple[frozenset[int], frozenset[int], frozenset[int]]:
 
 def _set(effective: frozenset[int], permitted: frozenset[int], inheritable: frozenset[int]) -> None:
     """Set the calling thread's capabilities."""
-    masks = [sum(1 << number for number in one) for one in (effective, permitted, inheritable)]
+    masks = [sum(1 << number for number in numbers) for numbers in (effective, permitted, inheritable)]
     words = [mask & 0xFFFFFFFF for mask in masks] + [mask >> 32 for mask in masks]
     data = ctypes.create_string_buffer(struct.pack("=6I", *words))
     if _libc.capset(ctypes.create_string_buffer(_HEADER), data):
         why = os.strerror(ctypes.get_errno())
-        raise NettopError(f"privileges cannot be given up: {why}", "allow capset(2) where nettop is confined")
+        raise NettopError(f"privileges cannot be dropped: {why}", "allow capset(2) where nettop is confined")

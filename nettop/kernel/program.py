@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs as the main process holds them: descriptors that a child compiled, loaded and handed over."""
+"""BPF programs as the main process has them: descriptors that a child process compiled, loaded and passed over."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAX_DESCRIPTORS = 253
 
 
 class LoadFailed(Unsupported):
-    """A program that does not compile, or that the kernel's verifier refuses; `log` has their own words."""
+    """A program that does not compile, or that the verifier refuses; `log` is what compiler and verifier wrote."""
 
     def __init__(self, what: str, remedy: str = "", log: str = "") -> None:
         super().__init__(what, remedy)
@@ -37,14 +37,14 @@ class LoadFailed(Unsupported):
 
 @dataclass(frozen=True, slots=True)
 class ProgramText:
-    """What the loader compiles: `header` (C text) and slices of kernel structs in front of the files `sources`.
+    """What the loader compiles: `header` (C text), slices of kernel structs, then the files `sources`.
 
-    `functions` are the programs to load, by name, with their type's number (BPF_PROG_TYPE_*); those that are
-    `optional` the kernel may refuse. A name begins with what it hooks: `bpf_iter__` an iterator, `tp_btf__` a
-    tracepoint whose arguments have types, `fentry__` and `fexit__` the beginning and the end of a kernel function,
-    `entry__` and `return__` a probe at either. One function may be loaded for several hooks, which then stand behind
-    its name (`fexit__call@__sys_sendto`). `maps` are those to hand over; `defines` are numbers that reach the program
-    by -D. Without the kernel functions that it `needs` nothing of it is loaded.
+    `functions` are the programs to load, by name, with the number of their type (BPF_PROG_TYPE_*); the kernel may
+    refuse the `optional` ones. A name begins with its kind of hook: `bpf_iter__` an iterator, `tp_btf__` a tracepoint
+    with BTF types, `fentry__` and `fexit__` the entry and exit of a kernel function, `entry__` and `return__` a
+    kprobe and a kretprobe. A function that is loaded for several hooks has each behind its name
+    (`fexit__call@__sys_sendto`). `maps` are those to pass over; `defines` are passed to the compiler by -D. Nothing is
+    loaded on a kernel without the kernel functions that it `needs`.
     """
 
     sources: tuple[str, ...]
@@ -58,9 +58,9 @@ class ProgramText:
 
 
 class Program:
-    """Descriptors of loaded functions and their maps. Closing it is all it takes to unload them.
+    """Descriptors of loaded functions and their maps, which are unloaded when this is closed.
 
-    `refused` names the optional functions that this kernel does not take, and says why.
+    `refused` gives the optional functions that this kernel refused, with the reason.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Program:
         self.refused = dict(refused or {})
 
     def runs(self) -> dict[str, tuple[int, int]]:
-        """How often each function ran while statistics were on, and for how many ns. Raises OSError."""
+        """Runs of each function while statistics were enabled, and their time in ns. Raises OSError."""
         return {name: bpf.program_runs(descriptor) for name, descriptor in self.functions.items()}
 
     def kernel_bytes(self) -> int:
-        """What functions and maps take of the kernel's memory. Raises OSError where that may not be seen."""
+        """The kernel memory of functions and maps. Raises OSError where that may not be read."""
         return sum(map(locked_bytes, (*self.functions.values(), *self.maps.values())))
 
     def unload_all_but(self, kept: Collection[str]) -> None:
@@ -91,24 +91,24 @@ class Program:
 
 
 class Loader:
-    """The child that imports bcc, compiles texts and hands their descriptors over, until it is closed.
+    """The child process that imports bcc, compiles programs and passes their descriptors over, until it is closed.
 
-    It starts when made, so that it is ready by the time the text is. bcc's compiler costs 100 MB and more
-    start-up time than everything else, which the main process so never pays.
+    It starts at once, to be ready when the text is. bcc's compiler takes 100 MB, and longer to start than everything
+    else; the main process never loads it.
     """
 
     def __init__(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._words = os.memfd_create("nettop-loader")
-        self._asked: deque[ProgramText] = deque()
+        self._output = os.memfd_create("nettop-loader")
+        self._requested: deque[ProgramText] = deque()
         with theirs:
-            # A session of its own: Ctrl-C at the terminal is the main process's to answer.
+            # In a session of its own, so that Ctrl-C at the terminal reaches the main process only.
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-m", "nettop.kernel.loader", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=self._words,
-                stderr=self._words,
+                stdout=self._output,
+                stderr=self._output,
                 start_new_session=True,
                 env=os.environ | {"BCC_KERNEL_SOURCE": str(HEADERS)},
             )
@@ -120,30 +120,29 @@ class Loader:
 
     @property
     def descriptor(self) -> int:
-        """Readable once the answer to `ask` is there."""
+        """Readable once the answer to `request` is there."""
         return self._channel.fileno()
 
     def load(self, text: ProgramText) -> Program:
-        """Have the text compiled and loaded. The loader is used up by it. Raises what `answer` does."""
+        """Have one text compiled and loaded, and close the loader. Raises what `answer` does."""
         try:
-            self.ask(text)
+            self.request(text)
             return self.answer()
         finally:
             self.close()
 
-    def ask(self, text: ProgramText) -> None:
-        """Have a text compiled and loaded, after those asked for before; a later one may use the tables of an
-        earlier one."""
-        self._asked.append(text)
+    def request(self, text: ProgramText) -> None:
+        """Have a text compiled and loaded, after those requested before; it may use the tables of earlier ones."""
+        self._requested.append(text)
         self._send(asdict(text))
 
     def answer(self) -> Program:
-        """The program of the text that was asked for first; waits for it.
+        """Wait for the program of the text that was requested first.
 
-        Raises LoadFailed with the compiler's or the verifier's words, PermissionMissing, Unsupported when
-        bcc is missing, SourceFailed when the child died.
+        Raises LoadFailed with what the compiler or the verifier wrote, PermissionMissing, Unsupported when bcc is
+        missing, SourceFailed when the child process died.
         """
-        text = self._asked.popleft()
+        text = self._requested.popleft()
         answer, descriptors = self._receive()
         refused: dict[str, str] = answer["refused"]
         functions = [name for name in text.functions if name not in refused]
@@ -151,24 +150,24 @@ class Loader:
         return Program({n: by_name[n] for n in functions}, {n: by_name[n] for n in text.maps}, refused)
 
     def open_probes(self, function: str, at_return: bool) -> dict[str, int]:
-        """Probes at a kernel function's beginning or end, by each of its spellings; see kernel.kprobes.
+        """Probes at a kernel function's entry or return, by each of its symbols; see kernel.kprobes.
 
-        The child opens them, which is as privileged as nettop was when it started. Ask when no text is waited for.
-        Raises what `answer` does.
+        The child process opens them, as it is as privileged as nettop was when it started. Call it only when no answer
+        is pending. Raises what `answer` does.
         """
         self._send({"function": function, "at_return": at_return})
         answer, descriptors = self._receive()
         return dict(zip(answer["symbols"], descriptors, strict=True))
 
     def close(self) -> None:
-        """End the child, if it has not ended, and forget it; a second call does nothing."""
-        if self._words < 0:
+        """End the child process, if it still runs; a second call does nothing."""
+        if self._output < 0:
             return
         self._child.kill()
         self._child.wait()
         self._channel.close()
-        os.close(self._words)
-        self._words = -1
+        os.close(self._output)
+        self._output = -1
 
     def _send(self, request: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -176,7 +175,7 @@ class Loader:
 
     def _receive(self) -> tuple[dict[str, Any], Sequence[int]]:
         space = socket.CMSG_LEN(_MAX_DESCRIPTORS * array.array("i").itemsize)
-        # The child ends without an answer when it is killed: the socket then reads as closed.
+        # A child that is killed gives no answer: the socket then reads as closed.
         try:
             message, ancillary, _, _ = self._channel.recvmsg(
                 _MAX_ANSWER_BYTES, space, socket.MSG_CMSG_CLOEXEC
@@ -189,30 +188,32 @@ class Loader:
                 descriptors.frombytes(data)
         if not message:
             raise SourceFailed(
-                f"the loader ended without an answer (exit status {self._child.wait()}){_last_line(self._said())}",
+                f"the loader ended without an answer (exit status {self._child.wait()}){_last_line(self._written())}",
                 "start nettop again; if it happens again, please report it",
             )
         answer: dict[str, Any] = json.loads(message)
         if "error" in answer:
-            raise _error(answer, self._said())
+            raise _error(answer, self._written())
         return answer, descriptors
 
-    def _said(self) -> str:
+    def _written(self) -> str:
         """What the compiler and the verifier wrote."""
-        size = os.fstat(self._words).st_size
-        return os.pread(self._words, size, 0).decode("utf-8", "replace")
+        size = os.fstat(self._output).st_size
+        return os.pread(self._output, size, 0).decode("utf-8", "replace")
 
 
-def _error(answer: dict[str, Any], said: str) -> NettopError:
+def _error(answer: dict[str, Any], written: str) -> NettopError:
     what, remedy = answer["error"], answer.get("remedy", "")
     if answer["kind"] == "permission":
         return PermissionMissing(what, remedy)
     if answer["kind"] == "unsupported":
         return Unsupported(what, remedy)
-    return LoadFailed(what + _last_line(said), remedy, said)
+    return LoadFailed(what + _last_line(written), remedy, written)
 
 
-def _last_line(said: str) -> str:
-    """The last thing that was said and means something, to go behind a message."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("processed ")]
+def _last_line(written: str) -> str:
+    """The last line that means something, to be appended to a message."""
+    lines = [
+        line.strip() for line in written.splitlines() if line.strip() and not line.startswith("processed ")
+    ]
     return f": {lines[-1]}" if lines else ""

@@ -11,7 +11,7 @@ from nettop.snapshots.schema import SYMBOLS_REMEDY, Field, Hook, Kind, Lens, Los
 # --- words for the kernel's numbers ---------------------------------------------------------------------------
 
 SOCKET_FAMILY = 0x100
-"""What is added to a socket's family where it stands for an ethertype; those of the wire begin at 0x600."""
+"""Added to a socket's family that replaces an ethertype; ethertypes begin at 0x600."""
 
 FAMILIES = {
     0x0004: "802.2", 0x0800: "IPv4", 0x0806: "ARP", 0x8100: "VLAN", 0x86DD: "IPv6", 0x8809: "LACP", 0x8847: "MPLS",
@@ -30,8 +30,8 @@ PROTOCOLS = {
 
 
 class Reason(NamedTuple):
-    """What a reason means. One `hurts` when nobody decided on it: something ran out, or came damaged; it is
-    `harmless` when nothing was lost that anybody waits for."""
+    """What a reason means. It `hurts` when something ran out or was damaged; it is `harmless` when nobody waits for
+    what was lost. Otherwise somebody decided to drop the packet."""
 
     meaning: str
     hurts: bool = False
@@ -39,15 +39,15 @@ class Reason(NamedTuple):
 
 
 REASONS: Mapping[str, Reason] = {
-    "NOT_SPECIFIED": Reason("the kernel does not say; the place is all there is to go by"),
+    "NOT_SPECIFIED": Reason("the kernel gives no reason; see the place"),
     "NO_SOCKET": Reason("nobody listens on that port"),
-    "SOCKET_CLOSE": Reason("the socket was closed with data that nobody had read", harmless=True),
-    "SOCKET_FILTER": Reason("a filter that the receiving program set on its socket"),
+    "SOCKET_CLOSE": Reason("the socket was closed with unread data", harmless=True),
+    "SOCKET_FILTER": Reason("a filter on the receiving socket"),
     "SOCKET_RCVBUFF": Reason("the socket's receive buffer is full: the program reads too slowly, or the buffer is too "
                              "small (SO_RCVBUF, net.core.rmem_max)", hurts=True),
-    "SOCKET_BACKLOG": Reason("the socket was in use and its backlog full: the program reads too slowly", hurts=True),
+    "SOCKET_BACKLOG": Reason("the socket's backlog is full: the program reads too slowly", hurts=True),
     "PROTO_MEM": Reason("the protocol's memory limit (net.ipv4.udp_mem, tcp_mem)", hurts=True),
-    "UNIX_DISCONNECT": Reason("a unix socket was closed with messages that nobody had read", harmless=True),
+    "UNIX_DISCONNECT": Reason("a unix socket was closed with unread messages", harmless=True),
     "NETFILTER_DROP": Reason("a rule of nftables or iptables"),
     "XDP": Reason("an XDP program"),
     "TC_INGRESS": Reason("a traffic control filter on the way in"),
@@ -55,65 +55,65 @@ REASONS: Mapping[str, Reason] = {
     "BPF_CGROUP_EGRESS": Reason("a BPF program of the sender's control group"),
     "SECURITY_HOOK": Reason("a security module (SELinux, AppArmor …)"),
     "XFRM_POLICY": Reason("the IPsec policy"),
-    "OTHERHOST": Reason("for another machine's address; the device sees all traffic (promiscuous)", harmless=True),
-    "UNICAST_IN_L2_MULTICAST": Reason("to one address, in a frame to many"),
-    "IP_RPFILTER": Reason("it came in by another device than answers would go out by (rp_filter)"),
+    "OTHERHOST": Reason("addressed to another machine; the device is promiscuous", harmless=True),
+    "UNICAST_IN_L2_MULTICAST": Reason("unicast packet in a multicast frame"),
+    "IP_RPFILTER": Reason("it arrived on another device than replies would leave by (rp_filter)"),
     "IP_INHDR": Reason("the IP header is wrong, or the hop limit was used up"),
-    "IP_NOPROTO": Reason("nobody here speaks the protocol that the IP header names"),
+    "IP_NOPROTO": Reason("no handler for the protocol in the IP header"),
     "IP_OUTNOROUTES": Reason("no route to the destination"),
-    "IP_INNOROUTES": Reason("no route for what came in"),
+    "IP_INNOROUTES": Reason("no route for a received packet"),
     "IP_INADDRERRORS": Reason("the destination cannot be reached"),
     "IPV6DISABLED": Reason("IPv6 is switched off on the device"),
-    "UNHANDLED_PROTO": Reason("nobody here speaks that network protocol"),
-    "PKT_TOO_BIG": Reason("larger than the way's MTU"),
+    "UNHANDLED_PROTO": Reason("no handler for the network protocol"),
+    "PKT_TOO_BIG": Reason("larger than the path's MTU"),
     "PKT_TOO_SMALL": Reason("shorter than its headers say", hurts=True),
-    "IP_CSUM": Reason("damaged on the way: the IP header's checksum is wrong", hurts=True),
-    "TCP_CSUM": Reason("damaged on the way: TCP's checksum is wrong", hurts=True),
-    "UDP_CSUM": Reason("damaged on the way: UDP's checksum is wrong", hurts=True),
-    "ICMP_CSUM": Reason("damaged on the way: ICMP's checksum is wrong", hurts=True),
-    "SKB_CSUM": Reason("the checksum could not be worked out", hurts=True),
+    "IP_CSUM": Reason("damaged: wrong IP header checksum", hurts=True),
+    "TCP_CSUM": Reason("damaged: wrong TCP checksum", hurts=True),
+    "UDP_CSUM": Reason("damaged: wrong UDP checksum", hurts=True),
+    "ICMP_CSUM": Reason("damaged: wrong ICMP checksum", hurts=True),
+    "SKB_CSUM": Reason("the checksum could not be computed", hurts=True),
     "TCP_LISTEN_OVERFLOW": Reason("the listener's accept queue is full: the program accepts too slowly, or its "
                                   "backlog is too small (listen(2), net.core.somaxconn)", hurts=True),
-    "TCP_OLD_DATA": Reason("data that had come before: somebody sent it again needlessly", harmless=True),
-    "TCP_OLD_SEQUENCE": Reason("a segment that had come before", harmless=True),
-    "TCP_OLD_ACK": Reason("an acknowledgement that had come before", harmless=True),
-    "TCP_OFOMERGE": Reason("its data is in the out-of-order queue already", harmless=True),
-    "TCP_OFO_DROP": Reason("its data was received already", harmless=True),
-    "TCP_ZEROWINDOW": Reason("it came while the receive window was closed: the program reads too slowly", hurts=True),
-    "TCP_OVERWINDOW": Reason("it lies beyond the receive window", hurts=True),
-    "TCP_OFO_QUEUE_PRUNE": Reason("taken from the out-of-order queue for want of memory: it has to be sent again",
+    "TCP_OLD_DATA": Reason("data received before: a needless retransmission", harmless=True),
+    "TCP_OLD_SEQUENCE": Reason("a segment received before", harmless=True),
+    "TCP_OLD_ACK": Reason("an acknowledgement received before", harmless=True),
+    "TCP_OFOMERGE": Reason("its data is already in the out-of-order queue", harmless=True),
+    "TCP_OFO_DROP": Reason("its data was already received", harmless=True),
+    "TCP_ZEROWINDOW": Reason("the receive window was closed: the program reads too slowly", hurts=True),
+    "TCP_OVERWINDOW": Reason("beyond the receive window", hurts=True),
+    "TCP_OFO_QUEUE_PRUNE": Reason("removed from the out-of-order queue for lack of memory: it has to be sent again",
                                   hurts=True),
-    "TCP_RFC7323_PAWS": Reason("its timestamp is older than those before"),
-    "TCP_INVALID_SEQUENCE": Reason("its sequence number is outside the window"),
-    "TCP_INVALID_SYN": Reason("a SYN within a connection"),
-    "TCP_FLAGS": Reason("flags that do not go together"),
+    "TCP_RFC7323_PAWS": Reason("older timestamp than the segments before"),
+    "TCP_INVALID_SEQUENCE": Reason("sequence number outside the window"),
+    "TCP_INVALID_SYN": Reason("a SYN in an established connection"),
+    "TCP_FLAGS": Reason("invalid combination of flags"),
     "TCP_RESET": Reason("the peer reset the connection", harmless=True),
-    "TCP_CLOSE": Reason("the connection was closed already", harmless=True),
+    "TCP_CLOSE": Reason("the connection was already closed", harmless=True),
     "TCP_ABORT_ON_DATA": Reason("data for a connection that its program has closed"),
-    "NEIGH_FAILED": Reason("the next machine's link address was asked for, and nobody answered", hurts=True),
-    "NEIGH_QUEUEFULL": Reason("too many packets waited for the next machine's link address", hurts=True),
-    "QDISC_DROP": Reason("the sending queue of the device dropped it", hurts=True),
-    "QDISC_OVERLIMIT": Reason("the sending queue of the device is full", hurts=True),
-    "QDISC_CONGESTED": Reason("the sending queue keeps its delay low (CoDel, PIE, RED)", hurts=True),
+    "NEIGH_FAILED": Reason("the next hop did not answer (ARP or neighbour discovery)", hurts=True),
+    "NEIGH_QUEUEFULL": Reason("too many packets waited for the next hop's link address", hurts=True),
+    "QDISC_DROP": Reason("dropped by the device's queueing discipline", hurts=True),
+    "QDISC_OVERLIMIT": Reason("the device's queueing discipline is full", hurts=True),
+    "QDISC_CONGESTED": Reason("dropped to keep the queueing delay low (CoDel, PIE, RED)", hurts=True),
     "CPU_BACKLOG": Reason("the CPU's receive backlog is full (net.core.netdev_max_backlog)", hurts=True),
     "FULL_RING": Reason("the queue of a tun, tap or similar device is full: its reader is too slow", hurts=True),
-    "DEV_READY": Reason("the device was not ready: down, or nobody has it open"),
-    "DUP_FRAG": Reason("a fragment that had come before", harmless=True),
-    "FRAG_REASM_TIMEOUT": Reason("the other fragments did not come in time", hurts=True),
+    "DEV_READY": Reason("the device was not ready: down, or not opened"),
+    "DUP_FRAG": Reason("a duplicate fragment", harmless=True),
+    "FRAG_REASM_TIMEOUT": Reason("the other fragments did not arrive in time", hurts=True),
     "NOMEM": Reason("no memory", hurts=True),
-    "PFMEMALLOC": Reason("only the memory reserve was left, and this packet frees none", hurts=True),
-    "QUEUE_PURGE": Reason("what was left in a queue when it was given up", harmless=True),
+    "PFMEMALLOC": Reason("out of memory except for the reserve, which this packet may not use", hurts=True),
+    "QUEUE_PURGE": Reason("left in a queue that was destroyed", harmless=True),
 }  # fmt: skip
-"""Reasons that people meet, by the kernel's names (include/net/dropreason-core.h); kernels have more."""
+"""Common reasons, by the kernel's names (include/net/dropreason-core.h); kernels have more."""
 
 OF_NAMESPACES = {
     "TcpExtListenOverflows": "accept queue full",
-    "TcpExtListenDrops": "not taken by a listener",
+    "TcpExtListenDrops": "dropped by a listener",
     "TcpExtTCPReqQFullDrop": "SYN queue full",
     "TcpExtTCPBacklogDrop": "TCP backlog full",
     "TcpExtTCPRcvQDrop": "TCP receive queue full",
     "TcpExtTCPZeroWindowDrop": "TCP window closed",
-    "TcpExtTCPOFODrop": "TCP no room out of order",
+    "TcpExtTCPOFODrop": "TCP out of order dropped",
     "TcpExtRcvPruned": "TCP receive queue pruned",
     "TcpExtOfoPruned": "TCP out of order pruned",
     "TcpExtPAWSEstab": "TCP timestamp too old",
@@ -133,15 +133,15 @@ OF_NAMESPACES = {
     "Udp6InCsumErrors": "UDP6 bad checksum",
     "Udp6InErrors": "UDP6 not received",
     "Udp6NoPorts": "UDP6 closed port",
-    "IpInDiscards": "IPv4 no room to receive",
-    "IpOutDiscards": "IPv4 no room to send",
+    "IpInDiscards": "IPv4 receive discards",
+    "IpOutDiscards": "IPv4 send discards",
     "IpInHdrErrors": "IPv4 bad header",
     "IpInAddrErrors": "IPv4 wrong address",
     "IpOutNoRoutes": "IPv4 no route",
     "IpReasmFails": "IPv4 not reassembled",
     "IpFragFails": "IPv4 not fragmented",
-    "Ip6InDiscards": "IPv6 no room to receive",
-    "Ip6OutDiscards": "IPv6 no room to send",
+    "Ip6InDiscards": "IPv6 receive discards",
+    "Ip6OutDiscards": "IPv6 send discards",
     "Ip6InHdrErrors": "IPv6 bad header",
     "Ip6InAddrErrors": "IPv6 wrong address",
     "Ip6OutNoRoutes": "IPv6 no route",
@@ -159,7 +159,7 @@ OF_DEVICES = {
     "tx_fifo_errors": "device send FIFO",
     "rx_errors": "receive errors",
     "tx_errors": "send errors",
-    "rx_nohandler": "device is not to receive",
+    "rx_nohandler": "received while inactive",
     "rx_otherhost_dropped": "for another machine",
 }
 """What a device counts (struct rtnl_link_stats64 in include/uapi/linux/if_link.h)."""
@@ -175,23 +175,23 @@ _NETNS = Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number
 PACKETS = Table(
     name="packets",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts up as kinds of drops are met", "u8", width=6, importance=2),
-        Field("reason", Kind.TEXT, "REASON", "why, in the kernel's own word (enum skb_drop_reason); of a module's "
-              "reasons the number", "u4", width=20, importance=100),
-        Field("place", Kind.TEXT, "PLACE", "the kernel's function that dropped it, its [module] behind it", "u4",
+        Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
+        Field("reason", Kind.TEXT, "REASON", "why, by the kernel's name (enum skb_drop_reason); modules' reasons are "
+              "numbers", "u4", width=20, importance=100),
+        Field("place", Kind.TEXT, "PLACE", "the kernel function that dropped it, and its [module]", "u4",
               width=24, importance=90),
-        Field("protocol", Kind.TEXT, "PROTO", "what the IP header says that it carries", "u4",
+        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header", "u4",
               width=7, importance=70),
-        Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; of what never left a socket that "
-              "socket's family", "u4", width=7, importance=40),
-        Field("interface", Kind.TEXT, "IFACE", "the device that it was at, or else came in by; if12 where nobody "
-              "knows device 12 any more", "u4", width=10, importance=80),
+        Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; for a packet that never left a "
+              "socket, the socket's family", "u4", width=7, importance=40),
+        Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is device 12 "
+              "after it was removed", "u4", width=10, importance=80),
         _NETNS,
-        Field("packets", Kind.COUNTER, "DROPS", "packets dropped since nettop attached; one that stands for several "
-              "on the wire (GSO, GRO) counts once, as in netfilter's counters", "u8", "packets", 9, 95),
-        Field("bytes", Kind.COUNTER, "BYTES", "their lengths, less the headers that were taken off by then",
+        Field("packets", Kind.COUNTER, "DROPS", "packets dropped since nettop attached; several wire packets merged "
+              "into one (GSO, GRO) count once, as in netfilter's counters", "u8", "packets", 9, 95),
+        Field("bytes", Kind.COUNTER, "BYTES", "their lengths, without headers that were already removed",
               "u8", "bytes", 9, 35, "sum of skb->len"),
-        Field("last_seen", Kind.TIME, "LAST", "the refresh that found the last one dropped", "u8", "ns",
+        Field("last_seen", Kind.TIME, "LAST", "the refresh that saw the last drop", "u8", "ns",
               width=19, importance=50),
     ),
     key="id",
@@ -205,17 +205,17 @@ PACKETS = Table(
 COUNTERS = Table(
     name="counters",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts up as counters are met", "u8", width=6, importance=2),
-        Field("counter", Kind.TEXT, "COUNTER", "what became of the packets; ListenDrops and InErrors count once more "
-              "what a narrower counter has", "u4", width=24, importance=100),
-        Field("name", Kind.TEXT, "NAME", "the kernel's name for it, as nstat or ip -s link have it", "u4",
+        Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
+        Field("counter", Kind.TEXT, "COUNTER", "what happened to the packets; ListenDrops and InErrors include what "
+              "a more specific counter has", "u4", width=24, importance=100),
+        Field("name", Kind.TEXT, "NAME", "the kernel's name, as in nstat or ip -s link", "u4",
               width=24, importance=60),
-        Field("interface", Kind.TEXT, "IFACE", "the device that counts, where one does", "u4",
+        Field("interface", Kind.TEXT, "IFACE", "the device, for a device's counter", "u4",
               width=10, importance=80),
-        Field("cpu", Kind.LABEL, "CPU", "the processor that counts, where one does", "u4", width=4, importance=40),
+        Field("cpu", Kind.LABEL, "CPU", "the CPU, for a CPU's counter", "u4", width=4, importance=40),
         _NETNS,
-        Field("packets", Kind.COUNTER, "DROPS", "packets counted since the namespace, the device or the machine "
-              "began", "u8", "packets", 9, 95),
+        Field("packets", Kind.COUNTER, "DROPS", "packets counted since the start of the namespace, device or "
+              "machine", "u8", "packets", 9, 95),
     ),
     key="id",
     screen=("counter", "interface", "cpu", "netns", "packets_per_s", "packets", "name"),
@@ -230,7 +230,7 @@ HOOK_REASONS = Hook("reasons", "why a packet was dropped", ("reason",), HOOK_PAC
                     remedy="Linux 5.17 and later report them")  # fmt: skip
 HOOK_PLACES = Hook("places", "the function of the kernel that dropped a packet", ("place",),
                    HOOK_PACKETS.name, SYMBOLS_REMEDY)  # fmt: skip
-HOOK_COUNTERS = Hook("counters", "what namespaces, devices and CPUs count of drops themselves")
+HOOK_COUNTERS = Hook("counters", "the kernel's drop counters of namespaces, devices and CPUs")
 
 LENS = Lens(
     id="drops",
@@ -241,12 +241,12 @@ LENS = Lens(
     tables=(PACKETS, COUNTERS),
     hooks=(HOOK_PACKETS, HOOK_REASONS, HOOK_PLACES, HOOK_COUNTERS),
     losses=(
-        Loss("untracked", "drops that are in no row, for want of room"),
-        Loss("recursion", "drops that the kernel skipped, because another one was being counted on that CPU"),
+        Loss("untracked", "drops that are in no row, because the map was full"),
+        Loss("recursion", "drops that were not counted, because another one was being counted on that CPU"),
         Loss("namespaces", "network namespaces that could not be entered: their counters are missing"),
         Loss(
             "devices",
-            "network namespaces whose devices could not be listed: those have numbers, and no counters",
+            "network namespaces whose devices could not be listed: their devices have no names and no counters",
         ),
     ),
 )

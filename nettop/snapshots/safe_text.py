@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import unicodedata
 
-_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
+_SYMBOLS = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
 _REPLACEMENT = "\ufffd"
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode categories that move the cursor, turn the direction of writing, or show nothing."""
@@ -14,7 +14,7 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 def safe_text(text: str) -> str:
     """The text with every control, C1, bidi and zero-width character turned into a visible mark.
 
-    C0 controls become their pictures (ESC is ␛); whatever else cannot be seen becomes U+FFFD.
+    C0 controls become their Unicode symbols (ESC is ␛); everything else that is invisible becomes U+FFFD.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -22,12 +22,12 @@ def safe_text(text: str) -> str:
 
 
 def safe_bytes(raw: bytes) -> str:
-    """Bytes from the kernel as safe text: UTF-8 where it is, U+FFFD where it is not."""
+    """Bytes from the kernel as safe text: decoded as UTF-8, U+FFFD for what is invalid."""
     return safe_text(raw.decode("utf-8", "replace"))
 
 
 def _visible(char: str) -> str:
-    picture = _PICTURES.get(ord(char))
-    if picture is not None:
-        return picture
+    symbol = _SYMBOLS.get(ord(char))
+    if symbol is not None:
+        return symbol
     return _REPLACEMENT if unicodedata.category(char) in _INVISIBLE else char

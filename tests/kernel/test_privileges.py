@@ -531,9 +531,9 @@ def test_kernels_that_ask_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
         return True
 
     before = privileges.held()
-    privileges._bpf_asks_throughout.cache_clear()
+    privileges._bpf_is_privileged.cache_clear()
     monkeypatch.setattr(bpf, "is_refused", refuses)
     assert privileges.for_reading() == {CAP_BPF}
-    privileges._bpf_asks_throughout.cache_clear()
+    privileges._bpf_is_privileged.cache_clear()
     assert found == [NOTHING]
     assert privileges.held() == numbers(lines(Path("/proc/thread-self/status"))["CapEff"]) == before

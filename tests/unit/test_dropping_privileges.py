@@ -68,7 +68,7 @@ def test_privileges_are_dropped_after_a_start_that_failed(exists: bool) -> None:
 
 def test_nothing_is_read_while_privileges_cannot_be_dropped() -> None:
     """The failure is reported, and dropping is tried again with the next lens; no lens is read before it works."""
-    source, refusals = Source(), [NettopError("privileges cannot be given up")]
+    source, refusals = Source(), [NettopError("privileges cannot be dropped")]
 
     def drop_privileges(rights: frozenset[int]) -> None:
         if refusals:
@@ -77,7 +77,7 @@ def test_nothing_is_read_while_privileges_cannot_be_dropped() -> None:
     with Session(MAX_INTERVAL_S, lambda lens: source, drop_privileges=drop_privileges) as session:
         failure = attached(session)
         assert failure is not None
-        assert failure.what == "privileges cannot be given up"
+        assert failure.what == "privileges cannot be dropped"
         assert source.calls == ["start", "close"]
         assert attached(session, "drops") is None
     assert source.calls[2:] == ["start", "read", "close"]

@@ -120,8 +120,8 @@ class Connections:
             return
         self._begin_to_load()
         assert self._loader is not None
-        self._loader.ask(table_text())
-        self._loader.ask(events_text(self._ring_bytes, self._followed is not None))
+        self._loader.request(table_text())
+        self._loader.request(events_text(self._ring_bytes, self._followed is not None))
         try:
             self._table = SocketTable(self._answer(self._loader), self._host)
         except NettopError:
@@ -147,7 +147,7 @@ class Connections:
             self._no_events = unavailable(error.what)
             return
         assert self._loader is not None
-        self._loader.ask(events_text(self._ring_bytes, self._followed is not None, alone=True))
+        self._loader.request(events_text(self._ring_bytes, self._followed is not None, alone=True))
 
     def _begin_to_load(self) -> None:
         """Start the loader, and the hook check, which is ready by the time the loader answers."""

@@ -125,7 +125,7 @@ class Cpu:
         self._host.require_bpf()
         loader = Loader()
         try:
-            loader.ask(program_text())
+            loader.request(program_text())
             self._program = loader.answer()
             self._times = EntryTimes(self._program)
             self._attach(loader)
