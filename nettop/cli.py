@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: reads the words, builds the settings, hands over to a door, and tells what went wrong.
+"""The command line: parses the arguments, builds the settings, starts a command, and reports what went wrong.
 
-Nothing that loads Textual or numpy is imported here before a door opens: --help and completion stay quick.
+Neither Textual nor numpy is imported here before a command starts: --help and completion stay quick.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nettop import __version__
-from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorOptions, open_doctor
-from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportOptions, open_export
+from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorOptions, start_doctor
+from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportOptions, start_export
 from nettop.commands.invoker import invoking_user
-from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogOptions, open_log
+from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogOptions, start_log
 from nettop.commands.options import (
     checked_why,
     checked_word,
     complete_columns,
     complete_sort,
-    complete_view,
+    completing,
     follow_namespaces_option,
     max_overhead_option,
     mechanism_option,
@@ -35,13 +35,12 @@ from nettop.commands.options import (
     parse_overhead,
     quoted,
     seconds,
-    starting,
     whole,
     why_option,
     with_lens_options,
 )
 from nettop.commands.privilege import Rights, opened_session
-from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, open_run
+from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings, checked_interval
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
 _ParseError: type[Exception] = typer.BadParameter.__bases__[0]
-"""What typer raises for words that it cannot place, whichever package it has that from."""
+"""What typer raises for arguments that it does not know, whichever package defines it."""
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -81,13 +80,8 @@ Exit codes: 0 done or interrupted, 1 failure, 2 usage, 3 not possible on this ke
 # --- options --------------------------------------------------------------------------------------------------
 
 
-def complete_format(incomplete: str) -> list[str]:
-    """The formats that begin like `incomplete`."""
-    return starting(Format, incomplete)
-
-
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"nettop {__version__}")
         raise typer.Exit
 
@@ -99,9 +93,9 @@ _SHOW, _SHORT, _TEXT = "What to show", "Shortcuts of --filter", "Plain output"
 @with_lens_options(all_views())
 @dataclass(frozen=True, slots=True)
 class ViewOptions:
-    """The options as they were given: each field is one, in the order of --help. See `settings_of`."""
+    """The options as they were given, in the order of --help. See `view_settings`."""
 
-    view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=complete_view,
+    view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=_SHOW, autocompletion=completing(views()),
                                 help=f"Lens, or one of its tables: {', '.join(views())}. self is "
                                 "nettop's own cost (default: the first)")] = "connections"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_SHOW,
@@ -130,7 +124,8 @@ class ViewOptions:
     data_only: Annotated[bool, option("--data-only", "-d", panel=_TEXT,
                                       help="No banner on standard error; implies --table")] = False
     format: Annotated[str | None, option("--format", metavar="table|csv|jsonl", panel=_TEXT,
-                                         autocompletion=complete_format, help="Output format; implies --table")] = None
+                                         autocompletion=completing(Format),
+                                         help="Output format; implies --table")] = None
     why: Annotated[bool, why_option(_TEXT)] = False
     deltas: Annotated[bool, option("--deltas", panel=_TEXT, help="Show what each interval added to counters")] = False
     once: Annotated[bool, option("--once", panel=_TEXT, help="Stop after one refresh")] = False
@@ -140,15 +135,15 @@ class ViewOptions:
 
     @property
     def is_text(self) -> bool:
-        """Whether plain output is asked for."""
+        """Whether plain output is options for."""
         return self.table or self.data_only or self.format is not None
 
 
 class _Group(typer.core.TyperGroup):
-    """Takes no options in front of a command, which would never get them."""
+    """Refuses options in front of a command, which would not receive them."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command and its words. Raises UsageError for options in front of it."""
+        """The command and its arguments. Raises UsageError for options in front of it."""
         resolved = super().resolve_command(ctx, args)
         for name, field in ViewOptions.__dataclass_fields__.items():
             if ctx.params.get(name) not in (field.default, None, [], ()):
@@ -174,7 +169,7 @@ app.command(
     "run",
     help=RUN_HELP,
     epilog=RUN_EXAMPLES,
-    # What stands behind the command's name is the command's.
+    # Arguments after the command's name belong to the command.
     context_settings={"allow_interspersed_args": False},
 )(RunOptions)
 
@@ -182,30 +177,30 @@ app.command(
 # --- from options to settings ---------------------------------------------------------------------------------
 
 
-def settings_of(asked: ViewOptions) -> Settings:
-    """The settings that the options mean. Raises UsageError for values and combinations that mean nothing."""
-    _check_together(asked)
+def view_settings(options: ViewOptions) -> Settings:
+    """The settings for these options. Raises UsageError for invalid values and combinations."""
+    _check_together(options)
     view = ViewSettings(
-        view=asked.view,
-        columns=None if asked.columns is None else tuple(filter(None, map(str.strip, asked.columns.split(",")))),
-        sort=asked.sort,
-        filters=_filters(asked),
-        limit=_count("--limit", asked.limit),
-        all_rows=asked.all,
-        deltas=asked.deltas,
-        resolve=asked.resolve,
+        view=options.view,
+        columns=None if options.columns is None else tuple(filter(None, map(str.strip, options.columns.split(",")))),
+        sort=options.sort,
+        filters=_filters(options),
+        limit=_count("--limit", options.limit),
+        all_rows=options.all,
+        deltas=options.deltas,
+        resolve=options.resolve,
     )
-    form = Format(checked_word("format", asked.format or Format.TABLE, list(Format)))
-    count = 1 if asked.once else _count("--count", asked.count)
-    text = TextSettings(form, count, asked.data_only, checked_why(asked.why, form))
-    interval_s = checked_interval(seconds("--interval", asked.interval))
+    form = Format(checked_word("format", options.format or Format.TABLE, list(Format)))
+    count = 1 if options.once else _count("--count", options.count)
+    text = TextSettings(form, count, options.data_only, checked_why(options.why, form))
+    interval_s = checked_interval(seconds("--interval", options.interval))
     return Settings(
         interval_s,
         view,
         text,
-        parse_mechanisms(asked.mechanism),
-        parse_overhead(asked.max_overhead),
-        parse_lens_options(asked, interval_s, [find_table(asked.view)] if asked.is_text else all_views()),
+        parse_mechanisms(options.mechanism),
+        parse_overhead(options.max_overhead),
+        parse_lens_options(options, interval_s, [find_table(options.view)] if options.is_text else all_views()),
     )
 
 
@@ -213,44 +208,44 @@ def _count(name: str, value: str | None) -> int | None:
     return None if value is None else whole(name, value)
 
 
-def _check_together(asked: ViewOptions) -> None:
-    if asked.once and asked.count not in (None, "1"):
-        raise UsageError(f"--once and --count {asked.count} contradict each other", "give one of them")
+def _check_together(options: ViewOptions) -> None:
+    if options.once and options.count not in (None, "1"):
+        raise UsageError(f"--once and --count {options.count} contradict each other", "give one of them")
     only_text = ("once", "count", "deltas")
-    given = [name for name in only_text if getattr(asked, name) not in (None, False)]
-    if given and not asked.is_text:
+    given = [name for name in only_text if getattr(options, name) not in (None, False)]
+    if given and not options.is_text:
         raise UsageError(f"--{given[0]} applies to plain output only", "add --table, or --format csv or jsonl")
 
 
-def _filters(asked: ViewOptions) -> tuple[str, ...]:
-    """The filter texts, the shortcuts' behind the ones given as such."""
+def _filters(options: ViewOptions) -> tuple[str, ...]:
+    """The filters, those of the shortcuts last."""
     shortcuts = (
-        None if asked.port is None else f":{whole('--port', asked.port)}",
-        None if asked.pid is None else f"pid={whole('--pid', asked.pid)}",
-        None if asked.process is None else f"process={quoted(asked.process)}",
-        None if asked.container is None else f"container~{quoted(asked.container)}",
+        None if options.port is None else f":{whole('--port', options.port)}",
+        None if options.pid is None else f"pid={whole('--pid', options.pid)}",
+        None if options.process is None else f"process={quoted(options.process)}",
+        None if options.container is None else f"container~{quoted(options.container)}",
     )
-    return (*(asked.filter or ()), *filter(None, shortcuts))
+    return (*(options.filter or ()), *filter(None, shortcuts))
 
 
-# --- doors ----------------------------------------------------------------------------------------------------
+# --- starting a command ---------------------------------------------------------------------------------------
 
 
-def _open(asked: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    settings = settings_of(asked)
-    lens, _ = find_table(settings.view.view)  # a wrong word is told before anything heavy loads
+def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+    settings = view_settings(options)
+    lens, _ = find_table(settings.view.view)  # a wrong name is reported before anything heavy is imported
     user = invoking_user() if source_of is None else None
     rights = Rights(
         user,
-        later_lenses=not asked.is_text,
-        follow_namespaces=asked.follow_namespaces,
+        later_lenses=not options.is_text,
+        follow_namespaces=options.follow_namespaces,
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
     )
     session = opened_session(settings.interval_s, source_of, rights, max_overhead=settings.max_overhead)
-    return _open_text(settings, session) if asked.is_text else _open_screens(settings, session)
+    return _show_text(settings, session) if options.is_text else _show_screens(settings, session)
 
 
-def _open_text(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
+def _show_text(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
     with undisturbed():
         from nettop.output.text import run_text
 
@@ -260,12 +255,12 @@ def _open_text(settings: Settings, opened: AbstractContextManager[Session]) -> E
         return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr)
 
 
-def _open_screens(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
+def _show_screens(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
     from nettop.query.from_settings import columns_from_settings, query_from_settings
     from nettop.query.query import screen_query
 
     table = find_table(settings.view.view)[1]
-    # Wrong words are told while the terminal is still as it was.
+    # Wrong names are reported before the screens take the terminal.
     query_from_settings(screen_query(table), settings.view)
     columns_from_settings(table, settings.view)
     if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
@@ -282,55 +277,55 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
 
 
-_DOORS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
-    ViewOptions: _open,
-    LogOptions: open_log,
-    ExportOptions: open_export,
-    RunOptions: open_run,
-    DoctorOptions: open_doctor,
+_COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
+    ViewOptions: _start_view,
+    LogOptions: start_log,
+    ExportOptions: start_export,
+    RunOptions: start_run,
+    DoctorOptions: start_doctor,
 }
-"""What opens the door that was asked for, by what it was asked with."""
+"""What starts each command, by the class of its options."""
 
 
-# --- the way in and out ---------------------------------------------------------------------------------------
+# --- the program ----------------------------------------------------------------------------------------------
 
 
 def main() -> int:
-    """The program: reads its own command line, and returns what the shell gets."""
+    """Run nettop with the arguments of the process; the exit status."""
     try:
         with ended_by_signals():
             return run(sys.argv[1:])
     except KeyboardInterrupt as ended:
-        # The doctor's 0 says that everything works, which nobody knows yet.
+        # Exit code 0 of doctor says that everything works, which is not known yet.
         return exit_code_of(ended) if sys.argv[1:2] == [DOCTOR] else ExitCode.DONE
     finally:
         leave_output()
 
 
-def run(words: Sequence[str], source_of: Callable[[str], Source] | None = None) -> int:
-    """Do what the words say, and tell on standard error what went wrong. Returns the exit code.
+def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = None) -> int:
+    """Run the command with these arguments, and report on standard error what went wrong. Returns the exit code.
 
     `source_of` makes the source of a lens; the probes do if it is None.
     """
     try:
-        asked = _parse(words)
-        open_door = _DOORS.get(type(asked))
-        return int(asked or 0) if open_door is None else open_door(asked, source_of)
+        options = _parse(arguments)
+        start = _COMMANDS.get(type(options))
+        return int(options or 0) if start is None else start(options, source_of)
     except BrokenPipeError:  # the reader has what it wanted
         return ExitCode.DONE
     except NettopError as error:
-        _tell(error)
+        _report(error)
         return error.exit_code
 
 
-def _parse(words: Sequence[str]) -> Any:
-    """What the command gives back: the options, or an exit code where --help or --version have done it all."""
+def _parse(arguments: Sequence[str]) -> Any:
+    """The options of the command, or an exit code after --help or --version."""
     command = typer.main.get_command(app)
     try:
-        return command.main(list(words), "nettop", standalone_mode=False)
+        return command.main(list(arguments), "nettop", standalone_mode=False)
     except BrokenPipeError:
         raise
-    except SystemExit as ended:  # so rich answers a reader who has gone
+    except SystemExit as ended:  # what rich does when the reader has gone
         raise BrokenPipeError from ended
     except OSError as error:  # of --help and --version
         raise NettopError(f"the output cannot be written: {error.strerror}") from error
@@ -339,21 +334,21 @@ def _parse(words: Sequence[str]) -> Any:
 
 
 def _usage(error: Any, command: Any) -> UsageError:
-    """typer's complaint in our words, with the nearest option where one is unknown."""
+    """typer's error as one of ours, with the nearest option where one is unknown."""
     context = getattr(error, "ctx", None)
     command = command if context is None else context.command
     page = "nettop --help" if context is None else f"{context.command_path} --help"
     known = [name for param in command.params for name in param.opts]
     name = getattr(error, "option_name", None)
     if name is not None and name not in known:
-        better = unknown_word("option", name, known)
-        near = better.remedy.startswith("did you mean")
-        return UsageError(better.what, better.remedy if near else f"{page} lists the options")
+        unknown = unknown_word("option", name, known)
+        has_near = unknown.remedy.startswith("did you mean")
+        return UsageError(unknown.what, unknown.remedy if has_near else f"{page} lists the options")
     message: str = error.format_message().rstrip(".")
-    return UsageError(message[:1].lower() + message[1:], f"{page} shows what there is")
+    return UsageError(message[:1].lower() + message[1:], f"see {page}")
 
 
-def _tell(error: NettopError) -> None:
+def _report(error: NettopError) -> None:
     if sys.stderr is None:
         return
     from nettop.snapshots.safe_text import safe_text

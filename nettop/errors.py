@@ -11,7 +11,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the shell gets. Interrupted by the user counts as done."""
+    """Exit codes. Interrupted by the user counts as done."""
 
     DONE = 0
     FAILURE = 1
@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 
 
 class NettopError(Exception):
-    """What happened (`what`), and how to mend it (`remedy`)."""
+    """What happened (`what`), and what to do about it (`remedy`)."""
 
     exit_code = ExitCode.FAILURE
 
@@ -45,7 +45,7 @@ class Unsupported(NettopError):
 
 
 class PermissionMissing(NettopError):
-    """The kernel would do it, but not for this user."""
+    """The kernel supports it, but this user lacks the permission."""
 
     exit_code = ExitCode.PERMISSION
 
@@ -57,7 +57,7 @@ class SourceFailed(NettopError):
 
 
 def failure_of(lens: str, error: Exception) -> SourceFailed:
-    """What is told of an error that a lens's source did not expect: a bug, or the end of what a process may have."""
+    """The error to report for an unexpected one in a lens's source: a bug, or a limit of the process."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         failure = SourceFailed(
             f"the {lens} source failed: {os.strerror(error.errno).lower()}",

@@ -37,7 +37,7 @@ class LineFormat(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """How an export is written: lines of folded stacks, speedscope's JSON, or a picture."""
+    """How an export is written: lines of folded stacks, speedscope's JSON, or a flame graph."""
 
     FOLDED = "folded"
     SPEEDSCOPE = "speedscope"
@@ -46,7 +46,7 @@ class ExportFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ViewSettings:
-    """What to show, as the words of the command line; the doors turn them into a query.
+    """What to show, as given on the command line; frontends turn it into a query.
 
     `filters` are texts that must all hold; `sort` and `columns` are None for the table's own.
     """
@@ -65,7 +65,7 @@ class ViewSettings:
 class TextSettings:
     """How plain output runs: `count` refreshes (None: until interrupted), `data_only` without the banner.
 
-    `why` has JSON Lines say why something is null that cannot be had here.
+    `why` has JSON Lines say why a value is null that is not available on this host.
     """
 
     format: Format = Format.TABLE
@@ -138,8 +138,8 @@ class ExportSettings:
 class RunSettings:
     """What `nettop run` starts and reports.
 
-    `words` are the command and its arguments. `live` tells of each connection as it ends, not at the end of all.
-    Without `output`, a path, the report goes to standard error. The command runs as who called nettop through
+    `words` are the command and its arguments. `live` reports each connection as it ends, not all at the end.
+    Without `output`, a path, the report goes to standard error. The command runs as the user who called nettop through
     sudo, unless `as_root`. `why`, `mechanisms` and `options` are as in TextSettings and Settings.
     """
 
@@ -154,7 +154,7 @@ class RunSettings:
 
 
 def checked_interval(interval_s: float) -> float:
-    """The interval, if a person can mean it. Raises UsageError otherwise."""
+    """The interval, if it is within bounds. Raises UsageError otherwise."""
     if not MIN_INTERVAL_S <= interval_s <= MAX_INTERVAL_S:
         raise UsageError(
             f"an interval of {interval_s:g} s is not possible",

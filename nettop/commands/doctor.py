@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop doctor`: its words, and what is done before its door opens."""
+"""`nettop doctor`: its options, its settings, and how it starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
-from nettop.commands.options import checked_word, mechanism_option, option, parse_mechanisms, starting
+from nettop.commands.options import checked_word, completing, mechanism_option, option, parse_mechanisms
 from nettop.commands.privilege import why_still_root
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import undisturbed
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
 _FORMATS = ("text", "json")
-_HOST = "host"
+_PARTS = ("host", *(lens.id for lens in lenses()))
 
 DOCTOR = "doctor"
 DOCTOR_HELP = (
@@ -43,52 +43,38 @@ Exit codes: 0 every lens works, 1 the self-test found a difference, 3 a lens can
 4 only a permission is missing, 128 + N interrupted by signal N."""
 
 
-def complete_format(incomplete: str) -> list[str]:
-    """The formats that begin like `incomplete`."""
-    return starting(_FORMATS, incomplete)
-
-
-def complete_part(incomplete: str) -> list[str]:
-    """The parts that begin like `incomplete`."""
-    return starting(_parts(), incomplete)
-
-
-def _parts() -> list[str]:
-    return [_HOST, *(lens.id for lens in lenses())]
-
-
 # fmt: off
 @dataclass(frozen=True, slots=True)
 class DoctorOptions:
-    """The options as they were given: each field is one, in the order of --help."""
+    """The options and arguments as they were given, in the order of --help."""
 
-    format: Annotated[str, option("--format", metavar="text|json", autocompletion=complete_format,
+    format: Annotated[str, option("--format", metavar="text|json", autocompletion=completing(_FORMATS),
                                   help="A report to read (text) or for programs (json)")] = "text"
     bundle: Annotated[str | None, option("--bundle", metavar="FILE",
                                          help="Also write an archive (.tar.gz) for a bug report, with addresses and "
                                          "names replaced")] = None
     no_traffic: Annotated[bool, option("--no-traffic", help="Skip the self-test")] = False
-    only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=complete_part,
-                                             help=f"Check only this part: {', '.join(_parts())}")] = None
+    only: Annotated[list[str] | None, option("--only", metavar="PART", autocompletion=completing(_PARTS),
+                                             help=f"Check only this part: {', '.join(_PARTS)}")] = None
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
 
 
-def open_doctor(asked: DoctorOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Examine what the options ask for, and report. Raises NettopError where nothing can be written.
+def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Examine what the options say, and report. Raises NettopError where nothing can be written.
 
     `source_of` makes the source of a lens; the probes do if it is None.
     """
-    as_json = checked_word("format", asked.format, _FORMATS) == "json"
-    parts = tuple(checked_word("part", part, _parts()) for part in asked.only or ())
-    mechanisms = parse_mechanisms(asked.mechanism)
+    as_json = checked_word("format", options.format, _FORMATS) == "json"
+    parts = tuple(checked_word("part", part, _PARTS) for part in options.only or ())
+    mechanisms = parse_mechanisms(options.mechanism)
     if sys.stdout is None:
         raise NettopError("standard output is closed", "nettop doctor needs somewhere to write to")
     with undisturbed():
         from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of
-    settings = DoctorSettings(parts, not asked.no_traffic, mechanisms, as_json, why_still_root(invoking_user()) or "")
-    with nullcontext() if asked.bundle is None else _new_file(Path(asked.bundle)) as bundle:
+    settings = DoctorSettings(parts, not options.no_traffic, mechanisms, as_json, why_still_root(invoking_user()) or "")
+    with nullcontext() if options.bundle is None else _new_file(Path(options.bundle)) as bundle:
         return run_doctor(settings, source_of or probe_of, sys.stdout, bundle)
 
 

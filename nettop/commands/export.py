@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop export`: its words, and what is done before its door opens."""
+"""`nettop export`: its options, its settings, and how it starts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import typer
 from nettop.commands.invoker import User, invoking_user, owner_of_files
 from nettop.commands.options import (
     checked_word,
+    completing,
     mechanism_option,
     option,
     parse_lens_options,
     parse_mechanisms,
     seconds,
-    starting,
     with_lens_options,
 )
 from nettop.commands.privilege import Rights, explaining, opened_session, why_still_root
@@ -67,35 +67,21 @@ _FORMATS = {
 
 
 _EXPORTABLE = [(lens, table) for lens, table in all_views() if table.exports]
-
-
-def complete_export_view(incomplete: str) -> list[str]:
-    """The views that can be exported and begin like `incomplete`."""
-    return starting(_exportable(), incomplete)
-
-
-def complete_export_format(incomplete: str) -> list[str]:
-    """The formats of exports that begin like `incomplete`."""
-    return starting(ExportFormat, incomplete)
-
-
-def _exportable() -> list[str]:
-    """The tables that declare exports, as LENS.TABLE."""
-    return [f"{lens.id}.{table.name}" for lens, table in _EXPORTABLE]
+_VIEWS = [f"{lens.id}.{table.name}" for lens, table in _EXPORTABLE]
 
 
 # fmt: off
 @with_lens_options(_EXPORTABLE)
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """The words as they were given: each field is an argument or an option, in the order of --help."""
+    """The options and arguments as they were given, in the order of --help."""
 
-    view: Annotated[str, typer.Argument(metavar="LENS[.TABLE]", autocompletion=complete_export_view,
-                                        help=f"Table to export: {', '.join(_exportable())}; a lens alone means its "
+    view: Annotated[str, typer.Argument(metavar="LENS[.TABLE]", autocompletion=completing(_VIEWS),
+                                        help=f"Table to export: {', '.join(_VIEWS)}; a lens alone means its "
                                         "first one")]
     file: Annotated[str, typer.Argument(metavar="FILE", help="Output file; - is standard output")]
     format: Annotated[str | None, option("--format", metavar="folded|speedscope|svg",
-                                         autocompletion=complete_export_format,
+                                         autocompletion=completing(ExportFormat),
                                          help="By default the file's suffix decides: .folded .txt, .json, .svg")] = None
     duration: Annotated[str, option("--duration", metavar="SECONDS", help="How long to sample (10)")] = "10"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", help="Export only rows that match, as in "
@@ -104,18 +90,18 @@ class ExportOptions:
     # fmt: on
 
 
-def export_settings(asked: ExportOptions) -> ExportSettings:
-    """The settings that the words mean. Raises UsageError for values that mean nothing."""
-    lens, table = _exported(asked.view)
-    duration_s = checked_duration(seconds("--duration", asked.duration))
+def export_settings(options: ExportOptions) -> ExportSettings:
+    """The settings for these options. Raises UsageError for invalid values."""
+    lens, table = _exported(options.view)
+    duration_s = checked_duration(seconds("--duration", options.duration))
     return ExportSettings(
         view=f"{lens.id}.{table.name}",
-        path=asked.file,
-        format=_format(asked, table),
+        path=options.file,
+        format=_format(options, table),
         duration_s=duration_s,
-        filters=tuple(asked.filter or ()),
-        mechanisms=parse_mechanisms(asked.mechanism),
-        options=parse_lens_options(asked, duration_s, [(lens, table)]),
+        filters=tuple(options.filter or ()),
+        mechanisms=parse_mechanisms(options.mechanism),
+        options=parse_lens_options(options, duration_s, [(lens, table)]),
     )
 
 
@@ -123,36 +109,36 @@ def _exported(view: str) -> tuple[Lens, Table]:
     """The table to export: the one that is named, or a lens's first that has exports."""
     lens, table = find_table(view)
     named = (table,) if "." in view else lens.tables
-    found = next((one for one in named if one.exports), None)
-    if found is None:
+    exported = next((candidate for candidate in named if candidate.exports), None)
+    if exported is None:
         raise UsageError(
             f"{view} has no exports",
-            f"{', '.join(_exportable())} has some; nettop --view {view} --format csv writes any table",
+            f"{', '.join(_VIEWS)} has some; nettop --view {view} --format csv writes any table",
         )
-    return lens, found
+    return lens, exported
 
 
-def _format(asked: ExportOptions, table: Table) -> ExportFormat:
-    """The format that is asked for, or that the file's ending names."""
-    if asked.format is not None:
-        return ExportFormat(checked_word("format", asked.format, table.exports))
-    form = _FORMATS.get(Path(asked.file).suffix.lower())
+def _format(options: ExportOptions, table: Table) -> ExportFormat:
+    """The format that was chosen, or that the file's ending names."""
+    if options.format is not None:
+        return ExportFormat(checked_word("format", options.format, table.exports))
+    form = _FORMATS.get(Path(options.file).suffix.lower())
     if form is None or form not in table.exports:
         raise UsageError(
             "standard output has no suffix that names a format"
-            if asked.file == STDOUT
-            else f"the suffix of {asked.file} names no format",
+            if options.file == STDOUT
+            else f"the suffix of {options.file} names no format",
             f"give --format {', '.join(table.exports)}",
         )
     return form
 
 
-def open_export(asked: ExportOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Sample, and write what was met. Raises NettopError, and BrokenPipeError when nobody reads any more.
+def start_export(options: ExportOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Sample, and write the samples. Raises NettopError, and BrokenPipeError when nobody reads any more.
 
     `source_of` makes the source of a lens; the probes do if it is None.
     """
-    settings = export_settings(asked)
+    settings = export_settings(options)
     if sys.stdout is None and settings.path == STDOUT:
         raise NettopError("standard output is closed", "give a FILE to write to")
     with undisturbed():

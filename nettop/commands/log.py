@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop log`: its words, and what is done before its door opens."""
+"""`nettop log`: its options, its settings, and how it starts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from nettop.commands.invoker import invoking_user, owner_of_files
 from nettop.commands.options import (
     checked_why,
     checked_word,
-    complete_line_format,
-    complete_view,
+    completing,
     follow_namespaces_option,
     max_overhead_option,
     mechanism_option,
@@ -72,9 +71,9 @@ give --log-dir a directory of root's, or none for the console only"""
 @with_lens_options(all_views(), log=True)
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """The options as they were given: each field is one, in the order of --help. See `log_settings`."""
+    """The options and arguments as they were given, in the order of --help."""
 
-    lens: Annotated[str, option("--lens", metavar="LENS[.TABLE]", panel=_WHAT, autocompletion=complete_view,
+    lens: Annotated[str, option("--lens", metavar="LENS[.TABLE]", panel=_WHAT, autocompletion=completing(views()),
                                 help=f"Table to log: {', '.join(views())} (default: the first, with its events)"
                                 )] = "connections"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_WHAT,
@@ -89,7 +88,7 @@ class LogOptions:
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     format: Annotated[str, option("--format", metavar="text|jsonl", panel=_WHERE,
-                                  autocompletion=complete_line_format, help="Lines to read (text) or for "
+                                  autocompletion=completing(LineFormat), help="Lines to read (text) or for "
                                   "programs (jsonl)")] = "text"
     why: Annotated[bool, why_option(_WHERE)] = False
     log_dir: Annotated[str, option("--log-dir", metavar="DIR|none", panel=_WHERE,
@@ -104,36 +103,36 @@ class LogOptions:
     # fmt: on
 
 
-def log_settings(asked: LogOptions) -> LogSettings:
-    """The settings that the options mean. Raises UsageError for values and combinations that mean nothing."""
-    _check_together(asked)
-    metrics_interval_s = seconds("--metrics-interval", asked.metrics_interval)
-    interval_s = min(1.0, metrics_interval_s) if asked.interval is None else seconds("--interval", asked.interval)
+def log_settings(options: LogOptions) -> LogSettings:
+    """The settings for these options. Raises UsageError for invalid values and combinations."""
+    _check_together(options)
+    metrics_interval_s = seconds("--metrics-interval", options.metrics_interval)
+    interval_s = min(1.0, metrics_interval_s) if options.interval is None else seconds("--interval", options.interval)
     return LogSettings(
-        view=asked.lens,
-        filters=tuple(asked.filter or ()),
-        format=LineFormat(checked_word("format", asked.format, list(LineFormat))),
+        view=options.lens,
+        filters=tuple(options.filter or ()),
+        format=LineFormat(checked_word("format", options.format, list(LineFormat))),
         interval_s=checked_interval(interval_s),
         metrics_interval_s=checked_metrics_interval(metrics_interval_s, interval_s),
-        events=not asked.metrics_only,
-        metrics=not asked.events_only,
-        console=not asked.no_console,
-        directory=None if asked.log_dir == NONE else asked.log_dir,
-        rotate_bytes=_rotate_bytes(asked.rotate_size),
-        keep=whole("--keep", asked.keep),
-        why=checked_why(asked.why, asked.format),
-        mechanisms=parse_mechanisms(asked.mechanism),
-        max_overhead=parse_overhead(asked.max_overhead),
-        options=parse_lens_options(asked, interval_s, logged_views(asked.lens), log=True),
+        events=not options.metrics_only,
+        metrics=not options.events_only,
+        console=not options.no_console,
+        directory=None if options.log_dir == NONE else options.log_dir,
+        rotate_bytes=_rotate_bytes(options.rotate_size),
+        keep=whole("--keep", options.keep),
+        why=checked_why(options.why, options.format),
+        mechanisms=parse_mechanisms(options.mechanism),
+        max_overhead=parse_overhead(options.max_overhead),
+        options=parse_lens_options(options, interval_s, logged_views(options.lens), log=True),
     )
 
 
-def _check_together(asked: LogOptions) -> None:
-    if asked.events_only and asked.metrics_only:
+def _check_together(options: LogOptions) -> None:
+    if options.events_only and options.metrics_only:
         raise UsageError("--events-only and --metrics-only exclude each other", "leave out both for everything")
-    if asked.no_console and asked.log_dir == NONE:
+    if options.no_console and options.log_dir == NONE:
         raise UsageError("nothing would be written", "give --log-dir a directory, or leave out --no-console")
-    if not asked.log_dir:
+    if not options.log_dir:
         raise UsageError("--log-dir '' is not a directory", "write it like --log-dir log, or none for the console only")
 
 
@@ -144,13 +143,13 @@ def _rotate_bytes(text: str) -> int:
     return size
 
 
-def open_log(asked: LogOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
-    """Log what the options ask for. Raises NettopError, and BrokenPipeError when nobody reads any more.
+def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Log what the options say. Raises NettopError, and BrokenPipeError when nobody reads any more.
 
     `source_of` makes the source of a lens; the probes do if it is None.
     """
-    settings = log_settings(asked)
-    lens, _ = find_table(settings.view)  # a wrong word is told before anything heavy loads
+    settings = log_settings(options)
+    lens, _ = find_table(settings.view)  # a wrong name is reported before anything heavy is imported
     if sys.stdout is None and settings.directory is None:
         raise NettopError("standard output is closed", "give --log-dir a directory")
     with undisturbed():
@@ -161,7 +160,7 @@ def open_log(asked: LogOptions, source_of: Callable[[str], Source] | None) -> Ex
     still_root = why_still_root(user) if source_of is None else None
     rights = Rights(
         user,
-        follow_namespaces=asked.follow_namespaces,
+        follow_namespaces=options.follow_namespaces,
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
     )
     with ExitStack() as ends:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands share: how options are declared and completed, and how their words become values."""
+"""What commands share: declaring options, completing them, and parsing their values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import typer
 
 from nettop.errors import UsageError, unknown_word
 from nettop.settings import LineFormat, ViewSettings, checked_overhead
-from nettop.snapshots import find_table, lenses, views
+from nettop.snapshots import find_table, lenses
 from nettop.snapshots.schema import Lens, Option, Table
 
 _SIZE = re.compile(r"([0-9]{1,15})([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_SIZES = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:
@@ -57,7 +57,7 @@ def with_lens_options(
 ) -> Callable[[_Options], _Options]:
     """Adds, to the dataclass of a command's options, those that lenses declare for the views it can show.
 
-    Each is a field `str | None` with the option's name. With `log` help tells the default of logs.
+    Each is a field `str | None` with the option's name. With `log` help names the default of logs.
     """
     declared_fields = {
         declared.name: (declared.name, _annotated(lens, declared, log=log), None)
@@ -85,7 +85,7 @@ def _annotated(lens: Lens, declared: Option, *, log: bool) -> Any:
         declared.flag,
         metavar=declared.metavar,
         panel=f"{lens.title} (view {lens.id})",
-        autocompletion=lambda incomplete: starting(steps, incomplete),
+        autocompletion=completing(steps),
         help=f"{declared.help} ({declared.text(default)})",
     )
     return Annotated[str | None, parameter]
@@ -148,20 +148,15 @@ def starting(words: Iterable[str], incomplete: str) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 
 
-def complete_view(incomplete: str) -> list[str]:
-    """The views that begin like `incomplete`."""
-    return starting(views(), incomplete)
+def completing(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Completes an option whose values are these words."""
+    return lambda incomplete: starting(words, incomplete)
 
 
 def complete_mechanism(incomplete: str) -> list[str]:
     """The hooks that begin like `incomplete`; after `=`, `none`, which every hook accepts."""
     hook, sign, _ = incomplete.partition("=")
     return starting([f"{hook}=none"] if sign else [f"{name}=" for name in _hooks()], incomplete)
-
-
-def complete_line_format(incomplete: str) -> list[str]:
-    """The formats of lines that begin like `incomplete`."""
-    return starting(LineFormat, incomplete)
 
 
 def complete_columns(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -177,7 +172,7 @@ def complete_sort(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _names(ctx: typer.Context) -> tuple[str, ...]:
-    """The columns of the view that the line names so far; none when there is no such view."""
+    """The columns of the view that the command line names so far; none when there is no such view."""
     try:
         return find_table(ctx.params.get("view") or ViewSettings().view)[1].names
     except UsageError:
@@ -188,19 +183,19 @@ def _names(ctx: typer.Context) -> tuple[str, ...]:
 
 
 def quoted(value: str) -> str:
-    """The value as the filter language takes it, whatever it holds (nettop.query.filter.quote loads numpy)."""
+    """The value as a quoted text of the filter language (nettop.query.filter.quote would load numpy)."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def whole(name: str, value: str) -> int:
-    """The whole number above 0 that an option's value is. Raises UsageError for anything else."""
+    """An option's value as a whole number above 0. Raises UsageError otherwise."""
     if value.isdecimal() and int(value) > 0:
         return int(value)
     raise UsageError(f"{name} {value!r} is not a whole number above 0", f"write it like {name} 10")
 
 
 def seconds(name: str, value: str) -> float:
-    """The seconds that an option's value is. Raises UsageError for what is no number."""
+    """An option's value as a number of seconds. Raises UsageError otherwise."""
     try:
         return float(value)
     except ValueError:
@@ -209,28 +204,22 @@ def seconds(name: str, value: str) -> float:
         ) from None
 
 
-def share(name: str, value: str) -> float:
-    """The share that an option's percentage is: `2%` and `2` are 0.02. Raises UsageError for what is no number."""
-    try:
-        return float(value.removesuffix("%")) / 100
-    except ValueError:
-        raise UsageError(f"{name} {value!r} is not a percentage", f"write it like {name} 2%") from None
-
-
 def parse_overhead(value: str | None) -> float | None:
-    """The share of one CPU that --max-overhead gives. Raises UsageError for what is not possible."""
-    return None if value is None else checked_overhead(share("--max-overhead", value))
+    """The share of one CPU that --max-overhead gives: `2%` and `2` are 0.02. Raises UsageError otherwise."""
+    try:
+        return None if value is None else checked_overhead(float(value.removesuffix("%")) / 100)
+    except ValueError:
+        raise UsageError(
+            f"--max-overhead {value!r} is not a percentage", "write it like --max-overhead 2%"
+        ) from None
 
 
 def size_bytes(name: str, value: str) -> int:
-    """The bytes that an option's value is: `65536`, `64K`, `64M` and `1GiB`, in steps of 1024.
-
-    Raises UsageError for anything else.
-    """
-    found = _SIZE.fullmatch(value)
-    if found is None:
+    """An option's value as bytes: `65536`, `64K`, `64M` or `1GiB`, in steps of 1024. Raises UsageError otherwise."""
+    match = _SIZE.fullmatch(value)
+    if match is None:
         raise UsageError(f"{name} {value!r} is not a size", f"write it like {name} 64M")
-    return int(found[1]) << _SIZES[found[2].lower()]
+    return int(match[1]) << _SHIFTS[match[2].lower()]
 
 
 def parse_mechanisms(words: Sequence[str] | None) -> dict[str, str]:
@@ -258,11 +247,11 @@ def _hooks() -> list[str]:
     return [hook.name for lens in lenses() for hook in lens.hooks]
 
 
-def checked_why(asked: bool, form: str) -> bool:
-    """Whether --why is asked for. Raises UsageError where the format has no room for it."""
-    if asked and form != LineFormat.JSONL:
+def checked_why(why: bool, form: str) -> bool:
+    """Whether --why was given. Raises UsageError where the format has no place for it."""
+    if why and form != LineFormat.JSONL:
         raise UsageError("--why applies to JSON Lines only", "add --format jsonl")
-    return asked
+    return why
 
 
 def checked_word(kind: str, word: str, known: Sequence[str]) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop run`: its words, and what is done before its door opens."""
+"""`nettop run`: its options, its settings, and how it starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
 from nettop.commands.options import (
     checked_why,
     checked_word,
-    complete_line_format,
+    completing,
     follow_namespaces_option,
     mechanism_option,
     option,
@@ -55,11 +55,11 @@ Exit code: the command's; 128 + N if signal N ended it; 127 command not found, 1
 @with_lens_options([(LENS, EVENTS)], log=True)
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The words as they were given: each field is an option, in the order of --help, or the command."""
+    """The options and arguments as they were given, in the order of --help."""
 
     command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND [ARGUMENTS]", show_default=False,
                                                         help="Command to run")] = None
-    format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=complete_line_format,
+    format: Annotated[str, option("--format", metavar="text|jsonl", autocompletion=completing(LineFormat),
                                   help="A report to read (text) or for programs (jsonl)")] = "text"
     why: Annotated[bool, why_option()] = False
     live: Annotated[bool, option("--live", help="Report each connection as it ends, not all at the end")] = False
@@ -71,32 +71,32 @@ class RunOptions:
     # fmt: on
 
 
-def run_settings(asked: RunOptions) -> RunSettings:
-    """The settings that the words mean. Raises UsageError for values that mean nothing, and without a command."""
-    if not asked.command or not asked.command[0]:
+def run_settings(options: RunOptions) -> RunSettings:
+    """The settings for these options. Raises UsageError for invalid values, and without a command."""
+    if not options.command or not options.command[0]:
         raise UsageError("no command to run", "write it after --: nettop run -- curl https://example.com")
     return RunSettings(
-        words=tuple(asked.command),
-        format=LineFormat(checked_word("format", asked.format, list(LineFormat))),
-        live=asked.live,
-        output=asked.output,
-        as_root=asked.root,
-        why=checked_why(asked.why, asked.format),
-        mechanisms=parse_mechanisms(asked.mechanism),
-        options=parse_lens_options(asked, INTERVAL_S, [(LENS, EVENTS)], log=True),
+        words=tuple(options.command),
+        format=LineFormat(checked_word("format", options.format, list(LineFormat))),
+        live=options.live,
+        output=options.output,
+        as_root=options.root,
+        why=checked_why(options.why, options.format),
+        mechanisms=parse_mechanisms(options.mechanism),
+        options=parse_lens_options(options, INTERVAL_S, [(LENS, EVENTS)], log=True),
     )
 
 
-def open_run(asked: RunOptions, source_of: Callable[[str], Source] | None) -> int:
+def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) -> int:
     """Run the command, report, and return its exit code. Raises NettopError where it has not begun.
 
     `source_of` makes the source of a lens; the probes do if it is None.
     """
-    settings = run_settings(asked)
+    settings = run_settings(options)
     from nettop.commands.child import Child
 
     user = None if settings.as_root else invoking_user()
-    rights = Rights(user, follow_namespaces=asked.follow_namespaces)
+    rights = Rights(user, follow_namespaces=options.follow_namespaces)
     with ExitStack() as ends:
         output = None if settings.output is None else ends.enter_context(_opened(settings.output))
         # Before anything is given up that the command may need, and before there is a second thread.

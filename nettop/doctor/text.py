@@ -179,20 +179,20 @@ def _written(line: _Line, name_width: int, width: int | None, coloured: bool) ->
     if coloured:
         sign = f"\x1b[{_COLOURS[line.verdict]}m{sign}\x1b[0m"
     at = _INDENT + name_width + 2
-    room = None if width is None else max(width - at, _MIN_VALUE_WIDTH)
-    values = list(_folded(line.value, room))
+    value_width = None if width is None else max(width - at, _MIN_VALUE_WIDTH)
+    values = list(_folded(line.value, value_width))
     yield f"  {sign} {safe_text(line.name):<{name_width}}  {values[0]}".rstrip()
-    for value in (*values[1:], *(part for text in line.below for part in _folded(text, room))):
+    for value in (*values[1:], *(part for text in line.below for part in _folded(text, value_width))):
         yield " " * at + value
 
 
-def _folded(text: str, room: int | None) -> list[str]:
+def _folded(text: str, value_width: int | None) -> list[str]:
     """The text in lines of that width, all but the first indented."""
     text = safe_text(text)
-    if room is None:
+    if value_width is None:
         return [text]
     return textwrap.wrap(
-        text, room, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+        text, value_width, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
     ) or [""]
 
 

@@ -19,9 +19,9 @@ _NO_LENS = frozenset({"arrays", "codec", "own_cost", "safe_text", "schema", "sna
 def lenses() -> tuple[Lens, ...]:
     """Every lens that has a module in this package, in the order in which the screens show them."""
     modules = (
-        importlib.import_module(f"{__name__}.{found.name}")
-        for found in pkgutil.iter_modules(__path__)
-        if found.name not in _NO_LENS
+        importlib.import_module(f"{__name__}.{module.name}")
+        for module in pkgutil.iter_modules(__path__)
+        if module.name not in _NO_LENS
     )
     declared = (module.LENS for module in modules if hasattr(module, "LENS"))
     return tuple(sorted(declared, key=lambda lens: lens.order))
@@ -54,7 +54,7 @@ def logged_views(view: str) -> list[tuple[Lens, Table]]:
 
 
 def views() -> tuple[str, ...]:
-    """Every word that --view takes."""
+    """Every name that --view accepts."""
     return tuple(
         lens.id if table is lens.main else f"{lens.id}.{table.name}"
         for lens in (*lenses(), SELF)

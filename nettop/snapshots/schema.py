@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words in which a lens is declared: Field, Table, Lens. Imports no numpy until a dtype is asked for."""
+"""How a lens is declared: Field, Table, Hook, Loss, Option, Lens. Imports numpy only when a dtype is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """What a field is; every door derives its behaviour from it."""
+    """What a field is; every frontend derives its behaviour from it."""
 
     KEY = "key"
     """Identifies the row."""
@@ -48,7 +48,7 @@ RATE = "_per_s"
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One column, declared once: the TUI, plain text, JSON, filters and the documents all read it here.
+    """One column, declared once: the screens, plain text, JSON, filters and documentation all read it here.
 
     `unit` is a base unit ("bytes", "packets", "us", "bytes/s", "ns"); `dtype` is numpy's word for the stored
     value. Unknown is stored as the largest value of an unsigned dtype, or as NaN.
@@ -74,15 +74,15 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """A named set of fields and how a person first meets it.
+    """A named set of fields and how it is shown by default.
 
     `screen` and `text` name the columns that the TUI and plain text show unasked, sorted by `sort` and
     `text_sort`: a field name, with `-` before it for descending; `default_filter` chooses the rows shown without --all.
     `append` marks a table of events: rows are added, never replaced. Counters of a table that `begins_at_zero` count
-    from when its source first met their row: what a new row has, it has of the last interval. `point` names the point
-    of its lens without which it has no rows, where that is not called as the table is. Rows of a table that `adds_up`
-    are parts of a whole; those of others hold each other's numbers too, and have no total. `exports` are the formats in
-    which `nettop export` writes it (values of nettop.settings.ExportFormat).
+    from when its source first saw their row: all that a new row counted belongs to the last interval. `hook` names the
+    hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that `adds_up` are
+    parts of a whole; rows of others overlap, and have no total. `exports` are the formats in which `nettop export`
+    writes it (values of nettop.settings.ExportFormat).
     """
 
     name: str
@@ -106,12 +106,12 @@ class Table:
 
     @cached_property
     def stored(self) -> tuple[Field, ...]:
-        """The fields that rows really hold."""
+        """The fields that are stored in rows."""
         return tuple(f for f in self.fields if not f.is_composite)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Every word that sorts, filters and chooses columns: the fields, then the rates of the counters."""
+        """Every name for sorting, filtering and choosing columns: the fields, then the rates of the counters."""
         rates = tuple(f.name + RATE for f in self.fields if f.kind is Kind.COUNTER)
         return tuple(f.name for f in self.fields) + rates
 
@@ -122,7 +122,7 @@ class Table:
 
 
 def row_dtype(table: Table, carried: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
-    """The dtype of a table's row, with `carried` columns behind it that a probe needs but nobody is shown.
+    """The dtype of a table's row, followed by `carried` columns that a probe needs and that are not shown.
 
     Those stand in the order in which they are given. The size is rounded up to 8 bytes, as a C compiler does.
     """
@@ -169,7 +169,7 @@ SYMBOLS_REMEDY = "CAP_SYSLOG shows the kernel's symbols, where sysctl kernel.kpt
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What may be missing from a lens's numbers, and is counted under this name in a snapshot's `lost`."""
+    """Something that may be missing from a lens's numbers, counted under this name in a snapshot's `lost`."""
 
     name: str
     help: str

@@ -34,17 +34,18 @@ class Rows:
 TICKS = "ticks"
 """The ticks of samples: in `counts` those that came, in `lost` those that did not."""
 _MANY = 0.1
-"""The share of the ticks that no virtual machine misses as a matter of course."""
+"""The share of missed ticks that is more than virtual machines normally miss."""
 
 NOT_AVAILABLE = "n/a"
-"""How every door writes what this kernel or host cannot tell."""
+"""How every frontend writes what is not available on this kernel or host."""
 
 
 @dataclass(frozen=True, slots=True)
 class HookStatus:
-    """How a point of a lens is had here: by this way, after the better ones were refused (way and why, best first).
+    """The mechanism that provides a hook of a lens, and those better ones that were refused (name and why, best first).
 
-    Where `way` is None none works, and the lens's `fields` that hang on it are not on this kernel or host.
+    Where `mechanism` is None none works, and `fields`, which depend on the hook, are not available on this kernel or
+    host.
     """
 
     hook: str
@@ -54,11 +55,11 @@ class HookStatus:
 
     @property
     def why(self) -> str:
-        """Why there is no way, or none of the better ones; empty where the best one is used."""
+        """Why there is no mechanism, or none of the better ones; empty where the best one is used."""
         reasons = {why for _, why in self.refused}
         if len(reasons) == 1:
             return reasons.pop()
-        return "; ".join(f"{way}: {why}" for way, why in self.refused)
+        return "; ".join(f"{name}: {why}" for name, why in self.refused)
 
     def __str__(self) -> str:
         return f"{NOT_AVAILABLE}: {self.why}" if self.mechanism is None else self.mechanism
@@ -69,8 +70,8 @@ class Snapshot:
     """One reading of a lens. Nothing downstream changes it, and it holds no memory that the kernel writes.
 
     `wall_ns` and `boot_ns` were read together with each other. `counts` are facts about the whole (sockets in
-    TIME_WAIT), `lost` what a bound or a race dropped since the start, by name. `hooks` say how each point of the
-    lens is had; `gaps` what else cannot be seen, by name, and why: a namespace that may not be entered.
+    TIME_WAIT), `lost` what a bound or a race dropped since the start, by name. `hooks` are the status of the lens's
+    hooks; `gaps` what else cannot be seen, by name, and why: a namespace that may not be entered.
     """
 
     lens: str
@@ -84,41 +85,39 @@ class Snapshot:
 
     @property
     def missed_ticks(self) -> float | None:
-        """The share of the ticks of samples since the start that did not come; None where none is known to be
-        missed.
-        """
+        """The share of sampling ticks since the start that were missed; None where none is known to be missed."""
         missed, came = self.lost.get(TICKS), self.counts.get(TICKS)
         return missed / (missed + came) if missed and came is not None else None
 
     @property
     def lost_in_all(self) -> int:
-        """All that was lost; of ticks, which every virtual machine misses, only where they are many."""
+        """Everything that was lost; missed ticks, which every virtual machine has, only where they are many."""
         missed = self.missed_ticks
         few = self.lost[TICKS] if missed is not None and missed < _MANY else 0
         return sum(self.lost.values()) - few
 
     @property
     def via(self) -> dict[str, str]:
-        """Each point and its way, or `n/a: why`; behind them the gaps."""
+        """Each hook and its mechanism, or `n/a: why`; after them the gaps."""
         return {hook.hook: str(hook) for hook in self.hooks} | dict(self.gaps)
 
     @property
     def missing(self) -> dict[str, str]:
-        """Each field that is not on this kernel or host, and why."""
+        """Each field that is not available on this kernel or host, and why."""
         return {name: hook.why for hook in self.hooks if hook.mechanism is None for name in hook.fields}
 
     def why_unavailable(self, table: Table) -> str | None:
         """Why this kernel or host gives a table no rows; None where it does, or where nobody knows yet."""
         return self.why_not(table.hook or table.name)
 
-    def why_not(self, point: str) -> str | None:
-        """Why there is no way to a point; None where there is one, or where nobody knows yet."""
-        hook = self.hook(point)
+    def why_not(self, name: str) -> str | None:
+        """Why a hook is not available; None where it is, or where it was not tried yet."""
+        hook = self.hook(name)
         return hook.why if hook is not None and hook.mechanism is None else None
 
-    def hook(self, point: str) -> HookStatus | None:
-        """How a point is had; None where the lens has no such point, or nobody has tried yet."""
-        return next((hook for hook in self.hooks if hook.hook == point), None)
+    def hook(self, name: str) -> HookStatus | None:
+        """The status of a hook; None where the lens has no such hook, or it was not tried yet."""
+        return next((hook for hook in self.hooks if hook.hook == name), None)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -22,10 +22,10 @@ class Source(Protocol):
         """The state now; `taken_ns` is CLOCK_MONOTONIC at the tick."""
 
     def set(self, option: str, value: object) -> None:
-        """Change an option of the source, before its start too; one that means nothing to it is ignored."""
+        """Change an option of the source, before its start too; an unknown one is ignored."""
 
     def describe(self, key: int) -> dict[str, str]:
-        """Details of the row with this key, as titles and texts, that are only worth getting when asked."""
+        """Details of the row with this key, as titles and texts, that are read only on demand."""
 
     def close(self) -> None:
         """Detach; nothing stays in the kernel. May be called at any time, and twice."""
@@ -33,7 +33,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class EventSource(Source, Protocol):
-    """A source that the kernel wakes: it also gives rows of tables to which rows are only added."""
+    """A source that the kernel wakes, with rows for append tables."""
 
     def wakeups(self) -> tuple[int, ...]:
         """Descriptors that are readable while there is something to drain; the same from start to close."""

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import pytest
 
 from nettop import __version__
-from nettop.cli import ViewOptions, complete_format, run, settings_of
+from nettop.cli import ViewOptions, run, view_settings
 from nettop.commands.export import ExportOptions
 from nettop.commands.log import LogOptions, log_settings
-from nettop.commands.options import complete_columns, complete_line_format, complete_sort, complete_view
+from nettop.commands.options import complete_columns, complete_sort
 from nettop.commands.run import RunOptions, run_settings
 from nettop.errors import ExitCode, PermissionMissing, SourceFailed, Unsupported
 from nettop.query.filter import parse_filter, quote
@@ -59,12 +59,12 @@ def test_options_become_settings() -> None:
     )  # fmt: skip
     view = ViewSettings("connections.events", ("pid", "local"), "-rtt_us", ("nginx",), 3, True, True, True)
     text = TextSettings(Format.CSV, 2, data_only=True)
-    assert settings_of(asked) == Settings(0.5, view, text, options={"ring_size": 1 << 16})
+    assert view_settings(asked) == Settings(0.5, view, text, options={"ring_size": 1 << 16})
 
 
 def test_nothing_asked() -> None:
     """Without options the settings are the defaults, and the screens open."""
-    assert settings_of(ViewOptions()) == Settings()
+    assert view_settings(ViewOptions()) == Settings()
     assert not ViewOptions().is_text
 
 
@@ -123,7 +123,7 @@ def test_options_of_a_lens_reach_its_source(capfd: pytest.CaptureFixture[str]) -
 
 def test_the_screens_take_the_options_of_every_lens() -> None:
     """Whatever they begin with, they can come to show any lens."""
-    settings = settings_of(ViewOptions(view="drops", frequency="99", ring_size="1M"))
+    settings = view_settings(ViewOptions(view="drops", frequency="99", ring_size="1M"))
     assert settings.options == {"frequency": 99, "ring_size": 1 << 20}
 
 
@@ -138,7 +138,7 @@ def test_no_two_lenses_declare_the_same_option() -> None:
 def test_shortcuts_are_filters() -> None:
     """--port, --pid, --process and --container become terms of the filter, whatever they hold."""
     hostile = 'a "b" \\c'
-    filters = settings_of(ViewOptions(port="443", pid="7", process=hostile, container="api")).view.filters
+    filters = view_settings(ViewOptions(port="443", pid="7", process=hostile, container="api")).view.filters
     assert filters == (":443", "pid=7", f"process={quote(hostile)}", 'container~"api"')
     parse_filter(SOCKETS, " ".join(filters))
 
@@ -274,7 +274,7 @@ def test_hostile_words_are_told_safely(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_completion() -> None:
-    """Views, formats, orders and lists of columns are completed; of a list only the last name."""
+    """Orders and lists of columns are completed; of a list only the last name."""
 
     class Context:
         params = {"view": "connections"}  # noqa: RUF012 - stands for typer's
@@ -282,9 +282,6 @@ def test_completion() -> None:
     class Unknown:
         params = {"view": "nothing"}  # noqa: RUF012 - stands for typer's
 
-    assert complete_view("connections.e") == ["connections.events"]
-    assert complete_format("") == ["table", "csv", "jsonl"]
-    assert complete_line_format("t") == ["text"]
     assert complete_sort(Context(), "-rtt_m") == ["-rtt_min_us"]  # type: ignore[arg-type]
     assert complete_columns(Context(), "pid,bytes_se") == ["pid,bytes_sent", "pid,bytes_sent_per_s"]  # type: ignore[arg-type]
     assert complete_columns(Unknown(), "p") == []  # type: ignore[arg-type]
@@ -294,7 +291,11 @@ def test_completion() -> None:
     ("line", "found"),
     [
         ("nettop --columns bytes_re", ["bytes_received", "bytes_received_per_s"]),
+        ("nettop --view connections.e", ["connections.events"]),
+        ("nettop --format ", ["table", "csv", "jsonl"]),
         ("nettop lo", ["log"]),
+        ("nettop doctor --only h", ["host"]),
+        ("nettop export connections", []),
         ("nettop log --lens connections.e", ["connections.events"]),
         ("nettop run --format j", ["jsonl"]),
         ("nettop log --events", ["--events-only"]),

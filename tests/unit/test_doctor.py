@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from nettop import cli
 from nettop.cli import run
 from nettop.commands import doctor as command
-from nettop.commands.doctor import complete_part
 from nettop.doctor import capabilities, facts, text
 from nettop.doctor.command import DoctorSettings, make_report, run_doctor
 from nettop.doctor.redaction import Redactor
@@ -357,7 +356,6 @@ def test_only_these_parts() -> None:
     report = make_report(DoctorSettings(("drops",), traffic=False), lambda _: Scripted(steps([])))
     assert not report.checks
     assert [one.lens.id for one in report.lenses] == ["drops"]
-    assert complete_part("h") == ["host"]
 
 
 def test_a_way_that_there_is_not() -> None:

@@ -22,8 +22,6 @@ import pytest
 from nettop.cli import run
 from nettop.commands.export import (
     ExportOptions,
-    complete_export_format,
-    complete_export_view,
     export_settings,
 )
 from nettop.engine.session import Session
@@ -124,13 +122,6 @@ def test_wrong_filter_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert export(source, "cpu.stacks", str(tmp_path / "a.svg"), "--filter", "sampels>3") == ExitCode.USAGE
     assert "did you mean samples" in capsys.readouterr().err
     assert source.reads == 0
-
-
-def test_completion() -> None:
-    """Tables that declare exports, and formats."""
-    assert complete_export_view("c") == ["cpu.stacks"]
-    assert complete_export_view("connections") == []
-    assert complete_export_format("s") == ["speedscope", "svg"]
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

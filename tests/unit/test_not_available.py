@@ -486,10 +486,10 @@ def test_completion_of_ways() -> None:
 def test_ways_reach_the_settings_of_every_door() -> None:
     """Each command takes --mechanism, and --why with JSON Lines."""
     words = ["events=none"]
-    assert cli.settings_of(cli.ViewOptions(mechanism=words)).mechanisms == {"events": "none"}
+    assert cli.view_settings(cli.ViewOptions(mechanism=words)).mechanisms == {"events": "none"}
     assert log_settings(LogOptions(mechanism=words)).mechanisms == {"events": "none"}
     assert run_settings(RunOptions(["true"], mechanism=words)).mechanisms == {"events": "none"}
-    assert cli.settings_of(cli.ViewOptions(format="jsonl", why=True)).text.why
+    assert cli.view_settings(cli.ViewOptions(format="jsonl", why=True)).text.why
     assert log_settings(LogOptions(format="jsonl", why=True)).why
     assert run_settings(RunOptions(["true"], format="jsonl", why=True)).why
 
@@ -497,8 +497,8 @@ def test_ways_reach_the_settings_of_every_door() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: cli.settings_of(cli.ViewOptions(format="csv", why=True)),
-        lambda: cli.settings_of(cli.ViewOptions(why=True)),
+        lambda: cli.view_settings(cli.ViewOptions(format="csv", why=True)),
+        lambda: cli.view_settings(cli.ViewOptions(why=True)),
         lambda: log_settings(LogOptions(why=True)),
         lambda: run_settings(RunOptions(["true"], why=True)),
     ],
