@@ -19,11 +19,11 @@ from nettop.snapshots import lenses  # noqa: E402
 from nettop.snapshots.own_cost import SELF  # noqa: E402
 from tests.screens import example_cpu, example_drops, example_self  # noqa: E402
 from tests.screens.example_events import eventful_host  # noqa: E402
-from tests.screens.harness import Script, Stage  # noqa: E402
+from tests.screens.harness import Harness, Script  # noqa: E402
 
 
 class Screenshot(NamedTuple):
-    """A view, the terminal's columns and rows, and the keys that are pressed before the picture is taken."""
+    """A view, the terminal's columns and rows, and the keys that are pressed before the screenshot."""
 
     view: str
     size: tuple[int, int]
@@ -53,17 +53,17 @@ def example_sources() -> dict[str, Script]:
 
 async def draw(shot: Screenshot) -> str:
     """The screen after its keys, as SVG."""
-    stage = Stage(example_sources().__getitem__)
-    stage.session._sampler._source = example_sources().__getitem__  # type: ignore[method-assign]
-    app = stage.app(Settings(view=ViewSettings(view=shot.view)), lens_set=lenses())
+    harness = Harness(example_sources().__getitem__)
+    harness.session._sampler._source = example_sources().__getitem__  # type: ignore[method-assign]
+    app = harness.app(Settings(view=ViewSettings(view=shot.view)), lens_set=lenses())
     async with app.run_test(size=shot.size) as pilot:
         for key in (*["tick"] * 3, *shot.keys):
             if key == "tick":
-                stage.tick()
+                harness.tick()
             else:
                 await pilot.press(key)
                 await pilot.pause()
-                stage.run_tasks()
+                harness.run_tasks()
             await pilot.pause()
         return tidy(app.export_screenshot(title="nettop"))
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one table of keys: bindings, footer, help and palette are read from it, and nothing else names a key."""
+"""The table of keys: bindings, footer, help and palette are derived from it, and nothing else names a key."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
@@ -13,11 +13,10 @@ from nettop.snapshots import lenses
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something a key does: `id` is the method `action_<id>` that does it, unless `method` is another one.
+    """What a key does, by the method `action_<id>` (or `method`) of the app (`by_app`) or of the lens's screen.
 
-    `keys` are Textual's names, the first is the one that is shown. `footer` is its importance there (0: not
-    shown), `palette` offers it by name. The program does it where `by_app`, the lens's screen otherwise;
-    `everywhere` makes it work in dialogs and boxes too.
+    `keys` are Textual's names; the first one is shown. `footer` is the importance there (0: not shown), `palette`
+    says whether the palette offers it. `everywhere`: works in dialogs and boxes too.
     """
 
     id: str
@@ -36,51 +35,51 @@ class Action:
 OPTIONS = {
     f"option_{option.name}": Action(
         f"option_{option.name}", (option.key,), option.name.replace("_", " "), f"{option.help}: the next value",
-        lens.title, argument=repr(option.name), method="next_option_value",
+        lens.title, footer=34, argument=repr(option.name), method="next_option_value",
     )
     for lens in lenses() for option in lens.options if option.key
 }  # fmt: skip
 """The keys of the options that lenses declare."""
 
 GRAPH = "Flame graph"
-"""The group of what only a flame graph does."""
+"""The group of the actions that only a flame graph has."""
 
 ACTIONS: tuple[Action, ...] = (
-    Action("refresh_now", ("enter",), "refresh", "Refresh now, from anywhere; in the filter box it also applies",
-           "Look", footer=90, by_app=True, everywhere=True),
-    Action("filter", ("slash",), "filter", "Choose rows by words that match anywhere, or field op value", "Rows",
+    Action("refresh_now", ("enter",), "refresh", "Refresh now; in the filter box, also apply the filter",
+           "Screen", footer=90, by_app=True, everywhere=True),
+    Action("filter", ("slash",), "filter", "Only the rows that pass a filter: words, or field op value", "Rows",
            footer=80),
     Action("sort_next", ("s",), "sort", "Sort by the next column", "Rows", footer=70),
-    Action("sort_reverse", ("S",), "reverse", "Turn the order round", "Rows", footer=20),
+    Action("sort_reverse", ("S",), "reverse", "Reverse the order", "Rows", footer=20),
     Action("sort_left", ("less_than_sign",), "sort left", "Sort by the column to the left", "Rows", palette=False),
     Action("sort_right", ("greater_than_sign",), "sort right", "Sort by the column to the right", "Rows",
            palette=False),
-    Action("freeze", ("space",), "freeze", "Hold the picture still; data goes on being collected", "Look",
-           footer=60),
-    Action("totals", ("t",), "totals", "Rates, or totals since each row began", "Look", footer=40),
-    Action("all_rows", ("a",), "all", "All rows, with listeners, TIME_WAIT and unconnected UDP", "Rows", footer=30),
-    Action("details", ("right",), "details", "Open the chosen row: its details (again to scroll in them), or the "
-           "rows that it stands for", "Look", footer=50),
-    Action("back", ("left",), "back", "Back: from the details to the table, then close them, then to where → was "
-           "pressed", "Look", palette=False, footer=65),
-    Action("clear", ("escape",), "clear", "Close the details, then drop the filter, then the choice of a row",
-           "Look", footer=35),
+    Action("freeze", ("space",), "freeze", "Freeze the screen; collecting goes on", "Screen", footer=60),
+    Action("totals", ("t",), "totals", "Rates, or totals since each row began", "Screen", footer=40),
+    Action("all_rows", ("a",), "all", "All rows, also those that the table leaves out by default", "Rows", footer=30),
+    Action("details", ("right",), "details", "Open the chosen row: its details (again: scroll in them), or the rows "
+           "that it stands for", "Screen", footer=50),
+    Action("back", ("left",), "back", "From the details back to the table, then close them, then return to the table "
+           "where → was pressed", "Screen", palette=False, footer=65),
+    Action("clear", ("escape",), "clear", "Close the details, then remove the filter, then unselect the row", "Screen",
+           footer=35),
     Action("frame_left", ("h", "shift+left"), "left", "The frame to the left in the same row", GRAPH, palette=False),
     Action("frame_right", ("l", "shift+right"), "right", "The frame to the right in the same row", GRAPH,
            palette=False),
-    Action("next_entry", ("i",), "entry point", "The next entry point that has samples, after the last all of them",
+    Action("next_entry", ("i",), "entry point", "The next entry point that has samples; after the last, all of them",
            GRAPH, footer=48),
-    Action("next_cpu", ("u",), "CPU", "The next CPU's stacks alone, after the last those of all", GRAPH, footer=46),
-    Action("previous_cpu", ("U",), "CPU before", "The CPU before", GRAPH, palette=False),
-    Action("window", ("w",), "window", "Which samples count: the last interval's, the last minute's, all since the "
+    Action("next_cpu", ("u",), "CPU", "Only the next CPU's stacks; after the last, those of all CPUs", GRAPH,
+           footer=46),
+    Action("previous_cpu", ("U",), "previous CPU", "The previous CPU", GRAPH, palette=False),
+    Action("window", ("w",), "window", "Count the samples of the last interval, of the last minute, or all since the "
            "start", GRAPH, footer=47),
     Action("categories", ("c",), "categories", "The categories of the network stack: beside the graph, or in its "
            "place where it is not wide enough", GRAPH, footer=49),
-    Action("numbers", ("n",), "numbers", "The bars as a table of all their numbers, other softirqs included, and "
-           "back", GRAPH, footer=36),
+    Action("numbers", ("n",), "numbers", "The bars as a table of numbers, other softirqs included, and back", GRAPH,
+           footer=36),
     *OPTIONS.values(),
-    Action("slower", ("plus",), "slower", "A longer interval between refreshes", "Look", footer=11),
-    Action("faster", ("minus",), "faster", "A shorter interval between refreshes", "Look", footer=10),
+    Action("slower", ("plus",), "slower", "A longer interval between refreshes", "Screen", footer=11),
+    Action("faster", ("minus",), "faster", "A shorter interval between refreshes", "Screen", footer=10),
     Action("move_up", ("up", "k"), "up", "The row above", "Move", palette=False),
     Action("move_down", ("down", "j"), "down", "The row below", "Move", palette=False),
     Action("page_up", ("pageup",), "page up", "A page up", "Move", palette=False),
@@ -88,11 +87,11 @@ ACTIONS: tuple[Action, ...] = (
     Action("first", ("home",), "first", "The first row", "Move", palette=False),
     Action("last", ("end",), "last", "The last row", "Move", palette=False),
     Action("next_lens", ("tab",), "next view", "The next view", "Views", palette=False, by_app=True),
-    Action("previous_lens", ("shift+tab",), "previous view", "The view before", "Views", palette=False,
+    Action("previous_lens", ("shift+tab",), "previous view", "The previous view", "Views", palette=False,
            by_app=True),
     Action("next_table", ("p",), "next table", "The next table of this view", "Views", palette=False, footer=42,
            by_app=True),
-    Action("previous_table", ("P",), "previous table", "The table before", "Views", palette=False, by_app=True),
+    Action("previous_table", ("P",), "previous table", "The previous table", "Views", palette=False, by_app=True),
     *(Action("lens", (str(digit),), f"view {digit}", f"View {digit}", "Views", palette=False, by_app=True,
              argument=str(digit))
       for digit in range(1, 10)),
@@ -102,10 +101,11 @@ ACTIONS: tuple[Action, ...] = (
     Action("help", ("question_mark",), "help", "All keys, signs and columns", "nettop", footer=75, by_app=True),
     Action("palette", ("ctrl+p",), "palette", "Find an action or a column by name", "nettop", palette=False,
            footer=9, by_app=True),
-    Action("suspend", ("ctrl+z",), "suspend", "Back to the shell; fg returns", "nettop", by_app=True, everywhere=True),
-    Action("quit", ("q",), "quit", "End nettop", "nettop", footer=85, by_app=True),
-    Action("interrupt", ("ctrl+c",), "quit", "End nettop, from anywhere", "nettop", palette=False,
+    Action("suspend", ("ctrl+z",), "suspend", "Suspend nettop and return to the shell; fg resumes it", "nettop",
            by_app=True, everywhere=True),
+    Action("quit", ("q",), "quit", "Quit nettop", "nettop", footer=85, by_app=True),
+    Action("interrupt", ("ctrl+c",), "quit", "Quit nettop, from anywhere", "nettop", palette=False, by_app=True,
+           everywhere=True),
 )  # fmt: skip
 
 _SIGNS = {
@@ -118,25 +118,25 @@ _SIGNS = {
 
 ON_A_GRAPH: Mapping[str, tuple[str, str]] = {
     "details": ("zoom", "Zoom into the chosen frame: it takes the whole width"),
-    "back": ("out", "Back to what was zoomed into before"),
-    "clear": ("clear", "Drop the search, then the zoom, then the choice of a frame, then the filter"),
+    "back": ("out", "Zoom out, to where → was pressed before"),
+    "clear": ("clear", "Clear the search, then the zoom, then the chosen frame, then the filter"),
     "filter": (
         "search",
-        "Let the functions stand out whose names hold one of some words, and say what they come to",
+        "Highlight the functions whose names contain one of some words, and count their samples",
     ),
-    "sort_next": ("sort", "Frames and categories by their width, or by name"),
+    "sort_next": ("sort", "Sort frames and categories by width or by name"),
     "sort_reverse": ("sort CPUs", "CPUs by number, or the busiest first"),
     "move_up": ("up", "The caller"),
     "move_down": ("down", "The widest of the functions that it calls"),
-    "page_up": ("page up", "Up by as many rows as are in sight"),
-    "page_down": ("page down", "Down the widest way by as many rows as are in sight"),
+    "page_up": ("page up", "A page up, along the callers"),
+    "page_down": ("page down", "A page down, along the widest frames"),
     "first": ("first", "The widest frame of the first row"),
-    "last": ("last", "Down to where the widest way ends"),
+    "last": ("last", "Down along the widest frames to the last one"),
 }
-"""Label and help of what keys do, in a flame graph, that do something like it in tables."""
+"""Label and help of keys that do in a flame graph something like what they do in tables."""
 
 BY_ID = {action.id: action for action in ACTIONS}
-"""Actions by their ids; of those that differ by their argument alone, any one."""
+"""Actions by their ids; of those that differ only by their argument, one."""
 
 
 def key_name(key: str) -> str:
@@ -147,22 +147,13 @@ def key_name(key: str) -> str:
 
 
 def call(action: Action) -> str:
-    """What Textual is asked to run."""
+    """The action in Textual's notation."""
     method = action.method or action.id
     name = f"app.{method}" if action.by_app else method
     return f"{name}({action.argument})" if action.argument else name
 
 
-def bindings(actions: Iterable[Action]) -> list[BindingType]:
-    """Textual's bindings for these actions. Those that work everywhere come before any box's own keys."""
+def bindings(*, everywhere: bool) -> list[BindingType]:
+    """Textual's bindings of the app, whose keys work everywhere and precede a box's own, or of a lens's screen."""
+    actions = [action for action in ACTIONS if action.everywhere == everywhere]
     return [Binding(",".join(a.keys), call(a), a.label, show=False, priority=a.everywhere) for a in actions]
-
-
-def everywhere() -> list[BindingType]:
-    """The bindings that the frame has, whatever has the focus."""
-    return bindings(a for a in ACTIONS if a.everywhere)
-
-
-def of_lens() -> list[BindingType]:
-    """The bindings of a lens's screen."""
-    return bindings(a for a in ACTIONS if not a.everywhere)

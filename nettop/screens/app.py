@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way in: starts the kernel side first, so that it compiles while the terminal side is still imported."""
+"""The frontend on the terminal: its lens attaches first, which takes longer than importing the screens."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from nettop.settings import Settings
 from nettop.snapshots import find_table
 
 _GARBAGE = 10_000
-"""New objects after which garbage is looked for: about what one picture takes."""
+"""New objects between two garbage collections: about what drawing one refresh allocates."""
 
 
 def run_app(settings: Settings, session: Session) -> ExitCode:
     """Show the session in the terminal until the user, a signal or an error ends it.
 
-    `session` is entered by the caller, who also leaves it. Raises the NettopError for which there was nothing
-    to show.
+    The caller enters and leaves `session`. Raises the NettopError that kept the first lens from being shown.
     """
     lens, table = find_table(settings.view.view)
     lease = session.enable(
@@ -28,15 +27,15 @@ def run_app(settings: Settings, session: Session) -> ExitCode:
         mechanisms=settings.mechanisms,
         **settings.options,
     )
-    from nettop.screens.context import ScreenContext  # imported here, after the kernel side began its work
-    from nettop.screens.frame import NettopApp
+    from nettop.screens.context import ScreenContext  # only after the lens began to attach
+    from nettop.screens.nettop_app import NettopApp
 
     app = NettopApp(ScreenContext(settings, session))
-    # What is there by now stays: to look through it for garbage again and again took a sixth of all drawing.
+    # What exists now stays: collecting it again and again took a sixth of the time spent on drawing.
     gc.freeze()
     gc.set_threshold(_GARBAGE)
     app.run()
     lease.release()
-    if app.hopeless is not None:
-        raise app.hopeless
+    if app.fatal_error is not None:
+        raise app.fatal_error
     return ExitCode.DONE if app.return_code == 0 else ExitCode.FAILURE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all screens share: the session, what was asked for, and the facts of the first line."""
+"""What all screens share: the session, the settings, and the facts of the first line."""
 
 from __future__ import annotations
 
@@ -11,68 +11,65 @@ from typing import Any, NamedTuple
 
 from nettop.engine.session import Session
 from nettop.query.view import Names
-from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Settings
+from nettop.settings import Settings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens, Option, Table
 
-Clock = Callable[[], float]
-Cost = Callable[[], "float | None"]
-
 INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
-class Place(NamedTuple):
-    """What one screen shows: a table of a lens."""
+class TableRef(NamedTuple):
+    """A table and its lens: what one screen shows."""
 
     lens: Lens
     table: Table
 
     @property
-    def word(self) -> str:
-        """What --view calls it."""
+    def view_name(self) -> str:
+        """Its name for --view."""
         is_main = self.table.name == self.lens.main.name
         return self.lens.id if is_main else f"{self.lens.id}.{self.table.name}"
 
-    def beside(self, step: int) -> Place:
-        """The table `step` further on in the same lens; behind the last one comes the first."""
+    def neighbour(self, step: int) -> TableRef:
+        """The table `step` further on in the same lens; after the last comes the first."""
         tables = self.lens.tables
-        return Place(self.lens, tables[(tables.index(self.table) + step) % len(tables)])
+        return TableRef(self.lens, tables[(tables.index(self.table) + step) % len(tables)])
 
 
 @dataclass
 class ScreenContext:
-    """What every screen works with. Tests put their own host, clock and cost here."""
+    """What every screen works with. Tests set their own host, clock and cost."""
 
     settings: Settings
     session: Session
     lenses: tuple[Lens, ...] = field(default_factory=lenses)
     host: str = field(default_factory=lambda: safe_text(socket.gethostname()))
-    clock: Clock = time.monotonic
-    cost: Cost | None = None
-    """What a test has in place of the session's own measurement."""
+    clock: Callable[[], float] = time.monotonic
+    cost: Callable[[], float | None] | None = None
+    """A test's cost, in place of the session's."""
     interval_s: float = 0.0
-    """The interval that was asked for."""
+    """The chosen interval; --max-overhead may stretch it."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    """The options of lenses by name, as far as they were given or changed."""
+    """The options of lenses that were given or changed, by name."""
     names: Names | None = None
-    """Names of addresses, where --resolve asks for them; one that is found later is there at the next refresh."""
+    """Names of addresses with --resolve; a name that is resolved later appears at the next refresh."""
 
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s
         self.options = dict(self.settings.options)
         if self.settings.view.resolve and self.names is None:
-            from nettop.engine.resolver import Resolver  # few ask for it
+            from nettop.engine.resolver import Resolver  # rarely needed
 
             self.names = Resolver()
 
-    def share(self) -> float | None:
-        """The share of one CPU that nettop took lately; None before there was time to measure."""
+    def cpu_share(self) -> float | None:
+        """nettop's own recent CPU time as a share of one CPU; None before it was measured."""
         return (self.cost or self.session.cost)()
 
     def next_value(self, lens: Lens, option: Option) -> Any:
-        """Set an option of a lens to the next of its steps, the first behind the last; the new value."""
+        """Set an option of a lens to the next of its steps, after the last to the first; returns the value."""
         now = self.options.get(option.name, option.default)
         at = option.steps.index(now) + 1 if now in option.steps else 0
         self.options[option.name] = value = option.steps[at % len(option.steps)]
@@ -84,6 +81,5 @@ class ScreenContext:
         now = self.interval_s
         others = [s for s in INTERVALS_S if (s > now if step > 0 else s < now)]
         if others:
-            wanted = min(others) if step > 0 else max(others)
-            self.interval_s = min(max(wanted, MIN_INTERVAL_S), MAX_INTERVAL_S)
+            self.interval_s = min(others) if step > 0 else max(others)
             self.session.set_interval(self.interval_s)

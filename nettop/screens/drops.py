@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drops screen: what the kernel drops and why, and what it counts of that itself."""
+"""The drops screen: dropped packets by reason, and the kernel's own counters of drops."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.drops import COUNTERS, PACKETS, REASONS
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.widgets.bar import Part, Piece, part
-from nettop.widgets.cells import WARNING, Look, Manner
+from nettop.widgets.bar import BarItem, Span, item
+from nettop.widgets.cells import WARNING, RowFlags, RowStyle
 from nettop.widgets.themes import Role
 
 _PER_SECOND = "packets/s"
@@ -25,65 +25,67 @@ _COUNTS = {
     "backlog_drops": "backlog drops",
     "device_drops": "device drops",
 }
-"""What the kernel counts itself, shown where it is more than nothing; the last ones leave first."""
+"""The kernel's own counters, shown where they are not 0; the last ones leave first."""
 
 
-def row_looks(view: View, at: Index) -> list[Look]:
-    """Rows of which nothing was dropped in the last interval, those that harm nobody, and those that hurt."""
+def row_flags(view: View, at: Index) -> list[RowFlags]:
+    """Idle: nothing dropped in the last interval; quiet: harmless; failed: drops that hurt."""
     rates = view.column("packets_per_s")
     idle = as_list(rates.known[at] & (rates.numbers[at] == 0))
     reasons = [REASONS.get(name) for name in view.values("reason", at)]
     rows = zip(as_list(view.gone[at]), idle, reasons, strict=True)
     return [
-        Look(gone, is_idle, why is not None and why.harmless, why is not None and why.hurts and not is_idle)
+        RowFlags(
+            gone, is_idle, why is not None and why.harmless, why is not None and why.hurts and not is_idle
+        )
         for gone, is_idle, why in rows
     ]
 
 
 def why_empty(view: View) -> str:
-    """Nothing was dropped, or the kernel lets nobody see it."""
+    """Why there are no drops."""
     why = view.snapshot.why_unavailable(PACKETS)
     if why is None:
         return "nothing was dropped since this view was opened"
-    return f"this kernel does not tell what it drops: {why}"
+    return f"dropped packets are not available: {why}"
 
 
 class DropsScreen(LensScreen):
-    """What was dropped since the lens was opened."""
+    """Packets dropped since the lens was opened."""
 
-    manner: ClassVar[Manner] = Manner(
+    row_style: ClassVar[RowStyle] = RowStyle(
         failing={"reason": f"{WARNING} "},
         stale=frozenset({"place", "protocol", "family", "interface", "netns", "last_seen"}),
-        looks=row_looks,
-        nothing=why_empty,
+        flags=row_flags,
+        empty_text=why_empty,
     )
 
-    def headline(self, view: View) -> list[Part]:
-        """Drops a second, what most of them are for, and the kernel's own counters that are not at zero."""
+    def headline(self, view: View) -> list[BarItem]:
+        """Drops per second, their main reason, and the kernel's own counters that are not 0."""
         counts = view.snapshot.counts
         parts = _packets(view)
         if view.snapshot.why_unavailable(COUNTERS) is not None:
-            return [*parts, headline.not_here("counters", 80)]
+            return [*parts, headline.not_available("counters", 80)]
         for place, (name, label) in enumerate(_COUNTS.items()):
             if counts.get(name):
                 parts.append(_counter(label, counts[name], view.count_rate(name), 80 - place))
         return parts
 
 
-def _packets(view: View) -> list[Part]:
-    """What the hook on every dropped packet counts."""
+def _packets(view: View) -> list[BarItem]:
+    """Drops per second and in all, as counted by the hook on each dropped packet."""
     drops = view.snapshot.counts.get("drops")
     if drops is None or view.snapshot.why_unavailable(PACKETS) is not None:
-        return [headline.not_here("drops")]
+        return [headline.not_available("drops")]
     return [
-        part(("drops ", Role.DIM), (human(view.count_rate("drops"), _PER_SECOND), Role.BOLD)),
+        item(("drops ", Role.DIM), (human(view.count_rate("drops"), _PER_SECOND), Role.BOLD)),
         *_most(top_reason(view.frame)),
-        part((f"{drops:,}", Role.TEXT), (" in all", Role.DIM), importance=85),
+        item((f"{drops:,}", Role.TEXT), (" in all", Role.DIM), importance=85),
     ]
 
 
 def top_reason(frame: Frame) -> str | None:
-    """The reason that most packets were dropped for in the last interval; None when none was dropped."""
+    """The reason of most drops in the last interval; None without drops."""
     if frame.before is None:
         return None
     added = by_reason(frame.now) - by_reason(frame.before)
@@ -91,32 +93,32 @@ def top_reason(frame: Frame) -> str | None:
 
 
 def by_reason(snapshot: Snapshot) -> Counter[str]:
-    """How many packets were dropped for each reason; where the kernel tells none, at each place; else nothing."""
+    """Drops by reason; by place where the kernel gives no reasons; empty where it gives neither."""
     rows, missing = snapshot.tables[PACKETS.name], snapshot.missing
-    name = next((one for one in ("reason", "place") if one not in missing), None)
+    name = next((field for field in ("reason", "place") if field not in missing), None)
     if name is None or "packets" in missing:
         return Counter()
-    texts, found = rows.texts[name], Counter[str]()
+    texts, drops = rows.texts[name], Counter[str]()
     for code, packets in zip(rows.array[name].tolist(), rows.array["packets"].tolist(), strict=True):
         if code < len(texts):
-            found[texts[code]] += packets
-    return found
+            drops[texts[code]] += packets
+    return drops
 
 
-def _most(reason: str | None) -> list[Part]:
+def _most(reason: str | None) -> list[BarItem]:
     if reason is None:
         return []
     hurts = reason in REASONS and REASONS[reason].hurts
-    piece = Piece(f"{WARNING} {reason}", Role.BAD) if hurts else Piece(reason, Role.TEXT)
-    return [part(("most ", Role.DIM), piece, importance=90)]
+    piece = Span(f"{WARNING} {reason}", Role.BAD) if hurts else Span(reason, Role.TEXT)
+    return [item(("most ", Role.DIM), piece, importance=90)]
 
 
-def _counter(label: str, packets: int, rate: float | None, importance: int) -> Part:
+def _counter(label: str, packets: int, rate: float | None, importance: int) -> BarItem:
     """`label 1,234`; while it grows, `▲ +56 p/s` behind it."""
     if not rate:
         return headline.count(label, packets, importance)
-    grows = Piece(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)
-    return part((f"{label} ", Role.DIM), (f"{packets:,}", Role.TEXT), grows, importance=importance)
+    grows = Span(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)
+    return item((f"{label} ", Role.DIM), (f"{packets:,}", Role.TEXT), grows, importance=importance)
 
 
 SCREEN = DropsScreen

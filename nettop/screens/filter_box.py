@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The box in which a filter is typed: checked at each key, applied when it is right and Enter is pressed."""
+"""The box in which a filter is typed: checked at each key, applied with Enter if it is valid."""
 
 from __future__ import annotations
 
@@ -14,64 +14,58 @@ from textual.message import Message
 from textual.widgets import Input
 
 from nettop.errors import UsageError
-from nettop.widgets.bar import Bar, part
+from nettop.widgets.bar import Bar, item
 from nettop.widgets.themes import Ground, Role
 
-Check = Callable[[str], str]
-"""Says what a text would do; raises UsageError in words when it would do nothing."""
-
-
-_EXAMPLE = "words match anywhere · :443 · pid=1812 · rtt_us > 10ms"
+_EXAMPLE = "words match anywhere · field=value · field > number"
 
 
 class FilterBox(Vertical):
-    """One line to type in, one that answers."""
+    """A line to type in, and below it what the text would do.
+
+    `check` says so in words, and raises UsageError for a text that is not valid.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave", show=False)]
 
     @dataclass
     class Applied(Message):
-        """Enter was pressed on a filter that is right."""
+        """Enter was pressed on a valid text."""
 
         text: str
 
     class Left(Message):
         """Esc was pressed: the filter stays as it was."""
 
-    def __init__(self, check: Check, text: str = "", example: str = _EXAMPLE) -> None:
+    def __init__(self, check: Callable[[str], str], text: str = "", example: str | None = None) -> None:
         super().__init__(id="filter-box")
         self._check = check
-        self.input = Input(
-            text,
-            placeholder=example,
-            compact=True,
-            select_on_focus=False,
-        )
+        self.input = Input(text, placeholder=example or _EXAMPLE, compact=True, select_on_focus=False)
         self._prompt = Bar(Ground.PANEL, id="filter-prompt")
-        self._prompt.show([part(("/", Role.KEY))])
-        self._answer = Bar(Ground.PANEL, id="filter-answer")
+        self._prompt.show([item(("/", Role.KEY))])
+        self._effect = Bar(Ground.PANEL, id="filter-effect")
 
     def compose(self) -> ComposeResult:
         """The two lines."""
         with Horizontal():
             yield self._prompt
             yield self.input
-        yield self._answer
+        yield self._effect
 
     def on_mount(self) -> None:
         """Typing begins at once."""
         self.input.focus()
-        self._say(self.input.value)
+        self._show_effect(self.input.value)
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Answer at each key."""
+        """Check at each key."""
         event.stop()
-        self._say(event.value)
+        self._show_effect(event.value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Hand over a filter that is right; one that is not stays in the box."""
+        """Hand over a valid text; one that is not stays in the box."""
         event.stop()
-        if self._say(event.value):
+        if self._show_effect(event.value):
             self.post_message(self.Applied(event.value))
 
     def action_leave(self) -> None:
@@ -79,15 +73,15 @@ class FilterBox(Vertical):
         self.post_message(self.Left())
 
     @property
-    def answer(self) -> str:
-        """What the box says about its text."""
-        return self._answer.text.strip()
+    def effect(self) -> str:
+        """The line below the text."""
+        return self._effect.text.strip()
 
-    def _say(self, text: str) -> bool:
+    def _show_effect(self, text: str) -> bool:
         try:
-            self._answer.show([part((self._check(text), Role.DIM))])
+            self._effect.show([item((self._check(text), Role.DIM))])
         except UsageError as error:
             remedy = f" · {error.remedy}" if error.remedy else ""
-            self._answer.show([part(("▲ ", Role.BAD), (error.what, Role.BAD), (remedy, Role.TEXT))])
+            self._effect.show([item(("▲ ", Role.BAD), (error.what, Role.BAD), (remedy, Role.TEXT))])
             return False
         return True

@@ -1,232 +1,512 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screen of a lens and what its keys do. A lens without a screen of its own gets this one."""
+"""The screen of a lens's table: headline, rows, the details of a row, and what the keys do.
+
+A table without a screen of its own gets this one.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import ClassVar
 
+from textual import events
+from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.containers import Container
 from textual.message import Message
 
+from nettop.engine.own_cost import VIEW
 from nettop.query.filter import parse_filter
 from nettop.query.view import View
-from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, Action, of_lens
-from nettop.screens.context import Place, ScreenContext
-from nettop.screens.picture import Picture
-from nettop.screens.table_state import TableState
+from nettop.screens import headline
+from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, Action, bindings
+from nettop.screens.context import ScreenContext, TableRef
+from nettop.screens.table_state import TableState, initial_state
+from nettop.screens.textual_internals import MeasuredScreen
 from nettop.settings import ViewSettings
-from nettop.snapshots.schema import Table
+from nettop.snapshots.schema import Kind, Lens, Table
+from nettop.snapshots.snapshot import Frame
+from nettop.widgets.bar import Bar, BarItem, Span
+from nettop.widgets.cells import RowStyle, role_of
+from nettop.widgets.columns import declared
+from nettop.widgets.details import detail_lines
+from nettop.widgets.notice import Notice
 from nettop.widgets.page import Page
 from nettop.widgets.table import LiveTable
+from nettop.widgets.themes import Ground, Role
+
+LEAST_WIDTH, LEAST_HEIGHT = 40, 10
+_WIDE = 132
+"""From this width on the details stand beside the table, not below."""
+_TALL = 30
+"""From this height on there is an empty line above the table."""
 
 _WHILE_TYPING = {"refresh_now": "apply and refresh", "clear": "leave the filter as it was"}
 """What keys do while the filter box is open; all others are typed into it."""
 
 
-class LensScreen(Picture):
-    """A lens with its keys: one method `action_<id>` for each row of the table of keys that is not everywhere."""
+class LensScreen(MeasuredScreen[None], inherit_bindings=False):
+    """A live table of a lens, with a method `action_<id>` for each action that a lens's screen does.
 
-    BINDINGS: ClassVar[list[BindingType]] = of_lens()
+    Subclasses give the headline and the style of the rows. `opened_from` is the table whose row opened this screen.
+    """
+
+    AUTO_FOCUS = "LiveTable"
+    BINDINGS: ClassVar[list[BindingType]] = bindings(everywhere=False)
     about: ClassVar[str] = ""
-    """What the table shows, for help and palette; where it says nothing, they name its columns."""
-    stands_for: ClassVar[Table | None] = None
-    """The table of which each row here stands for some rows, which → shows; None where → opens details."""
+    """What the table shows, for help and palette; without it they list its columns."""
+    row_style: ClassVar[RowStyle] = RowStyle()
+    describable: ClassVar[bool | None] = None
+    """Whether the source has more details of a row; None: only of the main table's rows."""
+    member_table: ClassVar[Table | None] = None
+    """Where each row stands for several rows of another table: that table, which → opens instead of details."""
 
     @dataclass
-    class Opened(Message):
-        """A row was opened that stands for some rows of another table: those that pass the filter."""
+    class RowDescribed(Message):
+        """The source's details of a row have arrived."""
+
+        key: int
+        answer: Future[dict[str, str]]
+
+    @dataclass
+    class MembersOpened(Message):
+        """A row was opened that stands for those rows of another table that pass a filter."""
 
         table: Table
         filter_text: str
 
-    # --- what works now -------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        context: ScreenContext,
+        lens: Lens,
+        table: Table,
+        settings: ViewSettings | None = None,
+        opened_from: Table | None = None,
+    ) -> None:
+        super().__init__(context, lens)
+        self.table = table
+        self.opened_from = opened_from
+        self.state = initial_state(table, settings)
+        self.view: View | None = None
+        self.frozen_at: float | None = None
+        self.refresh_once = False
+        self._frame: Frame | None = None
+        self._last_view: View | None = None
+        self._details: Mapping[str, str] | str = ""
+        self._details_key: int | None = None
+        self._headline_drawn: tuple[View, int] | None = None
+        self.first_line = Bar(Ground.PANEL, gap=0, id="first-line")
+        self.headline_bar = Bar(id="headline")
+        self.third_line = Bar(gap=0, id="third-line")
+        self.rows = LiveTable(self.state.names, self.row_style)
+        self.rows.extra = not self.state.chosen_by_user
+        self.details = Page(id="details")
+        self.notice = Notice(id="notice")
+        self.footer = Bar(Ground.PANEL, gap=2, id="footer")
 
-    def works(self, action: Action) -> bool:
+    # --- what subclasses change -----------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        """Two or three lines above, one below, the table between."""
+        yield self.first_line
+        yield self.headline_bar
+        yield self.third_line
+        with Container(id="body"):
+            yield from self.body()
+        yield self.notice
+        yield self.footer
+
+    def body(self) -> ComposeResult:
+        """What stands between the lines."""
+        yield self.rows
+        yield self.details
+
+    def headline(self, view: View) -> list[BarItem]:
+        """The second line, without the items that end it in every lens."""
+        at = view.order[~view.gone[view.order]]
+        items = [headline.count("rows", len(at), 900)]
+        for n, name in enumerate(self.state.declared_names):
+            field = declared(self.table, name)
+            if field.kind is Kind.COUNTER:
+                label = Span(f"{field.title.lower()} ", role_of(field))
+                items.append(headline.sum_of(view, name, label, at, 800 - n))
+        return items
+
+    def cost(self) -> float | None:
+        """The cost in the first line, as a share of one CPU; None where it is not known."""
+        return self.context.cpu_share()
+
+    def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Further sections of the help: terms and their meaning, by heading."""
+        return {}
+
+    @property
+    def sort_columns(self) -> tuple[str, ...]:
+        """The columns by which the palette offers to sort."""
+        return self.table.names
+
+    def source_key(self, view: View, key: int) -> int | None:
+        """The key by which the source knows the row `key`; None where it has no details of it."""
+        is_main = view.table.name == self.lens.main.name
+        return key if (is_main if self.describable is None else self.describable) else None
+
+    def member_filter(self, view: View, key: int) -> str:
+        """The filter that passes the rows of `member_table` for which a row stands."""
+        raise NotImplementedError
+
+    # --- frames ---------------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        """Begin with whatever is there already."""
+        self.set_interval(1.0, self._count_frozen_seconds)
+        self.set_class(len(self.lens.tables) > 1, "-several")
+        self.show_newest()
+
+    def on_screen_resume(self) -> None:
+        """Visible again: show what is newest."""
+        if self.is_mounted:
+            self.show_newest()
+
+    def release_view(self) -> None:
+        """Hidden: keep no rows in memory, unless they are frozen."""
+        if self.frozen_at is None and self.is_mounted:
+            self._frame = self.view = self._last_view = self._headline_drawn = self._details_key = None
+            self.rows.forget()
+
+    def show_newest(self) -> None:
+        """Show the newest frame, unless the screen is frozen."""
+        bus = self.context.session.bus
+        frame, failure = bus.frame(self.lens.id), bus.failure(self.lens.id)
+        is_frozen = self.frozen_at is not None and not self.refresh_once
+        if is_frozen and self._frame is not None:
+            self.set_class(False, "-notice")
+        elif failure is not None:
+            self._show_notice(
+                Span(failure.what, Role.BAD), Span(failure.remedy), Span("Enter tries again", Role.DIM)
+            )
+        elif frame is None or not self.has_table(frame):
+            self._show_notice(Span(f"{self.lens.title}: attaching …", Role.DIM))
+        elif frame is not self._frame:
+            self.show_frame(frame)
+            return
+        else:
+            self.set_class(False, "-notice")
+        self.draw_lines()
+
+    def has_table(self, frame: Frame) -> bool:
+        """False while the source has not read the table: it reads some only once they are looked at."""
+        unavailable = frame.now.why_unavailable(self.table) is not None
+        return self.table.append or self.table.name in frame.now.tables or unavailable
+
+    def show_frame(self, frame: Frame) -> None:
+        """Show a new frame."""
+        self._frame = frame
+        last = None if self.view is None else self.view.frame
+        follows = last is not None and frame.before is not None and frame.before in (last.now, last.before)
+        self._last_view = self.view if follows else None
+        if self.refresh_once and self.frozen_at is not None:
+            self.frozen_at = self.context.clock()
+        self.refresh_once = False
+        self.update_view()
+
+    def update_view(self) -> None:
+        """Apply the query to the frame, and draw the result."""
+        if self._frame is None:
+            return
+        with self.context.session.steps.time(self.lens.id, VIEW):
+            self.make_view(self._frame)
+        self.set_class(False, "-notice")
+        self.draw_body()
+
+    def make_view(self, frame: Frame) -> None:
+        """Apply the query to a frame."""
+        self.view = View(frame, self.state.query, self.context.names, self._last_view)
+        self.rows.show(self.view, self.state.names)
+
+    def _show_notice(self, *texts: Span) -> None:
+        self.notice.show(texts)
+        self.set_class(True, "-notice")
+
+    def _count_frozen_seconds(self) -> None:
+        if self.frozen_at is not None and self.is_current:
+            self.draw_lines()
+
+    # --- drawing --------------------------------------------------------------------------------------------
+
+    def draw_lines(self) -> None:
+        """The lines above and below the body."""
+        if self.has_class("-small"):
+            return
+        frozen = None if self.frozen_at is None else self.context.clock() - self.frozen_at
+        width = self.size.width
+        self.first_line.show(*headline.first_line(self.context, self.lens, width, frozen, self.cost()))
+        if self.view is None:
+            self.headline_bar.show([])
+        elif (self.view, width) != self._headline_drawn:
+            self._headline_drawn = (self.view, width)
+            snapshot = self.view.snapshot
+            items = [*self.headline(self.view), *headline.via(self.lens, snapshot)]
+            self.headline_bar.show([*items, *headline.ending(snapshot, self.context.session.late)])
+        self.third_line.show(self.third_items(width))
+        self.set_class(bool(self.state.query.filter.text), "-filtered")
+        self.footer.show(headline.footer(self.is_available, self.label_of))
+
+    def third_items(self, width: int) -> list[BarItem]:
+        """The third line."""
+        return headline.third_line(self.lens, self.table, self.opened_from, self.view, width)
+
+    def draw_body(self) -> None:
+        """What depends on the newest view, and on the size of the body."""
+        self.draw_details()
+        self.draw_lines()
+
+    def redraw(self) -> None:
+        """Draw the lines now, and the details once they know their width."""
+        self.draw_lines()
+        self.call_after_refresh(self.draw_details)
+
+    def draw_details(self) -> None:
+        """The details of the chosen row, where they are open."""
+        key = self.rows.key
+        if not self.details_open or self.view is None:
+            return
+        if key is None:
+            self.details.show([(Span("no row is chosen", Role.DIM),)])
+            return
+        if key != self._details_key:
+            self._request_details(self.view, key)
+        self.details.show(detail_lines(self.view, key, self._details, self.details.size.width - 2))
+
+    def _request_details(self, view: View, key: int) -> None:
+        """Have the source describe a row; its answer arrives from another thread, as a message."""
+        source_key = self.source_key(view, key)
+        self._details_key = key
+        self._details = {} if source_key is None else "reading the details of this row …"
+        if source_key is not None:
+            answer = self.context.session.describe(self.lens.id, source_key)
+            answer.add_done_callback(lambda done: self.post_message(self.RowDescribed(key, done)) and None)
+
+    def on_lens_screen_row_described(self, message: RowDescribed) -> None:
+        """Show the source's details, if their row is still the chosen one."""
+        if message.key == self._details_key:
+            error = message.answer.exception()
+            remedy = getattr(error, "remedy", "")
+            text = f"{error}: {remedy}" if remedy else str(error)
+            self._details = message.answer.result() if error is None else text
+            self.draw_details()
+
+    @property
+    def details_open(self) -> bool:
+        """True while the details are visible."""
+        return self.has_class("-details")
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Choose the arrangement for this size."""
+        width, height = event.size
+        small = width < LEAST_WIDTH or height < LEAST_HEIGHT
+        self.set_class(small, "-small")
+        self.set_class(width >= _WIDE, "-wide")
+        self.set_class(height >= _TALL, "-tall")
+        if small:
+            need = f"nettop needs {LEAST_WIDTH}×{LEAST_HEIGHT} cells; this terminal has {width}×{height}."
+            self.notice.show([Span(need, Role.TEXT)])
+        else:
+            self.show_newest()
+        self.call_after_refresh(self.draw_body)
+
+    # --- which keys work ------------------------------------------------------------------------------------
+
+    def is_available(self, action: Action) -> bool:
         """True where a key would do something now."""
-        test = self._tests.get(action.id)
         if self.has_class("-small"):
             return action.id in ("quit", "interrupt", "suspend")
         if self.has_class("-typing"):
             return action.id in _WHILE_TYPING or action.everywhere
-        return test is None or test()
+        condition = self._conditions.get(action.id)
+        return condition is None or condition()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
-        """No key does anything that makes no sense now."""
+        """Textual's question whether a key works now."""
         known = BY_ID.get(action)
-        return known is None or self.works(known)
+        return known is None or self.is_available(known)
 
     @cached_property
-    def _tests(self) -> dict[str, Callable[[], bool]]:
-        return self._conditions()
-
     def _conditions(self) -> dict[str, Callable[[], bool]]:
-        """When the keys work that do not always: what is asked of each again and again."""
+        return self.conditions()
+
+    def conditions(self) -> dict[str, Callable[[], bool]]:
+        """The conditions of the actions that are not always available."""
         several = len(self.context.lenses) > 1
         tables = len(self.lens.tables) > 1
-        shown = self._is_shown
         return {
-            "lens": lambda: several,
-            "next_lens": lambda: several,
-            "previous_lens": lambda: several,
-            "next_table": lambda: tables,
-            "previous_table": lambda: tables,
-            **{a.id: shown for a in ACTIONS if a.group in ("Rows", "Move")},
+            **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
+            **dict.fromkeys(("next_table", "previous_table"), lambda: tables),
+            **{a.id: self.is_shown for a in ACTIONS if a.group in ("Rows", "Move")},
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
             **{name: partial(self._has_option, name) for name in OPTIONS},
-            "details": lambda: shown() and len(self.rows.order) > 0,
-            "freeze": lambda: shown() or self.frozen_at is not None,
-            "back": lambda: self.details_open or self.within is not None,
-            "clear": self._has_something_to_clear,
-            "totals": lambda: shown() and self.state.has_forms,
-            "all_rows": lambda: shown() and bool(self.table.default_filter),
+            "details": lambda: self.is_shown() and len(self.rows.order) > 0,
+            "freeze": lambda: self.is_shown() or self.frozen_at is not None,
+            "back": lambda: self.details_open or self.opened_from is not None,
+            "clear": self.has_something_to_clear,
+            "totals": lambda: self.is_shown() and self.state.has_forms,
+            "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
         }
 
-    def _is_shown(self) -> bool:
+    def _has_option(self, action: str) -> bool:
+        options = (option for option in self.lens.options if option.concerns(self.table))
+        return any(f"option_{option.name}" == action for option in options)
+
+    def is_shown(self) -> bool:
+        """True while there are rows, and no notice in their place."""
         return self.view is not None and not self.has_class("-notice")
 
-    def _has_something_to_clear(self) -> bool:
+    def has_something_to_clear(self) -> bool:
+        """True while Esc would do something."""
         return self.details_open or bool(self.state.query.filter.text) or self.rows.key is not None
-
-    def _has_failed(self) -> bool:
-        return self.context.session.bus.failure(self.lens.id) is not None
 
     def label_of(self, action: Action) -> str:
         """What a key does now, in a word."""
         if self.has_class("-typing"):
             return _WHILE_TYPING.get(action.id, action.label)
-        tab = self.within or self.table
+        table = self.opened_from or self.table
+        has_failed = self.context.session.bus.failure(self.lens.id) is not None
         labels = {
-            "refresh_now": "try again" if self._has_failed() else action.label,
-            "freeze": "go on" if self.frozen_at is not None else action.label,
+            "refresh_now": "try again" if has_failed else action.label,
+            "freeze": "resume" if self.frozen_at is not None else action.label,
             "totals": "rates" if self.state.totals else action.label,
             "all_rows": "fewer" if self.state.query.all_rows else action.label,
-            "next_table": Place(self.lens, tab).beside(1).table.name,
-            "details": self.stands_for.name if self.stands_for else action.label,
-            "back": tab.name if self.within and not self.details_open else action.label,
+            "next_table": TableRef(self.lens, table).neighbour(1).table.name,
+            "details": self.member_table.name if self.member_table else action.label,
+            "back": table.name if self.opened_from and not self.details_open else action.label,
         }
         return labels.get(action.id, action.label)
 
+    def help_of(self, action: Action) -> str:
+        """What a key does on this screen, in a line."""
+        return action.help
+
     # --- rows -----------------------------------------------------------------------------------------------
 
-    def ask(self, state: TableState) -> None:
-        """Show what is asked for from now on."""
+    def set_state(self, state: TableState) -> None:
+        """Show the table in another state."""
         self.state = state
-        self.look_again()
+        self.update_view()
 
-    def _ask_filter(self, text: str) -> None:
+    def set_filter(self, text: str) -> None:
+        """Show the rows that pass a filter."""
         query = replace(self.state.query, filter=parse_filter(self.table, text))
-        self.ask(replace(self.state, query=query))
+        self.set_state(replace(self.state, query=query))
 
     def action_sort_next(self) -> None:
         """Sort by the next column, after the last by the first."""
-        self.ask(self.state.sorted_beside(self.rows.columns, 1, around=True))
+        self.set_state(self.state.sorted_beside(self.rows.columns, 1, around=True))
 
     def action_sort_right(self) -> None:
         """Sort by the column to the right."""
-        self.ask(self.state.sorted_beside(self.rows.columns, 1, around=False))
+        self.set_state(self.state.sorted_beside(self.rows.columns, 1, around=False))
 
     def action_sort_left(self) -> None:
         """Sort by the column to the left."""
-        self.ask(self.state.sorted_beside(self.rows.columns, -1, around=False))
+        self.set_state(self.state.sorted_beside(self.rows.columns, -1, around=False))
 
     def action_sort_reverse(self) -> None:
-        """Turn the order round."""
-        self.ask(self.state.reversed())
+        """Reverse the order."""
+        self.sort_by(self.state.query.sort.field)
 
     def sort_by(self, name: str) -> None:
-        """Sort by any column, shown or not."""
-        self.ask(self.state.sorted_by(name))
+        """Sort by any column, shown or not; by the one that sorts already, in reverse."""
+        self.set_state(self.state.sorted_by(name))
 
     def action_totals(self) -> None:
-        """Rates become totals, totals rates."""
-        self.ask(self.state.with_totals(on=not self.state.totals))
+        """Switch between rates and totals."""
+        self.set_state(self.state.with_totals(on=not self.state.totals))
 
     def action_all_rows(self) -> None:
-        """All rows, or those that the table shows unasked."""
+        """Switch between all rows and those that the table shows by default."""
         query = self.state.query
         self.context.session.set(self.lens.id, "all_rows", not query.all_rows)
-        self.ask(replace(self.state, query=replace(query, all_rows=not query.all_rows)))
+        self.set_state(replace(self.state, query=replace(query, all_rows=not query.all_rows)))
         self.context.session.sample_now()
 
     # --- the filter -----------------------------------------------------------------------------------------
 
     async def action_filter(self) -> None:
-        """Open the box."""
-        from nettop.screens.filter_box import FilterBox  # not needed for the first picture
+        """Open the filter box."""
+        await self.open_box(self.filter_effect, self.state.query.filter.text)
+
+    async def open_box(self, check: Callable[[str], str], text: str, example: str | None = None) -> None:
+        """Open a box to type in, unless it is open; `check` says what its text would do."""
+        from nettop.screens.filter_box import FilterBox  # not needed for the first screen
 
         if not self.query(FilterBox):
             self.add_class("-typing")
-            await self.mount(FilterBox(self._would_leave, self.state.query.filter.text), before=self.footer)
-            self.draw_frame()
+            await self.mount(FilterBox(check, text, example), before=self.footer)
+            self.draw_lines()
 
-    def _would_leave(self, text: str) -> str:
-        """What a filter would leave of the rows; raises UsageError in words for one that is wrong."""
+    def filter_effect(self, text: str) -> str:
+        """How many rows a filter would leave; raises UsageError for a wrong one."""
         assert self.view is not None
         query = replace(self.state.query, filter=parse_filter(self.table, text))
         view = View(self.view.frame, query, self.context.names)
-        here = ~view.gone
-        left, among = int(here[view.order].sum()), int((view.scope & here).sum())
+        left, among = headline.rows_left(view)
         rows = f"{left:,} of {among:,} rows" if text.strip() else f"all {among:,} rows"
         return "; ".join([rows, *view.filter_remarks])
 
     async def on_filter_box_applied(self, message: object) -> None:
-        """Filter, and close the box."""
-        await self._close_filter_box()
-        self.typed(str(getattr(message, "text", "")))
+        """Apply what was typed, and close the box."""
+        await self._close_box()
+        self.apply_text(str(getattr(message, "text", "")))
 
-    def typed(self, text: str) -> None:
-        """Do what was typed in the box."""
-        self._ask_filter(text)
+    def apply_text(self, text: str) -> None:
+        """Apply what was typed in the box."""
+        self.set_filter(text)
 
     async def on_filter_box_left(self) -> None:
         """Close the box."""
-        await self._close_filter_box()
-        self.draw_frame()
+        await self._close_box()
+        self.draw_lines()
 
-    async def _close_filter_box(self) -> None:
+    async def _close_box(self) -> None:
         self.remove_class("-typing")
         await self.query("#filter-box").remove()
         self.focus_body()
 
     def focus_body(self) -> None:
-        """Let keys go to what stands between the lines."""
+        """Give the keys back to the body."""
         self.rows.focus()
 
-    # --- looking --------------------------------------------------------------------------------------------
+    # --- refresh, details, interval -------------------------------------------------------------------------
 
     def refresh_now(self) -> None:
-        """One new picture, even while frozen; details are asked for again."""
-        self.take_one = True
-        self.told = None
+        """Show one new frame, even while frozen, and read the details again."""
+        self.refresh_once = True
+        self._details_key = None
 
     def action_freeze(self) -> None:
-        """Hold the picture still, or let it go on."""
+        """Freeze the screen, or resume."""
         self.frozen_at = self.context.clock() if self.frozen_at is None else None
-        self.take()
-
-    def filter_behind(self, view: View, key: int) -> str:
-        """The filter that the rows pass for which a row stands, of the table `stands_for`."""
-        raise NotImplementedError
+        self.show_newest()
 
     def action_details(self) -> None:
-        """Open the chosen row: the rows behind it, or the pane; when that is open, let the arrows scroll in it."""
+        """Open the chosen row: the rows behind it, or its details; where those are open, scroll in them."""
         if self.details_open:
             self.details.focus()
             return
         if self.rows.key is None:
             self.rows.move(0)
-        if self.stands_for is None:
+        if self.member_table is None:
             self.add_class("-details")
             self.redraw()
         elif self.view is not None and self.rows.key is not None:
-            self.post_message(self.Opened(self.stands_for, self.filter_behind(self.view, self.rows.key)))
+            filter_text = self.member_filter(self.view, self.rows.key)
+            self.post_message(self.MembersOpened(self.member_table, filter_text))
 
     def action_back(self) -> None:
-        """Out of the pane, then close it, then back to where this screen was opened from."""
+        """Leave the details, then close them, then return to the table that this one was opened from."""
         if self.focused is self.details:
             self.rows.focus()
         elif self.details_open:
@@ -237,25 +517,17 @@ class LensScreen(Picture):
     def _close_details(self) -> None:
         self.rows.focus()
         self.remove_class("-details")
-        self.told = None
+        self._details_key = None
         self.redraw()
 
     def action_clear(self) -> None:
-        """Close the details, then drop the filter, then the choice of a row."""
+        """Close the details, then remove the filter, then the choice of a row."""
         if self.details_open:
             self._close_details()
         elif self.state.query.filter.text:
-            self._ask_filter("")
+            self.set_filter("")
         else:
             self.rows.choose(None)
-
-    def redraw(self) -> None:
-        """Draw the frame now, and the details once they know their width."""
-        self.draw_frame()
-        self.call_after_refresh(self.draw_details)
-
-    def _has_option(self, action: str) -> bool:
-        return any(f"option_{option.name}" == action for option in self.lens.options)
 
     def action_next_option_value(self, name: str) -> None:
         """Set an option of the lens to the next of its values."""
@@ -267,12 +539,12 @@ class LensScreen(Picture):
     def action_slower(self) -> None:
         """A longer interval."""
         self.context.change_interval(1)
-        self.draw_frame()
+        self.draw_lines()
 
     def action_faster(self) -> None:
         """A shorter interval."""
         self.context.change_interval(-1)
-        self.draw_frame()
+        self.draw_lines()
 
     # --- moving ---------------------------------------------------------------------------------------------
 
@@ -320,28 +592,30 @@ class LensScreen(Picture):
             self.redraw()
 
 
-def screen_of(
-    context: ScreenContext, place: Place, asked: ViewSettings | None = None, within: Table | None = None
+def make_screen(
+    context: ScreenContext,
+    ref: TableRef,
+    settings: ViewSettings | None = None,
+    opened_from: Table | None = None,
 ) -> LensScreen:
-    """A screen of a table, opened as the command line asks, or by → in the table `within`."""
-    return screen_class(place)(context, *place, asked, within)
+    """A screen of a table, in the state that the settings ask for."""
+    return screen_class(ref)(context, *ref, settings, opened_from)
 
 
-def screen_class(place: Place) -> type[LensScreen]:
-    """What shows a table: `SCREEN` of `nettop.screens.LENS.TABLE`.
+def screen_class(ref: TableRef) -> type[LensScreen]:
+    """The screen of a table: `SCREEN` of `nettop.screens.LENS.TABLE`, else the common one.
 
-    A lens whose screens are one plain module, `nettop.screens.LENS`, has one for its main table there. A table without
-    a screen of its own gets the common one.
+    The main table of a lens whose screens are one plain module, `nettop.screens.LENS`, has its screen there.
     """
-    names = [f"nettop.screens.{place.lens.id}.{place.table.name}"]
-    names += [f"nettop.screens.{place.lens.id}"] if place.table is place.lens.main else []
-    for name in names:
+    package = f"nettop.screens.{ref.lens.id}"
+    own = f"{package}.{ref.table.name}"
+    for name in (own, package) if ref.table is ref.lens.main else (own,):
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name not in (name, names[-1]):
+            if error.name not in (own, package):
                 raise
             continue
-        made: type[LensScreen] = getattr(module, "SCREEN", LensScreen)
-        return made
+        screen: type[LensScreen] = getattr(module, "SCREEN", LensScreen)
+        return screen
     return LensScreen

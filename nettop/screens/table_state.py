@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a screen asks of its table, and the ways in which keys change it."""
+"""How a screen shows its table (query and columns), and how keys change that."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FROM_A = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.LAB
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """The query, the columns (in the form they are declared), and whether counters are shown as totals."""
+    """A query and columns. `declared_names` are the columns as declared, `names` as shown: totals or rates."""
 
     query: Query
     declared_names: tuple[str, ...]
-    is_own_choice: bool = False
-    """Columns were named on the command line: no others come in on a wide terminal."""
+    chosen_by_user: bool = False
+    """Columns were named on the command line: a wide terminal adds no others."""
 
     @property
     def totals(self) -> bool:
@@ -37,11 +37,11 @@ class TableState:
         table, names = self.query.table, self.declared_names
         if self.totals == _are_totals(table, names):
             return names
-        turned = as_totals if self.totals else as_rates
-        return tuple(dict.fromkeys(turned(table, name) for name in names))
+        convert = as_totals if self.totals else as_rates
+        return tuple(dict.fromkeys(convert(table, name) for name in names))
 
     def sorted_by(self, name: str) -> TableState:
-        """Sorted by `name`; once more turns the order round."""
+        """Sorted by `name`; in reverse if it sorts already."""
         table, now = self.query.table, self.query.sort
         sort = Sort(name, _falls_first(table, name))
         if now.field == name:
@@ -61,40 +61,35 @@ class TableState:
         name = names[at % len(names)]
         return self if name == self.query.sort.field else self.sorted_by(name)
 
-    def reversed(self) -> TableState:
-        """The same order from its end."""
-        return self.sorted_by(self.query.sort.field)
-
     def with_totals(self, *, on: bool) -> TableState:
-        """Totals, or rates; the sort goes along."""
+        """With totals or rates, and sorted by the same counter."""
         table, sort = self.query.table, self.query.sort
         field = (as_totals if on else as_rates)(table, sort.field)
         return replace(self, query=replace(self.query, sort=replace(sort, field=field), deltas=not on))
 
     @property
     def has_forms(self) -> bool:
-        """True where a screen shows either totals or rates: not where there are none, nor where both stand there."""
+        """True where the columns show counters, and each as a total or as a rate but not both."""
         table, names = self.query.table, self.declared_names
         both = any(as_rates(table, name) in names for name in names if _is_counter(table, name))
         return any(field.kind is Kind.COUNTER for field in table.fields) and not both
 
 
 def initial_state(table: Table, settings: ViewSettings | None) -> TableState:
-    """How a screen opens `table`: as declared, changed by what the command line asks of it."""
-    query, names = screen_query(table), table.screen
-    asked = None
+    """How a screen opens `table`: as declared, changed by the settings."""
+    query, chosen = screen_query(table), None
     if settings is not None:
-        query, asked = query_from_settings(query, settings), columns_from_settings(table, settings)
-    names = asked or names
-    made = TableState(query, names, is_own_choice=asked is not None)
+        query, chosen = query_from_settings(query, settings), columns_from_settings(table, settings)
+    names = chosen or table.screen
+    state = TableState(query, names, chosen_by_user=chosen is not None)
     totals = _are_totals(table, names)
     if query.sort.field in names:
-        return replace(made, query=replace(query, deltas=not totals))
-    return made.with_totals(on=totals)
+        return replace(state, query=replace(query, deltas=not totals))
+    return state.with_totals(on=totals)
 
 
 def _are_totals(table: Table, names: Sequence[str]) -> bool:
-    """True where the columns, as they are declared, show some counter's total."""
+    """True where a declared column is a counter's total."""
     return any(_is_counter(table, name) for name in names)
 
 

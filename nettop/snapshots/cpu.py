@@ -144,7 +144,7 @@ _CATEGORY = Field("category", Kind.ENUM, "CATEGORY", "the part of the network st
                   labels={number: one.label for number, one in CATEGORIES.items()})  # fmt: skip
 _SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "how often a CPU was met there", "u8", "", 9, 85)
 _TIME = Field("time_ns", Kind.COUNTER, "TIME", "CPU time, by samples. Its rate is a share of one CPU", "u8", "ns", 9,
-              80)  # fmt: skip
+              80, rate_title="SHARE")  # fmt: skip
 
 _OF_ENTRIES = (
     Field("network_ns", Kind.COUNTER, "NETWORK", "CPU time of the network stack, the sum of its entry points. Its "

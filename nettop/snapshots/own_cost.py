@@ -34,7 +34,8 @@ COSTS = Table(
               importance=60),
         Field("runs", Kind.COUNTER, "RUNS", "how often it was done; of programs since the statistics are on",
               "u8", "", 9, 70),
-        Field("time_ns", Kind.COUNTER, "TIME", "CPU time. Its rate is a share of one CPU", "u8", "ns", 9, 95),
+        Field("time_ns", Kind.COUNTER, "TIME", "CPU time. Its rate is a share of one CPU", "u8", "ns", 9, 95,
+              rate_title="SHARE"),
         Field("mean_ns", Kind.GAUGE, "MEAN WALL", "how long one run took by the clock: a step's with what it waited "
               "for", "u8", "ns", 9, 50),
         Field("longest_ns", Kind.GAUGE, "MAX WALL", "how long the longest run of a step took by the clock", "u8",

@@ -51,7 +51,8 @@ class Field:
     """One column, declared once: the screens, plain text, JSON, filters and documentation all read it here.
 
     `unit` is a base unit ("bytes", "packets", "us", "bytes/s", "ns"); `dtype` is numpy's word for the stored
-    value. Unknown is stored as the largest value of an unsigned dtype, or as NaN.
+    value. Unknown is stored as the largest value of an unsigned dtype, or as NaN. `tone` is its colour on screens
+    ("sent", "received" or "warn"; by importance where empty), `rate_title` the title of a counter's rate.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Field:
     formula: str = ""
     labels: Mapping[int, str] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
+    tone: str = ""
+    rate_title: str = ""
 
     @property
     def is_composite(self) -> bool:

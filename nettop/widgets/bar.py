@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One-line bars: parts that leave by importance when room is short, some of which can be clicked."""
+"""One-line bars of items, which leave by importance when room is short. Some can be clicked."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from nettop.widgets.lines import Lines
 from nettop.widgets.themes import Ground, Role, style
 
 KEPT = 1000
-"""The importance of a part that never leaves."""
+"""The importance of an item that never leaves."""
 
 
-class Piece(NamedTuple):
+class Span(NamedTuple):
     """Some text in one role."""
 
     text: str
@@ -30,13 +30,13 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Pieces that come and go together.
+class BarItem:
+    """Spans that are shown or left out together.
 
-    `action` is what a click on them does; one that is `beside` stands close to the one before it.
+    `action` is what a click does; an item `beside` another has the smallest gap before it.
     """
 
-    pieces: tuple[Piece, ...]
+    spans: tuple[Span, ...]
     importance: int = KEPT
     action: str = ""
     beside: bool = False
@@ -44,56 +44,56 @@ class Part:
     @property
     def width(self) -> int:
         """Cells."""
-        return sum(cell_len(piece.text) for piece in self.pieces)
+        return sum(cell_len(span.text) for span in self.spans)
 
 
-def part(
-    *pieces: Piece | tuple[str, Role] | str, importance: int = KEPT, action: str = "", beside: bool = False
-) -> Part:
-    """A part from texts, or texts with their roles."""
-    made = (Piece(p) if isinstance(p, str) else Piece(*p) for p in pieces)
-    return Part(tuple(made), importance, action, beside)
+def item(
+    *texts: tuple[str, Role] | str, importance: int = KEPT, action: str = "", beside: bool = False
+) -> BarItem:
+    """An item from texts, or texts with their roles."""
+    spans = (Span(text) if isinstance(text, str) else Span(*text) for text in texts)
+    return BarItem(tuple(spans), importance, action, beside)
 
 
-def fits(left: Sequence[Part], right: Sequence[Part], width: int, gap: int) -> bool:
-    """Whether a line of `width` cells has room for all these parts."""
+def fits(left: Sequence[BarItem], right: Sequence[BarItem], width: int, gap: int) -> bool:
+    """Whether a line of `width` cells has room for all these items."""
     return 1 + _taken(left, gap) + _ending(right, gap) <= width
 
 
 def shed(
-    left: Sequence[Part], right: Sequence[Part], width: int, gap: int
-) -> tuple[Sequence[Part], Sequence[Part]]:
-    """The parts that fit in `width` cells: the least important leave first, of equals the right-most."""
-    while (parts := [*left, *right]) and not fits(left, right, width, gap):
-        weakest = min(reversed(parts), key=attrgetter("importance"))
+    left: Sequence[BarItem], right: Sequence[BarItem], width: int, gap: int
+) -> tuple[Sequence[BarItem], Sequence[BarItem]]:
+    """The items that fit in `width` cells: the least important leave first, of equals the right-most."""
+    while (items := [*left, *right]) and not fits(left, right, width, gap):
+        weakest = min(reversed(items), key=attrgetter("importance"))
         if weakest.importance >= KEPT:
             break
-        left, right = ([one for one in end if one is not weakest] for end in (left, right))
+        left, right = ([kept for kept in end if kept is not weakest] for end in (left, right))
     return left, right
 
 
-def _gaps(parts: Sequence[Part], gap: int) -> list[int]:
-    """The cells before each part."""
-    return [0 if n == 0 else min(1, gap) if one.beside else gap for n, one in enumerate(parts)]
+def _gaps(items: Sequence[BarItem], gap: int) -> list[int]:
+    """The cells before each item."""
+    return [0 if n == 0 else min(1, gap) if shown.beside else gap for n, shown in enumerate(items)]
 
 
-def _taken(parts: Sequence[Part], gap: int) -> int:
-    return sum(p.width for p in parts) + sum(_gaps(parts, gap))
+def _taken(items: Sequence[BarItem], gap: int) -> int:
+    return sum(shown.width for shown in items) + sum(_gaps(items, gap))
 
 
-def _ending(right: Sequence[Part], gap: int) -> int:
+def _ending(right: Sequence[BarItem], gap: int) -> int:
     """The cells that the right end takes, and two before it."""
     return 2 + _taken(right, gap) if right else 0
 
 
 class Bar(Lines):
-    """A line of parts, some at its left and some at its right end. Never wraps."""
+    """A line of items, some at its left and some at its right end. Never wraps."""
 
     DEFAULT_CSS = "Bar { height: 1; }"
 
     @dataclass
     class Pressed(Message):
-        """A part with an action was clicked."""
+        """An item with an action was clicked."""
 
         action: str
 
@@ -101,12 +101,12 @@ class Bar(Lines):
         super().__init__(id=id)
         self._ground = ground
         self._gap = gap
-        self._left: tuple[Part, ...] = ()
-        self._right: tuple[Part, ...] = ()
-        self._spans: list[tuple[int, int, str]] = []
+        self._left: tuple[BarItem, ...] = ()
+        self._right: tuple[BarItem, ...] = ()
+        self._actions: list[tuple[int, int, str]] = []
 
-    def show(self, left: Sequence[Part], right: Sequence[Part] = ()) -> None:
-        """Show these parts from now on; nothing is drawn when they are the same."""
+    def show(self, left: Sequence[BarItem], right: Sequence[BarItem] = ()) -> None:
+        """Show these items from now on; nothing is drawn when they are the same."""
         shown = (tuple(left), tuple(right))
         if shown != (self._left, self._right):
             self._left, self._right = shown
@@ -124,31 +124,31 @@ class Bar(Lines):
     def _strip(self, width: int) -> Strip:
         blank = style(self.app.theme, Role.TEXT, self._ground)
         segments: list[Segment] = []
-        self._spans = []
+        self._actions = []
         used = 0
         for text, role, action in self._flow(*shed(self._left, self._right, width, self._gap)):
             segments.append(Segment(text, style(self.app.theme, role, self._ground)))
             if action:
-                self._spans.append((used, used + cell_len(text), action))
+                self._actions.append((used, used + cell_len(text), action))
             used += cell_len(text)
         segments.append(Segment(" " * max(0, width - used), blank))
         return Strip(segments, max(width, used)).crop(0, width)
 
-    def _flow(self, left: Sequence[Part], right: Sequence[Part]) -> Iterator[tuple[str, Role, str]]:
-        used = 1
+    def _flow(self, left: Sequence[BarItem], right: Sequence[BarItem]) -> Iterator[tuple[str, Role, str]]:
         yield " ", Role.TEXT, ""
-        for one, gap in zip(left, _gaps(left, self._gap), strict=True):
-            used += gap + one.width
-            yield " " * gap, Role.TEXT, ""
-            yield from ((piece.text, piece.role, one.action) for piece in one.pieces)
-        between = self.size.width - used - _ending(right, self._gap) + (1 if right else 0)
+        yield from self._side(left)
+        taken = 1 + _taken(left, self._gap) + _ending(right, self._gap)
+        between = self.size.width - taken + (1 if right else 0)
         yield " " * max(0, between), Role.TEXT, ""
-        for one, gap in zip(right, _gaps(right, self._gap), strict=True):
+        yield from self._side(right)
+
+    def _side(self, items: Sequence[BarItem]) -> Iterator[tuple[str, Role, str]]:
+        for shown, gap in zip(items, _gaps(items, self._gap), strict=True):
             yield " " * gap, Role.TEXT, ""
-            yield from ((piece.text, piece.role, one.action) for piece in one.pieces)
+            yield from ((span.text, span.role, shown.action) for span in shown.spans)
 
     def on_click(self, event: events.Click) -> None:
-        """Do what the part under the pointer does."""
-        for start, end, action in self._spans:
+        """Do what the item under the pointer does."""
+        for start, end, action in self._actions:
             if start <= event.x < end:
                 self.post_message(self.Pressed(action))

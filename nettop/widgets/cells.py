@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a table's cells and what role it plays. Widths are terminal cells, never characters."""
+"""The texts and roles of a table's cells. Widths are terminal cells, never characters."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Cell = tuple[str, Role]
 
 
 def why_empty(view: View) -> str:
-    """Why a table has no rows: this kernel tells of none, or there are none."""
+    """Why a table has no rows: it is not available, or there are none."""
     why = view.snapshot.why_unavailable(view.table)
     return "no rows" if why is None else f"{NOT_AVAILABLE} on this kernel or host: {why}"
 
 
-class Look(NamedTuple):
-    """What sets a row apart: it has closed, moved nothing lately, is there only to be listed, or tells of a failure."""
+class RowFlags(NamedTuple):
+    """What sets a row apart: it is gone, nothing happened to it lately, it matters less, or it is a failure."""
 
     gone: bool = False
     idle: bool = False
@@ -39,69 +39,68 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a lens wants its rows drawn.
+class RowStyle:
+    """How the rows of a table are drawn.
 
-    `absent` is what stands for an unknown value of a column; `warn_above` the value from which a cell warns;
-    `failing` the columns whose words warn in a row that tells of a failure, with the sign before them; `stale` the
-    fields that say nothing new while a row is idle; `tails` the texts whose ends tell them apart; `looks` gives each
-    row its look; `nothing` says in words why there are no rows.
+    By column: `absent` is the text for an unknown value; `warn_above` the value above which a cell warns; `failing`
+    the sign before a text that warns in the row of a failure. `stale` columns are faint while a row is idle; those in
+    `keep_ends` are elided at their beginning. `flags` gives the flags of rows; `empty_text` says why
+    there are no rows.
     """
 
     absent: Mapping[str, str] = field(default_factory=dict)
     warn_above: Mapping[str, float] = field(default_factory=dict)
     failing: Mapping[str, str] = field(default_factory=dict)
     stale: frozenset[str] = frozenset()
-    tails: frozenset[str] = frozenset()
-    looks: Callable[[View, Index], list[Look]] | None = None
-    nothing: Callable[[View], str] = why_empty
+    keep_ends: frozenset[str] = frozenset()
+    flags: Callable[[View, Index], list[RowFlags]] | None = None
+    empty_text: Callable[[View], str] = why_empty
 
 
 # --- a column's cells ---------------------------------------------------------------------------------------
 
 
-def column_cells(view: View, column: Column, at: Index, looks: Sequence[Look], manner: Manner) -> list[Cell]:
+def column_cells(
+    view: View, column: Column, at: Index, flags: Sequence[RowFlags], row_style: RowStyle
+) -> list[Cell]:
     """The cells of one column for the rows at `at`, each as wide as the column."""
     if column.name in view.missing:
         return [(fit(NOT_AVAILABLE, column.width, left=column.left), Role.FAINT)] * len(at)
     texts = _texts(view, column, at)
-    if column.name in manner.tails:
+    if column.name in row_style.keep_ends:
         texts = [text and elide_start(text, column.width) for text in texts]
     numbers = _numbers(view, column, at)
-    limit = manner.warn_above.get(column.name)
-    stale = column.name in manner.stale
-    absent = manner.absent.get(column.name)
-    sign = manner.failing.get(column.name)
+    limit = row_style.warn_above.get(column.name)
+    stale = column.name in row_style.stale
+    absent = row_style.absent.get(column.name)
+    sign = row_style.failing.get(column.name)
     tone = role_of(column.field)
     cells = []
-    for text, number, look in zip(texts, numbers, looks, strict=True):
-        if sign is not None and look.failed and text is not None:
+    for text, number, row in zip(texts, numbers, flags, strict=True):
+        if sign is not None and row.failed and text is not None:
             cells.append((_placed(sign + text, column), Role.WARN))
-        elif limit is not None and number is not None and number > limit and not look.gone:
+        elif limit is not None and number is not None and number > limit and not row.gone:
             cells.append((_warning(number, column), Role.BAD))
         elif text is None and absent is not None:
-            cells.append((fit(absent, column.width, left=column.left), _subdued(Role.NOBODY, look)))
+            cells.append((fit(absent, column.width, left=column.left), _subdued(Role.NOBODY, row)))
         else:
-            role = Role.FAINT if text is None or (stale and look.idle) or number == 0 else tone
-            cells.append((_placed(text, column), _subdued(role, look)))
+            role = Role.FAINT if text is None or (stale and row.idle) or number == 0 else tone
+            cells.append((_placed(text, column), _subdued(role, row)))
     return cells
 
 
-def _subdued(role: Role, look: Look) -> Role:
-    if look.gone:
+def _subdued(role: Role, row: RowFlags) -> Role:
+    if row.gone:
         return Role.FAINT
-    if look.quiet:
+    if row.quiet:
         return Role.DIM if role in (Role.TEXT, Role.NOBODY) else Role.FAINT
     return role
 
 
 def role_of(field: Field) -> Role:
-    """Sent and received have their colours everywhere; the rest is as bright as it is important."""
-    words = field.name.split("_")
-    if "sent" in words or "acked" in words:
-        return Role.SENT
-    if "received" in words:
-        return Role.RECEIVED
+    """The field's tone; without one, as bright as it is important."""
+    if field.tone:
+        return Role(field.tone)
     return Role.TEXT if field.importance >= 60 else Role.DIM
 
 
@@ -137,7 +136,7 @@ def value_text(value: Any, column: Column) -> str | None:
 
 
 def when(moment: str, width: int, now: str) -> str:
-    """A time as people read it, both RFC 3339: the time of day, with the date before it where that is not today's."""
+    """A time as people read it (`moment` and `now` are RFC 3339): the time of day, after the date if not today's."""
     day, clock = moment[:10], moment[11:-1]
     if day == now[:10]:
         forms = [clock, clock[:12], clock[:8]]
@@ -162,8 +161,7 @@ def _words(row: Sequence[Any], kinds: Sequence[Kind], width: int) -> str | None:
     if all(value is None for value in row):
         return None
     first = "" if row[0] is None else str(row[0])
-    more = zip(row[1:], kinds[1:], strict=True)
-    rest = list(more)
+    rest = list(zip(row[1:], kinds[1:], strict=True))
     labels = "".join(f" {value}" for value, kind in rest if value is not None and kind is not Kind.TEXT)
     text = elide_end(first, max(1, width - len(labels))) + labels
     for value, kind in rest:
@@ -217,7 +215,7 @@ def elide_start(text: str, width: int) -> str:
 
 
 def elide_middle(text: str, width: int) -> str:
-    """The ASCII text in at most `width` cells, `…` in its middle: both ends tell addresses apart."""
+    """The ASCII text in at most `width` cells, `…` in its middle: addresses differ at both ends."""
     if len(text) <= width:
         return text
     if width < 3:
@@ -227,9 +225,9 @@ def elide_middle(text: str, width: int) -> str:
 
 
 def fit_endpoint(endpoint: str | None, width: int) -> str | None:
-    """The endpoint in at most `width` cells: the address gives way in its middle, the port stays.
+    """The endpoint in at most `width` cells: the address is elided in its middle, the port never.
 
-    An endpoint that means "anybody" is shown as `*`.
+    The wildcard of a listener is shown as `*`.
     """
     if endpoint is None or endpoint in ("0.0.0.0:*", "[::]:*"):
         return None if endpoint is None else "*"

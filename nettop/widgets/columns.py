@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns a table shows at a width, and how wide: worked out from the declared fields alone."""
+"""Which columns a table shows in a given width, and how wide they are, by the declared fields alone."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from nettop.snapshots.schema import RATE, Field, Kind, Table
 
 GAP = 1
 MARGINS = 2
-"""A cell before the first column for the row's mark, and one behind the last for the place in the table."""
+"""A cell before the first column for the row's mark, and one after the last for the scroll bar."""
 
 _NARROWER = 8
-"""A column takes its shorter form this much importance before it would leave."""
+"""A column takes its short form when its importance less this is the lowest."""
 
 _LASTING = 85
-_LASTING_MOST = 5
-"""Columns at least this important stay to the end, at most so many: short of room they get narrower than their usual
-least."""
+_MOST_LASTING = 5
+"""Columns at least this important stay to the end: these few get narrower than their usual least instead."""
 
-_TELLING = 3
-"""What is less important than this tells nobody anything, as a row's number: it is shown only where it is asked for."""
+_LEAST_EXTRA = 3
+"""Fields less important than this, such as a row's number, are shown only if they are chosen."""
 
 _RATE = 9
 """`1.93 Gb/s`, `99.9 Mb/s`"""
@@ -37,7 +36,7 @@ _LONGEST_ENDPOINT = 47
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as it is drawn. `name` is what the view is asked for, `sort` what a click sorts by."""
+    """A column as it is drawn. `name` is the view's column, `sort` the one that a click sorts by."""
 
     name: str
     field: Field
@@ -60,7 +59,7 @@ class _Size:
 
 @dataclass(slots=True)
 class _Slot:
-    """A column while its place is fought for."""
+    """A column while the widths are worked out; `brief` in its short form."""
 
     name: str
     field: Field
@@ -71,12 +70,13 @@ class _Slot:
 def plan(table: Table, names: Sequence[str], width: int, *, extra: bool = True) -> tuple[Column, ...]:
     """The columns for `width` cells: `names` as far as there is room, the least important leave first.
 
-    With `extra`, further fields of the table come in where there is more room than `names` want.
+    With `extra`, further fields of the table fill room that is left.
     """
     slots = _shed([_slot(table, name) for name in names], width - MARGINS)
     widths = _grow(slots, width - MARGINS)
     if extra and all(w >= _size(s).wanted for s, w in zip(slots, widths, strict=True)):
-        slots += _extras(table, names, width - MARGINS - _taken(widths), rates=_has_rates(names))
+        rates = any(name.endswith(RATE) for name in names)
+        slots += _extras(table, names, width - MARGINS - _taken(widths), rates=rates)
         widths = _grow(slots, width - MARGINS, to_most=True)
     return tuple(_column(table, slot, size) for slot, size in zip(slots, widths, strict=True))
 
@@ -102,15 +102,11 @@ def _slot(table: Table, name: str) -> _Slot:
     return _Slot(name, declared(table, name), unit_of(table, name))
 
 
-def _has_rates(names: Sequence[str]) -> bool:
-    return any(name.endswith(RATE) for name in names)
-
-
 # --- shedding -----------------------------------------------------------------------------------------------
 
 
 def _shed(slots: list[_Slot], room: int) -> list[_Slot]:
-    """The slots that fit `room` at their least widths, in their order; the last one always stays."""
+    """The slots that fit `room` at their least widths; one always stays."""
     while len(slots) > 1 and _taken([_least(slot, slots) for slot in slots]) > room:
         weakest = min(slots, key=_next_step)
         if _is_shortened(weakest):
@@ -133,16 +129,13 @@ def _has_short_form(slot: _Slot) -> bool:
 
 def _next_step(slot: _Slot) -> int:
     """The importance of what this column would give up next."""
-    return slot.field.importance - (0 if _is_shortened(slot) else _step_before(slot.field))
-
-
-def _step_before(field: Field) -> int:
-    return 2 * _NARROWER if field.kind is Kind.GROUP else _NARROWER
+    short_form = 2 * _NARROWER if slot.field.kind is Kind.GROUP else _NARROWER
+    return slot.field.importance - (0 if _is_shortened(slot) else short_form)
 
 
 def _least(slot: _Slot, slots: Sequence[_Slot]) -> int:
-    """What a column must have; the few that stay to the end get by with less."""
-    last = len(slots) <= _LASTING_MOST and all(other.field.importance >= _LASTING for other in slots)
+    """The least width of a column; less for the few that stay to the end."""
+    last = len(slots) <= _MOST_LASTING and all(other.field.importance >= _LASTING for other in slots)
     if not last or slot.field.kind is Kind.COUNTER:
         return _usual_least(slot)
     return min(_size(slot).least, 10)
@@ -161,7 +154,7 @@ def _taken(widths: Sequence[int]) -> int:
 
 
 def _grow(slots: Sequence[_Slot], room: int, *, to_most: bool = False) -> list[int]:
-    """A width for each slot: what is left over goes round, a cell each, to those that can use it."""
+    """A width for each slot: spare cells are dealt out, one by one, to the columns that can use them."""
     sizes = [_size(slot) for slot in slots]
     widths = [_usual_least(slot) for slot in slots]
     if _taken(widths) > room:
@@ -169,34 +162,34 @@ def _grow(slots: Sequence[_Slot], room: int, *, to_most: bool = False) -> list[i
     spare = room - _taken(widths)
     for limit in ("least", "fair", "wanted", "most")[: 4 if to_most else 3]:
         while spare > 0:
-            hungry = [at for at, size in enumerate(sizes) if widths[at] < getattr(size, limit)]
-            if not hungry:
+            growing = [at for at, size in enumerate(sizes) if widths[at] < getattr(size, limit)]
+            if not growing:
                 break
-            for at in sorted(hungry, key=lambda at: -slots[at].field.importance)[:spare]:
+            for at in sorted(growing, key=lambda at: -slots[at].field.importance)[:spare]:
                 widths[at] += 1
-            spare -= min(spare, len(hungry))
+            spare -= min(spare, len(growing))
     if len(slots) == 1:
         widths[0] = min(widths[0], max(1, room))
     return widths
 
 
 def _extras(table: Table, names: Sequence[str], room: int, *, rates: bool) -> list[_Slot]:
-    """Further fields, the most important first, as long as they fit in what is left."""
+    """Further fields that fit in `room`, the most important first."""
     shown = {as_totals(table, name) for name in names}
     for name in names:
         field = declared(table, name)
         if field.kind in (Kind.GROUP, Kind.ENDPOINT):
             shown.update(field.parts)
-    found: list[_Slot] = []
+    extras: list[_Slot] = []
     rest = (f for f in table.fields if f.name not in shown and f.kind not in (Kind.GROUP, Kind.HISTOGRAM))
-    for field in sorted((f for f in rest if f.importance >= _TELLING), key=lambda f: -f.importance):
+    for field in sorted((f for f in rest if f.importance >= _LEAST_EXTRA), key=lambda f: -f.importance):
         name = as_rates(table, field.name) if rates else field.name
         slot = _slot(table, name)
         room -= _size(slot).wanted + GAP
         if room < 0:
             break
-        found.append(slot)
-    return found
+        extras.append(slot)
+    return extras
 
 
 # --- sizes --------------------------------------------------------------------------------------------------
@@ -221,7 +214,7 @@ def _size(slot: _Slot) -> _Size:
 
 
 def _endpoint_size(slot: _Slot, width: int) -> _Size:
-    """21 cells hold every IPv4 endpoint; the peer's is worth them, our own is not."""
+    """21 cells hold every IPv4 endpoint: the important endpoint keeps them, the other one may shrink."""
     least = 21 if slot.field.importance >= _LASTING else 14
     return _Size(6, 6, 6, 6) if slot.brief else _Size(least, least, width, _LONGEST_ENDPOINT)
 
@@ -233,9 +226,9 @@ def _is_elastic(slot: _Slot) -> bool:
 def _title(slot: _Slot) -> str:
     if slot.field.kind is Kind.TIME:
         return f"{slot.field.title} UTC"
-    if slot.unit == "ns/s":
-        return "SHARE" if slot.field.title == "TIME" else slot.field.title
-    return slot.field.title + ("/s" if slot.name.endswith(RATE) and slot.field.kind is Kind.COUNTER else "")
+    if slot.field.kind is not Kind.COUNTER or not slot.name.endswith(RATE):
+        return slot.field.title
+    return slot.field.rate_title or slot.field.title + ("" if slot.unit == "ns/s" else "/s")
 
 
 def _column(table: Table, slot: _Slot, width: int) -> Column:

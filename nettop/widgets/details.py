@@ -14,7 +14,7 @@ from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
-from nettop.widgets.bar import Piece
+from nettop.widgets.bar import Span
 from nettop.widgets.cells import fit, role_of
 from nettop.widgets.page import Line, wrapped
 from nettop.widgets.themes import Role
@@ -29,7 +29,7 @@ def detail_lines(view: View, key: int, described: Mapping[str, str] | str, width
     """The lines for the row with this key. `described` are the source's details, or why there are none yet."""
     alone = row_view(view, key)
     if alone is None:
-        return [(Piece("closed, and gone from the table", Role.DIM),)]
+        return [(Span("closed, and gone from the table", Role.DIM),)]
     lines = _described_lines(described, width)
     for field in sorted(alone.table.fields, key=lambda f: -f.importance):
         lines += _field_lines(alone, field, width)
@@ -72,33 +72,33 @@ def _described_lines(described: Mapping[str, str] | str, width: int) -> list[Lin
         return [*wrapped(described, width, Role.DIM), ()]
     lines: list[Line] = []
     for title, text in described.items():
-        lines.append((Piece(fit(title.upper(), _TITLE, left=True) + " ", Role.HEAD), *_first(text, width)))
+        lines.append((Span(fit(title.upper(), _TITLE, left=True) + " ", Role.HEAD), *_first(text, width)))
         lines += wrapped(text, width, Role.TEXT, _TITLE + 1)[1:]
     return [*lines, ()] if lines else []
 
 
 def _first(text: str, width: int) -> Line:
     lines = wrapped(text, width, Role.TEXT, _TITLE + 1)
-    return (Piece(lines[0][0].text[_TITLE + 1 :], Role.TEXT),) if lines else ()
+    return (Span(lines[0][0].text[_TITLE + 1 :], Role.TEXT),) if lines else ()
 
 
 def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     value, raw = _value(view, field)
     role = Role.FAINT if value in (NOT_AVAILABLE, UNKNOWN) else _bright(field)
-    head = [Piece(fit(field.title, _TITLE, left=True) + " ", Role.HEAD), Piece(value, role)]
+    head = [Span(fit(field.title, _TITLE, left=True) + " ", Role.HEAD), Span(value, role)]
     if raw:
-        head.append(Piece(f"  {raw}", Role.DIM))
+        head.append(Span(f"  {raw}", Role.DIM))
     meaning = _meaning(view, field)
     used = sum(cell_len(piece.text) for piece in head)
     if width < _ONE_LINE:
         return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2)]
     if used < _TITLE + _VALUE:
-        head.append(Piece(" " * (_TITLE + _VALUE - used), Role.TEXT))
+        head.append(Span(" " * (_TITLE + _VALUE - used), Role.TEXT))
     column = max(used, _TITLE + _VALUE) + 2
     beside, *below = wrapped(meaning, width - column, Role.FAINT) or [()]
     return [
-        (*head, Piece("  ", Role.TEXT), *beside),
-        *((Piece(" " * column, Role.TEXT), *line) for line in below),
+        (*head, Span("  ", Role.TEXT), *beside),
+        *((Span(" " * column, Role.TEXT), *line) for line in below),
     ]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plainer signs for terminals that cannot show the usual ones, put in as the last step of drawing."""
+"""Plainer signs for terminals that lack the usual ones, put in as the last step of drawing."""
 
 from __future__ import annotations
 
@@ -19,26 +19,7 @@ _ASCII = {
     "▕": "|", "▏": "'", "█": "#", "▓": "%", "▒": "=", "░": ":", "╱": "/", "╲": "\\", "›": ">",
     "µ": "u", "\N{LEFT SINGLE QUOTATION MARK}": "'", "’": "'", "“": '"', "”": '"',
 }  # fmt: skip
-_CONSOLE = {
-    sign: _ASCII[sign]
-    for sign in (
-        "–",
-        "−",
-        "…",
-        "❄",
-        "⟳",
-        "▸",
-        "×",
-        "’",
-        "“",
-        "”",
-        "▕",
-        "▏",
-        "╱",
-        "╲",
-        "›",
-    )
-}
+_CONSOLE = {sign: _ASCII[sign] for sign in "–−…❄⟳▸×’“”▕▏╱╲›"}
 """What the 256 glyphs of the Linux console's default font lack."""
 
 

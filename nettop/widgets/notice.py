@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few calm lines in the middle of an empty space: attaching, failed and why, too small."""
+"""A notice in the middle of an empty space: attaching, failed and why, terminal too small."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.segment import Segment
 from textual.strip import Strip
 from textual.widget import Widget
 
-from nettop.widgets.bar import Piece
+from nettop.widgets.bar import Span
 from nettop.widgets.page import Line, wrapped
 from nettop.widgets.themes import Role, style
 
@@ -24,9 +24,9 @@ class Notice(Widget):
 
     def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
         super().__init__(id=id)
-        self._texts: tuple[Piece, ...] = ()
+        self._texts: tuple[Span, ...] = ()
 
-    def show(self, texts: Sequence[Piece]) -> None:
+    def show(self, texts: Sequence[Span]) -> None:
         """Show these texts, a paragraph each."""
         if tuple(texts) != self._texts:
             self._texts = tuple(texts)
@@ -35,11 +35,11 @@ class Notice(Widget):
     @property
     def text(self) -> str:
         """What is shown, without line breaks."""
-        return " ".join(piece.text for piece in self._texts)
+        return " ".join(span.text for span in self._texts)
 
     def _lines(self) -> list[Line]:
         width = max(1, min(_WIDEST, self.size.width - 2))
-        return [line for piece in self._texts for line in wrapped(piece.text, width, piece.role)]
+        return [line for span in self._texts for line in wrapped(span.text, width, span.role)]
 
     def render_line(self, y: int) -> Strip:
         """A line of the middle, or an empty one."""

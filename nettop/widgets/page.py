@@ -10,16 +10,15 @@ from rich.segment import Segment
 from textual.geometry import Size
 from textual.strip import Strip
 
-from nettop.widgets.bar import Piece
+from nettop.widgets.bar import Span
 from nettop.widgets.themes import Ground, Role, style
-from nettop.widgets.wheel import Wheeled
+from nettop.widgets.wheel import THUMB, Scrollable, thumb
 
-Line = tuple[Piece, ...]
-PLACE = "▐"
+Line = tuple[Span, ...]
 
 
-class Page(Wheeled, can_focus=True):
-    """Lines on the panel's ground; `top` is the first one in sight, `chosen` stands on the band."""
+class Page(Scrollable, can_focus=True):
+    """Lines on the panel's ground; `top` is the first visible one, `chosen` is highlighted."""
 
     def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
         super().__init__(id=id)
@@ -28,7 +27,7 @@ class Page(Wheeled, can_focus=True):
         self.chosen: int | None = None
 
     def show(self, lines: Sequence[Line], chosen: int | None = None) -> None:
-        """Show these lines; what is in sight stays as far as there are lines."""
+        """Show these lines, without scrolling as far as possible."""
         self.lines = tuple(lines)
         self.chosen = chosen
         if chosen is not None:
@@ -36,17 +35,17 @@ class Page(Wheeled, can_focus=True):
         self.scroll_by(0)
 
     def scroll_by(self, step: int) -> None:
-        """Move by `step` lines, as far as there are any."""
+        """Scroll by `step` lines, within bounds."""
         self.top = max(0, min(self.top + step, len(self.lines) - max(1, self.size.height)))
         self.redraw()
 
     @property
     def text(self) -> str:
-        """All lines, in sight or not."""
-        return "\n".join("".join(piece.text for piece in line) for line in self.lines)
+        """All lines, visible or not."""
+        return "\n".join("".join(span.text for span in line) for line in self.lines)
 
     def strips(self, size: Size) -> list[Strip]:
-        """The lines in sight, with the mark of the place in their last cell."""
+        """The visible lines, with the scroll bar in their last cell."""
         return [self._strip(y, size.width) for y in range(size.height)]
 
     def _strip(self, y: int, width: int) -> Strip:
@@ -54,24 +53,16 @@ class Page(Wheeled, can_focus=True):
         ground = Ground.BAND if at == self.chosen else Ground.PANEL
         line = self.lines[at] if at < len(self.lines) else ()
         segments = [Segment(" ", style(self.app.theme, Role.TEXT, ground))]
-        segments += [Segment(piece.text, style(self.app.theme, piece.role, ground)) for piece in line]
-        used = 1 + sum(cell_len(piece.text) for piece in line)
+        segments += [Segment(span.text, style(self.app.theme, span.role, ground)) for span in line]
+        used = 1 + sum(cell_len(span.text) for span in line)
         segments.append(Segment(" " * max(0, width - used), style(self.app.theme, Role.TEXT, ground)))
-        mark = PLACE if self._is_marked(y) else " "
+        mark = THUMB if y in thumb(len(self.lines), self.size.height, self.top) else " "
         role = Role.KEY if self.has_focus else Role.FAINT
         last = Strip([Segment(mark, style(self.app.theme, role, ground))], 1)
         return Strip.join([Strip(segments, max(width, used)).crop(0, width - 1), last])
 
-    def _is_marked(self, y: int) -> bool:
-        lines, page = len(self.lines), self.size.height
-        if lines <= page:
-            return False
-        length = max(1, page * page // lines)
-        first = (page - length) * self.top // (lines - page)
-        return first <= y < first + length
-
     def on_resize(self) -> None:
-        """There may be room for lines further up now."""
+        """Fill the new height."""
         self.scroll_by(0)
 
 
@@ -84,4 +75,4 @@ def wrapped(text: str, width: int, role: Role, indent: int = 0) -> list[Line]:
             lines.append(line)
             line = ""
         line = f"{line} {word}" if line else word
-    return [(Piece(" " * indent + one, role),) for one in (*lines, line) if one]
+    return [(Span(" " * indent + full, role),) for full in (*lines, line) if full]

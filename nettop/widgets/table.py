@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of a lens: draws only the rows that are to be seen, straight from a view.
+"""The table of a lens: draws only the visible rows, straight from a view.
 
-One widget holds the header, the rows and the total, so that a refresh is one repaint and never a layout.
+One widget has the header, the rows and the total, so that a refresh is one repaint and never a layout.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from nettop.query.query import Sort
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.widgets import totals
-from nettop.widgets.cells import Look, Manner, column_cells, fit
+from nettop.widgets.cells import RowFlags, RowStyle, column_cells, fit
 from nettop.widgets.columns import GAP, Column, plan
 from nettop.widgets.page import Line, wrapped
 from nettop.widgets.themes import Ground, Role, style
-from nettop.widgets.wheel import Wheeled
+from nettop.widgets.wheel import THUMB, Scrollable, thumb
 
 UP, DOWN = "▲", "▼"
-CHOSEN, CLOSED, PLACE = "▸", "×", "▐"
-_PLAIN = Look()
+CHOSEN, CLOSED = "▸", "×"
+_PLAIN = RowFlags()
 
 
-class LiveTable(Wheeled, can_focus=True):
-    """Rows of a view, of which one may be chosen; the choice follows its key through every new order.
+class LiveTable(Scrollable, can_focus=True):
+    """Rows of a view. The chosen row stays chosen, by its key, when the order changes.
 
-    In a table to which rows are only added, the chosen row keeps its line too: others move, above and below it.
-    Where none is chosen, the first row in sight does, unless it is the first of all.
+    In an append table the chosen row also keeps its line, and the others move. Where none is chosen, the first visible
+    row does, unless it is the first of all.
     """
 
     @dataclass
@@ -47,15 +47,15 @@ class LiveTable(Wheeled, can_focus=True):
 
     @dataclass
     class Chosen(Message):
-        """Another row is the chosen one, or none (`key` None); `open` asks for its details."""
+        """Another row is chosen, or none (`key` None); `open` requests its details."""
 
         key: int | None
         open: bool = False
 
-    def __init__(self, names: Sequence[str], manner: Manner | None = None) -> None:
+    def __init__(self, names: Sequence[str], row_style: RowStyle | None = None) -> None:
         super().__init__()
         self.names = tuple(names)
-        self.manner = manner or Manner()
+        self.row_style = row_style or RowStyle()
         self.extra = True
         self.view: View | None = None
         self.order: Index = np.empty(0, np.intp)
@@ -65,24 +65,25 @@ class LiveTable(Wheeled, can_focus=True):
         self.top = 0
         self.drawn = self.reused = 0
         self._strips: dict[tuple[int, bool], Strip] = {}
-        self._look: tuple[object, ...] = ()
+        self._drawn_for: tuple[object, ...] = ()
         self._follow = True
 
     # --- what is shown --------------------------------------------------------------------------------------
 
     def show(self, view: View, names: Sequence[str] | None = None) -> None:
-        """Draw `view` from now on; the chosen row stays chosen and visible wherever it went."""
-        held = self._held_row() if view.table.append else None
+        """Draw `view` from now on; the chosen row stays chosen and visible."""
+        pinned = self._pinned_row() if view.table.append else None
         self.view = view
         self.names = self.names if names is None else tuple(names)
         self.order = view.order
         self._strips.clear()
         self._find_chosen()
-        self._hold(held)
+        if pinned is not None and (at := self._place_of(pinned[0])) is not None:
+            self.top = self._bounded(at - pinned[1])
         self.redraw()
 
     def forget(self) -> None:
-        """Hold no view, and draw nothing until there is one again; the choice stays."""
+        """Release the view, and draw nothing until the next one; the choice stays."""
         self.view = None
         self.order = np.empty(0, np.intp)
         self._strips.clear()
@@ -94,7 +95,7 @@ class LiveTable(Wheeled, can_focus=True):
         return max(0, self.size.height - 2)
 
     def choose(self, at: int | None) -> None:
-        """Make the row at place `at` of the order the chosen one; out of bounds is the nearest."""
+        """Choose the row at place `at` of the order, or the nearest one."""
         if at is None or not len(self.order) or self.view is None:
             self.at = self.key = None
         else:
@@ -106,11 +107,11 @@ class LiveTable(Wheeled, can_focus=True):
         self.post_message(self.Chosen(self.key))
 
     def move(self, step: int) -> None:
-        """Choose the row `step` further on; where none is chosen, the first in sight is one step away."""
+        """Choose the row `step` further on; where none is chosen, the first visible one is one step away."""
         self.choose(self.top + max(0, step - 1) if self.at is None else self.at + step)
 
     def scroll_by(self, step: int) -> None:
-        """Move the rows by `step` and leave the choice as it is, even out of sight."""
+        """Scroll by `step` rows; the choice stays, visible or not."""
         self._follow = False
         self.top = self._bounded(self.top + step)
         self.redraw()
@@ -119,21 +120,16 @@ class LiveTable(Wheeled, can_focus=True):
         return int(view.raw(view.table.key)[self.order[at]])
 
     def _place_of(self, key: int) -> int | None:
-        """Where in the order the row with this key stands now."""
+        """The place of the row with this key in the order; None where it is not shown."""
         assert self.view is not None
-        found = np.flatnonzero(self.view.raw(self.view.table.key)[self.order] == key)
-        return int(found[0]) if len(found) else None
+        places = np.flatnonzero(self.view.raw(self.view.table.key)[self.order] == key)
+        return int(places[0]) if len(places) else None
 
-    def _held_row(self) -> tuple[int, int] | None:
-        """The key of the row that must not move, and the line that it is on; None where the newest is followed."""
+    def _pinned_row(self) -> tuple[int, int] | None:
+        """The key of the row that must not move, and its line; None where the newest row stays on top."""
         if self.key is not None and self.at is not None and self.top <= self.at < self.top + self.page:
             return self.key, self.at - self.top
         return None if self.view is None or not self.top else (self._key_at(self.view, self.top), 0)
-
-    def _hold(self, held: tuple[int, int] | None) -> None:
-        at = None if held is None else self._place_of(held[0])
-        if held is not None and at is not None:
-            self.top = self._bounded(at - held[1])
 
     def _find_chosen(self) -> None:
         if self.key is not None and self.view is not None:
@@ -141,16 +137,13 @@ class LiveTable(Wheeled, can_focus=True):
             if at is not None:
                 self.at = at
             else:
-                # It closed: the row that took its place is the next one a person would look at. One that has
-                # become too old to be kept has left at the far end: nothing took its place.
-                self.choose(None if self.view.table.append and not self._is_kept(self.view) else self.at)
+                # It is gone: choose the row in its place. In an append table old rows are dropped at the far end,
+                # where no other takes their place.
+                is_kept = bool((self.view.raw(self.view.table.key) == self.key).any())
+                self.choose(None if self.view.table.append and not is_kept else self.at)
         if self._follow:
             self._scroll_to_chosen()
         self.top = self._bounded(self.top)
-
-    def _is_kept(self, view: View) -> bool:
-        """Whether the chosen row is still there, filtered out or not."""
-        return bool((view.raw(view.table.key) == self.key).any())
 
     def _scroll_to_chosen(self) -> None:
         if self.at is None:
@@ -165,10 +158,10 @@ class LiveTable(Wheeled, can_focus=True):
     # --- drawing --------------------------------------------------------------------------------------------
 
     def strips(self, size: Size) -> list[Strip]:
-        """The header, the rows in sight, the total, and nothing."""
+        """The header, the visible rows, the total, and blank lines."""
         if self.view is None:
             return [Strip.blank(size.width, self._style(Role.TEXT))] * size.height
-        self._forget_old_looks()
+        self._clear_outdated()
         return [self._line(y) for y in range(size.height)]
 
     def _line(self, y: int) -> Strip:
@@ -180,7 +173,7 @@ class LiveTable(Wheeled, can_focus=True):
         return self._row(at)
 
     def _below(self, n: int) -> Strip:
-        """The line `n` below the rows: the total, a word where there are no rows, or nothing."""
+        """The line `n` below the rows: the total, the reason where there are no rows, or a blank one."""
         assert self.view is not None
         if n == 0:
             return self._total()
@@ -193,15 +186,17 @@ class LiveTable(Wheeled, can_focus=True):
     def _why_empty(self, view: View) -> list[Line]:
         filtered = view.size and not view.query.filter.is_empty
         reasons = (
-            ["no row passes the filter", *view.filter_remarks] if filtered else [self.manner.nothing(view)]
+            ["no row passes the filter", *view.filter_remarks]
+            if filtered
+            else [self.row_style.empty_text(view)]
         )
         return wrapped("; ".join(reasons), self.size.width - 2, Role.DIM)
 
-    def _forget_old_looks(self) -> None:
-        """Whatever changes pixels of every row is in this key; rows are kept per generation of it."""
-        look = (self.size.width, self.app.theme, self.names, self.extra, id(self.view))
-        if look != self._look and self.view is not None:
-            self._look = look
+    def _clear_outdated(self) -> None:
+        """Drop the drawn rows when anything changes that shows in every row."""
+        state = (self.size.width, self.app.theme, self.names, self.extra, id(self.view))
+        if state != self._drawn_for and self.view is not None:
+            self._drawn_for = state
             self._strips.clear()
             self.columns = plan(self.view.table, self.names, self.size.width, extra=self.extra)
 
@@ -214,29 +209,29 @@ class LiveTable(Wheeled, can_focus=True):
             strip = self._strips[place, chosen]
         else:
             self.reused += 1
-        return self._with_place_mark(strip, at, chosen)
+        return self._with_thumb(strip, at, chosen)
 
     def _draw_page(self) -> None:
-        """Make the strips of all rows in sight that are not made yet: values are cheaper by the column."""
+        """Draw all visible rows that are not drawn yet, at once: values are cheaper by the column."""
         view = self.view
         assert view is not None
         places = self.order[self.top : self.top + self.page]
         wanted = [p for n, p in enumerate(as_list(places), self.top) if (p, n == self.at) not in self._strips]
         index = np.array(wanted, np.intp)
-        looks = self._looks(view, index)
-        cells = [column_cells(view, column, index, looks, self.manner) for column in self.columns]
+        flags = self._flags(view, index)
+        cells = [column_cells(view, column, index, flags, self.row_style) for column in self.columns]
         chosen = None if self.at is None or self.at >= len(self.order) else int(self.order[self.at])
         for n, place in enumerate(wanted):
             on = place == chosen
-            self._strips[place, on] = self._strip([column[n] for column in cells], looks[n], chosen=on)
+            self._strips[place, on] = self._strip([column[n] for column in cells], flags[n], chosen=on)
         self.drawn += len(wanted)
 
-    def _looks(self, view: View, at: Index) -> list[Look]:
-        return [_PLAIN] * len(at) if self.manner.looks is None else self.manner.looks(view, at)
+    def _flags(self, view: View, at: Index) -> list[RowFlags]:
+        return [_PLAIN] * len(at) if self.row_style.flags is None else self.row_style.flags(view, at)
 
-    def _strip(self, cells: Sequence[tuple[str, Role]], look: Look, *, chosen: bool) -> Strip:
+    def _strip(self, cells: Sequence[tuple[str, Role]], row: RowFlags, *, chosen: bool) -> Strip:
         ground = Ground.BAND if chosen else Ground.SCREEN
-        mark = CLOSED if look.gone else CHOSEN if chosen else " "
+        mark = CLOSED if row.gone else CHOSEN if chosen else " "
         segments = [Segment(mark, self._style(Role.DIM, ground))]
         segments += [Segment(text + " ", self._style(role, ground)) for text, role in cells]
         return self._padded(segments, ground)
@@ -249,17 +244,12 @@ class LiveTable(Wheeled, can_focus=True):
         strip = Strip(segments, max(used, width))
         return strip if used <= width else strip.crop(0, width)
 
-    def _with_place_mark(self, strip: Strip, at: int, chosen: bool) -> Strip:
-        """The strip, with a mark at its right edge where this page lies among all rows."""
-        rows, page = len(self.order), self.page
-        if rows <= page:
-            return strip
-        length = max(1, page * page // rows)
-        first = (page - length) * self.top // max(1, rows - page)
-        if not first <= at - self.top < first + length:
+    def _with_thumb(self, strip: Strip, at: int, chosen: bool) -> Strip:
+        """The strip, with its part of the scroll bar at the right edge."""
+        if at - self.top not in thumb(len(self.order), self.page, self.top):
             return strip
         ground = Ground.BAND if chosen else Ground.SCREEN
-        mark = Strip([Segment(PLACE, self._style(Role.FAINT, ground))], 1)
+        mark = Strip([Segment(THUMB, self._style(Role.FAINT, ground))], 1)
         return Strip.join([strip.crop(0, self.size.width - 1), mark])
 
     def _header(self) -> Strip:
@@ -268,7 +258,7 @@ class LiveTable(Wheeled, can_focus=True):
         for column in self.columns:
             role = Role.HEAD
             if column.sort == self.view.query.sort.field:
-                role = Role.TOTAL_SENT if "sent" in column.name.split("_") else Role.KEY
+                role = Role.TOTAL_SENT if column.field.tone == Role.SENT.value else Role.KEY
             title = _title(column, self.view.query.sort)
             segments.append(Segment(title, self._style(role, Ground.PANEL)))
         return self._padded(segments, Ground.PANEL)
@@ -286,7 +276,7 @@ class LiveTable(Wheeled, can_focus=True):
     # --- mouse ----------------------------------------------------------------------------------------------
 
     def on_click(self, event: events.Click) -> None:
-        """A header sorts, a row is chosen, the chosen row opens."""
+        """A click on a header sorts, on a row chooses it, on the chosen row opens it."""
         if event.y == 0:
             column = self.column_at(event.x)
             if column is not None:
@@ -309,13 +299,13 @@ class LiveTable(Wheeled, can_focus=True):
         return None
 
     def on_resize(self) -> None:
-        """A new height may have moved the chosen row out of sight."""
+        """Keep the chosen row visible in the new height."""
         self._find_chosen()
         self.redraw()
 
 
 def _title(column: Column, sort: Sort) -> str:
-    """The header's cell, its gap included: the mark of the sort takes the gap where there is no other room."""
+    """A header with its gap, which the sign of the sorted column takes where there is no other room."""
     if column.sort != sort.field:
         return fit(column.title, column.width, left=column.left) + " "
     mark = DOWN if sort.descending else UP

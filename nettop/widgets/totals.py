@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last row of a table: what its rows come to."""
+"""The last line of a table: the totals of its rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOLD = {Role.SENT: Role.TOTAL_SENT, Role.RECEIVED: Role.TOTAL_RECEIVED}
 
 
 def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
-    """The cells of the total: how many rows in the first, sums and shares of the whole in the others."""
+    """The cells of the totals: the number of rows in the first, sums and overall ratios in the others."""
     at = view.order[~view.gone[view.order]]
     cells: list[Cell] = []
     for n, column in enumerate(columns):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Widgets that move their own lines by the mouse's wheel."""
+"""Widgets that scroll their own lines."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ from textual import events
 
 from nettop.widgets.lines import Lines
 
+THUMB = "▐"
+"""The scroll bar: drawn over the last cell of some lines."""
 _STEP = 3
 
 
-class Wheeled(Lines):
+def thumb(lines: int, page: int, top: int) -> range:
+    """The lines of a page that show the thumb of the scroll bar; none where all lines fit."""
+    if lines <= page:
+        return range(0)
+    length = max(1, page * page // lines)
+    first = (page - length) * top // (lines - page)
+    return range(first, first + length)
+
+
+class Scrollable(Lines):
     """A widget with lines of its own to scroll."""
 
     def scroll_by(self, step: int) -> None:
-        """Move by `step` lines, as far as there are any."""
+        """Scroll by `step` lines, within bounds."""
         raise NotImplementedError
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """Further down."""
+        """Scroll down."""
         event.stop()
         self.scroll_by(_STEP)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """Back up."""
+        """Scroll up."""
         event.stop()
         self.scroll_by(-_STEP)

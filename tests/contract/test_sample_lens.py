@@ -160,7 +160,7 @@ import numpy as np
 from nettop.engine.session import Session
 from nettop.engine.source import probe_of
 from nettop.screens.context import ScreenContext
-from nettop.screens.frame import NettopApp
+from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.snapshot import Rows, Snapshot

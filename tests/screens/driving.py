@@ -9,13 +9,13 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from nettop.screens.frame import NettopApp
 from nettop.screens.lens import LensScreen
+from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.widgets.table import LiveTable
-from tests.screens.harness import Batches, Stage, Step, stage_of
+from tests.screens.harness import Batches, Harness, Step, harness_of
 
-Running = tuple[Pilot[None], LensScreen, Stage]
+Running = tuple[Pilot[None], LensScreen, Harness]
 
 
 @asynccontextmanager
@@ -29,15 +29,15 @@ async def running(
     **app_kwargs: Any,
 ) -> AsyncIterator[Running]:
     """The app over a script, in the view that is named, after some turns of the sampler."""
-    stage = stage_of(steps, {"command": "nginx -g daemon off;"}, batches)
+    harness = harness_of(steps, {"command": "nginx -g daemon off;"}, batches)
     if view:
         app_kwargs["settings"] = Settings(view=ViewSettings(view=view))
-    app = stage.app(**app_kwargs)
+    app = harness.app(**app_kwargs)
     async with app.run_test(size=size) as pilot:
         for _ in range(ticks):
-            stage.tick()
+            harness.tick()
             await pilot.pause()
-        yield pilot, app.lens_screen, stage
+        yield pilot, app.lens_screen, harness
 
 
 def shown(run: Running) -> LensScreen:
@@ -49,11 +49,11 @@ def shown(run: Running) -> LensScreen:
 
 async def press(run: Running, *keys: str) -> None:
     """Press keys, each with its consequences."""
-    pilot, _, stage = run
+    pilot, _, harness = run
     for key in keys:
         await pilot.press(key)
         await pilot.pause()
-        stage.run_tasks()
+        harness.run_tasks()
         await pilot.pause()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage for the screens: a real session over a scripted source, stepped by the test, never by a clock."""
+"""A real session over a scripted source, stepped by the test and never by a clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed
 from nettop.screens.context import ScreenContext
-from nettop.screens.frame import NettopApp
+from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings
 from nettop.snapshots import lenses
 from nettop.snapshots.schema import Lens
@@ -77,7 +77,7 @@ class Script:
         self.closed = True
 
 
-class Stage:
+class Harness:
     """A session whose sampler has no thread: `tick()` is its next turn."""
 
     def __init__(self, source_of: Callable[[str], Any], interval_s: float = 1.0) -> None:
@@ -85,7 +85,7 @@ class Stage:
         self.now = 1000.0
 
     def tick(self) -> None:
-        """Do what was asked of the sampler, then read every source once; one that just attached was read then."""
+        """Run the sampler's tasks, then read every source once, except those that have just attached and read."""
         sampler = self.session._sampler
         before = list(sampler._attached)
         self.run_tasks()
@@ -93,13 +93,15 @@ class Stage:
             sampler._read(lens)
 
     def run_tasks(self) -> None:
-        """Do what was asked of the sampler."""
+        """Run the sampler's tasks."""
         self.session._sampler._run_tasks()
 
     @property
-    def was_asked_to_sample(self) -> bool:
-        """Whether somebody asked for a refresh since the last look."""
-        return self.session._sampler._take_now()
+    def refresh_was_requested(self) -> bool:
+        """Whether a refresh was requested since the last call."""
+        sampler = self.session._sampler
+        requests, sampler._requests = sampler._requests, []
+        return bool(requests)
 
     def app(
         self,
@@ -107,7 +109,7 @@ class Stage:
         theme: str = "nettop-dark",
         lens_set: tuple[Lens, ...] | None = None,
     ) -> NettopApp:
-        """The app on this stage, with a host, a clock and a cost that never change."""
+        """The app, with a host, a clock and a cost that never change."""
         context = ScreenContext(
             settings or Settings(),
             self.session,
@@ -137,11 +139,11 @@ def busy_host(n: int = 60, **frame_kwargs: Any) -> list[Step]:
     return steps_of(frame)
 
 
-def stage_of(
+def harness_of(
     steps: Sequence[Step], details: dict[str, str] | None = None, batches: Batches | None = None
-) -> Stage:
-    """A stage whose connections follow a script."""
+) -> Harness:
+    """A harness whose connections follow a script."""
     script = Script(steps, details, batches)
-    stage = Stage(lambda _: script)
-    stage.script = script  # type: ignore[attr-defined]
-    return stage
+    harness = Harness(lambda _: script)
+    harness.script = script  # type: ignore[attr-defined]
+    return harness

@@ -7,16 +7,16 @@ import sys
 
 from nettop.interrupts import leave_output
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.harness import busy_host, stage_of
+from tests.screens.harness import busy_host, harness_of
 
 
 def main() -> int:
     """Publish two snapshots, then show them until somebody or something ends it."""
-    stage = stage_of([])
+    harness = harness_of([])
     for step in busy_host():
         assert isinstance(step, Snapshot)
-        stage.session.bus.publish(step)
-    app = stage.app()
+        harness.session.bus.publish(step)
+    app = harness.app()
     try:
         app.run()
     finally:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from nettop.screens.connections.sockets import ConnectionsScreen, row_looks
+from nettop.screens.connections.sockets import ConnectionsScreen, row_flags
 from nettop.widgets.cells import Cell, column_cells, elide_middle, fit, fit_endpoint
 from nettop.widgets.columns import plan
 from nettop.widgets.themes import Role
@@ -21,9 +21,9 @@ def cells_of(
     frame = make_frame([row], None if before is None else [before])
     view = make_view(frame, deltas=True)
     at = np.array([0])
-    manner = ConnectionsScreen.manner
+    row_style = ConnectionsScreen.row_style
     return {
-        column.name: column_cells(view, column, at, row_looks(view, at), manner)[0]
+        column.name: column_cells(view, column, at, row_flags(view, at), row_style)[0]
         for column in plan(view.table, view.table.screen, width)
     }
 
@@ -88,7 +88,7 @@ def test_missing_field_is_not_available() -> None:
     view = make_view(frame)
     (rtt,) = [c for c in plan(view.table, view.table.screen, 200) if c.name == "rtt"]
     ((text, role),) = column_cells(
-        view, rtt, np.array([0]), row_looks(view, np.array([0])), ConnectionsScreen.manner
+        view, rtt, np.array([0]), row_flags(view, np.array([0])), ConnectionsScreen.row_style
     )
     assert (text.strip(), role) == ("n/a", Role.FAINT)
 

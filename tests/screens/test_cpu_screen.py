@@ -19,14 +19,14 @@ from nettop.screens.actions import ACTIONS, GRAPH
 from nettop.screens.cpu.cpus import CpuNumbers, CpuScreen
 from nettop.screens.cpu.entry_bars import GLYPHS, EntryBars
 from nettop.screens.cpu.flame_graph import FlameGraph
-from nettop.screens.dialogs import help_lines, offers
+from nettop.screens.dialogs import help_lines, palette_entries
 from nettop.screens.filter_box import FilterBox
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, LENS, RX_SOFTIRQ, STACKS
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.driving import Running, press, running, shown, tick
 from tests.screens.example_cpu import SECOND_NS, example_steps, idle_steps
-from tests.screens.harness import Step, stage_of
+from tests.screens.harness import Step, harness_of
 from tests.screens.test_screenshots import player
 
 RX = ENTRIES[RX_SOFTIRQ]
@@ -142,8 +142,8 @@ async def test_down_follows_the_widest_way() -> None:
         await press(run, "down", "down", "down")
         assert screen.graph.chosen == HOT[:3]
         assert "▸net_rx_action" in line(screen.graph, 2)
-        assert "net_rx_action   45.6% of all  576 samples  7.22 % of 4 CPUs  itself " in screen.told_of.text
-        assert "O softirq loop" in screen.told_of.text
+        assert "net_rx_action   45.6% of all  576 samples  7.22 % of 4 CPUs  itself " in screen.frame_bar.text
+        assert "O softirq loop" in screen.frame_bar.text
         await press(run, "up")
         assert screen.graph.chosen == HOT[:2]
 
@@ -191,7 +191,7 @@ async def test_zoom_by_keys() -> None:
         assert screen.graph.zoom == HOT
         await press(run, "left")
         assert (screen.graph.zoom, screen.graph.chosen) == ((), HOT)
-        assert not screen.works(next(a for a in ACTIONS if a.id == "back"))
+        assert not screen.is_available(next(a for a in ACTIONS if a.id == "back"))
 
 
 async def test_zoom_by_mouse() -> None:
@@ -271,9 +271,9 @@ async def test_what_takes_the_whole_width_is_told_of_all() -> None:
     async with on_cpu(size=(160, 45)) as (run, screen):
         await press(run, *["down"] * 3, "right")
         assert screen.graph.chosen == screen.graph.zoom == HOT[:3]
-        assert "net_rx_action   45.6% of all  576 samples" in screen.told_of.text
+        assert "net_rx_action   45.6% of all  576 samples" in screen.frame_bar.text
         await press(run, "down")
-        assert "98.3% of net_rx_action" in screen.told_of.text
+        assert "98.3% of net_rx_action" in screen.frame_bar.text
 
 
 # --- which samples ----------------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ async def test_orders() -> None:
     async with on_cpu(size=(160, 45)) as (run, screen):
         first = screen.categories.shares[0]
         await press(run, "s")
-        assert screen.by is FlameSort.NAME
+        assert screen.sort is FlameSort.NAME
         assert line(screen.graph, 0).split()[1:3] == ["I/O", "workers"] or "▕" in line(screen.graph, 0)
         row = screen.graph.layout_now
         assert row is not None
@@ -367,7 +367,7 @@ async def test_orders() -> None:
         assert names == sorted(names)
         assert screen.categories.shares[0] != first
         await press(run, "s", "S")
-        assert screen.by is FlameSort.SAMPLES
+        assert screen.sort is FlameSort.SAMPLES
         assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu1", "cpu2", "cpu3"]
         assert screen.busiest_first
 
@@ -406,7 +406,7 @@ async def test_search() -> None:
     async with on_cpu() as (run, screen):
         await press(run, "slash", *"tcp_ack")
         box = screen.query_one(FilterBox)
-        assert box.answer == "2 frames, 6.7% of all samples"
+        assert box.effect == "2 frames, 6.7% of all samples"
         await press(run, "enter")
         assert "/ tcp_ack   2 frames, 6.7% of all samples" in screen.third_line.text
         assert screen.focused is screen.graph
@@ -435,8 +435,8 @@ async def test_escape_clears_one_thing_after_the_other() -> None:
         assert (screen.graph.zoom, screen.graph.chosen) == ((), HOT[:2])
         await press(run, "escape")
         assert screen.graph.chosen is None
-        assert "most time in  copy_user_generic" in screen.told_of.text
-        assert not screen.works(next(a for a in ACTIONS if a.id == "clear"))
+        assert "most time in  copy_user_generic" in screen.frame_bar.text
+        assert not screen.is_available(next(a for a in ACTIONS if a.id == "clear"))
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------
@@ -477,7 +477,7 @@ async def test_the_hottest_function_is_told_at_every_width(width: int) -> None:
         tables = {**step.tables, STACKS.name: replace(rows, texts={"stack": names})}
         steps.append(replace(step, tables=tables))
     async with on_cpu([*steps], (width, 24)) as (_, screen):
-        assert re.match(r" most time in  copy_user_[\w…]+ 15\.3%( |$)", screen.told_of.text)
+        assert re.match(r" most time in  copy_user_[\w…]+ 15\.3%( |$)", screen.frame_bar.text)
 
 
 async def test_one_sample() -> None:
@@ -498,7 +498,7 @@ async def test_one_sample() -> None:
         assert " 1 sample " in screen.headline_bar.text
         assert screen.crumbs.text.split("  last minute")[0].rstrip().endswith(" 1 sample")
         await press(run, "down")
-        assert " 1 sample " in screen.told_of.text
+        assert " 1 sample " in screen.frame_bar.text
 
 
 @pytest.mark.parametrize("size", [(40, 10), (60, 20), (80, 24), (100, 12), (131, 33), (250, 90)])
@@ -516,7 +516,7 @@ async def test_every_size_shows_shares_of_cpus(size: tuple[int, int]) -> None:
 async def test_before_the_first_samples() -> None:
     """One reading: no interval yet; the screen says what it waits for."""
     async with on_cpu(ticks=1) as (run, screen):
-        assert screen.silence.text == "waiting for the first samples …"
+        assert screen.graph_notice.text == "waiting for the first samples …"
         assert "network –" in screen.headline_bar.text
         assert [line(screen.bars, y).split()[-1] for y in range(4)] == ["–"] * 4
         assert "whole bar" not in screen.legend.text
@@ -528,12 +528,15 @@ async def test_before_the_first_samples() -> None:
 async def test_an_idle_network() -> None:
     """It did nothing, and that is said; a longer time has what went on before."""
     async with on_cpu([*idle_steps()]) as (run, screen):
-        assert screen.silence.text == "the network stack did nothing in the last minute w shows a longer time"
+        assert (
+            screen.graph_notice.text
+            == "the network stack was idle in the last minute w chooses a longer time"
+        )
         assert line(screen.bars, 0).rstrip().endswith(" 0 %")
-        keys = {a.id for a in ACTIONS if screen.works(a)}
+        keys = {a.id for a in ACTIONS if screen.is_available(a)}
         assert not keys & {"details", "move_down", "filter", "sort_next", "categories", "next_entry"}
         await press(run, "w")
-        assert "since the start" in screen.silence.text
+        assert "since the start" in screen.graph_notice.text
 
 
 async def test_a_cpu_that_does_nothing() -> None:
@@ -545,7 +548,7 @@ async def test_a_cpu_that_does_nothing() -> None:
         step.tables[STACKS.name] = replace(rows, array=rows.array[rows.array["cpu"] != 3])  # type: ignore[index]
     async with on_cpu([*still]) as (run, screen):
         await press(run, "U")
-        assert "on cpu3 did nothing in the last minute" in screen.silence.text
+        assert "on cpu3 was idle in the last minute" in screen.graph_notice.text
 
 
 async def test_a_function_that_was_not_met() -> None:
@@ -555,7 +558,7 @@ async def test_a_function_that_was_not_met() -> None:
         assert screen.graph.zoom == ("TX syscalls", "entry_SYSCALL_64_after_hwframe")
         screen.graph.zoom_to(("TX syscalls", "somewhere_else"))
         await press(run, "w")
-        assert "somewhere_else was not met since the start" in screen.silence.text
+        assert "somewhere_else did not run since the start" in screen.graph_notice.text
         await press(run, "left", "left")
         assert screen.graph.zoom == ()
         assert screen.graph.region
@@ -565,7 +568,7 @@ async def test_a_host_without_samples() -> None:
     """The bars live on, and the reason stands where the graph was."""
     steps = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3"})
     async with on_cpu(steps) as (run, screen):
-        assert "n/a: perf_event_paranoid is 3" in screen.silence.text
+        assert "n/a: perf_event_paranoid is 3" in screen.graph_notice.text
         assert "samples n/a" in screen.headline_bar.text
         assert line(screen.bars, 0).rstrip().endswith("37.5 %")
         assert not screen.graph.region
@@ -595,18 +598,18 @@ def make_missing(field: str, why: str) -> tuple[Any, ...]:
 
 
 async def test_every_key_of_a_graph_is_pressed_here() -> None:
-    """Each of them works on this screen, and stands in its help and in the palette's offers or not at all."""
+    """Each of them works on this screen, and stands in its help and in the palette's palette_entries or not at all."""
     async with on_cpu() as (run, screen):
         await press(run, "down")
-        working = {a.id for a in ACTIONS if screen.works(a)}
+        working = {a.id for a in ACTIONS if screen.is_available(a)}
         assert {a.id for a in ACTIONS if a.group == GRAPH} <= working
         assert not working & {"sort_left", "sort_right", "totals", "all_rows", "back"}
-        words = "\n".join("".join(piece.text for piece in one) for one in help_lines(screen, 200))
+        words = "\n".join("".join(span.text for span in one) for one in help_lines(screen, 200))
         assert "Zoom into the chosen frame" in words
         assert "Choose rows by words" not in words
         for category in CATEGORIES.values():
             assert f"{category.letter} {category.label}" in words
-        labels = {label for label, _, _ in offers(screen)}
+        labels = {label for label, _, _ in palette_entries(screen)}
         assert "Show processes" in labels
         assert not any(label.startswith("Sort by") for label in labels)
 
@@ -617,7 +620,7 @@ async def test_keys_of_a_graph_do_nothing_elsewhere() -> None:
         await press(run, "p")
         there = shown(run)
         assert there.table is STACKS
-        assert not any(there.works(a) for a in ACTIONS if a.group == GRAPH)
+        assert not any(there.is_available(a) for a in ACTIONS if a.group == GRAPH)
 
 
 async def test_out_of_sight() -> None:
@@ -690,8 +693,8 @@ async def test_a_limit_of_the_command_line() -> None:
 async def test_a_filter_that_no_cpu_passes() -> None:
     """Is said, as tables do; so is one that the chosen CPU does not pass any more."""
     async with on_cpu(asked={"filters": ("nonsense",)}, size=(100, 24)) as (run, screen):
-        assert screen.silence.text == "no CPU passes the filter Esc clears it"
-        assert screen.silence.region.height == 16
+        assert screen.graph_notice.text == "no CPU passes the filter Esc clears it"
+        assert screen.graph_notice.region.height == 16
         assert screen.bars.arrangement.shown == ()
         await press(run, "escape")
         assert screen.graph.region
@@ -701,7 +704,7 @@ async def test_a_chosen_cpu_that_is_left_out() -> None:
     """As one is that has become idle, where only busy ones are asked for: the key that led there leads on."""
     async with on_cpu(asked={"filters": ("network_ns_per_s>5%",)}, size=(100, 24)) as (run, screen):
         screen._choose_cpu(3)
-        assert screen.silence.text == "cpu3 is left out by the filter or the limit u shows another CPU"
+        assert screen.graph_notice.text == "cpu3 is left out by the filter or the limit u shows another CPU"
         await press(run, "u")
         assert screen.cpu == 0
         assert screen.graph.region
@@ -731,10 +734,10 @@ def draw(snap_compare: Callable[..., bool]) -> Draw:
     """Plays the example, presses keys, and compares the picture."""
 
     def compare(size: tuple[int, int], *keys: str, steps: list[Step] | None = None, **how: Any) -> bool:
-        stage = stage_of([*example_steps()] if steps is None else steps)
+        harness = harness_of([*example_steps()] if steps is None else steps)
         settings = Settings(view=ViewSettings(view=how.get("view", "cpu")))
-        app = stage.app(settings, how.get("theme", "nettop-dark"), lens_set=(LENS,))
-        return snap_compare(app, terminal_size=size, run_before=player(stage, keys, how.get("ticks", 3)))
+        app = harness.app(settings, how.get("theme", "nettop-dark"), lens_set=(LENS,))
+        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, how.get("ticks", 3)))
 
     return compare
 

@@ -16,8 +16,8 @@ from textual.geometry import Size
 from nettop.query.cpu import FlameNode
 from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
 from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, _left_out, arrange, scale_for
-from nettop.screens.cpu.flame_graph import EDGE, Block, FlameGraph, Found, Layout, matcher, node_at, search
-from nettop.screens.picture import LEAST_WIDTH
+from nettop.screens.cpu.flame_graph import EDGE, Block, FlameGraph, Layout, Matches, matcher, node_at, search
+from nettop.screens.lens import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
 from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Palette, Role, Shade, frame_style, style
 from tests.screens.test_themes import contrast
@@ -120,10 +120,10 @@ def test_zoomed_in_the_narrow_ones_get_wide() -> None:
 def test_a_search_counts_no_sample_twice() -> None:
     """A function that is found inside one that is found adds a frame, no samples."""
     tree = node("", 0, node("tcp_v4_rcv", 2, node("ip_x", 1, node("TCP_ack", 4))), node("tcp_y", 3))
-    assert search(tree, matcher("tcp")) == Found(3, 10)
-    assert search(tree, matcher("ack  y")) == Found(2, 7)
-    assert search(tree, matcher("nothing")) == Found(0, 0)
-    assert search(tree, matcher(" ")) == Found(0, 0)
+    assert search(tree, matcher("tcp")) == Matches(3, 10)
+    assert search(tree, matcher("ack  y")) == Matches(2, 7)
+    assert search(tree, matcher("nothing")) == Matches(0, 0)
+    assert search(tree, matcher(" ")) == Matches(0, 0)
 
 
 # --- how rows are drawn -----------------------------------------------------------------------------------------

@@ -16,19 +16,19 @@ from textual.strip import Strip
 from nettop.engine.own_cost import DRAW, Steps
 from nettop.errors import PermissionMissing, SourceFailed
 from nettop.screens import headline
-from nettop.screens.context import Place
+from nettop.screens.context import TableRef
 from nettop.screens.dialogs import help_lines
-from nettop.screens.frame import NettopApp
-from nettop.screens.lens import LensScreen, screen_of
+from nettop.screens.lens import LensScreen, make_screen
+from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.snapshot import Snapshot
-from nettop.widgets.bar import Part
+from nettop.widgets.bar import BarItem
 from nettop.widgets.lines import Lines
 from nettop.widgets.page import Line
 from nettop.widgets.themes import Role
 from tests.screens.driving import press, running, shown, text_of, tick
-from tests.screens.harness import busy_host, stage_of
+from tests.screens.harness import busy_host, harness_of
 
 
 async def test_first_line_is_the_answer() -> None:
@@ -91,20 +91,20 @@ async def test_the_tab_in_sight_stays() -> None:
     async with running(busy_host(), (40, 20), lens_set=LENSES, view="connections") as run:
         await press(run, "space")
         run[2].now += 36_000
-        run[1].draw_frame()
+        run[1].draw_lines()
         assert run[1].first_line.text.rstrip() == "  nettop  1  2  4  ❄ frozen 10:00:00 ago"
 
 
-def parts_of_ending(ticks: int, **lost: int) -> list[Part]:
+def parts_of_ending(ticks: int, **lost: int) -> list[BarItem]:
     """What a headline ends in when so many of a thousand ticks are missed, and some is lost beside."""
     snapshot = Snapshot("cpu", 0, 0, {}, {"ticks": 1000 - ticks}, {"ticks": ticks} | lost)
     return headline.ending(snapshot)
 
 
-def words_and_alarm(parts: list[Part]) -> tuple[str, bool]:
+def words_and_alarm(parts: list[BarItem]) -> tuple[str, bool]:
     """What parts say, and whether they say it as something bad."""
-    pieces = [piece for part in parts for piece in part.pieces]
-    return "".join(piece.text for piece in pieces), any(piece.role is Role.BAD for piece in pieces)
+    pieces = [piece for part in parts for piece in part.spans]
+    return "".join(span.text for span in pieces), any(piece.role is Role.BAD for piece in pieces)
 
 
 def test_a_few_missed_ticks_are_no_alarm() -> None:
@@ -131,15 +131,15 @@ async def test_help_begins_with_what_is_lost() -> None:
         assert title == "LOST"
         assert ticks.split() == ["ticks", "3", "(0.3%", "of", "all)"]
         assert events.startswith("events           1,234 events that the kernel skipped")
-        assert (empty, keys) == ("", "LOOK")
+        assert (empty, keys) == ("", "SCREEN")
     async with running(busy_host()) as run:
         assert "LOST" not in lines_until_keys(help_lines(run[1]))
 
 
 def lines_until_keys(lines: list[Line]) -> list[str]:
     """The first lines of the help, as text, with the heading of the first keys."""
-    texts = ["".join(piece.text for piece in line).rstrip() for line in lines]
-    return texts[: texts.index("LOOK") + 1]
+    texts = ["".join(span.text for span in line).rstrip() for line in lines]
+    return texts[: texts.index("SCREEN") + 1]
 
 
 class WatchedSteps(Steps):
@@ -199,7 +199,7 @@ async def test_nothing_to_stay_for() -> None:
     async with running([failure], ticks=1) as run:
         app = run[0].app
         assert isinstance(app, NettopApp)
-        assert app.hopeless is failure
+        assert app.fatal_error is failure
         assert app._exit
 
 
@@ -210,7 +210,7 @@ async def test_late_refreshes_and_old_rows_are_told() -> None:
         assert "those 4 s old" in run[1].headline_bar.text
         assert "late" not in run[1].headline_bar.text
         run[2].session._sampler.late = 3
-        run[1].look_again()
+        run[1].update_view()
         await run[0].pause()
         assert "late 3" in run[1].headline_bar.text
 
@@ -236,7 +236,7 @@ async def test_too_small_says_what_is_needed(size: tuple[int, int]) -> None:
     """Below 40×10 there is one sentence with the size needed."""
     async with running(busy_host(), size) as run:
         screen = run[1]
-        assert screen.notice.text == f"nettop needs 40×10 cells; here are {size[0]}×{size[1]}."
+        assert screen.notice.text == f"nettop needs 40×10 cells; this terminal has {size[0]}×{size[1]}."
         assert not screen.rows.region
         assert not screen.footer.region
 
@@ -294,49 +294,49 @@ async def test_another_lens_attaches_when_it_is_opened() -> None:
     """A lens is attached when its tab is clicked on, and the one before is let go."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
     async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
-        pilot, _, stage = run
+        pilot, _, harness = run
         app = pilot.app
         assert isinstance(app, NettopApp)
         assert "2 Other" in run[1].first_line.text
-        assert set(stage.session._sampler._attached) == {"connections"}
+        assert set(harness.session._sampler._attached) == {"connections"}
         await pilot.click("#first-line", offset=(run[1].first_line.text.index("2 Other"), 0))
         await pilot.pause()
-        stage.run_tasks()
-        assert set(stage.session._sampler._attached) == {"connections", "other"}
-        assert stage.session._sampler._attached["connections"].leases == 0
+        harness.run_tasks()
+        assert set(harness.session._sampler._attached) == {"connections", "other"}
+        assert harness.session._sampler._attached["connections"].leases == 0
         assert type(app.lens_screen) is LensScreen
 
 
 async def test_lens_without_a_screen_gets_the_common_one() -> None:
     """A lens without a module here is shown by the common screen: rows and totals in the headline."""
     other = replace(lenses()[0], id="nosuchscreen")
-    stage = stage_of([])
-    made = screen_of(stage.app().context, Place(other, other.main))
+    harness = harness_of([])
+    made = make_screen(harness.app().context, TableRef(other, other.main))
     assert type(made) is LensScreen
 
 
 async def test_publications_wait_once() -> None:
     """However often the bus wakes the screen, one message waits."""
     async with running(busy_host()) as run:
-        pilot, screen, stage = run
-        taken = []
-        screen.take = lambda: taken.append(1)  # type: ignore[method-assign]
+        pilot, screen, harness = run
+        shown_frames = []
+        screen.show_newest = lambda: shown_frames.append(1)  # type: ignore[method-assign]
         for _ in range(5):
-            stage.session._sampler._read_all()
+            harness.session._sampler._read_all()
         await pilot.pause()
-        assert len(taken) == 1
+        assert len(shown_frames) == 1
 
 
 async def test_source_that_tells_nothing_is_said() -> None:
     """A source without details says so in the pane, and the fields are shown all the same."""
-    stage = stage_of(busy_host())
-    app = stage.app()
+    harness = harness_of(busy_host())
+    app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
-        stage.tick()
-        stage.tick()
+        harness.tick()
+        harness.tick()
         await pilot.press("right")
         await pilot.pause()
-        stage.run_tasks()
+        harness.run_tasks()
         await pilot.pause()
         assert app.lens_screen.details.text.startswith("not in a recording")
         assert "REMOTE" in app.lens_screen.details.text

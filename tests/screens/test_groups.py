@@ -65,7 +65,7 @@ async def test_a_group_opens_into_its_events() -> None:
         await press(run, "right")
         inside = shown(run)
         assert run[0].app.screen is inside
-        assert (inside.table.name, inside.within) == ("events", FAILURES)
+        assert (inside.table.name, inside.opened_from) == ("events", FAILURES)
         assert inside.third_line.text.split()[:5] == ["sockets", "events", "failures", "→", "events"]
         assert {*inside.view.values("reason", inside.view.order)} == {"refused"}  # type: ignore[union-attr]
         assert {*inside.view.values("process", inside.view.order)} == {"java"}  # type: ignore[union-attr]
@@ -109,7 +109,7 @@ async def test_an_opened_group_goes_on_and_waits() -> None:
         assert inside.view is not None
         await run[0].click(inside.third_line, offset=(inside.third_line.text.index("failures"), 0))
         await run[0].pause()
-        assert shown(run).within is None
+        assert shown(run).opened_from is None
         assert shown(run).table.name == "failures"
 
 
@@ -134,7 +134,7 @@ async def test_a_groups_filter_passes_its_events_alone(group: Row) -> None:
     async with running(only(FAILURES, [group], steps), batches=batches, view="connections.failures") as run:
         screen = shown(run)
         assert screen.view is not None
-        text = screen.filter_behind(screen.view, group["id"])
+        text = screen.member_filter(screen.view, group["id"])
     view = View(frame_of_events(rows), screen_query(EVENTS))
     assert parse_filter(EVENTS, text).mask(view).tolist() == [True] + [False] * len(others)
 

@@ -13,15 +13,15 @@ from textual.widgets import Input
 from nettop.screens.actions import ACTIONS, GRAPH, Action, call
 from nettop.screens.dialogs import HelpDialog, PaletteDialog
 from nettop.screens.filter_box import FilterBox
-from nettop.screens.frame import NettopApp
+from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots import lenses
 from nettop.snapshots.schema import Lens
-from tests.screens.harness import Stage, busy_host, stage_of
+from tests.screens.harness import Harness, busy_host, harness_of
 
 Prepare = tuple[str, ...]
 """Keys pressed before the one that is tested."""
 
-Check = Callable[[NettopApp, Stage], bool]
+Check = Callable[[NettopApp, Harness], bool]
 
 
 def other_lens() -> Lens:
@@ -58,7 +58,7 @@ def page(app: NettopApp) -> int:
 
 
 EFFECTS: dict[str, tuple[Prepare, Check]] = {
-    "refresh_now": ((), lambda app, stage: stage.was_asked_to_sample),
+    "refresh_now": ((), lambda app, harness: harness.refresh_was_requested),
     "filter": ((), lambda app, _: bool(app.lens_screen.query(FilterBox)) and isinstance(app.focused, Input)),
     "sort_next": ((), sort("bytes_received_per_s", descending=True)),
     "sort_reverse": ((), sort("bytes_sent_per_s", descending=False)),
@@ -69,7 +69,10 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         lambda app, _: app.lens_screen.frozen_at is not None and "frozen" in app.lens_screen.first_line.text,
     ),
     "totals": ((), lambda app, _: "bytes_sent" in app.lens_screen.rows.names),
-    "all_rows": ((), lambda app, stage: app.lens_screen.state.query.all_rows and stage.was_asked_to_sample),
+    "all_rows": (
+        (),
+        lambda app, harness: app.lens_screen.state.query.all_rows and harness.refresh_was_requested,
+    ),
     "details": (
         ("down",),
         lambda app, _: app.lens_screen.details_open and "REMOTE" in app.lens_screen.details.text,
@@ -126,27 +129,27 @@ class Watched(NettopApp):
         self.suspended = True
 
 
-async def settled(pilot: Pilot[None], stage: Stage) -> None:
+async def settled(pilot: Pilot[None], harness: Harness) -> None:
     """Everything that is on its way has arrived."""
     await pilot.pause()
-    stage.run_tasks()
+    harness.run_tasks()
     await pilot.pause()
 
 
-async def on_stage(keys: Prepare, use: Callable[[Pilot[None], NettopApp, Stage], Awaitable[None]]) -> None:
+async def on_stage(keys: Prepare, use: Callable[[Pilot[None], NettopApp, Harness], Awaitable[None]]) -> None:
     """Start the app with rows, press `keys`, and hand over."""
-    stage = stage_of(busy_host(), {"command": "nginx"})
-    app = stage.app(lens_set=(lenses()[0], other_lens()))
+    harness = harness_of(busy_host(), {"command": "nginx"})
+    app = harness.app(lens_set=(lenses()[0], other_lens()))
     app.__class__ = Watched
     async with app.run_test(size=(120, 30)) as pilot:
-        stage.tick()
-        stage.tick()
-        await settled(pilot, stage)
+        harness.tick()
+        harness.tick()
+        await settled(pilot, harness)
         for key in keys:
             await pilot.press(key)
-            await settled(pilot, stage)
-        _ = stage.was_asked_to_sample
-        await use(pilot, app, stage)
+            await settled(pilot, harness)
+        _ = harness.refresh_was_requested
+        await use(pilot, app, harness)
 
 
 @pytest.mark.parametrize(("key", "action"), PRESSED, ids=[f"{key}" for key, _ in PRESSED])
@@ -156,11 +159,11 @@ async def test_key_has_its_effect(key: str, action: Action) -> None:
     assert found is not None
     prepare, check = found
 
-    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
-        assert not check(app, stage)
+    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
+        assert not check(app, harness)
         await pilot.press(key)
-        await settled(pilot, stage)
-        assert check(app, stage)
+        await settled(pilot, harness)
+        assert check(app, harness)
 
     await on_stage(prepare, press)
 
@@ -195,10 +198,10 @@ def test_every_action_has_a_method(action: Action) -> None:
 async def test_enter_refreshes_from_everywhere(keys: Prepare) -> None:
     """Enter asks for a refresh whatever has the focus: a box, a dialog, the palette, the details."""
 
-    async def press(pilot: Pilot[None], _: NettopApp, stage: Stage) -> None:
+    async def press(pilot: Pilot[None], _: NettopApp, harness: Harness) -> None:
         await pilot.press("enter")
-        await settled(pilot, stage)
-        assert stage.was_asked_to_sample
+        await settled(pilot, harness)
+        assert harness.refresh_was_requested
 
     await on_stage(keys, press)
 
@@ -206,9 +209,9 @@ async def test_enter_refreshes_from_everywhere(keys: Prepare) -> None:
 async def test_ctrl_c_ends_from_everywhere() -> None:
     """Ctrl-C ends the program even while something is typed."""
 
-    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         await pilot.press("ctrl+c")
-        await settled(pilot, stage)
+        await settled(pilot, harness)
         assert app._exit
 
     await on_stage(("slash", "n"), press)
@@ -217,12 +220,12 @@ async def test_ctrl_c_ends_from_everywhere() -> None:
 async def test_escape_goes_back_step_by_step() -> None:
     """Esc closes the details, then drops the filter, then the choice, and then is not offered."""
 
-    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         screen = app.lens_screen
         seen = []
         for _ in range(3):
             await pilot.press("escape")
-            await settled(pilot, stage)
+            await settled(pilot, harness)
             seen.append((screen.details_open, screen.state.query.filter.text, screen.rows.key is None))
         assert seen == [(False, "nginx", False), (False, "", False), (False, "", True)]
         assert "Esc" not in screen.footer.text
@@ -233,9 +236,9 @@ async def test_escape_goes_back_step_by_step() -> None:
 async def test_palette_sorts_by_any_column() -> None:
     """The palette finds a column that is not shown, and sorts by it."""
 
-    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         assert app.screen is app.lens_screen
-        assert sort("cwnd", descending=True)(app, stage)
+        assert sort("cwnd", descending=True)(app, harness)
 
     await on_stage(("ctrl+p", *"cwnd", "enter"), press)
 
@@ -243,7 +246,7 @@ async def test_palette_sorts_by_any_column() -> None:
 async def test_palette_runs_actions() -> None:
     """The palette does what a key does."""
 
-    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         assert app.lens_screen.state.totals
 
     await on_stage(("ctrl+p", *"totals", "enter"), press)
@@ -252,13 +255,13 @@ async def test_palette_runs_actions() -> None:
 async def test_arrows_scroll_the_details_once_entered() -> None:
     """→ twice lets the arrows scroll the details; ← gives them back to the table."""
 
-    async def press(pilot: Pilot[None], app: NettopApp, stage: Stage) -> None:
+    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         screen = app.lens_screen
         await pilot.press("down", "down")
-        await settled(pilot, stage)
+        await settled(pilot, harness)
         assert (screen.details.top, screen.rows.at) == (2, 0)
         await pilot.press("left", "down")
-        await settled(pilot, stage)
+        await settled(pilot, harness)
         assert screen.rows.at == 1
         assert screen.details_open
 
@@ -268,5 +271,5 @@ async def test_arrows_scroll_the_details_once_entered() -> None:
 def test_lone_lens_shows_no_lens_keys() -> None:
     """With one lens of one table there is nothing to switch, and no key that says so."""
     alone = replace(lenses()[0], tables=lenses()[0].tables[:1])
-    screen = stage_of(busy_host()).app(lens_set=(alone,)).lens_screen
-    assert not any(screen.works(a) for a in ACTIONS if a.group == "Views")
+    screen = harness_of(busy_host()).app(lens_set=(alone,)).lens_screen
+    assert not any(screen.is_available(a) for a in ACTIONS if a.group == "Views")

@@ -9,7 +9,7 @@ import pytest
 
 from nettop.errors import UsageError
 from nettop.screens.dialogs import help_lines
-from nettop.screens.frame import NettopApp
+from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.snapshot import HookStatus, Snapshot
@@ -44,7 +44,7 @@ async def test_help_tells_each_point_and_its_ways() -> None:
     """Each point with its way, what it is, and the refused ways, faintly; the gaps stand below."""
     async with running(with_hooks(busy_host())) as run:
         lines = help_lines(shown(run), 110)
-    texts = ["".join(piece.text for piece in line) for line in lines]
+    texts = ["".join(span.text for span in line) for line in lines]
     at = texts.index("READ BY")
     indent = " " * 17
     assert texts[at + 1 : at + 3] == [
@@ -76,7 +76,7 @@ async def test_columns_and_help_of_a_table_say_why() -> None:
     async with running(with_hooks(eventful_host()[0]), (140, 30), view="connections.processes") as run:
         rows = [line for line in text_of(shown(run).rows) if "nginx" in line or "total" in line]
         assert [row.split().count("n/a") for row in rows] == [2, 2]
-        texts = ["".join(piece.text for piece in line) for line in help_lines(shown(run), 400)]
+        texts = ["".join(span.text for span in line) for line in help_lines(shown(run), 400)]
         assert f"n/a: {EVENTS_WHY}" in next(text for text in texts if "[closed]" in text)
         assert "closed n/a   failed n/a" in shown(run).headline_bar.text
 
@@ -90,7 +90,7 @@ async def test_a_table_that_nobody_fills_does_not_wait_for_it() -> None:
         del step.tables[FAILURES.name]  # type: ignore[attr-defined]
     async with running([*steps], (140, 30), view="connections.failures") as run:
         assert any(
-            "this kernel does not tell of failures: tp_btf" in line for line in text_of(shown(run).rows)
+            "failures of connections are not available: tp_btf" in line for line in text_of(shown(run).rows)
         )
 
 
@@ -113,5 +113,5 @@ async def test_a_way_that_does_not_exist_ends_the_app() -> None:
     async with running([error], ticks=1, settings=Settings(mechanisms={"events": "x"})) as run:
         app = run[0].app
         assert isinstance(app, NettopApp)
-        assert app.hopeless is error
+        assert app.fatal_error is error
         assert run[2].script.options["mechanisms"] == {"events": "x"}  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ import asyncio
 from dataclasses import replace
 from nettop.settings import Settings
 from nettop.snapshots import lenses
-from tests.screens.harness import Stage, Script, busy_host
+from tests.screens.harness import Harness, Script, busy_host
 from tests.unit.build import make_frame
 
 sample = lenses()[-1]
@@ -45,13 +45,13 @@ frame = make_frame(after, before, table=sample.main, lens="sample")
 scripts = {"connections": Script(busy_host()), "sample": Script([frame.before, frame.now])}
 
 async def main():
-    stage = Stage(lambda lens: scripts[lens])
-    app = stage.app(lens_set=lenses())
+    harness = Harness(lambda lens: scripts[lens])
+    app = harness.app(lens_set=lenses())
     async with app.run_test(size=(120, 30)) as pilot:
-        stage.tick()
+        harness.tick()
         await pilot.press("9")
         for _ in range(3):
-            stage.tick()
+            harness.tick()
             await pilot.pause()
         screen = app.lens_screen
         print(screen.first_line.text)

@@ -85,12 +85,12 @@ async def test_choice_moves_on_when_its_row_is_gone() -> None:
 async def test_frozen_picture_stands_still() -> None:
     """Frozen, new data changes nothing, the age is shown, and Enter takes one new picture."""
     async with running(two_orders()) as run:
-        _, screen, stage = run
+        _, screen, harness = run
         await press(run, "space")
         before = text_of(screen.rows)
-        stage.now += 14
+        harness.now += 14
         await tick(run)
-        screen.draw_frame()
+        screen.draw_lines()
         assert text_of(screen.rows) == before
         assert "❄ frozen 00:14 ago" in screen.first_line.text
         await press(run, "enter")
@@ -107,12 +107,12 @@ async def test_filter_is_checked_while_typed() -> None:
         _, screen, _ = run
         await press(run, "slash", *"pid=x")
         box = screen.query_one(FilterBox)
-        assert "pid is a whole number" in box.answer
+        assert "pid is a whole number" in box.effect
         await press(run, "enter")
         assert screen.query(FilterBox)
         assert screen.state.query.filter.is_empty
         await press(run, "backspace", *"1813")
-        assert box.answer == "9 of 59 rows"
+        assert box.effect == "9 of 59 rows"
         await press(run, "enter")
         assert not screen.query(FilterBox)
         assert screen.third_line.text.strip().endswith("   / pid=1813   9 of 59   Esc clears")
@@ -152,7 +152,7 @@ async def test_header_sorts_by_mouse() -> None:
 async def test_rows_open_by_mouse() -> None:
     """A click chooses a row, another one opens its details; the wheel scrolls and leaves the choice."""
     async with running(busy_host(), (120, 12)) as run:
-        pilot, screen, stage = run
+        pilot, screen, harness = run
         await pilot.click(LiveTable, offset=(5, 3))
         await pilot.pause()
         assert screen.rows.at == 2
@@ -162,7 +162,7 @@ async def test_rows_open_by_mouse() -> None:
         assert screen.rows.at == 2
         screen.rows.choose(2)
         await pilot.click(LiveTable, offset=(5, 3 - screen.rows.top))
-        stage.run_tasks()
+        harness.run_tasks()
         await pilot.pause()
         assert screen.details_open
 

@@ -17,7 +17,7 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import FAILURES
 from nettop.snapshots.safe_text import safe_text
 from tests.screens.example_events import eventful_host, only
-from tests.screens.harness import Stage, Step, busy_host, stage_of, steps_of
+from tests.screens.harness import Harness, Step, busy_host, harness_of, steps_of
 from tests.unit.build import Row, make_frame
 
 Compare = Callable[..., bool]
@@ -37,25 +37,25 @@ def draw(snap_compare: Compare) -> Draw:
     """Plays a script, presses keys, and compares the picture."""
 
     def compare(steps: list[Step], size: tuple[int, int], *keys: str, **how: Any) -> bool:
-        stage, ticks = stage_of(steps, DETAILS, how.get("batches")), how.get("ticks", 2)
+        harness, ticks = harness_of(steps, DETAILS, how.get("batches")), how.get("ticks", 2)
         settings = Settings(view=ViewSettings(view=how.get("view", "connections")))
-        app = stage.app(settings, how.get("theme", "nettop-dark"))
-        return snap_compare(app, terminal_size=size, run_before=player(stage, keys, ticks))
+        app = harness.app(settings, how.get("theme", "nettop-dark"))
+        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, ticks))
 
     return compare
 
 
-def player(stage: Stage, keys: tuple[str, ...], ticks: int) -> Callable[[Pilot[Any]], Awaitable[None]]:
+def player(harness: Harness, keys: tuple[str, ...], ticks: int) -> Callable[[Pilot[Any]], Awaitable[None]]:
     """What happens before the picture is taken."""
 
     async def play(pilot: Pilot[Any]) -> None:
         for _ in range(ticks):
-            stage.tick()
+            harness.tick()
             await pilot.pause()
         for key in keys:
             await pilot.press(key)
             await pilot.pause()
-            stage.run_tasks()
+            harness.run_tasks()
             await pilot.pause()
         for cursor in pilot.app.screen.query("Input"):
             cursor.cursor_blink = False  # type: ignore[attr-defined]

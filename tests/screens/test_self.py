@@ -18,7 +18,7 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
 from nettop.snapshots.snapshot import HookStatus, Snapshot
-from tests.screens.harness import Script, Stage, busy_host
+from tests.screens.harness import Harness, Script, busy_host
 from tests.screens.test_screenshots import player
 
 SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
@@ -88,29 +88,29 @@ def snapshots(hook: HookStatus = COUNTED, limit: OverheadLimit | None = None) ->
     return made
 
 
-def stage_with(own: list[Snapshot]) -> Stage:
-    """A stage whose connections and whose own cost follow scripts."""
+def harness_with(own: list[Snapshot]) -> Harness:
+    """A harness whose connections and whose own cost follow scripts."""
     scripts = {"connections": Script(busy_host()), SELF.id: Script(list(own))}
-    stage = Stage(scripts.__getitem__)
-    stage.session._sampler._source = scripts.__getitem__  # type: ignore[method-assign]
-    return stage
+    harness = Harness(scripts.__getitem__)
+    harness.session._sampler._source = scripts.__getitem__  # type: ignore[method-assign]
+    return harness
 
 
-def stretch(stage: Stage, limit: OverheadLimit) -> None:
+def stretch(harness: Harness, limit: OverheadLimit) -> None:
     """Have the session say that this is done for --max-overhead."""
-    stage.session._sampler.pace.limit = limit
+    harness.session._sampler.pace.limit = limit
 
 
 Play = Callable[[Pilot[Any]], Awaitable[None]]
 OPENED = ("o",)
 
 
-def watching(stage: Stage, *keys: str) -> Play:
+def watching(harness: Harness, *keys: str) -> Play:
     """Connections for two ticks, then these keys and two more."""
 
     async def play(pilot: Pilot[Any]) -> None:
-        await player(stage, keys, 2)(pilot)
-        await player(stage, (), 2)(pilot)
+        await player(harness, keys, 2)(pilot)
+        await player(harness, (), 2)(pilot)
 
     return play
 
@@ -118,45 +118,45 @@ def watching(stage: Stage, *keys: str) -> Play:
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
 def test_picture(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
     """The dearest first, with a row chosen."""
-    stage = stage_with(snapshots())
-    assert snap_compare(stage.app(), terminal_size=size, run_before=watching(stage, "o", "down"))
+    harness = harness_with(snapshots())
+    assert snap_compare(harness.app(), terminal_size=size, run_before=watching(harness, "o", "down"))
 
 
 def test_picture_stretched(snap_compare: Callable[..., bool]) -> None:
     """The interval is longer than the chosen one: the first line, the headline and a row say so."""
     limit = OverheadLimit(0.02, 3.375, 1.0)
-    stage = stage_with(snapshots(limit=limit))
-    stretch(stage, limit)
-    assert snap_compare(stage.app(), terminal_size=(160, 24), run_before=watching(stage, "o"))
+    harness = harness_with(snapshots(limit=limit))
+    stretch(harness, limit)
+    assert snap_compare(harness.app(), terminal_size=(160, 24), run_before=watching(harness, "o"))
 
 
 def test_picture_without_statistics(snap_compare: Callable[..., bool]) -> None:
     """Programs are n/a and say why, and the rest is there."""
-    stage = stage_with(snapshots(REFUSED))
-    assert snap_compare(stage.app(), terminal_size=(160, 24), run_before=watching(stage, "o"))
+    harness = harness_with(snapshots(REFUSED))
+    assert snap_compare(harness.app(), terminal_size=(160, 24), run_before=watching(harness, "o"))
 
 
 async def test_the_key_opens_and_closes_it() -> None:
     """`o` from a table of a lens, and back to that table; ← as well."""
-    stage = stage_with(snapshots())
-    app = stage.app()
+    harness = harness_with(snapshots())
+    app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
-        await player(stage, ("p",), 2)(pilot)
+        await player(harness, ("p",), 2)(pilot)
         before = app.lens_screen.table.name
         for away in ("o", "left"):
-            await player(stage, ("o",), 1)(pilot)
+            await player(harness, ("o",), 1)(pilot)
             assert app.lens_screen.lens is SELF
-            await player(stage, (away,), 1)(pilot)
+            await player(harness, (away,), 1)(pilot)
             await pilot.pause()
             assert (app.lens_screen.lens.id, app.lens_screen.table.name) == ("connections", before)
 
 
 async def test_left_closes_the_details_first() -> None:
     """As everywhere."""
-    stage = stage_with(snapshots())
-    app = stage.app()
+    harness = harness_with(snapshots())
+    app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
-        await watching(stage, "o", "down", "right", "left")(pilot)
+        await watching(harness, "o", "down", "right", "left")(pilot)
         assert app.lens_screen.lens is SELF
         assert not app.lens_screen.details_open
 
@@ -164,46 +164,46 @@ async def test_left_closes_the_details_first() -> None:
 async def test_it_is_no_tab() -> None:
     """The first line has no name for it, and Tab goes on to a lens."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
-    stage = stage_with(snapshots())
-    app = stage.app(lens_set=(lenses()[0], other))
+    harness = harness_with(snapshots())
+    app = harness.app(lens_set=(lenses()[0], other))
     async with app.run_test(size=(120, 30)) as pilot:
-        await watching(stage, "o")(pilot)
+        await watching(harness, "o")(pilot)
         assert "Overhead" not in app.lens_screen.first_line.text
         assert "1 Connections" in app.lens_screen.first_line.text
-        stage.session._sampler._source = lambda lens: Script(busy_host())  # type: ignore[assignment,method-assign]
-        await player(stage, ("tab",), 1)(pilot)
+        harness.session._sampler._source = lambda lens: Script(busy_host())  # type: ignore[assignment,method-assign]
+        await player(harness, ("tab",), 1)(pilot)
         assert app.lens_screen.lens.id == "other"
 
 
 async def test_the_lens_before_stays_attached() -> None:
     """What it costs is what is looked at."""
-    stage = stage_with(snapshots())
-    app = stage.app()
+    harness = harness_with(snapshots())
+    app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
-        await watching(stage, "o")(pilot)
-        attached = stage.session._sampler._attached
+        await watching(harness, "o")(pilot)
+        attached = harness.session._sampler._attached
         assert {lens: one.leases for lens, one in attached.items()} == {"connections": 1, "self": 1}
-        await player(stage, ("o",), 1)(pilot)
+        await player(harness, ("o",), 1)(pilot)
         assert {lens: one.leases for lens, one in attached.items()} == {"connections": 1, "self": 0}
 
 
 async def test_it_can_be_the_first_view() -> None:
     """--view self: the first lens comes along, and `o` shows it."""
-    stage = stage_with(snapshots())
-    app = stage.app(Settings(view=ViewSettings(view="self")))
+    harness = harness_with(snapshots())
+    app = harness.app(Settings(view=ViewSettings(view="self")))
     async with app.run_test(size=(120, 30)) as pilot:
-        await player(stage, (), 2)(pilot)
+        await player(harness, (), 2)(pilot)
         assert app.lens_screen.lens is SELF
-        await player(stage, ("o",), 2)(pilot)
+        await player(harness, ("o",), 2)(pilot)
         assert app.lens_screen.lens.id == "connections"
 
 
 async def test_the_headline_has_the_answer() -> None:
     """The same cost as the rows, programs apart, memory, what is lost."""
-    stage = stage_with(snapshots())
-    app = stage.app()
+    harness = harness_with(snapshots())
+    app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
-        await watching(stage, "o")(pilot)
+        await watching(harness, "o")(pilot)
         text = app.lens_screen.headline_bar.text
         assert "cost 2.28 % cpu" in text
         assert "programs 0.09 %" in text
@@ -213,20 +213,20 @@ async def test_the_headline_has_the_answer() -> None:
 
 async def test_one_cost_in_one_picture() -> None:
     """The first line tells the cost of the rows below it, over their time; elsewhere what it was lately."""
-    stage = stage_with(snapshots())
-    app = stage.app()
+    harness = harness_with(snapshots())
+    app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
-        await watching(stage, "o")(pilot)
+        await watching(harness, "o")(pilot)
         assert "cost 2.3 % cpu" in app.lens_screen.first_line.text
-        await player(stage, ("o",), 1)(pilot)
+        await player(harness, ("o",), 1)(pilot)
         assert "cost 0.9 % cpu" in app.lens_screen.first_line.text
 
 
 async def test_the_footer_names_the_key_where_there_is_room() -> None:
     """The first of all to leave."""
     for width, is_there in ((160, True), (80, False)):
-        stage = stage_with(snapshots())
-        app = stage.app()
+        harness = harness_with(snapshots())
+        app = harness.app()
         async with app.run_test(size=(width, 30)) as pilot:
-            await player(stage, (), 2)(pilot)
+            await player(harness, (), 2)(pilot)
             assert ("o overhead" in app.lens_screen.footer.text) == is_there

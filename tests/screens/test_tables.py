@@ -162,7 +162,7 @@ async def test_a_frozen_table_outlives_its_source() -> None:
         await press(run, "space")
         before = text_of(shown(run).rows)
         run[2].session.bus.forget("connections")
-        shown(run).take()
+        shown(run).show_newest()
         await run[0].pause()
         assert shown(run).rows.region
         assert text_of(shown(run).rows) == before
@@ -190,13 +190,13 @@ async def test_a_table_is_read_when_it_is_first_looked_at() -> None:
     async with running([*bare, steps[2]], batches=batches) as run:
         await press(run, "p", "p")
         assert run[2].script.options["table"] == "failures"  # type: ignore[attr-defined]
-        assert run[2].was_asked_to_sample
+        assert run[2].refresh_was_requested
         assert shown(run).notice.text == "Connections: attaching …"
         assert not shown(run).rows.region
         await tick(run)
         assert "refused" in text_of(shown(run).rows)[1]
         await press(run, "P", "p")
-        assert not run[2].was_asked_to_sample
+        assert not run[2].refresh_was_requested
 
 
 def without(step: Step, table: str) -> Step:
@@ -210,13 +210,13 @@ async def test_all_rows_stay_asked_for_from_every_table() -> None:
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "a", "p")
-        stage = run[2]
-        stage.script.options.clear()  # type: ignore[attr-defined]
+        harness = run[2]
+        harness.script.options.clear()  # type: ignore[attr-defined]
         app = run[0].app
         app._leases.pop("connections").release()  # type: ignore[attr-defined]
         app._attach_shown()  # type: ignore[attr-defined]
-        stage.run_tasks()
-        assert stage.script.options == {
+        harness.run_tasks()
+        assert harness.script.options == {
             "all_rows": True,
             "table": "events",
             "mechanisms": {},
@@ -254,7 +254,7 @@ async def test_help_lists_the_tables_and_how_they_are_read() -> None:
         assert isinstance(dialog, HelpDialog)
         lines = [line.split(maxsplit=1) for line in dialog.page.text.splitlines() if line.strip()]
         facts = {line[0]: line[1] for line in lines if len(line) > 1}
-        assert facts["processes"].startswith("what each process moved")
+        assert facts["processes"].startswith("what each process sent")
         assert "tp_btf/inet_sock_set_state" in dialog.page.text
         assert "fexit/inet_csk_accept" in dialog.page.text
         assert any(line[0] == "events" and line[1].startswith("1,234 events") for line in lines)
@@ -265,6 +265,6 @@ async def test_the_headline_tells_how_tables_are_read_in_a_word() -> None:
     """Hooks stand in the headline by their kind alone, and leave first."""
     steps, more = host()
     async with running(steps, (200, 30), **more) as run:
-        assert "via: iterator · events tp_btf   lost 0" in shown(run).headline_bar.text
+        assert "via: iter · events tp_btf   lost 0" in shown(run).headline_bar.text
     async with running(steps, (100, 30), **more) as run:
         assert "via" not in shown(run).headline_bar.text

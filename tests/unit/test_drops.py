@@ -24,10 +24,10 @@ from nettop.probes.drops.probe import (
     program_text,
 )
 from nettop.query.filter import parse_filter
-from nettop.screens.drops import by_reason, row_looks, top_reason, why_empty
+from nettop.screens.drops import by_reason, row_flags, top_reason, why_empty
 from nettop.snapshots.drops import COUNTERS, LENS, OF_CPUS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
 from nettop.snapshots.snapshot import Array, Frame, Snapshot, known
-from nettop.widgets.cells import Look
+from nettop.widgets.cells import RowFlags
 
 from .build import Row, make_frame, make_view
 
@@ -360,13 +360,13 @@ def test_looks_of_rows() -> None:
     before = [row(number, reason, 3) for number, reason in enumerate(reasons, 1)]
     now = [one | {"packets": 3 + more} for one, more in zip(before, dropped, strict=True)]
     view = make_view(frame_of(now, before), deltas=True)
-    assert row_looks(view, np.arange(len(now))) == [
-        Look(idle=True),
-        Look(quiet=True),
-        Look(),
-        Look(failed=True),
-        Look(idle=True),
-        Look(),
+    assert row_flags(view, np.arange(len(now))) == [
+        RowFlags(idle=True),
+        RowFlags(quiet=True),
+        RowFlags(),
+        RowFlags(failed=True),
+        RowFlags(idle=True),
+        RowFlags(),
     ]
 
 

@@ -29,7 +29,7 @@ from nettop.output.table import AlignedTable
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, Sort, parse_sort
 from nettop.query.view import View
-from nettop.screens.context import Place
+from nettop.screens.context import TableRef
 from nettop.screens.lens import screen_class
 from nettop.settings import Format, LineFormat, RunSettings, Settings, TextSettings, ViewSettings
 from nettop.snapshots import lenses
@@ -120,7 +120,7 @@ def lacking(case: Case) -> View:
 
 def lines_text(lines: Any) -> str:
     """Lines of a pane as text."""
-    return "\n".join("".join(piece.text for piece in line) for line in lines)
+    return "\n".join("".join(span.text for span in line) for line in lines)
 
 
 # --- columns ----------------------------------------------------------------------------------------------------
@@ -130,11 +130,11 @@ def lines_text(lines: Any) -> str:
 def test_screens(case: Case) -> None:
     """A cell and the details are n/a, and say why; so is the total of what is summed."""
     view = lacking(case)
-    screen = screen_class(Place(case.lens, case.table))
+    screen = screen_class(TableRef(case.lens, case.table))
     (column,) = plan(case.table, (case.name,), 60, extra=False)
     at = np.arange(1)
-    looks = LiveTable._looks(SimpleNamespace(manner=screen.manner), view, at)  # type: ignore[arg-type]
-    assert [text.strip() for text, _ in column_cells(view, column, at, looks, screen.manner)] == [
+    flags = LiveTable._flags(SimpleNamespace(row_style=screen.row_style), view, at)  # type: ignore[arg-type]
+    assert [text.strip() for text, _ in column_cells(view, column, at, flags, screen.row_style)] == [
         NOT_AVAILABLE
     ]
     key, column = plan(case.table, (case.table.key, case.name), 60, extra=False)
@@ -272,8 +272,8 @@ def headline(lens_id: str, table: Table, frame: Frame) -> str:
     """What a screen's second line tells of the table, widely."""
     lens = next(one for one in lenses() if one.id == lens_id)
     screen: Any = SimpleNamespace(size=Size(200, 40), state=SimpleNamespace(totals=True))
-    parts = screen_class(Place(lens, table)).headline(screen, view_of(frame, table))
-    return "   ".join("".join(piece.text for piece in one.pieces) for one in parts)
+    parts = screen_class(TableRef(lens, table)).headline(screen, view_of(frame, table))
+    return "   ".join("".join(span.text for span in one.spans) for one in parts)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_an_empty_table_says_why(table: Table, hook: str) -> None:
         make_frame([], None, float(at), table=shown, lens=lens.id, via={hook: f"n/a: {WHY}"})
         for at in range(3)
     ]
-    assert WHY in screen_class(Place(lens, table)).manner.nothing(view_of(frames[0], table))
+    assert WHY in screen_class(TableRef(lens, table)).row_style.empty_text(view_of(frames[0], table))
     for form in Format:
         asked = Settings(view=ViewSettings(view=word), text=TextSettings(form, 1, data_only=True))
         stderr = printed(asked, Scripted([frame.now for frame in frames]), 0.1)[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes pane: what each process moved, by the connections that it has and those that have closed."""
+"""The table of processes: what each has sent and received, over open and closed connections."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ import numpy as np
 
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.connections.sockets import RETRANSMITS_WARN_ABOVE, without_root
+from nettop.screens.connections.headline import without_root
+from nettop.screens.connections.sockets import RETRANSMITS_WARN_ABOVE
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
-from nettop.widgets.bar import Part, Piece
-from nettop.widgets.cells import Manner
+from nettop.widgets.bar import BarItem, Span
+from nettop.widgets.cells import RowStyle
 from nettop.widgets.columns import as_rates
 from nettop.widgets.themes import Role
 
 
 class ProcessesScreen(LensScreen):
-    """Processes and their totals, since nettop began or longer."""
+    """Processes and their totals, over the lifetime of their connections."""
 
-    about: ClassVar[str] = (
-        "what each process moved, by the connections that it has and those that have closed"
-    )
-    manner: ClassVar[Manner] = Manner(
+    about: ClassVar[str] = "what each process sent and received, over open and closed connections"
+    row_style: ClassVar[RowStyle] = RowStyle(
         absent={"owner": "(unattributed)", "process": "(unattributed)"},
         warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE},
     )
 
-    def headline(self, view: View) -> list[Part]:
-        """What all of them moved, how many they are, and what became of their connections."""
+    def headline(self, view: View) -> list[BarItem]:
+        """What all of them sent and received, how many they are, and their connections."""
         at = np.flatnonzero(~view.gone)
         sent, received = (
             name if self.state.totals else as_rates(view.table, name)
             for name in ("bytes_sent", "bytes_received")
         )
         return [
-            headline.sum_of(view, sent, Piece("↑ ", Role.TOTAL_SENT), at),
-            headline.sum_of(view, received, Piece("↓ ", Role.TOTAL_RECEIVED), at),
+            headline.sum_of(view, sent, Span("↑ ", Role.TOTAL_SENT), at),
+            headline.sum_of(view, received, Span("↓ ", Role.TOTAL_RECEIVED), at),
             _processes(view, at),
             *without_root(view),
             headline.count_of(view, "connections", "conns", at, 800),
@@ -47,9 +46,9 @@ class ProcessesScreen(LensScreen):
         ]
 
 
-def _processes(view: View, at: Index) -> Part:
+def _processes(view: View, at: Index) -> BarItem:
     if "pid" in view.missing:
-        return headline.not_here("processes", 900)
+        return headline.not_available("processes", 900)
     return headline.count("processes", int(view.known("pid")[at].sum()), 900)
 
 

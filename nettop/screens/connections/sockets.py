@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connections screen: who uses the network, and how well each connection does."""
+"""The main table: who uses the network, and how well each connection does."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ from nettop.query.filter import parse_filter
 from nettop.query.units import RATIO, human
 from nettop.query.view import View
 from nettop.screens import headline
+from nettop.screens.connections.headline import churn, no_churn, opened_per_s, why_no_events, without_root
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.connections import EVENTS, HOOK_UNATTRIBUTED, WITHOUT_ROOT
+from nettop.snapshots.connections import HOOK_UNATTRIBUTED
 from nettop.snapshots.snapshot import NOT_AVAILABLE
-from nettop.widgets.bar import Part, Piece, part
-from nettop.widgets.cells import WARNING, Look, Manner
+from nettop.widgets.bar import BarItem, Span, item
+from nettop.widgets.cells import RowFlags, RowStyle
 from nettop.widgets.themes import Role
 
 RETRANSMITS_WARN_ABOVE = 0.01
 """Above 1 % of data segments sent again, TCP's throughput suffers visibly."""
 
 _CONNS = "protocol=tcp state!=LISTEN state!=TIME_WAIT"
-"""What counts as a connection, whatever is shown."""
+"""What counts as a connection, whatever the filter."""
 
-_LISTED_ONLY = "state=LISTEN"
 _SHORT_STATES = {"ESTABLISHED": "ESTAB"}
 _STATES_SHOWN = 4
 _OLD_MS = 1500
-"""From this age on the headline says how old the rows without an owner are."""
+"""From this age on the headline says how old the unattributed rows are."""
 
 
-def row_looks(view: View, at: Index) -> list[Look]:
-    """Closed rows, listeners, and connections over which no packet went in the last interval."""
+def row_flags(view: View, at: Index) -> list[RowFlags]:
+    """Closed rows, connections without a packet in the last interval, listeners."""
     moved = np.zeros(len(at), bool)
     known = np.zeros(len(at), bool)
     for name in ("packets_sent_per_s", "packets_received_per_s"):
         column = view.column(name)
         known |= column.known[at]
         moved |= column.known[at] & (column.numbers[at] > 0)
-    quiet = parse_filter(view.table, _LISTED_ONLY).mask(view)[at]
-    flags = zip(as_list(view.gone[at]), as_list(known & ~moved), as_list(quiet), strict=True)
-    return [Look(gone, idle, listed) for gone, idle, listed in flags]
+    listens = parse_filter(view.table, "state=LISTEN").mask(view)[at]
+    flags = zip(as_list(view.gone[at]), as_list(known & ~moved), as_list(listens), strict=True)
+    return [RowFlags(gone, idle, quiet) for gone, idle, quiet in flags]
 
 
 class ConnectionsScreen(LensScreen):
     """Every socket of the machine."""
 
     about: ClassVar[str] = "every socket, with its process and its numbers"
-    manner: ClassVar[Manner] = Manner(
+    row_style: ClassVar[RowStyle] = RowStyle(
         absent={"owner": "(unattributed)", "process": "(unattributed)"},
         warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE},
         stale=frozenset({"rtt", "rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate"}),
-        looks=row_looks,
+        flags=row_flags,
     )
 
-    def headline(self, view: View) -> list[Part]:
-        """Totals both ways, connections that came and went, retransmits, states."""
+    def headline(self, view: View) -> list[BarItem]:
+        """Throughput both ways, connections and their churn, retransmits, sockets by kind and state."""
         is_conn = parse_filter(view.table, _CONNS)
-        uncounted = any(name in view.missing for name in is_conn.names)
-        conns = np.ones(view.size, bool) if uncounted else is_conn.mask(view)
+        unknown = any(name in view.missing for name in is_conn.names)
+        conns = np.ones(view.size, bool) if unknown else is_conn.mask(view)
         at = np.flatnonzero(conns & ~view.gone)
-        number = NOT_AVAILABLE if uncounted else f"{len(at):,}"
+        number = NOT_AVAILABLE if unknown else f"{len(at):,}"
         parts = [
-            headline.sum_of(view, "bytes_sent_per_s", Piece("↑ ", Role.TOTAL_SENT), at),
-            headline.sum_of(view, "bytes_received_per_s", Piece("↓ ", Role.TOTAL_RECEIVED), at),
-            part((number, Role.BOLD), (" conns", Role.DIM), importance=990),
+            headline.sum_of(view, "bytes_sent_per_s", Span("↑ ", Role.TOTAL_SENT), at),
+            headline.sum_of(view, "bytes_received_per_s", Span("↓ ", Role.TOTAL_RECEIVED), at),
+            item((number, Role.BOLD), (" conns", Role.DIM), importance=990),
             *_churn(view, conns),
             *without_root(view),
         ]
@@ -75,73 +75,54 @@ class ConnectionsScreen(LensScreen):
         return [*parts, _retransmits(view, at), *_counts(view), *_states(view, at)]
 
 
-def without_root(view: View) -> list[Part]:
-    """What somebody who is not root should know of this picture."""
-    if WITHOUT_ROOT not in view.snapshot.gaps:
-        return []
-    adds = Piece("  sudo adds owners, namespaces, events", Role.DIM)
-    return [part((f"{WARNING} without root", Role.WARN), adds, importance=900)]
+def _churn(view: View, conns: Mask) -> list[BarItem]:
+    """Connections opened and closed per second.
 
-
-def why_no_events(view: View) -> str | None:
-    """Why this kernel does not tell what happens to connections; None where it does."""
-    return view.snapshot.why_unavailable(EVENTS)
-
-
-def opened_per_s(view: View) -> float | None:
-    """Connections that were opened, from here or from elsewhere, in a second of the last interval."""
-    mechanisms = [view.count_rate(name) for name in ("connected", "accepted")]
-    return None if None in mechanisms else sum(filter(None, mechanisms))
-
-
-def _churn(view: View, conns: Mask) -> list[Part]:
-    """Connections that opened and closed a second.
-
-    Before the kernel tells, it is what two readings of the table show; where it never does that would be less than
-    happened between them, down to 0.
+    Until the first events arrive, the two last readings of the table are compared. Without events that would be too
+    low: it misses what opens and closes between two readings.
     """
     if why_no_events(view) is not None:
-        return headline.no_churn(2)
-    came, went = opened_per_s(view), view.count_rate("closed")
-    if came is not None and went is not None:
-        return headline.churn(came, went)
-    appeared, gone = (int((rows & conns).sum()) for rows in (view.appeared, view.gone))
-    return headline.churn(view.per_second(appeared), view.per_second(gone))
+        return no_churn(2)
+    opened, closed = opened_per_s(view), view.count_rate("closed")
+    if opened is not None and closed is not None:
+        return churn(opened, closed)
+    rows = [int((rows & conns).sum()) for rows in (view.appeared, view.gone)]
+    return churn(*map(view.per_second, rows))
 
 
-def _retransmits(view: View, at: Index) -> Part:
+def _retransmits(view: View, at: Index) -> BarItem:
     """The share of all data segments that were sent again."""
     if "retransmit_ratio" in view.missing:
-        return headline.not_here("retrans", 90)
+        return headline.not_available("retrans", 90)
     share = view.total("retransmit_ratio", at)
     bad = share is not None and share > RETRANSMITS_WARN_ABOVE
-    amount = Piece(("▲" if bad else "") + human(share, RATIO), Role.BAD if bad else Role.TEXT)
-    return part(("retrans ", Role.DIM), amount, importance=90)
+    amount = Span(("▲" if bad else "") + human(share, RATIO), Role.BAD if bad else Role.TEXT)
+    return item(("retrans ", Role.DIM), amount, importance=90)
 
 
-def _counts(view: View) -> list[Part]:
-    """Sockets that no process holds and those that are not listed, where there are any, and how old the former are."""
+def _counts(view: View) -> list[BarItem]:
+    """Sockets without an owner process and those not listed, where there are any, and the age of the former."""
     counts, parts = view.snapshot.counts, []
-    unheld = view.snapshot.why_not(HOOK_UNATTRIBUTED.name) is None
-    if not unheld:
-        parts.append(headline.not_here("unattributed", 80))
+    attributable = view.snapshot.why_not(HOOK_UNATTRIBUTED.name) is None
+    if not attributable:
+        parts.append(headline.not_available("unattributed", 80))
     elif "unattributed" in counts:
         parts.append(headline.count("unattributed", counts["unattributed"], 80))
     for name, label, importance in (("time_wait", "TIME_WAIT", 70), ("unlisted", "unlisted", 60)):
         if counts.get(name):
             parts.append(headline.count(label, counts[name], importance))
     age_ms = counts.get("walk_age_ms", 0)
-    if unheld and age_ms >= _OLD_MS and counts.get("unattributed"):
-        parts.append(part((f"those {age_ms / 1000:.0f} s old", Role.DIM), importance=79))
+    if attributable and age_ms >= _OLD_MS and counts.get("unattributed"):
+        parts.append(item((f"those {age_ms / 1000:.0f} s old", Role.DIM), importance=79))
     return parts
 
 
-def _states(view: View, at: Index) -> list[Part]:
+def _states(view: View, at: Index) -> list[BarItem]:
     """The most frequent states, as far as there is room."""
-    found = list(view.count_by("state", at).items())[:_STATES_SHOWN]
+    states = list(view.count_by("state", at).items())[:_STATES_SHOWN]
     return [
         headline.count(_SHORT_STATES.get(state, state), number, 50 - n)
-        for n, (state, number) in enumerate(found)
+        for n, (state, number) in enumerate(states)
     ]
 
 

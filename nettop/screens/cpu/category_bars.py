@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The categories of the network stack and their shares, a bar each: beside a flame graph, or instead of it."""
+"""A bar for each category of the network stack, beside a flame graph or in its place."""
 
 from __future__ import annotations
 
@@ -21,16 +21,13 @@ from nettop.widgets.themes import Ground, Role, frame_style, style
 
 _LABEL, _SHARE, _SAMPLES, _TIME = 20, 7, 9, 10
 _LEAST_BAR = 8
-"""Below this many cells of a bar the samples leave."""
+"""Samples are shown only while bars have this many cells."""
 _BESIDE = 2 + 2 + _LABEL + 1 + _SHARE + 1 + 1
-"""Cells of all but the bar and the numbers: margins, mark, label, share, and a space between any two."""
+"""Cells of everything but the bar and the numbers: margins, letter, label, share, and spaces between."""
 
 
 class CategoryShare(NamedTuple):
-    """What was met in a category: its samples, and the share of CPU time (None: not known over which time).
-
-    Where this kernel does not tell, `why_not` says why.
-    """
+    """A category's samples and its share of CPU time, None where unknown. `why_not`: why it is not available."""
 
     category: int
     samples: int
@@ -39,7 +36,7 @@ class CategoryShare(NamedTuple):
 
 
 class CategoryBars(Lines):
-    """A line for each category, the total, then those that this kernel does not tell."""
+    """A line for each category, the total, then the unavailable categories."""
 
     def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
         super().__init__(id=id)
@@ -48,29 +45,29 @@ class CategoryBars(Lines):
         self._width = self._height = 0
 
     def show(self, shares: Sequence[CategoryShare], of: str) -> None:
-        """Draw these from now on, in their order; their times are shares `of` some CPUs."""
+        """Draw these from now on; their times are shares `of` some CPUs."""
         if (tuple(shares), of) != (self.shares, self._of):
             self.shares, self._of = tuple(shares), of
             self.redraw()
 
     def strips(self, size: Size) -> list[Strip]:
-        """The header, the categories, the total, the categories that are not here, and nothing."""
+        """The header, the categories, the total, the unavailable categories, and blank lines."""
         self._width, self._height = size
         blank = Segment(" " * size.width, self._style(Role.TEXT))
-        lines = self._drawn()[: size.height]
+        lines = self._lines()[: size.height]
         lines += [[]] * (size.height - len(lines))
         return [Strip([*line, blank]).crop(0, size.width) for line in lines]
 
-    def _drawn(self) -> list[list[Segment]]:
-        """All lines, as far as there is room: the last categories give way to a line that has them together."""
-        here = [share for share in self.shares if not share.why_not]
+    def _lines(self) -> list[list[Segment]]:
+        """All lines; where there is no room for all categories, a line sums up the last ones."""
+        known = [share for share in self.shares if not share.why_not]
         lacking = [share for share in self.shares if share.why_not]
         room = max(2, self._height - 2)
-        shown, rest = (here, []) if len(here) <= room else (here[: room - 1], here[room - 1 :])
+        shown, rest = (known, []) if len(known) <= room else (known[: room - 1], known[room - 1 :])
         lines = [self._header(), *map(self._share_line, shown)]
         if rest:
-            lines.append(self._line("…", f"{len(rest)} more", _together(rest)))
-        lines.append(self._line("─", "total", _together(here), Ground.PANEL))
+            lines.append(self._line("…", f"{len(rest)} more", _sum(rest)))
+        lines.append(self._line("─", "total", _sum(known), Ground.PANEL))
         return [*lines, *([[]] if lacking else []), *map(self._lacking_line, lacking)]
 
     def _header(self) -> list[Segment]:
@@ -79,25 +76,25 @@ class CategoryBars(Lines):
         return [Segment(f" {text} ", self._style(Role.HEAD, Ground.PANEL))]
 
     def _numbers(self, samples: str, of_time: str) -> list[str]:
-        """The cells behind the bar, those that fit whole."""
+        """The cells after the bar that fit."""
         numbers = [fit(samples, _SAMPLES, left=False)] if self._has_samples else []
         return [*numbers, fit(of_time, _TIME, left=False)] if self._has_time else numbers
 
     def _share_line(self, share: CategoryShare) -> list[Segment]:
         """`T TCP   42.4% ████████   1,913   3.60 %`"""
         category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
-        look = frame_style(self.app.theme, category.letter)
+        colour = frame_style(self.app.theme, category.letter)
         margin, _, *rest = self._line(category.letter, category.label, share)
-        widest = max(one.samples for one in self.shares)
+        widest = max(other.samples for other in self.shares)
         length = round(self._bar * share.samples / widest)
         label, space, numbers = rest
-        bar = [Segment(" " * length, look), Segment(" " * (self._bar - length), space.style)]
-        return [margin, Segment(category.letter, look), label, *bar, numbers]
+        bar = [Segment(" " * length, colour), Segment(" " * (self._bar - length), space.style)]
+        return [margin, Segment(category.letter, colour), label, *bar, numbers]
 
     def _line(
         self, mark: str, label: str, share: CategoryShare, ground: Ground = Ground.SCREEN
     ) -> list[Segment]:
-        """Margin, mark, label and share, the bar's place, and the numbers."""
+        """Margin, letter, label and share, room for the bar, and the numbers."""
         text, dim = self._style(Role.TEXT, ground), self._style(Role.DIM, ground)
         part = fit(human(self._part(share), RATIO), _SHARE, left=False)
         numbers = self._numbers(f"{share.samples:,}", percent(share.of_time))
@@ -116,8 +113,8 @@ class CategoryBars(Lines):
         return [Segment(label, self._style(Role.DIM)), Segment(why, self._style(Role.FAINT))]
 
     def _part(self, share: CategoryShare) -> float:
-        """Its share of all samples."""
-        total = sum(one.samples for one in self.shares)
+        """The share of all samples."""
+        total = sum(other.samples for other in self.shares)
         return share.samples / total if total else 0.0
 
     @property
@@ -138,7 +135,7 @@ class CategoryBars(Lines):
         return style(self.app.theme, role, ground)
 
 
-def _together(shares: Sequence[CategoryShare]) -> CategoryShare:
+def _sum(shares: Sequence[CategoryShare]) -> CategoryShare:
     """The sum of some categories."""
     times = [share.of_time for share in shares if share.of_time is not None]
     return CategoryShare(OTHER, sum(share.samples for share in shares), sum(times) if times else None)

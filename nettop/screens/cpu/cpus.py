@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU screen: a bar for each CPU, and below it what the network stack does there, as a flame graph."""
+"""The main table of the lens `cpu`: a bar for each CPU, and a flame graph of what the network stack does there."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from nettop.query.cpu import (
     flame_tree,
     path_of,
 )
+from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
-from nettop.screens.actions import Action
+from nettop.screens.actions import ON_A_GRAPH, Action
 from nettop.screens.context import ScreenContext
 from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
 from nettop.screens.cpu.entry_bars import GLYPHS, EntryBars, arrange, percent
-from nettop.screens.cpu.flame_graph import Path, node_at
-from nettop.screens.cpu.flame_screen import FlameScreen
-from nettop.screens.cpu.headline import counted, cpus_in_words, network_share, row_looks, sampling
+from nettop.screens.cpu.flame_graph import THIN, FlameGraph, Matches, Path, matcher, node_at, search
+from nettop.screens.cpu.headline import cpus_in_words, network_share, row_flags, samples, sampling
 from nettop.screens.cpu.lines import (
     categories_not_available,
     cpu_uses,
     crumbs,
-    frame_parts,
-    hottest_parts,
+    frame_items,
+    hottest_items,
     legend,
     other_softirqs,
     rows_of,
@@ -43,52 +43,58 @@ from nettop.settings import ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, CPUS, ENTRIES, STACKS, TIME_OF
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame
-from nettop.widgets.bar import KEPT, Bar, Part, Piece, part
-from nettop.widgets.cells import Manner, elide_end
+from nettop.widgets.bar import KEPT, Bar, BarItem, Span, item
+from nettop.widgets.cells import RowStyle, elide_end
 from nettop.widgets.notice import Notice
+from nettop.widgets.table import CHOSEN
 from nettop.widgets.themes import Ground, Role
 
 Choice = TypeVar("Choice", bound=Enum)
 
 _NARROW = 72
-"""Below this width the categories stand in place of the graph, unless the graph is asked for."""
+"""Below this width the categories take the place of the graph, unless the graph is chosen."""
 _WIDE = 132
 """From this width on they stand beside it."""
-_AROUND = 7
-"""Lines of the screen that neither bars nor frames have."""
-_WORDS = {Window.INTERVAL: "last interval", Window.MINUTE: "last minute", Window.START: "since start"}
+_OTHER_LINES = 7
+"""Lines of the screen besides bars and frames."""
+_WINDOWS = {Window.INTERVAL: "last interval", Window.MINUTE: "last minute", Window.START: "since start"}
 _ORDERS = {FlameSort.SAMPLES: "widest first", FlameSort.NAME: "by name"}
+_SEARCH_EXAMPLE = "words of a function's name: tcp_ack · nf_ nft_ · copy"
+_MOVES = ("move_up", "move_down", "page_up", "page_down", "first", "last", "frame_left", "frame_right")
 
 
 class CpuNumbers(LensScreen):
-    """The CPUs as a table: all their numbers, the other softirqs' included."""
+    """The CPUs as a table: all their numbers, the other softirqs included."""
 
     about: ClassVar[str] = "what the network stack costs each CPU, and what other softirqs do"
-    manner: ClassVar[Manner] = Manner(looks=row_looks)
-    has_more: ClassVar[bool | None] = False
+    row_style: ClassVar[RowStyle] = RowStyle(flags=row_flags)
+    describable: ClassVar[bool | None] = False
 
-    def headline(self, view: View) -> list[Part]:
-        """As the picture's."""
+    def headline(self, view: View) -> list[BarItem]:
+        """What the network costs, and how that is measured."""
         return [*network_share(view), *sampling(view.snapshot)]
 
-    def _conditions(self) -> dict[str, Callable[[], bool]]:
-        return super()._conditions() | {"numbers": lambda: True}
+    def conditions(self) -> dict[str, Callable[[], bool]]:
+        """The key that opened this screen closes it."""
+        return super().conditions() | {"numbers": lambda: True}
 
     def label_of(self, action: Action) -> str:
-        """The key that opened this goes back."""
-        return "picture" if action.id == "numbers" else super().label_of(action)
+        """What a key does now, in a word."""
+        return "bars" if action.id == "numbers" else super().label_of(action)
 
     def action_numbers(self) -> None:
-        """Back to the picture."""
+        """Back to the bars."""
         self.dismiss()
 
 
-class CpuScreen(FlameScreen):
-    """What the network stack costs, per CPU, and where inside it that goes.
+class CpuScreen(LensScreen):
+    """What the network stack costs each CPU, and where inside it the time goes.
 
-    `window`, `cpu` and `by` say which samples the graph counts and how it is ordered.
+    `window`, `cpu` and `sort` are what the graph shows. The class `-no-graph` is set while a notice takes its place,
+    `-without-graph` while the categories do.
     """
 
+    AUTO_FOCUS = "FlameGraph"
     about: ClassVar[str] = "a bar for each CPU, and what the network stack does there as a flame graph"
 
     def __init__(
@@ -96,29 +102,31 @@ class CpuScreen(FlameScreen):
         context: ScreenContext,
         lens: Lens,
         table: Table,
-        asked: ViewSettings | None = None,
-        within: Table | None = None,
+        settings: ViewSettings | None = None,
+        opened_from: Table | None = None,
     ) -> None:
-        super().__init__(context, lens, table, asked, within)
+        super().__init__(context, lens, table, settings, opened_from)
         self.window = Window.MINUTE
         self.cpu: int | None = None
-        self.by = FlameSort.SAMPLES
+        self.sort = FlameSort.SAMPLES
         self.busiest_first = False
         self.counts: list[StackCount] = []
+        self.matches: Matches | None = None
         self.bars = EntryBars(id="bars")
         self.legend = Bar(gap=2, id="legend")
         self.others = Bar(gap=2, id="others")
         self.crumbs = Bar(Ground.PANEL, gap=2, id="crumbs")
+        self.graph = FlameGraph()
         self.categories = CategoryBars(id="categories")
-        self.silence = Notice(id="silence")
-        self.told_of = Bar(Ground.PANEL, gap=2, id="told-of")
+        self.graph_notice = Notice(id="graph-notice")
+        self.frame_bar = Bar(Ground.PANEL, gap=2, id="frame-bar")
         self._history = StackHistory()
-        self._held: StackHistory | None = None
-        self._wants_categories: bool | None = None
+        self._frozen_history: StackHistory | None = None
+        self._chosen_categories: bool | None = None
 
     def body(self) -> ComposeResult:
         """Bars above, the graph and the categories below, and a line about the chosen frame."""
-        with Vertical(id="picture"):
+        with Vertical(id="bars-and-graph"):
             yield self.bars
             yield self.legend
             yield self.others
@@ -126,67 +134,68 @@ class CpuScreen(FlameScreen):
             with Container(id="flames"):
                 yield self.graph
                 yield self.categories
-                yield self.silence
-            yield self.told_of
+                yield self.graph_notice
+            yield self.frame_bar
 
-    # --- what arrives ---------------------------------------------------------------------------------------
+    # --- frames ---------------------------------------------------------------------------------------------
 
-    def take(self) -> None:
-        """Remember every reading of the stacks, also while the picture is frozen."""
+    def show_newest(self) -> None:
+        """Keep every reading of the stacks, also while the screen is frozen."""
         frame = self.context.session.bus.frame(self.lens.id)
         if frame is not None and (stacks := frame.now.tables.get(STACKS.name)) is not None:
             self._history.add(stacks, frame.now.counts.get("watched_ns", 0))
-        super().take()
+        super().show_newest()
 
-    def put_away(self) -> None:
-        """Out of sight: hold no tree either; the readings of the last minute stay."""
-        super().put_away()
+    def release_view(self) -> None:
+        """Hidden: keep no tree either, but the readings of the last minute."""
+        super().release_view()
         if self.view is None:
             self.counts = []
             self.graph.show(None)
 
-    def _take_frame(self, frame: Frame) -> None:
+    def show_frame(self, frame: Frame) -> None:
+        """Show a new frame."""
         if self.frozen_at is not None:
-            self._held = self._history.copy()
-        super()._take_frame(frame)
+            self._frozen_history = self._history.copy()
+        super().show_frame(frame)
 
     def action_freeze(self) -> None:
-        """Hold the picture still, or let it go on; while it is held, other windows are of the same moment."""
-        self._held = self._history.copy() if self.frozen_at is None else None
+        """Freeze the screen, every window of it, or resume."""
+        self._frozen_history = self._history.copy() if self.frozen_at is None else None
         super().action_freeze()
 
-    def see(self, frame: Frame) -> None:
-        """See the frame, and count its stacks."""
-        super().see(frame)
+    def make_view(self, frame: Frame) -> None:
+        """Apply the query to a frame, and count its stacks."""
+        super().make_view(frame)
         self._count()
 
     @property
     def history(self) -> StackHistory:
-        """What was met until now, or until the picture was frozen."""
-        return self._held or self._history
+        """The samples until now, or until the screen was frozen."""
+        return self._frozen_history or self._history
 
     def _count(self) -> None:
-        """Count the stacks of the window that were met on the CPU, or on those that pass the filter."""
+        """Count the stacks of the window on the chosen CPU, or on those that pass the filter."""
         if self.view is None:
             return
-        told = self.view.snapshot.why_unavailable(STACKS) is None
-        seen = self.history.counts(self.window) if told else []
+        available = self.view.snapshot.why_unavailable(STACKS) is None
+        counts = self.history.counts(self.window) if available else []
         if self._is_filtered:
             passing = set(self.view.raw("cpu")[rows_of(self.view, None)].tolist())
-            seen = [one for one in seen if one.cpu in passing]
-        self.counts = [one for one in seen if self.cpu in (None, one.cpu)]
-        self.graph.show(flame_tree(self.counts, sort=self.by) if self.counts else None)
-        self.search_again()
+            counts = [count for count in counts if count.cpu in passing]
+        self.counts = [count for count in counts if self.cpu in (None, count.cpu)]
+        self.graph.show(flame_tree(self.counts, sort=self.sort) if self.counts else None)
+        self._search()
 
     def _count_again(self) -> None:
-        """Count other stacks, or the same in another order, and draw them."""
+        """Count other stacks, or sort them in another order, and draw them."""
         self._count()
         self.draw_body()
 
     # --- drawing --------------------------------------------------------------------------------------------
 
-    def headline(self, view: View) -> list[Part]:
-        """What it costs, how that is known, and how well."""
+    def headline(self, view: View) -> list[BarItem]:
+        """What the network costs, and how that is measured."""
         return [*network_share(view), *sampling(view.snapshot)]
 
     def draw_body(self) -> None:
@@ -194,70 +203,78 @@ class CpuScreen(FlameScreen):
         view = self.view
         if view is None or self.has_class("-small"):
             return
-        self._arrange()
-        uses = cpu_uses(view)
-        room = max(2, (self.size.height - _AROUND) // 3)
-        arrangement = arrange(uses, self.size.width, room, self.cpu, by_use=self.busiest_first)
+        notice = self._graph_notice(view)
+        self.graph_notice.show(notice)
+        with_categories = not notice and self.shows_categories
+        self.set_class(bool(notice), "-no-graph")
+        self.set_class(with_categories, "-with-categories")
+        self.set_class(with_categories and self.size.width < _WIDE, "-without-graph")
+        room = max(2, (self.size.height - _OTHER_LINES) // 3)
+        arrangement = arrange(cpu_uses(view), self.size.width, room, self.cpu, by_use=self.busiest_first)
         self.bars.show(arrangement, self.cpu)
         at = rows_of(view, self.cpu)
         self.legend.show(legend(view, at, self.size.width, self.bars.scale))
         self.others.show(*other_softirqs(view, at))
-        self.crumbs.show(self._way(), self._choices())
-        self.told_of.show(self._about_frame())
-        if self.has_class("-with-categories"):
-            self.categories.show(self._category_shares(view), self._of)
-        self.draw_frame()
-
-    def _arrange(self) -> None:
-        """Choose what stands below the bars."""
-        why = self._silence()
-        self.silence.show(why)
-        with_categories = not why and self.shows_categories
-        self.set_class(bool(why), "-silent")
-        self.set_class(with_categories, "-with-categories")
-        self.set_class(with_categories and self.size.width < _WIDE, "-without-graph")
+        self.crumbs.show(self._crumbs(), self._choices())
+        self.frame_bar.show(self._about_frame())
+        if with_categories:
+            self.categories.show(self._category_shares(view), self._cpus)
+        self.draw_lines()
 
     @property
     def shows_categories(self) -> bool:
-        """Whether the categories are to be seen: where there is no other way, or beside the graph, or if asked."""
-        if self._wants_categories is not None:
-            return self._wants_categories
+        """Whether the categories are shown: as chosen, else where they fit beside the graph or it does not fit."""
+        if self._chosen_categories is not None:
+            return self._chosen_categories
         return not _NARROW <= self.size.width < _WIDE
 
-    def _silence(self) -> list[Piece]:
-        """Why there is nothing to draw, in words; nothing where there is."""
-        assert self.view is not None
-        if self._is_filtered and not len(rows_of(self.view, self.cpu)):
+    def _graph_notice(self, view: View) -> list[Span]:
+        """Why there is no graph; empty where there is one."""
+        if self._is_filtered and not len(rows_of(view, self.cpu)):
             if self.cpu is None:
-                return [Piece("no CPU passes the filter", Role.TEXT), Piece("Esc clears it", Role.DIM)]
+                return [Span("no CPU passes the filter", Role.TEXT), Span("Esc clears it", Role.DIM)]
             left_out = f"cpu{self.cpu} is left out by the filter or the limit"
-            return [Piece(left_out, Role.TEXT), Piece("u shows another CPU", Role.DIM)]
-        lacking = self.view.snapshot.why_unavailable(STACKS)
-        if lacking is not None:
-            live = "the bars above go on" if self.bars.arrangement.shown else ""
-            return [Piece(f"where the time goes is n/a: {lacking}", Role.WARN), Piece(live, Role.DIM)]
+            return [Span(left_out, Role.TEXT), Span("u shows another CPU", Role.DIM)]
+        unavailable = view.snapshot.why_unavailable(STACKS)
+        if unavailable is not None:
+            bars = "the bars above are still live" if self.bars.arrangement.shown else ""
+            return [Span(f"where the time goes is n/a: {unavailable}", Role.WARN), Span(bars, Role.DIM)]
         if self.history.span_ns(self.window) is None:
-            return [Piece("waiting for the first samples …", Role.DIM)]
-        where = "the network stack" if self.cpu is None else f"the network stack on cpu{self.cpu}"
-        time = _when(self.window)
+            return [Span("waiting for the first samples …", Role.DIM)]
         if not self.counts:
-            wider = "" if self.window is Window.START else "w shows a longer time"
-            return [Piece(f"{where} did nothing {time}", Role.TEXT), Piece(wider, Role.DIM)]
+            where = "the network stack" if self.cpu is None else f"the network stack on cpu{self.cpu}"
+            longer = "" if self.window is Window.START else "w chooses a longer time"
+            return [Span(f"{where} was idle {_when(self.window)}", Role.TEXT), Span(longer, Role.DIM)]
         if self.graph.zoom and self.graph.layout_now is None:
             return [
-                Piece(f"{self.graph.zoom[-1]} was not met {time}", Role.TEXT),
-                Piece("← goes back, w shows another time", Role.DIM),
+                Span(f"{self.graph.zoom[-1]} did not run {_when(self.window)}", Role.TEXT),
+                Span("← zooms out, w chooses another time", Role.DIM),
             ]
         return []
 
     # --- the lines around the graph -------------------------------------------------------------------------
 
+    def third_items(self, width: int) -> list[BarItem]:
+        """The tables, then the search and its result."""
+        items = super().third_items(width)
+        if not self.graph.words:
+            return items
+        return [
+            *items,
+            item(("   / ", Role.KEY), (elide_end(self.graph.words, 30), Role.BOLD)),
+            item((f"   {_matches_text(self.matches, self.graph.whole)}", Role.TEXT)),
+            item(("   Esc clears", Role.DIM), importance=1),
+        ]
+
     @property
-    def _of(self) -> str:
-        """What shares of CPU time are shares of."""
-        if self.cpu is not None:
-            return f"cpu{self.cpu}"
-        return cpus_in_words(self._count_of_cpus)
+    def zoomed_node(self) -> FlameNode | None:
+        """The node that takes the whole width; None where it has no samples."""
+        return None if self.graph.whole is None else node_at(self.graph.whole, self.graph.zoom)
+
+    @property
+    def _cpus(self) -> str:
+        """The CPUs that shares of time refer to: `cpu0`, `16 CPUs`."""
+        return cpus_in_words(self._count_of_cpus) if self.cpu is None else f"cpu{self.cpu}"
 
     @property
     def _count_of_cpus(self) -> int:
@@ -265,34 +282,34 @@ class CpuScreen(FlameScreen):
 
     @property
     def _is_filtered(self) -> bool:
-        """Whether the command line leaves CPUs out: then all that is drawn is of the others."""
+        """Whether a filter or a limit leaves out CPUs; then everything refers to the others."""
         query = self.state.query
         return bool(query.filter.text) or query.limit is not None
 
     def _share_of_time(self, time_ns: int) -> float | None:
-        """The share of the chosen CPU's time, or of all of them, that so many ns of the window are."""
+        """A part of the window's CPU time, as a share of the chosen CPU or of all of them."""
         span_ns = self.history.span_ns(self.window)
         cpus = self._count_of_cpus if self.cpu is None else 1
         return time_ns / span_ns / cpus if span_ns and cpus else None
 
-    def _way(self) -> list[Part]:
-        """The way from the whole to what is zoomed into, and what that comes to."""
-        parts, node = crumbs(self.graph.zoom), self.zoomed_node
-        if node is None or self.has_class("-silent"):
-            return parts
-        return [*parts, self._time_part(node, Role.BOLD), counted("sample", node.samples, 700)]
+    def _crumbs(self) -> list[BarItem]:
+        """The path to the zoomed frame, its share and samples."""
+        items, node = crumbs(self.graph.zoom), self.zoomed_node
+        if node is None or self.has_class("-no-graph"):
+            return items
+        return [*items, self._time_item(node, Role.BOLD), samples(node.samples, 700)]
 
-    def _time_part(self, node: FlameNode, role: Role, importance: int = KEPT) -> Part:
+    def _time_item(self, node: FlameNode, role: Role, importance: int = KEPT) -> BarItem:
         """`4.9 % of cpu0`"""
         share = percent(self._share_of_time(node.time_ns))
-        return part((share, role), (f" of {self._of}", Role.DIM), importance=importance)
+        return item((share, role), (f" of {self._cpus}", Role.DIM), importance=importance)
 
-    def _choices(self) -> list[Part]:
-        """Which time, which CPU and which order: a click is the key."""
+    def _choices(self) -> list[BarItem]:
+        """The window, the CPU and the order. A click does what the key does."""
         return [
-            part((_WORDS[self.window], Role.TEXT), importance=960, action="window"),
-            part((self._which_cpus(), Role.TEXT), importance=950, action="next_cpu"),
-            part((_ORDERS[self.by], Role.DIM), importance=940, action="sort_next"),
+            item((_WINDOWS[self.window], Role.TEXT), importance=960, action="window"),
+            item((self._which_cpus(), Role.TEXT), importance=950, action="next_cpu"),
+            item((_ORDERS[self.sort], Role.DIM), importance=940, action="sort_next"),
         ]
 
     def _which_cpus(self) -> str:
@@ -302,92 +319,121 @@ class CpuScreen(FlameScreen):
         shown, all_rows = self._count_of_cpus, 0 if self.view is None else int((~self.view.gone).sum())
         return "all CPUs" if shown == all_rows else f"{shown} of {cpus_in_words(all_rows)}"
 
-    def _about_frame(self) -> list[Part]:
-        """What the chosen frame comes to; where none is chosen, which functions take most themselves."""
+    def _about_frame(self) -> list[BarItem]:
+        """The chosen frame's numbers; where none is chosen, the functions that take most time themselves."""
         graph, root = self.graph, self.zoomed_node
-        if root is None or graph.whole is None or self.has_class("-silent"):
+        if root is None or graph.whole is None or self.has_class("-no-graph"):
             return []
         if graph.chosen is None:
-            return hottest_parts(self._zoomed_counts(), root.samples, self.size.width)
-        name = part((f" {elide_end(graph.chosen[-1], 60)} ", Role.TAB))
+            return hottest_items(self._zoomed_counts(), root.samples, self.size.width)
+        name = item((f" {elide_end(graph.chosen[-1], 60)} ", Role.TAB))
         node = node_at(graph.whole, graph.chosen)
         if node is None:
-            return [name, part((f"not met {_when(self.window)}", Role.DIM))]
-        share = self._time_part(node, Role.TEXT, 900)
-        # What takes the whole width is told of all: it is 100 % of itself.
+            return [name, item((f"did not run {_when(self.window)}", Role.DIM))]
+        share = self._time_item(node, Role.TEXT, 900)
+        # The zoomed frame is compared with all samples: of itself it is 100 %.
         below = bool(graph.zoom) and graph.chosen != graph.zoom
-        around, named = (root, graph.zoom[-1]) if below else (graph.whole, "all")
-        return [name, *frame_parts(node, around, named, share), *self._more_about(node, graph.chosen)]
+        of, label = (root, graph.zoom[-1]) if below else (graph.whole, "all")
+        return [name, *frame_items(node, of, label, share), *self._more_about(node, graph.chosen)]
 
-    def _more_about(self, node: FlameNode, path: Path) -> list[Part]:
-        """Its category, where it is a function; how many are called by it that have no room at all."""
+    def _more_about(self, node: FlameNode, path: Path) -> list[BarItem]:
+        """A function's category, and how many of its callees are too narrow to be drawn."""
         category, layout = CATEGORIES[node.category], self.graph.layout_now
-        parts = []
+        items = []
         if len(path) > 1:
-            parts.append(part((f"{category.letter} ", Role.DIM), (category.label, Role.TEXT), importance=700))
+            items.append(item((f"{category.letter} ", Role.DIM), (category.label, Role.TEXT), importance=700))
         if layout is not None and path in layout.unseen:
             text = f"{layout.unseen[path]} below too narrow to draw"
-            parts.append(part((text, Role.DIM), importance=500))
-        return parts
+            items.append(item((text, Role.DIM), importance=500))
+        return items
 
     def _zoomed_counts(self) -> list[StackCount]:
-        """The stacks that pass through what is zoomed into."""
+        """The stacks that pass through the zoomed frame."""
         zoom = self.graph.zoom
-        return [one for one in self.counts if path_of(one)[: len(zoom)] == zoom] if zoom else self.counts
+        return (
+            [count for count in self.counts if path_of(count)[: len(zoom)] == zoom] if zoom else self.counts
+        )
 
     def _category_shares(self, view: View) -> list[CategoryShare]:
-        """The categories of what is zoomed into, then those of which this kernel has no function."""
+        """The categories of the zoomed frame, then those that this kernel cannot show."""
         totals = category_totals(self._zoomed_counts())
-        found = [
-            CategoryShare(one, samples, self._share_of_time(time_ns))
-            for one, (samples, time_ns) in totals.items()
+        shares = [
+            CategoryShare(category, count, self._share_of_time(time_ns))
+            for category, (count, time_ns) in totals.items()
         ]
-        if self.by is FlameSort.NAME:
-            found.sort(key=lambda share: CATEGORIES[share.category].label.casefold())
+        if self.sort is FlameSort.NAME:
+            shares.sort(key=lambda share: CATEGORIES[share.category].label.casefold())
         else:
-            found.sort(key=lambda share: (-share.samples, share.category))
-        lacking = categories_not_available(view.snapshot)
-        return [
-            *found,
-            *(CategoryShare(one, 0, None, why) for one, why in lacking.items() if one not in totals),
-        ]
+            shares.sort(key=lambda share: (-share.samples, share.category))
+        lacking = categories_not_available(view.snapshot).items()
+        return [*shares, *(CategoryShare(c, 0, None, why) for c, why in lacking if c not in totals)]
 
-    # --- keys -----------------------------------------------------------------------------------------------
+    # --- which keys work ------------------------------------------------------------------------------------
 
-    def _conditions(self) -> dict[str, Callable[[], bool]]:
-        return super()._conditions() | {
-            **dict.fromkeys(("numbers", "window"), self._is_shown),
-            **dict.fromkeys(("next_cpu", "previous_cpu"), self._has_several_cpus),
-            "categories": self._has_tree,
-            "next_entry": lambda: self._is_shown() and bool(self.counts),
+    def conditions(self) -> dict[str, Callable[[], bool]]:
+        """The conditions of the actions that are not always available."""
+        return super().conditions() | {
+            **dict.fromkeys(_MOVES, self._is_drawn),
+            **dict.fromkeys(("sort_left", "sort_right", "totals", "all_rows"), lambda: False),
+            **dict.fromkeys(("filter", "sort_next", "categories"), self._has_graph),
+            **dict.fromkeys(("sort_reverse", "numbers", "window"), self.is_shown),
+            **dict.fromkeys(
+                ("next_cpu", "previous_cpu"), lambda: self.is_shown() and self._count_of_cpus > 1
+            ),
+            "next_entry": lambda: self.is_shown() and bool(self.counts),
+            "details": lambda: self._is_drawn() and self.graph.chosen not in (None, self.graph.zoom),
+            "back": lambda: self.is_shown() and bool(self.graph.zoom),
         }
 
-    def _has_several_cpus(self) -> bool:
-        return self._is_shown() and self._count_of_cpus > 1
+    def _has_graph(self) -> bool:
+        return self.is_shown() and not self.has_class("-no-graph")
+
+    def _is_drawn(self) -> bool:
+        return self._has_graph() and not self.has_class("-without-graph")
+
+    def has_something_to_clear(self) -> bool:
+        """True while Esc would do something."""
+        graph = self.graph
+        return bool(graph.words or graph.zoom or graph.chosen is not None or self.state.query.filter.text)
+
+    @property
+    def sort_columns(self) -> tuple[str, ...]:
+        """None: there are no columns."""
+        return ()
 
     def label_of(self, action: Action) -> str:
         """What a key does now, in a word."""
-        labels = {
+        if self.has_class("-typing"):
+            return super().label_of(action)
+        labels = {name: label for name, (label, _) in ON_A_GRAPH.items()} | {
             "categories": "graph" if self.has_class("-without-graph") else action.label,
-            "sort_next": _ORDERS[_after(self.by)],
+            "sort_next": _ORDERS[_after(self.sort)],
             "sort_reverse": "CPUs by number" if self.busiest_first else "busiest CPUs",
-            "window": _WORDS[_after(self.window)],
+            "window": _WINDOWS[_after(self.window)],
         }
-        return (
-            super().label_of(action)
-            if self.has_class("-typing") or action.id not in labels
-            else labels[action.id]
-        )
+        return labels.get(action.id) or super().label_of(action)
+
+    def help_of(self, action: Action) -> str:
+        """What a key does on this screen, in a line."""
+        return ON_A_GRAPH[action.id][1] if action.id in ON_A_GRAPH else super().help_of(action)
 
     def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
-        """The entry points as bars show them, then the frames."""
+        """The entry points as the bars show them, the signs of frames, and the letters of the categories."""
         helps = {entry: CPUS.by_name[name].help for entry, name in TIME_OF.items()}
-        entries = [(GLYPHS[entry], f"{ENTRIES[entry]}: {helps[entry]}") for entry in GLYPHS]
-        return {"ENTRY POINTS": entries, **super().more_help()}
+        return {
+            "ENTRY POINTS": [(GLYPHS[entry], f"{ENTRIES[entry]}: {helps[entry]}") for entry in GLYPHS],
+            "FRAMES": [
+                (CHOSEN, "after a frame's letter: the chosen frame"),
+                (THIN, "frames too narrow to be drawn one by one, as wide as they are together"),
+            ],
+            "CATEGORIES": [(f"{c.letter} {c.label}", c.help) for c in CATEGORIES.values()],
+        }
+
+    # --- what is counted ------------------------------------------------------------------------------------
 
     def action_sort_next(self) -> None:
         """By width or by name."""
-        self.by = _after(self.by)
+        self.sort = _after(self.sort)
         self._count_again()
 
     def action_sort_reverse(self) -> None:
@@ -408,51 +454,146 @@ class CpuScreen(FlameScreen):
             self._choose_cpu(cpus[(at + step) % len(cpus)])
 
     def action_previous_cpu(self) -> None:
-        """The stacks of the CPU before, or of all again."""
+        """The stacks of the previous CPU, or of all again."""
         self.action_next_cpu(-1)
 
     def _choose_cpu(self, cpu: int | None) -> None:
         self.cpu = cpu
         self._count_again()
 
+    def on_entry_bars_pressed(self, message: EntryBars.Pressed) -> None:
+        """A CPU was clicked: show only its stacks, or those of all again."""
+        self._choose_cpu(None if message.cpu == self.cpu else message.cpu)
+
     def action_next_entry(self) -> None:
-        """The next entry point that has samples, or all of them again."""
-        met = {one.entry for one in self.counts}
-        names = [ENTRIES[entry] for entry in GLYPHS if entry in met]
+        """Zoom into the next entry point that has samples, or show all of them again."""
+        entries = {count.entry for count in self.counts}
+        names = [ENTRIES[entry] for entry in GLYPHS if entry in entries]
         at = names.index(self.graph.zoom[0]) + 1 if self.graph.zoom and self.graph.zoom[0] in names else 0
         self.graph.zoom_to((names[at],) if at < len(names) else ())
 
     def action_entry(self, entry: int) -> None:
-        """One entry point; all of them, where it is that already."""
+        """Zoom into an entry point, or show all where it is zoomed into."""
         path: Path = (ENTRIES[entry],)
         self.graph.zoom_to(() if self.graph.zoom[:1] == path else path)
 
     def action_categories(self) -> None:
-        """Show the categories, or do not."""
-        self._wants_categories = not self.shows_categories
+        """Show or hide the categories."""
+        self._chosen_categories = not self.shows_categories
         self.draw_body()
 
     def action_numbers(self) -> None:
         """The CPUs as a table."""
-        numbers = CpuNumbers(self.context, self.lens, self.table, within=self.table)
-        numbers.ask(self.state)
+        numbers = CpuNumbers(self.context, self.lens, self.table, opened_from=self.table)
+        numbers.set_state(self.state)
         numbers.rows.extra = self.rows.extra
         self.app.push_screen(numbers)
 
-    def on_entry_bars_pressed(self, message: EntryBars.Pressed) -> None:
-        """A CPU was clicked: its stacks alone, or those of all again."""
-        self._choose_cpu(None if message.cpu == self.cpu else message.cpu)
+    # --- the graph ------------------------------------------------------------------------------------------
+
+    def on_flame_graph_moved(self) -> None:
+        """Another frame is chosen or zoomed into."""
+        self.draw_body()
+
+    def focus_body(self) -> None:
+        """Give the keys back to the graph."""
+        self.graph.focus()
+
+    def action_details(self) -> None:
+        """Zoom into the chosen frame."""
+        self.graph.zoom_in()
+
+    def action_back(self) -> None:
+        """Zoom out."""
+        self.graph.zoom_out()
+
+    def action_zoom(self, length: int) -> None:
+        """Zoom out to a frame on the path to the zoomed one."""
+        self.graph.zoom_to(self.graph.zoom[:length])
+
+    def action_clear(self) -> None:
+        """Clear the search, then the zoom, then the chosen frame, then the filter."""
+        if self.graph.words:
+            self.apply_text("")
+        elif self.graph.zoom:
+            self.graph.zoom_to_all()
+        elif self.graph.chosen is not None:
+            self.graph.choose(None)
+        else:
+            self.set_filter("")
+
+    def action_move_up(self) -> None:
+        """To the caller."""
+        self.graph.move_up()
+
+    def action_move_down(self) -> None:
+        """To the widest callee."""
+        self.graph.move_down()
+
+    def action_frame_left(self) -> None:
+        """To the frame to the left."""
+        self.graph.move_aside(-1)
+
+    def action_frame_right(self) -> None:
+        """To the frame to the right."""
+        self.graph.move_aside(1)
+
+    def action_page_up(self) -> None:
+        """A page up."""
+        self.graph.move_page(-1)
+
+    def action_page_down(self) -> None:
+        """A page down."""
+        self.graph.move_page(1)
+
+    def action_first(self) -> None:
+        """The widest frame of the first row."""
+        self.graph.first()
+
+    def action_last(self) -> None:
+        """Down along the widest frames to the last one."""
+        self.graph.last()
+
+    # --- the search -----------------------------------------------------------------------------------------
+
+    async def action_filter(self) -> None:
+        """Open the search box."""
+        await self.open_box(self._search_effect, self.graph.words, _SEARCH_EXAMPLE)
+
+    def _search_effect(self, words: str) -> str:
+        tree = self.graph.whole
+        if tree is None or not words.strip():
+            return "all frames"
+        return _matches_text(search(tree, matcher(words)), tree)
+
+    def apply_text(self, text: str) -> None:
+        """Search for what was typed in the box."""
+        self.graph.highlight(text.strip())
+        self._search()
+        self.draw_body()
+
+    def _search(self) -> None:
+        tree, words = self.graph.whole, self.graph.words
+        self.matches = search(tree, matcher(words)) if tree is not None and words else None
 
 
-def _after(one: Choice) -> Choice:
-    """The next of its kind, after the last the first."""
-    kinds = list(type(one))
-    return kinds[(kinds.index(one) + 1) % len(kinds)]
+def _matches_text(matches: Matches | None, tree: FlameNode | None) -> str:
+    """`14 frames, 38.2% of all samples`"""
+    if matches is None or tree is None:
+        return "no samples to search"
+    frames = f"{matches.frames:,} {plural('frame', matches.frames)}"
+    return f"{frames}, {human(matches.samples / max(1, tree.samples), RATIO)} of all samples"
+
+
+def _after(choice: Choice) -> Choice:
+    """The next choice; after the last, the first."""
+    choices = list(type(choice))
+    return choices[(choices.index(choice) + 1) % len(choices)]
 
 
 def _when(window: Window) -> str:
     """`in the last minute`"""
-    return "since the start" if window is Window.START else f"in the {_WORDS[window]}"
+    return "since the start" if window is Window.START else f"in the {_WINDOWS[window]}"
 
 
 SCREEN = CpuScreen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bar for each CPU: the share of its time that each entry point of the network stack took, one after the other."""
+"""A bar for each CPU: the share of its time that each entry point of the network stack took."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GLYPHS = {
     NAPI_THREADS: "╲",
     IO_WORKERS: "╱",
 }
-"""How each entry point is drawn, in the order of the bars: what sends, what receives, and who does both."""
+"""The entry points in the order of the bars: sending, receiving, both."""
 
 ROLES = {
     TX_SYSCALLS: Role.TX_SYSCALLS,
@@ -45,9 +45,9 @@ ROLES = {
 }
 
 _SCALES = (0.1, 0.25, 0.5, 1.0)
-"""What a whole bar may stand for, as a share of a CPU."""
+"""The shares of a CPU that a whole bar may stand for."""
 _STAYS = 0.4
-"""A scale is left for a finer one when no bar fills more of it than this: the picture must not jump."""
+"""The scale changes to a finer one only when no bar is longer than this: bars must not jump."""
 _LEAST_WIDTH = 46
 """Cells of a bar with its name and number, where they stand side by side."""
 _EMPTY = "·"
@@ -55,14 +55,14 @@ _EMPTY = "·"
 
 @dataclass(frozen=True, slots=True)
 class CpuUse:
-    """The share of one CPU that each entry point took, 0 to 1; what is not known is not among them."""
+    """The share of one CPU that each entry point took, 0 to 1; unknown ones are left out."""
 
     cpu: int
     shares: Mapping[int, float]
 
     @property
     def network(self) -> float | None:
-        """All of them; None where none is known."""
+        """Their sum; None where none is known."""
         return sum(self.shares.values()) if self.shares else None
 
 
@@ -76,7 +76,7 @@ class Arrangement:
 
     @property
     def height(self) -> int:
-        """Lines, that of what is left out included."""
+        """Lines, with the one for the CPUs left out."""
         return -(-len(self.shown) // self.columns) + bool(self.left_out)
 
 
@@ -88,7 +88,7 @@ def percent(share: float | None) -> str:
 def arrange(
     uses: Sequence[CpuUse], width: int, height: int, chosen: int | None, *, by_use: bool
 ) -> Arrangement:
-    """The CPUs for which there is room in `height` lines: the busiest and the chosen one, by use or by number."""
+    """The CPUs that fit in `height` lines: the chosen and the busiest ones, sorted by use or by number."""
     columns = min(max(1, width // _LEAST_WIDTH), max(1, -(-len(uses) // max(1, height))))
     room = columns * max(1, height)
     if len(uses) > room:
@@ -99,18 +99,18 @@ def arrange(
 
 
 def _most(uses: Sequence[CpuUse]) -> float | None:
-    """What the busiest CPU spends; None where that of none is known."""
+    """The use of the busiest CPU; None where none is known."""
     return max((use.network for use in uses if use.network is not None), default=None)
 
 
 def scale_for(most: float, before: float) -> float:
-    """What a whole bar stands for, when the fullest is `most` and it stood for `before` until now."""
+    """The share of a CPU that a whole bar stands for; `most` is the largest use, `before` the scale until now."""
     fits = next((scale for scale in _SCALES if most <= scale), _SCALES[-1])
     return before if fits < before and most > before * _STAYS else fits
 
 
 class EntryBars(Lines):
-    """The bars, and a line that says what is left out."""
+    """The bars, and a line about the CPUs left out."""
 
     DEFAULT_CSS = "EntryBars { height: 1; }"
 
@@ -127,7 +127,7 @@ class EntryBars(Lines):
         self.scale = _SCALES[0]
 
     def show(self, arrangement: Arrangement, chosen: int | None) -> None:
-        """Draw these from now on; nothing is drawn when they are the same."""
+        """Draw these from now on."""
         if (arrangement, chosen) != (self.arrangement, self.chosen):
             self.arrangement, self.chosen = arrangement, chosen
             uses = (*arrangement.shown, *arrangement.left_out)
@@ -136,29 +136,28 @@ class EntryBars(Lines):
             self.redraw()
 
     def strips(self, size: Size) -> list[Strip]:
-        """The bars, and what is left out."""
+        """The bars, and the line about the rest."""
         return [self._strip(y, size.width) for y in range(size.height)]
 
     def _strip(self, y: int, width: int) -> Strip:
-        shown, columns, left_out = self._parts()
+        shown, columns, left_out = self.arrangement.shown, self.arrangement.columns, self.arrangement.left_out
         lines = -(-len(shown) // columns)
         if y >= lines:
             text = _left_out(left_out) if y == lines and left_out else ""
             return Strip([Segment(f" {text}".ljust(width), style(self.app.theme, Role.DIM))], width)
         of_line = shown[y::lines]
         widths = [(at + 1) * width // columns - at * width // columns for at in range(columns)]
-        segments = [one for use, cells in zip(of_line, widths, strict=False) for one in self._bar(use, cells)]
+        segments = [
+            cell for use, cells in zip(of_line, widths, strict=False) for cell in self._bar(use, cells)
+        ]
         used = sum(widths[: len(of_line)])
         return Strip([*segments, Segment(" " * (width - used), style(self.app.theme, Role.TEXT))], width)
-
-    def _parts(self) -> tuple[tuple[CpuUse, ...], int, tuple[CpuUse, ...]]:
-        return self.arrangement.shown, self.arrangement.columns, self.arrangement.left_out
 
     def _bar(self, use: CpuUse, width: int) -> list[Segment]:
         """`▸cpu0 ███▓▓▒░····  27.1 % ` in `width` cells."""
         theme, chosen = self.app.theme, use.cpu == self.chosen
         ground = Ground.BAND if chosen else Ground.SCREEN
-        digits = max(len(str(one.cpu)) for one in self.arrangement.shown)
+        digits = max(len(str(shown.cpu)) for shown in self.arrangement.shown)
         name = f"{CHOSEN if chosen else ' '}{f'cpu{use.cpu}'.ljust(digits + 3)} "
         amount = percent(use.network).rjust(9)
         cells = max(0, width - len(name) - len(amount) - 1)
@@ -172,18 +171,18 @@ class EntryBars(Lines):
         ]
 
     def _cells(self, use: CpuUse, cells: int) -> list[tuple[int, int]]:
-        """How many cells each entry point has: the exact edges, rounded, so that errors do not add up."""
-        found, so_far, at = [], 0.0, 0
+        """The cells of each entry point: edges are rounded, not lengths, so that errors do not add up."""
+        lengths, so_far, at = [], 0.0, 0
         for entry in GLYPHS:
             so_far += use.shares.get(entry, 0.0)
             edge = min(cells, round(so_far / self.scale * cells))
-            found.append((entry, edge - at))
+            lengths.append((entry, edge - at))
             at = edge
-        return found
+        return lengths
 
     def on_click(self, event: events.Click) -> None:
         """Choose the CPU whose bar is under the pointer."""
-        shown, columns, _ = self._parts()
+        shown, columns = self.arrangement.shown, self.arrangement.columns
         lines = -(-len(shown) // columns)
         at = (event.x * columns // max(1, self.size.width)) * lines + event.y
         if event.y < lines and at < len(shown):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flame graph, hanging (an icicle): below each frame the functions that it calls, as wide as their share.
+"""The flame graph, upside down (an icicle): below each frame the functions that it calls, as wide as their share.
 
-A row is worked out, and its line made, when it is to be seen and not before.
+Rows are laid out and drawn when they become visible.
 """
 
 from __future__ import annotations
@@ -22,20 +22,18 @@ from nettop.query.units import RATIO, human
 from nettop.screens.cpu.entry_bars import GLYPHS, ROLES
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER
 from nettop.widgets.cells import elide_end
-from nettop.widgets.page import PLACE
 from nettop.widgets.table import CHOSEN
 from nettop.widgets.themes import Ground, Role, Shade, frame_style, style
-from nettop.widgets.wheel import Wheeled
+from nettop.widgets.wheel import THUMB, Scrollable, thumb
 
 Path = tuple[str, ...]
-"""The names on the way from the tree's root, which itself has the empty one, to a frame."""
+"""The names from the root of the tree to a frame; the root's own path is empty."""
 
 EDGE, THIN = "▕", "▏"
 _MARGIN = 1
 _LEAST_NAME = 3
 _ROOM_FOR_SHARE = 10
-"""Cells beside the name from which on a frame tells its share."""
-_LEFT, _RIGHT = -1, 1
+"""Cells beside the name from which on a frame shows its share."""
 _RIGHT_BUTTON = 3
 _UNDERLINED = Style(underline=True)
 _ENTRY_OF = {label: entry for entry, label in ENTRIES.items()}
@@ -43,10 +41,9 @@ _ENTRY_OF = {label: entry for entry, label in ENTRIES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A frame where it is drawn: the cells from `start` up to `end` of its row.
+    """The cells of a frame: from `start` up to `end` of its row, with `at` samples to the left of it.
 
-    `at` are the samples to the left of it. Where `merged` is not 0, it stands for so many frames, each narrower than
-    a cell, with `path` that of their caller.
+    Where `merged` is not 0, it stands for so many frames narrower than a cell, and `path` is that of their caller.
     """
 
     start: int
@@ -60,9 +57,9 @@ class Block:
 class Layout:
     """The rows of a tree over `width` cells, from the node at `path` downwards.
 
-    Edges are the exact ones, rounded: so frames of a row never overlap, callees lie below their caller, and a width
-    is within a cell of the share. Frames that come to less than a cell are drawn as one behind the others, which has
-    a cell at least where their caller has one left; else they are in `unseen`, of their caller.
+    Edges are rounded, not widths: so frames of a row never overlap, callees lie below their caller, and a width is
+    within a cell of the share. Frames narrower than a cell are merged into one block after the others, of a cell at
+    least; where their caller has no cell left, `unseen` has their number by the caller's path.
     """
 
     def __init__(self, root: FlameNode, path: Path, width: int) -> None:
@@ -72,20 +69,20 @@ class Layout:
         self._rows: list[list[Block]] = [[Block(0, width, path, root, 0)] if width > 0 else []]
 
     def row(self, number: int) -> Sequence[Block]:
-        """The blocks of a row, from left to right; none below the deepest."""
+        """The blocks of a row, from left to right; empty below the last row."""
         while len(self._rows) <= number and self._rows[-1]:
             self._rows.append([below for block in self._rows[-1] for below in self._below(block)])
         return self._rows[number] if number < len(self._rows) else ()
 
     @property
     def depth(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         while self._rows[-1]:
             self.row(len(self._rows))
         return len(self._rows) - 1
 
     def block(self, path: Path) -> Block | None:
-        """The block of a frame, if it has one of its own."""
+        """The block of a frame, unless it is merged or absent."""
         (root,) = self.row(0) or (None,)
         row = self.row(len(path) - len(root.path)) if root and len(path) >= len(root.path) else ()
         return next((block for block in row if block.path == path and not block.merged), None)
@@ -114,7 +111,7 @@ class Layout:
             yield Block(start, end, caller.path, FlameNode("", samples, time_ns, OTHER), at, len(thin))
 
     def _cell(self, samples: int) -> int:
-        """Where so many samples end, to the nearest cell."""
+        """The edge after this many samples, to the nearest cell."""
         return (2 * samples * self.width + self._total) // (2 * self._total)
 
 
@@ -127,41 +124,38 @@ def node_at(root: FlameNode, path: Path) -> FlameNode | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a search found: how many frames, and the samples of those that stand in no other that was found."""
+class Matches:
+    """The result of a search: the frames, and their samples, each counted once."""
 
     frames: int
     samples: int
 
 
-def search(root: FlameNode, matches: Callable[[str], bool]) -> Found:
-    """Look through the whole tree, what is too narrow to be drawn included."""
+def search(root: FlameNode, matches: Callable[[str], bool]) -> Matches:
+    """Search the whole tree, also frames too narrow to be drawn."""
     frames = samples = 0
-    waiting = [(child, False) for child in root.children]
-    while waiting:
-        node, inside = waiting.pop()
+    queue = [(child, False) for child in root.children]
+    while queue:
+        node, inside = queue.pop()
         if matches(node.symbol):
             frames += 1
             samples += 0 if inside else node.samples
             inside = True
-        waiting += ((child, inside) for child in node.children)
-    return Found(frames, samples)
+        queue += ((child, inside) for child in node.children)
+    return Matches(frames, samples)
 
 
 def matcher(text: str) -> Callable[[str], bool]:
-    """Whether a function's name holds one of the words, in whatever case; without words none does."""
+    """A test whether a name contains one of the words, in any case; without words it never does."""
     words = text.casefold().split()
     return lambda symbol: any(word in symbol.casefold() for word in words)
 
 
-class FlameGraph(Wheeled, can_focus=True):
-    """A tree of which a frame may be chosen, and may be zoomed into: both by their paths, so they outlast refreshes.
-
-    What is searched for stays bright, all else fades.
-    """
+class FlameGraph(Scrollable, can_focus=True):
+    """A tree with a chosen frame and a zoom, both paths, so that they outlast refreshes. Matches stay bright."""
 
     class Moved(Message):
-        """Another frame is chosen, or zoomed into."""
+        """Another frame is chosen or zoomed into."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,20 +167,20 @@ class FlameGraph(Wheeled, can_focus=True):
         self._zooms: list[Path] = [()]
         self._laid_out: Layout | None = None
         self._strips: dict[int, Strip] = {}
-        self._look = (0, "")
+        self._drawn_in = (0, "")
 
     # --- what is shown --------------------------------------------------------------------------------------
 
     def show(self, tree: FlameNode | None) -> None:
         """Draw `tree` from now on."""
         self.whole = tree
-        self._draw_anew()
+        self._lay_out()
 
     def highlight(self, words: str) -> None:
-        """Let the frames stand out whose names hold one of these words; all of them where there are none."""
+        """Highlight the frames whose names contain one of these words; without words, none."""
         if words != self.words:
             self.words = words
-            self._draw_anew()
+            self._lay_out()
 
     @property
     def zoom(self) -> Path:
@@ -195,7 +189,7 @@ class FlameGraph(Wheeled, can_focus=True):
 
     @property
     def layout_now(self) -> Layout | None:
-        """How the tree lies in this width; None where what is zoomed into is not in it."""
+        """The layout in this width; None where the tree lacks the zoomed frame."""
         if self._laid_out is None and self.whole is not None:
             root = node_at(self.whole, self.zoom)
             width = self.size.width - 2 * _MARGIN
@@ -204,18 +198,18 @@ class FlameGraph(Wheeled, can_focus=True):
 
     @property
     def page(self) -> int:
-        """How many rows are to be seen at once."""
+        """The number of visible rows."""
         return max(1, self.size.height)
 
     @property
-    def unzoomed(self) -> int:
-        """The rows that are not drawn: that of the tree's root, which would be one frame over the whole width."""
+    def hidden_rows(self) -> int:
+        """The number of rows that are not drawn: the root's, a frame as wide as everything."""
         return 0 if self.zoom else 1
 
-    def _draw_anew(self) -> None:
+    def _lay_out(self) -> None:
         self._laid_out = None
         self._strips.clear()
-        self._keep_in_sight()
+        self._scroll_to_chosen()
         self.redraw()
 
     # --- zoom -----------------------------------------------------------------------------------------------
@@ -224,8 +218,8 @@ class FlameGraph(Wheeled, can_focus=True):
         """Give a frame the whole width."""
         if path == self.zoom:
             return
-        # Who goes to where they came from has no further way back than before.
-        self._zooms = [one for one in self._zooms if path[: len(one)] == one and one != path] + [path]
+        # Zooming out and in again adds nothing to the way back.
+        self._zooms = [zoom for zoom in self._zooms if path[: len(zoom)] == zoom != path] + [path]
         self.chosen = path or None
         self._zoomed()
 
@@ -235,73 +229,65 @@ class FlameGraph(Wheeled, can_focus=True):
             self.zoom_to(self.chosen)
 
     def zoom_out(self) -> None:
-        """Back to what was zoomed into before; what took the whole width is the chosen frame."""
+        """Undo the last zoom; the frame that was zoomed into becomes the chosen one."""
         if len(self._zooms) > 1:
             self.chosen = self._zooms.pop()
             self._zoomed()
 
     def zoom_to_all(self) -> None:
-        """The whole tree."""
+        """Show the whole tree."""
         self._zooms = [()]
         self._zoomed()
 
     def _zoomed(self) -> None:
         self.top = 0
-        self._draw_anew()
+        self._lay_out()
         self.post_message(self.Moved())
 
     # --- choice ---------------------------------------------------------------------------------------------
 
     def choose(self, path: Path | None) -> None:
-        """Make a frame the chosen one."""
+        """Choose a frame."""
         before, self.chosen = self.chosen, path
-        for one in (before, path):
-            if one is not None:
-                self._strips.pop(self._row_of(one), None)
-        self._keep_in_sight()
+        for changed in (before, path):
+            if changed is not None:
+                self._strips.pop(self._row_of(changed), None)
+        self._scroll_to_chosen()
         self.redraw()
         self.post_message(self.Moved())
 
     def move_up(self) -> None:
-        """To the caller."""
+        """Choose the caller."""
         block = self._chosen_block()
         if block is None:
             self.first()
-        elif len(block.path) > len(self.zoom) + self.unzoomed:
+        elif len(block.path) > len(self.zoom) + self.hidden_rows:
             self.choose(block.path[:-1])
 
     def move_down(self) -> None:
-        """To the widest of the functions that the chosen one calls; where none is chosen, the widest of all."""
+        """Choose the widest callee; where no frame is chosen, the widest one of the first row."""
         block = self._chosen_block()
         if block is None:
             self.first()
         elif (below := self._widest_below(block)) is not None:
             self.choose(below.path)
 
-    def move_left(self) -> None:
-        """To the frame to the left in the same row."""
-        self._move_aside(_LEFT)
-
-    def move_right(self) -> None:
-        """To the frame to the right in the same row."""
-        self._move_aside(_RIGHT)
-
     def first(self) -> None:
-        """To the widest frame of the first row."""
-        row = self._single(self.unzoomed)
+        """Choose the widest frame of the first row."""
+        row = self._single(self.hidden_rows)
         if row:
             self.choose(max(row, key=_samples).path)
 
     def last(self) -> None:
-        """Down to where the widest way from the chosen frame ends."""
+        """Follow the widest callees to the last one."""
         self._descend(self._depth())
 
     def move_page(self, step: int) -> None:
-        """Up or down by as many rows as are to be seen at once."""
+        """Up (`step` −1) or down (1) by a page, along the widest callees."""
         if step > 0:
             self._descend(self.page)
         elif self.chosen is not None:
-            least = len(self.zoom) + self.unzoomed
+            least = len(self.zoom) + self.hidden_rows
             self.choose(self.chosen[: max(least, len(self.chosen) - self.page)])
 
     def _descend(self, rows: int) -> None:
@@ -317,7 +303,8 @@ class FlameGraph(Wheeled, can_focus=True):
         if block is not None:
             self.choose(block.path)
 
-    def _move_aside(self, step: int) -> None:
+    def move_aside(self, step: int) -> None:
+        """Choose the frame to the left (`step` −1) or right (1) in the same row."""
         block = self._chosen_block()
         if block is None:
             self.first()
@@ -328,21 +315,21 @@ class FlameGraph(Wheeled, can_focus=True):
             self.choose(row[at].path)
 
     def _chosen_block(self) -> Block | None:
-        """Where the chosen frame is drawn, or the nearest of its callers that is."""
+        """The block of the chosen frame, or of the nearest caller that has one."""
         layout = self.layout_now
         if layout is None or self.chosen is None:
             return None
-        mechanisms = (
-            self.chosen[:length] for length in range(len(self.chosen), len(self.zoom) + self.unzoomed - 1, -1)
-        )
-        return next(filter(None, map(layout.block, mechanisms)), None)
+        shortest = len(self.zoom) + self.hidden_rows
+        callers = (self.chosen[:length] for length in range(len(self.chosen), shortest - 1, -1))
+        return next(filter(None, map(layout.block, callers)), None)
 
     def _widest_below(self, caller: Block) -> Block | None:
         row = self._single(self._row_of(caller.path) + 1)
-        return max((one for one in row if one.path[:-1] == caller.path), key=_samples, default=None)
+        callees = (block for block in row if block.path[:-1] == caller.path)
+        return max(callees, key=_samples, default=None)
 
     def _single(self, number: int) -> list[Block]:
-        """The blocks of a row that may be chosen."""
+        """The blocks of a row that can be chosen."""
         row = () if self.layout_now is None else self.layout_now.row(number)
         return [block for block in row if not block.merged]
 
@@ -352,14 +339,14 @@ class FlameGraph(Wheeled, can_focus=True):
     # --- scrolling ------------------------------------------------------------------------------------------
 
     def scroll_by(self, step: int) -> None:
-        """Move the rows, and leave the choice as it is, even out of sight."""
+        """Scroll by `step` rows; the choice stays, visible or not."""
         self.top = self._bounded(self.top + step)
         self.redraw()
 
-    def _keep_in_sight(self) -> None:
+    def _scroll_to_chosen(self) -> None:
         block = self._chosen_block()
         if block is not None:
-            line = self._row_of(block.path) - self.unzoomed
+            line = self._row_of(block.path) - self.hidden_rows
             self.top = min(max(self.top, line - self.page + 1), line)
         self.top = self._bounded(self.top)
 
@@ -367,20 +354,20 @@ class FlameGraph(Wheeled, can_focus=True):
         return max(0, min(top, self._depth() - self.page))
 
     def _depth(self) -> int:
-        """How many rows there are to be drawn."""
-        return 0 if self.layout_now is None else self.layout_now.depth - self.unzoomed
+        """The number of rows, visible or not."""
+        return 0 if self.layout_now is None else self.layout_now.depth - self.hidden_rows
 
     # --- drawing --------------------------------------------------------------------------------------------
 
     def strips(self, size: Size) -> list[Strip]:
-        """The rows in sight."""
-        look = (size.width, self.app.theme)
-        if look != self._look:
-            self._look, self._laid_out = look, None
+        """The visible rows."""
+        size_and_theme = (size.width, self.app.theme)
+        if size_and_theme != self._drawn_in:
+            self._drawn_in, self._laid_out = size_and_theme, None
             self._strips.clear()
-        first = self.top + self.unzoomed
+        first = self.top + self.hidden_rows
         rows = [self._row(number) for number in range(first, first + size.height)]
-        return self._with_place_mark(rows, size.width)
+        return self._with_thumb(rows, size.width)
 
     def _row(self, number: int) -> Strip:
         strip = self._strips.get(number)
@@ -398,14 +385,14 @@ class FlameGraph(Wheeled, can_focus=True):
             segments.append(Segment(" " * (block.start - at), blank))
             segments += self._frame_of(block, None if matches is None else matches(block.node.symbol))
             at = block.end
-        width, _ = self._look
+        width, _ = self._drawn_in
         segments.append(Segment(" " * max(0, width - _MARGIN - at), blank))
         return Strip([segment for segment in segments if segment.text], width)
 
-    def _frame_of(self, block: Block, found: bool | None) -> list[Segment]:
-        """The cells of a frame: what marks its category, its name, its share where there is room, and its edge.
+    def _frame_of(self, block: Block, matches: bool | None) -> list[Segment]:
+        """The cells of a frame: its category's letter, name, share where there is room, and edge.
 
-        `found` says whether it is searched for; None where nothing is.
+        `matches` says whether it matches the search; None without one.
         """
         theme, width = self.app.theme, block.end - block.start
         if block.merged:
@@ -415,46 +402,43 @@ class FlameGraph(Wheeled, can_focus=True):
             return self._entry_cells(block, entry, width)
         letter = CATEGORIES.get(block.node.category, CATEGORIES[OTHER]).letter
         chosen = block.path == self.chosen
-        shade = Shade.CHOSEN if chosen else Shade.FADED if found is False else Shade.PLAIN
+        shade = Shade.CHOSEN if chosen else Shade.FADED if matches is False else Shade.PLAIN
 
-        def look(role: Role) -> Style:
+        def styled(role: Role) -> Style:
             return frame_style(theme, letter, shade, role)
 
         name, filling, share = self._texts(block, max(0, width - 3))
         cells = [
-            (letter, look(Role.DIM)),
-            ((CHOSEN if chosen else " ") if width > 2 else "", look(Role.TEXT)),
-            (name, look(Role.BOLD) + _UNDERLINED if found else look(Role.TEXT)),
-            (" " * filling, look(Role.TEXT)),
-            (share, look(Role.DIM)),
-            (EDGE if width > 1 else "", look(Role.FAINT)),
+            (letter, styled(Role.DIM)),
+            ((CHOSEN if chosen else " ") if width > 2 else "", styled(Role.TEXT)),
+            (name, styled(Role.BOLD) + _UNDERLINED if matches else styled(Role.TEXT)),
+            (" " * filling, styled(Role.TEXT)),
+            (share, styled(Role.DIM)),
+            (EDGE if width > 1 else "", styled(Role.FAINT)),
         ]
-        return [Segment(text, one) for text, one in cells if text]
+        return [Segment(text, text_style) for text, text_style in cells if text]
 
     def _entry_cells(self, block: Block, entry: int, width: int) -> list[Segment]:
-        """An entry point, drawn as it is in the bars of the CPUs."""
+        """An entry point, drawn as in the bars."""
         chosen = block.path == self.chosen
         ground = Ground.BAND if chosen else Ground.SCREEN
         glyph, colour = GLYPHS[entry], style(self.app.theme, ROLES[entry])
-        text = style(self.app.theme, Role.BOLD, ground)
+        bold = style(self.app.theme, Role.BOLD, ground)
         name, _, share = self._texts(block, max(0, width - 5))
         label = f"{CHOSEN if chosen else ' '}{name} " if name else ""
         amount, edge = f" {share}" if share else "", EDGE if width > 1 else ""
         filling = width - sum(map(cell_len, (glyph, label, amount, edge)))
         cells = [
             (glyph, colour),
-            (label, text),
+            (label, bold),
             (glyph * filling, colour),
-            (amount, text),
+            (amount, bold),
             (edge, style(self.app.theme, Role.FAINT)),
         ]
-        return [Segment(one, look) for one, look in cells if one]
+        return [Segment(text, text_style) for text, text_style in cells if text]
 
     def _texts(self, block: Block, room: int) -> tuple[str, int, str]:
-        """The name as far as it fits in `room` cells, how many are left behind it, and the share in some of those.
-
-        Of a name nothing is told where less than a few letters of it fit.
-        """
+        """The name, elided or left out to fit `room` cells; the blank cells after it; the share, if it fits."""
         assert self.layout_now is not None
         name = block.node.symbol
         if room < min(_LEAST_NAME, len(name)):
@@ -466,22 +450,20 @@ class FlameGraph(Wheeled, can_focus=True):
         share = f"{human(block.node.samples / root.node.samples, RATIO)} "
         return name, room - len(name) - len(share), share
 
-    def _with_place_mark(self, strips: list[Strip], width: int) -> list[Strip]:
-        """The strips, with a mark at their right edge where these rows lie among all of them."""
-        rows, page = self._depth(), len(strips)
-        if rows <= page:
-            return strips
-        length = max(1, page * page // rows)
-        first = (page - length) * self.top // (rows - page)
-        mark = Strip([Segment(PLACE, style(self.app.theme, Role.FAINT))], 1)
-        marked = (Strip.join([strip.crop(0, width - 1), mark]) for strip in strips[first : first + length])
-        return [*strips[:first], *marked, *strips[first + length :]]
+    def _with_thumb(self, strips: list[Strip], width: int) -> list[Strip]:
+        """The strips, with the scroll bar at the right edge."""
+        lines = thumb(self._depth(), len(strips), self.top)
+        bar = Strip([Segment(THUMB, style(self.app.theme, Role.FAINT))], 1)
+        return [
+            Strip.join([strip.crop(0, width - 1), bar]) if y in lines else strip
+            for y, strip in enumerate(strips)
+        ]
 
     # --- mouse ----------------------------------------------------------------------------------------------
 
     def on_click(self, event: events.Click) -> None:
-        """A frame is chosen, the chosen one is zoomed into; the right button and the first line zoom out."""
-        number = self.top + event.y + self.unzoomed
+        """A click chooses a frame or zooms into the chosen one; the right button and the first line zoom out."""
+        number = self.top + event.y + self.hidden_rows
         if event.button == _RIGHT_BUTTON or (number == 0 and self.zoom):
             self.zoom_out()
             return
@@ -494,13 +476,13 @@ class FlameGraph(Wheeled, can_focus=True):
             self.choose(block.path)
 
     def block_at(self, x: int, number: int) -> Block | None:
-        """The block of a row that cell `x` of the widget is in."""
+        """The block at cell `x` of a row."""
         row = () if self.layout_now is None else self.layout_now.row(number)
         return next((block for block in row if block.start <= x - _MARGIN < block.end), None)
 
     def on_resize(self) -> None:
-        """Another width lays out anew; another height may have moved the chosen frame out of sight."""
-        self._draw_anew()
+        """Lay out in the new width, and keep the chosen frame visible in the new height."""
+        self._lay_out()
 
 
 def _samples(block: Block) -> int:

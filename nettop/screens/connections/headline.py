@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Items that the headlines of several tables of the lens `connections` have."""
+
+from __future__ import annotations
+
+from nettop.query.view import View
+from nettop.screens.headline import few
+from nettop.snapshots.connections import EVENTS, WITHOUT_ROOT
+from nettop.snapshots.snapshot import NOT_AVAILABLE
+from nettop.widgets.bar import BarItem, Span, item
+from nettop.widgets.cells import WARNING
+from nettop.widgets.themes import Role
+
+
+def without_root(view: View) -> list[BarItem]:
+    """What root would see and this user does not."""
+    if WITHOUT_ROOT not in view.snapshot.gaps:
+        return []
+    remedy = Span("  sudo adds owners, namespaces, events", Role.DIM)
+    return [item((f"{WARNING} without root", Role.WARN), remedy, importance=900)]
+
+
+def why_no_events(view: View) -> str | None:
+    """Why connection events are not available; None where they are."""
+    return view.snapshot.why_unavailable(EVENTS)
+
+
+def opened_per_s(view: View) -> float | None:
+    """Connections opened per second in the last interval, outbound and inbound."""
+    rates = [view.count_rate(name) for name in ("connected", "accepted")]
+    return None if None in rates else sum(filter(None, rates))
+
+
+def rate(label: str, per_second: float | None, importance: int) -> BarItem:
+    """`label 31/s`."""
+    return item((f"{label} ", Role.DIM), (f"{few(per_second)}/s", Role.TEXT), importance=importance)
+
+
+def churn(*per_second: float | None) -> list[BarItem]:
+    """`(+31/s −29/s)` or `(+31/s)` behind the number that changes so fast; nothing until all rates are known."""
+    return [] if None in per_second else _churn(*(f"{few(rate)}/s" for rate in per_second))
+
+
+def no_churn(rates: int) -> list[BarItem]:
+    """`(+n/a −n/a)`: this kernel does not report changes."""
+    return _churn(*[NOT_AVAILABLE] * rates)
+
+
+def _churn(*rates: str) -> list[BarItem]:
+    signed = " ".join(sign + rate for sign, rate in zip("+−", rates, strict=False))
+    return [item((f"({signed})", Role.DIM), importance=950, beside=True)]

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Textual app around the screens: which one is shown, the leases, the sampler's frames, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
+
+from textual.actions import SkipAction
+from textual.app import App
+from textual.binding import BindingType
+from textual.message import Message
+from textual.theme import BUILTIN_THEMES, Theme
+
+from nettop.engine.session import Lease
+from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
+from nettop.screens.actions import BY_ID, bindings
+from nettop.screens.context import ScreenContext, TableRef
+from nettop.screens.lens import LensScreen, make_screen
+from nettop.screens.textual_internals import Terminal, screens_in_mode, set_filters, start_in_mode
+from nettop.settings import ViewSettings
+from nettop.snapshots import find_table
+from nettop.snapshots.own_cost import SELF
+from nettop.widgets.bar import Bar
+from nettop.widgets.glyphs import needed_signs
+from nettop.widgets.themes import DARK, PALETTES, Palette, css_variables, first_theme
+
+
+class Published(Message, bubble=False):
+    """The bus has a new frame or failure. At most one such message is queued."""
+
+
+class NettopApp(App[None], inherit_bindings=False):
+    """nettop in a terminal.
+
+    Where the first lens cannot attach (missing permission, unsupported, or a chosen mechanism that is), the app ends
+    and `fatal_error` says why.
+    """
+
+    TITLE = "nettop"
+    CSS_PATH = "nettop.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = bindings(everywhere=True)
+    ENABLE_COMMAND_PALETTE = False
+    NOTIFICATION_TIMEOUT = 5
+
+    def __init__(self, context: ScreenContext, theme: str | None = None) -> None:
+        super().__init__(driver_class=Terminal)
+        self.context = context
+        self._shown = find_table_ref(context, context.settings.view.view)
+        self._screens = {self._shown.view_name: make_screen(context, self._shown, context.settings.view)}
+        self._last_shown = {lens.id: TableRef(lens, lens.main) for lens in context.lenses}
+        self._last_shown[self._shown.lens.id] = self._shown
+        self._before_overhead = TableRef(context.lenses[0], context.lenses[0].main)
+        for ref in (TableRef(lens, table) for lens in (*context.lenses, SELF) for table in lens.tables):
+            self.add_mode(ref.view_name, partial(self._screen_for, ref))  # each with its own stack of dialogs
+        start_in_mode(self, self._shown.view_name)
+        self._leases: dict[str, Lease] = {}
+        self._is_queued = False
+        self._has_shown = False
+        self.fatal_error: NettopError | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        for palette in PALETTES.values():
+            self.register_theme(_theme(palette))
+        self.theme = theme or first_theme()
+        set_filters(self, signs=needed_signs())
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """The palette's variables, until one of nettop's themes is chosen."""
+        return css_variables(DARK)
+
+    # --- frames ---------------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        """Subscribe to the bus, and end on the usual signals."""
+        self._unsubscribe = self.context.session.bus.subscribe(self._queue_published)
+        self._attach_shown()
+        self.app_resume_signal.subscribe(self, self._resumed)
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    loop.add_signal_handler(number, self.exit)
+
+    def _resumed(self, _: object) -> None:
+        """Back from the shell: draw everything, since the terminal shows the shell's lines."""
+        self.screen.refresh(layout=True)
+
+    def on_unmount(self) -> None:
+        """Unsubscribe, and detach."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        for lease in self._leases.values():
+            lease.release()
+
+    def _queue_published(self) -> None:
+        """Queue a message, unless there is one already. Runs in the sampler's thread."""
+        if not self._is_queued:
+            self._is_queued = True
+            self.post_message(Published())
+
+    def on_published(self) -> None:
+        """Have the visible screen show what is newest; hidden ones draw nothing."""
+        self._is_queued = False
+        bus = self.context.session.bus
+        failure = bus.failure(self._shown.lens.id)
+        if isinstance(failure, PermissionMissing | Unsupported | UsageError) and not self._has_shown:
+            self.fatal_error = failure
+            self.exit()
+            return
+        self._has_shown = self._has_shown or bus.frame(self._shown.lens.id) is not None
+        if self.lens_screen.is_mounted:
+            self.lens_screen.show_newest()
+
+    @property
+    def lens_screen(self) -> LensScreen:
+        """The visible screen, also while a dialog covers it."""
+        return next(reversed(self._screens_of(self._shown)), self._screen_for(self._shown))
+
+    def _screens_of(self, ref: TableRef) -> list[LensScreen]:
+        """The mounted screens of a table: its own, and those opened from it by →."""
+        return [screen for screen in screens_in_mode(self, ref.view_name) if isinstance(screen, LensScreen)]
+
+    # --- keys -----------------------------------------------------------------------------------------------
+
+    def action_refresh_now(self) -> None:
+        """Refresh now; the focused widget gets the key too."""
+        lens = self._shown.lens.id
+        if self.context.session.bus.failure(lens) is not None:
+            self._leases.pop(lens).release()
+            self._attach_shown()
+        self.lens_screen.refresh_now()
+        self.context.session.sample_now()
+        raise SkipAction
+
+    def action_lens(self, digit: int) -> None:
+        """Show the lens with this digit."""
+        for lens in self.context.lenses:
+            if lens.digit == str(digit):
+                self.show(self._last_shown[lens.id])
+
+    def action_next_lens(self, step: int = 1) -> None:
+        """Show the next lens, with the table that was last shown; from the overhead, the one after the lens before."""
+        shown = self._before_overhead if self._shown.lens is SELF else self._shown
+        ids = [lens.id for lens in self.context.lenses]
+        self.show(self._last_shown[ids[(ids.index(shown.lens.id) + step) % len(ids)]])
+
+    def action_overhead(self) -> None:
+        """Show what nettop itself costs, or go back to the table before."""
+        if self._shown.lens is SELF:
+            self.show(self._before_overhead)
+        else:
+            self._before_overhead = self._shown
+            self.show(TableRef(SELF, SELF.main))
+
+    def action_previous_lens(self) -> None:
+        """Show the previous lens."""
+        self.action_next_lens(-1)
+
+    def action_next_table(self) -> None:
+        """Show the next table of the lens."""
+        self.show(self._shown.neighbour(1))
+
+    def action_previous_table(self) -> None:
+        """Show the previous table of the lens."""
+        self.show(self._shown.neighbour(-1))
+
+    def action_table(self, name: str) -> None:
+        """Show a table of this lens; if it is shown already, close what was opened from it."""
+        for table in self._shown.lens.tables:
+            if table.name == name and self.lens_screen.is_available(BY_ID["next_table"]):
+                self.show(TableRef(self._shown.lens, table))
+
+    def show(self, ref: TableRef) -> None:
+        """Show a table. Its lens attaches before the one shown until now is released."""
+        before, self._shown = self._shown, ref
+        if ref.view_name == before.view_name:
+            if self.lens_screen.opened_from is not None:
+                self.lens_screen.dismiss()
+            return
+        self._last_shown[ref.lens.id] = ref
+        if ref.lens.id != before.lens.id:
+            self._attach_shown()  # first: the overhead is measured on what is attached
+            self._leases.pop(before.lens.id).release()
+        else:
+            self.context.session.set(ref.lens.id, "table", ref.table.name)
+        frame = self.context.session.bus.frame(ref.lens.id)
+        if frame is not None and not self.lens_screen.has_table(frame):
+            self.context.session.sample_now()  # a table is read once it is shown: do not wait for the next refresh
+        if self.lens_screen.is_mounted:
+            self.lens_screen.show_newest()  # before it becomes visible
+        self.switch_mode(ref.view_name)
+        for screen in self._screens_of(before):
+            screen.release_view()
+
+    def _attach_shown(self) -> None:
+        """Attach the lens that is shown, with the options of its screens."""
+        lens, table = self._shown
+        screens = [self._screen_for(self._shown), *self._screens.values()]
+        all_rows = any(screen.state.query.all_rows for screen in screens if screen.lens.id == lens.id)
+        settings = self.context.settings
+        options = {
+            "all_rows": all_rows,
+            "table": table.name,
+            "mechanisms": settings.mechanisms,
+            **self.context.options,
+        }
+        self._leases[lens.id] = self.context.session.enable(lens.id, **options)
+
+    def _screen_for(self, ref: TableRef) -> LensScreen:
+        if ref.view_name not in self._screens:
+            self._screens[ref.view_name] = make_screen(self.context, ref)
+        return self._screens[ref.view_name]
+
+    def on_lens_screen_members_opened(self, message: LensScreen.MembersOpened) -> None:
+        """Show the rows for which a row stands, above its table."""
+        if self.lens_screen.member_table is message.table:  # not when → was pressed twice, or `p` after it
+            ref = TableRef(self._shown.lens, message.table)
+            settings = ViewSettings(filters=(message.filter_text,))
+            self.push_screen(make_screen(self.context, ref, settings, opened_from=self._shown.table))
+
+    def action_theme(self) -> None:
+        """The next theme."""
+        names = list(PALETTES)
+        self.theme = names[(names.index(self.theme) + 1) % len(names)]
+
+    def action_help(self) -> None:
+        """Show the help."""
+        from nettop.screens.dialogs import HelpDialog, help_lines  # not needed for the first screen
+
+        lines = help_lines(self.lens_screen, min(78, self.size.width - 6))
+        self.push_screen(HelpDialog(self.lens_screen, lines))
+
+    def action_palette(self) -> None:
+        """Show the palette, and run what is chosen there."""
+        from nettop.screens.dialogs import PaletteDialog, palette_entries  # not needed for the first screen
+
+        self.push_screen(PaletteDialog(self.lens_screen, palette_entries(self.lens_screen)), self._run_chosen)
+
+    async def _run_chosen(self, run: str | None) -> None:
+        if run is None:
+            return
+        kind, _, name = run.partition(":")
+        if kind == "sort":
+            self.lens_screen.sort_by(name)
+        elif kind == "table":
+            self.action_table(name)
+        else:
+            await self.run_action(run, self.lens_screen)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """Textual's question whether a key works now."""
+        known = BY_ID.get(action)
+        return known is None or known.everywhere or self.lens_screen.is_available(known)
+
+    async def on_bar_pressed(self, message: Bar.Pressed) -> None:
+        """An item of a bar was clicked."""
+        await self.run_action(message.action, self.lens_screen)
+
+    def action_suspend(self) -> None:
+        """Back to the shell."""
+        self.action_suspend_process()
+
+    async def action_quit(self) -> None:
+        """Quit."""
+        self.exit()
+
+    async def action_interrupt(self) -> None:
+        """Quit, from anywhere."""
+        self.exit()
+
+
+def find_table_ref(context: ScreenContext, view: str) -> TableRef:
+    """The lens and the table called `view`."""
+    for lens in context.lenses:
+        if lens.id == view:
+            return TableRef(lens, lens.main)
+    return TableRef(*find_table(view))
+
+
+def _theme(palette: Palette) -> Theme:
+    base = BUILTIN_THEMES["ansi-dark"] if palette.ansi else None
+    return Theme(
+        name=palette.name,
+        dark=palette.dark,
+        ansi=palette.ansi,
+        primary=palette.received,
+        warning=palette.warn,
+        error=palette.bad,
+        foreground=palette.text,
+        background=palette.screen,
+        surface=palette.screen,
+        panel=palette.panel,
+        # Textual's own style sheet needs variables that only its own themes for terminal colours have.
+        variables=(base.variables if base else {}) | css_variables(palette),
+    )
