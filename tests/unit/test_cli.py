@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,7 @@ from nettop.settings import (
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import PROCESSES, SOCKETS
 from tests.unit.build import make_frame
+from tests.unit.children import DEADLINE_S, Child
 from tests.unit.scripted import Scripted, steps
 
 ROWS = [{"pid": 7, "process": "nginx", "bytes_sent": 5}, {"pid": 8, "process": "sh", "bytes_sent": 6}]
@@ -383,14 +385,14 @@ sys.exit(cli.main())
 """
 
 
-def started() -> subprocess.Popen[str]:
+def started(**how: Any) -> Child:
     """Plain output over prepared rows, in a process of its own that has printed its first line."""
-    child = subprocess.Popen(
+    child = Child(
         [sys.executable, "-c", SCRIPT],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        **how,
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "pid\n"
@@ -402,7 +404,7 @@ def test_signals_end_it_cleanly(number: signal.Signals) -> None:
     """Ctrl-C, SIGTERM and SIGHUP end the program with code 0 and no word."""
     with started() as child:
         child.send_signal(number)
-        assert child.wait(60) == 0
+        assert child.wait(DEADLINE_S) == 0
         assert child.stderr is not None
         assert child.stderr.read() == ""
 
@@ -413,21 +415,17 @@ def test_reader_gone() -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
-        assert child.wait(60) == 0
+        assert child.wait(DEADLINE_S) == 0
         assert child.stderr.read() == ""
 
 
 def test_nohup_stays() -> None:
     """Where SIGHUP is ignored, as nohup has it, it stays so."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with started() as child:
-            with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
-                ignored = next(int(line.split()[1], 16) for line in status if line.startswith("SigIgn"))
-            child.terminate()
-        assert ignored >> (signal.SIGHUP - 1) & 1
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with started(ignoring={signal.SIGHUP}) as child:
+        with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
+            ignored = next(int(line.split()[1], 16) for line in status if line.startswith("SigIgn"))
+        child.terminate()
+    assert ignored >> (signal.SIGHUP - 1) & 1
 
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"]])

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -127,3 +128,17 @@ def test_a_full_disk() -> None:
     made.close()
     os.close(full)
     assert made.lost == 1
+
+
+@pytest.mark.parametrize("opened", [os.pipe, os.openpty])
+def test_a_reader_who_has_gone_is_no_error(opened: Callable[[], tuple[int, int]]) -> None:
+    """A closed pipe, and a terminal that has hung up, are nobody who reads."""
+    theirs, ours = opened()
+    woken = threading.Event()
+    gone = Console(ours, woken.set, lambda *gap: b"")
+    os.close(theirs)
+    gone.write(b"a line\n")
+    assert woken.wait(60)
+    assert (gone.gone, gone.error) == (True, None)
+    gone.close()
+    os.close(ours)

@@ -206,3 +206,12 @@ def test_who_unsubscribed_is_woken_no_more() -> None:
     leave()
     bus.publish(snapshot(2))
     assert heard == [1]
+
+
+def test_a_lens_that_works_again_has_no_failure() -> None:
+    """A reading clears what the bus said before."""
+    bus = Bus()
+    bus.fail("connections", SourceFailed("gone"))
+    assert bus.failure("connections") is not None
+    bus.publish(snapshot(1))
+    assert bus.failure("connections") is None

@@ -31,6 +31,7 @@ from nettop.output.export import run_export
 from nettop.settings import MAX_INTERVAL_S, ExportFormat, ExportSettings
 from nettop.snapshots.cpu import ENTRIES, RX_SOFTIRQ
 from nettop.snapshots.snapshot import HookStatus
+from tests.unit.children import DEADLINE_S, Child
 from tests.unit.logging_run import until
 from tests.unit.met import TCP, WAKE, Meeting
 
@@ -335,10 +336,10 @@ def test_ended_before_it_began(tmp_path: Path) -> None:
     class Slow(Meeting):
         def start(self) -> None:
             attached.set()
-            assert go_on.wait(20)
+            assert go_on.wait(DEADLINE_S)
 
     running = Exporting(tmp_path / "a.folded", Slow())
-    assert attached.wait(20)
+    assert attached.wait(DEADLINE_S)
     running.requests.end()
     until(running.stderr.getvalue)
     go_on.set()
@@ -357,12 +358,12 @@ sys.exit(cli.main())
 """
 
 
-def started(directory: Path, *words: str, **how: Any) -> subprocess.Popen[str]:
+def started(directory: Path, *words: str, **how: Any) -> Child:
     """`nettop export` in a process of its own."""
     here = str(Path(__file__).parents[2])
-    return subprocess.Popen(
+    return Child(
         [sys.executable, "-c", SCRIPT, "export", "cpu.stacks", *words],
-        cwd=directory, env=os.environ | {"PYTHONPATH": here}, stdin=subprocess.DEVNULL, text=True, **how,
+        cwd=directory, env=os.environ | {"PYTHONPATH": here}, stdin=subprocess.DEVNULL, **how,
     )  # fmt: skip
 
 
@@ -378,7 +379,7 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         while "written to a.svg" not in seen:
             seen += os.read(terminal, 65536).decode()
-        assert child.wait(20) == 0
+        assert child.wait(DEADLINE_S) == 0
     os.close(terminal)
     assert "ended early: 600 s were requested" in seen
     assert (tmp_path / "a.svg").read_text().endswith("</svg>\n")
@@ -391,5 +392,5 @@ def test_nobody_reads(tmp_path: Path) -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
-        assert child.wait(20) == 0
+        assert child.wait(DEADLINE_S) == 0
         assert child.stderr.read() == ""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.children import DEADLINE_S, Child
 from tests.unit.logging_run import rows_of, until
 
 SCRIPT = """
@@ -33,17 +34,16 @@ sys.exit(cli.main())
 """
 
 
-def started(directory: Path, *words: str, **how: Any) -> subprocess.Popen[str]:
+def started(directory: Path, *words: str, **how: Any) -> Child:
     """`nettop log` in a directory, over a source in which so many connections open as its standard input says."""
     options = ("log", "--format", "jsonl", "-t", "3600", "--metrics-interval", "3600", *words)
     how = {
         "stdin": subprocess.PIPE,
         "stdout": subprocess.DEVNULL,
         "stderr": subprocess.PIPE,
-        "text": True,
     } | how
     here = str(Path(__file__).parents[2])
-    child = subprocess.Popen(
+    child = Child(
         [sys.executable, "-c", SCRIPT, *options], cwd=directory, env=os.environ | {"PYTHONPATH": here}, **how
     )
     if "--log-dir" not in words:
@@ -57,7 +57,7 @@ def lines(directory: Path, name: str) -> int:
     return path.read_text().count("\n") if path.exists() else -1
 
 
-def happen(child: subprocess.Popen[str], count: int) -> None:
+def happen(child: Child, count: int) -> None:
     """Have so many connections open."""
     assert child.stdin is not None
     child.stdin.write(f"{count}\n")
@@ -72,7 +72,7 @@ def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None
         until(lambda: lines(tmp_path, "events") == 3)
         for _ in range(2):  # as timeout(1) sends it
             child.send_signal(number)
-        assert child.wait(60) == 0
+        assert child.wait(DEADLINE_S) == 0
         assert child.stderr is not None
         (told,) = child.stderr.read().splitlines()
     assert told.startswith("nettop: logged 3 events, 1 metrics; lost 0 events")
@@ -89,21 +89,17 @@ def test_hang_up_opens_the_files_again(tmp_path: Path) -> None:
         happen(child, 1)
         until(lambda: lines(tmp_path, "events") == 1)
         child.terminate()
-        assert child.wait(60) == 0
+        assert child.wait(DEADLINE_S) == 0
 
 
 def test_hang_up_under_nohup(tmp_path: Path) -> None:
     """Started by nohup, SIGHUP opens the files again all the same, and ends nothing."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with started(tmp_path) as child:
-            (tmp_path / "log" / "events.jsonl").unlink()
-            child.send_signal(signal.SIGHUP)
-            until((tmp_path / "log" / "events.jsonl").exists)
-            child.terminate()
-            assert child.wait(60) == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with started(tmp_path, ignoring={signal.SIGHUP}) as child:
+        (tmp_path / "log" / "events.jsonl").unlink()
+        child.send_signal(signal.SIGHUP)
+        until((tmp_path / "log" / "events.jsonl").exists)
+        child.terminate()
+        assert child.wait(DEADLINE_S) == 0
 
 
 def test_reader_gone(tmp_path: Path) -> None:
@@ -112,7 +108,7 @@ def test_reader_gone(tmp_path: Path) -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
-        assert child.wait(60) == 0
+        assert child.wait(DEADLINE_S) == 0
         assert child.stderr.read() == ""
 
 
@@ -126,7 +122,7 @@ def test_terminal_gone(tmp_path: Path) -> None:
         happen(child, 2)
         until(lambda: lines(tmp_path, "events") == 2)
         os.close(ours)
-        assert child.wait(60) == 0
+        assert child.wait(DEADLINE_S) == 0
     assert len(rows_of(tmp_path / "log" / "events.jsonl")) == 2
 
 
@@ -135,7 +131,7 @@ def test_streams_closed(tmp_path: Path) -> None:
     close = {"preexec_fn": lambda: [os.close(descriptor) for descriptor in (0, 1, 2)]}
     with started(tmp_path, stdin=None, stdout=None, stderr=None, **close) as child:
         child.terminate()
-        assert child.wait(60) == 0
+        assert child.wait(DEADLINE_S) == 0
     assert lines(tmp_path, "metrics") == 1
 
 
@@ -143,7 +139,7 @@ def test_output_closed_and_no_files(tmp_path: Path) -> None:
     """With nowhere to write to, that is told at once."""
     close = {"preexec_fn": lambda: os.close(1)}
     with started(tmp_path, "--log-dir", "none", stdout=None, **close) as child:
-        assert child.wait(60) == 1
+        assert child.wait(DEADLINE_S) == 1
         assert child.stderr is not None
         assert child.stderr.read() == "nettop: standard output is closed\n  give --log-dir a directory\n"
 
@@ -155,7 +151,7 @@ def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
         assert child.stderr is not None
         told = child.stderr.readline()
         if words:
-            assert (told, child.wait(60)) == (
+            assert (told, child.wait(DEADLINE_S)) == (
                 "nettop: the output cannot be written: No space left on device\n",
                 1,
             )
@@ -164,7 +160,7 @@ def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
             happen(child, 2)
             until(lambda: lines(tmp_path, "events") == 2)
             child.terminate()
-            assert child.wait(60) == 0
+            assert child.wait(DEADLINE_S) == 0
 
 
 def test_sigkill_leaves_whole_lines(tmp_path: Path) -> None:
@@ -187,11 +183,11 @@ def test_another_one_writes_there(tmp_path: Path) -> None:
     """A second log in the same directory is refused, with the way out."""
     with started(tmp_path) as first:
         with started(tmp_path, "--events-only") as second:
-            assert second.wait(20) == 1
+            assert second.wait(DEADLINE_S) == 1
             assert second.stderr is not None
             told = second.stderr.read()
         first.terminate()
-        assert first.wait(20) == 0
+        assert first.wait(DEADLINE_S) == 0
     assert told == (
         "nettop: log/events.jsonl cannot be written: another nettop log writes it\n"
         "  give --log-dir another directory, or none for the console only\n"
@@ -206,5 +202,5 @@ def test_events_on_the_console_only(tmp_path: Path) -> None:
         assert child.stdout is not None
         assert json.loads(child.stdout.readline())["event"] == "connect"
         child.terminate()
-        assert child.wait(60) == 0
+        assert child.wait(DEADLINE_S) == 0
     assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from nettop.output import run_summary
 from nettop.output.run_summary import Handshake, Remote, RunSummary
 from nettop.snapshots.connections import EVENTS
 from tests.unit.build import Row, Tables, make_rows
+from tests.unit.children import DEADLINE_S, Child
 from tests.unit.woken import CLOSE, CONNECT, FAIL
 
 SCRIPT = """
@@ -131,14 +132,13 @@ def test_a_source_that_breaks_later() -> None:
     assert done.stderr.splitlines()[-1] == "  trouble  the ring broke"
 
 
-def started(script: str, *options: str) -> subprocess.Popen[str]:
+def started(script: str, *options: str) -> Child:
     """`nettop run` of a shell script that has said `begun`, in a process group of its own."""
-    child = subprocess.Popen(
+    child = Child(
         [sys.executable, "-c", SCRIPT, "works", "run", *options, "--", "sh", "-c", f"{script}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env=environment(),
         start_new_session=True,
     )
@@ -152,7 +152,7 @@ def test_being_ended_is_sent_on(number: signal.Signals) -> None:
     """SIGTERM and SIGHUP reach the command, which decides; nettop reports."""
     with started(f"trap 'exit 9' {number.name.removeprefix('SIG')}; echo begun; read _") as child:
         child.send_signal(number)
-        assert child.wait(20) == 9
+        assert child.wait(DEADLINE_S) == 9
         assert child.stderr is not None
         assert " ended with 9 after " in child.stderr.read()
 
@@ -161,7 +161,7 @@ def test_keys_of_the_terminal_are_the_commands() -> None:
     """Ctrl-C reaches both, as one group; nettop waits for what the command makes of it."""
     with started("trap 'exit 5' INT; echo begun; read _") as child:
         os.killpg(child.pid, signal.SIGINT)
-        assert child.wait(20) == 5
+        assert child.wait(DEADLINE_S) == 5
         assert child.stderr is not None
         assert " ended with 5 after " in child.stderr.read()
 
@@ -214,7 +214,7 @@ def test_live_report() -> None:
         assert child.stderr.readline().split()[1] == "close"
         assert child.stdin is not None
         child.stdin.close()
-        assert child.wait(20) == 1
+        assert child.wait(DEADLINE_S) == 1
         assert "  close  " not in child.stderr.read()
 
 
