@@ -52,7 +52,7 @@ def passes(rows: int, runs: int) -> None:
             both, first, ss, owners = side_by_side(
                 runs,
                 lambda: probe.read(time.monotonic_ns() + next(hours) * HOUR_NS),
-                lambda: probe.table.read_held(table.array),
+                lambda: probe.table.read_owned(table.array),
                 run(*SS),
                 run(*SS_OWNERS),
             )

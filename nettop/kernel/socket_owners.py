@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds which socket, by the links in /proc/PID/fd: `socket:[inode]`.
+"""Which processes hold which sockets, by the links in /proc/PID/fd: `socket:[inode]`.
 
-Nothing is kept from one reading to the next: a table of descriptors changes without leaving a trace, so what was
-remembered of it might be wrong.
+Nothing is kept from one reading to the next: a table of descriptors changes without a trace, so remembered entries
+might be wrong.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from nettop.snapshots.snapshot import Array
 
 PROCESS = np.dtype([("pid", "u4"), ("start_time", "u8"), ("comm", "S16"), ("netns", "u4")])
 """A process: `start_time` is nanoseconds of boot time, `comm` the name of its first thread, `netns` the network
-namespace that it is in, all bits set where that cannot be told."""
+namespace that it is in, all bits set where that is unknown."""
 
 _LINK = "socket:["
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _UNKNOWN = np.iinfo(np.uint32).max
 _KERNEL_THREAD = 0x00200000
 _FLAGS, _START = 6, 19
-"""Where flags (PF_*) and starttime stand behind the name in /proc/PID/stat (proc_pid_stat(5))."""
+"""The positions of flags (PF_*) and starttime after the name in /proc/PID/stat (proc_pid_stat(5))."""
 
 
-class Holders(NamedTuple):
+class SocketOwners(NamedTuple):
     """Descriptors of sockets, process by process, each process's in ascending order.
 
-    `inode` and `fd` are of the descriptors, `process` the position in `processes` of who has it. `hidden` counts
+    `inode` and `fd` belong to a descriptor, `process` is the position of its process in `processes`. `hidden` counts
     processes whose descriptors this user may not see.
     """
 
@@ -51,7 +51,7 @@ class Holders(NamedTuple):
 
 @dataclass(slots=True)
 class _Scan:
-    """What was found so far."""
+    """The descriptors and processes seen so far."""
 
     inodes: list[int] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)
@@ -60,18 +60,18 @@ class _Scan:
     hidden: int = 0
 
 
-def find_holders(proc: Path = Path("/proc")) -> Holders:
-    """The descriptors of sockets in all processes that may be looked at."""
+def find_owners(proc: Path = Path("/proc")) -> SocketOwners:
+    """The descriptors of sockets in all processes that may be inspected."""
     scan = _Scan()
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
         try:
             with _folder(proc / str(pid)) as process:
-                _look_into(process, pid, scan)
+                _scan_process(process, pid, scan)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
         except PermissionError:
             scan.hidden += 1
-    return Holders(
+    return SocketOwners(
         np.array(scan.inodes, np.uint32),
         np.array(scan.fds, np.uint32),
         np.repeat(np.arange(len(scan.processes)), scan.counts),
@@ -80,10 +80,10 @@ def find_holders(proc: Path = Path("/proc")) -> Holders:
     )
 
 
-def _look_into(process: int, pid: int, scan: _Scan) -> None:
-    """Add what a process holds to what was found. An open folder of /proc never shows another process.
+def _scan_process(process: int, pid: int, scan: _Scan) -> None:
+    """Add a process's sockets to the scan. An open folder of /proc never shows another process.
 
-    Raises OSError when the process is gone or may not be looked at.
+    Raises OSError when the process has ended or may not be inspected.
     """
     try:
         sockets = _sockets_of(process)
@@ -101,12 +101,12 @@ def _sockets_of(process: int) -> dict[int, int]:
     """The inodes of a process's sockets, by descriptor."""
     with _folder("fd", process) as folder:
         names = os.listdir(folder)
-        found = _links(folder, names)
-    return found if names else _sockets_of_threads(process)
+        sockets = _links(folder, names)
+    return sockets if names else _sockets_of_threads(process)
 
 
 def _sockets_of_threads(process: int) -> dict[int, int]:
-    """The same where the first thread has none: it may have ended before the others, which share one table."""
+    """The same by another thread: the first may have ended before the others, which share one table."""
     with _folder("task", process) as threads:
         for name in os.listdir(threads):
             with _folder(f"{name}/fd", threads) as folder:
@@ -116,22 +116,22 @@ def _sockets_of_threads(process: int) -> dict[int, int]:
 
 
 def _links(folder: int, names: list[str]) -> dict[int, int]:
-    found = {}
+    sockets = {}
     for name in names:
         try:
             link = os.readlink(name, dir_fd=folder)
         except FileNotFoundError:
             continue  # closed meanwhile
         if link.startswith(_LINK):
-            found[int(name)] = int(link[len(_LINK) : -1])
-    return found
+            sockets[int(name)] = int(link[len(_LINK) : -1])
+    return sockets
 
 
 def _identify(process: int, pid: int) -> tuple[int, int, bytes, int]:
-    """A process as PROCESS has it.
+    """A process, as the values of PROCESS.
 
-    /proc counts its start in clock ticks (10 ms). Within a tick PIDs tell who came later, until they begin anew, and
-    no PID reaches the ten million nanoseconds of a tick: so the PID fills them up.
+    /proc counts its start in clock ticks (10 ms). Within a tick the later process has the higher PID, until PIDs wrap,
+    and no PID reaches the ten million nanoseconds of a tick: so the PID is added to them.
     """
     comm, words = _stat(process)
     return pid, int(words[_START]) * TICK_NS + pid, comm, _namespace(process)
@@ -140,12 +140,12 @@ def _identify(process: int, pid: int) -> tuple[int, int, bytes, int]:
 def _namespace(process: int) -> int:
     try:
         return os.stat("ns/net", dir_fd=process).st_ino
-    except (PermissionError, FileNotFoundError):  # not ours to look at; its first thread has ended
+    except (PermissionError, FileNotFoundError):  # of another user; its first thread has ended
         return _UNKNOWN
 
 
 def _is_kernel_thread(process: int) -> bool:
-    """Whether it is a thread of the kernel's own, which holds no descriptors."""
+    """Whether it is a kernel thread, which holds no descriptors."""
     try:
         return bool(int(_stat(process)[1][_FLAGS]) & _KERNEL_THREAD)
     except PermissionError:
@@ -153,7 +153,7 @@ def _is_kernel_thread(process: int) -> bool:
 
 
 def _stat(process: int) -> tuple[bytes, list[bytes]]:
-    """The name, and the words behind it, of /proc/PID/stat. The name may hold brackets and spaces."""
+    """The name in /proc/PID/stat, which may contain brackets and spaces, and the words after it."""
     descriptor = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
     try:
         text = os.read(descriptor, 4096)

@@ -82,7 +82,7 @@ class Reader:
     def read(self, *namespaces: Namespace) -> dict[int, Row]:
         """The rows in these namespaces by id; unknown is None."""
         if isinstance(self.table, SocketTable):
-            self.table._found = {}  # which would have rows of an earlier walk stand in
+            self.table._last_walks = {}  # or rows of an earlier walk would be used again
         self.before, self.counts = self.table.read(self.before, 0)
         assert np.all(self.before["id"][1:] > self.before["id"][:-1])
         rows = self.before[np.isin(self.before["netns"], [namespace.inode for namespace in namespaces])]

@@ -26,7 +26,7 @@ from nettop.probes.connections.sock_diag_table import DiagTable
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
 from nettop.snapshots.snapshot import Array, known
 from tests.kernel import oracle
-from tests.unit.test_holders import process
+from tests.unit.test_socket_owners import process
 
 TELLS, ERROR, DONE, NOOP = 20, 2, 3, 1
 INFO, MEMORY, SHUTDOWN, CGROUP, NESTED = 2, 7, 8, 21, 0x8000

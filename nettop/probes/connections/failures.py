@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that failed or were reset, added up by reason and remote."""
+"""Connections that failed or were reset, grouped by reason and remote address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Array, Rows, TextTable, known, unknown_value
 
 GROUPS_MAX = 4096
-"""Groups kept; what would need one more is counted as lost."""
+"""Groups kept; failures that would need one more are counted as lost."""
 
 _GROUP = np.dtype(
     [
@@ -24,17 +24,18 @@ _GROUP = np.dtype(
         ("unused", "u1"),
     ]
 )
+_RAW = f"V{_GROUP.itemsize}"
 _INBOUND = next(iter(DIRECTIONS))
 _NEVER = np.uint64(2**64 - 1)
 
 
 class Failures:
-    """Groups of failures; the first to come keeps its number."""
+    """Groups of failures, numbered in the order in which they appeared. `lost` counts failures beyond GROUPS_MAX."""
 
     def __init__(self) -> None:
         self.lost = 0
         self._texts = TextTable()
-        self._numbers: dict[bytes, int] = {}
+        self._keys = np.zeros(0, _RAW)
         self._rows = np.zeros(0, FAILURES.dtype)
 
     def add(self, events: Array) -> None:
@@ -42,41 +43,42 @@ class Failures:
         if not len(events):
             return
         groups = _groups(events)
-        raw = groups.view(f"V{_GROUP.itemsize}")
-        distinct, first, place = np.unique(raw, return_index=True, return_inverse=True)
-        counts = np.bincount(place, minlength=len(distinct))
+        keys, first, group = np.unique(groups.view(_RAW), return_index=True, return_inverse=True)
+        counts = np.bincount(group, minlength=len(keys))
         # CPUs write side by side, so the order of the ring is not quite that of the times.
-        earliest, latest = np.full(len(distinct), _NEVER), np.zeros(len(distinct), np.uint64)
-        np.minimum.at(earliest, place, events["time"])
-        np.maximum.at(latest, place, events["time"])
-        for at, key in enumerate(distinct.tolist()):
-            number = self._number(key, groups[first[at]])
-            if number is None:
-                self.lost += int(counts[at])
-            else:
-                row = self._rows[number]
-                row["failures"] += np.uint64(counts[at])
-                row["first_at"] = min(row["first_at"], earliest[at])
-                row["last_at"] = max(row["last_at"], latest[at])
+        earliest, latest = np.full(len(keys), _NEVER), np.zeros(len(keys), np.uint64)
+        np.minimum.at(earliest, group, events["time"])
+        np.maximum.at(latest, group, events["time"])
+        _, places, same = np.unique(
+            np.concatenate([self._keys, keys]), return_index=True, return_inverse=True
+        )
+        at = places[same[len(self._keys) :]]  # among the known groups, or behind them where it is new
+        new, room = np.flatnonzero(at >= len(self._keys)), GROUPS_MAX - len(self._keys)
+        at[new] = len(self._keys) + np.arange(len(new))
+        self.lost += int(counts[new[room:]].sum())
+        self._keys = np.concatenate([self._keys, keys[new[:room]]])
+        self._rows = joined(self._rows, self._new_rows(groups[first[new[:room]]]))
+        kept = np.flatnonzero(at < len(self._rows))
+        at = at[kept]
+        self._rows["failures"][at] += counts[kept].astype(np.uint64)
+        self._rows["first_at"][at] = np.minimum(self._rows["first_at"][at], earliest[kept])
+        self._rows["last_at"][at] = np.maximum(self._rows["last_at"][at], latest[kept])
 
     def rows(self, taken_ns: int) -> Rows:
         """The groups, as rows of the table."""
         return Rows(FAILURES, self._rows.copy(), {"process": self._texts.values}, taken_ns)
 
-    def _number(self, key: bytes, group: Array) -> int | None:
-        number = self._numbers.get(key)
-        if number is not None or len(self._rows) >= GROUPS_MAX:
-            return number
-        number = self._numbers[key] = len(self._rows)
-        row = np.zeros(1, FAILURES.dtype)
-        row["id"] = number + 1
+    def _new_rows(self, groups: Array) -> Array:
+        rows = np.zeros(len(groups), FAILURES.dtype)
+        rows["id"] = len(self._rows) + 1 + np.arange(len(groups))
         for name in ("remote_address", "port", "netns", "reason", "direction"):
-            row[name] = group[name]
-        comm = bytes(group["comm"])
-        row["process"] = self._texts.code(safe_bytes(comm)) if comm else unknown_value(row["process"].dtype)
-        row["first_at"] = _NEVER
-        self._rows = joined(self._rows, row)
-        return number
+            rows[name] = groups[name]
+        rows["process"] = unknown_value(rows["process"].dtype)
+        for comm in np.unique(groups["comm"]):
+            if comm:
+                rows["process"][groups["comm"] == comm] = self._texts.code(safe_bytes(bytes(comm)))
+        rows["first_at"] = _NEVER
+        return rows
 
 
 def _groups(events: Array) -> Array:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection table where no program can be loaded, or by a user without root: netlink's sock_diag, and the
-descriptors in /proc. The rows are those of nettop.probes.connections.socket_table, as far as these tell.
+"""The socket table without BPF, also for users without root: netlink's sock_diag, and the descriptors in /proc.
+
+The rows are those of nettop.probes.connections.socket_table, as far as these sources provide them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nettop.kernel import privileges, sock_diag
 from nettop.kernel.facts import Host, Sockstat
 from nettop.kernel.namespaces import Namespaces
 from nettop.kernel.processes import Processes
-from nettop.kernel.socket_owners import Holders, find_holders
+from nettop.kernel.socket_owners import SocketOwners, find_owners
 from nettop.probes.connections.socket_rows import (
     ROW,
     STATE,
@@ -44,13 +45,13 @@ from nettop.snapshots.snapshot import Array, known
 
 SOCK_DIAG = "sock_diag + /proc"
 _WITHOUT_ROOT = {
-    WITHOUT_ROOT: "of other users' sockets only root is told: sudo nettop",
+    WITHOUT_ROOT: "only root sees the owners of other users' sockets: sudo nettop",
     "other namespaces": "only root may enter them: sudo nettop",
 }
 _UNBOUND = "sock_diag lists no TCP socket in CLOSE and no UDP socket before it has a port"
 
 _BOUND_INACTIVE = 13
-"""What asks for TCP sockets in CLOSE that have a port, since Linux 6.8 (include/net/tcp_states.h)."""
+"""Requests TCP sockets in CLOSE that have a port, since Linux 6.8 (include/net/tcp_states.h)."""
 _WHOLE_STATES = sum(
     1 << number for name, number in STATE.items() if name not in ("LISTEN", "CLOSE", "UNCONN")
 )
@@ -58,9 +59,9 @@ _UDP_STATES = 1 << STATE["ESTABLISHED"] | 1 << STATE["CLOSE"]
 
 _FIN_ARRIVED = (STATE["CLOSE_WAIT"], STATE["LAST_ACK"], STATE["CLOSING"])
 _FIN_WRITTEN = (STATE["FIN_WAIT1"], STATE["LAST_ACK"], STATE["CLOSING"])
-_SYN_FLYING = (STATE["SYN_SENT"], STATE["SYN_RECV"])
+_SYN_IN_FLIGHT = (STATE["SYN_SENT"], STATE["SYN_RECV"])
 _FLAGS_MAX = 2
-"""A SYN and a FIN: what may be acknowledged beyond payload."""
+"""A SYN and a FIN may be acknowledged beyond the payload."""
 _SAME = {
     "state": "info_state",
     "packets_sent": "segs_out",
@@ -70,7 +71,7 @@ _SAME = {
     "cwnd": "snd_cwnd",
     "mss": "snd_mss",
 }
-"""Fields that struct tcp_info has as they are."""
+"""Fields whose values are in struct tcp_info unchanged."""
 _ROUND_TRIP = {"rtt_us": "rtt", "rtt_var_us": "rttvar", "rtt_min_us": "min_rtt"}
 _NEVER_MEASURED = 0xFFFFFFFF
 _IPV4, _IPV6 = FAMILIES
@@ -80,8 +81,8 @@ _NO_ROWS, _NO_INODES = np.zeros(0, ROW), np.zeros(0, np.uint32)
 
 
 class _Listed(NamedTuple):
-    """What a namespace's dumps gave: its sockets and their inodes, its own counts, how many dumps its tables did
-    not stand still for, and which protocols the kernel does not list, and why."""
+    """A namespace's dumps: its sockets and their inodes, its own counts, how many dumps were inconsistent, and which
+    protocols the kernel does not list, and why."""
 
     rows: Array
     inodes: Array
@@ -91,9 +92,9 @@ class _Listed(NamedTuple):
 
 
 class DiagTable:
-    """The kernel's socket table, dumped in each namespace by the thread that stands in it.
+    """The kernel's socket table, dumped in each namespace by a thread in it.
 
-    `gaps` names what this rung lacks beyond single fields, and why.
+    `gaps` names what this mechanism lacks beyond single fields, and why.
     """
 
     def __init__(self, host: Host, namespaces: Namespaces) -> None:
@@ -101,8 +102,8 @@ class DiagTable:
         self.namespaces = namespaces
         self.clock = None
         self._has_outside = not host.in_initial_pid_namespace()
-        self._may_not_look = False
-        self._holderless = np.zeros(0, np.uint64)
+        self._misses_owners = False
+        self._ownerless_ids = np.zeros(0, np.uint64)
         self.lists_unattributed = True
         self._gaps: Mapping[str, str] = {}
         self._host = host
@@ -123,34 +124,34 @@ class DiagTable:
         self.namespaces.close()
 
     def descriptors(self, row: Array) -> list[tuple[int, int]]:
-        """The (PID, descriptor) pairs of the socket of this one row when it was last read."""
+        """The (PID, descriptor) pairs of the socket of this single row when it was last read."""
         return descriptors_of(row, self._shared)
 
     def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:  # noqa: ARG002 - as SocketTable
-        """Every socket there is now, sorted by id, and counts of what is not listed.
+        """Every socket that exists now, sorted by id, and counts of what is not listed.
 
-        `before` are the rows of the last refresh. Namespaces dump their sockets while this thread looks for who
-        holds them. Raises NettopError where nothing can be listed.
+        `before` are the rows of the last refresh. Namespaces dump their sockets while this thread reads the descriptors
+        of processes. Raises NettopError where nothing can be listed.
         """
         dumps: dict[int, Future[_Listed]] = {}
         with self.namespaces.lock:
             self.namespaces.follow(frozenset())
             try:
                 self._begin(dumps)
-                holders = find_holders(self._host.proc)
-                self.namespaces.follow(holders.namespaces())
+                owners = find_owners(self._host.proc)
+                self.namespaces.follow(owners.namespaces())
                 self._begin(dumps)
             finally:
                 wait(dumps.values())
             listed = [dump.result() for dump in dumps.values()]
-        self._may_not_look = self._misses_others(holders)
+        self._misses_owners = self._misses_other_users(owners)
         self._note_gaps(listed)
-        self._inconsistent += sum(one.inconsistent for one in listed)
-        rows = self._own(listed, holders, before)
-        return rows, self._counts(listed) | {"processes_hidden": holders.hidden}
+        self._inconsistent += sum(namespace.inconsistent for namespace in listed)
+        rows = self._with_owners(listed, owners, before)
+        return rows, self._counts(listed) | {"processes_hidden": owners.hidden}
 
     def _begin(self, dumps: dict[int, Future[_Listed]]) -> None:
-        """Have the sockets of every namespace listed that none of the `dumps` is of."""
+        """Begin to list the sockets of every namespace that is not among the `dumps`."""
         for inode, thread in self.namespaces.threads.items():
             if inode not in dumps:
                 dumps[inode] = thread.submit(partial(self._list, inode))
@@ -159,7 +160,7 @@ class DiagTable:
         """The sockets of the calling thread's namespace."""
         rows, inodes, inconsistent = [_NO_ROWS], [_NO_INODES], 0
         gaps: dict[str, Unsupported] = {}
-        for protocol, states, info in self._asked():
+        for protocol, states, info in self._requests():
             try:
                 dump = sock_diag.dump(protocol, states, info=info)
             except Unsupported as error:
@@ -170,62 +171,64 @@ class DiagTable:
             inodes += [sockets["inode"] for sockets in dump.sockets]
         return _Listed(joined(*rows), np.concatenate(inodes), self._host.sockstat(), inconsistent, gaps)
 
-    def _asked(self) -> tuple[tuple[int, int, bool], ...]:
-        """The dumps to make: protocol, states, and whether those have a struct tcp_info that means something."""
+    def _requests(self) -> tuple[tuple[int, int, bool], ...]:
+        """The dumps to make: protocol, states, and whether struct tcp_info is meaningful in those."""
         idle = 1 << STATE["LISTEN"] | 1 << _BOUND_INACTIVE
         whole = _WHOLE_STATES if self._all_rows else _WHOLE_STATES & ~(1 << STATE["TIME_WAIT"])
         return (TCP, idle, False), (TCP, whole, True), (UDP, _UDP_STATES, False)
 
     def _note_gaps(self, listed: list[_Listed]) -> None:
-        missing = {name: error for one in listed for name, error in one.gaps.items()}
+        missing = {name: error for namespace in listed for name, error in namespace.gaps.items()}
         if len(missing) == len(PROTOCOLS):
             raise next(iter(missing.values()))
         self._gaps = (
             {name: error.what for name, error in missing.items()}
             | {"sockets without a port": _UNBOUND}
-            | (_WITHOUT_ROOT if self._may_not_look else {})
+            | (_WITHOUT_ROOT if self._misses_owners else {})
             | (OUTSIDE if self._has_outside else {})
         )
 
-    def _own(self, listed: list[_Listed], holders: Holders, before: Array) -> Array:
-        """The rows of all namespaces, sorted by id, each socket once and with its one owner."""
-        rows = joined(_NO_ROWS, *(one.rows for one in listed))
-        inodes = np.concatenate([_NO_INODES, *(one.inodes for one in listed)])
-        # A socket that changes its state while it is listed may be met twice.
+    def _with_owners(self, listed: list[_Listed], owners: SocketOwners, before: Array) -> Array:
+        """The rows of all namespaces, sorted by id, each socket once and with its owner process."""
+        rows = joined(_NO_ROWS, *(namespace.rows for namespace in listed))
+        inodes = np.concatenate([_NO_INODES, *(namespace.inodes for namespace in listed)])
+        # A socket that changes its state while it is listed may be listed twice.
         _, first = np.unique(rows["id"], return_index=True)
         rows, inodes = take(rows, first), inodes[first]
         _keep_acknowledged(rows, before)
-        held = _held(rows, inodes, holders)
+        held = _rows_of_descriptors(rows, inodes, owners)
         self.processes.name(held)
-        owners, shared = choose_owners(held, before)
+        chosen, shared = choose_owners(held, before)
         self._shared = take(held, shared)
-        owned = take(held, owners)
-        return merge(owned, self._ownerless(rows, inodes, owned, holders))
+        owned = take(held, chosen)
+        return merge(owned, self._ownerless(rows, inodes, owned, owners))
 
-    def _ownerless(self, rows: Array, inodes: Array, owned: Array, holders: Holders) -> Array:
-        """The rows that are not among the `owned`. What has an inode is held by a process that may not be seen, or was
-        closed while its holder was looked for: which, the next reading tells of one's own, and where all may be seen.
+    def _ownerless(self, rows: Array, inodes: Array, owned: Array, owners: SocketOwners) -> Array:
+        """The rows that are not among the `owned`.
+
+        A socket with an inode is held by a hidden process, or was closed while descriptors were read. For one's own
+        sockets, and where all processes are visible, the next reading shows which.
         """
         rest = np.flatnonzero(positions(rows["id"], owned["id"]) < 0)
         ownerless, held = take(rows, rest), inodes[rest] != 0
-        lasting = positions(ownerless["id"], self._holderless) >= 0
-        others = self._may_not_look & (ownerless["uid"] != os.geteuid())
-        may_miss_some = self._has_outside or self._may_not_look or holders.hidden > 0
+        lasting = positions(ownerless["id"], self._ownerless_ids) >= 0
+        others = self._misses_owners & (ownerless["uid"] != os.geteuid())
+        may_miss_some = self._has_outside or self._misses_owners or owners.hidden > 0
         hidden = held & (lasting | others | self._has_outside) & may_miss_some
-        self._holderless = np.ascontiguousarray(ownerless["id"][held])
+        self._ownerless_ids = np.ascontiguousarray(ownerless["id"][held])
         ownerless["process"][hidden] = self.processes.code(HIDDEN_OWNER)
         return ownerless if self.lists_unattributed else ownerless[hidden]
 
-    def _misses_others(self, holders: Holders) -> bool:
-        """Whether there are, or may be, processes of others that this user may not look at."""
+    def _misses_other_users(self, owners: SocketOwners) -> bool:
+        """Whether there are, or may be, other users' processes that this user may not inspect."""
         if privileges.held() >= privileges.LOOKING:
             return False
-        return holders.hidden > 0 or self._host.hides_processes()
+        return owners.hidden > 0 or self._host.hides_processes()
 
     def _counts(self, listed: list[_Listed]) -> dict[str, int]:
-        waiting_for_fin = sum(count_waiting_for_fin(one.rows) for one in listed)
+        waiting_for_fin = sum(count_waiting_for_fin(namespace.rows) for namespace in listed)
         return {
-            "time_wait": max(0, sum(one.stat.time_wait for one in listed) - waiting_for_fin),
+            "time_wait": max(0, sum(namespace.stat.time_wait for namespace in listed) - waiting_for_fin),
             "unlisted": sum(map(_count_unlisted, listed)),
             "namespaces": len(listed),
             "inconsistent_dumps": self._inconsistent,
@@ -233,33 +236,33 @@ class DiagTable:
 
 
 def _count_unlisted(listed: _Listed) -> int:
-    """Sockets that a namespace counts, but has not listed: a few come and go between the two."""
-    there = sum((counted.tcp + counted.udp for counted in count_hashed(listed.rows).values()), 0)
-    return max(0, listed.stat.tcp + listed.stat.udp - there)
+    """How many sockets a namespace counts but has not listed: a few come and go between the two."""
+    counted_here = sum((counted.tcp + counted.udp for counted in count_hashed(listed.rows).values()), 0)
+    return max(0, listed.stat.tcp + listed.stat.udp - counted_here)
 
 
 def _keep_acknowledged(rows: Array, before: Array) -> None:
-    """What was acknowledged `before` still is, where a socket could not be read at one moment; see _put_payload."""
+    """Let bytes_acked never fall below its value `before`, as a socket is not read at one moment; see _put_payload."""
     at = positions(rows["id"], before["id"])
     now, then = rows["bytes_acked"], before["bytes_acked"][at[at >= 0]]
-    told = now[at >= 0]
-    now[at >= 0] = np.where(known(told) & known(then), np.maximum(told, then), told)
+    listed = now[at >= 0]
+    now[at >= 0] = np.where(known(listed) & known(then), np.maximum(listed, then), listed)
 
 
-def _held(rows: Array, inodes: Array, holders: Holders) -> Array:
+def _rows_of_descriptors(rows: Array, inodes: Array, owners: SocketOwners) -> Array:
     """A row for each descriptor of each of these sockets, process by process."""
-    socket_at, holder_at = _pairs(inodes, holders.inode)
+    socket_at, descriptor_at = _pairs(inodes, owners.inode)
     held = take(rows, socket_at)
-    process = holders.processes[holders.process[holder_at]]
+    process = owners.processes[owners.process[descriptor_at]]
     for name in ("pid", "start_time", "comm"):
         held[name] = process[name]
-    held["fd"] = holders.fd[holder_at]
+    held["fd"] = owners.fd[descriptor_at]
     held["owner_source"] = _DESCRIPTOR
     return held
 
 
 def _pairs(inodes: Array, wanted: Array) -> tuple[Index, Index]:
-    """Positions of equal ones among `inodes` and `wanted`, in the order of `wanted`.
+    """Positions of equal inodes in `inodes` and `wanted`, in the order of `wanted`.
 
     The subflows of an MPTCP connection share an inode, as processes share a socket.
     """
@@ -272,11 +275,11 @@ def _pairs(inodes: Array, wanted: Array) -> tuple[Index, Index]:
     return order[first[wanted_at] + nth], wanted_at
 
 
-# --- a row from what sock_diag tells ------------------------------------------------------------------------
+# --- rows from sock_diag -------------------------------------------------------------------------------------
 
 
 def _rows(sockets: Array, protocol: int, netns: int) -> Array:
-    """The rows of sockets of one dump; what they do not tell is unknown."""
+    """The rows of one dump's sockets; what it does not contain is unknown."""
     rows = np.full(len(sockets) * ROW.itemsize, 0xFF, np.uint8).view(ROW)
     rows["id"] = sockets["cookie"]
     rows["protocol"] = protocol
@@ -285,9 +288,9 @@ def _rows(sockets: Array, protocol: int, netns: int) -> Array:
     if protocol == UDP:
         rows["state"][sockets["state"] == STATE["CLOSE"]] = STATE["UNCONN"]
     _put_endpoints(rows, sockets)
-    if _tells(sockets, "drops"):  # which neither requests nor minisockets have
+    if _has(sockets, "drops"):  # which neither requests nor minisockets have
         _put_socket(rows, sockets)
-    if _tells(sockets, "info_state"):
+    if _has(sockets, "info_state"):
         _put_tcp(rows, sockets)
     return rows
 
@@ -312,26 +315,26 @@ def _is_mapped(words: Array) -> Mask:
 
 
 def _put_socket(rows: Array, sockets: Array) -> None:
-    """What every whole socket has. Of a listener the queues are its backlog and its limit."""
+    """Fields of every full socket. The queues of a listener are its backlog and its limit."""
     rows["drops"] = sockets["drops"]
     rows["send_queue"] = sockets["wqueue"]
     rows["receive_queue"] = np.maximum(sockets["rqueue"].astype(np.int32), 0)
-    # Before Linux 6.17 a socket without an inode (orphan, not yet accepted) was said to be root's.
+    # Before Linux 6.17 a socket without an inode (orphan, not yet accepted) was reported as root's.
     _put_where(rows, "uid", sockets["uid"], (sockets["uid"] != 0) | (sockets["inode"] != 0))
 
 
 def _put_tcp(rows: Array, sockets: Array) -> None:
-    """What struct tcp_info tells. It was taken under the socket's lock, the head of the message was not."""
+    """The fields of struct tcp_info, which was read under the socket's lock, unlike the head of the message."""
     for field, name in _SAME.items():
-        if _tells(sockets, name):
+        if _has(sockets, name):
             rows[field] = sockets[name]
-    if _tells(sockets, "min_rtt"):
+    if _has(sockets, "min_rtt"):
         measured = (sockets["rtt"] != 0) | (sockets["min_rtt"] != _NEVER_MEASURED)
         for field, name in _ROUND_TRIP.items():
             _put_where(rows, field, sockets[name], measured)
-    if _tells(sockets, "delivery_rate"):
+    if _has(sockets, "delivery_rate"):
         _put_where(rows, "delivery_rate", sockets["delivery_rate"], sockets["delivery_rate"] != 0)
-    if _tells(sockets, "bytes_retrans"):
+    if _has(sockets, "bytes_retrans"):
         _put_payload(rows, sockets)
 
 
@@ -342,25 +345,25 @@ def _put_payload(rows: Array, sockets: Array) -> None:
     """
     state = sockets["info_state"]
     unsent = sockets["notsent_bytes"].astype(np.int64)
-    flying = np.maximum(sockets["wqueue"] - unsent, 0)
+    in_flight = np.maximum(sockets["wqueue"] - unsent, 0)
     sent = (sockets["bytes_sent"] - sockets["bytes_retrans"]).astype(np.int64)
-    flag_flying = np.isin(state, _SYN_FLYING) | (np.isin(state, _FIN_WRITTEN) & (unsent == 0))
-    acked = sent - (flying - ((flying > 0) & flag_flying))
-    # The queue was read a moment before the rest. What the kernel says to be acknowledged counts SYN and FIN too,
-    # and nothing else: where that does not fit, something was written or acknowledged in that moment.
+    flag_in_flight = np.isin(state, _SYN_IN_FLIGHT) | (np.isin(state, _FIN_WRITTEN) & (unsent == 0))
+    acked = sent - (in_flight - ((in_flight > 0) & flag_in_flight))
+    # The queue was read a moment before the rest. The kernel's bytes_acked counts SYN and FIN too, and nothing else:
+    # where that does not fit, something was written or acknowledged in that moment.
     flags = sockets["bytes_acked"].astype(np.int64) - acked
     acked = np.where((flags >= 0) & (flags <= _FLAGS_MAX), acked, acked + flags - _FLAGS_MAX)
     rows["bytes_sent"] = sent
-    rows["bytes_in_flight"] = flying
+    rows["bytes_in_flight"] = in_flight
     rows["bytes_acked"] = np.maximum(acked, 0)
     received = sockets["bytes_received"]
     rows["bytes_received"] = received - ((received > 0) & np.isin(state, _FIN_ARRIVED))
 
 
-def _put_where(rows: Array, field: str, values: Array, there: Mask) -> None:
-    """Set a field of the rows that have it; of the others it stays unknown."""
-    rows[field][there] = values[there]
+def _put_where(rows: Array, field: str, values: Array, where: Mask) -> None:
+    """Set a field of these rows; in the others it stays unknown."""
+    rows[field][where] = values[where]
 
 
-def _tells(sockets: Array, name: str) -> bool:
+def _has(sockets: Array, name: str) -> bool:
     return name in (sockets.dtype.names or ())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is worked out of socket rows alone: whose a socket is, who opened it, how many its namespace counts.
+"""What follows from socket rows alone: the owner of a socket, who opened it, how many its namespace counts.
 
 Rows are structured arrays of dtype ROW: the fields of the connections table, and behind them what the
 programs write beyond it.
@@ -31,52 +31,54 @@ ROW = row_dtype(
         ("comm", "S16"),
     ),
 )
-"""A row as the programs write it: the table's, then who holds the socket, a listener's half-open queue, and for
-what no descriptor led to whether some process has it all the same."""
+"""A row as the programs write it: the table's fields, then the owner process, a listener's half-open queue, and, for
+sockets that no descriptor led to, whether a process has it all the same."""
 
 
 class Counted(NamedTuple):
-    """Sockets as a network namespace counts them itself, and connections half open at its listeners."""
+    """Sockets as a network namespace counts them itself, and half-open connections of its listeners."""
 
     tcp: int = 0
     udp: int = 0
     half_open: int = 0
 
 
-def choose_owners(found: Array, before: Array) -> tuple[Index, Index]:
-    """Positions of one row a socket, sorted by id: the row of the holder that owns it. Then those of all rows
-    of sockets that have several holders.
+def choose_owners(rows: Array, before: Array) -> tuple[Index, Index]:
+    """Positions of one row for each socket, sorted by id: that of its owner process. Then those of all rows of sockets
+    that several processes hold.
 
-    The owner in the rows `before` stays it while it holds the socket; else the holder that started last, and
-    of several the one with the lowest PID.
+    The owner in the rows `before` remains the owner while it holds the socket; else it is the process that started
+    last, and of several the one with the lowest PID.
     """
-    order, ids = _by_id(found)
+    order, ids = _by_id(rows)
     first = _first_of_each(ids)
     if first.all():
         return order, order[:0]
     shared = ~first | ~np.append(first[1:], True)
-    rows = order[shared]
-    newcomer = ~_owned_before(found[rows], before)
-    best_first = np.lexsort((found["pid"][rows], ~found["start_time"][rows], newcomer, ids[shared]))
-    order[shared] = rows[best_first]
-    return order[first], rows
+    at = order[shared]
+    newcomer = ~_owned_before(rows[at], before)
+    best_first = np.lexsort((rows["pid"][at], ~rows["start_time"][at], newcomer, ids[shared]))
+    order[shared] = at[best_first]
+    return order[first], at
 
 
 def descriptors_of(row: Array, shared: Array) -> list[tuple[int, int]]:
-    """The (PID, descriptor) pairs that lead to the socket of this one row; `shared` are all rows of sockets that have
-    several holders."""
+    """The (PID, descriptor) pairs that lead to the socket of this single row; `shared` are all rows of sockets that
+    several processes hold."""
     several = shared[shared["id"] == row["id"]]
-    held = several if len(several) else row[known(row["fd"])]
-    return sorted(zip(held["pid"].tolist(), held["fd"].tolist(), strict=True))
+    rows = several if len(several) else row[known(row["fd"])]
+    return sorted(zip(rows["pid"].tolist(), rows["fd"].tolist(), strict=True))
 
 
-def merge(held: Array, unheld: Array) -> Array:
-    """The rows of `held`, sorted by id, and those of `unheld` in their places among them."""
-    if not len(unheld):
-        return held
-    order, ids = _by_id(unheld)
-    rows = take(unheld, order[_first_of_each(ids)])  # a request that becomes a socket may be met as both
-    return inserted(held, np.searchsorted(held["id"], rows["id"]), rows)
+def merge(owned: Array, unattributed: Array) -> Array:
+    """The rows of both, sorted by id, as those of `owned` are already."""
+    if not len(unattributed):
+        return owned
+    order, ids = _by_id(unattributed)
+    rows = take(
+        unattributed, order[_first_of_each(ids)]
+    )  # a request that becomes a socket may be seen as both
+    return inserted(owned, np.searchsorted(owned["id"], rows["id"]), rows)
 
 
 def without(rows: Array, ids: Array) -> Array:
@@ -85,8 +87,8 @@ def without(rows: Array, ids: Array) -> Array:
 
 
 def infer_directions(rows: Array) -> None:
-    """A connection that nobody saw begin is taken for an inbound one where somebody listens on its local port, in
-    its namespace."""
+    """Take a connection whose beginning was not seen for an inbound one where a socket of its namespace listens on its
+    local port."""
     port = rows["netns"].astype(np.uint64) << np.uint64(16) | rows["local_port"]
     listening = np.unique(port[rows["state"] == STATE["LISTEN"]])
     connected = (rows["protocol"] == TCP) & known(rows["remote_port"]) & ~known(rows["direction"])
@@ -98,7 +100,7 @@ def count_hashed(rows: Array) -> dict[int, Counted]:
     """For each namespace what its hash tables count of these rows.
 
     A TCP socket in CLOSE and a UDP socket without a port are in no table; a request in SYN_RECV and a
-    minisocket of TIME_WAIT are in one, but not counted: neither has queues.
+    minisocket in TIME_WAIT are in one, but not counted: neither has queues.
     """
     if not len(rows):
         return {}
@@ -108,14 +110,14 @@ def count_hashed(rows: Array) -> dict[int, Counted]:
     tcp = (rows["protocol"] == TCP) & (rows["state"] != STATE["CLOSE"]) & known(rows["send_queue"])
     udp = (rows["protocol"] == UDP) & known(rows["local_port"])
     listening = known(rows["syn_queue"])
-    there = np.bincount(place)
+    rows_at = np.bincount(place)
     sums = (
-        np.bincount(place[tcp], minlength=len(there)),
-        np.bincount(place[udp], minlength=len(there)),
-        np.bincount(place[listening], rows["syn_queue"][listening], len(there)).astype(int),
+        np.bincount(place[tcp], minlength=len(rows_at)),
+        np.bincount(place[udp], minlength=len(rows_at)),
+        np.bincount(place[listening], rows["syn_queue"][listening], len(rows_at)).astype(int),
     )
     return {
-        first + at: Counted(*(int(counts[at]) for counts in sums)) for at in as_list(np.flatnonzero(there))
+        first + at: Counted(*(int(counts[at]) for counts in sums)) for at in as_list(np.flatnonzero(rows_at))
     }
 
 

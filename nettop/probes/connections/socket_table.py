@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's socket table as the connections probe reads it: two walks, and when the second one is made."""
+"""The socket table by BPF iterators: a walk over descriptors, and walks over hash tables where they are needed."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from nettop.snapshots.arrays import joined, take
 from nettop.snapshots.connections import HIDDEN_OWNER, OUTSIDE
 from nettop.snapshots.snapshot import Array
 
-WALKS = HELD, TCP_TABLE, UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
+WALKS = OWNED, TCP_TABLE, UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
 
 LIST_TIME_WAIT, LIST_WITH_FILE, LIST_WANTED = 1, 2, 4
 WANTED_MAX = 10_240
 _PATIENCE = 2
-"""Walks after which a namespace may count more sockets than were found, before those are searched for."""
+"""Walks in a row that may find fewer sockets than the namespace counts, before those are searched for."""
 _PATIENCE_AFTER_SEARCH = 60
-"""The same after a search that did not explain the count."""
+"""The same after a search that did not find them."""
 
-_REST_PER_WALK = 100
-"""A walk over a hash table takes 25 ms even when it is empty. Resting this many times as long as the last one
-took keeps the walks below 1 % of a CPU."""
+_PAUSE_PER_WALK = 100
+"""A walk over a hash table takes 25 ms even when it is empty. Pausing this many times as long as the last one took
+keeps the walks below 1 % of a CPU."""
 
 OWNED_MECHANISM, UNATTRIBUTED_MECHANISM = "iter/task_file", "iter/tcp + iter/udp"
 _NO_ROWS = np.zeros(0, ROW)
@@ -52,8 +52,8 @@ _NO_ROWS = np.zeros(0, ROW)
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """A walk through a namespace's hash tables: its rows, when it was made, what it took, and whether it
-    listed all sockets that have a file."""
+    """A walk over a namespace's hash tables: its rows, when it began, how long it took, and whether it listed all
+    sockets that have a file."""
 
     rows: Array
     taken_ns: int
@@ -62,11 +62,11 @@ class _Walk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What the last walk through a namespace gave.
+class _LastWalk:
+    """The last walk over a namespace's hash tables.
 
-    `missed` is how many sockets the namespace counts that neither walk found; after `patience` more walks
-    with such a miss they are searched for.
+    `missed` is how many sockets the namespace counts that neither walk found; after `patience` more walks that miss
+    some they are searched for.
     """
 
     walk: _Walk
@@ -75,7 +75,7 @@ class _Found:
 
 
 class SocketTable:
-    """The kernel's socket table, walked in its two ways: the second one where it `lists_unattributed`."""
+    """The kernel's socket table: owned sockets, and others where it `lists_unattributed`."""
 
     def __init__(self, program: Program, host: Host) -> None:
         self.processes = Processes(host)
@@ -86,9 +86,9 @@ class SocketTable:
         self._host = host
         self._program = program
         self._iterators = {name: Iterator(program.functions[name], ROW) for name in WALKS}
-        self._held, self._unheld = RowBuffer(), RowBuffer()
+        self._owned_buffer, self._unattributed_buffer = RowBuffer(), RowBuffer()
         self._walking = threading.Lock()
-        self._found: dict[int, _Found] = {}
+        self._last_walks: dict[int, _LastWalk] = {}
         self._shared = _NO_ROWS
         self._wanted: set[int] = set()
 
@@ -96,11 +96,11 @@ class SocketTable:
         """List TIME_WAIT too, and search for every socket that is counted; or do not."""
         if all_rows != self._all_rows:
             self._all_rows = all_rows
-            self._found = {}
+            self._last_walks = {}
 
     @property
     def clock(self) -> int | None:
-        """The map of what the programs add to boot time to have wall time."""
+        """The map of what the programs add to boot time to get wall time."""
         return self._program.maps["boot_to_wall"]
 
     def gaps(self) -> dict[str, str]:
@@ -115,109 +115,110 @@ class SocketTable:
         self.namespaces.close()
 
     def descriptors(self, row: Array) -> list[tuple[int, int]]:
-        """The (PID, descriptor) pairs that led to the socket of this one row when it was last read."""
+        """The (PID, descriptor) pairs that led to the socket of this single row when it was last read."""
         return descriptors_of(row, self._shared)
 
     def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:
-        """Every socket there is now, sorted by id, and counts of what is not listed.
+        """Every socket that exists now, sorted by id, and counts of what is not listed.
 
-        `before` are the rows of the last refresh. Namespaces that needed the second walk then are walked while
+        `before` are the rows of the last refresh. Namespaces whose hash tables were walked then are walked again while
         this thread walks the descriptors.
         """
         if not self.lists_unattributed:
-            return self.read_held(before), {}
+            return self.read_owned(before), {}
         with self.namespaces.lock:
             walks = self._begin_walks(taken_ns)
             try:
-                held = self.read_held(before)
+                owned = self.read_owned(before)
             finally:
-                wait(walks.values())  # nobody may close what a walk still reads
+                wait(walks.values())  # nothing may be closed that a walk still reads
             walked = {inode: walk.result() for inode, walk in walks.items()}
-            walked_rows, counts = self._read_unheld(held, taken_ns, walked)
-        unheld = without(joined(_NO_ROWS, *walked_rows), held["id"])
-        self.processes.name(unheld, more=True)  # orphans, whose closer is known
+            walked_rows, counts = self._read_unattributed(owned, taken_ns, walked)
+        unattributed = without(joined(_NO_ROWS, *walked_rows), owned["id"])
+        self.processes.name(unattributed, more=True)  # orphans, whose closer is known
         if self._has_outside:
-            unheld["process"][unheld["has_file"] == 1] = self.processes.code(HIDDEN_OWNER)
-        return merge(held, unheld), counts
+            unattributed["process"][unattributed["has_file"] == 1] = self.processes.code(HIDDEN_OWNER)
+        return merge(owned, unattributed), counts
 
-    def read_held(self, before: Array) -> Array:
-        """The sockets that processes hold, sorted by id, each with its one owner; an own copy.
+    def read_owned(self, before: Array) -> Array:
+        """The sockets that processes hold, sorted by id, each once and with its owner process; a copy."""
+        rows = self._iterators[OWNED].read(self._owned_buffer)
+        self.processes.name(rows)
+        owners, shared = choose_owners(rows, before)
+        self._shared = take(rows, shared)
+        return take(rows, owners)
 
-        Who owned a socket in the rows `before` goes on to own it.
-        """
-        found = self._iterators[HELD].read(self._held)
-        self.processes.name(found)
-        owners, shared = choose_owners(found, before)
-        self._shared = take(found, shared)
-        return take(found, owners)
+    # --- hash tables ----------------------------------------------------------------------------------
 
-    # --- the second walk ----------------------------------------------------------------------------------
-
-    def _read_unheld(
-        self, held: Array, taken_ns: int, walks: Mapping[int, _Walk]
+    def _read_unattributed(
+        self, owned: Array, taken_ns: int, walks: Mapping[int, _Walk]
     ) -> tuple[list[Array], dict[str, int]]:
-        """The rows of what no descriptor holds, where a namespace counts more sockets than were `held`.
+        """The rows of unattributed sockets, where a namespace counts more sockets than are `owned`.
 
-        Where walks are dear they are made less often, and the rows of the last one stand in: the count
-        `walk_age_ms` says for how long.
+        Where walks are expensive they are made less often, and the rows of the last one are used again: the count
+        `walk_age_ms` says how old they are.
         """
-        held_by = count_hashed(held)
-        self.namespaces.follow(held_by.keys())
-        found: dict[int, _Found] = {}
+        owned_by_namespace = count_hashed(owned)
+        self.namespaces.follow(owned_by_namespace.keys())
+        last_walks: dict[int, _LastWalk] = {}
         time_wait = 0
         for inode, thread in self.namespaces.threads.items():
             stat = thread.run(self._host.sockstat)
             time_wait += stat.time_wait
-            there = held_by.get(inode, Counted())
-            if stat.tcp > there.tcp or stat.udp > there.udp or stat.time_wait or there.half_open:
-                last = self._found.get(inode)
+            counted = owned_by_namespace.get(inode, Counted())
+            if stat.tcp > counted.tcp or stat.udp > counted.udp or stat.time_wait or counted.half_open:
+                last = self._last_walks.get(inode)
                 walk = walks.get(inode) or (
                     last.walk if last else thread.run(partial(self._walk, taken_ns, _PATIENCE))
                 )
-                missing = stat.tcp + stat.udp - there.tcp - there.udp
-                found[inode] = last if last and walk is last.walk else self._judge(walk, missing, held, last)
-        self._found = found
-        rows = [one.walk.rows for one in found.values()]
+                missing = stat.tcp + stat.udp - counted.tcp - counted.udp
+                last_walks[inode] = (
+                    last if last and walk is last.walk else self._count_missed(walk, missing, owned, last)
+                )
+        self._last_walks = last_walks
+        rows = [last.walk.rows for last in last_walks.values()]
         return rows, {
             "time_wait": max(0, time_wait - sum(map(count_waiting_for_fin, rows))),
-            "unlisted": sum(one.missed for one in found.values()),
+            "unlisted": sum(last.missed for last in last_walks.values()),
             "namespaces": len(self.namespaces.threads),
-            "namespaces_walked": len(found),
+            "namespaces_walked": len(last_walks),
             "walk_age_ms": max(
-                ((taken_ns - one.walk.taken_ns) // 1_000_000 for one in found.values()), default=0
+                ((taken_ns - last.walk.taken_ns) // 1_000_000 for last in last_walks.values()), default=0
             ),
         }
 
     def _begin_walks(self, taken_ns: int) -> dict[int, Future[_Walk]]:
         """Begin the walks that are due in namespaces that needed one at the last refresh."""
-        rest_ns = _REST_PER_WALK * sum(found.walk.took_ns for found in self._found.values())
+        pause_ns = _PAUSE_PER_WALK * sum(last.walk.took_ns for last in self._last_walks.values())
         return {
-            inode: self.namespaces.threads[inode].submit(partial(self._walk, taken_ns, found.patience))
-            for inode, found in self._found.items()
-            if inode in self.namespaces.threads and taken_ns - found.walk.taken_ns >= rest_ns
+            inode: self.namespaces.threads[inode].submit(partial(self._walk, taken_ns, last.patience))
+            for inode, last in self._last_walks.items()
+            if inode in self.namespaces.threads and taken_ns - last.walk.taken_ns >= pause_ns
         }
 
     def _walk(self, taken_ns: int, patience: int) -> _Walk:
         """Walk both hash tables of the calling thread's namespace.
 
-        When everything is asked for, or patience with what is missed has ended, all sockets that have a file
-        are listed too.
+        With `all_rows`, or when too many walks in a row missed sockets, all sockets that have a file are listed too.
         """
         search = self._all_rows or patience <= 0
         with self._walking:
             self._list(search)
             begun = time.monotonic_ns()
-            tables = [self._iterators[name].read(self._unheld).copy() for name in (TCP_TABLE, UDP_TABLE)]
+            tables = [
+                self._iterators[name].read(self._unattributed_buffer).copy()
+                for name in (TCP_TABLE, UDP_TABLE)
+            ]
             return _Walk(joined(*tables), taken_ns, time.monotonic_ns() - begun, search)
 
-    def _judge(self, walk: _Walk, missing: int, held: Array, last: _Found | None) -> _Found:
-        """Count what both walks missed of the sockets that a namespace has beyond those that are `held`.
+    def _count_missed(self, walk: _Walk, missing: int, owned: Array, last: _LastWalk | None) -> _LastWalk:
+        """Count what both walks missed of the sockets that a namespace has beyond those that are `owned`.
 
-        A few come and go between two readings. What goes on to be missed is held by no process that can be
-        seen from here: a message under way, io_uring, a process outside this PID namespace. A search finds
-        those once; from then on they are wanted in every walk.
+        A few come and go between two readings. Those that are missed again and again are held by no process that is
+        visible from here: in a message under way, by io_uring, or outside this PID namespace. A search finds these
+        once; from then on every walk lists them.
         """
-        rows = without(walk.rows, held["id"])
+        rows = without(walk.rows, owned["id"])
         missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
         if walk.searched:
             self._want(set(rows["id"][rows["has_file"] == 1].tolist()))
@@ -226,16 +227,16 @@ class SocketTable:
             patience = _PATIENCE_AFTER_SEARCH if walk.searched and missed else _PATIENCE
         else:
             patience -= 1
-        return _Found(replace(walk, rows=rows), missed, patience)
+        return _LastWalk(replace(walk, rows=rows), missed, patience)
 
     def _list(self, search: bool) -> None:
-        """Tell the programs what to list beyond sockets without a file."""
+        """Set what the programs list beyond sockets without a file."""
         bits = (LIST_TIME_WAIT if self._all_rows else 0) | (LIST_WITH_FILE if search else 0)
         bits |= LIST_WANTED if self._wanted else 0
         bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
 
     def _want(self, ids: set[int]) -> None:
-        """Have these sockets listed by every walk. What does not fit is missed, and searched for again."""
+        """Have every walk list these sockets. What does not fit is missed, and searched for again."""
         wanted = self._program.maps["wanted"]
         if len(self._wanted | ids) > WANTED_MAX:
             for old in self._wanted:

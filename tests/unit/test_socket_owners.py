@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nettop.kernel import socket_owners
-from nettop.kernel.socket_owners import find_holders
+from nettop.kernel.socket_owners import find_owners
 
 TICK_NS = 10_000_000
 KERNEL_THREAD = 0x00200000
@@ -38,7 +38,7 @@ def open_all(folder: Path, links: dict[int, str]) -> None:
 
 def found(proc: Path) -> list[tuple[int, int, int]]:
     """PID, descriptor, inode of each socket's descriptor."""
-    told = find_holders(proc)
+    told = find_owners(proc)
     pids = told.processes["pid"][told.process]
     return list(zip(pids.tolist(), told.fd.tolist(), told.inode.tolist(), strict=True))
 
@@ -52,7 +52,7 @@ def test_sockets_among_other_descriptors(tmp_path: Path) -> None:
     assert sorted(found(tmp_path)) == [
         (7, 3, 4294967295), (7, 9, 4294967295), (12, 3, 4294967295), (12, 5, 77),
     ]  # fmt: skip
-    assert find_holders(tmp_path).processes["pid"].tolist() == [7, 12]
+    assert find_owners(tmp_path).processes["pid"].tolist() == [7, 12]
 
 
 def test_processes_come_by_number(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_processes_come_by_number(tmp_path: Path) -> None:
 def test_names_with_anything_in_them(tmp_path: Path, comm: str) -> None:
     """A name with brackets and spaces does not shift what stands behind it."""
     process(tmp_path, 7, {3: "socket:[1]"}, comm=comm, start=1234)
-    (told,) = find_holders(tmp_path).processes
+    (told,) = find_owners(tmp_path).processes
     assert (told["comm"], int(told["start_time"]) // TICK_NS) == (comm.encode(), 1234)
 
 
@@ -75,7 +75,7 @@ def test_who_started_last_within_a_tick(tmp_path: Path) -> None:
     process(tmp_path, 4194304, {3: "socket:[1]"}, start=100)
     process(tmp_path, 9, {3: "socket:[1]"}, start=100)
     process(tmp_path, 8, {3: "socket:[1]"}, start=101)
-    starts = {int(one["pid"]): int(one["start_time"]) for one in find_holders(tmp_path).processes}
+    starts = {int(one["pid"]): int(one["start_time"]) for one in find_owners(tmp_path).processes}
     assert starts[9] < starts[4194304] < starts[8]
 
 
@@ -93,7 +93,7 @@ def test_process_in_no_namespace_to_be_seen(tmp_path: Path) -> None:
     for pid in (7, 8):
         process(tmp_path, pid, {3: "socket:[5]"})
     (tmp_path / "7/ns/net").unlink()
-    told = find_holders(tmp_path)
+    told = find_owners(tmp_path)
     assert told.namespaces() == {os.stat(tmp_path / "8/ns/net").st_ino}
     assert len(told.inode) == 2
 
@@ -113,7 +113,7 @@ def test_what_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket_owners.os, "readlink", readlink)
     assert found(tmp_path) == [(7, 3, 5)]
-    assert find_holders(tmp_path).hidden == 0
+    assert find_owners(tmp_path).hidden == 0
 
 
 def test_what_may_not_be_seen_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +127,11 @@ def test_what_may_not_be_seen_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError
 
     monkeypatch.setattr(socket_owners.os, "readlink", refuse)
-    told = find_holders(tmp_path)
+    told = find_owners(tmp_path)
     assert (len(told.inode), told.hidden) == (0, 2)
 
 
 def test_nobody_holds_anything(tmp_path: Path) -> None:
     """An empty host is a host."""
-    told = find_holders(tmp_path)
+    told = find_owners(tmp_path)
     assert (len(told.inode), len(told.processes), told.hidden, told.namespaces()) == (0, 0, 0, frozenset())
