@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same thing for ever, one number of 8 bytes in FILE counts how often: calls WHAT FILE
-// WHAT is getppid, the shortest system call, or spin, a loop that makes none.
+// Repeats one thing for ever and counts it in FILE (one number of 8 bytes): calls WHAT FILE
+// WHAT is getppid, the shortest system call, or spin, a loop without system calls.
 #include <fcntl.h>
 #include <stdint.h>
 #include <string.h>

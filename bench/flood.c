@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Datagrams of 64 bytes as fast as one CPU sends them, over IPv4: flood PORT ADDRESS sends, flood PORT
-// receives. Each is one system call of its own, and nobody tells when one is lost.
+// Datagrams of 64 bytes, as fast as one CPU can send them over IPv4: flood PORT ADDRESS sends, flood PORT
+// receives. Each is a system call; losses are not reported.
 #include <arpa/inet.h>
 #include <stdlib.h>
 #include <sys/socket.h>

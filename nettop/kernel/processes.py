@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes behind rows: names, control groups and containers, looked up once a process."""
+"""Names, control groups and containers of the processes of rows, looked up once per process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Identity = tuple[int, int, int]
 
 
 class Processes:
-    """Gives rows the codes of their process's texts. Holds only what the last rows named.
+    """Fills the text columns of a process. Keeps only processes of the last rows.
 
     `vanished` counts processes that were gone before their control group could be read.
     """
@@ -35,20 +35,20 @@ class Processes:
         self.vanished = 0
 
     def texts(self) -> dict[str, Sequence[str]]:
-        """What the codes of the text columns mean."""
+        """The texts of the codes, by column."""
         return {name: table.values for name, table in self._tables.items()}
 
     def groups(self) -> dict[int, str]:
-        """The control groups of the processes named last, by the address of their css_set."""
-        found = {css_set: group for (_, _, css_set), group in self._groups.items() if group is not None}
-        found.pop(_NO_CSS_SET, None)
-        return found
+        """The control groups of the processes of the last rows, by the address of their css_set."""
+        groups = {css_set: group for (_, _, css_set), group in self._groups.items() if group is not None}
+        groups.pop(_NO_CSS_SET, None)
+        return groups
 
     def name(self, rows: Array, groups: dict[int, str] | None = None, *, more: bool = False) -> None:
-        """Set the columns process, cgroup and container of rows that stand together process by process.
+        """Set the columns process, cgroup and container of rows that are grouped by process.
 
-        Reads the columns pid, start_time, css_set and comm. Control groups that are known already, by css_set,
-        stand in `groups`, which learns the others. With `more` the rows named before are still held.
+        Reads the columns pid, start_time, css_set and comm. `groups` has control groups that are known already, by
+        css_set; the others are added to it. With `more` the processes of earlier rows are kept too.
         """
         self._renew_tables()
         starts = _run_starts(rows["pid"])
@@ -75,23 +75,23 @@ class Processes:
             rows[field] = np.repeat(of_run, lengths)
 
     def code(self, process: str) -> int:
-        """The code of a process's name that no row brought; `process` is safe to show."""
+        """The code of another process name, which is safe to show."""
         return self._tables["process"].code(process)
 
-    def describe(self, holders: list[tuple[int, int]]) -> dict[str, str]:
-        """What there is to say of the processes (PID, descriptor) that hold a socket."""
-        if not holders:
+    def describe(self, owners: list[tuple[int, int]]) -> dict[str, str]:
+        """Details of the processes (PID, descriptor) that own a socket."""
+        if not owners:
             return {"Held by": "no process"}
-        lines = [f"{self._host.process_name(pid) or 'gone'} {pid}, descriptor {fd}" for pid, fd in holders]
+        lines = [f"{self._host.process_name(pid) or 'gone'} {pid}, descriptor {fd}" for pid, fd in owners]
         details = {"Held by": "\n".join(lines)}
-        for pid in sorted({pid for pid, _ in holders}):
+        for pid in sorted({pid for pid, _ in owners}):
             details[f"Command {pid}"] = self._host.command_line(pid) or "–"
         return details
 
     def _group(self, identity: Identity, by_css_set: dict[int, str]) -> str | None:
-        """The control group of a process, read once; processes with one css_set share it.
+        """The control group of a process, read once; processes with the same css_set share it.
 
-        Where the css_set is unknown nothing tells that a process was moved: it is read each time.
+        If the css_set is unknown a move of the process would go unnoticed: it is read each time.
         """
         css_set = identity[2]
         if css_set == _NO_CSS_SET:
@@ -99,7 +99,7 @@ class Processes:
         if css_set in by_css_set:
             return by_css_set[css_set]
         group = self._groups[identity] if identity in self._groups else self._read_group(identity[0])
-        if group is not None:  # that one process was gone says nothing of those that share its css_set
+        if group is not None:  # None: this process is gone, others with its css_set may not be
             by_css_set[css_set] = group
         return group
 
@@ -109,14 +109,14 @@ class Processes:
         return None if read is None else safe_text(read)
 
     def _renew_tables(self) -> None:
-        """Begin new tables when most texts in one belong to processes that are gone."""
+        """Begin a new table when most of its texts belong to processes that are gone."""
         for name, table in self._tables.items():
             if len(table.values) > 2 * len(self._groups) + _SPARE_TEXTS:
                 self._tables[name] = TextTable()
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or the number where there is none."""
+    """The name of a user, or the number if it has none."""
     if uid == _UNKNOWN:
         return "unknown"
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's functions by address (/proc/kallsyms; kernel/kallsyms.c, kernel/ksyms_common.c).
 
-The kernel shows addresses to who has CAP_SYSLOG, unless the sysctl kernel.kptr_restrict is 2; to anybody where
-that is 0 and kernel.perf_event_paranoid at most 1. To the others every address reads as 0.
+The kernel shows addresses to processes with CAP_SYSLOG, unless the sysctl kernel.kptr_restrict is 2, and to all if it
+is 0 and kernel.perf_event_paranoid at most 1. For others every address reads as 0.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from nettop.snapshots.snapshot import Array
 _ADDRESS = slice(0, 16)
 _KIND, _NAME_AT = slice(16, 19), 19
 _FUNCTIONS = (b" t ", b" T ", b" w ", b" W ")
-"""A line is `ffffffff81e3f970 t name`, with a tab and `[module]` behind what is not the kernel's own."""
+"""A line is `ffffffff81e3f970 t name`, followed by a tab and `[module]` for functions of modules."""
 
 _PADDING = (b"__pfx_", b"__cfi_")
-"""What names the room in front of a function, where nothing is called from, begins with."""
+"""Prefixes of the padding before a function, which calls nothing."""
 
 _LONGEST = 1 << 20
-"""No function is that long: an address further behind a symbol is in memory that no symbol tells of."""
+"""No function is longer: an address further behind a symbol is in memory without symbols."""
 
 
 _opened: dict[Path, int] = {}
@@ -36,7 +36,7 @@ _opened: dict[Path, int] = {}
 
 
 def open_symbols(proc: Path = Path("/proc")) -> None:
-    """Open the file now for who reads it later: its addresses are shown to who could see them when it was opened."""
+    """Open the file for later reading: who may see its addresses is decided when it is opened."""
     path = proc / "kallsyms"
     if path not in _opened:
         with suppress(OSError):
@@ -44,14 +44,14 @@ def open_symbols(proc: Path = Path("/proc")) -> None:
 
 
 def are_shown(proc: Path = Path("/proc")) -> bool:
-    """Whether this process is shown addresses: it reads no further than to the first of them."""
+    """Whether this process is shown addresses; reads only as far as the first one."""
     return any(start for start, _ in _functions(proc / "kallsyms"))
 
 
 class Symbols:
-    """The functions of the kernel and its modules: none before the first `refresh`. Each takes some 40 bytes.
+    """The functions of the kernel and its modules, empty before the first `refresh`. Each takes some 40 bytes.
 
-    `present` are those of the `wanted` functions that there are: whoever sees no addresses sees names.
+    `present` are those of the `wanted` functions that exist, even if addresses are hidden.
     """
 
     def __init__(self, proc: Path = Path("/proc"), wanted: Collection[str] = ()) -> None:
@@ -65,15 +65,15 @@ class Symbols:
         self._text = b""
 
     def refresh(self) -> bool:
-        """Read them, which takes some 0.1 s, if that was not done yet or modules came or went since.
+        """Read them, which takes some 0.1 s, unless that was done and the same modules are loaded.
 
-        True when they were read. A file that cannot be read, or that hides its addresses, gives none.
+        True if they were read. A file that cannot be read, or that hides its addresses, gives none.
         """
         modules = _modules(self._proc / "modules")
         if modules == self._modules:
             return False
         self._modules = modules
-        # Piece by piece into few large pieces of memory: as Python's own objects they would take 20 MB and more.
+        # Into few large buffers: as Python objects they would take 20 MB and more.
         starts, ends, text = array("Q"), array("Q"), bytearray()
         present = set()
         for start, name in _functions(self._proc / "kallsyms"):
@@ -93,10 +93,10 @@ class Symbols:
         return len(self._starts)
 
     def find(self, address: int) -> tuple[str, int] | None:
-        """The function at an address, and how far behind its start that is; None where none is known.
+        """The function at an address and the offset from its start; None if no function is known there.
 
-        The name is the kernel's, with suffixes such as .isra.0, and ` [module]` behind it where it is a
-        module's. Of several names for one address it is the first, as the kernel itself chooses.
+        The name has suffixes such as .isra.0, and ` [module]` for a module's function. Of several names for an address
+        the first is taken, as the kernel does.
         """
         behind = int(self._starts.searchsorted(np.uint64(address), "right"))
         if not behind:
@@ -110,7 +110,7 @@ class Symbols:
 
 
 def _functions(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Start and name of every function in a file like /proc/kallsyms; of one whose address is hidden it is 0."""
+    """Start and name of every function in a file like /proc/kallsyms; a hidden start is 0."""
     try:
         file = _open(path)
     except OSError:
@@ -127,7 +127,7 @@ def _own_name(name: bytes) -> bytes:
 
 
 def _open(path: Path) -> BinaryIO:
-    """The file from its beginning; that one which `open_symbols` has opened, if it has."""
+    """The file from its beginning, as opened by `open_symbols` if it was."""
     if path not in _opened:
         return path.open("rb")
     os.lseek(_opened[path], 0, os.SEEK_SET)
@@ -135,7 +135,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _number(digits: bytes) -> int:
-    """What hexadecimal digits say; 0 when they are none."""
+    """The value of hexadecimal digits; 0 if they are not any."""
     try:
         return int(digits, 16)
     except ValueError:

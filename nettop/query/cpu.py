@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stacks and how often they were met: over which time, as a tree, by category. The screen and exports draw it."""
+"""Sampled stacks over windows of time, as a tree and by category: for the flame graph and the exports."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from nettop.snapshots.snapshot import Array, Rows, known
 
 MINUTE_NS = 60_000_000_000
 MARK_NS = 5_000_000_000
-"""A snapshot is kept for the last minute when it is that much younger than the one kept before it."""
+"""The least distance between the snapshots that are kept of the last minute."""
 
 
 class StackCount(NamedTuple):
-    """A stack of kernel functions, `frames` root first: where it was met, and for how many samples and how long."""
+    """A stack of kernel functions (`frames`, root first), where it was sampled, and how often."""
 
     entry: int
     cpu: int
@@ -37,7 +37,7 @@ class StackCount(NamedTuple):
 
 
 class FlameSort(StrEnum):
-    """In which order a node's children stand."""
+    """The order of a node's children."""
 
     SAMPLES = "samples"
     """The widest first."""
@@ -48,20 +48,19 @@ class Window(StrEnum):
     """The time whose samples are counted."""
 
     INTERVAL = "interval"
-    """From the snapshot before to the newest."""
+    """From the previous snapshot to the newest."""
     MINUTE = "minute"
-    """The last 60 to 65 seconds, or since the first snapshot where that is younger."""
+    """The last 60 to 65 seconds, or since the first snapshot if that is less."""
     START = "start"
-    """All that the source has met."""
+    """Since the start of the source."""
 
 
 @dataclass(frozen=True, eq=False)
 class FlameNode:
-    """A function where it is called by those above it; its `samples` and `time_ns` are those of its `children` too.
+    """A function as called by those above it; its `samples` and `time_ns` include those of its `children`.
 
-    `category` is that of the deepest function on the way here which names one, OTHER where none does; NETTOP where
-    all samples are of nettop's own programs, which their source knows. `find_children` is called once, when somebody
-    asks for them: a screen has room for few of the functions that were met.
+    `category` is that of the deepest function from the root to here which has one, OTHER if none has; NETTOP if all
+    samples are of nettop's own programs. `find_children` is called once, on first use: a screen shows few functions.
     """
 
     symbol: str
@@ -77,13 +76,13 @@ class FlameNode:
 
     @property
     def own_samples(self) -> int:
-        """Those that met the function itself, not one that it calls."""
+        """Samples in the function itself, not in one that it calls."""
         return self.samples - sum(child.samples for child in self.children)
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Stacks, and where and when they were met: from `began_ns` (wall clock) on, for `elapsed_ns`."""
+    """Stacks that were sampled on a host for `elapsed_ns` from `began_ns` (wall clock)."""
 
     counts: tuple[StackCount, ...]
     host: str
@@ -98,16 +97,16 @@ class Profile:
 
     @property
     def title(self) -> str:
-        """What it is, of which host, when, for how long, and how often: one line."""
+        """One line: what, of which host, when, for how long, and how often."""
         when, elapsed_s = rfc3339(self.began_ns)[:19], self.elapsed_ns / 1e9
         return f"network stack on CPU · {self.host} · {when}Z · {elapsed_s:.1f} s at {self.frequency_hz} Hz"
 
 
 def stack_counts(rows: Rows) -> list[StackCount]:
-    """The rows of the table `stacks`, those left out that have no samples."""
+    """The rows of the table `stacks` that have samples."""
     samples = rows.array["samples"]
-    met = rows.array[known(samples) & (samples > 0)]
-    columns = (met[name].tolist() for name in ("entry", "cpu", "stack", "category", "samples", "time_ns"))
+    sampled = rows.array[known(samples) & (samples > 0)]
+    columns = (sampled[name].tolist() for name in ("entry", "cpu", "stack", "category", "samples", "time_ns"))
     return [
         StackCount(entry, cpu, _frames(rows.texts["stack"], code), category, samples, time_ns)
         for entry, cpu, code, category, samples, time_ns in zip(*columns, strict=True)
@@ -128,13 +127,13 @@ def flame_tree(
 
 
 def path_of(count: StackCount, *, by_cpu: bool = False) -> tuple[str, ...]:
-    """The names on the way to a stack's function: the CPU if asked for, the entry point, the frames."""
+    """The names from the root to a stack's function: the CPU if `by_cpu`, the entry point, the frames."""
     entry = ENTRIES.get(count.entry, "unknown")
     return (f"CPU {count.cpu}", entry, *count.frames) if by_cpu else (entry, *count.frames)
 
 
 def category_totals(counts: Iterable[StackCount]) -> dict[int, tuple[int, int]]:
-    """Samples and ns by category, those that have none left out."""
+    """Samples and ns by category, without categories that have none."""
     totals: dict[int, tuple[int, int]] = {}
     for count in counts:
         samples, time_ns = totals.get(count.category, (0, 0))
@@ -143,7 +142,7 @@ def category_totals(counts: Iterable[StackCount]) -> dict[int, tuple[int, int]]:
 
 
 def grown_rows(now: Rows, before: Rows) -> Rows:
-    """The table `stacks` with what it counted from one snapshot to a later one of the same source."""
+    """The table `stacks` with what was counted between two snapshots of the same source."""
     at = positions(now.array["id"], before.array["id"])
     array = now.array.copy()
     for name in ("samples", "time_ns"):
@@ -152,47 +151,47 @@ def grown_rows(now: Rows, before: Rows) -> Rows:
 
 
 class _Reading(NamedTuple):
-    """The table `stacks`, and for how long its source had looked by then."""
+    """The table `stacks`, and for how long its source had sampled by then."""
 
     rows: Rows
     watched_ns: int
 
 
 class StackHistory:
-    """Windows over cumulative snapshots of the table `stacks`: what was met lately, beside all that was.
+    """Windows over cumulative snapshots of the table `stacks`.
 
-    It holds 15 snapshots at most: the newest, the one before, and one every 5 s for the last minute. A snapshot that
-    another start of the source gave (its numbers fell) begins anew.
+    It keeps 15 snapshots at most: the newest, the previous one, and one every 5 s of the last minute. If the source
+    was started again (its numbers fell) the history begins again.
     """
 
     def __init__(self) -> None:
         self._before: _Reading | None = None
         self._now: _Reading | None = None
-        self._marks: list[_Reading] = []
+        self._minute: list[_Reading] = []
 
     def add(self, rows: Rows, watched_ns: int) -> None:
-        """Take the newest snapshot in, whose source has looked for `watched_ns` since its start: what it counted is of
-        that time, whoever came late. A snapshot that is in already changes nothing."""
+        """Add the newest snapshot, whose source has sampled for `watched_ns` since its start. Adding a snapshot again
+        changes nothing."""
         if self._now is not None and rows.taken_ns == self._now.rows.taken_ns:
             return
         now = _Reading(rows, watched_ns)
         if self._now is None or not _continues(now, self._now):
-            self._now, self._marks = None, []
+            self._now, self._minute = None, []
         self._before, self._now = self._now, now
-        if not self._marks or _between_ns(self._marks[-1], now) >= MARK_NS:
-            self._marks.append(now)
-        while len(self._marks) > 1 and _between_ns(self._marks[1], now) >= MINUTE_NS:
-            del self._marks[0]
+        if not self._minute or _between_ns(self._minute[-1], now) >= MARK_NS:
+            self._minute.append(now)
+        while len(self._minute) > 1 and _between_ns(self._minute[1], now) >= MINUTE_NS:
+            del self._minute[0]
 
     def copy(self) -> StackHistory:
-        """What was met until now, for who goes on looking at that while this goes on."""
+        """A copy that does not change while this history goes on."""
         other = StackHistory()
         other._before, other._now = self._before, self._now
-        other._marks = [*self._marks]
+        other._minute = [*self._minute]
         return other
 
     def counts(self, window: Window) -> list[StackCount]:
-        """What was met in the window. Nothing before the first snapshot; in an interval, before the second one."""
+        """The stacks of a window; empty before the first snapshot, or for an interval before the second."""
         if self._now is None:
             return []
         if window is Window.START:
@@ -201,7 +200,7 @@ class StackHistory:
         return [] if since is None else stack_counts(grown_rows(self._now.rows, since.rows))
 
     def span_ns(self, window: Window) -> int | None:
-        """For how long the source has looked in the window, None where that has no beginning yet."""
+        """For how long the source has sampled in the window; None if the window has not begun yet."""
         if self._now is None:
             return None
         if window is Window.START:
@@ -212,21 +211,21 @@ class StackHistory:
     def _since(self, window: Window) -> _Reading | None:
         if window is Window.INTERVAL:
             return self._before
-        return self._marks[0] if self._marks and self._marks[0] is not self._now else None
+        return self._minute[0] if self._minute and self._minute[0] is not self._now else None
 
 
 class _Stacks:
-    """Stacks in the order of their paths, so that all which pass a node stand together, and what they add up to."""
+    """Stacks sorted by path, so that those below a node are contiguous, and their cumulative sums."""
 
     def __init__(self, counts: Iterable[StackCount], *, by_cpu: bool) -> None:
-        met = sorted(((path_of(count, by_cpu=by_cpu), count) for count in counts), key=itemgetter(0))
-        self.paths = [path for path, _ in met]
-        self._samples = _sums(count.samples for _, count in met)
-        self._time_ns = _sums(count.time_ns for _, count in met)
-        self._own = _sums(count.samples if count.category == NETTOP else 0 for _, count in met)
+        by_path = sorted(((path_of(count, by_cpu=by_cpu), count) for count in counts), key=itemgetter(0))
+        self.paths = [path for path, _ in by_path]
+        self._samples = [0, *accumulate(count.samples for _, count in by_path)]
+        self._time_ns = [0, *accumulate(count.time_ns for _, count in by_path)]
+        self._own = [0, *accumulate(count.samples if count.category == NETTOP else 0 for _, count in by_path)]
 
     def node(self, symbol: str, some: range, depth: int, above: int, sort: FlameSort) -> FlameNode:
-        """The node that `some` of them pass, `depth` names from the root; `above` is its caller's category."""
+        """The node of the stacks in `some`, `depth` names from the root; `above` is its caller's category."""
         first, after = some.start, some.stop
         samples = self._samples[after] - self._samples[first]
         time_ns = self._time_ns[after] - self._time_ns[first]
@@ -237,14 +236,16 @@ class _Stacks:
         return FlameNode(symbol, samples, time_ns, category, below)
 
     def _children(self, some: range, depth: int, above: int, sort: FlameSort) -> tuple[FlameNode, ...]:
-        """A node for each name that follows the first `depth` ones."""
+        """A node for each name that follows the first `depth` names."""
         nodes = [
-            self.node(symbol, those, depth + 1, above, sort) for symbol, those in self._next(some, depth)
+            self.node(symbol, stacks, depth + 1, above, sort) for symbol, stacks in self._next(some, depth)
         ]
-        return tuple(sorted(nodes, key=_ORDERS[sort]))
+        if sort is FlameSort.SAMPLES:
+            nodes.sort(key=lambda node: -node.samples)  # equal ones stay in order of their names
+        return tuple(nodes)
 
     def _next(self, some: range, depth: int) -> Iterator[tuple[str, range]]:
-        """The names that follow the first `depth` ones, and who has them; whose path ends there stands before."""
+        """The names after the first `depth`, and the stacks that have them; stacks that end there sort first."""
         paths, at, end = self.paths, some.start, some.stop
         while at < end and len(paths[at]) == depth:
             at += 1
@@ -255,35 +256,19 @@ class _Stacks:
             at = after
 
 
-def _sums(numbers: Iterable[int]) -> list[int]:
-    """What those before each come to, and all of them."""
-    return list(accumulate(numbers, initial=0))
-
-
-def _widest(node: FlameNode) -> tuple[int, str]:
-    return -node.samples, node.symbol
-
-
-def _name(node: FlameNode) -> tuple[int, str]:
-    return 0, node.symbol
-
-
-_ORDERS = {FlameSort.SAMPLES: _widest, FlameSort.NAME: _name}
-
-
 def _frames(texts: Sequence[str], code: int) -> tuple[str, ...]:
-    """The functions of a stack; none of one that is unknown, or has no names."""
+    """The functions of a stack; none if it is unknown or has no names."""
     return _names(texts[code]) if code < len(texts) else ()
 
 
 @lru_cache(16_384)
 def _names(stack: str) -> tuple[str, ...]:
-    """The functions of a stack. Kept, each name once: stacks are met again and again, at every refresh."""
+    """The functions of a stack, cached: the same stacks come with every refresh."""
     return tuple(map(sys.intern, stack.split(";"))) if stack else ()
 
 
 def _growth(now: Array, before: Array, at: Index) -> Array:
-    """What each number grew by; `at` has the place of each in `before`, or -1. Never negative."""
+    """By how much each number grew, never negative; `at` has the position of each in `before`, or -1."""
     earlier = np.zeros_like(now)
     earlier[at >= 0] = before[at[at >= 0]]
     growth: Array = now - np.minimum(now, earlier)
@@ -295,7 +280,7 @@ def _between_ns(before: _Reading, now: _Reading) -> int:
 
 
 def _continues(now: _Reading, before: _Reading) -> bool:
-    """Whether both snapshots count from the same start: nothing fell, and what was there has not all gone."""
+    """Whether both snapshots count from the same start: no number fell, and not all stacks are gone."""
     at = positions(now.rows.array["id"], before.rows.array["id"])
     both = at >= 0
     fell = now.rows.array["samples"][both] < before.rows.array["samples"][at[both]]

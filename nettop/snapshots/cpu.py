@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU lens: what the network stack costs in CPU time, where it is entered and where inside it that goes."""
+"""The CPU lens: what the network stack costs in CPU time, by entry point and by part of the stack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENTRIES = {
     IO_WORKERS: "I/O workers",
     NAPI_THREADS: "NAPI threads",
 }
-"""Entry points. Time is charged to the innermost one: a softirq that interrupts a system call is a softirq's."""
+"""Entry points. Time is charged to the innermost one: a softirq that interrupts a system call is charged as softirq."""
 
 TIME_OF = {
     TX_SYSCALLS: "tx_syscalls_ns",
@@ -31,7 +31,7 @@ TIME_OF = {
     IO_WORKERS: "io_workers_ns",
     NAPI_THREADS: "napi_threads_ns",
 }
-"""The column of `cpus` that has an entry point's time."""
+"""The column of an entry point's time in `cpus`."""
 
 VECTORS = ("hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu")
 """Softirqs by their number (include/linux/interrupt.h)."""
@@ -96,11 +96,11 @@ CATEGORIES: dict[int, Category] = {
                  "nf_conntrack_in nf_conntrack_confirm __nf_conntrack_confirm nf_confirm ipv4_confirm "
                  "ipv4_conntrack_in ipv4_conntrack_local ipv4_conntrack_defrag ipv6_conntrack_in ipv6_conntrack_local "
                  "ipv6_defrag nf_nat_inet_fn nf_nat_packet nf_nat_manip_pkt nf_nat_ipv4_fn nf_nat_ipv6_fn"),
-    9: _category("IP receive", "I", "IPv4 and IPv6 input, and the route of what came",
+    9: _category("IP receive", "I", "IPv4 and IPv6 input, and the route lookup",
                  "ip_rcv ip_list_rcv ip_sublist_rcv ip_sublist_rcv_finish ip_list_rcv_finish ip_rcv_finish "
                  "ip_rcv_finish_core ip_rcv_core ipv6_rcv ipv6_list_rcv ip6_sublist_rcv ip6_rcv_finish ip6_rcv_core "
                  "ip6_rcv_finish_core ip6_list_rcv_finish"),
-    10: _category("local delivery", "L", "packets for this host, on the way to their protocol",
+    10: _category("local delivery", "L", "packets for this host, before their protocol",
                   "ip_local_deliver ip_local_deliver_finish ip_protocol_deliver_rcu ip6_input ip6_input_finish "
                   "ip6_protocol_deliver_rcu ip_sublist_local_deliver"),
     11: _category("forwarding", "R", "packets for other hosts",
@@ -114,7 +114,7 @@ CATEGORIES: dict[int, Category] = {
                   "udp_queue_rcv_skb udp_queue_rcv_one_skb udpv6_queue_rcv_skb udpv6_queue_rcv_one_skb "
                   "__udp_enqueue_schedule_skb __udp4_lib_lookup __udp6_lib_lookup udp4_lib_lookup2 udp6_lib_lookup2 "
                   "udp_sendmsg udpv6_sendmsg udp_send_skb udp_v6_send_skb udp_recvmsg udpv6_recvmsg"),
-    14: _category("transmit", "S", "sending: in softirqs what leaves from there, as answers and forwarded packets do",
+    14: _category("transmit", "S", "sending; in softirqs that is answers and forwarded packets",
                   "__dev_queue_xmit ip_output __ip_local_out ip_local_out ip_send_skb __ip_queue_xmit ip_queue_xmit "
                   "ip_finish_output ip_finish_output2 __ip_finish_output ip6_output ip6_xmit inet6_csk_xmit "
                   "ip6_local_out ip6_finish_output ip6_finish_output2 dev_hard_start_xmit sch_direct_xmit __qdisc_run "
@@ -124,7 +124,7 @@ CATEGORIES: dict[int, Category] = {
                   "ep_poll_callback"),
     16: _category("softirq loop", "O", "the loop around all of it",
                   "net_rx_action handle_softirqs __do_softirq napi_threaded_poll napi_threaded_poll_loop"),
-    NETTOP: _category("nettop itself", "N", "nettop's own programs at these hooks, and the way to programs, anybody's"),
+    NETTOP: _category("nettop itself", "N", "nettop's own BPF programs, and the kernel's code that calls BPF programs"),
     18: _category("system call", "Y", "entering the kernel, and the socket calls before their protocol",
                   "do_syscall_64 el0_svc __sys_sendto __sys_recvfrom __sys_sendmsg __sys_recvmsg __sys_sendmmsg "
                   "__sys_recvmmsg ksys_write ksys_read do_sendfile io_worker_handle_work"),
@@ -132,7 +132,7 @@ CATEGORIES: dict[int, Category] = {
 }  # fmt: skip
 """By the number that tables hold. They exclude each other, so that shares add up to 100 %."""
 
-CATEGORY_OF = {symbol: number for number, one in CATEGORIES.items() for symbol in one.symbols}
+CATEGORY_OF = {symbol: number for number, category in CATEGORIES.items() for symbol in category.symbols}
 """The category that a function names."""
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -141,30 +141,30 @@ _ENTRY = Field("entry", Kind.ENUM, "ENTRY", "where the network stack was entered
                labels=ENTRIES)  # fmt: skip
 _CATEGORY = Field("category", Kind.ENUM, "CATEGORY", "the part of the network stack, by the deepest function that "
                   "names one", "u1", width=19, importance=95,
-                  labels={number: one.label for number, one in CATEGORIES.items()})  # fmt: skip
-_SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "how often a CPU was met there", "u8", "", 9, 85)
-_TIME = Field("time_ns", Kind.COUNTER, "TIME", "CPU time, by samples. Its rate is a share of one CPU", "u8", "ns", 9,
+                  labels={number: category.label for number, category in CATEGORIES.items()})  # fmt: skip
+_SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "samples of a CPU there", "u8", "", 9, 85)
+_TIME = Field("time_ns", Kind.COUNTER, "TIME", "CPU time by samples; its rate is a share of one CPU", "u8", "ns", 9,
               80, rate_title="SHARE")  # fmt: skip
 
 _OF_ENTRIES = (
-    Field("network_ns", Kind.COUNTER, "NETWORK", "CPU time of the network stack, the sum of its entry points. Its "
-          "rate is a share of one CPU", "u8", "ns", 9, 95),
+    Field("network_ns", Kind.COUNTER, "NETWORK", "CPU time of the network stack, the sum of its entry points; "
+          "its rate is a share of one CPU", "u8", "ns", 9, 95),
     Field("tx_syscalls_ns", Kind.COUNTER, "TX SYS", "CPU time of system calls that send on sockets", "u8", "ns", 9, 80),
-    Field("rx_syscalls_ns", Kind.COUNTER, "RX SYS", "CPU time of system calls that receive from sockets; none while "
-          "they wait", "u8", "ns", 9, 80),
+    Field("rx_syscalls_ns", Kind.COUNTER, "RX SYS", "CPU time of system calls that receive from sockets, without "
+          "waiting", "u8", "ns", 9, 80),
 )  # fmt: skip
 _IO_WORKERS = Field("io_workers_ns", Kind.COUNTER, "I/O WRK", "CPU time of io_uring's workers and of kernel threads, "
                     "while they send or receive", "u8", "ns", 9, 60)  # fmt: skip
 
 _VECTOR_HELP = {
     "hi": "high-priority tasklets",
-    "timer": "timers, TCP's too: retransmission, delayed acknowledgements",
+    "timer": "timers, including TCP's: retransmission, delayed acknowledgements",
     "block": "block devices",
-    "irq_poll": "block devices that are polled",
-    "tasklet": "tasklets, what TCP sends once a device has room again too",
+    "irq_poll": "polled block devices",
+    "tasklet": "tasklets, including what TCP sends when a device has room again",
     "sched": "the scheduler's balancing",
-    "hrtimer": "high-resolution timers, what TCP sends paced too",
-    "rcu": "RCU callbacks, those that free the network's memory too",
+    "hrtimer": "high-resolution timers, including paced TCP",
+    "rcu": "RCU callbacks, including those that free network memory",
 }
 
 CPUS = Table(
@@ -179,8 +179,8 @@ CPUS = Table(
               "u8", "ns", 9, 60),
         *(Field(f"{name}_ns", Kind.COUNTER, name.upper(), f"exact time in the softirq {name.upper()}: {about}", "u8",
                 "ns", 9, 20) for name, about in _VECTOR_HELP.items()),
-        Field("stat_softirq_ns", Kind.COUNTER, "/PROC/STAT", "what /proc/stat says of all softirqs; where the kernel "
-              "counts ticks (no IRQ time accounting) that is 0–40 % off", "u8", "ns", 9, 15),
+        Field("stat_softirq_ns", Kind.COUNTER, "/PROC/STAT", "time of all softirqs by /proc/stat; 0–40 % off on "
+              "kernels that count ticks (no IRQ time accounting)", "u8", "ns", 9, 15),
     ),
     key="cpu",
     screen=("cpu", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s", "tx_softirq_ns_per_s",
@@ -195,13 +195,13 @@ CPUS = Table(
 STACKS = Table(
     name="stacks",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts up as stacks are met", "u8", width=6, importance=2),
+        Field("id", Kind.KEY, "ID", "counts up as stacks appear", "u8", width=6, importance=2),
         _ENTRY,
         Field("cpu", Kind.LABEL, "CPU", "the processor", "u4", width=4, importance=60),
         _CATEGORY,
         _SAMPLES,
         _TIME,
-        Field("stack", Kind.TEXT, "STACK", "functions of the kernel from the entry point inwards, with ; between",
+        Field("stack", Kind.TEXT, "STACK", "kernel functions from the entry point inwards, separated by ;",
               "u4", width=60, importance=100),
     ),
     key="id",
@@ -222,7 +222,7 @@ CATEGORY_SHARES = Table(
         _CATEGORY,
         _SAMPLES,
         Field("entry_samples", Kind.COUNTER, "OF", "samples of that entry point", "u8", "", 9, 2),
-        Field("share", Kind.RATIO, "OF ENTRY", "of the entry point's samples", width=8, importance=92,
+        Field("share", Kind.RATIO, "OF ENTRY", "share of the entry point's samples", width=8, importance=92,
               parts=("samples", "entry_samples"), formula="samples / entry_samples"),
         _TIME,
         Field("note", Kind.TEXT, "NOTE", "why there is no number", "u4", width=40, importance=40),
@@ -239,21 +239,21 @@ CATEGORY_SHARES = Table(
 )  # fmt: skip
 
 NO_PROCESS = "(no process)"
-"""In place of a process: what softirqs spend for nobody, or for nobody known."""
+"""In place of a process: softirqs that served no known process."""
 
 PROCESSES = Table(
     name="processes",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts up as processes are met", "u8", width=6, importance=2),
-        Field("process", Kind.TEXT, "PROCESS", f"name of the process. {NO_PROCESS} is the softirqs that served no "
-              "socket known to be one's: they forward, bridge, drop or answer, or it is not known yet whose they "
-              "served. All processes share them, none is charged for them", "u4", width=16, importance=100),
+        Field("id", Kind.KEY, "ID", "counts up as processes appear", "u8", width=6, importance=2),
+        Field("process", Kind.TEXT, "PROCESS", f"name of the process. {NO_PROCESS} is softirqs that served no "
+              "socket of a known process: they forward, bridge, drop or answer, or ran before the socket was known. "
+              "No process is charged for them", "u4", width=16, importance=100),
         Field("pid", Kind.LABEL, "PID", "process id", "u4", width=8, importance=90),
         *_OF_ENTRIES,
         _IO_WORKERS,
-        Field("softirq_ns", Kind.COUNTER, "SOFTIRQ", "CPU time of softirqs and of threads that poll devices, in all "
-              f"what `cpu` has: of a process what samples say served its sockets, of {NO_PROCESS} the rest", "u8", "ns",
-              9, 70),
+        Field("softirq_ns", Kind.COUNTER, "SOFTIRQ", "CPU time of softirqs and of threads that poll devices: for a "
+              f"process, by samples, what served its sockets; {NO_PROCESS} has the rest. The sum is that of `cpu`",
+              "u8", "ns", 9, 70),
     ),
     key="id",
     screen=("process", "pid", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s",
@@ -265,27 +265,29 @@ PROCESSES = Table(
     hook="syscalls",
 )  # fmt: skip
 
-# --- points -------------------------------------------------------------------------------------------------------
+# --- hooks --------------------------------------------------------------------------------------------------------
 
-HOOK_SOFTIRQS = Hook("softirqs", "when softirqs begin and end",
+HOOK_SOFTIRQS = Hook("softirqs", "the begin and end of softirqs",
                        ("tx_softirq_ns", "rx_softirq_ns", *(f"{name}_ns" for name in _VECTOR_HELP)))  # fmt: skip
-HOOK_SYSCALLS = Hook("syscalls", "when system calls on sockets begin and end",
+HOOK_SYSCALLS = Hook("syscalls", "the begin and end of system calls on sockets",
                        ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns"))  # fmt: skip
-HOOK_NAPI_THREADS = Hook("napi_threads", "when threads that poll devices run", ("napi_threads_ns",))
-HOOK_SAMPLES = Hook("samples", "what CPUs do inside the network stack, many times a second",
+HOOK_NAPI_THREADS = Hook(
+    "napi_threads", "context switches of threads that poll devices", ("napi_threads_ns",)
+)
+HOOK_SAMPLES = Hook("samples", "stacks of CPUs inside the network stack, many times a second",
                       ("samples", "entry_samples", "time_ns"))  # fmt: skip
-HOOK_SYMBOLS = Hook("symbols", "names of the kernel's functions", ("stack", "category"),
+HOOK_SYMBOLS = Hook("symbols", "names of kernel functions", ("stack", "category"),
                     remedy=SYMBOLS_REMEDY)  # fmt: skip
-HOOK_SERVED = Hook("served", "whose sockets softirqs serve", ("softirq_ns",))
+HOOK_SERVED = Hook("served", "the sockets that softirqs serve", ("softirq_ns",))
 
 # --- options ------------------------------------------------------------------------------------------------------
 
 MIN_SAMPLES = 10
-"""Samples of a CPU in an interval, at least: each then stands for a tenth of the CPU at most."""
+"""The least number of samples of a CPU in an interval: each stands for a tenth of it at most."""
 
 
 def _check_frequency(frequency_hz: int, interval_s: float) -> None:
-    """Raises UsageError where too few samples fall into an interval."""
+    """Raises UsageError if too few samples fall into an interval."""
     if frequency_hz * interval_s < MIN_SAMPLES:
         raise UsageError(
             f"--frequency {frequency_hz} is too low for {interval_s:g} s: "
@@ -297,7 +299,7 @@ def _check_frequency(frequency_hz: int, interval_s: float) -> None:
 FREQUENCY = Option(
     "frequency",
     "Samples of each CPU per second",
-    default=997,  # in step with nothing else that is periodic
+    default=997,  # a prime: in step with nothing else that is periodic
     metavar="HZ",
     minimum=1,
     maximum=10_000,
@@ -322,20 +324,23 @@ LENS = Lens(
     losses=(
         Loss(
             "threads",
-            "threads that wait in calls or softirqs and were not remembered, for want of room: the rest is not timed",
+            "threads that were switched out in a call or softirq and had no room in the map: the rest is not timed",
         ),
-        Loss("processes", "processes that found no room: their calls are in the CPUs' times alone"),
-        Loss("sockets", "ticks in softirqs whose socket was not noted, for want of room"),
+        Loss("processes", "processes that had no room in the map: their calls are counted only by CPU"),
+        Loss("sockets", "samples in softirqs whose socket had no room in the map"),
         Loss(
-            "recursion", "runs of a hook that the kernel skipped, because that hook was at work on that CPU"
+            "recursion",
+            "runs of a hook that the kernel skipped because the hook was already running on that CPU",
         ),
-        Loss("rows", "processes without a row, because too many used the network: those that used it least"),
-        Loss("ticks", "ticks that the clock missed: times by samples are too low by as much"),
+        Loss(
+            "rows", "processes without a row because there were too many: those that used the network least"
+        ),
+        Loss("ticks", "ticks that the clock missed: sampled times are too low by as much"),
         Loss("walks", "samples whose stack the kernel could not walk"),
-        Loss("collisions", "samples whose stack has another one's hash"),
-        Loss("stacks", "samples whose stack found no room in the kernel"),
-        Loss("not_kept", "samples whose stack is in no row, for want of room"),
-        Loss("cpus", "CPUs that are on and have no clock: no sample is taken there"),
+        Loss("collisions", "samples whose stack has the same hash as another one"),
+        Loss("stacks", "samples whose stack had no room in the map"),
+        Loss("not_kept", "samples whose stack had no room for a row"),
+        Loss("cpus", "CPUs that are online and have no clock: they are not sampled"),
     ),
     options=(FREQUENCY,),
 )

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Spends CPU time in one kind of system call: cpu_spin CALL CPU MILLISECONDS ADDRESS PORT. It waits for a
-// line, makes those calls until they have taken so long, and prints how long it was on its CPU for them, in
-// ns, less what as many calls of getppid() take: the loop, and the way into the kernel and back. Where
-// threads of io_uring work for it, it prints the CPU time of those, less what they need for as many requests
-// to do nothing. At the end it waits for another line.
+// line, repeats the call until it has taken that long, and prints the time on its CPU, in ns, minus that of as
+// many calls of getppid(): the loop, and entering and leaving the kernel. If io_uring's worker threads do the
+// work, it prints their CPU time minus that of as many requests that do nothing. Then it waits for another line.
 //
-// CALL may be `nothing`: then it makes none, says that it has begun, and looks at the clock until SIGUSR1
-// comes. It prints what it lost of its CPU time to what interrupts threads, in ns: what was shorter than a
-// burst of softirqs, and what was not; that CPU time, and how long it took. Meanwhile calls of membarrier()
-// interrupt it.
+// If CALL is `nothing` it makes no calls, prints `began`, and reads the clock until SIGUSR1. Then it prints, in
+// ns: the CPU time that it lost to short and to long interruptions (shorter or longer than a burst of softirqs),
+// all of its CPU time, and the elapsed time. Calls of membarrier() elsewhere interrupt it.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -35,7 +33,7 @@
 #define BATCH 8
 #define AT_ONCE 16
 #define PIPE_BYTES 65536
-#define LEAP_NS 1000
+#define JUMP_NS 1000
 #define BURST_NS 150000
 
 static char message[BYTES];
@@ -61,8 +59,8 @@ static long long ns(clockid_t clock) {
 
 static long long used_ns(void) { return ns(CLOCK_THREAD_CPUTIME_ID); }
 
-// For how long this thread was on a CPU, by the clock: unlike its CPU time, with what a hypervisor took of
-// that.
+// The time that this thread waited for a CPU. Elapsed time minus this is its time on the CPU, which includes
+// stolen time, unlike its CPU time.
 static long long waited_ns(void) {
   char text[96] = {0};
   long long ran, waited;
@@ -100,7 +98,7 @@ static void open_ring(void) {
   came = (unsigned *)(back + parameters.cq_off.tail);
 }
 
-// So many requests, all of which have been answered then.
+// Makes this many requests and waits for all answers.
 static long request(int operation, int flags, int many) {
   for (int i = 0; i < many; i++) {
     unsigned at = (*tail + i) & *mask;
@@ -122,22 +120,22 @@ static long by_send(void) { return send(to, message, BYTES, 0); }
 static long by_write(void) { return write(to, message, BYTES); }
 static long by_writev(void) { return writev(to, &piece, 1); }
 static long by_sendmsg(void) {
-  struct msghdr one = {.msg_iov = &piece, .msg_iovlen = 1};
-  return sendmsg(to, &one, 0);
+  struct msghdr header = {.msg_iov = &piece, .msg_iovlen = 1};
+  return sendmsg(to, &header, 0);
 }
 static long by_sendmmsg(void) {
-  struct mmsghdr some[BATCH];
-  memset(some, 0, sizeof some);
+  struct mmsghdr batch[BATCH];
+  memset(batch, 0, sizeof batch);
   for (int i = 0; i < BATCH; i++)
-    some[i].msg_hdr = (struct msghdr){.msg_iov = &piece, .msg_iovlen = 1};
-  return sendmmsg(to, some, BATCH, 0);
+    batch[i].msg_hdr = (struct msghdr){.msg_iov = &piece, .msg_iovlen = 1};
+  return sendmmsg(to, batch, BATCH, 0);
 }
 static long by_sendfile(void) {
   off_t from = 0;
   return sendfile(to, file, &from, BYTES);
 }
 static long by_splice(void) { return splice(pipes[0], 0, to, 0, BYTES, 0); }
-static void fill_pipe(void) { // so that there is something to splice
+static void fill_pipe(void) {
   for (int i = 0; i < AT_ONCE; i++) {
     loff_t from = 0;
     need(splice(file, &from, pipes[1], 0, BYTES, 0) == BYTES, "splice");
@@ -155,7 +153,7 @@ static const struct {
              {"splice", by_splice},   {"io_uring", by_ring},     {"io_worker", by_worker},
              {"recv", by_recv},       {"getppid", by_getppid},   {"membarrier", by_membarrier}};
 
-// So many calls, or as many as take so long: what they took by this clock.
+// Makes at least this many calls, and for at least this long; returns the time that they took by the clock.
 static long long spin(long (*make)(void), long long at_least_ns, long at_least, long *made,
                       long long (*clock)(void)) {
   long long spent = 0;
@@ -170,17 +168,17 @@ static long long spin(long (*make)(void), long long at_least_ns, long at_least, 
   return spent;
 }
 
-static volatile sig_atomic_t is_over;
-static void stop(int signal) { is_over = 1; }
+static volatile sig_atomic_t is_stopped;
+static void stop(int signal) { is_stopped = 1; }
 
-// Looks at the clock until it is over. What takes the CPU meanwhile is seen as a leap of the clock: what
-// other threads and the hypervisor take of that is no CPU time of this thread, what interrupts take is.
-static void lose(void) {
+// Reads the clock until SIGUSR1. Interruptions appear as jumps of the clock: time that other threads and the
+// hypervisor take is not CPU time of this thread, time that interrupts take is.
+static void count_losses(void) {
   long long lost[2] = {0}, used = used_ns(), began = ns(CLOCK_MONOTONIC), last = began;
   long long away = began - used;
-  while (!is_over) {
+  while (!is_stopped) {
     long long now = ns(CLOCK_MONOTONIC);
-    if (now - last > LEAP_NS) {
+    if (now - last > JUMP_NS) {
       long long used_then = used_ns(), away_then = (now = ns(CLOCK_MONOTONIC)) - used_then;
       long long lost_here = now - last - (away_then - away);
       lost[lost_here > BURST_NS] += lost_here;
@@ -216,24 +214,24 @@ int main(int count, char **words) {
     getchar();
     puts("began");
     fflush(stdout);
-    lose();
+    count_losses();
     return 0;
   }
   for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
     if (strcmp(calls[i].name, words[1]))
       continue;
-    bool by_others = calls[i].make == by_worker;
-    if (calls[i].make == by_ring || by_others)
+    bool by_workers = calls[i].make == by_worker;
+    if (calls[i].make == by_ring || by_workers)
       open_ring();
-    if (by_others)
+    if (by_workers)
       need(!syscall(__NR_io_uring_register, ring, IORING_REGISTER_IOWQ_AFF, &mine, sizeof mine), "workers");
     puts("ready");
     fflush(stdout);
     getchar();
     long times, again;
-    long long (*clock)(void) = by_others ? workers_ns : on_cpu_ns;
+    long long (*clock)(void) = by_workers ? workers_ns : on_cpu_ns;
     long long used = spin(calls[i].make, atoll(words[3]) * 1000000, 0, &times, clock);
-    printf("%lld\n", used - spin(by_others ? nothing_by_worker : by_getppid, 0, times, &again, clock));
+    printf("%lld\n", used - spin(by_workers ? nothing_by_worker : by_getppid, 0, times, &again, clock));
     fflush(stdout);
     getchar();
     return 0;

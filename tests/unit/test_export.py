@@ -32,13 +32,13 @@ from nettop.settings import MAX_INTERVAL_S, ExportFormat, ExportSettings
 from nettop.snapshots.cpu import ENTRIES, RX_SOFTIRQ
 from nettop.snapshots.snapshot import HookStatus
 from tests.unit.children import DEADLINE_S, Child
+from tests.unit.example_stacks import TCP, WAKE, StackSource
 from tests.unit.logging_run import until
-from tests.unit.met import TCP, WAKE, Meeting
 
 RX = ENTRIES[RX_SOFTIRQ]
 
 
-def export(source: Meeting, *words: str) -> int:
+def export(source: StackSource, *words: str) -> int:
     """`nettop export` of a tenth of a second."""
     return run(["export", *words, "--duration", "0.1"], lambda lens: source)
 
@@ -111,7 +111,7 @@ def test_wrong_words(wrong: dict[str, Any], what: str, remedy: str) -> None:
 
 def test_missing_words(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a file it says which word is missing, and where help is."""
-    assert export(Meeting(), "cpu.stacks") == ExitCode.USAGE
+    assert export(StackSource(), "cpu.stacks") == ExitCode.USAGE
     told = capsys.readouterr().err
     assert "missing argument 'FILE'" in told
     assert "nettop export --help" in told
@@ -119,7 +119,7 @@ def test_missing_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_wrong_filter_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A filter that cannot be read is told before anything is attached."""
-    source = Meeting()
+    source = StackSource()
     assert export(source, "cpu.stacks", str(tmp_path / "a.svg"), "--filter", "sampels>3") == ExitCode.USAGE
     assert "did you mean samples" in capsys.readouterr().err
     assert source.reads == 0
@@ -127,7 +127,7 @@ def test_wrong_filter_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     """--help has the options and examples."""
-    assert export(Meeting(), "--help") == 0
+    assert export(StackSource(), "--help") == 0
     told = capsys.readouterr().out
     assert "nettop export cpu.stacks cpu.svg" in told
     assert "--frequency" in told
@@ -138,7 +138,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_counts_lie_between_the_first_and_the_last_snapshot(tmp_path: Path) -> None:
     """What was met before does not count, and each reading since does."""
-    source, file = Meeting({WAKE: 30, TCP: 5}), tmp_path / "a.folded"
+    source, file = StackSource({WAKE: 30, TCP: 5}), tmp_path / "a.folded"
     assert (
         export(source, "cpu.stacks", str(file), "--frequency", "199", "--mechanism", "samples=none")
         == ExitCode.DONE
@@ -157,13 +157,13 @@ def test_filter(tmp_path: Path) -> None:
     """Rows that the filter leaves out are in no stack; numbers in it are those of the duration."""
     for words, expected in (("sock_def_readable", {WAKE}), ("samples<1000", {WAKE, TCP}), ("cpu=7", set())):
         file = tmp_path / "a.folded"
-        assert export(Meeting(), "cpu", str(file), "--filter", words) == ExitCode.DONE
+        assert export(StackSource(), "cpu", str(file), "--filter", words) == ExitCode.DONE
         assert set(lines_of(file.read_text())) == {f"{RX};{stack}" for stack in expected}
 
 
 def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     """`-` is standard output: it has the export and nothing else."""
-    assert export(Meeting(), "cpu.stacks", "-", "--format", "speedscope") == ExitCode.DONE
+    assert export(StackSource(), "cpu.stacks", "-", "--format", "speedscope") == ExitCode.DONE
     told = capsys.readouterr()
     assert json.loads(told.out)["exporter"].startswith("nettop ")
     assert re.fullmatch(r"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks\n", told.err)
@@ -172,7 +172,7 @@ def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line: how many samples, of how long, what was lost meanwhile, and where it is."""
     file = tmp_path / "a.svg"
-    assert export(Meeting(), "cpu.stacks", str(file)) == ExitCode.DONE
+    assert export(StackSource(), "cpu.stacks", str(file)) == ExitCode.DONE
     told = capsys.readouterr()
     assert re.fullmatch(rf"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks; written to {file}\n", told.err)
     assert told.out == ""
@@ -180,14 +180,14 @@ def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_nothing_was_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An idle network stack has an export without samples, and that is said."""
-    assert export(Meeting({TCP: 0}), "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.DONE
+    assert export(StackSource({TCP: 0}), "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.DONE
     assert "0 samples in 0.1 s: the network stack took next to no CPU time" in capsys.readouterr().err
     assert "0 samples" in (tmp_path / "a.svg").read_text()
 
 
 def test_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where stacks cannot be had it says why, and makes no file."""
-    source = Meeting(hooks=(HookStatus("samples", None, (("perf", "no perf events here"),)),))
+    source = StackSource(hooks=(HookStatus("samples", None, (("perf", "no perf events here"),)),))
     assert export(source, "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.UNSUPPORTED
     assert "stacks are not available on this kernel or host: no perf events here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -203,7 +203,7 @@ def test_a_file_is_replaced_when_all_is_there(tmp_path: Path) -> None:
     file.chmod(0o600)
     there: list[str] = []
 
-    class Looking(Meeting):
+    class Looking(StackSource):
         def read(self, taken_ns: int) -> Any:
             there.append(file.read_text())
             return super().read(taken_ns)
@@ -220,7 +220,7 @@ def test_a_failure_leaves_the_file_alone(tmp_path: Path) -> None:
     file = tmp_path / "a.folded"
     file.write_text("old")
 
-    class Failing(Meeting):
+    class Failing(StackSource):
         def read(self, taken_ns: int) -> Any:
             if self.reads:
                 raise NettopError("it broke")
@@ -236,7 +236,7 @@ def test_symbolic_link(tmp_path: Path) -> None:
     file, link = tmp_path / "there" / "a.folded", tmp_path / "link.folded"
     file.parent.mkdir()
     link.symlink_to(file)
-    assert export(Meeting(), "cpu.stacks", str(link)) == ExitCode.DONE
+    assert export(StackSource(), "cpu.stacks", str(link)) == ExitCode.DONE
     assert link.is_symlink()
     assert file.read_text().startswith(RX)
 
@@ -244,7 +244,7 @@ def test_symbolic_link(tmp_path: Path) -> None:
 def test_special_files_are_written_to() -> None:
     """A device or a FIFO is never replaced."""
     before = os.stat(os.devnull)
-    assert export(Meeting(), "cpu.stacks", os.devnull, "--format", "svg") == ExitCode.DONE
+    assert export(StackSource(), "cpu.stacks", os.devnull, "--format", "svg") == ExitCode.DONE
     assert os.path.samestat(os.stat(os.devnull), before)
 
 
@@ -254,7 +254,7 @@ def test_fifo(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     reader = threading.Thread(target=lambda: read.append(fifo.read_text()), daemon=True)
     reader.start()
-    assert export(Meeting(), "cpu.stacks", str(fifo)) == ExitCode.DONE
+    assert export(StackSource(), "cpu.stacks", str(fifo)) == ExitCode.DONE
     reader.join(20)
     assert f"{RX};{TCP}" in lines_of(read[0])
     assert stat.S_ISFIFO(fifo.stat().st_mode)
@@ -270,7 +270,7 @@ def test_fifo(tmp_path: Path) -> None:
 )
 def test_impossible_places(place: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where no file can come to be that is told before anything is sampled."""
-    source, words = Meeting(), (str(tmp_path / place), "--format", "svg")
+    source, words = StackSource(), (str(tmp_path / place), "--format", "svg")
     assert export(source, "cpu.stacks", *words) == ExitCode.FAILURE
     told = capsys.readouterr().err
     assert f"cannot be written: {why}" in told
@@ -286,7 +286,10 @@ def test_forbidden_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Path, "touch", refuse)
     settings = ExportSettings("cpu.stacks", str(tmp_path / "a.svg"), ExportFormat.SVG)
-    with Session(MAX_INTERVAL_S, lambda lens: Meeting()) as session, pytest.raises(PermissionMissing) as told:
+    with (
+        Session(MAX_INTERVAL_S, lambda lens: StackSource()) as session,
+        pytest.raises(PermissionMissing) as told,
+    ):
         run_export(settings, session, Requests(), None, None)
     assert "no file can be made in" in told.value.what
 
@@ -297,7 +300,7 @@ def test_forbidden_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 class Exporting:
     """An export of an hour in a thread, over a source that is read only when told to."""
 
-    def __init__(self, path: Path, source: Meeting) -> None:
+    def __init__(self, path: Path, source: StackSource) -> None:
         self.requests = Requests()
         self.stderr = io.StringIO()
         self.exit: ExitCode | None = None
@@ -319,7 +322,7 @@ class Exporting:
 
 def test_ended_early(tmp_path: Path) -> None:
     """Who ends it early gets what was met so far, and is told that it is not all."""
-    file, source = tmp_path / "a.folded", Meeting()
+    file, source = tmp_path / "a.folded", StackSource()
     running = Exporting(file, source)
     until(lambda: source.reads == 1)
     running.requests.end()
@@ -333,7 +336,7 @@ def test_ended_before_it_began(tmp_path: Path) -> None:
     """Before the first reading there is nothing to write, and no file."""
     attached, go_on = threading.Event(), threading.Event()
 
-    class Slow(Meeting):
+    class Slow(StackSource):
         def start(self) -> None:
             attached.set()
             assert go_on.wait(DEADLINE_S)
@@ -351,9 +354,9 @@ def test_ended_before_it_began(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from nettop import cli
-from tests.unit.met import Meeting
+from tests.unit.example_stacks import StackSource
 run = cli.run
-cli.run = lambda words: run(words, lambda lens: Meeting())
+cli.run = lambda words: run(words, lambda lens: StackSource())
 sys.exit(cli.main())
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exported picture in a browser: zoom, reset, search, the legend, details, and a window of another size."""
+"""The exported flame graph in a browser: zoom, reset, search, legend, details, and another window size."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from nettop.output.cpu.flame_svg import flame_svg
 from nettop.query.cpu import StackCount
 from nettop.snapshots.cpu import RX_SOFTIRQ, TX_SYSCALLS
-from tests.unit.met import SEND, TCP, WAKE, category_of, profile
+from tests.unit.example_stacks import SEND, TCP, WAKE, category_of, profile
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "bpf_prog_1f<&>\"'"
 NARROW = 1e-6
-"""Pixels by which two places may differ."""
+"""Pixels by which two positions may differ."""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 
 
 def count(entry: int, stack: str, samples: int) -> StackCount:
-    """A stack that was met so often."""
+    """A stack with this many samples."""
     return StackCount(entry, 0, tuple(stack.split(";")), category_of(stack), samples, samples * 1_000_000)
 
 
@@ -38,7 +38,7 @@ COUNTS = [
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The picture of 1,000 samples."""
+    """A flame graph of 1,000 samples."""
     path = tmp_path_factory.mktemp("picture") / "flame.svg"
     path.write_text(flame_svg(profile(COUNTS)), encoding="utf-8")
     return path
@@ -55,7 +55,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, picture: Path) -> Iterator[Page]:
-    """The picture in a page 1,200 pixels wide, which asks the network for nothing and has no error in it."""
+    """The flame graph in a page 1,200 pixels wide, which makes no network requests and has no errors."""
     window = browser.new_page(viewport={"width": 1216, "height": 600})
     wrong: list[str] = []
     asked: list[str] = []
@@ -75,7 +75,7 @@ def frame(page: Page, label: str) -> Locator:
 
 
 def quoted(text: str) -> str:
-    """The text as CSS takes it."""
+    """The text as a CSS string."""
     return '"' + text.replace('"', '\\"') + '"'
 
 
@@ -86,7 +86,7 @@ def place(page: Page, label: str) -> tuple[float, float]:
 
 
 def test_widths_are_shares(page: Page) -> None:
-    """Unzoomed, all frames are there, each as wide as its share of all."""
+    """Without zoom all frames are shown, each as wide as its share."""
     assert page.locator(".frame:visible").count() == page.locator(".frame").count()
     left, whole = place(page, "all")
     assert place(page, "RX softirq") == pytest.approx((left, whole * 0.7), abs=NARROW)
@@ -94,7 +94,7 @@ def test_widths_are_shares(page: Page) -> None:
 
 
 def test_zoom_and_reset(page: Page) -> None:
-    """A click makes a frame as wide as the picture, what calls it too; the others go, until the reset."""
+    """A click makes a frame and its callers as wide as the image; others are hidden until the reset."""
     everywhere = place(page, "all")
     before = {label: place(page, label) for label in ("TX syscalls", "Y do_syscall_64", "T tcp_v4_rcv")}
     frame(page, "Y do_syscall_64").click()
@@ -108,14 +108,14 @@ def test_zoom_and_reset(page: Page) -> None:
 
 
 def test_zoom_of_a_part(page: Page) -> None:
-    """Inside the zoom the shares are of what is zoomed."""
+    """Inside the zoom, widths are shares of the zoomed frame."""
     frame(page, "O net_rx_action").last.click()
     whole = place(page, "all")[1]
     assert place(page, f"O {HOSTILE}")[1] == pytest.approx(whole, abs=NARROW)
 
 
 def test_escape_resets(page: Page) -> None:
-    """Esc ends the zoom too, and a click on the root."""
+    """Esc and a click on the root end the zoom."""
     for end in (lambda: page.keyboard.press("Escape"), lambda: frame(page, "all").click()):
         frame(page, "TX syscalls").click()
         assert not frame(page, "RX softirq").is_visible()
@@ -124,7 +124,7 @@ def test_escape_resets(page: Page) -> None:
 
 
 def test_search(page: Page) -> None:
-    """Ctrl-F goes to the box; what is typed marks functions, and says their share, each sample once."""
+    """Ctrl-F focuses the search box; typing highlights functions and shows their share, each sample once."""
     page.keyboard.press("Control+f")
     page.keyboard.type("TCP_")
     hits = page.locator(".frame.hit").evaluate_all("frames => frames.map(frame => frame.dataset.label)")
@@ -136,14 +136,14 @@ def test_search(page: Page) -> None:
 
 
 def test_search_within_the_zoom(page: Page) -> None:
-    """The share that matches is of what is zoomed."""
+    """The matching share is that of the zoomed frame."""
     frame(page, "RX softirq").click()
     page.locator("#search input").fill("established")
     assert page.locator("#matched").text_content() == "matched: 71.4 % (500 samples)"
 
 
 def test_markup_in_a_name_is_text(page: Page) -> None:
-    """A name that looks like markup is found, shown and told as it is."""
+    """A name that looks like markup is found and shown as it is."""
     page.locator("#search input").fill("<&>\"'")
     assert page.locator(".frame.hit").count() == 1
     page.locator(".frame.hit").hover()
@@ -153,7 +153,7 @@ def test_markup_in_a_name_is_text(page: Page) -> None:
 
 
 def test_legend(page: Page) -> None:
-    """A click on a category marks its frames; the second one ends that."""
+    """A click on a category highlights its frames; a second click ends that."""
     entry = page.locator(".entry", has_text="socket wake-up")
     entry.click()
     assert page.locator(".frame.hit").evaluate_all("frames => frames.map(frame => frame.dataset.label)") == [
@@ -165,7 +165,7 @@ def test_legend(page: Page) -> None:
 
 
 def test_details(page: Page) -> None:
-    """Where the mouse is, a line in sight says everything about the function."""
+    """The function under the mouse is described in a visible line."""
     details = page.locator("#details")
     assert not details.is_visible()
     frame(page, "T tcp_v4_rcv").hover()
@@ -176,7 +176,7 @@ def test_details(page: Page) -> None:
 
 
 def test_another_width(page: Page) -> None:
-    """The picture takes the window's width, and shortens names rather than let them run out of their frames."""
+    """The flame graph fills the window; names are shortened to fit their frames."""
     wide = place(page, "all")[1]
     page.set_viewport_size({"width": 616, "height": 600})
     page.wait_for_function("innerWidth === 616")
@@ -194,7 +194,7 @@ def test_another_width(page: Page) -> None:
 
 
 def test_the_same_without_scripts(page: Page, browser: Browser, picture: Path) -> None:
-    """As it is written, it is what the script draws for a window of that width."""
+    """The file as written equals what the script draws for a window of its width."""
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1216, "height": 600})
     plain = context.new_page()
     plain.goto(picture.as_uri())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each format of an export is: folded lines, speedscope's JSON against its schema, a picture that is XML."""
+"""Formats of exports: folded lines, speedscope's JSON against its schema, the flame graph as XML."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nettop.output.cpu.folded import folded
 from nettop.output.cpu.speedscope import speedscope
 from nettop.query.cpu import StackCount, flame_tree, path_of
 from nettop.snapshots.cpu import CATEGORIES, RX_SOFTIRQ, TX_SYSCALLS
-from tests.unit import met as given_stacks
-from tests.unit.met import profile
+from tests.unit import example_stacks
+from tests.unit.example_stacks import profile
 
 SCHEMA = json.loads(Path(__file__).with_name("speedscope.schema.json").read_text(encoding="utf-8"))
 SVG = "{http://www.w3.org/2000/svg}"
 LINE = re.compile(r"(?P<stack>[^;\n]+(?:;[^;\n]+)*) (?P<count>[1-9][0-9]*)")
-"""As flamegraph.pl splits it: the count is behind the last blank, no name is empty."""
+"""As flamegraph.pl splits it: the count is after the last space, no name is empty."""
 
 FEW = [
     StackCount(RX_SOFTIRQ, 0, ("net_rx_action", "tcp_v4_rcv"), 12, 3, 3_000_000),
@@ -35,7 +35,7 @@ FEW = [
 
 
 def samples_by_path(counts: list[StackCount]) -> Counter[tuple[str, ...]]:
-    """Samples of each distinct stack, all CPUs together."""
+    """Samples of each distinct stack, summed over all CPUs."""
     found: Counter[tuple[str, ...]] = Counter()
     for count in counts:
         found[path_of(count)] += count.samples
@@ -46,16 +46,16 @@ def samples_by_path(counts: list[StackCount]) -> Counter[tuple[str, ...]]:
 
 
 def test_folded() -> None:
-    """The entry point, the functions, the count; CPUs are added up."""
+    """The entry point, the functions, the count; CPUs are summed up."""
     assert folded(profile(FEW)) == (
         "RX softirq;net_rx_action;tcp_v4_rcv 7\n"
         "TX syscalls;tcp_sendmsg;memcpy 1\n"
     )  # fmt: skip
 
 
-@given(given_stacks.counts)
-def test_folded_is_what_tools_read(counts: list[StackCount]) -> None:
-    """Every line has the format, and all together say what the stacks say."""
+@given(example_stacks.counts)
+def test_folded_lines_can_be_parsed(counts: list[StackCount]) -> None:
+    """Every line has the format, and all of them together equal the stacks."""
     lines = [LINE.fullmatch(line) for line in folded(profile(counts)).splitlines()]
     read = {tuple(line["stack"].split(";")): int(line["count"]) for line in lines if line is not None}
     assert len(read) == len(lines)
@@ -66,7 +66,7 @@ def test_folded_is_what_tools_read(counts: list[StackCount]) -> None:
 
 
 def test_speedscope() -> None:
-    """One sampled profile in ns; a function that names a category has that as its file."""
+    """One sampled profile in ns; a function with a category has that as its file."""
     read = json.loads(speedscope(profile(FEW)))
     assert read["shared"]["frames"] == [
         {"name": "RX softirq"},
@@ -81,9 +81,9 @@ def test_speedscope() -> None:
     assert (only["unit"], only["startValue"], only["endValue"]) == ("nanoseconds", 0, 8_000_000)
 
 
-@given(given_stacks.counts)
-def test_speedscope_keeps_to_the_schema(counts: list[StackCount]) -> None:
-    """It is as the published schema says, and what that cannot say holds too: indices and weights fit."""
+@given(example_stacks.counts)
+def test_speedscope_conforms_to_the_schema(counts: list[StackCount]) -> None:
+    """To the published schema, and beyond it: indices and weights are consistent."""
     read = json.loads(speedscope(profile(counts)))
     jsonschema.validate(read, SCHEMA)
     (only,) = read["profiles"]
@@ -96,7 +96,7 @@ def test_speedscope_keeps_to_the_schema(counts: list[StackCount]) -> None:
 
 @pytest.mark.parametrize("wrong", [{"unit": "ns"}, {"weights": None}, {"samples": [["tcp"]]}])
 def test_the_schema_refuses(wrong: dict[str, Any]) -> None:
-    """The schema is none that everything passes."""
+    """The schema does reject wrong files."""
     read = json.loads(speedscope(profile(FEW)))
     read["profiles"][0] |= wrong
     with pytest.raises(jsonschema.ValidationError):
@@ -107,12 +107,12 @@ def test_the_schema_refuses(wrong: dict[str, Any]) -> None:
 
 
 def frames_of(svg: str) -> list[ET.Element]:
-    """The frames of a picture, in their order."""
+    """The frames of a flame graph, in their order."""
     return ET.fromstring(svg).findall(f"{SVG}g[@id='frames']/{SVG}g")
 
 
-def test_picture() -> None:
-    """Each frame says what it is, and lies within its parent."""
+def test_svg() -> None:
+    """Each frame has its label and details, and lies within its parent."""
     frames = frames_of(flame_svg(profile(FEW)))
     told = [(frame.get("data-label"), frame.get("data-at"), frame.get("data-of")) for frame in frames]
     assert told == [
@@ -130,9 +130,9 @@ def test_picture() -> None:
     )
 
 
-@given(given_stacks.counts)
-def test_picture_is_whole(counts: list[StackCount]) -> None:
-    """It is XML whatever functions are called, and its frames are the tree's, none outside the picture."""
+@given(example_stacks.counts)
+def test_svg_is_complete(counts: list[StackCount]) -> None:
+    """It is XML whatever the names of functions, and has the frames of the tree, none outside the image."""
     svg = flame_svg(profile(counts))
     frames = frames_of(svg)
     assert int(frames[0].get("data-of", "")) == flame_tree(counts).samples
@@ -142,8 +142,8 @@ def test_picture_is_whole(counts: list[StackCount]) -> None:
         assert 0 <= float(box.get("x", "")) <= float(box.get("x", "")) + float(box.get("width", "")) <= WIDTH
 
 
-def test_picture_needs_nothing_else() -> None:
-    """No address in it but those that name XML's vocabularies; names that look like markup are text."""
+def test_svg_is_self_contained() -> None:
+    """It has no URLs except XML namespaces; names that look like markup are text."""
     hostile = StackCount(RX_SOFTIRQ, 0, ("</title><script>alert(1)</script>", "]]>", "a\x00b\ufffe"), 0, 5, 5)
     svg = flame_svg(profile([hostile]))
     assert set(re.findall(r"https?://[^\"'\s<]+", svg)) <= {
@@ -158,7 +158,7 @@ def test_picture_needs_nothing_else() -> None:
 
 
 def test_narrow_functions_are_counted() -> None:
-    """What no eye could see is left out, and the picture says how many."""
+    """Frames that are too narrow to see are omitted, and their number is shown."""
     wide = StackCount(RX_SOFTIRQ, 0, ("wide",), 0, 1_000_000, 1)
     narrow = [StackCount(RX_SOFTIRQ, 0, (f"narrow{number}", "below"), 0, 3, 1) for number in range(5)]
     svg = flame_svg(profile([wide, *narrow]))
@@ -166,25 +166,25 @@ def test_narrow_functions_are_counted() -> None:
     assert "5 too narrow to be drawn" in svg
 
 
-def test_picture_of_nothing() -> None:
-    """Without samples there is a picture that says so."""
+def test_svg_without_samples() -> None:
+    """Without samples there is a flame graph that says so."""
     svg = flame_svg(profile([]))
     assert len(frames_of(svg)) == 1
     assert "0 samples" in svg
 
 
 def test_categories_can_be_told_apart() -> None:
-    """Each category has a colour and a letter of its own, and all that were met stand in the legend."""
+    """Each category has its own colour and letter, and all that were sampled are in the legend."""
     assert set(COLOURS) == set(CATEGORIES)
     assert len(set(COLOURS.values())) == len({one.letter for one in CATEGORIES.values()}) == len(CATEGORIES)
-    met = [StackCount(RX_SOFTIRQ, 0, ("f",), number, 1, 1) for number in CATEGORIES]
-    entries = ET.fromstring(flame_svg(profile(met))).findall(f"{SVG}g[@id='legend']/{SVG}g")
+    counts = [StackCount(RX_SOFTIRQ, 0, ("f",), number, 1, 1) for number in CATEGORIES]
+    entries = ET.fromstring(flame_svg(profile(counts))).findall(f"{SVG}g[@id='legend']/{SVG}g")
     assert {int(entry.get("data-category", "")) for entry in entries} == set(CATEGORIES)
 
 
 @pytest.mark.parametrize("colour", COLOURS.values())
-def test_text_is_read_on_every_colour(colour: str) -> None:
-    """Black on it has a contrast of 7:1, as WCAG asks at its best."""
+def test_text_is_readable_on_every_colour(colour: str) -> None:
+    """Black text has a contrast of 7:1, as WCAG requires at level AAA."""
     linear = [
         channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
         for channel in channels(colour)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stacks as trees, totals and windows: nothing is lost, nothing counted twice, nothing negative."""
+"""Stacks as trees, totals and windows: nothing is lost, counted twice, or negative."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from nettop.query.cpu import (
     stack_counts,
 )
 from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER, RX_SOFTIRQ, TX_SYSCALLS
-from tests.unit import met as given_stacks
+from tests.unit import example_stacks
 from tests.unit.build import Row, Tables
-from tests.unit.met import SECOND_NS, SEND, TCP, WAKE, met, stack_rows
+from tests.unit.example_stacks import SECOND_NS, SEND, TCP, WAKE, stack_row, stack_rows
 
 NUMBER_OF = {category.label: number for number, category in CATEGORIES.items()}
 
@@ -39,26 +39,26 @@ def nodes(node: FlameNode) -> Iterator[FlameNode]:
         yield from nodes(child)
 
 
-def found(tree: FlameNode, symbol: str) -> FlameNode:
-    """The one node with this name."""
+def node_of(tree: FlameNode, symbol: str) -> FlameNode:
+    """The only node with this name."""
     (node,) = (node for node in nodes(tree) if node.symbol == symbol)
     return node
 
 
 def totals(counts: Sequence[StackCount]) -> Counter[tuple[object, ...]]:
     """Samples by entry point, CPU and stack."""
-    found: Counter[tuple[object, ...]] = Counter()
+    by_stack: Counter[tuple[object, ...]] = Counter()
     for count in counts:
-        found[count.entry, count.cpu, count.frames] += count.samples
-    return found
+        by_stack[count.entry, count.cpu, count.frames] += count.samples
+    return by_stack
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
 def test_counts_of_rows() -> None:
-    """Each row with samples is a count, its frames the functions from the entry point inwards."""
-    rows = stack_rows([met(SEND, 3, entry=TX_SYSCALLS, cpu=2), met(TCP, 0), met("", 1)])
+    """Each row with samples gives a count; its frames are the functions from the entry point inwards."""
+    rows = stack_rows([stack_row(SEND, 3, entry=TX_SYSCALLS, cpu=2), stack_row(TCP, 0), stack_row("", 1)])
     frames = ("do_syscall_64", "__sys_sendto", "tcp_sendmsg")
     assert stack_counts(rows) == [
         StackCount(TX_SYSCALLS, 2, frames, NUMBER_OF["TCP"], 3, 3_000_000),
@@ -66,16 +66,16 @@ def test_counts_of_rows() -> None:
     ]
 
 
-def test_no_stack_is_known() -> None:
-    """A stack whose text is unknown has no frames, and counts."""
-    (count,) = stack_counts(stack_rows([met(TCP, 7) | {"stack": None}]))
+def test_an_unknown_stack() -> None:
+    """A stack whose text is unknown counts, without frames."""
+    (count,) = stack_counts(stack_rows([stack_row(TCP, 7) | {"stack": None}]))
     assert (count.frames, count.samples) == ((), 7)
 
 
 def test_growth() -> None:
-    """What two snapshots have between them: a stack that is new counts whole."""
-    before = stack_rows([met(TCP, 10, id=1), met(WAKE, 5, id=2)])
-    now = stack_rows([met(TCP, 10, id=1), met(WAKE, 9, id=2), met(SEND, 2, id=3)], 1)
+    """The difference of two snapshots; a new stack counts in full."""
+    before = stack_rows([stack_row(TCP, 10, id=1), stack_row(WAKE, 5, id=2)])
+    now = stack_rows([stack_row(TCP, 10, id=1), stack_row(WAKE, 9, id=2), stack_row(SEND, 2, id=3)], 1)
     assert [
         (count.frames[-1], count.samples, count.time_ns) for count in stack_counts(grown_rows(now, before))
     ] == [
@@ -89,36 +89,38 @@ def test_growth() -> None:
 
 
 def test_tree() -> None:
-    """Below the title the entry points, below them the functions; samples add up on the way to the root."""
-    rows = stack_rows([met(TCP, 5), met(WAKE, 30, cpu=1), met(SEND, 10, entry=TX_SYSCALLS)])
+    """Below the title are the entry points, below them the functions; samples add up towards the root."""
+    rows = stack_rows([stack_row(TCP, 5), stack_row(WAKE, 30, cpu=1), stack_row(SEND, 10, entry=TX_SYSCALLS)])
     tree = flame_tree(stack_counts(rows), "everything")
     assert (tree.symbol, tree.samples, tree.time_ns, tree.own_samples) == ("everything", 45, 45_000_000, 0)
     assert [(child.symbol, child.samples) for child in tree.children] == [
         ("RX softirq", 35),
         ("TX syscalls", 10),
     ]
-    assert (found(tree, "tcp_v4_rcv").samples, found(tree, "tcp_v4_rcv").own_samples) == (35, 5)
+    assert (node_of(tree, "tcp_v4_rcv").samples, node_of(tree, "tcp_v4_rcv").own_samples) == (35, 5)
 
 
 def test_tree_by_cpu() -> None:
-    """ViewOptions for, each CPU has its own tree below the root."""
-    tree = flame_tree(stack_counts(stack_rows([met(TCP, 5), met(TCP, 6, cpu=1)])), by_cpu=True)
+    """With `by_cpu` each CPU has its own tree below the root."""
+    tree = flame_tree(stack_counts(stack_rows([stack_row(TCP, 5), stack_row(TCP, 6, cpu=1)])), by_cpu=True)
     assert [(child.symbol, child.samples) for child in tree.children] == [("CPU 1", 6), ("CPU 0", 5)]
     assert [child.symbol for child in tree.children[0].children] == ["RX softirq"]
 
 
 def test_order_of_children() -> None:
-    """The widest first, or by name; the order of the rows decides nothing."""
-    counts = stack_counts(stack_rows([met("c", 1), met("a", 1), met("b", 9)]))
-    for some in (counts, counts[::-1]):
-        assert [child.symbol for child in flame_tree(some).children[0].children] == ["b", "a", "c"]
-        by_name = flame_tree(some, sort=FlameSort.NAME)
+    """The widest first, or by name; the order of the rows does not matter."""
+    counts = stack_counts(stack_rows([stack_row("c", 1), stack_row("a", 1), stack_row("b", 9)]))
+    for in_any_order in (counts, counts[::-1]):
+        assert [child.symbol for child in flame_tree(in_any_order).children[0].children] == ["b", "a", "c"]
+        by_name = flame_tree(in_any_order, sort=FlameSort.NAME)
         assert [child.symbol for child in by_name.children[0].children] == ["a", "b", "c"]
 
 
 def test_category_of_a_node() -> None:
-    """The deepest function on the way that names one; the same function differs by who calls it."""
-    counts = stack_counts(stack_rows([met(f"{TCP};memcpy", 1), met("memcpy", 1), met("udp_rcv;memcpy", 1)]))
+    """That of the deepest function above that has one: the same function differs by its callers."""
+    counts = stack_counts(
+        stack_rows([stack_row(f"{TCP};memcpy", 1), stack_row("memcpy", 1), stack_row("udp_rcv;memcpy", 1)])
+    )
     tree = flame_tree(counts)
     labels = {node.symbol: CATEGORIES[node.category].label for node in nodes(tree) if node.symbol != "memcpy"}
     assert labels["all"] == labels["RX softirq"] == "other"
@@ -128,16 +130,16 @@ def test_category_of_a_node() -> None:
 
 
 def test_category_of_nettop_itself() -> None:
-    """What only nettop's own programs have brought is theirs, which no function names: the source says so."""
-    own = met(f"{TCP};bpf_prog_1f;bpf_helper", 3, category=NETTOP)
-    tree = flame_tree(stack_counts(stack_rows([met(TCP, 5), own])))
-    assert found(tree, "bpf_prog_1f").category == found(tree, "bpf_helper").category == NETTOP
-    assert found(tree, "tcp_v4_rcv").category == NUMBER_OF["TCP"]
+    """A node with samples of nettop's own programs only has their category, which comes from the source."""
+    own = stack_row(f"{TCP};bpf_prog_1f;bpf_helper", 3, category=NETTOP)
+    tree = flame_tree(stack_counts(stack_rows([stack_row(TCP, 5), own])))
+    assert node_of(tree, "bpf_prog_1f").category == node_of(tree, "bpf_helper").category == NETTOP
+    assert node_of(tree, "tcp_v4_rcv").category == NUMBER_OF["TCP"]
 
 
-@given(given_stacks.counts, st.sampled_from(FlameSort), st.booleans())
+@given(example_stacks.counts, st.sampled_from(FlameSort), st.booleans())
 def test_samples_are_conserved(counts: list[StackCount], sort: FlameSort, by_cpu: bool) -> None:
-    """Children never exceed their parent; own samples add up to all there are, and each path has those it had."""
+    """Children never exceed their parent; own samples sum up to all, and each path keeps its own."""
     tree = flame_tree(counts, sort=sort, by_cpu=by_cpu)
     assert tree.samples == sum(count.samples for count in counts)
     assert tree.time_ns == sum(count.time_ns for count in counts)
@@ -152,15 +154,15 @@ def test_samples_are_conserved(counts: list[StackCount], sort: FlameSort, by_cpu
 
 
 def own_samples(node: FlameNode, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Each path below a node, and the samples that ended there."""
+    """Each path below a node, and the samples that end there."""
     yield path, node.own_samples
     for child in node.children:
         yield from own_samples(child, (*path, child.symbol))
 
 
-@given(given_stacks.counts)
+@given(example_stacks.counts)
 def test_categories_add_up(counts: list[StackCount]) -> None:
-    """Categories exclude each other: their samples add up to all, and equal what the tree's nodes have of them."""
+    """Categories are exclusive: their samples sum up to all, and equal those of the tree's nodes."""
     by_category = category_totals(counts)
     assert sum(samples for samples, _ in by_category.values()) == sum(count.samples for count in counts)
     assert sum(time_ns for _, time_ns in by_category.values()) == sum(count.time_ns for count in counts)
@@ -185,105 +187,105 @@ def add(
     watched_s: float | None = None,
     texts: Tables | None = None,
 ) -> None:
-    """A snapshot so many seconds after the first; `watched_s` is how long the source had looked by then."""
+    """Add a snapshot `taken_s` after the first; `watched_s` is how long the source had sampled by then."""
     watched_s = taken_s if watched_s is None else watched_s
     history.add(stack_rows(rows, taken_s, texts), round(watched_s * SECOND_NS))
 
 
 def test_windows() -> None:
-    """The last interval, the last minute, and everything; each with how long it is."""
+    """The last interval, the last minute, and everything, with their durations."""
     history = StackHistory()
     for second in range(0, 121, 10):
-        add(history, [met(TCP, second * second)], second)
+        add(history, [stack_row(TCP, second * second)], second)
     assert samples_in(history, Window.INTERVAL) == 120**2 - 110**2
     assert samples_in(history, Window.MINUTE) == 120**2 - 60**2
     assert samples_in(history, Window.START) == 120**2
     assert [history.span_ns(window) for window in Window] == [10 * 10**9, MINUTE_NS, 120 * 10**9]
 
 
-def test_nothing_yet() -> None:
-    """Before the first snapshot there is nothing; with it alone only what the source has met so far."""
+def test_first_snapshots() -> None:
+    """Before the first snapshot there is nothing; after it only what was counted since the start."""
     history = StackHistory()
     assert [history.counts(window) for window in Window] == [[], [], []]
     assert [history.span_ns(window) for window in Window] == [None, None, None]
-    add(history, [met(TCP, 5)], 0)
+    add(history, [stack_row(TCP, 5)], 0)
     assert [samples_in(history, window) for window in Window] == [0, 0, 5]
     assert [history.span_ns(window) for window in Window] == [None, None, 0]
 
 
 def test_the_same_snapshot_again() -> None:
-    """A snapshot that is drawn twice is no interval."""
+    """A snapshot that is added twice makes no interval."""
     history = StackHistory()
     for at, count in ((0, 1), (1, 5), (1, 5)):
-        add(history, [met(TCP, count)], at)
+        add(history, [stack_row(TCP, count)], at)
     assert samples_in(history, Window.INTERVAL) == 4
 
 
 @pytest.mark.parametrize(
-    "anew",
-    [[met(TCP, 2, id=1)], [met(WAKE, 9, id=7)], []],
+    "first_rows",
+    [[stack_row(TCP, 2, id=1)], [stack_row(WAKE, 9, id=7)], []],
     ids=["numbers fell", "other stacks", "nothing"],
 )
-def test_the_source_begins_anew(anew: list[dict[str, object]]) -> None:
-    """After another start of the source all windows begin there: nothing is compared with the one before."""
+def test_the_source_begins_again(first_rows: list[dict[str, object]]) -> None:
+    """After another start of the source all windows begin there, and earlier snapshots are not used."""
     history = StackHistory()
-    add(history, [met(TCP, 100, id=1)], 0)
-    add(history, [met(TCP, 200, id=1)], 1)
-    add(history, anew, 2)
+    add(history, [stack_row(TCP, 100, id=1)], 0)
+    add(history, [stack_row(TCP, 200, id=1)], 1)
+    add(history, first_rows, 2)
     assert [samples_in(history, window) for window in (Window.INTERVAL, Window.MINUTE)] == [0, 0]
-    add(history, [*anew, met(SEND, 4, id=50)], 3)
+    add(history, [*first_rows, stack_row(SEND, 4, id=50)], 3)
     assert [samples_in(history, window) for window in (Window.INTERVAL, Window.MINUTE)] == [4, 4]
 
 
 def test_a_history_that_begins_late() -> None:
-    """Who comes when the source has looked for long sees what it met since, over all of that time."""
+    """If the source has sampled before, `start` has all of its samples and time, the others only what came later."""
     history = StackHistory()
     for second in (100, 101):
-        add(history, [met(TCP, 40 * second)], second)
+        add(history, [stack_row(TCP, 40 * second)], second)
     assert samples_in(history, Window.START) == 40 * 101
     assert history.span_ns(Window.START) == 101 * SECOND_NS
     assert (samples_in(history, Window.MINUTE), history.span_ns(Window.MINUTE)) == (40, SECOND_NS)
 
 
-def test_what_is_left_out_takes_no_time() -> None:
-    """While the source did not look, no time went by for which it could tell anything."""
+def test_time_without_sampling_does_not_count() -> None:
+    """A window is as long as the source has sampled in it."""
     history = StackHistory()
     for taken_s, watched_s in ((0, 0), (10, 10), (20, 10), (30, 20)):
-        add(history, [met(TCP, watched_s + 1)], taken_s, watched_s)
+        add(history, [stack_row(TCP, watched_s + 1)], taken_s, watched_s)
     assert [history.span_ns(window) for window in Window] == [10 * SECOND_NS, 20 * SECOND_NS, 20 * SECOND_NS]
 
 
-def test_a_source_that_has_looked_for_less_is_another() -> None:
-    """Its numbers may have grown beyond those of the one before."""
+def test_a_source_that_has_sampled_for_less_was_started_again() -> None:
+    """Even if its numbers are already higher than before."""
     history = StackHistory()
-    add(history, [met(TCP, 5)], 0, 60)
-    add(history, [met(TCP, 9)], 10, 3)
+    add(history, [stack_row(TCP, 5)], 0, 60)
+    add(history, [stack_row(TCP, 9)], 10, 3)
     assert [history.span_ns(window) for window in Window] == [None, None, 3 * SECOND_NS]
 
 
 def test_memory_is_bounded() -> None:
-    """However often the source is read, few snapshots are held, and the minute stays one."""
+    """However often the source is read, few snapshots are kept, and the minute stays a minute."""
     history = StackHistory()
     for step in range(2000):
-        add(history, [met(TCP, step + 1)], step * 0.1)
-    held = {id(reading) for reading in (*history._marks, history._before, history._now)}
-    assert len(held) <= 15
+        add(history, [stack_row(TCP, step + 1)], step * 0.1)
+    kept = {id(reading) for reading in (*history._minute, history._before, history._now)}
+    assert len(kept) <= 15
     span_ns = history.span_ns(Window.MINUTE)
     assert span_ns is not None
     assert MINUTE_NS <= span_ns < MINUTE_NS + MARK_NS
 
 
 _growths = st.lists(
-    st.tuples(st.floats(0.1, 30), st.lists(st.tuples(given_stacks.stacks, st.integers(0, 50)), max_size=4)),
+    st.tuples(st.floats(0.1, 30), st.lists(st.tuples(example_stacks.stacks, st.integers(0, 50)), max_size=4)),
     min_size=1,
     max_size=12,
 )
-"""Snapshots: how long after the one before, and which stacks were met how often since."""
+"""Snapshots: the seconds since the previous one, and the new samples of stacks."""
 
 
 @given(_growths)
 def test_intervals_add_up(growths: list[tuple[float, list[tuple[str, int]]]]) -> None:
-    """No window has a negative count; successive intervals add up to everything; a minute lies between the two."""
+    """No count is negative; successive intervals sum up to everything; a minute lies between the two."""
     history, texts = StackHistory(), Tables()
     so_far: dict[str, int] = {}
     added: Counter[tuple[object, ...]] = Counter()
@@ -292,7 +294,9 @@ def test_intervals_add_up(growths: list[tuple[float, list[tuple[str, int]]]]) ->
         taken_s += elapsed_s
         for stack, samples in grown:
             so_far[stack] = so_far.get(stack, 0) + samples
-        rows = [met(stack, samples, id=number) for number, (stack, samples) in enumerate(so_far.items(), 1)]
+        rows = [
+            stack_row(stack, samples, id=number) for number, (stack, samples) in enumerate(so_far.items(), 1)
+        ]
         first = not history.counts(Window.START) and history.span_ns(Window.START) is None
         add(history, rows, taken_s, texts=texts)
         interval, minute, start = (history.counts(window) for window in Window)

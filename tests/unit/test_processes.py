@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and control groups of the processes behind rows, read below a root that the test makes."""
+"""Names and control groups of the processes of rows, read from an example /proc."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GONE, ALIVE = 11, 12
 
 
 def rows() -> Array:
-    """A socket of a process that has exited, then two of one that lives in the same control group."""
+    """A socket of a process that has exited, then two of a running process in the same control group."""
     made = np.zeros(3, ROW)
     made["pid"] = (GONE, ALIVE, ALIVE)
     made["css_set"] = SHARED_CSS_SET
@@ -26,7 +26,7 @@ def rows() -> Array:
 
 
 def host(root: Path) -> Host:
-    """A host on which only one of the processes is left."""
+    """A host on which one of the two processes still runs."""
     file = root / "proc" / str(ALIVE) / "cgroup"
     file.parent.mkdir(parents=True)
     file.write_text("0::/system.slice/web.service\n")
@@ -39,7 +39,7 @@ def groups(processes: Processes, named: Array) -> list[str | None]:
     return [texts[code] if code < len(texts) else None for code in named["cgroup"].tolist()]
 
 
-def test_a_vanished_process_hides_no_other(tmp_path: Path) -> None:
+def test_a_vanished_process_does_not_affect_others(tmp_path: Path) -> None:
     """A process that exited while it was read is counted once; others of its control group keep theirs."""
     processes = Processes(host(tmp_path))
     for _ in range(2):
@@ -50,7 +50,7 @@ def test_a_vanished_process_hides_no_other(tmp_path: Path) -> None:
 
 
 def test_a_process_whose_css_set_is_unknown(tmp_path: Path) -> None:
-    """Such processes share nothing, and nothing tells that one was moved: each is read each time."""
+    """Such processes share nothing, and a move would go unnoticed: each is read each time."""
     processes = Processes(host(tmp_path))
     other = tmp_path / "proc" / str(GONE) / "cgroup"
     other.parent.mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's functions by address, from files that the test makes."""
+"""The kernel's functions by address, from example files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODULES = "nf_tables 262144 12 nft_ct, Live 0xffffffffc0200000\n"
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """A made /proc."""
+    """An example /proc."""
     (tmp_path / "kallsyms").write_text(KALLSYMS)
     (tmp_path / "modules").write_text(MODULES)
     return tmp_path
@@ -35,7 +35,7 @@ def proc(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def symbols(proc: Path) -> Symbols:
-    """The functions of the made kernel."""
+    """The functions of the example kernel."""
     made = Symbols(proc)
     assert made.refresh()
     return made
@@ -57,25 +57,25 @@ def symbols(proc: Path) -> Symbols:
     ],
 )
 def test_functions_by_address(symbols: Symbols, address: int, name: str, offset: int) -> None:
-    """An address is in the function that starts nearest before it: suffixes and modules are told, data is none."""
+    """An address is in the function that starts nearest before it, with suffix and module; data does not count."""
     assert symbols.find(address) == (name, offset)
 
 
 @pytest.mark.parametrize("address", [0, 1, 0xFFFFFFFF80FFFFFF, 0xFFFFFFFF81100400, 0xFFFFFFFFFFFFFFFF])
-def test_addresses_of_nothing(symbols: Symbols, address: int) -> None:
+def test_addresses_without_a_function(symbols: Symbols, address: int) -> None:
     """Before the first function, or far behind one, there is none."""
     assert symbols.find(address) is None
 
 
-def test_nothing_is_known_before_it_was_read(proc: Path) -> None:
-    """A new table is empty."""
+def test_a_new_table_is_empty(proc: Path) -> None:
+    """Nothing is known before the first refresh."""
     made = Symbols(proc)
     assert len(made) == 0
     assert made.find(0xFFFFFFFF81000000) is None
 
 
 def test_read_again_only_when_modules_changed(proc: Path, symbols: Symbols) -> None:
-    """A module that was loaded meanwhile is found; one more use of another changes nothing."""
+    """Functions of a newly loaded module are found; a changed use count alone triggers no reading."""
     assert not symbols.refresh()
     (proc / "modules").write_text(MODULES.replace(" 12 ", " 13 "))
     assert not symbols.refresh()
@@ -87,14 +87,14 @@ def test_read_again_only_when_modules_changed(proc: Path, symbols: Symbols) -> N
 
 @pytest.fixture
 def hiding(proc: Path) -> Path:
-    """A /proc as the kernel shows it to who may not see addresses: all of them are 0."""
+    """A /proc without the right to see addresses: all of them are 0."""
     hidden = "".join(f"{0:016x}{line[16:]}\n" for line in KALLSYMS.splitlines())
     (proc / "kallsyms").write_text(hidden)
     return proc
 
 
 def test_hidden_addresses_are_no_symbols(hiding: Path) -> None:
-    """Nothing is found by an address that nobody was told."""
+    """No function is found by address."""
     made = Symbols(hiding)
     assert made.refresh()
     assert len(made) == 0
@@ -102,19 +102,19 @@ def test_hidden_addresses_are_no_symbols(hiding: Path) -> None:
 
 
 def test_whether_addresses_are_shown(proc: Path) -> None:
-    """One that is shown says it."""
+    """One address other than 0 is enough."""
     assert are_shown(proc)
 
 
 def test_whether_addresses_are_hidden(hiding: Path) -> None:
-    """Neither zeros nor a missing file show any."""
+    """All are 0, or the file is missing."""
     assert not are_shown(hiding)
     (hiding / "kallsyms").unlink()
     assert not are_shown(hiding)
 
 
 def test_names_of_what_is_present(proc: Path) -> None:
-    """Of the wanted functions those that there are, by their own names: data is none, a module's is."""
+    """Those of the wanted functions that exist, without suffix or module; data does not count."""
     wanted = {"early", "nft_do_chain", "some_data", "udp_rcv", "tcp_v6_rcv", "tcp_v4"}
     made = Symbols(proc, wanted)
     assert not made.present
@@ -130,7 +130,7 @@ def test_names_are_known_without_addresses(hiding: Path) -> None:
 
 
 def test_what_is_present_changes_with_the_modules(proc: Path) -> None:
-    """What goes with its module is there no more."""
+    """Functions of an unloaded module are not present any more."""
     made = Symbols(proc, {"nft_do_chain", "udp_rcv"})
     made.refresh()
     (proc / "modules").write_text("")
@@ -139,7 +139,7 @@ def test_what_is_present_changes_with_the_modules(proc: Path) -> None:
     assert made.present == {"udp_rcv"}
 
 
-def test_a_missing_file_is_no_symbols(tmp_path: Path) -> None:
+def test_a_missing_file_gives_no_symbols(tmp_path: Path) -> None:
     """A kernel without kallsyms, or without modules, is no error."""
     made = Symbols(tmp_path)
     assert made.refresh()
@@ -147,8 +147,8 @@ def test_a_missing_file_is_no_symbols(tmp_path: Path) -> None:
     assert len(made) == 0
 
 
-def test_lines_that_are_none_are_left_out(proc: Path) -> None:
-    """Whatever does not look like a symbol hides none that does, and names are safe to show."""
+def test_malformed_lines_are_skipped(proc: Path) -> None:
+    """Lines that are no symbols do not hide others, and names are made safe to show."""
     text = b"\n\nnonsense\nffffffff8100 T\nxyz T name\nffffffff8100050g T name\n" + b"\xff\xfe\n"
     (proc / "kallsyms").write_bytes(text + b"ffffffff81000600 T odd\x1b\xff\n")
     made = Symbols(proc)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How stacks are exported: folded, for speedscope, and as a flame graph."""
+"""Exports of stacks: folded, for speedscope, and as a flame graph."""
 
 from nettop.output.cpu.stacks import StackExporter
 from nettop.output.lens_output import LensOutput

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Zoom, search and details of a flame graph that export_svg.py drew: frames lie at data-at, data-of samples wide.
+// Zoom, search and details of a flame graph drawn by flame_svg.py: a frame begins at data-at and is data-of samples wide.
 "use strict";
 {
   const NARROWEST = 0.1;
@@ -46,7 +46,7 @@
     frame.text.textContent = fitting(frame.label, width);
   }
 
-  // In as many columns as there is room for. Returns where the picture ends.
+  // In as many columns as fit. Returns the height of the image.
   function drawLegend(room) {
     const columns = Math.max(Math.floor(room / layout.legendColumn), 1);
     entries.forEach((entry, number) => {
@@ -73,7 +73,7 @@
       else frame.group.setAttribute("display", "none");
     }
     byId("reset").setAttribute("visibility", zoomed === root ? "hidden" : "visible");
-    tellMatched();
+    showMatched();
   }
 
   function zoom(frame) {
@@ -81,8 +81,8 @@
     draw();
   }
 
-  // Samples of the frames that are picked, those inside another one counted with it; all are in drawing order.
-  function tellMatched() {
+  // Samples of the highlighted frames; a frame inside another one is not counted twice.
+  function showMatched() {
     let samples = 0, end = -1;
     if (picked !== null) {
       const hits = frames.filter((frame) => picked(frame) && within(frame, zoomed));
@@ -103,7 +103,7 @@
     byId("legend").classList.toggle("picking", category !== undefined);
     for (const frame of frames) frame.group.classList.toggle("hit", test !== null && test(frame));
     for (const entry of entries) entry.classList.toggle("hit", entry.dataset.category === category);
-    tellMatched();
+    showMatched();
   }
 
   function searchFor(words) {
@@ -120,7 +120,7 @@
   }
 
   for (const frame of frames) {
-    frame.group.querySelector("title").remove(); // told in the line below, at once
+    frame.group.querySelector("title").remove(); // shown at once in the line below instead
     frame.group.addEventListener("click", () => zoom(frame));
     frame.group.addEventListener("mouseenter", () => show(frame.title));
     frame.group.addEventListener("mouseleave", () => show(""));

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A flame graph as one SVG file that needs nothing else: click to zoom, Ctrl-F to search, the legend to pick out."""
+"""A flame graph as one self-contained SVG file: click to zoom, Ctrl-F to search, the legend highlights a category."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nettop.query.units import human
 from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER
 
 WIDTH, MARGIN, HEAD, ROW = 1200, 10, 74, 18
-"""Pixels: of the picture as it is written (a browser lays it out anew for its window), beside and above the frames,
-and from one row of them to the next."""
+"""Pixels: the width as written (a browser lays it out again for its window), the margins beside and above the frames,
+and the height of a row."""
 CHAR = 7.23
 """Width of a character."""
 NARROWEST = 0.0001
-"""Frames that are a smaller part of the whole are left out, and counted."""
+"""Frames with a smaller share of all samples are omitted, and counted."""
 
 _LEGEND_ROW, _LEGEND_COLUMN, _FOOT = 22, 226, 40
 _LAYOUT = {
@@ -29,8 +29,7 @@ _LAYOUT = {
     "legendColumn": _LEGEND_COLUMN,
     "foot": _FOOT,
 }
-"""What flame.js lays the picture out by."""
-_HERE = Path(__file__)
+"""What flame.js needs for the layout."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 COLOURS = {
@@ -54,16 +53,16 @@ COLOURS = {
     18: "#b7b0ec",
     OTHER: "#ececec",
 }
-"""Each category's: light, so that black text is read on all of them."""
+"""By category; light, so that black text is readable on all of them."""
 
 
 def flame_svg(profile: Profile) -> str:
-    """The picture of all stacks, the entry points below the root and what they call below them."""
+    """The flame graph of all stacks: entry points below the root, and what they call below them."""
     tree = flame_tree(profile.counts)
-    picture = _Picture(tree, profile)
-    frames = "".join(picture.frames())
-    legend_at = HEAD + picture.rows * ROW + 24
-    height = legend_at + picture.legend_rows * _LEGEND_ROW + _FOOT
+    graph = _Graph(tree, profile)
+    frames = "".join(graph.frames())
+    legend_at = HEAD + graph.rows * ROW + 24
+    height = legend_at + graph.legend_rows * _LEGEND_ROW + _FOOT
     size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     return f"""\
 <?xml version="1.0" encoding="UTF-8" standalone="no"?>
@@ -73,7 +72,7 @@ def flame_svg(profile: Profile) -> str:
 {_part("css")}</style>
 <rect id="paper" width="100%" height="100%"/>
 <text id="headline" x="{MARGIN}" y="24">{_text(profile.title)}</text>
-<text x="{MARGIN}" y="45">{_text(picture.subtitle)}</text>
+<text x="{MARGIN}" y="45">{_text(graph.subtitle)}</text>
 <g id="controls">
 <text id="reset" class="button" x="{MARGIN}" y="66" visibility="hidden">reset zoom (Esc)</text>
 <text id="matched" x="{MARGIN + 150}" y="66"></text>
@@ -84,7 +83,7 @@ def flame_svg(profile: Profile) -> str:
 <g id="frames">
 {frames}</g>
 <g id="legend">
-{"".join(picture.legend(legend_at))}</g>
+{"".join(graph.legend(legend_at))}</g>
 <g id="details"><rect width="100%" height="26"/><text x="{MARGIN}" y="18"></text></g>
 <script><![CDATA[
 {_part("js")}]]></script>
@@ -92,18 +91,18 @@ def flame_svg(profile: Profile) -> str:
 """
 
 
-class _Picture:
-    """The parts of the picture that depend on the stacks."""
+class _Graph:
+    """The parts that depend on the stacks."""
 
     def __init__(self, tree: FlameNode, profile: Profile) -> None:
         self.rows = 0
-        self.left_out = 0
+        self.omitted = 0
         self._tree = tree
         self._elapsed_ns = profile.elapsed_ns
         self._totals = sorted(category_totals(profile.counts).items(), key=lambda item: -item[1][0])
 
     def frames(self) -> Iterator[str]:
-        """Each function that is wide enough, from the root on."""
+        """Each function that is wide enough, from the root."""
         return self._below(self._tree, 0, 0)
 
     def _below(self, node: FlameNode, at: int, depth: int) -> Iterator[str]:
@@ -111,7 +110,7 @@ class _Picture:
         yield self._frame(node, at, depth)
         for child in node.children:
             if child.samples < self._tree.samples * NARROWEST:
-                self.left_out += 1
+                self.omitted += 1
             else:
                 yield from self._below(child, at, depth + 1)
             at += child.samples
@@ -143,9 +142,10 @@ class _Picture:
     @property
     def subtitle(self) -> str:
         """All samples and their time."""
-        all_, narrow = self._tree, f" · {self.left_out:,} too narrow to be drawn" if self.left_out else ""
-        whole = f"{human(all_.time_ns, 'ns')}, {_percent(all_.time_ns, self._elapsed_ns)} of one CPU"
-        return f"{all_.samples:,} samples · {whole}{narrow}"
+        narrow = f" · {self.omitted:,} too narrow to be drawn" if self.omitted else ""
+        time_ns = self._tree.time_ns
+        time = f"{human(time_ns, 'ns')}, {_percent(time_ns, self._elapsed_ns)} of one CPU"
+        return f"{self._tree.samples:,} samples · {time}{narrow}"
 
     @property
     def legend_rows(self) -> int:
@@ -153,7 +153,7 @@ class _Picture:
         return -(-len(self._totals) // _LEGEND_COLUMNS)
 
     def legend(self, top: int) -> Iterator[str]:
-        """Each category that was met, the largest first: colour, letter, name and share."""
+        """Each category that was sampled, the largest first: colour, letter, name and share."""
         for place, (number, (samples, _)) in enumerate(self._totals):
             row, column = divmod(place, _LEGEND_COLUMNS)
             x, y = MARGIN + column * _LEGEND_COLUMN, top + row * _LEGEND_ROW
@@ -171,7 +171,7 @@ _LEGEND_COLUMNS = (WIDTH - 2 * MARGIN) // _LEGEND_COLUMN
 
 
 def _fitting(label: str, width: float) -> str:
-    """As much of the label as a frame has room for: at least its first letter. flame.js does the same."""
+    """The label, shortened to the width of its frame; flame.js does the same."""
     room = max(int((width - 4) / CHAR), 0)
     if len(label) <= room:
         return label
@@ -183,10 +183,10 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _text(text: str) -> str:
-    """The text as XML takes it: what it forbids altogether becomes a mark."""
+    """The text escaped for XML; characters that XML forbids are replaced."""
     return html.escape(_NOT_XML.sub("\ufffd", text))
 
 
 def _part(ending: str) -> str:
-    """What makes the picture alive: flame.css and flame.js beside this module."""
-    return _HERE.with_name(f"flame.{ending}").read_text(encoding="utf-8")
+    """The text of flame.css or flame.js."""
+    return Path(__file__).with_name(f"flame.{ending}").read_text(encoding="utf-8")

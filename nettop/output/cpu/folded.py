@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folded stacks, a line each, as flamegraph.pl and its kin read them: names with ; between, a blank, the count."""
+"""Folded stacks, one a line, as flamegraph.pl reads them: names separated by ;, a space, the count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nettop.query.cpu import Profile, path_of
 
 
 def folded(profile: Profile) -> str:
-    """Each distinct stack once, all CPUs together, in the order of the names; the entry point is its first name."""
+    """Each distinct stack once, summed over all CPUs and sorted by name; its first name is the entry point."""
     lines: Counter[str] = Counter()
     for count in profile.counts:
         lines[";".join(path_of(count))] += count.samples

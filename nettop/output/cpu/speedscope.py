@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file that https://www.speedscope.app opens: its own format, as its file-format-schema.json has it."""
+"""The file format of https://www.speedscope.app (file-format-schema.json)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
 
 def speedscope(profile: Profile) -> str:
-    """One sampled profile, in ns of CPU time, all CPUs together.
+    """One sampled profile, in ns of CPU time, summed over all CPUs.
 
-    A function that names a category has that as its `file`: speedscope shows it, and gives each file a colour.
+    A function with a category has that as its `file`: speedscope shows it, and colours by file.
     """
     times: Counter[tuple[str, ...]] = Counter()
     for count in profile.counts:

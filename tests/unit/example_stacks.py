@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stacks for tests: tables of them, random ones, and a source that meets more of them with each reading."""
+"""Stacks for tests: tables of them, random ones, and a source whose counts grow with each reading."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _SYMBOLS = [
     "bpf_prog_1f<&>\"'",
 ]
 stacks = st.lists(st.sampled_from(_SYMBOLS), max_size=6).map(";".join)
-"""Random stacks, of which some begin as others do."""
+"""Random stacks, some with a common prefix."""
 
 
 def category_of(stack: str) -> int:
-    """The category of a stack, as the source tells it: by the deepest function that names one."""
+    """The category of a stack, as the source finds it: that of the deepest function that has one."""
     named = [CATEGORY_OF[symbol] for symbol in stack.split(";") if symbol in CATEGORY_OF]
     return named[-1] if named else OTHER
 
 
-def met(stack: str, samples: int, *, entry: int = RX_SOFTIRQ, cpu: int = 0, **more: object) -> Row:
-    """A row of the table `stacks`: each sample is a ms."""
+def stack_row(stack: str, samples: int, *, entry: int = RX_SOFTIRQ, cpu: int = 0, **more: object) -> Row:
+    """A row of the table `stacks`; a sample stands for 1 ms."""
     row = {"entry": entry, "cpu": cpu, "stack": stack, "samples": samples, "time_ns": samples * 1_000_000}
     return row | {"category": category_of(stack)} | more
 
 
 def stack_rows(rows: Sequence[Row], taken_s: float = 0, texts: Tables | None = None) -> Rows:
-    """Rows as a table of a snapshot that was taken so many seconds after the first one."""
+    """Rows as a table of a snapshot taken `taken_s` after the first one."""
     return make_rows(rows, STACKS, TAKEN_NS + round(taken_s * SECOND_NS), texts=texts)
 
 
@@ -66,18 +66,18 @@ counts = st.lists(
     ),
     max_size=20,
 )
-"""Random stacks and how often they were met."""
+"""Random stacks with counts of samples."""
 
 
-def profile(some: Sequence[StackCount]) -> Profile:
-    """What ten seconds brought on a host with an awkward name."""
-    return Profile(tuple(some), "web-3 <&>", 1_795_000_000_123_456_789, 10 * SECOND_NS, 997)
+def profile(counts: Sequence[StackCount]) -> Profile:
+    """A profile of ten seconds on a host with an awkward name."""
+    return Profile(tuple(counts), "web-3 <&>", 1_795_000_000_123_456_789, 10 * SECOND_NS, 997)
 
 
-class Meeting:
-    """A source of the CPU lens. With each reading, each of the stacks has been met so many times more.
+class StackSource:
+    """A source of the CPU lens: with each reading the samples of each stack grow by `more`.
 
-    The snapshots went through the codec, as a recording's do.
+    Its snapshots go through the codec, as those of a recording do.
     """
 
     def __init__(self, more: Mapping[str, int] | None = None, hooks: tuple[HookStatus, ...] = ()) -> None:
@@ -91,8 +91,8 @@ class Meeting:
         """Nothing to attach."""
 
     def read(self, taken_ns: int) -> Snapshot:
-        """The stacks so far: 1,000 of each had been met before."""
-        rows = [met(stack, 1000 + self.reads * count) for stack, count in self._more.items()]
+        """The stacks so far: each began with 1,000 samples."""
+        rows = [stack_row(stack, 1000 + self.reads * count) for stack, count in self._more.items()]
         self.reads += 1
         tables = {"stacks": make_rows(rows, STACKS, taken_ns)}
         lost, counts = {"ticks": self.reads}, {"frequency_hz": 997}
@@ -100,13 +100,13 @@ class Meeting:
         return decode(encode(snapshot))
 
     def set(self, option: str, value: object) -> None:
-        """Remember what was asked for."""
+        """Record the option."""
         self.options[option] = value
 
     def describe(self, key: int) -> dict[str, str]:
-        """Nothing is known about any row."""
+        """There are no details."""
         return {}
 
     def close(self) -> None:
-        """Remember that it was called."""
+        """Record the call."""
         self.closed = True
