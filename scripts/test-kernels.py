@@ -31,7 +31,7 @@ from kernel_support import HOST, PAGE, Run, put_in_place, read_run, support_page
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 PATIENCE = 10
-"""How many times longer than on the host tests wait in an emulated machine before they give up."""
+"""The factor by which tests wait longer in an emulated machine than on the host."""
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "build", "dist"
 )
@@ -56,11 +56,11 @@ as a whole has a limit, no test of it has."""
 TESTED = re.compile(rb"(?:PASSED|FAILED|ERROR|SKIPPED)[^\n]*\[ *(\d+)%\]")
 FAILED, LACKING, NOT_ROOT = 1, 3, 4
 BOOTS = 3
-"""How often a virtual machine is begun, at most."""
+"""How often a virtual machine is started, at most."""
 
 
 class Stop(Exception):
-    """Why nothing can be told of the kernels, and the exit status that says of what sort it is."""
+    """Why no kernel can be tested, and the exit status for that kind of reason."""
 
     def __init__(self, why: str, status: int = FAILED) -> None:
         super().__init__(why)
@@ -68,7 +68,7 @@ class Stop(Exception):
 
 
 def main() -> int:
-    """Run what was asked for; 0 where every kernel passed, 3 where this machine lacks something for it."""
+    """Run the chosen kernels; 0 where every one passed, 3 where this machine lacks something for it."""
     options = read_options()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     signal.signal(signal.SIGTERM, end_in_order)
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def end_in_order(number: int, _frame: object) -> NoReturn:
-    """Leave neither a machine nor a folder behind, and tell what is known. `timeout` sends its signal twice: to the
+    """Leave neither a machine nor a folder behind, and report what is known. `timeout` sends its signal twice: to the
     process, then to its group."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
@@ -208,13 +208,13 @@ class Kernel:
 
     @property
     def results(self) -> Path:
-        """The folder of what is found there."""
+        """The folder of its results."""
         return self.work / "results" / self.name
 
 
 def run_patiently(kernel: Kernel, tests: list[str]) -> None:
     """Run the tests on one kernel. What failed in a virtual machine runs once more, in a new one and within the same
-    limit, since under emulation, on a busy host, a deadline may pass; what failed at first is told all the same. A
+    limit, since under emulation, on a busy host, a deadline may pass; what failed first is reported all the same. A
     machine that died is begun anew: emulated CPUs now and then run into what another one is just patching (int3)."""
     deadline = time.monotonic() + kernel.limit_s
     run = run_on(kernel, tests, deadline)
@@ -231,10 +231,10 @@ def run_patiently(kernel: Kernel, tests: list[str]) -> None:
 
 
 def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int, Run] | None = None) -> Run:
-    """Run these tests on a kernel, and doctor, unless a try `before`, the how many-th it was, found it well; what all
-    tries found together.
+    """Run these tests on a kernel, and doctor unless it passed in an earlier try (`before`: its number and result).
+    Returns the results of all tries together.
 
-    However it ends, what is known by then is told.
+    However it ends, what is known by then is reported.
     """
     number, first = before or (0, None)
     folder = kernel.results / f"again-{number}" if first else kernel.results
@@ -260,20 +260,20 @@ def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int,
 
 
 def guest_command(kernel: Kernel, folder: Path, tests: list[str], first: Run | None) -> list[str]:
-    """The command that runs these tests, and doctor where there is need to, and leaves in a folder what it found."""
+    """The command that runs these tests, and doctor if needed, and leaves the results in a folder."""
     copy, doctor = kernel.work / "copy", "no" if first and first.doctor_status == "0" else "yes"
     guest = [str(copy / "scripts/kernel-guest.sh"), str(ROOT), str(copy), str(folder), doctor]
     return machine(kernel.vmlinuz, [*guest, *([*PYTEST, *tests] if tests else [])], folder)
 
 
 def in_short(failure: str) -> str:
-    """The first line of what pytest says of the error itself."""
+    """The first line of the error in pytest's report."""
     lines = [line[1:].strip() for line in failure.splitlines() if line.startswith("E ")]
     return (lines or failure.splitlines() or ["no reason"])[0][:200]
 
 
 def say(*lines: str, passing: bool = False) -> None:
-    """Print lines; one that is `passing` the next replaces on a terminal, and it is printed nowhere else."""
+    """Print lines; on a terminal the next text replaces one that is `passing`, which is printed nowhere else."""
     text = "\n".join(lines)
     if sys.stdout.isatty():
         print(f"\r\033[K{text}" + "\n" * (not passing), end="", flush=True)
@@ -331,7 +331,7 @@ def read_terminal(terminal: int) -> bytes:
 
 
 def report(runs: list[Run], work: Path, options: argparse.Namespace) -> None:
-    """What failed, the page if it was asked for, and the results where they are to be kept."""
+    """Report what failed, write the page if requested, and keep the results if requested."""
     failed = [run for run in runs if not run.passed]
     for run in failed:
         print(f"\n--- {run.name} {run.release}")

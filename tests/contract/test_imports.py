@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a door loads: never the kernel room, and nothing heavy before it is needed."""
+"""What a frontend imports: never the kernel package, and nothing heavy before it is needed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def loaded_by(code: str) -> set[str]:
     return set(modules)
 
 
-@pytest.mark.parametrize("door", ["nettop.output.text", "nettop.screens.app"])
-def test_doors_load_no_kernel_room(door: str) -> None:
-    """Importing a door loads neither bcc nor the kernel room nor a probe."""
-    loaded = loaded_by(f"import {door}")
-    assert door in loaded
+@pytest.mark.parametrize("frontend", ["nettop.output.text", "nettop.screens.app"])
+def test_frontends_import_no_kernel_package(frontend: str) -> None:
+    """Importing a frontend imports neither bcc nor the kernel package nor a probe."""
+    loaded = loaded_by(f"import {frontend}")
+    assert frontend in loaded
     assert not {
         name for name in loaded if name == "bcc" or name.startswith(("nettop.kernel", "nettop.probes."))
     }

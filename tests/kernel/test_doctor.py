@@ -44,16 +44,16 @@ RIGHTS = (
     "CAP_SYSLOG",
 )
 
-Told = dict[str, Any]
+Report = dict[str, Any]
 
 
-def told(*around: str, **how: Any) -> Told:
+def report_of(*around: str, **how: Any) -> Report:
     """The report of a doctor started by these words; its exit code says what the report does."""
     done = subprocess.run(
         [*around, *REPORT], capture_output=True, text=True, timeout=DEADLINE_S, check=False, **how
     )
     assert "Traceback" not in done.stderr, done.stderr
-    report: Told = json.loads(done.stdout)
+    report: Report = json.loads(done.stdout)
     works = all(lens["works"] for lens in report["lenses"])
     agrees = all(trial["ok"] is not False for trial in report["self_test"])
     codes = (ExitCode.DONE,) if works and agrees else (ExitCode.FAILURE,) if works else (
@@ -76,22 +76,22 @@ def without(*capabilities: str) -> tuple[str, ...]:
     return "setpriv", "--bounding-set", dropped, "--inh-caps", dropped
 
 
-def checks(report: Told) -> dict[str, Told]:
+def checks(report: Report) -> dict[str, Report]:
     """The facts, by name."""
     return {check["name"]: check for check in report["checks"]}
 
 
-def bad(report: Told) -> set[str]:
+def bad(report: Report) -> set[str]:
     """The names of what is bad."""
     return {check["name"] for check in report["checks"] if check["verdict"] == "bad"}
 
 
-def points(report: Told) -> dict[str, Told]:
-    """The points of all lenses that work, by name."""
-    return {point["hook"]: point for lens in report["lenses"] for point in lens["hooks"]}
+def hooks(report: Report) -> dict[str, Report]:
+    """The hooks of all lenses that work, by name."""
+    return {hook["hook"]: hook for lens in report["lenses"] for hook in lens["hooks"]}
 
 
-def tried(report: Told) -> list[Told]:
+def tried(report: Report) -> list[Report]:
     """What was put to the test."""
     return [trial for trial in report["self_test"] if trial["ok"] is not None]
 
@@ -101,27 +101,27 @@ def left_clean() -> Iterator[None]:
     """Fails the test if a BPF object or a process of the self-test is left; its namespaces end with those."""
     before = bpf_objects.existing()
     yield
-    until(lambda: not peers(), "no peer is left")
+    until(lambda: not traffic_processes(), "no process is left")
     bpf_objects.nothing_new_since(before)
 
 
-def peers() -> list[int]:
+def traffic_processes() -> list[int]:
     """Processes that the self-test has forked."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
             if path.read_bytes().startswith(b"doctor-"):
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def private_namespaces(pids: list[int]) -> set[int]:
     """The network namespaces of these processes, but for our own."""
-    found = set()
+    inodes = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            found.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
-    return found - {os.stat("/proc/self/ns/net").st_ino}
+            inodes.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
+    return inodes - {os.stat("/proc/self/ns/net").st_ino}
 
 
 # --- here -----------------------------------------------------------------------------------------------------
@@ -130,18 +130,18 @@ def private_namespaces(pids: list[int]) -> set[int]:
 @pytest.mark.core
 def test_here(left_clean: None) -> None:
     """Every lens works, the ways are named and so are those that were refused, and every number is exact."""
-    report = told()
+    report = report_of()
     assert report["ok"]
     assert not bad(report)
     assert checks(report)["capabilities"]["verdict"] == "ok"
     assert report["host"]["kernel"] == os.uname().release
     assert report["host"]["bcc"]
-    found = points(report)
-    assert {"sockets", "unattributed", "events", "accepts", "routes", "packets", "counters"} <= found.keys()
-    for point in found.values():
-        assert point["mechanism"] or point["refused"], point
-        assert all(refused["why"] for refused in point["refused"])
-    assert found["sockets"]["mechanism"]
+    by_name = hooks(report)
+    assert {"sockets", "unattributed", "events", "accepts", "routes", "packets", "counters"} <= by_name.keys()
+    for hook in by_name.values():
+        assert hook["mechanism"] or hook["refused"], hook
+        assert all(refused["why"] for refused in hook["refused"])
+    assert by_name["sockets"]["mechanism"]
     untried = [trial for trial in report["self_test"] if trial["ok"] is None]
     # Other programs of a busy machine may fill the ring: that is counted, and no reason to doubt the rest.
     assert all("not available" in trial["remedy"] or "were lost" in trial["remedy"] for trial in untried), (
@@ -156,10 +156,10 @@ def test_here(left_clean: None) -> None:
 
 def test_kprobes_and_fentry_as_this_kernel_has_them() -> None:
     """A kernel without kprobes refuses those ways by that name."""
-    report = told()
+    report = report_of()
     has_kprobes = Path("/sys/bus/event_source/devices/kprobe/type").exists()
     assert report["host"]["kprobes"] is has_kprobes
-    refused = [refusal for point in points(report).values() for refusal in point["refused"]]
+    refused = [refusal for hook in hooks(report).values() for refusal in hook["refused"]]
     if not has_kprobes:
         assert any("kprobe" in refusal["mechanism"] and "kprobe" in refusal["why"] for refusal in refused)
 
@@ -179,7 +179,7 @@ def test_without_traffic(left_clean: None) -> None:
     done = nettop("doctor", "--no-traffic", "--format", "json", deadline_s=DEADLINE_S)
     report = json.loads(done.stdout)
     assert (done.returncode, report["self_test"]) == (0, [])
-    assert points(report)["sockets"]["mechanism"]
+    assert hooks(report)["sockets"]["mechanism"]
 
 
 # --- hosts that lack something --------------------------------------------------------------------------------
@@ -187,10 +187,10 @@ def test_without_traffic(left_clean: None) -> None:
 
 def test_btf_hidden(left_clean: None) -> None:
     """What hides the kernel's types is named, and how to take it away."""
-    report = told(*mounted("mount --bind /dev/null /sys/kernel/btf/vmlinux"))
+    report = report_of(*mounted("mount --bind /dev/null /sys/kernel/btf/vmlinux"))
     assert bad(report) == {"BTF"}
     assert checks(report)["BTF"]["remedy"] == "umount /sys/kernel/btf/vmlinux"
-    packets = points(report)["packets"]
+    packets = hooks(report)["packets"]
     assert packets["mechanism"] is None
     assert "/sys/kernel/btf/vmlinux" in packets["refused"][0]["why"]
     assert {"drops"} <= {trial["lens"] for trial in tried(report)}, "the kernel's own counters are left"
@@ -199,7 +199,7 @@ def test_btf_hidden(left_clean: None) -> None:
 def test_tracefs_unmounted() -> None:
     """Nothing is lacking: nettop does without."""
     script = "for at in /sys/kernel/tracing /sys/kernel/debug; do umount $at 2>/dev/null; done; true"
-    report = told(*mounted(script))
+    report = report_of(*mounted(script))
     assert report["ok"]
     assert report["host"]["tracefs"] == []
     assert "does not need it" in checks(report)["tracefs"]["value"]
@@ -219,7 +219,7 @@ def test_tracefs_unmounted() -> None:
 )
 def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> None:
     """Just what is missing is named, what for, and what gives it."""
-    report = told(*without(*missing))
+    report = report_of(*without(*missing))
     check = checks(report)["capabilities"]
     assert check["verdict"] == ("bad" if {"CAP_BPF", "CAP_PERFMON"} & set(missing) else "note")
     assert set(report["host"]["capabilities_missing"]) == set(missing)
@@ -229,7 +229,7 @@ def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> Non
     untried = [trial["remedy"] for trial in report["self_test"] if trial["ok"] is None]
     for name in {"CAP_SYS_ADMIN", "CAP_NET_ADMIN"} & set(missing):
         assert any(name in why for why in untried)
-    if missing == ("CAP_SYSLOG",) and not points(report)["places"]["mechanism"]:
+    if missing == ("CAP_SYSLOG",) and not hooks(report)["places"]["mechanism"]:
         shown = subprocess.run(
             [*without(*missing), NETTOP, "doctor", "--only", "drops", "--no-traffic"],
             capture_output=True, text=True, timeout=DEADLINE_S, check=True,
@@ -242,19 +242,19 @@ def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> Non
 
 def test_bcc_hidden(left_clean: None) -> None:
     """A bcc that is not there is named, with the script that installs it."""
-    found = subprocess.run(
+    folder = subprocess.run(
         ["/usr/bin/python3", "-c", SYSTEM_BCC], capture_output=True, text=True, check=True
     ).stdout.strip()
-    report = told(*mounted(f"mount -t tmpfs none {found}"))
+    report = report_of(*mounted(f"mount -t tmpfs none {folder}"))
     assert bad(report) == {"bcc"}
     assert "install-deps.sh" in checks(report)["bcc"]["remedy"]
-    assert "bcc" in points(report)["packets"]["refused"][0]["why"]
+    assert "bcc" in hooks(report)["packets"]["refused"][0]["why"]
 
 
 def test_in_a_network_namespace_of_its_own(left_clean: None) -> None:
     """It is said which one, which one is the host's, and how to get there; private traffic is exact all the same."""
     own = os.stat("/proc/self/ns/net").st_ino
-    report = told("unshare", "--net")
+    report = report_of("unshare", "--net")
     check = checks(report)["network namespace"]
     assert check["verdict"] == "note"
     assert report["host"]["network_namespace"] != own
@@ -270,15 +270,15 @@ def test_in_a_user_namespace(left_clean: None) -> None:
     """Capabilities that do not reach the kernel are told apart from missing ones."""
     if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no user namespace can be made here, as in a chroot")
-    report = told("unshare", "--user", "--map-root-user")
+    report = report_of("unshare", "--user", "--map-root-user")
     assert bad(report) == {"user namespace"}
     check = checks(report)["user namespace"]
     assert "do not reach the kernel" in check["value"]
     assert "outside of it" in check["remedy"]
-    assert "user namespace" in points(report)["packets"]["refused"][0]["why"]
+    assert "user namespace" in hooks(report)["packets"]["refused"][0]["why"]
 
 
-def host_of(*around: str) -> dict[str, Told]:
+def host_of(*around: str) -> dict[str, Report]:
     """The facts of the host, by name, that a doctor finds that is started by these words."""
     words = [*around, *REPORT, "--only", "host"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
@@ -342,7 +342,7 @@ def test_what_the_user_left_out() -> None:
 
 def test_as_a_user_without_root(left_clean: None) -> None:
     """Everything that root would add is named once."""
-    report = told(user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"})
+    report = report_of(user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"})
     assert bad(report) == {"capabilities"}
     remedy = checks(report)["capabilities"]["remedy"]
     assert "sudo nettop doctor" in remedy
@@ -376,7 +376,7 @@ class Liar:
         return replace(rows, array=array)
 
 
-def test_a_probe_that_lies_is_found_out(left_clean: None) -> None:
+def test_a_wrong_probe_is_detected(left_clean: None) -> None:
     """One byte too many is enough: exit code 1, both numbers, and what to do."""
 
     def source_of(lens: str) -> Source:
@@ -396,11 +396,13 @@ def test_a_probe_that_lies_is_found_out(left_clean: None) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_ended_in_the_middle(number: int, left_clean: None) -> None:
-    """Whenever it ends, peers and namespaces end with it; nothing is told, and the exit code is the signal's."""
+    """Whenever it ends, its processes and namespaces end with it; it prints nothing, and exits by the signal."""
     with Running("doctor") as doctor:
-        made = until(lambda: private_namespaces(peers()), "the peers are in namespaces of their own")
+        made = until(
+            lambda: private_namespaces(traffic_processes()), "the processes are in namespaces of their own"
+        )
         status = doctor.end(number)
-        until(lambda: not peers(), "the peers have ended")
+        until(lambda: not traffic_processes(), "the processes have ended")
         until(lambda: not made & find_namespaces().keys(), "nobody is in their namespaces")
         assert (status, doctor.text(), doctor.errors()) == (
             -number if number == signal.SIGKILL else 128 + number, "", ""
@@ -479,8 +481,8 @@ def test_bundle_belongs_to_who_called(tmp_path: Path) -> None:
     words = ("doctor", "--only", "host", "--bundle", str(file))
     user = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
     assert nettop(*words, env=user).returncode == 0
-    found = file.stat()
-    assert (found.st_uid, found.st_mode & 0o777) == (NOBODY, 0o600)
+    status = file.stat()
+    assert (status.st_uid, status.st_mode & 0o777) == (NOBODY, 0o600)
     before = file.read_bytes()
     again = nettop(*words, env=user)
     assert again.returncode == ExitCode.FAILURE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: what the words mean, what is told of wrong ones, and how the program ends."""
+"""The command line: what arguments mean, how wrong ones are reported, and the exit codes."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ def nettop(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
 
 def test_options_become_settings() -> None:
     """Every option of plain output ends in the settings."""
-    asked = ViewOptions(
+    options = ViewOptions(
         view="connections.events", filter=["nginx"], sort="-rtt_us", all=True, resolve=True, interval="0.5",
         table=True, data_only=True, format="csv", columns="pid, local,", limit="3", deltas=True, count="2",
         ring_size="64k",
     )  # fmt: skip
     view = ViewSettings("connections.events", ("pid", "local"), "-rtt_us", ("nginx",), 3, True, True, True)
     text = TextSettings(Format.CSV, 2, data_only=True)
-    assert view_settings(asked) == Settings(0.5, view, text, options={"ring_size": 1 << 16})
+    assert view_settings(options) == Settings(0.5, view, text, options={"ring_size": 1 << 16})
 
 
-def test_nothing_asked() -> None:
+def test_no_options() -> None:
     """Without options the settings are the defaults, and the screens open."""
     assert view_settings(ViewOptions()) == Settings()
     assert not ViewOptions().is_text
 
 
 def test_options_of_log_become_settings() -> None:
-    """Every option of `nettop log` ends in its settings; unasked, they are the defaults."""
-    asked = LogOptions(
+    """Every option of `nettop log` ends in its settings; without options, they are the defaults."""
+    options = LogOptions(
         lens="connections.processes", filter=["nginx", ":443"], metrics_interval="10", interval="0.5",
         format="jsonl", log_dir="/var/log/nettop", rotate_size="1MiB", keep="3", no_console=True, ring_size="64k",
     )  # fmt: skip
-    assert log_settings(asked) == LogSettings(
+    assert log_settings(options) == LogSettings(
         view="connections.processes", filters=("nginx", ":443"), format=LineFormat.JSONL, interval_s=0.5,
         metrics_interval_s=10.0, console=False, directory="/var/log/nettop", rotate_bytes=1 << 20, keep=3,
         options={"ring_size": 1 << 16},
@@ -96,22 +96,22 @@ def test_options_of_log_become_settings() -> None:
 
 def test_options_of_run_become_settings() -> None:
     """Every option of `nettop run` ends in its settings, and the command is as it was written."""
-    asked = RunOptions(
+    options = RunOptions(
         ["curl", "-s", "--", "x"], format="jsonl", live=True, output="f", root=True, ring_size="4K"
     )
     words = ("curl", "-s", "--", "x")
-    assert run_settings(asked) == RunSettings(
+    assert run_settings(options) == RunSettings(
         words, LineFormat.JSONL, True, "f", True, options={"ring_size": 4096}
     )
     assert run_settings(RunOptions(["true"])) == RunSettings(("true",), options={"ring_size": 8 << 20})
 
 
 @pytest.mark.parametrize(
-    "asked", [ViewOptions(table=True), ViewOptions(data_only=True), ViewOptions(format="jsonl")]
+    "options", [ViewOptions(table=True), ViewOptions(data_only=True), ViewOptions(format="jsonl")]
 )
-def test_what_implies_table(asked: ViewOptions) -> None:
+def test_what_implies_table(options: ViewOptions) -> None:
     """--table, --data-only and --format each ask for plain output."""
-    assert asked.is_text
+    assert options.is_text
 
 
 def test_options_of_a_lens_reach_its_source(capfd: pytest.CaptureFixture[str]) -> None:
@@ -166,12 +166,12 @@ def test_a_dumb_terminal_has_no_screens(
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr("nettop.cli._is_terminal", lambda _: True)
     assert run([], source) == ExitCode.USAGE
-    assert "TERM=dumb" in (told := capfd.readouterr().err)
-    assert "--table" in told
+    assert "TERM=dumb" in (error := capfd.readouterr().err)
+    assert "--table" in error
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--tabel"], "unknown option '--tabel'|did you mean --table"),
         (["--zzzzzz"], "unknown option '--zzzzzz'|nettop --help"),
@@ -243,7 +243,7 @@ def test_a_dumb_terminal_has_no_screens(
         ([], "the screens need a terminal|--table"),
     ],
 )
-def test_wrong_words(words: Sequence[str], told: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words(words: Sequence[str], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     """What does not exist or contradicts itself ends with code 2 and two lines: what, and how to mend it."""
     assert run(words, source) == ExitCode.USAGE
     out, err = capfd.readouterr()
@@ -251,8 +251,8 @@ def test_wrong_words(words: Sequence[str], told: str, capfd: pytest.CaptureFixtu
     assert out == ""
     assert what.startswith("nettop: ")
     assert remedy.startswith("  ")
-    for said, line in zip(told.split("|"), (what, remedy), strict=True):
-        assert said in line
+    for text, line in zip(expected.split("|"), (what, remedy), strict=True):
+        assert text in line
 
 
 @pytest.mark.parametrize(
@@ -264,13 +264,13 @@ def test_wrong_words(words: Sequence[str], told: str, capfd: pytest.CaptureFixtu
     ],
 )
 def test_exit_codes(error: Exception, code: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """What a source fails with is told without a traceback, and gives the documented exit code."""
+    """What a source fails with is reported without a traceback, and gives the documented exit code."""
     assert run(["--table", "--once"], lambda lens: Scripted([error])) == code  # type: ignore[list-item]
     assert capfd.readouterr().err.startswith(f"nettop: {error}\n")
 
 
-def test_hostile_words_are_told_safely(capfd: pytest.CaptureFixture[str]) -> None:
-    """A word with escape sequences is told back with visible marks."""
+def test_hostile_words_are_printed_safely(capfd: pytest.CaptureFixture[str]) -> None:
+    """A word with escape sequences is printed with visible marks."""
     run(["--view", "\x1b[31mx"], source)
     assert "\x1b" not in capfd.readouterr().err
 
@@ -290,7 +290,7 @@ def test_completion() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "expected"),
     [
         ("nettop --columns bytes_re", ["bytes_received", "bytes_received_per_s"]),
         ("nettop --view connections.e", ["connections.events"]),
@@ -305,7 +305,7 @@ def test_completion() -> None:
         ("nettop export cpu.stacks --format s", ["speedscope", "svg"]),
     ],
 )
-def test_shell_completion(line: str, found: list[str]) -> None:
+def test_shell_completion(line: str, expected: list[str]) -> None:
     """The shell's own way in gives the words, without numpy and without attaching to anything."""
     words = {
         "_NETTOP_COMPLETE": "complete_bash",
@@ -319,7 +319,7 @@ def test_shell_completion(line: str, found: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | words, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == found
+    assert done.stdout.split() == expected
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -334,14 +334,14 @@ def test_version_and_help() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "expected"),
     [
         ("log", "--metrics-interval --ring-size --keep SIGHUP"),
         ("run", "--live --output --root 127"),
         ("export", "--duration --frequency --format cpu.stacks FILE Ctrl-C"),
     ],
 )
-def test_help_of_commands(command: str, told: str) -> None:
+def test_help_of_commands(command: str, expected: str) -> None:
     """A command's --help names its options and shows examples, without loading numpy."""
     code = (
         f"import sys; sys.argv[1:] = [{command!r}, '--help']; from nettop.cli import main; main(); "
@@ -355,7 +355,7 @@ def test_help_of_commands(command: str, told: str) -> None:
         check=False,
     )
     shown, _, modules = done.stdout.rstrip().rpartition("\n")
-    assert all(word in shown for word in (*told.split(), "Examples"))
+    assert all(word in shown for word in (*expected.split(), "Examples"))
     assert not {"numpy", "textual"} & set(modules.split())
 
 

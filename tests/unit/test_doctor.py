@@ -80,11 +80,11 @@ def lines(report: Report, **how: bool) -> list[str]:
 
 def test_json_is_as_agreed() -> None:
     """Every key that other programs read, and null where nothing was tried or measured."""
-    told = json.loads(json.dumps(REPORT.as_json()))
-    assert set(told) == {"version", "host", "checks", "lenses", "self_test", "ok"}
-    assert told["host"] == {"kernel": "6.1", "bcc": "none"}
-    assert told["checks"][1] == {"name": "bcc", "value": "none", "verdict": "bad", "remedy": "install it"}
-    (lens,) = told["lenses"]
+    report = json.loads(json.dumps(REPORT.as_json()))
+    assert set(report) == {"version", "host", "checks", "lenses", "self_test", "ok"}
+    assert report["host"] == {"kernel": "6.1", "bcc": "none"}
+    assert report["checks"][1] == {"name": "bcc", "value": "none", "verdict": "bad", "remedy": "install it"}
+    (lens,) = report["lenses"]
     assert (lens["id"], lens["title"], lens["works"], lens["error"]) == (
         "connections",
         "Connections",
@@ -100,8 +100,8 @@ def test_json_is_as_agreed() -> None:
         ],
         "fields": ["a", "b"],
     }
-    assert [result["ok"] for result in told["self_test"]] == [True, False, None]
-    assert set(told["self_test"][0]) == {
+    assert [result["ok"] for result in report["self_test"]] == [True, False, None]
+    assert set(report["self_test"][0]) == {
         "lens",
         "what",
         "expected",
@@ -111,7 +111,7 @@ def test_json_is_as_agreed() -> None:
         "remedy",
         "detail",
     }
-    assert told["ok"] is False
+    assert report["ok"] is False
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_what_is_wrong_says_what_to_do() -> None:
     shown = lines(REPORT)
     for at, line in enumerate(shown):
         if "✗" in line or "n/a  routes" in line:
-            below = [found.strip() for found in shown[at + 1 : at + 4]]
-            assert any(found.startswith("→ ") for found in below), line
+            below = [text.strip() for text in shown[at + 1 : at + 4]]
+            assert any(text.startswith("→ ") for text in below), line
     whole = "\n".join(shown)
     assert "1,000,003 of 1,000,003 bytes" in whole
     assert "not fexit/tcp_v4_connect: no ftrace" in whole
@@ -150,7 +150,7 @@ def test_what_is_wrong_says_what_to_do() -> None:
 
 
 def test_kernel_options_are_named_once() -> None:
-    """Where the host is as it should be, a point without a way names what a kernel would need."""
+    """Where the host is as it should be, a hook without a mechanism names what a kernel would need."""
     refused = (("fexit/a", "no"), ("fexit/b", "no"), ("kprobe/a", "no"))
     report = Report(lenses=(LensReport(LENS, (HookStatus("routes", None, refused),)),))
     assert "→ a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS supports it" in "\n".join(
@@ -173,7 +173,7 @@ def test_what_the_user_left_out_needs_no_remedy(why: str, checks: tuple[Check, .
     """Nor does what hangs on it; other reasons beside that have theirs."""
     events = HookStatus("events", None, (("tp_btf/x", why),))
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
-    opened = HookStatus("opened", None, (("iter/task_file", "not told"),))
+    opened = HookStatus("opened", None, (("iter/task_file", "not reported"),))
     sockets = HookStatus("sockets", "sock_diag", (("iter/task_file", why),))
     assert remedies(events, routes, sockets, opened, checks=checks) == []
     mixed = HookStatus("routes", None, (("fexit/x", why), ("kprobe/x", "no kprobes")))
@@ -183,21 +183,21 @@ def test_what_the_user_left_out_needs_no_remedy(why: str, checks: tuple[Check, .
     assert remedies(mixed, checks=checks) == [f"→ {expected}"]
 
 
-def test_what_refuses_a_point_refuses_those_below_it() -> None:
-    """The remedy is that of the point that they hang on."""
+def test_a_hook_has_the_remedy_of_the_hook_it_requires() -> None:
+    """What refuses the one refuses the other."""
     events = HookStatus("events", None, (("tp_btf/x", "no types"),))
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
     assert remedies(events, routes) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF supports it"] * 2
 
 
-def test_a_kernel_that_was_built_so_is_not_told_to_be() -> None:
-    """Where the kernel has all that the way takes it is a bug."""
+def test_no_option_is_advised_that_the_kernel_has() -> None:
+    """Where the kernel has all that a mechanism needs, a refusal is a bug."""
     events = HookStatus("events", None, (("tp_btf/x", "refused"),))
     assert remedies(events, checks=(Check("btf", "BTF", "all well"),)) == [f"→ {REPORT_IT}"]
 
 
-def test_points_of_the_drops_that_are_refused_alone() -> None:
-    """Symbols take a capability, reasons a newer kernel; without the program it is what that one lacks."""
+def test_hooks_with_a_remedy_of_their_own() -> None:
+    """Symbols need a capability, reasons a newer kernel; without the program it is what that one lacks."""
     places = HookStatus("places", None, (("/proc/kallsyms", "hidden"),))
     (remedy,) = remedies(HookStatus("packets", "tp_btf/kfree_skb"), places, lens=DROPS)
     assert "CAP_SYSLOG" in remedy
@@ -207,10 +207,10 @@ def test_points_of_the_drops_that_are_refused_alone() -> None:
     assert remedies(refused, places, lens=DROPS) == ["→ a kernel with CONFIG_DEBUG_INFO_BTF supports it"] * 2
 
 
-def test_equal_reasons_are_told_once() -> None:
-    """ChosenMechanisms that begin alike are counted; one alone keeps its name."""
+def test_equal_reasons_are_shown_once() -> None:
+    """Mechanisms that begin alike are counted; a single one keeps its name."""
     mechanisms = ("fexit/a + x", "fexit/a + y", "kretprobe/a + x", "kretprobe/a + y")
-    refused = tuple((way, "no" if "fexit" in way else "none") for way in mechanisms)
+    refused = tuple((name, "no" if "fexit" in name else "none") for name in mechanisms)
     hook = HookStatus("accepts", "x", (*refused, ("z", "none")))
     shown = [line.strip() for line in lines(Report(lenses=(LensReport(LENS, (hook,)),)))]
     assert [line for line in shown if line.startswith("not ")] == [
@@ -220,7 +220,7 @@ def test_equal_reasons_are_told_once() -> None:
 
 
 def test_a_lens_without_a_remedy_of_its_own() -> None:
-    """The host's is told, unless the user left out what the lens needs."""
+    """The host's is shown, unless the user left out what the lens needs."""
 
     def shown(what: str) -> str:
         return "\n".join(lines(Report((BAD,), (LensReport(LENS, error=Unsupported(what)),))))
@@ -275,7 +275,7 @@ def test_a_lens_that_fails_does_not_stop_the_others() -> None:
         return sources[lens]
 
     report = make_report(DoctorSettings(traffic=False), source_of)
-    by_id = {one.lens.id: one for one in report.lenses}
+    by_id = {lens.lens.id: lens for lens in report.lenses}
     assert set(by_id) == {lens.id for lens in lenses()}
     failed = by_id["drops"].error
     assert failed is not None
@@ -333,8 +333,8 @@ def test_no_fork_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(made), alive) == (4, [])
 
 
-def test_a_source_with_a_bug_is_told_as_one() -> None:
-    """What is no error of nettop's own is told with its words, and asks to be reported."""
+def test_a_bug_in_a_source_asks_for_a_report() -> None:
+    """An unexpected exception is shown, and should be reported."""
 
     class Broken(Scripted):
         def read(self, taken_ns: int) -> None:  # type: ignore[override]
@@ -355,11 +355,11 @@ def test_only_these_parts() -> None:
     assert not report.lenses
     report = make_report(DoctorSettings(("drops",), traffic=False), lambda _: Scripted(steps([])))
     assert not report.checks
-    assert [one.lens.id for one in report.lenses] == ["drops"]
+    assert [lens.lens.id for lens in report.lenses] == ["drops"]
 
 
-def test_a_way_that_there_is_not() -> None:
-    """It is told as a wrong word of the command line."""
+def test_a_mechanism_that_does_not_exist() -> None:
+    """It is a usage error."""
 
     def source_of(_: str) -> Scripted:
         raise UsageError("unknown mechanism", "known are: a")
@@ -414,7 +414,7 @@ def test_any_lie_is_noticed(key: int, field: str, value: object) -> None:
 
 @pytest.mark.parametrize("key", TRUTH)
 def test_a_missing_row_is_noticed(key: int) -> None:
-    """A socket that is not told at all fails."""
+    """A socket that is not reported at all fails."""
     assert False in judged({number: row for number, row in TRUTH.items() if number != key})
 
 
@@ -482,13 +482,13 @@ def test_only_the_surroundings_are_missing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the remedy is another one for other users")
 def test_permitted_and_not_effective(tmp_path: Path) -> None:
-    """What only has to be raised is told apart from what was taken away."""
+    """What only has to be raised is distinguished from what was taken away."""
     assert "permitted and not effective" in missing_of(tmp_path, 0, ALL).remedy
     assert "--cap-add BPF" in missing_of(tmp_path, 0).remedy
 
 
 def test_another_user_namespace(tmp_path: Path) -> None:
-    """Its root is told so, by the doctor and by whatever wants to load programs; where nothing is told nobody minds."""
+    """Doctor says so, and so does whatever loads programs; where it is unknown nothing is said."""
     assert capabilities.check_user_namespace(tmp_path).verdict is Verdict.OK
     put(tmp_path, "proc/self/ns/user", "")  # has another inode number than the initial one
     put(tmp_path, "sys/kernel/btf/vmlinux", "BTF")
@@ -522,8 +522,8 @@ def test_lockdown(tmp_path: Path, content: str, mode: str, verdict: Verdict) -> 
         ("30 20 0:7 / /sys rw - sysfs sysfs rw\n", "unknown", Verdict.NOTE),
     ],
 )
-def test_lockdown_that_is_not_told(tmp_path: Path, mounts: str, mode: str, verdict: Verdict) -> None:
-    """Not built in is not the same as not told."""
+def test_lockdown_that_is_unknown(tmp_path: Path, mounts: str, mode: str, verdict: Verdict) -> None:
+    """Not built in is not the same as unknown."""
     put(tmp_path, "proc/self/mountinfo", mounts)
     check = facts.check_lockdown(tmp_path)
     assert (check.data, check.verdict) == (mode, verdict)
@@ -575,7 +575,7 @@ def test_another_pid_namespace(tmp_path: Path) -> None:
     assert "of this PID namespace" in processes_of(tmp_path, "rw").value
 
 
-def test_fentry_that_nobody_asked_for() -> None:
+def test_fentry_that_was_not_tried() -> None:
     """What --mechanism leaves out, or what has nothing to add to, says nothing of the kernel."""
     events = HookStatus("events", None, (("tp_btf/x", DISABLED),))
     routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
@@ -588,10 +588,10 @@ def test_fentry_that_nobody_asked_for() -> None:
 
 def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it stays root, and the report says for want of what; otherwise it says nothing."""
-    told: list[DoctorSettings] = []
+    given: list[DoctorSettings] = []
 
     def run_doctor(settings: DoctorSettings, *_: object) -> ExitCode:
-        told.append(settings)
+        given.append(settings)
         return ExitCode.DONE
 
     monkeypatch.setattr("nettop.doctor.command.run_doctor", run_doctor)
@@ -603,9 +603,9 @@ def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(command, "why_still_root", lambda _, why=why: why)
         assert run(["doctor"]) == ExitCode.DONE
     first, second = (
-        check for settings in told for check in facts.check_stays_root(settings.stays_root)
+        check for settings in given for check in facts.check_stays_root(settings.stays_root)
     )  # fmt: skip
-    assert (first.verdict, first.value) == (Verdict.NOTE, told[0].stays_root)
+    assert (first.verdict, first.value) == (Verdict.NOTE, given[0].stays_root)
     assert "where everybody can read it" in first.remedy
     assert not second.remedy
 
@@ -621,16 +621,16 @@ def test_no_btf(tmp_path: Path) -> None:
 
 
 def test_settings_that_do_harm(tmp_path: Path) -> None:
-    """They name what they do and how to undo it; the others are just told, and so are those that are not there."""
+    """They name what they do and how to undo it; the others are just shown, and so are those that do not exist."""
     for name in facts._SYSCTLS:
         put(tmp_path, f"proc/sys/{name.replace('.', '/')}", "0\n")
     put(tmp_path, "proc/sys/kernel/kptr_restrict", "2\n")
     (tmp_path / "proc/sys/kernel/bpf_stats_enabled").unlink()
-    found = {check.key: check for check in facts.check_sysctls(tmp_path)}
-    assert found["kernel.kptr_restrict"].remedy == "sysctl kernel.kptr_restrict=1"
-    assert found["net.core.bpf_jit_enable"].verdict is Verdict.NOTE
-    assert found["kernel.unprivileged_bpf_disabled"].verdict is Verdict.OK
-    assert "cannot be read" in found["kernel.bpf_stats_enabled"].value
+    by_key = {check.key: check for check in facts.check_sysctls(tmp_path)}
+    assert by_key["kernel.kptr_restrict"].remedy == "sysctl kernel.kptr_restrict=1"
+    assert by_key["net.core.bpf_jit_enable"].verdict is Verdict.NOTE
+    assert by_key["kernel.unprivileged_bpf_disabled"].verdict is Verdict.OK
+    assert "cannot be read" in by_key["kernel.bpf_stats_enabled"].value
 
 
 def test_a_fact_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
@@ -667,11 +667,11 @@ def test_the_same_name_is_the_same_token() -> None:
 def test_no_address_is_left(address: object, around: str) -> None:
     """Whatever stands around it; loopback and nothing stay, for they are nobody's."""
     redact = Redactor({}).text
-    told = ip_address(str(address))
-    shown = redact(around.format(told))
-    kept = told.is_loopback or told.is_unspecified
-    assert (str(told) in shown) is kept
-    assert redact(str(told)) in shown
+    parsed = ip_address(str(address))
+    shown = redact(around.format(parsed))
+    kept = parsed.is_loopback or parsed.is_unspecified
+    assert (str(parsed) in shown) is kept
+    assert redact(str(parsed)) in shown
 
 
 @pytest.mark.parametrize(
@@ -718,7 +718,7 @@ def test_values_of_json() -> None:
     ],
 )
 def test_wrong_words(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are told with the nearest right ones before anything is attached."""
+    """They are reported with the nearest right ones before anything is attached."""
     assert run(["doctor", *words], lambda _: Scripted(steps([]))) == ExitCode.USAGE
     assert said in capsys.readouterr().err
 
@@ -754,7 +754,7 @@ class FullDisk(io.BytesIO):
 def test_an_output_that_is_full(
     form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told as in every door."""
+    """It is reported as by every command."""
     words = ["doctor", "--only", "connections", "--no-traffic", "--format", form]
     monkeypatch.setattr("sys.stdout", Full())
     assert run(words, lambda _: Scripted(steps([]))) == ExitCode.FAILURE
@@ -762,7 +762,7 @@ def test_an_output_that_is_full(
 
 
 def test_a_bundle_that_cannot_be_written() -> None:
-    """A full disk is told."""
+    """A full disk is reported."""
     settings = DoctorSettings(("drops",), traffic=False, as_json=True)
     with pytest.raises(NettopError, match="the bundle cannot be written: No space left"):
         run_doctor(settings, lambda _: Scripted(steps([])), io.StringIO(), FullDisk())

@@ -306,11 +306,18 @@ class Exporting:
         self.exit: ExitCode | None = None
         self._settings = ExportSettings("cpu.stacks", str(path), ExportFormat.FOLDED, 3600)
         self._source = source
+        self._session: Session | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has the first reading."""
+        return self._session is not None and self._session.bus.frame("cpu") is not None
+
     def _run(self) -> None:
         with Session(MAX_INTERVAL_S, lambda lens: self._source) as session:
+            self._session = session
             self.exit = run_export(self._settings, session, self.requests, None, self.stderr)
 
     def wait(self) -> ExitCode | None:
@@ -324,7 +331,7 @@ def test_ended_early(tmp_path: Path) -> None:
     """Who ends it early gets what was met so far, and is told that it is not all."""
     file, source = tmp_path / "a.folded", StackSource()
     running = Exporting(file, source)
-    until(lambda: source.reads == 1)
+    until(lambda: running.has_begun)
     running.requests.end()
     assert running.wait() is ExitCode.DONE
     assert lines_of(file.read_text()) == {f"{RX};{WAKE}": 30, f"{RX};{TCP}": 5}

@@ -15,7 +15,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "test-kernels.py"
 FAILS = "tests/kernel/test_x.py::test_fails"
-CASE = '<testcase classname="tests.kernel.test_x" name="{name}">{outcome}</testcase>'
+CASE = '<testcase classname="tests.kernel.test_x" name="{name}">{result}</testcase>'
 FAILURE = "<failure>E   AssertionError: it was 1\nE   more</failure>"
 
 
@@ -33,22 +33,22 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def play(work: Path, *tries: str) -> None:
-    """Each try on a kernel writes down what it was asked for, and leaves what the test says."""
+    """Each try on a kernel records what it was asked to run, and leaves what the test says."""
     guest = work / "copy" / "scripts" / "kernel-guest.sh"
     guest.parent.mkdir(parents=True)
     (work / "tries").write_text("\n".join(tries))
     guest.write_text(
         "#!/bin/bash\n"
-        f'cd "$3" && echo "${{@:4}}" >>{shlex.quote(str(work))}/asked && echo 6.1.0 >release\n'
-        f'eval "$(sed -n "$(wc -l <{shlex.quote(str(work))}/asked)p" {shlex.quote(str(work))}/tries)"\n'
+        f'cd "$3" && echo "${{@:4}}" >>{shlex.quote(str(work))}/requests && echo 6.1.0 >release\n'
+        f'eval "$(sed -n "$(wc -l <{shlex.quote(str(work))}/requests)p" {shlex.quote(str(work))}/tries)"\n'
     )
     guest.chmod(0o755)
 
 
-def found(status: int, *cases: tuple[str, str], doctor: str = "echo 0 >doctor.status") -> str:
+def results(status: int, *cases: tuple[str, str], doctor: str = "echo 0 >doctor.status") -> str:
     """What a try leaves behind: pytest's status and report, and doctor's status."""
-    told = "".join(CASE.format(name=name, outcome=outcome) for name, outcome in cases)
-    junit = f"<testsuites><testsuite>{told}</testsuite></testsuites>".replace("\n", "&#10;")
+    testcases = "".join(CASE.format(name=name, result=result) for name, result in cases)
+    junit = f"<testsuites><testsuite>{testcases}</testsuite></testsuites>".replace("\n", "&#10;")
     return f"echo {status} >status; echo {shlex.quote(junit)} >junit.xml; {doctor}"
 
 
@@ -60,27 +60,27 @@ def kernel(script: ModuleType, work: Path) -> object:
 def test_only_what_failed_is_tried_again(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second try has the tests that failed, and not doctor, who was well; what failed at first is told."""
-    first = found(1, ("test_fails", FAILURE), ("test_passes", ""))
-    play(tmp_path, first, found(0, ("test_fails", ""), doctor=":"))
+    """A second try has the tests that failed, and not doctor, which passed; what failed first is reported."""
+    first = results(1, ("test_fails", FAILURE), ("test_passes", ""))
+    play(tmp_path, first, results(0, ("test_fails", ""), doctor=":"))
     script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert [line.split()[0] for line in asked] == ["yes", "no"]
-    assert [line.split()[-1] for line in asked] == ["tests/kernel/test_x.py", FAILS]
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("    6.1: 6.1.0: 1 failed, 1 passed, doctor: 0 in ")
-    assert told[1].strip() == f"{FAILS}: AssertionError: it was 1"
-    assert told[2].strip() == "6.1: once more what failed"
-    assert told[3].startswith("    6.1: 6.1.0: 2 passed, doctor: 0 with try 2, in ")
+    requests = (tmp_path / "requests").read_text().splitlines()
+    assert [line.split()[0] for line in requests] == ["yes", "no"]
+    assert [line.split()[-1] for line in requests] == ["tests/kernel/test_x.py", FAILS]
+    output = capsys.readouterr().out.splitlines()
+    assert output[0].startswith("    6.1: 6.1.0: 1 failed, 1 passed, doctor: 0 in ")
+    assert output[1].strip() == f"{FAILS}: AssertionError: it was 1"
+    assert output[2].strip() == "6.1: once more what failed"
+    assert output[3].startswith("    6.1: 6.1.0: 2 passed, doctor: 0 with try 2, in ")
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
 
 
-def test_only_doctor_is_asked_again(script: ModuleType, tmp_path: Path) -> None:
+def test_only_doctor_runs_again(script: ModuleType, tmp_path: Path) -> None:
     """Where no test failed but doctor did, none runs again."""
-    first = found(0, ("test_passes", ""), doctor="echo 1 >doctor.status")
+    first = results(0, ("test_passes", ""), doctor="echo 1 >doctor.status")
     play(tmp_path, first, "echo 0 >doctor.status")
     script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
-    assert (tmp_path / "asked").read_text().splitlines()[1:] == ["yes"]
+    assert (tmp_path / "requests").read_text().splitlines()[1:] == ["yes"]
     run = script.read_run("6.1", tmp_path / "results" / "6.1")
     assert (run.passed, run.summary) == (True, "1 passed, doctor: 0")
 
@@ -88,27 +88,27 @@ def test_only_doctor_is_asked_again(script: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.parametrize("deaths", [1, 2, 3])
 def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: Path, deaths: int) -> None:
     """Without a report nobody knows what is left to do; but what dies three times has failed."""
-    play(tmp_path, *["rm release"] * deaths, found(0, ("test_passes", "")))
+    play(tmp_path, *["rm release"] * deaths, results(0, ("test_passes", "")))
     script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert len(set(asked)) == 1
-    assert len(asked) == min(deaths + 1, 3)
+    requests = (tmp_path / "requests").read_text().splitlines()
+    assert len(set(requests)) == 1
+    assert len(requests) == min(deaths + 1, 3)
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed == (deaths < 3)
 
 
 def test_what_fails_after_a_death_is_tried_once_more(script: ModuleType, tmp_path: Path) -> None:
     """It had no second chance yet."""
-    failed = found(1, ("test_fails", FAILURE), ("test_passes", ""))
-    play(tmp_path, "rm release", failed, found(0, ("test_fails", ""), doctor=":"))
+    failed = results(1, ("test_fails", FAILURE), ("test_passes", ""))
+    play(tmp_path, "rm release", failed, results(0, ("test_fails", ""), doctor=":"))
     script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
-    assert [line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()][2:] == [FAILS]
+    assert [line.split()[-1] for line in (tmp_path / "requests").read_text().splitlines()][2:] == [FAILS]
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
 
 
-def test_what_failed_is_told_by_who_has_to_end(
+def test_what_failed_is_reported_when_interrupted(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal in the middle of a run: what had failed by then is told, and nothing is tried again."""
+    """A signal in the middle of a run: what had failed by then is reported, and nothing runs again."""
 
     def interrupted(command: list[str], console: Path, deadline: float, title: str) -> bool:
         note = {"test": FAILS, "why": "trace\nE   AssertionError: it was 1"}
@@ -119,7 +119,7 @@ def test_what_failed_is_told_by_who_has_to_end(
     monkeypatch.setattr(script, "follow", interrupted)
     with pytest.raises(SystemExit):
         script.run_patiently(kernel(script, tmp_path), ["tests"])
-    told = capsys.readouterr().out
-    assert f"{FAILS}: AssertionError: it was 1" in told
-    assert "STOPPED" in told
-    assert "once more" not in told
+    output = capsys.readouterr().out
+    assert f"{FAILS}: AssertionError: it was 1" in output
+    assert "STOPPED" in output
+    assert "once more" not in output
