@@ -50,19 +50,19 @@ def run_counts(pid: int) -> dict[str, int]:
 def program_runs(pid: int) -> dict[str, Runs]:
     """The runs of each BPF program that the process holds, by the program's name.
 
-    The kernel cuts names after 15 characters: programs that have the same one then are one here.
+    The kernel cuts names after 15 characters: programs whose names are then equal are added up.
     """
     numbers = set()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError):  # a descriptor that is gone by now
             numbers.update(re.findall(r"^prog_id:\s*(\d+)", path.read_text(), re.MULTILINE))
-    found: dict[str, Runs] = {}
+    by_name: dict[str, Runs] = {}
     for number in numbers:
         with contextlib.suppress(FileNotFoundError):  # a program that is gone by now
             name, runs = runs_of(int(number))
-            sum_ = found.get(name, Runs(0, 0))
-            found[name] = Runs(sum_.count + runs.count, sum_.ns + runs.ns)
-    return found
+            before = by_name.get(name, Runs(0, 0))
+            by_name[name] = Runs(before.count + runs.count, before.ns + runs.ns)
+    return by_name
 
 
 def runs_of(number: int) -> tuple[str, Runs]:

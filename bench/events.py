@@ -105,7 +105,7 @@ def price(program: str, seconds: float) -> None:
         "Price of the hooks, by BPF statistics",
         [
             Figure("a change of state, of ten in the life of a connection", per_run(runs[STATE]), "ns"),
-            Figure("the stand-in beside it", per_run(runs[NESTED]), "ns"),
+            Figure("the nested program beside it", per_run(runs[NESTED]), "ns"),
             Figure("all of a connection's, both ends", runs[STATE].ns / storms[0].connections, "ns"),
             Figure("a message sent while connections are accepted", per_run(runs[SEND]), "ns"),
             Figure("a message sent while none is (UDP)", per_run(messages[SEND]), "ns"),

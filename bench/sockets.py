@@ -28,7 +28,7 @@ def own_namespace() -> None:
 def connections(rows: int, waiting: int = 8) -> Iterator[None]:
     """That many sockets (two a connection), each with its own amount of traffic, and `waiting` not yet accepted.
 
-    The waiting ones make nettop's second pass necessary: no descriptor holds them.
+    The waiting ones are unattributed: nettop has to walk the hash tables for them.
     """
     children = []
     try:
@@ -38,7 +38,7 @@ def connections(rows: int, waiting: int = 8) -> Iterator[None]:
             left -= A_PROCESS
         for _, ready in children:
             if os.read(ready, 1) != b"k":
-                raise RuntimeError("a holder of sockets failed")
+                raise RuntimeError("a process that holds sockets failed")
         yield
     finally:
         for pid, ready in children:
@@ -48,7 +48,7 @@ def connections(rows: int, waiting: int = 8) -> Iterator[None]:
 
 
 def start(count: int, number: int, waiting: int) -> tuple[int, int]:
-    """Forks a holder of that many connections; its PID, and a pipe that says when they stand."""
+    """Forks a process that holds that many connections; its PID, and a pipe that says when they are open."""
     ready, done = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -58,7 +58,7 @@ def start(count: int, number: int, waiting: int) -> tuple[int, int]:
 
 
 def hold(count: int, address: str, waiting: int, done: int) -> NoReturn:
-    """A holder's life."""
+    """Opens the connections, reports, and waits to be killed."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_NAME, NAME.encode(), 0, 0, 0)
     listener = socket.create_server((address, 0), backlog=100)

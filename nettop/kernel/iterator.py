@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BPF iterators: the kernel walks its own table and writes a row for each thing it finds."""
+"""BPF iterators: the kernel walks one of its tables and writes a row for each object."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nettop.kernel import bpf
 from nettop.snapshots.snapshot import Array
 
 _READ_BYTES = 64 << 10
-"""The kernel fills its own buffer of 32 KiB and hands that over; more room than this is never used."""
+"""The kernel fills a buffer of 32 KiB and copies that; a larger read would return no more."""
 
 
 class RowBuffer:
-    """Memory that iterators are read into, again and again; it grows when a reading does not fit."""
+    """Memory that iterators are read into repeatedly; it grows when a reading does not fit."""
 
     def __init__(self, size: int = 256 << 10) -> None:
         self._bytes = bytearray(size)
@@ -28,10 +28,10 @@ class RowBuffer:
             if len(self._bytes) - used < _READ_BYTES:
                 self._bytes = self._bytes + bytes(len(self._bytes))
             with memoryview(self._bytes) as view, view[used : used + _READ_BYTES] as free:
-                got = os.readv(descriptor, [free])
-            if not got:
+                count = os.readv(descriptor, [free])
+            if not count:
                 break
-            used += got
+            used += count
         return np.frombuffer(self._bytes, dtype, used // dtype.itemsize)
 
 
@@ -43,7 +43,7 @@ class Iterator:
         self._link = bpf.link_iterator(program)
 
     def read(self, buffer: RowBuffer) -> Array:
-        """Every row, as the kernel finds it now; in `buffer`, valid until the buffer's next use.
+        """Every row of the kernel's table now; in `buffer`, valid until the buffer's next use.
 
         An iterator over sockets walks the network namespace of the calling thread.
         """

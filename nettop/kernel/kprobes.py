@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel functions by every spelling that a compiler gives them, and probes at their beginning and end.
+"""Kernel functions by every symbol that a compiler makes of them, and probes at their entry and return.
 
 A probe is a perf event of the kprobe device (perf_event_open(2); kernel/events/core.c, perf_kprobe): no tracefs,
-no name that others see, and nothing that outlives its descriptor.
+no name that others can see, and nothing that outlives its descriptor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from nettop.errors import Unsupported
 
 KPROBES = Path("/sys/bus/event_source/devices/kprobe")
-"""What the kernel says of the device: its number, and which bit of `config` asks for a function's end."""
+"""The device's number, and which bit of `config` selects a function's return."""
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(platform.machine(), -1)
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -28,39 +28,39 @@ _PERF_EVENT_IOC_SET_BPF = 0x40042408
 _ATTR = struct.Struct("=IIQQQQQIIQQ")
 """struct perf_event_attr up to config2 (include/uapi/linux/perf_event.h)."""
 _ANY_PROCESS, _ANY_CPU, _NO_GROUP = -1, 0, -1
-"""The event hangs on one CPU, its program runs on all."""
+"""The event belongs to one CPU, but its program runs on all."""
 
 _WHOLE = frozenset({"isra", "constprop", "lto_priv", "llvm"})
-"""Suffixes of a function that the compiler has fitted to its callers. Others (.part, .cold) are pieces of one."""
+"""Suffixes of whole functions, specialised for their callers. Others (.part, .cold) are parts of a function."""
 _NEARBY = 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def spellings(function: str, kallsyms: Path = Path("/proc/kallsyms")) -> tuple[str, ...]:
-    """The symbols that this kernel has for a function, in itself or in a module; a call passes one of them.
+    """The symbols of a function in this kernel or a module; each call passes one of them.
 
-    Whoever may not see addresses sees the names. Raises Unsupported where there is none, or none that stands for the
+    The names are visible to users who may not see addresses. Raises Unsupported where there is none, or none for the
     whole function, or where several functions have the name.
     """
     text = kallsyms.read_bytes()
-    found = Counter(_symbols(rb"%s(?:\.[\w.]+)?" % re.escape(function.encode()), text))
-    whole = sorted(name for name in found if _suffixes(name) <= _WHOLE)
-    several = [name for name in whole if found[name] > 1]
+    symbols = Counter(_symbols(rb"%s(?:\.[\w.]+)?" % re.escape(function.encode()), text))
+    whole = sorted(name for name in symbols if _suffixes(name) <= _WHOLE)
+    several = [name for name in whole if symbols[name] > 1]
     if several:
-        raise Unsupported(f"this kernel has {found[several[0]]} functions called {several[0]}")
-    if found and not whole:
-        raise Unsupported(f"this kernel has but pieces of {function}: {', '.join(sorted(found))}")
-    if not found:
+        raise Unsupported(f"this kernel has {symbols[several[0]]} functions called {several[0]}")
+    if symbols and not whole:
+        raise Unsupported(f"this kernel has only parts of {function}: {', '.join(sorted(symbols))}")
+    if not symbols:
         raise Unsupported(f"this kernel has no function {function}{_nearby(function, text)}")
     return tuple(whole)
 
 
 def why_nowhere(function: str) -> str:
-    """Why a function that this kernel's types describe is not to be found by its name."""
+    """Why a function that this kernel's types describe cannot be found by its name."""
     try:
         return f"this kernel has {function} as {', '.join(spellings(function))} only"
-    except Unsupported as lack:
-        return lack.what
+    except Unsupported as error:
+        return error.what
 
 
 def _suffixes(symbol: str) -> set[str]:
@@ -69,21 +69,21 @@ def _suffixes(symbol: str) -> set[str]:
 
 
 def _nearby(function: str, kallsyms: bytes) -> str:
-    """What of a similar name there is, to go behind a message."""
+    """Functions with similar names, to append to a message."""
     family = re.escape("_".join(function.split("_")[:2]).encode())
     close = difflib.get_close_matches(function, set(_symbols(rb"_*%s\w*" % family, kallsyms)), _NEARBY)
     return f"; it has {', '.join(close)}" if close else ""
 
 
 def _symbols(pattern: bytes, kallsyms: bytes) -> list[str]:
-    """The functions whose whole name is like that."""
+    """The functions whose whole name matches."""
     return [name.decode() for name in re.findall(rb" [tTwW] (%s)[\t\n]" % pattern, kallsyms)]
 
 
 def open_probes(function: str, at_return: bool) -> dict[str, int]:
-    """Probes at a function's beginning, or at its end: the descriptors, by the function's spellings.
+    """Probes at a function's entry or return: their descriptors, by symbol.
 
-    It needs CAP_PERFMON, on some distributions CAP_SYS_ADMIN. Raises Unsupported, or OSError with the kernel's errno.
+    Needs CAP_PERFMON, on some distributions CAP_SYS_ADMIN. Raises Unsupported, or OSError with the kernel's errno.
     """
     device = _number(KPROBES / "type")
     config = int(at_return) << _number(KPROBES / "format/retprobe")
@@ -99,7 +99,7 @@ def open_probes(function: str, at_return: bool) -> dict[str, int]:
 
 
 def _number(path: Path) -> int:
-    """What a file of the device says: `9`, or `config:0`, which is a bit."""
+    """The number in a file of the device: `9`, or a bit as `config:0`."""
     try:
         return int(path.read_text().rpartition(":")[2])
     except FileNotFoundError as error:
@@ -119,5 +119,5 @@ def _open(device: int, config: int, symbol: str) -> int:
 
 
 def run_at(probe: int, program: int) -> None:
-    """Have a program run at a probe, for as long as the probe is open. Raises OSError."""
+    """Run a program at a probe, as long as the probe is open. Raises OSError."""
     fcntl.ioctl(probe, _PERF_EVENT_IOC_SET_BPF, program)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network devices of a namespace and what they count, over rtnetlink (rtnetlink(7), linux/if_link.h).
 
-The kernel answers anybody: no capability is needed. A thread sees the devices of the namespace that it is in.
+No capability is needed. A thread sees the devices of the namespace that it is in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nettop.snapshots.safe_text import safe_bytes
 _RTM_GETLINK = 18
 _IFLA_STATS64 = 23
 _REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-_PATIENCE = 5
+_ATTEMPTS = 5
 _TIMEOUT_S = 5.0
 
 STATISTICS = (
@@ -28,16 +28,16 @@ STATISTICS = (
     "tx_heartbeat_errors", "tx_window_errors", "rx_compressed", "tx_compressed", "rx_nohandler",
     "rx_otherhost_dropped",
 )  # fmt: skip
-"""The members of struct rtnl_link_stats64, in their order; the last ones are younger than some kernels."""
+"""The members of struct rtnl_link_stats64, in their order; older kernels lack the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """A network device: its number and name in its namespace, and what it counts, by the names of STATISTICS.
 
-    `rx_missed_errors` found no room in the device's own queue; `rx_dropped` and `tx_dropped` were lost behind it:
-    for want of memory, a free queue or anybody who wants them; `rx_nohandler` came by a device that is not to
-    receive (a bond's spare one), `rx_otherhost_dropped` for another machine's address.
+    `rx_missed_errors` found no room in the device's own queue; `rx_dropped` and `tx_dropped` were lost after it, for
+    lack of memory, a free queue or a receiver; `rx_nohandler` came in by a device that must not receive (a bond's
+    inactive one), `rx_otherhost_dropped` was for another machine's address.
     """
 
     index: int
@@ -51,9 +51,8 @@ def read_links() -> list[Link]:
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
     ) as channel:
         channel.settimeout(_TIMEOUT_S)
-        for _ in range(
-            _PATIENCE
-        ):  # devices that come and go all the time are better told roughly than not at all
+        # With devices that come and go all the time an inconsistent list is better than none.
+        for _ in range(_ATTEMPTS):
             links, is_whole = _dump(channel)
             if is_whole:
                 break
@@ -63,8 +62,8 @@ def read_links() -> list[Link]:
 def parse_links(message: bytes) -> tuple[list[Link], bool, bool]:
     """The devices of one message of a dump, whether it ends the dump, and whether the dump is whole so far.
 
-    It is not when devices changed while the kernel went through them. What is cut short or of another type is
-    left out. Raises OSError with the kernel's errno where that is what it answers.
+    It is not when devices changed during the dump. Truncated messages and other types are left out. Raises OSError
+    with the kernel's errno where the answer is an error.
     """
     links, ended, is_whole = [], False, True
     for kind, flags, body in _messages(message):
@@ -80,7 +79,7 @@ def parse_links(message: bytes) -> tuple[list[Link], bool, bool]:
 
 
 def _dump(channel: socket.socket) -> tuple[list[Link], bool]:
-    """Ask once; gives the devices, and whether none changed meanwhile."""
+    """One dump: the devices, and whether none changed meanwhile."""
     channel.send(_REQUEST)
     links: list[Link] = []
     ended, is_whole = False, True
@@ -92,7 +91,7 @@ def _dump(channel: socket.socket) -> tuple[list[Link], bool]:
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Type, flags and body of each netlink message; the rest is left out when one claims more than there is."""
+    """Type, flags and body of each netlink message, up to one that is truncated."""
     at = 0
     while at + netlink.HEADER.size <= len(data):
         length, kind, flags, _, _ = netlink.HEADER.unpack_from(data, at)

@@ -43,26 +43,28 @@ def read_per_cpu(map_fd: int, index: int, dtype: np.dtype[Any]) -> Array:
 
 
 def read_each(map_fd: int, keys: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """The elements with these keys, and which of them there are. Batches go by the map's order, so one by one."""
+    """The elements with these keys, and which of them exist. One by one, as batches follow the map's own order."""
     keys = np.ascontiguousarray(keys)
     values = np.zeros(len(keys), dtype)
     attributes = struct.Struct("=I4xQQQ").pack
-    places = (
+    addresses = (
         (keys.ctypes.data + at * keys.itemsize, values.ctypes.data + at * dtype.itemsize)
         for at in range(len(keys))
     )
-    done = (bpf.try_command(_MAP_LOOKUP_ELEM, attributes(map_fd, *place, 0))[0] == 0 for place in places)
-    return values, np.fromiter(done, bool, len(keys))
+    exists = (
+        bpf.try_command(_MAP_LOOKUP_ELEM, attributes(map_fd, *address, 0))[0] == 0 for address in addresses
+    )
+    return values, np.fromiter(exists, bool, len(keys))
 
 
 def read_all(map_fd: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[Array, Array]:
-    """Every key and value of a hash map, in one order. What changes meanwhile may be in or not."""
-    found: list[tuple[Array, Array]] = []
+    """Every key and value of a map, in the same order. What changes meanwhile may be included or not."""
+    batches: list[tuple[Array, Array]] = []
     cursor = ctypes.create_string_buffer(max(8, keys.itemsize))
     at_once, ended = _AT_ONCE, False
     while not ended:
         some_keys, some_values = np.zeros(at_once, keys), np.zeros(at_once, values)
-        given = ctypes.addressof(cursor) if found else 0
+        given = ctypes.addressof(cursor) if batches else 0
         attributes = _batch(map_fd, some_keys, some_values, given=given, next_at=ctypes.addressof(cursor))
         _, error, left = bpf.try_command(_MAP_LOOKUP_BATCH, attributes)
         if error == errno.ENOSPC:  # one bucket holds more than fits
@@ -72,12 +74,12 @@ def read_all(map_fd: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[A
         if error and not ended:
             raise OSError(error, f"bpf(2) command {_MAP_LOOKUP_BATCH}: {os.strerror(error)}")
         count = _count(left)
-        found.append((some_keys[:count], some_values[:count]))
-    return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
+        batches.append((some_keys[:count], some_values[:count]))
+    return np.concatenate([batch[0] for batch in batches]), np.concatenate([batch[1] for batch in batches])
 
 
 def delete_all(map_fd: int, keys: Array) -> None:
-    """Delete these elements; the kernel stops at one that the map has no more, so it goes on behind that."""
+    """Delete these elements. The kernel stops at a key that no longer exists; deletion then continues after it."""
     keys = np.ascontiguousarray(keys)
     at = 0
     while at < len(keys):
@@ -88,8 +90,8 @@ def delete_all(map_fd: int, keys: Array) -> None:
 
 
 def _batch(map_fd: int, keys: Array, values: Array, *, given: int = 0, next_at: int = 0) -> bytes:
-    where = (given, next_at, keys.ctypes.data, values.ctypes.data)
-    return struct.pack("=QQQQIIQQ", *where, len(keys), map_fd, 0, 0)
+    addresses = (given, next_at, keys.ctypes.data, values.ctypes.data)
+    return struct.pack("=QQQQIIQQ", *addresses, len(keys), map_fd, 0, 0)
 
 
 def _count(attributes: bytes) -> int:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A BPF ring buffer read through its mapping: records come out as one array, without a call for each.
+"""A BPF ring buffer read through its mapping: records are returned as one array, without a loop over them.
 
 Layout (kernel/bpf/ringbuf.c): a page that the reader writes its position to, a page with the writer's, then the
-data, mapped twice in a row so that no record is ever cut. A record is 8 bytes of header, whose first word is
+data, mapped twice in a row so that no record is split. A record is 8 bytes of header, whose first word is
 the length and two flags, and the data; both rounded up to 8 bytes.
 """
 
@@ -33,14 +33,14 @@ class Ring:
         self._data = np.frombuffer(self._writer, np.uint8, 2 * size, mmap.PAGESIZE)
 
     def read(self) -> Array:
-        """What was written since the last call, in an own copy; what is still being written comes later."""
+        """A copy of what was written since the last call; records still being written come later."""
         at, end = _position(self._reader), _position(self._writer)
         records, used = committed(self._data, at % self._size, end - at, self._dtype)
         struct.pack_into("=Q", self._reader, 0, at + used)
         return records
 
     def close(self) -> None:
-        """Leave the mapping; a second call does nothing."""
+        """Unmap; a second call does nothing."""
         if not self._reader.closed:
             del self._data
             self._reader.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The row that a program writes, as C: generated from the dtype that reads it, so the two cannot differ."""
+"""The C struct of a program's rows, generated from the dtype that reads them, so that the two cannot differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 def row_header(name: str, dtype: np.dtype[Any], inside: tuple[str, np.dtype[Any]] | None = None) -> str:
     """C text that declares `struct name` with the fields, offsets and size of the dtype.
 
-    With `inside`, a name and a dtype, the struct begins with a `struct` of that name, called so too, in place
+    With `inside`, a name and a dtype, the struct begins with a member of that name, a `struct` of that name, in place
     of that dtype's fields.
     """
     first: list[str] = []
@@ -34,7 +34,7 @@ def row_header(name: str, dtype: np.dtype[Any], inside: tuple[str, np.dtype[Any]
 
 
 def extended(first: np.dtype[Any], more: tuple[tuple[str, str], ...]) -> np.dtype[Any]:
-    """A dtype that begins with all fields of `first` where they are, with more behind them, aligned as C does."""
+    """A dtype that begins with all fields of `first` at their offsets, followed by more, aligned as in C."""
     rest = np.dtype(list(more), align=True)
     start = first.itemsize
     own, extra = _fields(first), _fields(rest)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sockets of a network namespace as netlink's sock_diag dumps them: no program, no capability, any user.
 
-The kernel answers with one message a socket: a fixed head, then attributes. Messages with the same attributes in
-the same places become one structured array, without a look at each. Names and numbers are those of
+The kernel answers with one message per socket: a fixed head, then attributes. Messages with the same attributes at the
+same offsets become one structured array, without a loop over them. Names and numbers are those of
 include/uapi/linux: sock_diag.h, inet_diag.h, tcp.h; what fills them is net/ipv4/inet_diag.c.
 """
 
@@ -27,7 +27,7 @@ from nettop.snapshots.snapshot import Array
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _INFO, _SOCKET_MEMORY = 2, 7
-"""INET_DIAG_INFO and INET_DIAG_SKMEMINFO: attributes, and bits (from 1) of what a request asks for."""
+"""INET_DIAG_INFO and INET_DIAG_SKMEMINFO: attributes, and (counted from 1) bits of a request."""
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
 
@@ -44,10 +44,10 @@ _HEAD = {
     "uid": ("u4", 80),
     "inode": ("u4", 84),
 }
-"""struct inet_diag_msg behind the message's header: dtypes and offsets in the message."""
+"""struct inet_diag_msg after the message's header: dtypes and offsets in the message."""
 _HEAD_BYTES = 88
 
-_TOLD = {
+_ATTRIBUTES = {
     _SOCKET_MEMORY: {"drops": ("u4", 32)},  # SK_MEMINFO_DROPS, the ninth of them
     _INFO: {
         "info_state": ("u1", 0),
@@ -68,23 +68,23 @@ _TOLD = {
         "bytes_retrans": ("u8", 208),
     },
 }
-"""What is read of an attribute, struct tcp_info for one: dtypes and offsets in its content. Kernels append to these
-structs; a field that lies behind the end of what came is not among the names of the array."""
+"""The fields read from each attribute, such as struct tcp_info: dtypes and offsets in its content. Kernels append to
+these structs; a field beyond the end of the attribute is not among the names of the array."""
 
 Layout = tuple[tuple[int, int, int], ...]
 """The attributes of a message: kind, offset of the attribute in the message, and its length."""
 
 
 class Dump(NamedTuple):
-    """The sockets of one protocol. `inconsistent` counts families whose table went on changing under the dump, as
-    the kernel says: sockets may be missing from it, or stand in it twice."""
+    """The sockets of one protocol. `inconsistent` counts address families whose table changed during each dump, as the
+    kernel reports: sockets may be missing, or listed twice."""
 
     sockets: list[Array]
     inconsistent: int
 
 
 class Answer(NamedTuple):
-    """The messages of one answer: where in the buffer those of sockets begin, and how long they are."""
+    """The messages of one answer: offsets and lengths of those about sockets."""
 
     starts: list[int]
     lengths: list[int]
@@ -96,8 +96,8 @@ def dump(protocol: int, states: int, *, info: bool) -> Dump:
     """Every IPv4 and IPv6 socket of a protocol in one of the `states` (bits) in the calling thread's namespace.
 
     A socket's array has the names of `_HEAD`, `drops` if it is a whole socket (no request, no minisocket), and
-    with `info` what its struct tcp_info has of `_TOLD`. Raises Unsupported where the kernel has no such dump,
-    PermissionMissing where it is refused, SourceFailed for what else goes wrong.
+    with `info` the names of `_ATTRIBUTES` that its struct tcp_info has. Raises Unsupported where the kernel has no such
+    dump, PermissionMissing where it is refused, SourceFailed for any other failure.
     """
     sockets: list[Array] = []
     inconsistent = 0
@@ -106,38 +106,38 @@ def dump(protocol: int, states: int, *, info: bool) -> Dump:
         for family in (socket.AF_INET, socket.AF_INET6):
             request = struct.pack("=BBBxI48x", family, protocol, wanted, states)
             for _ in range(_ATTEMPTS):
-                found, consistent = _ask(channel, request)
+                listed, consistent = _request(channel, request)
                 if consistent:
                     break
             else:
                 inconsistent += 1
-            sockets += found
+            sockets += listed
     return Dump(sockets, inconsistent)
 
 
 def split(buffer: bytes | bytearray, at: int, end: int) -> Answer:
     """The messages between two offsets of a buffer.
 
-    Raises what `dump` raises when one of them says that the dump failed, or is cut short.
+    Raises what `dump` raises when one of them reports a failed dump, or is truncated.
     """
-    starts, lengths, ended, flags_met = [], [], False, 0
+    starts, lengths, ended, all_flags = [], [], False, 0
     while at < end and not ended:
         length, kind, flags = _message(buffer, at, end)
-        flags_met |= flags
+        all_flags |= flags
         if kind in (netlink.ERROR, netlink.DONE):
             _require_success(buffer, at, length)
             ended = True
         elif kind == _SOCK_DIAG_BY_FAMILY:
             if length < _HEAD_BYTES:
-                raise _cut_short()
+                raise _truncated()
             starts.append(at)
             lengths.append(length)
         at += netlink.aligned(length)
-    return Answer(starts, lengths, ended, bool(flags_met & netlink.DUMP_INTERRUPTED))
+    return Answer(starts, lengths, ended, bool(all_flags & netlink.DUMP_INTERRUPTED))
 
 
 def alike(buffer: bytes | bytearray, starts: list[int], lengths: list[int]) -> Iterator[Array]:
-    """Copies of the messages at these offsets, one array for all that tell the same fields."""
+    """Copies of the messages at these offsets, one array for all that have the same fields."""
     at, sizes = np.array(starts, np.intp), np.array(lengths, np.intp)
     for size in as_list(np.unique(sizes)):
         # Messages begin at multiples of four bytes.
@@ -152,14 +152,14 @@ def alike(buffer: bytes | bytearray, starts: list[int], lengths: list[int]) -> I
 
 def attributes(message: bytes) -> Layout:
     """The layout of a message. Raises SourceFailed where an attribute is longer than what is left for it."""
-    found, at = [], _HEAD_BYTES
+    layout, at = [], _HEAD_BYTES
     while at + netlink.ATTRIBUTE.size <= len(message):
         length, kind = netlink.ATTRIBUTE.unpack_from(message, at)
         if length < netlink.ATTRIBUTE.size or at + length > len(message):
-            raise _cut_short()
-        found.append((kind & netlink.ATTRIBUTE_KIND, at, length))
+            raise _truncated()
+        layout.append((kind & netlink.ATTRIBUTE_KIND, at, length))
         at += netlink.aligned(length)
-    return tuple(found)
+    return tuple(layout)
 
 
 def _open() -> socket.socket:
@@ -169,8 +169,8 @@ def _open() -> socket.socket:
         raise _failed(error.errno or 0) from error
 
 
-def _ask(channel: socket.socket, request: bytes) -> tuple[list[Array], bool]:
-    """What the kernel answers to one request, and whether its table stood still meanwhile."""
+def _request(channel: socket.socket, request: bytes) -> tuple[list[Array], bool]:
+    """The sockets in the answer to one request, and whether the kernel's table did not change meanwhile."""
     try:
         channel.send(netlink.request(_SOCK_DIAG_BY_FAMILY, netlink.DUMP, request))
         return _receive(channel)
@@ -180,47 +180,47 @@ def _ask(channel: socket.socket, request: bytes) -> tuple[list[Array], bool]:
 
 def _receive(channel: socket.socket) -> tuple[list[Array], bool]:
     buffer = bytearray(_CHUNK + netlink.ANSWER_BYTES)
-    room = memoryview(buffer)
-    found: list[Array] = []
+    view = memoryview(buffer)
+    sockets: list[Array] = []
     starts: list[int] = []
     lengths: list[int] = []
     filled, ended, consistent = 0, False, True
     while not ended:
-        size, _, flags, _ = channel.recvmsg_into([room[filled:]])
+        size, _, flags, _ = channel.recvmsg_into([view[filled:]])
         if flags & socket.MSG_TRUNC:
-            raise _cut_short()
+            raise _truncated()
         answer = split(buffer, filled, filled + size)
         starts += answer.starts
         lengths += answer.lengths
         ended, consistent = answer.ended, consistent and not answer.interrupted
         filled += netlink.aligned(size)
         if ended or filled > _CHUNK:
-            found += alike(buffer, starts, lengths)
+            sockets += alike(buffer, starts, lengths)
             starts, lengths, filled = [], [], 0
-    return found, consistent
+    return sockets, consistent
 
 
 def _message(buffer: bytes | bytearray, at: int, end: int) -> tuple[int, int, int]:
     """Length, kind and flags of the message at an offset."""
     if end - at < netlink.HEADER.size:
-        raise _cut_short()
+        raise _truncated()
     length, kind, flags, _, _ = netlink.HEADER.unpack_from(buffer, at)
     if length < netlink.HEADER.size or length > end - at:
-        raise _cut_short()
+        raise _truncated()
     return length, kind, flags
 
 
 def _require_success(buffer: bytes | bytearray, at: int, length: int) -> None:
-    """Raise the error that a message tells with which a dump ends."""
+    """Raise the error reported by the message that ends a dump."""
     if length < netlink.HEADER.size + netlink.RESULT.size:
-        raise _cut_short()
+        raise _truncated()
     number = netlink.error_number(buffer[at + netlink.HEADER.size : at + length])
     if number > 0:
         raise _failed(number)
 
 
 def _laid_out_alike(messages: Array, layout: Layout) -> NDArray[np.bool_]:
-    """Which messages have the attributes of the first in the same places."""
+    """Which messages have the attributes of the first one at the same offsets."""
     same = np.ones(len(messages), bool)
     for _, at, _ in layout:
         heads: Array = np.ndarray(len(messages), "u4", messages, at, messages.strides)
@@ -230,11 +230,11 @@ def _laid_out_alike(messages: Array, layout: Layout) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=64)
 def _message_dtype(size: int, layout: Layout) -> np.dtype[np.void]:
-    """What is read of a message of this size and layout."""
+    """The dtype of a message of this size and layout, with the fields that are read."""
     fields = dict(_HEAD)
     for kind, at, length in layout:
         begin, end = at + netlink.ATTRIBUTE.size, at + length
-        for name, (dtype, offset) in _TOLD.get(kind, {}).items():
+        for name, (dtype, offset) in _ATTRIBUTES.get(kind, {}).items():
             if begin + offset + np.dtype(dtype).itemsize <= end:
                 fields[name] = (dtype, begin + offset)
     return np.dtype(
@@ -247,8 +247,8 @@ def _message_dtype(size: int, layout: Layout) -> np.dtype[np.void]:
     )
 
 
-def _cut_short() -> SourceFailed:
-    return SourceFailed("the kernel's list of sockets is cut short (sock_diag)", "run nettop again")
+def _truncated() -> SourceFailed:
+    return SourceFailed("the kernel's list of sockets is truncated (sock_diag)", "run nettop again")
 
 
 def _failed(number: int) -> NettopError:

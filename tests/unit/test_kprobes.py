@@ -48,10 +48,10 @@ def test_spellings(tmp_path: Path, symbols: list[str], found: list[str]) -> None
 @pytest.mark.parametrize(
     ("symbols", "why"),
     [
-        ([f"{NAME}.cold"], f"this kernel has but pieces of {NAME}: {NAME}.cold"),
+        ([f"{NAME}.cold"], f"this kernel has only parts of {NAME}: {NAME}.cold"),
         (
             [f"{NAME}.part.0", f"{NAME}.isra.0.cold"],
-            f"this kernel has but pieces of {NAME}: {NAME}.isra.0.cold, {NAME}.part.0",
+            f"this kernel has only parts of {NAME}: {NAME}.isra.0.cold, {NAME}.part.0",
         ),
         ([NAME, f"t {NAME}\t[other]"], f"this kernel has 2 functions called {NAME}"),
         ([f"{NAME}.isra.0"] * 2, f"this kernel has 2 functions called {NAME}.isra.0"),
