@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session, the sampler and the bus between sources and doors."""
+"""The session, the sampler and the bus between sources and frontends."""

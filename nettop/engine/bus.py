@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where sources and doors meet: the newest frame of each lens, and a wake-up without a payload.
+"""What sources publish and frontends read: the newest frame of each lens, and a wake-up without a payload.
 
-Tables to which rows are only added are kept twice: the newest rows for whoever looks, and every row, in a
-bounded queue of its own, for whoever must not miss any.
+Rows of append tables are kept twice: the newest in the frame, and every row in a bounded queue of each reader that
+must not miss any.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Wake = Callable[[], None]
 """Called from the sampler's thread when something was published; must return at once."""
 
 QUEUED_ROWS = 131_072
-"""Rows that wait for one reader; of more, the oldest are lost, and counted."""
+"""Rows that wait for one reader; beyond that the oldest are dropped, and counted."""
 _PIECE_ROWS = 1_000
-"""Batches smaller than this are put together, so that a frame holds few."""
+"""Batches smaller than this are joined, so that a frame holds few."""
 
 
 class Feed:
@@ -49,14 +49,14 @@ class Feed:
         self._wake()
 
     def take(self) -> list[Rows]:
-        """What waits, the oldest first."""
+        """The rows that wait, the oldest first."""
         with self._lock:
             taken, self._waiting = list(self._batches), 0
             self._batches.clear()
             return taken
 
     def close(self) -> None:
-        """Have no more rows come."""
+        """Add no more rows."""
         self._close(self)
 
 
@@ -67,7 +67,7 @@ class Bus:
         self._lock = threading.Lock()
         self._frames: dict[str, Frame] = {}
         self._failures: dict[str, NettopError] = {}
-        self._wakes: list[Wake] = []
+        self._subscribers: list[Wake] = []
         self._batches: dict[str, dict[str, tuple[Rows, ...]]] = {}
         self._feeds: list[tuple[str, str, Feed]] = []
 
@@ -104,7 +104,7 @@ class Bus:
         return feed
 
     def fail(self, lens: str, error: NettopError) -> None:
-        """Say that `lens` cannot be read, and why, and wake the readers."""
+        """Note why `lens` cannot be read, and wake the readers."""
         with self._lock:
             self._failures[lens] = error
         self._wake()
@@ -115,35 +115,35 @@ class Bus:
             return self._frames.get(lens)
 
     def failure(self, lens: str) -> NettopError | None:
-        """Why `lens` gives nothing, if it does not."""
+        """Why `lens` cannot be read; None while it can."""
         with self._lock:
             return self._failures.get(lens)
 
     def forget(self, lens: str) -> None:
-        """Drop what is held of a lens that nobody reads any more."""
+        """Drop the frames of a lens that has detached."""
         with self._lock:
             self._frames.pop(lens, None)
             self._batches.pop(lens, None)
 
     def subscribe(self, wake: Wake) -> Callable[[], None]:
-        """Have `wake` called at each publication; returns what ends it."""
+        """Call `wake` at each publication; returns what ends that."""
         with self._lock:
-            self._wakes.append(wake)
+            self._subscribers.append(wake)
 
         def unsubscribe() -> None:
             with self._lock:
-                self._wakes.remove(wake)
+                self._subscribers.remove(wake)
 
         return unsubscribe
 
     def _unfeed(self, feed: Feed) -> None:
         with self._lock:
-            self._feeds = [one for one in self._feeds if one[2] is not feed]
+            self._feeds = [entry for entry in self._feeds if entry[2] is not feed]
 
     def _wake(self) -> None:
         with self._lock:
-            wakes = tuple(self._wakes)
-        for wake in wakes:
+            subscribers = tuple(self._subscribers)
+        for wake in subscribers:
             wake()
 
 
@@ -155,7 +155,7 @@ def _earlier(last: Frame | None, new: Snapshot, oldest_gap_ns: int) -> Snapshot 
 
 
 def _newest(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:
-    """The batches without the old ones of which no view shows a row; the newest two are one while they are small."""
+    """The batches without old ones that no view shows; the newest two are joined while they are small."""
     kept, rows = [batches[-1]], len(batches[-1])
     for batch in reversed(batches[:-1]):
         if rows >= KEPT_ROWS:
@@ -168,6 +168,6 @@ def _newest(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:
     return tuple(reversed(kept))
 
 
-def _share_texts(one: Rows, other: Rows) -> bool:
+def _share_texts(batch: Rows, other: Rows) -> bool:
     """True where both have the same codes for the same texts."""
-    return all(other.texts[name] is texts for name, texts in one.texts.items())
+    return all(other.texts[name] is texts for name, texts in batch.texts.items())

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What nettop itself costs: CPU, the run time of its BPF programs, memory, and how long its steps take.
 
-The one place where that is measured: the first line of the screens, the table `self` and --max-overhead all have their
-numbers from here.
+The only place where that is measured: the first line of the screens, the table `self` and --max-overhead use it.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ _TASKS = Path("/proc/self/task")
 _STATM = Path("/proc/self/statm")
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _KIND = {label: number for number, label in KINDS.items()}
-_TOLD = [field for field in COSTS.stored if field.name not in ("id", "kind")]
+_STORED = [field for field in COSTS.stored if field.name not in ("id", "kind")]
 
 START, READ, DRAIN = "start", "read", "drain"
 VIEW, DRAW, PRINT, WRITE = "view", "draw", "print", "write"
-"""The steps: of the sampler for its lenses, then of the doors."""
+"""The steps: of the sampler for its lenses, then of the frontends."""
 
 
 class Reading(NamedTuple):
@@ -65,7 +64,7 @@ class Reading(NamedTuple):
 
 @dataclass(slots=True)
 class Step:
-    """Something that nettop does again and again.
+    """Something that nettop does repeatedly.
 
     `time_ns` is CPU time of the thread that does it, a part of that thread's; `took_ns` in all and `longest_ns` are by
     the clock, with what it waited for.
@@ -78,14 +77,14 @@ class Step:
 
 
 class Steps:
-    """How often and how long things were done, by lens and name. Each thread times steps of its own."""
+    """How often and how long steps ran, by lens and name. Each thread measures steps of its own."""
 
     def __init__(self) -> None:
         self._steps: dict[tuple[str, str], Step] = {}
 
     @contextmanager
     def time(self, lens: str, name: str) -> Iterator[None]:
-        """Time what is done inside, also where it fails."""
+        """Measure what runs inside, also where it fails."""
         began, used = time.perf_counter_ns(), time.thread_time_ns()
         try:
             yield
@@ -98,7 +97,7 @@ class Steps:
             step.longest_ns = max(step.longest_ns, took)
 
     def all(self) -> dict[tuple[str, str], Step]:
-        """Every step that was done."""
+        """Every step that ran."""
         return dict(self._steps)
 
 
@@ -109,7 +108,7 @@ class OwnCost:
         self, sources: Callable[[], Mapping[str, Source]], open_statistics: OpenStatistics | None = None
     ) -> None:
         self.steps = Steps()
-        self.without_statistics = "nobody asked for them"
+        self.without_statistics = "not in use"
         self._sources = sources
         self._open_statistics = open_statistics
         self._statistics = -1
@@ -126,7 +125,7 @@ class OwnCost:
         return self._statistics >= 0
 
     def want_statistics(self) -> None:
-        """Have programs counted, as far as that is allowed, until as many have given it up."""
+        """Have programs measured, as far as that is allowed; ends with as many calls of `give_up_statistics`."""
         self._wanted += 1
         if self._wanted > 1:
             return
@@ -140,21 +139,21 @@ class OwnCost:
         self._counted = self._count_programs()
 
     def give_up_statistics(self) -> None:
-        """Need no statistics any more."""
+        """End one use of the statistics."""
         self._wanted -= 1
         if self._wanted == 0 and self._statistics >= 0:
             os.close(self._statistics)
             self._statistics = -1
-            self.without_statistics = "nobody asked for them"
+            self.without_statistics = "not in use"
 
     # --- readings ---------------------------------------------------------------------------------------------
 
     def take(self) -> None:
-        """Look at what was used by now."""
+        """Take a reading of what was used by now."""
         self._add_programs()
         now, readings = self._read(), self._readings
         if len(readings) > 1 and now.at_ns - readings[-2].at_ns < _CLOSE_S * 1e9:
-            readings.pop()  # of many in quick succession one is kept
+            readings.pop()  # of many in quick succession the last is kept
         readings.append(now)
         while len(readings) > 2 and now.at_ns - readings[1].at_ns >= LEAST_GAP_S * 1e9:
             readings.popleft()
@@ -180,7 +179,7 @@ class OwnCost:
         )
 
     def _add_programs(self) -> None:
-        """Add up what the programs ran in other people's time since the last look."""
+        """Add what the programs ran in other people's time since the last reading."""
         if self._statistics < 0:
             return
         counted = self._count_programs()
@@ -190,7 +189,7 @@ class OwnCost:
         self._counted = counted
 
     def _count_programs(self) -> dict[tuple[str, str], int]:
-        """For how long each program ran by now, by lens and name."""
+        """How long each program has run, by lens and name."""
         return {
             (lens, name): runs[1]
             for lens, source in self._sources().items()
@@ -207,15 +206,15 @@ def _refusal(error: OSError) -> str:
 
 
 def programs_of(source: Source) -> Mapping[str, tuple[int, int]]:
-    """Runs and ns of each of a source's programs; none where the kernel does not tell."""
-    # Older kernels tell nobody without CAP_BPF.
+    """Runs and ns of each of a source's programs; none where the kernel refuses."""
+    # Older kernels refuse without CAP_BPF.
     with suppress(OSError):
         return source.programs() if isinstance(source, MeasuredSource) else {}
     return {}
 
 
 def kernel_bytes_of(source: Source) -> int | None:
-    """What a source's programs and maps take of the kernel's memory; None where that is not told."""
+    """What a source's programs and maps take of the kernel's memory; None where the kernel refuses."""
     with suppress(OSError):
         return source.kernel_bytes() if isinstance(source, MeasuredSource) else None
     return None
@@ -239,7 +238,7 @@ class Cost(NamedTuple):
     lost: int | None = None
     note: str | None = None
     number: int = 0
-    """Tells rows of one name apart."""
+    """Distinguishes rows of the same name."""
 
     @property
     def mean_ns(self) -> int | None:
@@ -282,7 +281,7 @@ class OwnCostSource:
         self._cost.take()
 
     def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the reading has a time of its own
-        """What everything cost by the last look at it."""
+        """What everything cost by the last reading."""
         attached = self._engine.sources()
         kernel = {lens: kernel_bytes_of(source) for lens, source in attached.items()}
         lost = {lens: self._engine.lost(lens) for lens in attached if lens != SELF.id}
@@ -301,14 +300,14 @@ class OwnCostSource:
         )
 
     def set(self, option: str, value: object) -> None:
-        """There is nothing to choose."""
+        """There are no options."""
 
     def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - nothing more is known
-        """The row has it all."""
+        """There are no further details."""
         return {}
 
     def close(self) -> None:
-        """Need no statistics any more; a second call does nothing."""
+        """End the use of the statistics; a second call does nothing."""
         if self._is_attached:
             self._is_attached = False
             self._cost.give_up_statistics()
@@ -354,7 +353,7 @@ class OwnCostSource:
         for at, cost in enumerate(costs):
             array["id"][at] = self._id(cost)
             array["kind"][at] = _KIND[cost.kind]
-            for field in _TOLD:
+            for field in _STORED:
                 value = getattr(cost, field.name)
                 code = texts[field.name].code if field.name in texts else int
                 array[field.name][at] = unknown_value(np.dtype(field.dtype)) if value is None else code(value)

@@ -14,14 +14,14 @@ from nettop.query.address import address_text
 from nettop.snapshots.safe_text import safe_text
 
 CAPACITY = 16384
-"""Names kept; the ones not asked for the longest go first."""
+"""Names kept; those not used for the longest time go first."""
 PENDING = 4096
-"""Questions that may wait; what does not fit is asked again by the next one who shows the address."""
+"""Look-ups that may wait; one that does not fit is requested again when the address is shown next."""
 WORKERS = 8
 _LONGEST = 253
 """What DNS allows a name."""
 _ANY = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
-"""The unspecified address, which nobody is called."""
+"""The unspecified address, which has no name."""
 
 
 def look_up(raw: bytes) -> str | None:
@@ -43,7 +43,7 @@ class Resolver:
     def __init__(self, find: Callable[[bytes], str | None] = look_up) -> None:
         self._find = find
         self._names: OrderedDict[bytes, str | None] = OrderedDict()
-        self._asked: set[bytes] = set()
+        self._pending: set[bytes] = set()
         self._queue: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -51,12 +51,12 @@ class Resolver:
         self._workers = 0
 
     def __call__(self, raw: bytes) -> str | None:
-        """The name of the address, None while nobody knows it. Returns at once."""
+        """The name of the address, None while it is unknown. Returns at once."""
         with self._lock:
             if raw in self._names:
                 self._names.move_to_end(raw)
                 return self._names[raw]
-            self._ask(raw)
+            self._request(raw)
             return None
 
     def wait(self, raws: Iterable[bytes], timeout_s: float) -> None:
@@ -68,16 +68,16 @@ class Resolver:
                 while missing and missing[0] in self._names:
                     missing.popleft()
                 for raw in islice(missing, PENDING):
-                    self._ask(raw)
+                    self._request(raw)
                 remaining = deadline - time.monotonic()
                 if not missing or remaining <= 0 or not self._done.wait(remaining):
                     return
 
-    def _ask(self, raw: bytes) -> None:
-        """Queue the question, and start one more worker while there are few. Called with the lock held."""
-        if raw in self._asked or raw in self._names or len(self._queue) >= PENDING:
+    def _request(self, raw: bytes) -> None:
+        """Queue the look-up, and start one more worker while there are few. Called with the lock held."""
+        if raw in self._pending or raw in self._names or len(self._queue) >= PENDING:
             return
-        self._asked.add(raw)
+        self._pending.add(raw)
         self._queue.append(raw)
         self._work.notify()
         if self._workers < WORKERS:
@@ -93,7 +93,7 @@ class Resolver:
             name = self._find(raw)
             with self._lock:
                 self._names[raw] = safe_text(name[:_LONGEST]) if name and name.split() == [name] else None
-                self._asked.discard(raw)
+                self._pending.discard(raw)
                 if len(self._names) > CAPACITY:
                     self._names.popitem(last=False)
                 self._done.notify_all()

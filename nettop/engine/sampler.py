@@ -22,23 +22,23 @@ from nettop.snapshots.source import DropPrivileges, EventSource, PrivilegedSourc
 
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0
-"""A lens that nobody holds stays attached this long: going to another screen and back costs nothing."""
+"""A lens without a lease stays attached this long: going to another screen and back costs nothing."""
 DRAIN_PAUSE_S = 0.025
-"""Between two drains: what comes meanwhile is taken in one go, and the kernel need not wake anybody for it."""
+"""Between two drains: what comes meanwhile is taken at once, and the kernel need not wake the thread for it."""
 
 
 @dataclass
 class _Attached:
     source: Source
-    woken: EventSource | None
+    events: EventSource | None
     leases: int = 1
     idle_since: float | None = None
 
 
 class Sampler:
-    """Starts, reads and closes sources, all in its own thread; what others ask of it wakes it.
+    """Starts, reads and closes sources, all in its own thread; requests of other threads wake it.
 
-    It sleeps on a bell that others ring, and on what wakes the sources. `open_statistics` has the kernel count the
+    It waits for requests, and for what wakes the sources. `open_statistics` has the kernel count the
     runs of BPF programs, while that is wanted; `max_overhead` is the share of one CPU that nettop may take.
     `drop_privileges` is called once, in the thread, when the first lens has started, or failed to, and before
     anything is read.
@@ -69,7 +69,7 @@ class Sampler:
         self._drained_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
-    # --- asked by others ----------------------------------------------------------------------------------
+    # --- called by other threads --------------------------------------------------------------------------
 
     @property
     def interval_s(self) -> float:
@@ -98,29 +98,29 @@ class Sampler:
         self._post(lambda: self.pace.choose(interval_s))
 
     def lease(self, lens: str, options: Mapping[str, object]) -> None:
-        """Attach the lens, or count one more who holds it, and set its options."""
+        """Attach the lens, or count one more lease, and set its options."""
         self._post(lambda: self._attach(lens, options))
 
     def release(self, lens: str) -> None:
-        """Count one less who holds the lens."""
+        """Count one lease less."""
         self._post(lambda: self._let_go(lens))
 
-    def ask(self, lens: str, question: Callable[[Source], T]) -> Future[T]:
-        """Put `question` to the source of a lens, in the thread that owns it."""
-        answer: Future[T] = Future()
+    def call(self, lens: str, function: Callable[[Source], T]) -> Future[T]:
+        """Call `function` with the source of a lens, in the thread that owns it."""
+        result: Future[T] = Future()
 
-        def put() -> None:
+        def task() -> None:
             attached = self._attached.get(lens)
             if attached is None:
-                answer.set_exception(SourceFailed(f"lens {lens!r} is not attached"))
+                result.set_exception(SourceFailed(f"lens {lens!r} is not attached"))
                 return
             try:
-                answer.set_result(question(attached.source))
+                result.set_result(function(attached.source))
             except NettopError as error:
-                answer.set_exception(error)
+                result.set_exception(error)
 
-        self._post(put)
-        return answer
+        self._post(task)
+        return result
 
     def _post(self, task: Callable[[], None]) -> None:
         self._tasks.append(task)
@@ -148,7 +148,7 @@ class Sampler:
             self.pace.stop()
 
     def _wait(self) -> bool:
-        """Sleep until the deadline, or until there is work; False when it is time to stop."""
+        """Wait for the deadline or for work; False when it is time to stop."""
         while not (self._stopping or self._tasks):
             now = time.monotonic()
             rested = self._drained_at + DRAIN_PAUSE_S
@@ -166,8 +166,8 @@ class Sampler:
 
     def _wakeups(self) -> Iterator[int]:
         for attached in self._attached.values():
-            if attached.woken is not None:
-                yield from attached.woken.wakeups()
+            if attached.events is not None:
+                yield from attached.events.wakeups()
 
     def _run_tasks(self) -> None:
         while self._tasks:
@@ -202,7 +202,7 @@ class Sampler:
             self._try(lens, source.start)
         self._try(lens, self._drop_privileges_once)
         self._read(lens)
-        # To attach may take as long as an interval: the next reading is due a whole one after the first.
+        # Attaching may take as long as an interval: the next reading is due a whole one after the first.
         self._deadline = time.monotonic() + self.interval_s
 
     def _drop_privileges_once(self) -> None:
@@ -241,7 +241,7 @@ class Sampler:
 
     def _read_all(self) -> None:
         self.pace.tick()
-        # What nettop costs comes first: a reading's rows and its total are of one moment.
+        # The own cost comes first, so that its rows and its total are of the same moment.
         for lens in sorted(self._attached, key=lambda lens: lens != SELF.id):
             self._read(lens)
 
@@ -269,16 +269,16 @@ class Sampler:
         with self.cost.steps.time(lens, READ):
             snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
         # Drained first, so that the frame has what its snapshot explains.
-        if snapshot is not None and self._drain(lens, attached.woken):
+        if snapshot is not None and self._drain(lens, attached.events):
             self._bus.publish(snapshot, int(self.interval_s * 0.5e9))
 
     def _drain_all(self) -> None:
         self._drained_at = time.monotonic()
         for lens, attached in list(self._attached.items()):
-            self._drain(lens, attached.woken)
+            self._drain(lens, attached.events)
 
     def _drain(self, lens: str, source: EventSource | None) -> bool:
-        """Publish what the source has to add; False where that failed."""
+        """Publish the events of the source; False where that failed."""
         if source is None:
             return True
         with self.cost.steps.time(lens, DRAIN):
@@ -288,12 +288,12 @@ class Sampler:
         return batches is not None
 
     def _try(self, lens: str, step: Callable[[], T]) -> T | None:
-        """What `step` gives. Where it fails the lens detaches, and the bus says why."""
+        """The result of `step`. Where it fails the lens detaches, and the bus says why."""
         try:
             return step()
         except NettopError as error:
             failure: NettopError = error
-        except Exception as error:  # noqa: BLE001 - the thread's border: the other lenses go on
+        except Exception as error:  # noqa: BLE001 - the other lenses go on
             failure = failure_of(lens, error)
         self._detach(lens)
         self._bus.fail(lens, failure)

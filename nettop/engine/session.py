@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a door holds of a running nettop: the bus to read, and five ways back."""
+"""One running nettop, as frontends see it: the bus to read, and five kinds of request."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -27,7 +27,7 @@ class Lease:
         self._release: Callable[[], None] | None = release
 
     def release(self) -> None:
-        """Let the lens go; it detaches a little later if nobody else holds it."""
+        """End the lease; the lens detaches a little later if there is no other."""
         if self._release is not None:
             self._release()
             self._release = None
@@ -52,7 +52,7 @@ class Session:
         drop_privileges: DropPrivileges | None = None,
     ) -> None:
         self.bus = Bus()
-        self._held: Counter[str] = Counter()
+        self._leased: Counter[str] = Counter()
         self._sampler = Sampler(
             self.bus,
             checked_interval(interval_s),
@@ -83,7 +83,7 @@ class Session:
 
     @property
     def steps(self) -> Steps:
-        """Where doors time what they do."""
+        """Where frontends measure what they do."""
         return self._sampler.cost.steps
 
     def cost(self) -> float | None:
@@ -106,35 +106,29 @@ class Session:
     def enable(self, lens: str, **options: object) -> Lease:
         """Attach a lens, if it is not, with these options set, and keep it until the lease is released.
 
-        What goes wrong is told by `bus.failure(lens)`. The option `every` lists what a source otherwise only
-        counts; a source to which an option means nothing ignores it.
+        `bus.failure(lens)` says what goes wrong. A source ignores options that it does not know. With the own cost
+        the lenses that are attached stay, or the first one is attached: it is their cost.
         """
-        measured = self._measured() if lens == SELF.id else ()
-        beside = {name: value for name, value in options.items() if name != "table"}
-        for other in measured:
-            self._lease(other, beside)
-        self._lease(lens, options)
-        return Lease(lambda: self._release(*measured, lens))
+        leased = [lens]
+        if lens == SELF.id:
+            leased = [*(other for other in self._leased if other != SELF.id)] or [lenses()[0].id]
+            leased.append(lens)
+        for each in leased:
+            self._leased[each] += 1
+            own = options if each == lens else {name: options[name] for name in options if name != "table"}
+            self._sampler.lease(each, own)
+        return Lease(lambda: self._release(leased))
 
-    def _measured(self) -> tuple[str, ...]:
-        """What nettop costs is what its lenses cost: those that are attached stay; where there are none the first
-        one comes."""
-        return tuple(lens for lens in self._held if lens != SELF.id) or (lenses()[0].id,)
-
-    def _lease(self, lens: str, options: Mapping[str, object]) -> None:
-        self._held[lens] += 1
-        self._sampler.lease(lens, options)
-
-    def _release(self, *held: str) -> None:
-        for lens in held:
-            self._held[lens] -= 1
+    def _release(self, leased: list[str]) -> None:
+        for lens in leased:
+            self._leased[lens] -= 1
             self._sampler.release(lens)
-        self._held = +self._held  # without those that nobody holds
+        self._leased = +self._leased  # without lenses that have no lease
 
     def set(self, lens: str, option: str, value: object) -> None:
         """Change an option of an attached lens, before its next refresh."""
-        self._sampler.ask(lens, lambda source: source.set(option, value))
+        self._sampler.call(lens, lambda source: source.set(option, value))
 
     def describe(self, lens: str, key: int) -> Future[dict[str, str]]:
-        """Details of a row that are only worth getting when somebody looks at it."""
-        return self._sampler.ask(lens, lambda source: source.describe(key))
+        """Details of a row that are only read when somebody looks at it."""
+        return self._sampler.call(lens, lambda source: source.describe(key))

@@ -18,13 +18,13 @@ def banner(snapshot: Snapshot, interval_s: float) -> str:
 
 
 def change(before: Snapshot, now: Snapshot) -> str:
-    """The line that says what was lost, is missing or is read in another way since `before`; empty if nothing."""
+    """The line for what was lost, is missing or has another mechanism since `before`; empty if nothing changed."""
     state = _state(now)
     return "" if state == _state(before) else "  ".join(("nettop", *state))
 
 
 def mechanisms(snapshot: Snapshot) -> str:
-    """How each point is had, and which fields cannot be; empty where a source tells nothing of that."""
+    """The mechanism of each hook, and the fields that are not available; empty where the source declares no hooks."""
     return "  ".join((*_via(snapshot), *_missing(snapshot)))
 
 

@@ -20,7 +20,7 @@ _END_WAIT_S = 2.0
 class Console:
     """Writes blocks of lines in a thread of its own, in their order.
 
-    When the reader is slower than the lines come, blocks are dropped and counted; a line tells of them as soon as
+    When the reader is slower than the lines come, blocks are dropped and counted; a line reports them as soon as
     there is room: `lost_line(cause, count, total)`. `gone` is set when nobody reads any more; `error` is why else
     nothing can be written. Both call `wake`.
     """
@@ -44,7 +44,7 @@ class Console:
         self._thread.start()
 
     def write(self, block: bytes) -> None:
-        """Have the lines written, unless too much waits already."""
+        """Queue the lines, unless too much waits already."""
         with self._changed:
             if self._waiting >= QUEUED_BYTES:
                 self._lose(block)
@@ -53,7 +53,7 @@ class Console:
                 self._put(block)
 
     def wait(self, given_up: Callable[[], bool]) -> None:
-        """Sleep until there is room, or nobody reads, or it was `given_up`."""
+        """Sleep until there is room, or nobody reads any more, or `given_up` says so."""
         with self._changed:
             while self._waiting >= QUEUED_BYTES and not (self._has_ended() or given_up()):
                 self._changed.wait(_WAIT_S)
@@ -102,7 +102,7 @@ class Console:
     def _write_some(self) -> None:
         try:
             self._rest = self._rest[os.write(self.descriptor, self._rest) :]
-        except BlockingIOError:  # somebody who shares it set it so
+        except BlockingIOError:  # another process that shares it made it non-blocking
             select.select([], [self.descriptor], [])
 
     def _take(self) -> bool:
@@ -118,7 +118,7 @@ class Console:
             return True
 
     def _end(self, error: OSError) -> None:
-        # EIO is a terminal that has hung up.
+        # A terminal that has hung up gives EIO.
         if error.errno in (errno.EPIPE, errno.EIO):
             self.gone = True
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Lines: an object a row, what is unknown or not on this kernel as null. Always UTF-8, as RFC 8259 asks."""
+"""JSON Lines: an object a row, unknown and unavailable values as null. Always UTF-8, as RFC 8259 requires."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nettop.snapshots.arrays import Index
 
 
 class JsonLines:
-    """Formats views as JSON Lines: `time` first, then `marks`, the same in all lines, then the columns.
+    """Formats views as JSON Lines: `time` first, then `marks`, which are the same in all lines, then the columns.
 
     The time is the row's own where it has such a column, else the snapshot's. With `why` each line ends in an
-    object that says of each column that is not on this kernel or host why.
+    object with the reason for each column that is not available.
     """
 
     def __init__(

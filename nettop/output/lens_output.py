@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What plain output knows of a lens beyond its declaration: `OUTPUT` in nettop/output/LENS, where there is one."""
+"""What a lens adds to plain output beyond its declaration: `OUTPUT` of nettop/output/LENS, if there is one."""
 
 from __future__ import annotations
 

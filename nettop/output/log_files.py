@@ -21,7 +21,7 @@ from nettop.errors import NettopError, PermissionMissing
 TRY_AGAIN_S = 1.0
 """How long a file that cannot be written is left alone."""
 LONGEST_LINE = 1 << 16
-"""An unfinished last line is searched for in so many bytes."""
+"""An unfinished last line is searched for in this many bytes at the end of a file."""
 
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 # O_NONBLOCK: a FIFO in the file's place is refused, not waited for.

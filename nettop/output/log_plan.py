@@ -38,7 +38,7 @@ class Stream:
 
     @property
     def table(self) -> Table:
-        """The table; one of events if rows are only added to it."""
+        """The table; of an append table, events are logged as they come."""
         return self.query.table
 
 
@@ -81,7 +81,7 @@ def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool)
 
 
 def _tables(settings: LogSettings) -> tuple[Lens, list[Table]]:
-    """The lens's main table and its events, or the one table that is named."""
+    """The lens's main table and its events, or the table that is named."""
     views = logged_views(settings.view)
     wanted = [table for _, table in views if (settings.events if table.append else settings.metrics)]
     if not wanted:
@@ -104,5 +104,5 @@ def _maker(settings: LogSettings, lens: Lens, table: Table) -> Lines:
     kind = "event" if table.append else "metrics"
     if settings.format is LineFormat.TEXT and view not in output_of(lens.id).log_names:
         kind = view
-    # An event is one of its lens; its table needs no name.
+    # Events are named by their lens alone.
     return lines_of(settings.format, kind, lens.id if table.append else view, table, why=settings.why)

@@ -14,7 +14,7 @@ from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
 
 _WORD = re.compile(r"\w+")
 _WHOLE = frozenset(Kind) - {Kind.GROUP}
-"""What programs are given unasked: a group only repeats its parts."""
+"""What programs are given by default: a group only repeats its parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Plan:
 def make_plan(settings: Settings) -> Plan:
     """The plan for `settings`. Raises UsageError for any word that does not exist, with the nearest ones."""
     lens, table = find_table(settings.view.view)
-    columns = columns_from_settings(table, settings.view) or _unasked_columns(table, settings.text.format)
+    columns = columns_from_settings(table, settings.view) or _default_columns(table, settings.text.format)
     query = query_from_settings(text_query(table), settings.view)
     words = (*columns, query.sort.field, *_WORD.findall(" ".join(settings.view.filters)))
     two = query.deltas or table.append or any(is_rate(table, word) for word in words)
@@ -52,5 +52,5 @@ def whole_columns(table: Table) -> tuple[str, ...]:
     return tuple(field.name for field in table.fields if field.kind in _WHOLE)
 
 
-def _unasked_columns(table: Table, form: Format) -> tuple[str, ...]:
+def _default_columns(table: Table, form: Format) -> tuple[str, ...]:
     return table.text if form is Format.TABLE else whole_columns(table)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `nettop run` tells: a line for each connection that ended, and a summary."""
+"""The report of `nettop run`: a line for each connection that ended, and a summary."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from nettop.snapshots.connections import EVENT_KINDS, EVENTS, SOCKETS
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
 
-KEPT_ROWS = 10_000
-"""Connections that are told one by one at the end; of more, only the summary tells."""
+LISTED_ROWS = 10_000
+"""Connections that have a line each at the end; those beyond are in the summary only."""
 SHOWN_REMOTES = 20
 PIECE_ROWS = 1024
 _CLOSE = list(EVENT_KINDS)[2]
@@ -64,7 +64,7 @@ class Report:
                 self._keep(ends)
 
     def finish(self, frame: Frame, ended: Ended) -> None:
-        """Write what is left to tell, and the summary."""
+        """Write the lines that are left, and the summary."""
         for ends in self._kept:
             self._write(self._lines(frame, ends))
         sockets = frame.now.tables.get(SOCKETS.name)
@@ -79,7 +79,7 @@ class Report:
             self._write(json.dumps(summary | why, ensure_ascii=False) + "\n")
 
     def _keep(self, ends: Rows) -> None:
-        room = KEPT_ROWS - sum(map(len, self._kept))
+        room = LISTED_ROWS - sum(map(len, self._kept))
         if room > 0 and len(ends):
             self._kept.append(replace(ends, array=ends.array[:room]))
         self._more += max(0, len(ends) - room)
@@ -114,17 +114,17 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
 
 
 def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
-    """What is told at the end; None is what this kernel does not tell."""
+    """The summary; None is what is not available."""
     missing = dict.fromkeys(_reasons(snapshot))
-    told = {
+    summary = {
         "opened": events.opened,
         "accepted": events.accepted,
         "still_open": events.still_open,
         "failed": dict(events.failed.most_common()),
         "broken": dict(events.broken.most_common()),
         **events.moved,
-        "slowest": [asdict(one) for one in events.slowest],
-        "remotes": [_without(asdict(one), missing) for one in events.by_bytes()],
+        "slowest": [asdict(handshake) for handshake in events.slowest],
+        "remotes": [_without(asdict(remote), missing) for remote in events.by_bytes()],
     }
     return {
         "time": rfc3339(time.time_ns()),
@@ -132,7 +132,7 @@ def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: S
         "command": [safe_text(word) for word in words],
         "exit_code": ended.code,
         "lasted_us": round(ended.lasted_s * 1e6),
-        **_without(told, missing),
+        **_without(summary, missing),
         "lost_events": ended.lost,
         "trouble": ended.trouble or None,
         "missing": {hook.hook: hook.why for hook in snapshot.hooks if hook.mechanism is None},
@@ -140,34 +140,34 @@ def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: S
 
 
 def _reasons(snapshot: Snapshot) -> dict[str, str]:
-    """Why parts of the summary cannot be had."""
+    """Why parts of the summary are not available."""
     lacking = snapshot.missing
-    found = ((name, [field for field in fields if field in lacking]) for name, fields in _MADE_OF.items())
-    return {name: lacking[fields[0]] for name, fields in found if fields}
+    needed = ((name, [field for field in fields if field in lacking]) for name, fields in _MADE_OF.items())
+    return {name: lacking[fields[0]] for name, fields in needed if fields}
 
 
-def _without(told: dict[str, Any], missing: Mapping[str, None]) -> dict[str, Any]:
-    return told | {name: None for name in missing if name in told}
+def _without(summary: dict[str, Any], missing: Mapping[str, None]) -> dict[str, Any]:
+    return summary | {name: None for name in missing if name in summary}
 
 
-def _summary_lines(told: dict[str, Any], more: int) -> Iterator[str]:
+def _summary_lines(summary: dict[str, Any], more: int) -> Iterator[str]:
     if more:
-        yield f"… and {more} more: --output FILE or --live tells them all"
-    lasted = human(told["lasted_us"], "us")
-    yield f"nettop: {shlex.join(told['command'])} ended with {told['exit_code']} after {lasted}"
-    accepted = "" if told["accepted"] == 0 else f", {_number(told['accepted'])} accepted"
-    yield f"  opened   {_number(told['opened'])}{accepted}, {_number(told['still_open'])} still open"
-    yield f"  failed   {_by_reason(told['failed'])}"
-    if told["broken"]:
-        yield f"  broken   {_by_reason(told['broken'])}"
-    yield f"  moved    {_moved(told)}"
-    yield from _listed("slowest", _lines_of(told["slowest"], _handshakes))
-    yield from _listed("remotes", _lines_of(told["remotes"], _remotes))
-    if told["lost_events"]:
-        yield f"  lost     {told['lost_events']} events: the sums lack their connections; a larger --ring-size helps"
-    if told["trouble"]:
-        yield f"  trouble  {told['trouble']}"
-    yield from _listed(NOT_AVAILABLE, [f"{point}: {why}" for point, why in told["missing"].items()])
+        yield f"… and {more} more: --output FILE or --live lists them all"
+    lasted = human(summary["lasted_us"], "us")
+    yield f"nettop: {shlex.join(summary['command'])} ended with {summary['exit_code']} after {lasted}"
+    accepted = "" if summary["accepted"] == 0 else f", {_number(summary['accepted'])} accepted"
+    yield f"  opened   {_number(summary['opened'])}{accepted}, {_number(summary['still_open'])} still open"
+    yield f"  failed   {_by_reason(summary['failed'])}"
+    if summary["broken"]:
+        yield f"  broken   {_by_reason(summary['broken'])}"
+    yield f"  moved    {_moved(summary)}"
+    yield from _listed("slowest", _lines_of(summary["slowest"], _handshakes))
+    yield from _listed("remotes", _lines_of(summary["remotes"], _remotes))
+    if summary["lost_events"]:
+        yield f"  lost     {summary['lost_events']} events: the sums lack their connections; a larger --ring-size helps"
+    if summary["trouble"]:
+        yield f"  trouble  {summary['trouble']}"
+    yield from _listed(NOT_AVAILABLE, [f"{hook}: {why}" for hook, why in summary["missing"].items()])
 
 
 def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
@@ -186,13 +186,15 @@ def _number(value: int | None) -> str:
 def _by_reason(counts: dict[str, int] | None) -> str:
     if counts is None:
         return NOT_AVAILABLE
-    each = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda one: -one[1]))
+    each = ", ".join(
+        f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda count: -count[1])
+    )
     return f"{sum(counts.values())}: {each}" if each else "0"
 
 
-def _moved(told: Mapping[str, Any]) -> str:
-    sent, received = (_bytes(told[name]) for name in ("bytes_sent", "bytes_received"))
-    return f"sent {sent}, received {received}, retransmits {_number(told['retransmits'])}"
+def _moved(summary: Mapping[str, Any]) -> str:
+    sent, received = (_bytes(summary[name]) for name in ("bytes_sent", "bytes_received"))
+    return f"sent {sent}, received {received}, retransmits {_number(summary['retransmits'])}"
 
 
 def _bytes(amount: int | None) -> str:
@@ -200,16 +202,16 @@ def _bytes(amount: int | None) -> str:
 
 
 def _handshakes(slowest: list[Any]) -> Iterator[str]:
-    for one in slowest:
-        who = f"  {one['process']}[{one['pid']}]" if one["pid"] is not None else ""
-        yield f"{human(one['handshake_us'], 'us'):>8}  {one['remote']}{who}"
+    for handshake in slowest:
+        who = f"  {handshake['process']}[{handshake['pid']}]" if handshake["pid"] is not None else ""
+        yield f"{human(handshake['handshake_us'], 'us'):>8}  {handshake['remote']}{who}"
 
 
 def _remotes(remotes: list[Any]) -> Iterator[str]:
     shown = remotes[:SHOWN_REMOTES]
-    width = max((len(one["name"]) for one in shown), default=0)
-    for one in shown:
-        counts = f"opened {_number(one['opened'])}  failed {_number(one['failed'])}"
-        yield f"{one['name']:{width}}  {counts}  {_moved(one)}"
+    width = max((len(remote["name"]) for remote in shown), default=0)
+    for remote in shown:
+        counts = f"opened {_number(remote['opened'])}  failed {_number(remote['failed'])}"
+        yield f"{remote['name']:{width}}  {counts}  {_moved(remote)}"
     if len(remotes) > len(shown):
         yield f"… and {len(remotes) - len(shown)} more"

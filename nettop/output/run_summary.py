@@ -15,7 +15,7 @@ from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, GRACEFUL, REAS
 from nettop.snapshots.snapshot import Array, Rows, known
 
 REMOTES_MAX = 4096
-"""Remotes told apart; of more, the rest are one."""
+"""Remotes that are counted apart; those beyond are counted together."""
 SLOWEST = 5
 """Handshakes that are remembered."""
 
@@ -51,7 +51,7 @@ class Handshake:
 class RunSummary:
     """Sums over the events that were added.
 
-    `accepted` are known of when they end, and are not among `opened`. `failed` never opened; `broken` ended
+    `accepted` are known only when they end, and are not among `opened`. `failed` never opened; `broken` ended
     otherwise than their ends agreed. Both are counted by reason.
     """
 
@@ -95,7 +95,10 @@ class RunSummary:
 
     def by_bytes(self) -> list[Remote]:
         """The remotes, with whom most was moved first."""
-        return sorted(self.remotes.values(), key=lambda one: (-one.bytes_sent - one.bytes_received, one.name))
+        return sorted(
+            self.remotes.values(),
+            key=lambda remote: (-remote.bytes_sent - remote.bytes_received, remote.name),
+        )
 
     def _end(self, opened: Array, closed: Array) -> Array:
         """Take what has closed from the open ones; returns which of the closed ones were not among them."""
@@ -114,7 +117,7 @@ class RunSummary:
             self._add_to_remotes(name, rows)
 
     def _add_to_remotes(self, name: str, rows: Array) -> None:
-        """Add a number to each row's remote: its own of that name, or one."""
+        """Add to each row's remote the row's own number of that name, or 1."""
         if not len(rows):
             return
         distinct, place = np.unique(_services(rows).view(f"V{_SERVICE.itemsize}"), return_inverse=True)
@@ -135,8 +138,8 @@ class RunSummary:
     def _add_slowest(self, events: Rows, opened: Array) -> None:
         measured = opened[known(opened["handshake_us"])]
         slow = measured[np.argsort(measured["handshake_us"], kind="stable")[-SLOWEST:]]
-        found = [*self.slowest, *_handshakes(events, slow)]
-        self.slowest = sorted(found, key=lambda one: -one.handshake_us)[:SLOWEST]
+        slowest = [*self.slowest, *_handshakes(events, slow)]
+        self.slowest = sorted(slowest, key=lambda handshake: -handshake.handshake_us)[:SLOWEST]
 
 
 def _reasons(numbers: Array) -> list[str]:

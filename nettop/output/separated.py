@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CSV as RFC 4180 has it, but for lines that end in a line feed: one header; what is unknown or not here is empty."""
+"""CSV as in RFC 4180, but lines end in a line feed: one header; unknown and unavailable values are empty."""
 
 from __future__ import annotations
 

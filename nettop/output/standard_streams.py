@@ -21,7 +21,7 @@ class StandardStreams:
         self._stdout = _descriptor(stdout)
 
     def descriptors(self) -> dict[int, int]:
-        """What to wait for, with the events of poll(2); asked anew before each wait."""
+        """What to wait for, with the events of poll(2); to be called before each wait."""
         waited_for = {} if self._stdout is None else {self._stdout: 0}
         if self._stdin is not None and may_read(self._stdin):
             waited_for[self._stdin] = select.POLLIN

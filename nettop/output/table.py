@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table for people, `awk` and `sort`: aligned columns of raw base units, one header line a refresh.
+"""The table for people, `awk` and `sort`: aligned columns of raw base units, with a header for each refresh.
 
-A row always has as many words as there are columns: an unknown value is `–`, what is not on this kernel `n/a`, an
+A row always has as many words as there are columns: an unknown value is `–`, what is not available `n/a`, an
 empty text `""`, and a space within a text is shown as `_` (csv and jsonl give the text as it is).
 """
 

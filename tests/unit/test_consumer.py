@@ -164,9 +164,9 @@ def test_leaving_releases_everything() -> None:
     with Session(MAX_INTERVAL_S, lambda lens: Woken(steps([]))) as session:
         with Consumer(session, "connections", (EVENTS, SOCKETS)) as consumer:
             consumer.first_frame()
-            assert session._held == {"connections": 2}
-        assert not session._held
-        assert (session.bus._feeds, session.bus._wakes) == ([], [])
+            assert session._leased == {"connections": 2}
+        assert not session._leased
+        assert (session.bus._feeds, session.bus._subscribers) == ([], [])
 
 
 def test_own_cost_measures_no_lens_that_was_released() -> None:
