@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this kernel or host cannot tell is `n/a`, null or empty in every door: never 0, never as if it were unknown."""
+"""What is not available on this kernel or host is `n/a`, null or empty in every frontend: never 0, never unknown."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ KEY = 700
 
 
 class Case(NamedTuple):
-    """A column that is not here, for want of the field `lacking`."""
+    """A column that is not available, for lack of the field `lacking`."""
 
     lens: Lens
     table: Table
@@ -62,15 +62,15 @@ class Case(NamedTuple):
 
 def cases() -> list[Case]:
     """Every column of every table, rates and composites included, with each field that it cannot be without."""
-    found = []
+    cases = []
     for lens in lenses():
         for table in lens.tables:
             for field in table.fields:
                 parts = field.parts[:1] if field.kind is Kind.GROUP else field.parts or (field.name,)
-                found += [Case(lens, table, field.name, part) for part in parts]
+                cases += [Case(lens, table, field.name, part) for part in parts]
                 if field.kind is Kind.COUNTER:
-                    found.append(Case(lens, table, field.name + RATE, field.name))
-    return found
+                    cases.append(Case(lens, table, field.name + RATE, field.name))
+    return cases
 
 
 CASES = cases()
@@ -82,7 +82,7 @@ each_stored = pytest.mark.parametrize("case", STORED, ids=lambda c: f"{c.lens.id
 
 
 def row_of(table: Table, growth: int = 0) -> Row:
-    """A row that has a value in every field: what is not here must not show it."""
+    """A row that has a value in every field: what is not available must not show it."""
     return {field.name: _value(field, at, growth) for at, field in enumerate(table.stored)} | {table.key: KEY}
 
 
@@ -153,14 +153,14 @@ def test_screens(case: Case) -> None:
 
 @each_case
 def test_plain_output(case: Case) -> None:
-    """The table has one word, CSV nothing, JSON null, and the reason where it is asked for."""
+    """The table has one word, CSV nothing, JSON null, and the reason with --why."""
     view, names = lacking(case), (case.name,)
     assert AlignedTable(case.table, names)(view).split() == [case.name, NOT_AVAILABLE]
     (row,) = csv.DictReader(io.StringIO(Separated(tuple({case.table.key: 0, case.name: 0}))(view)))
     assert row[case.name] == ""
     assert json.loads(JsonLines(names)(view))[case.name] is None
-    told = json.loads(JsonLines(names, why=True)(view))
-    assert (told[case.name], told["why"]) == (None, {case.name: WHY})
+    line = json.loads(JsonLines(names, why=True)(view))
+    assert (line[case.name], line["why"]) == (None, {case.name: WHY})
 
 
 @each_stored
@@ -178,13 +178,13 @@ def test_logged_lines(case: Case) -> None:
         unknown = (
             {case.name: None} if case.table.by_name[case.name].kind is not Kind.ADDRESS else {case.name: "::"}
         )
-        is_told = line({}, row) != line({}, row | unknown)
+        expected_text = line({}, row) != line({}, row | unknown)
         lacks = line({case.name: WHY}, row)
         if case.name == "event":  # without it nobody knows what else a line is to tell
             assert f"  {NOT_AVAILABLE}  " in lacks
         elif case.name == "rtt_var_us":  # the deviation goes, the value stays
             assert "±" not in lacks
-        elif is_told:
+        elif expected_text:
             assert NOT_AVAILABLE in lacks
             assert len(lacks.splitlines()) == 1
         else:
@@ -197,9 +197,9 @@ def test_what_is_here_stays(case: Case) -> None:
     view = view_of(frame_of(case.lens, case.table, {}), case.table)
     if case.table.append and case.name.endswith(RATE):
         return
-    told = json.loads(JsonLines((case.name,), why=True)(view))
-    assert told[case.name] is not None
-    assert told["why"] == {}
+    line = json.loads(JsonLines((case.name,), why=True)(view))
+    assert line[case.name] is not None
+    assert line["why"] == {}
     assert not view.missing
 
 
@@ -219,7 +219,7 @@ COMPARED: dict[Kind, tuple[str, ...]] = {
 
 @each_case
 def test_filters_never_pass(case: Case) -> None:
-    """No comparison with what is not here is true, and the view says which column that is, and why."""
+    """No comparison with what is not available is true, and the view says which column that is, and why."""
     field = declared(case.table, case.name)
     first = case.table.by_name[field.parts[0]] if field.kind is Kind.GROUP else field
     frames = {
@@ -250,7 +250,7 @@ def test_sums_and_order(case: Case) -> None:
 
 
 def test_the_default_filter_hides_nothing_that_it_cannot_ask() -> None:
-    """Rows are shown, not hidden, where the table's own filter asks for what is not here."""
+    """Rows are shown, not hidden, where the table's own filter is about what is not available."""
     rows = [{"state": "LISTEN"}, {"state": "ESTABLISHED"}]
     for missing, shown in (({}, 1), ({"state": WHY}, 2)):
         frame = make_frame(rows, missing=missing)
@@ -259,7 +259,7 @@ def test_the_default_filter_hides_nothing_that_it_cannot_ask() -> None:
 
 
 def test_a_group_stands_with_its_first_part() -> None:
-    """The owner is still named where only the container is not here."""
+    """The owner is still named where only the container is not available."""
     frame = make_frame([{"process": "nginx", "pid": 7, "container": "docker:x"}], missing={"container": WHY})
     view = view_of(frame, SOCKETS)
     assert AlignedTable(SOCKETS, ("owner", "container"))(view).split()[-2:] == ["nginx_7", NOT_AVAILABLE]
@@ -270,10 +270,10 @@ def test_a_group_stands_with_its_first_part() -> None:
 
 def headline(lens_id: str, table: Table, frame: Frame) -> str:
     """What a screen's second line tells of the table, widely."""
-    lens = next(one for one in lenses() if one.id == lens_id)
+    lens = next(lens for lens in lenses() if lens.id == lens_id)
     screen: Any = SimpleNamespace(size=Size(200, 40), state=SimpleNamespace(totals=True))
     parts = screen_class(TableRef(lens, table)).headline(screen, view_of(frame, table))
-    return "   ".join("".join(span.text for span in one.spans) for one in parts)
+    return "   ".join("".join(span.text for span in part.spans) for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -292,8 +292,8 @@ def headline(lens_id: str, table: Table, frame: Frame) -> str:
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
 def test_headlines(table: Table, missing: str, words: str) -> None:
-    """A sum or a count of what is not here is n/a."""
-    lens = next(one for one in lenses() if table in one.tables)
+    """A sum or a count of what is not available is n/a."""
+    lens = next(lens for lens in lenses() if table in lens.tables)
     assert words not in headline(lens.id, table, frame_of(lens, table, {}))
     assert words in headline(lens.id, table, frame_of(lens, table, {missing: WHY}))
 
@@ -313,15 +313,15 @@ EMPTY_COUNTS = {"drops": 0, "listen_overflows": 0, "unattributed": 0}
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_headlines_without_a_point(table: Table, hook: str, words: str) -> None:
-    """What a point counts is n/a where there is no way to it, even when a source counts 0."""
-    lens = next(one for one in lenses() if table in one.tables)
-    told = {
-        way: make_frame([], [], table=table, lens=lens.id, counts=EMPTY_COUNTS, via={hook: way})
-        for way in ("tp_btf", f"n/a: {WHY}")
+def test_headlines_without_a_hook(table: Table, hook: str, words: str) -> None:
+    """What a hook counts is n/a where it has no mechanism, even when a source counts 0."""
+    lens = next(lens for lens in lenses() if table in lens.tables)
+    frames = {
+        mechanism: make_frame([], [], table=table, lens=lens.id, counts=EMPTY_COUNTS, via={hook: mechanism})
+        for mechanism in ("tp_btf", f"n/a: {WHY}")
     }
-    assert words not in headline(lens.id, table, told["tp_btf"])
-    assert words in headline(lens.id, table, told[f"n/a: {WHY}"])
+    assert words not in headline(lens.id, table, frames["tp_btf"])
+    assert words in headline(lens.id, table, frames[f"n/a: {WHY}"])
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_headlines_without_a_point(table: Table, hook: str, words: str) -> None:
 )
 def test_an_empty_table_says_why(table: Table, hook: str) -> None:
     """A table that nothing fills does not say that nothing happened; plain output tells it in every format."""
-    lens = next(one for one in lenses() if table in one.tables)
+    lens = next(lens for lens in lenses() if table in lens.tables)
     word = lens.id if table is lens.main else f"{lens.id}.{table.name}"
     shown = SOCKETS if table.append else table
     frames = [
@@ -346,19 +346,19 @@ def test_an_empty_table_says_why(table: Table, hook: str) -> None:
     ]
     assert WHY in screen_class(TableRef(lens, table)).row_style.empty_text(view_of(frames[0], table))
     for form in Format:
-        asked = Settings(view=ViewSettings(view=word), text=TextSettings(form, 1, data_only=True))
-        stderr = printed(asked, Scripted([frame.now for frame in frames]), 0.1)[1]
+        settings = Settings(view=ViewSettings(view=word), text=TextSettings(form, 1, data_only=True))
+        stderr = printed(settings, Scripted([frame.now for frame in frames]), 0.1)[1]
         assert stderr == f"nettop: {table.name} are not available on this kernel or host: {WHY}\n"
 
 
-def test_filters_on_it_are_told_in_plain_output() -> None:
-    """Whoever filters by what is not here is told once that no row can pass."""
+def test_filters_on_it_give_a_warning_in_plain_output() -> None:
+    """Whoever filters by what is not available is warned once that no row can pass."""
     frames = [make_frame([{"pid": 1}], None, float(at), missing={"rtt_us": WHY}).now for at in range(3)]
-    asked = Settings(
+    settings = Settings(
         view=ViewSettings(columns=("pid",), filters=("rtt_us>1ms", "pid=1")),
         text=TextSettings(Format.CSV, 3),
     )
-    stdout, stderr = printed(asked, Scripted(frames), 0.1)
+    stdout, stderr = printed(settings, Scripted(frames), 0.1)
     assert (stdout, stderr) == ("time,pid\n", f"nettop: rtt_us is n/a here: {WHY}\n")
 
 
@@ -374,11 +374,11 @@ def test_the_log_says_what_it_cannot_have() -> None:
     """In place of events there is a line that says why; the sums name none, and no loss of them."""
     with Logging(settings(why=True), Woken(without_events())) as logging:
         missing, metrics = logging.rows(2)
-        told = logging.end()
+        output = logging.end()
     assert (missing["type"], missing["what"], missing["why"]) == ("missing", "events", WHY)
     assert (metrics["type"], metrics["why"]) == ("metrics", {})
-    assert f"nettop: via sockets iter/task_file · events n/a: {WHY}\n" in told
-    assert "logged n/a events, 1 metrics; lost nothing" in told
+    assert f"nettop: via sockets iter/task_file · events n/a: {WHY}\n" in output
+    assert "logged n/a events, 1 metrics; lost nothing" in output
 
 
 def test_the_log_for_people_says_what_it_cannot_have() -> None:
@@ -397,7 +397,7 @@ def test_a_log_of_nothing_ends() -> None:
 
 
 def test_the_log_gives_reasons() -> None:
-    """Metrics have null, and why, where a field is not here; the filter's user is told."""
+    """Metrics have null, and why, where a field is not available; a filter by it gives a warning."""
     frames = [make_frame([{"pid": 1, "drops": 5}], missing={"drops": WHY}).now]
     with Logging(settings(why=True), Woken(frames)) as logging:
         (row,) = logging.rows(1)
@@ -422,7 +422,7 @@ PARTS = {
 
 
 def report(missing: dict[str, str], form: LineFormat) -> str:
-    """What is told of a command that opened two connections, of which one closed and one failed."""
+    """The report of a command that opened two connections, of which one closed and one failed."""
     stream = io.StringIO()
     made = Report(RunSettings(("true",), form, why=True), stream, is_live=False)
     frame = Frame(make_frame([], missing=missing).now)
@@ -449,7 +449,7 @@ def test_reports(lacks: str) -> None:
 # --- --mechanism and --why ------------------------------------------------------------------------------------------
 
 
-def test_ways_are_words() -> None:
+def test_mechanisms_are_parsed() -> None:
     """--mechanism is HOOK=NAME, once for each hook; the hooks of all lenses are known."""
     assert parse_mechanisms(None) == {}
     assert parse_mechanisms(["events=none", "packets=tp_btf/kfree_skb"]) == {
@@ -469,21 +469,21 @@ def test_ways_are_words() -> None:
         (["events=none", "events=tp_btf"], "contradict", "one of them"),
     ],
 )
-def test_wrong_ways(words: list[str], what: str, remedy: str) -> None:
-    """What means nothing is told with the nearest word."""
+def test_wrong_mechanisms(words: list[str], what: str, remedy: str) -> None:
+    """What does not exist is refused with the nearest name."""
     with pytest.raises(UsageError, match=what) as caught:
         parse_mechanisms(words)
     assert remedy in caught.value.remedy
 
 
-def test_completion_of_ways() -> None:
-    """Points are completed, and the one way that every point has."""
+def test_completion_of_mechanisms() -> None:
+    """Hooks are completed, and `none`, which every hook accepts."""
     assert "events=" in complete_mechanism("e")
     assert complete_mechanism("events=") == ["events=none"]
     assert complete_mechanism("zz") == []
 
 
-def test_ways_reach_the_settings_of_every_door() -> None:
+def test_mechanisms_reach_the_settings_of_every_command() -> None:
     """Each command takes --mechanism, and --why with JSON Lines."""
     words = ["events=none"]
     assert cli.view_settings(cli.ViewOptions(mechanism=words)).mechanisms == {"events": "none"}
@@ -510,7 +510,7 @@ def test_why_is_of_json_lines(make: Callable[[], object]) -> None:
 
 
 class Picky(Scripted):
-    """A source that knows one way to one point."""
+    """A source that has one mechanism for one hook."""
 
     def start(self) -> None:
         """Raise UsageError for any other."""
@@ -523,22 +523,22 @@ class Picky(Scripted):
     [["--table", "--once"], ["--format", "csv", "--once"], ["log", "--log-dir", "none"]],
     ids=["table", "csv", "log"],
 )
-def test_an_unknown_way_is_a_usage_error(
+def test_an_unknown_mechanism_is_a_usage_error(
     words: list[str], capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The source knows its ways; what it says of a wrong one arrives, and the exit code is that of usage."""
+    """The source knows its mechanisms; its refusal of a wrong one is reported as a usage error."""
     monkeypatch.chdir(tmp_path)
 
     def source_of(lens: str) -> Picky:
         return Picky(steps([{"pid": 1}]))
 
     assert cli.run([*words, "--mechanism", "events=tp_bff"], source_of) == ExitCode.USAGE
-    told = capfd.readouterr().err
-    assert "nettop: unknown mechanism for events 'tp_bff'" in told
-    assert "did you mean tp_btf/state" in told
+    error = capfd.readouterr().err
+    assert "nettop: unknown mechanism for events 'tp_bff'" in error
+    assert "did you mean tp_btf/state" in error
 
 
 @pytest.mark.parametrize("error", [NettopError("x")])
 def test_errors_stay(error: NettopError) -> None:
-    """A failing source is told as before."""
+    """A failing source is reported as before."""
     assert cli.run(["--table", "--once"], lambda lens: Scripted([error])) == ExitCode.FAILURE
