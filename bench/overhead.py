@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is what nettop says of its own cost true, and is --max-overhead held: `sudo .venv/bin/python bench/overhead.py
-[agree text screens log] [--connections 50000] [--seconds 60]`.
+"""Checks that nettop's own figures of its cost are true and that --max-overhead is kept.
+
+`sudo .venv/bin/python bench/overhead.py [agree text screens log] [--connections 50000] [--seconds 60]`
 
 `agree` holds nettop's own figures (--view self) against those of the kernel: user and system time as /usr/bin/time has
-them (wait4), and the statistics of BPF programs. The other parts run a door with --max-overhead over as many
-connections, let it settle, and measure from outside what it and its programs take. Other users of the programs'
-statistics change nothing: they are on in any case.
+them (wait4), and the statistics of BPF programs. The other parts run a frontend with --max-overhead over as many
+connections, wait until it is steady, and measure from outside what it and its programs take.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from measure import NETTOP, Figure, Terminal, cpu_seconds, report
 from sockets import connections, own_namespace
 
 BOUND = "2%"
-SETTLED_AFTER_S = 30.0
+STEADY_AFTER_S = 30.0
 AGREES_WITHIN = 0.10
 ITERATORS = ("task_file", "tcp", "udp")
 """The kernel's names of programs that run in nettop's own threads."""
@@ -123,13 +123,13 @@ def compared(what: str, ours: float, theirs: float, whose: str) -> list[Figure]:
     ]
 
 
-def held(door: str, words: list[str], seconds: int) -> None:
-    """What a door takes with --max-overhead, and without."""
+def bounded(frontend: str, words: list[str], seconds: int) -> None:
+    """What a frontend takes with --max-overhead, and without."""
     with statistics_on():
         free, _ = share_of(words, 5.0, 10)
-        bound, said = share_of([*words, "--max-overhead", BOUND], SETTLED_AFTER_S, seconds)
+        bound, said = share_of([*words, "--max-overhead", BOUND], STEADY_AFTER_S, seconds)
     report(
-        f"{door} with --max-overhead {BOUND}, {seconds} s",
+        f"{frontend} with --max-overhead {BOUND}, {seconds} s",
         [
             Figure("share of one CPU without it", free * 100, "%"),
             Figure("share of one CPU", bound * 100, "%", float(BOUND.rstrip("%"))),
@@ -139,10 +139,10 @@ def held(door: str, words: list[str], seconds: int) -> None:
         print(f"    {line}")
 
 
-def share_of(words: list[str], settled_after_s: float, seconds: float) -> tuple[float, list[str]]:
-    """What nettop takes of one CPU once it has settled, and what it says of that."""
+def share_of(words: list[str], steady_after_s: float, seconds: float) -> tuple[float, list[str]]:
+    """What nettop takes of one CPU once it is steady, and what it says of that."""
     with on_terminal(words) as (pid, take_in):
-        take_in(settled_after_s)
+        take_in(steady_after_s)
         before = Spent.by_now(pid)
         said = take_in(seconds)
         return Spent.by_now(pid).share_since(before), said
@@ -188,25 +188,25 @@ def _drawn(terminal: Terminal, seconds: float) -> list[str]:
 
 
 def main() -> None:
-    """Runs the parts that are asked for."""
+    """Run the chosen parts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS])
     parser.add_argument("--connections", type=int, default=50_000)
     parser.add_argument("--seconds", type=int, default=60)
-    asked = parser.parse_args()
-    parts = asked.parts or PARTS
+    options = parser.parse_args()
+    parts = options.parts or PARTS
     own_namespace()
-    with connections(2 * asked.connections):
-        print(f"{asked.connections:,} connections, {os.cpu_count()} CPUs", flush=True)
+    with connections(2 * options.connections):
+        print(f"{options.connections:,} connections, {os.cpu_count()} CPUs", flush=True)
         if "agree" in parts:
-            agree(asked.seconds)
-        for door, words in {
+            agree(options.seconds)
+        for frontend, words in {
             "text": ["--table", "--limit", "30"],
             "screens": ["--interval", "1"],
             "log": ["log", "--log-dir", "none", "--lens", "connections.processes"],
         }.items():
-            if door in parts:
-                held(door, words, asked.seconds)
+            if frontend in parts:
+                bounded(frontend, words, options.seconds)
 
 
 if __name__ == "__main__":

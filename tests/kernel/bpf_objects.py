@@ -30,24 +30,25 @@ def bpf(command: int, request: bytes) -> tuple[int, bytes]:
 
 def existing() -> set[Object]:
     """Every program, map and link of the kernel, by kind and number."""
-    found: set[Object] = set()
+    objects: set[Object] = set()
     for kind, command in NEXT_ID.items():
         number = 0
         with contextlib.suppress(FileNotFoundError):
             while True:
                 number = struct.unpack_from("I", bpf(command, struct.pack("=II8x", number, 0))[1], 4)[0]
-                found.add((kind, number))
-    return found
+                objects.add((kind, number))
+    return objects
 
 
 def held(pid: int) -> set[Object]:
     """The objects to which that process has descriptors."""
-    found: set[Object] = set()
+    objects: set[Object] = set()
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fdinfo"):
             with contextlib.suppress(OSError):
-                found |= {(kind, int(number)) for kind, number in HELD.findall(Path(entry.path).read_text())}
-    return found
+                text = Path(entry.path).read_text()
+                objects |= {(kind, int(number)) for kind, number in HELD.findall(text)}
+    return objects
 
 
 def held_by_anyone() -> set[Object]:

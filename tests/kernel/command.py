@@ -43,16 +43,16 @@ def rows(*options: str, everything: bool = True) -> list[Row]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def by_cookie(found: list[Row]) -> dict[int, Row]:
+def by_cookie(rows: list[Row]) -> dict[int, Row]:
     """Rows by their key; no key may come twice."""
-    table = {row["id"]: row for row in found}
-    assert len(table) == len(found), "the same socket has two rows"
+    table = {row["id"]: row for row in rows}
+    assert len(table) == len(rows), "the same socket has two rows"
     return table
 
 
-def in_namespaces(found: list[Row], *inodes: int) -> list[Row]:
+def in_namespaces(rows: list[Row], *inodes: int) -> list[Row]:
     """Those rows that are in one of these network namespaces."""
-    return [row for row in found if row["netns"] in inodes]
+    return [row for row in rows if row["netns"] in inodes]
 
 
 class Running:
@@ -88,12 +88,12 @@ class Running:
 
     def refreshes(self) -> list[list[Row]]:
         """The whole rows printed so far, one list a refresh (JSON Lines only; a refresh without rows is not seen)."""
-        found: dict[str, list[Row]] = {}
+        by_time: dict[str, list[Row]] = {}
         for line in self.text().splitlines(keepends=True):
             if line.endswith("\n"):
                 row = json.loads(line)
-                found.setdefault(row["time"], []).append(row)
-        return list(found.values())
+                by_time.setdefault(row["time"], []).append(row)
+        return list(by_time.values())
 
     def first_rows(self) -> None:
         """Waits until it has printed something, which it has then also measured."""
@@ -136,10 +136,10 @@ class Running:
 
 def living() -> list[tuple[int, int, bytes]]:
     """PID, parent and command line of every process that is no zombie."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, parent = (path / "stat").read_bytes().rpartition(b")")[2].split()[:2]
             if state != b"Z":
-                found.append((int(path.name), int(parent), (path / "cmdline").read_bytes()))
-    return found
+                processes.append((int(path.name), int(parent), (path / "cmdline").read_bytes()))
+    return processes

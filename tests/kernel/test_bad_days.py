@@ -51,8 +51,8 @@ def test_not_root() -> None:
         done = as_nobody(*JSON, "--once", "--all")
         port = listener.getsockname()[1]
     assert done.returncode == DONE
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    ours = [row for row in found if row["local_port"] == port and row["state"] == "LISTEN"]
+    listed = [json.loads(line) for line in done.stdout.splitlines()]
+    ours = [row for row in listed if row["local_port"] == port and row["state"] == "LISTEN"]
     assert [(row["process"], row["pid"], row["uid"]) for row in ours] == [("(hidden)", None, 0)]
     assert "sudo nettop" in done.stderr
     no_traceback(done.stderr)
@@ -166,16 +166,18 @@ def test_two_at_once(lab: Lab, left_clean: None) -> None:
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
     worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 10)
     with (
-        Running(*JSON, "--all", "--interval", "3600") as one,
+        Running(*JSON, "--all", "--interval", "3600") as first,
         Running(*JSON, "--all", "--interval", "3600", "--count", "2") as other,
     ):
-        one.first_rows()
+        first.first_rows()
         other.first_rows()
-        assert one.end(signal.SIGKILL) == -signal.SIGKILL
+        assert first.end(signal.SIGKILL) == -signal.SIGKILL
         other.refresh()
         assert other.wait() == DONE
-        shown = [in_namespaces(refresh, home.inode) for refresh in (*one.refreshes(), *other.refreshes())]
-    counts = [{row["id"]: (row["pid"], row["bytes_sent"], row["state"]) for row in found} for found in shown]
+        shown = [in_namespaces(refresh, home.inode) for refresh in (*first.refreshes(), *other.refreshes())]
+    counts = [
+        {row["id"]: (row["pid"], row["bytes_sent"], row["state"]) for row in listed} for listed in shown
+    ]
     assert len(counts) == 3
     assert len(counts[0]) == 21
     assert counts[0] == counts[1] == counts[2]
@@ -185,10 +187,10 @@ def test_burst_of_connections(lab: Lab, left_clean: None) -> None:
     """While 100,000 connections open and close nettop goes on; afterwards it shows exactly what is left."""
     home = lab.namespace()
     workers = [lab.worker(home, "burst") for _ in range(2)]
-    keeper = lab.worker(home, "keeper")
-    port = keeper.call(traffic.listen, "listener", "127.0.0.1")
-    keeper.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
-    with Running(*JSON, "--all", "--interval", "0.1", "--filter", "keeper") as running:
+    server = lab.worker(home, "server")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    server.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+    with Running(*JSON, "--all", "--interval", "0.1", "--filter", "server") as running:
         running.first_rows()
         for number, worker in enumerate(workers):
             worker.start(burst, f"127.0.0.{10 + number}", BURST // len(workers))
@@ -197,10 +199,10 @@ def test_burst_of_connections(lab: Lab, left_clean: None) -> None:
         until(lambda: len(running.refreshes()) > before, "nettop still refreshes")
         assert running.end() == DONE
         assert running.errors() == ""
-        cookie = keeper.call(traffic.cookie, 0)
-        assert all(by_cookie(refresh)[cookie]["pid"] == keeper.pid for refresh in running.refreshes())
-    found = in_namespaces(rows(), home.inode)
-    assert sorted(row["state"] for row in found) == ["ESTABLISHED", "ESTABLISHED", "LISTEN"]
+        cookie = server.call(traffic.cookie, 0)
+        assert all(by_cookie(refresh)[cookie]["pid"] == server.pid for refresh in running.refreshes())
+    left = in_namespaces(rows(), home.inode)
+    assert sorted(row["state"] for row in left) == ["ESTABLISHED", "ESTABLISHED", "LISTEN"]
 
 
 def burst(memory: dict[Any, Any], host: str, count: int) -> int:

@@ -75,23 +75,23 @@ def small_socket(memory: Memory, address: str) -> int:
 def read_waiting(memory: Memory) -> int:
     """Reads what waits in that socket; returns how many packets it was."""
     memory["small"].setblocking(False)
-    found = 0
+    packets = 0
     with contextlib.suppress(BlockingIOError):
         while memory["small"].recv(SIZE):
-            found += 1
-    return found
+            packets += 1
+    return packets
 
 
 def refused(memory: Memory, to: tuple[str, int], times: int) -> int:
     """Connects so often to where nobody listens; returns how often that was refused."""
-    found = 0
+    refusals = 0
     for _ in range(times):
         with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4) as caller:
             try:
                 caller.connect(to)
             except ConnectionRefusedError:
-                found += 1
-    return found
+                refusals += 1
+    return refusals
 
 
 def shrink(memory: Memory, name: object, backlog: int) -> None:
@@ -138,8 +138,12 @@ def nstat(namespace: Namespace, name: str) -> int:
 
 def device_counters(namespace: Namespace, device: str) -> dict[str, int]:
     """What iproute2 shows of a device, by the kernel's names for the fields."""
-    found = json.loads(namespace.ip("-j", "-s", "-s", "link", "show", device))[0]["stats64"]
-    return {f"{way}_{name}": packets for way in ("rx", "tx") for name, packets in found[way].items()}
+    counters = json.loads(namespace.ip("-j", "-s", "-s", "link", "show", device))[0]["stats64"]
+    return {
+        f"{direction}_{name}": packets
+        for direction in ("rx", "tx")
+        for name, packets in counters[direction].items()
+    }
 
 
 def softnet_drops() -> dict[int, int]:
@@ -150,15 +154,15 @@ def softnet_drops() -> dict[int, int]:
 
 def when_quiet(look: Callable[[], Value], oracle: Callable[[], Any]) -> tuple[Value, Any]:
     """What `look` gives at a time at which the oracle says the same before and after; and what it says."""
-    found: list[tuple[Value, Any]] = []
+    results: list[tuple[Value, Any]] = []
 
     def steady() -> bool:
         before, seen, after = oracle(), look(), oracle()
-        found[:] = [(seen, after)]
+        results[:] = [(seen, after)]
         return bool(before == after)
 
     until(steady, "nothing happens during a reading")
-    return found[0]
+    return results[0]
 
 
 # --- what the lens shows --------------------------------------------------------------------------------------
@@ -190,8 +194,8 @@ def packets_in(snapshot: Snapshot, namespace: Namespace, reason: str | None) -> 
 def counter(snapshot: Snapshot, namespace: Namespace, name: str) -> int:
     """A counter of a namespace in the table of counters."""
     rows = as_dicts(snapshot.tables["counters"])
-    (found,) = [row for row in rows if (row["netns"], row["name"]) == (namespace.inode, name)]
-    return int(found["packets"])
+    (row,) = [row for row in rows if (row["netns"], row["name"]) == (namespace.inode, name)]
+    return int(row["packets"])
 
 
 def counted(source: Drops, namespace: Namespace, reason: str) -> int:
@@ -225,10 +229,10 @@ def test_dropped_by_nftables(lab: Lab, drops: Drops, version: str, family: str, 
     assert what(row) == ("NETFILTER_DROP", "udp", family, far.device, MANY)
     assert row["bytes"] == MANY * (SIZE + HEADERS[family])
     assert row["last_seen"] == snapshot.wall_ns
-    told = drops.describe(row["id"])
-    assert told["Dropped at"].startswith(f"{row['place']}+0x")
-    assert told["Dropped at"].endswith(f" ({MANY:,})")
-    assert told["Namespace"] == far.namespace.name
+    details = drops.describe(row["id"])
+    assert details["Dropped at"].startswith(f"{row['place']}+0x")
+    assert details["Dropped at"].endswith(f" ({MANY:,})")
+    assert details["Namespace"] == far.namespace.name
 
 
 @pytest.mark.parametrize(("version", "family", "prefix"), VERSIONS)
@@ -240,12 +244,12 @@ def test_full_receive_buffer(lab: Lab, drops: Drops, version: str, family: str, 
     sender.call(send, (address, port), MANY)
     received = 0
 
-    def all_are_told() -> bool:
+    def all_are_accounted_for() -> bool:
         nonlocal received
         received += receiver.call(read_waiting)
         return received + nstat(far.namespace, f"{prefix}RcvbufErrors") == MANY
 
-    until(all_are_told, "every packet was received or dropped")
+    until(all_are_accounted_for, "every packet was received or dropped")
     assert received
     snapshot = take(drops)
     (row,) = packets_in(snapshot, far.namespace, "SOCKET_RCVBUFF")
@@ -280,18 +284,20 @@ def test_full_accept_queue(lab: Lab, drops: Drops) -> None:
     until(lambda: dropper.dropped() >= CALLS, "every SYN is answered")
     listener.call(shrink, "listener", 1)
     dropper.nothing()
-    least = CALLS - 2  # the accept queue holds one more than it was asked to
+    least = CALLS - 2  # the accept queue holds one more than it was set to
     until(lambda: nstat(far.namespace, "TcpExtListenOverflows") >= least, "the accept queue overflows")
     dropper.rule()
-    snapshot, told = when_quiet(lambda: take(drops), lambda: nstat(far.namespace, "TcpExtListenOverflows"))
-    assert counter(snapshot, far.namespace, "TcpExtListenOverflows") == told
+    snapshot, expected = when_quiet(
+        lambda: take(drops), lambda: nstat(far.namespace, "TcpExtListenOverflows")
+    )
+    assert counter(snapshot, far.namespace, "TcpExtListenOverflows") == expected
     reason = "TCP_LISTEN_OVERFLOW"
     if read_drop_reasons().number(reason) != NO_REASON:  # before Linux 6.15 it is one of many not specified
         rows = packets_in(snapshot, far.namespace, reason)
-        assert list(map(what, rows)) == [(reason, "tcp", "IPv4", far.device, told)]
+        assert list(map(what, rows)) == [(reason, "tcp", "IPv4", far.device, expected)]
 
 
-def test_full_accept_queue_met_by_a_syn(lab: Lab, drops: Drops) -> None:
+def test_syn_at_a_full_accept_queue(lab: Lab, drops: Drops) -> None:
     """A SYN that finds the accept queue full is in the counters just as often as nstat says."""
     _, far, caller, listener = two_workers(lab)
     port = listener.call(traffic.listen, "listener", far.v4, 0, 1)
@@ -299,8 +305,8 @@ def test_full_accept_queue_met_by_a_syn(lab: Lab, drops: Drops) -> None:
         caller.call(traffic.connect_without_answer, number, traffic.Call((far.v4, port)))
     until(lambda: nstat(far.namespace, "TcpExtListenOverflows") >= CALLS - 2, "the accept queue overflows")
     for name in ("TcpExtListenOverflows", "TcpExtListenDrops"):
-        snapshot, told = when_quiet(lambda: take(drops), lambda name=name: nstat(far.namespace, name))
-        assert counter(snapshot, far.namespace, name) == told
+        snapshot, expected = when_quiet(lambda: take(drops), lambda name=name: nstat(far.namespace, name))
+        assert counter(snapshot, far.namespace, name) == expected
 
 
 def test_nobody_answers_for_an_address(lab: Lab, drops: Drops) -> None:
@@ -347,11 +353,11 @@ def hooked(kinds_max: int) -> Iterator[DropCount]:
 
 
 def all_of(hook: DropCount) -> int:
-    """Every drop that a program met: counted, without room, or missed while it ran."""
+    """Every drop that a program saw: counted, not counted in a full map, or missed while it ran."""
     return int(hook.read()[1]["packets"].sum()) + sum(hook.lost().values())
 
 
-def test_no_room_for_a_kind(lab: Lab) -> None:
+def test_a_full_map(lab: Lab) -> None:
     """What finds the map full is counted: rows and untracked together are all that a program with room counts."""
     home = lab.namespace()
     sender = lab.worker(home)
@@ -361,13 +367,13 @@ def test_no_room_for_a_kind(lab: Lab) -> None:
             sender.call(send, (address, 9), SOME)
             sender.call(refused, (address, 9), FEW)
         until(lambda: nstat(home, "Udp6NoPorts") == SOME, "every packet finds the port closed")
-        met, all_there_was = when_quiet(lambda: all_of(small) - head_start, lambda: all_of(large))
-        assert met == all_there_was >= 2 * (SOME + FEW)
+        seen, all_there_was = when_quiet(lambda: all_of(small) - head_start, lambda: all_of(large))
+        assert seen == all_there_was >= 2 * (SOME + FEW)
         assert (len(small.read()[0]), large.lost()["untracked"]) == (2, 0)
         assert small.lost()["untracked"] >= SOME + FEW
 
 
-def test_room_is_made_of_what_is_gone(lab: Lab) -> None:
+def test_rows_of_gone_namespaces_leave_a_full_map(lab: Lab) -> None:
     """Rows of namespaces that are gone leave when the map gets full; what was counted stays in the total."""
     gone, here = lab.namespace(), lab.namespace()
     source = Drops(kinds_max=128)
@@ -426,7 +432,7 @@ def test_devices_count(lab: Lab, drops: Drops) -> None:
         "frames to a device without a carrier are dropped",
     )
     for end in (near, far):
-        snapshot, told = when_quiet(
+        snapshot, expected = when_quiet(
             lambda: take(drops), lambda end=end: device_counters(end.namespace, end.device)
         )
         shown = {
@@ -435,8 +441,8 @@ def test_devices_count(lab: Lab, drops: Drops) -> None:
             if (row["netns"], row["interface"]) == (end.namespace.inode, end.device)
         }
         # iproute2 leaves the two youngest out where they are zero.
-        assert {_of_iproute2(name) for name in shown} - told.keys() <= {"rx_nohandler", "rx_otherhost"}
-        assert shown == {name: told.get(_of_iproute2(name), 0) for name in shown}
+        assert {_of_iproute2(name) for name in shown} - expected.keys() <= {"rx_nohandler", "rx_otherhost"}
+        assert shown == {name: expected.get(_of_iproute2(name), 0) for name in shown}
         assert {"rx_dropped", "tx_dropped", "rx_missed_errors"} < shown.keys()
 
 
@@ -447,9 +453,9 @@ def _of_iproute2(name: str) -> str:
 
 def test_cpus_count(drops: Drops) -> None:
     """What each CPU's backlog dropped is what softnet_stat says."""
-    snapshot, told = when_quiet(lambda: take(drops), softnet_drops)
+    snapshot, expected = when_quiet(lambda: take(drops), softnet_drops)
     rows = as_dicts(snapshot.tables["counters"])
-    assert {row["cpu"]: row["packets"] for row in rows if row["name"] == "softnet_dropped"} == told
+    assert {row["cpu"]: row["packets"] for row in rows if row["name"] == "softnet_dropped"} == expected
 
 
 # --- names that come and go ---------------------------------------------------------------------------------------
@@ -478,7 +484,7 @@ def test_a_device_that_has_gone_keeps_its_name(lab: Lab, drops: Drops) -> None:
 
 
 def test_without_reasons(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a kernel whose tracepoint tells no reason drops are told apart by place, and the lens says so."""
+    """On a kernel whose tracepoint tells no reason drops are expected apart by place, and the lens says so."""
     monkeypatch.setattr(probe, "read_drop_reasons", lambda: DropReasons(arguments=2))
     home = lab.namespace()
     source = Drops()

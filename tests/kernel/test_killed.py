@@ -22,7 +22,7 @@ MOMENTS = 20
 STARTING_S, RUNNING_S = 1.0, 3.0
 """Half of the moments are in the first second, the others in the first three."""
 
-DOORS = (
+FRONTENDS = (
     (*JSON, "--all", "--interval", "0.1"),
     (*JSON, "--view", "connections.events", "--interval", "0.1"),
     (*JSON, "--view", "drops", "--interval", "0.1"),
@@ -32,7 +32,7 @@ DOORS = (
 
 @pytest.fixture
 def left_clean() -> Iterator[None]:
-    """Fails the test if there is an object afterwards that is newer, and that no living process holds."""
+    """Fails the test if there is an object afterwards that is newer, and that no running process holds."""
     before = bpf_objects.existing()
     yield
     bpf_objects.nothing_new_since(before)
@@ -41,21 +41,21 @@ def left_clean() -> Iterator[None]:
 def descendants(pid: int) -> list[int]:
     """The process and all its children and theirs, itself last."""
     children = [child for child, parent, _ in living() if parent == pid]
-    return [*(one for child in children for one in descendants(child)), pid]
+    return [*(pid for child in children for pid in descendants(child)), pid]
 
 
 def kill(pid: int) -> None:
-    """Kill it, if it still is."""
+    """Kill it, if it still runs."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("seed", range(MOMENTS))
 def test_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
-    """The parent alone, or all of it at once, while it starts and while it runs, through every door."""
+    """The parent alone, or all of it at once, while it starts and while it runs, in every frontend."""
     chance = random.Random(seed)
     moment = chance.uniform(0, STARTING_S if seed % 2 else RUNNING_S)
-    with Running(*DOORS[seed % len(DOORS)]) as running:
+    with Running(*FRONTENDS[seed % len(FRONTENDS)]) as running:
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(moment)
         everyone = descendants(running.pid)
@@ -70,8 +70,8 @@ def test_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_child_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
-    """Without the child that loads, nettop ends with a word, or goes on without what it had still to bring."""
-    with Running(*DOORS[seed % len(DOORS)]) as running:
+    """Without the loader nettop ends with an error message, or goes on without what was not loaded yet."""
+    with Running(*FRONTENDS[seed % len(FRONTENDS)]) as running:
         child = until(running.children, "a child begins")[0]
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(random.Random(seed).uniform(0, 0.5))

@@ -51,7 +51,7 @@ def with_mounted(mount: str, *options: str) -> "subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize("missing", ["bpf", "perfmon", "bpf perfmon"])
 def test_missing_capability(lab: Lab, missing: str) -> None:
-    """A root without the capabilities that BPF takes is told which; the sockets come by the way without programs."""
+    """The missing capabilities are named; the sockets come from sock_diag."""
     lab.namespace()
     with socket.create_server(("127.0.0.1", 0)) as own:
         done = without(f"{missing} sys_admin")
@@ -78,7 +78,7 @@ def test_namespaces_that_may_not_be_entered(lab: Lab) -> None:
 
 
 def test_kernel_without_btf() -> None:
-    """Without the kernel's types the sockets come by the way without programs, and all else says why it cannot."""
+    """Without BTF the sockets come from sock_diag, and everything else says why it is not available."""
     hidden = "mount --bind /dev/null /sys/kernel/btf/vmlinux"
     with socket.create_server(("127.0.0.1", 0)) as own:
         done = with_mounted(hidden, "--table", "--once", "--all")
@@ -99,11 +99,11 @@ def test_kernel_without_btf() -> None:
 def test_bcc_that_is_missing_or_broken(content: str) -> None:
     """Without a bcc that can be imported nettop says so; a command that needs it names the remedy, and exits with 3."""
     interpreter = "/usr/bin/python3"
-    found = subprocess.run(
+    package = subprocess.run(
         [interpreter, "-c", SYSTEM_BCC], capture_output=True, text=True, check=True
     ).stdout.strip()
-    write = f'echo "{content}" > {found}/__init__.py' if content else "true"
-    hidden = f"mount -t tmpfs none {found} && {write}"
+    write = f'echo "{content}" > {package}/__init__.py' if content else "true"
+    hidden = f"mount -t tmpfs none {package} && {write}"
     done = with_mounted(hidden, "--table", "--once", "--all")
     assert done.returncode == 0
     assert "via sockets sock_diag + /proc" in done.stderr
@@ -116,11 +116,13 @@ def test_bcc_that_is_missing_or_broken(content: str) -> None:
 
 
 def test_bcc_that_is_too_old(tmp_path: Path) -> None:
-    """An old bcc is told with its version and the one that is needed, by what needs programs."""
+    """What needs programs names the version of an old bcc, and the one that is needed."""
     version = tmp_path / "version.py"
     version.write_text('__version__ = "0.18.0"')
-    found = subprocess.run(["/usr/bin/python3", "-c", SYSTEM_BCC], capture_output=True, text=True, check=True)
-    mount = f"mount --bind {version} {found.stdout.strip()}/version.py"
+    package = subprocess.run(
+        ["/usr/bin/python3", "-c", SYSTEM_BCC], capture_output=True, text=True, check=True
+    )
+    mount = f"mount --bind {version} {package.stdout.strip()}/version.py"
     done = with_mounted(mount, *TABLE, "--once", "--view", "drops")
     assert done.returncode == 0
     assert "bcc 0.18.0 is too old: nettop needs 0.26 or later" in done.stderr
@@ -172,8 +174,8 @@ def test_no_locked_memory(lab: Lab) -> None:
     assert f'"netns":{home.inode}' in done.stdout.replace(" ", "")
 
 
-def test_a_kernel_that_tells_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the tracepoint cannot be had the table lives on, and says what is missing and why."""
+def test_a_kernel_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tracepoint is not available the table still works, and says what is missing and why."""
 
     def without_tracepoint(ring_bytes: int, follow: bool) -> ProgramText:
         text = events_text(ring_bytes, follow)

@@ -69,16 +69,16 @@ def test_a_member_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
         Loader().load(text)
 
 
-def test_a_killed_loader_is_told() -> None:
-    """When the child is killed there is an error at once, not a wait."""
+def test_a_killed_loader_is_an_error() -> None:
+    """When the child process is killed there is an error at once, not a wait."""
     loader = Loader()
     os.kill(loader.pid, signal.SIGKILL)
     with pytest.raises(SourceFailed, match="loader ended"):
         loader.load(table_text())
 
 
-def test_missing_bcc_is_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module called bcc that is not the compiler, or none, is told with what to run."""
+def test_missing_bcc_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error for a missing bcc, or another module of that name, says what to run."""
     monkeypatch.setattr("sys.executable", make_python_without_bcc(tmp_path))
     with pytest.raises(Unsupported, match="bcc cannot be imported") as failure:
         Loader().load(table_text())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A point that is left alone, on a real kernel: what hangs on it is n/a, null or empty in every door, never 0."""
+"""A hook that is disabled, on a real kernel: its fields are n/a, null or empty in every frontend, never 0."""
 
 import csv
 import io
@@ -20,34 +20,34 @@ USAGE, CANNOT = 2, 3
 
 
 def test_json_is_null_and_says_why() -> None:
-    """No refresh ever shows 0 closed connections; as soon as the way is known, each row says why it has none."""
+    """No refresh ever shows 0 closed connections; as soon as the reason is known, each row has it."""
     view = ("--view", "connections.processes", "--columns", "pid,closed,failed,closed_per_s")
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()),
         Running(*JSON, "--why", "--interval", "0.2", *view, *WITHOUT) as running,
     ):
-        told = until(
+        explained = until(
             lambda: [r for rows in running.refreshes() for r in rows if r["why"]], "the reason is known"
         )
         shown = [row for rows in running.refreshes() for row in rows]
-    assert set(told[0]["why"].values()) == {WHY}
-    assert set(told[0]["why"]) == {"closed", "failed", "closed_per_s"}
+    assert set(explained[0]["why"].values()) == {WHY}
+    assert set(explained[0]["why"]) == {"closed", "failed", "closed_per_s"}
     assert {(row["closed"], row["failed"], row["closed_per_s"]) for row in shown} == {(None, None, None)}
 
 
 def test_the_table_of_events_says_why_it_is_empty() -> None:
-    """In each format the header at most stands there, and the reason on standard error, whatever is asked for."""
+    """In each format there is the header at most, and the reason on standard error."""
     for form, header in (("table", "pid"), ("csv", "pid"), ("jsonl", None)):
         view = ("--view", "connections.events", "--columns", "pid", "--once")
         done = nettop("-d", "--format", form, *view, *WITHOUT)
         assert done.returncode == 0
-        assert done.stderr == f"nettop: events are n/a on this kernel or host: {WHY}\n"
+        assert done.stderr == f"nettop: events are not available on this kernel or host: {WHY}\n"
         assert done.stdout.split(",")[-1].strip() == (header or "")
 
 
 def test_csv_is_empty() -> None:
-    """A column that is not here has its place, and nothing in it."""
+    """A column that is not available is there, and empty."""
     columns = ("--columns", "pid,closed,failed_per_s")
     options = ("--view", "connections.processes", "--interval", "1", "--count", "2", "--format", "csv")
     done = nettop("-d", *options, *columns, *WITHOUT)
@@ -57,7 +57,7 @@ def test_csv_is_empty() -> None:
 
 
 def test_the_log_has_a_line_in_place_of_events(tmp_path: Path) -> None:
-    """A log without events says so among its lines; one of nothing but events cannot be had."""
+    """A log without events says so among its lines; a log of nothing but events is refused."""
     line = {"type": "missing", "what": "events", "why": WHY}
     options = ("--log-dir", "none", "--format", "jsonl", "--why", *WITHOUT)
     with Running("log", *options) as running:
@@ -71,7 +71,7 @@ def test_the_log_has_a_line_in_place_of_events(tmp_path: Path) -> None:
     assert WHY in done.stderr
 
 
-def test_nettop_run_cannot_do_without() -> None:
+def test_nettop_run_needs_events() -> None:
     """There is no report without events, so the command does not run."""
     done = nettop("run", *WITHOUT, "--", "echo", "I ran")
     assert (done.returncode, done.stdout) == (CANNOT, "")
@@ -81,8 +81,8 @@ def test_nettop_run_cannot_do_without() -> None:
 @pytest.mark.parametrize(
     "words", [("--table", "--once"), ("log", "--log-dir", "none"), ("run",)], ids=lambda w: w[0]
 )
-def test_an_unknown_way(words: tuple[str, ...]) -> None:
-    """Every door tells which ways there are, as a wrong word of the command line."""
+def test_an_unknown_mechanism(words: tuple[str, ...]) -> None:
+    """Every frontend lists the mechanisms, as a usage error."""
     command = ("--", "true") if words[0] == "run" else ()
     done = nettop(*words, "--mechanism", "events=nosuch", *command)
     assert done.returncode == USAGE

@@ -60,15 +60,15 @@ def numbers(mask: str) -> frozenset[int]:
 
 def threads(pid: int) -> list[tuple[User, frozenset[int]]]:
     """Each thread's user, the same in all four fields, and its capabilities: all that any of its sets has."""
-    found = []
+    listed = []
     for path in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             status = lines(path / "status")
             uids, gids = ({int(word) for word in status[name].split()} for name in ("Uid", "Gid"))
             assert len(uids) == len(gids) == 1
             user = uids.pop(), gids.pop(), tuple(map(int, status["Groups"].split()))
-            found.append((user, frozenset().union(*(numbers(status[name]) for name in _SETS))))
-    return found
+            listed.append((user, frozenset().union(*(numbers(status[name]) for name in _SETS))))
+    return listed
 
 
 def kept(pid: int) -> list[frozenset[int]]:
@@ -78,11 +78,11 @@ def kept(pid: int) -> list[frozenset[int]]:
 
 def bounds(pid: int) -> set[frozenset[int]]:
     """What its threads could ever gain."""
-    found = set()
+    sets = set()
     for path in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found.add(numbers(lines(path / "status")["CapBnd"]))
-    return found
+            sets.add(numbers(lines(path / "status")["CapBnd"]))
+    return sets
 
 
 def users(pid: int) -> set[User]:
@@ -92,17 +92,17 @@ def users(pid: int) -> set[User]:
 
 
 @pytest.fixture
-def witness(lab: Lab) -> Worker:
+def neighbour(lab: Lab) -> Worker:
     """A process of root's in another namespace, with sockets, so that every table has a row."""
-    worker = lab.worker(lab.namespace(), "witness")
+    worker = lab.worker(lab.namespace(), "neighbour")
     worker.call(traffic.leave_in_backlog)
     return worker
 
 
-# --- doors --------------------------------------------------------------------------------------------------------
+# --- frontends ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("witness")
+@pytest.mark.usefixtures("neighbour")
 @pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
 @pytest.mark.parametrize("view", ["connections", "drops.counters"])
 def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user: User) -> None:
@@ -118,8 +118,8 @@ def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user:
         assert running.errors() == ""
 
 
-def test_the_way_without_programs_keeps_what_owners_take(witness: Worker) -> None:
-    """Where sockets come by sock_diag, who reads and who watches namespaces may look at every process."""
+def test_sock_diag_keeps_the_capabilities_to_find_owners(neighbour: Worker) -> None:
+    """With sock_diag the threads that read and that watch namespaces may look at every process."""
     with Running(
         *JSON, "--all", "--mechanism", "sockets=sock_diag", "--interval", "0.2", env=SUDO
     ) as running:
@@ -128,27 +128,27 @@ def test_the_way_without_programs_keeps_what_owners_take(witness: Worker) -> Non
         assert set(kept(running.pid)) == {LOOKING | privileges.for_reading()}
         before = len(running.refreshes())
         until(lambda: len(running.refreshes()) > before + 1, "it goes on")
-        assert witness.pid in {row["pid"] for row in running.refreshes()[-1]}
+        assert neighbour.pid in {row["pid"] for row in running.refreshes()[-1]}
         assert running.end() == 0
 
 
-@pytest.mark.usefixtures("witness")
+@pytest.mark.usefixtures("neighbour")
 @pytest.mark.parametrize("view", EVERY_LENS)
 def test_every_table_as_nobody(view: str) -> None:
     """Each table reads as who called sudo just what it does as root."""
     done = nettop("--table", "--count", "2", "--interval", "0.2", "--view", view, env=SUDO)
     assert done.returncode == 0, done.stderr
     plain = nettop("--table", "--count", "2", "--interval", "0.2", "--view", view)
-    assert ways_told(done.stderr) == ways_told(plain.stderr) != []
+    assert mechanisms_in(done.stderr) == mechanisms_in(plain.stderr) != []
 
 
-def ways_told(banner: str) -> list[str]:
-    """How each point is had, without the namespaces that others on this machine made meanwhile."""
-    told = re.search(r"  via (.*?)(  |$)", banner)
-    return [way for way in told[1].split(" · ") if not way.startswith("namespace")] if told else []
+def mechanisms_in(banner: str) -> list[str]:
+    """The mechanism of each hook, without gaps for namespaces that others on this machine made meanwhile."""
+    via = re.search(r"  via (.*?)(  |$)", banner)
+    return [hook for hook in via[1].split(" · ") if not hook.startswith("namespace")] if via else []
 
 
-@pytest.mark.usefixtures("witness")
+@pytest.mark.usefixtures("neighbour")
 def test_log_is_who_owns_its_files(tmp_path: Path) -> None:
     """A log runs as who called sudo in a directory of theirs, without any capability, and sees events."""
     home = tmp_path / "home"
@@ -189,7 +189,7 @@ def dumpable() -> Iterator[None]:
         sysctl.write_text(before)
 
 
-@pytest.mark.usefixtures("witness", "dumpable")
+@pytest.mark.usefixtures("neighbour", "dumpable")
 def test_nobody_may_debug_it_where_setuid_programs_may_be() -> None:
     """The sysctl fs.suid_dumpable lets every change of user open a process to that user: nettop closes it again."""
     with Running(*JSON, "--all", "--interval", "0.2", env=SUDO) as running:
@@ -226,7 +226,7 @@ def by_module(environment: dict[str, str], *words: str, **how: Any) -> "subproce
 
 
 def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
-    """It stays root, which is told, and why; a log that it cannot write then names that cause, and what to do."""
+    """It stays root, and says why; the error of a log that it cannot write gives that reason, and what to do."""
     environment = locked(tmp_path)
     why = f"nettop stays root, without capabilities: uid {NOBODY} may not read {tmp_path / 'locked'}"
     done = by_module(environment, *JSON, "--once", "--mechanism", "sockets=sock_diag", cwd=tmp_path)
@@ -236,11 +236,11 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
     os.chown(home, NOBODY, NOBODY)
     done = by_module(environment, "log", "--log-dir", "l2", "--mechanism", "sockets=sock_diag", cwd=home)
     assert done.returncode == 4
-    told = done.stderr.splitlines()
-    assert told[0] == why
-    assert told[1].startswith("nettop: l2/")
-    assert told[1].endswith(f"Permission denied: {why}")
-    assert "install nettop where everybody may read it" in told[2]
+    errors = done.stderr.splitlines()
+    assert errors[0] == why
+    assert errors[1].startswith("nettop: l2/")
+    assert errors[1].endswith(f"Permission denied: {why}")
+    assert "install nettop where everybody may read it" in errors[2]
 
 
 @pytest.mark.parametrize(
@@ -258,18 +258,18 @@ def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
 
 @REASONS_OF_DROPS
 @pytest.mark.core
-def test_screens_keep_what_later_lenses_take(witness: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The screens' one thread that loads keeps two capabilities; a lens opened later works, as who called sudo."""
     for name in ("SUDO_UID", "SUDO_GID"):
         monkeypatch.setenv(name, str(NOBODY))
     all_rows = f"{min(PATIENCE, 5):g}"  # an emulated machine would do nothing but draw
-    netns = f"netns={os.stat(f'/proc/{witness.pid}/ns/net').st_ino}"
+    netns = f"netns={os.stat(f'/proc/{neighbour.pid}/ns/net').st_ino}"
     with Terminal("--interval", all_rows, "--filter", netns) as terminal:
-        terminal.shows(b"witness")
+        terminal.shows(b"neighbour")
         assert users(terminal.pid) == {AS_NOBODY}
         assert kept(terminal.pid) == [LOADING]
         terminal.type(b"5", b"REASON")
-        until(lambda: told_of_a_drop(terminal, witness), "a drop, and the function that it was dropped in")
+        until(lambda: shows_a_drop(terminal, neighbour), "a drop, and the function that it was dropped in")
         assert users(terminal.pid) == {AS_NOBODY}
         assert kept(terminal.pid) == [LOADING]
         assert_closed_to_its_user(terminal.pid)
@@ -277,7 +277,7 @@ def test_screens_keep_what_later_lenses_take(witness: Worker, monkeypatch: pytes
         assert terminal.wait() == 0
 
 
-def told_of_a_drop(terminal: Terminal, worker: Worker) -> bool:
+def shows_a_drop(terminal: Terminal, worker: Worker) -> bool:
     """Whether the screen shows the place of a drop in the worker's namespace, which happens meanwhile."""
     worker.call(send_to_nobody, 9)
     terminal.take_in()
@@ -306,7 +306,7 @@ def assert_closed_to_its_user(pid: int) -> None:
     assert "Permission denied" in done.stderr
 
 
-@pytest.mark.usefixtures("witness")
+@pytest.mark.usefixtures("neighbour")
 def test_a_right_user_needs_no_root() -> None:
     """A user with two ambient capabilities sees root's sockets and their owners, as a unit of systemd starts it."""
     capabilities = "+bpf,+perfmon"
@@ -320,19 +320,19 @@ def test_a_right_user_needs_no_root() -> None:
         f"-all,{capabilities}",
     ]
     done = subprocess.run(
-        ["setpriv", *how, *rights, NETTOP, *JSON, "--once", "--filter", "witness"],
+        ["setpriv", *how, *rights, NETTOP, *JSON, "--once", "--filter", "neighbour"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert {json.loads(line)["process"] for line in done.stdout.splitlines()} == {"witness"}
+    assert {json.loads(line)["process"] for line in done.stdout.splitlines()} == {"neighbour"}
 
 
 # --- namespaces ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("witness")
+@pytest.mark.usefixtures("neighbour")
 def test_a_namespace_that_appears_later_is_not_entered(lab: Lab) -> None:
     """A namespace that appears later is named, counted, and not entered; sockets that processes own are listed."""
     with Running("--table", "--format", "jsonl", "--all", "--interval", "0.2", env=SUDO) as running:
@@ -455,10 +455,10 @@ def crowd(many: int) -> Iterator[frozenset[int]]:
     with contextlib.ExitStack() as ends:
         inodes = []
         for _ in range(many):
-            one = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            ends.callback(one.communicate, "\n")
-            assert one.stdout
-            inodes.append(int(one.stdout.readline()))
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            ends.callback(process.communicate, "\n")
+            assert process.stdout
+            inodes.append(int(process.stdout.readline()))
         yield frozenset(inodes)
 
 
@@ -478,7 +478,7 @@ def test_lenses_share_the_threads() -> None:
 
 def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
     """--follow-namespaces keeps three capabilities in two threads, and namespaces that appear later are entered."""
-    lab.worker(lab.namespace()).call(traffic.listen, "witness", "127.0.0.1")
+    lab.worker(lab.namespace()).call(traffic.listen, "neighbour", "127.0.0.1")
     with Running(
         *JSON, "--all", "--interval", "3600", "--follow-namespaces", "--count", "2", env=SUDO
     ) as running:
@@ -490,8 +490,10 @@ def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
         lab.worker(home).call(traffic.leave_in_backlog)
         running.refresh()
         assert running.wait() == 0
-        unheld = [row for row in in_namespaces(running.refreshes()[-1], home.inode) if row["pid"] is None]
-        assert [row["state"] for row in unheld] == ["ESTABLISHED"]
+        unattributed = [
+            row for row in in_namespaces(running.refreshes()[-1], home.inode) if row["pid"] is None
+        ]
+        assert [row["state"] for row in unattributed] == ["ESTABLISHED"]
 
 
 def test_parked_threads_keep_nothing(lab: Lab) -> None:
@@ -524,10 +526,10 @@ def test_the_loader_keeps_what_it_uses() -> None:
 
 def test_kernels_that_ask_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where bpf(2) refuses a thread without rights, what reads keeps CAP_BPF; it is asked without them."""
-    found: list[frozenset[int]] = []
+    effective: list[frozenset[int]] = []
 
     def refuses() -> bool:
-        found.append(numbers(lines(Path("/proc/thread-self/status"))["CapEff"]))
+        effective.append(numbers(lines(Path("/proc/thread-self/status"))["CapEff"]))
         return True
 
     before = privileges.held()
@@ -535,5 +537,5 @@ def test_kernels_that_ask_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpf, "is_refused", refuses)
     assert privileges.for_reading() == {CAP_BPF}
     privileges._bpf_is_privileged.cache_clear()
-    assert found == [NOTHING]
+    assert effective == [NOTHING]
     assert privileges.held() == numbers(lines(Path("/proc/thread-self/status"))["CapEff"]) == before

@@ -46,13 +46,13 @@ def statistics_on() -> Iterator[None]:
 
 def runs_of(pid: int) -> Runs:
     """Runs and ns of each program that the process holds, by the kernel's name for it (15 letters)."""
-    found: Runs = {}
+    runs: Runs = {}
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError):
             if match := PROGRAM.search(path.read_text()):
-                name, runs, time_ns = bpf_objects.runs_and_time(int(match[1]))
-                found[name] = (runs, time_ns)
-    return found
+                name, *numbers = bpf_objects.runs_and_time(int(match[1]))
+                runs[name] = (numbers[0], numbers[1])
+    return runs
 
 
 def cpu_ns(pid: int) -> int:
@@ -63,7 +63,7 @@ def cpu_ns(pid: int) -> int:
 
 def kernels_name(shown: str) -> str:
     """What the kernel calls a program that is shown as `tp_btf/…` or `iter/…`."""
-    return shown.removeprefix("iter/").replace("/", "__", 1)[:15]
+    return shown.partition("@")[0].removeprefix("iter/").replace("/", "__", 1)[:15]
 
 
 def by_name(rows: list[dict[str, Any]]) -> Rows:
@@ -132,7 +132,7 @@ def test_the_total_is_what_the_kernel_charges(shown: Running) -> None:
     assert {"main", "sampler"} <= threads
 
 
-def test_memory_is_told(shown: Running) -> None:
+def test_memory(shown: Running) -> None:
     """Resident memory, and what maps take of the kernel's."""
     rows = next_rows(shown)
     resident = int(Path(f"/proc/{shown.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -55,7 +55,7 @@ def test_names_of_reasons(number: int, name: str) -> None:
 
 
 def test_kernels_without_reasons() -> None:
-    """Where the tracepoint has no reason there is none, whatever number is asked for."""
+    """Where the tracepoint has no reason there is none, whatever number is looked_up for."""
     assert DropReasons(2).name(0) is None
     assert not DropReasons(2).has_reasons
 
@@ -120,16 +120,16 @@ def test_equal_keys_are_one_group() -> None:
 
 def test_texts_of_numbers() -> None:
     """Each distinct number is looked up once; one without a text is unknown, not empty."""
-    asked: list[int] = []
+    looked_up: list[int] = []
 
     def text_of(number: int) -> str | None:
-        asked.append(number)
+        looked_up.append(number)
         return {3: "udp", 5: "udp", 6: "tcp"}.get(number)
 
     codes, texts = coded(np.array([6, 3, 9, 5, 6], "u1"), text_of)
     assert known(codes).tolist() == [True, True, False, True, True]
     assert [texts[code] for code in codes[known(codes)]] == ["tcp", "udp", "udp", "tcp"]
-    assert sorted(asked) == [3, 5, 6, 9]
+    assert sorted(looked_up) == [3, 5, 6, 9]
     assert coded(np.zeros(0, "u4"), text_of)[0].dtype == np.uint32
 
 
@@ -348,8 +348,8 @@ def test_the_top_reason_is_that_of_the_last_interval() -> None:
 
 def test_without_reasons_places_stand_in() -> None:
     """A kernel that tells no reason still tells the function."""
-    told = frame_of([row(1, None, 3), row(2, None, 4, "g")], missing={"reason": "too old"})
-    assert by_reason(told.now) == {"f": 3, "g": 4}
+    shown_as = frame_of([row(1, None, 3), row(2, None, 4, "g")], missing={"reason": "too old"})
+    assert by_reason(shown_as.now) == {"f": 3, "g": 4}
     assert by_reason(frame_of([]).now) == {}
 
 
@@ -358,7 +358,7 @@ def test_looks_of_rows() -> None:
     reasons = ["XDP", "OTHERHOST", None, "NOMEM", "NOMEM", "NO_SUCH_REASON"]
     dropped = [0, 1, 1, 1, 0, 1]
     before = [row(number, reason, 3) for number, reason in enumerate(reasons, 1)]
-    now = [one | {"packets": 3 + more} for one, more in zip(before, dropped, strict=True)]
+    now = [last | {"packets": 3 + more} for last, more in zip(before, dropped, strict=True)]
     view = make_view(frame_of(now, before), deltas=True)
     assert row_flags(view, np.arange(len(now))) == [
         RowFlags(idle=True),

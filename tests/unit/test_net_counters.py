@@ -45,8 +45,8 @@ def put(proc: Path, **files: str) -> Path:
 
 def test_counters_have_the_names_of_nstat(tmp_path: Path) -> None:
     """Group and name are one word, and values are as they stand, the largest and a negative one too."""
-    found = read_counters(put(tmp_path, netstat=NETSTAT, snmp=SNMP, snmp6=SNMP6))
-    assert found == {
+    counters = read_counters(put(tmp_path, netstat=NETSTAT, snmp=SNMP, snmp6=SNMP6))
+    assert counters == {
         "TcpExtSyncookiesSent": 0,
         "TcpExtListenOverflows": 31,
         "TcpExtListenDrops": 37,
