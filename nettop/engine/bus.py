@@ -162,12 +162,8 @@ def _newest(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:
             break
         rows += len(batch)
         kept.append(batch)
-    if len(kept) > 1 and len(kept[0]) + len(kept[1]) <= _PIECE_ROWS and _share_texts(kept[0], kept[1]):
+    if len(kept) > 1 and len(kept[0]) + len(kept[1]) <= _PIECE_ROWS:
         new, last = kept[:2]
-        kept[:2] = [replace(new, array=joined(last.array, new.array))]
+        if all(last.texts[name] is texts for name, texts in new.texts.items()):  # their codes are the same
+            kept[:2] = [replace(new, array=joined(last.array, new.array))]
     return tuple(reversed(kept))
-
-
-def _share_texts(batch: Rows, other: Rows) -> bool:
-    """True where both have the same codes for the same texts."""
-    return all(other.texts[name] is texts for name, texts in batch.texts.items())

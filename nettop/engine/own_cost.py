@@ -285,7 +285,8 @@ class OwnCostSource:
         attached = self._engine.sources()
         kernel = {lens: kernel_bytes_of(source) for lens, source in attached.items()}
         lost = {lens: self._engine.lost(lens) for lens in attached if lens != SELF.id}
-        costs = [self._total(kernel, lost), *self._engine.limits, *_threads(), self._children()]
+        costs = [self._total(kernel, lost), *self._engine.limits, *_threads()]
+        costs.append(Cost("children", "ended", time_ns=self._cost.now.children_ns))
         for lens, source in attached.items():
             costs += self._programs(lens, programs_of(source))
         costs += [Cost("maps", "kernel memory", lens, memory=size) for lens, size in kernel.items() if size]
@@ -318,18 +319,16 @@ class OwnCostSource:
         return HookStatus(HOOK_PROGRAMS.name, None, ((_STATISTICS, self._cost.without_statistics),))
 
     def _total(self, kernel: Mapping[str, int | None], lost: Mapping[str, int]) -> Cost:
+        resident = int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
         return Cost(
             "total",
             "nettop",
             time_ns=self._cost.now.total_ns,
-            memory=_resident_bytes() + sum(filter(None, kernel.values())),
+            memory=resident + sum(filter(None, kernel.values())),
             late=self._engine.late,
             lost=sum(lost.values()),
             note=None if self._cost.counts_programs else "without programs that run in other people's time",
         )
-
-    def _children(self) -> Cost:
-        return Cost("children", "ended", time_ns=self._cost.now.children_ns)
 
     def _programs(self, lens: str, programs: Mapping[str, tuple[int, int]]) -> Iterator[Cost]:
         for name, (runs, time_ns) in programs.items():
@@ -387,7 +386,3 @@ def _thread_ns(path: Path) -> int:
             return exact
     fields = (path / "stat").read_bytes().rpartition(b")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_NS
-
-
-def _resident_bytes() -> int:
-    return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()

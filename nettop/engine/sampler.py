@@ -7,9 +7,10 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from nettop.engine.bus import Bus
@@ -157,21 +158,13 @@ class Sampler:
                 break
             wakeups: dict[int, int] = {}
             if now >= rested:
-                wakeups = dict.fromkeys(self._wakeups(), select.POLLIN)
+                sources = [attached.events for attached in self._attached.values() if attached.events]
+                wakeups = dict.fromkeys(chain(*(source.wakeups() for source in sources)), select.POLLIN)
             else:
                 remaining = min(remaining, rested - now)
             if self._event.wait(wakeups, remaining):
                 break
         return not self._stopping
-
-    def _wakeups(self) -> Iterator[int]:
-        for attached in self._attached.values():
-            if attached.events is not None:
-                yield from attached.events.wakeups()
-
-    def _run_tasks(self) -> None:
-        while self._tasks:
-            self._tasks.popleft()()
 
     def _next_deadline(self) -> float:
         """The next tick that is still to come; those that have passed are skipped and counted."""
@@ -244,6 +237,10 @@ class Sampler:
         # The own cost comes first, so that its rows and its total are of the same moment.
         for lens in sorted(self._attached, key=lambda lens: lens != SELF.id):
             self._read(lens)
+
+    def _run_tasks(self) -> None:
+        while self._tasks:
+            self._tasks.popleft()()
 
     def _source(self, lens: str) -> Source:
         return OwnCostSource(self) if lens == SELF.id else self._source_of(lens)

@@ -18,13 +18,12 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
 from nettop.interrupts import Requests
 from nettop.output.diagnostics import Diagnostics
-from nettop.output.lens_output import Exporter, output_of
+from nettop.output.lens_output import output_of
 from nettop.query.filter import parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.settings import ExportSettings
 from nettop.snapshots import find_table
-from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 
 STDOUT = "-"
@@ -60,8 +59,13 @@ def run_export(
         began = first.now
         for remark in exporter.remarks(began):
             report(remark)
+
+        def count() -> int:
+            frame = consumer.frame or first
+            return exporter.count(frame.now.tables[table.name])
+
         with _progress(settings, exporter.unit, stderr) as show:
-            _sample(consumer, requests, settings.duration_s, lambda: _count(consumer, table, exporter), show)
+            _sample(consumer, requests, settings.duration_s, count, show)
         ended = _last_snapshot(consumer)
     counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
     frame = Frame(replace(ended, tables={table.name: counted}))
@@ -92,11 +96,6 @@ def _sample(
         if show is not None:
             show(duration_s - left, count() - first)
         consumer.wait(timeout_s=left if show is None else min(left, _STEP_S))
-
-
-def _count(consumer: Consumer, table: Table, exporter: Exporter) -> int:
-    frame = consumer.frame
-    return 0 if frame is None else exporter.count(frame.now.tables[table.name])
 
 
 def _last_snapshot(consumer: Consumer) -> Snapshot:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache, partial
-from json.encoder import encode_basestring
 from typing import Any
 
 from nettop.output.lens_output import Part, output_of
@@ -48,28 +47,26 @@ class TextLines:
 
 def lost_line(form: LineFormat, wall_ns: int, what: str, cause: str, *, count: int, total: int) -> str:
     """The line that says that `count` more of `what` are lost, `total` in all, and why."""
-    if form is LineFormat.TEXT:
-        why = f" ({cause})" if cause else ""
-        return f"{rfc3339(wall_ns)}  {'lost':{KIND_WIDTH}}  {count} {what}{why}, {total} in all\n"
-    texts = {"time": rfc3339(wall_ns), "type": "lost", "what": what, "cause": cause}
-    written = ",".join(f'"{name}":{encode_basestring(text)}' for name, text in texts.items())
-    return f'{{{written},"count":{count},"total":{total}}}\n'
+    text = f"{count} {what}{f' ({cause})' if cause else ''}, {total} in all"
+    return _note(form, wall_ns, "lost", text, type="lost", what=what, cause=cause, count=count, total=total)
 
 
 def limit_line(form: LineFormat, wall_ns: int, state: str) -> str:
     """The line that says what is done for --max-overhead."""
-    if form is LineFormat.TEXT:
-        return f"{rfc3339(wall_ns)}  {'limit':{KIND_WIDTH}}  {state}\n"
-    texts = {"time": rfc3339(wall_ns), "type": "limit", "what": state}
-    return json.dumps(texts, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return _note(form, wall_ns, "limit", state, type="limit", what=state)
 
 
 def missing_line(form: LineFormat, wall_ns: int, what: str, why: str) -> str:
     """The line that says that there are no lines of `what`, and why."""
+    return _note(form, wall_ns, NOT_AVAILABLE, f"{what}: {why}", type="missing", what=what, why=why)
+
+
+def _note(form: LineFormat, wall_ns: int, kind: str, text: str, **fields: str | int) -> str:
+    """A line of the log about itself: as readable text, or with these fields."""
+    time = rfc3339(wall_ns)
     if form is LineFormat.TEXT:
-        return f"{rfc3339(wall_ns)}  {NOT_AVAILABLE:{KIND_WIDTH}}  {what}: {why}\n"
-    texts = {"time": rfc3339(wall_ns), "type": "missing", "what": what, "why": why}
-    return json.dumps(texts, ensure_ascii=False, separators=(",", ":")) + "\n"
+        return f"{time}  {kind:{KIND_WIDTH}}  {text}\n"
+    return json.dumps({"time": time} | fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 # --- which parts a line has -----------------------------------------------------------------------------------

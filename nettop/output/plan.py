@@ -30,7 +30,9 @@ class Plan:
 def make_plan(settings: Settings) -> Plan:
     """The plan for `settings`. Raises UsageError for any word that does not exist, with the nearest ones."""
     lens, table = find_table(settings.view.view)
-    columns = columns_from_settings(table, settings.view) or _default_columns(table, settings.text.format)
+    columns = columns_from_settings(table, settings.view) or (
+        table.text if settings.text.format is Format.TABLE else whole_columns(table)
+    )
     query = query_from_settings(text_query(table), settings.view)
     words = (*columns, query.sort.field, *_WORD.findall(" ".join(settings.view.filters)))
     two = query.deltas or table.append or any(is_rate(table, word) for word in words)
@@ -50,7 +52,3 @@ def field_of(table: Table, name: str) -> Field:
 def whole_columns(table: Table) -> tuple[str, ...]:
     """Every column, but for those that only repeat others side by side."""
     return tuple(field.name for field in table.fields if field.kind in _WHOLE)
-
-
-def _default_columns(table: Table, form: Format) -> tuple[str, ...]:
-    return table.text if form is Format.TABLE else whole_columns(table)

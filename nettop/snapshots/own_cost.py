@@ -19,9 +19,6 @@ KINDS = {
 whoever's time; an `iterator` runs in nettop's own threads, whose time has it already. `children` are those that have
 ended; `maps` what a lens holds of the kernel's memory; a `step` is something that nettop does again and again."""
 
-LEFT_OUT = "left out for --max-overhead"
-"""Why a hook gives nothing that could be had."""
-
 COSTS = Table(
     name="costs",
     fields=(
