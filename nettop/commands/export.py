@@ -45,7 +45,7 @@ EXPORT_EXAMPLES = """[bold]Examples[/bold]
 
 nettop export cpu.stacks cpu.svg  [dim]ten seconds, as a flame graph for any browser[/dim]
 
-nettop export cpu.stacks --duration 60 --frequency 199 cpu.json  [dim]for https://www.speedscope.app[/dim]
+nettop export cpu.stacks --duration 60 cpu.json  [dim]for https://www.speedscope.app[/dim]
 
 nettop export cpu.stacks --filter 'entry="RX softirq" cpu=3' rx.svg  [dim]a part of it[/dim]
 

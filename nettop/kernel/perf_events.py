@@ -85,8 +85,8 @@ class Clocks:
     clock when `running_ns` was last called.
     """
 
-    def __init__(self, program: int, frequency_hz: int) -> None:
-        """Run the program (BPF_PROG_TYPE_PERF_EVENT) at each tick, `frequency_hz` times a second.
+    def __init__(self, program: int, rate_hz: int) -> None:
+        """Run the program (BPF_PROG_TYPE_PERF_EVENT) at each tick, `rate_hz` times a second.
 
         Raises PermissionMissing, Unsupported, or OSError with the kernel's errno.
         """
@@ -96,7 +96,7 @@ class Clocks:
         self._counted: dict[int, int] = {}
         """What each event had counted at the last reading: a clock that should tick and does not count is dead."""
         self._ticking = False
-        self._period_ns = _NS // frequency_hz
+        self._period_ns = _NS // rate_hz
         try:
             for cpu in online_cpus():
                 self._add_first(cpu)

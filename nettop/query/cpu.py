@@ -88,7 +88,7 @@ class Profile:
     host: str
     began_ns: int
     elapsed_ns: int
-    frequency_hz: int
+    sampled_hz: int
 
     @property
     def samples(self) -> int:
@@ -99,7 +99,7 @@ class Profile:
     def title(self) -> str:
         """One line: what, of which host, when, for how long, and how often."""
         when, elapsed_s = rfc3339(self.began_ns)[:19], self.elapsed_ns / 1e9
-        return f"network stack on CPU · {self.host} · {when}Z · {elapsed_s:.1f} s at {self.frequency_hz} Hz"
+        return f"network stack on CPU · {self.host} · {when}Z · {elapsed_s:.1f} s at {self.sampled_hz} Hz"
 
 
 def stack_counts(rows: Rows) -> list[StackCount]:

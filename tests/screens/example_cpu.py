@@ -289,7 +289,7 @@ class _Host:
         }
         words = {"via": VIA} | dict(changed)
         hooks = make_hooks(words.pop("via"), words.pop("missing", {}))  # type: ignore[arg-type]
-        counts = {"frequency_hz": FREQUENCY_HZ, "samples": self.samples.total(), "unresolved": 11 + step}
+        counts = {"sampled_hz": FREQUENCY_HZ, "samples": self.samples.total(), "unresolved": 11 + step}
         counts["watched_ns"] = step * SECOND_NS
         members = {"counts": counts, "lost": {"ticks": 0, "stacks": 0}} | words
         self._run(1)

@@ -95,7 +95,7 @@ class StackSource:
         rows = [stack_row(stack, 1000 + self.reads * count) for stack, count in self._more.items()]
         self.reads += 1
         tables = {"stacks": make_rows(rows, STACKS, taken_ns)}
-        lost, counts = {"ticks": self.reads}, {"frequency_hz": 997}
+        lost, counts = {"ticks": self.reads}, {"sampled_hz": 997}
         snapshot = Snapshot("cpu", time.time_ns(), taken_ns, tables, counts, lost, self._hooks)
         return decode(encode(snapshot))
 

@@ -49,6 +49,6 @@ class StackExporter:
         elapsed_ns = rows.taken_ns - began.tables[view.table.name].taken_ns
         host = safe_text(os.uname().nodename)
         counts = tuple(stack_counts(shown))
-        profile = Profile(counts, host, began.wall_ns, elapsed_ns, began.counts["frequency_hz"])
+        profile = Profile(counts, host, began.wall_ns, elapsed_ns, began.counts["sampled_hz"])
         idle = "" if counts else ": the network stack took next to no CPU time, or the filter leaves none"
         return WRITERS[form](profile), f"{profile.samples} samples in {elapsed_ns / 1e9:.1f} s{idle}"

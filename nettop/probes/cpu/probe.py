@@ -203,7 +203,7 @@ class Cpu:
         counts = {
             "network_ns": int(cpus.array["network_ns"].sum()),
             "cpus": len(cpus),
-            "frequency_hz": self._frequency_hz,
+            "sampled_hz": self._frequency_hz,
             "ended_ns": int(self._processes.ended_ns.sum()),
         }
         lost = {**self._attached.lost(), "rows": self._processes.left_out}

@@ -49,14 +49,14 @@ def network_cores(frame: Frame) -> tuple[float | None, int]:
 
 
 def sampling(snapshot: Snapshot) -> list[BarItem]:
-    """The frequency, the samples, the share of frames without a name, and what is estimated."""
+    """The sampling rate, the samples, the share of frames without a name, and what is estimated."""
     counts = snapshot.counts
     if snapshot.why_not(HOOK_SAMPLES.name) is not None:
         return [headline.not_available("samples", 900)]
     items = []
-    if "frequency_hz" in counts:
+    if "sampled_hz" in counts:
         items.append(
-            item(("sampled ", Role.DIM), (f"{counts['frequency_hz']:,} Hz", Role.TEXT), importance=700)
+            item(("sampled ", Role.DIM), (f"{counts['sampled_hz']:,} Hz", Role.TEXT), importance=700)
         )
     if "samples" in counts:
         items.append(samples(counts["samples"], 710))
