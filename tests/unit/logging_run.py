@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 
 
 def until(condition: Callable[[], Value | None]) -> Value:
-    """The first true value of the condition, asked again every few milliseconds."""
+    """The first true value of the condition, tried again every few milliseconds."""
     end = time.monotonic() + DEADLINE_S
     while not (value := condition()):
         assert time.monotonic() < end, "not in time"
@@ -41,14 +41,14 @@ def settings(**kwargs: Any) -> LogSettings:
 
 
 class Logging:
-    """The log; it reads its source only at the start and when told to: the interval is an hour."""
+    """The log; it reads its source only at the start and on request: the interval is an hour."""
 
-    def __init__(self, asked: LogSettings, source: Woken, interval_s: float = MAX_INTERVAL_S) -> None:
+    def __init__(self, settings: LogSettings, source: Woken, interval_s: float = MAX_INTERVAL_S) -> None:
         self.requests = Requests()
         self.stderr = io.StringIO()
         self.exit: ExitCode | BaseException | None = None
         self._session: Session | None = None
-        self._asked = asked
+        self._settings = settings
         self._source = source
         self._interval_s = interval_s
         reader, writer = os.pipe()
@@ -68,13 +68,13 @@ class Logging:
     def _run(self) -> None:
         try:
             with Session(self._interval_s, lambda lens: self._source) as self._session:
-                self.exit = run_log(self._asked, self._session, self.requests, self._stdout, self.stderr)
+                self.exit = run_log(self._settings, self._session, self.requests, self._stdout, self.stderr)
         except BaseException as error:  # noqa: BLE001 - the test judges it
             self.exit = error
 
     def frame(self) -> Frame:
         """The newest frame, once there is one."""
-        return until(lambda: self._session and self._session.bus.frame(self._asked.view.partition(".")[0]))
+        return until(lambda: self._session and self._session.bus.frame(self._settings.view.partition(".")[0]))
 
     def refresh(self) -> None:
         """Have the source read once more."""
@@ -102,7 +102,7 @@ class Logging:
         self._console.close()
 
     def end(self) -> str:
-        """Request the end; what was told on standard error."""
+        """Request the end; returns what was written to standard error."""
         self.requests.end()
         assert self.wait() is ExitCode.DONE
         return self.stderr.getvalue()

@@ -36,7 +36,7 @@ class Scripted:
         return step
 
     def set(self, option: str, value: object) -> None:
-        """Remember what was asked for."""
+        """Remember the option."""
         self.options[option] = value
 
     def describe(self, key: int) -> dict[str, str]:
@@ -54,7 +54,7 @@ def steps(*tables: Sequence[Row], **kwargs: Any) -> list[Snapshot]:
 
 
 class Running:
-    """Plain output in a thread, its ends in pipes. It refreshes only when told to: the interval is an hour."""
+    """Plain output in a thread, its ends in pipes. It refreshes only on Enter: the interval is an hour."""
 
     def __init__(self, settings: Settings, source: Scripted) -> None:
         self.stderr = io.StringIO()

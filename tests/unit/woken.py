@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A source that tests have things happen in: rows of the table of events, told as the kernel's would be."""
+"""A source that tests have things happen in: rows of the table of events, as the kernel would report them."""
 
 from __future__ import annotations
 
@@ -52,28 +52,28 @@ FAIL: Row = CONNECT | {
 
 
 class Woken(Scripted):
-    """Gives its snapshots as Scripted does, and beside them what `happen` was told."""
+    """Gives its snapshots as Scripted does, and beside them what `happen` was given."""
 
     def __init__(self, steps: Sequence[Snapshot | NettopError]) -> None:
         super().__init__(steps)
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()
         self._waiting: list[Rows] = []
         self._texts: Tables = {}
         self._newest = 0
 
     def happen(self, *rows: Row, quietly: bool = False) -> None:
-        """Tell these events; `quietly` waits for somebody who reads, and wakes nobody."""
+        """Report these events; `quietly` they wait for the next reading, and wake nobody."""
         numbered = [{"event_id": self._newest + at} | row for at, row in enumerate(rows, 1)]
         self._newest += len(rows)
         with self._lock:
             self._waiting.append(make_rows(numbered, EVENTS, texts=self._texts))
             if not quietly:
-                os.eventfd_write(self._bell, 1)
+                os.eventfd_write(self._wakeup, 1)
 
     def wakeups(self) -> tuple[int, ...]:
-        """The bell."""
-        return (self._bell,)
+        """The descriptor that events make readable."""
+        return (self._wakeup,)
 
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """What has happened since the last call."""
@@ -81,11 +81,11 @@ class Woken(Scripted):
             drained, self._waiting = tuple(self._waiting), []
             if drained:
                 with suppress(BlockingIOError):
-                    os.eventfd_read(self._bell)
+                    os.eventfd_read(self._wakeup)
         return drained
 
     def close(self) -> None:
-        """Close the bell."""
+        """Close the descriptor."""
         if not self.closed:
-            os.close(self._bell)
+            os.close(self._wakeup)
         super().close()
