@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nettop itself costs: a table of the engine, which --view and the logs know by `self`. No lens, and so no tab."""
+"""What nettop itself costs: a table of the engine, `self` in --view and logs. It is no lens and has no tab."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ KINDS = {
     7: "maps",
     8: "step",
 }
-"""`total` is all of nettop, `limit` what --max-overhead does. A `program` runs where the kernel meets its hook, in
-whoever's time; an `iterator` runs in nettop's own threads, whose time has it already. `children` are those that have
-ended; `maps` what a lens holds of the kernel's memory; a `step` is something that nettop does again and again."""
+"""`total` is all of nettop, `limit` the effect of --max-overhead. A `program` runs at its hook, in the time of whatever
+runs there; an `iterator` runs in nettop's own threads, and its time is part of theirs. `children` are child processes
+that have ended; `maps` a lens's memory in the kernel; a `step` is something that nettop does repeatedly."""
 
 COSTS = Table(
     name="costs",
     fields=(
-        Field("id", Kind.KEY, "ID", "counts up as things that cost are met", "u8", width=6, importance=2),
-        Field("kind", Kind.ENUM, "KIND", "what costs; an iterator's and a step's time is in that of the thread "
-              "which runs it", "u1", width=8, importance=90, labels=KINDS),
-        Field("name", Kind.TEXT, "NAME", "of a program the hook, of a step what is done", "u4", width=30,
+        Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
+        Field("kind", Kind.ENUM, "KIND", "what costs; the time of an iterator or a step is part of its "
+              "thread's", "u1", width=8, importance=90, labels=KINDS),
+        Field("name", Kind.TEXT, "NAME", "a program's hook, or what a step does", "u4", width=30,
               importance=100),
-        Field("lens", Kind.TEXT, "LENS", "the lens that it is for, where it is for one", "u4", width=12,
+        Field("lens", Kind.TEXT, "LENS", "the lens that it belongs to, if any", "u4", width=12,
               importance=60),
-        Field("runs", Kind.COUNTER, "RUNS", "how often it was done; of programs since the statistics are on",
+        Field("runs", Kind.COUNTER, "RUNS", "number of runs; for programs, since statistics were enabled",
               "u8", "", 9, 70),
-        Field("time_ns", Kind.COUNTER, "TIME", "CPU time. Its rate is a share of one CPU", "u8", "ns", 9, 95,
+        Field("time_ns", Kind.COUNTER, "TIME", "CPU time; its rate is a share of one CPU", "u8", "ns", 9, 95,
               rate_title="SHARE"),
-        Field("mean_ns", Kind.GAUGE, "MEAN WALL", "how long one run took by the clock: a step's with what it waited "
-              "for", "u8", "ns", 9, 50),
-        Field("longest_ns", Kind.GAUGE, "MAX WALL", "how long the longest run of a step took by the clock", "u8",
+        Field("mean_ns", Kind.GAUGE, "MEAN WALL", "mean wall time of a run, including what a step waited for",
+              "u8", "ns", 9, 50),
+        Field("longest_ns", Kind.GAUGE, "MAX WALL", "longest wall time of a run of a step", "u8",
               "ns", 9, 55),
         Field("memory", Kind.GAUGE, "MEMORY", "resident memory of the process, and the kernel's memory of maps and "
               "programs (memlock in fdinfo)", "u8", "bytes", 9, 65),
         Field("late", Kind.COUNTER, "LATE", "readings skipped because the one before took too long", "u8", "",
               6, 30),
         Field("lost", Kind.COUNTER, "LOST", "what bounds and races dropped", "u8", "", 6, 40),
-        Field("note", Kind.TEXT, "NOTE", "what is done about the cost, or why a number is missing", "u4",
+        Field("note", Kind.TEXT, "NOTE", "the effect of --max-overhead, or why a number is missing", "u4",
               width=40, importance=45),
     ),
     key="id",
