@@ -39,6 +39,10 @@ SIGNS = (
     ("(hidden)", "a socket of another user's process, which only root may inspect"),
     ("@name", "the container of the process"),
     ("dim", "unchanged: nothing happened to this row in the last interval"),
+    (
+        "!n n/a  !n gaps",
+        "columns that are not available; parts of the host that could not be read, named under HOOKS",
+    ),
     ("lost n", "events or samples that nettop missed, listed under LOST; other numbers may be too low"),
 )
 
@@ -174,7 +178,10 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
         lines += _section("LOST", headline.losses(screen.lens, screen.view.snapshot), _TITLE, width)
     for group in dict.fromkeys(a.group for a in ACTIONS):
         actions = [
-            a for a in ACTIONS if a.group == group and (screen.is_available(a) or a.id in ("back", "clear"))
+            action
+            for action in ACTIONS
+            if action.group == group and (screen.is_available(action) or action.id in ("back", "clear"))
+            if screen.help_of(action)
         ]
         if actions:
             lines.append((Span(group.upper(), Role.HEAD),))
@@ -213,7 +220,7 @@ def _read_by(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
     """The mechanism of each hook, its meaning, and why better mechanisms were refused; then the gaps."""
     helps = {hook.name: hook.help for hook in lens.hooks}
     hooks = {hook.hook: hook for hook in snapshot.hooks}
-    lines: list[Line] = [(Span("READ BY", Role.HEAD),)]
+    lines: list[Line] = [(Span("HOOKS", Role.HEAD),)]
     for name in dict.fromkeys((*helps, *hooks)):
         lines += _hook_lines(name, helps.get(name, ""), hooks.get(name), width)
     for name, why in snapshot.gaps.items():

@@ -83,7 +83,8 @@ def ending(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
     if snapshot.missing:
         items.append(item((f"!{len(snapshot.missing)} n/a", Role.WARN)))
     if snapshot.gaps:
-        items.append(item((f"!{len(snapshot.gaps)} unseen", Role.WARN)))
+        plural = "s" if len(snapshot.gaps) > 1 else ""
+        items.append(item((f"!{len(snapshot.gaps)} gap{plural}", Role.WARN)))
     return items
 
 

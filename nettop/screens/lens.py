@@ -386,7 +386,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         return labels.get(action.id, action.label)
 
     def help_of(self, action: Action) -> str:
-        """What a key does on this screen, in a line."""
+        """What a key does on this screen, in a line. Empty for the digit of a lens that does not exist."""
+        if action.id == "lens":
+            return next((lens.title for lens in self.context.lenses if lens.digit == action.argument), "")
         return action.help
 
     # --- rows -----------------------------------------------------------------------------------------------

@@ -272,4 +272,4 @@ def test_lone_lens_shows_no_lens_keys() -> None:
     """With one lens of one table there is nothing to switch, and no key that says so."""
     alone = replace(lenses()[0], tables=lenses()[0].tables[:1])
     screen = harness_of(busy_host()).app(lens_set=(alone,)).lens_screen
-    assert not any(screen.is_available(a) for a in ACTIONS if a.group == "Views")
+    assert not any(screen.is_available(a) for a in ACTIONS if a.group == "Lenses")

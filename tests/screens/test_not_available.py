@@ -45,13 +45,13 @@ async def test_help_tells_each_point_and_its_ways() -> None:
     async with running(with_hooks(busy_host())) as run:
         lines = help_lines(shown(run), 110)
     texts = ["".join(span.text for span in line) for line in lines]
-    at = texts.index("READ BY")
+    at = texts.index("HOOKS")
     indent = " " * 17
     assert texts[at + 1 : at + 3] == [
         f"{'sockets':17}iter/task_file",
         f"{indent}{LENS.hooks[0].help}",
     ]
-    assert texts[at + 3] == f"{'unheld':17}not known yet"
+    assert texts[at + 3] == f"{'unattributed':17}not known yet"
     accepts = next(n for n, text in enumerate(texts) if text.startswith("accepts  "))
     assert texts[accepts].endswith("tp/accept")
     assert texts[accepts + 2 : accepts + 4] == [
@@ -68,7 +68,7 @@ async def test_help_tells_each_point_and_its_ways() -> None:
 async def test_the_headline_counts_what_is_not_here() -> None:
     """Two fields hang on the events, and a namespace cannot be seen."""
     async with running(with_hooks(busy_host()), (140, 30)) as run:
-        assert shown(run).headline_bar.text.rstrip().endswith("!2 n/a   !1 unseen")
+        assert shown(run).headline_bar.text.rstrip().endswith("!2 n/a   !1 gap")
 
 
 async def test_columns_and_help_of_a_table_say_why() -> None:
