@@ -91,11 +91,11 @@ def fork_holder(memory: Memory, outlive: bool = False) -> int:
 def give(memory: Memory, path: str, name: object) -> None:
     """Passes a socket over a Unix socket to whoever listens there, and closes it here."""
     held = memory.pop(name)
-    with socket.socket(socket.AF_UNIX) as way:
-        way.connect(path)
-        socket.send_fds(way, [b"here"], [held.fileno()])
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(path)
+        socket.send_fds(channel, [b"here"], [held.fileno()])
         held.close()
-        way.recv(1)
+        channel.recv(1)
 
 
 def wait_for_gift(memory: Memory, path: str) -> None:
@@ -106,11 +106,11 @@ def wait_for_gift(memory: Memory, path: str) -> None:
 def take(memory: Memory, name: object) -> None:
     """Receives one socket over the Unix socket."""
     with memory.pop("door") as listener:
-        way = listener.accept()[0]
-        descriptors = socket.recv_fds(way, 16, 1)[1]
+        channel = listener.accept()[0]
+        descriptors = socket.recv_fds(channel, 16, 1)[1]
         memory[name] = socket.socket(fileno=descriptors[0])
-        way.send(b"!")
-        way.close()
+        channel.send(b"!")
+        channel.close()
 
 
 def keep_in_flight(memory: Memory, name: object) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Oracles for what ss does not show: the kernel asked about one socket or one process, without the holder's help.
+"""Oracles for what ss does not show: the kernel asked about one socket or one process, without its process's help.
 
-`Borrowed` takes a copy of another process's descriptor (pidfd_getfd), so a holder that is stopped can still be asked.
+`Borrowed` takes a copy of another process's descriptor (pidfd_getfd), which works for a stopped process too.
 """
 
 import ctypes
@@ -86,11 +86,11 @@ class Borrowed:
     """Another process's socket, for one with-block."""
 
     def __init__(self, pid: int, descriptor: int) -> None:
-        holder = os.pidfd_open(pid)
+        process = os.pidfd_open(pid)
         try:
-            copy = libc.syscall(SYS_PIDFD_GETFD, holder, descriptor, 0)
+            copy = libc.syscall(SYS_PIDFD_GETFD, process, descriptor, 0)
         finally:
-            os.close(holder)
+            os.close(process)
         if copy < 0:
             raise OSError(ctypes.get_errno(), f"pidfd_getfd {pid} {descriptor}")
         self.socket = socket.socket(fileno=copy)

@@ -75,7 +75,7 @@ def connected(lab: Lab, kind: str, count: int) -> Talk:
 
 
 def lossy(lab: Lab, talk: Talk, all_rows: int) -> tuple[Dropper, Dropper]:
-    """Every Nth data segment is lost on its way in, at either end (0: none)."""
+    """Every Nth data segment is lost as it arrives, at either end (0: none)."""
     droppers = lab.dropper(talk.ends[0]), lab.dropper(talk.ends[1])
     for dropper in droppers:
         dropper.rule(all_rows=all_rows, data=True)
@@ -89,7 +89,7 @@ def payload(row: Row) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_primes_without_loss(lab: Lab, kind: str) -> None:
-    """A prime number of bytes each way is that number on both ends, and v4-mapped addresses are shown as IPv4."""
+    """A prime number of bytes in each direction is seen by both ends; v4-mapped addresses are shown as IPv4."""
     talk = connected(lab, kind, 1)
     talk.exchange(UP, DOWN)
     ((near, far),) = talk.shown()

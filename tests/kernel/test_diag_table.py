@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second rung of the connection table tells what the first tells: sock_diag and /proc against the iterators.
+"""The fallback of the socket table reports what the best mechanism does: sock_diag and /proc against the iterators.
 
-Both tables are read in one process while the sockets' holders stand still (SIGSTOP). Kernel timers go on, so a row
+Both tables are read in one process while their processes are stopped (SIGSTOP). Kernel timers go on, so a row
 is compared where two readings by the iterators, one before and one after, agree; every row has to be compared once.
 """
 
@@ -65,7 +65,7 @@ COUNTERS = (
 NOT_OF_CLOSED = (
     *COUNTERS, "bytes_in_flight", "cwnd", "mss", "rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate",
 )  # fmt: skip
-"""What sock_diag does not tell of a TCP socket in CLOSE."""
+"""What sock_diag does not report of a TCP socket in CLOSE."""
 
 Row = dict[str, Any]
 Table = SocketTable | DiagTable
@@ -103,14 +103,14 @@ def values(rows: Array, name: str) -> list[Any]:
 
 
 @dataclass
-class Rungs:
+class Tables:
     """Both tables."""
 
     first: Reader
     second: Reader
 
     def compare(self, *namespaces: Namespace) -> dict[int, Row]:
-        """Compare every row once while it stands still; returns the rows of the second rung."""
+        """Compare every row once while nothing changes it; returns the rows of the fallback."""
         compared: dict[int, Row] = {}
 
         def all_compared() -> bool:
@@ -139,7 +139,7 @@ def is_dead(row: Row, shown: Row | None) -> bool:
 
 
 def differences(row: Row, wanted: Row) -> dict[str, tuple[object, object]]:
-    """The fields of which the second rung says something else; what sock_diag does not tell may be unknown."""
+    """The fields of which the fallback differs; what sock_diag does not report may be unknown."""
     untold = set(NOT_OF_CLOSED) if row["state"] == STATE["CLOSE"] else set()
     if row["pid"] is None:
         untold.add("uid")
@@ -151,7 +151,7 @@ def differences(row: Row, wanted: Row) -> dict[str, tuple[object, object]]:
 
 
 @pytest.fixture(scope="module")
-def rungs() -> Iterator[Rungs]:
+def tables() -> Iterator[Tables]:
     """Both tables, attached once for all tests; each lists everything."""
     loader = Loader()
     first = SocketTable(loader.load(table_text()), Host())
@@ -159,7 +159,7 @@ def rungs() -> Iterator[Rungs]:
     second = DiagTable(Host(), shared_namespaces())
     for table in (first, second):
         table.list_all(True)
-    yield Rungs(Reader(first), Reader(second))
+    yield Tables(Reader(first), Reader(second))
     for table in (first, second):
         table.close()
 
@@ -169,9 +169,9 @@ def states(found: dict[int, Row]) -> set[str]:
     return {name for name, number in STATE.items() if number in {row["state"] for row in found.values()}}
 
 
-def test_every_field_equals_the_iterators(rungs: Rungs, mesh: Mesh) -> None:
+def test_every_field_equals_the_iterators(tables: Tables, mesh: Mesh) -> None:
     """Over 2,000 sockets in the states that last, of IPv4, IPv6 and both, of which hundreds lost segments."""
-    compared = rungs.compare(*(end.namespace for end in mesh.ends))
+    compared = tables.compare(*(end.namespace for end in mesh.ends))
     assert len(compared) >= 2000
     assert states(compared) >= {
         "ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2", "CLOSE_WAIT", "LAST_ACK", "CLOSING", "LISTEN",
@@ -181,7 +181,7 @@ def test_every_field_equals_the_iterators(rungs: Rungs, mesh: Mesh) -> None:
     assert {name: number for name, number in distinct.items() if number < 50} == {}
 
 
-def test_states_that_no_process_holds(rungs: Rungs, lab: Lab) -> None:
+def test_states_that_no_process_holds(tables: Tables, lab: Lab) -> None:
     """Requests, minisockets, orphans, a backlog, a listener, and sockets that are only bound."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
@@ -204,7 +204,7 @@ def test_states_that_no_process_holds(rungs: Rungs, lab: Lab) -> None:
     client.call(only_bind, 6, near.v4)
     for worker in (client, server):
         worker.stop()
-    compared = rungs.compare(near.namespace, far.namespace)
+    compared = tables.compare(near.namespace, far.namespace)
     assert states(compared) - {"CLOSE"} == {
         "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE_WAIT", "LISTEN",
     }  # fmt: skip
@@ -217,8 +217,8 @@ def only_bind(memory: traffic.Memory, name: object, address: str) -> None:
     memory[name].bind((address, 0))
 
 
-def test_counters_of_busy_connections(rungs: Rungs, lab: Lab) -> None:
-    """While bytes move, no counter goes back and nothing is acknowledged that was not sent; in the end all are told."""
+def test_counters_of_busy_connections(tables: Tables, lab: Lab) -> None:
+    """While bytes move, no counter goes back and nothing unsent is acknowledged; in the end all are reported."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "::")
@@ -231,7 +231,7 @@ def test_counters_of_busy_connections(rungs: Rungs, lab: Lab) -> None:
     before: dict[int, Row] = {}
 
     def all_moved() -> bool:
-        now = rungs.second.read(near.namespace, far.namespace)
+        now = tables.second.read(near.namespace, far.namespace)
         for key, row in now.items():
             if row["state"] == STATE["ESTABLISHED"]:
                 assert row["bytes_acked"] <= row["bytes_sent"]
@@ -245,11 +245,11 @@ def test_counters_of_busy_connections(rungs: Rungs, lab: Lab) -> None:
     client.result()
     server.result()
     assert any(row["retransmits"] for row in before.values())
-    rungs.compare(near.namespace, far.namespace)
+    tables.compare(near.namespace, far.namespace)
 
 
-def test_time_wait_is_counted_alike(rungs: Rungs, lab: Lab) -> None:
-    """Without being asked for it, TIME_WAIT has no row; both rungs count it, and what they list is complete."""
+def test_time_wait_is_counted_alike(tables: Tables, lab: Lab) -> None:
+    """Unless it is requested, TIME_WAIT has no row; both mechanisms count it, and what they list is complete."""
     home = lab.namespace()
     worker = lab.worker(home)
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
@@ -257,57 +257,57 @@ def test_time_wait_is_counted_alike(rungs: Rungs, lab: Lab) -> None:
     worker.call(traffic.accept, "listener", "server")
     worker.call(traffic.close, ["client"])
     worker.call(traffic.close, ["server"])
-    readers = (rungs.first, rungs.second)
+    readers = (tables.first, tables.second)
     try:
         for reader in readers:
             reader.table.list_all(False)
-        until(lambda: states(rungs.second.read(home)) == {"LISTEN"}, "its row has gone")
+        until(lambda: states(tables.second.read(home)) == {"LISTEN"}, "its row has gone")
         for reader in readers:
             assert states(reader.read(home)) == {"LISTEN"}
             assert reader.counts["time_wait"] >= 1
     finally:
         for reader in readers:
             reader.table.list_all(True)
-    assert states(rungs.second.read(home)) == {"LISTEN", "TIME_WAIT"}
+    assert states(tables.second.read(home)) == {"LISTEN", "TIME_WAIT"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_udp_equals_the_iterators(rungs: Rungs, lab: Lab, host: str) -> None:
+def test_udp_equals_the_iterators(tables: Tables, lab: Lab, host: str) -> None:
     """UDP sockets, connected or not, with what waits in them and what they dropped."""
     home = lab.namespace()
     worker = lab.worker(home)
     worker.call(overflow_udp, host, 4093)
-    compared = rungs.compare(home)
+    compared = tables.compare(home)
     assert states(compared) == {"UNCONN", "ESTABLISHED"}
     assert sum(bool(row["drops"]) for row in compared.values()) == 1
     assert sum(bool(row["receive_queue"]) for row in compared.values()) == 2
 
 
-def shared(rungs: Rungs, namespace: Namespace) -> dict[int, list[tuple[int, int]]]:
-    """Who holds each socket, as the second rung says; the first says the same."""
-    compared = rungs.compare(namespace)
-    told = []
-    for reader in (rungs.first, rungs.second):
+def shared(tables: Tables, namespace: Namespace) -> dict[int, list[tuple[int, int]]]:
+    """Who holds each socket, by the fallback, and the same by the iterators."""
+    compared = tables.compare(namespace)
+    reported = []
+    for reader in (tables.first, tables.second):
         rows = reader.before[np.isin(reader.before["id"], list(compared))]
-        told.append(
+        reported.append(
             {int(row["id"]): reader.table.descriptors(rows[at : at + 1]) for at, row in enumerate(rows)}
         )
-    assert told[0] == told[1]
-    return told[1]
+    assert reported[0] == reported[1]
+    return reported[1]
 
 
-def test_several_holders(rungs: Rungs, lab: Lab) -> None:
-    """A socket that many processes hold has the same owner, and the same holders, on both rungs."""
+def test_several_holders(tables: Tables, lab: Lab) -> None:
+    """A socket that many processes hold has the same owner, and the same processes, by both mechanisms."""
     home = lab.namespace()
     master, client = lab.worker(home, "master"), lab.worker(home, "client")
     port = master.call(prefork, 20)  # children that begin within one clock tick
     client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 20)
     master.call(accepted_by)
-    held = shared(rungs, home)
-    assert max(len({pid for pid, _ in holders}) for holders in held.values()) == 6
+    held = shared(tables, home)
+    assert max(len({pid for pid, _ in pairs}) for pairs in held.values()) == 6
     client.call(duplicate, 0)
     client.call(fork_holder)
-    assert sum(len(holders) == 4 for holders in shared(rungs, home).values()) == 1
+    assert sum(len(pairs) == 4 for pairs in shared(tables, home).values()) == 1
 
 
 def duplicate(memory: traffic.Memory, name: object) -> None:
@@ -315,33 +315,33 @@ def duplicate(memory: traffic.Memory, name: object) -> None:
     memory["copy"] = memory[name].dup()
 
 
-def test_an_owner_stays(rungs: Rungs, lab: Lab) -> None:
+def test_an_owner_stays(tables: Tables, lab: Lab) -> None:
     """Who owned a socket goes on to own it when a child that began later holds it too."""
     home = lab.namespace()
     worker = lab.worker(home)
     worker.call(traffic.listen, "listener", "127.0.0.1")
-    assert {row["pid"] for row in rungs.compare(home).values()} == {worker.pid}
+    assert {row["pid"] for row in tables.compare(home).values()} == {worker.pid}
     worker.call(fork_holder)
-    assert {row["pid"] for row in rungs.compare(home).values()} == {worker.pid}
+    assert {row["pid"] for row in tables.compare(home).values()} == {worker.pid}
 
 
-def test_socket_that_no_descriptor_holds(rungs: Rungs, lab: Lab) -> None:
+def test_socket_that_no_descriptor_holds(tables: Tables, lab: Lab) -> None:
     """A socket that only an unread message holds has a row, and no owner."""
     home = lab.namespace()
     worker = lab.worker(home)
     worker.call(traffic.listen, "listener", "127.0.0.1")
     worker.call(keep_in_flight, "listener")
-    (row,) = until(lambda: rungs.second.read(home), "the listener is listed").values()
+    (row,) = until(lambda: tables.second.read(home), "the listener is listed").values()
     assert (row["pid"], row["fd"], row["process"], row["owner_source"]) == (None, None, None, None)
 
 
-def test_process_whose_first_thread_has_ended(rungs: Rungs, lab: Lab) -> None:
+def test_process_whose_first_thread_has_ended(tables: Tables, lab: Lab) -> None:
     """A process lives on in its other threads, and holds its sockets still."""
     home = lab.namespace()
     worker = lab.worker(home, "parent")
     pid = worker.call(listen_without_leader)
     until(lambda: process_state(pid) == "Z", "the first thread has ended")
-    (first,), (second,) = (reader.read(home).values() for reader in (rungs.first, rungs.second))
+    (first,), (second,) = (reader.read(home).values() for reader in (tables.first, tables.second))
     assert first["pid"] == pid
     for name in ("pid", "fd", "process", "start_time"):
         assert second[name] == first[name]
@@ -358,13 +358,13 @@ def listen_without_leader(memory: traffic.Memory) -> int:
     return pid
 
 
-def test_namespace_that_appears(rungs: Rungs, lab: Lab) -> None:
+def test_namespace_that_appears(tables: Tables, lab: Lab) -> None:
     """The sockets of a namespace that did not exist at the last reading are there at the next."""
-    rungs.second.read()
+    tables.second.read()
     home = lab.namespace()
     worker = lab.worker(home)
     worker.call(traffic.listen, "listener", "127.0.0.1")
-    assert {row["pid"] for row in rungs.second.read(home).values()} == {worker.pid}
+    assert {row["pid"] for row in tables.second.read(home).values()} == {worker.pid}
 
 
 def test_protocol_without_a_module() -> None:
@@ -396,7 +396,7 @@ table.close()
 """
 
 
-def test_user_without_root(rungs: Rungs, lab: Lab) -> None:
+def test_user_without_root(tables: Tables, lab: Lab) -> None:
     """Anyone sees all sockets of the namespace, and the owners of the own processes only; the others are counted."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
@@ -405,18 +405,18 @@ def test_user_without_root(rungs: Rungs, lab: Lab) -> None:
     client.call(traffic.send, {0: 10007, 1: 1009})
     client.call(traffic.acknowledged, [0, 1])
     client.call(traffic.udp, "udp", near.v4)
-    told = as_nobody(near.namespace)
-    wanted = rungs.second.read(near.namespace)
-    assert len(told["rows"]) == len(wanted) + 1  # its own
-    shown = {row["id"]: row for row in told["rows"]}
+    reported = as_nobody(near.namespace)
+    wanted = tables.second.read(near.namespace)
+    assert len(reported["rows"]) == len(wanted) + 1  # its own
+    shown = {row["id"]: row for row in reported["rows"]}
     assert {row["bytes_sent"] for row in wanted.values()} == {10007, 1009, None}
     for key, row in wanted.items():
         sent = shown[key]["bytes_sent"]
         assert (shown[key]["netns"], None if sent == UNKNOWN else sent) == (row["netns"], row["bytes_sent"])
-    assert told["owned"] == [told["own"]]
-    assert told["counts"]["processes_hidden"] >= 2
-    assert told["counts"]["namespaces"] == 1
-    assert told["counts"]["unlisted"] == 0
+    assert reported["owned"] == [reported["own"]]
+    assert reported["counts"]["processes_hidden"] >= 2
+    assert reported["counts"]["namespaces"] == 1
+    assert reported["counts"]["unlisted"] == 0
 
 
 def as_nobody(namespace: Namespace) -> Any:

@@ -74,7 +74,7 @@ VARIED = (
 
 @dataclass
 class Mesh:
-    """Two namespaces full of sockets, their holders stopped."""
+    """Two namespaces full of sockets, their processes stopped."""
 
     ends: tuple[End, End]
     client: Worker
@@ -94,7 +94,7 @@ class Mesh:
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[Mesh]:
-    """The sockets in every state that lasts, after an exchange in which data segments were lost both ways."""
+    """The sockets in every state that lasts, after an exchange in which data segments were lost in both directions."""
     with Lab() as lab:
         near, far = lab.pair()
         for number in range(1, USERS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to connections between two readings: every one is told, with exact bytes, its owner and its reason."""
+"""Events between two readings: each is reported once, with exact bytes, its owner and its reason."""
 
 import contextlib
 import errno
@@ -98,7 +98,7 @@ class Watch:
         self.probe.close()
 
     def drain(self) -> None:
-        """Takes what can be told; each drain goes on counting where the last one ended, in the order of time."""
+        """Takes what can be reported; each drain goes on counting where the last one ended, in the order of time."""
         for batch in self.probe.drain(time.monotonic_ns()):
             ids = batch.array["event_id"]
             assert ids.tolist() == list(range(self._next_id, self._next_id + len(ids)))
@@ -107,53 +107,53 @@ class Watch:
             self._batches.append(batch)
 
     def read(self) -> Snapshot:
-        """A reading, and what can be told by it."""
+        """A reading, and what can be reported by it."""
         snapshot = self.probe.read(time.monotonic_ns())
         self.drain()
         return snapshot
 
     def forget(self) -> None:
-        """Drops what was told so far."""
+        """Drops what was reported so far."""
         self.drain()
         self._batches.clear()
         self._lost_before = self._lost()
 
-    def told(self, *namespaces: Namespace) -> list[Row]:
-        """What was told of these namespaces so far."""
+    def events(self, *namespaces: Namespace) -> list[Row]:
+        """What was reported of these namespaces so far."""
         return [row for batch in self._batches for row in decoded(batch, *(one.inode for one in namespaces))]
 
     def wait(self, namespace: Namespace, **counts: int) -> list[Row]:
-        """What was told of a namespace, once so many events of each of these kinds were, and no more."""
+        """What was reported of a namespace, once so many events of each of these kinds were, and no more."""
 
         def enough() -> list[Row] | None:
             self.drain()
-            told = self.told(namespace)
+            reported = self.events(namespace)
             found.clear()
-            found.update(row["event"] for row in told)
-            return told if all(found[kind] >= count for kind, count in counts.items()) else None
+            found.update(row["event"] for row in reported)
+            return reported if all(found[kind] >= count for kind, count in counts.items()) else None
 
         found: Counter[str] = Counter()
         try:
-            told = until(enough, f"{counts} are told")
+            reported = until(enough, f"{counts} are reported")
         except NotInTimeError as error:
             lost = {name: count for name, count in self.read().lost.items() if count}
             raise NotInTimeError(f"{error}, but {dict(found)}; lost: {lost}") from error
-        assert found == Counter(counts), told
-        return told
+        assert found == Counter(counts), reported
+        return reported
 
     def wait_for_failures(self, count: int, *namespaces: Namespace) -> None:
-        """Waits until so many failures were told of these namespaces, or an event was lost."""
+        """Waits until so many failures were reported of these namespaces, or an event was lost."""
 
         def enough() -> bool:
             self.drain()
-            told = sum(row["event"] == "fail" for row in self.told(*namespaces))
-            return told >= count or self.has_lost()
+            reported = sum(row["event"] == "fail" for row in self.events(*namespaces))
+            return reported >= count or self.has_lost()
 
         try:
-            until(enough, f"{count} failures are told")
+            until(enough, f"{count} failures are reported")
         except NotInTimeError as error:
-            told = [part(row, "process", "event", "reason") for row in self.told(*namespaces)]
-            raise NotInTimeError(f"{error}, but {told}") from error
+            reported = [part(row, "process", "event", "reason") for row in self.events(*namespaces)]
+            raise NotInTimeError(f"{error}, but {reported}") from error
 
     def has_lost(self) -> bool:
         """Whether events were lost since the last `forget`."""
@@ -164,16 +164,16 @@ class Watch:
         return events.status().lost.get("events", 0) if events else 0
 
     def freeze(self) -> None:
-        """Detaches, and takes all that there is: what was counted and what was told stand still then."""
+        """Detaches, and takes all that there is: what was counted and what was reported stand still then."""
         detach(self.probe)
-        told = -1
-        while told != self._next_id:
-            told = self._next_id
+        reported = -1
+        while reported != self._next_id:
+            reported = self._next_id
             self.read()
 
 
 def detach(probe: Connections, *programs: str) -> None:
-    """Has the kernel tell this probe nothing more, or nothing by these programs, which does not know it."""
+    """Has the kernel report this probe nothing more, or nothing by these programs, which does not know it."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     links = probe._events._hooks._links
     for name in programs or links:
@@ -198,7 +198,7 @@ def in_full(act: Callable[[], Value], *watches: Watch) -> Value:
 
 @cache
 def address_text(raw: bytes) -> str:
-    """An address as nettop's doors show it."""
+    """An address as nettop's ports_by_host show it."""
     address = ipaddress.IPv6Address(raw)
     return str(address.ipv4_mapped or address)
 
@@ -235,10 +235,10 @@ def part(row: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
 
 
-def by_event(told: list[Row]) -> dict[str, Row]:
+def by_event(reported: list[Row]) -> dict[str, Row]:
     """Rows by what happened; each may have happened once."""
-    found = {row["event"]: row for row in told}
-    assert len(found) == len(told)
+    found = {row["event"]: row for row in reported}
+    assert len(found) == len(reported)
     return found
 
 
@@ -256,7 +256,7 @@ def one_watch() -> Iterator[Watch]:
 
 @pytest.fixture
 def watch(one_watch: Watch) -> Watch:
-    """The shared probe, which has told nothing yet."""
+    """The shared probe, which has reported nothing yet."""
     one_watch.forget()
     return one_watch
 
@@ -292,8 +292,8 @@ class Crowd:
     ended: int
     totals: Snapshot
     tiny_totals: Snapshot
-    told: dict[Key, Row] = field(default_factory=dict)
-    told_by_tiny: int = 0
+    reported: dict[Key, Row] = field(default_factory=dict)
+    reported_by_tiny: int = 0
     skipped_by_tiny: int = 0
 
     def ends(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -307,7 +307,7 @@ class Crowd:
         return self.clients[number % len(self.clients)].pid, self.served[server]
 
     def expected(self) -> dict[Key, dict[str, Any]]:
-        """Every event that has to be told, with what it has to say."""
+        """Every event that has to be reported, with what it has to say."""
         rows: dict[Key, dict[str, Any]] = {}
         for number, errand in self.errands.items():
             host = "::1" if ":" in errand.call.target[0] else "127.0.0.1"
@@ -347,14 +347,14 @@ def crowd() -> Iterator[Crowd]:
         home = lab.namespace()
         home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
         server, clients = lab.worker(home, "master"), [lab.worker(home, f"client-{n}") for n in range(5)]
-        doors = {name: server.call(traffic.listen, name, name) for name in ("127.0.0.1", "::1", "::")}
-        server.call(serve_by_workers, list(doors))
+        ports_by_host = {name: server.call(traffic.listen, name, name) for name in ("127.0.0.1", "::1", "::")}
+        server.call(serve_by_workers, list(ports_by_host))
         calls = [("127.0.0.1", "127.0.0.1", False), ("::1", "::1", False), ("::", "127.0.0.1", True)]
         sizes = traffic.primes(2 * CONNECTIONS, 1000)
         errands = {}
         for number in range(CONNECTIONS):
             name, host, mapped = calls[number % 3]
-            call = Call((host, doors[name]), (host, FIRST_PORT + number), mapped=mapped)
+            call = Call((host, ports_by_host[name]), (host, FIRST_PORT + number), mapped=mapped)
             ending = number // 3 % len(ENDED)
             errands[number] = Errand(call, sizes[number], sizes[-1 - number], ending)
         watch.forget()  # it saw how the other one tried out its hooks
@@ -370,13 +370,13 @@ def crowd() -> Iterator[Crowd]:
             home, errands, ports, dict(enumerate(clients)), served, began, 0, watch.read(), tiny.read()
         )
         crowd.ended = time.time_ns()
-        for row in watch.told(home):
+        for row in watch.events(home):
             key = part(row, "event", "local_port", "remote_port")
-            assert key not in crowd.told, "an event was told twice"
-            crowd.told[key] = row
+            assert key not in crowd.reported, "an event was reported twice"
+            crowd.reported[key] = row
         tiny.freeze()
         crowd.tiny_totals = tiny.read()
-        crowd.told_by_tiny, crowd.skipped_by_tiny = tiny._next_id - 1, tiny.probe._events._missed
+        crowd.reported_by_tiny, crowd.skipped_by_tiny = tiny._next_id - 1, tiny.probe._events._missed
         yield crowd
 
 
@@ -393,16 +393,16 @@ def drained_until(watch: Watch, worker: Worker, deadline_s: float = 60) -> Any:
             )
 
 
-def test_each_event_is_told_once_and_says_what_happened(crowd: Crowd) -> None:
+def test_each_event_is_reported_once_and_says_what_happened(crowd: Crowd) -> None:
     """5,000 connections over five workers: each opens and closes at both ends, with its bytes, reason and owner."""
     expected = crowd.expected()
     assert len(expected) == 4 * CONNECTIONS
-    assert crowd.told.keys() == expected.keys()
+    assert crowd.reported.keys() == expected.keys()
     wrong = [
-        (key, name, crowd.told[key][name], value)
+        (key, name, crowd.reported[key][name], value)
         for key, row in expected.items()
         for name, value in row.items()
-        if crowd.told[key][name] != value
+        if crowd.reported[key][name] != value
     ]
     assert not wrong, f"{len(wrong)} cells, the first: {wrong[:5]}"
     assert len(set(crowd.served.values())) == 5
@@ -412,8 +412,10 @@ def test_times_of_events(crowd: Crowd) -> None:
     """A connection opens at the client, then at the server, then closes; and its duration is what lies between."""
     for number, errand in crowd.errands.items():
         ends = crowd.ends(number)
-        opened = [crowd.told[event, *ports] for event, ports in zip(("connect", "accept"), ends, strict=True)]
-        closed = [crowd.told["close", *ports] for ports in ends]
+        opened = [
+            crowd.reported[event, *ports] for event, ports in zip(("connect", "accept"), ends, strict=True)
+        ]
+        closed = [crowd.reported["close", *ports] for ports in ends]
         times = [row["time"] for row in (*opened, *closed)]
         assert crowd.began <= times[0] <= times[1] <= min(times[2:]) <= max(times[2:]) <= crowd.ended
         for row, end in zip(opened, closed, strict=True):
@@ -425,7 +427,7 @@ def test_times_of_events(crowd: Crowd) -> None:
         if errand.ending not in BY_FIN:  # the side that resets is the first to know
             first = ENDED[errand.ending].index("reset by us")
             assert closed[first]["time"] < closed[1 - first]["time"]
-    assert len({crowd.told[event, *ports]["id"] for event, *ports in crowd.told}) == 2 * CONNECTIONS
+    assert len({crowd.reported[event, *ports]["id"] for event, *ports in crowd.reported}) == 2 * CONNECTIONS
 
 
 def test_nothing_is_lost_by_a_ring_that_is_large_enough(crowd: Crowd) -> None:
@@ -434,11 +436,11 @@ def test_nothing_is_lost_by_a_ring_that_is_large_enough(crowd: Crowd) -> None:
 
 
 def test_a_full_ring_counts_what_it_drops(crowd: Crowd) -> None:
-    """With room for a few events only, what was told and what was lost are together what happened on the host."""
+    """With room for a few events only, what was reported and what was lost are together what happened on the host."""
     counts, lost = crowd.tiny_totals.counts, crowd.tiny_totals.lost
     dropped = lost["events"] - crowd.skipped_by_tiny  # which are in no count
     assert dropped > 0
-    assert crowd.told_by_tiny + dropped == sum(
+    assert crowd.reported_by_tiny + dropped == sum(
         counts[name] for name in ("connected", "accepted", "closed", "failed")
     )
 
@@ -455,7 +457,7 @@ def test_totals_of_processes(crowd: Crowd, ring: str) -> None:
         expected.setdefault(server, Counter()).update(
             closed=1, bytes_sent=errand.down, bytes_received=errand.up
         )
-    for row in crowd.told.values():
+    for row in crowd.reported.values():
         if row["event"] == "close":
             expected[row["pid"]].update({name: row[name] for name in SUMMED})
     found = processes(crowd.totals if ring == "large" else crowd.tiny_totals, *expected)
@@ -494,15 +496,15 @@ def test_a_child_for_each_connection(lab: Lab, watch: Watch) -> None:
     """A connection that is accepted by one process and served by a child of its own belongs to the child."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "daemon")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
-    server.start(serve_by_children, "door", 12)
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    server.start(serve_by_children, "listener", 12)
     errands = run_each_ending(client, port, times=2)
     server.result()
     served = server.call(traffic.served, 12)
-    told = watch.wait(home, connect=12, accept=12, close=24)
+    reported = watch.wait(home, connect=12, accept=12, close=24)
     children = {
         (row["event"], row["remote_port"]): part(row, "pid", "process")
-        for row in told
+        for row in reported
         if row["local_port"] == port
     }
     names = {pid: f"session-{number}" for number, pid in enumerate(sorted(served.values()))}
@@ -519,24 +521,24 @@ def test_a_thread_for_each_connection(lab: Lab, watch: Watch) -> None:
     """Whichever thread serves a connection, it belongs to the process, which has its first thread's name."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "threads")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
-    server.start(serve_by_threads, "door", 6)
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    server.start(serve_by_threads, "listener", 6)
     run_each_ending(client, port)
     server.result()
-    told = watch.wait(home, connect=6, accept=6, close=12)
-    assert {part(row, "pid", "process") for row in told if row["local_port"] == port} == {
+    reported = watch.wait(home, connect=6, accept=6, close=12)
+    assert {part(row, "pid", "process") for row in reported if row["local_port"] == port} == {
         (server.pid, "threads")
     }
 
 
-def test_nothing_is_told_twice(lab: Lab, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_reported_twice(lab: Lab, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """While connections come and go the table is read again and again: each event comes once, and has its owner."""
-    # However late a busy machine lets a worker accept, nobody is told of it before.
+    # However late a busy machine lets a worker accept, it is not reported before.
     monkeypatch.setattr(connection_events, "_IN_BACKLOG_NS", 3600 * 1_000_000_000)
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "master")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
-    workers = server.call(serve_by_workers, ["door"])
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    workers = server.call(serve_by_workers, ["listener"])
     errands = {
         number: Errand(Call(("127.0.0.1", port), ("127.0.0.1", FIRST_PORT + number)), 101, 103, number % 6)
         for number in range(900)
@@ -548,26 +550,29 @@ def test_nothing_is_told_twice(lab: Lab, watch: Watch, monkeypatch: pytest.Monke
         with contextlib.suppress(NotInTimeError):
             ended = client.result(0.001)
     served: dict[tuple[int, int], int] = server.call(traffic.served, 900)
-    told = watch.wait(home, connect=900, accept=900, close=1800)
-    assert len({part(row, "event", "id") for row in told}) == 3600
-    theirs = {(row["event"], row["remote_port"]): row["pid"] for row in told if row["direction"] == "inbound"}
+    reported = watch.wait(home, connect=900, accept=900, close=1800)
+    assert len({part(row, "event", "id") for row in reported}) == 3600
+    theirs = {
+        (row["event"], row["remote_port"]): row["pid"] for row in reported if row["direction"] == "inbound"
+    }
     assert theirs == {
         (event, peer): pid for (_, peer), pid in served.items() for event in ("accept", "close")
     }
     assert set(served.values()) <= set(workers)
 
 
-def test_the_command_tells_each_event_once(lab: Lab, watch: Watch) -> None:
-    """`nettop --view connections.events --format jsonl` prints what the probe tells: once, as it happens."""
+def test_the_command_reports_each_event_once(lab: Lab, watch: Watch) -> None:
+    """`nettop --view connections.events --format jsonl` prints what the probe reports: once, as it happens."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
     mark = f'"netns":{home.inode},'
     with Running("--view", "connections.events", *JSON, "--interval", "0.1") as running:
         until(
-            lambda: client.call(is_refused, 1) and mark in running.text(), "the command tells its first event"
+            lambda: client.call(is_refused, 1) and mark in running.text(),
+            "the command reports its first event",
         )
-        server.start(serve_by_threads, "door", 120)
+        server.start(serve_by_threads, "listener", 120)
         for _ in range(4):
             run_each_ending(client, port, times=5)
         server.result()
@@ -575,14 +580,14 @@ def test_the_command_tells_each_event_once(lab: Lab, watch: Watch) -> None:
             lambda: (
                 sum(mark in line and '"event":"close"' in line for line in running.text().splitlines()) >= 240
             ),
-            "the command tells the last event of this namespace",
+            "the command reports the last event of this namespace",
         )
         assert (running.end(), running.errors()) == (0, "")
         printed = [json.loads(line) for line in running.text().splitlines() if mark in line]
     early = {row["id"] for row in printed if row["event"] == "accept" and row["pid"] is None}
     watch.drain()
-    failed = Counter(row["event"] for row in watch.told(home))["fail"]
-    told = watch.wait(home, connect=120, accept=120, close=240, fail=failed)
+    failed = Counter(row["event"] for row in watch.events(home))["fail"]
+    reported = watch.wait(home, connect=120, accept=120, close=240, fail=failed)
     names = (
         "event",
         "reason",
@@ -595,33 +600,33 @@ def test_the_command_tells_each_event_once(lab: Lab, watch: Watch) -> None:
         *MOVED,
         *SUMMED,
     )
-    for row in told:
+    for row in reported:
         if (
             row["event"] == "accept" and row["id"] in early
-        ):  # a busy server accepted it later than it was told
+        ):  # a busy server accepted it later than it was reported
             row |= {"pid": None, "process": None}
-    probes = Counter(part(row, *names) for row in told if row["event"] != "fail")
+    probes = Counter(part(row, *names) for row in reported if row["event"] != "fail")
     assert Counter(part(row, *names) for row in printed if row["event"] != "fail") == probes
     ids = [row["event_id"] for row in printed]
     assert ids == sorted(set(ids))
 
 
 def test_no_event_is_older_than_its_start(lab: Lab) -> None:
-    """What is told first happened after the command was started, however busy the host is meanwhile."""
+    """What is reported first happened after the command was started, however busy the host is meanwhile."""
     home = lab.namespace()
     client = lab.worker(home, "client")
     mark = f'"netns":{home.inode},'
-    client.start(refuse_until_told, 1)
+    client.start(refuse_until_reported, 1)
     begun = datetime.now(UTC)
     with Running("--view", "connections.events", *JSON, "--interval", "0.1") as running:
-        until(lambda: running.text().count(mark) >= 20, "the command tells events")
+        until(lambda: running.text().count(mark) >= 20, "the command reports events")
         running.end()
-        told = [json.loads(line) for line in running.text().splitlines() if mark in line]
+        reported = [json.loads(line) for line in running.text().splitlines() if mark in line]
     client.end()
-    assert min(datetime.fromisoformat(row["time"]) for row in told) >= begun
+    assert min(datetime.fromisoformat(row["time"]) for row in reported) >= begun
 
 
-def refuse_until_told(memory: dict[Any, Any], port: int) -> None:
+def refuse_until_reported(memory: dict[Any, Any], port: int) -> None:
     """Connects to where nobody listens, again and again."""
     while True:
         is_refused(memory, port)
@@ -636,9 +641,9 @@ def is_refused(memory: dict[Any, Any], port: int) -> bool:
 def joined(lab: Lab, home: Namespace, count: int = 1, prefix: str = "") -> tuple[Worker, Worker, int]:
     """A client and a server with so many connections over loopback, numbered alike; and the server's port."""
     client, server = lab.worker(home, prefix + "client"), lab.worker(home, prefix + "server")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
     ports = client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * count)
-    server.call(traffic.accept_ports, "door", {port: number for number, port in enumerate(ports)})
+    server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
     return client, server, port
 
 
@@ -652,7 +657,7 @@ def move(client: Worker, server: Worker, number: int, up: int, down: int) -> Non
 
 
 def test_accepted_and_not_yet_used(lab: Lab, watch: Watch) -> None:
-    """Who has accepted a connection but not used it yet is known at the next reading, which then tells of it."""
+    """Who has accepted a connection but not used it yet is known at the next reading, which then reports it."""
     home = lab.namespace()
     client, server, _ = joined(lab, home)
     (connected,) = watch.wait(home, connect=1)
@@ -681,12 +686,12 @@ def test_accepted_and_closed_without_a_message(lab: Lab, watch: Watch, first: st
     client, server, _ = joined(lab, home)
     for worker in (client, server) if first == "client" else (server, client):
         worker.call(traffic.close, [0])
-    told = watch.wait(home, connect=1, accept=1, close=2)
-    assert {part(row, "direction", "pid", "process") for row in told} == {
+    reported = watch.wait(home, connect=1, accept=1, close=2)
+    assert {part(row, "direction", "pid", "process") for row in reported} == {
         ("outbound", *process(client.pid)),
         ("inbound", *process(server.pid)),
     }
-    mine = [row for row in told if row["direction"] == "inbound"]
+    mine = [row for row in reported if row["direction"] == "inbound"]
     assert [row["owner_source"] for row in mine] == ["close", "close"]
 
 
@@ -695,7 +700,7 @@ def test_never_accepted(lab: Lab, watch: Watch) -> None:
     """A connection that stays in its listener's backlog is nobody's, from its opening to its end."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
     client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 2)
     client.call(traffic.send, {0: 101, 1: 103})
     client.call(traffic.acknowledged, [0, 1])
@@ -703,9 +708,9 @@ def test_never_accepted(lab: Lab, watch: Watch) -> None:
         watch.read()
     client.call(traffic.linger, [0])
     client.call(traffic.close, [0])
-    server.call(traffic.close, ["door"])
-    told = watch.wait(home, connect=2, accept=2, close=4)
-    theirs = [row for row in told if row["direction"] == "inbound"]
+    server.call(traffic.close, ["listener"])
+    reported = watch.wait(home, connect=2, accept=2, close=4)
+    theirs = [row for row in reported if row["direction"] == "inbound"]
     assert {row["pid"] for row in theirs} == {None}
     ends = {part(row, "reason", *MOVED) for row in theirs if row["event"] == "close"}
     assert ends == {("reset by peer", 0, 101), ("reset by us", 0, 103)}
@@ -715,33 +720,33 @@ def test_accepted_long_after_it_opened(lab: Lab, watch: Watch) -> None:
     """A connection that waited in the backlog over several readings still gets the owner that takes it then."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
     client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
     for _ in range(4):
         watch.read()
-    server.call(traffic.accept, "door", 0)
+    server.call(traffic.accept, "listener", 0)
     move(client, server, 0, 101, 103)
     client.call(traffic.linger, [0])
     client.call(traffic.close, [0])
-    told = watch.wait(home, connect=1, accept=1, close=2)
-    (closed,) = [row for row in told if row["event"] == "close" and row["direction"] == "inbound"]
+    reported = watch.wait(home, connect=1, accept=1, close=2)
+    (closed,) = [row for row in reported if row["event"] == "close" and row["direction"] == "inbound"]
     assert part(closed, "reason", "pid", "process") == ("reset by peer", *process(server.pid))
 
 
 def test_a_namespace_that_is_gone_before_anybody_looks(lab: Lab, watch: Watch) -> None:
-    """What happened in a namespace of which nothing is left, processes neither, is told as of any other."""
+    """What happened in a namespace of which nothing is left, processes neither, is reported as of any other."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "door", "::1")
-    server.start(serve_by_threads, "door", 6)
+    port = server.call(traffic.listen, "listener", "::1")
+    server.start(serve_by_threads, "listener", 6)
     errands = run_each_ending(client, port, "::1")
     server.result()
     pids = {"outbound": client.pid, "inbound": server.pid}
     for worker in (client, server):
         worker.end()
     home.remove()
-    told = watch.wait(home, connect=6, accept=6, close=12)
-    for row in told:
+    reported = watch.wait(home, connect=6, accept=6, close=12)
+    for row in reported:
         mine = row["direction"] == "outbound"
         assert part(row, "pid", "process") == (pids[row["direction"]], "client" if mine else "server")
         if row["event"] == "close":
@@ -760,8 +765,10 @@ def test_a_process_that_is_killed(lab: Lab, watch: Watch) -> None:
     for number in range(3):
         server.call(wait_for_end, number)
     server.call(traffic.close, [0, 1, 2])
-    told = watch.wait(home, connect=3, accept=3, close=6)
-    closed = {part(row, "direction", "reason", "pid", "process") for row in told if row["event"] == "close"}
+    reported = watch.wait(home, connect=3, accept=3, close=6)
+    closed = {
+        part(row, "direction", "reason", "pid", "process") for row in reported if row["event"] == "close"
+    }
     assert closed == {
         ("outbound", "closed by us", pid, "client"),
         ("inbound", "closed by peer", *process(server.pid)),
@@ -779,8 +786,8 @@ def test_a_socket_that_a_thread_of_the_kernel_closes(lab: Lab, watch: Watch) -> 
     client.end()
     server.call(wait_for_end, 0)
     server.call(traffic.close, [0])
-    told = watch.wait(home, connect=1, accept=1, close=2)
-    owners = {(row["event"], row["direction"]): part(row, "pid", "process") for row in told}
+    reported = watch.wait(home, connect=1, accept=1, close=2)
+    owners = {(row["event"], row["direction"]): part(row, "pid", "process") for row in reported}
     assert owners["close", "outbound"] == (pid, "client")
 
 
@@ -792,22 +799,22 @@ def wait_for_end(memory: dict[Any, Any], name: object) -> None:
 
 
 def test_control_group_and_container_of_an_event(lab: Lab, watch: Watch) -> None:
-    """Events have their process's control group, and the container that it tells of."""
+    """Events have their process's control group, and the container that it reports."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
     digest = "5e" * 32
     path = f"lab-{client.pid}.slice/docker-{digest}.scope"
     with control_group(path) as group:
         (group / "cgroup.procs").write_text(str(client.pid))
-        port = server.call(traffic.listen, "door", "127.0.0.1")
-        server.start(serve_by_threads, "door", 6)
+        port = server.call(traffic.listen, "listener", "127.0.0.1")
+        server.start(serve_by_threads, "listener", 6)
         run_each_ending(client, port)
         server.result()
-        told = watch.wait(home, connect=6, accept=6, close=12)
+        reported = watch.wait(home, connect=6, accept=6, close=12)
         client.end()
-    mine = {part(row, "pid", "cgroup", "container") for row in told if row["direction"] == "outbound"}
+    mine = {part(row, "pid", "cgroup", "container") for row in reported if row["direction"] == "outbound"}
     assert {names[1:] for names in mine} == {(f"/{path}", f"docker:{digest[:12]}")}
-    theirs = {part(row, "cgroup", "container") for row in told if row["direction"] == "inbound"}
+    theirs = {part(row, "cgroup", "container") for row in reported if row["direction"] == "inbound"}
     assert theirs == {(oracle.cgroup(server.pid), container_of(oracle.cgroup(server.pid)))}
 
 
@@ -820,7 +827,7 @@ NO_NET6, CLOSED_NET6 = "2001:db8::7", "2001:db8:1::7"
 
 @dataclass
 class Attempt:
-    """A connect() that failed: what a process did, when it began and ended, and what it was told."""
+    """A connect() that failed: what a process did, when it began and ended, and what it was reported."""
 
     pid: int
     target: tuple[str, int]
@@ -834,7 +841,7 @@ class Failed:
     """What went wrong, by the name of the process that it happened to, and what nettop said of it."""
 
     attempts: dict[str, Attempt]
-    told: list[Row]
+    reported: list[Row]
     groups: list[Row]
     totals: dict[int, Row]
 
@@ -887,12 +894,12 @@ FAILURES_OF_CONNECT = {
     "given-up": ("given up", 0),
     "killed": ("killed", errno.ECONNABORTED),
 }
-"""By the name of the process: why its connect() failed, as nettop and as the kernel told it."""
+"""By the name of the process: why its connect() failed, as nettop and as the kernel reported it."""
 
 
 @pytest.fixture(scope="module")
 def failed(one_watch: Watch) -> Iterator[Failed]:
-    """What was told of every way in which connect() fails."""
+    """What was reported of every kind of failing connect()."""
     with Lab() as lab:
         yield in_full(lambda: fail_in_every_way(lab, one_watch), one_watch)
 
@@ -935,18 +942,18 @@ def fail_in_every_way(lab: Lab, watch: Watch) -> Failed:
     }
     watch.wait_for_failures(len(attempts), near.namespace, crowded)
     snapshot = watch.read()
-    told = [row for row in watch.told(near.namespace, crowded) if row["event"] == "fail"]
+    reported = [row for row in watch.events(near.namespace, crowded) if row["event"] == "fail"]
     groups = [
         row
         for row in decoded(snapshot.tables["failures"], near.namespace.inode, crowded.inode)
         if row["process"] in FAILURES_OF_CONNECT
     ]
     pids = [attempt.pid for attempt in attempts.values()]
-    return Failed(attempts, told, groups, processes(snapshot, *pids))
+    return Failed(attempts, reported, groups, processes(snapshot, *pids))
 
 
 def no_roads(near: End, far: End) -> None:
-    """The far end is a router that answers for networks to which there is no way."""
+    """The far end is a router that answers for networks without a route."""
     for version, address, key in ((4, far.v4, "ipv4.ip_forward"), (6, far.v6, "ipv6.conf.all.forwarding")):
         near.namespace.ip(f"-{version}", "route", "add", "default", "via", address)
         far.namespace.sysctl(f"net.{key}", 1)
@@ -960,11 +967,11 @@ def no_roads(near: End, far: End) -> None:
 @pytest.mark.core
 @pytest.mark.parametrize("name", FAILURES_OF_CONNECT)
 def test_why_a_connect_failed(failed: Failed, name: str) -> None:
-    """A connect() that fails is told with its reason, process and target, and how long it took."""
+    """A connect() that fails is reported with its reason, process and target, and how long it took."""
     reason, error = FAILURES_OF_CONNECT[name]
     attempt = failed.attempts[name]
     assert attempt.error == error, errno.errorcode.get(attempt.error)
-    (row,) = [row for row in failed.told if row["process"] == name]
+    (row,) = [row for row in failed.reported if row["process"] == name]
     assert part(row, "event", "reason", "pid", "direction", "uid") == (
         "fail",
         reason,
@@ -985,7 +992,7 @@ def test_failures_are_grouped(failed: Failed) -> None:
     assert Counter(row["failures"] for row in failed.groups) == {1: len(FAILURES_OF_CONNECT)}
     names = ("reason", "remote_address", "process", "netns", "direction")
     assert {(*part(row, *names), row["port"], row["first_at"], row["last_at"]) for row in failed.groups} == {
-        (*part(row, *names), row["remote_port"], row["time"], row["time"]) for row in failed.told
+        (*part(row, *names), row["remote_port"], row["time"], row["time"]) for row in failed.reported
     }
 
 
@@ -998,36 +1005,36 @@ def test_failed_connects_of_a_process(failed: Failed) -> None:
 
 
 def test_no_route_at_all(lab: Lab, watch: Watch) -> None:
-    """connect() to where no route leads fails before any change of state: told where functions can be hooked."""
+    """connect() to where no route leads fails before any change of state: reported where functions can be hooked."""
     home = lab.namespace()
     client = lab.worker(home, "client")
     for target in (NO_NET, NO_NET6):
         assert client.call(try_to_connect, Call((target, 5)))[2] == errno.ENETUNREACH
     assert client.call(try_to_connect, Call(("127.0.0.1", 1)))[2] == errno.ECONNREFUSED
     until(
-        lambda: [watch.drain(), *(row for row in watch.told(home) if row["reason"] == "refused")][1:],
+        lambda: [watch.drain(), *(row for row in watch.events(home) if row["reason"] == "refused")][1:],
         "the last one",
     )
     hooked = "tcp_v4_connect" in watch.read().via.get("no route", "")
     expected = [("network unreachable", NO_NET), ("network unreachable", NO_NET6)] if hooked else []
-    told = [part(row, "reason", "remote_address") for row in watch.told(home)]
-    assert told == [*expected, ("refused", "127.0.0.1")]
+    reported = [part(row, "reason", "remote_address") for row in watch.events(home)]
+    assert reported == [*expected, ("refused", "127.0.0.1")]
 
 
 def test_one_socket_that_tries_again(lab: Lab, watch: Watch) -> None:
-    """A socket that was refused, and is connected later, tells of both, each with its own times."""
+    """A socket that was refused, and is connected later, reports both, each with its own times."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
-    server.call(traffic.close, ["door"])
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    server.call(traffic.close, ["listener"])
     assert client.call(connect_again, port, False) == errno.ECONNREFUSED
-    server.call(traffic.listen, "door", "127.0.0.1", port)
+    server.call(traffic.listen, "listener", "127.0.0.1", port)
     assert client.call(connect_again, port, True) == 0
-    server.call(traffic.accept, "door", 0)
+    server.call(traffic.accept, "listener", 0)
     client.call(traffic.close, ["again"])
     server.call(traffic.close, [0])
-    told = watch.wait(home, fail=1, connect=1, accept=1, close=2)
-    mine = [row for row in told if row["direction"] == "outbound"]
+    reported = watch.wait(home, fail=1, connect=1, accept=1, close=2)
+    mine = [row for row in reported if row["direction"] == "outbound"]
     assert [row["event"] for row in mine] == ["fail", "connect", "close"]
     assert len({row["id"] for row in mine}) == 1
     fail, connect, close = mine
@@ -1059,20 +1066,20 @@ def test_let_go_of_by_a_reader(lab: Lab, watch: Watch) -> None:
     bpf.set_element(watch.probe.table._program.maps["reader"], bytes(4), tgid)
     reader.call(traffic.close, ["held"])
     server.call(traffic.close, [0])
-    told = watch.wait(home, connect=1, accept=1, close=2)
-    (close,) = [row for row in told if part(row, "event", "direction") == ("close", "outbound")]
+    reported = watch.wait(home, connect=1, accept=1, close=2)
+    (close,) = [row for row in reported if part(row, "event", "direction") == ("close", "outbound")]
     assert part(close, "pid", "process", "owner_source") == (*process(client.pid), "connect")
 
 
 @pytest.mark.core
 def test_killed_while_open(lab: Lab, watch: Watch) -> None:
-    """What an administrator kills (ss -K) is the owner's still, not the killer's; the peer is told of a reset."""
+    """What an administrator kills (ss -K) is the owner's still, not the killer's; the peer is reported of a reset."""
     home = lab.namespace()
     client, server, port = joined(lab, home)
     move(client, server, 0, 1009, 1013)
     kill_sockets(home, "dport", "=", f":{port}")
-    told = watch.wait(home, connect=1, accept=1, close=2)
-    closed = {row["direction"]: part(row, "reason", "pid", "process", *MOVED) for row in told[2:]}
+    reported = watch.wait(home, connect=1, accept=1, close=2)
+    closed = {row["direction"]: part(row, "reason", "pid", "process", *MOVED) for row in reported[2:]}
     assert closed == {
         "outbound": ("killed", *process(client.pid), 1009, 1013),
         "inbound": ("reset by peer", *process(server.pid), 1013, 1009),
@@ -1083,19 +1090,19 @@ def test_timed_out_while_open(lab: Lab, watch: Watch) -> None:
     """A peer that falls silent ends a connection by a timeout, with what was sent and not acknowledged."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "door", "")
+    port = server.call(traffic.listen, "listener", "")
     client.call(traffic.connect, 0, Call((far.v4, port), options=((*USER_TIMEOUT[:2], 200),)))
-    server.call(traffic.accept, "door", 0)
+    server.call(traffic.accept, "listener", 0)
     move(client, server, 0, 1009, 1013)
     dropper = lab.dropper(far)
     dropper.rule(all_rows=1)
     client.call(traffic.send, {0: 499})
-    told = by_event(watch.wait(near.namespace, connect=1, close=1))
-    close = told["close"]
+    reported = by_event(watch.wait(near.namespace, connect=1, close=1))
+    close = reported["close"]
     assert part(close, "reason", "pid", "process") == ("timed out", *process(client.pid))
     assert part(close, "bytes_sent", "bytes_acked", "bytes_received") == (1508, 1009, 1013)
     assert close["retransmits"] == dropper.dropped() - 1
-    assert close["duration_us"] == (close["time"] - told["connect"]["time"]) // 1000
+    assert close["duration_us"] == (close["time"] - reported["connect"]["time"]) // 1000
 
 
 @pytest.mark.core
@@ -1103,9 +1110,9 @@ def test_closed_by_both_at_once(lab: Lab, watch: Watch) -> None:
     """A FIN that meets the peer's before it is acknowledged: both have closed."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "door", "")
+    port = server.call(traffic.listen, "listener", "")
     client.call(traffic.connect, 0, Call((far.v4, port)))
-    server.call(traffic.accept, "door", 0)
+    server.call(traffic.accept, "listener", 0)
     move(client, server, 0, 1009, 1013)
     dropper = lab.dropper(far)
     dropper.rule(all_rows=1)
@@ -1113,9 +1120,9 @@ def test_closed_by_both_at_once(lab: Lab, watch: Watch) -> None:
     server.call(traffic.close, [0])
     client.call(traffic.in_state, 0, 11)
     dropper.nothing()
-    told = by_event(watch.wait(near.namespace, connect=1, close=1))
+    reported = by_event(watch.wait(near.namespace, connect=1, close=1))
     names = ("reason", "pid", "process", "bytes_sent", "bytes_acked", "bytes_received")
-    assert part(told["close"], *names) == ("closed by both", *process(client.pid), 1009, 1009, 1013)
+    assert part(reported["close"], *names) == ("closed by both", *process(client.pid), 1009, 1009, 1013)
     theirs = by_event(watch.wait(far.namespace, accept=1, close=1))["close"]
     assert part(theirs, *names) == ("closed by us", *process(server.pid), 1013, 1013, 1009)
 
@@ -1131,25 +1138,25 @@ def test_resets_on_loopback_are_not_the_peers(lab: Lab, watch: Watch) -> None:
     early, late = range(150), range(150, 300)
     client.call(traffic.linger, list(range(300)))
     client.call(traffic.close, list(early))
-    told = watch.wait(home, connect=300, accept=150, close=300)
+    reported = watch.wait(home, connect=300, accept=150, close=300)
     found = {
         row["remote_port"]: row["pid"]
-        for row in told
+        for row in reported
         if part(row, "event", "direction") == ("close", "inbound")
     }
     assert found == dict.fromkeys((ports[number] for number in early), None)
     watch.read()
     client.call(traffic.close, list(late))
-    told = watch.wait(home, connect=300, accept=300, close=600)
+    reported = watch.wait(home, connect=300, accept=300, close=600)
     found = {
         row["remote_port"]: row["pid"]
-        for row in told
+        for row in reported
         if part(row, "event", "direction") == ("close", "inbound")
     }
     assert {port: pid for port, pid in found.items() if pid is not None} == {
         ports[number]: owners[ports[number]] for number in late
     }
-    mine = {part(row, "reason", "pid", "process") for row in told if row["direction"] == "outbound"}
+    mine = {part(row, "reason", "pid", "process") for row in reported if row["direction"] == "outbound"}
     assert mine == {(reason, *process(client.pid)) for reason in (None, "reset by us")}
 
 
@@ -1168,14 +1175,14 @@ def test_connections_from_before_the_start(lab: Lab, is_read: bool) -> None:
         for number in range(4):
             move(client, server, number, 101, 103)
         close_each_way(client, server)
-        told = watch.wait(home, close=8)
+        reported = watch.wait(home, close=8)
         after = processes(watch.read(), client.pid, server.pid)
     names = ("reason", "bytes_sent", "bytes_received", "pid", "process")
     ended = (("closed by us", "closed by peer"), ("closed by peer", "closed by us"),
              ("reset by us", "reset by peer"), ("reset by peer", "reset by us"))  # fmt: skip
     known = process(client.pid), process(server.pid)
     owners = known if is_read else ((None, None),) * 2, known
-    assert Counter(part(row, *names) for row in told) == Counter(
+    assert Counter(part(row, *names) for row in reported) == Counter(
         row
         for number, (mine, theirs) in enumerate(ended)
         for row in (
@@ -1183,8 +1190,8 @@ def test_connections_from_before_the_start(lab: Lab, is_read: bool) -> None:
             (theirs, 2106 + number, 1110 + number, *(owners[theirs != "reset by peer"][1])),
         )
     )
-    assert {part(row, "opened_at", "duration_us", "handshake_us") for row in told} == {(None, None, None)}
-    assert all(port in part(row, "local_port", "remote_port") for row in told)
+    assert {part(row, "opened_at", "duration_us", "handshake_us") for row in reported} == {(None, None, None)}
+    assert all(port in part(row, "local_port", "remote_port") for row in reported)
     if not is_read:
         return
     assert [part(before[pid], "connections", "closed") for pid in before] == [(4, 0)] * 2
@@ -1209,7 +1216,7 @@ def test_a_connect_that_takes_long(lab: Lab) -> None:
     """The handshake is what lay between connect() and the opening; one from before the start is still no accept."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "door", "")
+    port = server.call(traffic.listen, "listener", "")
     dropper = lab.dropper(far)
     dropper.rule(all_rows=1)
     client.call(traffic.connect_without_answer, 0, Call((far.v4, port)))
@@ -1221,13 +1228,13 @@ def test_a_connect_that_takes_long(lab: Lab) -> None:
         ports = [client.call(traffic.address, number)[1] for number in range(2)]
         for number in range(2):
             client.call(traffic.in_state, number, traffic.ESTABLISHED)
-        server.call(traffic.accept_ports, "door", {ports[number]: number for number in range(2)})
+        server.call(traffic.accept_ports, "listener", {ports[number]: number for number in range(2)})
         for number in range(2):
             move(client, server, number, 101, 103)
             client.call(traffic.close, [number])
             server.call(traffic.close, [number])
-        told = watch.wait(near.namespace, connect=2, close=2)
-    old, new = (by_event([row for row in told if row["local_port"] == port]) for port in ports)
+        reported = watch.wait(near.namespace, connect=2, close=2)
+    old, new = (by_event([row for row in reported if row["local_port"] == port]) for port in ports)
     assert part(old["connect"], "direction", "handshake_us", "remote_port") == ("outbound", None, port)
     assert began <= new["connect"]["time"] - 1000 * new["connect"]["handshake_us"] <= begun
     for rows in (old, new):
@@ -1282,9 +1289,9 @@ def test_half_closed_orphans(lab: Lab, watch: Watch) -> None:
     """What the kernel still closes for a process stays its own, at every reading, until it has ended: once."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "door", "")
+    port = server.call(traffic.listen, "listener", "")
     ports = client.call(traffic.connect_at_once, [Call((far.v4, port))] * 2)
-    server.call(traffic.accept_ports, "door", {port: number for number, port in enumerate(ports)})
+    server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
     for number in range(2):
         move(client, server, number, 1009, 2003)
     dropper = lab.dropper(far)
@@ -1351,12 +1358,12 @@ def lost_of_short_lived_processes(lab: Lab) -> int:
     """Has them send and end; how many events were lost, and where none was all is exact."""
     home = lab.namespace()
     forkers, sink = [lab.worker(home, f"forker-{n}") for n in range(2)], lab.worker(home, "sink")
-    port = sink.call(traffic.listen, "door", "127.0.0.1")
+    port = sink.call(traffic.listen, "listener", "127.0.0.1")
     assert ENTRIES_MAX < CHILDREN
     some = traffic.primes(97)
     amounts = [some[number % len(some)] for number in range(CHILDREN)]
     with Watch() as watch:
-        sink.start(traffic.swallow, "door", CHILDREN)
+        sink.start(traffic.swallow, "listener", CHILDREN)
         for number, forker in enumerate(forkers):
             forker.start(send_by_children, ("127.0.0.1", port), amounts[number::2])
         received, ended = [], False
@@ -1372,11 +1379,11 @@ def lost_of_short_lived_processes(lab: Lab) -> int:
         sent: dict[int, int] = forkers[0].result() | forkers[1].result()
         assert len(sent) == CHILDREN
 
-        def all_told() -> bool:
+        def all_reported() -> bool:
             snapshot = watch.read()
             return closed(snapshot, {sink.pid, *sent}) + snapshot.lost["events"] >= 2 * CHILDREN
 
-        until(all_told, "the last ones are closed")
+        until(all_reported, "the last ones are closed")
         if lost := watch.read().lost["events"]:
             return lost
         for _ in range(3):
@@ -1416,15 +1423,15 @@ def test_more_connections_than_there_is_room_for(lab: Lab, monkeypatch: pytest.M
         client.call(traffic.close, list(range(20)))
         server.call(wait_for_end, 19)
         server.call(traffic.close, list(range(20)))
-        told = watch.wait(home, connect=20, accept=20, close=40)
+        reported = watch.wait(home, connect=20, accept=20, close=40)
         assert sums(watch.read(), client, server) == [(0, 20, 0, 20180, 40060), (0, 20, 0, 40060, 20180)]
     for event, pid, mine in (("connect", client.pid, False), ("accept", server.pid, True)):
-        rows = [row for row in told if row["event"] == event]
+        rows = [row for row in reported if row["event"] == event]
         assert {part(row, "local_port" if mine else "remote_port", "direction") for row in rows} == {
             (port, "inbound" if mine else "outbound")
         }
         assert {row["pid"] for row in rows} <= {pid, None}
-        assert {part(row, "pid", "process") for row in told if row["event"] == "close"} == {
+        assert {part(row, "pid", "process") for row in reported if row["event"] == "close"} == {
             process(client.pid),
             process(server.pid),
         }
@@ -1434,10 +1441,10 @@ def test_more_connections_than_there_is_room_for(lab: Lab, monkeypatch: pytest.M
 
 
 def test_following_a_process(lab: Lab) -> None:
-    """Of a followed process and of all that it begins from then on everything is told, and nothing of any other."""
+    """Of a followed process and of all that it begins from then on everything is reported, and nothing of any other."""
     home = lab.namespace()
     leader, stranger, server = (lab.worker(home, name) for name in ("leader", "stranger", "server"))
-    target = "127.0.0.1", server.call(traffic.listen, "door", "127.0.0.1")
+    target = "127.0.0.1", server.call(traffic.listen, "listener", "127.0.0.1")
     leader.call(fork_connector, target, "elder")
     with Watch(follow=leader.pid) as watch:
         leader.call(connect_in_child, target, b"child")
@@ -1451,15 +1458,17 @@ def test_following_a_process(lab: Lab) -> None:
         leader.call(connect_and_leave, target, "leaver")
         leader.call(traffic.connect, "last", Call(target))
         leader.call(traffic.close, ["last"])
-        server.call(traffic.swallow, "door", 9)
-        told = watch.wait(home, connect=7, close=7, fail=1)
+        server.call(traffic.swallow, "listener", 9)
+        reported = watch.wait(home, connect=7, close=7, fail=1)
         lost = watch.read().lost
     expected = Counter(["child", "grandchild", "4th", "daemon", "leader", "leader", "leaver"])
-    assert Counter(row["process"] for row in told if row["event"] == "connect") == expected
-    assert Counter(row["process"] for row in told if row["event"] == "close") == expected
-    assert {part(row, "pid", "process") for row in told if row["event"] == "fail"} == {(leader.pid, "leader")}
-    assert {row["direction"] for row in told} == {"outbound"}
-    (left,) = [row for row in told if part(row, "event", "process") == ("close", "leaver")]
+    assert Counter(row["process"] for row in reported if row["event"] == "connect") == expected
+    assert Counter(row["process"] for row in reported if row["event"] == "close") == expected
+    assert {part(row, "pid", "process") for row in reported if row["event"] == "fail"} == {
+        (leader.pid, "leader")
+    }
+    assert {row["direction"] for row in reported} == {"outbound"}
+    (left,) = [row for row in reported if part(row, "event", "process") == ("close", "leaver")]
     assert part(left, "bytes_sent", "reason") == (101, "closed by us")
     assert lost["followed processes"] == 0
 
@@ -1469,14 +1478,14 @@ def test_following_more_than_there_is_room_for(lab: Lab, monkeypatch: pytest.Mon
     monkeypatch.setattr(connection_programs, "FOLLOWED_MAX", 3)
     home = lab.namespace()
     leader, server = lab.worker(home, "leader"), lab.worker(home, "server")
-    target = "127.0.0.1", server.call(traffic.listen, "door", "127.0.0.1")
+    target = "127.0.0.1", server.call(traffic.listen, "listener", "127.0.0.1")
     with Watch(follow=leader.pid) as watch:
         leader.call(connect_in_child, target, b"child", b"grandchild", b"4th", b"5th")
         leader.call(connect_in_thread, target, b"thread")
-        server.call(traffic.swallow, "door", 2)
-        told = watch.wait(home, connect=1, close=1)
+        server.call(traffic.swallow, "listener", 2)
+        reported = watch.wait(home, connect=1, close=1)
         assert watch.read().lost["followed processes"] == 1
-    assert {part(row, "pid", "process") for row in told} == {(leader.pid, "leader")}
+    assert {part(row, "pid", "process") for row in reported} == {(leader.pid, "leader")}
 
 
 # --- what the probe leaves, and what it stands ----------------------------------------------------------------
@@ -1507,10 +1516,12 @@ def test_a_small_ring_that_is_drained_loses_nothing(lab: Lab) -> None:
             home, ports = drained_after_each(lab, watch, 120)
             if watch.read().lost["events"] == lost:
                 break
-        told = watch.wait(home, connect=120, accept=120, close=240)  # the last FIN may still be on its way
+        reported = watch.wait(
+            home, connect=120, accept=120, close=240
+        )  # the last FIN may still be on its way
 
     def clients_ports(event: str) -> list[int]:
-        return [row["local_port"] for row in told if part(row, "event", "process") == (event, "client")]
+        return [row["local_port"] for row in reported if part(row, "event", "process") == (event, "client")]
 
     assert clients_ports("connect") == ports
     assert sorted(clients_ports("close")) == sorted(ports)  # a busy machine's FINs overtake each other
@@ -1520,12 +1531,12 @@ def drained_after_each(lab: Lab, watch: Watch, count: int) -> tuple[Namespace, l
     """Makes so many connections, and drains the ring after each; their namespace, and the clients' ports."""
     home = lab.namespace()
     client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "door", "127.0.0.1")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
     ports = []
     for number in range(count):
         ports.append(client.call(traffic.connect, number, Call(("127.0.0.1", port))))
         assert select.select(watch.probe.wakeups(), [], [], 30)[0], "the kernel wakes nobody"
-        server.call(traffic.accept, "door", number)
+        server.call(traffic.accept, "listener", number)
         client.call(traffic.close, [number])
         server.call(traffic.close, [number])
         watch.drain()
@@ -1560,7 +1571,7 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
                     counts.append(worker.result(0.02))
         until(lambda: {row.state for row in ss.sockets(home).values()} <= {"TIME_WAIT"}, "the last is closed")
         detach(probe)
-        for _ in range(2):  # the second tells what waited for the first
+        for _ in range(2):  # the second reports what waited for the first
             published.clear()
             session.sample_now()
             assert published.wait(30)
@@ -1575,15 +1586,15 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
     assert ids[-1] == len(ids) + feed.lost
     assert len(ids) + feed.lost + now.lost["events"] - skipped == happened
     hosts = {f"127.0.1.{number}": process(worker.pid) for number, worker in enumerate(workers)}
-    told = [row for batch in batches for row in decoded(batch, home.inode)]
+    reported = [row for batch in batches for row in decoded(batch, home.inode)]
     wrong = [
         row
-        for row in told
+        for row in reported
         if row["pid"] is not None and part(row, "pid", "process") != hosts.get(owner_host(row))
     ]
-    assert not wrong, f"{len(wrong)} of {len(told)}, the first: {wrong[:2]}"
+    assert not wrong, f"{len(wrong)} of {len(reported)}, the first: {wrong[:2]}"
     if groups is None:  # without a record there is no owner, and what was moved counts as unattributed
-        assert all(row["pid"] is not None for row in told if row["event"] != "accept")
+        assert all(row["pid"] is not None for row in reported if row["event"] != "accept")
         totals = processes(now, *(worker.pid for worker in workers))
         assert [part(totals[worker.pid], "closed", *MOVED) for worker in workers] == [
             (2 * count, 13 * count, 13 * count) for count in counts
@@ -1591,5 +1602,5 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
 
 
 def owner_host(row: Row) -> str:
-    """The address that tells a storm: its listener's, which is another than its clients'."""
+    """The address that reports a storm: its listener's, which is another than its clients'."""
     return str(max(row["local_address"], row["remote_address"]))

@@ -57,8 +57,8 @@ from .test_events import (
 from .traffic import Call, Errand
 
 pytestmark = pytest.mark.kernel
-EVENTS_ARE_TOLD = test_events.pytestmark[1]
-"""Marks what takes a kernel that tells of events at all."""
+EVENTS_AVAILABLE = test_events.pytestmark[1]
+"""Marks what takes a kernel that reports events at all."""
 
 PREFORKED, CHILDREN, LOSSY = 240, 12, 3
 LOST_EVERY = 7
@@ -77,7 +77,7 @@ OF_OWNERS = ("pid", "process", "cgroup", "container")
 
 @dataclass
 class Seen:
-    """What one watch told: of the namespaces with the traffic, and of the one that stood still."""
+    """What one watch reported: of the namespaces with the traffic, and of the one that stood still."""
 
     hooks: tuple[HookStatus, ...]
     refused: dict[str, str]
@@ -89,7 +89,7 @@ class Seen:
 
 @dataclass
 class Traffic:
-    """What was done, and what each watch told of it, the best first."""
+    """What was done, and what each watch reported of it, the best first."""
 
     errands: dict[int, Errand]
     served: dict[tuple[int, int], int]
@@ -164,7 +164,7 @@ def done(watches: list[Watch]) -> Iterator[Traffic]:
 
 
 def act(lab: Lab, watches: list[Watch]) -> tuple[Traffic, Callable[[], list[Seen]]]:
-    """The traffic, and how to see what the watches have told of it."""
+    """The traffic, and how to see what the watches have reported of it."""
     home, still = lab.namespace(), lab.namespace()
     home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
     near, far = lab.pair()
@@ -184,7 +184,7 @@ def act(lab: Lab, watches: list[Watch]) -> tuple[Traffic, Callable[[], list[Seen
 
 
 def look(watch: Watch, table: list[Row], client: Worker, *namespaces: Namespace) -> Seen:
-    """What a watch has told."""
+    """What a watch has reported."""
     snapshot = watch.read()
     events = watch.probe._events
     assert events is not None
@@ -192,7 +192,7 @@ def look(watch: Watch, table: list[Row], client: Worker, *namespaces: Namespace)
         snapshot.hooks,
         events._program.refused,
         dict(snapshot.gaps),
-        watch.told(*namespaces),
+        watch.events(*namespaces),
         table,
         processes(snapshot, client.pid)[client.pid],
     )
@@ -204,14 +204,14 @@ def run_errands(
     """Connections of every ending to pre-forked workers and to a daemon that leaves each to a child; who served
     them, and the errands by the client's port."""
     server, daemon = lab.worker(home, "master"), lab.worker(home, "daemon")
-    doors = {host: server.call(traffic.listen, host, host) for host in ("127.0.0.1", "::1")}
-    server.call(serve_by_workers, list(doors))
+    ports_by_host = {host: server.call(traffic.listen, host, host) for host in ("127.0.0.1", "::1")}
+    server.call(serve_by_workers, list(ports_by_host))
     sizes, errands = traffic.primes(2 * (PREFORKED + CHILDREN), 100), {}
-    port = daemon.call(traffic.listen, "door", "127.0.0.1")
-    daemon.start(serve_by_children, "door", CHILDREN)
+    port = daemon.call(traffic.listen, "listener", "127.0.0.1")
+    daemon.start(serve_by_children, "listener", CHILDREN)
     for number in range(PREFORKED + CHILDREN):
         host = "::1" if number % 3 == 0 and number < PREFORKED else "127.0.0.1"
-        call = Call((host, doors[host] if number < PREFORKED else port))
+        call = Call((host, ports_by_host[host] if number < PREFORKED else port))
         errands[number] = Errand(call, sizes[number], sizes[-1 - number], number // 3 % len(ENDED))
     client.start(traffic.run_errands, errands)
     ports: dict[int, int] = {}
@@ -232,9 +232,9 @@ def fail(client: Worker) -> None:
 def lose(lab: Lab, near: Any, far: Any) -> dict[int, dict[str, int]]:
     """Transfers of which every seventh packet of data is lost; what the kernel says of the sender's end, by port."""
     client, server = lab.worker(near.namespace, "sender"), lab.worker(far.namespace, "receiver")
-    port = server.call(traffic.listen, "door", "")
+    port = server.call(traffic.listen, "listener", "")
     ports = client.call(traffic.connect_at_once, [Call((far.v4, port))] * LOSSY)
-    server.call(traffic.accept_ports, "door", {port: number for number, port in enumerate(ports)})
+    server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
     dropper = lab.dropper(far)
     dropper.rule(all_rows=LOST_EVERY, data=True)
     amounts = dict(enumerate(traffic.primes(LOSSY, 300_000)))
@@ -290,7 +290,7 @@ def record(record_property: Callable[[str, object], None]) -> Callable[..., None
     return write
 
 
-@EVENTS_ARE_TOLD
+@EVENTS_AVAILABLE
 @pytest.mark.core
 @pytest.mark.parametrize(("fallbacks", "mechanism"), MECHANISMS, ids=name_of)
 def test_each_mechanism_reports_the_same(
@@ -316,7 +316,7 @@ def test_each_mechanism_reports_the_same(
     record(verdict="same")
 
 
-@EVENTS_ARE_TOLD
+@EVENTS_AVAILABLE
 @pytest.mark.core
 def test_the_nested_program_reports_the_same(done: Traffic) -> None:
     """Changes of state that find the first program running are reported by the nested one, with the same result."""
@@ -337,7 +337,7 @@ def why_refused(done: Traffic, hook: str, mechanism: Mechanism) -> str:
 
 
 def knows_users(seen: Seen) -> bool:
-    """Whether a hook tells whose an accepted connection is."""
+    """Whether a hook reports whose an accepted connection is."""
     accepts = hook_of(seen.hooks, HOOK_ACCEPTS.name)
     return any(
         mechanism.programs for mechanism in ACCEPTING.mechanisms if mechanism.name == accepts.mechanism
@@ -346,16 +346,16 @@ def knows_users(seen: Seen) -> bool:
 
 def check_truth(rows: list[Row], done: Traffic, *, knows_users: bool) -> None:
     """Every connection opened and closed once at each end, with what its two processes moved over it."""
-    told = {(row["event"], *part(row, "local_port", "remote_port")): row for row in rows}
+    reported = {(row["event"], *part(row, "local_port", "remote_port")): row for row in rows}
     for port, errand in done.errands.items():
         target = errand.call.target[1]
         server = done.served[target, port]
-        assert {("connect", port, target), ("accept", target, port)} <= told.keys()
-        mine, theirs = told["close", port, target], told["close", target, port]
+        assert {("connect", port, target), ("accept", target, port)} <= reported.keys()
+        mine, theirs = reported["close", port, target], reported["close", target, port]
         assert part(mine, "pid", *MOVED, "retransmits") == (done.client, errand.up, errand.down, 0)
         assert part(theirs, *MOVED, "retransmits") == (errand.down, errand.up, 0)
         assert part(mine, "reason") + part(theirs, "reason") == ENDED[errand.ending]
-        owners = {row["pid"] for row in (theirs, told["accept", target, port])}
+        owners = {row["pid"] for row in (theirs, reported["accept", target, port])}
         assert owners == {server} or (not knows_users and owners <= {server, None})
     for port, said in done.lost.items():
         sent = ("close", port, "sender")  # in the other namespace a port may be the same
@@ -374,8 +374,8 @@ def check_open(rows: list[Row], port: int) -> None:
     ):
         theirs = [row for row in rows if part(row, "process", "state") == (process, "ESTABLISHED")]
         assert sorted(part(row, *MOVED) for row in theirs) == sorted(moved)
-    (door,) = [row for row in rows if row["state"] == "LISTEN"]
-    assert part(door, "local_port", "process") == (port, "server")
+    (listener,) = [row for row in rows if row["state"] == "LISTEN"]
+    assert part(listener, "local_port", "process") == (port, "server")
 
 
 def by_id(rows: list[Row]) -> dict[int, tuple[Any, ...]]:
@@ -394,7 +394,7 @@ def by_id(rows: list[Row]) -> dict[int, tuple[Any, ...]]:
 
 
 def check_no_routes(seen: Seen) -> None:
-    """Those who found no route are told once each, where a hook tells of them."""
+    """Those who found no route are reported once each, where a hook reports them."""
     routes = hook_of(seen.hooks, HOOK_ROUTES.name)
     failed = [
         part(row, "reason", "remote_address", "family") for row in seen.events if row["event"] == "fail"
@@ -412,8 +412,8 @@ def check_same(rows: list[Row], best: list[Row], *, with_owners: bool) -> None:
     """Every column of every event is the same."""
     unlike = OWN if with_owners else OWN + OF_OWNERS
 
-    def of(told: list[Row]) -> dict[tuple[Any, ...], Row]:
-        events = [row for row in told if not (row["event"] == "fail" and row["reason"] != "refused")]
+    def of(reported: list[Row]) -> dict[tuple[Any, ...], Row]:
+        events = [row for row in reported if not (row["event"] == "fail" and row["reason"] != "refused")]
         return {
             part(row, "event", "id"): {name: value for name, value in row.items() if name not in unlike}
             for row in events
@@ -422,7 +422,7 @@ def check_same(rows: list[Row], best: list[Row], *, with_owners: bool) -> None:
     assert of(rows) == of(best)
 
 
-@EVENTS_ARE_TOLD
+@EVENTS_AVAILABLE
 @pytest.mark.core
 def test_hooks_are_tried_out_here(done: Traffic) -> None:
     """The hook check worked, so each mechanism in use was seen to be called."""
@@ -488,7 +488,7 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *pro
     monkeypatch.setattr(connections, "events_text", text)
 
 
-@EVENTS_ARE_TOLD
+@EVENTS_AVAILABLE
 @pytest.mark.parametrize(
     ("program", "why"),
     [
@@ -508,7 +508,7 @@ def test_events_without_a_working_hook(
     with Watch() as watch:
         lab.worker(home, "caller").call(try_to_connect, Call(("127.0.0.1", 1)))
         snapshot = watch.read()
-        assert watch.told(home) == []
+        assert watch.events(home) == []
     assert snapshot.via["events"] == f"n/a: {why}"
     assert snapshot.missing == {"closed": why, "failed": why}
     assert not {"connected", "accepted", "closed", "failed", "events"} & (
@@ -557,9 +557,9 @@ def test_the_hook_check_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None
     with Watch() as watch:
         for _ in range(2):
             snapshot = watch.read()
-        told = {row["netns"] for row in watch.told()}
+        reported = {row["netns"] for row in watch.events()}
     assert len(namespaces) == 1
-    assert not namespaces & (told | set(snapshot.tables["sockets"].array["netns"].tolist()))
+    assert not namespaces & (reported | set(snapshot.tables["sockets"].array["netns"].tolist()))
 
 
 def test_hooks_that_cannot_be_checked_are_attached_unchecked() -> None:

@@ -101,7 +101,7 @@ def test_fork_per_connection(lab: Lab) -> None:
 
 
 def test_socket_passed_to_another_process(lab: Lab) -> None:
-    """A socket passed by SCM_RIGHTS and closed by its first holder belongs to the receiver."""
+    """A socket passed by SCM_RIGHTS and closed by its first process belongs to the receiver."""
     home, client, _ = connected(lab)
     cookie = client.call(traffic.cookie, 0)
     assert owner(by_cookie(rows())[cookie]) == process(client.pid)
@@ -191,7 +191,7 @@ def test_several_holders(lab: Lab) -> None:
 
 
 def test_first_seen_holder_keeps_the_socket(lab: Lab) -> None:
-    """A holder seen in an earlier snapshot keeps the socket while it lives; then the latest of the others has it."""
+    """An owner seen in an earlier snapshot keeps the socket while it lives; then the latest of the others has it."""
     _, client, _ = connected(lab)
     cookie, pid = client.call(traffic.cookie, 0), client.pid
     children: list[int] = []
@@ -298,7 +298,7 @@ def shapes(form: str, text: str) -> set[Any]:
 
 
 def test_holders_that_vanish_while_they_are_read(lab: Lab) -> None:
-    """Processes that come and go while they are read leave no error; the holder that stays is the owner or a child."""
+    """Processes that come and go while they are read leave no error; the process that stays is the owner or a child."""
     _, client, _ = connected(lab)
     cookie = client.call(traffic.cookie, 0)
     client.start(fork_and_end, 200)

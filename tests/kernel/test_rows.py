@@ -65,7 +65,7 @@ def test_half_open_connection(lab: Lab) -> None:
 
 
 def test_connection_under_way(lab: Lab) -> None:
-    """A connection that nobody answers is SYN_SENT, belongs to who asked for it, and has sent no payload."""
+    """A connection that nobody answers is SYN_SENT, belongs to the process that called connect, has sent no payload."""
     near, far, client, _, port = two_ends(lab)
     lab.dropper(far).rule(all_rows=1)
     client.call(traffic.connect_without_answer, 0, Call((far.v4, port)))
@@ -247,8 +247,8 @@ def test_namespace_that_appears_later(lab: Lab) -> None:
         running.refresh()
         assert running.wait() == 0
         _, second = running.refreshes()
-        unheld = [row for row in in_namespaces(second, home.inode) if row["pid"] is None]
-        assert [row["state"] for row in unheld] == ["ESTABLISHED"]
+        unattributed = [row for row in in_namespaces(second, home.inode) if row["pid"] is None]
+        assert [row["state"] for row in unattributed] == ["ESTABLISHED"]
 
 
 def test_every_socket_of_the_machine_once(lab: Lab) -> None:

@@ -81,7 +81,7 @@ class Place:
             "run", "--format", "jsonl", "--output", str(self.report), *options, "--", *inside, **how
         )
 
-    def told(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def events(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The connections of the report, and its summary."""
         *rows, summary = [json.loads(line) for line in self.report.read_text().splitlines()]
         return rows, summary
@@ -94,14 +94,14 @@ def place(lab: Lab, tmp_path: Path) -> Place:
 
 
 def test_children_and_grandchildren(place: Place) -> None:
-    """What the command, its child and a child's child connect to is told with exact bytes, and so is a failure."""
+    """What the command, its child and a child's child connect to is reported with exact bytes, and so is a failure."""
     place.server.start(serve, 3, 4999)
     child = f"sh -c '{place.client} 211 & wait' & {place.client} 307; wait"
     script = f"{place.client} 101; {child}; {place.refused}"
     done = place.run(script)
     place.server.result()
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
-    rows, summary = place.told()
+    rows, summary = place.events()
     closed = [(row["bytes_sent"], row["bytes_received"]) for row in rows if row["event"] == "close"]
     assert sorted(closed) == [(101, 4999), (211, 4999), (307, 4999)]
     assert [(row["process"], row["reason"]) for row in rows if row["event"] == "fail"] == [
@@ -121,25 +121,25 @@ def test_children_and_grandchildren(place: Place) -> None:
 
 
 def test_nobody_elses(lab: Lab, place: Place, tmp_path: Path) -> None:
-    """While strangers connect all the time, only the command's connections are told."""
+    """While strangers connect all the time, only the command's connections are reported."""
     stranger = lab.worker(place.namespace)
     stranger.start(connect_until, tmp_path / "enough")
     place.server.start(serve, 20, 11)
     assert place.run(f"for i in $(seq 20); do {place.client} 7; done").returncode == 0
     (tmp_path / "enough").touch()
     stranger.result()
-    rows, summary = place.told()
+    rows, summary = place.events()
     assert {row["remote_port"] for row in rows} == {place.port}
     assert Counter(row["bytes_sent"] for row in rows) == {7: 20}
     assert summary["opened"] == 20
 
 
 def test_many_at_once(place: Place) -> None:
-    """Connections of many children at the same time are all told."""
+    """Connections of many children at the same time are all reported."""
     place.server.start(serve, 60, 3)
     script = f"for i in 1 2 3 4 5 6; do (for j in $(seq 10); do {place.client} 5; done) & done; wait"
     assert place.run(script).returncode == 0
-    rows, summary = place.told()
+    rows, summary = place.events()
     assert (len(rows), summary["opened"], summary["still_open"], summary["bytes_sent"]) == (60, 60, 0, 300)
 
 
@@ -157,7 +157,7 @@ def test_what_stays_open(lab: Lab, place: Place, tmp_path: Path) -> None:
     os.mkfifo(fifo)
     stays = f"{sys.executable} -S {script} >{fifo} 2>&1 </dev/null & read said <{fifo}; echo $!"
     done = place.run(stays)
-    _, summary = place.told()
+    _, summary = place.events()
     os.kill(int(done.stdout), signal.SIGKILL)
     assert (summary["opened"], summary["still_open"], summary["bytes_sent"]) == (1, 1, 997)
 

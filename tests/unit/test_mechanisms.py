@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook ladder: which way is taken, what is said of the others, and what a lens's snapshot makes of it."""
+"""Fallbacks: which mechanism is used, why the others are not, and what the snapshot says of it."""
 
 import errno
 
@@ -18,16 +18,16 @@ BEST, SECOND, LAST = LADDER.mechanisms
 
 
 class Kernel:
-    """Takes ways but those that it refuses, and remembers what it was asked."""
+    """Accepts mechanisms but those that it refuses, and records the attempts."""
 
     def __init__(self, **refusals: Exception) -> None:
         self.refusals = refusals
-        self.asked: list[str] = []
+        self.attempts: list[str] = []
 
-    def take(self, way: Mechanism) -> None:
-        """Refuse by the first word of the way's name, or take it."""
-        self.asked.append(way.name)
-        refusal = self.refusals.get(way.name.partition("/")[0])
+    def take(self, mechanism: Mechanism) -> None:
+        """Refuse by the first word of the mechanism's name, or take it."""
+        self.attempts.append(mechanism.name)
+        refusal = self.refusals.get(mechanism.name.partition("/")[0])
         if refusal:
             raise refusal
 
@@ -36,11 +36,11 @@ def test_the_best_way_is_taken_and_no_other_tried() -> None:
     """What works first is used."""
     kernel = Kernel()
     assert attach_best(LADDER, kernel.take, {}) == HookStatus("accepts", "fexit/accept", (), ("pid",))
-    assert kernel.asked == ["fexit/accept"]
+    assert kernel.attempts == ["fexit/accept"]
 
 
 def test_refused_ways_are_named_in_order() -> None:
-    """Each way that was tried before says why it is not used, whichever error said so."""
+    """Each mechanism that was tried before says why it is not used, whichever error said so."""
     kernel = Kernel(
         fexit=Unsupported("no such function"), kretprobe=OSError(errno.EPERM, "Operation not permitted")
     )
@@ -76,15 +76,15 @@ def test_without_any_way_the_fields_are_not_here() -> None:
     ("word", "taken"), [("kretprobe", SECOND), ("kretprobe/accept", SECOND), ("tp", LAST)]
 )
 def test_a_way_that_is_asked_for_is_the_only_one_tried(word: str, taken: Mechanism) -> None:
-    """The beginning of its name is enough; the others say that another was asked for."""
+    """The beginning of its name is enough; the others say that another was chosen."""
     kernel = Kernel()
     hook = attach_best(LADDER, kernel.take, {"accepts": word, "events": "none"})
-    assert (hook.mechanism, kernel.asked) == (taken.name, [taken.name])
+    assert (hook.mechanism, kernel.attempts) == (taken.name, [taken.name])
     assert dict(hook.refused)["fexit/accept"] == "another mechanism was chosen"
 
 
 def test_a_way_that_is_asked_for_and_refused_leaves_none() -> None:
-    """Nobody who asks for a way gets another one in its place."""
+    """A chosen mechanism is never replaced by another one."""
     kernel = Kernel(kretprobe=Unsupported("no kprobes"))
     hook = attach_best(LADDER, kernel.take, {"accepts": "kretprobe"})
     assert hook.mechanism is None
@@ -95,12 +95,12 @@ def test_a_point_may_be_left_alone() -> None:
     """`none` tries nothing."""
     kernel = Kernel()
     assert attach_best(LADDER, kernel.take, {"accepts": "none"}).mechanism is None
-    assert kernel.asked == []
+    assert kernel.attempts == []
 
 
 @pytest.mark.parametrize("failure", [SourceFailed("the loader was killed"), ValueError("a bug")])
 def test_what_is_no_refusal_is_not_taken_for_one(failure: Exception) -> None:
-    """A child that dies, or a bug, must not lead to a worse way in silence."""
+    """A child that dies, or a bug, must not lead to a worse mechanism without notice."""
     with pytest.raises(type(failure)):
         attach_best(LADDER, Kernel(fexit=failure).take, {})
 

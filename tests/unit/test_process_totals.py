@@ -138,7 +138,7 @@ class Totals:
         return self._totals.rows(rows, self._totals.closed(lambda: None), {}, TAKEN_NS)
 
     def end(self, connection: Connection, had_owner: bool = True) -> None:
-        """The ring tells of an end; the owner may be known by the table alone."""
+        """The ring reports an end; the owner may be known by the table alone."""
         event = np.frombuffer(bytearray(b"\xff" * EVENT.itemsize), EVENT)
         cells = {"id": connection.number, "event": FAIL if connection.ending == "fail" else CLOSE}
         for name, value in (cells | connection.amounts | owner_cells(connection.process)).items():
@@ -259,7 +259,7 @@ class World:
             self.close(chosen, kind)
 
     def close(self, connection: Connection, how: str) -> None:
-        """A connection ends: the program adds it to the map, then the ring tells."""
+        """A connection ends: the program adds it to the map, then the ring reports it."""
         connection.ending = how
         self.alive.remove(connection)
         self.ended.append(connection)

@@ -183,7 +183,7 @@ def test_reading_stops_at_a_busy_record_and_resumes(busy_at: int, discard: bool)
 
 @pytest.mark.parametrize("kept", ["", "x...", "...x", "x.x.x", ".x.x."])
 def test_discarded_records_are_skipped(kept: str) -> None:
-    """Records that their program took back take room, and give nothing, in front, between and behind others."""
+    """Records that their program took back take space, and return nothing, in front, between and behind others."""
     dtype = DTYPES[3]
     ring = Model(dtype)
     pattern = kept or "....."
@@ -207,7 +207,7 @@ def test_empty_ring(position: int) -> None:
 @pytest.mark.parametrize("wrong", [0, 1, 20, 22, 24, 29])
 @pytest.mark.parametrize("discard", [False, True])
 def test_a_record_of_another_size_is_an_error(wrong: int, discard: bool) -> None:
-    """A record that is not what was declared is told as a failure of the source, never guessed at."""
+    """A record that is not what was declared is reported as a failure of the source, never guessed at."""
     dtype = np.dtype("S21")
     ring = Model(dtype)
     ring.write(data_of(dtype, 1))

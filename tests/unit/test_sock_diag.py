@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's sock_diag messages mean, from bytes made here: whole, strange, and cut in every way."""
+"""What the kernel's sock_diag messages mean, from bytes made here: whole, strange, and truncated anywhere."""
 
 from __future__ import annotations
 
@@ -150,12 +150,12 @@ def text_of(halves: list[int]) -> str:
 
 def test_every_field_is_read_where_the_kernel_has_it() -> None:
     """Head, tcp_info and memory of one socket, each field with a number of its own."""
-    told = message(
+    answer = message(
         attribute(SHUTDOWN, b"\3"), memory(77), tcp_info(**NUMBERED),
         family=V4, state=1, sport=443, dport=50000, src="10.1.2.3", dst="10.3.2.1", cookie=2**40 + 5,
         rqueue=11, wqueue=12, uid=13, inode=14,
     )  # fmt: skip
-    ((found,),) = sockets_of(told)
+    ((found,),) = sockets_of(answer)
     head = (
         "family",
         "state",
@@ -213,16 +213,16 @@ KINDS = [
 
 @given(st.lists(st.sampled_from(range(len(KINDS)))))
 def test_messages_of_every_kind_in_any_order(kinds: list[int]) -> None:
-    """Each message is told once, with its own values, wherever its attributes stand."""
+    """Each message is returned once, with its own values, wherever its attributes stand."""
     datagram = b"".join(KINDS[kind](cookie) for cookie, kind in enumerate(kinds))
     found: dict[int, tuple[bool, bool]] = {}
     for sockets in sockets_of(datagram):
         names = sockets.dtype.names or ()
-        for told in sockets:
-            cookie = int(told["cookie"])
+        for reported in sockets:
+            cookie = int(reported["cookie"])
             assert cookie not in found
             found[cookie] = ("drops" in names, "segs_in" in names)
-            assert all(told[name] == cookie for name in ("drops", "segs_in") if name in names)
+            assert all(reported[name] == cookie for name in ("drops", "segs_in") if name in names)
     assert found == {cookie: (kind != 0, kind in (4, 5)) for cookie, kind in enumerate(kinds)}
 
 
@@ -243,12 +243,12 @@ def test_a_tcp_info_of_another_kernel() -> None:
     offsets = {name: oracle_offset(kernels) for name, kernels in NAMES.items()}
     whole = tcp_info(**NUMBERED)[4:].ljust(300, b"\xee")
     for length in range(0, 300, 4):
-        told = message(memory(), attribute(INFO, whole[:length]), state=1)
-        ((found,),) = sockets_of(told)
+        answer = message(memory(), attribute(INFO, whole[:length]), state=1)
+        ((found,),) = sockets_of(answer)
         there = set(found.dtype.names) & NAMES.keys()
         assert there == {name for name, (at, size) in offsets.items() if at + size <= length}
         assert all(found[name] == NUMBERED[NAMES[name]] for name in there)
-        row = only_row(told)
+        row = only_row(answer)
         assert (row["retransmits"] is None) == (length < 104)
         assert (row["bytes_in_flight"] is None) == (length < 216)
 
@@ -262,7 +262,7 @@ def oracle_offset(name: str) -> tuple[int, int]:
     return sum(sizes[:at]), sizes[at]
 
 
-# --- what is cut short --------------------------------------------------------------------------------------
+# --- truncated answers --------------------------------------------------------------------------------------
 
 WHOLE = message(attribute(SHUTDOWN, b"\0"), memory(3), tcp_info(), cookie=1)
 
@@ -338,7 +338,7 @@ def test_errors_of_the_kernel(
 
 
 def test_an_error_without_a_number(answered: Callable[..., Kernel]) -> None:
-    """A message that ends the dump but is cut short is an error too."""
+    """A message that ends the dump but is truncated is an error too."""
     answered([struct.pack("=IHHII", 16, DONE, 2, 1, 0)])
     with pytest.raises(SourceFailed):
         sock_diag.dump(TCP, 1, info=False)
@@ -454,7 +454,7 @@ def test_payload_sent(
 
 
 def test_what_was_acknowledged_stays() -> None:
-    """A reading that came between a write and its acknowledgement takes nothing back of what was told before."""
+    """A reading that came between a write and its acknowledgement takes nothing back of what was reported before."""
     rows = np.zeros(5, ROW)
     rows["id"] = range(1, 6)
     unknown = 2**64 - 1
@@ -532,8 +532,8 @@ def lacking(*missing: int) -> Callable[..., sock_diag.Dump]:
     def dump(protocol: int, states: int, *, info: bool) -> sock_diag.Dump:
         if protocol in missing:
             raise Unsupported(f"no {protocol}", "load it")
-        told = message(memory(), state=1, cookie=protocol, sport=1, inode=protocol)
-        return sock_diag.Dump(sockets_of(told), int(info))
+        answer = message(memory(), state=1, cookie=protocol, sport=1, inode=protocol)
+        return sock_diag.Dump(sockets_of(answer), int(info))
 
     return dump
 
@@ -545,7 +545,7 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
     process(tmp_path / "proc", 7, {3: f"socket:[{TCP}]"})
     for reading in (1, 2):
         rows, counts = made.read(np.zeros(0, ROW), 0)
-        assert rows["id"].tolist() == [TCP]  # met by two dumps, shown once
+        assert rows["id"].tolist() == [TCP]  # in two dumps, shown once
         assert made.descriptors(rows) == [(7, 3)]
         assert made.gaps()["udp"] == f"no {UDP}"
         assert "tcp" not in made.gaps()
@@ -561,9 +561,9 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
 
 
 def test_a_reading_takes_nothing_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the last reading told to be acknowledged, the next one does not deny."""
-    told = message(memory(), tcp_info(state=1, bytes_sent=1000, bytes_acked=900), state=1, cookie=5)
-    monkeypatch.setattr(sock_diag, "dump", lambda *_, info: sock_diag.Dump(sockets_of(told), 0))
+    """What the last reading reported to be acknowledged, the next one does not deny."""
+    answer = message(memory(), tcp_info(state=1, bytes_sent=1000, bytes_acked=900), state=1, cookie=5)
+    monkeypatch.setattr(sock_diag, "dump", lambda *_, info: sock_diag.Dump(sockets_of(answer), 0))
     made = table(tmp_path)
     before = made.read(np.zeros(0, ROW), 0)[0]
     assert before["bytes_acked"][0] < 1000
@@ -572,7 +572,7 @@ def test_a_reading_takes_nothing_back(tmp_path: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_is_listed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that lists neither protocol is told as one that cannot."""
+    """A kernel that lists neither protocol is an unsupported one."""
     monkeypatch.setattr(sock_diag, "dump", lacking(TCP, UDP))
     with pytest.raises(Unsupported):
         table(tmp_path).read(np.zeros(0, ROW), 0)

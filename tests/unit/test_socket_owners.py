@@ -38,13 +38,13 @@ def open_all(folder: Path, links: dict[int, str]) -> None:
 
 def found(proc: Path) -> list[tuple[int, int, int]]:
     """PID, descriptor, inode of each socket's descriptor."""
-    told = find_owners(proc)
-    pids = told.processes["pid"][told.process]
-    return list(zip(pids.tolist(), told.fd.tolist(), told.inode.tolist(), strict=True))
+    owners = find_owners(proc)
+    pids = owners.processes["pid"][owners.process]
+    return list(zip(pids.tolist(), owners.fd.tolist(), owners.inode.tolist(), strict=True))
 
 
 def test_sockets_among_other_descriptors(tmp_path: Path) -> None:
-    """Sockets are told, files and pipes are not; one descriptor may come twice, in one process or in two."""
+    """Sockets are listed, files and pipes are not; one descriptor may come twice, in one process or in two."""
     process(tmp_path, 7, {0: "/dev/null", 3: "socket:[4294967295]", 4: "pipe:[5]", 9: "socket:[4294967295]"})
     process(tmp_path, 12, {3: "socket:[4294967295]", 5: "socket:[77]"})
     process(tmp_path, 13, {3: "/tmp/socket:[99]"})
@@ -66,8 +66,8 @@ def test_processes_come_by_number(tmp_path: Path) -> None:
 def test_names_with_anything_in_them(tmp_path: Path, comm: str) -> None:
     """A name with brackets and spaces does not shift what stands behind it."""
     process(tmp_path, 7, {3: "socket:[1]"}, comm=comm, start=1234)
-    (told,) = find_owners(tmp_path).processes
-    assert (told["comm"], int(told["start_time"]) // TICK_NS) == (comm.encode(), 1234)
+    (owners,) = find_owners(tmp_path).processes
+    assert (owners["comm"], int(owners["start_time"]) // TICK_NS) == (comm.encode(), 1234)
 
 
 def test_who_started_last_within_a_tick(tmp_path: Path) -> None:
@@ -89,13 +89,13 @@ def test_first_thread_has_ended(tmp_path: Path) -> None:
 
 
 def test_process_in_no_namespace_to_be_seen(tmp_path: Path) -> None:
-    """A namespace that cannot be told is none."""
+    """A namespace that is unknown is left out."""
     for pid in (7, 8):
         process(tmp_path, pid, {3: "socket:[5]"})
     (tmp_path / "7/ns/net").unlink()
-    told = find_owners(tmp_path)
-    assert told.namespaces() == {os.stat(tmp_path / "8/ns/net").st_ino}
-    assert len(told.inode) == 2
+    owners = find_owners(tmp_path)
+    assert owners.namespaces() == {os.stat(tmp_path / "8/ns/net").st_ino}
+    assert len(owners.inode) == 2
 
 
 def test_what_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +127,16 @@ def test_what_may_not_be_seen_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError
 
     monkeypatch.setattr(socket_owners.os, "readlink", refuse)
-    told = find_owners(tmp_path)
-    assert (len(told.inode), told.hidden) == (0, 2)
+    owners = find_owners(tmp_path)
+    assert (len(owners.inode), owners.hidden) == (0, 2)
 
 
 def test_nobody_holds_anything(tmp_path: Path) -> None:
     """An empty host is a host."""
-    told = find_owners(tmp_path)
-    assert (len(told.inode), len(told.processes), told.hidden, told.namespaces()) == (0, 0, 0, frozenset())
+    owners = find_owners(tmp_path)
+    assert (len(owners.inode), len(owners.processes), owners.hidden, owners.namespaces()) == (
+        0,
+        0,
+        0,
+        frozenset(),
+    )

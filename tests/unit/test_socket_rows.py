@@ -24,7 +24,7 @@ from nettop.probes.connections.socket_rows import (
 from nettop.snapshots.connections import DIRECTIONS
 from nettop.snapshots.snapshot import Array
 
-Holder = tuple[int, int, int]
+Holding = tuple[int, int, int]
 """Socket id, PID, start time."""
 
 HOLDERS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(0, 3)), max_size=25)
@@ -39,13 +39,13 @@ def rows_of(*cells: dict[str, Any]) -> Array:
     return rows
 
 
-def held_by(holders: list[Holder]) -> Array:
-    """A row for each holder of a socket."""
-    return rows_of(*({"id": i, "pid": p, "start_time": s} for i, p, s in holders))
+def held_by(processes: list[Holding]) -> Array:
+    """A row for each process of a socket."""
+    return rows_of(*({"id": i, "pid": p, "start_time": s} for i, p, s in processes))
 
 
-def owners(rows: Array, before: Array | None = None) -> dict[int, Holder]:
-    """The chosen holder of each socket."""
+def owners(rows: Array, before: Array | None = None) -> dict[int, Holding]:
+    """The chosen process of each socket."""
     chosen = rows[choose_owners(rows, rows_of() if before is None else before)[0]]
     assert np.all(chosen["id"][1:] > chosen["id"][:-1])
     return {
@@ -55,23 +55,23 @@ def owners(rows: Array, before: Array | None = None) -> dict[int, Holder]:
 
 
 @given(HOLDERS)
-def test_the_holder_that_started_last_owns(holders: list[Holder]) -> None:
-    """Of several holders the last started owns the socket; of several such, the lowest PID."""
-    best = {i: min((h for h in holders if h[0] == i), key=lambda h: (-h[2], h[1])) for i, _, _ in holders}
-    assert owners(held_by(holders)) == best
+def test_the_process_that_started_last_owns(processes: list[Holding]) -> None:
+    """Of several processes the last started owns the socket; of several such, the lowest PID."""
+    best = {i: min((h for h in processes if h[0] == i), key=lambda h: (-h[2], h[1])) for i, _, _ in processes}
+    assert owners(held_by(processes)) == best
 
 
 @given(HOLDERS)
-def test_the_other_holders_are_kept_aside(holders: list[Holder]) -> None:
-    """All holders of a socket that several hold are told, so that its details can name them."""
-    rows = held_by(holders)
-    several = sorted(h for h in holders if sum(h[0] == other[0] for other in holders) > 1)
+def test_the_other_processes_are_kept_aside(processes: list[Holding]) -> None:
+    """All processes of a socket that several hold are kept, so that its details can name them."""
+    rows = held_by(processes)
+    several = sorted(h for h in processes if sum(h[0] == other[0] for other in processes) > 1)
     shared = rows[choose_owners(rows, rows_of())[1]]
     assert sorted(shared[["id", "pid", "start_time"]].tolist()) == several
 
 
 @given(HOLDERS, HOLDERS)
-def test_an_owner_stays_while_it_holds(first: list[Holder], second: list[Holder]) -> None:
+def test_an_owner_stays_while_it_holds(first: list[Holding], second: list[Holding]) -> None:
     """Who owned a socket at the last refresh owns it still, whoever else holds it now."""
     rows = held_by(first)
     before = rows[choose_owners(rows, rows_of())[0]]
