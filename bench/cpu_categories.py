@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is what nettop says of the network stack's CPU time true: `sudo .venv/bin/python bench/cpu_categories.py [SCENE …]
-[--samples 6000]`.
+"""Checks nettop's categories against perf: `sudo .venv/bin/python bench/cpu_categories.py [SCENE …] [--samples 6000]`.
 
-nettop and `perf record` sample the same traffic at the same time; perf_stacks.py classifies what perf saw with
-tables of its own. Shares have to agree within 3 points. One after the other would not do: two runs of
-perf alone differ more. Ends with 1 where a bound is not kept.
+nettop and `perf record` sample the same traffic at the same time; perf_stacks.py classifies perf's samples with its own
+tables. Shares have to agree within 3 points. Running one after the other is no use: two runs of perf alone differ more.
+Exits with 1 if a bound is not kept.
 """
 
 import argparse
@@ -19,18 +18,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
 
-from cpu_scenes import EVERYWHERE, SCENES, Expected, Scene, on_stage
+from cpu_scenes import EVERYWHERE, SCENES, Expected, Scene, running
 from measure import NETTOP, in_background
 from perf_stacks import BESIDE_HZ, NETWORK_ACTION, SAME_HZ, SOFTIRQ, Sample, Seen, classified, perf_record
 
 APART, UNKNOWN = 3.0, 3.0
-"""Points that a category's shares may be apart, and percent that no category may have."""
+"""Points by which a category's shares may differ, and percent that may have no category."""
 MORE = 5.0
-"""Percent of samples that one of them may have more: what has no stack is missing from all shares."""
+"""Percent of samples that one tool may have more: samples without a stack are in no share."""
 ENOUGH, TO_SPARE = 5_000, 1.3
 PATIENCE_S = 120.0
 ENTRIES = ("TX syscalls", "RX syscalls", "TX softirq", "RX softirq")
-"""Of those that nettop knows: the others are no part of these scenes."""
+"""The others do not occur in these scenes."""
 UNRESOLVED = "[unknown]"
 FORMAT = ("-d", "--format", "jsonl", "-t", "1")
 
@@ -41,20 +40,20 @@ Counted = Counter[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Reading:
-    """A refresh of nettop's: its time (UTC, s), samples by entry point and category, those with unknown addresses."""
+    """A refresh of nettop: time (UTC, s), samples by entry point and category, and those with unknown addresses."""
 
     at_s: float
     samples: Counted
     unresolved: int
 
     def since(self, before: "Reading") -> Counted:
-        """What came since then."""
+        """Samples since then."""
         return self.samples - before.samples
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What both saw of a scene; `unresolved` in nettop's own stacks, `adds_up`: its categories to its entry points."""
+    """Samples of both tools; `unresolved` is of nettop's stacks, `adds_up`: its categories sum up to entries."""
 
     nettop: Counted
     unresolved: int
@@ -63,7 +62,7 @@ class Compared:
 
 
 def refreshes(lines: Iterator[bytes]) -> Iterator[list[Row]]:
-    """The rows of nettop's refreshes as they end: those of one time are one."""
+    """The rows of each complete refresh of nettop: those with the same time."""
     rows: list[Row] = []
     for line in lines:
         row = json.loads(line)
@@ -76,7 +75,7 @@ def refreshes(lines: Iterator[bytes]) -> Iterator[list[Row]]:
 def reading_of(rows: Sequence[Row]) -> Reading:
     """One refresh of cpu.stacks.
 
-    Left out is what stands at a softirq's border, nettop's own hooks above all: perf cannot tell which softirq that is.
+    Without stacks at the border of a softirq, mostly nettop's own hooks: perf cannot say which softirq that is.
     """
     samples: Counted = Counter()
     unresolved = 0
@@ -89,18 +88,18 @@ def reading_of(rows: Sequence[Row]) -> Reading:
 
 
 def is_border(frames: Sequence[str]) -> bool:
-    """Whether a stack, root first, is a softirq's, but not inside of what it does for the network."""
+    """Whether a stack, root first, is in a softirq but not in its network work."""
     return SOFTIRQ.fullmatch(frames[0]) is not None and NETWORK_ACTION.keys().isdisjoint(frames[1:2])
 
 
 def adds_up() -> bool:
-    """Whether the samples of nettop's categories are all of each entry point's, now."""
+    """Whether the samples of nettop's categories sum up to those of each entry point."""
     command = [NETTOP, "--view", "cpu.categories", *FORMAT, "--count", "3"]
     lines = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True).stdout
-    told: list[Row] = [json.loads(line) for line in lines.splitlines()]
+    rows: list[Row] = [json.loads(line) for line in lines.splitlines()]
     sums: Counter[tuple[object, object]] = Counter()
     whole: dict[tuple[object, object], object] = {}
-    for row in told:
+    for row in rows:
         if row["samples"] is not None:
             sums[row["time"], row["entry"]] += int(str(row["samples"]))
             whole[row["time"], row["entry"]] = row["entry_samples"]
@@ -108,34 +107,36 @@ def adds_up() -> bool:
 
 
 def watched(scene: Scene, wanted: int) -> Compared:
-    """Both tools at once, until nettop has so many samples.
+    """Run both tools until nettop has `wanted` samples.
 
-    perf begins some time after its file does: what counts is the time between nettop's first refresh after perf's first
-    sample and its last one.
+    perf begins some time after it creates its file: the comparison covers nettop's first refresh after perf's first
+    sample to its last refresh.
     """
     stacks = ("--view", "cpu.stacks", *FORMAT, "--columns", "entry,category,samples,stack")
     with perf_record() as perf:
-        with on_stage(scene):
+        with running(scene):
             with in_background(*stacks) as nettop:
                 assert nettop.stdout
-                told = until_enough(map(reading_of, refreshes(iter(nettop.stdout))), perf.has_begun, wanted)
+                readings = until_enough(
+                    map(reading_of, refreshes(iter(nettop.stdout))), perf.has_begun, wanted
+                )
                 perf.end()
             sum_is_right = adds_up()
         booted_s = time.time() - time.monotonic()
         samples = perf.samples()
-    first = next(one for one in told if one.at_s - booted_s >= samples[0].at_s)
-    last = told[-1]
+    first = next(reading for reading in readings if reading.at_s - booted_s >= samples[0].at_s)
+    last = readings[-1]
     seen = classified(between(samples, first.at_s - booted_s, last.at_s - booted_s))
     return Compared(last.since(first), last.unresolved - first.unresolved, seen, sum_is_right)
 
 
-def until_enough(told: Iterator[Reading], may_begin: Callable[[], bool], wanted: int) -> list[Reading]:
-    """The readings from when it may begin until they have so many samples, with some to spare, or patience ends."""
-    first = next(one for one in told if may_begin())
+def until_enough(readings: Iterator[Reading], may_begin: Callable[[], bool], wanted: int) -> list[Reading]:
+    """The readings from when `may_begin` holds until they have more than `wanted` samples, or time is up."""
+    first = next(reading for reading in readings if may_begin())
     kept = [first]
     end = time.monotonic() + PATIENCE_S
     while kept[-1].since(first).total() < wanted * TO_SPARE and time.monotonic() < end:
-        kept.append(next(told))
+        kept.append(next(readings))
     return kept
 
 
@@ -167,16 +168,16 @@ class Verdicts:
 
     def __init__(self) -> None:
         self.not_kept = 0
-        self._told: dict[str, Counted] = {}
+        self._compared: dict[str, Counted] = {}
 
     def say(self, text: str, kept: bool) -> None:
-        """One line."""
+        """Print one line."""
         self.not_kept += not kept
         print(f"  {text} {'ok' if kept else 'NOT KEPT'}", flush=True)
 
     def scene(self, name: str, seen: Compared) -> None:
-        """All that is to be said of a scene."""
-        self._told[name] = seen.nettop
+        """Print all figures of a scene."""
+        self._compared[name] = seen.nettop
         ours, theirs = seen.nettop.total(), seen.perf.parts.total()
         print(f"\n{name}: {SCENES[name].about}")
         more = 100 * (ours / theirs * fmean(BESIDE_HZ) / int(SAME_HZ) - 1)
@@ -211,8 +212,8 @@ class Verdicts:
         text = f"{expected.category} {share:.1f}% of {expected.entry}"
         if not expected.above:
             self.say(f"{text}, expected ≥ {expected.least:g}%", share >= expected.least)
-        elif expected.above in self._told:
-            more = share - of_categories(self._told[expected.above], expected.entry).get(
+        elif expected.above in self._compared:
+            more = share - of_categories(self._compared[expected.above], expected.entry).get(
                 expected.category, 0.0
             )
             text += f", {more:+.1f} points above {expected.above}, expected ≥ {expected.least:g}"
@@ -220,14 +221,14 @@ class Verdicts:
 
 
 def main() -> None:
-    """Compares the named scenes, or all."""
+    """Compare the named scenes, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("scenes", nargs="*", choices=[[], *SCENES], metavar="SCENE", help=", ".join(SCENES))
     parser.add_argument("--samples", type=int, default=6_000, help="network samples of each scene")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     verdicts = Verdicts()
-    for name in asked.scenes or SCENES:
-        verdicts.scene(name, watched(SCENES[name], asked.samples))
+    for name in options.scenes or SCENES:
+        verdicts.scene(name, watched(SCENES[name], options.samples))
     print(f"\n{verdicts.not_kept} bounds not kept" if verdicts.not_kept else "\nall bounds kept")
     sys.exit(verdicts.not_kept > 0)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from bpf_stats import program_runs, statistics_on
-from cpu_scenes import SCENES, B, Stage, built, neighbours, on_stage, wait_for
+from cpu_scenes import SCENES, B, Traffic, built, neighbours, running, wait_for
 from measure import Figure, cpu_seconds, drain, in_background, on_terminal, report, resident_mb
 from overhead import ITERATORS
 from perf_stacks import SAME_HZ, SAMPLING
@@ -224,7 +224,7 @@ def ksoftirqd() -> int:
     """The thread that runs the softirqs of the last CPU when they are many."""
     name = f"ksoftirqd/{LAST_CPU}"
     names = {path.parent.name: path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm")}
-    return next(int(pid) for pid, found in names.items() if found == name)
+    return next(int(pid) for pid, command in names.items() if command == name)
 
 
 def received(pid: int, device: str, column: int) -> int:
@@ -236,26 +236,26 @@ def received(pid: int, device: str, column: int) -> int:
 @contextlib.contextmanager
 def tcp() -> Iterator[Work]:
     """iperf3, both ends on one CPU; counts bytes received."""
-    with Stage(LAST_CPU) as stage:
-        near, far = neighbours(stage)
-        ends = stage.stream(near, far, B)
+    with Traffic(LAST_CPU) as traffic:
+        near, far = neighbours(traffic)
+        ends = traffic.stream(near, far, B)
         yield Work(lambda: received(far.pid, "vb", 0), (*ends, ksoftirqd()))
 
 
 @contextlib.contextmanager
 def udp() -> Iterator[Work]:
     """A flood, both ends on one CPU; counts datagrams received."""
-    with Stage(LAST_CPU) as stage:
-        near, far = neighbours(stage)
-        ends = stage.flood(near, far, B)
+    with Traffic(LAST_CPU) as traffic:
+        near, far = neighbours(traffic)
+        ends = traffic.flood(near, far, B)
         yield Work(lambda: received(far.pid, "vb", 1), (*ends, ksoftirqd()))
 
 
 @contextlib.contextmanager
 def calls(what: str) -> Iterator[Work]:
     """calls.c; counts calls, or steps of a loop."""
-    with built("calls.c") as program, tempfile.NamedTemporaryFile() as file, Stage(LAST_CPU) as stage:
-        pid = stage.play([program, what, file.name])
+    with built("calls.c") as program, tempfile.NamedTemporaryFile() as file, Traffic(LAST_CPU) as traffic:
+        pid = traffic.start([program, what, file.name])
         wait_for(lambda: os.path.getsize(file.name), "calls.c")
         yield Work(lambda: int.from_bytes(os.pread(file.fileno(), 8, 0), sys.byteorder), (pid,))
 
@@ -263,8 +263,8 @@ def calls(what: str) -> Iterator[Work]:
 @contextlib.contextmanager
 def dd() -> Iterator[Work]:
     """dd with one byte at a time; counts pairs of a read and a write."""
-    with Stage(LAST_CPU) as stage:
-        pid = stage.play(["dd", "if=/dev/zero", "of=/dev/null", "bs=1"])
+    with Traffic(LAST_CPU) as traffic:
+        pid = traffic.start(["dd", "if=/dev/zero", "of=/dev/null", "bs=1"])
         io = Path(f"/proc/{pid}/io")
         yield Work(lambda: int(io.read_text().split("rchar:")[1].split()[0]), (pid,))
 
@@ -369,7 +369,7 @@ def own(seconds: float) -> list[Figure]:
     """nettop's CPU time and memory while all CPUs work for the network."""
     figures: list[Figure] = []
     for name in ("tcp", "udp"):
-        with on_stage(SCENES[name]):
+        with running(SCENES[name]):
             results = spent(seconds)
         report(f"nettop --view cpu at one refresh a second, scene {name}, {seconds:g} s", results)
         figures += results

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic of which a kernel engineer knows what it costs where: `sudo .venv/bin/python bench/cpu_scenes.py [SCENE …]
-[--seconds 10]` plays scenes alone, for a look with any tool; cpu_categories.py compares what tools say of them.
+"""Traffic with a known cost profile: `sudo .venv/bin/python bench/cpu_scenes.py [SCENE …] [--seconds 10]` runs scenes
+alone, to look at with any tool; cpu_categories.py compares the results of tools.
 
-Each scene has network namespaces of its own. They hang on processes that die with this one, and nothing has a name on
-the host: nothing outlives the bench, however it ends.
+Each scene has its own network namespaces. They belong to processes that die with this one, and have no names on the
+host: nothing outlives the bench, however it ends.
 """
 
 import argparse
@@ -37,7 +37,7 @@ table ip bench {
 
 
 def wait_for(condition: Callable[[], object], what: str, pause_s: float = 0.01) -> None:
-    """Until the condition holds; ends the bench where it does not in time."""
+    """Wait until the condition holds; exit the bench if it does not in time."""
     end = time.monotonic() + READY_WITHIN_S
     while not condition():
         if time.monotonic() > end:
@@ -47,47 +47,44 @@ def wait_for(condition: Callable[[], object], what: str, pause_s: float = 0.01) 
 
 @dataclass(frozen=True)
 class Namespace:
-    """A network namespace, by the process that holds it."""
+    """A network namespace, kept by a process in it."""
 
     pid: int
 
     def inside(self, *command: str) -> list[str]:
-        """The command, to be run in this namespace."""
+        """The command line that runs a command in this namespace."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command]
 
     def run(self, *command: str, text: str | None = None) -> str:
-        """Runs a command to its end; its output."""
+        """Run a command to its end; returns its output."""
         done = subprocess.run(self.inside(*command), input=text, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
     def ip(self, words: str) -> None:
-        """Runs iproute2."""
+        """Run iproute2."""
         self.run("ip", *words.split())
 
     def forwards(self) -> None:
-        """Packets for other hosts are sent on, as a router does."""
+        """Forward packets for other hosts."""
         self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
 
 
 @contextlib.contextmanager
 def built(source: str) -> Iterator[str]:
-    """The program of a C file of this folder."""
+    """Compile a C file of this folder; gives the program."""
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/{Path(source).stem}"
         subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name(source)], check=True)
         yield program
 
 
-class Stage:
-    """The namespaces and processes of one scene, all gone at the end of its with-block.
-
-    Where there is a `cpu`, all of them are held to it.
-    """
+class Traffic:
+    """The namespaces and processes of one scene, removed at the end of the with-block; pinned to `cpu` if given."""
 
     def __init__(self, cpu: int | None = None) -> None:
-        self._held_to = [] if cpu is None else ["taskset", "-c", str(cpu)]
+        self._pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
         self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -96,10 +93,10 @@ class Stage:
     def __exit__(self, *error: object) -> None:
         self._exit.close()
 
-    def play(self, command: list[str]) -> int:
-        """A process that lasts as long as the scene; its PID."""
+    def start(self, command: list[str]) -> int:
+        """Start a process that lasts as long as the scene; returns its PID."""
         nothing = subprocess.DEVNULL
-        words = [*self._held_to, *DIES_WITH_US, *command]
+        words = [*self._pinned, *DIES_WITH_US, *command]
         process = subprocess.Popen(words, stdin=nothing, stdout=nothing, stderr=nothing)
         self._exit.callback(process.wait)
         self._exit.callback(process.kill)
@@ -107,74 +104,74 @@ class Stage:
 
     def namespace(self) -> Namespace:
         """A new namespace with loopback up."""
-        holder = self.play(["unshare", "--net", "sleep", "infinity"])
+        owner = self.start(["unshare", "--net", "sleep", "infinity"])
         ours = os.readlink("/proc/self/ns/net")
-        wait_for(lambda: os.readlink(f"/proc/{holder}/ns/net") != ours, "a network namespace")
-        namespace = Namespace(holder)
+        wait_for(lambda: os.readlink(f"/proc/{owner}/ns/net") != ours, "a network namespace")
+        namespace = Namespace(owner)
         namespace.ip("link set lo up")
         return namespace
 
-    def wire(self, near: Namespace, far: Namespace, near_device: str, far_device: str) -> None:
-        """A veth pair between the two, up."""
+    def connect(self, near: Namespace, far: Namespace, near_device: str, far_device: str) -> None:
+        """Create a veth pair between the two, up."""
         near.ip(f"link add {near_device} type veth peer name {far_device} netns {far.pid}")
         near.ip(f"link set {near_device} up")
         far.ip(f"link set {far_device} up")
 
     def stream(self, near: Namespace, far: Namespace, to: str) -> tuple[int, int]:
-        """One TCP connection that sends all it can; the PIDs of its ends."""
-        receiver = self.play(far.inside("iperf3", "-s", "-p", PORT))
+        """One TCP connection that sends all it can; returns the PIDs of its ends."""
+        receiver = self.start(far.inside("iperf3", "-s", "-p", PORT))
         wait_for(lambda: f":{PORT}" in far.run("ss", "-tlnH"), "iperf3's server")
-        sender = self.play(near.inside("iperf3", "-c", to, "-p", PORT, "-t", FOREVER_S))
+        sender = self.start(near.inside("iperf3", "-c", to, "-p", PORT, "-t", FOREVER_S))
         wait_for(lambda: near.run("ss", "-tnH", "state", "established", "dport", f":{PORT}"), "a connection")
         return sender, receiver
 
     def flood(self, near: Namespace, far: Namespace, to: str) -> tuple[int, int]:
-        """All the datagrams of 64 bytes that one CPU can send; a process far away takes what it can; both PIDs."""
+        """As many 64-byte datagrams as one CPU can send, and a receiver that may lose some; returns both PIDs."""
         program = self._exit.enter_context(built("flood.c"))
-        receiver = self.play(far.inside(program, PORT))
+        receiver = self.start(far.inside(program, PORT))
         wait_for(lambda: f":{PORT}" in far.run("ss", "-ulnH"), "the receiver of the flood")
-        return self.play(near.inside(program, PORT, to)), receiver
+        return self.start(near.inside(program, PORT, to)), receiver
 
 
 # --- scenes -------------------------------------------------------------------------------------------------------
 
 A, B = "10.79.0.1", "10.79.0.2"
-"""The two ends, where they are neighbours."""
+"""The two ends, if connected directly."""
 A6, B6 = "fd79::1", "fd79::2"
 FAR = "10.79.1.2"
 """The end behind a router."""
 
 
-def neighbours(stage: Stage) -> tuple[Namespace, Namespace]:
-    """Two hosts on one wire."""
-    near, far = stage.namespace(), stage.namespace()
-    stage.wire(near, far, "va", "vb")
+def neighbours(traffic: Traffic) -> tuple[Namespace, Namespace]:
+    """Two hosts, connected directly."""
+    near, far = traffic.namespace(), traffic.namespace()
+    traffic.connect(near, far, "va", "vb")
     for host, device, v4, v6 in ((near, "va", A, A6), (far, "vb", B, B6)):
         host.ip(f"addr add {v4}/24 dev {device}")
         host.ip(f"addr add {v6}/64 dev {device} nodad")
     return near, far
 
 
-def tcp(stage: Stage) -> None:
+def tcp(traffic: Traffic) -> None:
     """TCP between neighbours; a packet is up to 64 KiB."""
-    stage.stream(*neighbours(stage), B)
+    traffic.stream(*neighbours(traffic), B)
 
 
-def tcp_of_ipv6(stage: Stage) -> None:
+def tcp_of_ipv6(traffic: Traffic) -> None:
     """As tcp, over IPv6."""
-    stage.stream(*neighbours(stage), B6)
+    traffic.stream(*neighbours(traffic), B6)
 
 
-def udp(stage: Stage) -> None:
+def udp(traffic: Traffic) -> None:
     """A flood of small datagrams between neighbours."""
-    stage.flood(*neighbours(stage), B)
+    traffic.flood(*neighbours(traffic), B)
 
 
-def routed(stage: Stage) -> tuple[Namespace, Namespace, Namespace]:
+def routed(traffic: Traffic) -> tuple[Namespace, Namespace, Namespace]:
     """Two hosts with a router between them."""
-    near, router, far = stage.namespace(), stage.namespace(), stage.namespace()
-    stage.wire(near, router, "va", "ra")
-    stage.wire(router, far, "rb", "vb")
+    near, router, far = traffic.namespace(), traffic.namespace(), traffic.namespace()
+    traffic.connect(near, router, "va", "ra")
+    traffic.connect(router, far, "rb", "vb")
     near.ip(f"addr add {A}/24 dev va")
     router.ip(f"addr add {B}/24 dev ra")
     router.ip("addr add 10.79.1.1/24 dev rb")
@@ -185,54 +182,53 @@ def routed(stage: Stage) -> tuple[Namespace, Namespace, Namespace]:
     return near, router, far
 
 
-def forwarding(stage: Stage) -> None:
+def forwarding(traffic: Traffic) -> None:
     """A flood through a router."""
-    near, _, far = routed(stage)
-    stage.flood(near, far, FAR)
+    near, _, far = routed(traffic)
+    traffic.flood(near, far, FAR)
 
 
-def conntrack(stage: Stage) -> None:
-    """As forwarding, and the router looks at the state of connections."""
-    near, router, far = routed(stage)
+def conntrack(traffic: Traffic) -> None:
+    """As forwarding, through a router with connection tracking."""
+    near, router, far = routed(traffic)
     router.run("nft", "-f", "-", text=TRACKED)
-    stage.flood(near, far, FAR)
+    traffic.flood(near, far, FAR)
 
 
-def bridge(stage: Stage) -> None:
+def bridge(traffic: Traffic) -> None:
     """A flood between two ports of a bridge."""
-    near, middle, far = stage.namespace(), stage.namespace(), stage.namespace()
+    near, middle, far = traffic.namespace(), traffic.namespace(), traffic.namespace()
     middle.ip("link add name br0 type bridge")
     middle.ip("link set br0 up")
     for host, device, port, address in ((near, "va", "pa", A), (far, "vb", "pb", B)):
-        stage.wire(host, middle, device, port)
+        traffic.connect(host, middle, device, port)
         middle.ip(f"link set {port} master br0")
         host.ip(f"addr add {address}/24 dev {device}")
-    stage.flood(near, far, B)
+    traffic.flood(near, far, B)
 
 
-def vxlan(stage: Stage) -> None:
+def vxlan(traffic: Traffic) -> None:
     """A flood through a tunnel between neighbours."""
-    near, far = neighbours(stage)
+    near, far = neighbours(traffic)
     for host, device, peer, address in ((near, "va", B, "10.80.0.1"), (far, "vb", A, "10.80.0.2")):
         host.ip(f"link add vx type vxlan id 79 remote {peer} dstport 4789 dev {device}")
         host.ip(f"addr add {address}/24 dev vx")
         host.ip("link set vx up")
-    stage.flood(near, far, "10.80.0.2")
+    traffic.flood(near, far, "10.80.0.2")
 
 
-def gro(stage: Stage) -> None:
-    """TCP between neighbours: single segments are sent, and merged by who receives them."""
-    near, far = neighbours(stage)
+def gro(traffic: Traffic) -> None:
+    """TCP between neighbours: single segments are sent, and merged by the receiver."""
+    near, far = neighbours(traffic)
     near.run("ethtool", "-K", "va", "tso", "off", "gso", "off")
     far.run("ethtool", "-K", "vb", "gro", "on")
-    stage.stream(near, far, B)
+    traffic.stream(near, far, B)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A category (by label) that has at least so many percent of an entry point's samples, or of all of them.
-
-    Where there is an `above`, so many points more than in that scene.
+    """A category that has at least `least` percent of an entry point's samples, or that many points more than in the
+    scene `above`.
     """
 
     category: str
@@ -245,13 +241,13 @@ class Expected:
 class Scene:
     """Traffic, and what a kernel engineer expects of it."""
 
-    play: Callable[[Stage], None]
+    run: Callable[[Traffic], None]
     expected: tuple[Expected, ...]
 
     @property
     def about(self) -> str:
-        """What the scene is, in a line."""
-        return str(self.play.__doc__)
+        """The scene in one line."""
+        return str(self.run.__doc__)
 
 
 SCENES = {
@@ -279,27 +275,27 @@ SCENES = {
     "vxlan": Scene(vxlan, (Expected("UDP", 8), Expected("GRO", 2, above="udp"))),
     "gro": Scene(gro, (Expected("GRO", 20), Expected("GRO", 20, above="tcp"))),
 }
-"""By name. A scene that another one is above comes before it."""
+"""By name. A scene that others are compared with comes before them."""
 
 
 @contextlib.contextmanager
-def on_stage(scene: Scene) -> Iterator[None]:
-    """The scene is played meanwhile."""
-    with Stage() as stage:
-        scene.play(stage)
+def running(scene: Scene) -> Iterator[None]:
+    """The traffic of a scene runs meanwhile."""
+    with Traffic() as traffic:
+        scene.run(traffic)
         yield
 
 
 def main() -> None:
-    """Plays the named scenes one after the other, or all."""
+    """Run the named scenes one after the other, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("scenes", nargs="*", choices=[[], *SCENES], metavar="SCENE", help=", ".join(SCENES))
     parser.add_argument("--seconds", type=float, default=10)
-    asked = parser.parse_args()
-    for name in asked.scenes or SCENES:
-        with on_stage(SCENES[name]):
+    options = parser.parse_args()
+    for name in options.scenes or SCENES:
+        with running(SCENES[name]):
             print(f"{name}: {SCENES[name].about}", flush=True)
-            time.sleep(asked.seconds)
+            time.sleep(options.seconds)
 
 
 if __name__ == "__main__":

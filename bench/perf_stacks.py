@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What perf saw of the network stack, classified without a word of nettop's: its own tables, its own folding."""
+"""Samples of the network stack by perf, classified independently of nettop."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 SAMPLING = ("perf", "record", "-g", "-e", "cpu-clock", "-k", "CLOCK_MONOTONIC")
 SAME_HZ = "997"
 BESIDE_HZ = [991 - 4 * cpu for cpu in range(os.cpu_count() or 1)]
-"""nettop's frequency, and those of a perf that samples each CPU beside it: at the same one each tick would come the
-same time behind nettop's, or another CPU's, and see what an interrupt holds up more often than the traffic."""
+"""nettop's frequency, and those of perf on each CPU at the same time: at equal frequencies each tick would follow
+nettop's, or another CPU's, at a fixed distance, and sample delays by that interrupt more often than traffic."""
 READ = ("perf", "script", "-F", "comm,tid,cpu,time,ip,sym")
 
 PARTS = {
@@ -39,7 +39,7 @@ PARTS = {
     "driver poll": r"_*napi_(poll|complete_done|busy_loop)\w* process_backlog \w+_poll veth_xdp_\w+",
     "softirq loop": r"net_rx_action",
 }  # fmt: skip
-"""Patterns of functions, the first of which that fits a frame tells its part. Wider than nettop's, which are names."""
+"""Patterns of functions; the first that matches a frame gives its part. nettop uses exact names instead."""
 
 _PARTS = tuple((label, re.compile(f"(?:{'|'.join(words.split())})")) for label, words in PARTS.items())
 
@@ -50,20 +50,20 @@ SENDS = re.compile(
 )
 RECEIVES = re.compile(r"_*(sys_recv(from|m?msg)|sock_(read_iter|recvmsg\w*|splice_read))")
 LOCAL = re.compile(r"unix_(stream|dgram|seqpacket)_|netlink_(send|recv)msg|alg_|af_alg_")
-"""Functions of sockets that are no part of the network."""
+"""Functions of sockets that do not count as network."""
 SYSTEM_CALL = re.compile(r"do_syscall_64|entry_SYSCALL_64\w*|el0t?_\w*svc\w*")
 WRAPPERS = {
     re.compile(r"_*(libc_)?(send(to|msg|mmsg)?|write)(\$\w+)?"): "TX syscalls",
     re.compile(r"_*(libc_)?(recv(from|msg|mmsg)?|read)(\$\w+)?"): "RX syscalls",
 }
-"""Functions of libc that made the system call, in programs of which the bench knows that it is of a socket."""
+"""Functions of libc that make system calls on sockets in the programs of the bench."""
 SUFFIX = re.compile(r"\.(constprop|isra|part|cold|llvm)\b.*")
 TRAFFIC = ("iperf3", "flood")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: when (CLOCK_MONOTONIC, s), of which command, its frames from the innermost, the kernel's first."""
+    """One sample: time (CLOCK_MONOTONIC, s), command, and frames of the kernel and of user space, leaf first."""
 
     at_s: float
     command: str
@@ -73,7 +73,7 @@ class Sample:
 
 @dataclass
 class Seen:
-    """Samples inside the network stack by entry point and part; `strange` are the frames of those in no part."""
+    """Samples inside the network stack by entry point and part; `strange` counts stacks that are in no part."""
 
     parts: Counter[tuple[str, str]] = field(default_factory=Counter)
     strange: Counter[str] = field(default_factory=Counter)
@@ -83,8 +83,8 @@ class Seen:
 def entry_and_frames(sample: Sample) -> tuple[str, Sequence[str]] | None:
     """The entry point that a sample is in and the frames inside it; None outside of the network stack.
 
-    What interrupted a system call is no part of it: the innermost softirq alone counts, and one that is not of the
-    network, or the loop around all of them, is nobody's.
+    A softirq that interrupts a system call is not part of it: only the innermost softirq counts, and none if it is not
+    a network softirq, or only the loop around them.
     """
     kernel = sample.kernel
     for place, name in enumerate(kernel):
@@ -104,7 +104,7 @@ def entry_and_frames(sample: Sample) -> tuple[str, Sequence[str]] | None:
 
 
 def part_of(frames: Sequence[str]) -> str | None:
-    """The part that the innermost frame with one names."""
+    """The part of the innermost frame that has one."""
     return next((label for name in frames for label, pattern in _PARTS if pattern.fullmatch(name)), None)
 
 
@@ -112,10 +112,10 @@ def classified(samples: Sequence[Sample]) -> Seen:
     """All samples inside the network stack."""
     seen = Seen()
     for sample in samples:
-        found = entry_and_frames(sample)
-        if found is None:
+        in_network = entry_and_frames(sample)
+        if in_network is None:
             continue
-        entry, frames = found
+        entry, frames = in_network
         seen.unresolved += frames[0] == "[unknown]"
         part = part_of(frames) or ("system call" if entry.endswith("syscalls") else "other")
         if part == "other":
@@ -125,7 +125,7 @@ def classified(samples: Sequence[Sample]) -> Seen:
 
 
 def samples_of(text: str) -> Iterator[Sample]:
-    """The samples in what perf script prints: a line of the sample, a line for each frame, an empty one."""
+    """The samples in the output of perf script: a head line, a line for each frame, an empty line."""
     for block in text.split("\n\n"):
         head, *lines = block.strip("\n").split("\n")
         match = re.match(r"\s*(.+?)\s+\d+\s+\[\d+\]\s+([\d.]+):", head)
@@ -157,29 +157,29 @@ class Recording:
         ]
 
     def has_begun(self) -> bool:
-        """Whether anything is in each file."""
+        """Whether each file has data."""
         return all(file.exists() and file.stat().st_size > 0 for file in self._files)
 
     def end(self) -> None:
-        """Ends the recording."""
-        running = [one for one in self._processes if one.returncode is None]
-        for one in running:
-            one.send_signal(signal.SIGINT)
-        for one in running:
-            one.wait()
+        """End the recording."""
+        running = [process for process in self._processes if process.returncode is None]
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        for process in running:
+            process.wait()
 
     def samples(self) -> list[Sample]:
-        """All that it saw, the first one first; after its end."""
-        found: list[Sample] = []
+        """All samples in order of time; after the end of the recording."""
+        samples: list[Sample] = []
         for file in self._files:
             command = [*READ, "-i", str(file)]
-            found += samples_of(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        return sorted(found, key=lambda sample: sample.at_s)
+            samples += samples_of(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return sorted(samples, key=lambda sample: sample.at_s)
 
 
 @contextlib.contextmanager
 def perf_record() -> Iterator[Recording]:
-    """perf samples meanwhile; its file is gone at the end."""
+    """perf samples meanwhile; its files are removed at the end."""
     with tempfile.TemporaryDirectory() as folder:
         recording = Recording(folder)
         try:

@@ -158,7 +158,7 @@ def test_a_category_without_functions_on_this_kernel_is_not_available() -> None:
 
 
 @pytest.mark.parametrize("root", ["handle_softirqs", "__do_softirq"])
-@given(inside=st.lists(functions.filter(lambda one: "softirq" not in one), max_size=9), below=stacks)
+@given(inside=st.lists(functions.filter(lambda name: "softirq" not in name), max_size=9), below=stacks)
 def test_softirqs_are_cut_at_their_root(root: str, inside: list[str], below: list[str]) -> None:
     """Whatever they interrupt, even another softirq's loop."""
     assert cut([*inside, root, *below], RX_SOFTIRQ) == [*inside, root]
@@ -264,14 +264,14 @@ def test_rows_are_by_cpu_entry_point_and_stack(samples: list[tuple[int, Folded, 
     for cpu, stack, count in samples:
         expected[cpu, stack.entry, stack.category, stack.text] += count
     table = rows_of(samples).stacks(1)
-    found = {
+    counted = {
         (int(row["cpu"]), int(row["entry"]), int(row["category"]), table.texts["stack"][row["stack"]]): row[
             "samples"
         ]
         for row in table.array
     }
-    assert found == expected
-    assert len(found) == len(table)
+    assert counted == expected
+    assert len(counted) == len(table)
 
 
 @given(samples_of_stacks, st.integers(0, 5))

@@ -172,10 +172,10 @@ _LEGEND_COLUMNS = (WIDTH - 2 * MARGIN) // _LEGEND_COLUMN
 
 def _fitting(label: str, width: float) -> str:
     """The label, shortened to the width of its frame; flame.js does the same."""
-    room = max(int((width - 4) / CHAR), 0)
-    if len(label) <= room:
+    chars = max(int((width - 4) / CHAR), 0)
+    if len(label) <= chars:
         return label
-    return f"{label[: room - 1]}…" if room > 4 else label[: min(room, 1)]
+    return f"{label[: chars - 1]}…" if chars > 4 else label[: min(chars, 1)]
 
 
 def _percent(part: int, whole: int) -> str:

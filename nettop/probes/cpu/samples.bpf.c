@@ -129,7 +129,7 @@ static __always_inline u64 record_stack(struct clock_tick *tick, struct sampled 
   }
   int error = known ? 0 : stacks.insert(&key, stack);
   if (error && error != -EEXIST) { // EEXIST: another CPU inserted it at the same time
-    here->no_room++;
+    here->map_full++;
     return NO_STACK;
   }
   return key;

@@ -52,7 +52,7 @@ MAPS = ("stacks", "counted", "served", "sampled", "calls")
 SLICES = (Slice("bpf_iter_meta", {"seq": "seq"}, {}),)
 
 SAMPLED = np.dtype(
-    [(name, "u8") for name in ("ticks", "samples", "uncounted", "collisions", "failed", "no_room")]
+    [(name, "u8") for name in ("ticks", "samples", "uncounted", "collisions", "failed", "map_full")]
 )
 """What the program counts on each CPU: ticks; those in network work; of these those that the map `counted` had no room
 for; and those without a stack: another one has its hash, it could not be walked, or the map was full."""
@@ -439,7 +439,7 @@ class Samples:
             "ticks": int(self._missed.sum() + self._missed_in_pauses),
             "walks": int(counts["failed"].sum()),
             "collisions": int(counts["collisions"].sum()),
-            "stacks": int((counts["no_room"] + counts["uncounted"]).sum()),
+            "stacks": int((counts["map_full"] + counts["uncounted"]).sum()),
             "not_kept": self._rows.not_kept,
             "cpus": len(set(online_cpus(self._host.root)) - set(clocks)) if clocks else 0,
         }
@@ -452,16 +452,18 @@ class Samples:
             self._not_available = categories_not_available(self._symbols.present)
 
     def _function_at(self, address: int) -> str | None:
-        found = self._symbols.find(address)
+        function = self._symbols.find(address)
         is_due = time.monotonic_ns() - self._symbols_ns > _LOOK_AGAIN_NS
-        if is_due and (found is None or found[0].endswith(_PROGRAM)):  # a program may have been loaded since
+        if is_due and (
+            function is None or function[0].endswith(_PROGRAM)
+        ):  # a program may have been loaded since
             self._symbols = Symbols(self._host.proc, CATEGORY_OF)
             self._symbols.refresh()
             self._symbols_ns = time.monotonic_ns()
-            found = self._symbols.find(address)
-        if found is None:
+            function = self._symbols.find(address)
+        if function is None:
             return None
-        name, offset = found
+        name, offset = function
         # Far behind a program is one that is not among the symbols.
         return None if name.endswith(_PROGRAM) and offset >= _PROGRAM_BYTES else name
 
