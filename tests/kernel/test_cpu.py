@@ -83,7 +83,7 @@ class OneLoad:
         self.open_probes = kprobes.open_probes
         self.close = lambda: None
 
-    def ask(self, _: ProgramText) -> None:
+    def request(self, _: ProgramText) -> None:
         """Nothing to compile."""
 
     def answer(self) -> Program:
