@@ -155,8 +155,8 @@ def third_line(
     names = _tables(lens, shown, opened_from)
     if view is None or not view.query.filter.text:
         return names
-    room = width - 2 - sum(name.width for name in names if name.importance >= KEPT)
-    return [*names, *_filter(view, "   / " if names else "/ ", room)]
+    space = width - 2 - sum(name.width for name in names if name.importance >= KEPT)
+    return [*names, *_filter(view, "   / " if names else "/ ", space)]
 
 
 def _tables(lens: Lens, shown: Table, opened_from: Table | None) -> list[BarItem]:
@@ -182,11 +182,11 @@ def rows_left(view: View) -> tuple[int, int]:
     return int(alive[view.order].sum()), int((view.scope & alive).sum())
 
 
-def _filter(view: View, sign: str, room: int) -> list[BarItem]:
-    """The filter, elided so that it fits `room` cells together with the number of rows that pass it."""
+def _filter(view: View, sign: str, space: int) -> list[BarItem]:
+    """The filter, elided so that it fits `space` cells together with the number of rows that pass it."""
     left, among = rows_left(view)
     amount = item((f"   {left:,} of {among:,}", Role.TEXT))
-    text = elide_end(view.query.filter.text, max(_LEAST_FILTER, room - amount.width - len(sign)))
+    text = elide_end(view.query.filter.text, max(_LEAST_FILTER, space - amount.width - len(sign)))
     return [
         item((sign, Role.KEY), (text, Role.BOLD)),
         amount,

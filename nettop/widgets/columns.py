@@ -105,9 +105,9 @@ def _slot(table: Table, name: str) -> _Slot:
 # --- shedding -----------------------------------------------------------------------------------------------
 
 
-def _shed(slots: list[_Slot], room: int) -> list[_Slot]:
-    """The slots that fit `room` at their least widths; one always stays."""
-    while len(slots) > 1 and _taken([_least(slot, slots) for slot in slots]) > room:
+def _shed(slots: list[_Slot], space: int) -> list[_Slot]:
+    """The slots that fit `space` at their least widths; one always stays."""
+    while len(slots) > 1 and _taken([_least(slot, slots) for slot in slots]) > space:
         weakest = min(slots, key=_next_step)
         if _is_shortened(weakest):
             slots.remove(weakest)
@@ -153,13 +153,13 @@ def _taken(widths: Sequence[int]) -> int:
 # --- growing ------------------------------------------------------------------------------------------------
 
 
-def _grow(slots: Sequence[_Slot], room: int, *, to_most: bool = False) -> list[int]:
+def _grow(slots: Sequence[_Slot], space: int, *, to_most: bool = False) -> list[int]:
     """A width for each slot: spare cells are dealt out, one by one, to the columns that can use them."""
     sizes = [_size(slot) for slot in slots]
     widths = [_usual_least(slot) for slot in slots]
-    if _taken(widths) > room:
+    if _taken(widths) > space:
         widths = [_least(slot, slots) for slot in slots]
-    spare = room - _taken(widths)
+    spare = space - _taken(widths)
     for limit in ("least", "fair", "wanted", "most")[: 4 if to_most else 3]:
         while spare > 0:
             growing = [at for at, size in enumerate(sizes) if widths[at] < getattr(size, limit)]
@@ -169,12 +169,12 @@ def _grow(slots: Sequence[_Slot], room: int, *, to_most: bool = False) -> list[i
                 widths[at] += 1
             spare -= min(spare, len(growing))
     if len(slots) == 1:
-        widths[0] = min(widths[0], max(1, room))
+        widths[0] = min(widths[0], max(1, space))
     return widths
 
 
-def _extras(table: Table, names: Sequence[str], room: int, *, rates: bool) -> list[_Slot]:
-    """Further fields that fit in `room`, the most important first."""
+def _extras(table: Table, names: Sequence[str], space: int, *, rates: bool) -> list[_Slot]:
+    """Further fields that fit in `space`, the most important first."""
     shown = {as_totals(table, name) for name in names}
     for name in names:
         field = declared(table, name)
@@ -185,8 +185,8 @@ def _extras(table: Table, names: Sequence[str], room: int, *, rates: bool) -> li
     for field in sorted((f for f in rest if f.importance >= _LEAST_EXTRA), key=lambda f: -f.importance):
         name = as_rates(table, field.name) if rates else field.name
         slot = _slot(table, name)
-        room -= _size(slot).wanted + GAP
-        if room < 0:
+        space -= _size(slot).wanted + GAP
+        if space < 0:
             break
         extras.append(slot)
     return extras

@@ -217,9 +217,9 @@ def frame_style(theme: str, letter: str, shade: Shade = Shade.PLAIN, role: Role 
 
 
 def _mixed(colour: str, other: str, part: float) -> str:
-    """`#rrggbb` with so much of another in it."""
+    """A mix of two colours `#rrggbb`; `part` is the share of the second."""
     pairs = ((int(colour[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
-    return "#" + "".join(f"{round(one + (two - one) * part):02x}" for one, two in pairs)
+    return "#" + "".join(f"{round(first + (second - first) * part):02x}" for first, second in pairs)
 
 
 def _rich(colour: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No colour wishes, no odd terminal, UTF-8: the pictures depend on the test alone."""
+    """No colour wishes, no odd terminal, UTF-8: the screenshots depend on the test alone."""
     for name in ("NO_COLOR", "COLORFGBG", "TEXTUAL_THEME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -326,10 +326,10 @@ class _Host:
 
     def _categories(self) -> list[Row]:
         by_entry: Counter[int] = Counter()
-        found: Counter[tuple[int, int]] = Counter()
+        totals: Counter[tuple[int, int]] = Counter()
         for (entry, _, path), samples in self.samples.items():
             by_entry[entry] += samples
-            found[entry, _category(path)] += samples
+            totals[entry, _category(path)] += samples
         rows = [
             {
                 "id": entry << 8 | category,
@@ -339,7 +339,7 @@ class _Host:
                 "entry_samples": by_entry[entry],
                 "time_ns": samples * SAMPLE_NS,
             }
-            for (entry, category), samples in found.items()
+            for (entry, category), samples in totals.items()
         ]
         lacking = {"category": "bridging", "samples": None, "entry_samples": None, "time_ns": None}
         why = {"note": "n/a: this kernel has none of br_forward, br_handle_frame"}

@@ -123,10 +123,10 @@ class Harness:
 
 def steps_of(*frames: Frame) -> list[Step]:
     """The snapshots of some frames, each once, in their order."""
-    found: list[Step] = []
+    steps: list[Step] = []
     for frame in frames:
-        found += [s for s in (frame.before, frame.now) if s is not None and s not in found]
-    return found
+        steps += [s for s in (frame.before, frame.now) if s is not None and s not in steps]
+    return steps
 
 
 def busy_host(n: int = 60, **frame_kwargs: Any) -> list[Step]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU screen by pilot and in pictures: what it shows, where its keys and the mouse lead, what it says of nothing.
+"""The CPU screen by pilot and in screenshots: what it shows, its keys and mouse, and what it says without data.
 
-`pytest tests/screens/test_cpu_screen.py --snapshot-update` draws the pictures anew; look at each before it is kept.
+`pytest tests/screens/test_cpu_screen.py --snapshot-update` draws the screenshots anew; look at each before it is kept.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ async def on_cpu(
     steps: list[Step] | None = None,
     size: tuple[int, int] = (120, 40),
     ticks: int = 3,
-    asked: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[tuple[Running, CpuScreen]]:
     """The CPU screen over the example, opened as `asked` on the command line."""
     chosen = [*example_steps()] if steps is None else steps
-    settings = Settings(view=ViewSettings(view="cpu", **(asked or {})))
+    settings = Settings(view=ViewSettings(view="cpu", **(options or {})))
     async with running(chosen, size, settings=settings, ticks=ticks, lens_set=(LENS,)) as run:
         screen = run[1]
         assert isinstance(screen, CpuScreen)
@@ -136,7 +136,7 @@ async def test_categories_add_up() -> None:
 # --- walking and zooming ----------------------------------------------------------------------------------------
 
 
-async def test_down_follows_the_widest_way() -> None:
+async def test_down_follows_the_widest_frames() -> None:
     """And up goes back to the caller; a line says what the chosen frame comes to."""
     async with on_cpu(size=(160, 45)) as (run, screen):
         await press(run, "down", "down", "down")
@@ -215,7 +215,7 @@ async def test_zoom_by_mouse() -> None:
         assert screen.graph.zoom == ()
 
 
-async def test_the_way_goes_back_by_mouse() -> None:
+async def test_a_click_on_the_path_zooms_out() -> None:
     """A click on a name of it."""
     async with on_cpu() as (run, screen):
         await press(run, *["down"] * 5, "right")
@@ -266,7 +266,7 @@ async def test_nothing_is_drawn_twice() -> None:
         assert screen.graph.drawn - drawn == 2
 
 
-async def test_what_takes_the_whole_width_is_told_of_all() -> None:
+async def test_the_zoomed_frame_is_compared_with_all_samples() -> None:
     """It would be 100 % of itself."""
     async with on_cpu(size=(160, 45)) as (run, screen):
         await press(run, *["down"] * 3, "right")
@@ -288,11 +288,11 @@ async def test_windows() -> None:
         for word in ("since start", "last interval", "last minute"):
             await press(run, "w")
             assert word in screen.crumbs.text
-            seen.append(sum(one.samples for one in screen.counts))
+            seen.append(sum(each.samples for each in screen.counts))
         assert seen == [1264, 632, 1264]
 
 
-async def test_a_picture_that_is_opened_late() -> None:
+async def test_a_screen_that_is_opened_late() -> None:
     """What the source met before is since its start, and so are the seconds that it is a share of."""
     late = example_steps(9)[-1:]
     async with on_cpu([*late], (160, 45), ticks=1) as (run, screen):
@@ -300,7 +300,7 @@ async def test_a_picture_that_is_opened_late() -> None:
         assert screen.window is Window.START
         assert " all entry points   15.8 % of 4 CPUs  5,056 samples" in screen.crumbs.text
         assert "total" in "".join(screen.categories.render_line(y).text for y in range(20))
-        assert sum(one.of_time or 0.0 for one in screen.categories.shares) == pytest.approx(0.158, abs=1e-3)
+        assert sum(each.of_time or 0.0 for each in screen.categories.shares) == pytest.approx(0.158, abs=1e-3)
 
 
 async def test_a_source_that_does_not_tell_how_long_it_looked() -> None:
@@ -344,7 +344,7 @@ async def test_cpus() -> None:
         for key in ("u", "u", "U", "U", "U", "u"):
             await press(run, key)
             seen.append(screen.cpu)
-            assert {one.cpu for one in screen.counts} == (
+            assert {each.cpu for each in screen.counts} == (
                 {0, 1, 2, 3} if screen.cpu is None else {screen.cpu}
             )
         assert seen == [0, 1, 0, None, 3, None]
@@ -382,20 +382,20 @@ async def test_busiest_cpus() -> None:
 
 
 async def test_frozen() -> None:
-    """The picture stands still, in other windows too, while the samples go on being counted; Enter takes one."""
+    """The screen stands still, in other windows too, while the samples go on being counted; Enter takes one."""
     async with on_cpu([*example_steps(5)]) as (run, screen):
         await press(run, "space")
         before = screen.crumbs.text
         await tick(run)
         assert screen.crumbs.text == before
         await press(run, "w")
-        assert sum(one.samples for one in screen.counts) == 1264
+        assert sum(each.samples for each in screen.counts) == 1264
         await press(run, "enter")
         await tick(run)
-        assert sum(one.samples for one in screen.counts) == 4 * 632
+        assert sum(each.samples for each in screen.counts) == 4 * 632
         await press(run, "w", "space")
         assert screen.window is Window.INTERVAL
-        assert sum(one.samples for one in screen.counts) == 632
+        assert sum(each.samples for each in screen.counts) == 632
 
 
 # --- searching --------------------------------------------------------------------------------------------------
@@ -416,8 +416,8 @@ async def test_search() -> None:
             for segment in screen.graph.render_line(y)
             if segment.style
         }
-        found = next(look for text, look in styles.items() if text.startswith("tc…"))
-        assert found.underline and found.bold
+        match = next(look for text, look in styles.items() if text.startswith("tc…"))
+        assert match.underline and match.bold
         await tick(run)
         assert "/ tcp_ack" in screen.third_line.text
         await press(run, "escape")
@@ -457,7 +457,7 @@ async def test_what_stands_below_the_bars(width: int, graph: bool, categories: b
 
 
 async def test_small() -> None:
-    """Below 40×10 there is one sentence; a terminal that grows shows the picture again."""
+    """Below 40×10 there is one sentence; a terminal that grows shows the screen again."""
     async with on_cpu(size=(39, 9)) as (run, screen):
         assert "needs 40×10" in screen.notice.text
         assert not screen.graph.region
@@ -468,12 +468,12 @@ async def test_small() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 41, 50, 60, 72, 80, 200])
-async def test_the_hottest_function_is_told_at_every_width(width: int) -> None:
+async def test_the_hottest_function_is_named_at_every_width(width: int) -> None:
     """Its name is cut where it has to be, its share never."""
     steps = []
     for step in example_steps():
         rows = step.tables[STACKS.name]
-        names = [one.replace("copy_user_generic", "copy_user_enhanced_fast") for one in rows.texts["stack"]]
+        names = [each.replace("copy_user_generic", "copy_user_enhanced_fast") for each in rows.texts["stack"]]
         tables = {**step.tables, STACKS.name: replace(rows, texts={"stack": names})}
         steps.append(replace(step, tables=tables))
     async with on_cpu([*steps], (width, 24)) as (_, screen):
@@ -551,7 +551,7 @@ async def test_a_cpu_that_does_nothing() -> None:
         assert "on cpu3 was idle in the last minute" in screen.graph_notice.text
 
 
-async def test_a_function_that_was_not_met() -> None:
+async def test_a_function_that_did_not_run() -> None:
     """What is zoomed into stays so where it was not met; the screen says that, and ← leads back."""
     async with on_cpu() as (run, screen):
         await press(run, "down", "l", "down", "right")
@@ -604,7 +604,7 @@ async def test_every_key_of_a_graph_is_pressed_here() -> None:
         working = {a.id for a in ACTIONS if screen.is_available(a)}
         assert {a.id for a in ACTIONS if a.group == GRAPH} <= working
         assert not working & {"sort_left", "sort_right", "totals", "all_rows", "back"}
-        words = "\n".join("".join(span.text for span in one) for one in help_lines(screen, 200))
+        words = "\n".join("".join(span.text for span in each) for each in help_lines(screen, 200))
         assert "Zoom into the chosen frame" in words
         assert "Choose rows by words" not in words
         for category in CATEGORIES.values():
@@ -669,10 +669,10 @@ async def test_every_table_says_what_it_costs(presses: int) -> None:
 
 async def test_words_of_the_command_line() -> None:
     """A filter of the command line chooses CPUs, is named, and is the last that Esc clears: all is of those CPUs."""
-    async with on_cpu(asked={"filters": ("cpu<2",)}, size=(160, 45)) as (run, screen):
+    async with on_cpu(options={"filters": ("cpu<2",)}, size=(160, 45)) as (run, screen):
         assert [use.cpu for use in screen.bars.arrangement.shown] == [0, 1]
         assert "/ cpu<2   2 of 4" in screen.third_line.text
-        assert {one.cpu for one in screen.counts} == {0, 1}
+        assert {each.cpu for each in screen.counts} == {0, 1}
         assert "all entry points   25.2 % of 2 CPUs  1,004 samples" in screen.crumbs.text
         assert "2 of 4 CPUs" in screen.crumbs.text
         assert "▒▒ RX softirq 13.3 %" in screen.legend.text
@@ -685,14 +685,14 @@ async def test_words_of_the_command_line() -> None:
 
 async def test_a_limit_of_the_command_line() -> None:
     """Leaves CPUs out of all that is drawn, and that is said."""
-    async with on_cpu(asked={"limit": 1}, size=(160, 45)) as (_, screen):
+    async with on_cpu(options={"limit": 1}, size=(160, 45)) as (_, screen):
         assert "all entry points   37.5 % of 1 CPU  748 samples" in screen.crumbs.text
         assert "1 of 4 CPUs" in screen.crumbs.text
 
 
 async def test_a_filter_that_no_cpu_passes() -> None:
     """Is said, as tables do; so is one that the chosen CPU does not pass any more."""
-    async with on_cpu(asked={"filters": ("nonsense",)}, size=(100, 24)) as (run, screen):
+    async with on_cpu(options={"filters": ("nonsense",)}, size=(100, 24)) as (run, screen):
         assert screen.graph_notice.text == "no CPU passes the filter Esc clears it"
         assert screen.graph_notice.region.height == 16
         assert screen.bars.arrangement.shown == ()
@@ -702,7 +702,7 @@ async def test_a_filter_that_no_cpu_passes() -> None:
 
 async def test_a_chosen_cpu_that_is_left_out() -> None:
     """As one is that has become idle, where only busy ones are asked for: the key that led there leads on."""
-    async with on_cpu(asked={"filters": ("network_ns_per_s>5%",)}, size=(100, 24)) as (run, screen):
+    async with on_cpu(options={"filters": ("network_ns_per_s>5%",)}, size=(100, 24)) as (run, screen):
         screen._choose_cpu(3)
         assert screen.graph_notice.text == "cpu3 is left out by the filter or the limit u shows another CPU"
         await press(run, "u")
@@ -710,10 +710,10 @@ async def test_a_chosen_cpu_that_is_left_out() -> None:
         assert screen.graph.region
 
 
-async def test_numbers_keep_what_was_asked() -> None:
-    """Filter, order and columns of the command line, as far as they still hold in the picture."""
-    asked = {"filters": ("cpu<3",), "sort": "-cpu", "columns": ("cpu", "network_ns_per_s")}
-    async with on_cpu(asked=asked, size=(160, 45)) as (run, screen):
+async def test_numbers_keep_the_chosen_options() -> None:
+    """Filter, order and columns of the command line, as far as they still hold in the screen."""
+    options = {"filters": ("cpu<3",), "sort": "-cpu", "columns": ("cpu", "network_ns_per_s")}
+    async with on_cpu(options=options, size=(160, 45)) as (run, screen):
         await press(run, "n")
         table = shown(run).rows
         assert [table.render_line(y).text.split()[0] for y in range(1, 4)] == ["2", "1", "0"]
@@ -723,7 +723,7 @@ async def test_numbers_keep_what_was_asked() -> None:
         assert screen.state.query.filter.is_empty
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------
+# --- screenshots ---------------------------------------------------------------------------------------------------
 
 Draw = Callable[..., bool]
 SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
@@ -731,7 +731,7 @@ SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
 
 @pytest.fixture
 def draw(snap_compare: Callable[..., bool]) -> Draw:
-    """Plays the example, presses keys, and compares the picture."""
+    """Plays the example, presses keys, and compares the screen."""
 
     def compare(size: tuple[int, int], *keys: str, steps: list[Step] | None = None, **how: Any) -> bool:
         harness = harness_of([*example_steps()] if steps is None else steps)
@@ -743,68 +743,68 @@ def draw(snap_compare: Callable[..., bool]) -> Draw:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_picture(draw: Draw, size: tuple[int, int]) -> None:
+def test_screenshot(draw: Draw, size: tuple[int, int]) -> None:
     """At four sizes, with a frame chosen."""
     assert draw(size, *["down"] * 6)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_picture_zoomed(draw: Draw, size: tuple[int, int]) -> None:
+def test_screenshot_zoomed(draw: Draw, size: tuple[int, int]) -> None:
     """Zoomed into a function of one CPU."""
     assert draw(size, "u", *["down"] * 7, "right", "down", "down")
 
 
 @pytest.mark.parametrize("theme", ["nettop-light", "nettop-terminal"])
-def test_picture_in_other_colours(draw: Draw, theme: str) -> None:
+def test_screenshot_in_other_colours(draw: Draw, theme: str) -> None:
     """On a light ground, and in the terminal's own colours."""
     assert draw((120, 34), *["down"] * 6, theme=theme)
 
 
-def test_picture_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screenshot_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     """Letters, edges and the sign of the chosen frame are enough."""
     monkeypatch.setenv("NO_COLOR", "1")
     assert draw((120, 34), "u", *["down"] * 6, theme="nettop-terminal")
 
 
-def test_picture_without_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screenshot_without_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside UTF-8 every sign has a plainer one."""
     monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ISO-8859-1")
     assert draw((100, 30), *["down"] * 6)
 
 
 @pytest.mark.parametrize("theme", ["nettop-dark", "nettop-terminal"])
-def test_picture_of_a_search(draw: Draw, theme: str) -> None:
+def test_screenshot_of_a_search(draw: Draw, theme: str) -> None:
     """What is searched for stands out."""
     assert draw((120, 34), "slash", *"nf_ copy", "enter", theme=theme)
 
 
-def test_picture_of_many_cpus(draw: Draw) -> None:
+def test_screenshot_of_many_cpus(draw: Draw) -> None:
     """Side by side, the busiest first."""
     assert draw((160, 45), "S", steps=[*example_steps(cpus=64)])
 
 
-def test_picture_of_an_idle_network(draw: Draw) -> None:
+def test_screenshot_of_an_idle_network(draw: Draw) -> None:
     """Words, not a void."""
     assert draw((80, 24), steps=[*idle_steps()])
 
 
-def test_picture_without_samples(draw: Draw) -> None:
+def test_screenshot_without_samples(draw: Draw) -> None:
     """The reason in place of the graph."""
     steps = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3: run it as root"})
     assert draw((80, 24), steps=steps)
 
 
-def test_picture_of_numbers(draw: Draw) -> None:
+def test_screenshot_of_numbers(draw: Draw) -> None:
     """The CPUs as a table."""
     assert draw((160, 45), "n", "down")
 
 
 @pytest.mark.parametrize("table", ["stacks", "categories", "processes"])
-def test_picture_of_a_table(draw: Draw, table: str) -> None:
+def test_screenshot_of_a_table(draw: Draw, table: str) -> None:
     """The lens's other tables."""
     assert draw((120, 30), "down", view=f"cpu.{table}")
 
 
-def test_picture_of_help(draw: Draw) -> None:
+def test_screenshot_of_help(draw: Draw) -> None:
     """Keys, signs and letters."""
     assert draw((120, 60), "question_mark")

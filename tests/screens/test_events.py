@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The events pane by pilot: the newest first, rows that stay where somebody looks, what failed, what is told of it."""
+"""The events pane by pilot: the newest first, rows that stay where somebody looks, what failed, what is shown of it."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def trees(depth: int = 4) -> st.SearchStrategy[FlameNode]:
 
 
 def _named(children: list[FlameNode]) -> Iterator[FlameNode]:
-    for at, one in enumerate(children):
-        yield FlameNode(f"f{at}", one.samples, one.time_ns, one.category, one.find_children)
+    for at, each in enumerate(children):
+        yield FlameNode(f"f{at}", each.samples, each.time_ns, each.category, each.find_children)
 
 
 WIDTHS = st.integers(1, 240)
@@ -54,7 +54,7 @@ def test_frames_of_a_row_do_not_overlap(tree: FlameNode, width: int) -> None:
     layout = Layout(tree, (), width)
     for number in range(layout.depth):
         row = layout.row(number)
-        assert all(one.end <= other.start for one, other in pairwise(row))
+        assert all(each.end <= other.start for each, other in pairwise(row))
         assert all(0 <= block.start < block.end <= width for block in row)
 
 
@@ -99,7 +99,7 @@ def test_what_is_wide_enough_has_a_block_of_its_own(tree: FlameNode, width: int)
             assert has_one == (child.samples * width >= tree.samples)
 
 
-def test_rows_are_made_when_they_are_asked_for() -> None:
+def test_rows_are_made_when_they_are_visible() -> None:
     """Nobody pays for rows that are not in sight."""
     layout = Layout(node("", 0, node("a", 0, node("b", 0, node("c", 1)))), (), 10)
     assert [block.path for block in layout.row(1)] == [("a",)]
@@ -159,7 +159,7 @@ def test_every_row_is_as_wide_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> N
         layout = graph.layout_now
         assert layout is not None
         for number, strip in enumerate(strips, 1):
-            whole = [one for one in layout.row(number) if not one.merged and one.end - one.start > 1]
+            whole = [each for each in layout.row(number) if not each.merged and each.end - each.start > 1]
             assert all(strip.text[block.end] == EDGE for block in whole)
 
     check()
@@ -192,7 +192,7 @@ def shown(*args: object, **how: object) -> list[int]:
     return [use.cpu for use in arrange(*args, **how).shown]  # type: ignore[arg-type]
 
 
-def test_all_cpus_where_there_is_room() -> None:
+def test_all_cpus_where_they_fit() -> None:
     """By number, or the busiest first."""
     some = uses(0.1, 0.3, 0.0)
     assert shown(some, 80, 3, None, by_use=False) == [0, 1, 2]
@@ -229,12 +229,12 @@ def test_cells_of_a_bar(shares: dict[int, float], cells: int) -> None:
     """No entry point is more than a cell off, and together they fit."""
     bars = EntryBars()
     bars.scale = 1.0
-    found = dict(bars._cells(CpuUse(0, shares), cells))
-    assert sum(found.values()) <= cells
-    assert all(abs(count - shares.get(entry, 0.0) * cells) <= 1.001 for entry, count in found.items())
+    lengths = dict(bars._cells(CpuUse(0, shares), cells))
+    assert sum(lengths.values()) <= cells
+    assert all(abs(count - shares.get(entry, 0.0) * cells) <= 1.001 for entry, count in lengths.items())
 
 
-def test_of_a_cpu_of_which_nothing_is_known_no_share_is_told() -> None:
+def test_no_share_for_a_cpu_without_known_times() -> None:
     """Before the first interval, say: neither its bar nor the line for those left out makes that 0."""
     unknown = [CpuUse(cpu, {}) for cpu in range(3)]
     assert [use.network for use in unknown] == [None] * 3

@@ -54,7 +54,7 @@ async def test_headline_sheds_its_right_parts_first() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 50, 60, 70, 80])
-async def test_losses_are_told_at_every_width(width: int) -> None:
+async def test_losses_are_shown_at_every_width(width: int) -> None:
     """However many connections come and go, what was lost has its place in the headline."""
     storm = [dict.fromkeys(("connected", "accepted", "closed"), count) for count in (0, 16_143_000)]
     first, second = (step for step in busy_host(lost={"events": 37}) if isinstance(step, Snapshot))
@@ -80,7 +80,7 @@ LENSES = (
         (40, "  nettop  1  2  3  4            ⟳ 1.0 s"),
     ],
 )
-async def test_short_of_room_cost_goes_then_names_shrink(width: int, line: str) -> None:
+async def test_cost_goes_first_then_names_shrink(width: int, line: str) -> None:
     """Every lens keeps its tab, in full as long as there is room."""
     async with running(busy_host(), (width, 20), lens_set=LENSES) as run:
         assert run[1].first_line.text.rstrip() == line
@@ -159,7 +159,7 @@ class WatchedSteps(Steps):
 
 
 @pytest.mark.parametrize("key", ["", "question_mark", "ctrl+p"])
-async def test_all_of_drawing_is_told_as_its_cost(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+async def test_all_drawing_counts_as_cost(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """Whatever renders a line does so within the step, under a dialog too; once for each drawing."""
     steps, seen = WatchedSteps(), []
     render_lines = Lines.render_lines
@@ -203,7 +203,7 @@ async def test_nothing_to_stay_for() -> None:
         assert app._exit
 
 
-async def test_late_refreshes_and_old_rows_are_told() -> None:
+async def test_late_refreshes_and_old_rows_are_shown() -> None:
     """Skipped refreshes stand beside what was lost, and rows of an earlier walk say how old they are."""
     counts = {"unattributed": 2, "walk_age_ms": 4200}
     async with running(busy_host(counts=counts), (160, 30)) as run:
@@ -243,8 +243,8 @@ async def test_too_small_says_what_is_needed(size: tuple[int, int]) -> None:
 
 async def test_too_small_shows_nothing_else() -> None:
     """Neither a filter nor the names of tables stand beside that sentence."""
-    asked = ViewSettings(filters=("nginx",))
-    async with running(busy_host(), (39, 40), settings=Settings(view=asked)) as run:
+    view_settings = ViewSettings(filters=("nginx",))
+    async with running(busy_host(), (39, 40), settings=Settings(view=view_settings)) as run:
         assert not run[1].third_line.region
         assert run[1].notice.region
 
@@ -261,8 +261,10 @@ async def test_growing_terminal_shows_the_table_again() -> None:
 
 async def test_words_of_the_command_line_hold() -> None:
     """Filter, sort, columns and --all of the command line are what the screen opens with."""
-    asked = ViewSettings(filters=("nginx",), sort="-rtt_us", columns=("process", "rtt_us"), all_rows=True)
-    async with running(busy_host(), settings=Settings(view=asked)) as run:
+    view_settings = ViewSettings(
+        filters=("nginx",), sort="-rtt_us", columns=("process", "rtt_us"), all_rows=True
+    )
+    async with running(busy_host(), settings=Settings(view=view_settings)) as run:
         screen = run[1]
         assert "   / nginx   21 of 60" in screen.third_line.text
         assert [c.name for c in screen.rows.columns] == ["process", "rtt_us"]
@@ -275,7 +277,7 @@ async def test_words_of_the_command_line_hold() -> None:
         }  # type: ignore[attr-defined]
 
 
-async def test_all_rows_are_asked_for_again_after_a_failure() -> None:
+async def test_all_rows_are_requested_again_after_a_failure() -> None:
     """A source that is attached anew by Enter lists what the screen shows, as the one before did."""
     failure = SourceFailed("the loader died", "see dmesg")
     async with running(
@@ -327,7 +329,7 @@ async def test_publications_wait_once() -> None:
         assert len(shown_frames) == 1
 
 
-async def test_source_that_tells_nothing_is_said() -> None:
+async def test_a_source_without_details_says_so() -> None:
     """A source without details says so in the pane, and the fields are shown all the same."""
     harness = harness_of(busy_host())
     app = harness.app()
@@ -349,7 +351,7 @@ async def test_failure_after_rows_shows_the_reason() -> None:
         assert "the loader died" in run[1].notice.text
 
 
-def test_door_loads_neither_bcc_nor_the_kernel_room() -> None:
+def test_screens_load_neither_bcc_nor_the_kernel_package() -> None:
     """Importing every screen and widget loads no bcc, no kernel room and no probe."""
     program = (
         "import sys, pkgutil, importlib, nettop.screens, nettop.widgets\n"

@@ -182,7 +182,7 @@ async def test_what_nobody_owned_is_unattributed() -> None:
 
 
 @pytest.mark.parametrize("view", ["connections.processes", "connections.failures"])
-async def test_the_source_is_not_asked_about_other_tables_rows(view: str) -> None:
+async def test_the_source_describes_no_other_tables_rows(view: str) -> None:
     """Only the first table's keys mean something to the source: for others the fields are all there is."""
     steps, batches = eventful_host()
     async with running(steps, (120, 30), batches=batches, view=view) as run:

@@ -136,7 +136,9 @@ async def settled(pilot: Pilot[None], harness: Harness) -> None:
     await pilot.pause()
 
 
-async def on_stage(keys: Prepare, use: Callable[[Pilot[None], NettopApp, Harness], Awaitable[None]]) -> None:
+async def in_harness(
+    keys: Prepare, use: Callable[[Pilot[None], NettopApp, Harness], Awaitable[None]]
+) -> None:
     """Start the app with rows, press `keys`, and hand over."""
     harness = harness_of(busy_host(), {"command": "nginx"})
     app = harness.app(lens_set=(lenses()[0], other_lens()))
@@ -155,9 +157,9 @@ async def on_stage(keys: Prepare, use: Callable[[Pilot[None], NettopApp, Harness
 @pytest.mark.parametrize(("key", "action"), PRESSED, ids=[f"{key}" for key, _ in PRESSED])
 async def test_key_has_its_effect(key: str, action: Action) -> None:
     """Pressing a key of the table does what the table says."""
-    found = effect_of(action)
-    assert found is not None
-    prepare, check = found
+    effect = effect_of(action)
+    assert effect is not None
+    prepare, check = effect
 
     async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         assert not check(app, harness)
@@ -165,7 +167,7 @@ async def test_key_has_its_effect(key: str, action: Action) -> None:
         await settled(pilot, harness)
         assert check(app, harness)
 
-    await on_stage(prepare, press)
+    await in_harness(prepare, press)
 
 
 def test_every_action_has_an_effect_here() -> None:
@@ -203,7 +205,7 @@ async def test_enter_refreshes_from_everywhere(keys: Prepare) -> None:
         await settled(pilot, harness)
         assert harness.refresh_was_requested
 
-    await on_stage(keys, press)
+    await in_harness(keys, press)
 
 
 async def test_ctrl_c_ends_from_everywhere() -> None:
@@ -214,7 +216,7 @@ async def test_ctrl_c_ends_from_everywhere() -> None:
         await settled(pilot, harness)
         assert app._exit
 
-    await on_stage(("slash", "n"), press)
+    await in_harness(("slash", "n"), press)
 
 
 async def test_escape_goes_back_step_by_step() -> None:
@@ -230,7 +232,7 @@ async def test_escape_goes_back_step_by_step() -> None:
         assert seen == [(False, "nginx", False), (False, "", False), (False, "", True)]
         assert "Esc" not in screen.footer.text
 
-    await on_stage(("slash", *"nginx", "enter", "down", "right"), press)
+    await in_harness(("slash", *"nginx", "enter", "down", "right"), press)
 
 
 async def test_palette_sorts_by_any_column() -> None:
@@ -240,7 +242,7 @@ async def test_palette_sorts_by_any_column() -> None:
         assert app.screen is app.lens_screen
         assert sort("cwnd", descending=True)(app, harness)
 
-    await on_stage(("ctrl+p", *"cwnd", "enter"), press)
+    await in_harness(("ctrl+p", *"cwnd", "enter"), press)
 
 
 async def test_palette_runs_actions() -> None:
@@ -249,7 +251,7 @@ async def test_palette_runs_actions() -> None:
     async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
         assert app.lens_screen.state.totals
 
-    await on_stage(("ctrl+p", *"totals", "enter"), press)
+    await in_harness(("ctrl+p", *"totals", "enter"), press)
 
 
 async def test_arrows_scroll_the_details_once_entered() -> None:
@@ -265,7 +267,7 @@ async def test_arrows_scroll_the_details_once_entered() -> None:
         assert screen.rows.at == 1
         assert screen.details_open
 
-    await on_stage(("down", "right", "right"), press)
+    await in_harness(("down", "right", "right"), press)
 
 
 def test_lone_lens_shows_no_lens_keys() -> None:

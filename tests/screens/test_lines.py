@@ -21,7 +21,7 @@ class Words(Lines):
     def __init__(self) -> None:
         super().__init__()
         self.words = ["one", "two", "three"]
-        self.asked: list[tuple[Region, ...]] = []
+        self.refreshed: list[tuple[Region, ...]] = []
 
     def strips(self, size: Size) -> list[Strip]:
         """The words."""
@@ -29,7 +29,7 @@ class Words(Lines):
 
     def refresh(self, *regions: Region, **how: Any) -> Self:
         """As any widget, noted."""
-        self.asked.append(regions)
+        self.refreshed.append(regions)
         return super().refresh(*regions, **how)
 
 
@@ -57,10 +57,10 @@ async def test_only_a_line_that_changed_is_drawn() -> None:
         await pilot.pause()
         words = stand.words
         before = [words.render_line(y) for y in range(HEIGHT)]
-        words.asked.clear()
+        words.refreshed.clear()
         words.words[1] = "other"
         words.redraw()
-        assert words.asked == [(Region(0, 1, WIDTH, 1),)]
+        assert words.refreshed == [(Region(0, 1, WIDTH, 1),)]
         await pilot.pause()
         assert [words.render_line(y) is before[y] for y in range(HEIGHT)] == [True, False, True]
         assert "other" in stand.seen and "two" not in stand.seen
@@ -71,9 +71,9 @@ async def test_nothing_is_drawn_where_nothing_changed() -> None:
     stand = Stand()
     async with stand.run_test(size=(WIDTH, HEIGHT)) as pilot:
         await pilot.pause()
-        stand.words.asked.clear()
+        stand.words.refreshed.clear()
         stand.words.redraw()
-        assert stand.words.asked == []
+        assert stand.words.refreshed == []
 
 
 async def test_what_changed_out_of_sight_is_seen_later() -> None:

@@ -40,7 +40,7 @@ def with_hooks(steps: list[Step]) -> list[Step]:
     ]
 
 
-async def test_help_tells_each_point_and_its_ways() -> None:
+async def test_help_lists_each_hook_and_its_mechanisms() -> None:
     """Each point with its way, what it is, and the refused ways, faintly; the gaps stand below."""
     async with running(with_hooks(busy_host())) as run:
         lines = help_lines(shown(run), 110)
@@ -95,10 +95,12 @@ async def test_a_table_that_nobody_fills_does_not_wait_for_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["closed>=0", "failed_per_s!=3"])
-async def test_who_filters_by_it_is_told(text: str) -> None:
+async def test_a_filter_on_it_says_so(text: str) -> None:
     """The line of the filter and the empty table name the column and the reason."""
-    asked = ViewSettings(view="connections.processes", filters=(text,))
-    async with running(with_hooks(eventful_host()[0]), (160, 30), settings=Settings(view=asked)) as run:
+    view_settings = ViewSettings(view="connections.processes", filters=(text,))
+    async with running(
+        with_hooks(eventful_host()[0]), (160, 30), settings=Settings(view=view_settings)
+    ) as run:
         name = text.partition(">")[0].partition("!")[0]
         remark = f"{name} is n/a here: {EVENTS_WHY}"
         assert f"0 of 4   {remark}" in shown(run).third_line.text
@@ -107,7 +109,7 @@ async def test_who_filters_by_it_is_told(text: str) -> None:
         assert "n/a here" not in shown(run).third_line.text
 
 
-async def test_a_way_that_does_not_exist_ends_the_app() -> None:
+async def test_an_unknown_mechanism_ends_the_app() -> None:
     """What the source says of an unknown way is the end, as for any wrong word."""
     error = UsageError("unknown mechanism for events 'x'", "did you mean tp_btf?")
     async with running([error], ticks=1, settings=Settings(mechanisms={"events": "x"})) as run:

@@ -82,7 +82,7 @@ async def test_choice_moves_on_when_its_row_is_gone() -> None:
         assert run[1].rows.key in (1, 3)
 
 
-async def test_frozen_picture_stands_still() -> None:
+async def test_a_frozen_screen_does_not_change() -> None:
     """Frozen, new data changes nothing, the age is shown, and Enter takes one new picture."""
     async with running(two_orders()) as run:
         _, screen, harness = run
@@ -102,7 +102,7 @@ async def test_frozen_picture_stands_still() -> None:
 
 
 async def test_filter_is_checked_while_typed() -> None:
-    """A wrong filter is told in words and not applied; a right one says what it leaves, and Enter applies it."""
+    """A wrong filter is shown in words and not applied; a right one says what it leaves, and Enter applies it."""
     async with running(busy_host()) as run:
         _, screen, _ = run
         await press(run, "slash", *"pid=x")

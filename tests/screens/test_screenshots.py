@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screens as pictures: any change of a cell or a colour is a visible difference.
+"""The screens as screenshots: any change of a cell or a colour is a visible difference.
 
 `pytest tests/screens/test_pictures.py --snapshot-update` draws them anew; look at each before it is kept.
 """
@@ -34,7 +34,7 @@ DETAILS = {
 
 @pytest.fixture
 def draw(snap_compare: Compare) -> Draw:
-    """Plays a script, presses keys, and compares the picture."""
+    """Plays a script, presses keys, and compares the screen."""
 
     def compare(steps: list[Step], size: tuple[int, int], *keys: str, **how: Any) -> bool:
         harness, ticks = harness_of(steps, DETAILS, how.get("batches")), how.get("ticks", 2)
@@ -46,7 +46,7 @@ def draw(snap_compare: Compare) -> Draw:
 
 
 def player(harness: Harness, keys: tuple[str, ...], ticks: int) -> Callable[[Pilot[Any]], Awaitable[None]]:
-    """What happens before the picture is taken."""
+    """What happens before the screen is taken."""
 
     async def play(pilot: Pilot[Any]) -> None:
         for _ in range(ticks):
@@ -160,7 +160,7 @@ def test_filtered(draw: Draw) -> None:
 
 
 def test_filter_box_with_error(draw: Draw) -> None:
-    """A filter that is wrong is told in words while it is typed."""
+    """A filter that is wrong is shown in words while it is typed."""
     assert draw(busy_host(), (80, 24), "slash", *"rtt_us>fast")
 
 
@@ -190,7 +190,7 @@ def test_empty(draw: Draw) -> None:
     assert draw(steps_of(make_frame([], [])), (80, 24))
 
 
-def test_first_picture(draw: Draw) -> None:
+def test_first_screen(draw: Draw) -> None:
     """One snapshot: no rate is known yet, and none is made up."""
     assert draw(busy_host(), (80, 24), ticks=1)
 

@@ -75,7 +75,7 @@ def snapshots(hook: HookStatus = COUNTED, limit: OverheadLimit | None = None) ->
     costs = [COSTS_BEFORE[0], *limits, *COSTS_BEFORE[1:]]
     if hook.mechanism is None:
         unknown = {"runs": None, "time_ns": None, "note": f"n/a: {hook.why}"}
-        costs = [one._replace(**unknown) if one.kind in ("program", "iterator") else one for one in costs]
+        costs = [each._replace(**unknown) if each.kind in ("program", "iterator") else each for each in costs]
     made = []
     for second, rows in enumerate((costs, list(map(later, costs)))):
         Clock.at_ns = (1000 + second) * 1000 * MS
@@ -116,13 +116,13 @@ def watching(harness: Harness, *keys: str) -> Play:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_picture(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
+def test_screenshot(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
     """The dearest first, with a row chosen."""
     harness = harness_with(snapshots())
     assert snap_compare(harness.app(), terminal_size=size, run_before=watching(harness, "o", "down"))
 
 
-def test_picture_stretched(snap_compare: Callable[..., bool]) -> None:
+def test_screenshot_stretched(snap_compare: Callable[..., bool]) -> None:
     """The interval is longer than the chosen one: the first line, the headline and a row say so."""
     limit = OverheadLimit(0.02, 3.375, 1.0)
     harness = harness_with(snapshots(limit=limit))
@@ -130,7 +130,7 @@ def test_picture_stretched(snap_compare: Callable[..., bool]) -> None:
     assert snap_compare(harness.app(), terminal_size=(160, 24), run_before=watching(harness, "o"))
 
 
-def test_picture_without_statistics(snap_compare: Callable[..., bool]) -> None:
+def test_screenshot_without_statistics(snap_compare: Callable[..., bool]) -> None:
     """Programs are n/a and say why, and the rest is there."""
     harness = harness_with(snapshots(REFUSED))
     assert snap_compare(harness.app(), terminal_size=(160, 24), run_before=watching(harness, "o"))
@@ -182,9 +182,9 @@ async def test_the_lens_before_stays_attached() -> None:
     async with app.run_test(size=(120, 30)) as pilot:
         await watching(harness, "o")(pilot)
         attached = harness.session._sampler._attached
-        assert {lens: one.leases for lens, one in attached.items()} == {"connections": 1, "self": 1}
+        assert {lens: each.leases for lens, each in attached.items()} == {"connections": 1, "self": 1}
         await player(harness, ("o",), 1)(pilot)
-        assert {lens: one.leases for lens, one in attached.items()} == {"connections": 1, "self": 0}
+        assert {lens: each.leases for lens, each in attached.items()} == {"connections": 1, "self": 0}
 
 
 async def test_it_can_be_the_first_view() -> None:
@@ -211,7 +211,7 @@ async def test_the_headline_has_the_answer() -> None:
         assert "lost 37" in text
 
 
-async def test_one_cost_in_one_picture() -> None:
+async def test_one_cost_on_one_screen() -> None:
     """The first line tells the cost of the rows below it, over their time; elsewhere what it was lately."""
     harness = harness_with(snapshots())
     app = harness.app()
@@ -222,7 +222,7 @@ async def test_one_cost_in_one_picture() -> None:
         assert "cost 0.9 % cpu" in app.lens_screen.first_line.text
 
 
-async def test_the_footer_names_the_key_where_there_is_room() -> None:
+async def test_the_footer_names_the_key_where_it_fits() -> None:
     """The first of all to leave."""
     for width, is_there in ((160, True), (80, False)):
         harness = harness_with(snapshots())

@@ -71,9 +71,9 @@ async def test_p_goes_round_and_back() -> None:
     """`p` goes to the next table and behind the last to the first, `P` the other way; the footer says where to."""
     steps, more = host()
     async with running(steps, (160, 30), **more) as run:
-        seen, told = [], []
+        seen, next_tables = [], []
         for key in "pppPPPPp":
-            told.append(shown(run).footer.text.split(" p ")[1].split()[0])
+            next_tables.append(shown(run).footer.text.split(" p ")[1].split()[0])
             await press(run, key)
             seen.append(shown(run).table.name)
         assert seen == [
@@ -86,7 +86,7 @@ async def test_p_goes_round_and_back() -> None:
             "processes",
             "sockets",
         ]
-        assert told[:4] == ["events", "failures", "processes", "sockets"]
+        assert next_tables[:4] == ["events", "failures", "processes", "sockets"]
 
 
 async def test_a_click_picks_a_table() -> None:
@@ -112,8 +112,8 @@ async def test_the_command_line_opens_a_table(name: str) -> None:
 async def test_words_of_the_command_line_hold_for_their_table_alone() -> None:
     """Filter and columns are of the table that was asked for; the others open as they are declared."""
     steps, more = host()
-    asked = ViewSettings(view="connections.events", filters=("refused",), columns=("time", "reason"))
-    async with running(steps, settings=Settings(view=asked), **more) as run:
+    view_settings = ViewSettings(view="connections.events", filters=("refused",), columns=("time", "reason"))
+    async with running(steps, settings=Settings(view=view_settings), **more) as run:
         assert [c.name for c in shown(run).rows.columns] == ["time", "reason"]
         assert "/ refused" in shown(run).third_line.text
         await press(run, "P")
@@ -205,7 +205,7 @@ def without(step: Step, table: str) -> Step:
     return replace(step, tables={name: rows for name, rows in step.tables.items() if name != table})
 
 
-async def test_all_rows_stay_asked_for_from_every_table() -> None:
+async def test_all_rows_stay_requested_from_every_table() -> None:
     """A source that is attached anew lists all sockets if their table shows them, whichever is in sight."""
     steps, more = host()
     async with running(steps, **more) as run:

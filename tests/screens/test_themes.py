@@ -13,9 +13,9 @@ from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Ground, Palette, Role, 
 READ = ("text", "dim", "head", "sent", "received", "warn", "bad")
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(each: str, other: str) -> float:
     """WCAG's contrast ratio of two colours."""
-    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    light, dark = sorted((_luminance(each), _luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 

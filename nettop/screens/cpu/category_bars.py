@@ -62,8 +62,8 @@ class CategoryBars(Lines):
         """All lines; where there is no room for all categories, a line sums up the last ones."""
         known = [share for share in self.shares if not share.why_not]
         lacking = [share for share in self.shares if share.why_not]
-        room = max(2, self._height - 2)
-        shown, rest = (known, []) if len(known) <= room else (known[: room - 1], known[room - 1 :])
+        space = max(2, self._height - 2)
+        shown, rest = (known, []) if len(known) <= space else (known[: space - 1], known[space - 1 :])
         lines = [self._header(), *map(self._share_line, shown)]
         if rest:
             lines.append(self._line("…", f"{len(rest)} more", _sum(rest)))

@@ -90,12 +90,12 @@ def arrange(
 ) -> Arrangement:
     """The CPUs that fit in `height` lines: the chosen and the busiest ones, sorted by use or by number."""
     columns = min(max(1, width // _LEAST_WIDTH), max(1, -(-len(uses) // max(1, height))))
-    room = columns * max(1, height)
-    if len(uses) > room:
-        room = columns * max(1, height - 1)
+    space = columns * max(1, height)
+    if len(uses) > space:
+        space = columns * max(1, height - 1)
     busiest = sorted(uses, key=lambda use: (use.cpu != chosen, -(use.network or 0.0), use.cpu))
     key = (lambda use: (-(use.network or 0.0), use.cpu)) if by_use else (lambda use: (use.cpu,))
-    return Arrangement(tuple(sorted(busiest[:room], key=key)), columns, tuple(busiest[room:]))
+    return Arrangement(tuple(sorted(busiest[:space], key=key)), columns, tuple(busiest[space:]))
 
 
 def _most(uses: Sequence[CpuUse]) -> float | None:

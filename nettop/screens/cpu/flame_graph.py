@@ -32,7 +32,7 @@ Path = tuple[str, ...]
 EDGE, THIN = "▕", "▏"
 _MARGIN = 1
 _LEAST_NAME = 3
-_ROOM_FOR_SHARE = 10
+_CELLS_FOR_SHARE = 10
 """Cells beside the name from which on a frame shows its share."""
 _RIGHT_BUTTON = 3
 _UNDERLINED = Style(underline=True)
@@ -437,18 +437,18 @@ class FlameGraph(Scrollable, can_focus=True):
         ]
         return [Segment(text, text_style) for text, text_style in cells if text]
 
-    def _texts(self, block: Block, room: int) -> tuple[str, int, str]:
-        """The name, elided or left out to fit `room` cells; the blank cells after it; the share, if it fits."""
+    def _texts(self, block: Block, space: int) -> tuple[str, int, str]:
+        """The name, elided or left out to fit `space` cells; the blank cells after it; the share, if it fits."""
         assert self.layout_now is not None
         name = block.node.symbol
-        if room < min(_LEAST_NAME, len(name)):
-            return "", room, ""
-        if room < len(name) + _ROOM_FOR_SHARE:
-            name = elide_end(name, room)
-            return name, room - len(name), ""
+        if space < min(_LEAST_NAME, len(name)):
+            return "", space, ""
+        if space < len(name) + _CELLS_FOR_SHARE:
+            name = elide_end(name, space)
+            return name, space - len(name), ""
         (root,) = self.layout_now.row(0)
         share = f"{human(block.node.samples / root.node.samples, RATIO)} "
-        return name, room - len(name) - len(share), share
+        return name, space - len(name) - len(share), share
 
     def _with_thumb(self, strips: list[Strip], width: int) -> list[Strip]:
         """The strips, with the scroll bar at the right edge."""
