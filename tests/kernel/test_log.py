@@ -189,6 +189,7 @@ def test_rotation_under_load(lab: Lab, inside: Namespace, tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "log").glob("events*")) == sorted(names)
     assert max((tmp_path / "log" / name).stat().st_size for name in names) <= 256 << 10
     kept = [json.loads(line) for name in names for line in (tmp_path / "log" / name).read_text().splitlines()]
+    kept = [row for row in kept if row["type"] == "event"]  # a busy host may lose some, and says so
     numbers = [row["event_id"] for row in kept]
     assert numbers == sorted(numbers)
     ends = Counter(
