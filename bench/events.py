@@ -158,7 +158,7 @@ def storm(program: str, pairs: int, seconds: float) -> None:
         for with_it, without in zip(watched, alone, strict=True)
     ]
     cost = [with_it.cpu_us - without.cpu_us for with_it, without in zip(watched, alone, strict=True)]
-    rate = statistics.median(one.connections / one.seconds for one in alone)
+    rate = statistics.median(item.connections / item.seconds for item in alone)
     report(
         f"A storm of {rate:,.0f} connections/s on one CPU, median of {pairs} pairs of {seconds:g} s",
         [
@@ -169,7 +169,7 @@ def storm(program: str, pairs: int, seconds: float) -> None:
                 0.95,
                 at_least=True,
             ),
-            Figure("CPU a connection without nettop", statistics.median(one.cpu_us for one in alone), "µs"),
+            Figure("CPU a connection without nettop", statistics.median(item.cpu_us for item in alone), "µs"),
             # 5 % of a CPU at 20,000 connections a second
             Figure("CPU a connection that nettop adds to it", statistics.median(cost), "µs", 2.5),
             Figure("nettop's own CPU meanwhile (--table)", 100 * statistics.median(used), "%"),

@@ -160,10 +160,10 @@ def family(pid: int) -> list[int]:
         with contextlib.suppress(OSError):
             parent = int((path / "stat").read_bytes().rpartition(b")")[2].split()[1])
             parents.setdefault(parent, []).append(int(path.name))
-    found = [pid]
-    for member in found:
-        found += parents.get(member, [])
-    return found
+    pids = [pid]
+    for member in pids:
+        pids += parents.get(member, [])
+    return pids
 
 
 def cpu_seconds(pid: int) -> float:

@@ -19,7 +19,7 @@ from nettop.snapshots.snapshot import Frame
 LENS = "connections"
 LINGER_S = 1.0
 """How long what the command opened may take to close behind it: the peer's answer is on its way."""
-NOT_FOUND, CANNOT_RUN, BY_SIGNAL = 127, 126, 128
+NO_SUCH_COMMAND, CANNOT_RUN, BY_SIGNAL = 127, 126, 128
 """Exit codes as shells have them."""
 
 
@@ -56,7 +56,7 @@ def run_command(
             error = child.start()
             if error is not None:
                 Diagnostics(stderr)(f"{settings.words[0]}: {error.strerror}")
-                return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
+                return NO_SUCH_COMMAND if isinstance(error, FileNotFoundError) else CANNOT_RUN
             report = Report(settings, output or stderr, is_live=settings.live or output is not None)
             while not consumer.wait({child.descriptor: select.POLLIN}):
                 _take(consumer, report)

@@ -35,7 +35,6 @@ RETIRED = {
         "asking",
     ),
     *("wakes", "outcome", "timed", "picture", "pictures", "found", "had", "way", "ways", "point", "points"),
-    *("room", "rooms"),
 }
 """As a word of a name, whether it is written in snake or in camel case."""
 
@@ -67,9 +66,9 @@ PHRASES = (
     r"\bto be had\b",
     r"\bis told by\b",
     r"\bso many, then\b",
-    r"\bwitness(?:es)?\b",
     r"\bunheld\b",
     r"\bwakes of\b",
+    r"\bkernel room\b",
     r"POINT=WAY",
 )
 """Phrases of docs, help and docstrings, whatever the case of their letters."""

@@ -57,16 +57,16 @@ def test_a_transfer() -> None:
         sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
         done = nettop("export", "cpu.stacks", "--duration", "1", str(file), env=sudo)
         assert done.returncode == 0, done.stderr
-        told = re.search(r"nettop: (\d+) samples in ", done.stderr)
-        assert told, done.stderr
+        reported = re.search(r"nettop: (\d+) samples in ", done.stderr)
+        assert reported, done.stderr
         owner, lines = file.stat(), file.read_text().splitlines()
         assert list(Path(there).iterdir()) == [file]
     assert (owner.st_uid, owner.st_gid) == (NOBODY, NOBODY)
-    assert sum(int(line.rsplit(" ", 1)[1]) for line in lines) == int(told[1])
+    assert sum(int(line.rsplit(" ", 1)[1]) for line in lines) == int(reported[1])
     for entry, inner in (
         ("TX syscalls", "tcp_sendmsg"),
         ("RX syscalls", "tcp_recvmsg"),
         ("RX softirq", "tcp_v4_rcv"),
     ):
-        found = [line for line in lines if line.startswith(f"{entry};")]
-        assert any(f";{inner}" in line for line in found), (entry, found)
+        actual = [line for line in lines if line.startswith(f"{entry};")]
+        assert any(f";{inner}" in line for line in actual), (entry, actual)

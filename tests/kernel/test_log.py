@@ -86,8 +86,8 @@ class Log(Running):
     def summary(self) -> dict[str, int]:
         """Ends it, and gives the numbers of its last line."""
         assert self.end() == 0, self.errors()
-        found = re.findall(r"(\d+) (events|metrics|events \(\w[^)]*\))[,;]|(\w+) (\d+)[,;]", self.errors())
-        return {what or name: int(count or number) for count, what, name, number in found}
+        actual = re.findall(r"(\d+) (events|metrics|events \(\w[^)]*\))[,;]|(\w+) (\d+)[,;]", self.errors())
+        return {what or name: int(count or number) for count, what, name, number in actual}
 
 
 def lines_of(directory: Path, name: str) -> int:
@@ -143,7 +143,7 @@ def test_console_and_files_agree(lab: Lab, inside: Namespace, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("peer")
-def test_losses_are_told_and_totals_exact(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
+def test_losses_are_reported_and_totals_exact(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
     """With the smallest ring, what was written and what was lost are together what the kernel counted."""
     worker = lab.worker(inside)
     with Log(tmp_path, "--ring-size", "4K") as log:
@@ -151,14 +151,14 @@ def test_losses_are_told_and_totals_exact(lab: Lab, inside: Namespace, tmp_path:
             log.process.send_signal(signal.SIGSTOP)  # nobody takes from the ring
             worker.call(make_connections, 500)
             log.process.send_signal(signal.SIGCONT)
-        told = log.summary()
+        reported = log.summary()
         rows = log.rows("events")
     lost = sum(row["count"] for row in rows if row["type"] == "lost" and row["what"] == "events")
     written = sum(row["type"] == "event" for row in rows)
     assert lost > 0
-    assert written == told["events"]
-    assert lost == told["events (ring full or hook busy)"]
-    assert written + lost == sum(told[kind] for kind in KINDS)
+    assert written == reported["events"]
+    assert lost == reported["events (ring full or hook busy)"]
+    assert written + lost == sum(reported[kind] for kind in KINDS)
 
 
 @pytest.mark.usefixtures("peer")
@@ -210,10 +210,10 @@ def test_files_belong_to_who_called_sudo(lab: Lab, inside: Namespace) -> None:
         with Log(home, *words, env=sudo) as log:
             worker.call(make_connections, 50)
             log.summary()
-            found = {path.name: path.stat() for path in (home / "log", *(home / "log").iterdir())}
+            actual = {path.name: path.stat() for path in (home / "log", *(home / "log").iterdir())}
             assert len(of(log.rows("events"), inside)) > 0
-        assert {(one.st_uid, one.st_gid) for one in found.values()} == {(NOBODY, NOBODY)}
-        assert "events.1.jsonl" in found
+        assert {(item.st_uid, item.st_gid) for item in actual.values()} == {(NOBODY, NOBODY)}
+        assert "events.1.jsonl" in actual
 
 
 @pytest.mark.usefixtures("peer")

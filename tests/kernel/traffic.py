@@ -235,8 +235,8 @@ def cookies(memory: Memory, names: list[Any]) -> dict[Any, int]:
 
 def address(memory: Memory, name: object) -> tuple[str, int]:
     """The local address and port."""
-    found = memory[name].getsockname()
-    return str(found[0]), int(found[1])
+    actual = memory[name].getsockname()
+    return str(actual[0]), int(actual[1])
 
 
 @dataclass(frozen=True)
@@ -259,11 +259,11 @@ _ANSWERED = (SERVER_RESETS, SERVER_LEAVES_UNREAD)
 
 def primes(count: int, above: int = 1) -> list[int]:
     """The first `count` primes above a number."""
-    found, number = [], above
-    while len(found) < count:
+    actual, number = [], above
+    while len(actual) < count:
         number = prime_after(number)
-        found.append(number)
-    return found
+        actual.append(number)
+    return actual
 
 
 def receive(held: socket.socket, amount: int) -> None:
@@ -363,13 +363,13 @@ def serve_and_report(accepted: socket.socket, ports: tuple[int, int], report: in
 
 def served(memory: Memory, count: int) -> dict[tuple[int, int], int]:
     """Listener's and peer's port → the process that served the connection, once there are so many."""
-    found = {}
+    actual = {}
     for _ in range(count):
         ready([memory["reports"]])
         port, peer, pid = _REPORT.unpack(os.read(memory["reports"], _REPORT.size))
-        found[port, peer] = pid
-    assert len(found) == count
-    return found
+        actual[port, peer] = pid
+    assert len(actual) == count
+    return actual
 
 
 def swallow(memory: Memory, listener: object, count: int) -> None:

@@ -86,7 +86,7 @@ def test_all_calls_come_from_one_thread_that_is_not_ours() -> None:
 
 
 def test_options_are_set_before_the_first_reading() -> None:
-    """What a door asks for is in the first snapshot that it gets."""
+    """What a frontend requests is in the first snapshot that it gets."""
     source = Source()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         event = published(session)
@@ -130,7 +130,7 @@ def test_slow_attaching_does_not_shorten_the_first_interval() -> None:
 
 
 @pytest.mark.parametrize("error", [SourceFailed("gone"), ValueError("a bug")])
-def test_a_failure_detaches_and_is_told(error: Exception) -> None:
+def test_a_failure_detaches_and_is_reported(error: Exception) -> None:
     """A source that fails, even by a bug, is closed, and the bus says why."""
     source = Source()
     source.broken = error
@@ -144,7 +144,7 @@ def test_a_failure_detaches_and_is_told(error: Exception) -> None:
     assert source.calls[-1] == "close"
 
 
-def test_a_probe_that_does_not_exist_is_told() -> None:
+def test_a_probe_that_does_not_exist_is_reported() -> None:
     """A lens without a probe is a failure of that lens."""
     with Session(MAX_INTERVAL_S) as session:
         event = published(session)
@@ -176,7 +176,7 @@ def test_impossible_intervals_are_refused(interval_s: float) -> None:
         Session(interval_s)
 
 
-def test_asking_what_is_not_attached_fails_in_words() -> None:
+def test_requesting_what_is_not_attached_fails_in_words() -> None:
     """A question to a lens that nobody opened gets an error, not silence."""
     with Session(MAX_INTERVAL_S) as session, pytest.raises(SourceFailed):
         session.describe("connections", 1).result(DEADLINE_S)
@@ -199,7 +199,7 @@ def test_a_refresh_right_after_a_tick_keeps_the_older_snapshot() -> None:
 
 
 def test_who_unsubscribed_is_woken_no_more() -> None:
-    """A door that has closed hears nothing."""
+    """A frontend that has closed is woken no more."""
     bus, heard = Bus(), []
     leave = bus.subscribe(lambda: heard.append(1))
     bus.publish(snapshot(1))

@@ -75,8 +75,8 @@ def reasons(cells: list[tuple[int, int, int]]) -> list[int]:
     """The reason that each event gets."""
     events = events_of(cells)
     set_reasons(events)
-    found: list[int] = events["reason"].tolist()
-    return found
+    actual: list[int] = events["reason"].tolist()
+    return actual
 
 
 @pytest.mark.parametrize(("ending", "label"), LABELS.items(), ids=str)

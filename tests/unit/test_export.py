@@ -53,11 +53,11 @@ def lines_of(text: str) -> dict[str, int]:
 
 def test_words_become_settings() -> None:
     """Every word ends in the settings; unasked they are the defaults, and the format is the file's ending."""
-    asked = ExportOptions(
+    requested = ExportOptions(
         view="cpu.stacks", file="out", format="folded", duration="2.5", filter=["cpu=3"], frequency="199",
         mechanism=["samples=none"],
     )  # fmt: skip
-    assert export_settings(asked) == ExportSettings(
+    assert export_settings(requested) == ExportSettings(
         "cpu.stacks", "out", ExportFormat.FOLDED, 2.5, ("cpu=3",), {"samples": "none"}, {"frequency": 199}
     )
     assert export_settings(ExportOptions("cpu.stacks", "a.svg")) == ExportSettings(
@@ -103,21 +103,21 @@ def test_a_lens_alone() -> None:
 )
 def test_wrong_words(wrong: dict[str, Any], what: str, remedy: str) -> None:
     """What cannot be meant is told with its cause and what to do."""
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as reported:
         export_settings(ExportOptions(**({"view": "cpu.stacks", "file": "a.svg"} | wrong)))
-    assert what in told.value.what
-    assert remedy in told.value.remedy
+    assert what in reported.value.what
+    assert remedy in reported.value.remedy
 
 
 def test_missing_words(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a file it says which word is missing, and where help is."""
     assert export(StackSource(), "cpu.stacks") == ExitCode.USAGE
-    told = capsys.readouterr().err
-    assert "missing argument 'FILE'" in told
-    assert "nettop export --help" in told
+    reported = capsys.readouterr().err
+    assert "missing argument 'FILE'" in reported
+    assert "nettop export --help" in reported
 
 
-def test_wrong_filter_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_filter_is_reported_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A filter that cannot be read is told before anything is attached."""
     source = StackSource()
     assert export(source, "cpu.stacks", str(tmp_path / "a.svg"), "--filter", "sampels>3") == ExitCode.USAGE
@@ -128,9 +128,9 @@ def test_wrong_filter_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     """--help has the options and examples."""
     assert export(StackSource(), "--help") == 0
-    told = capsys.readouterr().out
-    assert "nettop export cpu.stacks cpu.svg" in told
-    assert "--frequency" in told
+    reported = capsys.readouterr().out
+    assert "nettop export cpu.stacks cpu.svg" in reported
+    assert "--frequency" in reported
 
 
 # --- what is counted ----------------------------------------------------------------------------------------------
@@ -164,21 +164,23 @@ def test_filter(tmp_path: Path) -> None:
 def test_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     """`-` is standard output: it has the export and nothing else."""
     assert export(StackSource(), "cpu.stacks", "-", "--format", "speedscope") == ExitCode.DONE
-    told = capsys.readouterr()
-    assert json.loads(told.out)["exporter"].startswith("nettop ")
-    assert re.fullmatch(r"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks\n", told.err)
+    reported = capsys.readouterr()
+    assert json.loads(reported.out)["exporter"].startswith("nettop ")
+    assert re.fullmatch(r"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks\n", reported.err)
 
 
-def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line: how many samples, of how long, what was lost meanwhile, and where it is."""
     file = tmp_path / "a.svg"
     assert export(StackSource(), "cpu.stacks", str(file)) == ExitCode.DONE
-    told = capsys.readouterr()
-    assert re.fullmatch(rf"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks; written to {file}\n", told.err)
-    assert told.out == ""
+    reported = capsys.readouterr()
+    assert re.fullmatch(
+        rf"nettop: \d+ samples in \d+\.\d s; lost \d+ ticks; written to {file}\n", reported.err
+    )
+    assert reported.out == ""
 
 
-def test_nothing_was_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_was_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An idle network stack has an export without samples, and that is said."""
     assert export(StackSource({TCP: 0}), "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.DONE
     assert "0 samples in 0.1 s: the network stack took next to no CPU time" in capsys.readouterr().err
@@ -186,7 +188,7 @@ def test_nothing_was_met(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where stacks cannot be had it says why, and makes no file."""
+    """Where stacks are not available it says why, and makes no file."""
     source = StackSource(hooks=(HookStatus("samples", None, (("perf", "no perf events here"),)),))
     assert export(source, "cpu.stacks", str(tmp_path / "a.svg")) == ExitCode.UNSUPPORTED
     assert "stacks are not available on this kernel or host: no perf events here" in capsys.readouterr().err
@@ -272,9 +274,9 @@ def test_impossible_places(place: str, why: str, tmp_path: Path, capsys: pytest.
     """Where no file can come to be that is told before anything is sampled."""
     source, words = StackSource(), (str(tmp_path / place), "--format", "svg")
     assert export(source, "cpu.stacks", *words) == ExitCode.FAILURE
-    told = capsys.readouterr().err
-    assert f"cannot be written: {why}" in told
-    assert "give another" in told
+    reported = capsys.readouterr().err
+    assert f"cannot be written: {why}" in reported
+    assert "give another" in reported
     assert source.reads == 0
 
 
@@ -288,10 +290,10 @@ def test_forbidden_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     settings = ExportSettings("cpu.stacks", str(tmp_path / "a.svg"), ExportFormat.SVG)
     with (
         Session(MAX_INTERVAL_S, lambda lens: StackSource()) as session,
-        pytest.raises(PermissionMissing) as told,
+        pytest.raises(PermissionMissing) as reported,
     ):
         run_export(settings, session, Requests(), None, None)
-    assert "no file can be made in" in told.value.what
+    assert "no file can be made in" in reported.value.what
 
 
 # --- the end ------------------------------------------------------------------------------------------------------
@@ -335,8 +337,8 @@ def test_ended_early(tmp_path: Path) -> None:
     running.requests.end()
     assert running.wait() is ExitCode.DONE
     assert lines_of(file.read_text()) == {f"{RX};{WAKE}": 30, f"{RX};{TCP}": 5}
-    told = r"35 samples in \d+\.\d s, ended early: 3600 s were requested"
-    assert re.search(told, running.stderr.getvalue())
+    reported = r"35 samples in \d+\.\d s, ended early: 3600 s were requested"
+    assert re.search(reported, running.stderr.getvalue())
 
 
 def test_ended_before_it_began(tmp_path: Path) -> None:

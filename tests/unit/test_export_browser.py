@@ -37,7 +37,7 @@ COUNTS = [
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flame graph of 1,000 samples."""
     path = tmp_path_factory.mktemp("picture") / "flame.svg"
     path.write_text(flame_svg(profile(COUNTS)), encoding="utf-8")
@@ -54,19 +54,19 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, picture: Path) -> Iterator[Page]:
+def page(browser: Browser, image: Path) -> Iterator[Page]:
     """The flame graph in a page 1,200 pixels wide, which makes no network requests and has no errors."""
     window = browser.new_page(viewport={"width": 1216, "height": 600})
     wrong: list[str] = []
-    asked: list[str] = []
+    requested: list[str] = []
     window.on("pageerror", lambda error: wrong.append(str(error)))
     window.on("console", lambda message: wrong.append(message.text))
-    window.on("request", lambda request: asked.append(request.url))
-    window.goto(picture.as_uri())
+    window.on("request", lambda request: requested.append(request.url))
+    window.goto(image.as_uri())
     yield window
     window.close()
     assert wrong == []
-    assert [url for url in asked if not url.startswith("file:")] == []
+    assert [url for url in requested if not url.startswith("file:")] == []
 
 
 def frame(page: Page, label: str) -> Locator:
@@ -193,19 +193,19 @@ def test_another_width(page: Page) -> None:
     assert max(right) <= 616
 
 
-def test_the_same_without_scripts(page: Page, browser: Browser, picture: Path) -> None:
+def test_the_same_without_scripts(page: Page, browser: Browser, image: Path) -> None:
     """The file as written equals what the script draws for a window of its width."""
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1216, "height": 600})
     plain = context.new_page()
-    plain.goto(picture.as_uri())
+    plain.goto(image.as_uri())
     all_rows = page.locator(".frame").count()
     assert plain.locator(".frame").count() == all_rows
     for number in range(all_rows):
-        drawn, written = (one.locator(".frame").nth(number) for one in (page, plain))
+        drawn, written = (item.locator(".frame").nth(number) for item in (page, plain))
         assert drawn.locator("text").text_content() == written.locator("text").text_content()
         for name in ("x", "y", "width"):
             ours, theirs = (
-                float(one.locator("rect").get_attribute(name) or "nan") for one in (drawn, written)
+                float(item.locator("rect").get_attribute(name) or "nan") for item in (drawn, written)
             )
             assert ours == pytest.approx(theirs, abs=0.01)
     context.close()

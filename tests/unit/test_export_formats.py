@@ -36,10 +36,10 @@ FEW = [
 
 def samples_by_path(counts: list[StackCount]) -> Counter[tuple[str, ...]]:
     """Samples of each distinct stack, summed over all CPUs."""
-    found: Counter[tuple[str, ...]] = Counter()
+    actual: Counter[tuple[str, ...]] = Counter()
     for count in counts:
-        found[path_of(count)] += count.samples
-    return found
+        actual[path_of(count)] += count.samples
+    return actual
 
 
 # --- folded -------------------------------------------------------------------------------------------------------
@@ -114,8 +114,8 @@ def frames_of(svg: str) -> list[ET.Element]:
 def test_svg() -> None:
     """Each frame has its label and details, and lies within its parent."""
     frames = frames_of(flame_svg(profile(FEW)))
-    told = [(frame.get("data-label"), frame.get("data-at"), frame.get("data-of")) for frame in frames]
-    assert told == [
+    reported = [(frame.get("data-label"), frame.get("data-at"), frame.get("data-of")) for frame in frames]
+    assert reported == [
         ("all", "0", "8"),
         ("RX softirq", "0", "7"),
         ("O net_rx_action", "0", "7"),
@@ -173,10 +173,10 @@ def test_svg_without_samples() -> None:
     assert "0 samples" in svg
 
 
-def test_categories_can_be_told_apart() -> None:
+def test_categories_can_be_reported_apart() -> None:
     """Each category has its own colour and letter, and all that were sampled are in the legend."""
     assert set(COLOURS) == set(CATEGORIES)
-    assert len(set(COLOURS.values())) == len({one.letter for one in CATEGORIES.values()}) == len(CATEGORIES)
+    assert len(set(COLOURS.values())) == len({item.letter for item in CATEGORIES.values()}) == len(CATEGORIES)
     counts = [StackCount(RX_SOFTIRQ, 0, ("f",), number, 1, 1) for number in CATEGORIES]
     entries = ET.fromstring(flame_svg(profile(counts))).findall(f"{SVG}g[@id='legend']/{SVG}g")
     assert {int(entry.get("data-category", "")) for entry in entries} == set(CATEGORIES)
@@ -189,7 +189,7 @@ def test_text_is_readable_on_every_colour(colour: str) -> None:
         channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
         for channel in channels(colour)
     ]
-    luminance = sum(weight * one for weight, one in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    luminance = sum(weight * item for weight, item in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
     assert (luminance + 0.05) / 0.05 >= 7
 
 

@@ -78,16 +78,16 @@ def shown(counted: Failures) -> dict[tuple[Any, ...], tuple[int, int, int]]:
     array, names = rows.array, rows.texts["process"]
     assert array.dtype == FAILURES.dtype
     assert array["id"].tolist() == list(range(1, len(array) + 1))
-    found = {}
+    cells = {}
     for row in array:
         code = int(row["process"])
         name = None if code == unknown_value(array["process"].dtype) else names[code]
         columns = (int(row[column]) for column in ("port", "netns", "reason", "direction"))
         group = (int(row["remote_address"][1]), *columns, name)
-        assert group not in found
+        assert group not in cells
         times = (int(row[column]) for column in ("first_at", "last_at"))
-        found[group] = (int(row["failures"]), *times)
-    return found
+        cells[group] = (int(row["failures"]), *times)
+    return cells
 
 
 def model(events: Sequence[Event]) -> dict[tuple[Any, ...], tuple[int, int, int]]:
@@ -117,10 +117,10 @@ def test_every_failure_is_in_a_group_or_lost(batches: list[list[Event]], groups_
         for batch in batches:
             counted.add(array_of(batch))
     added = [event for batch in batches for event in batch]
-    found = shown(counted)
-    assert len(found) == min(groups_max, len(model(added)))
-    assert sum(count for count, _, _ in found.values()) + counted.lost == len(added)
-    assert found == {group: cell for group, cell in model(added).items() if group in found}
+    cells = shown(counted)
+    assert len(cells) == min(groups_max, len(model(added)))
+    assert sum(count for count, _, _ in cells.values()) + counted.lost == len(added)
+    assert cells == {group: cell for group, cell in model(added).items() if group in cells}
 
 
 @given(BATCHES)

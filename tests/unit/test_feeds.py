@@ -74,12 +74,12 @@ def test_every_row_is_taken_once_or_counted_as_lost(sizes: list[int], queued: in
                 bus.append(LENS, (batch(following, size),))
                 following += size
                 continue
-            found = keys(feed.take())
-            assert found == list(range(following - len(found), following))
-            taken += found
+            actual = keys(feed.take())
+            assert actual == list(range(following - len(actual), following))
+            taken += actual
             assert len(taken) + feed.lost == following - 1
             assert feed.lost >= lost
-            assert feed.lost == lost or len(found) <= max(queued, sizes_max(sizes))
+            assert feed.lost == lost or len(actual) <= max(queued, sizes_max(sizes))
             lost = feed.lost
         assert feed.take() == []
     assert taken == sorted(set(taken))
@@ -180,11 +180,11 @@ def test_frames_have_the_newest_rows(pieces: list[tuple[int, bool]], kept: int, 
             bus.append(LENS, (batch(following, size, texts),))
             following += size
             bus.publish(snapshot())
-            found = events_in(newest(bus))
-            assert found == list(range(following - len(found), following))
-            assert len(found) >= min(kept, following - 1)
+            actual = events_in(newest(bus))
+            assert actual == list(range(following - len(actual), following))
+            assert len(actual) >= min(kept, following - 1)
             sizes = [len(piece) for piece in newest(bus).batches["events"]]
-            assert len(found) < kept + max(sizes[0], 1)
+            assert len(actual) < kept + max(sizes[0], 1)
 
 
 def test_small_pieces_are_merged() -> None:
@@ -214,7 +214,7 @@ def test_pieces_with_other_texts_are_not_merged() -> None:
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=20))
 def test_a_frame_does_not_change(sizes: list[int]) -> None:
-    """A door that still draws a frame sees in it what was there when it was published."""
+    """A frontend that still draws a frame sees in it what was there when it was published."""
     bus, following, published = Bus(), 1, []
     for size in sizes:
         bus.append(LENS, (batch(following, size),))
@@ -239,13 +239,13 @@ def test_rows_come_to_a_frame_with_the_next_snapshot() -> None:
 
 
 class Woken:
-    """A source with an eventfd for a ring: what is put into it is told by the next drain."""
+    """A source with an eventfd for a ring: the next drain returns what was put into it."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.stuck = False
         self.broken = False
-        self.told_by_reading = 0
+        self.reported_by_reading = 0
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._next = 1
         self._changed = threading.Condition()
@@ -261,8 +261,8 @@ class Woken:
     def read(self, taken_ns: int) -> Snapshot:
         """A snapshot; reading may make rows ready to be told."""
         self._note("read")
-        if self.told_by_reading:
-            self.put(self.told_by_reading)
+        if self.reported_by_reading:
+            self.put(self.reported_by_reading)
         return snapshot(taken_ns)
 
     def wakeups(self) -> tuple[int, ...]:
@@ -342,7 +342,7 @@ def test_a_woken_source_is_recognized() -> None:
     source.close()
 
 
-def test_drained_when_the_kernel_wakes_it() -> None:
+def test_drained_when_the_kernel_wake_ups_it() -> None:
     """What happens is told at once, without a tick, as often as it happens; between, nothing is drained in vain."""
     source = Woken()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
@@ -350,23 +350,23 @@ def test_drained_when_the_kernel_wakes_it() -> None:
         attached(session, source)
         assert feed.take() == []
         before = len(source.calls)
-        told: list[int] = []
+        reported: list[int] = []
         for number in range(1, 4):
             source.put(number)
             assert event.wait(DEADLINE_S)
             event.clear()
-            told += keys(feed.take())
-            assert len(told) == number * (number + 1) // 2
+            reported += keys(feed.take())
+            assert len(reported) == number * (number + 1) // 2
             source.until_waited_for()
         assert source.calls[before:] == ["drain", "wait"] * 3
-    assert told == [1, 2, 3, 4, 5, 6]
+    assert reported == [1, 2, 3, 4, 5, 6]
     assert source.calls[-1] == "close"
 
 
 def test_drained_before_the_frame_at_a_tick() -> None:
     """The frame of a reading holds the rows that this very reading made ready."""
     source = Woken()
-    source.told_by_reading = 5
+    source.reported_by_reading = 5
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         attached(session)
         assert events_in(newest(session.bus)) == [1, 2, 3, 4, 5]
@@ -378,7 +378,7 @@ def test_drained_before_the_frame_at_a_tick() -> None:
     assert source.calls.count("drain") == source.calls.count("read") == 2
 
 
-def test_ticks_go_on_while_the_kernel_wakes_it() -> None:
+def test_ticks_go_on_while_the_kernel_wake_ups_it() -> None:
     """A source that is always woken, and never done, is still read at each interval."""
     source = Woken()
     source.stuck = True
@@ -402,7 +402,7 @@ def test_stopping_while_woken() -> None:
 
 
 @pytest.mark.parametrize("at_tick", [False, True], ids=["when woken", "at a tick"])
-def test_a_failing_drain_detaches_and_is_told(at_tick: bool) -> None:
+def test_a_failing_drain_detaches_and_is_reported(at_tick: bool) -> None:
     """A source whose drain fails is closed, and the bus says why: when the kernel woke it, and at a tick."""
     source = Woken()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:

@@ -23,7 +23,7 @@ def kallsyms(folder: Path, *symbols: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("symbols", "found"),
+    ("symbols", "actual"),
     [
         ([NAME], [NAME]),
         ([f"T {NAME}"], [NAME]),
@@ -40,9 +40,9 @@ def kallsyms(folder: Path, *symbols: str) -> Path:
         ([NAME, f"d {NAME}", f"__{NAME}", f"{NAME}_v2", f"__pfx_{NAME}"], [NAME]),
     ],
 )
-def test_spellings(tmp_path: Path, symbols: list[str], found: list[str]) -> None:
+def test_spellings(tmp_path: Path, symbols: list[str], actual: list[str]) -> None:
     """All clones of a function are found, in the kernel and its modules, and nothing else."""
-    assert kprobes.spellings(NAME, kallsyms(tmp_path, *symbols)) == tuple(found)
+    assert kprobes.spellings(NAME, kallsyms(tmp_path, *symbols)) == tuple(actual)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
 
 def test_this_machine_has_loopback() -> None:
     """Anybody may ask, and every namespace has a loopback device with the same number."""
-    found = {link.name: link for link in read_links()}
-    assert found["lo"].index == socket.if_nametoindex("lo")
-    assert found["lo"].statistics.keys() <= set(STATISTICS)
-    assert found["lo"].statistics["rx_packets"] == found["lo"].statistics["tx_packets"]
+    actual = {link.name: link for link in read_links()}
+    assert actual["lo"].index == socket.if_nametoindex("lo")
+    assert actual["lo"].statistics.keys() <= set(STATISTICS)
+    assert actual["lo"].statistics["rx_packets"] == actual["lo"].statistics["tx_packets"]

@@ -120,8 +120,8 @@ def test_listeners_are_no_live_connections() -> None:
     source = Woken(steps(rows))
     with Logging(settings(), source) as logging:
         assert logging.rows(1)[0]["id"] == 7
-        told = logging.end()
-    assert "logged 0 events, 1 metrics;" in told
+        reported = logging.end()
+    assert "logged 0 events, 1 metrics;" in reported
 
 
 def test_files_hold_what_the_console_shows(tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def test_files_hold_what_the_console_shows(tmp_path: Path) -> None:
         shown = logging.lines(1)
         source.happen(CONNECT, CLOSE)
         shown += logging.lines(2)
-        told = logging.end()
+        reported = logging.end()
     assert (tmp_path / "metrics.jsonl").read_text() == shown[0]
     assert (tmp_path / "events.jsonl").read_text() == "".join(shown[1:])
-    assert told.endswith(f"; written to {tmp_path}/events.jsonl, {tmp_path}/metrics.jsonl\n")
+    assert reported.endswith(f"; written to {tmp_path}/events.jsonl, {tmp_path}/metrics.jsonl\n")
 
 
 def test_no_console(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_only_events_or_only_metrics(chosen: dict[str, bool], kinds: list[str]) 
         until(lambda: source.options)
         source.happen(CONNECT)
         assert [row["type"] for row in logging.rows(len(kinds))] == kinds
-        told = logging.end()
+        reported = logging.end()
     written = {"event": "1 events", "metrics": "1 metrics"}
-    assert f"logged {', '.join(written[kind] for kind in reversed(kinds))};" in told
+    assert f"logged {', '.join(written[kind] for kind in reversed(kinds))};" in reported
 
 
 def test_a_filter_of_both() -> None:
@@ -196,11 +196,11 @@ def test_a_filter_that_one_table_knows(term: str, kept: str, note: str) -> None:
     """A row without the field cannot pass: its table is left out, which is said at the start."""
     plan = make_log_plan(settings(filters=(term,)))
     assert [stream.name for stream in plan.streams] == [kept]
-    assert [told.startswith(note) for told in plan.notes] == [True]
+    assert [reported.startswith(note) for reported in plan.notes] == [True]
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("requested", "reported"),
     [
         ({"filters": ("reson=refused",)}, "unknown field 'reson'"),
         ({"filters": ("reason=refused", "send_queue>0")}, "unknown field 'send_queue'"),
@@ -208,10 +208,10 @@ def test_a_filter_that_one_table_knows(term: str, kept: str, note: str) -> None:
         ({"view": "connections.processes", "metrics": False}, "with --events-only there is nothing of"),
     ],
 )
-def test_wrong_words_before_anything_attaches(asked: dict[str, object], told: str) -> None:
+def test_wrong_words_before_anything_attaches(requested: dict[str, object], reported: str) -> None:
     """What does not exist, or leaves nothing to log, is a usage error."""
-    with pytest.raises(UsageError, match=told):
-        make_log_plan(settings(**asked))
+    with pytest.raises(UsageError, match=reported):
+        make_log_plan(settings(**requested))
 
 
 def test_another_table(tmp_path: Path) -> None:
@@ -227,12 +227,12 @@ def test_another_table(tmp_path: Path) -> None:
     }
     for form, ending in ((LineFormat.TEXT, "log"), (LineFormat.JSONL, "jsonl")):
         source = Woken([make_frame([process], table=PROCESSES).now])
-        asked = settings(view="connections.processes", directory=str(tmp_path), format=form)
-        with Logging(asked, source) as logging:
+        requested = settings(view="connections.processes", directory=str(tmp_path), format=form)
+        with Logging(requested, source) as logging:
             (line,) = logging.lines(1)
             logging.end()
-            told = logging.stderr.getvalue()
-        assert told.startswith("nettop: logged 1 connections.processes; lost nothing; written to ")
+            reported = logging.stderr.getvalue()
+        assert reported.startswith("nettop: logged 1 connections.processes; lost nothing; written to ")
         assert (tmp_path / f"connections.processes.{ending}").read_text() == line
         assert source.options["table"] == "processes"
     assert json.loads(line) | {"time": ""} == json.loads(line) | {"time": "", "lens": "connections.processes"}
@@ -243,7 +243,7 @@ def test_another_table(tmp_path: Path) -> None:
     )
 
 
-def test_what_the_source_is_asked_for() -> None:
+def test_what_the_source_is_requested_for() -> None:
     """The ring's size and the ways reach the source before it starts, and no table is read that nobody logs."""
     source = nothing()
     with Logging(settings(mechanisms={"accepts": "none"}, options={"ring_size": 4096}), source) as logging:
@@ -268,12 +268,12 @@ def test_lost_in_the_ring(tmp_path: Path) -> None:
         logging.refresh()
         logging.refresh()
         (second,) = logging.rows(1)
-        told = logging.end()
+        reported = logging.end()
     wanted = {"type": "lost", "what": "events", "cause": "ring full or hook busy"}
     assert first | {"time": 0} == wanted | {"time": 0, "count": 37, "total": 37}
     assert second | {"time": 0} == wanted | {"time": 0, "count": 3, "total": 40}
     assert rows_of(tmp_path / "events.jsonl") == [first, second]
-    assert "lost 40 events (ring full or hook busy), 0 events (queue full)" in told
+    assert "lost 40 events (ring full or hook busy), 0 events (queue full)" in reported
 
 
 def test_lost_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,8 +329,8 @@ def test_a_console_that_nobody_reads_keeps_no_file_waiting(
             line = next(line for line in iter(logging._console.readline, "") if '"lost"' in line)
         lost = json.loads(line)
         assert (lost["what"], lost["cause"], lost["count"]) == ("lines", "console too slow", lost["total"])
-        told = logging.end()
-    assert f"{lost['total']} lines of console" in told
+        reported = logging.end()
+    assert f"{lost['total']} lines of console" in reported
     assert [row["event_id"] for row in rows_of(path)][:1000] == list(range(1, 1001))
 
 
@@ -345,14 +345,14 @@ def test_the_end_writes_what_has_happened(tmp_path: Path) -> None:
     with Logging(settings(directory=str(tmp_path)), source) as logging:
         logging.frame()
         source.happen(CONNECT, CONNECT, CLOSE, FAIL, quietly=True)
-        told = logging.end()
+        reported = logging.end()
     assert [row["event"] for row in rows_of(tmp_path / "events.jsonl")] == [
         "connect",
         "connect",
         "close",
         "fail",
     ]
-    assert told == (
+    assert reported == (
         "nettop: logged 4 events, 0 metrics; lost 0 events (ring full or hook busy), 0 events (queue full); the kernel "
         f"counted connected 2, accepted 0, closed 1, failed 1; written to {tmp_path}/events.jsonl, "
         f"{tmp_path}/metrics.jsonl\n"
@@ -412,7 +412,7 @@ def test_reopening(tmp_path: Path) -> None:
     assert [row["event"] for row in rows_of(tmp_path / "events.jsonl")] == ["close"]
 
 
-def test_a_directory_that_cannot_be_is_told_before_anything_attaches(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_is_reported_before_anything_attaches(tmp_path: Path) -> None:
     """A log that cannot be opened ends at once, and the source never starts."""
     (tmp_path / "file").write_text("")
     source = nothing()
@@ -435,9 +435,9 @@ def test_trouble_with_a_file_does_not_stop_the_console(
         directory.rmdir()
         source.happen(CONNECT)
         logging.lines(1)
-        told = logging.end()
-    assert "events.jsonl cannot be written (No such file or directory)" in told
-    assert f"1 lines of {directory}/events.jsonl" in told
+        reported = logging.end()
+    assert "events.jsonl cannot be written (No such file or directory)" in reported
+    assert f"1 lines of {directory}/events.jsonl" in reported
 
 
 def test_pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,6 +452,11 @@ def test_pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults() -> None:
     """Unasked, everything is logged to log/ and to the console."""
-    asked = LogSettings()
-    assert (asked.directory, asked.console, asked.events, asked.metrics) == ("log", True, True, True)
-    assert [stream.name for stream in make_log_plan(asked).streams] == ["events", "metrics"]
+    requested = LogSettings()
+    assert (requested.directory, requested.console, requested.events, requested.metrics) == (
+        "log",
+        True,
+        True,
+        True,
+    )
+    assert [stream.name for stream in make_log_plan(requested).streams] == ["events", "metrics"]

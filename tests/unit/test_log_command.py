@@ -74,8 +74,8 @@ def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None
             child.send_signal(number)
         assert child.wait(DEADLINE_S) == 0
         assert child.stderr is not None
-        (told,) = child.stderr.read().splitlines()
-    assert told.startswith("nettop: logged 3 events, 1 metrics; lost 0 events")
+        (reported,) = child.stderr.read().splitlines()
+    assert reported.startswith("nettop: logged 3 events, 1 metrics; lost 0 events")
     assert len(rows_of(tmp_path / "log" / "events.jsonl")) == 3
 
 
@@ -149,14 +149,14 @@ def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
     """A console that cannot be written is told; the log ends only if there are no files."""
     with open("/dev/full", "w", encoding="utf-8") as full, started(tmp_path, *words, stdout=full) as child:
         assert child.stderr is not None
-        told = child.stderr.readline()
+        reported = child.stderr.readline()
         if words:
-            assert (told, child.wait(DEADLINE_S)) == (
+            assert (reported, child.wait(DEADLINE_S)) == (
                 "nettop: the output cannot be written: No space left on device\n",
                 1,
             )
         else:
-            assert told.startswith("nettop: the console cannot be written (No space left on device)")
+            assert reported.startswith("nettop: the console cannot be written (No space left on device)")
             happen(child, 2)
             until(lambda: lines(tmp_path, "events") == 2)
             child.terminate()
@@ -185,10 +185,10 @@ def test_another_one_writes_there(tmp_path: Path) -> None:
         with started(tmp_path, "--events-only") as second:
             assert second.wait(DEADLINE_S) == 1
             assert second.stderr is not None
-            told = second.stderr.read()
+            reported = second.stderr.read()
         first.terminate()
         assert first.wait(DEADLINE_S) == 0
-    assert told == (
+    assert reported == (
         "nettop: log/events.jsonl cannot be written: another nettop log writes it\n"
         "  give --log-dir another directory, or none for the console only\n"
     )

@@ -56,7 +56,7 @@ def test_marks_stand_behind_the_time() -> None:
 def test_times_at_once() -> None:
     """Many times are written as one is, across seconds, and None stays."""
     times = [WALL_NS, None, WALL_NS + 999_999_999, WALL_NS, 999, 0]
-    assert rfc3339_all(times) == [None if one is None else rfc3339(one) for one in times]
+    assert rfc3339_all(times) == [None if time_ns is None else rfc3339(time_ns) for time_ns in times]
 
 
 def test_any_table() -> None:

@@ -30,10 +30,10 @@ def test_a_namespace_is_in_use_while_a_known_process_runs(
     """Also where the namespace of that process can no longer be looked at; a zombie, or a reused PID, is not it."""
     namespaces, inode = Namespaces(), 4711
     paths = [Path(f"/proc/{process.pid}/ns/net") for process in processes]
-    found = {namespaces.own: [Path("/proc/self/ns/net")], inode: paths}
-    namespaces._paths = found
+    actual = {namespaces.own: [Path("/proc/self/ns/net")], inode: paths}
+    namespaces._paths = actual
     namespaces.stop_entering()
-    monkeypatch.setattr(module, "find_namespaces", lambda proc: {namespaces.own: found[namespaces.own]})
+    monkeypatch.setattr(module, "find_namespaces", lambda proc: {namespaces.own: actual[namespaces.own]})
     namespaces._scan()
     assert namespaces._paths[inode] == paths[:1]
     kill(processes[0])
@@ -56,7 +56,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
-def test_bind_mounts_are_found(tmp_path: Path) -> None:
+def test_bind_mounts_are_actual(tmp_path: Path) -> None:
     """A namespace that no process is in is found by its file, in whose name octal escapes are undone."""
     (tmp_path / "self").mkdir()
     (tmp_path / "self/mountinfo").write_text(

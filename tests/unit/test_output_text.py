@@ -36,9 +36,9 @@ def table(**view: object) -> Settings:
 def test_once_prints_the_first_snapshot() -> None:
     """--once prints one block, and the source is closed."""
     source = sent(5)
-    output, told = printed(Settings(view=NARROW, text=ONCE), source)
+    output, reported = printed(Settings(view=NARROW, text=ONCE), source)
     assert json.loads(output) | {"time": ""} == {"time": "", "pid": 7, "bytes_sent": 5}
-    assert told == ""
+    assert reported == ""
     assert source.closed
 
 
@@ -132,7 +132,7 @@ def test_failure_after_some_refreshes() -> None:
         (ViewSettings(columns=()), "commas"),
     ],
 )
-def test_wrong_words_are_told_before_anything_attaches(view: ViewSettings, near: str) -> None:
+def test_wrong_words_are_reported_before_anything_attaches(view: ViewSettings, near: str) -> None:
     """An unknown view, column, order or filter word is a usage error that names the nearest, and no lens starts."""
 
     def nothing(lens: str) -> Scripted:
@@ -186,20 +186,20 @@ def test_a_block_is_one_write() -> None:
 
 def test_banner_goes_to_standard_error_for_the_table_only() -> None:
     """The table's banner is on standard error, once; --data-only and the formats for programs have none."""
-    one = TextSettings(count=1)
+    item = TextSettings(count=1)
     source = [
         make_frame([{"pid": 1}], counts={"time_wait": 12}, lost={"rows": 0}, via={"sockets": "iterator"}).now
     ]
-    told = {
-        (form, quiet): printed(Settings(2.5, NARROW, TextSettings(form, one.count, quiet)), Scripted(source))[
-            1
-        ]
+    reported = {
+        (form, quiet): printed(
+            Settings(2.5, NARROW, TextSettings(form, item.count, quiet)), Scripted(source)
+        )[1]
         for form in Format
         for quiet in (False, True)
     }
-    shown = told.pop((Format.TABLE, False))
+    shown = reported.pop((Format.TABLE, False))
     assert shown.endswith("  every 2.5 s  time_wait 12  via sockets iterator  lost 0\n")
-    assert set(told.values()) == {""}
+    assert set(reported.values()) == {""}
 
 
 def test_banner_tells_changes() -> None:

@@ -124,7 +124,7 @@ class Sampled:
 
 
 def rows_of(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The rows of the table as every door sees them."""
+    """The rows of the table as every frontend sees them."""
     view = View(Frame(snapshot), screen_query(COSTS))
     at = np.arange(view.size)
     columns = {field.name: view.values(field.name, at) for field in COSTS.fields}
@@ -135,8 +135,8 @@ def rows_of(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 def row(snapshot: Snapshot, kind: str, name: str) -> dict[str, Any]:
     """The one row of this kind and name."""
-    [found] = [row for row in rows_of(snapshot) if (row["kind"], row["name"]) == (kind, name)]
-    return found
+    [actual] = [row for row in rows_of(snapshot) if (row["kind"], row["name"]) == (kind, name)]
+    return actual
 
 
 def read(source: OwnCostSource, cost: OwnCost) -> Snapshot:

@@ -40,12 +40,12 @@ def test_first_question_does_not_wait() -> None:
 
 def test_no_name_is_remembered() -> None:
     """An address without a name is looked up once."""
-    asked = []
-    names = Resolver(asked.append)
+    requested = []
+    names = Resolver(requested.append)
     for _ in range(3):
         names.wait([PEER], 20)
         assert names(PEER) is None
-    assert asked == [PEER]
+    assert requested == [PEER]
 
 
 def test_names_are_safe() -> None:

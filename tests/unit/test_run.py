@@ -41,8 +41,8 @@ STEPS = {
     "n/a": [make_frame([], via={"events": "n/a: no such tracepoint"}).now],
     "breaks": [*steps([]), SourceFailed("the ring broke")],
 }
-from nettop.output import run as door
-door.LINGER_S = 0.0
+from nettop.output import run as frontend
+frontend.LINGER_S = 0.0
 run = cli.run
 steps = STEPS[sys.argv.pop(1)]
 cli.run = lambda words: run(words, lambda lens: Source(steps))
@@ -116,13 +116,13 @@ def test_signals_and_limits_are_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"), [("fails", "nettop: no BTF\n"), ("n/a", "nettop: events are not available")]
+    ("how", "reported"), [("fails", "nettop: no BTF\n"), ("n/a", "nettop: events are not available")]
 )
-def test_without_hooks_it_does_not_run(how: str, told: str) -> None:
+def test_without_hooks_it_does_not_run(how: str, reported: str) -> None:
     """Where nettop cannot attach, the command never runs, and the error tells."""
     done = nettop("--", "echo", "I ran", how=how)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith(told)
+    assert done.stderr.startswith(reported)
 
 
 def test_a_source_that_breaks_later() -> None:
@@ -171,9 +171,9 @@ def test_keys_of_the_terminal_are_the_commands() -> None:
 
 def test_report_for_people() -> None:
     """Each connection that ended, then sums, reasons, the slowest handshakes, remotes, and what was lost."""
-    told = nettop("--", "true").stderr.splitlines()
-    assert [line.split()[1] for line in told[:2]] == ["close", "fail"]
-    first, *rest = told[2:]
+    reported = nettop("--", "true").stderr.splitlines()
+    assert [line.split()[1] for line in reported[:2]] == ["close", "fail"]
+    first, *rest = reported[2:]
     assert first.startswith("nettop: true ended with 0 after ")
     assert rest == [
         "  opened   2, 1 still open",
@@ -234,7 +234,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[0].endswith("/no/report cannot be written: No such file or directory")
 
 
-def test_hostile_words_are_told_safely() -> None:
+def test_hostile_words_are_reported_safely() -> None:
     """A command with escape sequences is told back with visible marks."""
     assert "\x1b" not in nettop("--", "printf", "\x1b[31m").stderr
 
@@ -263,7 +263,7 @@ def test_what_was_accepted_or_not_seen_to_open() -> None:
     inbound = CLOSE | {"direction": "inbound", "local_port": 80, "remote_port": 50_000}
     sums = added([inbound | {"id": 1}, inbound | {"id": 2, "remote_port": 50_001}, CLOSE | {"id": 3}])
     assert (sums.opened, sums.accepted, sums.still_open) == (1, 2, 0)
-    assert [(one.name, one.opened) for one in sums.by_bytes()] == [
+    assert [(item.name, item.opened) for item in sums.by_bytes()] == [
         ("127.0.0.1 → :80", 2),
         ("127.0.0.1:443", 1),
     ]
@@ -273,7 +273,7 @@ def test_reasons() -> None:
     """Failures and broken connections are counted by reason; an end that both agreed on is neither."""
     reasons = ("refused", "refused", "timed out")
     ends = ("reset by peer", "closed by peer", "closed by us", "timed out")
-    sums = added([FAIL | {"reason": one} for one in reasons] + [CLOSE | {"reason": one} for one in ends])
+    sums = added([FAIL | {"reason": item} for item in reasons] + [CLOSE | {"reason": item} for item in ends])
     assert sums.failed == {"refused": 2, "timed out": 1}
     assert sums.broken == {"reset by peer": 1, "timed out": 1}
 
@@ -283,7 +283,7 @@ def test_the_slowest_handshakes() -> None:
     times: list[int | None] = [5, 900, None, 30, 7, 80, 200, 6]
     rows = [CONNECT | {"id": at, "handshake_us": took} for at, took in enumerate(times)]
     sums = added(rows[:4], rows[4:])
-    assert [one.handshake_us for one in sums.slowest] == [900, 200, 80, 30, 7]
+    assert [item.handshake_us for item in sums.slowest] == [900, 200, 80, 30, 7]
     assert sums.slowest[0] == Handshake(900, "127.0.0.1:443", "curl", 4615)
 
 
@@ -291,5 +291,5 @@ def test_remotes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound, the rest are one, so that sums stay whole."""
     monkeypatch.setattr(run_summary, "REMOTES_MAX", 2)
     sums = added([CLOSE | {"id": at, "remote_port": at} for at in range(1, 6)])
-    assert sum(one.opened for one in sums.remotes.values()) == 5
+    assert sum(item.opened for item in sums.remotes.values()) == 5
     assert Remote("(others)", 3, 0, 3600, 144_300, 3) in sums.by_bytes()

@@ -213,7 +213,7 @@ class EventHooks:
     def _require_calls(self, mechanism: Mechanism) -> None:
         """Raise Refused for a mechanism of which a program was not called by traffic that has to pass it.
 
-        Until the first reading of the table no hook at messages skips a connection, and so not here.
+        Until the first reading of the table no hook at messages skips a connection, and so not now.
         """
         if self._check is None or not mechanism.programs:
             return
