@@ -148,12 +148,12 @@ def documents() -> list[Path]:
     return sorted(path for path in pages if str(path.relative_to(ROOT)) not in PROSE_OF_OTHERS)
 
 
-def check_names() -> None:
+def test_names() -> None:
     """No name of a module, function, value or member is a retired word."""
     assert [use for path in sources(".py", ".bpf.c", ".bpf.h") for use in retired_names(path)] == []
 
 
-def check_prose() -> None:
+def test_prose() -> None:
     """No document, help text, docstring or comment has a retired phrase."""
     assert [use for path in documents() for use in retired_phrases(path)] == []
 

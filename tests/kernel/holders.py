@@ -100,12 +100,12 @@ def give(memory: Memory, path: str, name: object) -> None:
 
 def wait_for_gift(memory: Memory, path: str) -> None:
     """Listens on a Unix socket for what `give` passes."""
-    memory["door"] = socket.create_server(path, family=socket.AF_UNIX)
+    memory["listener"] = socket.create_server(path, family=socket.AF_UNIX)
 
 
 def take(memory: Memory, name: object) -> None:
     """Receives one socket over the Unix socket."""
-    with memory.pop("door") as listener:
+    with memory.pop("listener") as listener:
         channel = listener.accept()[0]
         descriptors = socket.recv_fds(channel, 16, 1)[1]
         memory[name] = socket.socket(fileno=descriptors[0])
@@ -171,12 +171,12 @@ def fork_to(life: Callable[[], object], name: str) -> int:
 
 def serve_by_workers(memory: Memory, listeners: list[object]) -> list[int]:
     """Forks five workers that share the listeners and serve errands for ever; returns their PIDs."""
-    doors = begin_reports(memory, listeners)
+    servers = begin_reports(memory, listeners)
 
     def work() -> None:
         while True:
-            for door in select.select(doors, [], [])[0]:
-                taken = accept_errand(door)
+            for server in select.select(servers, [], [])[0]:
+                taken = accept_errand(server)
                 if taken is not None:
                     serve_and_report(*taken, memory["report"])
 

@@ -133,12 +133,12 @@ def tcp_info(held: socket.socket) -> dict[str, int]:
 
 def socket_descriptors(pid: int) -> dict[int, int]:
     """Socket inode → descriptor of that process, from /proc/PID/fd."""
-    found = {}
+    inodes = {}
     for entry in os.scandir(f"/proc/{pid}/fd"):
         link = os.readlink(entry.path)
         if link.startswith("socket:["):
-            found[int(link[8:-1])] = int(entry.name)
-    return found
+            inodes[int(link[8:-1])] = int(entry.name)
+    return inodes
 
 
 def tcp_sockets(pid: int) -> Iterator[Borrowed]:

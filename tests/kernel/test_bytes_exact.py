@@ -57,10 +57,10 @@ class Talk:
         far = self.server.call(traffic.cookies, self.numbers)
         self.client.stop()
         self.server.stop()
-        found = by_cookie(rows())
+        by_id = by_cookie(rows())
         self.client.go_on()
         self.server.go_on()
-        return [(found[near[number]], found[far[number]]) for number in self.numbers]
+        return [(by_id[near[number]], by_id[far[number]]) for number in self.numbers]
 
 
 def connected(lab: Lab, kind: str, count: int) -> Talk:

@@ -164,9 +164,9 @@ def tables() -> Iterator[Tables]:
         table.close()
 
 
-def states(found: dict[int, Row]) -> set[str]:
+def states(rows: dict[int, Row]) -> set[str]:
     """The names of the states that there are."""
-    return {name for name, number in STATE.items() if number in {row["state"] for row in found.values()}}
+    return {name for name, number in STATE.items() if number in {row["state"] for row in rows.values()}}
 
 
 def test_every_field_equals_the_iterators(tables: Tables, mesh: Mesh) -> None:

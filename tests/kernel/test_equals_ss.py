@@ -82,10 +82,10 @@ class Mesh:
 
     def oracle_rows(self) -> dict[int, ss.Socket]:
         """ss's rows of both namespaces, without the listener and TIME_WAIT (which is no whole socket any more)."""
-        found: dict[int, ss.Socket] = {}
+        sockets: dict[int, ss.Socket] = {}
         for end in self.ends:
-            found |= ss.sockets(end.namespace, "-t", "-p")
-        return {cookie: row for cookie, row in found.items() if row.state not in ("LISTEN", "TIME_WAIT")}
+            sockets |= ss.sockets(end.namespace, "-t", "-p")
+        return {cookie: row for cookie, row in sockets.items() if row.state not in ("LISTEN", "TIME_WAIT")}
 
     def nettop_rows(self) -> dict[int, Row]:
         """nettop's rows of both namespaces."""
@@ -257,13 +257,13 @@ def test_every_counter_equals_tcp_info(mesh: Mesh) -> None:
     """What ss rounds equals the kernel's own TCP_INFO to the last digit."""
 
     def take() -> dict[int, dict[str, int]]:
-        found = {}
+        sockets = {}
         for worker in (mesh.client, mesh.server):
             for held in oracle.tcp_sockets(worker.pid):
                 info = held.tcp_info()
                 if info["state"] not in (LISTEN, CLOSE):
-                    found[held.cookie()] = {name: info[name] for name in info if name not in oracle.CLOCKS}
-        return found
+                    sockets[held.cookie()] = {name: info[name] for name in info if name not in oracle.CLOCKS}
+        return sockets
 
     compared = compare(take, mesh, lambda row, info: differences(row, from_tcp_info(info)))
     assert len(compared) >= 2000

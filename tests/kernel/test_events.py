@@ -120,7 +120,9 @@ class Watch:
 
     def events(self, *namespaces: Namespace) -> list[Row]:
         """What was reported of these namespaces so far."""
-        return [row for batch in self._batches for row in decoded(batch, *(one.inode for one in namespaces))]
+        return [
+            row for batch in self._batches for row in decoded(batch, *(stored.inode for stored in namespaces))
+        ]
 
     def wait(self, namespace: Namespace, **counts: int) -> list[Row]:
         """What was reported of a namespace, once so many events of each of these kinds were, and no more."""
@@ -128,17 +130,17 @@ class Watch:
         def enough() -> list[Row] | None:
             self.drain()
             reported = self.events(namespace)
-            found.clear()
-            found.update(row["event"] for row in reported)
-            return reported if all(found[kind] >= count for kind, count in counts.items()) else None
+            actual.clear()
+            actual.update(row["event"] for row in reported)
+            return reported if all(actual[kind] >= count for kind, count in counts.items()) else None
 
-        found: Counter[str] = Counter()
+        actual: Counter[str] = Counter()
         try:
             reported = until(enough, f"{counts} are reported")
         except NotInTimeError as error:
             lost = {name: count for name, count in self.read().lost.items() if count}
-            raise NotInTimeError(f"{error}, but {dict(found)}; lost: {lost}") from error
-        assert found == Counter(counts), reported
+            raise NotInTimeError(f"{error}, but {dict(actual)}; lost: {lost}") from error
+        assert actual == Counter(counts), reported
         return reported
 
     def wait_for_failures(self, count: int, *namespaces: Namespace) -> None:
@@ -190,9 +192,9 @@ def in_full(act: Callable[[], Value], *watches: Watch) -> Value:
     for _ in range(TRIES):
         for watch in watches:
             watch.forget()
-        found = act()
+        actual = act()
         if not any(watch.has_lost() for watch in watches):
-            return found
+            return actual
     raise AssertionError(f"events were lost each of {TRIES} times")
 
 
@@ -209,15 +211,15 @@ def decoded(rows: Rows, *inodes: int) -> list[Row]:
     if inodes:
         array = array[np.isin(array["netns"], inodes)]
     columns: dict[str, list[Any]] = {}
-    for one in rows.table.stored:
-        column = array[one.name]
-        if one.kind is Kind.ADDRESS:
+    for stored in rows.table.stored:
+        column = array[stored.name]
+        if stored.kind is Kind.ADDRESS:
             raw = np.ascontiguousarray(column).tobytes()
-            columns[one.name] = [address_text(raw[at : at + 16]) for at in range(0, len(raw), 16)]
+            columns[stored.name] = [address_text(raw[at : at + 16]) for at in range(0, len(raw), 16)]
             continue
         values, none = column.tolist(), unknown_value(column.dtype)
-        meaning: Any = {Kind.ENUM: one.labels, Kind.TEXT: rows.texts.get(one.name)}.get(one.kind)
-        columns[one.name] = [
+        meaning: Any = {Kind.ENUM: stored.labels, Kind.TEXT: rows.texts.get(stored.name)}.get(stored.kind)
+        columns[stored.name] = [
             None if value == none else value if meaning is None else meaning[value] for value in values
         ]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -237,9 +239,9 @@ def part(row: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
 
 def by_event(reported: list[Row]) -> dict[str, Row]:
     """Rows by what happened; each may have happened once."""
-    found = {row["event"]: row for row in reported}
-    assert len(found) == len(reported)
-    return found
+    actual = {row["event"]: row for row in reported}
+    assert len(actual) == len(reported)
+    return actual
 
 
 def process(pid: int) -> tuple[int, str]:
@@ -460,15 +462,15 @@ def test_totals_of_processes(crowd: Crowd, ring: str) -> None:
     for row in crowd.reported.values():
         if row["event"] == "close":
             expected[row["pid"]].update({name: row[name] for name in SUMMED})
-    found = processes(crowd.totals if ring == "large" else crowd.tiny_totals, *expected)
+    actual = processes(crowd.totals if ring == "large" else crowd.tiny_totals, *expected)
     names = ("closed", *MOVED, *SUMMED)
-    assert {pid: part(row, *names) for pid, row in found.items()} == {
+    assert {pid: part(row, *names) for pid, row in actual.items()} == {
         pid: part(sums, *names) for pid, sums in expected.items()
     }
-    assert {part(row, "connections", "failed", "cgroup") for row in found.values()} == {
+    assert {part(row, "connections", "failed", "cgroup") for row in actual.values()} == {
         (0, 0, oracle.cgroup(os.getpid()))
     }
-    assert {row["process"] for row in found.values()} == {
+    assert {row["process"] for row in actual.values()} == {
         *(f"client-{n}" for n in range(5)),
         *(f"prefork-{n}" for n in range(5)),
     }
@@ -901,10 +903,10 @@ FAILURES_OF_CONNECT = {
 def failed(one_watch: Watch) -> Iterator[Failed]:
     """What was reported of every kind of failing connect()."""
     with Lab() as lab:
-        yield in_full(lambda: fail_in_every_way(lab, one_watch), one_watch)
+        yield in_full(lambda: fail_for_every_reason(lab, one_watch), one_watch)
 
 
-def fail_in_every_way(lab: Lab, watch: Watch) -> Failed:
+def fail_for_every_reason(lab: Lab, watch: Watch) -> Failed:
     """All at the same time, in a namespace behind a router."""
     near, far = lab.pair()
     no_roads(near, far)
@@ -913,10 +915,10 @@ def fail_in_every_way(lab: Lab, watch: Watch) -> Failed:
     homes = {"no-port": crowded}
     workers = {name: lab.worker(homes.get(name, near.namespace), name) for name in FAILURES_OF_CONNECT}
     server = lab.worker(far.namespace, "server")
-    silent, door = (server.call(traffic.listen, name, "") for name in ("silent", "open"))
+    silent, open_port = (server.call(traffic.listen, name, "") for name in ("silent", "open"))
     lab.dropper(far).rule(all_rows=1, port=silent)
     small = lab.worker(crowded, "small").call(traffic.listen, "open", "127.0.0.1", 5000)
-    again = Call((far.v4, door), (near.v4, ONLY_PORT), options=(SHARED,))
+    again = Call((far.v4, open_port), (near.v4, ONLY_PORT), options=(SHARED,))
     calls = {
         "refused": Call((far.v4, 1)),
         "refused-v6": Call((far.v6, 1)),
@@ -1086,7 +1088,7 @@ def test_killed_while_open(lab: Lab, watch: Watch) -> None:
     }
 
 
-def test_timed_out_while_open(lab: Lab, watch: Watch) -> None:
+def test_timeout_while_open(lab: Lab, watch: Watch) -> None:
     """A peer that falls silent ends a connection by a timeout, with what was sent and not acknowledged."""
     near, far = lab.pair()
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
@@ -1139,21 +1141,21 @@ def test_resets_on_loopback_are_not_the_peers(lab: Lab, watch: Watch) -> None:
     client.call(traffic.linger, list(range(300)))
     client.call(traffic.close, list(early))
     reported = watch.wait(home, connect=300, accept=150, close=300)
-    found = {
+    actual = {
         row["remote_port"]: row["pid"]
         for row in reported
         if part(row, "event", "direction") == ("close", "inbound")
     }
-    assert found == dict.fromkeys((ports[number] for number in early), None)
+    assert actual == dict.fromkeys((ports[number] for number in early), None)
     watch.read()
     client.call(traffic.close, list(late))
     reported = watch.wait(home, connect=300, accept=300, close=600)
-    found = {
+    actual = {
         row["remote_port"]: row["pid"]
         for row in reported
         if part(row, "event", "direction") == ("close", "inbound")
     }
-    assert {port: pid for port, pid in found.items() if pid is not None} == {
+    assert {port: pid for port, pid in actual.items() if pid is not None} == {
         ports[number]: owners[ports[number]] for number in late
     }
     mine = {part(row, "reason", "pid", "process") for row in reported if row["direction"] == "outbound"}
@@ -1174,7 +1176,7 @@ def test_connections_from_before_the_start(lab: Lab, is_read: bool) -> None:
         before = processes(watch.read(), client.pid, server.pid) if is_read else {}
         for number in range(4):
             move(client, server, number, 101, 103)
-        close_each_way(client, server)
+        close_from_each_side(client, server)
         reported = watch.wait(home, close=8)
         after = processes(watch.read(), client.pid, server.pid)
     names = ("reason", "bytes_sent", "bytes_received", "pid", "process")
@@ -1202,7 +1204,7 @@ def test_connections_from_before_the_start(lab: Lab, is_read: bool) -> None:
         assert part(totals[server.pid], *MOVED) == (down + 103 * more, up + 101 * more)
 
 
-def close_each_way(client: Worker, server: Worker) -> None:
+def close_from_each_side(client: Worker, server: Worker) -> None:
     """Connection 0 is closed by the client, 1 by the server, 2 reset by the client, 3 by the server."""
     for worker, other, numbers in ((client, server, (0, 2)), (server, client, (1, 3))):
         worker.call(traffic.linger, [numbers[1]])
@@ -1261,7 +1263,7 @@ def test_open_and_closed_connections_add_up(lab: Lab, watch: Watch) -> None:
         move(client, server, number, 1009 + number, 2003 + number)
         up, down = up + 1009 + number, down + 2003 + number
         assert sums(watch.read(), client, server) == [(6, 0, 0, up, down), (6, 0, 0, down, up)]
-    close_each_way(client, server)
+    close_from_each_side(client, server)
     watch.wait(home, connect=6, accept=6, close=8)
     for _ in range(2):
         assert sums(watch.read(), client, server) == [(2, 4, 0, up, down), (2, 4, 0, down, up)]
@@ -1322,15 +1324,15 @@ def test_closed_while_it_is_read(
         (watch.probe.table, "read") if moment == "after the table" else (process_totals.maps, "read_all")
     )
     read = getattr(what, name)
-    left = [close_each_way]
+    left = [close_from_each_side]
 
     def and_close(*arguments: Any) -> Any:
         if moment == "before the totals" and left:
             left.pop()(client, server)
-        found = read(*arguments)
+        actual = read(*arguments)
         if left:
             left.pop()(client, server)
-        return found
+        return actual
 
     with monkeypatch.context() as patch:
         patch.setattr(what, name, and_close)
@@ -1387,9 +1389,9 @@ def lost_of_short_lived_processes(lab: Lab) -> int:
         if lost := watch.read().lost["events"]:
             return lost
         for _ in range(3):
-            found = decoded_by_pid(watch.read())
-            assert part(found[sink.pid], "closed", *MOVED) == (CHILDREN, 0, sum(amounts))
-            assert {pid: part(found[pid], "closed", *MOVED) for pid in sent} == {
+            actual = decoded_by_pid(watch.read())
+            assert part(actual[sink.pid], "closed", *MOVED) == (CHILDREN, 0, sum(amounts))
+            assert {pid: part(actual[pid], "closed", *MOVED) for pid in sent} == {
                 pid: (1, amount, 0) for pid, amount in sent.items()
             }
         keys, _ = maps.read_all(watch.probe._events._program.maps["processes"], PROCESS, HOST_TOTALS)

@@ -244,7 +244,7 @@ def lose(lab: Lab, near: Any, far: Any) -> dict[int, dict[str, int]]:
     client.call(traffic.acknowledged, list(amounts))
     dropper.nothing()
     said = client.call(ends, list(amounts))
-    assert sum(one["total_retrans"] for one in said.values()) >= dropper.dropped() > 0
+    assert sum(item["total_retrans"] for item in said.values()) >= dropper.dropped() > 0
     client.call(traffic.linger, list(amounts))
     client.call(traffic.close, list(amounts))
     server.call(traffic.close, list(amounts))
@@ -300,7 +300,7 @@ def test_each_mechanism_reports_the_same(
     hook = fallbacks.hook.name
     record(hook=hook, mechanism=mechanism.name)
     best = done.seen[0]
-    seen = next((one for one in done.seen if hook_of(one.hooks, hook).mechanism == mechanism.name), None)
+    seen = next((item for item in done.seen if hook_of(item.hooks, hook).mechanism == mechanism.name), None)
     if seen is None:
         why = why_refused(done, hook, mechanism)
         record(verdict="refused", why=why)
@@ -330,7 +330,7 @@ def test_the_nested_program_reports_the_same(done: Traffic) -> None:
 def why_refused(done: Traffic, hook: str, mechanism: Mechanism) -> str:
     """Why no watch uses this mechanism: it was refused, or one of its programs cannot be loaded."""
     reasons = [
-        why for one in done.seen for name, why in hook_of(one.hooks, hook).refused if name == mechanism.name
+        why for item in done.seen for name, why in hook_of(item.hooks, hook).refused if name == mechanism.name
     ]
     reasons += [done.seen[0].refused[name] for name in mechanism.programs if name in done.seen[0].refused]
     return next(why for why in reasons if why != "another mechanism was chosen")
@@ -359,7 +359,7 @@ def check_truth(rows: list[Row], done: Traffic, *, knows_users: bool) -> None:
         assert owners == {server} or (not knows_users and owners <= {server, None})
     for port, said in done.lost.items():
         sent = ("close", port, "sender")  # in the other namespace a port may be the same
-        (row,) = [one for one in rows if part(one, "event", "local_port", "process") == sent]
+        (row,) = [item for item in rows if part(item, "event", "local_port", "process") == sent]
         assert part(row, "bytes_sent", "bytes_acked") == (said["sent"], said["sent"])
         assert part(row, "retransmits", "data_packets_sent") == (said["total_retrans"], said["data_segs_out"])
         assert row["packets_received"] == said["segs_in"]

@@ -261,8 +261,8 @@ def test_uid_is_the_sockets(lab: Lab) -> None:
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
     worker.call(traffic.connect, "mine", Call(("127.0.0.1", port)))
     worker.call(traffic.connect, "theirs", Call(("127.0.0.1", port), uid=4242))
-    found = by_cookie(rows())
-    assert [found[worker.call(traffic.cookie, name)]["uid"] for name in ("mine", "theirs")] == [0, 4242]
+    by_id = by_cookie(rows())
+    assert [by_id[worker.call(traffic.cookie, name)]["uid"] for name in ("mine", "theirs")] == [0, 4242]
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl"])

@@ -14,9 +14,9 @@ from .traffic import Call
 pytestmark = pytest.mark.kernel
 
 
-def states(found: list[Row], namespace: Namespace) -> list[str]:
+def states(listed: list[Row], namespace: Namespace) -> list[str]:
     """The TCP states of the rows in a namespace, sorted."""
-    return sorted(row["state"] for row in in_namespaces(found, namespace.inode) if row["protocol"] == "tcp")
+    return sorted(row["state"] for row in in_namespaces(listed, namespace.inode) if row["protocol"] == "tcp")
 
 
 def two_ends(lab: Lab) -> tuple[End, End, Worker, Worker, int]:
@@ -26,9 +26,9 @@ def two_ends(lab: Lab) -> tuple[End, End, Worker, Worker, int]:
     return near, far, client, server, server.call(traffic.listen, "listener", "", 0, 7)
 
 
-def only(found: list[Row], **wanted: Any) -> Row:
+def only(listed: list[Row], **wanted: Any) -> Row:
     """The one row with these values."""
-    fitting = [row for row in found if all(row[name] == value for name, value in wanted.items())]
+    fitting = [row for row in listed if all(row[name] == value for name, value in wanted.items())]
     assert len(fitting) == 1, f"{len(fitting)} rows with {wanted}"
     return fitting[0]
 
@@ -39,11 +39,11 @@ def test_listener_and_connections_not_yet_accepted(lab: Lab) -> None:
     client.call(traffic.connect_at_once, [Call((far.v4, port))] * 3)
     client.call(traffic.send, {0: 101, 1: 103, 2: 107})
     client.call(traffic.acknowledged, [0, 1, 2])
-    found = in_namespaces(rows(), far.namespace.inode)
-    listener = only(found, state="LISTEN")
+    listed = in_namespaces(rows(), far.namespace.inode)
+    listener = only(listed, state="LISTEN")
     assert (listener["receive_queue"], listener["send_queue"], listener["pid"]) == (3, 7, server.pid)
     assert (listener["direction"], listener["local_port"], listener["remote_port"]) == (None, port, None)
-    waiting = [row for row in found if row["state"] == "ESTABLISHED"]
+    waiting = [row for row in listed if row["state"] == "ESTABLISHED"]
     assert sorted((row["bytes_received"], row["pid"], row["process"]) for row in waiting) == [
         (101, None, None),
         (103, None, None),
@@ -57,14 +57,14 @@ def test_half_open_connection(lab: Lab) -> None:
     near, far, client, _, port = two_ends(lab)
     lab.dropper(far).rule(all_rows=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
     client.call(traffic.connect_at_once, [Call((far.v4, port))])
-    found = rows()
-    assert states(found, far.namespace) == ["LISTEN", "SYN_RECV"]
-    half_open = only(found, netns=far.namespace.inode, state="SYN_RECV")
+    listed = rows()
+    assert states(listed, far.namespace) == ["LISTEN", "SYN_RECV"]
+    half_open = only(listed, netns=far.namespace.inode, state="SYN_RECV")
     assert (half_open["pid"], half_open["local_port"], half_open["remote_address"]) == (None, port, near.v4)
     assert half_open["id"] in ss.sockets(far.namespace)
 
 
-def test_connection_under_way(lab: Lab) -> None:
+def test_connection_in_progress(lab: Lab) -> None:
     """A connection that nobody answers is SYN_SENT, belongs to the process that called connect, has sent no payload."""
     near, far, client, _, port = two_ends(lab)
     lab.dropper(far).rule(all_rows=1)
@@ -85,10 +85,10 @@ def test_orphans(lab: Lab) -> None:
     lab.dropper(far).rule(all_rows=1)
     client.call(traffic.send, {1: 1009})
     client.call(traffic.close, [1])
-    found = in_namespaces(rows(), near.namespace.inode)
-    assert states(found, near.namespace) == ["FIN_WAIT1", "FIN_WAIT2"]
-    assert {row["pid"] for row in found} == {None}
-    orphan = only(found, state="FIN_WAIT1")
+    listed = in_namespaces(rows(), near.namespace.inode)
+    assert states(listed, near.namespace) == ["FIN_WAIT1", "FIN_WAIT2"]
+    assert {row["pid"] for row in listed} == {None}
+    orphan = only(listed, state="FIN_WAIT1")
     assert (orphan["bytes_sent"], orphan["bytes_acked"], orphan["id"] in ss.sockets(near.namespace)) == (
         1009,
         0,
@@ -135,8 +135,8 @@ def test_default_rows(lab: Lab) -> None:
     worker.call(traffic.udp, "connected", "127.0.0.1", ("127.0.0.1", 9))
 
     def kinds(everything: bool) -> list[tuple[str, str]]:
-        found = in_namespaces(rows(everything=everything), home.inode)
-        return sorted((row["protocol"], row["state"]) for row in found)
+        listed = in_namespaces(rows(everything=everything), home.inode)
+        return sorted((row["protocol"], row["state"]) for row in listed)
 
     usual = [("tcp", "ESTABLISHED"), ("tcp", "ESTABLISHED"), ("udp", "ESTABLISHED")]
     assert kinds(everything=False) == usual
@@ -150,12 +150,12 @@ def test_udp_queue_and_drops(lab: Lab, host: str) -> None:
     worker = lab.worker(home)
     worker.call(overflow_udp, host, 4093)
     wanted = ss.sockets(home, "-u", "-p")
-    found = by_cookie(in_namespaces(rows(), home.inode))
-    assert found.keys() == wanted.keys()
+    listed = by_cookie(in_namespaces(rows(), home.inode))
+    assert listed.keys() == wanted.keys()
     assert sum(line.drops > 0 for line in wanted.values()) == 1
     assert sum(line.receive_queue > 0 for line in wanted.values()) == 2
     for cookie, line in wanted.items():
-        row = found[cookie]
+        row = listed[cookie]
         assert (row["local_address"], row["local_port"]) == line.local
         assert (row["remote_port"] or 0, row["uid"], row["pid"]) == (line.remote[1], line.uid, worker.pid)
         assert (row["receive_queue"], row["send_queue"], row["drops"]) == (
@@ -185,8 +185,8 @@ def test_namespace_with_ownerless_sockets_only(lab: Lab) -> None:
     lab.dropper(far).rule(all_rows=1)
     client.call(traffic.send, {0: 1009, 1: 1013})
     client.end()
-    found = in_namespaces(rows(), near.namespace.inode)
-    assert sorted((row["state"], row["bytes_sent"], row["pid"]) for row in found) == [
+    listed = in_namespaces(rows(), near.namespace.inode)
+    assert sorted((row["state"], row["bytes_sent"], row["pid"]) for row in listed) == [
         ("FIN_WAIT1", 1009, None),
         ("FIN_WAIT1", 1013, None),
     ]

@@ -117,7 +117,7 @@ def test_children_and_grandchildren(place: Place) -> None:
         "lost_events": 0,
     }
     assert (summary["bytes_sent"], summary["bytes_received"]) == (619, 3 * 4999)
-    assert [one["name"] for one in summary["remotes"]] == [f"{LOOPBACK}:{place.port}", f"{LOOPBACK}:1"]
+    assert [remote["name"] for remote in summary["remotes"]] == [f"{LOOPBACK}:{place.port}", f"{LOOPBACK}:1"]
 
 
 def test_nobody_elses(lab: Lab, place: Place, tmp_path: Path) -> None:

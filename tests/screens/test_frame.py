@@ -352,7 +352,7 @@ async def test_failure_after_rows_shows_the_reason() -> None:
 
 
 def test_screens_load_neither_bcc_nor_the_kernel_package() -> None:
-    """Importing every screen and widget loads no bcc, no kernel room and no probe."""
+    """Importing every screen and widget loads no bcc, nothing of nettop.kernel and no probe."""
     program = (
         "import sys, pkgutil, importlib, nettop.screens, nettop.widgets\n"
         "for package in (nettop.screens, nettop.widgets):\n"

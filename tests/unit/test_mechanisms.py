@@ -10,11 +10,11 @@ from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_ch
 from nettop.snapshots.schema import Hook
 from nettop.snapshots.snapshot import HookStatus, Snapshot
 
-POINT = Hook("accepts", "who accepts", ("pid",))
-LADDER = Fallbacks(
-    POINT, (Mechanism("fexit/accept"), Mechanism("kretprobe/accept"), Mechanism("tp_btf/message"))
+HOOK = Hook("accepts", "who accepts", ("pid",))
+FALLBACKS = Fallbacks(
+    HOOK, (Mechanism("fexit/accept"), Mechanism("kretprobe/accept"), Mechanism("tp_btf/message"))
 )
-BEST, SECOND, LAST = LADDER.mechanisms
+BEST, SECOND, LAST = FALLBACKS.mechanisms
 
 
 class Kernel:
@@ -32,19 +32,19 @@ class Kernel:
             raise refusal
 
 
-def test_the_best_way_is_taken_and_no_other_tried() -> None:
+def test_the_best_mechanism_is_taken_and_no_other_tried() -> None:
     """What works first is used."""
     kernel = Kernel()
-    assert attach_best(LADDER, kernel.take, {}) == HookStatus("accepts", "fexit/accept", (), ("pid",))
+    assert attach_best(FALLBACKS, kernel.take, {}) == HookStatus("accepts", "fexit/accept", (), ("pid",))
     assert kernel.attempts == ["fexit/accept"]
 
 
-def test_refused_ways_are_named_in_order() -> None:
+def test_refused_mechanisms_are_named_in_order() -> None:
     """Each mechanism that was tried before says why it is not used, whichever error said so."""
     kernel = Kernel(
         fexit=Unsupported("no such function"), kretprobe=OSError(errno.EPERM, "Operation not permitted")
     )
-    hook = attach_best(LADDER, kernel.take, {})
+    hook = attach_best(FALLBACKS, kernel.take, {})
     assert hook.mechanism == "tp_btf/message"
     assert hook.refused == (
         ("fexit/accept", "no such function"),
@@ -53,14 +53,14 @@ def test_refused_ways_are_named_in_order() -> None:
     assert str(hook) == "tp_btf/message"
 
 
-def test_without_any_way_the_fields_are_not_here() -> None:
+def test_without_any_mechanism_the_fields_are_not_available() -> None:
     """The snapshot says n/a and why, for the point and for each of its fields."""
     kernel = Kernel(
         fexit=Unsupported("gone"),
         kretprobe=PermissionMissing("not yours"),
         tp_btf=Unsupported("never called"),
     )
-    hook = attach_best(LADDER, kernel.take, {})
+    hook = attach_best(FALLBACKS, kernel.take, {})
     why = "fexit/accept: gone; kretprobe/accept: not yours; tp_btf/message: never called"
     snapshot = Snapshot(
         "connections", 1, 2, {}, hooks=(hook, HookStatus("events", "tp_btf")), gaps={"namespace 7": "no"}
@@ -75,26 +75,26 @@ def test_without_any_way_the_fields_are_not_here() -> None:
 @pytest.mark.parametrize(
     ("word", "taken"), [("kretprobe", SECOND), ("kretprobe/accept", SECOND), ("tp", LAST)]
 )
-def test_a_way_that_is_asked_for_is_the_only_one_tried(word: str, taken: Mechanism) -> None:
+def test_a_chosen_mechanism_is_the_only_one_tried(word: str, taken: Mechanism) -> None:
     """The beginning of its name is enough; the others say that another was chosen."""
     kernel = Kernel()
-    hook = attach_best(LADDER, kernel.take, {"accepts": word, "events": "none"})
+    hook = attach_best(FALLBACKS, kernel.take, {"accepts": word, "events": "none"})
     assert (hook.mechanism, kernel.attempts) == (taken.name, [taken.name])
     assert dict(hook.refused)["fexit/accept"] == "another mechanism was chosen"
 
 
-def test_a_way_that_is_asked_for_and_refused_leaves_none() -> None:
+def test_a_chosen_mechanism_that_is_refused_leaves_none() -> None:
     """A chosen mechanism is never replaced by another one."""
     kernel = Kernel(kretprobe=Unsupported("no kprobes"))
-    hook = attach_best(LADDER, kernel.take, {"accepts": "kretprobe"})
+    hook = attach_best(FALLBACKS, kernel.take, {"accepts": "kretprobe"})
     assert hook.mechanism is None
     assert ("kretprobe/accept", "no kprobes") in hook.refused
 
 
-def test_a_point_may_be_left_alone() -> None:
+def test_a_hook_may_be_switched_off() -> None:
     """`none` tries nothing."""
     kernel = Kernel()
-    assert attach_best(LADDER, kernel.take, {"accepts": "none"}).mechanism is None
+    assert attach_best(FALLBACKS, kernel.take, {"accepts": "none"}).mechanism is None
     assert kernel.attempts == []
 
 
@@ -102,13 +102,13 @@ def test_a_point_may_be_left_alone() -> None:
 def test_what_is_no_refusal_is_not_taken_for_one(failure: Exception) -> None:
     """A child that dies, or a bug, must not lead to a worse mechanism without notice."""
     with pytest.raises(type(failure)):
-        attach_best(LADDER, Kernel(fexit=failure).take, {})
+        attach_best(FALLBACKS, Kernel(fexit=failure).take, {})
 
 
-def test_an_unknown_way_is_told_with_the_nearest() -> None:
+def test_an_unknown_mechanism_is_refused_with_the_nearest() -> None:
     """A point of another lens is nobody's mistake here."""
-    check_chosen([LADDER], {"accepts": "kretprobe", "packets": "anything"})
-    check_chosen([LADDER], {"accepts": "none"})
+    check_chosen([FALLBACKS], {"accepts": "kretprobe", "packets": "anything"})
+    check_chosen([FALLBACKS], {"accepts": "none"})
     with pytest.raises(UsageError, match="'kretprobes'") as error:
-        check_chosen([LADDER], {"accepts": "kretprobes"})
+        check_chosen([FALLBACKS], {"accepts": "kretprobes"})
     assert "kretprobe/accept" in error.value.remedy

@@ -137,13 +137,13 @@ class Totals:
         self._totals.begin_reading()
         return self._totals.rows(rows, self._totals.closed(lambda: None), {}, TAKEN_NS)
 
-    def end(self, connection: Connection, had_owner: bool = True) -> None:
+    def end(self, connection: Connection, was_owned: bool = True) -> None:
         """The ring reports an end; the owner may be known by the table alone."""
         event = np.frombuffer(bytearray(b"\xff" * EVENT.itemsize), EVENT)
         cells = {"id": connection.number, "event": FAIL if connection.ending == "fail" else CLOSE}
         for name, value in (cells | connection.amounts | owner_cells(connection.process)).items():
             event[name] = value
-        if not had_owner:
+        if not was_owned:
             self._totals.move(event)
         self._totals.end(event)
 
@@ -158,9 +158,14 @@ def owner_cells(process: Process) -> dict[str, Any]:
 def sockets(connections: Sequence[Connection], **cells: Any) -> Array:
     """Connections as the table's rows have them, sorted by id; what is not given is unknown."""
     rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(connections)), ROW)
-    for at, one in enumerate(sorted(connections, key=lambda one: one.number)):
-        values = {"id": one.number, "protocol": TCP, "state": STATE["ESTABLISHED"], **one.amounts}
-        for name, value in (values | owner_cells(one.process) | cells).items():
+    for at, connection in enumerate(sorted(connections, key=lambda connection: connection.number)):
+        values = {
+            "id": connection.number,
+            "protocol": TCP,
+            "state": STATE["ESTABLISHED"],
+            **connection.amounts,
+        }
+        for name, value in (values | owner_cells(connection.process) | cells).items():
             rows[name][at] = value
     return rows
 
@@ -172,13 +177,13 @@ def sums(rows: Rows) -> Counter[str]:
 
 def by_process(rows: Rows) -> dict[tuple[int | None, int], dict[str, int]]:
     """The columns of each process; nobody's under None."""
-    found = {}
+    by_owner = {}
     for row in rows.array:
         owned = row["pid"] != unknown_value(rows.array["pid"].dtype)
         key = (int(row["pid"]), int(row["start_time"])) if owned else (None, int(row["id"]))
-        assert key not in found
-        found[key] = {name: int(row[name]) for name in SUMMED}
-    return found
+        assert key not in by_owner
+        by_owner[key] = {name: int(row[name]) for name in SUMMED}
+    return by_owner
 
 
 AMOUNTS = st.fixed_dictionaries(
@@ -263,29 +268,33 @@ class World:
         connection.ending = how
         self.alive.remove(connection)
         self.ended.append(connection)
-        had_owner = how != "owned late" or connection.process.pid is None
+        was_owned = how != "owned late" or connection.process.pid is None
         ended = {"failed" if how == "fail" else "closed": 1}
-        self.kernel.add(connection.process if had_owner else Process(None), connection.amounts | ended)
-        self.reader.end(connection, had_owner)
+        self.kernel.add(connection.process if was_owned else Process(None), connection.amounts | ended)
+        self.reader.end(connection, was_owned)
 
     def read(self, closing: int | None = None) -> Rows:
         """A reading, during which a connection may close."""
-        held = [one for one in self.alive if one.is_held]
-        for one in held:
-            one.shown = dict(one.amounts)
+        held = [connection for connection in self.alive if connection.is_held]
+        for connection in held:
+            connection.shown = dict(connection.amounts)
         chosen = [] if closing is None or not self.alive else [self.alive[closing % len(self.alive)]]
-        return self.reader.rows(held, lambda: [self.close(one, "close") for one in chosen] and None)
+        return self.reader.rows(
+            held, lambda: [self.close(connection, "close") for connection in chosen] and None
+        )
 
     def expected(self) -> Expected:
         """What has to be shown of the ended ones, and of those that the table has or had last."""
-        found: dict[tuple[int | None, int], Counter[str]] = {}
-        for one in self.ended:
-            ended = {"failed" if one.ending == "fail" else "closed": 1}
-            found.setdefault(one.process[:2], Counter()).update(one.amounts | ended)
-        for one in self.alive:
-            if one.process.pid is not None and one.shown is not None:
-                found.setdefault(one.process[:2], Counter()).update(one.shown | {"connections": 1})
-        return {key: {name: counted[name] for name in SUMMED} for key, counted in found.items()}
+        by_owner: dict[tuple[int | None, int], Counter[str]] = {}
+        for connection in self.ended:
+            ended = {"failed" if connection.ending == "fail" else "closed": 1}
+            by_owner.setdefault(connection.process[:2], Counter()).update(connection.amounts | ended)
+        for connection in self.alive:
+            if connection.process.pid is not None and connection.shown is not None:
+                by_owner.setdefault(connection.process[:2], Counter()).update(
+                    connection.shown | {"connections": 1}
+                )
+        return {key: {name: counted[name] for name in SUMMED} for key, counted in by_owner.items()}
 
 
 def play(
@@ -310,10 +319,10 @@ def test_each_process_has_what_its_connections_moved(steps: Any, entries_max: in
     """Closed and open connections and orphans add up by process, however often the kernel's map is emptied."""
 
     def check(rows: Rows, world: World) -> None:
-        found = by_process(rows)
-        if not any(found.get((None, 0), {"": 0}).values()):
-            found.pop((None, 0), None)  # nobody's, all of which has got an owner
-        assert found == world.expected()
+        by_owner = by_process(rows)
+        if not any(by_owner.get((None, 0), {"": 0}).values()):
+            by_owner.pop((None, 0), None)  # nobody's, all of which has got an owner
+        assert by_owner == world.expected()
 
     with pytest.MonkeyPatch.context() as patch:
         play(install(patch, entries_max), steps, check)
@@ -336,12 +345,12 @@ def test_the_sum_over_all_rows_is_what_was_added(steps: Any, entries_max: int, k
 
 
 def closed(
-    kernel: KernelMap, reader: Totals, process: Process, had_owner: bool = True, **amounts: int
+    kernel: KernelMap, reader: Totals, process: Process, was_owned: bool = True, **amounts: int
 ) -> None:
     """A connection of this process opens and closes between two readings."""
-    one = Connection(10**9, process, dict.fromkeys(MOVED, 0) | amounts, ending="close")
-    kernel.add(process if had_owner else Process(None), one.amounts | {"closed": 1})
-    reader.end(one, had_owner)
+    connection = Connection(10**9, process, dict.fromkeys(MOVED, 0) | amounts, ending="close")
+    kernel.add(process if was_owned else Process(None), connection.amounts | {"closed": 1})
+    reader.end(connection, was_owned)
 
 
 def test_the_map_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,15 +388,15 @@ def test_nobody_is_not_one_of_the_others(monkeypatch: pytest.MonkeyPatch) -> Non
     kernel, reader = install(monkeypatch, entries_max=3, kept_max=3), Totals()
     for pid in range(2, 7):
         closed(kernel, reader, Process(pid, TICK), bytes_sent=10 * pid)
-    closed(kernel, reader, Process(6, TICK), had_owner=False, bytes_sent=1000)
+    closed(kernel, reader, Process(6, TICK), was_owned=False, bytes_sent=1000)
     for pid in range(2, 7):
         closed(kernel, reader, Process(pid, TICK), bytes_sent=10 * pid)
     rows = reader.rows()
     assert sums(rows)["closed"] == 11
     assert max(columns["closed"] for columns in by_process(rows).values()) < 11
-    found = by_process(rows)
-    assert found[6, TICK]["closed"] == 3
-    assert found.get((None, 0), {"closed": 0})["closed"] == 0
+    by_owner = by_process(rows)
+    assert by_owner[6, TICK]["closed"] == 3
+    assert by_owner.get((None, 0), {"closed": 0})["closed"] == 0
 
 
 def test_orphans_are_forgotten_when_ends_are_lost(kernel: KernelMap) -> None:

@@ -73,11 +73,11 @@ class Model:
 
     def read(self) -> np.ndarray[Any, Any]:
         """What nettop reads; the reader's position moves on by what it says."""
-        found, used = committed(
+        records, used = committed(
             self.memory, self.consumer % self.size, self.producer - self.consumer, self.dtype
         )
         self.consumer += used
-        return found
+        return records
 
     def expect(self) -> tuple[list[bytes], int]:
         """The data that the next reading has to give, and the position behind it."""
@@ -104,10 +104,10 @@ def data_of(dtype: np.dtype[Any], number: int) -> bytes:
     return number.to_bytes(8, "little").ljust(dtype.itemsize, b"#")[: dtype.itemsize]
 
 
-def raw(found: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> list[bytes]:
+def raw(records: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> list[bytes]:
     """The records as bytes."""
-    assert found.dtype == dtype
-    whole = found.tobytes()
+    assert records.dtype == dtype
+    whole = records.tobytes()
     return [whole[at : at + dtype.itemsize] for at in range(0, len(whole), dtype.itemsize)]
 
 
@@ -200,8 +200,8 @@ def test_empty_ring(position: int) -> None:
     """Where nothing was written there is nothing to read, whatever stood there before."""
     for dtype in DTYPES:
         ring = Model(dtype, position)
-        found, used = committed(ring.memory, position % RING_BYTES, 0, dtype)
-        assert (len(found), used, found.dtype) == (0, 0, dtype)
+        records, used = committed(ring.memory, position % RING_BYTES, 0, dtype)
+        assert (len(records), used, records.dtype) == (0, 0, dtype)
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 20, 22, 24, 29])
@@ -247,10 +247,10 @@ def test_what_was_read_is_an_own_copy(count: int, discard_first: bool) -> None:
     for number in range(count - (not discard_first)):
         ring.write(data_of(dtype, number))
     expected, _ = ring.expect()
-    found = ring.read()
+    records = ring.read()
     ring.memory[:] = 0xFF
-    assert raw(found, dtype) == expected
-    assert len(found) == count
-    assert not np.shares_memory(found, ring.memory)
-    found["a"] = 5  # and may be changed
+    assert raw(records, dtype) == expected
+    assert len(records) == count
+    assert not np.shares_memory(records, ring.memory)
+    records["a"] = 5  # and may be changed
     assert (ring.memory == 0xFF).all()

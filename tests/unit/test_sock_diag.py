@@ -155,7 +155,7 @@ def test_every_field_is_read_where_the_kernel_has_it() -> None:
         family=V4, state=1, sport=443, dport=50000, src="10.1.2.3", dst="10.3.2.1", cookie=2**40 + 5,
         rqueue=11, wqueue=12, uid=13, inode=14,
     )  # fmt: skip
-    ((found,),) = sockets_of(answer)
+    ((row,),) = sockets_of(answer)
     head = (
         "family",
         "state",
@@ -168,10 +168,8 @@ def test_every_field_is_read_where_the_kernel_has_it() -> None:
         "inode",
         "drops",
     )
-    assert [found[name] for name in head] == [V4, 1, 443, 50000, 2**40 + 5, 11, 12, 13, 14, 77]
-    assert {name: found[name] for name in NAMES} == {
-        name: NUMBERED[kernels] for name, kernels in NAMES.items()
-    }
+    assert [row[name] for name in head] == [V4, 1, 443, 50000, 2**40 + 5, 11, 12, 13, 14, 77]
+    assert {name: row[name] for name in NAMES} == {name: NUMBERED[kernels] for name, kernels in NAMES.items()}
 
 
 def test_requests_ask_for_both_families(answered: Callable[..., Kernel]) -> None:
@@ -194,8 +192,8 @@ def test_a_dump_longer_than_the_buffer(answered: Callable[..., Kernel]) -> None:
     whole = [message(memory(), tcp_info(), cookie=cookie) for cookie in range(6000)]
     datagrams = [b"".join(whole[at : at + 100]) for at in range(0, 6000, 100)]
     answered([*datagrams, DUMP_ENDS], [DUMP_ENDS])
-    found = sock_diag.dump(TCP, 1, info=True).sockets
-    assert np.concatenate([sockets["cookie"] for sockets in found]).tolist() == list(range(6000))
+    row = sock_diag.dump(TCP, 1, info=True).sockets
+    assert np.concatenate([sockets["cookie"] for sockets in row]).tolist() == list(range(6000))
 
 
 KINDS = [
@@ -215,15 +213,15 @@ KINDS = [
 def test_messages_of_every_kind_in_any_order(kinds: list[int]) -> None:
     """Each message is returned once, with its own values, wherever its attributes stand."""
     datagram = b"".join(KINDS[kind](cookie) for cookie, kind in enumerate(kinds))
-    found: dict[int, tuple[bool, bool]] = {}
+    row: dict[int, tuple[bool, bool]] = {}
     for sockets in sockets_of(datagram):
         names = sockets.dtype.names or ()
         for reported in sockets:
             cookie = int(reported["cookie"])
-            assert cookie not in found
-            found[cookie] = ("drops" in names, "segs_in" in names)
+            assert cookie not in row
+            row[cookie] = ("drops" in names, "segs_in" in names)
             assert all(reported[name] == cookie for name in ("drops", "segs_in") if name in names)
-    assert found == {cookie: (kind != 0, kind in (4, 5)) for cookie, kind in enumerate(kinds)}
+    assert row == {cookie: (kind != 0, kind in (4, 5)) for cookie, kind in enumerate(kinds)}
 
 
 @pytest.mark.parametrize(
@@ -234,8 +232,8 @@ def test_unknown_attributes_are_passed_over(strange: bytes, first: bool) -> None
     """Attributes of later kernels change nothing, in front or behind."""
     known_ones = (attribute(MEMORY | NESTED, struct.pack("=9I", *range(9))), tcp_info(rtt=5))
     attributes = (strange, *known_ones) if first else (*known_ones, strange)
-    ((found,),) = sockets_of(message(*attributes, cookie=9))
-    assert (found["cookie"], found["drops"], found["rtt"]) == (9, 8, 5)
+    ((row,),) = sockets_of(message(*attributes, cookie=9))
+    assert (row["cookie"], row["drops"], row["rtt"]) == (9, 8, 5)
 
 
 def test_a_tcp_info_of_another_kernel() -> None:
@@ -244,10 +242,10 @@ def test_a_tcp_info_of_another_kernel() -> None:
     whole = tcp_info(**NUMBERED)[4:].ljust(300, b"\xee")
     for length in range(0, 300, 4):
         answer = message(memory(), attribute(INFO, whole[:length]), state=1)
-        ((found,),) = sockets_of(answer)
-        there = set(found.dtype.names) & NAMES.keys()
+        ((row,),) = sockets_of(answer)
+        there = set(row.dtype.names) & NAMES.keys()
         assert there == {name for name, (at, size) in offsets.items() if at + size <= length}
-        assert all(found[name] == NUMBERED[NAMES[name]] for name in there)
+        assert all(row[name] == NUMBERED[NAMES[name]] for name in there)
         row = only_row(answer)
         assert (row["retransmits"] is None) == (length < 104)
         assert (row["bytes_in_flight"] is None) == (length < 216)
@@ -284,9 +282,9 @@ def test_every_length_of_a_message() -> None:
     for length in range(len(WHOLE)):
         cut = struct.pack("=I", length) + WHOLE[4:length]
         if length in (*behind_head, *behind_first, *behind_memory):
-            ((found,),) = sockets_of(cut)
-            assert ("drops" in found.dtype.names) == (length in behind_memory)
-            assert "rtt" not in found.dtype.names
+            ((row,),) = sockets_of(cut)
+            assert ("drops" in row.dtype.names) == (length in behind_memory)
+            assert "rtt" not in row.dtype.names
         else:
             with pytest.raises(SourceFailed):
                 sockets_of(cut)
@@ -359,18 +357,18 @@ def test_an_interrupted_dump_is_repeated(answered: Callable[..., Kernel]) -> Non
     """A dump that the kernel calls inconsistent is made again; only the last attempt's sockets count."""
     torn = [message(cookie=1, flags=2 | INTERRUPTED), DUMP_ENDS]
     kernel = answered(torn, torn, [message(cookie=1), message(cookie=2), DUMP_ENDS], [DUMP_ENDS])
-    found = sock_diag.dump(TCP, 1, info=False)
-    assert [sockets["cookie"].tolist() for sockets in found.sockets] == [[1, 2]]
-    assert (found.inconsistent, len(kernel.requests)) == (0, 4)
+    row = sock_diag.dump(TCP, 1, info=False)
+    assert [sockets["cookie"].tolist() for sockets in row.sockets] == [[1, 2]]
+    assert (row.inconsistent, len(kernel.requests)) == (0, 4)
 
 
 def test_a_dump_that_is_always_interrupted(answered: Callable[..., Kernel]) -> None:
     """After three attempts the last one stands, and is counted."""
     ends = struct.pack("=IHHIIi", 20, DONE, 2 | INTERRUPTED, 1, 0, 0)
     answered(*[[message(cookie=turn), ends] for turn in (1, 2, 3)], [DUMP_ENDS])
-    found = sock_diag.dump(TCP, 1, info=False)
-    assert [sockets["cookie"].tolist() for sockets in found.sockets] == [[3]]
-    assert found.inconsistent == 1
+    row = sock_diag.dump(TCP, 1, info=False)
+    assert [sockets["cookie"].tolist() for sockets in row.sockets] == [[3]]
+    assert row.inconsistent == 1
 
 
 def test_other_messages_are_passed_over(answered: Callable[..., Kernel]) -> None:
@@ -494,11 +492,11 @@ def test_nothing_was_measured_yet() -> None:
 @given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 7)))
 def test_pairs(inodes: list[int], wanted: list[int]) -> None:
     """Every socket meets every descriptor with its inode, in the order of the descriptors."""
-    found = sock_diag_table._pairs(np.array(inodes, np.uint32), np.array(wanted, np.uint32))
-    assert sorted(zip(*(at.tolist() for at in found), strict=True)) == [
+    row = sock_diag_table._pairs(np.array(inodes, np.uint32), np.array(wanted, np.uint32))
+    assert sorted(zip(*(at.tolist() for at in row), strict=True)) == [
         (i, w) for i, inode in enumerate(inodes) for w, other in enumerate(wanted) if inode == other
     ]
-    assert np.all(np.diff(found[1]) >= 0)
+    assert np.all(np.diff(row[1]) >= 0)
 
 
 class Thread:

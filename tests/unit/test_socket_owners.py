@@ -36,7 +36,7 @@ def open_all(folder: Path, links: dict[int, str]) -> None:
         (folder / "fd" / str(fd)).symlink_to(target)
 
 
-def found(proc: Path) -> list[tuple[int, int, int]]:
+def descriptors(proc: Path) -> list[tuple[int, int, int]]:
     """PID, descriptor, inode of each socket's descriptor."""
     owners = find_owners(proc)
     pids = owners.processes["pid"][owners.process]
@@ -49,7 +49,7 @@ def test_sockets_among_other_descriptors(tmp_path: Path) -> None:
     process(tmp_path, 12, {3: "socket:[4294967295]", 5: "socket:[77]"})
     process(tmp_path, 13, {3: "/tmp/socket:[99]"})
     (tmp_path / "net").mkdir()
-    assert sorted(found(tmp_path)) == [
+    assert sorted(descriptors(tmp_path)) == [
         (7, 3, 4294967295), (7, 9, 4294967295), (12, 3, 4294967295), (12, 5, 77),
     ]  # fmt: skip
     assert find_owners(tmp_path).processes["pid"].tolist() == [7, 12]
@@ -59,7 +59,7 @@ def test_processes_come_by_number(tmp_path: Path) -> None:
     """The rows of a process stand together, those of the lower PID first."""
     for pid in (100, 9, 20):
         process(tmp_path, pid, {3: "socket:[1]", 4: "socket:[2]"})
-    assert [pid for pid, _, _ in found(tmp_path)] == [9, 9, 20, 20, 100, 100]
+    assert [pid for pid, _, _ in descriptors(tmp_path)] == [9, 9, 20, 20, 100, 100]
 
 
 @pytest.mark.parametrize("comm", ["web", "a b", ")", "(x) S 1 (", "", "sixteen letters!"])
@@ -75,7 +75,7 @@ def test_who_started_last_within_a_tick(tmp_path: Path) -> None:
     process(tmp_path, 4194304, {3: "socket:[1]"}, start=100)
     process(tmp_path, 9, {3: "socket:[1]"}, start=100)
     process(tmp_path, 8, {3: "socket:[1]"}, start=101)
-    starts = {int(one["pid"]): int(one["start_time"]) for one in find_owners(tmp_path).processes}
+    starts = {int(row["pid"]): int(row["start_time"]) for row in find_owners(tmp_path).processes}
     assert starts[9] < starts[4194304] < starts[8]
 
 
@@ -85,7 +85,7 @@ def test_first_thread_has_ended(tmp_path: Path) -> None:
     open_all(folder / "task/7", {})
     for thread in (8, 9):
         open_all(folder / f"task/{thread}", {3: "socket:[5]"})
-    assert found(tmp_path) == [(7, 3, 5)]
+    assert descriptors(tmp_path) == [(7, 3, 5)]
 
 
 def test_process_in_no_namespace_to_be_seen(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_what_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return read(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(socket_owners.os, "readlink", readlink)
-    assert found(tmp_path) == [(7, 3, 5)]
+    assert descriptors(tmp_path) == [(7, 3, 5)]
     assert find_owners(tmp_path).hidden == 0
 
 
