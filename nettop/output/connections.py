@@ -11,7 +11,7 @@ import numpy as np
 from nettop.output import log_lines as lines
 from nettop.output.lens_output import LensOutput, Part
 from nettop.query.view import View
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.connections import EVENTS, SOCKETS, WITHOUT_ROOT
 from nettop.snapshots.schema import Table
 
@@ -42,7 +42,7 @@ def _of_events(name: str, *, opened: bool) -> Part:
     amount = lines.amount(EVENTS, name, _LABELS)
 
     def part(view: View, at: Index) -> list[str]:
-        has_it = np.isin(view.raw("event")[at], _OPENINGS, invert=not opened).tolist()
+        has_it = as_list(np.isin(view.raw("event")[at], _OPENINGS, invert=not opened))
         return [text if it_has else "" for text, it_has in zip(amount(view, at), has_it, strict=True)]
 
     return part

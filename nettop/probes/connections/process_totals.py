@@ -56,7 +56,7 @@ class ProcessTotals:
         self._host = host
         self._processes = Processes(host)
         self._kept = _NONE  # closed connections that are not in the kernel's map
-        self._ended_keys = np.zeros(0, PROCESS)  # in the kernel's map, of processes that have ended
+        self._ended_keys: Array = np.zeros(0, PROCESS)  # in the kernel's map, of processes that have ended
         self.ended = self._checked_at = 0
         self._open = _Open(np.zeros(0, np.uint64), _NONE, np.zeros(0, bool))
         self._just_ended: list[Array] = []
