@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from nettop.commands.invoker import User, become, impossible_caller, may
 from nettop.errors import PermissionMissing
@@ -64,8 +64,7 @@ def opened_session(
         return
     with undisturbed():
         from nettop.kernel import privileges
-        from nettop.kernel.limits import raise_open_files
-        from nettop.kernel.memory import share_one_arena
+        from nettop.kernel.limits import raise_open_files, share_one_arena
 
     warning = why_still_root(rights.user)
     if warning and not rights.later_lenses and sys.stderr is not None:  # the screens have no place for it
@@ -85,19 +84,14 @@ def opened_session(
 def _open_statistics(resources: ExitStack) -> Callable[[], int]:
     """Have the kernel measure BPF programs until `resources` are closed.
 
-    Returns what gives further descriptors of that, or raises the OSError with which the kernel refused.
+    Returns what gives further descriptors of that, or raises the kernel's OSError.
     """
     from nettop.kernel import bpf
 
     try:
         descriptor = bpf.open_statistics()
-    except OSError as error:
-        refusal = error
-
-        def refuse() -> NoReturn:
-            raise refusal
-
-        return refuse
+    except OSError:
+        return bpf.open_statistics  # refused later too, when privileges have been dropped
     resources.callback(os.close, descriptor)
     return partial(os.dup, descriptor)
 

@@ -27,7 +27,7 @@ def main() -> None:
             "llvm": max(mapped, key=len, default="unknown"),
         }
     else:
-        report = bcc.answer
+        report = {"error": bcc.what, "remedy": bcc.remedy}
     sys.stdout.write(json.dumps(report))
 
 

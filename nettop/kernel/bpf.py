@@ -25,7 +25,8 @@ _PROG_TYPE_TRACING = 26
 TRACE_RAW_TP = 23
 TRACE_FENTRY = 24
 TRACE_FEXIT = 25
-_TRACE_ITER = 28
+TRACE_ITER = 28
+PERF_EVENT = 41
 _ATTR_BYTES = 152
 _LOG_BYTES = 1 << 18
 _RECURSION_MISSES_AT = 208
@@ -50,9 +51,9 @@ def try_command(number: int, attributes: bytes) -> tuple[int, int, bytes]:
     return result, ctypes.get_errno() if result < 0 else 0, buffer.raw
 
 
-def link_iterator(program: int) -> int:
-    """Link an iterator's program; returns the link's descriptor. Closing it removes the link."""
-    return command(_LINK_CREATE, struct.pack("=IIII48x", program, 0, _TRACE_ITER, 0))
+def link(program: int, attach_type: int, target: int = 0) -> int:
+    """Link an iterator (TRACE_ITER), or a program to a perf event (PERF_EVENT). Closing the descriptor removes it."""
+    return command(_LINK_CREATE, struct.pack("=IIII48x", program, target, attach_type, 0))
 
 
 def create_iterator(link: int) -> int:
@@ -126,14 +127,12 @@ def is_refused() -> bool:
 
 def set_element(map_fd: int, key: bytes, value: bytes) -> None:
     """Set an element of a map; key and value are as long as the map's."""
-    key_at, value_at = ctypes.c_char_p(key), ctypes.c_char_p(value)
-    addresses = (ctypes.cast(at, ctypes.c_void_p).value for at in (key_at, value_at))
-    command(_MAP_UPDATE_ELEM, struct.pack("=I4xQQQ", map_fd, *addresses, 0))
+    both = ctypes.create_string_buffer(key + value)
+    at = ctypes.addressof(both)
+    command(_MAP_UPDATE_ELEM, struct.pack("=I4xQQQ", map_fd, at, at + len(key), 0))
 
 
 def delete_element(map_fd: int, key: bytes) -> None:
     """Delete an element of a map. Raises FileNotFoundError when it has none."""
-    key_at = ctypes.c_char_p(key)
-    command(
-        _MAP_DELETE_ELEM, struct.pack("=I4xQQQ", map_fd, ctypes.cast(key_at, ctypes.c_void_p).value, 0, 0)
-    )
+    buffer = ctypes.create_string_buffer(key)
+    command(_MAP_DELETE_ELEM, struct.pack("=I4xQQQ", map_fd, ctypes.addressof(buffer), 0, 0))

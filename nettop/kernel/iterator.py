@@ -40,7 +40,7 @@ class Iterator:
 
     def __init__(self, program: int, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
-        self._link = bpf.link_iterator(program)
+        self._link = bpf.link(program, bpf.TRACE_ITER)
 
     def read(self, buffer: RowBuffer) -> Array:
         """Every row of the kernel's table now; in `buffer`, valid until the buffer's next use.

@@ -11,29 +11,25 @@ import ctypes
 import difflib
 import fcntl
 import os
-import platform
 import re
 import struct
 from collections import Counter
 from pathlib import Path
 
 from nettop.errors import Unsupported
+from nettop.kernel.perf_events import SET_BPF, open_event
 
 KPROBES = Path("/sys/bus/event_source/devices/kprobe")
 """The device's number, and which bit of `config` selects a function's return."""
 
-_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(platform.machine(), -1)
-_PERF_FLAG_FD_CLOEXEC = 8
-_PERF_EVENT_IOC_SET_BPF = 0x40042408
 _ATTR = struct.Struct("=IIQQQQQIIQQ")
 """struct perf_event_attr up to config2 (include/uapi/linux/perf_event.h)."""
-_ANY_PROCESS, _ANY_CPU, _NO_GROUP = -1, 0, -1
+_ANY_CPU = 0
 """The event belongs to one CPU, but its program runs on all."""
 
 _WHOLE = frozenset({"isra", "constprop", "lto_priv", "llvm"})
 """Suffixes of whole functions, specialised for their callers. Others (.part, .cold) are parts of a function."""
 _NEARBY = 3
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def spellings(function: str, kallsyms: Path = Path("/proc/kallsyms")) -> tuple[str, ...]:
@@ -51,7 +47,10 @@ def spellings(function: str, kallsyms: Path = Path("/proc/kallsyms")) -> tuple[s
     if symbols and not whole:
         raise Unsupported(f"this kernel has only parts of {function}: {', '.join(sorted(symbols))}")
     if not symbols:
-        raise Unsupported(f"this kernel has no function {function}{_nearby(function, text)}")
+        family = re.escape("_".join(function.split("_")[:2]).encode())
+        close = difflib.get_close_matches(function, set(_symbols(rb"_*%s\w*" % family, text)), _NEARBY)
+        similar = f"; it has {', '.join(close)}" if close else ""
+        raise Unsupported(f"this kernel has no function {function}{similar}")
     return tuple(whole)
 
 
@@ -66,13 +65,6 @@ def why_nowhere(function: str) -> str:
 def _suffixes(symbol: str) -> set[str]:
     """`isra` and `constprop` of name.constprop.0.isra.0."""
     return {word for word in symbol.split(".")[1:] if not word.isdigit()}
-
-
-def _nearby(function: str, kallsyms: bytes) -> str:
-    """Functions with similar names, to append to a message."""
-    family = re.escape("_".join(function.split("_")[:2]).encode())
-    close = difflib.get_close_matches(function, set(_symbols(rb"_*%s\w*" % family, kallsyms)), _NEARBY)
-    return f"; it has {', '.join(close)}" if close else ""
 
 
 def _symbols(pattern: bytes, kallsyms: bytes) -> list[str]:
@@ -90,7 +82,9 @@ def open_probes(function: str, at_return: bool) -> dict[str, int]:
     probes: dict[str, int] = {}
     try:
         for symbol in spellings(function):
-            probes[symbol] = _open(device, config, symbol)
+            name = ctypes.create_string_buffer(symbol.encode())
+            attributes = _ATTR.pack(device, _ATTR.size, config, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), 0)
+            probes[symbol] = open_event(attributes, _ANY_CPU, symbol)
     except OSError:
         for probe in probes.values():
             os.close(probe)
@@ -106,18 +100,6 @@ def _number(path: Path) -> int:
         raise Unsupported("this kernel has no kprobes") from error
 
 
-def _open(device: int, config: int, symbol: str) -> int:
-    name = ctypes.create_string_buffer(symbol.encode())
-    attributes = _ATTR.pack(device, _ATTR.size, config, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), 0)
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    where = (_ANY_PROCESS, _ANY_CPU, _NO_GROUP)
-    opened = int(_libc.syscall(_PERF_EVENT_OPEN, buffer, *where, _PERF_FLAG_FD_CLOEXEC))
-    if opened < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), symbol)
-    return opened
-
-
 def run_at(probe: int, program: int) -> None:
     """Run a program at a probe, as long as the probe is open. Raises OSError."""
-    fcntl.ioctl(probe, _PERF_EVENT_IOC_SET_BPF, program)
+    fcntl.ioctl(probe, SET_BPF, program)

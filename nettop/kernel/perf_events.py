@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from nettop.errors import PermissionMissing, Unsupported
 from nettop.kernel import bpf
@@ -30,11 +29,10 @@ _ATTR = struct.Struct("=IIQQQQQIIQ")
 _TYPE_SOFTWARE, _CPU_CLOCK = 1, 0
 _FORMAT_TOTAL_TIME_ENABLED = 1
 _DISABLED = 1
-_ENABLE, _DISABLE, _PERIOD, _SET_BPF = 0x2400, 0x2401, 0x40082404, 0x40042408
+_ENABLE, _DISABLE, _PERIOD, SET_BPF = 0x2400, 0x2401, 0x40082404, 0x40042408
 _ANY_PROCESS, _NO_GROUP = -1, -1
-_LINK_CREATE, _BPF_PERF_EVENT = 28, 41
-"""The command of bpf(2) and its attach type (include/uapi/linux/bpf.h)."""
 _READING = struct.Struct("=QQ")
+"""What an event counted, and how long it was enabled, in ns."""
 _NS = 1_000_000_000
 _APART_NS = 1_000_000
 """At this distance ticks of two CPUs do not affect each other."""
@@ -68,13 +66,6 @@ def open_clocks() -> Iterator[None]:
     finally:
         while _opened:
             os.close(_opened.popitem()[1])
-
-
-class _Reading(NamedTuple):
-    """The values of an event, in ns: those of its clock, and the wall time in which it was enabled."""
-
-    counted: int
-    running: int
 
 
 class Clocks:
@@ -117,8 +108,11 @@ class Clocks:
     def start(self) -> None:
         """Tick. Raises OSError."""
         self._ticking = True
-        for event in self._in_turn():
+        for event in self._events.values():
             fcntl.ioctl(event, _ENABLE, 0)
+            # A tick delays its CPU by some 20 µs, and CPUs that wait for its locks: if all CPUs ticked at the same
+            # moment they would sample that waiting again and again (a tenth of all samples was seen).
+            time.sleep(min(self._period_ns / len(self._events), _APART_NS) / _NS)
 
     def stop(self) -> None:
         """Stop ticking until they are started again: programs that were running have ended. Raises OSError."""
@@ -142,9 +136,12 @@ class Clocks:
 
         Opens clocks for CPUs that came online since the last call. Raises OSError.
         """
-        readings = {cpu: reading for cpu in online_cpus() if (reading := self._read_or_renew(cpu))}
-        self.cpus = tuple(readings)
-        return {cpu: reading.running for cpu, reading in readings.items()}
+        running: dict[int, int] = {}
+        for cpu in online_cpus():
+            with suppress(OSError):  # no clock may be opened any more
+                running[cpu] = self._read_or_renew(cpu)
+        self.cpus = tuple(running)
+        return running
 
     def close(self) -> None:
         """Stop them and release the program; a second call does nothing."""
@@ -152,16 +149,6 @@ class Clocks:
             self.stop()
         for cpu in tuple(self._events):
             self._remove(cpu)
-
-    def _in_turn(self) -> Iterator[int]:
-        """Each CPU's event, staggered over the period.
-
-        A tick delays its CPU by some 20 µs, and CPUs that wait for its locks: if all CPUs ticked at the same moment
-        they would sample that waiting again and again (a tenth of all samples was seen).
-        """
-        for event in self._events.values():
-            yield event
-            time.sleep(min(self._period_ns / len(self._events), _APART_NS) / _NS)
 
     # --- one CPU --------------------------------------------------------------------------------------------------
 
@@ -173,32 +160,21 @@ class Clocks:
             if not (self._events and error.errno in _OF_ONE_CPU):
                 raise
 
-    def _read_or_renew(self, cpu: int) -> _Reading | None:
-        """What a CPU's clock counts; opens a new one if it has none or a dead one. None if that is not allowed."""
-        reading = self._read(cpu)
-        if reading is None or (self._ticking and reading.counted == self._counted.get(cpu)):
-            try:
-                self._renew(cpu)
-            except OSError:
-                return None
-            reading = _Reading(0, 0)
-        self._counted[cpu] = reading.counted
-        return reading
-
-    def _read(self, cpu: int) -> _Reading | None:
-        """What its event counts; None if it has none, or a dead one that cannot be read."""
-        if cpu not in self._events:
-            return None
-        read = os.read(self._events[cpu], _READING.size)
-        return _Reading(*_READING.unpack(read)) if read else None
-
-    def _renew(self, cpu: int) -> None:
-        """Replace a dead event, if there is one, by a new one. Raises OSError."""
-        event = _open(cpu)
-        self._remove(cpu)
-        self._add(cpu, event)
-        if self._ticking:
-            fcntl.ioctl(event, _ENABLE, 0)
+    def _read_or_renew(self, cpu: int) -> int:
+        """How long a CPU's clock has run; opens a new one if it has none or a dead one. Raises OSError."""
+        read = (
+            os.read(self._events[cpu], _READING.size) if cpu in self._events else b""
+        )  # a dead one may give nothing
+        counted, running = map(int, _READING.unpack(read or bytes(_READING.size)))
+        if not read or (self._ticking and counted == self._counted.get(cpu)):
+            event = _open(cpu)
+            self._remove(cpu)
+            self._add(cpu, event)
+            if self._ticking:
+                fcntl.ioctl(event, _ENABLE, 0)
+            counted, running = 0, 0
+        self._counted[cpu] = counted
+        return running
 
     def _add(self, cpu: int, event: int) -> None:
         self._events[cpu] = event
@@ -218,15 +194,24 @@ class Clocks:
         """By a link (since 5.15), which can be closed. Without it the program stays attached to the event for good."""
         event = self._events[cpu]
         try:
-            self._links[cpu] = bpf.command(
-                _LINK_CREATE, struct.pack("=IIII48x", self._program, event, _BPF_PERF_EVENT, 0)
-            )
+            self._links[cpu] = bpf.link(self._program, bpf.PERF_EVENT, event)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            fcntl.ioctl(event, _SET_BPF, self._program)
+            fcntl.ioctl(event, SET_BPF, self._program)
             if cpu in _opened:
                 os.close(_opened.pop(cpu))
+
+
+def open_event(attributes: bytes, cpu: int, what: str) -> int:
+    """An event for any process on a CPU, by its struct perf_event_attr. Raises OSError, which names `what`."""
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    where = (_ANY_PROCESS, cpu, _NO_GROUP)
+    event = int(_libc.syscall(_PERF_EVENT_OPEN, buffer, *where, _PERF_FLAG_FD_CLOEXEC))
+    if event < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return event
 
 
 def _open(cpu: int) -> int:
@@ -234,10 +219,4 @@ def _open(cpu: int) -> int:
     attributes = _ATTR.pack(
         _TYPE_SOFTWARE, _ATTR.size, _CPU_CLOCK, _NS, 0, _FORMAT_TOTAL_TIME_ENABLED, _DISABLED, 0, 0, 0
     )
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    where = (_ANY_PROCESS, cpu, _NO_GROUP)
-    event = int(_libc.syscall(_PERF_EVENT_OPEN, buffer, *where, _PERF_FLAG_FD_CLOEXEC))
-    if event < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), f"clock of CPU {cpu}")
-    return event
+    return open_event(attributes, cpu, f"clock of CPU {cpu}")

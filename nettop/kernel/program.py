@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import json
 import os
@@ -16,10 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.errors import PermissionMissing, SourceFailed, Unsupported
 from nettop.kernel import bpf
 from nettop.kernel.btf import Slice
-from nettop.kernel.memory import locked_bytes
 
 HEADERS = Path(__file__).parent / "headers"
 _MAX_ANSWER_BYTES = 1 << 20
@@ -76,7 +74,7 @@ class Program:
 
     def kernel_bytes(self) -> int:
         """The kernel memory of functions and maps. Raises OSError where that may not be read."""
-        return sum(map(locked_bytes, (*self.functions.values(), *self.maps.values())))
+        return sum(map(_locked_bytes, (*self.functions.values(), *self.maps.values())))
 
     def unload_all_but(self, kept: Collection[str]) -> None:
         """Unload the functions that are not among these."""
@@ -174,18 +172,13 @@ class Loader:
             self._channel.sendall(json.dumps(request).encode())
 
     def _receive(self) -> tuple[dict[str, Any], Sequence[int]]:
-        space = socket.CMSG_LEN(_MAX_DESCRIPTORS * array.array("i").itemsize)
         # A child that is killed gives no answer: the socket then reads as closed.
         try:
-            message, ancillary, _, _ = self._channel.recvmsg(
-                _MAX_ANSWER_BYTES, space, socket.MSG_CMSG_CLOEXEC
+            message, descriptors, _, _ = socket.recv_fds(
+                self._channel, _MAX_ANSWER_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
-            message, ancillary = b"", []
-        descriptors = array.array("i")
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(data)
+            message, descriptors = b"", []
         if not message:
             raise SourceFailed(
                 f"the loader ended without an answer (exit status {self._child.wait()}){_last_line(self._written())}",
@@ -193,7 +186,11 @@ class Loader:
             )
         answer: dict[str, Any] = json.loads(message)
         if "error" in answer:
-            raise _error(answer, self._written())
+            what, remedy, written = answer["error"], answer["remedy"], self._written()
+            if answer["kind"] == LoadFailed.__name__:
+                raise LoadFailed(what + _last_line(written), remedy, written)
+            is_permission = answer["kind"] == PermissionMissing.__name__
+            raise (PermissionMissing if is_permission else Unsupported)(what, remedy)
         return answer, descriptors
 
     def _written(self) -> str:
@@ -202,13 +199,13 @@ class Loader:
         return os.pread(self._output, size, 0).decode("utf-8", "replace")
 
 
-def _error(answer: dict[str, Any], written: str) -> NettopError:
-    what, remedy = answer["error"], answer.get("remedy", "")
-    if answer["kind"] == "permission":
-        return PermissionMissing(what, remedy)
-    if answer["kind"] == "unsupported":
-        return Unsupported(what, remedy)
-    return LoadFailed(what + _last_line(written), remedy, written)
+def _locked_bytes(descriptor: int) -> int:
+    """The kernel memory of a program or map, in bytes."""
+    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
+        name, _, number = line.partition(":")
+        if name == "memlock":
+            return int(number)
+    return 0
 
 
 def _last_line(written: str) -> str:

@@ -151,7 +151,7 @@ def test_hidden_processes() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         (row,) = (line for line in done.stdout.splitlines() if f"127.0.0.1:{own.getsockname()[1]} " in line)
     assert row.split()[:2] == ["(hidden)", "–"]
-    assert "owners of other users' sockets only root is told" in done.stderr
+    assert "only root sees the owners of other users' sockets" in done.stderr
 
 
 def test_no_locked_memory(lab: Lab) -> None:

@@ -40,7 +40,7 @@ def test_descriptors_live_on_when_the_child_has_ended() -> None:
     loader = Loader()
     program = loader.load(table_text())
     assert not Path(f"/proc/{loader.pid}").exists()
-    link = bpf.link_iterator(program.functions["bpf_iter__task_file"])
+    link = bpf.link(program.functions["bpf_iter__task_file"], bpf.TRACE_ITER)
     os.close(bpf.create_iterator(link))
     os.close(link)
     program.close()

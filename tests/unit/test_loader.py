@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from nettop.errors import Unsupported
 from nettop.kernel import loader
 
 
@@ -30,9 +31,7 @@ def test_bcc_that_will_do(monkeypatch: pytest.MonkeyPatch, version: str | None) 
 def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """One that is too old is named, with the version that is needed and what to do."""
     monkeypatch.setitem(sys.modules, "bcc", called(version))
-    answer = loader.import_bcc().answer
-    assert (answer["kind"], answer["error"]) == (
-        "unsupported",
-        f"bcc {version} is too old: nettop needs 0.26 or later",
-    )
-    assert "install-deps.sh" in answer["remedy"]
+    error = loader.import_bcc()
+    assert isinstance(error, Unsupported)
+    assert error.what == f"bcc {version} is too old: nettop needs 0.26 or later"
+    assert "install-deps.sh" in error.remedy

@@ -145,7 +145,7 @@ def test_without_links_an_early_clock_is_used_once(
     kernel.has_links = False
     with open_clocks():
         first = Clocks(PROGRAM, 100)
-        assert kernel.requests().count(perf_events._SET_BPF) == 2
+        assert kernel.requests().count(perf_events.SET_BPF) == 2
         first.close()
         assert descriptors() == before
         Clocks(PROGRAM, 100).close()
