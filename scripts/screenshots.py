@@ -54,7 +54,7 @@ def example_sources() -> dict[str, Script]:
 async def draw(shot: Screenshot) -> str:
     """The screen after its keys, as SVG."""
     harness = Harness(example_sources().__getitem__)
-    harness.session._sampler._source = example_sources().__getitem__  # type: ignore[method-assign]
+    harness.session._source = example_sources().__getitem__  # type: ignore[method-assign]
     app = harness.app(Settings(view=ViewSettings(view=shot.view)), lens_set=lenses())
     async with app.run_test(size=shot.size) as pilot:
         for key in (*["tick"] * 3, *shot.keys):

@@ -85,10 +85,10 @@ class Governor:
 
     def _stretch(self, total: float, fixed: float) -> None:
         """Lengthen the interval as far as it takes, or by a step where no interval is long enough."""
-        room, longest_s = AIM * self.bound - fixed, max(LONGEST_S, self._chosen_s)
-        self._is_exceeded = room <= 0 or self.interval_s >= longest_s
+        spare, longest_s = AIM * self.bound - fixed, max(LONGEST_S, self._chosen_s)
+        self._is_exceeded = spare <= 0 or self.interval_s >= longest_s
         if self.interval_s < longest_s:
-            factor = (total - fixed) / room if room > 0 else STEP
+            factor = (total - fixed) / spare if spare > 0 else STEP
             steps = max(1, math.ceil(math.log(factor) / math.log(STEP) - 1e-9))
             self.interval_s = min(self.interval_s * STEP**steps, longest_s)
             self._dear = []  # measured with the interval before

@@ -6,8 +6,8 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from nettop.engine.governor import Governor, OverheadLimit, percent
-from nettop.engine.own_cost import DRAIN, Cost, OwnCost, Reading
+from nettop.engine.governor import Governor, OverheadLimit
+from nettop.engine.own_cost import DRAIN, OwnCost, Reading
 
 ATTACHED_AFTER_S = 3.0
 """What it costs to attach a lens, and to draw it first, is over by then and says nothing of what comes."""
@@ -87,10 +87,3 @@ class Pace:
             fixed_ns = programs_ns + min(own_ns, self._since.drained_ns - since.drained_ns)
             governor.judge(elapsed_ns / 1e9, (own_ns + programs_ns) / elapsed_ns, fixed_ns / elapsed_ns)
             self.limit = governor.limit()
-
-    def rows(self) -> list[Cost]:
-        """What the table of costs says of the bound."""
-        if self.limit is None:
-            return []
-        name = f"--max-overhead {percent(self.limit.bound)}"
-        return [Cost("limit", name, note=str(self.limit) or f"interval {self.interval_s:.1f} s, as chosen")]

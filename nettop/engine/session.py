@@ -1,23 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One running nettop, as frontends see it: the bus to read, and five kinds of request."""
+"""One running nettop: the bus to read, requests of frontends, and the sampler, the one thread that reads sources.
+
+It reads at absolute deadlines of the monotonic clock, and drains events when the kernel wakes it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import select
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from nettop.engine.bus import Bus
 from nettop.engine.governor import OverheadLimit
-from nettop.engine.own_cost import OpenStatistics, Steps
-from nettop.engine.sampler import Sampler
+from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, Steps
+from nettop.engine.own_cost_table import OwnCostSource
+from nettop.engine.pace import Pace
 from nettop.engine.source import probe_of
+from nettop.engine.wake_event import WakeEvent
+from nettop.errors import NettopError, SourceFailed, failure_of
 from nettop.settings import checked_interval
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.source import DropPrivileges, Source
+from nettop.snapshots.source import DropPrivileges, EventSource, PrivilegedSource, Source
+
+T = TypeVar("T")
+DETACH_AFTER_S = 10.0
+"""A lens without a lease stays attached this long: going to another screen and back costs nothing."""
+DRAIN_PAUSE_S = 0.025
+"""Between two drains: what comes meanwhile is taken at once, and the kernel need not wake the thread for it."""
 
 
 class Lease:
@@ -31,6 +48,14 @@ class Lease:
         if self._release is not None:
             self._release()
             self._release = None
+
+
+@dataclass
+class _Attached:
+    source: Source
+    events: EventSource | None
+    leases: int = 0
+    idle_since: float | None = None
 
 
 class Session:
@@ -52,56 +77,70 @@ class Session:
         drop_privileges: DropPrivileges | None = None,
     ) -> None:
         self.bus = Bus()
+        self._cost = OwnCost(self._sources, open_statistics)
+        self._pace = Pace(checked_interval(interval_s), self._cost, max_overhead)
+        self._source_of = source_of
+        self._drop_privileges = drop_privileges
         self._leased: Counter[str] = Counter()
-        self._sampler = Sampler(
-            self.bus,
-            checked_interval(interval_s),
-            source_of,
-            open_statistics=open_statistics,
-            max_overhead=max_overhead,
-            drop_privileges=drop_privileges,
-        )
+        self._attached: dict[str, _Attached] = {}
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._event = WakeEvent()
+        self._requests: list[Future[None]] = []
+        self._stopping = False
+        self._deadline = 0.0
+        self._drained_at = float("-inf")
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
     def __enter__(self) -> Self:
-        self._sampler.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._sampler.stop()
+        self._stopping = True
+        self._event.set()
+        self._thread.join()
+
+    # --- called by frontends ------------------------------------------------------------------------------
 
     @property
     def interval_s(self) -> float:
         """Seconds between two refreshes."""
-        return self._sampler.interval_s
+        return self._pace.interval_s
 
     @property
     def overhead_limit(self) -> OverheadLimit | None:
         """What is done for --max-overhead; None where no bound was given."""
-        return self._sampler.pace.limit
+        return self._pace.limit
 
     @property
     def steps(self) -> Steps:
         """Where frontends measure what they do."""
-        return self._sampler.cost.steps
+        return self._cost.steps
 
     def cost(self) -> float | None:
         """The share of one CPU that nettop took lately, its programs' included as far as that is known."""
-        return self._sampler.cost.share()
+        return self._cost.share()
 
     @property
     def late(self) -> int:
         """Refreshes skipped because the one before took too long."""
-        return self._sampler.late
+        return self._cost.late
 
     def sample_now(self) -> Future[None]:
-        """Refresh every attached lens at once; the result is there when a reading that begins now has ended."""
-        return self._sampler.sample_now()
+        """Refresh every attached lens at once; the next regular deadline stays.
+
+        The result is there when a reading has ended that began after the call.
+        """
+        request: Future[None] = Future()
+        self._post(lambda: self._requests.append(request))
+        return request
 
     def set_interval(self, interval_s: float) -> None:
         """Refresh every `interval_s` seconds from now on. Raises UsageError when out of bounds."""
-        self._sampler.set_interval(checked_interval(interval_s))
+        checked = checked_interval(interval_s)
+        self._post(lambda: self._pace.choose(checked))
 
     def enable(self, lens: str, **options: object) -> Lease:
         """Attach a lens, if it is not, with these options set, and keep it until the lease is released.
@@ -109,26 +148,199 @@ class Session:
         `bus.failure(lens)` says what goes wrong. A source ignores options that it does not know. With the own cost
         the lenses that are attached stay, or the first one is attached: it is their cost.
         """
-        leased = [lens]
+        leased = {lens: options}
         if lens == SELF.id:
-            leased = [*(other for other in self._leased if other != SELF.id)] or [lenses()[0].id]
-            leased.append(lens)
-        for each in leased:
-            self._leased[each] += 1
-            own = options if each == lens else {name: options[name] for name in options if name != "table"}
-            self._sampler.lease(each, own)
-        return Lease(lambda: self._release(leased))
+            others = [other for other in self._leased if other != SELF.id] or [lenses()[0].id]
+            of_others = {name: value for name, value in options.items() if name != "table"}
+            leased = dict.fromkeys(others, of_others) | leased
+        self._leased.update(leased.keys())
+        for each in leased.items():
+            self._post(partial(self._attach, *each))
+        return Lease(lambda: self._release(list(leased)))
 
     def _release(self, leased: list[str]) -> None:
+        self._leased -= Counter(leased)  # lenses without a lease go
         for lens in leased:
-            self._leased[lens] -= 1
-            self._sampler.release(lens)
-        self._leased = +self._leased  # without lenses that have no lease
+            self._post(partial(self._let_go, lens))
 
     def set(self, lens: str, option: str, value: object) -> None:
         """Change an option of an attached lens, before its next refresh."""
-        self._sampler.call(lens, lambda source: source.set(option, value))
+        self._call(lens, lambda source: source.set(option, value))
 
     def describe(self, lens: str, key: int) -> Future[dict[str, str]]:
         """Details of a row that are only read when somebody looks at it."""
-        return self._sampler.call(lens, lambda source: source.describe(key))
+        return self._call(lens, lambda source: source.describe(key))
+
+    def _call(self, lens: str, function: Callable[[Source], T]) -> Future[T]:
+        """Call `function` with the source of a lens, in the thread that owns it."""
+        result: Future[T] = Future()
+
+        def task() -> None:
+            try:
+                if lens not in self._attached:
+                    raise SourceFailed(f"lens {lens!r} is not attached")
+                result.set_result(function(self._attached[lens].source))
+            except NettopError as error:
+                result.set_exception(error)
+
+        self._post(task)
+        return result
+
+    def _post(self, task: Callable[[], None]) -> None:
+        self._tasks.append(task)
+        self._event.set()
+
+    # --- in the thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._deadline = time.monotonic() + self.interval_s
+        with self._event:
+            self._pace.start()
+            while self._wait():
+                self._run_tasks()
+                self._detach_idle()
+                requests, self._requests = self._requests, []
+                if requests or time.monotonic() >= self._deadline:
+                    self._read_all()
+                    for request in requests:
+                        request.set_result(None)
+                else:
+                    self._drain_all()
+                self._deadline = self._next_deadline()
+            for lens in list(self._attached):
+                self._detach(lens)
+            self._pace.stop()
+
+    def _wait(self) -> bool:
+        """Wait for the deadline or for work; False when it is time to stop."""
+        while not (self._stopping or self._tasks):
+            now = time.monotonic()
+            rested = self._drained_at + DRAIN_PAUSE_S
+            remaining = self._deadline - now
+            if remaining <= 0:
+                break
+            wakeups: dict[int, int] = {}
+            if now >= rested:
+                sources = [attached.events for attached in self._attached.values() if attached.events]
+                wakeups = {number: select.POLLIN for source in sources for number in source.wakeups()}
+            else:
+                remaining = min(remaining, rested - now)
+            if self._event.wait(wakeups, remaining):
+                break
+        return not self._stopping
+
+    def _next_deadline(self) -> float:
+        """The next tick that is still to come; those that have passed are skipped and counted."""
+        now = time.monotonic()
+        if now < self._deadline:
+            return min(self._deadline, now + self.interval_s)
+        missed = int((now - self._deadline) / self.interval_s)
+        self._cost.late += missed
+        return self._deadline + (missed + 1) * self.interval_s
+
+    def _attach(self, lens: str, options: Mapping[str, object]) -> None:
+        attached = self._attached.get(lens)
+        is_new = attached is None
+        if attached is None:
+            try:
+                source = self._source(lens)
+            except NettopError as error:
+                self.bus.fail(lens, error)
+                self._try(lens, self._drop_privileges_once)
+                return
+            events = source if isinstance(source, EventSource) else None
+            attached = self._attached[lens] = _Attached(source, events)
+        attached.leases += 1
+        attached.idle_since = None
+        for option, value in options.items():
+            attached.source.set(option, value)
+        if is_new:
+            self._start(lens, attached.source)
+
+    def _start(self, lens: str, source: Source) -> None:
+        self._pace.ignore_attaching()
+        with self._cost.steps.time(lens, START):
+            self._try(lens, source.start)
+        self._try(lens, self._drop_privileges_once)
+        self._read(lens)
+        # Attaching may take as long as an interval: the next reading is due a whole one after the first.
+        self._deadline = time.monotonic() + self.interval_s
+
+    def _drop_privileges_once(self) -> None:
+        if self._drop_privileges is not None:
+            sources = self._sources().values()
+            rights = (source.rights() for source in sources if isinstance(source, PrivilegedSource))
+            self._drop_privileges(frozenset().union(*rights))
+            self._drop_privileges = None  # only where it worked: until then no lens is read
+
+    def _let_go(self, lens: str) -> None:
+        attached = self._attached.get(lens)
+        if attached is not None:
+            attached.leases -= 1
+            attached.idle_since = None if attached.leases else time.monotonic()
+
+    def _detach_idle(self) -> None:
+        now = time.monotonic()
+        for lens, attached in list(self._attached.items()):
+            if attached.idle_since is not None and now - attached.idle_since >= DETACH_AFTER_S:
+                self._detach(lens)
+                self.bus.forget(lens)
+
+    def _detach(self, lens: str) -> None:
+        attached = self._attached.pop(lens, None)
+        if attached is not None:
+            attached.source.close()
+
+    def _read_all(self) -> None:
+        self._pace.tick()
+        # The own cost comes first, so that its rows and its total are of the same moment.
+        for lens in sorted(self._attached, key=lambda lens: lens != SELF.id):
+            self._read(lens)
+
+    def _run_tasks(self) -> None:
+        while self._tasks:
+            self._tasks.popleft()()
+
+    def _source(self, lens: str) -> Source:
+        return OwnCostSource(self._cost, self._pace, self.bus) if lens == SELF.id else self._source_of(lens)
+
+    def _sources(self) -> dict[str, Source]:
+        """The attached sources, by lens."""
+        return {lens: attached.source for lens, attached in self._attached.items()}
+
+    def _read(self, lens: str) -> None:
+        attached = self._attached.get(lens)
+        if attached is None:
+            return
+        with self._cost.steps.time(lens, READ):
+            snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
+        # Drained first, so that the frame has what its snapshot explains.
+        if snapshot is not None and self._drain(lens, attached.events):
+            self.bus.publish(snapshot, int(self.interval_s * 0.5e9))
+
+    def _drain_all(self) -> None:
+        self._drained_at = time.monotonic()
+        for lens, attached in list(self._attached.items()):
+            self._drain(lens, attached.events)
+
+    def _drain(self, lens: str, source: EventSource | None) -> bool:
+        """Publish the events of the source; False where that failed."""
+        if source is None:
+            return True
+        with self._cost.steps.time(lens, DRAIN):
+            batches = self._try(lens, lambda: source.drain(time.monotonic_ns()))
+        if batches:
+            self.bus.append(lens, batches)
+        return batches is not None
+
+    def _try(self, lens: str, step: Callable[[], T]) -> T | None:
+        """The result of `step`. Where it fails the lens detaches, and the bus says why."""
+        try:
+            return step()
+        except NettopError as error:
+            failure: NettopError = error
+        except Exception as error:  # noqa: BLE001 - the other lenses go on
+            failure = failure_of(lens, error)
+        self._detach(lens)
+        self.bus.fail(lens, failure)
+        return None

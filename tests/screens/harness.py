@@ -86,21 +86,19 @@ class Harness:
 
     def tick(self) -> None:
         """Run the sampler's tasks, then read every source once, except those that have just attached and read."""
-        sampler = self.session._sampler
-        before = list(sampler._attached)
+        before = list(self.session._attached)
         self.run_tasks()
         for lens in before:
-            sampler._read(lens)
+            self.session._read(lens)
 
     def run_tasks(self) -> None:
         """Run the sampler's tasks."""
-        self.session._sampler._run_tasks()
+        self.session._run_tasks()
 
     @property
     def refresh_was_requested(self) -> bool:
         """Whether a refresh was requested since the last call."""
-        sampler = self.session._sampler
-        requests, sampler._requests = sampler._requests, []
+        requests, self.session._requests = self.session._requests, []
         return bool(requests)
 
     def app(

@@ -172,7 +172,7 @@ async def test_all_drawing_counts_as_cost(monkeypatch: pytest.MonkeyPatch, key: 
     async with running(busy_host(), ticks=1) as run:
         if key:
             await press(run, key)
-        run[2].session._sampler.cost.steps = steps
+        run[2].session._cost.steps = steps
         seen.clear()
         await tick(run)
         await run[0].pause()
@@ -209,7 +209,7 @@ async def test_late_refreshes_and_old_rows_are_shown() -> None:
     async with running(busy_host(counts=counts), (160, 30)) as run:
         assert "those 4 s old" in run[1].headline_bar.text
         assert "late" not in run[1].headline_bar.text
-        run[2].session._sampler.late = 3
+        run[2].session._cost.late = 3
         run[1].update_view()
         await run[0].pause()
         assert "late 3" in run[1].headline_bar.text
@@ -300,12 +300,12 @@ async def test_another_lens_attaches_when_it_is_opened() -> None:
         app = pilot.app
         assert isinstance(app, NettopApp)
         assert "2 Other" in run[1].first_line.text
-        assert set(harness.session._sampler._attached) == {"connections"}
+        assert set(harness.session._attached) == {"connections"}
         await pilot.click("#first-line", offset=(run[1].first_line.text.index("2 Other"), 0))
         await pilot.pause()
         harness.run_tasks()
-        assert set(harness.session._sampler._attached) == {"connections", "other"}
-        assert harness.session._sampler._attached["connections"].leases == 0
+        assert set(harness.session._attached) == {"connections", "other"}
+        assert harness.session._attached["connections"].leases == 0
         assert type(app.lens_screen) is LensScreen
 
 
@@ -324,7 +324,7 @@ async def test_publications_wait_once() -> None:
         shown_frames = []
         screen.show_newest = lambda: shown_frames.append(1)  # type: ignore[method-assign]
         for _ in range(5):
-            harness.session._sampler._read_all()
+            harness.session._read_all()
         await pilot.pause()
         assert len(shown_frames) == 1
 

@@ -12,8 +12,9 @@ from textual.pilot import Pilot
 
 from nettop.engine.bus import Bus
 from nettop.engine.governor import OverheadLimit
-from nettop.engine.own_cost import Cost, OwnCost, OwnCostSource, Reading
-from nettop.engine.sampler import Sampler
+from nettop.engine.own_cost import OwnCost, Reading
+from nettop.engine.own_cost_table import Cost, OwnCostSource
+from nettop.engine.pace import Pace
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
@@ -68,9 +69,8 @@ class Clock(OwnCost):
 
 def snapshots(hook: HookStatus = COUNTED, limit: OverheadLimit | None = None) -> list[Snapshot]:
     """Two snapshots of the table, a second apart."""
-    sampler = Sampler(Bus(), 1.0, Script)
-    sampler.cost = cost = Clock(dict)
-    source = OwnCostSource(sampler)
+    cost = Clock(dict)
+    source = OwnCostSource(cost, Pace(1.0, cost), Bus())
     limits = [] if limit is None else [Cost("limit", "--max-overhead 2%", note=str(limit))]
     costs = [COSTS_BEFORE[0], *limits, *COSTS_BEFORE[1:]]
     if hook.mechanism is None:
@@ -92,13 +92,13 @@ def harness_with(own: list[Snapshot]) -> Harness:
     """A harness whose connections and whose own cost follow scripts."""
     scripts = {"connections": Script(busy_host()), SELF.id: Script(list(own))}
     harness = Harness(scripts.__getitem__)
-    harness.session._sampler._source = scripts.__getitem__  # type: ignore[method-assign]
+    harness.session._source = scripts.__getitem__  # type: ignore[method-assign]
     return harness
 
 
 def stretch(harness: Harness, limit: OverheadLimit) -> None:
     """Have the session say that this is done for --max-overhead."""
-    harness.session._sampler.pace.limit = limit
+    harness.session._pace.limit = limit
 
 
 Play = Callable[[Pilot[Any]], Awaitable[None]]
@@ -170,7 +170,7 @@ async def test_it_is_no_tab() -> None:
         await watching(harness, "o")(pilot)
         assert "Overhead" not in app.lens_screen.first_line.text
         assert "1 Connections" in app.lens_screen.first_line.text
-        harness.session._sampler._source = lambda lens: Script(busy_host())  # type: ignore[assignment,method-assign]
+        harness.session._source = lambda lens: Script(busy_host())  # type: ignore[assignment,method-assign]
         await player(harness, ("tab",), 1)(pilot)
         assert app.lens_screen.lens.id == "other"
 
@@ -181,7 +181,7 @@ async def test_the_lens_before_stays_attached() -> None:
     app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
         await watching(harness, "o")(pilot)
-        attached = harness.session._sampler._attached
+        attached = harness.session._attached
         assert {lens: each.leases for lens, each in attached.items()} == {"connections": 1, "self": 1}
         await player(harness, ("o",), 1)(pilot)
         assert {lens: each.leases for lens, each in attached.items()} == {"connections": 1, "self": 0}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nettop.engine import sampler
+from nettop.engine import session as session_module
 from nettop.engine.bus import Bus
 from nettop.engine.session import Session
 from nettop.errors import SourceFailed, UsageError
@@ -118,10 +118,10 @@ def test_ticks_go_on_by_themselves() -> None:
 def test_slow_attaching_does_not_shorten_the_first_interval() -> None:
     """However long a source takes to start, its second reading is a whole interval after the first."""
     source, now = Source(), [0.0]
-    engine = sampler.Sampler(Bus(), 5.0, lambda lens: source)
+    engine = Session(5.0, lambda lens: source)
     source.start = lambda: now.__setitem__(0, now[0] + 60)  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler.time, "monotonic", lambda: now[0])
+        patch.setattr(session_module.time, "monotonic", lambda: now[0])
         engine._attach("connections", {})
         assert engine._deadline == 65.0
         now[0] = 66.0
@@ -155,7 +155,7 @@ def test_a_probe_that_does_not_exist_is_reported() -> None:
 
 def test_a_released_lens_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the last who held it lets go, a lens detaches at the next tick after its grace."""
-    monkeypatch.setattr(sampler, "DETACH_AFTER_S", 0.0)
+    monkeypatch.setattr(session_module, "DETACH_AFTER_S", 0.0)
     source = Source()
     with Session(0.1, lambda lens: source) as session:
         closed = threading.Event()

@@ -9,20 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
-from nettop.engine import sampler
-from nettop.engine.own_cost import (
-    Cost,
-    OwnCost,
-    OwnCostSource,
-    Steps,
-    kernel_bytes_of,
-    programs_of,
-)
+from nettop.engine import session as session_module
+from nettop.engine.bus import Bus
+from nettop.engine.own_cost import OwnCost, Steps, kernel_bytes_of, programs_of
+from nettop.engine.own_cost_table import Cost, OwnCostSource
+from nettop.engine.pace import Pace
 from nettop.engine.session import Session
 from nettop.query.query import screen_query
 from nettop.query.view import View
@@ -68,7 +64,7 @@ class Measured:
 
 
 class Hidden(Measured):
-    """A source of whose programs the kernel tells nothing."""
+    """A source whose programs the kernel does not show."""
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
         """Refused."""
@@ -105,22 +101,16 @@ def refuse() -> int:
 
 
 class Sampled:
-    """What an engine knows that has one lens attached."""
+    """An engine with one lens attached, which was late seven times, and its table of costs."""
 
-    late = 7
-    limits: ClassVar[list[Cost]] = []
-
-    def __init__(self, source: Any, open_statistics: Callable[[], int] | None = None) -> None:
-        self._source = source
-        self.cost = OwnCost(self.sources, open_statistics)
-
-    def sources(self) -> Mapping[str, Any]:
-        """The one."""
-        return {"connections": self._source}
-
-    def lost(self, _: str) -> int:
-        """Three things."""
-        return 3
+    def __init__(
+        self, probe: Any, open_statistics: Callable[[], int] | None = None, bound: float | None = None
+    ) -> None:
+        self.cost = OwnCost(lambda: {"connections": probe}, open_statistics)
+        self.cost.late = 7
+        self.bus = Bus()
+        self.bus.publish(probe.read(0))
+        self.source = OwnCostSource(self.cost, Pace(1.0, self.cost, bound), self.bus)
 
 
 def rows_of(snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -191,7 +181,7 @@ def test_rows_of_programs() -> None:
     """Hooks as they are written everywhere, runs and time as the kernel counts them."""
     probe = Measured({"tp_btf__x": (4, 1000), "bpf_iter__tcp": (2, 500)})
     engine = Sampled(probe, Statistics())
-    cost, source = engine.cost, OwnCostSource(engine)
+    cost, source = engine.cost, engine.source
     source.start()
     snapshot = read(source, cost)
     program, walk = row(snapshot, "program", "tp_btf/x"), row(snapshot, "iterator", "iter/tcp")
@@ -227,7 +217,7 @@ def test_without_statistics_programs_say_why_and_the_rest_works(
     """Never 0: n/a, and the reason."""
     probe = Measured({"tp_btf__x": (4, 1000)})
     engine = Sampled(probe, opener)
-    cost, source = engine.cost, OwnCostSource(engine)
+    cost, source = engine.cost, engine.source
     source.start()
     snapshot = read(source, cost)
     program = row(snapshot, "program", "tp_btf/x")
@@ -241,9 +231,17 @@ def test_without_statistics_programs_say_why_and_the_rest_works(
 
 
 def test_what_the_kernel_hides_is_left_out() -> None:
-    """Older kernels tell nobody about programs who lacks CAP_BPF."""
+    """Older kernels show programs only to who has CAP_BPF."""
     assert not programs_of(Hidden())
     assert kernel_bytes_of(Hidden()) is None
+
+
+def test_a_row_for_the_bound() -> None:
+    """What --max-overhead does is in the table; without it there is no such row."""
+    bound = Sampled(Measured(), bound=0.02)
+    assert row(bound.source.read(0), "limit", "--max-overhead 2%")["note"] == "interval 1.0 s, as chosen"
+    free = Sampled(Measured())
+    assert "limit" not in {row["kind"] for row in rows_of(free.source.read(0))}
 
 
 def test_statistics_are_on_while_somebody_looks() -> None:
@@ -265,7 +263,7 @@ def test_rows_keep_their_numbers() -> None:
     """A thread that comes later has a number of its own; the others keep theirs."""
     probe = Measured()
     engine = Sampled(probe)
-    cost, source = engine.cost, OwnCostSource(engine)
+    cost, source = engine.cost, engine.source
     before = {row["id"]: (row["kind"], row["name"]) for row in rows_of(read(source, cost))}
     ends = threading.Event()
     thread = threading.Thread(target=ends.wait, name="latecomer")
@@ -295,7 +293,7 @@ def test_steps_are_counted_also_where_they_fail() -> None:
 
 
 def test_a_steps_time_is_a_part_of_its_threads() -> None:
-    """What it waits for is somebody else's: no part is more than the whole. How long it took is told beside."""
+    """What it waits for is somebody else's: no part is more than the whole. How long it took is beside it."""
     waited_ns = 20_000_000
     other = threading.Thread(target=lambda: burnt(lambda: time.thread_time_ns() >= waited_ns))
     steps, before = Steps(), time.thread_time_ns()
@@ -329,7 +327,7 @@ def test_the_share_is_over_half_a_second_at_least() -> None:
 
 def test_a_session_measures_its_lenses_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first lens comes along; statistics end with the lease."""
-    monkeypatch.setattr(sampler, "DETACH_AFTER_S", 0.0)
+    monkeypatch.setattr(session_module, "DETACH_AFTER_S", 0.0)
     statistics, probe = Statistics(), Measured({"tp_btf__x": (4, 1000)})
     with Session(0.1, lambda lens: probe, open_statistics=statistics) as session:
         seen = threading.Event()
@@ -354,4 +352,4 @@ def test_a_session_measures_its_lenses_while_somebody_looks(monkeypatch: pytest.
 def test_sources_say_what_they_offer() -> None:
     """The protocols are optional."""
     assert isinstance(Measured(), MeasuredSource)
-    assert not isinstance(OwnCostSource(Sampled(None)), MeasuredSource)
+    assert not isinstance(Sampled(Measured()).source, MeasuredSource)

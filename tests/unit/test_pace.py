@@ -56,17 +56,14 @@ def test_without_a_bound_nothing_is_done() -> None:
     play.turns(10, own=0.9)
     assert play.pace.interval_s == 1.0
     assert play.pace.limit is None
-    assert not play.pace.rows()
 
 
 def test_the_interval_grows_and_is_reported() -> None:
-    """As the limit, and as a row of the table."""
+    """As the limit."""
     play = Play()
     play.turns(2, own=0.05)
     assert play.pace.interval_s > 1.0
-    [row] = play.pace.rows()
-    assert row.name == "--max-overhead 2%"
-    assert row.note == str(play.pace.limit) == "interval 3.4 s for --max-overhead 2%"
+    assert str(play.pace.limit) == "interval 3.4 s for --max-overhead 2%"
 
 
 def test_costs_are_judged_over_a_second_or_nearly_an_interval() -> None:

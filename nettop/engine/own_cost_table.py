@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table `self`: what nettop costs, as rows of a source."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nettop.engine.bus import Bus
+from nettop.engine.governor import percent
+from nettop.engine.own_cost import ITERATOR, READ, OwnCost, kernel_bytes_of, programs_of
+from nettop.engine.pace import Pace
+from nettop.snapshots.arrays import take
+from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, KINDS, SELF
+from nettop.snapshots.safe_text import safe_bytes, safe_text
+from nettop.snapshots.schema import Kind
+from nettop.snapshots.snapshot import NOT_AVAILABLE, HookStatus, Rows, Snapshot, TextTable, unknown_value
+
+_STATISTICS = "BPF statistics"
+_TASKS = Path("/proc/self/task")
+_STATM = Path("/proc/self/statm")
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_KIND = {label: number for number, label in KINDS.items()}
+_STORED = [field for field in COSTS.stored if field.name not in ("id", "kind")]
+
+
+class Cost(NamedTuple):
+    """A row of the table; None is unknown."""
+
+    kind: str
+    name: str
+    lens: str | None = None
+    runs: int | None = None
+    time_ns: int | None = None
+    took_ns: int | None = None
+    longest_ns: int | None = None
+    memory: int | None = None
+    late: int | None = None
+    lost: int | None = None
+    note: str | None = None
+    number: int = 0
+    """Distinguishes rows of the same name."""
+
+    @property
+    def mean_ns(self) -> int | None:
+        """How long one run took; a program waits for nothing, and takes what it uses."""
+        took_ns = self.time_ns if self.took_ns is None else self.took_ns
+        return took_ns // self.runs if self.runs and took_ns is not None else None
+
+
+class OwnCostSource:
+    """The source of the table `self`; see nettop.snapshots.source.Source."""
+
+    def __init__(self, cost: OwnCost, pace: Pace, bus: Bus) -> None:
+        self._cost = cost
+        self._pace = pace
+        self._bus = bus
+        self._is_attached = False
+        numbers = count(1)
+        self._ids: defaultdict[tuple[str, str, str | None, int], int] = defaultdict(lambda: next(numbers))
+
+    def start(self) -> None:
+        """Have the kernel count the runs of programs, where it is allowed."""
+        self._is_attached = True
+        self._cost.want_statistics()
+        self._cost.take()
+
+    def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the reading has a time of its own
+        """What everything cost by the last reading."""
+        attached = self._cost.sources()
+        frames = {lens: self._bus.frame(lens) for lens in attached if lens != SELF.id}
+        lost = {lens: frame.now.lost_in_all if frame else 0 for lens, frame in frames.items()}
+        kernel = {lens: size for lens, source in attached.items() if (size := kernel_bytes_of(source))}
+        costs = [self._total(sum(kernel.values()), sum(lost.values())), *self._limits(), *_threads()]
+        costs.append(Cost("children", "ended", time_ns=self._cost.now.children_ns))
+        for lens, source in attached.items():
+            costs += self._programs(lens, programs_of(source))
+        costs += [Cost("maps", "kernel memory", lens, memory=size) for lens, size in kernel.items()]
+        costs += [
+            Cost("step", name, lens, step.runs, step.time_ns, step.took_ns, step.longest_ns,
+                 lost=lost.get(lens) if name == READ else None)
+            for (lens, name), step in self._cost.steps.all().items()
+        ]  # fmt: skip
+        refused = () if self._cost.counts_programs else ((_STATISTICS, self._cost.without_statistics),)
+        return Snapshot(
+            lens=SELF.id,
+            wall_ns=time.time_ns(),
+            boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            tables={COSTS.name: self._rows(costs)},
+            lost={lens: number for lens, number in lost.items() if number},
+            hooks=(HookStatus(HOOK_PROGRAMS.name, None if refused else _STATISTICS, refused),),
+        )
+
+    def set(self, option: str, value: object) -> None:
+        """There are no options."""
+
+    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - nothing more is known
+        """There are no further details."""
+        return {}
+
+    def close(self) -> None:
+        """End the use of the statistics; a second call does nothing."""
+        if self._is_attached:
+            self._is_attached = False
+            self._cost.give_up_statistics()
+
+    def _total(self, kernel_bytes: int, lost: int) -> Cost:
+        resident = int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
+        note = None if self._cost.counts_programs else "without programs that run in other people's time"
+        used_ns, late = self._cost.now.total_ns, self._cost.late
+        return Cost(
+            "total",
+            "nettop",
+            time_ns=used_ns,
+            memory=resident + kernel_bytes,
+            late=late,
+            lost=lost,
+            note=note,
+        )
+
+    def _limits(self) -> list[Cost]:
+        limit = self._pace.limit
+        if limit is None:
+            return []
+        note = str(limit) or f"interval {limit.interval_s:.1f} s, as chosen"
+        return [Cost("limit", f"--max-overhead {percent(limit.bound)}", note=note)]
+
+    def _programs(self, lens: str, programs: Mapping[str, tuple[int, int]]) -> Iterator[Cost]:
+        for name, (runs, time_ns) in programs.items():
+            kind = "iterator" if name.startswith(ITERATOR) else "program"
+            shown = name.replace(ITERATOR, "iter/").replace("__", "/", 1)
+            if self._cost.counts_programs:
+                yield Cost(kind, shown, lens, runs, time_ns)
+            else:
+                yield Cost(kind, shown, lens, note=f"{NOT_AVAILABLE}: {self._cost.without_statistics}")
+
+    def _rows(self, costs: list[Cost]) -> Rows:
+        texts = {field.name: TextTable() for field in COSTS.stored if field.kind is Kind.TEXT}
+        array = np.zeros(len(costs), COSTS.dtype)
+        for at, cost in enumerate(costs):
+            array["id"][at] = self._ids[cost.kind, cost.name, cost.lens, cost.number]
+            array["kind"][at] = _KIND[cost.kind]
+            for field in _STORED:
+                value = getattr(cost, field.name)
+                code = texts[field.name].code if field.name in texts else int
+                array[field.name][at] = unknown_value(np.dtype(field.dtype)) if value is None else code(value)
+        by_id = take(array, np.argsort(array["id"], kind="stable"))
+        return Rows(COSTS, by_id, {name: codes.values for name, codes in texts.items()}, self._cost.now.at_ns)
+
+
+def _threads() -> Iterator[Cost]:
+    """The CPU time of each living thread. A thread of Python's has the name that it was given there."""
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
+    names[os.getpid()] = "main"
+    for path in _TASKS.iterdir():
+        with suppress(OSError):  # it has just ended
+            number = int(path.name)
+            name = names.get(number) or safe_bytes((path / "comm").read_bytes().rstrip(b"\n"))
+            yield Cost("thread", safe_text(name), time_ns=_thread_ns(path), number=number)
+
+
+def _thread_ns(path: Path) -> int:
+    """CPU time of a thread: to the nanosecond where the kernel keeps that (CONFIG_SCHED_INFO), else by ticks."""
+    with suppress(FileNotFoundError):
+        exact = int((path / "schedstat").read_bytes().split()[0])
+        if exact:  # or the kernel does not keep it
+            return exact
+    fields = (path / "stat").read_bytes().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_NS
