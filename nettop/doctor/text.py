@@ -99,7 +99,7 @@ def _lens_lines(lens: LensReport, checks: Sequence[Check]) -> Iterator[_Line]:
         remedy = lens.error.remedy or ("" if is_choice else _host_remedy(checks))
         yield _Line(Verdict.BAD, Verdict.BAD, "does not work", lens.error.what, _advice(remedy))
     for hook in lens.hooks:
-        refused = tuple(f"not {mechanisms}: {why}" for mechanisms, why in _refusals(hook))
+        refused = tuple(f"refused {mechanisms}: {why}" for mechanisms, why in _refusals(hook))
         if hook.mechanism is None:
             advice = _advice(_remedy(lens, hook, checks))
             missing = f"not available{': ' if hook.fields else ''}{', '.join(hook.fields)}"

@@ -63,6 +63,7 @@ class Running:
         self._error = tempfile.NamedTemporaryFile("w+b", prefix="nettop-err")  # noqa: SIM115 - as above
         how.setdefault("stdin", subprocess.PIPE)
         how.setdefault("stdout", self._out)
+        how.setdefault("preexec_fn", _restore_signals)
         self.process = subprocess.Popen([NETTOP, *options], stderr=self._error, start_new_session=True, **how)
         self.pid = self.process.pid
 
@@ -132,6 +133,12 @@ class Running:
             pid == self.pid or (parent == 1 and b"nettop.kernel.loader" in words)
             for pid, parent, words in living()
         )
+
+
+def _restore_signals() -> None:
+    """Restore what a test run under nohup, or in the background of a script, ignores: a child would inherit it."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def living() -> list[tuple[int, int, bytes]]:

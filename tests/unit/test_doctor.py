@@ -142,7 +142,7 @@ def test_what_is_wrong_says_what_to_do() -> None:
             assert any(text.startswith("→ ") for text in below), line
     whole = "\n".join(shown)
     assert "1,000,003 of 1,000,003 bytes" in whole
-    assert "not fexit/tcp_v4_connect: no ftrace" in whole
+    assert "refused fexit/tcp_v4_connect: no ftrace" in whole
     assert "→ fix what is bad under HOST: bcc" in whole
     assert "namespace 1 and 2 more" in whole
     assert "skipped: no namespace" in whole
@@ -213,9 +213,9 @@ def test_equal_reasons_are_shown_once() -> None:
     refused = tuple((name, "no" if "fexit" in name else "none") for name in mechanisms)
     hook = HookStatus("accepts", "x", (*refused, ("z", "none")))
     shown = [line.strip() for line in lines(Report(lenses=(LensReport(LENS, (hook,)),)))]
-    assert [line for line in shown if line.startswith("not ")] == [
-        "not fexit/a + … (2 mechanisms): no",
-        "not kretprobe/a + … (2 mechanisms), z: none",
+    assert [line for line in shown if line.startswith("refused ")] == [
+        "refused fexit/a + … (2 mechanisms): no",
+        "refused kretprobe/a + … (2 mechanisms), z: none",
     ]
 
 
