@@ -126,21 +126,10 @@ class _Commands:
     def __init__(self) -> None:
         self._sockets: dict[str, socket.socket] = {}
 
-    def new_namespace(self) -> int:
-        """Enter a new network namespace; its inode number."""
-        return enter_new_namespace()
-
-    def make_veth(self, device: str, peer_device: str, peer_pid: int) -> None:
-        """Make a pair of devices, one end of which is in another process's namespace."""
-        veth.make_veth(device, peer_device, peer_pid)
-
-    def set_up(self, device: str) -> None:
-        """Switch a device on."""
-        veth.set_up(device)
-
-    def add_address(self, device: str, address: str, prefix: int) -> None:
-        """Give a device an address."""
-        veth.add_address(device, address, prefix)
+    new_namespace = staticmethod(enter_new_namespace)
+    make_veth = staticmethod(veth.make_veth)
+    set_up = staticmethod(veth.set_up)
+    add_address = staticmethod(veth.add_address)
 
     def wait_until_running(self, device: str) -> None:
         """Wait until packets can pass a device."""

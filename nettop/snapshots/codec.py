@@ -51,7 +51,9 @@ def encode(snapshot: Snapshot) -> bytes:
         "hooks": [[hook.hook, hook.mechanism, hook.refused, hook.fields] for hook in snapshot.hooks],
         "gaps": dict(snapshot.gaps),
     }
-    return _packed(json.dumps(header, separators=(",", ":")).encode(), b"".join(bodies))
+    text, body = json.dumps(header, separators=(",", ":")).encode(), b"".join(bodies)
+    check = zlib.crc32(body, zlib.crc32(text))
+    return _PREFIX.pack(MAGIC, VERSION, len(text), len(body), check) + text + body
 
 
 def decode(data: bytes, known: Iterable[Lens] | None = None) -> Snapshot:
@@ -68,14 +70,6 @@ def decode(data: bytes, known: Iterable[Lens] | None = None) -> Snapshot:
         raise _damaged(
             f"its header makes no sense ({type(error).__name__}: {safe_text(str(error))})"
         ) from None
-
-
-# --- the envelope -------------------------------------------------------------------------------------------
-
-
-def _packed(header: bytes, body: bytes) -> bytes:
-    check = zlib.crc32(body, zlib.crc32(header))
-    return _PREFIX.pack(MAGIC, VERSION, len(header), len(body), check) + header + body
 
 
 def _unpacked(data: bytes) -> tuple[Header, memoryview]:
@@ -110,19 +104,15 @@ def _damaged(why: str) -> SourceFailed:
 def _own_columns(array: Array, table: Table) -> Array:
     """A copy of the rows with the table's own fields alone, padding cleared."""
     whole = np.zeros(len(array), table.dtype)
-    if _begins_with(array.dtype, table.dtype):
+    fields, own = _fields(array.dtype), _fields(table.dtype)
+    if own.items() <= fields.items():
         # One copy of bytes: field by field takes many times longer.
-        size = max((offset + dtype.itemsize for dtype, offset in _fields(table.dtype).values()), default=0)
+        size = max((offset + dtype.itemsize for dtype, offset in own.values()), default=0)
         _bytes_of(whole)[:, :size] = _bytes_of(np.ascontiguousarray(array))[:, :size]
         return whole
     for field in table.stored:
         whole[field.name] = array[field.name]
     return whole
-
-
-def _begins_with(longer: np.dtype[Any], own: np.dtype[Any]) -> bool:
-    fields = _fields(longer)
-    return all(fields.get(name) == place for name, place in _fields(own).items())
 
 
 def _fields(dtype: np.dtype[Any]) -> Mapping[str, tuple[np.dtype[Any], int]]:
@@ -181,7 +171,7 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
         raise SourceFailed(
             f"the recording is of a lens {safe_text(str(header['lens']))!r} that this nettop does not have"
         )
-    hooks = tuple(_hook(*hook) for hook in header["hooks"])
+    hooks = [_hook(*hook) for hook in header["hooks"]]
     tables: dict[str, Rows] = {}
     lacking: set[str] = set()
     at = 0
@@ -196,6 +186,9 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
         at += size
     if at != len(body):
         raise _damaged("it has more rows than its header says")
+    if lacking:
+        refused = (("recording", NOT_RECORDED),)
+        hooks.insert(0, HookStatus("recorded", None, refused, tuple(sorted(lacking))))
     return Snapshot(
         lens=lens.id,
         wall_ns=_whole(header["wall_ns"]),
@@ -203,8 +196,8 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
         tables=tables,
         counts=_numbers(header["counts"]),
         lost=_numbers(header["lost"]),
-        hooks=(*_not_recorded(lacking), *hooks),
-        gaps=_words(header["gaps"]),
+        hooks=tuple(hooks),
+        gaps={safe_text(name): safe_text(why) for name, why in header["gaps"].items()},
     )
 
 
@@ -219,7 +212,9 @@ def _rows(table: Table, stored: Header, body: memoryview) -> Rows:
     for field in table.stored:
         if field.kind is Kind.TEXT:
             texts[field.name] = [safe_text(text) for text in stored["texts"].get(field.name, ())]
-            _check_codes(array[field.name], len(texts[field.name]))
+            codes = array[field.name]
+            if not ((codes < len(texts[field.name])) | (codes == unknown_value(codes.dtype))).all():
+                raise _damaged("a row names a text that is not there")
     keys = array[table.key]
     if not (keys[1:] > keys[:-1]).all():
         raise _damaged(f"the rows of {table.name} are not in the order of their keys")
@@ -275,11 +270,6 @@ def _lacking(table: Table, stored: Header) -> set[str]:
     return {field.name for field in table.stored if not usable(field)}
 
 
-def _check_codes(codes: Array, count: int) -> None:
-    if not ((codes < count) | (codes == unknown_value(codes.dtype))).all():
-        raise _damaged("a row names a text that is not there")
-
-
 def _hook(hook: str, mechanism: str | None, refused: list[tuple[str, str]], fields: list[str]) -> HookStatus:
     return HookStatus(
         safe_text(hook),
@@ -287,16 +277,6 @@ def _hook(hook: str, mechanism: str | None, refused: list[tuple[str, str]], fiel
         tuple((safe_text(other), safe_text(why)) for other, why in refused),
         tuple(map(safe_text, fields)),
     )
-
-
-def _not_recorded(lacking: set[str]) -> tuple[HookStatus, ...]:
-    """What stands for the fields that a recording lacks."""
-    refused = (("recording", NOT_RECORDED),)
-    return (HookStatus("recorded", None, refused, tuple(sorted(lacking))),) if lacking else ()
-
-
-def _words(words: Mapping[str, str]) -> dict[str, str]:
-    return {safe_text(name): safe_text(word) for name, word in words.items()}
 
 
 def _numbers(numbers: Mapping[str, Any]) -> dict[str, int]:

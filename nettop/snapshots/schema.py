@@ -127,28 +127,13 @@ class Table:
 def row_dtype(table: Table, carried: tuple[tuple[str, str], ...] = ()) -> np.dtype[np.void]:
     """The dtype of a table's row, followed by `carried` columns that a probe needs and that are not shown.
 
-    Those stand in the order in which they are given. The size is rounded up to 8 bytes, as a C compiler does.
+    Those stand in the order in which they are given. Each is aligned as a C compiler does it.
     """
     import numpy as np
 
-    own = sorted(
-        ((f.name, np.dtype(f.dtype)) for f in table.stored), key=lambda column: -_alignment(column[1])
-    )
-    extra = ((name, np.dtype(d)) for name, d in carried)
-    names, formats, offsets, at = [], [], [], 0
-    for name, dtype in (*own, *extra):
-        alignment = _alignment(dtype)
-        at = -(-at // alignment) * alignment
-        names.append(name)
-        formats.append(dtype)
-        offsets.append(at)
-        at += dtype.itemsize
-    size = -(-at // 8) * 8
-    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
-
-
-def _alignment(dtype: np.dtype[np.generic]) -> int:
-    return 1 if dtype.kind == "S" else dtype.base.itemsize
+    columns = [(f.name, np.dtype(f.dtype)) for f in table.stored]
+    columns.sort(key=lambda column: -column[1].alignment)
+    return np.dtype([*columns, *((name, np.dtype(dtype)) for name, dtype in carried)], align=True)
 
 
 @dataclass(frozen=True, slots=True)

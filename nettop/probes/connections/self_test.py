@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -17,10 +18,10 @@ from nettop.selftest.process import TIMEOUT_S, CommandFailed, run_together
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import Row, rows_of
 from nettop.snapshots.connections import EVENT_KINDS
-from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import EventSource, Source
 
 Facts: TypeAlias = Mapping[str, int]
+_result = partial(SelfTestResult, "connections")
 
 _SENT = (1_000_003, 1_000_033, 1_000_037, 1_000_039)
 _RETURNED = (500_009, 500_029, 500_041, 500_057)
@@ -61,11 +62,13 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
         try:
             exchanges.append(_make_exchange(path, family, number))
         except CommandFailed as error:
-            results.append(SelfTestResult("connections", f"{path.name} {family}", skipped=error.what))
+            results.append(_result(f"{path.name} {family}", skipped=error.what))
     if not exchanges:
         return results
     snapshot = source.read(time.monotonic_ns())
-    rows = _by_id(snapshot, [end["id"] for exchange in exchanges for end, _ in exchange.ends])
+    sockets = snapshot.tables["sockets"]
+    ids = np.array([end["id"] for exchange in exchanges for end, _ in exchange.ends], np.uint64)
+    rows = {row["id"]: row for row in rows_of(sockets, np.isin(sockets.array["id"], ids))}
     events = _compare_events(source, exchanges)
     return _compare_bytes(exchanges, rows) + _compare_owners(exchanges, rows) + events + results
 
@@ -88,12 +91,6 @@ def _make_exchange(path: TrafficPath, family: str, number: int) -> _Exchange:
     return _Exchange(path, family, _SENT[number], _RETURNED[number], *ends)
 
 
-def _by_id(snapshot: Snapshot, ids: Iterable[int]) -> dict[int, Row]:
-    sockets = snapshot.tables["sockets"]
-    wanted = np.isin(sockets.array["id"], np.array(list(ids), np.uint64))
-    return {row["id"]: row for row in rows_of(sockets, wanted)}
-
-
 def _compare_bytes(exchanges: Iterable[_Exchange], rows: Mapping[int, Row]) -> list[SelfTestResult]:
     """Each direction's bytes as both its ends count them, and the bytes that wait."""
     results = []
@@ -101,25 +98,12 @@ def _compare_bytes(exchanges: Iterable[_Exchange], rows: Mapping[int, Row]) -> l
         client, server, udp = (rows.get(end["id"], {}) for end, _ in exchange.ends)
         sent = (client.get("bytes_sent"), server.get("bytes_received"))
         returned = (server.get("bytes_sent"), client.get("bytes_received"))
-        results += [
-            SelfTestResult(
-                "connections", f"{exchange.name} TCP", exchange.sent, _agreed(sent, exchange.sent), "bytes"
-            ),
-            SelfTestResult(
-                "connections",
-                f"{exchange.name} TCP, returned",
-                exchange.returned,
-                _agreed(returned, exchange.returned),
-                "bytes",
-            ),
-            SelfTestResult(
-                "connections",
-                f"{exchange.name} UDP, waiting in the queue",
-                exchange.udp["receive_queue"],
-                udp.get("receive_queue"),
-                "bytes",
-            ),
-        ]
+        for what, expected, measured in (
+            ("TCP", exchange.sent, _agreed(sent, exchange.sent)),
+            ("TCP, returned", exchange.returned, _agreed(returned, exchange.returned)),
+            ("UDP, waiting in the queue", exchange.udp["receive_queue"], udp.get("receive_queue")),
+        ):
+            results.append(_result(f"{exchange.name} {what}", expected, measured, "bytes"))
     return results
 
 
@@ -139,16 +123,10 @@ def _compare_owners(exchanges: Sequence[_Exchange], rows: Mapping[int, Row]) -> 
     ]
     tcp = [end for end, _ in ends if "retransmits" in end]
     equal = sum(rows.get(end["id"], {}).get("retransmits") == end["retransmits"] for end in tcp)
+    right = len(ends) - len(wrong)
     return [
-        SelfTestResult(
-            "connections",
-            "owners by PID and name",
-            len(ends),
-            len(ends) - len(wrong),
-            "sockets",
-            detail="; ".join(wrong),
-        ),
-        SelfTestResult("connections", "retransmits as in TCP_INFO", len(tcp), equal, "sockets"),
+        _result("owners by PID and name", len(ends), right, "sockets", detail="; ".join(wrong)),
+        _result("retransmits as in TCP_INFO", len(tcp), equal, "sockets"),
     ]
 
 
@@ -160,22 +138,16 @@ def _compare_events(source: Source, exchanges: Sequence[_Exchange]) -> list[Self
             process.run("close", exchange.family)
     hook = source.read(time.monotonic_ns()).hook("events")
     if hook is None or hook.mechanism is None or not isinstance(source, EventSource):
-        return [
-            SelfTestResult("connections", what, skipped=f"not available: {hook.why if hook else 'no events'}")
-        ]
+        return [_result(what, skipped=f"not available: {hook.why if hook else 'no events'}")]
     expected = _expected_events(exchanges)
     reported = Counter(_reported(source, {event[0] for event in expected}, len(expected)))
     once = sum(reported[event] == 1 for event in expected)
     lost = source.read(time.monotonic_ns()).lost.get("events", 0)
     if lost and once < len(expected) and not reported - Counter(expected):
         skipped = f"{lost:,} events were lost, which are counted: other programs fill the ring; try again"
-        return [SelfTestResult("connections", what, skipped=skipped)]
+        return [_result(what, skipped=skipped)]
     measured = once if once < len(expected) else reported.total()
-    return [
-        SelfTestResult(
-            "connections", what, len(expected), measured, "events", detail=_difference(expected, reported)
-        )
-    ]
+    return [_result(what, len(expected), measured, "events", detail=_difference(expected, reported))]
 
 
 def _difference(expected: Sequence[_Event], reported: Counter[_Event]) -> str:
@@ -213,10 +185,8 @@ def _reported(source: EventSource, ids: set[int], count: int) -> list[_Event]:
         select.select(source.wakeups(), [], [], 0.1)
         source.read(time.monotonic_ns())
         for batch in source.drain(time.monotonic_ns()):
-            events += map(_event, rows_of(batch, np.isin(batch.array["id"], wanted)))
+            for row in rows_of(batch, np.isin(batch.array["id"], wanted)):
+                kind = EVENT_KINDS[row["event"]]
+                whose = row["pid"], row["process"]
+                events.append((row["id"], kind, *whose, row["bytes_sent"], row["bytes_received"]))
     return events
-
-
-def _event(row: Row) -> _Event:
-    kind = EVENT_KINDS[row["event"]]
-    return row["id"], kind, row["pid"], row["process"], row["bytes_sent"], row["bytes_received"]
