@@ -43,7 +43,7 @@ from nettop.commands.privilege import Rights, opened_session
 from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
-from nettop.settings import Format, Settings, TextSettings, ViewSettings, checked_interval
+from nettop.settings import Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import all_views, find_table, views
 from nettop.snapshots.own_cost import SELF
 
@@ -135,7 +135,7 @@ class ViewOptions:
 
     @property
     def is_text(self) -> bool:
-        """Whether plain output is options for."""
+        """Whether the options ask for plain output."""
         return self.table or self.data_only or self.format is not None
 
 
@@ -193,7 +193,7 @@ def view_settings(options: ViewOptions) -> Settings:
     form = Format(checked_word("format", options.format or Format.TABLE, list(Format)))
     count = 1 if options.once else _count("--count", options.count)
     text = TextSettings(form, count, options.data_only, checked_why(options.why, form))
-    interval_s = checked_interval(seconds("--interval", options.interval))
+    interval_s = seconds("--interval", options.interval)
     return Settings(
         interval_s,
         view,

@@ -11,14 +11,7 @@ from nettop.errors import UsageError
 
 MIN_INTERVAL_S = 0.1
 MAX_INTERVAL_S = 3600.0
-
-
-MAX_METRICS_INTERVAL_S = 86_400.0
-MIN_ROTATE_BYTES = 16 << 10
-MIN_OVERHEAD, MAX_OVERHEAD = 0.001, 1.0
-"""Shares of one CPU."""
-MIN_DURATION_S, MAX_DURATION_S = MIN_INTERVAL_S, 86_400.0
-"""How long an export samples."""
+DAY_S = 86_400.0
 
 
 class Format(StrEnum):
@@ -153,41 +146,11 @@ class RunSettings:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
-def checked_interval(interval_s: float) -> float:
-    """The interval, if it is within bounds. Raises UsageError otherwise."""
-    if not MIN_INTERVAL_S <= interval_s <= MAX_INTERVAL_S:
-        raise UsageError(
-            f"an interval of {interval_s:g} s is not possible",
-            f"give --interval between {MIN_INTERVAL_S:g} and {MAX_INTERVAL_S:g} seconds",
-        )
-    return interval_s
-
-
-def checked_overhead(share: float) -> float:
-    """The share of one CPU, if nettop can be held to it. Raises UsageError otherwise."""
-    if not MIN_OVERHEAD <= share <= MAX_OVERHEAD:
-        raise UsageError(
-            f"an overhead of {share * 100:g} % of one CPU is not possible",
-            f"give --max-overhead between {MIN_OVERHEAD * 100:g}% and {MAX_OVERHEAD * 100:g}%",
-        )
-    return share
-
-
-def checked_duration(duration_s: float) -> float:
-    """How long to sample, if that is possible. Raises UsageError otherwise."""
-    if not MIN_DURATION_S <= duration_s <= MAX_DURATION_S:
-        raise UsageError(
-            f"a duration of {duration_s:g} s is not possible",
-            f"give --duration between {MIN_DURATION_S:g} and {MAX_DURATION_S:g} seconds",
-        )
-    return duration_s
-
-
-def checked_metrics_interval(metrics_interval_s: float, interval_s: float) -> float:
-    """The interval of metrics, if it is possible with that between readings. Raises UsageError otherwise."""
-    if not interval_s <= metrics_interval_s <= MAX_METRICS_INTERVAL_S:
-        raise UsageError(
-            f"metrics every {metrics_interval_s:g} s are not possible with a reading every {interval_s:g} s",
-            f"give --metrics-interval between --interval and {MAX_METRICS_INTERVAL_S:g} seconds",
-        )
-    return metrics_interval_s
+def checked_seconds(
+    flag: str, seconds: float, least: float = MIN_INTERVAL_S, most: float = MAX_INTERVAL_S
+) -> float:
+    """The seconds, if the option `flag` accepts them; by default as an interval. Raises UsageError otherwise."""
+    if not least <= seconds <= most:
+        remedy = f"give {flag} between {least:g} and {most:g} seconds"
+        raise UsageError(f"{flag} {seconds:g} is out of range", remedy)
+    return seconds

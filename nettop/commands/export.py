@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.invoker import User, invoking_user, owner_of_files
+from nettop.commands.invoker import invoking_user, owner_of_files
 from nettop.commands.options import (
     checked_word,
     completing,
@@ -27,7 +27,7 @@ from nettop.commands.options import (
 from nettop.commands.privilege import Rights, explaining, opened_session, why_still_root
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
-from nettop.settings import ExportFormat, ExportSettings, checked_duration
+from nettop.settings import DAY_S, ExportFormat, ExportSettings
 from nettop.snapshots import all_views, find_table
 from nettop.snapshots.schema import Lens, Table
 
@@ -93,7 +93,7 @@ class ExportOptions:
 def export_settings(options: ExportOptions) -> ExportSettings:
     """The settings for these options. Raises UsageError for invalid values."""
     lens, table = _exported(options.view)
-    duration_s = checked_duration(seconds("--duration", options.duration))
+    duration_s = seconds("--duration", options.duration, most=DAY_S)
     return ExportSettings(
         view=f"{lens.id}.{table.name}",
         path=options.file,
@@ -144,8 +144,10 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
     with undisturbed():
         from nettop.output.export import run_export
 
-    # Who owns the file writes it: nettop becomes that user.
-    user = _owner(settings.path)
+    # Who owns the file writes it: nettop becomes that user. Of what is no regular file it is nobody, so that who
+    # called nettop writes to it.
+    is_special = settings.path == STDOUT or (os.path.exists(settings.path) and not os.path.isfile(settings.path))
+    user = invoking_user() if is_special else owner_of_files(Path(settings.path))
     still_root = why_still_root(user) if source_of is None else None
     with ExitStack() as ends:
         requests = ends.enter_context(requested_by_signals())
@@ -153,9 +155,3 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
         session = ends.enter_context(opened_session(interval_s, source_of, Rights(user)))
         with explaining(still_root, _AS_ROOT):
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
-
-
-def _owner(path: str) -> User | None:
-    """Who shall own the export: of what is no regular file nobody, so that who called nettop writes to it."""
-    is_special = path == STDOUT or (os.path.exists(path) and not os.path.isfile(path))
-    return invoking_user() if is_special else owner_of_files(Path(path))

@@ -31,13 +31,7 @@ from nettop.commands.options import (
 from nettop.commands.privilege import Rights, explaining, opened_session, why_still_root
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
-from nettop.settings import (
-    MIN_ROTATE_BYTES,
-    LineFormat,
-    LogSettings,
-    checked_interval,
-    checked_metrics_interval,
-)
+from nettop.settings import DAY_S, MIN_INTERVAL_S, LineFormat, LogSettings
 from nettop.snapshots import all_views, find_table, logged_views, views
 from nettop.snapshots.own_cost import SELF
 
@@ -46,6 +40,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 """The --log-dir that is none."""
+_MIN_ROTATE_BYTES = 16 << 10
 
 LOG_HELP = "Log events of connections as they happen, and the numbers of each connection at an interval."
 
@@ -106,19 +101,27 @@ class LogOptions:
 def log_settings(options: LogOptions) -> LogSettings:
     """The settings for these options. Raises UsageError for invalid values and combinations."""
     _check_together(options)
-    metrics_interval_s = seconds("--metrics-interval", options.metrics_interval)
-    interval_s = min(1.0, metrics_interval_s) if options.interval is None else seconds("--interval", options.interval)
+    chosen_s = None if options.interval is None else seconds("--interval", options.interval)
+    metrics_interval_s = seconds(
+        "--metrics-interval", options.metrics_interval, chosen_s or MIN_INTERVAL_S, DAY_S
+    )
+    interval_s = chosen_s or min(1.0, metrics_interval_s)
+    rotate_bytes = size_bytes("--rotate-size", options.rotate_size)
+    if rotate_bytes < _MIN_ROTATE_BYTES:
+        raise UsageError(
+            f"files of {rotate_bytes} bytes would be rotated all the time", "give --rotate-size 16K or more"
+        )
     return LogSettings(
         view=options.lens,
         filters=tuple(options.filter or ()),
         format=LineFormat(checked_word("format", options.format, list(LineFormat))),
-        interval_s=checked_interval(interval_s),
-        metrics_interval_s=checked_metrics_interval(metrics_interval_s, interval_s),
+        interval_s=interval_s,
+        metrics_interval_s=metrics_interval_s,
         events=not options.metrics_only,
         metrics=not options.events_only,
         console=not options.no_console,
         directory=None if options.log_dir == NONE else options.log_dir,
-        rotate_bytes=_rotate_bytes(options.rotate_size),
+        rotate_bytes=rotate_bytes,
         keep=whole("--keep", options.keep),
         why=checked_why(options.why, options.format),
         mechanisms=parse_mechanisms(options.mechanism),
@@ -134,13 +137,6 @@ def _check_together(options: LogOptions) -> None:
         raise UsageError("nothing would be written", "give --log-dir a directory, or leave out --no-console")
     if not options.log_dir:
         raise UsageError("--log-dir '' is not a directory", "write it like --log-dir log, or none for the console only")
-
-
-def _rotate_bytes(text: str) -> int:
-    size = size_bytes("--rotate-size", text)
-    if size < MIN_ROTATE_BYTES:
-        raise UsageError(f"files of {size} bytes would be rotated all the time", "give --rotate-size 16K or more")
-    return size
 
 
 def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) -> ExitCode:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 import typer
 
 from nettop.errors import UsageError, unknown_word
-from nettop.settings import LineFormat, ViewSettings, checked_overhead
+from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, LineFormat, ViewSettings, checked_seconds
 from nettop.snapshots import find_table, lenses
 from nettop.snapshots.schema import Lens, Option, Table
 
@@ -80,15 +80,16 @@ def with_lens_options(
 
 def _annotated(lens: Lens, declared: Option, *, log: bool) -> Any:
     default = declared.log_default if log and declared.log_default is not None else declared.default
-    steps = [declared.text(step) for step in declared.steps]
-    parameter = option(
-        declared.flag,
-        metavar=declared.metavar,
-        panel=f"{lens.title} (view {lens.id})",
-        autocompletion=completing(steps),
-        help=f"{declared.help} ({declared.text(default)})",
-    )
-    return Annotated[str | None, parameter]
+    return Annotated[
+        str | None,
+        option(
+            declared.flag,
+            metavar=declared.metavar,
+            panel=f"{lens.title} (view {lens.id})",
+            autocompletion=completing([declared.text(step) for step in declared.steps]),
+            help=f"{declared.help} ({declared.text(default)})",
+        ),
+    ]
 
 
 def parse_lens_options(
@@ -194,24 +195,30 @@ def whole(name: str, value: str) -> int:
     raise UsageError(f"{name} {value!r} is not a whole number above 0", f"write it like {name} 10")
 
 
-def seconds(name: str, value: str) -> float:
-    """An option's value as a number of seconds. Raises UsageError otherwise."""
+def seconds(name: str, value: str, least: float = MIN_INTERVAL_S, most: float = MAX_INTERVAL_S) -> float:
+    """An option's value as a number of seconds within these bounds. Raises UsageError otherwise."""
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
         raise UsageError(
             f"{name} {value!r} is not a number of seconds", f"write it like {name} 0.5"
         ) from None
+    return checked_seconds(name, number, least, most)
 
 
 def parse_overhead(value: str | None) -> float | None:
     """The share of one CPU that --max-overhead gives: `2%` and `2` are 0.02. Raises UsageError otherwise."""
+    if value is None:
+        return None
     try:
-        return None if value is None else checked_overhead(float(value.removesuffix("%")) / 100)
+        percent = float(value.removesuffix("%"))
     except ValueError:
         raise UsageError(
             f"--max-overhead {value!r} is not a percentage", "write it like --max-overhead 2%"
         ) from None
+    if not 0.1 <= percent <= 100:
+        raise UsageError(f"--max-overhead {percent:g}% is out of range", "give --max-overhead 0.1% to 100%")
+    return percent / 100
 
 
 def size_bytes(name: str, value: str) -> int:

@@ -25,7 +25,7 @@ from nettop.engine.pace import Pace
 from nettop.engine.source import probe_of
 from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError, SourceFailed, failure_of
-from nettop.settings import checked_interval
+from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.source import DropPrivileges, EventSource, PrivilegedSource, Source
@@ -78,7 +78,7 @@ class Session:
     ) -> None:
         self.bus = Bus()
         self._cost = OwnCost(self._sources, open_statistics)
-        self._pace = Pace(checked_interval(interval_s), self._cost, max_overhead)
+        self._pace = Pace(checked_seconds("--interval", interval_s), self._cost, max_overhead)
         self._source_of = source_of
         self._drop_privileges = drop_privileges
         self._leased: Counter[str] = Counter()
@@ -139,7 +139,7 @@ class Session:
 
     def set_interval(self, interval_s: float) -> None:
         """Refresh every `interval_s` seconds from now on. Raises UsageError when out of bounds."""
-        checked = checked_interval(interval_s)
+        checked = checked_seconds("--interval", interval_s)
         self._post(lambda: self._pace.choose(checked))
 
     def enable(self, lens: str, **options: object) -> Lease:
