@@ -55,7 +55,7 @@ class Console:
     def wait(self, given_up: Callable[[], bool]) -> None:
         """Sleep until there is room, or nobody reads any more, or `given_up` says so."""
         with self._changed:
-            while self._waiting >= QUEUED_BYTES and not (self._has_ended() or given_up()):
+            while self._waiting >= QUEUED_BYTES and not (self.gone or self.error or given_up()):
                 self._changed.wait(_WAIT_S)
 
     def close(self) -> None:
@@ -85,44 +85,32 @@ class Console:
         self._gap += lines
         self.lost += lines
 
-    def _has_ended(self) -> bool:
-        return self.gone or self.error is not None
-
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._take():
-            try:
-                while self._rest:
-                    self._write_some()
-            except OSError as error:
-                self._end(error)
-                return
-
-    def _write_some(self) -> None:
         try:
-            self._rest = self._rest[os.write(self.descriptor, self._rest) :]
-        except BlockingIOError:  # another process that shares it made it non-blocking
-            select.select([], [self.descriptor], [])
+            while self._take():
+                while self._rest:
+                    try:
+                        self._rest = self._rest[os.write(self.descriptor, self._rest) :]
+                    except BlockingIOError:  # another process that shares it made it non-blocking
+                        select.select([], [self.descriptor], [])
+        except OSError as error:
+            with self._changed:
+                if error.errno in (errno.EPIPE, errno.EIO):  # EIO: a terminal that has hung up
+                    self.gone = True
+                else:
+                    self.error = error
+                self._changed.notify_all()
+            self._wake()
 
     def _take(self) -> bool:
         """Sleep until there is a block to write; False when there will be none any more."""
         with self._changed:
-            while not (self._blocks or self._closing):
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._blocks or self._closing)
             if not self._blocks:
                 return False
             self._rest = self._blocks.popleft()
             self._waiting -= len(self._rest)
             self._changed.notify_all()
             return True
-
-    def _end(self, error: OSError) -> None:
-        # A terminal that has hung up gives EIO.
-        if error.errno in (errno.EPIPE, errno.EIO):
-            self.gone = True
-        else:
-            self.error = error
-        with self._changed:
-            self._changed.notify_all()
-        self._wake()

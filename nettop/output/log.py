@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from itertools import chain
 from typing import TextIO
 
@@ -17,7 +18,7 @@ from nettop.output.diagnostics import Diagnostics
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import limit_line, lost_line, missing_line
 from nettop.output.log_plan import LogPlan, Stream, make_log_plan
-from nettop.output.log_sinks import Sinks, opened_sinks
+from nettop.output.log_sinks import Sinks
 from nettop.query.batches import pieces
 from nettop.query.view import View
 from nettop.settings import LogSettings
@@ -47,7 +48,7 @@ def run_log(
     consumer = Consumer(session, plan.streams[0].lens.id, tables, options)
     requests.wake = consumer.wake
     names = [stream.name for stream in plan.streams]
-    with opened_sinks(settings, names, requests, consumer, stdout=stdout, report=report) as sinks:
+    with closing(Sinks(settings, names, requests, consumer, stdout=stdout, report=report)) as sinks:
         for note in plan.notes:
             report(note)
         with consumer:
@@ -103,8 +104,12 @@ class _Log:
         Raises what the lens fails with, and Unsupported where none of the tables is available.
         """
         self._sinks.reopen_if_requested()
+        limit = self._session.overhead_limit
+        if limit is not None and str(limit) != self._limit:
+            self._limit = str(limit)
+            line = limit_line(self._settings.format, time.time_ns(), limit.state)
+            self._sinks.write(self._of_losses, line)
         frame = self._consumer.frame
-        self._write_limit()
         if frame is not None:
             with self._session.steps.time(self._lens, WRITE):
                 self._write_frame(frame)
@@ -113,36 +118,23 @@ class _Log:
             raise self._consumer.failure
 
     def _write_frame(self, frame: Frame) -> None:
-        if frame.now is not self._last:
+        is_new = frame.now is not self._last
+        if is_new:
             self._write_missing(frame.now)
             self._report_remarks(frame)
-        self._write_events(frame)
-        self._write_loss_of_events(frame.now)
-        if frame.now is not self._last and self._is_due(frame.now):
+        self._write_events()
+        is_due = is_new and self._is_due(frame.now)
+        if is_due:
             self._write_tables(frame)
-            self._write_losses(frame.now)
-
-    def _write_limit(self) -> None:
-        """A line for what is done for --max-overhead, when that changes."""
-        limit = self._session.overhead_limit
-        if limit is not None and str(limit) != self._limit:
-            self._limit = str(limit)
-            line = limit_line(self._settings.format, time.time_ns(), limit.state)
-            self._sinks.write(self._of_losses, line)
+        self._write_losses(frame.now, only_events=not is_due)
 
     def write_last(self) -> None:
         """Have everything read once more, and write the events that have happened up to now."""
-        self._consumer.read_last(self._write_waiting)
-        frame = self._consumer.frame
-        if frame is not None:
-            self._write_events(frame)
-            self._write_losses(frame.now)
-            self._last = frame.now
-
-    def _write_waiting(self) -> None:
-        """Write the events that wait, whose queue is bounded."""
+        self._consumer.read_last(self._write_events)
+        self._write_events()
         if self._consumer.frame is not None:
-            self._write_events(self._consumer.frame)
+            self._last = self._consumer.frame.now
+            self._write_losses(self._last)
 
     def summary(self) -> str:
         """What was written, what is missing, and what the kernel counted."""
@@ -150,17 +142,27 @@ class _Log:
             f"{NOT_AVAILABLE if name in self._missing and not count else count} {name}"
             for name, count in self._written.items()
         )
-        of_all = f" of {self._seen} events" if self._settings.filters and self._has_events else ""
-        lost = ", ".join([*self._losses(), *self._sinks.lost()])
+        # Without events, 0 of them would look as if nothing had happened.
+        has_events = any(stream.name not in self._missing for stream in self._events)
+        of_all = f" of {self._seen} events" if self._settings.filters and has_events else ""
+        totals = ({("events", cause): 0 for cause in (_RING, _QUEUE)} if has_events else {}) | self._lost
+        losses = [
+            f"{total} {what}{f' ({cause})' if cause else ''}" for (what, cause), total in totals.items()
+        ]
+        lost = ", ".join([*losses, *self._sinks.lost()])
         counts = self._last.counts if self._last else {}
-        totals = [f"{name} {counts[name]}" for name in output_of(self._lens).totals if name in counts]
+        counted = [f"{name} {counts[name]}" for name in output_of(self._lens).totals if name in counts]
         parts = [f"logged {written}{of_all}", f"lost {lost or 'nothing'}"]
-        parts += [f"the kernel counted {', '.join(totals)}"] if totals else []
+        parts += [f"the kernel counted {', '.join(counted)}"] if counted else []
         return "; ".join([*parts, *self._sinks.places()])
 
     # --- rows ---------------------------------------------------------------------------------------------
 
-    def _write_events(self, frame: Frame) -> None:
+    def _write_events(self) -> None:
+        """Write the events that wait, whose queue is bounded."""
+        frame = self._consumer.frame
+        if frame is None:
+            return
         for stream in self._events:
             for piece in pieces(self._consumer.rows(stream.table), PIECE_ROWS):
                 self._seen += len(piece)
@@ -187,7 +189,7 @@ class _Log:
             for start in range(0, len(order), PIECE_ROWS):
                 at = order[start : start + PIECE_ROWS]
                 self._put(stream, stream.maker.lines(view, at), len(at))
-                self._write_events(frame)  # meanwhile more have come, and their queue is bounded
+                self._write_events()  # meanwhile more have come, and their queue is bounded
 
     def _put(self, stream: Stream, text: str, rows: int) -> None:
         if rows:
@@ -195,11 +197,6 @@ class _Log:
             self._sinks.write(stream.name, text)
 
     # --- what is not available ------------------------------------------------------------------------------
-
-    @property
-    def _has_events(self) -> bool:
-        """Whether events are available: without them 0 events would look as if nothing had happened."""
-        return any(stream.name not in self._missing for stream in self._events)
 
     def _write_missing(self, snapshot: Snapshot) -> None:
         """A line for each table that is not available, and why."""
@@ -223,22 +220,14 @@ class _Log:
 
     # --- losses -------------------------------------------------------------------------------------------
 
-    def _write_loss_of_events(self, snapshot: Snapshot) -> None:
-        if self._events:  # else nobody misses them
-            self._write_loss("events", _RING, snapshot.lost.get("events", 0))
-
-    def _write_losses(self, snapshot: Snapshot) -> None:
+    def _write_losses(self, snapshot: Snapshot, *, only_events: bool = False) -> None:
         """What was lost. A busy host always loses something besides events: that is written with the metrics."""
-        self._write_loss_of_events(snapshot)
         for what, total in snapshot.lost.items():
             if what != "events":
-                self._write_loss(what, "", total)
-
-    def _losses(self) -> list[str]:
-        """What was lost in all; of events also that it was nothing."""
-        none = {("events", cause): 0 for cause in (_RING, _QUEUE)} if self._has_events else {}
-        totals = none | self._lost
-        return [f"{total} {what}{f' ({cause})' if cause else ''}" for (what, cause), total in totals.items()]
+                if not only_events:
+                    self._write_loss(what, "", total)
+            elif self._events:  # else nobody misses them
+                self._write_loss(what, _RING, total)
 
     def _write_loss(self, what: str, cause: str, total: int) -> None:
         """A line for what was lost since the last such line."""

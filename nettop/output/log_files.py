@@ -13,7 +13,9 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing
@@ -115,30 +117,23 @@ class LogFile:
 
     def _write_lines(self, block: bytes) -> int:
         """How many lines of the block could be written."""
-        at = lines = 0
+        at = 0
         try:
             while at < len(block):
                 size = self._size()
-                end = self._fitting(block, at, size)
-                if end == at:
-                    self._rotate()
-                    continue
-                written, error = self._append(block[at:end], size)
-                lines += written
-                if error is not None:
-                    raise error
-                at = end
+                end = at + max(0, self.place.rotate_bytes - size)
+                if end < len(block):
+                    end = block.rfind(b"\n", at, end) + 1
+                    if not end and size:
+                        self._rotate()
+                        continue
+                    end = end or block.index(b"\n", at) + 1  # an empty file takes any line
+                at += self._append(block[at:end], size)
+                if at < end:
+                    break
         except OSError as error:
             self._fail(error)
-        return lines
-
-    def _fitting(self, block: bytes, at: int, size: int) -> int:
-        """The end of the lines of `block` from `at` that a file of `size` bytes has room for; an empty one takes any
-        line."""
-        end = at + max(0, self.place.rotate_bytes - size)
-        if end >= len(block):
-            return len(block)
-        return block.rfind(b"\n", at, end) + 1 or (at if size else block.index(b"\n", at) + 1)
+        return block.count(b"\n", 0, at)
 
     def _size(self) -> int:
         """The size of the file, which is opened again where somebody has removed it."""
@@ -151,17 +146,17 @@ class LogFile:
             now = os.fstat(self._descriptor)
         return now.st_size
 
-    def _append(self, data: bytes, size: int) -> tuple[int, OSError | None]:
-        """Write the lines; returns how many are in the file, and why not all. None stays there in part."""
+    def _append(self, data: bytes, size: int) -> int:
+        """Write lines to the file of `size` bytes; returns how many bytes. Where that fails no line stays in part."""
         done = 0
         try:
             while done < len(data):
                 done += os.write(self._descriptor, data[done:] if done else data)
         except OSError as error:
-            kept = data.rfind(b"\n", 0, done) + 1
-            os.ftruncate(self._descriptor, size + kept)
-            return data.count(b"\n", 0, kept), error
-        return data.count(b"\n"), None
+            done = data.rfind(b"\n", 0, done) + 1
+            os.ftruncate(self._descriptor, size + done)
+            self._fail(error)
+        return done
 
     def _lose(self, lines: int) -> None:
         self._gap += lines
@@ -194,10 +189,10 @@ class LogFile:
     def _rotate(self) -> None:
         """Have the file and the old ones move one number on; the oldest goes."""
         place = self.place
-        if _is_same(self._descriptor, place.path):
-            number = place.keep
-            while _removed(place.old(number)):
-                number += 1  # more were kept before
+        if place.path.exists() and os.path.samestat(os.fstat(self._descriptor), place.path.stat()):
+            with suppress(FileNotFoundError):
+                for number in count(place.keep):  # more may have been kept before
+                    place.old(number).unlink()
             for number in range(place.keep - 1, 0, -1):
                 if place.old(number).exists():
                     place.old(number).rename(place.old(number + 1))
@@ -227,23 +222,6 @@ def _end_last_line(descriptor: int) -> None:
         os.write(descriptor, b"\n")
     elif unfinished:
         os.ftruncate(descriptor, size - unfinished)
-
-
-def _is_same(descriptor: int, path: Path) -> bool:
-    """True when the path still names the open file."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _removed(path: Path) -> bool:
-    """True when there was such a file, which is no more."""
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _why(error: OSError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from nettop.output.lens_output import Part, output_of
@@ -143,30 +143,20 @@ def amount(table: Table, name: str, labels: Mapping[str, str] | None = None) -> 
     """A number with its unit behind its label, which is the column's title unless `labels` has another."""
     field, unit = field_of(table, name), unit_of(table, name)
     label = (labels or {}).get(name, field.title.lower() + ("/s" if name.endswith(RATE) else ""))
-    if field.kind is Kind.GROUP:
-        written = partial(_spreads, parts=field.parts, label=label, unit=unit)
-    else:
-        written = partial(_numbers, name=name, label=label, unit=unit)
-    return lambda view, at: (
-        [f"  {label} {NOT_AVAILABLE}"] * len(at) if name in view.missing else written(view, at)
-    )
+    number = lru_cache(1 << 12)(lambda value: "" if value is None else f"  {label} {human(value, unit)}")
 
+    def spread(pair: tuple[float | None, float | None]) -> str:
+        return "" if pair[0] is None else f"  {label} {human_spread(*pair, unit)}"
 
-def _numbers(view: View, at: Index, name: str, label: str, unit: str) -> list[str]:
-    return [_number(label, value, unit) for value in view.values(name, at)]
+    def part(view: View, at: Index) -> list[str]:
+        if name in view.missing:
+            return [f"  {label} {NOT_AVAILABLE}"] * len(at)
+        if field.kind is Kind.GROUP:
+            parts = (view.values(part, at) for part in field.parts)
+            return list(map(spread, zip(*parts, strict=True)))
+        return list(map(number, view.values(name, at)))
 
-
-def _spreads(view: View, at: Index, parts: tuple[str, ...], label: str, unit: str) -> list[str]:
-    pairs = zip(*(view.values(part, at) for part in parts), strict=True)
-    return [
-        "" if mean is None else f"  {label} {human_spread(mean, deviation, unit)}"
-        for mean, deviation in pairs
-    ]
-
-
-@lru_cache(maxsize=1 << 12)
-def _number(label: str, value: float | None, unit: str) -> str:
-    return "" if value is None else f"  {label} {human(value, unit)}"
+    return part
 
 
 def _text(value: Any, blank: str) -> str:

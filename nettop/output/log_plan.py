@@ -55,18 +55,31 @@ def make_log_plan(settings: LogSettings) -> LogPlan:
 
     A table that lacks a field of the filter has no row that passes: it is not logged, and a note says so.
     """
-    lens, tables = _tables(settings)
-    streams, refused = [], []
+    views = logged_views(settings.view)
+    tables = [table for _, table in views if (settings.events if table.append else settings.metrics)]
+    if not tables:
+        option = "--events-only" if settings.events else "--metrics-only"
+        raise UsageError(f"with {option} there is nothing of {settings.view} to log", f"leave out {option}")
+    lens = views[0][0]
+    names = output_of(lens.id).log_names
+    streams, notes, refused = [], [], []
     for table in tables:
+        view = lens.id if table is lens.main else f"{lens.id}.{table.name}"
+        name = names.get(view, view)
         try:
             query = query_from_settings(text_query(table), ViewSettings(filters=settings.filters))
         except UsageError as error:
-            refused.append((table, error))
+            refused.append(error)
+            notes.append(f"no {name} are logged, none can pass: {error.what}")
             continue
-        streams.append(Stream(_name(lens, table), lens, query, _maker(settings, lens, table)))
+        kind = "event" if table.append else "metrics"
+        if settings.format is LineFormat.TEXT and view not in names:
+            kind = view
+        # Events are named by their lens alone.
+        maker = lines_of(settings.format, kind, lens.id if table.append else view, table, why=settings.why)
+        streams.append(Stream(name, lens, query, maker))
     if not streams:
-        raise refused[0][1]
-    notes = (f"no {_name(lens, table)} are logged, none can pass: {error.what}" for table, error in refused)
+        raise refused[0]
     return LogPlan(tuple(streams), tuple(notes))
 
 
@@ -78,31 +91,3 @@ def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool)
     if form is LineFormat.TEXT:
         return TextLines(view.partition(".")[0], table, kind)
     return JsonLines(whole_columns(table), {"type": kind, "lens": view}, why=why)
-
-
-def _tables(settings: LogSettings) -> tuple[Lens, list[Table]]:
-    """The lens's main table and its events, or the table that is named."""
-    views = logged_views(settings.view)
-    wanted = [table for _, table in views if (settings.events if table.append else settings.metrics)]
-    if not wanted:
-        option = "--events-only" if settings.events else "--metrics-only"
-        raise UsageError(f"with {option} there is nothing of {settings.view} to log", f"leave out {option}")
-    return views[0][0], wanted
-
-
-def _name(lens: Lens, table: Table) -> str:
-    view = _view(lens, table)
-    return output_of(lens.id).log_names.get(view, view)
-
-
-def _view(lens: Lens, table: Table) -> str:
-    return lens.id if table is lens.main else f"{lens.id}.{table.name}"
-
-
-def _maker(settings: LogSettings, lens: Lens, table: Table) -> Lines:
-    view = _view(lens, table)
-    kind = "event" if table.append else "metrics"
-    if settings.format is LineFormat.TEXT and view not in output_of(lens.id).log_names:
-        kind = view
-    # Events are named by their lens alone.
-    return lines_of(settings.format, kind, lens.id if table.append else view, table, why=settings.why)

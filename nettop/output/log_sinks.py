@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -23,28 +22,45 @@ _GONE = select.POLLERR | select.POLLHUP
 
 
 class Sinks:
-    """The console and the files of a log, by the name of what they hold.
+    """The console and the files `names` of a log, in its directory. Raises NettopError when one cannot be opened.
 
     Without files the console is waited for: nothing else would have its lines.
     """
 
     def __init__(
         self,
-        files: Mapping[str, LogFile],
-        console: Console | None,
+        settings: LogSettings,
+        names: Sequence[str],
         requests: Requests,
         consumer: Consumer,
         *,
-        encoding: str,
+        stdout: TextIO | None,
         report: Callable[[str], None],
     ) -> None:
-        self._files = files
-        self._console = console
-        self._encoding = encoding
         self._requests = requests
         self._report = report
         self._consumer = consumer
         self._lost_by_console = 0
+        # Text goes to people, as their locale has it; programs expect UTF-8 everywhere.
+        self._encoding = stdout.encoding.lower() if stdout and settings.format is LineFormat.TEXT else "utf-8"
+
+        def line_of_loss(cause: str, count: int, total: int) -> str:
+            return lost_line(settings.format, time.time_ns(), "lines", cause, count=count, total=total)
+
+        self._files: dict[str, LogFile] = {}
+        if settings.directory is not None:
+            directory, ending = Path(settings.directory), _ENDINGS[settings.format]
+            for name in names:
+                place = Place(directory, name, ending, settings.rotate_bytes, settings.keep)
+                file = self._files[name] = LogFile(place, report, lambda *gap: line_of_loss(*gap).encode())
+                file.open()
+        self._console: Console | None = None
+        if stdout is not None and settings.console:
+            self._console = Console(
+                stdout.fileno(),
+                consumer.wake,
+                lambda *gap: line_of_loss(*gap).encode(self._encoding, "replace"),
+            )
 
     def write(self, name: str, text: str) -> None:
         """Write whole lines to the file of that name, then to the console."""
@@ -69,7 +85,11 @@ class Sinks:
         if console.gone or ready.get(console.descriptor, 0) & _GONE:
             raise BrokenPipeError
         if console.error is not None:
-            self._do_without(console, console.error)
+            why = console.error.strerror
+            if not self._files:
+                raise NettopError(f"the output cannot be written: {why}")
+            self._report(f"the console cannot be written ({why}): lines go to the files only")
+            self._close_console()
 
     def reopen_if_requested(self) -> None:
         """Open the files again, if a signal has requested it since the last call."""
@@ -79,10 +99,7 @@ class Sinks:
 
     def close(self) -> None:
         """Write what waits, and close the files; a second call does nothing."""
-        if self._console is not None:
-            self._console.close()
-            self._lost_by_console += self._console.lost
-            self._console = None
+        self._close_console()
         for file in self._files.values():
             file.close()
 
@@ -98,47 +115,8 @@ class Sinks:
         paths = [str(file.place.path) for file in self._files.values()]
         return [f"written to {', '.join(paths)}"] if paths else []
 
-    def _do_without(self, console: Console, error: OSError) -> None:
-        if not self._files:
-            raise NettopError(f"the output cannot be written: {error.strerror}")
-        self._report(f"the console cannot be written ({error.strerror}): lines go to the files only")
-        console.close()
-        self._lost_by_console += console.lost
-        self._console = None
-
-
-@contextmanager
-def opened_sinks(
-    settings: LogSettings,
-    names: Sequence[str],
-    requests: Requests,
-    consumer: Consumer,
-    *,
-    stdout: TextIO | None,
-    report: Callable[[str], None],
-) -> Iterator[Sinks]:
-    """The files `names` in the log's directory, and the console. Raises NettopError when a file cannot be opened."""
-
-    def line_of_loss(cause: str, count: int, total: int) -> str:
-        return lost_line(settings.format, time.time_ns(), "lines", cause, count=count, total=total)
-
-    files: dict[str, LogFile] = {}
-    ending = _ENDINGS[settings.format]
-    for name in names if settings.directory is not None else ():
-        place = Place(Path(str(settings.directory)), name, ending, settings.rotate_bytes, settings.keep)
-        files[name] = LogFile(place, report, lambda *gap: line_of_loss(*gap).encode())
-    for file in files.values():
-        file.open()
-    encoding, console = "utf-8", None
-    if stdout is not None and settings.console:
-        # Text goes to people, as their locale has it; programs expect UTF-8 everywhere.
-        if settings.format is LineFormat.TEXT:
-            encoding = stdout.encoding.lower()
-        console = Console(
-            stdout.fileno(), consumer.wake, lambda *gap: line_of_loss(*gap).encode(encoding, "replace")
-        )
-    sinks = Sinks(files, console, requests, consumer, encoding=encoding, report=report)
-    try:
-        yield sinks
-    finally:
-        sinks.close()
+    def _close_console(self) -> None:
+        if self._console is not None:
+            self._console.close()
+            self._lost_by_console = self._console.lost
+            self._console = None

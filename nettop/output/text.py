@@ -126,7 +126,14 @@ class _Printer:
             self._resolver.wait(_shown_addresses(view, self._plan.columns), RESOLVE_WAIT_S)
         self._report_state(frame.now)
         self._report_view(view)
-        _write(self._stdout, self._formatter(view), self._encoding)
+        try:
+            # At once, so that a reader never waits for the rest of a line.
+            self._stdout.buffer.write(self._formatter(view).encode(self._encoding, "replace"))
+            self._stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise NettopError(f"the output cannot be written: {error.strerror}") from error
         self.printed += 1
 
     def _with_new_rows(self, frame: Frame) -> Frame:
@@ -172,15 +179,11 @@ def _formatter(plan: Plan, text: TextSettings, stdout: TextIO) -> Formatter:
         return Separated(plan.columns)
     if text.format is Format.JSONL:
         return JsonLines(plan.columns, why=text.why)
-    return AlignedTable(plan.query.table, plan.columns, _terminal(stdout))
-
-
-def _terminal(stdout: TextIO) -> Terminal | None:
-    """The terminal behind `stdout`, if it is one."""
-    if not stdout.isatty():
-        return None
-    bold = "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
-    return Terminal(lambda: _columns(stdout.fileno()), bold)
+    terminal = None
+    if stdout.isatty():
+        bold = "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+        terminal = Terminal(lambda: _columns(stdout.fileno()), bold)
+    return AlignedTable(plan.query.table, plan.columns, terminal)
 
 
 def _columns(descriptor: int) -> int:
@@ -188,17 +191,6 @@ def _columns(descriptor: int) -> int:
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() else os.get_terminal_size(descriptor).columns
     return width or sys.maxsize
-
-
-def _write(stdout: TextIO, block: str, encoding: str) -> None:
-    """Write the block at once, so that a reader never waits for the rest of a line."""
-    try:
-        stdout.buffer.write(block.encode(encoding, "replace"))
-        stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise NettopError(f"the output cannot be written: {error.strerror}") from error
 
 
 def _shown_addresses(view: View, columns: tuple[str, ...]) -> set[bytes]:
