@@ -256,8 +256,7 @@ def _show_text(settings: Settings, opened: AbstractContextManager[Session]) -> E
 
 
 def _show_screens(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
-    from nettop.query.from_settings import columns_from_settings, query_from_settings
-    from nettop.query.query import screen_query
+    from nettop.query.query import columns_from_settings, query_from_settings, screen_query
 
     table = find_table(settings.view.view)[1]
     # Wrong names are reported before the screens take the terminal.

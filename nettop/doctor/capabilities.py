@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from nettop.doctor.report import Check, Verdict
@@ -52,37 +52,26 @@ def check_user_namespace(root: Path) -> Check:
     inode = Host(root).user_namespace()
     if inode in (None, INITIAL_USER_NAMESPACE):
         return Check("user_namespace", "user namespace", "the initial one", data=inode)
-    return Check(
-        "user_namespace",
-        "user namespace",
-        f"not the initial one ({inode}): capabilities held in it do not reach the kernel",
-        Verdict.BAD,
-        "run nettop outside of it (no unshare --user, no rootless container): sudo nettop doctor",
-        inode,
-    )
+    value = f"not the initial one ({inode}): capabilities held in it do not reach the kernel"
+    remedy = "run nettop outside of it (no unshare --user, no rootless container): sudo nettop doctor"
+    return Check("user_namespace", "user namespace", value, Verdict.BAD, remedy, inode)
 
 
 def check_capabilities(root: Path) -> Iterable[Check]:
     """Which of those that nettop uses are missing, and the sets by name."""
-    sets = _sets(root)
     for key, label in (("effective", "CapEff"), ("permitted", "CapPrm")):
-        names = [name_of(number) for number in _numbers(sets.get(label, 0))]
-        yield Check(f"capabilities_{key}", f"{key} capabilities", _shown(sets.get(label, 0)), data=names)
+        held = _held(root, label)
+        names = [name_of(number) for number in sorted(held)]
+        yield Check(f"capabilities_{key}", f"{key} capabilities", _shown(held), data=names)
     missing = _missing(root)
     names = [name_of(number) for number in missing]
     if not missing:
         yield Check("capabilities_missing", "capabilities", "all that nettop uses", data=names)
         return
     needs = "missing: " + "; ".join(f"{name_of(number)} (to {USED[number]})" for number in missing)
-    is_bad = bool(_PROGRAMS.keys() & set(missing))
-    yield Check(
-        "capabilities_missing",
-        "capabilities",
-        needs,
-        Verdict.BAD if is_bad else Verdict.NOTE,
-        _remedy(missing, sets),
-        names,
-    )
+    verdict = Verdict.BAD if _PROGRAMS.keys() & set(missing) else Verdict.NOTE
+    is_permitted = _held(root, "CapPrm").issuperset(missing)
+    yield Check("capabilities_missing", "capabilities", needs, verdict, _remedy(names, is_permitted), names)
 
 
 def sees_owners(root: Path) -> bool:
@@ -98,48 +87,39 @@ def name_of(number: int) -> str:
 
 def _missing(root: Path) -> list[int]:
     """Those that nettop uses and that are not effective. CAP_SYS_ADMIN includes those that were split from it."""
-    held = _sets(root).get("CapEff", 0)
-    included = _PROGRAMS.keys() if held >> privileges.CAP_SYS_ADMIN & 1 else ()
-    return [number for number in USED if not held >> number & 1 and number not in included]
+    held = _held(root, "CapEff")
+    if privileges.CAP_SYS_ADMIN in held:
+        held |= _PROGRAMS.keys()
+    return [number for number in USED if number not in held]
 
 
-def _remedy(missing: list[int], sets: Mapping[str, int]) -> str:
+def _remedy(missing: list[str], is_permitted: bool) -> str:
     """How to get just the missing ones: root was confined, by a container or a unit; other users never had them."""
-    words = [name_of(number) for number in missing]
+    words = ", ".join(missing)
     if os.geteuid():
-        return f"sudo nettop doctor, or give it {', '.join(words)} (setpriv --ambient-caps, AmbientCapabilities=)"
-    if all(sets.get("CapPrm", 0) >> number & 1 for number in missing):
-        return (
-            f"{', '.join(words)} are permitted and not effective: whatever started nettop has to raise them"
-        )
-    docker = " ".join(f"--cap-add {word.removeprefix('CAP_')}" for word in words)
+        return f"sudo nettop doctor, or give it {words} (setpriv --ambient-caps, AmbientCapabilities=)"
+    if is_permitted:
+        return f"{words} are permitted and not effective: whatever started nettop has to raise them"
+    docker = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in missing)
     return (
-        f"root was confined: add {', '.join(words)} to the container (docker run {docker}) "
+        f"root was confined: add {words} to the container (docker run {docker}) "
         "or the unit (CapabilityBoundingSet=)"
     )
 
 
-def _sets(root: Path) -> dict[str, int]:
-    """CapEff, CapPrm, CapBnd … of this process."""
+def _held(root: Path, label: str) -> set[int]:
+    """The numbers in a set of this process: CapEff, CapPrm."""
     status = (root / "proc/self/status").read_text(errors="replace")
-    return {
-        name: int(mask, 16) for name, mask in re.findall(r"^(Cap\w+):\s*([0-9a-f]+)", status, re.MULTILINE)
-    }
+    match = re.search(rf"^{label}:\s*([0-9a-f]+)", status, re.MULTILINE)
+    mask = int(match[1], 16) if match else 0
+    return {number for number in range(64) if mask >> number & 1}
 
 
-def _numbers(mask: int) -> list[int]:
-    return [number for number in range(64) if mask >> number & 1]
-
-
-def _shown(mask: int) -> str:
+def _shown(held: set[int]) -> str:
     """The set in words that fit on a line."""
-    held = set(_numbers(mask))
-    if not held:
-        return "none"
-    known = range(len(NAMES))
-    lacking = [name_of(number) for number in known if number not in held]
+    lacking = [name_of(number) for number in range(len(NAMES)) if number not in held]
     if not lacking:
         return "all"
     if len(lacking) < len(held):
         return f"all but {', '.join(lacking)}"
-    return ", ".join(map(name_of, sorted(held)))
+    return ", ".join(map(name_of, sorted(held))) or "none"

@@ -21,9 +21,6 @@ from nettop.selftest.result import SelfTestResult
 from nettop.snapshots import lenses
 from nettop.snapshots.source import Source
 
-HOST = "host"
-"""The part of the report that is no lens."""
-
 
 @dataclass(frozen=True, slots=True)
 class DoctorSettings:
@@ -77,7 +74,10 @@ def make_report(settings: DoctorSettings, source_of: Callable[[str], Source]) ->
         cleanup.callback(_progress, "")
         # First of all, since processes are forked for it.
         paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
-        checks = _host(settings.stays_root) if not parts or HOST in parts else []
+        checks: list[Check] = []
+        if not parts or "host" in parts:
+            _progress("examining the host")
+            checks += [*host_checks(), *check_stays_root(settings.stays_root)]
         for lens in chosen:
             _progress(f"attaching {lens.id}{', and sending traffic' if settings.traffic else ''}")
             report, compared = examine(lens, source_of, paths, settings.mechanisms)
@@ -86,11 +86,6 @@ def make_report(settings: DoctorSettings, source_of: Callable[[str], Source]) ->
     if checks:
         checks += list(fentry_check(examined, checks))
     return Report(tuple(checks), tuple(examined), tuple(results))
-
-
-def _host(stays_root: str) -> list[Check]:
-    _progress("examining the host")
-    return [*host_checks(), *check_stays_root(stays_root)]
 
 
 def _progress(text: str) -> None:

@@ -11,12 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from nettop import __version__
-from nettop.doctor.capabilities import (
-    check_capabilities,
-    check_user,
-    check_user_namespace,
-    sees_owners,
-)
+from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
 from nettop.doctor.report import USER_CHOICES, Check, LensReport, Verdict
 from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_python
 from nettop.errors import NettopError
@@ -49,16 +44,16 @@ _DUMPED = {"TCP": (6, 10), "UDP": (17, 7)}
 
 def host_checks(root: Path = Path("/")) -> list[Check]:
     """Every fact, in the order in which they are shown. One that cannot be read is a note."""
-    return [check for check_function in _CHECKS for check in _results(check_function, root)]
-
-
-def _results(check_function: Callable[[Path], Check | Iterable[Check]], root: Path) -> Iterator[Check]:
-    name = check_function.__name__.removeprefix("check_")
-    try:
-        result = check_function(root)
-        yield from (result,) if isinstance(result, Check) else result
-    except OSError as error:
-        yield Check(name, name.replace("_", " "), f"cannot be read: {error.strerror}", Verdict.NOTE)
+    checks: list[Check] = []
+    for check_function in _CHECKS:
+        try:
+            result = check_function(root)
+            checks += [result] if isinstance(result, Check) else result
+        except OSError as error:
+            key = check_function.__name__.removeprefix("check_")
+            value = f"cannot be read: {error.strerror}"
+            checks.append(Check(key, key.replace("_", " "), value, Verdict.NOTE))
+    return checks
 
 
 # --- the kernel -----------------------------------------------------------------------------------------------
@@ -89,22 +84,15 @@ def check_btf(root: Path) -> Check:
         return check_btf_loads(size)
     hiding = _mounted_over(root, "/sys/kernel/btf") or _mounted_over(root, "/sys")
     if path.exists() or hiding not in ("", "/sys"):
-        return Check(
-            "btf",
-            "BTF",
-            "/sys/kernel/btf/vmlinux is empty: something is mounted over it",
-            Verdict.BAD,
-            f"umount {hiding or '/sys/kernel/btf/vmlinux'}",
-            0,
+        value = "/sys/kernel/btf/vmlinux is empty: something is mounted over it"
+        remedy = f"umount {hiding or '/sys/kernel/btf/vmlinux'}"
+    else:
+        value = "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)"
+        remedy = (
+            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions have since 2021; "
+            "in a container mount /sys"
         )
-    return Check(
-        "btf",
-        "BTF",
-        "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)",
-        Verdict.BAD,
-        "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions have since 2021; in a container mount /sys",
-        0,
-    )
+    return Check("btf", "BTF", value, Verdict.BAD, remedy, 0)
 
 
 def check_lockdown(root: Path) -> Check:
@@ -185,14 +173,9 @@ def check_pid_namespace(root: Path) -> Check:
     inode = (root / "proc/self/ns/pid").stat().st_ino
     if inode == INITIAL_PID_NAMESPACE:
         return Check("pid_namespace", "PID namespace", "the initial one", data=inode)
-    return Check(
-        "pid_namespace",
-        "PID namespace",
-        f"not the initial one ({inode}): processes outside of it are not seen, nor which sockets they own",
-        Verdict.NOTE,
-        "to see them all run nettop on the host, or in a container with --pid=host",
-        inode,
-    )
+    value = f"not the initial one ({inode}): processes outside of it are not seen, nor which sockets they own"
+    remedy = "to see them all run nettop on the host, or in a container with --pid=host"
+    return Check("pid_namespace", "PID namespace", value, Verdict.NOTE, remedy, inode)
 
 
 def check_stays_root(stays_root: str) -> Iterator[Check]:
@@ -236,14 +219,9 @@ def check_network_namespace(root: Path) -> Check:
     hosts = next((inode for inode, paths in namespaces.items() if first in paths), by_size[-1])
     if own in (hosts, _INITIAL_NETWORK_NAMESPACE):
         return Check("network_namespace", name, f"{own}, the host's", data=own)
-    return Check(
-        "network_namespace",
-        name,
-        f"{own}, a private one: the host's, {hosts}, is seen only where nettop may enter it",
-        Verdict.NOTE,
-        "to be in the host's: nsenter --target 1 --net nettop doctor (containers: --network=host)",
-        own,
-    )
+    value = f"{own}, a private one: the host's, {hosts}, is seen only where nettop may enter it"
+    remedy = "to be in the host's: nsenter --target 1 --net nettop doctor (containers: --network=host)"
+    return Check("network_namespace", name, value, Verdict.NOTE, remedy, own)
 
 
 def check_limits(_: Path) -> Iterable[Check]:

@@ -11,8 +11,7 @@ from nettop.output.jsonl import JsonLines
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
-from nettop.query.from_settings import query_from_settings
-from nettop.query.query import Query, text_query
+from nettop.query.query import Query, query_from_settings, text_query
 from nettop.query.view import View
 from nettop.settings import LineFormat, LogSettings, ViewSettings
 from nettop.snapshots import logged_views

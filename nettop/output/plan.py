@@ -6,8 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nettop.query.from_settings import columns_from_settings, query_from_settings
-from nettop.query.query import Query, text_query
+from nettop.query.query import Query, columns_from_settings, query_from_settings, text_query
 from nettop.settings import Format, Settings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table

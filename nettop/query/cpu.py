@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache, partial
@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.query.times import rfc3339
-from nettop.snapshots.arrays import Index, positions
+from nettop.snapshots.arrays import positions
 from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, NETTOP, OTHER
-from nettop.snapshots.snapshot import Array, Rows, known
+from nettop.snapshots.snapshot import Rows, known
 
 MINUTE_NS = 60_000_000_000
 MARK_NS = 5_000_000_000
@@ -107,8 +107,11 @@ def stack_counts(rows: Rows) -> list[StackCount]:
     samples = rows.array["samples"]
     sampled = rows.array[known(samples) & (samples > 0)]
     columns = (sampled[name].tolist() for name in ("entry", "cpu", "stack", "category", "samples", "time_ns"))
+    stacks = rows.texts["stack"]
     return [
-        StackCount(entry, cpu, _frames(rows.texts["stack"], code), category, samples, time_ns)
+        StackCount(
+            entry, cpu, _frames(stacks[code] if code < len(stacks) else ""), category, samples, time_ns
+        )
         for entry, cpu, code, category, samples, time_ns in zip(*columns, strict=True)
     ]
 
@@ -146,7 +149,9 @@ def grown_rows(now: Rows, before: Rows) -> Rows:
     at = positions(now.array["id"], before.array["id"])
     array = now.array.copy()
     for name in ("samples", "time_ns"):
-        array[name] = _growth(now.array[name], before.array[name], at)
+        earlier = np.zeros_like(array[name])
+        earlier[at >= 0] = before.array[name][at[at >= 0]]
+        array[name] -= np.minimum(array[name], earlier)  # never negative
     return replace(now, array=array)
 
 
@@ -236,43 +241,24 @@ class _Stacks:
         return FlameNode(symbol, samples, time_ns, category, below)
 
     def _children(self, some: range, depth: int, above: int, sort: FlameSort) -> tuple[FlameNode, ...]:
-        """A node for each name that follows the first `depth` names."""
-        nodes = [
-            self.node(symbol, stacks, depth + 1, above, sort) for symbol, stacks in self._next(some, depth)
-        ]
-        if sort is FlameSort.SAMPLES:
-            nodes.sort(key=lambda node: -node.samples)  # equal ones stay in order of their names
-        return tuple(nodes)
-
-    def _next(self, some: range, depth: int) -> Iterator[tuple[str, range]]:
-        """The names after the first `depth`, and the stacks that have them; stacks that end there sort first."""
-        paths, at, end = self.paths, some.start, some.stop
+        """A node for each name that follows the first `depth` names; stacks that end there sort first."""
+        nodes, paths, at, end = [], self.paths, some.start, some.stop
         while at < end and len(paths[at]) == depth:
             at += 1
         while at < end:
             symbol = paths[at][depth]
             after = bisect_right(paths, symbol, at, end, key=itemgetter(depth))
-            yield symbol, range(at, after)
+            nodes.append(self.node(symbol, range(at, after), depth + 1, above, sort))
             at = after
-
-
-def _frames(texts: Sequence[str], code: int) -> tuple[str, ...]:
-    """The functions of a stack; none if it is unknown or has no names."""
-    return _names(texts[code]) if code < len(texts) else ()
+        if sort is FlameSort.SAMPLES:
+            nodes.sort(key=lambda node: -node.samples)  # equal ones stay in order of their names
+        return tuple(nodes)
 
 
 @lru_cache(16_384)
-def _names(stack: str) -> tuple[str, ...]:
+def _frames(stack: str) -> tuple[str, ...]:
     """The functions of a stack, cached: the same stacks come with every refresh."""
     return tuple(map(sys.intern, stack.split(";"))) if stack else ()
-
-
-def _growth(now: Array, before: Array, at: Index) -> Array:
-    """By how much each number grew, never negative; `at` has the position of each in `before`, or -1."""
-    earlier = np.zeros_like(now)
-    earlier[at >= 0] = before[at[at >= 0]]
-    growth: Array = now - np.minimum(now, earlier)
-    return growth
 
 
 def _between_ns(before: _Reading, now: _Reading) -> int:

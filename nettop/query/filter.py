@@ -8,7 +8,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,27 +102,19 @@ class _Parser:
         self._table = table
         self._text = text
         self._at = 0
-        self._start = 0
         self.names: list[str] = []
         """The columns that were compared so far."""
 
     def tests(self) -> Iterable[Test]:
         """The test of each term, in their order."""
-        while self._next_term():
+        while self._take(_SPACE) and self._at < len(self._text):
+            start = self._at
             try:
                 yield self._term()
             except UsageError as error:
-                raise UsageError(f"filter term {self._seen()}: {error.what}", error.remedy) from None
-
-    def _next_term(self) -> bool:
-        self._take(_SPACE)
-        self._start = self._at
-        return self._at < len(self._text)
-
-    def _seen(self) -> str:
-        """The term as far as it was read, for the error."""
-        self._take(_PLAIN)
-        return f"‘{self._text[self._start : self._at].strip()}’"
+                self._take(_PLAIN)
+                seen = self._text[start : self._at].strip()
+                raise UsageError(f"filter term ‘{seen}’: {error.what}", error.remedy) from None
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         match = pattern.match(self._text, self._at)
@@ -132,21 +124,14 @@ class _Parser:
     def _term(self) -> Test:
         comparison = self._take(_COMPARISON)
         if comparison:
-            op = "=" if comparison[2] == "==" else comparison[2]
-            return _comparison(self._table, self._field(comparison[1]), op, self._value)
+            name, op = comparison.groups()
+            name = name if name in self._table.names else name.lower()
+            if name not in self._table.names:
+                raise unknown_word("field", comparison[1], self._table.names)
+            self.names.append(name)
+            return _comparison(self._table, name, "=" if op == "==" else op, self._value)
         quoted = self._quoted()
-        return (
-            _word(self._table, self._plain_word())
-            if quoted is None
-            else _anywhere(self._table.stored, quoted)
-        )
-
-    def _field(self, word: str) -> str:
-        for name in (word, word.lower()):
-            if name in self._table.names:
-                self.names.append(name)
-                return name
-        raise unknown_word("field", word, self._table.names)
+        return self._word() if quoted is None else _anywhere(self._table.stored, quoted)
 
     def _value(self, unit: str | None = None) -> str:
         """The value after an operator; of a field with a `unit`, `10 ms` is one value, as on the screen."""
@@ -174,26 +159,22 @@ class _Parser:
             )
         return None
 
-    def _plain_word(self) -> str:
+    def _word(self) -> Test:
+        """What a bare word means: a port, an address and port, or a text anywhere."""
         plain = self._take(_PLAIN)
         word = plain[0] if plain else ""
         if word.lower() in _RESERVED or "(" in word or ")" in word:
             raise UsageError(f"{word!r} has no meaning here", f"to find the text itself write {quote(word)}")
         if word[0] in "=!<>~":
             raise UsageError("no field before the operator", "write field, operator, value: rtt_us>10ms")
-        return word
+        endpoints = [field for field in self._table.fields if field.kind is Kind.ENDPOINT]
+        match = _ENDPOINT.fullmatch(word)
+        if endpoints and match:
+            return any_of(*(_endpoint_equals(f, match["host"], int(match["port"])) for f in endpoints))
+        return _anywhere(self._table.stored, word)
 
 
 # --- words --------------------------------------------------------------------------------------------------
-
-
-def _word(table: Table, word: str) -> Test:
-    """What a bare word means: a port, an address and port, or a text anywhere."""
-    endpoints = [field for field in table.fields if field.kind is Kind.ENDPOINT]
-    match = _ENDPOINT.fullmatch(word)
-    if endpoints and match:
-        return any_of(*(_endpoint_equals(field, match["host"], int(match["port"])) for field in endpoints))
-    return _anywhere(table.stored, word)
 
 
 def _anywhere(fields: Iterable[Field], word: str) -> Test:
@@ -224,7 +205,10 @@ def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> 
     if field is None or make is None:
         _check(name, op, COMPARE)
         unit = unit_of(table, name)
-        return number_test(name, op, _amount(value(unit), unit))
+        text = value(unit)
+        # Without a unit it stays whole, so that 64 bits are compared exactly.
+        whole = _whole_number(text)
+        return number_test(name, op, parse_quantity(text, unit) if whole is None else whole)
     return make(field, op, value())
 
 
@@ -250,17 +234,21 @@ def _label(field: Field, op: str, value: str) -> Test:
 
 def _time(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, COMPARE)
-    return number_test(field.name, op, _moment_ns(value))
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        remedy = "write it as 2026-11-20T08:00:00Z, or a date alone"
+        raise UsageError(f"{value!r} is not a time", remedy) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return number_test(field.name, op, since // timedelta(microseconds=1) * 1000)
 
 
 def _text(field: Field, op: str, value: str) -> Test:
     _check(field.name, op, (*_EQUAL, *_CONTAIN))
+    if field.kind is Kind.ENUM and op in _EQUAL:
+        value = _enum_label(field, value)
     return text_test(field.name, text_matches(op, value))
-
-
-def _enum(field: Field, op: str, value: str) -> Test:
-    _check(field.name, op, (*_EQUAL, *_CONTAIN))
-    return text_test(field.name, text_matches(op, _enum_label(field, value) if op in _EQUAL else value))
 
 
 def _address(field: Field, op: str, value: str) -> Test:
@@ -296,7 +284,7 @@ _MAKERS: dict[Kind, Callable[[Field, str, str], Test]] = {
     Kind.LABEL: _label,
     Kind.TIME: _time,
     Kind.TEXT: _text,
-    Kind.ENUM: _enum,
+    Kind.ENUM: _text,
     Kind.ADDRESS: _address,
     Kind.ENDPOINT: _endpoint,
     Kind.HISTOGRAM: _histogram,
@@ -312,26 +300,9 @@ def _check(name: str, op: str, allowed: Iterable[str]) -> None:
 # --- values -------------------------------------------------------------------------------------------------
 
 
-def _amount(text: str, unit: str) -> float:
-    """A number without a unit stays whole, so that 64 bits are compared exactly."""
-    whole = _whole_number(text)
-    return parse_quantity(text, unit) if whole is None else whole
-
-
 def _whole_number(text: str) -> int | None:
     """The number that up to 20 digits are, which is what 64 bits need."""
     return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else None
-
-
-def _moment_ns(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        remedy = "write it as 2026-11-20T08:00:00Z, or a date alone"
-        raise UsageError(f"{text!r} is not a time", remedy) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return ((since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
 
 
 def _enum_label(field: Field, text: str) -> str:

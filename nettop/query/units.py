@@ -158,7 +158,13 @@ def human(value: float | None, unit: str, width: int | None = None) -> str:
     """
     if value is None:
         return UNKNOWN
-    text = _written(value, unit)
+    if unit == RATIO:
+        text = _percent(value)
+    elif unit in _SCALES:
+        scale = _scale(value, unit)
+        text = _digits(value, scale) + scale.suffix
+    else:
+        text = f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
     return text if width is None or len(text) <= width else _squeezed(value, unit, text, width)
 
 
@@ -177,15 +183,6 @@ def human_spread(value: float | None, deviation: float | None, unit: str) -> str
     return f"{shown} ±{spread}{scale.suffix}"
 
 
-def _written(value: float, unit: str) -> str:
-    if unit == RATIO:
-        return _percent(value)
-    if unit in _SCALES:
-        scale = _scale(value, unit)
-        return _digits(value, scale) + scale.suffix
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
-
-
 def _scale(value: float, unit: str) -> Scale:
     scales = _SCALES[unit]
     for scale in scales:
@@ -196,18 +193,14 @@ def _scale(value: float, unit: str) -> Scale:
 
 def _digits(value: float, scale: Scale) -> str:
     number = value / scale.size
-    if number >= 99.95 or not number:
+    if number >= 99.95 or not number or (not scale.decimals and number >= 0.95):
         return f"{number:.0f}"
     if not scale.decimals:
         # A base unit is whole, but what is more than nothing must not look like nothing.
-        return f"{number:.0f}" if number >= 0.95 else _small(number)
+        return f"{number:.1f}" if number >= 0.05 else "<0.1"
     if number >= 9.995 or scale.decimals == 1:
         return f"{number:.1f}"
     return f"{number:.2f}"
-
-
-def _small(number: float) -> str:
-    return f"{number:.1f}" if number >= 0.05 else "<0.1"
 
 
 def _percent(value: float) -> str:

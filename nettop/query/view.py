@@ -103,14 +103,15 @@ class View:
         It has no values, whatever the rows contain.
         """
         lacking = self.snapshot.missing
-        reasons = ((name, self._why_missing(name, lacking)) for name in self.table.names if lacking)
-        return {name: why for name, why in reasons if why is not None}
-
-    def _why_missing(self, name: str, lacking: Mapping[str, str]) -> str | None:
-        """A group needs its first part only; every other composite needs all its parts."""
-        field = self.table.by_name.get(name) or self.table.by_name[name.removesuffix(RATE)]
-        needed = field.parts[:1] if field.kind is Kind.GROUP else field.parts
-        return next((lacking[part] for part in (field.name, *needed) if part in lacking), None)
+        missing = {}
+        for name in self.table.names if lacking else ():
+            field = self.table.by_name.get(name) or self.table.by_name[name.removesuffix(RATE)]
+            # A group needs its first part only; every other composite needs all its parts.
+            needed = field.parts[:1] if field.kind is Kind.GROUP else field.parts
+            why = next((lacking[part] for part in (field.name, *needed) if part in lacking), None)
+            if why is not None:
+                missing[name] = why
+        return missing
 
     # --- rows -------------------------------------------------------------------------------------------
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nettop.query.from_settings import columns_from_settings, query_from_settings
-from nettop.query.query import Query, Sort, screen_query
+from nettop.query.query import Query, Sort, columns_from_settings, query_from_settings, screen_query
 from nettop.query.units import unit_of
 from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Kind, Table
