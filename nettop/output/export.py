@@ -66,7 +66,12 @@ def run_export(
 
         with _progress(settings, exporter.unit, stderr) as show:
             _sample(consumer, requests, settings.duration_s, count, show)
-        ended = _last_snapshot(consumer)
+        is_read, last = consumer.read_last(), consumer.frame
+        if consumer.failure is not None:
+            raise consumer.failure
+        if not is_read or last is None:
+            raise SourceFailed("the last reading takes too long", "try again")
+    ended = last.now
     counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
     frame = Frame(replace(ended, tables={table.name: counted}))
     view = View(frame, replace(text_query(table), filter=shown))
@@ -98,15 +103,6 @@ def _sample(
         consumer.wait(timeout_s=left if show is None else min(left, _STEP_S))
 
 
-def _last_snapshot(consumer: Consumer) -> Snapshot:
-    is_read = consumer.read_last()
-    if consumer.failure is not None:
-        raise consumer.failure
-    if not is_read or consumer.frame is None:
-        raise SourceFailed("the last reading takes too long", "try again")
-    return consumer.frame.now
-
-
 # --- what is reported -----------------------------------------------------------------------------------------
 
 
@@ -117,12 +113,8 @@ def _summary(
     early = f", ended early: {settings.duration_s:g} s were requested" if is_early else ""
     lost = {name: count - began.lost.get(name, 0) for name, count in ended.lost.items()}
     losses = ", ".join(f"{count} {name}" for name, count in lost.items() if count > 0)
-    parts = (
-        f"{amount}{early}",
-        *((f"lost {losses}",) if losses else ()),
-        *(() if settings.path == STDOUT else (f"written to {settings.path}",)),
-    )
-    return "; ".join(parts)
+    place = "" if settings.path == STDOUT else f"; written to {settings.path}"
+    return f"{amount}{early}{f'; lost {losses}' if losses else ''}{place}"
 
 
 @contextmanager
@@ -186,25 +178,20 @@ def write_whole(path: str, text: str, stdout: TextIO | None) -> None:
             stdout.buffer.flush()
             return
         if _is_special(path):
-            with open(path, "wb", opener=_as_it_is) as file:
+            with open(path, "wb", opener=lambda path, _: os.open(path, os.O_WRONLY | os.O_CLOEXEC)) as file:
                 file.write(content)
-        else:
-            _replace(Path(path).resolve(), content)
-
-
-def _replace(place: Path, content: bytes) -> None:
-    """Write beside the file, and rename; it keeps the mode that it had."""
-    beside = _beside(place)
-    try:
-        with open(beside, "xb") as file:
-            if place.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))
-            file.write(content)
-        beside.rename(place)
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
+            return
+        place = Path(path).resolve()
+        beside = _beside(place)
+        try:
+            with open(beside, "xb") as file:
+                if place.exists():  # whose mode stays
+                    os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))
+                file.write(content)
+            beside.rename(place)
+        finally:
+            with suppress(OSError):
+                beside.unlink()
 
 
 def _beside(place: Path) -> Path:
@@ -215,10 +202,6 @@ def _beside(place: Path) -> Path:
 def _is_special(path: str) -> bool:
     """Whether it is a FIFO, a device or the like, which is written to and never replaced."""
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
-
-
-def _as_it_is(path: str, flags: int) -> int:
-    return os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import select
 import time
+from collections.abc import Callable
 from typing import Protocol, TextIO
 
 from nettop.engine.consumer import Consumer
@@ -14,7 +15,6 @@ from nettop.output.diagnostics import Diagnostics
 from nettop.output.run_report import Ended, Report
 from nettop.settings import RunSettings
 from nettop.snapshots.connections import EVENTS
-from nettop.snapshots.snapshot import Frame
 
 LENS = "connections"
 LINGER_S = 1.0
@@ -58,37 +58,33 @@ def run_command(
                 Diagnostics(stderr)(f"{settings.words[0]}: {error.strerror}")
                 return NO_SUCH_COMMAND if isinstance(error, FileNotFoundError) else CANNOT_RUN
             report = Report(settings, output or stderr, is_live=settings.live or output is not None)
+
+            def take() -> None:
+                frame = consumer.frame
+                assert frame is not None  # since the command began
+                report.add(frame, consumer.rows(EVENTS))
+
             while not consumer.wait({child.descriptor: select.POLLIN}):
-                _take(consumer, report)
+                take()
             lasted_s = time.monotonic() - began
             status = child.status()
             code = status if status >= 0 else BY_SIGNAL - status
-            _linger(consumer, report)
+            _linger(consumer, report, take)
             failure = "" if consumer.failure is None else consumer.failure.what
-            frame = _frame(consumer)
+            assert consumer.frame is not None
+            frame = consumer.frame
             lost = frame.now.lost.get("events", 0) + consumer.lost(EVENTS)
             report.finish(frame, Ended(code, lasted_s, lost, failure))
             return code
 
 
-def _linger(consumer: Consumer, report: Report) -> None:
+def _linger(consumer: Consumer, report: Report, take: Callable[[], None]) -> None:
     """Report what happens until all connections have closed, but not for long; read once before and once after."""
-    consumer.read_last(lambda: _take(consumer, report))
-    _take(consumer, report)
+    consumer.read_last(take)
+    take()
     deadline = time.monotonic() + LINGER_S
     while report.summary.still_open and (left := deadline - time.monotonic()) > 0:
         consumer.wait(timeout_s=left)
-        _take(consumer, report)
-    consumer.read_last(lambda: _take(consumer, report))
-    _take(consumer, report)
-
-
-def _take(consumer: Consumer, report: Report) -> None:
-    report.add(_frame(consumer), consumer.rows(EVENTS))
-
-
-def _frame(consumer: Consumer) -> Frame:
-    """The newest frame: there is one since the command began."""
-    frame = consumer.frame
-    assert frame is not None
-    return frame
+        take()
+    consumer.read_last(take)
+    take()

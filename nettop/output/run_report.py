@@ -61,7 +61,10 @@ class Report:
             if self._is_live:
                 self._write(self._lines(frame, ends))
             else:
-                self._keep(ends)
+                left = LISTED_ROWS - sum(map(len, self._kept))
+                if left > 0 and len(ends):
+                    self._kept.append(replace(ends, array=ends.array[:left]))
+                self._more += max(0, len(ends) - left)
 
     def finish(self, frame: Frame, ended: Ended) -> None:
         """Write the lines that are left, and the summary."""
@@ -77,12 +80,6 @@ class Report:
         else:
             why = {"why": _reasons(frame.now)} if self._settings.why else {}
             self._write(json.dumps(summary | why, ensure_ascii=False) + "\n")
-
-    def _keep(self, ends: Rows) -> None:
-        room = LISTED_ROWS - sum(map(len, self._kept))
-        if room > 0 and len(ends):
-            self._kept.append(replace(ends, array=ends.array[:room]))
-        self._more += max(0, len(ends) - room)
 
     def _lines(self, frame: Frame, ends: Rows) -> str:
         view = View(Frame(frame.now, None, {EVENTS.name: (ends,)}), self._query)
@@ -161,44 +158,36 @@ def _summary_lines(summary: dict[str, Any], more: int) -> Iterator[str]:
     if summary["broken"]:
         yield f"  broken   {_by_reason(summary['broken'])}"
     yield f"  moved    {_moved(summary)}"
-    yield from _listed("slowest", _lines_of(summary["slowest"], _handshakes))
-    yield from _listed("remotes", _lines_of(summary["remotes"], _remotes))
+    yield from _listed("slowest", summary["slowest"], _handshakes)
+    yield from _listed("remotes", summary["remotes"], _remotes)
     if summary["lost_events"]:
         yield f"  lost     {summary['lost_events']} events: the sums lack their connections; a larger --ring-size helps"
     if summary["trouble"]:
         yield f"  trouble  {summary['trouble']}"
-    yield from _listed(NOT_AVAILABLE, [f"{hook}: {why}" for hook, why in summary["missing"].items()])
+    missing = [f"{hook}: {why}" for hook, why in summary["missing"].items()]
+    yield from _listed(NOT_AVAILABLE, missing, iter)
 
 
-def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:
-    for place, line in enumerate(lines):
+def _listed(title: str, rows: list[Any] | None, write: Callable[[list[Any]], Iterator[str]]) -> Iterator[str]:
+    """A line for each row, the first of them behind the title."""
+    for place, line in enumerate([NOT_AVAILABLE] if rows is None else write(rows)):
         yield f"  {'' if place else title:8} {line}"
 
 
-def _lines_of(things: list[Any] | None, write: Callable[[list[Any]], Iterator[str]]) -> list[str]:
-    return [NOT_AVAILABLE] if things is None else list(write(things))
-
-
-def _number(value: int | None) -> str:
-    return NOT_AVAILABLE if value is None else str(value)
+def _number(value: int | None, unit: str = "") -> str:
+    return NOT_AVAILABLE if value is None else human(value, unit) if unit else str(value)
 
 
 def _by_reason(counts: dict[str, int] | None) -> str:
     if counts is None:
         return NOT_AVAILABLE
-    each = ", ".join(
-        f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda count: -count[1])
-    )
+    each = ", ".join(f"{reason} {count}" for reason, count in counts.items())
     return f"{sum(counts.values())}: {each}" if each else "0"
 
 
 def _moved(summary: Mapping[str, Any]) -> str:
-    sent, received = (_bytes(summary[name]) for name in ("bytes_sent", "bytes_received"))
+    sent, received = (_number(summary[name], "bytes") for name in ("bytes_sent", "bytes_received"))
     return f"sent {sent}, received {received}, retransmits {_number(summary['retransmits'])}"
-
-
-def _bytes(amount: int | None) -> str:
-    return NOT_AVAILABLE if amount is None else human(amount, "bytes")
 
 
 def _handshakes(slowest: list[Any]) -> Iterator[str]:
