@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import ClassVar
 
 from nettop.query.units import human
 from nettop.query.view import View
@@ -31,29 +30,26 @@ _COUNTS = {
 def row_flags(view: View, at: Index) -> list[RowFlags]:
     """Idle: nothing dropped in the last interval; quiet: harmless; failed: drops that hurt."""
     rates = view.column("packets_per_s")
-    idle = as_list(rates.known[at] & (rates.numbers[at] == 0))
+    is_idle = as_list(rates.known[at] & (rates.numbers[at] == 0))
     reasons = [REASONS.get(name) for name in view.values("reason", at)]
-    rows = zip(as_list(view.gone[at]), idle, reasons, strict=True)
+    rows = zip(as_list(view.gone[at]), is_idle, reasons, strict=True)
     return [
-        RowFlags(
-            gone, is_idle, why is not None and why.harmless, why is not None and why.hurts and not is_idle
-        )
-        for gone, is_idle, why in rows
+        RowFlags(gone, idle, bool(why and why.harmless), bool(why and why.hurts and not idle))
+        for gone, idle, why in rows
     ]
 
 
 def why_empty(view: View) -> str:
     """Why there are no drops."""
     why = view.snapshot.why_unavailable(PACKETS)
-    if why is None:
-        return "nothing was dropped since this view was opened"
-    return f"dropped packets are not available: {why}"
+    none = "nothing was dropped since this view was opened"
+    return none if why is None else f"dropped packets are not available: {why}"
 
 
 class DropsScreen(LensScreen):
     """Packets dropped since the lens was opened."""
 
-    row_style: ClassVar[RowStyle] = RowStyle(
+    row_style = RowStyle(
         failing={"reason": f"{WARNING} "},
         stale=frozenset({"place", "protocol", "family", "interface", "netns", "last_seen"}),
         flags=row_flags,
@@ -68,7 +64,10 @@ class DropsScreen(LensScreen):
             return [*parts, headline.not_available("counters", 80)]
         for place, (name, label) in enumerate(_COUNTS.items()):
             if counts.get(name):
-                parts.append(_counter(label, counts[name], view.count_rate(name), 80 - place))
+                rate = view.count_rate(name)
+                grows = [Span(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)] if rate else []
+                amount = ((f"{label} ", Role.DIM), (f"{counts[name]:,}", Role.TEXT), *grows)
+                parts.append(item(*amount, importance=80 - place))
         return parts
 
 
@@ -77,11 +76,13 @@ def _packets(view: View) -> list[BarItem]:
     drops = view.snapshot.counts.get("drops")
     if drops is None or view.snapshot.why_unavailable(PACKETS) is not None:
         return [headline.not_available("drops")]
-    return [
-        item(("drops ", Role.DIM), (human(view.count_rate("drops"), _PER_SECOND), Role.BOLD)),
-        *_most(top_reason(view.frame)),
-        item((f"{drops:,}", Role.TEXT), (" in all", Role.DIM), importance=85),
-    ]
+    items = [item(("drops ", Role.DIM), (human(view.count_rate("drops"), _PER_SECOND), Role.BOLD))]
+    reason = top_reason(view.frame)
+    if reason is not None:
+        hurts = reason in REASONS and REASONS[reason].hurts
+        most = Span(f"{WARNING} {reason}", Role.BAD) if hurts else Span(reason)
+        items.append(item(("most ", Role.DIM), most, importance=90))
+    return [*items, item((f"{drops:,}", Role.TEXT), (" in all", Role.DIM), importance=85)]
 
 
 def top_reason(frame: Frame) -> str | None:
@@ -103,22 +104,6 @@ def by_reason(snapshot: Snapshot) -> Counter[str]:
         if code < len(texts):
             drops[texts[code]] += packets
     return drops
-
-
-def _most(reason: str | None) -> list[BarItem]:
-    if reason is None:
-        return []
-    hurts = reason in REASONS and REASONS[reason].hurts
-    piece = Span(f"{WARNING} {reason}", Role.BAD) if hurts else Span(reason, Role.TEXT)
-    return [item(("most ", Role.DIM), piece, importance=90)]
-
-
-def _counter(label: str, packets: int, rate: float | None, importance: int) -> BarItem:
-    """`label 1,234`; while it grows, `▲ +56 p/s` behind it."""
-    if not rate:
-        return headline.count(label, packets, importance)
-    grows = Span(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)
-    return item((f"{label} ", Role.DIM), (f"{packets:,}", Role.TEXT), grows, importance=importance)
 
 
 SCREEN = DropsScreen

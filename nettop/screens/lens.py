@@ -329,9 +329,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         condition = self._conditions.get(action.id)
         return condition is None or condition()
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Textual's question whether a key works now."""
-        known = BY_ID.get(action)
+        known = BY_ID.get(str(parameters[0]) if action == "move" else action)
         return known is None or self.is_available(known)
 
     @cached_property
@@ -342,12 +342,13 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """The conditions of the actions that are not always available."""
         several = len(self.context.lenses) > 1
         tables = len(self.lens.tables) > 1
+        options = {f"option_{option.name}" for option in self.lens.options if option.concerns(self.table)}
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
             **dict.fromkeys(("next_table", "previous_table"), lambda: tables),
             **{a.id: self.is_shown for a in ACTIONS if a.group in ("Rows", "Move")},
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
-            **{name: partial(self._has_option, name) for name in OPTIONS},
+            **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
             "freeze": lambda: self.is_shown() or self.frozen_at is not None,
             "back": lambda: self.details_open or self.opened_from is not None,
@@ -355,10 +356,6 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "totals": lambda: self.is_shown() and self.state.has_forms,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
         }
-
-    def _has_option(self, action: str) -> bool:
-        options = (option for option in self.lens.options if option.concerns(self.table))
-        return any(f"option_{option.name}" == action for option in options)
 
     def is_shown(self) -> bool:
         """True while there are rows, and no notice in their place."""
@@ -407,13 +404,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """Sort by the next column, after the last by the first."""
         self.set_state(self.state.sorted_beside(self.rows.columns, 1, around=True))
 
-    def action_sort_right(self) -> None:
-        """Sort by the column to the right."""
-        self.set_state(self.state.sorted_beside(self.rows.columns, 1, around=False))
-
-    def action_sort_left(self) -> None:
-        """Sort by the column to the left."""
-        self.set_state(self.state.sorted_beside(self.rows.columns, -1, around=False))
+    def action_sort_right(self, step: int = 1) -> None:
+        """Sort by the column to the right, or to the left (`step` −1)."""
+        self.set_state(self.state.sorted_beside(self.rows.columns, step, around=False))
 
     def action_sort_reverse(self) -> None:
         """Reverse the order."""
@@ -538,47 +531,22 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
                 value = self.context.next_value(self.lens, option)
                 self.notify(f"{option.help}: {option.text(value)}")
 
-    def action_slower(self) -> None:
-        """A longer interval."""
-        self.context.change_interval(1)
-        self.draw_lines()
-
-    def action_faster(self) -> None:
-        """A shorter interval."""
-        self.context.change_interval(-1)
+    def action_slower(self, step: int = 1) -> None:
+        """A longer interval, or a shorter one (`step` −1)."""
+        self.context.change_interval(step)
         self.draw_lines()
 
     # --- moving ---------------------------------------------------------------------------------------------
 
-    def _move(self, rows: int, lines: int) -> None:
-        if isinstance(self.focused, Page):
-            self.details.scroll_by(lines)
-        else:
-            self.rows.move(rows)
-
-    def action_move_up(self) -> None:
-        """The row above."""
-        self._move(-1, -1)
-
-    def action_move_down(self) -> None:
-        """The row below; the first one when none was chosen."""
-        self._move(1, 1)
-
-    def action_page_up(self) -> None:
-        """A page up."""
-        self._move(-max(1, self.rows.page - 1), -self.details.size.height)
-
-    def action_page_down(self) -> None:
-        """A page down."""
-        self._move(max(1, self.rows.page - 1), self.details.size.height)
-
-    def action_first(self) -> None:
-        """The first row."""
-        self._move(-len(self.rows.order), -len(self.details.lines))
-
-    def action_last(self) -> None:
-        """The last row."""
-        self._move(len(self.rows.order), len(self.details.lines))
+    def action_move(self, where: str) -> None:
+        """Choose another row; while the details have the focus, scroll in them. `where` is the action's name."""
+        scrolls = isinstance(self.focused, Page)
+        page = self.details.size.height if scrolls else max(1, self.rows.page - 1)
+        end = len(self.details.lines if scrolls else self.rows.order)
+        distance = {"move": 1, "page": page, "first": -end, "last": end}[where.partition("_")[0]]
+        (self.details.scroll_by if scrolls else self.rows.move)(
+            -distance if where.endswith("_up") else distance
+        )
 
     # --- mouse ----------------------------------------------------------------------------------------------
 

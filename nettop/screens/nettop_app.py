@@ -156,17 +156,9 @@ class NettopApp(App[None], inherit_bindings=False):
             self._before_overhead = self._shown
             self.show(TableRef(SELF, SELF.main))
 
-    def action_previous_lens(self) -> None:
-        """Show the previous lens."""
-        self.action_next_lens(-1)
-
-    def action_next_table(self) -> None:
-        """Show the next table of the lens."""
-        self.show(self._shown.neighbour(1))
-
-    def action_previous_table(self) -> None:
-        """Show the previous table of the lens."""
-        self.show(self._shown.neighbour(-1))
+    def action_next_table(self, step: int = 1) -> None:
+        """Show the next (`step` 1) or the previous (−1) table of the lens."""
+        self.show(self._shown.neighbour(step))
 
     def action_table(self, name: str) -> None:
         """Show a table of this lens; if it is shown already, close what was opened from it."""
@@ -259,14 +251,6 @@ class NettopApp(App[None], inherit_bindings=False):
     async def on_bar_pressed(self, message: Bar.Pressed) -> None:
         """An item of a bar was clicked."""
         await self.run_action(message.action, self.lens_screen)
-
-    def action_suspend(self) -> None:
-        """Back to the shell."""
-        self.action_suspend_process()
-
-    async def action_quit(self) -> None:
-        """Quit."""
-        self.exit()
 
     async def action_interrupt(self) -> None:
         """Quit, from anywhere."""

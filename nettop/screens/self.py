@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from functools import partial
 
 import numpy as np
 
@@ -12,44 +12,45 @@ from nettop.query.units import human, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import Action
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index, as_list
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.own_cost import HOOK_PROGRAMS, KINDS
 from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.bar import BarItem, item
-from nettop.widgets.cells import WARNING, RowFlags, RowStyle
+from nettop.widgets.cells import WARNING, RowStyle, idle_where_zero
 from nettop.widgets.themes import Role
 
 _NUMBER = {label: number for number, label in KINDS.items()}
 _SHARE = "time_ns_per_s"
 
 
-def row_flags(view: View, at: Index) -> list[RowFlags]:
-    """Idle is what took no time in the last interval."""
-    shares = view.column(_SHARE)
-    idle = as_list(shares.known[at] & (shares.numbers[at] == 0))
-    return [RowFlags(gone, is_idle) for gone, is_idle in zip(as_list(view.gone[at]), idle, strict=True)]
-
-
 class OwnCostScreen(LensScreen):
     """Everything of nettop that costs CPU time or memory, the most expensive first."""
 
-    about: ClassVar[str] = "what nettop itself costs: its BPF programs, threads, memory and steps"
-    row_style: ClassVar[RowStyle] = RowStyle(
-        absent={"lens": "", "note": ""}, stale=frozenset({"mean_ns", "longest_ns"}), flags=row_flags
+    about = "what nettop itself costs: its BPF programs, threads, memory and steps"
+    row_style = RowStyle(
+        absent={"lens": "", "note": ""},
+        stale=frozenset({"mean_ns", "longest_ns"}),
+        flags=partial(idle_where_zero, _SHARE),
     )
-    describable: ClassVar[bool | None] = False
+    describable = False
 
     def headline(self, view: View) -> list[BarItem]:
         """The total cost, the BPF programs' part, memory, and the effect of --max-overhead."""
         total, programs = _of_kind(view, "total"), _of_kind(view, "program")
         counted = view.snapshot.hook(HOOK_PROGRAMS.name)
         share = NOT_AVAILABLE if counted and counted.mechanism is None else _amount(view, _SHARE, programs)
-        return [
+        items = [
             item(("cost ", Role.DIM), (f"{_amount(view, _SHARE, total)} cpu", Role.BOLD)),
             item(("programs ", Role.DIM), (share, Role.TEXT), importance=900),
             item(("memory ", Role.DIM), (_amount(view, "memory", total), Role.TEXT), importance=800),
-            *self._limit(),
         ]
+        limit = self.context.session.overhead_limit
+        if limit is not None and str(limit):
+            items.append(item((f"{WARNING} {limit}", Role.WARN), importance=700))
+        elif limit is not None:
+            bound = f"{limit.bound * 100:.3g} %"
+            items.append(item(("within ", Role.DIM), (bound, Role.TEXT), importance=700))
+        return items
 
     def cost(self) -> float | None:
         """The cost in the rows, over the same interval."""
@@ -57,14 +58,6 @@ class OwnCostScreen(LensScreen):
             return None
         per_second_ns = self.view.total(_SHARE, _of_kind(self.view, "total"))
         return None if per_second_ns is None else per_second_ns / 1e9
-
-    def _limit(self) -> list[BarItem]:
-        limit = self.context.session.overhead_limit
-        if limit is None:
-            return []
-        if not str(limit):
-            return [item(("within ", Role.DIM), (f"{limit.bound * 100:.3g} %", Role.TEXT), importance=700)]
-        return [item((f"{WARNING} {limit}", Role.WARN), importance=700)]
 
     def conditions(self) -> dict[str, Callable[[], bool]]:
         """← always returns."""
@@ -83,7 +76,6 @@ class OwnCostScreen(LensScreen):
 
 
 def _of_kind(view: View, label: str) -> Index:
-    """The living rows of a kind."""
     return np.flatnonzero((view.raw("kind") == _NUMBER[label]) & ~view.gone)
 
 

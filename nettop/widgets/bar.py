@@ -57,7 +57,7 @@ def item(
 
 def fits(left: Sequence[BarItem], right: Sequence[BarItem], width: int, gap: int) -> bool:
     """Whether a line of `width` cells has room for all these items."""
-    return 1 + _taken(left, gap) + _ending(right, gap) <= width
+    return _taken(left, right, gap) <= width
 
 
 def shed(
@@ -77,13 +77,10 @@ def _gaps(items: Sequence[BarItem], gap: int) -> list[int]:
     return [0 if n == 0 else min(1, gap) if shown.beside else gap for n, shown in enumerate(items)]
 
 
-def _taken(items: Sequence[BarItem], gap: int) -> int:
-    return sum(shown.width for shown in items) + sum(_gaps(items, gap))
-
-
-def _ending(right: Sequence[BarItem], gap: int) -> int:
-    """The cells that the right end takes, and two before it."""
-    return 2 + _taken(right, gap) if right else 0
+def _taken(left: Sequence[BarItem], right: Sequence[BarItem], gap: int) -> int:
+    """The cells of these items: one before those at the left, two before those at the right end."""
+    gaps = sum(_gaps(left, gap)) + sum(_gaps(right, gap))
+    return 1 + sum(shown.width for shown in (*left, *right)) + gaps + (2 if right else 0)
 
 
 class Bar(Lines):
@@ -135,17 +132,12 @@ class Bar(Lines):
         return Strip(segments, max(width, used)).crop(0, width)
 
     def _flow(self, left: Sequence[BarItem], right: Sequence[BarItem]) -> Iterator[tuple[str, Role, str]]:
-        yield " ", Role.TEXT, ""
-        yield from self._side(left)
-        taken = 1 + _taken(left, self._gap) + _ending(right, self._gap)
-        between = self.size.width - taken + (1 if right else 0)
-        yield " " * max(0, between), Role.TEXT, ""
-        yield from self._side(right)
-
-    def _side(self, items: Sequence[BarItem]) -> Iterator[tuple[str, Role, str]]:
-        for shown, gap in zip(items, _gaps(items, self._gap), strict=True):
-            yield " " * gap, Role.TEXT, ""
-            yield from ((span.text, span.role, shown.action) for span in shown.spans)
+        between = self.size.width - _taken(left, right, self._gap) + (1 if right else 0)
+        for blank, items in ((1, left), (between, right)):
+            yield " " * max(0, blank), Role.TEXT, ""
+            for shown, gap in zip(items, _gaps(items, self._gap), strict=True):
+                yield " " * gap, Role.TEXT, ""
+                yield from ((span.text, span.role, shown.action) for span in shown.spans)
 
     def on_click(self, event: events.Click) -> None:
         """Do what the item under the pointer does."""

@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread
 from nettop.query.view import View
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.schema import Field, Kind
 from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.columns import Column, declared
@@ -36,6 +36,13 @@ class RowFlags(NamedTuple):
     idle: bool = False
     quiet: bool = False
     failed: bool = False
+
+
+def idle_where_zero(column: str, view: View, at: Index) -> list[RowFlags]:
+    """Flags of rows that are idle while this column is zero."""
+    values = view.column(column)
+    idle = values.known[at] & (values.numbers[at] == 0)
+    return [RowFlags(*flags) for flags in zip(as_list(view.gone[at]), as_list(idle), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,9 @@ def column_cells(
     texts = _texts(view, column, at)
     if column.name in row_style.keep_ends:
         texts = [text and elide_start(text, column.width) for text in texts]
-    numbers = _numbers(view, column, at)
+    # The numbers behind the cells make a difference where they are zero or above a threshold.
+    has_numbers = column.field.kind in (Kind.RATIO, Kind.COUNTER, Kind.GAUGE)
+    numbers = view.values(column.name, at) if has_numbers else [None] * len(at)
     limit = row_style.warn_above.get(column.name)
     stale = column.name in row_style.stale
     absent = row_style.absent.get(column.name)
@@ -80,7 +89,9 @@ def column_cells(
         if sign is not None and row.failed and text is not None:
             cells.append((_placed(sign + text, column), Role.WARN))
         elif limit is not None and number is not None and number > limit and not row.gone:
-            cells.append((_warning(number, column), Role.BAD))
+            amount = human(number, column.unit, column.width - (2 if column.brief else 1))
+            gap = " " if len(amount) + 2 <= column.width else ""
+            cells.append((f"{WARNING}{gap}{amount}".rjust(column.width), Role.BAD))
         elif text is None and absent is not None:
             cells.append((fit(absent, column.width, left=column.left), _subdued(Role.NOBODY, row)))
         else:
@@ -102,13 +113,6 @@ def role_of(field: Field) -> Role:
     if field.tone:
         return Role(field.tone)
     return Role.TEXT if field.importance >= 60 else Role.DIM
-
-
-def _numbers(view: View, column: Column, at: Index) -> Sequence[float | None]:
-    """The numbers behind the cells, where zero or a threshold makes a difference."""
-    if column.field.kind in (Kind.RATIO, Kind.COUNTER, Kind.GAUGE):
-        return view.values(column.name, at)
-    return [None] * len(at)
 
 
 def _texts(view: View, column: Column, at: Index) -> list[str | None]:
@@ -175,12 +179,6 @@ def at_mark(container: str) -> str:
     """`@id` for a container (`runtime:id`); nothing for a systemd unit, which mostly repeats the process."""
     runtime, colon, short = container.partition(":")
     return f"@{short}" if colon and runtime and short else ""
-
-
-def _warning(number: float, column: Column) -> str:
-    amount = human(number, column.unit, column.width - (2 if column.brief else 1))
-    gap = " " if len(amount) + 2 <= column.width else ""
-    return f"{WARNING}{gap}{amount}".rjust(column.width)
 
 
 def _placed(text: str | None, column: Column) -> str:

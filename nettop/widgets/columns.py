@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nettop.query.units import unit_of
 from nettop.snapshots.schema import RATE, Field, Kind, Table
@@ -49,8 +50,7 @@ class Column:
     sort: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Size:
+class _Size(NamedTuple):
     least: int
     fair: int
     wanted: int
@@ -109,28 +109,23 @@ def _shed(slots: list[_Slot], space: int) -> list[_Slot]:
     """The slots that fit `space` at their least widths; one always stays."""
     while len(slots) > 1 and _taken([_least(slot, slots) for slot in slots]) > space:
         weakest = min(slots, key=_next_step)
-        if _is_shortened(weakest):
+        if not _can_shorten(weakest):
             slots.remove(weakest)
         else:
             weakest.brief = True
     return slots
 
 
-def _is_shortened(slot: _Slot) -> bool:
-    return slot.brief or not _has_short_form(slot)
-
-
-def _has_short_form(slot: _Slot) -> bool:
+def _can_shorten(slot: _Slot) -> bool:
     """An endpoint shrinks to its port, a group of numbers to the first, a share loses its decimals."""
-    if slot.field.importance >= _LASTING or _is_elastic(slot):
-        return False
-    return slot.field.kind in (Kind.ENDPOINT, Kind.RATIO, Kind.GROUP)
+    has_short_form = slot.field.kind in (Kind.ENDPOINT, Kind.RATIO, Kind.GROUP) and not _is_elastic(slot)
+    return has_short_form and not slot.brief and slot.field.importance < _LASTING
 
 
 def _next_step(slot: _Slot) -> int:
     """The importance of what this column would give up next."""
     short_form = 2 * _NARROWER if slot.field.kind is Kind.GROUP else _NARROWER
-    return slot.field.importance - (0 if _is_shortened(slot) else short_form)
+    return slot.field.importance - (short_form if _can_shorten(slot) else 0)
 
 
 def _least(slot: _Slot, slots: Sequence[_Slot]) -> int:
@@ -201,7 +196,9 @@ def _size(slot: _Slot) -> _Size:
         return _Size(_CLOCK_BRIEF, _CLOCK_LEAST, _CLOCK, _CLOCK)
     width = max(_RATE if slot.unit == "bytes/s" else field.width, len(_title(slot)))
     if field.kind is Kind.ENDPOINT:
-        return _endpoint_size(slot, width)
+        # 21 cells hold every IPv4 endpoint: the important endpoint keeps them, the other one may shrink.
+        least = 21 if field.importance >= _LASTING else 14
+        return _Size(6, 6, 6, 6) if slot.brief else _Size(least, least, width, _LONGEST_ENDPOINT)
     if field.kind is Kind.RATIO and slot.brief:
         return _Size(5, 5, 5, 5)
     if _is_elastic(slot):
@@ -211,12 +208,6 @@ def _size(slot: _Slot) -> _Size:
     if field.kind is Kind.GROUP and slot.brief:
         width = 7
     return _Size(width, width, width, width)
-
-
-def _endpoint_size(slot: _Slot, width: int) -> _Size:
-    """21 cells hold every IPv4 endpoint: the important endpoint keeps them, the other one may shrink."""
-    least = 21 if slot.field.importance >= _LASTING else 14
-    return _Size(6, 6, 6, 6) if slot.brief else _Size(least, least, width, _LONGEST_ENDPOINT)
 
 
 def _is_elastic(slot: _Slot) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from rich.cells import cell_len
 
-from nettop.query.units import UNKNOWN, human, human_spread, unit_of
+from nettop.query.units import RATIO, UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
@@ -30,7 +29,15 @@ def detail_lines(view: View, key: int, described: Mapping[str, str] | str, width
     alone = row_view(view, key)
     if alone is None:
         return [(Span("closed, and gone from the table", Role.DIM),)]
-    lines = _described_lines(described, width)
+    lines: list[Line] = []
+    if isinstance(described, str):
+        lines = [*wrapped(described, width, Role.DIM), ()]
+    elif described:
+        for title, text in described.items():
+            first, *rest = wrapped(text, width, Role.TEXT, _TITLE + 1) or [(Span(""),)]
+            head = Span(fit(title.upper(), _TITLE, left=True) + " ", Role.HEAD)
+            lines += [(head, Span(first[0].text[_TITLE + 1 :])), *rest]
+        lines.append(())
     for field in sorted(alone.table.fields, key=lambda f: -f.importance):
         lines += _field_lines(alone, field, width)
     return lines
@@ -67,28 +74,16 @@ def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
 # --- lines --------------------------------------------------------------------------------------------------
 
 
-def _described_lines(described: Mapping[str, str] | str, width: int) -> list[Line]:
-    if isinstance(described, str):
-        return [*wrapped(described, width, Role.DIM), ()]
-    lines: list[Line] = []
-    for title, text in described.items():
-        lines.append((Span(fit(title.upper(), _TITLE, left=True) + " ", Role.HEAD), *_first(text, width)))
-        lines += wrapped(text, width, Role.TEXT, _TITLE + 1)[1:]
-    return [*lines, ()] if lines else []
-
-
-def _first(text: str, width: int) -> Line:
-    lines = wrapped(text, width, Role.TEXT, _TITLE + 1)
-    return (Span(lines[0][0].text[_TITLE + 1 :], Role.TEXT),) if lines else ()
-
-
 def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     value, raw = _value(view, field)
-    role = Role.FAINT if value in (NOT_AVAILABLE, UNKNOWN) else _bright(field)
-    head = [Span(fit(field.title, _TITLE, left=True) + " ", Role.HEAD), Span(value, role)]
+    tone = Role.FAINT if value in (NOT_AVAILABLE, UNKNOWN) else role_of(field)
+    head = [Span(fit(field.title, _TITLE, left=True) + " ", Role.HEAD)]
+    head.append(Span(value, Role.TEXT if tone is Role.DIM else tone))
     if raw:
         head.append(Span(f"  {raw}", Role.DIM))
-    meaning = _meaning(view, field)
+    formula = f"  = {field.formula}" if field.formula else ""
+    why = f"  ({NOT_AVAILABLE}: {view.missing[field.name]})" if field.name in view.missing else ""
+    meaning = f"{field.name}: {field.help}{formula}{why}"
     used = sum(cell_len(piece.text) for piece in head)
     if width < _ONE_LINE:
         return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2)]
@@ -102,53 +97,23 @@ def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     ]
 
 
-def _bright(field: Field) -> Role:
-    tone = role_of(field)
-    return Role.TEXT if tone is Role.DIM else tone
-
-
-def _meaning(view: View, field: Field) -> str:
-    """What the field means, its formula, and on a kernel without it the reason."""
-    formula = f"  = {field.formula}" if field.formula else ""
-    why = f"  ({NOT_AVAILABLE}: {view.missing[field.name]})" if field.name in view.missing else ""
-    return f"{field.name}: {field.help}{formula}{why}"
-
-
 def _value(view: View, field: Field) -> tuple[str, str]:
     """The value for a person, and what stands behind it where that says more."""
-    at = np.array([0], np.intp)
+    at, unit = np.array([0], np.intp), unit_of(view.table, field.name)
     if field.name in view.missing:
         return NOT_AVAILABLE, ""
     if field.kind is Kind.GROUP:
-        return _group(view, field), ""
+        values = [view.values(part, at)[0] for part in field.parts]
+        if unit and len(values) == 2:
+            return human_spread(values[0], values[1], unit), ""
+        return " ".join(str(value) for value in values if value is not None) or UNKNOWN, ""
     value = view.values(field.name, at)[0]
-    if value is None:
-        return UNKNOWN, ""
-    if isinstance(value, str):
-        return value, ""
-    if field.kind in (Kind.LABEL, Kind.KEY):
-        return str(value), ""
-    unit = unit_of(view.table, field.name)
-    text = human(value, unit)
-    return text, "  ".join(filter(None, (_rate(view, field, at), _raw(value, unit, text))))
-
-
-def _group(view: View, field: Field) -> str:
-    values = [view.values(part, np.array([0], np.intp))[0] for part in field.parts]
-    unit = unit_of(view.table, field.name)
-    if unit and len(values) == 2:
-        return human_spread(values[0], values[1], unit)
-    return " ".join(str(value) for value in values if value is not None) or UNKNOWN
-
-
-def _rate(view: View, field: Field, at: Any) -> str:
-    if field.kind is not Kind.COUNTER:
-        return ""
-    rate = view.values(field.name + RATE, at)[0]
-    return "" if rate is None else human(rate, unit_of(view.table, field.name + RATE))
-
-
-def _raw(value: float, unit: str, text: str) -> str:
-    if unit == "ratio" or text.replace(",", "") == str(value):
-        return ""
-    return f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.1f} {unit}"
+    if value is None or isinstance(value, str) or field.kind in (Kind.LABEL, Kind.KEY):
+        return UNKNOWN if value is None else str(value), ""
+    text, more = human(value, unit), []
+    rate = view.values(field.name + RATE, at)[0] if field.kind is Kind.COUNTER else None
+    if rate is not None:
+        more.append(human(rate, unit_of(view.table, field.name + RATE)))
+    if unit != RATIO and text.replace(",", "") != str(value):
+        more.append(f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.1f} {unit}")
+    return text, "  ".join(more)

@@ -11,7 +11,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from nettop.widgets.bar import Span
-from nettop.widgets.page import Line, wrapped
+from nettop.widgets.page import wrapped
 from nettop.widgets.themes import Role, style
 
 _WIDEST = 72
@@ -37,23 +37,16 @@ class Notice(Widget):
         """What is shown, without line breaks."""
         return " ".join(span.text for span in self._texts)
 
-    def _lines(self) -> list[Line]:
-        width = max(1, min(_WIDEST, self.size.width - 2))
-        return [line for span in self._texts for line in wrapped(span.text, width, span.role)]
-
     def render_line(self, y: int) -> Strip:
         """A line of the middle, or an empty one."""
         blank = style(self.app.theme, Role.TEXT)
-        lines, width = self._lines(), self.size.width
+        width = self.size.width
+        widest = max(1, min(_WIDEST, width - 2))
+        lines = [line for span in self._texts for line in wrapped(span.text, widest, span.role)]
         at = y - max(0, (self.size.height - len(lines)) // 2)
         if not 0 <= at < len(lines):
             return Strip.blank(width, blank)
         text, role = lines[at][0]
         before = max(0, (width - cell_len(text)) // 2)
-        after = max(0, width - before - cell_len(text))
-        segments = [
-            Segment(" " * before, blank),
-            Segment(text, style(self.app.theme, role)),
-            Segment(" " * after, blank),
-        ]
-        return Strip(segments).crop(0, width)
+        margins = [Segment(" " * cells, blank) for cells in (before, max(0, width - before - cell_len(text)))]
+        return Strip([margins[0], Segment(text, style(self.app.theme, role)), margins[1]]).crop(0, width)

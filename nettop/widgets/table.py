@@ -23,9 +23,9 @@ from nettop.snapshots.arrays import Index, as_list
 from nettop.widgets import totals
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells, fit
 from nettop.widgets.columns import GAP, Column, plan
-from nettop.widgets.page import Line, wrapped
+from nettop.widgets.page import wrapped
 from nettop.widgets.themes import Ground, Role, style
-from nettop.widgets.wheel import THUMB, Scrollable, thumb
+from nettop.widgets.wheel import Scrollable, thumb, with_thumb
 
 UP, DOWN = "▲", "▼"
 CHOSEN, CLOSED = "▸", "×"
@@ -72,7 +72,12 @@ class LiveTable(Scrollable, can_focus=True):
 
     def show(self, view: View, names: Sequence[str] | None = None) -> None:
         """Draw `view` from now on; the chosen row stays chosen and visible."""
-        pinned = self._pinned_row() if view.table.append else None
+        line = -1 if self.at is None else self.at - self.top
+        pinned: tuple[int, int] | None = None  # the key of the row that must not move, and its line
+        if view.table.append and self.key is not None and 0 <= line < self.page:
+            pinned = self.key, line
+        elif view.table.append and self.view is not None and self.top:
+            pinned = self._key_at(self.view, self.top), 0
         self.view = view
         self.names = self.names if names is None else tuple(names)
         self.order = view.order
@@ -125,12 +130,6 @@ class LiveTable(Scrollable, can_focus=True):
         places = np.flatnonzero(self.view.raw(self.view.table.key)[self.order] == key)
         return int(places[0]) if len(places) else None
 
-    def _pinned_row(self) -> tuple[int, int] | None:
-        """The key of the row that must not move, and its line; None where the newest row stays on top."""
-        if self.key is not None and self.at is not None and self.top <= self.at < self.top + self.page:
-            return self.key, self.at - self.top
-        return None if self.view is None or not self.top else (self._key_at(self.view, self.top), 0)
-
     def _find_chosen(self) -> None:
         if self.key is not None and self.view is not None:
             at = self._place_of(self.key)
@@ -146,11 +145,8 @@ class LiveTable(Scrollable, can_focus=True):
         self.top = self._bounded(self.top)
 
     def _scroll_to_chosen(self) -> None:
-        if self.at is None:
-            self.top = 0
-        else:
-            self.top = min(max(self.top, self.at - self.page + 1), self.at)
-        self.top = self._bounded(self.top)
+        top = 0 if self.at is None else min(max(self.top, self.at - self.page + 1), self.at)
+        self.top = self._bounded(top)
 
     def _bounded(self, top: int) -> int:
         return max(0, min(top, len(self.order) - self.page))
@@ -161,44 +157,25 @@ class LiveTable(Scrollable, can_focus=True):
         """The header, the visible rows, the total, and blank lines."""
         if self.view is None:
             return [Strip.blank(size.width, self._style(Role.TEXT))] * size.height
-        self._clear_outdated()
-        return [self._line(y) for y in range(size.height)]
-
-    def _line(self, y: int) -> Strip:
-        if y == 0:
-            return self._header()
-        at = self.top + y - 1
-        if y - 1 >= self.page or at >= len(self.order):
-            return self._below(y - 1 - min(self.page, len(self.order) - self.top))
-        return self._row(at)
-
-    def _below(self, n: int) -> Strip:
-        """The line `n` below the rows: the total, the reason where there are no rows, or a blank one."""
-        assert self.view is not None
-        if n == 0:
-            return self._total()
-        why = [] if len(self.order) else self._why_empty(self.view)
-        if 0 <= n - 2 < len(why):
-            text = fit(f" {why[n - 2][0].text}", self.size.width, left=True)
-            return Strip([Segment(text, self._style(Role.DIM))], self.size.width)
-        return Strip.blank(self.size.width, self._style(Role.TEXT))
-
-    def _why_empty(self, view: View) -> list[Line]:
-        filtered = view.size and not view.query.filter.is_empty
-        reasons = (
-            ["no row passes the filter", *view.filter_remarks]
-            if filtered
-            else [self.row_style.empty_text(view)]
-        )
-        return wrapped("; ".join(reasons), self.size.width - 2, Role.DIM)
-
-    def _clear_outdated(self) -> None:
-        """Drop the drawn rows when anything changes that shows in every row."""
-        state = (self.size.width, self.app.theme, self.names, self.extra, id(self.view))
-        if state != self._drawn_for and self.view is not None:
+        state = (size.width, self.app.theme, self.names, self.extra, id(self.view))
+        if state != self._drawn_for:  # something that shows in every row has changed
             self._drawn_for = state
             self._strips.clear()
-            self.columns = plan(self.view.table, self.names, self.size.width, extra=self.extra)
+            self.columns = plan(self.view.table, self.names, size.width, extra=self.extra)
+        blank = Strip.blank(size.width, self._style(Role.TEXT))
+        end = min(len(self.order), self.top + self.page)
+        lines = [self._header(), *map(self._row, range(self.top, end)), self._total(), blank]
+        if not len(self.order):
+            lines += self._why_empty(self.view, size.width)
+        return (lines + [blank] * size.height)[: size.height]
+
+    def _why_empty(self, view: View, width: int) -> list[Strip]:
+        reasons = [self.row_style.empty_text(view)]
+        if view.size and not view.query.filter.is_empty:
+            reasons = ["no row passes the filter", *view.filter_remarks]
+        texts = (line[0].text for line in wrapped("; ".join(reasons), width - 2, Role.DIM))
+        dim = self._style(Role.DIM)
+        return [Strip([Segment(fit(f" {text}", width, left=True), dim)], width) for text in texts]
 
     def _row(self, at: int) -> Strip:
         place = int(self.order[at])
@@ -209,7 +186,9 @@ class LiveTable(Scrollable, can_focus=True):
             strip = self._strips[place, chosen]
         else:
             self.reused += 1
-        return self._with_thumb(strip, at, chosen)
+        if at - self.top in thumb(len(self.order), self.page, self.top):
+            return with_thumb(strip, self._style(Role.FAINT, Ground.BAND if chosen else Ground.SCREEN))
+        return strip
 
     def _draw_page(self) -> None:
         """Draw all visible rows that are not drawn yet, at once: values are cheaper by the column."""
@@ -218,16 +197,14 @@ class LiveTable(Scrollable, can_focus=True):
         places = self.order[self.top : self.top + self.page]
         wanted = [p for n, p in enumerate(as_list(places), self.top) if (p, n == self.at) not in self._strips]
         index = np.array(wanted, np.intp)
-        flags = self._flags(view, index)
+        flags_of = self.row_style.flags
+        flags = [_PLAIN] * len(wanted) if flags_of is None else flags_of(view, index)
         cells = [column_cells(view, column, index, flags, self.row_style) for column in self.columns]
         chosen = None if self.at is None or self.at >= len(self.order) else int(self.order[self.at])
         for n, place in enumerate(wanted):
             on = place == chosen
             self._strips[place, on] = self._strip([column[n] for column in cells], flags[n], chosen=on)
         self.drawn += len(wanted)
-
-    def _flags(self, view: View, at: Index) -> list[RowFlags]:
-        return [_PLAIN] * len(at) if self.row_style.flags is None else self.row_style.flags(view, at)
 
     def _strip(self, cells: Sequence[tuple[str, Role]], row: RowFlags, *, chosen: bool) -> Strip:
         ground = Ground.BAND if chosen else Ground.SCREEN
@@ -244,14 +221,6 @@ class LiveTable(Scrollable, can_focus=True):
         strip = Strip(segments, max(used, width))
         return strip if used <= width else strip.crop(0, width)
 
-    def _with_thumb(self, strip: Strip, at: int, chosen: bool) -> Strip:
-        """The strip, with its part of the scroll bar at the right edge."""
-        if at - self.top not in thumb(len(self.order), self.page, self.top):
-            return strip
-        ground = Ground.BAND if chosen else Ground.SCREEN
-        mark = Strip([Segment(THUMB, self._style(Role.FAINT, ground))], 1)
-        return Strip.join([strip.crop(0, self.size.width - 1), mark])
-
     def _header(self) -> Strip:
         assert self.view is not None
         segments = [Segment(" ", self._style(Role.HEAD, Ground.PANEL))]
@@ -259,8 +228,7 @@ class LiveTable(Scrollable, can_focus=True):
             role = Role.HEAD
             if column.sort == self.view.query.sort.field:
                 role = Role.TOTAL_SENT if column.field.tone == Role.SENT.value else Role.KEY
-            title = _title(column, self.view.query.sort)
-            segments.append(Segment(title, self._style(role, Ground.PANEL)))
+            segments.append(Segment(_title(column, self.view.query.sort), self._style(role, Ground.PANEL)))
         return self._padded(segments, Ground.PANEL)
 
     def _total(self) -> Strip:

@@ -23,7 +23,10 @@ def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
     cells: list[Cell] = []
     for n, column in enumerate(columns):
         if n == 0:
-            cells.append((_how_many(len(at), column.width), Role.TEXT))
+            label = f"─ total {len(at):,}"
+            if len(label) > column.width:  # the word would cut the number
+                label = f"─ {len(at):,}"
+            cells.append((fit(label, column.width, left=True), Role.TEXT))
         elif column.field.kind not in _SUMMED or not view.table.adds_up:
             cells.append((" " * column.width, Role.DIM))
         elif column.name in view.missing:
@@ -33,9 +36,3 @@ def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
             role = _BOLD.get(role_of(column.field), Role.TEXT)
             cells.append((fit(amount, column.width, left=column.left), role))
     return cells
-
-
-def _how_many(rows: int, width: int) -> str:
-    """`─ total 59`, without the word where it would cut the number."""
-    label = f"─ total {rows:,}"
-    return fit(label if len(label) <= width else f"─ {rows:,}", width, left=True)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from rich.segment import Segment
+from rich.style import Style
 from textual import events
+from textual.strip import Strip
 
 from nettop.widgets.lines import Lines
 
@@ -19,6 +22,11 @@ def thumb(lines: int, page: int, top: int) -> range:
     length = max(1, page * page // lines)
     first = (page - length) * top // (lines - page)
     return range(first, first + length)
+
+
+def with_thumb(strip: Strip, bar: Style) -> Strip:
+    """The strip, with a part of the scroll bar over its last cell."""
+    return Strip.join([strip.crop(0, strip.cell_length - 1), Strip([Segment(THUMB, bar)], 1)])
 
 
 class Scrollable(Lines):

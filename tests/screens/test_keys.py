@@ -114,7 +114,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
 
 def effect_of(action: Action) -> tuple[Prepare, Check] | None:
     """What is expected of an action; digits without a lens do nothing."""
-    return EFFECTS.get(call(replace(action, by_app=False)))
+    return EFFECTS.get(f"lens({action.argument})" if action.id == "lens" else action.id)
 
 
 PRESSED = [(key, action) for action in ACTIONS for key in action.keys if effect_of(action)]
@@ -189,7 +189,7 @@ def test_every_action_has_a_method(action: Action) -> None:
     from nettop.screens.lens import LensScreen
 
     owner = NettopApp if action.by_app else CpuScreen if action.group == GRAPH else LensScreen
-    assert callable(getattr(owner, f"action_{action.id}"))
+    assert callable(getattr(owner, f"action_{action.method or action.id}"))
     assert action.help[0].isupper()
     assert not action.help.endswith(".")
 

@@ -37,10 +37,9 @@ from nettop.snapshots.connections import EVENTS, FAILURES, PROCESSES, SOCKETS
 from nettop.snapshots.drops import COUNTERS, PACKETS
 from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
-from nettop.widgets.cells import column_cells
+from nettop.widgets.cells import RowFlags, column_cells
 from nettop.widgets.columns import declared, plan
 from nettop.widgets.details import detail_lines
-from nettop.widgets.table import LiveTable
 from nettop.widgets.totals import total_cells
 from tests.unit.build import WALL_NS, Row, make_frame, make_rows
 from tests.unit.logging_run import Logging, settings
@@ -133,7 +132,8 @@ def test_screens(case: Case) -> None:
     screen = screen_class(TableRef(case.lens, case.table))
     (column,) = plan(case.table, (case.name,), 60, extra=False)
     at = np.arange(1)
-    flags = LiveTable._flags(SimpleNamespace(row_style=screen.row_style), view, at)  # type: ignore[arg-type]
+    flags_of = screen.row_style.flags
+    flags = [RowFlags()] if flags_of is None else flags_of(view, at)
     assert [text.strip() for text, _ in column_cells(view, column, at, flags, screen.row_style)] == [
         NOT_AVAILABLE
     ]

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
 
 import numpy as np
 
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.connections.headline import opened_per_s, rate, why_no_events
+from nettop.screens.connections.headline import opened_per_s, rate, why_empty, why_no_events
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.connections import EVENT_KINDS, GRACEFUL, SOCKETS, STATES
@@ -31,32 +31,22 @@ def event_flags(view: View, at: Index) -> list[RowFlags]:
     ]
 
 
-def empty_text(view: View) -> str:
-    """Why there are no events."""
-    why = why_no_events(view)
-    if why is None:
-        return "no connection opened, closed or failed yet"
-    return f"events of connections are not available: {why}"
-
-
 class EventsScreen(LensScreen):
     """Connections as they open, close and fail, also those that are shorter than an interval."""
 
-    about: ClassVar[str] = "connections as they open, close and fail, the newest first"
-    row_style: ClassVar[RowStyle] = RowStyle(
+    about = "connections as they open, close and fail, the newest first"
+    row_style = RowStyle(
         absent={"owner": "(unattributed)", "process": "(unattributed)", "reason": ""},
         failing={"event": f"{WARNING} ", "reason": ""},
         flags=event_flags,
-        empty_text=empty_text,
+        empty_text=partial(why_empty, what="events", otherwise="no connection opened, closed or failed yet"),
     )
 
     def headline(self, view: View) -> list[BarItem]:
         """How many open, close and fail per second: counted in the kernel, so exact even when events are lost."""
         if why_no_events(view) is not None:
-            return [
-                headline.not_available(label, 900 - n)
-                for n, label in enumerate(("opened", "closed", "failed"))
-            ]
+            labels = ("opened", "closed", "failed")
+            return [headline.not_available(label, 900 - n) for n, label in enumerate(labels)]
         return [
             rate("opened", opened_per_s(view), 800),
             rate("closed", view.count_rate("closed"), 700),

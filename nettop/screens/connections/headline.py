@@ -25,6 +25,12 @@ def why_no_events(view: View) -> str | None:
     return view.snapshot.why_unavailable(EVENTS)
 
 
+def why_empty(view: View, what: str, otherwise: str) -> str:
+    """Why a table made of connection events has no rows: `what` is not available, or the text for none yet."""
+    why = why_no_events(view)
+    return otherwise if why is None else f"{what} of connections are not available: {why}"
+
+
 def opened_per_s(view: View) -> float | None:
     """Connections opened per second in the last interval, outbound and inbound."""
     rates = [view.count_rate(name) for name in ("connected", "accepted")]

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from nettop.query.view import View
@@ -12,7 +10,6 @@ from nettop.screens import headline
 from nettop.screens.connections.headline import without_root
 from nettop.screens.connections.sockets import RETRANSMITS_WARN_ABOVE
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index
 from nettop.widgets.bar import BarItem, Span
 from nettop.widgets.cells import RowStyle
 from nettop.widgets.columns import as_rates
@@ -22,8 +19,8 @@ from nettop.widgets.themes import Role
 class ProcessesScreen(LensScreen):
     """Processes and their totals, over the lifetime of their connections."""
 
-    about: ClassVar[str] = "what each process sent and received, over open and closed connections"
-    row_style: ClassVar[RowStyle] = RowStyle(
+    about = "what each process sent and received, over open and closed connections"
+    row_style = RowStyle(
         absent={"owner": "(unattributed)", "process": "(unattributed)"},
         warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE},
     )
@@ -31,6 +28,7 @@ class ProcessesScreen(LensScreen):
     def headline(self, view: View) -> list[BarItem]:
         """What all of them sent and received, how many they are, and their connections."""
         at = np.flatnonzero(~view.gone)
+        processes = headline.count("processes", int(view.known("pid")[at].sum()), 900)
         sent, received = (
             name if self.state.totals else as_rates(view.table, name)
             for name in ("bytes_sent", "bytes_received")
@@ -38,18 +36,12 @@ class ProcessesScreen(LensScreen):
         return [
             headline.sum_of(view, sent, Span("↑ ", Role.TOTAL_SENT), at),
             headline.sum_of(view, received, Span("↓ ", Role.TOTAL_RECEIVED), at),
-            _processes(view, at),
+            headline.not_available("processes", 900) if "pid" in view.missing else processes,
             *without_root(view),
             headline.count_of(view, "connections", "conns", at, 800),
             headline.count_of(view, "closed", "closed", at, 700),
             headline.count_of(view, "failed", "failed", at, 600),
         ]
-
-
-def _processes(view: View, at: Index) -> BarItem:
-    if "pid" in view.missing:
-        return headline.not_available("processes", 900)
-    return headline.count("processes", int(view.known("pid")[at].sum()), 900)
 
 
 SCREEN = ProcessesScreen

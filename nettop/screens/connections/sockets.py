@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from nettop.query.filter import parse_filter
@@ -48,8 +46,8 @@ def row_flags(view: View, at: Index) -> list[RowFlags]:
 class ConnectionsScreen(LensScreen):
     """Every socket of the machine."""
 
-    about: ClassVar[str] = "every socket, with its process and its numbers"
-    row_style: ClassVar[RowStyle] = RowStyle(
+    about = "every socket, with its process and its numbers"
+    row_style = RowStyle(
         absent={"owner": "(unattributed)", "process": "(unattributed)"},
         warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE},
         stale=frozenset({"rtt", "rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate"}),
@@ -72,7 +70,16 @@ class ConnectionsScreen(LensScreen):
         ]
         if self.size.width < headline.NARROW:
             return parts
-        return [*parts, _retransmits(view, at), *_counts(view), *_states(view, at)]
+        states = list(view.count_by("state", at).items())[:_STATES_SHOWN]
+        return [
+            *parts,
+            _retransmits(view, at),
+            *_counts(view),
+            *(
+                headline.count(_SHORT_STATES.get(s, s), number, 50 - n)
+                for n, (s, number) in enumerate(states)
+            ),
+        ]
 
 
 def _churn(view: View, conns: Mask) -> list[BarItem]:
@@ -91,7 +98,6 @@ def _churn(view: View, conns: Mask) -> list[BarItem]:
 
 
 def _retransmits(view: View, at: Index) -> BarItem:
-    """The share of all data segments that were sent again."""
     if "retransmit_ratio" in view.missing:
         return headline.not_available("retrans", 90)
     share = view.total("retransmit_ratio", at)
@@ -115,15 +121,6 @@ def _counts(view: View) -> list[BarItem]:
     if attributable and age_ms >= _OLD_MS and counts.get("unattributed"):
         parts.append(item((f"those {age_ms / 1000:.0f} s old", Role.DIM), importance=79))
     return parts
-
-
-def _states(view: View, at: Index) -> list[BarItem]:
-    """The most frequent states, as far as there is room."""
-    states = list(view.count_by("state", at).items())[:_STATES_SHOWN]
-    return [
-        headline.count(_SHORT_STATES.get(state, state), number, 50 - n)
-        for n, (state, number) in enumerate(states)
-    ]
 
 
 SCREEN = ConnectionsScreen

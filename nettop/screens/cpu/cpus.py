@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import ClassVar, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
@@ -23,11 +24,10 @@ from nettop.query.cpu import (
 from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
 from nettop.screens.actions import ON_A_GRAPH, Action
-from nettop.screens.context import ScreenContext
 from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
 from nettop.screens.cpu.entry_bars import GLYPHS, EntryBars, arrange, percent
 from nettop.screens.cpu.flame_graph import THIN, FlameGraph, Matches, Path, matcher, node_at, search
-from nettop.screens.cpu.headline import cpus_in_words, network_share, row_flags, samples, sampling
+from nettop.screens.cpu.headline import CpuTable, cpus_in_words, row_flags, samples
 from nettop.screens.cpu.lines import (
     categories_not_available,
     cpu_uses,
@@ -38,10 +38,7 @@ from nettop.screens.cpu.lines import (
     other_softirqs,
     rows_of,
 )
-from nettop.screens.lens import LensScreen
-from nettop.settings import ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, CPUS, ENTRIES, STACKS, TIME_OF
-from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import KEPT, Bar, BarItem, Span, item
 from nettop.widgets.cells import RowStyle, elide_end
@@ -63,16 +60,12 @@ _SEARCH_EXAMPLE = "words of a function's name: tcp_ack · nf_ nft_ · copy"
 _MOVES = ("move_up", "move_down", "page_up", "page_down", "first", "last", "frame_left", "frame_right")
 
 
-class CpuNumbers(LensScreen):
+class CpuNumbers(CpuTable):
     """The CPUs as a table: all their numbers, the other softirqs included."""
 
-    about: ClassVar[str] = "what the network stack costs each CPU, and what other softirqs do"
-    row_style: ClassVar[RowStyle] = RowStyle(flags=row_flags)
-    describable: ClassVar[bool | None] = False
-
-    def headline(self, view: View) -> list[BarItem]:
-        """What the network costs, and how that is measured."""
-        return [*network_share(view), *sampling(view.snapshot)]
+    about = "what the network stack costs each CPU, and what other softirqs do"
+    row_style = RowStyle(flags=row_flags)
+    describable = False
 
     def conditions(self) -> dict[str, Callable[[], bool]]:
         """The key that opened this screen closes it."""
@@ -87,7 +80,7 @@ class CpuNumbers(LensScreen):
         self.dismiss()
 
 
-class CpuScreen(LensScreen):
+class CpuScreen(CpuTable):
     """What the network stack costs each CPU, and where inside it the time goes.
 
     `window`, `cpu` and `sort` are what the graph shows. The class `-no-graph` is set while a notice takes its place,
@@ -95,17 +88,10 @@ class CpuScreen(LensScreen):
     """
 
     AUTO_FOCUS = "FlameGraph"
-    about: ClassVar[str] = "a bar for each CPU, and what the network stack does there as a flame graph"
+    about = "a bar for each CPU, and what the network stack does there as a flame graph"
 
-    def __init__(
-        self,
-        context: ScreenContext,
-        lens: Lens,
-        table: Table,
-        settings: ViewSettings | None = None,
-        opened_from: Table | None = None,
-    ) -> None:
-        super().__init__(context, lens, table, settings, opened_from)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.window = Window.MINUTE
         self.cpu: int | None = None
         self.sort = FlameSort.SAMPLES
@@ -194,10 +180,6 @@ class CpuScreen(LensScreen):
 
     # --- drawing --------------------------------------------------------------------------------------------
 
-    def headline(self, view: View) -> list[BarItem]:
-        """What the network costs, and how that is measured."""
-        return [*network_share(view), *sampling(view.snapshot)]
-
     def draw_body(self) -> None:
         """Everything, as the size allows."""
         view = self.view
@@ -215,7 +197,10 @@ class CpuScreen(LensScreen):
         at = rows_of(view, self.cpu)
         self.legend.show(legend(view, at, self.size.width, self.bars.scale))
         self.others.show(*other_softirqs(view, at))
-        self.crumbs.show(self._crumbs(), self._choices())
+        path, node = crumbs(self.graph.zoom), self.zoomed_node
+        if node is not None and not notice:
+            path += [self._time_item(node, Role.BOLD), samples(node.samples, 700)]
+        self.crumbs.show(path, self._choices())
         self.frame_bar.show(self._about_frame())
         if with_categories:
             self.categories.show(self._category_shares(view), self._cpus)
@@ -292,32 +277,21 @@ class CpuScreen(LensScreen):
         cpus = self._count_of_cpus if self.cpu is None else 1
         return time_ns / span_ns / cpus if span_ns and cpus else None
 
-    def _crumbs(self) -> list[BarItem]:
-        """The path to the zoomed frame, its share and samples."""
-        items, node = crumbs(self.graph.zoom), self.zoomed_node
-        if node is None or self.has_class("-no-graph"):
-            return items
-        return [*items, self._time_item(node, Role.BOLD), samples(node.samples, 700)]
-
     def _time_item(self, node: FlameNode, role: Role, importance: int = KEPT) -> BarItem:
         """`4.9 % of cpu0`"""
         share = percent(self._share_of_time(node.time_ns))
         return item((share, role), (f" of {self._cpus}", Role.DIM), importance=importance)
 
     def _choices(self) -> list[BarItem]:
-        """The window, the CPU and the order. A click does what the key does."""
+        """The window, the CPUs (`all CPUs`, `2 of 4 CPUs`, `cpu0`) and the order. A click does what the key does."""
+        shown, all_rows = self._count_of_cpus, 0 if self.view is None else int((~self.view.gone).sum())
+        which = "all CPUs" if shown == all_rows else f"{shown} of {cpus_in_words(all_rows)}"
+        which = which if self.cpu is None else f"cpu{self.cpu}"
         return [
             item((_WINDOWS[self.window], Role.TEXT), importance=960, action="window"),
-            item((self._which_cpus(), Role.TEXT), importance=950, action="next_cpu"),
+            item((which, Role.TEXT), importance=950, action="next_cpu"),
             item((_ORDERS[self.sort], Role.DIM), importance=940, action="sort_next"),
         ]
-
-    def _which_cpus(self) -> str:
-        """`all CPUs`, `2 of 4 CPUs`, `cpu0`"""
-        if self.cpu is not None:
-            return f"cpu{self.cpu}"
-        shown, all_rows = self._count_of_cpus, 0 if self.view is None else int((~self.view.gone).sum())
-        return "all CPUs" if shown == all_rows else f"{shown} of {cpus_in_words(all_rows)}"
 
     def _about_frame(self) -> list[BarItem]:
         """The chosen frame's numbers; where none is chosen, the functions that take most time themselves."""
@@ -334,25 +308,20 @@ class CpuScreen(LensScreen):
         # The zoomed frame is compared with all samples: of itself it is 100 %.
         below = bool(graph.zoom) and graph.chosen != graph.zoom
         of, label = (root, graph.zoom[-1]) if below else (graph.whole, "all")
-        return [name, *frame_items(node, of, label, share), *self._more_about(node, graph.chosen)]
-
-    def _more_about(self, node: FlameNode, path: Path) -> list[BarItem]:
-        """A function's category, and how many of its callees are too narrow to be drawn."""
-        category, layout = CATEGORIES[node.category], self.graph.layout_now
-        items = []
-        if len(path) > 1:
+        items = [name, *frame_items(node, of, label, share)]
+        if len(graph.chosen) > 1:
+            category = CATEGORIES[node.category]
             items.append(item((f"{category.letter} ", Role.DIM), (category.label, Role.TEXT), importance=700))
-        if layout is not None and path in layout.unseen:
-            text = f"{layout.unseen[path]} below too narrow to draw"
+        unseen = graph.layout_now.unseen if graph.layout_now is not None else {}
+        if graph.chosen in unseen:
+            text = f"{unseen[graph.chosen]} below too narrow to draw"
             items.append(item((text, Role.DIM), importance=500))
         return items
 
     def _zoomed_counts(self) -> list[StackCount]:
         """The stacks that pass through the zoomed frame."""
         zoom = self.graph.zoom
-        return (
-            [count for count in self.counts if path_of(count)[: len(zoom)] == zoom] if zoom else self.counts
-        )
+        return [count for count in self.counts if not zoom or path_of(count)[: len(zoom)] == zoom]
 
     def _category_shares(self, view: View) -> list[CategoryShare]:
         """The categories of the zoomed frame, then those that this kernel cannot show."""
@@ -447,15 +416,11 @@ class CpuScreen(LensScreen):
         self._count_again()
 
     def action_next_cpu(self, step: int = 1) -> None:
-        """The stacks of the next CPU, or of all again."""
+        """The stacks of the next (`step` 1) or the previous (−1) CPU, or of all again."""
         if self.view is not None:
             cpus = [None, *self.view.raw("cpu")[rows_of(self.view, None)].tolist()]
             at = cpus.index(self.cpu) if self.cpu in cpus else 0
             self._choose_cpu(cpus[(at + step) % len(cpus)])
-
-    def action_previous_cpu(self) -> None:
-        """The stacks of the previous CPU, or of all again."""
-        self.action_next_cpu(-1)
 
     def _choose_cpu(self, cpu: int | None) -> None:
         self.cpu = cpu
@@ -522,49 +487,32 @@ class CpuScreen(LensScreen):
         else:
             self.set_filter("")
 
-    def action_move_up(self) -> None:
-        """To the caller."""
-        self.graph.move_up()
-
-    def action_move_down(self) -> None:
-        """To the widest callee."""
-        self.graph.move_down()
-
-    def action_frame_left(self) -> None:
-        """To the frame to the left."""
-        self.graph.move_aside(-1)
-
-    def action_frame_right(self) -> None:
-        """To the frame to the right."""
-        self.graph.move_aside(1)
-
-    def action_page_up(self) -> None:
-        """A page up."""
-        self.graph.move_page(-1)
-
-    def action_page_down(self) -> None:
-        """A page down."""
-        self.graph.move_page(1)
-
-    def action_first(self) -> None:
-        """The widest frame of the first row."""
-        self.graph.first()
-
-    def action_last(self) -> None:
-        """Down along the widest frames to the last one."""
-        self.graph.last()
+    def action_move(self, where: str) -> None:
+        """Choose the caller, a callee or a frame beside the chosen one. `where` is the action's name."""
+        graph = self.graph
+        moves: dict[str, Callable[[], None]] = {
+            "move_up": graph.move_up,
+            "move_down": graph.move_down,
+            "frame_left": partial(graph.move_aside, -1),
+            "frame_right": partial(graph.move_aside, 1),
+            "page_up": partial(graph.move_page, -1),
+            "page_down": partial(graph.move_page, 1),
+            "first": graph.first,
+            "last": graph.last,
+        }
+        moves[where]()
 
     # --- the search -----------------------------------------------------------------------------------------
 
     async def action_filter(self) -> None:
         """Open the search box."""
-        await self.open_box(self._search_effect, self.graph.words, _SEARCH_EXAMPLE)
 
-    def _search_effect(self, words: str) -> str:
-        tree = self.graph.whole
-        if tree is None or not words.strip():
-            return "all frames"
-        return _matches_text(search(tree, matcher(words)), tree)
+        def effect(words: str) -> str:
+            tree = self.graph.whole
+            matches = None if tree is None or not words.strip() else search(tree, matcher(words))
+            return "all frames" if matches is None else _matches_text(matches, tree)
+
+        await self.open_box(effect, self.graph.words, _SEARCH_EXAMPLE)
 
     def apply_text(self, text: str) -> None:
         """Search for what was typed in the box."""

@@ -24,7 +24,7 @@ from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER
 from nettop.widgets.cells import elide_end
 from nettop.widgets.table import CHOSEN
 from nettop.widgets.themes import Ground, Role, Shade, frame_style, style
-from nettop.widgets.wheel import THUMB, Scrollable, thumb
+from nettop.widgets.wheel import Scrollable, thumb, with_thumb
 
 Path = tuple[str, ...]
 """The names from the root of the tree to a frame; the root's own path is empty."""
@@ -71,7 +71,8 @@ class Layout:
     def row(self, number: int) -> Sequence[Block]:
         """The blocks of a row, from left to right; empty below the last row."""
         while len(self._rows) <= number and self._rows[-1]:
-            self._rows.append([below for block in self._rows[-1] for below in self._below(block)])
+            callers = (block for block in self._rows[-1] if not block.merged)
+            self._rows.append([below for block in callers for below in self._below(block)])
         return self._rows[number] if number < len(self._rows) else ()
 
     @property
@@ -88,8 +89,6 @@ class Layout:
         return next((block for block in row if block.path == path and not block.merged), None)
 
     def _below(self, block: Block) -> Iterator[Block]:
-        if block.merged:
-            return
         at, thin = block.at, []
         for child in block.node.children:
             if child.samples * self.width < self._total:
@@ -98,17 +97,13 @@ class Layout:
             after = at + child.samples
             yield Block(self._cell(at), self._cell(after), (*block.path, child.symbol), child, at)
             at = after
-        if thin:
-            yield from self._merged(block, at, thin)
-
-    def _merged(self, caller: Block, at: int, thin: Sequence[FlameNode]) -> Iterator[Block]:
         samples, time_ns = sum(node.samples for node in thin), sum(node.time_ns for node in thin)
         start = self._cell(at)
-        end = min(caller.end, max(self._cell(at + samples), start + 1))
-        if start == end:
-            self.unseen[caller.path] = len(thin)
-        else:
-            yield Block(start, end, caller.path, FlameNode("", samples, time_ns, OTHER), at, len(thin))
+        end = min(block.end, max(self._cell(at + samples), start + 1))
+        if thin and start == end:
+            self.unseen[block.path] = len(thin)
+        elif thin:
+            yield Block(start, end, block.path, FlameNode("", samples, time_ns, OTHER), at, len(thin))
 
     def _cell(self, samples: int) -> int:
         """The edge after this many samples, to the nearest cell."""
@@ -291,15 +286,11 @@ class FlameGraph(Scrollable, can_focus=True):
             self.choose(self.chosen[: max(least, len(self.chosen) - self.page)])
 
     def _descend(self, rows: int) -> None:
-        block = self._chosen_block()
-        if block is None:
+        if self._chosen_block() is None:
             self.first()
-            block = self._chosen_block()
+        block = self._chosen_block()
         for _ in range(rows):
-            below = None if block is None else self._widest_below(block)
-            if below is None:
-                break
-            block = below
+            block = (block and self._widest_below(block)) or block
         if block is not None:
             self.choose(block.path)
 
@@ -366,17 +357,15 @@ class FlameGraph(Scrollable, can_focus=True):
             self._drawn_in, self._laid_out = size_and_theme, None
             self._strips.clear()
         first = self.top + self.hidden_rows
-        rows = [self._row(number) for number in range(first, first + size.height)]
-        return self._with_thumb(rows, size.width)
+        for number in range(first, first + size.height):
+            if number not in self._strips:
+                self._strips[number] = self._row(number)
+                self.drawn += 1
+        rows = [self._strips[number] for number in range(first, first + size.height)]
+        lines, bar = thumb(self._depth(), size.height, self.top), style(self.app.theme, Role.FAINT)
+        return [with_thumb(row, bar) if y in lines else row for y, row in enumerate(rows)]
 
     def _row(self, number: int) -> Strip:
-        strip = self._strips.get(number)
-        if strip is None:
-            strip = self._strips[number] = self._drawn_row(number)
-            self.drawn += 1
-        return strip
-
-    def _drawn_row(self, number: int) -> Strip:
         blank = style(self.app.theme, Role.TEXT)
         matches = matcher(self.words) if self.words else None
         segments: list[Segment] = []
@@ -399,7 +388,7 @@ class FlameGraph(Scrollable, can_focus=True):
             return [Segment(THIN * width, style(theme, Role.FAINT))]
         entry = _ENTRY_OF.get(block.node.symbol) if len(block.path) == 1 else None
         if entry is not None:
-            return self._entry_cells(block, entry, width)
+            return self._entry_cells(block, entry)
         letter = CATEGORIES.get(block.node.category, CATEGORIES[OTHER]).letter
         chosen = block.path == self.chosen
         shade = Shade.CHOSEN if chosen else Shade.FADED if matches is False else Shade.PLAIN
@@ -418,9 +407,9 @@ class FlameGraph(Scrollable, can_focus=True):
         ]
         return [Segment(text, text_style) for text, text_style in cells if text]
 
-    def _entry_cells(self, block: Block, entry: int, width: int) -> list[Segment]:
+    def _entry_cells(self, block: Block, entry: int) -> list[Segment]:
         """An entry point, drawn as in the bars."""
-        chosen = block.path == self.chosen
+        chosen, width = block.path == self.chosen, block.end - block.start
         ground = Ground.BAND if chosen else Ground.SCREEN
         glyph, colour = GLYPHS[entry], style(self.app.theme, ROLES[entry])
         bold = style(self.app.theme, Role.BOLD, ground)
@@ -449,15 +438,6 @@ class FlameGraph(Scrollable, can_focus=True):
         (root,) = self.layout_now.row(0)
         share = f"{human(block.node.samples / root.node.samples, RATIO)} "
         return name, space - len(name) - len(share), share
-
-    def _with_thumb(self, strips: list[Strip], width: int) -> list[Strip]:
-        """The strips, with the scroll bar at the right edge."""
-        lines = thumb(self._depth(), len(strips), self.top)
-        bar = Strip([Segment(THUMB, style(self.app.theme, Role.FAINT))], 1)
-        return [
-            Strip.join([strip.crop(0, width - 1), bar]) if y in lines else strip
-            for y, strip in enumerate(strips)
-        ]
 
     # --- mouse ----------------------------------------------------------------------------------------------
 

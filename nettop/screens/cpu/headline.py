@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -12,22 +13,28 @@ from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.cpu.entry_bars import percent
-from nettop.snapshots.arrays import Index, as_list
+from nettop.screens.lens import LensScreen
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.cpu import CPUS, HOOK_SAMPLES, HOOK_SYSCALLS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.bar import BarItem, item
-from nettop.widgets.cells import RowFlags
+from nettop.widgets.cells import idle_where_zero
 from nettop.widgets.themes import Role
 
 _NETWORK = "network_ns"
 
 
-def row_flags(view: View, at: Index) -> list[RowFlags]:
-    """Idle: the network took no time in the last interval."""
-    shares = view.column(_NETWORK + RATE)
-    idle = as_list(shares.known[at] & (shares.numbers[at] == 0))
-    return [RowFlags(gone, is_idle) for gone, is_idle in zip(as_list(view.gone[at]), idle, strict=True)]
+row_flags = partial(idle_where_zero, _NETWORK + RATE)
+"""Idle: the network took no time in the last interval."""
+
+
+class CpuTable(LensScreen):
+    """A table of the lens; its screens differ only in what they declare."""
+
+    def headline(self, view: View) -> list[BarItem]:
+        """What the network costs, and how that is measured."""
+        return [*network_share(view), *sampling(view.snapshot)]
 
 
 def network_share(view: View) -> list[BarItem]:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from nettop.query.view import View
@@ -12,10 +10,9 @@ from nettop.screens import headline
 from nettop.screens.cpu.entry_bars import percent
 from nettop.screens.cpu.headline import network_share, row_flags, syscalls_by_samples
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index
 from nettop.snapshots.cpu import HOOK_SERVED, NO_PROCESS
 from nettop.snapshots.schema import RATE
-from nettop.widgets.bar import BarItem, item
+from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import RowStyle
 from nettop.widgets.themes import Role
 
@@ -25,31 +22,22 @@ _SOFTIRQ = "softirq_ns" + RATE
 class CpuProcessesScreen(LensScreen):
     """Processes: their system calls and the softirqs for their sockets; the rest belongs to no process."""
 
-    about: ClassVar[str] = "which processes the network stack works for, and what belongs to none"
-    row_style: ClassVar[RowStyle] = RowStyle(absent={"process": "(ended)"}, flags=row_flags)
-    describable: ClassVar[bool | None] = True
+    about = "which processes the network stack works for, and what belongs to none"
+    row_style = RowStyle(absent={"process": "(ended)"}, flags=row_flags)
+    describable = True
 
     def headline(self, view: View) -> list[BarItem]:
         """What the network costs, the number of processes, and the share of softirq time of no process."""
         is_process = view.known("pid")
         processes, others = (np.flatnonzero(~view.gone & these) for these in (is_process, ~is_process))
-        return [
-            *network_share(view),
-            headline.count("processes", len(processes), 800),
-            *_softirqs(view, processes, others),
-            *syscalls_by_samples(view.snapshot),
-        ]
-
-
-def _softirqs(view: View, processes: Index, others: Index) -> list[BarItem]:
-    """`softirqs 35.6 % (no process)`; empty while none ran."""
-    if view.snapshot.why_not(HOOK_SERVED.name) is not None:
-        return [item(("softirqs ", Role.DIM), (f"all {NO_PROCESS}", Role.WARN), importance=700)]
-    served, rest = (view.total(_SOFTIRQ, at) or 0.0 for at in (processes, others))
-    if not served + rest:
-        return []
-    share = percent(rest / (served + rest))
-    return [item(("softirqs ", Role.DIM), (f"{share} {NO_PROCESS}", Role.TEXT), importance=700)]
+        items = [*network_share(view), headline.count("processes", len(processes), 800)]
+        served, rest = (view.total(_SOFTIRQ, at) or 0.0 for at in (processes, others))
+        share = Span(f"{percent(rest / (served + rest))} {NO_PROCESS}") if served + rest else None
+        if view.snapshot.why_not(HOOK_SERVED.name) is not None:
+            share = Span(f"all {NO_PROCESS}", Role.WARN)
+        if share is not None:
+            items.append(item(("softirqs ", Role.DIM), share, importance=700))
+        return [*items, *syscalls_by_samples(view.snapshot)]
 
 
 SCREEN = CpuProcessesScreen
