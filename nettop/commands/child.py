@@ -69,7 +69,11 @@ class Child:
 
 def _wait_and_become(go: int, error: int, words: Sequence[str], user: User | None) -> NoReturn:
     try:
-        _forget_handlers()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        for number in _DEFAULT_AGAIN:
+            signal.signal(number, signal.SIG_DFL)
         if user is not None:
             become(user)
         if os.read(go, 1):
@@ -78,12 +82,3 @@ def _wait_and_become(go: int, error: int, words: Sequence[str], user: User | Non
         os.write(error, str(refused.errno).encode())
     finally:
         os._exit(_CANNOT_RUN)  # never back into what the parent was about to do
-
-
-def _forget_handlers() -> None:
-    """Restore the default action of signals, except those that are ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    for number in _DEFAULT_AGAIN:
-        signal.signal(number, signal.SIG_DFL)

@@ -130,13 +130,7 @@ class Btf:
     # --- finding members ----------------------------------------------------------------------------------
 
     def _find(self, struct: str, name: str, path: str) -> _Member:
-        offset, type_id = self._member(struct, path)
-        base, suffix = self._c_type(type_id)
-        alone = "" if suffix else "__read_alone "
-        return _Member(offset, offset + self._size(type_id), name, f"{alone}{base} {name}{suffix};")
-
-    def _member(self, struct: str, path: str) -> tuple[int, int]:
-        """Byte offset and type of the member at a dotted path."""
+        """The declaration of the member at a dotted path as `name`."""
         type_id = self._id(struct, _STRUCT, f"struct {struct}")
         bits = 0
         for part in path.split("."):
@@ -146,7 +140,10 @@ class Btf:
             bits, type_id = bits + hit[0], hit[1]
         if bits % 8:
             raise MissingInKernel(f"member {path} of struct {struct} is a bit-field in this kernel")
-        return bits // 8, type_id
+        offset = bits // 8
+        base, suffix = self._c_type(type_id)
+        alone = "" if suffix else "__read_alone "
+        return _Member(offset, offset + self._size(type_id), name, f"{alone}{base} {name}{suffix};")
 
     def _look_up(self, type_id: int, name: str) -> tuple[int, int] | None:
         """Bit offset and type of a member, also inside anonymous members, depth first."""

@@ -7,6 +7,7 @@ The numbers differ between kernels, so the names come from BTF.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from nettop.kernel.btf import Btf, MissingInKernel
@@ -62,15 +63,12 @@ class DropReasons:
 
 def read_drop_reasons() -> DropReasons:
     """The reasons of the running kernel. Raises MissingInKernel where BTF does not describe the tracepoint."""
-    btf = Btf()
-    try:
+    with closing(Btf()) as btf:
         return DropReasons(
             btf.arguments("kfree_skb"),
             _names(btf, "skb_drop_reason", "SKB_DROP_REASON_", "SKB_"),
             _names(btf, "skb_drop_reason_subsys", "SKB_DROP_REASON_SUBSYS_"),
         )
-    finally:
-        btf.close()
 
 
 def _names(btf: Btf, enum: str, *prefixes: str) -> dict[int, str]:

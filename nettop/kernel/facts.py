@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _CONTAINER = re.compile(
     r"(?:^|[/-])(?P<runtime>docker|crio|cri-containerd|libpod)?[-/]?(?P<id>[0-9a-f]{64})(?:\.scope)?"
 )
 _RUNTIMES = {"docker": "docker", "crio": "cri-o", "cri-containerd": "containerd", "libpod": "podman"}
-_KUBERNETES = "kubepods"
+_RUNTIMES_BY_PATH = {"/docker/": "docker", "kubepods": "containerd"}
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope|socket|mount))(?=/|$)")
 _SHORT_ID = 12
 _PROC_MOUNT = re.compile(r"^\d+ \d+ \S+ \S+ /proc .* - proc \S+ (\S+)$", re.MULTILINE)
@@ -86,17 +87,17 @@ class Host:
 
     def proc_options(self) -> dict[str, str]:
         """The mount options of /proc; if it is mounted several times, those of the last mount, which is visible."""
-        mounts = _PROC_MOUNT.findall(_read(self.proc / "self/mountinfo"))
+        mounts = _PROC_MOUNT.findall(read_text(self.proc / "self/mountinfo"))
         words = mounts[-1].split(",") if mounts else []
         return {name: value for name, _, value in (word.partition("=") for word in words)}
 
     def is_real_time(self) -> bool:
         """True on a kernel with PREEMPT_RT, by its version: softirqs can be preempted there."""
-        return "PREEMPT_RT" in _read(self.proc / "sys/kernel/version").split()
+        return "PREEMPT_RT" in read_text(self.proc / "sys/kernel/version").split()
 
     def lockdown(self) -> str:
         """The kernel's lockdown mode, "none" on a kernel without lockdown."""
-        text = _read(self.root / "sys/kernel/security/lockdown")
+        text = read_text(self.root / "sys/kernel/security/lockdown")
         mode = re.search(r"\[(\w+)\]", text)
         return mode.group(1) if mode else "none"
 
@@ -108,31 +109,24 @@ class Host:
             return None
 
     def _missing_capabilities(self) -> list[str]:
-        mask = re.search(r"^CapEff:\s*([0-9a-f]+)", _read(self.proc / "thread-self/status"), re.MULTILINE)
+        mask = re.search(r"^CapEff:\s*([0-9a-f]+)", read_text(self.proc / "thread-self/status"), re.MULTILINE)
         held = int(mask.group(1), 16) if mask else 0
-        if held >> CAP_SYS_ADMIN & 1:
-            return []
-        return [
-            name for name, bit in (("CAP_BPF", CAP_BPF), ("CAP_PERFMON", CAP_PERFMON)) if not held >> bit & 1
-        ]
+        needed = {} if held >> CAP_SYS_ADMIN & 1 else {"CAP_BPF": CAP_BPF, "CAP_PERFMON": CAP_PERFMON}
+        return [name for name, bit in needed.items() if not held >> bit & 1]
 
     # --- network namespaces -------------------------------------------------------------------------------
 
     def sockstat(self) -> Sockstat:
         """The counts of the calling thread's network namespace."""
         net = self.proc / "thread-self/net"
-        counts: dict[tuple[str, str], int] = {}
-        for name in ("sockstat", "sockstat6"):
-            for line in _read(net / name).splitlines():
-                protocol, _, rest = line.partition(":")
-                words = rest.split()
-                counts.update(
-                    {(protocol, key): int(n) for key, n in zip(words[::2], words[1::2], strict=False)}
-                )
+        counts: Counter[str] = Counter()
+        for line in (read_text(net / "sockstat") + read_text(net / "sockstat6")).splitlines():
+            protocol, *words = line.split()  # such as TCP: inuse 5 tw 2
+            counts.update({protocol + key: int(n) for key, n in zip(words[::2], words[1::2], strict=False)})
         return Sockstat(
-            tcp=counts.get(("TCP", "inuse"), 0) + counts.get(("TCP6", "inuse"), 0),
-            udp=counts.get(("UDP", "inuse"), 0) + counts.get(("UDP6", "inuse"), 0),
-            time_wait=counts.get(("TCP", "tw"), 0),
+            tcp=counts["TCP:inuse"] + counts["TCP6:inuse"],
+            udp=counts["UDP:inuse"] + counts["UDP6:inuse"],
+            time_wait=counts["TCP:tw"],
         )
 
     # --- processes ----------------------------------------------------------------------------------------
@@ -142,7 +136,7 @@ class Host:
 
         None when the process is gone.
         """
-        lines = _read(self.proc / str(pid) / "cgroup").splitlines()
+        lines = read_text(self.proc / str(pid) / "cgroup").splitlines()
         paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines if line.count(":") >= 2}
         if not paths:
             return None
@@ -152,7 +146,7 @@ class Host:
 
     def process_name(self, pid: int) -> str:
         """The name of a process's first thread, safe to show; empty when it is gone."""
-        return safe_text(_read(self.proc / str(pid) / "comm").rstrip("\n"))
+        return safe_text(read_text(self.proc / str(pid) / "comm").rstrip("\n"))
 
     def command_line(self, pid: int) -> str:
         """The command line of a process, safe to show; empty when it is gone or a kernel thread."""
@@ -171,20 +165,14 @@ def container_of(cgroup: str) -> str | None:
     for part in reversed(cgroup.split("/")):
         match = _CONTAINER.search(part)
         if match:
-            return f"{_runtime(match.group('runtime'), cgroup)}:{match.group('id')[:_SHORT_ID]}"
+            by_path = (name for mark, name in _RUNTIMES_BY_PATH.items() if mark in cgroup)
+            runtime = _RUNTIMES.get(match["runtime"]) or next(by_path, "container")
+            return f"{runtime}:{match['id'][:_SHORT_ID]}"
     units = _UNIT.findall(cgroup)
     return units[-1] if units else None
 
 
-def _runtime(prefix: str | None, cgroup: str) -> str:
-    if prefix:
-        return _RUNTIMES[prefix]
-    if "/docker/" in cgroup:
-        return "docker"
-    return "containerd" if _KUBERNETES in cgroup else "container"
-
-
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The text of a file, empty when it cannot be read."""
     try:
         return path.read_text(errors="replace")

@@ -64,15 +64,11 @@ def _enter() -> int:
         inode = enter_new_namespace()
     except OSError as error:
         raise OSError(error.errno, f"no network namespace can be made: {error.strerror}") from error
-    _bring_loopback_up()
-    privileges.keep_only(privileges.for_reading())
-    return inode
-
-
-def _bring_loopback_up() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:  # to bring the loopback device up
         name, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0)))
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _IFREQ.pack(name, flags | _IFF_UP))
+    privileges.keep_only(privileges.for_reading())
+    return inode
 
 
 def _make_traffic() -> frozenset[int]:

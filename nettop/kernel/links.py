@@ -53,7 +53,13 @@ def read_links() -> list[Link]:
         channel.settimeout(_TIMEOUT_S)
         # With devices that come and go all the time an inconsistent list is better than none.
         for _ in range(_ATTEMPTS):
-            links, is_whole = _dump(channel)
+            channel.send(_REQUEST)
+            links: list[Link] = []
+            ended, is_whole = False, True
+            while not ended:
+                some, ended, whole = parse_links(channel.recv(netlink.ANSWER_BYTES))
+                links += some
+                is_whole = is_whole and whole
             if is_whole:
                 break
         return links
@@ -76,18 +82,6 @@ def parse_links(message: bytes) -> tuple[list[Link], bool, bool]:
         if kind == netlink.RTM_NEWLINK and len(body) >= netlink.LINK.size:
             links.append(_link(body))
     return links, ended, is_whole
-
-
-def _dump(channel: socket.socket) -> tuple[list[Link], bool]:
-    """One dump: the devices, and whether none changed meanwhile."""
-    channel.send(_REQUEST)
-    links: list[Link] = []
-    ended, is_whole = False, True
-    while not ended:
-        some, ended, whole = parse_links(channel.recv(netlink.ANSWER_BYTES))
-        links += some
-        is_whole = is_whole and whole
-    return links, is_whole
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:

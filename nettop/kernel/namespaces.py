@@ -121,12 +121,12 @@ class Namespaces:
     is bind-mounted, while a process runs that was in it when privileges were dropped, and while sockets are seen in it.
 
     Whoever uses `threads` holds the `lock`. `refused` gives the namespaces that could not be entered, with the reason:
-    their sockets without an owner process are not listed.
+    their sockets without an owner process are not listed. Each of the `users` closes these once.
     """
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    def __init__(self, proc: Path = Path("/proc"), users: int = 1) -> None:
         self._proc = proc
-        self._users = 1
+        self.users = users
         self._scanned_at = float("-inf")
         self._closed = threading.Event()
         self._paths: dict[int, list[Path]] = {}
@@ -207,14 +207,10 @@ class Namespaces:
             if unknown or now - self._scanned_at >= _SCAN_INTERVAL_S:
                 self._update()
 
-    def share(self) -> None:
-        """Count one more user, who will close these."""
-        self._users += 1
-
     def close(self) -> None:
         """Leave every namespace, if there is no other user."""
-        self._users -= 1
-        if self._users:
+        self.users -= 1
+        if self.users:
             return
         if _shared.get(self._proc) is self:
             del _shared[self._proc]
@@ -306,9 +302,7 @@ _shared: dict[Path, Namespaces] = {}
 
 def shared_namespaces(proc: Path = Path("/proc")) -> Namespaces:
     """The namespaces that all sources share, until each of them has closed them. Call it from one thread only."""
-    namespaces = _shared.get(proc)
-    if namespaces is None:
-        namespaces = _shared[proc] = Namespaces(proc)
-    else:
-        namespaces.share()
-    return namespaces
+    if proc not in _shared:
+        _shared[proc] = Namespaces(proc, users=0)
+    _shared[proc].users += 1
+    return _shared[proc]

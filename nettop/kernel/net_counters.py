@@ -12,6 +12,8 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from nettop.kernel.facts import read_text
+
 _OWN = "thread-self/net"
 _IN_LINES = re.compile(r"^(\w+)\s+(-?\d+)$", re.MULTILINE | re.ASCII)
 _CPU_AT = 12
@@ -24,8 +26,10 @@ def read_counters(proc: Path = Path("/proc")) -> dict[str, int]:
     The protocols' settings in snmp, which count no packets, are among them.
     """
     folder = proc / _OWN
-    counters = _in_pairs_of_lines(_read(folder / "netstat")) | _in_pairs_of_lines(_read(folder / "snmp"))
-    return counters | {name: int(value) for name, value in _IN_LINES.findall(_read(folder / "snmp6"))}
+    counters = _in_pairs_of_lines(read_text(folder / "netstat")) | _in_pairs_of_lines(
+        read_text(folder / "snmp")
+    )
+    return counters | {name: int(value) for name, value in _IN_LINES.findall(read_text(folder / "snmp6"))}
 
 
 def read_backlog_drops(proc: Path = Path("/proc")) -> dict[int, int]:
@@ -34,7 +38,7 @@ def read_backlog_drops(proc: Path = Path("/proc")) -> dict[int, int]:
     They are counted for the whole machine (softnet_seq_show in net/core/net-procfs.c).
     """
     drops: dict[int, int] = {}
-    for number, line in enumerate(_read(proc / _OWN / "softnet_stat").splitlines()):
+    for number, line in enumerate(read_text(proc / _OWN / "softnet_stat").splitlines()):
         with suppress(ValueError, IndexError):
             columns = [int(word, 16) for word in line.split()]
             drops[columns[_CPU_AT] if len(columns) > _CPU_AT else number] = columns[1]
@@ -58,11 +62,3 @@ def _names(heading: str) -> tuple[str, ...]:
     """The counters that a heading names; it is the same in every namespace, as long as the kernel runs."""
     group, _, names = heading.partition(":")
     return tuple(group + name for name in names.split())
-
-
-def _read(path: Path) -> str:
-    """The text of a file, empty when it cannot be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

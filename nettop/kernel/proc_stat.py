@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from nettop.kernel.facts import read_text
+
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 """The unit of times in /proc, in ns."""
 
@@ -21,12 +23,8 @@ class CpuTimes(NamedTuple):
 
 def read_cpu_times(proc: Path) -> dict[int, CpuTimes]:
     """The CPUs that are online, by number; none where the file cannot be read."""
-    try:
-        lines = (proc / "stat").read_text().splitlines()
-    except OSError:
-        return {}
     times: dict[int, CpuTimes] = {}
-    for line in lines:
+    for line in read_text(proc / "stat").splitlines():
         name, *numbers = line.split()
         if name.startswith("cpu") and name != "cpu":
             _, _, _, idle, iowait, _, softirq, steal, *_ = (int(ticks) * TICK_NS for ticks in numbers)

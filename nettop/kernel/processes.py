@@ -50,8 +50,14 @@ class Processes:
         Reads the columns pid, start_time, css_set and comm. `groups` has control groups that are known already, by
         css_set; the others are added to it. With `more` the processes of earlier rows are kept too.
         """
-        self._renew_tables()
-        starts = _run_starts(rows["pid"])
+        for (
+            column,
+            table,
+        ) in self._tables.items():  # a new table if most texts belong to processes that are gone
+            if len(table.values) > 2 * len(self._groups) + _SPARE_TEXTS:
+                self._tables[column] = TextTable()
+        pids = rows["pid"]
+        starts = np.flatnonzero(np.append([True], pids[1:] != pids[:-1]))[: len(rows)]
         codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
         named: dict[Identity, str | None] = {}
         by_css_set = {} if groups is None else groups
@@ -108,12 +114,6 @@ class Processes:
         self.vanished += read is None
         return None if read is None else safe_text(read)
 
-    def _renew_tables(self) -> None:
-        """Begin a new table when most of its texts belong to processes that are gone."""
-        for name, table in self._tables.items():
-            if len(table.values) > 2 * len(self._groups) + _SPARE_TEXTS:
-                self._tables[name] = TextTable()
-
 
 def user_name(uid: int) -> str:
     """The name of a user, or the number if it has none."""
@@ -123,11 +123,3 @@ def user_name(uid: int) -> str:
         return safe_text(pwd.getpwuid(uid).pw_name)
     except KeyError:
         return str(uid)
-
-
-def _run_starts(column: Array) -> Array:
-    """Positions at which the value differs from the one before."""
-    if not len(column):
-        return np.zeros(0, np.intp)
-    changes = np.flatnonzero(column[1:] != column[:-1]) + 1
-    return np.concatenate([np.zeros(1, np.intp), changes])

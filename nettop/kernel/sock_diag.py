@@ -17,7 +17,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
 from nettop.kernel import netlink
@@ -102,16 +101,21 @@ def dump(protocol: int, states: int, *, info: bool) -> Dump:
     sockets: list[Array] = []
     inconsistent = 0
     wanted = 1 << (_SOCKET_MEMORY - 1) | (1 << (_INFO - 1) if info else 0)
-    with _open() as channel:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            request = struct.pack("=BBBxI48x", family, protocol, wanted, states)
-            for _ in range(_ATTEMPTS):
-                listed, consistent = _request(channel, request)
-                if consistent:
-                    break
-            else:
-                inconsistent += 1
-            sockets += listed
+    try:
+        with socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
+        ) as channel:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                request = struct.pack("=BBBxI48x", family, protocol, wanted, states)
+                for _ in range(_ATTEMPTS):
+                    listed, consistent = _request(channel, request)
+                    if consistent:
+                        break
+                else:
+                    inconsistent += 1
+                sockets += listed
+    except OSError as error:
+        raise _failed(error.errno or 0) from error
     return Dump(sockets, inconsistent)
 
 
@@ -125,7 +129,11 @@ def split(buffer: bytes | bytearray, at: int, end: int) -> Answer:
         length, kind, flags = _message(buffer, at, end)
         all_flags |= flags
         if kind in (netlink.ERROR, netlink.DONE):
-            _require_success(buffer, at, length)
+            if length < netlink.HEADER.size + netlink.RESULT.size:
+                raise _truncated()
+            number = netlink.error_number(buffer[at + netlink.HEADER.size : at + length])
+            if number > 0:
+                raise _failed(number)
             ended = True
         elif kind == _SOCK_DIAG_BY_FAMILY:
             if length < _HEAD_BYTES:
@@ -145,7 +153,12 @@ def alike(buffer: bytes | bytearray, starts: list[int], lengths: list[int]) -> I
         messages = places[at[sizes == size] // 4]
         while len(messages):
             layout = attributes(messages[0].tobytes())
-            same = _laid_out_alike(messages, layout)
+            same = np.ones(
+                len(messages), bool
+            )  # those with the attributes of the first one at the same offsets
+            for _, place, _ in layout:
+                heads: Array = np.ndarray(len(messages), "u4", messages, place, messages.strides)
+                same &= heads == heads[0]
             yield messages[same].view(_message_dtype(size, layout))
             messages = messages[~same]
 
@@ -162,23 +175,9 @@ def attributes(message: bytes) -> Layout:
     return tuple(layout)
 
 
-def _open() -> socket.socket:
-    try:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-    except OSError as error:
-        raise _failed(error.errno or 0) from error
-
-
 def _request(channel: socket.socket, request: bytes) -> tuple[list[Array], bool]:
     """The sockets in the answer to one request, and whether the kernel's table did not change meanwhile."""
-    try:
-        channel.send(netlink.request(_SOCK_DIAG_BY_FAMILY, netlink.DUMP, request))
-        return _receive(channel)
-    except OSError as error:
-        raise _failed(error.errno or 0) from error
-
-
-def _receive(channel: socket.socket) -> tuple[list[Array], bool]:
+    channel.send(netlink.request(_SOCK_DIAG_BY_FAMILY, netlink.DUMP, request))
     buffer = bytearray(_CHUNK + netlink.ANSWER_BYTES)
     view = memoryview(buffer)
     sockets: list[Array] = []
@@ -208,24 +207,6 @@ def _message(buffer: bytes | bytearray, at: int, end: int) -> tuple[int, int, in
     if length < netlink.HEADER.size or length > end - at:
         raise _truncated()
     return length, kind, flags
-
-
-def _require_success(buffer: bytes | bytearray, at: int, length: int) -> None:
-    """Raise the error reported by the message that ends a dump."""
-    if length < netlink.HEADER.size + netlink.RESULT.size:
-        raise _truncated()
-    number = netlink.error_number(buffer[at + netlink.HEADER.size : at + length])
-    if number > 0:
-        raise _failed(number)
-
-
-def _laid_out_alike(messages: Array, layout: Layout) -> NDArray[np.bool_]:
-    """Which messages have the attributes of the first one at the same offsets."""
-    same = np.ones(len(messages), bool)
-    for _, at, _ in layout:
-        heads: Array = np.ndarray(len(messages), "u4", messages, at, messages.strides)
-        same &= heads == heads[0]
-    return same
 
 
 @lru_cache(maxsize=64)

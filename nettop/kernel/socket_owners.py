@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,52 +48,34 @@ class SocketOwners(NamedTuple):
         return frozenset(self.processes["netns"].tolist()) - {_UNKNOWN}
 
 
-@dataclass(slots=True)
-class _Scan:
-    """The descriptors and processes seen so far."""
-
-    inodes: list[int] = field(default_factory=list)
-    fds: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    processes: list[tuple[int, int, bytes, int]] = field(default_factory=list)
-    hidden: int = 0
-
-
 def find_owners(proc: Path = Path("/proc")) -> SocketOwners:
     """The descriptors of sockets in all processes that may be inspected."""
-    scan = _Scan()
+    owned: list[dict[int, int]] = []
+    processes: list[tuple[int, int, bytes, int]] = []
+    hidden = 0
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
         try:
+            # An open folder of /proc never shows another process.
             with _folder(proc / str(pid)) as process:
-                _scan_process(process, pid, scan)
+                try:
+                    sockets = _sockets_of(process)
+                except PermissionError:
+                    hidden += not _is_kernel_thread(process)
+                    continue
+                if sockets:
+                    processes.append(_identify(process, pid))
+                    owned.append(sockets)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
         except PermissionError:
-            scan.hidden += 1
+            hidden += 1
     return SocketOwners(
-        np.array(scan.inodes, np.uint32),
-        np.array(scan.fds, np.uint32),
-        np.repeat(np.arange(len(scan.processes)), scan.counts),
-        np.array(scan.processes, PROCESS),
-        scan.hidden,
+        np.fromiter((inode for sockets in owned for inode in sockets.values()), np.uint32),
+        np.fromiter((fd for sockets in owned for fd in sockets), np.uint32),
+        np.repeat(np.arange(len(owned)), list(map(len, owned))),
+        np.array(processes, PROCESS),
+        hidden,
     )
-
-
-def _scan_process(process: int, pid: int, scan: _Scan) -> None:
-    """Add a process's sockets to the scan. An open folder of /proc never shows another process.
-
-    Raises OSError when the process has ended or may not be inspected.
-    """
-    try:
-        sockets = _sockets_of(process)
-    except PermissionError:
-        scan.hidden += not _is_kernel_thread(process)
-        return
-    if sockets:
-        scan.processes.append(_identify(process, pid))
-        scan.counts.append(len(sockets))
-        scan.fds += sockets.keys()
-        scan.inodes += sockets.values()
 
 
 def _sockets_of(process: int) -> dict[int, int]:

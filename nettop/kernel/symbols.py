@@ -12,10 +12,10 @@ from array import array
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
+from nettop.kernel.facts import read_text
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Array
 
@@ -58,7 +58,7 @@ class Symbols:
         self._proc = proc
         self._wanted = frozenset(name.encode() for name in wanted)
         self.present: frozenset[str] = frozenset()
-        self._modules: frozenset[bytes] | None = None
+        self._modules: frozenset[str] | None = None
         self._starts: Array = np.empty(0, np.uint64)
         self._ends: Array = np.empty(0, np.intp)
         self._order: Array = self._ends
@@ -69,7 +69,8 @@ class Symbols:
 
         True if they were read. A file that cannot be read, or that hides its addresses, gives none.
         """
-        modules = _modules(self._proc / "modules")
+        lines = read_text(self._proc / "modules").splitlines()
+        modules = frozenset(line.partition(" ")[0] for line in lines)
         if modules == self._modules:
             return False
         self._modules = modules
@@ -77,7 +78,8 @@ class Symbols:
         starts, ends, text = array("Q"), array("Q"), bytearray()
         present = set()
         for start, name in _functions(self._proc / "kallsyms"):
-            if (own := _own_name(name)) in self._wanted:
+            # Without its module, and without suffixes such as .isra.0.
+            if (own := name.partition(b" ")[0].partition(b".")[0]) in self._wanted:
                 present.add(own.decode())
             if start:
                 starts.append(start)
@@ -110,42 +112,13 @@ class Symbols:
 
 
 def _functions(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Start and name of every function in a file like /proc/kallsyms; a hidden start is 0."""
-    try:
-        file = _open(path)
-    except OSError:
-        return
-    with file:
+    """Start and name of every function in a file like /proc/kallsyms; a hidden or malformed start is 0."""
+    with suppress(OSError), open(_opened.get(path, path), "rb", closefd=path not in _opened) as file:
+        file.seek(0)  # one that was opened early may have been read before
         for line in file:
             if line[_KIND] in _FUNCTIONS and not line.startswith(_PADDING, _NAME_AT):
-                yield _number(line[_ADDRESS]), line[_NAME_AT:].rstrip().replace(b"\t", b" ")
-
-
-def _own_name(name: bytes) -> bytes:
-    """The name without its module, and without suffixes such as .isra.0."""
-    return name.partition(b" ")[0].partition(b".")[0]
-
-
-def _open(path: Path) -> BinaryIO:
-    """The file from its beginning, as opened by `open_symbols` if it was."""
-    if path not in _opened:
-        return path.open("rb")
-    os.lseek(_opened[path], 0, os.SEEK_SET)
-    return open(_opened[path], "rb", closefd=False)
-
-
-def _number(digits: bytes) -> int:
-    """The value of hexadecimal digits; 0 if they are not any."""
-    try:
-        return int(digits, 16)
-    except ValueError:
-        return 0
-
-
-def _modules(path: Path) -> frozenset[bytes]:
-    """The names in a file like /proc/modules; none on a kernel without modules."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(line.partition(b" ")[0] for line in lines)
+                try:
+                    start = int(line[_ADDRESS], 16)
+                except ValueError:
+                    start = 0
+                yield start, line[_NAME_AT:].rstrip().replace(b"\t", b" ")

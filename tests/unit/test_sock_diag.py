@@ -116,7 +116,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
 
     def answer(*answers: list[bytes]) -> Kernel:
         kernel = Kernel(*answers)
-        monkeypatch.setattr(sock_diag, "_open", lambda: kernel)
+        monkeypatch.setattr(socket, "socket", lambda *_: kernel)
         return kernel
 
     return answer

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -150,17 +151,17 @@ class DropCount:
         """Compile, load and attach. Raises NettopError when this host or user cannot."""
         self.kinds_max = kinds_max
         self.reasons = read_drop_reasons()
-        self._program = loader.load(program_text(self.reasons, kinds_max))
+        self.program = loader.load(program_text(self.reasons, kinds_max))
         try:
-            self._link = bpf.attach_tracing(self._program.functions[PROGRAM])
+            self._link = bpf.attach_tracing(self.program.functions[PROGRAM])
         except OSError as error:
-            self._program.close()
+            self.program.close()
             raise Unsupported(f"the kernel lets no program attach to kfree_skb: {error.strerror}") from error
 
     def read(self) -> tuple[Array, Array]:
         """Every kind of drop so far, and what was counted of it on all CPUs."""
         each = np.dtype((COUNT, (maps.possible_cpus(),)))
-        kinds, counts = maps.read_all(self._program.maps["counted"], KIND, each)
+        kinds, counts = maps.read_all(self.program.maps["counted"], KIND, each)
         totals = np.zeros(len(kinds), COUNT)
         for name in COUNT.names or ():
             totals[name] = counts[name].sum(axis=1)
@@ -168,28 +169,20 @@ class DropCount:
 
     def lost(self) -> dict[str, int]:
         """Drops that are in no row: the map was full, or the program was counting another drop on that CPU."""
-        untracked = maps.read_per_cpu(self._program.maps["untracked"], 0, np.dtype("u8"))
-        misses = bpf.recursion_misses(self._program.functions[PROGRAM])
+        untracked = maps.read_per_cpu(self.program.maps["untracked"], 0, np.dtype("u8"))
+        misses = bpf.recursion_misses(self.program.functions[PROGRAM])
         return {"untracked": int(untracked.sum()), "recursion": misses}
-
-    def runs(self) -> dict[str, tuple[int, int]]:
-        """How often the program ran, and for how many ns."""
-        return self._program.runs()
-
-    def kernel_bytes(self) -> int:
-        """What it takes of the kernel's memory."""
-        return self._program.kernel_bytes()
 
     def forget(self, kinds: Array) -> None:
         """Delete these kinds of drops; if they occur again they are counted from 0."""
-        maps.delete_all(self._program.maps["counted"], kinds)
+        maps.delete_all(self.program.maps["counted"], kinds)
 
     def close(self) -> None:
         """Detach; a second call does nothing."""
         if self._link >= 0:
             os.close(self._link)
             self._link = -1
-        self._program.close()
+        self.program.close()
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
@@ -313,12 +306,9 @@ class Drops:
 
     def _attach(self, _: Mechanism) -> None:
         self._host.require_bpf()
-        loader = Loader()
-        try:
+        with closing(Loader()) as loader:
             self._symbols.refresh()  # while the loader gets ready
             self._count = DropCount(loader, self._kinds_max)
-        finally:
-            loader.close()
 
     def _require_reasons(self, _: Mechanism) -> None:
         if self._count is None:
@@ -349,7 +339,11 @@ class Drops:
                 COUNTERS.name: self._counters(measures, taken_ns),
             },
             counts=self._counts(measures),
-            lost=self._lost(by_namespace),
+            lost=(self._count.lost() if self._count else {})
+            | {
+                "namespaces": len(self.namespaces.refused),
+                "devices": sum(namespace.links is None for namespace in by_namespace.values()),
+            },
             hooks=self._hooks,
             gaps=self.namespaces.gaps(),
         )
@@ -377,11 +371,11 @@ class Drops:
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
         """What the program costs; see nettop.snapshots.source.MeasuredSource."""
-        return self._count.runs() if self._count else {}
+        return self._count.program.runs() if self._count else {}
 
     def kernel_bytes(self) -> int:
         """The kernel memory of the program and its maps."""
-        return self._count.kernel_bytes() if self._count else 0
+        return self._count.program.kernel_bytes() if self._count else 0
 
     def close(self) -> None:
         """Detach and leave every namespace; a second call does nothing."""
@@ -467,8 +461,13 @@ class Drops:
         rows["id"], rows["place"] = ids, keys["location"]
         rows["netns"] = np.where(keys["netns"] > 0, keys["netns"], _UNKNOWN)
         rows["reason"], texts["reason"] = coded(keys["reason"], self._reason)
-        rows["family"], texts["family"] = coded(keys["family"], _family)
-        rows["protocol"], texts["protocol"] = coded(keys["protocol"], _protocol)
+        rows["family"], texts["family"] = coded(
+            keys["family"], lambda number: FAMILIES.get(number, f"{number:#06x}") if number else None
+        )
+        rows["protocol"], texts["protocol"] = coded(
+            keys["protocol"],
+            lambda number: None if number == _PROTOCOL_UNKNOWN else PROTOCOLS.get(number, str(number)),
+        )
         rows["interface"], texts["interface"] = self._interfaces(keys["netns"], keys["ifindex"])
         for name in COUNT.names or ():
             np.add.at(rows[name], groups, self._totals[name])
@@ -510,17 +509,3 @@ class Drops:
         sums = {total: sum(int(by_name[_NUMBERS[name]]) for name in names) for total, names in _SUMS.items()}
         drops = {"drops": self._forgotten + int(self._totals["packets"].sum())} if self._count else {}
         return drops | (sums if len(measures) else {})
-
-    def _lost(self, by_namespace: Mapping[int, NamespaceCounters]) -> dict[str, int]:
-        return (self._count.lost() if self._count else {}) | {
-            "namespaces": len(self.namespaces.refused),
-            "devices": sum(namespace.links is None for namespace in by_namespace.values()),
-        }
-
-
-def _family(number: int) -> str | None:
-    return FAMILIES.get(number, f"{number:#06x}") if number else None
-
-
-def _protocol(number: int) -> str | None:
-    return None if number == _PROTOCOL_UNKNOWN else PROTOCOLS.get(number, str(number))
