@@ -29,10 +29,11 @@ _PIECE_ROWS = 1_000
 class Feed:
     """Every row of an append table, for one reader: rows wait here until it takes them."""
 
-    def __init__(self, wake: Wake, close: Callable[[Feed], None]) -> None:
+    def __init__(self, wake: Wake, close: Callable[[], None]) -> None:
         self.lost = 0
+        self.close = close
+        """Add no more rows."""
         self._wake = wake
-        self._close = close
         self._lock = threading.Lock()
         self._batches: deque[Rows] = deque()
         self._waiting = 0
@@ -55,10 +56,6 @@ class Feed:
             self._batches.clear()
             return taken
 
-    def close(self) -> None:
-        """Add no more rows."""
-        self._close(self)
-
 
 class Bus:
     """The newest frame of each lens. Publishing replaces: a slow reader misses snapshots, never delays them."""
@@ -69,7 +66,7 @@ class Bus:
         self._failures: dict[str, NettopError] = {}
         self._subscribers: list[Wake] = []
         self._batches: dict[str, dict[str, tuple[Rows, ...]]] = {}
-        self._feeds: list[tuple[str, str, Feed]] = []
+        self._feeds: list[tuple[tuple[str, str], Feed]] = []
 
     def publish(self, snapshot: Snapshot, oldest_gap_ns: int = 0) -> None:
         """Make `snapshot` the newest of its lens and wake the readers.
@@ -79,8 +76,11 @@ class Bus:
         """
         with self._lock:
             last = self._frames.get(snapshot.lens)
+            before = last.now if last else None
+            if last and last.before and snapshot.boot_ns - last.now.boot_ns < oldest_gap_ns:
+                before = last.before
             batches = dict(self._batches.get(snapshot.lens, {}))
-            self._frames[snapshot.lens] = Frame(snapshot, _earlier(last, snapshot, oldest_gap_ns), batches)
+            self._frames[snapshot.lens] = Frame(snapshot, before, batches)
             self._failures.pop(snapshot.lens, None)
         self._wake()
 
@@ -92,15 +92,20 @@ class Bus:
                 kept[batch.table.name] = _newest((*kept.get(batch.table.name, ()), batch))
             feeds = tuple(self._feeds)
         for batch in batches:
-            for of_lens, of_table, feed in feeds:
-                if (of_lens, of_table) == (lens, batch.table.name):
+            for table, feed in feeds:
+                if table == (lens, batch.table.name):
                     feed.put(batch)
 
     def feed(self, lens: str, table: str, wake: Wake) -> Feed:
         """Every row that is added to an append table from now on; `wake` is called when there are some."""
-        feed = Feed(wake, self._unfeed)
+
+        def close() -> None:
+            with self._lock:
+                self._feeds = [entry for entry in self._feeds if entry[1] is not feed]
+
+        feed = Feed(wake, close)
         with self._lock:
-            self._feeds.append((lens, table, feed))
+            self._feeds.append(((lens, table), feed))
         return feed
 
     def fail(self, lens: str, error: NettopError) -> None:
@@ -136,22 +141,11 @@ class Bus:
 
         return unsubscribe
 
-    def _unfeed(self, feed: Feed) -> None:
-        with self._lock:
-            self._feeds = [entry for entry in self._feeds if entry[2] is not feed]
-
     def _wake(self) -> None:
         with self._lock:
             subscribers = tuple(self._subscribers)
         for wake in subscribers:
             wake()
-
-
-def _earlier(last: Frame | None, new: Snapshot, oldest_gap_ns: int) -> Snapshot | None:
-    if last is None:
-        return None
-    young = new.boot_ns - last.now.boot_ns < oldest_gap_ns
-    return last.before if young and last.before is not None else last.now
 
 
 def _newest(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:

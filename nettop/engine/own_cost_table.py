@@ -117,16 +117,8 @@ class OwnCostSource:
     def _total(self, kernel_bytes: int, lost: int) -> Cost:
         resident = int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
         note = None if self._cost.counts_programs else "without programs that run in other people's time"
-        used_ns, late = self._cost.now.total_ns, self._cost.late
-        return Cost(
-            "total",
-            "nettop",
-            time_ns=used_ns,
-            memory=resident + kernel_bytes,
-            late=late,
-            lost=lost,
-            note=note,
-        )
+        used_ns, late, memory = self._cost.now.total_ns, self._cost.late, resident + kernel_bytes
+        return Cost("total", "nettop", time_ns=used_ns, memory=memory, late=late, lost=lost, note=note)
 
     def _limits(self) -> list[Cost]:
         limit = self._pace.limit

@@ -205,7 +205,9 @@ class Session:
                     for request in requests:
                         request.set_result(None)
                 else:
-                    self._drain_all()
+                    self._drained_at = time.monotonic()
+                    for lens, attached in list(self._attached.items()):
+                        self._drain(lens, attached.events)
                 self._deadline = self._next_deadline()
             for lens in list(self._attached):
                 self._detach(lens)
@@ -317,11 +319,6 @@ class Session:
         # Drained first, so that the frame has what its snapshot explains.
         if snapshot is not None and self._drain(lens, attached.events):
             self.bus.publish(snapshot, int(self.interval_s * 0.5e9))
-
-    def _drain_all(self) -> None:
-        self._drained_at = time.monotonic()
-        for lens, attached in list(self._attached.items()):
-            self._drain(lens, attached.events)
 
     def _drain(self, lens: str, source: EventSource | None) -> bool:
         """Publish the events of the source; False where that failed."""

@@ -37,17 +37,13 @@ class JsonLines:
         if not len(at):
             return ""
         cells = [spelled(view.values(name, at), encode_basestring, "null") for name in self._columns]
-        return filled((*self._pieces(view), f"{self._reasons(view)}}}\n"), cells)
-
-    def _reasons(self, view: View) -> str:
-        if not self._why:
-            return ""
-        missing = {name: view.missing[name] for name in self._columns if name in view.missing}
-        return f',"why":{json.dumps(missing, ensure_ascii=False, separators=(",", ":"))}'
-
-    def _pieces(self, view: View) -> list[str]:
-        """What stands before each value."""
         first, *others = self._keys
-        if not self._dated:
-            return [f'{{"time":"{rfc3339(view.snapshot.wall_ns)}"{self._marks}{first}', *others]
-        return ['{"time":', *(self._marks + key for key in others[:1]), *others[1:]]
+        if self._dated:
+            before = ['{"time":', *(self._marks + key for key in others[:1]), *others[1:]]
+        else:
+            before = [f'{{"time":"{rfc3339(view.snapshot.wall_ns)}"{self._marks}{first}', *others]
+        why = ""
+        if self._why:
+            missing = {name: view.missing[name] for name in self._columns if name in view.missing}
+            why = f',"why":{json.dumps(missing, ensure_ascii=False, separators=(",", ":"))}'
+        return filled((*before, f"{why}}}\n"), cells)

@@ -45,7 +45,7 @@ def run_log(
     report = Diagnostics(stderr)
     options = {"mechanisms": settings.mechanisms, **settings.options}
     tables = [stream.table for stream in plan.streams]
-    consumer = Consumer(session, plan.streams[0].lens.id, tables, options)
+    consumer = Consumer(session, plan.lens, tables, options)
     requests.wake = consumer.wake
     names = [stream.name for stream in plan.streams]
     with closing(Sinks(settings, names, requests, consumer, stdout=stdout, report=report)) as sinks:
@@ -82,7 +82,7 @@ class _Log:
         self._settings = settings
         self._session = session
         self._consumer = consumer
-        self._lens = plan.streams[0].lens.id
+        self._lens = plan.lens
         self._streams = plan.streams
         self._events = [stream for stream in plan.streams if stream.table.append]
         self._tables = [stream for stream in plan.streams if not stream.table.append]

@@ -16,7 +16,7 @@ from nettop.query.view import View
 from nettop.settings import LineFormat, LogSettings, ViewSettings
 from nettop.snapshots import logged_views
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.schema import Lens, Table
+from nettop.snapshots.schema import Table
 
 
 class Lines(Protocol):
@@ -31,7 +31,6 @@ class Stream:
     """One table as it is logged: the name of its file, which rows, and how they are written."""
 
     name: str
-    lens: Lens
     query: Query
     maker: Lines
 
@@ -43,8 +42,9 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class LogPlan:
-    """The tables to log, and what the user should know of those that are not."""
+    """The tables of a lens to log, and what the user should know of those that are not."""
 
+    lens: str
     streams: tuple[Stream, ...]
     notes: tuple[str, ...]
 
@@ -76,10 +76,10 @@ def make_log_plan(settings: LogSettings) -> LogPlan:
             kind = view
         # Events are named by their lens alone.
         maker = lines_of(settings.format, kind, lens.id if table.append else view, table, why=settings.why)
-        streams.append(Stream(name, lens, query, maker))
+        streams.append(Stream(name, query, maker))
     if not streams:
         raise refused[0]
-    return LogPlan(tuple(streams), tuple(notes))
+    return LogPlan(lens.id, tuple(streams), tuple(notes))
 
 
 def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool) -> Lines:

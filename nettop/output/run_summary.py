@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from nettop.query.address import address_text, endpoint_text
-from nettop.snapshots.arrays import joined, positions
+from nettop.snapshots.arrays import joined
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, GRACEFUL, REASONS
 from nettop.snapshots.snapshot import Array, Rows, known
 
@@ -63,12 +62,12 @@ class RunSummary:
         self.moved: Counter[str] = Counter(dict.fromkeys(_MOVED, 0))
         self.slowest: list[Handshake] = []
         self.remotes: dict[bytes, Remote] = {}
-        self._open: Array | None = None
+        self._open_ids: Array = np.zeros(0, np.uint64)
 
     @property
     def still_open(self) -> int:
         """Connections that have opened and not ended."""
-        return 0 if self._open is None else len(self._open)
+        return len(self._open_ids)
 
     def add(self, events: Rows) -> None:
         """Add rows of the table of events."""
@@ -76,7 +75,9 @@ class RunSummary:
         opened, ended = array[array["event"] == _CONNECT], array[array["event"] >= _CLOSE]
         failed, closed = ended[ended["event"] == _FAIL], ended[ended["event"] == _CLOSE]
         # Of what was accepted, and of what the ring lost, only the end is known.
-        unseen = closed[self._end(opened, closed)]
+        ids = np.append(self._open_ids, opened["id"])
+        unseen = closed[np.isin(closed["id"], ids, invert=True)]
+        self._open_ids = ids[np.isin(ids, closed["id"], invert=True)]
         is_inbound = unseen["direction"] == _INBOUND
         self.opened += len(opened) + int(np.count_nonzero(~is_inbound))
         self.accepted += int(np.count_nonzero(is_inbound))
@@ -89,9 +90,7 @@ class RunSummary:
 
     def add_open(self, sockets: Rows) -> None:
         """Add what those still open have moved so far; `sockets` is the table of sockets."""
-        if self._open is not None:
-            at = positions(self._open["id"], sockets.array["id"])
-            self._add_moved(sockets.array[at[at >= 0]])
+        self._add_moved(sockets.array[np.isin(sockets.array["id"], self._open_ids)])
 
     def by_bytes(self) -> list[Remote]:
         """The remotes, with whom most was moved first."""
@@ -99,17 +98,6 @@ class RunSummary:
             self.remotes.values(),
             key=lambda remote: (-remote.bytes_sent - remote.bytes_received, remote.name),
         )
-
-    def _end(self, opened: Array, closed: Array) -> Array:
-        """Take what has closed from the open ones; returns which of the closed ones were not among them."""
-        were_open = opened if self._open is None else joined(self._open, opened)
-        were_open = were_open[np.argsort(were_open["id"], kind="stable")]
-        at = positions(closed["id"], were_open["id"])
-        stay = np.ones(len(were_open), bool)
-        stay[at[at >= 0]] = False
-        self._open = were_open[stay]
-        unseen: Array = at < 0
-        return unseen
 
     def _add_moved(self, rows: Array) -> None:
         for name in _MOVED:
@@ -125,20 +113,24 @@ class RunSummary:
         sums = np.zeros(len(distinct), np.uint64)
         np.add.at(sums, place, weights)
         for key, amount in zip(distinct.tolist(), sums.tolist(), strict=True):
-            remote = self._remote(key)
+            has_own = key in self.remotes or len(self.remotes) < REMOTES_MAX
+            service = key if has_own else _OTHERS
+            if service not in self.remotes:
+                self.remotes[service] = Remote(_name(key) if has_own else "(others)")
+            remote = self.remotes[service]
             setattr(remote, name, getattr(remote, name) + amount)
-
-    def _remote(self, key: bytes) -> Remote:
-        if key not in self.remotes and len(self.remotes) >= REMOTES_MAX:
-            key = _OTHERS
-        if key not in self.remotes:
-            self.remotes[key] = Remote("(others)" if key == _OTHERS else _name(key))
-        return self.remotes[key]
 
     def _add_slowest(self, events: Rows, opened: Array) -> None:
         measured = opened[known(opened["handshake_us"])]
         slow = measured[np.argsort(measured["handshake_us"], kind="stable")[-SLOWEST:]]
-        slowest = [*self.slowest, *_handshakes(events, slow)]
+        names = events.texts["process"]
+        slowest = self.slowest.copy()
+        for row, is_owned in zip(slow, known(slow["pid"]), strict=True):
+            code = int(row["process"])
+            remote = endpoint_text(address_text(row["remote_address"].tobytes()), int(row["remote_port"]))
+            process = names[code] if code < len(names) else None
+            pid = int(row["pid"]) if is_owned else None
+            slowest.append(Handshake(int(row["handshake_us"]), remote, process, pid))
         self.slowest = sorted(slowest, key=lambda handshake: -handshake.handshake_us)[:SLOWEST]
 
 
@@ -169,12 +161,3 @@ def _name(key: bytes) -> str:
     if service["is_inbound"]:
         return f"{address} → :{service['port']}"
     return endpoint_text(address, int(service["port"]))
-
-
-def _handshakes(events: Rows, rows: Array) -> Iterator[Handshake]:
-    names = events.texts["process"]
-    for row, is_owned in zip(rows, known(rows["pid"]), strict=True):
-        code = int(row["process"])
-        remote = endpoint_text(address_text(row["remote_address"].tobytes()), int(row["remote_port"]))
-        process = names[code] if code < len(names) else None
-        yield Handshake(int(row["handshake_us"]), remote, process, int(row["pid"]) if is_owned else None)

@@ -46,7 +46,9 @@ class AlignedTable:
         self._columns = columns
         self._terminal = terminal
         self._right = [field_of(table, name).kind in _AMOUNTS for name in columns]
-        self._decimals = [_decimals(table, name) for name in columns]
+        # Shares of one need more places than rates.
+        is_share = (field_of(table, name).kind is Kind.RATIO and not name.endswith(RATE) for name in columns)
+        self._decimals = [".6f" if share else ".1f" for share in is_share]
         self._words = [field_of(table, name).kind in _FREE_TEXT for name in columns]
         self._widths = [len(name) for name in columns]
         self._between = ""
@@ -61,8 +63,12 @@ class AlignedTable:
             for name, decimals, words in zip(self._columns, self._decimals, self._words, strict=True)
         ]
         self._widths = list(map(max, self._widths, map(_widest, cells)))
-        header = self._rows([[name] for name in self._columns])[0]
-        lines = self._cut(header, self._rows(cells))
+        lines = self._rows([[name] for name in self._columns]) + self._rows(cells)
+        if self._terminal is not None:
+            width = self._terminal.width()
+            lines = [cut(line, width) for line in lines]
+            if self._terminal.bold:
+                lines[0] = _BOLD + lines[0] + _PLAIN
         between, self._between = self._between, "\n"
         return between + "\n".join(lines) + "\n"
 
@@ -82,16 +88,6 @@ class AlignedTable:
         spaces = " " * (self._widths[place] - cell_width(cell))
         return spaces + cell if self._right[place] else cell + spaces
 
-    def _cut(self, header: str, rows: list[str]) -> list[str]:
-        if self._terminal is None:
-            return [header, *rows]
-        width = self._terminal.width()
-        header = cut(header, width)
-        return [
-            _BOLD + header + _PLAIN if self._terminal.bold else header,
-            *(cut(row, width) for row in rows),
-        ]
-
 
 def cut(line: str, width: int) -> str:
     """As much of `line` as fits `width` cells of a terminal."""
@@ -103,11 +99,6 @@ def cut(line: str, width: int) -> str:
         if used > width:
             return line[:place]
     return line
-
-
-def _decimals(table: Table, name: str) -> str:
-    """How a number that is not whole is written: shares of one need more places than rates."""
-    return ".1f" if name.endswith(RATE) or field_of(table, name).kind is not Kind.RATIO else ".6f"
 
 
 def _cells(values: list[Any], decimals: str, spell: Callable[[str], str]) -> list[Any]:
