@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples of real traffic: the part of the network stack that works is sampled, and every loss is counted."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -44,6 +43,8 @@ pytestmark = [
 ]
 
 FREQUENCY_HZ = 997 if PATIENCE == 1 else 199
+DEADLINE_S = 120
+"""On a machine whose CPUs are all busy, collecting samples takes ten times as long."""
 ENOUGH = 200
 """Samples from which shares mean something."""
 FEW = 0.03
@@ -73,8 +74,7 @@ def udp_socket(address: str) -> socket.socket:
 
 
 def flood(memory: Memory, address: str) -> None:
-    """Sends UDP packets at low priority until killed."""
-    os.nice(19)
+    """Sends UDP packets until killed."""
     with udp_socket(address) as sender:
         sender.connect((address, PORT))
         while True:
@@ -110,8 +110,7 @@ def serve(memory: Memory, address: str) -> None:
 
 
 def stream(memory: Memory, address: str) -> None:
-    """Sends over one connection at low priority until killed."""
-    os.nice(19)
+    """Sends over one connection until killed."""
 
     def connected() -> socket.socket | None:
         try:
@@ -266,7 +265,7 @@ def test_the_work_of_a_flood_is_sampled(
     sender, receiver, address = scene(lab)
     lab.worker(receiver).start(receive if scene is directly else ignore, address)
     lab.worker(sender).start(flood, address)
-    all_shares = until(leads(lens, RX_SOFTIRQ, expected, share), f"{expected} lead", 60)
+    all_shares = until(leads(lens, RX_SOFTIRQ, expected, share), f"{expected} lead", DEADLINE_S)
     assert all_shares.get(CATEGORIES[OTHER].label, 0.0) <= FEW
     reading = lens.read()
     assert reading.counts["unresolved"] <= FEW * reading.counts["samples"]
@@ -280,15 +279,15 @@ def test_a_stream_is_sampled_in_its_system_calls(lab: Lab, lens: Lens) -> None:
     server, client = lab.worker(right), lab.worker(left)
     server.start(serve, address)
     client.start(stream, address)
-    until(leads(lens, TX_SYSCALLS, {"TCP"}, 0.2), "TCP leads where it is sent", 60)
-    until(leads(lens, RX_SYSCALLS, {"TCP"}, 0.2), "TCP leads where it is received", 60)
+    until(leads(lens, TX_SYSCALLS, {"TCP"}, 0.2), "TCP leads where it is sent", DEADLINE_S)
+    until(leads(lens, RX_SYSCALLS, {"TCP"}, 0.2), "TCP leads where it is received", DEADLINE_S)
     assert calls_of(lens, client) == {TX_SYSCALLS}
     assert calls_of(lens, server) == {RX_SYSCALLS}
 
 
 def calls_of(lens: Lens, worker: Worker) -> set[int]:
     """The entry points of a process's calls, in the first reading that has some."""
-    return until(lambda: entries_of(lens.read(), worker), "the process is sampled", 60)
+    return until(lambda: entries_of(lens.read(), worker), "the process is sampled", DEADLINE_S)
 
 
 def entries_of(reading: SampleReading, worker: Worker) -> set[int]:
@@ -313,7 +312,7 @@ def test_softirqs_serve_the_owner_of_the_socket(lab: Lab, lens: Lens) -> None:
         assert entries_of(reading, sender) <= {TX_SYSCALLS}
         return served_ns[receiver.pid] >= ENOUGH * 1_000_000_000 // FREQUENCY_HZ
 
-    until(is_served, "the receiver is served", 60)
+    until(is_served, "the receiver is served", DEADLINE_S)
     assert sender.pid not in served_ns
 
 
@@ -333,7 +332,9 @@ def test_emptying_the_maps_loses_nothing(lab: Lab, lens: Lens, monkeypatch: pyte
     left, right, address = directly(lab)
     lab.worker(right).start(receive, address)
     lab.worker(left).start(flood, address)
-    until(lambda: lens.read().counts["samples"] >= 10 * ENOUGH and emptied >= 30, "maps are emptied", 120)
+    until(
+        lambda: lens.read().counts["samples"] >= 10 * ENOUGH and emptied >= 30, "maps are emptied", DEADLINE_S
+    )
     with lens.at_rest() as reading:
         counted = lens.counted()
     lost = reading.lost["walks"] + reading.lost["collisions"] + reading.lost["stacks"]

@@ -14,7 +14,17 @@ from nettop.snapshots.snapshot import Snapshot, unknown_value
 from . import traffic
 from .lab import Lab, until
 from .test_cpu import process_row, read, rows
-from .test_cpu_categories import DATA_READY, FREQUENCY_HZ, Scene, bridged, directly, flood, receive, routed
+from .test_cpu_categories import (
+    DATA_READY,
+    DEADLINE_S,
+    FREQUENCY_HZ,
+    Scene,
+    bridged,
+    directly,
+    flood,
+    receive,
+    routed,
+)
 
 pytestmark = [
     pytest.mark.kernel,
@@ -65,7 +75,7 @@ def test_forwarding_is_charged_to_no_process(lab: Lab, source: Cpu, scene: Scene
     idle, sender = lab.worker(right), lab.worker(left)
     idle.call(traffic.udp, "idle", address)
     sender.start(flood, address)
-    until(grows(lambda: spent_ns(source, NO_PID)), "softirqs that serve no process", 60)
+    until(grows(lambda: spent_ns(source, NO_PID)), "softirqs that serve no process", DEADLINE_S)
     assert process_row(source, sender.pid)["tx_syscalls_ns"] > 0
     assert spent_ns(source, sender.pid) == 0
     assert idle.pid not in {row["pid"] for row in rows(read(source), "processes")}
@@ -78,7 +88,7 @@ def test_receiving_is_charged_to_the_receiver(lab: Lab, source: Cpu) -> None:
     receiver, sender = lab.worker(right), lab.worker(left)
     receiver.start(receive, address)
     sender.start(flood, address)
-    until(grows(lambda: spent_ns(source, receiver.pid)), "the receiver is served", 60)
+    until(grows(lambda: spent_ns(source, receiver.pid)), "the receiver is served", DEADLINE_S)
     assert spent_ns(source, sender.pid) == 0
 
 
@@ -87,7 +97,7 @@ def test_softirqs_add_up(lab: Lab, source: Cpu) -> None:
     left, right, address = directly(lab)
     lab.worker(right).start(receive, address)
     lab.worker(left).start(flood, address)
-    until(grows(lambda: on_cpus_ns(read(source))), "softirqs run", 60)
+    until(grows(lambda: on_cpus_ns(read(source))), "softirqs run", DEADLINE_S)
     snapshot = read(source)
     of_processes = sum(row["softirq_ns"] for row in rows(snapshot, "processes"))
     assert of_processes + int(source._processes.ended_ns[RX_SOFTIRQ]) == on_cpus_ns(snapshot)
@@ -105,7 +115,7 @@ def test_without_sockets_no_process_is_charged(lab: Lab) -> None:
     receiver.start(receive, address)
     lab.worker(left).start(flood, address)
     with started(served=NO_MECHANISM) as source:
-        until(grows(lambda: spent_ns(source, NO_PID)), "softirqs run", 60)
+        until(grows(lambda: spent_ns(source, NO_PID)), "softirqs run", DEADLINE_S)
         snapshot = read(source)
         assert "softirq_ns" in snapshot.missing
         assert spent_ns(source, receiver.pid) == 0
