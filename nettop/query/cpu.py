@@ -197,26 +197,20 @@ class StackHistory:
 
     def counts(self, window: Window) -> list[StackCount]:
         """The stacks of a window; empty before the first snapshot, or for an interval before the second."""
-        if self._now is None:
-            return []
-        if window is Window.START:
-            return stack_counts(self._now.rows)
         since = self._since(window)
-        return [] if since is None else stack_counts(grown_rows(self._now.rows, since.rows))
+        return stack_counts(grown_rows(self._now.rows, since.rows)) if self._now and since else []
 
     def span_ns(self, window: Window) -> int | None:
         """For how long the source has sampled in the window; None if the window has not begun yet."""
-        if self._now is None:
-            return None
-        if window is Window.START:
-            return self._now.watched_ns
         since = self._since(window)
-        return None if since is None else self._now.watched_ns - since.watched_ns
+        return self._now.watched_ns - since.watched_ns if self._now and since else None
 
     def _since(self, window: Window) -> _Reading | None:
-        if window is Window.INTERVAL:
+        if window is Window.INTERVAL or self._now is None:
             return self._before
-        return self._minute[0] if self._minute and self._minute[0] is not self._now else None
+        if window is Window.START:
+            return _Reading(replace(self._now.rows, array=self._now.rows.array[:0]), 0)
+        return self._minute[0] if self._minute[0] is not self._now else None
 
 
 class _Stacks:
