@@ -37,8 +37,9 @@ pytestmark = [
 
 SPIN = Path(__file__).with_name("cpu_spin.c")
 MILLISECONDS = 400
-TRIALS = 8
-"""At most: the first that is close enough ends the search."""
+TRIALS_S = 60
+"""For at most this long results are collected: the first that is close enough ends the search. Noise of other processes
+may last for seconds."""
 MESSAGES = 30_000
 PART = 0.02 if PATIENCE == 1 else 0.25
 """How far the time charged may be from the time used: an emulated machine's clock stops at times."""
@@ -278,15 +279,13 @@ def least_error(
 
     None where the call is not allowed (sysctl kernel.io_uring_disabled).
     """
-    best = None
-    for _ in range(TRIALS):
+    best, end = None, time.monotonic() + TRIALS_S * PATIENCE
+    while best is None or (abs(best) > PART and time.monotonic() < end):
         with spinning(spinner, call, near, DISCARD) as spin:
             if not spin.worked:
                 return None
             error = error_of(source, spin, column)
         best = error if best is None else min(best, error, key=abs)
-        if abs(best) <= PART:
-            break
     return best
 
 
@@ -526,10 +525,8 @@ def make_crossing(lab: Lab) -> Crossing:
 
 def best_of(trial: Callable[[], float], part: float) -> float:
     """The best of several results; stops at the first that is close enough."""
-    best = trial()
-    for _ in range(TRIALS - 1):
-        if abs(best) <= part:
-            break
+    best, end = trial(), time.monotonic() + TRIALS_S * PATIENCE
+    while abs(best) > part and time.monotonic() < end:
         best = min(best, trial(), key=abs)
     return best
 
@@ -599,6 +596,7 @@ def test_threads_that_poll_are_charged(start: Start, lab: Lab) -> None:
     def trial() -> float:
         before, (ran, slices), stolen = charged(source), ran_ns(thread), stat_ns("", "steal")
         sender.call(flood, far.v4, port, MESSAGES)
+        until(lambda: process_state(thread) == "S", "the thread has polled all packets")
         after, (ran_then, slices_then) = charged(source), ran_ns(thread)
         stolen = stat_ns("", "steal") - stolen
         ran, slices = ran_then - ran, slices_then - slices
