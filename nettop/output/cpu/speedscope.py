@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import chain
 
 from nettop import __version__
 from nettop.query.cpu import Profile, path_of
@@ -22,17 +23,15 @@ def speedscope(profile: Profile) -> str:
     for count in profile.counts:
         times[path_of(count)] += count.time_ns
     stacks = sorted(times)
-    frames = {
-        symbol: place
-        for place, symbol in enumerate(dict.fromkeys(name for stack in stacks for name in stack))
-    }
+    symbols = list(dict.fromkeys(chain(*stacks)))
+    frames = {symbol: place for place, symbol in enumerate(symbols)}
     return json.dumps(
         {
             "$schema": SCHEMA,
             "name": profile.title,
             "exporter": f"nettop {__version__}",
             "activeProfileIndex": 0,
-            "shared": {"frames": [_frame(symbol) for symbol in frames]},
+            "shared": {"frames": [_frame(symbol) for symbol in symbols]},
             "profiles": [
                 {
                     "type": "sampled",

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// Hooks where CPUs enter and leave the network stack: softirqs, context switches, and system calls on sockets.
-// Time is charged to the innermost of them, once. nettop.probes.cpu.entries puts cpu.bpf.h, the structs of the
-// map values and the slices of kernel structs in front of this file.
+// Hooks where CPUs enter and leave the network stack: softirqs, context switches, and system calls on
+// sockets. Time is charged to the innermost of them, once. nettop.probes.cpu.entries puts cpu.bpf.h, the
+// structs of the map values and the slices of kernel structs in front of this file.
 //
-// The hooks at softirqs and context switches run to their end before anything else runs on their CPU. The hooks
-// at calls do not: a softirq or a context switch may interrupt them at any step, and counts an interruption. A
-// hook that sees one restarts its span, or leaves its end to the interrupter: a few ns may be missed then,
-// but nothing is counted twice.
+// The hooks at softirqs and context switches run to their end before anything else runs on their CPU. The
+// hooks at calls do not: a softirq or a context switch may interrupt them at any step, and counts an
+// interruption. A hook that sees one restarts its span, or leaves its end to the interrupter: a few ns may be
+// missed then, but nothing is counted twice.
 
 #define barrier() asm volatile("" ::: "memory")
 
 // Threads that are switched out inside a call or a softirq, by thread id.
 BPF_HASH(waiting, u32, struct inside, WAITING_MAX);
 
-// Time that each process spent in its calls. Preallocated: before 6.1 the kernel warns of tracing programs that
-// allocate.
+// Time that each process spent in its calls. Preallocated: before 6.1 the kernel warns of tracing programs
+// that allocate.
 BPF_TABLE("percpu_hash", struct caller, struct spent, callers, CALLERS_MAX);
 
 // --- time ------------------------------------------------------------------------------------------------
@@ -93,15 +93,15 @@ int tp_btf__softirq_exit(u64 *ctx) {
   return 0;
 }
 
-// Notes the socket that a softirq serves. Earlier ticks of the softirq count for the first socket: packets pass
-// the driver and IP before their socket is known.
+// Notes the socket that a softirq serves. Earlier ticks of the softirq count for the first socket: packets
+// pass the driver and IP before their socket is known.
 static __always_inline int serve(u64 sk) {
   struct cpu_state *state = this_cpu();
   if (!state || !state->softirq)
     return 0;
   state->served = sk;
-  barrier(); // no tick is early from here on. The address is read back: the verifier allows no arithmetic on a
-             // pointer
+  barrier(); // no tick is early from here on. The address is read back: the verifier allows no arithmetic on
+             // a pointer
   if (state->early_ticks)
     count_served(state->served, state->early_ticks);
   state->early_ticks = 0;
@@ -157,8 +157,8 @@ int tp_btf__sched_switch(u64 *ctx) {
     end_softirq(state, now);
   else
     interrupt(state, now);
-  // With PREEMPT_RT threads are switched within softirqs, and the softirq continues with its thread. Without it
-  // the end of the softirq was missed.
+  // With PREEMPT_RT threads are switched within softirqs, and the softirq continues with its thread. Without
+  // it the end of the softirq was missed.
   struct inside last = {
       .entry = state->task & SPAN_MASK, .depth = state->task_depth, .vector = REAL_TIME ? vector : 0};
   remember((struct task_struct *)ctx[1], last);
@@ -281,64 +281,31 @@ static __always_inline int begin_on_socket(u64 socket) {
   return 0;
 }
 
-// At the beginning of kernel functions: one program for all with the same argument.
-int fentry__send_by_descriptor(u64 *ctx) { return begin_on_descriptor(ctx[0], ENTRY_TX_SYSCALLS); }
+// At the beginning of kernel functions: one program for all with the same argument, for fentry and for
+// kprobes.
+#ifdef HAS_KPROBES
+#define AT_ENTRY(name, begin, argument, ...)                                                                 \
+  int fentry__##name(u64 *ctx) { return begin(ctx[argument - 1], ##__VA_ARGS__); }                           \
+  int entry__##name(struct pt_regs *ctx) { return begin(PT_REGS_PARM##argument(ctx), ##__VA_ARGS__); }
+#else
+#define AT_ENTRY(name, begin, argument, ...)                                                                 \
+  int fentry__##name(u64 *ctx) { return begin(ctx[argument - 1], ##__VA_ARGS__); }
+#endif
 
-int fentry__send_by_iocb(u64 *ctx) { return begin_on_iocb(ctx[0], ENTRY_TX_SYSCALLS); }
-
-int fentry__send_by_file(u64 *ctx) { return begin_on_file(ctx[0], ENTRY_TX_SYSCALLS); }
-
-int fentry__send_by_second(u64 *ctx) { return begin_on_file(ctx[1], ENTRY_TX_SYSCALLS); }
-
-int fentry__send_by_request(u64 *ctx) { return begin_on_request(ctx[0], ENTRY_TX_SYSCALLS); }
-
-int fentry__receive_by_descriptor(u64 *ctx) { return begin_on_descriptor(ctx[0], ENTRY_RX_SYSCALLS); }
-
-int fentry__receive_by_iocb(u64 *ctx) { return begin_on_iocb(ctx[0], ENTRY_RX_SYSCALLS); }
-
-int fentry__receive_by_file(u64 *ctx) { return begin_on_file(ctx[0], ENTRY_RX_SYSCALLS); }
-
-int fentry__receive_by_request(u64 *ctx) { return begin_on_request(ctx[0], ENTRY_RX_SYSCALLS); }
-
-int fentry__work_on_socket(u64 *ctx) { return begin_on_socket(ctx[0]); }
+AT_ENTRY(send_by_descriptor, begin_on_descriptor, 1, ENTRY_TX_SYSCALLS)
+AT_ENTRY(send_by_iocb, begin_on_iocb, 1, ENTRY_TX_SYSCALLS)
+AT_ENTRY(send_by_file, begin_on_file, 1, ENTRY_TX_SYSCALLS)
+AT_ENTRY(send_by_second, begin_on_file, 2, ENTRY_TX_SYSCALLS)
+AT_ENTRY(send_by_request, begin_on_request, 1, ENTRY_TX_SYSCALLS)
+AT_ENTRY(receive_by_descriptor, begin_on_descriptor, 1, ENTRY_RX_SYSCALLS)
+AT_ENTRY(receive_by_iocb, begin_on_iocb, 1, ENTRY_RX_SYSCALLS)
+AT_ENTRY(receive_by_file, begin_on_file, 1, ENTRY_RX_SYSCALLS)
+AT_ENTRY(receive_by_request, begin_on_request, 1, ENTRY_RX_SYSCALLS)
+AT_ENTRY(work_on_socket, begin_on_socket, 1)
 
 // At the end of each of them.
 int fexit__call(u64 *ctx) { return end(this_cpu()); }
 
 #ifdef HAS_KPROBES
-int entry__send_by_descriptor(struct pt_regs *ctx) {
-  return begin_on_descriptor(PT_REGS_PARM1(ctx), ENTRY_TX_SYSCALLS);
-}
-
-int entry__send_by_iocb(struct pt_regs *ctx) { return begin_on_iocb(PT_REGS_PARM1(ctx), ENTRY_TX_SYSCALLS); }
-
-int entry__send_by_file(struct pt_regs *ctx) { return begin_on_file(PT_REGS_PARM1(ctx), ENTRY_TX_SYSCALLS); }
-
-int entry__send_by_second(struct pt_regs *ctx) {
-  return begin_on_file(PT_REGS_PARM2(ctx), ENTRY_TX_SYSCALLS);
-}
-
-int entry__send_by_request(struct pt_regs *ctx) {
-  return begin_on_request(PT_REGS_PARM1(ctx), ENTRY_TX_SYSCALLS);
-}
-
-int entry__receive_by_descriptor(struct pt_regs *ctx) {
-  return begin_on_descriptor(PT_REGS_PARM1(ctx), ENTRY_RX_SYSCALLS);
-}
-
-int entry__receive_by_iocb(struct pt_regs *ctx) {
-  return begin_on_iocb(PT_REGS_PARM1(ctx), ENTRY_RX_SYSCALLS);
-}
-
-int entry__receive_by_file(struct pt_regs *ctx) {
-  return begin_on_file(PT_REGS_PARM1(ctx), ENTRY_RX_SYSCALLS);
-}
-
-int entry__receive_by_request(struct pt_regs *ctx) {
-  return begin_on_request(PT_REGS_PARM1(ctx), ENTRY_RX_SYSCALLS);
-}
-
-int entry__work_on_socket(struct pt_regs *ctx) { return begin_on_socket(PT_REGS_PARM1(ctx)); }
-
 int return__call(struct pt_regs *ctx) { return end(this_cpu()); }
 #endif

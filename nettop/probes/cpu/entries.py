@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -301,7 +300,13 @@ class EntryTimes:
         """Attach programs at the functions of CORE, check that each one runs, and hook those of MORE that can be.
         Raises Refused or OSError; then none is attached.
         """
-        hook = self._hook_ends if mechanism == FEXIT else partial(self._open_probes, loader)
+
+        def hook(function: str) -> None:
+            if mechanism == FEXIT:
+                self.attach(Mechanism(function, _ends(function)))
+            else:
+                self._open_probes(loader, function)
+
         before, refused = set(self._links), []
         try:
             for function in CORE:
@@ -314,7 +319,11 @@ class EntryTimes:
                     refused.append(function)
         except BaseException:
             self.detach(self._links.keys() - before)
-            self._forget_calls()
+            # Forget calls that hooks saw begin: nobody will see them end.
+            waiting = self._program.maps["waiting"]
+            maps.delete_all(waiting, maps.read_all(waiting, np.dtype("u4"), _INSIDE)[0])
+            cpus = bytes(CPU_STATE.itemsize * maps.possible_cpus())
+            bpf.set_element(self._program.maps["cpus"], bytes(4), cpus)
             raise
         self.not_hooked = tuple(
             name for name in refused if name not in _SPLICES or _SPLICES.issubset(refused)
@@ -325,9 +334,6 @@ class EntryTimes:
         for name in self._links.keys() & set(names):
             for link in self._links.pop(name):
                 os.close(link)
-
-    def _hook_ends(self, function: str) -> None:
-        self.attach(Mechanism(function, _ends(function)))
 
     def _open_probes(self, loader: Loader, function: str) -> None:
         """Open probes at a function's end and beginning; the loader's child process has the rights to."""
@@ -364,12 +370,6 @@ class EntryTimes:
         callers, spent = self._read_callers()
         own = callers["tgid"] == os.getpid()
         return int(spent["entry_ns"][own | (not Host().in_initial_pid_namespace())].sum())
-
-    def _forget_calls(self) -> None:
-        """Forget calls that hooks saw begin before they were detached: nobody will see them end."""
-        waiting, cpus = self._program.maps["waiting"], maps.possible_cpus()
-        maps.delete_all(waiting, maps.read_all(waiting, np.dtype("u4"), _INSIDE)[0])
-        bpf.set_element(self._program.maps["cpus"], bytes(4), bytes(CPU_STATE.itemsize * cpus))
 
     def _loaded(self, name: str) -> int:
         if name not in self._program.functions:

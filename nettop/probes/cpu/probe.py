@@ -142,7 +142,7 @@ class Cpu:
             attach_best(cpu_entries.THREADS, times.attach, self._chosen),
             attach_best(cpu_entries.SERVED, times.attach, self._chosen),
             attach_best(cpu_entries.SYSCALLS, partial(self._time_calls, loader), self._chosen),
-            attach_best(SAMPLES, self._start_samples, self._chosen),
+            attach_best(SAMPLES, lambda _: self._sample(finds_calls=False), self._chosen),
             attach_best(SYMBOLS, self._require_symbols, self._chosen),
         )
         self._hooks = {hook.hook: hook for hook in attached}
@@ -169,12 +169,10 @@ class Cpu:
         else:
             self._sample(finds_calls=True)
 
-    def _start_samples(self, _: Mechanism) -> None:
-        if self._samples is None:
-            self._sample(finds_calls=False)
-
     def _sample(self, *, finds_calls: bool) -> None:
-        """Begin to sample. Raises Unsupported, PermissionMissing or OSError."""
+        """Begin to sample if that has not begun. Raises Unsupported, PermissionMissing or OSError."""
+        if self._samples is not None:
+            return
         assert self._program is not None
         samples = Samples(self._program, self._frequency_hz, self._host, finds_calls=finds_calls)
         try:
@@ -242,12 +240,12 @@ class Cpu:
             *((NAPI_THREADS,) if self._is_available(HOOK_NAPI_THREADS) else ()),
         ]
         entry_ns = {entry: times.entry_ns[:, entry] for entry in available}
-        if self._hooks[HOOK_SYSCALLS.name].mechanism == cpu_entries.BY_SAMPLES.name:
-            assert samples is not None
-            calls = [entry for entry in CALLS if entry != IO_WORKERS or self._is_available(HOOK_SYMBOLS)]
-            return entry_ns | {entry: samples.entry_ns[:, entry] for entry in calls}
-        calls = list(CALLS) if self._is_available(HOOK_SYSCALLS) else []
-        return entry_ns | {entry: times.entry_ns[:, entry] for entry in calls}
+        by_samples = self._hooks[HOOK_SYSCALLS.name].mechanism == cpu_entries.BY_SAMPLES.name
+        by_entry = samples.entry_ns if by_samples and samples is not None else times.entry_ns
+        for entry in CALLS if self._is_available(HOOK_SYSCALLS) else ():
+            if entry != IO_WORKERS or not by_samples or self._is_available(HOOK_SYMBOLS):
+                entry_ns[entry] = by_entry[:, entry]
+        return entry_ns
 
     def _cpu_rows(
         self,

@@ -6,6 +6,7 @@ Softirqs that served no known process have a row of their own.
 
 from __future__ import annotations
 
+import errno
 import os
 
 import numpy as np
@@ -134,9 +135,8 @@ class ProcessTimes:
         np.add.at(served_ns, at[which], served["ns"])
         spent_ns, self._softirq_ns = total_ns - self._softirq_ns, total_ns
         at_most = max(spent_ns, int(served_ns.sum()), 1)
-        charged = (served_ns.astype(object) * spent_ns // at_most).astype(
-            np.uint64
-        )  # the product exceeds 64 bits
+        products = served_ns.astype(object) * spent_ns  # of more than 64 bits
+        charged = (products // at_most).astype(np.uint64)
         self._processes["ns"][:, RX_SOFTIRQ] += charged
         self._processes["is_active"] |= charged > 0
         served_ns -= charged
@@ -156,10 +156,8 @@ class ProcessTimes:
         array["softirq_ns"] = processes["ns"][:, RX_SOFTIRQ]
         for entry in CALLS:
             array[TIME_OF[entry]] = processes["ns"][:, entry]
-        rows = Rows(
-            PROCESSES, joined(self._no_process_row(), array), {"process": self._names.values}, taken_ns
-        )
-        return rows, pids[self._has_ended]
+        array = joined(self._no_process_row(), array)
+        return Rows(PROCESSES, array, {"process": self._names.values}, taken_ns), pids[self._has_ended]
 
     def describe(self, key: int) -> dict[str, str]:
         """The command line of a row's process; nothing where PIDs are of another namespace than /proc's."""
@@ -234,8 +232,6 @@ class ProcessTimes:
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return error.errno != errno.ESRCH
     return True

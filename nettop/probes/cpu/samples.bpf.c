@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // Samples of what CPUs do inside the network stack. A clock on each CPU runs one of two programs: it counts
-// the tick and, if the CPU is doing network work, records the kernel stack. nettop.probes.cpu.samples puts the
-// structs of the map values, and cpu.bpf.h, in front of this file.
+// the tick and, if the CPU is doing network work, records the kernel stack. nettop.probes.cpu.samples puts
+// the structs of the map values, and cpu.bpf.h, in front of this file.
 
 #define EEXIST 17
 

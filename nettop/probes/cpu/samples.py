@@ -159,18 +159,21 @@ class GrowingCounts:
 
 
 class StackMaps:
-    """The maps of the sampling programs: stacks, counts of samples under them, and sockets that softirqs served."""
+    """The maps of the sampling programs: counts of samples under stacks, and of sockets that softirqs served.
+
+    `stacks` has the addresses of each stack, leaf first, by its key.
+    """
 
     def __init__(self, map_fds: Mapping[str, int], limits: Mapping[str, int]) -> None:
         self._stacks_fd, self._limits = map_fds["stacks"], limits
         self._counted = GrowingCounts(map_fds["counted"], _COUNTED)
         self._served = GrowingCounts(map_fds["served"], _SERVED)
-        self._stacks: dict[int, bytes] = {}
+        self.stacks: dict[int, bytes] = {}
 
     def counted(self) -> tuple[Array, Array, Array]:
         """Keys whose counts grew, their values (_COUNTED), and by how much; `stack` has their stacks."""
         keys, values, samples = self._counted.read()
-        new = set(values["stack"].tolist()) - self._stacks.keys() - {_NO_STACK}
+        new = set(values["stack"].tolist()) - self.stacks.keys() - {_NO_STACK}
         new_keys = np.fromiter(new, np.uint64, len(new))
         read, is_there = maps.read_each(self._stacks_fd, new_keys, _STACK)
         stacks = read["addresses"]
@@ -178,26 +181,17 @@ class StackMaps:
         stacks[:, 1:] -= stacks[:, 1:] > 0
         depths = as_list(np.count_nonzero(stacks, axis=1))
         for at in as_list(np.flatnonzero(is_there)):
-            self._stacks[int(new_keys[at])] = stacks[at, : depths[at]].tobytes()
+            self.stacks[int(new_keys[at])] = stacks[at, : depths[at]].tobytes()
         return keys, values, samples
-
-    def stack(self, key: int) -> bytes | None:
-        """The addresses of a stack, leaf first; None where there is none."""
-        return self._stacks.get(key)
 
     def served(self) -> tuple[Array, Array]:
         """Addresses of sockets that softirqs served since the last reading, and samples of that."""
-        sockets, _, samples = self._served.read()
-        return sockets, samples
+        return self._served.read()[::2]
 
     def are_full(self) -> bool:
         """Whether the maps should be emptied before they run out of room."""
-        used = {
-            "COUNTED_MAX": len(self._counted),
-            "SERVED_MAX": len(self._served),
-            "STACKS_MAX": len(self._stacks),
-        }
-        return any(count > self._limits[name] * _FULL for name, count in used.items())
+        used = (("COUNTED_MAX", self._counted), ("SERVED_MAX", self._served), ("STACKS_MAX", self.stacks))
+        return any(len(counts) > self._limits[name] * _FULL for name, counts in used)
 
     def clear(self) -> None:
         """Empty all maps, of what was read last; exact while no clock ticks."""
@@ -205,7 +199,7 @@ class StackMaps:
         self._served.clear()
         keys, _ = maps.read_all(self._stacks_fd, np.dtype(np.uint64), _STACK)  # also those without a count
         maps.delete_all(self._stacks_fd, keys)
-        self._stacks = {}
+        self.stacks = {}
 
 
 class ExpectedTicks:
@@ -216,25 +210,17 @@ class ExpectedTicks:
     """
 
     def __init__(self, frequency_hz: int) -> None:
-        cpus = maps.possible_cpus()
-        self.ticks = np.zeros(cpus)
+        self.ticks = np.zeros(maps.possible_cpus())
         self._frequency_hz = frequency_hz
-        self._clock_ns = np.zeros(cpus)
-        self._idle_ns = np.zeros(cpus)
-
-    def begin(self, clocks: Mapping[int, int], times: Mapping[int, CpuTimes]) -> None:
-        """Begin to count, with how long clocks have run and CPUs were idle by now."""
-        for cpu, clock_ns in clocks.items():
-            self._clock_ns[cpu] = clock_ns
-            if cpu in times:
-                self._idle_ns[cpu] = times[cpu].idle_ns
+        self._busy_ns: dict[int, int] = {}
 
     def add(self, clocks: Mapping[int, int], times: Mapping[int, CpuTimes]) -> None:
-        """Add the ticks expected since the last call."""
-        clock_ns, idle_ns = self._clock_ns.copy(), self._idle_ns.copy()
-        self.begin(clocks, times)
-        busy_ns = self._clock_ns - clock_ns - (self._idle_ns - idle_ns)
-        self.ticks += np.maximum(0, busy_ns) * self._frequency_hz / _NS
+        """Add the ticks expected since the last call, given how long clocks have run and CPUs were idle by now. The
+        first call with a CPU begins to count there."""
+        for cpu in clocks.keys() & times.keys():
+            busy_ns = clocks[cpu] - times[cpu].idle_ns
+            self.ticks[cpu] += max(0, busy_ns - self._busy_ns.get(cpu, busy_ns)) * self._frequency_hz / _NS
+            self._busy_ns[cpu] = busy_ns
 
 
 class Owners:
@@ -255,22 +241,16 @@ class Owners:
         if now_ns - self._walked_ns > _TRUSTED_NS:
             self._known = {}
         if wanted - self._known.keys() and now_ns >= self._next_ns:
-            self._look_up(self._walk, wanted)
+            self._walked_ns = now_ns
+            rows = self._walk.read(self._buffer)
+            rows = rows[np.isin(rows["socket"], np.fromiter(wanted, np.uint64))][
+                ::-1
+            ]  # of several owners the first remains
+            owners = dict(zip(as_list(rows["socket"]), as_list(rows["tgid"]), strict=True))
+            self._known |= dict.fromkeys(wanted) | owners
+            now_ns = time.monotonic_ns()
+            self._next_ns = now_ns + _WALK_SHARE * (now_ns - self._walked_ns)
         return {socket: self._known[socket] for socket in wanted & self._known.keys()}
-
-    def _look_up(self, walk: Iterator, wanted: set[int]) -> None:
-        self._walked_ns = time.monotonic_ns()
-        rows = walk.read(self._buffer)
-        owned, first = np.unique(rows["socket"], return_index=True)
-        sockets = np.fromiter(wanted, np.uint64, len(wanted))
-        at = positions(sockets, owned)
-        tgids = rows["tgid"][first]
-        self._known |= {
-            socket: int(tgids[place]) if place >= 0 else None
-            for socket, place in zip(as_list(sockets), as_list(at), strict=True)
-        }
-        now_ns = time.monotonic_ns()
-        self._next_ns = now_ns + _WALK_SHARE * (now_ns - self._walked_ns)
 
     def close(self) -> None:
         """Detach; a second call does nothing."""
@@ -317,7 +297,7 @@ class Samples:
     def start(self) -> None:
         """Sample every CPU from now on. Raises PermissionMissing, Unsupported, or OSError."""
         self._clocks = Clocks(self._program.functions[self._function], self._frequency_hz)
-        self._expected.begin(self._clocks.running_ns(), read_cpu_times(self._host.proc))
+        self._expected.add(self._clocks.running_ns(), read_cpu_times(self._host.proc))
         self._learn_symbols()  # the programs that were loaded together with this one are among them
         put_calls(self._program.maps["calls"])
         self._clocks.start()
@@ -325,7 +305,9 @@ class Samples:
     def read(self, taken_ns: int, cpus: Mapping[int, CpuTimes]) -> SampleReading:
         """What was sampled, with what CPUs have done until now. Raises OSError."""
         self._learn_symbols()
-        counts = self._read_ticks(cpus)
+        running_ns = self._clocks.running_ns() if self._clocks else {}  # read before the ticks
+        counts = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
+        self._expected.add(running_ns, cpus)
         self._count()
         if self._maps.are_full():
             self._empty_maps()
@@ -354,13 +336,6 @@ class Samples:
 
     # --- a reading ------------------------------------------------------------------------------------------------
 
-    def _read_ticks(self, cpus: Mapping[int, CpuTimes]) -> Array:
-        """What each CPU counts; the time that the clocks have run is read before."""
-        running = self._clocks.running_ns() if self._clocks else {}
-        counts = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
-        self._expected.add(running, cpus)
-        return counts
-
     def _count(self) -> None:
         """Count what was sampled under its row, its CPU and entry point, its process, and the socket it served."""
         keys, values, samples = self._maps.counted()
@@ -379,23 +354,22 @@ class Samples:
     def _rows_of(self, keys: Array, values: Array) -> Array:
         """The row of each key; _ELSEWHERE, or _WITHOUT_STACK."""
         is_new = positions(keys, self._keys) < 0
-        names = ("stack", "entry", "tgid", "cpu")
-        new = list(zip(*(values[name][is_new].tolist() for name in names), strict=True))
+        new = values[["stack", "entry", "tgid", "cpu"]][is_new].tolist()
         # All are folded before any gets its row: what a process does in some calls says what it does in others.
         folded = [self._fold(stack, entry, tgid) for stack, entry, tgid, _ in new]
         rows = [self._row(stack, cpu, tgid) for stack, (_, _, tgid, cpu) in zip(folded, new, strict=True)]
-        all_keys = np.append(self._keys, keys[is_new])
-        order = np.argsort(all_keys)
-        self._keys, self._key_rows = (
-            all_keys[order],
-            np.append(self._key_rows, np.array(rows, np.intp))[order],
+        all_keys, all_rows = (
+            np.append(self._keys, keys[is_new]),
+            np.append(self._key_rows, np.array(rows, np.intp)),
         )
+        order = np.argsort(all_keys)
+        self._keys, self._key_rows = all_keys[order], all_rows[order]
         at: Array = self._key_rows[positions(keys, self._keys)]
         return at
 
     def _fold(self, key: int, entry: int, tgid: int) -> Folded | None:
         """A stack as text; None where there is none."""
-        stack = self._maps.stack(key)
+        stack = self._maps.stacks.get(key)
         if stack is None:
             return None
         folded = self._folder.fold(stack, entry)
@@ -452,18 +426,12 @@ class Samples:
             self._not_available = categories_not_available(self._symbols.present)
 
     def _function_at(self, address: int) -> str | None:
-        function = self._symbols.find(address)
-        is_due = time.monotonic_ns() - self._symbols_ns > _LOOK_AGAIN_NS
-        if is_due and (
-            function is None or function[0].endswith(_PROGRAM)
-        ):  # a program may have been loaded since
-            self._symbols = Symbols(self._host.proc, CATEGORY_OF)
+        name, offset = self._symbols.find(address) or (_PROGRAM, _PROGRAM_BYTES)
+        if name.endswith(_PROGRAM) and time.monotonic_ns() - self._symbols_ns > _LOOK_AGAIN_NS:
+            self._symbols = Symbols(self._host.proc, CATEGORY_OF)  # a program may have been loaded since
             self._symbols.refresh()
             self._symbols_ns = time.monotonic_ns()
-            function = self._symbols.find(address)
-        if function is None:
-            return None
-        name, offset = function
+            name, offset = self._symbols.find(address) or (_PROGRAM, _PROGRAM_BYTES)
         # Far behind a program is one that is not among the symbols.
         return None if name.endswith(_PROGRAM) and offset >= _PROGRAM_BYTES else name
 

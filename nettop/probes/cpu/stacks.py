@@ -52,25 +52,22 @@ _ROOTS = dict.fromkeys(_SOFTIRQS, _SOFTIRQ_ROOTS) | dict.fromkeys(
 """Where an entry point's stacks begin: below is what was interrupted, or entry code in assembler."""
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_SENDS = _words(
+_SENDS = (
     "sock_sendmsg __sock_sendmsg sock_sendmsg_nosec __sys_sendto __sys_sendmsg kernel_sendmsg sock_write_iter "
     "tcp_sendmsg tcp_sendmsg_locked udp_sendmsg udpv6_sendmsg inet_sendmsg inet6_sendmsg io_send io_sendmsg "
     "io_send_zc io_sendmsg_zc __dev_queue_xmit"
 )
-_RECEIVES = _words(
+_RECEIVES = (
     "sock_recvmsg sock_recvmsg_nosec __sys_recvfrom __sys_recvmsg kernel_recvmsg sock_read_iter tcp_recvmsg "
     "tcp_read_sock udp_recvmsg udpv6_recvmsg inet_recvmsg inet6_recvmsg io_recv io_recvmsg io_recvzc"
 )
 
-_CALL_OF = dict.fromkeys(_SENDS, TX_SYSCALLS) | dict.fromkeys(_RECEIVES, RX_SYSCALLS)
+_CALL_OF = dict.fromkeys(_SENDS.split(), TX_SYSCALLS) | dict.fromkeys(_RECEIVES.split(), RX_SYSCALLS)
 """If a stack has both, the outermost decides: receiving also sends acknowledgements."""
-_FILE_WORK = _words(
-    "io_read io_write io_read_fixed io_write_fixed io_fsync io_openat io_openat2 io_statx aio_read aio_write"
-)
+_FILE_WORK = {
+    *("io_read", "io_write", "io_read_fixed", "io_write_fixed", "io_fsync", "io_openat", "io_openat2"),
+    *("io_statx", "aio_read", "aio_write"),
+}
 
 _SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)\b.*)? *(?:\[\w+\])?$")
 _OWN = re.compile(r"bpf_prog_[0-9a-f]{16}_(?:tp_btf|fentry|fexit|entry|return|bpf_iter|sample)__")
@@ -157,21 +154,16 @@ class Folder:
         if folded is None:
             if len(self._folded) >= _CACHED:
                 self._folded.clear()
-            folded = self._folded[entry, leaf, callers] = self._fold([leaf, *self._names_of(callers)], entry)
+            frames = cut([leaf, *map(self._name, memoryview(callers).cast("Q"))], entry)
+            text = sys.intern(";".join(reversed(frames)))
+            folded = Folded(text, category_of(frames), entry_of(frames, entry), UNKNOWN not in frames)
+            self._folded[entry, leaf, callers] = folded
         return folded
 
     def forget(self) -> None:
         """Look up every name again."""
         self._names.clear()
         self._folded.clear()
-
-    def _fold(self, all_frames: Sequence[str], entry: int) -> Folded:
-        frames = cut(all_frames, entry)
-        text = sys.intern(";".join(reversed(frames)))
-        return Folded(text, category_of(frames), entry_of(frames, entry), UNKNOWN not in frames)
-
-    def _names_of(self, addresses: bytes) -> Iterable[str]:
-        return map(self._name, memoryview(addresses).cast("Q"))
 
     def _name(self, address: int) -> str:
         name = self._names.get(address)
@@ -186,18 +178,13 @@ class Folder:
 def categories_not_available(functions: Iterable[str]) -> dict[int, str]:
     """The categories that have none of a kernel's functions, in ascending order, and the reason to show."""
     available = {CATEGORY_OF[name] for name in functions if name in CATEGORY_OF}
-    return {
-        number: f"n/a: this kernel has none of {_first_names(category.symbols)}"
-        for number, category in sorted(CATEGORIES.items())
-        if category.symbols and number not in available
-    }
-
-
-def _first_names(symbols: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    names = sorted(symbols)
-    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
-    return ", ".join([*names[:_NAMED], *more])
+    reasons = {}
+    for number, category in sorted(CATEGORIES.items()):
+        if category.symbols and number not in available:
+            names, more = sorted(category.symbols), len(category.symbols) - _NAMED
+            named = ", ".join([*names[:_NAMED], *([f"{more} more"] if more > 0 else [])])
+            reasons[number] = f"n/a: this kernel has none of {named}"
+    return reasons
 
 
 class StackRows:
@@ -216,21 +203,18 @@ class StackRows:
     def place(self, cpu: int, folded: Folded) -> int:
         """The row of a stack on a CPU; if there is no room, the shared row of its category."""
         key = (cpu, folded.entry, folded.category, folded.text)
-        at = self._at.get(key)
-        if at is None and len(self._at) >= self._rows_max and folded.text != NOT_KEPT:
+        if (at := self._at.get(key)) is not None:
+            return at
+        if len(self._at) >= self._rows_max and folded.text != NOT_KEPT:
             return self.place(cpu, folded._replace(text=NOT_KEPT))
-        return self._add_row(key, folded.is_whole) if at is None else at
-
-    def _add_row(self, key: tuple[int, int, int, str], is_whole: bool) -> int:
         at = self._at[key] = len(self._at)
         if at == len(self._rows):
             self._rows = joined(self._rows, np.zeros_like(self._rows))
             self._is_whole = np.concatenate([self._is_whole, np.ones(at, bool)])
-        cpu, entry, category, text = key
         row = self._rows[at : at + 1]
-        row["id"], row["cpu"], row["entry"], row["category"] = at + 1, cpu, entry, category
-        row["stack"] = self._texts.code(text)
-        self._is_whole[at] = is_whole
+        row["id"], row["cpu"], row["entry"], row["category"] = at + 1, cpu, folded.entry, folded.category
+        row["stack"] = self._texts.code(folded.text)
+        self._is_whole[at] = folded.is_whole
         return at
 
     def entries_of(self, at: Array) -> Array:
