@@ -62,7 +62,10 @@ class Host:
                 "capabilities held in a user namespace do not reach the kernel",
                 "run it outside of the user namespace, as root: sudo nettop",
             )
-        missing = self._missing_capabilities()
+        mask = re.search(r"^CapEff:\s*([0-9a-f]+)", read_text(self.proc / "thread-self/status"), re.MULTILINE)
+        held = int(mask.group(1), 16) if mask else 0
+        needed = {} if held >> CAP_SYS_ADMIN & 1 else {"CAP_BPF": CAP_BPF, "CAP_PERFMON": CAP_PERFMON}
+        missing = [name for name, bit in needed.items() if not held >> bit & 1]
         if missing:
             raise PermissionMissing(
                 f"loading BPF programs needs {' and '.join(missing)}",
@@ -107,12 +110,6 @@ class Host:
             return (self.proc / "self/ns/user").stat().st_ino
         except OSError:
             return None
-
-    def _missing_capabilities(self) -> list[str]:
-        mask = re.search(r"^CapEff:\s*([0-9a-f]+)", read_text(self.proc / "thread-self/status"), re.MULTILINE)
-        held = int(mask.group(1), 16) if mask else 0
-        needed = {} if held >> CAP_SYS_ADMIN & 1 else {"CAP_BPF": CAP_BPF, "CAP_PERFMON": CAP_PERFMON}
-        return [name for name, bit in needed.items() if not held >> bit & 1]
 
     # --- network namespaces -------------------------------------------------------------------------------
 

@@ -90,7 +90,11 @@ class Clocks:
         self._period_ns = _NS // rate_hz
         try:
             for cpu in online_cpus():
-                self._add_first(cpu)
+                try:
+                    self._add(cpu, os.dup(_opened[cpu]) if cpu in _opened else _open(cpu))
+                except OSError as error:  # a CPU that alone is refused has no clock
+                    if not (self._events and error.errno in _OF_ONE_CPU):
+                        raise
         except PermissionError as error:
             self.close()
             raise PermissionMissing(
@@ -151,14 +155,6 @@ class Clocks:
             self._remove(cpu)
 
     # --- one CPU --------------------------------------------------------------------------------------------------
-
-    def _add_first(self, cpu: int) -> None:
-        """Use the event that was opened early, or a new one. A CPU that alone is refused has no clock."""
-        try:
-            self._add(cpu, os.dup(_opened[cpu]) if cpu in _opened else _open(cpu))
-        except OSError as error:
-            if not (self._events and error.errno in _OF_ONE_CPU):
-                raise
 
     def _read_or_renew(self, cpu: int) -> int:
         """How long a CPU's clock has run; opens a new one if it has none or a dead one. Raises OSError."""

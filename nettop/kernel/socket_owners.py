@@ -81,16 +81,12 @@ def find_owners(proc: Path = Path("/proc")) -> SocketOwners:
 def _sockets_of(process: int) -> dict[int, int]:
     """The inodes of a process's sockets, by descriptor."""
     with _folder("fd", process) as folder:
-        names = os.listdir(folder)
-        sockets = _links(folder, names)
-    return sockets if names else _sockets_of_threads(process)
-
-
-def _sockets_of_threads(process: int) -> dict[int, int]:
-    """The same by another thread: the first may have ended before the others, which share one table."""
+        if names := os.listdir(folder):
+            return _links(folder, names)
+    # The first thread may have ended before the others, which share one table.
     with _folder("task", process) as threads:
-        for name in os.listdir(threads):
-            with _folder(f"{name}/fd", threads) as folder:
+        for thread in os.listdir(threads):
+            with _folder(f"{thread}/fd", threads) as folder:
                 if names := os.listdir(folder):
                     return _links(folder, names)
     return {}
@@ -115,14 +111,11 @@ def _identify(process: int, pid: int) -> tuple[int, int, bytes, int]:
     and no PID reaches the ten million nanoseconds of a tick: so the PID is added to them.
     """
     comm, words = _stat(process)
-    return pid, int(words[_START]) * TICK_NS + pid, comm, _namespace(process)
-
-
-def _namespace(process: int) -> int:
     try:
-        return os.stat("ns/net", dir_fd=process).st_ino
+        netns = os.stat("ns/net", dir_fd=process).st_ino
     except (PermissionError, FileNotFoundError):  # of another user; its first thread has ended
-        return _UNKNOWN
+        netns = _UNKNOWN
+    return pid, int(words[_START]) * TICK_NS + pid, comm, netns
 
 
 def _is_kernel_thread(process: int) -> bool:

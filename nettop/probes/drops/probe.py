@@ -255,12 +255,6 @@ def measures_of(netns: int, namespace: NamespaceCounters) -> Iterator[tuple[int,
                 yield _NUMBERS[name], netns, link.index, _UNKNOWN, link.statistics[name]
 
 
-def measures_of_cpus(proc: Path) -> Iterator[tuple[int, int, int, int, int]]:
-    """The drop counters of CPUs, as MEASURE has them."""
-    for cpu, dropped in read_backlog_drops(proc).items():
-        yield _NUMBERS["softnet_dropped"], _UNKNOWN, _UNKNOWN, cpu, dropped
-
-
 # --- the source -------------------------------------------------------------------------------------------------
 
 
@@ -415,7 +409,11 @@ class Drops:
         if self._hooks[-1].mechanism is None:
             return np.zeros(0, MEASURE)
         of_namespaces = (measures_of(*item) for item in by_namespace.items())
-        return np.fromiter(chain(*of_namespaces, measures_of_cpus(self._host.proc)), MEASURE)
+        of_cpus = (
+            (_NUMBERS["softnet_dropped"], _UNKNOWN, _UNKNOWN, cpu, dropped)
+            for cpu, dropped in read_backlog_drops(self._host.proc).items()
+        )
+        return np.fromiter(chain(*of_namespaces, of_cpus), MEASURE)
 
     def _place_codes(self) -> Array:
         """The place of each kind of drop, as a code into `_places`; _UNKNOWN where the kernel hides its symbols."""
