@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 from nettop.engine.governor import Governor, OverheadLimit
 from nettop.engine.own_cost import DRAIN, OwnCost, Reading
@@ -17,13 +16,6 @@ _NEARLY = 0.9
 """Readings are not quite on time."""
 
 
-class _Mark(NamedTuple):
-    """What was used by some time: by all, and by taking events."""
-
-    reading: Reading
-    drained_ns: int
-
-
 class Pace:
     """The interval, and what keeps the cost below a bound (a share of one CPU), where there is one.
 
@@ -34,7 +26,8 @@ class Pace:
         self._chosen_s = interval_s
         self._cost = cost
         self._governor = None if max_overhead is None else Governor(max_overhead, interval_s)
-        self._since: _Mark | None = None
+        self._since: Reading | None = None
+        self._drained_ns = 0
         self._attached_ns = 0
         self.limit: OverheadLimit | None = None if self._governor is None else self._governor.limit()
         """What is done for the bound."""
@@ -74,16 +67,18 @@ class Pace:
             return
         since = self._since
         span_ns = max(SHORTEST_SPAN_S, _NEARLY * governor.interval_s) * 1e9
-        if since is not None and now.at_ns - since.reading.at_ns < span_ns:
+        if since is not None and now.at_ns - since.at_ns < span_ns:
             return
         # Draining is done as often as the kernel has events, so it is fixed.
         steps = self._cost.steps.all().items()
-        self._since = _Mark(now, sum(step.time_ns for (_, name), step in steps if name == DRAIN))
+        drained_before_ns = self._drained_ns
+        self._drained_ns = sum(step.time_ns for (_, name), step in steps if name == DRAIN)
+        self._since = now
         if since is not None:
-            elapsed_ns = now.at_ns - since.reading.at_ns
+            elapsed_ns = now.at_ns - since.at_ns
             # Children that have ended were loaders: what attaching costs.
-            own_ns = now.own_ns - since.reading.own_ns
-            programs_ns = now.programs_ns - since.reading.programs_ns
-            fixed_ns = programs_ns + min(own_ns, self._since.drained_ns - since.drained_ns)
+            own_ns = now.own_ns - since.own_ns
+            programs_ns = now.programs_ns - since.programs_ns
+            fixed_ns = programs_ns + min(own_ns, self._drained_ns - drained_before_ns)
             governor.judge(elapsed_ns / 1e9, (own_ns + programs_ns) / elapsed_ns, fixed_ns / elapsed_ns)
             self.limit = governor.limit()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
@@ -14,6 +15,7 @@ class Diagnostics:
 
     def __init__(self, stderr: TextIO | None) -> None:
         self._stderr = stderr
+        self._remarks: list[str] = []
 
     def __call__(self, message: str) -> None:
         """Write the message."""
@@ -21,3 +23,10 @@ class Diagnostics:
             with suppress(OSError):
                 self._stderr.write(f"nettop: {safe_text(message)}\n")
                 self._stderr.flush()
+
+    def report_new(self, remarks: Iterable[str]) -> None:
+        """Write those of the remarks that were not among the last ones."""
+        before, self._remarks = self._remarks, list(remarks)
+        for remark in self._remarks:
+            if remark not in before:
+                self(remark)

@@ -88,7 +88,6 @@ class _Log:
         self._tables = [stream for stream in plan.streams if not stream.table.append]
         self._of_losses = plan.streams[0].name
         self._report = report
-        self._remarks: list[str] = []
         self._limit = ""
         self._missing: dict[str, str] = {}
         self._sinks = sinks
@@ -213,10 +212,7 @@ class _Log:
         """Report the mechanisms in use, and what of the filter can match nothing; again when that changes."""
         views = (View(Frame(frame.now), stream.query) for stream in self._streams)
         remarks = dict.fromkeys(chain([mechanisms(frame.now)], *(view.filter_remarks for view in views)))
-        for remark in filter(None, remarks):
-            if remark not in self._remarks:
-                self._report(remark)
-        self._remarks = list(remarks)
+        self._report.report_new(filter(None, remarks))
 
     # --- losses -------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from nettop.errors import UsageError
 from nettop.output.jsonl import JsonLines
@@ -12,18 +11,12 @@ from nettop.output.lens_output import output_of
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
 from nettop.query.query import Query, query_from_settings, text_query
-from nettop.query.view import View
 from nettop.settings import LineFormat, LogSettings, ViewSettings
 from nettop.snapshots import logged_views
-from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Table
 
-
-class Lines(Protocol):
-    """Makes rows into lines."""
-
-    def lines(self, view: View, at: Index) -> str:
-        """One line for each of the rows at `at`."""
+Lines = TextLines | JsonLines
+"""Makes rows into lines."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -98,7 +98,6 @@ class _Printer:
         self._last: Snapshot | None = None
         self._described: Snapshot | None = None
         self._lost = 0
-        self._remarks: list[str] = []
 
     def report_limit(self) -> None:
         """Say what is done for --max-overhead, in every format: the output comes less often."""
@@ -168,10 +167,7 @@ class _Printer:
         if self._banner_stream is None:  # else the banner says so
             reported, gaps = output_of(self._plan.lens.id).reported_gaps, view.snapshot.gaps
             remarks = [*remarks, *(f"{name} {gaps[name]}" for name in reported if name in gaps)]
-        for remark in remarks:
-            if remark not in self._remarks:
-                self._report(remark)
-        self._remarks = remarks
+        self._report.report_new(remarks)
 
 
 def _formatter(plan: Plan, text: TextSettings, stdout: TextIO) -> Formatter:
