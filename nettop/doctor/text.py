@@ -47,10 +47,10 @@ _BUILT_IN = {
 @dataclass(frozen=True, slots=True)
 class _Line:
     verdict: Verdict
-    word: str
     name: str
     value: str
     below: tuple[str, ...] = ()
+    word: str = ""
 
 
 def write_report(report: Report, stream: TextIO) -> None:
@@ -78,13 +78,10 @@ def report_lines(report: Report, *, width: int | None = None, coloured: bool = F
 
 def _sections(report: Report) -> Iterator[tuple[str, list[_Line]]]:
     if report.checks:
-        yield (
-            "HOST",
-            [
-                _Line(check.verdict, check.verdict, check.name, check.value, _advice(check.remedy))
-                for check in report.checks
-            ],
+        host = (
+            _Line(check.verdict, check.name, check.value, _advice(check.remedy)) for check in report.checks
         )
+        yield "HOST", list(host)
     for lens in report.lenses:
         yield lens.lens.id.upper(), list(_lens_lines(lens, report.checks))
     if report.results:
@@ -97,22 +94,22 @@ def _lens_lines(lens: LensReport, checks: Sequence[Check]) -> Iterator[_Line]:
         # The error's own remedy, or else the host's; none where it was the user's choice.
         is_choice = any(why in lens.error.what for why in USER_CHOICES)
         remedy = lens.error.remedy or ("" if is_choice else _host_remedy(checks))
-        yield _Line(Verdict.BAD, Verdict.BAD, "does not work", lens.error.what, _advice(remedy))
+        yield _Line(Verdict.BAD, "does not work", lens.error.what, _advice(remedy))
     for hook in lens.hooks:
         refused = tuple(f"refused {mechanisms}: {why}" for mechanisms, why in _refusals(hook))
         if hook.mechanism is None:
             advice = _advice(_remedy(lens, hook, checks))
             missing = f"not available{': ' if hook.fields else ''}{', '.join(hook.fields)}"
-            yield _Line(Verdict.NOTE, NOT_AVAILABLE, hook.hook, missing, refused + advice)
+            yield _Line(Verdict.NOTE, hook.hook, missing, refused + advice, NOT_AVAILABLE)
         else:
             verdict = Verdict.NOTE if hook.refused else Verdict.OK
-            yield _Line(verdict, verdict, hook.hook, hook.mechanism, refused)
+            yield _Line(verdict, hook.hook, hook.mechanism, refused)
     by_why: dict[str, list[str]] = {}
     for name, why in lens.gaps.items():
         by_why.setdefault(why, []).append(name)
     for why, names in by_why.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield _Line(Verdict.NOTE, Verdict.NOTE, names[0] + more, why)
+        yield _Line(Verdict.NOTE, names[0] + more, why)
 
 
 def _advice(remedy: str) -> tuple[str, ...]:
@@ -165,17 +162,17 @@ def _kernel_with(mechanisms: Sequence[str], checks: Sequence[Check]) -> str:
 def _self_test_line(result: SelfTestResult, lens_width: int) -> _Line:
     name = f"{result.lens:<{lens_width}}  {result.what}"
     if result.ok is None:
-        return _Line(Verdict.NOTE, Verdict.NOTE, name, f"skipped: {result.skipped}")
+        return _Line(Verdict.NOTE, name, f"skipped: {result.skipped}")
     measured = "nothing" if result.measured is None else f"{result.measured:,}"
     value = f"{measured} of {result.expected:,} {result.unit}"
     if result.ok:
-        return _Line(Verdict.OK, Verdict.OK, name, value)
+        return _Line(Verdict.OK, name, value)
     below = (*filter(None, (result.detail,)), _ARROW + result.remedy)
-    return _Line(Verdict.BAD, Verdict.BAD, name, value, below)
+    return _Line(Verdict.BAD, name, value, below)
 
 
 def _written(line: _Line, name_width: int, width: int | None, coloured: bool) -> Iterator[str]:
-    sign = f"{_SIGNS[line.verdict]} {line.word:<4}"
+    sign = f"{_SIGNS[line.verdict]} {line.word or line.verdict:<4}"
     if coloured:
         sign = f"\x1b[{_COLOURS[line.verdict]}m{sign}\x1b[0m"
     at = _INDENT + name_width + 2

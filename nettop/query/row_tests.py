@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nettop.query.address import address_halves
 from nettop.snapshots.arrays import Mask
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def in_network(name: str, network: Network) -> Test:
     masks, wanted = _halves(int(network.netmask)), _halves(int(network.network_address))
 
     def test(view: View) -> Mask:
-        high, low = view.halves(name)
+        high, low = address_halves(view.raw(name))
         passed: Mask = (high & masks[0] == wanted[0]) & (low & masks[1] == wanted[1])
         return passed & view.known(name)
 

@@ -10,13 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nettop.query.address import (
-    address_bytes,
-    address_halves,
-    address_text,
-    distinct_addresses,
-    endpoint_text,
-)
+from nettop.query.address import address_bytes, address_text, distinct_addresses, endpoint_text
 from nettop.query.batches import KEPT_ROWS, empty_rows, put_together
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query
@@ -140,15 +134,12 @@ class View:
 
     @cached_property
     def scope(self) -> Mask:
-        """The rows that the default filter passes, or all of them."""
-        return np.ones(self.size, bool) if self.query.all_rows else self.default_scope
+        """The rows that the table's default filter passes, or for which it compares an unknown value.
 
-    @cached_property
-    def default_scope(self) -> Mask:
-        """The rows that the table's default filter passes, or for which it compares an unknown value; all of them
-        where this kernel does not support a column that it compares."""
+        All of them where the query asks for that, or this kernel does not support a column that it compares.
+        """
         default = parse_filter(self.table, self.table.default_filter)
-        if self.missing.keys() & set(default.names):
+        if self.query.all_rows or self.missing.keys() & set(default.names):
             return np.ones(self.size, bool)
         passes = default.mask(self)
         for name in default.names:
@@ -196,10 +187,6 @@ class View:
         if name in self.missing:
             return np.zeros(self.size, bool)
         return np.ones(self.size, bool) if self.table.by_name[name].is_composite else known(self.raw(name))
-
-    def halves(self, name: str) -> tuple[Array, Array]:
-        """An address column as two native u64 columns, for matching networks."""
-        return address_halves(self.raw(name))
 
     def values(self, name: str, at: Index) -> list[Any]:
         """The column's values for the rows at `at`, as Python's own types; None is unknown.
