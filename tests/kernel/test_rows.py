@@ -113,16 +113,21 @@ def test_time_wait_on_request(lab: Lab) -> None:
 
 
 def test_time_wait_while_its_process_keeps_the_descriptor(lab: Lab) -> None:
-    """A connection in TIME_WAIT is shown as such even while a process still holds its dead descriptor."""
+    """A connection in TIME_WAIT is shown as ss shows it even while a process still holds its dead descriptor."""
     near, far, client, server, port = two_ends(lab)
     client.call(traffic.connect_at_once, [Call((far.v4, port))])
     server.call(traffic.accept, "listener", 0)
+    (cookie,) = ss.sockets(near.namespace)  # from now on the kernel has one: the minisocket inherits it
     client.call(traffic.shut, [0])
     server.call(traffic.close, [0])
-    until(
-        lambda: "TIME_WAIT" in {row.state for row in ss.sockets(near.namespace).values()}, "TIME_WAIT begins"
+    until(lambda: ss.sockets(near.namespace)[cookie].state == "TIME_WAIT", "TIME_WAIT begins")
+    row, line = (
+        by_cookie(in_namespaces(rows(), near.namespace.inode))[cookie],
+        ss.sockets(near.namespace)[cookie],
     )
-    assert "TIME_WAIT" in states(rows(), near.namespace)
+    assert (row["state"], row["pid"], row["bytes_sent"]) == ("TIME_WAIT", None, None)
+    assert (row["local_address"], row["local_port"]) == line.local
+    assert (row["remote_address"], row["remote_port"]) == line.remote
 
 
 def test_default_rows(lab: Lab) -> None:

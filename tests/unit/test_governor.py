@@ -82,6 +82,19 @@ def test_a_single_dear_interval_changes_nothing() -> None:
     assert not machine.changes
 
 
+def test_what_the_interval_before_cost_is_judged_once() -> None:
+    """After a longer interval a single dear one changes nothing, as before it."""
+    governor = Governor(0.02, 1.0)
+    for _ in range(2):
+        governor.judge(1.0, 0.021, 0.0)
+    stretched_s = governor.interval_s
+    assert stretched_s > 1.0
+    governor.judge(stretched_s, 0.021, 0.0)
+    assert governor.interval_s == stretched_s
+    governor.judge(stretched_s, 0.021, 0.0)
+    assert governor.interval_s > stretched_s
+
+
 def test_it_recovers_step_by_step() -> None:
     """When readings are cheap again the interval returns to the chosen one, a step at a time."""
     machine = Machine(Governor(0.02, 1.0), reading_s=0.15)

@@ -194,6 +194,17 @@ def test_rows_of_programs() -> None:
     source.close()
 
 
+def test_a_lens_that_was_not_read_yet_has_lost_nothing() -> None:
+    """Its part of the total is none, and no gap."""
+    engine = Sampled(Measured())
+    source = OwnCostSource(engine.cost, Pace(1.0, engine.cost, None), Bus())
+    source.start()
+    snapshot = read(source, engine.cost)
+    assert row(snapshot, "total", "nettop")["lost"] == 0
+    assert snapshot.lost == {}
+    source.close()
+
+
 def fail(error: OSError) -> Callable[[], int]:
     """Something that cannot switch them on."""
 

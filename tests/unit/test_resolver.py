@@ -55,6 +55,26 @@ def test_names_are_safe() -> None:
     assert names(PEER) == "␛[2Jevil\ufffd" + "x" * 244
 
 
+def test_waiting_ends_with_the_last_name() -> None:
+    """Not with the first one, and not at the deadline; addresses that are known already are not waited for."""
+    go = threading.Event()
+    slow = raw("203.0.113.10")
+    names = Resolver(lambda address: str(go.wait(20)) if address == slow else "peer.example")
+    names.wait([PEER], 20)
+    resolved: list[str | None] = []
+
+    def wait() -> None:
+        names.wait([PEER, slow], 60)
+        resolved.append(names(slow))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    assert names(PEER) == "peer.example"
+    go.set()
+    thread.join(20)
+    assert resolved == ["True"]
+
+
 def test_waiting_is_bounded() -> None:
     """A name server that never answers costs the time given and no more."""
     forever = threading.Event()

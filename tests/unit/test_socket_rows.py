@@ -19,6 +19,7 @@ from nettop.probes.connections.socket_rows import (
     count_hashed,
     infer_directions,
     merge,
+    unowned,
     without,
 )
 from nettop.snapshots.connections import DIRECTIONS
@@ -97,6 +98,15 @@ def test_rows_without_others(others: set[int], ids: list[int]) -> None:
     """What remains is in its order, and none of the others."""
     left = without(rows_of(*({"id": i} for i in ids)), np.array(sorted(others), np.uint64))
     assert left["id"].tolist() == [i for i in ids if i not in others]
+
+
+def test_time_wait_remains_beside_the_dead_socket_of_a_descriptor() -> None:
+    """Both have the id of the connection; of every other socket the row of its owner process is enough."""
+    rows = rows_of(
+        *({"id": number, "state": STATE[name]} for number, name in enumerate(("TIME_WAIT", "FIN_WAIT2"), 1))
+    )
+    assert unowned(rows, np.array([1, 2], np.uint64))["id"].tolist() == [1]
+    assert unowned(rows, np.array([1], np.uint64))["id"].tolist() == [1, 2]
 
 
 def test_direction_follows_who_listens_in_the_same_namespace() -> None:

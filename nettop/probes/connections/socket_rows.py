@@ -86,6 +86,14 @@ def without(rows: Array, ids: Array) -> Array:
     return take(rows, np.flatnonzero(positions(rows["id"], ids) < 0))
 
 
+def unowned(rows: Array, owned_ids: Array) -> Array:
+    """The rows whose id is not among the sorted `owned_ids`, and those in TIME_WAIT: what a process may still hold of
+    such a connection is a dead socket in CLOSE, which has the same id and no local port."""
+    return take(
+        rows, np.flatnonzero((rows["state"] == STATE["TIME_WAIT"]) | (positions(rows["id"], owned_ids) < 0))
+    )
+
+
 def infer_directions(rows: Array) -> None:
     """Take a connection whose beginning was not seen for an inbound one where a socket of its namespace listens on its
     local port."""

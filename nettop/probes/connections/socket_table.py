@@ -21,12 +21,14 @@ from nettop.kernel.processes import Processes
 from nettop.kernel.program import Program
 from nettop.probes.connections.socket_rows import (
     ROW,
+    STATE,
     Counted,
     choose_owners,
     count_hashed,
     count_waiting_for_fin,
     descriptors_of,
     merge,
+    unowned,
     without,
 )
 from nettop.snapshots.arrays import joined, take
@@ -134,7 +136,10 @@ class SocketTable:
                 wait(walks.values())  # nothing may be closed that a walk still reads
             walked = {inode: walk.result() for inode, walk in walks.items()}
             walked_rows, counts = self._read_unattributed(owned, taken_ns, walked)
-        unattributed = without(joined(_NO_ROWS, *walked_rows), owned["id"])
+        unattributed = unowned(joined(_NO_ROWS, *walked_rows), owned["id"])
+        time_wait = unattributed["id"][unattributed["state"] == STATE["TIME_WAIT"]]
+        if len(time_wait):
+            owned = without(owned, np.sort(time_wait))
         self.processes.name(unattributed, more=True)  # orphans, whose closer is known
         if self._has_outside:
             unattributed["process"][unattributed["has_file"] == 1] = self.processes.code(HIDDEN_OWNER)
@@ -218,7 +223,7 @@ class SocketTable:
         visible from here: in a message under way, by io_uring, or outside this PID namespace. A search finds these
         once; from then on every walk lists them.
         """
-        rows = without(walk.rows, owned["id"])
+        rows = unowned(walk.rows, owned["id"])
         missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
         if walk.searched:
             self._want(set(rows["id"][rows["has_file"] == 1].tolist()))
