@@ -60,7 +60,7 @@ def flame_svg(profile: Profile) -> str:
     """The flame graph of all stacks: entry points below the root, and what they call below them."""
     tree = flame_tree(profile.counts)
     graph = _Graph(tree, profile)
-    frames = "".join(graph.frames())
+    frames = "".join(graph.frames(tree))
     legend_at = HEAD + graph.rows * ROW + 24
     height = legend_at + graph.legend_rows * _LEGEND_ROW + _FOOT
     size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
@@ -101,18 +101,15 @@ class _Graph:
         self._elapsed_ns = profile.elapsed_ns
         self._totals = sorted(category_totals(profile.counts).items(), key=lambda item: -item[1][0])
 
-    def frames(self) -> Iterator[str]:
-        """Each function that is wide enough, from the root."""
-        return self._below(self._tree, 0, 0)
-
-    def _below(self, node: FlameNode, at: int, depth: int) -> Iterator[str]:
+    def frames(self, node: FlameNode, at: int = 0, depth: int = 0) -> Iterator[str]:
+        """A function and those below it that are wide enough; it begins `at` samples from the left."""
         self.rows = max(self.rows, depth + 1)
         yield self._frame(node, at, depth)
         for child in node.children:
             if child.samples < self._tree.samples * NARROWEST:
                 self.omitted += 1
             else:
-                yield from self._below(child, at, depth + 1)
+                yield from self.frames(child, at, depth + 1)
             at += child.samples
 
     def _frame(self, node: FlameNode, at: int, depth: int) -> str:

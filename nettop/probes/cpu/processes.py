@@ -98,7 +98,10 @@ class ProcessTimes:
             self._processes = take(self._processes, np.flatnonzero(kept))
         self._processes["is_active"] = False
         if len(self._names.values) > 4 * ROWS_MAX:
-            self._renew_names()
+            names, self._names = self._names, TextTable()  # without those that no process has any more
+            has_name = self._processes["name"] != _UNKNOWN_TEXT
+            codes = self._processes["name"][has_name].tolist()
+            self._processes["name"][has_name] = [self._names.code(names.values[code]) for code in codes]
 
     def add_exact(self, callers: Array, spent: Array) -> None:
         """Add what each process has spent in its calls since the start (dtypes CALLER and SPENT of cpu.entries)."""
@@ -196,13 +199,6 @@ class ProcessTimes:
         for place in at[self._processes["name"][at] == _UNKNOWN_TEXT].tolist() if self._sees_all else ():
             if name := self._host.process_name(int(self._processes["identity"][place]) & _PID_MASK):
                 self._processes["name"][place] = self._names.code(name)
-
-    def _renew_names(self) -> None:
-        """Drop names that no process has any more."""
-        names, self._names = self._names, TextTable()
-        codes = self._processes["name"]
-        has_name = codes != _UNKNOWN_TEXT
-        codes[has_name] = [self._names.code(names.values[code]) for code in codes[has_name].tolist()]
 
     def _identities(self, pids: Array) -> Array:
         return np.array([self._started(pid) << _PID_BITS | pid for pid in as_list(pids)], np.uint64)

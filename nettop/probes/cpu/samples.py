@@ -161,13 +161,13 @@ class GrowingCounts:
 class StackMaps:
     """The maps of the sampling programs: counts of samples under stacks, and of sockets that softirqs served.
 
-    `stacks` has the addresses of each stack, leaf first, by its key.
+    `stacks` has the addresses of each stack, leaf first, by its key; `served` the samples by the socket's address.
     """
 
     def __init__(self, map_fds: Mapping[str, int], limits: Mapping[str, int]) -> None:
         self._stacks_fd, self._limits = map_fds["stacks"], limits
         self._counted = GrowingCounts(map_fds["counted"], _COUNTED)
-        self._served = GrowingCounts(map_fds["served"], _SERVED)
+        self.served = GrowingCounts(map_fds["served"], _SERVED)
         self.stacks: dict[int, bytes] = {}
 
     def counted(self) -> tuple[Array, Array, Array]:
@@ -184,19 +184,15 @@ class StackMaps:
             self.stacks[int(new_keys[at])] = stacks[at, : depths[at]].tobytes()
         return keys, values, samples
 
-    def served(self) -> tuple[Array, Array]:
-        """Addresses of sockets that softirqs served since the last reading, and samples of that."""
-        return self._served.read()[::2]
-
     def are_full(self) -> bool:
         """Whether the maps should be emptied before they run out of room."""
-        used = (("COUNTED_MAX", self._counted), ("SERVED_MAX", self._served), ("STACKS_MAX", self.stacks))
+        used = (("COUNTED_MAX", self._counted), ("SERVED_MAX", self.served), ("STACKS_MAX", self.stacks))
         return any(len(counts) > self._limits[name] * _FULL for name, counts in used)
 
     def clear(self) -> None:
         """Empty all maps, of what was read last; exact while no clock ticks."""
         self._counted.clear()
-        self._served.clear()
+        self.served.clear()
         keys, _ = maps.read_all(self._stacks_fd, np.dtype(np.uint64), _STACK)  # also those without a count
         maps.delete_all(self._stacks_fd, keys)
         self.stacks = {}
@@ -344,11 +340,12 @@ class Samples:
         self._rows.add(at[has_row], samples[has_row], ns[has_row])
         self._elsewhere += int(samples[at == _ELSEWHERE].sum())
         entries = np.where(has_row, self._rows.entries_of(at), values["entry"])
-        counts = (at != _ELSEWHERE) & (entries <= len(ENTRIES))
-        np.add.at(self._entry_ns, (values["cpu"][counts], entries[counts]), ns[counts])
-        of_process = counts & (values["tgid"] > 0)
+        in_entry = (at != _ELSEWHERE) & (entries <= len(ENTRIES))
+        np.add.at(self._entry_ns, (values["cpu"][in_entry], entries[in_entry]), ns[in_entry])
+        of_process = in_entry & (values["tgid"] > 0)
         self._call_ns.append(_sampled_ns(values["tgid"][of_process], entries[of_process], ns[of_process]))
-        for socket, count in zip(*(column.tolist() for column in self._maps.served()), strict=True):
+        sockets, _, counts = self._maps.served.read()
+        for socket, count in zip(as_list(sockets), as_list(counts), strict=True):
             self._unowned[socket] += count * int(self._period_ns)
 
     def _rows_of(self, keys: Array, values: Array) -> Array:
