@@ -18,6 +18,7 @@ from nettop.kernel import bpf
 from nettop.snapshots.snapshot import Array
 
 _MAP_LOOKUP_ELEM = 1
+_MAP_LOOKUP_AND_DELETE_ELEM = 21
 _MAP_LOOKUP_BATCH = 24
 _MAP_DELETE_BATCH = 27
 _COUNT_AT = 32
@@ -42,8 +43,12 @@ def read_per_cpu(map_fd: int, index: int, dtype: np.dtype[Any]) -> Array:
     return values
 
 
-def read_each(map_fd: int, keys: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """The elements with these keys, and which of them exist. One by one, as batches follow the map's own order."""
+def read_each(map_fd: int, keys: Array, dtype: np.dtype[Any], *, delete: bool = False) -> tuple[Array, Array]:
+    """The elements with these keys, and which of them exist. One by one, as batches follow the map's own order.
+
+    With `delete` each is deleted in the same step; a hash table before Linux 5.14 refuses that as if none existed.
+    """
+    command = _MAP_LOOKUP_AND_DELETE_ELEM if delete else _MAP_LOOKUP_ELEM
     keys = np.ascontiguousarray(keys)
     values = np.zeros(len(keys), dtype)
     attributes = struct.Struct("=I4xQQQ").pack
@@ -51,9 +56,7 @@ def read_each(map_fd: int, keys: Array, dtype: np.dtype[Any]) -> tuple[Array, Ar
         (keys.ctypes.data + at * keys.itemsize, values.ctypes.data + at * dtype.itemsize)
         for at in range(len(keys))
     )
-    exists = (
-        bpf.try_command(_MAP_LOOKUP_ELEM, attributes(map_fd, *address, 0))[0] == 0 for address in addresses
-    )
+    exists = (bpf.try_command(command, attributes(map_fd, *address, 0))[0] == 0 for address in addresses)
     return values, np.fromiter(exists, bool, len(keys))
 
 

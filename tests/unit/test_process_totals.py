@@ -73,19 +73,15 @@ class KernelMap:
                 sums[name][at] = counted[name]
         return owners, sums
 
-    def read_each(self, fd: int, keys: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-        """As maps.read_each."""
+    def read_each(self, fd: int, keys: Array, dtype: np.dtype[Any], *, delete: bool) -> tuple[Array, Array]:
+        """As maps.read_each, which deletes what it reads."""
+        assert delete
         entries, values = self.read_all(fd, keys.dtype, dtype)
         at = [int(np.flatnonzero(entries == key)[0]) for key in keys]
+        processes = list(self.totals)
+        for index in at:
+            del self.totals[processes[index]]
         return values[at], np.ones(len(keys), bool)
-
-    def delete_all(self, fd: int, keys: Array) -> None:
-        """As maps.delete_all."""
-        entries, _ = self.read_all(fd, keys.dtype, np.dtype([(name, "u8") for name in TOTALLED]))
-        gone = np.isin(entries.view(f"V{keys.itemsize}"), keys.view(f"V{keys.itemsize}"))
-        for process, is_gone in zip(list(self.totals), gone.tolist(), strict=True):
-            if is_gone:
-                del self.totals[process]
 
     def listdir(self, path: Path) -> list[str]:
         """As os.listdir of /proc."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +25,7 @@ ENTRIES_MAX = 1 << 13
 """Processes in the kernel's map; above half of that the entries of processes that have ended are taken out."""
 KEPT_MAX = 1 << 14
 """Ended processes kept by name. Beyond these, those that moved the least become one row."""
-_AT_ONCE = 64
-"""Entries copied and then deleted together: few, so that little time passes between the two."""
 _ATTEMPTS = 5
-_OTHERS = "(others)"
 _UNATTRIBUTED_ID, _OTHERS_ID = 0, 2**64 - 2
 
 _PID_BITS = 22
@@ -70,10 +67,8 @@ class ProcessTotals:
         """Move these connections, which the programs counted as unattributed, to the owners they have now."""
         owned, unattributed = _of_events(ended), _of_events(ended)
         unattributed["id"], unattributed["pid"] = _UNATTRIBUTED_ID, unknown_value(unattributed["pid"].dtype)
-        for name in TOTALLED:
-            unattributed[name] = np.negative(
-                unattributed[name]
-            )  # unsigned: the sum wraps around to the difference
+        for name in TOTALLED:  # unsigned: the sum wraps around to the difference
+            unattributed[name] = np.negative(unattributed[name])
         self._kept = _added_up(np.concatenate([self._kept, owned, unattributed]))
 
     def add(self, ended: Array) -> None:
@@ -115,7 +110,9 @@ class ProcessTotals:
             for name in _BY_EVENTS:
                 total[name] = unknown_value(total[name].dtype)
         self._processes.name(total, groups)
-        self._name_others(total)
+        others = total["id"] == _OTHERS_ID
+        if others.any():
+            total["process"][others] = self._processes.code(safe_text("(others)"))
         return Rows(PROCESSES, total, self._processes.texts(), taken_ns)
 
     def closed(self, collect: Callable[[], None]) -> Array:
@@ -140,29 +137,21 @@ class ProcessTotals:
         """Take the entries of processes that have ended out of the kernel's map when that is rather full.
 
         Only those that had ended at the last check too: by now their orphans have closed as well, as a rule. A later
-        one makes a new entry; only what it adds in the microseconds between the copy and the deletion is missed.
+        one makes a new entry; only a connection whose numbers are being added while its entry is taken is missed.
+        Linux before 5.14 leaves the entries there; what a full map has no room for is added from the ring.
         """
         assert self._program is not None
         table = self._program.maps["processes"]
         keys, _ = maps.read_all(table, PROCESS, HOST_TOTALS)
         pids = [int(name) for name in os.listdir(self._host.proc) if name.isdigit()]
         ended = keys[known(keys["pid"]) & ~np.isin(keys["pid"], pids)]
-        is_old = np.isin(ended.view(_RAW_PROCESS), self._ended_keys.view(_RAW_PROCESS))
+        gone = ended[np.isin(ended.view(_RAW_PROCESS), self._ended_keys.view(_RAW_PROCESS))]
         self._ended_keys = ended
-        if len(keys) <= ENTRIES_MAX // 2:
-            return
-        gone = ended[is_old]
-        for at in range(0, len(gone), _AT_ONCE):
-            some = gone[at : at + _AT_ONCE]
-            values, there = maps.read_each(table, some, HOST_TOTALS)
-            maps.delete_all(table, some)
-            self._kept = np.concatenate([self._kept, _of_map(some[there], values[there])])
-        self._kept = _bounded(_added_up(self._kept))
-
-    def _name_others(self, total: Array) -> None:
-        others = total["id"] == _OTHERS_ID
-        if others.any():
-            total["process"][others] = self._processes.code(safe_text(_OTHERS))
+        if len(keys) > ENTRIES_MAX // 2:
+            values, taken = maps.read_each(table, gone, HOST_TOTALS, delete=True)
+            self._kept = _bounded(
+                _added_up(np.concatenate([self._kept, _of_map(gone[taken], values[taken])]))
+            )
 
 
 @dataclass(eq=False, slots=True)
@@ -181,61 +170,43 @@ class _Open:
 
         Rows of the table may be old: what has ended since stays ended.
         """
-        owned = sockets[_is_open(sockets)]
+        owned = (sockets["protocol"] == TCP) & known(sockets["pid"]) & known(sockets["bytes_sent"])
+        # One in CLOSE has been counted as closed already.
+        owned = sockets[owned & ~np.isin(sockets["state"], (STATE["LISTEN"], STATE["CLOSE"]))]
         now = np.ascontiguousarray(owned["id"])
         at = positions(now, before.ids)
         alive = (at < 0) | before.alive[at] if len(before.ids) else np.ones(len(now), bool)
         orphaned = before.alive & (positions(before.ids, now) < 0) & before.may_be_orphans
         ids = np.concatenate([now, before.ids[orphaned]])
-        rows = np.concatenate([_of_sockets(owned), before.rows[orphaned]])
+        rows = np.concatenate([_of_connections(owned, connections=1), before.rows[orphaned]])
         order = np.argsort(ids, kind="stable")
         alive = np.concatenate([alive, np.ones(len(ids) - len(now), bool)])
         return cls(ids[order], rows[order], alive[order])
 
 
 def _of_map(keys: Array, values: Array) -> Array:
-    rows = _empty(len(keys))
-    for name in _OWNER:
-        rows[name] = keys[name]
-    for name in TOTALLED:
-        rows[name] = values[name]
-    return _with_ids(rows)
+    return _totals(
+        len(keys), {name: keys[name] for name in _OWNER} | {name: values[name] for name in TOTALLED}
+    )
+
+
+def _of_connections(rows: Array, **more: Array | int) -> Array:
+    """A row for each connection."""
+    return _totals(len(rows), {name: rows[name] for name in (*_OWNER, *TOTALLED[2:])} | more)
 
 
 def _of_events(ended: Array) -> Array:
     """A row for each connection that ended."""
-    rows = _empty(len(ended))
-    for name in (*_OWNER, *TOTALLED[2:]):
-        rows[name] = ended[name]
-    rows["failed"] = ended["event"] == FAIL
-    rows["closed"] = ended["event"] == CLOSE
-    return _with_ids(rows)
+    return _of_connections(ended, failed=ended["event"] == FAIL, closed=ended["event"] == CLOSE)
 
 
-def _is_open(sockets: Array) -> Mask:
-    """Which rows are connections of a process. One in CLOSE has been counted as closed already."""
-    owned = (sockets["protocol"] == TCP) & known(sockets["pid"]) & known(sockets["bytes_sent"])
-    is_open: Mask = owned & (sockets["state"] != STATE["LISTEN"]) & (sockets["state"] != STATE["CLOSE"])
-    return is_open
-
-
-def _of_sockets(sockets: Array) -> Array:
-    """A row for each connection."""
-    rows = _empty(len(sockets))
-    for name in (*_OWNER, *TOTALLED[2:]):
-        rows[name] = sockets[name]
-    rows["connections"] = 1
-    return _with_ids(rows)
-
-
-def _empty(count: int) -> Array:
+def _totals(count: int, columns: Mapping[str, Array | int]) -> Array:
+    """Rows with these columns and an id; other numbers are 0, other texts unknown."""
     rows = np.zeros(count, _TOTAL)
     for name in ("process", "cgroup", "container"):
         rows[name] = unknown_value(rows[name].dtype)
-    return rows
-
-
-def _with_ids(rows: Array) -> Array:
+    for name, values in columns.items():
+        rows[name] = values
     start = rows["start_time"] >> np.uint64(_START_SHIFT)
     rows["id"] = np.where(known(rows["pid"]), start << np.uint64(_PID_BITS) | rows["pid"], _UNATTRIBUTED_ID)
     return rows
