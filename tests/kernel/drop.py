@@ -102,7 +102,7 @@ def main(namespace: str, device: str) -> None:
     for line in sys.stdin:
         wanted = json.loads(line)
         if wanted:
-            order = ("all_rows", "mask", "value", "data", "port")
+            order = ("every", "mask", "value", "data", "port")
             rules[ctypes.c_int(0)] = rules.Leaf(*(wanted.get(name, 0) for name in order))
         counts = counters[ctypes.c_int(0)]
         print(json.dumps({"matched": counts.matched, "dropped": counts.dropped}), flush=True)

@@ -43,7 +43,7 @@ class NotInTimeError(AssertionError):
 
 
 def until(condition: Callable[[], Value], what: str, deadline_s: float = 30) -> Value:
-    """The first true value of `condition`, asked again every 5 ms; NotInTimeError at the deadline."""
+    """The first true value of `condition`, evaluated every 5 ms; NotInTimeError at the deadline."""
     end = time.monotonic() + deadline_s * PATIENCE
     while not (value := condition()):
         if time.monotonic() > end:
@@ -136,8 +136,8 @@ class End:
         return f"fd8{self.side}::{number:x}"
 
     def configure(self, peer: "End") -> None:
-        """Addresses, routes and no segmentation offload, so that one packet is one segment. Nobody has to ask for the
-        peer first, while packets wait and too many are dropped."""
+        """Addresses, routes and no segmentation offload, so that one packet is one segment. Neighbours are
+        permanent: packets would wait for their addresses, and too many be dropped."""
         run, own, far = self.namespace.ip, self.side, peer.side
         run("addr", "add", f"{self.v4}/24", "dev", self.device)
         run("addr", "add", f"{self.v6}/64", "dev", self.device, "nodad")
@@ -214,7 +214,7 @@ class Lab:
         return first, second
 
     def worker(self, namespace: Namespace | None = None, name: str = "labworker") -> "Worker":
-        """A new process in that namespace, idle until told what to do."""
+        """A new process in that namespace, idle until `start` or `call`."""
         worker = Worker(namespace.name if namespace else None, name)
         self._exit.callback(worker.end)
         return worker
@@ -238,7 +238,7 @@ def sweep() -> None:
 
 
 class WorkerError(AssertionError):
-    """What a worker was told to do failed there; holds the worker's own traceback."""
+    """A function failed in a worker; the message is the worker's traceback."""
 
 
 class Worker:
@@ -303,7 +303,7 @@ def settle_child(name: str) -> None:
 
 
 def _serve(pipe: Any, namespace: str | None, name: str) -> NoReturn:
-    """A worker's life: it says that it is there, then one request, one answer, until its pipe closes."""
+    """Run in the worker: report readiness, then answer one request after the other until the pipe closes."""
     status = 1
     try:
         settle_child(name)
@@ -323,7 +323,7 @@ def _serve(pipe: Any, namespace: str | None, name: str) -> NoReturn:
                 answer = True, traceback.format_exc()
     except EOFError:
         status = 0
-    except BaseException:  # noqa: BLE001 - it has nobody else to tell
+    except BaseException:  # noqa: BLE001 - there is no other way to report it
         os.write(2, traceback.format_exc().encode())  # sys.stderr may be a file that was closed above
     finally:
         os._exit(status)  # a forked child must not return into pytest, whatever happens
@@ -345,21 +345,21 @@ class Dropper:
             env=environment,
             start_new_session=True,
         )
-        self._ask({})
+        self._request({})
 
     def rule(
         self,
         *,
-        all_rows: int = 1,
+        every: int = 1,
         with_flags: int = 0,
         without_flags: int = 0,
         data: bool | None = None,
         port: int = 0,
     ) -> None:
         """From now on drops every Nth TCP packet with these flags (and data or none, and that port at either side)."""
-        self._ask(
+        self._request(
             {
-                "all_rows": all_rows,
+                "every": every,
                 "mask": with_flags | without_flags,
                 "value": with_flags,
                 "data": {None: 0, True: 1, False: 2}[data],
@@ -369,13 +369,13 @@ class Dropper:
 
     def nothing(self) -> None:
         """From now on drops nothing."""
-        self._ask({"all_rows": 0})
+        self._request({"every": 0})
 
     def dropped(self) -> int:
         """Packets dropped since the start."""
-        return int(self._ask({})["dropped"])
+        return int(self._request({})["dropped"])
 
-    def _ask(self, request: dict[str, int]) -> dict[str, Any]:
+    def _request(self, request: dict[str, int]) -> dict[str, Any]:
         assert self._child.stdin and self._child.stdout
         self._child.stdin.write(json.dumps(request) + "\n")
         self._child.stdin.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Oracles for what ss does not show: the kernel asked about one socket or one process, without its process's help.
+"""Oracles for what ss does not show: what the kernel itself says of one socket or process.
 
 `Borrowed` takes a copy of another process's descriptor (pidfd_getfd), which works for a stopped process too.
 """

@@ -90,7 +90,7 @@ def run(namespace: Namespace | None, *options: str) -> str:
 
 
 def sockets(namespace: Namespace | None, *options: str) -> dict[int, Socket]:
-    """ss's sockets of that namespace (`-t` unless told otherwise) by cookie."""
+    """ss's sockets of that namespace (`-t` by default) by cookie."""
     rows = [parse(line) for line in run(namespace, *(options or ("-t",))).splitlines() if line.strip()]
     return {row.cookie: row for row in rows}
 

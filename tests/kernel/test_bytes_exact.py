@@ -74,11 +74,11 @@ def connected(lab: Lab, kind: str, count: int) -> Talk:
     return Talk((near, far), client, server, ports)
 
 
-def lossy(lab: Lab, talk: Talk, all_rows: int) -> tuple[Dropper, Dropper]:
+def lossy(lab: Lab, talk: Talk, every: int) -> tuple[Dropper, Dropper]:
     """Every Nth data segment is lost as it arrives, at either end (0: none)."""
     droppers = lab.dropper(talk.ends[0]), lab.dropper(talk.ends[1])
     for dropper in droppers:
-        dropper.rule(all_rows=all_rows, data=True)
+        dropper.rule(every=every, data=True)
     return droppers
 
 
@@ -117,7 +117,7 @@ def test_primes_with_loss(lab: Lab, kind: str) -> None:
 def test_bytes_before_the_acknowledgement(lab: Lab) -> None:
     """Bytes under way are sent, in flight and queued, and not yet acknowledged."""
     talk = connected(lab, "IPv4", 1)
-    lossy(lab, talk, 0)[1].rule(all_rows=1)
+    lossy(lab, talk, 0)[1].rule(every=1)
     talk.client.call(traffic.send, {0: MORE})
     ((near, far),) = talk.shown()
     assert (payload(near), payload(far)) == ((MORE, 0, 0), (0, 0, 0))
@@ -148,9 +148,9 @@ def test_primes_in_every_half_closed_state(lab: Lab, kind: str, loss: int) -> No
 
 def lose_fins(talk: Talk, at_client: Dropper, at_server: Dropper) -> None:
     """Makes the states in which a FIN has not arrived or was not acknowledged."""
-    at_client.rule(all_rows=1, with_flags=Dropper.FIN, port=talk.ports[LAST_ACK])
+    at_client.rule(every=1, with_flags=Dropper.FIN, port=talk.ports[LAST_ACK])
     talk.server.call(traffic.shut, [LAST_ACK])
-    at_server.rule(all_rows=1)
+    at_server.rule(every=1)
     talk.client.call(traffic.shut, [FIN_WAIT1, CLOSING])
     talk.server.call(traffic.shut, [CLOSING])
     talk.client.call(traffic.in_state, CLOSING, 11)

@@ -32,7 +32,6 @@ from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Array, known
 
 from . import traffic
-from .holders import accepted_by, fork_holder, keep_in_flight, prefork
 from .lab import (
     NETNS_FOLDER,
     REPOSITORY,
@@ -44,6 +43,7 @@ from .lab import (
     settle_child,
     until,
 )
+from .socket_sharing import accepted_by, fork_with_sockets, keep_in_flight, prefork
 from .test_equals_ss import Mesh, mesh
 from .test_rows import overflow_udp
 from .traffic import Call
@@ -140,13 +140,13 @@ def is_dead(row: Row, shown: Row | None) -> bool:
 
 def differences(row: Row, wanted: Row) -> dict[str, tuple[object, object]]:
     """The fields of which the fallback differs; what sock_diag does not report may be unknown."""
-    untold = set(NOT_OF_CLOSED) if row["state"] == STATE["CLOSE"] else set()
+    unreported = set(NOT_OF_CLOSED) if row["state"] == STATE["CLOSE"] else set()
     if row["pid"] is None:
-        untold.add("uid")
+        unreported.add("uid")
     return {
         name: (row[name], wanted[name])
         for name in COMPARED
-        if row[name] != wanted[name] and not (row[name] is None and name in untold)
+        if row[name] != wanted[name] and not (row[name] is None and name in unreported)
     }
 
 
@@ -195,9 +195,9 @@ def test_states_that_no_process_holds(tables: Tables, lab: Lab) -> None:
     client.call(traffic.send, {1: 101, 2: 103})
     client.call(traffic.acknowledged, [1, 2])
     dropper = lab.dropper(far)
-    dropper.rule(all_rows=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
+    dropper.rule(every=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
     client.call(traffic.connect_at_once, {3: Call((far.v4, port)), 4: Call((far.v6, port))})
-    dropper.rule(all_rows=1)
+    dropper.rule(every=1)
     client.call(traffic.connect_without_answer, 5, Call((far.v4, port)))
     client.call(traffic.send, {3: 1009})
     client.call(traffic.close, [3])
@@ -224,7 +224,7 @@ def test_counters_of_busy_connections(tables: Tables, lab: Lab) -> None:
     port = server.call(traffic.listen, "listener", "::")
     ports = client.call(traffic.connect_at_once, [Call((far.v4, port)), Call((far.v6, port))])
     server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
-    lab.dropper(far).rule(all_rows=503, data=True)
+    lab.dropper(far).rule(every=503, data=True)
     up, down = {0: 30_000_001, 1: 20_000_003}, {0: 1009, 1: 10_000_019}
     client.start(traffic.exchange, up, down)
     server.start(traffic.exchange, down, up)
@@ -306,7 +306,7 @@ def test_several_holders(tables: Tables, lab: Lab) -> None:
     held = shared(tables, home)
     assert max(len({pid for pid, _ in pairs}) for pairs in held.values()) == 6
     client.call(duplicate, 0)
-    client.call(fork_holder)
+    client.call(fork_with_sockets)
     assert sum(len(pairs) == 4 for pairs in shared(tables, home).values()) == 1
 
 
@@ -321,7 +321,7 @@ def test_an_owner_stays(tables: Tables, lab: Lab) -> None:
     worker = lab.worker(home)
     worker.call(traffic.listen, "listener", "127.0.0.1")
     assert {row["pid"] for row in tables.compare(home).values()} == {worker.pid}
-    worker.call(fork_holder)
+    worker.call(fork_with_sockets)
     assert {row["pid"] for row in tables.compare(home).values()} == {worker.pid}
 
 

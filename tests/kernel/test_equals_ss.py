@@ -107,7 +107,7 @@ def mesh() -> Iterator[Mesh]:
         join(client, server, near, far, range(CONNECTIONS, CONNECTIONS + SILENT))
         for end, dropper in zip((near, far), droppers, strict=True):
             end.queue_up("3gbit")
-            dropper.rule(all_rows=17, data=True)
+            dropper.rule(every=17, data=True)
         talk(client, server)
         assert all(dropper.dropped() for dropper in droppers)
         for dropper in droppers:
@@ -193,7 +193,7 @@ def half_close(client: Worker, server: Worker) -> None:
 
 def cut_off(client: Worker, server: Worker, dropper: Dropper) -> None:
     """Nothing reaches the server any more; what either side sends now stays unacknowledged."""
-    dropper.rule(all_rows=1)
+    dropper.rule(every=1)
     client.call(
         traffic.send, {number: prime_after(number) for number in members(IN_FLIGHT) + members(FLIGHT_FIN)}
     )

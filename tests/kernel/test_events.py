@@ -29,7 +29,7 @@ from nettop.kernel.facts import container_of
 from nettop.probes.connections import events as connection_events
 from nettop.probes.connections import process_totals
 from nettop.probes.connections import programs as connection_programs
-from nettop.probes.connections.event_records import HOST_TOTALS, PROCESS
+from nettop.probes.connections.event_records import EVENT, HOST_TOTALS, PROCESS
 from nettop.probes.connections.probe import Connections
 from nettop.probes.connections.process_totals import ENTRIES_MAX
 from nettop.settings import MAX_INTERVAL_S
@@ -38,25 +38,25 @@ from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
 
 from . import bpf_objects, oracle, ss, traffic
 from .command import JSON, Row, Running
-from .holders import (
+from .lab import PATIENCE, End, Lab, Namespace, NotInTimeError, Worker, until
+from .socket_sharing import (
     accepted_by,
     connect_and_leave,
     connect_in_child,
     connect_in_daemon,
     connect_in_thread,
     fork_connector,
-    give,
     keep_in_ring,
     let_connect,
+    listen_for_socket,
+    pass_on,
     prefork,
+    receive_socket,
     send_by_children,
     serve_by_children,
     serve_by_threads,
     serve_by_workers,
-    take,
-    wait_for_gift,
 )
-from .lab import PATIENCE, End, Lab, Namespace, NotInTimeError, Worker, until
 from .test_owners import control_group
 from .traffic import Call, Errand
 
@@ -66,7 +66,9 @@ pytestmark = [
 ]
 
 Value = TypeVar("Value")
-LARGE_RING, TINY_RING = 1 << 23, 2 * os.sysconf("SC_PAGE_SIZE")
+HUGE_RING, LARGE_RING, TINY_RING = 1 << 25, 1 << 23, 2 * os.sysconf("SC_PAGE_SIZE")
+RECORD_BYTES = EVENT.itemsize + 8
+"""What an event takes of a ring: the kernel puts 8 bytes in front of each."""
 MOVED = ("bytes_sent", "bytes_received")
 SUMMED = ("packets_sent", "packets_received", "data_packets_sent", "retransmits")
 
@@ -292,6 +294,7 @@ class Crowd:
     served: dict[tuple[int, int], int]
     began: int
     ended: int
+    lost: dict[str, int]
     totals: Snapshot
     tiny_totals: Snapshot
     reported: dict[Key, Row] = field(default_factory=dict)
@@ -344,42 +347,65 @@ class Crowd:
 
 @pytest.fixture(scope="module")
 def crowd() -> Iterator[Crowd]:
-    """Five clients and five pre-forked workers in a namespace that appeared after nettop began."""
-    with Lab() as lab, Watch() as watch, Watch(ring_bytes=TINY_RING) as tiny:
-        home = lab.namespace()
-        home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
-        server, clients = lab.worker(home, "master"), [lab.worker(home, f"client-{n}") for n in range(5)]
-        ports_by_host = {name: server.call(traffic.listen, name, name) for name in ("127.0.0.1", "::1", "::")}
-        server.call(serve_by_workers, list(ports_by_host))
-        calls = [("127.0.0.1", "127.0.0.1", False), ("::1", "::1", False), ("::", "127.0.0.1", True)]
-        sizes = traffic.primes(2 * CONNECTIONS, 1000)
-        errands = {}
-        for number in range(CONNECTIONS):
-            name, host, mapped = calls[number % 3]
-            call = Call((host, ports_by_host[name]), (host, FIRST_PORT + number), mapped=mapped)
-            ending = number // 3 % len(ENDED)
-            errands[number] = Errand(call, sizes[number], sizes[-1 - number], ending)
-        watch.forget()  # it saw how the other one tried out its hooks
-        began, ports = time.time_ns(), {}
-        for number, client in enumerate(clients):
-            mine = {name: errand for name, errand in errands.items() if name % len(clients) == number}
-            client.start(traffic.run_errands, mine)
-        for client in clients:
-            ports |= drained_until(watch, client)
-        served = server.call(traffic.served, CONNECTIONS)
-        watch.wait(home, connect=CONNECTIONS, accept=CONNECTIONS, close=2 * CONNECTIONS)
-        crowd = Crowd(
-            home, errands, ports, dict(enumerate(clients)), served, began, 0, watch.read(), tiny.read()
-        )
-        crowd.ended = time.time_ns()
-        for row in watch.events(home):
-            key = part(row, "event", "local_port", "remote_port")
-            assert key not in crowd.reported, "an event was reported twice"
-            crowd.reported[key] = row
+    """Five clients and five pre-forked workers in a namespace that appeared after nettop began.
+
+    The ring has room for all that happened on the host meanwhile, however late a busy machine lets the test drain it.
+    Where other processes made so many connections that it had not, the crowd comes again.
+    """
+    with Lab() as lab, Watch(ring_bytes=HUGE_RING) as watch, Watch(ring_bytes=TINY_RING) as tiny:
+        for _ in range(TRIES):
+            watch.forget()  # it saw how the other one tried out its hooks
+            before = happened(watch.read())
+            crowd = crowd_of(lab, watch, tiny)
+            if (happened(crowd.totals) - before) * RECORD_BYTES < HUGE_RING:
+                break
+        else:
+            raise AssertionError(f"other processes filled a ring of {HUGE_RING} bytes each of {TRIES} times")
         tiny.freeze()
         crowd.tiny_totals = tiny.read()
         crowd.reported_by_tiny, crowd.skipped_by_tiny = tiny._next_id - 1, tiny.probe._events._missed
         yield crowd
+
+
+def happened(snapshot: Snapshot) -> int:
+    """How many events there were on the host since the probe started."""
+    return sum(snapshot.counts[name] for name in ("connected", "accepted", "closed", "failed"))
+
+
+def crowd_of(lab: Lab, watch: Watch, tiny: Watch) -> Crowd:
+    """Has a new crowd run its errands, and takes what the watch reports of them."""
+    home = lab.namespace()
+    home.sysctl("net.ipv4.tcp_early_retrans", 0)  # a busy machine answers late, which is no loss
+    server, clients = lab.worker(home, "master"), [lab.worker(home, f"client-{n}") for n in range(5)]
+    ports_by_host = {name: server.call(traffic.listen, name, name) for name in ("127.0.0.1", "::1", "::")}
+    server.call(serve_by_workers, list(ports_by_host))
+    calls = [("127.0.0.1", "127.0.0.1", False), ("::1", "::1", False), ("::", "127.0.0.1", True)]
+    sizes = traffic.primes(2 * CONNECTIONS, 1000)
+    errands = {}
+    for number in range(CONNECTIONS):
+        name, host, mapped = calls[number % 3]
+        call = Call((host, ports_by_host[name]), (host, FIRST_PORT + number), mapped=mapped)
+        ending = number // 3 % len(ENDED)
+        errands[number] = Errand(call, sizes[number], sizes[-1 - number], ending)
+    lost_before = watch.read().lost
+    began, ports = time.time_ns(), {}
+    for number, client in enumerate(clients):
+        mine = {name: errand for name, errand in errands.items() if name % len(clients) == number}
+        client.start(traffic.run_errands, mine)
+    for client in clients:
+        ports |= drained_until(watch, client)
+    server.start(traffic.served, CONNECTIONS)
+    served = drained_until(watch, server)
+    watch.wait(home, connect=CONNECTIONS, accept=CONNECTIONS, close=2 * CONNECTIONS)
+    totals = watch.read()
+    lost = {name: count - lost_before[name] for name, count in totals.lost.items()}
+    workers = dict(enumerate(clients))
+    crowd = Crowd(home, errands, ports, workers, served, began, time.time_ns(), lost, totals, tiny.read())
+    for row in watch.events(home):
+        key = part(row, "event", "local_port", "remote_port")
+        assert key not in crowd.reported, "an event was reported twice"
+        crowd.reported[key] = row
+    return crowd
 
 
 def drained_until(watch: Watch, worker: Worker, deadline_s: float = 60) -> Any:
@@ -433,18 +459,17 @@ def test_times_of_events(crowd: Crowd) -> None:
 
 
 def test_nothing_is_lost_by_a_ring_that_is_large_enough(crowd: Crowd) -> None:
-    """What the snapshot counts as lost is nothing."""
-    assert {name: count for name, count in crowd.totals.lost.items() if count} == {}
+    """What the snapshots count as lost is nothing, but for the control groups of other processes that ended: those of
+    the crowd are in its events."""
+    assert {name: count for name, count in crowd.lost.items() if count and name != "processes"} == {}
 
 
 def test_a_full_ring_counts_what_it_drops(crowd: Crowd) -> None:
     """With room for a few events only, what was reported and what was lost are together what happened on the host."""
-    counts, lost = crowd.tiny_totals.counts, crowd.tiny_totals.lost
+    lost = crowd.tiny_totals.lost
     dropped = lost["events"] - crowd.skipped_by_tiny  # which are in no count
     assert dropped > 0
-    assert crowd.reported_by_tiny + dropped == sum(
-        counts[name] for name in ("connected", "accepted", "closed", "failed")
-    )
+    assert crowd.reported_by_tiny + dropped == happened(crowd.tiny_totals)
 
 
 @pytest.mark.parametrize("ring", ["large", "tiny"])
@@ -916,7 +941,7 @@ def fail_for_every_reason(lab: Lab, watch: Watch) -> Failed:
     workers = {name: lab.worker(homes.get(name, near.namespace), name) for name in FAILURES_OF_CONNECT}
     server = lab.worker(far.namespace, "server")
     silent, open_port = (server.call(traffic.listen, name, "") for name in ("silent", "open"))
-    lab.dropper(far).rule(all_rows=1, port=silent)
+    lab.dropper(far).rule(every=1, port=silent)
     small = lab.worker(crowded, "small").call(traffic.listen, "open", "127.0.0.1", 5000)
     again = Call((far.v4, open_port), (near.v4, ONLY_PORT), options=(SHARED,))
     calls = {
@@ -1060,9 +1085,9 @@ def test_let_go_of_by_a_reader(lab: Lab, watch: Watch) -> None:
     home = lab.namespace()
     client, server, _ = joined(lab, home, 1)
     reader, path = lab.worker(home, "reader"), f"\0nettop-lab-{client.pid}"
-    reader.call(wait_for_gift, path)
-    reader.start(take, "held")
-    client.call(give, path, 0)
+    reader.call(listen_for_socket, path)
+    reader.start(receive_socket, "held")
+    client.call(pass_on, path, 0)
     reader.result()
     tgid = reader.pid.to_bytes(4, sys.byteorder)
     bpf.set_element(watch.probe.table._program.maps["reader"], bytes(4), tgid)
@@ -1097,7 +1122,7 @@ def test_timeout_while_open(lab: Lab, watch: Watch) -> None:
     server.call(traffic.accept, "listener", 0)
     move(client, server, 0, 1009, 1013)
     dropper = lab.dropper(far)
-    dropper.rule(all_rows=1)
+    dropper.rule(every=1)
     client.call(traffic.send, {0: 499})
     reported = by_event(watch.wait(near.namespace, connect=1, close=1))
     close = reported["close"]
@@ -1117,7 +1142,7 @@ def test_closed_by_both_at_once(lab: Lab, watch: Watch) -> None:
     server.call(traffic.accept, "listener", 0)
     move(client, server, 0, 1009, 1013)
     dropper = lab.dropper(far)
-    dropper.rule(all_rows=1)
+    dropper.rule(every=1)
     client.call(traffic.shut, [0])
     server.call(traffic.close, [0])
     client.call(traffic.in_state, 0, 11)
@@ -1220,7 +1245,7 @@ def test_a_connect_that_takes_long(lab: Lab) -> None:
     client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
     port = server.call(traffic.listen, "listener", "")
     dropper = lab.dropper(far)
-    dropper.rule(all_rows=1)
+    dropper.rule(every=1)
     client.call(traffic.connect_without_answer, 0, Call((far.v4, port)))
     with Watch() as watch:
         began = time.time_ns()
@@ -1297,7 +1322,7 @@ def test_half_closed_orphans(lab: Lab, watch: Watch) -> None:
     for number in range(2):
         move(client, server, number, 1009, 2003)
     dropper = lab.dropper(far)
-    dropper.rule(all_rows=1)
+    dropper.rule(every=1)
     for number in range(2):
         client.call(traffic.close, [number])
         for _ in range(2):
@@ -1582,11 +1607,10 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
         assert frame is not None
         skipped = probe._events._missed
     now = frame.now
-    happened = sum(now.counts[name] for name in ("connected", "accepted", "closed", "failed"))
     ids = np.concatenate([batch.array["event_id"] for batch in batches])
     assert (np.diff(ids) > 0).all()
     assert ids[-1] == len(ids) + feed.lost
-    assert len(ids) + feed.lost + now.lost["events"] - skipped == happened
+    assert len(ids) + feed.lost + now.lost["events"] - skipped == happened(now)
     hosts = {f"127.0.1.{number}": process(worker.pid) for number, worker in enumerate(workers)}
     reported = [row for batch in batches for row in decoded(batch, home.inode)]
     wrong = [

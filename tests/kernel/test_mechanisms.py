@@ -33,8 +33,8 @@ from nettop.snapshots.snapshot import HookStatus
 
 from . import oracle, test_events, traffic
 from .command import NETTOP, Row
-from .holders import serve_by_children, serve_by_workers
 from .lab import Lab, Namespace, Worker, until
+from .socket_sharing import serve_by_children, serve_by_workers
 from .test_drops import as_dicts, counter, nstat, send, take
 from .test_events import (
     CLOSED_NET6,
@@ -236,7 +236,7 @@ def lose(lab: Lab, near: Any, far: Any) -> dict[int, dict[str, int]]:
     ports = client.call(traffic.connect_at_once, [Call((far.v4, port))] * LOSSY)
     server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
     dropper = lab.dropper(far)
-    dropper.rule(all_rows=LOST_EVERY, data=True)
+    dropper.rule(every=LOST_EVERY, data=True)
     amounts = dict(enumerate(traffic.primes(LOSSY, 300_000)))
     client.start(traffic.exchange, amounts, {})
     server.call(traffic.exchange, {}, amounts)

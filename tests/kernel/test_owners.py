@@ -15,21 +15,21 @@ import pytest
 
 from . import oracle, ss, traffic
 from .command import JSON, TABLE, Row, Running, by_cookie, in_namespaces, nettop, rows
-from .holders import (
+from .lab import Lab, Namespace, Worker, until
+from .socket_sharing import (
     accepted_by,
     fork_and_end,
-    fork_holder,
-    give,
+    fork_with_sockets,
     keep_in_flight,
     keep_in_ring,
+    listen_for_socket,
+    pass_on,
     prefork,
+    receive_socket,
     rename,
     rename_other_thread,
     serve_by_fork,
-    take,
-    wait_for_gift,
 )
-from .lab import Lab, Namespace, Worker, until
 from .traffic import Call
 
 pytestmark = pytest.mark.kernel
@@ -107,9 +107,9 @@ def test_socket_passed_to_another_process(lab: Lab) -> None:
     assert owner(by_cookie(rows())[cookie]) == process(client.pid)
     heir = lab.worker(home, "heir")
     path = f"\0nettop-lab-{client.pid}"
-    heir.call(wait_for_gift, path)
-    heir.start(take, "heirloom")
-    client.call(give, path, 0)
+    heir.call(listen_for_socket, path)
+    heir.start(receive_socket, "heirloom")
+    client.call(pass_on, path, 0)
     heir.result()
     assert owner(by_cookie(rows())[cookie]) == process(heir.pid)
 
@@ -157,7 +157,7 @@ def test_owner_that_exited(lab: Lab) -> None:
     port = server.call(traffic.listen, "listener", "")
     client.call(traffic.connect_at_once, [Call((far.v4, port))])
     cookie = client.call(traffic.cookie, 0)
-    lab.dropper(far).rule(all_rows=1)
+    lab.dropper(far).rule(every=1)
     client.end()
     row = by_cookie(rows())[cookie]
     assert (owner(row), row["state"]) == ((None, None), "FIN_WAIT1")
@@ -184,7 +184,7 @@ def test_several_holders(lab: Lab) -> None:
     """A socket held by several processes is one row, and belongs to the one that started last."""
     home, client, _ = connected(lab)
     cookie = client.call(traffic.cookie, 0)
-    children = [client.call(fork_holder) for _ in range(3)]
+    children = [client.call(fork_with_sockets) for _ in range(3)]
     line = ss.sockets(home, "-t", "-p")[cookie]
     assert {pid for pid, _ in line.holders} == {client.pid, *children}
     assert owner(by_cookie(rows())[cookie]) == process(children[-1])
@@ -196,7 +196,7 @@ def test_first_seen_holder_keeps_the_socket(lab: Lab) -> None:
     cookie, pid = client.call(traffic.cookie, 0), client.pid
     children: list[int] = []
     changes: list[Callable[[], object]] = [
-        lambda: children.extend([client.call(fork_holder, True)]),
+        lambda: children.extend([client.call(fork_with_sockets, True)]),
         client.end,
     ]
     seen = [number for number, _ in owners_over_refreshes(cookie, changes)]

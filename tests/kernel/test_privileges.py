@@ -262,9 +262,9 @@ def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pyt
     """The screens' one thread that loads keeps two capabilities; a lens opened later works, as who called sudo."""
     for name in ("SUDO_UID", "SUDO_GID"):
         monkeypatch.setenv(name, str(NOBODY))
-    all_rows = f"{min(PATIENCE, 5):g}"  # an emulated machine would do nothing but draw
+    interval = f"{min(PATIENCE, 5):g}"  # an emulated machine would do nothing but draw
     netns = f"netns={os.stat(f'/proc/{neighbour.pid}/ns/net').st_ino}"
-    with Terminal("--interval", all_rows, "--filter", netns) as terminal:
+    with Terminal("--interval", interval, "--filter", netns) as terminal:
         terminal.shows(b"neighbour")
         assert users(terminal.pid) == {AS_NOBODY}
         assert kept(terminal.pid) == [LOADING]

@@ -55,7 +55,7 @@ def test_listener_and_connections_not_yet_accepted(lab: Lab) -> None:
 def test_half_open_connection(lab: Lab) -> None:
     """A connection whose last acknowledgement was lost is SYN_RECV on the server, without owner."""
     near, far, client, _, port = two_ends(lab)
-    lab.dropper(far).rule(all_rows=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
+    lab.dropper(far).rule(every=1, with_flags=Dropper.ACK, without_flags=Dropper.SYN)
     client.call(traffic.connect_at_once, [Call((far.v4, port))])
     listed = rows()
     assert states(listed, far.namespace) == ["LISTEN", "SYN_RECV"]
@@ -67,7 +67,7 @@ def test_half_open_connection(lab: Lab) -> None:
 def test_connection_in_progress(lab: Lab) -> None:
     """A connection that nobody answers is SYN_SENT, belongs to the process that called connect, has sent no payload."""
     near, far, client, _, port = two_ends(lab)
-    lab.dropper(far).rule(all_rows=1)
+    lab.dropper(far).rule(every=1)
     client.call(traffic.connect_without_answer, 0, Call((far.v4, port)))
     row = only(rows(), netns=near.namespace.inode, protocol="tcp")
     assert (row["state"], row["pid"]) == ("SYN_SENT", client.pid)
@@ -82,7 +82,7 @@ def test_orphans(lab: Lab) -> None:
         server.call(traffic.accept, "listener", number)
     client.call(traffic.close, [0])
     until(lambda: "CLOSE_WAIT" in states(rows(), far.namespace), "the first FIN arrives")
-    lab.dropper(far).rule(all_rows=1)
+    lab.dropper(far).rule(every=1)
     client.call(traffic.send, {1: 1009})
     client.call(traffic.close, [1])
     listed = in_namespaces(rows(), near.namespace.inode)
@@ -187,7 +187,7 @@ def test_namespace_with_ownerless_sockets_only(lab: Lab) -> None:
     """A namespace in which no process is left still shows the connections that the kernel closes there."""
     near, far, client, _, port = two_ends(lab)
     client.call(traffic.connect_at_once, [Call((far.v4, port))] * 2)
-    lab.dropper(far).rule(all_rows=1)
+    lab.dropper(far).rule(every=1)
     client.call(traffic.send, {0: 1009, 1: 1013})
     client.end()
     listed = in_namespaces(rows(), near.namespace.inode)

@@ -69,7 +69,7 @@ def listen(memory: Memory, name: object, address: str = "", port: int = 0, backl
 
 
 def udp(memory: Memory, name: object, address: str, to: tuple[str, int] | None = None) -> int:
-    """Opens a bound UDP socket, connected if told where to, and returns its port."""
+    """Opens a bound UDP socket, connected to `to` if given, and returns its port."""
     memory[name] = socket.socket(V6 if ":" in address else V4, socket.SOCK_DGRAM)
     memory[name].bind((address, 0))
     if to:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways in which processes come to hold sockets; each function runs in a worker, whose memory is its first argument."""
+"""Sockets shared, inherited, passed on and served by several processes: functions for workers, whose memory is their
+first argument."""
 
 import ctypes
 import json
@@ -23,7 +24,7 @@ SYS_IO_URING_SETUP, SYS_IO_URING_REGISTER, IORING_REGISTER_FILES = 425, 427, 2
 
 
 def prefork(memory: Memory, connections: int) -> int:
-    """Forks five workers that accept an equal share of so many connections; returns the listener's port."""
+    """Fork five workers, each of which accepts a fifth of the `connections`; returns the listener's port."""
     memory["listener"] = socket.create_server(("127.0.0.1", 0), backlog=4096)
     memory["pipes"] = []
     for number in range(PREFORKED):
@@ -37,19 +38,19 @@ def prefork(memory: Memory, connections: int) -> int:
 
 
 def accepted_by(memory: Memory) -> dict[int, int]:
-    """TrafficProcess's port → pid of the pre-forked worker that accepted it, once all have accepted their share."""
+    """The client's port → PID of the pre-forked worker that accepted it, once all have accepted their share."""
     return {port: pid for pipe in memory["pipes"] for port, pid in pipe.recv().items()}
 
 
 def accept_share(listener: socket.socket, count: int, report: Connection) -> None:
-    """A pre-forked worker's life: accepts its share, says what it got, and holds it."""
-    held = [listener.accept() for _ in range(count)]
-    report.send({peer[1]: os.getpid() for _, peer in held})
+    """A pre-forked worker: accept its share, report the peers' ports, and keep the sockets open."""
+    accepted = [listener.accept() for _ in range(count)]
+    report.send({peer[1]: os.getpid() for _, peer in accepted})
     threading.Event().wait()
 
 
 def fork_and_end(memory: Memory, count: int) -> None:
-    """Forks that many short-lived children, each of which holds all sockets of its parent for a moment."""
+    """Fork `count` short-lived children, each of which inherits all sockets of its parent for a moment."""
     for _ in range(count):
         child = os.fork()
         if child == 0:
@@ -58,7 +59,7 @@ def fork_and_end(memory: Memory, count: int) -> None:
 
 
 def serve_by_fork(memory: Memory, listener: str, count: int) -> dict[int, int]:
-    """Accepts so many connections and hands each to a child of its own; peer's port → child."""
+    """Accept `count` connections and leave each to a new child; returns the peer's port → PID of the child."""
     served = {}
     for number in range(count):
         ready([memory[listener]])
@@ -69,7 +70,7 @@ def serve_by_fork(memory: Memory, listener: str, count: int) -> dict[int, int]:
 
 
 def fork_named(name: str, outlive: bool = False) -> int:
-    """Forks a child that holds what this process holds, and waits until it has its name."""
+    """Fork a child that inherits every descriptor of this process, and wait until it has its name."""
     mine, theirs = Pipe(duplex=False)
     child = os.fork()
     if child == 0:
@@ -83,28 +84,28 @@ def fork_named(name: str, outlive: bool = False) -> int:
     return child
 
 
-def fork_holder(memory: Memory, outlive: bool = False) -> int:
-    """Forks a child that holds every socket of this worker; it may outlive the worker."""
-    return fork_named("holder", outlive)
+def fork_with_sockets(memory: Memory, outlive: bool = False) -> int:
+    """Fork a child that inherits every socket of this worker; it may outlive the worker."""
+    return fork_named("heir", outlive)
 
 
-def give(memory: Memory, path: str, name: object) -> None:
-    """Passes a socket over a Unix socket to whoever listens there, and closes it here."""
+def pass_on(memory: Memory, path: str, name: object) -> None:
+    """Pass a socket over a Unix socket to the process that listens there, and close it here."""
     held = memory.pop(name)
     with socket.socket(socket.AF_UNIX) as channel:
         channel.connect(path)
-        socket.send_fds(channel, [b"here"], [held.fileno()])
+        socket.send_fds(channel, [b"fd"], [held.fileno()])
         held.close()
         channel.recv(1)
 
 
-def wait_for_gift(memory: Memory, path: str) -> None:
-    """Listens on a Unix socket for what `give` passes."""
+def listen_for_socket(memory: Memory, path: str) -> None:
+    """Listen on a Unix socket for what `pass_on` sends."""
     memory["listener"] = socket.create_server(path, family=socket.AF_UNIX)
 
 
-def take(memory: Memory, name: object) -> None:
-    """Receives one socket over the Unix socket."""
+def receive_socket(memory: Memory, name: object) -> None:
+    """Receive one socket over the Unix socket."""
     with memory.pop("listener") as listener:
         channel = listener.accept()[0]
         descriptors = socket.recv_fds(channel, 16, 1)[1]
@@ -114,15 +115,15 @@ def take(memory: Memory, name: object) -> None:
 
 
 def keep_in_flight(memory: Memory, name: object) -> None:
-    """Leaves a socket in an unread message, held by no descriptor."""
+    """Leave a socket in an unread message, where no descriptor refers to it."""
     held = memory.pop(name)
-    memory["mechanism"] = socket.socketpair()
-    socket.send_fds(memory["mechanism"][0], [b"here"], [held.fileno()])
+    memory["channel"] = socket.socketpair()
+    socket.send_fds(memory["channel"][0], [b"fd"], [held.fileno()])
     held.close()
 
 
 def keep_in_ring(memory: Memory, name: object) -> bool:
-    """Leaves a socket to io_uring alone, as a direct descriptor; False where this kernel or user may not."""
+    """Leave a socket to io_uring alone, as a direct descriptor; False where the kernel refuses that."""
     held = memory.pop(name)
     ring = libc.syscall(SYS_IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
     if ring < 0:
@@ -135,32 +136,32 @@ def keep_in_ring(memory: Memory, name: object) -> bool:
 
 
 def rename(memory: Memory, name: bytes) -> None:
-    """Gives the thread group's leader a new name."""
+    """Rename the thread group's leader."""
     set_name(name)
 
 
 def rename_other_thread(memory: Memory, name: bytes) -> None:
-    """Starts a thread, gives that one a name, and keeps it."""
+    """Start a thread with this name, which goes on."""
     named = threading.Event()
 
-    def live() -> None:
+    def run() -> None:
         set_name(name)
         named.set()
         threading.Event().wait()
 
-    memory["thread"] = threading.Thread(target=live, daemon=True)
+    memory["thread"] = threading.Thread(target=run, daemon=True)
     memory["thread"].start()
     named.wait()
 
 
-def fork_to(life: Callable[[], object], name: str) -> int:
-    """Forks a child that does this and ends; whatever happens, it never comes back here."""
+def fork_to(run: Callable[[], object], name: str) -> int:
+    """Fork a child that calls `run` and exits, whatever happens; returns its PID."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             settle_child(name)
-            life()
+            run()
             status = 0
         except BaseException:  # noqa: BLE001 - a forked child must not return into its parent's code
             traceback.print_exc()
@@ -170,7 +171,7 @@ def fork_to(life: Callable[[], object], name: str) -> int:
 
 
 def serve_by_workers(memory: Memory, listeners: list[object]) -> list[int]:
-    """Forks five workers that share the listeners and serve errands for ever; returns their PIDs."""
+    """Fork five workers that share the listeners and serve errands until they are killed; returns their PIDs."""
     servers = begin_reports(memory, listeners)
 
     def work() -> None:
@@ -184,7 +185,7 @@ def serve_by_workers(memory: Memory, listeners: list[object]) -> list[int]:
 
 
 def serve_by_children(memory: Memory, listener: object, count: int) -> None:
-    """Serves so many errands, each by a child of its own, which has the connection to itself and ends with it."""
+    """Serve `count` errands, each by a new child, which alone has the connection and exits when it ends."""
     begin_reports(memory, [listener])
     for number in range(count):
         ready([memory[listener]])
@@ -192,14 +193,14 @@ def serve_by_children(memory: Memory, listener: object, count: int) -> None:
         assert taken
         mine, theirs = os.pipe()
 
-        def life(
+        def serve(
             taken: tuple[socket.socket, tuple[int, int]] = taken, mine: int = mine, theirs: int = theirs
         ) -> None:
             os.close(theirs)
             os.read(mine, 1)
             serve_and_report(*taken, memory["report"])
 
-        child = fork_to(life, f"session-{number}")
+        child = fork_to(serve, f"session-{number}")
         taken[0].close()
         for end in (theirs, mine):  # the end of the pipe lets the child begin
             os.close(end)
@@ -207,7 +208,7 @@ def serve_by_children(memory: Memory, listener: object, count: int) -> None:
 
 
 def serve_by_threads(memory: Memory, listener: object, count: int) -> None:
-    """Serves so many errands, each in a thread of its own, with a name of its own."""
+    """Serve `count` errands, each in a new thread with its own name."""
 
     def serve(number: int, taken: tuple[socket.socket, tuple[int, int]]) -> None:
         set_name(f"thread-{number}".encode())
@@ -238,11 +239,11 @@ for amount in amounts:
     sent[child] = amount
 print(json.dumps(sent))
 """
-"""A program of its own, so small that a thousand of its children begin and end within a second."""
+"""A separate program, so small that a thousand of its children start and exit within a second."""
 
 
 def send_by_children(memory: Memory, target: tuple[str, int], amounts: list[int]) -> dict[int, int]:
-    """Has a child for each amount connect, send so many bytes and end; returns who sent how much."""
+    """For each amount have a child connect, send that many bytes and exit; returns PID → bytes."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", SEND_BY_CHILDREN],
         input=json.dumps((target, amounts)),
@@ -255,26 +256,26 @@ def send_by_children(memory: Memory, target: tuple[str, int], amounts: list[int]
 
 
 def connect_and_close(target: tuple[str, int]) -> None:
-    """Makes one connection, and ends it."""
+    """Open a connection and close it."""
     with socket.socket() as made:
         made.connect(target)
 
 
 def connect_in_child(memory: Memory, target: tuple[str, int], *names: bytes) -> None:
-    """Has a child of a child … connect: one generation for each name, each the parent of the next."""
+    """Have a descendant connect: one generation for each name, each the parent of the next."""
 
-    def life(names: tuple[bytes, ...]) -> None:
+    def connect(names: tuple[bytes, ...]) -> None:
         set_name(names[0])
         if names[1:]:
-            assert os.waitpid(fork_to(partial(life, names[1:]), "unnamed"), 0)[1] == 0
+            assert os.waitpid(fork_to(partial(connect, names[1:]), "unnamed"), 0)[1] == 0
         else:
             connect_and_close(target)
 
-    assert os.waitpid(fork_to(partial(life, names), "unnamed"), 0)[1] == 0
+    assert os.waitpid(fork_to(partial(connect, names), "unnamed"), 0)[1] == 0
 
 
 def connect_in_daemon(memory: Memory, target: tuple[str, int], name: bytes) -> None:
-    """Has a daemon connect: its parent has ended by then, and it is in a session of its own."""
+    """Have a daemon connect: its parent has exited by then, and it is in its own session."""
     mine, theirs = os.pipe()
     parent = os.fork()
     if parent == 0:
@@ -294,40 +295,40 @@ def connect_in_daemon(memory: Memory, target: tuple[str, int], name: bytes) -> N
 
 
 def connect_in_thread(memory: Memory, target: tuple[str, int], name: bytes) -> None:
-    """Has another thread connect."""
+    """Have another thread connect."""
 
-    def life() -> None:
+    def connect() -> None:
         set_name(name)
         connect_and_close(target)
 
-    thread = threading.Thread(target=life)
+    thread = threading.Thread(target=connect)
     thread.start()
     thread.join()
 
 
 def fork_connector(memory: Memory, target: tuple[str, int], name: str) -> None:
-    """Forks a child that connects when `let_connect` says so."""
+    """Fork a child that connects when `let_connect` is called."""
     mine, memory["go"] = os.pipe()
 
-    def life() -> None:
+    def connect() -> None:
         os.read(mine, 1)
         connect_and_close(target)
 
-    memory["connector"] = fork_to(life, name)
+    memory["connector"] = fork_to(connect, name)
 
 
 def let_connect(memory: Memory) -> None:
-    """Lets the child of `fork_connector` connect, and waits for its end."""
+    """Have the child of `fork_connector` connect, and wait until it has exited."""
     os.write(memory["go"], b"!")
     assert os.waitpid(memory["connector"], 0)[1] == 0
 
 
 def connect_and_leave(memory: Memory, target: tuple[str, int], name: str) -> None:
-    """Has a child connect, and end while its connection is open."""
+    """Have a child connect, and exit while its connection is open."""
 
-    def life() -> None:
+    def connect() -> None:
         made = socket.socket()
         made.connect(target)
         made.send(b"n" * 101)
 
-    assert os.waitpid(fork_to(life, name), 0)[1] == 0
+    assert os.waitpid(fork_to(connect, name), 0)[1] == 0
