@@ -36,10 +36,10 @@ SS, SS_OWNERS = ("ss", "-tinH", "-O"), ("ss", "-tinpH", "-O")
 
 
 def passes(rows: int, runs: int) -> None:
-    """The snapshot itself, in this process: the walk over descriptors, and both walks, beside ss.
+    """A snapshot, taken in this process: the walk over descriptors alone, and with the hash tables, beside ss.
 
-    nettop rests between two second walks where these are dear; the clock given here runs by hours, so that each
-    read walks.
+    nettop pauses between two walks over the hash tables where these are expensive; the clock given here runs by hours,
+    so that each reading walks them.
     """
     from nettop.probes.connections.probe import Connections
 
@@ -172,13 +172,13 @@ def program_runs(seconds: int) -> None:
             many = watch(process, seconds)
     names = idle.runs.keys() | busy.runs.keys() | many.runs.keys()
     figures = []
-    for label, seen in (("idle", idle), ("iperf3", busy), ("4,000 sockets more", many)):
+    for label, activity in (("idle", idle), ("iperf3", busy), ("4,000 sockets more", many)):
         figures += [
-            Figure(f"{label}: packets", seen.packets, ""),
-            Figure(f"{label}: descriptors", seen.held, ""),
+            Figure(f"{label}: packets", activity.packets, ""),
+            Figure(f"{label}: descriptors", activity.descriptors, ""),
         ]
         figures += [
-            Figure(f"{label}: runs of {name} a second", seen.runs[name], "") for name in sorted(names)
+            Figure(f"{label}: runs of {name} a second", activity.runs[name], "") for name in sorted(names)
         ]
     per_packet = sum(busy.runs.values()) * seconds / max(busy.packets, 1)
     report(
@@ -188,29 +188,31 @@ def program_runs(seconds: int) -> None:
 
 
 @dataclass
-class Seen:
-    """What happened while nettop was watched: packets, and runs a second of each program; descriptors at its end."""
+class Activity:
+    """What happened while nettop ran: packets, and runs a second of each program; open descriptors at the end."""
 
     packets: int
-    held: int
+    descriptors: int
     runs: dict[str, float]
 
 
-def watch(process: "subprocess.Popen[bytes]", seconds: int) -> Seen:
-    """Counts for so long."""
-    runs, seen = run_counts(process.pid), packets()
+def watch(process: "subprocess.Popen[bytes]", seconds: int) -> Activity:
+    """Count for `seconds`."""
+    runs, packets_before = run_counts(process.pid), packets()
     drain(process, seconds)
     later = run_counts(process.pid)
-    return Seen(
-        packets() - seen, descriptors(), {name: (later[name] - runs.get(name, 0)) / seconds for name in later}
+    return Activity(
+        packets() - packets_before,
+        descriptors(),
+        {name: (later[name] - runs.get(name, 0)) / seconds for name in later},
     )
 
 
 def screen_refresh(rows: int, frames: int) -> None:
     """Publish → last byte written at 120 × 40, every row changed, sorted by a rate, the sampler running.
 
-    The time runs from the moment before the bus has a snapshot until the last byte of its picture was read from the
-    terminal, both on one clock. A picture is over when nothing came for 0.2 s; the next is due after 0.7 s.
+    The time runs from the moment before the bus has a snapshot until the last byte of its frame was read from the
+    terminal, both by the same clock. A frame has ended when nothing came for 0.2 s; the next is due after 0.7 s.
     """
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)

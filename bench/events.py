@@ -35,7 +35,7 @@ table ip bench {
   }
 }
 """
-"""What makes the kernel track connections in this namespace at all."""
+"""Without such a rule the kernel tracks no connection in this namespace."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def storm_program() -> Iterator[str]:
         yield program
 
 
-def blow(program: str, seconds: float, workers: int = 1, rate: int = 0) -> Storm:
-    """Runs a storm to its end: of one worker on the last CPU."""
+def run_storm(program: str, seconds: float, workers: int = 1, rate: int = 0) -> Storm:
+    """Run storm.c to its end; a single worker runs on the last CPU."""
     pinned = ["taskset", "-c", str((os.cpu_count() or 1) - 1)] if workers == 1 else []
     command = [*pinned, program, str(seconds), str(workers), *([str(rate)] if rate else [])]
     made, took, cpu = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
@@ -71,7 +71,7 @@ def blow(program: str, seconds: float, workers: int = 1, rate: int = 0) -> Storm
 
 
 def wait_for_hooks(pid: int) -> None:
-    """Until the process holds the program of the events."""
+    """Wait until the process has loaded the program for changes of state."""
     end = time.perf_counter() + ATTACHED_WITHIN_S
     while STATE not in program_runs(pid):
         if time.perf_counter() > end:
@@ -81,7 +81,7 @@ def wait_for_hooks(pid: int) -> None:
 
 @contextlib.contextmanager
 def nettop(*options: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """nettop with its hooks attached, writing to nowhere."""
+    """nettop with its hooks attached; its output is discarded."""
     with subprocess.Popen([NETTOP, *options], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
         try:
             wait_for_hooks(process.pid)
@@ -98,13 +98,13 @@ def price(program: str, seconds: float) -> None:
     with in_background("--table", "-d") as process, statistics_on():
         wait_for_hooks(process.pid)
         drain(process, 3)  # two readings after the last accept the messages are not looked at
-        messages = of_programs(process.pid, lambda: send_datagrams(50_000))
+        messages = runs_during(process.pid, lambda: send_datagrams(50_000))
         storms: list[Storm] = []
-        runs = of_programs(process.pid, lambda: storms.append(blow(program, seconds)))
+        runs = runs_during(process.pid, lambda: storms.append(run_storm(program, seconds)))
     report(
         "Price of the hooks, by BPF statistics",
         [
-            Figure("a change of state, of ten in the life of a connection", per_run(runs[STATE]), "ns"),
+            Figure("a change of state, of ten over a connection's lifetime", per_run(runs[STATE]), "ns"),
             Figure("the nested program beside it", per_run(runs[NESTED]), "ns"),
             Figure("all of a connection's, both ends", runs[STATE].ns / storms[0].connections, "ns"),
             Figure("a message sent while connections are accepted", per_run(runs[SEND]), "ns"),
@@ -119,8 +119,8 @@ def per_run(runs: Runs) -> float:
     return runs.ns / max(runs.count, 1)
 
 
-def of_programs(pid: int, act: Callable[[], None]) -> dict[str, Runs]:
-    """The runs that the act caused, by program."""
+def runs_during(pid: int, act: Callable[[], None]) -> dict[str, Runs]:
+    """How often and how long each program ran while `act` did."""
     before = program_runs(pid)
     act()
     after = program_runs(pid)
@@ -130,7 +130,7 @@ def of_programs(pid: int, act: Callable[[], None]) -> dict[str, Runs]:
 
 
 def send_datagrams(count: int) -> None:
-    """So many datagrams over loopback, each received."""
+    """Send `count` datagrams over loopback, and receive each."""
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind(("127.0.0.1", 0))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, receiver:
@@ -145,19 +145,19 @@ def send_datagrams(count: int) -> None:
 
 def storm(program: str, pairs: int, seconds: float) -> None:
     """Storms in pairs, one alone and one while nettop prints the table; medians of the pairs' ratios."""
-    alone, watched, used, resident = [], [], [], []
+    alone, with_nettop, used, resident = [], [], [], []
     for _ in range(pairs):
-        alone.append(blow(program, seconds))
+        alone.append(run_storm(program, seconds))
         with nettop("--table", "-d") as process:
             before = cpu_seconds(process.pid)
-            watched.append(blow(program, seconds))
+            with_nettop.append(run_storm(program, seconds))
             used.append((cpu_seconds(process.pid) - before) / seconds)
             resident.append(resident_mb(process.pid))
     speed = [
         (with_it.connections / with_it.seconds) / (without.connections / without.seconds)
-        for with_it, without in zip(watched, alone, strict=True)
+        for with_it, without in zip(with_nettop, alone, strict=True)
     ]
-    cost = [with_it.cpu_us - without.cpu_us for with_it, without in zip(watched, alone, strict=True)]
+    cost = [with_it.cpu_us - without.cpu_us for with_it, without in zip(with_nettop, alone, strict=True)]
     rate = statistics.median(item.connections / item.seconds for item in alone)
     report(
         f"A storm of {rate:,.0f} connections/s on one CPU, median of {pairs} pairs of {seconds:g} s",
@@ -199,7 +199,7 @@ def log(program: str, seconds: int, rate: int) -> None:
                 command, stdout=subprocess.DEVNULL, stderr=words, stdin=subprocess.DEVNULL
             )
             wait_for_hooks(process.pid)
-            recorded, made = record(process, lambda: blow(program, seconds, workers=2, rate=rate))
+            recorded, made = record(process, lambda: run_storm(program, seconds, workers=2, rate=rate))
             process.send_signal(signal.SIGTERM)
             process.wait()
             words.seek(0)
@@ -218,7 +218,7 @@ def log(program: str, seconds: int, rate: int) -> None:
         peer = subprocess.Popen(
             ["conntrack", "-E", "-o", "timestamp"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        recorded, made = record(peer, lambda: blow(program, seconds, workers=2, rate=rate))
+        recorded, made = record(peer, lambda: run_storm(program, seconds, workers=2, rate=rate))
         peer.terminate()
         peer.wait()
         figures += [
@@ -230,7 +230,7 @@ def log(program: str, seconds: int, rate: int) -> None:
 
 
 def record(process: "subprocess.Popen[bytes]", act: Callable[[], Storm]) -> tuple[Recorded, Storm]:
-    """What the recorder took while the act went on."""
+    """What the recorder used while `act` ran."""
     before, first = cpu_seconds(process.pid), resident_mb(process.pid)
     begun = time.perf_counter()
     made = act()
