@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -76,14 +77,8 @@ _NEVER_CALLED = "attached, but never called by the check's traffic"
 
 def event_programs() -> tuple[str, ...]:
     """The programs of every mechanism, each once."""
-    return tuple(
-        dict.fromkeys(
-            name
-            for fallbacks in FALLBACKS
-            for mechanism in fallbacks.mechanisms
-            for name in mechanism.programs
-        )
-    )
+    mechanisms = itertools.chain.from_iterable(fallbacks.mechanisms for fallbacks in FALLBACKS)
+    return tuple(dict.fromkeys(name for mechanism in mechanisms for name in mechanism.programs))
 
 
 def check_slots() -> dict[str, int]:
@@ -92,13 +87,10 @@ def check_slots() -> dict[str, int]:
 
 
 def unavailable(why: str) -> tuple[HookStatus, ...]:
-    """The status of every hook where no program can be loaded."""
-    return tuple(_unavailable(fallbacks, why) for fallbacks in FALLBACKS)
-
-
-def _unavailable(fallbacks: Fallbacks, why: str) -> HookStatus:
-    return HookStatus(
-        fallbacks.hook.name, None, ((fallbacks.mechanisms[0].name, why),), fallbacks.hook.fields
+    """The status of every hook where it has no mechanism."""
+    return tuple(
+        HookStatus(fallbacks.hook.name, None, ((fallbacks.mechanisms[0].name, why),), fallbacks.hook.fields)
+        for fallbacks in FALLBACKS
     )
 
 
@@ -118,18 +110,18 @@ class EventHooks:
         self._check = check if check is not None and self._make_traffic(check) is not None else None
         if self._check is not None:
             self._leave_out(self._check.inode())
-        by_hook: dict[str, HookStatus] = {}
-        for fallbacks in FALLBACKS:
-            useful = fallbacks.hook == HOOK_EVENTS or by_hook[HOOK_EVENTS.name].mechanism is not None
-            by_hook[fallbacks.hook.name] = (
-                attach_best(fallbacks, self._take, chosen) if useful else _unavailable(fallbacks, _NO_EVENTS)
-            )
-        self.statuses = tuple(by_hook.values())
-        self.works = by_hook[HOOK_EVENTS.name].mechanism is not None
-        try:
-            self._attach_all(program.functions.keys() & set(FOLLOW_HOOKS))
-        except OSError as error:
-            self.gaps["children"] = f"not followed: {error.strerror}"
+        events, *others = FALLBACKS
+        status = attach_best(events, self._take, chosen)
+        self.works = status.mechanism is not None
+        if self.works:
+            self.statuses = (status, *(attach_best(fallbacks, self._take, chosen) for fallbacks in others))
+        else:
+            self.statuses = (status, *unavailable(_NO_EVENTS)[1:])
+        if program.functions.keys() & set(FOLLOW_HOOKS):
+            try:
+                self._take(Mechanism("children", FOLLOW_HOOKS))
+            except OSError as error:
+                self.gaps["children"] = f"not followed: {error.strerror}"
         if self._check is not None:
             self._leave_out(0)  # the number of a namespace that is gone may be given to another one
         program.unload_all_but([link.split()[0] for link in self._links])
@@ -150,44 +142,29 @@ class EventHooks:
     # --- attaching ------------------------------------------------------------------------------------------
 
     def _take(self, mechanism: Mechanism) -> None:
-        """Attach a mechanism's programs and see them called. Raises NettopError or OSError where that fails."""
-        links = self._attach_all(mechanism.programs)
+        """Attach a mechanism's programs and see them called. Raises NettopError or OSError where that fails, and leaves
+        none of them attached."""
+        before = set(self._links)
         try:
+            for name in mechanism.programs:
+                self._attach(name)
             self._require_calls(mechanism)
         except BaseException:
-            self._detach(links)
+            self._detach(self._links.keys() - before)
             raise
 
-    def _attach_all(self, programs: Collection[str]) -> list[str]:
-        """Attach programs, all or none; returns the names of their links."""
-        for name in programs:
-            if name not in self._program.functions:
-                raise Refused(self._program.refused[name])
-        links: list[str] = []
-        try:
-            for name in programs:
-                links += self._attach(name)
-        except BaseException:
-            self._detach(links)
-            raise
-        return links
-
-    def _attach(self, name: str) -> list[str]:
+    def _attach(self, name: str) -> None:
         """Attach a program: by a link of its name, or by a probe at each spelling of the function."""
+        if name not in self._program.functions:
+            raise Refused(self._program.refused[name])
         program = self._program.functions[name]
         if not name.startswith(PROBED):
             self._links[name] = bpf.attach_tracing(program)
-            return [name]
-        opened = self._loader.open_probes(name.partition("__")[2], name.startswith("return__"))
-        probes = {f"{name} {symbol}": probe for symbol, probe in opened.items()}
-        self._links |= probes
-        try:
-            for probe in probes.values():
-                kprobes.run_at(probe, program)
-        except OSError:
-            self._detach(list(probes))
-            raise
-        return list(probes)
+            return
+        probes = self._loader.open_probes(name.partition("__")[2], name.startswith("return__"))
+        self._links |= {f"{name} {symbol}": probe for symbol, probe in probes.items()}
+        for probe in probes.values():
+            kprobes.run_at(probe, program)
 
     def _detach(self, links: Iterable[str]) -> None:
         for name in links:
@@ -215,7 +192,7 @@ class EventHooks:
 
         Until the first reading of the table no hook at messages skips a connection, and so not now.
         """
-        if self._check is None or not mechanism.programs:
+        if self._check is None or not check_slots().keys() & set(mechanism.programs):
             return
         families = self._make_traffic(self._check)
         if families is None:

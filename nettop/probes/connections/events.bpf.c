@@ -29,10 +29,9 @@ BPF_PERCPU_ARRAY(host, struct totals, WRITERS);
 // What closed connections had moved, by the process that owned them.
 BPF_F_TABLE("hash", struct process, struct totals, processes, PROCESSES_MAX, BPF_F_NO_PREALLOC);
 
-// The number of the last reading of the table, written by nettop; the one at which a connection was last accepted; and,
-// written by nettop again, how many connections accepted earlier still have no known owner. Three elements, so that
-// each has one writer.
-BPF_ARRAY(readings, u64, 3);
+// By boot time: when a connection was last accepted; and, written by nettop, until when all that were accepted have a
+// known owner, 0 while some have none.
+BPF_ARRAY(owned_until, u64, 2);
 
 // At 0 the network namespace of nettop's hook check, 0 for none; behind it, which programs were called there. Nothing
 // of that namespace is reported or counted.
@@ -76,19 +75,10 @@ static __always_inline bool is_hook_check(struct sock *sk, int slot) {
   return true;
 }
 
-static __always_inline void note_accepted(void) {
-  int newest = 0, accepted = 1;
-  u64 *now = readings.lookup(&newest), *then = readings.lookup(&accepted);
-  if (now && then && *then != *now)
-    *then = *now;
-}
-
-// A reading gives every earlier connection an owner, so only what was accepted since the reading before it may lack
-// one.
 static __always_inline bool may_lack_owner(void) {
-  int newest = 0, accepted = 1, waiting = 2;
-  u64 *now = readings.lookup(&newest), *then = readings.lookup(&accepted), *old = readings.lookup(&waiting);
-  return now && then && old && (*now - *then <= 1 || *old);
+  int last = 0, until = 1;
+  u64 *accepted = owned_until.lookup(&last), *owned = owned_until.lookup(&until);
+  return accepted && owned && *accepted >= *owned;
 }
 
 static __always_inline void clear_connection(struct connection *connection) {
@@ -202,8 +192,9 @@ static __always_inline void open(struct event *event, u64 cookie, struct tcp_soc
   if (connected) {
     COUNT(connected);
   } else {
+    int last = 0;
     COUNT(accepted);
-    note_accepted();
+    owned_until.update(&last, &now);
   }
   connection = connection ? connection : new_connection(cookie);
   if (!connection)

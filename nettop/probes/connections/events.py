@@ -94,7 +94,7 @@ class ConnectionEvents:
         self._groups: dict[int, str] = {}
         self._pending = self._ready = _NO_EVENTS
         self._next_id = 1
-        self._readings = 0
+        self._previous_reading = 0
         self._followed = followed
         self.failures = Failures()
         totals.begin(program)
@@ -113,9 +113,8 @@ class ConnectionEvents:
         skipped = self._hooks.skipped()  # before the totals, so that it is never more than what was nested
         host = self._program.maps["host"]
         by_writer = [maps.read_per_cpu(host, writer, HOST_TOTALS) for writer in range(len(WRITERS))]
-        totals = {
-            name: sum(int(by_cpu[name].sum()) for by_cpu in by_writer) for name in HOST_TOTALS.names or ()
-        }
+        by_cpu = np.concatenate(by_writer)
+        totals = {name: int(by_cpu[name].sum()) for name in HOST_TOTALS.names or ()}
         self._missed = max(self._missed, skipped - totals["nested"])
         lost = {
             "events": totals["dropped"] + totals["unmatched"] + self._missed,
@@ -160,7 +159,12 @@ class ConnectionEvents:
             return
         set_reasons(new)
         self._totals.add(new[new["is_uncredited"] == 1])
-        self._own_by_table(new)
+        ownerless = np.flatnonzero((new["event"] >= CLOSE) & ~known(new["pid"]))
+        if len(ownerless):  # the last reading of the table may have found an owner
+            late = new[ownerless]
+            _give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
+            new[ownerless] = late
+            self._totals.move(late[known(late["pid"])])
         self.failures.add(new[is_failure(new)])
         ended = new[new["event"] >= CLOSE]
         ended = take(ended, np.argsort(ended["id"], kind="stable"))
@@ -177,20 +181,12 @@ class ConnectionEvents:
         self._pending = waiting[~is_ready]
         self._ready = joined(self._ready, waiting[is_ready], new[~nameless])
 
-    def _own_by_table(self, new: Array) -> None:
-        """Give what ended without an owner the one that the last reading of the table found."""
-        ownerless = np.flatnonzero((new["event"] >= CLOSE) & ~known(new["pid"]))
-        if len(ownerless):
-            ended = new[ownerless]
-            _give_owners(ended, self._rows, positions(ended["id"], self._rows["id"]))
-            new[ownerless] = ended
-            self._totals.move(ended[known(ended["pid"])])
-
     def add_reading(self, rows: Array, read_at: int, groups: Mapping[int, str]) -> None:
         """Give what waits the owners that a reading of the table found: `rows`, sorted by id.
 
         `read_at` is what `begin_reading` returned; `groups` are the control groups of the processes in it, by css_set.
         """
+        began_at = read_at - self._offset  # the clock may have been set since
         self._set_clock()
         self._rows, self._groups = rows, dict(groups)
         waiting = self._pending
@@ -204,10 +200,11 @@ class ConnectionEvents:
         owned = at >= 0
         owned[owned] = known(rows["pid"][at[owned]])
         self._unowned = ids[~owned][-UNOWNED_MAX:]
-        self._readings += 1
-        for index, number in ((0, self._readings), (2, len(self._unowned) + len(self._pending))):
-            key, value = (n.to_bytes(size, sys.byteorder) for n, size in ((index, 4), (number, 8)))
-            bpf.set_element(self._program.maps["readings"], key, value)
+        # An accept event may be under way to the ring when a reading begins, but not to the reading after that.
+        owned_until = 0 if len(self._unowned) or len(self._pending) else self._previous_reading
+        key, value = (n.to_bytes(size, sys.byteorder) for n, size in ((1, 4), (owned_until, 8)))
+        bpf.set_element(self._program.maps["owned_until"], key, value)
+        self._previous_reading = began_at
 
     def drain(self, taken_ns: int) -> Rows | None:
         """The events that are ready, in the order in which they happened; None when there are none."""

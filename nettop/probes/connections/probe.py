@@ -118,12 +118,11 @@ class Connections:
         if mechanism.name == SOCK_DIAG:
             self._table = DiagTable(self._host, shared_namespaces(self._host.proc))
             return
-        self._begin_to_load()
-        assert self._loader is not None
-        self._loader.request(table_text())
-        self._loader.request(events_text(self._ring_bytes, self._followed is not None))
+        loader = self._begin_to_load()
+        loader.request(table_text())
+        loader.request(events_text(self._ring_bytes, self._followed is not None))
         try:
-            self._table = SocketTable(self._answer(self._loader), self._host)
+            self._table = SocketTable(self._answer(loader), self._host)
         except NettopError:
             self._stop_loading()
             raise
@@ -140,20 +139,18 @@ class Connections:
     def _load_events_alone(self) -> None:
         """Have the events compiled without the walks, whose tables they share otherwise."""
         try:
-            self._begin_to_load()
+            loader = self._begin_to_load()
+            loader.request(events_text(self._ring_bytes, self._followed is not None, alone=True))
         except (Unsupported, PermissionMissing) as error:
             if self._followed is not None:
                 raise
             self._no_events = unavailable(error.what)
-            return
-        assert self._loader is not None
-        self._loader.request(events_text(self._ring_bytes, self._followed is not None, alone=True))
 
-    def _begin_to_load(self) -> None:
+    def _begin_to_load(self) -> Loader:
         """Start the loader, and the hook check, which is ready by the time the loader answers."""
         self._host.require_bpf()
-        self._loader = Loader()
-        self._check = HookCheck()
+        self._loader, self._check = Loader(), HookCheck()
+        return self._loader
 
     def _stop_loading(self) -> None:
         if self._loader is not None:
@@ -227,30 +224,24 @@ class Connections:
             if table.lists_unattributed
             else {}
         )
-        sockets = Rows(SOCKETS, rows, table.processes.texts(), taken_ns)
+        tables = {SOCKETS.name: Rows(SOCKETS, rows, table.processes.texts(), taken_ns)}
+        if FAILURES.name in self._tables and events:
+            tables[FAILURES.name] = events.failures.rows(taken_ns)
+        if PROCESSES.name in self._tables:
+            closed = self._totals.closed(events.collect if events else lambda: None)
+            tables[PROCESSES.name] = self._totals.rows(rows, closed, table.processes.groups(), taken_ns)
         lost = {"namespaces": len(table.namespaces.refused), "processes": table.processes.vanished}
         status = events.status() if events else EventsStatus({}, {}, self._no_events)
         return Snapshot(
             lens=LENS.id,
             wall_ns=time.time_ns(),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            tables={SOCKETS.name: sockets} | self._more_tables(rows, taken_ns),
+            tables=tables,
             counts=counts | unattributed | status.counts,
             lost=lost | status.lost,
             hooks=(*self._table_hooks, *status.hooks),
             gaps=table.gaps() | status.gaps,
         )
-
-    def _more_tables(self, rows: Array, taken_ns: int) -> dict[str, Rows]:
-        """The other tables that somebody looks at."""
-        tables = {}
-        if FAILURES.name in self._tables and self._events:
-            tables[FAILURES.name] = self._events.failures.rows(taken_ns)
-        if PROCESSES.name in self._tables:
-            collect = self._events.collect if self._events else lambda: None
-            closed = self._totals.closed(collect)
-            tables[PROCESSES.name] = self._totals.rows(rows, closed, self.table.processes.groups(), taken_ns)
-        return tables
 
     def wakeups(self) -> tuple[int, ...]:
         """The ring of events; before they are attached, the loader's answer."""
@@ -274,21 +265,19 @@ class Connections:
             self._table.list_all(bool(value))
 
     def describe(self, key: int) -> dict[str, str]:
-        """The processes that hold the socket, and names for the row's numbers."""
+        """The processes that hold the socket, as far as they may be seen, and names for the row's numbers."""
         row = self._last[self._last["id"] == key]
         if not len(row):
             return {}
-        return self._owners(row) | {
+        descriptors = self.table.descriptors(row)
+        if not descriptors and known(row["process"]).all():
+            owners = {"Held by": "a process that may not be looked at from here"}
+        else:
+            owners = self.table.processes.describe(descriptors)
+        return owners | {
             "User": user_name(int(row["uid"][0])),
             "Namespace": self.table.namespaces.name(int(row["netns"][0])),
         }
-
-    def _owners(self, row: Array) -> dict[str, str]:
-        """The processes that hold the socket of this single row, as far as they may be seen."""
-        descriptors = self.table.descriptors(row)
-        if not descriptors and known(row["process"]).all():
-            return {"Held by": "a process that may not be looked at from here"}
-        return self.table.processes.describe(descriptors)
 
     def rights(self) -> frozenset[int]:
         """What reading needs; see nettop.snapshots.source.PrivilegedSource."""

@@ -12,13 +12,7 @@ from nettop.kernel.rows import row_header
 from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, PROBED, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, HOST_TOTALS, PROCESS, WRITERS
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
-from nettop.probes.connections.socket_table import (
-    LIST_TIME_WAIT,
-    LIST_WANTED,
-    LIST_WITH_FILE,
-    WALKS,
-    WANTED_MAX,
-)
+from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
 
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
@@ -31,6 +25,7 @@ FOLLOWED_MAX = 1 << 14
 CONNECTING_MAX = 1 << 10
 """Threads that may be in tcp_v4_connect or tcp_v6_connect at once, which do not block: a few for each CPU."""
 
+_TASK = ("pid", "tgid", "flags", "group_leader", "start_boottime", "comm", "cgroups")
 _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
     "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
@@ -50,42 +45,33 @@ def _plain(names: tuple[str, ...], inside: str = "") -> dict[str, str]:
     return {name: inside + name for name in names}
 
 
-def _sock(inside: str) -> dict[str, str]:
+def _sock(inside: str = "") -> dict[str, str]:
     """The members of struct sock, for a struct that begins with one."""
-    members = _plain(_SOCK, inside) | {
-        "sk_rmem_alloc": f"{inside}sk_backlog.rmem_alloc",
-        "sk_lock_owned": f"{inside}sk_lock.owned",
-    }
-    return members | _plain(_COMMON, f"{inside}__sk_common.")
+    nested = {"sk_rmem_alloc": f"{inside}sk_backlog.rmem_alloc", "sk_lock_owned": f"{inside}sk_lock.owned"}
+    return _plain(_SOCK, inside) | nested | _plain(_COMMON, f"{inside}__sk_common.")
 
 
 SLICES = (
     Slice("bpf_iter_meta", _plain(("seq", "seq_num")), {}),
-    Slice(
-        "task_struct",
-        _plain(("pid", "tgid", "flags", "group_leader", "start_boottime", "comm", "cgroups")),
-        {},
-    ),
+    Slice("task_struct", _plain(_TASK), {}),
     Slice("socket", _plain(("sk", "file")), {}),
     Slice("net", {"inum": "ns.inum"}, {}),
     Slice("sock_common", _plain(_COMMON), {}),
     Slice("numa_drop_counters", {}, _plain(("drops0", "drops1"))),
-    Slice("sock", _sock(""), {"sk_drop_counters": "sk_drop_counters"}),
+    Slice("sock", _sock(), {"sk_drop_counters": "sk_drop_counters"}),
     Slice("udp_sock", {"forward_deficit": "forward_deficit"}, {}),
     Slice("tcp_timewait_sock", {"tw_substate": "tw_sk.tw_substate"}, {}),
     Slice(
         "tcp_sock",
         _plain(_TCP_SOCK)
         | _sock("inet_conn.icsk_inet.sk.")
-        | {
-            "syn_queue": "inet_conn.icsk_accept_queue.qlen",
-            "inet_sport": "inet_conn.icsk_inet.inet_sport",
-        },
+        | {"syn_queue": "inet_conn.icsk_accept_queue.qlen", "inet_sport": "inet_conn.icsk_inet.inet_sport"},
         {},
     ),
 )
 
 
+_EVENT_MAPS = ("events", "host", "processes", "owned_until", "hook_check", "scratch", "running", "connecting")
 _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
 """Tables of both texts. Not all that are handed over are read here: the others are for `kernel_bytes`."""
 
@@ -95,14 +81,8 @@ def table_text() -> ProgramText:
     return _text(
         "sockets.bpf.c",
         functions=WALKS,
-        maps=("listed", "wanted", *_SHARED),
-        defines={
-            "IPPROTO_UDP": UDP,
-            "LIST_TIME_WAIT": LIST_TIME_WAIT,
-            "LIST_WITH_FILE": LIST_WITH_FILE,
-            "LIST_WANTED": LIST_WANTED,
-            "WANTED_MAX": WANTED_MAX,
-        },
+        maps=("listed", *_SHARED),
+        defines={"IPPROTO_UDP": UDP, "LIST_TIME_WAIT": LIST_TIME_WAIT, "LIST_WITH_FILE": LIST_WITH_FILE},
     )
 
 
@@ -115,20 +95,7 @@ def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> Progra
     return _text(
         "events.bpf.c",
         functions=(*event_programs(), *(FOLLOW_HOOKS if follow else ())),
-        maps=(
-            *(
-                "events",
-                "host",
-                "processes",
-                "readings",
-                "hook_check",
-                "scratch",
-                "running",
-                "connecting",
-            ),
-            *(("followed",) if follow else ()),
-            *(_SHARED if alone else ()),
-        ),
+        maps=_EVENT_MAPS + (("followed",) if follow else ()) + (_SHARED if alone else ()),
         defines={
             **({} if alone else {"SHARES_TABLES": 1}),
             "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),

@@ -55,6 +55,8 @@ _BOUND_INACTIVE = 13
 _WHOLE_STATES = sum(
     1 << number for name, number in STATE.items() if name not in ("LISTEN", "CLOSE", "UNCONN")
 )
+_IDLE_STATES = 1 << STATE["LISTEN"] | 1 << _BOUND_INACTIVE
+"""In which struct tcp_info means nothing."""
 _UDP_STATES = 1 << STATE["ESTABLISHED"] | 1 << STATE["CLOSE"]
 
 _FIN_ARRIVED = (STATE["CLOSE_WAIT"], STATE["LAST_ACK"], STATE["CLOSING"])
@@ -144,11 +146,20 @@ class DiagTable:
             finally:
                 wait(dumps.values())
             listed = [dump.result() for dump in dumps.values()]
-        self._misses_owners = self._misses_other_users(owners)
+        # Whether there are, or may be, other users' processes that this user may not inspect.
+        self._misses_owners = not privileges.held() >= privileges.LOOKING and (
+            owners.hidden > 0 or self._host.hides_processes()
+        )
         self._note_gaps(listed)
         self._inconsistent += sum(namespace.inconsistent for namespace in listed)
-        rows = self._with_owners(listed, owners, before)
-        return rows, self._counts(listed) | {"processes_hidden": owners.hidden}
+        waiting_for_fin = sum(count_waiting_for_fin(namespace.rows) for namespace in listed)
+        return self._with_owners(listed, owners, before), {
+            "time_wait": max(0, sum(namespace.stat.time_wait for namespace in listed) - waiting_for_fin),
+            "unlisted": sum(map(_count_unlisted, listed)),
+            "namespaces": len(listed),
+            "inconsistent_dumps": self._inconsistent,
+            "processes_hidden": owners.hidden,
+        }
 
     def _begin(self, dumps: dict[int, Future[_Listed]]) -> None:
         """Begin to list the sockets of every namespace that is not among the `dumps`."""
@@ -160,7 +171,12 @@ class DiagTable:
         """The sockets of the calling thread's namespace."""
         rows, inodes, inconsistent = [_NO_ROWS], [_NO_INODES], 0
         gaps: dict[str, Unsupported] = {}
-        for protocol, states, info in self._requests():
+        whole = _WHOLE_STATES if self._all_rows else _WHOLE_STATES & ~(1 << STATE["TIME_WAIT"])
+        for protocol, states, info in (
+            (TCP, _IDLE_STATES, False),
+            (TCP, whole, True),
+            (UDP, _UDP_STATES, False),
+        ):
             try:
                 dump = sock_diag.dump(protocol, states, info=info)
             except Unsupported as error:
@@ -170,12 +186,6 @@ class DiagTable:
             rows += [_rows(sockets, protocol, netns) for sockets in dump.sockets]
             inodes += [sockets["inode"] for sockets in dump.sockets]
         return _Listed(joined(*rows), np.concatenate(inodes), self._host.sockstat(), inconsistent, gaps)
-
-    def _requests(self) -> tuple[tuple[int, int, bool], ...]:
-        """The dumps to make: protocol, states, and whether struct tcp_info is meaningful in those."""
-        idle = 1 << STATE["LISTEN"] | 1 << _BOUND_INACTIVE
-        whole = _WHOLE_STATES if self._all_rows else _WHOLE_STATES & ~(1 << STATE["TIME_WAIT"])
-        return (TCP, idle, False), (TCP, whole, True), (UDP, _UDP_STATES, False)
 
     def _note_gaps(self, listed: list[_Listed]) -> None:
         missing = {name: error for namespace in listed for name, error in namespace.gaps.items()}
@@ -219,25 +229,10 @@ class DiagTable:
         ownerless["process"][hidden] = self.processes.code(HIDDEN_OWNER)
         return ownerless if self.lists_unattributed else ownerless[hidden]
 
-    def _misses_other_users(self, owners: SocketOwners) -> bool:
-        """Whether there are, or may be, other users' processes that this user may not inspect."""
-        if privileges.held() >= privileges.LOOKING:
-            return False
-        return owners.hidden > 0 or self._host.hides_processes()
-
-    def _counts(self, listed: list[_Listed]) -> dict[str, int]:
-        waiting_for_fin = sum(count_waiting_for_fin(namespace.rows) for namespace in listed)
-        return {
-            "time_wait": max(0, sum(namespace.stat.time_wait for namespace in listed) - waiting_for_fin),
-            "unlisted": sum(map(_count_unlisted, listed)),
-            "namespaces": len(listed),
-            "inconsistent_dumps": self._inconsistent,
-        }
-
 
 def _count_unlisted(listed: _Listed) -> int:
     """How many sockets a namespace counts but has not listed: a few come and go between the two."""
-    counted_here = sum((counted.tcp + counted.udp for counted in count_hashed(listed.rows).values()), 0)
+    counted_here = sum(counted.tcp + counted.udp for counted in count_hashed(listed.rows).values())
     return max(0, listed.stat.tcp + listed.stat.udp - counted_here)
 
 
@@ -306,7 +301,8 @@ def _put_endpoints(rows: Array, sockets: Array) -> None:
         words[native | mapped, :3] = 0, 0, _V4_IN_V6
         rows[name] = words.view(">u8")
     for name in ("local_port", "remote_port"):
-        _put_where(rows, name, sockets[name], sockets[name] != 0)
+        is_set = sockets[name] != 0
+        rows[name][is_set] = sockets[name][is_set]
 
 
 def _is_mapped(words: Array) -> Mask:
@@ -320,7 +316,8 @@ def _put_socket(rows: Array, sockets: Array) -> None:
     rows["send_queue"] = sockets["wqueue"]
     rows["receive_queue"] = np.maximum(sockets["rqueue"].astype(np.int32), 0)
     # Before Linux 6.17 a socket without an inode (orphan, not yet accepted) was reported as root's.
-    _put_where(rows, "uid", sockets["uid"], (sockets["uid"] != 0) | (sockets["inode"] != 0))
+    has_owner = (sockets["uid"] != 0) | (sockets["inode"] != 0)
+    rows["uid"][has_owner] = sockets["uid"][has_owner]
 
 
 def _put_tcp(rows: Array, sockets: Array) -> None:
@@ -331,9 +328,10 @@ def _put_tcp(rows: Array, sockets: Array) -> None:
     if _has(sockets, "min_rtt"):
         measured = (sockets["rtt"] != 0) | (sockets["min_rtt"] != _NEVER_MEASURED)
         for field, name in _ROUND_TRIP.items():
-            _put_where(rows, field, sockets[name], measured)
+            rows[field][measured] = sockets[name][measured]
     if _has(sockets, "delivery_rate"):
-        _put_where(rows, "delivery_rate", sockets["delivery_rate"], sockets["delivery_rate"] != 0)
+        delivered = sockets["delivery_rate"] != 0
+        rows["delivery_rate"][delivered] = sockets["delivery_rate"][delivered]
     if _has(sockets, "bytes_retrans"):
         _put_payload(rows, sockets)
 
@@ -358,11 +356,6 @@ def _put_payload(rows: Array, sockets: Array) -> None:
     rows["bytes_acked"] = np.maximum(acked, 0)
     received = sockets["bytes_received"]
     rows["bytes_received"] = received - ((received > 0) & np.isin(state, _FIN_ARRIVED))
-
-
-def _put_where(rows: Array, field: str, values: Array, where: Mask) -> None:
-    """Set a field of these rows; in the others it stays unknown."""
-    rows[field][where] = values[where]
 
 
 def _has(sockets: Array, name: str) -> bool:

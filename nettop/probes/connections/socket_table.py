@@ -37,8 +37,7 @@ from nettop.snapshots.snapshot import Array
 
 WALKS = OWNED, TCP_TABLE, UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
 
-LIST_TIME_WAIT, LIST_WITH_FILE, LIST_WANTED = 1, 2, 4
-WANTED_MAX = 10_240
+LIST_TIME_WAIT, LIST_WITH_FILE = 1, 2
 _PATIENCE = 2
 """Walks in a row that may find fewer sockets than the namespace counts, before those are searched for."""
 _PATIENCE_AFTER_SEARCH = 60
@@ -54,26 +53,19 @@ _NO_ROWS = np.zeros(0, ROW)
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """A walk over a namespace's hash tables: its rows, when it began, how long it took, and whether it listed all
-    sockets that have a file."""
-
-    rows: Array
-    taken_ns: int
-    took_ns: int
-    searched: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _LastWalk:
-    """The last walk over a namespace's hash tables.
+    """A walk over a namespace's hash tables: its rows, when it began, how long it took, and whether it `searched`, that
+    is, listed all sockets that have a file.
 
     `missed` is how many sockets the namespace counts that neither walk found; after `patience` more walks that miss
     some they are searched for.
     """
 
-    walk: _Walk
-    missed: int
-    patience: int
+    rows: Array
+    taken_ns: int
+    took_ns: int
+    searched: bool
+    missed: int = 0
+    patience: int = _PATIENCE
 
 
 class SocketTable:
@@ -90,9 +82,8 @@ class SocketTable:
         self._iterators = {name: Iterator(program.functions[name], ROW) for name in WALKS}
         self._owned_buffer, self._unattributed_buffer = RowBuffer(), RowBuffer()
         self._walking = threading.Lock()
-        self._last_walks: dict[int, _LastWalk] = {}
+        self._last_walks: dict[int, _Walk] = {}
         self._shared = _NO_ROWS
-        self._wanted: set[int] = set()
 
     def list_all(self, all_rows: bool) -> None:
         """List TIME_WAIT too, and search for every socket that is counted; or do not."""
@@ -165,40 +156,38 @@ class SocketTable:
         """
         owned_by_namespace = count_hashed(owned)
         self.namespaces.follow(owned_by_namespace.keys())
-        last_walks: dict[int, _LastWalk] = {}
+        last_walks: dict[int, _Walk] = {}
         time_wait = 0
         for inode, thread in self.namespaces.threads.items():
             stat = thread.run(self._host.sockstat)
             time_wait += stat.time_wait
             counted = owned_by_namespace.get(inode, Counted())
             if stat.tcp > counted.tcp or stat.udp > counted.udp or stat.time_wait or counted.half_open:
-                last = self._last_walks.get(inode)
-                walk = walks.get(inode) or (
-                    last.walk if last else thread.run(partial(self._walk, taken_ns, _PATIENCE))
-                )
-                missing = stat.tcp + stat.udp - counted.tcp - counted.udp
-                last_walks[inode] = (
-                    last if last and walk is last.walk else self._count_missed(walk, missing, owned, last)
-                )
+                last, walk = self._last_walks.get(inode), walks.get(inode)
+                if walk or not last:
+                    walk = walk or thread.run(partial(self._walk, taken_ns, _PATIENCE))
+                    missing = stat.tcp + stat.udp - counted.tcp - counted.udp
+                    last = _count_missed(walk, missing, owned, last)
+                last_walks[inode] = last
         self._last_walks = last_walks
-        rows = [last.walk.rows for last in last_walks.values()]
+        rows = [last.rows for last in last_walks.values()]
         return rows, {
             "time_wait": max(0, time_wait - sum(map(count_waiting_for_fin, rows))),
             "unlisted": sum(last.missed for last in last_walks.values()),
             "namespaces": len(self.namespaces.threads),
             "namespaces_walked": len(last_walks),
             "walk_age_ms": max(
-                ((taken_ns - last.walk.taken_ns) // 1_000_000 for last in last_walks.values()), default=0
+                ((taken_ns - last.taken_ns) // 1_000_000 for last in last_walks.values()), default=0
             ),
         }
 
     def _begin_walks(self, taken_ns: int) -> dict[int, Future[_Walk]]:
         """Begin the walks that are due in namespaces that needed one at the last refresh."""
-        pause_ns = _PAUSE_PER_WALK * sum(last.walk.took_ns for last in self._last_walks.values())
+        pause_ns = _PAUSE_PER_WALK * sum(last.took_ns for last in self._last_walks.values())
         return {
             inode: self.namespaces.threads[inode].submit(partial(self._walk, taken_ns, last.patience))
             for inode, last in self._last_walks.items()
-            if inode in self.namespaces.threads and taken_ns - last.walk.taken_ns >= pause_ns
+            if inode in self.namespaces.threads and taken_ns - last.taken_ns >= pause_ns
         }
 
     def _walk(self, taken_ns: int, patience: int) -> _Walk:
@@ -207,8 +196,9 @@ class SocketTable:
         With `all_rows`, or when too many walks in a row missed sockets, all sockets that have a file are listed too.
         """
         search = self._all_rows or patience <= 0
+        bits = (LIST_TIME_WAIT if self._all_rows else 0) | (LIST_WITH_FILE if search else 0)
         with self._walking:
-            self._list(search)
+            bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
             begun = time.monotonic_ns()
             tables = [
                 self._iterators[name].read(self._unattributed_buffer).copy()
@@ -216,37 +206,21 @@ class SocketTable:
             ]
             return _Walk(joined(*tables), taken_ns, time.monotonic_ns() - begun, search)
 
-    def _count_missed(self, walk: _Walk, missing: int, owned: Array, last: _LastWalk | None) -> _LastWalk:
-        """Count what both walks missed of the sockets that a namespace has beyond those that are `owned`.
 
-        A few come and go between two readings. Those that are missed again and again are held by no process that is
-        visible from here: in a message under way, by io_uring, or outside this PID namespace. A search finds these
-        once; from then on every walk lists them.
-        """
-        rows = unowned(walk.rows, owned["id"])
-        missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
-        if walk.searched:
-            self._want(set(rows["id"][rows["has_file"] == 1].tolist()))
-        patience = last.patience if last else _PATIENCE
-        if walk.searched or not missed:
-            patience = _PATIENCE_AFTER_SEARCH if walk.searched and missed else _PATIENCE
-        else:
-            patience -= 1
-        return _LastWalk(replace(walk, rows=rows), missed, patience)
+def _count_missed(walk: _Walk, missing: int, owned: Array, last: _Walk | None) -> _Walk:
+    """Count what both walks missed of the sockets that a namespace has beyond those that are `owned`.
 
-    def _list(self, search: bool) -> None:
-        """Set what the programs list beyond sockets without a file."""
-        bits = (LIST_TIME_WAIT if self._all_rows else 0) | (LIST_WITH_FILE if search else 0)
-        bits |= LIST_WANTED if self._wanted else 0
-        bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
-
-    def _want(self, ids: set[int]) -> None:
-        """Have every walk list these sockets. What does not fit is missed, and searched for again."""
-        wanted = self._program.maps["wanted"]
-        if len(self._wanted | ids) > WANTED_MAX:
-            for old in self._wanted:
-                bpf.delete_element(wanted, old.to_bytes(8, sys.byteorder))
-            self._wanted = set()
-        for new in sorted(ids - self._wanted)[:WANTED_MAX]:
-            bpf.set_element(wanted, new.to_bytes(8, sys.byteorder), b"\1")
-            self._wanted.add(new)
+    A few come and go between two readings. Those that are missed again and again are held by no process that is
+    visible from here: in a message under way, by io_uring, or outside this PID namespace. They are searched for, on
+    every walk while that finds one twice.
+    """
+    rows = unowned(walk.rows, owned["id"])
+    missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
+    if walk.searched:
+        ids = rows["id"][rows["has_file"] == 1]
+        if last and last.searched:
+            ids = ids[np.isin(ids, last.rows["id"])]
+        patience = 0 if len(ids) else _PATIENCE_AFTER_SEARCH if missed else _PATIENCE
+    else:
+        patience = last.patience - 1 if last and missed else _PATIENCE - bool(missed)
+    return replace(walk, rows=rows, missed=missed, patience=patience)

@@ -23,10 +23,8 @@ struct bpf_iter__udp {
   int bucket;
 };
 
-// What the walks through the hash tables list beyond sockets without a file: LIST_* bits, and with LIST_WANTED the
-// sockets with these cookies.
+// What the walks through the hash tables list beyond sockets without a file: LIST_* bits.
 BPF_ARRAY(listed, u32, 1);
-BPF_HASH(wanted, u64, u8, WANTED_MAX);
 
 static __always_inline bool is_listed(u32 bit) {
   int first = 0;
@@ -117,15 +115,6 @@ static __always_inline bool has_file(struct sock *sk) {
   return socket && socket->file;
 }
 
-static __always_inline bool is_wanted(struct sock *sk) {
-  if (is_listed(LIST_WITH_FILE))
-    return true;
-  if (!is_listed(LIST_WANTED))
-    return false;
-  u64 cookie = sk->skc_cookie;
-  return wanted.lookup(&cookie);
-}
-
 BPF_ITER(tcp) {
   struct sock_common *sk = ctx->sk_common;
   if (!sk)
@@ -150,7 +139,7 @@ BPF_ITER(tcp) {
       return 0;
     // A socket with a file belongs to a process: the walk over descriptors has it already.
     row.has_file = has_file((struct sock *)tp);
-    if (row.has_file && !is_wanted((struct sock *)tp))
+    if (row.has_file && !is_listed(LIST_WITH_FILE))
       return 0;
     put_tcp(&row, tp);
   }
@@ -167,7 +156,7 @@ BPF_ITER(udp) {
   struct row row;
   start_row(&row);
   row.has_file = has_file(sk);
-  if (row.has_file && !is_wanted(sk))
+  if (row.has_file && !is_listed(LIST_WITH_FILE))
     return 0;
   put_udp(&row, sk);
   put_identity(&row, (struct sock_common *)sk, IPPROTO_UDP);
