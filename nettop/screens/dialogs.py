@@ -17,8 +17,8 @@ from nettop.screens.actions import ACTIONS, BY_ID, call, key_name
 from nettop.screens.context import TableRef
 from nettop.screens.lens import LensScreen, screen_class
 from nettop.screens.textual_internals import MeasuredScreen
-from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE, HookStatus, Snapshot
+from nettop.snapshots.schema import Kind, Lens, Table
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot
 from nettop.widgets.bar import Bar, Span, item
 from nettop.widgets.cells import fit
 from nettop.widgets.columns import declared
@@ -47,7 +47,7 @@ SIGNS = (
 )
 
 PaletteEntry = tuple[str, str, str]
-"""A label, what it does, and what to run: an action, `table:NAME`, or `sort:COLUMN`."""
+"""A label, what it does, and the action in Textual's notation."""
 
 
 class Dialog(MeasuredScreen[str | None], ModalScreen[str | None], inherit_bindings=False):
@@ -55,8 +55,11 @@ class Dialog(MeasuredScreen[str | None], ModalScreen[str | None], inherit_bindin
 
     def __init__(self, below: LensScreen) -> None:
         super().__init__(below.context, below.lens)
-        self.page = Page()
-        self.page.id = "page"
+        self.page = Page(id="page")
+
+    def action_leave(self) -> None:
+        """Close without running anything."""
+        self.dismiss(None)
 
 
 class HelpDialog(Dialog, inherit_bindings=False):
@@ -89,10 +92,6 @@ class HelpDialog(Dialog, inherit_bindings=False):
         """Show it from the top."""
         self.page.show(self._lines)
         self.page.focus()
-
-    def action_leave(self) -> None:
-        """Close the help."""
-        self.dismiss(None)
 
     def action_scroll(self, step: int) -> None:
         """Scroll by some lines."""
@@ -140,10 +139,6 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         """Run what is chosen."""
         self.dismiss(self._matches[self._at][2] if self._matches else None)
 
-    def action_leave(self) -> None:
-        """Close without running anything."""
-        self.dismiss(None)
-
     def action_move(self, step: int) -> None:
         """Choose another."""
         self._at = max(0, min(self._at + step, len(self._matches) - 1))
@@ -164,10 +159,13 @@ def palette_entries(screen: LensScreen) -> list[PaletteEntry]:
         (screen.label_of(a).capitalize(), f"{screen.help_of(a)}  [{key_name(a.keys[0])}]", call(a))
         for a in working
     ]
-    tables = [(f"Show {t.name}", about, f"table:{t.name}") for t, about in _tables(screen)]
-    columns = [
-        (f"Sort by {name}", _sort_help(screen.table, name), f"sort:{name}") for name in screen.sort_columns
-    ]
+    tables = [(f"Show {t.name}", about, f"app.table('{t.name}')") for t, about in _tables(screen)]
+    columns = []
+    for name in screen.sort_columns:
+        field = declared(screen.table, name)
+        total = " (total)" if field.kind is Kind.COUNTER else ""
+        title = field.title + (total if name in screen.table.by_name else "/s")
+        columns.append((f"Sort by {name}", f"{title}  {field.help}", f"sort_by('{name}')"))
     return [*actions, *tables, *columns]
 
 
@@ -192,7 +190,12 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
     lines += _section("SIGNS", SIGNS, _KEYS, width)
     for heading, facts in screen.more_help().items():
         lines += _section(heading, facts, max(_KEYS, *(len(word) + 2 for word, _ in facts)), width)
-    columns = [(field.title, _column_help(screen, field)) for field in screen.table.fields]
+    missing = {} if screen.view is None else screen.view.missing
+    columns = []
+    for field in screen.table.fields:
+        formula = f" = {field.formula}" if field.formula else ""
+        why = f" {NOT_AVAILABLE}: {missing[field.name]}" if field.name in missing else ""
+        columns.append((field.title, f"{field.help}{formula} [{field.name}]{why}"))
     lines += _section("COLUMNS", columns, _TITLE, width)
     if screen.view is not None:
         lines += _read_by(screen.lens, screen.view.snapshot, width)
@@ -203,11 +206,12 @@ def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
     """The tables of the lens, where there are several, and what they show."""
     if not screen.is_available(BY_ID["next_table"]):
         return []
-    columns = [
-        ", ".join(dict.fromkeys(declared(t, name).title for name in t.screen)) for t in screen.lens.tables
-    ]
-    about = [screen_class(TableRef(screen.lens, table)).about for table in screen.lens.tables]
-    return [(t, a or c) for t, a, c in zip(screen.lens.tables, about, columns, strict=True)]
+    tables = []
+    for table in screen.lens.tables:
+        columns = dict.fromkeys(declared(table, name).title for name in table.screen)
+        about = screen_class(TableRef(screen.lens, table)).about
+        tables.append((table, about or ", ".join(columns)))
+    return tables
 
 
 def _section(title: str, facts: Sequence[tuple[str, str]], indent: int, width: int) -> list[Line]:
@@ -222,43 +226,21 @@ def _read_by(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
     hooks = {hook.hook: hook for hook in snapshot.hooks}
     lines: list[Line] = [(Span("HOOKS", Role.HEAD),)]
     for name in dict.fromkeys((*helps, *hooks)):
-        lines += _hook_lines(name, helps.get(name, ""), hooks.get(name), width)
+        hook = hooks.get(name)
+        mechanism = "not known yet" if hook is None else hook.mechanism or NOT_AVAILABLE
+        role = Role.TEXT if hook is not None and hook.mechanism else Role.WARN
+        lines += _beside(name, _TITLE, mechanism, width, role)
+        lines += wrapped(helps.get(name, ""), width, Role.DIM, _TITLE)
+        for refused, why in () if hook is None else hook.refused:
+            lines += wrapped(f"{refused} refused: {why}", width, Role.FAINT, _TITLE)
     for name, why in snapshot.gaps.items():
         lines += _beside(name, _TITLE, why, width)
     return [*lines, ()] if len(lines) > 1 else []
 
 
-def _hook_lines(hook_name: str, about: str, hook: HookStatus | None, width: int) -> list[Line]:
-    mechanism = "not known yet" if hook is None else hook.mechanism or NOT_AVAILABLE
-    role = Role.TEXT if hook is not None and hook.mechanism else Role.WARN
-    first, *rest = wrapped(mechanism, width, role, _TITLE)
-    refused = () if hook is None else (f"{name} refused: {why}" for name, why in hook.refused)
-    return [
-        (Span(fit(hook_name, _TITLE, left=True), Role.KEY), Span(first[0].text[_TITLE:], role)),
-        *rest,
-        *wrapped(about, width, Role.DIM, _TITLE),
-        *(line for text in refused for line in wrapped(text, width, Role.FAINT, _TITLE)),
-    ]
-
-
-def _beside(term: str, indent: int, text: str, width: int) -> list[Line]:
-    lines = wrapped(text, width, Role.DIM, indent)
+def _beside(term: str, indent: int, text: str, width: int, role: Role = Role.DIM) -> list[Line]:
+    lines = wrapped(text, width, role, indent)
     if not lines:
         return [(Span(term, Role.KEY),)]
-    first = (Span(fit(term, indent, left=True), Role.KEY), Span(lines[0][0].text[indent:], Role.DIM))
+    first = (Span(fit(term, indent, left=True), Role.KEY), Span(lines[0][0].text[indent:], role))
     return [first, *lines[1:]]
-
-
-def _column_help(screen: LensScreen, field: Field) -> str:
-    missing = {} if screen.view is None else screen.view.missing
-    formula = f" = {field.formula}" if field.formula else ""
-    why = f" {NOT_AVAILABLE}: {missing[field.name]}" if field.name in missing else ""
-    return f"{field.help}{formula} [{field.name}]{why}"
-
-
-def _sort_help(table: Table, name: str) -> str:
-    field = table.by_name.get(name)
-    if field is None:
-        counter = table.by_name[name.removesuffix(RATE)]
-        return f"{counter.title}/s  {counter.help}"
-    return f"{field.title}{' (total)' if field.kind is Kind.COUNTER else ''}  {field.help}"

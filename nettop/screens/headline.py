@@ -32,7 +32,10 @@ def first_line(
     program = item((" nettop ", Role.NAME))
     host = item((f" {elide_end(context.host, _HOST)} ", Role.DIM), importance=20)
     frozen = [] if frozen_s is None else [item((f" ❄ frozen {_ago(frozen_s)} ago", Role.WARN))]
-    interval = _interval(context)
+    limit = context.session.overhead_limit
+    interval = item((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
+    if limit is not None and str(limit):  # --max-overhead stretched it
+        interval = item((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
     tabs = _tabs(context, shown, named=True)
     if width < NARROW or not fits([program, *tabs, *frozen], [interval], width, gap=0):
         tabs = _tabs(context, shown, named=False)
@@ -48,14 +51,6 @@ def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
         role, importance = (Role.TAB, KEPT) if lens.id == shown.id else (Role.DIM, 500)
         tabs.append(item((name, role), importance=importance, action=f"app.lens({lens.digit})"))
     return tabs
-
-
-def _interval(context: ScreenContext) -> BarItem:
-    """The interval; marked where --max-overhead stretched it."""
-    limit = context.session.overhead_limit
-    if limit is None or not str(limit):
-        return item((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
-    return item((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
 
 
 def interval_text(interval_s: float) -> str:
@@ -152,28 +147,29 @@ def third_line(
     lens: Lens, shown: Table, opened_from: Table | None, view: View | None, width: int
 ) -> list[BarItem]:
     """The tables of the lens where there are several, then the filter."""
-    names = _tables(lens, shown, opened_from)
+    names = _tables(lens, shown, opened_from) if len(lens.tables) > 1 else []
     if view is None or not view.query.filter.text:
         return names
-    space = width - 2 - sum(name.width for name in names if name.importance >= KEPT)
-    return [*names, *_filter(view, "   / " if names else "/ ", space)]
+    left, among = rows_left(view)
+    sign = "   / " if names else "/ "
+    amount = item((f"   {left:,} of {among:,}", Role.TEXT))
+    kept = sum(part.width for part in (*names, amount) if part.importance >= KEPT)
+    text = elide_end(view.query.filter.text, max(_LEAST_FILTER, width - 2 - kept - len(sign)))
+    remarks = (item((f"   {remark}", Role.WARN), importance=2) for remark in view.filter_remarks)
+    esc = item(("   Esc clears", Role.DIM), importance=1)
+    return [*names, item((sign, Role.KEY), (text, Role.BOLD)), amount, *remarks, esc]
 
 
 def _tables(lens: Lens, shown: Table, opened_from: Table | None) -> list[BarItem]:
     """The tables of a lens, the shown one marked, and the key for the next one."""
-    if len(lens.tables) < 2:
-        return []
     items = []
     for table in lens.tables:
         is_shown = table.name == (opened_from or shown).name
         name = f"{table.name} → {shown.name}" if is_shown and opened_from not in (None, shown) else table.name
         role, importance = (Role.TAB, KEPT) if is_shown else (Role.DIM, 500)
         items.append(item((f" {name} ", role), importance=importance, action=f"app.table('{table.name}')"))
-    key = key_name(BY_ID["next_table"].keys[0])
-    return [
-        *items,
-        item((f"  {key}", Role.KEY), (" next", Role.DIM), importance=400, action="app.next_table"),
-    ]
+    key = Span(f"  {key_name(BY_ID['next_table'].keys[0])}", Role.KEY)
+    return [*items, item(key, (" next", Role.DIM), importance=400, action="app.next_table")]
 
 
 def rows_left(view: View) -> tuple[int, int]:
@@ -182,21 +178,9 @@ def rows_left(view: View) -> tuple[int, int]:
     return int(alive[view.order].sum()), int((view.scope & alive).sum())
 
 
-def _filter(view: View, sign: str, space: int) -> list[BarItem]:
-    """The filter, elided so that it fits `space` cells together with the number of rows that pass it."""
-    left, among = rows_left(view)
-    amount = item((f"   {left:,} of {among:,}", Role.TEXT))
-    text = elide_end(view.query.filter.text, max(_LEAST_FILTER, space - amount.width - len(sign)))
-    return [
-        item((sign, Role.KEY), (text, Role.BOLD)),
-        amount,
-        *(item((f"   {remark}", Role.WARN), importance=2) for remark in view.filter_remarks),
-        item(("   Esc clears", Role.DIM), importance=1),
-    ]
-
-
 def footer(is_available: Callable[[Action], bool], label_of: Callable[[Action], str]) -> Sequence[BarItem]:
     """The keys that work now; the least important ones leave first."""
+    shown = (action for action in ACTIONS if action.footer and is_available(action))
     return [
         item(
             (key_name(a.keys[0]), Role.KEY),
@@ -204,6 +188,5 @@ def footer(is_available: Callable[[Action], bool], label_of: Callable[[Action], 
             importance=a.footer,
             action=call(a),
         )
-        for a in ACTIONS
-        if 0 < a.footer < KEPT and is_available(a)
+        for a in shown
     ]

@@ -278,17 +278,15 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             self.details.show([(Span("no row is chosen", Role.DIM),)])
             return
         if key != self._details_key:
-            self._request_details(self.view, key)
+            self._details_key, self._details = key, {}
+            source_key = self.source_key(self.view, key)
+            if source_key is not None:  # the source's answer arrives from another thread, as a message
+                self._details = "reading the details of this row …"
+                answer = self.context.session.describe(self.lens.id, source_key)
+                answer.add_done_callback(
+                    lambda done: self.post_message(self.RowDescribed(key, done)) and None
+                )
         self.details.show(detail_lines(self.view, key, self._details, self.details.size.width - 2))
-
-    def _request_details(self, view: View, key: int) -> None:
-        """Have the source describe a row; its answer arrives from another thread, as a message."""
-        source_key = self.source_key(view, key)
-        self._details_key = key
-        self._details = {} if source_key is None else "reading the details of this row …"
-        if source_key is not None:
-            answer = self.context.session.describe(self.lens.id, source_key)
-            answer.add_done_callback(lambda done: self.post_message(self.RowDescribed(key, done)) and None)
 
     def on_lens_screen_row_described(self, message: RowDescribed) -> None:
         """Show the source's details, if their row is still the chosen one."""
@@ -410,9 +408,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def action_sort_reverse(self) -> None:
         """Reverse the order."""
-        self.sort_by(self.state.query.sort.field)
+        self.action_sort_by(self.state.query.sort.field)
 
-    def sort_by(self, name: str) -> None:
+    def action_sort_by(self, name: str) -> None:
         """Sort by any column, shown or not; by the one that sorts already, in reverse."""
         self.set_state(self.state.sorted_by(name))
 
@@ -552,7 +550,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def on_live_table_sort_by(self, message: LiveTable.SortBy) -> None:
         """A header was clicked."""
-        self.sort_by(message.name)
+        self.action_sort_by(message.name)
 
     def on_live_table_chosen(self, message: LiveTable.Chosen) -> None:
         """Another row is chosen; a click on the chosen one opens its details."""

@@ -78,15 +78,15 @@ class NettopApp(App[None], inherit_bindings=False):
         """Subscribe to the bus, and end on the usual signals."""
         self._unsubscribe = self.context.session.bus.subscribe(self._queue_published)
         self._attach_shown()
-        self.app_resume_signal.subscribe(self, self._resumed)
+        self.app_resume_signal.subscribe(self, self._draw_again)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     loop.add_signal_handler(number, self.exit)
 
-    def _resumed(self, _: object) -> None:
-        """Back from the shell: draw everything, since the terminal shows the shell's lines."""
+    def _draw_again(self, _: object) -> None:
+        """Back from the shell: the terminal shows the shell's lines."""
         self.screen.refresh(layout=True)
 
     def on_unmount(self) -> None:
@@ -192,15 +192,13 @@ class NettopApp(App[None], inherit_bindings=False):
         """Attach the lens that is shown, with the options of its screens."""
         lens, table = self._shown
         screens = [self._screen_for(self._shown), *self._screens.values()]
-        all_rows = any(screen.state.query.all_rows for screen in screens if screen.lens.id == lens.id)
-        settings = self.context.settings
-        options = {
-            "all_rows": all_rows,
-            "table": table.name,
-            "mechanisms": settings.mechanisms,
+        self._leases[lens.id] = self.context.session.enable(
+            lens.id,
+            all_rows=any(screen.state.query.all_rows for screen in screens if screen.lens.id == lens.id),
+            table=table.name,
+            mechanisms=self.context.settings.mechanisms,
             **self.context.options,
-        }
-        self._leases[lens.id] = self.context.session.enable(lens.id, **options)
+        )
 
     def _screen_for(self, ref: TableRef) -> LensScreen:
         if ref.view_name not in self._screens:
@@ -230,18 +228,11 @@ class NettopApp(App[None], inherit_bindings=False):
         """Show the palette, and run what is chosen there."""
         from nettop.screens.dialogs import PaletteDialog, palette_entries  # not needed for the first screen
 
-        self.push_screen(PaletteDialog(self.lens_screen, palette_entries(self.lens_screen)), self._run_chosen)
+        async def run(chosen: str | None) -> None:
+            if chosen is not None:
+                await self.run_action(chosen, self.lens_screen)
 
-    async def _run_chosen(self, run: str | None) -> None:
-        if run is None:
-            return
-        kind, _, name = run.partition(":")
-        if kind == "sort":
-            self.lens_screen.sort_by(name)
-        elif kind == "table":
-            self.action_table(name)
-        else:
-            await self.run_action(run, self.lens_screen)
+        self.push_screen(PaletteDialog(self.lens_screen, palette_entries(self.lens_screen)), run)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
         """Textual's question whether a key works now."""

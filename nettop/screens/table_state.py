@@ -42,9 +42,9 @@ class TableState:
     def sorted_by(self, name: str) -> TableState:
         """Sorted by `name`; in reverse if it sorts already."""
         table, now = self.query.table, self.query.sort
-        sort = Sort(name, _falls_first(table, name))
-        if now.field == name:
-            sort = replace(now, descending=not now.descending)
+        kind = declared(table, name).kind
+        falls = bool(unit_of(table, name)) if kind is Kind.GROUP else kind not in _FROM_A
+        sort = Sort(name, not now.descending if now.field == name else falls)
         return replace(self, query=replace(self.query, sort=sort))
 
     def sorted_beside(self, columns: Sequence[Column], step: int, *, around: bool) -> TableState:
@@ -95,10 +95,3 @@ def _are_totals(table: Table, names: Sequence[str]) -> bool:
 def _is_counter(table: Table, name: str) -> bool:
     field = table.by_name.get(name)
     return field is not None and field.kind is Kind.COUNTER
-
-
-def _falls_first(table: Table, name: str) -> bool:
-    field = declared(table, name)
-    if field.kind is Kind.GROUP:
-        return bool(unit_of(table, name))
-    return field.kind not in _FROM_A

@@ -109,10 +109,10 @@ def _shed(slots: list[_Slot], space: int) -> list[_Slot]:
     """The slots that fit `space` at their least widths; one always stays."""
     while len(slots) > 1 and _taken([_least(slot, slots) for slot in slots]) > space:
         weakest = min(slots, key=_next_step)
-        if not _can_shorten(weakest):
-            slots.remove(weakest)
-        else:
+        if _can_shorten(weakest):
             weakest.brief = True
+        else:
+            slots.remove(weakest)
     return slots
 
 

@@ -15,7 +15,7 @@ from textual.geometry import Size
 
 from nettop.query.cpu import FlameNode
 from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
-from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, _left_out, arrange, scale_for
+from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, arrange, left_out_text, scale_for
 from nettop.screens.cpu.flame_graph import EDGE, Block, FlameGraph, Layout, Matches, matcher, node_at, search
 from nettop.screens.lens import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
@@ -229,7 +229,7 @@ def test_cells_of_a_bar(shares: dict[int, float], cells: int) -> None:
     """No entry point is more than a cell off, and together they fit."""
     bars = EntryBars()
     bars.scale = 1.0
-    lengths = dict(bars._cells(CpuUse(0, shares), cells))
+    lengths = dict(bars.lengths(CpuUse(0, shares), cells))
     assert sum(lengths.values()) <= cells
     assert all(abs(count - shares.get(entry, 0.0) * cells) <= 1.001 for entry, count in lengths.items())
 
@@ -239,8 +239,8 @@ def test_no_share_for_a_cpu_without_known_times() -> None:
     unknown = [CpuUse(cpu, {}) for cpu in range(3)]
     assert [use.network for use in unknown] == [None] * 3
     assert shown([*unknown, CpuUse(3, {RX_SOFTIRQ: 0.1})], 80, 2, None, by_use=True) == [3]
-    assert _left_out(unknown) == "… 3 more"
-    assert _left_out([*unknown, *uses(0.2)]) == "… 4 more, none above 20.0 %"
+    assert left_out_text(unknown) == "… 3 more"
+    assert left_out_text([*unknown, *uses(0.2)]) == "… 4 more, none above 20.0 %"
 
 
 def test_a_bar_grows_at_once_and_shrinks_late() -> None:

@@ -42,7 +42,8 @@ class CategoryBars(Lines):
         super().__init__(id=id)
         self.shares: tuple[CategoryShare, ...] = ()
         self._of = ""
-        self._width = self._height = 0
+        self._width = self._bar = 0
+        self._has_time = self._has_samples = False
 
     def show(self, shares: Sequence[CategoryShare], of: str) -> None:
         """Draw these from now on; their times are shares `of` some CPUs."""
@@ -52,28 +53,28 @@ class CategoryBars(Lines):
 
     def strips(self, size: Size) -> list[Strip]:
         """The header, the categories, the total, the unavailable categories, and blank lines."""
-        self._width, self._height = size
-        blank = Segment(" " * size.width, self._style(Role.TEXT))
-        lines = self._lines()[: size.height]
-        lines += [[]] * (size.height - len(lines))
-        return [Strip([*line, blank]).crop(0, size.width) for line in lines]
-
-    def _lines(self) -> list[list[Segment]]:
-        """All lines; where there is no room for all categories, a line sums up the last ones."""
+        self._width = width = size.width
+        self._has_time = width - _BESIDE >= _TIME
+        self._has_samples = width - _BESIDE - _TIME - _SAMPLES - 1 >= _LEAST_BAR
+        numbers = (_TIME if self._has_time else 0) + (_SAMPLES + 1 if self._has_samples else 0)
+        self._bar = max(0, width - _BESIDE - numbers)
         known = [share for share in self.shares if not share.why_not]
         lacking = [share for share in self.shares if share.why_not]
-        space = max(2, self._height - 2)
+        space = max(2, size.height - 2)
+        # Where there is no room for all categories, a line sums up the last ones.
         shown, rest = (known, []) if len(known) <= space else (known[: space - 1], known[space - 1 :])
-        lines = [self._header(), *map(self._share_line, shown)]
+        cells = [fit("CATEGORY", _LABEL + 2, left=True), fit("SHARE", _SHARE, left=False), " " * self._bar]
+        header = " ".join([*cells, *self._numbers("SAMPLES", f"OF {self._of.upper()}")])
+        lines = [
+            [Segment(f" {header} ", self._style(Role.HEAD, Ground.PANEL))],
+            *map(self._share_line, shown),
+        ]
         if rest:
             lines.append(self._line("…", f"{len(rest)} more", _sum(rest)))
-        lines.append(self._line("─", "total", _sum(known), Ground.PANEL))
-        return [*lines, *([[]] if lacking else []), *map(self._lacking_line, lacking)]
-
-    def _header(self) -> list[Segment]:
-        cells = [fit("CATEGORY", _LABEL + 2, left=True), fit("SHARE", _SHARE, left=False), " " * self._bar]
-        text = " ".join([*cells, *self._numbers("SAMPLES", f"OF {self._of.upper()}")])
-        return [Segment(f" {text} ", self._style(Role.HEAD, Ground.PANEL))]
+        lines += [self._line("─", "total", _sum(known), Ground.PANEL), [], *map(self._lacking_line, lacking)]
+        lines += [[]] * (size.height - len(lines))
+        blank = Segment(" " * size.width, self._style(Role.TEXT))
+        return [Strip([*line, blank]).crop(0, size.width) for line in lines[: size.height]]
 
     def _numbers(self, samples: str, of_time: str) -> list[str]:
         """The cells after the bar that fit."""
@@ -84,19 +85,19 @@ class CategoryBars(Lines):
         """`T TCP   42.4% ████████   1,913   3.60 %`"""
         category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
         colour = frame_style(self.app.theme, category.letter)
-        margin, _, *rest = self._line(category.letter, category.label, share)
+        margin, _, label, space, numbers = self._line(category.letter, category.label, share)
         widest = max(other.samples for other in self.shares)
         length = round(self._bar * share.samples / widest)
-        label, space, numbers = rest
-        bar = [Segment(" " * length, colour), Segment(" " * (self._bar - length), space.style)]
-        return [margin, Segment(category.letter, colour), label, *bar, numbers]
+        bar, rest = Segment(" " * length, colour), Segment(" " * (self._bar - length), space.style)
+        return [margin, Segment(category.letter, colour), label, bar, rest, numbers]
 
     def _line(
         self, mark: str, label: str, share: CategoryShare, ground: Ground = Ground.SCREEN
     ) -> list[Segment]:
         """Margin, letter, label and share, room for the bar, and the numbers."""
         text, dim = self._style(Role.TEXT, ground), self._style(Role.DIM, ground)
-        part = fit(human(self._part(share), RATIO), _SHARE, left=False)
+        samples = sum(other.samples for other in self.shares)
+        part = fit(human(share.samples / samples if samples else 0.0, RATIO), _SHARE, left=False)
         numbers = self._numbers(f"{share.samples:,}", percent(share.of_time))
         return [
             Segment(" ", text),
@@ -112,30 +113,10 @@ class CategoryBars(Lines):
         why = elide_end(share.why_not, self._width - len(label) - 1)
         return [Segment(label, self._style(Role.DIM)), Segment(why, self._style(Role.FAINT))]
 
-    def _part(self, share: CategoryShare) -> float:
-        """The share of all samples."""
-        total = sum(other.samples for other in self.shares)
-        return share.samples / total if total else 0.0
-
-    @property
-    def _has_time(self) -> bool:
-        return self._width - _BESIDE >= _TIME
-
-    @property
-    def _has_samples(self) -> bool:
-        return self._width - _BESIDE - _TIME - _SAMPLES - 1 >= _LEAST_BAR
-
-    @property
-    def _bar(self) -> int:
-        """The cells of a whole bar."""
-        taken = (_TIME if self._has_time else 0) + (_SAMPLES + 1 if self._has_samples else 0)
-        return max(0, self._width - _BESIDE - taken)
-
     def _style(self, role: Role, ground: Ground = Ground.SCREEN) -> Style:
         return style(self.app.theme, role, ground)
 
 
 def _sum(shares: Sequence[CategoryShare]) -> CategoryShare:
-    """The sum of some categories."""
     times = [share.of_time for share in shares if share.of_time is not None]
     return CategoryShare(OTHER, sum(share.samples for share in shares), sum(times) if times else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from rich.segment import Segment
 from textual import events
@@ -18,6 +19,7 @@ from nettop.snapshots.cpu import (
     NAPI_THREADS,
     RX_SOFTIRQ,
     RX_SYSCALLS,
+    TIME_OF,
     TX_SOFTIRQ,
     TX_SYSCALLS,
 )
@@ -35,14 +37,7 @@ GLYPHS = {
 }
 """The entry points in the order of the bars: sending, receiving, both."""
 
-ROLES = {
-    TX_SYSCALLS: Role.TX_SYSCALLS,
-    TX_SOFTIRQ: Role.TX_SOFTIRQ,
-    RX_SOFTIRQ: Role.RX_SOFTIRQ,
-    RX_SYSCALLS: Role.RX_SYSCALLS,
-    NAPI_THREADS: Role.NAPI_THREADS,
-    IO_WORKERS: Role.IO_WORKERS,
-}
+ROLES = {entry: Role(name.removesuffix("_ns")) for entry, name in TIME_OF.items()}
 
 _SCALES = (0.1, 0.25, 0.5, 1.0)
 """The shares of a CPU that a whole bar may stand for."""
@@ -143,15 +138,13 @@ class EntryBars(Lines):
         shown, columns, left_out = self.arrangement.shown, self.arrangement.columns, self.arrangement.left_out
         lines = -(-len(shown) // columns)
         if y >= lines:
-            text = _left_out(left_out) if y == lines and left_out else ""
+            text = left_out_text(left_out) if y == lines and left_out else ""
             return Strip([Segment(f" {text}".ljust(width), style(self.app.theme, Role.DIM))], width)
         of_line = shown[y::lines]
         widths = [(at + 1) * width // columns - at * width // columns for at in range(columns)]
-        segments = [
-            cell for use, cells in zip(of_line, widths, strict=False) for cell in self._bar(use, cells)
-        ]
-        used = sum(widths[: len(of_line)])
-        return Strip([*segments, Segment(" " * (width - used), style(self.app.theme, Role.TEXT))], width)
+        bars = (self._bar(use, cells) for use, cells in zip(of_line, widths, strict=False))
+        blank = Segment(" " * sum(widths[len(of_line) :]), style(self.app.theme, Role.TEXT))
+        return Strip([*chain(*bars), blank], width)
 
     def _bar(self, use: CpuUse, width: int) -> list[Segment]:
         """`▸cpu0 ███▓▓▒░····  27.1 % ` in `width` cells."""
@@ -161,7 +154,7 @@ class EntryBars(Lines):
         name = f"{CHOSEN if chosen else ' '}{f'cpu{use.cpu}'.ljust(digits + 3)} "
         amount = percent(use.network).rjust(9)
         cells = max(0, width - len(name) - len(amount) - 1)
-        filled = self._cells(use, cells)
+        filled = self.lengths(use, cells)
         empty = cells - sum(count for _, count in filled)
         return [
             Segment(name, style(theme, Role.TEXT if chosen else Role.DIM, ground)),
@@ -170,7 +163,7 @@ class EntryBars(Lines):
             Segment(f"{amount} ", style(theme, Role.BOLD, ground)),
         ]
 
-    def _cells(self, use: CpuUse, cells: int) -> list[tuple[int, int]]:
+    def lengths(self, use: CpuUse, cells: int) -> list[tuple[int, int]]:
         """The cells of each entry point: edges are rounded, not lengths, so that errors do not add up."""
         lengths, so_far, at = [], 0.0, 0
         for entry in GLYPHS:
@@ -189,7 +182,7 @@ class EntryBars(Lines):
             self.post_message(self.Pressed(shown[at].cpu))
 
 
-def _left_out(uses: Sequence[CpuUse]) -> str:
+def left_out_text(uses: Sequence[CpuUse]) -> str:
     """`… 12 more, none above 0.30 %`."""
     most = _most(uses)
     return f"… {len(uses)} more" if most is None else f"… {len(uses)} more, none above {percent(most)}"

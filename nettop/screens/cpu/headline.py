@@ -62,9 +62,8 @@ def sampling(snapshot: Snapshot) -> list[BarItem]:
         return [headline.not_available("samples", 900)]
     items = []
     if "sampled_hz" in counts:
-        items.append(
-            item(("sampled ", Role.DIM), (f"{counts['sampled_hz']:,} Hz", Role.TEXT), importance=700)
-        )
+        rate = f"{counts['sampled_hz']:,} Hz"
+        items.append(item(("sampled ", Role.DIM), (rate, Role.TEXT), importance=700))
     if "samples" in counts:
         items.append(samples(counts["samples"], 710))
         unresolved = counts.get("unresolved", snapshot.lost.get("unresolved"))

@@ -66,16 +66,14 @@ def other_softirqs(view: View, at: Index) -> tuple[list[BarItem], list[BarItem]]
     largest = sorted((-share, name) for name, share in shares.items() if share >= _LEAST_SHARE)
     left = [item(("other softirqs", Role.FAINT))] if largest else []
     for n, (share, name) in enumerate(largest):
-        left.append(
-            item((f"{name} ", Role.FAINT), (percent(-share), Role.DIM), importance=500 - n if n else KEPT)
-        )
+        texts = ((f"{name} ", Role.FAINT), (percent(-share), Role.DIM))
+        left.append(item(*texts, importance=500 - n if n else KEPT))
     ticks = _share(view, "stat_softirq_ns", at)
     right = item(("all softirqs by /proc/stat ", Role.FAINT), (percent(ticks), Role.DIM), importance=900)
     return left, [] if ticks is None else [right]
 
 
 def _share(view: View, name: str, at: Index) -> float | None:
-    """A column's share of the whole time of the CPUs at `at`."""
     cores = cores_of(view, name, at)
     return None if cores is None or not len(at) else cores / len(at)
 
