@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// TCP connections that open, close and fail between two readings of the table. Every change of a socket's state
-// passes inet_sock_set_state, before the state changes. Whoever changes it while holding the socket's lock is the
-// process that uses the socket; any other task was only interrupted by a packet. struct event, struct totals,
-// struct process and socket_rows.bpf.h come in front of this file.
+// TCP connections that open, close and fail between two readings of the table. Every change of a socket's
+// state passes inet_sock_set_state, before the state changes. Whoever changes it while holding the socket's
+// lock is the process that uses the socket; any other task was only interrupted by a packet. struct event,
+// struct totals, struct process and socket_rows.bpf.h come in front of this file.
 
 #include <uapi/linux/ptrace.h>
 
@@ -13,28 +13,28 @@
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
-// An event under construction, one for each program that makes events: it may be interrupted, or preempted, by
-// another of them.
+// An event under construction, one for each program that makes events: it may be interrupted, or preempted,
+// by another of them.
 BPF_PERCPU_ARRAY(scratch, struct event, WRITERS);
 
-// Whether the first program for changes of state is running on a CPU. The kernel skips a program that was just
-// interrupted there by a packet, or preempted for another process (tracepoints can be since 7.0): the nested program
-// takes over meanwhile.
+// Whether the first program for changes of state is running on a CPU. The kernel skips a program that was
+// just interrupted there by a packet, or preempted for another process (tracepoints can be since 7.0): the
+// nested program takes over meanwhile.
 BPF_PERCPU_ARRAY(running, u32, 1);
 
-// What ended, separately for each writer, which is never interrupted by itself; everything else at 0, added to
-// atomically.
+// What ended, separately for each writer, which is never interrupted by itself; everything else at 0, added
+// to atomically.
 BPF_PERCPU_ARRAY(host, struct totals, WRITERS);
 
 // What closed connections had moved, by the process that owned them.
 BPF_F_TABLE("hash", struct process, struct totals, processes, PROCESSES_MAX, BPF_F_NO_PREALLOC);
 
-// By boot time: when a connection was last accepted; and, written by nettop, until when all that were accepted have a
-// known owner, 0 while some have none.
+// By boot time: when a connection was last accepted; and, written by nettop, until when all that were
+// accepted have a known owner, 0 while some have none.
 BPF_ARRAY(owned_until, u64, 2);
 
-// At 0 the network namespace of nettop's hook check, 0 for none; behind it, which programs were called there. Nothing
-// of that namespace is reported or counted.
+// At 0 the network namespace of nettop's hook check, 0 for none; behind it, which programs were called there.
+// Nothing of that namespace is reported or counted.
 BPF_ARRAY(hook_check, u64, CHECK_SLOTS);
 
 // The arguments of a connect(), by its thread, until it returns: a return probe sees nothing but the result.
@@ -125,8 +125,8 @@ static __always_inline bool is_reader(void) {
   return tgid && *tgid == bpf_get_current_pid_tgid() >> 32;
 }
 
-// The calling process uses the socket: it is the owner from now on. A kernel thread closes what io_uring or a lost
-// message held, so it owns only what has no other owner.
+// The calling process uses the socket: it is the owner from now on. A kernel thread closes what io_uring or a
+// lost message held, so it owns only what has no other owner.
 static __always_inline void own(struct connection *connection, u8 source) {
   struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
   if (!connection || (task->flags & PF_KTHREAD && has_owner(connection)) ||
@@ -277,12 +277,11 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
   credit(event, failed);
 }
 
-// Who holds a socket's lock may be preempted between the two programs, until the first one runs for somebody else:
-// then it may have reported this change already.
+// Who holds a socket's lock may be preempted between the two programs, until the first one runs for somebody
+// else: then it may have reported this change already.
 static __always_inline bool may_be_reported(struct sock *sk, u64 cookie, bool ended) {
   struct connection *connection = connection_of(cookie);
-  return sk->sk_lock_owned &&
-         (!connection || (!ended && connection->opened_at != UNKNOWN));
+  return sk->sk_lock_owned && (!connection || (!ended && connection->opened_at != UNKNOWN));
 }
 
 static __always_inline void report(struct sock *sk, bool ended, int writer) {
@@ -336,8 +335,8 @@ int tp_btf__nested(u64 *ctx) {
   return 0;
 }
 
-// The first message shows who uses an accepted connection: the process itself sends or receives it. The process that
-// accepts may leave the connection to a child.
+// The first message shows who uses an accepted connection: the process itself sends or receives it. The
+// process that accepts may leave the connection to a child.
 static __always_inline int own_by_message(struct sock *sk, int slot) {
   if (!may_lack_owner() || sk->sk_protocol != IPPROTO_TCP || is_hook_check(sk, slot))
     return 0;
@@ -353,8 +352,9 @@ OWN_BY_MESSAGE(tp_btf__sock_send_length)
 OWN_BY_MESSAGE(tp_btf__sock_recv_length)
 OWN_BY_MESSAGE(tp_btf__tcp_rcv_space_adjust)
 
-// The hooks at functions. Neither what fexit gets by bpf_get_func_ret nor the arguments of a probe have types, so they
-// are read by bpf_probe_read_kernel; nor can a cookie be asked for, only one that was given before be read.
+// The hooks at functions. Neither what fexit gets by bpf_get_func_ret nor the arguments of a probe have
+// types, so they are read by bpf_probe_read_kernel; nor can a cookie be asked for, only one that was given
+// before be read.
 
 int fexit__inet_csk_accept(u64 *ctx) {
   u64 accepted = 0, cookie = 0;
@@ -407,8 +407,8 @@ static __always_inline void put_target(struct row *row, void *name, bool is_v6) 
   put_v6(row->remote_address, to, as_v4);
 }
 
-// A connect() that finds no route to its peer fails before the socket leaves CLOSE, so no change of state shows it:
-// where kernel functions can be hooked, their end does.
+// A connect() that finds no route to its peer fails before the socket leaves CLOSE, so no change of state
+// shows it: where kernel functions can be hooked, their end does.
 static __always_inline struct event *fail_at_once(struct sock *sk, void *name, int result, bool is_v6,
                                                   int slot) {
   int error = -result, writer = is_v6 ? WRITER_CONNECT_V6 : WRITER_CONNECT_V4;

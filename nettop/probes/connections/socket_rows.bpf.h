@@ -18,8 +18,9 @@
 #define USEC_PER_SEC 1000000ULL
 #define UNKNOWN (~0ULL)
 
-// What is remembered of each connection that events.bpf.c saw begin, until it closes: an array that the cookie indexes.
-// The cookies of a group share a cache line; a connection's record has the same index as its cookie.
+// What is remembered of each connection that events.bpf.c saw begin, until it closes: an array that the
+// cookie indexes. The cookies of a group share a cache line; a connection's record has the same index as its
+// cookie.
 struct connection_group {
   u64 cookies[GROUP_SIZE];
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// The socket table. One iterator over every process's descriptors gives each socket with its owner process, in all
-// network namespaces; two more over a namespace's hash tables give the sockets that no descriptor holds.
-// socket_rows.bpf.h comes in front of this file.
+// The socket table. One iterator over every process's descriptors gives each socket with its owner process,
+// in all network namespaces; two more over a namespace's hash tables give the sockets that no descriptor
+// holds. socket_rows.bpf.h comes in front of this file.
 
 struct bpf_iter__task_file {
   struct bpf_iter_meta *meta;
@@ -56,8 +56,8 @@ static __always_inline void put_owner(struct row *row, struct task_struct *task,
   row->owner_source = OWNER_DESCRIPTOR;
 }
 
-// What was seen of the connection while it lived. Its record learns which task holds it, for the events to come; of
-// what nobody holds any more the record knows who closed it.
+// What was seen of the connection while it lived. Its record learns which task holds it, for the events to
+// come; of what nobody holds any more the record knows who closed it.
 static __always_inline void put_seen(struct row *row, struct task_struct *task) {
   struct connection *connection = connection_of(row->id);
   if (!connection)
