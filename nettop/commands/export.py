@@ -27,15 +27,13 @@ from nettop.commands.options import (
 from nettop.commands.privilege import Rights, explaining, opened_session, why_still_root
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
-from nettop.settings import DAY_S, ExportFormat, ExportSettings
+from nettop.settings import DAY_S, STDOUT, ExportFormat, ExportSettings
 from nettop.snapshots import all_views, find_table
 from nettop.snapshots.schema import Lens, Table
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
 
-STDOUT = "-"
-"""The FILE that is standard output."""
 INTERVAL_S = 1.0
 """How often the source is read meanwhile: often enough that its bounded tables keep everything."""
 

@@ -13,7 +13,7 @@ from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.schema import Hook, Lens
 from nettop.snapshots.snapshot import HookStatus
 
-VERSION = 1
+REPORT_VERSION = 1
 """Of the JSON report; another number means that a field changed its meaning."""
 USER_CHOICES = (NOT_CHOSEN, DISABLED)
 """Why a mechanism is not used that the host may well support."""
@@ -79,7 +79,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
         return {
-            "version": VERSION,
+            "version": REPORT_VERSION,
             "host": {check.key: check.value if check.data is None else check.data for check in self.checks},
             "checks": [_attributes(check, "name", "value", "verdict", "remedy") for check in self.checks],
             "lenses": [_lens(report) for report in self.lenses],

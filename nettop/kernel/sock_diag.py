@@ -70,7 +70,7 @@ _ATTRIBUTES = {
 """The fields read from each attribute, such as struct tcp_info: dtypes and offsets in its content. Kernels append to
 these structs; a field beyond the end of the attribute is not among the names of the array."""
 
-Layout = tuple[tuple[int, int, int], ...]
+AttributeLayout = tuple[tuple[int, int, int], ...]
 """The attributes of a message: kind, offset of the attribute in the message, and its length."""
 
 
@@ -163,7 +163,7 @@ def alike(buffer: bytes | bytearray, starts: list[int], lengths: list[int]) -> I
             messages = messages[~same]
 
 
-def attributes(message: bytes) -> Layout:
+def attributes(message: bytes) -> AttributeLayout:
     """The layout of a message. Raises SourceFailed where an attribute is longer than what is left for it."""
     layout, at = [], _HEAD_BYTES
     while at + netlink.ATTRIBUTE.size <= len(message):
@@ -210,7 +210,7 @@ def _message(buffer: bytes | bytearray, at: int, end: int) -> tuple[int, int, in
 
 
 @lru_cache(maxsize=64)
-def _message_dtype(size: int, layout: Layout) -> np.dtype[np.void]:
+def _message_dtype(size: int, layout: AttributeLayout) -> np.dtype[np.void]:
     """The dtype of a message of this size and layout, with the fields that are read."""
     fields = dict(_HEAD)
     for kind, at, length in layout:

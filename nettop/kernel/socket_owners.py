@@ -18,7 +18,7 @@ import numpy as np
 from nettop.kernel.proc_stat import TICK_NS
 from nettop.snapshots.snapshot import Array
 
-PROCESS = np.dtype([("pid", "u4"), ("start_time", "u8"), ("comm", "S16"), ("netns", "u4")])
+OWNER_PROCESS = np.dtype([("pid", "u4"), ("start_time", "u8"), ("comm", "S16"), ("netns", "u4")])
 """A process: `start_time` is nanoseconds of boot time, `comm` the name of its first thread, `netns` the network
 namespace that it is in, all bits set where that is unknown."""
 
@@ -73,7 +73,7 @@ def find_owners(proc: Path = Path("/proc")) -> SocketOwners:
         np.fromiter((inode for sockets in owned for inode in sockets.values()), np.uint32),
         np.fromiter((fd for sockets in owned for fd in sockets), np.uint32),
         np.repeat(np.arange(len(owned)), list(map(len, owned))),
-        np.array(processes, PROCESS),
+        np.array(processes, OWNER_PROCESS),
         hidden,
     )
 
@@ -105,7 +105,7 @@ def _links(folder: int, names: list[str]) -> dict[int, int]:
 
 
 def _identify(process: int, pid: int) -> tuple[int, int, bytes, int]:
-    """A process, as the values of PROCESS.
+    """A process, as the values of OWNER_PROCESS.
 
     /proc counts its start in clock ticks (10 ms). Within a tick the later process has the higher PID, until PIDs wrap,
     and no PID reaches the ten million nanoseconds of a tick: so the PID is added to them.

@@ -27,6 +27,9 @@ _FUNCTIONS = (b" t ", b" T ", b" w ", b" W ")
 _PADDING = (b"__pfx_", b"__cfi_")
 """Prefixes of the padding before a function, which calls nothing."""
 
+HIDDEN = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or no CAP_SYSLOG"
+"""Why no function has a name where `are_shown` is False."""
+
 _LONGEST = 1 << 20
 """No function is longer: an address further behind a symbol is in memory without symbols."""
 

@@ -18,15 +18,15 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
 from nettop.interrupts import Requests
 from nettop.output.diagnostics import Diagnostics
-from nettop.output.lens_output import output_of
+from nettop.output.lens_output import Exporter, output_of
 from nettop.query.filter import parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.settings import ExportSettings
+from nettop.settings import STDOUT, ExportSettings
 from nettop.snapshots import find_table
+from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 
-STDOUT = "-"
 _STEP_S = 0.2
 """How often a terminal shows how far it is."""
 
@@ -52,26 +52,11 @@ def run_export(
     consumer = Consumer(session, lens.id, (table,), options)
     requests.wake = consumer.wake
     with consumer:
-        first = consumer.first_frame(lambda: requests.ending)
-        if first is None:
-            report("ended before anything was sampled: nothing is written")
-            return ExitCode.DONE
-        began = first.now
-        for remark in exporter.remarks(began):
-            report(remark)
-
-        def count() -> int:
-            frame = consumer.frame or first
-            return exporter.count(frame.now.tables[table.name])
-
-        with _progress(settings, exporter.unit, stderr) as show:
-            _sample(consumer, requests, settings.duration_s, count, show)
-        is_read, last = consumer.read_last(), consumer.frame
-        if consumer.failure is not None:
-            raise consumer.failure
-        if not is_read or last is None:
-            raise SourceFailed("the last reading takes too long", "try again")
-    ended = last.now
+        sampled = _sample(settings, table, exporter, consumer, requests=requests, stderr=stderr)
+    if sampled is None:
+        report("ended before anything was sampled: nothing is written")
+        return ExitCode.DONE
+    began, ended = sampled
     counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
     frame = Frame(replace(ended, tables={table.name: counted}))
     view = View(frame, replace(text_query(table), filter=shown))
@@ -87,6 +72,36 @@ def run_export(
 
 
 def _sample(
+    settings: ExportSettings,
+    table: Table,
+    exporter: Exporter,
+    consumer: Consumer,
+    *,
+    requests: Requests,
+    stderr: TextIO | None,
+) -> tuple[Snapshot, Snapshot] | None:
+    """The snapshots at the beginning and at the end; None where the end was requested before the first one."""
+    first = consumer.first_frame(lambda: requests.ending)
+    if first is None:
+        return None
+    for remark in exporter.remarks(first.now):
+        Diagnostics(stderr)(remark)
+
+    def count() -> int:
+        frame = consumer.frame or first
+        return exporter.count(frame.now.tables[table.name])
+
+    with _progress(settings, exporter.unit, stderr) as show:
+        _wait(consumer, requests, settings.duration_s, count, show)
+    is_read, last = consumer.read_last(), consumer.frame
+    if consumer.failure is not None:
+        raise consumer.failure
+    if not is_read or last is None:
+        raise SourceFailed("the last reading takes too long", "try again")
+    return first.now, last.now
+
+
+def _wait(
     consumer: Consumer,
     requests: Requests,
     duration_s: float,

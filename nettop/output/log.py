@@ -19,13 +19,11 @@ from nettop.output.lens_output import output_of
 from nettop.output.log_lines import limit_line, lost_line, missing_line
 from nettop.output.log_plan import LogPlan, Stream, make_log_plan
 from nettop.output.log_sinks import Sinks
-from nettop.query.batches import pieces
+from nettop.query.batches import PIECE_ROWS, pieces
 from nettop.query.view import View
 from nettop.settings import LogSettings
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
 
-PIECE_ROWS = 1024
-"""Rows that are made into lines at once: few enough for little memory, many enough to be quick."""
 _RING, _QUEUE = "ring full or hook busy", "queue full"
 
 

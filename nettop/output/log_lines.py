@@ -11,7 +11,7 @@ from typing import Any
 from nettop.output.lens_output import Part, output_of
 from nettop.output.plan import field_of
 from nettop.output.rows import filled
-from nettop.output.table import word
+from nettop.output.table import AMOUNTS, word
 from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
@@ -24,7 +24,6 @@ KIND_WIDTH = 7
 _OWNER_WIDTH = 22
 _ENDS_WIDTH = 45
 """Two IPv4 addresses with their ports, and the arrow between them."""
-_AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO})
 _OWNER, _ENDS = ("process", "pid"), ("local", "remote")
 
 
@@ -87,7 +86,7 @@ def row_parts(table: Table, kind: str, labels: Mapping[str, str] | None = None) 
 def _is_amount(table: Table, name: str) -> bool:
     field = field_of(table, name)
     first = table.by_name[field.parts[0]] if field.kind is Kind.GROUP else field
-    return first.kind in _AMOUNTS
+    return first.kind in AMOUNTS
 
 
 # --- the parts ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from nettop.settings import LineFormat, LogSettings, ViewSettings
 from nettop.snapshots import logged_views
 from nettop.snapshots.schema import Table
 
-Lines = TextLines | JsonLines
+LineMaker = TextLines | JsonLines
 """Makes rows into lines."""
 
 
@@ -25,7 +25,7 @@ class Stream:
 
     name: str
     query: Query
-    maker: Lines
+    maker: LineMaker
 
     @property
     def table(self) -> Table:
@@ -75,7 +75,7 @@ def make_log_plan(settings: LogSettings) -> LogPlan:
     return LogPlan(lens.id, tuple(streams), tuple(notes))
 
 
-def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool) -> Lines:
+def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool) -> LineMaker:
     """What writes the rows of a table as lines of this kind; `view` names the table.
 
     With `why` JSON says why what is null is not available.

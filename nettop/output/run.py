@@ -12,11 +12,11 @@ from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.interrupts import left_to
 from nettop.output.diagnostics import Diagnostics
-from nettop.output.run_report import Ended, Report
+from nettop.output.run_report import Ended, RunReport
 from nettop.settings import RunSettings
 from nettop.snapshots.connections import EVENTS
 
-LENS = "connections"
+_LENS = "connections"
 LINGER_S = 1.0
 """How long what the command opened may take to close behind it: the peer's answer is on its way."""
 NO_SUCH_COMMAND, CANNOT_RUN, BY_SIGNAL = 127, 126, 128
@@ -49,7 +49,7 @@ def run_command(
     command has not begun, and Unsupported where there are no events; the command then never begins.
     """
     options = {**settings.options, "follow": child.pid, "mechanisms": settings.mechanisms}
-    with Consumer(session, LENS, (EVENTS,), options) as consumer:
+    with Consumer(session, _LENS, (EVENTS,), options) as consumer:
         consumer.first_frame()
         with left_to(child.send):
             began = time.monotonic()
@@ -57,7 +57,7 @@ def run_command(
             if error is not None:
                 Diagnostics(stderr)(f"{settings.words[0]}: {error.strerror}")
                 return NO_SUCH_COMMAND if isinstance(error, FileNotFoundError) else CANNOT_RUN
-            report = Report(settings, output or stderr, is_live=settings.live or output is not None)
+            report = RunReport(settings, output or stderr, is_live=settings.live or output is not None)
 
             def take() -> None:
                 frame = consumer.frame
@@ -78,8 +78,8 @@ def run_command(
             return code
 
 
-def _linger(consumer: Consumer, report: Report, take: Callable[[], None]) -> None:
-    """Report what happens until all connections have closed, but not for long; read once before and once after."""
+def _linger(consumer: Consumer, report: RunReport, take: Callable[[], None]) -> None:
+    """RunReport what happens until all connections have closed, but not for long; read once before and once after."""
     consumer.read_last(take)
     take()
     deadline = time.monotonic() + LINGER_S

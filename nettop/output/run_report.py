@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from nettop.output.log_plan import lines_of
 from nettop.output.run_summary import RunSummary
-from nettop.query.batches import pieces
+from nettop.query.batches import PIECE_ROWS, pieces
 from nettop.query.query import text_query
 from nettop.query.times import rfc3339
 from nettop.query.units import human
@@ -26,7 +26,6 @@ from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
 LISTED_ROWS = 10_000
 """Connections that have a line each at the end; those beyond are in the summary only."""
 SHOWN_REMOTES = 20
-PIECE_ROWS = 1024
 _CLOSE = list(EVENT_KINDS)[2]
 
 
@@ -40,7 +39,7 @@ class Ended:
     trouble: str = ""
 
 
-class Report:
+class RunReport:
     """Adds up what happens, and writes it to `stream`: lines at once if it `is_live`, else at the end."""
 
     def __init__(self, settings: RunSettings, stream: TextIO | None, *, is_live: bool) -> None:

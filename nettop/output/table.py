@@ -14,14 +14,14 @@ from typing import Any
 
 from nettop.output.plan import field_of
 from nettop.output.rows import spelled
+from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Kind, Table
 from nettop.snapshots.snapshot import NOT_AVAILABLE
 
-UNKNOWN = "–"
 _GAP = "  "
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
-_AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO})
+AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO})
 """Numbers that measure something stand at the right of their column; numbers that name something do not."""
 
 _FREE_TEXT = frozenset({Kind.TEXT, Kind.GROUP})
@@ -45,7 +45,7 @@ class AlignedTable:
     def __init__(self, table: Table, columns: tuple[str, ...], terminal: Terminal | None = None) -> None:
         self._columns = columns
         self._terminal = terminal
-        self._right = [field_of(table, name).kind in _AMOUNTS for name in columns]
+        self._right = [field_of(table, name).kind in AMOUNTS for name in columns]
         # Shares of one need more places than rates.
         is_share = (field_of(table, name).kind is Kind.RATIO and not name.endswith(RATE) for name in columns)
         self._decimals = [".6f" if share else ".1f" for share in is_share]

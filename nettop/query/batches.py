@@ -12,6 +12,8 @@ from nettop.snapshots.arrays import joined
 from nettop.snapshots.schema import Kind, Table
 from nettop.snapshots.snapshot import Array, Rows, unknown_value
 
+PIECE_ROWS = 1024
+"""Rows that are made into lines at once: few enough for little memory, many enough to be quick."""
 KEPT_ROWS = 10_000
 """The rows that a screen shows at most: the newest."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Test = Callable[["View"], Mask]
 """Gives which rows of a view pass, gone ones included."""
 
-Matches = Callable[[str], bool]
+TextMatcher = Callable[[str], bool]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -32,7 +32,7 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def text_matches(op: str, value: str) -> Matches:
+def text_matches(op: str, value: str) -> TextMatcher:
     """Compares a text with `value`, without regard to case: = and != whole, ~ and !~ a part of it."""
     folded = value.casefold()
     return {
@@ -55,7 +55,7 @@ def number_test(name: str, op: str, number: float) -> Test:
     return test
 
 
-def text_test(name: str, matches: Matches) -> Test:
+def text_test(name: str, matches: TextMatcher) -> Test:
     """`matches` is called once per distinct text; a row without a value never passes."""
 
     def test(view: View) -> Mask:

@@ -24,7 +24,7 @@ Names = Callable[[bytes], "str | None"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Column:
+class ColumnValues:
     """Numbers of one column, a value a row, and which of them are known. Shapes (n,) and (n,)."""
 
     numbers: Array
@@ -70,7 +70,7 @@ class View:
         if last is not None:
             last._last = None  # two frames are remembered, not all
         self._raw: dict[str, Array] = {}
-        self._columns: dict[str, Column] = {}
+        self._columns: dict[str, ColumnValues] = {}
         self._texts: dict[str, tuple[list[str], Array]] = {}
 
     @property
@@ -172,7 +172,7 @@ class View:
             self._raw[name] = column
         return column
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> ColumnValues:
         """The numbers of a column: what sorting, comparing and summing work on.
 
         A text or an address has ranks that order as the text or the address does.
@@ -292,11 +292,11 @@ class View:
                 gone[field.name] = _recode(gone[field.name], old, new)
         return gone
 
-    def _difference(self, name: str) -> Column:
+    def _difference(self, name: str) -> ColumnValues:
         """What the last interval added to a counter. A counter that went back has no difference."""
         now, was_there = self.raw(name), self._before_at >= 0
         if self.before is None or self.elapsed_s is None:
-            return Column(np.zeros_like(now), np.zeros(len(now), bool))
+            return ColumnValues(np.zeros_like(now), np.zeros(len(now), bool))
         then = np.zeros_like(now)
         then[was_there] = self.before.array[name][self._before_at[was_there]]
         previous = self.frame.before
@@ -304,17 +304,17 @@ class View:
         from_zero = self.table.begins_at_zero and previous is not None and name not in previous.missing
         comparable = was_there | self.appeared if from_zero else was_there
         valid = comparable & known(now) & known(then) & (now >= then)
-        return Column(np.where(valid, now - then, 0), valid)
+        return ColumnValues(np.where(valid, now - then, 0), valid)
 
     # --- making columns ---------------------------------------------------------------------------------
 
-    def _make_column(self, name: str) -> Column:
+    def _make_column(self, name: str) -> ColumnValues:
         if name in self.missing:
-            return Column(np.zeros(self.size), np.zeros(self.size, bool))
+            return ColumnValues(np.zeros(self.size), np.zeros(self.size, bool))
         field = self.table.by_name.get(name)
         if field is None:
             difference = self._difference(name.removesuffix(RATE))
-            rate = Column(difference.numbers / (self.elapsed_s or 1.0), difference.known)
+            rate = ColumnValues(difference.numbers / (self.elapsed_s or 1.0), difference.known)
             return self._kept(name, rate)
         if field.kind is Kind.RATIO:
             return self._ratio(field)
@@ -324,11 +324,11 @@ class View:
             return self.column(field.parts[0])
         if field.kind in (Kind.TEXT, Kind.ENUM):
             texts, places = self.texts(name)
-            return Column(_ranks(texts)[places], places >= 0)
+            return ColumnValues(_ranks(texts)[places], places >= 0)
         raw = self.raw(name)
-        return Column(distinct_addresses(raw)[1] if field.kind is Kind.ADDRESS else raw, known(raw))
+        return ColumnValues(distinct_addresses(raw)[1] if field.kind is Kind.ADDRESS else raw, known(raw))
 
-    def _kept(self, name: str, made: Column) -> Column:
+    def _kept(self, name: str, made: ColumnValues) -> ColumnValues:
         """The column, in which rows that have gone have the value that the view before gave them."""
         last = self._last
         if last is None or last.query.deltas != self.query.deltas or self.size == len(self.now):
@@ -338,13 +338,13 @@ class View:
         gone, at = gone[at >= 0], at[at >= 0]
         numbers, present = made.numbers.copy(), made.known.copy()
         numbers[gone], present[gone] = was.numbers[at], was.known[at]
-        return Column(numbers, present)
+        return ColumnValues(numbers, present)
 
-    def _ratio(self, field: Field) -> Column:
+    def _ratio(self, field: Field) -> ColumnValues:
         over, under = (self.column(part) for part in field.parts)
         valid = over.known & under.known & (under.numbers > 0)
         share = np.divide(over.numbers, under.numbers, out=np.zeros(len(valid)), where=valid)
-        return Column(share, valid)
+        return ColumnValues(share, valid)
 
     def _coded_texts(self, field: Field) -> tuple[list[str], Array]:
         codes, last = self.raw(field.name), max(field.labels, default=0)

@@ -40,7 +40,7 @@ from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Ground, Role
 
 LEAST_WIDTH, LEAST_HEIGHT = 40, 10
-_WIDE = 132
+WIDE = 132
 """From this width on the details stand beside the table, not below."""
 _TALL = 30
 """From this height on there is an empty line above the table."""
@@ -307,7 +307,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         width, height = event.size
         small = width < LEAST_WIDTH or height < LEAST_HEIGHT
         self.set_class(small, "-small")
-        self.set_class(width >= _WIDE, "-wide")
+        self.set_class(width >= WIDE, "-wide")
         self.set_class(height >= _TALL, "-tall")
         if small:
             need = f"nettop needs {LEAST_WIDTH}×{LEAST_HEIGHT} cells; this terminal has {width}×{height}."

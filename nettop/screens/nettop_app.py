@@ -21,7 +21,7 @@ from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageErro
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.lens import LensScreen, make_screen
-from nettop.screens.textual_internals import Terminal, screens_in_mode, set_filters, start_in_mode
+from nettop.screens.textual_internals import TerminalDriver, screens_in_mode, set_filters, start_in_mode
 from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.own_cost import SELF
@@ -48,7 +48,7 @@ class NettopApp(App[None], inherit_bindings=False):
     NOTIFICATION_TIMEOUT = 5
 
     def __init__(self, context: ScreenContext, theme: str | None = None) -> None:
-        super().__init__(driver_class=Terminal)
+        super().__init__(driver_class=TerminalDriver)
         self.context = context
         self._shown = find_table_ref(context, context.settings.view.view)
         self._screens = {self._shown.view_name: make_screen(context, self._shown, context.settings.view)}

@@ -61,7 +61,7 @@ def set_filters(app: App[None], *, signs: LineFilter | None) -> None:
         app._filters.append(signs)
 
 
-class Terminal(LinuxDriver):
+class TerminalDriver(LinuxDriver):
     """A driver that ends the program when its terminal is gone."""
 
     def __init__(

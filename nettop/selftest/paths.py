@@ -13,7 +13,7 @@ from nettop.selftest import veth
 from nettop.selftest.process import CommandFailed, TrafficProcess
 
 CLIENT, SERVER = "doctor-client", "doctor-server"
-FAMILIES = ("IPv4", "IPv6")
+IP_VERSIONS = ("IPv4", "IPv6")
 _LOOPBACK = {"IPv4": "127.0.0.1", "IPv6": "::1"}
 _CLIENT_ADDRESSES = {"IPv4": "192.0.2.1", "IPv6": "2001:db8::1"}
 _SERVER_ADDRESSES = {"IPv4": "192.0.2.2", "IPv6": "2001:db8::2"}

@@ -25,7 +25,7 @@ from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, unknown
 MAGIC = b"nettop\r\n"
 """The end of line shows a file that was changed on its way as text."""
 
-VERSION = 2
+FORMAT_VERSION = 2
 NOT_RECORDED = "not in this recording"
 
 _PREFIX = struct.Struct("<8sHxxIQI")
@@ -53,7 +53,7 @@ def encode(snapshot: Snapshot) -> bytes:
     }
     text, body = json.dumps(header, separators=(",", ":")).encode(), b"".join(bodies)
     check = zlib.crc32(body, zlib.crc32(text))
-    return _PREFIX.pack(MAGIC, VERSION, len(text), len(body), check) + text + body
+    return _PREFIX.pack(MAGIC, FORMAT_VERSION, len(text), len(body), check) + text + body
 
 
 def decode(data: bytes, known: Iterable[Lens] | None = None) -> Snapshot:
@@ -78,9 +78,10 @@ def _unpacked(data: bytes) -> tuple[Header, memoryview]:
     if len(data) < _PREFIX.size:
         raise _damaged("it ends within its first bytes")
     _, version, header_size, body_size, check = _PREFIX.unpack_from(data)
-    if version != VERSION:
+    if version != FORMAT_VERSION:
         raise SourceFailed(
-            f"the recording has format {version}, this nettop reads {VERSION}", "use the nettop that wrote it"
+            f"the recording has format {version}, this nettop reads {FORMAT_VERSION}",
+            "use the nettop that wrote it",
         )
     content = memoryview(data)[_PREFIX.size :]
     if len(content) != header_size + body_size:

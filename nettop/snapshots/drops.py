@@ -13,7 +13,7 @@ from nettop.snapshots.schema import SYMBOLS_REMEDY, Field, Hook, Kind, Lens, Los
 SOCKET_FAMILY = 0x100
 """Added to a socket's family that replaces an ethertype; ethertypes begin at 0x600."""
 
-FAMILIES = {
+ETHERTYPES = {
     0x0004: "802.2", 0x0800: "IPv4", 0x0806: "ARP", 0x8100: "VLAN", 0x86DD: "IPv6", 0x8809: "LACP", 0x8847: "MPLS",
     0x8863: "PPPoE", 0x8864: "PPPoE", 0x888E: "EAPOL", 0x88A8: "QinQ", 0x88CC: "LLDP", 0x88F7: "PTP",
     SOCKET_FAMILY + 1: "unix", SOCKET_FAMILY + 16: "netlink", SOCKET_FAMILY + 17: "packet",

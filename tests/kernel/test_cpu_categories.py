@@ -21,7 +21,7 @@ from nettop.kernel.program import Loader, Program
 from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.probe import Cpu, program_text
 from nettop.probes.cpu.samples import BY_HOOKS, SAMPLED, SampleReading, Samples
-from nettop.probes.cpu.stacks import UNKNOWN
+from nettop.probes.cpu.stacks import UNKNOWN_FUNCTION
 from nettop.snapshots.cpu import (
     CATEGORIES,
     OTHER,
@@ -361,7 +361,9 @@ def test_shares_add_up(lab: Lab, lens: Lens) -> None:
         assert set(of_entry["entry_samples"].tolist()) == {total}
     assert stacks["samples"].sum() == reading.counts["samples"]
     texts = reading.stacks.texts["stack"]
-    nameless = sum(int(row["samples"]) for row in stacks if UNKNOWN in texts[row["stack"]].split(";"))
+    nameless = sum(
+        int(row["samples"]) for row in stacks if UNKNOWN_FUNCTION in texts[row["stack"]].split(";")
+    )
     assert reading.counts["unresolved"] == nameless
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.errors import SourceFailed
-from nettop.snapshots.codec import MAGIC, NOT_RECORDED, VERSION, decode, encode
+from nettop.snapshots.codec import FORMAT_VERSION, MAGIC, NOT_RECORDED, decode, encode
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table, row_dtype
@@ -228,8 +228,8 @@ DATA = encode(example_frame(3).now)
 
 def test_a_newer_format_is_refused_by_its_number() -> None:
     """The message says which format it is and which this nettop reads."""
-    with pytest.raises(SourceFailed, match=f"format {VERSION + 1}.*reads {VERSION}"):
-        decode(DATA[: len(MAGIC)] + struct.pack("<H", VERSION + 1) + DATA[len(MAGIC) + 2 :])
+    with pytest.raises(SourceFailed, match=f"format {FORMAT_VERSION + 1}.*reads {FORMAT_VERSION}"):
+        decode(DATA[: len(MAGIC)] + struct.pack("<H", FORMAT_VERSION + 1) + DATA[len(MAGIC) + 2 :])
 
 
 @pytest.mark.parametrize("size", [*range(1, 40), len(DATA) // 2, len(DATA) - 1])
@@ -269,7 +269,7 @@ def packed(header: Any, body: bytes = b"") -> bytes:
     """Bytes with a right checksum around a header of somebody's own making."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     check = zlib.crc32(body, zlib.crc32(text))
-    return PREFIX.pack(MAGIC, VERSION, len(text), len(body), check) + text + body
+    return PREFIX.pack(MAGIC, FORMAT_VERSION, len(text), len(body), check) + text + body
 
 
 def forged(**changes: Any) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def test_an_ended_process_keeps_its_row_for_one_reading(host: Host, monkeypatch:
 
 def test_processes_that_used_least_are_dropped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """If there are more processes than rows; their times are kept in sum, and later ones are in a new row."""
-    monkeypatch.setattr(process_times, "ROWS_MAX", 1)
+    monkeypatch.setattr(process_times, "PROCESSES_MAX", 1)
     processes = ProcessTimes(host)
     assert len(reading(processes, {ME: {TX_SYSCALLS: 10}, OTHER: {TX_SYSCALLS: 4}})) == 2
     assert (processes.left_out, ended(processes)) == (0, {})
@@ -273,7 +273,7 @@ def test_processes_that_used_least_are_dropped(host: Host, monkeypatch: pytest.M
 
 def test_names_that_no_process_has_any_more_are_dropped(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of names stays small while processes come and go."""
-    monkeypatch.setattr(process_times, "ROWS_MAX", 2)
+    monkeypatch.setattr(process_times, "PROCESSES_MAX", 2)
     processes = ProcessTimes(host)
     for number in range(50):
         processes.begin()

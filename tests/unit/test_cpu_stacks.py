@@ -13,7 +13,7 @@ from nettop.probes.cpu.stacks import (
     CALL_BY_STACK,
     NOT_KEPT,
     THREAD_BY_STACK,
-    UNKNOWN,
+    UNKNOWN_FUNCTION,
     Folded,
     Folder,
     StackRows,
@@ -54,7 +54,7 @@ SUFFIXES = (
 UNNAMED = ("memcpy_orig", "kmem_cache_alloc_noprof", "irq_exit_rcu", "schedule", "_raw_spin_lock")
 
 entries = st.sampled_from(list(ENTRIES))
-functions = st.sampled_from([*CATEGORY_OF, *UNNAMED, UNKNOWN])
+functions = st.sampled_from([*CATEGORY_OF, *UNNAMED, UNKNOWN_FUNCTION])
 stacks = st.lists(functions, min_size=1, max_size=30)
 """Leaf first."""
 folded = st.builds(
@@ -222,7 +222,7 @@ def test_an_address_without_a_name_is_marked() -> None:
     """The stack is not whole then, unless the address is below the cut."""
     names = {1: "tcp_v4_rcv", 3: "handle_softirqs"}
     assert fold(names, [1, 2, 3]) == Folded(
-        f"handle_softirqs;{UNKNOWN};tcp_v4_rcv", number("TCP"), RX_SOFTIRQ, False
+        f"handle_softirqs;{UNKNOWN_FUNCTION};tcp_v4_rcv", number("TCP"), RX_SOFTIRQ, False
     )
     assert fold(names, [1, 3, 2]).is_whole
 

@@ -23,7 +23,7 @@ from nettop.errors import ExitCode, NettopError, Unsupported, UsageError
 from nettop.kernel.mechanisms import Fallbacks, Mechanism, check_chosen
 from nettop.output.jsonl import JsonLines
 from nettop.output.log_lines import TextLines
-from nettop.output.run_report import Ended, Report
+from nettop.output.run_report import Ended, RunReport
 from nettop.output.separated import Separated
 from nettop.output.table import AlignedTable
 from nettop.query.filter import parse_filter
@@ -424,7 +424,7 @@ PARTS = {
 def report(missing: dict[str, str], form: LineFormat) -> str:
     """The report of a command that opened two connections, of which one closed and one failed."""
     stream = io.StringIO()
-    made = Report(RunSettings(("true",), form, why=True), stream, is_live=False)
+    made = RunReport(RunSettings(("true",), form, why=True), stream, is_live=False)
     frame = Frame(make_frame([], missing=missing).now)
     made.add(frame, [make_rows([CONNECT | {"id": 1}, CLOSE | {"id": 1}, FAIL | {"id": 2}], EVENTS)])
     made.finish(frame, Ended(0, 1.0))

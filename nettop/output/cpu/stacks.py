@@ -16,7 +16,7 @@ from nettop.snapshots.arrays import take
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import Rows, Snapshot
 
-WRITERS: Mapping[str, Callable[[Profile], str]] = {
+FORMATTERS: Mapping[str, Callable[[Profile], str]] = {
     ExportFormat.FOLDED: folded,
     ExportFormat.SPEEDSCOPE: speedscope,
     ExportFormat.SVG: flame_svg,
@@ -51,4 +51,4 @@ class StackExporter:
         counts = tuple(stack_counts(shown))
         profile = Profile(counts, host, began.wall_ns, elapsed_ns, began.counts["sampled_hz"])
         idle = "" if counts else ": the network stack took next to no CPU time, or the filter leaves none"
-        return WRITERS[form](profile), f"{profile.samples} samples in {elapsed_ns / 1e9:.1f} s{idle}"
+        return FORMATTERS[form](profile), f"{profile.samples} samples in {elapsed_ns / 1e9:.1f} s{idle}"

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from nettop.selftest.paths import CLIENT, FAMILIES, SERVER, TrafficPath
+from nettop.selftest.paths import CLIENT, IP_VERSIONS, SERVER, TrafficPath
 from nettop.selftest.process import TIMEOUT_S, CommandFailed, run_together
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import Row, rows_of
@@ -58,7 +58,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     """Bytes, owners, retransmits, queues and events of connections over loopback and between namespaces."""
     exchanges: list[_Exchange] = []
     results: list[SelfTestResult] = []
-    for number, (path, family) in enumerate((path, family) for path in paths for family in FAMILIES):
+    for number, (path, family) in enumerate((path, family) for path in paths for family in IP_VERSIONS):
         try:
             exchanges.append(_make_exchange(path, family, number))
         except CommandFailed as error:

@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 
 from nettop.errors import NettopError, SourceFailed
-from nettop.kernel import maps
+from nettop.kernel import maps, symbols
 from nettop.kernel.facts import Host
 from nettop.kernel.mechanisms import (
     NO_MECHANISM,
@@ -29,7 +29,6 @@ from nettop.kernel.mechanisms import (
 )
 from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
 from nettop.kernel.program import Loader, Program, ProgramText
-from nettop.kernel.symbols import are_shown
 from nettop.probes.cpu import entries as cpu_entries
 from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.entries import EntryReading, EntryTimes, NapiThreads
@@ -67,7 +66,6 @@ FALLBACKS = (*cpu_entries.FALLBACKS, SAMPLES, SYMBOLS)
 _SOFTIRQ_WORK = (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)
 """The entry points that no process enters by its own calls."""
 _UNKNOWN = unknown_value(np.dtype("u8"))
-_NO_SYMBOLS = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or no CAP_SYSLOG"
 _NO_SAMPLES = "there are no samples"
 _NO_SOFTIRQS = "nothing says when softirqs run"
 _PREEMPTED = (
@@ -183,8 +181,8 @@ class Cpu:
         self._samples, self._began_ns = samples, time.monotonic_ns()
 
     def _require_symbols(self, _: Mechanism) -> None:
-        if not are_shown(self._host.proc):
-            raise Refused(_NO_SYMBOLS)
+        if not symbols.are_shown(self._host.proc):
+            raise Refused(symbols.HIDDEN)
 
     # --- read -----------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from nettop.snapshots.cpu import (
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
 
-ROWS_MAX = 4096
+PROCESSES_MAX = 4096
 """Processes that have a row; beyond that those that used least are dropped."""
 FIRST_ID = 1 << 32
 """The key of the row `(no process)`. Rows of stacks have lower keys, so that a key alone says which table it is of."""
@@ -86,9 +86,9 @@ class ProcessTimes:
     # --- a reading: begin, add what there is, rows --------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin a reading: drop processes that had ended by the last one, and those beyond ROWS_MAX."""
+        """Begin a reading: drop processes that had ended by the last one, and those beyond PROCESSES_MAX."""
         kept = ~self._has_ended
-        excess = int(np.count_nonzero(kept)) - ROWS_MAX
+        excess = int(np.count_nonzero(kept)) - PROCESSES_MAX
         if excess > 0:
             used = np.where(kept, self._processes["ns"].sum(axis=1), np.iinfo(np.uint64).max)
             kept[np.argsort(used, kind="stable")[:excess]] = False
@@ -97,7 +97,7 @@ class ProcessTimes:
             self.ended_ns += self._processes["ns"][~kept].sum(axis=0, dtype=np.uint64)
             self._processes = take(self._processes, np.flatnonzero(kept))
         self._processes["is_active"] = False
-        if len(self._names.values) > 4 * ROWS_MAX:
+        if len(self._names.values) > 4 * PROCESSES_MAX:
             names, self._names = self._names, TextTable()  # without those that no process has any more
             has_name = self._processes["name"] != _UNKNOWN_TEXT
             codes = self._processes["name"][has_name].tolist()

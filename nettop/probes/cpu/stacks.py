@@ -27,10 +27,10 @@ from nettop.snapshots.cpu import (
 )
 from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
 
-UNKNOWN = "[unknown]"
+UNKNOWN_FUNCTION = "[unknown]"
 """Stands for an address without a symbol."""
 
-ROWS_MAX = 16384
+STACKS_MAX = 16384
 """Rows of stacks, by CPU and entry point. A row takes 42 bytes, the text of a stack some 700."""
 _NAMED = 3
 """How many of the functions that a kernel lacks are named."""
@@ -156,7 +156,9 @@ class Folder:
                 self._folded.clear()
             frames = cut([leaf, *map(self._name, memoryview(callers).cast("Q"))], entry)
             text = sys.intern(";".join(reversed(frames)))
-            folded = Folded(text, category_of(frames), entry_of(frames, entry), UNKNOWN not in frames)
+            folded = Folded(
+                text, category_of(frames), entry_of(frames, entry), UNKNOWN_FUNCTION not in frames
+            )
             self._folded[entry, leaf, callers] = folded
         return folded
 
@@ -171,7 +173,7 @@ class Folder:
             if len(self._names) >= _CACHED:
                 self._names.clear()
             symbol = self._find(address)
-            name = self._names[address] = bare(symbol) if symbol else UNKNOWN
+            name = self._names[address] = bare(symbol) if symbol else UNKNOWN_FUNCTION
         return name
 
 
@@ -190,7 +192,7 @@ def categories_not_available(functions: Iterable[str]) -> dict[int, str]:
 class StackRows:
     """The rows of the table of stacks, in the order in which they were first sampled."""
 
-    def __init__(self, rows_max: int = ROWS_MAX) -> None:
+    def __init__(self, rows_max: int = STACKS_MAX) -> None:
         self._rows_max = rows_max
         self._texts = TextTable()
         self._at: dict[tuple[int, int, int, str], int] = {}

@@ -37,11 +37,11 @@ from nettop.kernel.namespaces import Namespaces, shared_namespaces
 from nettop.kernel.net_counters import read_backlog_drops, read_counters
 from nettop.kernel.program import Loader, ProgramText
 from nettop.kernel.rows import row_header
-from nettop.kernel.symbols import Symbols
+from nettop.kernel.symbols import HIDDEN, Symbols
 from nettop.snapshots.arrays import Index, joined, positions, take
 from nettop.snapshots.drops import (
     COUNTERS,
-    FAMILIES,
+    ETHERTYPES,
     HOOK_COUNTERS,
     HOOK_PACKETS,
     HOOK_PLACES,
@@ -113,7 +113,6 @@ _COUNTERS_SHOWN = OF_NAMESPACES | OF_DEVICES | OF_CPUS
 _NAMES = list(_COUNTERS_SHOWN)
 _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
 _NO_REASONS = "the kernel gives reasons from Linux 5.17 on"
-_NO_SYMBOLS = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or no CAP_SYSLOG"
 
 
 def make_probe() -> Drops:
@@ -314,7 +313,7 @@ class Drops:
         if self._count is None:
             raise Refused(self._hooks[0].why)
         if not len(self._symbols):
-            raise Refused(_NO_SYMBOLS)
+            raise Refused(HIDDEN)
 
     def read(self, taken_ns: int) -> Snapshot:
         """What was dropped since the start, and the values of the kernel's counters now."""
@@ -460,7 +459,7 @@ class Drops:
         rows["netns"] = np.where(keys["netns"] > 0, keys["netns"], _UNKNOWN)
         rows["reason"], texts["reason"] = coded(keys["reason"], self._reason)
         rows["family"], texts["family"] = coded(
-            keys["family"], lambda number: FAMILIES.get(number, f"{number:#06x}") if number else None
+            keys["family"], lambda number: ETHERTYPES.get(number, f"{number:#06x}") if number else None
         )
         rows["protocol"], texts["protocol"] = coded(
             keys["protocol"],

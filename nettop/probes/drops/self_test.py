@@ -7,7 +7,7 @@ import select
 import time
 from collections.abc import Sequence
 
-from nettop.selftest.paths import FAMILIES, TrafficPath
+from nettop.selftest.paths import IP_VERSIONS, TrafficPath
 from nettop.selftest.process import TIMEOUT_S, CommandFailed
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
@@ -28,7 +28,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     for path in paths:
         if not path.is_private:
             continue
-        for family, count in zip(FAMILIES, _DATAGRAMS, strict=True):
+        for family, count in zip(IP_VERSIONS, _DATAGRAMS, strict=True):
             what = f"{path.name} {family} UDP to a closed port"
             try:
                 _send_to_closed_port(path, family, count)

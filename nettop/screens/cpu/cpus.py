@@ -38,6 +38,7 @@ from nettop.screens.cpu.lines import (
     other_softirqs,
     rows_of,
 )
+from nettop.screens.lens import WIDE
 from nettop.snapshots.cpu import CATEGORIES, CPUS, ENTRIES, STACKS, TIME_OF
 from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import KEPT, Bar, BarItem, Span, item
@@ -49,9 +50,8 @@ from nettop.widgets.themes import Ground, Role
 Choice = TypeVar("Choice", bound=Enum)
 
 _NARROW = 72
-"""Below this width the categories take the place of the graph, unless the graph is chosen."""
-_WIDE = 132
-"""From this width on they stand beside it."""
+"""Below this width the categories take the place of the graph, unless the graph is chosen; from `WIDE` on they stand
+beside it."""
 _OTHER_LINES = 7
 """Lines of the screen besides bars and frames."""
 _WINDOWS = {Window.INTERVAL: "last interval", Window.MINUTE: "last minute", Window.START: "since start"}
@@ -190,7 +190,7 @@ class CpuScreen(CpuTable):
         with_categories = not notice and self.shows_categories
         self.set_class(bool(notice), "-no-graph")
         self.set_class(with_categories, "-with-categories")
-        self.set_class(with_categories and self.size.width < _WIDE, "-without-graph")
+        self.set_class(with_categories and self.size.width < WIDE, "-without-graph")
         space = max(2, (self.size.height - _OTHER_LINES) // 3)
         arrangement = arrange(cpu_uses(view), self.size.width, space, self.cpu, by_use=self.busiest_first)
         self.bars.show(arrangement, self.cpu)
@@ -211,7 +211,7 @@ class CpuScreen(CpuTable):
         """Whether the categories are shown: as chosen, else where they fit beside the graph or it does not fit."""
         if self._chosen_categories is not None:
             return self._chosen_categories
-        return not _NARROW <= self.size.width < _WIDE
+        return not _NARROW <= self.size.width < WIDE
 
     def _graph_notice(self, view: View) -> list[Span]:
         """Why there is no graph; empty where there is one."""
