@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -66,7 +67,8 @@ class Terminal:
         while text not in self.output:
             self.take_in(0.1)
             if time.monotonic() > end:
-                raise NotInTimeError(f"{text!r} not shown; the last output: {bytes(self.output[-500:])!r}")
+                shown = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b" ", self.output[-20_000:])
+                raise NotInTimeError(f"{text!r} not shown; the last output: {shown.decode(errors='replace')}")
 
     def draws(self, deadline_s: float = 20) -> None:
         """Waits until it has taken the terminal over and then paused, or has ended."""
