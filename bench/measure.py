@@ -54,7 +54,7 @@ def report(title: str, figures: Sequence[Figure]) -> None:
 
 
 def side_by_side(runs: int, *calls: Callable[[], object]) -> list[float]:
-    """The median seconds of each call, taken in turns, so that a busy moment meets all of them."""
+    """The median seconds of each call, taken in turns, so that a busy moment affects all of them."""
     taken: list[list[float]] = [[] for _ in calls]
     for _ in range(runs):
         for call, times in zip(calls, taken, strict=True):

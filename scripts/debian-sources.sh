@@ -3,7 +3,7 @@
 #
 # Sourced by fresh-root.sh and kernels.sh: where Debian's packages come from on this machine.
 
-# What this machine's own apt is told of its release, in either format of its lists, said of that suite:
+# This machine's own apt sources, in either format, with their release replaced by that suite:
 # "URI suite component" a line, with -updates and -security as here. Nothing where this machine is no Debian.
 debian_sources() {
   local suite=$1 own

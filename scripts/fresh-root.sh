@@ -201,7 +201,7 @@ hand_on_certificates() {
   done
 }
 
-# Folders of packages that pip is told to look into, to be read where they are.
+# Folders of packages that pip searches, bound to the same paths.
 hand_on_local_folders() {
   local entry word folder
   for entry in "${environment[@]}"; do

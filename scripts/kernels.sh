@@ -12,7 +12,7 @@ readonly kernels='5.10 bullseye
 6.1 bookworm
 6.12 trixie
 newest sid'
-# Those that run when they are asked for by name, with what Debian calls their kind.
+# Those that run only by name, with what Debian calls their kind.
 readonly others='6.1-rt bookworm rt-'
 
 script=$(readlink -f -- "${BASH_SOURCE[0]}")

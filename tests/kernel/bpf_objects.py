@@ -61,7 +61,7 @@ def nothing_new_since(before: set[Object], deadline_s: float = 20) -> None:
     """Waits until no object is left that is newer than `before` and that no living process holds.
 
     The kernel frees late; other programs of this machine come and go with theirs meanwhile, so that what is held by
-    nobody has to be there still after all have been asked.
+    nobody has to be there still after all have been checked.
     """
     until(
         lambda: not (existing() - before - held_by_anyone()) & existing(),

@@ -175,7 +175,7 @@ def test_as_text() -> None:
 
 
 def test_without_traffic(left_clean: None) -> None:
-    """Nothing is forked and nothing is tried; the ways are told all the same."""
+    """Nothing is forked and nothing is tried; the mechanisms are listed all the same."""
     done = nettop("doctor", "--no-traffic", "--format", "json", deadline_s=DEADLINE_S)
     report = json.loads(done.stdout)
     assert (done.returncode, report["self_test"]) == (0, [])
@@ -267,7 +267,7 @@ def test_in_a_network_namespace_of_its_own(left_clean: None) -> None:
 
 
 def test_in_a_user_namespace(left_clean: None) -> None:
-    """Capabilities that do not reach the kernel are told apart from missing ones."""
+    """Capabilities that do not reach the kernel are distinguished from missing ones."""
     if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no user namespace can be made here, as in a chroot")
     report = report_of("unshare", "--user", "--map-root-user")
@@ -411,7 +411,7 @@ def test_ended_in_the_middle(number: int, left_clean: None) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_full_output(form: str) -> None:
-    """It is told in one line."""
+    """It is reported in one line."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [NETTOP, "doctor", "--only", "host", "--format", form],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop export` on the running kernel: what was met while bytes moved, in a file of who called sudo."""
+"""`nettop export` on the running kernel: what was sampled while bytes moved, in a file of who called sudo."""
 
 import contextlib
 import os

@@ -144,7 +144,7 @@ def test_processes_outside(use: tuple[str, ...]) -> None:
 
 
 def test_hidden_processes() -> None:
-    """Where /proc hides the processes of others, a user is told so, and their sockets are not nobody's."""
+    """Where /proc hides the processes of others, a user learns so, and their sockets are not nobody's."""
     with socket.create_server(("127.0.0.1", 0)) as own:
         script = f'{HIDING} "$0" --table --once --all'
         command = [*IN_A_PID_NAMESPACE, "sh", "-c", script, NETTOP]

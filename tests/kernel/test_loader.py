@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader child on the real kernel: what it hands over, and how each way to fail is told."""
+"""The loader child on the real kernel: what it hands over, and how each failure is reported."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_descriptors_live_on_when_the_child_has_ended() -> None:
 
 
 def test_a_compile_error_has_the_compilers_words(tmp_path: Path) -> None:
-    """A program that does not compile is told with file, line and reason."""
+    """A program that does not compile is reported with file, line and reason."""
     with pytest.raises(LoadFailed) as failure:
         Loader().load(text_of(tmp_path, "int broken = ;\n"))
     assert "trial.bpf.c:1:14: error: expected expression" in failure.value.log
 
 
 def test_a_refusal_has_the_verifiers_words(tmp_path: Path) -> None:
-    """A program that the kernel refuses is told with the verifier's reason."""
+    """A program that the kernel refuses is reported with the verifier's reason."""
     with pytest.raises(LoadFailed) as failure:
         Loader().load(text_of(tmp_path, iterator("return *(int *)8;")))
     assert "bpf_iter__tcp" in failure.value.what

@@ -426,7 +426,7 @@ def test_few_open_files_are_enough_for_many_namespaces() -> None:
 
 
 def test_too_few_open_files_are_no_bug() -> None:
-    """What nettop may not open is told with what raises the limit."""
+    """What nettop may not open is reported with what raises the limit."""
     done = subprocess.run(
         ["prlimit", "--nofile=16:16", NETTOP, *JSON, "--once"], capture_output=True, text=True, check=False
     )
@@ -525,7 +525,7 @@ def test_the_loader_keeps_what_it_uses() -> None:
 
 
 def test_kernels_that_ask_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where bpf(2) refuses a thread without rights, what reads keeps CAP_BPF; it is asked without them."""
+    """Where bpf(2) refuses a thread without capabilities, the reading thread keeps CAP_BPF."""
     effective: list[frozenset[int]] = []
 
     def refuses() -> bool:

@@ -27,7 +27,7 @@ SHOWN = ("--view", "self", "--format", "jsonl")
 ENABLE_STATS, PR_CAPBSET_DROP, CAP_SYS_ADMIN = 32, 24, 21
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 AGREED = 1.05
-"""nettop reads what the scheduler measured; of ended children, and here, the kernel tells what its ticks met."""
+"""nettop reads what the scheduler measured; of ended children, and here, the kernel gives what its ticks counted."""
 PROGRAM = re.compile(r"^prog_id:\s*(\d+)$", re.MULTILINE)
 
 Rows = dict[tuple[str, str], dict[str, Any]]
@@ -90,7 +90,7 @@ def next_rows(running: Running) -> Rows:
 
 
 def ask_and_wait(running: Running) -> None:
-    """One refresh more, asked for when no other one is due."""
+    """One refresh more, requested when no other one is due."""
     before = len(running.refreshes())
     running.refresh()
     until(lambda: len(running.refreshes()) > before, "another refresh")

@@ -362,7 +362,7 @@ class _Host:
 
 
 def _leaves(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
-    """The stacks of an indented tree, and how often each is met."""
+    """The stacks of an indented tree, and how often each was sampled."""
     path: list[str] = []
     for line in text.strip().splitlines():
         symbol, _, weight = line.strip().partition(" ")

@@ -41,7 +41,7 @@ async def on_cpu(
     ticks: int = 3,
     options: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[tuple[Running, CpuScreen]]:
-    """The CPU screen over the example, opened as `asked` on the command line."""
+    """The CPU screen over the example, opened with these options."""
     chosen = [*example_steps()] if steps is None else steps
     settings = Settings(view=ViewSettings(view="cpu", **(options or {})))
     async with running(chosen, size, settings=settings, ticks=ticks, lens_set=(LENS,)) as run:
@@ -293,7 +293,7 @@ async def test_windows() -> None:
 
 
 async def test_a_screen_that_is_opened_late() -> None:
-    """What the source met before is since its start, and so are the seconds that it is a share of."""
+    """What the source sampled before counts since its start, and so are the seconds that it is a share of."""
     late = example_steps(9)[-1:]
     async with on_cpu([*late], (160, 45), ticks=1) as (run, screen):
         await press(run, "w")
@@ -304,7 +304,7 @@ async def test_a_screen_that_is_opened_late() -> None:
 
 
 async def test_a_source_that_does_not_tell_how_long_it_looked() -> None:
-    """Then nobody knows what its samples are a share of; the samples are told."""
+    """Then nobody knows what its samples are a share of; the number of samples is shown."""
     steps = [
         replace(step, counts={name: n for name, n in step.counts.items() if name != "watched_ns"})
         for step in example_steps()
@@ -552,7 +552,7 @@ async def test_a_cpu_that_does_nothing() -> None:
 
 
 async def test_a_function_that_did_not_run() -> None:
-    """What is zoomed into stays so where it was not met; the screen says that, and ← leads back."""
+    """What is zoomed into stays so where it was not sampled; the screen says that, and ← leads back."""
     async with on_cpu() as (run, screen):
         await press(run, "down", "l", "down", "right")
         assert screen.graph.zoom == ("TX syscalls", "entry_SYSCALL_64_after_hwframe")
@@ -701,7 +701,7 @@ async def test_a_filter_that_no_cpu_passes() -> None:
 
 
 async def test_a_chosen_cpu_that_is_left_out() -> None:
-    """As one is that has become idle, where only busy ones are asked for: the key that led there leads on."""
+    """As one is that has become idle, where only busy ones are shown: the key that led there leads on."""
     async with on_cpu(options={"filters": ("network_ns_per_s>5%",)}, size=(100, 24)) as (run, screen):
         screen._choose_cpu(3)
         assert screen.graph_notice.text == "cpu3 is left out by the filter or the limit u shows another CPU"

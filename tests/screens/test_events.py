@@ -304,13 +304,13 @@ async def test_a_filter_that_passes_nothing_says_so() -> None:
 
 
 async def open_details(run: Running) -> list[int]:
-    """Open the details of the newest event; returns what the source was asked for."""
+    """Open the details of the newest event; returns the keys that the source described."""
     await press(run, "down", "right")
     return run[2].script.described  # type: ignore[attr-defined,no-any-return]
 
 
 async def test_details_of_a_living_connection_ask_by_its_cookie() -> None:
-    """The source is asked about the socket, by the cookie that the event names, and its answer stands first."""
+    """The source describes the socket, by the cookie of the event, and its answer stands first."""
     steps, _ = eventful_host()
     event = {"event_id": 9, "event": "accept", "id": 4096, "time": WALL_NS, "process": "nginx", "pid": 1812}
     async with running(steps, (160, 45), batches=[(batch_of([event]),)], view=VIEW) as run:

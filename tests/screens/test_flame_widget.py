@@ -24,7 +24,7 @@ from tests.screens.test_themes import contrast
 
 
 def node(symbol: str, own: int, *children: FlameNode) -> FlameNode:
-    """A function that was met `own` times itself."""
+    """A function that was sampled `own` times itself."""
     return FlameNode(symbol, own + sum(child.samples for child in children), 0, OTHER, lambda: children)
 
 
@@ -200,7 +200,7 @@ def test_all_cpus_where_they_fit() -> None:
 
 
 def test_the_busiest_and_the_chosen_cpu_where_there_is_not() -> None:
-    """One line is for what is left out; the order is as asked."""
+    """One line is for what is left out; the order is as requested."""
     some = uses(0.1, 0.3, 0.0, 0.2, 0.05)
     assert shown(some, 80, 4, None, by_use=False) == [0, 1, 3]
     assert shown(some, 80, 4, 2, by_use=False) == [1, 2, 3]

@@ -108,7 +108,7 @@ def words_and_alarm(parts: list[BarItem]) -> tuple[str, bool]:
 
 
 def test_a_few_missed_ticks_are_no_alarm() -> None:
-    """They are told as a share and not as lost; many are, and so is anything else."""
+    """They are shown as a share and not as lost; many are, and so is anything else."""
     assert words_and_alarm(parts_of_ending(0)) == ("lost 0", False)
     assert words_and_alarm(parts_of_ending(99)) == ("ticks missed 9.9%lost 0", False)
     assert words_and_alarm(parts_of_ending(100)) == ("ticks missed 10.0%lost 100", True)

@@ -121,7 +121,7 @@ PRESSED = [(key, action) for action in ACTIONS for key in action.keys if effect_
 
 
 class Watched(NettopApp):
-    """The app, which notes that it was asked to suspend where a test cannot let it."""
+    """The app, which notes a request to suspend where a test cannot let it."""
 
     suspended = False
 

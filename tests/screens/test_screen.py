@@ -168,7 +168,7 @@ async def test_rows_open_by_mouse() -> None:
 
 
 async def test_details_tell_everything() -> None:
-    """The pane has every field with its meaning, and what the source tells when asked."""
+    """The pane has every field with its meaning, and what the source describes on request."""
     async with running(busy_host(), (160, 45)) as run:
         _, screen, _ = run
         await press(run, "down", "right")

@@ -101,7 +101,7 @@ async def test_a_click_picks_a_table() -> None:
 
 @pytest.mark.parametrize("name", NAMES[1:])
 async def test_the_command_line_opens_a_table(name: str) -> None:
-    """`--view connections.TABLE` begins there, and the source is asked for that table before its first reading."""
+    """`--view connections.TABLE` begins there, and the source gets that table before its first reading."""
     steps, more = host()
     async with running(steps, view=f"connections.{name}", **more) as run:
         assert shown(run).table.name == name
@@ -110,7 +110,7 @@ async def test_the_command_line_opens_a_table(name: str) -> None:
 
 
 async def test_words_of_the_command_line_hold_for_their_table_alone() -> None:
-    """Filter and columns are of the table that was asked for; the others open as they are declared."""
+    """Filter and columns are of the requested table; the others open as they are declared."""
     steps, more = host()
     view_settings = ViewSettings(view="connections.events", filters=("refused",), columns=("time", "reason"))
     async with running(steps, settings=Settings(view=view_settings), **more) as run:
@@ -184,7 +184,7 @@ async def test_tables_out_of_sight_draw_nothing_and_hold_nothing() -> None:
 
 
 async def test_a_table_is_read_when_it_is_first_looked_at() -> None:
-    """What a source gives only on demand is asked for, and is there with the next reading; no zero until then."""
+    """What a source gives only on demand is requested, and is there with the next reading; no zero until then."""
     steps, batches = eventful_host()
     bare = [without(step, FAILURES.name) for step in steps[:2]]
     async with running([*bare, steps[2]], batches=batches) as run:

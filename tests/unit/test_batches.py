@@ -134,7 +134,7 @@ def large(count: int) -> Array:
 @pytest.mark.parametrize("table", [EVENTS, SOCKETS], ids=lambda table: table.name)
 @pytest.mark.parametrize("newest", [None, 1, 9])
 def test_no_batches(table: Table, newest: int | None) -> None:
-    """Before anything came there are no rows, of the table that was asked for, with every text column."""
+    """Before anything came there are no rows, of the requested table, with every text column."""
     for rows in (put_together(table, [], newest), empty_rows(table)):
         assert (len(rows), rows.table, rows.array.dtype) == (0, table, table.dtype)
         assert set(rows.texts) == set(TEXTS)

@@ -58,7 +58,7 @@ def test_blocks_come_in_their_order(piped: Piped) -> None:
 
 
 def test_a_slow_reader_misses_blocks_and_is_reported(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its bound nothing more waits; the lines dropped are counted, and told when there is room again."""
+    """Beyond its bound nothing more waits; the lines dropped are counted, and reported when there is room again."""
     monkeypatch.setattr(console, "QUEUED_BYTES", len(BLOCK))
     piped.console.write(BLOCK)
     until(lambda: piped.console._rest)  # being written

@@ -136,7 +136,7 @@ def test_tables_that_are_not_available() -> None:
 
 
 def test_the_end_comes_before_the_first_frame() -> None:
-    """Who is asked to end waits for nothing."""
+    """After a request to end it waits for nothing."""
     with (
         Session(MAX_INTERVAL_S, lambda lens: Blocking()) as session,
         Consumer(session, "cpu", ()) as consumer,

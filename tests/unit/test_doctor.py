@@ -348,7 +348,7 @@ def test_a_bug_in_a_source_asks_for_a_report() -> None:
 
 
 def test_only_these_parts() -> None:
-    """The host is asked only where it is wanted, and so are lenses."""
+    """The host is examined only where that is wanted, and so are lenses."""
     settings = DoctorSettings(("host",), traffic=False, stays_root="uid 4711 may not read it")
     report = make_report(settings, lambda _: Scripted(steps([])))
     assert report.as_json()["host"]["stays_root"] == "uid 4711 may not read it"

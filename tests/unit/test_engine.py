@@ -46,7 +46,7 @@ class Source:
         self.options[option] = value
 
     def describe(self, key: int) -> dict[str, str]:
-        """Say which key was asked for."""
+        """Say which key was requested."""
         self._note("describe")
         return {"Key": str(key)}
 
@@ -171,7 +171,7 @@ def test_a_released_lens_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("interval_s", [0, -1, float("nan"), 1e9])
 def test_impossible_intervals_are_refused(interval_s: float) -> None:
-    """Zero, negative, absurd and no number at all are told, not obeyed."""
+    """Zero, negative, absurd and no number at all are reported as errors."""
     with pytest.raises(UsageError):
         Session(interval_s)
 

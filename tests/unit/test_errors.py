@@ -56,7 +56,7 @@ def test_a_word_like_no_other_gets_the_whole_list() -> None:
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 def test_too_many_open_files_are_no_bug(number: int) -> None:
-    """Where descriptors end that is told, and what to do; anything else that is not expected is a bug to report."""
+    """A lack of descriptors is reported with the remedy; any other unexpected error is a bug to report."""
     failure = failure_of("drops", OSError(number, f"bpf(2) command 33: {os.strerror(number)}"))
     assert failure.what == f"the drops source failed: {os.strerror(number).lower()}"
     assert "ulimit -n" in failure.remedy

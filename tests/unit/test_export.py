@@ -102,7 +102,7 @@ def test_a_lens_alone() -> None:
     ],
 )
 def test_wrong_words(wrong: dict[str, Any], what: str, remedy: str) -> None:
-    """What cannot be meant is told with its cause and what to do."""
+    """Impossible options are refused with the cause and the remedy."""
     with pytest.raises(UsageError) as reported:
         export_settings(ExportOptions(**({"view": "cpu.stacks", "file": "a.svg"} | wrong)))
     assert what in reported.value.what
@@ -118,7 +118,7 @@ def test_missing_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_wrong_filter_is_reported_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A filter that cannot be read is told before anything is attached."""
+    """A filter that cannot be parsed is refused before anything is attached."""
     source = StackSource()
     assert export(source, "cpu.stacks", str(tmp_path / "a.svg"), "--filter", "sampels>3") == ExitCode.USAGE
     assert "did you mean samples" in capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_counts_lie_between_the_first_and_the_last_snapshot(tmp_path: Path) -> None:
-    """What was met before does not count, and each reading since does."""
+    """What was sampled before does not count, and each reading since does."""
     source, file = StackSource({WAKE: 30, TCP: 5}), tmp_path / "a.folded"
     assert (
         export(source, "cpu.stacks", str(file), "--frequency", "199", "--mechanism", "samples=none")
@@ -218,7 +218,7 @@ def test_a_file_is_replaced_when_all_is_there(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_file_alone(tmp_path: Path) -> None:
-    """When the source fails meanwhile, the error is told and the old file stays."""
+    """When the source fails meanwhile, the error is reported and the old file stays."""
     file = tmp_path / "a.folded"
     file.write_text("old")
 
@@ -271,7 +271,7 @@ def test_fifo(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_places(place: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where no file can come to be that is told before anything is sampled."""
+    """Where no file can be written, that is reported before anything is sampled."""
     source, words = StackSource(), (str(tmp_path / place), "--format", "svg")
     assert export(source, "cpu.stacks", *words) == ExitCode.FAILURE
     reported = capsys.readouterr().err
@@ -300,7 +300,7 @@ def test_forbidden_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Exporting:
-    """An export of an hour in a thread, over a source that is read only when told to."""
+    """An export of an hour in a thread, over a source that is read only on request."""
 
     def __init__(self, path: Path, source: StackSource) -> None:
         self.requests = Requests()
@@ -330,7 +330,7 @@ class Exporting:
 
 
 def test_ended_early(tmp_path: Path) -> None:
-    """Who ends it early gets what was met so far, and is told that it is not all."""
+    """Ended early, it writes what was sampled so far, and says that this is not all."""
     file, source = tmp_path / "a.folded", StackSource()
     running = Exporting(file, source)
     until(lambda: running.has_begun)

@@ -148,7 +148,7 @@ def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
     ],
 )  # fmt: skip
 def test_container_of_a_control_group(group: str, container: str | None) -> None:
-    """Docker, containerd, CRI-O and Podman are told by their paths; else the innermost systemd unit."""
+    """Docker, containerd, CRI-O and Podman are recognised by their paths; else the innermost systemd unit."""
     assert container_of(group) == container
 
 

@@ -259,7 +259,7 @@ class Woken:
         self._note("start")
 
     def read(self, taken_ns: int) -> Snapshot:
-        """A snapshot; reading may make rows ready to be told."""
+        """A snapshot; reading may make rows ready to be sent."""
         self._note("read")
         if self.reported_by_reading:
             self.put(self.reported_by_reading)
@@ -343,7 +343,7 @@ def test_a_woken_source_is_recognized() -> None:
 
 
 def test_drained_when_the_kernel_wake_ups_it() -> None:
-    """What happens is told at once, without a tick, as often as it happens; between, nothing is drained in vain."""
+    """Events arrive at once, without a tick, as often as they happen; in between nothing is drained in vain."""
     source = Woken()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         feed, event = fed(session)

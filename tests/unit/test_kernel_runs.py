@@ -33,7 +33,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def play(work: Path, *tries: str) -> None:
-    """Each try on a kernel records what it was asked to run, and leaves what the test says."""
+    """Each try on a kernel records what it was to run, and leaves what the test says."""
     guest = work / "copy" / "scripts" / "kernel-guest.sh"
     guest.parent.mkdir(parents=True)
     (work / "tries").write_text("\n".join(tries))

@@ -98,7 +98,7 @@ def test_hostile_names_stay_one_line() -> None:
 def test_metrics_at_the_start_and_at_each_interval() -> None:
     """Tables are logged at once, then at the readings next to each interval's end; every field is there."""
     hour = MAX_INTERVAL_S
-    # Each reading has lost events, which is told in a line at once: so the test knows that it was seen.
+    # Each reading has lost events, which a line reports at once: so the test knows that it was seen.
     frames = [
         make_frame([SOCKET | {"bytes_sent": at}], None, at * hour, lost={"events": at}).now for at in range(8)
     ]
@@ -277,7 +277,7 @@ def test_lost_in_the_ring(tmp_path: Path) -> None:
 
 
 def test_lost_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the console is all there is, its reader is waited for; what happened meanwhile beyond the queue is told
+    """Where the console is all there is, its reader is waited for; what happened meanwhile beyond the queue is reported
     as lost, and all events are either shown or counted.
     """
     monkeypatch.setattr(console, "QUEUED_BYTES", 1)
@@ -316,7 +316,7 @@ def happening(source: Woken) -> Iterator[None]:
 def test_a_console_that_nobody_reads_keeps_no_file_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file has every event while the console's reader sleeps; what that misses is counted, and told to it."""
+    """The file has every event while the console's reader sleeps; what that misses is counted, and reported to it."""
     monkeypatch.setattr(console, "QUEUED_BYTES", 1 << 16)
     source = nothing()
     with Logging(settings(directory=str(tmp_path)), source) as logging:
@@ -384,7 +384,7 @@ def test_the_reader_goes(tmp_path: Path) -> None:
 
 
 def test_a_source_that_fails(tmp_path: Path) -> None:
-    """What a lens fails with ends the log, behind the events that it told before."""
+    """The failure of a lens ends the log, after the events that came before it."""
     source = Woken([*steps([SOCKET]), SourceFailed("the ring broke")])
     with Logging(settings(directory=str(tmp_path)), source) as logging:
         logging.lines(1)
@@ -424,7 +424,7 @@ def test_a_directory_that_cannot_be_is_reported_before_anything_attaches(tmp_pat
 def test_trouble_with_a_file_does_not_stop_the_console(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that vanished with its directory is told, and counted in the end; the console goes on."""
+    """A file that vanished with its directory is reported, and counted in the end; the console goes on."""
     monkeypatch.setattr(log_files, "TRY_AGAIN_S", 0.0)
     source = nothing()
     directory = tmp_path / "log"

@@ -136,7 +136,7 @@ def test_streams_closed(tmp_path: Path) -> None:
 
 
 def test_output_closed_and_no_files(tmp_path: Path) -> None:
-    """With nowhere to write to, that is told at once."""
+    """Without any output it fails at once."""
     close = {"preexec_fn": lambda: os.close(1)}
     with started(tmp_path, "--log-dir", "none", stdout=None, **close) as child:
         assert child.wait(DEADLINE_S) == 1
@@ -146,7 +146,7 @@ def test_output_closed_and_no_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [[], ["--log-dir", "none"]])
 def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
-    """A console that cannot be written is told; the log ends only if there are no files."""
+    """A console that cannot be written is reported; the log ends only if there are no files."""
     with open("/dev/full", "w", encoding="utf-8") as full, started(tmp_path, *words, stdout=full) as child:
         assert child.stderr is not None
         reported = child.stderr.readline()

@@ -262,7 +262,7 @@ def test_others_may_not_read(log: Log) -> None:
 
 
 def test_full_disk_and_room_again(log: Log) -> None:
-    """What does not fit is counted and told once, no line stays there in part, and the gap is a line of the file."""
+    """What does not fit is counted and reported once, no line is written in part, and the gap is a line of the file."""
     log.write("a" * 100)
     trouble = (
         f"{log.place.path} cannot be written (File too large): lines are lost, and counted, until it can"
@@ -325,7 +325,7 @@ def test_file_removed(log: Log) -> None:
 
 
 def test_rotation_that_cannot_be(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where files cannot be renamed that is told, and rotation is tried again."""
+    """Where files cannot be renamed, that is reported, and rotation is tried again."""
 
     def refuse(*_paths: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

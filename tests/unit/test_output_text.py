@@ -203,7 +203,7 @@ def test_banner_goes_to_standard_error_for_the_table_only() -> None:
 
 
 def test_banner_tells_changes() -> None:
-    """What is lost or becomes missing later is told in a line of its own; counts alone are not."""
+    """What is lost or becomes unavailable later is reported in a line of its own; counts alone are not."""
     before = make_frame([], counts={"time_wait": 1}, lost={"events": 0}).now
     later = make_frame([], counts={"time_wait": 2}, lost={"events": 0}).now
     lost = make_frame([], lost={"events": 37}, missing={"rtt_us": "no tcp_sock"}).now

@@ -85,7 +85,7 @@ def test_waiting_is_bounded() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names asked for the longest ago go first, and more questions than fit are not kept."""
+    """The names requested the longest ago go first, and more requests than fit are not kept."""
     monkeypatch.setattr(resolver, "CAPACITY", 10)
     monkeypatch.setattr(resolver, "PENDING", 3)
     names = Resolver(lambda address: address.hex())

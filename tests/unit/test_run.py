@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop run`: how the command is run, and what is told of its connections."""
+"""`nettop run`: how the command is run, and what is reported of its connections."""
 
 from __future__ import annotations
 
@@ -228,14 +228,14 @@ def test_a_report_that_nobody_reads() -> None:
 
 
 def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
-    """An output that cannot be opened is told, and the command does not run."""
+    """An output that cannot be opened is reported, and the command does not run."""
     done = nettop("--output", str(tmp_path / "no" / "report"), "--", "echo", "I ran")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0].endswith("/no/report cannot be written: No such file or directory")
 
 
 def test_hostile_words_are_reported_safely() -> None:
-    """A command with escape sequences is told back with visible marks."""
+    """A command with escape sequences is printed with visible marks."""
     assert "\x1b" not in nettop("--", "printf", "\x1b[31m").stderr
 
 

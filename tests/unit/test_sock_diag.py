@@ -491,7 +491,7 @@ def test_nothing_was_measured_yet() -> None:
 
 @given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 7)))
 def test_pairs(inodes: list[int], wanted: list[int]) -> None:
-    """Every socket meets every descriptor with its inode, in the order of the descriptors."""
+    """Every socket is joined with every descriptor of its inode, in the order of the descriptors."""
     row = sock_diag_table._pairs(np.array(inodes, np.uint32), np.array(wanted, np.uint32))
     assert sorted(zip(*(at.tolist() for at in row), strict=True)) == [
         (i, w) for i, inode in enumerate(inodes) for w, other in enumerate(wanted) if inode == other

@@ -225,7 +225,7 @@ def test_infinity_is_refused() -> None:
 
 
 def test_time_of_a_time_is_a_share_of_one_cpu() -> None:
-    """The rate of a counter of CPU time: shown and asked for in percent, raw in ns/s."""
+    """The rate of a counter of CPU time: shown and given in percent, raw in ns/s."""
     assert [human(rate, "ns/s") for rate in (0, 12_300_000, 1_234_000_000)] == ["0 %", "1.23 %", "123 %"]
     assert parse_quantity("1.5%", "ns/s") == 15_000_000
     assert parse_quantity("200", "ns/s") == 200

@@ -71,7 +71,7 @@ def test_differences_are_what_was_added_since_or_unknown(
 def test_a_rate_is_the_difference_over_the_measured_time(
     now: list[Row], before: list[Row], elapsed_s: float
 ) -> None:
-    """Time is taken from the two snapshots, never from the interval that was asked for."""
+    """Time is taken from the two snapshots, never from the requested interval."""
     frame = make_frame(now, before, elapsed_s)
     view, differences = make_view(frame), make_view(frame, deltas=True)
     assert view.elapsed_s == pytest.approx(elapsed_s)
