@@ -385,6 +385,16 @@ def test_a_code_without_a_text_is_refused() -> None:
         decode(data, [lens_of(table_of("t", Field("s", Kind.TEXT, "S", "text", "u4")))])
 
 
+def test_texts_that_no_row_uses_are_left_out() -> None:
+    """A table of texts grows all day; the rows that are recorded keep theirs under other codes."""
+    rows = make_rows([{"id": at, "process": "x"} for at in (1, 2, 3)])
+    rows.array["process"] = [3, unknown_value(rows.array.dtype["process"]), 1]
+    rows = dataclasses.replace(rows, texts={**rows.texts, "process": ["init", "sshd", "cron", "curl"]})
+    decoded = decode(encode(Snapshot("connections", 1, 2, {"sockets": rows}))).tables["sockets"]
+    assert decoded.texts["process"] == ["sshd", "curl"]
+    assert texts_of(decoded, "process") == ["curl", None, "sshd"]
+
+
 def test_texts_of_a_recording_are_made_safe_again() -> None:
     """A file from elsewhere is a border: what would move the cursor becomes visible."""
     rows = dataclasses.replace(make_rows([{"id": 1, "process": "x"}]))

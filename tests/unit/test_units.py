@@ -113,6 +113,8 @@ def test_no_text_breaks_the_parser(text: str, unit: str) -> None:
         (4_100, "ns", "4.1 µs"),
         (3_312, "packets", "3.3 k"),
         (410, "packets", "410"),
+        (0.94, "packets", "0.9"),
+        (0.95, "packets", "1"),
         (312_000, "packets/s", "312 kp/s"),
         (0.031, "ratio", "3.1%"),
         (0.0, "ratio", "0.0%"),
@@ -130,7 +132,7 @@ def test_no_text_breaks_the_parser(text: str, unit: str) -> None:
     ],
 )
 def test_screens_show_amounts_as_the_sketches_do(value: float | None, unit: str, text: str) -> None:
-    """The pictures in numbers."""
+    """The numbers of the sketches of the screens."""
     assert human(value, unit) == text
 
 
@@ -174,6 +176,14 @@ def test_an_amount_is_never_wider_than_its_column(value: float, unit: str, width
         assert not text.startswith("0") or text.startswith("0.")
     if len(human(value, unit)) <= width:
         assert text == human(value, unit)
+
+
+@pytest.mark.parametrize(
+    ("width", "text"), [(8, "988 Mb/s"), (7, "988Mb/s"), (6, "988M"), (4, "988M"), (3, "…")]
+)
+def test_a_narrow_column_keeps_the_number_and_its_prefix(width: int, text: str) -> None:
+    """The blank goes first, then the unit but for its prefix."""
+    assert human(987.6e6 / 8, "bytes/s", width) == text
 
 
 @given(st.floats(0, 1e12), st.floats(0, 1e12))
