@@ -14,9 +14,8 @@ from nettop.interrupts import left_to
 from nettop.output.diagnostics import Diagnostics
 from nettop.output.run_report import Ended, RunReport
 from nettop.settings import RunSettings
-from nettop.snapshots.connections import EVENTS
+from nettop.snapshots.connections import EVENTS, LENS
 
-_LENS = "connections"
 LINGER_S = 1.0
 """How long what the command opened may take to close behind it: the peer's answer is on its way."""
 NO_SUCH_COMMAND, CANNOT_RUN, BY_SIGNAL = 127, 126, 128
@@ -49,7 +48,7 @@ def run_command(
     command has not begun, and Unsupported where there are no events; the command then never begins.
     """
     options = {**settings.options, "follow": child.pid, "mechanisms": settings.mechanisms}
-    with Consumer(session, _LENS, (EVENTS,), options) as consumer:
+    with Consumer(session, LENS.id, (EVENTS,), options) as consumer:
         consumer.first_frame()
         with left_to(child.send):
             began = time.monotonic()

@@ -19,7 +19,7 @@ from nettop.query.times import rfc3339
 from nettop.query.units import human
 from nettop.query.view import View
 from nettop.settings import LineFormat, RunSettings
-from nettop.snapshots.connections import EVENT_KINDS, EVENTS, SOCKETS
+from nettop.snapshots.connections import EVENT_KINDS, EVENTS, LENS, SOCKETS
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
 
@@ -47,7 +47,7 @@ class RunReport:
         self._settings = settings
         self._stream = stream
         self._is_live = is_live
-        self._maker = lines_of(settings.format, "event", "connections", EVENTS, why=settings.why)
+        self._maker = lines_of(settings.format, "event", LENS.id, EVENTS, why=settings.why)
         self._query = text_query(EVENTS)
         self._kept: list[Rows] = []
         self._more = 0
