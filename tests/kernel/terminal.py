@@ -29,10 +29,9 @@ class Terminal:
         if self.pid == 0:
             try:
                 os.login_tty(self._slave)
-                os.environ["TERM"] = "xterm-256color"
-                for size in ("COLUMNS", "LINES"):
-                    os.environ.pop(size, None)
-                os.execvp(NETTOP, [NETTOP, *options])
+                # Given whole: readline, which pytest imports, sets LINES and COLUMNS behind the back of os.environ.
+                kept = {name: text for name, text in os.environ.items() if name not in {"LINES", "COLUMNS"}}
+                os.execvpe(NETTOP, [NETTOP, *options], kept | {"TERM": "xterm-256color"})
             finally:
                 os._exit(127)  # a forked child must not return into pytest
 
