@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from . import bpf_objects, traffic
-from .command import JSON, TABLE, Running, by_cookie, in_namespaces, nettop, rows
+from .command import JSON, TABLE, Row, Running, by_cookie, in_namespaces, nettop, rows
 from .lab import Lab, until
 from .traffic import Call
 
@@ -165,11 +165,15 @@ def test_two_at_once(lab: Lab, left_clean: None) -> None:
     worker = lab.worker(home)
     port = worker.call(traffic.listen, "listener", "127.0.0.1")
     worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 10)
+
+    def listed(running: Running) -> list[Row]:
+        return [row for refresh in running.refreshes() for row in in_namespaces(refresh, home.inode)]
+
     with (
         Running(*JSON, "--all", "--interval", "3600") as first,
         Running(*JSON, "--all", "--interval", "3600", "--count", "2") as other,
     ):
-        first.first_rows()
+        until(lambda: len(listed(first)) == 21, "the first one has written all rows")
         other.first_rows()
         assert first.end(signal.SIGKILL) == -signal.SIGKILL
         other.refresh()
