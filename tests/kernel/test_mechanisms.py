@@ -419,7 +419,13 @@ def check_same(rows: list[Row], best: list[Row], *, with_owners: bool) -> None:
             for row in events
         }
 
-    assert of(rows) == of(best)
+    shown, expected = of(rows), of(best)
+    assert shown.keys() == expected.keys()
+    unequal = {
+        key: {name: (row[name], value) for name, value in expected[key].items() if row[name] != value}
+        for key, row in shown.items()
+    }
+    assert {key: columns for key, columns in unequal.items() if columns} == {}
 
 
 @EVENTS_AVAILABLE
