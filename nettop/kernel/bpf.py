@@ -14,7 +14,6 @@ _SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _MAP_UPDATE_ELEM = 2
-_MAP_DELETE_ELEM = 3
 _PROG_LOAD = 5
 _OBJ_GET_INFO_BY_FD = 15
 _RAW_TRACEPOINT_OPEN = 17
@@ -130,9 +129,3 @@ def set_element(map_fd: int, key: bytes, value: bytes) -> None:
     both = ctypes.create_string_buffer(key + value)
     at = ctypes.addressof(both)
     command(_MAP_UPDATE_ELEM, struct.pack("=I4xQQQ", map_fd, at, at + len(key), 0))
-
-
-def delete_element(map_fd: int, key: bytes) -> None:
-    """Delete an element of a map. Raises FileNotFoundError when it has none."""
-    buffer = ctypes.create_string_buffer(key)
-    command(_MAP_DELETE_ELEM, struct.pack("=I4xQQQ", map_fd, ctypes.addressof(buffer), 0, 0))
