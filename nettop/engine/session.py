@@ -244,10 +244,8 @@ class Session:
         attached = self._attached.get(lens)
         is_new = attached is None
         if attached is None:
-            try:
-                source = self._source(lens)
-            except NettopError as error:
-                self.bus.fail(lens, error)
+            source = self._try(lens, lambda: self._source(lens))
+            if source is None:
                 self._try(lens, self._drop_privileges_once)
                 return
             events = source if isinstance(source, EventSource) else None

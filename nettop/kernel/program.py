@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -138,7 +139,7 @@ class Loader:
         """Wait for the program of the text that was requested first.
 
         Raises LoadFailed with what the compiler or the verifier wrote, PermissionMissing, Unsupported when bcc is
-        missing, SourceFailed when the child process died.
+        missing, SourceFailed when the child process died, OSError where too many files are open.
         """
         text = self._requested.popleft()
         answer, descriptors = self._receive()
@@ -174,16 +175,21 @@ class Loader:
     def _receive(self) -> tuple[dict[str, Any], Sequence[int]]:
         # A child that is killed gives no answer: the socket then reads as closed.
         try:
-            message, descriptors, _, _ = socket.recv_fds(
+            message, descriptors, flags, _ = socket.recv_fds(
                 self._channel, _MAX_ANSWER_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
-            message, descriptors = b"", []
+            message, descriptors, flags = b"", [], 0
         if not message:
             raise SourceFailed(
                 f"the loader ended without an answer (exit status {self._child.wait()}){_last_line(self._written())}",
                 "start nettop again; if it happens again, please report it",
             )
+        if flags & socket.MSG_CTRUNC:
+            # The kernel installs as many descriptors as the process may open, and drops the others.
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         answer: dict[str, Any] = json.loads(message)
         if "error" in answer:
             what, remedy, written = answer["error"], answer["remedy"], self._written()

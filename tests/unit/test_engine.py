@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 
@@ -215,3 +216,21 @@ def test_a_lens_that_works_again_has_no_failure() -> None:
     assert bus.failure("connections") is not None
     bus.publish(snapshot(1))
     assert bus.failure("connections") is None
+
+
+def test_a_source_that_cannot_be_made_is_a_failure() -> None:
+    """What keeps a lens's probe from being imported is reported, and other lenses go on."""
+
+    def source_of(lens: str) -> Source:
+        if lens == "drops":
+            raise OSError(errno.EMFILE, "Too many open files", "probes/drops.py")
+        return Source()
+
+    with Session(MAX_INTERVAL_S, source_of) as session:
+        event = published(session, lambda: session.bus.failure("drops") and session.bus.frame("connections"))
+        session.enable("drops")
+        session.enable("connections")
+        assert event.wait(DEADLINE_S)
+        failure = session.bus.failure("drops")
+        assert isinstance(failure, SourceFailed)
+        assert "ulimit -n" in failure.remedy
