@@ -29,9 +29,8 @@ class Terminal:
         if self.pid == 0:
             try:
                 os.login_tty(self._slave)
-                # Given whole: readline, which pytest imports, sets LINES and COLUMNS behind the back of os.environ.
-                kept = {name: text for name, text in os.environ.items() if name not in {"LINES", "COLUMNS"}}
-                os.execvpe(NETTOP, [NETTOP, *options], kept | {"TERM": "xterm-256color"})
+                os.environ["TERM"] = "xterm-256color"
+                os.execvp(NETTOP, [NETTOP, *options])
             finally:
                 os._exit(127)  # a forked child must not return into pytest
 
