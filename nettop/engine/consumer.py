@@ -38,7 +38,7 @@ class Consumer:
         self._lens = lens
         self._tables = tables
         self._options = options or {}
-        self._event = WakeEvent(by_signals=True)
+        self._event = WakeEvent()
         self._feeds: dict[str, Feed] = {}
         self._exits = ExitStack()
         self.wake = self._event.set

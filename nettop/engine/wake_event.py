@@ -18,27 +18,26 @@ class WakeEvent:
     """An event that may be set from any thread and from signal handlers. Used as a context; outside it `set` does
     nothing.
 
-    In the main thread, `by_signals` sets it at every signal that Python handles: one that arrives right before poll(2)
-    does not interrupt that, and its handler would run when the wait is over.
+    Entered in the main thread, it is also set by every signal that Python handles: one that arrives right before
+    poll(2) does not interrupt that, and its handler would run when the wait is over.
     """
 
-    def __init__(self, *, by_signals: bool = False) -> None:
+    def __init__(self) -> None:
         # A signal handler may set it while the main thread does, so the lock may be taken twice.
         self._lock = threading.RLock()
-        self._by_signals = by_signals
-        self._reader = self._writer = self._replaced = -1
+        self._reader = self._writer = -1
+        self._replaced: int | None = None
 
     def __enter__(self) -> Self:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._by_signals &= threading.current_thread() is threading.main_thread()
-        if self._by_signals:
+        if threading.current_thread() is threading.main_thread():
             self._replaced = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        if self._by_signals:
+        if self._replaced is not None:
             signal.set_wakeup_fd(self._replaced)
         # The sampler may be about to set it, and the descriptors' numbers may soon be other files'.
         with self._lock:

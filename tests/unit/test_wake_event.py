@@ -35,7 +35,7 @@ def test_a_signal_that_does_not_interrupt_poll_ends_the_wait(handled: list[int])
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
 
     receiver = threading.Thread(target=receive)
-    with WakeEvent(by_signals=True) as event:
+    with WakeEvent() as event:
         receiver.start()
         event.wait()
         assert handled == [signal.SIGUSR1]
@@ -47,11 +47,11 @@ def test_signals_are_left_as_they_were(handled: list[int]) -> None:
     entered: list[WakeEvent] = []
 
     def enter() -> None:
-        with WakeEvent(by_signals=True) as event:
+        with WakeEvent() as event:
             entered.append(event)
 
     thread = threading.Thread(target=enter)
-    with WakeEvent(by_signals=True):
+    with WakeEvent():
         thread.start()
         thread.join()
     assert len(entered) == 1
