@@ -532,7 +532,7 @@ def test_the_loader_keeps_what_it_uses() -> None:
 # --- older kernels ------------------------------------------------------------------------------------------------
 
 
-def test_kernels_that_ask_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_check_capabilities_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where bpf(2) refuses a thread without capabilities, the reading thread keeps CAP_BPF."""
     effective: list[frozenset[int]] = []
 

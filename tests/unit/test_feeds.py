@@ -342,7 +342,7 @@ def test_a_woken_source_is_recognized() -> None:
     source.close()
 
 
-def test_drained_when_the_kernel_wake_ups_it() -> None:
+def test_drained_when_the_kernel_signals_events() -> None:
     """Events arrive at once, without a tick, as often as they happen; in between nothing is drained in vain."""
     source = Woken()
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
@@ -378,7 +378,7 @@ def test_drained_before_the_frame_at_a_tick() -> None:
     assert source.calls.count("drain") == source.calls.count("read") == 2
 
 
-def test_ticks_go_on_while_the_kernel_wake_ups_it() -> None:
+def test_ticks_go_on_while_the_kernel_signals_events() -> None:
     """A source that is always woken, and never done, is still read at each interval."""
     source = Woken()
     source.stuck = True
