@@ -203,7 +203,7 @@ def main() -> None:
         for frontend, words in {
             "text": ["--table", "--limit", "30"],
             "screens": ["--interval", "1"],
-            "log": ["log", "--log-dir", "none", "--lens", "connections.processes"],
+            "log": ["log", "--log-dir", "none", "--lens", "connections.groups"],
         }.items():
             if frontend in parts:
                 bounded(frontend, words, options.seconds)

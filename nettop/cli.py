@@ -29,6 +29,7 @@ from nettop.commands.options import (
     follow_namespaces_option,
     max_overhead_option,
     mechanism_option,
+    opened_view,
     option,
     parse_lens_options,
     parse_mechanisms,
@@ -180,8 +181,9 @@ app.command(
 def view_settings(options: ViewOptions) -> Settings:
     """The settings for these options. Raises UsageError for invalid values and combinations."""
     _check_together(options)
+    shown = opened_view(options, options.view)
     view = ViewSettings(
-        view=options.view,
+        view=shown,
         columns=None if options.columns is None else tuple(filter(None, map(str.strip, options.columns.split(",")))),
         sort=options.sort,
         filters=_filters(options),
@@ -200,7 +202,7 @@ def view_settings(options: ViewOptions) -> Settings:
         text,
         parse_mechanisms(options.mechanism),
         parse_overhead(options.max_overhead),
-        parse_lens_options(options, interval_s, [find_table(options.view)] if options.is_text else all_views()),
+        parse_lens_options(options, interval_s, [find_table(shown)] if options.is_text else all_views()),
     )
 
 

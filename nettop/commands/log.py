@@ -52,7 +52,7 @@ nettop log --events-only --log-dir none --filter 'event=fail'  [dim]failures, on
 
 nettop log --format jsonl --log-dir /var/log/nettop --no-console  [dim]as a service[/dim]
 
-nettop log --lens connections.processes --metrics-interval 10
+nettop log --lens connections.groups --metrics-interval 10
 
 SIGHUP reopens the files; SIGTERM writes what is left and ends."""
 

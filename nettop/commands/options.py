@@ -117,9 +117,19 @@ def parse_lens_options(
     return values
 
 
+def opened_view(options: object, view: str) -> str:
+    """The view to show: of a lens's main table, that which an option of the lens that was given is about."""
+    lens, table = find_table(view)
+    opens = (o.opens for o in lens.options if o.opens and getattr(options, o.name, None) is not None)
+    name = next(opens, None) if table is lens.main else None
+    return view if name is None else f"{lens.id}.{name}"
+
+
 def _parsed(declared: Option, text: str, interval_s: float) -> object:
     value: Any = text
-    if declared.unit == "bytes":
+    if declared.steps and isinstance(declared.default, str):
+        value = checked_word(declared.name, text, [str(step) for step in declared.steps])
+    elif declared.unit == "bytes":
         value = size_bytes(declared.flag, text)
     elif not isinstance(declared.default, str):
         try:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from nettop.kernel.facts import Host, container_of
+from nettop.snapshots.arrays import take
 from nettop.snapshots.safe_text import safe_bytes, safe_text
-from nettop.snapshots.snapshot import Array, TextTable
+from nettop.snapshots.snapshot import Array, TextTable, known
 
 _FIELDS = ("process", "cgroup", "container")
 _SPARE_TEXTS = 1024
@@ -48,7 +49,8 @@ class Processes:
         """Set the columns process, cgroup and container of rows that are grouped by process.
 
         Reads the columns pid, start_time, css_set and comm. `groups` has control groups that are known already, by
-        css_set; the others are added to it. With `more` the processes of earlier rows are kept too.
+        css_set; the others are added to it. With `more` the processes of earlier rows are kept too, and those of these
+        rows may have ended: they are not counted as vanished.
         """
         for (
             column,
@@ -61,6 +63,7 @@ class Processes:
         codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
         named: dict[Identity, str | None] = {}
         by_css_set = {} if groups is None else groups
+        vanished = self.vanished
         heads = rows[starts]
         identities = zip(
             heads["pid"].tolist(), heads["start_time"].tolist(), heads["css_set"].tolist(), strict=True
@@ -76,9 +79,20 @@ class Processes:
                 if container is not None:
                     codes[2, at] = self._tables["container"].code(container)
         self._groups = self._groups | named if more else named
+        if more:
+            self.vanished = vanished
         lengths = np.diff(np.append(starts, len(rows)))
         for field, of_run in zip(_FIELDS, codes, strict=True):
             rows[field] = np.repeat(of_run, lengths)
+
+    def name_any(self, rows: Array, groups: dict[int, str] | None = None, *, more: bool = False) -> None:
+        """As `name`, for rows in any order; those without a process stay as they are."""
+        owned = np.flatnonzero(known(rows["pid"]))
+        order = owned[np.lexsort((rows["start_time"][owned], rows["pid"][owned]))]
+        grouped = take(rows, order)
+        self.name(grouped, groups, more=more)
+        for name in _FIELDS:
+            rows[name][order] = grouped[name]
 
     def code(self, process: str) -> int:
         """The code of another process name, which is safe to show."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nettop.query.query import Query, columns_from_settings, query_from_settings, text_query
 from nettop.settings import Format, Settings
@@ -35,7 +35,8 @@ def make_plan(settings: Settings) -> Plan:
     query = query_from_settings(text_query(table), settings.view)
     words = (*columns, query.sort.field, *_WORD.findall(" ".join(settings.view.filters)))
     two = query.deltas or table.append or any(is_rate(table, word) for word in words)
-    return Plan(lens, query, columns, two)
+    # With differences, also of what has ended: they add up to all that was counted.
+    return Plan(lens, replace(query, closed=query.closed or two), columns, two)
 
 
 def is_rate(table: Table, name: str) -> bool:

@@ -29,7 +29,7 @@ from nettop.query.row_tests import (
     text_matches,
     text_test,
 )
-from nettop.query.units import factor_of, parse_quantity, unit_of
+from nettop.query.units import UNKNOWN, factor_of, parse_quantity, unit_of
 from nettop.snapshots.arrays import Mask
 from nettop.snapshots.schema import Field, Kind, Table
 
@@ -71,7 +71,8 @@ class Filter:
 def parse_filter(table: Table, text: str) -> Filter:
     """The filter that `text` means for `table`. Filters are joined by a space: all of them must hold.
 
-    Raises UsageError, which names the term that is wrong and says how to correct it.
+    `pid=–` passes rows without a value there. Raises UsageError, which names the term that is wrong and says how to
+    correct it.
     """
     parser = _Parser(table, text)
     tests = tuple(parser.tests())
@@ -209,7 +210,10 @@ def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> 
         # Without a unit it stays whole, so that 64 bits are compared exactly.
         whole = _whole_number(text)
         return number_test(name, op, parse_quantity(text, unit) if whole is None else whole)
-    return make(field, op, value())
+    text = value()
+    if text == UNKNOWN and op in _EQUAL:
+        return opposite(known_test(name)) if op == "=" else known_test(name)
+    return make(field, op, text)
 
 
 def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., str]) -> Test:

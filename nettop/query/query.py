@@ -27,7 +27,8 @@ class Query:
     """What to show of a table.
 
     `all_rows` drops the table's default filter; `deltas` turns counters into what the last interval added;
-    `closed` keeps, for one frame, the rows that have just gone; `limit` is None for all.
+    `closed` adds the rows that ended in the last interval, with their last values, `gone` for one frame those that have
+    just gone without such; `limit` is None for all.
     """
 
     table: Table
@@ -36,6 +37,7 @@ class Query:
     all_rows: bool = False
     deltas: bool = False
     closed: bool = False
+    gone: bool = False
     limit: int | None = None
 
 
@@ -52,12 +54,14 @@ def parse_sort(table: Table, text: str) -> Sort:
 
 def screen_query(table: Table) -> Query:
     """The query with which a screen opens `table`."""
-    return Query(table, parse_sort(table, table.sort), parse_filter(table, ""), deltas=True, closed=True)
+    return Query(
+        table, parse_sort(table, table.sort), parse_filter(table, ""), deltas=True, closed=True, gone=True
+    )
 
 
 def text_query(table: Table) -> Query:
     """The query with which plain text opens `table`."""
-    return Query(table, parse_sort(table, table.text_sort), parse_filter(table, ""))
+    return Query(table, parse_sort(table, table.text_sort), parse_filter(table, ""), closed=table.cumulative)
 
 
 def query_from_settings(base: Query, options: ViewSettings) -> Query:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from nettop.query.filter import parse_filter
 from nettop.query.query import Query
 from nettop.query.times import rfc3339_all
 from nettop.snapshots.arrays import Index, Mask, as_list, joined, positions, take
-from nettop.snapshots.schema import RATE, Field, Kind
+from nettop.snapshots.schema import BEGAN, RATE, Field, Kind
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Array, Frame, Rows, Snapshot, known, unknown_value
 
 Names = Callable[[bytes], "str | None"]
@@ -34,12 +34,13 @@ class ColumnValues:
 class View:
     """A frame seen through a query. Columns are computed when first used, and kept.
 
-    `rows` are all rows of the table, the newest snapshot's first and behind them, where the query keeps them,
-    the ones that have just gone (`gone` says which). `order` are positions in `rows`: those that pass the
-    filters, sorted.
+    `rows` are all rows of the table, the newest snapshot's first. Where the query keeps them there follow those that
+    ended since the snapshot before, with their last values; then one row, the `rest`, for what ended and is not listed,
+    so that differences add up to all that was counted; then those that have just gone, nobody knows how. `gone` says
+    which rows are there no more. `order` are positions in `rows`: those that pass the filters, sorted.
 
-    With `last`, the view of the frame before, a row that has gone shows the rates of its last interval, and so
-    keeps its place.
+    With `last`, the view of the frame before, a row that has gone without last values shows the rates of its last
+    interval, and so keeps its place.
 
     A table to which rows are only added has the `newest` of them (None: all in the frame); no row of it goes, and
     none has a rate. A table that is not in the frame yet has no rows.
@@ -64,7 +65,9 @@ class View:
         else:
             now = frame.now.tables.get(self.table.name)
             self.now = empty_rows(self.table) if now is None else now
-            self.before = frame.before.tables.get(self.table.name) if frame.before else None
+            before = frame.before.tables.get(self.table.name) if frame.before else None
+            self.before = before if before is None or before.variant == self.now.variant else None
+        self._left = frame.now.ended.get(self.table.name) if query.closed else None
         self._names = names
         self._last = last
         if last is not None:
@@ -112,23 +115,29 @@ class View:
     @cached_property
     def rows(self) -> Array:
         """Every row, unsorted, as a structured array. For one column `raw(name)` is quicker."""
-        gone = self._gone_rows
-        return self.now.array if gone is None else joined(self.now.array, gone)
+        return joined(*self._parts) if len(self._parts) > 1 else self.now.array
 
     @cached_property
     def size(self) -> int:
         """How many rows there are, filtered out or not."""
-        return len(self.now) + (0 if self._gone_rows is None else len(self._gone_rows))
+        return sum(map(len, self._parts))
 
     @cached_property
     def gone(self) -> Mask:
-        """Which rows were in the snapshot before, but are in the newest no more."""
+        """Which rows are there no more: all but those of the newest snapshot."""
         return np.arange(self.size) >= len(self.now)
+
+    @cached_property
+    def rest(self) -> Mask:
+        """Which row stands for what ended and is not listed: one, or none."""
+        at = np.arange(self.size) - len(self.now) - len(self._ended_rows)
+        rest: Mask = (at == 0) & (self._left is not None)
+        return rest
 
     @cached_property
     def order(self) -> Index:
         """Positions of the rows to show, in their order."""
-        shown = np.flatnonzero(self.scope & self.query.filter.mask(self))
+        shown = np.flatnonzero(self.scope & self.query.filter.mask(self) & (self._has_counted | ~self.rest))
         ordered = shown[self._sorted(shown)]
         return ordered if self.query.limit is None else ordered[: self.query.limit]
 
@@ -158,7 +167,8 @@ class View:
     @cached_property
     def appeared(self) -> Mask:
         """Which rows were not in the snapshot before; none where there is no such snapshot."""
-        return np.zeros(self.size, bool) if self.before is None else (self._before_at < 0) & ~self.gone
+        now = np.arange(self.size) < len(self.now)
+        return np.zeros(self.size, bool) if self.before is None else (self._before_at < 0) & now
 
     # --- columns ----------------------------------------------------------------------------------------
 
@@ -166,9 +176,8 @@ class View:
         """A stored column as the snapshot has it, a value a row: contiguous, so that it is read quickly."""
         column = self._raw.get(name)
         if column is None:
-            column, gone = self.now.array[name], self._gone_rows
-            parts = [column] if gone is None else [column, gone[name]]
-            column = np.concatenate(parts, dtype=column.dtype)
+            columns = [part[name] for part in self._parts]
+            column = np.concatenate(columns, dtype=columns[0].dtype)
             self._raw[name] = column
         return column
 
@@ -212,6 +221,7 @@ class View:
     def total(self, name: str, at: Index) -> float | None:
         """The sum of what is known of a column in the rows at `at`; None when nothing is.
 
+        What ended is part of a difference, and in totals part of the rest; what is gone, nobody knows how, of neither.
         For a ratio it is the ratio of the sums: the share that all these rows together have.
         """
         field = self.table.by_name.get(name)
@@ -219,6 +229,9 @@ class View:
             over, under = (self.total(part, at) for part in field.parts)
             return over / under if over is not None and under else None
         column = self.column(name)
+        is_difference = name.endswith(RATE) or self.query.deltas
+        listed = len(self.now) + (len(self._ended_rows) if is_difference else 0)
+        at = at[(at < listed) | self.rest[at]]
         numbers = column.numbers[at][column.known[at]]
         return float(numbers.sum(dtype=np.float64)) if len(numbers) else None
 
@@ -263,34 +276,57 @@ class View:
     # --- joining the two snapshots ----------------------------------------------------------------------
 
     @cached_property
-    def _now_before_at(self) -> Index:
-        """For each row of the newest snapshot its position in the one before, or −1; both are sorted by key."""
+    def _parts(self) -> tuple[Array, ...]:
+        """The rows: of the newest snapshot, those that ended, the rest, and those that have gone."""
+        rest = () if self._left is None else (self._with_texts(self._left.total),)
+        parts = (self.now.array, self._ended_rows, *rest, self._gone_rows)
+        return (self.now.array, *(part for part in parts[1:] if len(part)))
+
+    @cached_property
+    def _ended_rows(self) -> Array:
+        """The last values of what ended since the snapshot before, as far as they are listed."""
+        if self._left is None or self.before is None:
+            return self.now.array[:0]
+        since = [rows for rows in self._left.rows if rows.taken_ns > self.before.taken_ns]
+        return joined(self.now.array[:0], *map(self._with_texts, since))
+
+    @cached_property
+    def _listed_before_at(self) -> Index:
+        """For each row of the newest snapshot, and of what ended, its position in the snapshot before, or −1."""
         key = self.table.key
-        if self.before is None:
-            return np.full(len(self.now), -1, np.intp)
-        return positions(self.now.array[key], self.before.array[key])
+        keys = np.concatenate([self.now.array[key], self._ended_rows[key]])
+        return np.full(len(keys), -1) if self.before is None else positions(keys, self.before.array[key])
 
     @cached_property
     def _before_at(self) -> Index:
-        """As `_now_before_at`, with −1 for the rows that have gone: they have no newest value to compare."""
-        missing = self.size - len(self.now)
-        return np.concatenate([self._now_before_at, np.full(missing, -1)]) if missing else self._now_before_at
+        """The same for every row; −1 for the others, which have no newest value to compare."""
+        listed = self._listed_before_at
+        return np.concatenate([listed, np.full(self.size - len(listed), -1)])
 
     @cached_property
-    def _gone_rows(self) -> Array | None:
+    def _left_at(self) -> Index:
+        """The rows of the snapshot before that are listed no more, by their positions in it."""
+        left = np.ones(0 if self.before is None else len(self.before), bool)
+        left[self._listed_before_at[self._listed_before_at >= 0]] = False
+        return np.flatnonzero(left)
+
+    @cached_property
+    def _gone_rows(self) -> Array:
         """Copies of the rows that have gone since the snapshot before, with this snapshot's text codes."""
-        if not self.query.closed or self.before is None or self.before.array.dtype != self.now.array.dtype:
-            return None
-        left = np.ones(len(self.before), bool)
-        left[self._now_before_at[self._now_before_at >= 0]] = False
-        if not left.any():
-            return None
-        gone = take(self.before.array, np.flatnonzero(left))
-        for field in self.table.stored:
-            if field.kind is Kind.TEXT and self.before.texts[field.name] is not self.now.texts[field.name]:
-                old, new = self.before.texts[field.name], self.now.texts[field.name]
-                gone[field.name] = _recode(gone[field.name], old, new)
-        return gone
+        if not self.query.gone or self.before is None or self.before.array.dtype != self.now.array.dtype:
+            return self.now.array[:0]
+        return self._with_texts(replace(self.before, array=take(self.before.array, self._left_at)))
+
+    def _with_texts(self, rows: Rows) -> Array:
+        """The rows with codes into this snapshot's texts; a copy where the codes differ."""
+        array = rows.array
+        for field in self.table.stored if len(array) else ():
+            if field.kind is Kind.TEXT and rows.texts[field.name] is not self.now.texts[field.name]:
+                array = array.copy()
+                array[field.name] = _recode(
+                    array[field.name], rows.texts[field.name], self.now.texts[field.name]
+                )
+        return array
 
     def _difference(self, name: str) -> ColumnValues:
         """What the last interval added to a counter. A counter that went back has no difference."""
@@ -301,10 +337,44 @@ class View:
         then[was_there] = self.before.array[name][self._before_at[was_there]]
         previous = self.frame.before
         # A row that is new was at 0 before, if the column was counted then.
-        from_zero = self.table.begins_at_zero and previous is not None and name not in previous.missing
-        comparable = was_there | self.appeared if from_zero else was_there
+        is_counted = previous is not None and name not in previous.missing
+        comparable = was_there | (self._begins_at_zero if is_counted else False)
         valid = comparable & known(now) & known(then) & (now >= then)
-        return ColumnValues(np.where(valid, now - then, 0), valid)
+        numbers = np.where(valid, now - then, 0)
+        numbers[self.rest] = rest = self._unlisted(name)
+        valid[self.rest] = rest > 0
+        return ColumnValues(numbers, valid)
+
+    @cached_property
+    def _begins_at_zero(self) -> Mask:
+        """Which rows had counted nothing before they were listed: those that the source saw begin."""
+        listed = np.arange(self.size) < len(self._listed_before_at)
+        if self.table.begins_at_zero:
+            return listed
+        has_flag = BEGAN in (self.now.array.dtype.names or ())
+        return listed & (self.raw(BEGAN) == 1) if has_flag else np.zeros(self.size, bool)
+
+    def _unlisted(self, name: str) -> int:
+        """What the last interval added to a counter in rows that ended and are not listed.
+
+        All that ended in it, less what is listed, less what rows had counted before that are listed no more.
+        """
+        if self._left is None or self.before is None or self.frame.before is None:
+            return 0
+        left_before = self.frame.before.ended.get(self.table.name)
+        ended = _sum_of(self._left.total.array[name])
+        ended_before = 0 if left_before is None else _sum_of(left_before.total.array[name])
+        left = _sum_of(self.before.array[name][self._left_at])
+        return max(0, ended - ended_before - _sum_of(self._ended_rows[name]) - left)
+
+    @cached_property
+    def _has_counted(self) -> bool:
+        """Whether the rest has anything to show."""
+        counters = [field.name for field in self.table.fields if field.kind is Kind.COUNTER]
+        return bool(self.rest.any()) and any(
+            self._unlisted(name) if self.query.deltas else self.raw(name)[self.rest].any()
+            for name in counters
+        )
 
     # --- making columns ---------------------------------------------------------------------------------
 
@@ -331,9 +401,9 @@ class View:
     def _kept(self, name: str, made: ColumnValues) -> ColumnValues:
         """The column, in which rows that have gone have the value that the view before gave them."""
         last = self._last
-        if last is None or last.query.deltas != self.query.deltas or self.size == len(self.now):
+        if last is None or last.query.deltas != self.query.deltas or not len(self._gone_rows):
             return made
-        gone, was = np.flatnonzero(self.gone), last.column(name)
+        gone, was = np.arange(self.size - len(self._gone_rows), self.size), last.column(name)
         at = positions(self.raw(self.table.key)[gone], last.now.array[self.table.key])
         gone, at = gone[at >= 0], at[at >= 0]
         numbers, present = made.numbers.copy(), made.known.copy()
@@ -416,6 +486,11 @@ class View:
     def _group_values(self, field: Field, at: Index) -> list[Any]:
         parts = [self.values(part, at) for part in field.parts]
         return [" ".join([str(v) for v in row if v is not None]) or None for row in zip(*parts, strict=True)]
+
+
+def _sum_of(counters: Array) -> int:
+    """The sum of what is known of a column."""
+    return int(counters[known(counters)].sum(dtype=np.uint64))
 
 
 def _recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:

@@ -127,8 +127,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def headline(self, view: View) -> list[BarItem]:
         """The second line, without the items that end it in every lens."""
-        at = view.order[~view.gone[view.order]]
-        items = [headline.count("rows", len(at), 900)]
+        at = view.order
+        items = [headline.count("rows", int((~view.gone[at]).sum()), 900)]
         for n, name in enumerate(self.state.declared_names):
             field = declared(self.table, name)
             if field.kind is Kind.COUNTER:
@@ -154,8 +154,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         is_main = view.table.name == self.lens.main.name
         return key if (is_main if self.describable is None else self.describable) else None
 
-    def member_filter(self, view: View, key: int) -> str:
-        """The filter that passes the rows of `member_table` for which a row stands."""
+    def member_filter(self, view: View, key: int) -> str | None:
+        """The filter that passes the rows of `member_table` for which a row stands; None where these are not listed."""
         raise NotImplementedError
 
     # --- frames ---------------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """The conditions of the actions that are not always available."""
         several = len(self.context.lenses) > 1
         tables = len(self.lens.tables) > 1
-        options = {f"option_{option.name}" for option in self.lens.options if option.concerns(self.table)}
+        options = {f"option_{o.name}" for o in self.lens.options if o.concerns(self.table) or o.opens}
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
             **dict.fromkeys(("next_table", "previous_table"), lambda: tables),
@@ -496,7 +496,10 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             self.redraw()
         elif self.view is not None and self.rows.key is not None:
             filter_text = self.member_filter(self.view, self.rows.key)
-            self.post_message(self.MembersOpened(self.member_table, filter_text))
+            if filter_text is None:
+                self.notify(f"The {self.member_table.name} of this row are not listed")
+            else:
+                self.post_message(self.MembersOpened(self.member_table, filter_text))
 
     def action_back(self) -> None:
         """Leave the details, then close them, then return to the table that this one was opened from."""
@@ -522,12 +525,15 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         else:
             self.rows.choose(None)
 
-    def action_next_option_value(self, name: str) -> None:
-        """Set an option of the lens to the next of its values."""
-        for option in self.lens.options:
-            if option.name == name:
-                value = self.context.next_value(self.lens, option)
-                self.notify(f"{option.help}: {option.text(value)}")
+    async def action_next_option_value(self, name: str) -> None:
+        """Set an option of the lens to the next of its values, or show the table that it is about."""
+        option = next(option for option in self.lens.options if option.name == name)
+        if option.opens not in ("", self.table.name):
+            await self.run_action(f"app.table('{option.opens}')")
+            return
+        value = self.context.next_value(self.lens, option)
+        self.context.session.sample_now()
+        self.notify(f"{option.help}: {option.text(value)}")
 
     def action_slower(self, step: int = 1) -> None:
         """A longer interval, or a shorter one (`step` −1)."""

@@ -61,6 +61,8 @@ REASONS = {n: name.lower() for n, name in errno.errorcode.items()} | _ERRORS | {
 """Why a connection ended: the socket's errno, and where it has none who ended it first."""
 GRACEFUL = frozenset({CLOSED_BY_US, CLOSED_BY_PEER, CLOSED_BY_BOTH})
 """Reasons that are no failure."""
+RESETS = (errno.ECONNRESET, RESET_BY_US)
+"""Reasons that are a reset, by either side."""
 
 _FIELDS = (
     Field("id", Kind.KEY, "ID", "the kernel's socket cookie: never used twice", "u8", width=12, importance=3),
@@ -96,13 +98,13 @@ _FIELDS = (
           "bytes_sent − bytes_retrans − (snd_nxt − snd_una), less a FIN in flight", tone="sent"),
     Field("bytes_received", Kind.COUNTER, "RECEIVED", "payload received in order", "u8", "bytes", 10, 89,
           "bytes_received, less the FIN once received", tone="received"),
-    Field("packets_sent", Kind.COUNTER, "PKTS OUT", "segments sent, pure ACKs and retransmits included", "u4",
+    Field("packets_sent", Kind.COUNTER, "PKTS OUT", "segments sent, pure ACKs and retransmits included", "u8",
           "packets", 9, 18, "segs_out", tone="sent"),
     Field("data_packets_sent", Kind.COUNTER, "DATA OUT", "segments sent with payload, retransmits included",
-          "u4", "packets", 9, 16, "data_segs_out", tone="sent"),
-    Field("packets_received", Kind.COUNTER, "PKTS IN", "segments received", "u4", "packets", 9, 17, "segs_in",
+          "u8", "packets", 9, 16, "data_segs_out", tone="sent"),
+    Field("packets_received", Kind.COUNTER, "PKTS IN", "segments received", "u8", "packets", 9, 17, "segs_in",
           tone="received"),
-    Field("retransmits", Kind.COUNTER, "RETRANS", "segments sent again", "u4", "packets", 8, 45,
+    Field("retransmits", Kind.COUNTER, "RETRANS", "segments sent again", "u8", "packets", 8, 45,
           "total_retrans"),
     Field("rtt_us", Kind.GAUGE, "RTT", "smoothed round-trip time", "u4", "us", 9, 60, "srtt_us >> 3"),
     Field("rtt_var_us", Kind.GAUGE, "RTT VAR", "mean deviation of the round-trip time", "u4", "us", 9, 42,
@@ -119,7 +121,7 @@ _FIELDS = (
           "rcv_nxt − copied_seq"),
     Field("delivery_rate", Kind.GAUGE, "DELIVERY", "the rate at which the peer lately acknowledged", "u8",
           "bytes/s", 10, 24, "rate_delivered × mss_cache ÷ rate_interval_us"),
-    Field("drops", Kind.COUNTER, "DROPS", "packets that the socket itself dropped", "u4", "packets", 7, 26,
+    Field("drops", Kind.COUNTER, "DROPS", "packets that the socket itself dropped", "u8", "packets", 7, 26,
           "sk_drops"),
     Field("owner_source", Kind.ENUM, "OWNER BY", "how the owner is known", "u1", width=10, importance=4,
           labels=OWNER_SOURCES),
@@ -212,27 +214,56 @@ FAILURES = Table(
     hook="events",
 )  # fmt: skip
 
-_TOTALLED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "data_packets_sent",
-             "retransmits")  # fmt: skip
-_OF_PROCESS = ("pid", "process", "cgroup", "container", *_TOTALLED, "retransmit_ratio", "owner")
+GROUPINGS = ("process", "remote", "network", "port", "container", "netns", "state")
+"""What `--group` folds the sockets by; `network` is the remote's /24, or /64 of IPv6, `port` the service's."""
 
-PROCESSES = Table(
-    name="processes",
+_SUMMED = (
+    "bytes_sent",
+    "bytes_received",
+    "packets_sent",
+    "packets_received",
+    "data_packets_sent",
+    "retransmits",
+)
+
+GROUPS = Table(
+    name="groups",
     fields=(
-        Field("id", Kind.KEY, "ID", "made of the PID and when the process began", "u8", width=12, importance=2),
-        Field("connections", Kind.GAUGE, "CONNS", "TCP connections it has now", "u4", "connections", 7, 85),
-        Field("closed", Kind.COUNTER, "CLOSED", "its connections that closed since nettop began", "u8",
-              "connections", 8, 80),
-        Field("failed", Kind.COUNTER, "FAILED", "its connections that never opened, since nettop began", "u8",
+        Field("id", Kind.KEY, "ID", "counts the groups", "u8", width=8, importance=2),
+        Field("group", Kind.TEXT, "GROUP", "what its sockets have in common: a process, remote, network, port …", "u4",
+              width=24, importance=100),
+        Field("pid", Kind.LABEL, "PID", "of a process, its thread group", "u4", width=7, importance=40),
+        Field("protocol", Kind.ENUM, "PROTO", "of a port, its protocol", "u1", width=5, importance=8, labels=PROTOCOLS),
+        Field("port", Kind.LABEL, "PORT", "of a port, its number", "u4", width=6, importance=8),
+        Field("container", Kind.TEXT, "CONTAINER", "of a process, its container or systemd unit", "u4", width=20,
+              importance=15),
+        Field("connections", Kind.GAUGE, "CONNS", "TCP connections that are open now", "u4", "connections", 7, 85),
+        Field("opened", Kind.COUNTER, "OPENED", "TCP connections that opened since nettop began", "u8",
+              "connections", 8, 60),
+        Field("closed", Kind.COUNTER, "CLOSED", "TCP connections that closed since nettop began", "u8",
+              "connections", 8, 59),
+        Field("failed", Kind.COUNTER, "FAILED", "TCP connections that never opened, since nettop began", "u8",
               "connections", 8, 82),
-        *(replace(field, dtype="u8", help=f"{field.help}; by its connections of now and those closed since then")
-          if field.name in _TOTALLED else field for field in _FIELDS if field.name in _OF_PROCESS),
+        Field("reset", Kind.COUNTER, "RESET", "TCP connections that either side reset, since nettop began; they are "
+              "among the closed", "u8", "connections", 8, 58),
+        *(replace(field, help=f"{field.help}; by its sockets of now and those closed since nettop began")
+          for field in _FIELDS if field.name in _SUMMED),
+        Field("rtt_median_us", Kind.GAUGE, "RTT MED", "median of the smoothed round-trip times of its connections",
+              "u4", "us", 9, 61),
+        Field("rtt_worst_us", Kind.GAUGE, "RTT MAX", "the largest of them", "u4", "us", 9, 48),
+        *(field for field in _FIELDS if field.name == "retransmit_ratio"),
+        Field("name", Kind.GROUP, "GROUP", "the group, with the PID and the container of a process", width=24,
+              importance=100, parts=("group", "pid", "container")),
     ),
     key="id",
-    screen=("owner", "connections", "closed", "failed", "bytes_sent", "bytes_received", "retransmit_ratio"),
-    text=("process", "pid", "connections", "closed", "failed", "bytes_sent", "bytes_received", "retransmits"),
-    sort="-bytes_sent",
+    screen=("name", "connections", "opened_per_s", "failed_per_s", "bytes_sent_per_s", "bytes_received_per_s",
+            "rtt_median_us", "rtt_worst_us", "retransmit_ratio"),
+    text=("group", "pid", "connections", "opened", "closed", "failed", "reset", "bytes_sent", "bytes_received",
+          "retransmits", "rtt_median_us", "rtt_worst_us"),
+    sort="-bytes_sent_per_s",
     text_sort="-bytes_sent",
+    begins_at_zero=True,
+    cumulative=True,
 )  # fmt: skip
 
 HOOK_SOCKETS = Hook("sockets", "every socket, with its owner process")
@@ -250,13 +281,21 @@ HOOK_OPENED = Hook(
 HOOK_EVENTS = Hook(
     "events",
     "every connect, accept, close and failure, also of connections that live between two readings",
-    ("closed", "failed"),
+    ("opened", "closed", "failed", "reset"),
 )
 HOOK_ACCEPTS = Hook("accepts", "the owner of an accepted connection, as soon as it is accepted or first used",
                     requires=HOOK_EVENTS.name)  # fmt: skip
 HOOK_ROUTES = Hook("routes", "connect() that fails before anything is sent, for lack of a route",
                    requires=HOOK_EVENTS.name)  # fmt: skip
 
+NOT_LISTED = "(closed, not listed)"
+"""Shown in place of the process in the row of what has ended without a row of its own."""
+OTHER_GROUPS, ENDED_GROUPS = "(others)", "(ended)"
+"""Groups beyond the bound, and those that have had no socket for a while, as one row."""
+NO_GROUP = "(none)"
+"""The group of the sockets that have nothing of the kind that they are grouped by."""
+UNATTRIBUTED = "(unattributed)"
+"""Shown in place of the process of a socket without an owner."""
 HIDDEN_OWNER = "(hidden)"
 """Shown in place of the name of a process that holds a socket, but may not be inspected."""
 OUTSIDE = {"processes outside": "not visible from this PID namespace: run nettop on the host"}
@@ -282,8 +321,18 @@ RING_SIZE = Option(
     unit="bytes",
     minimum=4 << 10,  # a page
     maximum=1 << 30,
-    tables=(EVENTS.name, FAILURES.name, PROCESSES.name),
+    tables=(EVENTS.name, FAILURES.name, GROUPS.name),
     check=_check_ring_size,
+)
+GROUP = Option(
+    "group",
+    "What the sockets are grouped by",
+    default=GROUPINGS[0],
+    metavar="|".join(GROUPINGS),
+    tables=(GROUPS.name,),
+    key="g",
+    steps=GROUPINGS,
+    opens=GROUPS.name,
 )
 
 LENS = Lens(
@@ -292,7 +341,7 @@ LENS = Lens(
     order=1,
     digit="1",
     question="who is using the network, and how well is each connection doing?",
-    tables=(SOCKETS, EVENTS, FAILURES, PROCESSES),
+    tables=(SOCKETS, EVENTS, FAILURES, GROUPS),
     hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES),
     losses=(
         Loss("namespaces", "network namespaces that could not be entered: their sockets are missing"),
@@ -305,12 +354,8 @@ LENS = Lens(
             "connection records",
             "connections without a record, for lack of room: their events lack the opening",
         ),
-        Loss(
-            "process totals",
-            "closed connections that found room neither in the totals of processes nor in the ring",
-        ),
         Loss("failure groups", "failures in no group, for lack of room"),
         Loss("followed processes", "children of the command that are not followed, for lack of room"),
     ),
-    options=(RING_SIZE,),
+    options=(RING_SIZE, GROUP),
 )

@@ -42,6 +42,9 @@ class Kind(Enum):
     """Composite that shows its parts side by side, as one column of a screen."""
 
 
+BEGAN = "began"
+"""A column that rows may carry: 1 where the source saw the row begin, and so all that it counted since it was at 0."""
+
 COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.GROUP})
 RATE = "_per_s"
 
@@ -82,10 +85,11 @@ class Table:
     `screen` and `text` name the columns that the TUI and plain text show unasked, sorted by `sort` and
     `text_sort`: a field name, with `-` before it for descending; `default_filter` chooses the rows shown without --all.
     `append` marks a table of events: rows are added, never replaced. Counters of a table that `begins_at_zero` count
-    from when its source first saw their row: all that a new row counted belongs to the last interval. `hook` names the
-    hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that `adds_up` are
-    parts of a whole; rows of others overlap, and have no total. `exports` are the formats in which `nettop export`
-    writes it (values of nettop.settings.ExportFormat).
+    from when its source first saw their row: all that a new row counted belongs to the last interval (in other tables
+    this holds for rows that carry `BEGAN`). What has left a `cumulative` table stays in its totals, as one row. `hook`
+    names the hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that
+    `adds_up` are parts of a whole; rows of others overlap, and have no total. `exports` are the formats in which
+    `nettop export` writes it (values of nettop.settings.ExportFormat).
     """
 
     name: str
@@ -98,6 +102,7 @@ class Table:
     default_filter: str = ""
     append: bool = False
     begins_at_zero: bool = False
+    cumulative: bool = False
     hook: str = ""
     adds_up: bool = True
     exports: tuple[str, ...] = ()
@@ -172,7 +177,9 @@ class Option:
     are inclusive. `tables` are the names of those that it concerns (none: every table of the lens). `check` is given
     the value and the seconds between two readings, and raises UsageError where they do not go together. Commands that
     must not miss events (log, run, doctor) use `log_default`, where there is one. On the lens's screens the `key` (as
-    Textual names it) goes through the `steps`: its source then has to accept a change after its start.
+    Textual names it) goes through the `steps`, which are all values of a word: its source then has to accept a change
+    after its start. `opens` names the table that it is about, which is shown where the option is given, or its key
+    pressed, with another one.
     """
 
     name: str
@@ -187,6 +194,7 @@ class Option:
     log_default: int | float | str | None = None
     key: str = ""
     steps: tuple[int | float | str, ...] = ()
+    opens: str = ""
 
     @property
     def flag(self) -> str:

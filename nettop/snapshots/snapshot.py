@@ -19,16 +19,30 @@ class Rows:
     """The rows of one table: a structured array that holds at least `table.dtype`'s fields.
 
     Rows are sorted by the table's key, ascending, and each key stands once. `texts[name]` turns the codes of
-    text field `name` into text that is already safe to show. `taken_ns` is CLOCK_MONOTONIC.
+    text field `name` into text that is already safe to show. `taken_ns` is CLOCK_MONOTONIC. Where a table may show
+    one of several things, `variant` says which: rows of different variants are not compared.
     """
 
     table: Table
     array: Array
     texts: Mapping[str, Sequence[str]]
     taken_ns: int
+    variant: str = ""
 
     def __len__(self) -> int:
         return len(self.array)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ended:
+    """Rows that have left a table, so that what they counted is not lost with them.
+
+    `rows` have their last values, in a piece for each of the last readings, the newest last; a row that `total`, a
+    single row, is the sum of everything that has left since the source began, those of `rows` included.
+    """
+
+    rows: tuple[Rows, ...]
+    total: Rows
 
 
 TICKS = "ticks"
@@ -71,7 +85,8 @@ class Snapshot:
 
     `wall_ns` and `boot_ns` were read together with each other. `counts` are facts about the whole (sockets in
     TIME_WAIT), `lost` what a bound or a race dropped since the start, by name. `hooks` are the status of the lens's
-    hooks; `gaps` what else cannot be seen, by name, and why: a namespace that may not be entered.
+    hooks; `gaps` what else cannot be seen, by name, and why: a namespace that may not be entered. `ended` has what has
+    left a table, by the table's name, where a row's last values count.
     """
 
     lens: str
@@ -82,6 +97,7 @@ class Snapshot:
     lost: Mapping[str, int] = field(default_factory=dict)
     hooks: tuple[HookStatus, ...] = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
+    ended: Mapping[str, Ended] = field(default_factory=dict)
 
     @property
     def missed_ticks(self) -> float | None:

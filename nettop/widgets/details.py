@@ -56,7 +56,7 @@ def row_view(view: View, key: int) -> View | None:
     else:
         earlier = None if frame.before is None or before is None else _with(frame.before, before)
         alone = Frame(_with(frame.now, newest), earlier)
-    return View(alone, replace(view.query, deltas=False, closed=False))
+    return View(alone, replace(view.query, deltas=False, closed=False, gone=False))
 
 
 def _only(rows: Rows, key: int) -> Rows | None:

@@ -19,13 +19,13 @@ _BOLD = {Role.SENT: Role.TOTAL_SENT, Role.RECEIVED: Role.TOTAL_RECEIVED}
 
 def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
     """The cells of the totals: the number of rows in the first, sums and overall ratios in the others."""
-    at = view.order[~view.gone[view.order]]
+    at, count = view.order, int((~view.gone[view.order]).sum())
     cells: list[Cell] = []
     for n, column in enumerate(columns):
         if n == 0:
-            label = f"─ total {len(at):,}"
+            label = f"─ total {count:,}"
             if len(label) > column.width:  # the word would cut the number
-                label = f"─ {len(at):,}"
+                label = f"─ {count:,}"
             cells.append((fit(label, column.width, left=True), Role.TEXT))
         elif column.field.kind not in _SUMMED or not view.table.adds_up:
             cells.append((" " * column.width, Role.DIM))

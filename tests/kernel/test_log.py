@@ -242,9 +242,9 @@ def test_what_another_user_prepared_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("peer")
 def test_another_lens(tmp_path: Path, inside: Namespace) -> None:
     """--lens logs any table's rows, in a file of its own."""
-    with Log(tmp_path, "--lens", "connections.processes", first="connections.processes") as log:
+    with Log(tmp_path, "--lens", "connections.groups", first="connections.groups") as log:
         assert log.end() == 0
-        rows = log.rows("connections.processes")
-    assert {row["lens"] for row in rows} == {"connections.processes"}
-    assert [path.name for path in (tmp_path / "log").iterdir()] == ["connections.processes.jsonl"]
+        rows = log.rows("connections.groups")
+    assert {row["lens"] for row in rows} == {"connections.groups"}
+    assert [path.name for path in (tmp_path / "log").iterdir()] == ["connections.groups.jsonl"]
     assert len({row["id"] for row in rows}) == len(rows) > 0

@@ -21,7 +21,7 @@ USAGE, CANNOT = 2, 3
 
 def test_json_is_null_and_says_why() -> None:
     """No refresh ever shows 0 closed connections; as soon as the reason is known, each row has it."""
-    view = ("--view", "connections.processes", "--columns", "pid,closed,failed,closed_per_s")
+    view = ("--view", "connections.groups", "--columns", "pid,closed,failed,closed_per_s")
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()),
@@ -49,7 +49,7 @@ def test_the_table_of_events_says_why_it_is_empty() -> None:
 def test_csv_is_empty() -> None:
     """A column that is not available is there, and empty."""
     columns = ("--columns", "pid,closed,failed_per_s")
-    options = ("--view", "connections.processes", "--interval", "1", "--count", "2", "--format", "csv")
+    options = ("--view", "connections.groups", "--interval", "1", "--count", "2", "--format", "csv")
     done = nettop("-d", *options, *columns, *WITHOUT)
     assert done.returncode == 0
     rows = list(csv.DictReader(io.StringIO(done.stdout)))

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.kernel
 
 NOBODY = 65534
 SUDO = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
-EVERY_LENS = ["connections", "connections.events", "connections.processes", "drops", "drops.counters", "self"]
+EVERY_LENS = ["connections", "connections.events", "connections.groups", "drops", "drops.counters", "self"]
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 User = tuple[int, int, tuple[int, ...]]

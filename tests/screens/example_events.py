@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from nettop.snapshots.connections import EVENTS, FAILURES, PROCESSES, SOCKETS
+from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS, SOCKETS
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable
 from tests.screens.harness import Batches, Step
@@ -116,21 +116,22 @@ def example_failures(more: int = 0) -> list[Row]:
     ]
 
 
-def example_processes(more: int = 0) -> list[Row]:
-    """Processes with their totals; the first has closed `more` connections since, and sent as many kilobytes."""
+def example_groups(more: int = 0) -> list[Row]:
+    """Groups by process; the first has closed `more` connections since, and sent as many kilobytes."""
     each = (
         (3, "nginx", 1812, None, 41, 8201 + more, 3, 982_116_204 + more * 1000, 4_120_417),
         (4, "java", 2210, "docker:api-7f", 6, 17, 37, 118_116_204, 24_120_417),
         (5, "curl", 30991, None, 0, 1204, 2, 90_300, 88_211_998),
-        (0, None, None, None, 0, 12, 5, 4_096, 512),
+        (6, "(unattributed)", None, None, 0, 12, 5, 4_096, 512),
     )
     return [
         {
             "id": key,
-            "process": process,
+            "group": group,
             "pid": pid,
             "container": container,
             "connections": connections,
+            "opened": closed + connections,
             "closed": closed,
             "failed": failed,
             "bytes_sent": sent,
@@ -139,8 +140,11 @@ def example_processes(more: int = 0) -> list[Row]:
             "packets_received": received // 1448,
             "data_packets_sent": sent // 1448,
             "retransmits": sent // 1448 // 97,
+            "reset": failed // 3,
+            "rtt_median_us": key * 211 if connections else None,
+            "rtt_worst_us": key * 20_011 if connections else None,
         }
-        for key, process, pid, container, connections, closed, failed, sent, received in each
+        for key, group, pid, container, connections, closed, failed, sent, received in each
     ]
 
 
@@ -162,11 +166,12 @@ def eventful_host(events: int = 60, **snapshot_kwargs: Any) -> tuple[list[Step],
     batches: Batches = []
     for n in range(3):
         taken, wall = TAKEN_NS + n * 1_000_000_000, WALL_NS + n * 1_000_000_000
-        rows = ((SOCKETS, sockets), (FAILURES, example_failures(n)), (PROCESSES, example_processes(29 * n)))
+        rows = ((SOCKETS, sockets), (FAILURES, example_failures(n)), (GROUPS, example_groups(29 * n)))
         facts = {"counts": _counts(n), "via": VIA, "lost": {"events": 0}} | snapshot_kwargs
         facts["hooks"] = make_hooks(facts.pop("via"), facts.pop("missing", None))
         tables = {t.name: make_rows(each, t, taken, texts=codes.setdefault(t.name, {})) for t, each in rows}
         steps.append(Snapshot("connections", wall, taken + 5_000_000_000, tables, **facts))
+        tables[GROUPS.name] = replace(tables[GROUPS.name], variant="process")
         old = [] if n else example_events(1, 4, wall - _DAY_NS)
         came = example_events(1 + n * events + len(old), events - len(old), wall)
         batches.append((batch_of([*old, *came], texts),))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures and processes by pilot: groups that open into their events, and totals that turn into rates."""
+"""Failures and groups by pilot: rows that open into events or sockets, and rates that turn into totals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.snapshots.connections import EVENTS, FAILURES, PROCESSES
+from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, shown, text_of, tick
 from tests.screens.example_events import eventful_host, example_failures, frame_of_events, only
@@ -102,7 +102,7 @@ async def test_an_opened_group_goes_on_and_waits() -> None:
         await tick(run)
         assert len(inside.rows.order) > rows
         await press(run, "p")
-        assert shown(run).table.name == "processes"
+        assert shown(run).table.name == "groups"
         assert inside.view is None
         await press(run, "P")
         assert shown(run) is inside
@@ -139,49 +139,73 @@ async def test_a_groups_filter_passes_its_events_alone(group: Row) -> None:
     assert parse_filter(EVENTS, text).mask(view).tolist() == [True] + [False] * len(others)
 
 
-# --- processes ----------------------------------------------------------------------------------------------
+# --- groups of sockets --------------------------------------------------------------------------------------
 
 
-async def test_processes_are_totals_that_turn_into_rates() -> None:
-    """Totals include what has closed; `t` shows what a second added, and the sort goes along."""
+async def test_groups_are_rates_that_turn_into_totals() -> None:
+    """What a second added, of what has closed too; `t` shows totals, and the sort goes along."""
     steps, batches = eventful_host()
-    async with running(steps, (120, 30), batches=batches, view="connections.processes") as run:
+    async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
         screen = shown(run)
         nginx = row_of(screen.rows, "nginx")
-        assert [nginx[title] for title in ("CONNS", "CLOSED", "FAILED", "SENT")] == [
-            "41",
-            "8,230",
-            "3",
-            "982 MB",
-        ]
-        assert str(screen.state.query.sort) == "-bytes_sent"
-        headline = screen.headline_bar.text
-        assert headline.startswith(
-            " ↑ 1.10 GB   ↓ 116 MB   processes 3   conns 47   closed 9,463   failed 47"
-        )
-        await press(run, "t")
-        nginx = row_of(screen.rows, "nginx")
-        assert [nginx[title] for title in ("CONNS", "CLOSED/s", "FAILED/s", "SENT/s")] == [
+        assert [
+            nginx[title] for title in ("CONNS", "OPENED/s", "FAILED/s", "SENT/s", "RTT MED", "RTT MAX")
+        ] == [
             "41",
             "29",
             "0",
             "232 kb/s",
+            "0.6 ms",
+            "60.0 ms",
         ]
-        assert str(screen.state.query.sort) == "-bytes_sent_per_s"
-        assert screen.headline_bar.text.startswith(" ↑ 232 kb/s   ↓ 0 b/s")
+        assert screen.headline_bar.text.startswith(
+            " ↑ 232 kb/s   ↓ 0 b/s   4 by process   conns 47   opened/s 29   closed/s 29   failed/s 0"
+        )
         await press(run, "t")
-        assert screen.state.names == PROCESSES.screen
+        nginx = row_of(screen.rows, "nginx")
+        assert [nginx[title] for title in ("CONNS", "OPENED", "FAILED", "SENT")] == [
+            "41",
+            "8,271",
+            "3",
+            "982 MB",
+        ]
+        assert str(screen.state.query.sort) == "-bytes_sent"
+        assert screen.headline_bar.text.startswith(
+            " ↑ 1.10 GB   ↓ 116 MB   4 by process   conns 47   opened 9,510"
+        )
+        await press(run, "t")
+        assert screen.state.names == GROUPS.screen
 
 
-async def test_what_nobody_owned_is_unattributed() -> None:
-    """The row without a process is (unattributed), and is no process in the headline."""
+async def test_a_group_opens_into_its_sockets() -> None:
+    """→ shows the sockets of a process, ← goes back; what stands for many is not opened."""
     steps, batches = eventful_host()
-    async with running(steps, (120, 30), batches=batches, view="connections.processes") as run:
-        assert row_of(shown(run).rows, "(unattributed)")["CLOSED"] == "12"
-        assert "processes 3 " in shown(run).headline_bar.text
+    async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
+        groups = shown(run)
+        await press(run, "down", "right")
+        inside = shown(run)
+        assert (inside.table.name, inside.opened_from) == ("sockets", GROUPS)
+        assert inside.state.query.filter.text == "pid=1812"
+        assert inside.view is not None
+        assert {*inside.view.values("pid", inside.view.order)} == {1812}
+        await press(run, "left")
+        assert shown(run) is groups
+        await press(run, "end", "right")
+        assert shown(run).state.query.filter.text == "pid=–"
 
 
-@pytest.mark.parametrize("view", ["connections.processes", "connections.failures"])
+async def test_g_shows_the_groups_and_folds_by_something_else() -> None:
+    """From any table of the lens `g` shows the groups; there the source is to fold by the next of its words."""
+    steps, batches = eventful_host()
+    async with running(steps, (120, 30), batches=batches) as run:
+        await press(run, "g")
+        assert shown(run).table is GROUPS
+        assert "group" not in run[2].script.options  # type: ignore[attr-defined]
+        await press(run, "g")
+        assert run[2].script.options["group"] == "remote"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("view", ["connections.groups", "connections.failures"])
 async def test_the_source_describes_no_other_tables_rows(view: str) -> None:
     """Only the first table's keys mean something to the source: for others the fields are all there is."""
     steps, batches = eventful_host()

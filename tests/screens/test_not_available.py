@@ -27,7 +27,7 @@ HOOKS = (
         "events",
         None,
         (("tp_btf/inet_sock_set_state", "no BTF"), ("tp/x", "no tracefs")),
-        ("closed", "failed"),
+        ("opened", "closed", "failed", "reset"),
     ),
 )
 EVENTS_WHY = "tp_btf/inet_sock_set_state: no BTF; tp/x: no tracefs"
@@ -66,19 +66,19 @@ async def test_help_lists_each_hook_and_its_mechanisms() -> None:
 
 
 async def test_the_headline_counts_what_is_not_here() -> None:
-    """Two fields hang on the events, and a namespace cannot be seen."""
+    """Four fields hang on the events, and a namespace cannot be seen."""
     async with running(with_hooks(busy_host()), (140, 30)) as run:
-        assert shown(run).headline_bar.text.rstrip().endswith("!2 n/a   !1 gap")
+        assert shown(run).headline_bar.text.rstrip().endswith("!4 n/a   !1 gap")
 
 
 async def test_columns_and_help_of_a_table_say_why() -> None:
     """Cells and the total of what the events would tell are n/a; the help of the columns says why."""
-    async with running(with_hooks(eventful_host()[0]), (140, 30), view="connections.processes") as run:
+    async with running(with_hooks(eventful_host()[0]), (140, 30), view="connections.groups") as run:
         rows = [line for line in text_of(shown(run).rows) if "nginx" in line or "total" in line]
-        assert [row.split().count("n/a") for row in rows] == [2, 2]
+        assert [row.split().count("n/a") for row in rows] == [4, 4]
         texts = ["".join(span.text for span in line) for line in help_lines(shown(run), 400)]
         assert f"n/a: {EVENTS_WHY}" in next(text for text in texts if "[closed]" in text)
-        assert "closed n/a   failed n/a" in shown(run).headline_bar.text
+        assert "opened/s n/a   closed/s n/a   failed/s n/a" in shown(run).headline_bar.text
 
 
 async def test_a_table_that_nobody_fills_does_not_wait_for_it() -> None:
@@ -97,7 +97,7 @@ async def test_a_table_that_nobody_fills_does_not_wait_for_it() -> None:
 @pytest.mark.parametrize("text", ["closed>=0", "failed_per_s!=3"])
 async def test_a_filter_on_it_says_so(text: str) -> None:
     """The line of the filter and the empty table name the column and the reason."""
-    view_settings = ViewSettings(view="connections.processes", filters=(text,))
+    view_settings = ViewSettings(view="connections.groups", filters=(text,))
     async with running(
         with_hooks(eventful_host()[0]), (160, 30), settings=Settings(view=view_settings)
     ) as run:

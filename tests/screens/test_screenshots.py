@@ -91,10 +91,10 @@ def test_failures(draw: Draw, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_processes(draw: Draw, size: tuple[int, int]) -> None:
-    """The totals of processes at four sizes."""
+def test_groups(draw: Draw, size: tuple[int, int]) -> None:
+    """Groups by process at four sizes."""
     steps, batches = eventful_host()
-    assert draw(steps, size, batches=batches, view="connections.processes")
+    assert draw(steps, size, batches=batches, view="connections.groups")
 
 
 def test_events_of_a_group(draw: Draw) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from nettop.screens.table_state import TableState, initial_state
 from nettop.settings import ViewSettings
-from nettop.snapshots.connections import EVENTS, PROCESSES, SOCKETS
+from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS, SOCKETS
 from nettop.snapshots.schema import Table
 
 BOTH = ("process", "bytes_sent", "bytes_sent_per_s")
@@ -26,8 +26,8 @@ def state(table: Table, *columns: str, sort: str | None = None) -> TableState:
         (state(SOCKETS, "process", "bytes_sent"), True, "-bytes_sent"),
         (state(SOCKETS, *BOTH), True, "-bytes_sent_per_s"),
         (state(SOCKETS, sort="retransmits"), False, "retransmits_per_s"),
-        (state(PROCESSES), True, "-bytes_sent"),
-        (state(PROCESSES, sort="-closed_per_s"), True, "-closed"),
+        (state(FAILURES), True, "-failures"),
+        (state(FAILURES, "port", "failures", sort="-failures_per_s"), True, "-failures"),
     ],
     ids=["rates", "no counter", "totals", "both", "other sort", "declared totals", "sort of the other form"],
 )
@@ -37,7 +37,7 @@ def test_columns_say_how_counters_are_shown(made: TableState, totals: bool, sort
     assert made.names == made.declared_names
 
 
-@pytest.mark.parametrize("made", [state(SOCKETS), state(PROCESSES)], ids=["sockets", "processes"])
+@pytest.mark.parametrize("made", [state(SOCKETS), state(GROUPS)], ids=["sockets", "groups"])
 def test_turning_twice_changes_nothing(made: TableState) -> None:
     """Totals become rates and rates totals; once more, and all is as it was."""
     turned = made.with_totals(on=not made.totals)
@@ -48,7 +48,5 @@ def test_turning_twice_changes_nothing(made: TableState) -> None:
 
 def test_there_is_nothing_to_turn_where_both_stand_or_none() -> None:
     """`t` works where a table shows one form of its counters."""
-    has_forms = [
-        a.has_forms for a in (state(SOCKETS), state(PROCESSES), state(SOCKETS, *BOTH), state(EVENTS))
-    ]
+    has_forms = [a.has_forms for a in (state(SOCKETS), state(GROUPS), state(SOCKETS, *BOTH), state(EVENTS))]
     assert has_forms == [True, True, False, False]

@@ -79,21 +79,21 @@ async def test_p_goes_round_and_back() -> None:
         assert seen == [
             "events",
             "failures",
-            "processes",
+            "groups",
             "failures",
             "events",
             "sockets",
-            "processes",
+            "groups",
             "sockets",
         ]
-        assert next_tables[:4] == ["events", "failures", "processes", "sockets"]
+        assert next_tables[:4] == ["events", "failures", "groups", "sockets"]
 
 
 async def test_a_click_picks_a_table() -> None:
     """A click on a table's name shows it."""
     steps, more = host()
     async with running(steps, (80, 24), **more) as run:
-        for name in ("failures", "sockets", "processes", "events"):
+        for name in ("failures", "sockets", "groups", "events"):
             await click_third_line(run, name)
             assert shown(run).table.name == name
             assert run[0].app.screen is shown(run)
@@ -254,7 +254,7 @@ async def test_help_lists_the_tables_and_how_they_are_read() -> None:
         assert isinstance(dialog, HelpDialog)
         lines = [line.split(maxsplit=1) for line in dialog.page.text.splitlines() if line.strip()]
         facts = {line[0]: line[1] for line in lines if len(line) > 1}
-        assert facts["processes"].startswith("what each process sent")
+        assert facts["groups"].startswith("sockets by process")
         assert "tp_btf/inet_sock_set_state" in dialog.page.text
         assert "fexit/inet_csk_accept" in dialog.page.text
         assert any(line[0] == "events" and line[1].startswith("1,234 events") for line in lines)

@@ -31,7 +31,7 @@ from nettop.settings import (
     ViewSettings,
 )
 from nettop.snapshots import lenses
-from nettop.snapshots.connections import PROCESSES, SOCKETS
+from nettop.snapshots.connections import GROUPS, SOCKETS
 from tests.unit.build import make_frame
 from tests.unit.children import DEADLINE_S, Child
 from tests.unit.scripted import Scripted, steps
@@ -73,11 +73,11 @@ def test_no_options() -> None:
 def test_options_of_log_become_settings() -> None:
     """Every option of `nettop log` ends in its settings; without options, they are the defaults."""
     options = LogOptions(
-        lens="connections.processes", filter=["nginx", ":443"], metrics_interval="10", interval="0.5",
+        lens="connections.groups", filter=["nginx", ":443"], metrics_interval="10", interval="0.5",
         format="jsonl", log_dir="/var/log/nettop", rotate_size="1MiB", keep="3", no_console=True, ring_size="64k",
     )  # fmt: skip
     assert log_settings(options) == LogSettings(
-        view="connections.processes", filters=("nginx", ":443"), format=LineFormat.JSONL, interval_s=0.5,
+        view="connections.groups", filters=("nginx", ":443"), format=LineFormat.JSONL, interval_s=0.5,
         metrics_interval_s=10.0, console=False, directory="/var/log/nettop", rotate_bytes=1 << 20, keep=3,
         options={"ring_size": 1 << 16},
     )  # fmt: skip
@@ -116,9 +116,9 @@ def test_what_implies_table(options: ViewOptions) -> None:
 
 def test_options_of_a_lens_reach_its_source(capfd: pytest.CaptureFixture[str]) -> None:
     """An option that a lens declares is set on its source where it was given; the default is the source's to read."""
-    command = ["-d", "--once", "--view", "connections.processes"]
+    command = ["-d", "--once", "--view", "connections.groups"]
     for words, expected in ((["--ring-size", "8K"], 8192), ([], None)):
-        rows = Scripted([make_frame([], table=PROCESSES).now])
+        rows = Scripted([make_frame([], table=GROUPS).now])
         assert run([*command, *words], lambda _lens, rows=rows: rows) is ExitCode.DONE  # type: ignore[misc]
         assert rows.options.get("ring_size") == expected
 

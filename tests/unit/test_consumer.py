@@ -14,7 +14,7 @@ from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import SourceFailed, Unsupported
 from nettop.settings import MAX_INTERVAL_S
-from nettop.snapshots.connections import EVENTS, PROCESSES, SOCKETS
+from nettop.snapshots.connections import EVENTS, GROUPS, SOCKETS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import make_frame
@@ -131,7 +131,7 @@ def test_tables_that_are_not_available() -> None:
             consumer.first_frame()
         with Consumer(session, "connections", (EVENTS, SOCKETS)) as consumer:
             assert consumer.first_frame() is not None
-        with Consumer(session, "connections", (PROCESSES,)) as consumer, pytest.raises(Unsupported):
+        with Consumer(session, "connections", (GROUPS,)) as consumer, pytest.raises(Unsupported):
             consumer.first_frame()
 
 

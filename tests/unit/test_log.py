@@ -20,7 +20,7 @@ from nettop.output import console, log, log_files
 from nettop.output.log_plan import make_log_plan
 from nettop.output.plan import whole_columns
 from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
-from nettop.snapshots.connections import EVENTS, PROCESSES, SOCKETS
+from nettop.snapshots.connections import EVENTS, GROUPS, SOCKETS
 from tests.unit.build import make_frame
 from tests.unit.logging_run import Logging, rows_of, settings, until
 from tests.unit.scripted import steps
@@ -205,7 +205,7 @@ def test_a_filter_that_one_table_knows(term: str, kept: str, note: str) -> None:
         ({"filters": ("reson=refused",)}, "unknown field 'reson'"),
         ({"filters": ("reason=refused", "send_queue>0")}, "unknown field 'send_queue'"),
         ({"view": "conections"}, "unknown view 'conections'"),
-        ({"view": "connections.processes", "metrics": False}, "with --events-only there is nothing of"),
+        ({"view": "connections.groups", "metrics": False}, "with --events-only there is nothing of"),
     ],
 )
 def test_wrong_words_before_anything_attaches(requested: dict[str, object], reported: str) -> None:
@@ -219,26 +219,26 @@ def test_another_table(tmp_path: Path) -> None:
     process = {
         "id": 1,
         "pid": 7,
-        "process": "nginx",
+        "group": "nginx",
         "connections": 3,
         "closed": 12,
         "failed": 0,
         "bytes_sent": 5,
     }
     for form, ending in ((LineFormat.TEXT, "log"), (LineFormat.JSONL, "jsonl")):
-        source = Woken([make_frame([process], table=PROCESSES).now])
-        requested = settings(view="connections.processes", directory=str(tmp_path), format=form)
+        source = Woken([make_frame([process], table=GROUPS).now])
+        requested = settings(view="connections.groups", directory=str(tmp_path), format=form)
         with Logging(requested, source) as logging:
             (line,) = logging.lines(1)
             logging.end()
             reported = logging.stderr.getvalue()
-        assert reported.startswith("nettop: logged 1 connections.processes; lost nothing; written to ")
-        assert (tmp_path / f"connections.processes.{ending}").read_text() == line
-        assert source.options["table"] == "processes"
-    assert json.loads(line) | {"time": ""} == json.loads(line) | {"time": "", "lens": "connections.processes"}
-    readable = (tmp_path / "connections.processes.log").read_text()
+        assert reported.startswith("nettop: logged 1 connections.groups; lost nothing; written to ")
+        assert (tmp_path / f"connections.groups.{ending}").read_text() == line
+        assert source.options["table"] == "groups"
+    assert json.loads(line) | {"time": ""} == json.loads(line) | {"time": "", "lens": "connections.groups"}
+    readable = (tmp_path / "connections.groups.log").read_text()
     assert readable == (
-        "2026-11-18T11:06:41.123456Z  connections.processes  nginx[7]                conns 3  closed 12  failed 0"
+        "2026-11-18T11:06:41.123456Z  connections.groups  group=nginx  pid=7  conns 3  closed 12  failed 0"
         "  sent 5 B\n"
     )
 

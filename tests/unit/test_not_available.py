@@ -33,7 +33,7 @@ from nettop.screens.context import TableRef
 from nettop.screens.lens import screen_class
 from nettop.settings import Format, LineFormat, RunSettings, Settings, TextSettings, ViewSettings
 from nettop.snapshots import lenses
-from nettop.snapshots.connections import EVENTS, FAILURES, PROCESSES, SOCKETS
+from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS, SOCKETS
 from nettop.snapshots.drops import COUNTERS, PACKETS
 from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
@@ -283,10 +283,9 @@ def headline(lens_id: str, table: Table, frame: Frame) -> str:
         (SOCKETS, "bytes_received", "↓ n/a"),
         (SOCKETS, "state", "n/a conns"),
         (SOCKETS, "retransmits", "retrans n/a"),
-        (PROCESSES, "closed", "closed n/a"),
-        (PROCESSES, "failed", "failed n/a"),
-        (PROCESSES, "connections", "conns n/a"),
-        (PROCESSES, "pid", "processes n/a"),
+        (GROUPS, "closed", "closed n/a"),
+        (GROUPS, "failed", "failed n/a"),
+        (GROUPS, "connections", "conns n/a"),
         (FAILURES, "failures", "failures n/a   (+n/a)"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,

@@ -105,7 +105,9 @@ def test_what_was_not_counted_before_has_no_first_sight() -> None:
 
 def test_what_has_gone_did_not_begin_at_zero() -> None:
     """A row that is in the snapshot before alone has no difference."""
-    view = make_view(make_frame([], [{"id": 1, "bytes_sent": 5}], table=FROM_ZERO), closed=True, deltas=True)
+    view = make_view(
+        make_frame([], [{"id": 1, "bytes_sent": 5}], table=FROM_ZERO), closed=True, gone=True, deltas=True
+    )
     assert all_values(view, "bytes_sent") == [None]
 
 
@@ -167,7 +169,7 @@ def test_a_ratio_is_of_totals_or_of_the_last_interval(
 @given(keyed_rows, keyed_rows, st.booleans())
 def test_rows_that_went_stay_for_one_frame(now: list[Row], before: list[Row], closed: bool) -> None:
     """With `closed`, gone rows stand behind the others, as they last were, and have no rate."""
-    view = make_view(make_frame(now, before), all_rows=True, closed=closed)
+    view = make_view(make_frame(now, before), all_rows=True, closed=closed, gone=closed)
     rows_now, rows_before = by_id(now), by_id(before)
     gone = sorted(set(rows_before) - set(rows_now)) if closed else []
     assert view.raw("id").tolist() == sorted(rows_now) + gone
@@ -191,7 +193,7 @@ def test_a_closed_row_keeps_its_process_when_the_texts_are_numbered_anew() -> No
         [{"id": 4, "process": "nginx"}, {"id": 5, "process": "sshd"}], taken_ns=before.taken_ns + 1
     )
     first, second = (Snapshot("connections", 0, 0, {"sockets": each}) for each in (before, now))
-    view = make_view(Frame(second, first), all_rows=True, closed=True)
+    view = make_view(Frame(second, first), all_rows=True, closed=True, gone=True)
     assert all_values(view, "process") == ["nginx", "sshd", "sshd", "nginx", None]
 
 
@@ -200,7 +202,7 @@ def test_gone_rows_stand_where_they_stood() -> None:
     first = [{"id": 1, "bytes_sent": 0}, {"id": 2, "bytes_sent": 0}, {"id": 3, "bytes_sent": 0}]
     second = [{"id": 1, "bytes_sent": 10}, {"id": 2, "bytes_sent": 500}, {"id": 3, "bytes_sent": 900}]
     third = [{"id": 1, "bytes_sent": 30}, {"id": 3, "bytes_sent": 1900}]
-    by_rate = {"sort": "-bytes_sent_per_s", "closed": True}
+    by_rate = {"sort": "-bytes_sent_per_s", "closed": True, "gone": True}
     before = make_view(make_frame(second, first), **by_rate)
     frame = make_frame(third, second)
     alone = make_view(frame, **by_rate)
@@ -238,7 +240,7 @@ def test_only_the_view_before_is_kept() -> None:
 
 def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
     """At the first frame every row would be new, which says nothing."""
-    view = make_view(make_frame(example_rows(5)), closed=True, all_rows=True)
+    view = make_view(make_frame(example_rows(5)), closed=True, gone=True, all_rows=True)
     assert not view.appeared.any()
     assert not view.gone.any()
 
@@ -246,7 +248,7 @@ def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
 @pytest.mark.parametrize("carried", [(), (("start_ns", "u8"), ("comm", "S16"))])
 def test_columns_that_a_probe_carries_along_change_nothing(carried: Any) -> None:
     """A wider row gives the same values."""
-    plain, wide = (make_view(example_frame(40, carried=c), closed=True) for c in ((), carried))
+    plain, wide = (make_view(example_frame(40, carried=c), closed=True, gone=True) for c in ((), carried))
     for name in SOCKETS.names:
         assert all_values(plain, name) == all_values(wide, name)
 
@@ -285,7 +287,7 @@ def test_order_is_stable_and_unknown_comes_last_in_both_directions(
 ) -> None:
     """Against Python's stable sort of the values, part by part for composites, beyond 2^53 too."""
     sort = f"{'-' if descending else ''}{name}"
-    view = make_view(make_frame(now, before), "", sort, all_rows=True, closed=True, limit=limit)
+    view = make_view(make_frame(now, before), "", sort, all_rows=True, closed=True, gone=True, limit=limit)
     field = view.table.by_name.get(name)
     parts = field.parts if field and field.is_composite and name != "retransmit_ratio" else (name,)
     keys = list(zip(*(sort_key(view, part) for part in parts), strict=True))
@@ -425,7 +427,7 @@ def test_times_are_utc_to_the_microsecond(wall_ns: int) -> None:
 
 def test_a_large_table_is_ordered_like_a_small_one() -> None:
     """20,000 rows with churn: every row shown once, rates falling, unknown behind them."""
-    view = make_view(big_frame(20_000), "", "-bytes_sent_per_s", all_rows=True, closed=True)
+    view = make_view(big_frame(20_000), "", "-bytes_sent_per_s", all_rows=True, closed=True, gone=True)
     assert sorted(view.order.tolist()) == list(range(view.size))
     rates = view.values("bytes_sent_per_s", view.order)
     present = [rate for rate in rates if rate is not None]

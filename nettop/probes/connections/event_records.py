@@ -31,11 +31,9 @@ EVENT = extended(
         ("reason", "u2"),
         ("event", "u1"),
         ("is_followed", "u1"),
-        ("is_uncredited", "u1"),
     ),
 )
-"""A record of the ring: the socket's row as it was, then what happened. `state` is the one that it left. With
-`is_uncredited` 1 the programs could not add it to its process's totals."""
+"""A record of the ring: the socket's row as it was, then what happened. `state` is the one that it left."""
 
 CONNECTION = np.dtype(
     [
@@ -57,20 +55,15 @@ CONNECTION = np.dtype(
 TOTALLED = ("closed", "failed", "bytes_sent", "bytes_received", "packets_sent", "packets_received",
             "data_packets_sent", "retransmits")  # fmt: skip
 HOST_TOTALS = np.dtype(
-    [(name, "u8") for name in (*TOTALLED, "connected", "accepted", "dropped", "untracked", "uncredited",
-                               "unfollowed", "unmatched", "nested")]
+    [(name, "u8") for name in (*TOTALLED, "connected", "accepted", "dropped", "untracked", "unfollowed", "unmatched",
+                               "nested")]
 )  # fmt: skip
 """Of the host, on each CPU, by writer: what ended, what opened, and what found no room: `dropped` by the ring,
-`untracked` among the connections, `uncredited` among the processes, `unfollowed` among the followed, `unmatched`
-among the threads in connect(). `nested`: changes that the nested program handled while the first one was running."""
+`untracked` among the connections, `unfollowed` among the followed, `unmatched` among the threads in connect().
+`nested`: changes that the nested program handled while the first one was running."""
 
 WRITERS = ("changes", "nested", "connect_v4", "connect_v6")
 """The programs that fill events and add up what ended: two at changes of state, two at the end of connect()."""
-
-PROCESS = np.dtype(
-    [("start_time", "u8"), ("css_set", "u8"), ("comm", "S16"), ("pid", "u4"), ("padding", "u4")], align=True
-)
-"""The key under which closed connections are added up. Unknown: all bits set."""
 
 CONNECT, ACCEPT, CLOSE, FAIL = EVENT_KINDS
 

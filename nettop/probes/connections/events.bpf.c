@@ -2,7 +2,7 @@
 // TCP connections that open, close and fail between two readings of the table. Every change of a socket's
 // state passes inet_sock_set_state, before the state changes. Whoever changes it while holding the socket's
 // lock is the process that uses the socket; any other task was only interrupted by a packet. struct event,
-// struct totals, struct process and socket_rows.bpf.h come in front of this file.
+// struct totals and socket_rows.bpf.h come in front of this file.
 
 #include <uapi/linux/ptrace.h>
 
@@ -25,9 +25,6 @@ BPF_PERCPU_ARRAY(running, u32, 1);
 // What ended, separately for each writer, which is never interrupted by itself; everything else at 0, added
 // to atomically.
 BPF_PERCPU_ARRAY(host, struct totals, WRITERS);
-
-// What closed connections had moved, by the process that owned them.
-BPF_F_TABLE("hash", struct process, struct totals, processes, PROCESSES_MAX, BPF_F_NO_PREALLOC);
 
 // By boot time: when a connection was last accepted; and, written by nettop, until when all that were
 // accepted have a known owner, 0 while some have none.
@@ -167,8 +164,6 @@ static __always_inline bool send(struct event *event) {
   if (!events.ringbuf_output(event, sizeof(*event), 0) || !events.ringbuf_output(event, sizeof(*event), 0))
     return true;
   COUNT(dropped);
-  if (event->is_uncredited == 1)
-    COUNT(uncredited);
   return false;
 }
 
@@ -208,43 +203,20 @@ static __always_inline void open(struct event *event, u64 cookie, struct tcp_soc
   put_connection(event, connection);
 }
 
-#define ADD_HERE(to, n) (to) += (n)
-#define ADD_SHARED(to, n) __sync_fetch_and_add(&(to), n)
-#define ADD_ENDED(ADD, totals, row, is_failed)                                                               \
-  do {                                                                                                       \
-    if (is_failed)                                                                                           \
-      ADD((totals)->failed, 1);                                                                              \
-    else                                                                                                     \
-      ADD((totals)->closed, 1);                                                                              \
-    ADD((totals)->bytes_sent, (row)->bytes_sent);                                                            \
-    ADD((totals)->bytes_received, (row)->bytes_received);                                                    \
-    ADD((totals)->packets_sent, (row)->packets_sent);                                                        \
-    ADD((totals)->packets_received, (row)->packets_received);                                                \
-    ADD((totals)->data_packets_sent, (row)->data_packets_sent);                                              \
-    ADD((totals)->retransmits, (row)->retransmits);                                                          \
-  } while (0)
-
 static __always_inline void count_ended(struct row *row, bool failed, int writer) {
   struct totals *totals = totals_of(writer);
-  if (totals)
-    ADD_ENDED(ADD_HERE, totals, row, failed);
-}
-
-// Where the table of processes has no room, or the kernel no memory at once, nettop adds what the event says.
-static __always_inline void credit(struct event *event, bool failed) {
-  struct row *row = &event->row;
-  struct process owner = {};
-  COPY_PROCESS(&owner, row);
-  struct totals *totals = processes.lookup(&owner);
-  if (!totals) {
-    struct totals none = {};
-    processes.insert(&owner, &none); // another CPU may have been faster
-    totals = processes.lookup(&owner);
-  }
-  if (totals)
-    ADD_ENDED(ADD_SHARED, totals, row, failed);
+  if (!totals)
+    return;
+  if (failed)
+    totals->failed++;
   else
-    event->is_uncredited = 1;
+    totals->closed++;
+  totals->bytes_sent += row->bytes_sent;
+  totals->bytes_received += row->bytes_received;
+  totals->packets_sent += row->packets_sent;
+  totals->packets_received += row->packets_received;
+  totals->data_packets_sent += row->data_packets_sent;
+  totals->retransmits += row->retransmits;
 }
 
 static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock *tp, struct sock *sk,
@@ -274,7 +246,6 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
     forget_connection(cookie);
   }
   count_ended(&event->row, failed, writer);
-  credit(event, failed);
 }
 
 // Who holds a socket's lock may be preempted between the two programs, until the first one runs for somebody
@@ -441,10 +412,8 @@ static __always_inline int fail_at_exit(u64 *ctx, bool is_v6, int slot) {
     return 0;
   cookie_of(sk);
   struct event *event = fail_at_once(sk, (void *)ctx[1], result, is_v6, slot);
-  if (!event)
-    return 0;
-  credit(event, true);
-  send(event);
+  if (event)
+    send(event);
   return 0;
 }
 
@@ -466,12 +435,8 @@ static __always_inline int fail_at_return(struct pt_regs *ctx, bool is_v6, int s
   connecting.delete(&thread);
   struct event *event =
       fail_at_once((struct sock *)called.sk, (void *)called.name, PT_REGS_RC(ctx), is_v6, slot);
-  // nettop adds this to the process's totals: up to 6.0 the kernel warns (WARN_ONCE) of a probe that writes a
-  // hash table which allocates.
-  if (!event)
-    return 0;
-  event->is_uncredited = 1;
-  send(event);
+  if (event)
+    send(event);
   return 0;
 }
 

@@ -17,6 +17,7 @@ from nettop.kernel.mechanisms import ChosenMechanisms
 from nettop.kernel.processes import Processes
 from nettop.kernel.program import Loader, Program
 from nettop.kernel.ring import Ring
+from nettop.probes.connections.ended import EndedSockets
 from nettop.probes.connections.event_hooks import EventHooks
 from nettop.probes.connections.event_records import (
     ACCEPT,
@@ -28,7 +29,6 @@ from nettop.probes.connections.event_records import (
     set_reasons,
 )
 from nettop.probes.connections.failures import Failures
-from nettop.probes.connections.process_totals import ProcessTotals
 from nettop.probes.connections.socket_rows import ROW
 from nettop.snapshots.arrays import Index, Mask, joined, positions, take
 from nettop.snapshots.connections import EVENTS
@@ -43,6 +43,7 @@ _IN_BACKLOG_NS = 20_000_000
 """A younger connection may be about to be accepted: the next reading will show by whom."""
 UNOWNED_MAX = 4096
 """Connections in accept queues that are watched until somebody accepts them."""
+_READINGS_OF_TOTALS = 3
 _OWNER = ("pid", "start_time", "css_set", "comm", "owner_source")
 _NO_EVENTS = np.zeros(0, EVENT)
 
@@ -70,7 +71,7 @@ class ConnectionEvents:
         self,
         program: Program,
         clock: int | None,
-        totals: ProcessTotals,
+        ended: EndedSockets,
         *,
         loader: Loader,
         chosen: ChosenMechanisms,
@@ -81,7 +82,7 @@ class ConnectionEvents:
     ) -> None:
         self._program = program
         self._clock = program.maps["boot_to_wall"] if clock is None else clock
-        self._totals = totals
+        self._ended = ended
         self._rows = np.zeros(0, ROW)
         self._unowned: Array = np.zeros(0, np.uint64)
         self._offset = self._lost = self._missed = 0
@@ -97,7 +98,6 @@ class ConnectionEvents:
         self._previous_reading = 0
         self._followed = followed
         self.failures = Failures()
-        totals.begin(program)
 
     def close(self) -> None:
         """Detach; a second call does nothing."""
@@ -107,34 +107,57 @@ class ConnectionEvents:
 
     def status(self) -> EventsStatus:
         """What a snapshot says of the events now."""
-        if not self._hooks.works:
-            self._totals.forget_orphans()
+        if not self.works:
             return EventsStatus({}, {}, self._hooks.statuses, self._hooks.gaps)
         skipped = self._hooks.skipped()  # before the totals, so that it is never more than what was nested
-        host = self._program.maps["host"]
-        by_writer = [maps.read_per_cpu(host, writer, HOST_TOTALS) for writer in range(len(WRITERS))]
-        by_cpu = np.concatenate(by_writer)
-        totals = {name: int(by_cpu[name].sum()) for name in HOST_TOTALS.names or ()}
+        totals = self._counted()
         self._missed = max(self._missed, skipped - totals["nested"])
         lost = {
             "events": totals["dropped"] + totals["unmatched"] + self._missed,
             "connection records": totals["untracked"],
-            "process totals": totals["uncredited"],
             "failure groups": self.failures.lost,
             "followed processes": totals["unfollowed"],
         }
         if lost["events"] != self._lost:
             self._lost = lost["events"]
-            self._totals.forget_orphans()
             self._unowned = self._unowned[:0]
+            self._ended.expect_none()
+        if self._lost:
+            self._count_lost()
         counts = {name: totals[name] for name in _COUNTED}
         return EventsStatus(counts, lost, self._hooks.statuses, self._hooks.gaps)
+
+    def _counted(self) -> dict[str, int]:
+        """What the programs added up since the start."""
+        by_writer = [
+            maps.read_per_cpu(self._program.maps["host"], writer, HOST_TOTALS)
+            for writer in range(len(WRITERS))
+        ]
+        by_cpu = np.concatenate(by_writer)
+        return {name: int(by_cpu[name].sum()) for name in HOST_TOTALS.names or ()}
+
+    def _count_lost(self) -> None:
+        """Have what connections counted whose end was lost summed up with what has ended.
+
+        An event on its way to the ring looks lost; hardly one is in each of some readings of the totals.
+        """
+        readings = []
+        for _ in range(_READINGS_OF_TOTALS):
+            counted = self._counted()
+            self.collect()
+            readings.append(self._ended.missing(counted))
+        self._ended.add_lost({name: min(missing[name] for missing in readings) for name in readings[0]})
+
+    @property
+    def works(self) -> bool:
+        """Whether this kernel reports what opens and ends."""
+        return self._hooks.works
 
     # --- events -------------------------------------------------------------------------------------------
 
     def wakeups(self) -> tuple[int, ...]:
         """Descriptors that become readable when there are events."""
-        return (self._ring.descriptor,) if self._hooks.works else ()
+        return (self._ring.descriptor,) if self.works else ()
 
     def begin_reading(self) -> int:
         """Take what the ring has before the table is read. Later events are newer than the time returned, which is wall
@@ -158,17 +181,15 @@ class ConnectionEvents:
         if not len(new):
             return
         set_reasons(new)
-        self._totals.add(new[new["is_uncredited"] == 1])
         ownerless = np.flatnonzero((new["event"] >= CLOSE) & ~known(new["pid"]))
         if len(ownerless):  # the last reading of the table may have found an owner
             late = new[ownerless]
             _give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
             new[ownerless] = late
-            self._totals.move(late[known(late["pid"])])
         self.failures.add(new[is_failure(new)])
         ended = new[new["event"] >= CLOSE]
         ended = take(ended, np.argsort(ended["id"], kind="stable"))
-        self._totals.end(ended)
+        self._ended.add(ended)
         self._unowned = self._unowned[positions(self._unowned, ended["id"]) < 0]
         if self._followed is not None:
             new = new[(new["is_followed"] == 1) & (new["event"] != ACCEPT)]
@@ -213,13 +234,7 @@ class ConnectionEvents:
             return None
         events = take(self._ready, np.argsort(self._ready["time"], kind="stable"))
         self._ready = _NO_EVENTS
-        # Processes.name wants rows grouped by process.
-        owned = np.flatnonzero(known(events["pid"]))
-        order = owned[np.lexsort((events["start_time"][owned], events["pid"][owned]))]
-        rows = take(events, order)
-        self._processes.name(rows, self._groups)
-        for name in ("process", "cgroup", "container"):
-            events[name][order] = rows[name]
+        self._processes.name_any(events, self._groups)
         events["reason"][events["event"] < CLOSE] = unknown_value(events["reason"].dtype)
         events["event_id"] = np.arange(self._next_id, self._next_id + len(events), dtype=np.uint64)
         self._next_id += len(events)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,20 +29,22 @@ from nettop.kernel.namespaces import shared_namespaces
 from nettop.kernel.privileges import LOOKING, NOTHING
 from nettop.kernel.processes import user_name
 from nettop.kernel.program import Loader, Program
+from nettop.probes.connections.ended import EndedSockets, mark_new
 from nettop.probes.connections.event_hooks import FALLBACKS, unavailable
 from nettop.probes.connections.events import ConnectionEvents, EventsStatus
-from nettop.probes.connections.process_totals import ProcessTotals
+from nettop.probes.connections.groups import SocketGroups
 from nettop.probes.connections.programs import events_text, table_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
 from nettop.probes.connections.socket_rows import ROW, infer_directions
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.snapshots.connections import (
     FAILURES,
+    GROUP,
+    GROUPS,
     HOOK_OPENED,
     HOOK_SOCKETS,
     HOOK_UNATTRIBUTED,
     LENS,
-    PROCESSES,
     RING_SIZE,
     SOCKETS,
 )
@@ -79,7 +82,8 @@ class Connections:
         self._programs: list[Program] = []
         self._table_hooks: tuple[HookStatus, ...] = ()
         self._no_events: tuple[HookStatus, ...] = ()
-        self._totals = ProcessTotals(self._host)
+        self._ended = EndedSockets()
+        self._groups = SocketGroups()
         self._last: Array = np.zeros(0, ROW)
 
     @property
@@ -187,7 +191,7 @@ class Connections:
             self._events = ConnectionEvents(
                 program,
                 self.table.clock,
-                self._totals,
+                self._ended,
                 loader=loader,
                 chosen=self._chosen,
                 check=self._check,
@@ -212,13 +216,18 @@ class Connections:
         """Every socket there is now."""
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
-        if PROCESSES.name in self._tables:
-            self._totals.begin_reading()
         rows, counts = table.read(self._last, taken_ns)
         infer_directions(rows)
         self._last = rows
         if events:
             events.add_reading(rows, read_at, table.processes.groups())
+        status = events.status() if events else EventsStatus({}, {}, self._no_events)
+        ended = {}
+        if events and events.works:
+            events.collect()  # what has ended while the table was read
+            rows = self._ended.follow(rows)
+            ended[SOCKETS.name] = self._ended.read(rows[:0], table.processes, taken_ns)
+        mark_new(rows)
         unattributed = (
             {"unattributed": int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))}
             if table.lists_unattributed
@@ -227,12 +236,8 @@ class Connections:
         tables = {SOCKETS.name: Rows(SOCKETS, rows, table.processes.texts(), taken_ns)}
         if FAILURES.name in self._tables and events:
             tables[FAILURES.name] = events.failures.rows(taken_ns)
-        if PROCESSES.name in self._tables:
-            closed = self._totals.closed(events.collect if events else lambda: None)
-            tables[PROCESSES.name] = self._totals.rows(rows, closed, table.processes.groups(), taken_ns)
         lost = {"namespaces": len(table.namespaces.refused), "processes": table.processes.vanished}
-        status = events.status() if events else EventsStatus({}, {}, self._no_events)
-        return Snapshot(
+        snapshot = Snapshot(
             lens=LENS.id,
             wall_ns=time.time_ns(),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
@@ -241,6 +246,16 @@ class Connections:
             lost=lost | status.lost,
             hooks=(*self._table_hooks, *status.hooks),
             gaps=table.gaps() | status.gaps,
+            ended=ended,
+        )
+        return self._with_groups(snapshot) if GROUPS.name in self._tables else snapshot
+
+    def _with_groups(self, snapshot: Snapshot) -> Snapshot:
+        rows, ended = self._groups.read(snapshot, self._ended.events)
+        return replace(
+            snapshot,
+            tables={**snapshot.tables, GROUPS.name: rows},
+            ended={**snapshot.ended, GROUPS.name: ended},
         )
 
     def wakeups(self) -> tuple[int, ...]:
@@ -261,6 +276,8 @@ class Connections:
         self._options[option] = value
         if option == "table":
             self._tables.add(str(value))
+        if option == GROUP.name:
+            self._groups.choose(str(value))
         if option == "all_rows" and self._table is not None:
             self._table.list_all(bool(value))
 

@@ -10,7 +10,7 @@ from nettop.kernel.btf import Slice
 from nettop.kernel.program import ProgramText
 from nettop.kernel.rows import row_header
 from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, PROBED, check_slots, event_programs
-from nettop.probes.connections.event_records import CONNECTION, EVENT, HOST_TOTALS, PROCESS, WRITERS
+from nettop.probes.connections.event_records import CONNECTION, EVENT, HOST_TOTALS, WRITERS
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
@@ -20,7 +20,6 @@ _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
 GROUP_SIZE = 8
 CONNECTION_GROUPS = 1 << 13
 """Room for 65,536 connections, 5 MB of the kernel's memory. Cookies count up, so few groups fill before most do."""
-PROCESSES_MAX = 1 << 16
 FOLLOWED_MAX = 1 << 14
 CONNECTING_MAX = 1 << 10
 """Threads that may be in tcp_v4_connect or tcp_v6_connect at once, which do not block: a few for each CPU."""
@@ -71,7 +70,7 @@ SLICES = (
 )
 
 
-_EVENT_MAPS = ("events", "host", "processes", "owned_until", "hook_check", "scratch", "running", "connecting")
+_EVENT_MAPS = ("events", "host", "owned_until", "hook_check", "scratch", "running", "connecting")
 _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
 """Tables of both texts. Not all that are handed over are read here: the others are for `kernel_bytes`."""
 
@@ -99,7 +98,6 @@ def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> Progra
         defines={
             **({} if alone else {"SHARES_TABLES": 1}),
             "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),
-            "PROCESSES_MAX": PROCESSES_MAX,
             "CONNECTING_MAX": CONNECTING_MAX,
             "CHECK_SLOTS": len(check_slots()) + 1,
             **{f"CALLED_{name}": slot for name, slot in check_slots().items()},
@@ -135,7 +133,6 @@ def _text(
         row_header("connection", CONNECTION),
         row_header("event", EVENT, ("row", ROW)),
         row_header("totals", HOST_TOTALS),
-        row_header("process", PROCESS),
     )
     return ProgramText(
         sources=tuple(str(Path(__file__).with_name(name)) for name in ("socket_rows.bpf.h", source)),

@@ -67,7 +67,7 @@ static __always_inline bool has_owner(struct connection *connection) {
   return connection->pid != (u32)UNKNOWN;
 }
 
-// A process, from one of the structs that name it to another: a row, a connection, the key of its totals.
+// A process, from one of the structs that name it to another: a row, a connection.
 #define COPY_PROCESS(to, from)                                                                               \
   do {                                                                                                       \
     (to)->pid = (from)->pid;                                                                                 \

@@ -13,7 +13,7 @@ import numpy as np
 
 from nettop.snapshots.arrays import Index, Mask, as_list, inserted, positions, take
 from nettop.snapshots.connections import DIRECTIONS, PROTOCOLS, SOCKETS, STATES
-from nettop.snapshots.schema import row_dtype
+from nettop.snapshots.schema import BEGAN, row_dtype
 from nettop.snapshots.snapshot import Array, known
 
 TCP, UDP = (number for number, name in PROTOCOLS.items() if name in ("tcp", "udp"))
@@ -23,6 +23,7 @@ _INBOUND, _OUTBOUND = (number for number, name in DIRECTIONS.items() if name.end
 ROW = row_dtype(
     SOCKETS,
     (
+        (BEGAN, "u1"),
         ("has_file", "u1"),
         ("fd", "u4"),
         ("syn_queue", "u4"),

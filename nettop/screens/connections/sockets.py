@@ -59,11 +59,11 @@ class ConnectionsScreen(LensScreen):
         is_conn = parse_filter(view.table, _CONNS)
         unknown = any(name in view.missing for name in is_conn.names)
         conns = np.ones(view.size, bool) if unknown else is_conn.mask(view)
-        at = np.flatnonzero(conns & ~view.gone)
+        at, every = np.flatnonzero(conns & ~view.gone), np.arange(view.size)
         number = NOT_AVAILABLE if unknown else f"{len(at):,}"
         parts = [
-            headline.sum_of(view, "bytes_sent_per_s", Span("↑ ", Role.TOTAL_SENT), at),
-            headline.sum_of(view, "bytes_received_per_s", Span("↓ ", Role.TOTAL_RECEIVED), at),
+            headline.sum_of(view, "bytes_sent_per_s", Span("↑ ", Role.TOTAL_SENT), every),
+            headline.sum_of(view, "bytes_received_per_s", Span("↓ ", Role.TOTAL_RECEIVED), every),
             item((number, Role.BOLD), (" conns", Role.DIM), importance=990),
             *_churn(view, conns),
             *without_root(view),
@@ -73,7 +73,7 @@ class ConnectionsScreen(LensScreen):
         states = list(view.count_by("state", at).items())[:_STATES_SHOWN]
         return [
             *parts,
-            _retransmits(view, at),
+            _retransmits(view, every),
             *_counts(view),
             *(
                 headline.count(_SHORT_STATES.get(s, s), number, 50 - n)

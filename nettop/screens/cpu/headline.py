@@ -51,7 +51,7 @@ def network_cores(frame: Frame) -> tuple[float | None, int]:
     """The network stack's CPU time in the last interval, in CPUs, and how many CPUs there are."""
     if frame.now.tables.get(CPUS.name) is None:
         return None, 0
-    view = View(frame, replace(screen_query(CPUS), closed=False))
+    view = View(frame, replace(screen_query(CPUS), gone=False))
     return cores_of(view, _NETWORK, np.arange(view.size)), view.size
 
 

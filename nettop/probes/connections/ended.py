@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ended between two readings of the table, so that each byte is in a row and in the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nettop.kernel.processes import Processes
+from nettop.probes.connections.event_records import EVENT, FAIL
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP, merge
+from nettop.snapshots.arrays import Mask, joined, positions, take
+from nettop.snapshots.connections import NOT_LISTED, SOCKETS
+from nettop.snapshots.schema import BEGAN, Kind
+from nettop.snapshots.snapshot import Array, Ended, Rows, known, unknown_value
+
+LISTED_MAX = 1 << 16
+"""Rows that a reading lists; what is beyond that is in the sum alone."""
+_LISTED_READINGS = 2
+"""What ended is listed in the reading that follows, and in one more: a frame may compare with the one before that."""
+
+COUNTERS = tuple(field.name for field in SOCKETS.fields if field.kind is Kind.COUNTER)
+_NOT_OPEN = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
+_NO_EVENTS, _NO_ROWS = np.zeros(0, EVENT), np.zeros(0, ROW)
+
+
+class EndedSockets:
+    """Follows sockets to their end, and sums up what they had counted by then.
+
+    A connection that has left the table without having ended is an orphan, for which the kernel still sends, or held
+    where no descriptor leads to it: its row stays, in an unknown state. `events` are the ends since the last reading.
+    """
+
+    def __init__(self) -> None:
+        self.events: Array = _NO_EVENTS
+        self._new: list[Array] = []
+        self._open: Array = _NO_ROWS
+        self._of_events, self._of_others, self._lost = (dict.fromkeys(COUNTERS, 0) for _ in range(3))
+        self._listed: tuple[Rows, ...] = ()
+
+    def add(self, events: Array) -> None:
+        """Connections have ended."""
+        self._new.append(events)
+        _add_up(self._of_events, events)
+
+    def missing(self, counted: Mapping[str, int]) -> dict[str, int]:
+        """What the programs `counted` of all that ended, and no event has brought."""
+        return {name: counted[name] - self._of_events[name] for name in COUNTERS if name in counted}
+
+    def add_lost(self, missing: Mapping[str, int]) -> None:
+        """Add what connections had counted whose events were lost, in all since the start, to the sum."""
+        self._lost |= {name: max(number, self._lost[name]) for name, number in missing.items()}
+
+    def expect_none(self) -> None:
+        """Some events were lost: what has left the table may have ended, so its row does not stay."""
+        self._open = _NO_ROWS
+
+    def follow(self, rows: Array) -> Array:
+        """The rows of the table, and those that have left it without having ended; all sorted by id.
+
+        Those that have ended since they were read are taken out. Where a process still holds a socket in CLOSE, its
+        counters are unknown: they are among those of what has ended.
+        """
+        events = joined(_NO_EVENTS, *self._new)
+        self.events, self._new = take(events, np.argsort(events["id"], kind="stable")), []
+        rows = take(rows, np.flatnonzero(~_is_open(rows) | _is_missing(rows, self.events)))
+        orphans = self._open[_is_missing(self._open, rows) & _is_missing(self._open, self.events)]
+        orphans["state"] = unknown_value(orphans["state"].dtype)
+        rows = merge(rows, orphans)
+        closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
+        for name in COUNTERS:
+            rows[name][closed] = unknown_value(rows[name].dtype)
+        self._open = take(rows, np.flatnonzero(_is_open(rows)))
+        return rows
+
+    def read(self, others: Array, processes: Processes, taken_ns: int) -> Ended:
+        """What has ended up to this reading: the connections, and the rows of `others` (ROW)."""
+        _add_up(self._of_others, others)
+        rows = joined(_rows_of(self.events[-LISTED_MAX:]), others)
+        rows["state"] = STATE["CLOSE"]
+        processes.name_any(rows, processes.groups(), more=True)
+        listed = Rows(SOCKETS, take(rows, np.argsort(rows["id"], kind="stable")), processes.texts(), taken_ns)
+        self._listed = (*self._listed, listed)[-_LISTED_READINGS:]
+        total = np.full(ROW.itemsize, 0xFF, np.uint8).view(ROW)
+        total["id"] = 0
+        total["process"] = processes.code(NOT_LISTED)
+        for name in COUNTERS:
+            total[name] = self._of_events[name] + self._of_others[name] + self._lost[name]
+        return Ended(self._listed, Rows(SOCKETS, total, processes.texts(), taken_ns))
+
+
+def _add_up(sums: dict[str, int], rows: Array) -> None:
+    for name in COUNTERS:
+        column = rows[name]
+        sums[name] += int(column[known(column)].sum(dtype=np.uint64))
+
+
+def mark_new(rows: Array) -> None:
+    """Mark the rows whose counters were at 0 when nettop first saw them; what it counts itself always was."""
+    rows[BEGAN] = known(rows["opened_at"]) | (rows["protocol"] == UDP)
+
+
+def _is_open(rows: Array) -> Mask:
+    """Which rows are of connections that will have an end."""
+    has_numbers = (rows["protocol"] == TCP) & known(rows["bytes_sent"])
+    is_open: Mask = has_numbers & ~np.isin(rows["state"], _NOT_OPEN)
+    return is_open
+
+
+def _is_missing(rows: Array, among: Array) -> Mask:
+    missing: Mask = positions(rows["id"], among["id"]) < 0
+    return missing
+
+
+def _rows_of(events: Array) -> Array:
+    """The rows at the beginning of events; one of a failure began with its connect(), if that was seen."""
+    raw = np.ascontiguousarray(events).view(np.uint8).reshape(len(events), EVENT.itemsize)
+    rows: Array = raw[:, : ROW.itemsize].copy().view(ROW).ravel()
+    rows[BEGAN] = known(rows["opened_at"]) | (events["event"] == FAIL) & known(events["duration_us"])
+    return rows

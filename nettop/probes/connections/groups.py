@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets folded by what they have in common, such as a process or a remote, and what has closed along with them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from nettop.probes.connections.event_records import CLOSE, FAIL
+from nettop.probes.connections.socket_rows import STATE, TCP
+from nettop.query.address import address_halves, address_text, distinct_addresses
+from nettop.query.query import text_query
+from nettop.query.view import View
+from nettop.snapshots.arrays import Index, Mask, as_list, positions
+from nettop.snapshots.connections import (
+    DIRECTIONS,
+    ENDED_GROUPS,
+    GROUP,
+    GROUPS,
+    NO_GROUP,
+    NOT_LISTED,
+    OTHER_GROUPS,
+    PROTOCOLS,
+    RESETS,
+    SOCKETS,
+    STATES,
+    UNATTRIBUTED,
+)
+from nettop.snapshots.schema import Kind
+from nettop.snapshots.snapshot import Array, Ended, Frame, Rows, Snapshot, known, unknown_value
+
+GROUPS_MAX = 1 << 14
+"""Groups that have a row each; sockets that would need one more are in the group OTHER_GROUPS."""
+FORGET_AFTER_NS = 60_000_000_000
+"""A group that has had no socket for so long joins the row ENDED_GROUPS."""
+
+_COUNTERS = tuple(field.name for field in GROUPS.fields if field.kind is Kind.COUNTER)
+_SUMMED = tuple(name for name in _COUNTERS if name in SOCKETS.by_name)
+_SINCE_THE_START = replace(text_query(SOCKETS), all_rows=True, closed=True)
+_SINCE_THE_LAST = replace(_SINCE_THE_START, deltas=True)
+_INBOUND = [number for number, name in DIRECTIONS.items() if name.startswith("inbound")]
+_NOT_CONNECTED = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
+_PID_BITS, _PORT_BITS = 22, 16
+
+_WILDCARDS = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
+
+Folded = tuple[Array, Callable[[list[int]], list[Hashable]]]
+"""For each row of a view a number that its group shares, and what makes these numbers into lasting keys."""
+
+
+class SocketGroups:
+    """Totals by group since the start; each reading adds what the sockets counted since the one before.
+
+    The first reading begins with what open sockets had counted before, and with all that has ended already.
+    """
+
+    def __init__(self) -> None:
+        self.by = str(GROUP.default)
+        self._forget_all()
+
+    def choose(self, by: str) -> None:
+        """Fold by something else, from the next reading on."""
+        if by != self.by:
+            self.by = by
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        self._before: Snapshot | None = None
+        self._next_id = 1
+        self._places: dict[Hashable, int] = {}
+        self._rows = np.zeros(0, GROUPS.dtype)
+        self._seen_ns: Array = np.zeros(0, np.int64)
+        self._texts: dict[str, list[str]] = {"group": [], "container": []}
+        self._ended = _new_rows(1)
+        self._ended["id"] = 0
+
+    def read(self, snapshot: Snapshot, events: Array) -> tuple[Rows, Ended]:
+        """The groups, with the sockets of a snapshot; `events` are the ends since the one before, sorted by id."""
+        query = _SINCE_THE_START if self._before is None else _SINCE_THE_LAST
+        view = View(Frame(snapshot, self._before), query)
+        places = self._places_of(view)
+        self._seen_ns[places] = view.now.taken_ns
+        self._add(view, places, events)
+        self._before = snapshot
+        self._forget(view.now.taken_ns)
+        group_texts = [*self._texts["group"], ENDED_GROUPS]
+        self._ended["group"] = len(group_texts) - 1
+        texts = self._texts | {"group": group_texts}
+        rows, ended = (
+            Rows(GROUPS, array.copy(), texts, view.now.taken_ns, self.by)
+            for array in (self._rows, self._ended)
+        )
+        return rows, Ended((), ended)
+
+    # --- which group each row belongs to --------------------------------------------------------------------
+
+    def _places_of(self, view: View) -> Index:
+        """For each row of the view the place of its group."""
+        numbers, keys_of = _FOLDS[self.by](view)
+        listed = np.flatnonzero(~view.rest)
+        distinct, firsts, which = np.unique(numbers[listed], return_index=True, return_inverse=True)
+        keys = keys_of(as_list(distinct))
+        new = [at for at, key in enumerate(keys) if key not in self._places]
+        new = new[: max(0, GROUPS_MAX - len(self._places))]
+        self._append([keys[at] for at in new], self._names(view, listed[firsts[new]]))
+        if not all(key in self._places for key in keys):
+            self._append_alone(OTHER_GROUPS)
+        if view.rest.any():
+            self._append_alone(NOT_LISTED)
+        places = np.full(view.size, self._places.get(NOT_LISTED, -1))
+        others = self._places.get(OTHER_GROUPS)
+        places[listed] = np.array([self._places.get(key, others) for key in keys], np.intp)[which]
+        return places
+
+    def _names(self, view: View, at: Index) -> dict[str, list[Any]]:
+        """What names new groups, each with a row at one of these positions of the view, beside its key."""
+        if self.by == "process":
+            return {"group": [name or UNATTRIBUTED for name in view.values("process", at)]} | {
+                name: view.values(name, at) for name in ("pid", "container")
+            }
+        if self.by == "port":
+            return {"protocol": as_list(view.raw("protocol")[at]), "port": as_list(_service_ports(view)[at])}
+        return {}
+
+    def _append(self, keys: list[Hashable], names: dict[str, list[Any]]) -> None:
+        """Add groups with these keys, which are their names where `names` have no others."""
+        start = len(self._rows)
+        self._rows = np.concatenate([self._rows, _new_rows(len(keys))])
+        self._seen_ns = np.append(self._seen_ns, np.zeros(len(keys), np.int64))
+        self._rows["id"][start:] = np.arange(self._next_id, self._next_id + len(keys))
+        self._next_id += len(keys)
+        self._places |= {key: at for at, key in enumerate(keys, start)}
+        for name, values in ({"group": list(map(str, keys))} | names).items():
+            for at, value in enumerate(values, start):
+                if value is None:
+                    continue
+                if name in self._texts:
+                    self._rows[name][at] = len(self._texts[name])
+                    self._texts[name].append(value)
+                else:
+                    self._rows[name][at] = value
+
+    def _append_alone(self, key: str) -> None:
+        if key not in self._places:
+            self._append([key], {})
+
+    # --- adding up ------------------------------------------------------------------------------------------
+
+    def _add(self, view: View, places: Index, events: Array) -> None:
+        """Add to each group what its rows have counted, and describe it as it is now."""
+        for name in _SUMMED:
+            column = view.column(name)
+            np.add.at(self._rows[name], places, np.where(column.known, column.numbers, 0).astype(np.uint64))
+        np.add.at(self._rows["opened"], places[_has_opened(view)], 1)
+        ended = np.arange(len(view.now), view.size - int(view.rest.sum()))
+        at = positions(events["id"], view.raw("id")[ended])
+        for name, happened in (
+            ("closed", events["event"] == CLOSE),
+            ("failed", events["event"] == FAIL),
+            ("reset", (events["event"] == CLOSE) & np.isin(events["reason"], RESETS)),
+        ):
+            np.add.at(self._rows[name], places[ended[at[happened & (at >= 0)]]], 1)
+        self._describe(view, places)
+        if self._before is None or view.snapshot.lost.get("events"):
+            self._add_missed(view.snapshot.counts)
+
+    def _add_missed(self, counts: Mapping[str, int]) -> None:
+        """Connections that no group has: they ended before the first reading, or their events were lost."""
+        if "closed" not in counts:
+            return
+        self._append_alone(NOT_LISTED)
+        opened = counts["connected"] + counts["accepted"]
+        for name, count in (("opened", opened), ("closed", counts["closed"]), ("failed", counts["failed"])):
+            missed = count - int(self._rows[name].sum()) - int(self._ended[name][0])
+            self._rows[name][self._places[NOT_LISTED]] += max(0, missed)
+
+    def _describe(self, view: View, places: Index) -> None:
+        """The connections that a group has now, and their round-trip times."""
+        is_connected = (
+            (view.raw("protocol") == TCP) & ~np.isin(view.raw("state"), _NOT_CONNECTED) & ~view.gone
+        )
+        self._rows["connections"] = np.bincount(places[is_connected], minlength=len(self._rows))
+        for name in ("rtt_median_us", "rtt_worst_us"):
+            self._rows[name] = unknown_value(GROUPS.dtype[name])
+        rtt = view.raw("rtt_us")
+        measured = np.flatnonzero(is_connected & known(rtt))
+        ordered = measured[np.lexsort((rtt[measured], places[measured]))]
+        groups, firsts, counts = np.unique(places[ordered], return_index=True, return_counts=True)
+        self._rows["rtt_median_us"][groups] = rtt[ordered[firsts + counts // 2]]
+        self._rows["rtt_worst_us"][groups] = rtt[ordered[firsts + counts - 1]]
+
+    def _forget(self, now_ns: int) -> None:
+        """Have the groups that have had no socket for long join the row of what has ended."""
+        kept = self._seen_ns > now_ns - FORGET_AFTER_NS
+        if kept.all():
+            return
+        for name in _COUNTERS:
+            self._ended[name] += self._rows[name][~kept].sum(dtype=np.uint64)
+        place_of = np.cumsum(kept) - 1
+        self._places = {key: int(place_of[at]) for key, at in self._places.items() if kept[at]}
+        self._rows, self._seen_ns = self._rows[kept], self._seen_ns[kept]
+        for name, texts in self._texts.items():
+            codes = self._rows[name]
+            present = known(codes)
+            self._texts[name] = [texts[code] for code in as_list(codes[present])]
+            codes[present] = np.arange(int(present.sum()))
+
+
+def _new_rows(count: int) -> Array:
+    """Rows that have counted nothing, and are named nothing."""
+    rows = np.zeros(count, GROUPS.dtype)
+    for field in GROUPS.stored:
+        if field.kind is not Kind.COUNTER:
+            rows[field.name] = unknown_value(GROUPS.dtype[field.name])
+    return rows
+
+
+def _has_opened(view: View) -> Mask:
+    """Which rows are of connections that opened since the snapshot before."""
+    has_opened: Mask = (view.raw("protocol") == TCP) & known(view.raw("opened_at"))
+    if view.before is not None:
+        at = positions(view.raw("id"), view.before.array["id"])
+        was_open = known(view.before.array["opened_at"])
+        has_opened &= ~np.where(at >= 0, was_open[at], False) if len(was_open) else True
+    return has_opened
+
+
+# --- what sockets have in common ------------------------------------------------------------------------------
+
+
+def _by_process(view: View) -> Folded:
+    """By PID and start: within 2²⁴ ns no PID is used twice."""
+    pid = view.raw("pid")
+    start = view.raw("start_time") >> np.uint64(24)
+    return np.where(known(pid), start << np.uint64(_PID_BITS) | pid, 0), list
+
+
+def _by_remote(view: View) -> Folded:
+    distinct, places = distinct_addresses(view.raw("remote_address"))
+    return places, lambda numbers: [_address(distinct[at]) for at in numbers]
+
+
+def _by_network(view: View) -> Folded:
+    """By the first 24 bits of IPv4, which is mapped into IPv6, or 64 of IPv6."""
+    high, low = address_halves(view.raw("remote_address"))
+    is_v4 = (high == 0) & (low >> np.uint64(32) == 0xFFFF)
+    prefix = np.stack([high, np.where(is_v4, low & ~np.uint64(0xFF), 0)], axis=1).astype(">u8")
+    distinct, places = distinct_addresses(prefix)
+
+    def name(raw: bytes) -> str:
+        address = _address(raw)
+        return address if address == NO_GROUP else f"{address}/{64 if ':' in address else 24}"
+
+    return places, lambda numbers: [name(distinct[at]) for at in numbers]
+
+
+def _by_port(view: View) -> Folded:
+    ports = _service_ports(view)
+    numbers = np.where(known(ports), view.raw("protocol").astype(np.int64) << _PORT_BITS | ports, -1)
+    return numbers, lambda some: [NO_GROUP if number < 0 else _service(number) for number in some]
+
+
+def _by_container(view: View) -> Folded:
+    texts, places = view.texts("container")
+    return places, lambda numbers: [texts[at] if at >= 0 else NO_GROUP for at in numbers]
+
+
+def _by_netns(view: View) -> Folded:
+    none = unknown_value(view.raw("netns").dtype)
+    return view.raw("netns"), lambda numbers: [
+        NO_GROUP if number == none else str(number) for number in numbers
+    ]
+
+
+def _by_state(view: View) -> Folded:
+    return view.raw("state"), lambda numbers: [STATES.get(number, NO_GROUP) for number in numbers]
+
+
+_FOLDS: dict[str, Callable[[View], Folded]] = {
+    "process": _by_process,
+    "remote": _by_remote,
+    "network": _by_network,
+    "port": _by_port,
+    "container": _by_container,
+    "netns": _by_netns,
+    "state": _by_state,
+}
+
+
+def _address(raw: bytes) -> str:
+    """The address, if it is one."""
+    return NO_GROUP if raw in _WILDCARDS else address_text(raw)
+
+
+def _service_ports(view: View) -> Array:
+    """The service's port of each row: our own of what was accepted or has no peer, else the peer's; where nobody knows
+    who opened it, as with UDP, the lower of the two."""
+    local, remote, direction = (view.raw(name) for name in ("local_port", "remote_port", "direction"))
+    has_no_peer = ~known(remote)
+    by_number = ~known(direction) & (local < remote)
+    ports: Array = np.where(has_no_peer | by_number | np.isin(direction, _INBOUND), local, remote)
+    return ports
+
+
+@cache
+def _service(number: int) -> str:
+    """A port with its protocol, and the name of the service: `443/udp quic`."""
+    protocol, port = PROTOCOLS.get(number >> _PORT_BITS, "?"), number & ((1 << _PORT_BITS) - 1)
+    if (protocol, port) == ("udp", 443):
+        return "443/udp quic"  # which /etc/services calls https
+    try:
+        return f"{port}/{protocol} {socket.getservbyport(port, protocol)}"
+    except OSError:
+        return f"{port}/{protocol}"

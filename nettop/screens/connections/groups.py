@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of groups: sockets folded by process, remote, port …, with what has closed along with them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.query.filter import quote
+from nettop.query.units import UNKNOWN
+from nettop.query.view import View
+from nettop.screens import headline
+from nettop.screens.connections.headline import without_root
+from nettop.screens.connections.sockets import RETRANSMITS_WARN_ABOVE
+from nettop.screens.lens import LensScreen
+from nettop.snapshots.connections import ENDED_GROUPS, NO_GROUP, NOT_LISTED, OTHER_GROUPS, SOCKETS
+from nettop.widgets.bar import BarItem, Span, item
+from nettop.widgets.cells import RowStyle
+from nettop.widgets.columns import as_rates
+from nettop.widgets.themes import Role
+
+
+class GroupsScreen(LensScreen):
+    """Groups of sockets; → opens the sockets of one."""
+
+    about = (
+        "sockets by process, remote, network, port, container, namespace or state; → opens those of a group"
+    )
+    row_style = RowStyle(warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE})
+    member_table = SOCKETS
+
+    def headline(self, view: View) -> list[BarItem]:
+        """What all of them sent and received, how many they are and by what, and their connections."""
+        at = np.arange(view.size)
+        sent, received = (
+            name if self.state.totals else as_rates(view.table, name)
+            for name in ("bytes_sent", "bytes_received")
+        )
+        churn = [
+            name if self.state.totals else as_rates(view.table, name)
+            for name in ("opened", "closed", "failed")
+        ]
+        return [
+            headline.sum_of(view, sent, Span("↑ ", Role.TOTAL_SENT), at),
+            headline.sum_of(view, received, Span("↓ ", Role.TOTAL_RECEIVED), at),
+            item((f"{len(view.now):,}", Role.BOLD), (f" by {view.now.variant}", Role.DIM), importance=980),
+            *without_root(view),
+            headline.count_of(view, "connections", "conns", at, 800),
+            *(
+                headline.count_of(view, name, name.replace("_per_s", "/s"), at, 700 - n)
+                for n, name in enumerate(churn)
+            ),
+        ]
+
+    def member_filter(self, view: View, key: int) -> str | None:
+        """What the sockets of a group have in common."""
+        at = np.flatnonzero(view.raw(view.table.key) == key)
+        group, pid, protocol, port = (
+            view.values(name, at)[0] for name in ("group", "pid", "protocol", "port")
+        )
+        if group in (NOT_LISTED, OTHER_GROUPS, ENDED_GROUPS):
+            return None
+        value = UNKNOWN if group == NO_GROUP else quote(str(group))
+        return {
+            "process": f"pid={UNKNOWN if pid is None else pid}",
+            "remote": f"remote_address={value}",
+            "network": f"remote_address={value}",
+            "port": f"protocol={protocol} :{port}",
+        }.get(view.now.variant, f"{view.now.variant}={value}")
+
+
+SCREEN = GroupsScreen
