@@ -137,7 +137,7 @@ class View:
     @cached_property
     def order(self) -> Index:
         """Positions of the rows to show, in their order."""
-        shown = np.flatnonzero(self.scope & self.query.filter.mask(self) & (self._has_counted | ~self.rest))
+        shown = np.flatnonzero(self.scope & self.query.filter.mask(self) & (self.has_rest | ~self.rest))
         ordered = shown[self._sorted(shown)]
         return ordered if self.query.limit is None else ordered[: self.query.limit]
 
@@ -368,8 +368,8 @@ class View:
         return max(0, ended - ended_before - _sum_of(self._ended_rows[name]) - left)
 
     @cached_property
-    def _has_counted(self) -> bool:
-        """Whether the rest has anything to show."""
+    def has_rest(self) -> bool:
+        """Whether something has ended that is not listed: else the row for it is not shown."""
         counters = [field.name for field in self.table.fields if field.kind is Kind.COUNTER]
         return bool(self.rest.any()) and any(
             self._unlisted(name) if self.query.deltas else self.raw(name)[self.rest].any()

@@ -36,6 +36,7 @@ class EndedSockets:
         self.events: Array = _NO_EVENTS
         self._new: list[Array] = []
         self._open: Array = _NO_ROWS
+        self._dead: Array = np.zeros(0, np.uint64)
         self._of_events, self._of_others, self._lost = (dict.fromkeys(COUNTERS, 0) for _ in range(3))
         self._listed: tuple[Rows, ...] = ()
 
@@ -59,13 +60,16 @@ class EndedSockets:
     def follow(self, rows: Array) -> Array:
         """The rows of the table, and those that have left it without having ended; all sorted by id.
 
-        Those that have ended since they were read are taken out. Where a process still holds a socket in CLOSE, its
-        counters are unknown: they are among those of what has ended.
+        Those that have ended since they were read, some of them by an older walk, are taken out. Where a process still
+        holds a socket in CLOSE, its counters are unknown: they are among those of what has ended.
         """
         events = joined(_NO_EVENTS, *self._new)
         self.events, self._new = take(events, np.argsort(events["id"], kind="stable")), []
-        rows = take(rows, np.flatnonzero(~_is_open(rows) | _is_missing(rows, self.events)))
-        orphans = self._open[_is_missing(self._open, rows) & _is_missing(self._open, self.events)]
+        dead = np.union1d(self.events["id"], self._dead)
+        is_dead = _is_open(rows) & (positions(rows["id"], dead) >= 0)
+        self._dead = rows["id"][is_dead]
+        rows = take(rows, np.flatnonzero(~is_dead))
+        orphans = self._open[_is_missing(self._open["id"], rows["id"]) & _is_missing(self._open["id"], dead)]
         orphans["state"] = unknown_value(orphans["state"].dtype)
         rows = merge(rows, orphans)
         closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
@@ -108,8 +112,8 @@ def _is_open(rows: Array) -> Mask:
     return is_open
 
 
-def _is_missing(rows: Array, among: Array) -> Mask:
-    missing: Mask = positions(rows["id"], among["id"]) < 0
+def _is_missing(ids: Array, among: Array) -> Mask:
+    missing: Mask = positions(ids, among) < 0
     return missing
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nettop.probes.connections.event_records import CLOSE, FAIL
-from nettop.probes.connections.socket_rows import STATE, TCP
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP
 from nettop.query.address import address_halves, address_text, distinct_addresses
 from nettop.query.query import text_query
 from nettop.query.view import View
@@ -22,6 +22,7 @@ from nettop.snapshots.connections import (
     ENDED_GROUPS,
     GROUP,
     GROUPS,
+    LENS,
     NO_GROUP,
     NOT_LISTED,
     OTHER_GROUPS,
@@ -41,11 +42,13 @@ FORGET_AFTER_NS = 60_000_000_000
 
 _COUNTERS = tuple(field.name for field in GROUPS.fields if field.kind is Kind.COUNTER)
 _SUMMED = tuple(name for name in _COUNTERS if name in SOCKETS.by_name)
-_SINCE_THE_START = replace(text_query(SOCKETS), all_rows=True, closed=True)
-_SINCE_THE_LAST = replace(_SINCE_THE_START, deltas=True)
+_SINCE_THE_LAST = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
+_SINCE_THE_START = replace(_SINCE_THE_LAST, table=replace(SOCKETS, begins_at_zero=True))
+_NOTHING = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
 _INBOUND = [number for number, name in DIRECTIONS.items() if name.startswith("inbound")]
 _NOT_CONNECTED = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
 _PID_BITS, _PORT_BITS = 22, 16
+_NO_PLACE = -1
 
 _WILDCARDS = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
 
@@ -81,10 +84,11 @@ class SocketGroups:
 
     def read(self, snapshot: Snapshot, events: Array) -> tuple[Rows, Ended]:
         """The groups, with the sockets of a snapshot; `events` are the ends since the one before, sorted by id."""
-        query = _SINCE_THE_START if self._before is None else _SINCE_THE_LAST
-        view = View(Frame(snapshot, self._before), query)
+        is_first = self._before is None
+        before = _NOTHING if is_first else self._before
+        view = View(Frame(snapshot, before), _SINCE_THE_START if is_first else _SINCE_THE_LAST)
         places = self._places_of(view)
-        self._seen_ns[places] = view.now.taken_ns
+        self._seen_ns[places[~view.rest]] = view.now.taken_ns
         self._add(view, places, events)
         self._before = snapshot
         self._forget(view.now.taken_ns)
@@ -110,9 +114,9 @@ class SocketGroups:
         self._append([keys[at] for at in new], self._names(view, listed[firsts[new]]))
         if not all(key in self._places for key in keys):
             self._append_alone(OTHER_GROUPS)
-        if view.rest.any():
+        if view.has_rest:
             self._append_alone(NOT_LISTED)
-        places = np.full(view.size, self._places.get(NOT_LISTED, -1))
+        places = np.full(view.size, self._places.get(NOT_LISTED, _NO_PLACE))
         others = self._places.get(OTHER_GROUPS)
         places[listed] = np.array([self._places.get(key, others) for key in keys], np.intp)[which]
         return places
@@ -155,7 +159,8 @@ class SocketGroups:
         """Add to each group what its rows have counted, and describe it as it is now."""
         for name in _SUMMED:
             column = view.column(name)
-            np.add.at(self._rows[name], places, np.where(column.known, column.numbers, 0).astype(np.uint64))
+            at = np.flatnonzero(column.known & (places != _NO_PLACE))
+            np.add.at(self._rows[name], places[at], column.numbers[at].astype(np.uint64))
         np.add.at(self._rows["opened"], places[_has_opened(view)], 1)
         ended = np.arange(len(view.now), view.size - int(view.rest.sum()))
         at = positions(events["id"], view.raw("id")[ended])
@@ -173,11 +178,12 @@ class SocketGroups:
         """Connections that no group has: they ended before the first reading, or their events were lost."""
         if "closed" not in counts:
             return
-        self._append_alone(NOT_LISTED)
         opened = counts["connected"] + counts["accepted"]
         for name, count in (("opened", opened), ("closed", counts["closed"]), ("failed", counts["failed"])):
             missed = count - int(self._rows[name].sum()) - int(self._ended[name][0])
-            self._rows[name][self._places[NOT_LISTED]] += max(0, missed)
+            if missed > 0:
+                self._append_alone(NOT_LISTED)
+                self._rows[name][self._places[NOT_LISTED]] += missed
 
     def _describe(self, view: View, places: Index) -> None:
         """The connections that a group has now, and their round-trip times."""
@@ -223,10 +229,10 @@ def _new_rows(count: int) -> Array:
 def _has_opened(view: View) -> Mask:
     """Which rows are of connections that opened since the snapshot before."""
     has_opened: Mask = (view.raw("protocol") == TCP) & known(view.raw("opened_at"))
-    if view.before is not None:
-        at = positions(view.raw("id"), view.before.array["id"])
-        was_open = known(view.before.array["opened_at"])
-        has_opened &= ~np.where(at >= 0, was_open[at], False) if len(was_open) else True
+    assert view.before is not None
+    at = positions(view.raw("id"), view.before.array["id"])
+    was_there = at >= 0
+    has_opened[was_there] &= ~known(view.before.array["opened_at"][at[was_there]])
     return has_opened
 
 

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ended between two readings: each byte is in one row and in the sums, whatever was seen of its connection."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.kernel.facts import Host
+from nettop.kernel.processes import Processes
+from nettop.probes.connections import ended as ended_sockets
+from nettop.probes.connections.ended import EndedSockets, mark_new
+from nettop.probes.connections.event_records import CLOSE, EVENT
+from nettop.probes.connections.groups import SocketGroups
+from nettop.probes.connections.socket_rows import ROW, STATE, TCP
+from nettop.query.query import text_query
+from nettop.query.view import View
+from nettop.snapshots.connections import GROUPINGS, GROUPS, SOCKETS
+from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot
+
+SECOND = 1_000_000_000
+DIFFERENCES = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
+
+
+@dataclass
+class Connection:
+    """A connection: what it has sent, by now and when it was last listed, and whether its beginning was seen."""
+
+    id: int
+    sent: int = 0
+    is_new: bool = True
+    is_listed: bool = True
+    shown: int = 0
+
+
+@dataclass
+class Source:
+    """Readings of some connections, as the probe makes them of the table and the ring."""
+
+    open: list[Connection] = field(default_factory=list)
+    ended: EndedSockets = field(default_factory=EndedSockets)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    opened: int = 0
+    counted: int = 0
+    """What connections had sent that have ended, as the kernel adds it up."""
+
+    @property
+    def shown(self) -> int:
+        """All that was sent, as far as the table or an end has shown it."""
+        return self.counted + sum(connection.shown for connection in self.open)
+
+    def begin(self, sent: int = 0, *, is_new: bool = True) -> Connection:
+        """One more connection."""
+        self.opened += 1
+        self.open.append(Connection(self.opened, sent, is_new))
+        return self.open[-1]
+
+    def send(self, connection: Connection, count: int) -> None:
+        """Bytes are sent."""
+        connection.sent += count
+
+    def end(self, connection: Connection, *, is_lost: bool = False) -> None:
+        """A connection ends, and the ring reports it, or has no room for that."""
+        self.open.remove(connection)
+        self.counted += connection.sent
+        if not is_lost:
+            event = np.full(EVENT.itemsize, 0xFF, np.uint8).view(EVENT)
+            fill(event, connection)
+            event["event"] = CLOSE
+            self.ended.add(event)
+            return
+        self.ended.expect_none()
+
+    def read(self) -> Snapshot:
+        """A reading."""
+        taken = len(self.snapshots) * SECOND + SECOND
+        self.ended.add_lost(self.ended.missing({"bytes_sent": self.counted}))
+        listed = [connection for connection in self.open if connection.is_listed]
+        table = np.full(len(listed) * ROW.itemsize, 0xFF, np.uint8).view(ROW)
+        for at, connection in enumerate(listed):
+            fill(table[at : at + 1], connection)
+            connection.shown = connection.sent
+        processes = Processes(Host())
+        rows = self.ended.follow(table)
+        mark_new(rows)
+        left = self.ended.read(rows[:0], processes, taken)
+        tables = {SOCKETS.name: Rows(SOCKETS, rows, processes.texts(), taken)}
+        self.snapshots.append(Snapshot("connections", taken, taken, tables, ended={SOCKETS.name: left}))
+        return self.snapshots[-1]
+
+
+def fill(row: Array, connection: Connection) -> None:
+    """What the kernel says of a connection."""
+    row["id"], row["protocol"], row["state"] = connection.id, TCP, STATE["ESTABLISHED"]
+    row["bytes_sent"], row["remote_port"], row["local_port"] = connection.sent, 443, 40_000
+    row["remote_address"], row["netns"] = (0, 0xFFFF_0A00_0000 + connection.id), 7
+    if connection.is_new:
+        row["opened_at"] = 1
+
+
+def difference(now: Snapshot, before: Snapshot) -> float:
+    """What the rows between two snapshots add up to."""
+    view = View(Frame(now, before), DIFFERENCES)
+    return view.total("bytes_sent", np.arange(view.size)) or 0
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["begin", "send", "end", "hide", "read"]), st.integers(0, 9)),
+    min_size=5,
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_each_byte_is_in_one_row(steps: list[tuple[str, int]]) -> None:
+    """Between any two readings, next to each other or not, the rows add up to what was sent."""
+    source = Source()
+    sent = [0]
+    source.read()
+    for step, number in steps:
+        if step == "begin":
+            source.begin()
+        elif step == "read":
+            source.read()
+            sent.append(source.shown)
+        elif source.open:
+            connection = source.open[number % len(source.open)]
+            if step == "send":
+                source.send(connection, number * 1009 + 1)
+            elif step == "hide":
+                connection.is_listed = not connection.is_listed
+            else:
+                source.end(connection)
+    source.read()
+    sent.append(source.shown)
+    for now, after in enumerate(source.snapshots):
+        for then in range(now):
+            assert difference(after, source.snapshots[then]) == sent[now] - sent[then]
+
+
+@given(STEPS, st.sets(st.integers(0, 59)))
+def test_what_lost_events_had_counted_is_in_a_row_of_its_own(
+    steps: list[tuple[str, int]], lost: set[int]
+) -> None:
+    """Whichever ends the ring loses, the rows of all readings together add up to what was sent."""
+    source = Source()
+    total = 0.0
+    source.read()
+    for at, (step, number) in enumerate([*steps, ("read", 0)]):
+        if step in ("begin", "hide"):
+            source.begin()
+        elif step == "read":
+            source.read()
+            total += difference(*source.snapshots[:-3:-1])
+            assert total == source.shown
+        elif source.open:
+            connection = source.open[number % len(source.open)]
+            if step == "send":
+                source.send(connection, number * 1009 + 1)
+            else:
+                source.end(connection, is_lost=at in lost)
+
+
+def test_what_counted_before_is_no_burst() -> None:
+    """Counters that began before nettop add nothing when they are first listed, or end without having been."""
+    source = Source()
+    old, hidden = source.begin(1_000_003, is_new=False), source.begin(500_009, is_new=False)
+    hidden.is_listed = False
+    first = source.read()
+    source.send(old, 7)
+    second = source.read()
+    assert difference(second, first) == 7
+    late = source.begin(300_007, is_new=False)
+    third = source.read()
+    assert difference(third, second) == 0
+    source.send(late, 11)
+    source.end(late)
+    source.end(old)
+    source.end(hidden)
+    fourth = source.read()
+    assert difference(fourth, third) == 11
+    view = View(Frame(fourth, third), DIFFERENCES)
+    assert not view.rest[view.order].any()
+
+
+def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended beyond the bound is in the row for what is not listed."""
+    monkeypatch.setattr(ended_sockets, "LISTED_MAX", 3)
+    source = Source()
+    first = source.read()
+    for number in range(10):
+        connection = source.begin()
+        source.send(connection, 101 + number)
+        source.end(connection)
+    view = View(Frame(source.read(), first), DIFFERENCES)
+    assert len(view.order) == 4
+    rest = view.order[view.rest[view.order]]
+    assert view.values("process", rest) == ["(closed, not listed)"]
+    assert view.values("bytes_sent", rest) == [sum(range(101, 108))]
+
+
+def test_an_older_row_of_what_has_ended_does_not_come_back() -> None:
+    """A walk that is not made anew at each reading goes on listing what has ended since."""
+    source = Source()
+    first = source.read()
+    connection = source.begin()
+    source.send(connection, 1009)
+    source.end(connection)
+    stale = Connection(connection.id, 1009)
+    source.open.append(stale)
+    snapshots = [first, *(source.read() for _ in range(4))]
+    assert [difference(now, then) for then, now in itertools.pairwise(snapshots)] == [
+        1009,
+        0,
+        0,
+        0,
+    ]
+    source.open.remove(stale)
+    assert difference(source.read(), snapshots[-1]) == 0
+
+
+# --- groups -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", GROUPINGS)
+@given(steps=STEPS)
+def test_groups_add_up_to_the_rows(by: str, steps: list[tuple[str, int]]) -> None:
+    """By whatever sockets are folded: each interval adds to the groups what it adds to the rows."""
+    source, groups = Source(), SocketGroups()
+    groups.choose(by)
+    before = None
+    for step, number in [("read", 0), *steps, ("read", 0)]:
+        if step == "begin":
+            source.begin()
+        elif step == "read":
+            sockets = source.read()
+            rows, left = groups.read(replace(sockets, counts=counts(source)), source.ended.events)
+            now = replace(
+                sockets,
+                tables={**sockets.tables, GROUPS.name: rows},
+                ended={**sockets.ended, GROUPS.name: left},
+            )
+            if before is not None:
+                view = View(Frame(now, before), replace(text_query(GROUPS), deltas=True))
+                every = np.arange(view.size)
+                assert (view.total("bytes_sent", every) or 0) == difference(now, before)
+                totals = View(Frame(now, before), text_query(GROUPS))
+                assert totals.total("bytes_sent", np.arange(totals.size)) == source.shown
+            before = now
+        elif source.open:
+            connection = source.open[number % len(source.open)]
+            if step == "send":
+                source.send(connection, number * 1009 + 1)
+            elif step == "hide":
+                connection.is_listed = not connection.is_listed
+            else:
+                source.end(connection)
+
+
+def counts(source: Source) -> dict[str, int]:
+    """What the kernel counts of openings and ends."""
+    closed = source.opened - len(source.open)
+    return {"connected": source.opened, "accepted": 0, "closed": closed, "failed": 0}
+
+
+def test_a_group_that_is_gone_joins_the_row_of_the_ended() -> None:
+    """After a while without a socket; its bytes stay, and are no burst of that row."""
+    source, groups = Source(), SocketGroups()
+    groups.choose("remote")
+    connection = source.begin()
+    source.send(connection, 1009)
+    seen = []
+    for number in range(4):
+        if number == 1:
+            source.end(connection)
+        snapshot = source.read()
+        taken = snapshot.tables[SOCKETS.name].taken_ns + (number > 2) * 61 * SECOND
+        sockets = replace(snapshot.tables[SOCKETS.name], taken_ns=taken)
+        rows, left = groups.read(replace(snapshot, tables={SOCKETS.name: sockets}), source.ended.events)
+        seen.append(replace(snapshot, tables={GROUPS.name: rows}, ended={GROUPS.name: left}))
+    last = View(Frame(seen[3], seen[2]), text_query(GROUPS))
+    assert last.values("group", last.order) == ["(ended)"]
+    assert last.values("bytes_sent", last.order) == [1009]
+    interval = View(Frame(seen[3], seen[2]), replace(text_query(GROUPS), deltas=True))
+    assert not len(interval.order)
