@@ -19,12 +19,11 @@ from nettop.output.lens_output import output_of
 from nettop.output.log_lines import limit_line, lost_line, missing_line
 from nettop.output.log_plan import LogPlan, Stream, make_log_plan
 from nettop.output.log_sinks import Sinks
+from nettop.output.losses import CAUSES, QUEUE_FULL, Losses
 from nettop.query.batches import PIECE_ROWS, pieces
 from nettop.query.view import View
 from nettop.settings import LogSettings
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
-
-_RING, _QUEUE = "ring full or hook busy", "queue full"
 
 
 def run_log(
@@ -91,7 +90,7 @@ class _Log:
         self._sinks = sinks
         self._last: Snapshot | None = None
         self._due_ns: int | None = None
-        self._lost: dict[tuple[str, str], int] = {}
+        self._losses = Losses()
         self._seen = 0
         self._written = {stream.name: 0 for stream in plan.streams}
 
@@ -142,9 +141,10 @@ class _Log:
         # Without events, 0 of them would look as if nothing had happened.
         has_events = any(stream.name not in self._missing for stream in self._events)
         of_all = f" of {self._seen} events" if self._settings.filters and has_events else ""
-        totals = ({("events", cause): 0 for cause in (_RING, _QUEUE)} if has_events else {}) | self._lost
+        of_events = {("events", cause): 0 for cause in (CAUSES["events"], QUEUE_FULL)} if has_events else {}
         losses = [
-            f"{total} {what}{f' ({cause})' if cause else ''}" for (what, cause), total in totals.items()
+            f"{total} {what}{f' ({cause})' if cause else ''}"
+            for (what, cause), total in (of_events | self._losses.totals).items()
         ]
         lost = ", ".join([*losses, *self._sinks.lost()])
         counts = self._last.counts if self._last else {}
@@ -166,7 +166,7 @@ class _Log:
                 batches = {stream.table.name: (piece,)}
                 view = View(Frame(frame.now, None, batches), stream.query)
                 self._put(stream, stream.maker.lines(view, view.order), len(view.order))
-            self._write_loss("events", _QUEUE, self._consumer.lost(stream.table))
+            self._write_loss("events", QUEUE_FULL, self._consumer.lost(stream.table))
 
     def _is_due(self, snapshot: Snapshot) -> bool:
         """Whether the tables are logged this time: at the start, then at the readings next to each interval's end."""
@@ -217,17 +217,11 @@ class _Log:
     def _write_losses(self, snapshot: Snapshot, *, only_events: bool = False) -> None:
         """What was lost. A busy host always loses something besides events: that is written with the metrics."""
         for what, total in snapshot.lost.items():
-            if what != "events":
-                if not only_events:
-                    self._write_loss(what, "", total)
-            elif self._events:  # else nobody misses them
-                self._write_loss(what, _RING, total)
+            # Where no events are logged nobody misses them.
+            if self._events if what == "events" else not only_events:
+                self._write_loss(what, CAUSES.get(what, ""), total)
 
     def _write_loss(self, what: str, cause: str, total: int) -> None:
         """A line for what was lost since the last such line."""
-        written = self._lost.get((what, cause), 0)
-        if total > written:
-            self._lost[what, cause] = total
-            now = time.time_ns()
-            line = lost_line(self._settings.format, now, what, cause, count=total - written, total=total)
-            self._sinks.write(self._of_losses, line)
+        for lost in self._losses.more(what, cause, total):
+            self._sinks.write(self._of_losses, lost_line(self._settings.format, time.time_ns(), lost))

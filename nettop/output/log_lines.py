@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
 from nettop.output.lens_output import Part, output_of
+from nettop.output.losses import Lost
 from nettop.output.plan import field_of
 from nettop.output.rows import filled
 from nettop.output.table import AMOUNTS, word
@@ -44,10 +46,9 @@ class TextLines:
         return filled([*[""] * len(cells), "\n"], cells)
 
 
-def lost_line(form: LineFormat, wall_ns: int, what: str, cause: str, *, count: int, total: int) -> str:
-    """The line that says that `count` more of `what` are lost, `total` in all, and why."""
-    text = f"{count} {what}{f' ({cause})' if cause else ''}, {total} in all"
-    return _note(form, wall_ns, "lost", text, type="lost", what=what, cause=cause, count=count, total=total)
+def lost_line(form: LineFormat, wall_ns: int, lost: Lost) -> str:
+    """The line that says what is lost."""
+    return _note(form, wall_ns, "lost", str(lost), type="lost", **asdict(lost))
 
 
 def limit_line(form: LineFormat, wall_ns: int, state: str) -> str:

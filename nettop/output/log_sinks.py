@@ -15,6 +15,7 @@ from nettop.interrupts import Requests
 from nettop.output.console import Console
 from nettop.output.log_files import LogFile, Place
 from nettop.output.log_lines import lost_line
+from nettop.output.losses import Lost
 from nettop.settings import LineFormat, LogSettings
 
 _ENDINGS = {LineFormat.TEXT: "log", LineFormat.JSONL: "jsonl"}
@@ -45,7 +46,7 @@ class Sinks:
         self._encoding = stdout.encoding.lower() if stdout and settings.format is LineFormat.TEXT else "utf-8"
 
         def line_of_loss(cause: str, count: int, total: int) -> str:
-            return lost_line(settings.format, time.time_ns(), "lines", cause, count=count, total=total)
+            return lost_line(settings.format, time.time_ns(), Lost("lines", cause, count, total))
 
         self._files: dict[str, LogFile] = {}
         if settings.directory is not None:

@@ -105,7 +105,7 @@ def test_reader_of_the_pipe_gone(lab: Lab, left_clean: None, form: str) -> None:
         assert running.process.stdout.readline()
         running.process.stdout.close()
         assert running.wait() == DONE
-        assert running.errors() == ""
+        assert running.complaints() == ""
 
 
 def test_end_of_input_goes_on(lab: Lab) -> None:
@@ -202,7 +202,7 @@ def test_burst_of_connections(lab: Lab, left_clean: None) -> None:
         before = len(running.refreshes())
         until(lambda: len(running.refreshes()) > before, "nettop still refreshes")
         assert running.end() == DONE
-        assert running.errors() == ""
+        assert running.complaints() == ""
         cookie = server.call(traffic.cookie, 0)
         assert all(by_cookie(refresh)[cookie]["pid"] == server.pid for refresh in running.refreshes())
     left = in_namespaces(rows(), home.inode)

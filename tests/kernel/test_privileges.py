@@ -115,7 +115,7 @@ def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user:
         before = len(running.refreshes())
         until(lambda: len(running.refreshes()) > before + 1, "it goes on")
         assert running.end() == 0
-        assert running.errors() == ""
+        assert running.complaints() == ""
 
 
 def test_sock_diag_keeps_the_capabilities_to_find_owners(neighbour: Worker) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from nettop.output.jsonl import JsonLines
 from nettop.output.log_lines import TextLines, lost_line
+from nettop.output.losses import Lost
 from nettop.output.separated import Separated
 from nettop.query.query import text_query
 from nettop.query.times import rfc3339, rfc3339_all
@@ -112,7 +113,7 @@ def test_no_rows_are_no_lines() -> None:
 @pytest.mark.parametrize(("cause", "why"), [("ring full", " (ring full)"), ("", "")])
 def test_lost_lines(cause: str, why: str) -> None:
     """What is lost is a line like the others, of its own kind."""
-    readable = lost_line(LineFormat.TEXT, WALL_NS, "events", cause, count=37, total=40)
+    readable = lost_line(LineFormat.TEXT, WALL_NS, Lost("events", cause, 37, 40))
     assert readable == f"{TIME}  lost     37 events{why}, 40 in all\n"
-    row = json.loads(lost_line(LineFormat.JSONL, WALL_NS, "events", cause, count=37, total=40))
+    row = json.loads(lost_line(LineFormat.JSONL, WALL_NS, Lost("events", cause, 37, 40)))
     assert row == {"time": TIME, "type": "lost", "what": "events", "cause": cause, "count": 37, "total": 40}
