@@ -140,16 +140,25 @@ def ends(view: View, at: Index) -> list[str]:
 
 
 def amount(table: Table, name: str, labels: Mapping[str, str] | None = None) -> Part:
-    """A number with its unit behind its label, which is the column's title unless `labels` has another."""
+    """A number with its unit behind its label, which is the column's title unless `labels` has another.
+
+    Bytes have all their digits: a log is compared with what others have counted.
+    """
     field, unit = field_of(table, name), unit_of(table, name)
     label = (labels or {}).get(name, field.title.lower() + ("/s" if name.endswith(RATE) else ""))
-    number = lru_cache(1 << 12)(lambda value: "" if value is None else f"  {label} {human(value, unit)}")
+    needed = field.parts[0] if field.kind is Kind.GROUP else name
+
+    @lru_cache(1 << 12)
+    def number(value: float | None) -> str:
+        if value is None:
+            return ""
+        return f"  {label} {f'{value:,} B' if unit == 'bytes' else human(value, unit)}"
 
     def spread(pair: tuple[float | None, float | None]) -> str:
         return "" if pair[0] is None else f"  {label} {human_spread(*pair, unit)}"
 
     def part(view: View, at: Index) -> list[str]:
-        if name in view.missing:
+        if needed in view.missing:
             return [f"  {label} {NOT_AVAILABLE}"] * len(at)
         if field.kind is Kind.GROUP:
             parts = (view.values(part, at) for part in field.parts)

@@ -104,11 +104,11 @@ class Watch:
         """Takes what can be reported, in the order of time; each drain goes on counting where the last one ended, or
         behind the numbers of events that were lost."""
         for batch in self.probe.drain(time.monotonic_ns()):
-            ids = batch.array["event_id"]
-            assert ids.tolist() == list(range(ids[0], ids[0] + len(ids)))
+            ids = batch.array["event_id"].tolist()
+            assert ids == list(range(ids[0], ids[0] + len(ids)))
             assert ids[0] >= self._next_id
             assert (np.diff(batch.array["time"].astype(np.int64)) >= 0).all()
-            self._next_id = int(ids[-1]) + 1
+            self._next_id = ids[-1] + 1
             self.reported += len(ids)
             self._batches.append(batch)
 
@@ -1613,7 +1613,7 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
     now = frame.now
     ids = np.concatenate([batch.array["event_id"] for batch in batches])
     assert (np.diff(ids) > 0).all()
-    assert 0 <= ids[-1] - len(ids) - feed.lost <= now.lost["events"]
+    assert 0 <= int(ids[-1]) - len(ids) - feed.lost <= now.lost["events"]
     assert len(ids) + feed.lost + now.lost["events"] - skipped == happened(now)
     hosts = {f"127.0.1.{number}": process(worker.pid) for number, worker in enumerate(workers)}
     reported = [row for batch in batches for row in decoded(batch, home.inode)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,19 +60,28 @@ def test_events_come_at_once() -> None:
 
 
 def test_readable_events() -> None:
-    """A line for people: aligned, with units; what is unknown or says nothing at that moment is left out."""
+    """A line for people: aligned, with units, bytes exact; what is unknown or says nothing then is left out,
+    as our own network namespace is.
+    """
     source = nothing()
     with Logging(settings(format=LineFormat.TEXT), source) as logging:
         until(lambda: source.options)
-        source.happen(CONNECT, CLOSE, FAIL | {"pid": None, "process": None})
+        close = CLOSE | {
+            "netns": 4026532177,
+            "bytes_received": 48_100_003,
+            "rtt_us": 21_400,
+            "rtt_var_us": 3100,
+        }
+        own = os.stat("/proc/self/ns/net").st_ino
+        source.happen(CONNECT | {"netns": own}, close, FAIL | {"pid": None, "process": None})
         lines = logging.lines(3)
     assert {line[:29] for line in lines} == {"2026-11-18T11:06:40.123456Z  "}
     ends = "127.0.0.1:42524 → 127.0.0.1:443            "
-    sums = "sent 1.2 kB  received 48.1 kB  retransmits 1"
+    sums = "sent 1,200 B  received 48,100,003 B  retransmits 1  rtt 21.4 ±3.1 ms"
     nobody = "(unattributed)          127.0.0.1:42524 → 127.0.0.1:1              "
     assert [line[29:] for line in lines] == [
         f"connect  –                curl[4615]              {ends}    handshake 62 µs\n",
-        f"close    closed by us     curl[4615]              {ends}    after 21.4 ms  {sums}\n",
+        f"close    closed by us     curl[4615]              {ends}    netns 4026532177  after 21.4 ms  {sums}\n",
         f"fail     refused          {nobody}    after 62 µs  sent 0 B  received 0 B  retransmits 0\n",
     ]
 
@@ -82,7 +92,7 @@ def test_readable_metrics() -> None:
         (line,) = logging.lines(1)
     assert line == (
         "2026-11-18T11:06:40.123456Z  metrics  ESTABLISHED  curl[4615]              "
-        "10.0.3.7:443 → 203.0.113.9:52114               sent 1.2 kB  rtt 21.4 ±3.1 ms\n"
+        "10.0.3.7:443 → 203.0.113.9:52114               sent 1,200 B  rtt 21.4 ±3.1 ms\n"
     )
 
 

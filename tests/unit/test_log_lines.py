@@ -81,7 +81,7 @@ def test_any_table() -> None:
     before = [{"reason": "NO SOCKET", "bytes": 500}, {}]
     view = View(make_frame(rows, before, table=table, lens="drops"), text_query(table))
     assert TextLines("drops", table, "drops").lines(view, view.order) == (
-        "2026-11-18T11:06:41.123456Z  drops    reason=NO_SOCKET  interface=eth_0  bytes 1.5 kB  bytes/s 8.0 kb/s"
+        "2026-11-18T11:06:41.123456Z  drops    reason=NO_SOCKET  interface=eth_0  bytes 1,500 B  bytes/s 8.0 kb/s"
         "  share 100%\n"
         "2026-11-18T11:06:41.123456Z  drops    reason=–  interface=–\n"
     )
