@@ -10,12 +10,15 @@ import pytest
 
 from nettop.output.jsonl import JsonLines
 from nettop.output.log_lines import TextLines, lost_line
+from nettop.output.log_plan import lines_of
 from nettop.output.losses import Lost
+from nettop.output.plan import whole_columns
 from nettop.output.separated import Separated
 from nettop.query.query import text_query
 from nettop.query.times import rfc3339, rfc3339_all
 from nettop.query.view import View
 from nettop.settings import LineFormat
+from nettop.snapshots import find_table, views
 from nettop.snapshots.connections import EVENTS, FAILURES
 from nettop.snapshots.schema import Field, Kind, Table
 from nettop.snapshots.snapshot import Frame
@@ -52,6 +55,18 @@ def test_marks_stand_behind_the_time() -> None:
     assert JsonLines(("pid",), marks)(view).startswith(
         '{"time":"2026-11-18T11:06:41.123456Z","type":"event",'
     )
+
+
+@pytest.mark.parametrize("view", views())
+def test_no_key_stands_twice(view: str) -> None:
+    """Whatever columns a table has, its lines in a log have each key once, and every column."""
+    table = find_table(view)[1]
+    rows = make_frame([{}], table=table).now
+    frame = Frame(rows, None, {table.name: (rows.tables[table.name],)})
+    maker = lines_of(LineFormat.JSONL, "metrics", view, table, why=False)
+    keys = json.loads(maker.lines(View(frame, text_query(table)), np.arange(1)), object_pairs_hook=list)
+    names = [name for name, _ in keys]
+    assert len(set(names)) == len(names) == len({"time", *whole_columns(table)}) + 2
 
 
 def test_times_at_once() -> None:
