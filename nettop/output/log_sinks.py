@@ -25,7 +25,8 @@ _GONE = select.POLLERR | select.POLLHUP
 class Sinks:
     """The console and the files `names` of a log, in its directory. Raises NettopError when one cannot be opened.
 
-    Without files the console is waited for: nothing else would have its lines.
+    Without files the console is waited for: nothing else would have its lines. With files the log goes on when nobody
+    reads the console any more, unless that was a terminal: who closes it ends what runs in it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Sinks:
                 file = self._files[name] = LogFile(place, report, lambda *gap: line_of_loss(*gap).encode())
                 file.open()
         self._console: Console | None = None
+        self._ends_with_console = not self._files or (stdout is not None and stdout.isatty())
         if stdout is not None and settings.console:
             self._console = Console(
                 stdout.fileno(),
@@ -76,21 +78,21 @@ class Sinks:
                 self._console.wait(lambda: self._requests.ending)
 
     def wait(self) -> None:
-        """Wait for the consumer. Raises BrokenPipeError once nobody reads the console any more, and NettopError when
-        the console cannot be written and is all there is.
+        """Wait for the consumer. Raises BrokenPipeError once nobody reads the console any more that the log ends with,
+        and NettopError when the console cannot be written and is all there is.
         """
         console = self._console
         ready = self._consumer.wait({} if console is None else {console.descriptor: 0})
         if console is None:
             return
         if console.gone or ready.get(console.descriptor, 0) & _GONE:
-            raise BrokenPipeError
-        if console.error is not None:
-            why = console.error.strerror
+            if self._ends_with_console:
+                raise BrokenPipeError
+            self._go_on_without_console("nobody reads it any more")
+        elif console.error is not None:
             if not self._files:
-                raise NettopError(f"the output cannot be written: {why}")
-            self._report(f"the console cannot be written ({why}): lines go to the files only")
-            self._close_console()
+                raise NettopError(f"the output cannot be written: {console.error.strerror}")
+            self._go_on_without_console(console.error.strerror)
 
     def reopen_if_requested(self) -> None:
         """Open the files again, if a signal has requested it since the last call."""
@@ -115,6 +117,10 @@ class Sinks:
         """Which files there are."""
         paths = [str(file.place.path) for file in self._files.values()]
         return [f"written to {', '.join(paths)}"] if paths else []
+
+    def _go_on_without_console(self, why: str | None) -> None:
+        self._report(f"the console cannot be written ({why}): lines go to the files only")
+        self._close_console()
 
     def _close_console(self) -> None:
         if self._console is not None:

@@ -382,14 +382,26 @@ def test_who_asks_again_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_reader_goes(tmp_path: Path) -> None:
-    """When nobody reads the console any more the log ends, without a word, and the file has what happened."""
+    """When nobody reads the console any more the log says so, and goes on in the files."""
     source = nothing()
     with Logging(settings(directory=str(tmp_path)), source) as logging:
         logging.frame()
-        source.happen(CONNECT, quietly=True)
+        logging.leave()
+        until(logging.stderr.getvalue)
+        source.happen(CONNECT)
+        until(lambda: rows_of(tmp_path / "events.jsonl"))
+        said, summary = logging.end().splitlines()
+    gone = "the console cannot be written (nobody reads it any more): lines go to the files only"
+    assert said == f"nettop: {gone}"
+    assert summary.startswith("nettop: logged 1 events, 0 metrics; lost 0 events (ring")
+
+
+def test_the_reader_goes_and_there_are_no_files() -> None:
+    """When nobody reads the console any more and it is all there is, the log ends without a word."""
+    with Logging(settings(), nothing()) as logging:
+        logging.frame()
         logging.leave()
         assert isinstance(logging.wait(), BrokenPipeError)
-    assert len(rows_of(tmp_path / "events.jsonl")) == 1
     assert logging.stderr.getvalue() == ""
 
 
