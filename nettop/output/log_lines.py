@@ -32,11 +32,15 @@ _OWNER, _ENDS = ("process", "pid"), ("local", "remote")
 class TextLines:
     """Formats rows of a lens's table as readable lines, each of which says `kind` behind its time.
 
-    Amounts that are unknown are left out; those that are not available are `n/a`.
+    Amounts that are unknown are left out; those that are not available are `n/a`. With `columns` a line has just those,
+    as NAME=VALUE in base units.
     """
 
-    def __init__(self, lens: str, table: Table, kind: str) -> None:
-        self._parts = (output_of(lens).line_parts or row_parts)(table, kind)
+    def __init__(self, lens: str, table: Table, kind: str, columns: tuple[str, ...] | None = None) -> None:
+        if columns is None:
+            self._parts = (output_of(lens).line_parts or row_parts)(table, kind)
+        else:
+            self._parts = [_time_of(table), constant(kind), *map(_named, columns)]
 
     def lines(self, view: View, at: Index) -> str:
         """One line for each of the rows at `at`."""
@@ -74,7 +78,7 @@ def _note(form: LineFormat, wall_ns: int, kind: str, text: str, **fields: str | 
 
 def row_parts(table: Table, kind: str, labels: Mapping[str, str] | None = None) -> list[Part]:
     """The columns that plain text shows by default: what names something first, then what measures something."""
-    parts = [own_time if "time" in table.by_name else snapshot_time, constant(kind)]
+    parts = [_time_of(table), constant(kind)]
     left = [name for name in table.text if name != "time"]
     for names, part in ((_OWNER, owner), (_ENDS, ends)):
         if set(names) <= set(left):
@@ -101,6 +105,10 @@ def own_time(view: View, at: Index) -> list[str]:
 def snapshot_time(view: View, at: Index) -> list[str]:
     """The time of the snapshot."""
     return [rfc3339(view.snapshot.wall_ns)] * len(at)
+
+
+def _time_of(table: Table) -> Part:
+    return own_time if "time" in table.by_name else snapshot_time
 
 
 def constant(kind: str) -> Part:

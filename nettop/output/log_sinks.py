@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from nettop.engine.consumer import Consumer
+from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError
 from nettop.interrupts import Requests
 from nettop.output.console import Console
@@ -34,14 +34,14 @@ class Sinks:
         settings: LogSettings,
         names: Sequence[str],
         requests: Requests,
-        consumer: Consumer,
+        event: WakeEvent,
         *,
         stdout: TextIO | None,
         report: Callable[[str], None],
     ) -> None:
         self._requests = requests
         self._report = report
-        self._consumer = consumer
+        self._event = event
         self._lost_by_console = 0
         # Text goes to people, as their locale has it; programs expect UTF-8 everywhere.
         self._encoding = stdout.encoding.lower() if stdout and settings.format is LineFormat.TEXT else "utf-8"
@@ -61,7 +61,7 @@ class Sinks:
         if stdout is not None and settings.console:
             self._console = Console(
                 stdout.fileno(),
-                consumer.wake,
+                event.set,
                 lambda *gap: line_of_loss(*gap).encode(self._encoding, "replace"),
             )
 
@@ -78,11 +78,11 @@ class Sinks:
                 self._console.wait(lambda: self._requests.ending)
 
     def wait(self) -> None:
-        """Wait for the consumer. Raises BrokenPipeError once nobody reads the console any more that the log ends with,
+        """Wait for the event. Raises BrokenPipeError once nobody reads the console any more that the log ends with,
         and NettopError when the console cannot be written and is all there is.
         """
         console = self._console
-        ready = self._consumer.wait({} if console is None else {console.descriptor: 0})
+        ready = self._event.wait({} if console is None else {console.descriptor: 0})
         if console is None:
             return
         if console.gone or ready.get(console.descriptor, 0) & _GONE:
