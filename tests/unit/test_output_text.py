@@ -9,13 +9,16 @@ import json
 
 import pytest
 
+from nettop.engine import bus
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.output.banner import banner, change
 from nettop.output.text import run_text
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, TextSettings, ViewSettings
 from tests.unit.build import make_frame
+from tests.unit.logging_run import until
 from tests.unit.scripted import Running, Scripted, printed, steps
+from tests.unit.woken import CONNECT, Woken
 
 NARROW = ViewSettings(columns=("pid", "bytes_sent"))
 ONCE = TextSettings(Format.JSONL, count=1)
@@ -241,6 +244,24 @@ def test_each_loss_is_reported_in_every_format(form: Format, quiet: bool) -> Non
         ]
     else:
         assert "lost" not in output
+
+
+def test_rows_that_came_too_fast_are_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that the queue had no room for between two outputs are reported as what the kernel lost is."""
+    monkeypatch.setattr(bus, "QUEUED_ROWS", 3)
+    source = Woken(steps([], []))
+    view = ViewSettings("connections.events", ("event_id",))
+    with Running(Settings(view=view, text=TextSettings(Format.JSONL)), source) as run:
+        until(lambda: source.options)
+        for _ in range(2):
+            source.happen(CONNECT, CONNECT)
+            until(lambda: not source._waiting)
+        run.enter()
+        *events, lost = map(json.loads, run.lines(3))
+        until(run.stderr.getvalue)
+    assert [event["event_id"] for event in events] == [3, 4]
+    assert (lost["what"], lost["cause"], lost["count"], lost["total"]) == ("events", "queue full", 2, 2)
+    assert run.stderr.getvalue() == "nettop: lost 2 events (queue full), 2 in all\n"
 
 
 @pytest.mark.parametrize(("came", "line"), [(10_000, ""), (20, "nettop: lost 7 ticks, 7 in all\n")])
