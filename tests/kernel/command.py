@@ -40,7 +40,18 @@ def rows(*options: str, everything: bool = True) -> list[Row]:
     done = nettop(*JSON, "--once", *(("--all",) if everything else ()), *options)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    return [row for row in map(json.loads, done.stdout.splitlines()) if not is_loss(row)]
+    return rows_in(done.stdout)
+
+
+def rows_in(text: str) -> list[Row]:
+    """The rows of JSON Lines, without the records of what was lost."""
+    return [row for row in map(json.loads, text.splitlines()) if not is_loss(row)]
+
+
+def complaints(errors: str) -> str:
+    """What else was printed on standard error than what was lost: a busy host always loses something."""
+    lines = errors.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("nettop: lost "))
 
 
 def is_loss(row: Row) -> bool:
@@ -93,9 +104,8 @@ class Running:
         return Path(self._error.name).read_text(errors="surrogateescape")
 
     def complaints(self) -> str:
-        """What it has printed on standard error so far, but for what was lost: a busy host always loses something."""
-        lines = self.errors().splitlines(keepends=True)
-        return "".join(line for line in lines if not line.startswith("nettop: lost "))
+        """See the function of that name, of what it has printed so far."""
+        return complaints(self.errors())
 
     def refreshes(self) -> list[list[Row]]:
         """The whole rows printed so far, one list a refresh (JSON Lines only; a refresh without rows is not seen)."""
