@@ -23,6 +23,7 @@ from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogOptions, start_log
 from nettop.commands.options import (
     checked_why,
     checked_word,
+    column_names,
     complete_columns,
     complete_sort,
     completing,
@@ -184,7 +185,7 @@ def view_settings(options: ViewOptions) -> Settings:
     shown = opened_view(options, options.view)
     view = ViewSettings(
         view=shown,
-        columns=None if options.columns is None else tuple(filter(None, map(str.strip, options.columns.split(",")))),
+        columns=column_names(options.columns),
         sort=options.sort,
         filters=_filters(options),
         limit=_count("--limit", options.limit),
@@ -239,6 +240,7 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
     user = invoking_user() if source_of is None else None
     rights = Rights(
         user,
+        on_screen=not options.is_text,
         later_lenses=not options.is_text,
         follow_namespaces=options.follow_namespaces,
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,

@@ -89,13 +89,14 @@ class Settings:
 class LogSettings:
     """What `nettop log` writes, and where.
 
-    `view` is LENS[.TABLE]; `filters` must all hold. The tables are read every `interval_s`, and logged every
-    `metrics_interval_s`. Without a `directory` there is the console only. A file is rotated before it grows
-    beyond `rotate_bytes`, and `keep` old ones stay. `why`, `mechanisms`, `max_overhead` and `options` are as in
-    TextSettings and Settings.
+    `views` are LENS[.TABLE]; `filters` must all hold; `columns` are None for each table's own. The tables are read
+    every `interval_s`, and logged every `metrics_interval_s`. Without a `directory` there is the console only. A
+    file is rotated before it grows beyond `rotate_bytes`, and `keep` old ones stay. `why`, `mechanisms`,
+    `max_overhead` and `options` are as in TextSettings and Settings.
     """
 
-    view: str = "connections"
+    views: tuple[str, ...] = ("connections",)
+    columns: tuple[str, ...] | None = None
     filters: tuple[str, ...] = ()
     format: LineFormat = LineFormat.TEXT
     interval_s: float = 1.0

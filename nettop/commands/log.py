@@ -14,6 +14,8 @@ from nettop.commands.invoker import invoking_user, owner_of_files
 from nettop.commands.options import (
     checked_why,
     checked_word,
+    column_names,
+    complete_columns,
     completing,
     follow_namespaces_option,
     max_overhead_option,
@@ -32,7 +34,7 @@ from nettop.commands.privilege import Rights, explaining, opened_session, why_st
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import DAY_S, MIN_INTERVAL_S, LineFormat, LogSettings
-from nettop.snapshots import all_views, find_table, logged_views, views
+from nettop.snapshots import all_views, logged_views, views
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ nettop log --events-only --log-dir none --filter 'event=fail'  [dim]failures, on
 
 nettop log --format jsonl --log-dir /var/log/nettop --no-console  [dim]as a service[/dim]
 
-nettop log --lens connections.groups --metrics-interval 10
+nettop log --lens connections --lens drops --metrics-interval 10
+
+nettop log --events-only --columns event,reason,remote
 
 SIGHUP reopens the files; SIGTERM writes what is left and ends."""
 
@@ -68,12 +72,15 @@ give --log-dir a directory of root's, or none for the console only"""
 class LogOptions:
     """The options and arguments as they were given, in the order of --help."""
 
-    lens: Annotated[str, option("--lens", metavar="LENS[.TABLE]", panel=_WHAT, autocompletion=completing(views()),
-                                help=f"Table to log: {', '.join(views())} (default: the first, with its events)"
-                                )] = "connections"
+    lens: Annotated[list[str] | None, option("--lens", metavar="LENS[.TABLE]", panel=_WHAT,
+                                             autocompletion=completing(views()),
+                                             help=f"Table to log: {', '.join(views())} (default: the first, with its "
+                                             "events); may be given several times")] = None
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_WHAT,
-                                               help="Log only rows that match, as in nettop --filter; a field that "
-                                               "only events or only metrics have excludes the others")] = None
+                                               help="Log only rows that match, as in nettop --filter; tables without "
+                                               "such a field are not logged")] = None
+    columns: Annotated[str | None, option("--columns", metavar="A,B,C", panel=_WHAT, autocompletion=complete_columns,
+                                          help="Columns to log behind the time, of the tables that have them")] = None
     events_only: Annotated[bool, option("--events-only", panel=_WHAT, help="Log events only")] = False
     metrics_only: Annotated[bool, option("--metrics-only", panel=_WHAT, help="Log metrics only")] = False
     metrics_interval: Annotated[str, option("--metrics-interval", metavar="SECONDS", panel=_WHAT,
@@ -111,8 +118,10 @@ def log_settings(options: LogOptions) -> LogSettings:
         raise UsageError(
             f"files of {rotate_bytes} bytes would be rotated all the time", "give --rotate-size 16K or more"
         )
+    logged = tuple(options.lens or LogSettings().views)
     return LogSettings(
-        view=options.lens,
+        views=logged,
+        columns=column_names(options.columns),
         filters=tuple(options.filter or ()),
         format=LineFormat(checked_word("format", options.format, list(LineFormat))),
         interval_s=interval_s,
@@ -126,7 +135,7 @@ def log_settings(options: LogOptions) -> LogSettings:
         why=checked_why(options.why, options.format),
         mechanisms=parse_mechanisms(options.mechanism),
         max_overhead=parse_overhead(options.max_overhead),
-        options=parse_lens_options(options, interval_s, logged_views(options.lens), log=True),
+        options=parse_lens_options(options, interval_s, logged_views(logged), log=True),
     )
 
 
@@ -144,8 +153,8 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
 
     `source_of` makes the source of a lens; the probes do if it is None.
     """
-    settings = log_settings(options)
-    lens, _ = find_table(settings.view)  # a wrong name is reported before anything heavy is imported
+    settings = log_settings(options)  # a wrong name is reported before anything heavy is imported
+    lenses = {lens.id for lens, _ in logged_views(settings.views)}
     if sys.stdout is None and settings.directory is None:
         raise NettopError("standard output is closed", "give --log-dir a directory")
     with undisturbed():
@@ -156,8 +165,9 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
     still_root = why_still_root(user) if source_of is None else None
     rights = Rights(
         user,
+        later_lenses=len(lenses) > 1,
         follow_namespaces=options.follow_namespaces,
-        program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
+        program_statistics=SELF.id in lenses or settings.max_overhead is not None,
     )
     with ExitStack() as ends:
         requests = ends.enter_context(requested_by_signals())

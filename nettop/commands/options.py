@@ -11,8 +11,15 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 import typer
 
 from nettop.errors import UsageError, unknown_word
-from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, LineFormat, ViewSettings, checked_seconds
-from nettop.snapshots import find_table, lenses
+from nettop.settings import (
+    MAX_INTERVAL_S,
+    MIN_INTERVAL_S,
+    LineFormat,
+    LogSettings,
+    ViewSettings,
+    checked_seconds,
+)
+from nettop.snapshots import find_table, lenses, logged_views
 from nettop.snapshots.schema import Lens, Option, Table
 
 _SIZE = re.compile(r"([0-9]{1,15})([kmgt]?)(?:i?b)?", re.IGNORECASE)
@@ -182,12 +189,20 @@ def complete_sort(ctx: typer.Context, incomplete: str) -> list[str]:
     return starting([*names, *("-" + name for name in names)], incomplete)
 
 
-def _names(ctx: typer.Context) -> tuple[str, ...]:
-    """The columns of the view that the command line names so far; none when there is no such view."""
+def _names(ctx: typer.Context) -> list[str]:
+    """The columns of what the command line shows or logs so far; none when there is no such view."""
     try:
-        return find_table(ctx.params.get("view") or ViewSettings().view)[1].names
+        if "lens" in ctx.params:
+            logged = logged_views(ctx.params["lens"] or LogSettings().views)
+            return list(dict.fromkeys(name for _, table in logged for name in table.names))
+        return list(find_table(ctx.params.get("view") or ViewSettings().view)[1].names)
     except UsageError:
-        return ()
+        return []
+
+
+def column_names(text: str | None) -> tuple[str, ...] | None:
+    """The names that --columns gives; None without that option."""
+    return None if text is None else tuple(filter(None, map(str.strip, text.split(","))))
 
 
 # --- values ---------------------------------------------------------------------------------------------------

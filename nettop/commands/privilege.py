@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 class Rights:
     """The user to run as (None: the one who started nettop), and what nettop needs capabilities for.
 
-    `later_lenses`: to load lenses that are opened later. `follow_namespaces`: to enter network namespaces that
+    `on_screen`: for nothing; screens have no place for warnings. `later_lenses`: to load further lenses when the first
+    one is read. `follow_namespaces`: to enter network namespaces that
     appear later. `program_statistics`: to have the kernel measure BPF programs as long as the session is open, at
     some 50 ns for each run of each program on the host.
     """
 
     user: User | None = None
+    on_screen: bool = False
     later_lenses: bool = False
     follow_namespaces: bool = False
     program_statistics: bool = False
@@ -67,7 +69,7 @@ def opened_session(
         from nettop.kernel.limits import raise_open_files, share_one_arena
 
     warning = why_still_root(rights.user)
-    if warning and not rights.later_lenses and sys.stderr is not None:  # the screens have no place for it
+    if warning and not rights.on_screen and sys.stderr is not None:
         sys.stderr.write(safe_text(warning) + "\n")
     raise_open_files()
     share_one_arena()

@@ -24,7 +24,8 @@ class Consumer:
     """Keeps a lens attached while the context is open, and wakes whoever waits when there is something new.
 
     Of append tables every row is kept until it is taken, within the bound of a feed. `options` are those of the
-    lens's source. Before and after the context `wake` does nothing.
+    lens's source. Before and after the context `wake` does nothing. Consumers that are given the same `event`, which is
+    then entered by whoever gives it, wait together.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Consumer:
         lens: str,
         tables: Sequence[Table],
         options: Mapping[str, object] | None = None,
+        event: WakeEvent | None = None,
     ) -> None:
         self._session = session
         self._lens = lens
         self._tables = tables
         self._options = options or {}
-        self._event = WakeEvent()
+        self._is_alone = event is None
+        self._event = event or WakeEvent()
         self._feeds: dict[str, Feed] = {}
         self._exits = ExitStack()
         self.wake = self._event.set
@@ -46,7 +49,8 @@ class Consumer:
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
-            exits.enter_context(self._event)
+            if self._is_alone:
+                exits.enter_context(self._event)
             exits.callback(self._session.bus.subscribe(self.wake))
             for table in self._tables:
                 if table.append:

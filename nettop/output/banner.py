@@ -14,23 +14,20 @@ def banner(snapshot: Snapshot, interval_s: float) -> str:
     """The line before the first block."""
     counts = (f"{name} {count}" for name, count in snapshot.counts.items())
     host = safe_text(os.uname().nodename)
-    return "  ".join(("nettop", host, f"every {interval_s:g} s", *counts, *_state(snapshot)))
+    lost = " ".join(f"{name} {count}" for name, count in snapshot.notable_losses.items() if count)
+    words = ("nettop", host, f"every {interval_s:g} s", *counts, *_via(snapshot), f"lost {lost or 0}")
+    return "  ".join((*words, *_missing(snapshot)))
 
 
 def change(before: Snapshot, now: Snapshot) -> str:
-    """The line for what was lost, is missing or has another mechanism since `before`; empty if nothing changed."""
-    state = _state(now)
-    return "" if state == _state(before) else "  ".join(("nettop", *state))
+    """The line for what is missing or has another mechanism since `before`; empty if nothing changed."""
+    state = mechanisms(now)
+    return "" if state == mechanisms(before) else f"nettop  {state}"
 
 
 def mechanisms(snapshot: Snapshot) -> str:
     """The mechanism of each hook, and the fields that are not available; empty where the source declares no hooks."""
     return "  ".join((*_via(snapshot), *_missing(snapshot)))
-
-
-def _state(snapshot: Snapshot) -> tuple[str, ...]:
-    lost = " ".join(f"{name} {count}" for name, count in snapshot.lost.items() if count)
-    return (*_via(snapshot), f"lost {lost or 0}", *_missing(snapshot))
 
 
 def _via(snapshot: Snapshot) -> tuple[str, ...]:

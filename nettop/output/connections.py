@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from nettop.output import log_lines as lines
@@ -14,6 +16,7 @@ from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.connections import EVENTS, SOCKETS, WITHOUT_ROOT
 from nettop.snapshots.schema import Table
+from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 _LABELS = {"duration_us": "after", "retransmits": "retransmits", "packets_sent": "packets sent",
            "packets_received": "packets received", "rtt": "rtt"}  # fmt: skip
@@ -26,20 +29,33 @@ _OF_SOCKETS = ("bytes_sent", "bytes_received", "packets_sent", "packets_received
 
 def line_parts(table: Table, kind: str) -> list[Part]:
     """The parts of a line: of an event, which says itself what it is, of a socket, or of any other row."""
-    who = [lines.owner, lines.ends]
+    who = [lines.owner, lines.ends, _other_namespace(os.stat("/proc/self/ns/net").st_ino)]
     if table is EVENTS:
         event = [lines.bare("event", lines.KIND_WIDTH), lines.bare("reason", _REASON_WIDTH)]
-        ended = [_of_events(name, opened=False) for name in _AT_THE_END]
-        return [lines.own_time, *event, *who, _of_events("handshake_us", opened=True), *ended]
+        handshake = _of_events(lines.amount(EVENTS, "handshake_us", _LABELS), opened=True)
+        amounts = [lines.amount(EVENTS, name, _LABELS) for name in _AT_THE_END]
+        # Events have the parts of the sockets' round-trip time.
+        ended = [_of_events(part, opened=False) for part in (*amounts, lines.amount(SOCKETS, "rtt", _LABELS))]
+        return [lines.own_time, *event, *who, handshake, *ended]
     if table is SOCKETS:
         amounts = [lines.amount(table, name, _LABELS) for name in _OF_SOCKETS]
         return [lines.snapshot_time, lines.constant(kind), lines.bare("state", _STATE_WIDTH), *who, *amounts]
     return lines.row_parts(table, kind, _LABELS)
 
 
-def _of_events(name: str, *, opened: bool) -> Part:
+def _other_namespace(own: int) -> Part:
+    """The network namespace of a row, by inode number, unless it is our `own`."""
+
+    def part(view: View, at: Index) -> list[str]:
+        if "netns" in view.missing:
+            return [f"  netns {NOT_AVAILABLE}"] * len(at)
+        return ["" if inode in (own, None) else f"  netns {inode}" for inode in view.values("netns", at)]
+
+    return part
+
+
+def _of_events(amount: Part, *, opened: bool) -> Part:
     """An amount that only the events have that open a connection, or only the others."""
-    amount = lines.amount(EVENTS, name, _LABELS)
 
     def part(view: View, at: Index) -> list[str]:
         has_it = as_list(np.isin(view.raw("event")[at], _OPENINGS, invert=not opened))

@@ -16,8 +16,8 @@ from nettop.snapshots.arrays import Index
 class JsonLines:
     """Formats views as JSON Lines: `time` first, then `marks`, which are the same in all lines, then the columns.
 
-    The time is the row's own where it has such a column, else the snapshot's. With `why` each line ends in an
-    object with the reason for each column that is not available.
+    The time is the row's own where it has such a column, else the snapshot's. A column named like a mark is `row_NAME`.
+    With `why` each line ends in an object with the reason for each column that is not available.
     """
 
     def __init__(
@@ -25,8 +25,9 @@ class JsonLines:
     ) -> None:
         self._columns, self._dated = time_first(columns)
         self._why = why
-        self._marks = "".join(f',"{name}":{encode_basestring(text)}' for name, text in (marks or {}).items())
-        self._keys = [f',"{name}":' for name in self._columns]
+        marks = marks or {}
+        self._marks = "".join(f',"{name}":{encode_basestring(text)}' for name, text in marks.items())
+        self._keys = [f',"row_{name}":' if name in marks else f',"{name}":' for name in self._columns]
 
     def __call__(self, view: View) -> str:
         """One line for each row that the view shows."""

@@ -4,27 +4,28 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from collections import Counter
+from contextlib import ExitStack, closing
 from itertools import chain
 from typing import TextIO
 
 from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import WRITE
 from nettop.engine.session import Session
+from nettop.engine.wake_event import WakeEvent
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import Requests
 from nettop.output.banner import mechanisms
 from nettop.output.diagnostics import Diagnostics
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import limit_line, lost_line, missing_line
-from nettop.output.log_plan import LogPlan, Stream, make_log_plan
+from nettop.output.log_plan import Stream, make_log_plan
 from nettop.output.log_sinks import Sinks
+from nettop.output.losses import CAUSES, QUEUE_FULL, Losses
 from nettop.query.batches import PIECE_ROWS, pieces
 from nettop.query.view import View
 from nettop.settings import LogSettings
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
-
-_RING, _QUEUE = "ring full or hook busy", "queue full"
 
 
 def run_log(
@@ -42,15 +43,21 @@ def run_log(
     plan = make_log_plan(settings)
     report = Diagnostics(stderr)
     options = {"mechanisms": settings.mechanisms, **settings.options}
-    tables = [stream.table for stream in plan.streams]
-    consumer = Consumer(session, plan.lens, tables, options)
-    requests.wake = consumer.wake
+    event = WakeEvent()
+    requests.wake = event.set
     names = [stream.name for stream in plan.streams]
-    with closing(Sinks(settings, names, requests, consumer, stdout=stdout, report=report)) as sinks:
+    with closing(Sinks(settings, names, requests, event, stdout=stdout, report=report)) as sinks:
         for note in plan.notes:
             report(note)
-        with consumer:
-            log = _Log(settings, session, plan, consumer=consumer, sinks=sinks, report=report)
+        with event, ExitStack() as exits:
+            parts = []
+            for lens in dict.fromkeys(stream.lens for stream in plan.streams):
+                streams = [stream for stream in plan.streams if stream.lens == lens]
+                consumer = Consumer(session, lens, [stream.table for stream in streams], options, event)
+                exits.enter_context(consumer)
+                remarks = Diagnostics(stderr)
+                parts.append(_LensLog(settings, session, sinks, streams, consumer=consumer, report=remarks))
+            log = _Log(settings, session, sinks, parts)
             try:
                 while not requests.ending:
                     log.write_new()
@@ -65,108 +72,159 @@ def run_log(
 
 
 class _Log:
-    """Writes each event once, each table when it is due, and each loss when it is known."""
+    """Writes what each of its parts has, and what concerns all of them."""
 
-    def __init__(
-        self,
-        settings: LogSettings,
-        session: Session,
-        plan: LogPlan,
-        *,
-        consumer: Consumer,
-        sinks: Sinks,
-        report: Diagnostics,
-    ) -> None:
+    def __init__(self, settings: LogSettings, session: Session, sinks: Sinks, parts: list[_LensLog]) -> None:
         self._settings = settings
         self._session = session
-        self._consumer = consumer
-        self._lens = plan.lens
-        self._streams = plan.streams
-        self._events = [stream for stream in plan.streams if stream.table.append]
-        self._tables = [stream for stream in plan.streams if not stream.table.append]
-        self._of_losses = plan.streams[0].name
-        self._report = report
-        self._limit = ""
-        self._missing: dict[str, str] = {}
         self._sinks = sinks
-        self._last: Snapshot | None = None
-        self._due_ns: int | None = None
-        self._lost: dict[tuple[str, str], int] = {}
-        self._seen = 0
-        self._written = {stream.name: 0 for stream in plan.streams}
+        self._parts = parts
+        self._limit = ""
 
     def write_new(self) -> None:
         """Write what has come since the last call.
 
-        Raises what the lens fails with, and Unsupported where none of the tables is available.
+        Raises what a lens fails with, and Unsupported where none of a lens's tables is available.
         """
         self._sinks.reopen_if_requested()
         limit = self._session.overhead_limit
         if limit is not None and str(limit) != self._limit:
             self._limit = str(limit)
             line = limit_line(self._settings.format, time.time_ns(), limit.state)
-            self._sinks.write(self._of_losses, line)
-        frame = self._consumer.frame
+            self._sinks.write(self._parts[0].of_losses, line)
+        for part in self._parts:
+            part.write_new()
+
+    def write_last(self) -> None:
+        """Have everything read once more, and write the events that have happened up to now."""
+        self._parts[0].consumer.read_last(self._write_events)
+        self._write_events()
+        for part in self._parts:
+            part.write_last_losses()
+
+    def _write_events(self) -> None:
+        for part in self._parts:
+            part.write_events()
+
+    def summary(self) -> str:
+        """What was written, what is missing, and what the kernel counted."""
+        totals: Counter[tuple[str, str]] = Counter()
+        for part in self._parts:
+            totals.update(part.losses())
+        losses = [
+            f"{total} {what}{f' ({cause})' if cause else ''}" for (what, cause), total in totals.items()
+        ]
+        lost = ", ".join([*losses, *self._sinks.lost()])
+        words = [
+            f"logged {', '.join(part.written() for part in self._parts)}",
+            f"lost {lost or 'nothing'}",
+        ]
+        counted = ", ".join(count for part in self._parts for count in part.counted())
+        words += [f"the kernel counted {counted}"] if counted else []
+        return "; ".join([*words, *self._sinks.places()])
+
+
+class _LensLog:
+    """Writes the streams of one lens: each event once, each table when it is due, and each loss when it is known.
+
+    `of_losses` is the name of the file that has what is no row.
+    """
+
+    def __init__(
+        self,
+        settings: LogSettings,
+        session: Session,
+        sinks: Sinks,
+        streams: list[Stream],
+        *,
+        consumer: Consumer,
+        report: Diagnostics,
+    ) -> None:
+        self.consumer = consumer
+        self._settings = settings
+        self._session = session
+        self._streams = streams
+        self._events = [stream for stream in streams if stream.table.append]
+        self._tables = [stream for stream in streams if not stream.table.append]
+        self.of_losses = streams[0].name
+        self._report = report
+        self._missing: dict[str, str] = {}
+        self._sinks = sinks
+        self._last: Snapshot | None = None
+        self._due_ns: int | None = None
+        self._losses = Losses()
+        self._seen = 0
+        self._written = {stream.name: 0 for stream in streams}
+
+    def write_new(self) -> None:
+        """Write what has come since the last call.
+
+        Raises what the lens fails with, and Unsupported where none of the tables is available.
+        """
+        frame = self.consumer.frame
         if frame is not None:
-            with self._session.steps.time(self._lens, WRITE):
+            with self._session.steps.time(self._streams[0].lens, WRITE):
                 self._write_frame(frame)
             self._last = frame.now
-        if self._consumer.failure is not None:
-            raise self._consumer.failure
+        if self.consumer.failure is not None:
+            raise self.consumer.failure
 
     def _write_frame(self, frame: Frame) -> None:
         is_new = frame.now is not self._last
         if is_new:
             self._write_missing(frame.now)
             self._report_remarks(frame)
-        self._write_events()
+        self.write_events()
         is_due = is_new and self._is_due(frame.now)
         if is_due:
             self._write_tables(frame)
         self._write_losses(frame.now, only_events=not is_due)
 
-    def write_last(self) -> None:
-        """Have everything read once more, and write the events that have happened up to now."""
-        self._consumer.read_last(self._write_events)
-        self._write_events()
-        if self._consumer.frame is not None:
-            self._last = self._consumer.frame.now
+    def write_last_losses(self) -> None:
+        """Write what was lost up to the last reading."""
+        if self.consumer.frame is not None:
+            self._last = self.consumer.frame.now
             self._write_losses(self._last)
 
-    def summary(self) -> str:
-        """What was written, what is missing, and what the kernel counted."""
+    def written(self) -> str:
+        """How many lines were written, by stream."""
         written = ", ".join(
             f"{NOT_AVAILABLE if name in self._missing and not count else count} {name}"
             for name, count in self._written.items()
         )
+        of_all = f" of {self._seen} events" if self._settings.filters and self._has_events() else ""
+        return written + of_all
+
+    def losses(self) -> dict[tuple[str, str], int]:
+        """How much was lost, by what and why."""
         # Without events, 0 of them would look as if nothing had happened.
-        has_events = any(stream.name not in self._missing for stream in self._events)
-        of_all = f" of {self._seen} events" if self._settings.filters and has_events else ""
-        totals = ({("events", cause): 0 for cause in (_RING, _QUEUE)} if has_events else {}) | self._lost
-        losses = [
-            f"{total} {what}{f' ({cause})' if cause else ''}" for (what, cause), total in totals.items()
-        ]
-        lost = ", ".join([*losses, *self._sinks.lost()])
+        causes = (CAUSES["events"], QUEUE_FULL) if self._has_events() else ()
+        return {("events", cause): 0 for cause in causes} | self._losses.totals
+
+    def counted(self) -> list[str]:
+        """What the kernel counted."""
         counts = self._last.counts if self._last else {}
-        counted = [f"{name} {counts[name]}" for name in output_of(self._lens).totals if name in counts]
-        parts = [f"logged {written}{of_all}", f"lost {lost or 'nothing'}"]
-        parts += [f"the kernel counted {', '.join(counted)}"] if counted else []
-        return "; ".join([*parts, *self._sinks.places()])
+        return [
+            f"{name} {counts[name]}" for name in output_of(self._streams[0].lens).totals if name in counts
+        ]
+
+    def _has_events(self) -> bool:
+        return any(stream.name not in self._missing for stream in self._events)
 
     # --- rows ---------------------------------------------------------------------------------------------
 
-    def _write_events(self) -> None:
+    def write_events(self) -> None:
         """Write the events that wait, whose queue is bounded."""
-        frame = self._consumer.frame
+        frame = self.consumer.frame
         if frame is None:
             return
         for stream in self._events:
-            for piece in pieces(self._consumer.rows(stream.table), PIECE_ROWS):
+            for piece in pieces(self.consumer.rows(stream.table), PIECE_ROWS):
                 self._seen += len(piece)
                 batches = {stream.table.name: (piece,)}
                 view = View(Frame(frame.now, None, batches), stream.query)
                 self._put(stream, stream.maker.lines(view, view.order), len(view.order))
-            self._write_loss("events", _QUEUE, self._consumer.lost(stream.table))
+            self._write_loss("events", QUEUE_FULL, self.consumer.lost(stream.table))
 
     def _is_due(self, snapshot: Snapshot) -> bool:
         """Whether the tables are logged this time: at the start, then at the readings next to each interval's end."""
@@ -186,7 +244,7 @@ class _Log:
             for start in range(0, len(order), PIECE_ROWS):
                 at = order[start : start + PIECE_ROWS]
                 self._put(stream, stream.maker.lines(view, at), len(at))
-                self._write_events()  # meanwhile more have come, and their queue is bounded
+                self.write_events()  # meanwhile more have come, and their queue is bounded
 
     def _put(self, stream: Stream, text: str, rows: int) -> None:
         if rows:
@@ -204,7 +262,7 @@ class _Log:
                 self._sinks.write(name, missing_line(self._settings.format, snapshot.wall_ns, name, why))
         self._missing = missing
         if self._last is None:
-            self._consumer.check_available(snapshot)
+            self.consumer.check_available(snapshot)
 
     def _report_remarks(self, frame: Frame) -> None:
         """Report the mechanisms in use, and what of the filter can match nothing; again when that changes."""
@@ -217,17 +275,11 @@ class _Log:
     def _write_losses(self, snapshot: Snapshot, *, only_events: bool = False) -> None:
         """What was lost. A busy host always loses something besides events: that is written with the metrics."""
         for what, total in snapshot.lost.items():
-            if what != "events":
-                if not only_events:
-                    self._write_loss(what, "", total)
-            elif self._events:  # else nobody misses them
-                self._write_loss(what, _RING, total)
+            # Where no events are logged nobody misses them.
+            if self._events if what == "events" else not only_events:
+                self._write_loss(what, CAUSES.get(what, ""), total)
 
     def _write_loss(self, what: str, cause: str, total: int) -> None:
         """A line for what was lost since the last such line."""
-        written = self._lost.get((what, cause), 0)
-        if total > written:
-            self._lost[what, cause] = total
-            now = time.time_ns()
-            line = lost_line(self._settings.format, now, what, cause, count=total - written, total=total)
-            self._sinks.write(self._of_losses, line)
+        for lost in self._losses.more(what, cause, total):
+            self._sinks.write(self.of_losses, lost_line(self._settings.format, time.time_ns(), lost))

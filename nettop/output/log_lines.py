@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
 from nettop.output.lens_output import Part, output_of
+from nettop.output.losses import Lost
 from nettop.output.plan import field_of
 from nettop.output.rows import filled
 from nettop.output.table import AMOUNTS, word
@@ -30,11 +32,15 @@ _OWNER, _ENDS = ("process", "pid"), ("local", "remote")
 class TextLines:
     """Formats rows of a lens's table as readable lines, each of which says `kind` behind its time.
 
-    Amounts that are unknown are left out; those that are not available are `n/a`.
+    Amounts that are unknown are left out; those that are not available are `n/a`. With `columns` a line has just those,
+    as NAME=VALUE in base units.
     """
 
-    def __init__(self, lens: str, table: Table, kind: str) -> None:
-        self._parts = (output_of(lens).line_parts or row_parts)(table, kind)
+    def __init__(self, lens: str, table: Table, kind: str, columns: tuple[str, ...] | None = None) -> None:
+        if columns is None:
+            self._parts = (output_of(lens).line_parts or row_parts)(table, kind)
+        else:
+            self._parts = [_time_of(table), constant(kind), *map(_named, columns)]
 
     def lines(self, view: View, at: Index) -> str:
         """One line for each of the rows at `at`."""
@@ -44,10 +50,9 @@ class TextLines:
         return filled([*[""] * len(cells), "\n"], cells)
 
 
-def lost_line(form: LineFormat, wall_ns: int, what: str, cause: str, *, count: int, total: int) -> str:
-    """The line that says that `count` more of `what` are lost, `total` in all, and why."""
-    text = f"{count} {what}{f' ({cause})' if cause else ''}, {total} in all"
-    return _note(form, wall_ns, "lost", text, type="lost", what=what, cause=cause, count=count, total=total)
+def lost_line(form: LineFormat, wall_ns: int, lost: Lost) -> str:
+    """The line that says what is lost."""
+    return _note(form, wall_ns, "lost", str(lost), type="lost", **asdict(lost))
 
 
 def limit_line(form: LineFormat, wall_ns: int, state: str) -> str:
@@ -73,7 +78,7 @@ def _note(form: LineFormat, wall_ns: int, kind: str, text: str, **fields: str | 
 
 def row_parts(table: Table, kind: str, labels: Mapping[str, str] | None = None) -> list[Part]:
     """The columns that plain text shows by default: what names something first, then what measures something."""
-    parts = [own_time if "time" in table.by_name else snapshot_time, constant(kind)]
+    parts = [_time_of(table), constant(kind)]
     left = [name for name in table.text if name != "time"]
     for names, part in ((_OWNER, owner), (_ENDS, ends)):
         if set(names) <= set(left):
@@ -100,6 +105,10 @@ def own_time(view: View, at: Index) -> list[str]:
 def snapshot_time(view: View, at: Index) -> list[str]:
     """The time of the snapshot."""
     return [rfc3339(view.snapshot.wall_ns)] * len(at)
+
+
+def _time_of(table: Table) -> Part:
+    return own_time if "time" in table.by_name else snapshot_time
 
 
 def constant(kind: str) -> Part:
@@ -139,16 +148,25 @@ def ends(view: View, at: Index) -> list[str]:
 
 
 def amount(table: Table, name: str, labels: Mapping[str, str] | None = None) -> Part:
-    """A number with its unit behind its label, which is the column's title unless `labels` has another."""
+    """A number with its unit behind its label, which is the column's title unless `labels` has another.
+
+    Bytes have all their digits: a log is compared with what others have counted.
+    """
     field, unit = field_of(table, name), unit_of(table, name)
     label = (labels or {}).get(name, field.title.lower() + ("/s" if name.endswith(RATE) else ""))
-    number = lru_cache(1 << 12)(lambda value: "" if value is None else f"  {label} {human(value, unit)}")
+    needed = field.parts[0] if field.kind is Kind.GROUP else name
+
+    @lru_cache(1 << 12)
+    def number(value: float | None) -> str:
+        if value is None:
+            return ""
+        return f"  {label} {f'{value:,} B' if unit == 'bytes' else human(value, unit)}"
 
     def spread(pair: tuple[float | None, float | None]) -> str:
         return "" if pair[0] is None else f"  {label} {human_spread(*pair, unit)}"
 
     def part(view: View, at: Index) -> list[str]:
-        if name in view.missing:
+        if needed in view.missing:
             return [f"  {label} {NOT_AVAILABLE}"] * len(at)
         if field.kind is Kind.GROUP:
             parts = (view.values(part, at) for part in field.parts)

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nettop.errors import UsageError
+from nettop.errors import UsageError, unknown_word
 from nettop.output.jsonl import JsonLines
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
 from nettop.query.query import Query, query_from_settings, text_query
 from nettop.settings import LineFormat, LogSettings, ViewSettings
-from nettop.snapshots import logged_views
-from nettop.snapshots.schema import Table
+from nettop.snapshots import logged_views, view_name
+from nettop.snapshots.schema import Lens, Table
 
 LineMaker = TextLines | JsonLines
 """Makes rows into lines."""
@@ -21,8 +21,9 @@ LineMaker = TextLines | JsonLines
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """One table as it is logged: the name of its file, which rows, and how they are written."""
+    """One table of a lens as it is logged: the name of its file, which rows, and how they are written."""
 
+    lens: str
     name: str
     query: Query
     maker: LineMaker
@@ -35,9 +36,8 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class LogPlan:
-    """The tables of a lens to log, and what the user should know of those that are not."""
+    """The tables to log, and what the user should know of what is not."""
 
-    lens: str
     streams: tuple[Stream, ...]
     notes: tuple[str, ...]
 
@@ -45,41 +45,92 @@ class LogPlan:
 def make_log_plan(settings: LogSettings) -> LogPlan:
     """The plan for `settings`. Raises UsageError for a word that does not exist, or when nothing is left to log.
 
-    A table that lacks a field of the filter has no row that passes: it is not logged, and a note says so.
+    A table that lacks a field of the filter has no row that passes, and one without any of the columns nothing to say:
+    it is not logged, and a note says so.
     """
-    views = logged_views(settings.view)
-    tables = [table for _, table in views if (settings.events if table.append else settings.metrics)]
-    if not tables:
-        option = "--events-only" if settings.events else "--metrics-only"
-        raise UsageError(f"with {option} there is nothing of {settings.view} to log", f"leave out {option}")
-    lens = views[0][0]
-    names = output_of(lens.id).log_names
+    logged = _logged_tables(settings)
+    wanted = _wanted_columns(settings, [table for _, table in logged])
     streams, notes, refused = [], [], []
-    for table in tables:
-        view = lens.id if table is lens.main else f"{lens.id}.{table.name}"
-        name = names.get(view, view)
+    for lens, table in logged:
+        name = _name(lens, table)
         try:
-            query = query_from_settings(text_query(table), ViewSettings(filters=settings.filters))
+            streams.append(_stream(settings, lens, table, wanted))
         except UsageError as error:
             refused.append(error)
-            notes.append(f"no {name} are logged, none can pass: {error.what}")
-            continue
-        kind = "event" if table.append else "metrics"
-        if settings.format is LineFormat.TEXT and view not in names:
-            kind = view
-        # Events are named by their lens alone.
-        maker = lines_of(settings.format, kind, lens.id if table.append else view, table, why=settings.why)
-        streams.append(Stream(name, query, maker))
+            notes.append(f"no {name} are logged: {error.what}")
+        else:
+            lacking = [column for column in wanted or () if column not in table.names]
+            notes += [f"{name}: no column {', '.join(lacking)}"] if lacking else []
     if not streams:
         raise refused[0]
-    return LogPlan(lens.id, tuple(streams), tuple(notes))
+    return LogPlan(tuple(streams), tuple(notes))
 
 
-def lines_of(form: LineFormat, kind: str, view: str, table: Table, *, why: bool) -> LineMaker:
-    """What writes the rows of a table as lines of this kind; `view` names the table.
+def lines_of(
+    form: LineFormat,
+    kind: str,
+    view: str,
+    table: Table,
+    columns: tuple[str, ...] | None = None,
+    *,
+    why: bool,
+) -> LineMaker:
+    """What writes the rows of a table as lines of this kind; `view` names the table, `columns` None its usual ones.
 
     With `why` JSON says why what is null is not available.
     """
     if form is LineFormat.TEXT:
-        return TextLines(view.partition(".")[0], table, kind)
-    return JsonLines(whole_columns(table), {"type": kind, "lens": view}, why=why)
+        return TextLines(view.partition(".")[0], table, kind, columns)
+    if columns is not None and "time" in table.by_name:
+        columns = ("time", *columns)
+    return JsonLines(columns or whole_columns(table), {"type": kind, "lens": view}, why=why)
+
+
+def _logged_tables(settings: LogSettings) -> list[tuple[Lens, Table]]:
+    views = logged_views(settings.views)
+    logged = [
+        (lens, table) for lens, table in views if (settings.events if table.append else settings.metrics)
+    ]
+    if not logged:
+        option, what = "--events-only" if settings.events else "--metrics-only", ", ".join(settings.views)
+        raise UsageError(f"with {option} there is nothing of {what} to log", f"leave out {option}")
+    return logged
+
+
+def _wanted_columns(settings: LogSettings, tables: list[Table]) -> tuple[str, ...] | None:
+    """The columns that --columns names beside the time, which every line has; None without that option.
+
+    Raises UsageError for one that none of the tables has, with the nearest names.
+    """
+    if settings.columns is None:
+        return None
+    wanted = tuple(dict.fromkeys(name for name in settings.columns if name != "time"))
+    known = {name for table in tables for name in table.names}
+    for name in wanted:
+        if name not in known:
+            raise unknown_word("column", name, known)
+    if not wanted:
+        raise UsageError("--columns is empty", "name columns with commas between them")
+    return wanted
+
+
+def _stream(settings: LogSettings, lens: Lens, table: Table, wanted: tuple[str, ...] | None) -> Stream:
+    """The table as a stream. Raises UsageError where no row of it can pass the filter, or has a column to show."""
+    query = query_from_settings(text_query(table), ViewSettings(filters=settings.filters))
+    columns = None if wanted is None else tuple(name for name in wanted if name in table.names)
+    if columns == ():
+        raise UsageError("they have none of the columns")
+    view = view_name(lens, table)
+    kind = "event" if table.append else "metrics"
+    if settings.format is LineFormat.TEXT and view not in output_of(lens.id).log_names:
+        kind = view
+    # Events are named by their lens alone.
+    shown = lens.id if table.append else view
+    maker = lines_of(settings.format, kind, shown, table, columns, why=settings.why)
+    return Stream(lens.id, _name(lens, table), query, maker)
+
+
+def _name(lens: Lens, table: Table) -> str:
+    """What the table's file and lines are called."""
+    view = view_name(lens, table)
+    return output_of(lens.id).log_names.get(view, view)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from nettop.engine.consumer import Consumer
+from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError
 from nettop.interrupts import Requests
 from nettop.output.console import Console
 from nettop.output.log_files import LogFile, Place
 from nettop.output.log_lines import lost_line
+from nettop.output.losses import Lost
 from nettop.settings import LineFormat, LogSettings
 
 _ENDINGS = {LineFormat.TEXT: "log", LineFormat.JSONL: "jsonl"}
@@ -24,7 +25,8 @@ _GONE = select.POLLERR | select.POLLHUP
 class Sinks:
     """The console and the files `names` of a log, in its directory. Raises NettopError when one cannot be opened.
 
-    Without files the console is waited for: nothing else would have its lines.
+    Without files the console is waited for: nothing else would have its lines. With files the log goes on when nobody
+    reads the console any more, unless that was a terminal: who closes it ends what runs in it.
     """
 
     def __init__(
@@ -32,20 +34,20 @@ class Sinks:
         settings: LogSettings,
         names: Sequence[str],
         requests: Requests,
-        consumer: Consumer,
+        event: WakeEvent,
         *,
         stdout: TextIO | None,
         report: Callable[[str], None],
     ) -> None:
         self._requests = requests
         self._report = report
-        self._consumer = consumer
+        self._event = event
         self._lost_by_console = 0
         # Text goes to people, as their locale has it; programs expect UTF-8 everywhere.
         self._encoding = stdout.encoding.lower() if stdout and settings.format is LineFormat.TEXT else "utf-8"
 
         def line_of_loss(cause: str, count: int, total: int) -> str:
-            return lost_line(settings.format, time.time_ns(), "lines", cause, count=count, total=total)
+            return lost_line(settings.format, time.time_ns(), Lost("lines", cause, count, total))
 
         self._files: dict[str, LogFile] = {}
         if settings.directory is not None:
@@ -55,10 +57,11 @@ class Sinks:
                 file = self._files[name] = LogFile(place, report, lambda *gap: line_of_loss(*gap).encode())
                 file.open()
         self._console: Console | None = None
+        self._ends_with_console = not self._files or (stdout is not None and stdout.isatty())
         if stdout is not None and settings.console:
             self._console = Console(
                 stdout.fileno(),
-                consumer.wake,
+                event.set,
                 lambda *gap: line_of_loss(*gap).encode(self._encoding, "replace"),
             )
 
@@ -75,21 +78,21 @@ class Sinks:
                 self._console.wait(lambda: self._requests.ending)
 
     def wait(self) -> None:
-        """Wait for the consumer. Raises BrokenPipeError once nobody reads the console any more, and NettopError when
-        the console cannot be written and is all there is.
+        """Wait for the event. Raises BrokenPipeError once nobody reads the console any more that the log ends with,
+        and NettopError when the console cannot be written and is all there is.
         """
         console = self._console
-        ready = self._consumer.wait({} if console is None else {console.descriptor: 0})
+        ready = self._event.wait({} if console is None else {console.descriptor: 0})
         if console is None:
             return
         if console.gone or ready.get(console.descriptor, 0) & _GONE:
-            raise BrokenPipeError
-        if console.error is not None:
-            why = console.error.strerror
+            if self._ends_with_console:
+                raise BrokenPipeError
+            self._go_on_without_console("nobody reads it any more")
+        elif console.error is not None:
             if not self._files:
-                raise NettopError(f"the output cannot be written: {why}")
-            self._report(f"the console cannot be written ({why}): lines go to the files only")
-            self._close_console()
+                raise NettopError(f"the output cannot be written: {console.error.strerror}")
+            self._go_on_without_console(console.error.strerror)
 
     def reopen_if_requested(self) -> None:
         """Open the files again, if a signal has requested it since the last call."""
@@ -114,6 +117,10 @@ class Sinks:
         """Which files there are."""
         paths = [str(file.place.path) for file in self._files.values()]
         return [f"written to {', '.join(paths)}"] if paths else []
+
+    def _go_on_without_console(self, why: str | None) -> None:
+        self._report(f"the console cannot be written ({why}): lines go to the files only")
+        self._close_console()
 
     def _close_console(self) -> None:
         if self._console is not None:

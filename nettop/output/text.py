@@ -18,13 +18,15 @@ from nettop.output.banner import banner, change
 from nettop.output.diagnostics import Diagnostics
 from nettop.output.jsonl import JsonLines
 from nettop.output.lens_output import output_of
+from nettop.output.log_lines import lost_line
+from nettop.output.losses import CAUSES, QUEUE_FULL, Losses, Lost
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.separated import Separated
 from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
 from nettop.query.address import address_bytes
 from nettop.query.view import View
-from nettop.settings import Format, Settings, TextSettings
+from nettop.settings import Format, LineFormat, Settings, TextSettings
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Snapshot
 
@@ -97,7 +99,7 @@ class _Printer:
         self._resolver = Resolver() if settings.view.resolve else None
         self._last: Snapshot | None = None
         self._described: Snapshot | None = None
-        self._lost = 0
+        self._losses = Losses()
 
     def report_limit(self) -> None:
         """Say what is done for --max-overhead, in every format: the output comes less often."""
@@ -125,9 +127,15 @@ class _Printer:
             self._resolver.wait(_shown_addresses(view, self._plan.columns), RESOLVE_WAIT_S)
         self._report_state(frame.now)
         self._report_view(view)
+        block = self._formatter(view)
+        lost = self._new_losses(frame.now)
+        if lost:
+            self._report(f"lost {'; '.join(map(str, lost))}")
+        if self._settings.text.format is Format.JSONL:
+            block += "".join(lost_line(LineFormat.JSONL, frame.now.wall_ns, each) for each in lost)
         try:
             # At once, so that a reader never waits for the rest of a line.
-            self._stdout.buffer.write(self._formatter(view).encode(self._encoding, "replace"))
+            self._stdout.buffer.write(block.encode(self._encoding, "replace"))
             self._stdout.buffer.flush()
         except BrokenPipeError:
             raise
@@ -140,12 +148,15 @@ class _Printer:
         table = self._plan.query.table
         if not table.append:
             return frame
-        lost = self._consumer.lost(table)
-        if lost > self._lost:
-            # Of these there is no trace in the output, so every format reports them.
-            self._report(f"{lost - self._lost} rows came too fast to be printed")
-            self._lost = lost
         return replace(frame, batches={table.name: tuple(self._consumer.rows(table))})
+
+    def _new_losses(self, snapshot: Snapshot) -> list[Lost]:
+        """What was lost since the last output, of which there is no trace in the rows."""
+        table = self._plan.query.table
+        totals = {(what, CAUSES.get(what, "")): total for what, total in snapshot.notable_losses.items()}
+        if table.append:
+            totals[table.name, QUEUE_FULL] = self._consumer.lost(table)
+        return [lost for loss, total in totals.items() for lost in self._losses.more(*loss, total)]
 
     def _report_state(self, snapshot: Snapshot) -> None:
         if self._banner_stream is None:

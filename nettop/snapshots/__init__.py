@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 
 from nettop.errors import unknown_word
@@ -46,17 +47,22 @@ def all_views() -> list[tuple[Lens, Table]]:
     return [(lens, table) for lens in lenses() for table in lens.tables]
 
 
-def logged_views(view: str) -> list[tuple[Lens, Table]]:
-    """What `nettop log` logs of a view: the table, and with a lens's main one those of its events, which come first."""
-    lens, named = find_table(view)
-    events = [table for table in lens.tables if table.append] if named is lens.main else []
-    return [(lens, table) for table in (*events, named)]
+def logged_views(views: Iterable[str]) -> list[tuple[Lens, Table]]:
+    """What `nettop log` logs of these views, each table once: with a lens's main one those of its events, which come
+    first.
+    """
+    logged: list[tuple[Lens, Table]] = []
+    for lens, named in map(find_table, views):
+        events = [table for table in lens.tables if table.append] if named is lens.main else []
+        logged += [(lens, table) for table in (*events, named) if (lens, table) not in logged]
+    return logged
 
 
 def views() -> tuple[str, ...]:
     """Every name that --view accepts."""
-    return tuple(
-        lens.id if table is lens.main else f"{lens.id}.{table.name}"
-        for lens in (*lenses(), SELF)
-        for table in lens.tables
-    )
+    return tuple(view_name(lens, table) for lens in (*lenses(), SELF) for table in lens.tables)
+
+
+def view_name(lens: Lens, table: Table) -> str:
+    """What --view calls a table of a lens."""
+    return lens.id if table is lens.main else f"{lens.id}.{table.name}"

@@ -164,7 +164,8 @@ def _at_the_end(field: Field) -> Field:
 EVENTS = Table(
     name="events",
     fields=(
-        Field("event_id", Kind.KEY, "EVENT ID", "counts the events that nettop saw", "u8", width=10, importance=2),
+        Field("event_id", Kind.KEY, "EVENT ID", "counts the events that nettop saw or lost", "u8", width=10,
+              importance=2),
         Field("time", Kind.TIME, "TIME", "when the kernel changed the connection's state", "u8", "ns", 27, 96),
         Field("event", Kind.ENUM, "EVENT", "what happened: fail is a connection that never opened", "u1",
               width=7, importance=99, labels=EVENT_KINDS),

@@ -106,11 +106,16 @@ class Snapshot:
         return missed / (missed + came) if missed and came is not None else None
 
     @property
-    def lost_in_all(self) -> int:
-        """Everything that was lost; missed ticks, which every virtual machine has, only where they are many."""
+    def notable_losses(self) -> dict[str, int]:
+        """What was lost; missed ticks, which every virtual machine has, only where they are many."""
         missed = self.missed_ticks
-        few = self.lost[TICKS] if missed is not None and missed < _MANY else 0
-        return sum(self.lost.values()) - few
+        are_few = missed is not None and missed < _MANY
+        return {name: count for name, count in self.lost.items() if not (name == TICKS and are_few)}
+
+    @property
+    def lost_in_all(self) -> int:
+        """All of the notable losses."""
+        return sum(self.notable_losses.values())
 
     @property
     def via(self) -> dict[str, str]:

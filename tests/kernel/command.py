@@ -40,7 +40,23 @@ def rows(*options: str, everything: bool = True) -> list[Row]:
     done = nettop(*JSON, "--once", *(("--all",) if everything else ()), *options)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return rows_in(done.stdout)
+
+
+def rows_in(text: str) -> list[Row]:
+    """The rows of JSON Lines, without the records of what was lost."""
+    return [row for row in map(json.loads, text.splitlines()) if not is_loss(row)]
+
+
+def complaints(errors: str) -> str:
+    """What else was printed on standard error than what was lost: a busy host always loses something."""
+    lines = errors.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("nettop: lost "))
+
+
+def is_loss(row: Row) -> bool:
+    """Whether a record says what was lost."""
+    return row.get("type") == "lost"
 
 
 def by_cookie(rows: list[Row]) -> dict[int, Row]:
@@ -87,13 +103,18 @@ class Running:
         """What it has printed on standard error so far."""
         return Path(self._error.name).read_text(errors="surrogateescape")
 
+    def complaints(self) -> str:
+        """See the function of that name, of what it has printed so far."""
+        return complaints(self.errors())
+
     def refreshes(self) -> list[list[Row]]:
         """The whole rows printed so far, one list a refresh (JSON Lines only; a refresh without rows is not seen)."""
         by_time: dict[str, list[Row]] = {}
         for line in self.text().splitlines(keepends=True):
             if line.endswith("\n"):
                 row = json.loads(line)
-                by_time.setdefault(row["time"], []).append(row)
+                if not is_loss(row):
+                    by_time.setdefault(row["time"], []).append(row)
         return list(by_time.values())
 
     def first_rows(self) -> None:

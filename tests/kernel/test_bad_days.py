@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from . import bpf_objects, traffic
-from .command import JSON, TABLE, Row, Running, by_cookie, in_namespaces, nettop, rows
+from .command import JSON, TABLE, Row, Running, by_cookie, complaints, in_namespaces, nettop, rows, rows_in
 from .lab import Lab, until
 from .traffic import Call
 
@@ -51,7 +51,7 @@ def test_not_root() -> None:
         done = as_nobody(*JSON, "--once", "--all")
         port = listener.getsockname()[1]
     assert done.returncode == DONE
-    listed = [json.loads(line) for line in done.stdout.splitlines()]
+    listed = rows_in(done.stdout)
     ours = [row for row in listed if row["local_port"] == port and row["state"] == "LISTEN"]
     assert [(row["process"], row["pid"], row["uid"]) for row in ours] == [("(hidden)", None, 0)]
     assert "sudo nettop" in done.stderr
@@ -105,14 +105,14 @@ def test_reader_of_the_pipe_gone(lab: Lab, left_clean: None, form: str) -> None:
         assert running.process.stdout.readline()
         running.process.stdout.close()
         assert running.wait() == DONE
-        assert running.errors() == ""
+        assert running.complaints() == ""
 
 
 def test_end_of_input_goes_on(lab: Lab) -> None:
     """The end of standard input ends only the refreshing by Enter."""
     lab.worker(lab.namespace()).call(traffic.listen, "listener", "127.0.0.1")
     done = nettop(*JSON, "--all", "--count", "3", "--interval", "0.1")
-    assert (done.returncode, done.stderr) == (DONE, "")
+    assert (done.returncode, complaints(done.stderr)) == (DONE, "")
     assert len({json.loads(line)["time"] for line in done.stdout.splitlines()}) == 3
 
 
@@ -202,7 +202,7 @@ def test_burst_of_connections(lab: Lab, left_clean: None) -> None:
         before = len(running.refreshes())
         until(lambda: len(running.refreshes()) > before, "nettop still refreshes")
         assert running.end() == DONE
-        assert running.errors() == ""
+        assert running.complaints() == ""
         cookie = server.call(traffic.cookie, 0)
         assert all(by_cookie(refresh)[cookie]["pid"] == server.pid for refresh in running.refreshes())
     left = in_namespaces(rows(), home.inode)
@@ -226,4 +226,4 @@ def test_terminal_too_narrow_is_no_error(lab: Lab) -> None:
     """Plain output does not depend on the terminal's width."""
     lab.worker(lab.namespace()).call(traffic.listen, "listener", "127.0.0.1")
     done = nettop(*TABLE, "--once", "--all", env={**os.environ, "COLUMNS": "5"})
-    assert (done.returncode, done.stderr) == (DONE, "")
+    assert (done.returncode, complaints(done.stderr)) == (DONE, "")

@@ -87,6 +87,7 @@ class Watch:
         for option, value in options.items():
             self.probe.set(option, value)
         self._batches: list[Rows] = []
+        self.reported = 0
         self._next_id = 1
         self.probe.start()
         self._lost_before = self._lost()
@@ -100,12 +101,15 @@ class Watch:
         self.probe.close()
 
     def drain(self) -> None:
-        """Takes what can be reported; each drain goes on counting where the last one ended, in the order of time."""
+        """Takes what can be reported, in the order of time; each drain goes on counting where the last one ended, or
+        behind the numbers of events that were lost."""
         for batch in self.probe.drain(time.monotonic_ns()):
-            ids = batch.array["event_id"]
-            assert ids.tolist() == list(range(self._next_id, self._next_id + len(ids)))
+            ids = batch.array["event_id"].tolist()
+            assert ids == list(range(ids[0], ids[0] + len(ids)))
+            assert ids[0] >= self._next_id
             assert (np.diff(batch.array["time"].astype(np.int64)) >= 0).all()
-            self._next_id += len(ids)
+            self._next_id = ids[-1] + 1
+            self.reported += len(ids)
             self._batches.append(batch)
 
     def read(self) -> Snapshot:
@@ -171,8 +175,8 @@ class Watch:
         """Detaches, and takes all that there is: what was counted and what was reported stand still then."""
         detach(self.probe)
         reported = -1
-        while reported != self._next_id:
-            reported = self._next_id
+        while reported != self.reported:
+            reported = self.reported
             self.read()
 
 
@@ -368,7 +372,7 @@ def crowd() -> Iterator[Crowd]:
             raise AssertionError(f"other processes filled a ring of {HUGE_RING} bytes each of {TRIES} times")
         tiny.freeze()
         crowd.tiny_totals = tiny.read()
-        crowd.reported_by_tiny, crowd.skipped_by_tiny = tiny._next_id - 1, tiny.probe._events._missed
+        crowd.reported_by_tiny, crowd.skipped_by_tiny = tiny.reported, tiny.probe._events._missed
         yield crowd
 
 
@@ -622,7 +626,7 @@ def test_the_command_reports_each_event_once(lab: Lab, watch: Watch) -> None:
             ),
             "the command reports the last event of this namespace",
         )
-        assert (running.end(), running.errors()) == (0, "")
+        assert (running.end(), running.complaints()) == (0, "")
         printed = [json.loads(line) for line in running.text().splitlines() if mark in line]
     early = {row["id"] for row in printed if row["event"] == "accept" and row["pid"] is None}
     watch.drain()
@@ -1615,7 +1619,7 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
     now = frame.now
     ids = np.concatenate([batch.array["event_id"] for batch in batches])
     assert (np.diff(ids) > 0).all()
-    assert ids[-1] == len(ids) + feed.lost
+    assert 0 <= int(ids[-1]) - len(ids) - feed.lost <= now.lost["events"]
     assert len(ids) + feed.lost + now.lost["events"] - skipped == happened(now)
     hosts = {f"127.0.1.{number}": process(worker.pid) for number, worker in enumerate(workers)}
     reported = [row for batch in batches for row in decoded(batch, home.inode)]

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.kernel
 
 NOBODY = 65534
 LOOPBACK = "127.0.0.1"
+SUDO = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
 KINDS = ("connected", "accepted", "closed", "failed")
 
 
@@ -205,9 +206,8 @@ def test_files_belong_to_who_called_sudo(lab: Lab, inside: Namespace) -> None:
         home = Path(there)
         os.chown(home, NOBODY, NOBODY)
         worker = lab.worker(inside)
-        sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
         words = ("--rotate-size", "16K", "--filter", f"netns={inside.inode}")  # no other's rotate them away
-        with Log(home, *words, env=sudo) as log:
+        with Log(home, *words, env=SUDO) as log:
             worker.call(make_connections, 50)
             log.summary()
             actual = {path.name: path.stat() for path in (home / "log", *(home / "log").iterdir())}
@@ -248,3 +248,19 @@ def test_another_lens(tmp_path: Path, inside: Namespace) -> None:
     assert {row["lens"] for row in rows} == {"connections.groups"}
     assert [path.name for path in (tmp_path / "log").iterdir()] == ["connections.groups.jsonl"]
     assert len({row["id"] for row in rows}) == len(rows) > 0
+
+
+@pytest.mark.usefixtures("peer")
+def test_two_lenses(lab: Lab, inside: Namespace) -> None:
+    """Both are logged, each in its files, also when nettop becomes another user before the second is attached."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        home = Path(there)
+        os.chown(home, NOBODY, NOBODY)
+        worker = lab.worker(inside)
+        words = ("--lens", "connections", "--lens", "drops", "--metrics-interval", "0.2")
+        with Log(home, *words, "--interval", "0.2", env=SUDO) as log:
+            worker.call(connect_to_nobody, 3)
+            until(lambda: lines_of(home, "drops") > 0, "drops are logged")
+            log.summary()
+            assert len(of(log.rows("events"), inside)) == 3
+            assert {row["lens"] for row in log.rows("drops")} == {"drops"}

@@ -2,7 +2,6 @@
 """As whom nettop runs, with which rights, and that everything goes on to work when the others are given up."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -31,7 +30,7 @@ from nettop.kernel.privileges import (
 from nettop.kernel.program import Loader
 
 from . import traffic
-from .command import JSON, NETTOP, Running, in_namespaces, nettop
+from .command import JSON, NETTOP, Running, complaints, in_namespaces, nettop, rows_in
 from .lab import PATIENCE, Lab, Worker, until
 from .terminal import Terminal
 from .test_drops import REASONS_OF_DROPS
@@ -115,7 +114,7 @@ def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user:
         before = len(running.refreshes())
         until(lambda: len(running.refreshes()) > before + 1, "it goes on")
         assert running.end() == 0
-        assert running.errors() == ""
+        assert running.complaints() == ""
 
 
 def test_sock_diag_keeps_the_capabilities_to_find_owners(neighbour: Worker) -> None:
@@ -230,7 +229,7 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
     environment = locked(tmp_path)
     why = f"nettop stays root, without capabilities: uid {NOBODY} may not read {tmp_path / 'locked'}"
     done = by_module(environment, *JSON, "--once", "--mechanism", "sockets=sock_diag", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, f"{why}\n")
+    assert (done.returncode, complaints(done.stderr)) == (0, f"{why}\n")
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     os.chown(home, NOBODY, NOBODY)
@@ -253,7 +252,10 @@ def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
     environment = os.environ | {"SUDO_UID": uid, "SUDO_GID": gid}
     done = nettop(*JSON, "--once", "--mechanism", "sockets=sock_diag", env=environment)
     why = f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
-    assert (done.returncode, done.stderr) == (0, f"nettop stays root, without capabilities: {why}\n")
+    assert (done.returncode, complaints(done.stderr)) == (
+        0,
+        f"nettop stays root, without capabilities: {why}\n",
+    )
 
 
 @REASONS_OF_DROPS
@@ -325,8 +327,8 @@ def test_a_right_user_needs_no_root() -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert {json.loads(line)["process"] for line in done.stdout.splitlines()} == {"neighbour"}
+    assert (done.returncode, complaints(done.stderr)) == (0, "")
+    assert {row["process"] for row in rows_in(done.stdout)} == {"neighbour"}
 
 
 # --- namespaces ---------------------------------------------------------------------------------------------------
@@ -417,10 +419,9 @@ def test_few_open_files_are_enough_for_many_namespaces() -> None:
             [*limits, *JSON, "--all", "--interval", "2.2", "--count", "4"],
             capture_output=True, text=True, check=False, env=SUDO, timeout=60 * PATIENCE,
         )  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, complaints(done.stderr)) == (0, "")
     times: dict[str, set[int]] = {}
-    for line in done.stdout.splitlines():
-        row = json.loads(line)
+    for row in rows_in(done.stdout):
         times.setdefault(row["time"], set()).add(row["netns"])
     assert [len(inodes & seen) for seen in times.values()] == [many] * 4
 

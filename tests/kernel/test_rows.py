@@ -225,7 +225,7 @@ def test_namespace_that_vanishes(lab: Lab) -> None:
         first, second = running.refreshes()
         assert (len(in_namespaces(first, home.inode)), len(in_namespaces(second, home.inode))) == (1, 0)
         assert len(in_namespaces(second, witness_home.inode)) == 1
-        assert running.errors() == ""
+        assert running.complaints() == ""
 
 
 def test_namespaces_are_not_kept_alive(lab: Lab) -> None:

@@ -17,7 +17,7 @@ import pytest
 from nettop.probes.connections.probe import Connections
 
 from . import bpf_objects
-from .command import HOUR, Running, nettop
+from .command import HOUR, Running, nettop, rows_in
 from .lab import until
 from .terminal import Terminal
 
@@ -187,7 +187,7 @@ def test_without_the_capability_programs_are_not_available() -> None:
 
     done = nettop(*SHOWN, "--count", "2", "--interval", "1", preexec_fn=give_up)
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = rows_in(done.stdout)
     programs = [row for row in rows if row["kind"] in ("program", "iterator")]
     assert programs or "sock_diag" in done.stderr
     for row in programs:

@@ -41,15 +41,20 @@ def settings(**kwargs: Any) -> LogSettings:
 
 
 class Logging:
-    """The log; it reads its source only at the start and on request: the interval is an hour."""
+    """The log; it reads its source only at the start and on request: the interval is an hour. `others` are sources of
+    lenses by name.
+    """
 
-    def __init__(self, settings: LogSettings, source: Woken, interval_s: float = MAX_INTERVAL_S) -> None:
+    def __init__(
+        self, settings: LogSettings, source: Woken, interval_s: float = MAX_INTERVAL_S, **others: Woken
+    ) -> None:
         self.requests = Requests()
         self.stderr = io.StringIO()
         self.exit: ExitCode | BaseException | None = None
         self._session: Session | None = None
         self._settings = settings
         self._source = source
+        self._others = others
         self._interval_s = interval_s
         reader, writer = os.pipe()
         self._stdout = os.fdopen(writer, "w", encoding="utf-8")
@@ -67,14 +72,18 @@ class Logging:
 
     def _run(self) -> None:
         try:
-            with Session(self._interval_s, lambda lens: self._source) as self._session:
+            with Session(
+                self._interval_s, lambda lens: self._others.get(lens, self._source)
+            ) as self._session:
                 self.exit = run_log(self._settings, self._session, self.requests, self._stdout, self.stderr)
         except BaseException as error:  # noqa: BLE001 - the test judges it
             self.exit = error
 
     def frame(self) -> Frame:
         """The newest frame, once there is one."""
-        return until(lambda: self._session and self._session.bus.frame(self._settings.view.partition(".")[0]))
+        return until(
+            lambda: self._session and self._session.bus.frame(self._settings.views[0].partition(".")[0])
+        )
 
     def refresh(self) -> None:
         """Have the source read once more."""

@@ -73,11 +73,13 @@ def test_no_options() -> None:
 def test_options_of_log_become_settings() -> None:
     """Every option of `nettop log` ends in its settings; without options, they are the defaults."""
     options = LogOptions(
-        lens="connections.groups", filter=["nginx", ":443"], metrics_interval="10", interval="0.5",
+        lens=["connections.groups", "drops"], filter=["nginx", ":443"], columns="pid, process",
+        metrics_interval="10", interval="0.5",
         format="jsonl", log_dir="/var/log/nettop", rotate_size="1MiB", keep="3", no_console=True, ring_size="64k",
     )  # fmt: skip
     assert log_settings(options) == LogSettings(
-        view="connections.groups", filters=("nginx", ":443"), format=LineFormat.JSONL, interval_s=0.5,
+        views=("connections.groups", "drops"), filters=("nginx", ":443"), columns=("pid", "process"),
+        format=LineFormat.JSONL, interval_s=0.5,
         metrics_interval_s=10.0, console=False, directory="/var/log/nettop", rotate_bytes=1 << 20, keep=3,
         options={"ring_size": 1 << 16},
     )  # fmt: skip
@@ -89,8 +91,8 @@ def test_options_of_log_become_settings() -> None:
     assert log_settings(LogOptions(metrics_only=True, metrics_interval="0.5")) == LogSettings(
         events=False, interval_s=0.5, metrics_interval_s=0.5, options=ring
     )
-    assert log_settings(LogOptions(lens="cpu", frequency="10000")) == LogSettings(
-        view="cpu", options={"frequency": 10_000}
+    assert log_settings(LogOptions(lens=["cpu"], frequency="10000")) == LogSettings(
+        views=("cpu",), options={"frequency": 10_000}
     )
 
 
@@ -302,6 +304,8 @@ def test_completion() -> None:
         ("nettop doctor --only h", ["host"]),
         ("nettop export connections", []),
         ("nettop log --lens connections.e", ["connections.events"]),
+        ("nettop log --columns pid,reas", ["pid,reason"]),
+        ("nettop log --lens drops --lens connections --columns last_s", ["last_seen"]),
         ("nettop run --format j", ["jsonl"]),
         ("nettop log --events", ["--events-only"]),
         ("nettop export c", ["cpu.stacks"]),

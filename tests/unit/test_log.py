@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from nettop.output.log_plan import make_log_plan
 from nettop.output.plan import whole_columns
 from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
 from nettop.snapshots.connections import EVENTS, GROUPS, SOCKETS
+from nettop.snapshots.drops import PACKETS as DROPS
 from tests.unit.build import make_frame
 from tests.unit.logging_run import Logging, rows_of, settings, until
 from tests.unit.scripted import steps
@@ -59,19 +61,28 @@ def test_events_come_at_once() -> None:
 
 
 def test_readable_events() -> None:
-    """A line for people: aligned, with units; what is unknown or says nothing at that moment is left out."""
+    """A line for people: aligned, with units, bytes exact; what is unknown or says nothing then is left out,
+    as our own network namespace is.
+    """
     source = nothing()
     with Logging(settings(format=LineFormat.TEXT), source) as logging:
         until(lambda: source.options)
-        source.happen(CONNECT, CLOSE, FAIL | {"pid": None, "process": None})
+        close = CLOSE | {
+            "netns": 4026532177,
+            "bytes_received": 48_100_003,
+            "rtt_us": 21_400,
+            "rtt_var_us": 3100,
+        }
+        own = os.stat("/proc/self/ns/net").st_ino
+        source.happen(CONNECT | {"netns": own}, close, FAIL | {"pid": None, "process": None})
         lines = logging.lines(3)
     assert {line[:29] for line in lines} == {"2026-11-18T11:06:40.123456Z  "}
     ends = "127.0.0.1:42524 → 127.0.0.1:443            "
-    sums = "sent 1.2 kB  received 48.1 kB  retransmits 1"
+    sums = "sent 1,200 B  received 48,100,003 B  retransmits 1  rtt 21.4 ±3.1 ms"
     nobody = "(unattributed)          127.0.0.1:42524 → 127.0.0.1:1              "
     assert [line[29:] for line in lines] == [
         f"connect  –                curl[4615]              {ends}    handshake 62 µs\n",
-        f"close    closed by us     curl[4615]              {ends}    after 21.4 ms  {sums}\n",
+        f"close    closed by us     curl[4615]              {ends}    netns 4026532177  after 21.4 ms  {sums}\n",
         f"fail     refused          {nobody}    after 62 µs  sent 0 B  received 0 B  retransmits 0\n",
     ]
 
@@ -82,7 +93,7 @@ def test_readable_metrics() -> None:
         (line,) = logging.lines(1)
     assert line == (
         "2026-11-18T11:06:40.123456Z  metrics  ESTABLISHED  curl[4615]              "
-        "10.0.3.7:443 → 203.0.113.9:52114               sent 1.2 kB  rtt 21.4 ±3.1 ms\n"
+        "10.0.3.7:443 → 203.0.113.9:52114               sent 1,200 B  rtt 21.4 ±3.1 ms\n"
     )
 
 
@@ -183,12 +194,12 @@ def test_a_filter_of_both() -> None:
         (
             "reason=refused",
             "events",
-            "no metrics are logged, none can pass: filter term ‘reason=refused’: unknown field",
+            "no metrics are logged: filter term ‘reason=refused’: unknown field",
         ),
         (
             "send_queue>0",
             "metrics",
-            "no events are logged, none can pass: filter term ‘send_queue>0’: unknown field",
+            "no events are logged: filter term ‘send_queue>0’: unknown field",
         ),
     ],
 )
@@ -204,8 +215,10 @@ def test_a_filter_that_one_table_knows(term: str, kept: str, note: str) -> None:
     [
         ({"filters": ("reson=refused",)}, "unknown field 'reson'"),
         ({"filters": ("reason=refused", "send_queue>0")}, "unknown field 'send_queue'"),
-        ({"view": "conections"}, "unknown view 'conections'"),
-        ({"view": "connections.groups", "metrics": False}, "with --events-only there is nothing of"),
+        ({"views": ("conections",)}, "unknown view 'conections'"),
+        ({"views": ("connections.groups",), "metrics": False}, "with --events-only there is nothing of"),
+        ({"columns": ("reson",)}, "unknown column 'reson'"),
+        ({"columns": ("time",)}, "--columns is empty"),
     ],
 )
 def test_wrong_words_before_anything_attaches(requested: dict[str, object], reported: str) -> None:
@@ -227,7 +240,7 @@ def test_another_table(tmp_path: Path) -> None:
     }
     for form, ending in ((LineFormat.TEXT, "log"), (LineFormat.JSONL, "jsonl")):
         source = Woken([make_frame([process], table=GROUPS).now])
-        requested = settings(view="connections.groups", directory=str(tmp_path), format=form)
+        requested = settings(views=("connections.groups",), directory=str(tmp_path), format=form)
         with Logging(requested, source) as logging:
             (line,) = logging.lines(1)
             logging.end()
@@ -241,6 +254,91 @@ def test_another_table(tmp_path: Path) -> None:
         "2026-11-18T11:06:41.123456Z  connections.groups  group=nginx  pid=7  conns 3  closed 12  failed 0"
         "  sent 5 B\n"
     )
+
+
+DROP = {"id": 1, "reason": "NO_SOCKET", "place": "tcp_v4_rcv", "packets": 3, "bytes": 180}
+
+
+def dropping(*lost: int) -> Woken:
+    """A source of one drop that has lost so many by each reading."""
+    return Woken(
+        [make_frame([DROP], table=DROPS, lens="drops", lost={"untracked": each}).now for each in lost]
+    )
+
+
+def test_several_lenses(tmp_path: Path) -> None:
+    """Each lens has its own files and losses; whichever has something new is written, and the summary has all."""
+    source = Woken(steps([SOCKET], counts={"connected": 2}))
+    requested = settings(views=("connections", "drops", "drops"), directory=str(tmp_path))
+    with Logging(requested, source, drops=dropping(0, 7)) as logging:
+        rows = logging.rows(2)
+        source.happen(CONNECT)
+        rows += logging.rows(1)
+        reported = logging.end()
+    assert sorted((row["type"], row["lens"]) for row in rows) == [
+        ("event", "connections"),
+        ("metrics", "connections"),
+        ("metrics", "drops"),
+    ]
+    kept = {path.name: [row["type"] for row in rows_of(path)] for path in tmp_path.iterdir()}
+    assert kept == {
+        "events.jsonl": ["event"],
+        "metrics.jsonl": ["metrics"],
+        "drops.jsonl": ["metrics", "lost"],
+    }
+    assert reported == (
+        "nettop: logged 1 events, 1 metrics, 1 drops; lost 0 events (ring full or hook busy), 0 events (queue full), "
+        f"7 untracked; the kernel counted connected 2; written to {tmp_path}/events.jsonl, {tmp_path}/metrics.jsonl, "
+        f"{tmp_path}/drops.jsonl\n"
+    )
+
+
+def test_a_filter_that_one_lens_knows() -> None:
+    """A filter applies to the lenses that have its field; the others are left out, with a note."""
+    plan = make_log_plan(settings(views=("connections", "drops"), filters=("place~tcp",)))
+    assert [stream.name for stream in plan.streams] == ["drops"]
+    assert [note.partition(": ")[0] for note in plan.notes] == [
+        "no events are logged",
+        "no metrics are logged",
+    ]
+
+
+@pytest.mark.parametrize("form", LineFormat)
+def test_chosen_columns(form: LineFormat) -> None:
+    """--columns has just those behind the time and what the line is; of each table those that it has."""
+    source = Woken(steps([SOCKET]))
+    requested = settings(format=form, columns=("reason", "time", "pid", "bytes_sent", "remote"))
+    with Logging(requested, source) as logging:
+        (metrics,) = logging.lines(1)
+        source.happen(CLOSE | {"reason": "closed by us"})
+        (close,) = logging.lines(1)
+        reported = logging.end()
+    assert reported.startswith("nettop: metrics: no column reason\n")
+    time = "2026-11-18T11:06:40.123456Z"
+    if form is LineFormat.TEXT:
+        assert metrics == f"{time}  metrics  pid=4615  bytes_sent=1200  remote=203.0.113.9:52114\n"
+        assert (
+            close
+            == f"{time}  event    reason=closed_by_us  pid=4615  bytes_sent=1200  remote=127.0.0.1:443\n"
+        )
+    else:
+        assert list(json.loads(metrics)) == ["time", "type", "lens", "pid", "bytes_sent", "remote"]
+        assert json.loads(close) == {
+            "time": time,
+            "type": "event",
+            "lens": "connections",
+            "reason": "closed by us",
+            "pid": 4615,
+            "bytes_sent": 1200,
+            "remote": "127.0.0.1:443",
+        }
+
+
+def test_columns_of_events_only() -> None:
+    """A table that has none of the columns is not logged, and a note says so."""
+    plan = make_log_plan(settings(columns=("reason",)))
+    assert [stream.name for stream in plan.streams] == ["events"]
+    assert plan.notes == ("no metrics are logged: they have none of the columns",)
 
 
 def test_what_the_source_is_requested_for() -> None:
@@ -372,14 +470,26 @@ def test_who_asks_again_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_reader_goes(tmp_path: Path) -> None:
-    """When nobody reads the console any more the log ends, without a word, and the file has what happened."""
+    """When nobody reads the console any more the log says so, and goes on in the files."""
     source = nothing()
     with Logging(settings(directory=str(tmp_path)), source) as logging:
         logging.frame()
-        source.happen(CONNECT, quietly=True)
+        logging.leave()
+        until(logging.stderr.getvalue)
+        source.happen(CONNECT)
+        until(lambda: rows_of(tmp_path / "events.jsonl"))
+        said, summary = logging.end().splitlines()
+    gone = "the console cannot be written (nobody reads it any more): lines go to the files only"
+    assert said == f"nettop: {gone}"
+    assert summary.startswith("nettop: logged 1 events, 0 metrics; lost 0 events (ring")
+
+
+def test_the_reader_goes_and_there_are_no_files() -> None:
+    """When nobody reads the console any more and it is all there is, the log ends without a word."""
+    with Logging(settings(), nothing()) as logging:
+        logging.frame()
         logging.leave()
         assert isinstance(logging.wait(), BrokenPipeError)
-    assert len(rows_of(tmp_path / "events.jsonl")) == 1
     assert logging.stderr.getvalue() == ""
 
 

@@ -103,13 +103,25 @@ def test_hang_up_under_nohup(tmp_path: Path) -> None:
 
 
 def test_reader_gone(tmp_path: Path) -> None:
-    """When the reader of the pipe goes, it ends with code 0 and no word."""
+    """When the reader of the pipe goes, it ends with code 0 and no word if the pipe was all there was; else it goes on,
+    and says so.
+    """
+    with started(tmp_path, "--log-dir", "none", stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline()
+        child.stdout.close()
+        assert child.wait(DEADLINE_S) == 0
+        assert child.stderr.read() == ""
     with started(tmp_path, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
+        assert child.stderr.readline().endswith("(nobody reads it any more): lines go to the files only\n")
+        happen(child, 2)
+        until(lambda: lines(tmp_path, "events") == 2)
+        child.terminate()
         assert child.wait(DEADLINE_S) == 0
-        assert child.stderr.read() == ""
 
 
 def test_terminal_gone(tmp_path: Path) -> None:

@@ -10,11 +10,15 @@ import pytest
 
 from nettop.output.jsonl import JsonLines
 from nettop.output.log_lines import TextLines, lost_line
+from nettop.output.log_plan import lines_of
+from nettop.output.losses import Lost
+from nettop.output.plan import whole_columns
 from nettop.output.separated import Separated
 from nettop.query.query import text_query
 from nettop.query.times import rfc3339, rfc3339_all
 from nettop.query.view import View
 from nettop.settings import LineFormat
+from nettop.snapshots import find_table, views
 from nettop.snapshots.connections import EVENTS, FAILURES
 from nettop.snapshots.schema import Field, Kind, Table
 from nettop.snapshots.snapshot import Frame
@@ -53,6 +57,18 @@ def test_marks_stand_behind_the_time() -> None:
     )
 
 
+@pytest.mark.parametrize("view", views())
+def test_no_key_stands_twice(view: str) -> None:
+    """Whatever columns a table has, its lines in a log have each key once, and every column."""
+    table = find_table(view)[1]
+    rows = make_frame([{}], table=table).now
+    frame = Frame(rows, None, {table.name: (rows.tables[table.name],)})
+    maker = lines_of(LineFormat.JSONL, "metrics", view, table, why=False)
+    keys = json.loads(maker.lines(View(frame, text_query(table)), np.arange(1)), object_pairs_hook=list)
+    names = [name for name, _ in keys]
+    assert len(set(names)) == len(names) == len({"time", *whole_columns(table)}) + 2
+
+
 def test_times_at_once() -> None:
     """Many times are written as one is, across seconds, and None stays."""
     times = [WALL_NS, None, WALL_NS + 999_999_999, WALL_NS, 999, 0]
@@ -80,7 +96,7 @@ def test_any_table() -> None:
     before = [{"reason": "NO SOCKET", "bytes": 500}, {}]
     view = View(make_frame(rows, before, table=table, lens="drops"), text_query(table))
     assert TextLines("drops", table, "drops").lines(view, view.order) == (
-        "2026-11-18T11:06:41.123456Z  drops    reason=NO_SOCKET  interface=eth_0  bytes 1.5 kB  bytes/s 8.0 kb/s"
+        "2026-11-18T11:06:41.123456Z  drops    reason=NO_SOCKET  interface=eth_0  bytes 1,500 B  bytes/s 8.0 kb/s"
         "  share 100%\n"
         "2026-11-18T11:06:41.123456Z  drops    reason=–  interface=–\n"
     )
@@ -112,7 +128,7 @@ def test_no_rows_are_no_lines() -> None:
 @pytest.mark.parametrize(("cause", "why"), [("ring full", " (ring full)"), ("", "")])
 def test_lost_lines(cause: str, why: str) -> None:
     """What is lost is a line like the others, of its own kind."""
-    readable = lost_line(LineFormat.TEXT, WALL_NS, "events", cause, count=37, total=40)
+    readable = lost_line(LineFormat.TEXT, WALL_NS, Lost("events", cause, 37, 40))
     assert readable == f"{TIME}  lost     37 events{why}, 40 in all\n"
-    row = json.loads(lost_line(LineFormat.JSONL, WALL_NS, "events", cause, count=37, total=40))
+    row = json.loads(lost_line(LineFormat.JSONL, WALL_NS, Lost("events", cause, 37, 40)))
     assert row == {"time": TIME, "type": "lost", "what": "events", "cause": cause, "count": 37, "total": 40}

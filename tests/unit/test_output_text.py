@@ -9,13 +9,16 @@ import json
 
 import pytest
 
+from nettop.engine import bus
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.output.banner import banner, change
 from nettop.output.text import run_text
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, TextSettings, ViewSettings
 from tests.unit.build import make_frame
+from tests.unit.logging_run import until
 from tests.unit.scripted import Running, Scripted, printed, steps
+from tests.unit.woken import CONNECT, Woken
 
 NARROW = ViewSettings(columns=("pid", "bytes_sent"))
 ONCE = TextSettings(Format.JSONL, count=1)
@@ -203,15 +206,70 @@ def test_banner_goes_to_standard_error_for_the_table_only() -> None:
 
 
 def test_banner_tells_changes() -> None:
-    """What is lost or becomes unavailable later is reported in a line of its own; counts alone are not."""
-    before = make_frame([], counts={"time_wait": 1}, lost={"events": 0}).now
-    later = make_frame([], counts={"time_wait": 2}, lost={"events": 0}).now
-    lost = make_frame([], lost={"events": 37}, missing={"rtt_us": "no tcp_sock"}).now
+    """What becomes unavailable later is reported in a line of its own; counts alone are not."""
+    before = make_frame([], counts={"time_wait": 1}).now
+    later = make_frame([], counts={"time_wait": 2}).now
+    lacking = make_frame([], lost={"events": 37}, missing={"rtt_us": "no tcp_sock"}).now
     assert change(before, later) == ""
-    assert (
-        change(later, lost) == "nettop  via rtt_us n/a: no tcp_sock  lost events 37  n/a rtt_us (no tcp_sock)"
+    assert change(later, lacking) == "nettop  via rtt_us n/a: no tcp_sock  n/a rtt_us (no tcp_sock)"
+    assert banner(lacking, 1.0).endswith(
+        "  via rtt_us n/a: no tcp_sock  lost events 37  n/a rtt_us (no tcp_sock)"
     )
-    assert banner(lost, 1.0).startswith("nettop  ")
+
+
+def losing(*lost: dict[str, int], **snapshot: object) -> Scripted:
+    """A source without rows that has lost so much by each step."""
+    return Scripted([make_frame([], lost=names, **snapshot).now for names in lost])
+
+
+@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("quiet", [False, True])
+def test_each_loss_is_reported_in_every_format(form: Format, quiet: bool) -> None:
+    """What was lost between two outputs is a line on standard error, in JSON Lines a record too, and said once."""
+    source = losing(
+        *({"events": events, "rows": rows} for events, rows in ((0, 0), (37, 1), (37, 1), (40, 1)))
+    )
+    settings = Settings(MIN_INTERVAL_S, NARROW, TextSettings(form, 4, data_only=quiet))
+    output, reported = printed(settings, source, MIN_INTERVAL_S)
+    assert [line for line in reported.splitlines() if "every" not in line] == [
+        "nettop: lost 37 events (ring full or hook busy), 37 in all; 1 rows, 1 in all",
+        "nettop: lost 3 events (ring full or hook busy), 40 in all",
+    ]
+    if form is Format.JSONL:
+        ring = {"type": "lost", "what": "events", "cause": "ring full or hook busy"}
+        assert [json.loads(line) | {"time": ""} for line in output.splitlines()] == [
+            ring | {"count": 37, "total": 37, "time": ""},
+            {"type": "lost", "what": "rows", "cause": "", "count": 1, "total": 1, "time": ""},
+            ring | {"count": 3, "total": 40, "time": ""},
+        ]
+    else:
+        assert "lost" not in output
+
+
+def test_rows_that_came_too_fast_are_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that the queue had no room for between two outputs are reported as what the kernel lost is."""
+    monkeypatch.setattr(bus, "QUEUED_ROWS", 3)
+    source = Woken(steps([], []))
+    view = ViewSettings("connections.events", ("event_id",))
+    with Running(Settings(view=view, text=TextSettings(Format.JSONL)), source) as run:
+        until(lambda: source.options)
+        for _ in range(2):
+            source.happen(CONNECT, CONNECT)
+            until(lambda: not source._waiting)
+        run.enter()
+        *events, lost = map(json.loads, run.lines(3))
+        until(run.stderr.getvalue)
+    assert [event["event_id"] for event in events] == [3, 4]
+    assert (lost["what"], lost["cause"], lost["count"], lost["total"]) == ("events", "queue full", 2, 2)
+    assert run.stderr.getvalue() == "nettop: lost 2 events (queue full), 2 in all\n"
+
+
+@pytest.mark.parametrize(("came", "line"), [(10_000, ""), (20, "nettop: lost 7 ticks, 7 in all\n")])
+def test_few_missed_ticks_are_no_loss(came: int, line: str) -> None:
+    """Every virtual machine misses some ticks; only many of them are worth a line."""
+    settings = Settings(MIN_INTERVAL_S, NARROW, TextSettings(count=2, data_only=True))
+    source = losing({"ticks": 0}, {"ticks": 7}, counts={"ticks": came})
+    assert printed(settings, source, MIN_INTERVAL_S)[1] == line
 
 
 def test_every_asks_the_source_for_all_rows() -> None:

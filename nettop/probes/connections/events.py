@@ -85,7 +85,7 @@ class ConnectionEvents:
         self._ended = ended
         self._rows = np.zeros(0, ROW)
         self._unowned: Array = np.zeros(0, np.uint64)
-        self._offset = self._lost = self._missed = 0
+        self._offset = self._lost = self._missed = self._gap = 0
         self._set_clock()  # before the first event, like everything that the programs read
         if followed is not None:
             bpf.set_element(program.maps["followed"], followed.to_bytes(4, sys.byteorder), b"\1")
@@ -119,6 +119,7 @@ class ConnectionEvents:
             "followed processes": totals["unfollowed"],
         }
         if lost["events"] != self._lost:
+            self._gap += lost["events"] - self._lost
             self._lost = lost["events"]
             self._unowned = self._unowned[:0]
             self._ended.expect_none()
@@ -237,7 +238,9 @@ class ConnectionEvents:
         self._processes.name_any(events, self._groups)
         events["reason"][events["event"] < CLOSE] = unknown_value(events["reason"].dtype)
         events["event_id"] = np.arange(self._next_id, self._next_id + len(events), dtype=np.uint64)
-        self._next_id += len(events)
+        # What this drain delivers was taken before the loss was known: the gap is behind it.
+        self._next_id += len(events) + self._gap
+        self._gap = 0
         return Rows(EVENTS, events, self._processes.texts(), taken_ns)
 
 
