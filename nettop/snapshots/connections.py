@@ -130,6 +130,8 @@ _FIELDS = (
     Field("retransmit_ratio", Kind.RATIO, "RETR", "share of data segments that were sent again", width=7,
           importance=50, formula="retransmits ÷ data_packets_sent; a SYN sent again counts above only",
           parts=("retransmits", "data_packets_sent")),
+    Field("bytes", Kind.SUM, "BYTES", "payload sent and received", width=10, importance=33,
+          parts=("bytes_sent", "bytes_received")),
     Field("owner", Kind.GROUP, "PROCESS", "process, PID and container", width=24, importance=100,
           parts=("process", "pid", "container")),
     Field("rtt", Kind.GROUP, "RTT ±VAR", "smoothed round-trip time and its deviation", width=14, importance=60,
@@ -144,12 +146,12 @@ SOCKETS = Table(
             "state"),
     text=("process", "pid", "local", "remote", "bytes_sent", "bytes_received", "retransmits", "rtt_us",
           "rtt_var_us", "state"),
-    sort="-bytes_sent_per_s",
-    text_sort="-bytes_sent",
+    sort="-bytes_per_s",
+    text_sort="-bytes",
     default_filter="state!=LISTEN state!=TIME_WAIT state!=UNCONN",
 )  # fmt: skip
 
-_NO_EVENT = frozenset({"rtt", "send_queue", "receive_queue", "bytes_in_flight"})
+_NO_EVENT = frozenset({"rtt", "send_queue", "receive_queue", "bytes_in_flight", "bytes"})
 
 
 def _at_the_end(field: Field) -> Field:
@@ -214,7 +216,7 @@ FAILURES = Table(
 
 _TOTALLED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "data_packets_sent",
              "retransmits")  # fmt: skip
-_OF_PROCESS = ("pid", "process", "cgroup", "container", *_TOTALLED, "retransmit_ratio", "owner")
+_OF_PROCESS = ("pid", "process", "cgroup", "container", *_TOTALLED, "retransmit_ratio", "bytes", "owner")
 
 PROCESSES = Table(
     name="processes",
@@ -231,8 +233,8 @@ PROCESSES = Table(
     key="id",
     screen=("owner", "connections", "closed", "failed", "bytes_sent", "bytes_received", "retransmit_ratio"),
     text=("process", "pid", "connections", "closed", "failed", "bytes_sent", "bytes_received", "retransmits"),
-    sort="-bytes_sent",
-    text_sort="-bytes_sent",
+    sort="-bytes",
+    text_sort="-bytes",
 )  # fmt: skip
 
 HOOK_SOCKETS = Hook("sockets", "every socket, with its owner process")

@@ -38,11 +38,13 @@ class Kind(Enum):
     """Composite of an address and a port."""
     RATIO = "ratio"
     """Composite: the first part divided by the second: of the totals, or of what the last interval added."""
+    SUM = "sum"
+    """Composite of counters: the sum of its parts, as far as they are known; `NAME_per_s` is its rate."""
     GROUP = "group"
     """Composite that shows its parts side by side, as one column of a screen."""
 
 
-COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.GROUP})
+COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.SUM, Kind.GROUP})
 RATE = "_per_s"
 
 
@@ -73,6 +75,11 @@ class Field:
     def is_composite(self) -> bool:
         """True where nothing is stored: the value is made from `parts`."""
         return self.kind in COMPOSITES
+
+    @property
+    def has_rate(self) -> bool:
+        """True where `NAME_per_s` is a column too."""
+        return self.kind in (Kind.COUNTER, Kind.SUM)
 
 
 @dataclass(frozen=True)
@@ -114,8 +121,8 @@ class Table:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Every name for sorting, filtering and choosing columns: the fields, then the rates of the counters."""
-        rates = tuple(f.name + RATE for f in self.fields if f.kind is Kind.COUNTER)
+        """Every name for sorting, filtering and choosing columns: the fields, then the rates."""
+        rates = tuple(f.name + RATE for f in self.fields if f.has_rate)
         return tuple(f.name for f in self.fields) + rates
 
     @cached_property

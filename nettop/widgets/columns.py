@@ -82,20 +82,20 @@ def plan(table: Table, names: Sequence[str], width: int, *, extra: bool = True) 
 
 
 def declared(table: Table, name: str) -> Field:
-    """The field that declares a column; for a rate, the field of its counter."""
+    """The field that declares a column; for a rate, the field that grows by it."""
     field = table.by_name.get(name)
     return table.by_name[name.removesuffix(RATE)] if field is None else field
 
 
 def as_totals(table: Table, name: str) -> str:
-    """The counter behind a rate; any other column as it is."""
+    """What grows by a rate; any other column as it is."""
     return name if name in table.by_name else name.removesuffix(RATE)
 
 
 def as_rates(table: Table, name: str) -> str:
-    """The rate of a counter; any other column as it is."""
+    """The rate of a counter or a sum of counters; any other column as it is."""
     field = table.by_name.get(name)
-    return name + RATE if field is not None and field.kind is Kind.COUNTER else name
+    return name + RATE if field is not None and field.has_rate else name
 
 
 def _slot(table: Table, name: str) -> _Slot:
@@ -217,7 +217,7 @@ def _is_elastic(slot: _Slot) -> bool:
 def _title(slot: _Slot) -> str:
     if slot.field.kind is Kind.TIME:
         return f"{slot.field.title} UTC"
-    if slot.field.kind is not Kind.COUNTER or not slot.name.endswith(RATE):
+    if not slot.field.has_rate or not slot.name.endswith(RATE):
         return slot.field.title
     return slot.field.rate_title or slot.field.title + ("" if slot.unit == "ns/s" else "/s")
 

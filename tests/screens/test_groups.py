@@ -154,7 +154,7 @@ async def test_processes_are_totals_that_turn_into_rates() -> None:
             "3",
             "982 MB",
         ]
-        assert str(screen.state.query.sort) == "-bytes_sent"
+        assert str(screen.state.query.sort) == "-bytes"
         headline = screen.headline_bar.text
         assert headline.startswith(
             " ↑ 1.10 GB   ↓ 116 MB   processes 3   conns 47   closed 9,463   failed 47"
@@ -167,7 +167,7 @@ async def test_processes_are_totals_that_turn_into_rates() -> None:
             "0",
             "232 kb/s",
         ]
-        assert str(screen.state.query.sort) == "-bytes_sent_per_s"
+        assert str(screen.state.query.sort) == "-bytes_per_s"
         assert screen.headline_bar.text.startswith(" ↑ 232 kb/s   ↓ 0 b/s")
         await press(run, "t")
         assert screen.state.names == PROCESSES.screen

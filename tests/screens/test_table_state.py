@@ -21,12 +21,12 @@ def state(table: Table, *columns: str, sort: str | None = None) -> TableState:
 @pytest.mark.parametrize(
     ("made", "totals", "sort"),
     [
-        (state(SOCKETS), False, "-bytes_sent_per_s"),
-        (state(SOCKETS, "process", "rtt_us"), False, "-bytes_sent_per_s"),
-        (state(SOCKETS, "process", "bytes_sent"), True, "-bytes_sent"),
-        (state(SOCKETS, *BOTH), True, "-bytes_sent_per_s"),
+        (state(SOCKETS), False, "-bytes_per_s"),
+        (state(SOCKETS, "process", "rtt_us"), False, "-bytes_per_s"),
+        (state(SOCKETS, "process", "bytes_sent"), True, "-bytes"),
+        (state(SOCKETS, *BOTH), True, "-bytes"),
         (state(SOCKETS, sort="retransmits"), False, "retransmits_per_s"),
-        (state(PROCESSES), True, "-bytes_sent"),
+        (state(PROCESSES), True, "-bytes"),
         (state(PROCESSES, sort="-closed_per_s"), True, "-closed"),
     ],
     ids=["rates", "no counter", "totals", "both", "other sort", "declared totals", "sort of the other form"],
