@@ -12,7 +12,7 @@ from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.context import ScreenContext
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Lens, Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE, TICKS, Snapshot
+from nettop.snapshots.snapshot import NOT_AVAILABLE, TICKS, Frame, Snapshot
 from nettop.widgets.bar import KEPT, BarItem, Span, fits, item
 from nettop.widgets.cells import WARNING, elide_end
 from nettop.widgets.themes import Role
@@ -26,9 +26,15 @@ _LEAST_FILTER = 8
 
 
 def first_line(
-    context: ScreenContext, shown: Lens, width: int, frozen_s: float | None, cost: float | None
+    context: ScreenContext,
+    shown: Lens,
+    width: int,
+    frame: Frame | None,
+    *,
+    frozen_s: float | None,
+    cost: float | None,
 ) -> tuple[list[BarItem], list[BarItem]]:
-    """Program, host and lenses at the left; interval and nettop's own cost, a share of one CPU, at the right."""
+    """Program, host and lenses at the left; interval, average and own cost (a share of one CPU) at the right."""
     program = item((" nettop ", Role.NAME))
     host = item((f" {elide_end(context.host, _HOST)} ", Role.DIM), importance=20)
     frozen = [] if frozen_s is None else [item((f" ❄ frozen {_ago(frozen_s)} ago", Role.WARN))]
@@ -36,11 +42,22 @@ def first_line(
     interval = item((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
     if limit is not None and str(limit):  # --max-overhead stretched it
         interval = item((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
+    pace = [interval, *_average(context, frame)]
     tabs = _tabs(context, shown, named=True)
-    if width < NARROW or not fits([program, *tabs, *frozen], [interval], width, gap=0):
+    if width < NARROW or not fits([program, *tabs, *frozen], pace, width, gap=0):
         tabs = _tabs(context, shown, named=False)
     own_cost = [] if cost is None else [item((f"  cost {cost * 100:.1f} % cpu ", Role.DIM), importance=30)]
-    return [program, host, *tabs, *frozen], [interval, *own_cost]
+    return [program, host, *tabs, *frozen], [*pace, *own_cost]
+
+
+def _average(context: ScreenContext, frame: Frame | None) -> list[BarItem]:
+    """`avg 10 s`, and `avg 4 of 10 s` until there are snapshots for all of it; nothing where it is the interval."""
+    if context.average_s <= context.session.interval_s:
+        return []
+    before = None if frame is None else frame.before
+    covered_s = 0 if frame is None or before is None else round((frame.now.boot_ns - before.boot_ns) / 1e9)
+    so_far = "" if covered_s >= context.average_s else f"{covered_s} of "
+    return [item((f"  avg {so_far}{context.average_s:g} s", Role.TEXT), importance=45)]
 
 
 def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:

@@ -206,7 +206,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """Show a new frame."""
         self._frame = frame
         last = None if self.view is None else self.view.frame
-        follows = last is not None and frame.before is not None and frame.before in (last.now, last.before)
+        before = frame.before
+        follows = last is not None and before is not None and last.now.boot_ns >= before.boot_ns
         self._last_view = self.view if follows else None
         if self.refresh_once and self.frozen_at is not None:
             self.frozen_at = self.context.clock()
@@ -224,7 +225,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def make_view(self, frame: Frame) -> None:
         """Apply the query to a frame."""
-        self.view = View(frame, self.state.query, self.context.names, self._last_view)
+        # Over several intervals many rows go: they would stay for all that time.
+        query = replace(self.state.query, closed=not self.context.average_s)
+        self.view = View(frame, query, self.context.names, self._last_view)
         self.rows.show(self.view, self.state.names)
 
     def _show_notice(self, *texts: Span) -> None:
@@ -243,7 +246,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             return
         frozen = None if self.frozen_at is None else self.context.clock() - self.frozen_at
         width = self.size.width
-        self.first_line.show(*headline.first_line(self.context, self.lens, width, frozen, self.cost()))
+        self.first_line.show(
+            *headline.first_line(
+                self.context, self.lens, width, self._frame, frozen_s=frozen, cost=self.cost()
+            )
+        )
         if self.view is None:
             self.headline_bar.show([])
         elif (self.view, width) != self._headline_drawn:
@@ -353,6 +360,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "clear": self.has_something_to_clear,
             "totals": lambda: self.is_shown() and self.state.has_forms,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
+            "average": lambda: self.context.next_average_s != self.context.average_s,
         }
 
     def is_shown(self) -> bool:
@@ -528,6 +536,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             if option.name == name:
                 value = self.context.next_value(self.lens, option)
                 self.notify(f"{option.help}: {option.text(value)}")
+
+    def action_average(self) -> None:
+        """Average the rates over the next of the usual times."""
+        self.context.change_average()
+        self.draw_lines()
 
     def action_slower(self, step: int = 1) -> None:
         """A longer interval, or a shorter one (`step` −1)."""
