@@ -103,7 +103,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.headline_bar = Bar(id="headline")
         self.third_line = Bar(gap=0, id="third-line")
         self.rows = LiveTable(self.state.names, self.row_style)
-        self.rows.extra = not self.state.chosen_by_user
+        self.rows.extra = self.rows.bars = not self.state.chosen_by_user
         self.details = Page(id="details")
         self.notice = Notice(id="notice")
         self.footer = Bar(Ground.PANEL, gap=2, id="footer")
@@ -360,6 +360,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "clear": self.has_something_to_clear,
             "totals": lambda: self.is_shown() and self.state.has_forms,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
+            "bars": lambda: self.is_shown() and self.rows.has_room_for_bars,
             "average": lambda: self.context.next_average_s != self.context.average_s,
         }
 
@@ -381,6 +382,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "refresh_now": "try again" if has_failed else action.label,
             "freeze": "resume" if self.frozen_at is not None else action.label,
             "totals": "rates" if self.state.totals else action.label,
+            "bars": "no bars" if self.rows.bars else action.label,
             "all_rows": "fewer" if self.state.query.all_rows else action.label,
             "next_table": TableRef(self.lens, table).neighbour(1).table.name,
             "details": self.member_table.name if self.member_table else action.label,
@@ -536,6 +538,12 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             if option.name == name:
                 value = self.context.next_value(self.lens, option)
                 self.notify(f"{option.help}: {option.text(value)}")
+
+    def action_bars(self) -> None:
+        """Switch the bars of the rows off, or on."""
+        self.rows.bars = not self.rows.bars
+        self.rows.redraw()
+        self.draw_lines()
 
     def action_average(self) -> None:
         """Average the rates over the next of the usual times."""

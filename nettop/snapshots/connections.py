@@ -148,6 +148,7 @@ SOCKETS = Table(
           "rtt_var_us", "state"),
     sort="-bytes_per_s",
     text_sort="-bytes",
+    watched="bytes",
     default_filter="state!=LISTEN state!=TIME_WAIT state!=UNCONN",
 )  # fmt: skip
 
@@ -235,6 +236,7 @@ PROCESSES = Table(
     text=("process", "pid", "connections", "closed", "failed", "bytes_sent", "bytes_received", "retransmits"),
     sort="-bytes",
     text_sort="-bytes",
+    watched="bytes",
 )  # fmt: skip
 
 HOOK_SOCKETS = Hook("sockets", "every socket, with its owner process")

@@ -91,7 +91,8 @@ class Table:
     `append` marks a table of events: rows are added, never replaced. Counters of a table that `begins_at_zero` count
     from when its source first saw their row: all that a new row counted belongs to the last interval. `hook` names the
     hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that `adds_up` are
-    parts of a whole; rows of others overlap, and have no total. `exports` are the formats in which `nettop export`
+    parts of a whole; rows of others overlap, and have no total. `watched` is a sum: screens draw its rate as a bar in
+    each row. `exports` are the formats in which `nettop export`
     writes it (values of nettop.settings.ExportFormat).
     """
 
@@ -107,6 +108,7 @@ class Table:
     begins_at_zero: bool = False
     hook: str = ""
     adds_up: bool = True
+    watched: str = ""
     exports: tuple[str, ...] = ()
 
     @cached_property

@@ -16,9 +16,9 @@ SHOWN = {
     80: "PROCESS LPORT REMOTE SENT/s RECEIVED/s RTT RETR",
     90: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT RETR",
     100: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR",
-    120: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE",
-    140: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE RETRANS/s",
-    160: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE RETRANS/s SENDQ RECVQ",
+    120: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RATE RTT ±VAR RETR STATE",
+    150: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RATE RTT ±VAR RETR STATE RETRANS/s",
+    160: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RATE RTT ±VAR RETR STATE RETRANS/s SENDQ",
 }
 
 
@@ -49,8 +49,18 @@ def test_every_ipv4_endpoint_fits_from_60_on() -> None:
 
 def test_own_columns_get_no_company() -> None:
     """Columns that were named on the command line are all there is."""
-    columns = plan(SOCKETS, ("process", "cwnd"), 200, extra=False)
+    columns = plan(SOCKETS, ("process", "cwnd"), 200, extra=False, bars=False)
     assert [c.name for c in columns] == ["process", "cwnd"]
+
+
+@pytest.mark.parametrize("width", range(40, 260))
+def test_bars_leave_before_other_columns(width: int) -> None:
+    """No column that the table shows unasked has to leave for the bars, or gets a short form."""
+    with_bars, without = (
+        [c.name for c in plan(SOCKETS, SOCKETS.screen, width, bars=b)] for b in (True, False)
+    )
+    shown = [name for name in without if name in SOCKETS.screen or name not in SOCKETS.names]
+    assert [name for name in with_bars if name in shown] == shown
 
 
 def test_last_column_stays() -> None:
