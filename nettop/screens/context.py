@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from nettop.engine.session import Session
 from nettop.query.view import Names
+from nettop.screens.history import TotalsHistory
 from nettop.settings import Settings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
@@ -60,6 +61,9 @@ class ScreenContext:
     names: Names | None = None
     """Names of addresses with --resolve; a name that is resolved later appears at the next refresh."""
 
+    histories: dict[str, TotalsHistory] = field(default_factory=dict)
+    """What lenses' totals were, by id."""
+
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s
         self.options = dict(self.settings.options)
@@ -67,6 +71,10 @@ class ScreenContext:
             from nettop.engine.resolver import Resolver  # rarely needed
 
             self.names = Resolver()
+
+    def history(self, lens: Lens) -> TotalsHistory:
+        """What a lens's totals were, shared by the screens of its tables."""
+        return self.histories.setdefault(lens.id, TotalsHistory(lens.main))
 
     def cpu_share(self) -> float | None:
         """nettop's own recent CPU time as a share of one CPU; None before it was measured."""

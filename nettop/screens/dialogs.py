@@ -34,6 +34,7 @@ SIGNS = (
     ("×", "a row that is gone (closed, ended); it disappears with the next refresh"),
     ("▲ 3.1%  ▲ fail", "a value above its threshold; a failure"),
     ("RATE █", "what a row sends, then what it receives; the bar of the largest row is full"),
+    ("peak ↑ ▁▅█", "the totals of the last two minutes; the highest column is the amount behind them"),
     ("–", "unknown (yet), whereas 0 is a measured zero"),
     ("n/a", "not available on this kernel or host; the column's help and the details say why"),
     ("(unattributed)", "a socket without an owner process"),

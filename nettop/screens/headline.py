@@ -10,17 +10,26 @@ from nettop.query.units import RATIO, UNKNOWN, human, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.context import ScreenContext
+from nettop.screens.history import TotalsHistory
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.schema import Lens, Table
+from nettop.snapshots.schema import RATE, Lens, Table
 from nettop.snapshots.snapshot import NOT_AVAILABLE, TICKS, Frame, Snapshot
 from nettop.widgets.bar import KEPT, BarItem, Span, fits, item
-from nettop.widgets.cells import WARNING, elide_end
+from nettop.widgets.blocks import sparkline
+from nettop.widgets.cells import WARNING, elide_end, role_of
 from nettop.widgets.themes import Role
 
 NARROW = 60
 """Below this many columns the lens names shrink to digits and the headline to the essential."""
 
 _HOST = 24
+_HISTORY_CELLS = (60, 40, 30, 24, 20, 15, 12, 10, 8)
+"""How many cells the history may have: each stands for whole seconds."""
+_PEAK, _PEAK_WIDTH = "peak ", 9
+"""`1.93 Gb/s`"""
+_ARROWS = {"sent": "↑", "received": "↓"}
+_MARGINS = 5
+"""Cells at both ends of a line, and between what stands there."""
 _LEAST_FILTER = 8
 """Cells that a filter keeps when it is too long to be shown whole."""
 
@@ -175,6 +184,23 @@ def third_line(
     remarks = (item((f"   {remark}", Role.WARN), importance=2) for remark in view.filter_remarks)
     esc = item(("   Esc clears", Role.DIM), importance=1)
     return [*names, item((sign, Role.KEY), (text, Role.BOLD)), amount, *remarks, esc]
+
+
+def history(totals: TotalsHistory, room: int) -> list[BarItem]:
+    """`2 min peak  ↑ ▁▂█▃ 412 Mb/s  ↓ ▂▅▇█ 1.93 Gb/s` in as many cells as there are; nothing after one reading."""
+    arrows = [Span(_ARROWS.get(field.tone, field.title), role_of(field)) for field in totals.fields]
+    fixed = len(_PEAK) + sum(len(arrow.text) + _PEAK_WIDTH + 4 for arrow in arrows) + _MARGINS
+    cells = next((cells for cells in _HISTORY_CELLS if fixed + cells * len(arrows) <= room), 0)
+    if not cells or not totals.intervals:
+        return []
+    items = [item(("2 min ", Role.DIM), importance=-1), item((_PEAK, Role.DIM), importance=0)]
+    for n, (field, arrow) in enumerate(zip(totals.fields, arrows, strict=True)):
+        amounts = totals.averages(n, cells)
+        peak = max((amount for amount in amounts if amount is not None), default=None)
+        text = human(peak, unit_of(totals.table, field.name + RATE)).ljust(_PEAK_WIDTH)
+        line = (sparkline(amounts, peak or 0.0), arrow.role)
+        items.append(item((f" {arrow.text} ", arrow.role), line, (f" {text} ", Role.TEXT), importance=0))
+    return items
 
 
 def _tables(lens: Lens, shown: Table, opened_from: Table | None) -> list[BarItem]:

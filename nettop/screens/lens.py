@@ -92,6 +92,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.opened_from = opened_from
         self.state = initial_state(table, settings)
         self.view: View | None = None
+        self.totals_history = context.history(lens)
         self.frozen_at: float | None = None
         self.refresh_once = False
         self._frame: Frame | None = None
@@ -176,6 +177,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         if self.frozen_at is None and self.is_mounted:
             self._frame = self.view = self._last_view = self._headline_drawn = self._details_key = None
             self.rows.forget()
+            self.totals_history.forget_rows()
 
     def show_newest(self) -> None:
         """Show the newest frame, unless the screen is frozen."""
@@ -228,6 +230,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         # Over several intervals many rows go: they would stay for all that time.
         query = replace(self.state.query, closed=not self.context.average_s)
         self.view = View(frame, query, self.context.names, self._last_view)
+        self.totals_history.add(self.view)
         self.rows.show(self.view, self.state.names)
 
     def _show_notice(self, *texts: Span) -> None:
@@ -258,7 +261,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             snapshot = self.view.snapshot
             items = [*self.headline(self.view), *headline.via(self.lens, snapshot)]
             self.headline_bar.show([*items, *headline.ending(snapshot, self.context.session.late)])
-        self.third_line.show(self.third_items(width))
+        items = self.third_items(width)
+        room = width - sum(part.width for part in items)
+        self.third_line.show(items, headline.history(self.totals_history, room))
         self.set_class(bool(self.state.query.filter.text), "-filtered")
         self.footer.show(headline.footer(self.is_available, self.label_of))
 

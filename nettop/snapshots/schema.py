@@ -92,7 +92,7 @@ class Table:
     from when its source first saw their row: all that a new row counted belongs to the last interval. `hook` names the
     hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that `adds_up` are
     parts of a whole; rows of others overlap, and have no total. `watched` is a sum: screens draw its rate as a bar in
-    each row. `exports` are the formats in which `nettop export`
+    each row, and the totals of its parts over time. `exports` are the formats in which `nettop export`
     writes it (values of nettop.settings.ExportFormat).
     """
 

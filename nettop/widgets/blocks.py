@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Amounts as block characters: a bar in each row of a table."""
+"""Amounts as block characters: bars in the rows of a table, and a line of columns over time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nettop.widgets.columns import Column
 from nettop.widgets.themes import Role
 
 _EIGHTHS = ("", *"▏▎▍▌▋▊▉")
+_LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) -> list[tuple[Cell, ...]]:
@@ -42,3 +43,11 @@ def bar_pieces(first: float, second: float, most: float, width: int) -> tuple[st
     bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8]
     cut = round(len(bar) * first / whole) if whole else 0
     return bar[:cut], bar[cut:].ljust(width - cut)
+
+
+def sparkline(amounts: Sequence[float | None], most: float) -> str:
+    """A cell for each amount, of which `most` fills one; a blank where it is unknown."""
+    steps = len(_LEVELS) / most if most else 0.0
+    return "".join(
+        " " if amount is None else _LEVELS[min(int(amount * steps), len(_LEVELS) - 1)] for amount in amounts
+    )
