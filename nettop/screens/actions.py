@@ -81,7 +81,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("numbers", ("n",), "numbers", "The bars as a table of numbers, other softirqs included, and back", GRAPH,
            footer=36),
     *OPTIONS.values(),
-    Action("bars", ("b",), "bars", "A bar of each row's rate", "Screen", footer=13),
+    Action("bars", ("b",), "bars", "A bar of each row's rate", "Screen", footer=5),
     Action("average", ("A",), "average", "Rates of each interval, or their averages over 2, 10 or 40 seconds", "Screen",
            footer=33),
     Action("slower", ("plus",), "slower", "A longer interval between refreshes", "Screen", footer=11),
