@@ -89,6 +89,11 @@ class ScreenContext:
         return value
 
     @property
+    def is_averaging(self) -> bool:
+        """Whether rates are averages of several intervals now."""
+        return self.average_s > self.session.interval_s
+
+    @property
     def next_average_s(self) -> float:
         """The next of the usual averages that are longer than the interval; after the last none."""
         least = max(self.average_s, self.session.interval_s)

@@ -61,7 +61,7 @@ def first_line(
 
 def _average(context: ScreenContext, frame: Frame | None) -> list[BarItem]:
     """`avg 10 s`, and `avg 4 of 10 s` until there are snapshots for all of it; nothing where it is the interval."""
-    if context.average_s <= context.session.interval_s:
+    if not context.is_averaging:
         return []
     before = None if frame is None else frame.before
     covered_s = 0 if frame is None or before is None else round((frame.now.boot_ns - before.boot_ns) / 1e9)

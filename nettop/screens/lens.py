@@ -227,8 +227,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def make_view(self, frame: Frame) -> None:
         """Apply the query to a frame."""
-        # Over several intervals many rows go: they would stay for all that time.
-        query = replace(self.state.query, closed=not self.context.average_s)
+        # A row that has gone would stay for as long as the average, without a rate.
+        query = replace(self.state.query, closed=not self.context.is_averaging)
         self.view = View(frame, query, self.context.names, self._last_view)
         self.totals_history.add(self.view)
         self.rows.show(self.view, self.state.names)
