@@ -24,6 +24,8 @@ QUEUED_ROWS = 131_072
 """Rows that wait for one reader; beyond that the oldest are dropped, and counted."""
 _PIECE_ROWS = 1_000
 """Batches smaller than this are joined, so that a frame holds few."""
+_PIECES = 4
+"""An average begins at one of about this many snapshots, spread over the time that it covers."""
 
 
 class Feed:
@@ -63,6 +65,8 @@ class Bus:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._frames: dict[str, Frame] = {}
+        self._earlier: dict[str, list[Snapshot]] = {}
+        self._average_ns = 0
         self._failures: dict[str, NettopError] = {}
         self._subscribers: list[Wake] = []
         self._batches: dict[str, dict[str, tuple[Rows, ...]]] = {}
@@ -71,18 +75,25 @@ class Bus:
     def publish(self, snapshot: Snapshot, oldest_gap_ns: int = 0) -> None:
         """Make `snapshot` the newest of its lens and wake the readers.
 
-        The frame's earlier snapshot stays while the last one is younger than `oldest_gap_ns`: a refresh right
-        after a tick must not divide by next to nothing.
+        The frame's earlier snapshot is the newest that is as old as the average is long, or the oldest of all. It is
+        not younger than `oldest_gap_ns` either: a refresh right after a tick must not divide by next to nothing.
         """
         with self._lock:
             last = self._frames.get(snapshot.lens)
-            before = last.now if last else None
-            if last and last.before and snapshot.boot_ns - last.now.boot_ns < oldest_gap_ns:
-                before = last.before
+            earlier = [] if last is None else [*self._earlier[snapshot.lens], last.now]
+            earlier = _thinned(earlier, max(self._average_ns // _PIECES, oldest_gap_ns))
+            least_ns = max(self._average_ns - oldest_gap_ns, oldest_gap_ns)
+            old_enough = sum(snapshot.boot_ns - each.boot_ns >= least_ns for each in earlier)
+            self._earlier[snapshot.lens] = earlier = earlier[max(0, old_enough - 1) :]
             batches = dict(self._batches.get(snapshot.lens, {}))
-            self._frames[snapshot.lens] = Frame(snapshot, before, batches)
+            self._frames[snapshot.lens] = Frame(snapshot, earlier[0] if earlier else None, batches)
             self._failures.pop(snapshot.lens, None)
         self._wake()
+
+    def average_over(self, seconds: float) -> None:
+        """Take the rates of frames over this long from the next snapshot on; 0: over each interval."""
+        with self._lock:
+            self._average_ns = round(seconds * 1e9)
 
     def append(self, lens: str, batches: tuple[Rows, ...]) -> None:
         """Add rows to append tables of `lens`: at once for feeds, with the next snapshot for frames."""
@@ -128,6 +139,7 @@ class Bus:
         """Drop the frames of a lens that has detached."""
         with self._lock:
             self._frames.pop(lens, None)
+            self._earlier.pop(lens, None)
             self._batches.pop(lens, None)
 
     def subscribe(self, wake: Wake) -> Callable[[], None]:
@@ -146,6 +158,12 @@ class Bus:
             subscribers = tuple(self._subscribers)
         for wake in subscribers:
             wake()
+
+
+def _thinned(snapshots: list[Snapshot], spacing_ns: int) -> list[Snapshot]:
+    """The snapshots, the oldest first, without the last but one where it follows too soon on the one before it."""
+    is_close = len(snapshots) > 2 and snapshots[-2].boot_ns - snapshots[-3].boot_ns < spacing_ns
+    return [*snapshots[:-2], snapshots[-1]] if is_close else snapshots
 
 
 def _newest(batches: tuple[Rows, ...]) -> tuple[Rows, ...]:

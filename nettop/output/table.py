@@ -21,7 +21,7 @@ from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 _GAP = "  "
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
-AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO})
+AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO, Kind.SUM})
 """Numbers that measure something stand at the right of their column; numbers that name something do not."""
 
 _FREE_TEXT = frozenset({Kind.TEXT, Kind.GROUP})

@@ -23,10 +23,10 @@ def unit_of(table: Table, name: str) -> str:
     """The base unit of a column, rates and ratios included; "" for a plain number or a text."""
     field = table.by_name.get(name)
     if field is None:
-        return table.by_name[name.removesuffix(RATE)].unit + "/s"
+        return unit_of(table, name.removesuffix(RATE)) + "/s"
     if field.kind is Kind.RATIO:
         return RATIO
-    return table.by_name[field.parts[0]].unit if field.kind is Kind.GROUP else field.unit
+    return table.by_name[field.parts[0]].unit if field.kind in (Kind.SUM, Kind.GROUP) else field.unit
 
 
 # --- reading ------------------------------------------------------------------------------------------------

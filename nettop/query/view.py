@@ -382,6 +382,9 @@ class View:
         if name in self.missing:
             return ColumnValues(np.zeros(self.size), np.zeros(self.size, bool))
         field = self.table.by_name.get(name)
+        base = self.table.by_name[name.removesuffix(RATE)] if field is None else field
+        if base.kind is Kind.SUM:
+            return self._sum([part + name.removeprefix(base.name) for part in base.parts])
         if field is None:
             difference = self._difference(name.removesuffix(RATE))
             rate = ColumnValues(difference.numbers / (self.elapsed_s or 1.0), difference.known)
@@ -415,6 +418,11 @@ class View:
         valid = over.known & under.known & (under.numbers > 0)
         share = np.divide(over.numbers, under.numbers, out=np.zeros(len(valid)), where=valid)
         return ColumnValues(share, valid)
+
+    def _sum(self, names: Sequence[str]) -> ColumnValues:
+        columns = [self.column(name) for name in names]
+        numbers = np.add.reduce([np.where(column.known, column.numbers, 0) for column in columns])
+        return ColumnValues(numbers, np.logical_or.reduce([column.known for column in columns]))
 
     def _coded_texts(self, field: Field) -> tuple[list[str], Array]:
         codes, last = self.raw(field.name), max(field.labels, default=0)

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from nettop.engine.session import Session
 from nettop.query.view import Names
+from nettop.screens.history import TotalsHistory
 from nettop.settings import Settings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens, Option, Table
 
 INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+AVERAGES_S = (2.0, 10.0, 40.0)
 
 
 class TableRef(NamedTuple):
@@ -51,10 +53,16 @@ class ScreenContext:
     interval_s: float = 0.0
     """The chosen interval; --max-overhead may stretch it."""
 
+    average_s: float = 0.0
+    """How long rates are averaged over; 0: over each interval, and so where the interval is longer."""
+
     options: dict[str, Any] = field(default_factory=dict)
     """The options of lenses that were given or changed, by name."""
     names: Names | None = None
     """Names of addresses with --resolve; a name that is resolved later appears at the next refresh."""
+
+    histories: dict[str, TotalsHistory] = field(default_factory=dict)
+    """What lenses' totals were, by id."""
 
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s
@@ -63,6 +71,10 @@ class ScreenContext:
             from nettop.engine.resolver import Resolver  # rarely needed
 
             self.names = Resolver()
+
+    def history(self, lens: Lens) -> TotalsHistory:
+        """What a lens's totals were, shared by the screens of its tables."""
+        return self.histories.setdefault(lens.id, TotalsHistory(lens.main))
 
     def cpu_share(self) -> float | None:
         """nettop's own recent CPU time as a share of one CPU; None before it was measured."""
@@ -75,6 +87,23 @@ class ScreenContext:
         self.options[option.name] = value = option.steps[at % len(option.steps)]
         self.session.set(lens.id, option.name, value)
         return value
+
+    @property
+    def is_averaging(self) -> bool:
+        """Whether rates are averages of several intervals now."""
+        return self.average_s > self.session.interval_s
+
+    @property
+    def next_average_s(self) -> float:
+        """The next of the usual averages that are longer than the interval; after the last none."""
+        least = max(self.average_s, self.session.interval_s)
+        return next((seconds for seconds in AVERAGES_S if seconds > least), 0.0)
+
+    def change_average(self) -> None:
+        """Average over the next of the usual times, from a new reading on."""
+        self.average_s = self.next_average_s
+        self.session.bus.average_over(self.average_s)
+        self.session.sample_now()
 
     def change_interval(self, step: int) -> None:
         """The next longer (`step` 1) or shorter (−1) of the usual intervals."""

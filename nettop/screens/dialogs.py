@@ -17,7 +17,7 @@ from nettop.screens.actions import ACTIONS, BY_ID, call, key_name
 from nettop.screens.context import TableRef
 from nettop.screens.lens import LensScreen, screen_class
 from nettop.screens.textual_internals import MeasuredScreen
-from nettop.snapshots.schema import Kind, Lens, Table
+from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot
 from nettop.widgets.bar import Bar, Span, item
 from nettop.widgets.cells import fit
@@ -33,6 +33,8 @@ SIGNS = (
     ("▸", "the chosen row; it stays chosen and visible when the order changes"),
     ("×", "a row that is gone (closed, ended); it disappears with the next refresh"),
     ("▲ 3.1%  ▲ fail", "a value above its threshold; a failure"),
+    ("RATE █", "what a row sends, then what it receives; the bar of the largest row is full"),
+    ("peak ↑ ▁▅█", "the totals of the last two minutes; the highest column is the amount behind them"),
     ("–", "unknown (yet), whereas 0 is a measured zero"),
     ("n/a", "not available on this kernel or host; the column's help and the details say why"),
     ("(unattributed)", "a socket without an owner process"),
@@ -163,7 +165,7 @@ def palette_entries(screen: LensScreen) -> list[PaletteEntry]:
     columns = []
     for name in screen.sort_columns:
         field = declared(screen.table, name)
-        total = " (total)" if field.kind is Kind.COUNTER else ""
+        total = " (total)" if field.has_rate else ""
         title = field.title + (total if name in screen.table.by_name else "/s")
         columns.append((f"Sort by {name}", f"{title}  {field.help}", f"sort_by('{name}')"))
     return [*actions, *tables, *columns]

@@ -10,25 +10,40 @@ from nettop.query.units import RATIO, UNKNOWN, human, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.context import ScreenContext
+from nettop.screens.history import TotalsHistory
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.schema import Lens, Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE, TICKS, Snapshot
+from nettop.snapshots.schema import RATE, Lens, Table
+from nettop.snapshots.snapshot import NOT_AVAILABLE, TICKS, Frame, Snapshot
 from nettop.widgets.bar import KEPT, BarItem, Span, fits, item
-from nettop.widgets.cells import WARNING, elide_end
+from nettop.widgets.blocks import sparkline
+from nettop.widgets.cells import WARNING, elide_end, role_of
 from nettop.widgets.themes import Role
 
 NARROW = 60
 """Below this many columns the lens names shrink to digits and the headline to the essential."""
 
 _HOST = 24
+_HISTORY_CELLS = (60, 40, 30, 24, 20, 15, 12, 10, 8)
+"""How many cells the history may have: each stands for whole seconds."""
+_PEAK, _PEAK_WIDTH = "peak ", 9
+"""`1.93 Gb/s`"""
+_ARROWS = {"sent": "↑", "received": "↓"}
+_MARGINS = 5
+"""Cells at both ends of a line, and between what stands there."""
 _LEAST_FILTER = 8
 """Cells that a filter keeps when it is too long to be shown whole."""
 
 
 def first_line(
-    context: ScreenContext, shown: Lens, width: int, frozen_s: float | None, cost: float | None
+    context: ScreenContext,
+    shown: Lens,
+    width: int,
+    frame: Frame | None,
+    *,
+    frozen_s: float | None,
+    cost: float | None,
 ) -> tuple[list[BarItem], list[BarItem]]:
-    """Program, host and lenses at the left; interval and nettop's own cost, a share of one CPU, at the right."""
+    """Program, host and lenses at the left; interval, average and own cost (a share of one CPU) at the right."""
     program = item((" nettop ", Role.NAME))
     host = item((f" {elide_end(context.host, _HOST)} ", Role.DIM), importance=20)
     frozen = [] if frozen_s is None else [item((f" ❄ frozen {_ago(frozen_s)} ago", Role.WARN))]
@@ -36,11 +51,22 @@ def first_line(
     interval = item((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
     if limit is not None and str(limit):  # --max-overhead stretched it
         interval = item((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
+    pace = [interval, *_average(context, frame)]
     tabs = _tabs(context, shown, named=True)
-    if width < NARROW or not fits([program, *tabs, *frozen], [interval], width, gap=0):
+    if width < NARROW or not fits([program, *tabs, *frozen], pace, width, gap=0):
         tabs = _tabs(context, shown, named=False)
     own_cost = [] if cost is None else [item((f"  cost {cost * 100:.1f} % cpu ", Role.DIM), importance=30)]
-    return [program, host, *tabs, *frozen], [interval, *own_cost]
+    return [program, host, *tabs, *frozen], [*pace, *own_cost]
+
+
+def _average(context: ScreenContext, frame: Frame | None) -> list[BarItem]:
+    """`avg 10 s`, and `avg 4 of 10 s` until there are snapshots for all of it; nothing where it is the interval."""
+    if not context.is_averaging:
+        return []
+    before = None if frame is None else frame.before
+    covered_s = 0 if frame is None or before is None else round((frame.now.boot_ns - before.boot_ns) / 1e9)
+    so_far = "" if covered_s >= context.average_s else f"{covered_s} of "
+    return [item((f"  avg {so_far}{context.average_s:g} s", Role.TEXT), importance=45)]
 
 
 def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
@@ -158,6 +184,23 @@ def third_line(
     remarks = (item((f"   {remark}", Role.WARN), importance=2) for remark in view.filter_remarks)
     esc = item(("   Esc clears", Role.DIM), importance=1)
     return [*names, item((sign, Role.KEY), (text, Role.BOLD)), amount, *remarks, esc]
+
+
+def history(totals: TotalsHistory, room: int) -> list[BarItem]:
+    """`2 min peak  ↑ ▁▂█▃ 412 Mb/s  ↓ ▂▅▇█ 1.93 Gb/s` in as many cells as there are; nothing after one reading."""
+    arrows = [Span(_ARROWS.get(field.tone, field.title), role_of(field)) for field in totals.fields]
+    fixed = len(_PEAK) + sum(len(arrow.text) + _PEAK_WIDTH + 4 for arrow in arrows) + _MARGINS
+    cells = next((cells for cells in _HISTORY_CELLS if fixed + cells * len(arrows) <= room), 0)
+    if not cells or not totals.intervals:
+        return []
+    items = [item(("2 min ", Role.DIM), importance=-1), item((_PEAK, Role.DIM), importance=0)]
+    for n, (field, arrow) in enumerate(zip(totals.fields, arrows, strict=True)):
+        amounts = totals.averages(n, cells)
+        peak = max((amount for amount in amounts if amount is not None), default=None)
+        text = human(peak, unit_of(totals.table, field.name + RATE)).ljust(_PEAK_WIDTH)
+        line = (sparkline(amounts, peak or 0.0), arrow.role)
+        items.append(item((f" {arrow.text} ", arrow.role), line, (f" {text} ", Role.TEXT), importance=0))
+    return items
 
 
 def _tables(lens: Lens, shown: Table, opened_from: Table | None) -> list[BarItem]:

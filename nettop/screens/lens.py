@@ -92,6 +92,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.opened_from = opened_from
         self.state = initial_state(table, settings)
         self.view: View | None = None
+        self.totals_history = context.history(lens)
         self.frozen_at: float | None = None
         self.refresh_once = False
         self._frame: Frame | None = None
@@ -103,7 +104,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.headline_bar = Bar(id="headline")
         self.third_line = Bar(gap=0, id="third-line")
         self.rows = LiveTable(self.state.names, self.row_style)
-        self.rows.extra = not self.state.chosen_by_user
+        self.rows.extra = self.rows.bars = not self.state.chosen_by_user
         self.details = Page(id="details")
         self.notice = Notice(id="notice")
         self.footer = Bar(Ground.PANEL, gap=2, id="footer")
@@ -176,6 +177,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         if self.frozen_at is None and self.is_mounted:
             self._frame = self.view = self._last_view = self._headline_drawn = self._details_key = None
             self.rows.forget()
+            self.totals_history.forget_rows()
 
     def show_newest(self) -> None:
         """Show the newest frame, unless the screen is frozen."""
@@ -206,7 +208,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """Show a new frame."""
         self._frame = frame
         last = None if self.view is None else self.view.frame
-        follows = last is not None and frame.before is not None and frame.before in (last.now, last.before)
+        before = frame.before
+        follows = last is not None and before is not None and last.now.boot_ns >= before.boot_ns
         self._last_view = self.view if follows else None
         if self.refresh_once and self.frozen_at is not None:
             self.frozen_at = self.context.clock()
@@ -224,7 +227,10 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def make_view(self, frame: Frame) -> None:
         """Apply the query to a frame."""
-        self.view = View(frame, self.state.query, self.context.names, self._last_view)
+        # A row that has gone would stay for as long as the average, without a rate.
+        query = replace(self.state.query, gone=not self.context.is_averaging)
+        self.view = View(frame, query, self.context.names, self._last_view)
+        self.totals_history.add(self.view)
         self.rows.show(self.view, self.state.names)
 
     def _show_notice(self, *texts: Span) -> None:
@@ -243,7 +249,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             return
         frozen = None if self.frozen_at is None else self.context.clock() - self.frozen_at
         width = self.size.width
-        self.first_line.show(*headline.first_line(self.context, self.lens, width, frozen, self.cost()))
+        self.first_line.show(
+            *headline.first_line(
+                self.context, self.lens, width, self._frame, frozen_s=frozen, cost=self.cost()
+            )
+        )
         if self.view is None:
             self.headline_bar.show([])
         elif (self.view, width) != self._headline_drawn:
@@ -251,7 +261,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             snapshot = self.view.snapshot
             items = [*self.headline(self.view), *headline.via(self.lens, snapshot)]
             self.headline_bar.show([*items, *headline.ending(snapshot, self.context.session.late)])
-        self.third_line.show(self.third_items(width))
+        items = self.third_items(width)
+        room = width - sum(part.width for part in items)
+        self.third_line.show(items, headline.history(self.totals_history, room))
         self.set_class(bool(self.state.query.filter.text), "-filtered")
         self.footer.show(headline.footer(self.is_available, self.label_of))
 
@@ -353,6 +365,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "clear": self.has_something_to_clear,
             "totals": lambda: self.is_shown() and self.state.has_forms,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
+            "bars": lambda: self.is_shown() and self.rows.has_room_for_bars,
+            "average": lambda: self.context.next_average_s != self.context.average_s,
         }
 
     def is_shown(self) -> bool:
@@ -373,6 +387,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "refresh_now": "try again" if has_failed else action.label,
             "freeze": "resume" if self.frozen_at is not None else action.label,
             "totals": "rates" if self.state.totals else action.label,
+            "bars": "no bars" if self.rows.bars else action.label,
             "all_rows": "fewer" if self.state.query.all_rows else action.label,
             "next_table": TableRef(self.lens, table).neighbour(1).table.name,
             "details": self.member_table.name if self.member_table else action.label,
@@ -534,6 +549,17 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         value = self.context.next_value(self.lens, option)
         self.context.session.sample_now()
         self.notify(f"{option.help}: {option.text(value)}")
+
+    def action_bars(self) -> None:
+        """Switch the bars of the rows off, or on."""
+        self.rows.bars = not self.rows.bars
+        self.rows.redraw()
+        self.draw_lines()
+
+    def action_average(self) -> None:
+        """Average the rates over the next of the usual times."""
+        self.context.change_average()
+        self.draw_lines()
 
     def action_slower(self, step: int = 1) -> None:
         """A longer interval, or a shorter one (`step` −1)."""

@@ -71,7 +71,7 @@ class TableState:
         """True where the columns show counters, and each as a total or as a rate but not both."""
         table, names = self.query.table, self.declared_names
         both = any(as_rates(table, name) in names for name in names if _is_counter(table, name))
-        return any(field.kind is Kind.COUNTER for field in table.fields) and not both
+        return any(field.has_rate for field in table.fields) and not both
 
 
 def initial_state(table: Table, settings: ViewSettings | None) -> TableState:
@@ -94,4 +94,4 @@ def _are_totals(table: Table, names: Sequence[str]) -> bool:
 
 def _is_counter(table: Table, name: str) -> bool:
     field = table.by_name.get(name)
-    return field is not None and field.kind is Kind.COUNTER
+    return field is not None and field.has_rate

@@ -132,6 +132,8 @@ _FIELDS = (
     Field("retransmit_ratio", Kind.RATIO, "RETR", "share of data segments that were sent again", width=7,
           importance=50, formula="retransmits ÷ data_packets_sent; a SYN sent again counts above only",
           parts=("retransmits", "data_packets_sent")),
+    Field("bytes", Kind.SUM, "BYTES", "payload sent and received", width=10, importance=33,
+          parts=("bytes_sent", "bytes_received")),
     Field("owner", Kind.GROUP, "PROCESS", "process, PID and container", width=24, importance=100,
           parts=("process", "pid", "container")),
     Field("rtt", Kind.GROUP, "RTT ±VAR", "smoothed round-trip time and its deviation", width=14, importance=60,
@@ -146,12 +148,13 @@ SOCKETS = Table(
             "state"),
     text=("process", "pid", "local", "remote", "bytes_sent", "bytes_received", "retransmits", "rtt_us",
           "rtt_var_us", "state"),
-    sort="-bytes_sent_per_s",
-    text_sort="-bytes_sent",
+    sort="-bytes_per_s",
+    text_sort="-bytes",
+    watched="bytes",
     default_filter="state!=LISTEN state!=TIME_WAIT state!=UNCONN",
 )  # fmt: skip
 
-_NO_EVENT = frozenset({"rtt", "send_queue", "receive_queue", "bytes_in_flight"})
+_NO_EVENT = frozenset({"rtt", "send_queue", "receive_queue", "bytes_in_flight", "bytes"})
 
 
 def _at_the_end(field: Field) -> Field:
@@ -218,14 +221,8 @@ FAILURES = Table(
 GROUPINGS = ("process", "remote", "network", "port", "container", "netns", "state")
 """What `--group` folds the sockets by; `network` is the remote's /24, or /64 of IPv6, `port` the service's."""
 
-_SUMMED = (
-    "bytes_sent",
-    "bytes_received",
-    "packets_sent",
-    "packets_received",
-    "data_packets_sent",
-    "retransmits",
-)
+_SUMMED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "data_packets_sent",
+           "retransmits")  # fmt: skip
 
 GROUPS = Table(
     name="groups",
@@ -252,7 +249,7 @@ GROUPS = Table(
         Field("rtt_median_us", Kind.GAUGE, "RTT MED", "median of the smoothed round-trip times of its connections",
               "u4", "us", 9, 61),
         Field("rtt_worst_us", Kind.GAUGE, "RTT MAX", "the largest of them", "u4", "us", 9, 48),
-        *(field for field in _FIELDS if field.name == "retransmit_ratio"),
+        *(field for field in _FIELDS if field.name in ("retransmit_ratio", "bytes")),
         Field("name", Kind.GROUP, "GROUP", "the group, with the PID and the container of a process", width=24,
               importance=100, parts=("group", "pid", "container")),
     ),
@@ -261,10 +258,11 @@ GROUPS = Table(
             "rtt_median_us", "rtt_worst_us", "retransmit_ratio"),
     text=("group", "pid", "connections", "opened", "closed", "failed", "reset", "bytes_sent", "bytes_received",
           "retransmits", "rtt_median_us", "rtt_worst_us"),
-    sort="-bytes_sent_per_s",
-    text_sort="-bytes_sent",
+    sort="-bytes_per_s",
+    text_sort="-bytes",
     begins_at_zero=True,
     cumulative=True,
+    watched="bytes",
 )  # fmt: skip
 
 HOOK_SOCKETS = Hook("sockets", "every socket, with its owner process")

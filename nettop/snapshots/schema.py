@@ -38,6 +38,8 @@ class Kind(Enum):
     """Composite of an address and a port."""
     RATIO = "ratio"
     """Composite: the first part divided by the second: of the totals, or of what the last interval added."""
+    SUM = "sum"
+    """Composite of counters: the sum of its parts, as far as they are known; `NAME_per_s` is its rate."""
     GROUP = "group"
     """Composite that shows its parts side by side, as one column of a screen."""
 
@@ -45,7 +47,7 @@ class Kind(Enum):
 BEGAN = "began"
 """A column that rows may carry: 1 where the source saw the row begin, and so all that it counted since it was at 0."""
 
-COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.GROUP})
+COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.SUM, Kind.GROUP})
 RATE = "_per_s"
 
 
@@ -77,6 +79,11 @@ class Field:
         """True where nothing is stored: the value is made from `parts`."""
         return self.kind in COMPOSITES
 
+    @property
+    def has_rate(self) -> bool:
+        """True where `NAME_per_s` is a column too."""
+        return self.kind in (Kind.COUNTER, Kind.SUM)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -88,8 +95,9 @@ class Table:
     from when its source first saw their row: all that a new row counted belongs to the last interval (in other tables
     this holds for rows that carry `BEGAN`). What has left a `cumulative` table stays in its totals, as one row. `hook`
     names the hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that
-    `adds_up` are parts of a whole; rows of others overlap, and have no total. `exports` are the formats in which
-    `nettop export` writes it (values of nettop.settings.ExportFormat).
+    `adds_up` are parts of a whole; rows of others overlap, and have no total. `watched` is a sum: screens draw its rate
+    as a bar in each row, and the totals of its parts over time. `exports` are the formats in which `nettop export`
+    writes it (values of nettop.settings.ExportFormat).
     """
 
     name: str
@@ -105,6 +113,7 @@ class Table:
     cumulative: bool = False
     hook: str = ""
     adds_up: bool = True
+    watched: str = ""
     exports: tuple[str, ...] = ()
 
     @cached_property
@@ -119,8 +128,8 @@ class Table:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Every name for sorting, filtering and choosing columns: the fields, then the rates of the counters."""
-        rates = tuple(f.name + RATE for f in self.fields if f.kind is Kind.COUNTER)
+        """Every name for sorting, filtering and choosing columns: the fields, then the rates."""
+        rates = tuple(f.name + RATE for f in self.fields if f.has_rate)
         return tuple(f.name for f in self.fields) + rates
 
     @cached_property

@@ -143,7 +143,9 @@ class Snapshot:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Frame:
-    """What the bus holds of a lens: the newest snapshot, and the one before it that rates are taken from.
+    """What the bus holds of a lens: the newest snapshot, and an earlier one that rates are taken from.
+
+    That is the one before, or an older one where rates are averages of several intervals.
 
     `batches` has, for each table whose rows are only added, the newest of them, in pieces, the oldest first.
     """

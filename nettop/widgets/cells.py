@@ -77,7 +77,7 @@ def column_cells(
     if column.name in row_style.keep_ends:
         texts = [text and elide_start(text, column.width) for text in texts]
     # The numbers behind the cells make a difference where they are zero or above a threshold.
-    has_numbers = column.field.kind in (Kind.RATIO, Kind.COUNTER, Kind.GAUGE)
+    has_numbers = column.field.kind in (Kind.RATIO, Kind.COUNTER, Kind.SUM, Kind.GAUGE)
     numbers = view.values(column.name, at) if has_numbers else [None] * len(at)
     limit = row_style.warn_above.get(column.name)
     stale = column.name in row_style.stale

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from nettop.query.units import unit_of
@@ -27,6 +27,8 @@ _LEAST_EXTRA = 3
 _RATE = 9
 """`1.93 Gb/s`, `99.9 Mb/s`"""
 
+_BAR, _BAR_LEAST, _BAR_TITLE = 10, 8, "RATE"
+
 _CLOCK, _CLOCK_LEAST, _CLOCK_BRIEF = 15, 12, 8
 """`12:26:40.123456`, which is also room for `11-18 12:26:40`; `12:26:40.123`; `12:26:40`"""
 
@@ -48,6 +50,8 @@ class Column:
     brief: bool = False
     """Numbers lose their decimals."""
     sort: str = ""
+    bar: bool = False
+    """Drawn as a bar, not as a number."""
 
 
 class _Size(NamedTuple):
@@ -65,37 +69,49 @@ class _Slot:
     field: Field
     unit: str
     brief: bool = False
+    bar: bool = False
 
 
-def plan(table: Table, names: Sequence[str], width: int, *, extra: bool = True) -> tuple[Column, ...]:
+def plan(
+    table: Table, names: Sequence[str], width: int, *, extra: bool = True, bars: bool = True
+) -> tuple[Column, ...]:
     """The columns for `width` cells: `names` as far as there is room, the least important leave first.
 
-    With `extra`, further fields of the table fill room that is left.
+    With `bars`, the rate of what is watched stands beside them as a bar; with `extra`, further fields of the table
+    fill room that is left.
     """
-    slots = _shed([_slot(table, name) for name in names], width - MARGINS)
+    slots = [_slot(table, name) for name in names]
+    if bars and table.watched:
+        parts = table.by_name[table.watched].parts
+        last = max(
+            (at for at, name in enumerate(names) if as_totals(table, name) in parts), default=len(names)
+        )
+        slots.insert(last + 1, replace(_slot(table, table.watched + RATE), bar=True))
+    slots = _shed(slots, width - MARGINS)
     widths = _grow(slots, width - MARGINS)
     if extra and all(w >= _size(s).wanted for s, w in zip(slots, widths, strict=True)):
         rates = any(name.endswith(RATE) for name in names)
-        slots += _extras(table, names, width - MARGINS - _taken(widths), rates=rates)
+        shown = [slot.name for slot in slots]
+        slots += _extras(table, shown, width - MARGINS - _taken(widths), rates=rates)
         widths = _grow(slots, width - MARGINS, to_most=True)
     return tuple(_column(table, slot, size) for slot, size in zip(slots, widths, strict=True))
 
 
 def declared(table: Table, name: str) -> Field:
-    """The field that declares a column; for a rate, the field of its counter."""
+    """The field that declares a column; for a rate, the field that grows by it."""
     field = table.by_name.get(name)
     return table.by_name[name.removesuffix(RATE)] if field is None else field
 
 
 def as_totals(table: Table, name: str) -> str:
-    """The counter behind a rate; any other column as it is."""
+    """What grows by a rate; any other column as it is."""
     return name if name in table.by_name else name.removesuffix(RATE)
 
 
 def as_rates(table: Table, name: str) -> str:
-    """The rate of a counter; any other column as it is."""
+    """The rate of a counter or a sum of counters; any other column as it is."""
     field = table.by_name.get(name)
-    return name + RATE if field is not None and field.kind is Kind.COUNTER else name
+    return name + RATE if field is not None and field.has_rate else name
 
 
 def _slot(table: Table, name: str) -> _Slot:
@@ -194,6 +210,8 @@ def _size(slot: _Slot) -> _Size:
     field = slot.field
     if field.kind is Kind.TIME:
         return _Size(_CLOCK_BRIEF, _CLOCK_LEAST, _CLOCK, _CLOCK)
+    if slot.bar:
+        return _Size(_BAR_LEAST, _BAR_LEAST, _BAR, _BAR)
     width = max(_RATE if slot.unit == "bytes/s" else field.width, len(_title(slot)))
     if field.kind is Kind.ENDPOINT:
         # 21 cells hold every IPv4 endpoint: the important endpoint keeps them, the other one may shrink.
@@ -217,7 +235,9 @@ def _is_elastic(slot: _Slot) -> bool:
 def _title(slot: _Slot) -> str:
     if slot.field.kind is Kind.TIME:
         return f"{slot.field.title} UTC"
-    if slot.field.kind is not Kind.COUNTER or not slot.name.endswith(RATE):
+    if slot.bar:
+        return _BAR_TITLE
+    if not slot.field.has_rate or not slot.name.endswith(RATE):
         return slot.field.title
     return slot.field.rate_title or slot.field.title + ("" if slot.unit == "ns/s" else "/s")
 
@@ -228,5 +248,5 @@ def _column(table: Table, slot: _Slot, width: int) -> Column:
         part = table.by_name[field.parts[1 if field.kind is Kind.ENDPOINT else 0]]
         left = field.kind is Kind.ENDPOINT
         return Column(part.name, part, part.title, unit_of(table, part.name), width, left, sort=name)
-    left = field.kind in _TEXTUAL or _is_elastic(slot)
-    return Column(name, field, _title(slot), slot.unit, width, left, slot.brief, sort=name)
+    left = field.kind in _TEXTUAL or _is_elastic(slot) or slot.bar
+    return Column(name, field, _title(slot), slot.unit, width, left, slot.brief, sort=name, bar=slot.bar)

@@ -111,7 +111,7 @@ def _value(view: View, field: Field) -> tuple[str, str]:
     if value is None or isinstance(value, str) or field.kind in (Kind.LABEL, Kind.KEY):
         return UNKNOWN if value is None else str(value), ""
     text, more = human(value, unit), []
-    rate = view.values(field.name + RATE, at)[0] if field.kind is Kind.COUNTER else None
+    rate = view.values(field.name + RATE, at)[0] if field.has_rate else None
     if rate is not None:
         more.append(human(rate, unit_of(view.table, field.name + RATE)))
     if unit != RATIO and text.replace(",", "") != str(value):

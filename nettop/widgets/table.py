@@ -17,12 +17,13 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
-from nettop.query.query import Sort
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
+from nettop.snapshots.schema import Kind, Table
 from nettop.widgets import totals
-from nettop.widgets.cells import RowFlags, RowStyle, column_cells, fit
-from nettop.widgets.columns import GAP, Column, plan
+from nettop.widgets.blocks import bar_cells
+from nettop.widgets.cells import Cell, RowFlags, RowStyle, column_cells, fit
+from nettop.widgets.columns import GAP, Column, declared, plan
 from nettop.widgets.page import wrapped
 from nettop.widgets.themes import Ground, Role, style
 from nettop.widgets.wheel import Scrollable, thumb, with_thumb
@@ -57,6 +58,7 @@ class LiveTable(Scrollable, can_focus=True):
         self.names = tuple(names)
         self.row_style = row_style or RowStyle()
         self.extra = True
+        self.bars = True
         self.view: View | None = None
         self.order: Index = np.empty(0, np.intp)
         self.columns: tuple[Column, ...] = ()
@@ -157,17 +159,25 @@ class LiveTable(Scrollable, can_focus=True):
         """The header, the visible rows, the total, and blank lines."""
         if self.view is None:
             return [Strip.blank(size.width, self._style(Role.TEXT))] * size.height
-        state = (size.width, self.app.theme, self.names, self.extra, id(self.view))
+        state = (size.width, self.app.theme, self.names, self.extra, self.bars, id(self.view))
         if state != self._drawn_for:  # something that shows in every row has changed
             self._drawn_for = state
             self._strips.clear()
-            self.columns = plan(self.view.table, self.names, size.width, extra=self.extra)
+            self.columns = self._plan(self.view, bars=self.bars)
         blank = Strip.blank(size.width, self._style(Role.TEXT))
         end = min(len(self.order), self.top + self.page)
         lines = [self._header(), *map(self._row, range(self.top, end)), self._total(), blank]
         if not len(self.order):
             lines += self._why_empty(self.view, size.width)
         return (lines + [blank] * size.height)[: size.height]
+
+    def _plan(self, view: View, *, bars: bool) -> tuple[Column, ...]:
+        return plan(view.table, self.names, self.size.width, extra=self.extra, bars=bars)
+
+    @property
+    def has_room_for_bars(self) -> bool:
+        """Whether the rows can have bars in this width."""
+        return self.view is not None and any(column.bar for column in self._plan(self.view, bars=True))
 
     def _why_empty(self, view: View, width: int) -> list[Strip]:
         reasons = [self.row_style.empty_text(view)]
@@ -199,18 +209,28 @@ class LiveTable(Scrollable, can_focus=True):
         index = np.array(wanted, np.intp)
         flags_of = self.row_style.flags
         flags = [_PLAIN] * len(wanted) if flags_of is None else flags_of(view, index)
-        cells = [column_cells(view, column, index, flags, self.row_style) for column in self.columns]
+        cells = [self._cells(view, column, index, flags) for column in self.columns]
         chosen = None if self.at is None or self.at >= len(self.order) else int(self.order[self.at])
         for n, place in enumerate(wanted):
             on = place == chosen
             self._strips[place, on] = self._strip([column[n] for column in cells], flags[n], chosen=on)
         self.drawn += len(wanted)
 
-    def _strip(self, cells: Sequence[tuple[str, Role]], row: RowFlags, *, chosen: bool) -> Strip:
+    def _cells(
+        self, view: View, column: Column, at: Index, flags: Sequence[RowFlags]
+    ) -> Sequence[tuple[Cell, ...]]:
+        """The cells of a column for the rows at `at`, in pieces of different roles."""
+        if column.bar and column.name not in view.missing:
+            return bar_cells(view, column, at, flags)
+        return [(cell,) for cell in column_cells(view, column, at, flags, self.row_style)]
+
+    def _strip(self, cells: Sequence[tuple[Cell, ...]], row: RowFlags, *, chosen: bool) -> Strip:
         ground = Ground.BAND if chosen else Ground.SCREEN
         mark = CLOSED if row.gone else CHOSEN if chosen else " "
         segments = [Segment(mark, self._style(Role.DIM, ground))]
-        segments += [Segment(text + " ", self._style(role, ground)) for text, role in cells]
+        for *pieces, (last, role) in cells:
+            segments += [Segment(text, self._style(piece, ground)) for text, piece in pieces]
+            segments.append(Segment(last + " ", self._style(role, ground)))
         return self._padded(segments, ground)
 
     def _padded(self, segments: list[Segment], ground: Ground) -> Strip:
@@ -224,12 +244,22 @@ class LiveTable(Scrollable, can_focus=True):
     def _header(self) -> Strip:
         assert self.view is not None
         segments = [Segment(" ", self._style(Role.HEAD, Ground.PANEL))]
+        order = self.view.query.sort
+        sorting = self._sorting(self.view.table, order.field)
         for column in self.columns:
-            role = Role.HEAD
-            if column.sort == self.view.query.sort.field:
+            role, mark = Role.HEAD, ""
+            if column.sort in sorting:
                 role = Role.TOTAL_SENT if column.field.tone == Role.SENT.value else Role.KEY
-            segments.append(Segment(_title(column, self.view.query.sort), self._style(role, Ground.PANEL)))
+                mark = DOWN if order.descending else UP
+            segments.append(Segment(_title(column, mark), self._style(role, Ground.PANEL)))
         return self._padded(segments, Ground.PANEL)
+
+    def _sorting(self, table: Table, name: str) -> Sequence[str]:
+        """The columns that show the order: the one that sorts, or the parts of a sum that is not shown."""
+        field = declared(table, name)
+        if field.kind is not Kind.SUM or any(column.sort == name for column in self.columns):
+            return (name,)
+        return [part + name.removeprefix(field.name) for part in field.parts]
 
     def _total(self) -> Strip:
         assert self.view is not None
@@ -272,11 +302,10 @@ class LiveTable(Scrollable, can_focus=True):
         self.redraw()
 
 
-def _title(column: Column, sort: Sort) -> str:
-    """A header with its gap, which the sign of the sorted column takes where there is no other room."""
-    if column.sort != sort.field:
+def _title(column: Column, mark: str) -> str:
+    """A header with its gap, which the sign of the order takes where there is no other room."""
+    if not mark:
         return fit(column.title, column.width, left=column.left) + " "
-    mark = DOWN if sort.descending else UP
     if len(column.title) + 2 <= column.width:
         return fit(f"{column.title} {mark}", column.width, left=column.left) + " "
     return fit(column.title, column.width, left=column.left) + mark

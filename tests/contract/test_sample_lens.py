@@ -189,7 +189,7 @@ async def main():
             assert "PROCESSED" not in pilot.app.export_screenshot()
             await pilot.press("8")
             await see("PROCESSED", "DROPPED", "dropped&#160;since&#160;boot")
-            await pilot.press("b", "b")
+            await pilot.press("B", "B")
             async with asyncio.timeout(30):
                 while len(session.bus.frame("softnet").now.tables["cpus"]) != 1:
                     await pilot.pause()

@@ -16,9 +16,9 @@ SHOWN = {
     80: "PROCESS LPORT REMOTE SENT/s RECEIVED/s RTT RETR",
     90: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT RETR",
     100: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR",
-    120: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE",
-    140: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE RETRANS/s",
-    160: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RTT ±VAR RETR STATE RETRANS/s SENDQ RECVQ",
+    120: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RATE RTT ±VAR RETR STATE",
+    150: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RATE RTT ±VAR RETR STATE RETRANS/s",
+    160: "PROCESS LOCAL REMOTE SENT/s RECEIVED/s RATE RTT ±VAR RETR STATE RETRANS/s SENDQ",
 }
 
 
@@ -49,8 +49,17 @@ def test_every_ipv4_endpoint_fits_from_60_on() -> None:
 
 def test_own_columns_get_no_company() -> None:
     """Columns that were named on the command line are all there is."""
-    columns = plan(SOCKETS, ("process", "cwnd"), 200, extra=False)
+    columns = plan(SOCKETS, ("process", "cwnd"), 200, extra=False, bars=False)
     assert [c.name for c in columns] == ["process", "cwnd"]
+
+
+@pytest.mark.parametrize("width", range(40, 260))
+def test_bars_leave_before_other_columns(width: int) -> None:
+    """No column that the table shows unasked has to leave for the bars, or gets a short form."""
+    with_bars, without = (
+        plan(SOCKETS, SOCKETS.screen, width, extra=False, bars=bars) for bars in (True, False)
+    )
+    assert [column.name for column in with_bars if not column.bar] == [column.name for column in without]
 
 
 def test_last_column_stays() -> None:

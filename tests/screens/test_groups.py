@@ -169,7 +169,7 @@ async def test_groups_are_rates_that_turn_into_totals() -> None:
             "3",
             "982 MB",
         ]
-        assert str(screen.state.query.sort) == "-bytes_sent"
+        assert str(screen.state.query.sort) == "-bytes"
         assert screen.headline_bar.text.startswith(
             " ↑ 1.10 GB   ↓ 116 MB   4 by process   conns 47   opened 9,510"
         )

@@ -60,10 +60,10 @@ def page(app: NettopApp) -> int:
 EFFECTS: dict[str, tuple[Prepare, Check]] = {
     "refresh_now": ((), lambda app, harness: harness.refresh_was_requested),
     "filter": ((), lambda app, _: bool(app.lens_screen.query(FilterBox)) and isinstance(app.focused, Input)),
-    "sort_next": ((), sort("bytes_received_per_s", descending=True)),
-    "sort_reverse": ((), sort("bytes_sent_per_s", descending=False)),
-    "sort_left": ((), sort("remote", descending=False)),
-    "sort_right": ((), sort("bytes_received_per_s", descending=True)),
+    "sort_next": ((), sort("rtt", descending=True)),
+    "sort_reverse": ((), sort("bytes_per_s", descending=False)),
+    "sort_left": ((), sort("bytes_received_per_s", descending=True)),
+    "sort_right": ((), sort("rtt", descending=True)),
     "freeze": (
         (),
         lambda app, _: app.lens_screen.frozen_at is not None and "frozen" in app.lens_screen.first_line.text,
@@ -79,6 +79,15 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
     ),
     "back": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
     "clear": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
+    "bars": ((), lambda app, _: not any(column.bar for column in app.lens_screen.rows.columns)),
+    "average": (
+        (),
+        lambda app, harness: (
+            app.context.average_s == 2.0
+            and "⟳ 1.0 s  avg 1 of 2 s" in app.lens_screen.first_line.text
+            and harness.refresh_was_requested
+        ),
+    ),
     "slower": (
         (),
         lambda app, _: app.context.interval_s == 2.0 and "2.0 s" in app.lens_screen.first_line.text,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from nettop.screens.actions import BY_ID
 from nettop.screens.filter_box import FilterBox
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, text_of, tick
@@ -23,6 +24,44 @@ def two_orders() -> list[Step]:
     steps = steps_of(make_frame(second, first))
     (later,) = steps_of(make_frame(third, None, elapsed_s=2.0))
     return [*steps, later]
+
+
+async def test_rates_are_averages_of_several_intervals() -> None:
+    """As many seconds as the first line says, over which a row that has gone meanwhile is not kept."""
+    sent = [0, 1000, 9000, 9000, 9000]
+    steps = [
+        make_frame([connection(1, n), *[connection(2, 0)] * (at < 2)], None, at).now
+        for at, n in enumerate(sent)
+    ]
+    async with running(list(steps), ticks=2) as run:
+        await press(run, "A", "A")
+        for covers, rate in (
+            ("2 of 10 s", "36.0 kb/s"),
+            ("3 of 10 s", "24.0 kb/s"),
+            ("4 of 10 s", "18.0 kb/s"),
+        ):
+            await tick(run)
+            assert f"avg {covers}" in run[1].first_line.text
+            assert rate in text_of(run[1].rows)[1]
+            assert len(run[1].rows.order) == 1
+        await press(run, "A", "A")
+        await tick(run)
+        assert "avg" not in run[1].first_line.text
+
+
+async def test_an_average_is_longer_than_the_interval() -> None:
+    """Others are not offered, and one that has become as long as the interval is not named."""
+    async with running(two_orders()) as run:
+        await press(run, "A", "plus", "plus")
+        run[2].session._pace.choose(5.0)
+        run[1].draw_lines()
+        assert "avg" not in run[1].first_line.text
+        await press(run, "A")
+        assert run[1].context.average_s == 10.0
+        run[2].session._pace.choose(60.0)
+        await press(run, "A")
+        assert run[1].context.average_s == 0.0
+        assert not run[1].is_available(BY_ID["average"])
 
 
 async def test_choice_follows_its_connection() -> None:

@@ -21,10 +21,10 @@ def state(table: Table, *columns: str, sort: str | None = None) -> TableState:
 @pytest.mark.parametrize(
     ("made", "totals", "sort"),
     [
-        (state(SOCKETS), False, "-bytes_sent_per_s"),
-        (state(SOCKETS, "process", "rtt_us"), False, "-bytes_sent_per_s"),
-        (state(SOCKETS, "process", "bytes_sent"), True, "-bytes_sent"),
-        (state(SOCKETS, *BOTH), True, "-bytes_sent_per_s"),
+        (state(SOCKETS), False, "-bytes_per_s"),
+        (state(SOCKETS, "process", "rtt_us"), False, "-bytes_per_s"),
+        (state(SOCKETS, "process", "bytes_sent"), True, "-bytes"),
+        (state(SOCKETS, *BOTH), True, "-bytes"),
         (state(SOCKETS, sort="retransmits"), False, "retransmits_per_s"),
         (state(FAILURES), True, "-failures"),
         (state(FAILURES, "port", "failures", sort="-failures_per_s"), True, "-failures"),

@@ -132,7 +132,7 @@ async def test_each_table_keeps_how_it_was_left() -> None:
         assert events.frozen_at is not None
         await press(run, "P")
         assert shown(run) is sockets
-        assert (sockets.state.totals, str(sockets.state.query.sort)) == (True, "bytes_sent")
+        assert (sockets.state.totals, str(sockets.state.query.sort)) == (True, "bytes")
         assert sockets.state.query.filter.text == "nginx"
         assert sockets.rows.at == 1
         assert sockets.rows.key is not None

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import threading
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,6 +19,7 @@ from nettop.engine.session import Session
 from nettop.errors import SourceFailed, UsageError
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.snapshot import Snapshot
+from tests.unit.build import make_rows
 
 DEADLINE_S = 20
 
@@ -197,6 +202,42 @@ def test_a_refresh_right_after_a_tick_keeps_the_older_snapshot() -> None:
     assert frame is not None
     assert frame.before is not None
     assert (frame.before.boot_ns, frame.now.boot_ns) == (1020, 2000)
+
+
+def ages_s(bus: Bus, seconds: range) -> list[float | None]:
+    """How old the snapshot is that rates are taken from, after each of these readings."""
+    ages: list[float | None] = []
+    for second in seconds:
+        bus.publish(snapshot(second * 10**9), oldest_gap_ns=5 * 10**8)
+        frame = bus.frame("connections")
+        assert frame is not None
+        ages.append(frame.before and (frame.now.boot_ns - frame.before.boot_ns) / 1e9)
+    return ages
+
+
+def test_averages_begin_at_the_oldest_snapshot_until_it_is_old_enough() -> None:
+    """They cover as many seconds as they should, or up to a quarter more; fewer only in the beginning."""
+    bus = Bus()
+    bus.average_over(2)
+    assert ages_s(bus, range(6)) == [None, 1, 2, 2, 2, 2]
+    bus.average_over(10)
+    assert ages_s(bus, range(6, 22)) == [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 10, 11, 12, 10, 11, 12]
+    bus.average_over(0)
+    assert ages_s(bus, range(22, 24)) == [1, 1]
+
+
+def test_few_snapshots_are_kept_for_an_average() -> None:
+    """However many are taken: each may have a hundred thousand rows."""
+    bus = Bus()
+    taken: list[weakref.ref[Any]] = []
+    bus.average_over(40)
+    for second in range(100):
+        rows = make_rows([])
+        taken.append(weakref.ref(rows.array))
+        bus.publish(replace(snapshot(second * 10**9), tables={"sockets": rows}))
+    del rows
+    gc.collect()
+    assert sum(array() is not None for array in taken) == 7  # with the newest
 
 
 def test_who_unsubscribed_is_woken_no_more() -> None:

@@ -139,7 +139,7 @@ def test_screens(case: Case) -> None:
     ]
     key, column = plan(case.table, (case.table.key, case.name), 60, extra=False)
     total = total_cells(view, (key, column))[1][0].strip()
-    is_summed = case.table.adds_up and column.field.kind in (Kind.COUNTER, Kind.RATIO)
+    is_summed = case.table.adds_up and column.field.kind in (Kind.COUNTER, Kind.RATIO, Kind.SUM)
     assert total == (NOT_AVAILABLE if is_summed else "")
     if case.name in case.table.by_name:
         shown = next(
@@ -214,6 +214,7 @@ COMPARED: dict[Kind, tuple[str, ...]] = {
     Kind.GAUGE: (">=0", "!=1"),
     Kind.COUNTER: (">=0", "!=1"),
     Kind.RATIO: (">=0", "!=50"),
+    Kind.SUM: (">=0", "!=1"),
 }
 
 

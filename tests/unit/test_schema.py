@@ -57,10 +57,13 @@ def test_what_is_shown_sorted_and_filtered_unasked_exists(table: Table) -> None:
 
 
 @per_table
-def test_counters_and_no_others_have_rates(table: Table) -> None:
-    """`NAME_per_s` is a word exactly when NAME is a counter."""
-    counters = {field.name for field in table.fields if field.kind is Kind.COUNTER}
-    assert {name.removesuffix(RATE) for name in table.names if name.endswith(RATE)} == counters
+def test_counters_and_their_sums_have_rates(table: Table) -> None:
+    """`NAME_per_s` is a word exactly when NAME is a counter or a sum, and sums are made of counters."""
+    growing = {field.name for field in table.fields if field.kind in (Kind.COUNTER, Kind.SUM)}
+    assert {name.removesuffix(RATE) for name in table.names if name.endswith(RATE)} == growing
+    for field in table.fields:
+        if field.kind is Kind.SUM:
+            assert {table.by_name[part].kind for part in field.parts} == {Kind.COUNTER}
 
 
 @per_table

@@ -20,6 +20,7 @@ from nettop.query.query import parse_sort, screen_query, text_query
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.connections import DIRECTIONS, SOCKETS, STATES
+from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import (
     Row,
@@ -35,6 +36,7 @@ from tests.unit.build import (
 from tests.unit.strategies import FIELDS, keyed_rows, rows
 
 elapsed = st.floats(0.1, 3600)
+PARTS = SOCKETS.by_name["bytes"].parts
 FROM_ZERO = dataclasses.replace(SOCKETS, begins_at_zero=True)
 
 
@@ -119,6 +121,19 @@ def test_no_time_between_snapshots_gives_no_rate() -> None:
         assert view.elapsed_s is None
         assert all_values(view, "bytes_sent_per_s") == [None]
         assert all_values(view, "bytes_sent") == [5]
+
+
+def test_a_sum_has_what_is_known_of_its_parts() -> None:
+    """Of its total, of the last interval and of the rate alike; it is unknown where all its parts are."""
+    before = [(10, 100), (10, None), (None, None), (10, 100)]
+    now = [(13, 104), (13, None), (None, None), (9, 104)]  # the last one's first counter went back
+    frame = make_frame(*([dict(zip(PARTS, row, strict=True)) for row in each] for each in (now, before)), 2.0)
+    view = make_view(frame, "bytes>=113", "-bytes")
+    assert all_values(view, "bytes") == [117, 13, None, 113]
+    assert view.values("bytes", view.order) == [117, 113]
+    assert all_values(view, "bytes_per_s") == [3.5, 1.5, None, 2.0]
+    assert all_values(make_view(frame, deltas=True), "bytes") == [7, 3, None, 4]
+    assert view.total("bytes_per_s", np.arange(view.size)) == 7.0
 
 
 def test_measured_zero_is_not_unknown() -> None:
@@ -289,7 +304,7 @@ def test_order_is_stable_and_unknown_comes_last_in_both_directions(
     sort = f"{'-' if descending else ''}{name}"
     view = make_view(make_frame(now, before), "", sort, all_rows=True, closed=True, gone=True, limit=limit)
     field = view.table.by_name.get(name)
-    parts = field.parts if field and field.is_composite and name != "retransmit_ratio" else (name,)
+    parts = field.parts if field and field.kind in (Kind.ENDPOINT, Kind.GROUP) else (name,)
     keys = list(zip(*(sort_key(view, part) for part in parts), strict=True))
 
     def whole(first: int, other: int) -> int:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a lens's watched totals were in the last two minutes."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from nettop.query.query import screen_query
+from nettop.query.view import View
+from nettop.snapshots.schema import RATE, Field, Table
+from nettop.snapshots.snapshot import Frame, Snapshot
+
+_SPAN_NS = 120_000_000_000
+
+
+class Interval(NamedTuple):
+    """A time on CLOCK_BOOTTIME, and the total of each watched field in it, per second; None is unknown."""
+
+    begin_ns: int
+    end_ns: int
+    rates: tuple[float | None, ...]
+
+
+class TotalsHistory:
+    """The totals of what is watched in a table, for each interval of the last two minutes between two readings.
+
+    Readings that were not seen leave a gap. Averages over several intervals do not blur it: it keeps the last reading.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._last: Snapshot | None = None
+        self._until_ns = 0
+        self.intervals: deque[Interval] = deque()
+
+    @property
+    def fields(self) -> list[Field]:
+        """The fields whose totals are watched."""
+        by_name = self.table.by_name
+        return [by_name[part] for part in by_name[self.table.watched].parts] if self.table.watched else []
+
+    def add(self, shown: View) -> None:
+        """Add the interval that ends with the newest snapshot of a view, whatever table that is of."""
+        now = shown.frame.now
+        earlier = [each for each in (self._last, shown.frame.before) if each is not None]
+        self._last = now if self.fields else None
+        if not self.fields or not earlier:
+            return
+        before = max(earlier, key=attrgetter("boot_ns"))
+        begin_ns = max(before.boot_ns, self._until_ns)
+        if begin_ns < now.boot_ns:
+            self.append(Interval(begin_ns, now.boot_ns, self._totals(shown, before)))
+
+    def append(self, interval: Interval) -> None:
+        """Add an interval, and drop those that are more than two minutes older."""
+        self.intervals.append(interval)
+        self._until_ns = interval.end_ns
+        while self.intervals[0].end_ns < self._until_ns - _SPAN_NS:
+            self.intervals.popleft()
+
+    def _totals(self, shown: View, before: Snapshot) -> tuple[float | None, ...]:
+        """The totals between an earlier snapshot and the newest of a view, which is used where it is of the table."""
+        view = shown
+        if shown.table is not self.table or before is not shown.frame.before:
+            view = View(Frame(shown.frame.now, before), replace(screen_query(self.table), gone=False))
+        at = np.arange(view.size)
+        return tuple(view.total(field.name + RATE, at) for field in self.fields)
+
+    def forget_rows(self) -> None:
+        """Keep no rows in memory, but the totals."""
+        self._last = None
+
+    def averages(self, field: int, cells: int) -> list[float | None]:
+        """The averages of a field, by its place, in `cells` equal parts of the time; None where nothing is known.
+
+        Parts begin at whole multiples of their length, so that what was drawn moves and does not change.
+        """
+        cell_ns = _SPAN_NS // cells
+        first = -(-self._until_ns // cell_ns) - cells
+        amounts, known_ns = [0.0] * cells, [0] * cells
+        for begin_ns, end_ns, rates in self.intervals:
+            rate = rates[field]
+            for cell in range(max(begin_ns // cell_ns, first), -(-end_ns // cell_ns)):
+                overlap_ns = min(end_ns, (cell + 1) * cell_ns) - max(begin_ns, cell * cell_ns)
+                if rate is not None:
+                    amounts[cell - first] += rate * overlap_ns
+                    known_ns[cell - first] += overlap_ns
+        return [amount / ns if ns else None for amount, ns in zip(amounts, known_ns, strict=True)]

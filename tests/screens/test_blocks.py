@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bars of rates: how long they are, what they show of both parts, and where there are none."""
+
+from __future__ import annotations
+
+import pytest
+from rich.segment import Segment
+
+from nettop.widgets.blocks import bar_pieces
+from nettop.widgets.table import LiveTable
+from tests.screens.driving import press, running, text_of
+from tests.screens.harness import busy_host, steps_of
+from tests.unit.build import make_frame
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "pieces"),
+    [
+        (100, 0, ("████", "")),
+        (0, 100, ("", "████")),
+        (50, 50, ("██", "██")),
+        (50, 0, ("██", "  ")),
+        (30, 12.5, ("█", "▊  ")),
+        (0.1, 0, ("▏", "   ")),
+        (0.1, 0.2, ("", "▏   ")),
+        (0, 0, ("", "    ")),
+    ],
+)
+def test_bar_pieces(first: float, second: float, pieces: tuple[str, str]) -> None:
+    """As long as both amounts, of the colour of each; nothing is shorter than an eighth, and zero is nothing."""
+    assert bar_pieces(first, second, 100, 4) == pieces
+
+
+def row_segments(table: LiveTable, y: int) -> list[Segment]:
+    """The pieces of a line that have text."""
+    return [segment for segment in table.render_line(y) if segment.text.strip()]
+
+
+async def test_the_largest_row_fills_its_bar() -> None:
+    """The others are drawn beside it, whatever the order; an unknown rate has no bar."""
+    before = [{"id": n, "bytes_sent": 0, "bytes_received": 0} for n in (1, 2)]
+    now = [
+        {"id": 1, "bytes_sent": 3000, "bytes_received": 3000},
+        {"id": 2, "bytes_sent": 1000, "bytes_received": 500},
+        {"id": 3, "bytes_sent": 9000, "bytes_received": 9000},
+    ]
+    async with running(steps_of(make_frame(now, before)), (150, 20)) as run:
+        table = run[1].rows
+        assert "RATE ▼" in text_of(table)[0]
+        bars = [[s.text.strip() for s in row_segments(table, y) if s.text[0] in "█▌"] for y in (1, 2, 3)]
+        assert bars == [["█████", "█████"], ["██", "▌"], []]
+        await press(run, "b")
+        assert not any("█" in line or "RATE" in line for line in text_of(table))
+
+
+async def test_a_sum_that_is_not_shown_marks_its_parts() -> None:
+    """The default order is seen where there is no room for its column."""
+    async with running(busy_host(), (80, 20)) as run:
+        header = text_of(run[1].rows)[0]
+        assert "SENT/s ▼" in header
+        assert "RECEIVED/s▼" in header
+        assert "RATE" not in header
+
+
+async def test_bars_are_not_available_without_their_parts() -> None:
+    """Where the kernel does not count what is received, the column says so."""
+    async with running(busy_host(missing={"bytes_received": "no hook"}), (150, 20)) as run:
+        line = text_of(run[1].rows)[1]
+        column = next(c for c in run[1].rows.columns if c.bar)
+        assert line.count("n/a") == 2
+        assert column.name in run[1].view.missing

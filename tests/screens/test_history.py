@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two minutes of the totals: what is averaged, where there are gaps, and where it stands."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from nettop.screens.history import Interval, TotalsHistory
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.schema import RATE
+from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.widgets.blocks import sparkline
+from tests.screens.driving import Running, press, running, shown, tick
+from tests.unit.build import make_frame, make_view
+
+SECOND = 1_000_000_000
+
+
+def history_of(*intervals: tuple[float, float, float | None]) -> TotalsHistory:
+    """A history of one field: begin and end in seconds, and the rate between."""
+    history = TotalsHistory(SOCKETS)
+    for begin, end, rate in intervals:
+        history.append(Interval(round(begin * SECOND), round(end * SECOND), (rate,)))
+    return history
+
+
+@pytest.mark.parametrize(
+    ("intervals", "cells"),
+    [
+        ([], [None] * 6),
+        ([(0, 110, 5.0)], [5.0] * 6),
+        ([(0, 20, 1.0), (20, 40, 3.0), (60, 61, 7.0), (61, 62, None)], [None, None, 1.0, 3.0, None, 7.0]),
+        ([(100, 105, 4.0), (105, 105.5, 40.0), (105.5, 110, 8.0)], [None] * 5 + [7.6]),
+        ([(0, 100, 2.0), (101, 111, 0.0)], [2.0] * 5 + [0.0]),
+        ([(90, 110, 6.0), (110, 115, 0.0)], [None] * 4 + [6.0, 4.0]),
+    ],
+    ids=[
+        "nothing",
+        "one long interval",
+        "gaps",
+        "by their lengths",
+        "zero is measured",
+        "parts of intervals",
+    ],
+)
+def test_cells_are_averages_over_twenty_seconds(
+    intervals: list[tuple[float, float, float | None]], cells: list[float | None]
+) -> None:
+    """Each of the part of an interval in it; what nobody saw, or what is unknown, is a blank."""
+    assert history_of(*intervals).averages(0, 6) == cells
+
+
+def test_what_was_drawn_moves_and_does_not_change() -> None:
+    """With each new interval the older cells stay as they were, or move by one."""
+    intervals = [(float(n), n + 1.0, float(n * n % 17)) for n in range(240)]
+    before = history_of(*intervals[:120]).averages(0, 12)
+    for end in range(121, 240):
+        now = history_of(*intervals[max(0, end - 120) : end]).averages(0, 12)
+        moved = (end - 1) % 10 == 0
+        assert now[1:-1] == before[1 + moved : len(now) - 1 + moved]
+        before = now
+
+
+@pytest.mark.parametrize(
+    ("amounts", "line"),
+    [([0, 1, 50, 99, 100], "▁▁▅██"), ([None, 0, None, 100], " ▁ █"), ([0, 0], "▁▁"), ([], "")],
+)
+def test_sparkline(amounts: list[float | None], line: str) -> None:
+    """The largest fills its cell, zero is the lowest, unknown a blank."""
+    known = [amount for amount in amounts if amount is not None]
+    assert sparkline(amounts, max(known, default=0)) == line
+
+
+def test_totals_are_of_the_rows_that_are_still_there() -> None:
+    """As the headline has them; a second look at the same reading adds nothing."""
+    before = [{"id": n, "bytes_sent": 0, "bytes_received": 0} for n in (1, 2, 3)]
+    now = [{"id": n, "bytes_sent": n * 100, "bytes_received": n * 10} for n in (1, 2)]
+    view = make_view(make_frame(now, before, 2.0), sort="-bytes" + RATE, closed=True)
+    history = TotalsHistory(SOCKETS)
+    for _ in range(2):
+        history.add(view)
+    assert [interval.rates for interval in history.intervals] == [(150.0, 15.0)]
+
+
+def traffic(*sent: int) -> list[Snapshot]:
+    """A connection that has sent so much, at each second."""
+    return [
+        make_frame([{"id": 1, "bytes_sent": n, "bytes_received": 0}], None, at).now
+        for at, n in enumerate(sent)
+    ]
+
+
+def rates(run: Running) -> list[float | None]:
+    """What the history has of the sent bytes."""
+    return [interval.rates[0] for interval in shown(run).totals_history.intervals]
+
+
+async def test_it_is_kept_while_another_table_is_shown() -> None:
+    """The tables of a lens share it."""
+    async with running([*traffic(0, 100, 300, 700, 1500)], (160, 20)) as run:
+        await press(run, "p")
+        await tick(run)
+        await tick(run)
+        assert (shown(run).table.name, rates(run)) == ("events", [100.0, 200.0, 400.0])
+
+
+async def test_an_average_does_not_blur_it() -> None:
+    """It has each interval, however many of them the rates of the table are averages of."""
+    async with running([*traffic(0, 100, 300, 700, 1500)], (160, 20)) as run:
+        await press(run, "A", "A")
+        for _ in range(3):
+            await tick(run)
+        assert rates(run) == [100.0, 200.0, 400.0, 800.0]
+
+
+async def test_a_frozen_screen_leaves_a_gap() -> None:
+    """What was not shown is a blank, not zero, and not an average either."""
+    async with running([*traffic(0, 100, 300, 700)], (160, 20)) as run:
+        await press(run, "space")
+        drawn = run[1].third_line.text
+        await tick(run)
+        assert run[1].third_line.text == drawn
+        await tick(run)
+        await press(run, "space")
+        assert rates(run) == [100.0, 400.0]
+        first, second = run[1].totals_history.intervals
+        assert second.begin_ns - first.end_ns == SECOND
+
+
+async def test_hidden_screens_hold_no_rows_of_it() -> None:
+    """Only numbers stay when another lens is shown."""
+    async with running([*traffic(0, 100)], (160, 20)) as run:
+        history = run[1].totals_history
+        run[1].release_view()
+        assert (history._last, len(history.intervals)) == (None, 1)
+
+
+def test_it_is_no_longer_than_two_minutes() -> None:
+    """Intervals that ended before are dropped."""
+    history = TotalsHistory(SOCKETS)
+    readings = traffic(*range(200))
+    for before, now in pairwise(readings):
+        history.add(make_view(Frame(now, before)))
+    assert len(history.intervals) == 121
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (92, r"  p next *"),
+        (100, r"  p next +peak  ↑ [▁ ]{7}█ 800 b/s    ↓ [▁ ]{8} 0 b/s +"),
+        (120, r"  p next +2 min peak  ↑ [▁ ]{14}█ 800 b/s    ↓ [▁ ]{15} 0 b/s +"),
+        (160, r"  p next +2 min peak  ↑ [▁ ]{29}█ 800 b/s    ↓ [▁ ]{30} 0 b/s +"),
+    ],
+)
+async def test_where_it_stands(width: int, line: str) -> None:
+    """At the right of the third line, in as many cells as there are, with both peaks."""
+    async with running([*traffic(0, 100)], (width, 20)) as run:
+        text = run[1].third_line.text
+        assert len(text) == width
+        assert re.search(line + "$", text)
+
+
+async def test_it_pushes_nothing_out() -> None:
+    """A long filter takes its room."""
+    async with running([*traffic(0, 100)], (120, 20)) as run:
+        await press(run, "slash", *"process!=surely-there-is-no-such", "enter")
+        assert "peak" not in run[1].third_line.text
+        assert "Esc clears" in run[1].third_line.text
+        await press(run, "escape")
+        assert "peak" in run[1].third_line.text
