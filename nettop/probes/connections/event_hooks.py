@@ -91,7 +91,6 @@ class EventHooks(Hooks):
                 self.take(Mechanism("children", FOLLOW_HOOKS))
             except OSError as error:
                 self.gaps["children"] = f"not followed: {error.strerror}"
-        self.finish()
 
     def skipped(self) -> int:
         """How often the kernel skipped a program because it was running on that CPU already: the first one for changes

@@ -51,7 +51,8 @@ def unavailable(all_fallbacks: Iterable[Fallbacks], why: str) -> tuple[HookStatu
 class Hooks:
     """The attached programs; closing detaches them. `slots` says which of them have to be seen called.
 
-    `gaps` is what could not be done beyond the hooks, by name, and why.
+    They ignore the check's traffic until `finish`, which is to be called when no more of it will come. `gaps` is what
+    could not be done beyond the hooks, by name, and why.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Hooks:
             self._leave_out(self._check.inode())
 
     def finish(self) -> None:
-        """End the check, and unload what is not attached."""
+        """Unload what is not attached, and ignore nothing any more."""
         if self._check is not None:
             self._leave_out(0)  # the number of a namespace that is gone may be given to another one
         self._program.unload_all_but([link.split()[0] for link in self._links])

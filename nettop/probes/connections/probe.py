@@ -196,6 +196,9 @@ class Connections:
             self._attach_events(loader)
             self._attach_udp(loader)
         finally:
+            for attached in (self._events, self._udp):
+                if attached is not None:
+                    attached.finish_hooks()
             loader.close()
             self._end_check()
 

@@ -61,6 +61,9 @@ class UdpTotals:
         self._program = program
         self._hooks = Hooks(program, loader, check, udp_slots())
         self._status = attach_best(UDP_FALLBACKS, self._hooks.take, chosen)
+
+    def finish_hooks(self) -> None:
+        """To be called when the hook check's last traffic has ended."""
         self._hooks.finish()
 
     def close(self) -> None:
