@@ -122,7 +122,7 @@ def udp_text() -> ProgramText:
     return _text(
         ("hook_check.bpf.h", "udp.bpf.c"),
         functions=tuple(udp_slots()),
-        maps=("udp_sockets", "udp_host", "sending", "hook_check"),
+        maps=("udp_sockets", "untracked", "sending", "hook_check"),
         defines={
             "SHARES_TABLES": 1,
             "IPPROTO_UDP": UDP,

@@ -14,13 +14,13 @@
 // (WARN_ONCE) of a probe that writes a hash table which allocates.
 BPF_HASH(udp_sockets, u64, struct row, UDP_SOCKETS_MAX);
 
-// What all of them moved, whether or not there was room for the socket.
-BPF_PERCPU_ARRAY(udp_host, struct udp_totals, 1);
+// What sockets moved that have no row, for lack of room.
+BPF_PERCPU_ARRAY(untracked, struct udp_totals, 1);
 
 // The socket that a thread sends by, until that returns: a return probe sees nothing but the result.
 BPF_HASH(sending, u64, u64, SENDING_MAX);
 
-// Atomic on a CPU's own totals too: one program may interrupt another.
+// Atomic on what is a CPU's own too: one program may interrupt another.
 #define ADD_MESSAGE(to, length, is_sent)                                                                     \
   do {                                                                                                       \
     if (is_sent) {                                                                                           \
@@ -47,18 +47,17 @@ static __always_inline struct row *new_row(struct sock *sk, u64 cookie) {
 }
 
 static __always_inline void count(struct sock *sk, u64 cookie, u64 length, bool is_sent) {
-  int first = 0;
-  struct udp_totals *host = udp_host.lookup(&first);
-  if (!host)
-    return;
-  ADD_MESSAGE(host, length, is_sent);
   struct row *row = cookie ? udp_sockets.lookup(&cookie) : NULL;
   if (!row && cookie)
     row = new_row(sk, cookie);
-  if (row)
+  if (row) {
     ADD_MESSAGE(row, length, is_sent);
-  else
-    __sync_fetch_and_add(&host->untracked, 1);
+    return;
+  }
+  int first = 0;
+  struct udp_totals *totals = untracked.lookup(&first);
+  if (totals)
+    ADD_MESSAGE(totals, length, is_sent);
 }
 
 // A raw socket may have UDP's number too.
@@ -115,9 +114,9 @@ static __always_inline int note_copied(struct sock *sk, int length, bool is_sent
 static __always_inline int note_sending(struct pt_regs *ctx, int slot) {
   u64 thread = bpf_get_current_pid_tgid(), sk = PT_REGS_PARM1(ctx);
   int first = 0;
-  struct udp_totals *host = udp_host.lookup(&first);
-  if (sending.update(&thread, &sk) && host)
-    __sync_fetch_and_add(&host->untracked, 1);
+  struct udp_totals *totals = untracked.lookup(&first);
+  if (sending.update(&thread, &sk) && totals)
+    ADD_MESSAGE(totals, 0, true);
   is_hook_check((struct sock *)sk, slot);
   return 0;
 }

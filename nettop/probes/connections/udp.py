@@ -18,8 +18,8 @@ from nettop.snapshots.connections import HOOK_UDP
 from nettop.snapshots.snapshot import Array, unknown_value
 
 COUNTED = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
-UDP_TOTALS = np.dtype([(name, "u8") for name in (*COUNTED, "untracked")])
-"""Of the host, on each CPU. `untracked`: messages of sockets for which there was no room, or no cookie."""
+UDP_TOTALS = np.dtype([(name, "u8") for name in COUNTED])
+"""On each CPU, of the messages of sockets for which there was no room, or no cookie."""
 
 # A probe at a function that receives would see the result only at its return, of which the kernel follows just a few
 # that block at once. skb_consume_udp is called at the end of each receive that succeeds.
@@ -61,6 +61,8 @@ class UdpTotals:
         self._program = program
         self._hooks = Hooks(program, loader, check, udp_slots())
         self._status = attach_best(UDP_FALLBACKS, self._hooks.take, chosen)
+        self._totals = self._ended = dict.fromkeys(COUNTED, 0)
+        self._lost = 0
 
     def finish_hooks(self) -> None:
         """To be called when the hook check's last traffic has ended."""
@@ -72,15 +74,12 @@ class UdpTotals:
         self._program.close()
 
     def status(self) -> EventsStatus:
-        """What a snapshot says: exact totals of the host since the start, losses, the hook, and gaps."""
+        """What a snapshot says: what all sockets moved from the start to the last reading, losses, the hook, gaps."""
         hooks = (self._status,)
         if self._status.mechanism is None:
             return EventsStatus({}, {}, hooks, self._hooks.gaps)
-        by_cpu = maps.read_per_cpu(self._program.maps["udp_host"], 0, UDP_TOTALS)
-        counts = {f"udp_{name}": int(by_cpu[name].sum()) for name in COUNTED}
-        skipped = sum(map(bpf.recursion_misses, self._program.functions.values()))
-        lost = {"udp messages": int(by_cpu["untracked"].sum()) + skipped}
-        return EventsStatus(counts, lost, hooks, self._hooks.gaps)
+        counts = {f"udp_{name}": total for name, total in self._totals.items()}
+        return EventsStatus(counts, {"udp messages": self._lost}, hooks, self._hooks.gaps)
 
     def read(self, rows: Array, before: Array, processes: Processes) -> tuple[Array, Array]:
         """Give the table's `rows`, sorted by id, what their sockets moved. Returns them with those of sockets that
@@ -93,15 +92,23 @@ class UdpTotals:
             return rows, rows[:0]
         ids, entries = maps.read_all(self._program.maps["udp_sockets"], _COOKIE, ROW)
         entries = take(entries, np.argsort(ids))
-        _put_counted(rows, entries, may_miss_some=self.status().lost["udp messages"] > 0)
+        self._add_up(entries)
+        _put_counted(rows, entries, may_miss_some=self._lost > 0)
         outside = take(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
         idle = _idle_since(outside, before)
         moving = take(outside, np.flatnonzero(~idle))
-        moving = take(
-            moving, np.lexsort((moving["start_time"], moving["pid"]))
-        )  # as Processes.name wants them
+        moving = take(moving, np.lexsort((moving["start_time"], moving["pid"])))  # as Processes.name wants them
         processes.name(moving, processes.groups(), more=True)
         return merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
+
+    def _add_up(self, entries: Array) -> None:
+        """Take the totals: each message is in an entry, was in one that was taken out, or found none."""
+        by_cpu = maps.read_per_cpu(self._program.maps["untracked"], 0, UDP_TOTALS)
+        self._totals = {
+            name: self._ended[name] + int(entries[name].sum()) + int(by_cpu[name].sum()) for name in COUNTED
+        }
+        skipped = sum(map(bpf.recursion_misses, self._program.functions.values()))
+        self._lost = int(by_cpu["messages_sent"].sum() + by_cpu["messages_received"].sum()) + skipped
 
     def _take_out(self, gone: Array, before: Array) -> Array:
         """Delete the entries of these sockets, and return their last rows."""
@@ -113,6 +120,7 @@ class UdpTotals:
         last = take(before, positions(gone["id"], before["id"]))
         for name in COUNTED:
             last[name] = final[name]
+        self._ended = {name: ended + int(last[name].sum()) for name, ended in self._ended.items()}
         return last
 
 
