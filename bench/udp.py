@@ -28,7 +28,7 @@ from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 TURN_S = 0.25
 CPUCLOCK_SCHED = 2
 """The scheduler's clock of a process, with its PID (include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK)."""
-TRAFFIC = {"messages of 1,200 bytes": 1, "messages of ten segments of 1,200 bytes": 10}
+TRAFFIC = {"messages of 1,200 bytes": 1, "messages of 50 segments of 1,200 bytes": 50}
 
 
 @contextlib.contextmanager

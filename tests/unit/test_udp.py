@@ -12,11 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nettop.commands.options import parse_lens_options
+from nettop.errors import UsageError
 from nettop.kernel.facts import Host
 from nettop.kernel.processes import Processes
 from nettop.probes.connections import udp
 from nettop.probes.connections.socket_rows import ROW, TCP, UDP
 from nettop.probes.connections.udp import COUNTED, UdpTotals
+from nettop.snapshots import find_table
 from nettop.snapshots.snapshot import Array, HookStatus, known
 
 SOCKETS, BYTES = 5, 101
@@ -149,6 +152,15 @@ def test_what_goes_has_its_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
     before, _ = totals.read(table, rows_of([]), processes)
     rows, gone = totals.read(rows_of([]), before, processes)
     assert (len(rows), gone["pid"].tolist(), gone["messages_sent"].tolist()) == (0, [17], [3])
+
+
+def test_switch() -> None:
+    """--udp takes on and off, and names them for any other word."""
+    options = SimpleNamespace(udp="off")
+    assert parse_lens_options(options, 1.0, [find_table("connections")]) == {"udp": "off"}
+    options.udp = "of"
+    with pytest.raises(UsageError, match="--udp"):
+        parse_lens_options(options, 1.0, [find_table("connections")])
 
 
 def test_without_a_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,9 @@ class UdpTotals:
         outside = take(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
         idle = _idle_since(outside, before)
         moving = take(outside, np.flatnonzero(~idle))
-        moving = take(moving, np.lexsort((moving["start_time"], moving["pid"])))  # as Processes.name wants them
+        moving = take(
+            moving, np.lexsort((moving["start_time"], moving["pid"]))
+        )  # as Processes.name wants them
         processes.name(moving, processes.groups(), more=True)
         return merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
 
