@@ -13,7 +13,7 @@ from nettop.kernel.program import Loader, Program
 from nettop.probes.connections.events import EventsStatus
 from nettop.probes.connections.hooks import Hooks, program_names, slots_of
 from nettop.probes.connections.socket_rows import ROW, UDP, merge
-from nettop.snapshots.arrays import positions, take
+from nettop.snapshots.arrays import Mask, positions, take
 from nettop.snapshots.connections import HOOK_UDP
 from nettop.snapshots.snapshot import Array, unknown_value
 
@@ -96,10 +96,8 @@ class UdpTotals:
         _put_counted(rows, entries, may_miss_some=self._lost > 0)
         outside = take(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
         idle = _idle_since(outside, before)
-        moving = take(outside, np.flatnonzero(~idle))
-        moving = take(
-            moving, np.lexsort((moving["start_time"], moving["pid"]))
-        )  # as Processes.name wants them
+        by_process = np.lexsort((outside["start_time"], outside["pid"]))
+        moving = take(outside, by_process[~idle[by_process]])  # as Processes.name wants them
         processes.name(moving, processes.groups(), more=True)
         return merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
 
@@ -139,10 +137,10 @@ def _put_counted(rows: Array, entries: Array, *, may_miss_some: bool) -> None:
         rows[name][udp] = counted
 
 
-def _idle_since(entries: Array, before: Array) -> Array:
+def _idle_since(entries: Array, before: Array) -> Mask:
     """Which of the entries have the counters that they had `before`."""
     at = positions(entries["id"], before["id"])
-    idle = at >= 0
+    idle: Mask = at >= 0
     for name in COUNTED:
         idle[idle] = before[name][at[idle]] == entries[name][idle]
     return idle
