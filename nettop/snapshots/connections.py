@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from nettop.errors import UsageError, unknown_word
+from nettop.errors import UsageError
 from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
 
 PROTOCOLS = {6: "tcp", 17: "udp"}
@@ -341,20 +341,11 @@ GROUP = Option(
     steps=GROUPINGS,
     opens=GROUPS.name,
 )
-
-
-def _check_switch(word: str, _interval_s: float) -> None:
-    """Raises UsageError for another word than on and off."""
-    if word not in ("on", "off"):
-        raise unknown_word("value of --udp", word, ("on", "off"))
-
-
 COUNT_UDP = Option(
     "udp",
     "Count the bytes and messages of UDP sockets",
     default="on",
     metavar="on|off",
-    check=_check_switch,
     steps=("on", "off"),
 )
 

@@ -159,7 +159,7 @@ def test_switch() -> None:
     options = SimpleNamespace(udp="off")
     assert parse_lens_options(options, 1.0, [find_table("connections")]) == {"udp": "off"}
     options.udp = "of"
-    with pytest.raises(UsageError, match="--udp"):
+    with pytest.raises(UsageError, match="udp"):
         parse_lens_options(options, 1.0, [find_table("connections")])
 
 

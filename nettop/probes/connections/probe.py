@@ -245,6 +245,7 @@ class Connections:
         udp_ended = rows[:0]
         if self._udp:
             rows, udp_ended = self._udp.read(rows, self._last, table.processes)
+            mark_new(udp_ended)
         infer_directions(rows)
         self._last = rows
         if events:
