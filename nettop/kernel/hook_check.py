@@ -47,7 +47,8 @@ class HookCheck:
         return self._entered.result()
 
     def make_traffic(self) -> frozenset[int]:
-        """Connect, accept, send, receive and close, and fail to connect for want of a route; wait until all is done.
+        """Connect, accept, send, receive and close, and fail to connect for want of a route, by TCP and UDP; wait until
+        all is done.
 
         Returns the address families that this host supports. Raises what `inode` does.
         """
@@ -78,8 +79,11 @@ def _make_traffic() -> frozenset[int]:
         with contextlib.suppress(OSError):  # a host may have disabled IPv6 on its devices
             _exchange_bytes(socket.AF_INET6)
     for family in families:
+        unreachable = (_UNREACHABLE[family], _ANY_PORT)
         with _with_timeout(socket.socket(family)) as client, contextlib.suppress(OSError):
-            client.connect((_UNREACHABLE[family], _ANY_PORT))
+            client.connect(unreachable)
+        with socket.socket(family, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+            sender.sendto(b"n", unreachable)
     return families
 
 
@@ -92,8 +96,12 @@ def _is_supported(family: int) -> bool:
 
 
 def _exchange_bytes(family: socket.AddressFamily) -> None:
-    """Open a connection, send a byte each way, and reset it: the other end is closed as soon as it reads of the reset,
-    and nothing is left that could end later."""
+    """Send a datagram. Then open a connection, send a byte each way, and reset it: the other end is closed as soon as
+    it reads of the reset, and nothing is left that could end later."""
+    with _with_timeout(socket.socket(family, socket.SOCK_DGRAM)) as own:
+        own.bind((_LOOPBACK[family], 0))
+        own.sendto(b"n", own.getsockname())
+        own.recv(1)
     with (
         _with_timeout(socket.create_server((_LOOPBACK[family], 0), family=family)) as listener,
         _with_timeout(socket.socket(family)) as client,

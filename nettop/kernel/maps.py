@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nettop.kernel import bpf
+from nettop.snapshots.arrays import joined
 from nettop.snapshots.snapshot import Array
 
 _MAP_LOOKUP_ELEM = 1
@@ -78,7 +79,7 @@ def read_all(map_fd: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[A
             raise OSError(error, f"bpf(2) command {_MAP_LOOKUP_BATCH}: {os.strerror(error)}")
         count = _count(left)
         batches.append((some_keys[:count], some_values[:count]))
-    return np.concatenate([batch[0] for batch in batches]), np.concatenate([batch[1] for batch in batches])
+    return joined(*(batch[0] for batch in batches)), joined(*(batch[1] for batch in batches))
 
 
 def delete_all(map_fd: int, keys: Array) -> None:

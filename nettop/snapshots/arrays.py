@@ -44,5 +44,6 @@ def inserted(rows: Array, at: Index, others: Array) -> Array:
 
 
 def _as_bytes(rows: Array) -> Array:
-    """The rows as opaque bytes: numpy copies structured rows field by field, fifteen times as slowly."""
+    """The rows as opaque bytes: numpy copies structured rows field by field, fifteen times as slowly, and when it joins
+    them gives every field the machine's byte order."""
     return np.ascontiguousarray(rows).view(f"V{rows.dtype.itemsize}")

@@ -104,6 +104,10 @@ _FIELDS = (
           "u8", "packets", 9, 16, "data_segs_out", tone="sent"),
     Field("packets_received", Kind.COUNTER, "PKTS IN", "segments received", "u8", "packets", 9, 17, "segs_in",
           tone="received"),
+    Field("messages_sent", Kind.COUNTER, "MSGS OUT", "UDP messages sent: each call to send is one, segmented or not",
+          "u8", "messages", 9, 15, tone="sent"),
+    Field("messages_received", Kind.COUNTER, "MSGS IN", "UDP messages received: each call to receive is one", "u8",
+          "messages", 9, 15, tone="received"),
     Field("retransmits", Kind.COUNTER, "RETRANS", "segments sent again", "u8", "packets", 8, 45,
           "total_retrans"),
     Field("rtt_us", Kind.GAUGE, "RTT", "smoothed round-trip time", "u4", "us", 9, 60, "srtt_us >> 3"),
@@ -154,7 +158,9 @@ SOCKETS = Table(
     default_filter="state!=LISTEN state!=TIME_WAIT state!=UNCONN",
 )  # fmt: skip
 
-_NO_EVENT = frozenset({"rtt", "send_queue", "receive_queue", "bytes_in_flight", "bytes"})
+_NO_EVENT = frozenset(
+    {"rtt", "bytes", "send_queue", "receive_queue", "bytes_in_flight", "messages_sent", "messages_received"}
+)
 
 
 def _at_the_end(field: Field) -> Field:
@@ -286,6 +292,7 @@ HOOK_ACCEPTS = Hook("accepts", "the owner of an accepted connection, as soon as 
                     requires=HOOK_EVENTS.name)  # fmt: skip
 HOOK_ROUTES = Hook("routes", "connect() that fails before anything is sent, for lack of a route",
                    requires=HOOK_EVENTS.name)  # fmt: skip
+HOOK_UDP = Hook("udp", "bytes and messages of UDP sockets", ("messages_sent", "messages_received"))
 
 NOT_LISTED = "(closed, not listed)"
 """Shown in place of the process in the row of what has ended without a row of its own."""
@@ -333,6 +340,13 @@ GROUP = Option(
     steps=GROUPINGS,
     opens=GROUPS.name,
 )
+COUNT_UDP = Option(
+    "udp",
+    "Count the bytes and messages of UDP sockets",
+    default="on",
+    metavar="on|off",
+    steps=("on", "off"),
+)
 
 LENS = Lens(
     id="connections",
@@ -341,7 +355,7 @@ LENS = Lens(
     digit="1",
     question="who is using the network, and how well is each connection doing?",
     tables=(SOCKETS, EVENTS, FAILURES, GROUPS),
-    hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES),
+    hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES, HOOK_UDP),
     losses=(
         Loss("namespaces", "network namespaces that could not be entered: their sockets are missing"),
         Loss("processes", "processes that ended before their control group could be read"),
@@ -355,6 +369,11 @@ LENS = Lens(
         ),
         Loss("failure groups", "failures in no group, for lack of room"),
         Loss("followed processes", "children of the command that are not followed, for lack of room"),
+        Loss(
+            "udp messages",
+            "messages of UDP sockets without an entry, for lack of room, or skipped by the kernel; totals of the host "
+            "include the former",
+        ),
     ),
-    options=(RING_SIZE, GROUP),
+    options=(RING_SIZE, GROUP, COUNT_UDP),
 )

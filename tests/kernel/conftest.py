@@ -4,7 +4,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -46,3 +46,14 @@ def lab() -> Iterator[Lab]:
     """Namespaces and workers of this test; gone at its end."""
     with Lab() as made:
         yield made
+
+
+@pytest.fixture
+def record(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Writes facts into the report."""
+
+    def write(**facts: object) -> None:
+        for name, fact in facts.items():
+            record_property(name, fact)
+
+    return write

@@ -279,17 +279,6 @@ def name_of(parameter: object) -> str:
     )
 
 
-@pytest.fixture
-def record(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Writes facts into the report."""
-
-    def write(**facts: object) -> None:
-        for name, fact in facts.items():
-            record_property(name, fact)
-
-    return write
-
-
 @EVENTS_AVAILABLE
 @pytest.mark.core
 @pytest.mark.parametrize(("fallbacks", "mechanism"), MECHANISMS, ids=name_of)

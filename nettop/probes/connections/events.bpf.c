@@ -2,7 +2,7 @@
 // TCP connections that open, close and fail between two readings of the table. Every change of a socket's
 // state passes inet_sock_set_state, before the state changes. Whoever changes it while holding the socket's
 // lock is the process that uses the socket; any other task was only interrupted by a packet. struct event,
-// struct totals and socket_rows.bpf.h come in front of this file.
+// struct totals, socket_rows.bpf.h and hook_check.bpf.h come in front of this file.
 
 #include <uapi/linux/ptrace.h>
 
@@ -30,10 +30,6 @@ BPF_PERCPU_ARRAY(host, struct totals, WRITERS);
 // accepted have a known owner, 0 while some have none.
 BPF_ARRAY(owned_until, u64, 2);
 
-// At 0 the network namespace of nettop's hook check, 0 for none; behind it, which programs were called there.
-// Nothing of that namespace is reported or counted.
-BPF_ARRAY(hook_check, u64, CHECK_SLOTS);
-
 // The arguments of a connect(), by its thread, until it returns: a return probe sees nothing but the result.
 struct connecting {
   u64 sk, name;
@@ -52,25 +48,6 @@ static __always_inline struct totals *totals_of(int writer) { return host.lookup
     if (shared)                                                                                              \
       __sync_fetch_and_add(&shared->field, 1);                                                               \
   } while (0)
-
-static __always_inline u32 namespace_of(struct sock *sk) {
-  u64 net = 0;
-  u32 inode = 0;
-  bpf_probe_read_kernel(&net, sizeof(net), &sk->skc_net);
-  bpf_probe_read_kernel(&inode, sizeof(inode), &((struct net *)net)->inum);
-  return inode;
-}
-
-static __always_inline bool is_hook_check(struct sock *sk, int slot) {
-  int first = 0;
-  u64 *namespace = hook_check.lookup(&first);
-  if (!namespace || !*namespace || namespace_of(sk) != *namespace)
-    return false;
-  u64 *called = hook_check.lookup(&slot);
-  if (called)
-    *called = 1;
-  return true;
-}
 
 static __always_inline bool may_lack_owner(void) {
   int last = 0, until = 1;
@@ -344,18 +321,9 @@ int fexit__inet_csk_accept(u64 *ctx) {
 }
 
 static __always_inline void put_unconnected(struct row *row, struct sock *sk) {
-  struct sock_common head;
-  uid_t uid = 0;
   u16 port = 0;
-  bpf_probe_read_kernel(&head, sizeof(head), sk);
-  bpf_probe_read_kernel(&uid, sizeof(uid), &sk->sk_uid);
+  put_copied(row, sk, IPPROTO_TCP);
   bpf_probe_read_kernel(&port, sizeof(port), &((struct tcp_sock *)sk)->inet_sport);
-  if (head.skc_cookie)
-    row->id = head.skc_cookie;
-  row->protocol = IPPROTO_TCP;
-  row->uid = uid;
-  row->netns = namespace_of(sk);
-  put_addresses(row, &head);
   if (port)
     row->local_port = bpf_ntohs(port);
   row->state = TCP_CLOSE;

@@ -99,6 +99,10 @@ class ConnectionEvents:
         self._followed = followed
         self.failures = Failures()
 
+    def finish_hooks(self) -> None:
+        """To be called when the hook check's last traffic has ended."""
+        self._hooks.finish()
+
     def close(self) -> None:
         """Detach; a second call does nothing."""
         self._hooks.close()

@@ -30,14 +30,17 @@ from nettop.kernel.privileges import LOOKING, NOTHING
 from nettop.kernel.processes import user_name
 from nettop.kernel.program import Loader, Program
 from nettop.probes.connections.ended import EndedSockets, mark_new
-from nettop.probes.connections.event_hooks import FALLBACKS, unavailable
+from nettop.probes.connections.event_hooks import FALLBACKS
 from nettop.probes.connections.events import ConnectionEvents, EventsStatus
 from nettop.probes.connections.groups import SocketGroups
-from nettop.probes.connections.programs import events_text, table_text
+from nettop.probes.connections.hooks import unavailable
+from nettop.probes.connections.programs import events_text, table_text, udp_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
 from nettop.probes.connections.socket_rows import ROW, infer_directions
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
+from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 from nettop.snapshots.connections import (
+    COUNT_UDP,
     FAILURES,
     GROUP,
     GROUPS,
@@ -67,8 +70,8 @@ class Connections:
 
     The events are attached a moment after the start: the first table need not wait for their compilation, unless
     events are wanted at once. Options: `all_rows` lists TIME_WAIT sockets too, which are otherwise only counted;
-    `table` names a table that somebody looks at; `ring_size`, `follow` (a PID) and `mechanisms` (see
-    kernel.mechanisms) are read at the start.
+    `table` names a table that somebody looks at; `ring_size`, `udp`, `follow` (a PID) and `mechanisms`
+    (see kernel.mechanisms) are read at the start.
     """
 
     def __init__(self, host: Host | None = None) -> None:
@@ -84,6 +87,8 @@ class Connections:
         self._no_events: tuple[HookStatus, ...] = ()
         self._ended = EndedSockets()
         self._groups = SocketGroups()
+        self._udp: UdpTotals | None = None
+        self._no_udp: tuple[HookStatus, ...] = ()
         self._last: Array = np.zeros(0, ROW)
 
     @property
@@ -98,7 +103,7 @@ class Connections:
 
         Raises UsageError for an unknown mechanism, and NettopError where none works for the table.
         """
-        check_chosen((TABLES, UNATTRIBUTED, _OPENED, *FALLBACKS), self._chosen)
+        check_chosen((TABLES, UNATTRIBUTED, _OPENED, *FALLBACKS, UDP_FALLBACKS), self._chosen)
         hook = attach_best(TABLES, self._take_table, self._chosen)
         if self._table is None:
             raise Unsupported(
@@ -115,7 +120,7 @@ class Connections:
         at_once = self._followed is not None or bool(self._tables - {SOCKETS.name})
         # What refused the better table may refuse the events too: then the first screen says so.
         if self._loader is not None and (at_once or isinstance(self._table, DiagTable)):
-            self._attach_events()
+            self._attach_hooks()
 
     def _take_table(self, mechanism: Mechanism) -> None:
         """Read the table by this mechanism, or raise why it is not available."""
@@ -148,7 +153,8 @@ class Connections:
         except (Unsupported, PermissionMissing) as error:
             if self._followed is not None:
                 raise
-            self._no_events = unavailable(error.what)
+            self._no_events = unavailable(FALLBACKS, error.what)
+            self._no_udp = unavailable((UDP_FALLBACKS,), error.what)
 
     def _begin_to_load(self) -> Loader:
         """Start the loader, and the hook check, which is ready by the time the loader answers."""
@@ -182,10 +188,21 @@ class Connections:
         assert isinstance(chosen, Mapping)
         return chosen
 
-    def _attach_events(self) -> None:
-        """Wait for the events' programs, and attach them. Where they are not available the table goes on alone."""
+    def _attach_hooks(self) -> None:
+        """Wait for the programs beside the table, and attach them. Where they are not available it goes on alone."""
         assert self._loader is not None
         loader, self._loader = self._loader, None
+        try:
+            self._attach_events(loader)
+            self._attach_udp(loader)
+        finally:
+            for attached in (self._events, self._udp):
+                if attached is not None:
+                    attached.finish_hooks()
+            loader.close()
+            self._end_check()
+
+    def _attach_events(self, loader: Loader) -> None:
         try:
             program = self._answer(loader)
             self._events = ConnectionEvents(
@@ -202,10 +219,18 @@ class Connections:
         except NettopError as error:
             if self._followed is not None:
                 raise  # events are all there is to report of a command
-            self._no_events = unavailable(error.what)
-        finally:
-            loader.close()
-            self._end_check()
+            self._no_events = unavailable(FALLBACKS, error.what)
+
+    def _attach_udp(self, loader: Loader) -> None:
+        """Requested only now, as the events may ask the loader for probes, for which no answer may be pending."""
+        try:
+            if self._options.get(COUNT_UDP.name) == "off":
+                raise Refused("switched off by --udp off")
+            loader.request(udp_text())
+            program = self._answer(loader)
+            self._udp = UdpTotals(program, loader=loader, chosen=self._chosen, check=self._check)
+        except NettopError as error:
+            self._no_udp = unavailable((UDP_FALLBACKS,), error.what)
 
     def _end_check(self) -> None:
         if self._check is not None:
@@ -217,6 +242,10 @@ class Connections:
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
         rows, counts = table.read(self._last, taken_ns)
+        udp_ended = rows[:0]
+        if self._udp:
+            rows, udp_ended = self._udp.read(rows, self._last, table.processes)
+            mark_new(udp_ended)
         infer_directions(rows)
         self._last = rows
         if events:
@@ -226,7 +255,7 @@ class Connections:
         if events and events.works:
             events.collect()  # what has ended while the table was read
             rows = self._ended.follow(rows)
-            ended[SOCKETS.name] = self._ended.read(rows[:0], table.processes, taken_ns)
+            ended[SOCKETS.name] = self._ended.read(udp_ended, table.processes, taken_ns)
         mark_new(rows)
         unattributed = (
             {"unattributed": int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))}
@@ -237,15 +266,16 @@ class Connections:
         if FAILURES.name in self._tables and events:
             tables[FAILURES.name] = events.failures.rows(taken_ns)
         lost = {"namespaces": len(table.namespaces.refused), "processes": table.processes.vanished}
+        udp = self._udp.status() if self._udp else EventsStatus({}, {}, self._no_udp)
         snapshot = Snapshot(
             lens=LENS.id,
             wall_ns=time.time_ns(),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             tables=tables,
-            counts=counts | unattributed | status.counts,
-            lost=lost | status.lost,
-            hooks=(*self._table_hooks, *status.hooks),
-            gaps=table.gaps() | status.gaps,
+            counts=counts | unattributed | status.counts | udp.counts,
+            lost=lost | status.lost | udp.lost,
+            hooks=(*self._table_hooks, *status.hooks, *udp.hooks),
+            gaps=table.gaps() | status.gaps | udp.gaps,
             ended=ended,
         )
         return self._with_groups(snapshot) if GROUPS.name in self._tables else snapshot
@@ -267,7 +297,7 @@ class Connections:
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """The events that have become ready since the last call."""
         if self._loader is not None and select.select([self._loader.descriptor], [], [], 0)[0]:
-            self._attach_events()
+            self._attach_hooks()
         events = self._events.drain(taken_ns) if self._events else None
         return () if events is None else (events,)
 
@@ -287,7 +317,7 @@ class Connections:
         if not len(row):
             return {}
         descriptors = self.table.descriptors(row)
-        if not descriptors and known(row["process"]).all():
+        if not descriptors and known(row["process"]).all() and not known(row["pid"]).any():
             owners = {"Held by": "a process that may not be looked at from here"}
         else:
             owners = self.table.processes.describe(descriptors)
@@ -314,6 +344,9 @@ class Connections:
         if self._events is not None:
             self._events.close()
             self._events = None
+        if self._udp is not None:
+            self._udp.close()
+            self._udp = None
         if self._table is not None:
             self._table.close()
             self._table = None

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader compiles for the connections lens: the walks over the table, then the events."""
+"""What the loader compiles for the connections lens: the walks over the table, the events, the counting of UDP."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from nettop.kernel.btf import Slice
 from nettop.kernel.program import ProgramText
 from nettop.kernel.rows import row_header
-from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, PROBED, check_slots, event_programs
+from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, HOST_TOTALS, WRITERS
+from nettop.probes.connections.hooks import PROBED
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
+from nettop.probes.connections.udp import UDP_TOTALS, udp_slots
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
 
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
@@ -23,6 +26,11 @@ CONNECTION_GROUPS = 1 << 13
 FOLLOWED_MAX = 1 << 14
 CONNECTING_MAX = 1 << 10
 """Threads that may be in tcp_v4_connect or tcp_v6_connect at once, which do not block: a few for each CPU."""
+SENDING_MAX = 1 << 12
+"""Threads that may be in udp_sendmsg or udpv6_sendmsg at once, which block only while the socket's buffer is full."""
+
+UDP_SOCKETS_MAX = 1 << 15
+"""UDP sockets with messages that are counted at once, 9.5 MB of the kernel's memory."""
 
 _TASK = ("pid", "tgid", "flags", "group_leader", "start_boottime", "comm", "cgroups")
 _COMMON = (
@@ -30,7 +38,7 @@ _COMMON = (
     "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
 )  # fmt: skip
 _SOCK = (
-    "sk_protocol", "sk_uid", "sk_drops", "sk_socket", "sk_rmem_alloc", "sk_wmem_alloc", "sk_ack_backlog",
+    "sk_protocol", "sk_type", "sk_uid", "sk_drops", "sk_socket", "sk_rmem_alloc", "sk_wmem_alloc", "sk_ack_backlog",
     "sk_max_ack_backlog", "sk_err",
 )  # fmt: skip
 _TCP_SOCK = (
@@ -78,7 +86,7 @@ _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
 def table_text() -> ProgramText:
     """The walks over the socket table."""
     return _text(
-        "sockets.bpf.c",
+        ("sockets.bpf.c",),
         functions=WALKS,
         maps=("listed", *_SHARED),
         defines={"IPPROTO_UDP": UDP, "LIST_TIME_WAIT": LIST_TIME_WAIT, "LIST_WITH_FILE": LIST_WITH_FILE},
@@ -92,15 +100,14 @@ def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> Progra
     With `follow` the programs that follow a process's children are part of it.
     """
     return _text(
-        "events.bpf.c",
+        ("hook_check.bpf.h", "events.bpf.c"),
         functions=(*event_programs(), *(FOLLOW_HOOKS if follow else ())),
         maps=_EVENT_MAPS + (("followed",) if follow else ()) + (_SHARED if alone else ()),
         defines={
             **({} if alone else {"SHARES_TABLES": 1}),
             "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),
             "CONNECTING_MAX": CONNECTING_MAX,
-            "CHECK_SLOTS": len(check_slots()) + 1,
-            **{f"CALLED_{name}": slot for name, slot in check_slots().items()},
+            **_slot_numbers(check_slots()),
             **({"FOLLOW": 1, "FOLLOWED_MAX": FOLLOWED_MAX} if follow else {}),
             "WRITERS": len(WRITERS),
             **{f"WRITER_{name.upper()}": at for at, name in enumerate(WRITERS)},
@@ -110,14 +117,39 @@ def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> Progra
     )
 
 
+def udp_text() -> ProgramText:
+    """The counting of UDP messages; loaded after the walks or the events, as it shares their header's tables."""
+    return _text(
+        ("hook_check.bpf.h", "udp.bpf.c"),
+        functions=tuple(udp_slots()),
+        maps=("udp_sockets", "untracked", "sending", "hook_check"),
+        defines={
+            "SHARES_TABLES": 1,
+            "IPPROTO_UDP": UDP,
+            "UDP_SOCKETS_MAX": UDP_SOCKETS_MAX,
+            "SENDING_MAX": SENDING_MAX,
+            **_slot_numbers(udp_slots()),
+        },
+        optional=tuple(udp_slots()),
+    )
+
+
+def _slot_numbers(slots: Mapping[str, int]) -> dict[str, int]:
+    """What hook_check.bpf.h and the programs call the slots, each by the function's name."""
+    return {
+        "CHECK_SLOTS": len(slots) + 1,
+        **{f"CALLED_{name.partition('@')[0]}": slot for name, slot in slots.items()},
+    }
+
+
 def _text(
-    source: str,
+    sources: tuple[str, ...],
     functions: tuple[str, ...],
     maps: tuple[str, ...],
     defines: dict[str, int],
     optional: tuple[str, ...] = (),
 ) -> ProgramText:
-    """The text of a file of this package, behind what both share."""
+    """The text of files of this package, behind what all share."""
     inbound, outbound = list(DIRECTIONS)[:2]
     shared = {
         "IPPROTO_TCP": TCP,
@@ -133,9 +165,10 @@ def _text(
         row_header("connection", CONNECTION),
         row_header("event", EVENT, ("row", ROW)),
         row_header("totals", HOST_TOTALS),
+        row_header("udp_totals", UDP_TOTALS),
     )
     return ProgramText(
-        sources=tuple(str(Path(__file__).with_name(name)) for name in ("socket_rows.bpf.h", source)),
+        sources=tuple(str(Path(__file__).with_name(name)) for name in ("socket_rows.bpf.h", *sources)),
         header="#include <linux/types.h>\n" + "".join(headers),
         slices=SLICES,
         functions={

@@ -157,6 +157,33 @@ static __always_inline void put_identity(struct row *row, struct sock_common *sk
   row->netns = net->inum;
 }
 
+static __always_inline u32 namespace_of(struct sock *sk) {
+  u64 net = 0;
+  u32 inode = 0;
+  bpf_probe_read_kernel(&net, sizeof(net), &sk->skc_net);
+  bpf_probe_read_kernel(&inode, sizeof(inode), &((struct net *)net)->inum);
+  return inode;
+}
+
+// What every row has, from a socket whose type the verifier may not know, so that it has to be copied.
+static __always_inline void put_copied(struct row *row, struct sock *sk, u8 protocol) {
+  struct sock_common head;
+  uid_t uid = 0;
+  bpf_probe_read_kernel(&head, sizeof(head), sk);
+  bpf_probe_read_kernel(&uid, sizeof(uid), &sk->sk_uid);
+  if (head.skc_cookie)
+    row->id = head.skc_cookie;
+  row->protocol = protocol;
+  row->uid = uid;
+  row->netns = namespace_of(sk);
+  put_addresses(row, &head);
+  if (head.skc_num)
+    row->local_port = head.skc_num;
+  if (head.skc_dport)
+    row->remote_port = bpf_ntohs(head.skc_dport);
+  row->state = head.skc_state;
+}
+
 static __always_inline void put_rtt(struct row *row, struct tcp_sock *tp) {
   if (!tp->srtt_us)
     return; // no round trip was measured yet

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// How programs leave out the traffic of nettop's own hook check, and note that it called them;
+// socket_rows.bpf.h and CHECK_SLOTS come in front of this file.
+
+// At 0 the network namespace of the hook check, 0 for none; behind it, which programs were called there.
+// Nothing of that namespace is reported or counted.
+BPF_ARRAY(hook_check, u64, CHECK_SLOTS);
+
+static __always_inline bool is_hook_check(struct sock *sk, int slot) {
+  int first = 0;
+  u64 *namespace = hook_check.lookup(&first);
+  if (!namespace || !*namespace || namespace_of(sk) != *namespace)
+    return false;
+  u64 *called = hook_check.lookup(&slot);
+  if (called)
+    *called = 1;
+  return true;
+}

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What UDP sockets sent and received, by the kernel's own count of what each call returned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.kernel import bpf, maps
+from nettop.kernel.hook_check import HookCheck
+from nettop.kernel.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, attach_best
+from nettop.kernel.processes import Processes
+from nettop.kernel.program import Loader, Program
+from nettop.probes.connections.events import EventsStatus
+from nettop.probes.connections.hooks import Hooks, program_names, slots_of
+from nettop.probes.connections.socket_rows import ROW, UDP, merge
+from nettop.snapshots.arrays import Mask, positions, take
+from nettop.snapshots.connections import HOOK_UDP
+from nettop.snapshots.snapshot import Array, unknown_value
+
+COUNTED = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
+UDP_TOTALS = np.dtype([(name, "u8") for name in COUNTED])
+"""On each CPU, of the messages of sockets for which there was no room, or no cookie."""
+
+# A probe at a function that receives would see the result only at its return, of which the kernel follows just a few
+# that block at once. skb_consume_udp is called at the end of each receive that succeeds.
+UDP_FALLBACKS = Fallbacks(
+    HOOK_UDP,
+    (
+        Mechanism(
+            "tp_btf/sock_send_length + sock_recv_length",
+            ("tp_btf__udp_sent@sock_send_length", "tp_btf__udp_received@sock_recv_length"),
+        ),
+        Mechanism(
+            "fexit/udp_sendmsg + udpv6_sendmsg + fentry/skb_consume_udp",
+            ("fexit__udp_sendmsg", "fexit__udpv6_sendmsg", "fentry__skb_consume_udp"),
+        ),
+        Mechanism(
+            "kprobe/udp_sendmsg + udpv6_sendmsg + skb_consume_udp",
+            (
+                *("entry__udp_sendmsg", "return__udp_sendmsg"),
+                *("entry__udpv6_sendmsg", "return__udpv6_sendmsg"),
+                "entry__skb_consume_udp",
+            ),
+        ),
+    ),
+)
+_COOKIE = np.dtype("u8")
+
+
+def udp_slots() -> dict[str, int]:
+    """The programs, and where in the map `hook_check` each notes that it was called."""
+    return slots_of(program_names((UDP_FALLBACKS,)))
+
+
+class UdpTotals:
+    """Counts the messages of every UDP socket from now on; closing ends that."""
+
+    def __init__(
+        self, program: Program, *, loader: Loader, chosen: ChosenMechanisms, check: HookCheck | None
+    ) -> None:
+        self._program = program
+        self._hooks = Hooks(program, loader, check, udp_slots())
+        self._status = attach_best(UDP_FALLBACKS, self._hooks.take, chosen)
+        self._totals = self._ended = dict.fromkeys(COUNTED, 0)
+        self._lost = 0
+
+    def finish_hooks(self) -> None:
+        """To be called when the hook check's last traffic has ended."""
+        self._hooks.finish()
+
+    def close(self) -> None:
+        """Detach; a second call does nothing."""
+        self._hooks.close()
+        self._program.close()
+
+    def status(self) -> EventsStatus:
+        """What a snapshot says: what all sockets moved from the start to the last reading, losses, the hook, gaps."""
+        hooks = (self._status,)
+        if self._status.mechanism is None:
+            return EventsStatus({}, {}, hooks, self._hooks.gaps)
+        counts = {f"udp_{name}": total for name, total in self._totals.items()}
+        return EventsStatus(counts, {"udp messages": self._lost}, hooks, self._hooks.gaps)
+
+    def read(self, rows: Array, before: Array, processes: Processes) -> tuple[Array, Array]:
+        """Give the table's `rows`, sorted by id, what their sockets moved. Returns them with those of sockets that
+        moved something since the last reading and are not in the table; and the rows of sockets that have gone.
+
+        `before` are the rows that the last call returned: of what has gone they are the last, with its final numbers. A
+        socket outside the table that is idle counts as gone; if it goes on, its numbers begin at 0.
+        """
+        if self._status.mechanism is None:
+            return rows, rows[:0]
+        ids, entries = maps.read_all(self._program.maps["udp_sockets"], _COOKIE, ROW)
+        entries = take(entries, np.argsort(ids))
+        self._add_up(entries)
+        _put_counted(rows, entries, may_miss_some=self._lost > 0)
+        outside = take(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
+        idle = _idle_since(outside, before)
+        by_process = np.lexsort((outside["start_time"], outside["pid"]))
+        moving = take(outside, by_process[~idle[by_process]])  # as Processes.name wants them
+        processes.name(moving, processes.groups(), more=True)
+        return merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
+
+    def _add_up(self, entries: Array) -> None:
+        """Take the totals: each message is in an entry, was in one that was taken out, or found none."""
+        by_cpu = maps.read_per_cpu(self._program.maps["untracked"], 0, UDP_TOTALS)
+        self._totals = {
+            name: self._ended[name] + int(entries[name].sum()) + int(by_cpu[name].sum()) for name in COUNTED
+        }
+        skipped = sum(map(bpf.recursion_misses, self._program.functions.values()))
+        self._lost = int(by_cpu["messages_sent"].sum() + by_cpu["messages_received"].sum()) + skipped
+
+    def _take_out(self, gone: Array, before: Array) -> Array:
+        """Delete the entries of these sockets, and return their last rows."""
+        table = self._program.maps["udp_sockets"]
+        final, exists = maps.read_each(table, gone["id"], ROW, delete=True)
+        if not exists.all():  # before Linux 5.14
+            maps.delete_all(table, gone["id"])
+            final = gone
+        last = take(before, positions(gone["id"], before["id"]))
+        for name in COUNTED:
+            last[name] = final[name]
+        self._ended = {name: ended + int(last[name].sum()) for name, ended in self._ended.items()}
+        return last
+
+
+def _put_counted(rows: Array, entries: Array, *, may_miss_some: bool) -> None:
+    """Fill the counters of the UDP rows from the entries of their sockets: both are sorted by id.
+
+    A socket without an entry moved nothing, unless messages were lost.
+    """
+    udp = np.flatnonzero(rows["protocol"] == UDP)
+    at = positions(rows["id"][udp], entries["id"])
+    for name in COUNTED:
+        counted = np.full(len(udp), unknown_value(_COOKIE) if may_miss_some else 0, np.uint64)
+        counted[at >= 0] = entries[name][at[at >= 0]]
+        rows[name][udp] = counted
+
+
+def _idle_since(entries: Array, before: Array) -> Mask:
+    """Which of the entries have the counters that they had `before`."""
+    at = positions(entries["id"], before["id"])
+    idle: Mask = at >= 0
+    for name in COUNTED:
+        idle[idle] = before[name][at[idle]] == entries[name][idle]
+    return idle

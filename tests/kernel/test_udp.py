@@ -1,0 +1,483 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UDP: each message once, with its bytes, at its socket and its process, whichever call moves it."""
+
+import contextlib
+import ctypes
+import itertools
+import select
+import socket
+import struct
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.kernel.hook_check import HookCheck
+from nettop.kernel.mechanisms import Mechanism
+from nettop.probes.connections import programs
+from nettop.probes.connections.udp import COUNTED, UDP_FALLBACKS, UdpTotals
+from nettop.snapshots.snapshot import Array, Snapshot
+
+from . import oracle, traffic
+from .command import Row, by_cookie
+from .lab import Lab, Namespace, libc
+from .test_events import Watch, decoded
+from .test_mechanisms import hook_of
+from .traffic import V4, V6, Memory
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.since("5.12", "a program at a tracepoint may not ask for a socket's cookie"),
+]
+
+SOL_UDP, UDP_SEGMENT = 17, 103
+IP_RECVERR, IPV6_RECVERR = 11, 25
+NOTHING = (0, 0, 0, 0)
+Moved = tuple[int, int, int, int]
+"""What a socket moved, in the order of COUNTED: bytes sent and received, messages sent and received."""
+
+
+@pytest.fixture(scope="module")
+def one_watch() -> Iterator[Watch]:
+    """A probe that many tests share."""
+    with Watch() as watch:
+        yield watch
+
+
+@pytest.fixture
+def watch(one_watch: Watch) -> Watch:
+    """The shared probe, once it has found the sockets of the last test gone: the number of their namespace may be given
+    to the next one."""
+    for _ in range(2):
+        one_watch.read()
+    return one_watch
+
+
+def moved(row: Row) -> Moved:
+    """What the row's socket moved."""
+    sent, received, messages_sent, messages_received = (row[name] for name in COUNTED)
+    return sent, received, messages_sent, messages_received
+
+
+def listed(snapshot: Snapshot, namespace: Namespace) -> dict[int, Row]:
+    """The rows of a namespace by socket."""
+    return by_cookie(decoded(snapshot.tables["sockets"], namespace.inode))
+
+
+# --- two hundred sockets in five processes --------------------------------------------------------------------
+
+PROCESSES, PAIRS = 5, 20
+
+
+def open_receivers(memory: Memory) -> list[int]:
+    """Opens the receivers of a process, by IPv4 and IPv6 in turns; their ports."""
+    return [traffic.udp(memory, ("in", number), host_of(number)) for number in range(PAIRS)]
+
+
+def host_of(number: int) -> str:
+    """The loopback address that a pair of sockets uses."""
+    return "::1" if number % 2 else "127.0.0.1"
+
+
+def send_to_receivers(memory: Memory, ports: list[int], first: int) -> dict[int, Moved]:
+    """Sends to each receiver so many messages of one length, both prime; half of the senders are connected."""
+    sent = {}
+    for number, port in enumerate(ports):
+        length, count = lengths_of(first + number)
+        target = (host_of(number), port)
+        sender = memory["out", number] = socket.socket(V6 if number % 2 else V4, socket.SOCK_DGRAM)
+        if number % 4 < 2:
+            sender.connect(target)
+        for _ in range(count):
+            sender.send(b"n" * length) if number % 4 < 2 else sender.sendto(b"n" * length, target)
+        sent[oracle.cookie(sender)] = (length * count, 0, count, 0)
+    return sent
+
+
+def lengths_of(number: int) -> tuple[int, int]:
+    """The bytes of a message and how many there are, different for each pair of sockets."""
+    return traffic.primes(PROCESSES * PAIRS, above=100)[number], (2, 3, 5, 7, 11)[number % 5]
+
+
+def receive_all(memory: Memory, first: int) -> dict[int, Moved]:
+    """Receives what was sent to this process."""
+    received = {}
+    for number in range(PAIRS):
+        length, count = lengths_of(first + number)
+        receiver = memory["in", number]
+        for _ in range(count):
+            assert len(receiver.recv(2 * length)) == length
+        received[oracle.cookie(receiver)] = (0, length * count, 0, count)
+    return received
+
+
+@pytest.mark.core
+def test_two_hundred_sockets_in_five_processes(lab: Lab, watch: Watch) -> None:
+    """Bytes, messages and owner of each socket are exact: IPv4 and IPv6, connected and not."""
+    home = lab.namespace()
+    workers = [lab.worker(home, f"talker{number}") for number in range(PROCESSES)]
+    ports = [worker.call(open_receivers) for worker in workers]
+    expected: dict[int, tuple[int, Moved]] = {}
+    for number, worker in enumerate(workers):
+        sent = worker.call(send_to_receivers, ports[number - 1], number * PAIRS)
+        received = workers[number - 1].call(receive_all, number * PAIRS)
+        expected |= {cookie: (worker.pid, counted) for cookie, counted in sent.items()}
+        expected |= {cookie: (workers[number - 1].pid, counted) for cookie, counted in received.items()}
+    snapshot = watch.read()
+    assert len(expected) == 2 * PROCESSES * PAIRS
+    actual = {cookie: (row["pid"], moved(row)) for cookie, row in listed(snapshot, home).items()}
+    assert actual == expected
+    assert snapshot.lost["udp messages"] == 0
+
+
+# --- every call that sends or receives ------------------------------------------------------------------------
+
+
+class Vector(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class Message(ctypes.Structure):
+    """struct mmsghdr."""
+
+    _fields_ = (
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("vectors", ctypes.POINTER(Vector)),
+        ("vector_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("padding", ctypes.c_int),
+        ("length", ctypes.c_uint),
+    )
+
+
+def many(call: Any, held: socket.socket, lengths: tuple[int, ...]) -> None:
+    """sendmmsg or recvmmsg of messages of these lengths, all at once."""
+    buffers = [ctypes.create_string_buffer(length) for length in lengths]
+    vectors = [Vector(ctypes.addressof(buffer), len(buffer)) for buffer in buffers]
+    messages = (Message * len(lengths))(
+        *(Message(vectors=ctypes.pointer(vector), vector_count=1) for vector in vectors)
+    )
+    assert call(held.fileno(), messages, len(lengths), 0, None) == len(lengths)
+    assert [message.length for message in messages] == list(lengths)
+
+
+def plain(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    sender.send(b"n" * 101)
+    receiver.recv(1000)
+    return (101, 0, 1, 0), (0, 101, 0, 1)
+
+
+def read_and_write(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    with sender.makefile("wb", buffering=0) as output, receiver.makefile("rb", buffering=0) as source:
+        output.write(b"n" * 103)
+        assert len(source.read(1000)) == 103
+    return (103, 0, 1, 0), (0, 103, 0, 1)
+
+
+def many_at_once(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    lengths = (107, 109, 113, 127)
+    many(libc.sendmmsg, sender, lengths)
+    many(libc.recvmmsg, receiver, lengths)
+    return (sum(lengths), 0, 4, 0), (0, sum(lengths), 0, 4)
+
+
+def segmented(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    """One message, which the kernel cuts into seven datagrams."""
+    sender.sendmsg([b"n" * 7 * 131], [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", 131))])
+    for _ in range(7):
+        assert len(receiver.recv(1000)) == 131
+    return (7 * 131, 0, 1, 0), (0, 7 * 131, 0, 7)
+
+
+def peeked(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    sender.send(b"n" * 137)
+    for _ in range(3):
+        assert len(receiver.recv(1000, socket.MSG_PEEK)) == 137
+    receiver.recv(1000)
+    return (137, 0, 1, 0), (0, 137, 0, 1)
+
+
+def never_received(sender: socket.socket, _: socket.socket) -> tuple[Moved, Moved]:
+    sender.send(b"n" * 139)
+    return (139, 0, 1, 0), NOTHING
+
+
+def empty(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    sender.send(b"")
+    assert receiver.recv(1000) == b""
+    return (0, 0, 1, 0), (0, 0, 0, 1)
+
+
+def cut_off(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    """What the buffer has no room for was not received."""
+    sender.send(b"n" * 149)
+    assert len(receiver.recv(11)) == 11
+    return (149, 0, 1, 0), (0, 11, 0, 1)
+
+
+def answered(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    sender.send(b"n" * 151)
+    receiver.sendto(b"n" * 157, receiver.recvfrom(1000)[1])
+    sender.recv(1000)
+    return (151, 157, 1, 1), (157, 151, 1, 1)
+
+
+def refused(sender: socket.socket, receiver: socket.socket) -> tuple[Moved, Moved]:
+    """A send that fails is none, and a read of the queue of errors is no receive."""
+    sender.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    if sender.family == V6:
+        sender.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+    receiver.close()
+    sender.send(b"n" * 163)
+    assert select.select([sender], [], [], 30)[0]
+    with pytest.raises(ConnectionRefusedError):
+        sender.send(b"n" * 167)
+    assert sender.recvmsg(1000, 1000, socket.MSG_ERRQUEUE)[0] == b"n" * 163
+    return (163, 0, 1, 0), NOTHING
+
+
+CALLS: tuple[Callable[[socket.socket, socket.socket], tuple[Moved, Moved]], ...] = (
+    plain, read_and_write, many_at_once, segmented, peeked, never_received, empty, cut_off, answered, refused,
+)  # fmt: skip
+
+
+def make_each_call(memory: Memory) -> dict[int, tuple[str, Moved]]:
+    """Makes each call by two sockets of its own; what each of them moved that is still open, and by which."""
+    done: dict[int, tuple[str, Moved]] = {}
+    for host, act in itertools.product(("127.0.0.1", "::1", "::ffff:127.0.0.1"), CALLS):
+        name = f"{act.__name__} {host}"
+        port = traffic.udp(memory, ("in", name), host)
+        traffic.udp(memory, ("out", name), host, (host, port))
+        ends = memory["out", name], memory["in", name]
+        cookies = [oracle.cookie(end) for end in ends]  # which a probe cannot give them
+        for end, cookie, counted in zip(ends, cookies, act(*ends), strict=True):
+            if end.fileno() >= 0:
+                done[cookie] = name, counted
+    return done
+
+
+@pytest.fixture(scope="module", params=UDP_FALLBACKS.mechanisms, ids=lambda mechanism: mechanism.name)
+def by_mechanism(request: pytest.FixtureRequest) -> Iterator[tuple[Mechanism, Watch]]:
+    """A probe that counts by one of the mechanisms."""
+    with Watch(mechanisms={"udp": request.param.name}) as watch:
+        yield request.param, watch
+
+
+@pytest.mark.core
+def test_every_call(lab: Lab, by_mechanism: tuple[Mechanism, Watch], record: Callable[..., None]) -> None:
+    """A message is counted once, by every call and mechanism, and what moves nothing is not counted."""
+    mechanism, watch = by_mechanism
+    record(hook="udp", mechanism=mechanism.name)
+    home = lab.namespace()
+    worker = lab.worker(home)
+    expected = worker.call(make_each_call)
+    snapshot = watch.read()
+    here = listed(snapshot, home)
+    status = hook_of(snapshot.hooks, "udp")
+    if status.mechanism is None:
+        assert snapshot.missing.keys() == {"messages_sent", "messages_received"}
+        assert {moved(row) for row in here.values()} == {(None, None, None, None)}
+        why = dict(status.refused)[mechanism.name]
+        record(verdict="refused", why=why)
+        pytest.skip(f"{mechanism.name}: {why}")
+    assert {cookie: (expected[cookie][0], moved(row)) for cookie, row in here.items()} == expected
+    assert {row["pid"] for row in here.values()} == {worker.pid}
+    record(verdict="same")
+
+
+# --- sockets that close ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[Array]:
+    """The rows of sockets that have gone, one array for each reading."""
+    noted: list[Array] = []
+    read = UdpTotals.read
+
+    def note(self: UdpTotals, *arguments: Any) -> tuple[Array, Array]:
+        rows, gone = read(self, *arguments)
+        noted.append(gone)
+        return rows, gone
+
+    monkeypatch.setattr(UdpTotals, "read", note)
+    return noted
+
+
+def last_ended(ended: list[Array], sockets: Collection[int]) -> dict[int, tuple[int, Moved]]:
+    """The owners of those of these sockets that the last reading found gone, and what they moved in all."""
+    gone = ended[-1][np.isin(ended[-1]["id"], list(sockets))]
+    return {row["id"]: (row["pid"], tuple(row[name] for name in COUNTED)) for row in gone}
+
+
+LENGTHS = (11, 13, 17, 19, 23, 29, 31)
+
+
+def answer(memory: Memory, count: int) -> None:
+    """Answers so many questions with twice as many bytes."""
+    for _ in range(count):
+        question, client = memory["server"].recvfrom(1000)
+        memory["server"].sendto(2 * question, client)
+
+
+def ask(memory: Memory, target: tuple[str, int]) -> dict[int, Moved]:
+    """Asks as a resolver does: a socket for each question, closed with its answer."""
+    done = {}
+    for length in LENGTHS:
+        with socket.socket(V6 if ":" in target[0] else V4, socket.SOCK_DGRAM) as client:
+            client.connect(target)
+            client.send(b"n" * length)
+            done[oracle.cookie(client)] = (length, len(client.recv(1000)), 1, 1)
+    return done
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_sockets_that_close_between_two_readings(
+    lab: Lab, watch: Watch, ended: list[Array], host: str
+) -> None:
+    """A socket that was opened, used and closed since the last reading has a row with its owner, who may be gone too;
+    the reading after that finds it ended."""
+    home = lab.namespace()
+    server = lab.worker(home, "server")
+    port = server.call(traffic.udp, "server", host)
+    server.start(answer, PROCESSES * len(LENGTHS))
+    clients = [lab.worker(home, f"resolver{number}") for number in range(PROCESSES)]
+    done: dict[int, tuple[int, Moved]] = {}
+    for client in clients:
+        done |= {cookie: (client.pid, counted) for cookie, counted in client.call(ask, (host, port)).items()}
+    names = {client.pid: f"resolver{number}" for number, client in enumerate(clients)}
+    for client in clients:
+        client.end()
+    server.result()
+    here = listed(watch.read(), home)
+    served = here.pop(server.call(traffic.cookie, "server"))
+    questions = PROCESSES * len(LENGTHS), PROCESSES * sum(LENGTHS)
+    assert moved(served) == (2 * questions[1], questions[1], questions[0], questions[0])
+    assert {cookie: (row["pid"], moved(row)) for cookie, row in here.items()} == done
+    assert {row["process"] for row in here.values()} == set(names.values())
+    assert all(row["process"] == names[row["pid"]] for row in here.values())
+    assert {
+        (row["owner_source"], row["state"], row["remote_port"], row["remote_address"])
+        for row in here.values()
+    } == {("message", "ESTABLISHED", port, host)}
+    assert last_ended(ended, done) == {}
+    assert listed(watch.read(), home).keys() == {served["id"]}
+    assert last_ended(ended, done) == done
+    watch.read()
+    assert last_ended(ended, done) == {}
+
+
+def test_a_socket_that_closes_after_it_was_listed(lab: Lab, watch: Watch, ended: list[Array]) -> None:
+    """What it moved since the last reading is in its last row; whether or not it moved something, it ends once, with
+    all that it moved and the owner that it had."""
+    home = lab.namespace()
+    first, second = lab.worker(home), lab.worker(home)
+    sink = ("127.0.0.1", lab.worker(home).call(traffic.udp, "sink", "127.0.0.1"))
+    sockets = {}
+    for worker, name in ((first, "idle"), (second, "busy")):
+        worker.call(traffic.udp, name, "127.0.0.1", sink)
+        worker.call(send_messages, name, [101, 103])
+        sockets[name] = worker.call(traffic.cookie, name)
+    assert senders(watch.read(), home) == dict.fromkeys(sockets.values(), (204, 0, 2, 0))
+    second.call(send_messages, "busy", [107])
+    for worker, name in ((first, "idle"), (second, "busy")):
+        worker.call(traffic.close, [name])
+    assert senders(watch.read(), home) == {sockets["busy"]: (311, 0, 3, 0)}
+    assert last_ended(ended, sockets.values()) == {sockets["idle"]: (first.pid, (204, 0, 2, 0))}
+    assert senders(watch.read(), home) == {}
+    assert last_ended(ended, sockets.values()) == {sockets["busy"]: (second.pid, (311, 0, 3, 0))}
+
+
+def send_messages(memory: Memory, name: object, lengths: list[int]) -> None:
+    """Sends a message of each length."""
+    for length in lengths:
+        memory[name].send(b"n" * length)
+
+
+def senders(snapshot: Snapshot, namespace: Namespace) -> dict[int, Moved]:
+    """What those sockets of a namespace moved that have a peer."""
+    return {cookie: moved(row) for cookie, row in listed(snapshot, namespace).items() if row["remote_port"]}
+
+
+# --- beside the table -----------------------------------------------------------------------------------------
+
+
+def test_drops(lab: Lab, watch: Watch) -> None:
+    """A receiver's drops are those of /proc/net/udp, and with what it received they are all that was sent."""
+    home = lab.namespace()
+    worker = lab.worker(home)
+    drops = worker.call(overflow, 4099)
+    here = listed(watch.read(), home)
+    assert {row["local_port"]: row["drops"] for row in here.values()} == drops
+    receiver = next(row for row in here.values() if row["drops"])
+    assert receiver["drops"] + receiver["messages_received"] == 4099
+    assert receiver["bytes_received"] == 101 * receiver["messages_received"] > 0
+
+
+def overflow(memory: Memory, datagrams: int) -> dict[int, int]:
+    """Overflows a receiver, which then reads what it has; the drops of each port by /proc/net/udp."""
+    port = traffic.udp(memory, "receiver", "127.0.0.1")
+    memory["receiver"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    traffic.udp(memory, "sender", "127.0.0.1", ("127.0.0.1", port))
+    for _ in range(datagrams):
+        memory["sender"].send(b"n" * 101)
+    memory["receiver"].setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            memory["receiver"].recv(1000)
+    lines = [line.split() for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]]
+    return {int(fields[1].rpartition(":")[2], 16): int(fields[-1]) for fields in lines}
+
+
+def test_more_sockets_than_there_is_room_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those without room have unknown counters, not 0, and their messages are counted as lost."""
+    monkeypatch.setattr(programs, "UDP_SOCKETS_MAX", 16)
+    home = lab.namespace()
+    worker = lab.worker(home)
+    with Watch() as watch:
+        worker.call(send_by_many, 37)
+        snapshot = watch.read()
+    all_moved = [moved(row) for row in listed(snapshot, home).values()]
+    tracked = sum(counted != (None,) * 4 for counted in all_moved)
+    assert set(all_moved) == {(101, 0, 1, 0), (None,) * 4}
+    assert (len(all_moved), tracked <= 16) == (37, True)
+    assert snapshot.lost["udp messages"] >= 37 - tracked
+    assert snapshot.counts["udp_messages_sent"] >= 37
+
+
+def send_by_many(memory: Memory, count: int) -> None:
+    """Sends a message by each of so many sockets to itself."""
+    for number in range(count):
+        port = traffic.udp(memory, number, "127.0.0.1")
+        memory[number].sendto(b"n" * 101, ("127.0.0.1", port))
+
+
+def test_switched_off(lab: Lab) -> None:
+    """With --udp off nothing is loaded for it, and its fields are not available for that reason."""
+    home = lab.namespace()
+    lab.worker(home).call(send_by_many, 2)
+    with Watch(udp="off") as watch:
+        snapshot = watch.read()
+        assert not {name for name in watch.probe.programs() if "udp_" in name}
+    assert snapshot.via["udp"] == "n/a: switched off by --udp off"
+    assert snapshot.missing.keys() == {"messages_sent", "messages_received"}
+    assert {moved(row) for row in listed(snapshot, home).values()} == {(None, None, None, None)}
+    assert not {name for name in (*snapshot.counts, *snapshot.lost) if name.startswith("udp")}
+
+
+def test_a_hook_that_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that the check's datagrams do not call is refused: it would count 0."""
+
+    def make_no_traffic(_: HookCheck) -> frozenset[int]:
+        return frozenset()
+
+    monkeypatch.setattr(HookCheck, "make_traffic", make_no_traffic)
+    with Watch() as watch:
+        assert "never called by the check's traffic: udp_sent" in watch.read().via["udp"]

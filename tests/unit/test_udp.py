@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UDP's counters between readings: whatever comes and goes, no message is missing and none counts twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.commands.options import parse_lens_options
+from nettop.errors import UsageError
+from nettop.kernel.facts import Host
+from nettop.kernel.processes import Processes
+from nettop.probes.connections import udp
+from nettop.probes.connections.socket_rows import ROW, TCP, UDP
+from nettop.probes.connections.udp import COUNTED, UdpTotals
+from nettop.snapshots import find_table
+from nettop.snapshots.snapshot import Array, HookStatus, known
+
+SOCKETS, BYTES = 5, 101
+Reading = list[tuple[bool, int]]
+"""For each socket, whether the table lists it, and how many messages it sent since the last reading."""
+READINGS = st.lists(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=SOCKETS, max_size=SOCKETS), max_size=12
+)
+
+
+class KernelMaps:
+    """The maps of the programs. Before Linux 5.14 an entry cannot be read and deleted in one step."""
+
+    def __init__(self, room: int = SOCKETS, *, takes: bool = True) -> None:
+        self.sent: Counter[int] = Counter()
+        self.untracked = 0
+        self._room = room
+        self._takes = takes
+
+    def send(self, socket: int, messages: int) -> None:
+        """As a program does when a process sends."""
+        if socket in self.sent or len(self.sent) < self._room:
+            self.sent[socket] += messages
+        else:
+            self.untracked += messages
+
+    def read_all(self, _fd: int, keys: np.dtype[Any], values: np.dtype[Any]) -> tuple[Array, Array]:
+        """As maps.read_all; a hash table has no order."""
+        ids = np.array(list(self.sent)[::-1], keys)
+        return ids, rows_of(ids.tolist(), self.sent).astype(values)
+
+    def read_each(self, _fd: int, keys: Array, dtype: np.dtype[Any], *, delete: bool) -> tuple[Array, Array]:
+        """As maps.read_each."""
+        assert delete
+        if not self._takes:
+            return np.zeros(len(keys), dtype), np.zeros(len(keys), bool)
+        final = rows_of(keys.tolist(), self.sent)
+        self.delete_all(_fd, keys)
+        return final, np.ones(len(keys), bool)
+
+    def delete_all(self, _fd: int, keys: Array) -> None:
+        """As maps.delete_all."""
+        for key in keys.tolist():
+            del self.sent[key]
+
+    def read_per_cpu(self, _fd: int, _index: int, dtype: np.dtype[Any]) -> Array:
+        """As maps.read_per_cpu; all of it was on one CPU."""
+        values = np.zeros(2, dtype)
+        values["messages_sent"][1], values["bytes_sent"][1] = self.untracked, BYTES * self.untracked
+        return values
+
+
+def rows_of(ids: list[int], sent: Counter[int] | None = None) -> Array:
+    """Rows of UDP sockets, unknown but for what is given."""
+    rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(ids)), ROW)
+    rows["id"], rows["protocol"] = ids, UDP
+    if sent is not None:
+        rows["messages_sent"] = [sent[number] for number in ids]
+        rows["bytes_sent"] = BYTES * rows["messages_sent"]
+        rows["messages_received"] = rows["bytes_received"] = 0
+    return rows
+
+
+def totals_of(monkeypatch: pytest.MonkeyPatch, kernel: KernelMaps) -> UdpTotals:
+    """What counts by these maps."""
+    monkeypatch.setattr(udp, "maps", kernel)
+    monkeypatch.setattr(udp, "Hooks", lambda *_: SimpleNamespace(take=None, gaps={}))
+    monkeypatch.setattr(udp, "attach_best", lambda *_: HookStatus("udp", "any"))
+    program = SimpleNamespace(maps={"udp_sockets": 1, "untracked": 2}, functions={})
+    return UdpTotals(cast("Any", program), loader=cast("Any", None), chosen={}, check=None)
+
+
+@pytest.mark.parametrize("takes", [True, False], ids=["taken in one step", "read, then deleted"])
+@given(readings=READINGS)
+def test_no_message_is_missing_or_counted_twice(takes: bool, readings: list[Reading]) -> None:
+    """The rows and what has ended add up to all that was sent, and to the totals of the host; no socket of the table
+    ends."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kernel = KernelMaps(takes=takes)
+        totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
+        before, ended, sent = rows_of([]), 0, 0
+        for reading in readings:
+            for number, (_, messages) in enumerate(reading):
+                if messages:
+                    kernel.send(number, messages)
+                    sent += messages
+            table = [number for number, (is_listed, _) in enumerate(reading) if is_listed]
+            before, gone = totals.read(rows_of(table), before, processes)
+            ended += int(gone["messages_sent"].sum())
+            moving = {number for number, (_, messages) in enumerate(reading) if messages}
+            assert before["id"].tolist() == sorted(moving | set(table))
+            assert not set(gone["id"].tolist()) & (moving | set(table))
+            assert int(before["messages_sent"].sum()) + ended == sent
+            assert gone["bytes_sent"].tolist() == (BYTES * gone["messages_sent"]).tolist()
+            assert totals.status().counts == {
+                "udp_bytes_sent": BYTES * sent, "udp_bytes_received": 0,
+                "udp_messages_sent": sent, "udp_messages_received": 0,
+            }  # fmt: skip
+
+
+def test_sockets_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that sent nothing has sent 0; once messages found no room, that is unknown. Totals include them."""
+    kernel = KernelMaps(room=1)
+    totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
+    kernel.send(1, 3)
+    first, _ = totals.read(rows_of([1, 2]), rows_of([]), processes)
+    assert (first["messages_sent"].tolist(), totals.status().lost) == ([3, 0], {"udp messages": 0})
+    kernel.send(2, 5)
+    second, _ = totals.read(rows_of([1, 2]), first, processes)
+    assert known(second["messages_sent"]).tolist() == [True, False]
+    assert second["messages_sent"][0] == 3
+    assert (totals.status().lost, totals.status().counts["udp_messages_sent"]) == ({"udp messages": 5}, 8)
+
+
+def test_rows_of_tcp_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only UDP rows get counters."""
+    rows = rows_of([1, 2])
+    rows["protocol"][0] = TCP
+    counted, _ = totals_of(monkeypatch, KernelMaps()).read(rows, rows_of([]), Processes(Host()))
+    assert [known(counted[name]).tolist() for name in COUNTED] == [[False, True]] * 4
+
+
+def test_what_goes_has_its_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that has gone ends with the owner that it was shown with, not with that of its first message."""
+    kernel = KernelMaps()
+    totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
+    kernel.send(1, 3)
+    table = rows_of([1])
+    table["pid"] = 17
+    before, _ = totals.read(table, rows_of([]), processes)
+    rows, gone = totals.read(rows_of([]), before, processes)
+    assert (len(rows), gone["pid"].tolist(), gone["messages_sent"].tolist()) == (0, [17], [3])
+
+
+def test_switch() -> None:
+    """--udp takes on and off, and names them for any other word."""
+    options = SimpleNamespace(udp="off")
+    assert parse_lens_options(options, 1.0, [find_table("connections")]) == {"udp": "off"}
+    options.udp = "of"
+    with pytest.raises(UsageError, match="udp"):
+        parse_lens_options(options, 1.0, [find_table("connections")])
+
+
+def test_without_a_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing counts, nothing is 0."""
+    totals = totals_of(monkeypatch, KernelMaps())
+    monkeypatch.setattr(totals, "_status", HookStatus("udp", None))
+    rows, gone = totals.read(rows_of([1]), rows_of([]), Processes(Host()))
+    assert not any(known(rows[name]).any() for name in COUNTED)
+    assert (len(gone), totals.status().counts, totals.status().lost) == (0, {}, {})
