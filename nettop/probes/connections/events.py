@@ -190,12 +190,13 @@ class ConnectionEvents:
         self._set_clock()
         self._rows, self._groups = rows, dict(groups)
         waiting = self._pending
-        _give_owners(waiting, rows, positions(waiting["id"], rows["id"]))
+        for name in ("id", "holder"):
+            _give_owners(waiting, rows, positions(waiting[name], rows["id"]))
         is_ready = known(waiting["pid"]) | (waiting["time"] < read_at - _IN_BACKLOG_NS)
         self._pending = waiting[~is_ready]
         self._ready = joined(self._ready, waiting[is_ready])
         # What is in a listener's queue has no owner yet, and not every reading walks those: watch it to its end.
-        ids = np.concatenate([self._unowned, waiting["id"][is_ready]])
+        ids = np.concatenate([self._unowned, waiting["id"][is_ready & ~known(waiting["pid"])]])
         at = positions(ids, rows["id"])
         owned = at >= 0
         owned[owned] = known(rows["pid"][at[owned]])

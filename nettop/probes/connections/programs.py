@@ -11,7 +11,7 @@ from nettop.kernel.program import ProgramText
 from nettop.kernel.rows import row_header
 from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, PROBED, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, HOST_TOTALS, PROCESS, WRITERS
-from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
+from nettop.probes.connections.socket_rows import MPTCP, ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
 
@@ -59,6 +59,7 @@ SLICES = (
     Slice("sock_common", _plain(_COMMON), {}),
     Slice("numa_drop_counters", {}, _plain(("drops0", "drops1"))),
     Slice("sock", _sock(), {"sk_drop_counters": "sk_drop_counters"}),
+    Slice("mptcp_subflow_context", {}, {"conn": "conn"}),
     Slice("udp_sock", {"forward_deficit": "forward_deficit"}, {}),
     Slice("tcp_timewait_sock", {"tw_substate": "tw_sk.tw_substate"}, {}),
     Slice(
@@ -66,7 +67,7 @@ SLICES = (
         _plain(_TCP_SOCK)
         | _sock("inet_conn.icsk_inet.sk.")
         | {"syn_queue": "inet_conn.icsk_accept_queue.qlen", "inet_sport": "inet_conn.icsk_inet.inet_sport"},
-        {},
+        {"is_mptcp": "is_mptcp", "icsk_ulp_data": "inet_conn.icsk_ulp_data"},
     ),
 )
 
@@ -123,6 +124,7 @@ def _text(
     inbound, outbound = list(DIRECTIONS)[:2]
     shared = {
         "IPPROTO_TCP": TCP,
+        "IPPROTO_MPTCP": MPTCP,
         "CONNECTION_GROUPS": CONNECTION_GROUPS,
         "GROUP_SIZE": GROUP_SIZE,
         "STATE_UNCONN": STATE["UNCONN"],

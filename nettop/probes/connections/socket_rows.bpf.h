@@ -67,6 +67,25 @@ static __always_inline bool has_owner(struct connection *connection) {
   return connection->pid != (u32)UNKNOWN;
 }
 
+// The cookie of the MPTCP socket that holds this one as a subflow, or is it; UNKNOWN for any other socket.
+static __always_inline u64 holder_of(struct sock *sk) {
+#ifdef HAS_TCP_SOCK_IS_MPTCP
+  u64 context = 0, holder = (u64)sk, cookie = 0;
+  u8 is_subflow = 0;
+  if (sk->sk_protocol != IPPROTO_MPTCP) {
+    bpf_probe_read_kernel(&is_subflow, sizeof(is_subflow), (void *)&((struct tcp_sock *)sk)->is_mptcp);
+    if (!is_subflow)
+      return UNKNOWN;
+    bpf_probe_read_kernel(&context, sizeof(context), (void *)&((struct tcp_sock *)sk)->icsk_ulp_data);
+    bpf_probe_read_kernel(&holder, sizeof(holder), &((struct mptcp_subflow_context *)context)->conn);
+  }
+  bpf_probe_read_kernel(&cookie, sizeof(cookie), &((struct sock *)holder)->skc_cookie);
+  return cookie ? cookie : UNKNOWN;
+#else
+  return UNKNOWN;
+#endif
+}
+
 // A process, from one of the structs that name it to another: a row, a connection, the key of its totals.
 #define COPY_PROCESS(to, from)                                                                               \
   do {                                                                                                       \
@@ -88,10 +107,12 @@ static __always_inline bool has_owner(struct connection *connection) {
     ((u64 *)(to)->comm)[1] = ((u64 *)leader->comm)[1];                                                       \
   } while (0)
 
-static __always_inline void put_owner_of(struct row *row, struct connection *connection) {
-  COPY_PROCESS(row, connection);
-  row->owner_source = connection->owner_source;
-}
+// The owner that a connection has, into a row or into another connection.
+#define COPY_OWNER(to, connection)                                                                           \
+  do {                                                                                                       \
+    COPY_PROCESS(to, connection);                                                                            \
+    (to)->owner_source = (connection)->owner_source;                                                         \
+  } while (0)
 
 static __always_inline void put_connection_owner(struct connection *connection, struct task_struct *task,
                                                  u8 source) {
@@ -145,7 +166,7 @@ static __always_inline u64 cookie_of(struct sock *sk) {
   return sk->skc_cookie;
 }
 
-static __always_inline void put_identity(struct row *row, struct sock_common *sk, u8 protocol) {
+static __always_inline void put_identity(struct row *row, struct sock_common *sk, u16 protocol) {
   row->id = cookie_of((struct sock *)sk);
   row->protocol = protocol;
   put_addresses(row, sk);
