@@ -2,7 +2,6 @@
 """MPTCP: a process holds one socket, whose subflows are TCP connections that the kernel opens and closes for it."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ pytestmark = [
 ]
 
 COUNTERS = [field.name for field in LENS.tables[0].stored if field.kind is Kind.COUNTER]
-
-
-@pytest.fixture
-def watch() -> Iterator[Watch]:
-    """A probe with all its tables."""
-    with Watch() as made:
-        yield made
 
 
 def joined(lab: Lab, host: str = "127.0.0.1") -> tuple[Namespace, Worker, Worker]:
@@ -102,24 +94,29 @@ def test_subflows_stay(lab: Lab) -> None:
 
 @pytest.mark.parametrize("closer", ["client", "server", "both", "client resets"])
 @pytest.mark.parametrize("is_read", [False, True], ids=["unread", "read"])
-def test_events_name_the_process(lab: Lab, watch: Watch, closer: str, is_read: bool) -> None:
+def test_events_name_the_process(lab: Lab, closer: str, is_read: bool) -> None:
     """A thread of the kernel closes subflows: their events name the process that holds the MPTCP socket."""
-    home, client, server = joined(lab)
-    move(client, server, 1009, 1013)
-    if is_read:
-        watch.read()
-    if closer == "client resets":
-        client.call(traffic.linger, [0])
-    for worker in (server, client) if closer == "server" else (client, server):
-        worker.call(traffic.close, [0])
-    reported = watch.wait(home, connect=1, accept=1, close=2)
-    pids = {"outbound": process(client.pid), "inbound": process(server.pid)}
-    assert {row["protocol"] for row in reported} == {"tcp"}
-    assert [part(row, "pid", "process") for row in reported] == [pids[row["direction"]] for row in reported]
-    moved = {
-        row["pid"]: part(row, "bytes_sent", "bytes_received") for row in reported if row["event"] == "close"
-    }
-    assert moved == {client.pid: (1009, 1013), server.pid: (1013, 1009)}
+    with Watch() as watch:
+        home, client, server = joined(lab)
+        move(client, server, 1009, 1013)
+        if is_read:
+            watch.read()
+        if closer == "client resets":
+            client.call(traffic.linger, [0])
+        for worker in (server, client) if closer == "server" else (client, server):
+            worker.call(traffic.close, [0])
+        reported = watch.wait(home, connect=1, accept=1, close=2)
+        pids = {"outbound": process(client.pid), "inbound": process(server.pid)}
+        assert {row["protocol"] for row in reported} == {"tcp"}
+        assert [part(row, "pid", "process") for row in reported] == [
+            pids[row["direction"]] for row in reported
+        ]
+        moved = {
+            row["pid"]: part(row, "bytes_sent", "bytes_received")
+            for row in reported
+            if row["event"] == "close"
+        }
+        assert moved == {client.pid: (1009, 1013), server.pid: (1013, 1009)}
 
 
 def test_connections_from_before_the_start(lab: Lab) -> None:
@@ -135,38 +132,40 @@ def test_connections_from_before_the_start(lab: Lab) -> None:
     )
 
 
-def test_totals_of_processes(lab: Lab, watch: Watch) -> None:
+def test_totals_of_processes(lab: Lab) -> None:
     """What a connection moves counts once, while it is open and when it has closed."""
-    home, client, server = joined(lab)
-    move(client, server, 1009, 1013)
-    is_open = processes(watch.read(), client.pid, server.pid)
-    for worker in (client, server):
-        worker.call(traffic.close, [0])
-    watch.wait(home, connect=1, accept=1, close=2)
-    ended = processes(watch.read(), client.pid, server.pid)
-    names = ("connections", "closed", "bytes_sent", "bytes_received")
-    assert part(is_open[client.pid], *names) == (1, 0, 1009, 1013)
-    assert part(ended[client.pid], *names) == (0, 1, 1009, 1013)
-    assert part(ended[server.pid], *names) == (0, 1, 1013, 1009)
+    with Watch() as watch:
+        home, client, server = joined(lab)
+        move(client, server, 1009, 1013)
+        is_open = processes(watch.read(), client.pid, server.pid)
+        for worker in (client, server):
+            worker.call(traffic.close, [0])
+        watch.wait(home, connect=1, accept=1, close=2)
+        ended = processes(watch.read(), client.pid, server.pid)
+        names = ("connections", "closed", "bytes_sent", "bytes_received")
+        assert part(is_open[client.pid], *names) == (1, 0, 1009, 1013)
+        assert part(ended[client.pid], *names) == (0, 1, 1009, 1013)
+        assert part(ended[server.pid], *names) == (0, 1, 1013, 1009)
 
 
-def test_a_subflow_that_the_kernel_adds(lab: Lab, watch: Watch) -> None:
+def test_a_subflow_that_the_kernel_adds(lab: Lab) -> None:
     """A second path is opened and closed by a thread of the kernel, and belongs to the process all the same."""
-    near, far = lab.pair()
-    for end in (near, far):
-        end.namespace.ip("mptcp", "limits", "set", "subflow", "2", "add_addr_accepted", "2")
-    near.namespace.ip("mptcp", "endpoint", "add", near.address(7), "dev", near.device, "subflow")
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen_mptcp, "listener", far.v4)
-    client.call(traffic.connect, 0, Call((far.v4, port), protocol=socket.IPPROTO_MPTCP))
-    server.call(traffic.accept, "listener", 0)
-    move(client, server, 1009, 1013)
-    opened = watch.wait(near.namespace, connect=2)
-    assert {row["local_address"] for row in opened} == {near.v4, near.address(7)}
-    listed = watch.read().tables["sockets"].array
-    ours = listed[(listed["netns"] == near.namespace.inode) & (listed["protocol"] == 6)]
-    assert ours["pid"].tolist() == [client.pid] * 2
-    for worker in (client, server):
-        worker.call(traffic.close, [0])
-    reported = watch.wait(near.namespace, connect=2, close=2)
-    assert {part(row, "pid", "process") for row in reported} == {process(client.pid)}
+    with Watch() as watch:
+        near, far = lab.pair()
+        for end in (near, far):
+            end.namespace.ip("mptcp", "limits", "set", "subflow", "2", "add_addr_accepted", "2")
+        near.namespace.ip("mptcp", "endpoint", "add", near.address(7), "dev", near.device, "subflow")
+        client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
+        port = server.call(traffic.listen_mptcp, "listener", far.v4)
+        client.call(traffic.connect, 0, Call((far.v4, port), protocol=socket.IPPROTO_MPTCP))
+        server.call(traffic.accept, "listener", 0)
+        move(client, server, 1009, 1013)
+        opened = watch.wait(near.namespace, connect=2)
+        assert {row["local_address"] for row in opened} == {near.v4, near.address(7)}
+        listed = watch.read().tables["sockets"].array
+        ours = listed[(listed["netns"] == near.namespace.inode) & (listed["protocol"] == 6)]
+        assert ours["pid"].tolist() == [client.pid] * 2
+        for worker in (client, server):
+            worker.call(traffic.close, [0])
+        reported = watch.wait(near.namespace, connect=2, close=2)
+        assert {part(row, "pid", "process") for row in reported} == {process(client.pid)}

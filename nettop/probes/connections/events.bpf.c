@@ -269,11 +269,19 @@ static __always_inline void credit(struct event *event, bool failed) {
     event->is_uncredited = 1;
 }
 
+// Inbound, and never established: by Fast Open, which prepares the socket for data when the SYN arrives.
+static __always_inline void put_never_accepted(struct event *event, struct tcp_sock *tp) {
+  u64 prepared_us = tp->prepared_us;
+  event->row.direction = DIRECTION_INBOUND;
+  if (prepared_us)
+    event->duration_us = bpf_ktime_get_ns() / NSEC_PER_USEC - prepared_us;
+}
+
 static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock *tp, struct sock *sk,
                                 u64 now, int writer) {
   u8 state = sk->skc_state;
   int error = sk->sk_err;
-  bool failed = state == TCP_SYN_SENT;
+  bool failed = state == TCP_SYN_SENT || state == TCP_SYN_RECV;
   struct connection *connection = connection_of(cookie), unrecorded;
   // A socket whose lock is held closes by its own process; only an administrator's kill comes from another.
   if (sk->sk_lock_owned && error != ECONNABORTED) {
@@ -287,7 +295,7 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
   put_tcp(&event->row, tp);
   event->event = failed ? EVENT_FAIL : EVENT_CLOSE;
   // connect() that found no local port, and so sent nothing, returns the error to the process alone.
-  event->reason = failed && !error && !tp->segs_out ? EADDRNOTAVAIL : error;
+  event->reason = state == TCP_SYN_SENT && !error && !tp->segs_out ? EADDRNOTAVAIL : error;
   if (connection) {
     put_connection(event, connection);
     u64 since = failed ? connection->begun_at : connection->opened_at;
@@ -295,6 +303,8 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
       event->duration_us = (now - since) / NSEC_PER_USEC;
     forget_connection(cookie);
   }
+  if (state == TCP_SYN_RECV && event->row.direction != DIRECTION_OUTBOUND)
+    put_never_accepted(event, tp);
   count_ended(&event->row, failed, writer);
   credit(event, failed);
 }
@@ -340,18 +350,20 @@ static __always_inline void note_change(u64 *ctx, int writer) {
   struct sock *sk = (struct sock *)ctx[0];
   u32 old = ctx[1], next = ctx[2];
   bool ended = next == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE;
+  // What has carried data by Fast Open may be closed before it is established.
+  bool opened = next == TCP_ESTABLISHED || (old == TCP_SYN_RECV && !ended);
   if (is_tcp_or_mptcp(sk) && !is_hook_check(sk, CALLED_tp_btf__inet_sock_set_state)) {
-    if (next == TCP_SYN_SENT)
-      begin(sk);
-    else if (next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK)
-      note_closing(sk);
-    else if (sk->sk_protocol == IPPROTO_MPTCP)
-      remember_holder(sk, next == TCP_ESTABLISHED, ended);
-    else if (next == TCP_ESTABLISHED || ended) {
+    if (sk->sk_protocol == IPPROTO_MPTCP)
+      remember_holder(sk, opened, ended);
+    else if (opened || ended) {
       if (writer == WRITER_NESTED && may_be_reported(sk, cookie_of(sk), ended))
         return;
       report(sk, ended, writer);
     }
+    if (next == TCP_SYN_SENT)
+      begin(sk);
+    else if (next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK)
+      note_closing(sk);
   }
   if (writer == WRITER_NESTED)
     COUNT(nested);

@@ -66,7 +66,11 @@ SLICES = (
         "tcp_sock",
         _plain(_TCP_SOCK)
         | _sock("inet_conn.icsk_inet.sk.")
-        | {"syn_queue": "inet_conn.icsk_accept_queue.qlen", "inet_sport": "inet_conn.icsk_inet.inet_sport"},
+        | {
+            "syn_queue": "inet_conn.icsk_accept_queue.qlen",
+            "inet_sport": "inet_conn.icsk_inet.inet_sport",
+            "prepared_us": "rcvq_space.time",
+        },
         {"is_mptcp": "is_mptcp", "icsk_ulp_data": "inet_conn.icsk_ulp_data"},
     ),
 )
