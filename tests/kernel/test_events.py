@@ -845,6 +845,22 @@ def test_control_group_and_container_of_an_event(lab: Lab, watch: Watch) -> None
     assert theirs == {(oracle.cgroup(server.pid), container_of(oracle.cgroup(server.pid)))}
 
 
+def test_control_group_of_processes_that_are_gone(lab: Lab, watch: Watch) -> None:
+    """Twenty processes that end at once have the control group in which they were, which nobody is in any more."""
+    home = lab.namespace()
+    server = lab.worker(home, "server")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    path = f"lab-{server.pid}.slice/brief.service"
+    with control_group(path) as group:
+        clients = [lab.worker(home, "brief") for _ in range(20)]
+        for client in clients:
+            (group / "cgroup.procs").write_text(str(client.pid))
+            client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+            client.end()
+        reported = watch.wait(home, connect=20, close=20)
+    assert {part(row, "cgroup", "container") for row in reported} == {(f"/{path}", "brief.service")}
+
+
 # --- failures and their names ---------------------------------------------------------------------------------
 
 NO_NET, NO_HOST, CLOSED_NET = "192.0.2.7", "198.51.100.7", "203.0.113.7"

@@ -43,7 +43,7 @@ _IN_BACKLOG_NS = 20_000_000
 """A younger connection may be about to be accepted: the next reading will show by whom."""
 UNOWNED_MAX = 4096
 """Connections in accept queues that are watched until somebody accepts them."""
-_OWNER = ("pid", "start_time", "css_set", "comm", "owner_source")
+_OWNER = ("pid", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 _NO_EVENTS = np.zeros(0, EVENT)
 
 

@@ -32,7 +32,9 @@ _PID_BITS = 22
 _START_SHIFT = 24
 """A process's key: its PID behind its start in units of 2²⁴ ns, within which no PID is used twice."""
 
-_TOTAL = extended(PROCESSES.dtype, (("start_time", "u8"), ("css_set", "u8"), ("comm", "S16")))
+_TOTAL = extended(
+    PROCESSES.dtype, (("start_time", "u8"), ("css_set", "u8"), ("comm", "S16"), ("cgroup_id", "u4"))
+)
 _OWNER = ("start_time", "css_set", "comm", "pid")
 _SUMMED = (*TOTALLED, "connections")
 _BY_EVENTS = ("closed", "failed")

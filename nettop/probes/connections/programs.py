@@ -54,6 +54,9 @@ def _sock(inside: str = "") -> dict[str, str]:
 SLICES = (
     Slice("bpf_iter_meta", _plain(("seq", "seq_num")), {}),
     Slice("task_struct", _plain(_TASK), {}),
+    Slice("css_set", _plain(("dfl_cgrp",)), {}),
+    Slice("cgroup", _plain(("kn",)), {}),
+    Slice("kernfs_node", _plain(("id",)), {}),
     Slice("socket", _plain(("sk", "file")), {}),
     Slice("net", {"inum": "ns.inum"}, {}),
     Slice("sock_common", _plain(_COMMON), {}),

@@ -96,6 +96,14 @@ static __always_inline u64 holder_of(struct sock *sk) {
     ((u64 *)(to)->comm)[1] = ((u64 *)(from)->comm)[1];                                                       \
   } while (0)
 
+// The control group of a task in the unified hierarchy, by the lower half of its id.
+static __always_inline u32 cgroup_of(struct task_struct *task) {
+  struct css_set *groups = (struct css_set *)task->cgroups;
+  struct cgroup *group = (struct cgroup *)groups->dfl_cgrp;
+  struct kernfs_node *folder = (struct kernfs_node *)group->kn;
+  return folder->id;
+}
+
 // The process of a task, into a row or a connection.
 #define PUT_PROCESS(to, task)                                                                                \
   do {                                                                                                       \
@@ -103,6 +111,7 @@ static __always_inline u64 holder_of(struct sock *sk) {
     (to)->pid = (task)->tgid;                                                                                \
     (to)->start_time = leader->start_boottime;                                                               \
     (to)->css_set = (task)->cgroups;                                                                         \
+    (to)->cgroup_id = cgroup_of(task);                                                                       \
     ((u64 *)(to)->comm)[0] = ((u64 *)leader->comm)[0];                                                       \
     ((u64 *)(to)->comm)[1] = ((u64 *)leader->comm)[1];                                                       \
   } while (0)
@@ -111,6 +120,7 @@ static __always_inline u64 holder_of(struct sock *sk) {
 #define COPY_OWNER(to, connection)                                                                           \
   do {                                                                                                       \
     COPY_PROCESS(to, connection);                                                                            \
+    (to)->cgroup_id = (connection)->cgroup_id;                                                               \
     (to)->owner_source = (connection)->owner_source;                                                         \
   } while (0)
 

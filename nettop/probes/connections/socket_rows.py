@@ -24,9 +24,10 @@ ROW = row_dtype(
     SOCKETS,
     (
         ("has_file", "u1"),
-        ("holder", "u8"),
         ("fd", "u4"),
         ("syn_queue", "u4"),
+        ("cgroup_id", "u4"),
+        ("holder", "u8"),
         ("start_time", "u8"),
         ("css_set", "u8"),
         ("comm", "S16"),
@@ -35,7 +36,7 @@ ROW = row_dtype(
 """A row as the programs write it: the table's fields, then the owner process, a listener's half-open queue, and, for
 sockets that no descriptor led to, whether a process has it all the same, and which MPTCP socket holds it."""
 
-_OWNER = ("pid", "fd", "start_time", "css_set", "comm", "owner_source")
+_OWNER = ("pid", "fd", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 
 
 class Counted(NamedTuple):
