@@ -300,7 +300,8 @@ LENS = Lens(
         Loss("processes", "processes that ended before their control group could be read"),
         Loss(
             "events",
-            "events that the kernel skipped, or that found no room in the ring; totals include the latter",
+            "events that the kernel skipped, or that found no room in the ring; totals lack the former, "
+            "which are their `uncounted`",
         ),
         Loss(
             "connection records",

@@ -49,7 +49,7 @@ _NO_EVENTS = np.zeros(0, EVENT)
 
 @dataclass(frozen=True, slots=True)
 class EventsStatus:
-    """What a snapshot says of the events: exact totals since the start, losses, hooks, and gaps."""
+    """What a snapshot says of the events: totals since the start and what they lack, losses, hooks, and gaps."""
 
     counts: dict[str, int]
     lost: dict[str, int]
@@ -127,7 +127,8 @@ class ConnectionEvents:
             self._lost = lost["events"]
             self._totals.forget_orphans()
             self._unowned = self._unowned[:0]
-        counts = {name: totals[name] for name in _COUNTED}
+        uncounted = totals["unmatched"] + self._missed
+        counts = {name: totals[name] for name in _COUNTED} | {"uncounted": uncounted}
         return EventsStatus(counts, lost, self._hooks.statuses, self._hooks.gaps)
 
     # --- events -------------------------------------------------------------------------------------------
