@@ -29,8 +29,8 @@ from nettop.probes.connections.event_records import (
 )
 from nettop.probes.connections.failures import Failures
 from nettop.probes.connections.process_totals import ProcessTotals
-from nettop.probes.connections.socket_rows import ROW
-from nettop.snapshots.arrays import Index, Mask, joined, positions, take
+from nettop.probes.connections.socket_rows import ROW, give_owners
+from nettop.snapshots.arrays import joined, positions, take
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.snapshot import Array, HookStatus, Rows, known, unknown_value
 
@@ -43,7 +43,6 @@ _IN_BACKLOG_NS = 20_000_000
 """A younger connection may be about to be accepted: the next reading will show by whom."""
 UNOWNED_MAX = 4096
 """Connections in accept queues that are watched until somebody accepts them."""
-_OWNER = ("pid", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 _NO_EVENTS = np.zeros(0, EVENT)
 
 
@@ -163,7 +162,7 @@ class ConnectionEvents:
         ownerless = np.flatnonzero((new["event"] >= CLOSE) & ~known(new["pid"]))
         if len(ownerless):  # the last reading of the table may have found an owner
             late = new[ownerless]
-            _give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
+            give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
             new[ownerless] = late
             self._totals.move(late[known(late["pid"])])
         self.failures.add(new[is_failure(new)])
@@ -176,7 +175,7 @@ class ConnectionEvents:
         nameless = (new["event"] == ACCEPT) & ~known(new["pid"])
         waiting = joined(self._pending, new[nameless])
         at = positions(waiting["id"], ended["id"])
-        _give_owners(waiting, ended, at)
+        give_owners(waiting, ended, at)
         is_ready = at >= 0
         is_ready[: max(0, len(waiting) - PENDING_MAX)] = True
         self._pending = waiting[~is_ready]
@@ -192,7 +191,7 @@ class ConnectionEvents:
         self._rows, self._groups = rows, dict(groups)
         waiting = self._pending
         for name in ("id", "holder"):
-            _give_owners(waiting, rows, positions(waiting[name], rows["id"]))
+            give_owners(waiting, rows, positions(waiting[name], rows["id"]))
         is_ready = known(waiting["pid"]) | (waiting["time"] < read_at - _IN_BACKLOG_NS)
         self._pending = waiting[~is_ready]
         self._ready = joined(self._ready, waiting[is_ready])
@@ -237,11 +236,3 @@ def _boot_to_wall_ns() -> int:
         took = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - begun
         pairs.append((took, wall - begun - took // 2))
     return min(pairs)[1]
-
-
-def _give_owners(events: Array, owned: Array, at: Index) -> None:
-    """Copy the owners of the rows `owned` at these positions (−1: none) to the events."""
-    has_owner: Mask = at >= 0
-    has_owner[has_owner] = known(owned["pid"][at[has_owner]])
-    for name in _OWNER:
-        events[name][has_owner] = owned[name][at[has_owner]]
