@@ -123,7 +123,7 @@ static __always_inline void forget_connection(u64 cookie) {
 
 // A subflow of MPTCP belongs to the process that owns the socket which holds it.
 static __always_inline void inherit(struct connection *connection, u64 holder) {
-  if (!connection || has_owner(connection) || holder == UNKNOWN)
+  if (!connection || holder == UNKNOWN || has_owner(connection))
     return;
   struct connection *of_holder = connection_of(holder);
   if (of_holder && has_owner(of_holder)) {
@@ -141,16 +141,19 @@ static __always_inline bool is_reader(void) {
 }
 
 // The calling process uses the socket: it is the owner from now on. A kernel thread closes what io_uring or a
-// lost message held, so it owns only what has no other owner; and it opens and closes the subflows of MPTCP,
-// which belong to their `holder`'s owner.
-static __always_inline void own(struct connection *connection, u8 source, u64 holder) {
+// lost message held, so it owns only what has no other owner; and nothing of MPTCP: it opens and closes
+// subflows for the owner of the socket that holds them. `sk` is NULL where no such thread can be.
+static __always_inline void own(struct connection *connection, u8 source, struct sock *sk) {
   struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
   if (!connection || (task->flags & PF_KTHREAD && has_owner(connection)) ||
       (source == OWNER_CLOSE && is_reader()))
     return;
-  if (task->flags & PF_KTHREAD && holder != UNKNOWN) {
+  if (sk && task->flags & PF_KTHREAD) {
+    struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
+    u64 holder = tp ? holder_of(tp) : UNKNOWN;
     inherit(connection, holder);
-    return;
+    if (!tp || holder != UNKNOWN)
+      return;
   }
   put_connection_owner(connection, task, source);
 #ifdef FOLLOW
@@ -177,7 +180,7 @@ static __always_inline struct event *start_event(struct tcp_sock *tp, u64 now, i
   __builtin_memset(event, 0xff, sizeof(*event));
   event->time = wall_of(now);
   put_identity(&event->row, (struct sock_common *)tp, IPPROTO_TCP);
-  event->row.holder = holder_of((struct sock *)tp);
+  event->row.holder = holder_of(tp);
   event->row.uid = tp->sk_uid;
   if (tp->inet_sport)
     event->row.local_port = bpf_ntohs(tp->inet_sport); // skc_num is gone already when a socket closes
@@ -201,7 +204,7 @@ static __always_inline void begin(struct sock *sk) {
   connection->begun_at = bpf_ktime_get_boot_ns();
   connection->direction = DIRECTION_OUTBOUND;
   if (sk->sk_lock_owned)
-    own(connection, OWNER_CONNECT, holder_of(sk));
+    own(connection, OWNER_CONNECT, sk);
 }
 
 static __always_inline void open(struct event *event, u64 cookie, struct tcp_sock *tp, u64 now) {
@@ -290,7 +293,7 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
       clear_connection(&unrecorded);
       connection = &unrecorded;
     }
-    own(connection, OWNER_CLOSE, event->row.holder);
+    own(connection, OWNER_CLOSE, sk);
   }
   put_tcp(&event->row, tp);
   event->event = failed ? EVENT_FAIL : EVENT_CLOSE;
@@ -331,11 +334,14 @@ static __always_inline void report(struct sock *sk, bool ended, int writer) {
 
 // A subflow of MPTCP may be closed without being locked, and outlive the socket that holds it.
 static __always_inline void note_closing(struct sock *sk) {
-  u64 cookie = cookie_of(sk), holder = holder_of(sk);
-  if (sk->sk_lock_owned)
-    own(known_or_new(cookie), OWNER_CLOSE, holder);
-  else
-    inherit(connection_of(cookie), holder);
+  u64 cookie = cookie_of(sk);
+  if (sk->sk_lock_owned) {
+    own(known_or_new(cookie), OWNER_CLOSE, sk);
+    return;
+  }
+  struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
+  if (tp)
+    inherit(connection_of(cookie), holder_of(tp));
 }
 
 // Of an MPTCP socket the owner is remembered as long as it lives; what happens to its subflows is reported.
@@ -395,7 +401,7 @@ static __always_inline int own_by_message(struct sock *sk, int slot) {
     return 0;
   struct connection *connection = connection_of(sk->skc_cookie);
   if (connection && (!has_owner(connection) || connection->owner_source == OWNER_ACCEPT))
-    own(connection, OWNER_MESSAGE, UNKNOWN);
+    own(connection, OWNER_MESSAGE, NULL);
   return 0;
 }
 
@@ -421,7 +427,7 @@ int fexit__inet_csk_accept(u64 *ctx) {
   bpf_probe_read_kernel(&protocol, sizeof(protocol), &sk->sk_protocol);
   bpf_probe_read_kernel(&state, sizeof(state), (void *)&sk->skc_state);
   if (cookie && protocol == IPPROTO_TCP && state != TCP_CLOSE) // it may have closed before it is accepted
-    own(known_or_new(cookie), OWNER_ACCEPT, UNKNOWN);
+    own(known_or_new(cookie), OWNER_ACCEPT, NULL);
   return 0;
 }
 
@@ -476,7 +482,7 @@ static __always_inline struct event *fail_at_once(struct sock *sk, void *name, i
   put_target(row, name, is_v6);
   struct connection connection;
   clear_connection(&connection);
-  own(&connection, OWNER_CONNECT, UNKNOWN);
+  own(&connection, OWNER_CONNECT, NULL);
   connection.direction = DIRECTION_OUTBOUND;
   put_connection(event, &connection);
   event->time = wall_of(bpf_ktime_get_boot_ns());

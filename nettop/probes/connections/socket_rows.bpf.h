@@ -67,18 +67,14 @@ static __always_inline bool has_owner(struct connection *connection) {
   return connection->pid != (u32)UNKNOWN;
 }
 
-// The cookie of the MPTCP socket that holds this one as a subflow, or is it; UNKNOWN for any other socket.
-static __always_inline u64 holder_of(struct sock *sk) {
+// The cookie of the MPTCP socket that holds this one as a subflow; UNKNOWN for any other socket.
+static __always_inline u64 holder_of(struct tcp_sock *tp) {
 #ifdef HAS_TCP_SOCK_IS_MPTCP
-  u64 context = 0, holder = (u64)sk, cookie = 0;
-  u8 is_subflow = 0;
-  if (sk->sk_protocol != IPPROTO_MPTCP) {
-    bpf_probe_read_kernel(&is_subflow, sizeof(is_subflow), (void *)&((struct tcp_sock *)sk)->is_mptcp);
-    if (!is_subflow)
-      return UNKNOWN;
-    bpf_probe_read_kernel(&context, sizeof(context), (void *)&((struct tcp_sock *)sk)->icsk_ulp_data);
-    bpf_probe_read_kernel(&holder, sizeof(holder), &((struct mptcp_subflow_context *)context)->conn);
-  }
+  u64 holder = 0, cookie = 0;
+  if (!tp->is_mptcp)
+    return UNKNOWN;
+  struct mptcp_subflow_context *subflow = (struct mptcp_subflow_context *)tp->icsk_ulp_data;
+  bpf_probe_read_kernel(&holder, sizeof(holder), (void *)&subflow->conn);
   bpf_probe_read_kernel(&cookie, sizeof(cookie), &((struct sock *)holder)->skc_cookie);
   return cookie ? cookie : UNKNOWN;
 #else

@@ -142,7 +142,7 @@ BPF_ITER(tcp) {
       return 0;
     // A socket with a file belongs to a process: the walk over descriptors has it already. It has not the
     // subflows of MPTCP, whose file leads to the socket that holds them.
-    row.holder = holder_of((struct sock *)tp);
+    row.holder = holder_of(tp);
     row.has_file = row.holder == UNKNOWN && has_file((struct sock *)tp);
     if (row.has_file && !is_listed(LIST_WITH_FILE))
       return 0;
