@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ _RUNTIMES_BY_PATH = {"/docker/": "docker", "kubepods": "containerd"}
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope|socket|mount))(?=/|$)")
 _SHORT_ID = 12
 _PROC_MOUNT = re.compile(r"^\d+ \d+ \S+ \S+ /proc .* - proc \S+ (\S+)$", re.MULTILINE)
+_CGROUP_MOUNT = re.compile(r"^\d+ \d+ \S+ / (\S+) .* - cgroup2 ", re.MULTILINE)
+_OLD_CGROUP_MOUNT = re.compile(r" - cgroup ")
+_CGROUPS_MAX = 1 << 16
+_LEAF_LINKS = 2
+"""Links to a directory that has no directories."""
 _HIDES_NOTHING = ("off", "0")
 """Values of the option hidepid; newer kernels write words."""
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC
@@ -141,6 +147,29 @@ class Host:
         unified = paths.get("", "/")
         return unified if unified != "/" else max(paths.values(), key=len)
 
+    def cgroups_by_id(self) -> dict[int, str]:
+        """The control groups of the unified hierarchy, by the lower half of their ids, which no two have at once.
+
+        An id is the inode number of the group's directory. The root is not among them where there are old hierarchies,
+        which say more.
+        """
+        mounts = read_text(self.proc / "self/mountinfo")
+        mount = _CGROUP_MOUNT.search(mounts)
+        if mount is None:
+            return {}
+        top = f"{self.root}/{mount[1]}"
+        groups = {} if _OLD_CGROUP_MOUNT.search(mounts) else {_lower_half(os.stat(top).st_ino): "/"}
+        unread = [""]
+        while unread and len(groups) < _CGROUPS_MAX:
+            path = unread.pop()
+            with suppress(OSError), os.scandir(f"{top}{path}") as entries:
+                for entry in filter(os.DirEntry.is_dir, entries):
+                    stat = entry.stat()
+                    groups[_lower_half(stat.st_ino)] = f"{path}/{entry.name}"
+                    if stat.st_nlink != _LEAF_LINKS:
+                        unread.append(f"{path}/{entry.name}")
+        return groups
+
     def process_name(self, pid: int) -> str:
         """The name of a process's first thread, safe to show; empty when it is gone."""
         return safe_text(read_text(self.proc / str(pid) / "comm").rstrip("\n"))
@@ -167,6 +196,10 @@ def container_of(cgroup: str) -> str | None:
             return f"{runtime}:{match['id'][:_SHORT_ID]}"
     units = _UNIT.findall(cgroup)
     return units[-1] if units else None
+
+
+def _lower_half(number: int) -> int:
+    return number & 0xFFFFFFFF
 
 
 def read_text(path: Path) -> str:

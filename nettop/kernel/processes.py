@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pwd
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ _FIELDS = ("process", "cgroup", "container")
 _SPARE_TEXTS = 1024
 _UNKNOWN = np.iinfo(np.uint32).max
 
+_PAUSE_PER_LISTING = 100
+"""Pausing this many times as long as listing the control groups took keeps it below 1 % of a CPU."""
 _NO_CSS_SET = np.iinfo(np.uint64).max
 
 Identity = tuple[int, int, int]
@@ -33,6 +36,7 @@ class Processes:
         self._host = host
         self._tables = {name: TextTable() for name in _FIELDS}
         self._groups: dict[Identity, str | None] = {}
+        self._by_id = _GroupsById(host)
         self.vanished = 0
 
     def texts(self) -> dict[str, Sequence[str]]:
@@ -48,9 +52,9 @@ class Processes:
     def name(self, rows: Array, groups: dict[int, str] | None = None, *, more: bool = False) -> None:
         """Set the columns process, cgroup and container of rows that are grouped by process.
 
-        Reads the columns pid, start_time, css_set and comm. `groups` has control groups that are known already, by
-        css_set; the others are added to it. With `more` the processes of earlier rows are kept too, and those of these
-        rows may have ended: they are not counted as vanished.
+        Reads the columns pid, start_time, css_set, cgroup_id and comm. `groups` has control groups that are known
+        already, by css_set; the others are added to it. With `more` the processes of earlier rows are kept too, and
+        those of these rows may have ended: they are not counted as vanished.
         """
         for (
             column,
@@ -68,10 +72,11 @@ class Processes:
         identities = zip(
             heads["pid"].tolist(), heads["start_time"].tolist(), heads["css_set"].tolist(), strict=True
         )
-        for at, (identity, comm) in enumerate(zip(identities, heads["comm"].tolist(), strict=True)):
+        comms, ids = heads["comm"].tolist(), heads["cgroup_id"].tolist()
+        for at, (identity, comm, group_id) in enumerate(zip(identities, comms, ids, strict=True)):
             if identity[0] == _UNKNOWN:
                 continue
-            group = named[identity] = self._group(identity, by_css_set)
+            group = named[identity] = self._group(identity, group_id, by_css_set)
             codes[0, at] = self._tables["process"].code(safe_bytes(comm))
             if group is not None:
                 codes[1, at] = self._tables["cgroup"].code(group)
@@ -108,25 +113,45 @@ class Processes:
             details[f"Command {pid}"] = self._host.command_line(pid) or "–"
         return details
 
-    def _group(self, identity: Identity, by_css_set: dict[int, str]) -> str | None:
+    def _group(self, identity: Identity, group_id: int, by_css_set: dict[int, str]) -> str | None:
         """The control group of a process, read once; processes with the same css_set share it.
 
         If the css_set is unknown a move of the process would go unnoticed: it is read each time.
         """
         css_set = identity[2]
         if css_set == _NO_CSS_SET:
-            return self._read_group(identity[0])
+            return self._read_group(identity[0], group_id)
         if css_set in by_css_set:
             return by_css_set[css_set]
-        group = self._groups[identity] if identity in self._groups else self._read_group(identity[0])
+        group = (
+            self._groups[identity] if identity in self._groups else self._read_group(identity[0], group_id)
+        )
         if group is not None:  # None: this process is gone, others with its css_set may not be
             by_css_set[css_set] = group
         return group
 
-    def _read_group(self, pid: int) -> str | None:
-        read = self._host.cgroup(pid)
+    def _read_group(self, pid: int, group_id: int) -> str | None:
+        read = self._host.cgroup(pid) or self._by_id.path(group_id)
         self.vanished += read is None
         return None if read is None else safe_text(read)
+
+
+class _GroupsById:
+    """Control groups by id, for processes that are gone; listed anew when an id is not among them."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._paths: dict[int, str] = {}
+        self._due_at = 0.0
+
+    def path(self, group_id: int) -> str | None:
+        """The path of a control group; None where it has none, or a new one would be listed too soon."""
+        begun = time.monotonic()
+        if group_id not in self._paths and group_id != _UNKNOWN and begun >= self._due_at:
+            self._paths = self._host.cgroups_by_id()
+            ended = time.monotonic()
+            self._due_at = ended + _PAUSE_PER_LISTING * (ended - begun)
+        return self._paths.get(group_id)
 
 
 def user_name(uid: int) -> str:

@@ -67,6 +67,6 @@ def _of_events(amount: Part, *, opened: bool) -> Part:
 OUTPUT = LensOutput(
     line_parts=line_parts,
     log_names={"connections.events": "events", "connections": "metrics"},
-    totals=("connected", "accepted", "closed", "failed"),
+    totals=("connected", "accepted", "closed", "failed", "uncounted"),
     reported_gaps=(WITHOUT_ROOT,),
 )

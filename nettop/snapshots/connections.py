@@ -9,7 +9,7 @@ from dataclasses import replace
 from nettop.errors import UsageError
 from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
 
-PROTOCOLS = {6: "tcp", 17: "udp"}
+PROTOCOLS = {6: "tcp", 17: "udp", 262: "mptcp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h)."""
 
 FAMILIES = {2: "IPv4", 10: "IPv6"}
@@ -66,7 +66,8 @@ RESETS = (errno.ECONNRESET, RESET_BY_US)
 
 _FIELDS = (
     Field("id", Kind.KEY, "ID", "the kernel's socket cookie: never used twice", "u8", width=12, importance=3),
-    Field("protocol", Kind.ENUM, "PROTO", "transport protocol", "u1", width=5, importance=30, labels=PROTOCOLS),
+    Field("protocol", Kind.ENUM, "PROTO", "transport protocol; the subflows of an MPTCP socket are tcp", "u2", width=5,
+          importance=30, labels=PROTOCOLS),
     Field("family", Kind.ENUM, "FAMILY", "address family; IPv4 over an IPv6 socket is IPv4", "u1",
           width=6, importance=8, labels=FAMILIES),
     Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", "(2,)>u8",
@@ -361,7 +362,8 @@ LENS = Lens(
         Loss("processes", "processes that ended before their control group could be read"),
         Loss(
             "events",
-            "events that the kernel skipped, or that found no room in the ring; totals include the latter",
+            "events that the kernel skipped, or that found no room in the ring; totals lack the former, "
+            "which are their `uncounted`",
         ),
         Loss(
             "connection records",

@@ -309,6 +309,24 @@ def test_syn_at_a_full_accept_queue(lab: Lab, drops: Drops) -> None:
         assert counter(snapshot, far.namespace, name) == expected
 
 
+def test_handshakes_that_fail(lab: Lab, drops: Drops) -> None:
+    """A lost SYN-ACK, the reset that answers its repetition, and a SYN cookie are counted, each as nstat says."""
+    near, far, caller, listener = two_workers(lab)
+    port = listener.call(traffic.listen, "listener", far.v4)
+    dropper = lab.dropper(near)
+    dropper.rule(with_flags=Dropper.SYN | Dropper.ACK)
+    caller.call(traffic.connect_without_answer, 0, traffic.Call((far.v4, port)))
+    until(dropper.dropped, "the SYN-ACK is dropped")
+    caller.call(traffic.close, [0])
+    dropper.nothing()
+    until(lambda: nstat(far.namespace, "TcpExtEmbryonicRsts"), "its repetition is reset")
+    far.namespace.sysctl("net.ipv4.tcp_syncookies", 2)
+    caller.call(traffic.connect_at_once, [traffic.Call((far.v4, port))])
+    for name in ("TcpExtEmbryonicRsts", "TcpExtTCPSynRetrans", "TcpExtSyncookiesSent"):
+        snapshot, expected = when_quiet(lambda: take(drops), lambda name=name: nstat(far.namespace, name))
+        assert counter(snapshot, far.namespace, name) == expected > 0
+
+
 def test_nobody_answers_for_an_address(lab: Lab, drops: Drops) -> None:
     """Packets to a neighbour that does not exist are dropped by the sender's device, and have a namespace there."""
     near, _, sender, _ = two_workers(lab)

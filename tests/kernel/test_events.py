@@ -29,6 +29,7 @@ from nettop.kernel.facts import container_of
 from nettop.probes.connections import events as connection_events
 from nettop.probes.connections import groups as connection_groups
 from nettop.probes.connections import programs as connection_programs
+from nettop.probes.connections.event_hooks import EventHooks
 from nettop.probes.connections.event_records import EVENT
 from nettop.probes.connections.probe import Connections
 from nettop.settings import MAX_INTERVAL_S
@@ -308,7 +309,6 @@ class Crowd:
     tiny_totals: Snapshot
     reported: dict[Key, Row] = field(default_factory=dict)
     reported_by_tiny: int = 0
-    skipped_by_tiny: int = 0
 
     def ends(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """The ports of a connection, as the client and as the server sees them."""
@@ -372,7 +372,7 @@ def crowd() -> Iterator[Crowd]:
             raise AssertionError(f"other processes filled a ring of {HUGE_RING} bytes each of {TRIES} times")
         tiny.freeze()
         crowd.tiny_totals = tiny.read()
-        crowd.reported_by_tiny, crowd.skipped_by_tiny = tiny.reported, tiny.probe._events._missed
+        crowd.reported_by_tiny = tiny.reported
         yield crowd
 
 
@@ -476,7 +476,7 @@ def test_nothing_is_lost_by_a_ring_that_is_large_enough(crowd: Crowd) -> None:
 def test_a_full_ring_counts_what_it_drops(crowd: Crowd) -> None:
     """With room for a few events only, what was reported and what was lost are together what happened on the host."""
     lost = crowd.tiny_totals.lost
-    dropped = lost["events"] - crowd.skipped_by_tiny  # which are in no count
+    dropped = lost["events"] - crowd.tiny_totals.counts["uncounted"]
     assert dropped > 0
     assert crowd.reported_by_tiny + dropped == happened(crowd.tiny_totals)
 
@@ -860,6 +860,33 @@ def test_control_group_and_container_of_an_event(lab: Lab, watch: Watch) -> None
     assert {names[1:] for names in mine} == {(f"/{path}", f"docker:{digest[:12]}")}
     theirs = {part(row, "cgroup", "container") for row in reported if row["direction"] == "inbound"}
     assert theirs == {(oracle.cgroup(server.pid), container_of(oracle.cgroup(server.pid)))}
+
+
+def test_control_group_of_processes_that_are_gone(lab: Lab, watch: Watch) -> None:
+    """Twenty processes that end at once have the control group in which they were, which nobody is in any more."""
+    home = lab.namespace()
+    server = lab.worker(home, "server")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    path = f"lab-{server.pid}.slice/brief.service"
+    with control_group(path) as group:
+        clients = [lab.worker(home, "brief") for _ in range(20)]
+        for client in clients:
+            (group / "cgroup.procs").write_text(str(client.pid))
+            client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+            client.end()
+        reported = watch.wait(home, connect=20, close=20)
+    assert {part(row, "cgroup", "container") for row in reported} == {(f"/{path}", "brief.service")}
+
+
+def test_totals_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes that the kernel skipped are lost events, and are counted as missing in the totals."""
+    with Watch() as watch:
+        before = watch.read()
+        skipped = EventHooks.skipped
+        monkeypatch.setattr(EventHooks, "skipped", lambda hooks: skipped(hooks) + 7)
+        after = watch.read()
+    assert after.counts["uncounted"] - before.counts["uncounted"] == 7
+    assert after.lost["events"] - before.lost["events"] == 7
 
 
 # --- failures and their names ---------------------------------------------------------------------------------
@@ -1615,12 +1642,11 @@ def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, group
         batches += feed.take()
         frame = session.bus.frame("connections")
         assert frame is not None
-        skipped = probe._events._missed
     now = frame.now
     ids = np.concatenate([batch.array["event_id"] for batch in batches])
     assert (np.diff(ids) > 0).all()
     assert 0 <= int(ids[-1]) - len(ids) - feed.lost <= now.lost["events"]
-    assert len(ids) + feed.lost + now.lost["events"] - skipped == happened(now)
+    assert len(ids) + feed.lost + now.lost["events"] - now.counts["uncounted"] == happened(now)
     hosts = {f"127.0.1.{number}": process(worker.pid) for number, worker in enumerate(workers)}
     reported = [row for batch in batches for row in decoded(batch, home.inode)]
     wrong = [

@@ -37,6 +37,7 @@ class Call:
     uid: int = 0
     mapped: bool = False
     options: tuple[tuple[int, int, int], ...] = field(default=())
+    protocol: int = 0
 
 
 def prime_after(number: int) -> int:
@@ -68,6 +69,14 @@ def listen(memory: Memory, name: object, address: str = "", port: int = 0, backl
     return int(listener.getsockname()[1])
 
 
+def listen_mptcp(memory: Memory, name: object, address: str) -> int:
+    """Opens an MPTCP listener and returns its port."""
+    memory[name] = socket.socket(V6 if ":" in address else V4, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+    memory[name].bind((address, 0))
+    memory[name].listen()
+    return int(memory[name].getsockname()[1])
+
+
 def udp(memory: Memory, name: object, address: str, to: tuple[str, int] | None = None) -> int:
     """Opens a bound UDP socket, connected to `to` if given, and returns its port."""
     memory[name] = socket.socket(V6 if ":" in address else V4, socket.SOCK_DGRAM)
@@ -83,7 +92,7 @@ def connect(memory: Memory, name: object, call: Call, at_once: bool = False) -> 
     if call.mapped:
         host = f"::ffff:{host}"
     with as_user(call.uid):
-        made = socket.socket(V6 if ":" in host else V4)
+        made = socket.socket(V6 if ":" in host else V4, socket.SOCK_STREAM, call.protocol)
     if call.mss:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, call.mss)
     for option in call.options:

@@ -125,6 +125,29 @@ def test_cgroup_of_a_process(root: Path, lines: str, group: str) -> None:
     assert Host(root).cgroup(77) == group
 
 
+MOUNTS = "32 31 0:29 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
+OLD_MOUNTS = "33 31 0:30 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n"
+
+
+@pytest.mark.parametrize(("mounts", "root_path"), [(MOUNTS, "/"), (OLD_MOUNTS + MOUNTS, None)])
+def test_control_groups_by_id(root: Path, mounts: str, root_path: str | None) -> None:
+    """Each group of the unified hierarchy has the id that its directory has as inode number, its lower half."""
+    put(root, "proc/self/mountinfo", mounts)
+    top = root / "sys/fs/cgroup/unified"
+    for path in ("a.slice/b.service", "a.slice/c.scope", "d"):
+        put(top, f"{path}/cgroup.procs", "")
+    expected = {f"/{path}": top / path for path in ("a.slice", "a.slice/b.service", "a.slice/c.scope", "d")}
+    expected |= {root_path: top} if root_path else {}
+    by_id = {folder.stat().st_ino & 0xFFFFFFFF: path for path, folder in expected.items()}
+    assert Host(root).cgroups_by_id() == by_id
+
+
+def test_no_unified_hierarchy(root: Path) -> None:
+    """Where it is not mounted no group is known by its id."""
+    put(root, "proc/self/mountinfo", OLD_MOUNTS)
+    assert Host(root).cgroups_by_id() == {}
+
+
 def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
     """Nothing is known of a process that has exited."""
     assert Host(root).cgroup(77) is None

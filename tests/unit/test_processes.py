@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from nettop.kernel.facts import Host
 from nettop.kernel.processes import Processes
@@ -47,6 +49,36 @@ def test_a_vanished_process_does_not_affect_others(tmp_path: Path) -> None:
         processes.name(named)
         assert groups(processes, named) == [None, "/system.slice/web.service", "/system.slice/web.service"]
         assert processes.vanished == 1
+
+
+def test_a_vanished_process_whose_control_group_is_still_there(tmp_path: Path) -> None:
+    """The group's id says which one it was."""
+    processes = Processes(host(tmp_path))
+    mounts = tmp_path / "proc/self/mountinfo"
+    mounts.parent.mkdir()
+    mounts.write_text("32 31 0:29 / /groups rw - cgroup2 cgroup2 rw\n")
+    group = tmp_path / "groups" / "brief.service"
+    group.mkdir(parents=True)
+    named = rows()[:1]
+    named["cgroup_id"] = group.stat().st_ino & 0xFFFFFFFF
+    processes.name(named)
+    assert (groups(processes, named), processes.vanished) == (["/brief.service"], 0)
+
+
+def test_control_groups_are_not_listed_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After groups were listed, which takes 7 s here, no other unknown id has them listed for 700 s."""
+    clock = iter((0.0, 7.0, 706.0, 707.0, 714.0))
+    monkeypatch.setattr("nettop.kernel.processes.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    listed: list[Host] = []
+    monkeypatch.setattr(Host, "cgroups_by_id", lambda self: listed.append(self) or {})
+    processes = Processes(host(tmp_path))
+    counts = []
+    for css_set in range(3):
+        named = rows()[:1]
+        named["css_set"] = css_set
+        processes.name(named)
+        counts.append(len(listed))
+    assert (counts, processes.vanished) == ([1, 1, 2], 3)
 
 
 def test_a_process_whose_css_set_is_unknown(tmp_path: Path) -> None:

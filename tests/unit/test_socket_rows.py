@@ -17,6 +17,7 @@ from nettop.probes.connections.socket_rows import (
     Counted,
     choose_owners,
     count_hashed,
+    give_owners,
     infer_directions,
     merge,
     unowned,
@@ -98,6 +99,15 @@ def test_rows_without_others(others: set[int], ids: list[int]) -> None:
     """What remains is in its order, and none of the others."""
     left = without(rows_of(*({"id": i} for i in ids)), np.array(sorted(others), np.uint64))
     assert left["id"].tolist() == [i for i in ids if i not in others]
+
+
+def test_owners_are_given_to_the_rows_at_their_positions() -> None:
+    """A row gets the owner at its position; one without a position, or at a row without an owner, keeps its own."""
+    unknown = np.iinfo(np.uint32).max
+    owned = rows_of({"id": 1, "pid": 7, "fd": 3, "comm": b"web"}, {"id": 2, "pid": unknown, "comm": b"none"})
+    rows = rows_of(*({"id": number, "pid": 9, "fd": 4, "comm": b"old"} for number in (4, 5, 6)))
+    give_owners(rows, owned, np.array([0, 1, -1]))
+    assert rows[["pid", "fd", "comm"]].tolist() == [(7, 3, b"web"), (9, 4, b"old"), (9, 4, b"old")]
 
 
 def test_time_wait_remains_beside_the_dead_socket_of_a_descriptor() -> None:

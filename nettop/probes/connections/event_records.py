@@ -43,6 +43,7 @@ CONNECTION = np.dtype(
         ("css_set", "u8"),
         ("comm", "S16"),
         ("pid", "u4"),
+        ("cgroup_id", "u4"),
         ("handshake_us", "u4"),
         ("direction", "u1"),
         ("owner_source", "u1"),

@@ -40,6 +40,10 @@ BPF_HASH(connecting, u64, struct connecting, CONNECTING_MAX);
 BPF_HASH(followed, u32, u8, FOLLOWED_MAX); // thread groups whose connections are wanted
 #endif
 
+static __always_inline bool is_tcp_or_mptcp(struct sock *sk) {
+  return sk->sk_protocol == IPPROTO_TCP || sk->sk_protocol == IPPROTO_MPTCP;
+}
+
 static __always_inline struct totals *totals_of(int writer) { return host.lookup(&writer); }
 
 #define COUNT(field)                                                                                         \
@@ -91,6 +95,17 @@ static __always_inline void forget_connection(u64 cookie) {
       group->cookies[slot] = 0;
 }
 
+// A subflow of MPTCP belongs to the process that owns the socket which holds it.
+static __always_inline void inherit(struct connection *connection, u64 holder) {
+  if (!connection || holder == UNKNOWN || has_owner(connection))
+    return;
+  struct connection *of_holder = connection_of(holder);
+  if (of_holder && has_owner(of_holder)) {
+    COPY_OWNER(connection, of_holder);
+    connection->is_followed = of_holder->is_followed;
+  }
+}
+
 // nettop locks each socket that its walk passes, so a packet that came meanwhile may be handled by nettop;
 // and it holds each file that it passes, so it may be the last to release what an ending process had open.
 static __always_inline bool is_reader(void) {
@@ -100,12 +115,20 @@ static __always_inline bool is_reader(void) {
 }
 
 // The calling process uses the socket: it is the owner from now on. A kernel thread closes what io_uring or a
-// lost message held, so it owns only what has no other owner.
-static __always_inline void own(struct connection *connection, u8 source) {
+// lost message held, so it owns only what has no other owner; and nothing of MPTCP: it opens and closes
+// subflows for the owner of the socket that holds them. `sk` is NULL where no such thread can be.
+static __always_inline void own(struct connection *connection, u8 source, struct sock *sk) {
   struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
   if (!connection || (task->flags & PF_KTHREAD && has_owner(connection)) ||
       (source == OWNER_CLOSE && is_reader()))
     return;
+  if (sk && task->flags & PF_KTHREAD) {
+    struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
+    u64 holder = tp ? holder_of(tp) : UNKNOWN;
+    inherit(connection, holder);
+    if (!tp || holder != UNKNOWN)
+      return;
+  }
   put_connection_owner(connection, task, source);
 #ifdef FOLLOW
   u32 pid = connection->pid;
@@ -115,12 +138,13 @@ static __always_inline void own(struct connection *connection, u8 source) {
 
 static __always_inline void put_connection(struct event *event, struct connection *connection) {
   struct row *row = &event->row;
+  inherit(connection, row->holder);
   event->handshake_us = connection->handshake_us;
   event->is_followed = connection->is_followed;
   row->opened_at = wall_of(connection->opened_at);
   row->direction = connection->direction;
   if (has_owner(connection))
-    put_owner_of(row, connection);
+    COPY_OWNER(row, connection);
 }
 
 static __always_inline struct event *start_event(struct tcp_sock *tp, u64 now, int writer) {
@@ -130,6 +154,7 @@ static __always_inline struct event *start_event(struct tcp_sock *tp, u64 now, i
   __builtin_memset(event, 0xff, sizeof(*event));
   event->time = wall_of(now);
   put_identity(&event->row, (struct sock_common *)tp, IPPROTO_TCP);
+  event->row.holder = holder_of(tp);
   event->row.uid = tp->sk_uid;
   if (tp->inet_sport)
     event->row.local_port = bpf_ntohs(tp->inet_sport); // skc_num is gone already when a socket closes
@@ -151,7 +176,7 @@ static __always_inline void begin(struct sock *sk) {
   connection->begun_at = bpf_ktime_get_boot_ns();
   connection->direction = DIRECTION_OUTBOUND;
   if (sk->sk_lock_owned)
-    own(connection, OWNER_CONNECT);
+    own(connection, OWNER_CONNECT, sk);
 }
 
 static __always_inline void open(struct event *event, u64 cookie, struct tcp_sock *tp, u64 now) {
@@ -196,11 +221,19 @@ static __always_inline void count_ended(struct row *row, bool failed, int writer
   totals->retransmits += row->retransmits;
 }
 
+// Inbound, and never established: by Fast Open, which prepares the socket for data when the SYN arrives.
+static __always_inline void put_never_accepted(struct event *event, struct tcp_sock *tp) {
+  u64 prepared_us = tp->prepared_us;
+  event->row.direction = DIRECTION_INBOUND;
+  if (prepared_us)
+    event->duration_us = bpf_ktime_get_ns() / NSEC_PER_USEC - prepared_us;
+}
+
 static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock *tp, struct sock *sk,
                                 u64 now, int writer) {
   u8 state = sk->skc_state;
   int error = sk->sk_err;
-  bool failed = state == TCP_SYN_SENT;
+  bool failed = state == TCP_SYN_SENT || state == TCP_SYN_RECV;
   struct connection *connection = connection_of(cookie), unrecorded;
   // A socket whose lock is held closes by its own process; only an administrator's kill comes from another.
   if (sk->sk_lock_owned && error != ECONNABORTED) {
@@ -209,12 +242,12 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
       clear_connection(&unrecorded);
       connection = &unrecorded;
     }
-    own(connection, OWNER_CLOSE);
+    own(connection, OWNER_CLOSE, sk);
   }
   put_tcp(&event->row, tp);
   event->event = failed ? EVENT_FAIL : EVENT_CLOSE;
   // connect() that found no local port, and so sent nothing, returns the error to the process alone.
-  event->reason = failed && !error && !tp->segs_out ? EADDRNOTAVAIL : error;
+  event->reason = state == TCP_SYN_SENT && !error && !tp->segs_out ? EADDRNOTAVAIL : error;
   if (connection) {
     put_connection(event, connection);
     u64 since = failed ? connection->begun_at : connection->opened_at;
@@ -222,6 +255,8 @@ static __always_inline void end(struct event *event, u64 cookie, struct tcp_sock
       event->duration_us = (now - since) / NSEC_PER_USEC;
     forget_connection(cookie);
   }
+  if (state == TCP_SYN_RECV && event->row.direction != DIRECTION_OUTBOUND)
+    put_never_accepted(event, tp);
   count_ended(&event->row, failed, writer);
 }
 
@@ -245,20 +280,44 @@ static __always_inline void report(struct sock *sk, bool ended, int writer) {
   send(event);
 }
 
+// A subflow of MPTCP may be closed without being locked, and outlive the socket that holds it.
+static __always_inline void note_closing(struct sock *sk) {
+  u64 cookie = cookie_of(sk);
+  if (sk->sk_lock_owned) {
+    own(known_or_new(cookie), OWNER_CLOSE, sk);
+    return;
+  }
+  struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
+  if (tp)
+    inherit(connection_of(cookie), holder_of(tp));
+}
+
+// Of an MPTCP socket the owner is remembered as long as it lives; what happens to its subflows is reported.
+static __always_inline void remember_holder(struct sock *sk, bool opened, bool ended) {
+  if (opened)
+    known_or_new(cookie_of(sk));
+  else if (ended)
+    forget_connection(cookie_of(sk));
+}
+
 static __always_inline void note_change(u64 *ctx, int writer) {
   struct sock *sk = (struct sock *)ctx[0];
   u32 old = ctx[1], next = ctx[2];
   bool ended = next == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE;
-  if (sk->sk_protocol == IPPROTO_TCP && !is_hook_check(sk, CALLED_tp_btf__inet_sock_set_state)) {
-    if (next == TCP_SYN_SENT)
-      begin(sk);
-    else if ((next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK) && sk->sk_lock_owned)
-      own(known_or_new(cookie_of(sk)), OWNER_CLOSE);
-    else if (next == TCP_ESTABLISHED || ended) {
+  // What has carried data by Fast Open may be closed before it is established.
+  bool opened = next == TCP_ESTABLISHED || (old == TCP_SYN_RECV && !ended);
+  if (is_tcp_or_mptcp(sk) && !is_hook_check(sk, CALLED_tp_btf__inet_sock_set_state)) {
+    if (sk->sk_protocol == IPPROTO_MPTCP)
+      remember_holder(sk, opened, ended);
+    else if (opened || ended) {
       if (writer == WRITER_NESTED && may_be_reported(sk, cookie_of(sk), ended))
         return;
       report(sk, ended, writer);
     }
+    if (next == TCP_SYN_SENT)
+      begin(sk);
+    else if (next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK)
+      note_closing(sk);
   }
   if (writer == WRITER_NESTED)
     COUNT(nested);
@@ -286,11 +345,11 @@ int tp_btf__nested(u64 *ctx) {
 // The first message shows who uses an accepted connection: the process itself sends or receives it. The
 // process that accepts may leave the connection to a child.
 static __always_inline int own_by_message(struct sock *sk, int slot) {
-  if (!may_lack_owner() || sk->sk_protocol != IPPROTO_TCP || is_hook_check(sk, slot))
+  if (!may_lack_owner() || !is_tcp_or_mptcp(sk) || is_hook_check(sk, slot))
     return 0;
   struct connection *connection = connection_of(sk->skc_cookie);
   if (connection && (!has_owner(connection) || connection->owner_source == OWNER_ACCEPT))
-    own(connection, OWNER_MESSAGE);
+    own(connection, OWNER_MESSAGE, NULL);
   return 0;
 }
 
@@ -316,7 +375,7 @@ int fexit__inet_csk_accept(u64 *ctx) {
   bpf_probe_read_kernel(&protocol, sizeof(protocol), &sk->sk_protocol);
   bpf_probe_read_kernel(&state, sizeof(state), (void *)&sk->skc_state);
   if (cookie && protocol == IPPROTO_TCP && state != TCP_CLOSE) // it may have closed before it is accepted
-    own(known_or_new(cookie), OWNER_ACCEPT);
+    own(known_or_new(cookie), OWNER_ACCEPT, NULL);
   return 0;
 }
 
@@ -362,7 +421,7 @@ static __always_inline struct event *fail_at_once(struct sock *sk, void *name, i
   put_target(row, name, is_v6);
   struct connection connection;
   clear_connection(&connection);
-  own(&connection, OWNER_CONNECT);
+  own(&connection, OWNER_CONNECT, NULL);
   connection.direction = DIRECTION_OUTBOUND;
   put_connection(event, &connection);
   event->time = wall_of(bpf_ktime_get_boot_ns());

@@ -29,8 +29,8 @@ from nettop.probes.connections.event_records import (
     set_reasons,
 )
 from nettop.probes.connections.failures import Failures
-from nettop.probes.connections.socket_rows import ROW
-from nettop.snapshots.arrays import Index, Mask, joined, positions, take
+from nettop.probes.connections.socket_rows import ROW, give_owners
+from nettop.snapshots.arrays import joined, positions, take
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.snapshot import Array, HookStatus, Rows, known, unknown_value
 
@@ -44,13 +44,12 @@ _IN_BACKLOG_NS = 20_000_000
 UNOWNED_MAX = 4096
 """Connections in accept queues that are watched until somebody accepts them."""
 _READINGS_OF_TOTALS = 3
-_OWNER = ("pid", "start_time", "css_set", "comm", "owner_source")
 _NO_EVENTS = np.zeros(0, EVENT)
 
 
 @dataclass(frozen=True, slots=True)
 class EventsStatus:
-    """What a snapshot says of the events: exact totals since the start, losses, hooks, and gaps."""
+    """What a snapshot says of the events: totals since the start and what they lack, losses, hooks, and gaps."""
 
     counts: dict[str, int]
     lost: dict[str, int]
@@ -129,7 +128,8 @@ class ConnectionEvents:
             self._ended.expect_none()
         if self._lost:
             self._count_lost()
-        counts = {name: totals[name] for name in _COUNTED}
+        uncounted = totals["unmatched"] + self._missed
+        counts = {name: totals[name] for name in _COUNTED} | {"uncounted": uncounted}
         return EventsStatus(counts, lost, self._hooks.statuses, self._hooks.gaps)
 
     def _counted(self) -> dict[str, int]:
@@ -189,7 +189,7 @@ class ConnectionEvents:
         ownerless = np.flatnonzero((new["event"] >= CLOSE) & ~known(new["pid"]))
         if len(ownerless):  # the last reading of the table may have found an owner
             late = new[ownerless]
-            _give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
+            give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
             new[ownerless] = late
         self.failures.add(new[is_failure(new)])
         ended = new[new["event"] >= CLOSE]
@@ -201,7 +201,7 @@ class ConnectionEvents:
         nameless = (new["event"] == ACCEPT) & ~known(new["pid"])
         waiting = joined(self._pending, new[nameless])
         at = positions(waiting["id"], ended["id"])
-        _give_owners(waiting, ended, at)
+        give_owners(waiting, ended, at)
         is_ready = at >= 0
         is_ready[: max(0, len(waiting) - PENDING_MAX)] = True
         self._pending = waiting[~is_ready]
@@ -216,12 +216,13 @@ class ConnectionEvents:
         self._set_clock()
         self._rows, self._groups = rows, dict(groups)
         waiting = self._pending
-        _give_owners(waiting, rows, positions(waiting["id"], rows["id"]))
+        for name in ("id", "holder"):
+            give_owners(waiting, rows, positions(waiting[name], rows["id"]))
         is_ready = known(waiting["pid"]) | (waiting["time"] < read_at - _IN_BACKLOG_NS)
         self._pending = waiting[~is_ready]
         self._ready = joined(self._ready, waiting[is_ready])
         # What is in a listener's queue has no owner yet, and not every reading walks those: watch it to its end.
-        ids = np.concatenate([self._unowned, waiting["id"][is_ready]])
+        ids = np.concatenate([self._unowned, waiting["id"][is_ready & ~known(waiting["pid"])]])
         at = positions(ids, rows["id"])
         owned = at >= 0
         owned[owned] = known(rows["pid"][at[owned]])
@@ -257,11 +258,3 @@ def _boot_to_wall_ns() -> int:
         took = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - begun
         pairs.append((took, wall - begun - took // 2))
     return min(pairs)[1]
-
-
-def _give_owners(events: Array, owned: Array, at: Index) -> None:
-    """Copy the owners of the rows `owned` at these positions (−1: none) to the events."""
-    has_owner: Mask = at >= 0
-    has_owner[has_owner] = known(owned["pid"][at[has_owner]])
-    for name in _OWNER:
-        events[name][has_owner] = owned[name][at[has_owner]]

@@ -13,7 +13,7 @@ from nettop.kernel.rows import row_header
 from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, HOST_TOTALS, WRITERS
 from nettop.probes.connections.hooks import PROBED
-from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP
+from nettop.probes.connections.socket_rows import MPTCP, ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
 from nettop.probes.connections.udp import UDP_TOTALS, udp_slots
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
@@ -61,19 +61,27 @@ def _sock(inside: str = "") -> dict[str, str]:
 SLICES = (
     Slice("bpf_iter_meta", _plain(("seq", "seq_num")), {}),
     Slice("task_struct", _plain(_TASK), {}),
+    Slice("css_set", _plain(("dfl_cgrp",)), {}),
+    Slice("cgroup", _plain(("kn",)), {}),
+    Slice("kernfs_node", _plain(("id",)), {}),
     Slice("socket", _plain(("sk", "file")), {}),
     Slice("net", {"inum": "ns.inum"}, {}),
     Slice("sock_common", _plain(_COMMON), {}),
     Slice("numa_drop_counters", {}, _plain(("drops0", "drops1"))),
     Slice("sock", _sock(), {"sk_drop_counters": "sk_drop_counters"}),
+    Slice("mptcp_subflow_context", {}, {"conn": "conn"}),
     Slice("udp_sock", {"forward_deficit": "forward_deficit"}, {}),
     Slice("tcp_timewait_sock", {"tw_substate": "tw_sk.tw_substate"}, {}),
     Slice(
         "tcp_sock",
         _plain(_TCP_SOCK)
         | _sock("inet_conn.icsk_inet.sk.")
-        | {"syn_queue": "inet_conn.icsk_accept_queue.qlen", "inet_sport": "inet_conn.icsk_inet.inet_sport"},
-        {},
+        | {
+            "syn_queue": "inet_conn.icsk_accept_queue.qlen",
+            "inet_sport": "inet_conn.icsk_inet.inet_sport",
+            "prepared_us": "rcvq_space.time",
+        },
+        {"is_mptcp": "is_mptcp", "icsk_ulp_data": "inet_conn.icsk_ulp_data"},
     ),
 )
 
@@ -153,6 +161,7 @@ def _text(
     inbound, outbound = list(DIRECTIONS)[:2]
     shared = {
         "IPPROTO_TCP": TCP,
+        "IPPROTO_MPTCP": MPTCP,
         "CONNECTION_GROUPS": CONNECTION_GROUPS,
         "GROUP_SIZE": GROUP_SIZE,
         "STATE_UNCONN": STATE["UNCONN"],

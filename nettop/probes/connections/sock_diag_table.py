@@ -48,7 +48,10 @@ _WITHOUT_ROOT = {
     WITHOUT_ROOT: "only root sees the owners of other users' sockets: sudo nettop",
     "other namespaces": "only root may enter them: sudo nettop",
 }
-_UNBOUND = "sock_diag lists no TCP socket in CLOSE and no UDP socket before it has a port"
+_NOT_LISTED = {
+    "sockets without a port": "sock_diag lists no TCP socket in CLOSE and no UDP socket before it has a port",
+    "MPTCP sockets": "they are not requested; their subflows are TCP connections",
+}
 
 _BOUND_INACTIVE = 13
 """Requests TCP sockets in CLOSE that have a port, since Linux 6.8 (include/net/tcp_states.h)."""
@@ -189,11 +192,11 @@ class DiagTable:
 
     def _note_gaps(self, listed: list[_Listed]) -> None:
         missing = {name: error for namespace in listed for name, error in namespace.gaps.items()}
-        if len(missing) == len(PROTOCOLS):
+        if missing.keys() >= {PROTOCOLS[TCP], PROTOCOLS[UDP]}:
             raise next(iter(missing.values()))
         self._gaps = (
             {name: error.what for name, error in missing.items()}
-            | {"sockets without a port": _UNBOUND}
+            | _NOT_LISTED
             | (_WITHOUT_ROOT if self._misses_owners else {})
             | (OUTSIDE if self._has_outside else {})
         )

@@ -67,6 +67,21 @@ static __always_inline bool has_owner(struct connection *connection) {
   return connection->pid != (u32)UNKNOWN;
 }
 
+// The cookie of the MPTCP socket that holds this one as a subflow; UNKNOWN for any other socket.
+static __always_inline u64 holder_of(struct tcp_sock *tp) {
+#ifdef HAS_TCP_SOCK_IS_MPTCP
+  u64 holder = 0, cookie = 0;
+  if (!tp->is_mptcp)
+    return UNKNOWN;
+  struct mptcp_subflow_context *subflow = (struct mptcp_subflow_context *)tp->icsk_ulp_data;
+  bpf_probe_read_kernel(&holder, sizeof(holder), (void *)&subflow->conn);
+  bpf_probe_read_kernel(&cookie, sizeof(cookie), &((struct sock *)holder)->skc_cookie);
+  return cookie ? cookie : UNKNOWN;
+#else
+  return UNKNOWN;
+#endif
+}
+
 // A process, from one of the structs that name it to another: a row, a connection.
 #define COPY_PROCESS(to, from)                                                                               \
   do {                                                                                                       \
@@ -77,6 +92,14 @@ static __always_inline bool has_owner(struct connection *connection) {
     ((u64 *)(to)->comm)[1] = ((u64 *)(from)->comm)[1];                                                       \
   } while (0)
 
+// The control group of a task in the unified hierarchy, by the lower half of its id.
+static __always_inline u32 cgroup_of(struct task_struct *task) {
+  struct css_set *groups = (struct css_set *)task->cgroups;
+  struct cgroup *group = (struct cgroup *)groups->dfl_cgrp;
+  struct kernfs_node *folder = (struct kernfs_node *)group->kn;
+  return folder->id;
+}
+
 // The process of a task, into a row or a connection.
 #define PUT_PROCESS(to, task)                                                                                \
   do {                                                                                                       \
@@ -84,14 +107,18 @@ static __always_inline bool has_owner(struct connection *connection) {
     (to)->pid = (task)->tgid;                                                                                \
     (to)->start_time = leader->start_boottime;                                                               \
     (to)->css_set = (task)->cgroups;                                                                         \
+    (to)->cgroup_id = cgroup_of(task);                                                                       \
     ((u64 *)(to)->comm)[0] = ((u64 *)leader->comm)[0];                                                       \
     ((u64 *)(to)->comm)[1] = ((u64 *)leader->comm)[1];                                                       \
   } while (0)
 
-static __always_inline void put_owner_of(struct row *row, struct connection *connection) {
-  COPY_PROCESS(row, connection);
-  row->owner_source = connection->owner_source;
-}
+// The owner that a connection has, into a row or into another connection.
+#define COPY_OWNER(to, connection)                                                                           \
+  do {                                                                                                       \
+    COPY_PROCESS(to, connection);                                                                            \
+    (to)->cgroup_id = (connection)->cgroup_id;                                                               \
+    (to)->owner_source = (connection)->owner_source;                                                         \
+  } while (0)
 
 static __always_inline void put_connection_owner(struct connection *connection, struct task_struct *task,
                                                  u8 source) {
@@ -145,7 +172,7 @@ static __always_inline u64 cookie_of(struct sock *sk) {
   return sk->skc_cookie;
 }
 
-static __always_inline void put_identity(struct row *row, struct sock_common *sk, u8 protocol) {
+static __always_inline void put_identity(struct row *row, struct sock_common *sk, u16 protocol) {
   row->id = cookie_of((struct sock *)sk);
   row->protocol = protocol;
   put_addresses(row, sk);

@@ -16,7 +16,7 @@ from nettop.snapshots.connections import DIRECTIONS, PROTOCOLS, SOCKETS, STATES
 from nettop.snapshots.schema import BEGAN, row_dtype
 from nettop.snapshots.snapshot import Array, known
 
-TCP, UDP = (number for number, name in PROTOCOLS.items() if name in ("tcp", "udp"))
+TCP, UDP, MPTCP = PROTOCOLS
 STATE = {name: number for number, name in STATES.items()}
 _INBOUND, _OUTBOUND = (number for number, name in DIRECTIONS.items() if name.endswith("?"))
 
@@ -27,13 +27,17 @@ ROW = row_dtype(
         ("has_file", "u1"),
         ("fd", "u4"),
         ("syn_queue", "u4"),
+        ("cgroup_id", "u4"),
+        ("holder", "u8"),
         ("start_time", "u8"),
         ("css_set", "u8"),
         ("comm", "S16"),
     ),
 )
 """A row as the programs write it: the table's fields, then the owner process, a listener's half-open queue, and, for
-sockets that no descriptor led to, whether a process has it all the same."""
+sockets that no descriptor led to, whether a process has it all the same, and which MPTCP socket holds it."""
+
+_OWNER = ("pid", "fd", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 
 
 class Counted(NamedTuple):
@@ -61,6 +65,14 @@ def choose_owners(rows: Array, before: Array) -> tuple[Index, Index]:
     best_first = np.lexsort((rows["pid"][at], ~rows["start_time"][at], newcomer, ids[shared]))
     order[shared] = at[best_first]
     return order[first], at
+
+
+def give_owners(rows: Array, owned: Array, at: Index) -> None:
+    """Copy the owners of the rows `owned` at these positions (−1: none) to the `rows`."""
+    has_owner: Mask = at >= 0
+    has_owner[has_owner] = known(owned["pid"][at[has_owner]])
+    for name in _OWNER:
+        rows[name][has_owner] = owned[name][at[has_owner]]
 
 
 def descriptors_of(row: Array, shared: Array) -> list[tuple[int, int]]:
@@ -100,7 +112,7 @@ def infer_directions(rows: Array) -> None:
     local port."""
     port = rows["netns"].astype(np.uint64) << np.uint64(16) | rows["local_port"]
     listening = np.unique(port[rows["state"] == STATE["LISTEN"]])
-    connected = (rows["protocol"] == TCP) & known(rows["remote_port"]) & ~known(rows["direction"])
+    connected = (rows["protocol"] != UDP) & known(rows["remote_port"]) & ~known(rows["direction"])
     inbound = positions(port, listening) >= 0
     rows["direction"][connected] = np.where(inbound[connected], _INBOUND, _OUTBOUND)
 

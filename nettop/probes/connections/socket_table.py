@@ -27,11 +27,12 @@ from nettop.probes.connections.socket_rows import (
     count_hashed,
     count_waiting_for_fin,
     descriptors_of,
+    give_owners,
     merge,
     unowned,
     without,
 )
-from nettop.snapshots.arrays import joined, take
+from nettop.snapshots.arrays import joined, positions, take
 from nettop.snapshots.connections import HIDDEN_OWNER, OUTSIDE
 from nettop.snapshots.snapshot import Array
 
@@ -131,7 +132,8 @@ class SocketTable:
         time_wait = unattributed["id"][unattributed["state"] == STATE["TIME_WAIT"]]
         if len(time_wait):
             owned = without(owned, np.sort(time_wait))
-        self.processes.name(unattributed, more=True)  # orphans, whose closer is known
+        give_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
+        self.processes.name(unattributed, more=True)  # subflows, and orphans, whose closer is known
         if self._has_outside:
             unattributed["process"][unattributed["has_file"] == 1] = self.processes.code(HIDDEN_OWNER)
         return merge(owned, unattributed), counts

@@ -67,7 +67,7 @@ static __always_inline void put_seen(struct row *row, struct task_struct *task) 
   if (task && !has_owner(connection))
     put_connection_owner(connection, task, OWNER_DESCRIPTOR);
   if (!task && has_owner(connection))
-    put_owner_of(row, connection);
+    COPY_OWNER(row, connection);
 }
 
 static __always_inline void note_reader(struct bpf_iter_meta *meta) {
@@ -90,7 +90,7 @@ BPF_ITER(task_file) {
   if (!sk || (sk->skc_family != AF_INET && sk->skc_family != AF_INET6))
     return 0;
   u16 protocol = sk->sk_protocol;
-  if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+  if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_MPTCP)
     return 0;
   struct row row;
   start_row(&row);
@@ -99,12 +99,15 @@ BPF_ITER(task_file) {
     if (!tp)
       return 0;
     put_tcp(&row, tp);
-  } else {
+  } else if (protocol == IPPROTO_UDP) {
     put_udp(&row, sk);
+  } else {
+    row.state = sk->skc_state; // the numbers of an MPTCP socket are those of its subflows
+    row.uid = sk->sk_uid;
   }
   put_identity(&row, (struct sock_common *)sk, protocol);
   put_owner(&row, task, ctx->fd);
-  if (protocol == IPPROTO_TCP)
+  if (protocol != IPPROTO_UDP)
     put_seen(&row, task);
   bpf_seq_write((void *)ctx->meta->seq, &row, sizeof(row));
   return 0;
@@ -137,8 +140,10 @@ BPF_ITER(tcp) {
     struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
     if (!tp)
       return 0;
-    // A socket with a file belongs to a process: the walk over descriptors has it already.
-    row.has_file = has_file((struct sock *)tp);
+    // A socket with a file belongs to a process: the walk over descriptors has it already. It has not the
+    // subflows of MPTCP, whose file leads to the socket that holds them.
+    row.holder = holder_of(tp);
+    row.has_file = row.holder == UNKNOWN && has_file((struct sock *)tp);
     if (row.has_file && !is_listed(LIST_WITH_FILE))
       return 0;
     put_tcp(&row, tp);

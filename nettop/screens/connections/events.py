@@ -43,15 +43,18 @@ class EventsScreen(LensScreen):
     )
 
     def headline(self, view: View) -> list[BarItem]:
-        """How many open, close and fail per second: counted in the kernel, so exact even when events are lost."""
+        """How many open, close and fail per second: counted in the kernel, also when events are lost; and of how many
+        changes the kernel itself skipped the count, if any."""
         if why_no_events(view) is not None:
             labels = ("opened", "closed", "failed")
             return [headline.not_available(label, 900 - n) for n, label in enumerate(labels)]
+        uncounted = view.snapshot.counts.get("uncounted")
         return [
             rate("opened", opened_per_s(view), 800),
             rate("closed", view.count_rate("closed"), 700),
             rate("failed", view.count_rate("failed"), 900),
             headline.count("events", view.size, 500),
+            *([headline.count("uncounted", uncounted, 600, warn=True)] if uncounted else []),
         ]
 
     def source_key(self, view: View, key: int) -> int | None:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections in SYN_RECV that have a socket already, of Fast Open and of two that connect to each other at once."""
+
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from . import traffic
+from .lab import Dropper, End, Lab, Worker, until
+from .test_events import Watch, by_event, kill_sockets, part, process
+from .traffic import Call
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.since("5.12", "a program at a tracepoint may not ask for a socket's cookie"),
+]
+
+WITHOUT_COOKIES = 0x207
+"""net.ipv4.tcp_fastopen: as client and as server, and neither needs a cookie."""
+
+
+def listen_fast_open(memory: dict[Any, Any], host: str) -> int:
+    """A listener that takes data with the SYN; its port."""
+    port = traffic.listen(memory, "listener", host)
+    memory["listener"].setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+    return port
+
+
+def send_with_syn(memory: dict[Any, Any], target: tuple[str, int], size: int) -> None:
+    """Connects and sends so many bytes with the SYN."""
+    memory[0] = socket.socket()
+    memory[0].setblocking(False)
+    assert memory[0].sendto(bytes(size), socket.MSG_FASTOPEN, target) == size
+
+
+def half_open(lab: Lab, size: int) -> tuple[tuple[End, End], Worker, Worker, Dropper]:
+    """Connection 0, which the server has accepted: of the client's packets only SYN, with data, and RST arrive."""
+    near, far = lab.pair()
+    for end in (near, far):
+        end.namespace.sysctl("net.ipv4.tcp_fastopen", WITHOUT_COOKIES)
+    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
+    port = server.call(listen_fast_open, far.v4)
+    dropper = lab.dropper(far)
+    dropper.rule(with_flags=Dropper.ACK, without_flags=Dropper.RST)
+    client.call(send_with_syn, (far.v4, port), size)
+    server.call(traffic.accept, "listener", 0)
+    return (near, far), client, server, dropper
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [("resets", "reset by peer"), ("is killed", "killed"), ("leaves data unread", "reset by us")],
+)
+def test_fast_open_that_never_opens(lab: Lab, ending: str, reason: str) -> None:
+    """What carried data, but ends before its SYN-ACK is acknowledged, has failed; who accepted it owns it."""
+    with Watch() as watch:
+        began = time.monotonic_ns()
+        (_, far), client, server, _ = half_open(lab, 101)
+        watch.read()
+        if ending == "resets":
+            client.call(traffic.linger, [0])
+            client.call(traffic.close, [0])
+        elif ending == "is killed":
+            until(lambda: kill_sockets(far.namespace, "state", "syn-recv"), "the server's end is killed")
+        else:
+            server.call(traffic.close, [0])
+        (failed,) = watch.wait(far.namespace, fail=1)
+        ended = part(failed, "reason", "direction", "state", "bytes_received")
+        assert ended == (reason, "inbound", "SYN_RECV", 101)
+        assert part(failed, "pid", "process") == process(server.pid)
+        assert 0 < failed["duration_us"] <= (time.monotonic_ns() - began) // 1000
+
+
+def test_fast_open_that_closes_before_it_opens(lab: Lab) -> None:
+    """A server that answers and closes before its SYN-ACK is acknowledged had a connection: it opens, then closes."""
+    with Watch() as watch:
+        (near, far), client, server, dropper = half_open(lab, 101)
+        server.call(traffic.exchange, {0: 103}, {0: 101})
+        server.call(traffic.close, [0])
+        dropper.nothing()
+        client.call(traffic.exchange, {}, {0: 103})
+        client.call(traffic.close, [0])
+        reported = by_event(watch.wait(far.namespace, accept=1, close=1))
+        names = ("direction", "pid", "process")
+        assert {part(row, *names) for row in reported.values()} == {("inbound", *process(server.pid))}
+        ended = part(reported["close"], "reason", "bytes_sent", "bytes_received")
+        assert ended == ("closed by us", 103, 101)
+        assert reported["close"]["opened_at"] == reported["accept"]["time"]
+        assert reported["close"]["duration_us"] is not None
+        theirs = by_event(watch.wait(near.namespace, connect=1, close=1))["close"]
+        assert part(theirs, "reason", "direction", "pid") == ("closed by peer", "outbound", client.pid)
+
+
+def test_both_connect_and_neither_opens(lab: Lab) -> None:
+    """Of two that connect to each other at once, one that dies in SYN_RECV failed to connect."""
+    with Watch() as watch:
+        near, far = lab.pair()
+        workers = {end: lab.worker(end.namespace, name) for end, name in ((near, "near"), (far, "far"))}
+        began = time.monotonic_ns()
+        droppers = {end: lab.dropper(end) for end in workers}
+        for dropper in droppers.values():
+            dropper.rule(every=1)
+        for end, peer, port in ((near, far, 6001), (far, near, 6002)):
+            call = Call((peer.v4, 12003 - port), (end.v4, port))
+            workers[end].call(traffic.connect_without_answer, 0, call)
+        droppers[far].nothing()  # so that the SYN arrives when it is sent again, and is never answered
+        until(lambda: kill_sockets(far.namespace, "state", "syn-recv"), "the far end is killed")
+        (failed,) = watch.wait(far.namespace, fail=1)
+        expected = ("killed", "outbound", "SYN_RECV", *process(workers[far].pid))
+        assert part(failed, "reason", "direction", "state", "pid", "process") == expected
+        assert 0 < failed["duration_us"] <= (time.monotonic_ns() - began) // 1000

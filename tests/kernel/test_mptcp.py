@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MPTCP: a process holds one socket, whose subflows are TCP connections that the kernel opens and closes for it."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from nettop.snapshots.connections import LENS
+from nettop.snapshots.schema import Kind
+
+from . import ss, traffic
+from .command import JSON, Row, Running, by_cookie, in_namespaces, rows
+from .lab import Lab, Namespace, Worker, until
+from .test_events import Watch, part, process, processes
+from .traffic import Call
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.since("5.12", "a program at a tracepoint may not ask for a socket's cookie"),
+    pytest.mark.skipif(not Path("/proc/sys/net/mptcp").exists(), reason="this kernel has no MPTCP"),
+]
+
+COUNTERS = [field.name for field in LENS.tables[0].stored if field.kind is Kind.COUNTER]
+
+
+def joined(lab: Lab, host: str = "127.0.0.1") -> tuple[Namespace, Worker, Worker]:
+    """A namespace with a client and a server joined by one MPTCP connection over loopback, number 0."""
+    home = lab.namespace()
+    client, server = lab.worker(home, "client"), lab.worker(home, "server")
+    port = server.call(traffic.listen_mptcp, "listener", host)
+    client.call(traffic.connect, 0, Call((host, port), protocol=socket.IPPROTO_MPTCP))
+    server.call(traffic.accept, "listener", 0)
+    return home, client, server
+
+
+def move(client: Worker, server: Worker, up: int, down: int) -> None:
+    """Moves these bytes over connection 0."""
+    client.start(traffic.exchange, {0: up}, {0: down})
+    server.call(traffic.exchange, {0: down}, {0: up})
+    client.result()
+
+
+def owners(listed: list[Row], protocol: str) -> dict[int, tuple[int | None, str | None]]:
+    """The processes of the rows of a protocol, by cookie."""
+    return {row["id"]: part(row, "pid", "process") for row in listed if row["protocol"] == protocol}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_sockets_and_subflows(lab: Lab, host: str) -> None:
+    """The socket that a process holds and its subflow are two rows with one owner; the subflow has the numbers."""
+    home, client, server = joined(lab, host)
+    move(client, server, 1009, 1013)
+    listed = in_namespaces(rows(everything=False), home.inode)
+    subflows = {cookie: row for cookie, row in ss.sockets(home, "-t", "-p").items() if row.state != "LISTEN"}
+    holders = {cookie: process(row.holders[0][0]) for cookie, row in subflows.items()}
+    assert owners(listed, "tcp") == holders
+    assert sorted(holders.values()) == sorted(process(worker.pid) for worker in (client, server))
+    held = {worker.call(traffic.cookie, 0): process(worker.pid) for worker in (client, server)}
+    assert owners(listed, "mptcp") == held
+    assert {row["id"] for row in listed} == holders.keys() | held.keys()
+    by_id = by_cookie(listed)
+    ends = ("pid", "local_address", "local_port", "remote_address", "remote_port", "state", "direction")
+    assert {part(by_id[cookie], *ends) for cookie in held} == {part(by_id[key], *ends) for key in subflows}
+    assert {by_id[cookie][name] for cookie in held for name in COUNTERS} == {None}
+    moved = {by_id[cookie]["pid"]: part(by_id[cookie], "bytes_sent", "bytes_received") for cookie in subflows}
+    assert moved == {client.pid: (1009, 1013), server.pid: (1013, 1009)}
+
+
+def test_listener(lab: Lab) -> None:
+    """A listener of MPTCP and the TCP listener that it opens belong to the process."""
+    home = lab.namespace()
+    server = lab.worker(home, "server")
+    server.call(traffic.listen_mptcp, "listener", "127.0.0.1")
+    listed = in_namespaces(rows(), home.inode)
+    assert {part(row, "protocol", "state", "pid") for row in listed} == {
+        (protocol, "LISTEN", server.pid) for protocol in ("tcp", "mptcp")
+    }
+
+
+def test_subflows_stay(lab: Lab) -> None:
+    """A subflow keeps its row and its owner over several refreshes, and goes with its connection."""
+    home, client, server = joined(lab)
+    with Running(*JSON, "--interval", "3600", "--count", "5") as running:
+        for number in range(1, 5):
+            until(lambda number=number: len(running.refreshes()) == number, f"refresh {number}")
+            running.refresh()
+        assert running.wait() == 0, running.errors()
+        refreshes = [in_namespaces(refresh, home.inode) for refresh in running.refreshes()]
+    expected = {process(client.pid), process(server.pid)}
+    assert [set(owners(listed, "tcp").values()) for listed in refreshes] == [expected] * 5
+
+
+@pytest.mark.parametrize("closer", ["client", "server", "both", "client resets"])
+@pytest.mark.parametrize("is_read", [False, True], ids=["unread", "read"])
+def test_events_name_the_process(lab: Lab, closer: str, is_read: bool) -> None:
+    """A thread of the kernel closes subflows: their events name the process that holds the MPTCP socket."""
+    with Watch() as watch:
+        home, client, server = joined(lab)
+        move(client, server, 1009, 1013)
+        if is_read:
+            watch.read()
+        if closer == "client resets":
+            client.call(traffic.linger, [0])
+        for worker in (server, client) if closer == "server" else (client, server):
+            worker.call(traffic.close, [0])
+        reported = watch.wait(home, connect=1, accept=1, close=2)
+        pids = {"outbound": process(client.pid), "inbound": process(server.pid)}
+        assert {row["protocol"] for row in reported} == {"tcp"}
+        assert [part(row, "pid", "process") for row in reported] == [
+            pids[row["direction"]] for row in reported
+        ]
+        moved = {
+            row["pid"]: part(row, "bytes_sent", "bytes_received")
+            for row in reported
+            if row["event"] == "close"
+        }
+        assert moved == {client.pid: (1009, 1013), server.pid: (1013, 1009)}
+
+
+def test_connections_from_before_the_start(lab: Lab) -> None:
+    """Of a connection that was there already, the first reading finds the owners of both ends."""
+    home, client, server = joined(lab)
+    with Watch() as watch:
+        watch.read()
+        for worker in (client, server):
+            worker.call(traffic.close, [0])
+        reported = watch.wait(home, close=2)
+    assert sorted(part(row, "pid", "process") for row in reported) == sorted(
+        process(worker.pid) for worker in (client, server)
+    )
+
+
+def test_totals_of_processes(lab: Lab) -> None:
+    """What a connection moves counts once, while it is open and when it has closed."""
+    with Watch() as watch:
+        home, client, server = joined(lab)
+        move(client, server, 1009, 1013)
+        is_open = processes(watch.read(), client.pid, server.pid)
+        for worker in (client, server):
+            worker.call(traffic.close, [0])
+        watch.wait(home, connect=1, accept=1, close=2)
+        ended = processes(watch.read(), client.pid, server.pid)
+        names = ("connections", "closed", "bytes_sent", "bytes_received")
+        assert part(is_open[client.pid], *names) == (1, 0, 1009, 1013)
+        assert part(ended[client.pid], *names) == (0, 1, 1009, 1013)
+        assert part(ended[server.pid], *names) == (0, 1, 1013, 1009)
+
+
+def test_a_subflow_that_the_kernel_adds(lab: Lab) -> None:
+    """A second path is opened and closed by a thread of the kernel, and belongs to the process all the same."""
+    with Watch() as watch:
+        near, far = lab.pair()
+        for end in (near, far):
+            end.namespace.ip("mptcp", "limits", "set", "subflow", "2", "add_addr_accepted", "2")
+        near.namespace.ip("mptcp", "endpoint", "add", near.address(7), "dev", near.device, "subflow")
+        client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
+        port = server.call(traffic.listen_mptcp, "listener", far.v4)
+        client.call(traffic.connect, 0, Call((far.v4, port), protocol=socket.IPPROTO_MPTCP))
+        server.call(traffic.accept, "listener", 0)
+        move(client, server, 1009, 1013)
+        opened = watch.wait(near.namespace, connect=2)
+        assert {row["local_address"] for row in opened} == {near.v4, near.address(7)}
+        listed = watch.read().tables["sockets"].array
+        ours = listed[(listed["netns"] == near.namespace.inode) & (listed["protocol"] == 6)]
+        assert ours["pid"].tolist() == [client.pid] * 2
+        for worker in (client, server):
+            worker.call(traffic.close, [0])
+        reported = watch.wait(near.namespace, connect=2, close=2)
+        assert {part(row, "pid", "process") for row in reported} == {process(client.pid)}
