@@ -88,7 +88,7 @@ class Source:
         processes = Processes(Host())
         rows = self.ended.follow(table)
         mark_new(rows)
-        left = self.ended.read(rows[:0], processes, taken)
+        left = self.ended.read(rows[:0], {}, processes, taken)
         tables = {SOCKETS.name: Rows(SOCKETS, rows, processes.texts(), taken)}
         self.snapshots.append(Snapshot("connections", taken, taken, tables, ended={SOCKETS.name: left}))
         return self.snapshots[-1]

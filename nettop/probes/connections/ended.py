@@ -78,8 +78,11 @@ class EndedSockets:
         self._open = take(rows, np.flatnonzero(_is_open(rows)))
         return rows
 
-    def read(self, others: Array, processes: Processes, taken_ns: int) -> Ended:
-        """What has ended up to this reading: the connections, and the rows of `others` (ROW)."""
+    def read(self, others: Array, untracked: Mapping[str, int], processes: Processes, taken_ns: int) -> Ended:
+        """What has ended up to this reading: the connections, and the rows of `others` (ROW).
+
+        `untracked` is what was counted, in all since the start, without belonging to any row.
+        """
         _add_up(self._of_others, others)
         rows = joined(_rows_of(self.events[-LISTED_MAX:]), others)
         rows["state"] = STATE["CLOSE"]
@@ -90,7 +93,9 @@ class EndedSockets:
         total["id"] = 0
         total["process"] = processes.code(NOT_LISTED)
         for name in COUNTERS:
-            total[name] = self._of_events[name] + self._of_others[name] + self._lost[name]
+            total[name] = (
+                self._of_events[name] + self._of_others[name] + self._lost[name] + untracked.get(name, 0)
+            )
         return Ended(self._listed, Rows(SOCKETS, total, processes.texts(), taken_ns))
 
 

@@ -242,20 +242,20 @@ class Connections:
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
         rows, counts = table.read(self._last, taken_ns)
-        udp_ended = rows[:0]
+        udp_ended, untracked = rows[:0], {}
         if self._udp:
             rows, udp_ended = self._udp.read(rows, self._last, table.processes)
+            untracked = self._udp.untracked
             mark_new(udp_ended)
         infer_directions(rows)
         self._last = rows
         if events:
             events.add_reading(rows, read_at, table.processes.groups())
         status = events.status() if events else EventsStatus({}, {}, self._no_events)
-        ended = {}
         if events and events.works:
             events.collect()  # what has ended while the table was read
             rows = self._ended.follow(rows)
-            ended[SOCKETS.name] = self._ended.read(udp_ended, table.processes, taken_ns)
+        ended = self._ended.read(udp_ended, untracked, table.processes, taken_ns)
         mark_new(rows)
         unattributed = (
             {"unattributed": int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))}
@@ -276,7 +276,7 @@ class Connections:
             lost=lost | status.lost | udp.lost,
             hooks=(*self._table_hooks, *status.hooks, *udp.hooks),
             gaps=table.gaps() | status.gaps | udp.gaps,
-            ended=ended,
+            ended={SOCKETS.name: ended},
         )
         return self._with_groups(snapshot) if GROUPS.name in self._tables else snapshot
 

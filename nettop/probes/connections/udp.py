@@ -61,7 +61,8 @@ class UdpTotals:
         self._program = program
         self._hooks = Hooks(program, loader, check, udp_slots())
         self._status = attach_best(UDP_FALLBACKS, self._hooks.take, chosen)
-        self._totals = self._ended = dict.fromkeys(COUNTED, 0)
+        self._totals = self._ended = self.untracked = dict.fromkeys(COUNTED, 0)
+        """`untracked` is what sockets moved that found no entry; it is in no row."""
         self._lost = 0
 
     def finish_hooks(self) -> None:
@@ -104,11 +105,12 @@ class UdpTotals:
     def _add_up(self, entries: Array) -> None:
         """Take the totals: each message is in an entry, was in one that was taken out, or found none."""
         by_cpu = maps.read_per_cpu(self._program.maps["untracked"], 0, UDP_TOTALS)
+        self.untracked = {name: int(by_cpu[name].sum()) for name in COUNTED}
         self._totals = {
-            name: self._ended[name] + int(entries[name].sum()) + int(by_cpu[name].sum()) for name in COUNTED
+            name: self._ended[name] + int(entries[name].sum()) + self.untracked[name] for name in COUNTED
         }
         skipped = sum(map(bpf.recursion_misses, self._program.functions.values()))
-        self._lost = int(by_cpu["messages_sent"].sum() + by_cpu["messages_received"].sum()) + skipped
+        self._lost = self.untracked["messages_sent"] + self.untracked["messages_received"] + skipped
 
     def _take_out(self, gone: Array, before: Array) -> Array:
         """Delete the entries of these sockets, and return their last rows."""
