@@ -33,8 +33,10 @@ from nettop.snapshots.source import DropPrivileges, EventSource, PrivilegedSourc
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0
 """A lens without a lease stays attached this long: going to another screen and back costs nothing."""
-DRAIN_PAUSE_S = 0.025
+DRAIN_PAUSE_S = 0.1
 """Between two drains: what comes meanwhile is taken at once, and the kernel need not wake the thread for it."""
+CHECK_PAUSE_S = 0.025
+"""Meanwhile, between two looks at whether so much has come that it cannot wait."""
 
 
 class Lease:
@@ -217,16 +219,16 @@ class Session:
         """Wait for the deadline or for work; False when it is time to stop."""
         while not (self._stopping or self._tasks):
             now = time.monotonic()
-            rested = self._drained_at + DRAIN_PAUSE_S
+            rest = self._drained_at + DRAIN_PAUSE_S - now
             remaining = self._deadline - now
             if remaining <= 0:
                 break
             wakeups: dict[int, int] = {}
-            if now >= rested:
-                sources = [attached.events for attached in self._attached.values() if attached.events]
+            sources = [attached.events for attached in self._attached.values() if attached.events]
+            if rest <= 0 or any(source.is_filling() for source in sources):
                 wakeups = {number: select.POLLIN for source in sources for number in source.wakeups()}
             else:
-                remaining = min(remaining, rested - now)
+                remaining = min(remaining, rest, CHECK_PAUSE_S)
             if self._event.wait(wakeups, remaining):
                 break
         return not self._stopping

@@ -39,6 +39,11 @@ class Ring:
         struct.pack_into("=Q", self._reader, 0, at + used)
         return records
 
+    @property
+    def filled(self) -> float:
+        """The share of the ring that waits to be read."""
+        return (_position(self._writer) - _position(self._reader)) / self._size
+
     def close(self) -> None:
         """Unmap; a second call does nothing."""
         if not self._reader.closed:

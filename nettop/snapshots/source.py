@@ -38,6 +38,9 @@ class EventSource(Source, Protocol):
     def wakeups(self) -> tuple[int, ...]:
         """Descriptors that are readable while there is something to drain; the same from start to close."""
 
+    def is_filling(self) -> bool:
+        """Whether so much waits that it is to be drained soon; asked often, so it has to be quick."""
+
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """What came since the last call, as batches of append tables."""
 

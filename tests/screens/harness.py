@@ -51,6 +51,10 @@ class Script:
             raise step
         return step
 
+    def is_filling(self) -> bool:
+        """Nothing waits for long."""
+        return False
+
     def wakeups(self) -> tuple[int, ...]:
         """Nobody is woken."""
         return ()

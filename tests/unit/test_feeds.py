@@ -265,6 +265,10 @@ class Woken:
             self.put(self.reported_by_reading)
         return snapshot(taken_ns)
 
+    def is_filling(self) -> bool:
+        """Nothing waits for long."""
+        return False
+
     def wakeups(self) -> tuple[int, ...]:
         """The eventfd, on which the sampler goes to sleep."""
         if self.calls[-1] != "wait":

@@ -71,6 +71,10 @@ class Woken(Scripted):
             if not quietly:
                 os.eventfd_write(self._wakeup, 1)
 
+    def is_filling(self) -> bool:
+        """Nothing waits for long."""
+        return False
+
     def wakeups(self) -> tuple[int, ...]:
         """The descriptor that events make readable."""
         return (self._wakeup,)

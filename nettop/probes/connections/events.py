@@ -44,6 +44,7 @@ _IN_BACKLOG_NS = 20_000_000
 UNOWNED_MAX = 4096
 """Connections in accept queues that are watched until somebody accepts them."""
 _READINGS_OF_TOTALS = 3
+_FILLING = 0.25
 _NO_EVENTS = np.zeros(0, EVENT)
 
 
@@ -163,6 +164,10 @@ class ConnectionEvents:
     def wakeups(self) -> tuple[int, ...]:
         """Descriptors that become readable when there are events."""
         return (self._ring.descriptor,) if self.works else ()
+
+    def is_filling(self) -> bool:
+        """Whether the ring may be full before long."""
+        return self.works and self._ring.filled > _FILLING
 
     def begin_reading(self) -> int:
         """Take what the ring has before the table is read. Later events are newer than the time returned, which is wall

@@ -294,6 +294,10 @@ class Connections:
             return (self._loader.descriptor,)
         return self._events.wakeups() if self._events else ()
 
+    def is_filling(self) -> bool:
+        """Whether the ring of events may be full before long."""
+        return self._events is not None and self._events.is_filling()
+
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """The events that have become ready since the last call."""
         if self._loader is not None and select.select([self._loader.descriptor], [], [], 0)[0]:
