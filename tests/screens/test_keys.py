@@ -153,7 +153,7 @@ async def in_harness(
     harness = harness_of(busy_host(), {"command": "nginx"})
     app = harness.app(lens_set=(lenses()[0], other_lens()))
     app.__class__ = Watched
-    async with app.run_test(size=(120, 30)) as pilot:
+    async with app.run_test(size=(130, 30)) as pilot:
         harness.tick()
         harness.tick()
         await settled(pilot, harness)

@@ -224,7 +224,7 @@ async def test_one_cost_on_one_screen() -> None:
 
 async def test_the_footer_names_the_key_where_it_fits() -> None:
     """The first of all to leave."""
-    for width, is_there in ((170, True), (80, False)):
+    for width, is_there in ((190, True), (80, False)):
         harness = harness_with(snapshots())
         app = harness.app()
         async with app.run_test(size=(width, 30)) as pilot:

@@ -69,7 +69,9 @@ class EndedSockets:
         is_dead = _is_open(rows) & (positions(rows["id"], dead) >= 0)
         self._dead = rows["id"][is_dead]
         rows = take(rows, np.flatnonzero(~is_dead))
-        orphans = self._open[_is_missing(self._open["id"], rows["id"]) & _is_missing(self._open["id"], dead)]
+        ids = self._open["id"]
+        left = (positions(ids, rows["id"]) < 0) & (positions(ids, dead) < 0)
+        orphans = take(self._open, np.flatnonzero(left))
         orphans["state"] = unknown_value(orphans["state"].dtype)
         rows = merge(rows, orphans)
         closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
@@ -115,11 +117,6 @@ def _is_open(rows: Array) -> Mask:
     has_numbers = (rows["protocol"] == TCP) & known(rows["bytes_sent"])
     is_open: Mask = has_numbers & ~np.isin(rows["state"], _NOT_OPEN)
     return is_open
-
-
-def _is_missing(ids: Array, among: Array) -> Mask:
-    missing: Mask = positions(ids, among) < 0
-    return missing
 
 
 def _rows_of(events: Array) -> Array:

@@ -76,6 +76,8 @@ _ENDED_BY = {
 }
 _BY_STATE = np.full(256, RESET_BY_US, np.uint16)
 _BY_STATE[[STATE[name] for name in _ENDED_BY]] = list(_ENDED_BY.values())
+_IS_GRACEFUL = np.zeros(1 << 16, bool)
+_IS_GRACEFUL[list(GRACEFUL)] = True
 
 
 def set_reasons(events: Array) -> None:
@@ -91,6 +93,5 @@ def set_reasons(events: Array) -> None:
 
 def is_failure(events: Array) -> Mask:
     """Which events are of a connection that did not open, or did not end as both sides agreed."""
-    ended = events["event"] >= CLOSE
-    failures: Mask = ended & ~np.isin(events["reason"], tuple(GRACEFUL))
+    failures: Mask = (events["event"] >= CLOSE) & ~_IS_GRACEFUL[events["reason"]]
     return failures

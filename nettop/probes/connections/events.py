@@ -196,21 +196,22 @@ class ConnectionEvents:
             late = new[ownerless]
             give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
             new[ownerless] = late
-        self.failures.add(new[is_failure(new)])
-        ended = new[new["event"] >= CLOSE]
-        ended = take(ended, np.argsort(ended["id"], kind="stable"))
+        self.failures.add(take(new, np.flatnonzero(is_failure(new))))
+        ends = np.flatnonzero(new["event"] >= CLOSE)
+        ended = take(new, ends[np.argsort(new["id"][ends], kind="stable")])
         self._ended.add(ended)
         self._unowned = self._unowned[positions(self._unowned, ended["id"]) < 0]
         if self._followed is not None:
             new = new[(new["is_followed"] == 1) & (new["event"] != ACCEPT)]
         nameless = (new["event"] == ACCEPT) & ~known(new["pid"])
-        waiting = joined(self._pending, new[nameless])
+        waiting = joined(self._pending, take(new, np.flatnonzero(nameless)))
         at = positions(waiting["id"], ended["id"])
         give_owners(waiting, ended, at)
         is_ready = at >= 0
         is_ready[: max(0, len(waiting) - PENDING_MAX)] = True
-        self._pending = waiting[~is_ready]
-        self._ready = joined(self._ready, waiting[is_ready], new[~nameless])
+        self._pending = take(waiting, np.flatnonzero(~is_ready))
+        ready = take(waiting, np.flatnonzero(is_ready)), take(new, np.flatnonzero(~nameless))
+        self._ready = joined(self._ready, *ready)
 
     def add_reading(self, rows: Array, read_at: int, groups: Mapping[int, str]) -> None:
         """Give what waits the owners that a reading of the table found: `rows`, sorted by id.
