@@ -17,7 +17,16 @@ from nettop.query.query import Query
 from nettop.query.times import rfc3339_all
 from nettop.snapshots.arrays import Index, Mask, as_list, joined, positions, take
 from nettop.snapshots.schema import BEGAN, RATE, Field, Kind
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Array, Frame, Rows, Snapshot, known, unknown_value
+from nettop.snapshots.snapshot import (
+    NOT_AVAILABLE,
+    Array,
+    Frame,
+    Rows,
+    Snapshot,
+    known,
+    sum_of,
+    unknown_value,
+)
 
 Names = Callable[[bytes], "str | None"]
 """Gives the name of a 16-byte address if it is known by now."""
@@ -362,10 +371,10 @@ class View:
         if self._left is None or self.before is None or self.frame.before is None:
             return 0
         left_before = self.frame.before.ended.get(self.table.name)
-        ended = _sum_of(self._left.total.array[name])
-        ended_before = 0 if left_before is None else _sum_of(left_before.total.array[name])
-        left = _sum_of(self.before.array[name][self._left_at])
-        return max(0, ended - ended_before - _sum_of(self._ended_rows[name]) - left)
+        ended = sum_of(self._left.total.array[name])
+        ended_before = 0 if left_before is None else sum_of(left_before.total.array[name])
+        left = sum_of(self.before.array[name][self._left_at])
+        return max(0, ended - ended_before - sum_of(self._ended_rows[name]) - left)
 
     @cached_property
     def has_rest(self) -> bool:
@@ -494,11 +503,6 @@ class View:
     def _group_values(self, field: Field, at: Index) -> list[Any]:
         parts = [self.values(part, at) for part in field.parts]
         return [" ".join([str(v) for v in row if v is not None]) or None for row in zip(*parts, strict=True)]
-
-
-def _sum_of(counters: Array) -> int:
-    """The sum of what is known of a column."""
-    return int(counters[known(counters)].sum(dtype=np.uint64))
 
 
 def _recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:

@@ -171,6 +171,11 @@ def known(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return present
 
 
+def sum_of(column: Array) -> int:
+    """The sum of what is known of a stored column of whole numbers."""
+    return int(column[known(column)].sum(dtype=np.uint64))
+
+
 class TextTable:
     """Distinct texts and their codes. It only grows, so a snapshot may share `values` without copying it."""
 

@@ -13,7 +13,7 @@ from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP, merge
 from nettop.snapshots.arrays import Mask, joined, positions, take
 from nettop.snapshots.connections import NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
-from nettop.snapshots.snapshot import Array, Ended, Rows, known, unknown_value
+from nettop.snapshots.snapshot import Array, Ended, Rows, known, sum_of, unknown_value
 
 LISTED_MAX = 1 << 16
 """Rows that a reading lists; what is beyond that is in the sum alone."""
@@ -103,8 +103,7 @@ class EndedSockets:
 
 def _add_up(sums: dict[str, int], rows: Array) -> None:
     for name in COUNTERS:
-        column = rows[name]
-        sums[name] += int(column[known(column)].sum(dtype=np.uint64))
+        sums[name] += sum_of(rows[name])
 
 
 def mark_new(rows: Array) -> None:

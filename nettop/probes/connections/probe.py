@@ -51,7 +51,7 @@ from nettop.snapshots.connections import (
     RING_SIZE,
     SOCKETS,
 )
-from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, known
+from nettop.snapshots.snapshot import Array, Ended, HookStatus, Rows, Snapshot, known, sum_of
 
 TABLES = Fallbacks(HOOK_SOCKETS, (Mechanism(OWNED_MECHANISM, WALKS), Mechanism(SOCK_DIAG)))
 _OPENED = Fallbacks(HOOK_OPENED, (Mechanism(OWNED_MECHANISM),))
@@ -272,7 +272,7 @@ class Connections:
             wall_ns=time.time_ns(),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             tables=tables,
-            counts=counts | unattributed | status.counts | udp.counts,
+            counts=counts | unattributed | _moved(rows, ended) | status.counts | udp.counts,
             lost=lost | status.lost | udp.lost,
             hooks=(*self._table_hooks, *status.hooks, *udp.hooks),
             gaps=table.gaps() | status.gaps | udp.gaps,
@@ -354,3 +354,11 @@ class Connections:
         if self._table is not None:
             self._table.close()
             self._table = None
+
+
+def _moved(rows: Array, ended: Ended) -> dict[str, int]:
+    """What open sockets have sent and received, and those that ended since nettop began."""
+    return {
+        name: sum_of(rows[name]) + sum_of(ended.total.array[name])
+        for name in ("bytes_sent", "bytes_received")
+    }
