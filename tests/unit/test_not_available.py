@@ -130,7 +130,7 @@ def test_screens(case: Case) -> None:
     """A cell and the details are n/a, and say why; so is the total of what is summed."""
     view = lacking(case)
     screen = screen_class(TableRef(case.lens, case.table))
-    (column,) = plan(case.table, (case.name,), 60, extra=False)
+    (column,) = plan(case.table, (case.name,), 60, extra=False, bars=False)
     at = np.arange(1)
     flags_of = screen.row_style.flags
     flags = [RowFlags()] if flags_of is None else flags_of(view, at)
