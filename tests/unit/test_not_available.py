@@ -137,7 +137,7 @@ def test_screens(case: Case) -> None:
     assert [text.strip() for text, _ in column_cells(view, column, at, flags, screen.row_style)] == [
         NOT_AVAILABLE
     ]
-    key, column = plan(case.table, (case.table.key, case.name), 60, extra=False)
+    key, column = plan(case.table, (case.table.key, case.name), 60, extra=False, bars=False)
     total = total_cells(view, (key, column))[1][0].strip()
     is_summed = case.table.adds_up and column.field.kind in (Kind.COUNTER, Kind.RATIO, Kind.SUM)
     assert total == (NOT_AVAILABLE if is_summed else "")
