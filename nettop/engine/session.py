@@ -35,7 +35,7 @@ DETACH_AFTER_S = 10.0
 """A lens without a lease stays attached this long: going to another screen and back costs nothing."""
 DRAIN_PAUSE_S = 0.1
 """Between two drains: what comes meanwhile is taken at once, and the kernel need not wake the thread for it."""
-CHECK_PAUSE_S = 0.025
+CHECK_PAUSE_S = 0.01
 """Meanwhile, between two looks at whether so much has come that it cannot wait."""
 
 

@@ -195,5 +195,7 @@ def test_a_kernel_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
         assert listener.getsockname()[1] in snapshot.tables["sockets"].array["local_port"]
     why = "n/a: this kernel has no struct no_such_struct"
     assert snapshot.via["events"] == why
-    assert snapshot.missing == dict.fromkeys(("opened", "closed", "failed", "reset"), why.removeprefix("n/a: "))
+    assert snapshot.missing == dict.fromkeys(
+        ("opened", "closed", "failed", "reset"), why.removeprefix("n/a: ")
+    )
     assert not {"connected", "accepted", "closed", "failed"} & snapshot.counts.keys()

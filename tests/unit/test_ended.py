@@ -145,9 +145,7 @@ def test_each_byte_is_in_one_row(steps: list[tuple[str, int]]) -> None:
 
 
 @given(STEPS, st.sets(st.integers(0, 59)))
-def test_a_row_of_its_own_has_what_lost_events_counted(
-    steps: list[tuple[str, int]], lost: set[int]
-) -> None:
+def test_a_row_of_its_own_has_what_lost_events_counted(steps: list[tuple[str, int]], lost: set[int]) -> None:
     """Whichever ends the ring loses, the rows of all readings together add up to what was sent."""
     source = Source()
     total = 0.0

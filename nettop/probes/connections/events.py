@@ -44,7 +44,7 @@ _IN_BACKLOG_NS = 20_000_000
 UNOWNED_MAX = 4096
 """Connections in accept queues that are watched until somebody accepts them."""
 _READINGS_OF_TOTALS = 3
-_FILLING = 0.25
+_FILLING = 0.125
 _NO_EVENTS = np.zeros(0, EVENT)
 
 

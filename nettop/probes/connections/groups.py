@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -88,7 +88,7 @@ class SocketGroups:
         before = _NOTHING if is_first else self._before
         view = View(Frame(snapshot, before), _SINCE_THE_START if is_first else _SINCE_THE_LAST)
         places = self._places_of(view)
-        self._seen_ns[places[~view.rest]] = view.now.taken_ns
+        self._seen_ns[places[places != _NO_PLACE]] = view.now.taken_ns
         self._add(view, places, events)
         self._before = snapshot
         self._forget(view.now.taken_ns)
@@ -172,10 +172,11 @@ class SocketGroups:
             np.add.at(self._rows[name], places[ended[at[happened & (at >= 0)]]], 1)
         self._describe(view, places)
         if self._before is None or view.snapshot.lost.get("events"):
-            self._add_missed(view.snapshot.counts)
+            self._add_missed(view)
 
-    def _add_missed(self, counts: Mapping[str, int]) -> None:
+    def _add_missed(self, view: View) -> None:
         """Connections that no group has: they ended before the first reading, or their events were lost."""
+        counts = view.snapshot.counts
         if "closed" not in counts:
             return
         opened = counts["connected"] + counts["accepted"]
@@ -183,7 +184,9 @@ class SocketGroups:
             missed = count - int(self._rows[name].sum()) - int(self._ended[name][0])
             if missed > 0:
                 self._append_alone(NOT_LISTED)
-                self._rows[name][self._places[NOT_LISTED]] += missed
+                place = self._places[NOT_LISTED]
+                self._rows[name][place] += missed
+                self._seen_ns[place] = view.now.taken_ns
 
     def _describe(self, view: View, places: Index) -> None:
         """The connections that a group has now, and their round-trip times."""
