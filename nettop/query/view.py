@@ -336,10 +336,11 @@ class View:
         then = np.zeros_like(now)
         then[was_there] = self.before.array[name][self._before_at[was_there]]
         previous = self.frame.before
-        # A row that is new was at 0 before, if the column was counted then.
+        # A row that is new, or had no value yet, was at 0 before, if the column was counted then.
         is_counted = previous is not None and name not in previous.missing
-        comparable = was_there | (self._begins_at_zero if is_counted else False)
-        valid = comparable & known(now) & known(then) & (now >= then)
+        begins = self._begins_at_zero & ~(was_there & known(then)) & is_counted
+        then[begins] = 0
+        valid = (was_there | begins) & known(now) & known(then) & (now >= then)
         numbers = np.where(valid, now - then, 0)
         numbers[self.rest] = rest = self._unlisted(name)
         valid[self.rest] = rest > 0

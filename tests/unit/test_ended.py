@@ -20,9 +20,10 @@ from nettop.probes.connections.groups import SocketGroups
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.snapshots.connections import GROUPINGS, GROUPS, SOCKETS
-from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot
+from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, SOCKETS
+from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot, unknown_value
 
+OUTBOUND = next(number for number, name in DIRECTIONS.items() if name == "outbound")
 SECOND = 1_000_000_000
 DIFFERENCES = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
 
@@ -100,7 +101,7 @@ def fill(row: Array, connection: Connection) -> None:
     row["bytes_sent"], row["remote_port"], row["local_port"] = connection.sent, 443, 40_000
     row["remote_address"], row["netns"] = (0, 0xFFFF_0A00_0000 + connection.id), 7
     if connection.is_new:
-        row["opened_at"] = 1
+        row["opened_at"], row["direction"] = 1, OUTBOUND
 
 
 def difference(now: Snapshot, before: Snapshot) -> float:
@@ -186,6 +187,17 @@ def test_what_counted_before_is_no_burst() -> None:
     assert difference(fourth, third) == 11
     view = View(Frame(fourth, third), DIFFERENCES)
     assert not view.rest[view.order].any()
+
+
+def test_a_socket_that_was_listed_before_it_connected() -> None:
+    """In CLOSE a socket's counters are unknown; its connection begins at 0 all the same."""
+    source = Source()
+    source.read()
+    connection = source.begin()
+    first = source.read()
+    first.tables[SOCKETS.name].array["bytes_sent"] = unknown_value(ROW["bytes_sent"])
+    source.send(connection, 1009)
+    assert difference(source.read(), first) == 1009
 
 
 def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
