@@ -11,7 +11,7 @@ from nettop.kernel.processes import Processes
 from nettop.probes.connections.event_records import EVENT, FAIL
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP, merge
 from nettop.snapshots.arrays import Mask, joined, positions, take
-from nettop.snapshots.connections import NOT_LISTED, SOCKETS
+from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
 from nettop.snapshots.snapshot import Array, Ended, Rows, known, unknown_value
 
@@ -22,6 +22,7 @@ _LISTED_READINGS = 2
 
 COUNTERS = tuple(field.name for field in SOCKETS.fields if field.kind is Kind.COUNTER)
 _NOT_OPEN = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
+_SEEN = [number for number, name in DIRECTIONS.items() if not name.endswith("?")]
 _NO_EVENTS, _NO_ROWS = np.zeros(0, EVENT), np.zeros(0, ROW)
 
 
@@ -106,8 +107,11 @@ def _add_up(sums: dict[str, int], rows: Array) -> None:
 
 
 def mark_new(rows: Array) -> None:
-    """Mark the rows whose counters were at 0 when nettop first saw them; what it counts itself always was."""
-    rows[BEGAN] = known(rows["opened_at"]) | (rows["protocol"] == UDP)
+    """Mark the rows whose counters were at 0 when nettop first saw them; what it counts itself always was.
+
+    Of a connection that nettop saw begin the direction is not inferred, from its SYN on.
+    """
+    rows[BEGAN] = np.isin(rows["direction"], _SEEN) | (rows["protocol"] == UDP)
 
 
 def _is_open(rows: Array) -> Mask:
