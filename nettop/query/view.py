@@ -367,15 +367,18 @@ class View:
     def _unlisted(self, name: str) -> int:
         """What the last interval added to a counter in rows that ended and are not listed.
 
-        All that ended in it, less what is listed, less what rows had counted before that are listed no more.
+        All that ended in it, less what is listed, less what rows had counted before that have no number now.
         """
         if self._left is None or self.before is None or self.frame.before is None:
             return 0
         left_before = self.frame.before.ended.get(self.table.name)
         ended = sum_of(self._left.total.array[name])
         ended_before = 0 if left_before is None else sum_of(left_before.total.array[name])
-        left = sum_of(self.before.array[name][self._left_at])
-        return max(0, ended - ended_before - sum_of(self._ended_rows[name]) - left)
+        listed = known(np.concatenate([self.now.array[name], self._ended_rows[name]]))
+        left = np.delete(
+            self.before.array[name], self._listed_before_at[listed & (self._listed_before_at >= 0)]
+        )
+        return max(0, ended - ended_before - sum_of(self._ended_rows[name]) - sum_of(left))
 
     @cached_property
     def has_rest(self) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -37,8 +37,11 @@ class EndedSockets:
         self.events: Array = _NO_EVENTS
         self._new: list[Array] = []
         self._open: Array = _NO_ROWS
+        self._still_open: Callable[[Array], Mask] | None = None
         self._dead: Array = np.zeros(0, np.uint64)
-        self._of_events, self._of_others, self._lost = (dict.fromkeys(COUNTERS, 0) for _ in range(3))
+        self._of_events, self._of_others, self._missing, self._lost = (
+            dict.fromkeys(COUNTERS, 0) for _ in range(4)
+        )
         self._listed: tuple[Rows, ...] = ()
 
     def add(self, events: Array) -> None:
@@ -52,11 +55,11 @@ class EndedSockets:
 
     def add_lost(self, missing: Mapping[str, int]) -> None:
         """Add what connections had counted whose events were lost, in all since the start, to the sum."""
-        self._lost |= {name: max(number, self._lost[name]) for name, number in missing.items()}
+        self._missing |= missing
 
-    def expect_none(self) -> None:
-        """Some events were lost: what has left the table may have ended, so its row does not stay."""
-        self._open = _NO_ROWS
+    def expect_lost(self, still_open: Callable[[Array], Mask]) -> None:
+        """Some events were lost: connections may have ended, so those stay of which `still_open` says so, by id."""
+        self._still_open = still_open
 
     def follow(self, rows: Array) -> Array:
         """The rows of the table, and those that have left it without having ended; all sorted by id.
@@ -66,20 +69,30 @@ class EndedSockets:
         """
         events = joined(_NO_EVENTS, *self._new)
         self.events, self._new = take(events, np.argsort(events["id"], kind="stable")), []
-        dead = np.union1d(self.events["id"], self._dead)
-        is_dead = _is_open(rows) & (positions(rows["id"], dead) >= 0)
-        self._dead = rows["id"][is_dead]
-        rows = take(rows, np.flatnonzero(~is_dead))
-        ids = self._open["id"]
-        left = (positions(ids, rows["id"]) < 0) & (positions(ids, dead) < 0)
-        orphans = take(self._open, np.flatnonzero(left))
+        orphans = take(self._open, np.flatnonzero(positions(self._open["id"], rows["id"]) < 0))
         orphans["state"] = unknown_value(orphans["state"].dtype)
         rows = merge(rows, orphans)
+        dead = np.union1d(self.events["id"], self._dead)
+        rows, self._dead = _without_open(rows, dead)
+        rows, lost = _without_open(rows, self._unreported(rows))
+        self._dead = np.union1d(self._dead, lost)
         closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
         for name in COUNTERS:
             rows[name][closed] = unknown_value(rows[name].dtype)
         self._open = take(rows, np.flatnonzero(_is_open(rows)))
         return rows
+
+    def _unreported(self, rows: Array) -> Array:
+        """The ids of open connections whose end was lost. What they had counted joins the sum at once, though the
+        programs may have added it up a moment later than they were asked."""
+        lost = rows[:0]
+        if self._still_open is not None:
+            may_have_ended = _is_open(rows) & (known(rows["opened_at"]) | ~known(rows["state"]))
+            lost = take(rows, np.flatnonzero(may_have_ended & ~self._still_open(rows["id"])))
+            self._still_open = None
+        _add_up(self._lost, lost)
+        self._lost = {name: max(self._lost[name], self._missing[name]) for name in COUNTERS}
+        return lost["id"]
 
     def read(self, others: Array, untracked: Mapping[str, int], processes: Processes, taken_ns: int) -> Ended:
         """What has ended up to this reading: the connections, and the rows of `others` (ROW).
@@ -120,6 +133,12 @@ def _is_open(rows: Array) -> Mask:
     has_numbers = (rows["protocol"] == TCP) & known(rows["bytes_sent"])
     is_open: Mask = has_numbers & ~np.isin(rows["state"], _NOT_OPEN)
     return is_open
+
+
+def _without_open(rows: Array, ended: Array) -> tuple[Array, Array]:
+    """The rows without the open connections among them that have `ended` (ids, sorted), and the ids of those."""
+    is_dead = _is_open(rows) & (positions(rows["id"], ended) >= 0)
+    return take(rows, np.flatnonzero(~is_dead)), rows["id"][is_dead]
 
 
 def _rows_of(events: Array) -> Array:

@@ -53,6 +53,10 @@ CONNECTION = np.dtype(
 )
 """What the programs remember of a connection, from connect() or accept() to its end."""
 
+GROUP_SIZE = 8
+CONNECTION_GROUP = np.dtype([("cookies", "u8", (GROUP_SIZE,))])
+"""The cookies of some connections that have a record: one with the same index. 0 is a free place."""
+
 TOTALLED = ("closed", "failed", "bytes_sent", "bytes_received", "packets_sent", "packets_received",
             "data_packets_sent", "retransmits")  # fmt: skip
 HOST_TOTALS = np.dtype(

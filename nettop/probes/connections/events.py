@@ -22,6 +22,7 @@ from nettop.probes.connections.event_hooks import EventHooks
 from nettop.probes.connections.event_records import (
     ACCEPT,
     CLOSE,
+    CONNECTION_GROUP,
     EVENT,
     HOST_TOTALS,
     WRITERS,
@@ -30,7 +31,7 @@ from nettop.probes.connections.event_records import (
 )
 from nettop.probes.connections.failures import Failures
 from nettop.probes.connections.socket_rows import ROW, give_owners
-from nettop.snapshots.arrays import joined, positions, take
+from nettop.snapshots.arrays import Mask, joined, positions, take
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.snapshot import Array, HookStatus, Rows, known, unknown_value
 
@@ -63,14 +64,14 @@ class ConnectionEvents:
 
     An accepted connection has no owner yet when it opens. Its event waits for its end, or for the next reading of the
     table (`add_reading`), but no longer. With `followed`, a PID, only what that process and its later children connect
-    to, fail to, and close is delivered. `clock` is the map that turns boot time into wall time, None for the program's
-    own. `chosen` names mechanisms in place of the best ones; with `check` each is verified.
+    to, fail to, and close is delivered. `shared` are the maps of the table's programs, where they share them. `chosen`
+    names mechanisms in place of the best ones; with `check` each is verified.
     """
 
     def __init__(
         self,
         program: Program,
-        clock: int | None,
+        shared: Mapping[str, int],
         ended: EndedSockets,
         *,
         loader: Loader,
@@ -81,7 +82,7 @@ class ConnectionEvents:
         followed: int | None = None,
     ) -> None:
         self._program = program
-        self._clock = program.maps["boot_to_wall"] if clock is None else clock
+        self._maps = {**program.maps, **shared}
         self._ended = ended
         self._rows = np.zeros(0, ROW)
         self._unowned: Array = np.zeros(0, np.uint64)
@@ -126,7 +127,7 @@ class ConnectionEvents:
             self._gap += lost["events"] - self._lost
             self._lost = lost["events"]
             self._unowned = self._unowned[:0]
-            self._ended.expect_none()
+            self._ended.expect_lost(self._still_open)
         if self._lost:
             self._count_lost()
         uncounted = totals["unmatched"] + self._missed
@@ -141,6 +142,12 @@ class ConnectionEvents:
         ]
         by_cpu = np.concatenate(by_writer)
         return {name: int(by_cpu[name].sum()) for name in HOST_TOTALS.names or ()}
+
+    def _still_open(self, ids: Array) -> Mask:
+        """Which of these connections have a record, which an end takes away whether it is reported or not."""
+        _, groups = maps.read_all(self._maps["connection_groups"], np.dtype("u4"), CONNECTION_GROUP)
+        still_open: Mask = np.isin(ids, groups["cookies"])
+        return still_open
 
     def _count_lost(self) -> None:
         """Have what connections counted whose end was lost summed up with what has ended.
@@ -183,7 +190,7 @@ class ConnectionEvents:
         offset = _boot_to_wall_ns()
         if abs(offset - self._offset) > _CLOCK_TOLERANCE_NS:
             self._offset = offset
-            bpf.set_element(self._clock, bytes(4), offset.to_bytes(8, sys.byteorder))
+            bpf.set_element(self._maps["boot_to_wall"], bytes(4), offset.to_bytes(8, sys.byteorder))
 
     def collect(self) -> None:
         """Take what the ring has. Accept events without an owner wait, unless their connections have ended too."""

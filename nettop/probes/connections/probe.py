@@ -207,7 +207,7 @@ class Connections:
             program = self._answer(loader)
             self._events = ConnectionEvents(
                 program,
-                self.table.clock,
+                self.table.shared,
                 self._ended,
                 loader=loader,
                 chosen=self._chosen,

@@ -11,7 +11,7 @@ from nettop.kernel.btf import Slice
 from nettop.kernel.program import ProgramText
 from nettop.kernel.rows import row_header
 from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, check_slots, event_programs
-from nettop.probes.connections.event_records import CONNECTION, EVENT, HOST_TOTALS, WRITERS
+from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
 from nettop.probes.connections.hooks import PROBED
 from nettop.probes.connections.socket_rows import MPTCP, ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
@@ -20,7 +20,6 @@ from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
 
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
 
-GROUP_SIZE = 8
 CONNECTION_GROUPS = 1 << 13
 """Room for 65,536 connections, 5 MB of the kernel's memory. Cookies count up, so few groups fill before most do."""
 FOLLOWED_MAX = 1 << 14

@@ -105,7 +105,7 @@ class DiagTable:
     def __init__(self, host: Host, namespaces: Namespaces) -> None:
         self.processes = Processes(host)
         self.namespaces = namespaces
-        self.clock = None
+        self.shared: Mapping[str, int] = {}
         self._has_outside = not host.in_initial_pid_namespace()
         self._misses_owners = False
         self._ownerless_ids = np.zeros(0, np.uint64)

@@ -93,9 +93,9 @@ class SocketTable:
             self._last_walks = {}
 
     @property
-    def clock(self) -> int | None:
-        """The map of what the programs add to boot time to get wall time."""
-        return self._program.maps["boot_to_wall"]
+    def shared(self) -> Mapping[str, int]:
+        """The maps that the events' programs share."""
+        return self._program.maps
 
     def gaps(self) -> dict[str, str]:
         """What cannot be seen, by name, and why."""
