@@ -6,11 +6,15 @@ shared machine are noise, ratios of one run hold.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
+import select
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +36,7 @@ from sockets import NAME, connections, own_namespace
 
 JSON = ("--table", "-d", "--format", "jsonl")
 HOUR_NS = 3600 * 10**9
+KEYS = {"the next row": b"j", "sort by the next column": b"s", "the reverse order": b"S"}
 SS, SS_OWNERS = ("ss", "-tinH", "-O"), ("ss", "-tinpH", "-O")
 
 
@@ -208,27 +213,34 @@ def watch(process: "subprocess.Popen[bytes]", seconds: int) -> Activity:
     )
 
 
-def screen_refresh(rows: int, frames: int) -> None:
-    """Publish → last byte written at 120 × 40, every row changed, sorted by a rate, the sampler running.
+@contextlib.contextmanager
+def changing_screen(rows: int) -> Iterator[tuple[Terminal, int]]:
+    """The screens at 120 × 40, every row new at each refresh; and the pipe that has the time of each publication.
 
-    The time runs from the moment before the bus has a snapshot until the last byte of its frame was read from the
-    terminal, both by the same clock. A frame has ended when nothing came for 0.2 s; the next is due after 0.7 s.
+    That is the moment before the bus has the snapshot, by the clock of time.perf_counter (ns, 8 bytes). A frame has
+    ended when nothing came for 0.2 s; the next is due after 0.7 s.
     """
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     script = str(Path(__file__).with_name("changing_screen.py"))
     terminal = Terminal(sys.executable, script, str(rows), str(writer))
     os.close(writer)
-    taken = []
     try:
-        for frame in range(frames + 3):
-            published = int.from_bytes(os.read(reader, 8), sys.byteorder)
-            last = terminal.last_byte(0.2)
-            if frame > 2 and last is not None:  # the first draw the frame around the table too
-                taken.append((last * 1e9 - published) / 1e6)
+        yield terminal, reader
     finally:
         terminal.end()
         os.close(reader)
+
+
+def screen_refresh(rows: int, frames: int) -> None:
+    """Publish → last byte written, sorted by a rate, the sampler running."""
+    taken = []
+    with changing_screen(rows) as (terminal, publications):
+        for frame in range(frames + 3):
+            published = int.from_bytes(os.read(publications, 8), sys.byteorder)
+            last = terminal.last_byte(0.2)
+            if frame > 2 and last is not None:  # the first draw the frame around the table too
+                taken.append((last * 1e9 - published) / 1e6)
     taken.sort()
     report(
         f"Screen refresh, {rows:,} rows that all change, 120 × 40, {len(taken)} frames",
@@ -239,10 +251,30 @@ def screen_refresh(rows: int, frames: int) -> None:
     )
 
 
+def keystrokes(rows: int, presses: int) -> None:
+    """Keystroke → last byte written, in the pause between two refreshes."""
+    figures = []
+    with changing_screen(rows) as (terminal, publications):
+        for what, key in KEYS.items():
+            taken: list[float] = []
+            while len(taken) < presses:
+                os.read(publications, 8)
+                terminal.last_byte(0.2)
+                pressed = time.perf_counter()
+                terminal.press(key)
+                last = terminal.last_byte(0.2)
+                if last is not None and not select.select([publications], [], [], 0)[0]:
+                    taken.append((last - pressed) * 1e3)
+            figures.append(
+                Figure(f"{what}: keystroke → last byte written, median", statistics.median(taken), "ms")
+            )
+    report(f"Keystrokes, {rows:,} rows, 120 × 40, {presses} of each", figures)
+
+
 def main() -> None:
     """Runs all parts, or the named ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("parts", nargs="*", help="passes start memory cpu screen runs (default: all)")
+    parser.add_argument("parts", nargs="*", help="passes start memory cpu screen keys runs (default: all)")
     parser.add_argument("--rows", type=int, default=90_000, help="sockets for the snapshot")
     parser.add_argument("--runs", type=int, default=7, help="runs for each median")
     parser.add_argument("--quick", action="store_true", help="small and short: proves that the bench works")
@@ -254,6 +286,7 @@ def main() -> None:
         "memory": lambda: memory(4_000, 3 if quick else 10),
         "cpu": lambda: processor(10_000, 5 if quick else 20),
         "screen": lambda: screen_refresh(5_000 if quick else 50_000, 5 if quick else 20),
+        "keys": lambda: keystrokes(5_000 if quick else 20_000, 5 if quick else 20),
         "runs": lambda: program_runs(3 if quick else 10),
     }
     own_namespace()

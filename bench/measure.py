@@ -107,6 +107,10 @@ class Terminal:
             last = time.perf_counter()
         return last
 
+    def press(self, key: bytes) -> None:
+        """Types what a key of the terminal sends."""
+        os.write(self._master, key)
+
     def end(self) -> None:
         """Ends the program."""
         with contextlib.suppress(ProcessLookupError):
