@@ -242,10 +242,9 @@ class Connections:
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
         rows, counts = table.read(self._last, taken_ns)
-        udp_ended, untracked = rows[:0], {}
+        udp_ended = rows[:0]
         if self._udp:
             rows, udp_ended = self._udp.read(rows, self._last, table.processes)
-            untracked = self._udp.untracked
             mark_new(udp_ended)
         infer_directions(rows)
         self._last = rows
@@ -255,13 +254,11 @@ class Connections:
         if events and events.works:
             events.collect()  # what has ended while the table was read
             rows = self._ended.follow(rows)
+        untracked = self._udp.untracked if self._udp else {}
         ended = self._ended.read(udp_ended, untracked, table.processes, taken_ns)
         mark_new(rows)
-        unattributed = (
-            {"unattributed": int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))}
-            if table.lists_unattributed
-            else {}
-        )
+        if table.lists_unattributed:
+            counts["unattributed"] = int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))
         tables = {SOCKETS.name: Rows(SOCKETS, rows, table.processes.texts(), taken_ns)}
         if FAILURES.name in self._tables and events:
             tables[FAILURES.name] = events.failures.rows(taken_ns)
@@ -272,7 +269,7 @@ class Connections:
             wall_ns=time.time_ns(),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             tables=tables,
-            counts=counts | unattributed | _moved(rows, ended) | status.counts | udp.counts,
+            counts=counts | _moved(rows, ended) | status.counts | udp.counts,
             lost=lost | status.lost | udp.lost,
             hooks=(*self._table_hooks, *status.hooks, *udp.hooks),
             gaps=table.gaps() | status.gaps | udp.gaps,
