@@ -83,6 +83,7 @@ class View:
             last._last = None  # two frames are remembered, not all
         self._raw: dict[str, Array] = {}
         self._columns: dict[str, ColumnValues] = {}
+        self._largest: dict[str, float] = {}
         self._texts: dict[str, tuple[list[str], Array]] = {}
 
     @property
@@ -146,7 +147,8 @@ class View:
     @cached_property
     def order(self) -> Index:
         """Positions of the rows to show, in their order."""
-        shown = np.flatnonzero(self.scope & self.query.filter.mask(self) & (self.has_rest | ~self.rest))
+        passes = self.scope & self.query.filter.mask(self)
+        shown = np.flatnonzero(passes if self.has_rest else passes & ~self.rest)
         ordered = shown[self._sorted(shown)]
         return ordered if self.query.limit is None else ordered[: self.query.limit]
 
@@ -240,9 +242,19 @@ class View:
         column = self.column(name)
         is_difference = name.endswith(RATE) or self.query.deltas
         listed = len(self.now) + (len(self._ended_rows) if is_difference else 0)
-        at = at[(at < listed) | self.rest[at]]
+        if listed < self.size:
+            at = at[(at < listed) | self.rest[at]]
         numbers = column.numbers[at][column.known[at]]
         return float(numbers.sum(dtype=np.float64)) if len(numbers) else None
+
+    def largest(self, name: str) -> float:
+        """The largest known number of a column among the rows that are shown; 0 where there is none."""
+        largest = self._largest.get(name)
+        if largest is None:
+            column = self.column(name)
+            shown = np.where(column.known, column.numbers, 0)[self.order]
+            largest = self._largest[name] = float(shown.max(initial=0))
+        return largest
 
     def per_second(self, count: int) -> float | None:
         """`count` of what came or went since the snapshot before, as a rate; None without that snapshot."""
@@ -374,6 +386,8 @@ class View:
         left_before = self.frame.before.ended.get(self.table.name)
         ended = sum_of(self._left.total.array[name])
         ended_before = 0 if left_before is None else sum_of(left_before.total.array[name])
+        if ended <= ended_before:
+            return 0
         listed = known(np.concatenate([self.now.array[name], self._ended_rows[name]]))
         left = np.delete(
             self.before.array[name], self._listed_before_at[listed & (self._listed_before_at >= 0)]

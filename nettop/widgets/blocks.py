@@ -22,10 +22,10 @@ def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) 
     """The bars of a sum's rate for the rows at `at`, each in two pieces: its parts. The view's largest is full."""
     fields = [view.table.by_name[part] for part in column.field.parts]
     rates = [view.column(field.name + RATE) for field in fields]
-    first, second = (np.where(rate.known, rate.numbers, 0.0) for rate in rates)
-    most = (first + second)[view.order].max(initial=0.0)
+    first, second = (as_list(np.where(rate.known[at], rate.numbers[at], 0.0)) for rate in rates)
+    most = view.largest(column.name)
     cells = []
-    for size, other, row in zip(as_list(first[at]), as_list(second[at]), flags, strict=True):
+    for size, other, row in zip(first, second, flags, strict=True):
         pieces = bar_pieces(size, other, most, column.width)
         roles = [Role.FAINT if row.gone else role_of(field) for field in fields]
         cells.append(tuple(zip(pieces, roles, strict=True)))

@@ -177,7 +177,8 @@ class LiveTable(Scrollable, can_focus=True):
     @property
     def has_room_for_bars(self) -> bool:
         """Whether the rows can have bars in this width."""
-        return self.view is not None and any(column.bar for column in self._plan(self.view, bars=True))
+        columns = self.columns if self.bars or self.view is None else self._plan(self.view, bars=True)
+        return any(column.bar for column in columns)
 
     def _why_empty(self, view: View, width: int) -> list[Strip]:
         reasons = [self.row_style.empty_text(view)]
