@@ -75,7 +75,7 @@ class Source:
             event["event"] = CLOSE
             self.ended.add(event)
             return
-        self.ended.expect_lost(lambda ids: np.isin(ids, [each.id for each in self.open]))
+        self.ended.expect_lost(np.array([each.id for each in self.open], np.uint64))
 
     def read(self) -> Snapshot:
         """A reading."""
