@@ -499,13 +499,13 @@ def test_totals_of_processes(crowd: Crowd, ring: str) -> None:
             expected[row["pid"]].update({name: row[name] for name in SUMMED})
     names = ("closed", *MOVED, *SUMMED)
     if ring == "tiny":
-        found = groups_by_pid(crowd.tiny_totals)
+        listed = groups_by_pid(crowd.tiny_totals)
         missing = Counter[str]()
         for pid, sums in expected.items():
-            mine = found.get(pid, Counter())
+            mine = listed.get(pid, Counter())
             assert all(mine[name] <= sums[name] for name in names)
             missing.update({name: sums[name] - mine[name] for name in names})
-        assert all(0 < missing[name] <= found[None][name] for name in ("closed", *MOVED))
+        assert all(0 < missing[name] <= listed[None][name] for name in ("closed", *MOVED))
         return
     actual = processes(crowd.totals, *expected)
     assert {pid: part(row, *names) for pid, row in actual.items()} == {

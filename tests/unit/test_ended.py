@@ -145,7 +145,7 @@ def test_each_byte_is_in_one_row(steps: list[tuple[str, int]]) -> None:
 
 
 @given(STEPS, st.sets(st.integers(0, 59)))
-def test_what_lost_events_had_counted_is_in_a_row_of_its_own(
+def test_what_lost_events_counted_is_in_a_row_of_its_own(
     steps: list[tuple[str, int]], lost: set[int]
 ) -> None:
     """Whichever ends the ring loses, the rows of all readings together add up to what was sent."""
@@ -282,7 +282,7 @@ def counts(source: Source) -> dict[str, int]:
     return {"connected": source.opened, "accepted": 0, "closed": closed, "failed": 0}
 
 
-def test_what_lost_events_had_counted_stays_a_group_of_its_own() -> None:
+def test_the_group_of_what_is_not_listed_stays() -> None:
     """It has no sockets, and so is not forgotten for want of them."""
     source, groups = Source(), SocketGroups()
     for number in range(3):

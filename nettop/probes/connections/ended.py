@@ -58,8 +58,8 @@ class EndedSockets:
         self._missing |= missing
 
     def expect_lost(self, still_open: Array) -> None:
-        """Some events were lost: connections may have ended. `still_open` are the ids of those that have not, as they
-        were before the last events were added, in which the later ends are."""
+        """Some events were lost: connections may have ended. `still_open` are the ids of those that have not; of what
+        ends after they were read the events are yet to be added."""
         self._still_open = still_open
 
     def follow(self, rows: Array) -> Array:
@@ -84,8 +84,8 @@ class EndedSockets:
         return rows
 
     def _unreported(self, rows: Array) -> Array:
-        """The ids of open connections whose end was lost. What they had counted joins the sum at once, though the
-        programs may have added it up a moment later than they were asked."""
+        """The ids of open connections whose end was lost. What they had counted joins the sum at once: the totals of
+        the programs, which have it too, may have been read a moment before."""
         lost = rows[:0]
         if self._still_open is not None:
             may_have_ended = _is_open(rows) & (known(rows["opened_at"]) | ~known(rows["state"]))
