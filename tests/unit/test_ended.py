@@ -20,7 +20,7 @@ from nettop.probes.connections.groups import SocketGroups
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, SOCKETS
+from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, NOT_LISTED, SOCKETS
 from nettop.snapshots.snapshot import Array, Frame, Rows, Snapshot, unknown_value
 
 OUTBOUND = next(number for number, name in DIRECTIONS.items() if name == "outbound")
@@ -75,7 +75,7 @@ class Source:
             event["event"] = CLOSE
             self.ended.add(event)
             return
-        self.ended.expect_lost(lambda ids: np.isin(ids, [each.id for each in self.open]))
+        self.ended.expect_lost(np.array([each.id for each in self.open], np.uint64))
 
     def read(self) -> Snapshot:
         """A reading."""
@@ -278,6 +278,18 @@ def counts(source: Source) -> dict[str, int]:
     """What the kernel counts of openings and ends."""
     closed = source.opened - len(source.open)
     return {"connected": source.opened, "accepted": 0, "closed": closed, "failed": 0}
+
+
+def test_the_group_of_what_is_not_listed_stays() -> None:
+    """It has no sockets, and so is not forgotten for want of them."""
+    source, groups = Source(), SocketGroups()
+    for number in range(3):
+        connection = source.begin()
+        source.send(connection, 1009)
+        source.end(connection, is_lost=True)
+        rows, _ = groups.read(replace(source.read(), counts=counts(source)), source.ended.events)
+        shown = {rows.texts["group"][row["group"]]: int(row["bytes_sent"]) for row in rows.array}
+        assert shown == {NOT_LISTED: 1009 * (number + 1)}
 
 
 def test_a_group_that_is_gone_joins_the_row_of_the_ended() -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class EndedSockets:
         self.events: Array = _NO_EVENTS
         self._new: list[Array] = []
         self._open: Array = _NO_ROWS
-        self._still_open: Callable[[Array], Mask] | None = None
+        self._still_open: Array | None = None
         self._dead: Array = np.zeros(0, np.uint64)
         self._of_events, self._of_others, self._missing, self._lost = (
             dict.fromkeys(COUNTERS, 0) for _ in range(4)
@@ -57,8 +57,9 @@ class EndedSockets:
         """Add what connections had counted whose events were lost, in all since the start, to the sum."""
         self._missing |= missing
 
-    def expect_lost(self, still_open: Callable[[Array], Mask]) -> None:
-        """Some events were lost: connections may have ended, so those stay of which `still_open` says so, by id."""
+    def expect_lost(self, still_open: Array) -> None:
+        """Some events were lost: connections may have ended. `still_open` are the ids of those that have not; of what
+        ends after they were read the events are yet to be added."""
         self._still_open = still_open
 
     def follow(self, rows: Array) -> Array:
@@ -83,12 +84,12 @@ class EndedSockets:
         return rows
 
     def _unreported(self, rows: Array) -> Array:
-        """The ids of open connections whose end was lost. What they had counted joins the sum at once, though the
-        programs may have added it up a moment later than they were asked."""
+        """The ids of open connections whose end was lost. What they had counted joins the sum at once: the totals of
+        the programs, which have it too, may have been read a moment before."""
         lost = rows[:0]
         if self._still_open is not None:
             may_have_ended = _is_open(rows) & (known(rows["opened_at"]) | ~known(rows["state"]))
-            lost = take(rows, np.flatnonzero(may_have_ended & ~self._still_open(rows["id"])))
+            lost = take(rows, np.flatnonzero(may_have_ended & ~np.isin(rows["id"], self._still_open)))
             self._still_open = None
         _add_up(self._lost, lost)
         self._lost = {name: max(self._lost[name], self._missing[name]) for name in COUNTERS}

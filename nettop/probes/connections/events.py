@@ -31,7 +31,7 @@ from nettop.probes.connections.event_records import (
 )
 from nettop.probes.connections.failures import Failures
 from nettop.probes.connections.socket_rows import ROW, give_owners
-from nettop.snapshots.arrays import Mask, joined, positions, take
+from nettop.snapshots.arrays import joined, positions, take
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.snapshot import Array, HookStatus, Rows, known, unknown_value
 
@@ -123,13 +123,14 @@ class ConnectionEvents:
             "failure groups": self.failures.lost,
             "followed processes": totals["unfollowed"],
         }
-        if lost["events"] != self._lost:
-            self._gap += lost["events"] - self._lost
-            self._lost = lost["events"]
-            self._unowned = self._unowned[:0]
-            self._ended.expect_lost(self._still_open)
+        newly_lost = lost["events"] - self._lost
+        self._gap += newly_lost
+        self._lost = lost["events"]
         if self._lost:
             self._count_lost()
+        if newly_lost:
+            self._unowned = self._unowned[:0]
+            self._ended.expect_lost(self._still_open())
         uncounted = totals["unmatched"] + self._missed
         counts = {name: totals[name] for name in _COUNTED} | {"uncounted": uncounted}
         return EventsStatus(counts, lost, self._hooks.statuses, self._hooks.gaps)
@@ -143,11 +144,11 @@ class ConnectionEvents:
         by_cpu = np.concatenate(by_writer)
         return {name: int(by_cpu[name].sum()) for name in HOST_TOTALS.names or ()}
 
-    def _still_open(self, ids: Array) -> Mask:
-        """Which of these connections have a record, which an end takes away whether it is reported or not."""
+    def _still_open(self) -> Array:
+        """The ids of connections that have a record: an end takes it away, whether it is reported or not."""
         _, groups = maps.read_all(self._maps["connection_groups"], np.dtype("u4"), CONNECTION_GROUP)
-        still_open: Mask = np.isin(ids, groups["cookies"])
-        return still_open
+        ids: Array = groups["cookies"].ravel()
+        return ids
 
     def _count_lost(self) -> None:
         """Have what connections counted whose end was lost summed up with what has ended.

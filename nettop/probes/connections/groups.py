@@ -150,8 +150,10 @@ class SocketGroups:
                     self._rows[name][at] = value
 
     def _append_alone(self, key: str) -> None:
+        """Add a group that is not of sockets, which would have seen it last."""
         if key not in self._places:
             self._append([key], {})
+            self._seen_ns[-1] = np.iinfo(np.int64).max
 
     # --- adding up ------------------------------------------------------------------------------------------
 
