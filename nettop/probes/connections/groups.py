@@ -186,9 +186,7 @@ class SocketGroups:
             missed = count - int(self._rows[name].sum()) - int(self._ended[name][0])
             if missed > 0:
                 self._append_alone(NOT_LISTED)
-                place = self._places[NOT_LISTED]
-                self._rows[name][place] += missed
-                self._seen_ns[place] = view.now.taken_ns
+                self._rows[name][self._places[NOT_LISTED]] += missed
 
     def _describe(self, view: View, places: Index) -> None:
         """The connections that a group has now, and their round-trip times."""
