@@ -47,6 +47,7 @@ class Source:
     ended: EndedSockets = field(default_factory=EndedSockets)
     snapshots: list[Snapshot] = field(default_factory=list)
     opened: int = 0
+    has_lost: bool = False
     counted: int = 0
     """What connections had sent that have ended, as the kernel adds it up."""
 
@@ -75,11 +76,14 @@ class Source:
             event["event"] = CLOSE
             self.ended.add(event)
             return
-        self.ended.expect_lost(np.array([each.id for each in self.open], np.uint64))
+        self.has_lost = True
 
     def read(self) -> Snapshot:
         """A reading."""
         taken = len(self.snapshots) * SECOND + SECOND
+        if self.has_lost:
+            self.ended.expect_lost(np.array([connection.id for connection in self.open], np.uint64))
+        self.has_lost = False
         self.ended.add_lost(self.ended.missing({"bytes_sent": self.counted}))
         listed = [connection for connection in self.open if connection.is_listed]
         table = np.full(len(listed) * ROW.itemsize, 0xFF, np.uint8).view(ROW)
