@@ -241,6 +241,7 @@ class Connections:
         """Every socket there is now."""
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
+        taken_ns = max(taken_ns, time.monotonic_ns())  # taking what the ring has may have lasted
         rows, counts = table.read(self._last, taken_ns)
         udp_ended = rows[:0]
         if self._udp:
