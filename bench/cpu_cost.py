@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from bpf_stats import program_runs, statistics_on
-from cpu_scenes import SCENES, B, Traffic, built, neighbours, running, wait_for
-from measure import Figure, cpu_seconds, drain, in_background, on_terminal, report, resident_mb
+from cpu_scenes import SCENES, B, Traffic, neighbours, running, wait_for
+from measure import Figure, built, cpu_seconds, drain, in_background, on_terminal, report, resident_mb
 from overhead import ITERATORS
 from perf_stacks import SAME_HZ, SAMPLING
 

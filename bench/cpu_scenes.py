@@ -11,12 +11,12 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
+
+from measure import built
 
 READY_WITHIN_S = 10.0
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
@@ -69,15 +69,6 @@ class Namespace:
     def forwards(self) -> None:
         """Forward packets for other hosts."""
         self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-
-
-@contextlib.contextmanager
-def built(source: str) -> Iterator[str]:
-    """Compile a C file of this folder; gives the program."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = f"{folder}/{Path(source).stem}"
-        subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name(source)], check=True)
-        yield program
 
 
 class Traffic:

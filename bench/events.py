@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpf_stats import Runs, program_runs, statistics_on
-from measure import NETTOP, Figure, cpu_seconds, drain, in_background, report, resident_mb
+from measure import NETTOP, Figure, built, cpu_seconds, drain, in_background, report, resident_mb
 from sockets import own_namespace
 
 ATTACHED_WITHIN_S = 5.0
@@ -50,16 +50,6 @@ class Storm:
     def cpu_us(self) -> float:
         """CPU microseconds a connection, both ends together."""
         return self.cpu_s / self.connections * 1e6
-
-
-@contextlib.contextmanager
-def storm_program() -> Iterator[str]:
-    """The compiled storm.c."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = f"{folder}/storm"
-        source = Path(__file__).with_name("storm.c")
-        subprocess.run(["cc", "-O2", "-o", program, source], check=True)
-        yield program
 
 
 def run_storm(program: str, seconds: float, workers: int = 1, rate: int = 0) -> Storm:
@@ -247,7 +237,7 @@ def main() -> None:
     chosen = parser.parse_args()
     quick = chosen.quick
     own_namespace()
-    with storm_program() as program:
+    with built("storm.c") as program:
         parts = {
             "price": lambda: price(program, 0.5 if quick else 3),
             "storm": lambda: storm(program, 2 if quick else 9, 0.5 if quick else 3),

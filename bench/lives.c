@@ -7,6 +7,7 @@
 // COUNTS is a file of 8-byte numbers: bytes sent, bytes received and connections made by each of the four
 // processes, and whether it is ready. Prints nothing.
 #define _GNU_SOURCE
+#include "clock.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -19,7 +20,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { TICKS_PER_S = 200, EVERY = 50, CHUNK = 65536, A_CONNECTION = 401, A_PROCESS = 10007 };
@@ -38,17 +38,6 @@ static socklen_t length = sizeof(at);
 static int listener;
 static char data[CHUNK];
 static double until;
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void pause_until(double when) {
-  struct timespec t = {.tv_sec = (time_t)when, .tv_nsec = (long)((when - (time_t)when) * 1e9)};
-  clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
-}
 
 static void begin(void) {
   struct rlimit files;

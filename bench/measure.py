@@ -11,6 +11,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,15 @@ class Figure:
             return f"  {self.what:<62} {self.value:>10.2f} {self.unit}"
         bound = f"{'≥' if self.at_least else '≤'} {self.bound:<6g} {'ok' if self.kept else 'over'}"
         return f"  {self.what:<62} {self.value:>10.2f} {self.unit:<5} {bound}"
+
+
+@contextlib.contextmanager
+def built(source: str) -> Iterator[str]:
+    """Compile a C file of this folder; gives the program."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/{Path(source).stem}"
+        subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name(source)], check=True)
+        yield program
 
 
 def report(title: str, figures: Sequence[Figure]) -> None:

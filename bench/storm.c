@@ -3,6 +3,7 @@
 // Each worker connects to a listener of its own, sends a request, gets an answer, and both ends close. Prints
 // how many connections there were, in how many seconds, and the CPU seconds that it all took.
 #define _GNU_SOURCE
+#include "clock.h"
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,19 +11,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec / 1e9;
-}
-
-static void pause_until(double when) {
-  struct timespec t = {.tv_sec = (time_t)when, .tv_nsec = (long)((when - (time_t)when) * 1e9)};
-  clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
-}
 
 // One process is both ends: what a connection costs is then not hidden by waiting for another CPU.
 static long work(double until, double rate) {

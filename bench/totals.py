@@ -7,21 +7,18 @@ counts, and the sum of all intervals against the counts at the end. A second run
 """
 
 import argparse
-import contextlib
 import itertools
 import os
 import select
 import statistics
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Figure, report
+from measure import Figure, built, report
 from sockets import own_namespace
 
 from nettop.probes.connections.probe import Connections
@@ -58,15 +55,6 @@ class Reading:
     counts: dict[str, float]
     is_steady: bool
     cpu_s: float
-
-
-@contextlib.contextmanager
-def program() -> Iterator[str]:
-    """The compiled lives.c, in a folder of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        compiled, source = f"{folder}/lives", Path(__file__).with_name("lives.c")
-        subprocess.run(["cc", "-O2", "-o", compiled, source], check=True)
-        yield compiled
 
 
 class Sampler:
@@ -217,7 +205,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     own_namespace()
     load = Load(8, 500, 500, 20, 20) if quick else Load(60, 2000, 5000, 50, 50)
-    with program() as compiled:
+    with built("lives.c") as compiled:
         compare("A ring of 512 KiB", compiled, load, int(str(RING_SIZE.default)))
         short = replace(load, seconds=min(load.seconds, 20))
         compare("A ring of two pages", compiled, short, 2 * os.sysconf("SC_PAGE_SIZE"))

@@ -11,13 +11,12 @@ import itertools
 import os
 import statistics
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bpf_stats import statistics_on
-from measure import Figure, report
+from measure import Figure, built, report
 from sockets import own_namespace
 
 from nettop.kernel.mechanisms import Mechanism
@@ -52,9 +51,8 @@ def counting() -> Iterator[tuple[UdpTotals, Mechanism]]:
 @contextlib.contextmanager
 def sending(segments: int) -> Iterator[tuple[int, Path]]:
     """messages.c on the last CPU: its PID, and the file in which it counts bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        program, count = f"{folder}/messages", Path(folder, "count")
-        subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name("messages.c")], check=True)
+    with built("messages.c") as program:
+        count = Path(program).with_name("count")
         pinned = ["taskset", "-c", str((os.cpu_count() or 1) - 1)]
         with subprocess.Popen([*pinned, program, str(segments), str(count)]) as process:
             try:
