@@ -78,6 +78,19 @@ class Source:
             return
         self.has_lost = True
 
+    def happen(self, step: str, number: int, *, is_lost: bool = False) -> None:
+        """A connection begins, or one of the open ones, by its number, sends, ends, or leaves or joins the table."""
+        if step == "begin":
+            self.begin()
+        elif self.open:
+            connection = self.open[number % len(self.open)]
+            if step == "send":
+                self.send(connection, number * 1009 + 1)
+            elif step == "hide":
+                connection.is_listed = not connection.is_listed
+            else:
+                self.end(connection, is_lost=is_lost)
+
     def read(self) -> Snapshot:
         """A reading."""
         taken = len(self.snapshots) * SECOND + SECOND
@@ -128,19 +141,11 @@ def test_each_byte_is_in_one_row(steps: list[tuple[str, int]]) -> None:
     sent = [0]
     source.read()
     for step, number in steps:
-        if step == "begin":
-            source.begin()
-        elif step == "read":
+        if step == "read":
             source.read()
             sent.append(source.shown)
-        elif source.open:
-            connection = source.open[number % len(source.open)]
-            if step == "send":
-                source.send(connection, number * 1009 + 1)
-            elif step == "hide":
-                connection.is_listed = not connection.is_listed
-            else:
-                source.end(connection)
+        else:
+            source.happen(step, number)
     source.read()
     sent.append(source.shown)
     for now, after in enumerate(source.snapshots):
@@ -155,20 +160,12 @@ def test_a_row_of_its_own_has_what_lost_events_counted(steps: list[tuple[str, in
     total = 0.0
     source.read()
     for at, (step, number) in enumerate([*steps, ("read", 0)]):
-        if step == "begin":
-            source.begin()
-        elif step == "read":
+        if step == "read":
             source.read()
             total += difference(*source.snapshots[:-3:-1])
             assert total == source.shown
-        elif source.open:
-            connection = source.open[number % len(source.open)]
-            if step == "send":
-                source.send(connection, number * 1009 + 1)
-            elif step == "hide":
-                connection.is_listed = not connection.is_listed
-            else:
-                source.end(connection, is_lost=at in lost)
+        else:
+            source.happen(step, number, is_lost=at in lost)
 
 
 def test_what_counted_before_is_no_burst() -> None:
@@ -251,9 +248,7 @@ def test_groups_add_up_to_the_rows(by: str, steps: list[tuple[str, int]]) -> Non
     groups.choose(by)
     before = None
     for step, number in [("read", 0), *steps, ("read", 0)]:
-        if step == "begin":
-            source.begin()
-        elif step == "read":
+        if step == "read":
             sockets = source.read()
             rows, left = groups.read(replace(sockets, counts=counts(source)), source.ended.events)
             now = replace(
@@ -268,14 +263,8 @@ def test_groups_add_up_to_the_rows(by: str, steps: list[tuple[str, int]]) -> Non
                 totals = View(Frame(now, before), text_query(GROUPS))
                 assert totals.total("bytes_sent", np.arange(totals.size)) == source.shown
             before = now
-        elif source.open:
-            connection = source.open[number % len(source.open)]
-            if step == "send":
-                source.send(connection, number * 1009 + 1)
-            elif step == "hide":
-                connection.is_listed = not connection.is_listed
-            else:
-                source.end(connection)
+        else:
+            source.happen(step, number)
 
 
 def counts(source: Source) -> dict[str, int]:
