@@ -178,8 +178,7 @@ class View:
     @cached_property
     def appeared(self) -> Mask:
         """Which rows were not in the snapshot before; none where there is no such snapshot."""
-        now = np.arange(self.size) < len(self.now)
-        return np.zeros(self.size, bool) if self.before is None else (self._before_at < 0) & now
+        return np.zeros(self.size, bool) if self.before is None else (self.before_at < 0) & ~self.gone
 
     # --- columns ----------------------------------------------------------------------------------------
 
@@ -319,8 +318,8 @@ class View:
         return np.full(len(keys), -1) if self.before is None else positions(keys, self.before.array[key])
 
     @cached_property
-    def _before_at(self) -> Index:
-        """The same for every row; −1 for the others, which have no newest value to compare."""
+    def before_at(self) -> Index:
+        """For each row its position in the snapshot before, or −1, also where it has no newest value to compare."""
         listed = self._listed_before_at
         return np.concatenate([listed, np.full(self.size - len(listed), -1)])
 
@@ -351,11 +350,11 @@ class View:
 
     def _difference(self, name: str) -> ColumnValues:
         """What the last interval added to a counter. A counter that went back has no difference."""
-        now, was_there = self.raw(name), self._before_at >= 0
+        now, was_there = self.raw(name), self.before_at >= 0
         if self.before is None or self.elapsed_s is None:
             return ColumnValues(np.zeros_like(now), np.zeros(len(now), bool))
         then = np.zeros_like(now)
-        then[was_there] = self.before.array[name][self._before_at[was_there]]
+        then[was_there] = self.before.array[name][self.before_at[was_there]]
         previous = self.frame.before
         # A row that is new, or had no value yet, was at 0 before, if the column was counted then.
         is_counted = previous is not None and name not in previous.missing
@@ -386,13 +385,14 @@ class View:
         left_before = self.frame.before.ended.get(self.table.name)
         ended = sum_of(self._left.total.array[name])
         ended_before = 0 if left_before is None else sum_of(left_before.total.array[name])
-        if ended <= ended_before:
+        unlisted = ended - ended_before - sum_of(self._ended_rows[name])
+        if unlisted <= 0:
             return 0
         listed = known(np.concatenate([self.now.array[name], self._ended_rows[name]]))
         left = np.delete(
             self.before.array[name], self._listed_before_at[listed & (self._listed_before_at >= 0)]
         )
-        return max(0, ended - ended_before - sum_of(self._ended_rows[name]) - sum_of(left))
+        return max(0, unlisted - sum_of(left))
 
     @cached_property
     def has_rest(self) -> bool:

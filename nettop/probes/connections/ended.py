@@ -9,7 +9,7 @@ import numpy as np
 
 from nettop.kernel.processes import Processes
 from nettop.probes.connections.event_records import EVENT, FAIL
-from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP, merge
+from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, STATE, TCP, UDP, merge
 from nettop.snapshots.arrays import Mask, joined, positions, take
 from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
@@ -21,7 +21,6 @@ _LISTED_READINGS = 2
 """What ended is listed in the reading that follows, and in one more: a frame may compare with the one before that."""
 
 COUNTERS = tuple(field.name for field in SOCKETS.fields if field.kind is Kind.COUNTER)
-_NOT_OPEN = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
 _SEEN = [number for number, name in DIRECTIONS.items() if not name.endswith("?")]
 _NO_EVENTS, _NO_ROWS = np.zeros(0, EVENT), np.zeros(0, ROW)
 
@@ -54,7 +53,8 @@ class EndedSockets:
         return {name: counted[name] - self._of_events[name] for name in COUNTERS if name in counted}
 
     def add_lost(self, missing: Mapping[str, int]) -> None:
-        """Add what connections had counted whose events were lost, in all since the start, to the sum."""
+        """What connections had counted whose events were lost, in all since the start, joins the sum with the next
+        `follow`."""
         self._missing |= missing
 
     def expect_lost(self, still_open: Array) -> None:
@@ -132,7 +132,7 @@ def mark_new(rows: Array) -> None:
 def _is_open(rows: Array) -> Mask:
     """Which rows are of connections that will have an end."""
     has_numbers = (rows["protocol"] == TCP) & known(rows["bytes_sent"])
-    is_open: Mask = has_numbers & ~np.isin(rows["state"], _NOT_OPEN)
+    is_open: Mask = has_numbers & ~np.isin(rows["state"], NOT_OPEN)
     return is_open
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nettop.probes.connections.event_records import CLOSE, FAIL
-from nettop.probes.connections.socket_rows import ROW, STATE, TCP
+from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, TCP
 from nettop.query.address import address_halves, address_text, distinct_addresses
 from nettop.query.query import text_query
 from nettop.query.view import View
@@ -46,7 +46,6 @@ _SINCE_THE_LAST = replace(text_query(SOCKETS), all_rows=True, closed=True, delta
 _SINCE_THE_START = replace(_SINCE_THE_LAST, table=replace(SOCKETS, begins_at_zero=True))
 _NOTHING = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
 _INBOUND = [number for number, name in DIRECTIONS.items() if name.startswith("inbound")]
-_NOT_CONNECTED = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
 _PID_BITS, _PORT_BITS = 22, 16
 _NO_PLACE = -1
 
@@ -190,9 +189,7 @@ class SocketGroups:
 
     def _describe(self, view: View, places: Index) -> None:
         """The connections that a group has now, and their round-trip times."""
-        is_connected = (
-            (view.raw("protocol") == TCP) & ~np.isin(view.raw("state"), _NOT_CONNECTED) & ~view.gone
-        )
+        is_connected = (view.raw("protocol") == TCP) & ~np.isin(view.raw("state"), NOT_OPEN) & ~view.gone
         self._rows["connections"] = np.bincount(places[is_connected], minlength=len(self._rows))
         for name in ("rtt_median_us", "rtt_worst_us"):
             self._rows[name] = unknown_value(GROUPS.dtype[name])
@@ -233,9 +230,8 @@ def _has_opened(view: View) -> Mask:
     """Which rows are of connections that opened since the snapshot before."""
     has_opened: Mask = (view.raw("protocol") == TCP) & known(view.raw("opened_at"))
     assert view.before is not None
-    at = positions(view.raw("id"), view.before.array["id"])
-    was_there = at >= 0
-    has_opened[was_there] &= ~known(view.before.array["opened_at"][at[was_there]])
+    was_there = view.before_at >= 0
+    has_opened[was_there] &= ~known(view.before.array["opened_at"][view.before_at[was_there]])
     return has_opened
 
 

@@ -18,6 +18,8 @@ from nettop.snapshots.snapshot import Array, known
 
 TCP, UDP, MPTCP = PROTOCOLS
 STATE = {name: number for number, name in STATES.items()}
+NOT_OPEN = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
+"""The states of TCP sockets that are no connection, or none any more."""
 _INBOUND, _OUTBOUND = (number for number, name in DIRECTIONS.items() if name.endswith("?"))
 
 ROW = row_dtype(

@@ -97,9 +97,8 @@ class UdpTotals:
         _put_counted(rows, entries, may_miss_some=self._lost > 0)
         outside = take(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
         idle = _idle_since(outside, before)
-        by_process = np.lexsort((outside["start_time"], outside["pid"]))
-        moving = take(outside, by_process[~idle[by_process]])  # as Processes.name wants them
-        processes.name(moving, processes.groups(), more=True)
+        moving = take(outside, np.flatnonzero(~idle))
+        processes.name_any(moving, processes.groups(), more=True)
         return merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
 
     def _add_up(self, entries: Array) -> None:

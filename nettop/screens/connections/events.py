@@ -12,7 +12,7 @@ from nettop.screens import headline
 from nettop.screens.connections.headline import opened_per_s, rate, why_empty, why_no_events
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.connections import EVENT_KINDS, GRACEFUL, SOCKETS, STATES
+from nettop.snapshots.connections import EVENT_KINDS, GRACEFUL, SOCKETS, STATES, UNATTRIBUTED
 from nettop.snapshots.snapshot import known
 from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle
@@ -36,7 +36,7 @@ class EventsScreen(LensScreen):
 
     about = "connections as they open, close and fail, the newest first"
     row_style = RowStyle(
-        absent={"owner": "(unattributed)", "process": "(unattributed)", "reason": ""},
+        absent={"owner": UNATTRIBUTED, "process": UNATTRIBUTED, "reason": ""},
         failing={"event": f"{WARNING} ", "reason": ""},
         flags=event_flags,
         empty_text=partial(why_empty, what="events", otherwise="no connection opened, closed or failed yet"),

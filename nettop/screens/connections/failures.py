@@ -15,7 +15,7 @@ from nettop.screens import headline
 from nettop.screens.connections.headline import churn, no_churn, why_empty, why_no_events
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.connections import EVENTS
+from nettop.snapshots.connections import EVENTS, UNATTRIBUTED
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import RowStyle
 from nettop.widgets.themes import Role
@@ -29,7 +29,7 @@ class FailuresScreen(LensScreen):
 
     about = "connections that failed or were reset, by reason and remote; → opens their events"
     row_style = RowStyle(
-        absent={"process": "(unattributed)"},
+        absent={"process": UNATTRIBUTED},
         empty_text=partial(why_empty, what="failures", otherwise="no failure since nettop began"),
     )
     member_table = EVENTS

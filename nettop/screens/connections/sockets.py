@@ -12,7 +12,7 @@ from nettop.screens import headline
 from nettop.screens.connections.headline import churn, no_churn, opened_per_s, why_no_events, without_root
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.connections import HOOK_UNATTRIBUTED
+from nettop.snapshots.connections import HOOK_UNATTRIBUTED, UNATTRIBUTED
 from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import RowFlags, RowStyle
@@ -48,7 +48,7 @@ class ConnectionsScreen(LensScreen):
 
     about = "every socket, with its process and its numbers"
     row_style = RowStyle(
-        absent={"owner": "(unattributed)", "process": "(unattributed)"},
+        absent={"owner": UNATTRIBUTED, "process": UNATTRIBUTED},
         warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE},
         stale=frozenset({"rtt", "rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate"}),
         flags=row_flags,
