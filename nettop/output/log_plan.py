@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nettop.errors import UsageError, unknown_word
+from nettop.errors import UsageError
 from nettop.output.jsonl import JsonLines
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
-from nettop.query.query import Query, query_from_settings, text_query
+from nettop.query.query import Query, checked_columns, query_from_settings, text_query
 from nettop.settings import LineFormat, LogSettings, ViewSettings
 from nettop.snapshots import logged_views, view_name
 from nettop.snapshots.schema import Lens, Table
@@ -104,14 +104,8 @@ def _wanted_columns(settings: LogSettings, tables: list[Table]) -> tuple[str, ..
     """
     if settings.columns is None:
         return None
-    wanted = tuple(dict.fromkeys(name for name in settings.columns if name != "time"))
-    known = {name for table in tables for name in table.names}
-    for name in wanted:
-        if name not in known:
-            raise unknown_word("column", name, known)
-    if not wanted:
-        raise UsageError("--columns is empty", "name columns with commas between them")
-    return wanted
+    beside_time = (name for name in settings.columns if name != "time")
+    return checked_columns(beside_time, {name for table in tables for name in table.names})
 
 
 def _stream(settings: LogSettings, lens: Lens, table: Table, wanted: tuple[str, ...] | None) -> Stream:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from nettop.errors import UsageError, unknown_word
@@ -85,11 +86,15 @@ def columns_from_settings(table: Table, options: ViewSettings) -> tuple[str, ...
 
     Raises UsageError for a column that the table does not have, with the nearest names.
     """
-    if options.columns is None:
-        return None
-    for name in options.columns:
-        if name not in table.names:
-            raise unknown_word("column", name, table.names)
-    if not options.columns:
+    return None if options.columns is None else checked_columns(options.columns, table.names)
+
+
+def checked_columns(names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
+    """The columns that --columns names, each once. Raises UsageError where one is not `known`, or there is none."""
+    columns = tuple(dict.fromkeys(names))
+    for name in columns:
+        if name not in known:
+            raise unknown_word("column", name, known)
+    if not columns:
         raise UsageError("--columns is empty", "name columns with commas between them")
-    return tuple(dict.fromkeys(options.columns))
+    return columns

@@ -13,7 +13,7 @@ from nettop.engine.session import Session
 from nettop.query.view import Names
 from nettop.screens.history import TotalsHistory
 from nettop.settings import Settings
-from nettop.snapshots import lenses
+from nettop.snapshots import lenses, view_name
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens, Option, Table
 
@@ -30,8 +30,7 @@ class TableRef(NamedTuple):
     @property
     def view_name(self) -> str:
         """Its name for --view."""
-        is_main = self.table.name == self.lens.main.name
-        return self.lens.id if is_main else f"{self.lens.id}.{self.table.name}"
+        return view_name(self.lens, self.table)
 
     def neighbour(self, step: int) -> TableRef:
         """The table `step` further on in the same lens; after the last comes the first."""

@@ -65,4 +65,4 @@ def views() -> tuple[str, ...]:
 
 def view_name(lens: Lens, table: Table) -> str:
     """What --view calls a table of a lens."""
-    return lens.id if table is lens.main else f"{lens.id}.{table.name}"
+    return lens.id if table.name == lens.main.name else f"{lens.id}.{table.name}"
