@@ -67,8 +67,8 @@ class Sampler:
         self.probe.set("udp", "off")
         self.probe.set("table", "events")
         self.probe.start()
-        self._read_table = self.probe.table.read
-        self.probe.table.read = self._note_and_read
+        self._read_table = self.probe.table.read_owned
+        self.probe.table.read_owned = self._note_and_read
         self._noted: list[tuple[float, dict[str, int]]] = []
         self._due = time.monotonic()
 

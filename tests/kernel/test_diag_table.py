@@ -83,7 +83,7 @@ class Reader:
         """The rows in these namespaces by id; unknown is None."""
         if isinstance(self.table, SocketTable):
             self.table._last_walks = {}  # or rows of an earlier walk would be used again
-        self.before, self.counts = self.table.read(self.before, 0)
+        self.before, self.counts, _ = self.table.read(self.before)
         assert np.all(self.before["id"][1:] > self.before["id"][:-1])
         rows = self.before[np.isin(self.before["netns"], [namespace.inode for namespace in namespaces])]
         texts = self.table.processes.texts()
@@ -386,7 +386,7 @@ from nettop.probes.connections.socket_rows import ROW
 
 own = socket.create_server(("127.0.0.1", 0))
 table = DiagTable(Host(), Namespaces())
-rows, counts = table.read(np.zeros(0, ROW), 0)
+rows, counts, _ = table.read(np.zeros(0, ROW))
 print(json.dumps({
     "rows": [{name: row[name].item() for name in ("id", "pid", "netns", "bytes_sent")} for row in rows],
     "counts": counts, "own": own.getsockname()[1],

@@ -241,8 +241,7 @@ class Connections:
         """Every socket there is now."""
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
-        taken_ns = max(taken_ns, time.monotonic_ns())  # taking what the ring has may have lasted
-        rows, counts = table.read(self._last, taken_ns)
+        rows, counts, taken_ns = table.read(self._last)
         udp_ended = rows[:0]
         if self._udp:
             rows, udp_ended = self._udp.read(rows, self._last, table.processes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from functools import partial
@@ -26,6 +27,7 @@ from nettop.probes.connections.socket_rows import (
     STATE,
     TCP,
     UDP,
+    Reading,
     choose_owners,
     count_hashed,
     count_waiting_for_fin,
@@ -132,13 +134,14 @@ class DiagTable:
         """The (PID, descriptor) pairs of the socket of this single row when it was last read."""
         return descriptors_of(row, self._shared)
 
-    def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:  # noqa: ARG002 - as SocketTable
-        """Every socket that exists now, sorted by id, and counts of what is not listed.
+    def read(self, before: Array) -> Reading:
+        """Every socket that exists now.
 
         `before` are the rows of the last refresh. Namespaces dump their sockets while this thread reads the descriptors
         of processes. Raises NettopError where nothing can be listed.
         """
         dumps: dict[int, Future[_Listed]] = {}
+        taken_ns = time.monotonic_ns()  # the descriptors take far longer than the dumps, which begin at once
         with self.namespaces.lock:
             self.namespaces.follow(frozenset())
             try:
@@ -156,13 +159,14 @@ class DiagTable:
         self._note_gaps(listed)
         self._inconsistent += sum(namespace.inconsistent for namespace in listed)
         waiting_for_fin = sum(count_waiting_for_fin(namespace.rows) for namespace in listed)
-        return self._with_owners(listed, owners, before), {
+        counts = {
             "time_wait": max(0, sum(namespace.stat.time_wait for namespace in listed) - waiting_for_fin),
             "unlisted": sum(map(_count_unlisted, listed)),
             "namespaces": len(listed),
             "inconsistent_dumps": self._inconsistent,
             "processes_hidden": owners.hidden,
         }
+        return Reading(self._with_owners(listed, owners, before), counts, taken_ns)
 
     def _begin(self, dumps: dict[int, Future[_Listed]]) -> None:
         """Begin to list the sockets of every namespace that is not among the `dumps`."""

@@ -50,6 +50,15 @@ class Counted(NamedTuple):
     half_open: int = 0
 
 
+class Reading(NamedTuple):
+    """Every socket that exists, sorted by id; counts of what is not listed; and the moment whose counters these are, on
+    the monotonic clock."""
+
+    rows: Array
+    counts: dict[str, int]
+    taken_ns: int
+
+
 def choose_owners(rows: Array, before: Array) -> tuple[Index, Index]:
     """Positions of one row for each socket, sorted by id: that of its owner process. Then those of all rows of sockets
     that several processes hold.

@@ -23,6 +23,7 @@ from nettop.probes.connections.socket_rows import (
     ROW,
     STATE,
     Counted,
+    Reading,
     choose_owners,
     count_hashed,
     count_waiting_for_fin,
@@ -62,7 +63,7 @@ class _Walk:
     """
 
     rows: Array
-    taken_ns: int
+    begun_ns: int
     took_ns: int
     searched: bool
     missed: int = 0
@@ -112,18 +113,19 @@ class SocketTable:
         """The (PID, descriptor) pairs that led to the socket of this single row when it was last read."""
         return descriptors_of(row, self._shared)
 
-    def read(self, before: Array, taken_ns: int) -> tuple[Array, dict[str, int]]:
-        """Every socket that exists now, sorted by id, and counts of what is not listed.
+    def read(self, before: Array) -> Reading:
+        """Every socket that exists now.
 
         `before` are the rows of the last refresh. Namespaces whose hash tables were walked then are walked again while
         this thread walks the descriptors.
         """
         if not self.lists_unattributed:
-            return self.read_owned(before), {}
+            owned, taken_ns = self.read_owned(before)
+            return Reading(owned, {}, taken_ns)
         with self.namespaces.lock:
-            walks = self._begin_walks(taken_ns)
+            walks = self._begin_walks()
             try:
-                owned = self.read_owned(before)
+                owned, taken_ns = self.read_owned(before)
             finally:
                 wait(walks.values())  # nothing may be closed that a walk still reads
             walked = {inode: walk.result() for inode, walk in walks.items()}
@@ -136,15 +138,18 @@ class SocketTable:
         self.processes.name(unattributed, more=True)  # subflows, and orphans, whose closer is known
         if self._has_outside:
             unattributed["process"][unattributed["has_file"] == 1] = self.processes.code(HIDDEN_OWNER)
-        return merge(owned, unattributed), counts
+        return Reading(merge(owned, unattributed), counts, taken_ns)
 
-    def read_owned(self, before: Array) -> Array:
-        """The sockets that processes hold, sorted by id, each once and with its owner process; a copy."""
+    def read_owned(self, before: Array) -> tuple[Array, int]:
+        """The sockets that processes hold, sorted by id, each once and with its owner process, a copy; and the middle
+        of the time it took to read them, on the monotonic clock."""
+        begun_ns = time.monotonic_ns()
         rows = self._iterators[OWNED].read(self._owned_buffer)
+        taken_ns = (begun_ns + time.monotonic_ns()) // 2
         self.processes.name(rows)
         owners, shared = choose_owners(rows, before)
         self._shared = take(rows, shared)
-        return take(rows, owners)
+        return take(rows, owners), taken_ns
 
     # --- hash tables ----------------------------------------------------------------------------------
 
@@ -167,7 +172,7 @@ class SocketTable:
             if stat.tcp > counted.tcp or stat.udp > counted.udp or stat.time_wait or counted.half_open:
                 last, walk = self._last_walks.get(inode), walks.get(inode)
                 if walk or not last:
-                    walk = walk or thread.run(partial(self._walk, taken_ns, _PATIENCE))
+                    walk = walk or thread.run(partial(self._walk, _PATIENCE))
                     missing = stat.tcp + stat.udp - counted.tcp - counted.udp
                     last = _count_missed(walk, missing, owned, last)
                 last_walks[inode] = last
@@ -179,20 +184,21 @@ class SocketTable:
             "namespaces": len(self.namespaces.threads),
             "namespaces_walked": len(last_walks),
             "walk_age_ms": max(
-                ((taken_ns - last.taken_ns) // 1_000_000 for last in last_walks.values()), default=0
+                (max(0, taken_ns - last.begun_ns) // 1_000_000 for last in last_walks.values()), default=0
             ),
         }
 
-    def _begin_walks(self, taken_ns: int) -> dict[int, Future[_Walk]]:
+    def _begin_walks(self) -> dict[int, Future[_Walk]]:
         """Begin the walks that are due in namespaces that needed one at the last refresh."""
         pause_ns = _PAUSE_PER_WALK * sum(last.took_ns for last in self._last_walks.values())
+        now_ns = time.monotonic_ns()
         return {
-            inode: self.namespaces.threads[inode].submit(partial(self._walk, taken_ns, last.patience))
+            inode: self.namespaces.threads[inode].submit(partial(self._walk, last.patience))
             for inode, last in self._last_walks.items()
-            if inode in self.namespaces.threads and taken_ns - last.taken_ns >= pause_ns
+            if inode in self.namespaces.threads and now_ns - last.begun_ns >= pause_ns
         }
 
-    def _walk(self, taken_ns: int, patience: int) -> _Walk:
+    def _walk(self, patience: int) -> _Walk:
         """Walk both hash tables of the calling thread's namespace.
 
         With `all_rows`, or when too many walks in a row missed sockets, all sockets that have a file are listed too.
@@ -201,12 +207,12 @@ class SocketTable:
         bits = (LIST_TIME_WAIT if self._all_rows else 0) | (LIST_WITH_FILE if search else 0)
         with self._walking:
             bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
-            begun = time.monotonic_ns()
+            begun_ns = time.monotonic_ns()
             tables = [
                 self._iterators[name].read(self._unattributed_buffer).copy()
                 for name in (TCP_TABLE, UDP_TABLE)
             ]
-            return _Walk(joined(*tables), taken_ns, time.monotonic_ns() - begun, search)
+            return _Walk(joined(*tables), begun_ns, time.monotonic_ns() - begun_ns, search)
 
 
 def _count_missed(walk: _Walk, missing: int, owned: Array, last: _Walk | None) -> _Walk:
