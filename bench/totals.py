@@ -206,7 +206,8 @@ def main() -> None:
     own_namespace()
     load = Load(8, 500, 500, 20, 20) if quick else Load(60, 2000, 5000, 50, 50)
     with built("lives.c") as compiled:
-        compare("A ring of 512 KiB", compiled, load, int(str(RING_SIZE.default)))
+        default = int(str(RING_SIZE.default))
+        compare(f"A ring of {default >> 10} KiB", compiled, load, default)
         short = replace(load, seconds=min(load.seconds, 20))
         compare("A ring of two pages", compiled, short, 2 * os.sysconf("SC_PAGE_SIZE"))
 

@@ -322,7 +322,7 @@ def _check_ring_size(size: int, _interval_s: float) -> None:
 RING_SIZE = Option(
     "ring_size",
     "The kernel's buffer for events, a power of two",
-    default=512 << 10,
+    default=1 << 20,
     log_default=8 << 20,
     metavar="SIZE",
     unit="bytes",

@@ -542,7 +542,7 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
     made = table(tmp_path)
     process(tmp_path / "proc", 7, {3: f"socket:[{TCP}]"})
     for reading in (1, 2):
-        rows, counts = made.read(np.zeros(0, ROW), 0)
+        rows, counts, _ = made.read(np.zeros(0, ROW))
         assert rows["id"].tolist() == [TCP]  # in two dumps, shown once
         assert made.descriptors(rows) == [(7, 3)]
         assert made.gaps()["udp"] == f"no {UDP}"
@@ -554,7 +554,7 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
         )
     assert made.gaps()["namespace 2"] == "not entered"
     monkeypatch.setattr(sock_diag, "dump", lacking())
-    assert made.read(rows, 0)[0]["id"].tolist() == [TCP, UDP]
+    assert made.read(rows)[0]["id"].tolist() == [TCP, UDP]
     assert "udp" not in made.gaps()
 
 
@@ -563,14 +563,14 @@ def test_a_reading_takes_nothing_back(tmp_path: Any, monkeypatch: pytest.MonkeyP
     answer = message(memory(), tcp_info(state=1, bytes_sent=1000, bytes_acked=900), state=1, cookie=5)
     monkeypatch.setattr(sock_diag, "dump", lambda *_, info: sock_diag.Dump(sockets_of(answer), 0))
     made = table(tmp_path)
-    before = made.read(np.zeros(0, ROW), 0)[0]
+    before = made.read(np.zeros(0, ROW))[0]
     assert before["bytes_acked"][0] < 1000
     before["bytes_acked"] = 1000
-    assert made.read(before, 0)[0]["bytes_acked"].tolist() == [1000]
+    assert made.read(before)[0]["bytes_acked"].tolist() == [1000]
 
 
 def test_nothing_is_listed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that lists neither protocol is an unsupported one."""
     monkeypatch.setattr(sock_diag, "dump", lacking(TCP, UDP))
     with pytest.raises(Unsupported):
-        table(tmp_path).read(np.zeros(0, ROW), 0)
+        table(tmp_path).read(np.zeros(0, ROW))

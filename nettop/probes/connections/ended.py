@@ -101,11 +101,10 @@ class EndedSockets:
         `untracked` is what was counted, in all since the start, without belonging to any row.
         """
         _add_up(self._of_others, others)
-        rows = joined(_rows_of(self.events[-LISTED_MAX:]), others)
+        rows = merge(_rows_of(self.events[-LISTED_MAX:]), others)
         rows["state"] = STATE["CLOSE"]
         processes.name_any(rows, processes.groups(), more=True)
-        listed = Rows(SOCKETS, take(rows, np.argsort(rows["id"], kind="stable")), processes.texts(), taken_ns)
-        self._listed = (*self._listed, listed)[-_LISTED_READINGS:]
+        self._listed = (*self._listed, Rows(SOCKETS, rows, processes.texts(), taken_ns))[-_LISTED_READINGS:]
         total = np.full(ROW.itemsize, 0xFF, np.uint8).view(ROW)
         total["id"] = 0
         total["process"] = processes.code(NOT_LISTED)

@@ -119,8 +119,11 @@ class Connections:
             self._check.wait_until_entered()  # while nettop has the privilege
         at_once = self._followed is not None or bool(self._tables - {SOCKETS.name})
         # What refused the better table may refuse the events too: then the first screen says so.
-        if self._loader is not None and (at_once or isinstance(self._table, DiagTable)):
-            self._attach_hooks()
+        is_alone = isinstance(self._table, DiagTable)
+        if self._loader is not None and (at_once or is_alone):
+            self._attach_events(self._loader)
+        if self._loader is not None and (self._followed is not None or is_alone):
+            self._attach_udp(self._loader)
 
     def _take_table(self, mechanism: Mechanism) -> None:
         """Read the table by this mechanism, or raise why it is not available."""
@@ -188,21 +191,9 @@ class Connections:
         assert isinstance(chosen, Mapping)
         return chosen
 
-    def _attach_hooks(self) -> None:
-        """Wait for the programs beside the table, and attach them. Where they are not available it goes on alone."""
-        assert self._loader is not None
-        loader, self._loader = self._loader, None
-        try:
-            self._attach_events(loader)
-            self._attach_udp(loader)
-        finally:
-            for attached in (self._events, self._udp):
-                if attached is not None:
-                    attached.finish_hooks()
-            loader.close()
-            self._end_check()
-
     def _attach_events(self, loader: Loader) -> None:
+        """Wait for the events' programs, attach them, and have the counting of UDP compiled. Where one of both is not
+        available it goes on without. The events may ask the loader for probes, for which no answer may be pending."""
         try:
             program = self._answer(loader)
             self._events = ConnectionEvents(
@@ -220,17 +211,30 @@ class Connections:
             if self._followed is not None:
                 raise  # events are all there is to report of a command
             self._no_events = unavailable(FALLBACKS, error.what)
-
-    def _attach_udp(self, loader: Loader) -> None:
-        """Requested only now, as the events may ask the loader for probes, for which no answer may be pending."""
         try:
             if self._options.get(COUNT_UDP.name) == "off":
                 raise Refused("switched off by --udp off")
             loader.request(udp_text())
+        except NettopError as error:
+            self._end_attaching(error)
+
+    def _attach_udp(self, loader: Loader) -> None:
+        """Wait for the programs that count UDP, and attach them."""
+        try:
             program = self._answer(loader)
             self._udp = UdpTotals(program, loader=loader, chosen=self._chosen, check=self._check)
+            self._end_attaching()
         except NettopError as error:
-            self._no_udp = unavailable((UDP_FALLBACKS,), error.what)
+            self._end_attaching(error)
+
+    def _end_attaching(self, no_udp: NettopError | None = None) -> None:
+        """The loader is not needed any more, whether UDP is counted or not."""
+        if no_udp is not None:
+            self._no_udp = unavailable((UDP_FALLBACKS,), no_udp.what)
+        for attached in (self._events, self._udp):
+            if attached is not None:
+                attached.finish_hooks()
+        self._stop_loading()
 
     def _end_check(self) -> None:
         if self._check is not None:
@@ -286,10 +290,9 @@ class Connections:
         )
 
     def wakeups(self) -> tuple[int, ...]:
-        """The ring of events; before they are attached, the loader's answer."""
-        if self._loader is not None:
-            return (self._loader.descriptor,)
-        return self._events.wakeups() if self._events else ()
+        """The ring of events, and the loader while its answer is awaited."""
+        loading = (self._loader.descriptor,) if self._loader else ()
+        return (*loading, *self._events.wakeups()) if self._events else loading
 
     def is_filling(self) -> bool:
         """Whether the ring of events may be full before long."""
@@ -298,7 +301,10 @@ class Connections:
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """The events that have become ready since the last call."""
         if self._loader is not None and select.select([self._loader.descriptor], [], [], 0)[0]:
-            self._attach_hooks()
+            if self._events or self._no_events:
+                self._attach_udp(self._loader)
+            else:
+                self._attach_events(self._loader)
         events = self._events.drain(taken_ns) if self._events else None
         return () if events is None else (events,)
 
