@@ -91,6 +91,7 @@ class Watch:
         self.reported = 0
         self._next_id = 1
         self.probe.start()
+        until(self._is_attached, "all hooks are attached")
         self._lost_before = self._lost()
 
     def __enter__(self) -> Self:
@@ -100,6 +101,10 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.probe.close()
+
+    def _is_attached(self) -> bool:
+        self.drain()
+        return self.probe._loader is None
 
     def drain(self) -> None:
         """Takes what can be reported, in the order of time; each drain goes on counting where the last one ended, or
