@@ -102,7 +102,15 @@ def put_in_place(results: Path, again: Path) -> None:
         results_by_test = {_test(case): case for run in (first, second) for case in run.iter("testcase")}
         next(second.iter("testsuite"))[:] = results_by_test.values()
         ET.ElementTree(second).write(again / "junit.xml", encoding="utf-8")
-    for file in ("junit.xml", "status", "failures", "doctor.json", "doctor.stderr", "doctor.status"):
+    for file in (
+        "release",
+        "junit.xml",
+        "status",
+        "failures",
+        "doctor.json",
+        "doctor.stderr",
+        "doctor.status",
+    ):
         if (again / file).exists():
             if (results / file).exists():
                 (results / file).rename(results / f"first-{file}")

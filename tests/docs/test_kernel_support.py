@@ -128,6 +128,15 @@ def test_a_second_run_without_results_changes_nothing(tmp_path: Path) -> None:
     assert (run.passed, run.failures) == (False, {"tests/kernel/test_x.py::test_y": "it was 1"})
 
 
+def test_a_machine_that_boots_with_its_second_try(tmp_path: Path) -> None:
+    """Of a first try that died before anything was written the second one's results are all there is."""
+    (tmp_path / "first").mkdir()
+    a_run(tmp_path / "again", "6.1", "6.1.0", report("x"))
+    put_in_place(tmp_path / "first", tmp_path / "again")
+    run = read_run("6.1", tmp_path / "first")
+    assert (run.passed, run.release, run.doctor) == (True, "6.1.0", report("x"))
+
+
 def test_failures_are_known_before_the_end(tmp_path: Path) -> None:
     """Failures of a run that was stopped before its report are those that its tests recorded."""
     failure = {"test": "tests/kernel/test_x.py::test_y", "why": "E   it was 1"}
