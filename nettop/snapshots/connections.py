@@ -317,8 +317,8 @@ def _check_ring_size(size: int, _interval_s: float) -> None:
         raise UsageError(f"--ring-size {size} is not a power of two", "give a power of two, such as 8M")
 
 
-# The default has room for 1,900 events, which is 76,000 a second as often as it is drained. All of the ring's mapping,
-# which has the data twice, counts as the process's memory.
+# The default has room for 3,400 events: 50 ms of 70,000 events a second, for as long as a reading of the table may take
+# then. All of the ring's mapping, which has the data twice, counts as the process's memory.
 RING_SIZE = Option(
     "ring_size",
     "The kernel's buffer for events, a power of two",
