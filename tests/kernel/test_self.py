@@ -77,7 +77,7 @@ def shown() -> Iterator[Running]:
     with Running(*SHOWN, *HOUR) as running:
         running.first_rows()
 
-        until(lambda: any("inet_sock_set_state" in name for _, name in next_rows(running)), "all is shown")
+        until(lambda: any("udp_sent" in name for _, name in next_rows(running)), "all is shown")
         yield running
 
 
