@@ -36,7 +36,7 @@ class EventSource(Source, Protocol):
     """A source that the kernel wakes, with rows for append tables."""
 
     def wakeups(self) -> tuple[int, ...]:
-        """Descriptors that are readable while there is something to drain; the same from start to close."""
+        """Descriptors that are readable while there is something to drain; asked before each wait."""
 
     def is_filling(self) -> bool:
         """Whether so much waits that it is to be drained soon; asked often, so it has to be quick."""

@@ -254,8 +254,8 @@ def lose(lab: Lab, near: Any, far: Any) -> dict[int, dict[str, int]]:
 def hold_open(lab: Lab, home: Namespace, watches: list[Watch]) -> tuple[int, list[list[Row]]]:
     """Connections that have moved some bytes, and whose processes stand still: their server's port, and how each
     watch lists them."""
-    for watch in watches * 2:  # UDP of a hook check: the number of its namespace may have become this one's
-        watch.read()
+    for watch in watches:
+        watch.lose_sight_of_gone()  # other watches' hook checks
     client, server, port = joined(lab, home, OPEN)
     for number, amount in enumerate(traffic.primes(OPEN, 1000)):
         move(client, server, number, amount, 2 * amount)

@@ -48,10 +48,8 @@ def one_watch() -> Iterator[Watch]:
 
 @pytest.fixture
 def watch(one_watch: Watch) -> Watch:
-    """The shared probe, once it has found the sockets of the last test gone: the number of their namespace may be given
-    to the next one."""
-    for _ in range(2):
-        one_watch.read()
+    """The shared probe, without the sockets of the last test."""
+    one_watch.lose_sight_of_gone()
     return one_watch
 
 

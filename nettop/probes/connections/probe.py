@@ -192,8 +192,8 @@ class Connections:
         return chosen
 
     def _attach_events(self, loader: Loader) -> None:
-        """Wait for the events' programs, attach them, and have the counting of UDP compiled. Where one of both is not
-        available it goes on without. The events may ask the loader for probes, for which no answer may be pending."""
+        """Wait for the events' programs and attach them; except for a command, nettop goes on without. Only then is the
+        counting of UDP compiled: the events may ask the loader for probes, for which no answer may be pending."""
         try:
             program = self._answer(loader)
             self._events = ConnectionEvents(
@@ -216,21 +216,20 @@ class Connections:
                 raise Refused("switched off by --udp off")
             loader.request(udp_text())
         except NettopError as error:
-            self._end_attaching(error)
+            self._no_udp = unavailable((UDP_FALLBACKS,), error.what)
+            self._end_attaching()
 
     def _attach_udp(self, loader: Loader) -> None:
-        """Wait for the programs that count UDP, and attach them."""
+        """Wait for the programs that count UDP, and attach them; without them UDP is not counted."""
         try:
             program = self._answer(loader)
             self._udp = UdpTotals(program, loader=loader, chosen=self._chosen, check=self._check)
-            self._end_attaching()
         except NettopError as error:
-            self._end_attaching(error)
+            self._no_udp = unavailable((UDP_FALLBACKS,), error.what)
+        self._end_attaching()
 
-    def _end_attaching(self, no_udp: NettopError | None = None) -> None:
-        """The loader is not needed any more, whether UDP is counted or not."""
-        if no_udp is not None:
-            self._no_udp = unavailable((UDP_FALLBACKS,), no_udp.what)
+    def _end_attaching(self) -> None:
+        """Everything is attached that can be: the loader and the hook check are not needed any more."""
         for attached in (self._events, self._udp):
             if attached is not None:
                 attached.finish_hooks()
