@@ -150,6 +150,7 @@ def _drop_privileges(rights: Rights, needed: frozenset[int], *, resources: ExitS
     """
     from nettop.kernel import privileges
     from nettop.kernel.namespaces import shared_namespaces
+    from nettop.kernel.net_loader import open_net_loader
     from nettop.kernel.perf_events import open_clocks
     from nettop.kernel.symbols import open_symbols
 
@@ -157,6 +158,7 @@ def _drop_privileges(rights: Rights, needed: frozenset[int], *, resources: ExitS
     if rights.later_lenses:
         kept |= privileges.for_loading()
         resources.enter_context(open_clocks())
+        resources.enter_context(open_net_loader())
     if rights.follow_namespaces:
         kept |= privileges.ENTERING
     namespaces = shared_namespaces()  # kept to the end: lenses that come and go use the same threads

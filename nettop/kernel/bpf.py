@@ -25,7 +25,11 @@ TRACE_RAW_TP = 23
 TRACE_FENTRY = 24
 TRACE_FEXIT = 25
 TRACE_ITER = 28
+XDP = 37
 PERF_EVENT = 41
+TCX_INGRESS = 46
+XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
+"""Flags of a link to XDP (XDP_FLAGS_* of include/uapi/linux/if_link.h)."""
 _ATTR_BYTES = 152
 _LOG_BYTES = 1 << 18
 _RECURSION_MISSES_AT = 208
@@ -50,9 +54,10 @@ def try_command(number: int, attributes: bytes) -> tuple[int, int, bytes]:
     return result, ctypes.get_errno() if result < 0 else 0, buffer.raw
 
 
-def link(program: int, attach_type: int, target: int = 0) -> int:
-    """Link an iterator (TRACE_ITER), or a program to a perf event (PERF_EVENT). Closing the descriptor removes it."""
-    return command(_LINK_CREATE, struct.pack("=IIII48x", program, target, attach_type, 0))
+def link(program: int, attach_type: int, target: int = 0, flags: int = 0) -> int:
+    """Link an iterator (TRACE_ITER), or a program to a perf event (PERF_EVENT) or to the network interface `target` of
+    the calling thread's namespace (XDP, TCX_INGRESS). Closing the descriptor removes it."""
+    return command(_LINK_CREATE, struct.pack("=IIII48x", program, target, attach_type, flags))
 
 
 def create_iterator(link: int) -> int:

@@ -11,12 +11,17 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nettop.kernel import netlink
 from nettop.snapshots.safe_text import safe_bytes
 
 _RTM_GETLINK = 18
-_IFLA_STATS64 = 23
+_IFLA_MASTER, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_LINK_NETNSID, _IFLA_PARENT_DEV_NAME = 10, 18, 23, 37, 56
+_IFLA_INFO_KIND = 1
+_IFF_UP, _IFF_LOOPBACK = 1 << 0, 1 << 3
+_ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
+_SYSFS = Path("/sys/class/net")
 _REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 _ATTEMPTS = 5
 _TIMEOUT_S = 5.0
@@ -43,6 +48,30 @@ class Link:
     index: int
     name: str
     statistics: Mapping[str, int] = field(default_factory=dict)
+    kind: str = ""
+    """The driver of a virtual device (`veth`, `bridge`, `tun`); empty for others."""
+    is_up: bool = False
+    is_loopback: bool = False
+    has_ethernet: bool = False
+    """Whether packets begin with an Ethernet header."""
+    has_parent: bool = False
+    """Whether the kernel names a device on a bus behind it (since 5.14)."""
+    has_master: bool = False
+    """Whether it is a port of a bridge, a bond or the like."""
+    leads_elsewhere: bool = False
+    """Whether its other end is in another namespace."""
+
+    def is_device(self) -> bool:
+        """Whether a device on a bus is behind it: as the kernel says, or else sysfs, for the own namespace."""
+        return self.has_parent or (not self.kind and (_SYSFS / self.name / "device").exists())
+
+    def speed(self) -> int | None:
+        """What the link negotiated, in bytes/s, as sysfs has it for the own namespace; None is unknown."""
+        try:
+            megabits = int((_SYSFS / self.name / "speed").read_text())
+        except (OSError, ValueError):
+            return None
+        return megabits * 125_000 if megabits > 0 else None
 
 
 def read_links() -> list[Link]:
@@ -96,15 +125,30 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _link(body: bytes) -> Link:
-    _, _, index, _, _ = netlink.LINK.unpack_from(body)
-    name, statistics = "", {}
+    _, hardware, index, flags, _ = netlink.LINK.unpack_from(body)
+    name, kind_of_link, statistics, present = "", "", {}, set[int]()
     for kind, value in _attributes(body[netlink.LINK.size :]):
         if kind == netlink.IFLA_IFNAME:
             name = safe_bytes(value.rstrip(b"\0"))
         elif kind == _IFLA_STATS64:
             count = min(len(value) // 8, len(STATISTICS))
             statistics = dict(zip(STATISTICS, struct.unpack_from(f"={count}Q", value), strict=False))
-    return Link(index, name, statistics)
+        elif kind == _IFLA_LINKINFO:
+            texts = (text for nested, text in _attributes(value) if nested == _IFLA_INFO_KIND)
+            kind_of_link = safe_bytes(next(texts, b"").rstrip(b"\0"))
+        present.add(kind)
+    return Link(
+        index,
+        name,
+        statistics,
+        kind=kind_of_link,
+        is_up=bool(flags & _IFF_UP),
+        is_loopback=bool(flags & _IFF_LOOPBACK),
+        has_ethernet=hardware in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK),
+        has_parent=_IFLA_PARENT_DEV_NAME in present,
+        has_master=_IFLA_MASTER in present,
+        leads_elsewhere=_IFLA_LINK_NETNSID in present,
+    )
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -33,7 +33,10 @@ LOADING = frozenset(
         CAP_PERFMON,  # that look into the kernel
     }
 )
-LOADER = LOADING | {
+LOADING_NET = LOADING | {
+    CAP_NET_ADMIN,  # for network interfaces
+}
+LOADER = LOADING_NET | {
     CAP_SYS_RESOURCE,  # raise the locked-memory limit where maps still count against it (before 5.11)
     CAP_SYS_ADMIN,  # open kprobes where the sysctl kernel.perf_event_paranoid is 3
 }

@@ -15,7 +15,8 @@ from nettop.kernel.links import STATISTICS, Link, parse_links, read_links
 
 NEWLINK, ERROR, DONE = 16, 2, 3
 MULTI, INTERRUPTED = 0x2, 0x10
-IFNAME, ADDRESS, MASTER, STATS64 = 3, 1, 10, 23
+IFNAME, ADDRESS, MASTER, LINKINFO, STATS64, LINK_NETNSID, PARENT_DEV_NAME = 3, 1, 10, 18, 23, 37, 56
+INFO_KIND = 1
 NESTED = 0x8000
 
 
@@ -42,17 +43,38 @@ def counters(count: int = len(STATISTICS)) -> bytes:
 NUMBERED = {name: place for place, name in enumerate(STATISTICS, 1)}
 LO = device(1, attribute(IFNAME, b"lo\0"), attribute(ADDRESS, b"\0" * 6), counters())
 ETH0 = device(2, attribute(MASTER, b"\7\0\0\0"), counters(), attribute(IFNAME, b"eth0\0"))
+ETHERNET = {"is_up": True, "has_ethernet": True}
+LO_LINK = Link(1, "lo", NUMBERED, **ETHERNET)
+ETH0_LINK = Link(2, "eth0", NUMBERED, **ETHERNET, has_master=True)
 
 
 def test_devices_have_numbers_names_and_counters() -> None:
     """Attributes come in any order and with others between them; a message without the end is not the end."""
-    assert parse_links(LO + ETH0) == ([Link(1, "lo", NUMBERED), Link(2, "eth0", NUMBERED)], False, True)
+    assert parse_links(LO + ETH0) == ([LO_LINK, ETH0_LINK], False, True)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "flags", "attributes", "facts"),
+    [
+        (1, 0, (), {"has_ethernet": True}),
+        (772, 0x9, (), {"has_ethernet": True, "is_up": True, "is_loopback": True}),
+        (65534, 1, (attribute(LINKINFO, attribute(INFO_KIND, b"tun")),), {"is_up": True, "kind": "tun"}),
+        (1, 0, (attribute(PARENT_DEV_NAME, b"0000:00:03.0\0"),), {"has_ethernet": True, "has_parent": True}),
+        (1, 0, (attribute(LINK_NETNSID, bytes(4)),), {"has_ethernet": True, "leads_elsewhere": True}),
+    ],
+)
+def test_what_a_device_is(
+    hardware: int, flags: int, attributes: tuple[bytes, ...], facts: dict[str, object]
+) -> None:
+    """Its kind, its state, and what is behind it."""
+    body = struct.pack("=BxHiII", 0, hardware, 3, flags, 0) + b"".join(attributes)
+    assert parse_links(message(NEWLINK, body))[0] == [Link(3, "", **facts)]  # type: ignore[arg-type]
 
 
 def test_the_end_of_a_dump() -> None:
     """The end is a message of its own, or an acknowledgement."""
     done, zero = message(DONE, struct.pack("=i", 0)), message(ERROR, struct.pack("=i", 0) + bytes(16))
-    assert parse_links(LO + done) == ([Link(1, "lo", NUMBERED)], True, True)
+    assert parse_links(LO + done) == ([LO_LINK], True, True)
     assert parse_links(zero) == ([], True, True)
     assert parse_links(message(DONE, b"")) == ([], True, True)
 
@@ -99,9 +121,9 @@ def test_flags_of_an_attribute_are_not_its_type() -> None:
 def test_what_is_cut_short_is_left_out() -> None:
     """A message cut anywhere gives what stands whole before the cut."""
     for end in range(len(LO), len(LO + ETH0)):
-        assert parse_links((LO + ETH0)[:end])[0] == [Link(1, "lo", NUMBERED)]
+        assert parse_links((LO + ETH0)[:end])[0] == [LO_LINK]
     bad = device(5, struct.pack("=HH", 400, IFNAME) + b"too long\0\0\0\0")
-    assert parse_links(bad)[0] == [Link(5, "")]
+    assert parse_links(bad)[0] == [Link(5, "", **ETHERNET)]
     assert parse_links(message(NEWLINK, b"short"))[0] == []
 
 
