@@ -64,7 +64,8 @@ def with_lens_options(
 ) -> Callable[[_Options], _Options]:
     """Adds, to the dataclass of a command's options, those that lenses declare for the views it can show.
 
-    Each is a field `str | None` with the option's name. With `log` help names the default of logs.
+    Each is a field with the option's name, `str | None`, or `list[str] | None` where it is repeatable. With `log` help
+    names the default of logs.
     """
     declared_fields = {
         declared.name: (declared.name, _annotated(lens, declared, log=log), None)
@@ -87,14 +88,15 @@ def with_lens_options(
 
 def _annotated(lens: Lens, declared: Option, *, log: bool) -> Any:
     default = declared.log_default if log and declared.log_default is not None else declared.default
+    kind: Any = list[str] | None if declared.repeatable else str | None
     return Annotated[
-        str | None,
+        kind,
         option(
-            declared.flag,
+            *filter(None, (declared.flag, declared.short)),
             metavar=declared.metavar,
             panel=f"{lens.title} (view {lens.id})",
             autocompletion=completing([declared.text(step) for step in declared.steps]),
-            help=f"{declared.help} ({declared.text(default)})",
+            help=f"{declared.help} ({declared.text(default)})" if default != "" else declared.help,
         ),
     ]
 
@@ -110,7 +112,8 @@ def parse_lens_options(
     values: dict[str, object] = {}
     for owner in lenses():
         for declared in owner.options:
-            text = getattr(options, declared.name, None)
+            given = getattr(options, declared.name, None)
+            text = (",".join(given) or None) if isinstance(given, list) else given
             concerned = any(lens is owner and declared.concerns(table) for lens, table in views)
             if text is not None and not concerned:
                 where = ", ".join(f"{owner.id}.{name}" for name in declared.tables) or f"the lens {owner.id}"

@@ -28,7 +28,7 @@ from nettop.errors import NettopError, SourceFailed, failure_of
 from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.source import DropPrivileges, EventSource, PrivilegedSource, Source
+from nettop.snapshots.source import DropPrivileges, EventSource, JoiningSource, PrivilegedSource, Source
 
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0
@@ -147,14 +147,15 @@ class Session:
     def enable(self, lens: str, **options: object) -> Lease:
         """Attach a lens, if it is not, with these options set, and keep it until the lease is released.
 
-        `bus.failure(lens)` says what goes wrong. A source ignores options that it does not know. With the own cost
-        the lenses that are attached stay, or the first one is attached: it is their cost.
+        `bus.failure(lens)` says what goes wrong. A source ignores options that it does not know. The lenses that its
+        table uses are attached too. With the own cost the lenses that are attached stay, or the first one is attached:
+        it is their cost.
         """
-        leased = {lens: options}
+        others = _used_by(lens, options.get("table"))
         if lens == SELF.id:
             others = [other for other in self._leased if other != SELF.id] or [lenses()[0].id]
-            of_others = {name: value for name, value in options.items() if name != "table"}
-            leased = dict.fromkeys(others, of_others) | leased
+        of_others = {name: value for name, value in options.items() if name != "table"}
+        leased = dict.fromkeys(others, of_others) | {lens: options}
         self._leased.update(leased.keys())
         for each in leased.items():
             self._post(partial(self._attach, *each))
@@ -314,6 +315,9 @@ class Session:
         attached = self._attached.get(lens)
         if attached is None:
             return
+        if isinstance(attached.source, JoiningSource):
+            frames = {other: self.bus.frame(other) for other in self._attached}
+            attached.source.join({other: frame.now for other, frame in frames.items() if frame is not None})
         with self._cost.steps.time(lens, READ):
             snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
         # Drained first, so that the frame has what its snapshot explains.
@@ -341,3 +345,10 @@ class Session:
         self._detach(lens)
         self.bus.fail(lens, failure)
         return None
+
+
+def _used_by(lens: str, table: object) -> list[str]:
+    """The lenses that a table of a lens uses."""
+    declared = next((each for each in lenses() if each.id == lens), None)
+    shown = None if declared is None else declared.table(str(table))
+    return [] if shown is None else list(shown.uses)

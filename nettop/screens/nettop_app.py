@@ -174,11 +174,9 @@ class NettopApp(App[None], inherit_bindings=False):
                 self.lens_screen.dismiss()
             return
         self._last_shown[ref.lens.id] = ref
-        if ref.lens.id != before.lens.id:
-            self._attach_shown()  # first: the overhead is measured on what is attached
-            self._leases.pop(before.lens.id).release()
-        else:
-            self.context.session.set(ref.lens.id, "table", ref.table.name)
+        last_lease = self._leases.pop(before.lens.id)
+        self._attach_shown()  # first: the overhead is measured on what is attached
+        last_lease.release()
         frame = self.context.session.bus.frame(ref.lens.id)
         if frame is not None and not self.lens_screen.has_table(frame):
             self.context.session.sample_now()  # a table is read once it is shown: do not wait for the next refresh

@@ -95,9 +95,10 @@ class Table:
     from when its source first saw their row: all that a new row counted belongs to the last interval (in other tables
     this holds for rows that carry `BEGAN`). What has left a `cumulative` table stays in its totals, as one row. `hook`
     names the hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that
-    `adds_up` are parts of a whole; rows of others overlap, and have no total. `watched` is a sum: screens draw its rate
-    as a bar in each row, and the totals of its parts over time. `exports` are the formats in which `nettop export`
-    writes it (values of nettop.settings.ExportFormat).
+    `adds_up` are parts of a whole; rows of others overlap, and have no total, but for those that pass the filter
+    `whole`. `watched` is a sum: screens draw its rate as a bar in each row, and the totals of its parts over time.
+    `uses` are the ids of lenses whose newest snapshots its source is given before it is read, so that it can tell whose
+    a row is. `exports` are the formats in which `nettop export` writes it (values of nettop.settings.ExportFormat).
     """
 
     name: str
@@ -113,7 +114,9 @@ class Table:
     cumulative: bool = False
     hook: str = ""
     adds_up: bool = True
+    whole: str = ""
     watched: str = ""
+    uses: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
 
     @cached_property
@@ -187,7 +190,8 @@ class Option:
     the value and the seconds between two readings, and raises UsageError where they do not go together. Commands that
     must not miss events (log, run, doctor) use `log_default`, where there is one. On the lens's screens the `key` (as
     Textual names it) goes through the `steps`, which are all values of a word: its source then has to accept a change
-    after its start. `opens` names the table that it is about, which is shown where the option is given, or its key
+    after its start. A `repeatable` one is a text whose values are joined by commas; `short` is its one-letter flag.
+    `opens` names the table that it is about, which is shown where the option is given, or its key
     pressed, with another one.
     """
 
@@ -204,6 +208,8 @@ class Option:
     key: str = ""
     steps: tuple[int | float | str, ...] = ()
     opens: str = ""
+    short: str = ""
+    repeatable: bool = False
 
     @property
     def flag(self) -> str:

@@ -65,3 +65,11 @@ class PrivilegedSource(Source, Protocol):
 
     def rights(self) -> frozenset[int]:
         """The capabilities, by number, that its readings take."""
+
+
+@runtime_checkable
+class JoiningSource(Source, Protocol):
+    """A source of a table that `uses` other lenses."""
+
+    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """The newest snapshots of those lenses, by id, as far as there are any; called before each reading."""
