@@ -140,9 +140,10 @@ def _durations(per_second: float) -> tuple[Scale, ...]:
     return seconds, Scale(0.9995 * ms, ms, " ms"), Scale(0.9995 * us, us, " µs"), nanoseconds
 
 
-_SCALES: Mapping[str, tuple[Scale, ...]] = {
+_BITS, _BYTES = _decimal("b/s", bits=True), _decimal("B/s")
+_SCALES: dict[str, tuple[Scale, ...]] = {
     "bytes": _decimal("B"),
-    "bytes/s": _decimal("b/s", bits=True),
+    "bytes/s": _BITS,
     "packets": _decimal(""),
     "packets/s": _decimal("p/s"),
     # Time of a time: what a thread takes of one CPU.
@@ -150,11 +151,17 @@ _SCALES: Mapping[str, tuple[Scale, ...]] = {
 } | {unit: _durations(count) for unit, count in _TIMES.items()}
 
 
+def show_rates(*, in_bytes: bool) -> None:
+    """Show rates of bytes in bytes from now on, or in bits: all of this process at once, so that no two differ."""
+    _SCALES["bytes/s"] = _BYTES if in_bytes else _BITS
+
+
 def human(value: float | None, unit: str, width: int | None = None) -> str:
     """The value for a screen: about three digits and a unit, right-aligned by whoever draws it.
 
-    Rates of bytes are shown in bits; plain counts keep all digits; unknown (None) is `–`. With a `width`, an
-    amount that would not fit loses its space, then its decimals, then all but the first letter of its unit.
+    Rates of bytes are shown in bits, or as `show_rates` wants them; plain counts keep all digits; unknown (None) is
+    `–`. With a `width`, an amount that would not fit loses its space, then its decimals, then all but the first letter
+    of its unit.
     """
     if value is None:
         return UNKNOWN

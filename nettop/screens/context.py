@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nettop.engine.session import Session
+from nettop.query.units import show_rates
 from nettop.query.view import Names
 from nettop.screens.history import TotalsHistory
 from nettop.settings import Settings
@@ -55,6 +56,9 @@ class ScreenContext:
     average_s: float = 0.0
     """How long rates are averaged over; 0: over each interval, and so where the interval is longer."""
 
+    in_bytes: bool = False
+    """Whether rates are shown in bytes per second, not in bits."""
+
     options: dict[str, Any] = field(default_factory=dict)
     """The options of lenses that were given or changed, by name."""
     names: Names | None = None
@@ -65,6 +69,7 @@ class ScreenContext:
 
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s
+        show_rates(in_bytes=self.in_bytes)
         self.options = dict(self.settings.options)
         if self.settings.view.resolve and self.names is None:
             from nettop.engine.resolver import Resolver  # rarely needed
@@ -103,6 +108,11 @@ class ScreenContext:
         self.average_s = self.next_average_s
         self.session.bus.average_over(self.average_s)
         self.session.sample_now()
+
+    def change_unit(self) -> None:
+        """Show rates in bytes, or in bits again."""
+        self.in_bytes = not self.in_bytes
+        show_rates(in_bytes=self.in_bytes)
 
     def change_interval(self, step: int) -> None:
         """The next longer (`step` 1) or shorter (−1) of the usual intervals."""

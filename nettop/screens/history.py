@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
+from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Field, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 
-_SPAN_NS = 120_000_000_000
+SPAN_NS = 120_000_000_000
 
 
 class Interval(NamedTuple):
@@ -60,7 +62,7 @@ class TotalsHistory:
         """Add an interval, and drop those that are more than two minutes older."""
         self.intervals.append(interval)
         self._until_ns = interval.end_ns
-        while self.intervals[0].end_ns < self._until_ns - _SPAN_NS:
+        while self.intervals[0].end_ns < self._until_ns - SPAN_NS:
             self.intervals.popleft()
 
     def _totals(self, shown: View, before: Snapshot) -> tuple[float | None, ...]:
@@ -68,7 +70,7 @@ class TotalsHistory:
         view = shown
         if shown.table is not self.table or before is not shown.frame.before:
             view = View(Frame(shown.frame.now, before), replace(screen_query(self.table), gone=False))
-        at = np.arange(view.size)
+        at = np.flatnonzero(parse_filter(self.table, self.table.whole).mask(view))
         return tuple(view.total(field.name + RATE, at) for field in self.fields)
 
     def forget_rows(self) -> None:
@@ -76,18 +78,24 @@ class TotalsHistory:
         self._last = None
 
     def averages(self, field: int, cells: int) -> list[float | None]:
-        """The averages of a field, by its place, in `cells` equal parts of the time; None where nothing is known.
+        """The averages of a field, by its place; see `averages`."""
+        return averages(self.intervals, field, cells)
 
-        Parts begin at whole multiples of their length, so that what was drawn moves and does not change.
-        """
-        cell_ns = _SPAN_NS // cells
-        first = -(-self._until_ns // cell_ns) - cells
-        amounts, known_ns = [0.0] * cells, [0] * cells
-        for begin_ns, end_ns, rates in self.intervals:
-            rate = rates[field]
-            for cell in range(max(begin_ns // cell_ns, first), -(-end_ns // cell_ns)):
-                overlap_ns = min(end_ns, (cell + 1) * cell_ns) - max(begin_ns, cell * cell_ns)
-                if rate is not None:
-                    amounts[cell - first] += rate * overlap_ns
-                    known_ns[cell - first] += overlap_ns
-        return [amount / ns if ns else None for amount, ns in zip(amounts, known_ns, strict=True)]
+
+def averages(intervals: Sequence[Interval], field: int, cells: int) -> list[float | None]:
+    """The averages of a rate, by its place, in `cells` equal parts of the last two minutes; None where none is known.
+
+    Parts begin at whole multiples of their length, so that what was drawn moves and does not change.
+    """
+    cell_ns = SPAN_NS // cells
+    until_ns = intervals[-1].end_ns if intervals else 0
+    first = -(-until_ns // cell_ns) - cells
+    amounts, known_ns = [0.0] * cells, [0] * cells
+    for begin_ns, end_ns, rates in intervals:
+        rate = rates[field]
+        for cell in range(max(begin_ns // cell_ns, first), -(-end_ns // cell_ns)):
+            overlap_ns = min(end_ns, (cell + 1) * cell_ns) - max(begin_ns, cell * cell_ns)
+            if rate is not None:
+                amounts[cell - first] += rate * overlap_ns
+                known_ns[cell - first] += overlap_ns
+    return [amount / ns if ns else None for amount, ns in zip(amounts, known_ns, strict=True)]

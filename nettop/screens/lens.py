@@ -28,7 +28,7 @@ from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.table_state import TableState, initial_state
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.settings import ViewSettings
-from nettop.snapshots.schema import Kind, Lens, Table
+from nettop.snapshots.schema import Field, Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import Bar, BarItem, Span
 from nettop.widgets.cells import RowStyle, role_of
@@ -341,7 +341,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Textual's question whether a key works now."""
-        known = BY_ID.get(str(parameters[0]) if action == "move" else action)
+        ids = {"move": "{}", "next_option_value": "option_{}"}  # one method for several actions
+        known = BY_ID.get(ids.get(action, action).format(*parameters))
         return known is None or self.is_available(known)
 
     @cached_property
@@ -366,6 +367,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "totals": lambda: self.is_shown() and self.state.has_forms,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
             "bars": lambda: self.is_shown() and self.rows.has_room_for_bars,
+            "unit": lambda: self.is_shown() and any(map(_has_byte_rate, self.table.fields)),
             "average": lambda: self.context.next_average_s != self.context.average_s,
         }
 
@@ -387,6 +389,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "refresh_now": "try again" if has_failed else action.label,
             "freeze": "resume" if self.frozen_at is not None else action.label,
             "totals": "rates" if self.state.totals else action.label,
+            "unit": "bits" if self.context.in_bytes else action.label,
             "bars": "no bars" if self.rows.bars else action.label,
             "all_rows": "fewer" if self.state.query.all_rows else action.label,
             "next_table": TableRef(self.lens, table).neighbour(1).table.name,
@@ -561,6 +564,12 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.context.change_average()
         self.draw_lines()
 
+    def action_unit(self) -> None:
+        """Switch between bits and bytes per second, in the source's details too."""
+        self.context.change_unit()
+        self._details_key = None
+        self.update_view()
+
     def action_slower(self, step: int = 1) -> None:
         """A longer interval, or a shorter one (`step` −1)."""
         self.context.change_interval(step)
@@ -590,6 +599,10 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             self.action_details()
         else:
             self.redraw()
+
+
+def _has_byte_rate(field: Field) -> bool:
+    return field.unit == "bytes/s" or (field.unit == "bytes" and field.has_rate)
 
 
 def make_screen(

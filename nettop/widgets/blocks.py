@@ -51,3 +51,14 @@ def sparkline(amounts: Sequence[float | None], most: float) -> str:
     return "".join(
         " " if amount is None else _LEVELS[min(int(amount * steps), len(_LEVELS) - 1)] for amount in amounts
     )
+
+
+def column_pieces(amounts: Sequence[float | None], most: float, height: int) -> list[str]:
+    """A column for each amount, of which `most` fills `height` lines, exact to an eighth of a line: the lines from the
+    top. Something is seen of the smallest amount; unknown ones are blank."""
+    steps = height * 8 / most if most else 0.0
+    filled = [0 if not amount else max(1, round(amount * steps)) for amount in amounts]
+    lines = range(height - 1, -1, -1)
+    return [
+        "".join(" " if n <= 8 * line else _LEVELS[min(n - 8 * line, 8) - 1] for n in filled) for line in lines
+    ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from rich.segment import Segment
 
-from nettop.widgets.blocks import bar_pieces
+from nettop.widgets.blocks import bar_pieces, column_pieces
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, text_of
 from tests.screens.harness import busy_host, steps_of
@@ -29,6 +29,23 @@ from tests.unit.build import make_frame
 def test_bar_pieces(first: float, second: float, pieces: tuple[str, str]) -> None:
     """As long as both amounts, of the colour of each; nothing is shorter than an eighth, and zero is nothing."""
     assert bar_pieces(first, second, 100, 4) == pieces
+
+
+@pytest.mark.parametrize(
+    ("amounts", "height", "lines"),
+    [
+        ([0, 4, 8, 12, 16], 2, ["   ▄█", " ▄███"]),
+        ([16, 8], 1, ["█▄"]),
+        ([0.001, 0, None, 16], 2, ["   █", "▁  █"]),
+        ([0, None], 2, ["  ", "  "]),
+        ([], 2, ["", ""]),
+    ],
+    ids=["eighths", "one line", "the smallest, zero, unknown", "nothing moved", "no amounts"],
+)
+def test_column_pieces(amounts: list[float | None], height: int, lines: list[str]) -> None:
+    """From the top; the largest is as high as all lines."""
+    most = max((amount for amount in amounts if amount is not None), default=0.0)
+    assert column_pieces(amounts, most, height) == lines
 
 
 def row_segments(table: LiveTable, y: int) -> list[Segment]:

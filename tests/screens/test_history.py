@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from nettop.screens.history import Interval, TotalsHistory
+from nettop.screens.history import Interval, TotalsHistory, averages
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
@@ -51,6 +51,12 @@ def test_cells_are_averages_over_twenty_seconds(
 ) -> None:
     """Each of the part of an interval in it; what nobody saw, or what is unknown, is a blank."""
     assert history_of(*intervals).averages(0, 6) == cells
+
+
+def test_each_field_has_averages_of_its_own() -> None:
+    """By its place in the intervals."""
+    intervals = [Interval(0, 60 * SECOND, (1.0, None)), Interval(60 * SECOND, 120 * SECOND, (3.0, 5.0))]
+    assert [averages(intervals, field, 2) for field in (0, 1)] == [[1.0, 3.0], [None, 5.0]]
 
 
 def test_what_was_drawn_moves_and_does_not_change() -> None:

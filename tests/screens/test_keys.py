@@ -80,6 +80,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
     "back": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
     "clear": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
     "bars": ((), lambda app, _: not any(column.bar for column in app.lens_screen.rows.columns)),
+    "unit": ((), lambda app, _: app.context.in_bytes and "B/s" in app.lens_screen.rows.render_line(1).text),
     "average": (
         (),
         lambda app, harness: (
@@ -182,8 +183,9 @@ async def test_key_has_its_effect(key: str, action: Action) -> None:
 
 def test_every_action_has_an_effect_here() -> None:
     """No key is in the table that these tests do not press, but the digits of lenses that do not exist yet, and what
-    only a flame graph does: those are pressed on one."""
-    assert {a.id for a in ACTIONS if not effect_of(a) and a.group != GRAPH} <= {"lens"}
+    only a flame graph or another lens does: those are pressed there."""
+    not_pressed = {a.id for a in ACTIONS if not effect_of(a) and a.group != GRAPH}
+    assert not_pressed <= {"lens", "option_loopback"}
 
 
 def test_no_key_has_two_actions() -> None:
