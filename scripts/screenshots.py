@@ -17,17 +17,18 @@ sys.path.insert(0, str(ROOT))
 from nettop.settings import Settings, ViewSettings  # noqa: E402 - the checkout comes first
 from nettop.snapshots import lenses  # noqa: E402
 from nettop.snapshots.own_cost import SELF  # noqa: E402
-from tests.screens import example_cpu, example_drops, example_self  # noqa: E402
+from tests.screens import example_bandwidth, example_cpu, example_drops, example_self  # noqa: E402
 from tests.screens.example_events import eventful_host  # noqa: E402
 from tests.screens.harness import Harness, Script  # noqa: E402
 
 
 class Screenshot(NamedTuple):
-    """A view, the terminal's columns and rows, and the keys that are pressed before the screenshot."""
+    """A view, the terminal's columns and rows, and the readings and then the keys before the screenshot."""
 
     view: str
     size: tuple[int, int]
     keys: tuple[str, ...] = ()
+    ticks: int = 3
 
 
 SIZE = (120, 30)
@@ -35,6 +36,7 @@ SCREENSHOTS = {
     "connections": Screenshot("connections", SIZE, ("down", "down", "down", "down")),
     "events": Screenshot("connections.events", SIZE, ("down", "down")),
     "cpu": Screenshot("cpu", (120, 36)),
+    "bandwidth": Screenshot("bandwidth", (120, 30), ("down",), ticks=25),
     "drops": Screenshot("drops", (120, 20), ("down",)),
     "self": Screenshot("self", (120, 20), ("down",)),
 }
@@ -46,6 +48,7 @@ def example_sources() -> dict[str, Script]:
     return {
         "connections": Script(steps, batches=batches),
         "cpu": Script(example_cpu.example_steps()),
+        "bandwidth": Script(example_bandwidth.example_steps(25, apart_s=5)),
         "drops": Script(example_drops.example_steps()),
         SELF.id: Script(example_self.example_steps()),
     }
@@ -57,7 +60,7 @@ async def draw(shot: Screenshot) -> str:
     harness.session._source = example_sources().__getitem__  # type: ignore[method-assign]
     app = harness.app(Settings(view=ViewSettings(view=shot.view)), lens_set=lenses())
     async with app.run_test(size=shot.size) as pilot:
-        for key in (*["tick"] * 3, *shot.keys):
+        for key in (*["tick"] * shot.ticks, *shot.keys):
             if key == "tick":
                 harness.tick()
             else:

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bandwidth lens: programs at XDP, TC and the drivers count what each interface receives and sends."""
+
+from nettop.probes.bandwidth.probe import make_probe
+
+__all__ = ["make_probe"]

@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// What each interface receives and sends, by protocol and service, and which flows it is. Received packets
+// are seen by XDP or by TC (TCX), sent ones by the tracepoint at which the driver takes them. Every packet
+// goes on unchanged, whatever it is. struct counts, struct key, struct flow, struct evicted, struct interface
+// and the -D numbers come in front of this file.
+
+#include <uapi/linux/ptrace.h>
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86DD
+#define ETH_P_ARP 0x0806
+#define ETH_P_8021Q 0x8100
+#define ETH_P_8021AD 0x88A8
+#define ETHERTYPE_AT 12
+#define ETHERNET_BYTES 14
+#define VLAN_BYTES 4
+#define VLAN_TAGS_MAX 3
+#define IP_OFFSET_MASK 0x1fff
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_AH 51
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define EXTENSIONS_MAX 6
+#define TCP_FLAGS_END 14
+#define HEADERS_BYTES 72 /* one read for Ethernet, VLAN, IPv6 and TCP up to its flags: a read takes 20 ns */
+#define HEADERS_MASK 0x7f
+#define PORTS_MASK 0x1ffff
+#define OFFSET_MAX 0x1fff /* what a packet pointer may be moved by, for the verifier */
+#define ARPHRD_ETHER 1
+#define ARPHRD_LOOPBACK 772
+#define XDP_PASSED 2
+#define TC_NEXT -1
+#define NETDEV_TX_OK 0
+
+// A mask that changes nothing, which the compiler would therefore take out. The verifier needs it: before
+// Linux 6.4 it does not know that a u16 whose bytes were swapped has 16 bits, and before 6.8 it goes where a
+// constant on the left of a comparison forbids it.
+#define BOUND(value, mask) asm volatile("%0 &= %1" : "+r"(value) : "i"(mask))
+
+struct ethernet {
+  u16 to[3], from[3], type;
+};
+
+struct ipv4 {
+  u8 version_length, service;
+  u16 length, id, offset;
+  u8 hops, protocol;
+  u16 checksum;
+  u32 source, destination;
+};
+
+struct ipv6 {
+  u32 version;
+  u16 length;
+  u8 next, hops;
+  u32 source[4], destination[4];
+};
+
+struct tcp {
+  u16 ports[2];
+  u32 sequence, acknowledged;
+  u8 length, flags;
+};
+
+// The interfaces that are counted, of nettop's own network namespace, each in the set of its index. A hash
+// table takes 20 to 40 ns more.
+struct interface_set {
+  struct interface entries[INTERFACE_SET_ENTRIES];
+};
+BPF_ARRAY(interfaces, struct interface_set, INTERFACE_SETS);
+
+BPF_PERCPU_ARRAY(received, struct counts, INTERFACES_MAX);
+BPF_PERCPU_ARRAY(sent, struct counts, INTERFACES_MAX);
+
+// The service that a port belongs to: TCP's ports first, then UDP's.
+struct services {
+  u8 of[PORTS_MASK + 1];
+};
+BPF_ARRAY(services, struct services, 1);
+
+// What each CPU remembers: when its tick was, and the packet that it last gave to a driver, to be taken back
+// if the driver did not take it, with its first bytes.
+struct cpu {
+  u64 tick, tick_ns;
+  u64 skb, packets, bytes;
+  u32 slot, set;
+  u8 protocol, cast, service, entry;
+  u8 headers[HEADERS_MASK + sizeof(struct ipv6)];
+};
+BPF_PERCPU_ARRAY(cpus, struct cpu, 1);
+
+// Packets that a driver refused and that stay counted, as another device's packet was given meanwhile.
+BPF_PERCPU_ARRAY(refused, u64, 1);
+
+#ifdef FLOW_SETS
+// Each CPU has sets of its own, so nothing is shared and nothing is atomic. In a set that is full the flow
+// that was idle for longest makes room, and what it had counted is added to `evicted`.
+struct flow_set {
+  struct flow entries[SET_ENTRIES];
+};
+BPF_F_TABLE("array", u32, struct flow_set, flows, FLOW_SETS *FLOW_PARTITIONS, 1024 /* BPF_F_MMAPABLE */);
+BPF_PERCPU_ARRAY(evicted, struct evicted, 1);
+#endif
+
+// Where a packet's bytes are: in packet memory up to `end`, which the verifier checks, or, without that,
+// `size` bytes of the kernel's, of which the first are copied in `headers`.
+struct source {
+  void *data, *end;
+  u32 size;
+  u8 *headers;
+};
+
+struct packet {
+  struct key key;
+  u32 header_bytes;
+  u8 protocol, cast, service, tcp_flags;
+};
+
+// The bytes at `at`, in place where they can be, else in `copy`; NULL where there are not as many.
+static __always_inline void *bytes_at(struct source *from, u32 at, void *copy, u32 size) {
+  if (at > OFFSET_MAX)
+    return NULL;
+  void *piece = from->data + at;
+  if (from->end)
+    return piece + size > from->end ? NULL : piece;
+  if (at + size > from->size)
+    return NULL;
+  u64 place = at;
+  BOUND(place, HEADERS_MASK);
+  if (at <= HEADERS_BYTES - size)
+    return from->headers + place;
+  return bpf_probe_read_kernel(copy, size, piece) ? NULL : copy;
+}
+
+// --- parsing -----------------------------------------------------------------------------------------------
+
+static __always_inline u8 kind_of(u8 protocol) {
+  switch (protocol) {
+  case IPPROTO_TCP:
+    return KIND_TCP;
+  case IPPROTO_UDP:
+    return KIND_UDP;
+  case IPPROTO_ICMP:
+    return KIND_ICMP;
+  case IPPROTO_ICMPV6:
+    return KIND_ICMPV6;
+  case IPPROTO_SCTP:
+    return KIND_SCTP;
+  }
+  return KIND_OTHER;
+}
+
+static __always_inline void put_addresses(struct key *key, u32 *source, u32 *destination, bool is_received) {
+  u32 *local = is_received ? destination : source, *remote = is_received ? source : destination;
+  __builtin_memcpy(key->local_address, local, sizeof(key->local_address));
+  __builtin_memcpy(key->remote_address, remote, sizeof(key->remote_address));
+}
+
+// The header at `at`: the position of the one behind it, whose protocol is in the key; 0 where there is none.
+static __always_inline u32 parse_v4(struct source *from, u32 at, struct packet *packet, bool is_received) {
+  struct ipv4 copy, *header = bytes_at(from, at, &copy, sizeof(copy));
+  u32 source[4] = {0, 0, bpf_htonl(0xffff)}, destination[4] = {0, 0, bpf_htonl(0xffff)};
+  if (!header)
+    return 0;
+  source[3] = header->source;
+  destination[3] = header->destination;
+  put_addresses(&packet->key, source, destination, is_received);
+  packet->key.protocol = header->protocol;
+  bool is_later_fragment = header->offset & bpf_htons(IP_OFFSET_MASK);
+  return is_later_fragment ? 0 : at + (header->version_length & 0xf) * 4;
+}
+
+static __always_inline u32 parse_v6(struct source *from, u32 at, struct packet *packet, bool is_received) {
+  struct ipv6 copy, *header = bytes_at(from, at, &copy, sizeof(copy));
+  if (!header)
+    return 0;
+  put_addresses(&packet->key, header->source, header->destination, is_received);
+  u8 next = header->next;
+  at += sizeof(*header);
+#pragma unroll
+  for (int n = 0; n < EXTENSIONS_MAX; n++) {
+    // Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, Shim6.
+    if (next != 0 && next != 43 && next != IPPROTO_FRAGMENT && next != IPPROTO_AH && next != 60 &&
+        next != 135 && next != 139 && next != 140)
+      break;
+    packet->key.protocol = next;
+    u8 extension_copy[4], *extension = bytes_at(from, at, extension_copy, sizeof(extension_copy));
+    if (!extension)
+      return 0;
+    bool is_fragment = next == IPPROTO_FRAGMENT;
+    bool is_later_fragment = is_fragment && *(u16 *)&extension[2] & bpf_htons(0xfff8);
+    u32 bytes = is_fragment ? 8 : next == IPPROTO_AH ? (extension[1] + 2) * 4 : (extension[1] + 1) * 8;
+    next = extension[0];
+    at += bytes;
+    if (is_later_fragment) {
+      packet->key.protocol = next;
+      return 0;
+    }
+  }
+  packet->key.protocol = next;
+  return at;
+}
+
+// Before Linux 6.4 the verifier does not know that a u16 whose bytes were swapped has 16 bits, and the
+// compiler, which does, takes out a mask.
+static __always_inline u8 service_at(struct services *services_of_ports, u64 at) {
+  asm volatile("%0 &= 0x1ffff" : "+r"(at));
+  return services_of_ports->of[at];
+}
+
+static __always_inline u8 service_of(struct key *key) {
+  int first = 0;
+  struct services *services_of_ports = services.lookup(&first);
+  if (!services_of_ports)
+    return 0;
+  u32 udp = key->protocol == IPPROTO_UDP ? 1 << 16 : 0;
+  bool is_local_lower = key->local_port < key->remote_port;
+  u16 lower = is_local_lower ? key->local_port : key->remote_port;
+  u16 higher = is_local_lower ? key->remote_port : key->local_port;
+  u8 service = service_at(services_of_ports, udp + lower);
+  return service ? service : service_at(services_of_ports, udp + higher);
+}
+
+// Ports where the protocol has them, and where the transport header ends.
+static __always_inline void parse_transport(struct source *from, u32 at, struct packet *packet,
+                                            bool is_received) {
+  struct key *key = &packet->key;
+  if (!at || (packet->protocol != KIND_TCP && packet->protocol != KIND_UDP && packet->protocol != KIND_SCTP))
+    return;
+  struct tcp copy, *tcp = bytes_at(from, at, &copy, sizeof(copy.ports));
+  if (!tcp)
+    return;
+  key->local_port = bpf_ntohs(tcp->ports[is_received]);
+  key->remote_port = bpf_ntohs(tcp->ports[!is_received]);
+  if (packet->protocol == KIND_UDP) {
+    packet->header_bytes = at + 8;
+  } else if (packet->protocol == KIND_TCP && (tcp = bytes_at(from, at, &copy, TCP_FLAGS_END))) {
+    packet->header_bytes = at + (tcp->length >> 4) * 4;
+    packet->tcp_flags = tcp->flags;
+  }
+  if (packet->protocol != KIND_SCTP)
+    packet->service = service_of(key);
+}
+
+static __always_inline void parse_ethernet(struct source *from, struct packet *packet, u16 *ethertype,
+                                           u32 *at) {
+  struct ethernet copy, *header = bytes_at(from, 0, &copy, sizeof(copy));
+  if (!header)
+    return;
+  if ((header->to[0] & header->to[1] & header->to[2]) == 0xffff)
+    packet->cast = KIND_BROADCAST;
+  else if (*(u8 *)header->to & 1)
+    packet->cast = KIND_MULTICAST;
+  *at = ETHERNET_BYTES;
+  *ethertype = bpf_ntohs(header->type);
+#pragma unroll
+  for (int n = 0; n < VLAN_TAGS_MAX; n++) {
+    if (*ethertype != ETH_P_8021Q && *ethertype != ETH_P_8021AD)
+      break;
+    u16 tag_copy[2], *tag = bytes_at(from, *at, tag_copy, sizeof(tag_copy));
+    if (!tag)
+      break;
+    *ethertype = bpf_ntohs(tag[1]);
+    *at += VLAN_BYTES;
+  }
+}
+
+static __always_inline void parse(struct source *from, bool has_ethernet, bool is_received,
+                                  struct packet *packet) {
+  u16 ethertype = 0;
+  u32 at = 0;
+  __builtin_memset(packet, 0, sizeof(*packet));
+  packet->protocol = KIND_OTHER;
+  packet->key.protocol = PROTOCOL_NOT_IP;
+  if (has_ethernet) {
+    parse_ethernet(from, packet, &ethertype, &at);
+  } else {
+    u8 copy, *version = bytes_at(from, 0, &copy, sizeof(copy));
+    if (version)
+      ethertype = *version >> 4 == 4 ? ETH_P_IP : *version >> 4 == 6 ? ETH_P_IPV6 : 0;
+  }
+  if (ethertype == ETH_P_ARP)
+    packet->protocol = KIND_ARP;
+  if (ethertype != ETH_P_IP && ethertype != ETH_P_IPV6) {
+    packet->key.remote_port = ethertype;
+    return;
+  }
+  at = ethertype == ETH_P_IP ? parse_v4(from, at, packet, is_received)
+                             : parse_v6(from, at, packet, is_received);
+  packet->protocol = kind_of(packet->key.protocol);
+  parse_transport(from, at, packet, is_received);
+}
+
+// --- counting ----------------------------------------------------------------------------------------------
+
+// What leaves or comes on the wire as `segments` packets is one here (GSO, GRO): each but the first has
+// headers of its own, which are not in memory.
+static __always_inline u64 wire_bytes(u32 length, u32 segments, struct packet *packet) {
+  return length + (segments - 1) * (u64)packet->header_bytes;
+}
+
+// Of an aggregate, whose number of segments may be unknown (0).
+static __always_inline u32 segments_of(u32 length, u32 segments, u32 segment_bytes, struct packet *packet) {
+  if (segments || length <= packet->header_bytes)
+    return segments ? segments : 1;
+  return (length - packet->header_bytes + segment_bytes - 1) / segment_bytes;
+}
+
+#define ADD(counts, kind, number, length)                                                                    \
+  do {                                                                                                       \
+    (counts)->packets[(kind) & (KINDS - 1)] += number;                                                       \
+    (counts)->bytes[(kind) & (KINDS - 1)] += length;                                                         \
+  } while (0)
+
+static __always_inline void add(struct counts *counts, u8 protocol, u8 cast, u8 service, u64 packets,
+                                u64 bytes) {
+  ADD(counts, protocol, packets, bytes);
+  if (cast)
+    ADD(counts, cast, packets, bytes);
+  ADD(counts, service ? service : KIND_NO_SERVICE, packets, bytes);
+}
+
+#ifdef FLOW_SETS
+static __always_inline bool is_same(struct key *left, struct key *right) {
+  u64 *a = (u64 *)left, *b = (u64 *)right;
+  return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]));
+}
+
+static __always_inline u32 set_of(struct key *key) {
+  u64 *words = (u64 *)key, hash = 0;
+#pragma unroll
+  for (int n = 0; n < sizeof(*key) / sizeof(u64); n++) {
+    hash = (hash ^ words[n]) * 0x9E3779B97F4A7C15ull;
+    hash ^= hash >> 32;
+  }
+  return bpf_get_smp_processor_id() % FLOW_PARTITIONS * FLOW_SETS + hash % FLOW_SETS;
+}
+
+static __always_inline void evict(struct flow *flow) {
+  int first = 0;
+  struct evicted *sum = evicted.lookup(&first);
+  if (!sum)
+    return;
+  sum->flows++;
+  sum->packets_received += flow->packets_received;
+  sum->bytes_received += flow->bytes_received;
+  sum->packets_sent += flow->packets_sent;
+  sum->bytes_sent += flow->bytes_sent;
+}
+
+// The exact clock takes up to 40 ns: it is read once a tick. Tracing programs may not read the coarse one.
+static __always_inline u64 coarse_ns(struct cpu *cpu) {
+  u64 tick = bpf_jiffies64();
+  if (cpu->tick != tick) {
+    cpu->tick = tick;
+    cpu->tick_ns = bpf_ktime_get_ns();
+  }
+  return cpu->tick_ns;
+}
+
+// The flow of a packet, which may be a new one; `set` and `entry` say where it is.
+static __always_inline struct flow *flow_of(struct key *key, u64 now, u32 *set, u8 *entry) {
+  *set = set_of(key);
+  struct flow_set *flow_set = flows.lookup(set);
+  if (!flow_set)
+    return NULL;
+  struct flow *idle = &flow_set->entries[0];
+  *entry = 0;
+#pragma unroll
+  for (int n = 0; n < SET_ENTRIES; n++) {
+    struct flow *flow = &flow_set->entries[n];
+    if (flow->last_seen && is_same(&flow->key, key)) {
+      flow->last_seen = now;
+      *entry = n;
+      return flow;
+    }
+    if (flow->last_seen < idle->last_seen) {
+      idle = flow;
+      *entry = n;
+    }
+  }
+  if (idle->last_seen)
+    evict(idle);
+  __builtin_memset(idle, 0, sizeof(*idle));
+  idle->key = *key;
+  idle->first_seen = idle->last_seen = now;
+  return idle;
+}
+#endif
+
+// The interface with an index; its index is 0 if it is not counted. A pointer to the entry would have the
+// verifier follow each entry of the set to the program's end.
+static __always_inline struct interface interface_of(u32 index) {
+  struct interface none = {};
+  int number = index % INTERFACE_SETS;
+  struct interface_set *set = interfaces.lookup(&number);
+  if (!set)
+    return none;
+#pragma unroll
+  for (int n = 0; n < INTERFACE_SET_ENTRIES; n++)
+    if (set->entries[n].index == index)
+      return set->entries[n];
+  return none;
+}
+
+static __always_inline void count_received(u16 interface, struct packet *packet, u64 packets, u64 bytes) {
+  int slot = interface % INTERFACES_MAX;
+  struct counts *counts = received.lookup(&slot);
+  if (!counts)
+    return;
+  add(counts, packet->protocol, packet->cast, packet->service, packets, bytes);
+#ifdef FLOW_SETS
+  int first = 0;
+  struct cpu *cpu = cpus.lookup(&first);
+  if (!cpu)
+    return;
+  u32 set;
+  u8 entry;
+  packet->key.interface = interface;
+  struct flow *flow = flow_of(&packet->key, coarse_ns(cpu), &set, &entry);
+  if (flow) {
+    flow->packets_received += packets;
+    flow->bytes_received += bytes;
+    flow->tcp_flags |= packet->tcp_flags;
+  }
+#endif
+}
+
+static __always_inline void count_sent(u16 interface, struct packet *packet, struct cpu *cpu, u64 skb,
+                                       u64 packets, u64 bytes) {
+  int slot = interface % INTERFACES_MAX;
+  struct counts *counts = sent.lookup(&slot);
+  if (!counts)
+    return;
+  add(counts, packet->protocol, packet->cast, packet->service, packets, bytes);
+#ifdef FLOW_SETS
+  packet->key.interface = interface;
+  struct flow *flow = flow_of(&packet->key, coarse_ns(cpu), &cpu->set, &cpu->entry);
+  if (flow) {
+    flow->packets_sent += packets;
+    flow->bytes_sent += bytes;
+    flow->tcp_flags |= packet->tcp_flags;
+  }
+#endif
+  cpu->skb = skb;
+  cpu->packets = packets;
+  cpu->bytes = bytes;
+  cpu->slot = slot;
+  cpu->protocol = packet->protocol;
+  cpu->cast = packet->cast;
+  cpu->service = packet->service;
+}
+
+// --- hooks -------------------------------------------------------------------------------------------------
+
+int xdp_received(struct xdp_md *ctx) {
+  struct interface interface = interface_of(ctx->ingress_ifindex);
+  struct source from = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
+  struct packet packet;
+  if (!interface.index)
+    return XDP_PASSED;
+  parse(&from, interface.has_ethernet, true, &packet);
+  count_received(interface.number, &packet, 1, from.end - from.data);
+  return XDP_PASSED;
+}
+
+int tc_received(struct __sk_buff *ctx) {
+  struct interface interface = interface_of(ctx->ifindex);
+  struct source from = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
+  struct packet packet;
+  if (!interface.index)
+    return TC_NEXT;
+  parse(&from, interface.has_ethernet, true, &packet);
+  // The kernel has taken the outer tag out of the packet.
+  u32 length = ctx->len + (ctx->vlan_present ? VLAN_BYTES : 0);
+  if (ctx->vlan_present && packet.header_bytes)
+    packet.header_bytes += VLAN_BYTES;
+  u32 segments = 1, segment_bytes = ctx->gso_size;
+  if (segment_bytes)
+    segments = segments_of(length, ctx->gso_segs, segment_bytes, &packet);
+  count_received(interface.number, &packet, segments, wire_bytes(length, segments, &packet));
+  return TC_NEXT;
+}
+
+static __always_inline bool is_own(struct net_device *device) {
+  struct net *net = (struct net *)device->nd_net;
+  return net->inum == OWN_NAMESPACE;
+}
+
+// The packet is whole here, and still the kernel's: net_dev_xmit comes when the driver may have freed it.
+int tp_btf__net_dev_start_xmit(u64 *ctx) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  struct net_device *device = (struct net_device *)ctx[1];
+  if (!is_own(device))
+    return 0;
+  struct interface interface = interface_of(device->ifindex);
+  int first = 0;
+  struct cpu *cpu = cpus.lookup(&first);
+  if (!interface.index || !cpu)
+    return 0;
+  struct source from = {(void *)skb->data, NULL, skb->len - skb->data_len, cpu->headers};
+  // It may read past the packet, but not past its memory, which ends with skb_shared_info.
+  if (bpf_probe_read_kernel(cpu->headers, HEADERS_BYTES, from.data))
+    from.size = 0;
+  struct packet packet;
+  parse(&from, interface.has_ethernet, false, &packet);
+  u32 length = skb->len;
+#ifdef HAS_SK_BUFF_VLAN_ALL
+  if (skb->vlan_all) { // the device puts the tag into the packet
+    length += VLAN_BYTES;
+    if (packet.header_bytes)
+      packet.header_bytes += VLAN_BYTES;
+  }
+#endif
+  u32 segments = 1;
+  u16 gso_size = 0, gso_segs = 0;
+  struct skb_shared_info *shared = (struct skb_shared_info *)(skb->head + skb->end);
+  bpf_probe_read_kernel(&gso_size, sizeof(gso_size), &shared->gso_size);
+  if (gso_size) {
+    bpf_probe_read_kernel(&gso_segs, sizeof(gso_segs), &shared->gso_segs);
+    segments = segments_of(length, gso_segs, gso_size, &packet);
+  }
+  count_sent(interface.number, &packet, cpu, (u64)skb, segments, wire_bytes(length, segments, &packet));
+  return 0;
+}
+
+// The driver did not take it: it comes again, or was dropped.
+int tp_btf__net_dev_xmit(u64 *ctx) {
+  int first = 0;
+  if ((int)ctx[1] == NETDEV_TX_OK)
+    return 0;
+  struct net_device *device = (struct net_device *)ctx[2];
+  if (!is_own(device) || !interface_of(device->ifindex).index)
+    return 0;
+  struct cpu *cpu = cpus.lookup(&first);
+  if (!cpu)
+    return 0;
+  if (cpu->skb != ctx[0]) {
+    u64 *packets = refused.lookup(&first);
+    if (packets)
+      *packets += 1;
+    return 0;
+  }
+  int slot = cpu->slot;
+  struct counts *counts = sent.lookup(&slot);
+  if (counts)
+    add(counts, cpu->protocol, cpu->cast, cpu->service, -cpu->packets, -cpu->bytes);
+#ifdef FLOW_SETS
+  struct flow_set *set = flows.lookup(&cpu->set);
+  if (set) {
+    struct flow *flow = &set->entries[cpu->entry & (SET_ENTRIES - 1)];
+    flow->packets_sent -= cpu->packets;
+    flow->bytes_sent -= cpu->bytes;
+  }
+#endif
+  cpu->skb = 0;
+  return 0;
+}

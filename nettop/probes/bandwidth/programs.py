@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loader compiles for the bandwidth lens, and the layouts that its programs and nettop share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from nettop.kernel import maps
+from nettop.kernel.btf import Slice
+from nettop.kernel.program import ProgramText
+from nettop.kernel.rows import extended, row_header
+from nettop.snapshots.bandwidth import CASTS, KINDS, NO_SERVICE, PROTOCOL_NOT_IP, PROTOCOLS
+
+XDP_PROGRAM, TC_PROGRAM = "xdp_received", "tc_received"
+SENT_PROGRAMS = ("tp_btf__net_dev_start_xmit", "tp_btf__net_dev_xmit")
+_BPF_PROG_TYPE_SCHED_CLS, _BPF_PROG_TYPE_XDP, _BPF_PROG_TYPE_TRACING = 3, 6, 26
+
+INTERFACES_MAX = 256
+"""Interfaces whose packets are counted at once; 1 KiB each on every CPU."""
+FLOWS_MAX = 1 << 16
+"""Flows that are followed at once, 6.3 MB of the kernel's memory, in equal parts for the CPUs."""
+SET_ENTRIES = 8
+SERVICES_BYTES = 2 << 16
+"""A service for each port of TCP, then of UDP."""
+
+COUNTS = np.dtype([("packets", "u8", (KINDS,)), ("bytes", "u8", (KINDS,))])
+INTERFACE = np.dtype([("index", "u4"), ("number", "u2"), ("has_ethernet", "u2")])
+"""How an interface is counted: its number in flows, which modulo INTERFACES_MAX is its place in `received` and `sent`.
+The index is 0 where the entry is free; 8 bytes, so that an entry is written at once."""
+INTERFACE_SETS, INTERFACE_SET_ENTRIES = 256, 8
+"""Interfaces whose indexes are equal modulo the first number share the entries of a set."""
+KEY = np.dtype(
+    [
+        ("local_address", "u4", (4,)),
+        ("remote_address", "u4", (4,)),
+        ("local_port", "u2"),
+        ("remote_port", "u2"),
+        ("interface", "u2"),
+        ("protocol", "u1"),
+        ("always_zero", "u1"),
+    ]
+)
+"""What makes a flow; without padding. What is not IP has an ethertype as its remote port."""
+MOVED = ("packets_received", "bytes_received", "packets_sent", "bytes_sent")
+_COUNTED = tuple((name, "u8") for name in MOVED)
+FLOW = extended(KEY, (*_COUNTED, ("first_seen", "u8"), ("last_seen", "u8"), ("tcp_flags", "u8")))
+"""A flow: its key; packets and bytes; when it was first and last seen, in ns of CLOCK_MONOTONIC_COARSE, 0 where the
+place is free; the TCP flags of all its packets."""
+EVICTED = np.dtype([("flows", "u8"), *_COUNTED])
+
+_SKB = ("len", "data_len", "data", "head", "end")
+_SLICES = (
+    Slice("sk_buff", {name: name for name in _SKB}, {"vlan_all": "vlan_all"}),
+    Slice("skb_shared_info", {"gso_size": "gso_size", "gso_segs": "gso_segs"}, {}),
+    Slice("net_device", {"ifindex": "ifindex", "nd_net": "nd_net"}, {}),
+    Slice("net", {"inum": "ns.inum"}, {}),
+)
+
+
+def flow_sets(flows_max: int = FLOWS_MAX) -> tuple[int, int]:
+    """How many sets of flows each part of the table has, and how many parts: one for each CPU."""
+    parts = maps.possible_cpus()
+    return max(1, flows_max // SET_ENTRIES // parts), parts
+
+
+def program_text(namespace: int, *, flows_max: int | None = FLOWS_MAX) -> ProgramText:
+    """What counts the interfaces of a network namespace (its inode number); `flows_max` None: without flows."""
+    sets, parts = flow_sets(flows_max or FLOWS_MAX)
+    has_flows = flows_max is not None
+    kinds = {name.upper(): number for number, name in enumerate((*PROTOCOLS, *CASTS))}
+    return ProgramText(
+        sources=(str(Path(__file__).with_name("bandwidth.bpf.c")),),
+        header="#include <linux/types.h>\n"
+        + row_header("counts", COUNTS)
+        + row_header("interface", INTERFACE)
+        + row_header("key", KEY)
+        + row_header("flow", FLOW, ("key", KEY))
+        + row_header("evicted", EVICTED),
+        slices=_SLICES,
+        functions={
+            XDP_PROGRAM: _BPF_PROG_TYPE_XDP,
+            TC_PROGRAM: _BPF_PROG_TYPE_SCHED_CLS,
+            **dict.fromkeys(SENT_PROGRAMS, _BPF_PROG_TYPE_TRACING),
+        },
+        maps=(
+            "interfaces",
+            "received",
+            "sent",
+            "services",
+            "refused",
+            *(("flows", "evicted") if has_flows else ()),
+        ),
+        defines={
+            "KINDS": KINDS,
+            **{f"KIND_{name}": number for name, number in kinds.items()},
+            "KIND_NO_SERVICE": NO_SERVICE,
+            "PROTOCOL_NOT_IP": PROTOCOL_NOT_IP,
+            "INTERFACES_MAX": INTERFACES_MAX,
+            "INTERFACE_SETS": INTERFACE_SETS,
+            "INTERFACE_SET_ENTRIES": INTERFACE_SET_ENTRIES,
+            "OWN_NAMESPACE": namespace,
+            **(
+                {"FLOW_SETS": sets, "FLOW_PARTITIONS": parts, "SET_ENTRIES": SET_ENTRIES} if has_flows else {}
+            ),
+        },
+    )

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of protocols and of services: what each interface carries, split."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.query.view import View
+from nettop.screens import headline
+from nettop.screens.bandwidth.headline import host_rates
+from nettop.screens.lens import LensScreen
+from nettop.widgets.bar import BarItem
+
+
+class SplitScreen(LensScreen):
+    """A row for each protocol or service of each interface."""
+
+    def headline(self, view: View) -> list[BarItem]:
+        """What the host receives and sends: the rows overlap, and have no sum."""
+        return [*host_rates(view), headline.count("rows", int(np.sum(~view.gone[view.order])), 900)]
+
+
+SCREEN = SplitScreen

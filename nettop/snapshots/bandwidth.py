@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bandwidth lens: what each interface carries, by protocol and service, and which flows it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from nettop.errors import UsageError
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
+
+# --- words for numbers ----------------------------------------------------------------------------------------
+
+PROTOCOLS = ("TCP", "UDP", "ICMP", "ICMPv6", "ARP", "SCTP", "other")
+CASTS = ("broadcast", "multicast")
+KINDS = 32
+"""What a packet is counted as: a protocol, a cast (never the first kind, as 0 is neither), a service."""
+NO_SERVICE = len(PROTOCOLS) + len(CASTS)
+SERVICES_MAX = KINDS - NO_SERVICE - 1
+
+SERVICES = (
+    ("HTTP", 80, "tcp"), ("HTTPS", 443, "tcp"), ("QUIC", 443, "udp"), ("DNS", 53, "tcp"), ("DNS", 53, "udp"),
+    ("SSH", 22, "tcp"),
+)  # fmt: skip
+"""The services that are counted unasked: name, port, protocol."""
+
+MODES = {0: "counters", 1: "XDP native", 2: "XDP generic", 3: "TCX"}
+COUNTERS_MODE, NATIVE_MODE, GENERIC_MODE, TCX_MODE = MODES
+BACKINGS = {0: "virtual", 1: "uplink"}
+VIRTUAL, UPLINK = BACKINGS
+STATES = {0: "down", 1: "up"}
+
+IP_PROTOCOLS = {
+    1: "ICMP", 2: "IGMP", 4: "IPIP", 6: "TCP", 17: "UDP", 41: "IPv6", 47: "GRE", 50: "ESP", 51: "AH",
+    58: "ICMPv6", 89: "OSPF", 112: "VRRP", 132: "SCTP", 136: "UDPLite",
+}  # fmt: skip
+PROTOCOL_NOT_IP = 255
+ETHERTYPES = {
+    0x0806: "ARP", 0x8809: "LACP", 0x8847: "MPLS", 0x8863: "PPPoE", 0x8864: "PPPoE", 0x888E: "EAPOL",
+    0x88CC: "LLDP", 0x88F7: "PTP",
+}  # fmt: skip
+
+# --- options --------------------------------------------------------------------------------------------------
+
+_SERVICE = re.compile(r"([^=,]{1,24})=(\d{1,5})(?:/(tcp|udp))?")
+
+
+def parse_services(text: str) -> list[tuple[str, int, str]]:
+    """The services of `name=port[/proto],…`: name, port and protocol; both protocols where none is given.
+
+    Raises UsageError for what is none, and for more than there is room for.
+    """
+    services: list[tuple[str, int, str]] = []
+    for word in filter(None, map(str.strip, text.split(","))):
+        match = _SERVICE.fullmatch(word)
+        if match is None or not 0 < int(match[2]) < 1 << 16:
+            raise UsageError(
+                f"--service {word!r} is not NAME=PORT[/PROTO]", "write it like --service redis=6379/tcp"
+            )
+        services += [
+            (match[1], int(match[2]), proto) for proto in ([match[3]] if match[3] else ["tcp", "udp"])
+        ]
+    names = {name for name, _, _ in (*SERVICES, *services)}
+    if len(names) > SERVICES_MAX:
+        raise UsageError(
+            f"--service names {len(names)} services with the known ones: there is room for {SERVICES_MAX}",
+            "give fewer",
+        )
+    return services
+
+
+def _check_services(text: str, _interval_s: float) -> None:
+    parse_services(text)
+
+
+INTERFACE = Option(
+    "interface",
+    "Count these interfaces only, by name or pattern (eth*); may be repeated. Otherwise all that are up, but loopback",
+    default="",
+    metavar="NAME",
+    short="-i",
+    repeatable=True,
+)
+LOOPBACK = Option(
+    "loopback",
+    "Count the loopback interface too",
+    default="off",
+    metavar="on|off",
+    steps=("off", "on"),
+    key="L",
+)
+XDP = Option(
+    "xdp",
+    "How received packets are seen: native XDP where the driver has it, generic XDP everywhere, or neither: the "
+    "interfaces' own counters",
+    default="native",
+    metavar="native|generic|off",
+    steps=("native", "generic", "off"),
+)
+FLOWS_OPTION = Option(
+    "flows", "Follow flows", default="on", metavar="on|off", steps=("on", "off"), tables=("flows",)
+)
+SERVICE = Option(
+    "service",
+    "Count this service too; may be repeated",
+    default="",
+    metavar="NAME=PORT[/PROTO]",
+    repeatable=True,
+    tables=("services",),
+    check=_check_services,
+)
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+_INTERFACE = Field(
+    "interface", Kind.TEXT, "INTERFACE", "the network interface", "u4", width=14, importance=100
+)
+_RECEIVED = Field("bytes_received", Kind.COUNTER, "RECV", "bytes received, link-layer headers included, without "
+                  "checksum and preamble; of what GRO has put together each packet has headers of its own",
+                  "u8", "bytes", 10, 95, tone="received", rate_title="IN")  # fmt: skip
+_SENT = Field("bytes_sent", Kind.COUNTER, "SENT", "bytes sent, link-layer headers included, without checksum and "
+              "preamble; of what the interface is to segment (GSO) each packet has headers of its own",
+              "u8", "bytes", 10, 94, tone="sent", rate_title="OUT")  # fmt: skip
+_BYTES = Field("bytes", Kind.SUM, "BYTES", "bytes received and sent", width=10, importance=20,
+               parts=("bytes_received", "bytes_sent"))  # fmt: skip
+_PACKETS_RECEIVED = Field("packets_received", Kind.COUNTER, "PKTS IN", "packets received", "u8", "packets", 9, 70,
+                          tone="received", rate_title="PPS IN")  # fmt: skip
+_PACKETS_SENT = Field("packets_sent", Kind.COUNTER, "PKTS OUT", "packets sent", "u8", "packets", 9, 69,
+                      tone="sent", rate_title="PPS OUT")  # fmt: skip
+
+INTERFACES = Table(
+    name="interfaces",
+    fields=(
+        Field("id", Kind.KEY, "ID", "namespace and number of the interface", "u8", width=6, importance=2),
+        _INTERFACE,
+        Field("kind", Kind.TEXT, "KIND", "what it is, as `ip -d link` names it; ether for a network card", "u4",
+              width=8, importance=45),
+        Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number as lsns shows it", "u4",
+              width=10, importance=30),
+        Field("backing", Kind.ENUM, "BACKING", "uplink: a device; where there is none, a link to another namespace. "
+              "Host totals add these up; virtual: what it carries passes an uplink too", "u1",
+              width=8, importance=40, labels=BACKINGS),
+        Field("mode", Kind.ENUM, "MODE", "how received packets are seen; counters: only the kernel's own numbers",
+              "u1", width=11, importance=75, labels=MODES),
+        Field("state", Kind.ENUM, "STATE", "whether it is up", "u1", width=5, importance=25, labels=STATES),
+        Field("speed", Kind.GAUGE, "SPEED", "what the link negotiated", "u8", "bytes/s", 9, 35),
+        _RECEIVED,
+        _SENT,
+        _BYTES,
+        Field("capacity", Kind.COUNTER, "CAPACITY", "what the speed allows in the time, each way", "u8", "bytes",
+              10, 3),
+        Field("use_received", Kind.RATIO, "IN %", "bytes received ÷ what the speed allows", "", "", 6, 85,
+              parts=("bytes_received", "capacity"), tone="received"),
+        Field("use_sent", Kind.RATIO, "OUT %", "bytes sent ÷ what the speed allows", "", "", 6, 84,
+              parts=("bytes_sent", "capacity"), tone="sent"),
+        _PACKETS_RECEIVED,
+        _PACKETS_SENT,
+        Field("broadcast", Kind.COUNTER, "BCAST", "packets received and sent to everybody", "u8", "packets", 8, 28),
+        Field("multicast", Kind.COUNTER, "MCAST", "packets received and sent to a group", "u8", "packets", 8, 27),
+        Field("drops_received", Kind.COUNTER, "DROP IN", "received packets that the interface dropped, by its own "
+              "counters", "u8", "packets", 8, 60, "rx_dropped + rx_missed_errors", tone="warn",
+              rate_title="DROP IN"),
+        Field("drops_sent", Kind.COUNTER, "DROP OUT", "packets that the interface did not send, by its own counters",
+              "u8", "packets", 8, 59, "tx_dropped", tone="warn", rate_title="DROP OUT"),
+        Field("errors", Kind.COUNTER, "ERRORS", "errors of receiving and sending, by its own counters", "u8",
+              "packets", 8, 58, "rx_errors + tx_errors", tone="warn", rate_title="ERRORS"),
+    ),
+    key="id",
+    screen=("interface", "mode", "bytes_received_per_s", "bytes_sent_per_s", "use_received", "use_sent",
+            "packets_received_per_s", "packets_sent_per_s", "drops_received_per_s", "drops_sent_per_s", "errors_per_s",
+            "kind", "speed"),
+    text=("interface", "kind", "netns", "mode", "speed", "bytes_received", "bytes_sent", "packets_received",
+          "packets_sent", "use_received", "use_sent", "drops_received", "drops_sent", "errors"),
+    sort="-bytes_per_s",
+    text_sort="interface",
+    watched="bytes",
+    default_filter="state=up",
+    adds_up=False,
+    whole="backing=uplink",
+    begins_at_zero=True,
+)  # fmt: skip
+
+
+def _split(name: str, field: Field) -> Table:
+    """What interfaces carry, split by one more field."""
+    return Table(
+        name=name,
+        fields=(
+            Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
+            _INTERFACE,
+            field,
+            _RECEIVED,
+            _SENT,
+            _BYTES,
+            _PACKETS_RECEIVED,
+            _PACKETS_SENT,
+        ),
+        key="id",
+        screen=("interface", field.name, "bytes_received_per_s", "bytes_sent_per_s", "packets_received_per_s",
+                "packets_sent_per_s"),
+        text=("interface", field.name, "bytes_received", "bytes_sent", "packets_received", "packets_sent"),
+        sort="-bytes_per_s",
+        text_sort="-bytes",
+        watched="bytes",
+        adds_up=False,
+        begins_at_zero=True,
+    )  # fmt: skip
+
+
+PROTOCOL_TABLE = _split(
+    "protocols",
+    Field("protocol", Kind.ENUM, "PROTO", "the protocol that the packet carries; later fragments have their "
+          "packet's", "u1", width=8, importance=99, labels=dict(enumerate(PROTOCOLS))),
+)  # fmt: skip
+SERVICE_TABLE = _split(
+    "services",
+    Field("service", Kind.TEXT, "SERVICE", "the service that a port belongs to, the lower one of both first; (other) "
+          "is everything else", "u4", width=12, importance=99),
+)  # fmt: skip
+
+FLOWS = Table(
+    name="flows",
+    fields=(
+        Field("id", Kind.KEY, "ID", "number made of the flow's addresses, ports, protocol and interface", "u8",
+              width=6, importance=2),
+        replace(_INTERFACE, importance=60),
+        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header, else the network protocol", "u4",
+              width=7, importance=80),
+        Field("local", Kind.ENDPOINT, "LOCAL", "where received packets go to, and sent ones come from", width=21,
+              importance=88, parts=("local_address", "local_port")),
+        Field("remote", Kind.ENDPOINT, "REMOTE", "where received packets come from, and sent ones go to", width=21,
+              importance=92, parts=("remote_address", "remote_port")),
+        Field("local_address", Kind.ADDRESS, "LADDR", "address at this side of the interface", "(2,)>u8", width=15,
+              importance=10),
+        Field("local_port", Kind.LABEL, "LPORT", "port at this side", "u2", width=5, importance=9),
+        Field("remote_address", Kind.ADDRESS, "RADDR", "address at the other side", "(2,)>u8", width=15,
+              importance=11),
+        Field("remote_port", Kind.LABEL, "RPORT", "port at the other side", "u2", width=5, importance=8),
+        Field("process", Kind.TEXT, "PROCESS", "the process that owns the flow's socket", "u4", width=15,
+              importance=90),
+        Field("pid", Kind.LABEL, "PID", "its process ID", "u4", width=7, importance=38),
+        _RECEIVED,
+        _SENT,
+        _BYTES,
+        _PACKETS_RECEIVED,
+        _PACKETS_SENT,
+        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", "u4", width=8, importance=50),
+        Field("first_seen", Kind.TIME, "FIRST", "the first packet since the flow was counted", "u8", "ns",
+              width=19, importance=15),
+        Field("last_seen", Kind.TIME, "LAST", "the last packet", "u8", "ns", width=19, importance=18),
+    ),
+    key="id",
+    screen=("process", "remote", "local", "protocol", "interface", "bytes_received_per_s", "bytes_sent_per_s",
+            "packets_received_per_s", "packets_sent_per_s", "tcp_flags"),
+    text=("interface", "protocol", "local", "remote", "process", "pid", "bytes_received", "bytes_sent",
+          "packets_received", "packets_sent", "tcp_flags", "first_seen", "last_seen"),
+    sort="-bytes_per_s",
+    text_sort="-bytes",
+    watched="bytes",
+    adds_up=False,
+    begins_at_zero=True,
+    cumulative=True,
+    uses=("connections",),
+    hook="flows",
+)  # fmt: skip
+
+HOOK_RECEIVED = Hook(
+    "received", "every packet that an interface receives, by protocol and service", ("broadcast", "multicast")
+)
+HOOK_SENT = Hook("sent", "every packet that an interface is given to send, by protocol and service")
+HOOK_FLOWS = Hook("flows", "packets by their addresses and ports", requires=HOOK_RECEIVED.name)
+HOOK_INTERFACES = Hook("interfaces", "the interfaces and their own counters")
+
+EVICTED = "(evicted)"
+"""What flows had counted that had to make room for others, as one row."""
+OTHER_SERVICES = "(other)"
+
+LENS = Lens(
+    id="bandwidth",
+    title="Bandwidth",
+    order=3,
+    digit="3",
+    question="which interface carries what, and for whom?",
+    tables=(INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, FLOWS),
+    hooks=(HOOK_RECEIVED, HOOK_SENT, HOOK_FLOWS, HOOK_INTERFACES),
+    losses=(
+        Loss("uncounted", "interfaces beyond the bound: of these there are only their own counters"),
+        Loss("refused", "packets counted as sent that a driver below another one may have refused"),
+        Loss(
+            "recursion",
+            "packets that were not counted as sent, because another one was being counted on that CPU",
+        ),
+        Loss("namespaces", "network namespaces whose interfaces could not be listed"),
+    ),
+    options=(INTERFACE, LOOPBACK, XDP, FLOWS_OPTION, SERVICE),
+)

@@ -1,0 +1,488 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What interfaces carry is counted to the packet and the byte, by protocol, service and flow, and goes on unchanged."""
+
+import hashlib
+import json
+import os
+import socket
+import struct
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.probes.bandwidth.probe import Bandwidth
+from nettop.snapshots.bandwidth import EVICTED, MODES, TCX_MODE
+from nettop.snapshots.snapshot import Snapshot
+
+from . import bpf_objects, oracle, traffic
+from .conftest import version_numbers
+from .lab import Lab, Namespace, until
+from .test_events import decoded
+from .traffic import Memory
+
+pytestmark = pytest.mark.kernel
+
+AGGREGATES = pytest.mark.since("6.6", "generic XDP sees neither aggregates nor tags as they are on the wire")
+MOVED = ("packets_received", "bytes_received", "packets_sent", "bytes_sent")
+ETHERNET, VLAN = 14, 4
+SYN_OPTIONS = 8
+"""What a SYN has beyond the timestamps of all segments."""
+HAS_TCX = version_numbers(os.uname().release) >= (6, 6)
+EXPERIMENTAL = 0x88B5
+Row = dict[str, Any]
+
+
+# --- the probe, in a worker inside a namespace ------------------------------------------------------------------
+
+
+def attach(memory: Memory, options: dict[str, object], flows_max: int) -> list[tuple[str, str | None]]:
+    """Attaches the probe; its hooks and their mechanisms."""
+    memory["probe"] = Bandwidth(flows_max=flows_max)
+    memory["probe"].set("table", "flows")
+    for name, value in options.items():
+        memory["probe"].set(name, value)
+    memory["probe"].start()
+    snapshot: Snapshot = memory["probe"].read(time.monotonic_ns())
+    return [(hook.hook, hook.mechanism) for hook in snapshot.hooks]
+
+
+def read(memory: Memory) -> dict[str, Any]:
+    """A reading, as plain rows by table; `total` is what evicted flows had counted."""
+    snapshot: Snapshot = memory["probe"].read(time.monotonic_ns())
+    tables = {name: decoded(rows) for name, rows in snapshot.tables.items()}
+    ended = snapshot.ended.get("flows")
+    evicted = decoded(ended.total)[0] if ended else {}
+    return {**tables, "evicted": evicted, "counts": dict(snapshot.counts), "lost": dict(snapshot.lost)}
+
+
+def detach(memory: Memory) -> None:
+    """Closes the probe."""
+    memory.pop("probe").close()
+
+
+class Watched:
+    """A probe at the first end of a pair of devices, and what the devices and the probe say since it was attached."""
+
+    def __init__(
+        self, lab: Lab, *, flows_max: int = 1 << 14, with_foreign_xdp: bool = False, **options: object
+    ) -> None:
+        self.near, self.far = lab.pair()
+        for end in (self.near, self.far):
+            end.namespace.sysctl("net.ipv4.tcp_sack", 0)  # all segments of a connection have the same options
+        if with_foreign_xdp:
+            lab.dropper(self.near).nothing()
+        self.worker = lab.worker(self.near.namespace)
+        self.hooks: dict[str, str | None] = {}
+
+        def attached_in_silence() -> bool:
+            """Whether the device counted nothing meanwhile, so that both begin at the same packet."""
+            self._before = device_counts(self.near.namespace, self.near.device)
+            self.hooks = dict(self.worker.call(attach, options, flows_max))
+            is_silent = device_counts(self.near.namespace, self.near.device) == self._before
+            if not is_silent:
+                self.worker.call(detach)
+            return is_silent
+
+        until(attached_in_silence, "no packet passes while the probe is attached")
+
+    def read(self) -> dict[str, Any]:
+        """A reading."""
+        return dict(self.worker.call(read))
+
+    def settled(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """A reading, and what the device had counted then: of a moment at which nothing passed."""
+
+        readings: list[tuple[dict[str, Any], dict[str, int]]] = []
+
+        def is_quiet() -> bool:
+            before = self.since()
+            readings.append((self.read(), before))
+            return before == self.since()
+
+        until(is_quiet, "a moment without packets")
+        return readings[-1]
+
+    def interface(self) -> Row:
+        """The row of the near device."""
+        return self.row_of(self.read())
+
+    def row_of(self, reading: dict[str, Any]) -> Row:
+        """The near device's row of a reading; devices in other namespaces may have the same name."""
+        inode = self.near.namespace.inode
+        rows = reading["interfaces"]
+        return next(row for row in rows if (row["interface"], row["netns"]) == (self.near.device, inode))
+
+    def since(self) -> dict[str, int]:
+        """What the near device has counted since the probe was attached."""
+        now = device_counts(self.near.namespace, self.near.device)
+        return {name: now[name] - self._before[name] for name in MOVED}
+
+
+def device_counts(namespace: Namespace, device: str) -> dict[str, int]:
+    """What a device counts itself, by the names of the table."""
+    stats = json.loads(namespace.ip("-s", "-j", "link", "show", device))[0]["stats64"]
+    return {
+        f"{unit}_{name}": stats[direction][unit]
+        for direction, name in (("rx", "received"), ("tx", "sent"))
+        for unit in ("packets", "bytes")
+    }
+
+
+def moved(row: Row) -> dict[str, int]:
+    """What a row counted."""
+    return {name: row[name] for name in MOVED}
+
+
+def summed(rows: list[Row]) -> dict[str, int]:
+    """What rows counted together."""
+    return {name: sum(row[name] for row in rows) for name in MOVED}
+
+
+# --- traffic --------------------------------------------------------------------------------------------------
+
+
+def send_datagrams(memory: Memory, to: tuple[str, int], count: int, size: int) -> None:
+    """Sends so many datagrams."""
+    with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4, socket.SOCK_DGRAM) as sender:
+        for _ in range(count):
+            sender.sendto(b"n" * size, to)
+
+
+def send_frames(memory: Memory, device: str, frames: list[bytes]) -> None:
+    """Sends frames as they are."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((device, 0))
+        for frame in frames:
+            sender.send(frame)
+
+
+def collect_frames(memory: Memory, device: str) -> None:
+    """Begins to keep what arrives at a device."""
+    memory["frames"] = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    memory["frames"].bind((device, 0))
+
+
+def collected(memory: Memory, marks: int) -> list[bytes]:
+    """The frames that have arrived, once so many of the test's own are among them."""
+    frames: list[bytes] = []
+    while sum(b"nettop" in frame for frame in frames) < marks:
+        traffic.ready([memory["frames"]])
+        frames.append(memory["frames"].recv(65536))
+    return [frame for frame in frames if b"nettop" in frame]
+
+
+def send_file(memory: Memory, to: tuple[str, int], size: int) -> tuple[str, dict[str, int]]:
+    """Sends bytes that hardly repeat over TCP; their hash, and what the socket counted."""
+    content = np.random.default_rng(size).bytes(size)
+    with socket.create_connection(to) as sender:
+        sender.sendall(content)
+        sender.shutdown(socket.SHUT_WR)
+        sender.recv(1)
+        info = oracle.tcp_info(sender)
+    return hashlib.sha256(content).hexdigest(), info
+
+
+def receive_file(memory: Memory, listener: str) -> str:
+    """The hash of what one connection brings."""
+    accepted, _ = memory[listener].accept()
+    digest = hashlib.sha256()
+    with accepted:
+        while piece := accepted.recv(1 << 16):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def ethernet(kind: int, payload: bytes, to: str = "02:00:00:00:00:02", tags: tuple[int, ...] = ()) -> bytes:
+    """A frame with these VLAN tags (their ethertypes), which the kernel does not change."""
+    frame = bytes.fromhex(to.replace(":", "")) + bytes.fromhex("020000000001")
+    for tag in tags:
+        frame += struct.pack(">HH", tag, 7)
+    return frame + struct.pack(">H", kind) + payload
+
+
+def ipv4(protocol: int, payload: bytes, offset: int = 0, more: bool = False) -> bytes:
+    """An IPv4 packet; its checksum is wrong, so that nobody answers."""
+    length = 20 + len(payload)
+    fragment = offset // 8 | (0x2000 if more else 0)
+    addresses = socket.inet_aton("10.78.0.1") + socket.inet_aton("10.78.0.2")
+    return struct.pack(">BBHHHBBH", 0x45, 0, length, 1, fragment, 64, protocol, 0) + addresses + payload
+
+
+def ipv6(following: int, payload: bytes) -> bytes:
+    """An IPv6 packet."""
+    addresses = socket.inet_pton(traffic.V6, "fd78::1") + socket.inet_pton(traffic.V6, "fd78::2")
+    return struct.pack(">IHBB", 6 << 28, len(payload), following, 64) + addresses + payload
+
+
+def ports(source: int, destination: int, rest: bytes = b"nettop") -> bytes:
+    """The begin of a UDP or TCP header, as much as counting needs, and a mark."""
+    return struct.pack(">HH", source, destination) + bytes(16) + rest
+
+
+# --- tests ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("version", [4, 6])
+def test_datagrams_both_directions(lab: Lab, version: int) -> None:
+    """So many datagrams of one size each way: packets, bytes, protocol, service and flow are exact."""
+    watched = Watched(lab)
+    near, far = (end.v6 if version == 6 else end.v4 for end in (watched.near, watched.far))
+    here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
+    to_here, to_there = here.call(traffic.udp, "in", near), there.call(traffic.udp, "in", far)
+    there.call(send_datagrams, (near, to_here), 499, 211)
+    here.call(send_datagrams, (far, to_there), 997, 101)
+    header = ETHERNET + (40 if version == 6 else 20) + 8
+    of_udp = {
+        "packets_received": 499,
+        "bytes_received": 499 * (211 + header),
+        "packets_sent": 997,
+        "bytes_sent": 997 * (101 + header),
+    }
+    until(lambda: watched.since()["packets_received"] >= 499, "all have arrived")
+    result, since = watched.settled()
+    near_rows = {
+        name: [row for row in result[name] if row["interface"] == watched.near.device]
+        for name in ("protocols", "services", "flows")
+    }
+    assert moved(next(row for row in near_rows["protocols"] if row["protocol"] == "UDP")) == of_udp
+    assert summed(near_rows["protocols"]) == moved(watched.row_of(result)) == since
+    assert summed(near_rows["services"]) == summed(near_rows["flows"]) == since
+    assert {row["remote_port"]: row["packets_sent"] for row in near_rows["flows"]}[to_there] == 997
+    assert {row["local_port"]: row["packets_received"] for row in near_rows["flows"]}[to_here] == 499
+    assert not any(result["lost"].values())
+
+
+def test_mechanisms(lab: Lab) -> None:
+    """A virtual interface is seen by TCX, or by generic XDP where the kernel has no TCX."""
+    watched = Watched(lab)
+    assert watched.interface()["mode"] == (MODES[TCX_MODE] if HAS_TCX else "XDP generic")
+    assert watched.hooks["sent"] is not None
+
+
+FRAMES = {
+    "short": ethernet(EXPERIMENTAL, b"nettop"),
+    "v4 UDP": ethernet(0x0800, ipv4(17, ports(5353, 53))),
+    "v4 first fragment": ethernet(0x0800, ipv4(17, ports(5353, 53), more=True)),
+    "v4 later fragment": ethernet(0x0800, ipv4(17, b"nettop" * 4, offset=64)),
+    "v6 extensions": ethernet(
+        0x86DD, ipv6(0, bytes([60, 0]) + bytes(6) + bytes([17, 0]) + bytes(6) + ports(9, 443))
+    ),
+    "v6 fragment": ethernet(0x86DD, ipv6(44, bytes([17, 0]) + struct.pack(">HI", 8, 1) + b"nettop" * 4)),
+    "VLAN": ethernet(0x0800, ipv4(17, ports(9, 443)), tags=(0x8100,)),
+    "QinQ": ethernet(0x0800, ipv4(17, ports(9, 443)), tags=(0x88A8, 0x8100)),
+    "broadcast": ethernet(EXPERIMENTAL, b"nettop", to="ff:ff:ff:ff:ff:ff"),
+    "multicast": ethernet(EXPERIMENTAL, b"nettop", to="01:00:5e:00:00:01"),
+    "truncated v4": ethernet(0x0800, ipv4(6, b"")[:15] + b"nettop"),
+    "wrong length": ethernet(0x0800, b"\x4f" + ipv4(17, ports(9, 443))[1:]),
+    "SCTP": ethernet(0x0800, ipv4(132, ports(9, 443))),
+    "GRE": ethernet(0x0800, ipv4(47, bytes(4) + b"nettop")),
+    "only an ethertype": ethernet(0x0800, b"nettop"),
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("direction", ["received", "sent"])
+def test_any_frame(lab: Lab, direction: str) -> None:
+    """Frames of every kind, malformed ones too: each is counted with its bytes, and arrives as it was sent."""
+    watched = Watched(lab)
+    source, target = (watched.far, watched.near) if direction == "received" else (watched.near, watched.far)
+    sender, receiver = lab.worker(source.namespace), lab.worker(target.namespace)
+    receiver.call(collect_frames, target.device)
+    before = watched.interface()
+    sender.call(send_frames, source.device, list(FRAMES.values()))
+    arrived = receiver.call(collected, len(FRAMES))
+    assert sorted(arrived) == sorted(map(_untagged, FRAMES.values()))
+    after = watched.interface()
+    counted = after[f"packets_{direction}"] - before[f"packets_{direction}"]
+    assert counted == len(FRAMES)
+    assert after[f"bytes_{direction}"] - before[f"bytes_{direction}"] == sum(map(len, FRAMES.values()))
+    assert (after["broadcast"] - before["broadcast"], after["multicast"] - before["multicast"]) == (1, 1)
+    services = {
+        row["service"]: row[f"packets_{direction}"]
+        for row in watched.read()["services"]
+        if row["interface"] == watched.near.device
+    }
+    assert (services["DNS"], services["QUIC"]) == (2, 3)
+
+
+def _untagged(frame: bytes) -> bytes:
+    """The frame without its outer VLAN tag, which the kernel takes out before a packet socket sees it."""
+    return frame[:12] + frame[16:] if frame[12:14] in (b"\x81\x00", b"\x88\xa8") else frame
+
+
+TUNNELS = {
+    "vlan": (("link", "veth{side}", "name", "inner", "type", "vlan", "id", "7"), VLAN),
+    "qinq": (("link", "veth{side}", "name", "inner", "type", "vlan", "proto", "802.1ad", "id", "7"), VLAN),
+    "gre": (("name", "inner", "type", "gre", "local", "10.78.0.{side}", "remote", "10.78.0.{far}"), 20 + 4),
+    "ipip": (("name", "inner", "type", "ipip", "local", "10.78.0.{side}", "remote", "10.78.0.{far}"), 20),
+}
+"""How each device is made, and what it adds to each packet on the device below."""
+
+
+@AGGREGATES
+@pytest.mark.core
+@pytest.mark.parametrize("kind", TUNNELS)
+def test_tags_and_tunnels(lab: Lab, kind: str) -> None:
+    """Packets of real VLAN and tunnel devices have their tags and outer headers where they pass the device below."""
+    watched = Watched(lab)
+    words, added = TUNNELS[kind]
+    for end in (watched.near, watched.far):
+        made = [word.format(side=end.side, far=3 - end.side) for word in words]
+        try:
+            end.namespace.ip("link", "add", *made)
+        except RuntimeError as error:
+            pytest.skip(f"this kernel has no {kind} device: {error}")
+        end.namespace.sysctl("net.ipv6.conf.inner.disable_ipv6", 1)
+        end.namespace.ip("addr", "add", f"10.99.0.{end.side}/24", "dev", "inner")
+        end.namespace.ip("link", "set", "inner", "up")
+    here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
+    ports_of = [worker.call(traffic.udp, "in", f"10.99.0.{side}") for side, worker in ((1, here), (2, there))]
+    here.call(send_datagrams, ("10.99.0.2", ports_of[1]), 1, 101)  # neighbours learn each other's addresses
+    there.call(traffic.arrived, {"in": 1})
+    before = watched.interface()
+    here.call(send_datagrams, ("10.99.0.2", ports_of[1]), 97, 101)
+    there.call(send_datagrams, ("10.99.0.1", ports_of[0]), 53, 211)
+    header = ETHERNET + added + 20 + 8
+
+    def grown() -> dict[str, int]:
+        now = watched.interface()
+        return {name: now[name] - before[name] for name in MOVED}
+
+    until(lambda: grown()["packets_received"] >= 53, "all have arrived")
+    assert grown() == {
+        "packets_received": 53,
+        "bytes_received": 53 * (211 + header),
+        "packets_sent": 97,
+        "bytes_sent": 97 * (101 + header),
+    }
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("segments", [1, pytest.param(64, marks=AGGREGATES)])
+def test_a_file(lab: Lab, segments: int) -> None:
+    """A file over TCP, in single packets and in aggregates: it arrives unchanged, and each packet that it makes on a
+    wire is counted, as the sockets count their segments."""
+    watched = Watched(lab)
+    for end in (watched.near, watched.far):
+        end.namespace.ip("link", "set", end.device, "gso_max_segs", str(segments))
+    here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
+    port = there.call(traffic.listen, "files", watched.far.v4)
+    size = 3_000_017
+    before = watched.interface()
+    there.start(receive_file, "files")
+    digest, info = here.call(send_file, (watched.far.v4, port), size)
+    assert there.result() == digest
+    flow = next(row for row in watched.read()["flows"] if row["remote_port"] == port)
+    assert flow["packets_sent"] >= info["segs_out"]
+    assert flow["packets_sent"] - info["segs_out"] <= 2  # acknowledgements after its segments were read
+    headers = flow["packets_sent"] * (ETHERNET + 20 + 32) + SYN_OPTIONS
+    assert flow["bytes_sent"] - headers == size + info["bytes_retrans"]
+    assert flow["packets_received"] - info["segs_in"] <= 2
+    assert set("SFA") <= set(flow["tcp_flags"])
+    after = watched.interface()
+    assert after["packets_sent"] - before["packets_sent"] >= flow["packets_sent"]
+
+
+FLOWS, FLOWS_MAX = 200_000, 1 << 16
+
+
+def send_flows(memory: Memory, device: str, count: int) -> None:
+    """Sends a datagram of each of so many flows."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((device, 0))
+        for number in range(count):
+            sender.send(ethernet(0x0800, ipv4(17, ports(1 + number % 60_000, 9 + number // 60_000))))
+
+
+def test_more_flows_than_there_is_room_for(lab: Lab) -> None:
+    """Flows, what made room, and the interface's counters: three counts of their own that agree exactly."""
+    watched = Watched(lab, flows_max=FLOWS_MAX)
+    here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
+    here.call(send_flows, watched.near.device, FLOWS)
+    there.call(send_flows, watched.far.device, FLOWS_MAX)
+    until(lambda: watched.since()["packets_received"] >= FLOWS_MAX, "all have arrived")
+    result, since = watched.settled()
+    both = {name: summed(result["flows"])[name] + result["evicted"][name] for name in MOVED}
+    assert both == since == moved(watched.row_of(result))
+    assert len(result["flows"]) <= FLOWS_MAX
+    assert result["counts"]["flows_evicted"] >= FLOWS - FLOWS_MAX
+    assert result["evicted"]["interface"] == EVICTED
+
+
+def test_a_foreign_program_is_left_alone(lab: Lab) -> None:
+    """An interface with an XDP program of somebody else keeps it, and is counted by TCX."""
+    watched = Watched(lab, with_foreign_xdp=True, xdp="generic")
+    before = watched.interface()
+    assert before["mode"] == (MODES[TCX_MODE] if HAS_TCX else "counters")
+    assert "xdp" in watched.near.namespace.ip("link", "show", watched.near.device)
+    port = lab.worker(watched.near.namespace).call(traffic.udp, "in", watched.near.v4)
+    lab.worker(watched.far.namespace).call(send_datagrams, (watched.near.v4, port), 101, 61)
+    until(
+        lambda: watched.interface()["packets_received"] - before["packets_received"] >= 101,
+        "all are counted",
+    )
+
+
+@pytest.mark.core
+def test_nothing_is_left_behind(lab: Lab) -> None:
+    """A killed probe leaves no program, no link, no map."""
+    near, _ = lab.pair()
+    before = bpf_objects.existing()
+    worker = lab.worker(near.namespace)
+    worker.call(attach, {}, 1 << 12)
+    assert bpf_objects.existing() > before
+    worker.end()
+    bpf_objects.nothing_new_since(before)
+
+
+COMING, AT_ONCE = 200, 20
+
+
+def test_interfaces_come_and_go(lab: Lab) -> None:
+    """Interfaces that come are counted, those that go leave nothing in the process, and their bytes in the totals."""
+    watched = Watched(lab)
+    namespace = watched.near.namespace
+    port = lab.worker(namespace).call(traffic.udp, "in", watched.near.v4)
+    lab.worker(watched.far.namespace).call(send_datagrams, (watched.near.v4, port), 101, 61)
+    until(lambda: watched.read()["counts"].get("packets_received", 0) >= 101, "all are counted")
+
+    def held() -> tuple[int, set[bpf_objects.Object]]:
+        pid = watched.worker.pid
+        return len(os.listdir(f"/proc/{pid}/fd")), bpf_objects.held(pid)
+
+    before = held()
+    for first in range(0, COMING, AT_ONCE):
+        names = {f"new{number}" for number in range(first, first + AT_ONCE)}
+        for name in names:
+            namespace.ip("link", "add", name, "up", "type", "veth", "peer", "name", f"{name}p")
+        counted = {row["interface"] for row in watched.read()["interfaces"] if row["mode"] != "counters"}
+        assert names <= counted
+        for name in names:
+            namespace.ip("link", "del", name)
+        assert not names & {row["interface"] for row in watched.read()["interfaces"]}
+    assert held() == before
+    moved_before = watched.read()["counts"]
+    namespace.ip("link", "del", watched.near.device)
+    after = watched.read()
+    assert namespace.inode not in {row["netns"] for row in after["interfaces"]}
+    assert all(after["counts"][name] >= moved_before[name] for name in MOVED)
+
+
+def test_other_namespaces(lab: Lab) -> None:
+    """Interfaces of other namespaces have their own counters, and the name of their namespace."""
+    watched = Watched(lab)
+    here = lab.worker(watched.near.namespace)
+    there = lab.worker(watched.far.namespace)
+    port = there.call(traffic.udp, "in", watched.far.v4)
+    before = watched.read()
+    here.call(send_datagrams, (watched.far.v4, port), 101, 61)
+    after = watched.read()
+    rows = [
+        next(row for row in reading["interfaces"] if row["netns"] == watched.far.namespace.inode)
+        for reading in (before, after)
+    ]
+    assert rows[1]["mode"] == "counters"
+    assert rows[1]["packets_received"] - rows[0]["packets_received"] >= 101

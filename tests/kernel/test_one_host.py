@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host with a container behind NAT and traffic of several kinds: all that counts it agrees."""
+
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from typing import Any
+
+import pytest
+
+from nettop.probes.connections.probe import Connections
+from nettop.snapshots.snapshot import Snapshot
+
+from . import oracle, traffic
+from .lab import Lab, Namespace, until
+from .test_bandwidth import (
+    ETHERNET,
+    MOVED,
+    SYN_OPTIONS,
+    Row,
+    Watched,
+    device_counts,
+    moved,
+    send_datagrams,
+    summed,
+)
+from .test_events import decoded
+from .traffic import Call, Memory
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(not shutil.which("nft"), reason="there is no nft, for NAT"),
+]
+
+MASQUERADE = """table ip nat {
+  chain out { type nat hook postrouting priority srcnat; oifname "veth1" masquerade; }
+}"""
+SEGMENT = ETHERNET + 20 + 32
+"""What TCP over IPv4 adds to the payload of a segment."""
+UP, DOWN, WEB = 3_000_017, 1_000_003, 700_001
+
+
+def follow_connections(memory: Memory) -> None:
+    """Attaches the connections probe."""
+    probe = memory["connections"] = Connections()
+    probe.start()
+
+    def is_attached() -> bool:
+        list(probe.drain(time.monotonic_ns()))
+        return probe._loader is None
+
+    until(is_attached, "all hooks are attached")
+
+
+def read_connections(memory: Memory) -> list[Row]:
+    """The sockets now, which flows are given as well."""
+    snapshot: Snapshot = memory["connections"].read(time.monotonic_ns())
+    memory["probe"].join({"connections": snapshot})
+    return decoded(snapshot.tables["sockets"])
+
+
+def bind_datagrams(memory: Memory, address: tuple[str, int]) -> None:
+    """Opens a UDP socket at a given port, from which nobody reads."""
+    memory[address] = socket.socket(traffic.V4, socket.SOCK_DGRAM)
+    memory[address].bind(address)
+
+
+def sent_again(memory: Memory, name: str) -> int:
+    """Bytes that a connection sent again."""
+    return oracle.tcp_info(memory[name])["bytes_retrans"]
+
+
+def ping(memory: Memory, address: str, count: int) -> None:
+    """Sends echo requests, and waits for each answer."""
+    with socket.socket(traffic.V4, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        for number in range(count):
+            checksum = ~((0x0800 + number) % 0xFFFF) & 0xFFFF
+            raw.sendto(struct.pack(">BBHHH", 8, 0, checksum, 0, number), (address, 0))
+            traffic.ready([raw])
+            raw.recv(4096)
+
+
+def add_container(lab: Lab, host: Namespace) -> Namespace:
+    """A namespace behind a bridge of the host and NAT. Only IPv4, so that nothing is sent unasked."""
+    inside = lab.namespace()
+    for namespace in (host, inside):
+        namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    host.sysctl("net.ipv4.ip_forward", 1)
+    single = ("gso_max_segs", "1")  # the devices' own counters are of packets then
+    host.ip("link", "add", "br0", "up", *single, "type", "bridge")
+    host.ip("addr", "add", "172.30.0.1/24", "dev", "br0")
+    host.ip("link", "add", "port0", *single, "type", "veth", "peer", "name", "eth0", "netns", inside.name)
+    host.ip("link", "set", "port0", "up", "master", "br0")
+    inside.ip("addr", "add", "172.30.0.2/24", "dev", "eth0")
+    inside.ip("link", "set", "eth0", "up", *single)
+    inside.ip("route", "add", "default", "via", "172.30.0.1")
+    nft = ["ip", "netns", "exec", host.name, "nft", "-f", "-"]
+    subprocess.run(nft, input=MASQUERADE, text=True, check=True, capture_output=True)
+    return inside
+
+
+def test_everything_agrees(lab: Lab) -> None:
+    """Bulk, web from a container, DNS, ping and IPv6 at once."""
+    watched = Watched(lab)
+    host, world = watched.near, watched.far
+    container = add_container(lab, host.namespace)
+    until(lambda: len(_rows(watched.read(), "interfaces", "port0")) == 1, "the container's port is counted")
+    port_before = device_counts(host.namespace, "port0")
+    watched.worker.call(follow_connections)
+    here, there, inside, others = (
+        lab.worker(namespace) for namespace in (host.namespace, world.namespace, container, host.namespace)
+    )
+
+    ports = {
+        name: there.call(traffic.listen, name, world.v4, port) for name, port in (("bulk", 0), ("web", 80))
+    }
+    local = {}
+    for name, client in (("bulk", here), ("web", inside)):
+        local[name] = client.call(traffic.connect, f"{name}-client", Call((world.v4, ports[name])))
+        there.call(traffic.accept, name, f"{name}-server")
+    there.call(bind_datagrams, (world.v4, 53))
+    v6_port = there.call(traffic.udp, "v6", world.v6)
+    here.start(traffic.exchange, {"bulk-client": UP}, {"bulk-client": DOWN})
+    inside.start(traffic.exchange, {"web-client": 317}, {"web-client": WEB})
+    there.start(
+        traffic.exchange, {"bulk-server": DOWN, "web-server": WEB}, {"bulk-server": UP, "web-server": 317}
+    )
+    others.call(send_datagrams, (world.v4, 53), 97, 61)
+    others.call(ping, world.v4, 31)
+    others.call(send_datagrams, (world.v6, v6_port), 53, 211)
+    for worker in (here, inside, there):
+        worker.result()
+
+    sockets: list[Row] = watched.worker.call(read_connections)
+    result, since = watched.settled()
+    counted = {device: _one(result, "interfaces", device) for device in ("veth1", "br0", "port0")}
+    for device, row in counted.items():
+        for table in ("protocols", "services", "flows"):
+            assert summed(_rows(result, table, device)) == moved(row), (device, table)
+    assert result["counts"]["flows_evicted"] == 0
+    assert {name: result["counts"][name] for name in MOVED} == moved(counted["veth1"]) == since
+    port_now = device_counts(host.namespace, "port0")
+    assert moved(counted["port0"]) == {name: port_now[name] - port_before[name] for name in MOVED}
+
+    uplink, bridge, port = (
+        _one(result, "services", device, service="HTTP") for device in ("veth1", "br0", "port0")
+    )
+    assert moved(port) == moved(bridge) == _turned(uplink)
+    dns = _one(result, "services", "veth1", service="DNS")
+    assert (dns["packets_sent"], dns["bytes_sent"]) == (97, 97 * (61 + ETHERNET + 20 + 8))
+    icmp = _one(result, "protocols", "veth1", protocol="ICMP")
+    assert (icmp["packets_sent"], icmp["packets_received"]) == (31, 31)
+
+    bulk = _one(result, "flows", "veth1", remote_port=ports["bulk"])
+    of_socket = next(
+        row for row in sockets if (row["netns"], row["local_port"]) == (host.namespace.inode, local["bulk"])
+    )
+    assert (of_socket["bytes_sent"], of_socket["bytes_received"]) == (UP, DOWN)
+    again = {"sent": here.call(sent_again, "bulk-client"), "received": there.call(sent_again, "bulk-server")}
+    for direction, payload in (("sent", UP), ("received", DOWN)):
+        packets = bulk[f"packets_{direction}"]
+        assert packets == of_socket[f"packets_{direction}"]
+        headers = SEGMENT * packets + SYN_OPTIONS
+        assert bulk[f"bytes_{direction}"] == payload + again[direction] + headers
+    assert bulk["pid"] == of_socket["pid"] == here.pid
+    assert _one(result, "flows", "port0", local_port=80)["pid"] == inside.pid
+    assert (
+        _one(result, "flows", "veth1", remote_port=80)["pid"] != inside.pid
+    )  # NAT has given it another address
+
+
+def _rows(result: dict[str, Any], table: str, device: str) -> list[Row]:
+    return [row for row in result[table] if row["interface"] == device]
+
+
+def _one(result: dict[str, Any], table: str, device: str, **values: object) -> Row:
+    (row,) = (row for row in _rows(result, table, device) if row.items() >= values.items())
+    return row
+
+
+def _turned(row: Row) -> dict[str, int]:
+    """What was received as sent, and the other way round."""
+    return {
+        f"{unit}_{direction}": row[f"{unit}_{other}"]
+        for unit in ("packets", "bytes")
+        for direction, other in (("received", "sent"), ("sent", "received"))
+    }

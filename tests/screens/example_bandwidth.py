@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Example data for the bandwidth lens: a web server with two network cards, containers behind a bridge, and a VPN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from nettop.snapshots.bandwidth import (
+    EVICTED,
+    FLOWS,
+    INTERFACES,
+    KINDS,
+    LENS,
+    OTHER_SERVICES,
+    PROTOCOL_TABLE,
+    PROTOCOLS,
+    SERVICE_TABLE,
+    SERVICES,
+)
+from nettop.snapshots.schema import Table
+from nettop.snapshots.snapshot import Ended, Snapshot
+from tests.unit.build import TAKEN_NS, WALL_NS, Row, Tables, make_hooks, make_rows
+
+SECOND_NS = 1_000_000_000
+NETNS = 4_026_531_840
+GIGABIT = 125_000_000
+"""Bytes per second."""
+_MOVED = ("bytes_received", "bytes_sent", "packets_received", "packets_sent")
+_WAVE = (100, 92, 81, 74, 70, 77, 88, 104, 121, 133, 128, 117)
+"""The rate of each second, in percent of the usual one; after the last comes the first again."""
+
+
+class _Interface(NamedTuple):
+    """What an interface is, and its bytes per second with their bytes per packet, both ways: received, sent."""
+
+    name: str
+    kind: str
+    backing: str
+    mode: str
+    speed: int | None
+    received: int
+    sent: int
+    packet_bytes: tuple[int, int]
+    protocols: Mapping[str, float]
+    services: Mapping[str, float]
+    drops: int = 0
+    """Per second."""
+
+
+_WEB = {"HTTPS": 0.71, "QUIC": 0.06, "HTTP": 0.02, "DNS": 0.002, "SSH": 0.01}
+_INTERFACES = (
+    _Interface(
+        "eth0", "ether", "uplink", "XDP native", GIGABIT, 41_200_000, 11_900_000, (1_240, 310),
+        {"TCP": 0.93, "UDP": 0.064, "ICMP": 0.001, "ICMPv6": 0.0004, "ARP": 0.0002}, _WEB,
+    ),
+    _Interface(
+        "eth1", "ether", "uplink", "XDP generic", GIGABIT, 2_750_000, 2_375_000, (880, 790),
+        {"TCP": 0.98, "ICMP": 0.0004, "ARP": 0.0003}, {"SSH": 0.03},
+    ),
+    _Interface(
+        "docker0", "bridge", "virtual", "TCX", None, 26_200_000, 8_100_000, (1_180, 420),
+        {"TCP": 0.97, "UDP": 0.02, "ARP": 0.0001}, {"HTTPS": 0.62, "DNS": 0.02},
+    ),
+    _Interface(
+        "veth9a1c2f", "veth", "virtual", "TCX", 10 * GIGABIT, 14_700_000, 5_300_000, (1_190, 400),
+        {"TCP": 0.99, "UDP": 0.006}, {"HTTPS": 0.97, "DNS": 0.006}, drops=3,
+    ),
+    _Interface(
+        "vethb07e44", "veth", "virtual", "TCX", 10 * GIGABIT, 11_500_000, 2_800_000, (1_170, 460),
+        {"TCP": 0.94, "UDP": 0.04}, {"HTTPS": 0.18, "DNS": 0.04},
+    ),
+    _Interface(
+        "wg0", "wireguard", "virtual", "TCX", None, 96_000, 410_000, (240, 1_120),
+        {"TCP": 0.6, "UDP": 0.4}, {"SSH": 0.55, "DNS": 0.01},
+    ),
+)  # fmt: skip
+
+
+class _Flow(NamedTuple):
+    """Whose a flow is, and its bytes per second: received, sent."""
+
+    interface: str
+    protocol: str
+    local: str
+    local_port: int | None
+    remote: str
+    remote_port: int | None
+    process: str | None
+    pid: int | None
+    received: int
+    sent: int
+    flags: str | None = None
+
+
+_FLOWS = (
+    _Flow("eth0", "TCP", "10.0.3.7", 443, "203.0.113.9", 52114, "nginx", 1812, 18_400_000, 410_000, "SPA"),
+    _Flow("eth0", "TCP", "10.0.3.7", 443, "198.51.100.77", 40112, "nginx", 1813, 9_100_000, 2_740_000, "PA"),
+    _Flow("eth0", "TCP", "2001:db8::7", 443, "2001:db8:1::24", 51022, "nginx", 1814, 4_900_000, 3_300_000, "PA"),
+    _Flow("eth0", "UDP", "10.0.3.7", 443, "203.0.113.20", 58820, "caddy", 2050, 2_450_000, 1_480_000),
+    _Flow("eth1", "TCP", "10.0.9.7", 5432, "10.0.9.21", 40922, "postgres", 977, 1_460_000, 1_900_000, "PA"),
+    _Flow("docker0", "TCP", "172.17.0.1", 40110, "172.17.0.2", 8080, "node", 2301, 14_600_000, 5_200_000, "PA"),
+    _Flow("docker0", "TCP", "172.17.0.1", 55010, "172.17.0.3", 9092, "java", 2210, 11_300_000, 2_700_000, "SPA"),
+    _Flow("wg0", "TCP", "10.8.0.1", 22, "10.8.0.14", 60110, "sshd", 30112, 52_000, 231_000, "PA"),
+    _Flow("eth0", "UDP", "2001:db8::7", 40822, "2001:db8::53", 53, "systemd-resolve", 610, 88_000, 31_000),
+    _Flow("eth0", "ICMP", "10.0.3.7", None, "192.0.2.44", None, None, None, 9_800, 9_800),
+    _Flow("eth0", "ICMPv6", "fe80::1", None, "ff02::1", None, None, None, 1_200, 0),
+    _Flow("eth1", "ARP", "::", None, "::", None, None, None, 60, 42),
+    _Flow("eth0", "TCP", "10.0.3.7", 443, "198.51.100.90", 33004, None, None, 0, 0, "SFA"),
+)  # fmt: skip
+
+VIA = {
+    "received": "XDP + TCX",
+    "sent": "tp_btf/net_dev_start_xmit + net_dev_xmit",
+    "flows": "XDP + TCX + tp_btf/net_dev_start_xmit",
+    "interfaces": "rtnetlink",
+}
+DETAILS = {
+    "Namespace": "own",
+    "Not XDP native": "Operation not supported",
+    "Last minute": "330 Mb/s in, 95.2 Mb/s out; peak 438 Mb/s in, 127 Mb/s out",
+    "Since the start": "301 Mb/s in, 88.0 Mb/s out; peak 512 Mb/s in, 141 Mb/s out",
+}
+"""What the source says of an interface."""
+
+
+def example_steps(count: int = 3, apart_s: int = 1, *, uplinks: bool = True) -> list[Snapshot]:
+    """Snapshots some seconds apart; without `uplinks` of a host that has none of its own."""
+    interfaces = [each for each in _INTERFACES if uplinks or each.backing == "virtual"]
+    return [_snapshot(interfaces, (step + 1) * apart_s) for step in range(count)]
+
+
+def _snapshot(interfaces: Sequence[_Interface], second: int) -> Snapshot:
+    taken_ns = TAKEN_NS + second * SECOND_NS
+    rows = [_interface_row(n, each, second) for n, each in enumerate(interfaces, 2)]
+    services = [OTHER_SERVICES, *dict.fromkeys(name for name, _, _ in SERVICES)]
+    names = {each.name for each in interfaces}
+    flows = [_flow_row(n, each, second) for n, each in enumerate(_FLOWS, 1) if each.interface in names]
+    evicted: Row = {"id": 0, "interface": EVICTED, "process": EVICTED}
+    evicted |= _moved(210_000, 96_000, (700, 640), second)
+    texts: Tables = {}
+    ended = Ended((), make_rows([evicted], FLOWS, taken_ns, texts=texts))
+    tables = {
+        INTERFACES.name: make_rows(rows, INTERFACES, taken_ns),
+        PROTOCOL_TABLE.name: make_rows(
+            _split(interfaces, PROTOCOL_TABLE, PROTOCOLS, second), PROTOCOL_TABLE, taken_ns
+        ),
+        SERVICE_TABLE.name: make_rows(
+            _split(interfaces, SERVICE_TABLE, services, second), SERVICE_TABLE, taken_ns
+        ),
+        FLOWS.name: make_rows(flows, FLOWS, taken_ns, texts=texts),
+    }
+    uplinks = [row for row in rows if row["backing"] == "uplink"]
+    return Snapshot(
+        LENS.id,
+        WALL_NS + second * SECOND_NS,
+        taken_ns + 5 * SECOND_NS,
+        tables,
+        counts={name: sum(row[name] for row in uplinks) for name in _MOVED} if uplinks else {},
+        hooks=make_hooks(VIA),
+        lost={"uncounted": 0, "refused": 0, "recursion": 0, "namespaces": 0},
+        ended={FLOWS.name: ended},
+    )
+
+
+def _grown(per_second: float, second: int) -> int:
+    """What was counted by a second, at a rate that rises and falls."""
+    return sum(int(per_second * _WAVE[n % len(_WAVE)] / 100) for n in range(second))
+
+
+def _moved(received: float, sent: float, packet_bytes: tuple[int, int], second: int) -> Row:
+    """The counters of what was received and sent at these bytes per second."""
+    rates = (received, sent, received / packet_bytes[0], sent / packet_bytes[1])
+    return {name: _grown(rate, second) for name, rate in zip(_MOVED, rates, strict=True)}
+
+
+def _interface_row(number: int, of: _Interface, second: int) -> Row:
+    return {
+        "id": NETNS << 32 | number,
+        "interface": of.name,
+        "kind": of.kind,
+        "netns": NETNS,
+        "backing": of.backing,
+        "mode": of.mode,
+        "state": "up",
+        "speed": of.speed,
+        "capacity": None if of.speed is None else of.speed * second,
+        "broadcast": 2 * second,
+        "multicast": 5 * second,
+        "drops_received": of.drops * second,
+        "drops_sent": 0,
+        "errors": 0,
+    } | _moved(of.received, of.sent, of.packet_bytes, second)
+
+
+def _split(interfaces: Sequence[_Interface], table: Table, labels: Sequence[str], second: int) -> list[Row]:
+    """A row for each interface and label that it has carried; `other` and `(other)` have the rest."""
+    rows: list[Row] = []
+    for number, of in enumerate(interfaces, 2):
+        shares: Mapping[str, float] = getattr(of, table.name)
+        rest = 1 - sum(shares.values())
+        for n, label in enumerate(labels):
+            share = shares.get(label, rest if label in ("other", OTHER_SERVICES) else 0.0)
+            if not share:
+                continue
+            row: Row = {"id": number * KINDS + n, "interface": of.name, table.name.removesuffix("s"): label}
+            rows.append(row | _moved(of.received * share, of.sent * share, of.packet_bytes, second))
+    return rows
+
+
+def _flow_row(number: int, of: _Flow, second: int) -> Row:
+    return {
+        "id": number,
+        "interface": of.interface,
+        "protocol": of.protocol,
+        "local_address": of.local,
+        "local_port": of.local_port,
+        "remote_address": of.remote,
+        "remote_port": of.remote_port,
+        "process": of.process,
+        "pid": of.pid,
+        "tcp_flags": of.flags,
+        "first_seen": WALL_NS - number * 7 * SECOND_NS,
+        "last_seen": WALL_NS + (second if of.received else -number) * SECOND_NS,
+    } | _moved(of.received, of.sent, (1_100, 400), second)

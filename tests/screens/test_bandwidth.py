@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bandwidth screens by pilot and in screenshots: the chosen interface as a graph, its keys, and small terminals.
+
+`pytest tests/screens/test_bandwidth.py --snapshot-update` draws the screenshots anew; look at each before it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nettop.screens.actions import BY_ID
+from nettop.screens.bandwidth.interfaces import InterfacesScreen
+from nettop.screens.bandwidth.shares import Share, fitting
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, LENS, LOOPBACK
+from nettop.snapshots.snapshot import Snapshot
+from nettop.widgets.lines import Lines
+from tests.screens.driving import Running, press, running, shown, text_of, tick
+from tests.screens.example_bandwidth import DETAILS, NETNS, SECOND_NS, example_steps
+from tests.screens.harness import Step, busy_host, harness_of
+from tests.screens.test_screenshots import player
+
+SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
+ETH0 = NETNS << 32 | 2
+"""Its key."""
+
+
+@pytest.fixture
+def draw(snap_compare: Callable[..., bool]) -> Callable[..., bool]:
+    """Two minutes of the example in a view, keys, and the screen compared."""
+
+    def compare(view: str, size: tuple[int, int], *keys: str, steps: list[Snapshot] | None = None) -> bool:
+        steps = example_steps(25, apart_s=5) if steps is None else steps
+        harness = harness_of(steps, DETAILS)
+        app = harness.app(Settings(view=ViewSettings(view=view)), lens_set=(LENS,))
+        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, len(steps)))
+
+    return compare
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_interfaces(draw: Callable[..., bool], size: tuple[int, int]) -> None:
+    """The interfaces at four sizes, with one chosen."""
+    assert draw("bandwidth", size, "down", "down")
+
+
+@pytest.mark.parametrize("size", SIZES[1:], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_details(draw: Callable[..., bool], size: tuple[int, int]) -> None:
+    """The details of an interface begin with its averages and peaks."""
+    assert draw("bandwidth", size, "down", "right")
+
+
+@pytest.mark.parametrize("size", SIZES[:3], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("table", ["protocols", "services", "flows"])
+def test_tables(draw: Callable[..., bool], table: str, size: tuple[int, int]) -> None:
+    """The other tables at three sizes."""
+    assert draw(f"bandwidth.{table}", size, "down")
+
+
+def test_no_uplink(draw: Callable[..., bool]) -> None:
+    """A host whose interfaces are all virtual has no totals, and says so."""
+    assert draw("bandwidth", (80, 24), steps=example_steps(uplinks=False))
+
+
+def test_in_bytes(draw: Callable[..., bool]) -> None:
+    """Every rate in bytes per second: rows, headline, graph, shares, history."""
+    assert draw("bandwidth", (120, 40), "B")
+
+
+@asynccontextmanager
+async def on_interfaces(
+    steps: list[Step] | None = None, size: tuple[int, int] = (120, 40)
+) -> AsyncIterator[tuple[Running, InterfacesScreen]]:
+    """The interfaces over three seconds of the example."""
+    chosen = [*example_steps()] if steps is None else steps
+    settings = Settings(view=ViewSettings(view="bandwidth"))
+    async with running(chosen, size, settings=settings, ticks=3, lens_set=(LENS,)) as run:
+        screen = run[1]
+        assert isinstance(screen, InterfacesScreen)
+        yield run, screen
+
+
+def lines(widget: Lines) -> list[str]:
+    """What the lines of a widget show."""
+    return [widget.render_line(y).text.rstrip() for y in range(widget.size.height)]
+
+
+def interfaces(screen: InterfacesScreen) -> list[str]:
+    """The names in the table, from the top."""
+    assert screen.view is not None
+    return screen.view.values("interface", screen.view.order)
+
+
+# --- the chosen interface ---------------------------------------------------------------------------------------
+
+
+async def test_the_graph_follows_the_chosen_row() -> None:
+    """Before one is chosen it is the first row's; it stays with its interface when the order changes."""
+    async with on_interfaces() as (run, screen):
+        assert lines(screen.graph)[0] == " eth0: the last two minutes"
+        assert lines(screen.graph)[1].split("▏")[0] == "  290 Mb/s "
+        await press(run, "down", "down")
+        assert lines(screen.graph)[0] == " docker0: the last two minutes"
+        assert lines(screen.shares)[0] == " docker0: protocols"
+        await press(run, "S")
+        assert interfaces(screen)[-2:] == ["docker0", "eth0"]
+        assert lines(screen.graph)[0] == " docker0: the last two minutes"
+
+
+async def test_the_graph_has_each_interval() -> None:
+    """What the interface received and sent in each: not the averages that the rows may have."""
+    async with on_interfaces() as (run, screen):
+        assert intervals(screen) == [(1, 37_904_000.0), (1, 33_372_000.0)]
+        await press(run, "A")
+        await tick(run)
+        assert intervals(screen) == [(1, 37_904_000.0), (1, 33_372_000.0)]
+
+
+async def test_the_history_does_not_grow() -> None:
+    """What is older than two minutes goes, and so does an interface that was removed."""
+    steps = example_steps(7, apart_s=50)
+    async with on_interfaces([*steps[:3], *map(without_eth0, steps[3:])]) as (run, screen):
+        assert [seconds for seconds, _ in intervals(screen)] == [50, 50]
+        await tick(run)
+        assert [seconds for seconds, _ in intervals(screen)] == [50, 50]
+        for _ in range(3):
+            await tick(run)
+        assert intervals(screen) == []
+        assert len(screen._intervals) == 5
+
+
+async def test_shares_are_parts_of_the_interface() -> None:
+    """The most first, as a share and a rate of both directions; zero is left out."""
+    async with on_interfaces(size=(120, 30)) as (run, screen):
+        split = [line.split() for line in lines(screen.shares)]
+        assert split[0] == ["eth0:", "protocols"]
+        assert [(line[0], line[1], line[-2:]) for line in split[1:4]] == [
+            ("TCP", "93.0%", ["320", "Mb/s"]),
+            ("UDP", "6.4%", ["22.0", "Mb/s"]),
+            ("other", "0.4%", ["1.5", "Mb/s"]),
+        ]
+        await press(run, "end")
+        assert not [line for line in lines(screen.shares) if "ARP" in line]
+        assert lines(screen.shares)[1].split()[:2] == ["TCP", "60.0%"]
+
+
+async def test_shares_of_another_namespaces_interface_are_unknown() -> None:
+    """It may have the name of an interface here, whose shares are not its own."""
+    steps = [only_counters(step) for step in example_steps()]
+    async with on_interfaces([*steps]) as (_, screen):
+        assert lines(screen.graph)[0] == " eth0: the last two minutes"
+        assert not "".join(lines(screen.shares))
+
+
+@pytest.mark.parametrize(
+    ("shares", "room", "labels"),
+    [
+        ([5.0, 3.0, 1.0], 3, ["0", "1", "2"]),
+        ([5.0, 3.0, 1.0], 2, ["0", "2 more"]),
+        ([5.0, 3.0, 1.0], 1, ["3 more"]),
+        ([], 1, []),
+    ],
+)
+def test_what_has_no_line_is_summed_up(shares: list[float], room: int, labels: list[str]) -> None:
+    """The last line that there is has the rest, so that the lines are still a whole."""
+    group = [Share(str(n), rate, rate / 2) for n, rate in enumerate(shares)]
+    shown = fitting(group, room)
+    assert [share.label for share in shown] == labels
+    assert sum(share.received for share in shown) == sum(shares)
+
+
+def intervals(screen: InterfacesScreen) -> list[tuple[int, float | None]]:
+    """How many seconds each interval of eth0 has, and what it received in one."""
+    kept = screen._intervals.get(ETH0, ())
+    return [((each.end_ns - each.begin_ns) // SECOND_NS, each.rates[0]) for each in kept]
+
+
+def without_eth0(snapshot: Snapshot) -> Snapshot:
+    """The same host after eth0 was removed."""
+    rows = snapshot.tables[INTERFACES.name]
+    rest = replace(rows, array=rows.array[rows.array["id"] != ETH0])
+    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: rest})
+
+
+def only_counters(snapshot: Snapshot) -> Snapshot:
+    """The same host where no interface's packets are seen."""
+    rows = snapshot.tables[INTERFACES.name]
+    array = rows.array.copy()
+    array["mode"] = COUNTERS_MODE
+    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: replace(rows, array=array)})
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+async def test_details_open_and_close() -> None:
+    """→ shows what the source says of the interface above its fields; ← goes back to the graph alone."""
+    async with on_interfaces() as (run, screen):
+        height = screen.graph.size.height
+        await press(run, "down", "right")
+        assert screen.details_open
+        assert "COMMAND" in screen.details.text
+        assert run[2].script.described == [ETH0]  # type: ignore[attr-defined]
+        assert 0 < screen.graph.size.height < height
+        await press(run, "left")
+        assert not screen.details_open
+        assert screen.graph.size.height == height
+
+
+async def test_p_goes_through_the_tables() -> None:
+    """And after the last one comes the first, whose graph is as long as it was."""
+    async with on_interfaces() as (run, screen):
+        seen = []
+        for _ in LENS.tables:
+            await press(run, "p")
+            seen.append(shown(run).table.name)
+            assert shown(run).headline_bar.text.startswith(" ↓ 285 Mb/s   ↑ 92.5 Mb/s   ")
+        assert seen == ["protocols", "services", "flows", "interfaces"]
+        assert len(intervals(screen)) == 2
+
+
+async def test_sorted_by_in() -> None:
+    """By what is received alone, the most first, then the least."""
+    async with on_interfaces() as (run, screen):
+        screen.action_sort_by("bytes_received_per_s")
+        assert interfaces(screen) == ["eth0", "docker0", "veth9a1c2f", "vethb07e44", "eth1", "wg0"]
+        assert "IN ▼" in text_of(screen.rows)[0]
+        await press(run, "S")
+        assert interfaces(screen)[0] == "wg0"
+
+
+async def test_the_loopback_interface_is_an_option() -> None:
+    """`L` goes through its values, and reads at once."""
+    async with on_interfaces() as (run, _):
+        for value in ("on", "off"):
+            _ = run[2].refresh_was_requested
+            await press(run, "L")
+            assert run[2].refresh_was_requested
+            assert run[2].script.options[LOOPBACK.name] == value  # type: ignore[attr-defined]
+
+
+async def test_the_key_of_another_lens_does_nothing() -> None:
+    """`L` is an option of this lens alone."""
+    async with running(busy_host()) as run:
+        await press(run, "L")
+        assert LOOPBACK.name not in run[2].script.options  # type: ignore[attr-defined]
+        assert "L loopback" not in shown(run).footer.text
+
+
+async def test_enter_refreshes() -> None:
+    """A reading now, not at the next interval."""
+    async with on_interfaces() as (run, _):
+        _ = run[2].refresh_was_requested
+        await press(run, "enter")
+        assert run[2].refresh_was_requested
+
+
+async def test_bytes_everywhere() -> None:
+    """`B` shows each rate in bytes, also in tables that are opened later, and bits again."""
+    async with on_interfaces() as (run, screen):
+        assert screen.label_of(BY_ID["unit"]) == "bytes"
+        await press(run, "B")
+        assert screen.label_of(BY_ID["unit"]) == "bits"
+        shown_now = [screen.headline_bar.text, screen.third_line.text, *text_of(screen.rows)]
+        shown_now += [*lines(screen.graph), *lines(screen.shares)]
+        assert "33.4 MB/s" in "".join(text_of(screen.rows))
+        assert not [text for text in shown_now if "b/s" in text]
+        await press(run, "p")
+        assert "MB/s" in text_of(shown(run).rows)[1]
+        await press(run, "B", "P")
+        assert "267 Mb/s" in text_of(screen.rows)[1]
+
+
+# --- other hosts, other terminals -------------------------------------------------------------------------------
+
+
+async def test_no_uplink_no_totals() -> None:
+    """Where all interfaces are virtual the totals are unknown, not 0."""
+    async with on_interfaces([*example_steps(uplinks=False)]) as (_, screen):
+        assert screen.headline_bar.text.startswith(" ↓ –   ↑ –   no uplink   interfaces 4   drops in 9 ")
+
+
+async def test_drops_are_named_in_the_headline() -> None:
+    """All since the start, whatever the interval."""
+    async with on_interfaces() as (run, screen):
+        assert "drops in 9 " in screen.headline_bar.text
+        await press(run, "t")
+        assert "drops in 9 " in screen.headline_bar.text
+
+
+@pytest.mark.parametrize(
+    ("size", "has_graph"), [((40, 10), False), ((80, 18), False), ((60, 20), True), ((80, 24), True)]
+)
+async def test_small_terminals(size: tuple[int, int], has_graph: bool) -> None:
+    """The graph leaves where it would take the rows' room; keys still work."""
+    async with on_interfaces(size=size) as (run, screen):
+        assert screen.below.display is has_graph
+        assert text_of(screen.rows)[1].startswith(" eth0 ")
+        await press(run, "down", "right", "right", "down", "left", "left", "end", "home")
+        assert screen.rows.key == ETH0
+        assert screen.below.display is has_graph
+
+
+async def test_many_interfaces_leave_room_for_the_graph() -> None:
+    """Three fifths for the rows at most, which scroll."""
+    steps = [with_many(step, 100) for step in example_steps()]
+    async with on_interfaces([*steps], (80, 24)) as (run, screen):
+        assert (screen.rows.size.height, screen.graph.size.height) == (12, 8)
+        await press(run, "end")
+        assert screen.rows.at == 99
+
+
+async def test_no_interfaces() -> None:
+    """A filter that none passes leaves a word and no graph."""
+    async with on_interfaces() as (run, screen):
+        await press(run, "slash", *"nothing", "enter")
+        assert not screen.below.display
+        assert "─ total 0" in "".join(text_of(screen.rows))
+        await press(run, "escape")
+        assert screen.below.display
+
+
+def with_many(snapshot: Snapshot, count: int) -> Snapshot:
+    """The same host with so many interfaces."""
+    rows = snapshot.tables[INTERFACES.name]
+    array = rows.array[np.arange(count) % len(rows)]
+    array["id"] = ETH0 + np.arange(count, dtype=np.uint64)
+    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: replace(rows, array=array)})

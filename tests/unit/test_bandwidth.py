@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rates of interfaces, flows that several CPUs counted, their owners, and the services that the user names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nettop.errors import UsageError
+from nettop.probes.bandwidth.flows import _merged, flags_text, has_ports, ids_of, protocol_name
+from nettop.probes.bandwidth.owners import find_owners
+from nettop.probes.bandwidth.programs import FLOW
+from nettop.probes.bandwidth.rates import Moved, RateHistory
+from nettop.snapshots.bandwidth import FLOWS, PROTOCOL_NOT_IP, SERVICES, SERVICES_MAX, parse_services
+from nettop.snapshots.snapshot import Array
+from tests.unit.build import Row, make_rows
+
+SECOND = 1_000_000_000
+TCP, UDP, ICMP = 6, 17, 1
+OWN, CONTAINER = 4_026_531_840, 4_026_532_000
+
+
+# --- rates ------------------------------------------------------------------------------------------------------
+
+
+def rates_of(*readings: tuple[float, int, int]) -> RateHistory:
+    """The history of readings: seconds, bytes received and sent by then."""
+    history = RateHistory()
+    for seconds, received, sent in readings:
+        history.add(Moved(round(seconds * SECOND), received, sent))
+    return history
+
+
+@pytest.mark.parametrize("readings", [(), ((1, 500, 300),), ((1, 500, 300), (1.5, 900, 600))])
+def test_one_reading_has_no_rate(readings: tuple[tuple[float, int, int], ...]) -> None:
+    """Nor has a second one that is too close to it."""
+    history = rates_of(*readings)
+    assert (history.since_start(), history.last_minute()) == (None, None)
+
+
+def test_averages_and_peaks() -> None:
+    """The average is of all that was counted, the peak the highest of a second, each direction by itself."""
+    history = rates_of((10, 1000, 0), (11, 1100, 700), (12, 1500, 700), (14, 1500, 900))
+    expected = ((125.0, 225.0), (400.0, 700.0))
+    assert history.since_start() == history.last_minute() == expected
+
+
+def test_the_last_minute_forgets() -> None:
+    """What was before counts since the start only."""
+    history = rates_of((0, 0, 0), (1, 9000, 0), *((n, 9000, 10 * n) for n in range(2, 101)))
+    assert history.last_minute() == ((0.0, 10.0), (0.0, 10.0))
+    assert history.since_start() == ((90.0, 10.0), (9000.0, 20.0))
+    assert len(history.minute) == 61
+
+
+def test_close_readings_are_one_second() -> None:
+    """Ten refreshes a second find no peak of a tenth of one."""
+    history = rates_of((0, 0, 0), (0.1, 5000, 0), (0.8, 5000, 0), (1, 5000, 0))
+    assert history.since_start() == ((5000.0, 0.0), (5000.0, 0.0))
+
+
+def test_a_long_interval_is_a_rate_of_the_last_minute() -> None:
+    """Where refreshes are minutes apart, only the start has two readings."""
+    history = rates_of((0, 0, 0), (120, 1200, 0))
+    assert history.since_start() == ((10.0, 0.0), (10.0, 0.0))
+    assert history.last_minute() is None
+
+
+# --- flows ------------------------------------------------------------------------------------------------------
+
+
+def flows_of(*rows: dict[str, int]) -> Array:
+    """Flows as the programs write them; what is not said is 0."""
+    flows = np.zeros(len(rows), FLOW)
+    for flow, row in zip(flows, rows, strict=True):
+        for name, value in row.items():
+            flow[name] = value
+    return flows
+
+
+def test_a_flow_of_several_cpus_is_one_row() -> None:
+    """Counters add up, the times are the first and the last, the flags those of all."""
+    on_two = [
+        {"remote_port": 443, "packets_sent": 2, "bytes_sent": 200, "first_seen": 7, "last_seen": 9, "tcp_flags": 2},
+        {"remote_port": 443, "packets_sent": 1, "bytes_sent": 90, "first_seen": 5, "last_seen": 8, "tcp_flags": 16},
+    ]  # fmt: skip
+    other = {"remote_port": 53, "packets_received": 4, "first_seen": 6, "last_seen": 6}
+    merged = _merged(flows_of(on_two[0], other, on_two[1]))
+    (web,) = merged[merged["remote_port"] == 443]
+    counted = [
+        int(web[name]) for name in ("packets_sent", "bytes_sent", "first_seen", "last_seen", "tcp_flags")
+    ]
+    assert counted == [3, 290, 5, 9, 18]
+    assert sorted(merged["remote_port"].tolist()) == [53, 443]
+
+
+def test_no_flows() -> None:
+    """An empty table stays one."""
+    assert len(_merged(flows_of())) == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"remote_port": 80},
+        {"local_port": 80},
+        {"protocol": UDP},
+        {"interface": 256},
+        {"local_address": 1},
+        {"remote_address": 1},
+        {"first_seen": 7},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_makes_another_flow(other: dict[str, int]) -> None:
+    """Any part of the key makes another flow, and so does a new beginning; what was counted does not."""
+    flow = {"protocol": TCP, "remote_port": 443, "local_port": 40_000}
+    ids = ids_of(flows_of(flow, flow | other, flow | {"bytes_sent": 9, "last_seen": 5}))
+    assert ids[0] == ids[2] != ids[1]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "ethertype", "name"),
+    [
+        (TCP, 0, "TCP"),
+        (58, 0, "ICMPv6"),
+        (200, 0, "200"),
+        (PROTOCOL_NOT_IP, 0x0806, "ARP"),
+        (PROTOCOL_NOT_IP, 0x88B5, "0x88b5"),
+        (PROTOCOL_NOT_IP, 0, "?"),
+    ],
+)
+def test_names_of_protocols(protocol: int, ethertype: int, name: str) -> None:
+    """IP's by number, others by ethertype, and the number where it has no name."""
+    assert protocol_name(protocol, ethertype) == name
+
+
+def test_which_protocols_have_ports() -> None:
+    """Only those whose ports the programs read."""
+    protocols = np.array([TCP, UDP, 132, ICMP, 47, PROTOCOL_NOT_IP], np.uint8)
+    assert has_ports(protocols).tolist() == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize(("flags", "text"), [(0, ""), (0x12, "SA"), (0x11, "FA"), (0xFF, "FSRPAUEC")])
+def test_letters_of_flags(flags: int, text: str) -> None:
+    """From the lowest bit."""
+    assert flags_text(flags) == text
+
+
+# --- owners -----------------------------------------------------------------------------------------------------
+
+WEB: Row = {
+    "id": 1,
+    "local_address": "10.0.0.1",
+    "local_port": 443,
+    "remote_address": "10.0.0.9",
+    "remote_port": 5000,
+}
+WEB_6 = WEB | {"id": 2, "local_address": "2001:db8::1", "remote_address": "2001:db8::9"}
+NOT_CONNECTED: Row = {"protocol": "udp", "remote_port": None, "local_port": 53}
+DNS = NOT_CONNECTED | {"id": 3, "local_address": "10.0.0.1", "remote_address": "0.0.0.0"}
+ANY = NOT_CONNECTED | {"id": 4, "local_address": "0.0.0.0", "local_port": 123, "remote_address": "0.0.0.0"}
+ANY_6 = NOT_CONNECTED | {"id": 5, "local_address": "::", "local_port": 51820, "remote_address": "::"}
+LISTENER = WEB | {"id": 6, "local_port": 80, "remote_address": "0.0.0.0", "remote_port": None}
+IN_CONTAINER = WEB | {
+    "id": 7,
+    "local_address": "172.17.0.2",
+    "remote_address": "172.17.0.1",
+    "netns": CONTAINER,
+}
+SOCKETS = (WEB, WEB_6, DNS, ANY, ANY_6, LISTENER, IN_CONTAINER)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "local", "remote", "owner"),
+    [
+        (TCP, ("10.0.0.1", 443), ("10.0.0.9", 5000), WEB),
+        (TCP, ("2001:db8::1", 443), ("2001:db8::9", 5000), WEB_6),
+        (UDP, ("10.0.0.1", 443), ("10.0.0.9", 5000), None),
+        (TCP, ("10.0.0.1", 443), ("10.0.0.9", 5001), None),
+        (TCP, ("10.0.0.9", 5000), ("10.0.0.1", 443), None),
+        (UDP, ("10.0.0.1", 53), ("10.0.0.9", 5000), DNS),
+        (UDP, ("10.0.0.2", 53), ("10.0.0.9", 5000), None),
+        (UDP, ("10.0.0.1", 123), ("10.0.0.9", 5000), ANY),
+        (UDP, ("10.0.0.1", 51820), ("10.0.0.9", 5000), ANY_6),
+        (UDP, ("2001:db8::1", 51820), ("2001:db8::9", 5000), ANY_6),
+        (TCP, ("10.0.0.1", 80), ("10.0.0.9", 5000), None),
+        (TCP, ("172.17.0.1", 5000), ("172.17.0.2", 443), IN_CONTAINER),
+        (TCP, ("172.17.0.2", 443), ("172.17.0.1", 5000), None),
+        (ICMP, ("10.0.0.1", None), ("10.0.0.9", None), None),
+    ],
+    ids=[
+        "IPv4", "IPv6", "another protocol", "another port", "the other end", "UDP without a peer",
+        "another address", "any address", "any address of IPv6", "IPv6 to any", "a listener owns no flow",
+        "a container's end", "not a container's other end", "no ports",
+    ],
+)  # fmt: skip
+def test_whose_a_flow_is(
+    protocol: int, local: tuple[str, int | None], remote: tuple[str, int | None], owner: Row | None
+) -> None:
+    """The socket with these ends, of a container the other way round; one that has no peer by its port."""
+    ends = {
+        "local_address": local[0],
+        "local_port": local[1],
+        "remote_address": remote[0],
+        "remote_port": remote[1],
+    }
+    flows = make_rows([{"id": 1, **ends}], FLOWS).array
+    sockets = make_rows([{"netns": OWN, **row} for row in SOCKETS]).array
+    (at,) = find_owners(flows, np.array([protocol], np.uint8), sockets, OWN)
+    assert (None if at < 0 else sockets["id"][at]) == (owner and owner["id"])
+
+
+def test_nobody_is_an_owner() -> None:
+    """Without sockets, and without flows."""
+    flows = make_rows([{"id": 1, "local_address": "10.0.0.1", "remote_address": "10.0.0.9"}], FLOWS).array
+    protocols = np.array([TCP], np.uint8)
+    sockets = make_rows([WEB]).array
+    assert find_owners(flows, protocols, sockets[:0], OWN).tolist() == [-1]
+    assert find_owners(flows[:0], protocols[:0], sockets, OWN).tolist() == []
+
+
+# --- services ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "services"),
+    [
+        ("", []),
+        ("redis=6379/tcp", [("redis", 6379, "tcp")]),
+        ("redis=6379", [("redis", 6379, "tcp"), ("redis", 6379, "udp")]),
+        (" a=1/udp , b=65535/tcp,", [("a", 1, "udp"), ("b", 65535, "tcp")]),
+    ],
+)
+def test_services(text: str, services: list[tuple[str, int, str]]) -> None:
+    """Several are joined by commas; without a protocol both are meant."""
+    assert parse_services(text) == services
+
+
+@pytest.mark.parametrize(
+    "text", ["redis", "redis=", "=6379", "a=0", "a=65536", "a=1/sctp", "a=1=2", f"{'n' * 25}=1"]
+)
+def test_no_services(text: str) -> None:
+    """What is none is named in the error."""
+    with pytest.raises(UsageError, match="is not NAME=PORT"):
+        parse_services(f"web=8080,{text}")
+
+
+def test_room_for_services() -> None:
+    """Up to a bound, the known ones included; a name that is known needs no more room."""
+    room = SERVICES_MAX - len({name for name, _, _ in SERVICES})
+    text = ",".join(f"s{n}={n + 1}/tcp" for n in range(room))
+    assert len(parse_services(f"{text},HTTP=8080/tcp")) == room + 1
+    with pytest.raises(UsageError, match=f"there is room for {SERVICES_MAX}"):
+        parse_services(f"{text},more=9/tcp")
