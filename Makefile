@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-cpu bench-events bench-overhead bench-totals bench-udp fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-cpu bench-events bench-overhead bench-totals bench-udp fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -61,6 +61,9 @@ bench: ## the speed and memory budgets, side by side with ss; root
 
 bench-attribution: ## whose bytes nettop, nethogs and iftop say they are, beside the truth; root
 	$(as_root) $(bin)/python -B bench/attribution.py
+
+bench-bandwidth: ## what counting packets costs, and its bytes beside nethogs and iftop; root, iperf3, cc
+	$(as_root) $(bin)/python -B bench/bandwidth.py
 
 bench-overhead: ## nettop's own figures beside the kernel's, and --max-overhead over 50,000 connections; root
 	$(as_root) $(bin)/python -B bench/overhead.py

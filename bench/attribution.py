@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
@@ -295,10 +295,19 @@ def until(condition: Callable[[], object], what: str) -> None:
 # --- the report -----------------------------------------------------------------------------------------------
 
 
-def compare(load: Load) -> None:
+def connect_servers() -> None:
+    """Starts the servers, and gives DEVICE of this namespace its address."""
+    ready = FORK.Event()
+    FORK.Process(target=serve, args=(os.getpid(), ready), daemon=True).start()
+    until(ready.is_set, "the servers are ready")
+    ip(f"address add {CLIENT}/24 dev {DEVICE}")
+    ip(f"link set {DEVICE} up")
+
+
+def compare(load: Load, compared: Sequence[Tool]) -> None:
     """Prints one load, a line for each tool."""
     print(f"\n{load.what:<48}{'bytes ÷ truth':>14}{'CPU':>10}{'to start':>12}")
-    for tool in tools():
+    for tool in compared:
         name = Path(tool.command[0]).name + ("" if tool.knows_processes else " (of the host)")
         if not shutil.which(tool.command[0]):
             print(f"  {name:<46} not installed")
@@ -313,11 +322,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short: proves that the bench works")
     quick = parser.parse_args().quick
     own_namespace()
-    ready = FORK.Event()
-    FORK.Process(target=serve, args=(os.getpid(), ready), daemon=True).start()
-    until(ready.is_set, "the servers are ready")
-    ip(f"address add {CLIENT}/24 dev {DEVICE}")
-    ip(f"link set {DEVICE} up")
+    connect_servers()
     print(
         "bytes ÷ truth: what a tool attributes to the clients' processes, of the payload that they counted."
     )
@@ -325,7 +330,7 @@ def main() -> None:
     print("CPU: the tool's own, of one CPU; its hooks or captures also run in the time of others.")
     print("bandwhich is left out: as text it prints averages over 5 s, and no PIDs.")
     for load in LOADS:
-        compare(replace(load, count=max(1, load.count // 8)) if quick else load)
+        compare(replace(load, count=max(1, load.count // 8)) if quick else load, tools())
 
 
 if __name__ == "__main__":

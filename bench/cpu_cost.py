@@ -40,6 +40,8 @@ CPUCLOCK_SCHED = 2
 """The scheduler's clock of a process, with its PID (include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK)."""
 LAST_CPU = (os.cpu_count() or 1) - 1
 NETTOP = "nettop"
+NOTHING, PERF = BESIDE = ("nothing", "perf record -a -g")
+"""What has no bounds. Nothing shows the noise between pairs."""
 VIEW = ("--table", "--view", "cpu", "-d", "-t", "1")
 
 # --- what is switched on and off --------------------------------------------------------------------------------------
@@ -199,9 +201,9 @@ def switches() -> Iterator[dict[str, Switched]]:
         perf = Perf(folder)
         stack.callback(perf.end)
         yield {
-            "nothing": Nothing(),  # shows the noise between pairs
+            NOTHING: Nothing(),
             NETTOP: lens,
-            "perf record -a -g": perf,
+            PERF: perf,
         }
 
 
@@ -312,17 +314,19 @@ class Pair:
     with_it: float
 
 
-def pairs(work: Work, switched: Mapping[str, Switched], rounds: int) -> dict[str, list[Pair]]:
+def pairs(
+    work: Work, switched: Mapping[str, Switched], rounds: int, turn_s: float = TURN_S
+) -> dict[str, list[Pair]]:
     """Pairs by what was on, one a round. The order within a pair alternates."""
     taken: dict[str, list[Pair]] = {name: [] for name in switched}
     nothing = Nothing()
     for number in range(rounds):
         for name, switch in switched.items():
             if number % 2:
-                with_it = ns_of_each(work, switch, TURN_S)
-                taken[name].append(Pair(ns_of_each(work, nothing, TURN_S), with_it))
+                with_it = ns_of_each(work, switch, turn_s)
+                taken[name].append(Pair(ns_of_each(work, nothing, turn_s), with_it))
             else:
-                taken[name].append(Pair(ns_of_each(work, nothing, TURN_S), ns_of_each(work, switch, TURN_S)))
+                taken[name].append(Pair(ns_of_each(work, nothing, turn_s), ns_of_each(work, switch, turn_s)))
     return taken
 
 
@@ -357,7 +361,7 @@ def costs(job: Job, taken: Mapping[str, list[Pair]]) -> Iterator[Figure]:
             ratios = [1 / ratio for ratio in ratios]
         low, median, high = statistics.quantiles(ratios, n=4)
         off_by = MEDIAN_ERROR * (high - low) / len(ratios) ** 0.5
-        bound = (job.speed or job.cost) if name == NETTOP else None
+        bound = None if name in BESIDE else job.speed or job.cost
         what = f"{'speed' if job.speed else 'cost'} with {name} (± {off_by:.3f})"
         yield Figure(what, median, "×", bound, at_least=job.speed is not None)
 
