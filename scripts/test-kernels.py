@@ -120,9 +120,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--limit",
         type=float,
-        default=15,
+        default=20,
         metavar="MINUTES",
-        help="for one kernel, with its second try (default: 15)",
+        help="for one kernel, with its second try (default: 20)",
     )
     parser.add_argument(
         "-k", dest="tests", metavar="EXPRESSION", help="only those of the tests, as pytest takes it"
