@@ -57,11 +57,6 @@ def read(memory: Memory) -> dict[str, Any]:
     return {**tables, "evicted": evicted, "counts": dict(snapshot.counts), "lost": dict(snapshot.lost)}
 
 
-def detach(memory: Memory) -> None:
-    """Closes the probe."""
-    memory.pop("probe").close()
-
-
 class Watched:
     """A probe at the first end of a pair of devices, and what the devices and the probe say since it was attached."""
 
@@ -74,18 +69,17 @@ class Watched:
         if with_foreign_xdp:
             lab.dropper(self.near).nothing()
         self.worker = lab.worker(self.near.namespace)
-        self.hooks: dict[str, str | None] = {}
+        self.hooks: dict[str, str | None] = dict(self.worker.call(attach, options, flows_max))
 
-        def attached_in_silence() -> bool:
-            """Whether the device counted nothing meanwhile, so that both begin at the same packet."""
-            self._before = device_counts(self.near.namespace, self.near.device)
-            self.hooks = dict(self.worker.call(attach, options, flows_max))
-            is_silent = device_counts(self.near.namespace, self.near.device) == self._before
-            if not is_silent:
-                self.worker.call(detach)
-            return is_silent
+        def not_counted() -> dict[str, int] | None:
+            """What the device had counted before the probe was attached: of a moment at which nothing passed."""
+            device, row = device_counts(self.near.namespace, self.near.device), self.interface()
+            is_silent = device == device_counts(self.near.namespace, self.near.device)
+            return {name: device[name] - row[name] for name in MOVED} if is_silent else None
 
-        until(attached_in_silence, "no packet passes while the probe is attached")
+        before = until(not_counted, "a moment without packets")
+        assert before is not None
+        self._before = before
 
     def read(self) -> dict[str, Any]:
         """A reading."""
@@ -241,13 +235,20 @@ def test_datagrams_both_directions(lab: Lab, version: int) -> None:
         "packets_sent": 997,
         "bytes_sent": 997 * (101 + header),
     }
-    until(lambda: watched.since()["packets_received"] >= 499, "all have arrived")
+
+    def udp() -> Row:
+        rows = watched.read()["protocols"]
+        return next(
+            row for row in rows if (row["interface"], row["protocol"]) == (watched.near.device, "UDP")
+        )
+
+    until(lambda: udp()["packets_received"] >= 499, "all have arrived")
     result, since = watched.settled()
     near_rows = {
         name: [row for row in result[name] if row["interface"] == watched.near.device]
         for name in ("protocols", "services", "flows")
     }
-    assert moved(next(row for row in near_rows["protocols"] if row["protocol"] == "UDP")) == of_udp
+    assert moved(udp()) == of_udp
     assert summed(near_rows["protocols"]) == moved(watched.row_of(result)) == since
     assert summed(near_rows["services"]) == summed(near_rows["flows"]) == since
     assert {row["remote_port"]: row["packets_sent"] for row in near_rows["flows"]}[to_there] == 997
