@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from nettop.probes.connections.probe import Connections
 from nettop.snapshots.snapshot import Snapshot
 
 from . import oracle, traffic
-from .lab import Lab, Namespace, until
+from .lab import End, Lab, Namespace, Worker, until
 from .test_bandwidth import (
     ETHERNET,
     MOVED,
@@ -101,18 +102,22 @@ def add_container(lab: Lab, host: Namespace) -> Namespace:
     return inside
 
 
-def test_everything_agrees(lab: Lab) -> None:
+@dataclass(frozen=True)
+class Moved:
+    """Who moved everything: a client on the host and one in its container, and their peer; the ports of the bulk."""
+
+    here: Worker
+    inside: Worker
+    there: Worker
+    bulk_from: int
+    bulk_to: int
+
+
+def move_everything(lab: Lab, host: End, world: End, container: Namespace) -> Moved:
     """Bulk, web from a container, DNS, ping and IPv6 at once."""
-    watched = Watched(lab)
-    host, world = watched.near, watched.far
-    container = add_container(lab, host.namespace)
-    until(lambda: len(_rows(watched.read(), "interfaces", "port0")) == 1, "the container's port is counted")
-    port_before = device_counts(host.namespace, "port0")
-    watched.worker.call(follow_connections)
     here, there, inside, others = (
         lab.worker(namespace) for namespace in (host.namespace, world.namespace, container, host.namespace)
     )
-
     ports = {
         name: there.call(traffic.listen, name, world.v4, port) for name, port in (("bulk", 0), ("web", 80))
     }
@@ -132,9 +137,31 @@ def test_everything_agrees(lab: Lab) -> None:
     others.call(send_datagrams, (world.v6, v6_port), 53, 211)
     for worker in (here, inside, there):
         worker.result()
+    return Moved(here, inside, there, local["bulk"], ports["bulk"])
 
-    sockets: list[Row] = watched.worker.call(read_connections)
-    result, since = watched.settled()
+
+def test_everything_agrees(lab: Lab) -> None:
+    """Host totals, interfaces, protocols, services, flows and sockets, to the packet and the byte."""
+    watched = Watched(lab)
+    host, world = watched.near, watched.far
+    container = add_container(lab, host.namespace)
+    until(lambda: len(_rows(watched.read(), "interfaces", "port0")) == 1, "the container's port is counted")
+    port_before = device_counts(host.namespace, "port0")
+    watched.worker.call(follow_connections)
+    by = move_everything(lab, host, world, container)
+
+    def bulk_socket() -> Row:
+        sockets: list[Row] = watched.worker.call(read_connections)
+        ends = (host.namespace.inode, by.bulk_from)
+        return next(row for row in sockets if (row["netns"], row["local_port"]) == ends)
+
+    def at_rest() -> tuple[Row, dict[str, Any], dict[str, int]] | None:
+        """The socket and the lens, between whose readings nothing passed."""
+        before = bulk_socket()
+        reading = watched.settled()
+        return (before, *reading) if moved(before) == moved(bulk_socket()) else None
+
+    of_socket, result, since = until(at_rest, "a moment without packets") or ({}, {}, {})
     counted = {device: _one(result, "interfaces", device) for device in ("veth1", "br0", "port0")}
     for device, row in counted.items():
         for table in ("protocols", "services", "flows"):
@@ -153,22 +180,29 @@ def test_everything_agrees(lab: Lab) -> None:
     icmp = _one(result, "protocols", "veth1", protocol="ICMP")
     assert (icmp["packets_sent"], icmp["packets_received"]) == (31, 31)
 
-    bulk = _one(result, "flows", "veth1", remote_port=ports["bulk"])
-    of_socket = next(
-        row for row in sockets if (row["netns"], row["local_port"]) == (host.namespace.inode, local["bulk"])
-    )
+    bulk = _one(result, "flows", "veth1", remote_port=by.bulk_to)
     assert (of_socket["bytes_sent"], of_socket["bytes_received"]) == (UP, DOWN)
-    again = {"sent": here.call(sent_again, "bulk-client"), "received": there.call(sent_again, "bulk-server")}
+    again = {
+        "sent": by.here.call(sent_again, "bulk-client"),
+        "received": by.there.call(sent_again, "bulk-server"),
+    }
     for direction, payload in (("sent", UP), ("received", DOWN)):
         packets = bulk[f"packets_{direction}"]
         assert packets == of_socket[f"packets_{direction}"]
         headers = SEGMENT * packets + SYN_OPTIONS
         assert bulk[f"bytes_{direction}"] == payload + again[direction] + headers
-    assert bulk["pid"] == of_socket["pid"] == here.pid
-    assert _one(result, "flows", "port0", local_port=80)["pid"] == inside.pid
+    assert bulk["pid"] == of_socket["pid"] == by.here.pid
+    assert _one(result, "flows", "port0", local_port=80)["pid"] == by.inside.pid
     assert (
-        _one(result, "flows", "veth1", remote_port=80)["pid"] != inside.pid
+        _one(result, "flows", "veth1", remote_port=80)["pid"] != by.inside.pid
     )  # NAT has given it another address
+
+    by.here.call(traffic.close, ["bulk-client"])
+    watched.worker.call(read_connections)
+    watched.worker.call(read_connections)
+    assert (
+        _one(watched.read(), "flows", "veth1", remote_port=by.bulk_to)["pid"] == by.here.pid
+    )  # it is remembered
 
 
 def _rows(result: dict[str, Any], table: str, device: str) -> list[Row]:

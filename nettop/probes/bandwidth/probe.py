@@ -42,7 +42,7 @@ from nettop.probes.bandwidth.programs import (
 )
 from nettop.probes.bandwidth.rates import Moved, RateHistory, Summary
 from nettop.query.units import human
-from nettop.snapshots.arrays import take
+from nettop.snapshots.arrays import Index, positions, take
 from nettop.snapshots.bandwidth import (
     CASTS,
     COUNTERS_MODE,
@@ -137,6 +137,7 @@ class Bandwidth:
         self._seen: dict[tuple[int, int], _Seen] = {}
         self._names_in_flows: dict[int, str] = {}
         self._sockets: Snapshot | None = None
+        self._last_flows: Rows | None = None
         self._flow_counts: dict[str, int] = {}
         self._of_devices: dict[int, tuple[int, ...]] = {}
         self._of_gone_devices = np.zeros(len(MOVED), np.uint64)
@@ -401,21 +402,30 @@ class Bandwidth:
             total[name] = evicted[name]
         self._flow_counts = {"flows": len(flows), "flows_evicted": int(evicted["flows"])}
         values = {name: text.values for name, text in texts.items()}
-        return Rows(FLOWS, rows, values, taken_ns), Ended((), Rows(FLOWS, total, values, taken_ns))
+        self._last_flows = Rows(FLOWS, rows, values, taken_ns)
+        return self._last_flows, Ended((), Rows(FLOWS, total, values, taken_ns))
 
     def _put_owners(self, rows: Array, protocols: Array, texts: TextTable) -> None:
-        """Fill in the process that owns the socket of each flow, as the connections lens has it."""
+        """Fill in the process that owns the socket of each flow, as the connections lens has it, or that owned it
+        before the socket was gone."""
         rows["pid"] = rows["process"] = _UNKNOWN
-        sockets = None if self._sockets is None else self._sockets.tables.get(SOCKETS.name)
-        if sockets is None:
-            return
-        owners = find_owners(rows, protocols, sockets.array, self.namespaces.own)
-        owned = np.flatnonzero(owners >= 0)
-        at = owners[owned]
-        rows["pid"][owned] = sockets.array["pid"][at]
-        names, codes = sockets.texts["process"], sockets.array["process"][at]
-        is_named = known(codes)
-        rows["process"][owned[is_named]] = _coded(codes[is_named], texts, lambda code: names[code])
+        for sockets in self._sockets_and_ended():
+            unowned = np.flatnonzero(rows["process"] == _UNKNOWN)
+            flows = take(rows, unowned)
+            owners = find_owners(flows, protocols[unowned], sockets.array, self.namespaces.own)
+            _copy_owners(rows, unowned, sockets, owners, texts)
+        if self._last_flows is not None:
+            unowned = np.flatnonzero(rows["process"] == _UNKNOWN)
+            same = positions(rows["id"][unowned], self._last_flows.array["id"])
+            _copy_owners(rows, unowned, self._last_flows, same, texts)
+
+    def _sockets_and_ended(self) -> list[Rows]:
+        """The sockets now, and those that have ended lately."""
+        name, snapshot = SOCKETS.name, self._sockets
+        if snapshot is None or name not in snapshot.tables:
+            return []
+        ended = snapshot.ended.get(name)
+        return [snapshot.tables[name], *(ended.rows if ended else ())]
 
     def _host_totals(self, interfaces: Rows) -> dict[str, int]:
         """What all devices received and sent, those that have gone included; nothing where there never was one."""
@@ -502,6 +512,15 @@ def _coded(values: Array, texts: TextTable, text_of: Callable[[int], str]) -> Ar
     distinct, groups = np.unique(values, return_inverse=True)
     codes: Array = np.array([texts.code(text_of(value)) for value in distinct.tolist()], np.uint32)
     return codes[groups]
+
+
+def _copy_owners(rows: Array, at: Index, owners: Rows, owner_at: Index, texts: TextTable) -> None:
+    """Give the rows at `at` the process of those at `owner_at` among `owners`; −1 is none."""
+    at, owner_at = at[owner_at >= 0], owner_at[owner_at >= 0]
+    rows["pid"][at] = owners.array["pid"][owner_at]
+    names, codes = owners.texts["process"], owners.array["process"][owner_at]
+    is_named = known(codes)
+    rows["process"][at[is_named]] = _coded(codes[is_named], texts, lambda code: names[code])
 
 
 def _rates_text(summary: Summary) -> str:
