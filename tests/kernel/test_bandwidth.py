@@ -218,8 +218,7 @@ def ports(source: int, destination: int, rest: bytes = b"nettop") -> bytes:
 # --- tests ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("version", [4, pytest.param(6, marks=pytest.mark.core)])
 def test_datagrams_both_directions(lab: Lab, version: int) -> None:
     """So many datagrams of one size each way: packets, bytes, protocol, service and flow are exact."""
     watched = Watched(lab)
@@ -427,7 +426,6 @@ def test_a_foreign_program_is_left_alone(lab: Lab) -> None:
     )
 
 
-@pytest.mark.core
 def test_nothing_is_left_behind(lab: Lab) -> None:
     """A killed probe leaves no program, no link, no map."""
     near, _ = lab.pair()
