@@ -360,8 +360,7 @@ def test_tags_and_tunnels(lab: Lab, kind: str) -> None:
     }
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("segments", [1, pytest.param(64, marks=AGGREGATES)])
+@pytest.mark.parametrize("segments", [1, pytest.param(64, marks=[pytest.mark.core, AGGREGATES])])
 def test_a_file(lab: Lab, segments: int) -> None:
     """A file over TCP, in single packets and in aggregates: it arrives unchanged, and each packet that it makes on a
     wire is counted, as the sockets count their segments."""
