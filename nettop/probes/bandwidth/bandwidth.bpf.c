@@ -11,7 +11,6 @@
 #define ETH_P_ARP 0x0806
 #define ETH_P_8021Q 0x8100
 #define ETH_P_8021AD 0x88A8
-#define ETHERTYPE_AT 12
 #define ETHERNET_BYTES 14
 #define VLAN_BYTES 4
 #define VLAN_TAGS_MAX 3
@@ -27,10 +26,7 @@
 #define TCP_FLAGS_END 14
 #define HEADERS_BYTES 72 /* one read for Ethernet, VLAN, IPv6 and TCP up to its flags: a read takes 20 ns */
 #define HEADERS_MASK 0x7f
-#define PORTS_MASK 0x1ffff
 #define OFFSET_MAX 0x1fff /* what a packet pointer may be moved by, for the verifier */
-#define ARPHRD_ETHER 1
-#define ARPHRD_LOOPBACK 772
 #define XDP_PASSED 2
 #define TC_NEXT -1
 #define NETDEV_TX_OK 0

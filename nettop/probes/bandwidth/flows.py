@@ -61,18 +61,19 @@ class FlowTable:
 def ids_of(flows: Array) -> Array:
     """A number for each flow, made of its key and of when it was first seen: one that was evicted and comes again is
     another one."""
-    return _mixed(_hashes(flows), flows["first_seen"])
+    return mixed(_hashes(flows), flows["first_seen"])
 
 
 def _hashes(flows: Array) -> Array:
     words = np.ascontiguousarray(_keys(flows)).view(np.uint64).reshape(len(flows), KEY.itemsize // 8)
     hashes = np.zeros(len(flows), np.uint64)
     for column in words.T:
-        hashes = _mixed(hashes, column)
+        hashes = mixed(hashes, column)
     return hashes
 
 
-def _mixed(hashes: Array, column: Array) -> Array:
+def mixed(hashes: Array, column: Array) -> Array:
+    """Numbers made of each number and of a column's value beside it."""
     product = (hashes ^ column) * _MULTIPLIER
     mixed: Array = product ^ product >> np.uint64(32)
     return mixed

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from nettop.probes.bandwidth.flows import mixed
 from nettop.snapshots.arrays import Index, positions
 from nettop.snapshots.snapshot import Array, known
 
 _UDP = 17
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(29)
 _End = tuple[Array, Array]
 _NO_ADDRESS = np.zeros((1, 2), ">u8")
 _NOBODY: _End = (_NO_ADDRESS, np.zeros(1, "u2"))
@@ -58,6 +57,5 @@ def _ends(protocol: Array, near: _End, far: _End) -> Array:
     ends = protocol.astype(np.uint64)
     for address, port in (near, far):
         for column in (address[:, 0], address[:, 1], port):
-            ends = (ends ^ column.astype(np.uint64)) * _MULTIPLIER
-            ends ^= ends >> _SHIFT
+            ends = mixed(ends, column.astype(np.uint64))
     return ends

@@ -160,7 +160,7 @@ class Bandwidth:
         steps = (self._load, self._attach_sent, self._open_flows, lambda _: None)
         for fallbacks, step in zip(_FALLBACKS, steps, strict=True):
             self._hooks = (*self._hooks, attach_best(fallbacks, step, self._chosen))
-        self._follow(self._read_links()[self.namespaces.own])
+        self._follow(self._read_links())
 
     def _load(self, _: Mechanism) -> None:
         if self._options[XDP.name] == "off":
@@ -202,14 +202,19 @@ class Bandwidth:
 
     # --- following ----------------------------------------------------------------------------------------------
 
-    def _read_links(self) -> dict[int, list[Link]]:
-        """The interfaces of every namespace that was entered, by its inode number."""
+    def _read_links(self) -> dict[tuple[int, int], Link]:
+        """The chosen interfaces of every namespace that was entered, by its inode number and their index."""
         namespaces = self.namespaces
         with namespaces.lock:
             namespaces.follow(frozenset())
             readings = {inode: thread.submit(_links) for inode, thread in namespaces.threads.items()}
             wait(readings.values())
-            return {inode: links for inode, each in readings.items() if (links := each.result()) is not None}
+        return {
+            (inode, link.index): link
+            for inode, reading in readings.items()
+            for link in reading.result() or ()
+            if self._is_chosen(link)
+        }
 
     def _is_chosen(self, link: Link) -> bool:
         patterns = [word for word in map(str.strip, str(self._options[INTERFACE.name]).split(",")) if word]
@@ -217,42 +222,29 @@ class Bandwidth:
             return any(fnmatchcase(link.name, pattern) for pattern in patterns)
         return not link.is_loopback or self._options[LOOPBACK.name] == "on"
 
-    def _follow(self, links: list[Link]) -> None:
+    def _follow(self, links: Mapping[tuple[int, int], Link]) -> None:
         """Count what has come, and keep what has gone in the host's totals."""
         if self._counted is None:
             return
-        wanted = {
-            link.index: link
-            for link in links
-            if self._is_chosen(link) and (link.is_up or self._counted.has(link.index))
-        }
+        own = {index: link for (netns, index), link in links.items() if netns == self.namespaces.own}
+        wanted = {index: link for index, link in own.items() if link.is_up or self._counted.has(index)}
         self._counted.follow(wanted, str(self._options[XDP.name]))
-        names = {link.index: link.name for link in links}
-        self._names_in_flows |= {
-            number: names[index] for number, index in self._counted.numbers().items() if index in names
-        }
+        self._names_in_flows |= {number: own[index].name for number, index in self._counted.numbers().items()}
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     def read(self, taken_ns: int) -> Snapshot:
         """What was received and sent since the start."""
-        by_namespace = self._read_links()
-        own = self.namespaces.own
-        self._follow(by_namespace.get(own, []))
+        self._links = self._read_links()
+        self._follow(self._links)
         taken_ns = max(taken_ns, time.monotonic_ns())
         wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self._links = {
-            (netns, link.index): link
-            for netns, links in by_namespace.items()
-            for link in links
-            if self._is_chosen(link)
-        }
         counts = {}
         if self._counted is not None:
             counts = {
                 index: read
                 for netns, index in self._links
-                if netns == own and (read := self._counted.read(index)) is not None
+                if netns == self.namespaces.own and (read := self._counted.read(index)) is not None
             }
         tables = {
             INTERFACES.name: self._interfaces(counts, taken_ns),

@@ -97,6 +97,7 @@ def program_text(namespace: int, *, flows_max: int | None = FLOWS_MAX) -> Progra
             **{f"KIND_{name}": number for name, number in kinds.items()},
             "KIND_NO_SERVICE": NO_SERVICE,
             "PROTOCOL_NOT_IP": PROTOCOL_NOT_IP,
+            "PORTS_MASK": SERVICES_BYTES - 1,
             "INTERFACES_MAX": INTERFACES_MAX,
             "INTERFACE_SETS": INTERFACE_SETS,
             "INTERFACE_SET_ENTRIES": INTERFACE_SET_ENTRIES,
