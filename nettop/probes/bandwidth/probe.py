@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -204,15 +203,10 @@ class Bandwidth:
 
     def _read_links(self) -> dict[tuple[int, int], Link]:
         """The chosen interfaces of every namespace that was entered, by its inode number and their index."""
-        namespaces = self.namespaces
-        with namespaces.lock:
-            namespaces.follow(frozenset())
-            readings = {inode: thread.submit(_links) for inode, thread in namespaces.threads.items()}
-            wait(readings.values())
         return {
             (inode, link.index): link
-            for inode, reading in readings.items()
-            for link in reading.result() or ()
+            for inode, links in self.namespaces.in_each(_links).items()
+            for link in links or ()
             if self._is_chosen(link)
         }
 

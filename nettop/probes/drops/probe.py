@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import wait
 from contextlib import closing
 from functools import partial
 from itertools import chain
@@ -383,16 +382,9 @@ class Drops:
 
     def _read_namespaces(self, seen: frozenset[int]) -> dict[int, NamespaceCounters]:
         """The counters of every namespace that was entered, by inode number. Drops were seen in those of `seen`."""
-        namespaces = self.namespaces
-        with namespaces.lock:
-            namespaces.follow(seen - self._seen)  # one that is gone stays unknown: it is looked for once
-            self._seen = seen
-            readings = {
-                inode: thread.submit(partial(read_namespace, self._host.proc))
-                for inode, thread in namespaces.threads.items()
-            }
-            wait(readings.values())
-            return {inode: reading.result() for inode, reading in readings.items()}
+        new = seen - self._seen  # one that is gone stays unknown: it is looked for once
+        self._seen = seen
+        return self.namespaces.in_each(partial(read_namespace, self._host.proc), new)
 
     def _name_devices(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
         """Learn the devices' names. Those of devices that have gone are kept while there are rows of them."""
