@@ -145,7 +145,12 @@ def test_everything_agrees(lab: Lab) -> None:
     watched = Watched(lab)
     host, world = watched.near, watched.far
     container = add_container(lab, host.namespace)
-    until(lambda: len(_rows(watched.read(), "interfaces", "port0")) == 1, "the container's port is counted")
+    until(
+        lambda: (
+            host.namespace.inode in {row["netns"] for row in _rows(watched.read(), "interfaces", "port0")}
+        ),
+        "the container's port is counted",
+    )
     port_before = device_counts(host.namespace, "port0")
     watched.worker.call(follow_connections)
     by = move_everything(lab, host, world, container)
@@ -162,7 +167,10 @@ def test_everything_agrees(lab: Lab) -> None:
         return (before, *reading) if moved(before) == moved(bulk_socket()) else None
 
     of_socket, result, since = until(at_rest, "a moment without packets") or ({}, {}, {})
-    counted = {device: _one(result, "interfaces", device) for device in ("veth1", "br0", "port0")}
+    counted = {
+        device: _one(result, "interfaces", device, netns=host.namespace.inode)
+        for device in ("veth1", "br0", "port0")
+    }
     for device, row in counted.items():
         for table in ("protocols", "services", "flows"):
             assert summed(_rows(result, table, device)) == moved(row), (device, table)
