@@ -58,15 +58,24 @@ class SourceFailed(NettopError):
 
 def failure_of(lens: str, error: Exception) -> SourceFailed:
     """The error to report for an unexpected one in a lens's source: a bug, or a limit of the process."""
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        failure = SourceFailed(
-            f"the {lens} source failed: {os.strerror(error.errno).lower()}",
-            "raise the limit, as by ulimit -n 65536 (in a unit of systemd: LimitNOFILE=65536)",
-        )
+    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+        failure = too_many_files(f"the {lens} source failed", error.errno)
     else:
         failure = SourceFailed(f"the {lens} source failed: {error!r}", "please report this as a bug")
     failure.__cause__ = error
     return failure
+
+
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+"""How the kernel refuses a descriptor: to the process, or to all."""
+
+
+def too_many_files(what: str, number: int) -> SourceFailed:
+    """The error for something that failed for want of descriptors, with one of these numbers."""
+    return SourceFailed(
+        f"{what}: {os.strerror(number).lower()}",
+        "raise the limit, as by ulimit -n 65536 (in a unit of systemd: LimitNOFILE=65536)",
+    )
 
 
 def unknown_word(kind: str, word: str, known: Iterable[str]) -> UsageError:

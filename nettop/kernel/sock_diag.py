@@ -18,7 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.errors import (
+    TOO_MANY_FILES,
+    NettopError,
+    PermissionMissing,
+    SourceFailed,
+    Unsupported,
+    too_many_files,
+)
 from nettop.kernel import netlink
 from nettop.snapshots.arrays import as_list
 from nettop.snapshots.snapshot import Array
@@ -245,4 +252,7 @@ def _failed(number: int) -> NettopError:
             f"listing sockets by sock_diag is refused here ({why})",
             "a security module or a seccomp filter forbids it: allow AF_NETLINK sockets",
         )
-    return SourceFailed(f"listing sockets by sock_diag failed ({why})", "run nettop again")
+    what = "listing sockets by sock_diag failed"
+    if number in TOO_MANY_FILES:
+        return too_many_files(what, number)
+    return SourceFailed(f"{what} ({why})", "run nettop again")

@@ -342,15 +342,22 @@ def test_an_error_without_a_number(answered: Callable[..., Kernel]) -> None:
         sock_diag.dump(TCP, 1, info=False)
 
 
-def test_a_netlink_socket_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sandbox that lets nobody make netlink sockets is named as such."""
+@pytest.mark.parametrize(
+    ("number", "raised", "remedy"),
+    [(errno.EPERM, PermissionMissing, "AF_NETLINK"), (errno.EMFILE, SourceFailed, "ulimit -n")],
+)
+def test_a_netlink_socket_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch, number: int, raised: type[NettopError], remedy: str
+) -> None:
+    """A sandbox that lets nobody make netlink sockets is named as such, and so is the limit of descriptors."""
 
     def refuse(*_: object) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(socket, "socket", refuse)
-    with pytest.raises(PermissionMissing):
+    with pytest.raises(raised) as caught:
         sock_diag.dump(TCP, 1, info=False)
+    assert remedy in (caught.value.remedy or "")
 
 
 def test_an_interrupted_dump_is_repeated(answered: Callable[..., Kernel]) -> None:
