@@ -9,6 +9,9 @@ import os
 from collections.abc import Iterable
 from enum import IntEnum
 
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+"""How the kernel refuses a descriptor: to the process, or to all."""
+
 
 class ExitCode(IntEnum):
     """Exit codes. Interrupted by the user counts as done."""
@@ -64,10 +67,6 @@ def failure_of(lens: str, error: Exception) -> SourceFailed:
         failure = SourceFailed(f"the {lens} source failed: {error!r}", "please report this as a bug")
     failure.__cause__ = error
     return failure
-
-
-TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-"""How the kernel refuses a descriptor: to the process, or to all."""
 
 
 def too_many_files(what: str, number: int) -> SourceFailed:
