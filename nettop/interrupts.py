@@ -13,6 +13,9 @@ from contextlib import contextmanager
 AGAIN_S = 1.0
 """A signal that is repeated within this time is the same request: timeout(1) sends it twice."""
 
+RESEND_S = 0.01
+"""After this time a signal is sent again whose exception Python has dropped."""
+
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -51,8 +54,12 @@ class Requests:
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP end the program in order; signals that are ignored (nohup) stay so."""
-    with _handled_by(_interrupt):
-        yield
+    before, sys.unraisablehook = sys.unraisablehook, _resend
+    try:
+        with _handled_by(_interrupt):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager
@@ -90,7 +97,7 @@ def undisturbed() -> Iterator[None]:
 
 def exit_code_of(ended: KeyboardInterrupt) -> int:
     """The exit code of a program that a signal ended: 128 and its number; Ctrl-C's if it is not known."""
-    return 128 + int(next(iter(ended.args), signal.SIGINT))
+    return 128 + _signal_of(ended)
 
 
 def leave_output() -> None:
@@ -105,8 +112,25 @@ def leave_output() -> None:
             os.close(null)
 
 
+def _signal_of(ended: KeyboardInterrupt) -> int:
+    return int(next(iter(ended.args), signal.SIGINT))
+
+
 def _interrupt(number: int, _: object) -> None:
     raise KeyboardInterrupt(number)
+
+
+def _resend(dropped: sys.UnraisableHookArgs) -> None:
+    """Send a signal again that came within a destructor or a callback of the interpreter, which drops exceptions.
+
+    Not at once: this runs within it too.
+    """
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        number = _signal_of(dropped.exc_value)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+        signal.setitimer(signal.ITIMER_REAL, RESEND_S)
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 @contextmanager
