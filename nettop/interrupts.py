@@ -13,8 +13,8 @@ from contextlib import contextmanager
 AGAIN_S = 1.0
 """A signal that is repeated within this time is the same request: timeout(1) sends it twice."""
 
-RESEND_S = 0.01
-"""After this time a signal is sent again whose exception Python has dropped."""
+_RESEND_S = 0.01
+"""A signal whose exception Python has dropped is raised again after this time."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -59,6 +59,7 @@ def ended_by_signals() -> Iterator[None]:
         with _handled_by(_interrupt):
             yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # what has ended by now need not be ended again
         sys.unraisablehook = before
 
 
@@ -121,14 +122,14 @@ def _interrupt(number: int, _: object) -> None:
 
 
 def _resend(dropped: sys.UnraisableHookArgs) -> None:
-    """Send a signal again that came within a destructor or a callback of the interpreter, which drops exceptions.
+    """Raise a signal again that arrived within a destructor or a callback of the interpreter, which drop exceptions.
 
-    Not at once: this runs within it too.
+    Not at once: this function is called within it too.
     """
     if isinstance(dropped.exc_value, KeyboardInterrupt):
         number = _signal_of(dropped.exc_value)
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
-        signal.setitimer(signal.ITIMER_REAL, RESEND_S)
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        signal.setitimer(signal.ITIMER_REAL, _RESEND_S)
     else:
         sys.__unraisablehook__(dropped)
 

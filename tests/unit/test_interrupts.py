@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals end nettop whenever they come."""
+"""Signals end nettop whenever they arrive."""
 
 import gc
 import signal
@@ -14,19 +14,19 @@ LIMIT_S = 10
 
 
 class Signals:
-    """Its end raises a signal, where Python drops exceptions."""
+    """Raises a signal when it is destroyed, where Python drops exceptions."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
 def in_a_destructor() -> None:
-    """The signal comes while an object is destroyed."""
+    """The signal arrives while an object is destroyed."""
     Signals()
 
 
 def in_a_callback() -> None:
-    """The signal comes in the callback of a weak reference."""
+    """The signal arrives in the callback of a weak reference."""
 
     class Referent:
         """Something to refer to."""
@@ -38,10 +38,10 @@ def in_a_callback() -> None:
 
 
 def in_a_collection() -> None:
-    """The signal comes in a callback of the garbage collector."""
+    """The signal arrives in a callback of the garbage collector."""
     started = [signal.SIGTERM]
 
-    def collects(phase: str, _: object) -> None:
+    def collects(*_: object) -> None:
         if started:
             signal.raise_signal(started.pop())
 
@@ -64,6 +64,13 @@ def test_no_signal_is_dropped(capfd: pytest.CaptureFixture[str], signalled: Call
         go_on()
     assert ended.value.args == (signal.SIGTERM,)
     assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_is_raised_afterwards() -> None:
+    """A signal that was dropped at the very end is not raised when nothing handles it any more."""
+    with ended_by_signals():
+        in_a_destructor()
+    assert signal.setitimer(signal.ITIMER_REAL, 0) == (0, 0)
 
 
 def test_other_errors_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
