@@ -396,8 +396,8 @@ def test_groups_lack_what_was_before_them(lab: Lab) -> None:
 
         def lacking() -> Counter[str]:
             meter.read()
-            sockets, groups = sums_of(meter.frames[-1], deltas=False)
-            return sockets - groups
+            frame = meter.frames[-1]
+            return sums_of(frame, SOCKETS, deltas=False) - sums_of(frame, GROUPS, deltas=False)
 
         lacked = until(lacking, "the row of the connection is there")
     assert (lacked["bytes_sent"], lacked["retransmits"] > 0) == (1009, True)
@@ -407,17 +407,13 @@ def test_groups_lack_what_was_before_them(lab: Lab) -> None:
 
 def assert_same_sums(frame: Frame, *, deltas: bool) -> None:
     """Groups add up to what the rows add up to; in all they do when groups have just begun."""
-    sockets, groups = sums_of(frame, deltas=deltas)
-    assert groups == sockets
+    assert sums_of(frame, GROUPS, deltas=deltas) == sums_of(frame, SOCKETS, deltas=deltas)
 
 
-def sums_of(frame: Frame, *, deltas: bool) -> tuple[Counter[str], Counter[str]]:
-    """What the rows add up to, and what groups do."""
-    sockets, groups = (View(frame, replace(differences(table), deltas=deltas)) for table in (SOCKETS, GROUPS))
-    return (
-        Counter({name: total(sockets, name) for name in SUMMED}),
-        Counter({name: total(groups, name) for name in SUMMED}),
-    )
+def sums_of(frame: Frame, table: Table, *, deltas: bool) -> Counter[str]:
+    """What the rows of a table add up to."""
+    view = View(frame, replace(differences(table), deltas=deltas))
+    return Counter({name: total(view, name) for name in SUMMED})
 
 
 @pytest.fixture(scope="module")
