@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often sources are read: at the chosen interval, or less often for --max-overhead."""
+"""How often sources are read, and how many packets they follow: as chosen, or less for --max-overhead."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ class Pace:
     def interval_s(self) -> float:
         """Seconds between two readings."""
         return self._chosen_s if self._governor is None else self._governor.interval_s
+
+    @property
+    def thinning(self) -> int:
+        """Sources that sample follow one packet in so many times as many as chosen."""
+        return 1 if self._governor is None else self._governor.thinning
+
+    def allow_thinning(self, is_possible: bool) -> None:
+        """Say whether any attached source can follow fewer packets."""
+        if self._governor is not None:
+            self._governor.allow_thinning(is_possible)
+            self.limit = self._governor.limit()
 
     def choose(self, interval_s: float) -> None:
         """The user wants another interval."""

@@ -28,7 +28,14 @@ from nettop.errors import NettopError, SourceFailed, failure_of
 from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.source import DropPrivileges, EventSource, JoiningSource, PrivilegedSource, Source
+from nettop.snapshots.source import (
+    DropPrivileges,
+    EventSource,
+    JoiningSource,
+    PrivilegedSource,
+    SamplingSource,
+    Source,
+)
 
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0
@@ -56,6 +63,8 @@ class Lease:
 class _Attached:
     source: Source
     events: EventSource | None
+    sampling: SamplingSource | None
+    thinning: int = 1
     leases: int = 0
     idle_since: float | None = None
 
@@ -252,7 +261,9 @@ class Session:
                 self._try(lens, self._drop_privileges_once)
                 return
             events = source if isinstance(source, EventSource) else None
-            attached = self._attached[lens] = _Attached(source, events)
+            sampling = source if isinstance(source, SamplingSource) else None
+            attached = self._attached[lens] = _Attached(source, events, sampling)
+            self._allow_thinning()
         attached.leases += 1
         attached.idle_since = None
         for option, value in options.items():
@@ -265,6 +276,7 @@ class Session:
         with self._cost.steps.time(lens, START):
             self._try(lens, source.start)
         self._try(lens, self._drop_privileges_once)
+        self._thin()
         self._read(lens)
         # Attaching may take as long as an interval: the next reading is due a whole one after the first.
         self._deadline = time.monotonic() + self.interval_s
@@ -292,10 +304,23 @@ class Session:
     def _detach(self, lens: str) -> None:
         attached = self._attached.pop(lens, None)
         if attached is not None:
+            self._allow_thinning()
             attached.source.close()
+
+    def _allow_thinning(self) -> None:
+        self._pace.allow_thinning(any(attached.sampling is not None for attached in self._attached.values()))
+
+    def _thin(self) -> None:
+        """Have each source that samples follow as few packets as --max-overhead takes."""
+        thinning = self._pace.thinning
+        for lens, attached in list(self._attached.items()):
+            if attached.sampling is not None and attached.thinning != thinning:
+                attached.thinning = thinning
+                self._try(lens, partial(attached.sampling.thin, thinning))
 
     def _read_all(self) -> None:
         self._pace.tick()
+        self._thin()
         # The own cost comes first, so that its rows and its total are of the same moment.
         for lens in sorted(self._attached, key=lambda lens: lens != SELF.id):
             self._read(lens)

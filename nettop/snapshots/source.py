@@ -60,6 +60,14 @@ class MeasuredSource(Source, Protocol):
 
 
 @runtime_checkable
+class SamplingSource(Source, Protocol):
+    """A source that follows some of the packets, and can follow fewer for --max-overhead."""
+
+    def thin(self, factor: int) -> None:
+        """Follow one packet in `factor` times as many as otherwise; 1 is as chosen."""
+
+
+@runtime_checkable
 class PrivilegedSource(Source, Protocol):
     """A source that goes on needing privileges once it has started."""
 

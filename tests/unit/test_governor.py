@@ -11,38 +11,66 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.engine.governor import AIM, CHEAP_IN_A_ROW, LONG_S, LONGEST_S, STEP, Governor, percent
+from nettop.engine.governor import (
+    AIM,
+    CHEAP_IN_A_ROW,
+    LARGEST_THINNING,
+    LONG_S,
+    LONGEST_S,
+    STEP,
+    Governor,
+    OverheadLimit,
+    percent,
+)
 
 HOUR_S = 3600.0
+AGAIN = "everything again as chosen (interval 1.0 s), within --max-overhead 2%"
+
+
+def thinning_governor(bound: float = 0.02, interval_s: float = 1.0) -> Governor:
+    """A governor of sources of which one can follow fewer packets."""
+    governor = Governor(bound, interval_s)
+    governor.allow_thinning(True)
+    return governor
 
 
 @dataclass
 class Machine:
-    """nettop on a host, as a cost model: seconds of CPU a reading, a share that is always there, and that of hooks."""
+    """nettop on a host, as a cost model: seconds of CPU a reading, a share that is always there, and that of hooks.
+
+    `sampled` is of hooks too, as long as nothing is thinned.
+    """
 
     governor: Governor
     reading_s: float
     always: float = 0.0
     hooks: float = 0.0
+    sampled: float = 0.0
     noise: tuple[float, ...] = (1.0,)
     now_s: float = 0.0
     changes: list[float] = field(default_factory=list)
     turns: int = 0
 
     @property
+    def fixed(self) -> float:
+        """The hooks' share of one CPU, without noise."""
+        return self.hooks + self.sampled / self.governor.thinning
+
+    @property
     def total(self) -> float:
         """The share of one CPU that is spent, without noise."""
-        return self.always + self.hooks + self.reading_s / self.governor.interval_s
+        return self.always + self.fixed + self.reading_s / self.governor.interval_s
 
     def turn(self) -> None:
         """One interval."""
-        governor, before = self.governor, self.governor.interval_s
-        elapsed_s = max(1.0, math.ceil(1 / before) * before if before < 1 else before)
+        governor = self.governor
+        before_s, thinning = governor.interval_s, governor.thinning
+        elapsed_s = max(1.0, math.ceil(1 / before_s) * before_s if before_s < 1 else before_s)
         noise = self.noise[self.turns % len(self.noise)]
         self.turns += 1
         self.now_s += elapsed_s
-        governor.judge(elapsed_s, self.total * noise, self.hooks * noise)
-        if governor.interval_s != before:
+        governor.judge(elapsed_s, self.total * noise, self.fixed * noise)
+        if (governor.interval_s, governor.thinning) != (before_s, thinning):
             self.changes.append(self.now_s)
 
     def run(self, seconds: float) -> float:
@@ -107,7 +135,7 @@ def test_it_recovers_step_by_step() -> None:
             seen.append(machine.governor.interval_s)
     assert all(before / after <= STEP + 1e-9 for before, after in pairwise(seen))
     assert machine.turns < 20 + CHEAP_IN_A_ROW * len(seen)
-    assert machine.governor.limit().state == "interval 1.0 s again, within --max-overhead 2%"
+    assert machine.governor.limit().state == AGAIN
 
 
 @pytest.mark.parametrize(("elapsed_s", "is_longer"), [(LONG_S - 0.001, False), (LONG_S, True)])
@@ -180,6 +208,148 @@ def test_where_nothing_helps_it_says_so() -> None:
     assert str(limit) == "interval 60.0 s, and yet --max-overhead 0.1% is exceeded"
 
 
+def test_dear_hooks_have_fewer_packets_followed() -> None:
+    """They take eight times the bound: it is kept by thinning, at the chosen interval."""
+    machine = Machine(thinning_governor(), reading_s=0.001, sampled=0.16)
+    seen = [1]
+    for _ in range(20):
+        machine.turn()
+        assert not machine.governor.limit().is_exceeded
+        if machine.governor.thinning != seen[-1]:
+            seen.append(machine.governor.thinning)
+    assert seen == [1, 2, 4, 8, 16]
+    assert machine.total <= 0.02
+    assert machine.governor.interval_s == 1.0
+    limit = machine.governor.limit()
+    assert str(limit) == limit.state == "following 1/16 as many packets for --max-overhead 2%"
+
+
+def test_dear_readings_have_no_fewer_packets_followed() -> None:
+    """They are what a longer interval is for."""
+    machine = Machine(thinning_governor(), reading_s=0.15, sampled=0.012)
+    machine.run(HOUR_S)
+    assert machine.governor.thinning == 1
+    assert machine.governor.interval_s > 1.0
+    assert machine.total <= 0.02
+
+
+def test_what_thinning_cannot_help_leaves_it_alone() -> None:
+    """At the longest interval all but the hooks is above the bound, which is exceeded with or without them."""
+    machine = Machine(thinning_governor(), reading_s=0.001, always=0.03, sampled=0.001)
+    machine.run(HOUR_S)
+    assert machine.governor.thinning == 1
+    assert str(machine.governor.limit()) == "interval 60.0 s, and yet --max-overhead 2% is exceeded"
+
+
+def test_at_the_longest_interval_hooks_are_the_rest() -> None:
+    """A bound that neither half exceeds alone is kept by following fewer packets."""
+    machine = Machine(thinning_governor(), reading_s=0.001, always=0.015, sampled=0.01)
+    machine.run(HOUR_S)
+    assert (
+        str(machine.governor.limit())
+        == "interval 60.0 s, following 1/4 as many packets for --max-overhead 2%"
+    )
+    assert machine.total <= 0.02
+
+
+def test_without_a_source_that_samples_nothing_is_thinned() -> None:
+    """Nor is it said to be."""
+    machine = Machine(Governor(0.02, 1.0), reading_s=0.001, hooks=0.16)
+    machine.run(HOUR_S)
+    assert machine.governor.thinning == 1
+    assert str(machine.governor.limit()) == "interval 60.0 s, and yet --max-overhead 2% is exceeded"
+
+
+def test_the_bound_is_exceeded_only_once_nothing_is_left_to_thin() -> None:
+    """Hooks of other sources cost as much as before: then the interval grows too, as without thinning."""
+    machine = Machine(thinning_governor(), reading_s=0.001, hooks=0.03)
+    while machine.governor.thinning < LARGEST_THINNING:
+        machine.turn()
+        assert not machine.governor.limit().is_exceeded
+    assert machine.governor.interval_s == 1.0
+    machine.run(HOUR_S)
+    text = "interval 60.0 s, following 1/1024 as many packets, and yet --max-overhead 2% is exceeded"
+    assert str(machine.governor.limit()) == text
+
+
+def test_packets_are_followed_again_step_by_step() -> None:
+    """Each step takes as many cheap intervals, and the last leads to what was chosen."""
+    governor = thinning_governor()
+    for _ in range(3 * 2):
+        governor.judge(1.0, 0.05, 0.05)
+    seen = []
+    for _ in range(3 * CHEAP_IN_A_ROW):
+        seen.append(governor.thinning)
+        governor.judge(1.0, 0.001, 0.001)
+    assert seen == [thinning for thinning in (8, 4, 2) for _ in range(CHEAP_IN_A_ROW)]
+    assert governor.thinning == 1
+    assert governor.limit().state == AGAIN
+
+
+@pytest.mark.parametrize(("fixed", "thinning"), [(AIM * 0.01, 1), (AIM * 0.01 + 1e-6, 2)])
+def test_twice_as_many_packets_have_to_fit(fixed: float, thinning: int) -> None:
+    """Up to half the aim hooks may come to cost twice as much."""
+    governor = thinning_governor()
+    for _ in range(2):
+        governor.judge(1.0, 0.05, 0.05)
+    for _ in range(CHEAP_IN_A_ROW):
+        governor.judge(1.0, fixed, fixed)
+    assert governor.thinning == thinning
+
+
+def test_the_interval_comes_back_first() -> None:
+    """While a shorter one fits, as few packets are followed."""
+    machine = Machine(thinning_governor(), reading_s=0.15, sampled=0.16)
+    machine.run(60)
+    assert machine.governor.interval_s > 1.0
+    assert machine.governor.thinning > 1
+    machine.reading_s, machine.sampled, before = 0.001, 0.0, machine.governor.thinning
+    while machine.governor.interval_s > 1.0:
+        assert machine.governor.thinning == before
+        machine.turn()
+    machine.run(HOUR_S)
+    assert machine.governor.limit().state == AGAIN
+
+
+def test_packets_are_followed_again_where_the_interval_stays_long() -> None:
+    """A host whose readings are dear for good has its storm of packets end too."""
+    machine = Machine(thinning_governor(), reading_s=0.15, sampled=0.16)
+    machine.run(60)
+    machine.sampled = 0.0
+    machine.run(HOUR_S)
+    assert machine.governor.thinning == 1
+    assert machine.governor.interval_s > 1.0
+
+
+def test_thinning_ends_with_the_last_source_that_samples() -> None:
+    """Nothing is said of packets that nobody follows, and the next such source begins as chosen."""
+    governor = thinning_governor()
+    for _ in range(2):
+        governor.judge(1.0, 0.05, 0.05)
+    assert governor.thinning == 2
+    governor.allow_thinning(False)
+    assert str(governor.limit()) == ""
+    governor.allow_thinning(True)
+    assert governor.thinning == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [
+        (OverheadLimit(0.02, 1.0, 1.0), ""),
+        (OverheadLimit(0.02, 2.0, 1.0), "interval 2.0 s for --max-overhead 2%"),
+        (OverheadLimit(0.02, 1.0, 1.0, thinning=8), "following 1/8 as many packets for --max-overhead 2%"),
+        (
+            OverheadLimit(0.02, 2.0, 1.0, is_exceeded=True, thinning=8),
+            "interval 2.0 s, following 1/8 as many packets, and yet --max-overhead 2% is exceeded",
+        ),
+    ],
+)
+def test_the_text_says_what_is_done(limit: OverheadLimit, text: str) -> None:
+    """And nothing of what is as chosen."""
+    assert str(limit) == text
+
+
 def test_another_interval_holds_at_once() -> None:
     """The keys for the interval go on working."""
     governor = Governor(0.02, 1.0)
@@ -211,31 +381,46 @@ def test_percentages_are_written_as_the_option_takes_them() -> None:
     reading_s=st.floats(0.0, 1.0),
     always=st.floats(0.0, 0.25),
     hooks=st.floats(0.0, 0.25),
+    sampled=st.floats(0.0, 50.0),
     noise=st.lists(st.floats(0.95, 1.05), min_size=1, max_size=7),
 )
 def test_it_keeps_still_and_keeps_the_bound(
-    *, bound: float, chosen_s: float, reading_s: float, always: float, hooks: float, noise: list[float]
+    *,
+    bound: float,
+    chosen_s: float,
+    reading_s: float,
+    always: float,
+    hooks: float,
+    sampled: float,
+    noise: list[float],
 ) -> None:
     """As long as the cost stays about the same, the bound is kept wherever it can be, and changes grow rare."""
     always *= bound  # half of it at most: what the interval cannot lower must leave room
-    machine = Machine(
-        Governor(bound, chosen_s), reading_s=reading_s, always=always, hooks=hooks * bound, noise=tuple(noise)
-    )
+    governor = thinning_governor(bound, chosen_s)
+    machine = Machine(governor, reading_s, always, hooks * bound, sampled * bound, tuple(noise))
     machine.run(HOUR_S)
     machine.changes.clear()
     average = machine.run(HOUR_S)
-    if always + machine.hooks + reading_s / max(LONGEST_S, chosen_s) <= 0.75 * bound:
+    if (
+        always + machine.hooks + machine.sampled / LARGEST_THINNING + reading_s / max(LONGEST_S, chosen_s)
+        <= 0.75 * bound
+    ):
         assert average <= 1.05 * bound
         assert str(machine.governor.limit()).endswith("exceeded") is False
     assert len(machine.changes) <= 2
 
 
-@given(bound=st.floats(0.005, 0.5), reading_s=st.floats(0.0, 1.0), hooks=st.floats(0.0, 0.2))
-def test_it_recovers_from_a_storm(bound: float, reading_s: float, hooks: float) -> None:
+@given(
+    bound=st.floats(0.005, 0.5),
+    reading_s=st.floats(0.0, 1.0),
+    hooks=st.floats(0.0, 0.2),
+    sampled=st.floats(0.0, 2.0),
+)
+def test_it_recovers_from_a_storm(bound: float, reading_s: float, hooks: float, sampled: float) -> None:
     """However dear it was, in the end the chosen interval holds again."""
-    machine = Machine(Governor(bound, 1.0), reading_s=reading_s, hooks=hooks)
+    machine = Machine(thinning_governor(bound), reading_s=reading_s, hooks=hooks, sampled=sampled)
     machine.run(HOUR_S)
-    machine.reading_s = machine.hooks = 0.0
-    machine.run(HOUR_S)
+    machine.reading_s = machine.hooks = machine.sampled = 0.0
+    machine.run(2 * HOUR_S)
     assert machine.governor.interval_s == 1.0
     assert str(machine.governor.limit()) == ""

@@ -3,16 +3,24 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from nettop.engine import pace as pace_module
+from nettop.engine import session as session_module
+from nettop.engine.governor import CHEAP_IN_A_ROW
 from nettop.engine.own_cost import DRAIN, OwnCost, Reading, Step
 from nettop.engine.pace import Pace
-from nettop.engine.session import Session
+from nettop.engine.session import Lease, Session
 from nettop.settings import MAX_INTERVAL_S
+from nettop.snapshots.snapshot import Snapshot
+from tests.unit.scripted import Scripted
 from tests.unit.test_own_cost import Measured, Statistics
 
 BOUND = 0.02
+DEADLINE_S = 20
+_NOTHING = Snapshot("connections", 1, 1, {})
 
 
 class Played(OwnCost):
@@ -37,12 +45,16 @@ class Play:
 
     def spend(self, seconds: float, own: float, programs: float = 0.0, drained: float = 0.0) -> None:
         """Let time pass with these shares of one CPU, of which `drained` is within `own`; then read."""
+        self.use(seconds, own, programs, drained)
+        self.pace.tick()
+
+    def use(self, seconds: float, own: float, programs: float = 0.0, drained: float = 0.0) -> None:
+        """Let that time pass without a reading at its end."""
         self.cost.at_ns += round(seconds * 1e9)
         self.cost.own_ns += round(own * seconds * 1e9)
         self.cost.by_programs_ns += round(programs * seconds * 1e9)
         step = self.cost.steps._steps.setdefault(("connections", DRAIN), Step())
         step.time_ns += round(drained * seconds * 1e9)
-        self.pace.tick()
 
     def turns(self, count: int, own: float, programs: float = 0.0, drained: float = 0.0) -> None:
         """Let that many intervals pass."""
@@ -50,11 +62,61 @@ class Play:
             self.spend(self.pace.interval_s, own, programs, drained)
 
 
+class Sampling(Scripted):
+    """A source that follows packets, and remembers with which factors."""
+
+    def __init__(self) -> None:
+        super().__init__([_NOTHING])
+        self.factors: list[int] = []
+        self.threads: set[str] = set()
+
+    def thin(self, factor: int) -> None:
+        """Remember the factor, and who calls."""
+        self.factors.append(factor)
+        self.threads.add(threading.current_thread().name)
+
+
+class Sampled:
+    """A session whose costs are played, and which reads only when `turn` is called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bound: float | None = BOUND) -> None:
+        self._play = Play(bound, MAX_INTERVAL_S)
+        monkeypatch.setattr(pace_module.time, "monotonic_ns", lambda: self._play.cost.at_ns)
+        monkeypatch.setattr(session_module, "DETACH_AFTER_S", 0.0)
+        self.sampling = {"bandwidth": Sampling(), "drops": Sampling()}
+        plain = Scripted([_NOTHING])
+        self.session = Session(MAX_INTERVAL_S, lambda lens: self.sampling.get(lens, plain))
+        self.session._pace = self._play.pace
+
+    def enable(self, lens: str) -> Lease:
+        """Attach the lens; the next turn is judged again."""
+        lease = self.session.enable(lens)
+        self._read()
+        self.turn(programs=0.0)
+        return lease
+
+    def turn(self, programs: float) -> None:
+        """Let an interval pass in which programs took that share of one CPU; then read."""
+        self._play.use(MAX_INTERVAL_S, own=0.0, programs=programs)
+        self._read()
+
+    def _read(self) -> None:
+        self.session.sample_now().result(DEADLINE_S)
+
+    def factors(self, lens: str) -> list[int]:
+        """Those with which the source was called."""
+        return self.sampling[lens].factors
+
+
 def test_without_a_bound_nothing_is_done() -> None:
     """However dear it is."""
     play = Play(bound=None)
     play.turns(10, own=0.9)
     assert play.pace.interval_s == 1.0
+    assert play.pace.limit is None
+    play.pace.allow_thinning(True)
+    play.turns(10, own=0.0, programs=0.9)
+    assert play.pace.thinning == 1
     assert play.pace.limit is None
 
 
@@ -93,6 +155,63 @@ def test_what_hooks_cost_is_fixed() -> None:
     play = Play()
     play.turns(2, own=0.03, drained=0.001)
     assert str(play.pace.limit) == "interval 2.2 s for --max-overhead 2%"
+
+
+def test_hooks_of_sources_that_sample_are_thinned() -> None:
+    """Whether any does is said of the attached ones, and holds at once."""
+    play = Play()
+    play.pace.allow_thinning(True)
+    play.turns(2, own=0.001, programs=0.03)
+    assert play.pace.thinning == 2
+    assert play.pace.interval_s == 1.0
+    assert str(play.pace.limit) == "following 1/2 as many packets for --max-overhead 2%"
+    play.pace.allow_thinning(False)
+    assert play.pace.thinning == 1
+    assert str(play.pace.limit) == ""
+
+
+def test_sources_that_sample_are_thinned_and_recover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each factor once, also the source that attaches later; the others are left alone."""
+    sampled = Sampled(monkeypatch)
+    with sampled.session:
+        sampled.enable("connections")
+        sampled.enable("bandwidth")
+        assert sampled.factors("bandwidth") == []
+        for _ in range(2):
+            sampled.turn(programs=0.05)
+        assert sampled.factors("bandwidth") == [2, 4]
+        sampled.enable("drops")
+        assert sampled.factors("drops") == [4]
+        for _ in range(2 * CHEAP_IN_A_ROW):
+            sampled.turn(programs=0.0)
+        assert sampled.factors("bandwidth") == [2, 4, 2, 1]
+        assert sampled.factors("drops") == [4, 2, 1]
+        assert sampled.session.overhead_limit is not None
+        assert str(sampled.session.overhead_limit) == ""
+    assert [source.threads for source in sampled.sampling.values()] == [{"sampler"}, {"sampler"}]
+
+
+def test_thinning_ends_when_the_last_source_that_samples_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is then exceeded as if there were none."""
+    sampled = Sampled(monkeypatch)
+    with sampled.session:
+        sampled.enable("connections")
+        lease = sampled.enable("bandwidth")
+        sampled.turn(programs=0.05)
+        assert str(sampled.session.overhead_limit) == "following 1/2 as many packets for --max-overhead 2%"
+        lease.release()
+        sampled.turn(programs=0.05)
+        assert str(sampled.session.overhead_limit) == "--max-overhead 2% is exceeded"
+    assert sampled.factors("bandwidth") == [2]
+
+
+def test_without_a_bound_sources_are_not_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their hooks cost."""
+    sampled = Sampled(monkeypatch, bound=None)
+    with sampled.session:
+        sampled.enable("bandwidth")
+        sampled.turn(programs=0.5)
+    assert sampled.factors("bandwidth") == []
 
 
 def test_what_attaching_costs_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
