@@ -188,17 +188,21 @@ def complete_columns(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_sort(ctx: typer.Context, incomplete: str) -> list[str]:
     """The orders that begin like `incomplete`: each column, ascending and descending."""
-    names = _names(ctx)
+    names = [name for table in _tables(ctx) for name in table.sortable]
     return starting([*names, *("-" + name for name in names)], incomplete)
 
 
 def _names(ctx: typer.Context) -> list[str]:
-    """The columns of what the command line shows or logs so far; none when there is no such view."""
+    """The columns of what the command line shows or logs so far."""
+    return list(dict.fromkeys(name for table in _tables(ctx) for name in table.names))
+
+
+def _tables(ctx: typer.Context) -> list[Table]:
+    """The tables that the command line shows or logs so far; none when there is no such view."""
     try:
         if "lens" in ctx.params:
-            logged = logged_views(ctx.params["lens"] or LogSettings().views)
-            return list(dict.fromkeys(name for _, table in logged for name in table.names))
-        return list(find_table(ctx.params.get("view") or ViewSettings().view)[1].names)
+            return [table for _, table in logged_views(ctx.params["lens"] or LogSettings().views)]
+        return [find_table(ctx.params.get("view") or ViewSettings().view)[1]]
     except UsageError:
         return []
 

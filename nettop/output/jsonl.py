@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Lines: an object a row, unknown and unavailable values as null. Always UTF-8, as RFC 8259 requires."""
+"""JSON Lines: an object a row, unknown and unavailable values as null. Always UTF-8, as RFC 8259 requires.
+
+A histogram is an array of [low, high, count] for each bucket that has any; `high` is null for the last bucket.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from json.encoder import encode_basestring
 
 from nettop.output.rows import filled, spelled, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
+
+_COMPACT = (",", ":")
+_array = partial(json.dumps, separators=_COMPACT)
 
 
 class JsonLines:
@@ -37,7 +44,7 @@ class JsonLines:
         """One line for each of the rows at `at`."""
         if not len(at):
             return ""
-        cells = [spelled(view.values(name, at), encode_basestring, "null") for name in self._columns]
+        cells = [spelled(view.values(name, at), encode_basestring, "null", _array) for name in self._columns]
         first, *others = self._keys
         if self._dated:
             before = ['{"time":', *(self._marks + key for key in others[:1]), *others[1:]]
@@ -46,5 +53,5 @@ class JsonLines:
         why = ""
         if self._why:
             missing = {name: view.missing[name] for name in self._columns if name in view.missing}
-            why = f',"why":{json.dumps(missing, ensure_ascii=False, separators=(",", ":"))}'
+            why = f',"why":{json.dumps(missing, ensure_ascii=False, separators=_COMPACT)}'
         return filled((*before, f"{why}}}\n"), cells)

@@ -12,7 +12,7 @@ from typing import Any
 from nettop.output.lens_output import Part, output_of
 from nettop.output.losses import Lost
 from nettop.output.plan import field_of
-from nettop.output.rows import filled
+from nettop.output.rows import filled, spelled
 from nettop.output.table import AMOUNTS, word
 from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread, unit_of
@@ -124,9 +124,11 @@ def bare(name: str, width: int) -> Part:
 
 
 def _named(name: str) -> Part:
-    return lambda view, at: _each(
-        view.values(name, at), lambda value: f"  {name}={_text(value, _blank(view, name))}"
-    )
+    def part(view: View, at: Index) -> list[str]:
+        values = spelled(view.values(name, at), word, _blank(view, name))
+        return [f"  {name}={value}" for value in values]
+
+    return part
 
 
 def owner(view: View, at: Index) -> list[str]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nettop.snapshots.histograms import histogram_text
+
 
 def time_first(columns: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
     """The columns, the row's own time in front of the others where it is among them; and whether it is."""
@@ -14,12 +16,21 @@ def time_first(columns: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
     return ("time", *(name for name in columns if name != "time")), True
 
 
-def spelled(values: list[Any], spell: Callable[[str], str], unknown: str) -> list[Any]:
+def spelled(
+    values: list[Any],
+    spell: Callable[[str], str],
+    unknown: str,
+    spell_list: Callable[[list[Any]], str] | None = None,
+) -> list[Any]:
     """The values as `%s` must find them: text spelled, None as `unknown`, numbers as they are.
 
-    `spell` is called once per distinct text where texts repeat.
+    `spell` is called once per distinct text where texts repeat. A histogram is spelled by `spell_list`; without that as
+    a text.
     """
     first = next((value for value in values if value is not None), None)
+    if isinstance(first, list):
+        write = spell_list or (lambda value: spell(histogram_text(value)))
+        return [unknown if value is None else write(value) for value in values]
     if not isinstance(first, str):
         return values if None not in values else [unknown if value is None else value for value in values]
     distinct = set(values)

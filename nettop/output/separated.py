@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CSV as in RFC 4180, but lines end in a line feed: one header; unknown and unavailable values are empty."""
+"""CSV as in RFC 4180, but lines end in a line feed: one header; unknown and unavailable values are empty.
+
+A histogram is words, LOW-HIGH:COUNT for each bucket that has any; the last bucket has no HIGH.
+"""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 _GAP = "  "
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
-AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO, Kind.SUM})
+AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO, Kind.SUM, Kind.QUANTILE})
 """Numbers that measure something stand at the right of their column; numbers that name something do not."""
 
-_FREE_TEXT = frozenset({Kind.TEXT, Kind.GROUP})
-"""What others chose, and so may hold spaces."""
+_WORDS = frozenset({Kind.TEXT, Kind.GROUP, Kind.HISTOGRAM})
+"""What may hold spaces: what others chose, and several buckets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class AlignedTable:
         # Shares of one need more places than rates.
         is_share = (field_of(table, name).kind is Kind.RATIO and not name.endswith(RATE) for name in columns)
         self._decimals = [".6f" if share else ".1f" for share in is_share]
-        self._words = [field_of(table, name).kind in _FREE_TEXT for name in columns]
+        self._words = [field_of(table, name).kind in _WORDS for name in columns]
         self._widths = [len(name) for name in columns]
         self._between = ""
 

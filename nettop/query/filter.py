@@ -202,6 +202,8 @@ def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> 
     field = table.by_name.get(name)
     if field is not None and field.kind is Kind.GROUP:
         return _group_comparison(table, field, op, value)
+    if field is not None and field.kind is Kind.HISTOGRAM:
+        raise _not_comparable(table, field, op)
     make = _MAKERS.get(field.kind) if field is not None else None
     if field is None or make is None:
         _check(name, op, COMPARE)
@@ -279,8 +281,9 @@ def _endpoint(field: Field, op: str, value: str) -> Test:
     return all_of(known_test(field.name), opposite(test) if op.startswith("!") else test)
 
 
-def _histogram(field: Field, op: str, _value: str) -> Test:
-    raise UsageError(f"{field.name} is a histogram, which {op} cannot compare", "filter by another field")
+def _not_comparable(table: Table, field: Field, op: str) -> UsageError:
+    instead = ", ".join(table.quantiles_of(field.name)) or "another field"
+    return UsageError(f"{field.name} is a histogram, which {op} cannot compare", f"compare {instead} instead")
 
 
 _MAKERS: dict[Kind, Callable[[Field, str, str], Test]] = {
@@ -291,7 +294,6 @@ _MAKERS: dict[Kind, Callable[[Field, str, str], Test]] = {
     Kind.ENUM: _text,
     Kind.ADDRESS: _address,
     Kind.ENDPOINT: _endpoint,
-    Kind.HISTOGRAM: _histogram,
 }
 """How each kind is compared; the others are numbers with a unit."""
 

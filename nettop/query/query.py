@@ -45,11 +45,14 @@ class Query:
 def parse_sort(table: Table, text: str) -> Sort:
     """The order that `text` names: a column, with `-` before it for descending.
 
-    Raises UsageError for an unknown column, with the nearest names.
+    Raises UsageError for an unknown column, with the nearest names, and for a histogram, with its quantiles.
     """
     name = text.removeprefix("-")
     if name not in table.names:
-        raise unknown_word("sort field", name, table.names)
+        raise unknown_word("sort field", name, table.sortable)
+    if name not in table.sortable:
+        instead = ", ".join(table.quantiles_of(name)) or "another field"
+        raise UsageError(f"{name} is a histogram, which has no order", f"sort by {instead} instead")
     return Sort(name, descending=text.startswith("-"))
 
 

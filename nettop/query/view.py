@@ -16,6 +16,7 @@ from nettop.query.filter import parse_filter
 from nettop.query.query import Query
 from nettop.query.times import rfc3339_all
 from nettop.snapshots.arrays import Index, Mask, as_list, joined, positions, take
+from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import BEGAN, RATE, Field, Kind
 from nettop.snapshots.snapshot import (
     NOT_AVAILABLE,
@@ -24,6 +25,7 @@ from nettop.snapshots.snapshot import (
     Rows,
     Snapshot,
     known,
+    known_histograms,
     sum_of,
     unknown_value,
 )
@@ -34,7 +36,10 @@ Names = Callable[[bytes], "str | None"]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ColumnValues:
-    """Numbers of one column, a value a row, and which of them are known. Shapes (n,) and (n,)."""
+    """Numbers of one column, a value a row, and which of them are known. Shapes (n,) and (n,).
+
+    Of a histogram's counts the numbers have the shape (n, buckets).
+    """
 
     numbers: Array
     known: Mask
@@ -83,6 +88,7 @@ class View:
             last._last = None  # two frames are remembered, not all
         self._raw: dict[str, Array] = {}
         self._columns: dict[str, ColumnValues] = {}
+        self._counts: dict[str, ColumnValues] = {}
         self._largest: dict[str, float] = {}
         self._texts: dict[str, tuple[list[str], Array]] = {}
 
@@ -194,23 +200,41 @@ class View:
     def column(self, name: str) -> ColumnValues:
         """The numbers of a column: what sorting, comparing and summing work on.
 
-        A text or an address has ranks that order as the text or the address does.
+        A text or an address has ranks that order as the text or the address does; a histogram, which has no order, as
+        much as it counted.
         """
         column = self._columns.get(name)
         if column is None:
             column = self._columns[name] = self._make_column(name)
         return column
 
+    def buckets(self, name: str) -> Buckets:
+        """The buckets of a histogram."""
+        buckets = self.table.by_name[name].buckets
+        assert buckets is not None, f"{name} is no histogram"
+        return buckets
+
+    def histogram(self, name: str) -> Array:
+        """What a histogram counted in each bucket: in total, or in what the last interval added. Shape (n, buckets).
+
+        A row counts nothing where its histogram is unknown. So does, in an interval, one of which a count went back,
+        and the rest.
+        """
+        return self._histogram_counts(name).numbers
+
     def known(self, name: str) -> Mask:
         """Which rows have a value in a stored column; of a composite one, those in which it can be made at all."""
         if name in self.missing:
             return np.zeros(self.size, bool)
-        return np.ones(self.size, bool) if self.table.by_name[name].is_composite else known(self.raw(name))
+        is_composite = self.table.by_name[name].is_composite
+        return np.ones(self.size, bool) if is_composite else self._present(name, self.raw(name))
 
     def values(self, name: str, at: Index) -> list[Any]:
         """The column's values for the rows at `at`, as Python's own types; None is unknown.
 
-        Numbers are in base units; an enum is its label, an address its text, a time RFC 3339.
+        Numbers are in base units; an enum is its label, an address its text, a time RFC 3339. A histogram is a list of
+        [low, high, count] for each bucket that has any: it counts numbers from `low` on and below `high`, which is None
+        for the last bucket.
         """
         if name in self.missing:
             return [None] * len(at)
@@ -223,6 +247,8 @@ class View:
             Kind.ADDRESS: self._address_values,
             Kind.ENDPOINT: self._endpoint_values,
             Kind.GROUP: self._group_values,
+            Kind.HISTOGRAM: self._histogram_values,
+            Kind.QUANTILE: self._quantile_values,
         }.get(field.kind)
         if field.kind is Kind.TIME:
             return list(rfc3339_all(self._number_values(name, at)))
@@ -232,17 +258,22 @@ class View:
         """The sum of what is known of a column in the rows at `at`; None when nothing is.
 
         What ended is part of a difference, and in totals part of the rest; what is gone, nobody knows how, of neither.
-        For a ratio it is the ratio of the sums: the share that all these rows together have.
+        For a ratio it is the ratio of the sums, for a quantile that of the merged histograms: what all these rows
+        together have. A histogram has none.
         """
         field = self.table.by_name.get(name)
         if field is not None and field.kind is Kind.RATIO:
             over, under = (self.total(part, at) for part in field.parts)
             return over / under if over is not None and under else None
-        column = self.column(name)
+        if field is not None and field.kind is Kind.HISTOGRAM:
+            return None
         is_difference = name.endswith(RATE) or self.query.deltas
         listed = len(self.now) + (len(self._ended_rows) if is_difference else 0)
         if listed < self.size:
             at = at[(at < listed) | self.rest[at]]
+        if field is not None and field.kind is Kind.QUANTILE:
+            return self._merged_quantile(field, at)
+        column = self.column(name)
         numbers = column.numbers[at][column.known[at]]
         return float(numbers.sum(dtype=np.float64)) if len(numbers) else None
 
@@ -350,6 +381,13 @@ class View:
 
     def _difference(self, name: str) -> ColumnValues:
         """What the last interval added to a counter. A counter that went back has no difference."""
+        added = self._added(name)
+        added.numbers[self.rest] = rest = self._unlisted(name)
+        added.known[self.rest] = rest > 0
+        return added
+
+    def _added(self, name: str) -> ColumnValues:
+        """What the last interval added to each row's count, or to all counts of its histogram."""
         now, was_there = self.raw(name), self.before_at >= 0
         if self.before is None or self.elapsed_s is None:
             return ColumnValues(np.zeros_like(now), np.zeros(len(now), bool))
@@ -358,12 +396,12 @@ class View:
         previous = self.frame.before
         # A row that is new, or had no value yet, was at 0 before, if the column was counted then.
         is_counted = previous is not None and name not in previous.missing
-        begins = self._begins_at_zero & ~(was_there & known(then)) & is_counted
+        begins = self._begins_at_zero & ~(was_there & self._present(name, then)) & is_counted
         then[begins] = 0
-        valid = (was_there | begins) & known(now) & known(then) & (now >= then)
-        numbers = np.where(valid, now - then, 0)
-        numbers[self.rest] = rest = self._unlisted(name)
-        valid[self.rest] = rest > 0
+        grew = now >= then if now.ndim == 1 else (now >= then).all(axis=1)
+        valid = (was_there | begins) & self._present(name, now) & self._present(name, then) & grew
+        numbers = now - then
+        numbers[~valid] = 0
         return ColumnValues(numbers, valid)
 
     @cached_property
@@ -405,6 +443,11 @@ class View:
 
     # --- making columns ---------------------------------------------------------------------------------
 
+    def _present(self, name: str, column: Array) -> Mask:
+        """Which values are known of a column as it is stored."""
+        is_histogram = self.table.by_name[name].kind is Kind.HISTOGRAM
+        return known_histograms(column) if is_histogram else known(column)
+
     def _make_column(self, name: str) -> ColumnValues:
         if name in self.missing:
             return ColumnValues(np.zeros(self.size), np.zeros(self.size, bool))
@@ -416,15 +459,19 @@ class View:
             difference = self._difference(name.removesuffix(RATE))
             rate = ColumnValues(difference.numbers / (self.elapsed_s or 1.0), difference.known)
             return self._kept(name, rate)
-        if field.kind is Kind.RATIO:
-            return self._ratio(field)
+        maker = {
+            Kind.RATIO: self._ratio,
+            Kind.QUANTILE: self._quantile,
+            Kind.HISTOGRAM: self._counted,
+            Kind.TEXT: self._ranked,
+            Kind.ENUM: self._ranked,
+        }.get(field.kind)
+        if maker is not None:
+            return maker(field)
         if field.kind is Kind.COUNTER and self.query.deltas:
             return self._kept(name, self._difference(name))
         if field.is_composite:
             return self.column(field.parts[0])
-        if field.kind in (Kind.TEXT, Kind.ENUM):
-            texts, places = self.texts(name)
-            return ColumnValues(_ranks(texts)[places], places >= 0)
         raw = self.raw(name)
         return ColumnValues(distinct_addresses(raw)[1] if field.kind is Kind.ADDRESS else raw, known(raw))
 
@@ -433,12 +480,45 @@ class View:
         last = self._last
         if last is None or last.query.deltas != self.query.deltas or not len(self._gone_rows):
             return made
-        gone, was = np.arange(self.size - len(self._gone_rows), self.size), last.column(name)
+        gone = np.arange(self.size - len(self._gone_rows), self.size)
+        was = last.column(name) if made.numbers.ndim == 1 else last._histogram_counts(name)
         at = positions(self.raw(self.table.key)[gone], last.now.array[self.table.key])
         gone, at = gone[at >= 0], at[at >= 0]
         numbers, present = made.numbers.copy(), made.known.copy()
         numbers[gone], present[gone] = was.numbers[at], was.known[at]
         return ColumnValues(numbers, present)
+
+    def _histogram_counts(self, name: str) -> ColumnValues:
+        """What `histogram` gives, and which rows really have it."""
+        counts = self._counts.get(name)
+        if counts is None:
+            counts = self._counts[name] = self._make_counts(name)
+        return counts
+
+    def _make_counts(self, name: str) -> ColumnValues:
+        if name in self.missing:
+            nothing = np.zeros((self.size, self.buckets(name).count), np.uint64)
+            return ColumnValues(nothing, np.zeros(self.size, bool))
+        if self.query.deltas:
+            return self._kept(name, self._added(name))
+        present = self.known(name)
+        return ColumnValues(np.where(present[:, None], self.raw(name), 0), present)
+
+    def _counted(self, field: Field) -> ColumnValues:
+        counts = self._histogram_counts(field.name)
+        return ColumnValues(counts.numbers.sum(axis=1), counts.known)
+
+    def _quantile(self, field: Field) -> ColumnValues:
+        (part,) = field.parts
+        numbers = self.buckets(part).quantiles(self.histogram(part), field.quantile)
+        valid = ~np.isnan(numbers)
+        return ColumnValues(np.where(valid, numbers, 0.0), valid)
+
+    def _merged_quantile(self, field: Field, at: Index) -> float | None:
+        (part,) = field.parts
+        merged = self.histogram(part)[at].sum(axis=0, keepdims=True)
+        number = float(self.buckets(part).quantiles(merged, field.quantile)[0])
+        return None if np.isnan(number) else number
 
     def _ratio(self, field: Field) -> ColumnValues:
         over, under = (self.column(part) for part in field.parts)
@@ -450,6 +530,10 @@ class View:
         columns = [self.column(name) for name in names]
         numbers = np.add.reduce([np.where(column.known, column.numbers, 0) for column in columns])
         return ColumnValues(numbers, np.logical_or.reduce([column.known for column in columns]))
+
+    def _ranked(self, field: Field) -> ColumnValues:
+        texts, places = self.texts(field.name)
+        return ColumnValues(_ranks(texts)[places], places >= 0)
 
     def _coded_texts(self, field: Field) -> tuple[list[str], Array]:
         codes, last = self.raw(field.name), max(field.labels, default=0)
@@ -490,6 +574,19 @@ class View:
         values: list[Any] = column.numbers[at].tolist()
         present = column.known[at]
         return values if present.all() else _gapped(values, present)
+
+    def _quantile_values(self, field: Field, at: Index) -> list[Any]:
+        # What stands for a bucket is a whole number.
+        return [None if value is None else int(value) for value in self._number_values(field.name, at)]
+
+    def _histogram_values(self, field: Field, at: Index) -> list[Any]:
+        counts, edges = self._histogram_counts(field.name), self.buckets(field.name).edges
+        ends = [*edges[1:], None]
+        values = [
+            [[edges[place], ends[place], int(row[place])] for place in as_list(np.flatnonzero(row))]
+            for row in counts.numbers[at]
+        ]
+        return _gapped(values, counts.known[at])
 
     def _text_values(self, field: Field, at: Index) -> list[Any]:
         texts = self.now.texts[field.name]

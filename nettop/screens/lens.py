@@ -148,7 +148,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
     @property
     def sort_columns(self) -> tuple[str, ...]:
         """The columns by which the palette offers to sort."""
-        return self.table.names
+        return self.table.sortable
 
     def source_key(self, view: View, key: int) -> int | None:
         """The key by which the source knows the row `key`; None where it has no details of it."""

@@ -49,7 +49,7 @@ class TableState:
 
     def sorted_beside(self, columns: Sequence[Column], step: int, *, around: bool) -> TableState:
         """Sorted by the column `step` to the right of the sorted one; at the end it stays or goes `around`."""
-        names = [column.sort for column in columns]
+        names = [column.sort for column in columns if column.field.is_sortable]
         if not names:
             return self
         if self.query.sort.field not in names:

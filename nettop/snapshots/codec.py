@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,7 @@ def _table_header(rows: Rows, array: Array, texts: Mapping[str, Sequence[str]]) 
                 "shape": list(places[field.name][0].shape),
                 "offset": places[field.name][1],
             }
+            | ({"buckets": astuple(field.buckets)} if field.buckets else {})
             for field in rows.table.stored
         ],
     }
@@ -263,6 +265,8 @@ def _lacking(table: Table, stored: Header) -> set[str]:
     def usable(field: Field) -> bool:
         old = there.get(field.name)
         if old is None or (old["kind"], old["unit"]) != (field.kind.value, field.unit):
+            return False
+        if field.buckets is not None and old.get("buckets") != list(astuple(field.buckets)):
             return False
         before, now = dtypes[field.name][0], own[field.name][0]
         same_kind = before.shape == now.shape and before.base.kind == now.base.kind

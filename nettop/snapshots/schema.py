@@ -9,6 +9,8 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from nettop.snapshots.histograms import Buckets
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -33,7 +35,10 @@ class Kind(Enum):
     ENUM = "enum"
     """One of `labels`."""
     HISTOGRAM = "histogram"
-    """Counts per bucket."""
+    """Counts for each of the field's `buckets`, since the row began; the unit is that of what is counted."""
+    QUANTILE = "quantile"
+    """Composite of a histogram: the number that a share of it lies below, in total or in what the last interval
+    added."""
     ENDPOINT = "endpoint"
     """Composite of an address and a port."""
     RATIO = "ratio"
@@ -47,7 +52,7 @@ class Kind(Enum):
 BEGAN = "began"
 """A column that rows may carry: 1 where the source saw the row begin, and so all that it counted since it was at 0."""
 
-COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.SUM, Kind.GROUP})
+COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.SUM, Kind.GROUP, Kind.QUANTILE})
 RATE = "_per_s"
 
 
@@ -57,7 +62,8 @@ class Field:
 
     `unit` is a base unit ("bytes", "packets", "us", "bytes/s", "ns"); `dtype` is numpy's word for the stored
     value. Unknown is stored as the largest value of an unsigned dtype, or as NaN. `tone` is its colour on screens
-    ("sent", "received" or "warn"; by importance where empty), `rate_title` the title of a counter's rate.
+    ("sent", "received" or "warn"; by importance where empty), `rate_title` the title of a counter's rate. A histogram
+    has `buckets`, a quantile the share of its part that lies below it, `quantile`: 1 for the largest.
     """
 
     name: str
@@ -73,6 +79,8 @@ class Field:
     parts: tuple[str, ...] = ()
     tone: str = ""
     rate_title: str = ""
+    buckets: Buckets | None = None
+    quantile: float = 0.0
 
     @property
     def is_composite(self) -> bool:
@@ -83,6 +91,11 @@ class Field:
     def has_rate(self) -> bool:
         """True where `NAME_per_s` is a column too."""
         return self.kind in (Kind.COUNTER, Kind.SUM)
+
+    @property
+    def is_sortable(self) -> bool:
+        """True where one value is more than another: a histogram is not, its quantiles are."""
+        return self.kind is not Kind.HISTOGRAM
 
 
 @dataclass(frozen=True)
@@ -131,9 +144,19 @@ class Table:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Every name for sorting, filtering and choosing columns: the fields, then the rates."""
+        """Every name for filtering and choosing columns: the fields, then the rates."""
         rates = tuple(f.name + RATE for f in self.fields if f.has_rate)
         return tuple(f.name for f in self.fields) + rates
+
+    @cached_property
+    def sortable(self) -> tuple[str, ...]:
+        """Every name for sorting: all but the histograms."""
+        unsortable = {f.name for f in self.fields if not f.is_sortable}
+        return tuple(name for name in self.names if name not in unsortable)
+
+    def quantiles_of(self, histogram: str) -> tuple[str, ...]:
+        """The names of the quantiles that are made of a histogram."""
+        return tuple(f.name for f in self.fields if f.kind is Kind.QUANTILE and histogram in f.parts)
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:

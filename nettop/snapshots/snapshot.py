@@ -171,6 +171,12 @@ def known(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return present
 
 
+def known_histograms(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which histograms of a stored column are really counted. Shapes (n, buckets) and (n,)."""
+    present: np.ndarray[Any, np.dtype[np.bool_]] = (column != unknown_value(column.dtype)).all(axis=1)
+    return present
+
+
 def sum_of(column: Array) -> int:
     """The sum of what is known of a stored column of whole numbers."""
     return int(column[known(column)].sum(dtype=np.uint64))

@@ -1,35 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Amounts as block characters: bars in the rows of a table, and a line of columns over time."""
+"""Amounts as block characters: bars, and columns beside each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from nettop.query.view import View
-from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.schema import RATE
-from nettop.widgets.cells import Cell, RowFlags, role_of
-from nettop.widgets.columns import Column
-from nettop.widgets.themes import Role
-
 _EIGHTHS = ("", *"▏▎▍▌▋▊▉")
 _LEVELS = "▁▂▃▄▅▆▇█"
-
-
-def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) -> list[tuple[Cell, ...]]:
-    """The bars of a sum's rate for the rows at `at`, each in two pieces: its parts. The view's largest is full."""
-    fields = [view.table.by_name[part] for part in column.field.parts]
-    rates = [view.column(field.name + RATE) for field in fields]
-    first, second = (as_list(np.where(rate.known[at], rate.numbers[at], 0.0)) for rate in rates)
-    most = view.largest(column.name)
-    cells = []
-    for size, other, row in zip(first, second, flags, strict=True):
-        pieces = bar_pieces(size, other, most, column.width)
-        roles = [Role.FAINT if row.gone else role_of(field) for field in fields]
-        cells.append(tuple(zip(pieces, roles, strict=True)))
-    return cells
 
 
 def bar_pieces(first: float, second: float, most: float, width: int) -> tuple[str, str]:

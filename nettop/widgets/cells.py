@@ -7,18 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.cells import cell_len, set_cell_size
 
 from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.schema import Field, Kind
+from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.snapshots.snapshot import NOT_AVAILABLE
+from nettop.widgets.blocks import bar_pieces, sparkline
 from nettop.widgets.columns import Column, declared
+from nettop.widgets.histogram import cells as histogram_cells
 from nettop.widgets.themes import Role
 
 WARNING = "▲"
+_NUMBERS = frozenset({Kind.RATIO, Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.QUANTILE})
 
 Cell = tuple[str, Role]
 
@@ -77,8 +81,7 @@ def column_cells(
     if column.name in row_style.keep_ends:
         texts = [text and elide_start(text, column.width) for text in texts]
     # The numbers behind the cells make a difference where they are zero or above a threshold.
-    has_numbers = column.field.kind in (Kind.RATIO, Kind.COUNTER, Kind.SUM, Kind.GAUGE)
-    numbers = view.values(column.name, at) if has_numbers else [None] * len(at)
+    numbers = view.values(column.name, at) if column.field.kind in _NUMBERS else [None] * len(at)
     limit = row_style.warn_above.get(column.name)
     stale = column.name in row_style.stale
     absent = row_style.absent.get(column.name)
@@ -97,6 +100,20 @@ def column_cells(
         else:
             role = Role.FAINT if text is None or (stale and row.idle) or number == 0 else tone
             cells.append((_placed(text, column), _subdued(role, row)))
+    return cells
+
+
+def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) -> list[tuple[Cell, ...]]:
+    """The bars of a sum's rate for the rows at `at`, each in two pieces: its parts. The view's largest is full."""
+    fields = [view.table.by_name[part] for part in column.field.parts]
+    rates = [view.column(field.name + RATE) for field in fields]
+    first, second = (as_list(np.where(rate.known[at], rate.numbers[at], 0.0)) for rate in rates)
+    most = view.largest(column.name)
+    cells = []
+    for size, other, row in zip(first, second, flags, strict=True):
+        pieces = bar_pieces(size, other, most, column.width)
+        roles = [Role.FAINT if row.gone else role_of(field) for field in fields]
+        cells.append(tuple(zip(pieces, roles, strict=True)))
     return cells
 
 
@@ -119,6 +136,8 @@ def _texts(view: View, column: Column, at: Index) -> list[str | None]:
     kind = column.field.kind
     if kind is Kind.GROUP:
         return _group_texts(view, column, at)
+    if kind is Kind.HISTOGRAM:
+        return _histogram_texts(view, column, at)
     values = view.values(column.name, at)
     if kind is Kind.ENDPOINT:
         return [fit_endpoint(value, column.width) for value in values]
@@ -158,6 +177,15 @@ def _group_texts(view: View, column: Column, at: Index) -> list[str | None]:
         return [None if row[0] is None else human_spread(row[0], row[1], column.unit) for row in rows]
     kinds = [declared(view.table, part).kind for part in column.field.parts]
     return [_words(row, kinds, column.width) for row in rows]
+
+
+def _histogram_texts(view: View, column: Column, at: Index) -> list[str | None]:
+    """A line of columns for each histogram: the fullest cell of a row is full, an empty one blank."""
+    counted = histogram_cells(view.histogram(column.name)[at], view.buckets(column.name), column.width)
+    return [
+        sparkline([amount or None for amount in row], max(row)) if is_known else None
+        for row, is_known in zip(as_list(counted), view.column(column.name).known[at], strict=True)
+    ]
 
 
 def _words(row: Sequence[Any], kinds: Sequence[Kind], width: int) -> str | None:

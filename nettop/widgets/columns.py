@@ -32,7 +32,9 @@ _BAR, _BAR_LEAST, _BAR_TITLE = 10, 8, "RATE"
 _CLOCK, _CLOCK_LEAST, _CLOCK_BRIEF = 15, 12, 8
 """`12:26:40.123456`, which is also room for `11-18 12:26:40`; `12:26:40.123`; `12:26:40`"""
 
-_TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.TIME})
+_LEFT = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.TIME, Kind.HISTOGRAM})
+"""Kinds that stand at the left of their column: what is read from there, and what fills the column."""
+
 _LONGEST_ENDPOINT = 47
 """An IPv6 address in brackets and a port."""
 
@@ -223,6 +225,8 @@ def _size(slot: _Slot) -> _Size:
         return _Size(min(width, 14), min(width, 18), width, max(width, 40))
     if field.kind is Kind.ENUM:
         return _Size(min(width, 14), width, width, width)
+    if field.kind is Kind.HISTOGRAM:
+        return _Size(max(len(_title(slot)), min(width, 16)), width, width, max(width, 40))
     if field.kind is Kind.GROUP and slot.brief:
         width = 7
     return _Size(width, width, width, width)
@@ -248,5 +252,5 @@ def _column(table: Table, slot: _Slot, width: int) -> Column:
         part = table.by_name[field.parts[1 if field.kind is Kind.ENDPOINT else 0]]
         left = field.kind is Kind.ENDPOINT
         return Column(part.name, part, part.title, unit_of(table, part.name), width, left, sort=name)
-    left = field.kind in _TEXTUAL or _is_elastic(slot) or slot.bar
+    left = field.kind in _LEFT or _is_elastic(slot) or slot.bar
     return Column(name, field, _title(slot), slot.unit, width, left, slot.brief, sort=name, bar=slot.bar)

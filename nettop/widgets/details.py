@@ -11,6 +11,7 @@ from rich.cells import cell_len
 
 from nettop.query.units import RATIO, UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
+from nettop.snapshots.histograms import histogram_text
 from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
 from nettop.widgets.bar import Span
@@ -84,17 +85,27 @@ def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     formula = f"  = {field.formula}" if field.formula else ""
     why = f"  ({NOT_AVAILABLE}: {view.missing[field.name]})" if field.name in view.missing else ""
     meaning = f"{field.name}: {field.help}{formula}{why}"
+    below = _buckets(view, field, width)
     used = sum(cell_len(piece.text) for piece in head)
     if width < _ONE_LINE:
-        return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2)]
+        return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2), *below]
     if used < _TITLE + _VALUE:
         head.append(Span(" " * (_TITLE + _VALUE - used), Role.TEXT))
     column = max(used, _TITLE + _VALUE) + 2
-    beside, *below = wrapped(meaning, width - column, Role.FAINT) or [()]
+    beside, *more = wrapped(meaning, width - column, Role.FAINT) or [()]
     return [
         (*head, Span("  ", Role.TEXT), *beside),
-        *((Span(" " * column, Role.TEXT), *line) for line in below),
+        *((Span(" " * column, Role.TEXT), *line) for line in more),
+        *below,
     ]
+
+
+def _buckets(view: View, field: Field, width: int) -> list[Line]:
+    """What each bucket of a histogram counted, as words."""
+    if field.kind is not Kind.HISTOGRAM:
+        return []
+    counted = view.values(field.name, np.array([0], np.intp))[0]
+    return wrapped(histogram_text(counted or ()), width, Role.DIM, 2)
 
 
 def _value(view: View, field: Field) -> tuple[str, str]:
@@ -107,6 +118,9 @@ def _value(view: View, field: Field) -> tuple[str, str]:
         if unit and len(values) == 2:
             return human_spread(values[0], values[1], unit), ""
         return " ".join(str(value) for value in values if value is not None) or UNKNOWN, ""
+    if field.kind is Kind.HISTOGRAM:
+        counted = view.column(field.name)
+        return f"{counted.numbers[0]:,} counted" if counted.known[0] else UNKNOWN, ""
     value = view.values(field.name, at)[0]
     if value is None or isinstance(value, str) or field.kind in (Kind.LABEL, Kind.KEY):
         return UNKNOWN if value is None else str(value), ""

@@ -21,8 +21,7 @@ from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.schema import Kind, Table
 from nettop.widgets import totals
-from nettop.widgets.blocks import bar_cells
-from nettop.widgets.cells import Cell, RowFlags, RowStyle, column_cells, fit
+from nettop.widgets.cells import Cell, RowFlags, RowStyle, bar_cells, column_cells, fit
 from nettop.widgets.columns import GAP, Column, declared, plan
 from nettop.widgets.page import wrapped
 from nettop.widgets.themes import Ground, Role, style
@@ -278,7 +277,7 @@ class LiveTable(Scrollable, can_focus=True):
         """A click on a header sorts, on a row chooses it, on the chosen row opens it."""
         if event.y == 0:
             column = self.column_at(event.x)
-            if column is not None:
+            if column is not None and column.field.is_sortable:
                 self.post_message(self.SortBy(column.sort))
             return
         at = self.top + event.y - 1

@@ -13,7 +13,7 @@ from nettop.widgets.cells import Cell, fit, role_of
 from nettop.widgets.columns import Column
 from nettop.widgets.themes import Role
 
-_SUMMED = frozenset({Kind.COUNTER, Kind.RATIO, Kind.SUM})
+_SUMMED = frozenset({Kind.COUNTER, Kind.RATIO, Kind.SUM, Kind.QUANTILE})
 _BOLD = {Role.SENT: Role.TOTAL_SENT, Role.RECEIVED: Role.TOTAL_RECEIVED}
 
 

@@ -11,7 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from nettop.snapshots.histograms import Buckets
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "add-a-lens.md"
@@ -32,6 +35,49 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return copy
+
+
+DECLARED = """        Field("waits", Kind.HISTOGRAM, "WAITS", "how long packets waited", BUCKETS.dtype, "ns", 24, 70,
+              buckets=BUCKETS),
+        Field("p50", Kind.QUANTILE, "P50", "half waited no longer", unit="ns", parts=("waits",), quantile=0.5),
+        Field("p99", Kind.QUANTILE, "P99", "99 % waited no longer", unit="ns", parts=("waits",), quantile=0.99),
+"""
+COUNTED = """        for row in rows:
+            waits = np.repeat([1000 * (int(row["cpu"]) + 1), 1 << 40], [99, 1])
+            np.add.at(row["waits"], BUCKETS.places(waits), 1)
+"""
+"""On CPU n 99 packets waited n + 1 µs, and one for longer than all buckets."""
+
+
+@pytest.fixture(scope="module")
+def counting(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The copy, whose lens has a histogram too, and two quantiles made of it."""
+    counting = tmp_path_factory.mktemp("counting") / "nettop"
+    shutil.copytree(copy, counting)
+    table, probe = (
+        counting / "nettop" / name for name in ("snapshots/softnet.py", "probes/softnet/probe.py")
+    )
+    _insert(
+        table,
+        ("from nettop.snapshots.schema", "from nettop.snapshots.histograms import Buckets\n"),
+        ("CPUS = Table(", "BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)\n\n"),
+        ("    ),\n    key=", DECLARED),
+    )
+    _insert(
+        probe,
+        ("from nettop.snapshots.softnet import ", "from nettop.snapshots.softnet import BUCKETS\n"),
+        ("        busiest = ", COUNTED),
+    )
+    return counting
+
+
+def _insert(path: Path, *pieces: tuple[str, str]) -> None:
+    """Put each text into the file, in front of a place that is there once."""
+    text = path.read_text(encoding="utf-8")
+    for place, piece in pieces:
+        assert text.count(place) == 1
+        text = text.replace(place, piece + place)
+    path.write_text(text, encoding="utf-8")
 
 
 def python(copy: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -95,6 +141,48 @@ def test_rates(copy: Path) -> None:
     header, first, *_ = nettop(copy, *words).stdout.splitlines()
     assert header == "time,processed_per_s,cpu"
     assert float(first.split(",")[1]) >= 0
+
+
+def quantile_of(cpu: int) -> int:
+    """What stands for the time that packets waited on this CPU."""
+    buckets = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
+    return int(buckets.middles[buckets.places(np.array([1000 * (cpu + 1)]))][0])
+
+
+def test_histogram_and_quantiles(counting: Path) -> None:
+    """JSON Lines have a histogram as numbers, quantiles as any number; both are declared and no more."""
+    for row in rows(counting):
+        (low, high, count), last = row["waits"]  # type: ignore[misc]
+        assert low <= 1000 * (row["cpu"] + 1) < high
+        assert (count, last) == (99, [1 << 34, None, 1])
+        assert row["p50"] == row["p99"] == quantile_of(row["cpu"])
+
+
+def test_histogram_as_text(counting: Path) -> None:
+    """A row of the table has as many words as columns; CSV has one cell of words."""
+    words = ("--view", "softnet", "--once", "--filter", "cpu=0", "--columns", "cpu,p99,waits")
+    low, high = 992, 1024
+    line = nettop(counting, *words, "--table", "-d").stdout.splitlines()[1]
+    assert line.split() == ["0", str(quantile_of(0)), f"{low}-{high}:99_{1 << 34}-:1"]
+    header, line = nettop(counting, *words, "--format", "csv").stdout.splitlines()
+    assert header == "time,cpu,p99,waits"
+    assert line.split(",")[1:] == ["0", str(quantile_of(0)), f"{low}-{high}:99 {1 << 34}-:1"]
+
+
+def test_filtered_and_sorted_by_a_quantile(counting: Path) -> None:
+    """A quantile is compared in its unit, and sorted by; a histogram is neither, and the error says what is."""
+    assert [row["cpu"] for row in rows(counting, "--filter", "p50<1.5us")] == [0]
+    assert rows(counting, "--filter", "p99>1s") == []
+    waits = sorted(quantile_of(row["cpu"]) for row in rows(counting))
+    assert [row["p99"] for row in rows(counting, "--sort", "p99")] == waits
+    assert [row["p99"] for row in rows(counting, "--sort", "-p99")] == waits[::-1]
+    shown = ("--view", "softnet", "--table", "--once")
+    error = nettop(counting, *shown, "--sort", "waits", status=2).stderr
+    assert "waits is a histogram, which has no order" in error
+    assert "sort by p50, p99 instead" in error
+    error = nettop(counting, *shown, "--filter", "waits>5", status=2).stderr
+    assert "waits is a histogram, which > cannot compare" in error
+    assert "compare p50, p99 instead" in error
 
 
 def test_option(copy: Path) -> None:

@@ -176,7 +176,8 @@ def _stored(field: Field, cell: Any, codes: TextTable | None) -> Any:
     if field.kind is Kind.ADDRESS:
         return address_pair(cell)
     if cell is None:
-        return unknown_value(np.dtype(field.dtype))
+        dtype = np.dtype(field.dtype)
+        return [unknown_value(dtype)] * dtype.shape[0] if dtype.shape else unknown_value(dtype)
     if codes is not None:
         return codes.code(cell)
     if field.kind is Kind.ENUM and isinstance(cell, str):

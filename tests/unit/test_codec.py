@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nettop.errors import SourceFailed
 from nettop.snapshots.codec import FORMAT_VERSION, MAGIC, NOT_RECORDED, decode, encode
 from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table, row_dtype
 from nettop.snapshots.snapshot import HookStatus, Rows, Snapshot, unknown_value
@@ -27,6 +28,7 @@ PREFIX = struct.Struct("<8sHxxIQI")
 
 # --- any table ----------------------------------------------------------------------------------------------
 
+BUCKETS = Buckets(first_bit=1, last_bit=3, divided_by_bits=1)
 DTYPES = {
     Kind.LABEL: ["u1", "u2", "u4"],
     Kind.TEXT: ["u1", "u2", "u4"],
@@ -34,6 +36,7 @@ DTYPES = {
     Kind.GAUGE: ["u2", "u8", "f4", "f8"],
     Kind.COUNTER: ["u4", "u8"],
     Kind.ENUM: ["u1"],
+    Kind.HISTOGRAM: [BUCKETS.dtype, BUCKETS.dtype.replace("u8", "u4")],
 }
 ANY_TEXT = st.text(st.characters(), max_size=8).map(safe_text)
 CARRIED = (("hidden", "u8"), ("name", "S5"), ("bit", "u1"))
@@ -53,9 +56,9 @@ def table_of(name: str, *fields: Field) -> Table:
 def fields(draw: st.DrawFn, name: str) -> Field:
     """A field of any kind that is stored."""
     kind = draw(st.sampled_from([*DTYPES]))
-    return Field(
-        name, kind, name, name, draw(st.sampled_from(DTYPES[kind])), draw(st.sampled_from(["", "us"]))
-    )
+    buckets = BUCKETS if kind is Kind.HISTOGRAM else None
+    dtype, unit = draw(st.sampled_from(DTYPES[kind])), draw(st.sampled_from(["", "us"]))
+    return Field(name, kind, name, name, dtype, unit, buckets=buckets)
 
 
 @st.composite

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nettop.errors import UsageError
 from nettop.query.filter import parse_filter, quote
 from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Field, Kind, Table
 from tests.unit.build import Row, example_rows, make_frame, make_view
 from tests.unit.strategies import BIG, CONTAINERS, NUMBERS, PROCESSES, V4, V6, rows
@@ -424,10 +425,11 @@ def test_a_resolved_name_matches_like_its_address() -> None:
 
 def test_a_table_without_endpoints_takes_a_port_as_a_word() -> None:
     """Shortcuts come from what the table declares, not from the connections table."""
+    buckets = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
     fields = (
         Field("n", Kind.KEY, "N", "place", "u8"),
         Field("note", Kind.TEXT, "NOTE", "anything", "u4"),
-        Field("shape", Kind.HISTOGRAM, "SHAPE", "buckets", "u4"),
+        Field("shape", Kind.HISTOGRAM, "SHAPE", "buckets", buckets.dtype, buckets=buckets),
     )
     table = Table("notes", fields, "n", ("note",), ("note",), "n", "n")
     view = make_view(make_frame([{"note": "at :443 sharp"}, {"note": "443"}], table=table), ":443", "n")

@@ -93,6 +93,7 @@ def _value(field: Field, at: int, growth: int) -> Any:
         Kind.TIME: WALL_NS,
         Kind.GAUGE: 7_000_000 + at,
         Kind.COUNTER: 7_000_000 + at + growth,
+        Kind.HISTOGRAM: 7_000_000 + at + growth,
     }
     return values[field.kind] if field.kind in values else next(iter(field.labels.values()), KEY)
 
@@ -139,7 +140,12 @@ def test_screens(case: Case) -> None:
     ]
     key, column = plan(case.table, (case.table.key, case.name), 60, extra=False, bars=False)
     total = total_cells(view, (key, column))[1][0].strip()
-    is_summed = case.table.adds_up and column.field.kind in (Kind.COUNTER, Kind.RATIO, Kind.SUM)
+    is_summed = case.table.adds_up and column.field.kind in (
+        Kind.COUNTER,
+        Kind.RATIO,
+        Kind.SUM,
+        Kind.QUANTILE,
+    )
     assert total == (NOT_AVAILABLE if is_summed else "")
     if case.name in case.table.by_name:
         shown = next(
@@ -215,6 +221,8 @@ COMPARED: dict[Kind, tuple[str, ...]] = {
     Kind.COUNTER: (">=0", "!=1"),
     Kind.RATIO: (">=0", "!=50"),
     Kind.SUM: (">=0", "!=1"),
+    Kind.QUANTILE: (">=0", "!=1"),
+    Kind.HISTOGRAM: (),
 }
 
 

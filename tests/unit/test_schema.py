@@ -67,6 +67,20 @@ def test_counters_and_their_sums_have_rates(table: Table) -> None:
 
 
 @per_table
+def test_quantiles_are_made_of_histograms(table: Table) -> None:
+    """A histogram's dtype is that of its buckets; a quantile has its unit, and a share from 0 to 1."""
+    for field in table.fields:
+        assert (field.buckets is not None) == (field.kind is Kind.HISTOGRAM) == (not field.is_sortable)
+        if field.buckets is not None:
+            assert np.dtype(field.dtype) == np.dtype(field.buckets.dtype)
+        if field.kind is Kind.QUANTILE:
+            (histogram,) = (table.by_name[part] for part in field.parts)
+            assert (histogram.kind, histogram.unit) == (Kind.HISTOGRAM, field.unit)
+            assert field.name in table.quantiles_of(histogram.name)
+            assert 0 <= field.quantile <= 1
+
+
+@per_table
 def test_unknown_has_a_place_beside_the_values(table: Table) -> None:
     """Stored numbers are unsigned or float, and no label of an enum takes the value that means unknown."""
     for field in table.stored:

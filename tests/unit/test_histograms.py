@@ -1,0 +1,616 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Histograms and their quantiles: held against numpy over the samples themselves, and shown by every frontend."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.commands.options import complete_columns, complete_sort
+from nettop.errors import UsageError
+from nettop.output.jsonl import JsonLines
+from nettop.output.log_lines import TextLines
+from nettop.output.plan import whole_columns
+from nettop.output.separated import Separated
+from nettop.output.table import AlignedTable
+from nettop.query.filter import parse_filter
+from nettop.query.query import Query, parse_sort
+from nettop.query.units import unit_of
+from nettop.query.view import View
+from nettop.screens.context import TableRef
+from nettop.screens.lens import screen_class
+from nettop.screens.table_state import initial_state
+from nettop.snapshots.codec import NOT_RECORDED, decode, encode
+from nettop.snapshots.histograms import Buckets, histogram_text
+from nettop.snapshots.schema import Field, Kind, Lens, Table
+from nettop.snapshots.snapshot import Array, Frame, Snapshot, known_histograms, unknown_value
+from nettop.widgets.cells import RowFlags, RowStyle, column_cells
+from nettop.widgets.columns import plan
+from nettop.widgets.details import detail_lines
+from nettop.widgets.glyphs import needed_signs
+from nettop.widgets.histogram import cells
+from nettop.widgets.table import LiveTable
+from nettop.widgets.themes import Role
+from nettop.widgets.totals import total_cells
+from tests.unit.build import Row, make_frame, make_rows, make_view
+
+BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
+WIDER = Buckets(first_bit=7, last_bit=35, divided_by_bits=4)
+"""As many buckets as the others, for other numbers."""
+
+WAITS = Table(
+    name="waits",
+    fields=(
+        Field("id", Kind.KEY, "ID", "which queue", "u8"),
+        Field("queue", Kind.TEXT, "QUEUE", "its name", "u4", width=8, importance=90),
+        Field("seen", Kind.COUNTER, "SEEN", "packets that came", "u8", "packets", 9, 80),
+        Field("wait", Kind.HISTOGRAM, "100 ns TO 10 s", "how long they waited", BUCKETS.dtype, "ns", 24, 95,
+              buckets=BUCKETS),
+        Field("p50", Kind.QUANTILE, "P50", "half waited no longer", unit="ns", parts=("wait",), quantile=0.5),
+        Field("p99", Kind.QUANTILE, "P99", "99 % waited no longer", unit="ns", parts=("wait",), quantile=0.99),
+        Field("max", Kind.QUANTILE, "MAX", "the longest", unit="ns", parts=("wait",), quantile=1),
+    ),
+    key="id",
+    screen=("queue", "seen_per_s", "p50", "p99", "wait"),
+    text=("queue", "seen", "p50", "p99"),
+    sort="queue",
+    text_sort="queue",
+    begins_at_zero=True,
+)  # fmt: skip
+LISTED = replace(WAITS, begins_at_zero=False)
+"""Rows that are new may have counted long before."""
+
+EVERY_BUCKETS = st.integers(0, 5).flatmap(
+    lambda bits: st.builds(
+        lambda first, octaves: Buckets(first, first + octaves, bits),
+        st.integers(bits, 12),
+        st.integers(1, 28),
+    )
+)
+SAMPLES = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=60)
+SHARES = st.floats(0, 1) | st.sampled_from([0.1, 0.29, 0.5, 0.7, 0.9, 0.99, 0.999])
+MS = 1_000_000
+
+
+def counted(samples: Sequence[int], buckets: Buckets = BUCKETS) -> Array:
+    """The histogram of these numbers."""
+    places = buckets.places(np.array(samples, np.float64))
+    return np.bincount(places.astype(np.intp), minlength=buckets.count).astype(np.uint64)
+
+
+def standing_for(number: float) -> float:
+    """The number that stands for this one's bucket."""
+    return float(BUCKETS.middles[BUCKETS.places(np.array([number]))][0])
+
+
+def view_of(
+    now: Sequence[Row], before: Sequence[Row] | None = None, table: Table = WAITS, **query: Any
+) -> View:
+    """A view of these rows."""
+    return make_view(make_frame(now, before, table=table, lens="sample"), **query)
+
+
+def values(view: View, name: str) -> list[Any]:
+    """The column's values for every row."""
+    return view.values(name, np.arange(view.size))
+
+
+# --- buckets --------------------------------------------------------------------------------------------------
+
+
+@given(EVERY_BUCKETS)
+def test_edges_places_and_middles_agree(buckets: Buckets) -> None:
+    """A bucket begins with its edge, the number below belongs to the one before, and its middle is in it."""
+    edges, every = np.array(buckets.edges, np.float64), np.arange(buckets.count)
+    assert len(edges) == len(buckets.middles) == buckets.count
+    assert np.dtype(buckets.dtype).shape == (buckets.count,)
+    assert (edges[0], edges[1], edges[-1]) == (0, 1 << buckets.first_bit, 1 << buckets.last_bit)
+    assert buckets.places(edges).tolist() == every.tolist()
+    assert buckets.places(edges[1:] - 1).tolist() == every[:-1].tolist()
+    assert buckets.places(buckets.middles).tolist() == every.tolist()
+    assert {1 << bit for bit in range(buckets.first_bit, buckets.last_bit + 1)} <= {*buckets.edges}
+    assert all(middle == int(middle) for middle in buckets.middles)
+
+
+@given(EVERY_BUCKETS, st.data())
+def test_the_middle_is_near_every_number_of_its_bucket(buckets: Buckets, data: st.DataObject) -> None:
+    """Within half the width of the bucket, which is a known share of the number."""
+    number = data.draw(st.integers(1 << buckets.first_bit, (1 << buckets.last_bit) - 1))
+    (middle,) = buckets.middles[buckets.places(np.array([number]))]
+    assert abs(middle - number) <= number / (2 << buckets.divided_by_bits)
+
+
+@given(EVERY_BUCKETS, SAMPLES, SHARES)
+def test_quantiles_are_those_of_numpy(buckets: Buckets, samples: list[int], share: float) -> None:
+    """The bucket is the one that has the quantile which numpy finds among the samples themselves."""
+    exact = np.quantile(np.array(samples, np.float64), share, method="inverted_cdf")
+    (quantile,) = buckets.quantiles(counted(samples, buckets)[None], share)
+    assert quantile == buckets.middles[buckets.places(exact[None])][0]
+    if 1 << buckets.first_bit <= exact < 1 << buckets.last_bit:
+        assert abs(quantile - exact) <= exact / (2 << buckets.divided_by_bits)
+
+
+def test_a_histogram_that_counts_nothing_has_no_quantile() -> None:
+    """Each row has its own; an empty one has NaN."""
+    counts = np.stack([counted([]), counted([5 * MS] * 3)])
+    assert BUCKETS.quantiles(counts, 0.5)[0] != BUCKETS.quantiles(counts, 0.5)[0]
+    assert BUCKETS.quantiles(counts, 0.5)[1] == standing_for(5 * MS)
+
+
+@given(st.lists(SAMPLES, min_size=1, max_size=4))
+def test_merged_histograms_are_the_histogram_of_all(parts: list[list[int]]) -> None:
+    """So the sum over CPUs is exact."""
+    whole = [number for part in parts for number in part]
+    assert np.sum([counted(part) for part in parts], axis=0).tolist() == counted(whole).tolist()
+
+
+def test_text_of_a_histogram() -> None:
+    """A word for each bucket; the last one has no upper end."""
+    assert histogram_text([(4096, 4352, 12), (1 << 34, None, 1)]) == "4096-4352:12 17179869184-:1"
+    assert histogram_text([]) == ""
+
+
+# --- the view -------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(SAMPLES, SAMPLES), min_size=1, max_size=4))
+def test_an_interval_has_what_it_added(rows: list[tuple[list[int], list[int]]]) -> None:
+    """Totals are all that was counted; with deltas it is what came since the snapshot before."""
+    before: list[Row] = [{"id": at, "wait": counted(earlier)} for at, (earlier, _) in enumerate(rows)]
+    now: list[Row] = [
+        {"id": at, "wait": counted(earlier + later)} for at, (earlier, later) in enumerate(rows)
+    ]
+    totals, interval = view_of(now, before), view_of(now, before, deltas=True)
+    for at, (earlier, later) in enumerate(rows):
+        assert totals.histogram("wait")[at].tolist() == counted(earlier + later).tolist()
+        assert interval.histogram("wait")[at].tolist() == counted(later).tolist()
+        for view, samples in ((totals, earlier + later), (interval, later)):
+            for name in ("p50", "p99", "max"):
+                exact = np.quantile(samples, WAITS.by_name[name].quantile, method="inverted_cdf")
+                assert values(view, name)[at] == standing_for(exact)
+
+
+def test_differences_are_exact_in_64_bits() -> None:
+    """Counts that no float tells apart still differ."""
+    before, now = counted([]), counted([])
+    before[7], now[7] = 2**63 + 1, 2**63 + 2
+    view = view_of([{"wait": now}], [{"wait": before}], deltas=True)
+    assert view.histogram("wait").dtype == np.uint64
+    assert values(view, "wait") == [[[BUCKETS.edges[7], BUCKETS.edges[8], 1]]]
+
+
+def test_new_rows_count_from_zero_where_their_table_does() -> None:
+    """Elsewhere a new row has no difference."""
+    new: list[Row] = [{"id": 2, "wait": counted([MS])}]
+    (at_zero,), (unknown,) = (
+        values(view_of(new, [], table, deltas=True), "p50") for table in (WAITS, LISTED)
+    )
+    assert (at_zero, unknown) == (standing_for(MS), None)
+
+
+def test_without_an_interval_there_is_no_difference() -> None:
+    """The first snapshot has totals only."""
+    rows: list[Row] = [{"wait": counted([MS])}]
+    assert values(view_of(rows), "p50") == [standing_for(MS)]
+    first = view_of(rows, deltas=True)
+    assert (values(first, "p50"), values(first, "wait"), first.total("p50", np.arange(1))) == (
+        [None],
+        [None],
+        None,
+    )
+
+
+def test_a_count_that_went_back_has_no_difference() -> None:
+    """A single bucket is enough: the row's histogram began anew."""
+    view = view_of([{"wait": counted([MS, MS, MS])}], [{"wait": counted([MS, 9 * MS])}], deltas=True)
+    assert not view.histogram("wait").any()
+    assert (values(view, "wait"), values(view, "max")) == ([None], [None])
+
+
+def test_unknown_histograms_count_nothing() -> None:
+    """All bits are set: neither a histogram nor a quantile is known, and no comparison passes."""
+    rows: list[Row] = [
+        {"id": 1, "wait": None},
+        {"id": 2, "wait": counted([])},
+        {"id": 3, "wait": counted([MS])},
+    ]
+    for deltas in (False, True):
+        view = view_of(rows, [], deltas=deltas)
+        assert view.known("wait").tolist() == [False, True, True]
+        assert view.column("wait").numbers.tolist() == [0, 0, 1]
+        assert view.histogram("wait")[:2].sum() == 0
+        assert values(view, "wait")[:2] == [None, []]
+        assert values(view, "p99") == [None, None, standing_for(MS)]
+        assert view.largest("p99") == standing_for(MS)
+    assert view_of(rows, filter_text="p99>=0").order.tolist() == [2]
+
+
+def test_rows_that_are_gone_keep_what_they_showed() -> None:
+    """As with every rate: the last interval's, and nothing of it is in the total."""
+    first, second, third = ([{"id": 1, "wait": counted([MS] * at)}] for at in (0, 1, 3))
+    shown = view_of(third, second, deltas=True, gone=True)
+    other: list[Row] = [{"id": 2, "wait": counted([9 * MS])}]
+    frame = make_frame(other, third, table=WAITS, lens="sample")
+    after = View(frame, shown.query, last=shown)
+    assert after.gone.tolist() == [False, True]
+    assert values(after, "wait")[1] == values(shown, "wait")[0] == [[*edges_of(MS), 2]]
+    assert values(after, "p50") == [standing_for(9 * MS), standing_for(MS)]
+    assert after.total("p50", np.arange(2)) == standing_for(9 * MS)
+    alone = View(frame, shown.query)
+    assert (values(alone, "wait")[1], values(alone, "p50")[1]) == (None, None)
+    assert not alone.histogram("wait")[1].any()
+    assert values(view_of(second, first, deltas=True), "wait") == [[[*edges_of(MS), 1]]]
+
+
+def edges_of(number: int) -> list[int]:
+    """The least number of its bucket, and of the next one."""
+    (place,) = BUCKETS.places(np.array([number]))
+    return [BUCKETS.edges[place], BUCKETS.edges[place + 1]]
+
+
+def test_the_last_bucket_has_no_end() -> None:
+    """What is beyond the range is in the last bucket, and its least number stands for it."""
+    view = view_of([{"wait": counted([1 << 40, 3])}])
+    assert values(view, "wait") == [[[0, 64, 1], [1 << 34, None, 1]]]
+    assert values(view, "max") == [1 << 34]
+
+
+@given(st.lists(SAMPLES, min_size=1, max_size=5))
+def test_the_total_is_the_quantile_of_all(each: list[list[int]]) -> None:
+    """Of the merged histograms, never of quantiles; a histogram has no total."""
+    view = view_of([{"wait": counted(samples)} for samples in each])
+    exact = np.quantile(np.concatenate(each), 0.99, method="inverted_cdf")
+    assert view.total("p99", view.order) == standing_for(exact)
+    assert view.total("wait", view.order) is None
+    assert view.total("p99", view.order[:0]) is None
+
+
+def test_what_is_not_available_has_no_quantiles() -> None:
+    """Without its hook a histogram is n/a, and so is what is made of it."""
+    frame = make_frame([{"wait": counted([MS])}], table=WAITS, lens="sample", missing={"wait": "no hook"})
+    view = make_view(frame)
+    assert view.missing == dict.fromkeys(("wait", "p50", "p99", "max"), "no hook")
+    assert view.histogram("wait").tolist() == [[0] * BUCKETS.count]
+    assert (values(view, "wait"), values(view, "p50"), view.total("p50", view.order)) == (
+        [None],
+        [None],
+        None,
+    )
+
+
+THREE: list[Row] = [
+    {"id": 1, "queue": "a", "seen": 3, "wait": counted([20 * MS] * 3)},
+    {"id": 2, "queue": "b", "seen": 0, "wait": counted([])},
+    {"id": 3, "queue": "c", "seen": 2, "wait": counted([3_000, 5 * MS])},
+]
+
+
+@pytest.mark.parametrize(
+    ("sort", "order"),
+    [("p99", [2, 0, 1]), ("-p99", [0, 2, 1]), ("-max", [0, 2, 1]), ("p50", [2, 0, 1])],
+)
+def test_sorted_by_a_quantile(sort: str, order: list[int]) -> None:
+    """What has none comes last in both directions."""
+    assert view_of(THREE, sort=sort).order.tolist() == order
+
+
+@pytest.mark.parametrize(
+    ("text", "passing"),
+    [
+        ("p99>10ms", [0]),
+        ("p99<10 ms", [2]),
+        ("p99 >= 1us", [0, 2]),
+        ("p50<10us max>4ms", [2]),
+        (f"max={int(standing_for(20 * MS))}", [0]),
+    ],
+)
+def test_filtered_by_a_quantile(text: str, passing: list[int]) -> None:
+    """Its unit is time."""
+    assert unit_of(WAITS, "p99") == unit_of(WAITS, "wait") == "ns"
+    assert view_of(THREE, filter_text=text).order.tolist() == passing
+
+
+@pytest.mark.parametrize("op", ["=", "!=", ">", "<=", "~", "!~"])
+def test_a_histogram_cannot_be_compared(op: str) -> None:
+    """The error says what it is and names what can be compared."""
+    with pytest.raises(UsageError, match="wait is a histogram") as caught:
+        parse_filter(WAITS, f"queue=a wait{op}5")
+    assert caught.value.remedy == "compare p50, p99, max instead"
+
+
+@pytest.mark.parametrize("text", ["wait", "-wait"])
+def test_a_histogram_has_no_order(text: str) -> None:
+    """Nobody can sort by it: not with --sort, its completion, the palette, the keys or the mouse."""
+    with pytest.raises(UsageError, match="wait is a histogram, which has no order") as caught:
+        parse_sort(WAITS, text)
+    assert caught.value.remedy == "sort by p50, p99, max instead"
+
+
+def test_a_histogram_without_quantiles_is_refused_too() -> None:
+    """The remedy is another field."""
+    table = replace(WAITS, fields=WAITS.fields[:4])
+    for parse in (parse_sort, lambda table, name: parse_filter(table, f"{name}>5")):
+        with pytest.raises(UsageError) as caught:
+            parse(table, "wait")
+        assert "another field" in caught.value.remedy
+
+
+def test_no_order_by_a_histogram_is_offered() -> None:
+    """The keys pass it by, a click on its header does nothing, and completion and the palette leave it out."""
+    assert {*WAITS.names} - {*WAITS.sortable} == {"wait"}
+    columns = plan(WAITS, ("p50", "wait", "p99"), 100, extra=False)
+    state = initial_state(WAITS, None).sorted_by("p50")
+    assert state.sorted_beside(columns, 1, around=False).query.sort.field == "p99"
+    assert state.sorted_beside(columns, 2, around=True).query.sort.field == "p50"
+    table, sent = LiveTable(("p50", "wait", "p99")), []
+    table.columns = columns
+    table.post_message = lambda message: bool(sent.append(message))  # type: ignore[method-assign]
+    for x in range(1, 1 + sum(column.width + 1 for column in columns)):
+        table.on_click(SimpleNamespace(x=x, y=0))  # type: ignore[arg-type]
+    assert dict.fromkeys(message.name for message in sent) == {"p50": None, "p99": None}
+    screen = screen_class(TableRef(Lens("sample", "Sample", 99, "9", "how long?", (WAITS,)), WAITS))
+    fake: Any = SimpleNamespace(table=WAITS)
+    assert "wait" not in screen.sort_columns.fget(fake)  # type: ignore[attr-defined]
+
+
+def test_completion_offers_no_order_by_a_histogram() -> None:
+    """As a column it is offered, as an order it is not."""
+    context: Any = SimpleNamespace(params={"view": "latency"})
+    assert complete_columns(context, "lat") == ["latency"]
+    assert complete_sort(context, "lat") == complete_sort(context, "-lat") == []
+    assert complete_sort(context, "-p9") == ["-p90", "-p99", "-p999"]
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+LOW, HIGH = edges_of(20 * MS)
+
+
+def test_json_lines() -> None:
+    """Low, high and count of each bucket; quantiles are whole numbers; nothing counted is an empty array."""
+    rows: list[Row] = [*THREE, {"id": 4, "wait": None}, {"id": 5, "wait": counted([1 << 40])}]
+    lines = [json.loads(line) for line in JsonLines(("id", "wait", "p99"))(view_of(rows)).splitlines()]
+    assert [line["wait"] for line in lines] == [
+        [[LOW, HIGH, 3]],
+        [],
+        [[*edges_of(3_000), 1], [*edges_of(5 * MS), 1]],
+        None,
+        [[1 << 34, None, 1]],
+    ]
+    text = JsonLines(("p99",))(view_of(THREE))
+    assert [line.partition('"p99":')[2] for line in text.splitlines()] == [
+        f"{standing_for(20 * MS):.0f}}}",
+        "null}",
+        f"{standing_for(5 * MS):.0f}}}",
+    ]
+
+
+def test_equal_rows_are_equal_lines() -> None:
+    """What is the same in all rows is written into the pattern once, arrays too."""
+    twice = [THREE[0] | {"id": at} for at in (1, 2)]
+    for formatter in (JsonLines(("wait",)), Separated(("wait",)), AlignedTable(WAITS, ("wait",))):
+        *_, first, second = formatter(view_of(twice)).splitlines()
+        assert first == second
+        assert str(LOW) in first
+
+
+def test_csv() -> None:
+    """One cell of words; unknown is empty, and what counts nothing an empty text."""
+    rows = [*THREE, {"id": 4, "wait": None}]
+    text = Separated(("id", "wait", "p99"))(view_of(rows))
+    cells_ = [line.split(",", 2)[2] for line in text.splitlines()]
+    low = ["-".join(map(str, edges_of(number))) + ":1" for number in (3_000, 5 * MS)]
+    assert cells_ == [
+        "wait,p99",
+        f"{LOW}-{HIGH}:3,{standing_for(20 * MS):.0f}",
+        '"",',
+        f"{' '.join(low)},{standing_for(5 * MS):.0f}",
+        ",",
+    ]
+    assert [row["wait"] for row in csv.DictReader(io.StringIO(text))][2] == " ".join(low)
+
+
+def test_table() -> None:
+    """One word a column, as in every row: `_` for spaces; quantiles stand at the right."""
+    rows = [*THREE, {"id": 4, "wait": None}]
+    lines = AlignedTable(WAITS, ("p99", "wait", "id"))(view_of(rows)).splitlines()
+    low = ["-".join(map(str, edges_of(number))) + ":1" for number in (3_000, 5 * MS)]
+    assert [line.split() for line in lines] == [
+        ["p99", "wait", "id"],
+        [f"{standing_for(20 * MS):.0f}", f"{LOW}-{HIGH}:3", "1"],
+        ["–", '""', "2"],
+        [f"{standing_for(5 * MS):.0f}", "_".join(low), "3"],
+        ["–", "–", "4"],
+    ]
+    assert lines[2].startswith("       –  ")
+
+
+def test_programs_are_given_the_whole_histogram() -> None:
+    """Without --columns, CSV and JSON Lines have it beside its quantiles."""
+    assert {"wait", "p50", "p99", "max"} <= {*whole_columns(WAITS)}
+
+
+def test_logged_lines() -> None:
+    """A quantile has its unit; a chosen histogram is one word."""
+    view = view_of(THREE)
+    first, second, _ = TextLines("sample", WAITS, "metrics").lines(view, view.order).splitlines()
+    assert "  queue=a  seen 3  p50 20.4 ms  p99 20.4 ms" in first
+    assert second.endswith("  queue=b  seen 0")
+    lines = (
+        TextLines("sample", WAITS, "metrics", ("queue", "wait", "p50")).lines(view, view.order).splitlines()
+    )
+    assert lines[0].endswith(f"  queue=a  wait={LOW}-{HIGH}:3  p50={standing_for(20 * MS):.0f}")
+    assert lines[1].endswith('  queue=b  wait=""  p50=–')
+
+
+# --- recordings -----------------------------------------------------------------------------------------------
+
+
+def lens_of(*fields: Field) -> Lens:
+    """A lens with a table of these fields."""
+    table = replace(
+        WAITS, fields=(WAITS.fields[0], *fields), screen=("id",), text=("id",), sort="id", text_sort="id"
+    )
+    return Lens("sample", "Sample", 99, "9", "how long?", (table,))
+
+
+def recorded(lens: Lens, rows: Sequence[Row]) -> bytes:
+    """A recording of these rows."""
+    return encode(Snapshot("sample", 1, 2, {"waits": make_rows(rows, lens.main)}))
+
+
+def test_a_recording_has_the_histograms() -> None:
+    """Counted ones, empty ones and unknown ones."""
+    lens = lens_of(*WAITS.fields[1:])
+    rows: list[Row] = [*THREE, {"id": 4, "wait": None}]
+    decoded = decode(recorded(lens, rows), [lens])
+    array = decoded.tables["waits"].array
+    assert array["wait"][:3].tolist() == [row["wait"].tolist() for row in THREE]
+    assert known_histograms(array["wait"]).tolist() == [True, True, True, False]
+    assert not decoded.missing
+    view = View(Frame(decoded), Query(lens.main, parse_sort(lens.main, "-p99"), parse_filter(lens.main, "")))
+    assert values(view, "p99") == [standing_for(20 * MS), None, standing_for(5 * MS), None]
+
+
+@pytest.mark.parametrize(
+    "buckets", [Buckets(6, 34, 2), WIDER, Buckets(6, 33, 4)], ids=["coarser", "other numbers", "fewer"]
+)
+def test_other_buckets_are_lacking(buckets: Buckets) -> None:
+    """A recording whose buckets count other numbers has nothing that means the same."""
+    wait = WAITS.by_name["wait"]
+    old = lens_of(replace(wait, dtype=buckets.dtype, buckets=buckets), WAITS.fields[2])
+    decoded = decode(
+        recorded(old, [{"id": 1, "seen": 7, "wait": counted([MS], buckets)}]),
+        [lens_of(wait, WAITS.fields[2])],
+    )
+    array = decoded.tables["waits"].array
+    assert decoded.missing == {"wait": NOT_RECORDED}
+    assert (array["wait"] == unknown_value(array["wait"].dtype)).all()
+    assert array["seen"].tolist() == [7]
+
+
+def test_narrower_counts_are_widened() -> None:
+    """An unknown histogram stays unknown."""
+    wait = WAITS.by_name["wait"]
+    old = lens_of(replace(wait, dtype=wait.dtype.replace("u8", "u4")))
+    decoded = decode(
+        recorded(old, [{"id": 1, "wait": counted([MS])}, {"id": 2, "wait": None}]), [lens_of(wait)]
+    )
+    wide = decoded.tables["waits"].array["wait"]
+    assert wide[0].tolist() == counted([MS]).tolist()
+    assert known_histograms(wide).tolist() == [True, False]
+
+
+# --- screens --------------------------------------------------------------------------------------------------
+
+
+@given(EVERY_BUCKETS, SAMPLES, st.integers(1, 200))
+def test_cells_lose_nothing(buckets: Buckets, samples: list[int], width: int) -> None:
+    """Every bucket is in exactly one cell, and buckets stay in their order."""
+    counts = counted(samples, buckets)
+    sums = cells(counts, buckets, width)
+    assert sums.shape == (width,)
+    assert sums.sum() == len(samples)
+    places = [int(np.flatnonzero(cells(one_hot, buckets, width))[0]) for one_hot in np.eye(buckets.count)]
+    assert places == sorted(places)
+    assert sums.tolist() == np.bincount(places, counts, width).tolist()
+    assert cells(np.stack([counts, counts]), buckets, width).tolist() == [sums.tolist()] * 2
+
+
+@pytest.mark.parametrize(
+    ("number", "cell"),
+    [(0, 0), (100, 0), (990, 0), (1_100, 1), (1_030_000, 4), (9_900 * MS, 7), (10_500 * MS, 7), (1 << 40, 7)],
+)
+def test_the_axis_is_logarithmic(number: int, cell: int) -> None:
+    """100 ns to 10 s: in eight cells each is a decade; what is beyond is in the outermost ones."""
+    assert np.flatnonzero(cells(counted([number]), BUCKETS, 8)).tolist() == [cell]
+
+
+def drawn(rows: Sequence[Row], name: str = "wait", width: int = 60, **query: Any) -> list[tuple[str, Role]]:
+    """The cells of a column."""
+    view = view_of(rows, **query)
+    (column,) = plan(WAITS, (name,), width, extra=False, bars=False)
+    return column_cells(view, column, np.arange(view.size), [RowFlags()] * view.size, RowStyle())
+
+
+def test_a_histogram_is_a_line_of_columns() -> None:
+    """The fullest cell of each row is full, the smallest amount is seen, an empty cell is blank; unknown is –."""
+    rows: list[Row] = [
+        {"id": 1, "wait": counted([MS] * 9_999 + [10 * MS] * 5_000 + [1_000])},
+        {"id": 2, "wait": counted([100])},
+        {"id": 3, "wait": counted([])},
+        {"id": 4, "wait": None},
+    ]
+    (first, role), (second, _), (empty, _), (unknown, faint) = drawn(rows)
+    assert [first.count(level) for level in "█▅▁"] == [1, 1, 1]
+    assert first.index("▁") < first.index("█") < first.index("▅")
+    assert second == "█".ljust(24)
+    assert empty == " " * 24
+    assert unknown == "–".ljust(24)
+    assert (role, faint) == (Role.TEXT, Role.FAINT)
+
+
+def test_a_histogram_is_read_in_ascii() -> None:
+    """Where a terminal has no blocks, signs of ASCII say as much."""
+    signs = needed_signs({}, "ascii")
+    assert signs is not None
+    ((text, _),) = drawn([{"wait": counted([MS] * 99 + [10 * MS])}])
+    plain = signs._translate(text)
+    assert sorted(plain.split()[0] + plain.split()[1]) == ["#", "_"]
+
+
+def test_a_histogram_shows_its_interval() -> None:
+    """As its quantiles do."""
+    before, now = counted([100] * 5), counted([100] * 5 + [9_900 * MS])
+    ((text, _),) = drawn([{"wait": now}], before=[{"wait": before}], deltas=True)
+    assert text == "█".rjust(24)
+
+
+def test_a_quantile_has_its_unit() -> None:
+    """As any duration."""
+    assert [text.strip() for text, _ in drawn(THREE, "p99")] == ["20.4 ms", "–", "5.1 ms"]
+
+
+def test_a_histogram_gets_narrower_but_not_than_its_title() -> None:
+    """And wider where there is room."""
+    widths = [
+        column.width
+        for total in range(30, 200)
+        for column in plan(WAITS, WAITS.screen, total)
+        if column.name == "wait"
+    ]
+    assert (min(widths), max(widths)) == (16, 40)
+
+
+def test_the_total_line() -> None:
+    """Quantiles of all rows together; nothing under the histogram."""
+    columns = plan(WAITS, ("queue", "p99", "wait"), 100, extra=False, bars=False)
+    _, (quantile, _), (nothing, _) = total_cells(view_of(THREE), columns)
+    assert (quantile.strip(), nothing.strip()) == ("20.4 ms", "")
+
+
+@pytest.mark.parametrize("width", [60, 160])
+def test_details(width: int) -> None:
+    """How much is counted, each bucket below it, and the quantiles, within the width."""
+    rows: list[Row] = [{"id": 1, "wait": counted([1 << at for at in range(40)])}, {"id": 2, "wait": None}]
+    view = view_of(rows)
+
+    def text_of(key: int) -> list[str]:
+        return ["".join(span.text for span in line) for line in detail_lines(view, key, {}, width)]
+
+    lines = text_of(1)
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith("100 ns TO 10 s  40 counted") for line in lines)
+    assert histogram_text(values(view, "wait")[0]) in " ".join(" ".join(lines).split())
+    assert any(line.startswith("P50") and "541 µs" in line for line in lines)
+    assert any(line.startswith("100 ns TO 10 s  –") for line in text_of(2))
