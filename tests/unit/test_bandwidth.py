@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from nettop.errors import UsageError
-from nettop.probes.bandwidth.flows import _merged, flags_text, has_ports, ids_of, protocol_name
+from nettop.kernel.set_table import by_key
+from nettop.probes.bandwidth.flows import flags_text, has_ports, ids_of, merged, protocol_name
 from nettop.probes.bandwidth.owners import find_owners
-from nettop.probes.bandwidth.programs import FLOW
+from nettop.probes.bandwidth.programs import FLOW, KEY
 from nettop.probes.bandwidth.rates import Moved, RateHistory
 from nettop.snapshots.bandwidth import FLOWS, PROTOCOL_NOT_IP, SERVICES, SERVICES_MAX, parse_services
 from nettop.snapshots.snapshot import Array
@@ -85,18 +86,20 @@ def test_a_flow_of_several_cpus_is_one_row() -> None:
         {"remote_port": 443, "packets_sent": 1, "bytes_sent": 90, "first_seen": 5, "last_seen": 8, "tcp_flags": 16},
     ]  # fmt: skip
     other = {"remote_port": 53, "packets_received": 4, "first_seen": 6, "last_seen": 6}
-    merged = _merged(flows_of(on_two[0], other, on_two[1]))
-    (web,) = merged[merged["remote_port"] == 443]
+    entries, _, starts = by_key(flows_of(on_two[0], other, on_two[1]), KEY)
+    flows = merged(entries, starts)
+    (web,) = flows[flows["remote_port"] == 443]
     counted = [
         int(web[name]) for name in ("packets_sent", "bytes_sent", "first_seen", "last_seen", "tcp_flags")
     ]
     assert counted == [3, 290, 5, 9, 18]
-    assert sorted(merged["remote_port"].tolist()) == [53, 443]
+    assert sorted(flows["remote_port"].tolist()) == [53, 443]
 
 
 def test_no_flows() -> None:
     """An empty table stays one."""
-    assert len(_merged(flows_of())) == 0
+    entries, _, starts = by_key(flows_of(), KEY)
+    assert len(merged(entries, starts)) == 0
 
 
 @pytest.mark.parametrize(

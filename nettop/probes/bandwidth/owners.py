@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nettop.probes.bandwidth.flows import mixed
+from nettop.kernel.set_table import mixed
 from nettop.snapshots.arrays import Index, positions
 from nettop.snapshots.snapshot import Array, known
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from nettop.selftest.datagrams import send_datagrams
 from nettop.selftest.paths import IP_VERSIONS, TrafficPath
 from nettop.selftest.process import CommandFailed
 from nettop.selftest.result import SelfTestResult
@@ -27,7 +28,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
         what = f"{path.name} {family} UDP, at least"
         before = _counted(source)
         try:
-            _send(path, family, count)
+            send_datagrams(path, family, count, _DATAGRAM_BYTES)
         except CommandFailed as error:
             results.append(SelfTestResult("bandwidth", what, skipped=error.what))
             continue
@@ -35,18 +36,6 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
             packets = min(number - before[direction], count)
             results.append(SelfTestResult("bandwidth", f"{what}, {direction}", count, packets, "packets"))
     return results
-
-
-def _send(path: TrafficPath, family: str, count: int) -> None:
-    """Send datagrams to a bound socket. Raises CommandFailed."""
-    if path.unavailable:
-        raise CommandFailed(path.unavailable)
-    port = path.server.run("bind_udp", "bandwidth", path.server_address[family])
-    path.client.run("bind_udp", "bandwidth", path.client_address[family])
-    to = path.server_address[family], port
-    path.client.run("send_datagrams", "bandwidth", to, count, _DATAGRAM_BYTES)
-    for end in (path.client, path.server):
-        end.run("close", "bandwidth")
 
 
 def _counted(source: Source) -> dict[str, int]:
