@@ -27,7 +27,6 @@ RETIRED = {
         "rungs",
         "ladder",
         "ladders",
-        "stage",
         "desk",
         "told",
         "met",

@@ -107,12 +107,19 @@ class Namespace:
 
     def sysctl(self, key: str, value: object) -> None:
         """Sets a value of /proc/sys in this namespace."""
-        command = ["ip", "netns", "exec", self.name, "sysctl", "-qw", f"{key}={value}"]
-        subprocess.run(command, check=True, capture_output=True)
+        self.run("sysctl", "-qw", f"{key}={value}")
 
     def ip(self, *words: str) -> str:
         """Runs iproute2 in this namespace."""
         return ip("-n", self.name, *words)
+
+    def run(self, *command: str) -> str:
+        """What a command prints in this namespace; its own complaint as the error."""
+        words = ["ip", "netns", "exec", self.name, *command]
+        done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
 
     def remove(self) -> None:
         """Takes the name away; the kernel keeps the namespace while a socket or process is in it."""
@@ -212,6 +219,19 @@ class Lab:
                 f"{end.device} is up",
             )
         return first, second
+
+    def routed_pair(self) -> tuple[Namespace, Namespace, Namespace]:
+        """Two new namespaces, 10.76.1.1 and 10.76.2.1, each with a device called `wire` to a router between them."""
+        near, router, far = self.namespace(), self.namespace(), self.namespace()
+        router.sysctl("net.ipv4.ip_forward", 1)
+        for number, end in ((1, near), (2, far)):
+            router.ip("link", "add", f"to{number}", "type", "veth", "peer", "name", "wire", "netns", end.name)
+            router.ip("addr", "add", f"10.76.{number}.2/24", "dev", f"to{number}")
+            router.ip("link", "set", f"to{number}", "up")
+            end.ip("addr", "add", f"10.76.{number}.1/24", "dev", "wire")
+            end.ip("link", "set", "wire", "up")
+            end.ip("route", "add", "default", "via", f"10.76.{number}.2")
+        return near, router, far
 
     def worker(self, namespace: Namespace | None = None, name: str = "labworker") -> "Worker":
         """A new process in that namespace, idle until `start` or `call`."""

@@ -146,6 +146,13 @@ def ready(readable: list[Any], deadline_s: float = 30) -> None:
     assert select.select(readable, [], [], deadline_s * PATIENCE)[0], "nothing arrived in time"
 
 
+def spin(seconds: float) -> None:
+    """Computes for so long: a thread that sleeps is woken later than it wanted."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
 def exchange(memory: Memory, send: dict[Any, int], receive: dict[Any, int], deadline_s: float = 120) -> None:
     """Moves exactly these bytes over the named sockets, all at once, in both directions."""
     send, receive = dict(send), dict(receive)

@@ -714,7 +714,7 @@ def test_values_of_json() -> None:
     [
         (("--only", "hosts"), "did you mean host?"),
         (("--format", "jsn"), "did you mean json?"),
-        (("--mechanism", "socket=iter"), "did you mean sockets or packets or sent?"),
+        (("--mechanism", "socket=iter"), "did you mean sockets or wire_socket or socket_wait?"),
     ],
 )
 def test_wrong_words(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the programs have counted for each stage and class, and which packets are still within a stage."""
+
+from __future__ import annotations
+
+import mmap
+import time
+
+import numpy as np
+
+from nettop.kernel import maps
+from nettop.kernel.program import Program
+from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, COUNTS, FOLLOWED_SET, SET_ENTRIES
+from nettop.snapshots.snapshot import Array
+
+_STALE_NS = 20 * 10**9
+"""A packet that was within a stage for longer than a histogram reaches will not be seen again."""
+_TOP_BYTE = np.uint64(56)
+_SHAPE = (COUNTED_STAGES, CLASSES)
+
+
+class CountsTable:
+    """The counts of a loaded program, until this is closed."""
+
+    def __init__(self, program: Program, followed_max: int) -> None:
+        self._program = program
+        self._sets = followed_max // SET_ENTRIES
+        self._memory = mmap.mmap(
+            program.maps["followed"], self._sets * FOLLOWED_SET.itemsize, mmap.MAP_SHARED
+        )
+        self._stale = np.zeros(_SHAPE, np.uint64)
+
+    def read(self) -> tuple[Array, Array]:
+        """What was counted, as COUNTS, and how many packets are within each stage now. Both by stage and class."""
+        waiting = self._read_waiting()
+        counts = np.zeros(_SHAPE, COUNTS)
+        for place, total in enumerate(counts.reshape(-1)):
+            by_cpu = maps.read_per_cpu(self._program.maps["counted"], place, COUNTS)
+            for name in COUNTS.names or ():
+                total[name] = by_cpu[name].sum(axis=0, dtype=np.uint64)
+        counts["unmatched"] += self._stale
+        return counts, waiting
+
+    def _read_waiting(self) -> Array:
+        """The packets that are followed now, by stage and class, each counted with its weight. Those that will not be
+        seen again are followed no more, and count as unmatched."""
+        sets = np.frombuffer(self._memory, FOLLOWED_SET, self._sets)
+        at = np.flatnonzero(sets["keys"])
+        keys, packets = sets["keys"].reshape(-1)[at], sets["packets"].reshape(-1)[at]
+        now, since = time.monotonic_ns(), packets["since"].astype(np.int64)
+        is_stale = since < now - _STALE_NS
+        waiting = np.zeros(_SHAPE, np.uint64)
+        # An entry that is being written may still have its last packet's class.
+        places = (
+            (keys >> _TOP_BYTE).astype(np.intp) - 1,
+            np.minimum(packets["class"], CLASSES - 1).astype(np.intp),
+        )
+        np.add.at(waiting, tuple(of[~is_stale] for of in places), packets["weight"][~is_stale])
+        np.add.at(self._stale, tuple(of[is_stale] for of in places), packets["weight"][is_stale])
+        sets["keys"].reshape(-1)[at[is_stale]] = 0
+        return waiting
+
+    def close(self) -> None:
+        """Unmap the table."""
+        self._memory.close()
+
+
+def no_counts() -> tuple[Array, Array]:
+    """What `CountsTable.read` gives where nothing is counted."""
+    return np.zeros(_SHAPE, COUNTS), np.zeros(_SHAPE, np.uint64)

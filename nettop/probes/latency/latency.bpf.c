@@ -1,0 +1,583 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// Where packets wait. A stage that begins at the wire needs one hook, as the kernel's own receive stamp says
+// when the packet came. Every other stage has two: the first one decides whether to follow the packet and
+// notes it under its address, the second one finds it there. What is followed counts for all that were passed
+// over, so that each number stands for every packet. struct settings, struct packet, struct counts, struct
+// key, struct pair, the -D numbers and the slices of kernel structs come in front of this file.
+
+#include <uapi/linux/ptrace.h>
+
+#define AF_INET6 10
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86DD
+#define IPPROTO_ICMP 1
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_FIN 1
+
+#define TOP_BYTE 56
+#define ADDRESS_MASK 0x00ffffffffffffffull
+#define LONGEST_NS (1ull << 40) /* what is longer is another clock's stamp, or none */
+
+static u64 (*ktime_get_tai_ns)(void) = (void *)208; // bpf_ktime_get_tai_ns, since Linux 6.1
+
+BPF_ARRAY(settings, struct settings, 1);
+
+// What each CPU remembers for each hook: how many packets it still passes over; an address (see `plain`).
+struct cpu {
+  u64 address[HOOKS];
+  u32 left[HOOKS];
+};
+BPF_PERCPU_ARRAY(cpus, struct cpu, 1);
+
+BPF_PERCPU_ARRAY(counted, struct counts, STAGES *CLASSES);
+
+// The packets that are followed, in the set that their address belongs to. Nothing is atomic: a CPU takes
+// another free place than the next CPU, and a packet is on one CPU at a time.
+struct followed_set {
+  u64 keys[SET_ENTRIES];
+  struct packet packets[SET_ENTRIES];
+};
+BPF_F_TABLE("array", u32, struct followed_set, followed, SETS, 1024 /* BPF_F_MMAPABLE */);
+
+// Pairs, each CPU's in sets of its own.
+struct pair_set {
+  struct pair entries[SET_ENTRIES];
+};
+BPF_F_TABLE("array", u32, struct pair_set, pairs, PAIR_SETS *PAIR_PARTITIONS, 1024 /* BPF_F_MMAPABLE */);
+BPF_PERCPU_ARRAY(evicted, u64, 1);
+
+// Has the compiler forget what it knows of a number, so that it leaves the comparison that the verifier
+// needs.
+#define KEEP(number) asm volatile("" : "+r"(number))
+
+#define ADD(number, amount) __sync_fetch_and_add(&(number), amount)
+
+// --- packets -----------------------------------------------------------------------------------------------
+
+static __always_inline u32 class_of(u8 protocol, bool is_v6) {
+  u32 kind = protocol == IPPROTO_TCP                                  ? PROTOCOL_TCP
+             : protocol == IPPROTO_UDP                                ? PROTOCOL_UDP
+             : protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6 ? PROTOCOL_ICMP
+                                                                      : PROTOCOL_OTHER;
+  return kind * FAMILIES + is_v6;
+}
+
+static __always_inline bool is_ip(u16 ethertype) {
+  return ethertype == bpf_htons(ETH_P_IP) || ethertype == bpf_htons(ETH_P_IPV6);
+}
+
+struct header {
+  u8 bytes[40];
+};
+
+// Reads the IP header at `at` and says what it is. Extension headers of IPv6 are not followed.
+static __always_inline u32 read_header(struct header *header, void *at) {
+  if (bpf_probe_read_kernel(header, sizeof(*header), at))
+    __builtin_memset(header, 0, sizeof(*header));
+  bool is_v6 = header->bytes[0] >> 4 == 6;
+  return class_of(is_v6 ? header->bytes[6] : header->bytes[9], is_v6);
+}
+
+static __always_inline void *network_header(struct sk_buff *skb) { return skb->head + skb->network_header; }
+
+static __always_inline struct cpu *this_cpu() {
+  int first = 0;
+  return cpus.lookup(&first);
+}
+
+// The verifier allows no arithmetic on an address that it trusts to be one: this one it forgets about. Each
+// hook has a place of its own, as no program runs twice at once on a CPU.
+static __always_inline u64 plain(struct cpu *cpu, u32 hook, void *address) {
+  *(volatile u64 *)&cpu->address[hook] = (u64)address;
+  return *(volatile u64 *)&cpu->address[hook];
+}
+
+static __always_inline struct settings *chosen_settings() {
+  int first = 0;
+  return settings.lookup(&first);
+}
+
+// How many packets this one stands for; 0 if it is passed over. The distances vary, as packets may come in
+// rounds.
+static __always_inline u32 weight_of(struct cpu *cpu, u32 hook) {
+  u32 left = cpu->left[hook];
+  if (left > 1) {
+    cpu->left[hook] = left - 1;
+    return 0;
+  }
+  struct settings *chosen = chosen_settings();
+  u32 one_in = chosen ? chosen->one_in : 0;
+  if (one_in > 1)
+    cpu->left[hook] = 1 + bpf_get_prandom_u32() % (2 * one_in - 1);
+  return one_in;
+}
+
+static __always_inline struct counts *counts_of(u32 stage, u32 class) {
+  u32 place = stage * CLASSES + class;
+  return counted.lookup(&place);
+}
+
+// --- durations ---------------------------------------------------------------------------------------------
+
+static __always_inline u64 bucket_of(u64 duration, u32 divided_by_bits) {
+  if (duration < 1ull << FIRST_BIT)
+    return 0;
+  if (duration >= 1ull << LAST_BIT)
+    return 1 + ((LAST_BIT - FIRST_BIT) << divided_by_bits);
+  u64 bit = bpf_log2l(duration) - 1;
+  u64 part = duration >> (bit - divided_by_bits) & ((1 << divided_by_bits) - 1);
+  u64 bucket = 1 + ((bit - FIRST_BIT) << divided_by_bits) + part;
+  KEEP(bucket);
+  return bucket;
+}
+
+static __always_inline bool is_same(struct pair *pair, u64 *key) {
+  u64 *other = (u64 *)&pair->key;
+  return !((other[0] ^ key[0]) | (other[1] ^ key[1]) | (other[2] ^ key[2]) | (other[3] ^ key[3]) |
+           (other[4] ^ key[4]));
+}
+
+// Counts a duration for the pair whose header was read. In a full set the pair that was idle for longest
+// makes room.
+static __always_inline void count_pair(struct header *header, u32 stage, u32 class, u32 weight,
+                                       u64 duration) {
+  struct key key = {.stage_class = stage << 8 | class};
+  if (class % FAMILIES) {
+    __builtin_memcpy(key.source, &header->bytes[8], 16);
+    __builtin_memcpy(key.destination, &header->bytes[24], 16);
+  } else {
+    key.source[2] = key.destination[2] = bpf_htonl(0xffff);
+    __builtin_memcpy(&key.source[3], &header->bytes[12], 4);
+    __builtin_memcpy(&key.destination[3], &header->bytes[16], 4);
+  }
+  u64 *words = (u64 *)&key, hash = 0, now = bpf_jiffies64();
+#pragma unroll
+  for (int n = 0; n < sizeof(key) / sizeof(u64); n++) {
+    hash = (hash ^ words[n]) * 0x9E3779B97F4A7C15ull;
+    hash ^= hash >> 32;
+  }
+  u32 place = bpf_get_smp_processor_id() % PAIR_PARTITIONS * PAIR_SETS + hash % PAIR_SETS;
+  struct pair_set *set = pairs.lookup(&place);
+  if (!set)
+    return;
+  struct pair *pair = NULL, *idle = &set->entries[0];
+#pragma unroll
+  for (int n = 0; n < SET_ENTRIES; n++) {
+    if (set->entries[n].last_seen && is_same(&set->entries[n], words))
+      pair = &set->entries[n];
+    if (set->entries[n].last_seen < idle->last_seen)
+      idle = &set->entries[n];
+  }
+  if (!pair) {
+    int first = 0;
+    u64 *gone = evicted.lookup(&first);
+    if (idle->last_seen && gone)
+      *gone += idle->packets;
+    pair = idle;
+    pair->first_seen = now;
+    pair->packets = 0;
+    __builtin_memset(pair->latency, 0, sizeof(pair->latency));
+    pair->key = key;
+  }
+  pair->last_seen = now;
+  pair->packets += weight;
+  u64 bucket = bucket_of(duration, PAIR_DIVIDED_BY_BITS);
+  if (bucket < PAIR_BUCKETS)
+    pair->latency[bucket] += weight;
+}
+
+static __always_inline void count_duration(u32 stage, u32 class, u32 weight, u64 duration) {
+  struct counts *counts = counts_of(stage, class);
+  if (!counts)
+    return;
+  ADD(counts->matched, weight);
+  u64 bucket = bucket_of(duration, DIVIDED_BY_BITS);
+  if (bucket < BUCKETS)
+    ADD(counts->latency[bucket], weight);
+}
+
+static __always_inline void count_unmatched(u32 stage, u32 class, u32 weight) {
+  struct counts *counts = counts_of(stage, class);
+  if (counts)
+    ADD(counts->unmatched, weight);
+}
+
+static __always_inline void count_seen(u32 stage, u32 class, u32 weight) {
+  struct counts *counts = counts_of(stage, class);
+  if (counts)
+    ADD(counts->seen, weight);
+}
+
+// --- from the wire -----------------------------------------------------------------------------------------
+
+// Counts how long ago the packet was stamped whose IP header is at `at`. What this machine's own TCP sent
+// has, until it is delivered, the time when it was sent: by another clock.
+static __always_inline void since_wire(u32 stage, u64 stamp, void *at, u32 weight) {
+  struct settings *chosen = chosen_settings();
+  struct header header;
+  if (!chosen)
+    return;
+  u64 duration = ktime_get_tai_ns() - chosen->tai_ahead_ns - stamp;
+  if (duration > LONGEST_NS)
+    duration = bpf_ktime_get_ns() - stamp;
+  u32 class = read_header(&header, at);
+  count_seen(stage, class, weight);
+  if (!stamp || duration > LONGEST_NS) {
+    count_unmatched(stage, class, weight);
+    return;
+  }
+  count_duration(stage, class, weight, duration);
+  count_pair(&header, stage, class, weight, duration);
+}
+
+// --- from hook to hook -------------------------------------------------------------------------------------
+
+static __always_inline struct followed_set *set_of(u64 address) {
+  u32 place = ((address >> 6) * 0x9E3779B97F4A7C15ull >> 40) % SETS;
+  return followed.lookup(&place);
+}
+
+static __always_inline u64 key_of(u64 address, u32 stage) {
+  return (address & ADDRESS_MASK) | (u64)(stage + 1) << TOP_BYTE;
+}
+
+static __always_inline u32 stage_of(u64 key) { return (key >> TOP_BYTE) - 1; }
+
+// How soon an entry is given to another packet: first where the packet itself was before, then free ones,
+// this CPU's before others, then the oldest.
+static __always_inline u64 rank_of(struct followed_set *set, u32 n, u64 key, u32 own) {
+  if (set->keys[n] == key)
+    return 0;
+  if (!set->keys[n])
+    return 1 + (n != own % SET_ENTRIES);
+  return 3 + set->packets[n].since;
+}
+
+// Notes what is at this address and stands for `weight`. One that is there already, or had to make room, was
+// missed at its stage's end.
+static __always_inline void follow(u64 address, u64 check, u32 stage, u32 class, u32 weight) {
+  struct followed_set *set = set_of(address);
+  if (!set)
+    return;
+  u64 key = key_of(address, stage), least = ~0ull;
+  u32 place = 0, own = bpf_get_smp_processor_id();
+#pragma unroll
+  for (int n = 0; n < SET_ENTRIES; n++) {
+    u64 rank = rank_of(set, n, key, own);
+    if (rank < least) {
+      least = rank;
+      place = n;
+    }
+  }
+  struct packet *packet = &set->packets[place & (SET_ENTRIES - 1)];
+  u64 *entry = &set->keys[place & (SET_ENTRIES - 1)];
+  if (*entry)
+    count_unmatched(stage_of(*entry), packet->class, packet->weight);
+  packet->since = bpf_ktime_get_ns();
+  packet->check = check;
+  packet->class = class;
+  packet->weight = weight;
+  *entry = key;
+}
+
+// The packet at this address, if it is followed; it is followed no more then.
+static __always_inline struct packet *take(u64 address, u32 stage) {
+  struct followed_set *set = set_of(address);
+  if (!set)
+    return NULL;
+  u64 key = key_of(address, stage);
+#pragma unroll
+  for (int n = 0; n < SET_ENTRIES; n++)
+    if (set->keys[n] == key) {
+      set->keys[n] = 0;
+      return &set->packets[n];
+    }
+  return NULL;
+}
+
+static __always_inline void begin(u64 address, u64 check, u32 stage, void *at, u32 weight) {
+  struct header header;
+  u32 class = read_header(&header, at);
+  count_seen(stage, class, weight);
+  follow(address, check, stage, class, weight);
+}
+
+// A packet that is another one than that which was at this address tells nothing of it.
+static __always_inline void end(struct packet *packet, u64 check, u32 stage, void *at) {
+  struct header header;
+  u64 duration = bpf_ktime_get_ns() - packet->since;
+  if (packet->check != check) {
+    count_unmatched(stage, packet->class, packet->weight);
+    return;
+  }
+  count_duration(stage, packet->class, packet->weight, duration);
+  read_header(&header, at);
+  count_pair(&header, stage, packet->class, packet->weight, duration);
+}
+
+// --- receiving ---------------------------------------------------------------------------------------------
+
+int tp_btf__netif_rx(u64 *ctx) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  struct cpu *cpu = this_cpu();
+  if (!cpu || !is_ip(skb->protocol))
+    return 0;
+  u32 weight = weight_of(cpu, HOOK_NETIF_RX);
+  if (weight)
+    begin(plain(cpu, HOOK_NETIF_RX, skb), skb->tstamp, STAGE_BACKLOG, (void *)skb->data, weight);
+  return 0;
+}
+
+int tp_btf__netif_receive_skb(u64 *ctx) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  struct cpu *cpu = this_cpu();
+  if (!cpu || !is_ip(skb->protocol))
+    return 0;
+  struct packet *packet = take(plain(cpu, HOOK_NETIF_RECEIVE_SKB, skb), STAGE_BACKLOG);
+  if (packet)
+    end(packet, skb->tstamp, STAGE_BACKLOG, (void *)skb->data);
+  u32 weight = weight_of(cpu, HOOK_NETIF_RECEIVE_SKB);
+  if (weight)
+    since_wire(STAGE_WIRE_IP, skb->tstamp, (void *)skb->data, weight);
+  return 0;
+}
+
+// --- sockets -----------------------------------------------------------------------------------------------
+
+// The beginning of struct tcp_skb_cb (include/net/tcp.h), which TCP keeps in each packet.
+struct tcp_control {
+  u32 sequence, end_sequence, other;
+  u8 flags;
+};
+
+static __always_inline void read_control(struct tcp_control *control, struct sk_buff *skb) {
+  if (bpf_probe_read_kernel(control, sizeof(*control), skb->cb))
+    __builtin_memset(control, 0, sizeof(*control));
+}
+
+// A segment that is about to be queued, if it has data. It keeps its sequence number when others are merged
+// into it, but not its stamp.
+int tp_btf__tcp_probe(u64 *ctx) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[1];
+  struct cpu *cpu = this_cpu();
+  u32 weight = cpu ? weight_of(cpu, HOOK_TCP_PROBE) : 0;
+  if (!weight)
+    return 0;
+  struct tcp_control control;
+  since_wire(STAGE_WIRE_SOCKET, skb->tstamp, network_header(skb), weight);
+  read_control(&control, skb);
+  if (control.end_sequence - control.sequence > (control.flags & TCP_FIN))
+    begin(plain(cpu, HOOK_TCP_PROBE, skb), control.sequence, STAGE_SOCKET_WAIT, network_header(skb), weight);
+  return 0;
+}
+
+// A datagram was queued: the last one in the queue, unless a reader was quicker.
+int tp_btf__sk_data_ready(u64 *ctx) {
+  struct sock *sk = (struct sock *)ctx[0];
+  struct cpu *cpu = this_cpu();
+  if (!cpu || sk->sk_protocol != IPPROTO_UDP)
+    return 0;
+  u32 weight = weight_of(cpu, HOOK_UDP_QUEUED);
+  if (!weight)
+    return 0;
+  struct sk_buff *skb = (struct sk_buff *)sk->last_queued;
+  u64 queue = plain(cpu, HOOK_UDP_QUEUED, sk) + __builtin_offsetof(struct sock, first_queued);
+  if (plain(cpu, HOOK_UDP_QUEUED, skb) != queue) {
+    since_wire(STAGE_WIRE_SOCKET, skb->tstamp, network_header(skb), weight);
+    return 0;
+  }
+  u32 class = class_of(IPPROTO_UDP, sk->skc_family == AF_INET6);
+  count_seen(STAGE_WIRE_SOCKET, class, weight);
+  count_unmatched(STAGE_WIRE_SOCKET, class, weight);
+  return 0;
+}
+
+// Data is copied to the application. A datagram of UDP, which belongs to no socket then, may come here or
+// not: it is counted elsewhere.
+int tp_btf__skb_copy_datagram_iovec(u64 *ctx) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  struct sock *sk = (struct sock *)skb->sk;
+  struct cpu *cpu = this_cpu();
+  if (!cpu || !sk || !is_ip(skb->protocol))
+    return 0;
+  struct packet *packet = take(plain(cpu, HOOK_COPIED, skb), STAGE_SOCKET_WAIT);
+  if (packet) {
+    struct tcp_control control;
+    read_control(&control, skb);
+    end(packet, control.sequence, STAGE_SOCKET_WAIT, network_header(skb));
+  }
+  u32 weight = weight_of(cpu, HOOK_COPIED);
+  if (weight)
+    since_wire(STAGE_WIRE_APP, skb->tstamp, network_header(skb), weight);
+  return 0;
+}
+
+// --- sending -----------------------------------------------------------------------------------------------
+
+int tp_btf__net_dev_queue(u64 *ctx) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  struct cpu *cpu = this_cpu();
+  if (!cpu || !is_ip(skb->protocol))
+    return 0;
+  u32 weight = weight_of(cpu, HOOK_NET_DEV_QUEUE);
+  if (weight)
+    begin(plain(cpu, HOOK_NET_DEV_QUEUE, skb), skb->tstamp, STAGE_QDISC, network_header(skb), weight);
+  return 0;
+}
+
+int tp_btf__net_dev_start_xmit(u64 *ctx) {
+  struct sk_buff *skb = (struct sk_buff *)ctx[0];
+  struct cpu *cpu = this_cpu();
+  struct packet *packet = cpu ? take(plain(cpu, HOOK_NET_DEV_START_XMIT, skb), STAGE_QDISC) : NULL;
+  if (packet)
+    end(packet, skb->tstamp, STAGE_QDISC, network_header(skb));
+  return 0;
+}
+
+// --- dropping ----------------------------------------------------------------------------------------------
+
+int tp_btf__kfree_skb(u64 *ctx) {
+  struct cpu *cpu = this_cpu();
+  if (!cpu)
+    return 0;
+  u64 address = plain(cpu, HOOK_KFREE_SKB, (void *)ctx[0]);
+  struct followed_set *set = set_of(address);
+  if (!set)
+    return 0;
+#pragma unroll
+  for (int n = 0; n < SET_ENTRIES; n++) {
+    u64 key = set->keys[n];
+    if (!key || (key ^ address) & ADDRESS_MASK)
+      continue;
+    set->keys[n] = 0;
+    struct counts *counts = counts_of(stage_of(key), set->packets[n].class);
+    if (counts)
+      ADD(counts->dropped, set->packets[n].weight);
+  }
+  return 0;
+}
+
+// --- connections -------------------------------------------------------------------------------------------
+
+static __always_inline void connected(struct sock *sk, u32 class) {
+  u32 srtt_us = 0; // so far of one measurement: from this side's SYN-ACK to the answer
+  bpf_probe_read_kernel(&srtt_us, sizeof(srtt_us), &((struct tcp_sock *)sk)->srtt_us);
+  count_seen(STAGE_HANDSHAKE, class, 1);
+  if (srtt_us)
+    count_duration(STAGE_HANDSHAKE, class, 1, (u64)(srtt_us >> 3) * 1000);
+  else
+    count_unmatched(STAGE_HANDSHAKE, class, 1);
+}
+
+// Every handshake is followed: there are few beside packets.
+int tp_btf__inet_sock_set_state(u64 *ctx) {
+  struct sock *sk = (struct sock *)ctx[0];
+  int before = ctx[1], now = ctx[2];
+  struct cpu *cpu = this_cpu();
+  if (!cpu || sk->sk_protocol != IPPROTO_TCP)
+    return 0;
+  u32 class = class_of(IPPROTO_TCP, sk->skc_family == AF_INET6);
+  u64 address = plain(cpu, HOOK_SET_STATE, sk);
+  if (now == TCP_SYN_SENT) {
+    count_seen(STAGE_HANDSHAKE, class, 1);
+    follow(address, 0, STAGE_HANDSHAKE, class, 1);
+  } else if (before == TCP_SYN_SENT) {
+    struct packet *syn = take(address, STAGE_HANDSHAKE);
+    struct counts *counts = syn ? counts_of(STAGE_HANDSHAKE, syn->class) : NULL;
+    if (counts && now == TCP_ESTABLISHED)
+      count_duration(STAGE_HANDSHAKE, class, 1, bpf_ktime_get_ns() - syn->since);
+    else if (counts)
+      ADD(counts->dropped, 1);
+  } else if (before == TCP_SYN_RECV && now == TCP_ESTABLISHED) {
+    connected(sk, class);
+  }
+  return 0;
+}
+
+// --- functions of the kernel -------------------------------------------------------------------------------
+
+static __always_inline u64 stamp_of(struct sk_buff *skb) {
+  u64 stamp = 0;
+  bpf_probe_read_kernel(&stamp, sizeof(stamp), &skb->tstamp);
+  return stamp;
+}
+
+static __always_inline void *header_of(struct sk_buff *skb) {
+  void *head = NULL;
+  u16 at = 0;
+  bpf_probe_read_kernel(&head, sizeof(head), &skb->head);
+  bpf_probe_read_kernel(&at, sizeof(at), &skb->network_header);
+  return head + at;
+}
+
+static __always_inline int ip_begins(struct cpu *cpu, u64 address) {
+  struct sk_buff *skb = (struct sk_buff *)address;
+  void *data = NULL;
+  u32 weight = weight_of(cpu, HOOK_IP_BEGINS);
+  if (!weight)
+    return 0;
+  bpf_probe_read_kernel(&data, sizeof(data), &skb->data);
+  begin(address, stamp_of(skb), STAGE_IP, data, weight);
+  return 0;
+}
+
+static __always_inline int ip_ends(struct cpu *cpu, u64 address) {
+  struct packet *packet = take(address, STAGE_IP);
+  if (packet)
+    end(packet, stamp_of((struct sk_buff *)address), STAGE_IP, header_of((struct sk_buff *)address));
+  return 0;
+}
+
+static __always_inline int udp_queues(struct cpu *cpu, u64 address) {
+  struct sk_buff *skb = (struct sk_buff *)address;
+  u32 weight = weight_of(cpu, HOOK_UDP_QUEUED);
+  if (!weight)
+    return 0;
+  since_wire(STAGE_WIRE_SOCKET, stamp_of(skb), header_of(skb), weight);
+  begin(address, stamp_of(skb), STAGE_SOCKET_WAIT, header_of(skb), weight);
+  return 0;
+}
+
+// Of a datagram that was only peeked at the queue keeps a reference.
+static __always_inline int udp_reads(struct cpu *cpu, u64 address) {
+  struct sk_buff *skb = (struct sk_buff *)address;
+  u32 users = 0;
+  bpf_probe_read_kernel(&users, sizeof(users), &skb->users);
+  if (users > 1)
+    return 0;
+  struct packet *packet = take(address, STAGE_SOCKET_WAIT);
+  if (packet)
+    end(packet, stamp_of(skb), STAGE_SOCKET_WAIT, header_of(skb));
+  u32 weight = weight_of(cpu, HOOK_UDP_READ);
+  if (weight)
+    since_wire(STAGE_WIRE_APP, stamp_of(skb), header_of(skb), weight);
+  return 0;
+}
+
+// At the beginning of kernel functions, with the packet as this argument: one program for fentry, one for
+// kprobes.
+#define AT_FENTRY(name, hook, argument)                                                                      \
+  int fentry__##name(u64 *ctx) {                                                                             \
+    struct cpu *cpu = this_cpu();                                                                            \
+    return cpu ? name(cpu, plain(cpu, hook, (void *)ctx[argument - 1])) : 0;                                 \
+  }
+#ifdef HAS_KPROBES
+#define AT_ENTRY(name, hook, argument)                                                                       \
+  AT_FENTRY(name, hook, argument)                                                                            \
+  int entry__##name(struct pt_regs *ctx) {                                                                   \
+    struct cpu *cpu = this_cpu();                                                                            \
+    return cpu ? name(cpu, PT_REGS_PARM##argument(ctx)) : 0;                                                 \
+  }
+#else
+#define AT_ENTRY(name, hook, argument) AT_FENTRY(name, hook, argument)
+#endif
+
+AT_ENTRY(ip_begins, HOOK_IP_BEGINS, 1)
+AT_ENTRY(ip_ends, HOOK_IP_ENDS, 1)
+AT_ENTRY(udp_queues, HOOK_UDP_QUEUED, 2)
+AT_ENTRY(udp_reads, HOOK_UDP_READ, 2)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the latency lens, from what was counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nettop.kernel.set_table import SetTable, mixed
+from nettop.probes.latency.programs import CLASSES, TERMS
+from nettop.snapshots.arrays import take
+from nettop.snapshots.connections import PROTOCOLS as SOCKET_PROTOCOLS
+from nettop.snapshots.connections import STATES
+from nettop.snapshots.latency import (
+    BUCKET_TABLE,
+    BUCKETS,
+    FAMILIES,
+    PAIR_TABLE,
+    PROTOCOL_TABLE,
+    PROTOCOLS,
+    RTT,
+    STAGE_TABLE,
+    STAGES,
+    WIRE_APP,
+    WIRE_IP,
+    WIRE_SOCKET,
+)
+from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
+
+_TCP = next(number for number, name in SOCKET_PROTOCOLS.items() if name == "tcp")
+_ESTABLISHED = next(number for number, name in STATES.items() if name == "ESTABLISHED")
+_V4_MAPPED = np.uint64(0xFFFF)
+_UNKNOWN_TERMS = dict.fromkeys((WIRE_IP, WIRE_SOCKET, WIRE_APP), ("dropped", "waiting")) | {
+    RTT: ("dropped", "unmatched", "waiting")
+}
+"""A packet's stamp is compared where its stage ends: those that never came there were not seen."""
+_CLASS_BITS, _BUCKET_BITS = 8, 10
+"""What a row's number has for its class and for its bucket, below its stage."""
+_TCP_CLASS = next(number for number, name in PROTOCOLS.items() if name == "TCP") * len(FAMILIES)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Counted:
+    """What was counted, as COUNTS by stage and class, and the packets that are within each stage now. RTT is in
+    neither: `rtts` has its histograms by class. `measured` are the stages that have a mechanism."""
+
+    counts: Array
+    waiting: Array
+    rtts: Array
+    measured: frozenset[int]
+    taken_ns: int
+
+
+def rtt_histograms(sockets: Rows | None = None) -> Array:
+    """How many established connections have which round-trip time, for each class; shape (classes, buckets)."""
+    histograms = np.zeros((CLASSES, BUCKETS.count), np.uint64)
+    if sockets is not None:
+        rows = sockets.array
+        has_rtt = (rows["protocol"] == _TCP) & (rows["state"] == _ESTABLISHED) & known(rows["rtt_us"])
+        address = rows["remote_address"][has_rtt]
+        is_v6 = ~((address[:, 0] == 0) & (address[:, 1] >> np.uint64(32) == _V4_MAPPED))
+        places = BUCKETS.places(rows["rtt_us"][has_rtt] * 1000.0)
+        np.add.at(histograms, (_TCP_CLASS + is_v6, places), 1)
+    return histograms
+
+
+def _of_classes(counted: Counted) -> Array:
+    """Every stage and class in the columns of a table of protocols, by their places; what is not measured is
+    unknown."""
+    rows = np.zeros((len(STAGES), CLASSES), PROTOCOL_TABLE.dtype)
+    for name in (*TERMS, "latency"):
+        rows[name][:RTT] = counted.counts[name]
+    rows["waiting"][:RTT] = counted.waiting
+    rows["latency"][RTT] = counted.rtts
+    rows["seen"][RTT] = rows["matched"][RTT] = counted.rtts.sum(axis=1)
+    return rows
+
+
+def _put_unknown(rows: Array, measured: frozenset[int]) -> None:
+    """Mark as unknown what a row's stage does not tell."""
+    for stage in STAGES:
+        of_stage = rows["stage"] == stage
+        names = _UNKNOWN_TERMS.get(stage, ()) if stage in measured else (*TERMS, "waiting", "latency")
+        for name in names:
+            rows[name][of_stage] = unknown_value(rows.dtype[name])
+
+
+def stage_rows(counted: Counted) -> Rows:
+    """A row for each stage, measured or not."""
+    rows = np.zeros(len(STAGES), STAGE_TABLE.dtype)
+    rows["id"] = rows["stage"] = list(STAGES)
+    classes = _of_classes(counted)
+    for name in (*TERMS, "waiting", "latency"):
+        rows[name] = classes[name].sum(axis=1, dtype=np.uint64)
+    _put_unknown(rows, counted.measured)
+    return Rows(STAGE_TABLE, rows, {}, counted.taken_ns)
+
+
+def protocol_rows(counted: Counted) -> Rows:
+    """A row for each protocol and family that a measured stage has seen."""
+    rows = _of_classes(counted)
+    rows["stage"] = np.arange(len(STAGES))[:, None]
+    rows["protocol"], rows["family"] = np.divmod(np.arange(CLASSES), len(FAMILIES))
+    rows["id"] = rows["stage"].astype(np.uint64) << np.uint64(_CLASS_BITS) | np.arange(
+        CLASSES, dtype=np.uint64
+    )
+    rows = take(rows.reshape(-1), np.flatnonzero(rows["seen"]))
+    rows = take(rows, np.flatnonzero(np.isin(rows["stage"], list(counted.measured))))
+    _put_unknown(rows, counted.measured)
+    return Rows(PROTOCOL_TABLE, rows, {}, counted.taken_ns)
+
+
+def bucket_rows(counted: Counted) -> Rows:
+    """A row for each bucket that is not empty."""
+    by_class = protocol_rows(counted).array
+    of_row, bucket = np.nonzero(by_class["latency"])
+    rows = np.zeros(len(bucket), BUCKET_TABLE.dtype)
+    for name in ("stage", "protocol", "family"):
+        rows[name] = by_class[name][of_row]
+    edges = np.array([*BUCKETS.edges, unknown_value(rows.dtype["below"])], np.uint64)
+    rows["id"] = by_class["id"][of_row] << np.uint64(_BUCKET_BITS) | bucket.astype(np.uint64)
+    rows["at_least"], rows["below"] = edges[bucket], edges[bucket + 1]
+    rows["packets"] = by_class["latency"][of_row, bucket]
+    return Rows(BUCKET_TABLE, rows, {}, counted.taken_ns)
+
+
+def pair_rows(pairs: SetTable, taken_ns: int) -> Rows:
+    """A row for each pair of hosts, stage and protocol, with what all CPUs counted."""
+    entries, hashes, starts = pairs.read()
+    rows = np.zeros(len(starts), PAIR_TABLE.dtype)
+    rows["id"] = mixed(hashes[starts], np.minimum.reduceat(entries["first_seen"], starts))
+    for name in ("source", "destination"):
+        rows[name] = np.ascontiguousarray(entries[name][starts]).view(rows.dtype[name].base)
+    classes = entries["stage_class"][starts] & ((1 << _CLASS_BITS) - 1)
+    rows["stage"] = entries["stage_class"][starts] >> _CLASS_BITS
+    rows["protocol"] = classes // len(FAMILIES)
+    rows["packets"] = np.add.reduceat(entries["packets"], starts)
+    rows["latency"] = np.add.reduceat(entries["latency"], starts, axis=0, dtype=np.uint64)
+    return Rows(PAIR_TABLE, take(rows, np.argsort(rows["id"])), {}, taken_ns)

@@ -1,0 +1,554 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Durations are those that packets took, and every packet that comes to a stage is accounted for."""
+
+import fcntl
+import json
+import os
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.probes.latency.probe import Latency
+from nettop.snapshots.latency import (
+    BACKLOG,
+    BUCKETS,
+    FAMILIES,
+    HANDSHAKE,
+    HOOKS,
+    IP,
+    PROTOCOLS,
+    QDISC,
+    SAMPLING,
+    SOCKET_WAIT,
+    STAGES,
+    WIRE_APP,
+    WIRE_IP,
+    WIRE_SOCKET,
+)
+from nettop.snapshots.snapshot import Array, Snapshot, known
+
+from . import traffic
+from .lab import End, Lab, Namespace, enter, ip, until
+from .test_events import decoded
+from .traffic import Memory
+
+pytestmark = pytest.mark.kernel
+
+TERMS = ("matched", "dropped", "unmatched", "waiting")
+ERROR = 1 / 32
+"""How far the middle of a bucket may be from a duration in it, as a share."""
+STAMP_STAGES = (WIRE_IP, WIRE_SOCKET, WIRE_APP)
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000
+
+
+class Watched:
+    """A probe that follows every packet of this machine, and what it saw since `begin`."""
+
+    def __init__(self, sampling: int = 1, **mechanisms: str) -> None:
+        self.probe = Latency()
+        self.probe.set("table", "pairs")
+        self.probe.set("mechanisms", mechanisms)
+        self.probe.set(SAMPLING.name, sampling)
+        self.probe.start()
+        self.snapshot = self.read()
+        self._before = self.snapshot
+
+    def read(self) -> Snapshot:
+        """A reading."""
+        self.snapshot = self.probe.read(time.monotonic_ns())
+        return self.snapshot
+
+    def begin(self) -> None:
+        """Forget what was seen."""
+        self._before = self.read()
+
+    def why_not(self, stage: int) -> str | None:
+        """Why a stage is not measured."""
+        return self.snapshot.why_not(HOOKS[stage].name)
+
+    def added(self, stage: int, protocol: str, family: str = "IPv4") -> dict[str, int]:
+        """The packets that came to a stage, and what became of them."""
+        now, before = (
+            self._row(snapshot, stage, protocol, family) for snapshot in (self.read(), self._before)
+        )
+        return {
+            name: int(now[name] - before[name])
+            for name in ("seen", *TERMS)
+            if known(now[name].reshape(1)).all()
+        }
+
+    def histogram(self, stage: int, protocol: str, family: str = "IPv4") -> Array:
+        """The durations of a stage, by bucket."""
+        now, before = (
+            self._row(snapshot, stage, protocol, family) for snapshot in (self.read(), self._before)
+        )
+        added: Array = now["latency"] - before["latency"]
+        return added
+
+    def median(self, stage: int, protocol: str, family: str = "IPv4") -> float:
+        """The median duration of a stage, in ns."""
+        return float(BUCKETS.quantiles(self.histogram(stage, protocol, family)[None], 0.5)[0])
+
+    def between(self, stage: int, source: str, destination: str, protocol: str) -> int:
+        """How many packets from one address to another one were matched, since the start."""
+        return sum(
+            row["packets"]
+            for row in decoded(self.read().tables["pairs"])
+            if (row["stage"], row["source"], row["destination"], row["protocol"])
+            == (STAGES[stage], source, destination, protocol)
+        )
+
+    @staticmethod
+    def _row(snapshot: Snapshot, stage: int, protocol: str, family: str) -> Any:
+        rows = snapshot.tables["protocols"].array
+        labels = (stage, list(PROTOCOLS.values()).index(protocol), list(FAMILIES.values()).index(family))
+        is_row = (
+            (rows["stage"] == labels[0]) & (rows["protocol"] == labels[1]) & (rows["family"] == labels[2])
+        )
+        of_labels = rows[is_row]
+        return of_labels[0] if len(of_labels) else np.zeros((), rows.dtype)
+
+    def close(self) -> None:
+        """Detach."""
+        self.probe.close()
+
+
+@contextmanager
+def watched(sampling: int = 1, **mechanisms: str) -> Iterator[Watched]:
+    """A probe that is attached, once the kernel stamps packets."""
+    probe = Watched(sampling, **mechanisms)
+    try:
+        if probe.why_not(WIRE_IP) is None:
+            until(lambda: _is_stamped(probe), "packets are stamped")
+        probe.begin()
+        yield probe
+    finally:
+        probe.close()
+
+
+def _is_stamped(probe: Watched) -> bool:
+    """Send a datagram over loopback; whether it had a stamp. The kernel begins a moment after the request."""
+    probe.begin()
+    with socket.socket(traffic.V6, socket.SOCK_DGRAM) as own:
+        own.bind(("::1", 0))
+        own.sendto(b"n", own.getsockname()[:2])
+        own.recv(1)
+    return bool(probe.histogram(WIRE_IP, "UDP", "IPv6").sum())
+
+
+def assert_sums(probe: Watched) -> None:
+    """In every row matched, dropped, unmatched and waiting packets are those that were seen."""
+    for row in decoded(probe.read().tables["protocols"]):
+        assert sum(row[name] or 0 for name in TERMS) == row["seen"], row
+
+
+# --- traffic --------------------------------------------------------------------------------------------------
+
+
+def send_datagrams(memory: Memory, to: tuple[str, int], count: int, size: int = 64, every: int = 1) -> None:
+    """Sends so many datagrams, from as many sockets as there are datagrams in `every`."""
+    family = traffic.V6 if ":" in to[0] else traffic.V4
+    for _ in range(count // every):
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            for _ in range(every):
+                sender.sendto(b"n" * size, to)
+
+
+def bind(memory: Memory, name: str, address: str) -> int:
+    """Opens a bound UDP socket with room for all datagrams of a test, and returns its port."""
+    port = traffic.udp(memory, name, address)
+    memory[name].setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
+    return port
+
+
+def receive_datagrams(memory: Memory, name: str, count: int) -> None:
+    """Reads so many datagrams."""
+    for _ in range(count):
+        traffic.ready([memory[name]])
+        memory[name].recv(2048)
+
+
+def send_echo_requests(memory: Memory, to: str, count: int) -> None:
+    """Sends so many echo requests and reads the answers."""
+    family, protocol, kind, answer = (
+        (traffic.V6, socket.IPPROTO_ICMPV6, 128, 129)
+        if ":" in to
+        else (traffic.V4, socket.IPPROTO_ICMP, 8, 0)
+    )
+    with socket.socket(family, socket.SOCK_RAW, protocol) as raw:
+        for number in range(count):
+            header = struct.pack(">BBHHH", kind, 0, 0, 1, number)
+            checksum = 0 if family == traffic.V6 else ~sum(struct.unpack(">4H", header)) & 0xFFFF
+            raw.sendto(struct.pack(">BBHHH", kind, 0, checksum, 1, number), (to, 0))
+            answered = False
+            while not answered:
+                traffic.ready([raw])
+                message = raw.recv(2048)
+                answered = message[0 if family == traffic.V6 else 20] == answer
+
+
+def exchange(memory: Memory, to: tuple[str, int], connections: int, messages: int) -> None:
+    """Sends so many messages over each of so many connections, and reads each back."""
+    open_ones = [socket.create_connection(to) for _ in range(connections)]
+    for made in open_ones:
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for _ in range(messages):
+        for made in open_ones:
+            made.send(b"request")
+        for made in open_ones:
+            made.recv(7)
+    for made in open_ones:
+        made.close()
+
+
+def answer(memory: Memory, listener: str, connections: int, messages: int) -> None:
+    """Accepts so many connections, and sends back what comes."""
+    accepted = [memory[listener].accept()[0] for _ in range(connections)]
+    left = connections * messages
+    while left:
+        for ready in select.select(accepted, [], [])[0]:
+            ready.send(ready.recv(7))
+            left -= 1
+    for made in accepted:
+        made.close()
+
+
+def received_packets(namespace: Namespace, device: str) -> int:
+    """How many packets a device has received, by its own counter."""
+    return int(json.loads(namespace.ip("-s", "-j", "link", "show", device))[0]["stats64"]["rx"]["packets"])
+
+
+# --- every packet is accounted for ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("flows", [1, 1000])
+def test_datagrams(lab: Lab, version: int, flows: int) -> None:
+    """Every datagram is seen and matched at each stage that it passes, on its way and where it arrives."""
+    near, far = lab.pair()
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    source, target = (near.v4, far.v4) if version == 4 else (near.v6, far.v6)
+    port = there.call(bind, "in", target)
+    count = 4000
+    with watched() as probe:
+        there.start(receive_datagrams, "in", count)
+        here.call(send_datagrams, (target, port), count, 64, count // flows)
+        there.result()
+        for stage in (QDISC, BACKLOG, WIRE_IP):
+            assert probe.between(stage, source, target, "UDP") == count, STAGES[stage]
+        assert probe.between(WIRE_SOCKET, source, target, "UDP") >= count * 0.999
+        assert_sums(probe)
+        assert not any(probe.snapshot.lost.values())
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_echo_requests(lab: Lab, version: int) -> None:
+    """What is neither TCP nor UDP is followed too, both ways, and until a raw socket has read it."""
+    near, far = lab.pair()
+    here = lab.worker(near.namespace)
+    source, target = (near.v4, far.v4) if version == 4 else (near.v6, far.v6)
+    with watched() as probe:
+        here.call(send_echo_requests, target, 97)
+        for stage in (QDISC, BACKLOG, WIRE_IP):
+            assert probe.between(stage, source, target, "ICMP") == 97, STAGES[stage]
+            assert probe.between(stage, target, source, "ICMP") == 97, STAGES[stage]
+        assert probe.between(WIRE_APP, target, source, "ICMP") == 97
+        assert_sums(probe)
+
+
+@pytest.mark.parametrize("aggregates", [False, True])
+@pytest.mark.parametrize(("connections", "messages"), [(1, 997), (500, 3)])
+def test_connections(lab: Lab, connections: int, messages: int, aggregates: bool) -> None:
+    """Every segment of TCP: seen is what the device received, and nothing is without a duration on its way."""
+    near, far = lab.pair()
+    for end in (near, far):
+        end.namespace.sysctl(
+            f"net.ipv6.conf.{end.device}.disable_ipv6", 1
+        )  # whose packets the device counts too
+        end.namespace.ip("link", "set", end.device, "gso_max_segs", "64" if aggregates else "1")
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    port = there.call(traffic.listen, "in", far.v4)
+    with watched() as probe:
+        before = received_packets(far.namespace, far.device)
+        there.start(answer, "in", connections, messages)
+        here.call(exchange, (far.v4, port), connections, messages)
+        there.result()
+
+        def arrived() -> tuple[int, int]:
+            counted = probe.between(WIRE_IP, near.v4, far.v4, "TCP")
+            return counted, received_packets(far.namespace, far.device) - before
+
+        until(lambda: len(set(arrived())) == 1, f"as many packets as the device received: {arrived()}")
+        for stage in (QDISC, BACKLOG):
+            assert probe.between(stage, near.v4, far.v4, "TCP") == arrived()[1], STAGES[stage]
+        assert probe.between(WIRE_APP, near.v4, far.v4, "TCP") >= connections * messages * 0.999
+        assert_sums(probe)
+        rows = decoded(probe.snapshot.tables["stages"])
+        for row in rows:
+            if row["stage"] in {STAGES[stage] for stage in STAMP_STAGES}:
+                assert row["unmatched"] <= row["seen"] / 1000, row
+
+
+def limit(end: End, *words: str) -> None:
+    """Has packets queue before a device."""
+    end.namespace.run("tc", "qdisc", "replace", "dev", end.device, "root", "tbf", *words)
+
+
+def test_a_queue_that_drops(lab: Lab) -> None:
+    """What a full queue drops is counted as dropped, as the queue itself counts it."""
+    near, far = lab.pair()
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    port = there.call(bind, "in", far.v6)
+    limit(near, "rate", "8mbit", "burst", "3000", "limit", "30000")
+    with watched() as probe:
+        here.call(send_datagrams, (far.v6, port), 499, 1000, 499)
+        until(
+            lambda: "backlog 0b" in near.namespace.run("tc", "-s", "qdisc", "show", "dev", near.device),
+            "it is empty",
+        )
+        statistics = near.namespace.run("tc", "-s", "qdisc", "show", "dev", near.device)
+        dropped = int(statistics.partition("(dropped ")[2].partition(",")[0])
+        added = probe.added(QDISC, "UDP", "IPv6")
+        assert dropped > 0
+        assert added["dropped"] == dropped
+        assert added["seen"] == 499
+        assert_sums(probe)
+
+
+# --- durations ------------------------------------------------------------------------------------------------
+
+
+def wait_in_sockets(
+    memory: Memory, kind: int, rounds: int, sockets: int, wait_s: float
+) -> list[tuple[float, float]]:
+    """Sends a message to each of the sockets, waits, and reads them; over and over. For each message how long it
+    waited at least, and at most."""
+    if kind == socket.SOCK_STREAM:
+        with socket.create_server(("::1", 0), family=traffic.V6) as listener:
+            senders = [socket.create_connection(listener.getsockname()[:2]) for _ in range(sockets)]
+            receivers = [listener.accept()[0] for _ in range(sockets)]
+    else:
+        receivers = [socket.socket(traffic.V6, kind) for _ in range(sockets)]
+        senders = [socket.socket(traffic.V6, kind) for _ in range(sockets)]
+        for sender, receiver in zip(senders, receivers, strict=True):
+            receiver.bind(("::1", 0))
+            sender.connect(receiver.getsockname()[:2])
+    waits: list[tuple[float, float]] = []
+    for _ in range(rounds):
+        sent = []
+        for sender in senders:
+            began = time.perf_counter_ns()
+            sender.send(b"n")
+            sent.append((began, time.perf_counter_ns()))
+        traffic.spin(wait_s)
+        for (began, ended), receiver in zip(sent, receivers, strict=True):
+            least = time.perf_counter_ns() - ended
+            receiver.recv(1)
+            waits.append((least, time.perf_counter_ns() - began))
+    return waits
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [socket.SOCK_STREAM, pytest.param(socket.SOCK_DGRAM, marks=[pytest.mark.core])],
+    ids=["TCP", "UDP"],
+)
+def test_a_receiver_that_waits(lab: Lab, kind: int) -> None:
+    """The median time that messages waited in sockets is the one that the receiver let them wait."""
+    protocol = "TCP" if kind == socket.SOCK_STREAM else "UDP"
+    worker = lab.worker(lab.namespace())
+    with watched() as probe:
+        if protocol == "UDP" and str(probe.snapshot.hook(HOOKS[WIRE_APP].name)).endswith("TCP only"):
+            pytest.skip("this kernel lets no program see UDP's reads")
+        waits = worker.call(wait_in_sockets, kind, 101, 101, 0.005)
+        least, most = np.median(np.array(waits, np.float64), axis=0)
+        assert len(waits) > 10_000
+        assert probe.added(SOCKET_WAIT, protocol, "IPv6")["matched"] >= len(waits) * 0.999
+        assert least * (1 - ERROR) <= probe.median(SOCKET_WAIT, protocol, "IPv6") <= most * (1 + ERROR)
+        assert probe.median(WIRE_APP, protocol, "IPv6") >= least * (1 - ERROR)
+
+
+def test_a_saturated_queue(lab: Lab) -> None:
+    """The median time in a queue is what its backlog and its rate make it."""
+    near, far = lab.pair()
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    port = there.call(bind, "in", far.v6)
+    rate, burst = 100e6 / 8, 30_000
+    limit(near, "rate", "100mbit", "burst", str(burst), "limit", "50000000")
+    with watched() as probe:
+        expected = here.call(fill_queue, (far.v6, port), 12_007, 1000, rate)
+        until(lambda: probe.added(QDISC, "UDP", "IPv6")["waiting"] == 0, "the queue is empty")
+        assert probe.added(QDISC, "UDP", "IPv6")["matched"] > 10_000
+        # The queue lets the first burst pass.
+        least, most = (np.median(expected) - burst / rate) * 1e9, np.median(expected) * 1e9
+        assert least * (1 - ERROR) <= probe.median(QDISC, "UDP", "IPv6") <= most * (1 + ERROR)
+
+
+def fill_queue(memory: Memory, to: tuple[str, int], count: int, size: int, rate: float) -> list[float]:
+    """Sends so many datagrams faster than the rate (bytes a second); how long each will wait, in seconds."""
+    on_wire = 14 + 40 + 8 + size
+    expected = []
+    with socket.socket(traffic.V6, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 1 << 29)
+        began = time.perf_counter()
+        for number in range(count):
+            sender.sendto(b"n" * size, to)
+            expected.append((number + 1) * on_wire / rate - (time.perf_counter() - began))
+    return expected
+
+
+def join_by_wire(memory: Memory, namespaces: list[str]) -> None:
+    """Makes a tun device in each of two namespaces; the other ends of both are here."""
+    memory["wire"] = []
+    for side, namespace in enumerate(namespaces, 1):
+        enter(namespace)
+        end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(end, TUNSETIFF, struct.pack("16sH22x", b"wire", IFF_TUN | IFF_NO_PI))
+        for words in (f"addr add 10.77.0.{side}/24 dev wire", "link set wire up txqueuelen 10000"):
+            ip("-n", namespace, *words.split())
+        memory["wire"].append(end)
+
+
+def carry(memory: Memory, delay_s: float) -> None:
+    """Carries packets, each of which takes `delay_s`, until the process is ended."""
+    ends = memory["wire"]
+    delayed: deque[tuple[float, int, bytes]] = deque()
+    while True:
+        wait = max(0.0, delayed[0][0] - time.perf_counter()) if delayed else 1.0
+        for end in select.select(ends, [], [], wait)[0]:
+            other = ends[1 - ends.index(end)]
+            delayed.append((time.perf_counter() + delay_s, other, os.read(end, 2048)))
+        while delayed and delayed[0][0] <= time.perf_counter():
+            _, end, packet = delayed.popleft()
+            os.write(end, packet)
+
+
+def connect_in_turn(memory: Memory, to: tuple[str, int], rounds: int, at_once: int) -> None:
+    """Connects `at_once` times at the same time, and closes; over and over."""
+    for _ in range(rounds):
+        opening = [socket.socket() for _ in range(at_once)]
+        for made in opening:
+            made.setblocking(False)
+            made.connect_ex(to)
+        waiting = set(opening)
+        while waiting:
+            connected = select.select([], list(waiting), [], 30)[1]
+            assert connected, "no connection in time"
+            waiting -= set(connected)
+        for made in opening:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+            made.close()
+
+
+def accept_all(memory: Memory, listener: str, count: int) -> None:
+    """Accepts so many connections, and closes them."""
+    for _ in range(count):
+        memory[listener].accept()[0].close()
+
+
+def test_a_wire_that_delays(lab: Lab) -> None:
+    """The median handshake takes both sides one round trip over a wire with a known delay."""
+    delay_s, rounds, at_once = 0.010, 101, 53
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("this machine has no /dev/net/tun")
+    client, server = lab.namespace(), lab.namespace()
+    wire = lab.worker()
+    wire.call(join_by_wire, [client.name, server.name])
+    there = lab.worker(server)
+    port = there.call(traffic.listen, "in", "10.77.0.2")
+    with watched() as probe:
+        wire.start(carry, delay_s)
+        there.start(accept_all, "in", rounds * at_once)
+        lab.worker(client).call(connect_in_turn, ("10.77.0.2", port), rounds, at_once)
+        until(lambda: probe.added(HANDSHAKE, "TCP")["waiting"] == 0, "all have connected")
+        added = probe.added(HANDSHAKE, "TCP")
+        assert added["matched"] >= 2 * rounds * at_once > 10_000
+        least = 2 * delay_s * 1e9
+        # The wire is a process, which is late by some packets of the others that connect at the same time.
+        assert least * (1 - ERROR) <= probe.median(HANDSHAKE, "TCP") <= least * 1.5
+        assert_sums(probe)
+
+
+def test_a_connection_that_fails(lab: Lab) -> None:
+    """A handshake that never ends is one that was dropped."""
+    worker = lab.worker(lab.namespace())
+    with watched() as probe:
+        assert worker.call(refused_connections, 97) == 97
+        assert probe.added(HANDSHAKE, "TCP", "IPv6") == {"seen": 97, "matched": 0, "dropped": 97, "unmatched": 0,
+                                                         "waiting": 0}  # fmt: skip
+
+
+def refused_connections(memory: Memory, count: int) -> int:
+    """Connects so many times where nobody listens; how often that was refused."""
+    refused = 0
+    for _ in range(count):
+        with socket.socket(traffic.V6) as made:
+            refused += made.connect_ex(("::1", 9)) != 0
+    return refused
+
+
+# --- sampling -------------------------------------------------------------------------------------------------
+
+
+def test_one_in_sixteen(lab: Lab) -> None:
+    """With one packet in 16 followed, each counts for 16: sums agree, and are near what was sent."""
+    near, far = lab.pair()
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    port = there.call(bind, "in", far.v6)
+    with watched(sampling=1) as probe:
+        probe.probe.set(SAMPLING.name, 16)
+        probe.begin()
+        here.call(send_datagrams, (far.v6, port), 20_000, 64, 20_000)
+        for stage in (QDISC, WIRE_IP):
+            seen = probe.added(stage, "UDP", "IPv6")["seen"]
+            assert seen % 16 == 0
+            # The distances are even between 1 and 31: of 1,250 of them the sum varies by 0.014 of it.
+            assert abs(seen - 20_000) < 0.1 * 20_000, STAGES[stage]
+        assert probe.snapshot.counts["one_in"] == 16
+        assert_sums(probe)
+
+
+def test_thinning_and_automatic_sampling(lab: Lab) -> None:
+    """Without traffic every packet is followed after the first reading; --max-overhead makes that fewer."""
+    with watched(sampling=0) as probe:
+        until(lambda: probe.read().counts["one_in"] == 1, "every packet is followed")
+        probe.probe.thin(8)
+        until(lambda: probe.read().counts["one_in"] == 8, "fewer packets are followed")
+
+
+# --- the IP layer ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("aggregates", [False, True])
+def test_ip_layer_by_fentry_and_by_kprobe(lab: Lab, aggregates: bool) -> None:
+    """Both mechanisms see every packet, delivered here or forwarded, one by one or in lists; their medians are at most
+    a bucket apart."""
+    near, _, far = lab.routed_pair()
+    for end in (near, far) if aggregates else ():
+        end.run("ethtool", "-K", "wire", "gro", "on")  # NAPI delivers in lists
+    here, there = lab.worker(near), lab.worker(far)
+    port = there.call(bind, "in", "10.76.2.1")
+    with watched(ip="fentry") as by_fentry, watched(ip="kprobe") as by_kprobe:
+        for probe in (by_fentry, by_kprobe):
+            if why := probe.why_not(IP):
+                pytest.skip(f"no hooks at functions here: {why}")
+            probe.begin()
+        here.call(send_datagrams, ("10.76.2.1", port), 997, 64, 997)
+        there.call(receive_datagrams, "in", 997)
+        for probe in (by_fentry, by_kprobe):
+            assert (
+                probe.between(IP, "10.76.1.1", "10.76.2.1", "UDP") == 2 * 997
+            )  # once forwarded, once delivered
+            assert_sums(probe)
+        medians = [BUCKETS.places(np.array(probe.median(IP, "UDP"))) for probe in (by_fentry, by_kprobe)]
+        assert abs(medians[0] - medians[1]) <= 1
