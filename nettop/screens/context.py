@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from nettop.engine.session import Session
 from nettop.query.units import show_rates
 from nettop.query.view import Names
-from nettop.screens.history import TotalsHistory
+from nettop.screens.history import HistogramHistory, TotalsHistory
 from nettop.settings import Settings
 from nettop.snapshots import lenses, view_name
 from nettop.snapshots.safe_text import safe_text
@@ -67,6 +67,9 @@ class ScreenContext:
     histories: dict[str, TotalsHistory] = field(default_factory=dict)
     """What lenses' totals were, by id."""
 
+    histograms: dict[str, HistogramHistory] = field(default_factory=dict)
+    """What the histograms of tables were, by the tables' names for --view."""
+
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s
         show_rates(in_bytes=self.in_bytes)
@@ -79,6 +82,10 @@ class ScreenContext:
     def history(self, lens: Lens) -> TotalsHistory:
         """What a lens's totals were, shared by the screens of its tables."""
         return self.histories.setdefault(lens.id, TotalsHistory(lens.main))
+
+    def histogram_history(self, lens: Lens, table: Table) -> HistogramHistory:
+        """What a table's histograms were, shared by the screens of its lens."""
+        return self.histograms.setdefault(view_name(lens, table), HistogramHistory(table))
 
     def cpu_share(self) -> float | None:
         """nettop's own recent CPU time as a share of one CPU; None before it was measured."""

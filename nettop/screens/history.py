@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lens's watched totals were in the last two minutes."""
+"""What a lens's watched totals were in the last two minutes, and the histograms of its rows at the newest refreshes."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
@@ -14,8 +14,11 @@ import numpy as np
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.snapshots.schema import RATE, Field, Table
-from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.arrays import as_list
+from nettop.snapshots.schema import RATE, Field, Kind, Table
+from nettop.snapshots.snapshot import Array, Frame, Snapshot
+from nettop.widgets.heat_map import COLUMNS, PARTS
+from nettop.widgets.histogram import cells
 
 SPAN_NS = 120_000_000_000
 
@@ -99,3 +102,62 @@ def averages(intervals: Sequence[Interval], field: int, cells: int) -> list[floa
                 amounts[cell - first] += rate * overlap_ns
                 known_ns[cell - first] += overlap_ns
     return [amount / ns if ns else None for amount, ns in zip(amounts, known_ns, strict=True)]
+
+
+# --- histograms -------------------------------------------------------------------------------------------------
+
+
+class _Refresh(NamedTuple):
+    """A time on CLOCK_BOOTTIME, and what the rows counted in it per second, by key, in equal parts of the axis."""
+
+    begin_ns: int
+    end_ns: int
+    rates: Mapping[int, Array]
+
+
+class HistogramHistory:
+    """What the histogram of each row of a table counted at the newest refreshes.
+
+    Readings that were not seen leave a gap. Averages over several intervals do not blur it: it keeps the last reading.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._name = next(field.name for field in table.fields if field.kind is Kind.HISTOGRAM)
+        self._query = replace(screen_query(table), gone=False)
+        self._last: Snapshot | None = None
+        self._refreshes: deque[_Refresh] = deque(maxlen=COLUMNS)
+
+    def add(self, frame: Frame) -> None:
+        """Add the interval that ends with the frame's newest snapshot, unless it was added before."""
+        earlier = [each for each in (self._last, frame.before) if each is not None]
+        self._last = frame.now
+        until_ns = self._refreshes[-1].end_ns if self._refreshes else 0
+        if not earlier or frame.now.boot_ns <= until_ns:
+            return
+        before = max(earlier, key=attrgetter("boot_ns"))
+        begin_ns = max(before.boot_ns, until_ns)
+        if 0 < until_ns < begin_ns:
+            self._refreshes.append(_Refresh(until_ns, begin_ns, {}))
+        self._refreshes.append(_Refresh(begin_ns, frame.now.boot_ns, self._rates(Frame(frame.now, before))))
+
+    def _rates(self, frame: Frame) -> dict[int, Array]:
+        view = View(frame, self._query)
+        counts = view.histogram(self._name)
+        counted = np.flatnonzero(counts.any(axis=1))
+        rates = cells(counts[counted], view.buckets(self._name), PARTS) / (view.elapsed_s or 1.0)
+        keys = as_list(view.raw(view.table.key)[counted])
+        return dict(zip(keys, rates.astype(np.float32), strict=True))
+
+    def forget_rows(self) -> None:
+        """Keep no rows in memory, but what they counted."""
+        self._last = None
+
+    def columns(self, key: int) -> Array:
+        """What the row counted at each refresh, the newest last. Shape (refreshes, `PARTS`)."""
+        nothing = np.zeros(PARTS, np.float32)
+        return np.array([each.rates.get(key, nothing) for each in self._refreshes]).reshape(-1, PARTS)
+
+    def span_s(self, refreshes: int) -> float:
+        """How long the newest refreshes took together."""
+        newest = list(self._refreshes)[-refreshes:]
+        return (newest[-1].end_ns - newest[0].begin_ns) / 1e9 if newest else 0.0

@@ -50,12 +50,12 @@ SAMPLING = Option(
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
-_STAGE = Field("stage", Kind.ENUM, "STAGE", "what is measured: see the documentation of the lens", "u1", width=11,
+_STAGE = Field("stage", Kind.ENUM, "STAGE", "what is measured", "u1", width=11,
                importance=100, labels=STAGES)  # fmt: skip
-_PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "the protocol in the IP header", "u1", width=6, importance=90,
+_PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "the protocol in the IP header", "u1", width=6, importance=99,
                   labels=PROTOCOLS)  # fmt: skip
 _FAMILY = Field(
-    "family", Kind.ENUM, "FAMILY", "the version of IP", "u1", width=6, importance=89, labels=FAMILIES
+    "family", Kind.ENUM, "FAMILY", "the version of IP", "u1", width=6, importance=99, labels=FAMILIES
 )
 _ID = Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2)
 _SEEN = Field("seen", Kind.COUNTER, "SEEN", "packets that came to the stage: each that is followed counts for as many "
@@ -91,6 +91,9 @@ _TERMS = (_SEEN, _MATCHED, _DROPPED, _UNMATCHED, _WAITING)
 _SHOWN = tuple(field.name for field in _QUANTILES)
 _TEXT = (*(field.name for field in _TERMS), *_SHOWN)
 
+_USED = ("connections",)
+"""Where round-trip times come from."""
+
 STAGE_TABLE = Table(
     name="stages",
     fields=(_ID, _STAGE, *_TERMS, _LATENCY, *_QUANTILES),
@@ -101,6 +104,7 @@ STAGE_TABLE = Table(
     text_sort="id",
     adds_up=False,
     begins_at_zero=True,
+    uses=_USED,
 )
 PROTOCOL_TABLE = Table(
     name="protocols",
@@ -121,19 +125,20 @@ PROTOCOL_TABLE = Table(
     text_sort="id",
     adds_up=False,
     begins_at_zero=True,
+    uses=_USED,
 )
 PAIR_TABLE = Table(
     name="pairs",
     fields=(
         replace(_ID, help="number made of the pair, its protocol and stage"),
         _STAGE,
-        Field("source", Kind.ADDRESS, "SOURCE", "where the packets come from", "(2,)>u8", width=16, importance=92),
-        Field("destination", Kind.ADDRESS, "DESTINATION", "where they go to", "(2,)>u8", width=16, importance=93),
+        Field("source", Kind.ADDRESS, "SOURCE", "where the packets come from", "(2,)>u8", width=16, importance=99),
+        Field("destination", Kind.ADDRESS, "DESTINATION", "where they go to", "(2,)>u8", width=16, importance=99),
         _PROTOCOL,
         replace(_MATCHED, name="packets", title="PACKETS", help="packets of which a duration is known",
                 rate_title="PACKETS/s", importance=70),
         replace(_LATENCY, help="their durations", dtype=PAIR_BUCKETS.dtype, buckets=PAIR_BUCKETS, importance=60),
-        _P50,
+        replace(_P50, importance=80),
         _P99,
         _MAX,
     ),
@@ -164,6 +169,7 @@ BUCKET_TABLE = Table(
     sort="id",
     text_sort="id",
     begins_at_zero=True,
+    uses=_USED,
 )  # fmt: skip
 
 # --- hooks ----------------------------------------------------------------------------------------------------

@@ -34,12 +34,14 @@ def why_empty(view: View) -> str:
 
 
 class RowFlags(NamedTuple):
-    """What sets a row apart: it is gone, nothing happened to it lately, it matters less, or it is a failure."""
+    """What sets a row apart: it is gone, nothing happened to it lately, it matters less, it is a failure, or what it
+    would show is not available here."""
 
     gone: bool = False
     idle: bool = False
     quiet: bool = False
     failed: bool = False
+    missing: bool = False
 
 
 def idle_where_zero(column: str, view: View, at: Index) -> list[RowFlags]:
@@ -95,6 +97,8 @@ def column_cells(
             amount = human(number, column.unit, column.width - (2 if column.brief else 1))
             gap = " " if len(amount) + 2 <= column.width else ""
             cells.append((f"{WARNING}{gap}{amount}".rjust(column.width), Role.BAD))
+        elif text is None and row.missing:
+            cells.append((fit(NOT_AVAILABLE, column.width, left=column.left), Role.FAINT))
         elif text is None and absent is not None:
             cells.append((fit(absent, column.width, left=column.left), _subdued(Role.NOBODY, row)))
         else:

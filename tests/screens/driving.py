@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,10 +26,11 @@ async def running(
     batches: Batches | None = None,
     view: str = "",
     ticks: int = 2,
+    silent: Collection[str] = (),
     **app_kwargs: Any,
 ) -> AsyncIterator[Running]:
     """The app over a script, in the view that is named, after some turns of the sampler."""
-    harness = harness_of(steps, {"command": "nginx -g daemon off;"}, batches)
+    harness = harness_of(steps, {"command": "nginx -g daemon off;"}, batches, silent)
     if view:
         app_kwargs["settings"] = Settings(view=ViewSettings(view=view))
     app = harness.app(**app_kwargs)

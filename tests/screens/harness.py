@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from nettop.engine.session import Session
@@ -142,10 +142,14 @@ def busy_host(n: int = 60, **frame_kwargs: Any) -> list[Step]:
 
 
 def harness_of(
-    steps: Sequence[Step], details: dict[str, str] | None = None, batches: Batches | None = None
+    steps: Sequence[Step],
+    details: dict[str, str] | None = None,
+    batches: Batches | None = None,
+    silent: Collection[str] = (),
 ) -> Harness:
-    """A harness whose connections follow a script."""
+    """A harness whose lenses follow a script; those that are `silent` have nothing, and leave it to the others."""
     script = Script(steps, details, batches)
-    harness = Harness(lambda _: script)
+    nothing = {lens: Script([Snapshot(lens, wall_ns=0, boot_ns=0, tables={})]) for lens in silent}
+    harness = Harness(lambda lens: nothing.get(lens, script))
     harness.script = script  # type: ignore[attr-defined]
     return harness

@@ -30,7 +30,7 @@ from nettop.snapshots.latency import (
     WIRE_SOCKET,
 )
 
-_BPF_PROG_TYPEKPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
+_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
 
 # --- layouts ------------------------------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ SETTINGS = np.dtype([("tai_ahead_ns", "u8"), ("one_in", "u8")])
 """How far CLOCK_TAI is ahead of CLOCK_REALTIME, whose stamps packets have; and one packet in how many is followed."""
 SET_ENTRIES = 8
 FOLLOWED_MAX = 1 << 15
-"""Packets that are followed at once: 1.3 MB of the kernel's memory."""
+"""Packets that are followed at once: 1 MB of the kernel's memory."""
 PACKET = np.dtype([("since", "u8"), ("check", "u8"), ("class", "u4"), ("weight", "u4")])
 FOLLOWED_SET = np.dtype([("keys", "u8", (SET_ENTRIES,)), ("packets", PACKET, (SET_ENTRIES,))])
 """A packet that is followed, and a set of them. A key is an address without its top byte, which is the stage plus one;
@@ -50,7 +50,7 @@ FOLLOWED_SET = np.dtype([("keys", "u8", (SET_ENTRIES,)), ("packets", PACKET, (SE
 TERMS = ("seen", "matched", "dropped", "unmatched")
 COUNTS = np.dtype([*((name, "u8") for name in TERMS), ("latency", "u8", (BUCKETS.count,))])
 PAIRS_MAX = 1 << 12
-"""Pairs that are counted at once: 2.2 MB, in equal parts for the CPUs."""
+"""Pairs that are counted at once: 2.1 MB, in equal parts for the CPUs."""
 PAIR_KEY = np.dtype(
     [("source", "u4", (4,)), ("destination", "u4", (4,)), ("stage_class", "u4"), ("zero", "u4")]
 )
@@ -182,7 +182,7 @@ def program_text(followed_max: int = FOLLOWED_MAX, pairs_max: int = PAIRS_MAX) -
     sets, parts = pair_sets(pairs_max)
     has_kprobes = kprobes.KPROBES.exists()
     functions = dict.fromkeys(_TRACING, _BPF_PROG_TYPE_TRACING) | dict.fromkeys(
-        _PROBED if has_kprobes else (), _BPF_PROG_TYPEKPROBE
+        _PROBED if has_kprobes else (), _BPF_PROG_TYPE_KPROBE
     )
     layouts = (("settings", SETTINGS), ("packet", PACKET), ("counts", COUNTS), ("key", PAIR_KEY))
     return ProgramText(
@@ -211,7 +211,7 @@ def program_text(followed_max: int = FOLLOWED_MAX, pairs_max: int = PAIRS_MAX) -
             **{f"STAGE_{name.replace('-', '_').upper()}": number for number, name in STAGES.items()},
             **{f"PROTOCOL_{name.upper()}": number for number, name in PROTOCOLS.items()},
             **{f"HOOK_{name.upper()}": number for number, name in enumerate(_HOOKS)},
-            **({"HASKPROBES": 1} if has_kprobes else {}),
+            **({"HAS_KPROBES": 1} if has_kprobes else {}),
         },
         optional=tuple(functions),
     )

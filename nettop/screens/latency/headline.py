@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the headlines of the latency lens's tables have in common: the delays that matter most, and what is followed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from nettop.query.query import screen_query
+from nettop.query.units import human
+from nettop.query.view import View
+from nettop.screens.headline import not_available
+from nettop.screens.lens import LensScreen
+from nettop.snapshots.latency import (
+    HOOKS,
+    ONE_IN,
+    QDISC,
+    SOCKET_WAIT,
+    STAGE_TABLE,
+    STAGES,
+    WIRE_APP,
+)
+from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot
+from nettop.widgets.bar import KEPT, BarItem, Span, item
+from nettop.widgets.themes import Role
+
+_QUANTILES = {WIRE_APP: ("p50", "p99"), SOCKET_WAIT: ("p99",), QDISC: ("p99",)}
+"""What the headline says, the most important first."""
+
+
+class LatencyTable(LensScreen):
+    """A table of the lens; its headline is that of the others too."""
+
+    def headline(self, view: View) -> list[BarItem]:
+        """The longest delay here, where most of it may come from, and how many packets are followed."""
+        return [*_delays(view), *_followed(view.snapshot), *_missing(view.snapshot)]
+
+
+def _delays(view: View) -> list[BarItem]:
+    """`wire-app p50 51 µs p99 1.2 ms`, then others, of all protocols and pairs, whatever the table."""
+    query = replace(screen_query(STAGE_TABLE), deltas=view.query.deltas, gone=False)
+    whole = View(view.frame, query)
+    items = []
+    for n, (number, quantiles) in enumerate(_QUANTILES.items()):
+        label, importance = STAGES[number], KEPT if n == 0 else 900 - n
+        if why_not(view.snapshot, number) is not None:
+            items.append(not_available(label, importance))
+            continue
+        at = np.flatnonzero(whole.raw("stage") == number)
+        spans = [Span(label, Role.DIM)]
+        for name in quantiles:
+            spans += [Span(f" {name} ", Role.DIM), Span(human(whole.total(name, at), "ns"), Role.BOLD)]
+        items.append(item(*spans, importance=importance))
+    return items
+
+
+def _followed(snapshot: Snapshot) -> list[BarItem]:
+    one_in = snapshot.counts.get(ONE_IN)
+    if one_in is None:
+        return []
+    share = "every packet" if one_in == 1 else f"1 in {one_in:,}"
+    return [item(("followed ", Role.DIM), (share, Role.TEXT), importance=700)]
+
+
+def _missing(snapshot: Snapshot) -> list[BarItem]:
+    """How many delays this kernel does not provide."""
+    count = sum(why_not(snapshot, number) is not None for number in HOOKS)
+    return [item((f"!{count} {NOT_AVAILABLE}", Role.WARN))] if count else []
+
+
+def why_not(snapshot: Snapshot, number: int) -> str | None:
+    """Why this kernel does not provide a delay, by its number; None where it does."""
+    return snapshot.why_not(HOOKS[number].name)

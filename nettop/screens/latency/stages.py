@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main table: where packets wait, and the chosen place as a histogram, now and over time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.query.filter import quote
+from nettop.query.view import View
+from nettop.screens.latency.histogram_screen import HistogramScreen
+from nettop.snapshots.latency import PROTOCOL_TABLE
+
+
+class StagesScreen(HistogramScreen):
+    """Where packets wait; → opens the protocols of a row."""
+
+    about = "where packets wait and for how long, the chosen place as a histogram; → opens its protocols"
+    named_by = ("stage",)
+    member_table = PROTOCOL_TABLE
+
+    def member_filter(self, view: View, key: int) -> str:
+        """The protocols of the same place."""
+        at = np.flatnonzero(view.raw(view.table.key) == key)
+        return f"stage={quote(view.values('stage', at)[0])}"
+
+
+SCREEN = StagesScreen

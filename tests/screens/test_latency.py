@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The latency screens by pilot and in screenshots: histograms, heat maps, their keys, and small terminals.
+
+`pytest tests/screens/test_latency.py --snapshot-update` draws the screenshots anew; look at each before it is kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.screens.history import HistogramHistory
+from nettop.screens.latency.histogram_screen import HistogramScreen
+from nettop.screens.latency.pane import Chosen, ChosenPane, Quantile, body, title
+from nettop.screens.lens import LensScreen
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.latency import (
+    BUCKETS,
+    IP,
+    LENS,
+    PAIRS_EVICTED,
+    PROTOCOL_TABLE,
+    SAMPLING,
+    STAGE_TABLE,
+    WIRE_APP,
+    WIRE_IP,
+)
+from nettop.snapshots.snapshot import Array, Frame, Snapshot
+from nettop.widgets.duration_axis import BEYOND, axis_line, cell_of, mark_line
+from nettop.widgets.heat_map import COLUMNS, PARTS, heat_map, shades
+from nettop.widgets.histogram import cells
+from nettop.widgets.lines import Lines
+from tests.screens.driving import Running, press, running, shown, text_of, tick
+from tests.screens.example_latency import NO_BTF, SECOND_NS, example_steps
+from tests.screens.harness import harness_of
+from tests.screens.test_screenshots import player
+
+SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
+Draw = Callable[..., bool]
+SOCKET_WAIT_CHOSEN = ["down"] * 6
+
+
+@pytest.fixture
+def draw(snap_compare: Callable[..., bool]) -> Draw:
+    """The example in a view, keys, and the screen compared."""
+
+    def compare(
+        view: str,
+        size: tuple[int, int],
+        *keys: str,
+        steps: Sequence[Snapshot] = example_steps(),
+        theme: str = "nettop-dark",
+    ) -> bool:
+        harness = harness_of(steps, silent=STAGE_TABLE.uses)
+        app = harness.app(Settings(view=ViewSettings(view=view)), theme, lens_set=(LENS,))
+        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, len(steps)))
+
+    return compare
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_stages(draw: Draw, size: tuple[int, int]) -> None:
+    """The main table at four sizes, with a row chosen."""
+    assert draw("latency", size, *SOCKET_WAIT_CHOSEN, steps=example_steps(90))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_opened(draw: Draw, size: tuple[int, int]) -> None:
+    """The protocols of a row, which → opens."""
+    assert draw("latency", size, *SOCKET_WAIT_CHOSEN, "right", "down", steps=example_steps(90))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("table", ["protocols", "pairs", "buckets"])
+def test_tables(draw: Draw, table: str, size: tuple[int, int]) -> None:
+    """The other tables."""
+    assert draw(f"latency.{table}", size, "down")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_not_available(draw: Draw, size: tuple[int, int]) -> None:
+    """What this kernel does not provide, and why."""
+    assert draw("latency", size, "down", steps=example_steps(missing=(WIRE_IP, IP)))
+
+
+def test_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shades are glyphs of their own."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert draw("latency", (80, 24), *SOCKET_WAIT_CHOSEN, steps=example_steps(90), theme="nettop-terminal")
+
+
+def test_without_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing beyond ASCII."""
+    monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ascii")
+    assert draw("latency", (120, 40), *SOCKET_WAIT_CHOSEN, steps=example_steps(90))
+
+
+def test_details_of_a_pair(draw: Draw) -> None:
+    """All fields of it."""
+    assert draw("latency.pairs", (120, 40), "down", "right")
+
+
+# --- the chosen row ---------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def on_latency(
+    size: tuple[int, int] = (120, 40),
+    steps: Sequence[Snapshot] = example_steps(),
+    view: str = "latency",
+) -> AsyncIterator[tuple[Running, HistogramScreen]]:
+    """A table with a pane, over all steps of the example."""
+    settings = Settings(view=ViewSettings(view=view))
+    async with running(
+        [*steps], size, settings=settings, ticks=len(steps), silent=STAGE_TABLE.uses, lens_set=(LENS,)
+    ) as run:
+        screen = run[1]
+        assert isinstance(screen, HistogramScreen)
+        yield run, screen
+
+
+def lines(widget: Lines) -> list[str]:
+    """What the lines of a widget show."""
+    return [widget.render_line(y).text.rstrip() for y in range(widget.size.height)]
+
+
+def column(screen: LensScreen, name: str) -> list[Any]:
+    """The values of a column, from the top."""
+    assert screen.view is not None
+    return screen.view.values(name, screen.view.order)
+
+
+async def test_the_pane_follows_the_chosen_row() -> None:
+    """Before one is chosen it is the first row's."""
+    async with on_latency() as (run, screen):
+        assert (
+            lines(screen.pane)[0]
+            == " wire-ip  p50 4.2 µs  p90 9.0 µs  p99 16.9 µs  p99.9 26.1 µs  max 48.1 µs"
+        )
+        assert lines(screen.pane)[1] == " from the receive stamp to the IP layer"
+        await press(run, "down", "down")
+        assert lines(screen.pane)[0].startswith(" wire-socket  p50 7.8 µs ")
+
+
+async def test_the_histogram_and_its_marks() -> None:
+    """The columns stand over the axis where their durations are, and the marks below them."""
+    async with on_latency() as (run, screen):
+        await press(run, *["down"] * 8)
+        meaning, *_, last, marks, axis = lines(screen.pane)[1:8]
+        assert meaning == " from the SYN to the connection, both sides"
+        first, end = len(last) - len(last.lstrip()), len(last)
+        assert axis.index("▏1 ms") < first < marks.index("p50↑") + 3 < marks.index("p90↑") + 3 < end
+        assert axis.index("▏10 ms") < marks.index("↑") < axis.index("▏100 ms")
+
+
+async def test_nothing_in_the_interval() -> None:
+    """No packets have no quantiles, and the axis stays."""
+    step = example_steps()[-1]
+    later = replace(
+        step,
+        boot_ns=step.boot_ns + SECOND_NS,
+        tables={
+            name: replace(rows, taken_ns=rows.taken_ns + SECOND_NS) for name, rows in step.tables.items()
+        },
+    )
+    async with on_latency(steps=[*example_steps(), later]) as (_, screen):
+        assert lines(screen.pane)[0] == " wire-ip  no packets"
+        assert not "".join(lines(screen.pane)[2:7]).strip()
+        assert lines(screen.pane)[7].startswith(" ▏100 ns")
+
+
+async def test_what_is_not_available_says_why() -> None:
+    """In the pane; the row has n/a, and the headline says how many rows have none."""
+    async with on_latency((80, 24), example_steps(missing=(WIRE_IP, WIRE_APP))) as (run, screen):
+        assert text_of(screen.rows)[1].split()[:4] == ["wire-ip", "n/a", "n/a", "n/a"]
+        assert lines(screen.pane)[:3] == [
+            " wire-ip  n/a",
+            " from the receive stamp to the IP layer",
+            f" n/a on this kernel or host: {NO_BTF}",
+        ]
+        assert screen.headline_bar.text.startswith(" wire-app n/a   socket-wait p99 672 µs ")
+        assert screen.headline_bar.text.rstrip().endswith("!2 n/a   lost 0")
+        await press(run, "right")
+        assert f"n/a on this kernel or host: {NO_BTF}" in "".join(lines(pane_of(run)))
+
+
+async def test_totals() -> None:
+    """`t` shows the histogram since the start, in the headline too."""
+    async with on_latency() as (run, screen):
+        before = lines(screen.pane)[0]
+        await press(run, "t")
+        assert lines(screen.pane)[0] != before
+        assert "SEEN " in text_of(screen.rows)[0]
+
+
+def pane_of(run: Running) -> ChosenPane:
+    """The pane in sight now."""
+    screen = shown(run)
+    assert isinstance(screen, HistogramScreen)
+    return screen.pane
+
+
+# --- over time --------------------------------------------------------------------------------------------------
+
+
+def remembered(screen: HistogramScreen) -> list[float]:
+    """What the first row counted at each refresh, per second."""
+    return screen.history.columns(0).sum(axis=1).tolist()
+
+
+async def test_a_column_for_each_refresh() -> None:
+    """Also while rates are averages of several intervals; other tables leave a gap."""
+    steps = example_steps(9)
+    matched = [int(step.tables["stages"].array["matched"][0]) for step in steps]
+    added = [now - before for before, now in itertools.pairwise(matched)]
+    async with on_latency(steps=steps[:3]) as (run, screen):
+        run[2].script.steps += steps[3:]  # type: ignore[attr-defined]
+        assert remembered(screen) == added[:2]
+        await press(run, "A")
+        for _ in range(2):
+            await tick(run)
+        assert remembered(screen) == added[:4]
+        await press(run, "A", "A", "A", "p", "p")
+        for _ in range(2):
+            await tick(run)
+        await press(run, "p", "p")
+        await tick(run)
+        assert remembered(screen) == [*added[:4], 0, *added[5:7]]
+
+
+async def test_protocols_were_remembered_before_they_are_opened() -> None:
+    """So that the heat map is not empty then; that of the row it was opened from stays."""
+    async with on_latency() as (run, screen):
+        await press(run, "down", "right")
+        opened = shown(run)
+        assert isinstance(opened, HistogramScreen)
+        assert opened.history is not screen.history
+        assert len(remembered(opened)) == 2
+        await press(run, "left")
+        assert len(remembered(screen)) == 2
+
+
+async def test_the_history_does_not_grow() -> None:
+    """It has as many refreshes as a heat map may have columns, and says how long they took."""
+    history = HistogramHistory(STAGE_TABLE)
+    steps = example_steps(3)
+    for n in range(2 * COLUMNS):
+        at = n * SECOND_NS
+        history.add(Frame(*(replace(step, boot_ns=step.boot_ns + at) for step in (steps[1], steps[0]))))
+    assert history.columns(0).shape == (COLUMNS, PARTS)
+    assert history.span_s(COLUMNS) == COLUMNS
+    assert history.span_s(7) == 7
+    assert HistogramHistory(STAGE_TABLE).span_s(7) == 0
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+async def test_arrows_open_and_close_the_protocols() -> None:
+    """→ opens those of the chosen row, ← goes back to it; → there opens details."""
+    async with on_latency() as (run, screen):
+        await press(run, "down", "down", "down", "right")
+        opened = shown(run)
+        assert opened.table is PROTOCOL_TABLE
+        assert set(column(opened, "stage")) == {"wire-app"}
+        assert len(column(opened, "stage")) == 8
+        assert lines(pane_of(run))[0].startswith(" wire-app TCP IPv4  p50 ")
+        await press(run, "down", "right")
+        assert opened.details_open
+        await press(run, "left", "left")
+        assert shown(run) is screen
+        assert lines(screen.pane)[0].startswith(" wire-app  p50 ")
+
+
+async def test_p_goes_through_the_tables() -> None:
+    """All have the same headline."""
+    async with on_latency() as (run, screen):
+        seen = []
+        for _ in LENS.tables:
+            await press(run, "p")
+            seen.append(shown(run).table.name)
+            assert shown(run).headline_bar.text.startswith(
+                " wire-app p50 50.2 µs p99 639 µs   socket-wait p99 "
+            )
+        assert seen == ["protocols", "pairs", "buckets", "stages"]
+        assert shown(run) is screen
+
+
+async def test_sampling_is_an_option() -> None:
+    """`N` goes through its values, and reads at once."""
+    async with on_latency() as (run, _):
+        for value in (1, 16):
+            _ = run[2].refresh_was_requested
+            await press(run, "N")
+            assert run[2].refresh_was_requested
+            assert run[2].script.options[SAMPLING.name] == value  # type: ignore[attr-defined]
+
+
+async def test_sort() -> None:
+    """By a quantile the longest come first; by the next column with `s`, which passes over the histogram."""
+    async with on_latency() as (run, screen):
+        screen.action_sort_by("p99")
+        assert column(screen, "stage")[:3] == ["rtt", "handshake", "socket-wait"]
+        await press(run, "s")
+        assert "P99.9 ▼" in text_of(screen.rows)[0]
+        await press(run, "s", "s")
+        assert "DROP/s ▼" in text_of(screen.rows)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("protocol=TCP family=IPv6 p99>10ms", [("handshake", "IPv6"), ("rtt", "IPv6")]),
+        ("stage=qdisc max>1ns", [("qdisc", "IPv4"), ("qdisc", "IPv6"), ("qdisc", "IPv4"), ("qdisc", "IPv4")]),
+    ],
+)
+async def test_filter(text: str, expected: list[tuple[str, str]]) -> None:
+    """By words of the query alone; the pane shows the first row that is left."""
+    async with on_latency(view="latency.protocols") as (run, screen):
+        await press(run, "slash", *text, "enter")
+        assert list(zip(column(screen, "stage"), column(screen, "family"), strict=True)) == expected
+        assert lines(screen.pane)[0].startswith(f" {expected[0][0]} TCP {expected[0][1]} ")
+
+
+async def test_enter_refreshes() -> None:
+    """A reading now, not at the next interval."""
+    async with on_latency() as (run, _):
+        _ = run[2].refresh_was_requested
+        await press(run, "enter")
+        assert run[2].refresh_was_requested
+
+
+async def test_freeze() -> None:
+    """The histogram and the heat map stay as they are, and go on afterwards."""
+    async with on_latency(steps=example_steps(3)) as (run, screen):
+        run[2].script.steps += example_steps(6)[3:]  # type: ignore[attr-defined]
+        await press(run, "space")
+        before = lines(screen.pane)
+        await tick(run)
+        await tick(run)
+        assert lines(screen.pane) == before
+        await press(run, "space")
+        await tick(run)
+        assert lines(screen.pane) != before
+
+
+# --- other hosts, other terminals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "items"),
+    [
+        (120, ["socket-wait p99 672 µs", "qdisc p99 20.0 µs", "followed 1 in 64"]),
+        (96, ["socket-wait p99 672 µs", "qdisc p99 20.0 µs"]),
+        (80, ["socket-wait p99 672 µs"]),
+        (60, []),
+    ],
+)
+async def test_the_headline_sheds_its_right_end_first(width: int, items: list[str]) -> None:
+    """The delay that matters most stays, and so does what was lost."""
+    async with on_latency((width, 24)) as (_, screen):
+        assert screen.headline_bar.text.strip().split("   ") == [
+            "wire-app p50 50.2 µs p99 639 µs",
+            *items,
+            "lost 0",
+        ]
+
+
+async def test_every_packet_is_followed() -> None:
+    """Where nothing is passed over there is no number."""
+    async with on_latency(steps=example_steps(one_in=1)) as (_, screen):
+        assert "followed every packet" in screen.headline_bar.text
+
+
+async def test_evicted_pairs_are_named() -> None:
+    """What made room is part of the headline of pairs alone."""
+    steps = [replace(step, counts={**step.counts, PAIRS_EVICTED: 1_234}) for step in example_steps()]
+    async with on_latency(steps=steps) as (run, screen):
+        assert "evicted" not in screen.headline_bar.text
+        await press(run, "p", "p")
+        assert "evicted 1,234" in shown(run).headline_bar.text
+
+
+@pytest.mark.parametrize(
+    ("size", "has_pane"),
+    [((40, 10), False), ((80, 19), False), ((60, 20), True), ((80, 24), True), ((80, 40), True)],
+)
+async def test_small_terminals(size: tuple[int, int], has_pane: bool) -> None:
+    """The pane leaves where it would take the rows' room; keys still work."""
+    async with on_latency(size) as (run, screen):
+        assert screen.pane.display is has_pane
+        assert text_of(screen.rows)[1].startswith(" wire-ip ")
+        await press(run, "down", "right", "right", "down", "left", "left", "left", "end", "home")
+        assert shown(run) is screen
+        assert screen.rows.key == 0
+        assert screen.pane.display is has_pane
+
+
+async def test_no_row_passes() -> None:
+    """A filter that none passes leaves a word and no pane."""
+    async with on_latency() as (run, screen):
+        await press(run, "slash", *"nothing", "enter")
+        assert not screen.pane.display
+        await press(run, "escape")
+        assert screen.pane.display
+
+
+# --- arrangements -----------------------------------------------------------------------------------------------
+
+
+def chosen(columns: Array | None = None) -> Chosen:
+    """A row with a packet of 5 µs."""
+    counts = np.zeros(BUCKETS.count, np.uint64)
+    counts[BUCKETS.places(np.array([5_000]))] = 1
+    columns = np.zeros((0, PARTS)) if columns is None else columns
+    return Chosen("name", "meaning", [Quantile("p50", 5_000, 98)], counts, BUCKETS, columns, str)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "axes", "decades"),
+    [(80, 4, [3], 0), (80, 7, [6], 0), (80, 8, [7], 8), (75, 8, [7], 0), (75, 15, [6], 8), (120, 23, [6], 8)],
+)
+def test_arrangement(width: int, height: int, axes: list[int], decades: int) -> None:
+    """The heat map stands below the histogram, else beside it, else it leaves; nothing is wider than the pane."""
+    drawn = ["".join(span.text for span in line) for line in body(chosen(), width, height)]
+    assert len(drawn) == height
+    assert max(map(len, drawn)) <= width
+    assert [n for n, text in enumerate(drawn) if text.lstrip().startswith("▏100 ns")] == axes
+    labels = [text for text in drawn if re.search(r"s {1,2}▏(?!1)", text)]
+    assert len(labels) == decades
+
+
+def test_a_title_sheds_quantiles() -> None:
+    """The least important ones, whatever their order."""
+    many = [Quantile("p50", 5_000, 3), Quantile("p90", 6_000, 1), Quantile("max", 7_000, 2)]
+    texts = [
+        "".join(span.text for span in title(replace(chosen(), quantiles=many), width)).strip()
+        for width in (60, 30, 20)
+    ]
+    assert texts == [
+        "name  p50 5.0 µs  p90 6.0 µs  max 7.0 µs",
+        "name  p50 5.0 µs  max 7.0 µs",
+        "name  p50 5.0 µs",
+    ]
+
+
+# --- the axis and the map ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (64, "▏100 ns ▏1 µs   ▏10 µs  ▏100 µs ▏1 ms   ▏10 ms  ▏100 ms ▏1 s    ▏10 s"),
+        (32, "▏100 ns ▏10 µs  ▏1 ms   ▏100 ms ▏10 s"),
+        (16, "▏100 ns ▏1 ms   ▏10 s"),
+        (8, "▏100 ns ▏10 s"),
+    ],
+)
+def test_labels_of_an_axis(width: int, expected: str) -> None:
+    """Every decade where each has room, else every second, or fourth, or the ends."""
+    assert axis_line(width) == expected
+    assert len(expected) == width + BEYOND
+
+
+@pytest.mark.parametrize("width", [16, 30, 54, 73, 128])
+def test_labels_stand_where_their_cells_are(width: int) -> None:
+    """A duration lies in the cell of the same number that `cells` counts it in."""
+    for number in (1, 150, 999, 1_100, 42_000, 184e6, 3e9, 17e9):
+        counts = np.zeros(BUCKETS.count)
+        place = int(BUCKETS.places(np.array([number]))[0])
+        counts[place] = 1
+        assert cells(counts, BUCKETS, width)[cell_of(float(BUCKETS.middles[place]), width)] == 1
+
+
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [
+        ([("p50", 42e3), ("p99", 184e6)], "       p50↑           p99↑           "),
+        ([("p50", 42e3), ("p99", 44e3)], "       p50↑                          "),
+        ([("p50", 42e3), ("max", 160e3)], "       p50↑ ↑max                     "),
+        ([("p50", 1), ("max", 20e9)], "↑p50                        max↑     "),
+        ([], " " * 37),
+    ],
+)
+def test_marks(marks: list[tuple[str, float]], expected: str) -> None:
+    """Names at the left of their arrows, or at the right; those that have no room leave."""
+    assert mark_line(marks, 32) == expected
+
+
+def test_shades() -> None:
+    """A quarter less is a shade lighter; the smallest amount is seen, and nothing is blank."""
+    columns = np.zeros((6, PARTS))
+    columns[:, 0] = [100, 26, 25, 6, 1, 0]
+    columns[0, -1] = 0.001
+    assert shades(columns, 8) == ["░     ", *[" " * 6] * 6, "██▓▒░ "]
+    assert shades(np.zeros((2, PARTS)), 8) == ["  "] * 8
+    assert shades(columns[:0], 8) == [""] * 8
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "lines_drawn"),
+    [(23, 20, 0), (40, 7, 0), (40, 8, 8), (40, 9, 9), (40, 18, 17), (40, 64, 64)],
+)
+def test_lines_of_a_heat_map(width: int, height: int, lines_drawn: int) -> None:
+    """As many lines for each decade as divide it; a caption where a line is left, and nothing without room."""
+    drawn = heat_map(np.ones((200, PARTS)), str, width, height)
+    texts = ["".join(span.text for span in line) for line in drawn]
+    assert len(texts) == lines_drawn
+    if texts:
+        assert texts[-1] == " 100 ns ▏" + "█" * (width - 9)
+        assert not lines_drawn % 2 or texts[0] == f" {width - 9}"
