@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-cpu bench-events bench-overhead bench-totals bench-udp fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-cpu bench-events bench-latency bench-overhead bench-totals bench-udp fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -74,6 +74,9 @@ bench-cpu: ## the cpu lens beside perf, and what it costs; root, perf, iperf3, n
 
 bench-events: ## what the events cost, beside conntrack; root, cc
 	$(as_root) $(bin)/python -B bench/events.py
+
+bench-latency: ## what following packets costs, beside an event for each packet; root, iperf3, cc
+	$(as_root) $(bin)/python -B bench/latency.py
 
 bench-totals: ## totals and rates beside what programs moved, 2,000 connections a second; root, cc
 	$(as_root) $(bin)/python -B bench/totals.py

@@ -17,7 +17,13 @@ sys.path.insert(0, str(ROOT))
 from nettop.settings import Settings, ViewSettings  # noqa: E402 - the checkout comes first
 from nettop.snapshots import lenses  # noqa: E402
 from nettop.snapshots.own_cost import SELF  # noqa: E402
-from tests.screens import example_bandwidth, example_cpu, example_drops, example_self  # noqa: E402
+from tests.screens import (  # noqa: E402
+    example_bandwidth,
+    example_cpu,
+    example_drops,
+    example_latency,
+    example_self,
+)
 from tests.screens.example_events import eventful_host  # noqa: E402
 from tests.screens.harness import Harness, Script  # noqa: E402
 
@@ -37,6 +43,7 @@ SCREENSHOTS = {
     "events": Screenshot("connections.events", SIZE, ("down", "down")),
     "cpu": Screenshot("cpu", (120, 36)),
     "bandwidth": Screenshot("bandwidth", (120, 30), ("down",), ticks=25),
+    "latency": Screenshot("latency", (120, 40), ("down",) * 6, ticks=90),
     "drops": Screenshot("drops", (120, 20), ("down",)),
     "self": Screenshot("self", (120, 20), ("down",)),
 }
@@ -49,6 +56,7 @@ def example_sources() -> dict[str, Script]:
         "connections": Script(steps, batches=batches),
         "cpu": Script(example_cpu.example_steps()),
         "bandwidth": Script(example_bandwidth.example_steps(25, apart_s=5)),
+        "latency": Script(example_latency.example_steps(90)),
         "drops": Script(example_drops.example_steps()),
         SELF.id: Script(example_self.example_steps()),
     }
