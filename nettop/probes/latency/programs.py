@@ -40,7 +40,7 @@ CLASSES = len(PROTOCOLS) * len(FAMILIES)
 """A class is a protocol and a family: protocol * len(FAMILIES) + family."""
 SETTINGS = np.dtype([("tai_ahead_ns", "u8"), ("one_in", "u8")])
 """How far CLOCK_TAI is ahead of CLOCK_REALTIME, whose stamps packets have; and one packet in how many is followed."""
-SET_ENTRIES = 8
+SET_ENTRIES = 4
 FOLLOWED_MAX = 1 << 15
 """Packets that are followed at once: 1 MB of the kernel's memory."""
 PACKET = np.dtype([("since", "u8"), ("check", "u8"), ("class", "u4"), ("weight", "u4")])
