@@ -47,12 +47,18 @@ def owners(listed: list[Row], protocol: str) -> dict[int, tuple[int | None, str 
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_sockets_and_subflows(lab: Lab, host: str) -> None:
+def test_sockets_and_subflows(lab: Lab) -> None:
     """The socket that a process holds and its subflow are two rows with one owner; the subflow has the numbers."""
-    home, client, server = joined(lab, host)
-    move(client, server, 1009, 1013)
-    listed = in_namespaces(rows(everything=False), home.inode)
+    connections = [joined(lab, host) for host in ("127.0.0.1", "::1")]
+    for _, client, server in connections:
+        move(client, server, 1009, 1013)
+    shown = rows(everything=False)
+    for home, client, server in connections:
+        check_rows(in_namespaces(shown, home.inode), home, client, server)
+
+
+def check_rows(listed: list[Row], home: Namespace, client: Worker, server: Worker) -> None:
+    """The rows of a namespace are those of a connection of MPTCP and its subflow, as ss and both processes see them."""
     subflows = {cookie: row for cookie, row in ss.sockets(home, "-t", "-p").items() if row.state != "LISTEN"}
     holders = {cookie: process(row.holders[0][0]) for cookie, row in subflows.items()}
     assert owners(listed, "tcp") == holders
