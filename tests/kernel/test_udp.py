@@ -15,16 +15,14 @@ import numpy as np
 import pytest
 
 from nettop.kernel.hook_check import HookCheck
-from nettop.kernel.mechanisms import Mechanism
 from nettop.probes.connections import programs
-from nettop.probes.connections.udp import COUNTED, UDP_FALLBACKS, UdpTotals
+from nettop.probes.connections.udp import COUNTED, UdpTotals
 from nettop.snapshots.snapshot import Array, Snapshot
 
 from . import oracle, traffic
 from .command import Row, by_cookie
 from .lab import Lab, Namespace, libc
 from .test_events import Watch, decoded
-from .test_mechanisms import hook_of
 from .traffic import V4, V6, Memory
 
 pytestmark = [
@@ -247,7 +245,10 @@ CALLS: tuple[Callable[[socket.socket, socket.socket], tuple[Moved, Moved]], ...]
 
 
 def make_each_call(memory: Memory) -> dict[int, tuple[str, Moved]]:
-    """Makes each call by two sockets of its own; what each of them moved that is still open, and by which."""
+    """Makes each call by two sockets of its own; what each of them moved that is still open, and by which.
+
+    test_mechanisms.py has this counted by each mechanism.
+    """
     done: dict[int, tuple[str, Moved]] = {}
     for host, act in itertools.product(("127.0.0.1", "::1", "::ffff:127.0.0.1"), CALLS):
         name = f"{act.__name__} {host}"
@@ -259,35 +260,6 @@ def make_each_call(memory: Memory) -> dict[int, tuple[str, Moved]]:
             if end.fileno() >= 0:
                 done[cookie] = name, counted
     return done
-
-
-@pytest.fixture(scope="module", params=UDP_FALLBACKS.mechanisms, ids=lambda mechanism: mechanism.name)
-def by_mechanism(request: pytest.FixtureRequest) -> Iterator[tuple[Mechanism, Watch]]:
-    """A probe that counts by one of the mechanisms."""
-    with Watch(mechanisms={"udp": request.param.name}) as watch:
-        yield request.param, watch
-
-
-@pytest.mark.core
-def test_every_call(lab: Lab, by_mechanism: tuple[Mechanism, Watch], record: Callable[..., None]) -> None:
-    """A message is counted once, by every call and mechanism, and what moves nothing is not counted."""
-    mechanism, watch = by_mechanism
-    record(hook="udp", mechanism=mechanism.name)
-    home = lab.namespace()
-    worker = lab.worker(home)
-    expected = worker.call(make_each_call)
-    snapshot = watch.read()
-    here = listed(snapshot, home)
-    status = hook_of(snapshot.hooks, "udp")
-    if status.mechanism is None:
-        assert snapshot.missing.keys() == {"messages_sent", "messages_received"}
-        assert {moved(row) for row in here.values()} == {(None, None, None, None)}
-        why = dict(status.refused)[mechanism.name]
-        record(verdict="refused", why=why)
-        pytest.skip(f"{mechanism.name}: {why}")
-    assert {cookie: (expected[cookie][0], moved(row)) for cookie, row in here.items()} == expected
-    assert {row["pid"] for row in here.values()} == {worker.pid}
-    record(verdict="same")
 
 
 # --- sockets that close ---------------------------------------------------------------------------------------
