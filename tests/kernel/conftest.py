@@ -5,10 +5,14 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from .lab import Lab, missing
+from .lab import PATIENCE, Lab, missing
+
+if TYPE_CHECKING:
+    from .test_events import Watch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,6 +50,21 @@ def lab() -> Iterator[Lab]:
     """Namespaces and workers of this test; gone at its end."""
     with Lab() as made:
         yield made
+
+
+def scope_of_watch(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
+    """In an emulated machine, where starting one takes half a minute, all modules share it; elsewhere it does not
+    attend tests of other modules, which may measure what it costs."""
+    return "session" if PATIENCE > 1 else "module"
+
+
+@pytest.fixture(scope=scope_of_watch)
+def one_watch() -> Iterator["Watch"]:
+    """A connections probe that many tests share."""
+    from .test_events import Watch  # which imports much that other tests do not need
+
+    with Watch() as watch:
+        yield watch
 
 
 @pytest.fixture

@@ -271,13 +271,6 @@ def process(pid: int) -> tuple[int, str]:
     return pid, oracle.command_name(pid)
 
 
-@pytest.fixture(scope="module")
-def one_watch() -> Iterator[Watch]:
-    """A probe that many tests share."""
-    with Watch() as watch:
-        yield watch
-
-
 @pytest.fixture
 def watch(one_watch: Watch) -> Watch:
     """The shared probe, which has reported nothing yet."""
