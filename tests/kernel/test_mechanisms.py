@@ -549,9 +549,7 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *pro
 @pytest.mark.parametrize(
     ("program", "why"),
     [
-        pytest.param(
-            NEVER_CALLED, "attached, but never called by the check's traffic", marks=pytest.mark.core
-        ),
+        (NEVER_CALLED, "attached, but never called by the check's traffic"),
         (MISSING, "this kernel has no tracepoint inet_sock_set_stat"),
     ],
     ids=["never called", "missing"],
