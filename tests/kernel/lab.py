@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from multiprocessing import Pipe
 from pathlib import Path
@@ -102,12 +102,15 @@ class Namespace:
         ip("netns", "add", name)
         self.inode = os.stat(NETNS_FOLDER / name).st_ino
         ip("-n", name, "link", "set", "lo", "up")
-        self.sysctl("net.ipv6.ip_nonlocal_bind", 1)
-        self.sysctl("net.ipv4.tcp_no_metrics_save", 1)
+        self.sysctls({"net.ipv6.ip_nonlocal_bind": 1, "net.ipv4.tcp_no_metrics_save": 1})
 
     def sysctl(self, key: str, value: object) -> None:
         """Sets a value of /proc/sys in this namespace."""
-        self.run("sysctl", "-qw", f"{key}={value}")
+        self.sysctls({key: value})
+
+    def sysctls(self, values: Mapping[str, object]) -> None:
+        """Sets values of /proc/sys in this namespace."""
+        self.run("sysctl", "-qw", *(f"{key}={value}" for key, value in values.items()))
 
     def ip(self, *words: str) -> str:
         """Runs iproute2 in this namespace."""
@@ -120,6 +123,11 @@ class Namespace:
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
+
+    def ip_batch(self, *lines: str) -> None:
+        """Runs iproute2 in this namespace once for all these commands: an emulated machine starts programs slowly."""
+        command = ["ip", "-n", self.name, "-batch", "-"]
+        subprocess.run(command, input="\n".join(lines) + "\n", text=True, check=True, capture_output=True)
 
     def remove(self) -> None:
         """Takes the name away; the kernel keeps the namespace while a socket or process is in it."""
@@ -145,16 +153,20 @@ class End:
     def configure(self, peer: "End") -> None:
         """Addresses, routes and no segmentation offload, so that one packet is one segment. Neighbours are
         permanent: packets would wait for their addresses, and too many be dropped."""
-        run, own, far = self.namespace.ip, self.side, peer.side
-        run("addr", "add", f"{self.v4}/24", "dev", self.device)
-        run("addr", "add", f"{self.v6}/64", "dev", self.device, "nodad")
-        run("link", "set", self.device, "up", "gso_max_segs", "1")
-        for address in (peer.v4, peer.v6):
-            run("neigh", "add", address, "lladdr", peer.mac, "dev", self.device, "nud", "permanent")
-        run("route", "add", "local", f"10.{80 + own}.0.0/16", "dev", "lo")
-        run("-6", "route", "add", "local", f"fd8{own}::/64", "dev", "lo")
-        run("route", "add", f"10.{80 + far}.0.0/16", "dev", self.device, "via", peer.v4, "rto_min", "5ms")
-        run("-6", "route", "add", f"fd8{far}::/64", "dev", self.device, "via", peer.v6, "rto_min", "5ms")
+        own, far = self.side, peer.side
+        self.namespace.ip_batch(
+            f"addr add {self.v4}/24 dev {self.device}",
+            f"addr add {self.v6}/64 dev {self.device} nodad",
+            f"link set {self.device} up gso_max_segs 1",
+            *(
+                f"neigh add {address} lladdr {peer.mac} dev {self.device} nud permanent"
+                for address in (peer.v4, peer.v6)
+            ),
+            f"route add local 10.{80 + own}.0.0/16 dev lo",
+            f"route add local fd8{own}::/64 dev lo",
+            f"route add 10.{80 + far}.0.0/16 dev {self.device} via {peer.v4} rto_min 5ms",
+            f"route add fd8{far}::/64 dev {self.device} via {peer.v6} rto_min 5ms",
+        )
 
     def initial_window(self, peer: "End", number: int, segments: int) -> None:
         """Connections to that address of the peer start with their own congestion window."""
