@@ -35,7 +35,7 @@ from nettop.snapshots.snapshot import HookStatus, Snapshot
 from . import oracle, test_events, test_udp, traffic
 from .command import NETTOP, Row
 from .lab import Lab, Namespace, Worker, until
-from .socket_sharing import serve_by_children, serve_by_workers
+from .socket_sharing import accepted_by, prefork, serve_by_children, serve_by_workers
 from .test_drops import as_dicts, counter, nstat, send, take
 from .test_events import (
     CLOSED_NET6,
@@ -65,7 +65,7 @@ EVENTS_AVAILABLE = test_events.pytestmark[1]
 PREFORKED, CHILDREN, LOSSY = 240, 12, 3
 LOST_EVERY = 7
 (ACCEPTING,) = (fallbacks for fallbacks in FALLBACKS if fallbacks.hook == HOOK_ACCEPTS)
-OPEN, DROPPED = 10, 499
+OPEN, ACCEPTED, DROPPED = 10, 500, 499
 ALL_FALLBACKS = (TABLES, *FALLBACKS)
 MECHANISMS = [(fallbacks, mechanism) for fallbacks in ALL_FALLBACKS for mechanism in fallbacks.mechanisms]
 OWN = ("event_id", "owner_source", "time", "opened_at", "duration_us", "handshake_us")
@@ -432,6 +432,27 @@ def check_same(rows: list[Row], best: list[Row], *, with_owners: bool) -> None:
 def test_hooks_are_tried_out_here(done: Traffic) -> None:
     """The hook check worked, so each mechanism in use was seen to be called."""
     assert all("hooks" not in seen.gaps for seen in done.seen)
+
+
+@EVENTS_AVAILABLE
+@pytest.mark.core
+def test_each_table_knows_who_has_accepted(lab: Lab, watches: list[Watch]) -> None:
+    """Each of 500 connections accepted over five pre-forked workers belongs to the worker that accepted it."""
+    home = lab.namespace()
+    server, client = lab.worker(home, "master"), lab.worker(home)
+    port = server.call(prefork, ACCEPTED)
+    client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * ACCEPTED)
+    accepted: dict[int, int] = server.call(accepted_by)
+    assert (len(accepted), len(set(accepted.values()))) == (ACCEPTED, 5)
+    expected = {peer: test_events.process(pid) for peer, pid in accepted.items()}
+    for watch in watches:
+        sockets = decoded(watch.read().tables["sockets"], home.inode)
+        shown = {
+            row["remote_port"]: part(row, "pid", "process")
+            for row in sockets
+            if part(row, "local_port", "state") == (port, "ESTABLISHED")
+        }
+        assert shown == expected
 
 
 @dataclass
