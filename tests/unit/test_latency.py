@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the latency lens, from what programs have counted."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.kernel.set_table import by_key
+from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, COUNTS, PAIR, PAIR_KEY, TERMS
+from nettop.probes.latency.rows import (
+    Counted,
+    bucket_rows,
+    pair_rows,
+    protocol_rows,
+    rtt_histograms,
+    stage_rows,
+)
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.latency import (
+    BACKLOG,
+    BUCKETS,
+    FAMILIES,
+    HANDSHAKE,
+    IP,
+    PAIR_BUCKETS,
+    PROTOCOLS,
+    QDISC,
+    RTT,
+    STAGES,
+    WIRE_IP,
+)
+from nettop.snapshots.snapshot import Array, known, known_histograms
+from tests.unit.build import make_rows
+
+UDP_V6 = 3
+EVERYTHING = frozenset(STAGES)
+
+
+def counted(measured: frozenset[int] = EVERYTHING, **rtts: Array) -> Counted:
+    """Counts that differ in every stage and class."""
+    counts = np.zeros((COUNTED_STAGES, CLASSES), COUNTS)
+    numbers = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint64).reshape(COUNTED_STAGES, CLASSES)
+    counts["latency"][..., 7] = numbers
+    counts["latency"][..., 90] = 2 * numbers
+    counts["matched"] = 3 * numbers
+    counts["dropped"], counts["unmatched"] = 5 * numbers, 7 * numbers
+    counts["seen"] = 16 * numbers
+    return Counted(counts, numbers, rtts.get("rtts", rtt_histograms()), measured, 1)
+
+
+def test_stages_are_sums_of_their_protocols() -> None:
+    """In each column, as far as the stage tells it."""
+    stages, protocols = stage_rows(counted()).array, protocol_rows(counted()).array
+    for row in stages[:RTT]:
+        of_stage = protocols[protocols["stage"] == row["stage"]]
+        for name in (*TERMS, "waiting", "latency"):
+            if known(row[name].reshape(-1)).all():
+                assert (of_stage[name].sum(axis=0) == row[name]).all()
+    assert set(zip(protocols["protocol"], protocols["family"], strict=True)) == {
+        (protocol, family) for protocol in PROTOCOLS for family in FAMILIES
+    }
+
+
+def test_what_a_stage_cannot_tell_is_unknown() -> None:
+    """A packet that is compared with its stamp is seen where its stage ends: nobody knows who was dropped before."""
+    stages = stage_rows(counted()).array
+    assert not known(stages["dropped"])[WIRE_IP]
+    assert not known(stages["waiting"])[WIRE_IP]
+    assert known(stages["unmatched"])[WIRE_IP]
+    assert not known(stages["unmatched"])[RTT]
+    assert known(stages["dropped"])[[BACKLOG, IP, QDISC, HANDSHAKE]].all()
+
+
+def test_a_stage_that_is_not_measured_has_no_numbers() -> None:
+    """It keeps its row among the stages, and has none among protocols and buckets."""
+    here = counted(EVERYTHING - {IP})
+    stages = stage_rows(here).array
+    assert len(stages) == len(STAGES)
+    for name in (*TERMS, "waiting"):
+        assert not known(stages[name])[IP]
+    assert known_histograms(stages["latency"]).tolist() == [stage != IP for stage in STAGES]
+    for rows in (protocol_rows(here), bucket_rows(here)):
+        assert IP not in rows.array["stage"]
+
+
+def test_buckets_are_those_of_the_histograms() -> None:
+    """Each that is not empty, with its edges; rows in the order of their keys."""
+    rows, protocols = bucket_rows(counted()).array, protocol_rows(counted()).array
+    assert rows["packets"].sum() == protocols["latency"].sum()
+    assert set(rows["at_least"].tolist()) == {BUCKETS.edges[7], BUCKETS.edges[90]}
+    assert set(rows["below"].tolist()) == {BUCKETS.edges[8], BUCKETS.edges[91]}
+    for name in ("bucket", "protocol"):
+        ids = (rows if name == "bucket" else protocols)["id"]
+        assert (ids[1:] > ids[:-1]).all()
+
+
+def test_the_last_bucket_has_no_end() -> None:
+    """Whatever is longer is in it."""
+    here = counted()
+    here.counts["latency"][..., -1] = 1
+    rows = bucket_rows(here).array
+    assert not known(rows["below"][rows["at_least"] == BUCKETS.edges[-1]]).any()
+
+
+# --- round-trip times -----------------------------------------------------------------------------------------
+
+
+def test_round_trip_times_of_connections() -> None:
+    """Of each established connection one, by family; those without a time and other sockets have none."""
+    v6 = {"remote_address": "2001:db8::1"}
+    v4 = {"remote_address": "10.0.0.1"}
+    sockets = make_rows(
+        [
+            {"cookie": 1, "protocol": 6, "state": 1, "rtt_us": 100, **v4},
+            {"cookie": 2, "protocol": 6, "state": 1, "rtt_us": 2500, **v6},
+            {"cookie": 3, "protocol": 6, "state": 1, "rtt_us": None, **v4},
+            {"cookie": 4, "protocol": 6, "state": 10, "rtt_us": 100, **v4},
+            {"cookie": 5, "protocol": 17, "state": 1, "rtt_us": 100, **v4},
+        ],
+        SOCKETS,
+    )
+    histograms = rtt_histograms(sockets)
+    assert histograms.sum() == 2
+    assert histograms[0, BUCKETS.places(np.array(100_000.0))] == 1
+    assert histograms[1, BUCKETS.places(np.array(2_500_000.0))] == 1
+    rows = stage_rows(counted(rtts=histograms)).array[RTT]
+    assert rows["seen"] == rows["matched"] == rows["latency"].sum() == 2
+
+
+# --- pairs ----------------------------------------------------------------------------------------------------
+
+
+class Entries:
+    """Entries in place of a map."""
+
+    def __init__(self, *entries: dict[str, Any]) -> None:
+        self._entries = np.zeros(len(entries), PAIR)
+        for entry, values in zip(self._entries, entries, strict=True):
+            for name, value in values.items():
+                entry[name] = value
+
+    def read(self) -> tuple[Array, Array, Array]:
+        """As SetTable does."""
+        return by_key(self._entries, PAIR_KEY)
+
+
+def test_pairs_are_merged_over_cpus() -> None:
+    """What two CPUs have counted of one pair is one row; another stage or protocol is another one."""
+    latency = np.arange(PAIR_BUCKETS.count)
+    pair = {"source": (0, 0, 0xFFFF0000, 7), "destination": (1, 2, 3, 4), "stage_class": QDISC << 8 | UDP_V6}
+    entries = Entries(
+        pair | {"packets": 3, "latency": latency, "first_seen": 9},
+        pair | {"packets": 5, "latency": 2 * latency, "first_seen": 4},
+        pair | {"packets": 7, "stage_class": QDISC << 8, "first_seen": 4},
+        pair | {"packets": 11, "stage_class": IP << 8 | UDP_V6, "first_seen": 4},
+    )
+    rows = pair_rows(entries, 1).array  # type: ignore[arg-type]
+    assert sorted(rows["packets"].tolist()) == [7, 8, 11]
+    (merged,) = rows[rows["packets"] == 8]
+    assert (merged["latency"] == 3 * latency).all()
+    assert (PROTOCOLS[int(merged["protocol"])], int(merged["stage"])) == ("UDP", QDISC)
+    assert (rows["id"][1:] > rows["id"][:-1]).all()
+
+
+@pytest.mark.parametrize("first_seen", [5, 6])
+def test_a_pair_that_comes_again_is_another_row(first_seen: int) -> None:
+    """As it counts from 0 once it had made room."""
+    rows = [pair_rows(Entries({"packets": 1, "first_seen": each}), 1).array for each in (5, first_seen)]  # type: ignore[arg-type]
+    assert (rows[0]["id"] == rows[1]["id"]).all() == (first_seen == 5)
+
+
+def test_no_pairs() -> None:
+    """An empty table stays one."""
+    assert len(pair_rows(Entries(), 1)) == 0  # type: ignore[arg-type]
