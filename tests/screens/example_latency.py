@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.probes.latency.rows import UNKNOWN_TERMS
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.latency import (
     BACKLOG,
@@ -163,14 +164,18 @@ def _row(number: int, counts: Array, second: int, is_missing: bool) -> Row:
     if is_missing:
         return {"stage": number, "latency": np.full_like(counts, np.iinfo(np.uint64).max)}
     matched, of = int(counts.sum()), _DELAYS[number]
-    return {
-        "stage": number,
-        "latency": counts.copy(),
-        "seen": matched + (7 * second if matched else 0),
-        "matched": matched,
+    terms = {
         "dropped": of.drops * second if matched else 0,
         "unmatched": 4 * second if matched else 0,
         "waiting": round(of.packets * of.median_ns / SECOND_NS) if matched else 0,
+    }
+    known = {name: count for name, count in terms.items() if name not in UNKNOWN_TERMS.get(number, ())}
+    return {
+        "stage": number,
+        "latency": counts.copy(),
+        "seen": matched + sum(known.values()),
+        "matched": matched,
+        **known,
     }
 
 

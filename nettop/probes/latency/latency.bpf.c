@@ -44,6 +44,10 @@ struct followed_set {
 };
 BPF_F_TABLE("array", u32, struct followed_set, followed, SETS, 1024 /* BPF_F_MMAPABLE */);
 
+// How many packets are within each stage now, or more: what is never seen again stays counted. Where it is
+// none, nobody has to look for one.
+BPF_ARRAY(within, u64, STAGES);
+
 // Pairs, each CPU's in sets of its own.
 struct pair_set {
   struct pair entries[SET_ENTRIES];
@@ -258,6 +262,17 @@ static __always_inline u64 rank_of(struct followed_set *set, u32 n, u64 key, u32
   return 3 + set->packets[n].since;
 }
 
+static __always_inline void count_within(u32 stage, s64 change) {
+  u64 *packets = within.lookup(&stage);
+  if (packets)
+    ADD(*packets, change);
+}
+
+static __always_inline bool has_any(u32 stage) {
+  u64 *packets = within.lookup(&stage);
+  return packets && *packets;
+}
+
 // Notes what is at this address and stands for `weight`. One that is there already, or had to make room, was
 // missed at its stage's end.
 static __always_inline void follow(u64 address, u64 check, u32 stage, u32 class, u32 weight) {
@@ -276,18 +291,21 @@ static __always_inline void follow(u64 address, u64 check, u32 stage, u32 class,
   }
   struct packet *packet = &set->packets[place & (SET_ENTRIES - 1)];
   u64 *entry = &set->keys[place & (SET_ENTRIES - 1)];
-  if (*entry)
+  if (*entry) {
     count_unmatched(stage_of(*entry), packet->class, packet->weight);
+    count_within(stage_of(*entry), -1);
+  }
   packet->since = bpf_ktime_get_ns();
   packet->check = check;
   packet->class = class;
   packet->weight = weight;
+  count_within(stage, 1);
   *entry = key;
 }
 
 // The packet at this address, if it is followed; it is followed no more then.
 static __always_inline struct packet *take(u64 address, u32 stage) {
-  struct followed_set *set = set_of(address);
+  struct followed_set *set = has_any(stage) ? set_of(address) : NULL;
   if (!set)
     return NULL;
   u64 key = key_of(address, stage);
@@ -295,6 +313,7 @@ static __always_inline struct packet *take(u64 address, u32 stage) {
   for (int n = 0; n < SET_ENTRIES; n++)
     if (set->keys[n] == key) {
       set->keys[n] = 0;
+      count_within(stage, -1);
       return &set->packets[n];
     }
   return NULL;
@@ -432,7 +451,7 @@ int tp_btf__net_dev_queue(u64 *ctx) {
 
 int tp_btf__net_dev_start_xmit(u64 *ctx) {
   struct sk_buff *skb = (struct sk_buff *)ctx[0];
-  struct cpu *cpu = this_cpu();
+  struct cpu *cpu = has_any(STAGE_QDISC) ? this_cpu() : NULL;
   struct packet *packet = cpu ? take(plain(cpu, HOOK_NET_DEV_START_XMIT, skb), STAGE_QDISC) : NULL;
   if (packet)
     end(packet, skb->tstamp, STAGE_QDISC, network_header(skb));
@@ -455,6 +474,7 @@ int tp_btf__kfree_skb(u64 *ctx) {
     if (!key || (key ^ address) & ADDRESS_MASK)
       continue;
     set->keys[n] = 0;
+    count_within(stage_of(key), -1);
     struct counts *counts = counts_of(stage_of(key), set->packets[n].class);
     if (counts)
       ADD(counts->dropped, set->packets[n].weight);

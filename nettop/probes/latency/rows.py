@@ -31,7 +31,7 @@ from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
 _TCP = next(number for number, name in SOCKET_PROTOCOLS.items() if name == "tcp")
 _ESTABLISHED = next(number for number, name in STATES.items() if name == "ESTABLISHED")
 _V4_MAPPED = np.uint64(0xFFFF)
-_UNKNOWN_TERMS = dict.fromkeys((WIRE_IP, WIRE_SOCKET, WIRE_APP), ("dropped", "waiting")) | {
+UNKNOWN_TERMS = dict.fromkeys((WIRE_IP, WIRE_SOCKET, WIRE_APP), ("dropped", "waiting")) | {
     RTT: ("dropped", "unmatched", "waiting")
 }
 """A packet's stamp is compared where its stage ends: those that never came there were not seen."""
@@ -81,7 +81,7 @@ def _put_unknown(rows: Array, measured: frozenset[int]) -> None:
     """Mark as unknown what a row's stage does not tell."""
     for stage in STAGES:
         of_stage = rows["stage"] == stage
-        names = _UNKNOWN_TERMS.get(stage, ()) if stage in measured else (*TERMS, "waiting", "latency")
+        names = UNKNOWN_TERMS.get(stage, ()) if stage in measured else (*TERMS, "waiting", "latency")
         for name in names:
             rows[name][of_stage] = unknown_value(rows.dtype[name])
 
