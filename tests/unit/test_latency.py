@@ -14,6 +14,7 @@ from nettop.probes.latency.rows import (
     pair_rows,
     protocol_rows,
     rtt_histograms,
+    stage_of,
     stage_rows,
 )
 from nettop.snapshots.connections import SOCKETS
@@ -93,6 +94,13 @@ def test_buckets_are_those_of_the_histograms() -> None:
     for name in ("bucket", "protocol"):
         ids = (rows if name == "bucket" else protocols)["id"]
         assert (ids[1:] > ids[:-1]).all()
+
+
+def test_the_stage_of_a_row() -> None:
+    """By the row's key, among stages and among protocols; others have none."""
+    for rows in (stage_rows(counted()).array, protocol_rows(counted()).array):
+        assert [stage_of(key) for key in rows["id"].tolist()] == rows["stage"].tolist()
+    assert stage_of(1 << 40) is None
 
 
 def test_the_last_bucket_has_no_end() -> None:

@@ -24,12 +24,12 @@ from nettop.probes.latency.counts import CountsTable, no_counts
 from nettop.probes.latency.programs import (
     FALLBACKS,
     FOLLOWED_MAX,
-    KPROBE,
     PAIR,
     PAIR_KEY,
     PAIRS_MAX,
     SET_ENTRIES,
     SETTINGS,
+    loaded_as,
     pair_sets,
     program_text,
 )
@@ -39,6 +39,7 @@ from nettop.probes.latency.rows import (
     pair_rows,
     protocol_rows,
     rtt_histograms,
+    stage_of,
     stage_rows,
 )
 from nettop.snapshots.connections import LENS as CONNECTIONS
@@ -118,6 +119,8 @@ class Latency:
             for stage, fallbacks in FALLBACKS.items():
                 status = attach_best(fallbacks, partial(attach, stage), self._chosen)
                 self._hooks = (*self._hooks, status)
+        if self._program is not None:
+            self._program.unload_all_but([*map(loaded_as, self._attached)])
         self._write_settings()
 
     def _load(self, loading: ExitStack) -> Loader:
@@ -156,19 +159,17 @@ class Latency:
     def _open(self, loader: Loader, name: str) -> list[int]:
         """Attach a program: the descriptors that hold it. Raises Unsupported or OSError."""
         functions, refused = self._loaded.functions, self._loaded.refused
-        probed, _, function = name.partition("@")
-        is_kprobe = probed.startswith(KPROBE)
-        key = probed if is_kprobe else name
-        if key not in functions:
-            raise Refused(refused.get(key, "this kernel has no kprobes"))
-        if not is_kprobe:
-            return [bpf.attach_tracing(functions[key])]
+        loaded = loaded_as(name)
+        if loaded not in functions:
+            raise Refused(refused.get(loaded, "this kernel has no kprobes"))
+        if loaded == name:
+            return [bpf.attach_tracing(functions[loaded])]
         with ExitStack() as opened:
-            probes = list(loader.open_probes(function, at_return=False).values())
+            probes = list(loader.open_probes(name.partition("@")[2], at_return=False).values())
             for probe in probes:
                 opened.callback(os.close, probe)
             for probe in probes:
-                kprobes.run_at(probe, functions[key])
+                kprobes.run_at(probe, functions[loaded])
             opened.pop_all()
         return probes
 
@@ -266,8 +267,8 @@ class Latency:
             self._sampling = int(cast("int", value))
 
     def describe(self, key: int) -> dict[str, str]:
-        """What the stage with this key measures, and by which mechanism."""
-        stage = next((stage for stage in STAGES if stage == key), None)
+        """What the stage of this row measures, and by which mechanism."""
+        stage = stage_of(key)
         if stage is None:
             return {}
         hook = self._hooks[list(FALLBACKS).index(stage)]

@@ -171,6 +171,11 @@ _HOOKS = (
 )  # fmt: skip
 
 
+def loaded_as(name: str) -> str:
+    """The name by which the program at a hook was loaded: for kprobes one for all functions."""
+    return name.partition("@")[0] if name.startswith(f"{KPROBE}__") else name
+
+
 def pair_sets(pairs_max: int = PAIRS_MAX) -> tuple[int, int]:
     """How many sets of pairs each part of the table has, and how many parts: one for each CPU."""
     parts = maps.possible_cpus()

@@ -102,13 +102,19 @@ def protocol_rows(counted: Counted) -> Rows:
     rows = _of_classes(counted)
     rows["stage"] = np.arange(len(STAGES))[:, None]
     rows["protocol"], rows["family"] = np.divmod(np.arange(CLASSES), len(FAMILIES))
-    rows["id"] = rows["stage"].astype(np.uint64) << np.uint64(_CLASS_BITS) | np.arange(
-        CLASSES, dtype=np.uint64
-    )
+    # Above every stage's own number, so that a key tells its table.
+    rows["id"] = rows["stage"].astype(np.uint64) + np.uint64(1) << np.uint64(_CLASS_BITS)
+    rows["id"] |= np.arange(CLASSES, dtype=np.uint64)
     rows = take(rows.reshape(-1), np.flatnonzero(rows["seen"]))
     rows = take(rows, np.flatnonzero(np.isin(rows["stage"], list(counted.measured))))
     _put_unknown(rows, counted.measured)
     return Rows(PROTOCOL_TABLE, rows, {}, counted.taken_ns)
+
+
+def stage_of(key: int) -> int | None:
+    """The stage of a row of stages or protocols; None for other keys."""
+    stage = key if key in STAGES else (key >> _CLASS_BITS) - 1
+    return stage if stage in STAGES else None
 
 
 def bucket_rows(counted: Counted) -> Rows:
