@@ -478,6 +478,52 @@ def test_a_wire_that_delays(lab: Lab) -> None:
         assert_sums(probe)
 
 
+def travel_times(memory: Memory, name: str, to: tuple[str, int], count: int) -> list[int]:
+    """Sends so many datagrams, some at a time, and reads them; how long each was under way, in ns."""
+    durations: list[int] = []
+    with socket.socket(traffic.V6, socket.SOCK_DGRAM) as sender:
+        while len(durations) < count:
+            for _ in range(53):
+                sender.sendto(struct.pack("=Q", time.perf_counter_ns()), to)
+            for _ in range(53):
+                traffic.ready([memory[name]])
+                (sent,) = struct.unpack("=Q", memory[name].recv(8))
+                durations.append(time.perf_counter_ns() - sent)
+    return durations
+
+
+def test_netem(lab: Lab) -> None:
+    """The median time in a queue that delays is its delay; a handshake takes two of them."""
+    near, far = lab.pair()
+    try:
+        for end in (near, far):
+            end.namespace.run(
+                "tc", "qdisc", "add", "dev", end.device, "root", "netem", "delay", "5ms", "limit", "9999"
+            )
+    except RuntimeError as error:
+        pytest.skip(f"this kernel has no netem: {error}")
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    # One process on both sides knows how long datagrams were under way.
+    both = lab.worker(far.namespace)
+    port = both.call(bind, "in", far.v6)
+    both.call(move_to, near.namespace.name)
+    listener = there.call(traffic.listen, "in", far.v4)
+    with watched() as probe:
+        durations = both.call(travel_times, "in", (far.v6, port), 10_007)
+        there.start(accept_all, "in", 97 * 53)
+        here.call(connect_in_turn, (far.v4, listener), 97, 53)
+        assert probe.added(QDISC, "UDP", "IPv6")["matched"] == len(durations)
+        assert 5e6 * (1 - ERROR) <= probe.median(QDISC, "UDP", "IPv6") <= np.median(durations) * (1 + ERROR)
+        assert probe.added(HANDSHAKE, "TCP")["matched"] >= 2 * 97 * 53 > 10_000
+        assert 1e7 * (1 - ERROR) <= probe.median(HANDSHAKE, "TCP") <= 2 * np.median(durations) * (1 + ERROR)
+        assert_sums(probe)
+
+
+def move_to(memory: Memory, namespace: str) -> None:
+    """Makes sockets in that namespace from now on."""
+    enter(namespace)
+
+
 def test_a_connection_that_fails(lab: Lab) -> None:
     """A handshake that never ends is one that was dropped."""
     worker = lab.worker(lab.namespace())
