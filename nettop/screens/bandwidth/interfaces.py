@@ -19,8 +19,8 @@ from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.bandwidth.headline import host_rates
 from nettop.screens.bandwidth.shares import Group, Share, ShareBars
+from nettop.screens.chosen_row import ChosenRow
 from nettop.screens.history import SPAN_NS, Interval, averages
-from nettop.screens.lens import LensScreen
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE
 from nettop.snapshots.schema import RATE, Table
 from nettop.snapshots.snapshot import Frame, sum_of
@@ -35,7 +35,7 @@ _LEAST_ROOM = 15
 """Lines that the table and the graph need to stand one above the other."""
 
 
-class InterfacesScreen(LensScreen):
+class InterfacesScreen(ChosenRow):
     """Every interface; below the table the chosen one, or the busiest, as a graph with its protocols and services."""
 
     about = "what each interface carries, and the chosen one as a graph, by protocol and by service"
@@ -93,16 +93,6 @@ class InterfacesScreen(LensScreen):
 
     # --- the chosen interface -------------------------------------------------------------------------------
 
-    def draw_body(self) -> None:
-        """The graph too."""
-        super().draw_body()
-        self.draw_chosen()
-
-    def redraw(self) -> None:
-        """Another row may be chosen, or the details take room."""
-        super().redraw()
-        self.call_after_refresh(self.draw_chosen)
-
     def draw_chosen(self) -> None:
         """The chosen interface, or the first one of the table, in the room that the rows leave."""
         view, room = self.view, self.above.size.height
@@ -112,7 +102,7 @@ class InterfacesScreen(LensScreen):
         self.rows.styles.height = min(len(view.order) + 2, room * 3 // 5) if self.below.display else "1fr"
         if not self.below.display:
             return
-        at = view.order[:1] if self.rows.at is None else view.order[self.rows.at : self.rows.at + 1]
+        at = self.chosen(view)
         name, mode = view.values("interface", at)[0], view.raw("mode")[at[0]]
         intervals = self._intervals[int(view.raw("id")[at[0]])]
         curves = [

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 
 from nettop.query.view import View
+from nettop.screens.chosen_row import ChosenRow
 from nettop.screens.latency.headline import LatencyTable, why_not
 from nettop.screens.latency.pane import LEAST_HEIGHT, Chosen, ChosenPane, Quantile
 from nettop.snapshots.arrays import Index, as_list
@@ -33,7 +34,7 @@ def row_flags(view: View, at: Index) -> list[RowFlags]:
     ]
 
 
-class HistogramScreen(LatencyTable):
+class HistogramScreen(ChosenRow, LatencyTable):
     """A table, and below it the chosen row, or the first one. `named_by` are the columns that name a row."""
 
     row_style = RowStyle(flags=row_flags)
@@ -71,16 +72,6 @@ class HistogramScreen(LatencyTable):
 
     # --- the chosen row -------------------------------------------------------------------------------------
 
-    def draw_body(self) -> None:
-        """The pane too."""
-        super().draw_body()
-        self.draw_chosen()
-
-    def redraw(self) -> None:
-        """Another row may be chosen, or the details take room."""
-        super().redraw()
-        self.call_after_refresh(self.draw_chosen)
-
     def draw_chosen(self) -> None:
         """The chosen row, or the first one of the table, in the room that the rows leave."""
         view, room = self.view, self.above.size.height
@@ -90,10 +81,9 @@ class HistogramScreen(LatencyTable):
         self.pane.display = len(view.order) > 0 and room - height >= LEAST_HEIGHT
         self.rows.styles.height = height if self.pane.display else "1fr"
         if self.pane.display:
-            at = self.rows.at or 0
-            self.pane.show(self._chosen(view, view.order[at : at + 1]))
+            self.pane.show(self._described(view, self.chosen(view)))
 
-    def _chosen(self, view: View, row: Index) -> Chosen:
+    def _described(self, view: View, row: Index) -> Chosen:
         """What the pane shows of a row, of which this is the position."""
         at = int(row[0])
         number = int(view.raw("stage")[at])
