@@ -320,6 +320,8 @@ def test_what_the_user_left_out() -> None:
         "events=none",
         "--mechanism",
         "sockets=sock_diag",
+        "--mechanism",
+        "ip=none",
         deadline_s=DEADLINE_S,
     )
     assert done.returncode == 0
