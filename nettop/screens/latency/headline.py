@@ -59,8 +59,10 @@ def _followed(snapshot: Snapshot) -> list[BarItem]:
     one_in = snapshot.counts.get(ONE_IN)
     if one_in is None:
         return []
-    share = "every packet" if one_in == 1 else f"1 in {one_in:,}"
-    return [item(("followed ", Role.DIM), (share, Role.TEXT), importance=700)]
+    if one_in == 1:
+        return [item(("followed ", Role.DIM), ("every packet", Role.TEXT), importance=700)]
+    # Counts are estimates then.
+    return [item(("followed ", Role.DIM), (f"1 in {one_in:,}", Role.TEXT), importance=950)]
 
 
 def _missing(snapshot: Snapshot) -> list[BarItem]:

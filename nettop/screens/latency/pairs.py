@@ -18,7 +18,7 @@ class PairsScreen(LatencyTable):
     def headline(self, view: View) -> list[BarItem]:
         """What made room for others too."""
         evicted = view.snapshot.counts.get(PAIRS_EVICTED, 0)
-        more = [headline.count("evicted", evicted, 750, warn=True)] if evicted else []
+        more = [headline.count("evicted", evicted, 960, warn=True)] if evicted else []
         return [*super().headline(view), *more]
 
 
