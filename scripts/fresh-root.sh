@@ -124,7 +124,7 @@ inner() {
   hand_on_network
   mapfile -t environment < <(handed_on_environment)
   hand_on_certificates
-  hand_on_local_folders
+  hand_on_local_paths
   printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # no package starts a daemon here
   chmod +x "$root/usr/sbin/policy-rc.d"
 
@@ -201,20 +201,24 @@ hand_on_certificates() {
   done
 }
 
-# Folders of packages that pip searches, bound to the same paths.
-hand_on_local_folders() {
-  local entry word folder
+# What pip's configuration names: folders of packages, bound to the same paths, and files such as constraints.
+hand_on_local_paths() {
+  local entry word path
   for entry in "${environment[@]}"; do
     for word in ${entry#*=}; do
       [[ $word == /* || $word == file://* ]] || continue
-      folder=${word#file://}
-      folder=/${folder#*/}
+      path=${word#file://}
+      path=/${path#*/}
       # An index called simple/ links to files beside it.
-      folder=${folder%/simple}
-      [[ -d $folder ]] || continue
-      mkdir -p "$root$folder"
-      mount --bind "$folder" "$root$folder"
-      mount -o remount,bind,ro "$root$folder"
+      path=${path%/simple}
+      if [[ -d $path ]]; then
+        mkdir -p "$root$path"
+        mount --bind "$path" "$root$path"
+        mount -o remount,bind,ro "$root$path"
+      elif [[ -f $path ]]; then
+        mkdir -p "$root${path%/*}"
+        cp -L "$path" "$root$path"
+      fi
     done
   done
 }
