@@ -357,16 +357,13 @@ def wait_in_sockets(
     return waits
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [socket.SOCK_STREAM, pytest.param(socket.SOCK_DGRAM, marks=[pytest.mark.core])],
-    ids=["TCP", "UDP"],
-)
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["TCP", "UDP"])
 def test_a_receiver_that_waits(lab: Lab, kind: int) -> None:
     """The median time that messages waited in sockets is the one that the receiver let them wait."""
     protocol = "TCP" if kind == socket.SOCK_STREAM else "UDP"
     worker = lab.worker(lab.namespace())
     with watched() as probe:
+        assert probe.why_not(SOCKET_WAIT) is None
         if protocol == "UDP" and str(probe.snapshot.hook(HOOKS[WIRE_APP].name)).endswith("TCP only"):
             pytest.skip("this kernel lets no program see UDP's reads")
         waits = worker.call(wait_in_sockets, kind, 101, 101, 0.005)
@@ -516,7 +513,9 @@ def test_netem(lab: Lab) -> None:
         there.result()
         assert probe.added(QDISC, "UDP", "IPv6")["matched"] == len(durations)
         assert 5e6 * (1 - ERROR) <= probe.median(QDISC, "UDP", "IPv6") <= np.median(durations) * (1 + ERROR)
-        assert probe.added(HANDSHAKE, "TCP")["matched"] >= 2 * 97 * 53 > 10_000
+        added = probe.added(HANDSHAKE, "TCP")
+        assert added["seen"] == 2 * 97 * 53
+        assert added["matched"] > 10_000  # where a SYN-ACK was sent again, the kernel measured nothing
         assert 1e7 * (1 - ERROR) <= probe.median(HANDSHAKE, "TCP") <= 2 * np.median(durations) * (1 + ERROR)
         assert_sums(probe)
 

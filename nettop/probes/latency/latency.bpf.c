@@ -87,7 +87,9 @@ static __always_inline u32 read_header(struct header *header, void *at) {
   return class_of(is_v6 ? header->bytes[6] : header->bytes[9], is_v6);
 }
 
-static __always_inline void *network_header(struct sk_buff *skb) { return skb->head + skb->network_header; }
+static __always_inline void *network_header(struct sk_buff *skb) {
+  return (void *)(skb->head + skb->network_header);
+}
 
 static __always_inline struct cpu *this_cpu() {
   int first = 0;
