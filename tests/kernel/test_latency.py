@@ -36,6 +36,7 @@ from nettop.snapshots.latency import (
 from nettop.snapshots.snapshot import Array, Snapshot, known
 
 from . import traffic
+from .conftest import version_numbers
 from .lab import End, Lab, Namespace, enter, ip, until
 from .test_events import decoded
 from .traffic import Memory
@@ -579,6 +580,8 @@ def test_thinning_and_automatic_sampling(lab: Lab) -> None:
 def both_mechanisms() -> Iterator[tuple[Watched, Watched]]:
     """A probe for each mechanism of the IP layer, attached at once; skips where the kernel lacks one."""
     with watched(ip="fentry") as by_fentry, watched(ip="kprobe") as by_kprobe:
+        if version_numbers(os.uname().release) >= (6, 1):
+            assert [STAGES[stage] for stage in STAGES if stage != IP and by_fentry.why_not(stage)] == []
         for why in filter(None, (probe.why_not(IP) for probe in (by_fentry, by_kprobe))):
             pytest.skip(f"no hooks at functions here: {why}")
         yield by_fentry, by_kprobe
