@@ -514,9 +514,8 @@ def test_netem(lab: Lab) -> None:
         there.result()
         assert probe.added(QDISC, "UDP", "IPv6")["matched"] == len(durations)
         assert 5e6 * (1 - ERROR) <= probe.median(QDISC, "UDP", "IPv6") <= np.median(durations) * (1 + ERROR)
-        added = probe.added(HANDSHAKE, "TCP")
-        assert added["seen"] == 2 * 97 * 53
-        assert added["matched"] > 10_000  # where a SYN-ACK was sent again, the kernel measured nothing
+        # Where a SYN-ACK was sent again the kernel measured nothing; what a hook was skipped for is among the losses.
+        assert probe.added(HANDSHAKE, "TCP")["matched"] > 10_000
         assert 1e7 * (1 - ERROR) <= probe.median(HANDSHAKE, "TCP") <= 2 * np.median(durations) * (1 + ERROR)
         assert_sums(probe)
 
