@@ -4,6 +4,7 @@
 // goes on unchanged, whatever it is. struct counts, struct key, struct flow, struct evicted, struct interface
 // and the -D numbers come in front of this file.
 
+#include <nettop/set_table.h>
 #include <uapi/linux/ptrace.h>
 
 #define ETH_P_IP 0x0800
@@ -320,19 +321,8 @@ static __always_inline void add(struct counts *counts, u8 protocol, u8 cast, u8 
 }
 
 #ifdef FLOW_SETS
-static __always_inline bool is_same(struct key *left, struct key *right) {
-  u64 *a = (u64 *)left, *b = (u64 *)right;
-  return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]));
-}
-
 static __always_inline u32 set_of(struct key *key) {
-  u64 *words = (u64 *)key, hash = 0;
-#pragma unroll
-  for (int n = 0; n < sizeof(*key) / sizeof(u64); n++) {
-    hash = (hash ^ words[n]) * 0x9E3779B97F4A7C15ull;
-    hash ^= hash >> 32;
-  }
-  return bpf_get_smp_processor_id() % FLOW_PARTITIONS * FLOW_SETS + hash % FLOW_SETS;
+  return bpf_get_smp_processor_id() % FLOW_PARTITIONS * FLOW_SETS + HASH_OF(*key) % FLOW_SETS;
 }
 
 static __always_inline void evict(struct flow *flow) {
@@ -368,7 +358,7 @@ static __always_inline struct flow *flow_of(struct key *key, u64 now, u32 *set, 
 #pragma unroll
   for (int n = 0; n < SET_ENTRIES; n++) {
     struct flow *flow = &flow_set->entries[n];
-    if (flow->last_seen && is_same(&flow->key, key)) {
+    if (flow->last_seen && IS_SAME(flow->key, *key)) {
       flow->last_seen = now;
       *entry = n;
       return flow;
