@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,8 +24,10 @@ from nettop.snapshots.latency import (
     HANDSHAKE,
     HOOKS,
     IP,
+    PAIRS_EVICTED,
     PROTOCOLS,
     QDISC,
+    RTT,
     SAMPLING,
     SOCKET_WAIT,
     STAGES,
@@ -54,8 +56,10 @@ TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000
 class Watched:
     """A probe that follows every packet of this machine, and what it saw since `begin`."""
 
-    def __init__(self, sampling: int = 1, **mechanisms: str) -> None:
-        self.probe = Latency()
+    def __init__(
+        self, sampling: int = 1, *, rooms: Mapping[str, Any] | None = None, **mechanisms: str
+    ) -> None:
+        self.probe = Latency(**(rooms or {}))
         self.probe.set("table", "pairs")
         self.probe.set("mechanisms", mechanisms)
         self.probe.set(SAMPLING.name, sampling)
@@ -124,9 +128,11 @@ class Watched:
 
 
 @contextmanager
-def watched(sampling: int = 1, **mechanisms: str) -> Iterator[Watched]:
+def watched(
+    sampling: int = 1, *, rooms: Mapping[str, Any] | None = None, **mechanisms: str
+) -> Iterator[Watched]:
     """A probe that is attached, once the kernel stamps packets."""
-    probe = Watched(sampling, **mechanisms)
+    probe = Watched(sampling, rooms=rooms, **mechanisms)
     try:
         if probe.why_not(WIRE_IP) is None:
             until(lambda: _is_stamped(probe), "packets are stamped")
@@ -322,6 +328,49 @@ def test_a_queue_that_drops(lab: Lab) -> None:
         assert dropped > 0
         assert added["dropped"] == dropped
         assert added["seen"] == 499
+        assert_sums(probe)
+
+
+def send_to_many(memory: Memory, end: str, count: int) -> None:
+    """Sends a datagram to each of so many addresses."""
+    with socket.socket(traffic.V4, socket.SOCK_DGRAM) as sender:
+        for number in range(count):
+            sender.sendto(b"n", (end.format(number >> 8, number & 255), 9))
+
+
+def test_more_pairs_than_there_is_room_for(lab: Lab) -> None:
+    """What pairs have counted, and those that had to make room, is what was matched."""
+    near, _ = lab.pair()
+    here = lab.worker(near.namespace)
+    with watched(rooms={"pairs_max": 64}) as probe:
+        here.call(send_to_many, "10.82.{}.{}", 997)
+        until(lambda: probe.added(WIRE_IP, "UDP")["seen"] >= 997, "all have arrived")
+
+        def accounted() -> tuple[int, int]:
+            """What was matched at stages that have pairs, and what their pairs and the evicted ones have."""
+            snapshot = probe.read()
+            stages, pairs = snapshot.tables["stages"].array, snapshot.tables["pairs"].array
+            has_pairs = ~np.isin(stages["stage"], (HANDSHAKE, RTT)) & known(stages["matched"])
+            in_pairs = int(pairs["packets"].sum()) + snapshot.counts[PAIRS_EVICTED]
+            return int(stages["matched"][has_pairs].sum()), in_pairs
+
+        until(lambda: len(set(accounted())) == 1, "a moment without packets")
+        assert len(probe.snapshot.tables["pairs"]) <= 64
+        assert probe.snapshot.counts[PAIRS_EVICTED] >= 997 - 64
+
+
+def test_more_packets_than_can_be_followed(lab: Lab) -> None:
+    """Those that had to make room are unmatched."""
+    near, far = lab.pair()
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    port = there.call(bind, "in", far.v6)
+    limit(near, "rate", "8mbit", "burst", "3000", "limit", "50000000")
+    with watched(rooms={"followed_max": 64}) as probe:
+        here.call(send_datagrams, (far.v6, port), 499, 1000, 499)
+        added = probe.added(QDISC, "UDP", "IPv6")
+        assert added["seen"] == 499
+        assert added["waiting"] <= 64
+        assert added["unmatched"] >= 100
         assert_sums(probe)
 
 
@@ -523,6 +572,19 @@ def test_netem(lab: Lab) -> None:
 def move_to(memory: Memory, namespace: str) -> None:
     """Makes sockets in that namespace from now on."""
     enter(namespace)
+
+
+def test_connections_to_a_listener_for_both_families(lab: Lab) -> None:
+    """IPv4 over an IPv6 socket is IPv4, at both sides."""
+    near, far = lab.pair()
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    port = there.call(traffic.listen, "in", "::")
+    with watched() as probe:
+        there.start(accept_all, "in", 97)
+        here.call(connect_in_turn, (far.v4, port), 1, 97)
+        there.result()
+        assert probe.added(HANDSHAKE, "TCP", "IPv6")["seen"] == 0
+        assert probe.added(HANDSHAKE, "TCP")["seen"] >= 2 * 97
 
 
 def test_a_connection_that_fails(lab: Lab) -> None:

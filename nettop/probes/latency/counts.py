@@ -33,11 +33,12 @@ class CountsTable:
     def read(self) -> tuple[Array, Array]:
         """What was counted, as COUNTS, and how many packets are within each stage now. Both by stage and class."""
         waiting = self._read_waiting()
+        places = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint32)
+        each = np.dtype((COUNTS, (maps.possible_cpus(),)))
+        by_cpu, _ = maps.read_each(self._program.maps["counted"], places, each)
         counts = np.zeros(_SHAPE, COUNTS)
-        for place, total in enumerate(counts.reshape(-1)):
-            by_cpu = maps.read_per_cpu(self._program.maps["counted"], place, COUNTS)
-            for name in COUNTS.names or ():
-                total[name] = by_cpu[name].sum(axis=0, dtype=np.uint64)
+        for name in COUNTS.names or ():
+            counts[name] = by_cpu[name].sum(axis=1, dtype=np.uint64).reshape(counts[name].shape)
         counts["unmatched"] += self._stale
         return counts, waiting
 

@@ -5,6 +5,7 @@
 // over, so that each number stands for every packet. struct settings, struct packet, struct counts, struct
 // key, struct pair, the -D numbers and the slices of kernel structs come in front of this file.
 
+#include <nettop/set_table.h>
 #include <uapi/linux/ptrace.h>
 
 #define AF_INET6 10
@@ -79,12 +80,22 @@ struct header {
   u8 bytes[40];
 };
 
-// Reads the IP header at `at` and says what it is. Extension headers of IPv6 are not followed.
+// Reads the IP header at `at`; its class. Extension headers of IPv6 are not followed.
 static __always_inline u32 read_header(struct header *header, void *at) {
   if (bpf_probe_read_kernel(header, sizeof(*header), at))
     __builtin_memset(header, 0, sizeof(*header));
   bool is_v6 = header->bytes[0] >> 4 == 6;
   return class_of(is_v6 ? header->bytes[6] : header->bytes[9], is_v6);
+}
+
+static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
+
+// IPv4 over an IPv6 socket is IPv4.
+static __always_inline u32 class_of_socket(struct sock *sk, u8 protocol) {
+  u32 local[3] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2]};
+  u32 remote[3] = {sk->skc_v6_daddr[0], sk->skc_v6_daddr[1], sk->skc_v6_daddr[2]};
+  bool is_v6 = sk->skc_family == AF_INET6 && !is_mapped(local) && !is_mapped(remote);
+  return class_of(protocol, is_v6);
 }
 
 static __always_inline void *network_header(struct sk_buff *skb) {
@@ -142,12 +153,6 @@ static __always_inline u64 bucket_of(u64 duration, u32 divided_by_bits) {
   return bucket;
 }
 
-static __always_inline bool is_same(struct pair *pair, u64 *key) {
-  u64 *other = (u64 *)&pair->key;
-  return !((other[0] ^ key[0]) | (other[1] ^ key[1]) | (other[2] ^ key[2]) | (other[3] ^ key[3]) |
-           (other[4] ^ key[4]));
-}
-
 // Counts a duration for the pair whose header was read. In a full set the pair that was idle for longest
 // makes room.
 static __always_inline void count_pair(struct header *header, u32 stage, u32 class, u32 weight,
@@ -161,20 +166,15 @@ static __always_inline void count_pair(struct header *header, u32 stage, u32 cla
     __builtin_memcpy(&key.source[3], &header->bytes[12], 4);
     __builtin_memcpy(&key.destination[3], &header->bytes[16], 4);
   }
-  u64 *words = (u64 *)&key, hash = 0, now = bpf_jiffies64();
-#pragma unroll
-  for (int n = 0; n < sizeof(key) / sizeof(u64); n++) {
-    hash = (hash ^ words[n]) * 0x9E3779B97F4A7C15ull;
-    hash ^= hash >> 32;
-  }
-  u32 place = bpf_get_smp_processor_id() % PAIR_PARTITIONS * PAIR_SETS + hash % PAIR_SETS;
+  u64 now = bpf_jiffies64();
+  u32 place = bpf_get_smp_processor_id() % PAIR_PARTITIONS * PAIR_SETS + HASH_OF(key) % PAIR_SETS;
   struct pair_set *set = pairs.lookup(&place);
   if (!set)
     return;
   struct pair *pair = NULL, *idle = &set->entries[0];
 #pragma unroll
   for (int n = 0; n < SET_ENTRIES; n++) {
-    if (set->entries[n].last_seen && is_same(&set->entries[n], words))
+    if (set->entries[n].last_seen && IS_SAME(set->entries[n].key, key))
       pair = &set->entries[n];
     if (set->entries[n].last_seen < idle->last_seen)
       idle = &set->entries[n];
@@ -221,8 +221,8 @@ static __always_inline void count_seen(u32 stage, u32 class, u32 weight) {
 
 // --- from the wire -----------------------------------------------------------------------------------------
 
-// Counts how long ago the packet was stamped whose IP header is at `at`. What this machine's own TCP sent
-// has, until it is delivered, the time when it was sent: by another clock.
+// Counts how long ago the packet was stamped whose IP header is at `at`. Until it is delivered, what this
+// machine's own TCP has sent carries the time of its sending instead, by CLOCK_MONOTONIC.
 static __always_inline void since_wire(u32 stage, u64 stamp, void *at, u32 weight) {
   struct settings *chosen = chosen_settings();
   struct header header;
@@ -328,7 +328,7 @@ static __always_inline void begin(u64 address, u64 check, u32 stage, void *at, u
   follow(address, check, stage, class, weight);
 }
 
-// A packet that is another one than that which was at this address tells nothing of it.
+// Another packet at the same address says nothing of the one that is followed.
 static __always_inline void end(struct packet *packet, u64 check, u32 stage, void *at) {
   struct header header;
   u64 duration = bpf_ktime_get_ns() - packet->since;
@@ -412,7 +412,7 @@ int tp_btf__sk_data_ready(u64 *ctx) {
     since_wire(STAGE_WIRE_SOCKET, skb->tstamp, network_header(skb), weight);
     return 0;
   }
-  u32 class = class_of(IPPROTO_UDP, sk->skc_family == AF_INET6);
+  u32 class = class_of_socket(sk, IPPROTO_UDP);
   count_seen(STAGE_WIRE_SOCKET, class, weight);
   count_unmatched(STAGE_WIRE_SOCKET, class, weight);
   return 0;
@@ -503,7 +503,7 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
   struct cpu *cpu = this_cpu();
   if (!cpu || sk->sk_protocol != IPPROTO_TCP)
     return 0;
-  u32 class = class_of(IPPROTO_TCP, sk->skc_family == AF_INET6);
+  u32 class = class_of_socket(sk, IPPROTO_TCP);
   u64 address = plain(cpu, HOOK_SET_STATE, sk);
   if (now == TCP_SYN_SENT) {
     count_seen(STAGE_HANDSHAKE, class, 1);

@@ -97,7 +97,7 @@ class Latency:
         self._opened = ExitStack()
         self._program: Program | None = None
         self._attached: set[str] = set()
-        self._hooks: tuple[HookStatus, ...] = ()
+        self._statuses: dict[int, HookStatus] = {}
         self._counts: CountsTable | None = None
         self._pairs: SetTable | None = None
         self._rtts = rtt_histograms()
@@ -117,8 +117,7 @@ class Latency:
             except (Unsupported, PermissionMissing) as error:
                 attach = partial(_refuse, error)
             for stage, fallbacks in FALLBACKS.items():
-                status = attach_best(fallbacks, partial(attach, stage), self._chosen)
-                self._hooks = (*self._hooks, status)
+                self._statuses[stage] = attach_best(fallbacks, partial(attach, stage), self._chosen)
         if self._program is not None:
             self._program.unload_all_but([*map(loaded_as, self._attached)])
         self._write_settings()
@@ -181,9 +180,7 @@ class Latency:
 
     def _measured(self) -> frozenset[int]:
         """The stages that have a mechanism."""
-        return frozenset(
-            stage for stage, hook in zip(FALLBACKS, self._hooks, strict=False) if hook.mechanism is not None
-        )
+        return frozenset(stage for stage, status in self._statuses.items() if status.mechanism is not None)
 
     # --- sampling -----------------------------------------------------------------------------------------------
 
@@ -221,10 +218,11 @@ class Latency:
         one_in = self._one_in
         self._choose_one_in(int(counts["seen"].sum()), taken_ns)
         counted = Counted(counts, waiting, self._rtts, self._measured(), taken_ns)
+        protocols = protocol_rows(counted)
         tables = {
             STAGE_TABLE.name: stage_rows(counted),
-            PROTOCOL_TABLE.name: protocol_rows(counted),
-            BUCKET_TABLE.name: bucket_rows(counted),
+            PROTOCOL_TABLE.name: protocols,
+            BUCKET_TABLE.name: bucket_rows(protocols),
         }
         totals = {ONE_IN: one_in} if self._counts else {}
         if self._pairs is not None and PAIR_TABLE.name in self._tables:
@@ -238,7 +236,7 @@ class Latency:
             tables=tables,
             counts=totals,
             lost=self._lost(),
-            hooks=self._hooks,
+            hooks=tuple(self._statuses.values()),
         )
 
     def _lost(self) -> dict[str, int]:
@@ -271,8 +269,7 @@ class Latency:
         stage = stage_of(key)
         if stage is None:
             return {}
-        hook = self._hooks[list(FALLBACKS).index(stage)]
-        return {"Meaning": MEANINGS[stage], "Mechanism": str(hook)}
+        return {"Meaning": MEANINGS[stage], "Mechanism": str(self._statuses[stage])}
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
         """What the programs cost; see nettop.snapshots.source.MeasuredSource."""

@@ -52,7 +52,7 @@ COUNTS = np.dtype([*((name, "u8") for name in TERMS), ("latency", "u8", (BUCKETS
 PAIRS_MAX = 1 << 12
 """Pairs that are counted at once: 2.1 MB, in equal parts for the CPUs."""
 PAIR_KEY = np.dtype(
-    [("source", "u4", (4,)), ("destination", "u4", (4,)), ("stage_class", "u4"), ("zero", "u4")]
+    [("source", "u4", (4,)), ("destination", "u4", (4,)), ("stage_class", "u4"), ("always_zero", "u4")]
 )
 PAIR = extended(
     PAIR_KEY,
@@ -68,7 +68,7 @@ PAIR = extended(
 _SKB = {name: name for name in ("protocol", "tstamp", "data", "head", "network_header", "sk", "cb")}
 _SOCK = {
     "sk_protocol": "sk_protocol",
-    "skc_family": "__sk_common.skc_family",
+    **{name: f"__sk_common.{name}" for name in ("skc_family", "skc_v6_rcv_saddr", "skc_v6_daddr")},
     "first_queued": "sk_receive_queue.next",
     "last_queued": "sk_receive_queue.prev",
 }
@@ -80,11 +80,9 @@ _SLICES = (
 
 # --- hooks --------------------------------------------------------------------------------------------------------
 
-IP_BEGINS = ("ip_rcv_core", "ip6_rcv_core")
-IP_ENDS = ("ip_local_deliver", "ip6_input", "ip_forward", "ip6_forward")
 _AT_FUNCTIONS = (
-    *(("ip_ends", function) for function in IP_ENDS),
-    *(("ip_begins", function) for function in IP_BEGINS),
+    *(("ip_ends", name) for name in ("ip_local_deliver", "ip6_input", "ip_forward", "ip6_forward")),
+    *(("ip_begins", name) for name in ("ip_rcv_core", "ip6_rcv_core")),
     ("udp_queues", "__udp_enqueue_schedule_skb"),
     ("udp_reads", "skb_consume_udp"),
 )
@@ -95,11 +93,7 @@ _RECEIVED, _QUEUED, _COPIED = (
     "tp_btf__tcp_probe",
     "tp_btf__skb_copy_datagram_iovec",
 )
-
-
-KPROBE = "entry"
-"""How the names of programs for kprobes begin."""
-_FENTRY = "fentry"
+_FENTRY, _KPROBE = "fentry", "entry"
 
 
 def _at(kind: str, *programs: str) -> tuple[str, ...]:
@@ -107,64 +101,47 @@ def _at(kind: str, *programs: str) -> tuple[str, ...]:
     return tuple(f"{kind}__{program}@{at}" for program, at in _AT_FUNCTIONS if program in programs)
 
 
-FALLBACKS = {
-    WIRE_IP: Fallbacks(HOOKS[WIRE_IP], (Mechanism("tp_btf/netif_receive_skb", (_RECEIVED,)),)),
-    WIRE_SOCKET: Fallbacks(
-        HOOKS[WIRE_SOCKET],
-        (
-            Mechanism("tp_btf/tcp_probe + fentry/udp", (_QUEUED, *_at(_FENTRY, "udp_queues"))),
-            Mechanism("tp_btf/tcp_probe + kprobe/udp", (_QUEUED, *_at(KPROBE, "udp_queues"))),
-            Mechanism("tp_btf/tcp_probe + sk_data_ready", (_QUEUED, "tp_btf__sk_data_ready")),
+_MECHANISMS = {
+    WIRE_IP: (Mechanism("tp_btf/netif_receive_skb", (_RECEIVED,)),),
+    WIRE_SOCKET: (
+        Mechanism("tp_btf/tcp_probe + fentry/udp", (_QUEUED, *_at(_FENTRY, "udp_queues"))),
+        Mechanism("tp_btf/tcp_probe + kprobe/udp", (_QUEUED, *_at(_KPROBE, "udp_queues"))),
+        Mechanism("tp_btf/tcp_probe + sk_data_ready", (_QUEUED, "tp_btf__sk_data_ready")),
+    ),
+    WIRE_APP: (
+        Mechanism("tp_btf/skb_copy_datagram_iovec + fentry/udp", (_COPIED, *_at(_FENTRY, "udp_reads"))),
+        Mechanism("tp_btf/skb_copy_datagram_iovec + kprobe/udp", (_COPIED, *_at(_KPROBE, "udp_reads"))),
+        Mechanism("tp_btf/skb_copy_datagram_iovec, TCP only", (_COPIED,)),
+    ),
+    BACKLOG: (Mechanism("tp_btf/netif_rx + netif_receive_skb", (_DROPS, _RECEIVED, "tp_btf__netif_rx")),),
+    IP: (
+        Mechanism("fentry/ip_rcv_core", (_DROPS, *_at(_FENTRY, "ip_ends", "ip_begins"))),
+        Mechanism("kprobe/ip_rcv_core", (_DROPS, *_at(_KPROBE, "ip_ends", "ip_begins"))),
+    ),
+    SOCKET_WAIT: (Mechanism("the hooks of wire-socket and wire-app", (_DROPS,)),),
+    QDISC: (
+        Mechanism(
+            "tp_btf/net_dev_queue + net_dev_start_xmit",
+            (_DROPS, "tp_btf__net_dev_start_xmit", "tp_btf__net_dev_queue"),
         ),
     ),
-    WIRE_APP: Fallbacks(
-        HOOKS[WIRE_APP],
-        (
-            Mechanism("tp_btf/skb_copy_datagram_iovec + fentry/udp", (_COPIED, *_at(_FENTRY, "udp_reads"))),
-            Mechanism("tp_btf/skb_copy_datagram_iovec + kprobe/udp", (_COPIED, *_at(KPROBE, "udp_reads"))),
-            Mechanism("tp_btf/skb_copy_datagram_iovec, TCP only", (_COPIED,)),
-        ),
-    ),
-    BACKLOG: Fallbacks(
-        HOOKS[BACKLOG],
-        (Mechanism("tp_btf/netif_rx + netif_receive_skb", (_DROPS, _RECEIVED, "tp_btf__netif_rx")),),
-    ),
-    IP: Fallbacks(
-        HOOKS[IP],
-        (
-            Mechanism("fentry/ip_rcv_core", (_DROPS, *_at(_FENTRY, "ip_ends", "ip_begins"))),
-            Mechanism("kprobe/ip_rcv_core", (_DROPS, *_at(KPROBE, "ip_ends", "ip_begins"))),
-        ),
-    ),
-    SOCKET_WAIT: Fallbacks(
-        HOOKS[SOCKET_WAIT], (Mechanism("the hooks of wire-socket and wire-app", (_DROPS,)),)
-    ),
-    QDISC: Fallbacks(
-        HOOKS[QDISC],
-        (
-            Mechanism(
-                "tp_btf/net_dev_queue + net_dev_start_xmit",
-                (_DROPS, "tp_btf__net_dev_start_xmit", "tp_btf__net_dev_queue"),
-            ),
-        ),
-    ),
-    HANDSHAKE: Fallbacks(
-        HOOKS[HANDSHAKE], (Mechanism("tp_btf/inet_sock_set_state", ("tp_btf__inet_sock_set_state",)),)
-    ),
-    RTT: Fallbacks(HOOKS[RTT], (Mechanism("the connections lens"),)),
+    HANDSHAKE: (Mechanism("tp_btf/inet_sock_set_state", ("tp_btf__inet_sock_set_state",)),),
+    RTT: (Mechanism("the connections lens"),),
 }
-"""The mechanisms for each stage. Of programs that belong together the one at the stage's end is attached first."""
+"""Of programs that belong together the one at the stage's end is attached first."""
+FALLBACKS = {stage: Fallbacks(HOOKS[stage], mechanisms) for stage, mechanisms in _MECHANISMS.items()}
+"""The mechanisms for each stage."""
 
 _TRACING = tuple(
     dict.fromkeys(
         program
-        for fallbacks in FALLBACKS.values()
-        for mechanism in fallbacks.mechanisms
+        for mechanisms in _MECHANISMS.values()
+        for mechanism in mechanisms
         for program in mechanism.programs
-        if not program.startswith(f"{KPROBE}__")
+        if not program.startswith(f"{_KPROBE}__")
     )
 )
-_PROBED = tuple(dict.fromkeys(f"{KPROBE}__{program}" for program, _ in _AT_FUNCTIONS))
+_PROBED = tuple(dict.fromkeys(f"{_KPROBE}__{program}" for program, _ in _AT_FUNCTIONS))
 _HOOKS = (
     "netif_rx", "netif_receive_skb", "tcp_probe", "udp_queued", "copied", "udp_read", "net_dev_queue",
     "net_dev_start_xmit", "kfree_skb", "set_state", "ip_begins", "ip_ends",
@@ -173,7 +150,7 @@ _HOOKS = (
 
 def loaded_as(name: str) -> str:
     """The name by which the program at a hook was loaded: for kprobes one for all functions."""
-    return name.partition("@")[0] if name.startswith(f"{KPROBE}__") else name
+    return name.partition("@")[0] if name.startswith(f"{_KPROBE}__") else name
 
 
 def pair_sets(pairs_max: int = PAIRS_MAX) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from nettop.kernel.set_table import SetTable, mixed
 from nettop.probes.latency.programs import CLASSES, TERMS
 from nettop.snapshots.arrays import take
+from nettop.snapshots.connections import FAMILIES as SOCKET_FAMILIES
 from nettop.snapshots.connections import PROTOCOLS as SOCKET_PROTOCOLS
 from nettop.snapshots.connections import STATES
 from nettop.snapshots.latency import (
@@ -28,16 +30,21 @@ from nettop.snapshots.latency import (
 )
 from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
 
-_TCP = next(number for number, name in SOCKET_PROTOCOLS.items() if name == "tcp")
-_ESTABLISHED = next(number for number, name in STATES.items() if name == "ESTABLISHED")
-_V4_MAPPED = np.uint64(0xFFFF)
+
+def _number(labels: Mapping[int, str], label: str) -> int:
+    return next(number for number, each in labels.items() if each == label)
+
+
+_TCP = _number(SOCKET_PROTOCOLS, "tcp")
+_ESTABLISHED = _number(STATES, "ESTABLISHED")
+_V6 = _number(SOCKET_FAMILIES, "IPv6")
+_TCP_CLASS = _number(PROTOCOLS, "TCP") * len(FAMILIES)
 UNKNOWN_TERMS = dict.fromkeys((WIRE_IP, WIRE_SOCKET, WIRE_APP), ("dropped", "waiting")) | {
     RTT: ("dropped", "unmatched", "waiting")
 }
 """A packet's stamp is compared where its stage ends: those that never came there were not seen."""
 _CLASS_BITS, _BUCKET_BITS = 8, 10
 """What a row's number has for its class and for its bucket, below its stage."""
-_TCP_CLASS = next(number for number, name in PROTOCOLS.items() if name == "TCP") * len(FAMILIES)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,16 +65,14 @@ def rtt_histograms(sockets: Rows | None = None) -> Array:
     if sockets is not None:
         rows = sockets.array
         has_rtt = (rows["protocol"] == _TCP) & (rows["state"] == _ESTABLISHED) & known(rows["rtt_us"])
-        address = rows["remote_address"][has_rtt]
-        is_v6 = ~((address[:, 0] == 0) & (address[:, 1] >> np.uint64(32) == _V4_MAPPED))
+        is_v6 = rows["family"][has_rtt] == _V6
         places = BUCKETS.places(rows["rtt_us"][has_rtt] * 1000.0)
         np.add.at(histograms, (_TCP_CLASS + is_v6, places), 1)
     return histograms
 
 
 def _of_classes(counted: Counted) -> Array:
-    """Every stage and class in the columns of a table of protocols, by their places; what is not measured is
-    unknown."""
+    """Every stage and class in the columns of a table of protocols, by their places."""
     rows = np.zeros((len(STAGES), CLASSES), PROTOCOL_TABLE.dtype)
     for name in (*TERMS, "latency"):
         rows[name][:RTT] = counted.counts[name]
@@ -117,9 +122,9 @@ def stage_of(key: int) -> int | None:
     return stage if stage in STAGES else None
 
 
-def bucket_rows(counted: Counted) -> Rows:
-    """A row for each bucket that is not empty."""
-    by_class = protocol_rows(counted).array
+def bucket_rows(protocols: Rows) -> Rows:
+    """A row for each bucket that is not empty, of the rows of protocols."""
+    by_class = protocols.array
     of_row, bucket = np.nonzero(by_class["latency"])
     rows = np.zeros(len(bucket), BUCKET_TABLE.dtype)
     for name in ("stage", "protocol", "family"):
@@ -128,7 +133,7 @@ def bucket_rows(counted: Counted) -> Rows:
     rows["id"] = by_class["id"][of_row] << np.uint64(_BUCKET_BITS) | bucket.astype(np.uint64)
     rows["at_least"], rows["below"] = edges[bucket], edges[bucket + 1]
     rows["packets"] = by_class["latency"][of_row, bucket]
-    return Rows(BUCKET_TABLE, rows, {}, counted.taken_ns)
+    return Rows(BUCKET_TABLE, rows, {}, protocols.taken_ns)
 
 
 def pair_rows(pairs: SetTable, taken_ns: int) -> Rows:
