@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from nettop.snapshots.histograms import Buckets
@@ -18,8 +20,13 @@ def cells(counts: Array, buckets: Buckets, width: int, low: float = LOW, high: f
     A bucket belongs to the cell of its middle, and what is beyond the axis to the outermost cell, so that nothing is
     lost. Shapes (..., buckets) and (..., width), float64.
     """
-    middles = np.clip(buckets.middles, low, high)
-    places = np.log(middles / low) / np.log(high / low) * width
-    is_in = np.minimum(places.astype(np.intp), width - 1)[:, None] == np.arange(width)
-    sums: Array = (counts @ is_in).astype(np.float64)
+    sums: Array = counts.astype(np.float64) @ _belongs(buckets, width, low, high)
     return sums
+
+
+@lru_cache(maxsize=8)
+def _belongs(buckets: Buckets, width: int, low: float, high: float) -> Array:
+    """Which bucket belongs to which cell, as 1 and 0. Shape (buckets, width)."""
+    places = np.log(np.clip(buckets.middles, low, high) / low) / np.log(high / low) * width
+    belongs: Array = np.minimum(places.astype(np.intp), width - 1)[:, None] == np.arange(width)
+    return belongs.astype(np.float64)
