@@ -9,10 +9,10 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+from nettop.formats.rows import filled, spelled
 from nettop.output.lens_output import Part, output_of
 from nettop.output.losses import Lost
 from nettop.output.plan import field_of
-from nettop.output.rows import filled, spelled
 from nettop.output.table import AMOUNTS, word
 from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread, unit_of

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nettop.errors import UsageError
-from nettop.output.jsonl import JsonLines
+from nettop.formats.jsonl import JsonLines
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns

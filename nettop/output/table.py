@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nettop.formats.rows import spelled
 from nettop.output.plan import field_of
-from nettop.output.rows import spelled
 from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.snapshots.schema import RATE, Kind, Table

@@ -14,14 +14,14 @@ from nettop.engine.own_cost import PRINT
 from nettop.engine.resolver import Resolver
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
+from nettop.formats.jsonl import JsonLines
+from nettop.formats.separated import Separated
 from nettop.output.banner import banner, change
 from nettop.output.diagnostics import Diagnostics
-from nettop.output.jsonl import JsonLines
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import lost_line
 from nettop.output.losses import CAUSES, QUEUE_FULL, Losses, Lost
 from nettop.output.plan import Plan, field_of, make_plan
-from nettop.output.separated import Separated
 from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
 from nettop.query.address import address_bytes

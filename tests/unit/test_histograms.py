@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from nettop.commands.options import complete_columns, complete_sort
 from nettop.errors import UsageError
-from nettop.output.jsonl import JsonLines
+from nettop.formats.jsonl import JsonLines
+from nettop.formats.separated import Separated
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
-from nettop.output.separated import Separated
 from nettop.output.table import AlignedTable
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, parse_sort

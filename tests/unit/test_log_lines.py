@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 
-from nettop.output.jsonl import JsonLines
+from nettop.formats.jsonl import JsonLines
+from nettop.formats.separated import Separated
 from nettop.output.log_lines import TextLines, lost_line
 from nettop.output.log_plan import lines_of
 from nettop.output.losses import Lost
 from nettop.output.plan import whole_columns
-from nettop.output.separated import Separated
 from nettop.query.query import text_query
 from nettop.query.times import rfc3339, rfc3339_all
 from nettop.query.view import View

@@ -20,11 +20,11 @@ from nettop.commands.log import LogOptions, log_settings
 from nettop.commands.options import complete_mechanism, parse_mechanisms
 from nettop.commands.run import RunOptions, run_settings
 from nettop.errors import ExitCode, NettopError, Unsupported, UsageError
+from nettop.formats.jsonl import JsonLines
+from nettop.formats.separated import Separated
 from nettop.kernel.mechanisms import Fallbacks, Mechanism, check_chosen
-from nettop.output.jsonl import JsonLines
 from nettop.output.log_lines import TextLines
 from nettop.output.run_report import Ended, RunReport
-from nettop.output.separated import Separated
 from nettop.output.table import AlignedTable
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, Sort, parse_sort

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from nettop.output.jsonl import JsonLines
+from nettop.formats.jsonl import JsonLines
+from nettop.formats.rows import filled, spelled
+from nettop.formats.separated import Separated
 from nettop.output.plan import make_plan
-from nettop.output.rows import filled, spelled
-from nettop.output.separated import Separated
 from nettop.output.table import AlignedTable, Terminal, cell_width, cut, word
 from nettop.query.view import View
 from nettop.settings import Format, Settings, TextSettings, ViewSettings

@@ -3,33 +3,27 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from nettop.probes.connections.event_records import CLOSE, FAIL
 from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, TCP
-from nettop.query.address import address_halves, address_text, distinct_addresses
+from nettop.query.groupings import FOLDS, Folded, service_ports
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, Mask, as_list, positions
 from nettop.snapshots.connections import (
-    DIRECTIONS,
     ENDED_GROUPS,
     GROUP,
     GROUPS,
     LENS,
-    NO_GROUP,
     NOT_LISTED,
     OTHER_GROUPS,
-    PROTOCOLS,
     RESETS,
     SOCKETS,
-    STATES,
     UNATTRIBUTED,
 )
 from nettop.snapshots.schema import Kind
@@ -45,14 +39,8 @@ _SUMMED = tuple(name for name in _COUNTERS if name in SOCKETS.by_name)
 _SINCE_THE_LAST = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
 _SINCE_THE_START = replace(_SINCE_THE_LAST, table=replace(SOCKETS, begins_at_zero=True))
 _NOTHING = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
-_INBOUND = [number for number, name in DIRECTIONS.items() if name.startswith("inbound")]
-_PID_BITS, _PORT_BITS = 22, 16
+_PID_BITS = 22
 _NO_PLACE = -1
-
-_WILDCARDS = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
-
-Folded = tuple[Array, Callable[[list[int]], list[Hashable]]]
-"""For each row of a view a number that its group shares, and what makes these numbers into lasting keys."""
 
 
 class SocketGroups:
@@ -104,7 +92,8 @@ class SocketGroups:
 
     def _places_of(self, view: View) -> Index:
         """For each row of the view the place of its group."""
-        numbers, keys_of = _FOLDS[self.by](view)
+        fold = _by_process if self.by == GROUP.default else FOLDS[self.by]
+        numbers, keys_of = fold(view)
         listed = np.flatnonzero(~view.rest)
         distinct, firsts, which = np.unique(numbers[listed], return_index=True, return_inverse=True)
         keys = keys_of(as_list(distinct))
@@ -127,7 +116,7 @@ class SocketGroups:
                 name: view.values(name, at) for name in ("pid", "container")
             }
         if self.by == "port":
-            return {"protocol": as_list(view.raw("protocol")[at]), "port": as_list(_service_ports(view)[at])}
+            return {"protocol": as_list(view.raw("protocol")[at]), "port": as_list(service_ports(view)[at])}
         return {}
 
     def _append(self, keys: list[Hashable], names: dict[str, list[Any]]) -> None:
@@ -235,90 +224,8 @@ def _has_opened(view: View) -> Mask:
     return has_opened
 
 
-# --- what sockets have in common ------------------------------------------------------------------------------
-
-
 def _by_process(view: View) -> Folded:
     """By PID and start: within 2²⁴ ns no PID is used twice."""
     pid = view.raw("pid")
     start = view.raw("start_time") >> np.uint64(24)
     return np.where(known(pid), start << np.uint64(_PID_BITS) | pid, 0), list
-
-
-def _by_remote(view: View) -> Folded:
-    distinct, places = distinct_addresses(view.raw("remote_address"))
-    return places, lambda numbers: [_address(distinct[at]) for at in numbers]
-
-
-def _by_network(view: View) -> Folded:
-    """By the first 24 bits of IPv4, which is mapped into IPv6, or 64 of IPv6."""
-    high, low = address_halves(view.raw("remote_address"))
-    is_v4 = (high == 0) & (low >> np.uint64(32) == 0xFFFF)
-    prefix = np.stack([high, np.where(is_v4, low & ~np.uint64(0xFF), 0)], axis=1).astype(">u8")
-    distinct, places = distinct_addresses(prefix)
-
-    def name(raw: bytes) -> str:
-        address = _address(raw)
-        return address if address == NO_GROUP else f"{address}/{64 if ':' in address else 24}"
-
-    return places, lambda numbers: [name(distinct[at]) for at in numbers]
-
-
-def _by_port(view: View) -> Folded:
-    ports = _service_ports(view)
-    numbers = np.where(known(ports), view.raw("protocol").astype(np.int64) << _PORT_BITS | ports, -1)
-    return numbers, lambda some: [NO_GROUP if number < 0 else _service(number) for number in some]
-
-
-def _by_container(view: View) -> Folded:
-    texts, places = view.texts("container")
-    return places, lambda numbers: [texts[at] if at >= 0 else NO_GROUP for at in numbers]
-
-
-def _by_netns(view: View) -> Folded:
-    none = unknown_value(view.raw("netns").dtype)
-    return view.raw("netns"), lambda numbers: [
-        NO_GROUP if number == none else str(number) for number in numbers
-    ]
-
-
-def _by_state(view: View) -> Folded:
-    return view.raw("state"), lambda numbers: [STATES.get(number, NO_GROUP) for number in numbers]
-
-
-_FOLDS: dict[str, Callable[[View], Folded]] = {
-    "process": _by_process,
-    "remote": _by_remote,
-    "network": _by_network,
-    "port": _by_port,
-    "container": _by_container,
-    "netns": _by_netns,
-    "state": _by_state,
-}
-
-
-def _address(raw: bytes) -> str:
-    """The address, if it is one."""
-    return NO_GROUP if raw in _WILDCARDS else address_text(raw)
-
-
-def _service_ports(view: View) -> Array:
-    """The service's port of each row: our own of what was accepted or has no peer, else the peer's; where nobody knows
-    who opened it, as with UDP, the lower of the two."""
-    local, remote, direction = (view.raw(name) for name in ("local_port", "remote_port", "direction"))
-    has_no_peer = ~known(remote)
-    by_number = ~known(direction) & (local < remote)
-    ports: Array = np.where(has_no_peer | by_number | np.isin(direction, _INBOUND), local, remote)
-    return ports
-
-
-@cache
-def _service(number: int) -> str:
-    """A port with its protocol, and the name of the service: `443/udp quic`."""
-    protocol, port = PROTOCOLS.get(number >> _PORT_BITS, "?"), number & ((1 << _PORT_BITS) - 1)
-    if (protocol, port) == ("udp", 443):
-        return "443/udp quic"  # which /etc/services calls https
-    try:
-        return f"{port}/{protocol} {socket.getservbyport(port, protocol)}"
-    except OSError:
-        return f"{port}/{protocol}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from nettop.output.rows import filled, spelled, time_first
+from nettop.formats.rows import filled, spelled, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 

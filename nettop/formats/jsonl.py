@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from json.encoder import encode_basestring
 
-from nettop.output.rows import filled, spelled, time_first
+from nettop.formats.rows import filled, spelled, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
