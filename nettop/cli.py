@@ -236,16 +236,18 @@ def _filters(options: ViewOptions) -> tuple[str, ...]:
 
 def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     settings = view_settings(options)
-    lens, table = find_table(settings.view.view)  # a wrong name is reported before anything heavy is imported
+    lens, _ = find_table(settings.view.view)  # a wrong name is reported before anything heavy is imported
     user = invoking_user() if source_of is None else None
     rights = Rights(
         user,
         on_screen=not options.is_text,
-        later_lenses=not options.is_text or bool(table.uses),
+        later_lenses=not options.is_text,
         follow_namespaces=options.follow_namespaces,
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
     )
-    session = opened_session(settings.interval_s, source_of, rights, max_overhead=settings.max_overhead)
+    session = opened_session(
+        settings.interval_s, source_of, rights, max_overhead=settings.max_overhead, together=(lens.id,)
+    )
     return _show_text(settings, session) if options.is_text else _show_screens(settings, session)
 
 

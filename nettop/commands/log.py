@@ -165,14 +165,19 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
     still_root = why_still_root(user) if source_of is None else None
     rights = Rights(
         user,
-        later_lenses=len(lenses) > 1,
         follow_namespaces=options.follow_namespaces,
         program_statistics=SELF.id in lenses or settings.max_overhead is not None,
     )
     with ExitStack() as ends:
         requests = ends.enter_context(requested_by_signals())
         session = ends.enter_context(
-            opened_session(settings.interval_s, source_of, rights, max_overhead=settings.max_overhead)
+            opened_session(
+                settings.interval_s,
+                source_of,
+                rights,
+                max_overhead=settings.max_overhead,
+                together=lenses,
+            )
         )
         with explaining(still_root, _AS_ROOT):
             return run_log(settings, session, requests, sys.stdout, sys.stderr)

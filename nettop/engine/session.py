@@ -10,7 +10,7 @@ import select
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +75,8 @@ class Session:
     `source_of` makes the source of a lens: the probe by default, a replay or a test's own otherwise.
     `open_statistics` has the kernel count the runs of BPF programs as long as the descriptor is open that it gives;
     `max_overhead` is the share of one CPU that nettop may take. `drop_privileges` is called once, in the
-    thread that reads: when the first lens has started, or failed to, and before anything is read.
+    thread that reads: when the first lens has started, or failed to, and before anything is read. Where there are
+    lenses that start `together` it is the last one of them.
     """
 
     def __init__(
@@ -86,12 +87,15 @@ class Session:
         open_statistics: OpenStatistics | None = None,
         max_overhead: float | None = None,
         drop_privileges: DropPrivileges | None = None,
+        together: Collection[str] = (),
     ) -> None:
         self.bus = Bus()
         self._cost = OwnCost(self._sources, open_statistics)
         self._pace = Pace(checked_seconds("--interval", interval_s), self._cost, max_overhead)
         self._source_of = source_of
         self._drop_privileges = drop_privileges
+        self._starting = set(together)
+        self._unread: list[str] = []
         self._leased: Counter[str] = Counter()
         self._attached: dict[str, _Attached] = {}
         self._tasks: deque[Callable[[], None]] = deque()
@@ -210,6 +214,8 @@ class Session:
             self._pace.start()
             while self._wait():
                 self._run_tasks()
+                if self._starting:
+                    continue
                 self._detach_idle()
                 requests, self._requests = self._requests, []
                 if requests or time.monotonic() >= self._deadline:
@@ -258,7 +264,7 @@ class Session:
         if attached is None:
             source = self._try(lens, lambda: self._source(lens))
             if source is None:
-                self._try(lens, self._drop_privileges_once)
+                self._begin(lens)
                 return
             events = source if isinstance(source, EventSource) else None
             sampling = source if isinstance(source, SamplingSource) else None
@@ -275,11 +281,22 @@ class Session:
         self._pace.ignore_attaching()
         with self._cost.steps.time(lens, START):
             self._try(lens, source.start)
-        self._try(lens, self._drop_privileges_once)
-        self._thin()
-        self._read(lens)
+        self._unread.append(lens)
+        self._begin(lens)
         # Attaching may take as long as an interval: the next reading is due a whole one after the first.
         self._deadline = time.monotonic() + self.interval_s
+
+    def _begin(self, lens: str) -> None:
+        """Read a lens that has started, or failed to; first all those that start together."""
+        self._starting.discard(lens)
+        if self._starting:
+            return
+        started, self._unread = self._unread, []
+        for each in started or [lens]:
+            self._try(each, self._drop_privileges_once)
+        self._thin()
+        for each in started:
+            self._read(each)
 
     def _drop_privileges_once(self) -> None:
         if self._drop_privileges is not None:

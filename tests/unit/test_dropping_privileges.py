@@ -66,6 +66,44 @@ def test_privileges_are_dropped_after_a_start_that_failed(exists: bool) -> None:
     assert "read" not in source.calls
 
 
+def test_lenses_that_start_together_are_read_after_the_last_one_has_started() -> None:
+    """Privileges are dropped once, when every one of them has started, and no lens is read before that."""
+    sources = {"connections": Source(), "drops": Source()}
+    before: list[list[list[str]]] = []
+
+    def drop_privileges(rights: frozenset[int]) -> None:
+        before.append([list(source.calls) for source in sources.values()])
+
+    together = tuple(sources)
+    with Session(
+        MAX_INTERVAL_S, sources.__getitem__, drop_privileges=drop_privileges, together=together
+    ) as session:
+        session.enable("connections")
+        assert attached(session, "drops") is None
+        session.sample_now().result(DEADLINE_S)
+    assert before == [[["start"], ["start"]]]
+    assert all("read" in source.calls for source in sources.values())
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+def test_no_lens_that_starts_together_is_read_with_privileges(refused: int) -> None:
+    """A lens for which they cannot be dropped is not read; the next one is, if dropping works then."""
+    sources = {"connections": Source(), "drops": Source()}
+    refusals = [NettopError("privileges cannot be dropped")] * refused
+
+    def drop_privileges(rights: frozenset[int]) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    with Session(
+        MAX_INTERVAL_S, sources.__getitem__, drop_privileges=drop_privileges, together=tuple(sources)
+    ) as session:
+        for lens in sources:
+            session.enable(lens)
+        session.sample_now().result(DEADLINE_S)
+    assert ["read" in source.calls for source in sources.values()] == [False, refused == 1]
+
+
 def test_nothing_is_read_while_privileges_cannot_be_dropped() -> None:
     """The failure is reported, and dropping is tried again with the next lens; no lens is read before it works."""
     source, refusals = Source(), [NettopError("privileges cannot be dropped")]
