@@ -128,13 +128,13 @@ class Namespaces:
         self._proc = proc
         self.users = users
         self._scanned_at = float("-inf")
-        self._closed = threading.Event()
         self._paths: dict[int, list[Path]] = {}
         self._seen: dict[int, float] = {}
         self._members: dict[int, dict[Path, int | None]] = {}
         self._may_enter = True
         self._reason = _NOT_PRIVILEGED
         self._guard: threading.Thread | None = None
+        self._guard_ends = threading.Event()
         self.lock = threading.RLock()
         self.own = os.stat(proc / "self/ns/net").st_ino
         self.threads: dict[int, NamespaceThread] = {}
@@ -180,26 +180,32 @@ class Namespaces:
                 self._reason = _DROPPED
 
     def watch(self, kept: AbstractSet[int] = privileges.LOOKING) -> None:
-        """Start the guard thread, which leaves namespaces that nobody else uses.
+        """Start the guard thread, which leaves namespaces that nobody else uses; anew where there is one.
 
         It keeps those of the `kept` capabilities that finding namespaces takes, as far as the calling thread has them.
         """
-        if self._guard is None:
-            started = threading.Event()
-            guard = threading.Thread(
-                target=self._guard_run, args=(started, kept), name="namespaces", daemon=True
-            )
-            guard.start()
-            # Only now: an interrupt may have another thread close this.
-            self._guard = guard
-            started.wait()
+        self._end_guard()
+        self._guard_ends.clear()
+        started = threading.Event()
+        guard = threading.Thread(target=self._guard_run, args=(started, kept), name="namespaces", daemon=True)
+        guard.start()
+        # Only now: an interrupt may have another thread close this.
+        self._guard = guard
+        started.wait()
+
+    def _end_guard(self) -> None:
+        if self._guard is not None:
+            self._guard_ends.set()
+            self._guard.join()
+            self._guard = None
 
     def follow(self, seen: AbstractSet[int]) -> None:
         """Enter new namespaces and leave unused ones; sockets were `seen` in these.
 
         The scan looks at every process, so it runs every two seconds, and at once for an unknown namespace.
         """
-        self.watch()
+        if self._guard is None:
+            self.watch()
         with self.lock:
             now = time.monotonic()
             self._seen.update(dict.fromkeys(seen, now))
@@ -223,9 +229,7 @@ class Namespaces:
             return
         if _shared.get(self._proc) is self:
             del _shared[self._proc]
-        self._closed.set()
-        if self._guard is not None:
-            self._guard.join()
+        self._end_guard()
         while self.threads:
             self.threads.popitem()[1].close()
 
@@ -277,7 +281,7 @@ class Namespaces:
         """Scan when nobody else has for a while, but never while namespaces are read."""
         privileges.keep_only(privileges.LOOKING & kept)
         started.set()
-        while not self._closed.wait(_SCAN_INTERVAL_S):
+        while not self._guard_ends.wait(_SCAN_INTERVAL_S):
             if not self.lock.acquire(blocking=False):
                 continue
             try:
