@@ -7,9 +7,10 @@ A histogram is an array of [low, high, count] for each bucket that has any; `hig
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from json.encoder import encode_basestring
+from typing import Any
 
 from nettop.formats.rows import filled, spelled, time_first
 from nettop.query.times import rfc3339
@@ -18,6 +19,11 @@ from nettop.snapshots.arrays import Index
 
 _COMPACT = (",", ":")
 _array = partial(json.dumps, separators=_COMPACT)
+
+
+def json_cells(view: View, columns: Iterable[str], at: Index) -> list[list[Any]]:
+    """The values of each column for the rows at `at`, as `%s` must find them to write JSON."""
+    return [spelled(view.values(name, at), encode_basestring, "null", _array) for name in columns]
 
 
 class JsonLines:
@@ -44,7 +50,7 @@ class JsonLines:
         """One line for each of the rows at `at`."""
         if not len(at):
             return ""
-        cells = [spelled(view.values(name, at), encode_basestring, "null", _array) for name in self._columns]
+        cells = json_cells(view, self._columns, at)
         first, *others = self._keys
         if self._dated:
             before = ['{"time":', *(self._marks + key for key in others[:1]), *others[1:]]

@@ -11,6 +11,7 @@ import re
 from nettop.formats.rows import filled, spelled, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
+from nettop.snapshots.arrays import Index
 
 _SPECIAL = re.compile('[",\r\n]')
 
@@ -24,18 +25,23 @@ class Separated:
     def __init__(self, columns: tuple[str, ...]) -> None:
         self._columns, self._dated = time_first(columns)
         names = self._columns if self._dated else ("time", *self._columns)
-        self._header = ",".join(names) + "\n"
+        self.header = ",".join(names) + "\n"
+        self._is_first = True
 
     def __call__(self, view: View) -> str:
         """One line for each row that the view shows; the header before the first view's."""
-        at = view.order
-        header, self._header = self._header, ""
+        header = self.header if self._is_first else ""
+        self._is_first = False
+        return header + self.lines(view, view.order)
+
+    def lines(self, view: View, at: Index) -> str:
+        """One line for each of the rows at `at`."""
         if not len(at):
-            return header
+            return ""
         begin = "" if self._dated else rfc3339(view.snapshot.wall_ns) + ","
         commas = [","] * (len(self._columns) - 1)
         cells = [spelled(view.values(name, at), quoted, "") for name in self._columns]
-        return header + filled((begin, *commas, "\n"), cells)
+        return filled((begin, *commas, "\n"), cells)
 
 
 def quoted(text: str) -> str:
