@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -18,8 +18,8 @@ _INBOUND = [number for number, name in DIRECTIONS.items() if name.startswith("in
 _PORT_BITS = 16
 _WILDCARDS = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
 
-Folded = tuple[Array, Callable[[list[int]], list[Hashable]]]
-"""For each row of a view a number that its group shares, and what makes these numbers into lasting keys."""
+Folded = tuple[Array, Callable[[list[int]], list[str]]]
+"""For each row of a view a number that its group shares, and what names the groups with these numbers."""
 
 
 def _by_remote(view: View) -> Folded:

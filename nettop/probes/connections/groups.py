@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from nettop.probes.connections.event_records import CLOSE, FAIL
 from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, TCP
-from nettop.query.groupings import FOLDS, Folded, service_ports
+from nettop.query.groupings import FOLDS, service_ports
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, Mask, as_list, positions
@@ -41,6 +41,9 @@ _SINCE_THE_START = replace(_SINCE_THE_LAST, table=replace(SOCKETS, begins_at_zer
 _NOTHING = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
 _PID_BITS = 22
 _NO_PLACE = -1
+
+Fold = Callable[[View], tuple[Array, Callable[[list[int]], Sequence[Hashable]]]]
+"""Gives for each row of a view a number that its group shares, and what makes these numbers into lasting keys."""
 
 
 class SocketGroups:
@@ -92,11 +95,11 @@ class SocketGroups:
 
     def _places_of(self, view: View) -> Index:
         """For each row of the view the place of its group."""
-        fold = _by_process if self.by == GROUP.default else FOLDS[self.by]
+        fold: Fold = _by_process if self.by == GROUP.default else FOLDS[self.by]
         numbers, keys_of = fold(view)
         listed = np.flatnonzero(~view.rest)
         distinct, firsts, which = np.unique(numbers[listed], return_index=True, return_inverse=True)
-        keys = keys_of(as_list(distinct))
+        keys = list(keys_of(as_list(distinct)))
         new = [at for at, key in enumerate(keys) if key not in self._places]
         new = new[: max(0, GROUPS_MAX - len(self._places))]
         self._append([keys[at] for at in new], self._names(view, listed[firsts[new]]))
@@ -224,7 +227,7 @@ def _has_opened(view: View) -> Mask:
     return has_opened
 
 
-def _by_process(view: View) -> Folded:
+def _by_process(view: View) -> tuple[Array, type[list[int]]]:
     """By PID and start: within 2²⁴ ns no PID is used twice."""
     pid = view.raw("pid")
     start = view.raw("start_time") >> np.uint64(24)
