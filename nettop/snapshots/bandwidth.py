@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
 
 # --- words for numbers ----------------------------------------------------------------------------------------
 
@@ -128,6 +128,8 @@ _PACKETS_RECEIVED = Field("packets_received", Kind.COUNTER, "PKTS IN", "packets 
 _PACKETS_SENT = Field("packets_sent", Kind.COUNTER, "PKTS OUT", "packets sent", "u8", "packets", 9, 69,
                       tone="sent", rate_title="PPS OUT")  # fmt: skip
 
+_MOVED = ("bytes_received", "bytes_sent", "packets_received", "packets_sent")
+
 INTERFACES = Table(
     name="interfaces",
     fields=(
@@ -178,6 +180,12 @@ INTERFACES = Table(
     adds_up=False,
     whole="backing=uplink",
     begins_at_zero=True,
+    metrics=(
+        Metrics(
+            ("interface", "netns", "backing"),
+            (*_MOVED, "broadcast", "multicast", "drops_received", "drops_sent", "errors", "speed"),
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -204,6 +212,7 @@ def _split(name: str, field: Field) -> Table:
         watched="bytes",
         adds_up=False,
         begins_at_zero=True,
+        metrics=(Metrics(("interface", field.name), _MOVED, prefix=f"bandwidth_{field.name}"),),
     )  # fmt: skip
 
 
@@ -262,6 +271,7 @@ FLOWS = Table(
     cumulative=True,
     uses=("connections",),
     hook="flows",
+    metrics=(),
 )  # fmt: skip
 
 HOOK_RECEIVED = Hook(
@@ -293,4 +303,8 @@ LENS = Lens(
         Loss("namespaces", "network namespaces whose interfaces could not be listed"),
     ),
     options=(INTERFACE, LOOPBACK, XDP, FLOWS_OPTION, SERVICE),
+    counts=(
+        Field("flows", Kind.GAUGE, "FLOWS", "flows that are followed"),
+        Field("flows_evicted", Kind.COUNTER, "EVICTED", "flows that had to make room for others"),
+    ),
 )

@@ -7,7 +7,7 @@ import errno
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
 
 PROTOCOLS = {6: "tcp", 17: "udp", 262: "mptcp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h)."""
@@ -145,6 +145,16 @@ _FIELDS = (
           parts=("rtt_us", "rtt_var_us")),
 )  # fmt: skip
 
+_COUNTED = tuple(
+    field.name for field in _FIELDS if field.kind is Kind.COUNTER and field.name != "bytes_acked"
+)
+
+
+def _top(name: str, rows: str = "") -> Metrics:
+    """The series of those sockets, by what they have in common, that sent and received most."""
+    return Metrics((name,), _COUNTED, rows, prefix=f"connections_by_{name}", top=name, most=20)
+
+
 SOCKETS = Table(
     name="sockets",
     fields=_FIELDS,
@@ -157,6 +167,15 @@ SOCKETS = Table(
     text_sort="-bytes",
     watched="bytes",
     default_filter="state!=LISTEN state!=TIME_WAIT state!=UNCONN",
+    metrics=(
+        Metrics(("protocol", "state"), rows="sockets"),
+        Metrics(("protocol",), _COUNTED),
+        _top("process", "sockets"),
+        _top("port", "sockets"),
+        # Counting idle sockets too would have every address of a busy server named at each reading.
+        _top("remote"),
+        _top("network"),
+    ),
 )  # fmt: skip
 
 _NO_EVENT = frozenset(
@@ -195,6 +214,7 @@ EVENTS = Table(
     sort="-time",
     text_sort="event_id",
     append=True,
+    metrics=(),
 )  # fmt: skip
 
 FAILURES = Table(
@@ -223,6 +243,7 @@ FAILURES = Table(
     text_sort="-failures",
     begins_at_zero=True,
     hook="events",
+    metrics=(Metrics(("reason",), ("failures",), prefix="connections"),),
 )  # fmt: skip
 
 GROUPINGS = ("process", "remote", "network", "port", "container", "netns", "state")
@@ -270,6 +291,7 @@ GROUPS = Table(
     begins_at_zero=True,
     cumulative=True,
     watched="bytes",
+    metrics=(),
 )  # fmt: skip
 
 HOOK_SOCKETS = Hook("sockets", "every socket, with its owner process")
@@ -378,4 +400,10 @@ LENS = Lens(
         ),
     ),
     options=(RING_SIZE, GROUP, COUNT_UDP),
+    counts=(
+        Field("connected", Kind.COUNTER, "CONNECTED", "connections opened from here"),
+        Field("accepted", Kind.COUNTER, "ACCEPTED", "connections accepted"),
+        Field("closed", Kind.COUNTER, "CLOSED", "connections closed"),
+        Field("failed", Kind.COUNTER, "FAILED", "connections that never opened"),
+    ),
 )

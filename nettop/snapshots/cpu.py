@@ -7,7 +7,18 @@ import math
 from dataclasses import dataclass
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import SYMBOLS_REMEDY, Field, Hook, Kind, Lens, Loss, Option, Table
+from nettop.snapshots.schema import (
+    SYMBOLS_REMEDY,
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Loss,
+    Metrics,
+    Option,
+    Spread,
+    Table,
+)
 
 # --- where the kernel's network stack is entered ----------------------------------------------------------------
 
@@ -156,6 +167,16 @@ _OF_ENTRIES = (
 _IO_WORKERS = Field("io_workers_ns", Kind.COUNTER, "I/O WRK", "CPU time of io_uring's workers and of kernel threads, "
                     "while they send or receive", "u8", "ns", 9, 60)  # fmt: skip
 
+_EXCLUSIVE = (
+    "tx_syscalls_ns",
+    "rx_syscalls_ns",
+    "tx_softirq_ns",
+    "rx_softirq_ns",
+    "io_workers_ns",
+    "napi_threads_ns",
+)
+"""The entry points, which exclude each other."""
+
 _VECTOR_HELP = {
     "hi": "high-priority tasklets",
     "timer": "timers, including TCP's: retransmission, delayed acknowledgements",
@@ -190,6 +211,16 @@ CPUS = Table(
     sort="cpu",
     text_sort="cpu",
     hook="softirqs",
+    metrics=(
+        Metrics(
+            ("cpu",),
+            (
+                Spread("network_ns", "entry", _EXCLUSIVE, "CPU time of the network stack, by its entry point"),
+                Spread("softirqs_ns", "softirq", tuple(f"{name}_ns" for name in _VECTOR_HELP),
+                       "exact time in other softirqs, which is not all the network's"),
+            ),
+        ),
+    ),
 )  # fmt: skip
 
 STACKS = Table(
@@ -212,6 +243,7 @@ STACKS = Table(
     begins_at_zero=True,
     hook="samples",
     exports=("folded", "speedscope", "svg"),
+    metrics=(),
 )  # fmt: skip
 
 CATEGORY_SHARES = Table(
@@ -236,6 +268,7 @@ CATEGORY_SHARES = Table(
     begins_at_zero=True,
     hook="samples",
     adds_up=False,
+    metrics=(Metrics(("entry", "category"), ("time_ns", "samples"), prefix="cpu_category"),),
 )  # fmt: skip
 
 NO_PROCESS = "(no process)"
@@ -263,6 +296,16 @@ PROCESSES = Table(
     text_sort="-network_ns",
     begins_at_zero=True,
     hook="syscalls",
+    metrics=(
+        Metrics(
+            ("process",),
+            (Spread("network_ns", "entry", ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns", "softirq_ns"),
+                    "CPU time of the network stack, by process and entry point"),),
+            prefix="cpu_by_process",
+            top="process",
+            most=20,
+        ),
+    ),
 )  # fmt: skip
 
 # --- hooks --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from nettop.snapshots.schema import SYMBOLS_REMEDY, Field, Hook, Kind, Lens, Loss, Table
+from nettop.snapshots.schema import SYMBOLS_REMEDY, Field, Hook, Kind, Lens, Loss, Metrics, Table
 
 # --- words for the kernel's numbers ---------------------------------------------------------------------------
 
@@ -207,6 +207,9 @@ PACKETS = Table(
     sort="-packets_per_s",
     text_sort="-packets",
     begins_at_zero=True,
+    metrics=(
+        Metrics(("reason", "protocol", "interface"), ("packets", "bytes"), prefix="drops", top="drop", most=100),
+    ),
 )  # fmt: skip
 
 COUNTERS = Table(
@@ -230,6 +233,7 @@ COUNTERS = Table(
     sort="-packets_per_s",
     text_sort="-packets",
     default_filter="packets>0",
+    metrics=(Metrics(("name", "interface"), ("packets",), prefix="drops_counter", top="counter", most=100),),
 )  # fmt: skip
 
 HOOK_PACKETS = Hook("packets", "every packet that the kernel drops", ("reason", "place"))

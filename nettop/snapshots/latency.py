@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Option, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
 
 # --- words for numbers ----------------------------------------------------------------------------------------
 
@@ -105,6 +105,7 @@ STAGE_TABLE = Table(
     adds_up=False,
     begins_at_zero=True,
     uses=_USED,
+    metrics=(),
 )
 PROTOCOL_TABLE = Table(
     name="protocols",
@@ -126,6 +127,13 @@ PROTOCOL_TABLE = Table(
     adds_up=False,
     begins_at_zero=True,
     uses=_USED,
+    metrics=(
+        Metrics(
+            ("stage", "protocol", "family"),
+            ("latency", "seen", "matched", "dropped", "unmatched", "waiting"),
+            prefix="latency",
+        ),
+    ),
 )
 PAIR_TABLE = Table(
     name="pairs",
@@ -149,6 +157,10 @@ PAIR_TABLE = Table(
     text_sort="-p99",
     adds_up=False,
     begins_at_zero=True,
+    metrics=(
+        Metrics(("stage", "source", "destination", "protocol"), ("latency",), prefix="latency_by_pair", top="pair",
+                most=10),
+    ),
 )  # fmt: skip
 BUCKET_TABLE = Table(
     name="buckets",
@@ -170,6 +182,7 @@ BUCKET_TABLE = Table(
     text_sort="id",
     begins_at_zero=True,
     uses=_USED,
+    metrics=(),
 )  # fmt: skip
 
 # --- hooks ----------------------------------------------------------------------------------------------------
@@ -197,4 +210,8 @@ LENS = Lens(
         Loss("skipped", "packets that were not seen, because a program was already running on that CPU"),
     ),
     options=(SAMPLING,),
+    counts=(
+        Field(ONE_IN, Kind.GAUGE, "ONE IN", "one packet in so many is followed"),
+        Field(PAIRS_EVICTED, Kind.COUNTER, "EVICTED", "durations of pairs that had to make room for others"),
+    ),
 )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Table
+from nettop.snapshots.schema import Field, Hook, Kind, Lens, Metrics, Table
 
 KINDS = {
     1: "total",
@@ -51,6 +51,7 @@ COSTS = Table(
     sort="-time_ns_per_s",
     text_sort="id",
     adds_up=False,
+    metrics=(Metrics(("kind", "name", "lens"), ("time_ns", "runs", "memory", "late", "lost")),),
 )  # fmt: skip
 
 HOOK_PROGRAMS = Hook("programs", "how often and how long BPF programs run (the kernel's statistics)")

@@ -98,6 +98,37 @@ class Field:
         return self.kind is not Kind.HISTOGRAM
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Columns of one unit that are one metric, with a label each: its value is the column's name without the unit.
+
+    `name` is that of the metric, as a field's would be.
+    """
+
+    name: str
+    label: str
+    columns: tuple[str, ...]
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Metrics that are made of a table: a series for each combination of values that `labels` have in its rows.
+
+    A label is a field, or one of the GROUPINGS of sockets. `values` are counters, gauges and histograms, summed over
+    the rows of a series. `rows` names a gauge of how many rows there are. Metrics are named after `prefix`, by default
+    that of the view. Of a set that has a name, `top`, only those series are listed of which the first value is largest,
+    `most` of them (--top NAME=N), and one for all others. Of other sets series beyond `most` are in that one too.
+    """
+
+    labels: tuple[str, ...]
+    values: tuple[str | Spread, ...] = ()
+    rows: str = ""
+    prefix: str = ""
+    top: str = ""
+    most: int = 1000
+
+
 @dataclass(frozen=True)
 class Table:
     """A named set of fields and how it is shown by default.
@@ -112,6 +143,8 @@ class Table:
     `whole`. `watched` is a sum: screens draw its rate as a bar in each row, and the totals of its parts over time.
     `uses` are the ids of lenses whose newest snapshots its source is given before it is read, so that it can tell whose
     a row is. `exports` are the formats in which `nettop export` writes it (values of nettop.settings.ExportFormat).
+    `metrics` are what `nettop serve` makes of it for Prometheus; None: every number, by the fields that say what a row
+    is.
     """
 
     name: str
@@ -131,6 +164,7 @@ class Table:
     watched: str = ""
     uses: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
+    metrics: tuple[Metrics, ...] | None = None
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -256,7 +290,8 @@ class Lens:
     """A question that nettop answers: its id is the same in file names, --view, paths and recordings.
 
     `hooks` are what it wants of the kernel, `losses` what it may lose, `options` what a user can change about it; their
-    names differ from those of every other lens's.
+    names differ from those of every other lens's. `counts` are those facts about the whole, among the counts of its
+    snapshots, that metrics have too: counters and gauges.
     """
 
     id: str
@@ -268,6 +303,7 @@ class Lens:
     hooks: tuple[Hook, ...] = ()
     losses: tuple[Loss, ...] = ()
     options: tuple[Option, ...] = ()
+    counts: tuple[Field, ...] = ()
 
     @property
     def main(self) -> Table:
