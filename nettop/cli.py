@@ -43,6 +43,7 @@ from nettop.commands.options import (
 )
 from nettop.commands.privilege import Rights, opened_session
 from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
+from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
 from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings
@@ -166,6 +167,7 @@ app = typer.Typer(
 app.callback(invoke_without_command=True)(ViewOptions)
 app.command(DOCTOR, help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLES)(DoctorOptions)
 app.command("log", help=LOG_HELP, epilog=LOG_EXAMPLES)(LogOptions)
+app.command("serve", help=SERVE_HELP, epilog=SERVE_EXAMPLES)(ServeOptions)
 app.command("export", help=EXPORT_HELP, epilog=EXPORT_EXAMPLES)(ExportOptions)
 app.command(
     "run",
@@ -285,6 +287,7 @@ def _is_terminal(stream: Any) -> bool:
 _COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
     ViewOptions: _start_view,
     LogOptions: start_log,
+    ServeOptions: start_serve,
     ExportOptions: start_export,
     RunOptions: start_run,
     DoctorOptions: start_doctor,

@@ -149,6 +149,34 @@ class RunSettings:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
+DEFAULT_LISTEN = "127.0.0.1:9471"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """What `nettop serve` reads, and how it serves it.
+
+    `listen` are addresses: HOST:PORT or unix:PATH. Requests need the `token`, if there is one, which is read from
+    `token_file`; `cert` and `key` are the paths of a certificate chain and its key, for TLS. `lenses` are ids;
+    `filters` must all hold for rows of the tables that have their fields. `top` is how many series each bounded set
+    has, by its name, where it is not the declared number. `mechanisms`, `max_overhead` and `options` are as in
+    Settings.
+    """
+
+    listen: tuple[str, ...] = (DEFAULT_LISTEN,)
+    insecure_listen: bool = False
+    token_file: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    lenses: tuple[str, ...] = ()
+    interval_s: float = 1.0
+    filters: tuple[str, ...] = ()
+    top: Mapping[str, int] = field(default_factory=dict)
+    mechanisms: Mapping[str, str] = field(default_factory=dict)
+    max_overhead: float | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
 def checked_seconds(
     flag: str, seconds: float, least: float = MIN_INTERVAL_S, most: float = MAX_INTERVAL_S
 ) -> float:

@@ -135,6 +135,7 @@ inner() {
   in_root "${commands[0]%% && *}"
   start_on_a_terminal "${commands[0]##* && }"
   see_a_real_connection
+  scrape_it
   case $tests in
     all) say "README: ${commands[1]}" && in_root "${commands[1]}" ;;
     core) say "README: ${commands[1]%% && *}, and make test-core" && in_root "${commands[1]%% && *} && make test-core" ;;
@@ -256,6 +257,20 @@ sys.stdin.read()'"; }
   exec {to_peers}>&-
   printf '%s\n' "$output"
   [[ $output == *127.0.0.1:$port* ]] || fail "the connection to 127.0.0.1:$port is not in what nettop printed."
+}
+
+# Fails where the server does not start, does not answer, or does not end in order.
+scrape_it() {
+  say 'nettop serve, and a scrape'
+  # shellcheck disable=SC2016  # expanded inside
+  in_root 'timeout 120 nettop serve --listen 127.0.0.1:0 2>/tmp/serving & server=$!
+    until grep -q "serving at" /tmp/serving; do kill -0 $server || { cat /tmp/serving; exit 1; }; sleep 0.1; done
+    python3 -c "
+import sys, urllib.request
+for path in (\"\", \"metrics\", \"api/v1/connections\", \"api/openapi.json\"):
+    with urllib.request.urlopen(sys.argv[1] + path, timeout=30) as answer:
+        print(answer.status, len(answer.read()), \"bytes of /\" + path)" "$(grep -o "http://.*/" /tmp/serving)"
+    kill $server; wait $server' || fail "nettop serve: $(tail -n 5 "$root/tmp/serving")"
 }
 
 if [[ ${1-} == inner ]]; then

@@ -286,7 +286,7 @@ install_for_everyone() {
   else
     say "nettop: installing from $checkout into $place."
     can_be_upgraded_to "$wanted" || start_afresh
-    pip_in $place install --quiet --upgrade "${from_where[@]}" "$checkout" || fail $exit_failure "$(why_pip_fails)"
+    pip_in $place install --quiet --upgrade "${from_where[@]}" "${checkout}[serve]" || fail $exit_failure "$(why_pip_fails)"
     nettop_imports || fail $exit_failure "nettop does not start from $place; remove it with --uninstall and run again."
     say "$wanted" >$mark
   fi
@@ -326,7 +326,7 @@ start_afresh() {
   make_environment $place
 }
 
-nettop_imports() { $place/bin/python -I -c 'import bcc, numpy, rich, textual, typer, nettop.cli'; }
+nettop_imports() { $place/bin/python -I -c 'import bcc, numpy, rich, textual, typer, nettop.cli, nettop.serve.command'; }
 
 why_pip_fails() {
   if [[ $action == wheels ]]; then
@@ -411,7 +411,7 @@ as_owner() {
 # --- a folder of wheels ---------------------------------------------------------------------------
 
 make_wheels() {
-  local extra='' build_needs
+  local extra='[serve]' build_needs
   ! $for_development || extra='[dev]'
   for interpreter in $(system_pythons) none; do
     [[ $interpreter != none ]] || fail $exit_cannot 'no Python 3.11 or later in /usr/bin.'

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,28 @@ def test_documents(copy: Path) -> None:
     names = ("test_fields_are_as_declared", "test_kernel_support_lists_declared_hooks")
     tests = [f"tests/docs/test_generated.py::{name}" for name in names]
     assert "2 passed" in python(copy, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests).stdout
+
+
+def test_serve(counting: Path) -> None:
+    """The lens is in the metrics, with a histogram, in the API and its description; nothing was written for it."""
+    words = (sys.executable, "-B", "-m", "nettop", "serve", "--lenses", "softnet", "--listen", "127.0.0.1:0")
+    with subprocess.Popen(
+        words, cwd=counting, env=os.environ | {"PYTHONPATH": str(counting)}, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr is not None
+            url = next(line for line in server.stderr if "serving at" in line).split()[-1]
+            metrics, rows, described = (
+                urllib.request.urlopen(url + path, timeout=30).read().decode()
+                for path in ("metrics", "api/v1/softnet?columns=cpu,processed&sort=cpu", "api/openapi.json")
+            )
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+    assert re.search(r'^nettop_softnet_processed_total\{cpu="0"\} \d', metrics, re.MULTILINE)
+    assert re.search(r'^nettop_softnet_waits_seconds_count\{cpu="0"\} \d', metrics, re.MULTILINE)
+    assert [row["cpu"] for row in json.loads(rows)["rows"]] == list(range(CPUS or 1))
+    assert "/api/v1/softnet" in json.loads(described)["paths"]
 
 
 def test_the_kernel_package_loads_no_bcc(copy: Path) -> None:

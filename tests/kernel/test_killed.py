@@ -27,6 +27,7 @@ FRONTENDS = (
     (*JSON, "--view", "connections.events", "--interval", "0.1"),
     (*JSON, "--view", "drops", "--interval", "0.1"),
     ("log", "--log-dir", "none", "--interval", "0.1"),
+    ("serve", "--listen", "127.0.0.1:0", "--interval", "0.1"),
 )
 
 

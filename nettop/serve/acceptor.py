@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accepts connections, up to a number: more wait in the kernel's backlog until there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+from nettop.errors import TOO_MANY_FILES
+from nettop.serve.credentials import Credentials
+from nettop.serve.limits import Limits, ServerCounts
+
+_BATCH = 32
+"""Connections accepted before others are served."""
+_RETRY_S = 1.0
+"""Until accepting is tried again when there were no descriptors, or no memory."""
+_NO_RESOURCES = (*TOO_MANY_FILES, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Accepted(asyncio.Protocol):
+    """What the acceptor knows of a connection."""
+
+    @abstractmethod
+    def evict(self) -> None:
+        """Close it, since another one waits."""
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """Close it as soon as nothing is being answered."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close it now."""
+
+
+class Acceptor:
+    """Accepts from listening sockets. Open it within the event loop; `connect` makes the protocol of a connection."""
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        connect: Callable[[Acceptor], Accepted],
+        *,
+        credentials: Credentials,
+        limits: Limits,
+        counts: ServerCounts,
+        report: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listeners = listeners
+        self._connect = connect
+        self._credentials = credentials
+        self._limits = limits
+        self._counts = counts
+        self._report = report
+        self._open: set[Accepted] = set()
+        self._joining: set[asyncio.Task[None]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._none_open = asyncio.Event()
+        self.idle: dict[Accepted, None] = {}
+        """Connections between two requests, the one that has been so for longest first."""
+        self.receiving: dict[Accepted, float] = {}
+        """Connections whose request is not there yet, and since when, by the loop's clock; in that order."""
+        self.crowded = False
+        """Whether somebody waits and there is no room."""
+        self.ending = False
+
+    def start(self) -> None:
+        """Accept from now on."""
+        self._resume()
+
+    def close(self) -> None:
+        """Accept no more, and close what is open as soon as it has been answered."""
+        if self.ending:
+            return
+        self.ending = True
+        self._pause()
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self._open):
+            connection.shutdown()
+
+    def abort(self) -> None:
+        """Close what is open now."""
+        for task in self._joining:
+            task.cancel()
+        for connection in list(self._open):
+            connection.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until no connection is open."""
+        while self._open:
+            self._none_open.clear()
+            await self._none_open.wait()
+
+    def remove(self, connection: Accepted) -> None:
+        """A connection has closed; so may have been said before."""
+        self._open.discard(connection)
+        self._counts.open_connections = len(self._open)
+        self.leave(connection)
+        if not self._open:
+            self._none_open.set()
+        if self.crowded and not self._is_full() and not self.ending:
+            self._resume()
+
+    def leave(self, connection: Accepted) -> None:
+        """A connection waits no longer for a request."""
+        self.idle.pop(connection, None)
+        self.receiving.pop(connection, None)
+
+    def _resume(self) -> None:
+        self.crowded = False
+        self._retry_after(None)
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _pause(self) -> None:
+        self._retry_after(None)
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+
+    def _retry_after(self, seconds: float | None, then: Callable[[], None] | None = None) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = None if seconds is None or then is None else self._loop.call_later(seconds, then)
+
+    def _accept(self, listener: socket.socket) -> None:
+        if self._is_full():
+            self._pause()
+            self.crowded = True
+            self._make_room()
+            return
+        for _ in range(_BATCH):
+            try:
+                client, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_RESOURCES:
+                    self._wait_for_resources(error)
+                    return
+                # What else accept() fails with concerns the one connection, which is gone: accept(2).
+                continue
+            self._open_connection(client)
+            if self._is_full():
+                return  # if somebody else waits, this is called again
+
+    def _is_full(self) -> bool:
+        return len(self._open) >= self._limits.connections
+
+    def _wait_for_resources(self, error: OSError) -> None:
+        self._report(f"cannot accept connections for now: {error}")
+        self._pause()
+        for connection in list(self.idle):
+            connection.evict()
+        self._retry_after(_RETRY_S, self._resume)
+
+    def _make_room(self) -> None:
+        """Close the oldest idle connection; without any, all whose request should be there by now."""
+        if self.idle:
+            next(iter(self.idle)).evict()
+        else:
+            late = self._loop.time() - self._limits.crowded_s
+            for connection in [each for each, since in self.receiving.items() if since <= late]:
+                connection.evict()
+        if self.crowded:
+            self._retry_after(self._limits.crowded_s, self._make_room)
+
+    def _open_connection(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        connection = self._connect(self)
+        self._open.add(connection)
+        self._counts.accepted += 1
+        self._counts.open_connections = len(self._open)
+        task = self._loop.create_task(self._join(client, connection))
+        self._joining.add(task)
+        task.add_done_callback(self._joining.discard)
+
+    async def _join(self, client: socket.socket, connection: Accepted) -> None:
+        """Have the loop serve the connection, after its handshake."""
+        tls = self._credentials.tls
+        began = self._loop.time()
+        try:
+            if tls is None:
+                await self._loop.connect_accepted_socket(lambda: connection, client)
+            else:
+                await self._loop.connect_accepted_socket(
+                    lambda: connection,
+                    client,
+                    ssl=tls,
+                    ssl_handshake_timeout=self._limits.request_s,
+                    ssl_shutdown_timeout=self._limits.linger_s,
+                )
+        except BaseException as error:
+            client.close()
+            self.remove(connection)
+            if not isinstance(error, OSError):
+                raise
+            if tls is not None:
+                self._counts.handshake_failures += 1
+                self._counts.timeouts += self._loop.time() - began >= self._limits.request_s

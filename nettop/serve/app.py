@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The application: every path, and what answers it."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from nettop import __version__
+from nettop.serve.health import health_paths, health_routes
+from nettop.serve.limits import ServerCounts
+from nettop.serve.metrics import metrics_paths, metrics_routes
+from nettop.serve.openapi import description
+from nettop.serve.pages import page_routes
+from nettop.serve.problems import HANDLERS
+from nettop.serve.served import Publications, Served
+from nettop.serve.stream import stream_routes
+from nettop.serve.tables import table_routes
+from nettop.serve.totals import Totals
+from nettop.serve.traffic_routes import traffic_paths, traffic_routes
+
+
+def make_app(served: Served, totals: Totals, counts: ServerCounts, publications: Publications) -> Starlette:
+    """The application, without what keeps strangers out."""
+    described = description(served.lenses, __version__, metrics_paths() | health_paths() | traffic_paths())
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(described)
+
+    routes = [
+        *page_routes(),
+        *metrics_routes(served, totals, counts),
+        *health_routes(served, totals),
+        *traffic_routes(served, totals),
+        Route("/api/openapi.json", openapi, methods=["GET"]),
+        *stream_routes(served, publications),  # before the tables, whose path has room for its name
+        *table_routes(served),
+    ]
+    app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    # A path with one slash too many is a problem like any other.
+    app.router.redirect_slashes = False
+    return app

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The web frontend as a whole: opens what takes privileges, then serves what the session reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TextIO
+
+from starlette.types import ASGIApp
+
+from nettop.engine.session import Session
+from nettop.engine.wake_event import WakeEvent
+from nettop.errors import ExitCode
+from nettop.interrupts import Requests
+from nettop.query.filter import parse_filter
+from nettop.serve.addresses import checked_listen
+from nettop.serve.app import make_app
+from nettop.serve.credentials import read_credentials
+from nettop.serve.guard import Guard, own_names
+from nettop.serve.limits import ServerCounts
+from nettop.serve.listeners import opened_sockets, url_of
+from nettop.serve.served import Publications, Served, applicable_filter
+from nettop.serve.server import Server, serve
+from nettop.serve.totals import Totals
+from nettop.settings import ServeSettings
+from nettop.snapshots import lenses
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.safe_text import safe_text
+
+Run = Callable[[Session], ExitCode]
+"""Serves what a session reads, until somebody requests the end."""
+
+
+@contextmanager
+def opened_server(settings: ServeSettings, requests: Requests, stderr: TextIO | None) -> Iterator[Run]:
+    """Read the token and the certificate, and open the sockets; connections wait there until it runs.
+
+    Raises UsageError for addresses and files that cannot be used, PermissionMissing and NettopError for those that
+    cannot be opened.
+    """
+    _check_filters(settings)
+    endpoints = checked_listen(settings)
+    credentials = read_credentials(settings)
+    names = own_names(endpoints)
+
+    def report(text: str) -> None:
+        if stderr is not None:
+            lines = "\n".join(map(safe_text, text.splitlines()))  # a bug has a traceback
+            stderr.write(f"nettop: {lines}\n")
+            stderr.flush()
+
+    with opened_sockets(endpoints) as listeners:
+
+        def run(session: Session) -> ExitCode:
+            served = _served(settings, session)
+            with Totals(
+                served, settings.top, {"mechanisms": settings.mechanisms, **settings.options}
+            ) as totals:
+                _wait_for_readings(served, requests)
+                _report_failures(served, report)
+                counts = ServerCounts()
+
+                def make_guarded_app() -> ASGIApp:
+                    publications = Publications(session)
+                    server.on_ending = publications.end
+                    app = make_app(served, totals, counts, publications)
+                    return Guard(app, credentials, names)
+
+                server = Server(make_guarded_app, listeners, requests, report, credentials, counts=counts)
+                urls = (url_of(listener, is_tls=credentials.tls is not None) for listener in listeners)
+                server.on_accepting = partial(report, f"serving at {', '.join(urls)}")
+                if not requests.ending:
+                    serve(server)
+            return ExitCode.DONE
+
+        yield run
+
+
+def _check_filters(settings: ServeSettings) -> None:
+    """Raise UsageError for a filter that no table understands: what is wrong with it for the first one."""
+    tables = [table for lens in lenses() if lens.id in settings.lenses for table in lens.tables]
+    for text in settings.filters:
+        if all(applicable_filter(table, text) is None for table in tables):
+            parse_filter(tables[0], text)
+
+
+def _served(settings: ServeSettings, session: Session) -> Served:
+    chosen = (lens for lens in lenses() if lens.id in settings.lenses)
+    return Served(session, (*chosen, SELF), settings.filters)
+
+
+def _wait_for_readings(served: Served, requests: Requests) -> None:
+    """Wait until every lens was read, or has failed, or the end is requested."""
+    with WakeEvent() as event, ExitStack() as ends:
+        ends.callback(served.session.bus.subscribe(event.set))
+        requests.wake = event.set
+        while not requests.ending and any(
+            served.frame(lens.id) is None and served.failure(lens.id) is None for lens in served.lenses
+        ):
+            event.wait()
+
+
+def _report_failures(served: Served, report: Callable[[str], None]) -> None:
+    """Report the lenses that failed. Raises what the first one fails with where all of them have."""
+    lens_failures = ((lens.id, served.failure(lens.id)) for lens in served.lenses if lens is not SELF)
+    failures = {name: failure for name, failure in lens_failures if failure is not None}
+    if len(failures) == len(served.lenses) - 1:
+        raise next(iter(failures.values()))
+    for name, failure in failures.items():
+        report(f"{name} is not served: {failure.what}")

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client's connection: uvicorn's HTTP/1.1, with the limits that it lacks.
+
+An application is called when a request is complete, and gets no body: nothing that nettop serves takes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from nettop.serve.acceptor import Accepted, Acceptor
+from nettop.serve.guard import common_headers
+from nettop.serve.limits import Limits, ServerCounts
+from nettop.serve.problems import problem_response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
+
+
+class _Refused(Exception):
+    """A request is not answered by the application, and the connection ends."""
+
+    def __init__(self, status: int, detail: str, remedy: str = "") -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.remedy = remedy
+
+
+class Connection(HttpToolsProtocol, Accepted):
+    """It receives (`acceptor.receiving`), answers, is idle (`acceptor.idle`), or ends."""
+
+    def __init__(
+        self,
+        application: ASGIApp,
+        acceptor: Acceptor,
+        *,
+        config: Config,
+        state: ServerState,
+        limits: Limits,
+        counts: ServerCounts,
+    ) -> None:
+        super().__init__(config, state, {}, asyncio.get_running_loop())
+        self.app = self._answer
+        self._application = application
+        self._acceptor = acceptor
+        self._limits = limits
+        self._counts = counts
+        self._deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+        self._size = 0
+        """Bytes of the head, or else the body, that is being received."""
+        self._parts = 0
+        """Heads and bodies that are complete."""
+        self._begun = False
+        """Whether part of a request is there."""
+        self._in_body = False
+        self._ending = False
+        """Whether no further request is read."""
+
+    # What the acceptor and the loop call.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The connection is open, its handshake done."""
+        super().connection_made(transport)
+        if self._acceptor.ending:
+            self._close()
+        else:
+            self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has closed."""
+        super().connection_lost(exc)
+        self._limit(None)
+        self._limit_writing(None)
+        self.pipeline.clear()
+        self._acceptor.remove(self)
+
+    def evict(self) -> None:
+        """Close it, since another one waits."""
+        self._counts.evicted += 1
+        if self.transport.get_write_buffer_size():
+            self._close()
+        else:
+            self.transport.abort()  # without waiting for the client to agree, as TLS has it
+
+    def shutdown(self) -> None:
+        """Close it as soon as what has been received is answered."""
+        if self.transport is None:
+            return
+        self._ending = True
+        if self._is_answering():
+            self.cycle.keep_alive = False
+        else:
+            self._close()
+
+    def abort(self) -> None:
+        """Close it now."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent."""
+        super().pause_writing()
+        self._limit_writing(self._limits.write_s)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        super().resume_writing()
+        self._limit_writing(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse it, no more at a time than the limits allow."""
+        if self in self._acceptor.idle:
+            self._await_request()
+        rest = memoryview(data)
+        while rest and not self._ending:
+            limit = self._limits.body_bytes if self._in_body else self._limits.head_bytes
+            in_body, parts = self._in_body, self._parts
+            taken = self._parse(rest[: limit - self._size])
+            rest = rest[taken:]
+            # How much of it belongs to the next part is not known: that much more is let pass.
+            self._size = self._size + taken if parts == self._parts else 0
+            if self._size >= limit and not self._ending:
+                self._refuse(_too_large_body(limit) if in_body else _too_large_head(limit))
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._begun = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One more header. Those behind a body are ignored: they could contradict what has been checked."""
+        if self._in_body:
+            return
+        super().on_header(name, value)
+        if len(self.headers) > self._limits.headers:
+            raise _Refused(431, f"the request has more than {self._limits.headers} headers")
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: what it announces must be within the limits."""
+        self._parts += 1
+        self._in_body = True
+        # The parser has checked that they are numbers.
+        sizes = [int(value) for name, value in self.headers if name == b"content-length"]
+        if any(size > self._limits.body_bytes for size in sizes):
+            raise _too_large_body(self._limits.body_bytes)
+        if self.expect_100_continue and not self._is_answering():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.expect_100_continue = False
+
+    def on_body(self, body: bytes) -> None:
+        """Nothing reads it."""
+
+    def on_message_complete(self) -> None:
+        """The request is complete: have it answered, after those before it."""
+        if len(self.pipeline) >= self._limits.pipelined:
+            raise _Refused(429, f"more than {self._limits.pipelined} requests were sent at once")
+        self._parts += 1
+        self._in_body = self._begun = False
+        self._acceptor.leave(self)
+        self._limit(None)
+        super().on_headers_complete()
+        if self._acceptor.crowded:
+            self.cycle.keep_alive = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer has been written."""
+        super().on_response_complete()
+        self._unset_keepalive_if_required()
+        self._settle()
+
+    # How it goes on.
+
+    def _await_request(self) -> None:
+        self._acceptor.leave(self)
+        self._acceptor.receiving[self] = self.loop.time()
+        self._limit(self._limits.request_s, self._time_out)
+
+    def _settle(self) -> None:
+        """Decide how it goes on when something has been answered."""
+        if self.transport.is_closing():
+            self._limit(self._limits.write_s, self._time_out_writing)
+        elif self._is_answering() or self._ending:
+            pass
+        elif self._begun:
+            self._await_request()
+        elif self._acceptor.crowded:
+            self._counts.evicted += 1
+            self._close()
+        else:
+            self._acceptor.idle[self] = None
+            self._limit(self._limits.idle_s, self._close)
+
+    def _is_answering(self) -> bool:
+        # The cycle is that of the last request which is complete; those before it are answered first.
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_started = False
+
+        async def count(message: Message) -> None:
+            nonlocal is_started
+            if message["type"] == "http.response.start":
+                is_started = True
+                self._counts.count_answer(message["status"])
+            await send(message)
+
+        try:
+            await self._application(scope, receive, count)
+        except Exception:
+            if not is_started:
+                # uvicorn says so.
+                self._counts.count_answer(500)
+            raise
+        finally:
+            # When uvicorn has closed what the application left unfinished.
+            self.loop.call_soon(self._limit_closing)
+
+    def _limit_closing(self) -> None:
+        if self.transport.is_closing() and self.parser is not None:
+            self._settle()
+
+    def _parse(self, data: memoryview) -> int:
+        """Parse it, and say how much of it was parsed."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # Nothing is upgraded: the request has been taken as it is, and others may follow.
+            return int(upgrade.args[0])
+        except httptools.HttpParserError as error:
+            refused = error.__context__
+            if not isinstance(refused, _Refused):
+                refused = _Refused(400, "this is not a valid HTTP/1.1 request")
+            self._refuse(refused)
+        return len(data)
+
+    def _refuse(self, refused: _Refused) -> None:
+        """Read nothing more. What came before is answered; if that was all, say why."""
+        self._ending = True
+        self._acceptor.leave(self)
+        self._counts.too_large += refused.status in {413, 431}
+        if self._is_answering():
+            self._limit(None)
+            self.cycle.keep_alive = False
+            return
+        self._counts.count_answer(refused.status)
+        response = problem_response(refused.status, refused.detail, remedy=refused.remedy)
+        headers = common_headers([*response.raw_headers, (b"connection", b"close")])
+        lines = [STATUS_LINE[refused.status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
+        self.transport.write(b"".join(lines) + bytes(response.body))
+        # Closing at once would reset the connection if the client still sends, and it would not read the answer.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._limit(self._limits.linger_s, self.transport.abort)
+
+    def _close(self) -> None:
+        self._acceptor.leave(self)
+        self.transport.close()
+        self._limit(self._limits.write_s, self._time_out_writing)
+
+    def _time_out(self) -> None:
+        self._counts.timeouts += 1
+        if self._begun:
+            self._refuse(_Refused(408, "the request took too long to arrive"))
+        else:
+            self._close()
+
+    def _time_out_writing(self) -> None:
+        self._counts.timeouts += 1
+        self.transport.abort()
+
+    def _limit(self, seconds: float | None, then: Callable[[], Any] | None = None) -> None:
+        """Have something done after that time; None: nothing. It replaces what was to be done before."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None or then is None else self.loop.call_later(seconds, then)
+
+    def _limit_writing(self, seconds: float | None) -> None:
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+        self._write_deadline = (
+            None if seconds is None else self.loop.call_later(seconds, self._time_out_writing)
+        )
+
+
+def _too_large_head(limit: int) -> _Refused:
+    return _Refused(431, f"the URL and the headers have more than {limit} bytes")
+
+
+def _too_large_body(limit: int) -> _Refused:
+    return _Refused(413, f"the body has more than {limit} bytes", "nothing here takes a body: use GET")

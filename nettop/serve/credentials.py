@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token that requests need and the certificate of TLS: read from files, and read again on request."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import ssl
+from dataclasses import dataclass, field
+
+from nettop.errors import NettopError, PermissionMissing, UsageError
+from nettop.settings import ServeSettings
+
+LEAST_TOKEN = 16
+"""Characters. As many hexadecimal digits are 64 bits, which nobody tries out over a network."""
+_MOST_TOKEN = 1024
+_OTHERS = 0o007
+"""What users may who are neither the owner nor in the group: systemd gives credentials to a group."""
+
+
+@dataclass(eq=False)
+class Credentials:
+    """The token, as bytes, and the TLS context; None: none is needed, and plain HTTP."""
+
+    settings: ServeSettings = field(default_factory=ServeSettings)
+    token: bytes | None = None
+    tls: ssl.SSLContext | None = None
+
+    def reload(self) -> None:
+        """Read the files again: all, or none if one of them cannot be used. Raises as `read_credentials`."""
+        new = read_credentials(self.settings)
+        self.token, self.tls = new.token, new.tls
+
+
+def read_credentials(settings: ServeSettings) -> Credentials:
+    """What the files of the settings hold. Raises UsageError for files that cannot be used, PermissionMissing."""
+    token = None if settings.token_file is None else _read_token(settings.token_file)
+    tls = None
+    if settings.cert is not None and settings.key is not None:
+        tls = _tls_context(settings.cert, settings.key)
+    return Credentials(settings, token, tls)
+
+
+def _read_token(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            token = file.read(_MOST_TOKEN + 1).strip()
+    except OSError as error:
+        raise _unreadable("token file", path, error) from error
+    quoted = shlex.quote(path)
+    if mode & _OTHERS:
+        raise UsageError(f"other users may read or change the token file {path}", f"chmod 600 {quoted}")
+    remedy = f"(umask 077; openssl rand -hex 32 > {quoted})"
+    if len(token) < LEAST_TOKEN:
+        raise UsageError(f"the token in {path} has fewer than {LEAST_TOKEN} characters", remedy)
+    if len(token) > _MOST_TOKEN or not all(0x20 < byte < 0x7F for byte in token):
+        what = f"the token file {path} is not one line of at most {_MOST_TOKEN} printable ASCII characters"
+        raise UsageError(f"{what} without spaces", remedy)
+    return token
+
+
+def _tls_context(cert: str, key: str) -> ssl.SSLContext:
+    for name, path in (("certificate", cert), ("key", key)):
+        try:
+            # OpenSSL does not say which of the files it cannot read.
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise _unreadable(name, path, error) from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without a password of its own OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(cert, key, password=lambda: b"")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            remedy = "give the key that the certificate was made for; the certificate comes first in its file"
+            raise UsageError(f"the key in {key} is not that of the certificate in {cert}", remedy) from error
+        raise UsageError(
+            _unusable(cert, key, error), "both are PEM files; the key has no password"
+        ) from error
+    return context
+
+
+def _unusable(cert: str, key: str, error: ssl.SSLError) -> str:
+    """Which file it is: a context that takes the certificate alone shows that."""
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert)
+    except ssl.SSLError:
+        return f"there is no usable certificate in {cert}: {reason}"
+    return f"there is no usable key in {key}: {reason}"
+
+
+def _unreadable(name: str, path: str, error: OSError) -> NettopError:
+    what = f"cannot read the {name} {path}: {(error.strerror or str(error)).lower()}"
+    if isinstance(error, PermissionError):
+        return PermissionMissing(what, "have it owned by the user that nettop runs as, with mode 600")
+    return UsageError(what, "give the path of a file that exists")

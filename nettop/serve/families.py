@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of metrics, which follow from the declarations of lenses: base units, one word order, one label a thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nettop.snapshots import view_name
+from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Spread, Table
+
+NAMESPACE = "nettop"
+EDGES_MAX = 19
+"""The edges of a classic histogram, without that of all (+Inf)."""
+DIRECTION = "direction"
+
+_SECONDS = {"ns": 1e9, "us": 1e6, "ms": 1e3}
+"""Units of time: how many make a second."""
+_BYTES = {"bytes": ("bytes",), "bytes/s": ("bytes", "per", "second")}
+_DIRECTIONS = ("received", "sent")
+_NAMING = frozenset({Kind.ENUM, Kind.TEXT, Kind.LABEL, Kind.ADDRESS, Kind.KEY})
+_NUMBERS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM})
+
+
+@dataclass(frozen=True)
+class Family:
+    """A metric: its name, of a counter without `_total`, and the columns that it has, by the value of its `label`.
+
+    `label` is empty, and so is the value, where there is one column only. A column has `divisor` times as much as the
+    metric.
+    """
+
+    name: str
+    help: str
+    kind: Kind
+    columns: tuple[tuple[str, str], ...]
+    label: str = ""
+    divisor: float = 1.0
+    buckets: Buckets | None = None
+
+    @property
+    def sample_name(self) -> str:
+        """The name of its samples; those of a histogram go on with _bucket, _sum and _count."""
+        return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
+
+
+@dataclass(frozen=True)
+class SeriesSet:
+    """Metrics that have the same labels, and are made of the rows of one table."""
+
+    lens: Lens
+    table: Table
+    metrics: Metrics
+    families: tuple[Family, ...]
+    rows: Family | None
+    """The gauge of how many rows there are, if there is one."""
+
+    @property
+    def all_families(self) -> tuple[Family, ...]:
+        """The families, that of the rows last."""
+        return self.families if self.rows is None else (*self.families, self.rows)
+
+
+def series_sets(lens: Lens) -> list[SeriesSet]:
+    """The metrics that are made of a lens's tables."""
+    return [
+        _series_set(lens, table, metrics)
+        for table in lens.tables
+        for metrics in (_of_every_number(table) if table.metrics is None else table.metrics)
+    ]
+
+
+def count_families(lens: Lens) -> list[Family]:
+    """The metrics that are facts about a whole lens."""
+    return [_family(lens.id, [(field.name, field)]) for field in lens.counts]
+
+
+def chosen_edges(buckets: Buckets) -> tuple[int, ...]:
+    """The positions of edges between buckets, EDGES_MAX at most, evenly spread on the buckets' logarithmic scale.
+
+    What is below an edge is all that the buckets before it have counted.
+    """
+    last = buckets.count - 1
+    steps = min(EDGES_MAX, last) - 1
+    return tuple(1 + (last - 1) * step // steps for step in range(steps + 1))
+
+
+def _of_every_number(table: Table) -> tuple[Metrics, ...]:
+    """What a table has that declares nothing: each number, by all that says what a row is but a number of its own."""
+    labels = tuple(f.name for f in table.fields if f.kind in _NAMING and f.name != "id")
+    values = tuple(f.name for f in table.stored if f.kind in _NUMBERS)
+    return () if table.append or not (labels and values) else (Metrics(labels, values),)
+
+
+def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
+    prefix = metrics.prefix or view_name(lens, table).replace(".", "_")
+    grouped: dict[str, list[tuple[str, Field]]] = {}
+    families = []
+    for value in metrics.values:
+        if isinstance(value, Spread):
+            families.append(_spread(prefix, value, table))
+        else:
+            field = table.by_name[value]
+            grouped.setdefault(_name(prefix, field), []).append((value, field))
+    families += [_family(prefix, columns) for columns in grouped.values()]
+    rows = None
+    if metrics.rows:
+        name = (
+            f"{NAMESPACE}_{prefix}"
+            if metrics.rows in prefix.split("_")
+            else f"{NAMESPACE}_{prefix}_{metrics.rows}"
+        )
+        rows = Family(name, f"{metrics.rows} that there are now", Kind.GAUGE, (("", ""),))
+    return SeriesSet(lens, table, metrics, tuple(families), rows)
+
+
+def _family(prefix: str, columns: list[tuple[str, Field]]) -> Family:
+    """The metric of one column, or of one for each direction."""
+    first = columns[0][1]
+    directions = [_direction(field) for _, field in columns]
+    text = first.help
+    if any(directions):
+        text = "; ".join(
+            f"{each}: {field.help}" for each, (_, field) in zip(directions, columns, strict=True)
+        )
+    return Family(
+        _name(prefix, first),
+        text,
+        first.kind,
+        tuple((direction, column) for direction, (column, _) in zip(directions, columns, strict=True)),
+        DIRECTION if any(directions) else "",
+        _SECONDS.get(first.unit, 1.0),
+        first.buckets,
+    )
+
+
+def _spread(prefix: str, spread: Spread, table: Table) -> Family:
+    first = table.by_name[spread.columns[0]]
+    suffix = f"_{first.unit}"
+    named = Field(spread.name, first.kind, "", spread.help, unit=first.unit)
+    columns = tuple((column.removesuffix(suffix), column) for column in spread.columns)
+    return Family(
+        _name(prefix, named), spread.help, first.kind, columns, spread.label, _SECONDS.get(first.unit, 1.0)
+    )
+
+
+def _direction(field: Field) -> str:
+    """The direction that a column counts, where that is the last word of its name."""
+    last = field.name.rpartition("_")[2]
+    return last if last in _DIRECTIONS and last != field.name else ""
+
+
+def _name(prefix: str, field: Field) -> str:
+    """The name of a field's metric: `bytes_sent` of bandwidth is nettop_bandwidth_bytes, `time_ns` …_seconds."""
+    before = prefix.split("_")
+    dropped = {_direction(field), *before}
+    unit: Iterable[str] = _BYTES.get(field.unit, ())
+    if field.unit in _BYTES:
+        dropped.add("bytes")
+    if field.unit in _SECONDS:
+        dropped |= {"time", field.unit}
+        unit = ("seconds",)
+    words = [word for word in field.name.split("_") if word not in dropped]
+    return "_".join([NAMESPACE, *before, *words, *unit])

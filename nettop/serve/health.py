@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/health: whether every lens is read, and on time; else why not."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from nettop import __version__
+from nettop.serve.openapi import problem_answers
+from nettop.serve.served import Served
+from nettop.serve.totals import Totals
+from nettop.snapshots.schema import Lens
+
+LATE_INTERVALS = 3
+LATE_S = 10.0
+"""A lens is late when it was not read for so many intervals, and for so long."""
+
+
+def health_routes(served: Served, totals: Totals) -> list[Route]:
+    """The route: 200 where all is well, else 503; both with what is known of each lens."""
+
+    async def health(_request: Request) -> Response:
+        lenses = {lens.id: _state(served, lens) for lens in served.lenses}
+        reasons = [f"{name}: {state['reason']}" for name, state in lenses.items() if state["reason"]]
+        if totals.failure is not None:
+            reasons.append(f"what is counted is added up no more: {totals.failure!r}")
+        document = {
+            "status": "failing" if reasons else "ok",
+            "reasons": reasons,
+            "lenses": lenses,
+            "interval_s": served.session.interval_s,
+            "version": __version__,
+            "host": os.uname().nodename,
+        }
+        return JSONResponse(document, 503 if reasons else 200)
+
+    return [Route("/health", health, methods=["GET"])]
+
+
+def health_paths() -> dict[str, Any]:
+    """The path for the OpenAPI description."""
+    schema = {
+        "type": "object",
+        "required": ["status", "reasons", "lenses", "version", "host"],
+        "properties": {
+            "status": {"enum": ["ok", "failing"]},
+            "reasons": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+    content = {"application/json": {"schema": schema}}
+    answers = {
+        "200": {"description": "every lens is read, and on time", "content": content},
+        "503": {"description": "one is not, for these reasons", "content": content},
+    }
+    operation = {
+        "operationId": "health",
+        "tags": ["health"],
+        "summary": "Whether all is well",
+        "responses": answers | problem_answers("401", "405", "421"),
+    }
+    return {"/health": {"get": operation}}
+
+
+def _state(served: Served, lens: Lens) -> dict[str, Any]:
+    """Whether a lens is read, how long ago it was, and by which mechanisms."""
+    frame, failure = served.frame(lens.id), served.failure(lens.id)
+    age_s = None
+    reason = None
+    if frame is not None:
+        age_s = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - frame.now.boot_ns) / 1e9
+        if age_s > max(LATE_S, LATE_INTERVALS * served.session.interval_s):
+            reason = f"not read for {age_s:.0f} s"
+    if failure is not None:
+        reason = f"{failure.what}{f': {failure.remedy}' if failure.remedy else ''}"
+    elif frame is None:
+        reason = "not read yet"
+    return {
+        "state": "ok" if reason is None else "failing",
+        "reason": reason,
+        "age_s": age_s,
+        "hooks": {} if frame is None else frame.now.via,
+    }

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening sockets: opened while there are capabilities to open them, closed and removed at the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import groupby
+
+from nettop.errors import NettopError, PermissionMissing
+from nettop.serve.addresses import Endpoint
+
+_BACKLOG = 65535
+"""Connections that wait to be accepted. The kernel lowers it to net.core.somaxconn."""
+_UNIX_MODE = 0o660
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""How binding fails for an address that this host does not have, or of a family that it does not have."""
+
+
+@contextmanager
+def opened_sockets(endpoints: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
+    """Sockets that listen there, all or none. At the end they are closed, and the files of Unix sockets are removed.
+
+    Of the addresses of one name those are left out that this host does not have, such as ::1 where there is no IPv6.
+
+    Raises NettopError for an address that is in use or absent, PermissionMissing for one that is forbidden.
+    """
+    with ExitStack() as opened:
+        sockets = []
+        for _, group in groupby(endpoints, key=lambda endpoint: endpoint.word):
+            sockets += _open_any(list(group), opened)
+        yield sockets
+
+
+def url_of(listener: socket.socket, *, is_tls: bool) -> str:
+    """Where a browser reaches the socket, or the path of a Unix one: `http://[::1]:9471/`, `unix:/run/nettop.sock`."""
+    address = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{address}"
+    host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
+    return f"http{'s' if is_tls else ''}://{host}:{address[1]}/"
+
+
+def _open_any(endpoints: list[Endpoint], opened: ExitStack) -> list[socket.socket]:
+    """The sockets of one word: at least one of its addresses exists."""
+    sockets: list[socket.socket] = []
+    absent: NettopError | None = None
+    for endpoint in endpoints:
+        try:
+            sockets.append(_open(endpoint, opened))
+        except OSError as error:
+            failure = _failure(endpoint, error)
+            if error.errno not in _ABSENT:
+                raise failure from error
+            absent = failure
+    if absent is not None and not sockets:
+        raise absent
+    return sockets
+
+
+def _open(endpoint: Endpoint, opened: ExitStack) -> socket.socket:
+    listener = opened.enter_context(socket.socket(endpoint.family, socket.SOCK_STREAM))
+    if isinstance(endpoint.address, str):
+        _bind_path(listener, endpoint.address)
+        opened.callback(_remove, endpoint.address, os.lstat(endpoint.address))
+    else:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if endpoint.family == socket.AF_INET6:
+            # [::] is IPv6 alone on every host; 0.0.0.0 may be given beside it.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(endpoint.address)
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _bind_path(listener: socket.socket, path: str) -> None:
+    try:
+        listener.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        _remove_stale(path)
+        listener.bind(path)
+    # Nobody can connect before it listens.
+    os.chmod(path, _UNIX_MODE)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the file of a socket whose process has gone."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise NettopError(f"{path} exists and is not a socket", "choose another path, or remove the file")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        # Other errors mean that somebody is there: too many wait already, or it is a socket of another type.
+        if caller.connect_ex(path) != errno.ECONNREFUSED:
+            raise NettopError(
+                f"another process listens at {path}", f"choose another path; lsof {path} shows the process"
+            )
+    os.unlink(path)
+
+
+def _remove(path: str, made: os.stat_result) -> None:
+    # By now nettop may not be allowed to; another nettop may have replaced it.
+    with suppress(OSError):
+        if os.path.samestat(os.lstat(path), made):
+            os.unlink(path)
+
+
+def _failure(endpoint: Endpoint, error: OSError) -> NettopError:
+    what = f"cannot listen at {endpoint.word}"
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    if isinstance(endpoint.address, str):
+        kind = PermissionMissing if isinstance(error, PermissionError) else NettopError
+        return kind(f"{what}: {reason}", "choose a path in a folder that exists and that you may write to")
+    port = endpoint.address[1]
+    match error.errno:
+        case errno.EADDRINUSE:
+            remedy = f"choose another port by --listen; ss -ltnp 'sport = :{port}' shows who uses it"
+            return NettopError(f"{what}: port {port} is in use", remedy)
+        case errno.EACCES | errno.EPERM:
+            remedy = "choose a port from 1024 on, or run it as root; a security module may forbid it too"
+            return PermissionMissing(f"{what}: port {port} needs CAP_NET_BIND_SERVICE", remedy)
+        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
+            remedy = "give an address of this host (ip -br address lists them), or 0.0.0.0 or [::] for all"
+            return NettopError(f"{what}: this host has no address {endpoint.address[0]}", remedy)
+        case _:
+            return NettopError(f"{what}: {reason}", "choose another address by --listen")

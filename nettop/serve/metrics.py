@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/metrics: what was counted since serving began, in the formats of Prometheus and OpenMetrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector, CollectorRegistry
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from nettop import __version__
+from nettop.serve.families import NAMESPACE, Family, chosen_edges, count_families
+from nettop.serve.limits import ServerCounts
+from nettop.serve.openapi import problem_answers
+from nettop.serve.series import Key, SeriesTotals
+from nettop.serve.served import Served
+from nettop.serve.totals import Totals
+from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.schema import Kind
+from nettop.snapshots.snapshot import NOT_AVAILABLE
+
+ESTIMATED = "; the sum is made of the middles of buckets, within the histogram's error"
+
+
+def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list[Route]:
+    """The route of the metrics. The format is the one that the request prefers."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Metrics(served, totals, counts))
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(await run_in_threadpool(encode, registry), headers={"Content-Type": content_type})
+
+    return [Route("/metrics", metrics, methods=["GET"])]
+
+
+class _Metrics(Collector):
+    """Lists the metrics, at each scrape."""
+
+    def __init__(self, served: Served, totals: Totals, counts: ServerCounts) -> None:
+        self._served = served
+        self._totals = totals
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, of one moment."""
+        with self._totals.lock:
+            metrics = [*self._of_lenses(), *self._of_nettop()]
+        yield from (*metrics, *self._of_server())
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry need not read the metrics to learn their names."""
+        yield from ()
+
+    def _of_lenses(self) -> Iterator[Metric]:
+        for totals in self._totals.series:
+            for family in totals.declared.families:
+                yield from _listed(_of_family(family, totals))
+            if totals.declared.rows is not None:
+                metric = _metric(totals.declared.rows)
+                for key, slot in totals.series():
+                    metric.add_sample(metric.name, _labels(totals, key), totals.rows(slot))
+                yield from _listed(metric)
+        for lens in self._served.lenses:
+            for field, family in zip(lens.counts, count_families(lens), strict=True):
+                numbers = self._totals.gauges if field.kind is Kind.GAUGE else self._totals.counts
+                metric = _metric(family)
+                if (lens.id, field.name) in numbers:
+                    metric.add_sample(family.sample_name, {}, numbers[lens.id, field.name])
+                yield from _listed(metric)
+
+    def _of_nettop(self) -> Iterator[Metric]:
+        info = _gauge("build_info", "the version of nettop")
+        info.add_sample(info.name, {"version": __version__}, 1)
+        hooks = _gauge("hook_info", f"the mechanism that provides a hook of a lens, or {NOT_AVAILABLE}")
+        up = _gauge("lens_up", "whether a lens is read")
+        read = _gauge("reading_timestamp_seconds", "when a lens was last read")
+        lost = Metric(f"{NAMESPACE}_lost", "what is missing from a lens's numbers, by its name", "counter")
+        for lens in self._served.lenses:
+            frame = self._served.frame(lens.id)
+            is_up = frame is not None and self._served.failure(lens.id) is None
+            up.add_sample(up.name, {"lens": lens.id}, is_up)
+            if frame is not None:
+                read.add_sample(read.name, {"lens": lens.id}, frame.now.wall_ns / 1e9)
+                for hook in frame.now.hooks:
+                    labels = {
+                        "lens": lens.id,
+                        "hook": hook.hook,
+                        "mechanism": hook.mechanism or NOT_AVAILABLE,
+                    }
+                    hooks.add_sample(hooks.name, labels, 1)
+        for (lens_id, what), count in self._totals.lost.items():
+            lost.add_sample(f"{lost.name}_total", {"lens": lens_id, "what": what}, count)
+        yield from (info, hooks, up, read, lost)
+
+    def _of_server(self) -> Iterator[Metric]:
+        connections = _gauge("http_connections", "connections to nettop itself that are open")
+        connections.add_sample(connections.name, {}, self._counts.open_connections)
+        answers = Metric(f"{NAMESPACE}_http_answers", "answers of nettop itself, by their status", "counter")
+        for status, count in self._counts.answers.items():
+            answers.add_sample(f"{answers.name}_total", {"status": status}, count)
+        refused = Metric(f"{NAMESPACE}_http_refused", "connections and requests that were ended", "counter")
+        for reason in ("timeouts", "too_large", "evicted", "handshake_failures"):
+            count = getattr(self._counts, reason)
+            refused.add_sample(f"{refused.name}_total", {"reason": reason}, count)
+        yield from (connections, answers, refused)
+
+
+def metrics_paths() -> dict[str, Any]:
+    """The path for the OpenAPI description."""
+    formats = ("text/plain", "application/openmetrics-text")
+    content = {form: {"schema": {"type": "string"}} for form in formats}
+    answer = {"description": "metrics; docs/metrics.md lists them", "content": content}
+    operation = {
+        "operationId": "metrics",
+        "tags": ["prometheus"],
+        "summary": "What was counted since serving began, for Prometheus",
+        "responses": {"200": answer} | problem_answers("401", "405", "421"),
+    }
+    return {"/metrics": {"get": operation}}
+
+
+def _metric(family: Family) -> Metric:
+    note = ESTIMATED if family.kind is Kind.HISTOGRAM else ""
+    return Metric(family.name, family.help + note, family.kind.value)
+
+
+def _gauge(name: str, text: str) -> Metric:
+    return Metric(f"{NAMESPACE}_{name}", text, Kind.GAUGE.value)
+
+
+def _listed(metric: Metric) -> Iterator[Metric]:
+    """The metric, if it has a series: none where this kernel or host gives nothing."""
+    if metric.samples:
+        yield metric
+
+
+def _labels(totals: SeriesTotals, key: Key) -> dict[str, str]:
+    return dict(zip(totals.declared.metrics.labels, key, strict=True))
+
+
+def _of_family(family: Family, totals: SeriesTotals) -> Metric:
+    """A metric with what each series has in its columns, as far as that is known."""
+    metric = _metric(family)
+    for key, slot in totals.series():
+        for label, column in family.columns:
+            value = totals.value(column, slot)
+            if value is not None:
+                labels = _labels(totals, key) | ({family.label: label} if family.label else {})
+                if family.buckets is None:
+                    metric.add_sample(family.sample_name, labels, float(value) / family.divisor)
+                else:
+                    _add_histogram(metric, family, family.buckets, labels, value.tolist())
+    return metric
+
+
+def _add_histogram(
+    metric: Metric, family: Family, buckets: Buckets, labels: dict[str, str], value: list[float]
+) -> None:
+    """Add a classic histogram: what lies below each edge, how many in all, and together how much."""
+    *counts, together = value
+    edges = [repr(buckets.edges[at] / family.divisor) for at in chosen_edges(buckets)]
+    below = list(accumulate(counts))
+    for edge, count in zip((*edges, "+Inf"), below, strict=True):
+        metric.add_sample(f"{family.name}_bucket", labels | {"le": edge}, count)
+    metric.add_sample(f"{family.name}_count", labels, below[-1])
+    metric.add_sample(f"{family.name}_sum", labels, together / family.divisor)

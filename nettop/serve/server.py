@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves an application over HTTP/1.1, until somebody requests the end: uvicorn, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import uvloop
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from nettop.errors import NettopError
+from nettop.interrupts import Requests
+from nettop.serve import notify
+from nettop.serve.acceptor import Acceptor
+from nettop.serve.connection import Connection
+from nettop.serve.credentials import Credentials
+from nettop.serve.limits import Limits, ServerCounts
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+_ABORT_S = 1.0
+"""For connections and tasks to end when they must."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(eq=False)
+class Server:
+    """What is served, and to whom. `make_app` is called within the event loop; `report` says what a person should know.
+
+    `on_accepting` is called when requests are answered, `on_ending` when no more are: answers that have no end of
+    their own must end then.
+    """
+
+    make_app: Callable[[], ASGIApp]
+    listeners: Sequence[socket.socket]
+    requests: Requests
+    report: Callable[[str], None]
+    credentials: Credentials = field(default_factory=Credentials)
+    limits: Limits = field(default_factory=Limits)
+    counts: ServerCounts = field(default_factory=ServerCounts)
+    on_accepting: Callable[[], None] = _nothing
+    on_ending: Callable[[], None] = _nothing
+
+
+def serve(server: Server) -> None:
+    """Serve until the end is requested, and finish what is being answered by then; the listening sockets are closed.
+
+    A request to reopen files reads the token and the certificate again. A second, later request to end raises
+    KeyboardInterrupt, as `Requests` has it. Raises whatever `make_app` raises.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _errors_reported(server.report):
+        runner.run(_serve(server))
+
+
+async def _serve(server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    requested = asyncio.Event()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(requested.set)
+
+    server.requests.wake = wake
+    try:
+        app = server.make_app()
+        config = Config(
+            app, ws="none", lifespan="off", log_config=None, proxy_headers=False, server_header=False
+        )
+        config.load()
+        state = ServerState()
+
+        def connect(acceptor: Acceptor) -> Connection:
+            return Connection(
+                app, acceptor, config=config, state=state, limits=server.limits, counts=server.counts
+            )
+
+        acceptor = Acceptor(
+            server.listeners,
+            connect,
+            credentials=server.credentials,
+            limits=server.limits,
+            counts=server.counts,
+            report=server.report,
+        )
+        try:
+            acceptor.start()
+            server.on_accepting()
+            notify.ready()
+            await _wait_for_end(server, requested)
+            notify.stopping()
+            acceptor.close()
+            server.on_ending()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(server.limits.drain_s):
+                    await acceptor.wait_closed()
+                    await _end_of(state.tasks)
+        finally:
+            acceptor.close()
+            await _abort(acceptor, state)
+    finally:
+        server.requests.wake = _nothing
+
+
+async def _wait_for_end(server: Server, requested: asyncio.Event) -> None:
+    """Wait until the end is requested; meanwhile read files again whenever that is."""
+    while not server.requests.ending:
+        if server.requests.take_reopening():
+            notify.reloading()
+            try:
+                server.credentials.reload()
+            except NettopError as error:
+                server.report(f"{error.what}; what was read before stays in use")
+            notify.ready()
+        await requested.wait()
+        requested.clear()
+
+
+async def _abort(acceptor: Acceptor, state: ServerState) -> None:
+    """Close what is still open. Applications then see that the client has gone; what does not end is cancelled."""
+    acceptor.abort()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ABORT_S):
+            await acceptor.wait_closed()
+    for task in state.tasks:
+        task.cancel()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ABORT_S):
+            await _end_of(state.tasks)
+
+
+async def _end_of(tasks: set[asyncio.Task[None]]) -> None:
+    while tasks:
+        await asyncio.wait(tasks)
+
+
+@contextmanager
+def _errors_reported(report: Callable[[str], None]) -> Iterator[None]:
+    """Report what uvicorn and asyncio log as errors, each once: bugs, with their traceback."""
+    handler = _Errors(report)
+    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+class _Errors(logging.Handler):
+    def __init__(self, report: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._report = report
+        self._reported: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report it, if it is news."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, asyncio.CancelledError):
+            return  # cancelled at the end
+        text = "".join(traceback.format_exception(error)) if error is not None else ""
+        message = f"{record.getMessage().strip()}\n{text}".strip()
+        if message not in self._reported and len(self._reported) < 100:
+            self._reported.add(message)
+            self._report(message)

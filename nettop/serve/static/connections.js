@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// The connections: sorted and filtered by the server, a row at a time in full.
+"use strict";
+import { byId, make, setText } from "./dom.js";
+import { UNKNOWN, clock, count, human, identifier, spread, unitOf } from "./format.js";
+import { problemText, setUpPanel, whyEmpty } from "./panel.js";
+import { recall, remember } from "./store.js";
+import { read, viewQuery } from "./stream.js";
+import { createTable } from "./table.js";
+
+const RETRANSMITS_WARN_ABOVE = 0.01;
+const PAUSE_OF_TYPING_MS = 300;
+const BOTH_DIRECTIONS = "-bytes_per_s";
+const SHOWN_COLUMNS = [
+  "id", "process", "pid", "container", "protocol", "local", "remote", "bytes_sent_per_s", "bytes_received_per_s",
+  "rtt_us", "rtt_var_us", "retransmit_ratio", "state",
+].join(",");
+// What the details show: every field but those that are made of others side by side, and the rates.
+const ALL_COLUMNS = [
+  "process", "pid", "container", "cgroup", "uid", "netns", "owner_source", "protocol", "family", "direction", "state",
+  "local", "remote", "opened_at", "bytes_sent_per_s", "bytes_received_per_s", "bytes_sent", "bytes_acked", "bytes_received",
+  "delivery_rate", "packets_sent", "packets_received", "data_packets_sent", "retransmits", "retransmit_ratio",
+  "retransmits_per_s", "messages_sent", "messages_received", "rtt_us", "rtt_var_us", "rtt_min_us", "cwnd", "mss",
+  "bytes_in_flight", "send_queue", "receive_queue", "drops", "id",
+].join(",");
+
+const text = (name) => (row) => row[name] ?? UNKNOWN;
+const isHigh = (row) => row.retransmit_ratio !== null && row.retransmit_ratio > RETRANSMITS_WARN_ABOVE;
+const rate = (name, title, help, tone) => ({
+  name, title, help, sort: name, alsoSortedBy: "bytes_per_s", isNumber: true,
+  text: (row) => human(row[name], "bytes/s"),
+  tone: (row) => (row[name] ? tone : "faint"),
+});
+
+const COLUMNS = [
+  {
+    name: "process", title: "Process", sort: "process", isElided: true,
+    help: "the process that owns the socket, and its container or unit",
+    text: (row) => `${row.process ?? UNKNOWN}${row.container === null ? "" : ` @${row.container}`}`,
+  },
+  { name: "pid", title: "PID", sort: "pid", isNumber: true, text: (row) => identifier(row.pid), tone: () => "dim" },
+  { name: "protocol", title: "Proto", sort: "protocol", text: text("protocol"), tone: () => "dim" },
+  { name: "local", title: "Local", sort: "local", text: text("local"), tone: () => "dim", isElided: true },
+  { name: "remote", title: "Remote", sort: "remote", text: text("remote"), isElided: true },
+  rate("bytes_sent_per_s", "Out", "payload sent", "sent"),
+  rate("bytes_received_per_s", "In", "payload received", "received"),
+  {
+    name: "rtt", title: "RTT ±var", field: "rtt_us", sort: "rtt_us", isNumber: true,
+    help: "smoothed round-trip time and its deviation",
+    text: (row) => spread(row.rtt_us, row.rtt_var_us, "us"),
+  },
+  {
+    name: "retransmit_ratio", title: "Retr", sort: "retransmit_ratio", isNumber: true,
+    help: "share of data segments that were sent again",
+    text: (row) => (isHigh(row) ? "▲ " : "") + human(row.retransmit_ratio, "ratio"),
+    tone: (row) => (isHigh(row) ? "bad" : "dim"),
+  },
+  { name: "state", title: "State", sort: "state", text: text("state"), tone: () => "dim" },
+];
+
+export function createConnections(onToggle, onChange) {
+  const panel = setUpPanel("connections", onToggle);
+  const [box, limit, all, problem] = ["filter", "rows", "all", "filter-problem"].map(byId);
+  const details = setUpDetails();
+  const table = createTable(panel.part(".scroll"), {
+    label: "Connections",
+    columns: COLUMNS,
+    keyOf: (row) => row.id,
+    onSort: sortBy,
+    onOpen: details.open,
+  });
+  let sort = recall("sort", BOTH_DIRECTIONS), filter = recall("filter", ""), newest = null, typing = 0, attempts = 0;
+
+  box.value = filter;
+  limit.value = recall("rows", "100");
+  if (limit.selectedIndex < 0) limit.value = "100";
+  all.checked = recall("all", false);
+  table.showSort(sort);
+
+  const query = () =>
+    viewQuery("connections", { columns: SHOWN_COLUMNS, sort, filter, limit: limit.value, all: String(all.checked) });
+
+  function sortBy(column) {
+    const first = column.isNumber && column.name !== "pid" ? `-${column.sort}` : column.sort;
+    const other = first.startsWith("-") ? column.sort : `-${column.sort}`;
+    if (sort === first) sort = other;
+    else sort = sort === other && column.alsoSortedBy !== undefined ? BOTH_DIRECTIONS : first;
+    remember("sort", sort);
+    table.showSort(sort);
+    panel.part(".scroll").scrollTop = 0;
+    change();
+  }
+
+  function showFilterProblem(document) {
+    problem.hidden = document === null;
+    setText(problem, document === null ? "" : problemText(document));
+    box.setAttribute("aria-invalid", String(document !== null));
+  }
+
+  // The first answer does not wait for the stream; it also says whether the filter means anything. Where it does not,
+  // the rows stay those of the filter before.
+  async function change() {
+    attempts += 1;
+    const mine = attempts, before = filter;
+    filter = box.value.trim();
+    const wanted = query();
+    try {
+      const answer = await read(wanted);
+      if (mine !== attempts) return;
+      showFilterProblem(answer.problem?.status === 400 ? answer.problem : null);
+      if (answer.problem?.status === 400) {
+        filter = before;
+        return;
+      }
+      if (answer.document !== null) take(wanted, answer.document);
+      draw();
+    } catch {
+      // There is no server now: the stream says so, and comes back with the filter.
+    }
+    if (mine !== attempts) return;
+    remember("filter", filter);
+    onChange();
+  }
+
+  box.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(change, PAUSE_OF_TYPING_MS);
+  });
+  box.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") {
+      clearTimeout(typing);
+      change();
+    } else if (event.key === "Escape" && box.value === "") {
+      table.focus();
+    } else if (event.key === "ArrowDown") {
+      event.preventDefault();
+      table.focus();
+    }
+  });
+  for (const [control, name, value] of [[limit, "rows", () => limit.value], [all, "all", () => all.checked]]) {
+    control.addEventListener("change", () => {
+      remember(name, value());
+      change();
+    });
+  }
+
+  function take(_, document) {
+    panel.showProblem(null);
+    newest = document;
+    details.refresh();
+  }
+
+  function draw() {
+    if (newest === null) return;
+    table.update(newest.rows, newest.not_available);
+    panel.showAside(`${count(newest.shown)} of ${count(newest.total)}`);
+    panel.showEmpty(whyEmpty(newest, "sockets", filter === "" ? "no connections" : "no connection passes the filter"));
+  }
+
+  return {
+    isOpen: () => panel.isOpen,
+    queries: () => [query()],
+    take,
+    draw,
+    fail: (_, document) => panel.showProblem(document),
+    showServed: (lenses) => (panel.root.hidden = !lenses.includes("connections")),
+    focusFilter() {
+      panel.root.open = true;
+      box.focus();
+      box.select();
+    },
+    // A remembered filter may mean nothing to another version of nettop.
+    async check() {
+      if (filter === "") return;
+      const { problem: wrong } = await read(viewQuery("connections", { filter, limit: "1", columns: "id" }));
+      if (wrong?.status !== 400) return;
+      showFilterProblem(wrong);
+      filter = "";
+    },
+  };
+}
+
+// All that is known of a connection, for as long as the dialog is open.
+function setUpDetails() {
+  const dialog = byId("details"), list = dialog.querySelector("dl"), state = byId("details-state");
+  const values = new Map();
+  let id = null, isReading = false;
+
+  const label = (name) => name.replace(/_per_s$/, "/s").replace(/_(us|ns)$/, "").replaceAll("_", " ");
+
+  function shown(name, value) {
+    if (value === null) return UNKNOWN;
+    if (typeof value === "string") return name.endsWith("_at") ? `${clock(value)}, ${value.slice(0, 10)}` : value;
+    const unit = unitOf(name);
+    if (unit === "") return String(value);
+    const exact = unit === "bytes" && value >= 1000 ? ` (${count(value)})` : "";
+    return human(value, unit) + exact;
+  }
+
+  function show({ rows, not_available: missing }) {
+    setText(state, rows.length > 0 ? "" : "it is not among the sockets any more; these are its last values");
+    for (const [name, value] of Object.entries(rows[0] ?? {})) {
+      if (!values.has(name)) {
+        values.set(name, make("dd"));
+        list.append(make("div", {}, make("dt", {}, label(name)), values.get(name)));
+      }
+      setText(values.get(name), name in missing ? `n/a: ${missing[name]}` : shown(name, value));
+    }
+  }
+
+  async function refresh() {
+    if (!dialog.open || isReading) return;
+    isReading = true;
+    const mine = id;
+    const query = viewQuery("connections", { columns: ALL_COLUMNS, filter: `id=${id}`, all: "true", limit: "1" });
+    try {
+      const { document, problem } = await read(query);
+      if (mine !== id) return;
+      if (problem === null) show(document);
+      else setText(state, problemText(problem));
+    } catch {
+      setText(state, "there is no connection to nettop");
+    } finally {
+      isReading = false;
+      if (mine !== id) refresh();
+    }
+  }
+
+  function open(row) {
+    if (dialog.open) return;
+    id = row.id;
+    values.clear();
+    list.replaceChildren();
+    setText(state, "");
+    setText(byId("details-title"), `${row.process ?? UNKNOWN}  ${row.local} → ${row.remote}`);
+    dialog.showModal();
+    refresh();
+  }
+
+  return { open, refresh };
+}

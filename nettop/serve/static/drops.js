@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernel dropped, why and where: most of it now first.
+"use strict";
+import { UNKNOWN, clock, count, human, plural } from "./format.js";
+import { setUpPanel, whyEmpty } from "./panel.js";
+import { viewQuery } from "./stream.js";
+import { createTable } from "./table.js";
+
+const SHOWN = 50;
+
+export const DROPS = viewQuery("drops", {
+  columns: "id,reason,place,protocol,interface,packets_per_s,packets,last_seen",
+  sort: "-packets_per_s",
+  limit: "500",
+});
+
+const COLUMNS = [
+  {
+    name: "reason", title: "Reason", help: "the kernel's name for why", isElided: true,
+    text: (row) => row.reason ?? UNKNOWN,
+  },
+  {
+    name: "place", title: "Place", help: "the kernel function that dropped it", isElided: true,
+    text: (row) => row.place ?? UNKNOWN,
+    tone: () => "dim",
+  },
+  { name: "protocol", title: "Proto", text: (row) => row.protocol ?? UNKNOWN, tone: () => "dim" },
+  { name: "interface", title: "Interface", text: (row) => row.interface ?? UNKNOWN, tone: () => "dim", isElided: true },
+  {
+    name: "packets_per_s",
+    title: "Now",
+    isNumber: true,
+    text: (row) => human(row.packets_per_s, "packets/s"),
+    tone: (row) => (row.packets_per_s > 0 ? "warn" : "faint"),
+  },
+  { name: "packets", title: "Total", isNumber: true, text: (row) => count(row.packets), help: "since nettop began" },
+  { name: "last_seen", title: "Last", isNumber: true, text: (row) => clock(row.last_seen), tone: () => "dim" },
+];
+
+export function createDrops(onToggle) {
+  const panel = setUpPanel("drops", onToggle);
+  const table = createTable(panel.part(".scroll"), { label: "Dropped packets", columns: COLUMNS });
+  let newest = null;
+
+  return {
+    isOpen: () => panel.isOpen,
+    queries: () => [DROPS],
+    take(query, document) {
+      panel.showProblem(null);
+      newest = document;
+    },
+    draw() {
+      if (newest === null) return;
+      table.update(newest.rows.slice(0, SHOWN), newest.not_available);
+      panel.showEmpty(whyEmpty(newest, "packets", "no packet was dropped"));
+      panel.showAside(newest.total > SHOWN ? `${SHOWN} of ${plural("row", newest.total)}` : plural("row", newest.total));
+    },
+    fail: (query, problem) => panel.showProblem(problem),
+    showServed: (lenses) => (panel.root.hidden = !lenses.includes("drops")),
+  };
+}

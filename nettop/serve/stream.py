@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GET /api/v1/stream: tables as server-sent events, each whenever its lens was read again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from nettop.errors import NettopError
+from nettop.serve.parameters import Wanted, bad_parameter, decoded_pairs, given_parameters, parse_streamed
+from nettop.serve.problems import Problem, problem_document
+from nettop.serve.served import Publications, Served
+from nettop.serve.streamed import Deliver, Streamed, nothing
+from nettop.serve.tables import FORMATTERS, failed, table_pieces
+from nettop.snapshots.snapshot import Frame
+
+PATH: Final = "/api/v1/stream"
+MEDIA_TYPE: Final = "text/event-stream"
+VIEW: Final = "view"
+"""The one parameter of a stream."""
+MOST_STREAMS: Final = 100
+MOST_VIEWS: Final = 16
+IDLE_S: Final = 15.0
+"""After so much silence a comment tells proxies and clients that the stream lives."""
+_RETRY: Final = b"retry: 2000\n\n"
+_COMMENT: Final = b": \n\n"
+
+
+def stream_routes(served: Served, publications: Publications) -> list[Route]:
+    """The route of the stream, which has to stand before those of the tables."""
+    events = Events(served)
+
+    async def stream(request: Request) -> Response:
+        queries = _queries(served, request.scope["query_string"])
+        for wanted in queries.values():
+            await served.have_read(wanted.lens.id, wanted.query.table, all_rows=wanted.query.all_rows)
+
+        async def write(deliver: Deliver) -> None:
+            events.use(queries)
+            try:
+                await _write(queries, events, publications, deliver)
+            finally:
+                events.give_up(queries)
+
+        is_head = request.method == "HEAD"
+        # A proxy must not collect events.
+        headers = {"X-Accel-Buffering": "no"}
+        return Streamed(
+            nothing if is_head else write, MEDIA_TYPE, headers=headers, ending=publications.ending
+        )
+
+    return [Route(PATH, stream, methods=["GET"])]
+
+
+class Events:
+    """The newest event of each query that streams ask for, made once for all of them."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._streams = 0
+        self._users: Counter[str] = Counter()
+        self._made: dict[str, tuple[int, asyncio.Future[bytes]]] = {}
+        self._states: dict[str, tuple[Frame | NettopError, int]] = {}
+
+    def use(self, queries: Mapping[str, Wanted]) -> None:
+        """Count a stream in. Raises Problem (503) where there are too many."""
+        if self._streams == MOST_STREAMS:
+            what, remedy = f"{MOST_STREAMS} streams are open", "close one, or ask for tables one by one"
+            raise Problem(503, what, remedy, headers={"Retry-After": "10"})
+        self._streams += 1
+        self._users.update(queries.keys())
+
+    def give_up(self, queries: Mapping[str, Wanted]) -> None:
+        """Count a stream out, and forget what nobody else asks for."""
+        self._streams -= 1
+        self._users.subtract(queries.keys())
+        for query in queries:
+            if not self._users[query]:
+                del self._users[query]
+                self._made.pop(query, None)
+
+    def number(self, wanted: Wanted) -> int:
+        """How many events there were for a lens: its readings, and its failures; 0 before the first."""
+        return self._state(wanted.lens.id)[1]
+
+    async def newest(self, query: str, wanted: Wanted) -> tuple[int, bytes]:
+        """The number of the newest event, and its text. There must be one."""
+        state, number = self._state(wanted.lens.id)
+        assert state is not None
+        made = self._made.get(query)
+        if made is None or made[0] != number:
+            loop = asyncio.get_running_loop()
+            made = number, loop.run_in_executor(FORMATTERS, _event, query, wanted, state)
+            self._made[query] = made
+        # The client that came first may go while others wait.
+        return number, await asyncio.shield(made[1])
+
+    def _state(self, lens: str) -> tuple[Frame | NettopError | None, int]:
+        """What the newest event tells, and its number: a client that waits remembers the number, and holds no frame."""
+        state = self._served.failure(lens) or self._served.frame(lens)
+        last, number = self._states.get(lens, (None, 0))
+        if state is None or state is last:
+            return last, number
+        self._states[lens] = state, number + 1
+        return self._states[lens]
+
+
+def _event(query: str, wanted: Wanted, state: Frame | NettopError) -> bytes:
+    if isinstance(state, Frame):
+        head = f"id: {state.now.boot_ns}\nevent: view\ndata: ".encode()
+        return b"".join((head, *table_pieces(wanted, state, query), b"\n\n"))
+    problem = failed(wanted.lens.id, state)
+    about = problem_document(problem.status, problem.what, remedy=problem.remedy, path=PATH)
+    return f"event: problem\ndata: {json.dumps({'query': query} | about)}\n\n".encode()
+
+
+async def _write(
+    queries: Mapping[str, Wanted], events: Events, publications: Publications, deliver: Deliver
+) -> None:
+    """Deliver the newest event of each query as long as there are new ones, and wait for more."""
+    loop = asyncio.get_running_loop()
+    seen = dict.fromkeys(queries, 0)
+    await deliver(_RETRY)
+    idle_at = loop.time() + IDLE_S
+    while True:
+        news = [query for query, wanted in queries.items() if events.number(wanted) != seen[query]]
+        for query in news:
+            seen[query], event = await events.newest(query, queries[query])
+            await deliver(event)
+            # Until most of it is taken, or the next one would be old before it is sent.
+            await deliver(b"")
+        if news:
+            idle_at = loop.time() + IDLE_S
+            continue
+        try:
+            async with asyncio.timeout_at(idle_at):
+                await publications.wait()
+        except TimeoutError:
+            await deliver(_COMMENT)
+            idle_at = loop.time() + IDLE_S
+
+
+def _queries(served: Served, raw_query: bytes) -> dict[str, Wanted]:
+    """What the views of a stream ask for, by their text. Raises Problem (400)."""
+    texts = given_parameters(decoded_pairs(raw_query), (VIEW,), VIEW).get(VIEW, [])
+    if not 1 <= len(texts) <= MOST_VIEWS:
+        what, remedy = f"{len(texts)} views are named", f"name 1 to {MOST_VIEWS}, as in ?view=connections"
+        raise bad_parameter(VIEW, what, remedy)
+    return {text: _streamed(served, text) for text in texts}
+
+
+def _streamed(served: Served, text: str) -> Wanted:
+    try:
+        return parse_streamed(served, text)
+    except Problem as problem:
+        raise bad_parameter(VIEW, f"{text!r}: {problem.what}", problem.remedy) from None

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adds up what each reading of the session counted, in a thread of its own, so that a scrape has only to list it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from nettop.engine.consumer import Consumer
+from nettop.engine.wake_event import WakeEvent
+from nettop.serve.families import series_sets
+from nettop.serve.series import Counted, SeriesTotals, grouped, reading_view
+from nettop.serve.served import Served
+from nettop.serve.traffic import Traffic
+from nettop.snapshots.bandwidth import LENS as BANDWIDTH
+from nettop.snapshots.schema import Kind, Lens, Table
+from nettop.snapshots.snapshot import Frame, Snapshot
+
+ADD_UP = "add up"
+"""What the thread does, in nettop's own cost."""
+
+
+class Totals:
+    """What every lens counted since serving began. Used as a context: it keeps the lenses attached meanwhile.
+
+    `top` is how many series each set has that has a name, where it is not the declared number; none with 0. `options`
+    are those of the lenses' sources. Hold the `lock` while reading the rest, which then is of one moment.
+    """
+
+    def __init__(self, served: Served, top: Mapping[str, int], options: Mapping[str, object]) -> None:
+        self.lock = threading.Lock()
+        self.traffic = Traffic()
+        self.series: list[SeriesTotals] = []
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.lost: Counter[tuple[str, str]] = Counter()
+        self.gauges: dict[tuple[str, str], int] = {}
+        self.failure: BaseException | None = None
+        """What ended the thread, which nothing should."""
+        for lens in served.lenses:
+            for declared in series_sets(lens):
+                most = top.get(declared.metrics.top, declared.metrics.most)
+                if most:
+                    self.series.append(SeriesTotals(declared, most))
+        self._served = served
+        self._options = options
+        self._last: dict[str, Snapshot] = {}
+        self._event = WakeEvent()
+        self._is_ending = False
+        self._exits = ExitStack()
+        self._thread = threading.Thread(target=self._run, name="totals", daemon=True)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as exits:
+            for lens in self._served.lenses:
+                exits.enter_context(
+                    Consumer(self._served.session, lens.id, self._tables(lens), self._options, self._event)
+                )
+            self._exits = exits.pop_all()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._is_ending = True
+        self._event.set()
+        self._thread.join()
+        self._exits.close()
+
+    def last(self, lens: Lens) -> Snapshot | None:
+        """The newest reading of a lens that was added."""
+        return self._last.get(lens.id)
+
+    def _tables(self, lens: Lens) -> list[Table]:
+        """The tables that are read all the time: the first, and those that metrics are made of."""
+        made_of = [totals.declared.table for totals in self.series if totals.declared.lens is lens]
+        return list({table.name: table for table in (lens.main, *made_of) if not table.append}.values())
+
+    def _run(self) -> None:
+        try:
+            with self._event:
+                while not self._is_ending:
+                    for lens in self._served.lenses:
+                        frame = self._served.frame(lens.id)
+                        if frame is not None and frame.now is not self._last.get(lens.id):
+                            with self._served.session.steps.time(lens.id, ADD_UP):
+                                self._add(lens, frame)
+                            self._last[lens.id] = frame.now
+                    self._event.wait()
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _add(self, lens: Lens, frame: Frame) -> None:
+        before = self._last.get(lens.id)
+        readings = []
+        counted: dict[str, Counted] = {}
+        for totals in self.series:
+            table = totals.declared.table
+            if totals.declared.lens is lens and table.name in frame.now.tables:
+                if table.name not in counted:
+                    view = reading_view(frame, before, table)
+                    passes = np.ones(view.size, bool)
+                    for shown in self._served.filters_of(table):
+                        passes &= shown.mask(view)
+                    counted[table.name] = Counted(view, passes)
+                readings.append((totals, grouped(totals.declared, counted[table.name])))
+        now_s = time.monotonic()
+        with self.lock:
+            for totals, reading in readings:
+                totals.add(reading, now_s)
+            self._add_counts(lens, frame.now, before)
+            if lens is BANDWIDTH:
+                self.traffic.add(frame.now, before)
+
+    def _add_counts(self, lens: Lens, now: Snapshot, before: Snapshot | None) -> None:
+        """What a lens counts as a whole, and has lost; a count that went back has counted nothing."""
+        for field in lens.counts:
+            count = now.counts.get(field.name)
+            if count is None:
+                continue
+            if field.kind is Kind.GAUGE:
+                self.gauges[lens.id, field.name] = count
+            else:
+                earlier = before.counts.get(field.name, 0) if before else 0
+                self.counts[lens.id, field.name] += max(0, count - earlier)
+        for name, count in now.lost.items():
+            earlier = before.lost.get(name, 0) if before else 0
+            self.lost[lens.id, name] += max(0, count - earlier)

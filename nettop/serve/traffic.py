@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the host and each interface carried since serving began, how fast just now, and how fast at most."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nettop.query.view import View
+from nettop.serve.series import reading_view
+from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, UPLINK
+from nettop.snapshots.snapshot import Array, Frame, Snapshot
+
+HOST = ""
+"""In place of an interface: the uplinks together."""
+
+_ALL, _TCP, _HTTP, _HTTPS = range(4)
+_PARTS = ("", "tcp_", "http_", "https_")
+_BYTES, _PACKETS = range(2)
+_LABELS = {"TCP": _TCP, "HTTP": _HTTP, "HTTPS": _HTTPS}
+
+Answer = dict[str, float | int | None]
+
+
+@dataclass(eq=False)
+class Carried:
+    """What an interface carried, both ways: bytes and packets, in all and of each part. Shapes (4, 2).
+
+    `rates` are per second, of the last interval; None before there are two readings. The parts are not known
+    (`has_parts`) where only the interface's own counters are read.
+    """
+
+    totals: Array = field(default_factory=lambda: np.zeros((len(_PARTS), 2)))
+    rates: Array | None = None
+    peak_bytes_per_s: float = 0.0
+    has_parts: bool = True
+
+
+class Traffic:
+    """Adds up the readings of the bandwidth lens, of the interfaces in nettop's own network namespace."""
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+        self._netns = os.stat("/proc/self/ns/net").st_ino
+        self._carried: dict[str, Carried] = {}
+
+    @property
+    def interfaces(self) -> list[str]:
+        """The names of those that were read."""
+        return sorted(name for name in self._carried if name != HOST)
+
+    def add(self, now: Snapshot, before: Snapshot | None) -> None:
+        """Add what a reading counted since the one before."""
+        moved, uplinks, without_parts = self._moved(Frame(now), before)
+        moved[HOST] = (
+            np.sum([moved[name] for name in uplinks], axis=0) if uplinks else np.zeros((len(_PARTS), 2))
+        )
+        elapsed_s = (now.boot_ns - before.boot_ns) / 1e9 if before else 0.0
+        for name, counted in moved.items():
+            carried = self._carried.setdefault(name, Carried())
+            carried.totals += counted
+            carried.has_parts = not (without_parts & (uplinks if name == HOST else {name}))
+            carried.rates = counted / elapsed_s if elapsed_s > 0 else None
+            if carried.rates is not None:
+                carried.peak_bytes_per_s = max(carried.peak_bytes_per_s, float(carried.rates[_ALL, _BYTES]))
+
+    def _moved(self, frame: Frame, before: Snapshot | None) -> tuple[dict[str, Array], set[str], set[str]]:
+        """What each interface carried; which of them are uplinks; and of which the parts are not known."""
+        moved: dict[str, Array] = {}
+        view = reading_view(frame, before, INTERFACES)
+        is_own = view.raw("netns") == self._netns
+        names = _names(view)
+        for at in np.flatnonzero(is_own):
+            moved[names[at]] = np.zeros((len(_PARTS), 2))
+        self._put(moved, view, dict.fromkeys(np.flatnonzero(is_own), _ALL))
+        for table, label in ((PROTOCOL_TABLE, "protocol"), (SERVICE_TABLE, "service")):
+            parts = reading_view(frame, before, table)
+            labels = parts.values(label, np.arange(parts.size))
+            self._put(moved, parts, {at: _LABELS[text] for at, text in enumerate(labels) if text in _LABELS})
+        uplinks = is_own & (view.raw("backing") == UPLINK)
+        counters_only = is_own & (view.raw("mode") == COUNTERS_MODE)
+        return (
+            moved,
+            {names[at] for at in np.flatnonzero(uplinks)},
+            {names[at] for at in np.flatnonzero(counters_only)},
+        )
+
+    def _put(self, moved: dict[str, Array], view: View, part_of: dict[int, int]) -> None:
+        """Add the rows at these positions to the part that each belongs to."""
+        names = _names(view)
+        for column, names_of_both in (
+            (_BYTES, ("bytes_received", "bytes_sent")),
+            (_PACKETS, ("packets_received", "packets_sent")),
+        ):
+            for counted in map(view.column, names_of_both):
+                for at, part in part_of.items():
+                    if names[at] in moved and counted.known[at]:
+                        moved[names[at]][part, column] += counted.numbers[at]
+
+    # --- answers ------------------------------------------------------------------------------------------------
+
+    def realtime(self, interface: str) -> Answer | None:
+        """Bits and packets a second in the last interval, and totals; None for an interface that nobody has seen."""
+        carried = self._carried.get(interface)
+        if carried is None:
+            return None
+        answer: Answer = {}
+        for at, part in enumerate(_PARTS):
+            is_known = carried.rates is not None and (at == _ALL or carried.has_parts)
+            rates = carried.rates[at] if carried.rates is not None and is_known else None
+            answer[f"{part}bandwidth_bps"] = None if rates is None else float(rates[_BYTES]) * 8
+            answer[f"{part}packets_per_sec"] = None if rates is None else float(rates[_PACKETS])
+        return answer | self._in_all(carried)
+
+    def summary(self, interface: str) -> Answer | None:
+        """Averages and shares since serving began; None for an interface that nobody has seen."""
+        carried = self._carried.get(interface)
+        if carried is None:
+            return None
+        uptime_s = time.monotonic() - self._began_s
+        in_all = float(carried.totals[_ALL, _BYTES])
+        shares: Answer = {
+            f"{_PARTS[part]}percentage": 100 * float(carried.totals[part, _BYTES]) / in_all
+            if in_all and carried.has_parts
+            else None
+            for part in (_TCP, _HTTP, _HTTPS)
+        }
+        return {
+            "uptime_seconds": uptime_s,
+            "avg_bandwidth_bps": in_all * 8 / uptime_s,
+            "peak_bandwidth_bps": carried.peak_bytes_per_s * 8,
+            **self._in_all(carried),
+            **shares,
+        }
+
+    def _in_all(self, carried: Carried) -> Answer:
+        return {
+            "total_packets": int(carried.totals[_ALL, _PACKETS]),
+            "total_bytes": int(carried.totals[_ALL, _BYTES]),
+        }
+
+
+def _names(view: View) -> list[str]:
+    names: list[str] = view.values("interface", np.arange(view.size))
+    return names

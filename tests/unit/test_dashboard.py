@@ -1,0 +1,754 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dashboard in a browser: sorting, filtering, zooming, reconnecting, and texts that look like markup."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from nettop.query.filter import parse_filter
+from nettop.query.query import checked_columns, parse_sort
+from nettop.query.units import human, human_spread
+from nettop.serve.pages import page_routes
+from nettop.serve.parameters import MOST_STREAMED_ROWS
+from nettop.snapshots import find_table
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.schema import RATE, Kind
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = "<img src=x onerror=alert(1)>"
+LENSES = ("connections", "bandwidth", "cpu", "latency", "drops", "self")
+BEGAN = datetime(2026, 11, 22, 15, tzinfo=UTC)
+PATIENCE_S = 10
+ROW = 19
+"""Pixels of a row of the flame graph."""
+
+Row = dict[str, Any]
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+
+
+def connection(number: int, process: str | None, sent: float, **more: Any) -> Row:
+    """A connection as the API gives it."""
+    return {
+        "id": number,
+        "process": process,
+        "pid": 1000 + number,
+        "container": None,
+        "protocol": "tcp",
+        "local": "10.0.3.7:443",
+        "remote": f"203.0.113.{number}:50000",
+        "bytes_sent_per_s": sent,
+        "bytes_received_per_s": 0,
+        "rtt_us": 21_400,
+        "rtt_var_us": 3_100,
+        "retransmit_ratio": 0.0,
+        "retransmits_per_s": 31.0,
+        "data_packets_sent_per_s": 1000.0,
+        "state": "ESTABLISHED",
+    } | more
+
+
+def stage(name: str, number: int) -> Row:
+    """A stage whose durations are between 16 and 32 µs."""
+    quantiles = dict.fromkeys(("p50", "p90", "p99", "max"), 24_000)
+    return {"stage": name, "seen_per_s": number, "latency": [[16_000, 32_000, number]], **quantiles}
+
+
+def interface(name: str, backing: str) -> Row:
+    """An interface that receives 8 Mb/s and sends 16 Mb/s."""
+    rates = {"bytes_received_per_s": 1e6, "bytes_sent_per_s": 2e6}
+    packets = {"packets_received_per_s": 900.0, "packets_sent_per_s": 1500.0}
+    return {
+        "interface": name,
+        "kind": "ether",
+        "netns": 1,
+        "backing": backing,
+        "speed": None,
+        **rates,
+        **packets,
+    }
+
+
+def stacks(*counts: tuple[str, str, str, int]) -> list[Row]:
+    """Sampled stacks: entry point, category, functions and samples."""
+    return [
+        {"entry": entry, "category": category, "stack": stack, "samples": n, "time_ns": n * 10_000_000}
+        for entry, category, stack, n in counts
+    ]
+
+
+RECEIVE = "handle_softirqs;net_rx_action;ip_rcv;tcp_v4_rcv"
+TABLES: dict[str, list[Row]] = {
+    "connections": [
+        connection(1, "nginx", 4_775_000.0),
+        connection(2, HOSTILE, 1000.0),
+        connection(3, "curl", 0.0, retransmit_ratio=0.031),
+        connection(4, None, 2000.0, rtt_us=None, rtt_var_us=None, state="SYN_SENT"),
+    ],
+    "connections.events": [
+        {
+            "event_id": 1,
+            "time": "2026-11-22T15:00:00.125000Z",
+            "event": "fail",
+            "reason": "refused",
+            "process": HOSTILE,
+            "pid": 7,
+            "remote": "203.0.113.9:443",
+            "duration_us": None,
+        }
+    ],
+    "bandwidth": [interface("eth0", "uplink"), interface("docker0", "virtual")],
+    "cpu": [{"cpu": number, "network_ns_per_s": 50_000_000.0} for number in range(2)],
+    "cpu.stacks": stacks(
+        ("RX softirq", "TCP", RECEIVE, 60),
+        ("RX softirq", "other", f"handle_softirqs;{HOSTILE}", 10),
+        ("TX syscalls", "TCP", "do_syscall_64;tcp_sendmsg", 30),
+    ),
+    "latency": [stage("wire-app", 1000), stage("rtt", 10)],
+    "drops": [
+        {
+            "id": 1,
+            "reason": "NO_SOCKET",
+            "place": None,
+            "protocol": "tcp",
+            "interface": "eth0",
+            "packets_per_s": 3.0,
+            "packets": 1234,
+            "last_seen": "2026-11-22T15:00:00Z",
+        }
+    ],
+    "self": [{"time_ns_per_s": 9_000_000.0, "memory": 88_000_000}],
+}
+
+
+class Scripted:
+    """A server with the dashboard, whose tables a test may change: it publishes them on request, at a port that stays.
+
+    `opened` are the queries of each stream, `read` those of single tables.
+    """
+
+    def __init__(self) -> None:
+        self.tables = {name: list(rows) for name, rows in TABLES.items()}
+        self.lenses: tuple[str, ...] = LENSES
+        self.not_available: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.opened: list[list[str]] = []
+        self.read: list[str] = []
+        self.port = 0
+        self._readings = 0
+        self._news = asyncio.Condition()
+
+    def start(self) -> None:
+        """Listen, and serve in a thread."""
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self._app(), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=PATIENCE_S
+        )
+        self._server = uvicorn.Server(config)
+        self._ending = False
+        self._news = asyncio.Condition()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(listener),))
+        self._thread.start()
+        assert self._ready.wait(PATIENCE_S)
+
+    def stop(self) -> None:
+        """End the streams, and the server."""
+        self._ending = True
+        self._server.should_exit = True
+        self._wake()
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+    def publish(self) -> None:
+        """A new reading of everything, a second later."""
+        self._readings += 1
+        self._wake()
+
+    @property
+    def url(self) -> str:
+        """The page."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ready.set()
+        await self._server.serve([listener])
+
+    def _wake(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._notify(), self._loop).result(PATIENCE_S)
+
+    async def _notify(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    def _app(self) -> Starlette:
+        routes = [
+            *page_routes(),
+            Route("/health", self._health),
+            Route("/api/v1/stream", self._stream),
+            Route("/api/v1/{view}", self._table),
+        ]
+        return Starlette(routes=routes)
+
+    async def _health(self, _request: Request) -> Response:
+        lenses = {lens: {"state": "ok"} for lens in self.lenses}
+        return JSONResponse({"status": "ok", "lenses": lenses, "version": "1.2", "host": "web-03"})
+
+    async def _table(self, request: Request) -> Response:
+        query = f"{request.path_params['view']}?{request.url.query}"
+        self.read.append(query)
+        if "nosuch" in query:
+            detail, remedy = "filter term ‘nosuch=1’: unknown field 'nosuch'", "did you mean 'process'?"
+            problem = {"title": "Bad Request", "status": 400, "detail": detail, "remedy": remedy}
+            return JSONResponse(problem, 400, media_type="application/problem+json")
+        return JSONResponse(self._document(query))
+
+    async def _stream(self, request: Request) -> Response:
+        queries = request.query_params.getlist("view")
+        if any(re.split("[.?]", query)[0] not in self.lenses for query in queries):
+            return Response(status_code=404)
+        self.opened.append(queries)
+        return StreamingResponse(self._events(queries), media_type="text/event-stream")
+
+    async def _events(self, queries: list[str]) -> AsyncIterator[str]:
+        yield "retry: 2000\n\n"
+        while not self._ending:
+            last = self._readings
+            for query in queries:
+                yield self._event(query)
+            async with self._news:
+                await self._news.wait_for(partial(self._has_news, last))
+
+    def _has_news(self, last: int) -> bool:
+        return self._ending or self._readings != last
+
+    def _event(self, query: str) -> str:
+        why = self.failed.get(query.partition("?")[0])
+        if why is None:
+            return f"id: 1\nevent: view\ndata: {json.dumps(self._document(query))}\n\n"
+        problem = {"query": query, "title": "Service Unavailable", "status": 503, "detail": why}
+        return f"event: problem\ndata: {json.dumps(problem)}\n\n"
+
+    def _document(self, query: str) -> Row:
+        name, _, rest = query.partition("?")
+        parameters = dict(parse_qsl(rest))
+        rows = [row for row in self.tables[name] if passes(row, parameters.get("filter", ""))]
+        sort = parameters.get("sort", "")
+        column = sort.removeprefix("-")
+        if rows and column in rows[0]:
+            rows.sort(key=lambda row: (row[column] is not None, row[column] or 0), reverse=sort[:1] == "-")
+        shown = rows[: int(parameters.get("limit", len(rows)))]
+        return {
+            "query": query,
+            "view": name,
+            "time": (BEGAN + timedelta(seconds=self._readings)).isoformat(),
+            "interval_s": 1.0,
+            "shown": len(shown),
+            "total": len(rows),
+            "lost": {"events": 3} if name.startswith("connections") else {},
+            "not_available": self.not_available,
+            "rows": shown,
+        }
+
+
+def passes(row: Row, text: str) -> bool:
+    """Whether a row passes a filter: `id=N`, or a process that contains the text. Others pass everything."""
+    if text.startswith("id="):
+        return bool(row["id"] == int(text[3:]))
+    return re.search(r"\W", text) is not None or text in str(row.get("process"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The distribution's Chromium, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    """A server that has started."""
+    server = Scripted()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def messages() -> list[str]:
+    """What the page wrote to the console or asked in a dialog: nothing but what a test expects and takes out."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, server: Scripted, messages: list[str]) -> Iterator[Page]:
+    """The dashboard, with the first reading."""
+    page = opened(browser, server, messages)
+    yield page
+    page.close()
+    assert messages == []
+
+
+def opened(browser: Browser, server: Scripted, messages: list[str], **context: Any) -> Page:
+    """The dashboard in a window of its own, with the first reading."""
+    page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **context})
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("dialog", lambda dialog: messages.append(f"dialog: {dialog.message}"))
+    page.goto(server.url)
+    expect(page.locator("#state")).to_have_text("live")
+    expect(page.locator("#cost")).not_to_be_empty()
+    return page
+
+
+def cells(page: Page, column: str, panel: str = "connections") -> Locator:
+    """The cells of a column."""
+    return page.locator(f"#{panel} td[data-column={column}]")
+
+
+def streamed(server: Scripted, name: str) -> dict[str, str]:
+    """The parameters of a panel's view in the newest stream: totals read fewer columns."""
+    query = max((query for query in server.opened[-1] if query.partition("?")[0] == name), key=len)
+    return dict(parse_qsl(query.partition("?")[2]))
+
+
+def readout(page: Page) -> Locator:
+    """What the flame graph says of the frame at the pointer, or the chosen or zoomed one."""
+    return page.locator("#flame .readout")
+
+
+# --- the files ------------------------------------------------------------------------------------------------
+
+
+def test_files(server: Scripted) -> None:
+    """Each file has its type and a tag by which a copy is recognised; the page says where scripts may come from."""
+    with httpx.Client(base_url=server.url) as client:
+        page = client.get("/")
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
+        names = re.findall(r'(?:src|href)="(static/[^"]+)"', page.text)
+        assert {"static/dashboard.js", "static/dashboard.css", "static/icon.svg"} <= set(names)
+        for name in names:
+            file = client.get(f"/{name}")
+            assert (file.status_code, file.headers["cache-control"]) == (200, "no-cache")
+            again = client.get(f"/{name}", headers={"If-None-Match": file.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+            assert client.get(f"/{name}", headers={"If-None-Match": '"other"'}).content == file.content
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/", "/static/no.js", "/static/../pages.py", "/static/..%2Fpages.py", "//static/icon.svg"]
+)
+def test_nothing_else_is_served(server: Scripted, path: str) -> None:
+    """Only names that were read at the start exist."""
+    with httpx.Client(base_url=server.url) as client:
+        assert client.get(path).status_code == 404
+
+
+# --- what is shown --------------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_numbers_are_nettops(page: Page) -> None:
+    """The page writes quantities as nettop's screens do."""
+    values = [
+        0,
+        0.01,
+        0.4,
+        1,
+        9.994,
+        9.996,
+        99.4,
+        99.96,
+        350,
+        999.4,
+        999.6,
+        21_400,
+        999_600,
+        38_245_000,
+        1.5e10,
+    ]
+    units = ["bytes", "bytes/s", "packets", "packets/s", "us", "ns", "ns/s"]
+    amounts = [(value, unit) for unit in units for value in values]
+    amounts += [(value, "ratio") for value in (0, 0.00001, 0.0004, 0.031, 0.9996, 2)]
+    shown = page.evaluate(
+        "async all => { const {human} = await import('/static/format.js'); return all.map(a => human(...a)); }",
+        amounts,
+    )
+    assert shown == [human(value, unit) for value, unit in amounts]
+    spreads = [(21_400, 3_100, "us"), (191_000, 64_000, "us"), (50, 3, "us"), (None, 1, "us")]
+    shown = page.evaluate(
+        "async all => { const {spread} = await import('/static/format.js'); return all.map(a => spread(...a)); }",
+        spreads,
+    )
+    assert shown == [human_spread(*each) for each in spreads]
+
+
+@needs_chromium
+def test_totals(page: Page) -> None:
+    """The totals count uplinks only, and warn by a sign and a colour."""
+    shown = {
+        name: page.locator(f"[data-total={name}] strong")
+        for name in ("in", "out", "cpu", "retransmits", "drops")
+    }
+    expect(shown["in"]).to_have_text("8.0 Mb/s")
+    expect(shown["out"]).to_have_text("16.0 Mb/s")
+    expect(shown["cpu"]).to_have_text("5.0%")
+    expect(shown["retransmits"]).to_have_text("▲ 3.1%")
+    expect(shown["drops"]).to_have_text("3 p/s")
+    expect(page.locator("[data-total=connections] strong")).to_have_text("4")
+    expect(page.locator("#lost")).to_have_text("▲ lost since nettop began: 3 events (connections)")
+    assert page.title() == "web-03 – nettop"
+
+
+@needs_chromium
+def test_unknown_is_not_zero(page: Page, server: Scripted) -> None:
+    """What is not known yet is a dash; what this kernel does not have is n/a, and why."""
+    expect(cells(page, "rtt")).to_have_text(["21.4 ±3.1 ms", "21.4 ±3.1 ms", "21.4 ±3.1 ms", "–"])
+    expect(cells(page, "place", "drops")).to_have_text("–")
+    server.not_available = {"place": "no symbols"}
+    server.publish()
+    expect(cells(page, "place", "drops")).to_have_text("n/a")
+    expect(cells(page, "place", "drops")).to_have_attribute("title", "no symbols")
+
+
+@needs_chromium
+def test_queries(page: Page, server: Scripted) -> None:
+    """Whatever the page asks for is a table with such columns; the details show every field."""
+    cells(page, "process").first.click()
+    expect(page.locator("#details dd")).not_to_have_count(0)
+    for query in (*server.opened[-1], *server.read):
+        view, _, text = query.partition("?")
+        _, table = find_table(view)
+        parameters = dict(parse_qsl(text))
+        columns = checked_columns(parameters.pop("columns").split(","), table.names)
+        assert columns
+        parse_filter(table, parameters.pop("filter", ""))
+        parse_sort(table, parameters.pop("sort", table.sort))
+        assert 0 < int(parameters.pop("limit", 1)) <= MOST_STREAMED_ROWS
+        assert parameters.keys() <= {"all", "deltas"}
+    details = dict(parse_qsl(server.read[-1].partition("?")[2]))["columns"].split(",")
+    shown = {field.name for field in SOCKETS.fields if field.kind is not Kind.GROUP}
+    parts = {"local_address", "local_port", "remote_address", "remote_port", "bytes"}
+    assert {name for name in details if not name.endswith(RATE)} == shown - parts
+
+
+@needs_chromium
+def test_markup_in_a_name_is_text(page: Page) -> None:
+    """A process may be called anything: in tables, in the details and in the flame graph it is text."""
+    row = cells(page, "process").filter(has_text=HOSTILE)
+    expect(row).to_have_text(HOSTILE)
+    expect(cells(page, "process", "events")).to_have_text(HOSTILE)
+    row.click()
+    expect(page.locator("#details-title")).to_contain_text(HOSTILE)
+    expect(page.locator("#details dd").filter(has_text=HOSTILE)).to_have_text(HOSTILE)
+    assert page.locator("img").count() == 1  # nettop's own
+
+
+@needs_chromium
+def test_a_lens_that_is_not_served(browser: Browser, server: Scripted, messages: list[str]) -> None:
+    """Its panel and totals are not shown, and the page says so."""
+    server.lenses = ("connections", "bandwidth", "self")
+    page = opened(browser, server, messages)
+    expect(page.locator("#latency, #flame, #drops, [data-total=cpu]").locator("visible=true")).to_have_count(
+        0
+    )
+    expect(page.locator("#connections, #bandwidth, [data-total=in]").locator("visible=true")).to_have_count(3)
+    expect(page.locator("#not-served")).to_have_text("not served: CPU cost, latency, drops (--lenses)")
+    page.close()
+    assert messages == []
+
+
+@needs_chromium
+def test_a_lens_that_fails(page: Page, server: Scripted) -> None:
+    """Its panel says why, until there is a reading again."""
+    server.failed = {"latency": "latency: the programs were removed"}
+    server.publish()
+    notice = page.locator("#latency .notice")
+    expect(notice).to_have_text("latency: the programs were removed")
+    expect(page.locator("#trouble")).to_contain_text("the programs were removed")
+    server.failed = {}
+    server.publish()
+    expect(notice).to_be_hidden()
+    expect(page.locator("#trouble")).to_be_hidden()
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_layout(browser: Browser, server: Scripted, messages: list[str], scheme: str, width: int) -> None:
+    """Nothing is wider than the window, whatever the names; text and its ground are the theme's."""
+    server.tables["connections"].append(connection(5, "long" * 60, 1.0, remote=f"[{'2001:' * 7}1]:65535"))
+    page = opened(browser, server, messages, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    expect(cells(page, "process")).to_have_count(5)
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert ground == {"dark": "rgb(16, 21, 28)", "light": "rgb(251, 250, 247)"}[scheme]
+    page.close()
+    assert messages == []
+
+
+@needs_chromium
+def test_memory_is_bounded(page: Page) -> None:
+    """Readings are kept for minutes, whatever their number."""
+    kept = page.evaluate(
+        """async () => {
+            const {timeline, WINDOW_MS} = await import('/static/timeline.js');
+            let left = 0;
+            const past = timeline({onLeave: () => left += 1});
+            for (let number = 0; number < 20000; number += 1) past.push({time: number * 10});
+            const many = past.readings.length;
+            past.push({time: 10 * WINDOW_MS});
+            return [many, past.readings.length, left];
+        }"""
+    )
+    assert kept == [3000, 1, 20000]
+
+
+# --- sorting and filtering ------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_sort(page: Page, server: Scripted) -> None:
+    """A click on a heading sorts by it, the largest first; another one turns the order."""
+    heading = page.locator("#connections th", has_text="Out")
+    expect(heading).to_have_attribute("aria-sort", "descending")
+    heading.locator("button").click()
+    expect(cells(page, "process")).to_have_text(["nginx", "–", HOSTILE, "curl"])
+    heading.locator("button").click()
+    expect(heading).to_have_attribute("aria-sort", "ascending")
+    expect(cells(page, "process")).to_have_text(["curl", HOSTILE, "–", "nginx"])
+    name = page.locator("#connections th", has_text="Process")
+    name.locator("button").press("Enter")
+    expect(name).to_have_attribute("aria-sort", "ascending")
+    expect(heading).to_have_attribute("aria-sort", "none")
+    expect(cells(page, "process")).to_have_text(["–", HOSTILE, "curl", "nginx"])
+    server.publish()
+    expect(page.locator("#reading")).to_contain_text(":00:01")
+    assert streamed(server, "connections")["sort"] == "process"
+
+
+@needs_chromium
+def test_filter(page: Page, server: Scripted, messages: list[str]) -> None:
+    """The filter is nettop's; what it does not understand is explained, and the rows stay."""
+    box, problem = page.locator("#filter"), page.locator("#filter-problem")
+    box.fill("curl")
+    expect(cells(page, "process")).to_have_text(["curl"])
+    expect(page.locator("#connections .aside")).to_have_text("1 of 1")
+    box.fill("nosuch=1")
+    expect(problem).to_contain_text("unknown field 'nosuch'")
+    expect(problem).to_contain_text("did you mean 'process'?")
+    expect(box).to_have_attribute("aria-invalid", "true")
+    server.publish()
+    expect(page.locator("#reading")).to_contain_text(":00:01")
+    expect(cells(page, "process")).to_have_text(["curl"])
+    assert streamed(server, "connections")["filter"] == "curl"
+    box.fill("")
+    expect(cells(page, "process")).to_have_count(4)
+    expect(problem).to_be_hidden()
+    # Chromium itself reports answers that are errors.
+    assert [messages.pop() for _ in range(len(messages))] == [
+        "Failed to load resource: the server responded with a status of 400 (Bad Request)"
+    ]
+
+
+@needs_chromium
+def test_number_of_rows(page: Page, server: Scripted) -> None:
+    """Thousands of connections: a hundred rows unless more are wanted."""
+    server.tables["connections"] = [connection(number, f"p{number}", number) for number in range(1, 1235)]
+    server.publish()
+    expect(page.locator("#connections .aside")).to_have_text("100 of 1,234")
+    expect(cells(page, "process")).to_have_count(100)
+    page.locator("#rows").select_option("1000")
+    expect(cells(page, "process")).to_have_count(1000)
+
+
+@needs_chromium
+def test_failures_only(page: Page, server: Scripted) -> None:
+    """A failure is a word and a sign; the others can be left out."""
+    expect(cells(page, "event", "events")).to_have_text("▲ fail")
+    page.locator("#failures").check()
+    expect(page.locator("#events .aside")).to_have_text("1 event")
+    expect(page.locator("#state")).to_have_text("live")
+    assert 'reason!="closed by us"' in streamed(server, "connections.events")["filter"]
+
+
+@needs_chromium
+def test_a_closed_panel_is_not_read(page: Page, server: Scripted) -> None:
+    """What is not seen is not asked for, and stays closed when the page is loaded again."""
+    assert any(query.startswith("latency") for query in server.opened[-1])
+    page.locator("#latency summary").click()
+    server.publish()
+    expect(page.locator("#reading")).to_contain_text(":00:01")
+    page.reload()
+    expect(page.locator("#cost")).not_to_be_empty()
+    assert not page.locator("#latency .body").is_visible()
+    assert not any(query.startswith("latency") for query in server.opened[-1])
+
+
+# --- charts ---------------------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_zoom_by_click(page: Page) -> None:
+    """A click on a frame zooms; the button ends that."""
+    canvas = page.locator("#flame canvas")
+    expect(readout(page)).to_contain_text("all · 100% of all · 100 samples")
+    canvas.click(position={"x": 20, "y": ROW * 1.5})
+    expect(readout(page)).to_contain_text("RX softirq · 70.0% of all · 70 samples")
+    # Now it is as wide as everything.
+    width = canvas.evaluate("canvas => canvas.clientWidth")
+    canvas.hover(position={"x": width - 20, "y": ROW * 1.5})
+    expect(readout(page)).to_contain_text("RX softirq")
+    page.locator("#unzoom").click()
+    expect(page.locator("#unzoom")).to_be_hidden()
+    canvas.hover(position={"x": width - 20, "y": ROW * 1.5})
+    expect(readout(page)).to_contain_text("TX syscalls · 30.0% of all")
+
+
+@needs_chromium
+def test_zoom_by_key(page: Page, server: Scripted) -> None:
+    """The keys move among frames and zoom; new readings change neither."""
+    canvas = page.locator("#flame canvas")
+    canvas.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft"):
+        canvas.press(key)
+    expect(page.locator("#announcer")).to_contain_text(
+        "<img src=x onerror=alert(1)> · softirq loop · 10.0% of all"
+    )
+    canvas.press("ArrowRight")
+    canvas.press("Enter")
+    expect(page.locator("#announcer")).to_contain_text("zoomed: net_rx_action · softirq loop · 60.0% of all")
+    server.publish()
+    expect(page.locator("#flame .aside")).to_contain_text("200 samples")
+    expect(readout(page)).to_contain_text("net_rx_action · softirq loop · 60.0% of all · 120 samples")
+    canvas.press("Backspace")
+    expect(page.locator("#announcer")).to_contain_text("zoomed: handle_softirqs")
+    canvas.press("Escape")
+    expect(page.locator("#unzoom")).to_be_hidden()
+
+
+@needs_chromium
+def test_search(page: Page) -> None:
+    """What matches is counted once; a category of the legend can be picked too."""
+    page.locator("#search").fill("TCP_")
+    expect(page.locator("#matched")).to_have_text("matched: 90.0%")
+    page.locator(".legend button", has_text="other").click()
+    expect(page.locator("#search")).to_have_value("")
+    expect(page.locator("#matched")).to_have_text("matched: 0.0%")
+    page.locator(".legend button", has_text="TCP").click()
+    expect(page.locator("#matched")).to_have_text("matched: 90.0%")
+    page.locator(".legend button", has_text="TCP").click()
+    expect(page.locator("#matched")).to_have_text("")
+
+
+@needs_chromium
+def test_charts_are_read_by_key(page: Page, server: Scripted) -> None:
+    """The arrow keys go through the readings of the bandwidth and of a stage."""
+    server.tables["bandwidth"] = [interface("eth0", "uplink") | {"bytes_sent_per_s": 4e6}]
+    server.tables["latency"] = [stage("wire-app", 500) | {"p50": 1_000_000}]
+    server.publish()
+    expect(page.locator("#bandwidth .readout")).to_contain_text("in 8.0 Mb/s   out 32.0 Mb/s")
+    page.locator(".chart").press("ArrowLeft")
+    expect(page.locator("#bandwidth .readout")).to_contain_text("in 8.0 Mb/s   out 16.0 Mb/s")
+    expect(page.locator("#latency .readout")).to_contain_text("p50 1.0 ms")
+    page.locator("#latency canvas").press("ArrowLeft")
+    expect(page.locator("#latency .readout")).to_contain_text("p50 24.0 µs")
+    page.locator("#latency td", has_text="wire-app").click()
+    expect(page.locator("#stage")).to_have_text("wire-app")
+
+
+@needs_chromium
+def test_interface(page: Page) -> None:
+    """The chart shows all uplinks, or an interface."""
+    expect(page.locator("#interface option")).to_have_text(["all uplinks", "docker0 (ether)", "eth0 (ether)"])
+    page.locator("#interface").select_option("docker0")
+    expect(page.locator("#bandwidth .readout")).to_contain_text("in 8.0 Mb/s   out 16.0 Mb/s")
+    assert page.evaluate("localStorage['nettop.interface']") == '"docker0"'
+
+
+# --- keys, pause, restart -------------------------------------------------------------------------------------
+
+
+@needs_chromium
+def test_keyboard_only(page: Page) -> None:
+    """Without a pointer: skip to the panels, filter, choose a row, read all of it, and go back."""
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("/")
+    expect(page.locator("#filter")).to_be_focused()
+    page.keyboard.type("nginx")
+    expect(cells(page, "process")).to_have_text(["nginx"])
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    row = page.locator("#connections tbody tr[aria-selected=true]")
+    expect(row).to_contain_text("nginx")
+    assert page.locator("#connections table").get_attribute("aria-activedescendant") == row.get_attribute(
+        "id"
+    )
+    page.keyboard.press("Enter")
+    expect(page.locator("#details")).to_contain_text("38.2 Mb/s")
+    page.keyboard.press("Escape")
+    expect(page.locator("#details")).to_be_hidden()
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("t")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+@needs_chromium
+def test_pause(page: Page, server: Scripted) -> None:
+    """Space stops the page where it is, and has it go on."""
+    page.keyboard.press(" ")
+    expect(page.locator("#state")).to_have_text("paused")
+    server.tables["connections"] = [connection(9, "later", 1.0)]
+    server.publish()
+    expect(cells(page, "process")).to_have_count(4)
+    page.keyboard.press(" ")
+    expect(cells(page, "process")).to_have_text(["later"])
+    expect(page.locator("#pause")).to_have_attribute("aria-pressed", "false")
+
+
+@needs_chromium
+def test_restart(page: Page, server: Scripted, messages: list[str]) -> None:
+    """After a restart of the server the page comes back by itself, with its order, filter and zoom."""
+    page.locator("#connections th button", has_text="State").click()
+    page.locator("#filter").fill("n")
+    expect(cells(page, "process")).to_have_text(["nginx", HOSTILE, "–"])
+    page.locator("#flame canvas").click(position={"x": 20, "y": ROW * 1.5})
+    expect(page.locator("#unzoom")).to_be_visible()
+    server.stop()
+    expect(page.locator("#state")).to_have_text("reconnecting")
+    server.start()
+    expect(page.locator("#state")).to_have_text("live", timeout=15_000)
+    server.publish()
+    expect(page.locator("#reading")).to_contain_text(":00:01")
+    parameters = streamed(server, "connections")
+    assert (parameters["sort"], parameters["filter"]) == ("state", "n")
+    expect(page.locator("#unzoom")).to_be_visible()
+    # Chromium itself reports connections that fail.
+    assert {messages.pop().partition(":")[0] for _ in range(len(messages))} <= {"Failed to load resource"}

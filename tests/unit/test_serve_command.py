@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nettop serve: its options, what it refuses before anything is opened, tables that are read on request, /health."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop import cli
+from nettop.commands.serve import ServeOptions, serve_settings, set_names
+from nettop.engine.session import Session
+from nettop.errors import ExitCode, NettopError, SourceFailed, UsageError
+from nettop.interrupts import Requests
+from nettop.query.batches import empty_rows
+from nettop.serve.app import make_app
+from nettop.serve.command import opened_server
+from nettop.serve.health import LATE_S
+from nettop.serve.limits import ServerCounts
+from nettop.serve.served import Publications, Served
+from nettop.serve.totals import Totals
+from nettop.settings import MAX_INTERVAL_S, ServeSettings
+from nettop.snapshots import find_table, lenses
+from nettop.snapshots.connections import GROUPS, SOCKETS
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.snapshot import Snapshot
+from tests.unit.build import make_frame
+from tests.unit.scripted import Scripted
+from tests.unit.serving import Client
+
+ONE = ServeSettings(listen=("127.0.0.1:0",), lenses=("connections",))
+
+
+def settings(**given: Any) -> ServeSettings:
+    """The settings for these options."""
+    return serve_settings(ServeOptions(**given))
+
+
+# --- options --------------------------------------------------------------------------------------------------
+
+
+def test_defaults() -> None:
+    """Every lens, at one address of this host, every second."""
+    every = settings()
+    assert every.listen == ("127.0.0.1:9471",)
+    assert every.lenses == tuple(lens.id for lens in lenses())
+    assert (every.interval_s, every.top, every.token_file, every.insecure_listen) == (1.0, {}, None, False)
+
+
+def test_lenses_come_with_those_that_they_use() -> None:
+    """In the order of the screens, each once."""
+    assert settings(lenses="drops,latency, drops").lenses == ("connections", "latency", "drops")
+
+
+def test_top() -> None:
+    """A set by its name, and how many series it has; none with 0."""
+    assert settings(top=["process=50", "pair=0"]).top == {"process": 50, "pair": 0}
+    assert {"process", "remote", "network", "port", "pair"} <= set(set_names())
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "remedy"),
+    [
+        ({"lenses": "conections"}, "unknown lens 'conections'", "connections"),
+        ({"lenses": " , "}, "--lenses is empty", "leave it out for all"),
+        ({"top": ["proces=5"]}, "unknown set of series 'proces'", "process"),
+        ({"top": ["process"]}, "--top 'process' is not NAME=N", "--top process=20"),
+        ({"top": ["process=-1"]}, "--top 'process=-1' is not NAME=N", "--top process=20"),
+        ({"top": ["process=10001"]}, "with N from 0 to 10000", "--top process=20"),
+        ({"interval": "0"}, "--interval 0 is out of range", "0.1"),
+        ({"lenses": "drops", "sampling": "4"}, "--sampling is an option of", "leave it out"),
+    ],
+)
+def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
+    """The error names it, and what to write."""
+    with pytest.raises(UsageError) as raised:
+        settings(**given)
+    assert what in raised.value.what
+    assert remedy in raised.value.remedy
+
+
+def test_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the extra one line says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvloop" else object())
+    assert cli.run(["serve"]) == ExitCode.FAILURE
+    assert "not installed: uvloop" in capsys.readouterr().err
+
+
+def test_a_filter_that_no_table_understands() -> None:
+    """It is refused before anything is opened; one that some table understands is accepted."""
+    wrong = replace(ONE, filters=("proces=nginx",))
+    with pytest.raises(UsageError, match="proces"), opened_server(wrong, Requests(), None):
+        pass
+    with opened_server(replace(ONE, filters=("reason=refused",)), Requests(), None):
+        pass
+
+
+def test_every_lens_failed() -> None:
+    """Then it ends with what the first one failed with, and serves nothing."""
+    failing = Scripted([SourceFailed("no sockets here")])
+    with (
+        opened_server(ONE, Requests(), io.StringIO()) as run,
+        Session(MAX_INTERVAL_S, lambda _: failing) as session,
+        pytest.raises(SourceFailed, match="no sockets here"),
+    ):
+        run(session)
+
+
+def test_the_end_is_requested_while_lenses_start(tmp_path: Path) -> None:
+    """It ends without having served, and leaves no socket."""
+    requests = Requests()
+    requests.end()
+    path = tmp_path / "http.sock"
+    source = Scripted([make_frame([]).now])
+    with opened_server(replace(ONE, listen=(f"unix:{path}",)), requests, None) as run:
+        assert path.is_socket()
+        with Session(MAX_INTERVAL_S, lambda _: source) as session:
+            assert run(session) == ExitCode.DONE
+    assert not path.exists()
+
+
+# --- tables on request ----------------------------------------------------------------------------------------
+
+
+class OnRequest(Scripted):
+    """Gives the groups only once somebody wants them."""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """What is wanted by now."""
+        frame = make_frame([{"id": 1, "process": "nginx"}])
+        names = (SOCKETS, GROUPS) if self.options.get("table") == GROUPS.name else (SOCKETS,)
+        tables = {table.name: frame.now.tables.get(table.name, empty_rows(table)) for table in names}
+        return replace(frame.now, tables=tables)
+
+
+async def ask(served: Served, totals: Totals, path: str, query: bytes = b"") -> tuple[int, dict[str, Any]]:
+    """The status and the document of an answer."""
+    publications = Publications(served.session)
+    client = Client(make_app(served, totals, ServerCounts(), publications), path, query)
+    await client.end()
+    publications.close()
+    return client.status, json.loads(client.body)
+
+
+def answered(sources: Mapping[str, Scripted], path: str, query: bytes = b"") -> tuple[int, dict[str, Any]]:
+    """The same, of lenses with these sources, when each was read or has failed."""
+    served_lenses = tuple(lens for lens in lenses() if lens.id in sources)
+    with Session(MAX_INTERVAL_S, lambda lens: sources[lens]) as session:
+        served = Served(session, served_lenses)
+        with Totals(served, {}, {}) as totals:
+            session.sample_now().result(20)
+            return asyncio.run(ask(served, totals, path, query))
+
+
+def test_a_table_is_read_on_request() -> None:
+    """The first answer waits for it, and has it."""
+    source = OnRequest([])
+    status, document = answered({"connections": source}, "/api/v1/connections.groups")
+    assert (status, document["view"]) == (200, "connections.groups")
+    assert source.options["table"] == GROUPS.name
+
+
+def test_all_rows_are_read_on_request() -> None:
+    """Sockets in TIME_WAIT too, which nobody lists unasked."""
+    source = OnRequest([])
+    assert answered({"connections": source}, "/api/v1/connections")[0] == 200
+    assert "all_rows" not in source.options
+    assert answered({"connections": source}, "/api/v1/connections", b"all=true")[0] == 200
+    assert source.options["all_rows"] is True
+
+
+# --- health ---------------------------------------------------------------------------------------------------
+
+
+class Read(OnRequest):
+    """Was read so many seconds ago."""
+
+    def __init__(self, age_s: float) -> None:
+        super().__init__([])
+        self._age_ns = round(age_s * 1e9)
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Of that moment."""
+        boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._age_ns
+        return replace(super().read(taken_ns), boot_ns=boot_ns)
+
+
+def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 while all lenses are read, and on time."""
+    status, document = answered({"connections": Read(0)}, "/health")
+    assert (status, document["status"], document["reasons"]) == (200, "ok", [])
+    assert document["lenses"]["connections"]["state"] == "ok"
+    monkeypatch.setattr("nettop.serve.health.LATE_INTERVALS", 0)
+    status, document = answered({"connections": Read(LATE_S + 1)}, "/health")
+    assert (status, document["status"]) == (503, "failing")
+    assert document["reasons"] == [f"connections: not read for {LATE_S + 1:.0f} s"]
+
+
+def test_health_of_a_lens_that_failed() -> None:
+    """503, with the reason; the others go on."""
+    sources = {"connections": Read(0), "drops": Scripted([NettopError("no tracepoint", "load it")])}
+    status, document = answered(sources, "/health")
+    assert status == 503
+    assert document["reasons"] == ["drops: no tracepoint: load it"]
+    assert document["lenses"]["connections"]["state"] == "ok"
+    assert answered(sources, "/api/v1/drops")[0] == 503
+    assert answered(sources, "/api/v1/connections")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/api/metrics/realtime", "/api/stats/summary"])
+def test_traffic_needs_its_lens(path: str) -> None:
+    """Without the bandwidth lens the problem says how to have it."""
+    status, document = answered({"connections": Read(0)}, path)
+    assert (status, document["remedy"]) == (404, "add it to --lenses")
+    status, document = answered({"connections": Read(0)}, path, b"interfce=eth0")
+    assert (status, document["parameter"]) == (400, "interfce")
+
+
+def test_nothing_else_answers() -> None:
+    """Neither a slash too many nor a path to a file."""
+    for path in (
+        "/api/v1/connections/",
+        "/static/../served.py",
+        "/static/..%2fserved.py",
+        "/metrics/x",
+        "/x",
+    ):
+        status, document = answered({"connections": Read(0)}, path)
+        assert (status, document["title"]) == (404, "Not Found")
+
+
+def test_every_view_that_is_served_is_described() -> None:
+    """The description has the paths of the served lenses, and no others."""
+    _, document = answered({"connections": Read(0)}, "/api/openapi.json")
+    for name in (
+        "/metrics",
+        "/health",
+        "/api/metrics/realtime",
+        "/api/v1/stream",
+        "/api/v1/connections.events",
+    ):
+        assert name in document["paths"]
+    assert find_table("drops")[0].id == "drops"
+    assert "/api/v1/drops" not in document["paths"]
+    assert CONNECTIONS.question in json.dumps(document, ensure_ascii=False)

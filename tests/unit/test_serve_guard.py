@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests are answered for whoever knows the token; without one, for whoever addresses this host by its own name."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.responses import PlainTextResponse
+
+from nettop.serve.addresses import endpoints_of
+from nettop.serve.credentials import Credentials
+from nettop.serve.guard import Guard, is_authorized, is_own_host, own_names
+
+TOKEN = b"0123456789abcdef"
+NAMES = frozenset({"monitor", "monitor.example"})
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Answers everything."""
+    headers = {"Content-Security-Policy": "default-src 'self'", "Cache-Control": "max-age=60"}
+    answer = PlainTextResponse("hello", headers=headers if scope["path"] == "/page" else None)
+    await answer(scope, receive, send)
+
+
+async def ask(
+    path: str = "/", *headers: tuple[bytes, bytes], token: bytes | None = None, method: str = "GET"
+) -> httpx.Response:
+    """Its answer to whoever addresses it as localhost, or by another Host among the headers."""
+    guard = Guard(application, Credentials(token=token), NAMES)
+    transport = httpx.ASGITransport(guard)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        return await client.request(method, path, headers=list(headers))
+
+
+def basic(words: bytes) -> bytes:
+    """A header by which browsers send user and password."""
+    return b"Basic " + base64.b64encode(words)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"Bearer " + TOKEN,
+        b"bearer  " + TOKEN + b" ",
+        basic(b"anybody:" + TOKEN),
+        basic(b":" + TOKEN),
+        basic("ü".encode() + b":" + TOKEN).replace(b"Basic", b"bASIC"),
+    ],
+)
+async def test_the_token_lets_through(value: bytes) -> None:
+    """As Bearer, or as the password of any user; then any host is fine."""
+    answer = await ask("/", (b"Authorization", value), (b"Host", b"proxy.example"), token=TOKEN)
+    assert (answer.status_code, answer.text) == (200, "hello")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [b""],
+        [b"Bearer"],
+        [b"Bearer "],
+        [TOKEN],
+        [b"Bearer " + TOKEN[:-1]],
+        [b"Bearer " + TOKEN + b"0"],
+        [b"Bearer " + "ü".encode()],
+        [b"Bearer \xff\xfe"],
+        [b"Digest " + TOKEN],
+        [b"Basic " + TOKEN],
+        [b"Basic \xff"],
+        [b"Basic ===="],
+        [b"Basic " + base64.b64encode(TOKEN + b":")],
+        [basic(TOKEN)],
+        [basic(b"user:" + TOKEN + b":")],
+        [b"Bearer " + TOKEN, b"Bearer " + TOKEN],
+        [b"Bearer wrong", b"Bearer " + TOKEN],
+    ],
+)
+async def test_without_the_token_nothing_is_answered(values: list[bytes]) -> None:
+    """Every path, and every method; the answer says how to send it."""
+    for method, path in (("GET", "/"), ("HEAD", "/nowhere"), ("POST", "/page"), ("TRACE", "/")):
+        headers = [(b"Authorization", value) for value in values]
+        answer = await ask(path, *headers, token=TOKEN, method=method)
+        assert answer.status_code == 401
+        challenges = answer.headers.get_list("WWW-Authenticate")
+        assert challenges == ['Basic realm="nettop", charset="UTF-8"', 'Bearer realm="nettop"']
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        if method != "HEAD":
+            assert json.loads(answer.content)["status"] == 401
+            assert TOKEN.decode() not in answer.text
+
+
+@given(st.binary(max_size=60))
+def test_any_header_is_judged(value: bytes) -> None:
+    """No header of a client raises."""
+    assert not is_authorized(value, TOKEN)
+    assert not is_authorized(b"Basic " + value, TOKEN)
+    is_own_host(value, NAMES)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:9471",
+        "localhost.",
+        "nettop.localhost:80",
+        "127.0.0.1:9471",
+        "192.0.2.7",
+        "[::1]:9471",
+        "[2001:db8::1]",
+        "monitor:9471",
+        "Monitor.Example.",
+    ],
+)
+async def test_own_hosts(host: str) -> None:
+    """An address cannot be made to mean something else; localhost and this host's own names neither."""
+    assert is_own_host(host.encode(), NAMES)
+    assert (await ask("/", (b"Host", host.encode()))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:9471",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "monitor.evil.example",
+        "evillocalhost",
+        "[::1]evil.example",
+        "[::1",
+        "[evil.example]",
+        "::1",
+        "",
+        "ü",
+    ],
+)
+async def test_other_hosts(host: str) -> None:
+    """A page whose name resolves to this host reads nothing."""
+    assert not is_own_host(host.encode(), NAMES)
+    answer = await ask("/", (b"Host", host.encode()))
+    assert answer.status_code == 421
+    assert answer.json()["remedy"]
+
+
+def status(server: Any, *hosts: bytes) -> int:
+    """The status of the answer to a request with these Host headers, at this address of the server."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "server": server}
+    scope["headers"] = [(b"host", host) for host in hosts]
+    running = Guard(application, Credentials(), NAMES)(scope, send, send)
+    with pytest.raises(StopIteration):
+        running.send(None)
+    return int(sent[0]["status"])
+
+
+def test_hosts_that_no_browser_sends() -> None:
+    """None is fine: scripts that speak HTTP/1.0; with several each must be. Unix sockets have no name to mistake."""
+    tcp, unix = ("127.0.0.1", 9471), ("/run/nettop.sock", None)
+    evil, good = b"evil.example", b"localhost"
+    assert status(tcp) == 200
+    assert status(tcp, good, evil) == status(tcp, evil, good) == 421
+    assert status(unix, evil) == 200
+
+
+def test_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's own name and those to listen at; the full one only beyond loopback, since resolving may take time."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "Monitor")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "monitor.example")
+    local = (*endpoints_of("localhost:1"), *endpoints_of("unix:/run/x"))
+    assert own_names(local) == {"monitor", "localhost"}
+    assert own_names((*local, *endpoints_of("0.0.0.0:1"))) == {
+        "monitor",
+        "localhost",
+        "monitor.example",
+        "0.0.0.0",
+    }
+
+
+async def test_every_answer_has_the_headers() -> None:
+    """Unless it has its own."""
+    answer = await ask()
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert answer.headers["Date"].endswith("GMT")
+    assert "Server" not in answer.headers
+    page = await ask("/page")
+    assert page.headers.get_list("Content-Security-Policy") == ["default-src 'self'"]
+    assert page.headers.get_list("Cache-Control") == ["max-age=60"]

@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: their names, series that never fall and always add up, histograms, and both formats of Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from starlette.applications import Starlette
+
+from nettop.engine.session import Session
+from nettop.query.filter import parse_filter
+from nettop.serve.families import EDGES_MAX, chosen_edges, count_families, series_sets
+from nettop.serve.limits import ServerCounts
+from nettop.serve.metrics import metrics_routes
+from nettop.serve.series import KEPT_S, OTHERS, REPLACED, Counted, SeriesTotals, grouped, reading_view
+from nettop.serve.served import Served
+from nettop.serve.totals import Totals
+from nettop.serve.traffic import Traffic
+from nettop.settings import MAX_INTERVAL_S
+from nettop.snapshots import lenses
+from nettop.snapshots.bandwidth import INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE
+from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.latency import BUCKETS
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
+from nettop.snapshots.snapshot import Ended, Frame, HookStatus, Snapshot, TextTable
+from tests.unit.build import TAKEN_NS, Row, make_rows
+
+DEADLINE_S = 20.0
+EVERY_SET = [declared for lens in (*lenses(), SELF) for declared in series_sets(lens)]
+WAITS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
+JOBS = Table(
+    name="jobs",
+    fields=(
+        Field("id", Kind.KEY, "ID", "number of the row", "u8"),
+        Field("user", Kind.TEXT, "USER", "whose it is", "u4"),
+        Field("bytes_sent", Kind.COUNTER, "SENT", "bytes it sent", "u8", "bytes"),
+        Field("bytes_received", Kind.COUNTER, "RECEIVED", "bytes it received", "u8", "bytes"),
+        Field("waits", Kind.HISTOGRAM, "WAITS", "how long it waited", WAITS.dtype, "ns", buckets=WAITS),
+        Field("open", Kind.GAUGE, "OPEN", "what it has open", "u4"),
+    ),
+    key="id",
+    screen=("id",),
+    text=("id",),
+    sort="id",
+    text_sort="id",
+    begins_at_zero=True,
+)  # fmt: skip
+
+
+def lens_of(*metrics: Metrics) -> Lens:
+    """A lens whose table declares these metrics; without any it declares nothing."""
+    return Lens("work", "Work", 9, "9", "what works?", (replace(JOBS, metrics=metrics or None),))
+
+
+def reading(
+    lens: Lens,
+    rows: Sequence[Row],
+    at_s: float,
+    texts: dict[str, TextTable] | None = None,
+    **of_snapshot: Any,
+) -> Snapshot:
+    """A snapshot of the lens."""
+    taken_ns = TAKEN_NS + round(at_s * 1e9)
+    made = make_rows(sorted(rows, key=lambda row: row["id"]), lens.main, taken_ns, (), texts)
+    return Snapshot(lens.id, taken_ns, taken_ns, {lens.main.name: made}, **of_snapshot)
+
+
+def job(number: int, user: str | None, sent: int = 0, **others: Any) -> Row:
+    """A row."""
+    return {"id": number, "user": user, "bytes_sent": sent, "bytes_received": 0} | others
+
+
+def values(totals: SeriesTotals, column: str = "bytes_sent") -> dict[str, float]:
+    """What each series has, by its only label."""
+    known = ((key, totals.value(column, slot)) for key, slot in totals.series())
+    return {key[0]: float(value) for key, value in known if value is not None}
+
+
+class Adding:
+    """Totals of a set, given one reading after the other."""
+
+    def __init__(self, lens: Lens, most: int, filter_text: str = "") -> None:
+        self.lens = lens
+        self.totals = [
+            SeriesTotals(declared, most if declared.metrics.top else declared.metrics.most)
+            for declared in series_sets(lens)
+        ]
+        self.shown = parse_filter(lens.main, filter_text)
+        self.before: Snapshot | None = None
+        self.at_s = 0.0
+
+    def add(self, rows: Sequence[Row], at_s: float | None = None, **of_snapshot: Any) -> None:
+        """Add the next reading, a second later unless it says otherwise."""
+        self.at_s = self.at_s + 1 if at_s is None else at_s
+        now = reading(self.lens, rows, self.at_s, **of_snapshot)
+        view = reading_view(Frame(now), self.before, self.lens.main)
+        counted = Counted(view, self.shown.mask(view))
+        for totals in self.totals:
+            totals.add(grouped(totals.declared, counted), self.at_s)
+        self.before = now
+
+
+TOP = Metrics(("user",), ("bytes_sent", "bytes_received"), prefix="work_by_user", top="user")
+IN_ALL = Metrics(("id",), ("bytes_sent",), prefix="work")
+
+# --- names ----------------------------------------------------------------------------------------------------
+
+
+def test_names_are_legal_and_used_once() -> None:
+    """One metric has one name; a counter ends in _total, times are in seconds, sizes in bytes."""
+    families = [family for declared in EVERY_SET for family in declared.all_families]
+    families += [family for lens in lenses() for family in count_families(lens)]
+    names = [family.sample_name for family in families]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    for family in families:
+        assert re.fullmatch(r"nettop(_[a-z0-9]+)+", family.sample_name)
+        assert family.sample_name.endswith("_total") == (family.kind is Kind.COUNTER)
+        assert not re.search(r"_(ns|us|ms|time)(_|$)", family.sample_name)
+        assert family.help
+
+
+def test_names_and_columns() -> None:
+    """Directions are a label, entry points too."""
+    by_name = {f.sample_name: (d, f) for d in EVERY_SET for f in d.all_families}
+    declared, family = by_name["nettop_bandwidth_bytes_total"]
+    assert declared.metrics.labels == ("interface", "netns", "backing")
+    assert (family.label, dict(family.columns)) == (
+        "direction",
+        {"received": "bytes_received", "sent": "bytes_sent"},
+    )
+    _, family = by_name["nettop_cpu_network_seconds_total"]
+    assert family.label == "entry"
+    assert dict(family.columns)["rx_softirq"] == "rx_softirq_ns"
+    assert family.divisor == 1e9
+    assert by_name["nettop_latency_seconds"][1].buckets is BUCKETS
+    assert by_name["nettop_connections_by_process_bytes_total"][0].metrics.top == "process"
+
+
+def test_a_table_that_declares_nothing() -> None:
+    """It has every number, by what says what a row is; a number of the row alone is no label."""
+    (declared,) = series_sets(lens_of())
+    assert declared.metrics.labels == ("user",)
+    names = ["nettop_work_bytes", "nettop_work_waits_seconds", "nettop_work_open"]
+    assert [family.name for family in declared.families] == names
+
+
+# --- adding up ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_counted() -> None:
+    """A row that is new has counted from 0; one that is gone leaves what it had counted; one that comes again adds."""
+    adding = Adding(lens_of(IN_ALL, TOP), 9)
+    adding.add([job(1, "ann", 10), job(2, "bob", 5), job(3, "ann", 1)])
+    adding.add([job(1, "ann", 15)])
+    adding.add([job(1, "ann", 15), job(4, "bob", 7)])
+    adding.add([job(1, "ann", 3), job(4, "bob", 8)])  # a counter that went back has counted nothing
+    adding.add([job(1, "ann", 4), job(4, "bob", 8)])
+    in_all, top = adding.totals
+    assert values(top) == {"ann": 17, "bob": 13, OTHERS: 0}
+    assert values(in_all) == {"1": 16, "2": 5, "3": 1, "4": 8}
+
+
+def test_what_ended_between_two_readings_is_counted() -> None:
+    """By its own labels where it is listed, else as nobody's."""
+    adding = Adding(lens_of(TOP), 9)
+    adding.add([job(1, "ann", 10)])
+    texts = {"user": TextTable()}
+    ended = ([job(2, "bob", 4)], [job(0, None, 9)])
+    listed, total = (make_rows(rows, adding.lens.main, TAKEN_NS + 2_000_000_000, (), texts) for rows in ended)
+    adding.add([job(1, "ann", 11)], ended={"jobs": Ended((listed,), total)}, texts=texts)
+    assert values(adding.totals[0]) == {"ann": 11, "bob": 4, "(none)": 5, OTHERS: 0}
+
+
+def test_the_largest_are_listed() -> None:
+    """The others are one series; who has a place keeps it for 15 minutes after it was last among the largest."""
+    adding = Adding(lens_of(TOP), 2)
+    adding.add([job(1, "ann", 10), job(2, "bob", 5), job(3, "eve", 1)], at_s=0)
+    assert values(adding.totals[0]) == {"ann": 10, "bob": 5, OTHERS: 1}
+    adding.add([job(1, "ann", 10), job(2, "bob", 6), job(3, "eve", 100)], at_s=KEPT_S - 1)
+    assert values(adding.totals[0]) == {"ann": 10, "bob": 6, OTHERS: 100}
+    adding.add([job(1, "ann", 10), job(2, "bob", 6), job(3, "eve", 101)], at_s=KEPT_S)
+    assert values(adding.totals[0]) == {"eve": 1, "bob": 6, OTHERS: 100, REPLACED: 10}
+
+
+def test_labels_that_are_taken() -> None:
+    """Who is called like the series of the others is among them: no series is there twice."""
+    adding = Adding(lens_of(TOP), 3)
+    adding.add([job(1, OTHERS, 10), job(2, REPLACED, 5), job(3, "eve", 1)])
+    assert values(adding.totals[0]) == {OTHERS: 10, REPLACED: 5, "eve": 1}
+
+
+USERS = st.sampled_from([*"abcdefgh", OTHERS, REPLACED])
+READINGS = st.lists(
+    st.tuples(
+        st.dictionaries(st.integers(1, 12), st.tuples(USERS, st.integers(0, 1 << 50)), max_size=12),
+        st.sampled_from([1.0, 60.0, KEPT_S]),
+    ),
+    max_size=8,
+)
+
+
+@given(READINGS, st.integers(1, 4))
+@settings(max_examples=200, deadline=None)
+def test_series_add_up_and_never_fall(readings: list[Any], most: int) -> None:
+    """After each reading all series together have what was counted, no more than `most` are listed, and no series has
+    less than before: one that made room comes back later, if at all."""
+    adding = Adding(lens_of(IN_ALL, TOP), most)
+    in_all, top = adding.totals
+    counts: dict[int, tuple[str, int]] = {}
+    counted, before = 0, {}
+    for added, pause_s in readings:
+        counted += sum(count for _, count in added.values())
+        for number, (user, count) in added.items():
+            owner, sum_before = counts.get(number, (user, 0))
+            counts[number] = owner, sum_before + count
+        rows = [job(number, *owned) for number, owned in counts.items()]
+        adding.add(rows, at_s=adding.at_s + pause_s)
+        listed = values(top)
+        assert sum(listed.values()) == sum(values(in_all).values()) == counted
+        assert len(listed.keys() - {OTHERS, REPLACED}) <= most
+        fallen = [user for user, number in before.items() if user in listed and listed[user] < number]
+        assert fallen == []
+        before = listed
+
+
+def test_the_filter() -> None:
+    """Rows that do not pass are in no series, not even in that of the others."""
+    adding = Adding(lens_of(TOP), 1, "user!=eve")
+    adding.add([job(1, "ann", 10), job(2, "bob", 5), job(3, "eve", 100)])
+    assert values(adding.totals[0]) == {"ann": 10, OTHERS: 5}
+
+
+def test_gauges_are_of_the_last_reading() -> None:
+    """They are sums of what there is now."""
+    adding = Adding(lens_of(Metrics(("user",), ("open",), "jobs")), 9)
+    adding.add([job(1, "ann", open=3), job(2, "ann", open=4), job(3, "bob", open=None)])
+    (totals,) = adding.totals
+    assert values(totals, "open") == {"ann": 7}
+    assert {key[0]: totals.rows(slot) for key, slot in totals.series()} == {"ann": 2, "bob": 1}
+    adding.add([job(2, "ann", open=5)])
+    assert values(totals, "open") == {"ann": 5}
+    assert {key[0]: totals.rows(slot) for key, slot in totals.series()} == {"ann": 1, "bob": 0}
+
+
+@given(st.lists(st.integers(0, 1 << 36), max_size=50))
+@settings(max_examples=100, deadline=None)
+def test_histograms(waits: list[int]) -> None:
+    """A bucket has what is below its edge, which is one of the fine buckets'; the last has all."""
+    counts = np.bincount(WAITS.places(np.array(waits, np.float64)), minlength=WAITS.count).astype(np.uint64)
+    adding = Adding(lens_of(Metrics(("user",), ("waits",))), 9)
+    adding.add([job(1, "ann", waits=counts)])
+    (totals,) = adding.totals
+    ((_, slot),) = totals.series()
+    value = totals.value("waits", slot)
+    assert value is not None
+    *listed, together = value.tolist()
+    edges = [WAITS.edges[at] for at in chosen_edges(WAITS)]
+    assert len(edges) <= EDGES_MAX
+    assert np.cumsum(listed).tolist() == [*(sum(w < edge for w in waits) for edge in edges), len(waits)]
+    assert together == (counts * WAITS.middles).sum()
+
+
+# --- the formats ----------------------------------------------------------------------------------------------
+
+
+class Playing:
+    """A source that gives one snapshot after the other."""
+
+    def __init__(self, *snapshots: Snapshot) -> None:
+        self.snapshots = list(snapshots)
+
+    def start(self) -> None:
+        """Nothing to attach."""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """The next one."""
+        return self.snapshots.pop(0) if len(self.snapshots) > 1 else self.snapshots[0]
+
+    def set(self, option: str, value: object) -> None:
+        """No options."""
+
+    def describe(self, key: int) -> dict[str, str]:
+        """No details."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing to detach."""
+
+
+LISTED = Metrics(("user",), ("bytes_sent", "bytes_received", "waits", "open"), "jobs", prefix="work")
+HOSTILE = 'a"b\\c\n<img src=x onerror=alert(1)>{}'
+
+
+async def get(app: Starlette, accept: str) -> httpx.Response:
+    """The answer to a scrape."""
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        return await client.get("/metrics", headers={"Accept": accept} if accept else {})
+
+
+def scraped(*snapshots: Snapshot, lens: Lens, accept: str = "") -> tuple[str, str]:
+    """The metrics after all these readings, and their media type."""
+    with Session(MAX_INTERVAL_S, lambda name: Playing(*snapshots)) as session:
+        served = Served(session, (lens,))
+        with Totals(served, {}, {}) as totals:
+            for snapshot in snapshots:
+                wait_until(lambda: totals.last(lens) is snapshot)  # noqa: B023 - called at once
+                session.sample_now().result(DEADLINE_S)
+            answer = asyncio.run(
+                get(Starlette(routes=metrics_routes(served, totals, ServerCounts())), accept)
+            )
+    assert answer.status_code == 200
+    return answer.text, answer.headers["content-type"]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for the condition."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type", "parse"),
+    [
+        ("", "text/plain", parse_text),
+        ("application/openmetrics-text;version=1.0.0", "application/openmetrics-text", parse_openmetrics),
+    ],
+    ids=["text", "OpenMetrics"],
+)
+def test_both_formats(accept: str, media_type: str, parse: Callable[[str], Iterable[Any]]) -> None:
+    """Prometheus's own parser reads what was counted; what texts contain cannot break out of them."""
+    lens = lens_of(LISTED)
+    counts = np.zeros(WAITS.count, np.uint64)
+    counts[[0, 100]] = 3, 2
+    rows = [job(1, HOSTILE, 10, waits=counts, open=4), job(2, "bob", 7, bytes_received=None)]
+    text, content_type = scraped(reading(lens, rows, 0), lens=lens, accept=accept)
+    assert content_type.startswith(media_type)
+    samples = {(s.name, *sorted(s.labels.items())): s.value for family in parse(text) for s in family.samples}
+    user = ("user", HOSTILE)
+    assert samples["nettop_work_bytes_total", ("direction", "sent"), user] == 10
+    assert samples["nettop_work_bytes_total", ("direction", "sent"), ("user", "bob")] == 7
+    assert ("nettop_work_bytes_total", ("direction", "received"), ("user", "bob")) not in samples
+    assert samples["nettop_work_waits_seconds_bucket", ("le", "6.4e-08"), user] == 3
+    assert samples["nettop_work_waits_seconds_bucket", ("le", "+Inf"), user] == 5
+    assert samples["nettop_work_waits_seconds_count", user] == 5
+    assert samples["nettop_work_open", user] == 4
+    assert samples["nettop_work_jobs", user] == 1
+    assert samples["nettop_lens_up", ("lens", "work")] == 1
+
+
+def test_what_this_kernel_cannot_give_has_no_series() -> None:
+    """Neither a sample nor the name of the metric; why is in the hook's series."""
+    lens = lens_of(LISTED)
+    hook = HookStatus("waits", None, (("fentry", "no"),), ("waits", "bytes_received"))
+    rows = [job(1, "ann", 10, bytes_received=4, waits=np.ones(WAITS.count, np.uint64))]
+    text, _ = scraped(reading(lens, rows, 0, hooks=(hook,)), lens=lens)
+    assert "waits_seconds" not in text
+    assert 'direction="received"' not in text
+    assert 'nettop_hook_info{hook="waits",lens="work",mechanism="n/a"} 1.0' in text
+
+
+def test_losses_and_counts_of_a_lens() -> None:
+    """They add up too, and never fall."""
+    lens = replace(
+        lens_of(LISTED),
+        counts=(Field("opened", Kind.COUNTER, "O", "opened"), Field("now", Kind.GAUGE, "N", "now")),
+    )
+    readings = [
+        reading(lens, [job(1, "ann")], at, counts={"opened": count, "now": count}, lost={"events": lost})
+        for at, count, lost in ((0, 3, 1), (1, 5, 1), (2, 2, 4), (3, 3, 5))
+    ]
+    text, _ = scraped(*readings, lens=lens)
+    assert "nettop_work_opened_total 6.0" in text
+    assert "nettop_work_now 3.0" in text
+    assert 'nettop_lost_total{lens="work",what="events"} 5.0' in text
+
+
+# --- traffic --------------------------------------------------------------------------------------------------
+
+OWN = os.stat("/proc/self/ns/net").st_ino
+
+
+def interface(number: int, name: str, received: int, sent: int, **others: Any) -> Row:
+    """A row of the table of interfaces; each packet has 100 bytes."""
+    counted = {"bytes_received": received, "bytes_sent": sent}
+    packets = {"packets_received": received // 100, "packets_sent": sent // 100}
+    row = {"id": number, "interface": name, "netns": OWN, "backing": "uplink", "mode": "TCX"}
+    return row | counted | packets | others
+
+
+def part(number: int, name: str, of: Row, received: int, sent: int) -> Row:
+    """A row of the tables of protocols and services."""
+    return {
+        "id": number,
+        "interface": name,
+        **of,
+        "bytes_received": received,
+        "bytes_sent": sent,
+        "packets_received": received // 100,
+        "packets_sent": sent // 100,
+    }
+
+
+def bandwidth(at_s: float, interfaces: list[Row], protocols: list[Row], services: list[Row]) -> Snapshot:
+    """A snapshot of the bandwidth lens."""
+    taken_ns = TAKEN_NS + round(at_s * 1e9)
+    tables = ((INTERFACES, interfaces), (PROTOCOL_TABLE, protocols), (SERVICE_TABLE, services))
+    rows = {table.name: make_rows(of_table, table, taken_ns) for table, of_table in tables}
+    return Snapshot("bandwidth", taken_ns, taken_ns, rows)
+
+
+def test_traffic() -> None:
+    """Both ways, the uplinks only, unless one interface is named; the peak is that of an interval."""
+    traffic = Traffic()
+    before = None
+    for at_s, received, tcp, http in ((0, 0, 0, 0), (2, 4000, 2000, 1000), (4, 5000, 2500, 1000)):
+        now = bandwidth(
+            at_s,
+            [
+                interface(1, "eth0", received, 600),
+                interface(2, "veth0", 7000, 7000, backing="virtual"),
+                interface(3, "eth0", 9000, 9000, netns=OWN + 1),
+            ],
+            [
+                part(1, "eth0", {"protocol": "TCP"}, tcp, 100),
+                part(2, "eth0", {"protocol": "UDP"}, 50, 0),
+                part(3, "veth0", {"protocol": "TCP"}, 90, 0),
+            ],
+            [part(1, "eth0", {"service": "HTTP"}, http, 0), part(2, "eth0", {"service": "(other)"}, 1, 1)],
+        )
+        traffic.add(now, before)
+        before = now
+    realtime = traffic.realtime("")
+    assert realtime == {
+        "bandwidth_bps": 4000.0,
+        "packets_per_sec": 5.0,
+        "tcp_bandwidth_bps": 2000.0,
+        "tcp_packets_per_sec": 2.5,
+        "http_bandwidth_bps": 0.0,
+        "http_packets_per_sec": 0.0,
+        "https_bandwidth_bps": 0.0,
+        "https_packets_per_sec": 0.0,
+        "total_packets": 56,
+        "total_bytes": 5600,
+    }
+    assert traffic.realtime("eth0") == realtime
+    summary = traffic.summary("")
+    assert summary is not None
+    assert summary["peak_bandwidth_bps"] == 16_000
+    assert summary["tcp_percentage"] == 100 * 2600 / 5600
+    assert summary["http_percentage"] == 100 * 1000 / 5600
+    of_veth = traffic.realtime("veth0")
+    assert of_veth is not None
+    assert (of_veth["total_bytes"], of_veth["bandwidth_bps"]) == (14_000, 0)
+    assert traffic.realtime("eth9") is None
+    assert traffic.interfaces == ["eth0", "veth0"]
+
+
+def test_parts_that_are_not_counted() -> None:
+    """Where only the interface's own counters are read, nobody knows what of it is TCP."""
+    traffic = Traffic()
+    before = bandwidth(0, [interface(1, "eth0", 0, 0, mode="counters")], [], [])
+    now = bandwidth(1, [interface(1, "eth0", 500, 0, mode="counters")], [], [])
+    traffic.add(before, None)
+    traffic.add(now, before)
+    realtime, summary = traffic.realtime(""), traffic.summary("")
+    assert realtime is not None
+    assert (realtime["bandwidth_bps"], realtime["tcp_bandwidth_bps"]) == (4000.0, None)
+    assert summary is not None
+    assert summary["tcp_percentage"] is None

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI description: valid, complete, made of the declarations, and true of what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import CHECKS
+from schemathesis.specs.openapi.definitions import OPENAPI_31
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from nettop.query.units import unit_of
+from nettop.serve.openapi import description, problem_answers
+from nettop.serve.parameters import PARAMETERS, default_columns
+from nettop.serve.stream import stream_routes
+from nettop.serve.tables import table_routes
+from nettop.snapshots import find_table, view_name
+from nettop.snapshots.cpu import LENS as CPU
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.schema import Kind
+from tests.unit.serving import LENSES, example_host, make_app, table
+
+VIEWS = [view_name(lens, each) for lens in LENSES for each in lens.tables]
+DESCRIPTION = description(LENSES, "1.2.3")
+HOST = example_host()
+
+
+def described_app() -> Any:
+    """The tables of an example, the stream of a server that ends, and the description."""
+    ending = asyncio.Event()
+    ending.set()
+
+    async def describe(request: Request) -> Response:
+        return JSONResponse(DESCRIPTION)
+
+    routes = [
+        Route("/api/openapi.json", describe),
+        *stream_routes(HOST, SimpleNamespace(ending=ending)),
+        *table_routes(HOST),
+    ]
+    return make_app(routes)
+
+
+def operations(described: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What can be done, by path."""
+    return {path: item["get"] for path, item in described["paths"].items()}
+
+
+def resolved(described: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """What a reference stands for."""
+    while "$ref" in schema:
+        value: Any = described
+        for step in schema["$ref"].removeprefix("#/").split("/"):
+            value = value[step]
+        schema = value
+    return schema
+
+
+def test_the_description_is_valid() -> None:
+    """It is OpenAPI 3.1, and each schema in it is one of JSON Schema."""
+    jsonschema.Draft202012Validator(OPENAPI_31).validate(DESCRIPTION)
+    for schema in DESCRIPTION["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    assert DESCRIPTION["info"]["version"] == "1.2.3"
+
+
+def test_it_has_a_path_for_each_table_that_is_served() -> None:
+    """Each with an id of its own and the tag of its lens; tables of other lenses have none."""
+    every = operations(DESCRIPTION)
+    assert set(every) == {f"/api/v1/{view}" for view in VIEWS} | {"/api/v1/stream"}
+    assert len({operation["operationId"] for operation in every.values()}) == len(every)
+    tags = {tag["name"] for tag in DESCRIPTION["tags"]}
+    assert {tag for operation in every.values() for tag in operation["tags"]} == tags
+    few = operations(description((CPU, SELF), "1"))
+    assert set(few) == {f"/api/v1/{view_name(CPU, each)}" for each in CPU.tables} | {
+        "/api/v1/self",
+        "/api/v1/stream",
+    }
+
+
+def test_other_paths_are_taken_in() -> None:
+    """They may refer to the problems."""
+    item = {
+        "get": {
+            "operationId": "health",
+            "responses": {"200": {"description": "well"}, **problem_answers("503")},
+        }
+    }
+    described = description(LENSES, "1", {"/health": item})
+    jsonschema.Draft202012Validator(OPENAPI_31).validate(described)
+    assert resolved(described, described["paths"]["/health"]["get"]["responses"]["503"])["content"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_parameters_are_those_that_are_read(view: str) -> None:
+    """Their names, the columns to sort by and to choose, and the defaults."""
+    _, declared = find_table(view)
+    operation = DESCRIPTION["paths"][f"/api/v1/{view}"]["get"]
+    given = {each["name"]: each for each in (resolved(DESCRIPTION, each) for each in operation["parameters"])}
+    assert set(given) == set(PARAMETERS)
+    assert {name.removeprefix("-") for name in given["sort"]["schema"]["enum"]} == set(declared.sortable)
+    assert given["sort"]["schema"]["default"] == declared.sort
+    assert given["columns"]["schema"]["items"]["enum"] == list(declared.names)
+    assert given["columns"]["schema"]["default"] == list(default_columns(declared))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_each_column_is_described(view: str) -> None:
+    """It may be null, and says what it is and in which unit."""
+    _, declared = find_table(view)
+    columns = DESCRIPTION["components"]["schemas"][view]["properties"]
+    assert list(columns) == list(declared.names)
+    for name, schema in columns.items():
+        field = declared.by_name.get(name)
+        assert "null" in schema["type"]
+        assert (field or declared.by_name[name.removesuffix("_per_s")]).help in schema["description"]
+        assert unit_of(declared, name) in schema["description"]
+        if field is not None and field.kind is Kind.ENUM:
+            assert set(schema["enum"]) == {*field.labels.values(), None}
+
+
+@pytest.mark.parametrize("query", ["", "all=true", "deltas=true&all=true"])
+@pytest.mark.parametrize("view", VIEWS)
+async def test_every_column_is_what_is_described(view: str, query: str) -> None:
+    """All columns conform, in totals and in differences; with a value of another type none of them would."""
+    _, declared = find_table(view)
+    document = await table(HOST, view, f"columns={','.join(declared.names)}&{query}".rstrip("&"))
+    answer = DESCRIPTION["paths"][f"/api/v1/{view}"]["get"]["responses"]["200"]
+    schema = answer["content"]["application/json"]["schema"]
+    jsonschema.Draft202012Validator(DESCRIPTION | {"allOf": [schema]}).validate(document)
+    first = document["rows"][0]
+    row = jsonschema.Draft202012Validator(DESCRIPTION["components"]["schemas"][view])
+    assert row.is_valid(first)
+    assert not any(row.is_valid({name: {"not": "a value"}}) for name in first)
+    assert not row.is_valid({"no such column": 1})
+
+
+# Tables are described by the same code: one of each sort is enough.
+schema = schemathesis.openapi.from_asgi("/api/openapi.json", described_app()).include(
+    path_regex=r"/(connections|connections\.events|latency|self|stream)$"
+)
+ABOUT_LANGUAGE = {"filter", "view"}
+"""Parameters that have a language of their own, of which a schema knows nothing."""
+
+
+@schema.parametrize()
+@settings(
+    max_examples=8,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+def test_answers_conform(case: schemathesis.Case) -> None:
+    """Whatever the description allows is answered as it says, and whatever it does not is refused."""
+    answer = case.call()
+    refused = answer.status_code == 400 and json.loads(answer.content).get("parameter") in ABOUT_LANGUAGE
+    excluded = [CHECKS.get_one("positive_data_acceptance")] if refused else []
+    case.validate_response(answer, excluded_checks=excluded)

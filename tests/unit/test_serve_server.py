@@ -1,0 +1,1033 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server keeps its limits whatever clients do, answers the others meanwhile, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import http.client
+import os
+import select
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import PlainTextResponse
+
+from nettop.errors import NettopError, PermissionMissing, UsageError
+from nettop.interrupts import Requests
+from nettop.serve import notify
+from nettop.serve.acceptor import Acceptor
+from nettop.serve.addresses import checked_listen, endpoints_of
+from nettop.serve.credentials import Credentials, read_credentials
+from nettop.serve.guard import Guard
+from nettop.serve.limits import Limits
+from nettop.serve.listeners import opened_sockets, url_of
+from nettop.serve.server import Server, serve
+from nettop.settings import ServeSettings
+from tests.unit.children import Child
+from tests.unit.logging_run import until
+
+DEADLINE_S = 60
+"""Only a test that fails waits so long: a busy machine is slow."""
+GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
+TOKEN = b"0123456789abcdef0123456789abcdef"
+
+
+@dataclass(eq=False)
+class Application:
+    """Answers `/hello` and whatever else at once, `/wait` when it may; `/bug` and `/half` fail."""
+
+    waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Released by each request for `/wait`."""
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        match scope["path"]:
+            case "/wait":
+                self.waiting.release()
+                await self.may_answer.wait()
+                answer = "at last"
+            case "/large":
+                answer = "x" * (64 << 20)
+            case "/bug":
+                raise ZeroDivisionError("by nought")
+            case "/half":
+                start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]}
+                await send(start)
+                await send({"type": "http.response.body", "body": b"half", "more_body": True})
+                raise ZeroDivisionError("half of it")
+            case "/method":
+                answer = scope["method"]
+            case "/body":
+                answer = repr(await receive())
+            case path:
+                answer = f"hello {path}"
+        await PlainTextResponse(answer)(scope, receive, send)
+
+
+@dataclass(eq=False)
+class Running:
+    """A server in a thread of its own."""
+
+    server: Server
+    application: Application
+    thread: threading.Thread
+    reports: list[str]
+    tls: ssl.SSLContext | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def address(self) -> Any:
+        """Where it listens."""
+        return self.server.listeners[0].getsockname()
+
+    def connect(self) -> socket.socket:
+        """A new connection."""
+        family = self.server.listeners[0].family
+        client = socket.socket(family)
+        client.settimeout(DEADLINE_S)
+        client.connect(self.address)
+        return client if self.tls is None else self.tls.wrap_socket(client)
+
+    def ask(self, request: bytes = GET) -> Answer:
+        """The answer to one request on a connection of its own."""
+        with self.connect() as client:
+            client.sendall(request)
+            return answer_of(client)
+
+    def let_answer(self) -> None:
+        """Let requests for `/wait` be answered."""
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self.application.may_answer.set)
+
+    def end(self) -> None:
+        """Have it end, and wait for that."""
+        self.server.requests.end()
+        self.thread.join(DEADLINE_S)
+        assert not self.thread.is_alive()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def answer_of(client: socket.socket) -> Answer:
+    """The next answer of a connection, read no further than its end."""
+    response = http.client.HTTPResponse(client)
+    # It reads ahead: without a buffer what follows stays in the socket.
+    response.fp = client.makefile("rb", 0)  # type: ignore[assignment]
+    response.begin()
+    return Answer(response.status, response.headers, response.read())
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the server closes the connection, whatever it sends before."""
+    with suppress(ConnectionError):
+        while client.recv(1 << 16):
+            pass
+    return True
+
+
+@contextmanager
+def running(
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    *,
+    word: str = "127.0.0.1:0",
+    credentials: Credentials | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Running]:
+    """A server with an Application. It must end by itself and without an exception."""
+    application = Application()
+    reports: list[str] = []
+    failures: list[BaseException] = []
+    accepting = threading.Event()
+    credentials = credentials or Credentials()
+    with opened_sockets(endpoints_of(word)) as listeners:
+
+        def accept() -> None:
+            run.loop = asyncio.get_running_loop()
+            accepting.set()
+
+        server = Server(
+            lambda: Guard(application, credentials, frozenset()),
+            listeners,
+            Requests(),
+            reports.append,
+            credentials,
+            limits,
+            on_accepting=accept,
+        )
+
+        def work() -> None:
+            try:
+                serve(server)
+            except BaseException as error:  # noqa: BLE001 - reported by the test
+                failures.append(error)
+
+        run = Running(server, application, threading.Thread(target=work), reports, tls)
+        run.thread.start()
+        try:
+            assert accepting.wait(DEADLINE_S)
+            yield run
+        finally:
+            server.requests.end()
+            run.thread.join(DEADLINE_S)
+    assert not run.thread.is_alive()
+    assert failures == []
+
+
+# Limits.
+
+
+def test_others_are_answered_while_connections_idle_or_send_half_a_request() -> None:
+    """Idle and half-sent connections are closed when their time is over, and everybody else is answered meanwhile."""
+    with running(Limits(idle_s=0.5, request_s=0.5)) as run, ExitStack() as clients:
+        idle, half, silent = (
+            [clients.enter_context(run.connect()) for _ in range(n)] for n in (100, 100, 10)
+        )
+        for client in half:
+            client.sendall(GET[:20])
+        for client in idle:
+            client.sendall(GET)
+        assert {answer_of(client).status for client in idle} == {200}
+        assert {run.ask().status for _ in range(50)} == {200}
+        assert all(is_closed(client) for client in (*idle, *silent))
+        assert {answer_of(client).status for client in half} == {408}
+        until(lambda: run.server.counts.open_connections == 0)
+        assert run.server.counts.timeouts == len(half) + len(silent)
+        assert run.reports == []
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_more_connections_than_fit_are_all_answered(*, is_kept: bool) -> None:
+    """2,000 requests over more connections than may be open: each is answered, those that are kept alive too."""
+    last = b"" if is_kept else b"Connection: close\r\n"
+    request = GET[:-2] + last + b"\r\n"
+    with running(Limits(connections=16, crowded_s=DEADLINE_S)) as run:
+        answers: list[bytes] = []
+        most: list[int] = []
+
+        def ask() -> None:
+            for _ in range(40):
+                with run.connect() as client:
+                    client.sendall(request)
+                    answers.append(client.recv(1000)[:12])
+                most.append(run.server.counts.open_connections)
+
+        askers = [threading.Thread(target=ask) for _ in range(50)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join(DEADLINE_S)
+        assert answers == [b"HTTP/1.1 200"] * 2000
+        assert max(most) <= 16
+        assert run.server.counts.answers == {"2xx": 2000}
+
+
+def test_idle_connections_make_room() -> None:
+    """When nothing more fits, the connection that was idle for longest is closed, and only as many as others need."""
+    with running(Limits(connections=4)) as run, ExitStack() as clients:
+        idle = [clients.enter_context(run.connect()) for _ in range(4)]
+        for client in idle:
+            client.sendall(GET)
+            assert answer_of(client).status == 200
+        assert run.ask().status == 200
+        assert is_closed(idle[0])
+        assert run.server.counts.evicted == 1
+        for client in idle[1:]:
+            client.sendall(GET)
+            assert answer_of(client).status == 200
+
+
+def test_half_sent_requests_make_room() -> None:
+    """When nothing more fits, a request must arrive sooner than otherwise."""
+    with running(Limits(connections=4, crowded_s=0.2)) as run, ExitStack() as clients:
+        half = [clients.enter_context(run.connect()) for _ in range(4)]
+        for client in half:
+            client.sendall(GET[:20])
+        assert run.ask().status == 200
+        assert run.server.counts.evicted > 0
+
+
+def test_what_is_answered_is_not_closed_to_make_room() -> None:
+    """Who comes when all connections are being answered waits, and then it is their turn."""
+    with running(Limits(connections=2, crowded_s=0.05)) as run, ExitStack() as clients:
+        busy = [clients.enter_context(run.connect()) for _ in range(2)]
+        for client in busy:
+            client.sendall(b"GET /wait HTTP/1.1\r\n\r\n")
+            assert run.application.waiting.acquire(timeout=DEADLINE_S)
+        later = clients.enter_context(run.connect())
+        later.sendall(GET)
+        assert select.select([later], [], [], 0) == ([], [], [])
+        run.let_answer()
+        assert {answer_of(client).body for client in busy} == {b"at last"}
+        assert answer_of(later).status == 200
+
+
+REFUSED = {
+    "a URL that is too long": (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 431),
+    "a URL without end": (b"GET /" + b"x" * 70_000, 431),
+    "a header that is too long": (GET[:-2] + b"A: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+    "a header without end": (GET[:-2] + b"A: " + b"x" * 70_000, 431),
+    "headers that are too long": (GET[:-2] + b"A: xxxxxxxxxxxxxxxx\r\n" * 7_000 + b"\r\n", 431),
+    "too many headers": (GET[:-2] + b"A: 1\r\n" * 101 + b"\r\n", 431),
+    "empty lines without end": (b"\r\n" * 40_000, 431),
+    "a body that is too long": (b"POST / HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", 413),
+    "chunks that are too long": (
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 4096 + b"\r\n" * 40,
+        400,
+    ),
+    "chunks without end": (
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"1000\r\n" + b"x" * 4096 + b"\r\n") * 40,
+        413,
+    ),
+    "a chunk extension without end": (
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 140_000,
+        413,
+    ),
+    "a method that does not exist": (b"FOO / HTTP/1.1\r\n\r\n", 400),
+    "a method in lower case": (b"get / HTTP/1.1\r\n\r\n", 400),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "a tunnel": (b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n", 400),
+    "bytes beyond ASCII": (b"GET /\xff\xfe HTTP/1.1\r\n\r\n", 400),
+    "two lengths": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+    "length and chunks": (
+        b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "status"), REFUSED.values(), ids=REFUSED)
+def test_refused_requests(request_: bytes, status: int) -> None:
+    """What is too large or malformed is answered with a problem, and the connection ends; others are answered."""
+    with running() as run:
+        with run.connect() as client:
+            client.sendall(request_)
+            answer = answer_of(client)
+            assert answer.status == status
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert answer.headers["Connection"] == "close"
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert is_closed(client)
+        assert run.ask().status == 200
+        assert run.server.counts.too_large == (status in {413, 431})
+        assert run.server.counts.answers == {"4xx": 1, "2xx": 1}
+        assert run.reports == []
+
+
+def test_the_largest_request_is_answered() -> None:
+    """A head of exactly as many bytes as are allowed, byte for byte beside the same with one more."""
+    with running() as run:
+        most = run.server.limits.head_bytes
+        head = GET[:-2] + b"A: "
+        filler = most - len(head) - len(b"\r\n\r\n")
+        assert run.ask(head + b"x" * filler + b"\r\n\r\n").status == 200
+        assert run.ask(head + b"x" * (filler + 1) + b"\r\n\r\n").status == 431
+
+
+def test_a_small_body_is_taken_and_not_read() -> None:
+    """It is the application that refuses it, if it does; headers behind the body are ignored."""
+    with running() as run:
+        post = b"POST /body HTTP/1.1\r\nHost: localhost\r\n"
+        nothing = b"{'type': 'http.request', 'body': b'', 'more_body': False}"
+        assert run.ask(post + b"Content-Length: 3\r\n\r\nabc").body == nothing
+        chunks = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nHost: evil.example\r\n\r\n"
+        assert run.ask(post + chunks).body == nothing
+        with run.connect() as client:
+            client.sendall(post + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+            assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(b"abc")
+            assert answer_of(client).body == nothing
+
+
+@pytest.mark.parametrize("method", ["TRACE", "PROPFIND", "OPTIONS", "DELETE", "PURGE"])
+def test_odd_methods_are_the_applications_business(method: str) -> None:
+    """Methods that HTTP has are passed on."""
+    with running() as run:
+        request = f"{method} /method HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        assert run.ask(request).body == method.encode()
+
+
+def test_what_asks_for_another_protocol_is_answered_by_this_one() -> None:
+    """As HTTP has it; and the next request on the connection is answered too."""
+    upgrade = GET[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n"
+    with running() as run, run.connect() as client:
+        client.sendall(upgrade + GET)
+        assert [answer_of(client).status for _ in range(2)] == [200, 200]
+        assert run.reports == []
+
+
+def test_pipelined_requests() -> None:
+    """They are answered in order, up to a number; then the connection ends, without an answer between others."""
+    with running(Limits(pipelined=4, request_s=2.0)) as run, ExitStack() as clients:
+        client = clients.enter_context(run.connect())
+        client.sendall(b"".join(b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % n for n in range(5)))
+        assert [answer_of(client).body for _ in range(5)] == [b"hello /%d" % n for n in range(5)]
+        many = clients.enter_context(run.connect())
+        many.sendall(GET * 20)
+        assert [answer_of(many).status for _ in range(5)] == [200] * 5
+        assert many.recv(1) == b""
+        followed = clients.enter_context(run.connect())
+        followed.sendall(GET + GET[:20])
+        assert answer_of(followed).status == 200
+        assert answer_of(followed).status == 408
+        wrong = clients.enter_context(run.connect())
+        wrong.sendall(GET + b"nonsense\r\n")
+        assert answer_of(wrong).status == 200
+        assert wrong.recv(1) == b""
+
+
+def test_a_client_that_never_reads_is_closed() -> None:
+    """While it is answered, and others are."""
+    with running(Limits(write_s=0.3)) as run, run.connect() as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert run.ask().status == 200
+        until(lambda: run.server.counts.timeouts == 1)
+        until(lambda: run.server.counts.open_connections == 0)
+
+
+def test_a_client_that_never_reads_its_last_answer_is_closed() -> None:
+    """Also when all of it has been written, as far as the application knows."""
+    with running(Limits(write_s=0.3)) as run, run.connect() as client:
+        client.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+        until(lambda: run.server.counts.timeouts >= 1)
+        until(lambda: run.server.counts.open_connections == 0)
+
+
+def test_bugs_are_reported_once() -> None:
+    """An application's exception is a 500, or the end of the connection; others are answered."""
+    with running() as run:
+        for _ in range(3):
+            assert run.ask(b"GET /bug HTTP/1.1\r\n\r\n").status == 500
+            with pytest.raises(http.client.IncompleteRead):
+                run.ask(b"GET /half HTTP/1.1\r\n\r\n")
+        assert run.ask().status == 200
+        assert ["by nought" in report for report in run.reports] == [True, False]
+        assert "Traceback" in run.reports[0]
+        assert run.server.counts.answers == {"5xx": 3, "2xx": 4}
+
+
+def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepting is tried again."""
+    monkeypatch.setattr("nettop.serve.acceptor._RETRY_S", 0.01)
+
+    class Poor:
+        """A listening socket without descriptors, but for a later time."""
+
+        def __init__(self, listener: socket.socket) -> None:
+            self.left = 1
+            self.listener = listener
+
+        def fileno(self) -> int:
+            return self.listener.fileno()
+
+        def accept(self) -> Any:
+            if self.left:
+                self.left -= 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self.listener.accept()
+
+    class Joined(asyncio.Protocol):
+        """A connection."""
+
+        def connection_made(self, transport: Any) -> None:
+            transport.close()
+            made.set()
+
+    made = asyncio.Event()
+    reports: list[str] = []
+
+    async def accept() -> None:
+        poor: Any = Poor(listener)
+        acceptor = Acceptor(
+            [poor],
+            lambda _: Joined(),  # type: ignore[arg-type, return-value]
+            credentials=Credentials(),
+            limits=Limits(),
+            counts=Server(Application, [], Requests(), print).counts,
+            report=reports.append,
+        )
+        acceptor.start()
+        await asyncio.wait_for(made.wait(), DEADLINE_S)
+        acceptor._pause()
+
+    with (
+        opened_sockets(endpoints_of("127.0.0.1:0")) as (listener,),
+        socket.create_connection(listener.getsockname()),
+    ):
+        asyncio.run(accept())
+    assert len(reports) == 1
+    assert "Too many open files" in reports[0]
+
+
+# The end.
+
+
+def test_what_is_being_answered_is_finished() -> None:
+    """At the end nobody else is accepted, idle connections are closed, and the answer still comes."""
+    with running() as run, run.connect() as client, run.connect() as idle:
+        idle.sendall(GET)
+        assert answer_of(idle).status == 200
+        client.sendall(b"GET /wait HTTP/1.1\r\n\r\n")
+        assert run.application.waiting.acquire(timeout=DEADLINE_S)
+        address = run.address
+        run.server.requests.end()
+        assert is_closed(idle)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        run.let_answer()
+        answer = answer_of(client)
+        assert (answer.status, answer.headers["Connection"]) == (200, "close")
+        run.end()
+
+
+def test_what_takes_too_long_is_cut_off_at_the_end() -> None:
+    """Answers that do not end are given some time only, and this is no bug to report."""
+    with running(Limits(drain_s=0.2)) as run, run.connect() as client:
+        client.sendall(b"GET /wait HTTP/1.1\r\n\r\n")
+        assert run.application.waiting.acquire(timeout=DEADLINE_S)
+        run.end()
+        assert is_closed(client)
+        assert run.reports == []
+
+
+def test_an_application_that_cannot_be_made_is_an_error() -> None:
+    """Its exception is the caller's."""
+
+    def fail() -> Any:
+        raise UsageError("no")
+
+    with opened_sockets(endpoints_of("127.0.0.1:0")) as listeners, pytest.raises(UsageError):
+        serve(Server(fail, listeners, Requests(), print))
+
+
+SCRIPT = """
+import signal, sys
+from nettop import interrupts
+from nettop.serve.addresses import endpoints_of
+from nettop.serve.credentials import read_credentials
+from nettop.serve.guard import Guard
+from nettop.serve.listeners import opened_sockets
+from nettop.serve.server import Server, serve
+from nettop.settings import ServeSettings
+from tests.unit.test_serve_server import Application
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+def say(text):
+    print(text, flush=True)
+
+def end():
+    say("ending")
+    if mode == "finishes":
+        application.may_answer.set()
+
+path, token, mode = sys.argv[1:]
+interrupts.AGAIN_S = 0
+credentials = read_credentials(ServeSettings(token_file=token))
+application = Application()
+with interrupts.ended_by_signals():
+    before = [signal.getsignal(number) for number in ENDING]
+    with opened_sockets(endpoints_of(path)) as listeners, interrupts.requested_by_signals() as requests:
+        server = Server(
+            lambda: Guard(application, credentials, frozenset()),
+            listeners,
+            requests,
+            lambda text: say("report: " + text),
+            credentials,
+            on_accepting=lambda: say("accepting"),
+            on_ending=end,
+        )
+        try:
+            serve(server)
+        except KeyboardInterrupt:
+            say("interrupted")
+    say(f"ended {before == [signal.getsignal(number) for number in ENDING]}")
+"""
+
+
+@dataclass(eq=False)
+class Served:
+    """A server in a process of its own, at a Unix socket, that needs the token in a file."""
+
+    child: Child
+    path: Path
+    token: Path
+
+    def ask(self, path: str, token: bytes = TOKEN) -> socket.socket:
+        """A connection that has sent a request."""
+        client = connected(self.path)
+        client.sendall(b"GET %b HTTP/1.1\r\nAuthorization: Bearer %b\r\n\r\n" % (path.encode(), token))
+        return client
+
+    def status(self, token: bytes = TOKEN) -> int:
+        """The status of an answer."""
+        with self.ask("/hello", token) as client:
+            return answer_of(client).status
+
+    def line(self) -> str:
+        """The next line that it writes."""
+        assert self.child.stdout is not None
+        return self.child.stdout.readline().strip()
+
+
+@contextmanager
+def served(folder: Path, mode: str = "finishes", **environment: str) -> Iterator[Served]:
+    """That server; it removes its socket at the end."""
+    token, path = folder / "token", folder / "socket"
+    write_secret(token, TOKEN)
+    root = Path(__file__).resolve().parents[2]
+    words = [sys.executable, "-c", SCRIPT, f"unix:{path}", str(token), mode]
+    with Child(words, cwd=root, stdout=subprocess.PIPE, env=os.environ | environment) as child:
+        run = Served(child, path, token)
+        assert run.line() == "accepting"
+        yield run
+        assert child.wait(DEADLINE_S) == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    """A request in flight is answered, and whoever handled the signals before does so again."""
+    with served(tmp_path) as run, run.ask("/wait") as client:
+        assert run.status() == 200  # so what was sent before has been received
+        run.child.send_signal(number)
+        assert answer_of(client).body == b"at last"
+        assert [run.line() for _ in range(2)] == ["ending", "ended True"]
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Whatever is being answered."""
+    with served(tmp_path, "hangs") as run, run.ask("/wait") as client:
+        assert run.status() == 200
+        run.child.send_signal(signal.SIGTERM)
+        assert run.line() == "ending"
+        run.child.send_signal(signal.SIGTERM)
+        assert [run.line() for _ in range(2)] == ["interrupted", "ended True"]
+        assert is_closed(client)
+
+
+def test_the_token_is_read_again(tmp_path: Path) -> None:
+    """By SIGHUP; a file that cannot be used changes nothing, and this is reported."""
+    new = TOKEN[::-1]
+    with served(tmp_path) as run:
+        assert (run.status(TOKEN), run.status(new)) == (200, 401)
+        write_secret(run.token, b"short")
+        run.child.send_signal(signal.SIGHUP)
+        assert "fewer than 16 characters; what was read before stays in use" in run.line()
+        assert (run.status(TOKEN), run.status(new)) == (200, 401)
+        write_secret(run.token, new)
+        run.child.send_signal(signal.SIGHUP)
+        until(lambda: run.status(new) == 200)
+        assert run.status(TOKEN) == 401
+        run.child.send_signal(signal.SIGTERM)
+
+
+def test_the_service_manager_knows(tmp_path: Path) -> None:
+    """When the server answers, reads its files again, and ends."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(DEADLINE_S)
+
+        def state() -> str:
+            return manager.recv(1000).decode().partition("=")[0]
+
+        with served(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify")) as run:
+            assert state() == "READY"
+            run.child.send_signal(signal.SIGHUP)
+            assert [state(), state()] == ["RELOADING", "READY"]
+            run.child.send_signal(signal.SIGTERM)
+            assert state() == "STOPPING"
+
+
+def test_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an abstract socket too; nothing happens where nobody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(b"\0nettop-notify-%d" % os.getpid())
+        manager.settimeout(DEADLINE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@nettop-notify-{os.getpid()}")
+        notify.ready("two\nlines")
+        assert manager.recv(1000) == b"READY=1\nSTATUS=two lines"
+        notify.reloading()
+        first, second = manager.recv(1000).split(b"\n")
+        assert first == b"RELOADING=1"
+        assert second.startswith(b"MONOTONIC_USEC=")
+        assert second.partition(b"=")[2].isdigit()
+    for nobody in (f"@nettop-notify-{os.getpid()}", "/nowhere", "vsock:2:1", ""):
+        monkeypatch.setenv("NOTIFY_SOCKET", nobody)
+        notify.stopping()
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify.stopping()
+
+
+# TLS and the token.
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write it so that only its owner may read it, all at once."""
+    new = path.with_suffix(".new")
+    new.touch(0o600)
+    new.write_bytes(content + b"\n")
+    new.rename(path)
+
+
+def certificate(folder: Path, name: str) -> ServeSettings:
+    """A certificate for localhost, and its key."""
+    folder.mkdir(exist_ok=True)
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run(["openssl", "req", *options, *names, *files], check=True, capture_output=True)
+    return ServeSettings(cert=str(cert), key=str(key))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[ServeSettings, ServeSettings]:
+    """Two certificates with their keys."""
+    folder = tmp_path_factory.mktemp("certificates")
+    return certificate(folder, "first"), certificate(folder, "second")
+
+
+def trusting(settings: ServeSettings) -> ssl.SSLContext:
+    """What a client has that trusts this certificate."""
+    context = ssl.create_default_context(cafile=settings.cert)
+    context.check_hostname = False
+    return context
+
+
+def test_tls(certificates: tuple[ServeSettings, ServeSettings]) -> None:
+    """Requests are answered over TLS 1.2 or newer, beside clients that fail at the handshake or never begin it."""
+    first, _ = certificates
+    tls = trusting(first)
+    with (
+        running(Limits(request_s=2.0), credentials=read_credentials(first), tls=tls) as run,
+        socket.create_connection(run.address) as silent,
+        socket.create_connection(run.address) as plain,
+        socket.create_connection(run.address) as strange,
+    ):
+        assert run.ask().status == 200
+        plain.settimeout(DEADLINE_S)
+        plain.sendall(GET)
+        assert is_closed(plain)
+        with pytest.raises(ssl.SSLError):
+            ssl.create_default_context().wrap_socket(strange, server_hostname="localhost")
+        silent.settimeout(DEADLINE_S)
+        assert is_closed(silent)
+        until(lambda: run.server.counts.open_connections == 0)
+        assert run.server.counts.handshake_failures == 3
+        assert run.server.counts.timeouts == 1
+        with run.connect() as half:
+            half.sendall(GET[:20])
+            assert answer_of(half).status == 408
+        assert run.server.credentials.tls is not None
+        assert run.server.credentials.tls.minimum_version == ssl.TLSVersion.TLSv1_2
+        assert run.reports == []
+
+
+def test_idle_connections_over_tls_make_room(certificates: tuple[ServeSettings, ServeSettings]) -> None:
+    """Whether or not their clients take part in closing them."""
+    first, _ = certificates
+    limits = Limits(connections=2, crowded_s=DEADLINE_S, linger_s=DEADLINE_S)
+    credentials = read_credentials(first)
+    with running(limits, credentials=credentials, tls=trusting(first)) as run, ExitStack() as clients:
+        for _ in range(2):
+            client = clients.enter_context(run.connect())
+            client.sendall(GET)
+            assert answer_of(client).status == 200
+        assert run.ask().status == 200
+        assert run.server.counts.evicted == 1
+
+
+def test_the_certificate_is_read_again(
+    tmp_path: Path, certificates: tuple[ServeSettings, ServeSettings]
+) -> None:
+    """New connections get the new one; what cannot be used changes nothing."""
+    first, second = certificates
+    settings = ServeSettings(cert=str(tmp_path / "cert"), key=str(tmp_path / "key"))
+
+    def install(cert: str | None, key: str | None) -> None:
+        for given, name in ((cert, "cert"), (key, "key")):
+            assert given is not None
+            (tmp_path / name).write_bytes(Path(given).read_bytes())
+
+    def reload() -> None:
+        run.server.requests.reopen()
+
+    def shown() -> bytes:
+        with socket.create_connection(run.address) as client, anybody.wrap_socket(client) as wrapped:
+            return wrapped.getpeercert(binary_form=True) or b""
+
+    anybody = ssl.create_default_context()
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    install(first.cert, first.key)
+    with running(credentials=read_credentials(settings), tls=trusting(first)) as run:
+        old = shown()
+        assert run.ask().status == 200
+        install(second.cert, first.key)
+        reload()
+        until(lambda: run.reports)
+        assert "is not that of the certificate" in run.reports[0]
+        assert shown() == old
+        install(second.cert, second.key)
+        reload()
+        until(lambda: shown() != old)
+        run.tls = trusting(second)
+        assert run.ask().status == 200
+
+
+def test_bad_certificates(tmp_path: Path, certificates: tuple[ServeSettings, ServeSettings]) -> None:
+    """The error names the file and the cause."""
+    first, second = certificates
+    nonsense = tmp_path / "nonsense"
+    nonsense.write_text("nonsense")
+    missing = str(tmp_path / "missing")
+    locked = tmp_path / "locked.key"
+    assert first.key is not None
+    words = ["openssl", "pkey", "-in", first.key, "-aes128", "-passout", "pass:secret", "-out", str(locked)]
+    subprocess.run(words, check=True, capture_output=True)
+    cases = [
+        (first.cert, second.key, f"the key in {second.key} is not that"),
+        (str(nonsense), first.key, f"no usable certificate in {nonsense}"),
+        (first.cert, str(nonsense), f"no usable key in {nonsense}"),
+        (first.cert, str(locked), f"no usable key in {locked}"),
+        (missing, first.key, f"cannot read the certificate {missing}: no such file"),
+        (first.cert, missing, f"cannot read the key {missing}: no such file"),
+        (first.cert, str(tmp_path), f"cannot read the key {tmp_path}: is a directory"),
+    ]
+    for cert, key, message in cases:
+        with pytest.raises(UsageError) as raised:
+            read_credentials(ServeSettings(cert=cert, key=key))
+        assert message in raised.value.what
+        assert raised.value.remedy
+
+
+def test_the_token_file(tmp_path: Path) -> None:
+    """One line without the white space around it, not for other users; a group may read it, as systemd has it."""
+    path = tmp_path / "token"
+    path.write_bytes(b"  " + TOKEN + b" \r\n\n")
+    settings = ServeSettings(token_file=str(path))
+    for mode in (0o600, 0o400, 0o440, 0o640):
+        path.chmod(mode)
+        assert read_credentials(settings).token == TOKEN
+    for mode in (0o644, 0o604, 0o602):
+        path.chmod(mode)
+        with pytest.raises(UsageError) as raised:
+            read_credentials(settings)
+        assert raised.value.remedy == f"chmod 600 {path}"
+    path.chmod(0o600)
+    for bad in (
+        b"",
+        TOKEN[:15],
+        TOKEN + b"\n" + TOKEN,
+        TOKEN + b" x",
+        "ü".encode() * 16,
+        b"x" * 5000,
+        b"\0" * 20,
+    ):
+        path.write_bytes(bad)
+        with pytest.raises(UsageError, match="token"):
+            read_credentials(settings)
+    with pytest.raises(UsageError, match="no such file"):
+        read_credentials(ServeSettings(token_file=str(tmp_path / "missing")))
+
+
+# Where it listens.
+
+
+@pytest.mark.parametrize(
+    ("word", "addresses"),
+    [
+        ("127.0.0.1:9471", {"127.0.0.1"}),
+        ("[::1]:9471", {"::1"}),
+        ("0.0.0.0:9471", {"0.0.0.0"}),
+        ("[::]:65535", {"::"}),
+        ("unix:/run/nettop.sock", {"/run/nettop.sock"}),
+    ],
+)
+def test_addresses(word: str, addresses: set[str]) -> None:
+    """A word stands for an address, or a path."""
+    given = [each.address for each in endpoints_of(word)]
+    assert {each if isinstance(each, str) else each[0] for each in given} == addresses
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "",
+        "9471",
+        ":9471",
+        "*:9471",
+        "[]:9471",
+        "localhost",
+        "localhost:",
+        "localhost:http",
+        "localhost:65536",
+        "localhost:-1",
+        "localhost:٩",
+        "::1:9471",
+        "::",
+        "unix:",
+        "unix:" + "x" * 108,
+        "http://localhost:9471",
+    ],
+)
+def test_bad_addresses(word: str) -> None:
+    """They are errors that say what is right."""
+    with pytest.raises(UsageError) as raised:
+        endpoints_of(word)
+    assert raised.value.remedy
+
+
+@pytest.mark.parametrize("host", ["nettop.invalid", "a..b", "x" * 64 + ".invalid"])
+def test_unknown_names(host: str) -> None:
+    """They are errors, also when they cannot be names."""
+    with pytest.raises(NettopError, match="no address for"):
+        endpoints_of(f"{host}:9471")
+
+
+def test_beyond_loopback_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the word that everybody may read it. A name is local if all its addresses are."""
+    local = ("127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "unix:/run/x")
+    assert checked_listen(ServeSettings(local))
+    twice = ServeSettings(("localhost:1", "127.0.0.1:1"))
+    addresses = [each.address for each in checked_listen(twice)]
+    assert len(addresses) == len(set(addresses))
+    for word in ("0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[fe80::1%lo]:1"):
+        with pytest.raises(UsageError) as raised:
+            checked_listen(ServeSettings(("127.0.0.1:1", word)))
+        assert "--token-file" in raised.value.remedy
+        assert "--insecure-listen" in raised.value.remedy
+        assert checked_listen(ServeSettings((word,), insecure_listen=True))
+        assert checked_listen(ServeSettings((word,), token_file="token"))
+
+    def resolve(*_: object, **__: object) -> list[Any]:
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+        return [(*kind, ("127.0.0.1", 1)), (*kind, ("192.0.2.1", 1))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(UsageError):
+        checked_listen(ServeSettings(("both:1",)))
+
+
+@pytest.mark.parametrize("half", [{"cert": "cert.pem"}, {"key": "key.pem"}])
+def test_tls_takes_both(half: dict[str, str]) -> None:
+    """A certificate without its key is an error, and the other half too."""
+    with pytest.raises(UsageError, match="without"):
+        checked_listen(ServeSettings(**half))  # type: ignore[arg-type]
+
+
+def test_listening_sockets() -> None:
+    """IPv4 and IPv6 may have the same port, names as many sockets as addresses; all are closed at the end."""
+    with opened_sockets(endpoints_of("0.0.0.0:0")) as (first,):
+        port = first.getsockname()[1]
+        with opened_sockets(endpoints_of(f"[::]:{port}")) as (second,):
+            assert url_of(second, is_tls=True) == f"https://[::]:{port}/"
+        assert second.fileno() == -1
+        assert url_of(first, is_tls=False) == f"http://0.0.0.0:{port}/"
+        assert first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        assert not first.get_inheritable()
+
+
+def test_absent_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is listened at where it can be; an address that this host lacks is an error."""
+    kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+    known = [(*kind, ("192.0.2.1", 0)), (*kind, ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: known)
+    with opened_sockets(endpoints_of("both:0")) as (listener,):
+        assert listener.getsockname()[0] == "127.0.0.1"
+    known.pop()
+    with (
+        pytest.raises(NettopError, match=r"no address 192\.0\.2\.1"),
+        opened_sockets(endpoints_of("absent:0")),
+    ):
+        pass
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    """It is an error, and nothing that was opened before stays."""
+    path = tmp_path / "socket"
+    with opened_sockets(endpoints_of("127.0.0.1:0")) as (used,):
+        port = used.getsockname()[1]
+        both = (*endpoints_of(f"unix:{path}"), *endpoints_of(f"127.0.0.1:{port}"))
+        with pytest.raises(NettopError) as raised, opened_sockets(both):
+            pass
+        assert raised.value.what == f"cannot listen at 127.0.0.1:{port}: port {port} is in use"
+        assert f"sport = :{port}" in raised.value.remedy
+        assert not path.exists()
+
+
+def test_a_forbidden_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says which capability it takes."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with (
+        pytest.raises(PermissionMissing, match="CAP_NET_BIND_SERVICE"),
+        opened_sockets(endpoints_of("127.0.0.1:80")),
+    ):
+        pass
+
+
+def connected(path: Path) -> socket.socket:
+    """A connection to a Unix socket."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(DEADLINE_S)
+    client.connect(str(path))
+    return client
+
+
+def test_unix_sockets(tmp_path: Path) -> None:
+    """For the user and the group; a stale one is replaced, what is in use or is no socket is an error."""
+    path = tmp_path / "socket"
+    word = f"unix:{path}"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
+    with running(word=word) as run:
+        assert url_of(run.server.listeners[0], is_tls=False) == word
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert run.ask(b"GET /hello HTTP/1.1\r\nHost: whatever\r\n\r\n").body == b"hello /hello"
+        with pytest.raises(NettopError, match="another process listens"), opened_sockets(endpoints_of(word)):
+            pass
+        assert run.ask().status == 200
+    assert not path.exists()
+    path.write_text("precious")
+    with pytest.raises(NettopError, match="is not a socket"), opened_sockets(endpoints_of(word)):
+        pass
+    assert path.read_text() == "precious"
+    with (
+        pytest.raises(NettopError, match="no such file"),
+        opened_sockets(endpoints_of(f"unix:{tmp_path}/missing/socket")),
+    ):
+        pass
+
+
+def test_the_socket_of_another_is_not_removed(tmp_path: Path) -> None:
+    """One that has replaced ours."""
+    path = tmp_path / "socket"
+    with opened_sockets(endpoints_of(f"unix:{path}")):
+        path.unlink()
+        path.touch()
+    assert path.exists()

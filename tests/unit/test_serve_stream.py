@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stream: the newest reading of each view, made once for all, and never faster than a client takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import socket
+import weakref
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import pytest_asyncio
+from starlette.applications import Starlette
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from nettop.errors import SourceFailed
+from nettop.serve import stream
+from nettop.serve.served import Publications, Served
+from nettop.serve.stream import MOST_STREAMS, MOST_VIEWS, PATH, stream_routes
+from nettop.serve.streamed import SLICE
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.cpu import LENS as CPU
+from nettop.snapshots.snapshot import Frame, Snapshot
+from tests.unit.build import Row, big_frame, make_frame
+from tests.unit.serving import DEADLINE_S, Client, ask, make_app, make_served, publish
+
+VIEW = "connections?columns=process&sort=id"
+OTHER = "connections?columns=pid&sort=id"
+
+
+def reading(process: str, second: int, **kwargs: Any) -> Snapshot:
+    """One connection, that of a process of this name."""
+    rows: list[Row] = [{"process": process, "pid": second}]
+    return make_frame(rows, None, float(second), **kwargs).now
+
+
+class Host:
+    """What is served, its stream, and what happens to it."""
+
+    def __init__(self) -> None:
+        self.served: Served = make_served(reading("first", 1))
+        self.publications = Publications(self.served.session)
+        self.app: Starlette = make_app(stream_routes(self.served, self.publications))
+
+    def read(self, process: str, second: int) -> None:
+        """The lens is read again."""
+        publish(self.served, reading(process, second))
+
+    def client(self, *views: str, method: str = "GET") -> Client:
+        """A client of these views."""
+        return Client(self.app, PATH, _query(views), method)
+
+
+def _query(views: tuple[str, ...]) -> bytes:
+    return urlencode([("view", view) for view in views]).encode()
+
+
+@pytest_asyncio.fixture
+async def host() -> AsyncIterator[Host]:
+    """A host that was read once."""
+    made = Host()
+    yield made
+    made.publications.close()
+
+
+def events_of(body: bytes) -> list[dict[str, str]]:
+    """The events in a body, as a browser takes them apart: fields by name; what is no event is left out."""
+    *blocks, rest = body.decode().split("\n\n")
+    assert rest == ""
+    fields = [dict(line.split(": ", 1) for line in block.split("\n") if line[:1] != ":") for block in blocks]
+    return [each for each in fields if "data" in each]
+
+
+def processes_in(client: Client) -> list[str]:
+    """The processes in the events that a client of VIEW got."""
+    return [json.loads(event["data"])["rows"][0]["process"] for event in events_of(client.body)]
+
+
+async def test_the_first_event_comes_at_once_and_others_with_each_reading(host: Host) -> None:
+    """An event has the time of the reading as id, and the document of the table with its query."""
+    client = host.client(VIEW)
+    await client.until(b"first")
+    host.read("second", 2)
+    await client.until(b"second")
+    assert client.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert client.headers["x-accel-buffering"] == "no"
+    assert client.body.startswith(b"retry: 2000\n\n")
+    event, later = events_of(client.body)
+    document = json.loads(event["data"])
+    frame = make_served(reading("first", 1)).frame("connections")
+    assert frame is not None
+    assert (event["event"], event["id"]) == ("view", str(frame.now.boot_ns))
+    assert int(later["id"]) == int(event["id"]) + 1_000_000_000
+    assert [*document][:2] == ["query", "view"]
+    assert (document["query"], document["view"]) == (VIEW, "connections")
+    assert document["rows"] == [{"process": "first"}]
+    await client.go()
+
+
+async def test_events_name_their_queries(host: Host) -> None:
+    """A stream has events of each of its views, of one that is named twice once; of an unread lens none."""
+    client = host.client(VIEW, OTHER, "cpu", VIEW)
+    await client.until(b'"pid"')
+    publish(host.served, make_frame([], lens="cpu", table=CPU.main).now)
+    await client.until(b'"cpu"')
+    queries = [json.loads(event["data"])["query"] for event in events_of(client.body)]
+    assert sorted(queries) == sorted([VIEW, OTHER, "cpu"])
+    await client.go()
+
+
+async def test_a_failure_is_a_problem_and_its_end_a_reading(host: Host) -> None:
+    """A lens that fails is one event, with the query; when it is read again its rows come again."""
+    client = host.client(VIEW)
+    await client.until(b"first")
+    host.served.session.bus.fail("connections", SourceFailed("it broke", "mend it"))
+    await client.until(b"event: problem")
+    host.read("second", 2)
+    await client.until(b"second")
+    _, problem, _ = events_of(client.body)
+    assert problem["event"] == "problem"
+    document = json.loads(problem["data"])
+    assert (document["query"], document["status"]) == (VIEW, 503)
+    assert (document["detail"], document["remedy"]) == ("connections: it broke", "mend it")
+    await client.go()
+
+
+async def test_clients_with_the_same_query_share_its_events(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event is made once for each query and reading, and forgotten when nobody asks for it any more."""
+    made: list[str] = []
+    make = stream._event
+
+    def counted(query: str, wanted: Any, state: Any) -> bytes:
+        made.append(query)
+        return make(query, wanted, state)
+
+    monkeypatch.setattr(stream, "_event", counted)
+    clients = [host.client(VIEW) for _ in range(20)] + [host.client(OTHER)]
+    await asyncio.gather(*(client.until(b'"rows"') for client in clients))
+    host.read("second", 2)
+    await asyncio.gather(*(client.until(b"second") for client in clients[:20]))
+    await clients[20].until(b'{"pid":2}')
+    assert sorted(made) == sorted([VIEW, OTHER] * 2)
+    assert len({client.body for client in clients[:20]}) == 1
+    await asyncio.gather(*(client.go() for client in clients))
+    again = host.client(VIEW)
+    await again.until(b"second")
+    assert len(made) == 5
+    await again.go()
+
+
+async def test_a_slow_client_skips_readings(host: Host) -> None:
+    """While a client takes nothing no events are made for it; then it gets the newest."""
+    slow, quick = host.client(VIEW), host.client(VIEW)
+    await asyncio.gather(slow.until(b"first"), quick.until(b"first"))
+    slow.takes.clear()
+    for second in range(2, 12):
+        host.read(f"reading {second}", second)
+        await quick.until(b"reading %d" % second)
+    slow.takes.set()
+    await slow.until(b"reading 11")
+    assert processes_in(slow) == ["first", "reading 2", "reading 11"]
+    assert len(processes_in(quick)) == 11
+    await asyncio.gather(slow.go(), quick.go())
+
+
+async def test_a_slow_client_keeps_no_frame(host: Host) -> None:
+    """The rows of a reading are freed while a client has not yet taken its event."""
+    slow = host.client(VIEW)
+    await slow.until(b"first")
+    slow.takes.clear()
+    host.read("second", 2)
+    await slow.until_blocked()
+    frame = host.served.frame("connections")
+    assert frame is not None
+    rows = weakref.ref(frame.now.tables["sockets"].array)
+    del frame
+    other = host.client(OTHER)
+    for second in range(3, 6):  # the bus keeps the two newest
+        host.read("later", second)
+        await other.until(b'{"pid":%d}' % second)
+    gc.collect()
+    assert rows() is None
+    await asyncio.gather(slow.go(), other.go())
+
+
+async def test_a_comment_follows_silence(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing happens a comment comes again and again; what was published for others is no event."""
+    monkeypatch.setattr(stream, "IDLE_S", 0.0)
+    client = host.client(VIEW)
+    await client.until(b": \n\n: \n\n")
+    assert processes_in(client) == ["first"]
+    await client.go()
+
+
+async def test_a_client_that_goes_ends_its_stream(host: Host) -> None:
+    """So it does while it waits for news, and while it takes nothing."""
+    waiting, stalled = host.client(VIEW), host.client(VIEW)
+    await asyncio.gather(waiting.until(b"first"), stalled.until(b"first"))
+    stalled.takes.clear()
+    host.read("second", 2)
+    await stalled.until_blocked()
+    for client in (waiting, stalled):
+        await client.go()
+        assert client.task.done() and not client.ended
+
+
+async def test_the_end_of_the_server_ends_streams(host: Host) -> None:
+    """Each body is then complete, also of a client that has not taken all of it before."""
+    waiting, stalled = host.client(VIEW), host.client(VIEW)
+    await asyncio.gather(waiting.until(b"first"), stalled.until(b"first"))
+    stalled.takes.clear()
+    host.read("second", 2)
+    await stalled.until_blocked()
+    host.publications.end()
+    await waiting.end()
+    assert waiting.ended
+    stalled.takes.set()
+    await stalled.end()
+    assert stalled.ended
+    late = host.client(VIEW)
+    await late.end()
+    assert late.ended and late.status == 200
+
+
+async def test_only_so_many_streams(host: Host) -> None:
+    """One more is a problem that says so, until one of them ends; a client that names bad views takes no place."""
+    clients = [host.client(VIEW) for _ in range(MOST_STREAMS)]
+    await asyncio.gather(*(client.until(b"first") for client in clients))
+    await ask(host.app, PATH, b"view=conections")
+    refused = host.client(VIEW)
+    await refused.end()
+    assert refused.status == 503
+    assert json.loads(refused.body)["detail"] == f"{MOST_STREAMS} streams are open"
+    assert refused.headers["retry-after"] == "10"
+    await clients[0].go()
+    another = host.client(VIEW)
+    await another.until(b"first")
+    await asyncio.gather(*(client.go() for client in (*clients[1:], another)))
+
+
+async def test_head_ends_at_once(host: Host) -> None:
+    """HEAD has the headers of a stream, and no body."""
+    client = host.client(VIEW, method="HEAD")
+    await client.end()
+    assert (client.status, client.body) == (200, b"")
+    assert client.headers["content-type"].startswith("text/event-stream")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (b"", "0 views"),
+        (_query(tuple("v" * (MOST_VIEWS + 1))), f"{MOST_VIEWS + 1} views"),
+        (b"veiw=connections", "did you mean view?"),
+        (b"view=", "unknown view ''"),
+        (b"view=conections", "connections"),
+        (b"view=connections&view=connections%3Flimt%3D5", "did you mean limit?"),
+        (b"view=connections%3Flimit%3D0", "'0'"),
+        (b"view=connections%3Flimit%3D1001", "1000"),
+        (b"view=connections%3Fformat%3Dcsv", "format"),
+        (b"view=connections%3Ffilter%3D%25FF", "UTF-8"),
+        (b"view=connections%3Ffilter%3D%2522", "quote"),
+        (b"view=%FF", "UTF-8"),
+    ],
+)
+async def test_what_is_wrong_is_said_before_the_stream_begins(host: Host, query: bytes, said: str) -> None:
+    """It is a problem document as for tables."""
+    answer = await ask(host.app, PATH, query)
+    problem = json.loads(answer.body)
+    assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert said in problem["detail"] + problem.get("remedy", "")
+
+
+async def test_the_default_limit(host: Host) -> None:
+    """A stream gives 200 rows where no limit is given."""
+    publish(host.served, big_frame(1500))
+    client = host.client("connections?columns=id", "connections?columns=id&limit=1000")
+    await client.until(b"limit=1000")
+    await client.go()
+    shown = {document["shown"] for document in (json.loads(e["data"]) for e in events_of(client.body))}
+    assert shown == {200, 1000}
+
+
+# --- over a real connection ---------------------------------------------------------------------------------
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, which says when its client takes too little, and when it has gone."""
+
+    def __init__(self, config: Config, state: ServerState) -> None:
+        super().__init__(config, state, {})
+        self.paused = asyncio.Event()
+        self.lost = asyncio.Event()
+
+    def pause_writing(self) -> None:
+        """So much waits to be sent that no more may come."""
+        super().pause_writing()
+        self.paused.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: Path) -> None:
+    """What waits to be sent to each stays below two slices and the buffer's bound, however much is published; whoever
+    reads at last finds whole events, the last one of the newest reading."""
+    config = Config(host.app, log_config=None, lifespan="off", ws="none")
+    config.load()
+    state = ServerState()
+    loop, path = asyncio.get_running_loop(), str(tmp_path / "socket")
+    connections = [Connection(config, state) for _ in range(5)]
+    free = iter(connections)
+    listening = await loop.create_unix_server(lambda: next(free), path)
+    frame = big_frame(1000)
+    publish(host.served, _at(frame, 100))
+    wide = f"connections?limit=1000&all=true&columns={','.join(SOCKETS.names)}"
+    clients = [_ask_over(path, wide) for _ in connections]
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*(each.paused.wait() for each in connections))
+    quick = host.client(OTHER)
+    for second in range(101, 111):
+        publish(host.served, _at(frame, second))
+        await quick.until(b"id: %d" % _at(frame, second).now.boot_ns)
+    sizes = [each.transport.get_write_buffer_size() for each in connections]
+    assert max(sizes) <= HIGH_WATER_LIMIT + 2 * SLICE
+    assert all(each.flow.write_paused for each in connections)
+
+    reader, writer = await asyncio.open_unix_connection(sock=clients[0])
+    newest = b'"time":"' + json.loads(events_of(quick.body)[-1]["data"])["time"].encode()
+    taken = b""
+    async with asyncio.timeout(DEADLINE_S):
+        while b"]}\n\n" not in taken.partition(newest)[2]:
+            taken += await reader.read(1 << 20)
+    host.publications.end()
+    async with asyncio.timeout(DEADLINE_S):
+        taken += await reader.read()
+    events = events_of(_unchunked(taken))
+    assert 2 <= len(events) <= 4, "it skipped most of eleven readings"
+    assert all(len(json.loads(event["data"])["rows"]) == 1000 for event in events)
+    writer.close()
+    await writer.wait_closed()
+    for each in clients[1:]:
+        each.close()
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*(each.lost.wait() for each in connections), *state.tasks)
+    await quick.end()
+    listening.close()
+    await listening.wait_closed()
+
+
+def _at(frame: Frame, second: int) -> Frame:
+    """The newest snapshot of a frame, as if it had been taken in another second."""
+    step = second * 1_000_000_000
+    return Frame(replace(frame.now, wall_ns=frame.now.wall_ns + step, boot_ns=frame.now.boot_ns + step))
+
+
+def _ask_over(path: str, view: str) -> socket.socket:
+    """A connection that has requested a stream, and does not read."""
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    request = b"GET %s?%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    client.sendall(request % (PATH.encode(), _query((view,))))
+    client.setblocking(False)
+    return client
+
+
+def _unchunked(answer: bytes) -> bytes:
+    """The body of an answer in chunks."""
+    _, _, rest = answer.partition(b"\r\n\r\n")
+    body = b""
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        if not length:
+            return body
+        body, rest = body + rest[:length], rest[length + 2 :]
