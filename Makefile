@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-cpu bench-events bench-latency bench-overhead bench-totals bench-udp fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-cpu bench-events bench-latency bench-overhead bench-prometheus bench-serve bench-totals bench-udp fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -77,6 +77,12 @@ bench-events: ## what the events cost, beside conntrack; root, cc
 
 bench-latency: ## what following packets costs, beside an event for each packet; root, iperf3, cc
 	$(as_root) $(bin)/python -B bench/latency.py
+
+bench-serve: ## the speed and memory of nettop serve, beside node_exporter and ss; root, prometheus-node-exporter
+	$(as_root) $(bin)/python -B bench/serve.py
+
+bench-prometheus: ## whether a real Prometheus gets what is true; root, iperf3, curl, prometheus
+	$(as_root) $(bin)/python -B bench/prometheus.py
 
 bench-totals: ## totals and rates beside what programs moved, 2,000 connections a second; root, cc
 	$(as_root) $(bin)/python -B bench/totals.py

@@ -11,6 +11,7 @@ import numpy as np
 
 from nettop.query.address import address_halves, address_text, distinct_addresses
 from nettop.query.view import View
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import DIRECTIONS, NO_GROUP, PROTOCOLS, STATES
 from nettop.snapshots.snapshot import Array, known, unknown_value
 
@@ -18,18 +19,21 @@ _INBOUND = [number for number, name in DIRECTIONS.items() if name.startswith("in
 _PORT_BITS = 16
 _WILDCARDS = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
 
+Some = Index | slice
+"""Some rows of a view."""
+ALL = slice(None)
 Folded = tuple[Array, Callable[[list[int]], list[str]]]
-"""For each row of a view a number that its group shares, and what names the groups with these numbers."""
+"""For each of these rows a number that its group shares, and what names the groups with these numbers."""
 
 
-def _by_remote(view: View) -> Folded:
-    distinct, places = distinct_addresses(view.raw("remote_address"))
+def _by_remote(view: View, rows: Some = ALL) -> Folded:
+    distinct, places = distinct_addresses(view.raw("remote_address")[rows])
     return places, lambda numbers: [_address(distinct[at]) for at in numbers]
 
 
-def _by_network(view: View) -> Folded:
+def _by_network(view: View, rows: Some = ALL) -> Folded:
     """By the first 24 bits of IPv4, which is mapped into IPv6, or 64 of IPv6."""
-    high, low = address_halves(view.raw("remote_address"))
+    high, low = address_halves(view.raw("remote_address")[rows])
     is_v4 = (high == 0) & (low >> np.uint64(32) == 0xFFFF)
     prefix = np.stack([high, np.where(is_v4, low & ~np.uint64(0xFF), 0)], axis=1).astype(">u8")
     distinct, places = distinct_addresses(prefix)
@@ -41,29 +45,29 @@ def _by_network(view: View) -> Folded:
     return places, lambda numbers: [name(distinct[at]) for at in numbers]
 
 
-def _by_port(view: View) -> Folded:
-    ports = service_ports(view)
-    numbers = np.where(known(ports), view.raw("protocol").astype(np.int64) << _PORT_BITS | ports, -1)
+def _by_port(view: View, rows: Some = ALL) -> Folded:
+    ports = service_ports(view, rows)
+    numbers = np.where(known(ports), view.raw("protocol")[rows].astype(np.int64) << _PORT_BITS | ports, -1)
     return numbers, lambda some: [NO_GROUP if number < 0 else _service(number) for number in some]
 
 
-def _by_container(view: View) -> Folded:
+def _by_container(view: View, rows: Some = ALL) -> Folded:
     texts, places = view.texts("container")
-    return places, lambda numbers: [texts[at] if at >= 0 else NO_GROUP for at in numbers]
+    return places[rows], lambda numbers: [texts[at] if at >= 0 else NO_GROUP for at in numbers]
 
 
-def _by_netns(view: View) -> Folded:
+def _by_netns(view: View, rows: Some = ALL) -> Folded:
     none = unknown_value(view.raw("netns").dtype)
-    return view.raw("netns"), lambda numbers: [
+    return view.raw("netns")[rows], lambda numbers: [
         NO_GROUP if number == none else str(number) for number in numbers
     ]
 
 
-def _by_state(view: View) -> Folded:
-    return view.raw("state"), lambda numbers: [STATES.get(number, NO_GROUP) for number in numbers]
+def _by_state(view: View, rows: Some = ALL) -> Folded:
+    return view.raw("state")[rows], lambda numbers: [STATES.get(number, NO_GROUP) for number in numbers]
 
 
-FOLDS: dict[str, Callable[[View], Folded]] = {
+FOLDS: dict[str, Callable[[View, Some], Folded]] = {
     "remote": _by_remote,
     "network": _by_network,
     "port": _by_port,
@@ -79,10 +83,10 @@ def _address(raw: bytes) -> str:
     return NO_GROUP if raw in _WILDCARDS else address_text(raw)
 
 
-def service_ports(view: View) -> Array:
+def service_ports(view: View, rows: Some = ALL) -> Array:
     """The service's port of each row: our own of what was accepted or has no peer, else the peer's; where nobody knows
     who opened it, as with UDP, the lower of the two."""
-    local, remote, direction = (view.raw(name) for name in ("local_port", "remote_port", "direction"))
+    local, remote, direction = (view.raw(name)[rows] for name in ("local_port", "remote_port", "direction"))
     has_no_peer = ~known(remote)
     by_number = ~known(direction) & (local < remote)
     ports: Array = np.where(has_no_peer | by_number | np.isin(direction, _INBOUND), local, remote)

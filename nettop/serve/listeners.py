@@ -16,6 +16,7 @@ from nettop.serve.addresses import Endpoint
 
 _BACKLOG = 65535
 """Connections that wait to be accepted. The kernel lowers it to net.core.somaxconn."""
+_UNSENT_BYTES = 128 << 10
 _UNIX_MODE = 0o660
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """How binding fails for an address that this host does not have, or of a family that it does not have."""
@@ -72,6 +73,8 @@ def _open(endpoint: Endpoint, opened: ExitStack) -> socket.socket:
         if endpoint.family == socket.AF_INET6:
             # [::] is IPv6 alone on every host; 0.0.0.0 may be given beside it.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Connections inherit it. Otherwise the kernel holds megabytes for each client that does not read.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         listener.bind(endpoint.address)
     listener.listen(_BACKLOG)
     listener.setblocking(False)

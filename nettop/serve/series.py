@@ -7,14 +7,14 @@ come and go, and two sets made of the same table have the same sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nettop.query.address import address_text, distinct_addresses
 from nettop.query.batches import empty_rows
-from nettop.query.groupings import FOLDS
+from nettop.query.groupings import FOLDS, Folded
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.serve.families import SeriesSet, chosen_edges
@@ -140,30 +140,32 @@ def _keys(declared: SeriesSet, view: View, at: Index) -> tuple[list[Key], Index]
     combined = np.zeros(len(at), np.int64)
     texts: list[list[str]] = []
     for label in declared.metrics.labels:
-        numbers, names_of = _label(view, label)
-        distinct, places = np.unique(numbers[at], return_inverse=True)
+        numbers, names_of = _label(view, label, at)
+        distinct, places = np.unique(numbers, return_inverse=True)
         texts.append(names_of(as_list(distinct)))
         combined = combined * max(1, len(distinct)) + places
+    if len(texts) == 1:
+        return [(name,) for name in texts[0]], combined
     present, which = np.unique(combined, return_inverse=True)
     places_of = np.unravel_index(present, [max(1, len(names)) for names in texts])
     columns = ([names[place] for place in as_list(at)] for names, at in zip(texts, places_of, strict=True))
     return list(zip(*columns, strict=True)), which
 
 
-def _label(view: View, name: str) -> tuple[Array, Callable[[list[int]], list[str]]]:
-    """For each row a number that stands for its label, and what names these numbers."""
+def _label(view: View, name: str, at: Index) -> Folded:
+    """For each of these rows a number that stands for its label, and what names these numbers."""
     field = view.table.by_name.get(name)
     if field is None:
-        return FOLDS[name](view)
+        return FOLDS[name](view, at)
     if field.kind is Kind.ADDRESS:
-        distinct, places = distinct_addresses(view.raw(name))
-        return places, lambda numbers: [address_text(distinct[at]) for at in numbers]
+        distinct, places = distinct_addresses(view.raw(name)[at])
+        return places, lambda numbers: [address_text(distinct[place]) for place in numbers]
     if field.kind in (Kind.TEXT, Kind.ENUM):
         texts, places = view.texts(name)
-        return places, lambda numbers: [texts[at] if at >= 0 else NO_GROUP for at in numbers]
+        return places[at], lambda numbers: [texts[place] if place >= 0 else NO_GROUP for place in numbers]
     column = view.column(name)
     numbers = np.where(column.known, column.numbers.astype(np.int64), -1)
-    return numbers, lambda some: [NO_GROUP if number < 0 else str(number) for number in some]
+    return numbers[at], lambda some: [NO_GROUP if number < 0 else str(number) for number in some]
 
 
 # --- since the start ------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ COUNTERS = Table(
     sort="-packets_per_s",
     text_sort="-packets",
     default_filter="packets>0",
-    metrics=(Metrics(("name", "interface"), ("packets",), prefix="drops_counter", top="counter", most=100),),
+    metrics=(Metrics(("name", "interface"), ("packets",), prefix="drops_by_name", top="counter", most=100),),
 )  # fmt: skip
 
 HOOK_PACKETS = Hook("packets", "every packet that the kernel drops", ("reason", "place"))

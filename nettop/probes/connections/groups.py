@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from nettop.probes.connections.event_records import CLOSE, FAIL
 from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, TCP
-from nettop.query.groupings import FOLDS, service_ports
+from nettop.query.groupings import ALL, FOLDS, service_ports
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, Mask, as_list, positions
@@ -41,9 +41,6 @@ _SINCE_THE_START = replace(_SINCE_THE_LAST, table=replace(SOCKETS, begins_at_zer
 _NOTHING = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
 _PID_BITS = 22
 _NO_PLACE = -1
-
-Fold = Callable[[View], tuple[Array, Callable[[list[int]], Sequence[Hashable]]]]
-"""Gives for each row of a view a number that its group shares, and what makes these numbers into lasting keys."""
 
 
 class SocketGroups:
@@ -95,8 +92,7 @@ class SocketGroups:
 
     def _places_of(self, view: View) -> Index:
         """For each row of the view the place of its group."""
-        fold: Fold = _by_process if self.by == GROUP.default else FOLDS[self.by]
-        numbers, keys_of = fold(view)
+        numbers, keys_of = _by_process(view) if self.by == GROUP.default else FOLDS[self.by](view, ALL)
         listed = np.flatnonzero(~view.rest)
         distinct, firsts, which = np.unique(numbers[listed], return_index=True, return_inverse=True)
         keys = list(keys_of(as_list(distinct)))
