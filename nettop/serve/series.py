@@ -79,7 +79,7 @@ class Counted:
         self._columns: dict[str, tuple[Array, Mask]] = {}
 
     def column(self, name: str) -> tuple[Array, Mask]:
-        """What each row has counted in a column, of a gauge what it is; and of which rows that is known.
+        """What each row has counted in a column, of a gauge what it is, 0 where that is not known; and where it is.
 
         Of a histogram it is the counts of the chosen buckets, and last what it counted together: (n, buckets + 1).
         """
@@ -93,9 +93,12 @@ class Counted:
             counts, buckets = view.histogram(name).astype(np.float64), view.buckets(name)
             parts = np.add.reduceat(counts, (0, *chosen_edges(buckets)), axis=1)
             return np.column_stack([parts, counts @ buckets.middles]), view.known(name)
-        numbers = view.column(name).numbers.astype(np.float64)
-        # A counter of a row that is new has counted nothing since it was first seen.
-        return numbers, view.known(name) & (~view.gone if field.kind is Kind.GAUGE else True)
+        column = view.column(name)
+        present = column.known & ~view.gone
+        if field.kind is Kind.COUNTER:
+            # What is new has counted nothing since it was first seen.
+            present = view.known(name)
+        return np.where(column.known, column.numbers, 0).astype(np.float64), present
 
 
 def grouped(declared: SeriesSet, counted: Counted) -> Grouped:
@@ -116,9 +119,8 @@ def grouped(declared: SeriesSet, counted: Counted) -> Grouped:
     sums, known = {}, {}
     for name in names:
         numbers, present = counted.column(name)
-        is_known = present[at]
-        sums[name] = _summed(numbers[at] * is_known.reshape(-1, *[1] * (numbers.ndim - 1)), which, len(keys))
-        known[name] = np.bincount(which[is_known], minlength=len(keys)) > 0
+        sums[name] = _summed(numbers[at], which, len(keys))
+        known[name] = np.bincount(which[present[at]], minlength=len(keys)) > 0
     rows = np.bincount(which[~view.gone[at]], minlength=len(keys))
     return Grouped(keys, sums, known, rows)
 
