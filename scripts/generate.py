@@ -115,7 +115,7 @@ or `received`.
   middles of the fine buckets, within 3.2 % (pairs: 12.5 %).
 - What this kernel or host cannot give has no series; `nettop_hook_info` says which mechanism is in use, or `n/a`. A
   series whose label has no value has `(none)`.
-- `nettop_connections_sockets` lacks sockets in TIME_WAIT, which nobody lists unasked.
+- `nettop_connections_sockets` lacks sockets in TIME_WAIT, which are only counted: `nettop_connections_time_wait`.
 """
 
 KNOWN = (

@@ -104,7 +104,8 @@ class _Metrics(Collector):
         connections = _gauge("http_connections", "connections to nettop itself that are open")
         connections.add_sample(connections.name, {}, self._counts.open_connections)
         answers = Metric(f"{NAMESPACE}_http_answers", "answers of nettop itself, by their status", "counter")
-        for status, count in self._counts.answers.items():
+        # A copy: the event loop goes on counting meanwhile.
+        for status, count in dict(self._counts.answers).items():
             answers.add_sample(f"{answers.name}_total", {"status": status}, count)
         refused = Metric(f"{NAMESPACE}_http_refused", "connections and requests that were ended", "counter")
         for reason in ("timeouts", "too_large", "evicted", "handshake_failures"):
