@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +17,7 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -32,8 +31,8 @@ from nettop.serve.parameters import MOST_STREAMED_ROWS
 from nettop.snapshots import find_table
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import RATE, Kind
+from tests.unit.chromium import needs_chromium
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<img src=x onerror=alert(1)>"
 LENSES = ("connections", "bandwidth", "cpu", "latency", "drops", "self")
 BEGAN = datetime(2026, 11, 22, 15, tzinfo=UTC)
@@ -42,8 +41,6 @@ ROW = 19
 """Pixels of a row of the flame graph."""
 
 Row = dict[str, Any]
-
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 
 
 def connection(number: int, process: str | None, sent: float, **more: Any) -> Row:
@@ -277,15 +274,6 @@ def passes(row: Row, text: str) -> bool:
     if text.startswith("id="):
         return bool(row["id"] == int(text[3:]))
     return re.search(r"\W", text) is not None or text in str(row.get("process"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The distribution's Chromium, without a window."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -3,24 +3,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from nettop.output.cpu.flame_svg import flame_svg
 from nettop.query.cpu import StackCount
 from nettop.snapshots.cpu import RX_SOFTIRQ, TX_SYSCALLS
+from tests.unit.chromium import needs_chromium
 from tests.unit.example_stacks import SEND, TCP, WAKE, category_of, profile
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "bpf_prog_1f<&>\"'"
 NARROW = 1e-6
 """Pixels by which two positions may differ."""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 def count(entry: int, stack: str, samples: int) -> StackCount:
@@ -42,15 +41,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "flame.svg"
     path.write_text(flame_svg(profile(COUNTS)), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The distribution's Chromium, without a window."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
