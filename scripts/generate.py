@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from nettop.serve.families import (  # noqa: E402 - the checkout comes first
+from nettop.serve.metrics.families import (  # noqa: E402 - the checkout comes first
     Family,
     SeriesSet,
     count_families,

@@ -9,17 +9,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nettop import __version__
-from nettop.serve.health import health_paths, health_routes
-from nettop.serve.limits import ServerCounts
-from nettop.serve.metrics import metrics_paths, metrics_routes
-from nettop.serve.openapi import description
+from nettop.serve.api.health import health_paths, health_routes
+from nettop.serve.api.openapi import description
+from nettop.serve.api.stream import stream_routes
+from nettop.serve.api.tables import table_routes
+from nettop.serve.api.traffic import traffic_paths, traffic_routes
+from nettop.serve.http.limits import ServerCounts
+from nettop.serve.metrics.exposition import metrics_paths, metrics_routes
+from nettop.serve.metrics.totals import Totals
 from nettop.serve.pages import page_routes
 from nettop.serve.problems import HANDLERS
 from nettop.serve.served import Publications, Served
-from nettop.serve.stream import stream_routes
-from nettop.serve.tables import table_routes
-from nettop.serve.totals import Totals
-from nettop.serve.traffic_routes import traffic_paths, traffic_routes
 
 
 def make_app(served: Served, totals: Totals, counts: ServerCounts, publications: Publications) -> Starlette:

@@ -15,15 +15,15 @@ from nettop.engine.wake_event import WakeEvent
 from nettop.errors import ExitCode
 from nettop.interrupts import Requests
 from nettop.query.filter import parse_filter
-from nettop.serve.addresses import checked_listen
 from nettop.serve.app import make_app
-from nettop.serve.credentials import read_credentials
-from nettop.serve.guard import Guard, own_names
-from nettop.serve.limits import ServerCounts
-from nettop.serve.listeners import opened_sockets, url_of
+from nettop.serve.http.addresses import checked_listen
+from nettop.serve.http.credentials import read_credentials
+from nettop.serve.http.guard import Guard, own_names
+from nettop.serve.http.limits import ServerCounts
+from nettop.serve.http.listeners import opened_sockets, url_of
+from nettop.serve.http.server import Server, serve
+from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Publications, Served, applicable_filter
-from nettop.serve.server import Server, serve
-from nettop.serve.totals import Totals
 from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF

@@ -405,6 +405,8 @@ LENS = Lens(
         Field("accepted", Kind.COUNTER, "ACCEPTED", "connections accepted"),
         Field("closed", Kind.COUNTER, "CLOSED", "connections closed"),
         Field("failed", Kind.COUNTER, "FAILED", "connections that never opened"),
-        Field("time_wait", Kind.GAUGE, "TIME_WAIT", "TCP sockets in TIME_WAIT, which are not among the sockets"),
+        Field(
+            "time_wait", Kind.GAUGE, "TIME_WAIT", "TCP sockets in TIME_WAIT, which are not among the sockets"
+        ),
     ),
 )

@@ -14,9 +14,9 @@ from starlette.routing import Route
 from starlette.types import Message
 
 from nettop.engine.session import Session
+from nettop.serve.api.tables import table_routes
 from nettop.serve.problems import HANDLERS
 from nettop.serve.served import Served
-from nettop.serve.tables import table_routes
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF

@@ -26,8 +26,8 @@ from starlette.routing import Route
 from nettop.query.filter import parse_filter
 from nettop.query.query import checked_columns, parse_sort
 from nettop.query.units import human, human_spread
+from nettop.serve.api.parameters import MOST_STREAMED_ROWS
 from nettop.serve.pages import page_routes
-from nettop.serve.parameters import MOST_STREAMED_ROWS
 from nettop.snapshots import find_table
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import RATE, Kind

@@ -20,12 +20,12 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, SourceFailed, UsageError
 from nettop.interrupts import Requests
 from nettop.query.batches import empty_rows
+from nettop.serve.api.health import LATE_S
 from nettop.serve.app import make_app
 from nettop.serve.command import opened_server
-from nettop.serve.health import LATE_S
-from nettop.serve.limits import ServerCounts
+from nettop.serve.http.limits import ServerCounts
+from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Publications, Served
-from nettop.serve.totals import Totals
 from nettop.settings import MAX_INTERVAL_S, ServeSettings
 from nettop.snapshots import find_table, lenses
 from nettop.snapshots.connections import GROUPS, SOCKETS
@@ -197,7 +197,7 @@ def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
     status, document = answered({"connections": Read(0)}, "/health")
     assert (status, document["status"], document["reasons"]) == (200, "ok", [])
     assert document["lenses"]["connections"]["state"] == "ok"
-    monkeypatch.setattr("nettop.serve.health.LATE_INTERVALS", 0)
+    monkeypatch.setattr("nettop.serve.api.health.LATE_INTERVALS", 0)
     status, document = answered({"connections": Read(LATE_S + 1)}, "/health")
     assert (status, document["status"]) == (503, "failing")
     assert document["reasons"] == [f"connections: not read for {LATE_S + 1:.0f} s"]

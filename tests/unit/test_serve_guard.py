@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
 
-from nettop.serve.addresses import endpoints_of
-from nettop.serve.credentials import Credentials
-from nettop.serve.guard import Guard, is_authorized, is_own_host, own_names
+from nettop.serve.http.addresses import endpoints_of
+from nettop.serve.http.credentials import Credentials
+from nettop.serve.http.guard import Guard, is_authorized, is_own_host, own_names
 
 TOKEN = b"0123456789abcdef"
 NAMES = frozenset({"monitor", "monitor.example"})

@@ -23,13 +23,13 @@ from starlette.applications import Starlette
 
 from nettop.engine.session import Session
 from nettop.query.filter import parse_filter
-from nettop.serve.families import EDGES_MAX, chosen_edges, count_families, series_sets
-from nettop.serve.limits import ServerCounts
-from nettop.serve.metrics import metrics_routes
-from nettop.serve.series import KEPT_S, OTHERS, REPLACED, Counted, SeriesTotals, grouped, reading_view
+from nettop.serve.http.limits import ServerCounts
+from nettop.serve.metrics.exposition import metrics_routes
+from nettop.serve.metrics.families import EDGES_MAX, chosen_edges, count_families, series_sets
+from nettop.serve.metrics.series import KEPT_S, OTHERS, REPLACED, Counted, SeriesTotals, grouped, reading_view
+from nettop.serve.metrics.totals import Totals
+from nettop.serve.metrics.traffic import Traffic
 from nettop.serve.served import Served
-from nettop.serve.totals import Totals
-from nettop.serve.traffic import Traffic
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots import lenses
 from nettop.snapshots.bandwidth import INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE
@@ -130,7 +130,7 @@ def test_names_are_legal_and_used_once() -> None:
     for family in families:
         assert re.fullmatch(r"nettop(_[a-z0-9]+)+", family.sample_name)
         assert family.sample_name.endswith("_total") == (family.kind is Kind.COUNTER)
-        assert not re.search(r"_(ns|us|ms|time)(_|$)", family.sample_name)
+        assert not re.search(r"_(ns|us|ms)(_|$)|_time$", family.sample_name)
         assert family.help
 
 

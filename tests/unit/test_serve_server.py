@@ -26,14 +26,14 @@ from starlette.responses import PlainTextResponse
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.interrupts import Requests
-from nettop.serve import notify
-from nettop.serve.acceptor import Acceptor
-from nettop.serve.addresses import checked_listen, endpoints_of
-from nettop.serve.credentials import Credentials, read_credentials
-from nettop.serve.guard import Guard
-from nettop.serve.limits import Limits
-from nettop.serve.listeners import opened_sockets, url_of
-from nettop.serve.server import Server, serve
+from nettop.serve.http import notify
+from nettop.serve.http.acceptor import Acceptor
+from nettop.serve.http.addresses import checked_listen, endpoints_of
+from nettop.serve.http.credentials import Credentials, read_credentials
+from nettop.serve.http.guard import Guard
+from nettop.serve.http.limits import Limits
+from nettop.serve.http.listeners import opened_sockets, url_of
+from nettop.serve.http.server import Server, serve
 from nettop.settings import ServeSettings
 from tests.unit.children import Child
 from tests.unit.logging_run import until
@@ -427,7 +427,7 @@ def test_bugs_are_reported_once() -> None:
 
 def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accepting is tried again."""
-    monkeypatch.setattr("nettop.serve.acceptor._RETRY_S", 0.01)
+    monkeypatch.setattr("nettop.serve.http.acceptor._RETRY_S", 0.01)
 
     class Poor:
         """A listening socket without descriptors, but for a later time."""
@@ -522,11 +522,11 @@ def test_an_application_that_cannot_be_made_is_an_error() -> None:
 SCRIPT = """
 import signal, sys
 from nettop import interrupts
-from nettop.serve.addresses import endpoints_of
-from nettop.serve.credentials import read_credentials
-from nettop.serve.guard import Guard
-from nettop.serve.listeners import opened_sockets
-from nettop.serve.server import Server, serve
+from nettop.serve.http.addresses import endpoints_of
+from nettop.serve.http.credentials import read_credentials
+from nettop.serve.http.guard import Guard
+from nettop.serve.http.listeners import opened_sockets
+from nettop.serve.http.server import Server, serve
 from nettop.settings import ServeSettings
 from tests.unit.test_serve_server import Application
 

@@ -23,10 +23,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from nettop.errors import SourceFailed
-from nettop.serve import stream
+from nettop.serve.api import stream
+from nettop.serve.api.stream import MOST_STREAMS, MOST_VIEWS, PATH, stream_routes
+from nettop.serve.api.streamed import SLICE
 from nettop.serve.served import Publications, Served
-from nettop.serve.stream import MOST_STREAMS, MOST_VIEWS, PATH, stream_routes
-from nettop.serve.streamed import SLICE
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.snapshot import Frame, Snapshot

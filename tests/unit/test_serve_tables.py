@@ -20,9 +20,9 @@ from nettop.formats.document import document
 from nettop.query.batches import PIECE_ROWS
 from nettop.query.query import Query, parse_filter, parse_sort
 from nettop.query.view import View
-from nettop.serve.parameters import LONGEST_FILTER, LONGEST_QUERY, default_columns, parse_wanted
+from nettop.serve.api.parameters import LONGEST_FILTER, LONGEST_QUERY, default_columns, parse_wanted
+from nettop.serve.api.tables import FORMATTED_AT_ONCE, FORMATTERS, OPEN_AT_ONCE, current_frame, table_pieces
 from nettop.serve.served import Served
-from nettop.serve.tables import FORMATTED_AT_ONCE, FORMATTERS, OPEN_AT_ONCE, current_frame, table_pieces
 from nettop.snapshots import find_table, view_name
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS

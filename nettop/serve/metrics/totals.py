@@ -15,10 +15,10 @@ import numpy as np
 
 from nettop.engine.consumer import Consumer
 from nettop.engine.wake_event import WakeEvent
-from nettop.serve.families import series_sets
-from nettop.serve.series import Counted, SeriesTotals, grouped, reading_view
+from nettop.serve.metrics.families import series_sets
+from nettop.serve.metrics.series import Counted, SeriesTotals, grouped, reading_view
+from nettop.serve.metrics.traffic import Traffic
 from nettop.serve.served import Served
-from nettop.serve.traffic import Traffic
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nettop.query.view import View
-from nettop.serve.series import reading_view
+from nettop.serve.metrics.series import reading_view
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, UPLINK
 from nettop.snapshots.snapshot import Array, Frame, Snapshot
 

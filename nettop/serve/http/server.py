@@ -18,11 +18,11 @@ from uvicorn.server import ServerState
 
 from nettop.errors import NettopError
 from nettop.interrupts import Requests
-from nettop.serve import notify
-from nettop.serve.acceptor import Acceptor
-from nettop.serve.connection import Connection
-from nettop.serve.credentials import Credentials
-from nettop.serve.limits import Limits, ServerCounts
+from nettop.serve.http import notify
+from nettop.serve.http.acceptor import Acceptor
+from nettop.serve.http.connection import Connection
+from nettop.serve.http.credentials import Credentials
+from nettop.serve.http.limits import Limits, ServerCounts
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 
 from nettop.errors import NettopError, PermissionMissing
-from nettop.serve.addresses import Endpoint
+from nettop.serve.http.addresses import Endpoint
 
 _BACKLOG = 65535
 """Connections that wait to be accepted. The kernel lowers it to net.core.somaxconn."""

@@ -14,11 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop.errors import NettopError
-from nettop.serve.parameters import Wanted, bad_parameter, decoded_pairs, given_parameters, parse_streamed
+from nettop.serve.api.parameters import Wanted, bad_parameter, decoded_pairs, given_parameters, parse_streamed
+from nettop.serve.api.streamed import Deliver, Streamed, nothing
+from nettop.serve.api.tables import FORMATTERS, failed, table_pieces
 from nettop.serve.problems import Problem, problem_document
 from nettop.serve.served import Publications, Served
-from nettop.serve.streamed import Deliver, Streamed, nothing
-from nettop.serve.tables import FORMATTERS, failed, table_pieces
 from nettop.snapshots.snapshot import Frame
 
 PATH: Final = "/api/v1/stream"

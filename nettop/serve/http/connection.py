@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from nettop.serve.acceptor import Accepted, Acceptor
-from nettop.serve.guard import common_headers
-from nettop.serve.limits import Limits, ServerCounts
+from nettop.serve.http.acceptor import Accepted, Acceptor
+from nettop.serve.http.guard import common_headers
+from nettop.serve.http.limits import Limits, ServerCounts
 from nettop.serve.problems import problem_response
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop import __version__
-from nettop.serve.families import NAMESPACE, Family, chosen_edges, count_families
-from nettop.serve.limits import ServerCounts
-from nettop.serve.openapi import problem_answers
-from nettop.serve.series import Key, SeriesTotals
+from nettop.serve.api.openapi import problem_answers
+from nettop.serve.http.limits import ServerCounts
+from nettop.serve.metrics.families import NAMESPACE, Family, chosen_edges, count_families
+from nettop.serve.metrics.series import Key, SeriesTotals
+from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Served
-from nettop.serve.totals import Totals
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import NOT_AVAILABLE

@@ -12,8 +12,8 @@ from email.utils import formatdate
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from nettop.serve.addresses import Endpoint
-from nettop.serve.credentials import Credentials
+from nettop.serve.http.addresses import Endpoint
+from nettop.serve.http.credentials import Credentials
 from nettop.serve.problems import problem_response
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nettop.errors import unknown_word
-from nettop.serve.openapi import problem_answers
-from nettop.serve.parameters import decoded_pairs, given_parameters
+from nettop.serve.api.openapi import problem_answers
+from nettop.serve.api.parameters import decoded_pairs, given_parameters
+from nettop.serve.metrics.totals import Totals
+from nettop.serve.metrics.traffic import HOST, Answer, Traffic
 from nettop.serve.problems import RETRY_SOON, Problem
 from nettop.serve.served import Served
-from nettop.serve.totals import Totals
-from nettop.serve.traffic import HOST, Answer, Traffic
 from nettop.snapshots.bandwidth import LENS
 
 REALTIME, SUMMARY = "/api/metrics/realtime", "/api/stats/summary"

@@ -18,10 +18,10 @@ from nettop.formats.separated import Separated
 from nettop.query.batches import PIECE_ROWS
 from nettop.query.times import rfc3339
 from nettop.query.view import View
-from nettop.serve.parameters import Wanted, parse_wanted
+from nettop.serve.api.parameters import Wanted, parse_wanted
+from nettop.serve.api.streamed import Deliver, Streamed, nothing
 from nettop.serve.problems import RETRY_SOON, Problem
 from nettop.serve.served import Served
-from nettop.serve.streamed import Deliver, Streamed, nothing
 from nettop.snapshots.snapshot import Frame
 
 MEDIA_TYPES: Final = {"json": "application/json", "csv": "text/csv; charset=utf-8; header=present"}

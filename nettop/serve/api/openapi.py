@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from nettop.query.units import unit_of
-from nettop.serve import parameters, problems, stream
-from nettop.serve.parameters import FILTER, FORMATS, LONGEST_FILTER, MOST_ROWS, default_columns
-from nettop.serve.tables import MEDIA_TYPES
+from nettop.serve import problems
+from nettop.serve.api import parameters, stream
+from nettop.serve.api.parameters import FILTER, FORMATS, LONGEST_FILTER, MOST_ROWS, default_columns
+from nettop.serve.api.tables import MEDIA_TYPES
 from nettop.snapshots import view_name
 from nettop.snapshots.schema import Field, Kind, Lens, Table
 

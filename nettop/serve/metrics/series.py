@@ -17,7 +17,7 @@ from nettop.query.batches import empty_rows
 from nettop.query.groupings import FOLDS, Folded
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.serve.families import SeriesSet, chosen_edges
+from nettop.serve.metrics.families import SeriesSet, chosen_edges
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.connections import NO_GROUP
 from nettop.snapshots.schema import Kind, Table

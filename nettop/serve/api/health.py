@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nettop import __version__
-from nettop.serve.openapi import problem_answers
+from nettop.serve.api.openapi import problem_answers
+from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Served
-from nettop.serve.totals import Totals
 from nettop.snapshots.schema import Lens
 
 LATE_INTERVALS = 3

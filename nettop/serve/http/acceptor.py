@@ -10,8 +10,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 from nettop.errors import TOO_MANY_FILES
-from nettop.serve.credentials import Credentials
-from nettop.serve.limits import Limits, ServerCounts
+from nettop.serve.http.credentials import Credentials
+from nettop.serve.http.limits import Limits, ServerCounts
 
 _BATCH = 32
 """Connections accepted before others are served."""
