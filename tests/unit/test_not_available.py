@@ -42,7 +42,7 @@ from nettop.widgets.columns import declared, plan
 from nettop.widgets.details import detail_lines
 from nettop.widgets.totals import total_cells
 from tests.unit.build import WALL_NS, Row, make_frame, make_rows
-from tests.unit.logging_run import Logging, settings
+from tests.unit.logging_run import Logging, settings, until
 from tests.unit.scripted import Scripted, printed, steps
 from tests.unit.woken import CLOSE, CONNECT, FAIL, Woken
 
@@ -411,8 +411,8 @@ def test_the_log_gives_reasons() -> None:
         (row,) = logging.rows(1)
     assert (row["drops"], row["why"]) == (None, {"drops": WHY})
     with Logging(settings(filters=("drops>0",)), Woken(frames)) as logging:
-        logging.frame()
-        assert f"nettop: drops is n/a here: {WHY}\n" in logging.end()
+        until(lambda: f"nettop: drops is n/a here: {WHY}\n" in logging.stderr.getvalue())
+        logging.end()
 
 
 # --- the report of a command ------------------------------------------------------------------------------------
