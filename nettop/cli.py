@@ -248,7 +248,11 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
         program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
     )
     session = opened_session(
-        settings.interval_s, source_of, rights, max_overhead=settings.max_overhead, together=(lens.id,)
+        settings.interval_s,
+        source_of,
+        rights,
+        max_overhead=settings.max_overhead,
+        together=(lens.id,) if options.is_text else (),
     )
     return _show_text(settings, session) if options.is_text else _show_screens(settings, session)
 

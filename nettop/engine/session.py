@@ -287,7 +287,7 @@ class Session:
         self._deadline = time.monotonic() + self.interval_s
 
     def _begin(self, lens: str) -> None:
-        """Read a lens that has started, or failed to; first all those that start together."""
+        """Go on with a lens that has started, or failed to: once all have that start together, read them."""
         self._starting.discard(lens)
         if self._starting:
             return
