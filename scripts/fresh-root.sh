@@ -263,7 +263,7 @@ sys.stdin.read()'"; }
 scrape_it() {
   say 'nettop serve, and a scrape'
   # shellcheck disable=SC2016  # expanded inside
-  in_root 'timeout 120 nettop serve --listen 127.0.0.1:0 2>/tmp/serving & server=$!
+  in_root 'nettop serve --listen 127.0.0.1:0 2>/tmp/serving & server=$!
     until grep -q "serving at" /tmp/serving; do kill -0 $server || { cat /tmp/serving; exit 1; }; sleep 0.1; done
     python3 -c "
 import sys, urllib.request
