@@ -227,7 +227,7 @@ hand_on_local_paths() {
 in_root() {
   chroot "$root" /usr/bin/env -i HOME=/srv LANG=C.UTF-8 TERM="${TERM:-linux}" "${environment[@]}" \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    bash -euo pipefail -c "cd $where && $1"
+    bash -euo pipefail -c "cd $where; $1"
 }
 
 # The full-screen program gets a terminal, and q after it had time to draw.
