@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,13 @@ def moved_by(metrics: dict[Sample, float], device: str, inode: int) -> dict[str,
     }
 
 
+def metrics_since(serving: Serving, began_s: float) -> dict[Sample, float] | None:
+    """The metrics, if their reading of bandwidth began after this time."""
+    metrics = serving.metrics()
+    read_s = of(metrics, "nettop_reading_timestamp_seconds", lens="bandwidth")
+    return metrics if read_s > began_s else None
+
+
 def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
     """A device's bytes and packets are its own; a process's are what it sent; every top set has the whole sum."""
     near, far = lab.pair()
@@ -102,14 +110,10 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
         quiet: list[tuple[dict[Sample, float], dict[str, int]]] = []
 
         def is_quiet() -> bool:
-            """Whether nothing passed while the metrics were read, twice, with a reading in between."""
-            device = device_counts(near.namespace, near.device)
-            first, second = serving.metrics(), serving.metrics()
-            read = [
-                of(each, "nettop_reading_timestamp_seconds", lens="bandwidth") for each in (first, second)
-            ]
-            quiet.append((second, device))
-            return read[0] != read[1] and device == device_counts(near.namespace, near.device)
+            """Whether nothing passed before the device was read again, and what was added is a reading since then."""
+            began_s, device = time.time(), device_counts(near.namespace, near.device)
+            quiet.append((until(lambda: metrics_since(serving, began_s), "a reading"), device))
+            return device == device_counts(near.namespace, near.device)
 
         until(is_quiet, "a moment without packets")
         before, device_before = quiet[-1]

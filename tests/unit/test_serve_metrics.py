@@ -319,7 +319,7 @@ def scraped(*snapshots: Snapshot, lens: Lens, accept: str = "") -> tuple[str, st
         served = Served(session, (lens,))
         with Totals(served, {}, {}) as totals:
             for snapshot in snapshots:
-                wait_until(lambda: totals.last(lens) is snapshot)  # noqa: B023 - called at once
+                wait_until(lambda: totals.last.get(lens.id) is snapshot)  # noqa: B023 - called at once
                 session.sample_now().result(DEADLINE_S)
             answer = asyncio.run(
                 get(Starlette(routes=metrics_routes(served, totals, ServerCounts())), accept)
@@ -426,6 +426,13 @@ def bandwidth(at_s: float, interfaces: list[Row], protocols: list[Row], services
     return Snapshot("bandwidth", taken_ns, taken_ns, rows)
 
 
+def add(traffic: Traffic, now: Snapshot, before: Snapshot | None) -> None:
+    """Add what a snapshot counted since another."""
+    tables = (INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE)
+    views = {table.name: reading_view(Frame(now), before, table) for table in tables}
+    traffic.add(traffic.moved(views), (now.boot_ns - before.boot_ns) / 1e9 if before else 0)
+
+
 def test_traffic() -> None:
     """Both ways, the uplinks only, unless one interface is named; the peak is that of an interval."""
     traffic = Traffic()
@@ -445,7 +452,7 @@ def test_traffic() -> None:
             ],
             [part(1, "eth0", {"service": "HTTP"}, http, 0), part(2, "eth0", {"service": "(other)"}, 1, 1)],
         )
-        traffic.add(now, before)
+        add(traffic, now, before)
         before = now
     realtime = traffic.realtime("")
     assert realtime == {
@@ -478,8 +485,8 @@ def test_parts_that_are_not_counted() -> None:
     traffic = Traffic()
     before = bandwidth(0, [interface(1, "eth0", 0, 0, mode="counters")], [], [])
     now = bandwidth(1, [interface(1, "eth0", 500, 0, mode="counters")], [], [])
-    traffic.add(before, None)
-    traffic.add(now, before)
+    add(traffic, before, None)
+    add(traffic, now, before)
     realtime, summary = traffic.realtime(""), traffic.summary("")
     assert realtime is not None
     assert (realtime["bandwidth_bps"], realtime["tcp_bandwidth_bps"]) == (4000.0, None)

@@ -84,12 +84,12 @@ class _Metrics(Collector):
         read = _gauge("reading_timestamp_seconds", "when a lens was last read")
         lost = Metric(f"{NAMESPACE}_lost", "what is missing from a lens's numbers, by its name", "counter")
         for lens in self._served.lenses:
-            frame = self._served.frame(lens.id)
-            is_up = frame is not None and self._served.failure(lens.id) is None
+            last = self._totals.last.get(lens.id)
+            is_up = last is not None and self._served.failure(lens.id) is None
             up.add_sample(up.name, {"lens": lens.id}, is_up)
-            if frame is not None:
-                read.add_sample(read.name, {"lens": lens.id}, frame.now.wall_ns / 1e9)
-                for hook in frame.now.hooks:
+            if last is not None:
+                read.add_sample(read.name, {"lens": lens.id}, last.wall_ns / 1e9)
+                for hook in last.hooks:
                     labels = {
                         "lens": lens.id,
                         "hook": hook.hook,

@@ -15,10 +15,12 @@ import numpy as np
 
 from nettop.engine.consumer import Consumer
 from nettop.engine.wake_event import WakeEvent
+from nettop.query.view import View
 from nettop.serve.metrics.families import series_sets
 from nettop.serve.metrics.series import Counted, SeriesTotals, grouped, reading_view
 from nettop.serve.metrics.traffic import Traffic
 from nettop.serve.served import Served
+from nettop.snapshots.arrays import Mask
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
@@ -41,6 +43,8 @@ class Totals:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.lost: Counter[tuple[str, str]] = Counter()
         self.gauges: dict[tuple[str, str], int] = {}
+        self.last: dict[str, Snapshot] = {}
+        """The newest reading of each lens that was added, by the lens's id."""
         self.failure: BaseException | None = None
         """What ended the thread, which nothing should."""
         for lens in served.lenses:
@@ -50,7 +54,6 @@ class Totals:
                     self.series.append(SeriesTotals(declared, most))
         self._served = served
         self._options = options
-        self._last: dict[str, Snapshot] = {}
         self._event = WakeEvent()
         self._is_ending = False
         self._exits = ExitStack()
@@ -74,10 +77,6 @@ class Totals:
         self._thread.join()
         self._exits.close()
 
-    def last(self, lens: Lens) -> Snapshot | None:
-        """The newest reading of a lens that was added."""
-        return self._last.get(lens.id)
-
     def _tables(self, lens: Lens) -> list[Table]:
         """The tables that are read all the time: the first, and those that metrics are made of."""
         made_of = [totals.declared.table for totals in self.series if totals.declared.lens is lens]
@@ -89,48 +88,56 @@ class Totals:
                 while not self._is_ending:
                     for lens in self._served.lenses:
                         frame = self._served.frame(lens.id)
-                        if frame is not None and frame.now is not self._last.get(lens.id):
+                        if frame is not None and frame.now is not self.last.get(lens.id):
                             with self._served.session.steps.time(lens.id, ADD_UP):
                                 self._add(lens, frame)
-                            self._last[lens.id] = frame.now
                     self._event.wait()
         except BaseException as error:
             self.failure = error
             raise
 
     def _add(self, lens: Lens, frame: Frame) -> None:
-        before = self._last.get(lens.id)
-        readings = []
-        counted: dict[str, Counted] = {}
-        for totals in self.series:
-            table = totals.declared.table
-            if totals.declared.lens is lens and table.name in frame.now.tables:
-                if table.name not in counted:
-                    view = reading_view(frame, before, table)
-                    passes = np.ones(view.size, bool)
-                    for shown in self._served.filters_of(table):
-                        passes &= shown.mask(view)
-                    counted[table.name] = Counted(view, passes)
-                readings.append((totals, grouped(totals.declared, counted[table.name])))
+        before = self.last.get(lens.id)
+        tables = [table for table in self._tables(lens) if table.name in frame.now.tables]
+        views = {table.name: reading_view(frame, before, table) for table in tables}
+        counted = {
+            table.name: Counted(views[table.name], self._passes(table, views[table.name])) for table in tables
+        }
+        readings = [
+            (totals, grouped(totals.declared, counted[totals.declared.table.name]))
+            for totals in self.series
+            if totals.declared.lens is lens and totals.declared.table.name in counted
+        ]
+        moved = self.traffic.moved(views) if lens is BANDWIDTH else None
         now_s = time.monotonic()
         with self.lock:
             for totals, reading in readings:
                 totals.add(reading, now_s)
             self._add_counts(lens, frame.now, before)
-            if lens is BANDWIDTH:
-                self.traffic.add(frame.now, before)
+            if moved is not None:
+                self.traffic.add(moved, (frame.now.boot_ns - before.boot_ns) / 1e9 if before else 0.0)
+            self.last[lens.id] = frame.now
+
+    def _passes(self, table: Table, view: View) -> Mask:
+        """Which rows are to be counted at all."""
+        passes = np.ones(view.size, bool)
+        for shown in self._served.filters_of(table):
+            passes &= shown.mask(view)
+        return passes
 
     def _add_counts(self, lens: Lens, now: Snapshot, before: Snapshot | None) -> None:
-        """What a lens counts as a whole, and has lost; a count that went back has counted nothing."""
-        for field in lens.counts:
-            count = now.counts.get(field.name)
-            if count is None:
-                continue
-            if field.kind is Kind.GAUGE:
-                self.gauges[lens.id, field.name] = count
-            else:
-                earlier = before.counts.get(field.name, 0) if before else 0
-                self.counts[lens.id, field.name] += max(0, count - earlier)
-        for name, count in now.lost.items():
-            earlier = before.lost.get(name, 0) if before else 0
-            self.lost[lens.id, name] += max(0, count - earlier)
+        """What a lens counts as a whole, and has lost."""
+        known = {field.name: field.kind for field in lens.counts if field.name in now.counts}
+        gauges = [name for name, kind in known.items() if kind is Kind.GAUGE]
+        self.gauges |= {(lens.id, name): now.counts[name] for name in gauges}
+        counts = {name: now.counts[name] for name in known.keys() - gauges}
+        _add_increase(self.counts, lens, counts, before.counts if before else {})
+        _add_increase(self.lost, lens, now.lost, before.lost if before else {})
+
+
+def _add_increase(
+    sums: Counter[tuple[str, str]], lens: Lens, now: Mapping[str, int], before: Mapping[str, int]
+) -> None:
+    """Add by how much each count of a lens has risen; one that went back has counted nothing."""
+    for name, count in now.items():
+        sums[lens.id, name] += max(0, count - before.get(name, 0))

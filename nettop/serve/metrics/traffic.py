@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from nettop.query.view import View
-from nettop.serve.metrics.series import reading_view
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, UPLINK
-from nettop.snapshots.snapshot import Array, Frame, Snapshot
+from nettop.snapshots.snapshot import Array
 
 HOST = ""
 """In place of an interface: the uplinks together."""
@@ -39,6 +39,17 @@ class Carried:
     has_parts: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """What one reading adds: bytes and packets of each interface and of the host, of the shape (4, 2).
+
+    The parts are not known of those in `without_parts`.
+    """
+
+    by_name: dict[str, Array]
+    without_parts: set[str]
+
+
 class Traffic:
     """Adds up the readings of the bandwidth lens, of the interfaces in nettop's own network namespace."""
 
@@ -52,53 +63,37 @@ class Traffic:
         """The names of those that were read."""
         return sorted(name for name in self._carried if name != HOST)
 
-    def add(self, now: Snapshot, before: Snapshot | None) -> None:
-        """Add what a reading counted since the one before."""
-        moved, uplinks, without_parts = self._moved(Frame(now), before)
-        moved[HOST] = (
-            np.sum([moved[name] for name in uplinks], axis=0) if uplinks else np.zeros((len(_PARTS), 2))
-        )
-        elapsed_s = (now.boot_ns - before.boot_ns) / 1e9 if before else 0.0
-        for name, counted in moved.items():
+    def moved(self, views: Mapping[str, View]) -> Moved:
+        """What the interfaces carried in a reading, by the views of the lens's tables; it changes nothing."""
+        interfaces = views[INTERFACES.name]
+        is_own = interfaces.raw("netns") == self._netns
+        names = _names(interfaces)
+        by_name = {names[at]: np.zeros((len(_PARTS), 2)) for at in np.flatnonzero(is_own)}
+        _put(by_name, interfaces, dict.fromkeys(np.flatnonzero(is_own), _ALL))
+        for table, label in ((PROTOCOL_TABLE, "protocol"), (SERVICE_TABLE, "service")):
+            if table.name in views:
+                parts = views[table.name]
+                labels = parts.values(label, np.arange(parts.size))
+                _put(by_name, parts, {at: _LABELS[text] for at, text in enumerate(labels) if text in _LABELS})
+        is_uplink = is_own & (interfaces.raw("backing") == UPLINK)
+        uplinks = {names[at] for at in np.flatnonzero(is_uplink)}
+        by_name[HOST] = sum((by_name[name] for name in uplinks), np.zeros((len(_PARTS), 2)))
+        without_parts = {
+            names[at] for at in np.flatnonzero(is_own & (interfaces.raw("mode") == COUNTERS_MODE))
+        }
+        if uplinks & without_parts:
+            without_parts.add(HOST)
+        return Moved(by_name, without_parts)
+
+    def add(self, moved: Moved, elapsed_s: float) -> None:
+        """Add what a reading counted; `elapsed_s` after the one before, 0 if it is the first."""
+        for name, counted in moved.by_name.items():
             carried = self._carried.setdefault(name, Carried())
             carried.totals += counted
-            carried.has_parts = not (without_parts & (uplinks if name == HOST else {name}))
+            carried.has_parts = name not in moved.without_parts
             carried.rates = counted / elapsed_s if elapsed_s > 0 else None
             if carried.rates is not None:
                 carried.peak_bytes_per_s = max(carried.peak_bytes_per_s, float(carried.rates[_ALL, _BYTES]))
-
-    def _moved(self, frame: Frame, before: Snapshot | None) -> tuple[dict[str, Array], set[str], set[str]]:
-        """What each interface carried; which of them are uplinks; and of which the parts are not known."""
-        moved: dict[str, Array] = {}
-        view = reading_view(frame, before, INTERFACES)
-        is_own = view.raw("netns") == self._netns
-        names = _names(view)
-        for at in np.flatnonzero(is_own):
-            moved[names[at]] = np.zeros((len(_PARTS), 2))
-        self._put(moved, view, dict.fromkeys(np.flatnonzero(is_own), _ALL))
-        for table, label in ((PROTOCOL_TABLE, "protocol"), (SERVICE_TABLE, "service")):
-            parts = reading_view(frame, before, table)
-            labels = parts.values(label, np.arange(parts.size))
-            self._put(moved, parts, {at: _LABELS[text] for at, text in enumerate(labels) if text in _LABELS})
-        uplinks = is_own & (view.raw("backing") == UPLINK)
-        counters_only = is_own & (view.raw("mode") == COUNTERS_MODE)
-        return (
-            moved,
-            {names[at] for at in np.flatnonzero(uplinks)},
-            {names[at] for at in np.flatnonzero(counters_only)},
-        )
-
-    def _put(self, moved: dict[str, Array], view: View, part_of: dict[int, int]) -> None:
-        """Add the rows at these positions to the part that each belongs to."""
-        names = _names(view)
-        for column, names_of_both in (
-            (_BYTES, ("bytes_received", "bytes_sent")),
-            (_PACKETS, ("packets_received", "packets_sent")),
-        ):
-            for counted in map(view.column, names_of_both):
-                for at, part in part_of.items():
-                    if names[at] in moved and counted.known[at]:
-                        moved[names[at]][part, column] += counted.numbers[at]
 
     # --- answers ------------------------------------------------------------------------------------------------
 
@@ -109,10 +104,9 @@ class Traffic:
             return None
         answer: Answer = {}
         for at, part in enumerate(_PARTS):
-            is_known = carried.rates is not None and (at == _ALL or carried.has_parts)
-            rates = carried.rates[at] if carried.rates is not None and is_known else None
-            answer[f"{part}bandwidth_bps"] = None if rates is None else float(rates[_BYTES]) * 8
-            answer[f"{part}packets_per_sec"] = None if rates is None else float(rates[_PACKETS])
+            rates = carried.rates if at == _ALL or carried.has_parts else None
+            answer[f"{part}bandwidth_bps"] = None if rates is None else float(rates[at, _BYTES]) * 8
+            answer[f"{part}packets_per_sec"] = None if rates is None else float(rates[at, _PACKETS])
         return answer | self._in_all(carried)
 
     def summary(self, interface: str) -> Answer | None:
@@ -146,3 +140,16 @@ class Traffic:
 def _names(view: View) -> list[str]:
     names: list[str] = view.values("interface", np.arange(view.size))
     return names
+
+
+def _put(moved: dict[str, Array], view: View, part_of: dict[int, int]) -> None:
+    """Add the rows at these positions to the part that each belongs to."""
+    names = _names(view)
+    for column, names_of_both in (
+        (_BYTES, ("bytes_received", "bytes_sent")),
+        (_PACKETS, ("packets_received", "packets_sent")),
+    ):
+        for counted in map(view.column, names_of_both):
+            for at, part in part_of.items():
+                if names[at] in moved and counted.known[at]:
+                    moved[names[at]][part, column] += counted.numbers[at]
