@@ -36,7 +36,7 @@ function amountsOf(rows) {
 }
 
 export function createBandwidth(onToggle) {
-  const panel = setUpPanel("bandwidth", onToggle);
+  const panel = setUpPanel("bandwidth", "bandwidth", onToggle);
   const svg = panel.part("svg"), readout = panel.part(".readout"), choice = byId("interface");
   const past = timeline();
   let chosen = recall("interface", UPLINKS), under = null, offered = "";
@@ -140,12 +140,12 @@ export function createBandwidth(onToggle) {
 
   function drawCursor(at) {
     if (under === null) return [];
-    const x = at.x(past.readings[past.nearest(under)].time);
+    const x = at.x(past.readingAt(under).time);
     return [makeSvg("line", { class: "cursor", x1: x, x2: x, y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom })];
   }
 
   function describe() {
-    const reading = past.readings[under === null ? past.readings.length - 1 : past.nearest(under)];
+    const reading = past.readingAt(under);
     const [received, sent] = valuesOf(reading);
     return `${clock(reading.time)}   in ${human(received, "bytes/s")}   out ${human(sent, "bytes/s")}`;
   }
@@ -163,22 +163,17 @@ export function createBandwidth(onToggle) {
   svg.addEventListener("pointerleave", () => read(null));
   svg.addEventListener("blur", () => read(null));
   svg.addEventListener("keydown", (event) => {
-    const { readings } = past;
-    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
-    if (step === undefined || readings.length === 0) return;
+    const time = past.timeByKey(event, under);
+    if (time === null) return;
     event.preventDefault();
-    const from = under === null ? readings.length - 1 : past.nearest(under);
-    const to = Math.min(Math.max(from + step * (event.shiftKey ? 10 : 1), 0), readings.length - 1);
-    read(readings[to].time);
+    read(time);
     announce(describe());
   });
 
   return {
-    isOpen: () => panel.isOpen,
+    ...panel.common,
     queries: () => [TRAFFIC],
     take,
     draw,
-    fail: (query, problem) => panel.showProblem(problem),
-    showServed: (lenses) => (panel.root.hidden = !lenses.includes("bandwidth")),
   };
 }

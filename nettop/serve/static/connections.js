@@ -59,7 +59,7 @@ const COLUMNS = [
 ];
 
 export function createConnections(onToggle, onChange) {
-  const panel = setUpPanel("connections", onToggle);
+  const panel = setUpPanel("connections", "connections", onToggle);
   const [box, limit, all, problem] = ["filter", "rows", "all", "filter-problem"].map(byId);
   const details = setUpDetails();
   const table = createTable(panel.part(".scroll"), {
@@ -158,12 +158,10 @@ export function createConnections(onToggle, onChange) {
   }
 
   return {
-    isOpen: () => panel.isOpen,
+    ...panel.common,
     queries: () => [query()],
     take,
     draw,
-    fail: (_, document) => panel.showProblem(document),
-    showServed: (lenses) => (panel.root.hidden = !lenses.includes("connections")),
     focusFilter() {
       panel.root.open = true;
       box.focus();

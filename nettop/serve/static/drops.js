@@ -38,12 +38,12 @@ const COLUMNS = [
 ];
 
 export function createDrops(onToggle) {
-  const panel = setUpPanel("drops", onToggle);
+  const panel = setUpPanel("drops", "drops", onToggle);
   const table = createTable(panel.part(".scroll"), { label: "Dropped packets", columns: COLUMNS });
   let newest = null;
 
   return {
-    isOpen: () => panel.isOpen,
+    ...panel.common,
     queries: () => [DROPS],
     take(query, document) {
       panel.showProblem(null);
@@ -55,7 +55,5 @@ export function createDrops(onToggle) {
       panel.showEmpty(whyEmpty(newest, "packets", "no packet was dropped"));
       panel.showAside(newest.total > SHOWN ? `${SHOWN} of ${plural("row", newest.total)}` : plural("row", newest.total));
     },
-    fail: (query, problem) => panel.showProblem(problem),
-    showServed: (lenses) => (panel.root.hidden = !lenses.includes("drops")),
   };
 }

@@ -31,7 +31,7 @@ const COLUMNS = [
 ];
 
 export function createEvents(onToggle, onChange) {
-  const panel = setUpPanel("events", onToggle);
+  const panel = setUpPanel("events", "connections", onToggle);
   const table = createTable(panel.part(".scroll"), { label: "Connection events", columns: COLUMNS });
   const box = byId("failures");
   let newest = null;
@@ -50,7 +50,7 @@ export function createEvents(onToggle, onChange) {
     });
 
   return {
-    isOpen: () => panel.isOpen,
+    ...panel.common,
     queries: () => [query()],
     take(_, document) {
       panel.showProblem(null);
@@ -62,7 +62,5 @@ export function createEvents(onToggle, onChange) {
       panel.showEmpty(whyEmpty(newest, "events", box.checked ? "no connection failed" : "no connection began or ended"));
       panel.showAside(newest.total > newest.shown ? `newest ${newest.shown}` : plural("event", newest.total));
     },
-    fail: (_, problem) => panel.showProblem(problem),
-    showServed: (lenses) => (panel.root.hidden = !lenses.includes("connections")),
   };
 }

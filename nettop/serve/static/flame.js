@@ -50,7 +50,7 @@ const isWithin = (node, outer) => {
 };
 
 export function createFlame(onToggle) {
-  const panel = setUpPanel("flame", onToggle);
+  const panel = setUpPanel("flame", "cpu", onToggle);
   const canvas = panel.part("canvas"), readout = panel.part(".readout"), legend = panel.part(".legend");
   const [search, matched, unzoom] = ["search", "matched", "unzoom"].map(byId);
   const stacks = createStacks();
@@ -314,12 +314,10 @@ export function createFlame(onToggle) {
   });
 
   return {
-    isOpen: () => panel.isOpen,
+    ...panel.common,
     queries: () => [STACKS],
     take,
     draw,
-    fail: (query, problem) => panel.showProblem(problem),
-    showServed: (lenses) => (panel.root.hidden = !lenses.includes("cpu")),
     forgetColours: () => palette.clear(),
   };
 }

@@ -58,7 +58,7 @@ const stagesOf = (document) =>
   );
 
 export function createLatency(onToggle) {
-  const panel = setUpPanel("latency", onToggle);
+  const panel = setUpPanel("latency", "latency", onToggle);
   const canvas = panel.part("canvas"), readout = panel.part(".readout"), scale = byId("scale");
   const past = timeline();
   const table = createTable(panel.part(".scroll"), {
@@ -190,7 +190,7 @@ export function createLatency(onToggle) {
 
   function paintCursor(context, at) {
     if (under === null) return;
-    const x = Math.round(at.x(past.readings[past.nearest(under.time)].time)) + 0.5;
+    const x = Math.round(at.x(past.readingAt(under.time).time)) + 0.5;
     context.strokeStyle = inks.text;
     context.lineWidth = 1;
     context.beginPath();
@@ -202,7 +202,7 @@ export function createLatency(onToggle) {
   // --- its readout ---
 
   function describe() {
-    const reading = past.readings[under === null ? past.readings.length - 1 : past.nearest(under.time)];
+    const reading = past.readingAt(under?.time ?? null);
     const known = stageIn(reading);
     if (known === undefined) return `${clock(reading.time)}   no number`;
     const quantiles = ["p50", "p99", "max"].map((name) => `${name} ${human(known[name], "ns")}`);
@@ -229,23 +229,18 @@ export function createLatency(onToggle) {
   canvas.addEventListener("pointerleave", () => readAt(null));
   canvas.addEventListener("blur", () => readAt(null));
   canvas.addEventListener("keydown", (event) => {
-    const { readings } = past;
-    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
-    if (step === undefined || readings.length === 0) return;
+    const time = past.timeByKey(event, under?.time ?? null);
+    if (time === null) return;
     event.preventDefault();
-    const from = under === null ? readings.length - 1 : past.nearest(under.time);
-    const to = Math.min(Math.max(from + step * (event.shiftKey ? 10 : 1), 0), readings.length - 1);
-    readAt({ time: readings[to].time });
+    readAt({ time });
     announce(describe());
   });
 
   return {
-    isOpen: () => panel.isOpen,
+    ...panel.common,
     queries: () => [STAGES],
     take,
     draw,
-    fail: (query, problem) => panel.showProblem(problem),
-    showServed: (lenses) => (panel.root.hidden = !lenses.includes("latency")),
     forgetColours: () => (inks = null),
   };
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all panels have: they open and close, say what is wrong, and have a word beside their title.
+// What all panels have: they open and close, say what is wrong, have a word beside their title, and are there while
+// their lens is served.
 "use strict";
 import { byId, setText } from "./dom.js";
 import { recall, remember } from "./store.js";
 
-export function setUpPanel(id, onToggle) {
+export function setUpPanel(id, lens, onToggle) {
   const root = byId(id);
   const part = (selector) => root.querySelector(selector);
   const notice = part(".notice"), aside = part(".aside"), empty = part(".empty");
@@ -17,20 +18,25 @@ export function setUpPanel(id, onToggle) {
     onToggle();
   });
 
+  function showProblem(problem) {
+    notice.hidden = problem === null;
+    if (problem !== null) setText(notice, problemText(problem));
+  }
+
   return {
     root,
     part,
-    get isOpen() {
-      return isOpen;
-    },
+    showProblem,
     showAside: (text) => setText(aside, text),
     showEmpty(text) {
       empty.hidden = text === "";
       setText(empty, text);
     },
-    showProblem(problem) {
-      notice.hidden = problem === null;
-      if (problem !== null) setText(notice, problemText(problem));
+    // What the dashboard wants of every panel, where no panel differs.
+    common: {
+      isOpen: () => isOpen,
+      fail: (query, problem) => showProblem(problem),
+      showServed: (lenses) => (root.hidden = !lenses.includes(lens)),
     },
   };
 }

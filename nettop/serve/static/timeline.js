@@ -25,7 +25,6 @@ export function timeline({ windowMs = WINDOW_MS, onLeave = () => {} } = {}) {
     return true;
   }
 
-  // The reading that is nearest to a time.
   function nearest(time) {
     let [best, distance] = [-1, Infinity];
     readings.forEach((reading, at) => {
@@ -34,7 +33,18 @@ export function timeline({ windowMs = WINDOW_MS, onLeave = () => {} } = {}) {
     return best;
   }
 
-  return { readings, push, nearest };
+  // The place of the reading that is nearest to a time; of the newest where that is null.
+  const indexAt = (time) => (time === null ? readings.length - 1 : nearest(time));
+  const readingAt = (time) => readings[indexAt(time)];
+
+  // The time that a key goes to from another one; null for a key that goes nowhere.
+  function timeByKey({ key, shiftKey }, time) {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[key];
+    if (step === undefined || readings.length === 0) return null;
+    return readings[Math.min(Math.max(indexAt(time) + step * (shiftKey ? 10 : 1), 0), readings.length - 1)].time;
+  }
+
+  return { readings, push, readingAt, timeByKey };
 }
 
 // The minutes that an axis of this length has labels for.
