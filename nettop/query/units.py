@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)?(\.\d+)?(?:e(\+?\d{1,2}))?", re.
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
 _BINARY = {f"{p}i": 1024.0**power for power, p in enumerate("kmgtpe", 1)}
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
-_TIMES = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
+TIMES = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
 """Units of time that fields have: how many make a second."""
 
 _EXAMPLES = {
@@ -73,15 +73,15 @@ def factor_of(suffix: str, unit: str) -> float | None:
 
 
 def _not_an_amount(text: str, unit: str) -> UsageError:
-    example = _EXAMPLES.get(unit, "200us, 10ms, 3s" if unit in _TIMES else "500, 3k")
+    example = _EXAMPLES.get(unit, "200us, 10ms, 3s" if unit in TIMES else "500, 3k")
     return UsageError(f"{text!r} is not an amount{f' in {unit}' if unit else ''}", f"write it like {example}")
 
 
 @cache
 def _suffixes(unit: str) -> Mapping[str, float]:
     """Every suffix that may follow a number of that unit, and its factor."""
-    if unit in _TIMES:
-        return {"": 1.0} | {word: seconds * _TIMES[unit] for word, seconds in _SECONDS.items()}
+    if unit in TIMES:
+        return {"": 1.0} | {word: seconds * TIMES[unit] for word, seconds in _SECONDS.items()}
     if unit == RATIO:
         return {"": 1.0, "%": 0.01}
     if unit == "ns/s":
@@ -148,7 +148,7 @@ _SCALES: dict[str, tuple[Scale, ...]] = {
     "packets/s": _decimal("p/s"),
     # Time of a time: what a thread takes of one CPU.
     "ns/s": (Scale(0.0, 1e7, " %", 2),),
-} | {unit: _durations(count) for unit, count in _TIMES.items()}
+} | {unit: _durations(count) for unit, count in TIMES.items()}
 
 
 def show_rates(*, in_bytes: bool) -> None:

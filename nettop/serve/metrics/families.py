@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nettop.query.units import TIMES
 from nettop.snapshots import view_name
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Spread, Table
@@ -15,8 +16,6 @@ EDGES_MAX = 19
 """The edges of a classic histogram, without that of all (+Inf)."""
 DIRECTION = "direction"
 
-_SECONDS = {"ns": 1e9, "us": 1e6, "ms": 1e3}
-"""Units of time: how many make a second."""
 _BYTES = {"bytes": ("bytes",), "bytes/s": ("bytes", "per", "second")}
 _DIRECTIONS = ("received", "sent")
 _NAMING = frozenset({Kind.ENUM, Kind.TEXT, Kind.LABEL, Kind.ADDRESS, Kind.KEY})
@@ -106,11 +105,7 @@ def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
     families += [_family(prefix, columns) for columns in grouped.values()]
     rows = None
     if metrics.rows:
-        name = (
-            f"{NAMESPACE}_{prefix}"
-            if metrics.rows in prefix.split("_")
-            else f"{NAMESPACE}_{prefix}_{metrics.rows}"
-        )
+        name = f"{NAMESPACE}_{prefix}_{metrics.rows}"
         rows = Family(name, f"{metrics.rows} that there are now", Kind.GAUGE, (("", ""),))
     return SeriesSet(lens, table, metrics, tuple(families), rows)
 
@@ -130,7 +125,7 @@ def _family(prefix: str, columns: list[tuple[str, Field]]) -> Family:
         first.kind,
         tuple((direction, column) for direction, (column, _) in zip(directions, columns, strict=True)),
         DIRECTION if any(directions) else "",
-        _SECONDS.get(first.unit, 1.0),
+        TIMES.get(first.unit, 1.0),
         first.buckets,
     )
 
@@ -141,7 +136,7 @@ def _spread(prefix: str, spread: Spread, table: Table) -> Family:
     named = Field(spread.name, first.kind, "", spread.help, unit=first.unit)
     columns = tuple((column.removesuffix(suffix), column) for column in spread.columns)
     return Family(
-        _name(prefix, named), spread.help, first.kind, columns, spread.label, _SECONDS.get(first.unit, 1.0)
+        _name(prefix, named), spread.help, first.kind, columns, spread.label, TIMES.get(first.unit, 1.0)
     )
 
 
@@ -158,7 +153,7 @@ def _name(prefix: str, field: Field) -> str:
     unit: Iterable[str] = _BYTES.get(field.unit, ())
     if field.unit in _BYTES:
         dropped.add("bytes")
-    if field.unit in _SECONDS:
+    if field.unit in TIMES:
         dropped |= {"time", field.unit}
         unit = ("seconds",)
     words = [word for word in field.name.split("_") if word not in dropped]
