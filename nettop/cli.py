@@ -23,11 +23,11 @@ from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogOptions, start_log
 from nettop.commands.options import (
     checked_why,
     checked_word,
-    column_names,
     complete_columns,
     complete_sort,
     completing,
     follow_namespaces_option,
+    listed_names,
     max_overhead_option,
     mechanism_option,
     opened_view,
@@ -187,7 +187,7 @@ def view_settings(options: ViewOptions) -> Settings:
     shown = opened_view(options, options.view)
     view = ViewSettings(
         view=shown,
-        columns=column_names(options.columns),
+        columns=listed_names(options.columns),
         sort=options.sort,
         filters=_filters(options),
         limit=_count("--limit", options.limit),

@@ -14,10 +14,10 @@ from nettop.commands.invoker import invoking_user, owner_of_files
 from nettop.commands.options import (
     checked_why,
     checked_word,
-    column_names,
     complete_columns,
     completing,
     follow_namespaces_option,
+    listed_names,
     max_overhead_option,
     mechanism_option,
     option,
@@ -121,7 +121,7 @@ def log_settings(options: LogOptions) -> LogSettings:
     logged = tuple(options.lens or LogSettings().views)
     return LogSettings(
         views=logged,
-        columns=column_names(options.columns),
+        columns=listed_names(options.columns),
         filters=tuple(options.filter or ()),
         format=LineFormat(checked_word("format", options.format, list(LineFormat))),
         interval_s=interval_s,

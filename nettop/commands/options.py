@@ -169,6 +169,12 @@ def starting(words: Iterable[str], incomplete: str) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 
 
+def complete_list(words: Iterable[str], incomplete: str) -> list[str]:
+    """The lists, with commas, that `incomplete` may become: its last word is completed, the others stay."""
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + word for word in starting(words, last) if word not in before.split(",")]
+
+
 def completing(words: Iterable[str]) -> Callable[[str], list[str]]:
     """Completes an option whose values are these words."""
     return lambda incomplete: starting(words, incomplete)
@@ -181,9 +187,8 @@ def complete_mechanism(incomplete: str) -> list[str]:
 
 
 def complete_columns(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The lists of columns that `incomplete` may become: its last name is completed, the others stay."""
-    before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in starting(_names(ctx), last) if name not in before.split(",")]
+    """The lists of columns that `incomplete` may become."""
+    return complete_list(_names(ctx), incomplete)
 
 
 def complete_sort(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -207,8 +212,8 @@ def _tables(ctx: typer.Context) -> list[Table]:
         return []
 
 
-def column_names(text: str | None) -> tuple[str, ...] | None:
-    """The names that --columns gives; None without that option."""
+def listed_names(text: str | None) -> tuple[str, ...] | None:
+    """The names in a list with commas; None without such an option."""
     return None if text is None else tuple(filter(None, map(str.strip, text.split(","))))
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 from nettop.commands.invoker import invoking_user, owner_of_files
 from nettop.commands.options import (
     checked_word,
+    complete_list,
     follow_namespaces_option,
+    listed_names,
     max_overhead_option,
     mechanism_option,
     option,
@@ -68,8 +70,7 @@ def set_names() -> list[str]:
 
 
 def _complete_lenses(incomplete: str) -> list[str]:
-    before, comma, last = incomplete.rpartition(",")
-    return [before + comma + lens.id for lens in lenses() if lens.id.startswith(last)]
+    return complete_list((lens.id for lens in lenses()), incomplete)
 
 
 def _complete_top(incomplete: str) -> list[str]:
@@ -134,8 +135,10 @@ def serve_settings(options: ServeOptions) -> ServeSettings:
 def _lenses(text: str | None) -> tuple[str, ...]:
     """The lenses that are named, and those that their tables use, in the order of the screens."""
     known = {lens.id: lens for lens in lenses()}
-    named = list(known) if text is None else [word.strip() for word in text.split(",") if word.strip()]
-    if not named:
+    named = listed_names(text)
+    if named is None:
+        named = tuple(known)
+    elif not named:
         raise UsageError("--lenses is empty", "name lenses with commas between them, or leave it out for all")
     chosen = {checked_word("lens", name, list(known)) for name in named if name != SELF.id}
     chosen |= {used for name in chosen for used in _used(known[name])}
