@@ -40,6 +40,7 @@ from .test_drops import as_dicts, counter, nstat, send, take
 from .test_events import (
     CLOSED_NET6,
     ENDED,
+    FIRST_PORT,
     MOVED,
     NO_NET,
     NO_NET6,
@@ -219,7 +220,8 @@ def run_errands(
     daemon.start(serve_by_children, "listener", CHILDREN)
     for number in range(PREFORKED + CHILDREN):
         host = "::1" if number % 3 == 0 and number < PREFORKED else "127.0.0.1"
-        call = Call((host, ports_by_host[host] if number < PREFORKED else port))
+        target = (host, ports_by_host[host] if number < PREFORKED else port)
+        call = Call(target, (host, FIRST_PORT + number))
         errands[number] = Errand(call, sizes[number], sizes[-1 - number], number // 3 % len(ENDED))
     client.start(traffic.run_errands, errands)
     ports: dict[int, int] = {}
