@@ -29,6 +29,7 @@ class Terminal:
         if self.pid == 0:
             try:
                 os.login_tty(self._slave)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
                 os.environ["TERM"] = "xterm-256color"
                 os.execvp(NETTOP, [NETTOP, *options])
             finally:
