@@ -443,8 +443,9 @@ def slow(scale: Scale) -> list[Figure]:
         silent = [ends.enter_context(socket.create_connection((HOST, PORT))) for _ in range(scale.slow)]
         for connection in silent[::2]:
             connection.sendall(f"GET {HEALTH} HTTP/1.1\r\nHost: ".encode())
-        times, opened = [], client_count(client)
-        while client_count(client):
+        times, opened = [], 0
+        while (count := client_count(client)) or not opened:
+            opened = max(opened, count)
             times += health_times(client, 1)
         closed_after = time.monotonic() - start
         late_after = late(client)
