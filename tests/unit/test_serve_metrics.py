@@ -215,7 +215,7 @@ READINGS = st.lists(
 
 
 @given(READINGS, st.integers(1, 4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_series_add_up_and_never_fall(readings: list[Any], most: int) -> None:
     """After each reading all series together have what was counted, no more than `most` are listed, and no series has
     less than before: one that made room comes back later, if at all."""
@@ -258,7 +258,7 @@ def test_gauges_are_of_the_last_reading() -> None:
 
 
 @given(st.lists(st.integers(0, 1 << 36), max_size=50))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_histograms(waits: list[int]) -> None:
     """A bucket has what is below its edge, which is one of the fine buckets'; the last has all."""
     counts = np.bincount(WAITS.places(np.array(waits, np.float64)), minlength=WAITS.count).astype(np.uint64)

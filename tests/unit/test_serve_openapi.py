@@ -156,7 +156,6 @@ ABOUT_LANGUAGE = {"filter", "view"}
 @settings(
     max_examples=8,
     derandomize=True,
-    deadline=None,
     database=None,
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
