@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The columns of a stored flow, declared once: decoding, the store's tables and documentation read them here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nettop.snapshots.snapshot import Array
+
+ADDRESS = "V16"
+"""The dtype of an address: 16 bytes in network order, IPv4 as ::ffff:a.b.c.d."""
+UNKNOWN_DIRECTION = 255
+TIME_MAX_MS = 10_413_791_999_999
+"""The end of 2299, and of what DateTime64 holds: a later time is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a flow: numpy's word for its values, ClickHouse's type, and NetMeta's name for the same.
+
+    0, and an address of zeros, is what an exporter did not report: the protocols have no other word for it.
+    """
+
+    name: str
+    dtype: str
+    clickhouse: str
+    help: str
+    netmeta: str = ""
+    default: int = 0
+
+
+# fmt: off
+COLUMNS = (
+    Column("received", "i8", "DateTime64(3)", "when the datagram arrived, ms", "TimeReceived"),
+    Column("start", "i8", "DateTime64(3)", "first packet of the flow, ms", "TimeFlowStart"),
+    Column("end", "i8", "DateTime64(3)", "last packet of the flow, ms", "TimeFlowEnd"),
+    Column("exporter", ADDRESS, "IPv6", "who sent the datagram; of sFlow the agent", "SamplerAddress"),
+    Column("domain", "u4", "UInt32", "observation domain, source ID, engine, or sub-agent of sFlow"),
+    Column("protocol_version", "u1", "UInt8", "5 and 9 are NetFlow, 10 IPFIX, 105 sFlow 5", "FlowType"),
+    Column("sequence", "u4", "UInt32", "sequence number of the datagram", "SequenceNum"),
+    Column("sampling_rate", "u4", "UInt32", "one packet in so many was looked at; 0 is not known", "SamplingRate"),
+    Column("direction", "u1", "UInt8", "0 ingress, 1 egress, 255 is not known", "FlowDirection", UNKNOWN_DIRECTION),
+    Column("bytes", "u8", "UInt64", "as reported, not multiplied by the sampling rate", "Bytes"),
+    Column("packets", "u8", "UInt64", "as reported, not multiplied by the sampling rate", "Packets"),
+    Column("src", ADDRESS, "IPv6", "source address", "SrcAddr"),
+    Column("dst", ADDRESS, "IPv6", "destination address", "DstAddr"),
+    Column("etype", "u2", "UInt16", "EtherType", "EType"),
+    Column("protocol", "u1", "UInt8", "IP protocol", "Proto"),
+    Column("src_port", "u2", "UInt16", "source port", "SrcPort"),
+    Column("dst_port", "u2", "UInt16", "destination port", "DstPort"),
+    Column("tcp_flags", "u2", "UInt16", "flags of all packets, or-ed", "TCPFlags"),
+    Column("icmp_type", "u1", "UInt8", "type of ICMP or ICMPv6", "IcmpType"),
+    Column("icmp_code", "u1", "UInt8", "code of ICMP or ICMPv6", "IcmpCode"),
+    Column("tos", "u1", "UInt8", "type of service, or traffic class", "IPTos"),
+    Column("ttl", "u1", "UInt8", "time to live, or hop limit", "IPTTL"),
+    Column("flow_label", "u4", "UInt32", "flow label of IPv6", "IPv6FlowLabel"),
+    Column("fragment_id", "u4", "UInt32", "identification of fragments", "FragmentId"),
+    Column("fragment_offset", "u2", "UInt16", "offset of a fragment", "FragmentOffset"),
+    Column("in_if", "u4", "UInt32", "index of the interface that the flow came in by", "InIf"),
+    Column("out_if", "u4", "UInt32", "index of the interface that the flow went out by", "OutIf"),
+    Column("src_mac", "u8", "UInt64", "source MAC address", "SrcMac"),
+    Column("dst_mac", "u8", "UInt64", "destination MAC address", "DstMac"),
+    Column("src_vlan", "u2", "UInt16", "VLAN of the packets that came in", "SrcVlan"),
+    Column("dst_vlan", "u2", "UInt16", "VLAN of the packets that went out", "DstVlan"),
+    Column("customer_vlan", "u2", "UInt16", "inner VLAN of two (QinQ)"),
+    Column("in_vrf", "u4", "UInt32", "VRF that the flow came in by", "IngressVrfID"),
+    Column("out_vrf", "u4", "UInt32", "VRF that the flow went out by", "EgressVrfID"),
+    Column("mpls_label_1", "u4", "UInt32", "outermost MPLS label", "MPLS1Label"),
+    Column("mpls_label_2", "u4", "UInt32", "second MPLS label", "MPLS2Label"),
+    Column("mpls_label_3", "u4", "UInt32", "third MPLS label", "MPLS3Label"),
+    Column("src_as", "u4", "UInt32", "autonomous system of the source", "SrcAS"),
+    Column("dst_as", "u4", "UInt32", "autonomous system of the destination", "DstAS"),
+    Column("src_prefix", "u1", "UInt8", "length of the prefix of the source's route", "SrcNet"),
+    Column("dst_prefix", "u1", "UInt8", "length of the prefix of the destination's route", "DstNet"),
+    Column("next_hop", ADDRESS, "IPv6", "next hop, that of BGP where both are reported", "NextHop"),
+    Column("next_hop_as", "u4", "UInt32", "autonomous system of the next hop", "NextHopAS"),
+    Column("nat_src", ADDRESS, "IPv6", "source address after translation"),
+    Column("nat_dst", ADDRESS, "IPv6", "destination address after translation"),
+    Column("nat_src_port", "u2", "UInt16", "source port after translation"),
+    Column("nat_dst_port", "u2", "UInt16", "destination port after translation"),
+    Column("forwarding_status", "u1", "UInt8", "64 forwarded, 128 dropped (RFC 7270)", "ForwardingStatus"),
+    Column("event", "u1", "UInt8", "firewall event or NAT event"),
+    Column("end_reason", "u1", "UInt8", "why the flow ended (RFC 5102)"),
+    Column("biflow_direction", "u1", "UInt8", "1 and 2 are the directions of a biflow", "BiFlowDirection"),
+)
+# fmt: on
+BY_NAME = {column.name: column for column in COLUMNS}
+
+Flows = dict[str, Array]
+"""Flows by column, each of the shape (n,)."""
+
+
+def joined_flows(parts: list[Flows], counts: list[int]) -> Flows:
+    """All parts, each of so many flows, one behind the other; columns that a part lacks have their default."""
+    ends = np.cumsum([0, *counts])
+    flows = {c.name: np.full(ends[-1], c.default, c.dtype) if c.default else np.zeros(ends[-1], c.dtype)
+             for c in COLUMNS}  # fmt: skip
+    for part, begin, end in zip(parts, ends, ends[1:], strict=False):
+        for name, values in part.items():
+            flows[name][begin:end] = values
+    return flows

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decodes sFlow, NetFlow and IPFIX, many datagrams at a time."""

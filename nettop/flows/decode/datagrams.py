@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch of datagrams in one buffer, and numbers read at many places of it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nettop.flows.columns import ADDRESS
+from nettop.snapshots.arrays import Index
+from nettop.snapshots.snapshot import Array
+
+_WHOLE = (1, 2, 4, 8)
+_MAPPED = np.frombuffer(bytes(10) + b"\xff\xff", np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Datagrams:
+    """Datagrams, each with its place in `buffer` (u1), its length, its sender and when it was received (n,).
+
+    `senders` are addresses, `received_ns` times of the wall clock.
+    """
+
+    buffer: Array
+    starts: Index
+    lengths: Index
+    senders: Array
+    ports: Array
+    received_ns: Array
+
+    @property
+    def ends(self) -> Index:
+        """Where each ends."""
+        return self.starts + self.lengths
+
+
+def numbers(buffer: Array, places: Index, width: int) -> Array:
+    """The unsigned numbers of `width` bytes (1 to 8), in network order, at these places: u8 (n,)."""
+    if width in _WHOLE:
+        return items(buffer, places, f">u{width}").astype(np.uint64)
+    number = np.zeros(len(places), np.uint64)
+    for at in range(width):
+        number = number << np.uint64(8) | buffer[places + at]
+    return number
+
+
+def items(buffer: Array, places: Index, dtype: str) -> Array:
+    """The values of a dtype at these places, which need not be aligned."""
+    width = np.dtype(dtype).itemsize
+    if len(buffer) < width:
+        return np.zeros(0, dtype)
+    overlapping: Array = np.ndarray((len(buffer) - width + 1,), dtype, buffer, 0, (1,))
+    return overlapping[places]
+
+
+def ipv6(buffer: Array, places: Index) -> Array:
+    """The IPv6 addresses at these places."""
+    return items(buffer, places, ADDRESS)
+
+
+def ipv4(buffer: Array, places: Index) -> Array:
+    """The IPv4 addresses at these places, as ::ffff:a.b.c.d."""
+    mapped = np.empty((len(places), 16), np.uint8)
+    mapped[:, :12] = _MAPPED
+    mapped[:, 12:] = items(buffer, places, ">u4").view(np.uint8).reshape(-1, 4)
+    return mapped.view(ADDRESS).ravel()
