@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where records and their fields lie in data sets: computed at once where all have one length, else one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from nettop.flows.decode.elements import (
+    BASIC_LIST,
+    IANA,
+    LISTS,
+    SUBTEMPLATE_LIST,
+    VARIABLE,
+    Element,
+)
+from nettop.flows.decode.records import ABSENT, Places
+from nettop.flows.decode.templates import ENTERPRISE_BIT, Template, TemplateField
+from nettop.snapshots.arrays import Index
+from nettop.snapshots.snapshot import Array
+
+DEPTH_MAX = 4
+"""Lists within lists beyond that are not looked into."""
+
+Fields = dict[Element, Places]
+_Spans = dict[Element, tuple[int, int]]
+"""Of one record: each element's place and length, of several the first."""
+
+
+class Overrun(Exception):
+    """A field of variable length goes beyond its set."""
+
+
+def laid_out(
+    buffer: Array, template: Template, starts: Index, ends: Index, templates: Mapping[int, Template]
+) -> tuple[Index, Fields, Index]:
+    """The records in data sets of one template, from their places (s,).
+
+    Returns for each record the place of its set (n,), where its fields lie, and which sets end within a record.
+    `templates` are those of the same domain, for lists of records.
+    """
+    if template.is_fixed:
+        return *_computed(template, starts, ends), np.zeros(0, np.intp)
+    return _walked(buffer, template, starts, ends, templates)
+
+
+def _computed(template: Template, starts: Index, ends: Index) -> tuple[Index, Fields]:
+    length = template.least_length
+    # What is left is padding (RFC 7011, section 3.3.1).
+    counts = (ends - starts) // length
+    which = np.repeat(np.arange(len(starts)), counts)
+    firsts = np.cumsum(counts) - counts
+    begins = starts[which] + (np.arange(len(which)) - firsts[which]) * length
+    fields: Fields = {}
+    at = 0
+    for field in template.fields:
+        if field.element not in fields:
+            fields[field.element] = Places(begins + at, np.full(len(begins), field.length, np.intp))
+        at += field.length
+    return which, fields
+
+
+def _walked(
+    buffer: Array, template: Template, starts: Index, ends: Index, templates: Mapping[int, Template]
+) -> tuple[Index, Fields, Index]:
+    walk = _Walk(buffer.tobytes(), templates)
+    which: list[int] = []
+    records: list[_Spans] = []
+    broken: list[int] = []
+    for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        at = start
+        try:
+            while end - at >= template.least_length:
+                spans, at = walk.record(template, at, end)
+                which.append(place)
+                records.append(spans)
+        except Overrun:
+            broken.append(place)
+    elements = dict.fromkeys(element for spans in records for element in spans)
+    fields = {
+        element: _places([spans.get(element, (0, ABSENT)) for spans in records]) for element in elements
+    }
+    return np.array(which, np.intp), fields, np.array(broken, np.intp)
+
+
+def _places(spans: list[tuple[int, int]]) -> Places:
+    columns = np.array(spans, np.intp).reshape(-1, 2)
+    return Places(columns[:, 0], columns[:, 1])
+
+
+class _Walk:
+    """Notes where the fields of a record lie, and those of the records in its lists."""
+
+    def __init__(self, data: bytes, templates: Mapping[int, Template]) -> None:
+        self._data = data
+        self._templates = templates
+        self._spans: _Spans = {}
+
+    def record(self, template: Template, at: int, end: int) -> tuple[_Spans, int]:
+        """The fields of the record at `at`, and where it ends. Raises Overrun if that is beyond `end`."""
+        self._spans = {}
+        return self._spans, self._fields(template.fields, at, end, DEPTH_MAX)
+
+    def _fields(self, fields: Iterable[TemplateField], at: int, end: int, depth: int) -> int:
+        lists = []
+        for field in fields:
+            length = field.length
+            if length == VARIABLE:
+                at, length = self._variable_length(at, end)
+            if at + length > end:
+                raise Overrun
+            self._spans.setdefault(field.element, (at, length))
+            if field.element in LISTS and depth:
+                lists.append((field.element, at, at + length))
+            at += length
+        # After the record's own fields, which count before those in its lists.
+        for element, start, stop in lists:
+            self._list(element, start, stop, depth - 1)
+        return at
+
+    def _variable_length(self, at: int, end: int) -> tuple[int, int]:
+        """Where the content begins, and its length (RFC 7011, section 7)."""
+        if at < end and self._data[at] < 0xFF:
+            return at + 1, self._data[at]
+        if at + 3 > end:
+            raise Overrun
+        return at + 3, self._number(at + 1)
+
+    def _number(self, at: int, width: int = 2) -> int:
+        return int.from_bytes(self._data[at : at + width])
+
+    # --- lists (RFC 6313, section 4.5), which begin with their semantic -------------------------------------------
+
+    def _list(self, element: Element, at: int, end: int, depth: int) -> None:
+        if element == BASIC_LIST:
+            self._basic_list(at + 1, end, depth)
+        elif element == SUBTEMPLATE_LIST:
+            self._records(self._number(at + 1), at + 3, end, depth)
+        else:
+            self._multi_list(at + 1, end, depth)
+
+    def _basic_list(self, at: int, end: int, depth: int) -> None:
+        """Values of one element: the first counts."""
+        number, length = self._number(at), self._number(at + 2)
+        at += 4
+        enterprise = IANA
+        if number & ENTERPRISE_BIT:
+            enterprise, at = self._number(at, 4), at + 4
+        if at < end:
+            self._fields([TemplateField((enterprise, number & ~ENTERPRISE_BIT), length)], at, end, depth)
+
+    def _multi_list(self, at: int, end: int, depth: int) -> None:
+        """Records of several templates, each of which says how long all of its records are."""
+        while end - at >= 4:
+            length = self._number(at + 2)
+            if length < 4 or at + length > end:
+                raise Overrun
+            self._records(self._number(at), at + 4, at + length, depth)
+            at += length
+
+    def _records(self, template_id: int, at: int, end: int, depth: int) -> None:
+        """Records of one template. Of one that has not come nothing is known."""
+        template = self._templates.get(template_id)
+        while template is not None and end - at >= template.least_length:
+            at = self._fields(template.fields, at, end, depth)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NetFlow v5: a header of 24 bytes, then up to 30 records of 48 bytes, always with the same fields."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.flows.columns import Flows
+from nettop.flows.decode.datagrams import Datagrams, ipv4, numbers
+from nettop.snapshots.arrays import Index, Mask
+
+HEADER, RECORD = 24, 48
+RECORDS_MAX = 30
+_ETYPE_IPV4 = 0x0800
+_SAMPLING = 0x3FFF
+"""The bits of the interval in the header's last field; those above are the mode."""
+_PLACES = {
+    "in_if": (12, 2), "out_if": (14, 2), "packets": (16, 4), "bytes": (20, 4), "src_port": (32, 2), "dst_port": (34, 2),
+    "tcp_flags": (37, 1), "protocol": (38, 1), "tos": (39, 1), "src_as": (40, 2), "dst_as": (42, 2),
+    "src_prefix": (44, 1), "dst_prefix": (45, 1),
+}  # fmt: skip
+"""Where the numbers lie in a record, and their length."""
+_ADDRESSES = {"src": 0, "dst": 4, "next_hop": 8}
+_ICMP = 1
+
+
+def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, Mask]:
+    """The flows in these datagrams, the place in `which` of each one's datagram, and which datagrams are malformed.
+
+    One is malformed that has fewer records than it says; those that are there count.
+    """
+    buffer, starts = datagrams.buffer, datagrams.starts[which]
+    lengths = datagrams.lengths[which]
+    stated = np.zeros(len(which), np.intp)
+    has_header = lengths >= HEADER
+    stated[has_header] = numbers(buffer, starts[has_header] + 2, 2).astype(np.intp)
+    present = np.maximum(lengths - HEADER, 0) // RECORD
+    counts = np.minimum(stated, present)
+    is_malformed = ~has_header | (stated > present) | (stated > RECORDS_MAX)
+    of = np.repeat(np.arange(len(which)), counts)
+    header = starts[of]
+    at = header + HEADER + RECORD * (np.arange(len(of)) - (np.cumsum(counts) - counts)[of])
+    flows: Flows = {name: numbers(buffer, at + place, width) for name, (place, width) in _PLACES.items()}
+    flows |= {name: ipv4(buffer, at + place) for name, place in _ADDRESSES.items()}
+    uptime, seconds, nanoseconds = (
+        numbers(buffer, header + place, 4).astype(np.int64) for place in (4, 8, 12)
+    )
+    boot_ms = seconds * 1000 + nanoseconds // 1_000_000 - uptime
+    flows["start"] = boot_ms + numbers(buffer, at + 24, 4).astype(np.int64)
+    flows["end"] = boot_ms + numbers(buffer, at + 28, 4).astype(np.int64)
+    flows["sequence"] = numbers(buffer, header + 16, 4)
+    # The type and slot of the engine: what tells the parts of one exporter from each other.
+    flows["domain"] = numbers(buffer, header + 20, 2)
+    flows["sampling_rate"] = numbers(buffer, header + 22, 2) & np.uint64(_SAMPLING)
+    flows["etype"] = np.full(len(of), _ETYPE_IPV4, np.uint16)
+    flows["protocol_version"] = np.full(len(of), 5, np.uint8)
+    flows["exporter"] = datagrams.senders[which][of]
+    flows["received"] = datagrams.received_ns[which][of] // 1_000_000
+    is_icmp = flows["protocol"] == _ICMP
+    flows["icmp_type"] = np.where(is_icmp, flows["dst_port"] >> np.uint64(8), 0)
+    flows["icmp_code"] = np.where(is_icmp, flows["dst_port"] & np.uint64(0xFF), 0)
+    return flows, of, is_malformed

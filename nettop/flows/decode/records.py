@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From records of one template to columns: where each field of each record lies, and what its bytes mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nettop.flows.columns import BY_NAME, TIME_MAX_MS, Flows
+from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
+from nettop.flows.decode.elements import FRAME, GIVEN_BY, IANA, IP_PACKET, REVERSE, Element, Form, Given
+from nettop.flows.decode.packets import FirstHeader, decoded_packets
+from nettop.snapshots.arrays import Index, Mask
+from nettop.snapshots.snapshot import Array
+
+ABSENT = -1
+"""The length of a field that a record does not have."""
+NTP_EPOCH_S = 2_208_988_800
+"""From 1900 to 1970."""
+_NO_TIME = np.uint64(TIME_MAX_MS + 1)
+_IPV4_OF_ZEROS = 0xFFFF_0000_0000
+_COUNTERS = ("bytes", "packets")
+_REVERSED = (
+    ("src", "dst"), ("src_port", "dst_port"), ("src_mac", "dst_mac"), ("src_vlan", "dst_vlan"), ("src_as", "dst_as"),
+    ("src_prefix", "dst_prefix"), ("in_if", "out_if"), ("in_vrf", "out_vrf"), ("nat_src", "nat_dst"),
+    ("nat_src_port", "nat_dst_port"),
+)  # fmt: skip
+"""Columns that change places in the other direction of a biflow."""
+FORWARD, BACKWARD = 1, 2
+"""The directions of a biflow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where a field lies in each record (n,), and how long it is there: ABSENT where a record does not have it."""
+
+    starts: Index
+    lengths: Index
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Records of one template: of each the time of its export and of its exporter's start, and where its fields lie.
+
+    Times are in ms since 1970, shape (n,); `boot_ms` is negative where it is not known. Of several fields of one
+    element the first counts.
+    """
+
+    buffer: Array
+    export_ms: Array
+    boot_ms: Array
+    fields: dict[Element, Places]
+
+    def __len__(self) -> int:
+        return len(self.export_ms)
+
+    def number(self, element: Element) -> tuple[Array, Mask]:
+        """An element as a number of each record, 0 where it has none; and which have it."""
+        return self._read(element, Form.NUMBER)
+
+    def bytes_of(self, element: Element) -> list[bytes | None]:
+        """The bytes of an element in each record, None where it is absent."""
+        places = self.fields.get(element)
+        if places is None:
+            return [None] * len(self)
+        return [
+            None if length == ABSENT else self.buffer[start : start + length].tobytes()
+            for start, length in zip(places.starts.tolist(), places.lengths.tolist(), strict=True)
+        ]
+
+    def column(self, name: str, enterprise: int = IANA) -> tuple[Array, Mask]:
+        """What the records' elements give for a column, and which records have such an element."""
+        values, known = default_values(name, len(self)), np.zeros(len(self), bool)
+        for given in GIVEN_BY[name]:
+            if any((enterprise, number) in self.fields for number in given.numbers):
+                value, has = self._sum(given, enterprise)
+                # Counters of different kinds do not stand for each other. Of anything else 0 says nothing.
+                is_open = ~known if name in _COUNTERS else ~known | _says_nothing(values)
+                np.copyto(values, value.astype(values.dtype), where=has & is_open)
+                known |= has
+        return values, known
+
+    def _sum(self, given: Given, enterprise: int) -> tuple[Array, Mask]:
+        value, has = self._read((enterprise, given.numbers[0]), given.form)
+        for number in given.numbers[1:]:
+            other, has_other = self._read((enterprise, number), given.form)
+            value, has = value + other, has | has_other
+        return value, has
+
+    def _read(self, element: Element, form: Form) -> tuple[Array, Mask]:
+        """The values of an element in all records, 0 where there is none; and which have one that can be read."""
+        places = self.fields.get(element)
+        empty = np.zeros(len(self), "V16" if form is Form.ADDRESS else np.uint64)
+        known = np.zeros(len(self), bool)
+        if places is None:
+            return empty, known
+        for length in np.unique(places.lengths).tolist():
+            if _can_be(form, length):
+                at = np.flatnonzero(places.lengths == length)
+                value, has = self._value(places.starts[at], length, form, at)
+                empty[at] = value
+                known[at] = has
+        return empty, known
+
+    def _value(self, starts: Index, length: int, form: Form, at: Index) -> tuple[Array, Mask]:
+        everywhere = np.ones(len(starts), bool)
+        if form is Form.ADDRESS:
+            return (ipv4 if length == 4 else ipv6)(self.buffer, starts), everywhere
+        number = numbers(self.buffer, starts, length)
+        if form in _NUMBERS:
+            return _NUMBERS[form](number), everywhere
+        time_ms = self._time_ms(np.minimum(number, _NO_TIME) if form is not Form.NTP else number, form, at)
+        return time_ms, (time_ms >= 0) & (time_ms <= TIME_MAX_MS)
+
+    def _time_ms(self, number: Array, form: Form, at: Index) -> Array:
+        """A time as ms since 1970, negative where it is not known."""
+        if form is Form.NTP:
+            fraction_ms = (number & np.uint64(0xFFFFFFFF)) * np.uint64(1000) >> np.uint64(32)
+            seconds = (number >> np.uint64(32)).astype(np.int64) - NTP_EPOCH_S
+            return seconds * 1000 + fraction_ms.astype(np.int64)
+        given = number.astype(np.int64)
+        if form is Form.UPTIME_MS:
+            boot_ms = self.boot_ms[at]
+            return np.asarray(np.where(boot_ms >= 0, _since(boot_ms, given, self.export_ms[at]), -1))
+        if form is Form.BEFORE_EXPORT_US:
+            given = self.export_ms[at] - given // 1000
+        return given * 1000 if form is Form.SECONDS else given
+
+
+def decoded_flows(records: Records) -> list[tuple[Index, Flows]]:
+    """The flows of data records, and of each the place of its record; columns that nothing gives are left out.
+
+    Those of a biflow's other direction, where it had packets, are a second part.
+    """
+    flows: Flows = {}
+    for name in GIVEN_BY:
+        values, known = records.column(name)
+        if known.any():
+            flows[name] = values
+    _read_packets(records, flows)
+    parts = [(np.arange(len(records)), flows)]
+    if any(enterprise == REVERSE for enterprise, _ in records.fields):
+        flows["biflow_direction"] = np.full(len(records), FORWARD, np.uint8)
+        parts.append(_backward(records, flows))
+    return parts
+
+
+def _read_packets(records: Records, flows: Flows) -> None:
+    """Add what the headers of sampled packets say, as far as no element of the records says it."""
+    for element, first in ((FRAME, FirstHeader.ETHERNET), (IP_PACKET, FirstHeader.IP)):
+        if element in records.fields:
+            places = records.fields[element]
+            at = np.flatnonzero(places.lengths > 0)
+            starts = places.starts[at]
+            packets = decoded_packets(records.buffer, starts, starts + places.lengths[at], first)
+            packets["bytes"], packets["packets"] = packets.pop("ip_bytes"), np.ones(len(at), np.uint64)
+            for name in packets.keys() - flows.keys():
+                flows[name] = default_values(name, len(records))
+                flows[name][at] = packets[name]
+
+
+def _backward(records: Records, forward: Flows) -> tuple[Index, Flows]:
+    """The other direction: what the reverse elements give, and the rest of the forward one with both ends exchanged."""
+    flows = {name: values for name, values in forward.items() if name not in _COUNTERS}
+    for source, destination in _REVERSED:
+        for name, from_name in ((source, destination), (destination, source)):
+            if from_name in forward:
+                flows[name] = forward[from_name]
+            else:
+                flows.pop(name, None)
+    for name in GIVEN_BY:
+        values, known = records.column(name, REVERSE)
+        if known.any():
+            flows[name] = np.where(known, values, flows.get(name, default_values(name, len(records))))
+    flows["biflow_direction"] = np.full(len(records), BACKWARD, np.uint8)
+    counters = [flows[name] for name in _COUNTERS if name in flows]
+    at = (
+        np.flatnonzero(np.logical_or.reduce([each > 0 for each in counters]))
+        if counters
+        else np.zeros(0, np.intp)
+    )
+    return at, {name: values[at] for name, values in flows.items()}
+
+
+def default_values(name: str, count: int) -> Array:
+    """A column of what stands for unknown."""
+    column = BY_NAME[name]
+    values = np.zeros(count, column.dtype)
+    if column.default:
+        values[:] = column.default
+    return values
+
+
+def _says_nothing(values: Array) -> Mask:
+    """Which values are 0, or an address of zeros in either family."""
+    if values.dtype.kind != "V":
+        return np.asarray(values == 0)
+    upper, lower = values.view(">u8").reshape(-1, 2).T
+    return np.asarray((upper == 0) & ((lower == 0) | (lower == _IPV4_OF_ZEROS)))
+
+
+def _can_be(form: Form, length: int) -> bool:
+    if form is Form.ADDRESS:
+        return length in (4, 16)
+    if form is Form.NTP:
+        return length == 8
+    return 1 <= length <= 8
+
+
+def _since(boot_ms: Array, uptime_ms: Array, export_ms: Array) -> Array:
+    """A time of the exporter's clock of 32 bits, which begins anew after 49.7 days: what lies ahead was before."""
+    time_ms = boot_ms + uptime_ms
+    return np.where(time_ms > export_ms + (1 << 31), time_ms - (1 << 32), time_ms)
+
+
+_NUMBERS: dict[Form, Callable[[Array], Array]] = {
+    Form.NUMBER: lambda number: number,
+    Form.MAC: lambda number: number,
+    Form.MPLS: lambda number: number >> np.uint64(4),
+    Form.ICMP_TYPE: lambda number: number >> np.uint64(8),
+    Form.ICMP_CODE: lambda number: number & np.uint64(0xFF),
+}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates of NetFlow v9 and IPFIX: what a record's fields are, as the exporter has declared them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from nettop.flows.decode.elements import VARIABLE, Element
+
+NETFLOW_9, IPFIX = 9, 10
+TEMPLATES = {NETFLOW_9: 0, IPFIX: 2}
+"""The set ID of templates; that of options templates is one more (RFC 3954, section 5.2; RFC 7011, section 3.3.2)."""
+FIRST_DATA_SET = 256
+FIELDS_MAX = 1024
+"""A template with more fields is refused; a datagram has no room for a record of as many."""
+SCOPE = -1
+"""In place of the enterprise: a scope of NetFlow v9, which is no element."""
+ENTERPRISE_BIT = 0x8000
+"""Set in the number of an element that an enterprise follows (RFC 7011, section 3.2)."""
+
+
+class Malformed(Exception):
+    """A datagram, or a part of it, is not what the protocol allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateField:
+    """A field: its element, and its length in bytes or VARIABLE."""
+
+    element: Element
+    length: int
+
+
+@dataclass(frozen=True)
+class Template:
+    """The fields of a record, in their order. The first `scopes` of an options template say what the others are of."""
+
+    id: int
+    fields: tuple[TemplateField, ...]
+    scopes: int = 0
+
+    @cached_property
+    def is_fixed(self) -> bool:
+        """Whether all records have the same length."""
+        return all(field.length != VARIABLE for field in self.fields)
+
+    @cached_property
+    def least_length(self) -> int:
+        """The length of a record whose variable fields are empty."""
+        return sum(1 if field.length == VARIABLE else field.length for field in self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """An exporter takes a template back, or all of its kind (RFC 7011, section 8.1)."""
+
+    id: int
+    of_options: bool
+
+
+def parsed_templates(version: int, set_id: int, body: bytes) -> Iterator[Template | Withdrawal]:
+    """The templates in a set, whose header is cut off. Raises Malformed after those that could be read."""
+    of_options = set_id == TEMPLATES[version] + 1
+    at = 0
+    # What is shorter than a header is padding.
+    while len(body) - at >= 4:
+        read = _netflow_9_template if version == NETFLOW_9 else _ipfix_template
+        template, at = read(body, at, of_options)
+        if template is None:
+            return
+        yield template
+
+
+def _netflow_9_template(body: bytes, at: int, of_options: bool) -> tuple[Template | Withdrawal | None, int]:
+    if of_options:
+        template_id, scope_bytes, option_bytes = _unpacked("!HHH", body, at)
+        count, scopes, at = (scope_bytes + option_bytes) // 4, scope_bytes // 4, at + 6
+    else:
+        template_id, count = _unpacked("!HH", body, at)
+        scopes, at = 0, at + 4
+    if template_id < FIRST_DATA_SET:
+        # Padding is of zeros (RFC 3954, section 5.2).
+        if template_id == 0:
+            return None, len(body)
+        raise Malformed(f"template {template_id}: numbers begin at {FIRST_DATA_SET}")
+    fields: list[TemplateField] = []
+    _check_count(template_id, count)
+    for _ in range(count):
+        number, length = _unpacked("!HH", body, at)
+        # A scope has types of its own (RFC 3954, section 6.1): not elements.
+        element = (SCOPE, number) if len(fields) < scopes else (0, number)
+        fields.append(TemplateField(element, length))
+        at += 4
+    return _checked(Template(template_id, tuple(fields), scopes)), at
+
+
+def _ipfix_template(body: bytes, at: int, of_options: bool) -> tuple[Template | Withdrawal | None, int]:
+    template_id, count = _unpacked("!HH", body, at)
+    at += 4
+    if count == 0:
+        if template_id == 0:
+            return None, len(body)
+        return Withdrawal(template_id, of_options), at
+    if template_id < FIRST_DATA_SET:
+        raise Malformed(f"template {template_id}: numbers begin at {FIRST_DATA_SET}")
+    scopes = 0
+    if of_options:
+        (scopes,) = _unpacked("!H", body, at)
+        at += 2
+        if not 0 < scopes <= count:
+            raise Malformed(f"options template {template_id} has {scopes} scopes among {count} fields")
+    _check_count(template_id, count)
+    fields = []
+    for _ in range(count):
+        number, length = _unpacked("!HH", body, at)
+        at += 4
+        enterprise = 0
+        if number & ENTERPRISE_BIT:
+            (enterprise,) = _unpacked("!I", body, at)
+            at += 4
+        fields.append(TemplateField((enterprise, number & ~ENTERPRISE_BIT), length))
+    return _checked(Template(template_id, tuple(fields), scopes)), at
+
+
+def _unpacked(form: str, body: bytes, at: int) -> tuple[int, ...]:
+    try:
+        return struct.unpack_from(form, body, at)
+    except struct.error:
+        raise Malformed("a template ends before its last field") from None
+
+
+def _check_count(template_id: int, count: int) -> None:
+    if count > FIELDS_MAX:
+        raise Malformed(f"template {template_id} has {count} fields")
+
+
+def _checked(template: Template) -> Template:
+    if template.least_length == 0:
+        raise Malformed(f"template {template.id} is empty: its records have no length")
+    return template

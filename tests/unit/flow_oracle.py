@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NetFlow v9 and IPFIX decoded one message, one record and one field at a time, as the RFCs tell it.
+
+It is slow and plain, and shares nothing with nettop's decoder but the names of columns.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+Row = dict[str, int | bytes]
+Field = tuple[int, int, int]
+"""Enterprise, number, length."""
+
+VARIABLE = 65535
+REVERSE = 29305
+NOTHING = bytes(16)
+TIME_MAX_MS = 10_413_791_999_999
+"""The end of 2299."""
+
+
+def address(value: bytes) -> bytes:
+    """As 16 bytes."""
+    return bytes(10) + b"\xff\xff" + value if len(value) == 4 else value
+
+
+def ntp_ms(value: bytes) -> int:
+    """Milliseconds since 1970 of a time of NTP."""
+    seconds, fraction = struct.unpack("!II", value)
+    return (seconds - 2_208_988_800) * 1000 + (fraction * 1000 >> 32)
+
+
+@dataclass
+class Oracle:
+    """What is known of all observation domains, and the rows so far."""
+
+    templates: dict[tuple[bytes, int, int, int, int], tuple[list[Field], int]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def message(self, sender: bytes, port: int, data: bytes) -> None:
+        """Decode a message that is well formed."""
+        (version,) = struct.unpack_from("!H", data)
+        if version == 9:
+            _, _, uptime, seconds, _, domain = struct.unpack_from("!HHIIII", data)
+            boot_ms, at = seconds * 1000 - uptime, 20
+        else:
+            _, _, seconds, _, domain = struct.unpack_from("!HHIII", data)
+            boot_ms, at = None, 16
+        key = (sender, port, version, domain)
+        while at < len(data):
+            set_id, length = struct.unpack_from("!HH", data, at)
+            content = data[at + 4 : at + length]
+            at += length
+            if set_id < 256:
+                self._templates(key, set_id in (1, 3), content)
+            else:
+                fields, scopes = self.templates[*key, set_id]
+                for record in records(fields, content):
+                    if not scopes:
+                        self.rows += rows_of(record, domain, seconds * 1000, boot_ms)
+
+    def _templates(self, key: tuple[bytes, int, int, int], has_scopes: bool, content: bytes) -> None:
+        at = 0
+        while len(content) - at >= 4:
+            template_id, count = struct.unpack_from("!HH", content, at)
+            at += 4
+            scopes = 0
+            if has_scopes:
+                (scopes,) = struct.unpack_from("!H", content, at)
+                at += 2
+                if key[2] == 9:
+                    scopes, count = count // 4, (count + scopes) // 4
+            fields = []
+            for _ in range(count):
+                number, length = struct.unpack_from("!HH", content, at)
+                at += 4
+                enterprise = 0
+                if key[2] == 10 and number >= 0x8000:
+                    (enterprise,) = struct.unpack_from("!I", content, at)
+                    number, at = number - 0x8000, at + 4
+                fields.append((enterprise, number, length))
+            self.templates[*key, template_id] = fields, scopes
+
+
+def records(fields: list[Field], content: bytes) -> Iterator[dict[tuple[int, int], bytes]]:
+    """Each record's first value of each element."""
+    shortest = sum(1 if length == VARIABLE else length for _, _, length in fields)
+    at = 0
+    while len(content) - at >= shortest:
+        record: dict[tuple[int, int], bytes] = {}
+        for enterprise, number, stated in fields:
+            length = stated
+            if stated == VARIABLE:
+                length, at = content[at], at + 1
+                if length == 255:
+                    (length,) = struct.unpack_from("!H", content, at)
+                    at += 2
+            record.setdefault((enterprise, number), content[at : at + length])
+            at += length
+        yield record
+
+
+def rows_of(
+    record: dict[tuple[int, int], bytes], domain: int, export_ms: int, boot_ms: int | None
+) -> Iterator[Row]:
+    """The row of a record, and that of the other direction."""
+    row = columns(record, 0, export_ms, boot_ms) | {"domain": domain}
+    if not any(enterprise == REVERSE for enterprise, _ in record):
+        yield row
+        return
+    yield row | {"biflow_direction": 1}
+    back = {
+        EXCHANGED.get(name, name): value for name, value in row.items() if name not in ("bytes", "packets")
+    }
+    back |= columns(record, REVERSE, export_ms, boot_ms)
+    if back.get("bytes") or back.get("packets"):
+        yield back | {"biflow_direction": 2}
+
+
+def since_boot_ms(uptime_ms: int, export_ms: int, boot_ms: int | None) -> int | None:
+    """The time of an uptime of 32 bits, which may have begun anew."""
+    if boot_ms is None:
+        return None
+    time_ms = boot_ms + uptime_ms
+    return time_ms - 2**32 if time_ms > export_ms + 2**31 else time_ms
+
+
+_BOTH_ENDS = (("src", "dst"), ("src_port", "dst_port"), ("src_mac", "dst_mac"))
+EXCHANGED = dict(_BOTH_ENDS) | {destination: source for source, destination in _BOTH_ENDS}
+"""Where a column's value belongs in the other direction."""
+
+Convert = Callable[[bytes, int, int | None], int | bytes | None]
+
+
+def whole(value: bytes, _export_ms: int, _boot_ms: int | None) -> int:
+    """A number."""
+    return int.from_bytes(value)
+
+
+GIVEN_BY: list[tuple[str, int, Convert]] = [
+    ("bytes", 1, whole),
+    ("bytes", 85, whole),
+    ("bytes", 23, whole),
+    ("packets", 2, whole),
+    ("packets", 86, whole),
+    ("src", 8, lambda value, *_: address(value)),
+    ("src", 27, lambda value, *_: address(value)),
+    ("dst", 12, lambda value, *_: address(value)),
+    ("dst", 28, lambda value, *_: address(value)),
+    ("src_port", 7, whole),
+    ("dst_port", 11, whole),
+    ("protocol", 4, whole),
+    ("src_mac", 56, whole),
+    ("mpls_label_1", 70, lambda value, *_: int.from_bytes(value) >> 4),
+    ("icmp_type", 32, lambda value, *_: value[0]),
+    ("icmp_code", 32, lambda value, *_: value[1]),
+    ("start", 152, whole),
+    ("start", 154, lambda value, *_: ntp_ms(value)),
+    ("start", 150, lambda value, *_: int.from_bytes(value) * 1000),
+    ("start", 158, lambda value, export_ms, _: export_ms - int.from_bytes(value) // 1000),
+    ("start", 22, lambda value, export_ms, boot_ms: since_boot_ms(int.from_bytes(value), export_ms, boot_ms)),
+    ("direction", 61, whole),
+]
+"""Elements by column; the first that a record has counts, of most columns the first that is not 0."""
+
+
+def columns(
+    record: dict[tuple[int, int], bytes], enterprise: int, export_ms: int, boot_ms: int | None
+) -> Row:
+    """What a record's elements of one enterprise say."""
+    row: Row = {}
+    for name, number, convert in GIVEN_BY:
+        if (enterprise, number) in record:
+            value = convert(record[enterprise, number], export_ms, boot_ms)
+            if value is None or (name == "start" and not 0 <= int(value) <= TIME_MAX_MS):
+                continue
+            is_counter = name in ("bytes", "packets")
+            if name not in row or (not is_counter and row[name] in (0, NOTHING, address(bytes(4)))):
+                row[name] = value
+    return row

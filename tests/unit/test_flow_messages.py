@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NetFlow v9 and IPFIX: the decoder gives what a plain one gives, whatever exporters declare, in whatever batches."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.flows.columns import ADDRESS, COLUMNS, Flows, joined_flows
+from nettop.flows.decode import messages
+from nettop.flows.decode.datagrams import Datagrams
+from nettop.flows.decode.messages import Decoded, MessageDecoder
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+
+from .flow_oracle import GIVEN_BY, REVERSE, VARIABLE, Field, Oracle, Row
+
+SENDER, PORT = bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 1)), 50_000
+RECEIVED_NS = 1_700_000_000_123_456_789
+EXPORT_S = 1_700_000_000
+UPTIME_MS = 90_061_000
+COMPARED = ("domain", "biflow_direction", *dict.fromkeys(name for name, _, _ in GIVEN_BY))
+DEFAULTS: Row = {column.name: bytes(16) if column.dtype == ADDRESS else column.default for column in COLUMNS}
+BITS = {c.name: (1 << 8 * np.dtype(c.dtype).itemsize) - 1 for c in COLUMNS if c.dtype.startswith("u")}
+LENGTHS = {
+    1: (1, 3, 4, 8), 2: (2, 4, 5, 8), 23: (4, 8), 85: (8,), 86: (4, 8), 8: (4,), 12: (4,), 27: (16,), 28: (16,),
+    7: (2,), 11: (2,), 4: (1,), 56: (6,), 70: (3,), 32: (2,), 152: (8,), 154: (8,), 150: (4,), 158: (4,), 22: (4,),
+    61: (1,), 82: (5,),
+}  # fmt: skip
+"""Elements, and the lengths that they may have."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A message: who sent it, and its bytes."""
+
+    sender: bytes
+    port: int
+    data: bytes
+
+
+def batch(sent: list[Sent]) -> Datagrams:
+    """The messages in one buffer."""
+    lengths = np.array([len(each.data) for each in sent], np.intp)
+    return Datagrams(
+        np.frombuffer(b"".join(each.data for each in sent), np.uint8),
+        np.cumsum(lengths) - lengths,
+        lengths,
+        np.array([each.sender for each in sent], "V16"),
+        np.array([each.port for each in sent], np.uint16),
+        np.full(len(sent), RECEIVED_NS),
+    )
+
+
+def message(version: int, *sets: bytes, domain: int = 7, sequence: int = 1) -> Sent:
+    """A message of these sets."""
+    content = b"".join(sets)
+    if version == NETFLOW_9:
+        head = struct.pack("!HHIIII", 9, len(sets), UPTIME_MS, EXPORT_S, sequence, domain)
+    else:
+        head = struct.pack("!HHIII", 10, 16 + len(content), EXPORT_S, sequence, domain)
+    return Sent(SENDER, PORT, head + content)
+
+
+def a_set(set_id: int, content: bytes, padding: int = 0) -> bytes:
+    """A set with its header."""
+    return struct.pack("!HH", set_id, 4 + len(content) + padding) + content + bytes(padding)
+
+
+def template_set(version: int, template_id: int, fields: list[Field]) -> bytes:
+    """A set of one template."""
+    content = struct.pack("!HH", template_id, len(fields)) + packed(fields)
+    return a_set(0 if version == NETFLOW_9 else 2, content)
+
+
+def options_set(version: int, template_id: int, scopes: list[Field], fields: list[Field]) -> bytes:
+    """A set of one options template."""
+    if version == NETFLOW_9:
+        head = struct.pack("!HHH", template_id, 4 * len(scopes), 4 * len(fields))
+        return a_set(1, head + packed([*scopes, *fields]))
+    head = struct.pack("!HHH", template_id, len(scopes) + len(fields), len(scopes))
+    return a_set(3, head + packed([*scopes, *fields]))
+
+
+def packed(fields: list[Field]) -> bytes:
+    """Fields as templates declare them."""
+    parts = []
+    for enterprise, number, length in fields:
+        parts.append(struct.pack("!HH", number | (0x8000 if enterprise else 0), length))
+        if enterprise:
+            parts.append(struct.pack("!I", enterprise))
+    return b"".join(parts)
+
+
+def decode(decoder: MessageDecoder, sent: list[Sent]) -> Decoded:
+    """What one batch gives."""
+    versions = {struct.unpack_from("!H", each.data)[0] for each in sent}
+    (version,) = versions
+    return decoder.decode(batch(sent), np.arange(len(sent)), version)
+
+
+def flows_of(*decoded: Decoded) -> Flows:
+    """All flows of these batches."""
+    return joined_flows(
+        [p for each in decoded for p in each.parts], [n for each in decoded for n in each.rows]
+    )
+
+
+def rows_of(flows: Flows) -> list[Row]:
+    """The compared columns, row by row."""
+    values = [flows[name].tolist() for name in COMPARED]
+    return [dict(zip(COMPARED, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def expected(oracle: Oracle) -> list[Row]:
+    """The oracle's rows, with defaults for what they lack; a column has as many bits as it stores."""
+    rows = []
+    for row in oracle.rows:
+        values = {name: row.get(name, DEFAULTS[name]) for name in COMPARED}
+        stored = {
+            name: value & BITS[name]
+            for name, value in values.items()
+            if isinstance(value, int) and name in BITS
+        }
+        rows.append(values | stored)
+    return rows
+
+
+def counted(rows: list[Row]) -> Counter[tuple[tuple[str, int | bytes], ...]]:
+    """Rows without their order."""
+    return Counter(tuple(sorted(row.items())) for row in rows)
+
+
+# --- whatever exporters declare -------------------------------------------------------------------------------
+
+
+@st.composite
+def fields_of(draw: st.DrawFn, version: int) -> list[Field]:
+    """The fields of a template."""
+    fields: list[Field] = []
+    for number in draw(st.lists(st.sampled_from(list(LENGTHS)), min_size=1, max_size=12)):
+        length = draw(st.sampled_from(LENGTHS[number]))
+        enterprise = 0
+        if version == IPFIX:
+            enterprise = draw(st.sampled_from((0, 0, 0, 0, REVERSE, 12_345)))
+            if number == 82 and draw(st.booleans()):
+                length = VARIABLE
+        fields.append((enterprise, number, length))
+    return fields
+
+
+@st.composite
+def a_record(draw: st.DrawFn, fields: list[Field]) -> bytes:
+    """The bytes of a record."""
+    parts = []
+    for _, _, length in fields:
+        if length == VARIABLE:
+            value = draw(st.binary(max_size=300))
+            head = bytes([len(value)]) if len(value) < 255 else struct.pack("!BH", 255, len(value))
+            parts.append(head + value)
+        else:
+            parts.append(draw(st.binary(min_size=length, max_size=length) | st.just(bytes(length))))
+    return b"".join(parts)
+
+
+@st.composite
+def a_run(draw: st.DrawFn) -> list[Sent]:
+    """Messages of some domains, each of which declares templates before it uses them, and may declare them anew."""
+    version = draw(st.sampled_from((NETFLOW_9, IPFIX)))
+    known: dict[tuple[int, int], list[Field]] = {}
+    sent = []
+    for sequence in range(draw(st.integers(1, 6))):
+        domain, sets = draw(st.integers(0, 1)), []
+        for _ in range(draw(st.integers(1, 4))):
+            template_id = draw(st.integers(256, 258))
+            fields = known.get((domain, template_id))
+            if fields is None or draw(st.integers(0, 4)) == 0:
+                fields = known[domain, template_id] = draw(fields_of(version))
+                sets.append(template_set(version, template_id, fields))
+            rows = [draw(a_record(fields)) for _ in range(draw(st.integers(0, 4)))]
+            shortest = sum(1 if length == VARIABLE else length for _, _, length in fields)
+            padding = draw(st.integers(0, min(3, shortest - 1)))
+            sets.append(a_set(template_id, b"".join(rows), padding))
+        sent.append(message(version, *sets, domain=domain, sequence=sequence))
+    return sent
+
+
+@given(a_run(), st.integers(1, 6))
+def test_flows_are_what_a_plain_decoder_reads(sent: list[Sent], at_once: int) -> None:
+    """However many messages a batch has."""
+    oracle, decoder = Oracle(), MessageDecoder()
+    for each in sent:
+        oracle.message(each.sender, each.port, each.data)
+    batches = [sent[at : at + at_once] for at in range(0, len(sent), at_once)]
+    decoded = [decode(decoder, each) for each in batches]
+    assert counted(rows_of(flows_of(*decoded))) == counted(expected(oracle))
+    assert sum(each.malformed for each in decoded) == 0
+
+
+@given(a_run(), st.data())
+def test_broken_messages_harm_no_other(sent: list[Sent], data: st.DataObject) -> None:
+    """Whatever bytes are changed or cut off, nothing is raised, and what another exporter sends is decoded."""
+    decoder, other = MessageDecoder(), MessageDecoder()
+    broken = []
+    for each in sent:
+        changed = bytearray(each.data)
+        for _ in range(data.draw(st.integers(0, 8))):
+            changed[data.draw(st.integers(2, len(changed) - 1))] = data.draw(st.integers(0, 255))
+        broken.append(Sent(each.sender, each.port, bytes(changed[: data.draw(st.integers(2, len(changed)))])))
+    sound = [Sent(each.sender, PORT + 1, each.data) for each in sent]
+    mixed = [message for pair in zip(broken, sound, strict=True) for message in pair]
+    decoded = decode(decoder, mixed)
+    alone = rows_of(flows_of(decode(other, sound)))
+    assert counted(alone) <= counted(rows_of(flows_of(decoded)))
+
+
+# --- templates ------------------------------------------------------------------------------------------------
+
+PLAIN: list[Field] = [(0, 8, 4), (0, 12, 4), (0, 1, 4), (0, 2, 4)]
+
+
+def plain(byte_count: int) -> bytes:
+    """A record of the plain template."""
+    return struct.pack("!4s4sII", bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)), byte_count, 1)
+
+
+@pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
+def test_sets_wait_for_their_template(version: int) -> None:
+    """They keep the header of their own message."""
+    decoder = MessageDecoder()
+    first = decode(decoder, [message(version, a_set(300, plain(11)), sequence=5)])
+    assert (first.held, sum(first.rows)) == (1, 0)
+    elsewhere = decode(decoder, [message(version, template_set(version, 300, PLAIN), domain=8)])
+    assert elsewhere.released == 0
+    later = decode(
+        decoder, [message(version, template_set(version, 300, PLAIN), a_set(300, plain(13)), sequence=9)]
+    )
+    assert (later.released, later.records) == (1, 2)
+    flows = flows_of(later)
+    assert dict(zip(flows["bytes"].tolist(), flows["sequence"].tolist(), strict=True)) == {11: 5, 13: 9}
+
+
+def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sets that have waited for longest are dropped, and counted."""
+    monkeypatch.setattr(messages, "HELD_BYTES_MAX", 1000)
+    decoder = MessageDecoder()
+    decoded = [decode(decoder, [message(IPFIX, a_set(300 + n, plain(n)))]) for n in range(40)]
+    forgotten = sum(each.forgotten for each in decoded)
+    assert 0 < forgotten < 40
+    every = [template_set(IPFIX, 300 + n, PLAIN) for n in range(40)]
+    released = decode(decoder, [message(IPFIX, *every)])
+    assert released.released == 40 - forgotten
+    assert sorted(flows_of(released)["bytes"].tolist()) == list(range(forgotten, 40))
+
+
+def test_templates_are_withdrawn() -> None:
+    """One, or all of a kind; the other kind stays (RFC 7011, section 8.1)."""
+    decoder = MessageDecoder()
+    declared = [
+        template_set(IPFIX, 300, PLAIN),
+        template_set(IPFIX, 301, PLAIN),
+        options_set(IPFIX, 302, [(0, 149, 4)], [(0, 34, 4)]),
+    ]
+    decode(decoder, [message(IPFIX, *declared)])
+    decode(decoder, [message(IPFIX, a_set(2, struct.pack("!HH", 300, 0)))])
+    assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), a_set(301, plain(1)))]).held == 1
+    decode(decoder, [message(IPFIX, a_set(2, struct.pack("!HH", 2, 0)))])
+    after = decode(decoder, [message(IPFIX, a_set(301, plain(1)), a_set(302, struct.pack("!II", 7, 100)))])
+    assert (after.held, after.options) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "content"),
+    [
+        (NETFLOW_9, a_set(0, struct.pack("!HH", 300, 60_000))),
+        (NETFLOW_9, a_set(0, struct.pack("!HHHH", 200, 1, 1, 4))),
+        (IPFIX, a_set(2, struct.pack("!HHHH", 300, 2, 1, 4))),
+        (IPFIX, a_set(3, struct.pack("!HHHHH", 300, 1, 2, 1, 4))),
+        (IPFIX, a_set(2, struct.pack("!HHHH", 300, 1, 1, 0))),
+        (IPFIX, a_set(7, b"1234")),
+        (IPFIX, struct.pack("!HH", 256, 3)),
+        (IPFIX, struct.pack("!HH", 256, 300)),
+    ],
+)
+def test_what_is_malformed_is_counted(version: int, content: bytes) -> None:
+    """And what came before it in the message counts."""
+    sound = template_set(version, 256, PLAIN) + a_set(256, plain(5))
+    decoded = decode(MessageDecoder(), [message(version, sound, content)])
+    assert (decoded.malformed, decoded.records) == (1, 1)
+
+
+def test_domains_and_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was silent for longest is forgotten."""
+    monkeypatch.setattr(messages, "DOMAINS_MAX", 10)
+    monkeypatch.setattr(messages, "FIELDS_MAX", 20)
+    decoder = MessageDecoder()
+    for domain in range(100):
+        decode(decoder, [message(IPFIX, template_set(IPFIX, 300, PLAIN), domain=domain)])
+    assert len(decoder._domains) <= 10
+    assert (
+        decoder._fields
+        == sum(len(t.fields) for d in decoder._domains.values() for t in d.templates.values())
+        <= 20
+    )
+    assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), domain=99)]).records == 1
+    assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), domain=0)]).held == 1
+
+
+# --- lists, biflows, sampling ---------------------------------------------------------------------------------
+
+
+def test_lists_are_looked_into() -> None:
+    """What the record itself has comes first, then what its lists have (RFC 6313)."""
+    inner: list[Field] = [(0, 7, 2), (0, 11, 2), (0, 1, 4)]
+    outer: list[Field] = [(0, 8, 4), (0, 293, VARIABLE), (0, 1, 4), (0, 291, VARIABLE)]
+    nested = struct.pack("!HHI", 1234, 443, 99)
+    multi = struct.pack("!BHH", 3, 400, 4 + len(nested)) + nested
+    basic = struct.pack("!BHH", 3, 4, 1) + bytes([17])
+    record = (
+        bytes((10, 0, 0, 1))
+        + bytes([len(multi)])
+        + multi
+        + struct.pack("!I", 55)
+        + bytes([len(basic)])
+        + basic
+    )
+    declared = template_set(IPFIX, 400, inner), template_set(IPFIX, 300, outer)
+    (row,) = rows_of(flows_of(decode(MessageDecoder(), [message(IPFIX, *declared, a_set(300, record))])))
+    assert (row["src_port"], row["dst_port"], row["protocol"], row["bytes"]) == (1234, 443, 17, 55)
+
+
+@pytest.mark.parametrize(
+    ("number", "ethernet"), [(315, bytes(6) + bytes((2, 0, 0, 0, 0, 9)) + b"\x08\x00"), (313, b"")]
+)
+def test_sampled_packets_are_read(number: int, ethernet: bytes) -> None:
+    """Their headers give what no element gives; what an element gives stays."""
+    ports = struct.pack("!HHIIBBHHH", 1234, 443, 0, 0, 0x50, 0x12, 0, 0, 0)
+    addresses = bytes((10, 0, 0, 1, 10, 0, 0, 2))
+    packet = ethernet + struct.pack("!BBHHHBBH", 0x45, 0, 1400, 7, 0, 63, 6, 0) + addresses + ports
+    fields: list[Field] = [(0, number, VARIABLE), (0, 11, 2)]
+    record = bytes([len(packet)]) + packet + struct.pack("!H", 8443)
+    flows = flows_of(
+        decode(MessageDecoder(), [message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, record))])
+    )
+    (row,) = rows_of(flows)
+    assert (row["src_port"], row["dst_port"], row["protocol"], row["bytes"], row["packets"]) == (
+        1234,
+        8443,
+        6,
+        1400,
+        1,
+    )
+    assert (flows["tcp_flags"].tolist(), flows["ttl"].tolist()) == ([0x12], [63])
+    assert row["src_mac"] == (0x020000000009 if ethernet else 0)
+
+
+def test_a_biflow_is_two_flows() -> None:
+    """The other one has both ends exchanged, and the reverse counters; it is left out where nothing came back."""
+    fields: list[Field] = [*PLAIN, (REVERSE, 1, 4), (REVERSE, 2, 4)]
+    records = plain(700) + struct.pack("!II", 900, 3) + plain(11) + bytes(8)
+    decoded = decode(
+        MessageDecoder(), [message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, records))]
+    )
+    assert decoded.records == 2
+    rows = rows_of(flows_of(decoded))
+    assert [(row["bytes"], row["packets"], row["biflow_direction"]) for row in rows] == [
+        (700, 1, 1),
+        (11, 1, 1),
+        (900, 3, 2),
+    ]
+    assert (rows[2]["src"], rows[2]["dst"]) == (rows[0]["dst"], rows[0]["src"])
+
+
+@pytest.mark.parametrize(
+    ("options", "record", "of_flow", "rate"),
+    [
+        ((NETFLOW_9, [(0, 1, 4)], [(0, 34, 4), (0, 35, 1)]), struct.pack("!IIB", 7, 512, 1), None, 512),
+        (
+            (NETFLOW_9, [(0, 1, 4)], [(0, 48, 1), (0, 50, 4)]),
+            struct.pack("!IBI", 7, 3, 64),
+            (48, b"\x03"),
+            64,
+        ),
+        ((NETFLOW_9, [(0, 2, 4)], [(0, 34, 4)]), struct.pack("!II", 5, 32), (10, b"\0\0\0\x05"), 32),
+        ((IPFIX, [(0, 149, 4)], [(0, 305, 4), (0, 306, 4)]), struct.pack("!III", 7, 1, 99), None, 100),
+        (
+            (IPFIX, [(0, 302, 8)], [(0, 309, 4), (0, 310, 4)]),
+            struct.pack("!QII", 9, 2, 256),
+            (302, b"\x09"),
+            128,
+        ),
+        ((IPFIX, [(0, 149, 4)], [(0, 41, 8)]), struct.pack("!IQ", 7, 1000), None, 0),
+    ],
+)
+def test_sampling_rates_come_from_options(
+    options: tuple[int, list[Field], list[Field]], record: bytes, of_flow: tuple[int, bytes] | None, rate: int
+) -> None:
+    """Of the domain, or of the sampler or interface that a flow names; bytes stay as they are reported."""
+    version, scopes, fields = options
+    number, value = of_flow or (4, b"\x06")
+    sets = [
+        options_set(version, 256, scopes, fields),
+        template_set(version, 300, [*PLAIN, (0, number, len(value))]),
+        a_set(256, record),
+        a_set(300, plain(1500) + value),
+    ]
+    decoded = decode(MessageDecoder(), [message(version, *sets)])
+    flows = flows_of(decoded)
+    assert (flows["sampling_rate"].tolist(), flows["bytes"].tolist()) == ([rate], [1500])
+    assert decoded.options == 1
+
+
+def test_a_sampler_that_is_not_known() -> None:
+    """Where samplers differ, no rate is guessed."""
+    declared = [
+        options_set(NETFLOW_9, 256, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]),
+        template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1)]),
+    ]
+    options = a_set(256, struct.pack("!IBIIBI", 7, 1, 10, 7, 2, 20))
+    records = b"".join(plain(each) + bytes([each]) for each in (1, 2, 3))
+    flows = flows_of(decode(MessageDecoder(), [message(NETFLOW_9, *declared, options, a_set(300, records))]))
+    assert dict(zip(flows["bytes"].tolist(), flows["sampling_rate"].tolist(), strict=True)) == {
+        1: 10,
+        2: 20,
+        3: 0,
+    }

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NetFlow v5: every field in its column, times by the exporter's clock, and headers that promise too much."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+
+import numpy as np
+import pytest
+
+from nettop.flows.decode.netflow5 import decoded_netflow5
+
+from .test_flow_messages import PORT, RECEIVED_NS, SENDER, Sent, batch
+
+UPTIME_MS, SECONDS, NANOSECONDS = 5_000_000, 1_700_000_000, 250_000_000
+FIRST = (
+    *("10.0.0.1", "10.0.0.2", "10.0.0.254", 3, 4, 7, 700, 4_990_000, 4_999_000),
+    *(443, 51_515, 0x1B, 6, 0x10, 65_001, 65_002, 24, 16),
+)
+PING = ("10.0.0.3", "10.0.0.4", "0.0.0.0", 1, 2, 1, 84, 0, 1, 0, 0x0301, 0, 1, 0, 0, 0, 0, 0)
+
+
+def record(values: tuple[str | int, ...]) -> bytes:
+    """The 48 bytes of a record."""
+    addresses = b"".join(ipaddress.IPv4Address(address).packed for address in values[:3])
+    return addresses + struct.pack("!HHIIIIHHxBBBHHBBxx", *values[3:])
+
+
+def datagram(*records: bytes, count: int | None = None) -> Sent:
+    """A datagram of these records, whose header promises `count`."""
+    stated = len(records) if count is None else count
+    head = struct.pack("!HHIIIIBBH", 5, stated, UPTIME_MS, SECONDS, NANOSECONDS, 77, 1, 2, 0x4000 | 100)
+    return Sent(SENDER, PORT, head + b"".join(records))
+
+
+def address(text: str) -> bytes:
+    """As it is stored."""
+    return ipaddress.IPv6Address(f"::ffff:{text}").packed
+
+
+def test_every_field() -> None:
+    """Two records of one datagram."""
+    sent = [datagram(record(FIRST), record(PING))]
+    flows, of, malformed = decoded_netflow5(batch(sent), np.arange(1))
+    assert (of.tolist(), malformed.tolist()) == ([0, 0], [False])
+    boot_ms = SECONDS * 1000 + 250 - UPTIME_MS
+    assert {name: values[0].tolist() for name, values in flows.items()} == {
+        "src": address("10.0.0.1"), "dst": address("10.0.0.2"), "next_hop": address("10.0.0.254"), "in_if": 3,
+        "out_if": 4, "packets": 7, "bytes": 700, "start": boot_ms + 4_990_000, "end": boot_ms + 4_999_000,
+        "src_port": 443, "dst_port": 51_515, "tcp_flags": 0x1B, "protocol": 6, "tos": 0x10, "src_as": 65_001,
+        "dst_as": 65_002, "src_prefix": 24, "dst_prefix": 16, "sequence": 77, "domain": 0x0102, "sampling_rate": 100,
+        "etype": 0x0800, "protocol_version": 5, "exporter": SENDER, "received": RECEIVED_NS // 1_000_000,
+        "icmp_type": 0, "icmp_code": 0,
+    }  # fmt: skip
+    assert (flows["icmp_type"][1], flows["icmp_code"][1]) == (3, 1)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 23, 24, 25, 71, 72, 100, 119])
+def test_what_is_cut_off_is_malformed(cut: int) -> None:
+    """Records that are whole count; the next datagram is not touched."""
+    whole = datagram(record(FIRST), record(PING))
+    sent = [Sent(SENDER, PORT, whole.data[:cut]), whole]
+    flows, of, malformed = decoded_netflow5(batch(sent), np.arange(2))
+    assert malformed.tolist() == [True, False]
+    assert of.tolist() == [0] * max(0, (cut - 24) // 48) + [1, 1]
+    assert flows["bytes"].tolist()[-2:] == [700, 84]
+
+
+def test_more_records_than_the_protocol_allows() -> None:
+    """A header may not promise more than 30; those that are there count."""
+    flows, _, malformed = decoded_netflow5(batch([datagram(*[record(FIRST)] * 31)]), np.arange(1))
+    assert (len(flows["bytes"]), malformed.tolist()) == (31, [True])
