@@ -92,11 +92,19 @@ Flows = dict[str, Array]
 """Flows by column, each of the shape (n,)."""
 
 
+def default_values(name: str, count: int) -> Array:
+    """A column of what stands for unknown."""
+    column = BY_NAME[name]
+    values = np.zeros(count, column.dtype)
+    if column.default:
+        values[:] = column.default
+    return values
+
+
 def joined_flows(parts: list[Flows], counts: list[int]) -> Flows:
     """All parts, each of so many flows, one behind the other; columns that a part lacks have their default."""
     ends = np.cumsum([0, *counts])
-    flows = {c.name: np.full(ends[-1], c.default, c.dtype) if c.default else np.zeros(ends[-1], c.dtype)
-             for c in COLUMNS}  # fmt: skip
+    flows = {column.name: default_values(column.name, ends[-1]) for column in COLUMNS}
     for part, begin, end in zip(parts, ends, ends[1:], strict=False):
         for name, values in part.items():
             flows[name][begin:end] = values

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from nettop.flows.columns import ADDRESS
+from nettop.query.address import MAPPED
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.snapshot import Array
 
 _WHOLE = (1, 2, 4, 8)
-_MAPPED = np.frombuffer(bytes(10) + b"\xff\xff", np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,13 @@ class Datagrams:
     def ends(self) -> Index:
         """Where each ends."""
         return self.starts + self.lengths
+
+
+def consecutive(starts: Index, counts: Index, length: int) -> tuple[Index, Index]:
+    """Where records of one length lie, `counts` of them from each start: the number of its start, and its place."""
+    which = np.repeat(np.arange(len(starts)), counts)
+    firsts = np.cumsum(counts) - counts
+    return which, starts[which] + length * (np.arange(len(which)) - firsts[which])
 
 
 def numbers(buffer: Array, places: Index, width: int) -> Array:
@@ -62,6 +69,6 @@ def ipv6(buffer: Array, places: Index) -> Array:
 def ipv4(buffer: Array, places: Index) -> Array:
     """The IPv4 addresses at these places, as ::ffff:a.b.c.d."""
     mapped = np.empty((len(places), 16), np.uint8)
-    mapped[:, :12] = _MAPPED
+    mapped[:, :12] = np.frombuffer(MAPPED, np.uint8)
     mapped[:, 12:] = items(buffer, places, ">u4").view(np.uint8).reshape(-1, 4)
     return mapped.view(ADDRESS).ravel()

@@ -25,7 +25,6 @@ class Form(Enum):
 
     NUMBER = "number"
     ADDRESS = "address"
-    MAC = "mac"
     MPLS = "mpls"
     """A label of 20 bits, before the traffic class and the bottom of the stack."""
     ICMP_TYPE = "icmp type"
@@ -92,8 +91,8 @@ GIVEN_BY: dict[str, tuple[Given, ...]] = {
     "fragment_offset": _any_of(88),
     "in_if": _any_of(10, 252),
     "out_if": _any_of(14, 253),
-    "src_mac": _any_of(56, 81, form=Form.MAC),
-    "dst_mac": _any_of(80, 57, form=Form.MAC),
+    "src_mac": _any_of(56, 81),
+    "dst_mac": _any_of(80, 57),
     "src_vlan": _any_of(58, 243),
     "dst_vlan": _any_of(59, 254),
     "customer_vlan": _any_of(245),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from nettop.flows.decode.datagrams import consecutive
 from nettop.flows.decode.elements import (
     BASIC_LIST,
     IANA,
@@ -16,7 +17,7 @@ from nettop.flows.decode.elements import (
     Element,
 )
 from nettop.flows.decode.records import ABSENT, Places
-from nettop.flows.decode.templates import ENTERPRISE_BIT, Template, TemplateField
+from nettop.flows.decode.templates import ENTERPRISE_BIT, Malformed, Template, TemplateField
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.snapshot import Array
 
@@ -26,10 +27,6 @@ DEPTH_MAX = 4
 Fields = dict[Element, Places]
 _Spans = dict[Element, tuple[int, int]]
 """Of one record: each element's place and length, of several the first."""
-
-
-class Overrun(Exception):
-    """A field of variable length goes beyond its set."""
 
 
 def laid_out(
@@ -48,10 +45,7 @@ def laid_out(
 def _computed(template: Template, starts: Index, ends: Index) -> tuple[Index, Fields]:
     length = template.least_length
     # What is left is padding (RFC 7011, section 3.3.1).
-    counts = (ends - starts) // length
-    which = np.repeat(np.arange(len(starts)), counts)
-    firsts = np.cumsum(counts) - counts
-    begins = starts[which] + (np.arange(len(which)) - firsts[which]) * length
+    which, begins = consecutive(starts, (ends - starts) // length, length)
     fields: Fields = {}
     at = 0
     for field in template.fields:
@@ -75,7 +69,7 @@ def _walked(
                 spans, at = walk.record(template, at, end)
                 which.append(place)
                 records.append(spans)
-        except Overrun:
+        except Malformed:
             broken.append(place)
     elements = dict.fromkeys(element for spans in records for element in spans)
     fields = {
@@ -98,7 +92,7 @@ class _Walk:
         self._spans: _Spans = {}
 
     def record(self, template: Template, at: int, end: int) -> tuple[_Spans, int]:
-        """The fields of the record at `at`, and where it ends. Raises Overrun if that is beyond `end`."""
+        """The fields of the record at `at`, and where it ends. Raises Malformed if that is beyond `end`."""
         self._spans = {}
         return self._spans, self._fields(template.fields, at, end, DEPTH_MAX)
 
@@ -109,7 +103,7 @@ class _Walk:
             if length == VARIABLE:
                 at, length = self._variable_length(at, end)
             if at + length > end:
-                raise Overrun
+                raise Malformed("a field goes beyond its set")
             self._spans.setdefault(field.element, (at, length))
             if field.element in LISTS and depth:
                 lists.append((field.element, at, at + length))
@@ -124,7 +118,7 @@ class _Walk:
         if at < end and self._data[at] < 0xFF:
             return at + 1, self._data[at]
         if at + 3 > end:
-            raise Overrun
+            raise Malformed("a field goes beyond its set")
         return at + 3, self._number(at + 1)
 
     def _number(self, at: int, width: int = 2) -> int:
@@ -155,7 +149,7 @@ class _Walk:
         while end - at >= 4:
             length = self._number(at + 2)
             if length < 4 or at + length > end:
-                raise Overrun
+                raise Malformed("a field goes beyond its set")
             self._records(self._number(at), at + 4, at + length, depth)
             at += length
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nettop.flows.columns import Flows
+from nettop.flows.columns import ADDRESS, Flows
 from nettop.flows.decode.datagrams import Datagrams, numbers
 from nettop.flows.decode.elements import SYSTEM_INIT
 from nettop.flows.decode.layout import Fields, laid_out
@@ -37,24 +37,22 @@ HELD_BYTES_MAX = 8 << 20
 """Sets whose template has not come: more are dropped, those first that have waited for longest."""
 DOMAINS_MAX = 16_384
 """Observation domains that are remembered: the one that was silent for longest makes room for another."""
-PARSED_MAX = 64
-"""Sets of templates of one domain whose content is remembered."""
 FIELDS_MAX = 1 << 20
 """Fields of all templates together, beyond which domains that were silent for longest make room."""
 
 MESSAGE = np.dtype(
     [
-        ("received_ms", "i8"),
-        ("sender", "V16"),
+        ("received", "i8"),
+        ("exporter", ADDRESS),
         ("port", "u2"),
-        ("version", "u1"),
+        ("protocol_version", "u1"),
         ("domain", "u4"),
         ("sequence", "u4"),
         ("export_ms", "i8"),
         ("boot_ms", "i8"),
     ]
 )
-"""What is taken from a message's header; `boot_ms`, when the exporter began, is negative where it is not known."""
+"""What is said of a message: times in ms; `boot_ms`, when the exporter began, is negative where it is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +81,6 @@ class Domain:
     """What is remembered of an observation domain."""
 
     templates: dict[int, Template] = field(default_factory=dict)
-    parsed: dict[tuple[int, bytes], list[Template | Withdrawal]] = field(default_factory=dict)
-    """By set ID and content: exporters repeat their templates."""
     sampling: Sampling = field(default_factory=Sampling)
     boot_ms: int = -1
 
@@ -99,7 +95,8 @@ class Batch:
         self.buffer = buffer
         self.messages = messages
         each = zip(
-            *(as_list(messages[name]) for name in ("sender", "port", "version", "domain")), strict=True
+            *(as_list(messages[name]) for name in ("exporter", "port", "protocol_version", "domain")),
+            strict=True,
         )
         places: dict[DomainKey, int] = {}
         self.domains = np.array([places.setdefault(key, len(places)) for key in each], np.intp)
@@ -167,10 +164,10 @@ class MessageDecoder:
         decoded.malformed += int(np.count_nonzero(~is_whole))
         which, starts, ends = which[is_whole], starts[is_whole], ends[is_whole]
         messages = np.zeros(len(which), MESSAGE)
-        messages["received_ms"] = datagrams.received_ns[which] // 1_000_000
-        messages["sender"] = datagrams.senders[which]
+        messages["received"] = datagrams.received_ns[which] // 1_000_000
+        messages["exporter"] = datagrams.senders[which]
         messages["port"] = datagrams.ports[which]
-        messages["version"] = version
+        messages["protocol_version"] = version
         if version == NETFLOW_9:
             uptime, seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12, 16))
             messages["boot_ms"] = seconds.astype(np.int64) * 1000 - uptime.astype(np.int64)
@@ -217,19 +214,13 @@ class MessageDecoder:
         if set_id not in (TEMPLATES[version], TEMPLATES[version] + 1):
             decoded.malformed += 1
             return []
-        domain = self._domain(key)
-        stated = domain.parsed.get((set_id, content))
-        if stated is None:
-            stated = []
-            try:
-                stated.extend(parsed_templates(version, set_id, content))
-            except Malformed:
-                decoded.malformed += 1
-            if len(domain.parsed) >= PARSED_MAX:
-                del domain.parsed[next(iter(domain.parsed))]
-            domain.parsed[set_id, content] = stated
+        stated: list[Template | Withdrawal] = []
+        try:
+            stated.extend(parsed_templates(version, set_id, content))
+        except Malformed:
+            decoded.malformed += 1
         decoded.templates += len(stated)
-        known = domain.templates
+        known = self._domain(key).templates
         return [each for each in stated if isinstance(each, Withdrawal) or known.get(each.id) != each]
 
     def _apply(self, key: DomainKey, change: Template | Withdrawal, decoded: Decoded) -> None:
@@ -314,19 +305,13 @@ class MessageDecoder:
         decoded.records += len(records)
         for at, flows in decoded_flows(records):
             headers = messages[at]
-            flows |= {name: headers[of] for name, of in _OF_MESSAGE.items()}
+            flows |= {name: headers[name] for name in _OF_MESSAGE}
             flows["sampling_rate"] = domain.sampling.rates(records, at, flows)
             decoded.parts.append(flows)
             decoded.rows.append(len(at))
 
 
-_OF_MESSAGE = {
-    "received": "received_ms",
-    "exporter": "sender",
-    "domain": "domain",
-    "protocol_version": "version",
-    "sequence": "sequence",
-}
+_OF_MESSAGE = ("received", "exporter", "domain", "protocol_version", "sequence")
 """Columns that are of the message."""
 
 

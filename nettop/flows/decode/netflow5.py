@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 
 from nettop.flows.columns import Flows
-from nettop.flows.decode.datagrams import Datagrams, ipv4, numbers
+from nettop.flows.decode.datagrams import Datagrams, consecutive, ipv4, numbers
+from nettop.flows.decode.packets import IPV4
 from nettop.snapshots.arrays import Index, Mask
 
 HEADER, RECORD = 24, 48
 RECORDS_MAX = 30
-_ETYPE_IPV4 = 0x0800
 _SAMPLING = 0x3FFF
 """The bits of the interval in the header's last field; those above are the mode."""
 _PLACES = {
@@ -37,9 +37,8 @@ def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, 
     present = np.maximum(lengths - HEADER, 0) // RECORD
     counts = np.minimum(stated, present)
     is_malformed = ~has_header | (stated > present) | (stated > RECORDS_MAX)
-    of = np.repeat(np.arange(len(which)), counts)
+    of, at = consecutive(starts + HEADER, counts, RECORD)
     header = starts[of]
-    at = header + HEADER + RECORD * (np.arange(len(of)) - (np.cumsum(counts) - counts)[of])
     flows: Flows = {name: numbers(buffer, at + place, width) for name, (place, width) in _PLACES.items()}
     flows |= {name: ipv4(buffer, at + place) for name, place in _ADDRESSES.items()}
     uptime, seconds, nanoseconds = (
@@ -52,7 +51,7 @@ def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, 
     # The type and slot of the engine: what tells the parts of one exporter from each other.
     flows["domain"] = numbers(buffer, header + 20, 2)
     flows["sampling_rate"] = numbers(buffer, header + 22, 2) & np.uint64(_SAMPLING)
-    flows["etype"] = np.full(len(of), _ETYPE_IPV4, np.uint16)
+    flows["etype"] = np.full(len(of), IPV4, np.uint16)
     flows["protocol_version"] = np.full(len(of), 5, np.uint8)
     flows["exporter"] = datagrams.senders[which][of]
     flows["received"] = datagrams.received_ns[which][of] // 1_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nettop.flows.columns import BY_NAME, TIME_MAX_MS, Flows
+from nettop.flows.columns import ADDRESS, TIME_MAX_MS, Flows, default_values
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
 from nettop.flows.decode.elements import FRAME, GIVEN_BY, IANA, IP_PACKET, REVERSE, Element, Form, Given
 from nettop.flows.decode.packets import FirstHeader, decoded_packets
@@ -60,16 +60,6 @@ class Records:
         """An element as a number of each record, 0 where it has none; and which have it."""
         return self._read(element, Form.NUMBER)
 
-    def bytes_of(self, element: Element) -> list[bytes | None]:
-        """The bytes of an element in each record, None where it is absent."""
-        places = self.fields.get(element)
-        if places is None:
-            return [None] * len(self)
-        return [
-            None if length == ABSENT else self.buffer[start : start + length].tobytes()
-            for start, length in zip(places.starts.tolist(), places.lengths.tolist(), strict=True)
-        ]
-
     def column(self, name: str, enterprise: int = IANA) -> tuple[Array, Mask]:
         """What the records' elements give for a column, and which records have such an element."""
         values, known = default_values(name, len(self)), np.zeros(len(self), bool)
@@ -92,7 +82,7 @@ class Records:
     def _read(self, element: Element, form: Form) -> tuple[Array, Mask]:
         """The values of an element in all records, 0 where there is none; and which have one that can be read."""
         places = self.fields.get(element)
-        empty = np.zeros(len(self), "V16" if form is Form.ADDRESS else np.uint64)
+        empty = np.zeros(len(self), ADDRESS if form is Form.ADDRESS else np.uint64)
         known = np.zeros(len(self), bool)
         if places is None:
             return empty, known
@@ -184,15 +174,6 @@ def _backward(records: Records, forward: Flows) -> tuple[Index, Flows]:
     return at, {name: values[at] for name, values in flows.items()}
 
 
-def default_values(name: str, count: int) -> Array:
-    """A column of what stands for unknown."""
-    column = BY_NAME[name]
-    values = np.zeros(count, column.dtype)
-    if column.default:
-        values[:] = column.default
-    return values
-
-
 def _says_nothing(values: Array) -> Mask:
     """Which values are 0, or an address of zeros in either family."""
     if values.dtype.kind != "V":
@@ -217,7 +198,6 @@ def _since(boot_ms: Array, uptime_ms: Array, export_ms: Array) -> Array:
 
 _NUMBERS: dict[Form, Callable[[Array], Array]] = {
     Form.NUMBER: lambda number: number,
-    Form.MAC: lambda number: number,
     Form.MPLS: lambda number: number >> np.uint64(4),
     Form.ICMP_TYPE: lambda number: number >> np.uint64(8),
     Form.ICMP_CODE: lambda number: number & np.uint64(0xFF),

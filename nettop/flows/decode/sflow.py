@@ -26,6 +26,7 @@ SAMPLES_MAX, RECORDS_MAX, SEGMENTS_MAX = 1024, 256, 64
 
 # Formats of samples; sFlow's own have enterprise 0 in the upper 20 bits.
 _FLOW, _COUNTERS, _EXPANDED_FLOW, _EXPANDED_COUNTERS, _DISCARDED = 1, 2, 3, 4, 5
+_FLOW_SAMPLES, _COUNTER_SAMPLES = (_FLOW, _EXPANDED_FLOW), (_COUNTERS, _EXPANDED_COUNTERS)
 # Formats of flow records.
 _RAW_HEADER, _ETHERNET, _IPV4, _IPV6, _SWITCH, _ROUTER, _GATEWAY = 1, 2, 3, 4, 1001, 1002, 1003
 _OF_PACKETS = (_RAW_HEADER, _ETHERNET, _IPV4, _IPV6)
@@ -136,9 +137,11 @@ def decoded_sflow(datagrams: Datagrams, which: Index) -> SFlow:
     malformed = ~headers.are_valid | is_broken
     samples = samples.taken(np.argsort(samples.owners, kind="stable"))
     counts = _sample_counts(samples, len(which))
-    is_flow, is_counters = np.isin(samples.formats, (1, 3)), np.isin(samples.formats, (2, 4))
-    flows, owners = _flows(buffer, samples.taken(is_flow), malformed)
-    counters, counters_of, others = _counters(buffer, samples.taken(is_counters), malformed)
+    of_flows, of_counters = (
+        samples.taken(np.isin(samples.formats, formats)) for formats in (_FLOW_SAMPLES, _COUNTER_SAMPLES)
+    )
+    flows, owners = _flows(buffer, of_flows, malformed)
+    counters, counters_of, others = _counters(buffer, of_counters, malformed)
     received_ms = datagrams.received_ns[which] // 1_000_000
     for name in ("received", "start", "end"):
         flows[name] = received_ms[owners]
@@ -180,8 +183,8 @@ def _headers(datagrams: Datagrams, which: Index) -> _Datagrams:
 
 def _sample_counts(samples: _Parts, count: int) -> dict[str, Index]:
     kinds = {
-        "flow": (_FLOW, _EXPANDED_FLOW),
-        "counters": (_COUNTERS, _EXPANDED_COUNTERS),
+        "flow": _FLOW_SAMPLES,
+        "counters": _COUNTER_SAMPLES,
         "discarded": (_DISCARDED,),
     }
     counts = {

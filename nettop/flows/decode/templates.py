@@ -14,7 +14,7 @@ NETFLOW_9, IPFIX = 9, 10
 TEMPLATES = {NETFLOW_9: 0, IPFIX: 2}
 """The set ID of templates; that of options templates is one more (RFC 3954, section 5.2; RFC 7011, section 3.3.2)."""
 FIRST_DATA_SET = 256
-FIELDS_MAX = 1024
+TEMPLATE_FIELDS_MAX = 1024
 """A template with more fields is refused; a datagram has no room for a record of as many."""
 SCOPE = -1
 """In place of the enterprise: a scope of NetFlow v9, which is no element."""
@@ -133,7 +133,7 @@ def _unpacked(form: str, body: bytes, at: int) -> tuple[int, ...]:
 
 
 def _check_count(template_id: int, count: int) -> None:
-    if count > FIELDS_MAX:
+    if count > TEMPLATE_FIELDS_MAX:
         raise Malformed(f"template {template_id} has {count} fields")
 
 
