@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_metrics
 
+from nettop.snapshots.connections import HOOK_EVENTS
+
 from . import bpf_objects, traffic
 from .command import Running
 from .lab import PATIENCE, Lab, Namespace, enter, until
@@ -115,6 +117,11 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
             quiet.append((until(lambda: metrics_since(serving, began_s), "a reading"), device))
             return device == device_counts(near.namespace, near.device)
 
+        def are_beginnings_seen() -> bool:
+            """Whether events are attached: what a connection carried counts from its first byte if it begins later."""
+            return of(serving.metrics(), "nettop_hook_info", hook=HOOK_EVENTS.name) == 1
+
+        until(are_beginnings_seen, "events are attached", 60)
         until(is_quiet, "a moment without packets")
         before, device_before = quiet[-1]
         client.call(traffic.connect, "call", traffic.Call((near.v4, port)))
