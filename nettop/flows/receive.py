@@ -1,0 +1,437 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UDP datagrams from several sockets, received in batches into one buffer, without a loop over them.
+
+recvmmsg(2) fills arrays that numpy reads; their structs are those of 64-bit Linux (include/linux/socket.h). How full a
+socket's buffer is, and how many datagrams it has dropped, is read from SO_MEMINFO (sk_get_meminfo in net/core/sock.c),
+at any time and as any user. SO_RXQ_OVFL would report the same counter, sk_drops, but only with the next datagram.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import select
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+import numpy as np
+
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageError
+from nettop.flows.columns import ADDRESS
+from nettop.flows.decode.datagrams import Datagrams, ipv4, ipv6, items
+from nettop.kernel.sock_diag import dump
+from nettop.kernel.socket_owners import find_owners
+from nettop.query.address import endpoint_text
+from nettop.snapshots.safe_text import safe_bytes
+from nettop.snapshots.snapshot import Array
+
+BATCH = 4096
+"""Datagrams that are received at once."""
+SLOT_BYTES = 9216
+"""What is kept of a datagram: as much as a jumbo frame carries."""
+NAP_S = 0.005
+"""How long datagrams gather after the first, so that batches are large."""
+_BURST_BYTES_PER_S = 250_000_000
+"""What datagrams take of a receive buffer that come at a rate of 100,000 a second, at 1,400 bytes each."""
+
+_MOST_PORT = 65_535
+_EXAMPLES = "give PORT or ADDRESS:PORT, as 2055, 127.0.0.1:6343 or [::1]:4739"
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""How binding fails for an address that this host does not have, or of a family that it does not have."""
+_MOST_BUFFER_BYTES = (1 << 30) - 1
+"""The kernel doubles the size, for what it keeps beside the data, and has it in an int (socket(7))."""
+_ANY_STATE = 0xFFF
+
+_SO_RCVBUFFORCE, _SO_TIMESTAMPNS, _SO_MEMINFO = 33, 35, 55
+"""Options that Python has no names for (include/uapi/asm-generic/socket.h)."""
+_MEMINFO = struct.Struct("=9I")
+_WAITING_BYTES, _BUFFER_BYTES, _DROPS = 0, 1, 8
+"""Numbers of SO_MEMINFO: SK_MEMINFO_RMEM_ALLOC, RCVBUF and DROPS (include/uapi/linux/sock_diag.h)."""
+
+_NAME_BYTES, _NAME_STRIDE = 28, 32
+"""The length of struct sockaddr_in6, the longer of the two, and what each takes here."""
+_PORT_AT = 2
+_ADDRESS_AT: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 8}
+"""Where the port and the address lie in struct sockaddr_in and sockaddr_in6."""
+_MSGHDR = np.dtype(
+    [
+        ("name", "u8"),
+        ("name_bytes", "u4"),
+        ("vectors", "u8"),
+        ("vector_count", "u8"),
+        ("control", "u8"),
+        ("control_bytes", "u8"),
+        ("flags", "u4"),
+    ],
+    align=True,
+)
+_MMSGHDR = np.dtype([("header", _MSGHDR), ("length", "u4")], align=True)
+_IOVEC = np.dtype([("base", "u8"), ("length", "u8")])
+_STAMP = np.dtype([("header", "V16"), ("seconds", "i8"), ("nanoseconds", "i8")])
+"""SCM_TIMESTAMPNS, the only control message that is switched on: struct cmsghdr, then struct timespec."""
+_NS = 1_000_000_000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+
+Wait = Callable[[Mapping[int, int], float | None], Mapping[int, int]]
+"""Waits until one of the descriptors is ready for its events of poll(2), or somebody ends the wait, or so many seconds
+are over. Returns those that are ready. `WakeEvent.wait` is such a function.
+"""
+
+
+# --- sockets ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A UDP port at one address of this host, or (empty) at all of both families."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return endpoint_text(self.address or "*", self.port)
+
+
+def endpoint_of(word: str) -> Endpoint:
+    """What a word of --listen says: `2055`, `:2055`, `0.0.0.0:2055`, `[::1]:4739`, `[fe80::1%eth0]:4739`.
+
+    `[::]` is IPv6 alone, so that `0.0.0.0` may be given beside it. The kernel chooses a port in place of 0.
+    Raises UsageError.
+    """
+    host, _, port = word.rpartition(":")
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > _MOST_PORT:
+        raise UsageError(f"--listen {word!r} has no port from 0 to {_MOST_PORT}", _EXAMPLES)
+    if host in {"", "*"}:
+        return Endpoint("", int(port))
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ip_address(host[1:-1] if is_bracketed else host)
+    except ValueError as error:
+        raise UsageError(f"--listen {word!r} has no address before the port", _EXAMPLES) from error
+    if is_bracketed != isinstance(address, IPv6Address):
+        remedy = f"give {endpoint_text(str(address), port)}"
+        raise UsageError(f"--listen {word!r}: brackets are for IPv6, and only for that", remedy)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return Endpoint(str(address), int(port))
+
+
+@dataclass(frozen=True, eq=False)
+class OpenSocket:
+    """A socket to receive from, and where it is bound.
+
+    `receive_buffer_bytes` is what the kernel granted. `warning` says what is lacking, and is empty where nothing is.
+    """
+
+    socket: socket.socket
+    endpoint: Endpoint
+    receive_buffer_bytes: int
+    warning: str
+
+
+def open_socket(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool = False) -> OpenSocket:
+    """Open a socket that receives there.
+
+    With `shared_port`, processes of one user may open several, and the kernel gives each sender to one of them.
+
+    Raises UsageError for a buffer that no kernel grants, NettopError for a port that is in use and for an address that
+    this host does not have, PermissionMissing for a port that this user may not have.
+    """
+    if not 0 < receive_buffer_bytes <= _MOST_BUFFER_BYTES:
+        raise UsageError(
+            f"a receive buffer cannot have {receive_buffer_bytes:,} bytes",
+            f"give 1 to {_MOST_BUFFER_BYTES:,} bytes",
+        )
+    try:
+        opened = _opened(endpoint, receive_buffer_bytes, shared_port=shared_port)
+    except OSError as error:
+        raise _failure(endpoint, error) from error
+    bound = Endpoint(endpoint.address, opened.getsockname()[1])
+    granted = opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    warning = ""
+    if granted < receive_buffer_bytes:
+        warning = (
+            f"the receive buffer of {bound} has {granted:,} bytes instead of {receive_buffer_bytes:,}, so bursts may "
+            f"be dropped: sudo sysctl net.core.rmem_max={receive_buffer_bytes}, or start nettop with CAP_NET_ADMIN"
+        )
+    return OpenSocket(opened, bound, granted, warning)
+
+
+def _opened(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
+    """The socket. Where there is no IPv6, all addresses are those of IPv4. Raises OSError."""
+    if endpoint.address:
+        return _bound(endpoint, socket.AF_UNSPEC, receive_buffer_bytes, shared_port=shared_port)
+    try:
+        return _bound(endpoint, socket.AF_INET6, receive_buffer_bytes, shared_port=shared_port)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        return _bound(endpoint, socket.AF_INET, receive_buffer_bytes, shared_port=shared_port)
+
+
+def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
+    # bind(2) of Python ignores the zone of an address, such as fe80::1%eth0.
+    flags = socket.AI_NUMERICHOST | socket.AI_PASSIVE
+    family, kind, _, _, name = socket.getaddrinfo(
+        endpoint.address or None, endpoint.port, family, socket.SOCK_DGRAM, flags=flags
+    )[0]
+    with ExitStack() as on_failure:
+        opened = on_failure.enter_context(socket.socket(family, kind))
+        opened.setblocking(False)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(endpoint.address))
+        if shared_port:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # The kernel's stamp, for 0.1 µs: datagrams may have waited in the buffer for seconds.
+        opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        # Before the first datagram comes.
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer_bytes)
+        except PermissionError:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        opened.bind(name)
+        on_failure.pop_all()
+    return opened
+
+
+def _failure(endpoint: Endpoint, error: OSError) -> NettopError:
+    what, port = f"cannot receive at {endpoint}", endpoint.port
+    if error.errno == errno.EADDRINUSE:
+        users = _users_of(port)
+        remedy = f"stop {users}" if users else f"ss -lunp 'sport = :{port}' shows who uses it"
+        return NettopError(
+            f"{what}: port {port} is in use{f' by {users}' if users else ''}",
+            f"{remedy}, or choose another port by --listen",
+        )
+    if isinstance(error, PermissionError):
+        return PermissionMissing(
+            f"{what}: port {port} needs CAP_NET_BIND_SERVICE",
+            "choose a port from 1024 on, or run it as root; a security module may forbid it too",
+        )
+    if error.errno in _ABSENT or isinstance(error, socket.gaierror):  # of a zone that does not exist
+        return NettopError(
+            f"{what}: this host has no address {endpoint.address}",
+            "give an address of this host (ip -br address lists them), or the port alone for all of them",
+        )
+    return NettopError(f"{what}: {error.strerror}", "choose another address by --listen")
+
+
+def _users_of(port: int) -> str:
+    """The processes that have a UDP port, as far as this user may know: `nfcapd (PID 4615)`."""
+    with suppress(NettopError, OSError):
+        inodes = [
+            sockets["inode"][sockets["local_port"] == port]
+            for sockets in dump(socket.IPPROTO_UDP, _ANY_STATE, info=False).sockets
+        ]
+        owners = find_owners()
+        users = np.unique(owners.process[np.isin(owners.inode, np.concatenate(inodes or [[]]))])
+        return " and ".join(
+            f"{safe_bytes(process['comm'])} (PID {process['pid']})" for process in owners.processes[users]
+        )
+    return ""
+
+
+# --- receiving --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class SocketCounts:
+    """What came by one socket since it was opened."""
+
+    endpoint: Endpoint
+    datagrams: int = 0
+    bytes: int = 0
+    """Of what was kept of the datagrams."""
+    truncated: int = 0
+    """Datagrams that were longer than a slot."""
+    calls: int = 0
+    """Of recvmmsg, those that received nothing too."""
+    drops: int = 0
+    """Datagrams that the kernel dropped: the socket's buffer or the memory for UDP was full, or a checksum wrong."""
+
+
+class Receiver:
+    """Receives from several sockets, which are its own from then on. Only one thread may use it.
+
+    `counts` are those of the sockets, in their order.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[OpenSocket],
+        wait: Wait,
+        *,
+        batch: int = BATCH,
+        slot_bytes: int = SLOT_BYTES,
+        nap_s: float = NAP_S,
+    ) -> None:
+        """Receive up to `batch` datagrams at once, of each what `slot_bytes` hold. Once the first has come, others
+        gather for `nap_s` seconds, or for less where a burst would fill half of a receive buffer.
+        """
+        self.counts = tuple(SocketCounts(each.endpoint) for each in sockets)
+        self._sockets = [each.socket for each in sockets]
+        self._events = {each.fileno(): select.POLLIN for each in self._sockets}
+        self._wait = wait
+        self._slots = _Slots(batch, slot_bytes)
+        smallest = min(each.receive_buffer_bytes for each in sockets)  # half of what the kernel says
+        self._nap_s = min(nap_s, smallest / _BURST_BYTES_PER_S)
+        self._first = 0
+        self._was_full = False
+        self._failed: SourceFailed | None = None
+
+    def receive(self, timeout_s: float | None = None) -> Datagrams:
+        """Wait for datagrams, and return those that have come: none when the time is up, or somebody ended the wait.
+
+        Those of one socket are in the order in which they came. A truncated one is given as far as it was kept. Their
+        `buffer` is the same each time: its content is valid until the next call. While batches are full it does not
+        wait. Raises SourceFailed when a socket fails, after what had come by others was returned.
+        """
+        if self._failed is not None:
+            raise self._failed
+        if not self._was_full:
+            if not self._wait(self._events, timeout_s):
+                return self._slots.datagrams([])
+            if self._nap_s and self._look() < 1 / 2:
+                self._wait({}, self._nap_s)
+        parts = self._read()
+        if self._failed is not None and not parts:
+            raise self._failed
+        for place, begin, end in parts:
+            lengths, flags = self._slots.lengths_and_flags(begin, end)
+            counts = self.counts[place]
+            counts.datagrams += end - begin
+            counts.bytes += int(lengths.sum())
+            counts.truncated += int(np.count_nonzero(flags & socket.MSG_TRUNC))
+        return self._slots.datagrams(
+            [(self._sockets[place].family, begin, end) for place, begin, end in parts]
+        )
+
+    def drops(self) -> tuple[int, ...]:
+        """The drops of each socket up to now, which its counts have from then on. Raises SourceFailed."""
+        self._look()
+        return tuple(counts.drops for counts in self.counts)
+
+    def close(self) -> None:
+        """Close the sockets: what waits in them is lost."""
+        for each in self._sockets:
+            each.close()
+
+    def _read(self) -> list[tuple[int, int, int]]:
+        """Receive from all sockets what fits: which sockets gave something, and from which slot to which."""
+        parts = []
+        begin = 0
+        for turn in range(len(self._sockets)):
+            place = (self._first + turn) % len(self._sockets)
+            try:
+                count = self._slots.fill(self._sockets[place].fileno(), begin)
+            except OSError as error:
+                self._failed = _failed_at(self.counts[place].endpoint, error)
+                break
+            self.counts[place].calls += 1
+            if count:
+                parts.append((place, begin, begin + count))
+                begin += count
+            if begin == self._slots.count:
+                self._first = place + 1  # one that is never empty does not keep the others waiting
+                break
+        self._was_full = begin == self._slots.count
+        return parts
+
+    def _look(self) -> float:
+        """Update the drops of all sockets; returns how full the fullest buffer is."""
+        fullest = 0.0
+        for each, counts in zip(self._sockets, self.counts, strict=True):
+            try:
+                memory = _MEMINFO.unpack(each.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            except OSError as error:
+                raise _failed_at(counts.endpoint, error) from error
+            counts.drops = continued(counts.drops, memory[_DROPS])
+            fullest = max(fullest, memory[_WAITING_BYTES] / memory[_BUFFER_BYTES])
+        return fullest
+
+
+def _failed_at(endpoint: Endpoint, error: OSError) -> SourceFailed:
+    failure = SourceFailed(f"cannot receive at {endpoint} any more: {error.strerror}", "start nettop again")
+    failure.__cause__ = error
+    return failure
+
+
+def continued(total: int, counter: int) -> int:
+    """The total whose lowest 32 bits are now `counter`: it has grown by less than 2³²."""
+    return total + (counter - total & 0xFFFFFFFF)
+
+
+class _Slots:
+    """Room for datagrams, with the arrays that recvmmsg(2) takes: the kernel has their addresses, so they stay."""
+
+    def __init__(self, count: int, slot_bytes: int) -> None:
+        self.count = count
+        place = np.arange(count)
+        self._starts = place * slot_bytes
+        self._starts.flags.writeable = False  # all batches share it
+        self._buffer: Array = np.zeros(count * slot_bytes, np.uint8)
+        self._names: Array = np.zeros(count * _NAME_STRIDE, np.uint8)
+        self._name_at = place * _NAME_STRIDE
+        self._stamps: Array = np.zeros(count, _STAMP)
+        self._vectors: Array = np.zeros(count, _IOVEC)
+        self._vectors["base"] = self._buffer.ctypes.data + self._starts
+        self._vectors["length"] = slot_bytes
+        self._messages: Array = np.zeros(count, _MMSGHDR)
+        self._address = self._messages.ctypes.data
+        headers = self._headers = self._messages["header"]
+        headers["name"] = self._names.ctypes.data + self._name_at
+        headers["vectors"] = self._vectors.ctypes.data + place * _IOVEC.itemsize
+        headers["vector_count"] = 1
+        headers["control"] = self._stamps.ctypes.data + place * _STAMP.itemsize
+        self._offer_room(count)
+
+    def fill(self, descriptor: int, begin: int) -> int:
+        """Receive what waits in a socket into the slots from `begin` on; returns how many are full. Raises OSError."""
+        received: int = _libc.recvmmsg(
+            descriptor,
+            self._address + begin * _MMSGHDR.itemsize,
+            self.count - begin,
+            socket.MSG_DONTWAIT,
+            None,
+        )
+        if received >= 0:
+            return received
+        number = ctypes.get_errno()
+        if number in (errno.EAGAIN, errno.EINTR):
+            return 0
+        raise OSError(number, os.strerror(number))
+
+    def lengths_and_flags(self, begin: int, end: int) -> tuple[Array, Array]:
+        """The lengths of received datagrams, and their flags (MSG_*)."""
+        return self._messages["length"][begin:end], self._headers["flags"][begin:end]
+
+    def datagrams(self, parts: Sequence[tuple[int, int, int]]) -> Datagrams:
+        """What is in the slots: family of the socket, first slot and end of each part."""
+        count = parts[-1][2] if parts else 0
+        senders: Array = np.empty(count, ADDRESS)
+        for family, begin, end in parts:
+            at = self._name_at[begin:end] + _ADDRESS_AT[family]
+            senders[begin:end] = (ipv4 if family == socket.AF_INET else ipv6)(self._names, at)
+        stamps = self._stamps[:count]
+        self._offer_room(count)
+        return Datagrams(
+            self._buffer,
+            self._starts[:count],
+            self._messages["length"][:count].astype(np.intp),
+            senders,
+            items(self._names, self._name_at[:count] + _PORT_AT, ">u2").astype(np.uint16),
+            stamps["seconds"] * _NS + stamps["nanoseconds"],
+        )
+
+    def _offer_room(self, count: int) -> None:
+        """Say how long names and control messages may be, where the kernel has written how long they were."""
+        self._headers["name_bytes"][:count] = _NAME_BYTES
+        self._headers["control_bytes"][:count] = _STAMP.itemsize

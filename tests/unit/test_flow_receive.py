@@ -1,0 +1,573 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receiving over loopback: every datagram that was sent is received as it was sent, or counted as dropped."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nettop.engine.wake_event import WakeEvent
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageError
+from nettop.flows import receive
+from nettop.flows.columns import ADDRESS
+from nettop.flows.decode.datagrams import Datagrams
+from nettop.flows.receive import Endpoint, OpenSocket, Receiver, continued, endpoint_of, open_socket
+from nettop.kernel import privileges
+from nettop.query.address import MAPPED
+
+from .logging_run import DEADLINE_S, until
+
+BUFFER_BYTES = 100_000
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+
+def has_ipv6() -> bool:
+    """Whether this host has ::1."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as trial:
+            trial.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+HAS_IPV6 = has_ipv6()
+needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this host has no IPv6")
+FAMILIES = [socket.AF_INET, pytest.param(socket.AF_INET6, marks=needs_ipv6)]
+
+
+@pytest.fixture(autouse=True)
+def _on_one_cpu() -> Iterator[None]:
+    """Datagrams over loopback wait for their softirq on the CPU that sent them: those of two CPUs may overtake."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+class Received(NamedTuple):
+    """A datagram as bytes."""
+
+    address: bytes
+    port: int
+    content: bytes
+
+
+def received(datagrams: Datagrams) -> list[Received]:
+    """What is in a batch, which has the promised dtypes."""
+    count = len(datagrams.starts)
+    for values, dtype in [
+        (datagrams.buffer, "u1"),
+        (datagrams.starts, np.intp),
+        (datagrams.lengths, np.intp),
+        (datagrams.senders, ADDRESS),
+        (datagrams.ports, "u2"),
+        (datagrams.received_ns, "i8"),
+    ]:
+        assert values.dtype == dtype
+        assert values is datagrams.buffer or values.shape == (count,)
+    return [
+        Received(sender.tobytes(), port, datagrams.buffer[start:end].tobytes())
+        for sender, port, start, end in zip(
+            datagrams.senders,
+            datagrams.ports.tolist(),
+            datagrams.starts.tolist(),
+            datagrams.ends.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def opened_at(family: int = socket.AF_INET, buffer_bytes: int = BUFFER_BYTES) -> OpenSocket:
+    """A socket at loopback, on a port that the kernel chose."""
+    return open_socket(Endpoint(LOOPBACK[socket.AddressFamily(family)], 0), buffer_bytes)
+
+
+def always_ready(others: Mapping[int, int], timeout_s: float | None) -> Mapping[int, int]:
+    """Waits for nothing."""
+    return others
+
+
+class Sender:
+    """Sends from an address and port of its own to one socket. Used as a context."""
+
+    def __init__(self, family: int, port: int, source: str | None = None) -> None:
+        loopback = LOOPBACK[socket.AddressFamily(family)]
+        self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        self.socket.bind((source or loopback, 0))
+        self.socket.connect((loopback, port))
+        address, self.port = self.socket.getsockname()[:2]
+        packed = ip_address(address).packed
+        self.address = packed if len(packed) == 16 else MAPPED + packed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, *contents: bytes) -> list[Received]:
+        """Send these; returns how they are received."""
+        for content in contents:
+            self.socket.send(content)
+        return [Received(self.address, self.port, content) for content in contents]
+
+
+def waiting_bytes(opened: OpenSocket) -> int:
+    """The memory of what waits in a socket (SK_MEMINFO_RMEM_ALLOC of SO_MEMINFO)."""
+    waiting: int = struct.unpack_from("=I", opened.socket.getsockopt(socket.SOL_SOCKET, 55, 36))[0]
+    return waiting
+
+
+def fill(opened: OpenSocket, sender: Sender, count: int) -> None:
+    """Have so many empty datagrams wait in a socket that is empty."""
+    sender.send(b"")
+    each = until(lambda: waiting_bytes(opened))
+    sender.send(*[b""] * (count - 1))
+    until(lambda: waiting_bytes(opened) == count * each)
+
+
+def all_of(receiver: Receiver, count: int) -> list[Received]:
+    """So many datagrams, in however many batches."""
+    come: list[Received] = []
+    end = time.monotonic() + DEADLINE_S
+    while len(come) < count:
+        assert time.monotonic() < end, "not in time"
+        come += received(receiver.receive(DEADLINE_S))
+    return come
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "address", "port"),
+    [
+        ("2055", "", 2055),
+        (":2055", "", 2055),
+        ("*:2055", "", 2055),
+        ("0.0.0.0:2055", "0.0.0.0", 2055),
+        ("[::]:4739", "::", 4739),
+        ("127.0.0.1:6343", "127.0.0.1", 6343),
+        ("[fe80::1%eth0]:4739", "fe80::1%eth0", 4739),
+        ("[2001:DB8:0::1]:0", "2001:db8::1", 0),
+        ("[::ffff:192.0.2.1]:65535", "192.0.2.1", 65535),
+    ],
+)
+def test_words(word: str, address: str, port: int) -> None:
+    """What --listen accepts."""
+    assert endpoint_of(word) == Endpoint(address, port)
+
+
+@given(
+    st.one_of(
+        st.just(""),
+        st.ip_addresses(v=4).map(str),
+        st.integers(0, (1 << 128) - 1)
+        .map(IPv6Address)
+        .map(lambda address: str(address.ipv4_mapped or address)),
+    ),
+    st.integers(0, 65535),
+)
+def test_an_endpoint_is_written_as_it_is_read(address: str, port: int) -> None:
+    """So what a report shows can be given to --listen."""
+    endpoint = Endpoint(address, port)
+    assert endpoint_of(str(endpoint)) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("word", "what", "remedy"),
+    [
+        ("", "no port", "as 2055"),
+        ("netflow", "no port", "as 2055"),
+        ("127.0.0.1:", "no port", "as 2055"),
+        ("65536", "no port", "as 2055"),
+        ("-1", "no port", "as 2055"),
+        ("+1", "no port", "as 2055"),
+        ("²", "no port", "as 2055"),
+        ("9" * 5000, "no port", "as 2055"),
+        ("collector:2055", "no address", "127.0.0.1:6343"),
+        ("127.0.0.256:2055", "no address", "127.0.0.1:6343"),
+        ("[]:2055", "no address", "127.0.0.1:6343"),
+        ("[::1:2055", "no address", "127.0.0.1:6343"),
+        ("::1:2055", "brackets", "[::1]:2055"),
+        ("[127.0.0.1]:2055", "brackets", "127.0.0.1:2055"),
+        ("[::1]", "no port", "as 2055"),
+    ],
+)
+def test_bad_words(word: str, what: str, remedy: str) -> None:
+    """Each error says what to write."""
+    with pytest.raises(UsageError) as raised:
+        endpoint_of(word)
+    assert repr(word) in raised.value.what
+    assert what in raised.value.what
+    assert remedy in raised.value.remedy
+
+
+# --- sockets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_wildcard_receives_from_both_families(family: int) -> None:
+    """One socket, on the port that the kernel chose."""
+    opened = open_socket(Endpoint("", 0), BUFFER_BYTES)
+    with (
+        closing(Receiver([opened], always_ready)) as receiver,
+        Sender(family, opened.endpoint.port) as sender,
+    ):
+        assert sender.send(b"whole") == all_of(receiver, 1)
+
+
+@needs_ipv6
+def test_the_wildcard_of_ipv6_leaves_ipv4_to_others() -> None:
+    """Two sockets, one port."""
+    ipv6 = open_socket(Endpoint("::", 0), BUFFER_BYTES)
+    ipv4 = open_socket(Endpoint("0.0.0.0", ipv6.endpoint.port), BUFFER_BYTES)
+    with closing(Receiver([ipv6, ipv4], always_ready)) as receiver:
+        for family in LOOPBACK:
+            with Sender(family, ipv6.endpoint.port) as sender:
+                assert sender.send(b"whole") == all_of(receiver, 1)
+        assert [counts.datagrams for counts in receiver.counts] == [1, 1]
+
+
+@needs_ipv6
+def test_a_wildcard_is_never_half_of_it() -> None:
+    """Where somebody has the port of one family, it is in use."""
+    taken = open_socket(Endpoint("::", 0), BUFFER_BYTES)
+    with closing(taken.socket), pytest.raises(NettopError, match="is in use"):
+        open_socket(Endpoint("", taken.endpoint.port), BUFFER_BYTES)
+
+
+class Refused(socket.socket):
+    """Sockets of a host where binding fails, or a family is missing."""
+
+    on_bind: ClassVar[int] = 0
+    on_open: ClassVar[Mapping[int, int]] = {}
+
+    def __init__(self, family: int = -1, *arguments: Any, **others: Any) -> None:
+        if number := self.on_open.get(family):
+            raise OSError(number, os.strerror(number))
+        super().__init__(family, *arguments, **others)
+
+    def bind(self, address: Any) -> None:
+        if self.on_bind:
+            raise OSError(self.on_bind, os.strerror(self.on_bind))
+        super().bind(address)
+
+
+def test_without_ipv6_a_wildcard_is_that_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the kernel's ipv6.disable=1."""
+    monkeypatch.setattr(Refused, "on_open", {socket.AF_INET6: errno.EAFNOSUPPORT})
+    monkeypatch.setattr(socket, "socket", Refused)
+    opened = open_socket(Endpoint("", 0), BUFFER_BYTES)
+    assert opened.socket.family == socket.AF_INET
+    assert opened.socket.getsockname()[0] == "0.0.0.0"
+    opened.socket.close()
+    with pytest.raises(NettopError, match="no address ::1"):
+        open_socket(Endpoint("::1", 0), BUFFER_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "what", "remedy"),
+    [
+        (errno.EACCES, PermissionMissing, "port 514 needs CAP_NET_BIND_SERVICE", "from 1024 on"),
+        (errno.EADDRNOTAVAIL, NettopError, "no address 192.0.2.1", "ip -br address"),
+        (errno.ENOBUFS, NettopError, os.strerror(errno.ENOBUFS), "another address"),
+    ],
+)
+def test_failures_to_bind(
+    number: int, kind: type[NettopError], what: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each error says where, why, and what to do."""
+    monkeypatch.setattr(Refused, "on_bind", number)
+    monkeypatch.setattr(socket, "socket", Refused)
+    with pytest.raises(kind) as raised:
+        open_socket(Endpoint("192.0.2.1", 514), BUFFER_BYTES)
+    assert type(raised.value) is kind
+    assert "cannot receive at 192.0.2.1:514: " in raised.value.what
+    assert what in raised.value.what
+    assert remedy in raised.value.remedy
+
+
+def test_a_zone_that_does_not_exist() -> None:
+    """An address of an interface that this host does not have."""
+    with pytest.raises(NettopError, match="no address fe80::1%none"):
+        open_socket(Endpoint("fe80::1%none", 0), BUFFER_BYTES)
+
+
+def test_a_port_in_use() -> None:
+    """The error names the process, which is this one."""
+    with closing(opened_at().socket) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(NettopError) as raised:
+            open_socket(Endpoint("127.0.0.1", port), BUFFER_BYTES)
+    name = Path("/proc/self/comm").read_text().strip()
+    assert raised.value.what == (
+        f"cannot receive at 127.0.0.1:{port}: port {port} is in use by {name} (PID {os.getpid()})"
+    )
+
+
+def test_a_port_in_use_by_somebody_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process cannot be known, the error says how to find it."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionMissing("refused")
+
+    monkeypatch.setattr(receive, "dump", refused)
+    with closing(opened_at().socket) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(NettopError) as raised:
+            open_socket(Endpoint("127.0.0.1", port), BUFFER_BYTES)
+    assert raised.value.what.endswith(f"port {port} is in use")
+    assert f"ss -lunp 'sport = :{port}'" in raised.value.remedy
+
+
+def test_a_shared_port() -> None:
+    """Every datagram comes by one of the sockets, and all of one sender by the same."""
+    first = open_socket(Endpoint("127.0.0.1", 0), BUFFER_BYTES, shared_port=True)
+    second = open_socket(first.endpoint, BUFFER_BYTES, shared_port=True)
+    with closing(Receiver([first, second], always_ready)) as receiver, ExitStack() as ends:
+        for _ in range(20):
+            sender = ends.enter_context(Sender(socket.AF_INET, first.endpoint.port))
+            before = [counts.datagrams for counts in receiver.counts]
+            assert sender.send(b"1", b"2", b"3") == all_of(receiver, 3)
+            after = [counts.datagrams for counts in receiver.counts]
+            assert sorted(np.subtract(after, before).tolist()) == [0, 3]
+
+
+def without_capabilities(function: Callable[[], OpenSocket]) -> OpenSocket:
+    """What it returns in a thread that has no capability."""
+
+    def run() -> OpenSocket:
+        privileges.keep_only(privileges.NOTHING)
+        return function()
+
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(run).result()
+
+
+def test_the_buffer_that_is_granted() -> None:
+    """More than anybody may have is granted in part, and the warning says how to get it."""
+    most = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    usual = without_capabilities(lambda: opened_at(buffer_bytes=most))
+    large = without_capabilities(lambda: opened_at(buffer_bytes=most + 1))
+    usual.socket.close()
+    large.socket.close()
+    assert (usual.receive_buffer_bytes, usual.warning) == (most, "")
+    assert large.receive_buffer_bytes == most
+    assert f"{large.endpoint} has {most:,} bytes instead of {most + 1:,}" in large.warning
+    assert f"sysctl net.core.rmem_max={most + 1}" in large.warning
+    assert "CAP_NET_ADMIN" in large.warning
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1 << 30])
+def test_a_buffer_that_no_kernel_grants(size: int) -> None:
+    """The error says how large it may be."""
+    with pytest.raises(UsageError, match=rf"{size:,} bytes") as raised:
+        opened_at(buffer_bytes=size)
+    assert "1,073,741,823" in raised.value.remedy
+
+
+# --- receiving --------------------------------------------------------------------------------------------------
+
+PLAN = st.lists(
+    st.tuples(st.integers(0, 4), st.sampled_from([0, 1, 7, 63, 64, 65, 300])), min_size=1, max_size=40
+)
+"""Which sender sends, and how much."""
+
+
+@given(PLAN, st.integers(1, 12))
+@settings(max_examples=40)
+def test_datagrams_are_received_as_they_were_sent(plan: list[tuple[int, int]], batch: int) -> None:
+    """Of several sockets and senders, empty ones and truncated ones, in their order, in batches of any size."""
+    slot_bytes = 64
+    families = [socket.AF_INET, socket.AF_INET6 if HAS_IPV6 else socket.AF_INET]
+    with ExitStack() as ends:
+        event = ends.enter_context(WakeEvent())
+        sockets = [*map(opened_at, families), open_socket(Endpoint("", 0), BUFFER_BYTES)]
+        receiver = Receiver(sockets, event.wait, batch=batch, slot_bytes=slot_bytes, nap_s=0)
+        ends.enter_context(closing(receiver))
+        places = [0, 0, 1, 2, 2]
+        senders = [
+            ends.enter_context(Sender(family, sockets[place].endpoint.port, source))
+            for place, family, source in zip(
+                places,
+                [socket.AF_INET, socket.AF_INET, families[1], socket.AF_INET, families[1]],
+                ["127.0.0.1", "127.1.2.3", None, "127.255.255.254", None],
+                strict=True,
+            )
+        ]
+        sent: list[list[Received]] = [[] for _ in senders]
+        for number, (which, size) in enumerate(plan):
+            sent[which] += senders[which].send(struct.pack("=I", number).ljust(size, b"x")[:size])
+        come = all_of(receiver, len(plan))
+        for sender, expected in zip(senders, sent, strict=True):
+            assert [each for each in come if each[:2] == (sender.address, sender.port)] == [
+                each._replace(content=each.content[:slot_bytes]) for each in expected
+            ]
+        assert len(come) == len(plan)
+        for place, counts in enumerate(receiver.counts):
+            sizes = [
+                len(each.content)
+                for at, expected in zip(places, sent, strict=True)
+                for each in expected
+                if at == place
+            ]
+            assert counts.datagrams == len(sizes)
+            assert counts.bytes == sum(min(size, slot_bytes) for size in sizes)
+            assert counts.truncated == sum(size > slot_bytes for size in sizes)
+        assert receiver.drops() == (0, 0, 0)
+
+
+def test_when_a_datagram_arrived() -> None:
+    """By the kernel's stamp: it had come before somebody looked."""
+    opened = opened_at()
+    with (
+        closing(Receiver([opened], always_ready)) as receiver,
+        Sender(socket.AF_INET, opened.endpoint.port) as sender,
+    ):
+        before = time.time_ns()
+        fill(opened, sender, 2)
+        looked = time.time_ns()
+        stamps = receiver.receive().received_ns.tolist()
+    assert len(stamps) == 2
+    assert before <= min(stamps) <= max(stamps) <= looked
+
+
+def test_only_the_buffer_is_used_again() -> None:
+    """Everything else is kept by whoever keeps it."""
+    opened = opened_at()
+    with closing(Receiver([opened], always_ready)) as receiver, ExitStack() as ends:
+        first, second = (ends.enter_context(Sender(socket.AF_INET, opened.endpoint.port)) for _ in range(2))
+        first.send(b"a")
+        until(lambda: waiting_bytes(opened))
+        kept = receiver.receive()
+        assert received(kept) == [Received(first.address, first.port, b"a")]
+        stamps = kept.received_ns.tolist()
+        assert second.send(b"bbb") == all_of(receiver, 1)
+        assert received(kept) == [Received(first.address, first.port, b"b")]
+        assert kept.received_ns.tolist() == stamps
+        with pytest.raises(ValueError, match="read-only"):
+            kept.starts[0] = 1  # of all batches
+
+
+def test_full_sockets_take_turns() -> None:
+    """One that always fills a batch does not keep another waiting; while batches are full nothing is waited for."""
+    waits: list[float | None] = []
+
+    def wait(others: Mapping[int, int], timeout_s: float | None) -> Mapping[int, int]:
+        waits.append(timeout_s)
+        return others
+
+    sockets = [opened_at(), opened_at()]
+    with closing(Receiver(sockets, wait, batch=2, nap_s=1e-9)) as receiver, ExitStack() as ends:
+        senders = [ends.enter_context(Sender(socket.AF_INET, each.endpoint.port)) for each in sockets]
+        for opened, sender in zip(sockets, senders, strict=True):
+            fill(opened, sender, 5)
+        batches = [receiver.receive(7).ports.tolist() for _ in range(6)]
+    a, b = (sender.port for sender in senders)
+    assert batches == [[a, a], [b, b], [a, a], [b, b], [a, b], []]
+    assert waits == [7, 1e-9]
+
+
+def test_what_overflows_is_counted() -> None:
+    """Sent = received + dropped by the kernel, of each socket, whenever it is read."""
+    sockets = [opened_at(buffer_bytes=1), opened_at(buffer_bytes=1)]
+    with closing(Receiver(sockets, always_ready)) as receiver, ExitStack() as ends:
+        senders = [ends.enter_context(Sender(socket.AF_INET, each.endpoint.port)) for each in sockets]
+        sent = [0, 0]
+        for count in (50, 1, 50):
+            for place, sender in enumerate(senders):
+                sender.send(*[bytes(100)] * (place + 1) * count)
+                sent[place] += (place + 1) * count
+
+            def come() -> list[int]:
+                receiver.receive()
+                drops = receiver.drops()
+                assert drops == tuple(counts.drops for counts in receiver.counts)
+                return [counts.datagrams + counts.drops for counts in receiver.counts]
+
+            until(lambda come=come: come() == sent)  # type: ignore[misc]
+        for counts in receiver.counts:
+            assert counts.drops > 0
+            assert counts.datagrams > 0
+            assert counts.bytes == 100 * counts.datagrams
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, (1 << 32) - 1))
+def test_a_counter_that_wraps(total: int, growth: int) -> None:
+    """The kernel has 32 bits of the drops."""
+    assert continued(total, total + growth & 0xFFFFFFFF) == total + growth
+
+
+def test_a_wait_that_is_ended() -> None:
+    """By another thread, or before it begins; nothing is received then."""
+    with WakeEvent() as event, closing(Receiver([opened_at()], event.wait)) as receiver:
+        event.set()
+        assert received(receiver.receive()) == []
+        waking = threading.Thread(target=event.set)
+        waking.start()
+        assert received(receiver.receive()) == []
+        waking.join()
+        assert received(receiver.receive(0)) == []
+    assert [counts.calls for counts in receiver.counts] == [0]
+
+
+def test_datagrams_gather() -> None:
+    """For as long as was chosen; for less where the buffer is small, and not where it is half full."""
+    naps: list[float | None] = []
+
+    def wait(others: Mapping[int, int], timeout_s: float | None) -> Mapping[int, int]:
+        if not others:
+            naps.append(timeout_s)
+        return others
+
+    opened = opened_at()
+    longest_s = opened.receive_buffer_bytes / 250e6
+    with ExitStack() as ends:
+        sender = ends.enter_context(Sender(socket.AF_INET, opened.endpoint.port))
+        short = Receiver([opened], wait, nap_s=longest_s / 2)
+        long = ends.enter_context(closing(Receiver([opened], wait, nap_s=1)))
+        sender.send(b"")
+        quarter = opened.receive_buffer_bytes // 2 // until(lambda: waiting_bytes(opened))
+        assert len(short.receive().lengths) == 1
+        for count in (1, quarter, 3 * quarter):
+            fill(opened, sender, count)
+            assert len(long.receive().lengths) == count
+    assert naps == [longest_s / 2, longest_s, longest_s]
+
+
+def test_a_socket_that_fails() -> None:
+    """What others have received is returned first."""
+    sockets = [opened_at(), opened_at()]
+    reader, writer = os.pipe()
+    with (
+        closing(Receiver(sockets, always_ready, nap_s=0)) as receiver,
+        Sender(socket.AF_INET, sockets[0].endpoint.port) as sender,
+    ):
+        fill(sockets[0], sender, 3)
+        os.dup2(reader, sockets[1].socket.fileno())
+        os.close(reader)
+        os.close(writer)
+        assert len(receiver.receive().lengths) == 3
+        for failing in (receiver.receive, receiver.receive, receiver.drops):
+            with pytest.raises(SourceFailed) as raised:
+                failing()
+            assert raised.value.what == (
+                f"cannot receive at {sockets[1].endpoint} any more: {os.strerror(errno.ENOTSOCK)}"
+            )
