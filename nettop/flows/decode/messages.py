@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """NetFlow v9 (RFC 3954) and IPFIX (RFC 7011): messages of sets, whose records have the form that templates declare.
 
-A batch of messages is decoded at once. Templates, and what options say of their exporter, change what comes after them:
-a batch is divided where a set changes something, which is seldom.
+A batch of messages is decoded at once. First every data set is given the template that was valid when it came, then the
+records of each template are decoded together, whichever domains they are of: routers of one model declare the same.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from nettop.flows.columns import ADDRESS, Flows
+from nettop.flows.columns import ADDRESS, TIME_MAX_MS, Flows
 from nettop.flows.decode.datagrams import Datagrams, numbers
 from nettop.flows.decode.elements import SYSTEM_INIT
 from nettop.flows.decode.layout import Fields, laid_out
-from nettop.flows.decode.options import Sampling, read_options
+from nettop.flows.decode.options import InterfaceNames, Sampling, read_names, read_sampling, sampling_rates
 from nettop.flows.decode.records import Records, decoded_flows
 from nettop.flows.decode.templates import (
     FIRST_DATA_SET,
@@ -38,7 +40,13 @@ HELD_BYTES_MAX = 8 << 20
 DOMAINS_MAX = 16_384
 """Observation domains that are remembered: the one that was silent for longest makes room for another."""
 FIELDS_MAX = 1 << 20
-"""Fields of all templates together, beyond which domains that were silent for longest make room."""
+"""Fields of templates and sampling rates together, beyond which domains that were silent for longest make room."""
+DOMAIN_FIELDS_MAX = 1 << 16
+"""Fields and rates of one domain, beyond which its oldest templates make room."""
+SHARED_MAX = 4096
+"""Templates that are compared with those of other domains."""
+_HELD_OVERHEAD = 384
+"""About what a set that waits takes beside its content."""
 
 MESSAGE = np.dtype(
     [
@@ -74,33 +82,69 @@ class Sets:
 
 DomainKey = tuple[bytes, int, int, int]
 """An observation domain: sender, port, version, and its number."""
+KEY = ("exporter", "port", "protocol_version", "domain")
+"""The fields that say the same of a row."""
+
+COUNTS = np.dtype(
+    [(name, "i8") for name in ("records", "options", "templates", "broken", "held", "released", "units")]
+)
+"""What was counted of a message: records of flows and of options, templates, parts that are not what the protocol
+allows, sets that wait for their template, and sets whose template came with this message; their records count here.
+
+`units` are the records of both kinds in the message itself, by which IPFIX numbers messages.
+"""
 
 
 @dataclass(eq=False)
 class Domain:
-    """What is remembered of an observation domain."""
+    """What is remembered of an observation domain; `boot_ms` is negative where it is not known."""
 
     templates: dict[int, Template] = field(default_factory=dict)
+    fields: int = 0
+    """Of all templates together, and how many sampling rates there are."""
     sampling: Sampling = field(default_factory=Sampling)
     boot_ms: int = -1
+
+
+_UNKNOWN = Domain()
+"""Of a domain that has declared nothing."""
+
+
+def numbered_keys(rows: Array) -> tuple[Index, Index]:
+    """The place of the first row of each distinct key, and for each row (n,) the number of its key.
+
+    `rows` have the fields of KEY.
+    """
+    upper, lower = np.ascontiguousarray(rows["exporter"]).view("u8").reshape(-1, 2).T
+    rest = rows["port"].astype("u8") << 40 | rows["protocol_version"].astype("u8") << 32 | rows["domain"]
+    order = np.lexsort((lower, upper, rest))
+    is_first = np.ones(len(rows), bool)
+    is_first[1:] = False
+    for column in (lower, upper, rest):
+        is_first[1:] |= column[order[1:]] != column[order[:-1]]
+    numbers_of = np.empty(len(rows), np.intp)
+    numbers_of[order] = np.cumsum(is_first) - 1
+    return order[is_first], numbers_of
+
+
+def keys_of(rows: Array) -> list[DomainKey]:
+    """The key of each row."""
+    return list(zip(*(as_list(rows[name]) for name in KEY), strict=True))
 
 
 class Batch:
     """Messages that are decoded together: their buffer, what their headers say, and the domain of each.
 
-    `keys` are the distinct domains, `domains` the place there of each message's (n,).
+    `keys` are the distinct domains, `domains` the place there of each message's (n,). `counted_at` (n,) is where each
+    one's records are counted.
     """
 
-    def __init__(self, buffer: Array, messages: Array) -> None:
+    def __init__(self, buffer: Array, messages: Array, counted_at: Index) -> None:
         self.buffer = buffer
         self.messages = messages
-        each = zip(
-            *(as_list(messages[name]) for name in ("exporter", "port", "protocol_version", "domain")),
-            strict=True,
-        )
-        places: dict[DomainKey, int] = {}
-        self.domains = np.array([places.setdefault(key, len(places)) for key in each], np.intp)
-        self.keys = list(places)
+        self.counted_at = counted_at
+        firsts, self.domains = numbered_keys(messages)
+        self.keys = keys_of(messages[firsts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,84 +157,193 @@ class Held:
 
 @dataclass(eq=False)
 class Decoded:
-    """What a batch gave: flows in parts, each with its number of rows, and what was counted meanwhile."""
+    """What a batch gave: flows in parts, each with its number of rows, and what was counted meanwhile.
 
+    `which` (m,) are the messages' positions among all datagrams, `messages` what their headers say (MESSAGE), and
+    `counts` what was counted of each (COUNTS). `of` are the messages of the flows, by part.
+    """
+
+    which: Index
+    messages: Array
+    counts: Array
+    unread: int
+    """Messages whose header is not there, or not what the protocol allows."""
     parts: list[Flows] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
-    records: int = 0
-    options: int = 0
-    templates: int = 0
-    malformed: int = 0
-    """Messages, sets and templates that are not what the protocol allows."""
-    held: int = 0
-    """Sets that wait for their template."""
-    released: int = 0
-    """Sets whose template has come."""
+    of: list[Index] = field(default_factory=list)
     forgotten: int = 0
     """Sets that were dropped before their template came."""
 
+    def _sum(self, name: str) -> int:
+        return int(self.counts[name].sum())
+
+    @property
+    def records(self) -> int:
+        """Records of flows; those of a biflow count once."""
+        return self._sum("records")
+
+    @property
+    def options(self) -> int:
+        """Records of options."""
+        return self._sum("options")
+
+    @property
+    def templates(self) -> int:
+        """Templates and withdrawals, those that repeat what is known among them."""
+        return self._sum("templates")
+
+    @property
+    def malformed(self) -> int:
+        """Messages, sets and templates that are not what the protocol allows."""
+        return self.unread + self._sum("broken")
+
+    @property
+    def held(self) -> int:
+        """Sets that wait for their template."""
+        return self._sum("held")
+
+    @property
+    def released(self) -> int:
+        """Sets whose template has come."""
+        return self._sum("released")
+
+    def count(self, name: str, messages: Index) -> None:
+        """Count something once for each of these messages."""
+        self.counts[name] += np.bincount(messages, minlength=len(self.counts))
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Data sets of one template; released ones have waited for it."""
+
+    batch: Batch
+    template: Template
+    sets: Sets
+    is_released: bool = False
+
+
+class _Run:
+    """A batch while its data sets are given templates, and grouped by them."""
+
+    def __init__(self, batch: Batch, sets: Sets, decoded: Decoded) -> None:
+        self.batch = batch
+        self.sets = sets
+        self.decoded = decoded
+        self.released: list[_Group] = []
+        self._groups: dict[tuple[int, int], tuple[Template, list[Index]]] = {}
+        which = np.flatnonzero(sets.id >= FIRST_DATA_SET)
+        codes = batch.domains[sets.message[which]] << 16 | sets.id[which]
+        order = np.argsort(codes, kind="stable")
+        self._places = which[order]
+        distinct, firsts = np.unique(codes[order], return_index=True)
+        ends = [*firsts[1:].tolist(), len(order)]
+        self._left = dict(zip(distinct.tolist(), zip(firsts.tolist(), ends, strict=False), strict=True))
+        """Of each domain and ID, which of the places are left."""
+
+    def taken(self, domain: int, set_id: int, until: int) -> Index:
+        """The places of the data sets of a domain and ID before `until`, each of which is taken once."""
+        first, end = self._left.get(domain << 16 | set_id, (0, 0))
+        middle = first + int(np.searchsorted(self._places[first:end], until))
+        if middle > first:
+            self._left[domain << 16 | set_id] = middle, end
+        return self._places[first:middle]
+
+    def rest(self) -> Iterator[tuple[int, int, Index]]:
+        """All that are left: domain, ID, and places."""
+        for code, (first, end) in self._left.items():
+            if first < end:
+                yield code >> 16, code & 0xFFFF, self._places[first:end]
+
+    def add(self, template: Template, domain: int, places: Index) -> None:
+        """Data sets of a domain that have this template."""
+        is_alone = template.scopes or template.has_lists
+        _, of_group = self._groups.setdefault((id(template), domain if is_alone else -1), (template, []))
+        of_group.append(places)
+
+    def groups(self) -> list[_Group]:
+        """All of them, those of options first: what they say holds for all flows of the batch."""
+        of_batch = [
+            _Group(self.batch, template, self.sets.at(np.concatenate(places)))
+            for template, places in self._groups.values()
+        ]
+        return sorted(self.released + of_batch, key=lambda group: not group.template.scopes)
+
 
 class MessageDecoder:
-    """Decodes messages, and remembers what they say of later ones."""
+    """Decodes messages, and remembers what they say of later ones.
+
+    `changes` is how often that has changed since it was saved, `dropped` what its bounds have dropped, by name.
+    """
 
     def __init__(self) -> None:
         self._domains: dict[DomainKey, Domain] = {}
+        self._fields = 0
+        self._shared: dict[Template, Template] = {}
         self._held: dict[tuple[DomainKey, int], list[Held]] = {}
         self._held_bytes = 0
-        self._fields = 0
+        self._waiting: Counter[DomainKey] = Counter()
+        self.names: InterfaceNames = {}
+        self.changes = 0
+        self.dropped: Counter[str] = Counter()
+
+    @property
+    def domains(self) -> Mapping[DomainKey, Domain]:
+        """What is remembered of each domain, that of the one used last at the end."""
+        return self._domains
+
+    @property
+    def waiting(self) -> Mapping[DomainKey, int]:
+        """How many sets of a domain wait for their template."""
+        return self._waiting
 
     def decode(self, datagrams: Datagrams, which: Index, version: int) -> Decoded:
         """The flows in these datagrams, which are of one version."""
-        decoded = Decoded()
-        messages, starts, ends = self._headers(datagrams, which, version, decoded)
+        decoded, starts, ends = _headers(datagrams, which, version)
         sets = _sets(datagrams.buffer, starts, ends, decoded)
-        self._decode_sets(Batch(datagrams.buffer, messages), sets, decoded)
+        batch = Batch(datagrams.buffer, decoded.messages, np.arange(len(decoded.messages)))
+        for group in self._grouped(_Run(batch, sets, decoded)):
+            self._decode_records(group, decoded)
         return decoded
 
-    def _headers(
-        self, datagrams: Datagrams, which: Index, version: int, decoded: Decoded
-    ) -> tuple[Array, Index, Index]:
-        """The messages, and where the sets of each begin and end."""
-        buffer, header = datagrams.buffer, HEADERS[version]
-        starts, ends = datagrams.starts[which], datagrams.ends[which]
-        is_whole = ends - starts >= header
-        if version == IPFIX:
-            lengths = np.zeros(len(which), np.intp)
-            lengths[is_whole] = numbers(buffer, starts[is_whole] + 2, 2).astype(np.intp)
-            # What is there of a message that says to be longer may be decoded.
-            decoded.malformed += int(np.count_nonzero(lengths > ends - starts))
-            is_whole &= lengths >= header
-            ends = np.minimum(ends, starts + lengths)
-        decoded.malformed += int(np.count_nonzero(~is_whole))
-        which, starts, ends = which[is_whole], starts[is_whole], ends[is_whole]
-        messages = np.zeros(len(which), MESSAGE)
-        messages["received"] = datagrams.received_ns[which] // 1_000_000
-        messages["exporter"] = datagrams.senders[which]
-        messages["port"] = datagrams.ports[which]
-        messages["protocol_version"] = version
-        if version == NETFLOW_9:
-            uptime, seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12, 16))
-            messages["boot_ms"] = seconds.astype(np.int64) * 1000 - uptime.astype(np.int64)
-        else:
-            seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12))
-            messages["boot_ms"] = -1
-        messages["export_ms"] = seconds.astype(np.int64) * 1000
-        messages["sequence"], messages["domain"] = sequence, domain
-        return messages, starts + header, ends
+    def restore(self, key: DomainKey, domain: Domain) -> None:
+        """Remember a domain as it was before nettop was started; to be called before the first batch."""
+        remembered = self._domain(key)
+        remembered.sampling, remembered.boot_ms = domain.sampling, domain.boot_ms
+        self._count_fields(remembered, len(domain.sampling))
+        for template in domain.templates.values():
+            self._set(key, template)
 
-    def _decode_sets(self, batch: Batch, sets: Sets, decoded: Decoded) -> None:
-        """Decode sets in their order: those between two that change a domain at once."""
-        begin = 0
+    def forget_waiting(self) -> int:
+        """Drop all sets that wait for their template; returns how many they were."""
+        return sum(len(self._take_held(key)) for key in list(self._held))
+
+    def _grouped(self, run: _Run) -> list[_Group]:
+        """The data sets by the template that was valid when they came. Those that have none are held."""
+        batch, sets = run.batch, run.sets
         for at in np.flatnonzero(sets.id < FIRST_DATA_SET).tolist():
-            key = batch.keys[batch.domains[sets.message[at]]]
+            message = int(sets.message[at])
+            domain = int(batch.domains[message])
+            key = batch.keys[domain]
             content = batch.buffer[sets.start[at] : sets.end[at]].tobytes()
-            changes = self._changes(key, int(sets.id[at]), content, decoded)
-            if changes:
-                self._decode_data(batch, sets.at(slice(begin, at)), decoded)
-                begin = at
-                for change in changes:
-                    self._apply(key, change, decoded)
-        self._decode_data(batch, sets.at(slice(begin, None)), decoded)
+            for change in _stated(key[2], int(sets.id[at]), content, run.decoded.counts[message]):
+                if isinstance(change, Template) and self._templates(key).get(change.id) == change:
+                    continue
+                for template_id in self._changed_by(key, change):
+                    self._give_template(run, domain, template_id, run.taken(domain, template_id, at))
+                run.released += self._apply(key, change, message, run.decoded)
+        for domain, set_id, places in run.rest():
+            self._give_template(run, domain, set_id, places)
+        return run.groups()
+
+    def _give_template(self, run: _Run, domain: int, set_id: int, places: Index) -> None:
+        """The template that is valid now to sets of one domain and ID."""
+        if not len(places):
+            return
+        template = self._templates(run.batch.keys[domain]).get(set_id)
+        if template:
+            run.add(template, domain, places)
+        else:
+            self._hold(run.batch, run.sets.at(places), run.decoded)
 
     # --- templates ----------------------------------------------------------------------------------------------
 
@@ -202,45 +355,72 @@ class MessageDecoder:
             self._forget(next(iter(self._domains)))
         return domain
 
+    def _templates(self, key: DomainKey) -> Mapping[int, Template]:
+        """The templates of a domain, which counts as used now if it has any."""
+        return self._domain(key).templates if key in self._domains else _UNKNOWN.templates
+
     def _forget(self, key: DomainKey) -> None:
-        domain = self._domains.pop(key)
-        self._fields -= sum(len(template.fields) for template in domain.templates.values())
+        self._fields -= self._domains.pop(key).fields
+        self.dropped["domains"] += 1
+        self.changes += 1
 
-    def _changes(
-        self, key: DomainKey, set_id: int, content: bytes, decoded: Decoded
-    ) -> list[Template | Withdrawal]:
-        """What a set changes among the domain's templates: nothing where it repeats them."""
-        version = key[2]
-        if set_id not in (TEMPLATES[version], TEMPLATES[version] + 1):
-            decoded.malformed += 1
-            return []
-        stated: list[Template | Withdrawal] = []
-        try:
-            stated.extend(parsed_templates(version, set_id, content))
-        except Malformed:
-            decoded.malformed += 1
-        decoded.templates += len(stated)
-        known = self._domain(key).templates
-        return [each for each in stated if isinstance(each, Withdrawal) or known.get(each.id) != each]
+    def _changed_by(self, key: DomainKey, change: Template | Withdrawal) -> list[int]:
+        """The IDs of the templates that a change concerns."""
+        if isinstance(change, Template):
+            return [change.id]
+        return [
+            each.id
+            for each in self._templates(key).values()
+            if bool(each.scopes) == change.of_options and (change.is_of_all or each.id == change.id)
+        ]
 
-    def _apply(self, key: DomainKey, change: Template | Withdrawal, decoded: Decoded) -> None:
+    def _set(self, key: DomainKey, template: Template) -> None:
+        """Remember a template; equal ones of different domains are one object."""
+        if len(self._shared) >= SHARED_MAX:
+            self._shared.clear()
         domain = self._domain(key)
-        if isinstance(change, Withdrawal):
-            is_all = change.id < FIRST_DATA_SET
-            for template in [
-                each
-                for each in domain.templates.values()
-                if bool(each.scopes) == change.of_options and (is_all or each.id == change.id)
-            ]:
-                del domain.templates[template.id]
-                self._fields -= len(template.fields)
-            return
-        replaced = domain.templates.get(change.id)
-        self._fields += len(change.fields) - (len(replaced.fields) if replaced else 0)
-        domain.templates[change.id] = change
+        self._remove(domain, template.id)
+        domain.templates[template.id] = self._shared.setdefault(template, template)
+        self._count_fields(domain, len(template.fields))
+        self.changes += 1
+
+    def _count_fields(self, domain: Domain, more: int) -> None:
+        """Count so many fields more of a domain, the one used last, and make room for them."""
+        domain.fields += more
+        self._fields += more
+        while domain.fields > DOMAIN_FIELDS_MAX and len(domain.templates) > 1:
+            self._remove(domain, next(iter(domain.templates)))
+            self.dropped["templates"] += 1
         while self._fields > FIELDS_MAX and len(self._domains) > 1:
             self._forget(next(iter(self._domains)))
-        self._release(key, change.id, decoded)
+
+    def _remove(self, domain: Domain, template_id: int) -> None:
+        removed = domain.templates.pop(template_id, None)
+        if removed:
+            domain.fields -= len(removed.fields)
+            self._fields -= len(removed.fields)
+            self.changes += 1
+
+    def _apply(
+        self, key: DomainKey, change: Template | Withdrawal, message: int, decoded: Decoded
+    ) -> list[_Group]:
+        """Change the domain's templates. Returns the sets that have waited for this, whose template has come now."""
+        if isinstance(change, Withdrawal):
+            for template_id in self._changed_by(key, change):
+                self._remove(self._domain(key), template_id)
+            return []
+        self._set(key, change)
+        waiting = self._take_held((key, change.id))
+        if not waiting:
+            return []
+        decoded.counts["released"][message] += len(waiting)
+        content = np.frombuffer(b"".join(held.content for held in waiting), np.uint8)
+        ends = np.cumsum([len(held.content) for held in waiting])
+        starts = np.concatenate([[0], ends[:-1]])
+        messages = np.concatenate([held.message for held in waiting])
+        batch = Batch(content, messages, np.full(len(waiting), message))
+        sets = Sets(np.arange(len(waiting)), np.full(len(waiting), change.id), starts, ends)
+        return [_Group(batch, change, sets, is_released=True)]
 
     # --- sets without a template --------------------------------------------------------------------------------
 
@@ -248,79 +428,129 @@ class MessageDecoder:
         for message, set_id, start, end in zip(
             *map(as_list, (sets.message, sets.id, sets.start, sets.end)), strict=True
         ):
+            key = batch.keys[batch.domains[message]]
             held = Held(batch.messages[message : message + 1].copy(), batch.buffer[start:end].tobytes())
-            self._held.setdefault((batch.keys[batch.domains[message]], set_id), []).append(held)
+            self._held.setdefault((key, set_id), []).append(held)
             self._held_bytes += _cost(held)
-        decoded.held += len(sets)
+            self._waiting[key] += 1
+        decoded.count("held", sets.message)
         while self._held_bytes > HELD_BYTES_MAX:
             decoded.forgotten += len(self._take_held(next(iter(self._held))))
 
     def _take_held(self, key: tuple[DomainKey, int]) -> list[Held]:
         taken = self._held.pop(key, [])
         self._held_bytes -= sum(map(_cost, taken))
+        if taken:
+            self._waiting[key[0]] -= len(taken)
+            if not self._waiting[key[0]]:
+                del self._waiting[key[0]]
         return taken
-
-    def _release(self, key: DomainKey, template_id: int, decoded: Decoded) -> None:
-        """Decode the sets that have waited for a template."""
-        waiting = self._take_held((key, template_id))
-        if waiting:
-            decoded.released += len(waiting)
-            content = np.frombuffer(b"".join(held.content for held in waiting), np.uint8)
-            ends = np.cumsum([len(held.content) for held in waiting])
-            starts = np.concatenate([[0], ends[:-1]])
-            ids = np.full(len(waiting), template_id)
-            batch = Batch(content, np.concatenate([held.message for held in waiting]))
-            self._decode_data(batch, Sets(np.arange(len(waiting)), ids, starts, ends), decoded)
 
     # --- data ---------------------------------------------------------------------------------------------------
 
-    def _decode_data(self, batch: Batch, sets: Sets, decoded: Decoded) -> None:
-        """Decode sets of records, those that say something of their exporter first."""
-        sets = sets.at(np.flatnonzero(sets.id >= FIRST_DATA_SET))
-        with_templates = []
-        for (domain, set_id), of_group in _grouped(batch, sets):
-            template = self._domain(batch.keys[domain]).templates.get(set_id)
-            if template is None:
-                self._hold(batch, of_group, decoded)
-            else:
-                with_templates.append((batch.keys[domain], template, of_group))
-        for key, template, of_group in sorted(with_templates, key=lambda each: not each[1].scopes):
-            self._decode_records(batch, key, template, of_group, decoded)
-
-    def _decode_records(
-        self, batch: Batch, key: DomainKey, template: Template, sets: Sets, decoded: Decoded
-    ) -> None:
-        domain = self._domain(key)
-        which, fields, broken = laid_out(batch.buffer, template, sets.start, sets.end, domain.templates)
-        decoded.malformed += len(broken)
-        messages = batch.messages[sets.message[which]]
-        records = _records(batch.buffer, messages, fields, domain)
+    def _decode_records(self, group: _Group, decoded: Decoded) -> None:
+        batch, template, sets = group.batch, group.template, group.sets
+        distinct, of_sets = np.unique(batch.domains[sets.message], return_inverse=True)
+        keys = [batch.keys[domain] for domain in distinct.tolist()]
+        domains = [self._domains.get(key, _UNKNOWN) for key in keys]
+        templates = domains[0].templates if template.has_lists else {}
+        which, fields, broken = laid_out(batch.buffer, template, sets.start, sets.end, templates)
+        of, messages = of_sets[which], sets.message[which]
+        counted_at = batch.counted_at[messages]
+        decoded.count("broken", batch.counted_at[sets.message[broken]])
+        if not group.is_released:
+            decoded.count("units", counted_at)
+        boot_ms = np.array([domain.boot_ms for domain in domains], np.int64)
+        records = _records(batch, messages, fields, boot_ms[of])
         if template.scopes:
-            decoded.options += len(records)
-            read_options(records, domain.sampling)
-            started_ms, known = records.number(SYSTEM_INIT)
-            if known.any():
-                domain.boot_ms = int(started_ms[known][-1])
+            decoded.count("options", counted_at)
+            self._read_options(keys[0], records)
             return
-        decoded.records += len(records)
+        decoded.count("records", counted_at)
+        samplings = [domain.sampling for domain in domains]
         for at, flows in decoded_flows(records):
-            headers = messages[at]
-            flows |= {name: headers[name] for name in _OF_MESSAGE}
-            flows["sampling_rate"] = domain.sampling.rates(records, at, flows)
+            flows |= {name: batch.messages[name][messages[at]] for name in _OF_MESSAGE}
+            flows["sampling_rate"] = sampling_rates(records, at, flows, samplings, of)
             decoded.parts.append(flows)
             decoded.rows.append(len(at))
+            decoded.of.append(counted_at[at])
+
+    def _read_options(self, key: DomainKey, records: Records) -> None:
+        domain = self._domain(key)
+        rates_before = len(domain.sampling)
+        for what, learned in (
+            ("samplers", read_sampling(records, domain.sampling)),
+            ("interface names", read_names(records, key[0], self.names)),
+        ):
+            self.changes += learned.changed
+            if learned.dropped:
+                self.dropped[what] += learned.dropped
+        self._count_fields(domain, len(domain.sampling) - rates_before)
+        started_ms, known = records.number(SYSTEM_INIT)
+        known &= started_ms <= TIME_MAX_MS
+        if known.any():
+            boot_ms = int(started_ms[known][-1])
+            self.changes += boot_ms != domain.boot_ms
+            domain.boot_ms = boot_ms
 
 
 _OF_MESSAGE = ("received", "exporter", "domain", "protocol_version", "sequence")
 """Columns that are of the message."""
 
 
-def _records(buffer: Array, messages: Array, fields: Fields, domain: Domain) -> Records:
-    """The records, with the best that is known of when their exporter began."""
-    boot_ms = messages["boot_ms"].copy()
-    if domain.boot_ms >= 0:
-        boot_ms[boot_ms < 0] = domain.boot_ms
-    records = Records(buffer, messages["export_ms"], boot_ms, fields)
+def _headers(datagrams: Datagrams, which: Index, version: int) -> tuple[Decoded, Index, Index]:
+    """The messages whose header is there, and where the sets of each begin and end."""
+    buffer, header = datagrams.buffer, HEADERS[version]
+    starts, ends = datagrams.starts[which], datagrams.ends[which]
+    is_whole = ends - starts >= header
+    if version == IPFIX:
+        lengths = np.zeros(len(which), np.intp)
+        lengths[is_whole] = numbers(buffer, starts[is_whole] + 2, 2).astype(np.intp)
+        is_cut = lengths > ends - starts
+        is_whole &= lengths >= header
+        ends = np.minimum(ends, starts + lengths)
+    else:
+        is_cut = np.zeros(len(which), bool)
+    which, starts, ends = which[is_whole], starts[is_whole], ends[is_whole]
+    messages = np.zeros(len(which), MESSAGE)
+    messages["received"] = datagrams.received_ns[which] // 1_000_000
+    messages["exporter"] = datagrams.senders[which]
+    messages["port"] = datagrams.ports[which]
+    messages["protocol_version"] = version
+    if version == NETFLOW_9:
+        uptime, seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12, 16))
+        messages["boot_ms"] = seconds.astype(np.int64) * 1000 - uptime.astype(np.int64)
+    else:
+        seconds, sequence, domain = (numbers(buffer, starts + at, 4) for at in (4, 8, 12))
+        messages["boot_ms"] = -1
+    messages["export_ms"] = seconds.astype(np.int64) * 1000
+    messages["sequence"], messages["domain"] = sequence, domain
+    counts = np.zeros(len(which), COUNTS)
+    # What is there of a message that says to be longer is decoded.
+    counts["broken"] = is_cut[is_whole]
+    unread = int(np.count_nonzero(~is_whole))
+    return Decoded(which, messages, counts, unread), starts + header, ends
+
+
+def _stated(version: int, set_id: int, content: bytes, counts: Array) -> list[Template | Withdrawal]:
+    """What a set says of templates, which is counted."""
+    if set_id not in (TEMPLATES[version], TEMPLATES[version] + 1):
+        counts["broken"] += 1
+        return []
+    stated: list[Template | Withdrawal] = []
+    try:
+        stated.extend(parsed_templates(version, set_id, content))
+    except Malformed:
+        counts["broken"] += 1
+    counts["templates"] += len(stated)
+    return stated
+
+
+def _records(batch: Batch, messages: Index, fields: Fields, of_domain_ms: Array) -> Records:
+    """The records of these messages, with the best that is known of when their exporter began."""
+    of_message_ms = batch.messages["boot_ms"][messages]
+    boot_ms = np.where(of_message_ms < 0, of_domain_ms, of_message_ms)
+    records = Records(batch.buffer, batch.messages["export_ms"][messages], boot_ms, fields)
     if SYSTEM_INIT in fields:
         started_ms, known = records.number(SYSTEM_INIT)
         boot_ms[known] = started_ms[known]
@@ -337,7 +567,7 @@ def _sets(buffer: Array, starts: Index, ends: Index, decoded: Decoded) -> Sets:
         ids, lengths = (numbers(buffer, at + place, 2).astype(np.intp) for place in (0, 2))
         is_padding = (ids == 0) & (lengths == 0)
         is_whole = (lengths >= SET_HEADER) & (lengths <= ends[message] - at)
-        decoded.malformed += int(np.count_nonzero(~is_whole & ~is_padding))
+        decoded.count("broken", message[~is_whole & ~is_padding])
         message, at, ids, lengths = (each[is_whole] for each in (message, at, ids, lengths))
         parts.append((message, ids, at + SET_HEADER, at + lengths))
         at = at + lengths
@@ -348,17 +578,5 @@ def _sets(buffer: Array, starts: Index, ends: Index, decoded: Decoded) -> Sets:
     return sets.at(np.lexsort((sets.start, sets.message)))
 
 
-def _grouped(batch: Batch, sets: Sets) -> list[tuple[tuple[int, int], Sets]]:
-    """Sets of the same domain and ID together, those of a group in their order."""
-    codes = batch.domains[sets.message] << 16 | sets.id
-    order = np.argsort(codes, kind="stable")
-    distinct, firsts = np.unique(codes[order], return_index=True)
-    ends = [*firsts[1:], len(order)] if len(order) else []
-    return [
-        ((code >> 16, code & 0xFFFF), sets.at(order[first:end]))
-        for code, first, end in zip(distinct.tolist(), firsts, ends, strict=True)
-    ]
-
-
 def _cost(held: Held) -> int:
-    return len(held.content) + MESSAGE.itemsize
+    return len(held.content) + _HELD_OVERHEAD

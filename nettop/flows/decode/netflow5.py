@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from nettop.flows.columns import Flows
 from nettop.flows.decode.datagrams import Datagrams, consecutive, ipv4, numbers
 from nettop.flows.decode.packets import IPV4
 from nettop.snapshots.arrays import Index, Mask
+from nettop.snapshots.snapshot import Array
 
+VERSION = 5
 HEADER, RECORD = 24, 48
 RECORDS_MAX = 30
 _SAMPLING = 0x3FFF
@@ -24,6 +28,28 @@ _ADDRESSES = {"src": 0, "dst": 4, "next_hop": 8}
 _ICMP = 1
 
 
+class Headers(NamedTuple):
+    """What headers say (n,), 0 where one is not there: u8, but for the mask."""
+
+    are_whole: Mask
+    counts: Array
+    """How many records there should be."""
+    sequences: Array
+    """How many flows were sent before."""
+    engines: Array
+    """Type and slot of the engine: what tells the parts of one exporter from each other."""
+
+
+def netflow5_headers(datagrams: Datagrams, which: Index) -> Headers:
+    """The headers of these datagrams."""
+    are_whole = datagrams.lengths[which] >= HEADER
+    starts = datagrams.starts[which[are_whole]]
+    fields = np.zeros((3, len(which)), np.uint64)
+    for field, (place, width) in zip(fields, ((2, 2), (16, 4), (20, 2)), strict=True):
+        field[are_whole] = numbers(datagrams.buffer, starts + place, width)
+    return Headers(are_whole, *fields)
+
+
 def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, Mask]:
     """The flows in these datagrams, the place in `which` of each one's datagram, and which datagrams are malformed.
 
@@ -31,12 +57,11 @@ def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, 
     """
     buffer, starts = datagrams.buffer, datagrams.starts[which]
     lengths = datagrams.lengths[which]
-    stated = np.zeros(len(which), np.intp)
-    has_header = lengths >= HEADER
-    stated[has_header] = numbers(buffer, starts[has_header] + 2, 2).astype(np.intp)
+    headers = netflow5_headers(datagrams, which)
+    stated = headers.counts.astype(np.intp)
     present = np.maximum(lengths - HEADER, 0) // RECORD
     counts = np.minimum(stated, present)
-    is_malformed = ~has_header | (stated > present) | (stated > RECORDS_MAX)
+    is_malformed = ~headers.are_whole | (stated > present) | (stated > RECORDS_MAX)
     of, at = consecutive(starts + HEADER, counts, RECORD)
     header = starts[of]
     flows: Flows = {name: numbers(buffer, at + place, width) for name, (place, width) in _PLACES.items()}
@@ -47,12 +72,10 @@ def decoded_netflow5(datagrams: Datagrams, which: Index) -> tuple[Flows, Index, 
     boot_ms = seconds * 1000 + nanoseconds // 1_000_000 - uptime
     flows["start"] = boot_ms + numbers(buffer, at + 24, 4).astype(np.int64)
     flows["end"] = boot_ms + numbers(buffer, at + 28, 4).astype(np.int64)
-    flows["sequence"] = numbers(buffer, header + 16, 4)
-    # The type and slot of the engine: what tells the parts of one exporter from each other.
-    flows["domain"] = numbers(buffer, header + 20, 2)
+    flows["sequence"], flows["domain"] = headers.sequences[of], headers.engines[of]
     flows["sampling_rate"] = numbers(buffer, header + 22, 2) & np.uint64(_SAMPLING)
     flows["etype"] = np.full(len(of), IPV4, np.uint16)
-    flows["protocol_version"] = np.full(len(of), 5, np.uint8)
+    flows["protocol_version"] = np.full(len(of), VERSION, np.uint8)
     flows["exporter"] = datagrams.senders[which][of]
     flows["received"] = datagrams.received_ns[which][of] // 1_000_000
     is_icmp = flows["protocol"] == _ICMP

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What options records say of their exporter: at which rate it samples."""
+"""What options records say of their exporter: at which rate it samples, and what its interfaces are called."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,11 +13,17 @@ from nettop.flows.columns import Flows
 from nettop.flows.decode.elements import IANA, Element
 from nettop.flows.decode.records import Records
 from nettop.flows.decode.templates import SCOPE
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, Mask
 from nettop.snapshots.snapshot import Array
 
 SAMPLERS_MAX = 4096
-"""Samplers and interfaces of one domain whose rate is remembered."""
+"""Samplers, and interfaces, of one domain whose rate is remembered."""
+RATE_MAX = 0xFFFFFFFF
+"""What the column of a flow holds: a higher rate is none."""
+NAMES_MAX = 65_536
+"""Interfaces of all exporters whose names are remembered."""
+NAME_BYTES_MAX = 128
+"""What is longer is cut; the names that routers let people give have 64 at most (ifAlias, RFC 2863)."""
 _INTERVALS: tuple[Element, ...] = ((IANA, 34), (IANA, 50))
 """samplingInterval and samplerRandomInterval: one packet in so many."""
 _PACKET_INTERVAL, _PACKET_SPACE = (IANA, 305), (IANA, 306)
@@ -26,6 +34,11 @@ _SAMPLERS: tuple[Element, ...] = ((IANA, 48), (IANA, 302))
 """samplerId and selectorId."""
 _INTERFACES: tuple[Element, ...] = ((SCOPE, 2), (IANA, 10))
 """The interface that a record is of: a scope of NetFlow v9, and ingressInterface of IPFIX."""
+_NAMED_INTERFACES: tuple[Element, ...] = (*_INTERFACES, (IANA, 14))
+"""The same for names, which some exporters give by egressInterface."""
+_NAME, _DESCRIPTION = (IANA, 82), (IANA, 83)
+"""interfaceName and interfaceDescription."""
+_INDEX_MAX = 0xFFFFFFFF
 
 
 @dataclass(eq=False)
@@ -36,37 +49,116 @@ class Sampling:
     of_interfaces: dict[int, int] = field(default_factory=dict)
     of_all: int = 0
 
-    def rates(self, records: Records, at: Index, flows: Flows) -> Array:
-        """The rate of each flow, 0 where none is known: its own, else that of its sampler, interface or domain."""
-        rates = flows.get("sampling_rate", np.zeros(len(at), np.uint32)).copy()
-        computed, known = _rates(records)
-        rates = np.where(rates > 0, rates, np.where(known, computed, 0)[at])
-        for element in _SAMPLERS:
-            samplers, known = records.number(element)
-            rates = np.where((rates > 0) | ~known[at], rates, _mapped(samplers[at], self.of_samplers))
-        if "in_if" in flows:
-            rates = np.where(rates > 0, rates, _mapped(flows["in_if"], self.of_interfaces))
-        return np.where(rates > 0, rates, self._of_all()).astype(np.uint32)
+    def __len__(self) -> int:
+        """How many numbers have a rate."""
+        return len(self.of_samplers) + len(self.of_interfaces)
 
-    def _of_all(self) -> int:
-        """The rate of what names no sampler: where several differ, none is known."""
+    @property
+    def of_rest(self) -> int:
+        """The rate of what names no sampler, 0 where none is known: as where several differ."""
         distinct = {*self.of_samplers.values(), *self.of_interfaces.values()}
         return self.of_all or (distinct.pop() if len(distinct) == 1 else 0)
 
 
-def read_options(records: Records, sampling: Sampling) -> None:
+class InterfaceName(NamedTuple):
+    """The texts of an interface as its exporter has sent them, not safe to show; empty where it has sent none."""
+
+    name: str
+    description: str
+
+
+InterfaceNames = dict[tuple[bytes, int], InterfaceName]
+"""By the exporter's address and the interface's index, which is the same in all domains of a device (RFC 2863)."""
+
+
+class Learned(NamedTuple):
+    """Whether options changed what is remembered, and how many entries were dropped to make room."""
+
+    changed: bool
+    dropped: int
+
+
+def sampling_rates(
+    records: Records, at: Index, flows: Flows, samplings: Sequence[Sampling], of: Index
+) -> Array:
+    """The rate of each flow, 0 where none is known: its own, else that of its sampler, interface or domain.
+
+    `at` are the records of the flows, `of` says for each record which of the `samplings` is its domain's.
+    """
+    computed, known = _rates(records)
+    own = flows.get("sampling_rate", np.zeros(len(at), np.uint64)).astype(np.uint64)
+    rates = np.where(own > 0, own, computed[at])
+    of = of[at]
+    for element in _SAMPLERS:
+        samplers, known = records.number(element)
+        _fill(rates, known[at], samplers[at], of, [each.of_samplers for each in samplings])
+    if "in_if" in flows:
+        everywhere = np.ones(len(at), bool)
+        _fill(rates, everywhere, flows["in_if"], of, [each.of_interfaces for each in samplings])
+    of_rest = np.array([each.of_rest for each in samplings], np.uint64)
+    return np.where(rates > 0, rates, of_rest[of]).astype(np.uint32)
+
+
+def read_sampling(records: Records, sampling: Sampling) -> Learned:
     """Remember the rates that options records give."""
     rates, known = _rates(records)
+    changed, dropped = False, 0
     for elements, remembered in ((_SAMPLERS, sampling.of_samplers), (_INTERFACES, sampling.of_interfaces)):
         for element in elements:
             numbers, has = records.number(element)
             at = np.flatnonzero(known & has)
-            remembered |= dict(zip(numbers[at].tolist(), rates[at].tolist(), strict=True))
-            while len(remembered) > SAMPLERS_MAX:
-                del remembered[next(iter(remembered))]
+            given = dict(zip(numbers[at].tolist(), rates[at].tolist(), strict=True))
+            changed |= not given.items() <= remembered.items()
+            remembered.update(given)
+            dropped += _cut(remembered, SAMPLERS_MAX)
             known = known & ~has
     if known.any():
-        sampling.of_all = int(rates[known][-1])
+        of_all = int(rates[known][-1])
+        changed |= of_all != sampling.of_all
+        sampling.of_all = of_all
+    return Learned(changed, dropped)
+
+
+def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> Learned:
+    """Remember what options records call the interfaces of an exporter: those named last stay for longest."""
+    if _NAME not in records.fields and _DESCRIPTION not in records.fields:
+        return Learned(changed=False, dropped=0)
+    changed = False
+    left = np.ones(len(records), bool)
+    for element in _NAMED_INTERFACES:
+        indices, has = records.number(element)
+        at = np.flatnonzero(left & has & (indices <= _INDEX_MAX))
+        left &= ~has
+        given = zip(
+            indices[at].tolist(), _texts(records, _NAME, at), _texts(records, _DESCRIPTION, at), strict=True
+        )
+        for index, name, description in given:
+            before = names.pop((exporter, index), InterfaceName("", ""))
+            now = InterfaceName(name or before.name, description or before.description)
+            if any(now):
+                names[exporter, index] = now
+            changed |= now != before
+    return Learned(changed, _cut(names, NAMES_MAX))
+
+
+def _texts(records: Records, element: Element, at: Index) -> list[str]:
+    """An element of these records as text, which zeros may end; empty where a record does not have it."""
+    places = records.fields.get(element)
+    if places is None:
+        return [""] * len(at)
+    spans = zip(
+        places.starts[at].tolist(), np.clip(places.lengths[at], 0, NAME_BYTES_MAX).tolist(), strict=True
+    )
+    contents = (records.buffer[start : start + length].tobytes() for start, length in spans)
+    return [content.partition(b"\0")[0].decode("utf-8", "replace") for content in contents]
+
+
+def _cut(remembered: dict[Any, Any], most: int) -> int:
+    """Drop the oldest entries beyond so many; returns how many."""
+    surplus = max(0, len(remembered) - most)
+    for _ in range(surplus):
+        del remembered[next(iter(remembered))]
+    return surplus
 
 
 def _rates(records: Records) -> tuple[Array, Array]:
@@ -86,9 +178,22 @@ def _rates(records: Records) -> tuple[Array, Array]:
         is_given = has & (part > 0) & ~known
         rates = np.where(is_given, whole // np.maximum(part, 1).astype(np.uint64), rates)
         known = known | is_given
+    known &= (rates > 0) & (rates <= RATE_MAX)
     return np.where(known, rates, 0).astype(np.uint64), known
 
 
-def _mapped(numbers: Array, rates: dict[int, int]) -> Array:
-    distinct, places = np.unique(numbers, return_inverse=True)
-    return np.array([rates.get(number, 0) for number in distinct.tolist()], np.uint64)[places]
+def _fill(rates: Array, is_named: Mask, numbers: Array, of: Index, tables: Sequence[dict[int, int]]) -> None:
+    """Set the rates that are 0 to what the row's table has for its number."""
+    has_table = np.array([bool(table) for table in tables])
+    rows = np.flatnonzero((rates == 0) & is_named & has_table[of]) if has_table.any() else ()
+    if not len(rows):
+        return
+    distinct, places = np.unique(numbers[rows], return_inverse=True)
+    # Few: every pair of a table and a number is looked up once.
+    pairs, pair_of = np.unique(of[rows] * len(distinct) + places, return_inverse=True)
+    which, at = np.divmod(pairs, len(distinct))
+    looked_up = [
+        tables[table].get(number, 0)
+        for table, number in zip(which.tolist(), distinct[at].tolist(), strict=True)
+    ]
+    rates[rows] = np.array(looked_up, np.uint64)[pair_of]

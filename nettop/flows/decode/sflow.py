@@ -90,6 +90,8 @@ class SFlow:
     """How many each datagram had (n,): "flow", "counters", "discarded", and "unknown" of other formats."""
     malformed: Mask
     """Which datagrams break sFlow's structure (n,); what stands before the break is decoded."""
+    has_header: Mask
+    """Which datagrams have a header that can be read (n,)."""
     agents: Array
     """Addresses (n,), of the sender where the datagram does not say."""
     sub_agents: Array
@@ -156,6 +158,7 @@ def decoded_sflow(datagrams: Datagrams, which: Index) -> SFlow:
         others,
         counts,
         malformed,
+        headers.are_valid,
         headers.agents,
         headers.sub_agents,
         headers.sequences,

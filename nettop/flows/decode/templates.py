@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from nettop.flows.decode.elements import VARIABLE, Element
+from nettop.flows.decode.elements import LISTS, VARIABLE, Element
 
 NETFLOW_9, IPFIX = 9, 10
 TEMPLATES = {NETFLOW_9: 0, IPFIX: 2}
@@ -48,6 +48,11 @@ class Template:
         return all(field.length != VARIABLE for field in self.fields)
 
     @cached_property
+    def has_lists(self) -> bool:
+        """Whether records hold lists, whose form other templates of the same domain declare."""
+        return any(field.element in LISTS for field in self.fields)
+
+    @cached_property
     def least_length(self) -> int:
         """The length of a record whose variable fields are empty."""
         return sum(1 if field.length == VARIABLE else field.length for field in self.fields)
@@ -55,10 +60,15 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """An exporter takes a template back, or all of its kind (RFC 7011, section 8.1)."""
+    """An exporter takes a template back, or all of its kind, which its number is then the set ID of."""
 
     id: int
     of_options: bool
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether all templates of its kind are taken back."""
+        return self.id < FIRST_DATA_SET
 
 
 def parsed_templates(version: int, set_id: int, body: bytes) -> Iterator[Template | Withdrawal]:
@@ -103,6 +113,9 @@ def _ipfix_template(body: bytes, at: int, of_options: bool) -> tuple[Template | 
     if count == 0:
         if template_id == 0:
             return None, len(body)
+        # All templates are withdrawn as 2, all options templates as 3 (RFC 7011, section 8.1).
+        if template_id < FIRST_DATA_SET and template_id != TEMPLATES[IPFIX] + of_options:
+            raise Malformed(f"template {template_id} is withdrawn: numbers begin at {FIRST_DATA_SET}")
         return Withdrawal(template_id, of_options), at
     if template_id < FIRST_DATA_SET:
         raise Malformed(f"template {template_id}: numbers begin at {FIRST_DATA_SET}")

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What exporters have declared, on disk, so that a restart need not wait until they declare it again.
+
+The file has lines of JSON: a header, which has the checksum of the rest, then a line for every observation domain, and
+one for the interfaces of every exporter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nettop.errors import SourceFailed
+from nettop.flows.columns import ADDRESS, TIME_MAX_MS
+from nettop.flows.decode.decoder import Decoder
+from nettop.flows.decode.messages import Domain, DomainKey
+from nettop.flows.decode.options import RATE_MAX, InterfaceName, InterfaceNames, Sampling
+from nettop.flows.decode.templates import (
+    FIRST_DATA_SET,
+    IPFIX,
+    NETFLOW_9,
+    SCOPE,
+    TEMPLATE_FIELDS_MAX,
+    Template,
+    TemplateField,
+)
+
+FORMAT, VERSION = "nettop flow templates", 1
+FILE_BYTES_MAX = 128 << 20
+"""A larger file is not read: what a decoder remembers takes less."""
+_ADDRESS_BYTES = np.dtype(ADDRESS).itemsize
+_U16, _U32, _U64 = 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+
+
+class _Foreign(Exception):
+    """The file is not what `save` writes."""
+
+
+def save(path: Path, decoder: Decoder) -> bool:
+    """Write what the decoder remembers, if that has changed since it was last written or read. Returns whether it has.
+
+    A reader sees the old file or the new one, also after a loss of power. Raises SourceFailed if it cannot be written.
+    """
+    messages = decoder.messages
+    if not messages.changes:
+        return False
+    try:
+        _replace(path, _content(decoder))
+    except OSError as error:
+        raise SourceFailed(
+            f"cannot save templates of flows in {path}: {(error.strerror or str(error)).lower()}",
+            "make room there, or give nettop a directory that it may write to",
+        ) from error
+    messages.changes = 0
+    return True
+
+
+def load(path: Path, decoder: Decoder) -> str | None:
+    """Have a decoder that is new remember what `save` wrote; nothing if there is no file.
+
+    Returns a warning if the file cannot be used. It is ignored then: exporters declare everything again after a while.
+    """
+    try:
+        domains, names = _parsed(_read(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot read templates of flows in {path}: {(error.strerror or str(error)).lower()}"
+    except _Foreign as error:
+        return f"templates of flows in {path} are ignored: {error}"
+    except (ValueError, RecursionError):
+        return f"templates of flows in {path} are ignored: nettop did not write this file"
+    for key, domain in domains:
+        decoder.messages.restore(key, domain)
+    decoder.messages.names.update(names)
+    decoder.messages.changes = 0
+    return None
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        with os.fdopen(
+            os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb"
+        ) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(FILE_BYTES_MAX + 1)
+    if len(content) > FILE_BYTES_MAX:
+        raise _Foreign(f"the file is larger than {FILE_BYTES_MAX >> 20} MiB")
+    return content
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+def _content(decoder: Decoder) -> bytes:
+    lines = [_line(_of_domain(key, domain)) for key, domain in decoder.messages.domains.items()]
+    by_exporter: dict[bytes, list[list[int | str]]] = {}
+    for (exporter, index), texts in decoder.messages.names.items():
+        by_exporter.setdefault(exporter, []).append([index, *texts])
+    lines += [_line({"exporter": exporter.hex(), "names": names}) for exporter, names in by_exporter.items()]
+    rest = b"".join(lines)
+    return _line({"format": FORMAT, "version": VERSION, "crc32": zlib.crc32(rest)}) + rest
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
+    sender, port, version, number = key
+    return {
+        "sender": sender.hex(),
+        "port": port,
+        "version": version,
+        "domain": number,
+        "boot_ms": domain.boot_ms,
+        "rate": domain.sampling.of_all,
+        "samplers": list(domain.sampling.of_samplers.items()),
+        "interfaces": list(domain.sampling.of_interfaces.items()),
+        "templates": [
+            [each.id, each.scopes, [[*field.element, field.length] for field in each.fields]]
+            for each in domain.templates.values()
+        ],
+    }
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def _parsed(content: bytes) -> tuple[list[tuple[DomainKey, Domain]], InterfaceNames]:
+    """What a file says, all of which is looked at before anything is used. Raises _Foreign and json's errors."""
+    first, _, rest = content.partition(b"\n")
+    header = json.loads(first)
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise _Foreign("nettop did not write this file")
+    if header.get("version") != VERSION:
+        raise _Foreign(f"this nettop reads version {VERSION}, and it is of version {header.get('version')!r}")
+    if header.get("crc32") != zlib.crc32(rest):
+        raise _Foreign("the file is damaged")
+    domains: list[tuple[DomainKey, Domain]] = []
+    names: InterfaceNames = {}
+    for line in rest.splitlines():
+        values = json.loads(line)
+        if isinstance(values, dict) and "names" in values:
+            names.update(_names(values))
+        else:
+            domains.append(_domain(values))
+    return domains, names
+
+
+def _domain(values: Any) -> tuple[DomainKey, Domain]:
+    version = _number(_member(values, "version"), NETFLOW_9, IPFIX)
+    key = (
+        _address(_member(values, "sender")),
+        _number(_member(values, "port"), 0, _U16),
+        version,
+        _number(_member(values, "domain"), 0, _U32),
+    )
+    sampling = Sampling(
+        _rates(_member(values, "samplers")),
+        _rates(_member(values, "interfaces")),
+        _number(_member(values, "rate"), 0, RATE_MAX),
+    )
+    domain = Domain(sampling=sampling, boot_ms=_number(_member(values, "boot_ms"), -1, TIME_MAX_MS))
+    for each in _list(_member(values, "templates")):
+        template = _template(each, version)
+        domain.templates[template.id] = template
+    return key, domain
+
+
+def _template(values: Any, version: int) -> Template:
+    number, scopes, fields = _list(values, 3)
+    least = SCOPE if version == NETFLOW_9 else 0
+    template = Template(
+        _number(number, FIRST_DATA_SET, _U16),
+        tuple(
+            TemplateField(
+                (_number(enterprise, least, _U32), _number(element, 0, _U16)), _number(length, 0, _U16)
+            )
+            for enterprise, element, length in (_list(each, 3) for each in _list(fields))
+        ),
+        _number(scopes, 0, TEMPLATE_FIELDS_MAX),
+    )
+    if not template.scopes <= len(template.fields) <= TEMPLATE_FIELDS_MAX or not template.least_length:
+        raise _Foreign(f"template {template.id} is none that an exporter may declare")
+    return template
+
+
+def _names(values: dict[str, Any]) -> InterfaceNames:
+    exporter = _address(_member(values, "exporter"))
+    return {
+        (exporter, _number(index, 0, _U32)): InterfaceName(_text(name), _text(description))
+        for index, name, description in (_list(each, 3) for each in _list(values["names"]))
+    }
+
+
+def _rates(values: Any) -> dict[int, int]:
+    pairs = (_list(each, 2) for each in _list(values))
+    return {_number(number, 0, _U64): _number(rate, 1, RATE_MAX) for number, rate in pairs}
+
+
+def _address(value: Any) -> bytes:
+    address = bytes.fromhex(_text(value))
+    if len(address) != _ADDRESS_BYTES:
+        raise _Foreign(f"{reprlib.repr(value)} is no address")
+    return address
+
+
+def _member(values: Any, name: str) -> Any:
+    if not isinstance(values, dict) or name not in values:
+        raise _Foreign(f"a line lacks {name!r}")
+    return values[name]
+
+
+def _list(value: Any, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        raise _Foreign(f"{reprlib.repr(value)} is no list of the length that it should have")
+    return value
+
+
+def _number(value: Any, least: int, most: int) -> int:
+    # True is a number to Python.
+    if type(value) is not int or not least <= value <= most:
+        raise _Foreign(f"{reprlib.repr(value)} is no number from {least} to {most}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Foreign(f"{reprlib.repr(value)} is no text")
+    # Half of a surrogate pair could be read, and not be written again.
+    value.encode()
+    return value

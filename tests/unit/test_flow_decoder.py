@@ -1,0 +1,811 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datagrams of all protocols through one decoder: what each is, what is counted of it, and what is kept for later."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import struct
+import zlib
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nettop.errors import SourceFailed
+from nettop.flows.columns import COLUMNS
+from nettop.flows.decode import kept, messages, options, sequences
+from nettop.flows.decode.decoder import DATAGRAM, Counts, DecodedBatch, Decoder, Reading
+from nettop.flows.decode.options import InterfaceName
+from nettop.flows.decode.sequences import FOLLOWED, Sequences
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.snapshots.snapshot import Array
+
+from .flow_oracle import VARIABLE, Field
+from .test_flow_messages import (
+    EXPORT_S,
+    PLAIN,
+    PORT,
+    SENDER,
+    Sent,
+    a_set,
+    batch,
+    message,
+    options_set,
+    plain,
+    template_set,
+)
+from .test_flow_netflow5 import FIRST, PING, datagram, record
+from .test_flow_sflow import AGENT, INTERFACE, RAW, flow, mapped, part, words
+from .test_flow_sflow import datagram as sflow_datagram
+
+SFLOW = sflow_datagram(flow(RAW), part(2, words(5, 4, 1) + part(1, INTERFACE)), flow(RAW))
+NETFLOW_5 = datagram(record(FIRST), record(PING)).data
+DECLARED = {version: template_set(version, 300, PLAIN) for version in (NETFLOW_9, IPFIX)}
+BIFLOW: list[Field] = [*PLAIN, (29305, 1, 4)]
+
+
+def sent(*contents: bytes, sender: bytes = SENDER, port: int = PORT) -> list[Sent]:
+    """Datagrams of one sender."""
+    return [Sent(sender, port, content) for content in contents]
+
+
+def check(decoder: Decoder) -> None:
+    """The equations that always hold."""
+    totals = decoder.totals
+    assert totals.datagrams == totals.decoded + totals.malformed
+    assert totals.held == totals.released + totals.forgotten + decoder.waiting
+    assert min(asdict(totals).values()) >= 0
+
+
+def decode(decoder: Decoder, *datagrams: Sent) -> DecodedBatch:
+    """What a batch gives, whose columns fit together."""
+    decoded = decoder.decode(batch(list(datagrams)))
+    counts = decoded.counts
+    assert set(decoded.flows) == {column.name for column in COLUMNS}
+    assert {len(values) for values in decoded.flows.values()} == {counts.rows} == {len(decoded.datagram_of)}
+    assert decoded.datagrams["rows"].sum() == counts.rows
+    assert counts.datagrams == len(datagrams) == len(decoded.datagrams)
+    assert counts.broken == decoded.datagrams["broken"].sum()
+    check(decoder)
+    return decoded
+
+
+# --- what a datagram is ---------------------------------------------------------------------------------------
+
+
+def test_all_protocols_on_one_port() -> None:
+    """Each is recognized by its header, and gives flows with all columns."""
+    biflow = template_set(IPFIX, 301, BIFLOW) + a_set(301, plain(5) + struct.pack("!I", 9))
+    decoded = decode(
+        Decoder(),
+        message(IPFIX, biflow, sequence=8),
+        *sent(b"\0\1rubbish", NETFLOW_5, SFLOW),
+        message(NETFLOW_9, DECLARED[NETFLOW_9], a_set(300, plain(11)), sequence=7),
+    )
+    flows, datagrams = decoded.flows, decoded.datagrams
+    rows = zip(
+        decoded.datagram_of.tolist(), flows["protocol_version"].tolist(), flows["bytes"].tolist(), strict=True
+    )
+    assert sorted(rows) == [
+        (0, 10, 5),
+        (0, 10, 9),
+        (2, 5, 84),
+        (2, 5, 700),
+        (3, 105, 1500),
+        (3, 105, 1500),
+        (4, 9, 11),
+    ]
+    assert datagrams["protocol_version"].tolist() == [10, 0, 5, 105, 9]
+    assert datagrams["port"].tolist() == [PORT, 0, PORT, 0, PORT]
+    assert [bytes(each) for each in datagrams["exporter"]] == [SENDER, SENDER, SENDER, mapped(AGENT), SENDER]
+    assert datagrams["domain"].tolist() == [7, 0, 0x0102, 3, 7]
+    assert datagrams["sequence"].tolist() == [8, 0, 77, 77, 7]
+    assert datagrams["units"].tolist() == [1, 0, 2, 1, 1]
+    assert datagrams["sampling_rate"].tolist() == [0, 0, 100, 512, 0]
+    assert datagrams["rows"].tolist() == [2, 0, 2, 2, 1]
+    assert decoded.counters["if_index"].tolist() == [int.from_bytes(INTERFACE[:4])]
+    counts = Counts(
+        datagrams=5, decoded=4, unknown_version=1, records=6, rows=7, templates=2, interface_counters=1
+    )
+    assert decoded.counts == counts
+
+
+@pytest.mark.parametrize(
+    ("content", "reading"),
+    [
+        (b"", Reading.UNKNOWN_VERSION),
+        (b"\0", Reading.UNKNOWN_VERSION),
+        (b"\0\0\0", Reading.UNKNOWN_VERSION),
+        *(
+            (struct.pack("!H", version) + bytes(100), Reading.UNKNOWN_VERSION)
+            for version in (0, 1, 7, 8, 11, 1280)
+        ),
+        *((struct.pack("!I", version) + bytes(100), Reading.UNKNOWN_VERSION) for version in (2, 4, 6)),
+        *((struct.pack("!H", version), Reading.BAD_HEADER) for version in (5, 9, 10)),
+        (NETFLOW_5[:23], Reading.BAD_HEADER),
+        (message(NETFLOW_9).data[:19], Reading.BAD_HEADER),
+        (message(IPFIX).data[:15], Reading.BAD_HEADER),
+        (struct.pack("!HHIII", 10, 15, EXPORT_S, 0, 7), Reading.BAD_HEADER),
+        (SFLOW[:4], Reading.BAD_HEADER),
+        (SFLOW[:27], Reading.BAD_HEADER),
+    ],
+)
+def test_what_is_malformed(content: bytes, reading: Reading) -> None:
+    """It is counted by what is wrong with it; the next datagram is decoded."""
+    decoded = decode(Decoder(), *sent(content, NETFLOW_5))
+    assert decoded.datagrams["reading"].tolist() == [reading, Reading.DECODED]
+    assert (decoded.counts.malformed, decoded.counts.decoded, decoded.counts.rows) == (1, 1, 2)
+    assert bytes(decoded.datagrams["exporter"][0]) == SENDER
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        NETFLOW_5[:-1],
+        SFLOW[:-1],
+        message(NETFLOW_9, a_set(0, struct.pack("!HH", 300, 9))).data,
+        message(IPFIX, DECLARED[IPFIX], struct.pack("!HH", 300, 99)).data,
+        message(IPFIX, a_set(9, b"")).data,
+        message(IPFIX, DECLARED[IPFIX]).data[:-2],
+    ],
+)
+def test_what_is_damaged_within_is_broken(content: bytes) -> None:
+    """The datagram is decoded as far as it goes."""
+    counts = decode(Decoder(), *sent(content)).counts
+    assert (counts.decoded, counts.malformed, counts.broken > 0) == (1, 0, True)
+
+
+OTHER: list[Field] = [(0, 1, 4), (0, 2, 4), (0, 7, 2), (0, 11, 2), (0, 8, 4)]
+"""As long as the plain template."""
+POOL = [
+    *sent(NETFLOW_5, SFLOW, b"rubbish"),
+    *(
+        each
+        for version in (NETFLOW_9, IPFIX)
+        for domain in (1, 2)
+        for each in (
+            message(version, DECLARED[version], domain=domain),
+            message(version, template_set(version, 300, OTHER), domain=domain),
+            message(version, a_set(300, plain(1) + plain(2)), domain=domain),
+            message(
+                version,
+                a_set(300, plain(3)),
+                template_set(version, 300, OTHER),
+                a_set(300, plain(4)),
+                domain=domain,
+            ),
+            message(version, a_set(301, plain(5)), domain=domain),
+            message(version, template_set(version, 301, [*PLAIN, (0, 82, VARIABLE)]), domain=domain),
+        )
+    ),
+    message(IPFIX, a_set(2, struct.pack("!HH", 300, 0)), a_set(300, plain(6)), domain=1),
+    message(IPFIX, a_set(2, struct.pack("!HH", 2, 0)), domain=2),
+]
+"""Datagrams, in whatever order they come."""
+
+
+SCOPED: list[Field] = [(0, 34, 4), (0, 309, 4), (0, 310, 8), (0, 82, 4), (0, 160, 8)]
+OF_OPTIONS = [
+    message(
+        version,
+        options_set(version, 400, [(0, 10, 4)], SCOPED),
+        a_set(400, struct.pack("!IIIQ4sQ", 5, rate, 3, population, b"eth0", 2000)),
+        domain=domain,
+    )
+    for version in (NETFLOW_9, IPFIX)
+    for domain in (1, 2)
+    for rate, population in ((9, 1), (0, 1), (0, 2**40), (0, 300))
+]
+
+
+@given(st.lists(st.sampled_from([*POOL, *OF_OPTIONS]), max_size=8), st.data())
+def test_any_bytes(pool: list[Sent], data: st.DataObject) -> None:
+    """Nothing is raised, the equations hold, and what is remembered can be kept, whatever is changed or cut off."""
+    decoder, datagrams = Decoder(), []
+    for each in pool:
+        changed = bytearray(each.data)
+        for at, value in data.draw(
+            st.lists(st.tuples(st.integers(0, len(changed) - 1), st.integers(0, 255)), max_size=3)
+        ):
+            changed[at] = value
+        datagrams.append(
+            Sent(
+                each.sender,
+                each.port,
+                bytes(changed[: data.draw(st.just(len(changed)) | st.integers(0, len(changed)))]),
+            )
+        )
+    at = data.draw(st.integers(0, len(datagrams)))
+    for part_of in (datagrams[:at], datagrams[at:]):
+        decode(decoder, *part_of)
+    kept_domains, kept_names = kept._parsed(kept._content(decoder))
+    restarted = Decoder()
+    for key, domain in kept_domains:
+        restarted.messages.restore(key, domain)
+    restarted.messages.names |= kept_names
+    assert remembered(restarted) == remembered(decoder)
+
+
+def rows_in(decoded: list[DecodedBatch]) -> Counter[tuple[Any, ...]]:
+    """All rows, without their order."""
+    return Counter(
+        row
+        for each in decoded
+        for row in zip(*(values.tolist() for values in each.flows.values()), strict=True)
+    )
+
+
+@given(st.lists(st.sampled_from(POOL), max_size=20), st.integers(1, 5))
+def test_batches_may_be_cut_anywhere(datagrams: list[Sent], at_once: int) -> None:
+    """The same flows and counts come of any batches of the same datagrams, even where templates come late or change."""
+    whole, cut = Decoder(), Decoder()
+    of_whole = [decode(whole, *datagrams)]
+    of_cut = [decode(cut, *datagrams[at : at + at_once]) for at in range(0, len(datagrams), at_once)]
+    assert rows_in(of_whole) == rows_in(of_cut)
+    assert whole.totals == cut.totals
+    assert whole.messages.waiting == cut.messages.waiting
+    templates = [
+        {key: domain.templates for key, domain in each.messages.domains.items()} for each in (whole, cut)
+    ]
+    assert templates[0] == templates[1]
+
+
+# --- templates and options ------------------------------------------------------------------------------------
+
+
+def test_a_flow_belongs_to_the_datagram_that_brought_its_template() -> None:
+    """Where it had to wait, in whichever batch."""
+    decoder = Decoder()
+    waiting = message(IPFIX, a_set(300, plain(1)), sequence=5)
+    first = decode(decoder, waiting, waiting)
+    assert (first.counts.held, first.counts.rows, decoder.waiting) == (2, 0, 2)
+    later = decode(decoder, waiting, message(IPFIX, DECLARED[IPFIX], a_set(300, plain(2)), sequence=9))
+    assert (later.counts.held, later.counts.released, later.counts.rows, decoder.waiting) == (1, 3, 4, 0)
+    assert later.datagram_of.tolist() == [1] * 4
+    assert sorted(later.flows["sequence"].tolist()) == [5, 5, 5, 9]
+    assert later.datagrams["units"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("record_of", [(5, 0, 3, 1), (5, 0, 0, 9), (5, 0, 1, 2**32)])
+def test_a_rate_that_cannot_be_is_none(record_of: tuple[int, int, int, int]) -> None:
+    """Fewer packets than are sampled of them, none sampled, or more than a column holds."""
+    decoder = Decoder()
+    content = struct.pack("!IIIQ4sQ", *record_of, b"eth0", 2000)
+    decode(decoder, message(IPFIX, options_set(IPFIX, 400, [(0, 10, 4)], SCOPED), a_set(400, content)))
+    (domain,) = decoder.messages.domains.values()
+    assert (len(domain.sampling), domain.sampling.of_all) == (0, 0)
+
+
+def test_what_waits_may_be_dropped() -> None:
+    """As at the end."""
+    decoder = Decoder()
+    decode(decoder, message(IPFIX, a_set(300, plain(1)), a_set(301, plain(1))))
+    assert (decoder.forget_waiting(), decoder.waiting, decoder.totals.forgotten) == (2, 0, 2)
+    check(decoder)
+
+
+@pytest.mark.parametrize("set_id", [2, 3])
+@pytest.mark.parametrize("template_id", [1, 2, 3, 4, 255])
+def test_only_their_set_id_withdraws_all_templates(set_id: int, template_id: int) -> None:
+    """All of its kind; another number below 256 is malformed (RFC 7011, section 8.1)."""
+    decoder = Decoder()
+    declared = DECLARED[IPFIX], options_set(IPFIX, 302, [(0, 149, 4)], [(0, 34, 4)])
+    withdrawn = decode(
+        decoder, message(IPFIX, *declared, a_set(set_id, struct.pack("!HHHH", template_id, 0, 0, 0)))
+    )
+    (domain,) = decoder.messages.domains.values()
+    is_sound = template_id == set_id
+    assert withdrawn.counts.broken == (0 if is_sound else 1)
+    left = {300, 302} - ({300 if set_id == 2 else 302} if is_sound else set())
+    assert domain.templates.keys() == left
+
+
+def test_the_last_of_a_set_counts() -> None:
+    """Where it states a template twice; what it repeats may have changed within the set."""
+    decoder = Decoder()
+    first, other = (template_set(IPFIX, 300, fields) for fields in (PLAIN, OTHER))
+    twice = a_set(2, other[4:] + first[4:])
+    decoded = decode(decoder, message(IPFIX, first), message(IPFIX, twice, a_set(300, plain(99))))
+    assert decoded.flows["bytes"].tolist() == [99]
+
+
+def test_exporters_of_one_model_have_rates_and_clocks_of_their_own() -> None:
+    """Their templates are the same, and their flows are decoded together."""
+    fields: list[Field] = [*PLAIN, (0, 48, 1), (0, 10, 4), (0, 22, 4)]
+    declared = (
+        template_set(IPFIX, 300, fields),
+        options_set(IPFIX, 302, [(0, 302, 1)], [(0, 34, 4)]),
+        options_set(IPFIX, 303, [(0, 10, 4)], [(0, 34, 4)]),
+        options_set(IPFIX, 304, [(0, 149, 4)], [(0, 160, 8)]),
+    )
+    said: dict[int, tuple[bytes, ...]] = {
+        1: (
+            a_set(302, struct.pack("!BI", 1, 10) + struct.pack("!BI", 2, 20)),
+            a_set(304, struct.pack("!IQ", 1, 5000)),
+        ),
+        2: (a_set(302, struct.pack("!BI", 1, 30)), a_set(304, struct.pack("!IQ", 2, 2**64 - 1))),
+        3: (a_set(303, struct.pack("!II", 9, 40) + struct.pack("!II", 8, 50)),),
+        4: (),
+    }
+    flows = b"".join(
+        plain(number) + struct.pack("!BII", sampler, in_if, 7)
+        for number, sampler, in_if in ((1, 1, 9), (2, 2, 7))
+    )
+    decoder = Decoder()
+    batches = [
+        decode(decoder, *(message(IPFIX, *declared, *sets, domain=domain) for domain, sets in said.items())),
+        decode(decoder, *(message(IPFIX, a_set(300, flows), domain=domain) for domain in said)),
+    ]
+    rows = batches[1].flows
+    seen = {
+        (domain, number): (rate, start)
+        for domain, number, rate, start in zip(
+            *(rows[name].tolist() for name in ("domain", "bytes", "sampling_rate", "start")), strict=True
+        )
+    }
+    assert seen == {
+        (1, 1): (10, 5007), (1, 2): (20, 5007), (2, 1): (30, 0), (2, 2): (30, 0), (3, 1): (40, 0), (3, 2): (0, 0),
+        (4, 1): (0, 0), (4, 2): (0, 0),
+    }  # fmt: skip
+
+
+def test_lists_are_of_the_templates_of_their_own_domain() -> None:
+    """Where the template that has the list is the same in several."""
+    outer: list[Field] = [(0, 292, VARIABLE)]
+    inner: dict[int, list[Field]] = {1: [(0, 7, 2)], 2: [(0, 11, 2)]}
+    content = a_set(300, b"\5" + struct.pack("!BHH", 3, 400, 1234))
+    decoded = decode(
+        Decoder(),
+        *(
+            message(
+                IPFIX,
+                template_set(IPFIX, 400, fields),
+                template_set(IPFIX, 300, outer),
+                content,
+                domain=domain,
+            )
+            for domain, fields in inner.items()
+        ),
+    )
+    ports = zip(*(decoded.flows[name].tolist() for name in ("domain", "src_port", "dst_port")), strict=True)
+    assert sorted(ports) == [(1, 1234, 0), (2, 0, 1234)]
+
+
+def test_one_domain_has_a_bounded_number_of_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its oldest templates make room."""
+    monkeypatch.setattr(messages, "DOMAIN_FIELDS_MAX", 10)
+    decoder = Decoder()
+    for number in range(300, 310):
+        decode(decoder, message(IPFIX, template_set(IPFIX, number, PLAIN)))
+    (domain,) = decoder.messages.domains.values()
+    assert (list(domain.templates), domain.fields) == ([308, 309], 8)
+    assert decoder.messages.dropped == {"templates": 8}
+
+
+def test_rates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a domain, and with templates in all of them."""
+    monkeypatch.setattr(options, "SAMPLERS_MAX", 3)
+    monkeypatch.setattr(messages, "FIELDS_MAX", 10)
+    decoder = Decoder()
+    declared = options_set(NETFLOW_9, 302, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
+    rates = a_set(302, b"".join(struct.pack("!IBI", 1, sampler, 10 + sampler) for sampler in range(5)))
+    for number in (1, 2):
+        decode(decoder, message(NETFLOW_9, declared, rates, domain=number))
+    ((_, domain),) = decoder.messages.domains.items()
+    assert (domain.sampling.of_samplers, domain.fields) == ({2: 12, 3: 13, 4: 14}, 6)
+    assert decoder.messages.dropped == {"samplers": 4, "domains": 1}
+
+
+# --- names of interfaces --------------------------------------------------------------------------------------
+
+LONG = "é" * 100
+
+
+@pytest.mark.parametrize(
+    ("version", "scopes", "fields", "content", "expected"),
+    [
+        (
+            NETFLOW_9,
+            [(0, 2, 4)],
+            [(0, 82, 8), (0, 83, 8)],
+            b"\0\0\0\5ge-0/0\0\0uplink\0x",
+            ("ge-0/0", "uplink"),
+        ),
+        (NETFLOW_9, [(0, 1, 4)], [(0, 10, 2), (0, 82, 4)], b"\0\0\0\1\0\5eth0", ("eth0", "")),
+        (
+            IPFIX,
+            [(0, 10, 4)],
+            [(0, 82, VARIABLE), (0, 83, VARIABLE)],
+            b"\0\0\0\5\3lan\4left",
+            ("lan", "left"),
+        ),
+        (IPFIX, [(0, 14, 4)], [(0, 83, VARIABLE)], b"\0\0\0\5\3\xff\x1b[", ("", "\ufffd\x1b[")),
+        (IPFIX, [(0, 10, 4)], [(0, 82, VARIABLE)], b"\0\0\0\5\xc8" + LONG.encode(), (LONG[:64], "")),
+        (IPFIX, [(0, 10, 4)], [(0, 14, 4), (0, 82, 1)], b"\0\0\0\5\0\0\0\6x", ("x", "")),
+        (IPFIX, [(0, 10, 4)], [(0, 82, VARIABLE)], b"\0\0\0\5\0", None),
+        (IPFIX, [(0, 10, 8)], [(0, 82, 1)], b"\1\0\0\0\0\0\0\5x", None),
+        (IPFIX, [(0, 149, 4)], [(0, 82, 1)], b"\0\0\0\5x", None),
+    ],
+)
+def test_names_come_from_options(
+    version: int, scopes: list[Field], fields: list[Field], content: bytes, expected: tuple[str, str] | None
+) -> None:
+    """By exporter and index; what else is there is not a name."""
+    decoder = Decoder()
+    decode(decoder, message(version, options_set(version, 256, scopes, fields), a_set(256, content)))
+    assert decoder.messages.names == ({(SENDER, 5): InterfaceName(*expected)} if expected else {})
+
+
+def test_names_are_bounded_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A description that comes alone leaves the name."""
+    monkeypatch.setattr(options, "NAMES_MAX", 3)
+    decoder = Decoder()
+    declared = (
+        options_set(IPFIX, 256, [(0, 10, 4)], [(0, 82, 2)]),
+        options_set(IPFIX, 257, [(0, 10, 4)], [(0, 83, 2)]),
+    )
+    names = b"".join(struct.pack("!I", index) + b"e%d" % index for index in range(4))
+    decode(decoder, message(IPFIX, *declared, a_set(256, names)))
+    decode(decoder, message(IPFIX, a_set(257, struct.pack("!I2s", 1, b"up"))))
+    decode(decoder, message(IPFIX, a_set(256, struct.pack("!I2s", 7, b"e7"))))
+    assert decoder.messages.names == {
+        (SENDER, 3): ("e3", ""), (SENDER, 1): ("e1", "up"), (SENDER, 7): ("e7", ""),
+    }  # fmt: skip
+    assert decoder.messages.dropped == {"interface names": 2}
+
+
+# --- lost exports ---------------------------------------------------------------------------------------------
+
+NEAR, FAR = 12, 40
+"""How far back and ahead numbers may lie in these tests."""
+
+
+class Plain:
+    """Follows one exporter, number by number."""
+
+    def __init__(self) -> None:
+        self.due: int | None = None
+        self.is_exact = True
+        self.missing: dict[int, int] = {}
+        """Numbers, and the gap that each is of."""
+        self.gaps = 0
+        self.lost = self.restarts = self.unchecked = 0
+
+    def follow(self, sequence: int, units: int, is_exact: bool) -> None:
+        """The next datagram."""
+        ahead = 0 if self.due is None else (sequence - self.due + 2**31) % 2**32 - 2**31
+        if self.due is None or not -NEAR <= ahead <= FAR:
+            self.restarts += self.due is not None
+            self.due, self.is_exact, self.missing = sequence + units, is_exact, {}
+        elif ahead < 0:
+            self._late(self.due + ahead, units, is_exact)
+        else:
+            if self.is_exact:
+                self.gaps += 1
+                self.missing |= dict.fromkeys(range(self.due, self.due + ahead), self.gaps)
+                self.lost += ahead
+            elif ahead:
+                self.unchecked += 1
+            self.due, self.is_exact = self.due + ahead + units, is_exact
+
+    def _late(self, first: int, units: int, is_exact: bool) -> None:
+        assert self.due is not None
+        before = len(self.missing)
+        end = first + units
+        gap = self.missing.get(end)
+        for number in range(first, end):
+            self.missing.pop(number, None)
+        while not is_exact and gap is not None and self.missing.get(end) == gap:
+            del self.missing[end]
+            end += 1
+        self.lost -= before - len(self.missing)
+        if first + units > self.due:
+            self.due, self.is_exact = first + units, is_exact
+
+
+def of_sequences(numbered: list[tuple[int, int, int, bool]]) -> tuple[Array, Array]:
+    """Rows, and datagrams of IPFIX with these sequence numbers, units, and whether they are exact."""
+    datagrams = np.zeros(len(numbered), DATAGRAM)
+    datagrams["protocol_version"] = IPFIX
+    for name, at in (("sequence", 1), ("units", 2), ("is_exact", 3)):
+        datagrams[name] = [each[at] for each in numbered]
+    return np.array([each[0] for each in numbered], np.intp), datagrams
+
+
+DISTANCES = (0, 0, 0, 0, 0, 1, 3, 6, 10, -1, -3, -4, -6, -7, -9, FAR, FAR + 1, -NEAR, -NEAR - 1, 2**31)
+STEPS = list(itertools.product(range(2), DISTANCES, (0, 1, 2, 5), (True, True, True, False)))
+"""Of which exporter a datagram is, how far from the last one it lies, its units, and whether they are exact."""
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(STEPS), min_size=20, max_size=60), st.integers(0, 20), st.integers(1, 61))
+def test_gaps_are_what_a_plain_follower_sees(
+    steps: list[tuple[int, int, int, bool]], before_wrap: int, at_once: int
+) -> None:
+    """Whatever the exporters do, over the wrap, in whatever batches."""
+    last = dict.fromkeys(range(2), 2**32 - before_wrap)
+    plain_ones = [Plain() for _ in last]
+    numbered = []
+    for row, distance, units, is_exact in steps:
+        sequence = (last[row] + distance) % 2**32
+        last[row] = sequence + units
+        numbered.append((row, sequence, units, is_exact))
+        plain_ones[row].follow(sequence, units, is_exact)
+    counted = {name: [0, 0] for name in FOLLOWED.names or ()}
+    follower = Sequences(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequences, "_LATE_MAX", {IPFIX: NEAR})
+        patch.setattr(sequences, "_LOST_MAX", {IPFIX: FAR})
+        patch.setattr(sequences, "GAPS_MAX", 1000)
+        for at in range(0, len(numbered), at_once):
+            rows, datagrams = of_sequences(numbered[at : at + at_once])
+            followed = follower.follow(rows, datagrams)
+            for name, sums in counted.items():
+                for row, value in zip(rows.tolist(), followed[name].tolist(), strict=True):
+                    sums[row] += value
+                    assert sums[row] >= 0
+    assert counted == {name: [getattr(each, name) for each in plain_ones] for name in counted}
+
+
+@given(st.data())
+def test_what_is_lost_is_what_did_not_come(data: st.DataObject) -> None:
+    """Datagrams that overtake each other, or come twice, change nothing."""
+    units = data.draw(st.lists(st.integers(0, 30), min_size=2, max_size=60))
+    first = data.draw(st.sampled_from((0, 1, 2**31, 2**32 - 1, 2**32 - 300)))
+    firsts = [first + sum(units[:at]) for at in range(len(units))]
+    inner = range(1, len(units) - 1)
+    lost = data.draw(st.sets(st.sampled_from(inner))) if inner else set()
+    arrivals = [(0, 0)]
+    for at in inner:
+        times = 0 if at in lost else data.draw(st.sampled_from((1, 1, 1, 2)))
+        arrivals += [(at + data.draw(st.sampled_from((0, 0, 0, 2, 4))), at) for _ in range(times)]
+    arrivals = [*sorted(arrivals), (len(units), len(units) - 1)]
+    rows, datagrams = of_sequences([(0, firsts[at] % 2**32, units[at], True) for _, at in arrivals])
+    at_once = data.draw(st.integers(1, 10))
+    follower = Sequences(1)
+    followed = [
+        follower.follow(rows[at : at + at_once], datagrams[at : at + at_once])
+        for at in range(0, len(rows), at_once)
+    ]
+    totals = np.concatenate(followed)
+    assert totals["lost"].sum() == sum(units[at] for at in lost)
+    assert totals["restarts"].sum() == 0
+
+
+def test_only_the_newest_gaps_are_filled() -> None:
+    """So that an exporter takes little memory, whatever it sends."""
+    follower = Sequences(1)
+    numbered = [(0, 2 * at, 1, True) for at in range(sequences.GAPS_MAX + 3)]
+    late = [(0, 2 * at + 1, 1, True) for at in range(sequences.GAPS_MAX + 2)]
+    followed = follower.follow(*of_sequences([*numbered, *late]))
+    assert followed["lost"].sum() == 2
+
+
+def test_a_row_may_be_given_to_another_exporter() -> None:
+    """Nothing of the one before remains."""
+    follower = Sequences(1)
+    follower.follow(*of_sequences([(0, 10, 1, True), (0, 20, 1, True)]))
+    follower.forget(0)
+    followed = follower.follow(*of_sequences([(0, 900_000_000, 1, True), (0, 11, 1, True)]))
+    assert followed.tolist() == [(0, 0, 0), (0, 1, 0)]
+
+
+# --- templates on disk ----------------------------------------------------------------------------------------
+
+
+def remembered(decoder: Decoder) -> tuple[Any, ...]:
+    """All that a decoder knows of its exporters."""
+    return (
+        [(key, domain.templates, asdict(domain.sampling), domain.boot_ms, domain.fields)
+         for key, domain in decoder.messages.domains.items()],
+        decoder.messages.names,
+    )  # fmt: skip
+
+
+def taught() -> Decoder:
+    """A decoder that knows something of each kind."""
+    decoder = Decoder()
+    sets = [
+        template_set(IPFIX, 300, [*PLAIN, (29305, 1, 4), (0, 82, VARIABLE), (0, 22, 4)]),
+        options_set(
+            IPFIX, 301, [(0, 10, 4)], [(0, 34, 4), (0, 82, VARIABLE), (0, 83, VARIABLE), (0, 160, 8)]
+        ),
+        a_set(301, struct.pack("!II", 5, 100) + b'\4\xff\x1b"\n\0' + struct.pack("!Q", 1000)),
+    ]
+    sampler = options_set(NETFLOW_9, 302, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
+    decode(
+        decoder,
+        message(IPFIX, *sets, domain=1),
+        message(NETFLOW_9, DECLARED[NETFLOW_9], sampler, a_set(302, struct.pack("!IBI", 1, 2, 64))),
+        message(
+            NETFLOW_9,
+            options_set(NETFLOW_9, 303, [(0, 1, 4)], [(0, 34, 4)]),
+            a_set(303, struct.pack("!II", 1, 8)),
+        ),
+    )
+    return decoder
+
+
+def test_a_restart_loses_no_template(tmp_path: Path) -> None:
+    """Data sets that come after it are decoded as before."""
+    path, decoder, restarted = tmp_path / "templates", taught(), Decoder()
+    assert kept.save(path, decoder)
+    assert kept.load(path, restarted) is None
+    assert remembered(restarted) == remembered(decoder)
+    record_of = plain(7) + struct.pack("!I", 9) + b"\1x" + struct.pack("!I", 10)
+    data = message(IPFIX, a_set(300, record_of), domain=1), message(NETFLOW_9, a_set(300, plain(8)))
+    assert rows_in([decode(restarted, *data)]) == rows_in([decode(decoder, *data)])
+    assert restarted.totals.rows == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["templates"]
+
+
+def test_only_changes_are_written(tmp_path: Path) -> None:
+    """What repeats is none, and neither is what was loaded."""
+    path, decoder, restarted = tmp_path / "templates", Decoder(), Decoder()
+    assert not kept.save(path, decoder)
+    assert kept.load(path, restarted) is None
+    decode(decoder, message(IPFIX, DECLARED[IPFIX]))
+    assert kept.save(path, decoder)
+    decode(decoder, message(IPFIX, DECLARED[IPFIX], a_set(300, plain(1))))
+    assert not kept.save(path, decoder)
+    kept.load(path, restarted)
+    assert not kept.save(path, restarted)
+    changes = [
+        message(IPFIX, options_set(IPFIX, 301, [(0, 10, 4)], [(0, 34, 4), (0, 82, 1), (0, 160, 8)])),
+        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 100, b"x", 1))),
+        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"x", 1))),
+        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"y", 1))),
+        message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"y", 2))),
+        message(IPFIX, a_set(2, struct.pack("!HH", 300, 0))),
+    ]
+    for each in changes:
+        decode(decoder, each)
+        assert kept.save(path, decoder)
+        decode(decoder, each)
+        assert not kept.save(path, decoder)
+
+
+def with_header(rest: bytes, **header: Any) -> bytes:
+    """A file with these lines, whose header is right but for what is given."""
+    right = {"format": kept.FORMAT, "version": kept.VERSION, "crc32": zlib.crc32(rest)}
+    return json.dumps(right | header).encode() + b"\n" + rest
+
+
+def changed_line(**values: Any) -> bytes:
+    """A file whose line of a domain has these values."""
+    domain = {
+        "sender": SENDER.hex(), "port": 1, "version": 10, "domain": 1, "boot_ms": -1, "rate": 0, "samplers": [],
+        "interfaces": [], "templates": [[300, 0, [[0, 1, 4]]]],
+    }  # fmt: skip
+    return with_header(json.dumps(domain | values).encode())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"{}",
+        b"null\n",
+        with_header(b"", format="another"),
+        with_header(b"", version=2),
+        with_header(b"", crc32=1),
+        with_header(b"[]\n"),
+        with_header(b"{}\n"),
+        with_header(b"{\n"),
+        with_header(b"[" * 100_000),
+        with_header(b'{"exporter": "00", "names": []}'),
+        with_header(json.dumps({"exporter": SENDER.hex(), "names": [[1, "x"]]}).encode()),
+        with_header(json.dumps({"exporter": SENDER.hex(), "names": [[1, "x", 2]]}).encode()),
+        with_header(json.dumps({"exporter": SENDER.hex(), "names": [[1, "x", "\ud800"]]}).encode()),
+        with_header(json.dumps({"exporter": SENDER.hex(), "names": [[2**32, "x", "y"]]}).encode()),
+        changed_line(sender="zz"),
+        changed_line(sender=5),
+        changed_line(port=True),
+        changed_line(port=-1),
+        changed_line(port="1"),
+        changed_line(version=11),
+        changed_line(boot_ms=2**63),
+        changed_line(boot_ms=1.5),
+        changed_line(samplers=[[1, 0]]),
+        changed_line(interfaces=[[1]]),
+        changed_line(rate=None),
+        changed_line(templates={}),
+        changed_line(templates=[[255, 0, [[0, 1, 4]]]]),
+        changed_line(templates=[[300, 2, [[0, 1, 4]]]]),
+        changed_line(templates=[[300, 0, []]]),
+        changed_line(templates=[[300, 0, [[0, 1, 0]]]]),
+        changed_line(templates=[[300, 0, [[-1, 1, 4]]]]),
+        changed_line(templates=[[300, 0, [[0, 1, 4]] * 1025]]),
+    ],
+    ids=zlib.crc32,
+)
+def test_what_is_not_nettops_is_ignored(content: bytes, tmp_path: Path) -> None:
+    """A warning says so, and the decoder begins with nothing."""
+    path, decoder = tmp_path / "templates", Decoder()
+    path.write_bytes(content)
+    warning = kept.load(path, decoder)
+    assert warning is not None
+    assert str(path) in warning
+    assert remembered(decoder) == ([], {})
+
+
+def test_a_line_that_is_right_is_read(tmp_path: Path) -> None:
+    """The one that the damaged lines of the other tests are made from."""
+    path, decoder = tmp_path / "templates", Decoder()
+    path.write_bytes(changed_line())
+    assert kept.load(path, decoder) is None
+    assert len(decoder.messages.domains) == 1
+
+
+@given(st.data())
+def test_a_damaged_file_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Wherever it is cut off or changed."""
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    kept.save(path, taught())
+    content = bytearray(path.read_bytes())
+    at = data.draw(st.integers(content.index(b"\n") + 1, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[at] ^= data.draw(st.integers(1, 255))
+    else:
+        del content[at:]
+    path.write_bytes(content)
+    decoder = Decoder()
+    assert kept.load(path, decoder) is not None
+    assert remembered(decoder) == ([], {})
+
+
+def test_a_file_that_is_too_large_or_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not read into memory."""
+    path, decoder = tmp_path / "templates", taught()
+    kept.save(path, decoder)
+    monkeypatch.setattr(kept, "FILE_BYTES_MAX", path.stat().st_size - 1)
+    assert "larger" in (kept.load(path, Decoder()) or "")
+    assert "is a directory" in (kept.load(tmp_path, Decoder()) or "")
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old file stays, nothing else is left behind, and the next attempt writes what this one did not."""
+    path, decoder = tmp_path / "templates", taught()
+    with pytest.raises(SourceFailed, match="no such file"):
+        kept.save(tmp_path / "absent" / "templates", decoder)
+    path.write_bytes(b"old")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(SourceFailed, match="no space left"):
+            kept.save(path, decoder)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    assert kept.save(path, decoder)
+    assert kept.load(path, Decoder()) is None
+
+
+def test_the_old_file_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new one is on disk when it takes the old one's name, and then the directory is."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append("directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        fsync(descriptor)
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    kept.save(tmp_path / "templates", taught())
+    assert done == ["file", "rename", "directory"]

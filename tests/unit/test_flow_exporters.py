@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of exporters: what is counted of each, what was lost on its way, and how many there may be."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.flows.columns import ADDRESS
+from nettop.flows.decode.datagrams import Datagrams
+from nettop.flows.decode.decoder import Decoder
+from nettop.flows.decode.messages import KEY
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.flows.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters
+from nettop.snapshots.arrays import as_list
+
+from .test_flow_messages import (
+    PLAIN,
+    PORT,
+    RECEIVED_NS,
+    SENDER,
+    Sent,
+    a_set,
+    batch,
+    message,
+    options_set,
+    plain,
+    template_set,
+)
+from .test_flow_netflow5 import FIRST, record
+from .test_flow_sflow import AGENT, RAW, address, flow, mapped, words
+
+NETFLOW_5 = 5
+ELSEWHERE = mapped("198.51.100.9")
+
+
+def netflow5(
+    sequence: int, count: int, *, sender: bytes = SENDER, engine: int = 1, stated: int | None = None
+) -> Sent:
+    """A datagram of so many flows."""
+    head = struct.pack("!HHIIIIHH", 5, count if stated is None else stated, 0, 0, 0, sequence, engine, 100)
+    return Sent(sender, PORT, head + record(FIRST) * count)
+
+
+def sflow(sequence: int, *, port: int = PORT, sub_agent: int = 3) -> Sent:
+    """A datagram of one flow sample."""
+    head = words(5) + address(AGENT) + words(sub_agent, sequence, 1000, 1)
+    return Sent(SENDER, port, head + flow(RAW))
+
+
+class Collected:
+    """A decoder and a table, and what they have seen."""
+
+    def __init__(self, exporters: Exporters | None = None) -> None:
+        self.decoder = Decoder()
+        self.exporters = exporters or Exporters()
+
+    def see(self, *sent: Sent, received_ns: int = RECEIVED_NS) -> None:
+        """The next batch."""
+        datagrams = batch(list(sent))
+        datagrams.received_ns[:] = received_ns + np.arange(len(sent))
+        self.exporters.update(self.decoder.decode(datagrams))
+
+    def rows(self, *names: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+        """Columns of the table, by key."""
+        table = self.exporters.table(self.decoder)
+        keys, values = (zip(*(as_list(table[name]) for name in each), strict=True) for each in (KEY, names))
+        return dict(zip(keys, values, strict=True))
+
+    def lost(self) -> tuple[int, int, int]:
+        """What the only exporter has lost, its restarts, and how much nobody knows."""
+        (row,) = self.rows("lost", "restarts", "unchecked").values()
+        return row
+
+
+def test_what_is_known_of_each() -> None:
+    """Of exporters by sender, port, version and domain; of agents by their address and sub-agent."""
+    collected = Collected()
+    declared = template_set(IPFIX, 300, PLAIN), options_set(IPFIX, 301, [(0, 149, 4)], [(0, 34, 4)])
+    collected.see(
+        message(IPFIX, *declared, a_set(301, struct.pack("!II", 7, 50)), a_set(300, plain(1) * 3)),
+        sflow(1, port=1),
+        netflow5(1, 2),
+        message(IPFIX, a_set(300, plain(1)), sequence=9, domain=8),
+        sflow(2, port=2),
+        Sent(SENDER, 1, b"rubbish"),
+    )
+    collected.see(
+        netflow5(3, 0), Sent(SENDER, 2, b""), netflow5(3, 1, stated=2), received_ns=RECEIVED_NS + 100
+    )
+    names = ("datagrams", "malformed", "rows", "options", "broken", "templates", "waiting", "sampling_rate")
+    assert collected.rows(*names) == {
+        (SENDER, PORT, IPFIX, 7): (1, 0, 3, 1, 0, 2, 0, 50),
+        (SENDER, PORT, IPFIX, 8): (1, 0, 0, 0, 0, 0, 1, 0),
+        (SENDER, PORT, NETFLOW_5, 1): (3, 0, 3, 0, 1, 0, 0, 100),
+        (mapped(AGENT), 0, 105, 3): (2, 0, 2, 0, 0, 0, 0, 512),
+        (SENDER, 0, 0, 0): (2, 2, 0, 0, 0, 0, 0, 0),
+    }
+    times = {key[2]: times for key, times in collected.rows("first_ns", "last_ns").items() if key[3] != 8}
+    offsets = {NETFLOW_5: (2, 102), IPFIX: (0, 0), 105: (1, 4), 0: (5, 101)}
+    assert times == {key: tuple(RECEIVED_NS + each for each in of) for key, of in offsets.items()}
+    assert collected.rows("bytes")[SENDER, PORT, NETFLOW_5, 1] == (3 * 24 + 3 * 48,)
+    assert collected.exporters.totals() == {
+        "datagrams": 9, "malformed": 2, "rows": 8, "options": 1, "broken": 1, "lost": 0, "restarts": 0, "unchecked": 0,
+        "bytes": sum(each for (each,) in collected.rows("bytes").values()),
+    }  # fmt: skip
+
+
+def test_the_last_sampling_rate_stays() -> None:
+    """Where later flows have none, or come in any order."""
+    collected = Collected()
+    declared = template_set(IPFIX, 300, [*PLAIN, (0, 34, 4)])
+    for rates in ((10, 20, 0), (0,), (30, 0)):
+        sets = (a_set(300, plain(1) + struct.pack("!I", rate)) for rate in rates)
+        collected.see(*(message(IPFIX, declared, each) for each in sets), message(IPFIX))
+    assert list(collected.rows("sampling_rate").values()) == [(30,)]
+
+
+# --- lost exports, as each protocol numbers them -------------------------------------------------------------
+
+
+def test_netflow_5_numbers_flows() -> None:
+    """By engine; a datagram that was cut off has had as many as it says."""
+    collected = Collected()
+    collected.see(
+        netflow5(100, 2), netflow5(102, 3), netflow5(115, 1), netflow5(116, 0, stated=30), netflow5(146, 1)
+    )
+    assert collected.lost() == (10, 0, 0)
+    collected.see(netflow5(105, 4))
+    assert collected.lost() == (6, 0, 0)
+    collected.see(netflow5(0, 4, engine=2))
+    assert [lost for (lost,) in collected.rows("lost").values()] == [6, 0]
+
+
+def test_a_count_that_no_exporter_would_send_is_not_believed() -> None:
+    """It has had the flows that are there."""
+    collected = Collected()
+    collected.see(netflow5(100, 1, stated=60_000), netflow5(101, 1))
+    assert collected.lost() == (0, 0, 0)
+
+
+def test_netflow_9_numbers_messages() -> None:
+    """By source ID, whatever is in them."""
+    collected = Collected()
+    held = a_set(300, plain(1) * 7)
+    collected.see(*(message(NETFLOW_9, held, sequence=sequence) for sequence in (2**32 - 2, 2**32 - 1, 2)))
+    assert collected.lost() == (2, 0, 0)
+    collected.see(message(NETFLOW_9, sequence=3), message(NETFLOW_9, sequence=1))
+    assert collected.lost() == (1, 0, 0)
+
+
+def test_ipfix_numbers_records() -> None:
+    """Those of options too, those of a biflow once, and templates not."""
+    fields = [*PLAIN, (29305, 1, 4)]
+    declared = template_set(IPFIX, 300, fields), options_set(IPFIX, 301, [(0, 149, 4)], [(0, 34, 4)])
+    data = a_set(300, (plain(1) + struct.pack("!I", 9)) * 3), a_set(301, struct.pack("!II", 7, 50) * 2)
+    collected = Collected()
+    collected.see(
+        message(IPFIX, *declared, sequence=40),
+        message(IPFIX, *data, *declared, sequence=40),
+        message(IPFIX, *data, sequence=45),
+        message(IPFIX, sequence=57),
+    )
+    assert collected.lost() == (7, 0, 0)
+    assert collected.exporters.totals()["rows"] == 12
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        a_set(300, plain(1) * 5),
+        struct.pack("!HH", 301, 100) + bytes(20),
+        a_set(9, b""),
+    ],
+    ids=len,
+)
+def test_what_ipfix_has_not_read_is_not_lost(unknown: bytes) -> None:
+    """Nobody knows how many records the messages have had; the numbers are followed anew from the next one."""
+    collected = Collected()
+    declared = template_set(IPFIX, 301, PLAIN)
+    collected.see(message(IPFIX, declared, a_set(301, plain(1) * 2), unknown, sequence=10))
+    collected.see(message(IPFIX, a_set(301, plain(1)), sequence=17), message(IPFIX, sequence=18))
+    assert collected.lost() == (0, 0, 1)
+    collected.see(message(IPFIX, template_set(IPFIX, 300, PLAIN), sequence=18), message(IPFIX, sequence=20))
+    assert collected.lost() == (2, 0, 1)
+
+
+def test_a_late_message_that_cannot_be_read_fills_its_gap() -> None:
+    """As if it had had all that is missing there."""
+    collected = Collected()
+    collected.see(message(IPFIX, sequence=10), message(IPFIX, sequence=30), message(IPFIX, sequence=35))
+    assert collected.lost() == (25, 0, 0)
+    collected.see(message(IPFIX, a_set(300, plain(1)), sequence=10), message(IPFIX, sequence=35))
+    assert collected.lost() == (5, 0, 0)
+
+
+def test_sflow_numbers_datagrams() -> None:
+    """By agent and sub-agent, whichever port they come from."""
+    collected = Collected()
+    collected.see(sflow(7, port=1), sflow(8, port=2), sflow(8, port=2), sflow(11, port=1))
+    assert collected.lost() == (2, 0, 0)
+    collected.see(sflow(1), sflow(3, sub_agent=4))
+    assert list(collected.rows("lost", "restarts").values()) == [(2, 0), (0, 0)]
+
+
+@pytest.mark.parametrize(("sequence", "expected"), [(0, (0, 1, 0)), (2**31, (0, 1, 0)), (99_000, (0, 0, 0))])
+def test_a_far_number_is_that_of_a_restart(sequence: int, expected: tuple[int, int, int]) -> None:
+    """Not of four billion lost flows; what follows it is followed."""
+    collected = Collected()
+    collected.see(netflow5(99_999, 1), netflow5(sequence, 1))
+    assert collected.lost() == expected
+    after = sequence + 1 if expected[1] else 100_000
+    collected.see(netflow5(after, 1), netflow5(after + 6, 1))
+    assert collected.lost() == (5, *expected[1:])
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------
+
+
+def flood(count: int, *, header: bytes) -> Datagrams:
+    """One datagram from each of so many senders, the same from all."""
+    senders = np.zeros((count, 16), np.uint8)
+    senders[:, 12:] = np.arange(count, dtype=">u4").view(np.uint8).reshape(-1, 4)
+    return Datagrams(
+        np.frombuffer(header * count, np.uint8),
+        np.arange(count) * len(header),
+        np.full(count, len(header)),
+        senders.view(ADDRESS).ravel(),
+        np.full(count, PORT, np.uint16),
+        RECEIVED_NS + np.arange(count),
+    )
+
+
+def test_a_flood_of_senders_is_bounded() -> None:
+    """What was counted stays counted; an exporter that keeps sending stays in the table, with what is known of it."""
+    collected = Collected()
+    count, mine = 100_000, netflow5(10, 1)
+    collected.see(mine)
+    for at in range(0, count, 10_000):
+        datagrams = flood(count, header=netflow5(5, 1).data)
+        some = slice(at, at + 10_000)
+        part = Datagrams(
+            datagrams.buffer, datagrams.starts[some], datagrams.lengths[some], datagrams.senders[some],
+            datagrams.ports[some], datagrams.received_ns[some],
+        )  # fmt: skip
+        collected.exporters.update(collected.decoder.decode(part))
+        collected.see(netflow5(20 + at, 1))
+    rows = collected.rows("datagrams", "restarts")
+    assert len(rows) == EXPORTERS_MAX
+    assert rows[SENDER, PORT, NETFLOW_5, 1] == (11, 0)
+    assert collected.exporters.evicted == count + 1 - EXPORTERS_MAX
+    assert collected.exporters.totals()["datagrams"] == count + 11
+    assert len(collected.exporters._known.row_of) == EXPORTERS_MAX
+
+
+@pytest.mark.parametrize("header", [b"rubbish", message(IPFIX, a_set(300, plain(1))).data], ids=len)
+def test_a_flood_in_one_batch(header: bytes) -> None:
+    """Garbage takes nobody's room; neither does data whose template nobody knows take that of known domains."""
+    collected = Collected()
+    collected.see(message(IPFIX, template_set(IPFIX, 300, PLAIN)))
+    collected.exporters.update(collected.decoder.decode(flood(20_000, header=header)))
+    is_garbage = header == b"rubbish"
+    totals = collected.exporters.totals()
+    assert (totals["datagrams"], totals["malformed"]) == (20_001, 20_000 if is_garbage else 0)
+    assert len(collected.rows("rows")) == (UNRECOGNIZED_MAX + 1 if is_garbage else EXPORTERS_MAX)
+    exporters = collected.exporters
+    dropped = exporters.evicted_unrecognized if is_garbage else exporters.evicted
+    assert dropped == (20_000 - UNRECOGNIZED_MAX if is_garbage else 20_001 - EXPORTERS_MAX)
+    assert list(collected.decoder.messages.domains) == [(SENDER, PORT, IPFIX, 7)]
+
+
+def test_an_evicted_exporter_begins_anew() -> None:
+    """Nothing remains of it, nor of what its numbers should be."""
+    collected = Collected(Exporters(most=2))
+    collected.see(netflow5(10, 1), netflow5(50, 1, engine=2), netflow5(11, 1), netflow5(90_000, 1, engine=3))
+    assert collected.rows("datagrams", "lost", "restarts") == {
+        (SENDER, PORT, NETFLOW_5, 1): (2, 0, 0),
+        (SENDER, PORT, NETFLOW_5, 3): (1, 0, 0),
+    }
+    collected.see(netflow5(99, 1, engine=2), netflow5(12, 1, sender=ELSEWHERE))
+    assert collected.rows("datagrams", "lost", "restarts") == {
+        (SENDER, PORT, NETFLOW_5, 2): (1, 0, 0),
+        (ELSEWHERE, PORT, NETFLOW_5, 1): (1, 0, 0),
+    }
+    assert (collected.exporters.evicted, collected.exporters.totals()["datagrams"]) == (3, 6)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=40),
+    st.integers(1, 41),
+    st.integers(1, 8),
+)
+def test_counts_are_those_of_each_exporter(sent: list[tuple[int, int]], at_once: int, most: int) -> None:
+    """In whatever batches; and with those that have made room they are those of all."""
+    plenty, few = Collected(), Collected(Exporters(most))
+    for at in range(0, len(sent), at_once):
+        for collected in (plenty, few):
+            collected.see(*(netflow5(0, count, engine=engine) for engine, count in sent[at : at + at_once]))
+    engines = {engine for engine, _ in sent}
+    counts = {
+        (SENDER, PORT, NETFLOW_5, engine): (
+            sum(each == engine for each, _ in sent),
+            sum(count for each, count in sent if each == engine),
+        )
+        for engine in engines
+    }
+    assert plenty.rows("datagrams", "rows") == counts
+    of_all = {name: plenty.exporters.totals()[name] for name in COUNTED[:-3]}
+    assert {name: few.exporters.totals()[name] for name in COUNTED[:-3]} == of_all
+    assert len(few.rows("rows")) == min(len(engines), most)
