@@ -192,6 +192,8 @@ class Session:
         result: Future[T] = Future()
 
         def task() -> None:
+            if not result.set_running_or_notify_cancel():
+                return
             try:
                 if lens not in self._attached:
                     raise SourceFailed(f"lens {lens!r} is not attached")
@@ -221,7 +223,8 @@ class Session:
                 if requests or time.monotonic() >= self._deadline:
                     self._read_all()
                     for request in requests:
-                        request.set_result(None)
+                        if request.set_running_or_notify_cancel():
+                            request.set_result(None)
                 else:
                     self._drained_at = time.monotonic()
                     for lens, attached in list(self._attached.items()):

@@ -21,7 +21,7 @@ from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import make_rows
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class Source:
@@ -63,6 +63,20 @@ class Source:
     def _note(self, call: str) -> None:
         self.calls.append(call)
         self.threads.add(threading.get_ident())
+
+
+class Blocked(Source):
+    """Its readings end when they may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_read = threading.Event()
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """As any source, once it may."""
+        read = super().read(taken_ns)
+        assert self.may_read.wait(DEADLINE_S)
+        return read
 
 
 def snapshot(boot_ns: int) -> Snapshot:
@@ -110,6 +124,21 @@ def test_refresh_at_once_reads_once_more() -> None:
         assert source.read_once.wait(DEADLINE_S)
         session.sample_now()
         assert again.wait(DEADLINE_S)
+
+
+def test_a_cancelled_request_ends_nothing() -> None:
+    """Who waits for a reading or for details may go away meanwhile, as clients of the server do."""
+    source = Blocked()
+    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
+        session.enable("connections")
+        assert source.read_once.wait(DEADLINE_S)
+        reading, details = session.sample_now(), session.describe("connections", 7)
+        assert reading.cancel()
+        assert details.cancel()
+        source.may_read.set()
+        session.sample_now().result(DEADLINE_S)
+        assert session.describe("connections", 8).result(DEADLINE_S) == {"Key": "8"}
+    assert source.calls.count("describe") == 1
 
 
 def test_ticks_go_on_by_themselves() -> None:
