@@ -29,7 +29,9 @@ class Terminal:
         if self.pid == 0:
             try:
                 os.login_tty(self._slave)
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+                # What a shell's background jobs ignore, and what nohup has them ignore.
+                for number in (signal.SIGINT, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_DFL)
                 os.environ["TERM"] = "xterm-256color"
                 os.execvp(NETTOP, [NETTOP, *options])
             finally:
@@ -60,7 +62,7 @@ class Terminal:
         self.output += os.read(self._master, 1 << 16)
         return True
 
-    def shows(self, text: bytes, deadline_s: float = 20) -> None:
+    def shows(self, text: bytes, deadline_s: float = 60) -> None:
         """Waits until that text has been written."""
         end = time.monotonic() + deadline_s * PATIENCE
         while text not in self.output:
@@ -69,7 +71,7 @@ class Terminal:
                 shown = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b" ", self.output[-20_000:])
                 raise NotInTimeError(f"{text!r} not shown; the last output: {shown.decode(errors='replace')}")
 
-    def draws(self, deadline_s: float = 20) -> None:
+    def draws(self, deadline_s: float = 60) -> None:
         """Waits until it has taken the terminal over and then paused, or has ended."""
         end = time.monotonic() + deadline_s * PATIENCE
         while not self.output or self.take_in(0.5):
@@ -93,7 +95,7 @@ class Terminal:
         os.close(self._slave)
         os.close(self._master)
 
-    def wait(self, deadline_s: float = 20) -> int:
+    def wait(self, deadline_s: float = 60) -> int:
         """Waits for its end; the exit status, negative for death by signal."""
         end = time.monotonic() + deadline_s * PATIENCE
         while time.monotonic() < end:

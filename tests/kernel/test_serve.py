@@ -109,12 +109,15 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
     options = ("--lenses", "bandwidth", "--top", "process=1", "--top", "remote=1")
     with Serving(tmp_path, *options, namespace=near.namespace) as serving:
         serving.begin()
-        quiet: list[tuple[dict[Sample, float], dict[str, int]]] = []
+        quiet: list[tuple[dict[Sample, float], dict[str, int], int]] = []
 
         def is_quiet() -> bool:
             """Whether nothing passed before the device was read again, and what was added is a reading since then."""
             began_s, device = time.time(), device_counts(near.namespace, near.device)
-            quiet.append((until(lambda: metrics_since(serving, began_s), "a reading"), device))
+            metrics = until(lambda: metrics_since(serving, began_s), "a reading")
+            status, text = serving.get("/api/metrics/realtime")
+            assert status == 200
+            quiet.append((metrics, device, json.loads(text)["total_bytes"]))
             return device == device_counts(near.namespace, near.device)
 
         def are_beginnings_seen() -> bool:
@@ -123,7 +126,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
 
         until(are_beginnings_seen, "events are attached", 60)
         until(is_quiet, "a moment without packets")
-        before, device_before = quiet[-1]
+        before, device_before, _ = quiet[-1]
         client.call(traffic.connect, "call", traffic.Call((near.v4, port)))
         server.call(traffic.accept, "listener", "call")
         server.start(traffic.exchange, {}, {"call": SIZE})
@@ -137,7 +140,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
             return now - of(before, "nettop_connections_bytes_total") >= 2 * SIZE
 
         until(has_arrived, "what was sent is counted")
-        after, device_after = quiet[-1]
+        after, device_after, total_bytes = quiet[-1]
         moved = [moved_by(each, near.device, near.namespace.inode) for each in (before, after)]
         assert {name: moved[1][name] - moved[0][name] for name in MOVED} == {
             name: device_after[name] - device_before[name] for name in MOVED
@@ -152,9 +155,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
             if name == "nettop_connections_by_process_bytes_total"
         }
         assert len(busiest - {"other"}) == 1
-        status, text = serving.get("/api/metrics/realtime")
-        assert status == 200
-        assert json.loads(text)["total_bytes"] == moved[1]["bytes_received"] + moved[1]["bytes_sent"]
+        assert total_bytes == moved[1]["bytes_received"] + moved[1]["bytes_sent"]
 
 
 def test_no_rights_are_left_and_nothing_stays(lab: Lab, tmp_path: Path) -> None:

@@ -9,12 +9,16 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Self
 
+from nettop.engine.bus import Bus
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
 from nettop.output.text import run_text
 from nettop.settings import MAX_INTERVAL_S, Settings
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import Row, make_frame
+
+DEADLINE_S = 60
+"""Only a test that fails waits so long: a busy machine is slow."""
 
 
 class Scripted:
@@ -74,7 +78,7 @@ class Running:
 
     def __exit__(self, *error: object) -> None:
         self.leave()
-        self._thread.join(20)
+        self._thread.join(DEADLINE_S)
         self.end_input()
         for stream in (self._stdin, self._stdout):
             stream.close()
@@ -106,15 +110,51 @@ class Running:
 
     def wait(self) -> ExitCode | BaseException | None:
         """What plain output ended with."""
-        self._thread.join(20)
+        self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         return self.exit
 
 
+class Unhurried(Bus):
+    """Replaces no frame that nobody has taken: a reader sees every snapshot, however busy the machine is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._is_taken = True
+        self._is_over = False
+
+    def publish(self, snapshot: Snapshot, oldest_gap_ns: int = 0) -> None:
+        """Wait until the frame before was taken."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_taken or self._is_over)
+            self._is_taken = False
+            super().publish(snapshot, oldest_gap_ns)
+
+    def frame(self, lens: str) -> Frame | None:
+        """It is taken."""
+        with self._changed:
+            frame = super().frame(lens)
+            if frame is not None:
+                self._is_taken = True
+                self._changed.notify_all()
+            return frame
+
+    def end(self) -> None:
+        """Nobody takes any more."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+
 def printed(settings: Settings, source: Scripted, interval_s: float = MAX_INTERVAL_S) -> tuple[str, str]:
-    """What plain output that ends by itself writes to standard output and to standard error."""
+    """What plain output that ends by itself writes to standard output and to standard error. It sees every step."""
     stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     with Session(interval_s, lambda lens: source) as session:
-        assert run_text(settings, session, stdout, None, stderr) is ExitCode.DONE
+        session.bus = bus = Unhurried()
+        try:
+            assert run_text(settings, session, stdout, None, stderr) is ExitCode.DONE
+        finally:
+            bus.end()
     stdout.seek(0)
     return stdout.read(), stderr.getvalue()

@@ -28,7 +28,7 @@ from tests.unit.scripted import Scripted
 
 LENSES = (*lenses(), SELF)
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 Published = Snapshot | Frame | tuple[Rows, ...]
 

@@ -12,7 +12,7 @@ import pytest
 
 from nettop.output import console
 from nettop.output.console import Console
-from tests.unit.logging_run import until
+from tests.unit.logging_run import DEADLINE_S, until
 
 BLOCK = b"0123456789abcde\n" * 1024
 
@@ -39,8 +39,8 @@ class Piped:
 
 @pytest.fixture
 def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
-    """A console for whose reader nobody waits long."""
-    monkeypatch.setattr(console, "_END_WAIT_S", 0.2)
+    """A console whose end waits for its thread, however busy the machine is."""
+    monkeypatch.setattr(console, "_END_WAIT_S", DEADLINE_S)
     made = Piped()
     yield made
     os.close(made.reader)
@@ -83,8 +83,9 @@ def test_waiting_for_room(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None
     assert piped.console.lost == 0
 
 
-def test_the_end_does_not_wait_for_ever(piped: Piped) -> None:
+def test_the_end_does_not_wait_for_ever(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the reader has not taken at the end counts as lost, the block under way as a whole."""
+    monkeypatch.setattr(console, "_END_WAIT_S", 0.2)
     piped.console.write(BLOCK * 2)
     until(lambda: piped.console._rest)
     piped.console.close()
@@ -138,7 +139,7 @@ def test_a_reader_who_has_gone_is_no_error(opened: Callable[[], tuple[int, int]]
     gone = Console(ours, woken.set, lambda *gap: b"")
     os.close(theirs)
     gone.write(b"a line\n")
-    assert woken.wait(60)
+    assert woken.wait(DEADLINE_S)
     assert (gone.gone, gone.error) == (True, None)
     gone.close()
     os.close(ours)

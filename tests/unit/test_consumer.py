@@ -21,7 +21,7 @@ from tests.unit.build import make_frame
 from tests.unit.scripted import Scripted, steps
 from tests.unit.woken import CONNECT, Woken
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class Blocking(Woken):

@@ -25,7 +25,7 @@ from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.snapshots.source import EventSource
 
 LENS = "connections"
-DEADLINE_S = 20
+DEADLINE_S = 60
 TEXT_COLUMNS = ("process", "cgroup", "container")
 SHARED: dict[str, list[str]] = {name: [] for name in TEXT_COLUMNS}
 

@@ -20,13 +20,24 @@ from tests.unit.logging_run import rows_of, until
 
 SCRIPT = """
 import sys, threading
-from nettop import cli
+from nettop import cli, interrupts
 from tests.unit.scripted import steps
 from tests.unit.woken import CONNECT, Woken
-source = Woken(steps([{"id": 7}]))
+is_held = sys.argv.pop(1) == "held"
+has_ended = threading.Event()
+class Source(Woken):
+    reads = 0
+    def read(self, taken_ns):
+        self.reads += 1
+        if is_held and self.reads > 1:
+            has_ended.wait()
+        return super().read(taken_ns)
+interrupts.AGAIN_S = 60.0  # on a busy machine one signal may be handled long after the other
+source = Source(steps([{"id": 7}]))
 def happen():
     for line in sys.stdin:
         source.happen(*[CONNECT] * int(line))
+    has_ended.set()
 threading.Thread(target=happen, daemon=True).start()
 run = cli.run
 cli.run = lambda words: run(words, lambda lens: source)
@@ -34,8 +45,10 @@ sys.exit(cli.main())
 """
 
 
-def started(directory: Path, *words: str, **how: Any) -> Child:
-    """`nettop log` in a directory, over a source in which so many connections open as its standard input says."""
+def started(directory: Path, *words: str, is_held: bool = False, **how: Any) -> Child:
+    """`nettop log` in a directory, over a source in which so many connections open as its standard input says; with
+    `is_held` its last reading, and so its end, waits for the end of that input.
+    """
     options = ("log", "--format", "jsonl", "-t", "3600", "--metrics-interval", "3600", *words)
     how = {
         "stdin": subprocess.PIPE,
@@ -43,9 +56,8 @@ def started(directory: Path, *words: str, **how: Any) -> Child:
         "stderr": subprocess.PIPE,
     } | how
     here = str(Path(__file__).parents[2])
-    child = Child(
-        [sys.executable, "-c", SCRIPT, *options], cwd=directory, env=os.environ | {"PYTHONPATH": here}, **how
-    )
+    command = [sys.executable, "-c", SCRIPT, "held" if is_held else "", *options]
+    child = Child(command, cwd=directory, env=os.environ | {"PYTHONPATH": here}, **how)
     if "--log-dir" not in words:
         until(lambda: child.poll() is not None or lines(directory, "metrics") == 1)
     return child
@@ -67,11 +79,13 @@ def happen(child: Child, count: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end with code 0 and one line, and the file has every event."""
-    with started(tmp_path) as child:
+    with started(tmp_path, is_held=True) as child:
         happen(child, 3)
         until(lambda: lines(tmp_path, "events") == 3)
         for _ in range(2):  # as timeout(1) sends it
             child.send_signal(number)
+        assert child.stdin is not None
+        child.stdin.close()  # it goes on: the second signal must not come when it has ended
         assert child.wait(DEADLINE_S) == 0
         assert child.stderr is not None
         (reported,) = child.stderr.read().splitlines()

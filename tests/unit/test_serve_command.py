@@ -33,7 +33,7 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import make_frame
 from tests.unit.scripted import Scripted
-from tests.unit.serving import Client
+from tests.unit.serving import DEADLINE_S, Client
 
 ONE = ServeSettings(listen=("127.0.0.1:0",), lenses=("connections",))
 
@@ -155,7 +155,7 @@ def answered(sources: Mapping[str, Scripted], path: str, query: bytes = b"") -> 
     with Session(MAX_INTERVAL_S, lambda lens: sources[lens]) as session:
         served = Served(session, served_lenses)
         with Totals(served, {}, {}) as totals:
-            session.sample_now().result(20)
+            session.sample_now().result(DEADLINE_S)
             return asyncio.run(ask(served, totals, path, query))
 
 
@@ -200,7 +200,9 @@ def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nettop.serve.api.health.LATE_INTERVALS", 0)
     status, document = answered({"connections": Read(LATE_S + 1)}, "/health")
     assert (status, document["status"]) == (503, "failing")
-    assert document["reasons"] == [f"connections: not read for {LATE_S + 1:.0f} s"]
+    age_s = document["lenses"]["connections"]["age_s"]
+    assert age_s >= LATE_S + 1
+    assert document["reasons"] == [f"connections: not read for {age_s:.0f} s"]
 
 
 def test_health_of_a_lens_that_failed() -> None:

@@ -40,7 +40,7 @@ from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
 from nettop.snapshots.snapshot import Ended, Frame, HookStatus, Snapshot, TextTable
 from tests.unit.build import TAKEN_NS, Row, make_rows
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 EVERY_SET = [declared for lens in (*lenses(), SELF) for declared in series_sets(lens)]
 WAITS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
 JOBS = Table(

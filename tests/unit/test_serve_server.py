@@ -15,13 +15,14 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from starlette.responses import PlainTextResponse
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
@@ -77,6 +78,43 @@ class Application:
         await PlainTextResponse(answer)(scope, receive, send)
 
 
+class Timeless(uvloop.Loop):  # type: ignore[misc]
+    """An event loop for which time passes only when a test says so: until then all are in time, however slow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 1000.0
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def time(self) -> float:
+        """By the test's clock."""
+        return self._now
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """Called when the test has let so much time pass."""
+        timer = asyncio.TimerHandle(self._now + delay, callback, args, self, context)
+        self._timers.append(timer)
+        return timer
+
+    def let_pass(self, seconds: float) -> None:
+        """So much later call what is due by then."""
+        self._now += seconds
+        due = [timer for timer in self._timers if timer.when() <= self._now]
+        self._timers = [timer for timer in self._timers if timer.when() > self._now]
+        for timer in sorted(due, key=asyncio.TimerHandle.when):
+            self.call_soon(self._end, timer)
+
+    @staticmethod
+    def _end(timer: asyncio.TimerHandle) -> None:
+        if not timer.cancelled():  # by one before it
+            timer._run()
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is left out when it is due."""
+
+
 @dataclass(eq=False)
 class Running:
     """A server in a thread of its own."""
@@ -87,6 +125,11 @@ class Running:
     reports: list[str]
     tls: ssl.SSLContext | None = None
     loop: asyncio.AbstractEventLoop | None = None
+
+    def let_pass(self, seconds: float) -> None:
+        """Let time pass for a server that is timeless, once it has done what it had to do before."""
+        assert isinstance(self.loop, Timeless)
+        self.loop.call_soon_threadsafe(self.loop.let_pass, seconds)
 
     @property
     def address(self) -> Any:
@@ -112,9 +155,14 @@ class Running:
         assert self.loop is not None
         self.loop.call_soon_threadsafe(self.application.may_answer.set)
 
+    def request_end(self) -> None:
+        """Request the end, if nobody has: a second request, when it comes late, is an interrupt."""
+        if not self.server.requests.ending:
+            self.server.requests.end()
+
     def end(self) -> None:
         """Have it end, and wait for that."""
-        self.server.requests.end()
+        self.request_end()
         self.thread.join(DEADLINE_S)
         assert not self.thread.is_alive()
 
@@ -152,6 +200,7 @@ def running(
     word: str = "127.0.0.1:0",
     credentials: Credentials | None = None,
     tls: ssl.SSLContext | None = None,
+    is_timeless: bool = False,
 ) -> Iterator[Running]:
     """A server with an Application. It must end by itself and without an exception."""
     application = Application()
@@ -177,7 +226,10 @@ def running(
 
         def work() -> None:
             try:
-                serve(server)
+                with pytest.MonkeyPatch.context() as patch:
+                    if is_timeless:
+                        patch.setattr(uvloop, "new_event_loop", Timeless)
+                    serve(server)
             except BaseException as error:  # noqa: BLE001 - reported by the test
                 failures.append(error)
 
@@ -187,7 +239,7 @@ def running(
             assert accepting.wait(DEADLINE_S)
             yield run
         finally:
-            server.requests.end()
+            run.request_end()
             run.thread.join(DEADLINE_S)
     assert not run.thread.is_alive()
     assert failures == []
@@ -198,7 +250,7 @@ def running(
 
 def test_others_are_answered_while_connections_idle_or_send_half_a_request() -> None:
     """Idle and half-sent connections are closed when their time is over, and everybody else is answered meanwhile."""
-    with running(Limits(idle_s=0.5, request_s=0.5)) as run, ExitStack() as clients:
+    with running(Limits(idle_s=0.5, request_s=0.5), is_timeless=True) as run, ExitStack() as clients:
         idle, half, silent = (
             [clients.enter_context(run.connect()) for _ in range(n)] for n in (100, 100, 10)
         )
@@ -208,8 +260,10 @@ def test_others_are_answered_while_connections_idle_or_send_half_a_request() -> 
             client.sendall(GET)
         assert {answer_of(client).status for client in idle} == {200}
         assert {run.ask().status for _ in range(50)} == {200}
+        run.let_pass(0.5)
         assert all(is_closed(client) for client in (*idle, *silent))
         assert {answer_of(client).status for client in half} == {408}
+        run.let_pass(run.server.limits.linger_s)
         until(lambda: run.server.counts.open_connections == 0)
         assert run.server.counts.timeouts == len(half) + len(silent)
         assert run.reports == []
@@ -243,7 +297,7 @@ def test_more_connections_than_fit_are_all_answered(*, is_kept: bool) -> None:
 
 def test_idle_connections_make_room() -> None:
     """When nothing more fits, the connection that was idle for longest is closed, and only as many as others need."""
-    with running(Limits(connections=4)) as run, ExitStack() as clients:
+    with running(Limits(connections=4, crowded_s=DEADLINE_S)) as run, ExitStack() as clients:
         idle = [clients.enter_context(run.connect()) for _ in range(4)]
         for client in idle:
             client.sendall(GET)
@@ -318,7 +372,7 @@ REFUSED = {
 @pytest.mark.parametrize(("request_", "status"), REFUSED.values(), ids=REFUSED)
 def test_refused_requests(request_: bytes, status: int) -> None:
     """What is too large or malformed is answered with a problem, and the connection ends; others are answered."""
-    with running() as run:
+    with running(Limits(linger_s=DEADLINE_S)) as run:
         with run.connect() as client:
             client.sendall(request_)
             answer = answer_of(client)
@@ -335,7 +389,7 @@ def test_refused_requests(request_: bytes, status: int) -> None:
 
 def test_the_largest_request_is_answered() -> None:
     """A head of exactly as many bytes as are allowed, byte for byte beside the same with one more."""
-    with running() as run:
+    with running(Limits(linger_s=DEADLINE_S)) as run:
         most = run.server.limits.head_bytes
         head = GET[:-2] + b"A: "
         filler = most - len(head) - len(b"\r\n\r\n")
@@ -377,7 +431,7 @@ def test_what_asks_for_another_protocol_is_answered_by_this_one() -> None:
 
 def test_pipelined_requests() -> None:
     """They are answered in order, up to a number; then the connection ends, without an answer between others."""
-    with running(Limits(pipelined=4, request_s=2.0)) as run, ExitStack() as clients:
+    with running(Limits(pipelined=4, request_s=2.0), is_timeless=True) as run, ExitStack() as clients:
         client = clients.enter_context(run.connect())
         client.sendall(b"".join(b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % n for n in range(5)))
         assert [answer_of(client).body for _ in range(5)] == [b"hello /%d" % n for n in range(5)]
@@ -388,6 +442,7 @@ def test_pipelined_requests() -> None:
         followed = clients.enter_context(run.connect())
         followed.sendall(GET + GET[:20])
         assert answer_of(followed).status == 200
+        run.let_pass(2.0)
         assert answer_of(followed).status == 408
         wrong = clients.enter_context(run.connect())
         wrong.sendall(GET + b"nonsense\r\n")
@@ -397,17 +452,20 @@ def test_pipelined_requests() -> None:
 
 def test_a_client_that_never_reads_is_closed() -> None:
     """While it is answered, and others are."""
-    with running(Limits(write_s=0.3)) as run, run.connect() as client:
+    with running(Limits(write_s=0.3), is_timeless=True) as run, run.connect() as client:
         client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert run.ask().status == 200
+        run.let_pass(0.3)
         until(lambda: run.server.counts.timeouts == 1)
         until(lambda: run.server.counts.open_connections == 0)
 
 
 def test_a_client_that_never_reads_its_last_answer_is_closed() -> None:
     """Also when all of it has been written, as far as the application knows."""
-    with running(Limits(write_s=0.3)) as run, run.connect() as client:
+    with running(Limits(write_s=0.3), is_timeless=True) as run, run.connect() as client:
         client.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+        assert run.ask().status == 200  # so what was sent before is being answered
+        run.let_pass(0.3)
         until(lambda: run.server.counts.timeouts >= 1)
         until(lambda: run.server.counts.open_connections == 0)
 
@@ -483,7 +541,7 @@ def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_being_answered_is_finished() -> None:
     """At the end nobody else is accepted, idle connections are closed, and the answer still comes."""
-    with running() as run, run.connect() as client, run.connect() as idle:
+    with running(Limits(drain_s=DEADLINE_S)) as run, run.connect() as client, run.connect() as idle:
         idle.sendall(GET)
         assert answer_of(idle).status == 200
         client.sendall(b"GET /wait HTTP/1.1\r\n\r\n")
@@ -719,7 +777,7 @@ def test_tls(certificates: tuple[ServeSettings, ServeSettings]) -> None:
     first, _ = certificates
     tls = trusting(first)
     with (
-        running(Limits(request_s=2.0), credentials=read_credentials(first), tls=tls) as run,
+        running(Limits(request_s=2.0), credentials=read_credentials(first), tls=tls, is_timeless=True) as run,
         socket.create_connection(run.address) as silent,
         socket.create_connection(run.address) as plain,
         socket.create_connection(run.address) as strange,
@@ -731,12 +789,16 @@ def test_tls(certificates: tuple[ServeSettings, ServeSettings]) -> None:
         with pytest.raises(ssl.SSLError):
             ssl.create_default_context().wrap_socket(strange, server_hostname="localhost")
         silent.settimeout(DEADLINE_S)
+        until(lambda: run.server.counts.handshake_failures == 2)
+        run.let_pass(2.0)
         assert is_closed(silent)
         until(lambda: run.server.counts.open_connections == 0)
         assert run.server.counts.handshake_failures == 3
         assert run.server.counts.timeouts == 1
         with run.connect() as half:
             half.sendall(GET[:20])
+            assert run.ask().status == 200  # so what was sent before has been received
+            run.let_pass(2.0)
             assert answer_of(half).status == 408
         assert run.server.credentials.tls is not None
         assert run.server.credentials.tls.minimum_version == ssl.TLSVersion.TLSv1_2

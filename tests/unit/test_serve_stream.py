@@ -31,6 +31,7 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import Row, big_frame, make_frame
+from tests.unit.logging_run import until
 from tests.unit.serving import DEADLINE_S, Client, ask, make_app, make_served, publish
 
 VIEW = "connections?columns=process&sort=id"
@@ -189,8 +190,8 @@ async def test_a_slow_client_keeps_no_frame(host: Host) -> None:
     for second in range(3, 6):  # the bus keeps the two newest
         host.read("later", second)
         await other.until(b'{"pid":%d}' % second)
-    gc.collect()
-    assert rows() is None
+    # A thread that has made an event may be about to forget what it made it of.
+    until(lambda: gc.collect() >= 0 and rows() is None)
     await asyncio.gather(slow.go(), other.go())
 
 

@@ -17,7 +17,7 @@ import pytest
 from nettop.engine.wake_event import WakeEvent
 from nettop.output.standard_streams import StandardStreams, may_read
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 @contextmanager
@@ -115,7 +115,6 @@ import os, pty, select, signal, sys
 from nettop.engine.wake_event import WakeEvent
 from nettop.output.standard_streams import StandardStreams, may_read
 
-DEADLINE_S = 20
 pid, terminal = pty.fork()
 if pid:
     os.write(terminal, b"\\n")
@@ -127,7 +126,7 @@ job = os.fork()
 if job:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(job, os.WUNTRACED)[1]) != 0)
 os.setpgid(0, 0)
-signal.alarm(20)
+signal.alarm(50)
 streams = StandardStreams(0, None)
 sys.exit(may_read(0) or bool(streams.descriptors()) or streams.entered({0: select.POLLIN}))
 """
