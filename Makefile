@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-cpu bench-events bench-latency bench-overhead bench-prometheus bench-serve bench-totals bench-udp fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-cpu bench-enrichment bench-events bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -72,6 +72,9 @@ bench-cpu: ## the cpu lens beside perf, and what it costs; root, perf, iperf3, n
 	$(as_root) $(bin)/python -B bench/cpu_categories.py
 	$(as_root) $(bin)/python -B bench/cpu_cost.py
 
+bench-enrichment: ## looking up the networks of flows, beside maxminddb
+	$(as_user) $(bin)/python -B bench/enrichment.py
+
 bench-events: ## what the events cost, beside conntrack; root, cc
 	$(as_root) $(bin)/python -B bench/events.py
 
@@ -83,6 +86,9 @@ bench-serve: ## the speed and memory of nettop serve, beside node_exporter and s
 
 bench-prometheus: ## whether a real Prometheus gets what is true; root, iperf3, curl, prometheus
 	$(as_root) $(bin)/python -B bench/prometheus.py
+
+bench-receive: ## receiving datagrams in batches, beside a system call for each
+	$(as_user) $(bin)/python -B bench/receive.py
 
 bench-totals: ## totals and rates beside what programs moved, 2,000 connections a second; root, cc
 	$(as_root) $(bin)/python -B bench/totals.py

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The columns that files add to flows, by their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from nettop.flows.columns import ADDRESS, Column, Flows
+from nettop.flows.enrichment.networks import Intervals, Ranges, overlaid
+from nettop.flows.enrichment.sources import Known, Source
+from nettop.flows.enrichment.texts import Coded
+from nettop.snapshots.snapshot import Array
+
+# fmt: off
+ADDED_COLUMNS = (
+    Column("src_country", "S2", "FixedString(2)", "country of the source, ISO 3166-1; zeros are not known"),
+    Column("dst_country", "S2", "FixedString(2)", "country of the destination, ISO 3166-1; zeros are not known"),
+    Column("src_net_name", "u4", "LowCardinality(String)", "name of the source's network; empty is not known"),
+    Column("dst_net_name", "u4", "LowCardinality(String)", "name of the destination's network; empty is not known"),
+    Column("flow_side", "u1", "UInt8", "0 unknown, 1 in, 2 out, 3 internal, 4 through: as seen from own networks"),
+)
+# fmt: on
+"""Columns of flows that enrichment adds. Names of networks are codes into words."""
+
+_UNKNOWN_RANK = 0xFF
+
+
+class FlowSide(IntEnum):
+    """Where a flow goes, as seen from own networks."""
+
+    UNKNOWN = 0
+    """Own networks are not given, or an address of the flow is not known."""
+    IN = 1
+    OUT = 2
+    INTERNAL = 3
+    """From one own network to another, or to the same."""
+    THROUGH = 4
+    """From others to others."""
+
+
+_UNREPORTED, _FOREIGN, _OWN = range(3)
+_SIDES = np.array(
+    [
+        [FlowSide.UNKNOWN, FlowSide.UNKNOWN, FlowSide.UNKNOWN],
+        [FlowSide.UNKNOWN, FlowSide.THROUGH, FlowSide.IN],
+        [FlowSide.UNKNOWN, FlowSide.OUT, FlowSide.INTERNAL],
+    ],
+    np.uint8,
+)
+"""By whose the source is, and whose the destination."""
+
+
+class Added(NamedTuple):
+    """Columns of flows (n,): values, among them `src_as` and `dst_as` filled in, and texts."""
+
+    values: Flows
+    texts: dict[str, Coded]
+
+
+class Enrichment:
+    """What all sources know of every address, in one table. It does not change: threads may share it.
+
+    Without `own_networks` the side of every flow is unknown.
+    """
+
+    def __init__(self, sources: Sequence[Source] = (), own_networks: Ranges | None = None) -> None:
+        own = own_networks or Ranges.of([])
+        words, names = _joined_names(sources)
+        groups = ([each.as_numbers for each in sources], [each.countries for each in sources], names)
+        known = [each for group in groups for each in group]
+        own_intervals = Intervals.of(own, np.zeros(len(own), np.int32))
+        numbered, (own_indices, *indices) = overlaid([own_intervals, *(each.intervals for each in known)])
+        owners = np.where(own_indices < 0, _FOREIGN, _OWN) if len(own) else np.zeros(len(numbered), np.intp)
+        owners[numbered.look_up(np.zeros(1, ADDRESS))] = _UNREPORTED
+        each_index = iter(indices)
+        attributes = [
+            *(
+                _chosen([(each, next(each_index)) for each in group], dtype, len(numbered))
+                for group, dtype in zip(groups, ("u4", "S2", "u4"), strict=True)
+            ),
+            (np.arange(3), owners),
+        ]
+        facts, columns = _folded(attributes)
+        self._intervals = numbered.with_indices(facts)
+        self._as_numbers, self._countries, self._names, self._owners = columns
+        self._words = words
+        self._as_names: dict[int, str] = {}
+        for each in reversed(sources):
+            self._as_names |= each.as_names
+
+    def added(self, flows: Flows) -> Added:
+        """What is known of flows, which have at least `src`, `dst`, `src_as` and `dst_as`.
+
+        The AS that an exporter reported stays as it is.
+        """
+        both = np.concatenate([flows["src"], flows["dst"]])
+        src, dst = np.split(self._intervals.look_up(both), 2)
+        values = {"flow_side": _SIDES[self._owners[src], self._owners[dst]]}
+        texts = {}
+        for side, facts in (("src", src), ("dst", dst)):
+            reported = flows[f"{side}_as"]
+            values[f"{side}_as"] = np.where(reported == 0, self._as_numbers[facts], reported)
+            values[f"{side}_country"] = self._countries[facts]
+            texts[f"{side}_net_name"] = Coded(self._names[facts], self._words)
+        return Added(values, texts)
+
+    def as_names(self) -> dict[int, str]:
+        """The names of AS numbers: of two files the first one counts. They are not safe to show."""
+        return dict(self._as_names)
+
+
+def _joined_names(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[Known]]:
+    """The words of all sources, and for each the names as codes into these."""
+    code_of = {"": 0}
+    names = []
+    for source in sources:
+        codes = [code_of.setdefault(word, len(code_of)) for word in source.words]
+        names.append(replace(source.names, values=np.array(codes, np.uint32)[source.names.values]))
+    return tuple(code_of), names
+
+
+def _chosen(known: Sequence[tuple[Known, Array]], dtype: str, count: int) -> tuple[Array, Array]:
+    """The values that count of those that sources know, and for every interval the code of its value (m,).
+
+    Each source has its index in every interval.
+    """
+    unknown = np.zeros(1, dtype)
+    values, codes = np.unique(
+        np.concatenate([unknown, *(each.values for each, _ in known)]), return_inverse=True
+    )
+    chosen, best = np.zeros(count, np.intp), np.full(count, _UNKNOWN_RANK, np.uint8)
+    begin = 1
+    for each, index in known:
+        end = begin + len(each.values)
+        # The last one is for the index −1.
+        rank = np.append(each.ranks, np.uint8(_UNKNOWN_RANK))[index]
+        is_better = rank < best
+        chosen[is_better] = codes[begin:end][index[is_better]]
+        best[is_better] = rank[is_better]
+        begin = end
+    return values, chosen
+
+
+def _folded(attributes: Sequence[tuple[Array, Array]]) -> tuple[Array, list[Array]]:
+    """Which distinct combination of values each interval has (m,), and of each attribute its value in these."""
+    facts = np.zeros(len(attributes[0][1]), np.intp)
+    for values, codes in attributes:
+        if len(values) > 1:
+            _, facts = np.unique(facts * len(values) + codes, return_inverse=True)
+    _, firsts = np.unique(facts, return_index=True)
+    return facts, [values[codes[firsts]] for values, codes in attributes]

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks as sorted, disjoint intervals of addresses, in which many addresses are looked up at once.
+
+IPv4 and IPv6 are apart: ::/0 holds no IPv4 address, though these are stored as ::ffff:a.b.c.d.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nettop.errors import UsageError
+from nettop.flows.columns import ADDRESS
+from nettop.query.address import MAPPED, address_halves, address_text
+from nettop.snapshots.arrays import Index, Mask
+from nettop.snapshots.snapshot import Array
+
+Keys = tuple[Array, ...]
+"""Unsigned numbers (n,) that are compared column by column: an IPv4 address is a u4, an IPv6 address two u8."""
+
+_BLOCK_BITS = 16
+_BLOCKS = 1 << _BLOCK_BITS
+_IPV4_BITS, _ALL_BITS = 32, 128
+_ABOVE_IPV4 = 0xFFFF
+"""What is in the lower half of an IPv4 address above its own bits; the upper half is 0."""
+_BOUNDS: tuple[Keys, Keys] = (
+    (np.zeros(1, np.uint32),),
+    (np.zeros(2, np.uint64), np.arange(2, dtype=np.uint64)),
+)
+"""Where intervals of IPv4 and of IPv6 begin whatever is known: at zero, and behind the address of zeros."""
+
+
+class SortedKeys:
+    """Distinct keys (n,) in ascending order, among which many others are searched at once."""
+
+    def __init__(self, columns: Keys) -> None:
+        self.columns = columns
+        first = columns[0]
+        self._shift = first.dtype.type(8 * first.dtype.itemsize - _BLOCK_BITS)
+        in_blocks = np.bincount((first >> self._shift).astype(np.intp), minlength=_BLOCKS)
+        # The last position before each block of keys with the same first bits, and that of all.
+        self._before = (np.append(0, np.cumsum(in_blocks)) - 1).clip(0).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def last_at_most(self, keys: Keys) -> Index:
+        """For each key the position of the last one here that is not greater, 0 where none is. There must be any."""
+        blocks = (keys[0] >> self._shift).astype(np.intp)
+        positions: Index = self._before[blocks]
+        reach = int((self._before[blocks + 1] - positions).max(initial=0))
+        # All keys advance together, by halves of what is left. Without branches for a CPU to predict this is several
+        # times as fast as searchsorted, where keys come in no order.
+        for bit in reversed(range(reach.bit_length())):
+            step = np.int32(1 << bit)
+            positions += self._are_at_most(positions + step, keys) * step
+        # What is behind the end counted as the last one.
+        last: Index = positions.clip(max=len(self) - 1)
+        return last
+
+    def positions(self, keys: Keys) -> Index:
+        """For each key its position, or −1."""
+        if not len(self):
+            return np.full(len(keys[0]), -1)
+        positions = self.last_at_most(keys)
+        pairs = zip(self.columns, keys, strict=True)
+        are_equal = np.logical_and.reduce([column[positions] == key for column, key in pairs])
+        return np.where(are_equal, positions, -1)
+
+    def _are_at_most(self, positions: Index, keys: Keys) -> Mask:
+        """Whether the keys at these positions are not greater than those given."""
+        are: Mask = self.columns[-1].take(positions, mode="clip") <= keys[-1]
+        for column, key in zip(self.columns[-2::-1], keys[-2::-1], strict=True):
+            values = column.take(positions, mode="clip")
+            are &= values == key
+            are |= values < key
+        return are
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """Ranges of addresses: the first and the last ADDRESS of each (n,), which are of one family."""
+
+    firsts: Array
+    lasts: Array
+
+    @classmethod
+    def of(cls, bounds: Sequence[tuple[int, int]]) -> Ranges:
+        """Ranges by their first and last addresses, as numbers of 128 bits."""
+        packed = b"".join([number.to_bytes(16, "big") for pair in bounds for number in pair])
+        firsts_and_lasts = np.frombuffer(packed, ADDRESS).reshape(-1, 2)
+        return cls(firsts_and_lasts[:, 0].copy(), firsts_and_lasts[:, 1].copy())
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def taken(self, at: Index) -> Ranges:
+        """The ranges at these positions."""
+        return Ranges(self.firsts[at], self.lasts[at])
+
+    def size_bits(self) -> Array:
+        """How many of the last bits differ within each range: u1 (n,). Of 10.0.0.0/8 these are 24."""
+        firsts, lasts = address_halves(_halves(self.firsts)), address_halves(_halves(self.lasts))
+        upper, lower = (_bit_lengths(first ^ last) for first, last in zip(firsts, lasts, strict=True))
+        return np.where(upper > 0, upper + 64, lower).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """Intervals that hold every address once, each with an index; −1 stands for nothing.
+
+    They are those of IPv4, then those of IPv6, in ascending order: `starts` are their first addresses, by family, and
+    `indices` i4 (m,). An interval ends where the next one begins. Nothing is known of the address of zeros, which is
+    what flows have for an unknown one.
+    """
+
+    starts: tuple[SortedKeys, SortedKeys]
+    indices: Array
+
+    @classmethod
+    def of(cls, ranges: Ranges, indices: Array) -> Intervals:
+        """The intervals of ranges, each of which has an index (n,).
+
+        Where some overlap, the smallest counts; of equals the first. This takes O(n log n), however they overlap.
+        """
+        starts, of_intervals = [], []
+        firsts, lasts = address_keys(ranges.firsts), address_keys(ranges.lasts)
+        # By their first addresses: ::/80 ends with one of IPv4, in form.
+        for rows, keys_at, bounds in zip(_families(firsts), _KEYS_AT, _BOUNDS, strict=True):
+            begins, smallest = _flattened(keys_at(firsts, rows), keys_at(lasts, rows), bounds)
+            starts.append(begins)
+            of_intervals.append(np.append(indices[rows], -1)[smallest])
+        of_intervals[1][0] = -1
+        return cls._merged((starts[0], starts[1]), np.concatenate(of_intervals))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of what grows with the number of intervals."""
+        return self.indices.nbytes + sum(column.nbytes for starts in self.starts for column in starts.columns)
+
+    def look_up(self, addresses: Array) -> Array:
+        """The index of each ADDRESS (n,), −1 where there is none: i4 (n,)."""
+        indices = np.empty(len(addresses), np.int32)
+        halves = address_keys(addresses)
+        begin = 0
+        for rows, keys_at, starts in zip(_families(halves), _KEYS_AT, self.starts, strict=True):
+            indices[rows] = self.indices[begin + starts.last_at_most(keys_at(halves, rows))]
+            begin += len(starts)
+        return indices
+
+    def with_indices(self, indices: Array) -> Intervals:
+        """The same intervals with other indices (m,). Neighbours with the same index become one."""
+        ipv4, ipv6 = self.starts
+        return self._merged((ipv4.columns, ipv6.columns), indices)
+
+    @classmethod
+    def _merged(cls, starts: tuple[Keys, Keys], indices: Array) -> Intervals:
+        ipv4, ipv6 = starts
+        begins = np.append(True, indices[1:] != indices[:-1])
+        ipv4_count = len(ipv4[0])
+        begins[ipv4_count] = True
+        return cls(
+            (
+                SortedKeys(tuple(column[begins[:ipv4_count]] for column in ipv4)),
+                SortedKeys(tuple(column[begins[ipv4_count:]] for column in ipv6)),
+            ),
+            indices[begins].astype(np.int32),
+        )
+
+
+def overlaid(tables: Sequence[Intervals]) -> tuple[Intervals, list[Array]]:
+    """The intervals between the bounds of all tables, numbered (m,), and for each table its index in each: i4 (m,)."""
+    (ipv4, _), (ipv6, _) = (
+        _distinct((bounds, *(table.starts[family].columns for table in tables)))
+        for family, bounds in enumerate(_BOUNDS)
+    )
+    numbers = np.arange(len(ipv4[0]) + len(ipv6[0]), dtype=np.int32)
+    at = [
+        np.append(
+            table.starts[0].last_at_most(ipv4), table.starts[1].last_at_most(ipv6) + len(table.starts[0])
+        )
+        for table in tables
+    ]
+    indices = [table.indices[positions] for table, positions in zip(tables, at, strict=True)]
+    return Intervals((SortedKeys(ipv4), SortedKeys(ipv6)), numbers), indices
+
+
+def address_keys(addresses: Array) -> Keys:
+    """Each ADDRESS (n,), of whichever family, as two u8."""
+    return address_halves(_halves(addresses))
+
+
+def addresses_of(upper: Array, lower: Array) -> Array:
+    """The ADDRESS (n,) of which these u8 are the halves."""
+    return np.stack([upper, lower], axis=1).astype(">u8").view(ADDRESS).ravel()
+
+
+def parsed_networks(texts: Sequence[str]) -> Ranges:
+    """The networks that a user has given. Raises UsageError."""
+    return Ranges.of([parsed_network(text) for text in texts])
+
+
+def parsed_network(text: str) -> tuple[int, int]:
+    """The first and the last address of ADDRESS/LENGTH, or of an address alone. Raises UsageError."""
+    address, slash, length = text.partition("/")
+    first = parsed_address(address)
+    bits = _ALL_BITS if ":" in address else _IPV4_BITS
+    if not slash:
+        return first, first
+    if not (length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= bits):
+        raise UsageError(f"{text!r} is not a network", f"behind the slash write a length from 0 to {bits}")
+    rest = (1 << (bits - int(length))) - 1
+    if first & rest:
+        network = address_text((first & ~rest).to_bytes(16, "big"))
+        what = f"{text!r} is not a network: bits are set behind its first {length}"
+        raise UsageError(what, f"write {network}/{length}")
+    return first, first | rest
+
+
+def parsed_range(start: str, end: str) -> tuple[int, int]:
+    """The first and the last address of a range. Raises UsageError."""
+    first, last = parsed_address(start), parsed_address(end)
+    if _is_ipv4(first) != _is_ipv4(last):
+        raise UsageError(
+            f"{start!r} and {end!r} are not of one family", "write a range of IPv4, or one of IPv6"
+        )
+    if first > last:
+        raise UsageError(f"the start {start!r} is behind the end {end!r}", "exchange the two")
+    return first, last
+
+
+def parsed_address(text: str) -> int:
+    """An address as a number of 128 bits, IPv4 as ::ffff:a.b.c.d. Raises UsageError."""
+    # The ipaddress module takes ten times as long.
+    try:
+        if ":" in text:
+            packed = socket.inet_pton(socket.AF_INET6, text)
+        else:
+            packed = MAPPED + socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        raise UsageError(f"{text!r} is not an address", "write it as 192.0.2.1 or 2001:db8::1") from None
+    return int.from_bytes(packed, "big")
+
+
+def _is_ipv4(number: int) -> bool:
+    return number >> _IPV4_BITS == _ABOVE_IPV4
+
+
+def _halves(addresses: Array) -> Array:
+    return np.ascontiguousarray(addresses).view(">u8").reshape(-1, 2)
+
+
+def _families(halves: Keys) -> tuple[Index, Index]:
+    """The positions of the IPv4 addresses, and of the others, among addresses by their halves."""
+    upper, lower = halves
+    is_ipv4 = (upper == 0) & (lower >> np.uint64(_IPV4_BITS) == _ABOVE_IPV4)
+    return np.flatnonzero(is_ipv4), np.flatnonzero(~is_ipv4)
+
+
+def _ipv4_keys(halves: Keys, rows: Index) -> Keys:
+    return (halves[1][rows].astype(np.uint32),)
+
+
+def _ipv6_keys(halves: Keys, rows: Index) -> Keys:
+    return halves[0][rows], halves[1][rows]
+
+
+_KEYS_AT = (_ipv4_keys, _ipv6_keys)
+"""How some of the addresses become keys of IPv4, and of IPv6."""
+
+
+def _bit_lengths(numbers: Array) -> Array:
+    # Without the bits below another one, which could make the float round up to the next power of two.
+    lengths: Array = np.frexp((numbers & ~(numbers >> np.uint64(1))).astype(np.float64))[1]
+    return lengths
+
+
+def _flattened(firsts: Keys, lasts: Keys, bounds: Keys) -> tuple[Keys, Index]:
+    """Where intervals begin (m,), and which of the ranges (n,) is the smallest that covers each; n where none does."""
+    starts, places = _distinct((bounds, firsts, _successors(lasts)))
+    begins, ends = np.split(places[len(bounds[0]) :], 2)
+    # What ends with the last address of all has come round to zero.
+    ends[ends == 0] = len(starts[0])
+    by_size = np.lexsort(_differences(lasts, firsts)[::-1])
+    covering = _first_covering(begins[by_size], ends[by_size], len(starts[0]))
+    return starts, np.append(by_size, len(by_size))[covering]
+
+
+def _distinct(parts: Sequence[Keys]) -> tuple[Keys, Index]:
+    """The distinct keys of all parts in ascending order, and for each key its place among them."""
+    columns = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort(columns[::-1])
+    ordered = [column[order] for column in columns]
+    is_new = np.append(True, np.logical_or.reduce([column[1:] != column[:-1] for column in ordered]))
+    places = np.empty(len(order), np.intp)
+    places[order] = np.cumsum(is_new) - 1
+    return tuple(column[is_new] for column in ordered), places
+
+
+def _successors(keys: Keys) -> Keys:
+    """The keys of the next addresses; zero comes after the last one."""
+    *above, last = keys
+    last = last + last.dtype.type(1)
+    return (*(column + (last == 0) for column in above), last)
+
+
+def _differences(minuends: Keys, subtrahends: Keys) -> Keys:
+    *above, last = zip(minuends, subtrahends, strict=True)
+    borrow = last[0] < last[1]
+    return (*(minuend - subtrahend - borrow for minuend, subtrahend in above), last[0] - last[1])
+
+
+def _first_covering(begins: Index, ends: Index, count: int) -> Array:
+    """For each of `count` cells the first of the spans (n,) that covers it, n where none does.
+
+    A span is two blocks, which may overlap, whose length is the greatest power of two that fits in. What covers a block
+    covers both its halves: from the longest blocks down to single cells.
+    """
+    levels = _bit_lengths((ends - begins).astype(np.uint64)) - 1
+    first = np.full(count, len(begins), np.int32)
+    for level in reversed(range(int(levels.max(initial=0)) + 1)):
+        length = 1 << level
+        of_wider = first.copy()
+        np.minimum(first[length:], of_wider[:-length], out=first[length:])
+        spans = np.flatnonzero(levels == level)
+        np.minimum.at(first, begins[spans], spans)
+        np.minimum.at(first, ends[spans] - length, spans)
+    return first

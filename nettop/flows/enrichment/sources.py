@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that know of addresses: databases of the MaxMind format (.mmdb), and tables of CSV.
+
+Which of AS, country and name a file gives is seen from its content. The fields are those of GeoLite2, DB-IP, IPinfo,
+IPLocate and ip-location-db.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nettop.errors import UsageError
+from nettop.flows.enrichment.mmdb import is_mmdb, read_mmdb
+from nettop.flows.enrichment.networks import Intervals, Ranges, parsed_network, parsed_range
+from nettop.flows.enrichment.tables import CsvTable, read_file
+from nettop.flows.enrichment.texts import TEXT_MAX, Coded
+from nettop.snapshots.arrays import Index
+from nettop.snapshots.snapshot import Array
+
+_GZIP_MARK = b"\x1f\x8b"
+_AS_MAX = 0xFFFFFFFF
+
+_AS_NUMBER = ("autonomous_system_number", "asn")
+_AS_NAME = ("autonomous_system_organization", "as_name", "name", "as_domain")
+"""What databases call the AS and its name, best first."""
+_COUNTRY = ("country_code", "country")
+_CSV_STARTS, _CSV_ENDS = ("start", "start_ip", "ip_range_start"), ("end", "end_ip", "ip_range_end")
+_CSV_AS_NAME = ("as_name", "autonomous_system_organization")
+_CSV_NAME = ("network_name", "name")
+_CSV_EXAMPLE = (
+    "begin with a line as network,asn,as_name,country,name; instead of network there may be start,end"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What a source knows of addresses: a value for each index of the intervals (k,), with its rank, a u1.
+
+    Where several sources know something, that with the lowest rank counts; of equals the first.
+    """
+
+    intervals: Intervals
+    values: Array
+    ranks: Array
+
+    @classmethod
+    def of(cls, ranges: Ranges, values: Array, ranks: Array) -> Known:
+        """What is known of ranges with a value each (n,), of which zero, or an empty text, is none."""
+        rows = np.flatnonzero(values != values.dtype.type())
+        distinct, codes = np.unique(values[rows], return_inverse=True)
+        pairs, indices = np.unique(codes << 8 | ranks[rows], return_inverse=True)
+        intervals = Intervals.of(ranges.taken(rows), indices)
+        return cls(intervals, distinct[pairs >> 8], (pairs & 0xFF).astype(np.uint8))
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a file of so many `networks` knows: the AS (u4), the country (S2), the name as a code (u4) into `words`.
+
+    Within a file the most specific network counts of those that have a value. Between files the first counts that knows
+    the AS, or the country; a name counts that is of the most specific network.
+    """
+
+    path: Path
+    networks: int
+    as_numbers: Known
+    countries: Known
+    names: Known
+    words: tuple[str, ...]
+    as_names: Mapping[int, str]
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """What it knows of any address: some of "AS", "country" and "name"."""
+        known = {"AS": self.as_numbers, "country": self.countries, "name": self.names}
+        return tuple(word for word, each in known.items() if len(each.values))
+
+
+class _Facts(NamedTuple):
+    """What is known of a network: 0 and empty texts are not."""
+
+    as_number: int
+    as_name: str
+    country: str
+
+
+def read_source(path: Path) -> Source:
+    """Read a whole file. Raises UsageError if it cannot be read, NettopError if a package is missing for it."""
+    content = read_file(path)
+    if content.startswith(_GZIP_MARK):
+        raise UsageError(f"{path} is compressed", "unpack it, as by gunzip")
+    if is_mmdb(content):
+        return _mmdb_source(path, content)
+    if path.suffix == ".mmdb":
+        raise UsageError(f"{path} is no MaxMind database, or not all of it", "download it once more")
+    return _csv_source(path, content)
+
+
+def _csv_source(path: Path, content: bytes) -> Source:
+    table = CsvTable(path, content)
+    bounds_of = _bounds_reader(table)
+    as_number, as_name = table.column(*_AS_NUMBER), table.column(*_CSV_AS_NAME)
+    country, name = table.column(*_COUNTRY), table.column(*_CSV_NAME)
+    if as_number is None and country is None and name is None:
+        raise table.error("the header names none of the columns asn, country and name", _CSV_EXAMPLE)
+    bounds, facts, names = [], [], []
+    for row in table:
+        try:
+            bounds.append(bounds_of(row))
+            facts.append(
+                _Facts(
+                    0 if as_number is None else _given_as(row[as_number]),
+                    "" if as_name is None else row[as_name],
+                    "" if country is None else _given_country(row[country]),
+                )
+            )
+        except UsageError as error:
+            raise table.error(error.what, error.remedy) from None
+        names.append("" if name is None else row[name])
+    ranges = Ranges.of(bounds)
+    return _source(path, ranges, np.arange(len(facts)), facts, Coded.of(names))
+
+
+def _mmdb_source(path: Path, content: bytes) -> Source:
+    ranges, fact_of, records = read_mmdb(path, content)
+    facts = [_facts(record) for record in records]
+    if not any(each.as_number or each.country for each in facts):
+        what = f"{path} has neither the AS nor the country of any network"
+        raise UsageError(
+            what, f"fields that count are {', '.join((*_AS_NUMBER, *_COUNTRY, 'country.iso_code'))}"
+        )
+    no_names = Coded(np.zeros(len(ranges), np.uint32), ("",))
+    return _source(path, ranges, fact_of, facts, no_names)
+
+
+def _source(path: Path, ranges: Ranges, fact_of: Index, facts: Sequence[_Facts], names: Coded) -> Source:
+    """The source of ranges, for each of which there are facts, by their position, and a name (n,)."""
+    as_numbers = np.array([each.as_number for each in facts], np.uint32)
+    countries = np.array([each.country for each in facts], "S2")
+    equal = np.zeros(len(ranges), np.uint8)
+    return Source(
+        path,
+        len(ranges),
+        Known.of(ranges, as_numbers[fact_of], equal),
+        Known.of(ranges, countries[fact_of], equal),
+        Known.of(ranges, names.codes, ranges.size_bits()),
+        names.words,
+        {
+            each.as_number: each.as_name[:TEXT_MAX]
+            for each in reversed(facts)
+            if each.as_number and each.as_name
+        },
+    )
+
+
+def _bounds_reader(table: CsvTable) -> Callable[[list[str]], tuple[int, int]]:
+    network, start, end = table.column("network"), table.column(*_CSV_STARTS), table.column(*_CSV_ENDS)
+    if network is not None:
+        return lambda row: parsed_network(row[network])
+    if start is not None and end is not None:
+        return lambda row: parsed_range(row[start], row[end])
+    raise table.error("the header names no column network", _CSV_EXAMPLE)
+
+
+def _given_as(text: str) -> int:
+    number = _as_number(text)
+    if number is None and text:
+        raise UsageError(
+            f"{text!r} is not the number of an AS", f"write it as 64512 or AS64512, up to {_AS_MAX}"
+        )
+    return number or 0
+
+
+def _given_country(text: str) -> str:
+    if text and not _is_country(text):
+        raise UsageError(
+            f"{text!r} is not the code of a country", "write two letters, as DE (ISO 3166-1 alpha-2)"
+        )
+    return text.upper()
+
+
+def _facts(record: object) -> _Facts:
+    """What a record of a database says. Some have the AS among `traits`."""
+    if not isinstance(record, dict):
+        return _Facts(0, "", "")
+    traits, country = record.get("traits"), record.get("country")
+    of_as = traits if isinstance(traits, dict) else record
+    countries = (
+        country.get("iso_code") if isinstance(country, dict) else country,
+        record.get("country_code"),
+    )
+    return _Facts(
+        next(filter(None, (_as_number(of_as.get(name)) for name in _AS_NUMBER)), 0),
+        next((name for name in map(of_as.get, _AS_NAME) if name and isinstance(name, str)), ""),
+        next((code.upper() for code in countries if isinstance(code, str) and _is_country(code)), ""),
+    )
+
+
+def _as_number(value: object) -> int | None:
+    """The number of an AS, which may be written AS64512; None for anything else."""
+    if isinstance(value, str):
+        digits = value[2:] if value[:2].upper() == "AS" else value
+        # Eleven digits are too great, whatever they are.
+        value = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 12 else None
+    return value if isinstance(value, int) and 0 <= value <= _AS_MAX else None
+
+
+def _is_country(text: str) -> bool:
+    return len(text) == 2 and text.isascii() and text.isalpha()

@@ -1,0 +1,841 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Enrichment of flows: look-ups beside those of the ipaddress module, files, reloading, names of interfaces."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import maxminddb
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nettop.errors import NettopError, UsageError
+from nettop.flows.columns import ADDRESS
+from nettop.flows.decode.options import InterfaceName
+from nettop.flows.enrichment.enrich import ADDED_COLUMNS, Enrichment, FlowSide
+from nettop.flows.enrichment.interfaces import Interface, InterfaceNames
+from nettop.flows.enrichment.mmdb import _read_nodes
+from nettop.flows.enrichment.networks import (
+    Intervals,
+    Ranges,
+    SortedKeys,
+    overlaid,
+    parsed_network,
+    parsed_networks,
+    parsed_range,
+)
+from nettop.flows.enrichment.reloading import Reloading
+from nettop.flows.enrichment.sources import Source, read_source
+from nettop.flows.enrichment.texts import TEXT_MAX, Coded
+from nettop.snapshots.snapshot import Array
+
+from .mmdb import Network, Record, database
+
+Address = IPv4Address | IPv6Address
+UNKNOWN = "::"
+
+
+def packed(address: Address | str) -> bytes:
+    """As flows have it."""
+    raw = ipaddress.ip_address(address).packed
+    return raw if len(raw) == 16 else bytes(10) + b"\xff\xff" + raw
+
+
+def column(addresses: Sequence[Address | str]) -> Array:
+    """A column of addresses."""
+    return np.frombuffer(b"".join(map(packed, addresses)), ADDRESS)
+
+
+def intervals(networks: Sequence[Network]) -> Intervals:
+    """The intervals of networks, whose indices are their places in the list."""
+    return Intervals.of(parsed_networks(list(map(str, networks))), np.arange(len(networks)))
+
+
+def most_specific(networks: Sequence[Network], address: Address) -> int:
+    """The place of the first network with the longest prefix that holds an address, −1 for none."""
+    holding = [at for at, network in enumerate(networks) if address in network]
+    return max(holding, key=lambda at: (networks[at].prefixlen, -at), default=-1)
+
+
+BASES: list[Address] = [
+    *map(IPv4Address, ("0.0.0.0", "10.0.0.0", "10.0.255.255", "10.1.0.0", "255.255.255.255")),
+    *map(IPv6Address, ("::", "2001:db8::", "2001:db8:0:0:8000::", "2001:db8::ffff:0:0", "2001:db9::", "ffff::")),
+    IPv6Address((1 << 128) - 1),
+]  # fmt: skip
+
+
+@st.composite
+def networks_of(draw: st.DrawFn) -> Network:
+    """Networks that often hold each other, or the first and last addresses of all."""
+    base = draw(st.sampled_from(BASES))
+    length = draw(st.integers(0, base.max_prefixlen))
+    return ipaddress.ip_network((int(base), length) if base.version == 4 else (base, length), strict=False)
+
+
+def addresses_around(networks: Sequence[Network]) -> list[Address]:
+    """The bases, the first and last addresses of networks, and those just outside; none is ::ffff:a.b.c.d."""
+    near: list[Address] = list(BASES)
+    for network in networks:
+        first, last = int(network.network_address), int(network.broadcast_address)
+        of = IPv4Address if network.version == 4 else IPv6Address
+        near += [of(at) for at in (first - 1, first, last, last + 1) if 0 <= at < 1 << network.max_prefixlen]
+    return [at for at in near if at.version == 4 or not at.ipv4_mapped]
+
+
+@given(st.lists(networks_of(), max_size=12))
+@example([ipaddress.ip_network("::/0"), ipaddress.ip_network("0.0.0.0/0")])
+@example(
+    [ipaddress.ip_network("::/80"), ipaddress.ip_network("::8000:0:0/81"), ipaddress.ip_network("0.0.0.0/1")]
+)
+@example(
+    [ipaddress.ip_network("255.255.255.255"), ipaddress.ip_network("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")]
+)
+def test_the_most_specific_network(networks: list[Network]) -> None:
+    """Look-ups give what the ipaddress module says; nothing is known of the address that stands for unknown."""
+    addresses = addresses_around(networks)
+    expected = [-1 if at == IPv6Address(0) else most_specific(networks, at) for at in addresses]
+    assert intervals(networks).look_up(column(addresses)).tolist() == expected
+
+
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted), max_size=10),
+    of_ipv6=st.booleans(),
+)
+def test_ranges_that_overlap(spans: list[list[int]], *, of_ipv6: bool) -> None:
+    """Of ranges that overlap in part the smallest counts, of equals the first. Halves of addresses carry."""
+    base = (1 << 64) - 20 if of_ipv6 else (0xFFFF << 32) + 500
+    table = Intervals.of(
+        Ranges.of([(base + first, base + last) for first, last in spans]), np.arange(len(spans))
+    )
+    numbers = range(base - 1, base + 42)
+    addresses = np.frombuffer(b"".join(number.to_bytes(16, "big") for number in numbers), ADDRESS)
+    expected = [
+        min(
+            (at for at, (first, last) in enumerate(spans) if base + first <= number <= base + last),
+            key=lambda at: (spans[at][1] - spans[at][0], at),
+            default=-1,
+        )
+        for number in numbers
+    ]
+    assert table.look_up(addresses).tolist() == expected
+
+
+@pytest.mark.parametrize("first_dtype", [np.uint32, np.uint64])
+def test_sorted_keys_of_a_large_table(first_dtype: type[np.uint32 | np.uint64]) -> None:
+    """Positions among 50,000 keys, most of which begin with the same bits."""
+    random = np.random.default_rng(7)
+    most = np.iinfo(first_dtype).max
+    wide = random.integers(0, most, 10_000, first_dtype, endpoint=True)
+    narrow = first_dtype(most // 3) + random.integers(0, 60_000, 40_000, first_dtype)
+    firsts = np.concatenate([wide, narrow])
+    pairs = sorted(set(zip(firsts.tolist(), random.integers(0, 3, len(firsts)).tolist(), strict=True)))
+    keys = SortedKeys(
+        (np.array([a for a, _ in pairs], first_dtype), np.array([b for _, b in pairs], np.uint64))
+    )
+    wanted = [
+        (first + more, second) for first, second in pairs[::7] for more in (0, 1) if first + more <= most
+    ]
+    columns = np.array([a for a, _ in wanted], first_dtype), np.array([b for _, b in wanted], np.uint64)
+    place = {pair: at for at, pair in enumerate(pairs)}
+    assert keys.positions(columns).tolist() == [place.get(pair, -1) for pair in wanted]
+    merged = sorted([(pair, 0) for pair in pairs] + [(pair, 1) for pair in wanted])
+    count, expected = 0, {}
+    for pair, is_wanted in merged:
+        count += not is_wanted
+        expected[pair] = count - 1
+    assert keys.last_at_most(columns).tolist() == [expected[pair] for pair in wanted]
+    assert SortedKeys((columns[0][:0],)).positions(columns[:1]).tolist() == [-1] * len(wanted)
+
+
+@given(st.lists(st.lists(networks_of(), max_size=4), min_size=1, max_size=3))
+def test_tables_laid_over_each_other(lists: list[list[Network]]) -> None:
+    """In every interval all tables have one index; the address of zeros is an interval of its own."""
+    tables = [intervals(networks) for networks in lists]
+    numbered, indices = overlaid(tables)
+    addresses = column([*addresses_around([each for networks in lists for each in networks]), UNKNOWN, "::1"])
+    at = numbered.look_up(addresses)
+    assert [index[at].tolist() for index in indices] == [
+        table.look_up(addresses).tolist() for table in tables
+    ]
+    assert at[-1] == at[-2] + 1
+    same = numbered.with_indices(indices[0])
+    assert same.look_up(addresses).tolist() == tables[0].look_up(addresses).tolist()
+    assert len(same) == len(tables[0])
+
+
+def test_the_size_of_ranges() -> None:
+    """In bits, also where a float would round up."""
+    texts = [
+        "10.0.0.0/8",
+        "10.0.0.0",
+        "::/0",
+        "2001:db8::/32",
+        "2001:db8::/64",
+        "2001:db8::/65",
+        "2001:db8::/127",
+    ]
+    assert parsed_networks(texts).size_bits().tolist() == [24, 0, 128, 96, 64, 63, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        ("10.0.0.1/8", "'10.0.0.1/8' is not a network: bits are set behind its first 8", "write 10.0.0.0/8"),
+        ("fe80::1/32", "'fe80::1/32' is not a network: bits are set behind its first 32", "write fe80::/32"),
+        ("10.0.0.0/33", "'10.0.0.0/33' is not a network", "behind the slash write a length from 0 to 32"),
+        ("::/129", "'::/129' is not a network", "behind the slash write a length from 0 to 128"),
+        ("10.0.0.0/255.0.0.0", "'10.0.0.0/255.0.0.0' is not a network", "behind the slash write a length from 0 to 32"),
+        ("10.0.0.0/", "'10.0.0.0/' is not a network", "behind the slash write a length from 0 to 32"),
+        ("10.0.0.0/²", "'10.0.0.0/²' is not a network", "behind the slash write a length from 0 to 32"),
+        *(
+            (text, f"{text.partition('/')[0]!r} is not an address", "write it as 192.0.2.1 or 2001:db8::1")
+            for text in ("", "10.0.0/8", "010.0.0.0", "fe80::1%eth0", "host", "10.0.0.0\0", "10.0.0.0 /8", "1")
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_network(text: str, what: str, remedy: str) -> None:
+    """The error says why, and what to write."""
+    with pytest.raises(UsageError) as raised:
+        parsed_network(text)
+    assert (raised.value.what, raised.value.remedy) == (what, remedy)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "what"),
+    [
+        ("10.0.0.2", "10.0.0.1", "the start '10.0.0.2' is behind the end '10.0.0.1'"),
+        ("10.0.0.1", "2001:db8::", "'10.0.0.1' and '2001:db8::' are not of one family"),
+        ("::", "10.0.0.1", "'::' and '10.0.0.1' are not of one family"),
+    ],
+)
+def test_what_is_no_range(start: str, end: str, what: str) -> None:
+    """The error says why."""
+    with pytest.raises(UsageError) as raised:
+        parsed_range(start, end)
+    assert raised.value.what == what
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def csv_file(folder: Path, text: str, name: str = "networks.csv") -> Path:
+    """A file with this text."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mmdb_file(
+    folder: Path, networks: Mapping[str, object], name: str = "some.mmdb", version: int = 6
+) -> Path:
+    """A database of these networks."""
+    path = folder / name
+    path.write_bytes(
+        database({ipaddress.ip_network(text): record for text, record in networks.items()}, version)
+    )
+    return path
+
+
+def facts(source: Source, addresses: Sequence[str]) -> list[tuple[int, str, str]]:
+    """The AS, country and name that a source knows of addresses."""
+    wanted = column(addresses)
+    rows = []
+    for known in (source.as_numbers, source.countries, source.names):
+        index = known.intervals.look_up(wanted)
+        rows.append([known.values[at] if at >= 0 else known.values.dtype.type() for at in index.tolist()])
+    return [(int(a), bytes(c).decode(), source.words[n]) for a, c, n in zip(*rows, strict=True)]
+
+
+def test_a_table_of_networks(tmp_path: Path) -> None:
+    """What a row leaves empty a less specific one may know; a comment, an empty line and quotes are read."""
+    path = csv_file(
+        tmp_path,
+        "\ufeff# ours\n\nName, NETWORK ,asn,as_name,country,unused\n"
+        'headquarters,10.0.0.0/8,64512,Example,de,1\r\n "lab, ""upstairs""",10.1.0.0/16,,,,2\n'
+        "  # more\n,10.1.2.0/24,AS64513,,FR,\nsix,2001:db8::/32,as4200000000,,,\nhost,10.1.2.3,64512,Other,,\n",
+    )
+    source = read_source(path)
+    assert (source.networks, source.gives) == (5, ("AS", "country", "name"))
+    assert source.as_names == {64512: "Example"}
+    assert facts(source, ["10.0.0.1", "10.1.0.1", "10.1.2.1", "10.1.2.3", "2001:db8::1", "11.0.0.1", "2001:db9::"]) == [
+        (64512, "DE", "headquarters"), (64512, "DE", 'lab, "upstairs"'), (64513, "FR", 'lab, "upstairs"'),
+        (64512, "FR", "host"), (4200000000, "", "six"), (0, "", ""), (0, "", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "expected"),
+    [
+        ("start,end,network_name,name", "10.0.0.5,10.0.0.7,net,other", (0, "", "net")),
+        ("start_ip,end_ip,country", "10.0.0.5,10.0.0.7,us", (0, "US", "")),
+        # IPinfo's country is the name of one where there is country_code.
+        ("network,country,country_code,asn", "10.0.0.6/31,Germany,DE,AS1", (1, "DE", "")),
+        # That of GeoLite2.
+        (
+            "network,autonomous_system_number,autonomous_system_organization",
+            "10.0.0.4/30,64512,Org",
+            (64512, "", ""),
+        ),
+    ],
+)
+def test_columns_of_tables(tmp_path: Path, header: str, row: str, expected: tuple[int, str, str]) -> None:
+    """Ranges, and the names that others give columns."""
+    source = read_source(csv_file(tmp_path, f"{header}\n{row}\n"))
+    assert facts(source, ["10.0.0.7", "10.0.0.8"]) == [expected, (0, "", "")]
+
+
+EXAMPLE = "begin with a line as network,asn,as_name,country,name; instead of network there may be start,end"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        ("", ":1: the header names no column network", EXAMPLE),
+        ("a,b\n", ":1: the header names no column network", EXAMPLE),
+        ("# x\n\nstart,name\n", ":3: the header names no column network", EXAMPLE),
+        ("network,tenant\n", ":1: the header names none of the columns asn, country and name", EXAMPLE),
+        ("network,asn\n10.0.0.0/8,1\n10.0.0.0/7,x\n", ":3: 'x' is not the number of an AS",
+         "write it as 64512 or AS64512, up to 4294967295"),
+        ("network,asn\n10.0.0.0/8,4294967296\n", ":2: '4294967296' is not the number of an AS",
+         "write it as 64512 or AS64512, up to 4294967295"),
+        ("network,country\n#\n10.0.0.0/8,Germany\n", ":3: 'Germany' is not the code of a country",
+         "write two letters, as DE (ISO 3166-1 alpha-2)"),
+        ("network,country\n10.0.0.0/8,ßa\n", ":2: 'ßa' is not the code of a country",
+         "write two letters, as DE (ISO 3166-1 alpha-2)"),
+        ("network,name\n10.0.0.0/8,a,b\n", ":2: the row has 3 cells, the header 2",
+         'a cell that holds a comma is written in quotes, as "a, b"'),
+        ('network,name\n10.0.0.0/8,"a" b\n', ":2: this is not CSV: ',' expected after '\"'",
+         "a quote within quotes is written twice"),
+        ('network,name\n10.0.0.0/8,"a\n', ":2: this is not CSV: unexpected end of data",
+         "a quote within quotes is written twice"),
+        ("network,name\n10.1.0.0/8,a\n", ":2: '10.1.0.0/8' is not a network: bits are set behind its first 8",
+         "write 10.0.0.0/8"),
+        ("network,name,name\n", ":1: the header names the column name twice", "remove one of the two"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_table(tmp_path: Path, text: str, what: str, remedy: str) -> None:
+    """The error names the file, the line, what is wrong and how to mend it."""
+    path = csv_file(tmp_path, text)
+    with pytest.raises(UsageError) as raised:
+        read_source(path)
+    assert (raised.value.what, raised.value.remedy) == (f"{path}{what}", remedy)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """Missing, compressed, or a database that is none."""
+    compressed, none = tmp_path / "networks.csv.gz", tmp_path / "some.mmdb"
+    compressed.write_bytes(b"\x1f\x8b\x08")
+    none.write_bytes(b"<html>")
+    for path, what in (
+        (tmp_path / "missing", "cannot be read: No such file or directory"),
+        (tmp_path, "cannot be read: Is a directory"),
+        (compressed, "is compressed"),
+        (none, "is no MaxMind database, or not all of it"),
+    ):
+        with pytest.raises(UsageError) as raised:
+            read_source(path)
+        assert raised.value.what == f"{path} {what}"
+        assert raised.value.remedy
+
+
+def test_names_are_bounded_and_stay_text(tmp_path: Path) -> None:
+    """Control characters and letters of all kinds pass, what is no UTF-8 is replaced, the rest is cut."""
+    path = tmp_path / "networks.csv"
+    path.write_bytes(b"network,name,asn,as_name\n10.0.0.0/8,\x1b[31m\xff\xe2\x82\xac,1," + b"x" * 999 + b"\n")
+    source = read_source(path)
+    assert facts(source, ["10.0.0.1"]) == [(1, "", "\x1b[31m\ufffd€")]
+    assert source.as_names == {1: "x" * TEXT_MAX}
+
+
+GEOLITE_ASN = {"autonomous_system_number": 64512, "autonomous_system_organization": "Example"}
+
+
+@pytest.mark.parametrize(
+    ("record", "expected", "name"),
+    [
+        (GEOLITE_ASN, (64512, ""), "Example"),
+        ({"country": {"iso_code": "DE", "names": {"en": "Germany"}}, "continent": {"code": "EU"}}, (0, "DE"), None),
+        # DB-IP's with ISP.
+        ({"country": {"iso_code": "DE"}, "traits": GEOLITE_ASN}, (64512, "DE"), "Example"),
+        # IPinfo Lite.
+        ({"asn": "AS64512", "as_name": "Example", "as_domain": "x.org", "country": "Germany", "country_code": "DE"},
+         (64512, "DE"), "Example"),
+        ({"asn": "AS64512", "as_name": "", "as_domain": "example.org"}, (64512, ""), "example.org"),
+        # IPinfo's older ones, and IPLocate.
+        ({"asn": "as64512", "country": "DE", "country_name": "Germany"}, (64512, "DE"), None),
+        ({"asn": 64512, "country_code": "de", "name": "EXAMPLE", "org": "Example"}, (64512, "DE"), "EXAMPLE"),
+        ({"asn": "", "country_code": "DE"}, (0, "DE"), None),
+        ({"asn": "64512x", "country": {"iso_code": 5}, "country_code": "DE"}, (0, "DE"), None),
+        ({"asn": 1 << 31, "as_name": ["x"], "country_code": "D1"}, (1 << 31, ""), None),
+    ],
+)  # fmt: skip
+def test_records_of_databases(
+    tmp_path: Path, record: Record, expected: tuple[int, str], name: str | None
+) -> None:
+    """The fields of each provider."""
+    source = read_source(mmdb_file(tmp_path, {"10.0.0.0/8": record, "2001:db8::/32": record}))
+    assert facts(source, ["10.0.0.1", "2001:db8::1", "11.0.0.1"]) == [
+        (*expected, ""),
+        (*expected, ""),
+        (0, "", ""),
+    ]
+    assert source.as_names == ({expected[0]: name} if name else {})
+    assert source.gives == tuple(
+        word for word, value in zip(("AS", "country"), expected, strict=True) if value
+    )
+
+
+@given(
+    st.lists(networks_of(), min_size=1, max_size=12), st.sampled_from([24, 28, 32]), st.sampled_from([4, 6])
+)
+def test_databases_give_what_their_own_reader_does(
+    tmp_path_factory: pytest.TempPathFactory, networks: list[Network], record_bits: int, version: int
+) -> None:
+    """Record sizes and both versions, for networks that do not overlap."""
+    apart: dict[Network, Record] = {}
+    for number, network in enumerate(networks, 1):
+        is_free = not any(network.overlaps(each) for each in apart if each.version == network.version)
+        # In a database IPv4 is a part of IPv6.
+        is_of_tree = network.version == 4 or (version == 6 and int(network.network_address) >> 32)
+        if network.prefixlen and is_free and is_of_tree:
+            apart[network] = {"asn": number, "country_code": f"A{chr(65 + number)}"}
+    path = tmp_path_factory.mktemp("databases") / "some.mmdb"
+    path.write_bytes(database(apart, version, record_bits))
+    if not apart:
+        with pytest.raises(UsageError, match="has neither the AS nor the country of any network"):
+            read_source(path)
+        return
+    # Below ::/96 the reader takes an address for one of IPv4.
+    addresses = [
+        at for at in addresses_around(list(apart)) if at.version == 4 or (version == 6 and int(at) >> 32)
+    ]
+    source = read_source(path)
+    assert source.networks == len(apart)
+    with maxminddb.open_database(path) as reader:
+        records = [dict(record) if isinstance(record := reader.get(at), dict) else {} for at in addresses]
+    assert facts(source, [str(at) for at in addresses]) == [
+        (record.get("asn", 0), record.get("country_code", ""), "") for record in records
+    ]
+
+
+def test_networks_that_lead_to_ipv4(tmp_path: Path) -> None:
+    """What they hold is read once, as the package does it."""
+    networks = {"10.0.0.0/8": GEOLITE_ASN, "2002::/16": None, "::ffff:0:0/96": None, "2003::/16": GEOLITE_ASN}
+    path = mmdb_file(tmp_path, networks)
+    with maxminddb.open_database(path) as reader:
+        assert reader.get("2002:a00:1::") == GEOLITE_ASN
+        assert sorted(str(network) for network, _ in reader) == ["10.0.0.0/8", "2003::/16"]
+    source = read_source(path)
+    assert source.networks == 2
+    assert [number for number, _, _ in facts(source, ["10.0.0.1", "2002:a00:1::", "2003::1"])] == [
+        64512,
+        0,
+        64512,
+    ]
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.999])
+def test_a_part_of_a_database(tmp_path: Path, kept: float) -> None:
+    """A download that broke off is refused."""
+    path = mmdb_file(
+        tmp_path, {f"10.{number}.0.0/16": GEOLITE_ASN | {"x": "y" * number} for number in range(256)}
+    )
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(UsageError) as raised:
+        read_source(path)
+    assert str(path) in raised.value.what
+
+
+OUT_OF_THE_FILE, BACK_TO_THE_ROOT, BETWEEN_TREE_AND_DATA = b"\xff" * 6, bytes(6), b"\0\0\1\0\0\x22"
+
+
+@pytest.mark.parametrize(
+    ("number", "node", "why"),
+    [
+        (0, OUT_OF_THE_FILE, ""),
+        (0, BETWEEN_TREE_AND_DATA, "the tree leads nowhere"),
+        (0, BACK_TO_THE_ROOT, "the tree has a loop"),
+        # One record leads to the node itself, the other to no network.
+        (8, b"\0\0\x08\0\0\x20", "the tree leads nowhere"),
+        (8, b"\0\0\x08\0\0\x08", "the tree has a loop"),
+    ],
+)
+def test_a_damaged_tree(tmp_path: Path, number: int, node: bytes, why: str) -> None:
+    """A tree that leads where no node and no record is, or has a loop, is refused before it grows."""
+    content = database({ipaddress.ip_network("10.0.0.0/32"): GEOLITE_ASN}, version=4, record_bits=24)
+    path = tmp_path / "some.mmdb"
+    path.write_bytes(content[: number * 6] + node + content[number * 6 + 6 :])
+    with pytest.raises(UsageError, match="is a broken MaxMind database") as raised:
+        read_source(path)
+    assert why in str(raised.value.__cause__)
+
+
+def test_a_network_that_holds_all_ipv4_addresses(tmp_path: Path) -> None:
+    """Above ::/96 it is one of IPv6 alone."""
+    source = read_source(mmdb_file(tmp_path, {"::/90": GEOLITE_ASN}))
+    assert [number for number, _, _ in facts(source, ["::5", "::40:0:0", "10.0.0.1"])] == [64512, 0, 0]
+
+
+def test_a_node_of_56_bits() -> None:
+    """The byte in the middle has the upper bits of both numbers."""
+    assert _read_nodes(bytes.fromhex("abcdef56123456"), 1, 28).tolist() == [[0x5ABCDEF, 0x6123456]]
+
+
+def test_damaged_records(tmp_path: Path) -> None:
+    """A name that is no UTF-8 is refused; a record that is no map says nothing."""
+    path = mmdb_file(tmp_path, {"10.0.0.0/8": {"as_name": b"\xff", "asn": 1}})
+    with pytest.raises(UsageError, match="is a broken MaxMind database"):
+        read_source(path)
+    source = read_source(mmdb_file(tmp_path, {"10.0.0.0/8": GEOLITE_ASN, "11.0.0.0/8": ["asn"]}))
+    assert facts(source, ["10.0.0.1", "11.0.0.1"]) == [(64512, "", ""), (0, "", "")]
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table can be read without it, a database cannot."""
+    monkeypatch.setitem(sys.modules, "maxminddb", None)
+    assert read_source(csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n")).gives == ("AS",)
+    path = mmdb_file(tmp_path, {"10.0.0.0/8": GEOLITE_ASN})
+    with pytest.raises(NettopError) as raised:
+        read_source(path)
+    assert raised.value.what == f"{path} is a MaxMind database; to read it the package maxminddb is missing"
+    assert raised.value.remedy == "install it with nettop, by pip install 'nettop[flows]'"
+
+
+# --- flows ---------------------------------------------------------------------------------------------------------
+
+
+def flows(pairs: Sequence[tuple[str, str]], src_as: int = 0, dst_as: int = 0) -> dict[str, Array]:
+    """Flows between these addresses, of which an exporter has reported these AS numbers."""
+    return {
+        "src": column([src for src, _ in pairs]),
+        "dst": column([dst for _, dst in pairs]),
+        "src_as": np.full(len(pairs), src_as, np.uint32),
+        "dst_as": np.full(len(pairs), dst_as, np.uint32),
+    }
+
+
+def texts_of(coded: Coded) -> list[str]:
+    """The texts of rows."""
+    return [coded.words[code] for code in coded.codes.tolist()]
+
+
+def tables(folder: Path, *texts: str) -> list[Source]:
+    """Sources of tables with these contents."""
+    return [read_source(csv_file(folder, text, f"{number}.csv")) for number, text in enumerate(texts)]
+
+
+def test_columns_of_flows(tmp_path: Path) -> None:
+    """AS, country and name of both sides; the AS that an exporter reported stays."""
+    sources = tables(
+        tmp_path,
+        "network,asn,as_name,country,name\n10.0.0.0/8,64512,Ten,DE,ten\n2001:db8::/32,64513,Eight,FR,eight\n",
+    )
+    enrichment = Enrichment(sources, parsed_networks(["10.0.0.0/8"]))
+    pairs = [("10.0.0.1", "2001:db8::1"), ("192.0.2.1", "10.0.0.1"), (UNKNOWN, "10.0.0.1")]
+    added = enrichment.added(flows(pairs, dst_as=0))
+    assert {name: values.tolist() for name, values in added.values.items()} == {
+        "src_as": [64512, 0, 0], "dst_as": [64513, 64512, 64512], "src_country": [b"DE", b"", b""],
+        "dst_country": [b"FR", b"DE", b"DE"], "flow_side": [FlowSide.OUT, FlowSide.IN, FlowSide.UNKNOWN],
+    }  # fmt: skip
+    assert {name: texts_of(coded) for name, coded in added.texts.items()} == {
+        "src_net_name": ["ten", "", ""],
+        "dst_net_name": ["eight", "ten", "ten"],
+    }
+    reported = enrichment.added(flows(pairs, src_as=7, dst_as=9)).values
+    assert (reported["src_as"].tolist(), reported["dst_as"].tolist()) == ([7] * 3, [9] * 3)
+    assert enrichment.as_names() == {64512: "Ten", 64513: "Eight"}
+    declared = {each.name: each.dtype for each in ADDED_COLUMNS}
+    computed = {name: values.dtype for name, values in added.values.items()}
+    computed |= {name: coded.codes.dtype for name, coded in added.texts.items()}
+    assert declared == {name: dtype.str[1:] for name, dtype in computed.items() if name in declared}
+    assert {computed["src_as"].str, computed["dst_as"].str} == {"<u4"}
+
+
+def test_no_flows_and_no_sources() -> None:
+    """Columns have their types whatever is known."""
+    for enrichment in (Enrichment(), Enrichment([], parsed_networks(["10.0.0.0/8"]))):
+        for pairs in ([], [("10.0.0.1", "::1")]):
+            added = enrichment.added(flows(pairs))
+            assert {name: values.dtype.str[1:] for name, values in added.values.items()} == {
+                "flow_side": "u1", "src_as": "u4", "dst_as": "u4", "src_country": "S2", "dst_country": "S2",
+            }  # fmt: skip
+            assert [texts_of(coded) for coded in added.texts.values()] == [[""] * len(pairs)] * 2
+
+
+SIDES = {
+    ("10.0.0.1", "192.0.2.1"): FlowSide.OUT,
+    ("192.0.2.1", "2001:db8::1"): FlowSide.IN,
+    ("10.0.0.1", "2001:db8::1"): FlowSide.INTERNAL,
+    ("192.0.2.1", "2001:db9::1"): FlowSide.THROUGH,
+    ("10.0.0.1", UNKNOWN): FlowSide.UNKNOWN,
+    (UNKNOWN, "192.0.2.1"): FlowSide.UNKNOWN,
+    ("0.0.0.0", "10.0.0.1"): FlowSide.IN,
+    ("::1", "10.0.0.1"): FlowSide.IN,
+}
+
+
+def test_sides_of_flows() -> None:
+    """As seen from own networks, which may be all that is known; unknown where none are given."""
+    own = parsed_networks(["10.0.0.0/8", "2001:db8::/32"])
+    pairs = flows(list(SIDES))
+    assert Enrichment([], own).added(pairs).values["flow_side"].tolist() == list(SIDES.values())
+    assert not Enrichment().added(pairs).values["flow_side"].any()
+    every = Enrichment([], parsed_networks(["0.0.0.0/0", "::/0"])).added(pairs).values["flow_side"].tolist()
+    assert every == [FlowSide.UNKNOWN if UNKNOWN in pair else FlowSide.INTERNAL for pair in SIDES]
+
+
+def test_several_sources(tmp_path: Path) -> None:
+    """Of AS and country the first source counts that knows them, of names the most specific network."""
+    first = "network,asn,as_name,country,name\n10.0.0.0/8,1,first,,wide\n11.0.0.0/8,,,DE,same\n"
+    second = (
+        "network,asn,as_name,country,name\n10.1.0.0/16,2,second,FR,narrow\n"
+        "11.0.0.0/8,3,third,FR,other\n12.0.0.0/8,1,last,,\n"
+    )
+    enrichment = Enrichment(tables(tmp_path, first, second))
+    added = enrichment.added(flows([("10.0.0.1", "10.1.0.1"), ("11.0.0.1", "12.0.0.1")]))
+    assert {name: values.tolist() for name, values in added.values.items() if name != "flow_side"} == {
+        "src_as": [1, 3], "dst_as": [1, 1], "src_country": [b"", b"DE"], "dst_country": [b"FR", b""],
+    }  # fmt: skip
+    assert [texts_of(coded) for coded in added.texts.values()] == [["wide", "same"], ["narrow", ""]]
+    assert enrichment.as_names() == {1: "first", 2: "second", 3: "third"}
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.lists(st.tuples(networks_of(), st.sampled_from(["", "a", "b", "c"])), max_size=6), max_size=3)
+)
+def test_names_of_several_sources(
+    tmp_path_factory: pytest.TempPathFactory, lists: list[list[tuple[Network, str]]]
+) -> None:
+    """The name is that of the most specific network that has one, in whichever source."""
+    rows = [(network, name) for each in lists for network, name in each if name]
+    folder = tmp_path_factory.mktemp("tables")
+    texts = [
+        "".join(["network,name\n", *(f"{network},{name}\n" for network, name in each)]) for each in lists
+    ]
+    networks = [network for network, _ in rows]
+    addresses = [str(at) for at in addresses_around(networks) if at != IPv6Address(0)]
+    added = Enrichment(tables(folder, *texts)).added(flows([(at, at) for at in addresses]))
+    expected = [most_specific(networks, ipaddress.ip_address(at)) for at in addresses]
+    assert texts_of(added.texts["src_net_name"]) == [rows[at][1] if at >= 0 else "" for at in expected]
+
+
+@given(st.lists(st.sampled_from(["", "a", "b", "c", "d"])))
+def test_coded_texts(texts: list[str]) -> None:
+    """Texts are the same without the words that they do not use, and the first word stays empty."""
+    coded = Coded.of(["d", "a", *texts]).taken(np.arange(2, len(texts) + 2))
+    reduced = coded.reduced()
+    assert texts_of(coded) == texts_of(reduced) == texts
+    assert reduced.words[0] == ""
+    assert sorted(reduced.words) == sorted({"", *texts})
+    assert reduced.codes.dtype == np.uint32
+
+
+# --- reloading -----------------------------------------------------------------------------------------------------
+
+
+def reloading(*paths: Path) -> Reloading[Source, Enrichment]:
+    """An enrichment that follows these files."""
+    return Reloading(paths, read_source, Enrichment)
+
+
+def as_of(enrichment: Enrichment, *addresses: str) -> list[int]:
+    """The AS of addresses."""
+    numbers: list[int] = enrichment.added(flows([(at, at) for at in addresses])).values["src_as"].tolist()
+    return numbers
+
+
+def test_a_file_that_is_replaced_or_written_over(tmp_path: Path) -> None:
+    """Both are seen, whatever the file's size and time; flows see the old content until the new one is whole."""
+    path, other = (
+        csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n"),
+        csv_file(tmp_path, "network,asn\n11.0.0.0/8,7\n", "o"),
+    )
+    files = reloading(path, other)
+    before = files.current
+    assert files.check() == ([], [])
+    assert files.current is before
+
+    new = csv_file(tmp_path, "network,asn\n10.0.0.0/8,2\n", "new")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    os.utime(new, ns=times)
+    new.replace(path)
+    assert files.check() == ([path], [])
+    assert as_of(files.current, "10.0.0.1", "11.0.0.1") == [2, 7]
+    assert as_of(before, "10.0.0.1", "11.0.0.1") == [1, 7]
+
+    inode = path.stat().st_ino
+    path.write_text("network,asn\n10.0.0.0/8,3\n", encoding="utf-8")
+    os.utime(path, ns=(times[0], times[1] + 1))
+    assert path.stat().st_ino == inode
+    assert files.check() == ([path], [])
+    assert as_of(files.current, "10.0.0.1") == [3]
+    assert files.check() == ([], [])
+
+
+def test_a_file_that_breaks(tmp_path: Path) -> None:
+    """What it held stays in use, and there is one warning for each change."""
+    path, other = (
+        csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n"),
+        csv_file(tmp_path, "network,asn\n11.0.0.0/8,7\n", "o"),
+    )
+    files = reloading(path, other)
+    path.write_text("network,asn\n10.0.0.0/8,1\n12.0.0.0,broken\n", encoding="utf-8")
+    other.write_text("network,asn\n11.0.0.0/8,1234\n", encoding="utf-8")
+    warning = (
+        f"{path}:3: 'broken' is not the number of an AS; what it held before stays in use "
+        "(write it as 64512 or AS64512, up to 4294967295)"
+    )
+    assert files.check() == ([other], [warning])
+    assert files.check() == ([], [])
+    assert as_of(files.current, "10.0.0.1", "11.0.0.1", "12.0.0.0") == [1, 1234, 0]
+
+    path.unlink()
+    assert [warning.partition(";")[0] for warning in files.check().warnings] == [
+        f"{path} cannot be read: No such file or directory"
+    ]
+    assert files.check() == ([], [])
+    path.write_text("network,asn\n12.0.0.0,5\n", encoding="utf-8")
+    assert files.check() == ([path], [])
+    assert as_of(files.current, "10.0.0.1", "11.0.0.1", "12.0.0.0") == [0, 1234, 5]
+
+
+def test_what_is_in_use_while_a_file_is_read(tmp_path: Path) -> None:
+    """The new content is taken when it is whole; a change while it is read is seen by the next check."""
+    path = csv_file(tmp_path, "1")
+    in_use: list[str] = []
+
+    def read(path: Path) -> str:
+        content = path.read_text(encoding="utf-8")
+        if content == "22":
+            in_use.append(files.current)
+            path.write_text("333", encoding="utf-8")
+        return content
+
+    files = Reloading([path], read, "".join)
+    path.write_text("22", encoding="utf-8")
+    assert files.check() == ([path], [])
+    assert (in_use, files.current) == (["1"], "22")
+    assert files.check() == ([path], [])
+    assert files.current == "333"
+
+
+def test_a_file_that_is_broken_at_first(tmp_path: Path) -> None:
+    """There is nothing to stay in use: it is an error."""
+    with pytest.raises(UsageError, match="cannot be read"):
+        reloading(tmp_path / "missing")
+
+
+# --- interfaces ----------------------------------------------------------------------------------------------------
+
+ROUTER, SWITCH = "10.0.0.1", "2001:db8::1"
+INTERFACES = """exporter,if_index,name,description,speed
+10.0.0.1,1,ge-0/0/0,"uplink, Berlin",10G
+# a comment
+10.0.0.1,4294967295,lo,,
+2001:db8::1,1,eth0,,2500 Mbit/s
+2001:db8::1,2,,only described,100000
+"""
+
+
+def looked_up(names: InterfaceNames, *wanted: tuple[str, int]) -> list[tuple[str, str, int]]:
+    """Name, description and speed of interfaces."""
+    result = names.look_up(
+        column([exporter for exporter, _ in wanted]), np.array([index for _, index in wanted], np.uint32)
+    )
+    return list(
+        zip(texts_of(result.names), texts_of(result.descriptions), result.speeds_bps.tolist(), strict=True)
+    )
+
+
+def test_a_table_of_interfaces(tmp_path: Path) -> None:
+    """By exporter and index; what is not known is empty and 0."""
+    names = InterfaceNames.from_csv(csv_file(tmp_path, INTERFACES))
+    wanted = [
+        (ROUTER, 1),
+        (ROUTER, 2),
+        (SWITCH, 1),
+        (SWITCH, 2),
+        (ROUTER, 4294967295),
+        ("10.0.0.2", 1),
+        (ROUTER, 1),
+    ]
+    assert looked_up(names, *wanted) == [
+        ("ge-0/0/0", "uplink, Berlin", 10**10), ("", "", 0), ("eth0", "", 2_500_000_000), ("", "only described", 10**5),
+        ("lo", "", 0), ("", "", 0), ("ge-0/0/0", "uplink, Berlin", 10**10),
+    ]  # fmt: skip
+    assert looked_up(names) == []
+    assert looked_up(InterfaceNames({}), (ROUTER, 1)) == [("", "", 0)]
+    short = InterfaceNames.from_csv(csv_file(tmp_path, "name,if_index,exporter\nx,7,10.0.0.1\n"))
+    assert looked_up(short, (ROUTER, 7)) == [("x", "", 0)]
+
+
+def test_names_that_exporters_report(tmp_path: Path) -> None:
+    """The table's count; where it has none, and of interfaces that it does not have, those of the exporter."""
+    table = InterfaceNames.from_csv(csv_file(tmp_path, INTERFACES))
+    names = table.with_reported(
+        {
+            (packed(ROUTER), 1): InterfaceName("reported", "reported"),
+            (packed(SWITCH), 1): InterfaceName("reported", "to the router"),
+            (packed(SWITCH), 2): InterfaceName("eth1", "reported"),
+            (packed(SWITCH), 3): InterfaceName("eth2" * 99, ""),
+        }
+    )
+    assert looked_up(names, (ROUTER, 1), (SWITCH, 1), (SWITCH, 2), (SWITCH, 3), (ROUTER, 4294967295)) == [
+        ("ge-0/0/0", "uplink, Berlin", 10**10), ("eth0", "to the router", 2_500_000_000),
+        ("eth1", "only described", 10**5), (("eth2" * 99)[:TEXT_MAX], "", 0), ("lo", "", 0),
+    ]  # fmt: skip
+    assert looked_up(table, (SWITCH, 2)) == [("", "only described", 10**5)]
+
+
+@given(
+    st.dictionaries(
+        st.tuples(
+            st.sampled_from([packed(at) for at in (ROUTER, SWITCH, "10.0.0.2", "::")]), st.integers(0, 9)
+        ),
+        st.builds(Interface, st.sampled_from(["a", "b", "c"]), st.just(""), st.integers(0, (1 << 64) - 1)),
+    )
+)
+def test_interfaces_are_those_of_the_mapping(interfaces: dict[tuple[bytes, int], Interface]) -> None:
+    """Every pair of exporter and index."""
+    wanted = [(at, index) for at in (ROUTER, SWITCH, "10.0.0.2", "::", "::1") for index in range(11)]
+    unknown = Interface("")
+    assert looked_up(InterfaceNames(interfaces), *wanted) == [
+        interfaces.get((packed(at), index), unknown) for at, index in wanted
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("exporter,name\n", ":1: the header does not name all of the columns exporter, if_index and name"),
+        ("exporter,if_index,name\nrouter,1,x\n", ":2: 'router' is not an address"),
+        ("exporter,if_index,name\n10.0.0.1,,x\n", ":2: '' is not the index of an interface"),
+        (
+            "exporter,if_index,name\n10.0.0.1,4294967296,x\n",
+            ":2: '4294967296' is not the index of an interface",
+        ),
+        ("exporter,if_index,name\n10.0.0.1,-1,x\n", ":2: '-1' is not the index of an interface"),
+        ("exporter,if_index,name,speed\n10.0.0.1,1,x,fast\n", ":2: 'fast' is not a speed"),
+        ("exporter,if_index,name,speed\n10.0.0.1,1,x,99999999T\n", ":2: '99999999T' is not a speed"),
+        (
+            "exporter,if_index,name\n10.0.0.1,1,x\n10.0.0.1,1,x\n10.0.0.1,1,y\n",
+            ":4: interface 1 of 10.0.0.1 is in the table before, with other values",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_table_of_interfaces(tmp_path: Path, text: str, what: str) -> None:
+    """The error names the file, the line, what is wrong and how to mend it."""
+    path = csv_file(tmp_path, text)
+    with pytest.raises(UsageError) as raised:
+        InterfaceNames.from_csv(path)
+    assert raised.value.what == f"{path}{what}"
+    assert raised.value.remedy
