@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nettop.errors import SourceFailed
@@ -526,6 +526,7 @@ STEPS = list(itertools.product(range(2), DISTANCES, (0, 1, 2, 5), (True, True, T
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from(STEPS), min_size=20, max_size=60), st.integers(0, 20), st.integers(1, 61))
+@example([(1, FAR, 1, False), (1, -1, 1, True), (1, 0, 0, True), (1, FAR, 2, True)], 11, 8)
 def test_gaps_are_what_a_plain_follower_sees(
     steps: list[tuple[int, int, int, bool]], before_wrap: int, at_once: int
 ) -> None:

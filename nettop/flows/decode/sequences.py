@@ -147,7 +147,11 @@ def _stretches(rows: Index, datagrams: Array) -> tuple[Index, Array]:
     )
     is_first = np.ones(len(rows), bool)
     is_first[1:] = (
-        (rows[1:] != rows[:-1]) | ~is_exact[:-1] | ((numbers[:-1] + units[:-1]) % _RANGE != numbers[1:])
+        (rows[1:] != rows[:-1])
+        | ~is_exact[:-1]
+        | ((numbers[:-1] + units[:-1]) % _RANGE != numbers[1:])
+        # What has nothing counted still says that its number is due: at the end of a late stretch that would be lost.
+        | (units[1:] == 0)
     )
     begins = np.flatnonzero(is_first)
     stretches = np.zeros(len(begins), _STRETCH)
