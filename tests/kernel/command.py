@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,8 @@ NETTOP = os.environ.get("NETTOP_COMMAND", str(Path(sys.executable).with_name("ne
 TABLE = ("--table", "-d")
 JSON = (*TABLE, "--format", "jsonl")
 HOUR = ("--interval", "3600")
+_LOADER = b"nettop.kernel.loader"
+_BCC_FOLDER = "import bcc, os; print(os.path.dirname(bcc.__file__))"
 
 Row = dict[str, Any]
 
@@ -33,6 +36,18 @@ def nettop(*options: str, deadline_s: float = 60, **how: Any) -> subprocess.Comp
         check=False,
         **how,
     )
+
+
+def mounted(script: str) -> tuple[str, ...]:
+    """Starts what follows in a mount namespace of its own, after the script."""
+    return "unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"'
+
+
+def bcc_folder() -> str:
+    """Where the distribution has its bcc."""
+    return subprocess.run(
+        ["/usr/bin/python3", "-c", _BCC_FOLDER], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def rows(*options: str, everything: bool = True) -> list[Row]:
@@ -72,15 +87,20 @@ def in_namespaces(rows: list[Row], *inodes: int) -> list[Row]:
 
 
 class Running:
-    """nettop running in the background, refreshed by a newline on its standard input."""
+    """nettop running in the background, refreshed by a newline on its standard input.
 
-    def __init__(self, *options: str, **how: Any) -> None:
+    `around` are the words that start it, such as those of `mounted`.
+    """
+
+    def __init__(self, *options: str, around: Sequence[str] = (), **how: Any) -> None:
         self._out = tempfile.NamedTemporaryFile("w+b", prefix="nettop-out")  # noqa: SIM115 - closed at exit
         self._error = tempfile.NamedTemporaryFile("w+b", prefix="nettop-err")  # noqa: SIM115 - as above
         how.setdefault("stdin", subprocess.PIPE)
         how.setdefault("stdout", self._out)
         how.setdefault("preexec_fn", _restore_signals)
-        self.process = subprocess.Popen([NETTOP, *options], stderr=self._error, start_new_session=True, **how)
+        self.process = subprocess.Popen(
+            [*around, NETTOP, *options], stderr=self._error, start_new_session=True, **how
+        )
         self.pid = self.process.pid
 
     def __enter__(self) -> Self:
@@ -144,15 +164,14 @@ class Running:
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
-    def children(self) -> list[int]:
-        """Its living children: the loader, while it works."""
-        return [pid for pid, parent, _ in living() if parent == self.pid]
+    def loaders(self) -> list[int]:
+        """The children that compile and load, while they live."""
+        return [pid for pid, parent, words in living() if parent == self.pid and _LOADER in words]
 
     def gone(self) -> bool:
         """Whether neither it nor an orphaned loader is left."""
         return not any(
-            pid == self.pid or (parent == 1 and b"nettop.kernel.loader" in words)
-            for pid, parent, words in living()
+            pid == self.pid or (parent == 1 and _LOADER in words) for pid, parent, words in living()
         )
 
 

@@ -14,7 +14,20 @@ from typing import Any
 import pytest
 
 from . import bpf_objects, traffic
-from .command import JSON, TABLE, Row, Running, by_cookie, complaints, in_namespaces, nettop, rows, rows_in
+from .command import (
+    JSON,
+    TABLE,
+    Row,
+    Running,
+    bcc_folder,
+    by_cookie,
+    complaints,
+    in_namespaces,
+    mounted,
+    nettop,
+    rows,
+    rows_in,
+)
 from .lab import Lab, until
 from .traffic import Call
 
@@ -139,7 +152,7 @@ def test_signal_at_a_random_moment(left_clean: None, number: signal.Signals, see
     moment = random.Random(f"{number}{seed}").uniform(0, 0.8)
     with Running(*JSON, "--all", "--interval", "0.1") as running:
         if number == signal.SIGINT:
-            until(lambda: running.children() or running.text(), "nettop begins")
+            until(lambda: running.loaders() or running.text(), "nettop begins")
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(moment)
         status = running.end(number)
@@ -149,9 +162,14 @@ def test_signal_at_a_random_moment(left_clean: None, number: signal.Signals, see
 
 
 def test_loader_killed(left_clean: None) -> None:
-    """When the child that compiles dies, nettop says so, exits with a failure, and leaves nothing."""
-    with Running(*JSON, "--once", "--all") as running:
-        child = until(running.children, "the loader starts")[0]
+    """When the child that compiles dies, nettop says so, exits with a failure, and leaves nothing.
+
+    Its bcc is one that never ends to be imported, so that nothing is compiled before it dies.
+    """
+    folder = bcc_folder()
+    waits = f"mount -t tmpfs none {folder} && echo 'import signal; signal.pause()' > {folder}/__init__.py"
+    with Running(*JSON, "--once", "--all", around=mounted(waits)) as running:
+        child = until(running.loaders, "the loader starts")[0]
         os.kill(child, signal.SIGKILL)
         assert running.wait() == SOURCE_FAILED
         until(running.gone, "every process of nettop has ended")

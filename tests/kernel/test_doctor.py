@@ -25,14 +25,13 @@ from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.snapshots.source import Source
 
 from . import bpf_objects
-from .command import NETTOP, Running, nettop
+from .command import NETTOP, Running, bcc_folder, mounted, nettop
 from .lab import Lab, until
 
 pytestmark = pytest.mark.kernel
 
 NOBODY = 65534
 REPORT = (NETTOP, "doctor", "--format", "json")
-SYSTEM_BCC = "import bcc, os; print(os.path.dirname(bcc.__file__))"
 DEADLINE_S = 120
 RIGHTS = (
     "CAP_BPF",
@@ -63,11 +62,6 @@ def report_of(*around: str, **how: Any) -> Report:
     assert report["ok"] is (done.returncode == ExitCode.DONE)
     assert agrees, [trial for trial in report["self_test"] if trial["ok"] is False]
     return report
-
-
-def mounted(script: str) -> tuple[str, ...]:
-    """Starts what follows in a mount namespace of its own, after the script."""
-    return "unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"'
 
 
 def without(*capabilities: str) -> tuple[str, ...]:
@@ -242,10 +236,7 @@ def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> Non
 
 def test_bcc_hidden(left_clean: None) -> None:
     """A bcc that is not there is named, with the script that installs it."""
-    folder = subprocess.run(
-        ["/usr/bin/python3", "-c", SYSTEM_BCC], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    report = report_of(*mounted(f"mount -t tmpfs none {folder}"))
+    report = report_of(*mounted(f"mount -t tmpfs none {bcc_folder()}"))
     assert bad(report) == {"bcc"}
     assert "install-deps.sh" in checks(report)["bcc"]["remedy"]
     assert "bcc" in hooks(report)["packets"]["refused"][0]["why"]

@@ -73,11 +73,11 @@ def test_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
 def test_a_child_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
     """Without the loader nettop ends with an error message, or goes on without what was not loaded yet."""
     with Running(*FRONTENDS[seed % len(FRONTENDS)]) as running:
-        child = until(running.children, "a child begins")[0]
+        child = until(running.loaders, "a child begins")[0]
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.process.wait(random.Random(seed).uniform(0, 0.5))
         kill(child)
-        until(lambda: child not in running.children(), "nettop takes note of the child's end")
+        until(lambda: child not in running.loaders(), "nettop takes note of the child's end")
         running.end()
         until(running.gone, "every process of nettop has ended")
         assert "Traceback" not in running.errors()
