@@ -169,7 +169,8 @@ class Loader:
         self._output = -1
 
     def _send(self, request: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        # The answer says that a child was killed; it is reset if it had not read a request before.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._channel.sendall(json.dumps(request).encode())
 
     def _receive(self) -> tuple[dict[str, Any], Sequence[int]]:

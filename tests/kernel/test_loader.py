@@ -77,6 +77,22 @@ def test_a_killed_loader_is_an_error() -> None:
         loader.load(table_text())
 
 
+def test_a_loader_that_is_killed_before_it_reads() -> None:
+    """Also the requests that follow are answered by that error: nothing goes on as if a mechanism were refused."""
+    loader = Loader()
+    os.kill(loader.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, loader.pid, os.WSTOPPED)
+    loader.request(table_text())  # which nobody reads: the kernel resets the connection then
+    os.kill(loader.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, loader.pid, os.WEXITED | os.WNOWAIT)
+    for _ in range(2):
+        loader.request(table_text())
+    for _ in range(3):
+        with pytest.raises(SourceFailed, match="loader ended"):
+            loader.answer()
+    loader.close()
+
+
 def test_missing_bcc_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error for a missing bcc, or another module of that name, says what to run."""
     monkeypatch.setattr("sys.executable", make_python_without_bcc(tmp_path))
