@@ -16,13 +16,12 @@ from nettop.probes.connections import probe as connections
 from nettop.probes.connections.programs import events_text
 
 from . import traffic
-from .command import JSON, NETTOP, TABLE, complaints
+from .command import JSON, NETTOP, TABLE, bcc_folder, complaints, mounted
 from .lab import Lab
 
 pytestmark = pytest.mark.kernel
 
 CANNOT = 3
-SYSTEM_BCC = "import bcc, os; print(os.path.dirname(bcc.__file__))"
 
 
 def without(capabilities: str) -> "subprocess.CompletedProcess[str]":
@@ -44,8 +43,7 @@ def without(capabilities: str) -> "subprocess.CompletedProcess[str]":
 
 def with_mounted(mount: str, *options: str) -> "subprocess.CompletedProcess[str]":
     """One run of nettop in a mount namespace of its own, in which that was mounted first."""
-    script = f'{mount} && exec "$0" "$@"'
-    command = ["unshare", "--mount", "sh", "-c", script, NETTOP, *options]
+    command = [*mounted(mount), NETTOP, *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -98,10 +96,7 @@ def test_kernel_without_btf() -> None:
 )
 def test_bcc_that_is_missing_or_broken(content: str) -> None:
     """Without a bcc that can be imported nettop says so; a command that needs it names the remedy, and exits with 3."""
-    interpreter = "/usr/bin/python3"
-    package = subprocess.run(
-        [interpreter, "-c", SYSTEM_BCC], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    package = bcc_folder()
     write = f'echo "{content}" > {package}/__init__.py' if content else "true"
     hidden = f"mount -t tmpfs none {package} && {write}"
     done = with_mounted(hidden, "--table", "--once", "--all")
@@ -119,10 +114,7 @@ def test_bcc_that_is_too_old(tmp_path: Path) -> None:
     """What needs programs names the version of an old bcc, and the one that is needed."""
     version = tmp_path / "version.py"
     version.write_text('__version__ = "0.18.0"')
-    package = subprocess.run(
-        ["/usr/bin/python3", "-c", SYSTEM_BCC], capture_output=True, text=True, check=True
-    )
-    mount = f"mount --bind {version} {package.stdout.strip()}/version.py"
+    mount = f"mount --bind {version} {bcc_folder()}/version.py"
     done = with_mounted(mount, *TABLE, "--once", "--view", "drops")
     assert done.returncode == 0
     assert "bcc 0.18.0 is too old: nettop needs 0.26 or later" in done.stderr
