@@ -11,10 +11,10 @@ from typing import Self
 
 from nettop.engine.bus import Feed
 from nettop.engine.session import Session
-from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError, Unsupported
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.wake_event import WakeEvent
 
 LAST_READING_WAIT_S = 10.0
 """How long the end of a frontend waits for the last reading."""

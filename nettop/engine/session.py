@@ -23,7 +23,6 @@ from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, 
 from nettop.engine.own_cost_table import OwnCostSource
 from nettop.engine.pace import Pace
 from nettop.engine.source import probe_of
-from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError, SourceFailed, failure_of
 from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
@@ -36,6 +35,7 @@ from nettop.snapshots.source import (
     SamplingSource,
     Source,
 )
+from nettop.wake_event import WakeEvent
 
 T = TypeVar("T")
 DETACH_AFTER_S = 10.0

@@ -12,7 +12,6 @@ from typing import TextIO
 from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import WRITE
 from nettop.engine.session import Session
-from nettop.engine.wake_event import WakeEvent
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import Requests
 from nettop.output.banner import mechanisms
@@ -26,6 +25,7 @@ from nettop.query.batches import PIECE_ROWS, pieces
 from nettop.query.view import View
 from nettop.settings import LogSettings
 from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
+from nettop.wake_event import WakeEvent
 
 
 def run_log(

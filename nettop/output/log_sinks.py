@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError
 from nettop.interrupts import Requests
 from nettop.output.console import Console
@@ -17,6 +16,7 @@ from nettop.output.log_files import LogFile, Place
 from nettop.output.log_lines import lost_line
 from nettop.output.losses import Lost
 from nettop.settings import LineFormat, LogSettings
+from nettop.wake_event import WakeEvent
 
 _ENDINGS = {LineFormat.TEXT: "log", LineFormat.JSONL: "jsonl"}
 _GONE = select.POLLERR | select.POLLHUP

@@ -11,7 +11,6 @@ from typing import TextIO
 from starlette.types import ASGIApp
 
 from nettop.engine.session import Session
-from nettop.engine.wake_event import WakeEvent
 from nettop.errors import ExitCode
 from nettop.interrupts import Requests
 from nettop.query.filter import parse_filter
@@ -28,6 +27,7 @@ from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.safe_text import safe_text
+from nettop.wake_event import WakeEvent
 
 Run = Callable[[Session], ExitCode]
 """Serves what a session reads, until somebody requests the end."""

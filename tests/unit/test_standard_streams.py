@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from nettop.engine.wake_event import WakeEvent
 from nettop.output.standard_streams import StandardStreams, may_read
+from nettop.wake_event import WakeEvent
 
 DEADLINE_S = 60
 
@@ -112,7 +112,7 @@ def test_raw_terminal_is_a_pagers() -> None:
 
 BACKGROUND = """
 import os, pty, select, signal, sys
-from nettop.engine.wake_event import WakeEvent
+from nettop.wake_event import WakeEvent
 from nettop.output.standard_streams import StandardStreams, may_read
 
 pid, terminal = pty.fork()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nettop.engine.wake_event import WakeEvent
+from nettop.wake_event import WakeEvent
 from tests.unit.logging_run import until
 
 POLLING = {"7", "73", "271"}

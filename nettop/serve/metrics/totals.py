@@ -14,7 +14,6 @@ from typing import Self
 import numpy as np
 
 from nettop.engine.consumer import Consumer
-from nettop.engine.wake_event import WakeEvent
 from nettop.query.view import View
 from nettop.serve.metrics.families import series_sets
 from nettop.serve.metrics.series import Counted, SeriesTotals, grouped, reading_view
@@ -24,6 +23,7 @@ from nettop.snapshots.arrays import Mask
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.wake_event import WakeEvent
 
 ADD_UP = "add up"
 """What the thread does, in nettop's own cost."""
