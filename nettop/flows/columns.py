@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The columns of a stored flow, declared once: decoding, the store's tables and documentation read them here."""
+"""The columns of a stored flow, declared once: decoding, enrichment, the store's tables and documentation read them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ COLUMNS = (
     Column("end", "i8", "DateTime64(3)", "last packet of the flow, ms", "TimeFlowEnd"),
     Column("exporter", ADDRESS, "IPv6", "who sent the datagram; of sFlow the agent", "SamplerAddress"),
     Column("domain", "u4", "UInt32", "observation domain, source ID, engine, or sub-agent of sFlow"),
-    Column("protocol_version", "u1", "UInt8", "5 and 9 are NetFlow, 10 IPFIX, 105 sFlow 5", "FlowType"),
+    Column("protocol_version", "u1", "UInt8", "5 and 9 are NetFlow, 10 IPFIX, 105 sFlow 5, 201 conntrack, 202 NFLOG, "
+           "203 a mirrored port, 204 another producer", "FlowType"),
     Column("sequence", "u4", "UInt32", "sequence number of the datagram", "SequenceNum"),
     Column("sampling_rate", "u4", "UInt32", "one packet in so many was looked at; 0 is not known", "SamplingRate"),
     Column("direction", "u1", "UInt8", "0 ingress, 1 egress, 255 is not known", "FlowDirection", UNKNOWN_DIRECTION),
@@ -86,6 +87,33 @@ COLUMNS = (
     Column("biflow_direction", "u1", "UInt8", "1 and 2 are the directions of a biflow", "BiFlowDirection"),
 )
 # fmt: on
+_TEXT = "LowCardinality(String)"
+_SIDE = "Enum8('unknown' = 0, 'in' = 1, 'out' = 2, 'internal' = 3, 'through' = 4)"
+# fmt: off
+ADDED_COLUMNS = (
+    Column("src_country", "u4", _TEXT, "country of the source, ISO 3166-1; empty is not known"),
+    Column("dst_country", "u4", _TEXT, "country of the destination, ISO 3166-1; empty is not known"),
+    Column("src_network", "u4", _TEXT, "name of the source's network; empty is not known"),
+    Column("dst_network", "u4", _TEXT, "name of the destination's network; empty is not known"),
+    Column("in_if_name", "u4", _TEXT, "name of the interface that the flow came in by; empty is not known"),
+    Column("out_if_name", "u4", _TEXT, "name of the interface that the flow went out by; empty is not known"),
+    Column("side", "i1", _SIDE, "whether the flow enters own networks, leaves them, stays in them, or passes through"),
+)
+"""The columns that enrichment adds to those of a flow. The dtype of a text is that of its codes."""
+# fmt: on
+PROTOCOL_NAMES = {
+    1: "icmp",
+    2: "igmp",
+    4: "ipip",
+    6: "tcp",
+    17: "udp",
+    47: "gre",
+    50: "esp",
+    58: "icmpv6",
+    89: "ospf",
+    132: "sctp",
+}
+"""IP protocols that have a name here, by number."""
 BY_NAME = {column.name: column for column in COLUMNS}
 
 Flows = dict[str, Array]

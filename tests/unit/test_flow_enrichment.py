@@ -17,9 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nettop.errors import NettopError, UsageError
-from nettop.flows.columns import ADDRESS
+from nettop.flows.columns import ADDED_COLUMNS, ADDRESS
 from nettop.flows.decode.options import InterfaceName
-from nettop.flows.enrichment.enrich import ADDED_COLUMNS, Enrichment, FlowSide
+from nettop.flows.enrichment.enrich import Enrichment, FlowSide
 from nettop.flows.enrichment.interfaces import Interface, InterfaceNames
 from nettop.flows.enrichment.mmdb import _read_nodes
 from nettop.flows.enrichment.networks import (
@@ -542,19 +542,24 @@ def test_columns_of_flows(tmp_path: Path) -> None:
     pairs = [("10.0.0.1", "2001:db8::1"), ("192.0.2.1", "10.0.0.1"), (UNKNOWN, "10.0.0.1")]
     added = enrichment.added(flows(pairs, dst_as=0))
     assert {name: values.tolist() for name, values in added.values.items()} == {
-        "src_as": [64512, 0, 0], "dst_as": [64513, 64512, 64512], "src_country": [b"DE", b"", b""],
-        "dst_country": [b"FR", b"DE", b"DE"], "flow_side": [FlowSide.OUT, FlowSide.IN, FlowSide.UNKNOWN],
+        "src_as": [64512, 0, 0], "dst_as": [64513, 64512, 64512],
+        "side": [FlowSide.OUT, FlowSide.IN, FlowSide.UNKNOWN],
     }  # fmt: skip
     assert {name: texts_of(coded) for name, coded in added.texts.items()} == {
-        "src_net_name": ["ten", "", ""],
-        "dst_net_name": ["eight", "ten", "ten"],
+        "src_country": ["DE", "", ""],
+        "dst_country": ["FR", "DE", "DE"],
+        "src_network": ["ten", "", ""],
+        "dst_network": ["eight", "ten", "ten"],
     }
     reported = enrichment.added(flows(pairs, src_as=7, dst_as=9)).values
     assert (reported["src_as"].tolist(), reported["dst_as"].tolist()) == ([7] * 3, [9] * 3)
     assert enrichment.as_names() == {64512: "Ten", 64513: "Eight"}
     declared = {each.name: each.dtype for each in ADDED_COLUMNS}
     computed = {name: values.dtype for name, values in added.values.items()}
-    computed |= {name: coded.codes.dtype for name, coded in added.texts.items()}
+    unnamed = InterfaceNames({}).added(
+        {"exporter": np.zeros(1, ADDRESS), **dict.fromkeys(("in_if", "out_if"), np.ones(1, np.uint32))}
+    )
+    computed |= {name: coded.codes.dtype for name, coded in (added.texts | unnamed).items()}
     assert declared == {name: dtype.str[1:] for name, dtype in computed.items() if name in declared}
     assert {computed["src_as"].str, computed["dst_as"].str} == {"<u4"}
 
@@ -565,9 +570,9 @@ def test_no_flows_and_no_sources() -> None:
         for pairs in ([], [("10.0.0.1", "::1")]):
             added = enrichment.added(flows(pairs))
             assert {name: values.dtype.str[1:] for name, values in added.values.items()} == {
-                "flow_side": "u1", "src_as": "u4", "dst_as": "u4", "src_country": "S2", "dst_country": "S2",
+                "side": "i1", "src_as": "u4", "dst_as": "u4",
             }  # fmt: skip
-            assert [texts_of(coded) for coded in added.texts.values()] == [[""] * len(pairs)] * 2
+            assert [texts_of(coded) for coded in added.texts.values()] == [[""] * len(pairs)] * 4
 
 
 SIDES = {
@@ -586,9 +591,9 @@ def test_sides_of_flows() -> None:
     """As seen from own networks, which may be all that is known; unknown where none are given."""
     own = parsed_networks(["10.0.0.0/8", "2001:db8::/32"])
     pairs = flows(list(SIDES))
-    assert Enrichment([], own).added(pairs).values["flow_side"].tolist() == list(SIDES.values())
-    assert not Enrichment().added(pairs).values["flow_side"].any()
-    every = Enrichment([], parsed_networks(["0.0.0.0/0", "::/0"])).added(pairs).values["flow_side"].tolist()
+    assert Enrichment([], own).added(pairs).values["side"].tolist() == list(SIDES.values())
+    assert not Enrichment().added(pairs).values["side"].any()
+    every = Enrichment([], parsed_networks(["0.0.0.0/0", "::/0"])).added(pairs).values["side"].tolist()
     assert every == [FlowSide.UNKNOWN if UNKNOWN in pair else FlowSide.INTERNAL for pair in SIDES]
 
 
@@ -601,10 +606,16 @@ def test_several_sources(tmp_path: Path) -> None:
     )
     enrichment = Enrichment(tables(tmp_path, first, second))
     added = enrichment.added(flows([("10.0.0.1", "10.1.0.1"), ("11.0.0.1", "12.0.0.1")]))
-    assert {name: values.tolist() for name, values in added.values.items() if name != "flow_side"} == {
-        "src_as": [1, 3], "dst_as": [1, 1], "src_country": [b"", b"DE"], "dst_country": [b"FR", b""],
-    }  # fmt: skip
-    assert [texts_of(coded) for coded in added.texts.values()] == [["wide", "same"], ["narrow", ""]]
+    assert {name: values.tolist() for name, values in added.values.items() if name != "side"} == {
+        "src_as": [1, 3],
+        "dst_as": [1, 1],
+    }
+    assert {name: texts_of(coded) for name, coded in added.texts.items()} == {
+        "src_country": ["", "DE"],
+        "dst_country": ["FR", ""],
+        "src_network": ["wide", "same"],
+        "dst_network": ["narrow", ""],
+    }
     assert enrichment.as_names() == {1: "first", 2: "second", 3: "third"}
 
 
@@ -625,7 +636,7 @@ def test_names_of_several_sources(
     addresses = [str(at) for at in addresses_around(networks) if at != IPv6Address(0)]
     added = Enrichment(tables(folder, *texts)).added(flows([(at, at) for at in addresses]))
     expected = [most_specific(networks, ipaddress.ip_address(at)) for at in addresses]
-    assert texts_of(added.texts["src_net_name"]) == [rows[at][1] if at >= 0 else "" for at in expected]
+    assert texts_of(added.texts["src_network"]) == [rows[at][1] if at >= 0 else "" for at in expected]
 
 
 @given(st.lists(st.sampled_from(["", "a", "b", "c", "d"])))

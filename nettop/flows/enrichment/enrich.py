@@ -10,28 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.flows.columns import ADDRESS, Column, Flows
+from nettop.flows.columns import ADDRESS, Flows
 from nettop.flows.enrichment.networks import Intervals, Ranges, overlaid
 from nettop.flows.enrichment.sources import Known, Source
 from nettop.flows.enrichment.texts import Coded
 from nettop.snapshots.snapshot import Array
 
-# fmt: off
-ADDED_COLUMNS = (
-    Column("src_country", "S2", "FixedString(2)", "country of the source, ISO 3166-1; zeros are not known"),
-    Column("dst_country", "S2", "FixedString(2)", "country of the destination, ISO 3166-1; zeros are not known"),
-    Column("src_net_name", "u4", "LowCardinality(String)", "name of the source's network; empty is not known"),
-    Column("dst_net_name", "u4", "LowCardinality(String)", "name of the destination's network; empty is not known"),
-    Column("flow_side", "u1", "UInt8", "0 unknown, 1 in, 2 out, 3 internal, 4 through: as seen from own networks"),
-)
-# fmt: on
-"""Columns of flows that enrichment adds. Names of networks are codes into words."""
-
 _UNKNOWN_RANK = 0xFF
 
 
 class FlowSide(IntEnum):
-    """Where a flow goes, as seen from own networks."""
+    """Where a flow goes, as seen from own networks: the numbers of the column `side`."""
 
     UNKNOWN = 0
     """Own networks are not given, or an address of the flow is not known."""
@@ -50,7 +39,7 @@ _SIDES = np.array(
         [FlowSide.UNKNOWN, FlowSide.THROUGH, FlowSide.IN],
         [FlowSide.UNKNOWN, FlowSide.OUT, FlowSide.INTERNAL],
     ],
-    np.uint8,
+    np.int8,
 )
 """By whose the source is, and whose the destination."""
 
@@ -87,8 +76,9 @@ class Enrichment:
         ]
         facts, columns = _folded(attributes)
         self._intervals = numbered.with_indices(facts)
-        self._as_numbers, self._countries, self._names, self._owners = columns
-        self._words = words
+        self._as_numbers, countries, name_codes, self._owners = columns
+        self._countries = Coded.of(country.decode() for country in countries)
+        self._names = Coded(name_codes, words)
         self._as_names: dict[int, str] = {}
         for each in reversed(sources):
             self._as_names |= each.as_names
@@ -100,13 +90,13 @@ class Enrichment:
         """
         both = np.concatenate([flows["src"], flows["dst"]])
         src, dst = np.split(self._intervals.look_up(both), 2)
-        values = {"flow_side": _SIDES[self._owners[src], self._owners[dst]]}
+        values = {"side": _SIDES[self._owners[src], self._owners[dst]]}
         texts = {}
         for side, facts in (("src", src), ("dst", dst)):
             reported = flows[f"{side}_as"]
             values[f"{side}_as"] = np.where(reported == 0, self._as_numbers[facts], reported)
-            values[f"{side}_country"] = self._countries[facts]
-            texts[f"{side}_net_name"] = Coded(self._names[facts], self._words)
+            texts[f"{side}_country"] = self._countries.taken(facts)
+            texts[f"{side}_network"] = self._names.taken(facts)
         return Added(values, texts)
 
     def as_names(self) -> dict[int, str]:

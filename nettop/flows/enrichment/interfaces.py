@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.errors import UsageError
-from nettop.flows.columns import ADDRESS
+from nettop.flows.columns import ADDRESS, Flows
 from nettop.flows.decode.options import InterfaceName
 from nettop.flows.enrichment.networks import SortedKeys, address_keys, parsed_address
 from nettop.flows.enrichment.tables import CsvTable, read_file
@@ -94,6 +94,13 @@ class InterfaceNames:
                 name=each.name or other.name, description=each.description or other.description
             )
         return InterfaceNames(interfaces)
+
+    def added(self, flows: Flows) -> dict[str, Coded]:
+        """The names of the interfaces that flows came in by and went out by, as columns (n,)."""
+        return {
+            f"{side}_if_name": self.look_up(flows["exporter"], flows[f"{side}_if"]).names
+            for side in ("in", "out")
+        }
 
     def look_up(self, exporters: Array, indices: Array) -> Interfaces:
         """What is known of interfaces by their exporters, an ADDRESS (n,), and their indices, u4 (n,)."""
