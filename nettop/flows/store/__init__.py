@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where flows are kept: ClickHouse's tables, in this process or on servers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Store(Protocol):
+    """Keeps blocks of rows and answers queries; may be used by several threads, of which one inserts."""
+
+    def insert(self, table: str, block: bytes, token: str) -> None:
+        """Stores a block of ClickHouse's format Native durably; again with the same token it stores nothing.
+
+        Raises SourceFailed if it cannot be known to be stored: the block may be given again.
+        """
+
+    def query(self, sql: str, form: str = "JSONCompact") -> bytes:
+        """The answer to a query that only reads, in one of ClickHouse's formats.
+
+        Raises UsageError for what is refused, wrong, or takes too much; SourceFailed if the store does not answer.
+        """
+
+    def close(self) -> None:
+        """Ends the use of the store. Once is enough, twice does no harm."""

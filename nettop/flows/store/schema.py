@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of flows as data, and ClickHouse's statements that make them, in one process or on a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import NamedTuple
+
+from nettop.errors import UsageError
+from nettop.flows.columns import ADDED_COLUMNS, COLUMNS
+from nettop.flows.decode.sflow import INTERFACE_COUNTERS
+
+DATABASE = "nettop"
+SCHEMA_VERSION = 1
+"""Rises with every change that an older nettop could not read or write; kept as the comment of `flows_raw`."""
+
+TALKERS_MAX = 1000
+"""How many pairs of addresses `talkers_1m` keeps by name of each minute of an inserted block."""
+REPEATS_MAX = 1000
+"""Of how many of the last blocks a table without replication knows the tokens."""
+_REPLICATED_REPEATS = (
+    "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800"
+)
+"""Of newer servers the default is an hour, which a block may wait for a server that has failed."""
+
+INSERT_SETTINGS = {
+    # Views find out by the block's token, too, whether they have had the block.
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    # What a view sums up has no equal keys: to sum once more would double the cost of an insert.
+    "optimize_on_insert": 0,
+}
+"""Of every insert, besides `insert_deduplication_token`, the block's name."""
+
+EXISTING = "SELECT database, name, comment, engine_full FROM system.tables FORMAT JSONCompactEachRow"
+"""The query whose answer `existing_tables` reads."""
+
+SERVICE_PORTS = (
+    *(1080, 1194, 1433, 1521, 1701, 1723, 1812, 1813, 1883, 1935, 2049, 2083, 2087, 2375, 2376, 3000, 3128),
+    *(3260, 3306, 3389, 3478, 3868, 4222, 4443, 4500, 4789, 5000, 5004, 5060, 5061, 5201, 5222, 5223, 5228),
+    *(5269, 5353, 5355, 5432, 5671, 5672, 5900, 5938, 5984, 6379, 6443, 6514, 6653, 6667, 6881, 7844, 8000),
+    *(8080, 8086, 8123, 8125, 8333, 8443, 8801, 8883, 8888, 9000, 9042, 9090, 9092, 9100, 9200, 9418, 9443),
+    *(9993, 10050, 10051, 11211, 19302, 25565, 27015, 27017, 32400, 41641, 51413, 51820),
+)
+"""Ports from 1024 on that services are known by; every lower one is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long each table keeps its rows, by their time. They are dropped by whole days, of `flows_1h` by months."""
+
+    flows_raw: timedelta = timedelta(days=7)
+    flows_1m: timedelta = timedelta(days=30)
+    flows_5m: timedelta = timedelta(days=90)
+    flows_1h: timedelta = timedelta(days=730)
+    talkers_1m: timedelta = timedelta(days=30)
+    interface_counters: timedelta = timedelta(days=90)
+    ledger: timedelta = timedelta(days=90)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            kept = getattr(self, field.name)
+            # The time at which a row ends is a DateTime, which ends itself in 2106.
+            if not timedelta(hours=1) <= kept <= timedelta(days=50 * 365):
+                raise UsageError(
+                    f"rows of {field.name} cannot be kept for {kept}", "keep them for an hour to 50 years"
+                )
+
+    def seconds(self, table: str) -> int:
+        """How long this table keeps its rows."""
+        kept: timedelta = getattr(self, table)
+        return int(kept.total_seconds())
+
+
+class Stored(NamedTuple):
+    """A column of a table: ClickHouse's type and compression, and NetMeta's name for the same, if it has one."""
+
+    name: str
+    clickhouse: str
+    help: str
+    codec: str = "ZSTD(1)"
+    netmeta: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table, sorted by `order`, of which the first `indexed` are kept in memory; `time` says how old a row is.
+
+    One with a `source` is filled by a view of it: `select`, in which {source} is the source's name.
+    """
+
+    name: str
+    columns: tuple[Stored, ...]
+    order: tuple[str, ...]
+    indexed: int
+    time: str = "time"
+    partition: str = "toYYYYMMDD({time}, 'UTC')"
+    engine: str = "MergeTree"
+    shard_by: str = "cityHash64(exporter)"
+    source: str = ""
+    select: str = ""
+
+    @property
+    def types(self) -> dict[str, str]:
+        """ClickHouse's types by column, in their order, as `native_block` takes them."""
+        return {column.name: column.clickhouse for column in self.columns}
+
+
+class Existing(NamedTuple):
+    """What system.tables says of a table of the database."""
+
+    comment: str
+    engine_full: str
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+_CODECS = {
+    # They rise within what an exporter sent.
+    **dict.fromkeys(("received", "sequence"), "Delta, ZSTD(1)"),
+    # Their upper bits are zeros.
+    **dict.fromkeys(("bytes", "packets"), "T64, ZSTD(1)"),
+}
+"""Smallest over flows of twenty routers and switches; LZ4, ZSTD(3), DoubleDelta and GCD take more space or time."""
+
+_FLOW = {
+    column.name: Stored(
+        column.name, column.clickhouse, column.help, _CODECS.get(column.name, "ZSTD(1)"), column.netmeta
+    )
+    for column in (*COLUMNS, *ADDED_COLUMNS)
+}
+_KEYS = (
+    *("exporter", "in_if", "out_if", "side", "etype", "protocol"),
+    *("src_as", "dst_as", "src_country", "dst_country", "service_port"),
+)
+_TIME = Stored("time", "DateTime", "begin of the minute, five minutes or hour in which the datagrams arrived")
+_SERVICE_PORT = Stored(
+    "service_port",
+    "UInt16",
+    "the lower one of both ports that is below 1024 or known by a service; 0 is none",
+)
+_SUMS = tuple(
+    Stored(name, "UInt64", meaning, "T64, ZSTD(1)")
+    for name, meaning in (
+        ("bytes", "as reported"),
+        ("packets", "as reported"),
+        ("estimated_bytes", "each flow's multiplied by its sampling rate, where that is known"),
+        ("estimated_packets", "each flow's multiplied by its sampling rate, where that is known"),
+        ("flows", "how many rows of flows_raw"),
+    )
+)
+_FLOW_SUMS = {
+    "bytes": "sum(f.bytes)",
+    "packets": "sum(f.packets)",
+    "estimated_bytes": "sum(f.bytes * greatest(f.sampling_rate, 1))",
+    "estimated_packets": "sum(f.packets * greatest(f.sampling_rate, 1))",
+    "flows": "count()",
+}
+_SUMS_OF_SUMS = {column.name: f"sum(f.{column.name})" for column in _SUMS}
+
+
+def _select(source: str, keys: Mapping[str, str], sums: Mapping[str, str]) -> str:
+    """A SELECT of expressions by name, with `f` before the source's columns: a bare name is that of the result."""
+    columns = ", ".join(f"{expression} AS {name}" for name, expression in {**keys, **sums}.items())
+    return " ".join(("SELECT", columns, "FROM", source, "AS f GROUP BY", ", ".join(keys)))
+
+
+def _is_service(port: str) -> str:
+    return f"({port} BETWEEN 1 AND 1023 OR {port} IN ({', '.join(map(str, SERVICE_PORTS))}))"
+
+
+_LOWER, _HIGHER = "least(f.src_port, f.dst_port)", "greatest(f.src_port, f.dst_port)"
+SERVICE_PORT_OF_FLOW = f"multiIf({_is_service(_LOWER)}, {_LOWER}, {_is_service(_HIGHER)}, {_HIGHER}, 0)"
+_DAY, _MONTH = "toYYYYMMDD({time}, 'UTC')", "toYYYYMM({time}, 'UTC')"
+
+
+def _rollup(name: str, source: str, time: str, partition: str = _DAY) -> Table:
+    """A table of sums. `time` is that of a row of the source, cut to this table's resolution."""
+    keys = {"time": time, **{key: f"f.{key}" for key in _KEYS}}
+    if source == "flows_raw":
+        select = _select("{source}", {**keys, "service_port": SERVICE_PORT_OF_FLOW}, _FLOW_SUMS)
+    else:
+        select = _select("{source}", keys, _SUMS_OF_SUMS)
+    columns = (_TIME, *(_FLOW.get(key, _SERVICE_PORT) for key in _KEYS), *_SUMS)
+    return Table(
+        name,
+        columns,
+        tuple(keys),
+        indexed=4,
+        partition=partition,
+        engine="SummingMergeTree",
+        source=source,
+        select=select,
+    )
+
+
+_PAIRS = _select(
+    "{source}",
+    {
+        "time": "toStartOfMinute(f.received)",
+        "exporter": "f.exporter",
+        "source": "f.src",
+        "destination": "f.dst",
+    },
+    _FLOW_SUMS,
+)
+_PLACE = "row_number() OVER (PARTITION BY time ORDER BY estimated_bytes DESC)"
+_RANKED = " ".join(("(SELECT *,", _PLACE, "<=", str(TALKERS_MAX), "AS is_kept FROM (", _PAIRS, "))"))
+_TALKERS = _select(
+    _RANKED,
+    {
+        "time": "f.time",
+        "exporter": "f.exporter",
+        "src": "if(f.is_kept, f.source, toIPv6('::'))",
+        "dst": "if(f.is_kept, f.destination, toIPv6('::'))",
+    },
+    _SUMS_OF_SUMS,
+)
+
+_COUNTER_TYPES = {"u4": "UInt32", "u8": "UInt64"}
+_OF_SAMPLE = ("exporter", "domain", "received")
+_COUNTERS = tuple(
+    _FLOW[name]
+    if name in _OF_SAMPLE
+    else Stored(name, _COUNTER_TYPES[dtype.str[1:]], "as the agent reports it; of ones only if it does not")
+    for name, (dtype, *_) in (INTERFACE_COUNTERS.fields or {}).items()
+)
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            "flows_raw",
+            tuple(_FLOW.values()),
+            # Of orders by time, exporter, interfaces and addresses this one takes the least space and merges fast.
+            ("toStartOfMinute(received)", "exporter", "in_if", "out_if"),
+            indexed=4,
+            time="received",
+        ),
+        _rollup("flows_1m", "flows_raw", "toStartOfMinute(f.received)"),
+        _rollup("flows_5m", "flows_1m", "toStartOfFiveMinutes(f.time)"),
+        _rollup("flows_1h", "flows_5m", "toStartOfHour(f.time, 'UTC')", "toYYYYMM({time}, 'UTC')"),
+        Table(
+            "talkers_1m",
+            (_TIME, _FLOW["exporter"], _FLOW["src"], _FLOW["dst"], *_SUMS),
+            ("time", "exporter", "src", "dst"),
+            indexed=2,
+            engine="SummingMergeTree",
+            source="flows_raw",
+            select=_TALKERS,
+        ),
+        Table(
+            "interface_counters",
+            _COUNTERS,
+            ("toStartOfMinute(received)", "exporter", "if_index"),
+            indexed=3,
+            time="received",
+        ),
+        Table(
+            "ledger",
+            (
+                Stored("time", "DateTime64(3)", "when the block was written"),
+                Stored("token", "String", "the block's name"),
+                Stored("counters", "Map(String, Int64)", "what has been counted since the block before"),
+            ),
+            ("time",),
+            indexed=1,
+            shard_by="cityHash64(token)",
+        ),
+    )
+}
+"""All tables by name, sources before what is filled from them."""
+
+
+# --- statements -----------------------------------------------------------------------------------------------
+
+_VERSION = re.compile(r"nettop schema (\d+)")
+_KEPT = re.compile(r"toIntervalSecond\((\d+)\)")
+
+
+def existing_tables(answer: bytes) -> dict[str, Existing]:
+    """The tables of the database by name, from the answer to EXISTING."""
+    rows = map(json.loads, answer.splitlines())
+    return {name: Existing(*rest) for database, name, *rest in rows if database == DATABASE}
+
+
+def statements(
+    existing: Mapping[str, Existing], retention: Retention | None = None, cluster: str = ""
+) -> list[str]:
+    """What to execute, in this order, so that the database has all tables, and keeps their rows for so long.
+
+    Without a `retention`, that of tables which exist stays as it is. `existing` are the tables that the database has,
+    by name: what is as it should be needs no statement. On a `cluster` the tables are on all nodes, replicated, each
+    with a Distributed table over them.
+
+    Raises UsageError if the database is of a newer nettop, or has tables of the same names that are not nettop's.
+    """
+    _check_version(existing)
+    suffix, on_cluster = ("_local", f" ON CLUSTER `{cluster}`") if cluster else ("", "")
+    result = [f"CREATE DATABASE IF NOT EXISTS {DATABASE}{on_cluster}"]
+    for table in TABLES.values():
+        stored = f"{table.name}{suffix}"
+        if stored not in existing:
+            result.append(_creation(table, retention or Retention(), suffix, on_cluster))
+        elif retention and _kept_seconds(existing[stored]) != retention.seconds(table.name):
+            result.append(f"ALTER TABLE {DATABASE}.{stored}{on_cluster} MODIFY TTL {_ttl(table, retention)}")
+        if cluster and table.name not in existing:
+            result.append(_distribution(table, cluster, on_cluster))
+    views = (table for table in TABLES.values() if table.source and f"{table.name}_view" not in existing)
+    return [*result, *(_view(table, suffix, on_cluster) for table in views)]
+
+
+def _check_version(existing: Mapping[str, Existing]) -> None:
+    if "flows_raw" not in existing:
+        return
+    match = _VERSION.fullmatch(existing["flows_raw"].comment)
+    if not match:
+        raise UsageError(
+            f"the database {DATABASE} has a table flows_raw that nettop did not make",
+            "rename that database, or use another server",
+        )
+    if int(match[1]) > SCHEMA_VERSION:
+        raise UsageError(
+            f"the flows are stored with schema {match[1]}, this nettop knows schema {SCHEMA_VERSION}",
+            "use the newer nettop that stored them, or store elsewhere",
+        )
+
+
+def _creation(table: Table, retention: Retention, suffix: str, on_cluster: str) -> str:
+    columns = ",\n    ".join(_column(column) for column in table.columns)
+    engine = f"Replicated{table.engine}" if on_cluster else table.engine
+    repeats = _REPLICATED_REPEATS if on_cluster else f"non_replicated_deduplication_window = {REPEATS_MAX}"
+    return (
+        f"CREATE TABLE IF NOT EXISTS {DATABASE}.{table.name}{suffix}{on_cluster}\n(\n    {columns}\n)\n"
+        f"ENGINE = {engine}\nPARTITION BY {table.partition.format(time=table.time)}\n"
+        f"PRIMARY KEY ({', '.join(table.order[: table.indexed])})\nORDER BY ({', '.join(table.order)})\n"
+        f"TTL {_ttl(table, retention)}\n"
+        # A part that was inserted is on disk when the insert ends. One file for each keeps that cheap.
+        f"SETTINGS {repeats}, fsync_after_insert = 1, fsync_part_directory = 1, "
+        "min_bytes_for_wide_part = 134217728, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1\n"
+        f"COMMENT 'nettop schema {SCHEMA_VERSION}'"
+    )
+
+
+def _column(column: Stored) -> str:
+    comment = column.help.replace("'", "\\'")
+    return f"{column.name} {column.clickhouse} COMMENT '{comment}' CODEC({column.codec})"
+
+
+def _ttl(table: Table, retention: Retention) -> str:
+    return f"toDateTime({table.time}) + toIntervalSecond({retention.seconds(table.name)})"
+
+
+def _kept_seconds(existing: Existing) -> int | None:
+    match = _KEPT.search(existing.engine_full)
+    return int(match[1]) if match else None
+
+
+def _distribution(table: Table, cluster: str, on_cluster: str) -> str:
+    stored = f"{table.name}_local"
+    return (
+        f"CREATE TABLE IF NOT EXISTS {DATABASE}.{table.name}{on_cluster} AS {DATABASE}.{stored}\n"
+        f"ENGINE = Distributed(`{cluster}`, {DATABASE}, {stored}, {table.shard_by})\n"
+        f"COMMENT 'nettop schema {SCHEMA_VERSION}'"
+    )
+
+
+def _view(table: Table, suffix: str, on_cluster: str) -> str:
+    select = table.select.format(source=f"{DATABASE}.{table.source}{suffix}")
+    return (
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS {DATABASE}.{table.name}_view{on_cluster} "
+        f"TO {DATABASE}.{table.name}{suffix} AS\n{select}"
+    )

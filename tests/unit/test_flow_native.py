@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks of ClickHouse's format Native: a reader written from its description reads what was written."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.flows.columns import ADDRESS
+from nettop.flows.enrichment.texts import Coded
+from nettop.flows.store.native import Values, native_block
+
+SIDE = "Enum8('unknown' = 0, 'in' = 1)"
+FORMS = {
+    "UInt8": "B",
+    "UInt16": "H",
+    "UInt32": "I",
+    "UInt64": "Q",
+    "Int64": "q",
+    "DateTime64(3)": "q",
+    SIDE: "b",
+}
+"""How struct reads the types of numbers."""
+DTYPES = {
+    "UInt8": "u1",
+    "UInt16": "u2",
+    "UInt32": "u4",
+    "UInt64": "u8",
+    "Int64": "i8",
+    "DateTime64(3)": "i8",
+    SIDE: "i1",
+}
+WORDS = ["", "a", "eth0/0", "Zürich ❄", "x" * 127, "x" * 128, "tab\tnul\0", "y" * 20_000]
+
+
+class Reader(io.BytesIO):
+    """Reads a block, value by value."""
+
+    def block(self) -> dict[str, tuple[str, list[Any]]]:
+        """Types and values by column."""
+        columns, rows = self.varint(), self.varint()
+        result = {}
+        for _ in range(columns):
+            name, kind = self.text(), self.text()
+            result[name] = kind, self.column(kind, rows)
+        assert not self.read()
+        return result
+
+    def column(self, kind: str, rows: int) -> list[Any]:
+        if kind in FORMS:
+            return self.numbers(FORMS[kind], rows)
+        if kind.startswith("Enum8("):
+            return self.numbers("b", rows)
+        if kind == "IPv6":
+            return [self.read(16) for _ in range(rows)]
+        if fixed := re.fullmatch(r"FixedString\((\d+)\)", kind):
+            return [self.read(int(fixed[1])) for _ in range(rows)]
+        if kind == "String":
+            return [self.text() for _ in range(rows)]
+        if kind == "LowCardinality(String)":
+            return self.low_cardinality(rows)
+        assert kind == "Map(String, Int64)"
+        ends = self.numbers("Q", rows)
+        keys = [self.text() for _ in range(ends[-1] if ends else 0)]
+        pairs = list(zip(keys, self.numbers("q", len(keys)), strict=True))
+        return [dict(pairs[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+
+    def low_cardinality(self, rows: int) -> list[str]:
+        assert self.numbers("Q", 1) == [1]
+        if not rows:
+            return []
+        flags, count = self.numbers("Q", 2)
+        assert flags & ~0xFF == 0x600
+        words = [self.text() for _ in range(count)]
+        assert self.numbers("Q", 1) == [rows]
+        codes = self.numbers("BHIQ"[flags & 0xFF], rows)
+        assert sorted(set(codes)) == list(range(count)), "words that no row has"
+        return [words[code] for code in codes]
+
+    def numbers(self, form: str, count: int) -> list[int]:
+        form = f"<{count}{form}"
+        return list(struct.unpack(form, self.read(struct.calcsize(form))))
+
+    def text(self) -> str:
+        return self.read(self.varint()).decode()
+
+    def varint(self) -> int:
+        number = shift = 0
+        while True:
+            (byte,) = self.read(1)
+            number |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return number
+
+
+def written(kind: str, values: Values) -> list[Any]:
+    """The values as they are read again."""
+    block = Reader(native_block({"column": kind}, {"column": values})).block()
+    assert block["column"][0] == kind
+    return block["column"][1]
+
+
+@given(st.data())
+def test_numbers_are_read_as_they_were(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(sorted(DTYPES)))
+    limits = np.iinfo(DTYPES[kind])
+    numbers = data.draw(st.lists(st.integers(int(limits.min), int(limits.max)), max_size=300))
+    assert written(kind, np.array(numbers, DTYPES[kind])) == numbers
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), max_size=200))
+def test_addresses_and_short_texts_keep_their_bytes(addresses: list[bytes]) -> None:
+    column = np.frombuffer(b"".join(addresses), ADDRESS)
+    assert written("IPv6", column) == addresses
+    texts = np.array([address[:2] for address in addresses], "S2")
+    assert written("FixedString(2)", texts) == [address[:2] for address in addresses]
+
+
+@given(st.lists(st.integers(0, len(WORDS) - 1), max_size=300), st.sampled_from(["u1", "u2", "u4"]))
+def test_texts_are_read_as_they_were(codes: list[int], dtype: str) -> None:
+    column = Coded(np.array(codes, dtype), tuple(WORDS))
+    for kind in ("LowCardinality(String)", "String"):
+        assert written(kind, column) == [WORDS[code] for code in codes]
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 65_536, 65_537])
+def test_codes_of_texts_are_as_wide_as_they_need(count: int) -> None:
+    words = tuple(f"network {number}" for number in range(count))
+    codes = np.arange(count, dtype="u4")[::-1]
+    assert written("LowCardinality(String)", Coded(codes, words)) == list(reversed(words))
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(WORDS), st.integers(-(2**63), 2**63 - 1)), max_size=5))
+def test_maps_are_read_as_they_were(maps: list[dict[str, int]]) -> None:
+    assert written("Map(String, Int64)", maps) == maps
+
+
+def test_columns_come_in_the_order_of_the_types() -> None:
+    types = {"b": "UInt8", "a": "LowCardinality(String)", "empty": "String"}
+    columns: dict[str, Values] = {
+        "a": Coded(np.array([1, 1], "u1"), ("", "x")),
+        "b": np.array([7, 8], "u1"),
+        "empty": Coded(np.zeros(2, "u1"), ("",)),
+        "not stored": np.zeros(9),
+    }
+    block = Reader(native_block(types, columns)).block()
+    assert list(block.items()) == [
+        ("b", ("UInt8", [7, 8])),
+        ("a", ("LowCardinality(String)", ["x", "x"])),
+        ("empty", ("String", ["", ""])),
+    ]
+
+
+def test_a_column_of_a_structured_array_is_written_without_the_others() -> None:
+    rows = np.array([(1, 2), (3, 4)], [("a", "u4"), ("b", "u2")])
+    assert written("UInt32", rows["a"]) == [1, 3]
+    assert written("UInt16", rows["b"]) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("types", "columns", "why"),
+    [
+        ({"a": "UInt8", "b": "UInt8"}, {"a": np.zeros(1, "u1")}, "lacks the columns b"),
+        ({"a": "UInt8", "b": "UInt8"}, {"a": np.zeros(1, "u1"), "b": np.zeros(2, "u1")}, "differ in length"),
+        ({"a": "UInt8"}, {"a": np.zeros(1, "u2")}, "UInt8 cannot be made of uint16"),
+        ({"a": "UInt32"}, {"a": np.zeros(1, ">u4")}, "UInt32 cannot be made of >u4"),
+        ({"a": "Float64"}, {"a": np.zeros(1)}, "Float64 cannot be made of float64"),
+        ({"a": "String"}, {"a": np.zeros(1, "S2")}, r"String cannot be made of \|S2"),
+        ({"a": "UInt8"}, {"a": Coded(np.zeros(1, "u1"), ("x",))}, "UInt8 cannot be made of Coded"),
+        ({"a": "UInt8"}, {"a": [{"x": 1}]}, "UInt8 cannot be made of list"),
+        ({"a": "Map(String, Int64)"}, {"a": np.zeros(1, "i8")}, "cannot be made of int64"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(
+    types: dict[str, str], columns: dict[str, Values], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        native_block(types, columns)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of flows as statements: what is created, changed, left alone and refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import timedelta
+
+import pytest
+
+from nettop.errors import UsageError
+from nettop.flows.columns import ADDED_COLUMNS, COLUMNS
+from nettop.flows.decode.sflow import INTERFACE_COUNTERS
+from nettop.flows.store.schema import (
+    SCHEMA_VERSION,
+    SERVICE_PORTS,
+    TABLES,
+    Existing,
+    Retention,
+    existing_tables,
+    statements,
+)
+
+COMMENT = f"nettop schema {SCHEMA_VERSION}"
+ROLLUPS = ("flows_1m", "flows_5m", "flows_1h", "talkers_1m")
+
+
+def stored(retention: Retention, suffix: str = "") -> dict[str, Existing]:
+    """What system.tables says when all has been created."""
+    tables = {
+        f"{name}{suffix}": Existing(
+            COMMENT,
+            f"MergeTree TTL toDateTime(x) + toIntervalSecond({retention.seconds(name)}) SETTINGS y = 1",
+        )
+        for name in TABLES
+    }
+    views = {f"{name}_view": Existing("", "") for name in ROLLUPS}
+    distributed = {name: Existing(COMMENT, "Distributed('c')") for name in TABLES} if suffix else {}
+    return {**tables, **views, **distributed}
+
+
+def firsts(created: list[str]) -> list[str]:
+    return [statement.splitlines()[0] for statement in created]
+
+
+def test_a_database_without_tables_gets_them_all_and_then_the_views() -> None:
+    created = statements({}, Retention())
+    assert firsts(created) == [
+        "CREATE DATABASE IF NOT EXISTS nettop",
+        *(f"CREATE TABLE IF NOT EXISTS nettop.{name}" for name in TABLES),
+        *(
+            f"CREATE MATERIALIZED VIEW IF NOT EXISTS nettop.{name}_view TO nettop.{name} AS"
+            for name in ROLLUPS
+        ),
+    ]
+    assert not [statement for statement in created if "{" in statement]
+
+
+def test_a_cluster_has_replicated_tables_below_distributed_ones() -> None:
+    created = statements({}, Retention(), "two")
+    assert firsts(created) == [
+        "CREATE DATABASE IF NOT EXISTS nettop ON CLUSTER `two`",
+        *(
+            line
+            for name in TABLES
+            for line in (
+                f"CREATE TABLE IF NOT EXISTS nettop.{name}_local ON CLUSTER `two`",
+                f"CREATE TABLE IF NOT EXISTS nettop.{name} ON CLUSTER `two` AS nettop.{name}_local",
+            )
+        ),
+        *(
+            f"CREATE MATERIALIZED VIEW IF NOT EXISTS nettop.{name}_view ON CLUSTER `two` TO nettop.{name}_local AS"
+            for name in ROLLUPS
+        ),
+    ]
+    for statement in created:
+        if "ENGINE = " in statement:
+            assert "ENGINE = Replicated" in statement or "ENGINE = Distributed(`two`, nettop, " in statement
+        if "_view" in statement:
+            assert "_local AS f GROUP BY" in statement
+    assert "cityHash64(exporter))" in created[2]
+
+
+@pytest.mark.parametrize("cluster", ["", "two"])
+def test_a_database_that_has_everything_is_left_as_it_is(cluster: str) -> None:
+    existing = stored(Retention(), "_local" if cluster else "")
+    assert len(statements(existing, Retention(), cluster)) == 1
+
+
+def test_what_is_missing_is_created() -> None:
+    existing = stored(Retention())
+    del existing["talkers_1m"], existing["flows_1h_view"]
+    assert firsts(statements(existing, Retention()))[1:] == [
+        "CREATE TABLE IF NOT EXISTS nettop.talkers_1m",
+        "CREATE MATERIALIZED VIEW IF NOT EXISTS nettop.flows_1h_view TO nettop.flows_1h AS",
+    ]
+
+
+@pytest.mark.parametrize(("cluster", "name"), [("", "flows_5m"), ("two", "flows_5m_local ON CLUSTER `two`")])
+def test_another_retention_alters_that_table_alone(cluster: str, name: str) -> None:
+    existing = stored(Retention(), "_local" if cluster else "")
+    assert statements(existing, Retention(flows_5m=timedelta(hours=36)), cluster)[1:] == [
+        f"ALTER TABLE nettop.{name} MODIFY TTL toDateTime(time) + toIntervalSecond(129600)"
+    ]
+
+
+def test_a_table_has_a_retention_of_its_own() -> None:
+    assert [field.name for field in fields(Retention)] == list(TABLES)
+
+
+@pytest.mark.parametrize(
+    "kept", [timedelta(seconds=3599), timedelta(0), timedelta(days=-1), timedelta(days=18_251)]
+)
+def test_a_retention_that_would_drop_everything_is_refused(kept: timedelta) -> None:
+    with pytest.raises(UsageError, match=f"flows_raw cannot be kept for {kept}"):
+        Retention(flows_raw=kept)
+    Retention(timedelta(hours=1), timedelta(days=18_250))
+
+
+def test_tables_of_a_newer_nettop_are_refused() -> None:
+    existing = {"flows_raw": Existing(f"nettop schema {SCHEMA_VERSION + 1}", "")}
+    with pytest.raises(UsageError, match=f"schema {SCHEMA_VERSION + 1}, this nettop knows schema") as caught:
+        statements(existing, Retention())
+    assert "newer nettop" in caught.value.remedy
+
+
+@pytest.mark.parametrize("comment", ["", "nettop schema", "flows of my router"])
+def test_tables_of_somebody_else_are_refused(comment: str) -> None:
+    with pytest.raises(UsageError, match="a table flows_raw that nettop did not make"):
+        statements({"flows_raw": Existing(comment, "")}, Retention())
+
+
+def test_tables_of_other_databases_do_not_count() -> None:
+    answer = b'["default","flows_raw","","Log"]\n["nettop","ledger","c","MergeTree"]\n'
+    assert existing_tables(answer) == {"ledger": Existing("c", "MergeTree")}
+
+
+def test_a_flow_has_the_columns_of_decoding_and_of_enrichment() -> None:
+    types = {column.name: column.clickhouse for column in (*COLUMNS, *ADDED_COLUMNS)}
+    assert TABLES["flows_raw"].types == types
+    assert list(TABLES["interface_counters"].types) == list(INTERFACE_COUNTERS.names or ())
+
+
+def test_tables_sort_by_columns_that_they_have() -> None:
+    for table in TABLES.values():
+        assert table.time in table.types
+        assert all(any(column in key for column in table.types) for key in table.order)
+        if table.engine == "SummingMergeTree":
+            sums = [name for name, kind in table.types.items() if kind == "UInt64"]
+            assert [*table.order, *sums] == list(table.types)
+
+
+def test_service_ports_are_ports_that_are_not_known_anyway() -> None:
+    assert list(SERVICE_PORTS) == sorted(set(SERVICE_PORTS))
+    assert SERVICE_PORTS[0] >= 1024
+    assert SERVICE_PORTS[-1] < 65_536

@@ -1,0 +1,868 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows in ClickHouse's tables: every block once in each, sums that are exact, and queries that only read.
+
+The engine is chDB's own; servers are small ones of HTTP, made here, which fail on demand.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+import zstandard
+
+from nettop.errors import NettopError, SourceFailed, UsageError
+from nettop.flows.columns import ADDED_COLUMNS, ADDRESS, BY_NAME, COLUMNS, default_values
+from nettop.flows.decode.sflow import INTERFACE_COUNTERS
+from nettop.flows.enrichment.texts import Coded
+from nettop.flows.spool import Spooled, ledger_block
+from nettop.flows.store.embedded import EmbeddedStore
+from nettop.flows.store.native import Values, native_block
+from nettop.flows.store.queries import QUERY_MAX, QueryLimits
+from nettop.flows.store.schema import SERVICE_PORTS, TABLES, TALKERS_MAX, Retention
+from nettop.flows.store.server import ServerStore
+
+pytest.importorskip("chdb")
+pytest.importorskip("clickhouse_connect")
+
+MIDNIGHT_MS = int(time.time()) // 86_400 * 86_400_000
+"""When today begins: what is received around it belongs to two minutes, two hours and two partitions."""
+SIDES = ("unknown", "in", "out", "internal", "through")
+WORDS = ("", "DE", "Zürich")
+KEYS = (
+    *("exporter", "in_if", "out_if", "side", "etype", "protocol"),
+    *("src_as", "dst_as", "src_country", "dst_country", "service_port"),
+)
+SUMS = ("bytes", "packets", "estimated_bytes", "estimated_packets", "flows")
+SECONDS = {"flows_1m": 60, "flows_5m": 300, "flows_1h": 3600}
+
+Row = dict[str, Any]
+
+
+# Flows, and what the tables should make of them.
+
+
+def random_flows(seed: int, count: int) -> dict[str, Values]:
+    """Flows with few distinct keys, received within seconds of midnight."""
+    random = np.random.default_rng(seed)
+    flows: dict[str, Values] = {column.name: default_values(column.name, count) for column in COLUMNS}
+    flows["received"] = MIDNIGHT_MS + random.integers(-3000, 3000, count)
+    for name in ("exporter", "src", "dst"):
+        addresses = np.zeros((count, 16), np.uint8)
+        addresses[:, 15] = random.integers(1, 4, count)
+        flows[name] = addresses.view(ADDRESS).ravel()
+    choices = {
+        "in_if": [1, 2],
+        "etype": [0x800, 0x86DD],
+        "protocol": [6, 17],
+        "dst_as": [3, 64_512],
+        "sampling_rate": [0, 1, 1000],
+        "src_port": [0, 22, 443, 1023, 1024, 8080, 33_000, 51_820, 60_000],
+        "dst_port": [0, 53, 1024, 8443, 33_000, 40_000, 51_820],
+    }
+    for name, values in choices.items():
+        flows[name] = random.choice(np.array(values, BY_NAME[name].dtype), count)
+    # All different, so that no two are the least of those that are kept.
+    flows["bytes"] = random.permutation(np.arange(1, count + 1, dtype="u8")) * np.uint64(1 << 20)
+    flows["packets"] = random.integers(1, 1 << 20, count).astype("u8")
+    for column in ADDED_COLUMNS:
+        flows[column.name] = Coded(random.integers(0, len(WORDS), count).astype("u1"), WORDS)
+    flows["side"] = random.integers(0, len(SIDES), count).astype("i1")
+    return flows
+
+
+def flow_block(flows: Mapping[str, Values]) -> bytes:
+    return native_block(TABLES["flows_raw"].types, flows)
+
+
+def rows_of(flows: Mapping[str, Values]) -> list[Row]:
+    """The flows one by one, with what the tables of sums add."""
+    columns = {name: readable(name, values) for name, values in flows.items()}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for row in rows:
+        rate = max(row["sampling_rate"], 1)
+        row |= {
+            "estimated_bytes": row["bytes"] * rate,
+            "estimated_packets": row["packets"] * rate,
+            "flows": 1,
+        }
+        row["service_port"] = next(
+            (port for port in sorted((row["src_port"], row["dst_port"])) if is_service(port)), 0
+        )
+    return rows
+
+
+def readable(name: str, values: Values) -> list[Any]:
+    if isinstance(values, Coded):
+        return [values.words[code] for code in values.codes]
+    assert isinstance(values, np.ndarray)
+    if values.dtype == ADDRESS:
+        return [value.tobytes().hex() for value in values]
+    return [SIDES[code] for code in values] if name == "side" else [int(value) for value in values]
+
+
+def is_service(port: int) -> bool:
+    return 0 < port < 1024 or port in SERVICE_PORTS
+
+
+def summed(rows: list[Row], keys: tuple[str, ...], seconds: int) -> dict[tuple[Any, ...], list[int]]:
+    """Sums by time and keys."""
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for row in rows:
+        start = row["received"] // 1000 // seconds * seconds
+        total = sums.setdefault((start, *(row[key] for key in keys)), [0] * len(SUMS))
+        for place, name in enumerate(SUMS):
+            total[place] += row[name]
+    return sums
+
+
+def stored_sums(store: EmbeddedStore, table: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...], list[int]]:
+    """Sums by time and keys in a table."""
+    addresses = ("exporter", "src", "dst")
+    names = ", ".join(f"lower(hex({key}))" if key in addresses else key for key in keys)
+    sums = ", ".join(f"sum({name})" for name in SUMS)
+    answer = store.query(
+        f"SELECT toUnixTimestamp(time), {names}, {sums} FROM {table} GROUP BY time, {', '.join(keys)}"
+    )
+    at = 1 + len(keys)
+    return {tuple(row[:at]): [int(number) for number in row[at:]] for row in json.loads(answer)["data"]}
+
+
+def flow_counts(store: EmbeddedStore) -> dict[str, int]:
+    """How many flows each table counts."""
+    counts = {"flows_raw": number(store, "SELECT count() FROM flows_raw")}
+    for table in (*SECONDS, "talkers_1m"):
+        counts[table] = number(store, f"SELECT sum(flows) FROM {table}")
+    return counts
+
+
+def number(store: EmbeddedStore, sql: str) -> int:
+    return int(store.query(sql, "TSV"))
+
+
+def all_of(count: int) -> dict[str, int]:
+    return dict.fromkeys(("flows_raw", *SECONDS, "talkers_1m"), count)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "flows"
+
+
+@pytest.fixture
+def store(directory: Path) -> Iterator[EmbeddedStore]:
+    store = EmbeddedStore(directory)
+    yield store
+    store.close()
+
+
+# What is stored.
+
+
+def test_tables_sum_up_what_is_in_the_flows(store: EmbeddedStore) -> None:
+    rows = []
+    for seed in range(3):
+        flows = random_flows(seed, 1500)
+        store.insert("flows_raw", flow_block(flows), f"t{seed}")
+        rows += rows_of(flows)
+    for table, seconds in SECONDS.items():
+        assert stored_sums(store, table, KEYS) == summed(rows, KEYS, seconds), table
+    names = "hex(src), in_if, src_country, dst_network, side, bytes, toUnixTimestamp64Milli(received)"
+    answer = json.loads(store.query(f"SELECT {names} FROM flows_raw"))["data"]
+    read = Counter((src.lower(), *rest, int(size), int(ms)) for src, *rest, size, ms in answer)
+    columns = ("src", "in_if", "src_country", "dst_network", "side", "bytes", "received")
+    assert read == Counter(tuple(row[column] for column in columns) for row in rows)
+
+
+def test_talkers_beyond_the_largest_are_counted_together(store: EmbeddedStore) -> None:
+    flows = random_flows(1, 2500)
+    flows["received"] = np.full(2500, MIDNIGHT_MS)
+    flows["sampling_rate"] = np.ones(2500, "u4")
+    sources = np.zeros((2500, 16), np.uint8)
+    sources[:, 14:] = (np.arange(2500) // 2 + 1).astype(">u2").view("u1").reshape(-1, 2)
+    flows["src"] = sources.view(ADDRESS).ravel()
+    store.insert("flows_raw", flow_block(flows), "t")
+    rows = rows_of(flows)
+    keys = ("exporter", "src", "dst")
+    pairs = summed(rows, keys, 60)
+    assert len(pairs) > TALKERS_MAX
+    largest = sorted(pairs, key=lambda pair: pairs[pair][SUMS.index("estimated_bytes")])[-TALKERS_MAX:]
+    expected: dict[tuple[Any, ...], list[int]] = {}
+    for pair, sums in pairs.items():
+        key = pair if pair in largest else (*pair[:2], "0" * 32, "0" * 32)
+        expected[key] = [a + b for a, b in zip(sums, expected.get(key, [0] * len(SUMS)), strict=True)]
+    assert stored_sums(store, "talkers_1m", keys) == expected
+
+
+def test_counters_and_the_ledger_are_stored(store: EmbeddedStore) -> None:
+    counters = np.zeros(2, INTERFACE_COUNTERS)
+    counters["received"], counters["if_index"], counters["in_bytes"] = MIDNIGHT_MS, [1, 2], [2**64 - 1, 5]
+    columns = {name: np.ascontiguousarray(counters[name]) for name in INTERFACE_COUNTERS.names or ()}
+    store.insert("interface_counters", native_block(TABLES["interface_counters"].types, columns), "t")
+    spooled = Spooled(f"{MIDNIGHT_MS}000000-0", {"records_received": 7, "waiting": -2}, {})
+    store.insert("ledger", ledger_block(spooled), "t")
+    answer = store.query("SELECT if_index, in_bytes FROM interface_counters ORDER BY if_index", "TSV")
+    assert answer == b"1\t18446744073709551615\n2\t5\n"
+    answer = store.query("SELECT token, counters, toUnixTimestamp64Milli(time) FROM ledger")
+    assert json.loads(answer)["data"] == [[spooled.token, spooled.ledger, MIDNIGHT_MS]]
+
+
+def test_a_damaged_block_is_an_error_of_the_store(store: EmbeddedStore) -> None:
+    with pytest.raises(SourceFailed, match=r"the store in .* failed"):
+        store.insert("flows_raw", flow_block(random_flows(1, 10))[:-1], "t")
+    assert flow_counts(store) == all_of(0)
+    with pytest.raises(ValueError, match="cannot insert"):
+        store.insert("flows_raw", b"", "t', readonly = '1")
+
+
+# Every block once.
+
+
+def test_a_block_is_stored_once_in_all_tables(directory: Path) -> None:
+    first, second = (flow_block(random_flows(seed, 300)) for seed in (1, 2))
+    store = EmbeddedStore(directory)
+    store.insert("flows_raw", first, "a")
+    store.insert("flows_raw", first, "a")
+    # The same rows with another name are other rows.
+    store.insert("flows_raw", first, "b")
+    store.insert("flows_raw", second, "c")
+    assert flow_counts(store) == all_of(900)
+    store.close()
+    store = EmbeddedStore(directory)
+    for token, block in {"a": first, "b": first, "c": second}.items():
+        store.insert("flows_raw", block, token)
+    assert flow_counts(store) == all_of(900)
+    store.close()
+
+
+def test_tables_that_a_crash_kept_from_a_block_get_it_from_the_repetition(directory: Path) -> None:
+    block = flow_block(random_flows(1, 300))
+    store = EmbeddedStore(directory)
+    for view in ("flows_5m_view", "talkers_1m_view"):
+        store._answer(f"DROP VIEW nettop.{view} SYNC")
+    store.insert("flows_raw", block, "a")
+    assert flow_counts(store) == {**all_of(0), "flows_raw": 300, "flows_1m": 300}
+    store.close()
+    store = EmbeddedStore(directory)
+    store.insert("flows_raw", block, "a")
+    assert flow_counts(store) == all_of(300)
+    store.close()
+
+
+@pytest.mark.parametrize("tables", [("flows_raw",), ("flows_1m", "flows_1h", "talkers_1m")])
+def test_a_block_that_was_noted_but_not_stored_is_stored(directory: Path, tables: tuple[str, ...]) -> None:
+    blocks = [flow_block(random_flows(seed, 300)) for seed in (1, 2)]
+    store = EmbeddedStore(directory)
+    # Otherwise a merge could take the part away before the test does.
+    store._answer("SYSTEM STOP MERGES")
+    for token, block in enumerate(blocks):
+        store.insert("flows_raw", block, f"{token}")
+    answer = store.query("SELECT name, data_paths FROM system.tables WHERE database = 'nettop'")
+    paths = {name: Path(path) for name, (path, *_) in json.loads(answer)["data"] if name in tables}
+    store.close()
+    for path in paths.values():
+        parts = [part for part in path.iterdir() if part.name.endswith("_0")]
+        shutil.rmtree(max(parts, key=lambda part: int(part.name.split("_")[1])))
+    store = EmbeddedStore(directory)
+    counted = flow_counts(store)
+    assert [table for table in counted if counted[table] < 600] == list(tables)
+    for token, block in enumerate(blocks):
+        store.insert("flows_raw", block, f"{token}")
+    assert flow_counts(store) == all_of(600)
+    store.close()
+
+
+# The directory.
+
+
+def test_a_second_process_is_refused_by_the_name_of_the_first(store: EmbeddedStore, directory: Path) -> None:
+    child = (
+        "import os, sys; from pathlib import Path; from nettop.errors import NettopError\n"
+        "from nettop.flows.store.embedded import EmbeddedStore\n"
+        "try: EmbeddedStore(Path(sys.argv[1]))\n"
+        "except NettopError as error: print(error.exit_code, error.what, '|', error.remedy)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", child, str(directory)], capture_output=True, text=True, check=True
+    )
+    assert "are in use by process " in run.stdout
+    assert "| stop it, or query the flows through it" in run.stdout
+
+
+def test_a_configuration_that_lies_about_is_not_read(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.xml").write_text("<clickhouse><users_config>nowhere.xml</users_config>")
+    child = (
+        "import sys; from pathlib import Path; from nettop.flows.store.embedded import EmbeddedStore\n"
+        "store = EmbeddedStore(Path(sys.argv[1]))\n"
+        "print(store.query('SELECT currentDatabase()', 'TSV'), Path.cwd())\n"
+        "store.close()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", child, str(directory)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert run.stdout == f"b'nettop\\n' {tmp_path}\n"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a&b"])
+def test_directories_that_chdb_would_misunderstand_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"without \? and &|cannot be stored in"):
+        EmbeddedStore(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="Not a directory"):
+        EmbeddedStore(tmp_path / "file" / "flows")
+
+
+def test_the_retention_changes_and_a_newer_schema_is_refused(directory: Path) -> None:
+    EmbeddedStore(directory).close()
+    store = EmbeddedStore(directory, Retention(flows_1m=timedelta(days=3)))
+    seconds = "extract(engine_full, 'toIntervalSecond.([0-9]+)')"
+    answer = store.query(f"SELECT name, {seconds} FROM system.tables WHERE engine LIKE '%MergeTree'", "TSV")
+    kept = dict(line.split("\t") for line in answer.decode().splitlines())
+    assert kept == {name: f"{Retention(flows_1m=timedelta(days=3)).seconds(name)}" for name in TABLES}
+    store._answer("ALTER TABLE nettop.flows_raw MODIFY COMMENT 'nettop schema 99'")
+    store.close()
+    with pytest.raises(UsageError, match="schema 99, this nettop knows"):
+        EmbeddedStore(directory)
+    # It has let go of the directory.
+    with pytest.raises(UsageError, match="schema 99, this nettop knows"):
+        EmbeddedStore(directory)
+
+
+# Queries.
+
+READING = (
+    *(
+        "SELECT 1",
+        "select 1;",
+        " SELECT 1 -- one\n",
+        "(SELECT 1) UNION ALL SELECT 2",
+        "SELECT 1 INTERSECT SELECT 1",
+    ),
+    "SHOW TABLES",
+    "SHOW COLUMNS FROM flows_1m",
+    "DESCRIBE flows_raw",
+    "describe table nettop.flows_raw;",
+    "SHOW CREATE TABLE flows_1m",
+    "EXPLAIN SELECT count() FROM flows_raw",
+    "EXPLAIN indexes = 1 SELECT * FROM flows_1m WHERE time > now() - 60",
+    "WITH top AS (SELECT src, sum(bytes) AS a FROM flows_raw GROUP BY src ORDER BY a LIMIT 3) SELECT * FROM top",
+    "SELECT toStartOfInterval(received, INTERVAL 9 SECOND) AS a, sumIf(bytes, protocol = 6) FROM flows_raw GROUP BY a",
+    "SELECT quantile(0.9)(bytes), count(DISTINCT src), CASE WHEN max(in_if) = 1 THEN 'a' ELSE 'b' END FROM flows_raw",
+    "SELECT * APPLY(max) FROM (SELECT bytes, packets FROM flows_raw)",
+    "SELECT arrayMap(x -> x + 1, [bytes]), bytes::Float64, src IN (SELECT dst FROM talkers_1m) FROM flows_raw LIMIT 1",
+    "SELECT row_number() OVER (PARTITION BY src ORDER BY bytes) FROM flows_raw LIMIT 1 BY src",
+    "SELECT a.bytes FROM flows_raw AS a ANY LEFT JOIN flows_1m AS b ON a.exporter = b.exporter",
+    "SELECT IPv6NumToString(src), formatReadableSize(bytes), MACNumToString(src_mac) FROM flows_raw",
+    "SELECT number FROM numbers(3) WHERE number IN (1, 2)",
+    "SELECT * FROM view(SELECT 1)",
+    "SELECT count() FROM system.parts WHERE database = currentDatabase()",
+    "SELECT 'select * from file(''/etc/passwd'')'",
+)
+HOSTILE = (
+    # Other statements than queries.
+    *("INSERT INTO flows_1m SELECT * FROM flows_1m", "INSERT INTO FUNCTION file('{path}', 'TSV') SELECT 1"),
+    *(
+        "ALTER TABLE flows_raw DELETE WHERE 1",
+        "DROP TABLE flows_raw",
+        "TRUNCATE TABLE flows_raw",
+        "OPTIMIZE TABLE flows_raw",
+    ),
+    *(
+        "CREATE TABLE x (a Int8) ENGINE = Memory",
+        "CREATE TEMPORARY TABLE x (a Int8)",
+        "CREATE VIEW x AS SELECT 1",
+    ),
+    "CREATE DICTIONARY x (a Int8) PRIMARY KEY a SOURCE(EXECUTABLE(COMMAND 'id' FORMAT TSV)) LAYOUT(FLAT()) LIFETIME(1)",
+    "CREATE FUNCTION x AS () -> 1",
+    *(
+        "RENAME TABLE flows_raw TO x",
+        "DETACH TABLE flows_raw",
+        "ATTACH TABLE x",
+        "EXCHANGE TABLES flows_1m AND flows_5m",
+    ),
+    *(
+        "SYSTEM FLUSH LOGS",
+        "SET readonly = 0",
+        "USE default",
+        "KILL QUERY WHERE 1",
+        "GRANT ALL ON *.* TO default",
+    ),
+    *(
+        "EXECUTE AS default SELECT 1",
+        "BEGIN TRANSACTION",
+        "BACKUP TABLE flows_raw TO File('{path}')",
+        "UNDROP TABLE x",
+    ),
+    *(
+        "CHECK TABLE flows_raw",
+        "EXISTS TABLE flows_raw",
+        "SHOW PROCESSLIST",
+        "SHOW GRANTS",
+        "SHOW CREATE TABLE default.x",
+    ),
+    *("EXPLAIN AST DROP TABLE flows_raw", "EXPLAIN INSERT INTO flows_1m SELECT * FROM flows_1m", ""),
+    # Several statements.
+    *("SELECT 1; DROP TABLE flows_raw", "SELECT 1;;SELECT 2", "SELECT 1 -- x\n; DROP TABLE flows_raw"),
+    *("SELECT /* '; */ 1; DROP TABLE flows_raw --'", "DESCRIBE flows_raw; DROP TABLE flows_raw"),
+    # Files, other hosts and programs, wherever they may stand.
+    *("SELECT * FROM file('{path}')", "FROM FILE('{path}') SELECT *", "SELECT * FROM `file`('{path}')"),
+    *(
+        "SELECT * FROM (SELECT * FROM file('{path}', LineAsString))",
+        "SELECT 1 UNION ALL SELECT * FROM file('{path}')",
+    ),
+    *(
+        "WITH x AS (SELECT * FROM file('{path}')) SELECT * FROM x",
+        "SELECT (SELECT * FROM file('{path}') LIMIT 1)",
+    ),
+    *("SELECT 1 WHERE EXISTS (SELECT * FROM file('{path}'))", "SELECT 1 IN (SELECT * FROM file('{path}'))"),
+    *(
+        "SELECT * FROM view(SELECT * FROM file('{path}'))",
+        "SELECT 1 FROM flows_raw AS a JOIN file('{path}') AS b ON 1 = 1",
+    ),
+    *(
+        "EXPLAIN SELECT * FROM file('{path}')",
+        "DESCRIBE file('{path}')",
+        "DESCRIBE TABLE (SELECT * FROM file('{path}'))",
+    ),
+    *(
+        "SELECT file('{path}')",
+        "SELECT FILE('{path}')",
+        "WITH file('{path}') AS x SELECT x",
+        "SELECT 1 ORDER BY file('{path}')",
+    ),
+    *("SELECT * APPLY(file) FROM (SELECT '{path}')", "SELECT * APPLY(x -> file(x)) FROM (SELECT '{path}')"),
+    *("SELECT * REPLACE(file(a) AS a) FROM (SELECT '{path}' AS a)", "SELECT 1 LIMIT length(file('{path}'))"),
+    *(
+        "SELECT * FROM '{path}'",
+        "SELECT * FROM `{path}`",
+        "SELECT * FROM default.`{path}`",
+        "SELECT '1' IN default.`{path}`",
+    ),
+    *(
+        "SELECT joinGet('default.{path}', 'a', 1)",
+        "SELECT * FROM merge('default', '.*')",
+        "SELECT * FROM filesystem('/')",
+    ),
+    *(
+        "SELECT * FROM url('http://127.0.0.1/')",
+        "SELECT * FROM s3('http://127.0.0.1/x')",
+        "SELECT * FROM sqlite('{path}', 'x')",
+    ),
+    *("SELECT * FROM remote('127.0.0.1', system.one)", "SELECT * FROM cluster('default', system.one)"),
+    *("SELECT * FROM mysql('a', 'b', 'c', 'd', 'e')", "SELECT * FROM postgresql('a', 'b', 'c', 'd', 'e')"),
+    *(
+        "SELECT * FROM odbc('a', 'b', 'c')",
+        "SELECT * FROM executable('id', 'TSV', 'a String')",
+        "SELECT * FROM python(x)",
+    ),
+    *(
+        "SELECT * FROM eval('SELECT 1')",
+        "SELECT * FROM format(TSV, '1')",
+        "SELECT * FROM loop(file('{path}'))",
+    ),
+    *(
+        "SELECT dictGet('x', 'a', 1)",
+        "SELECT * FROM dictionary('x')",
+        "SELECT aiGenerate('x')",
+        "SELECT AIGENERATE('x')",
+    ),
+    *("SELECT addressToLine(1)", "SELECT getServerSetting('path')", "SELECT catboostEvaluate('{path}', 1)"),
+    # Settings and outputs.
+    *(
+        "SELECT 1 SETTINGS readonly = 0",
+        "SELECT * FROM (SELECT 1 SETTINGS max_execution_time = 0)",
+        "SELECT 1 FORMAT CSV",
+    ),
+    *("SELECT 1 INTO OUTFILE '{path}.out'", "SELECT 1 INTO OUTFILE '{path}.out' AND STDOUT FORMAT CSV"),
+    *(
+        "EXPLAIN SELECT 1 INTO OUTFILE '{path}.out'",
+        "SELECT {x:String}",
+        "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+    ),
+    *("SELECT '" + "x" * QUERY_MAX + "'", "SELECT 1\0", "SELECT '\udcff'"),
+)
+
+
+def test_queries_that_read_are_answered(store: EmbeddedStore) -> None:
+    store.insert("flows_raw", flow_block(random_flows(1, 300)), "t")
+    for sql in READING:
+        assert store.query(sql, "TSV"), sql
+    assert store.query("SELECT 1 AS x", "JSONEachRow") == b'{"x":1}\n'
+    with pytest.raises(UsageError, match="unknown format 'Template'"):
+        store.query("SELECT 1", "Template")
+
+
+def test_queries_that_do_more_than_read_are_refused(store: EmbeddedStore, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("root\n")
+    store.insert("flows_raw", flow_block(random_flows(1, 300)), "t")
+    assert [sql for sql in HOSTILE if not is_refused(store, sql.replace("{path}", str(secret)))] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flows", "secret.csv"]
+    assert flow_counts(store) == all_of(300)
+
+
+def is_refused(store: EmbeddedStore, sql: str) -> bool:
+    try:
+        store.query(sql, "TSV")
+    except UsageError:
+        return True
+    return False
+
+
+def test_refusals_say_what_is_wrong(store: EmbeddedStore) -> None:
+    for sql, what in {
+        "SELECT * FROM url('x')": "a query may not use the table function url",
+        "SELECT 1 IN default.`/etc/passwd`": "a query may not use the database default",
+        "SELECT * FROM default.`/etc/passwd`": "a query may not use the database default",
+        "DROP TABLE flows_raw": "a query may not use this kind of statement",
+        "GRANT ALL ON *.* TO x": "a query may not use this kind of statement",
+        "SELECT 1 SETTINGS max_threads = 1": "a query may not use SETTINGS",
+        "SELECT nothing FROM flows_raw": "the query failed: Unknown expression identifier `nothing`",
+        "SELECT 1 +": "the query cannot be understood: Syntax error",
+    }.items():
+        with pytest.raises(UsageError) as caught:
+            store.query(sql)
+        assert caught.value.what.startswith(what)
+        assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("sql", "limits", "what"),
+    [
+        (
+            "SELECT count() FROM system.numbers WHERE sipHash64(number) = 1",
+            QueryLimits(seconds=1),
+            "took longer than 1 s",
+        ),
+        (
+            "SELECT groupArray(number) FROM numbers(100000000)",
+            QueryLimits(600, memory_bytes=100 << 20),
+            "needed more than 104857600 bytes of memory",
+        ),
+        (
+            "SELECT number FROM numbers(1000000)",
+            QueryLimits(600, answer_bytes=1 << 20),
+            "has an answer of more than 1048576 bytes",
+        ),
+    ],
+)
+def test_queries_are_stopped_that_take_too_much(
+    directory: Path, sql: str, limits: QueryLimits, what: str
+) -> None:
+    store = EmbeddedStore(directory, limits=limits)
+    with pytest.raises(UsageError, match=f"the query {what}"):
+        store.query(sql)
+    store.close()
+
+
+def test_queries_run_while_others_do_and_blocks_come(store: EmbeddedStore) -> None:
+    failures: list[NettopError] = []
+    begun = threading.Barrier(3)
+
+    def repeat(sql: str) -> None:
+        begun.wait()
+        try:
+            for _ in range(5):
+                store.query(sql)
+        except NettopError as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=repeat, args=(sql,))
+        for sql in ("SELECT sum(bytes) FROM flows_raw", "SELECT 1")
+    ]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    for token in range(5):
+        store.insert("flows_raw", flow_block(random_flows(token, 100)), f"{token}")
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert flow_counts(store) == all_of(500)
+
+
+# Servers.
+
+
+class Cluster:
+    """What servers of a cluster share: blocks by token. `answers` are those of the next inserts, in order."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, tuple[str, bytes]] = {}
+        self.statements: list[str] = []
+        self.version = "25.8.2.1"
+        self.settings: list[dict[str, str]] = []
+
+    def answer(self, sql: str, settings: dict[str, str], content: bytes) -> bytes:
+        if sql.startswith("INSERT"):
+            self.settings.append(settings)
+            block = zstandard.ZstdDecompressor().decompressobj().decompress(content)
+            self.blocks.setdefault(settings["insert_deduplication_token"], (sql.split()[2], block))
+            return b""
+        if sql.startswith("SELECT version()"):
+            return f"{self.version}\tUTC\n".encode()
+        if sql.startswith("EXPLAIN AST"):
+            return b"SelectWithUnionQuery (children 1)\n" if "SELECT" in sql.upper()[11:] else b"DropQuery\n"
+        if "system.settings" in sql:
+            return self.known_settings()
+        if sql.startswith("SELECT 1 AS check"):
+            return b""
+        self.statements.append(sql)
+        self.settings.append(settings)
+        return b"42\n" if sql.startswith("SELECT 42") else b""
+
+    @staticmethod
+    def known_settings() -> bytes:
+        names = (
+            *(
+                "insert_deduplication_token",
+                "deduplicate_blocks_in_dependent_materialized_views",
+                "optimize_on_insert",
+            ),
+            *("insert_deduplicate", "async_insert", "distributed_foreground_insert", "readonly"),
+            *("max_execution_time", "max_memory_usage", "max_result_bytes"),
+        )
+        types = {"name": "String", "value": "String", "readonly": "UInt8"}
+        columns: dict[str, Values] = {
+            "name": Coded.of(names),
+            "value": Coded.of("" for _ in names),
+            "readonly": np.zeros(len(names), "u1"),
+        }
+        return native_block(types, columns)
+
+
+class Server(ThreadingHTTPServer):
+    """A node of a cluster. What becomes of the next inserts, the words in `inserts` say.
+
+    "lost" stores the block and closes the connection without an answer, "refused" closes it before; a number is the
+    code of an error of ClickHouse.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.cluster = cluster
+        self.inserts: list[str] = []
+        self.calls = 0
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://user:secret@127.0.0.1:{self.server_port}"
+
+    def end(self) -> None:
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        settings = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        sql = settings.pop("query", "") or content.decode()
+        word = ""
+        if sql.startswith("INSERT"):
+            self.server.calls += 1
+            word = self.server.inserts.pop(0) if self.server.inserts else ""
+        if word == "refused":
+            return
+        if word.isdecimal():
+            self.reply(500, f"Code: {word}. DB::Exception: No luck. (NO_LUCK)".encode(), word)
+            return
+        answer = self.server.cluster.answer(sql, settings, content)
+        if word != "lost":
+            self.reply(200, answer)
+
+    def reply(self, status: int, content: bytes, code: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        if code:
+            self.send_header("X-ClickHouse-Exception-Code", code)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+class Clock:
+    """Seconds that pass by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+def servers(cluster: Cluster) -> Iterator[list[Server]]:
+    servers = [Server(cluster) for _ in range(2)]
+    yield servers
+    for server in servers:
+        server.end()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def stores(servers: list[Server], clock: Clock) -> ServerStore:
+    return ServerStore([server.url for server in servers], "two", clock=clock, jitter=lambda: 1.0)
+
+
+def test_servers_take_blocks_in_turn(cluster: Cluster, servers: list[Server], clock: Clock) -> None:
+    store = stores(servers, clock)
+    for token in range(6):
+        store.insert("flows_raw", b"block", f"{token}")
+    assert [server.calls for server in servers] == [3, 3]
+    assert cluster.blocks == {f"{token}": ("nettop.flows_raw", b"block") for token in range(6)}
+    assert len([sql for sql in cluster.statements if "ON CLUSTER `two`" in sql]) == 19
+    settings = {
+        "deduplicate_blocks_in_dependent_materialized_views": "1",
+        "insert_deduplicate": "1",
+        "async_insert": "0",
+        "distributed_foreground_insert": "1",
+    }
+    assert settings.items() <= cluster.settings[-1].items()
+    store.close()
+
+
+@pytest.mark.parametrize("failure", ["lost", "refused", "279"])
+def test_a_block_goes_to_the_next_server_under_the_same_name(
+    cluster: Cluster, servers: list[Server], clock: Clock, failure: str
+) -> None:
+    for server in servers:
+        # Twice, since the driver itself repeats what a connection was closed upon.
+        server.inserts = [failure, failure]
+    store = stores(servers, clock)
+    with pytest.raises(SourceFailed, match="failed: No luck" if failure == "279" else "does not answer"):
+        store.insert("flows_raw", b"block", "t")
+    clock.now += 1000
+    for server in servers:
+        server.inserts = []
+    store.insert("flows_raw", b"block", "t")
+    assert cluster.blocks == {"t": ("nettop.flows_raw", b"block")}
+    store.close()
+
+
+def test_a_server_that_fails_is_left_alone_longer_and_longer(
+    cluster: Cluster, servers: list[Server], clock: Clock
+) -> None:
+    store = stores(servers, clock)
+    bad, good = servers
+    bad.inserts = ["279"] * 100
+    waits, before = [], clock.now
+    for token in range(200):
+        calls = bad.calls
+        store.insert("flows_raw", b"block", f"{token}")
+        if bad.calls > calls:
+            waits.append(clock.now - before)
+            before = clock.now
+        clock.now += 1
+    # In turn, it would be the other one's at every second.
+    assert waits == [0, 2, 2, 4, 8, 16, 32, 60, 60]
+    assert len(cluster.blocks) == 200
+    assert good.calls == 200
+    bad.inserts = []
+    clock.now += 60
+    for token in range(200, 204):
+        store.insert("flows_raw", b"block", f"{token}")
+    assert bad.calls == len(waits) + 2
+    store.close()
+
+
+def test_a_cluster_that_is_down_is_tried_one_server_at_a_time(cluster: Cluster, clock: Clock) -> None:
+    servers = [Server(cluster) for _ in range(2)]
+    store = stores(servers, clock)
+    for server in servers:
+        server.end()
+    for _ in range(2):
+        with pytest.raises(SourceFailed, match="does not answer: Connection refused") as caught:
+            store.insert("flows_raw", b"block", "t")
+        assert "secret" not in caught.value.what
+
+
+def test_errors_of_servers_say_what_to_do(cluster: Cluster, servers: list[Server]) -> None:
+    server = servers[0]
+    store = ServerStore([server.url])
+    store.prepare()
+    for code, what in {
+        "516": "refuses the user or the password",
+        "497": "refuses: No luck",
+        "252": "failed: No luck",
+    }.items():
+        server.inserts = [code]
+        with pytest.raises(NettopError, match=f"^http://127.0.0.1:{server.server_port} {what}") as caught:
+            store.insert("flows_raw", b"block", "t")
+        assert isinstance(caught.value, SourceFailed) == (code == "252")
+        assert caught.value.remedy
+    store.close()
+    cluster.version = "24.7.9.1"
+    with pytest.raises(UsageError, match=r"is ClickHouse 24\.7\.9\.1, too old for flows"):
+        ServerStore([server.url]).prepare()
+    with pytest.raises(
+        SourceFailed, match=r"^http://nowhere\.invalid:8123 does not answer: its name is not known"
+    ):
+        ServerStore(["http://nowhere.invalid:8123"]).prepare()
+
+
+@pytest.mark.parametrize(
+    ("urls", "what"),
+    [
+        (["127.0.0.1:8123"], "is not the URL of a ClickHouse server"),
+        (["ftp://host"], "is not the URL of a ClickHouse server"),
+        (["http://"], "is not the URL of a ClickHouse server"),
+        (["http://a", "http://b"], "2 servers are given, without the name of a cluster"),
+        ([], "0 servers are given"),
+    ],
+)
+def test_urls_that_cannot_be_used_are_refused(urls: list[str], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        ServerStore(urls)
+
+
+def test_servers_answer_queries_that_only_read(cluster: Cluster, servers: list[Server]) -> None:
+    store = ServerStore([servers[0].url], limits=QueryLimits(7))
+    assert store.query("SELECT 42;", "TSV") == b"42\n"
+    assert cluster.statements == ["SELECT 42\n FORMAT TSV"]
+    assert {"readonly": "1", "max_execution_time": "7", "database": "nettop"}.items() <= cluster.settings[
+        -1
+    ].items()
+    with pytest.raises(UsageError, match="this kind of statement"):
+        store.query("DROP TABLE flows_raw")
+    assert len(cluster.statements) == 1
+    store.close()
