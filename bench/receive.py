@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 
 from measure import Figure, report
 
-from nettop.engine.wake_event import WakeEvent
 from nettop.flows.receive import BATCH, Endpoint, OpenSocket, Receiver, open_socket
+from nettop.wake_event import WakeEvent
 
 HERE = Endpoint("127.0.0.1", 0)
 BUFFER_BYTES = 64 << 20

@@ -126,13 +126,13 @@ def endpoint_of(word: str) -> Endpoint:
 
 @dataclass(frozen=True, eq=False)
 class OpenSocket:
-    """A socket to receive from, and where it is bound.
+    """A socket to receive from, and where it is bound: for one that is not UDP a name for that.
 
     `receive_buffer_bytes` is what the kernel granted. `warning` says what is lacking, and is empty where nothing is.
     """
 
     socket: socket.socket
-    endpoint: Endpoint
+    endpoint: Endpoint | str
     receive_buffer_bytes: int
     warning: str
 
@@ -246,7 +246,7 @@ def _users_of(port: int) -> str:
 class SocketCounts:
     """What came by one socket since it was opened."""
 
-    endpoint: Endpoint
+    endpoint: Endpoint | str
     datagrams: int = 0
     bytes: int = 0
     """Of what was kept of the datagrams."""
@@ -272,15 +272,17 @@ class Receiver:
         batch: int = BATCH,
         slot_bytes: int = SLOT_BYTES,
         nap_s: float = NAP_S,
+        whole_lengths: bool = False,
     ) -> None:
         """Receive up to `batch` datagrams at once, of each what `slot_bytes` hold. Once the first has come, others
-        gather for `nap_s` seconds, or for less where a burst would fill half of a receive buffer.
+        gather for `nap_s` seconds, or for less where a burst would fill half of a receive buffer. With `whole_lengths`
+        lengths are those of what was sent, also where less of it was kept.
         """
         self.counts = tuple(SocketCounts(each.endpoint) for each in sockets)
         self._sockets = [each.socket for each in sockets]
         self._events = {each.fileno(): select.POLLIN for each in self._sockets}
         self._wait = wait
-        self._slots = _Slots(batch, slot_bytes)
+        self._slots = _Slots(batch, slot_bytes, socket.MSG_TRUNC if whole_lengths else 0)
         smallest = min(each.receive_buffer_bytes for each in sockets)  # half of what the kernel says
         self._nap_s = min(nap_s, smallest / _BURST_BYTES_PER_S)
         self._first = 0
@@ -358,7 +360,7 @@ class Receiver:
         return fullest
 
 
-def _failed_at(endpoint: Endpoint, error: OSError) -> SourceFailed:
+def _failed_at(endpoint: Endpoint | str, error: OSError) -> SourceFailed:
     failure = SourceFailed(f"cannot receive at {endpoint} any more: {error.strerror}", "start nettop again")
     failure.__cause__ = error
     return failure
@@ -372,8 +374,9 @@ def continued(total: int, counter: int) -> int:
 class _Slots:
     """Room for datagrams, with the arrays that recvmmsg(2) takes: the kernel has their addresses, so they stay."""
 
-    def __init__(self, count: int, slot_bytes: int) -> None:
+    def __init__(self, count: int, slot_bytes: int, flags: int) -> None:
         self.count = count
+        self._flags = socket.MSG_DONTWAIT | flags
         place = np.arange(count)
         self._starts = place * slot_bytes
         self._starts.flags.writeable = False  # all batches share it
@@ -399,7 +402,7 @@ class _Slots:
             descriptor,
             self._address + begin * _MMSGHDR.itemsize,
             self.count - begin,
-            socket.MSG_DONTWAIT,
+            self._flags,
             None,
         )
         if received >= 0:
@@ -416,8 +419,10 @@ class _Slots:
     def datagrams(self, parts: Sequence[tuple[int, int, int]]) -> Datagrams:
         """What is in the slots: family of the socket, first slot and end of each part."""
         count = parts[-1][2] if parts else 0
-        senders: Array = np.empty(count, ADDRESS)
+        senders: Array = np.zeros(count, ADDRESS)
         for family, begin, end in parts:
+            if family not in _ADDRESS_AT:
+                continue
             at = self._name_at[begin:end] + _ADDRESS_AT[family]
             senders[begin:end] = (ipv4 if family == socket.AF_INET else ipv6)(self._names, at)
         stamps = self._stamps[:count]

@@ -21,7 +21,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nettop.engine.wake_event import WakeEvent
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageError
 from nettop.flows import receive
 from nettop.flows.columns import ADDRESS
@@ -29,6 +28,7 @@ from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.receive import Endpoint, OpenSocket, Receiver, continued, endpoint_of, open_socket
 from nettop.kernel import privileges
 from nettop.query.address import MAPPED
+from nettop.wake_event import WakeEvent
 
 from .logging_run import DEADLINE_S, until
 

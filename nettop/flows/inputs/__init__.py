@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where flows come from: exporters' datagrams, packets of an interface or of the firewall, and conntrack's events."""

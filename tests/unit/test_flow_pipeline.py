@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From datagrams to blocks: what is in them, what is counted with them, and what a restart remembers."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nettop.errors import NettopError
+from nettop.flows import pipeline as pipeline_module
+from nettop.flows.decode import kept
+from nettop.flows.decode.decoder import Counts
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.flows.enrichment.enrich import FlowSide
+from nettop.flows.enrichment.lookups import LookupFiles
+from nettop.flows.enrichment.networks import parsed_networks
+from nettop.flows.pipeline import LEDGER, Columns, Pipeline
+from nettop.flows.spool import DROPPED, Spool
+from nettop.snapshots.arrays import Mask
+
+from .flow_oracle import VARIABLE
+from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW, sent
+from .test_flow_messages import Sent, a_set, batch, message, options_set, plain
+from .test_flow_native import Reader
+
+LARGE = 1 << 30
+DATA = {version: message(version, a_set(300, plain(5)), sequence=2) for version in (NETFLOW_9, IPFIX)}
+POOL = [
+    *sent(b"\0\1rubbish", b"\0\5", NETFLOW_5, SFLOW),
+    *(message(version, declared) for version, declared in DECLARED.items()),
+    *DATA.values(),
+    message(IPFIX, a_set(999, b"lost"), domain=8),
+]
+
+
+class Run:
+    """A pipeline in a directory, with a clock of its own; what it has reported, and the blocks that it has written."""
+
+    def __init__(
+        self, directory: Path, *, most_bytes: int = LARGE, files: LookupFiles | None = None, **how: Any
+    ) -> None:
+        self.now = 100.0
+        self.reported: list[NettopError] = []
+        self.spool = Spool(directory / "spool", most_bytes)
+        self.pipeline = Pipeline(
+            self.spool,
+            directory / "templates",
+            (files or LookupFiles([], [], None)).current,
+            report=self.reported.append,
+            clock=lambda: self.now,
+            **how,
+        )
+
+    def add(self, *datagrams: Sent) -> None:
+        """Datagrams in one batch."""
+        self.pipeline.add(batch(list(datagrams)))
+
+    def write(self) -> None:
+        """The block of what has come."""
+        self.pipeline.write_block()
+
+    def taken(self) -> tuple[dict[str, list[dict[str, Any]]], Counter[str]]:
+        """The rows of all blocks by table, and the sum of their ledgers; the blocks are gone then."""
+        rows: dict[str, list[dict[str, Any]]] = {}
+        ledger = Counter[str]()
+        for token in self.spool.waiting():
+            spooled = self.spool.read(token)
+            ledger.update(spooled.ledger)
+            for table, block in spooled.blocks.items():
+                columns = {name: values for name, (_, values) in Reader(block.content).block().items()}
+                some = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+                assert len(some) == block.rows
+                rows.setdefault(table, []).extend(some)
+            self.spool.remove(token)
+        return rows, ledger
+
+
+def test_flows_and_counters_are_in_blocks(tmp_path: Path) -> None:
+    """A block has the flows of all datagrams since the one before, counters of interfaces, and what was counted."""
+    run = Run(tmp_path)
+    run.add(*sent(b"\0\1rubbish", NETFLOW_5, SFLOW))
+    run.add(message(NETFLOW_9, DECLARED[NETFLOW_9], a_set(300, plain(11))))
+    assert run.pipeline.pending == 5
+    run.write()
+    assert run.pipeline.pending == 0
+    rows, ledger = run.taken()
+    assert sorted(row["bytes"] for row in rows["flows_raw"]) == [11, 84, 700, 1500, 1500]
+    assert len(rows["interface_counters"]) == 1
+    assert ledger == run.pipeline.ledger()
+    assert {name: ledger[name] for name in ("datagrams", "decoded", "unknown_version", "rows")} == {
+        "datagrams": 4,
+        "decoded": 3,
+        "unknown_version": 1,
+        "rows": 5,
+    }
+    assert run.pipeline.spooled == {"flows_raw": 5, "interface_counters": 1}
+    run.write()
+    assert run.taken() == ({}, Counter())
+    run.add(DATA[NETFLOW_9])
+    run.write()
+    rows, ledger = run.taken()
+    assert [row["bytes"] for row in rows["flows_raw"]] == [5]
+    assert ledger == {"datagrams": 1, "decoded": 1, "records": 1, "rows": 1}
+
+
+def test_flows_are_enriched(tmp_path: Path) -> None:
+    """With what files say of addresses and interfaces, and exporters of interfaces that files do not name."""
+    networks, interfaces = tmp_path / "networks.csv", tmp_path / "interfaces.csv"
+    networks.write_text("network,asn,as_name,country,name\n10.0.0.0/8,64512,Ten,DE,ten\n")
+    interfaces.write_text("exporter,if_index,name\n192.0.2.1,1,wan\n")
+    run = Run(tmp_path, files=LookupFiles([networks], [interfaces], parsed_networks(["10.0.0.0/8"])))
+    named = options_set(IPFIX, 256, [(0, 10, 4)], [(0, 82, VARIABLE)])
+    run.add(message(IPFIX, named, a_set(256, b"\0\0\0\3\3lan")), *sent(NETFLOW_5))
+    run.write()
+    first, _ = run.taken()
+    assert [(row["src_country"], row["dst_network"], row["side"]) for row in first["flows_raw"]] == [
+        ("DE", "ten", FlowSide.INTERNAL)
+    ] * 2
+    assert sorted(row["src_as"] for row in first["flows_raw"]) == [64512, 65001]
+    assert {row["in_if"]: row["in_if_name"] for row in first["flows_raw"]} == {1: "wan", 3: ""}
+    run.now += 60
+    run.write()  # what exporters have declared is used from now on
+    run.add(*sent(NETFLOW_5))
+    run.write()
+    later, _ = run.taken()
+    assert {row["in_if"]: row["in_if_name"] for row in later["flows_raw"]} == {1: "wan", 3: "lan"}
+
+
+def test_what_is_not_wanted_is_counted(tmp_path: Path) -> None:
+    """Flows that do not pass are in no block, but in the ledger; a block without rows is not written."""
+
+    def is_large(columns: Columns) -> Mask:
+        sizes = columns["bytes"]
+        assert isinstance(sizes, np.ndarray)
+        large: Mask = sizes > 100
+        return large
+
+    run = Run(tmp_path, wanted=is_large)
+    run.add(*sent(NETFLOW_5))
+    run.write()
+    rows, ledger = run.taken()
+    assert [row["bytes"] for row in rows["flows_raw"]] == [700]
+    assert (ledger["rows"], ledger["filtered"]) == (2, 1)
+    run.add(message(NETFLOW_9, DECLARED[NETFLOW_9], a_set(300, plain(11))))
+    run.write()
+    rows, ledger = run.taken()
+    assert "flows_raw" not in rows
+    assert (ledger["rows"], ledger["filtered"]) == (1, 1)
+
+
+def test_what_the_spool_does_not_take_is_counted(tmp_path: Path) -> None:
+    """It is reported, and in the ledger of a later block."""
+    run = Run(tmp_path, most_bytes=1)
+    run.add(*sent(NETFLOW_5, SFLOW))
+    run.write()
+    dropped = {f"flows_raw{DROPPED}": 4, f"interface_counters{DROPPED}": 1}
+    assert run.pipeline.spooled == dropped
+    assert run.taken() == ({}, Counter())
+    assert "1 bytes are waiting" in run.reported[0].what
+    run.add(*sent(b"\0\1rubbish"))
+    run.write()  # a ledger alone is always taken
+    _, ledger = run.taken()
+    assert ledger == run.pipeline.ledger() + Counter(dropped)
+
+
+def test_a_block_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a second, or when there are many flows."""
+    monkeypatch.setattr(pipeline_module, "BLOCK_ROWS", 4)
+    run = Run(tmp_path)
+    assert run.pipeline.due_s == 1.0
+    run.now += 0.75
+    assert run.pipeline.due_s == 0.25
+    run.now += 0.75
+    assert run.pipeline.due_s == 0.0
+    run.write()
+    run.add(*sent(NETFLOW_5))
+    assert run.pipeline.due_s == 1.0
+    run.add(*sent(NETFLOW_5))
+    assert run.pipeline.due_s == 0.0
+    run.write()
+    assert run.pipeline.due_s == 1.0
+
+
+@pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_a_restart_remembers_templates(tmp_path: Path, version: int, is_clean: bool) -> None:
+    """Also after a process that was killed some seconds after they came."""
+    run = Run(tmp_path)
+    run.add(message(version, DECLARED[version]))
+    if is_clean:
+        run.pipeline.finish()
+    else:
+        run.now += 60
+        run.write()
+    again = Run(tmp_path)
+    again.add(DATA[version])
+    again.write()
+    rows, _ = again.taken()
+    assert [row["bytes"] for row in rows["flows_raw"]] == [5]
+
+
+def test_templates_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
+    """It goes on without them."""
+    (tmp_path / "templates").write_bytes(b"rubbish")
+    run = Run(tmp_path)
+    assert [failure.what for failure in run.reported] == [
+        f"templates of flows in {tmp_path}/templates are ignored: nettop did not write this file"
+    ]
+    run.add(*sent(NETFLOW_5))
+    assert run.pipeline.pending == 2
+
+
+def test_templates_that_cannot_be_saved_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on all the same."""
+    run = Run(tmp_path)
+    run.add(message(IPFIX, DECLARED[IPFIX], a_set(300, plain(11))))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(kept, "_replace", fail)
+        run.pipeline.finish()
+    assert "no space left on device" in run.reported[0].what
+    rows, _ = run.taken()
+    assert [row["bytes"] for row in rows["flows_raw"]] == [11]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.sampled_from(POOL), max_size=4), max_size=6), st.sets(st.integers(0, 5)))
+def test_ledgers_add_up(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[Sent]], written_after: set[int]
+) -> None:
+    """Whatever comes, and whenever blocks are written: ledgers have everything, and rows are what they say."""
+    run = Run(tmp_path_factory.mktemp("flows"))
+    for number, datagrams in enumerate(batches):
+        run.add(*datagrams)
+        if number in written_after:
+            run.write()
+    run.pipeline.finish()
+    rows, ledger = run.taken()
+    assert ledger == +run.pipeline.ledger()
+    assert ledger["rows"] == len(rows.get("flows_raw", []))
+    assert ledger["interface_counters"] == len(rows.get("interface_counters", []))
+    assert ledger["datagrams"] == ledger["decoded"] + ledger["unknown_version"] + ledger["bad_header"]
+    assert ledger["held"] == ledger["released"] + ledger["forgotten"]
+    assert ledger["datagrams"] == sum(map(len, batches))
+
+
+def test_the_ledger_has_all_that_the_decoder_counts() -> None:
+    """Every count is in it, by its name."""
+    assert {field.name for field in fields(Counts)} <= set(LEDGER)
