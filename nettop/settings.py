@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -175,6 +176,61 @@ class ServeSettings:
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     max_overhead: float | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+
+
+FLOW_PORTS = ("6343", "2055", "4739", "2056")
+"""Where flows are received if nothing else is said: the ports of sFlow and of IPFIX, and two that NetFlow often has."""
+DEFAULT_QUERY_LISTEN = "127.0.0.1:9472"
+FLOWS_SOCKET = "flows.sock"
+"""The Unix socket of a collector, in its directory."""
+SYSTEM_FLOWS_DIR = "/var/lib/nettop/flows"
+"""Where root stores flows if nothing else is said."""
+
+
+def default_flows_dir() -> str:
+    """Where whoever runs nettop stores flows if nothing else is said."""
+    if os.geteuid() == 0:
+        return SYSTEM_FLOWS_DIR
+    base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(base, "nettop", "flows")
+
+
+def collector_urls(directory: str) -> tuple[str, ...]:
+    """Where a collector may be that stores in a directory: its socket, and where queries are answered by default."""
+    return f"unix:{os.path.join(directory, FLOWS_SOCKET)}", f"http://{DEFAULT_QUERY_LISTEN}"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSettings:
+    """What `nettop collect` receives, and where it keeps it.
+
+    `listen` are UDP ports, or addresses with one. One packet in `sampling` is taken of the interfaces `mirrors`, all
+    that the firewall logs to the groups `nflog`, and with `conntrack` the connections that it has seen end. Flows are
+    stored in `data_dir`, or by the servers `clickhouse`, which may be those of a `cluster`, and sent to `kafka`, which
+    is brokers and a topic; what waits to be stored is in `data_dir` in any case, `spool_bytes` at most. `retention` has
+    the seconds for which a table keeps its rows, by its name, where they are not the declared ones. `filters` must all
+    hold for flows that are stored. `networks` and `interfaces` are files, `own_networks` are prefixes. `queries` says
+    where and to whom queries are answered.
+    """
+
+    data_dir: str
+    listen: tuple[str, ...] = FLOW_PORTS
+    receive_buffer_bytes: int = 64 << 20
+    workers: int = 1
+    mirrors: tuple[str, ...] = ()
+    sampling: int = 1000
+    nflog: tuple[int, ...] = ()
+    conntrack: bool = False
+    clickhouse: tuple[str, ...] = ()
+    cluster: str = ""
+    kafka: str = ""
+    retention: Mapping[str, int] = field(default_factory=dict)
+    spool_bytes: int = 10 << 30
+    filters: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    interfaces: tuple[str, ...] = ()
+    own_networks: tuple[str, ...] = ()
+    queries: ServeSettings = field(default_factory=lambda: ServeSettings(listen=(DEFAULT_QUERY_LISTEN,)))
 
 
 def checked_seconds(

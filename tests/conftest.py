@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: their terminal's size comes from the terminal, and no example fails for the time it took."""
+"""What all tests share: the terminal's size comes from the terminal, and no example fails for the time it took."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # readline, which pytest imports, sets both in the environment of every child, behind the back of os.environ.
@@ -12,3 +16,11 @@ for size in ("COLUMNS", "LINES"):
 
 settings.register_profile("nettop", deadline=None)
 settings.load_profile("nettop")
+
+
+@pytest.fixture
+def flows_dir() -> Iterator[Path]:
+    """A directory for flows, which a collector that is started as root may give to the user that it becomes."""
+    with tempfile.TemporaryDirectory(prefix="nettop-flows") as parent:
+        os.chmod(parent, 0o755)
+        yield Path(parent) / "flows"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,17 @@ def owner_of_files(path: Path) -> User | None:
         return user
     owner = existing.stat()
     return _user(owner.st_uid, owner.st_gid) if owner.st_uid else None
+
+
+def named_user(names: Iterable[str]) -> User:
+    """The first of these users that exists. Raises NettopError if none does."""
+    for name in names:
+        with suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return _user(entry.pw_uid, entry.pw_gid)
+    raise NettopError(
+        f"there is no user {' or '.join(names)} to run as", "run nettop as another user than root"
+    )
 
 
 @contextmanager

@@ -83,6 +83,19 @@ def opened_session(
             yield session
 
 
+def give_up_privileges(user: User | None) -> None:
+    """Become the user (None: stay who we are), without any capability. Call it while there is one thread.
+
+    Raises PermissionMissing where that is not possible.
+    """
+    from nettop.kernel import privileges
+
+    if user is not None and (why := _why_not_become(user)):
+        raise PermissionMissing(f"nettop would stay root: {why}", "run it as another user than root")
+    _become_user(user)
+    privileges.keep_only(privileges.NOTHING)
+
+
 def _open_statistics(resources: ExitStack) -> Callable[[], int]:
     """Have the kernel measure BPF programs until `resources` are closed.
 

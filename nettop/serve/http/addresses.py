@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The addresses of --listen: from words to what sockets are bound to, and who may reach them."""
+"""The addresses of --listen and the like: from words to what sockets are bound to, and who may reach them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Endpoint:
         return isinstance(self.address, str) or ip_address(self.address[0].split("%")[0]).is_loopback
 
 
-def endpoints_of(word: str) -> tuple[Endpoint, ...]:
-    """What a word of --listen stands for: a name may have several addresses.
+def endpoints_of(word: str, option: str = "--listen") -> tuple[Endpoint, ...]:
+    """What a word of the option stands for: a name may have several addresses.
 
     Raises UsageError for what is no address, NettopError for a name that is not known.
     """
     if word.startswith("unix:"):
-        return (_unix_endpoint(word, word.removeprefix("unix:")),)
-    host, port = _host_and_port(word)
+        return (_unix_endpoint(word, word.removeprefix("unix:"), option),)
+    host, port = _host_and_port(word, option)
     try:
         known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
@@ -57,7 +57,7 @@ def endpoints_of(word: str) -> tuple[Endpoint, ...]:
     )
 
 
-def checked_listen(settings: ServeSettings) -> tuple[Endpoint, ...]:
+def checked_listen(settings: ServeSettings, option: str = "--listen") -> tuple[Endpoint, ...]:
     """What to listen at, each once.
 
     Raises UsageError for a bad address, for one beyond loopback without a token unless the settings allow that, and
@@ -68,7 +68,7 @@ def checked_listen(settings: ServeSettings) -> tuple[Endpoint, ...]:
         raise UsageError(f"{given} without {missing}", "TLS takes both: --cert CHAIN.pem --key KEY.pem")
     endpoints: dict[object, Endpoint] = {}
     for word in settings.listen:
-        for endpoint in endpoints_of(word):
+        for endpoint in endpoints_of(word, option):
             endpoints.setdefault((endpoint.family, endpoint.address), endpoint)
     if settings.token_file is None and not settings.insecure_listen:
         _refuse_remote(endpoints.values())
@@ -84,25 +84,25 @@ def _refuse_remote(endpoints: Iterable[Endpoint]) -> None:
             )
 
 
-def _host_and_port(word: str) -> tuple[str, int]:
+def _host_and_port(word: str, option: str) -> tuple[str, int]:
     host, colon, port = word.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > _MOST_PORT:
-        raise UsageError(f"--listen {word!r} has no port from 0 to {_MOST_PORT}", _EXAMPLES)
+        raise UsageError(f"{option} {word!r} has no port from 0 to {_MOST_PORT}", _EXAMPLES)
     if host in {"", "*", "[]"}:
         remedy = f"name it: 127.0.0.1:{port} for this host only, 0.0.0.0:{port} or [::]:{port} for all"
-        raise UsageError(f"--listen {word!r} has no host", remedy)
+        raise UsageError(f"{option} {word!r} has no host", remedy)
     if host.startswith("[") and host.endswith("]"):
         return host[1:-1], int(port)
     if ":" in host:
         remedy = f"an IPv6 address is written in brackets: [{host}]:{port}"
-        raise UsageError(f"--listen {word!r} has more than one colon", remedy)
+        raise UsageError(f"{option} {word!r} has more than one colon", remedy)
     return host, int(port)
 
 
-def _unix_endpoint(word: str, path: str) -> Endpoint:
+def _unix_endpoint(word: str, path: str, option: str) -> Endpoint:
     if not path or "\0" in path:
-        raise UsageError(f"--listen {word!r} has no path", "as unix:/run/nettop.sock")
+        raise UsageError(f"{option} {word!r} has no path", "as unix:/run/nettop.sock")
     path = os.path.abspath(path)
     if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise UsageError(f"--listen {word!r} is too long", f"a path of at most {_LONGEST_PATH} bytes")
+        raise UsageError(f"{option} {word!r} is too long", f"a path of at most {_LONGEST_PATH} bytes")
     return Endpoint(word, "", socket.AF_UNIX, path)

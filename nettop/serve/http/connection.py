@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One client's connection: uvicorn's HTTP/1.1, with the limits that it lacks.
 
-An application is called when a request is complete, and gets no body: nothing that nettop serves takes one.
+An application is called when a request is complete. It gets a body only where the limits say that bodies are taken.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Connection(HttpToolsProtocol, Accepted):
         self._begun = False
         """Whether part of a request is there."""
         self._in_body = False
+        self._body = bytearray()
         self._ending = False
         """Whether no further request is read."""
 
@@ -130,7 +131,7 @@ class Connection(HttpToolsProtocol, Accepted):
             # How much of it belongs to the next part is not known: that much more is let pass.
             self._size = self._size + taken if parts == self._parts else 0
             if self._size >= limit and not self._ending:
-                self._refuse(_too_large_body(limit) if in_body else _too_large_head(limit))
+                self._refuse(self._too_large_body() if in_body else _too_large_head(limit))
 
     # What the parser calls.
 
@@ -154,13 +155,15 @@ class Connection(HttpToolsProtocol, Accepted):
         # The parser has checked that they are numbers.
         sizes = [int(value) for name, value in self.headers if name == b"content-length"]
         if any(size > self._limits.body_bytes for size in sizes):
-            raise _too_large_body(self._limits.body_bytes)
+            raise self._too_large_body()
         if self.expect_100_continue and not self._is_answering():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.expect_100_continue = False
 
     def on_body(self, body: bytes) -> None:
-        """Nothing reads it."""
+        """A part of the body."""
+        if self._limits.takes_bodies:
+            self._body += body
 
     def on_message_complete(self) -> None:
         """The request is complete: have it answered, after those before it."""
@@ -171,6 +174,7 @@ class Connection(HttpToolsProtocol, Accepted):
         self._acceptor.leave(self)
         self._limit(None)
         super().on_headers_complete()
+        self.cycle.body, self._body = self._body, bytearray()
         if self._acceptor.crowded:
             self.cycle.keep_alive = False
         super().on_message_complete()
@@ -247,6 +251,10 @@ class Connection(HttpToolsProtocol, Accepted):
             self._refuse(refused)
         return len(data)
 
+    def _too_large_body(self) -> _Refused:
+        remedy = "send less at once" if self._limits.takes_bodies else "nothing here takes a body: use GET"
+        return _Refused(413, f"the body has more than {self._limits.body_bytes} bytes", remedy)
+
     def _refuse(self, refused: _Refused) -> None:
         """Read nothing more. What came before is answered; if that was all, say why."""
         self._ending = True
@@ -298,7 +306,3 @@ class Connection(HttpToolsProtocol, Accepted):
 
 def _too_large_head(limit: int) -> _Refused:
     return _Refused(431, f"the URL and the headers have more than {limit} bytes")
-
-
-def _too_large_body(limit: int) -> _Refused:
-    return _Refused(413, f"the body has more than {limit} bytes", "nothing here takes a body: use GET")

@@ -33,7 +33,9 @@ class Limits:
     headers: int = 100
     """How many."""
     body_bytes: int = 64 << 10
-    """Of a request's body, which nothing reads."""
+    """Of a request's body."""
+    takes_bodies: bool = False
+    """Whether applications get bodies. They are in memory, so few `connections` and requests `pipelined` suit them."""
     pipelined: int = 16
     """Requests that are sent before the one in front of them is answered."""
 

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that stores: workers receive into the spool, and it takes blocks from there into the store."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+
+import numpy as np
+
+from nettop.errors import NettopError, SourceFailed, failure_of
+from nettop.flows.exporters import EXPORTER
+from nettop.flows.inputs.produced import ProducedFlows
+from nettop.flows.spool import Spool, Storing
+from nettop.flows.store import Store
+from nettop.flows.worker import SPOOL, Destination, Message, Work, WorkerState, run_worker, watch_files
+
+_END_S = 10.0
+"""For workers to write what they have, and for blocks to be stored, at the end; the next start stores what is left."""
+_REPEAT_S = 300.0
+"""After which time the same failure is reported again."""
+
+
+@dataclass(frozen=True, eq=False)
+class CollectorState:
+    """What a collector has done since it began, and what it does now.
+
+    `received` is of all workers together. `stored` counts rows by table, and `stored_earlier` those that had waited in
+    the spool when it began. Of the spool, `waiting_blocks` of `waiting_bytes` wait to be stored, and `failure` is why
+    they cannot be.
+    """
+
+    received: WorkerState
+    stored: Counter[str]
+    stored_earlier: Counter[str]
+    waiting_blocks: int
+    waiting_bytes: int
+    failure: NettopError | None
+
+
+class Collector:
+    """Workers, and what they have done; threads that listen to them and that store."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        earlier: Collection[str],
+        store: Store,
+        own: Destination,
+        report: Callable[[NettopError], None],
+    ) -> None:
+        """`earlier` files were in the spool before; `own` is where flows go that this process takes itself."""
+        self._spool = spool
+        self._report_to = report
+        self._storing = Storing(spool, store, self.report, earlier=earlier)
+        self._reported: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._states: dict[Connection, WorkerState] = {}
+        self._is_ending = False
+        self.failed: NettopError | None = None
+        """Why it cannot go on; None while it can."""
+        self.on_failed: Callable[[], None] = lambda: None
+        self.produced = ProducedFlows(own, self.report)
+
+    def state(self) -> CollectorState:
+        """What it has done since it began."""
+        with self._lock:
+            states = list(self._states.values())
+        received = _together([*states, self.produced.state()])
+        storing = self._storing
+        return CollectorState(
+            received,
+            storing.stored.copy(),
+            storing.stored_earlier.copy(),
+            len(self._spool.waiting()),
+            self._spool.waiting_bytes(),
+            storing.failure,
+        )
+
+    def report(self, failure: NettopError) -> None:
+        """Report it, unless the same was reported a short time ago."""
+        now = time.monotonic()
+        with self._lock:
+            last = self._reported.get(failure.what)
+            if last is not None and now < last + _REPEAT_S:
+                return
+            self._reported = {what: at for what, at in self._reported.items() if now < at + _REPEAT_S}
+            self._reported[failure.what] = now
+        self._report_to(failure)
+
+    def store(self) -> None:
+        """Store blocks until the end: what a thread does."""
+        with self._failing("store"):
+            self._storing.run()
+
+    def listen(self, channels: Sequence[Connection]) -> None:
+        """Take what workers send until all have ended: what a thread does."""
+        with self._failing("flows"):
+            open_channels = list(channels)
+            while open_channels:
+                for channel in wait(open_channels):
+                    assert isinstance(channel, Connection)
+                    try:
+                        self._take(channel, channel.recv())
+                    except EOFError:
+                        open_channels.remove(channel)
+                        if not self._is_ending:
+                            raise SourceFailed("a process that receives flows has ended") from None
+
+    def end(self) -> None:
+        """That workers end is right from now on."""
+        self._is_ending = True
+
+    def finish(self) -> None:
+        """Let the thread that stores end when nothing is left to be stored."""
+        self._storing.finish()
+
+    def stop(self) -> None:
+        """Let the thread that stores end."""
+        self._storing.stop()
+
+    def _take(self, channel: Connection, message: Message) -> None:
+        if isinstance(message, NettopError):
+            self.report(message)
+            return
+        with self._lock:
+            self._states[channel] = message
+        self._storing.wake()
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a bug, or the end of a worker: all is reported
+            self.failed = error if isinstance(error, NettopError) else failure_of(what, error)
+            self.on_failed()
+
+
+@contextmanager
+def collecting(
+    works: Sequence[Work],
+    own: Destination,
+    open_store: Callable[[], Store],
+    report: Callable[[NettopError], None],
+) -> Iterator[Collector]:
+    """A collector at work, which takes flows itself for its `own` destination. Call it while there is one thread.
+
+    Raises what `open_store` does.
+    At the end workers write what they have received, and it is stored, as far as that is possible in a few seconds.
+    """
+    spool = Spool(own.directory / SPOOL, own.spool_bytes)
+    spool.recover()
+    earlier = spool.waiting()
+    fork = multiprocessing.get_context("fork")
+    with ExitStack() as ends:
+        workers, channels = [], []
+        for work in works:
+            ours, theirs = fork.Pipe(duplex=False)
+            worker = fork.Process(target=run_worker, args=(work, theirs, os.getpid()), daemon=True)
+            worker.start()
+            theirs.close()
+            ends.callback(_end, worker)
+            workers.append(worker)
+            channels.append(ours)
+        store = open_store()
+        ends.callback(store.close)
+        collector = Collector(spool, earlier, store, own, report)
+        threads = [
+            threading.Thread(target=collector.listen, args=(channels,), name="workers"),
+            threading.Thread(target=collector.store, name="store"),
+        ]
+        threading.Thread(target=watch_files, args=(own.files, collector.report), daemon=True).start()
+        for thread in threads:
+            thread.start()
+        listening, storing = threads
+        try:
+            yield collector
+        finally:
+            collector.end()
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                _end(worker)
+            listening.join()
+            collector.finish()
+            storing.join(_END_S)
+            collector.stop()
+            storing.join()
+
+
+def _end(worker: ForkProcess) -> None:
+    worker.terminate()
+    worker.join(_END_S)
+    if worker.is_alive():
+        worker.kill()
+        worker.join()
+
+
+def _together(states: Sequence[WorkerState]) -> WorkerState:
+    return WorkerState(
+        ledger=sum((state.ledger for state in states), Counter()),
+        spooled=sum((state.spooled for state in states), Counter()),
+        pending=sum(state.pending for state in states),
+        waiting=sum(state.waiting for state in states),
+        sockets=tuple(counts for state in states for counts in state.sockets),
+        exporters=np.concatenate([np.zeros(0, EXPORTER), *(state.exporters for state in states)]),
+        evicted=sum(state.evicted for state in states),
+        evicted_unrecognized=sum(state.evicted_unrecognized for state in states),
+        forgotten=sum((state.forgotten for state in states), Counter()),
+    )

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collector as a whole: opens what takes privileges, then receives, stores and answers queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from nettop.errors import ExitCode, NettopError
+from nettop.flows.collector import Collector, collecting
+from nettop.flows.enrichment.lookups import LookupFiles
+from nettop.flows.enrichment.networks import parsed_networks
+from nettop.flows.inputs.conntrack import Conntrack, open_conntrack
+from nettop.flows.inputs.exports import Exports
+from nettop.flows.inputs.input import Input
+from nettop.flows.inputs.mirror import Mirror, open_mirror
+from nettop.flows.inputs.nflog import LoggedPackets, open_group
+from nettop.flows.outputs.kafka import topic_of
+from nettop.flows.receive import Endpoint, OpenSocket, Wait, endpoint_of, open_socket
+from nettop.flows.store import Store
+from nettop.flows.store.schema import Retention
+from nettop.flows.wanted import wanted_by
+from nettop.flows.worker import Destination, Work
+from nettop.interrupts import Requests
+from nettop.serve.flows.ingest import ingest_routes
+from nettop.serve.flows.queries import query_routes
+from nettop.serve.flows.state import state_routes
+from nettop.serve.http.addresses import checked_listen
+from nettop.serve.http.credentials import read_credentials
+from nettop.serve.http.guard import Guard, own_names
+from nettop.serve.http.limits import Limits
+from nettop.serve.http.listeners import opened_sockets, url_of
+from nettop.serve.http.server import Server, serve
+from nettop.serve.problems import HANDLERS
+from nettop.settings import CollectSettings
+from nettop.snapshots.safe_text import safe_text
+
+_FIRST_OF_OTHERS, _OWN = 100, 200
+"""Numbers of workers that do not receive from exporters, and of the collector itself: names of blocks have them."""
+_LIMITS = Limits(connections=64, pipelined=1, body_bytes=8 << 20, takes_bodies=True)
+
+
+@contextmanager
+def opened_collector(
+    settings: CollectSettings, requests: Requests, stderr: TextIO | None
+) -> Iterator[Callable[[], ExitCode]]:
+    """Open the sockets and read the files. What it gives collects until the end is requested, and needs no privileges.
+
+    Raises NettopError for what cannot be opened, read or used.
+    """
+    endpoints = checked_listen(settings.queries, "--query-listen")
+    credentials = read_credentials(settings.queries)
+    retention = Retention(**{name: timedelta(seconds=kept) for name, kept in settings.retention.items()})
+    networks, interfaces = (
+        [Path(name) for name in names] for names in (settings.networks, settings.interfaces)
+    )
+    wanted = wanted_by(" ".join(settings.filters))
+    kafka = topic_of(settings.kafka) if settings.kafka else None
+    own_networks = parsed_networks(settings.own_networks) if settings.own_networks else None
+
+    def report(text: str) -> None:
+        if stderr is not None:
+            lines = "\n".join(map(safe_text, text.splitlines()))
+            stderr.write(f"nettop: {lines}\n")
+            stderr.flush()
+
+    with ExitStack() as ends:
+        inputs = _opened_inputs(settings, ends, report)
+        files = LookupFiles(networks, interfaces, own_networks)
+
+        def run() -> ExitCode:
+            to = Destination(0, Path(settings.data_dir), settings.spool_bytes, files, wanted, kafka)
+            works = [Work(opened, replace(to, number=number)) for number, opened in inputs.opened.items()]
+            stores: list[Store] = []
+
+            def opened_store() -> Store:
+                stores.append(_store(settings, retention))
+                return stores[0]
+
+            with (
+                opened_sockets(endpoints) as listeners,  # files of Unix sockets are removed as who made them
+                collecting(
+                    works,
+                    replace(to, number=_OWN),
+                    opened_store,
+                    lambda failure: report(_words(failure)),
+                ) as collector,
+            ):
+                collector.on_failed = requests.end
+
+                def make_app() -> ASGIApp:
+                    app = _app(stores[0], collector)
+                    return Guard(app, credentials, own_names(endpoints))
+
+                server = Server(make_app, listeners, requests, report, credentials, _LIMITS)
+                places = ", ".join(inputs.places)
+                urls = ", ".join(
+                    url_of(listener, is_tls=credentials.tls is not None) for listener in listeners
+                )
+                server.on_accepting = partial(report, f"receiving at UDP {places}; queries at {urls}")
+                if not requests.ending:
+                    serve(server)
+            if collector.failed is not None:
+                raise collector.failed
+            return ExitCode.DONE
+
+        yield run
+
+
+class _Inputs:
+    """What is received from: what opens each input in its worker, by the worker's number, and their names."""
+
+    def __init__(self) -> None:
+        self.opened: dict[int, Callable[[Wait], Input]] = {}
+        self.places: list[str] = []
+
+
+def _opened_inputs(settings: CollectSettings, ends: ExitStack, report: Callable[[str], None]) -> _Inputs:
+    """Open the sockets of all inputs. Each worker for exporters has one for every port."""
+    inputs = _Inputs()
+
+    def opened(each: OpenSocket) -> OpenSocket:
+        ends.callback(each.socket.close)
+        place = str(each.endpoint)
+        if place not in inputs.places:
+            inputs.places.append(place)
+            if each.warning:
+                report(each.warning)
+        return each
+
+    room = settings.receive_buffer_bytes
+    ports: list[Endpoint] = [endpoint_of(word) for word in settings.listen]
+    for number in range(settings.workers):
+        sockets = [opened(open_socket(port, room, shared_port=settings.workers > 1)) for port in ports]
+        # Of port 0 the kernel has chosen one.
+        ports = [each.endpoint for each in sockets if isinstance(each.endpoint, Endpoint)]
+        inputs.opened[number] = partial(Exports, sockets)
+    rate = settings.sampling
+    others: list[Callable[[Wait], Input]] = [
+        *(partial(Mirror, opened(open_mirror(name, rate, room)), rate) for name in settings.mirrors),
+        *(partial(LoggedPackets, opened(open_group(group, room))) for group in settings.nflog),
+    ]
+    if settings.conntrack:
+        others.append(partial(Conntrack, opened(open_conntrack(room))))
+    inputs.opened |= dict(enumerate(others, _FIRST_OF_OTHERS))
+    return inputs
+
+
+def _store(settings: CollectSettings, retention: Retention) -> Store:
+    if settings.clickhouse:
+        from nettop.flows.store.server import ServerStore
+
+        return ServerStore(settings.clickhouse, settings.cluster, retention)
+    from nettop.flows.store.embedded import EmbeddedStore
+
+    return EmbeddedStore(Path(settings.data_dir), retention)
+
+
+def _app(store: Store, collector: Collector) -> Starlette:
+    routes = [*query_routes(store), *state_routes(collector.state), *ingest_routes(collector.produced)]
+    app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    app.router.redirect_slashes = False
+    return app
+
+
+def _words(failure: NettopError) -> str:
+    return f"{failure.what}\n{failure.remedy}" if failure.remedy else failure.what

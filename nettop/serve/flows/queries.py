@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ClickHouse's HTTP interface, as far as it reads (https://clickhouse.com/docs/interfaces/http)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from typing import NamedTuple
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from nettop.errors import NettopError, UsageError
+from nettop.flows.store import Store
+from nettop.flows.store.queries import QUERY_MAX
+from nettop.flows.store.schema import DATABASE
+from nettop.serve.problems import Problem
+from nettop.snapshots.safe_text import safe_text
+
+_QUERIES_AT_ONCE = 4
+"""More wait: each may take a CPU and its share of memory."""
+_DEFAULT_FORMAT = "TabSeparated"
+_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
+_MEDIA_TYPES = {
+    "CSV": "text/csv; charset=UTF-8; header=absent",
+    "CSVWithNames": "text/csv; charset=UTF-8; header=present",
+    "JSON": "application/json; charset=UTF-8",
+    "JSONColumns": "application/json; charset=UTF-8",
+    "JSONCompact": "application/json; charset=UTF-8",
+    "JSONCompactEachRow": "application/x-ndjson; charset=UTF-8",
+    "JSONEachRow": "application/x-ndjson; charset=UTF-8",
+    "TSV": "text/tab-separated-values; charset=UTF-8",
+    "TSVWithNames": "text/tab-separated-values; charset=UTF-8",
+    "TabSeparated": "text/tab-separated-values; charset=UTF-8",
+    "TabSeparatedWithNames": "text/tab-separated-values; charset=UTF-8",
+}
+_BINARY = frozenset(("Arrow", "ArrowStream", "Native", "Parquet", "RowBinary", "RowBinaryWithNamesAndTypes"))
+_BAD_QUERY, _NO_ANSWER = 62, 1002
+"""ClickHouse's codes SYNTAX_ERROR and UNKNOWN_EXCEPTION: clients only tell an error by them."""
+
+
+class _Query(NamedTuple):
+    sql: str
+    form: str
+
+
+def query_routes(store: Store) -> list[Route]:
+    """The routes: queries at /, and /ping."""
+    at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
+
+    async def query(request: Request) -> Response:
+        try:
+            wanted = await _query_of(request)
+            if wanted is None:
+                return Response("Ok.\n", media_type="text/plain")
+            async with at_once:
+                answer = await run_sync(store.query, wanted.sql, wanted.form)
+        except Problem:
+            raise
+        except NettopError as error:
+            return _failure(error)
+        form = wanted.form
+        kind = "application/octet-stream" if form in _BINARY else "text/plain; charset=UTF-8"
+        headers = {
+            "X-ClickHouse-Server-Display-Name": "nettop",
+            "X-ClickHouse-Query-Id": request.query_params.get("query_id") or str(uuid.uuid4()),
+            "X-ClickHouse-Format": form,
+            "X-ClickHouse-Timezone": "UTC",
+        }
+        return Response(answer, headers=headers, media_type=_MEDIA_TYPES.get(form, kind))
+
+    async def ping(_request: Request) -> Response:
+        return Response("Ok.\n", media_type="text/plain")
+
+    return [Route("/", query, methods=["GET", "POST"]), Route("/ping", ping, methods=["GET"])]
+
+
+async def _query_of(request: Request) -> _Query | None:
+    """What a request queries, None if nothing. Raises UsageError for what is too long, or of another database."""
+    parameters = request.query_params
+    database = parameters.get("database") or request.headers.get("x-clickhouse-database") or DATABASE
+    if database not in (DATABASE, "default"):
+        raise UsageError(f"there is no database {database!r}", f"query {DATABASE}")
+    parts = [parameters.get("query", ""), (await _body(request)).decode(errors="replace")]
+    sql = "\n".join(filter(None, parts)).strip()
+    if not sql:
+        return None
+    form = parameters.get("default_format") or request.headers.get("x-clickhouse-format") or _DEFAULT_FORMAT
+    if match := _FORMAT.search(sql):
+        sql, form = sql[: match.start()], match[1]
+    return _Query(sql, form)
+
+
+async def _body(request: Request) -> bytes:
+    """The body, which may not be longer than a query of only four-byte characters."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > 4 * QUERY_MAX:
+            raise UsageError(f"the query has more than {QUERY_MAX} characters", "shorten it")
+    return bytes(body)
+
+
+def _failure(error: NettopError) -> Response:
+    """An error as ClickHouse words it."""
+    is_usage = isinstance(error, UsageError)
+    code, name = (_BAD_QUERY, "SYNTAX_ERROR") if is_usage else (_NO_ANSWER, "UNKNOWN_EXCEPTION")
+    text = f"Code: {code}. DB::Exception: {safe_text(error.what)}; {safe_text(error.remedy)}. ({name})\n"
+    headers = {"X-ClickHouse-Exception-Code": str(code)}
+    return Response(text, 400 if is_usage else 503, headers, "text/plain; charset=UTF-8")

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop collect` as its users run it: received, stored, answered; ended, killed, and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nettop.errors import ExitCode, SourceFailed, UsageError
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector
+from tests.collecting import PATIENCE_S, Running, until
+
+from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW
+from .test_flow_messages import a_set, message, plain
+
+pytest.importorskip("chdb")
+
+
+def no_traceback(running: Running) -> None:
+    """Python's own words about an error are nowhere."""
+    assert "Traceback" not in running.errors(), running.errors()
+
+
+def test_from_datagrams_to_answers(flows_dir: Path) -> None:
+    """Any protocol at one port, stored within seconds; nobody works as root; SIGTERM ends it in order."""
+    with Running(flows_dir) as running:
+        ipfix = message(IPFIX, DECLARED[IPFIX], a_set(300, plain(11))).data
+        running.send(NETFLOW_5, SFLOW, ipfix, b"\0\1rubbish")
+        running.stored(5)
+        state = running.state()
+        assert state["datagrams"] == {"arrived": 4, "decoded": 3, "malformed": 1, "dropped_by_kernel": 0}
+        assert (state["failure"], state["spool"]) == (None, {"blocks": 0, "bytes": 0})
+        assert running.rows(
+            "SELECT protocol_version, count(), sum(bytes) FROM flows_raw GROUP BY 1 ORDER BY 1"
+        ) == [
+            [5, 2, 784],
+            [10, 1, 11],
+            [105, 2, 3000],
+        ]
+        assert running.rows("SELECT sum(counters['rows']) FROM ledger") == [[5]]
+        exporters = running.collector.document(EXPORTERS_PATH)["exporters"]
+        assert sorted((each["protocol_version"], each["rows"]) for each in exporters) == [
+            (0, 0),
+            (5, 2),
+            (10, 1),
+            (105, 2),
+        ]
+        with pytest.raises(UsageError, match="may not use"):
+            running.rows("DROP TABLE flows_raw")
+        processes = [
+            Path("/proc") / pid
+            for pid in subprocess.run(
+                ["pgrep", "-s", str(running.process.pid)], capture_output=True, text=True, check=True
+            ).stdout.split()
+        ]
+        assert len(processes) == 2
+        assert all(path.stat().st_uid != 0 for path in processes) or os.geteuid()
+        assert all("CapEff:\t0000000000000000" in (path / "status").read_text() for path in processes)
+        assert running.end() == ExitCode.DONE
+        no_traceback(running)
+        assert not (flows_dir / "flows.sock").exists()
+
+
+def test_what_came_is_stored_before_it_ends(flows_dir: Path) -> None:
+    """What has been received when the end is requested is stored then; a restart remembers templates and rows."""
+    with Running(flows_dir) as running:
+        port = running.send(message(NETFLOW_9, DECLARED[NETFLOW_9]).data, *[NETFLOW_5] * 97)
+        assert running.end(signal.SIGINT) == ExitCode.DONE
+        no_traceback(running)
+    with Running(flows_dir) as running:
+        assert running.rows("SELECT count() FROM flows_raw") == [[2 * 97]]
+        running.send(message(NETFLOW_9, a_set(300, plain(7)), sequence=2).data, port=port)
+        running.stored(1)
+        assert running.rows("SELECT sum(bytes) FROM flows_raw WHERE protocol_version = 9") == [[7]]
+
+
+@pytest.mark.parametrize("victim", ["collector", "worker"])
+def test_killed(flows_dir: Path, victim: str) -> None:
+    """A collector that is killed leaves what its ledger says, no process, and a directory that the next one uses."""
+    with Running(flows_dir) as running:
+        running.send(*[NETFLOW_5] * 50)
+        running.stored(100)
+        workers = [
+            int(pid)
+            for pid in Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+            .read_text()
+            .split()
+        ]
+        if victim == "collector":
+            assert running.end(signal.SIGKILL) == -signal.SIGKILL
+        else:
+            os.kill(workers[0], signal.SIGKILL)
+            assert running.process.wait(PATIENCE_S) == ExitCode.SOURCE
+            assert "a process that receives flows has ended" in running.errors()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "no process is left")
+        no_traceback(running)
+    with Running(flows_dir) as running:
+        assert running.rows("SELECT count() FROM flows_raw") == [[100]]
+        assert running.rows("SELECT sum(counters['rows']) FROM ledger") == [[100]]
+
+
+def test_several_workers(flows_dir: Path) -> None:
+    """Each exporter's datagrams are received by one of them; together they have received all."""
+    with Running(flows_dir, "--workers", "3") as running:
+        for _ in range(60):
+            running.send(NETFLOW_5)
+        running.stored(120)
+        assert sum(counts["datagrams"] for counts in running.state()["sockets"]) == 60
+        assert len(running.state()["sockets"]) == 3
+        assert running.end() == ExitCode.DONE
+
+
+def test_one_directory_has_one_collector(flows_dir: Path) -> None:
+    """A second one is refused, and the first one goes on."""
+    with Running(flows_dir) as running:
+        second = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "nettop",
+                "collect",
+                "--data-dir",
+                str(flows_dir),
+                "--listen",
+                "127.0.0.1:0",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert second.returncode != ExitCode.DONE
+        assert "another process listens at" in second.stderr
+        running.send(NETFLOW_5)
+        running.stored(2)
+
+
+def test_a_collector_that_does_not_run(flows_dir: Path) -> None:
+    """Its socket does not exist."""
+    with pytest.raises(SourceFailed, match="does not answer"):
+        Collector(f"unix:{flows_dir / 'flows.sock'}").document(STATE_PATH)

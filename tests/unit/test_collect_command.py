@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nettop collect and nettop flows: their options, and what they refuse before anything is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop import cli
+from nettop.commands import collect
+from nettop.commands.collect import CollectOptions, collect_settings
+from nettop.commands.flows import FlowsOptions, start_flows
+from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.interrupts import Requests
+from nettop.settings import CollectSettings, default_flows_dir
+
+PACKAGES = ("google.protobuf", "starlette", "uvicorn", "uvloop", "zstandard", "chdb")
+
+
+def settings(**given: Any) -> CollectSettings:
+    """The settings for these options."""
+    return collect_settings(CollectOptions(**given))
+
+
+def test_defaults() -> None:
+    """The usual ports, the store on this host, queries at its socket and on loopback."""
+    usual = settings()
+    assert usual.listen == ("6343", "2055", "4739", "2056")
+    assert usual.data_dir == default_flows_dir()
+    assert usual.queries.listen == (f"unix:{usual.data_dir}/flows.sock", "127.0.0.1:9472")
+    assert (usual.workers, usual.spool_bytes, usual.receive_buffer_bytes) == (1, 10 << 30, 64 << 20)
+    assert (usual.mirrors, usual.nflog, usual.conntrack, usual.clickhouse, usual.kafka) == (
+        (),
+        (),
+        False,
+        (),
+        "",
+    )
+
+
+def test_options_become_settings(tmp_path: Path) -> None:
+    """Every option ends in the settings."""
+    given = settings(
+        listen=["2055", "[::1]:4739"],
+        workers="3",
+        receive_buffer="1M",
+        interface=["eth1", "eth1"],
+        sampling="10",
+        nflog=["5", "0"],
+        conntrack=True,
+        filter=["protocol=tcp"],
+        data_dir=str(tmp_path),
+        retention=["raw=3d,1h=2y", "talkers=4w"],
+        spool_size="1G",
+        clickhouse=["http://ch1:8123"],
+        cluster="flows",
+        kafka="broker:9092/flows",
+        networks=["a.csv"],
+        own_network=["10.0.0.0/8"],
+        interfaces=["b.csv"],
+        query_listen=["none"],
+        token_file="token",
+        insecure_listen=True,
+        cert="chain.pem",
+        key="key.pem",
+    )
+    assert given.queries.listen == (f"unix:{tmp_path}/flows.sock",)
+    queries = given.queries
+    assert (queries.token_file, queries.insecure_listen, queries.cert, queries.key) == (
+        *("token", True, "chain.pem", "key.pem"),
+    )
+    assert given == CollectSettings(
+        data_dir=str(tmp_path),
+        listen=("2055", "[::1]:4739"),
+        receive_buffer_bytes=1 << 20,
+        workers=3,
+        mirrors=("eth1",),
+        sampling=10,
+        nflog=(5, 0),
+        conntrack=True,
+        clickhouse=("http://ch1:8123",),
+        cluster="flows",
+        kafka="broker:9092/flows",
+        retention={"flows_raw": 3 * 86_400, "flows_1h": 730 * 86_400, "talkers_1m": 28 * 86_400},
+        spool_bytes=1 << 30,
+        filters=("protocol=tcp",),
+        networks=("a.csv",),
+        interfaces=("b.csv",),
+        own_networks=("10.0.0.0/8",),
+        queries=queries,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "remedy"),
+    [
+        ({"workers": "65"}, "--workers 65 is more than 64", "1 to 64"),
+        ({"workers": "0"}, "--workers", ""),
+        ({"sampling": "x"}, "--sampling", ""),
+        ({"nflog": ["65536"]}, "--nflog '65536' is not a group", "0 to 65535"),
+        ({"retention": ["row=3d"]}, "unknown table of --retention 'row'", "raw"),
+        ({"retention": ["raw=3x"]}, "--retention 'raw=3x' has no time", "raw=3d"),
+        ({"spool_size": "lots"}, "--spool-size", ""),
+        ({"cluster": "flows"}, "--cluster without --clickhouse", "URL"),
+    ],
+)
+def test_what_is_wrong(given: dict[str, Any], what: str, remedy: str) -> None:
+    """The error names it, and what to write."""
+    with pytest.raises(UsageError) as raised:
+        settings(**given)
+    assert what in raised.value.what
+    assert remedy in raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"filters": ("nonsense=1",)}, "nonsense"),
+        ({"kafka": "broker:9092"}, "has no topic"),
+        ({"own_networks": ("10.0.0.1/8",)}, "10.0.0.1/8"),
+        ({"networks": ("/nowhere.csv",)}, "/nowhere.csv"),
+        ({"listen": ("127.0.0.1:0", "example.org:2055")}, "has no address before the port"),
+        ({"mirrors": ("nowhere0",)}, "there is no such interface"),
+    ],
+)
+def test_what_cannot_be_used(given: dict[str, Any], what: str, tmp_path: Path) -> None:
+    """It is refused before anything is received, and nothing is left open."""
+    pytest.importorskip("starlette")
+    from nettop.serve.collect import opened_collector
+
+    settings = CollectSettings(**{"data_dir": str(tmp_path), "listen": ("127.0.0.1:0",), **given})
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(NettopError, match=what), opened_collector(settings, Requests(), None):
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["collect"], "chdb"),
+        (["collect", "--clickhouse", "http://ch1:8123"], "clickhouse_connect"),
+        (["collect", "--kafka", "broker:9092/flows"], "confluent_kafka"),
+        (["flows"], "zstandard"),
+    ],
+)
+def test_missing_packages(
+    words: list[str], missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the extra one line says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+    assert cli.run(words) == ExitCode.FAILURE
+    shown = capsys.readouterr().err
+    assert f"not installed: {missing}" in shown
+    assert "nettop[flows]" in shown
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    """The error names it."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="flows cannot be stored in"):
+        collect._owner(tmp_path / "file" / "flows")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_directory_of_roots(tmp_path: Path) -> None:
+    """An empty one is given to a user without rights; what root has in one is not touched."""
+    user = collect._owner(tmp_path / "new")
+    assert user is not None
+    assert user.uid != 0
+    assert (tmp_path / "new").stat().st_uid == user.uid
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").touch()
+    with pytest.raises(NettopError, match="datagrams are never read as root") as raised:
+        collect._owner(tmp_path / "old")
+    assert "chown -R" in raised.value.remedy
+
+
+# --- nettop flows ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"words": ["select"]}, "unknown word 'select'"),
+        ({"words": ["sql"]}, "no query behind sql"),
+        ({"since": "1"}, "--since '1' is not a time"),
+        ({"since": "0h"}, "--since '0h' is not a time"),
+        ({"top": "sorce"}, "unknown column of flows 'sorce'"),
+        ({"by": "size"}, "unknown order 'size'"),
+        ({"limit": "0"}, "--limit"),
+        ({"format": "xml"}, "unknown format 'xml'"),
+        ({"collector": "nowhere"}, "'nowhere' is not the URL of a collector"),
+    ],
+)
+def test_wrong_options_of_flows(given: dict[str, Any], what: str, tmp_path: Path) -> None:
+    """The error names it."""
+    pytest.importorskip("zstandard")
+    with pytest.raises(UsageError) as raised:
+        start_flows(FlowsOptions(**{"data_dir": str(tmp_path), **given}), None)
+    assert what in raised.value.what
+
+
+def test_nothing_to_read_from(tmp_path: Path) -> None:
+    """Neither a collector nor a directory with flows: the error says how to get one."""
+    pytest.importorskip("zstandard")
+    with pytest.raises(NettopError, match="no collector answers at") as raised:
+        start_flows(FlowsOptions(collector=f"unix:{tmp_path}/flows.sock"), None)
+    assert "nettop collect" in raised.value.remedy
