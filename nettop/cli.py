@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nettop import __version__
+from nettop.commands.collect import COLLECT_EXAMPLES, COLLECT_HELP, CollectOptions, start_collect
 from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorOptions, start_doctor
 from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportOptions, start_export
+from nettop.commands.flows import FLOWS_EXAMPLES, FLOWS_HELP, FlowsOptions, start_flows
 from nettop.commands.invoker import invoking_user
 from nettop.commands.log import LOG_EXAMPLES, LOG_HELP, LogOptions, start_log
 from nettop.commands.options import (
@@ -168,6 +170,8 @@ app.callback(invoke_without_command=True)(ViewOptions)
 app.command(DOCTOR, help=DOCTOR_HELP, epilog=DOCTOR_EXAMPLES)(DoctorOptions)
 app.command("log", help=LOG_HELP, epilog=LOG_EXAMPLES)(LogOptions)
 app.command("serve", help=SERVE_HELP, epilog=SERVE_EXAMPLES)(ServeOptions)
+app.command("collect", help=COLLECT_HELP, epilog=COLLECT_EXAMPLES)(CollectOptions)
+app.command("flows", help=FLOWS_HELP, epilog=FLOWS_EXAMPLES)(FlowsOptions)
 app.command("export", help=EXPORT_HELP, epilog=EXPORT_EXAMPLES)(ExportOptions)
 app.command(
     "run",
@@ -292,6 +296,8 @@ _COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
     ViewOptions: _start_view,
     LogOptions: start_log,
     ServeOptions: start_serve,
+    CollectOptions: start_collect,
+    FlowsOptions: start_flows,
     ExportOptions: start_export,
     RunOptions: start_run,
     DoctorOptions: start_doctor,

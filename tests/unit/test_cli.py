@@ -310,6 +310,9 @@ def test_completion() -> None:
         ("nettop log --events", ["--events-only"]),
         ("nettop export c", ["cpu.stacks"]),
         ("nettop export cpu.stacks --format s", ["speedscope", "svg"]),
+        ("nettop collect --retention ra", ["raw="]),
+        ("nettop flows --by p", ["packets"]),
+        ("nettop flows --format j", ["jsonl"]),
     ],
 )
 def test_shell_completion(line: str, expected: list[str]) -> None:
@@ -346,6 +349,8 @@ def test_version_and_help() -> None:
         ("log", "--metrics-interval --ring-size --keep SIGHUP"),
         ("run", "--live --output --root 127"),
         ("export", "--duration --frequency --format cpu.stacks FILE Ctrl-C"),
+        ("collect", "--listen --retention --clickhouse --networks --query-listen SIGTERM"),
+        ("flows", "--top --since --limit sql DESCRIBE"),
     ],
 )
 def test_help_of_commands(command: str, expected: str) -> None:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who and what moved most: a query of the coarsest table that can answer, and its rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nettop.errors import unknown_word
+from nettop.flows.columns import ADDED_COLUMNS, ADDRESS, COLUMNS
+from nettop.flows.reader import Reader
+from nettop.flows.store.schema import SERVICE_PORT_OF_FLOW, TABLES
+
+_IN_RAW = {column.name: column for column in (*COLUMNS, *ADDED_COLUMNS)}
+_NOT_KEYS = frozenset(("received", "start", "end", "sequence", "bytes", "packets"))
+KEYS = tuple(name for name in (*_IN_RAW, "service_port") if name not in _NOT_KEYS)
+"""The columns by which flows may be summed up."""
+ORDERS = ("bytes", "packets", "flows")
+SUMS = ("bytes", "packets", "estimated_bytes", "estimated_packets", "flows")
+_OF_FLOW = {
+    "bytes": "sum(bytes)",
+    "packets": "sum(packets)",
+    "estimated_bytes": "sum(bytes * greatest(sampling_rate, 1))",
+    "estimated_packets": "sum(packets * greatest(sampling_rate, 1))",
+    "flows": "count()",
+}
+_OF_ROLLUP = {name: f"sum({name})" for name in SUMS}
+_ROLLUPS = ((6 * 3600, "flows_1m"), (7 * 86_400, "flows_5m"), (float("inf"), "flows_1h"))
+"""For how many seconds back a table is used."""
+_RAW_S = 3600
+"""For how long back single flows are read where talkers_1m, which names only the largest, would do."""
+REST = "::"
+"""In talkers_1m the address of all that are not named."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopQuery:
+    """What to sum up: flows of the last `since_s` seconds by `keys`, the largest `limit` of `order` first."""
+
+    keys: tuple[str, ...]
+    since_s: int
+    order: str = "bytes"
+    limit: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The answer, from this table: rows with a value for each key and sums by name, and the sums of all flows.
+
+    Bytes and packets are as reported; estimates are multiplied by the sampling rate where that is known.
+    """
+
+    table: str
+    rows: list[dict[str, Any]]
+    totals: dict[str, int]
+
+
+def checked_keys(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of columns, each once. Raises UsageError for one that flows cannot be summed up by."""
+    for name in names:
+        if name not in KEYS:
+            raise unknown_word("column of flows", name, KEYS)
+    return tuple(dict.fromkeys(names))
+
+
+def table_for(query: TopQuery) -> str:
+    """The coarsest table that has the keys."""
+    if set(query.keys) <= set(TABLES["flows_1m"].types):
+        return next(name for longest, name in _ROLLUPS if query.since_s <= longest)
+    if set(query.keys) <= set(TABLES["talkers_1m"].types) and query.since_s > _RAW_S:
+        return "talkers_1m"
+    return "flows_raw"
+
+
+def read_top(reader: Reader, query: TopQuery) -> Top:
+    """The answer to a query. Raises what the reader does."""
+    table = table_for(query)
+    sums = _OF_FLOW if table == "flows_raw" else _OF_ROLLUP
+    # A rollup's rows begin with their minute: the one in which the time begins counts as a whole.
+    when = f"{TABLES[table].time} >= now() - {query.since_s}"
+    totals = ", ".join(f"{expression} AS sum_{name}" for name, expression in sums.items())
+    keys = ", ".join(f"{_expression(key, table)} AS key_{key}" for key in query.keys)
+    order = query.order if query.order == "flows" else f"estimated_{query.order}"
+    groups = ", ".join(f"key_{key}" for key in query.keys)
+    source = f"FROM {table} WHERE {when}"
+    largest = f"GROUP BY {groups} ORDER BY sum_{order} DESC, {groups} LIMIT {query.limit}"
+    rows = _rows(reader, f"SELECT {keys}, {totals} {source} {largest}")
+    (all_flows,) = _rows(reader, f"SELECT {totals} {source}")
+    return Top(
+        table,
+        [{name.partition("_")[2]: value for name, value in row.items()} for row in rows],
+        {name: int(all_flows[f"sum_{name}"]) for name in SUMS},
+    )
+
+
+def _expression(key: str, table: str) -> str:
+    """The key as people read it: IPv4 addresses in their own form, MAC addresses as such."""
+    if key == "service_port" and table == "flows_raw":
+        return SERVICE_PORT_OF_FLOW.replace("f.", "")
+    if key in ("src_mac", "dst_mac"):
+        return f"MACNumToString({key})"
+    if key in _IN_RAW and _IN_RAW[key].dtype == ADDRESS:
+        return f"replaceRegexpOne(IPv6NumToString({key}), '^::ffff:([0-9.]+)$', '\\\\1')"
+    return key
+
+
+def _rows(reader: Reader, sql: str) -> list[dict[str, Any]]:
+    answer = json.loads(reader.query(sql, "JSONCompact"))
+    names = [column["name"] for column in answer["meta"]]
+    kinds = [column["type"] for column in answer["meta"]]
+    # ClickHouse writes UInt64 as texts.
+    return [
+        {
+            name: int(value) if kind.startswith("UInt") else value
+            for name, kind, value in zip(names, kinds, row, strict=True)
+        }
+        for row in answer["data"]
+    ]
