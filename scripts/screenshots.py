@@ -21,6 +21,7 @@ from tests.screens import (  # noqa: E402
     example_bandwidth,
     example_cpu,
     example_drops,
+    example_flows,
     example_latency,
     example_self,
 )
@@ -45,6 +46,7 @@ SCREENSHOTS = {
     "bandwidth": Screenshot("bandwidth", (120, 30), ("down",), ticks=25),
     "latency": Screenshot("latency", (120, 40), ("down",) * 6, ticks=90),
     "drops": Screenshot("drops", (120, 20), ("down",)),
+    "flows": Screenshot("flows", (120, 20), ("down", "down")),
     "self": Screenshot("self", (120, 20), ("down",)),
 }
 
@@ -58,6 +60,7 @@ def example_sources() -> dict[str, Script]:
         "bandwidth": Script(example_bandwidth.example_steps(25, apart_s=5)),
         "latency": Script(example_latency.example_steps(90)),
         "drops": Script(example_drops.example_steps()),
+        "flows": Script(example_flows.example_steps()),
         SELF.id: Script(example_self.example_steps()),
     }
 

@@ -133,7 +133,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         for n, name in enumerate(self.state.declared_names):
             field = declared(self.table, name)
             if field.kind is Kind.COUNTER:
-                label = Span(f"{field.title.lower()} ", role_of(field))
+                title = field.title if name == field.name else field.rate_title or field.title
+                label = Span(f"{title.lower()} ", role_of(field))
                 items.append(headline.sum_of(view, name, label, at, 800 - n))
         return items
 

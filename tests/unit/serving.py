@@ -22,7 +22,14 @@ from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
-from tests.screens import example_bandwidth, example_cpu, example_drops, example_latency, example_self
+from tests.screens import (
+    example_bandwidth,
+    example_cpu,
+    example_drops,
+    example_flows,
+    example_latency,
+    example_self,
+)
 from tests.screens.example_events import eventful_host
 from tests.unit.scripted import Scripted
 
@@ -71,7 +78,7 @@ def example_host(**kwargs: Any) -> Served:
     return make_served(*connections, *others, **kwargs)
 
 
-_EXAMPLES = (example_bandwidth, example_cpu, example_drops, example_latency, example_self)
+_EXAMPLES = (example_bandwidth, example_cpu, example_drops, example_flows, example_latency, example_self)
 
 
 def make_app(routes: Sequence[Route]) -> Starlette:

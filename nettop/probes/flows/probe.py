@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flows probe: two documents of the collector, for each reading."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from hashlib import blake2b
+from ipaddress import IPv4Address, ip_address
+from typing import Any
+
+import numpy as np
+
+from nettop.errors import SourceFailed, Unsupported
+from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector, running_collector
+from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
+from nettop.query.address import MAPPED
+from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls, default_flows_dir
+from nettop.snapshots.arrays import take
+from nettop.snapshots.flows import COLLECTOR, EXPORTERS, HOOK_COLLECTOR, LEDGER, LENS
+from nettop.snapshots.snapshot import Array, Rows, Snapshot, TextTable, unknown_value
+
+_FALLBACKS = Fallbacks(HOOK_COLLECTOR, (Mechanism("http"),))
+_KEY = ("exporter", "port", "protocol_version", "domain")
+_COLUMNS = {
+    "port": "port",
+    "protocol": "protocol_version",
+    "domain": "domain",
+    "flows": "rows",
+    "first_seen": "first_ns",
+    "last_seen": "last_ns",
+    **{
+        name: name
+        for name in (
+            *("datagrams", "bytes", "restarts", "unchecked", "malformed", "broken", "options", "templates"),
+            "waiting",
+        )
+    },
+}
+"""The fields of an exporter, each with the collector's name for it."""
+_OF = {
+    "datagrams": "datagrams",
+    "sets_without_template": "sets without template",
+    "flows": "flows",
+}
+"""The parts of the ledger, by the collector's names."""
+
+
+def make_probe() -> CollectorState:
+    """The source of this lens."""
+    return CollectorState()
+
+
+class CollectorState:
+    """Reads what a collector says of itself; see nettop.snapshots.source.Source."""
+
+    def __init__(self) -> None:
+        self._options: dict[str, Any] = {"mechanisms": {}, COLLECTOR.name: COLLECTOR.default}
+        self._collector: Collector | None = None
+        self._texts = TextTable()
+
+    def start(self) -> None:
+        """Check the options; the collector may be started later."""
+        check_chosen([_FALLBACKS], self._options["mechanisms"])
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """What the collector says now; no rows where none runs."""
+        documents: dict[str, Any] = {}
+
+        def fetch(_: Mechanism) -> None:
+            documents.update(self._documents())
+
+        hook = attach_best(_FALLBACKS, fetch, self._options["mechanisms"])
+        return Snapshot(
+            lens=LENS.id,
+            wall_ns=time.time_ns(),
+            boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            tables={
+                EXPORTERS.name: Rows(EXPORTERS, _exporter_rows(documents.get(EXPORTERS_PATH)), {}, taken_ns),
+                LEDGER.name: self._ledger(documents.get(STATE_PATH), taken_ns),
+            },
+            hooks=(hook,),
+        )
+
+    def set(self, option: str, value: object) -> None:
+        """Change an option."""
+        self._options[option] = value
+        self._collector = None
+
+    def describe(self, key: int) -> dict[str, str]:
+        """What the row is known by."""
+        return {"ID": str(key)}
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _documents(self) -> dict[str, Any]:
+        """The collector's documents by path. Raises Unsupported where none answers."""
+        if self._collector is None:
+            self._collector = running_collector(self._urls())
+        if self._collector is None:
+            raise Unsupported(f"start nettop collect: none answers at {' or '.join(self._urls())}")
+        try:
+            return {path: self._collector.document(path) for path in (EXPORTERS_PATH, STATE_PATH)}
+        except SourceFailed as error:
+            self._collector = None
+            raise Unsupported(error.what) from error
+
+    def _urls(self) -> tuple[str, ...]:
+        given = self._options[COLLECTOR.name]
+        if given:
+            return (given,)
+        system, *_ = collector_urls(SYSTEM_FLOWS_DIR)
+        return tuple(dict.fromkeys((system, *collector_urls(default_flows_dir()))))
+
+    def _ledger(self, document: dict[str, Any] | None, taken_ns: int) -> Rows:
+        terms = [
+            (self._texts.code(shown), self._texts.code(term.replace("_", " ")), count)
+            for name, shown in _OF.items()
+            for term, count in ((document or {}).get(name) or {}).items()
+        ]
+        rows = np.zeros(len(terms), LEDGER.dtype)
+        rows["id"] = np.arange(len(terms))
+        if terms:
+            rows["of"], rows["term"], rows["count"] = np.array(terms, np.uint64).T
+        return Rows(LEDGER, rows, dict.fromkeys(("of", "term"), self._texts.values), taken_ns)
+
+
+def _exporter_rows(document: dict[str, Any] | None) -> Array:
+    """The exporters as rows, sorted by their key. What is not known is as such."""
+    exporters = [] if document is None else document["exporters"]
+    rows = np.zeros(len(exporters), EXPORTERS.dtype)
+    for field, name in _COLUMNS.items():
+        rows[field] = [exporter[name] for exporter in exporters]
+    rows["id"] = _ids(exporters)
+    packed = b"".join(_packed(exporter["exporter"]) for exporter in exporters)
+    rows["exporter"] = np.frombuffer(packed, ">u8").reshape(-1, 2)
+    # What is late is counted as lost before it comes.
+    rows["lost"] = [max(0, exporter["lost"]) for exporter in exporters]
+    unknown = unknown_value(rows.dtype["sampling_rate"])
+    rows["sampling_rate"] = [exporter["sampling_rate"] or unknown for exporter in exporters]
+    return take(rows, np.argsort(rows["id"]))
+
+
+def _ids(exporters: list[dict[str, Any]]) -> list[int]:
+    """A number for each exporter, the same in every reading. One may come twice, from two processes that receive."""
+    seen = Counter[str]()
+    ids = []
+    for exporter in exporters:
+        key = repr([exporter[name] for name in _KEY])
+        ids.append(int.from_bytes(blake2b(f"{key}{seen[key]}".encode(), digest_size=8).digest()))
+        seen[key] += 1
+    return ids
+
+
+def _packed(text: str) -> bytes:
+    address = ip_address(text)
+    return MAPPED + address.packed if isinstance(address, IPv4Address) else address.packed

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flows lens: rows of what a collector says of itself, as documents of the collector's own making."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.errors import SourceFailed
+from nettop.flows.exporters import EXPORTER
+from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
+from nettop.probes.flows import probe
+from nettop.probes.flows.probe import CollectorState as Probe
+from nettop.query.address import address_text
+from nettop.serve.flows.state import exporter_documents, state_document
+from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls
+from nettop.snapshots.flows import COLLECTOR, EXPORTERS, LEDGER
+from nettop.snapshots.snapshot import Array, known
+
+from .test_flow_http import collector_state
+
+TAKEN_NS = 5_000_000_000
+ADDRESSES = {
+    "192.0.2.1": bytes(10) + b"\xff\xff\xc0\0\2\1",
+    "2001:db8::1": bytes.fromhex("20010db8" + "0" * 23 + "1"),
+}
+
+
+def exporters(*values: dict[str, Any]) -> Array:
+    """Exporters as the collector has them."""
+    made = np.zeros(len(values), EXPORTER)
+    for row, given in zip(made, values, strict=True):
+        for name, value in given.items():
+            row[name] = np.void(ADDRESSES[value]) if name == "exporter" else value
+    return made
+
+
+class Answers:
+    """A collector with these exporters; it may go away."""
+
+    def __init__(self, known: Array) -> None:
+        self.known = known
+        self.is_away = False
+
+    def document(self, path: str) -> Any:
+        """As of nettop.flows.reader.Collector."""
+        if self.is_away:
+            raise SourceFailed("the collector does not answer", "")
+        if path == EXPORTERS_PATH:
+            return {"exporters": exporter_documents(self.known)}
+        assert path == STATE_PATH
+        return state_document(collector_state())
+
+
+@pytest.fixture
+def looked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The addresses that collectors were looked for at; without `answering` there is none."""
+    return answering(None, monkeypatch)
+
+
+def answering(collector: Answers | None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Have this collector answer, and return the addresses that it was looked for at."""
+    urls: list[tuple[str, ...]] = []
+
+    def running(places: Sequence[str]) -> Answers | None:
+        urls.append(tuple(places))
+        return None if collector is None or collector.is_away else collector
+
+    monkeypatch.setattr(probe, "running_collector", running)
+    return urls
+
+
+def test_exporters_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sampling rate that is not known is none, and what came late makes no exports lost."""
+    given = exporters(
+        {
+            "exporter": "192.0.2.1",
+            "port": 9,
+            "protocol_version": 9,
+            "domain": 3,
+            "rows": 70,
+            "sampling_rate": 100,
+        },
+        {"exporter": "2001:db8::1", "protocol_version": 105, "rows": 5, "lost": -2, "waiting": 1},
+    )
+    answering(Answers(given), monkeypatch)
+    source = Probe()
+    source.start()
+    snapshot = source.read(TAKEN_NS)
+    assert snapshot.hooks[0].mechanism == "http"
+    rows = np.sort(snapshot.tables[EXPORTERS.name].array, order="protocol")
+    assert rows["protocol"].tolist() == [9, 105]
+    assert [address_text(address.tobytes()) for address in rows["exporter"]] == ["192.0.2.1", "2001:db8::1"]
+    assert (rows["port"].tolist(), rows["domain"].tolist()) == ([9, 0], [3, 0])
+    assert (rows["flows"].tolist(), rows["lost"].tolist()) == ([70, 5], [0, 0])
+    assert known(rows["sampling_rate"]).tolist() == [True, False]
+
+
+def test_ids_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exporter's row is the same in the next reading, also where two processes receive from it."""
+    twice = {"exporter": "192.0.2.1", "protocol_version": 5}
+    collector = Answers(exporters(twice, {"exporter": "2001:db8::1"}, twice))
+    answering(collector, monkeypatch)
+    source = Probe()
+    first = source.read(TAKEN_NS).tables[EXPORTERS.name].array
+    collector.known = collector.known[[0, 2, 1]]
+    second = source.read(2 * TAKEN_NS).tables[EXPORTERS.name].array
+    assert len(set(first["id"])) == 3
+    assert first["id"].tolist() == second["id"].tolist()
+
+
+def test_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part begins with the sum of its other terms."""
+    answering(Answers(exporters()), monkeypatch)
+    rows = Probe().read(TAKEN_NS).tables[LEDGER.name]
+    words = rows.texts["of"], rows.texts["term"]
+    terms = [(words[0][row["of"]], words[1][row["term"]], int(row["count"])) for row in rows.array]
+    assert ("flows", "dropped by spool", 1) in terms
+    for part in ("datagrams", "flows", "sets without template"):
+        first, *others = (count for of, _, count in terms if of == part)
+        assert first == sum(others)
+
+
+def test_no_collector(looked_for: list[tuple[str, ...]]) -> None:
+    """The lens has no rows, and says where it has looked; it goes on looking."""
+    source = Probe()
+    for _ in range(2):
+        snapshot = source.read(TAKEN_NS)
+        assert [len(rows.array) for rows in snapshot.tables.values()] == [0, 0]
+        assert snapshot.hooks[0].mechanism is None
+        assert "start nettop collect: none answers at unix:" in snapshot.hooks[0].why
+    assert len(looked_for) == 2
+    assert looked_for[0][0] == collector_urls(SYSTEM_FLOWS_DIR)[0]
+
+
+def test_another_collector(looked_for: list[tuple[str, ...]]) -> None:
+    """--collector names the only one to look for."""
+    source = Probe()
+    source.set(COLLECTOR.name, "http://192.0.2.9:9472")
+    source.read(TAKEN_NS)
+    assert looked_for == [("http://192.0.2.9:9472",)]
+
+
+def test_a_collector_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reading after that has no rows; when it is back, it has them again."""
+    collector = Answers(exporters({"exporter": "192.0.2.1"}))
+    answering(collector, monkeypatch)
+    source = Probe()
+    counts = []
+    for is_away in (False, True, True, False):
+        collector.is_away = is_away
+        counts.append(len(source.read(TAKEN_NS).tables[EXPORTERS.name].array))
+    assert counts == [1, 0, 0, 1]
