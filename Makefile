@@ -52,7 +52,7 @@ test-kernels: ## the core on this kernel and on Debian's, in virtual machines; r
 kernel-support: ## test-kernels, and writes docs/kernel-support.md; root
 	$(as_root) $(bin)/python -B scripts/test-kernels.py --write-docs
 
-generate: ## docs/fields.md from the lenses, and docs/screenshots
+generate: ## docs/fields.md, metrics.md and flows.proto, and docs/screenshots
 	$(as_user) $(bin)/python -B scripts/generate.py
 	$(as_user) $(bin)/python -B scripts/screenshots.py
 

@@ -19,6 +19,7 @@ checkout=$(dirname -- "$(dirname -- "$script")")
 readonly script checkout
 
 action=install
+extra=serve            # what is installed of nettop's optional packages
 folder=''              # of wheels: read by --wheels, filled by --make-wheels
 for_development=false
 for_kernels=false
@@ -28,14 +29,15 @@ interpreter=''         # the Python that bcc is bound to
 
 usage() {
   cat <<'HELP'
-Usage: sudo scripts/install-deps.sh [--dev] [--kernels] [--wheels DIR] [--no-system-packages]
+Usage: sudo scripts/install-deps.sh [--flows] [--dev] [--kernels] [--wheels DIR] [--no-system-packages]
        sudo scripts/install-deps.sh --uninstall
-       scripts/install-deps.sh [--dev] --make-wheels DIR
+       scripts/install-deps.sh [--flows] [--dev] --make-wheels DIR
 
 Installs the distribution's bcc and libbpf, puts nettop into a virtual environment
 of its own in /opt/nettop, and links it as /usr/local/bin/nettop.
 Safe to run again: it does only what is missing, or upgrades to this checkout.
 
+  --flows               also what nettop collect needs: the engine of its store, 800 MB
   --dev                 also what the tests need, and an editable nettop in .venv
   --kernels             as --dev, and qemu and debootstrap for the tests on other kernels
                         and releases, and a browser for those of exports; their names are
@@ -73,6 +75,7 @@ quietly() {
 read_options() {
   while (($#)); do
     case $1 in
+      --flows) extra=flows ;;
       --dev) for_development=true ;;
       --kernels) for_development=true for_kernels=true ;;
       --no-system-packages) system_packages=false ;;
@@ -95,7 +98,7 @@ read_options() {
     esac
     shift
   done
-  readonly action folder for_development for_kernels system_packages
+  readonly action extra folder for_development for_kernels system_packages
 }
 
 choose_action() {
@@ -185,7 +188,7 @@ packages_for() {
   esac
   $for_development || return 0
   case $1 in
-    apt) say make gcc libc6-dev iproute2 iperf3 tmux nftables ethtool procps clang-format shellcheck librsvg2-bin fonts-dejavu-core ;;
+    apt) say make gcc libc6-dev iproute2 iperf3 tmux nftables ethtool procps clang-format shellcheck librsvg2-bin fonts-dejavu-core protobuf-compiler ;;
     dnf) say make gcc glibc-devel iproute iproute-tc iperf3 tmux nftables ethtool procps-ng clang-tools-extra librsvg2-tools dejavu-sans-mono-fonts ;;
     pacman) say make gcc iproute2 iperf3 tmux nftables ethtool procps-ng clang shellcheck librsvg ttf-dejavu ;;
     zypper) say make gcc glibc-devel iproute2 iperf tmux nftables ethtool procps clang ShellCheck rsvg-convert dejavu-fonts ;;
@@ -279,14 +282,14 @@ pip_in() {
 
 install_for_everyone() {
   local wanted
-  wanted=$(fingerprint_of pyproject.toml README.md LICENSE nettop)
+  wanted="$(fingerprint_of pyproject.toml README.md LICENSE nettop) $extra"
   refuse_what_is_not_ours
   if [[ $(what_is_installed) == "$wanted" ]] && nettop_imports 2>/dev/null; then
     say "nettop: up to date in $place."
   else
     say "nettop: installing from $checkout into $place."
     can_be_upgraded_to "$wanted" || start_afresh
-    pip_in $place install --quiet --upgrade "${from_where[@]}" "${checkout}[serve]" || fail $exit_failure "$(why_pip_fails)"
+    pip_in $place install --quiet --upgrade "${from_where[@]}" "${checkout}[$extra]" || fail $exit_failure "$(why_pip_fails)"
     nettop_imports || fail $exit_failure "nettop does not start from $place; remove it with --uninstall and run again."
     say "$wanted" >$mark
   fi
@@ -411,8 +414,8 @@ as_owner() {
 # --- a folder of wheels ---------------------------------------------------------------------------
 
 make_wheels() {
-  local extra='[serve]' build_needs
-  ! $for_development || extra='[dev]'
+  local extras=$extra build_needs
+  ! $for_development || extras=dev
   for interpreter in $(system_pythons) none; do
     [[ $interpreter != none ]] || fail $exit_cannot 'no Python 3.11 or later in /usr/bin.'
     ! is_new_enough "$interpreter" || break
@@ -428,7 +431,7 @@ print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"], sep="\
   ! $for_development || build_needs+=(editables)
   mkdir -p -- "$folder"
   rm -f -- "$folder"/nettop-*.whl
-  pip_in "$scratch/venv" wheel --quiet --wheel-dir "$folder" "$checkout$extra" "${build_needs[@]}" ||
+  pip_in "$scratch/venv" wheel --quiet --wheel-dir "$folder" "${checkout}[$extras]" "${build_needs[@]}" ||
     fail $exit_failure 'pip failed (its words are above).'
   say "Wheels: $(find "$folder" -name '*.whl' | wc -l) in $folder."
   say 'On the other machine, in a copy of this checkout: sudo scripts/install-deps.sh --wheels DIR'
