@@ -21,10 +21,10 @@ from typing import Any, Self
 from nettop.flows.reader import STATE_PATH, Collector
 
 PATIENCE_S = 120.0
-READY = re.compile(r"receiving at UDP ([^;]+);")
+READY = re.compile(r"receiving at UDP \S+:(\d+)")
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], object], what: str) -> None:
     """Waits until this is so."""
     end = time.monotonic() + PATIENCE_S
     while not condition():
@@ -48,9 +48,14 @@ class Running:
         self.collector = Collector(f"unix:{directory / 'flows.sock'}")
 
     def __enter__(self) -> Self:
-        until(lambda: READY.search(self.errors()) is not None or self.process.poll() is not None, "it starts")
-        assert self.process.poll() is None, self.errors()
-        self.port = int(self._ready()[1].rpartition(":")[2])
+        try:
+            until(lambda: READY.search(self.errors()) or self.process.poll() is not None, "it starts")
+            ready = READY.search(self.errors())
+            assert ready is not None, self.errors()
+            self.port = int(ready[1])
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,11 +63,6 @@ class Running:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._errors.close()
-
-    def _ready(self) -> re.Match[str]:
-        match = READY.search(self.errors())
-        assert match is not None
-        return match
 
     def errors(self) -> str:
         """What it has written so far."""

@@ -53,7 +53,7 @@ EXPORTERS = Table(
 LEDGER = Table(
     name="ledger",
     fields=(
-        Field("id", Kind.KEY, "ID", "position in the ledger", "u8", width=3, importance=1),
+        Field("id", Kind.KEY, "ID", "position in the ledger", "u8", width=4, importance=1),
         Field("of", Kind.TEXT, "OF", "what is counted", "u4", width=22, importance=90),
         Field("term", Kind.TEXT, "TERM", "what became of it; the first term is the sum of the others", "u4", width=18,
               importance=100),

@@ -30,12 +30,11 @@ def inside(namespace: Namespace) -> tuple[str, ...]:
 
 
 def send(memory: Memory, to: tuple[str, int], sizes: list[int]) -> int:
-    """Sends a datagram of each size; returns the port that they are sent from."""
+    """Sends a datagram of each size, whether or not anybody listens; returns the port that they are sent from."""
     family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
-        sender.connect(to)
         for size in sizes:
-            sender.send(b"n" * size)
+            sender.sendto(b"n" * size, to)
         port: int = sender.getsockname()[1]
         return port
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packets of an interface, such as a port to which a switch mirrors others: some are sampled, and each is a flow.
 
-The kernel draws them: a filter of the socket lets one packet in so many pass, and keeps the begin of it (packet(7),
-SKF_AD_RANDOM in include/uapi/linux/filter.h). What the host itself sends is not among them.
+The kernel draws them: a filter of the socket lets one packet in so many pass (packet(7), SKF_AD_RANDOM in
+include/uapi/linux/filter.h). Of each its headers are read, and its length. What the host itself sends is not among
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nettop.flows.pipeline import Pipeline
 from nettop.flows.receive import OpenSocket, Receiver, SocketCounts, Wait
 
 KEPT_BYTES = 256
-"""Of a packet: all headers, also in tunnels of MPLS and VLANs."""
+"""What is read of a packet: all headers, also in tunnels of MPLS and VLANs."""
 SAMPLING_MAX = 1 << 20
 _ETHERNET = 1
 """ARPHRD_ETHER, of packet sockets' addresses."""
@@ -42,6 +43,8 @@ _LOAD_RANDOM, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
 """BPF_LD|BPF_W|BPF_ABS, BPF_ALU|BPF_MOD|BPF_K, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K."""
 _RANDOM_AT = 0x1_0000_0000 - 0x1000 + 56
 """SKF_AD_OFF + SKF_AD_RANDOM."""
+_WHOLE = 0xFFFF_FFFF
+"""What a filter returns for a packet that passes: of one that it shortens, the length is lost to recvmsg."""
 
 
 def open_mirror(interface: str, sampling: int, receive_buffer_bytes: int) -> OpenSocket:
@@ -87,8 +90,8 @@ def open_mirror(interface: str, sampling: int, receive_buffer_bytes: int) -> Ope
 
 
 def _filter(opened: socket.socket, sampling: int) -> None:
-    """Let one packet in `sampling` pass, and keep of it what is needed."""
-    code = [(_RETURN, 0, 0, KEPT_BYTES)]
+    """Let one packet in `sampling` pass."""
+    code = [(_RETURN, 0, 0, _WHOLE)]
     if sampling > 1:
         code = [
             (_LOAD_RANDOM, 0, 0, _RANDOM_AT),
