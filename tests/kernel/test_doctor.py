@@ -313,6 +313,8 @@ def test_what_the_user_left_out() -> None:
         "sockets=sock_diag",
         "--mechanism",
         "ip=none",
+        "--mechanism",
+        "collector=none",
         deadline_s=DEADLINE_S,
     )
     assert done.returncode == 0
