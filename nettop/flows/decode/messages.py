@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -45,6 +46,8 @@ DOMAIN_FIELDS_MAX = 1 << 16
 """Fields and rates of one domain, beyond which its oldest templates make room."""
 SHARED_MAX = 4096
 """Templates that are compared with those of other domains."""
+_STATEMENTS_MAX, _STATEMENT_MOST = 256, 1024
+"""Sets of templates whose meaning is remembered, and how long they are: some exporters send them in every datagram."""
 _HELD_OVERHEAD = 384
 """About what a set that waits takes beside its content."""
 
@@ -325,7 +328,12 @@ class MessageDecoder:
             domain = int(batch.domains[message])
             key = batch.keys[domain]
             content = batch.buffer[sets.start[at] : sets.end[at]].tobytes()
-            for change in _stated(key[2], int(sets.id[at]), content, run.decoded.counts[message]):
+            stated = _stated_before if len(content) <= _STATEMENT_MOST else _stated
+            changes, is_whole = stated(key[2], int(sets.id[at]), content)
+            counts = run.decoded.counts[message]
+            counts["templates"] += len(changes)
+            counts["broken"] += not is_whole
+            for change in changes:
                 if isinstance(change, Template) and self._templates(key).get(change.id) == change:
                     continue
                 for template_id in self._changed_by(key, change):
@@ -532,18 +540,19 @@ def _headers(datagrams: Datagrams, which: Index, version: int) -> tuple[Decoded,
     return Decoded(which, messages, counts, unread), starts + header, ends
 
 
-def _stated(version: int, set_id: int, content: bytes, counts: Array) -> list[Template | Withdrawal]:
-    """What a set says of templates, which is counted."""
+def _stated(version: int, set_id: int, content: bytes) -> tuple[tuple[Template | Withdrawal, ...], bool]:
+    """What a set says of templates, and whether all of it could be read."""
     if set_id not in (TEMPLATES[version], TEMPLATES[version] + 1):
-        counts["broken"] += 1
-        return []
+        return (), False
     stated: list[Template | Withdrawal] = []
     try:
         stated.extend(parsed_templates(version, set_id, content))
     except Malformed:
-        counts["broken"] += 1
-    counts["templates"] += len(stated)
-    return stated
+        return tuple(stated), False
+    return tuple(stated), True
+
+
+_stated_before = lru_cache(_STATEMENTS_MAX)(_stated)
 
 
 def _records(batch: Batch, messages: Index, fields: Fields, of_domain_ms: Array) -> Records:
