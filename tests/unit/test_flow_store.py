@@ -642,7 +642,7 @@ class Cluster:
                 "optimize_on_insert",
             ),
             *("insert_deduplicate", "async_insert", "distributed_foreground_insert", "readonly"),
-            *("max_execution_time", "max_memory_usage", "max_result_bytes"),
+            *("max_execution_time", "max_memory_usage", "max_result_bytes", "distributed_ddl_task_timeout"),
         )
         types = {"name": "String", "value": "String", "readonly": "UInt8"}
         columns: dict[str, Values] = {
@@ -654,7 +654,7 @@ class Cluster:
 
 
 class Server(ThreadingHTTPServer):
-    """A node of a cluster. What becomes of the next inserts, the words in `inserts` say.
+    """A node of a cluster. What becomes of the next inserts and queries, the words in `inserts` and `queries` say.
 
     "lost" stores the block and closes the connection without an answer, "refused" closes it before; a number is the
     code of an error of ClickHouse.
@@ -666,6 +666,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.cluster = cluster
         self.inserts: list[str] = []
+        self.queries: list[str] = []
         self.calls = 0
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self.thread.start()
@@ -691,6 +692,8 @@ class Handler(BaseHTTPRequestHandler):
         if sql.startswith("INSERT"):
             self.server.calls += 1
             word = self.server.inserts.pop(0) if self.server.inserts else ""
+        elif sql.startswith("EXPLAIN AST") and self.server.queries:
+            word = self.server.queries.pop(0)
         if word == "refused":
             return
         if word.isdecimal():
@@ -865,4 +868,20 @@ def test_servers_answer_queries_that_only_read(cluster: Cluster, servers: list[S
     with pytest.raises(UsageError, match="this kind of statement"):
         store.query("DROP TABLE flows_raw")
     assert len(cluster.statements) == 1
+    store.close()
+
+
+def test_a_query_is_not_wrong_because_a_server_is_away(servers: list[Server], clock: Clock) -> None:
+    store = stores(servers, clock)
+    servers[1].queries = ["279"]
+    assert store.query("SELECT 42", "TSV") == b"42\n"
+    for server in servers:
+        server.queries = ["279"]
+    clock.now += 1000
+    with pytest.raises(SourceFailed, match="failed: No luck"):
+        store.query("SELECT 42")
+    servers[0].queries = servers[1].queries = ["47"]
+    clock.now += 1000
+    with pytest.raises(UsageError, match="the query failed: No luck"):
+        store.query("SELECT 42")
     store.close()

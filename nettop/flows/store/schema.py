@@ -296,11 +296,14 @@ def statements(
     by name: what is as it should be needs no statement. On a `cluster` the tables are on all nodes, replicated, each
     with a Distributed table over them.
 
-    Raises UsageError if the database is of a newer nettop, or has tables of the same names that are not nettop's.
+    Raises UsageError if the database is of a newer nettop, has tables of the same names that are not nettop's, or those
+    of a cluster where there is none, or the other way round.
     """
     _check_version(existing)
+    _check_distribution(existing, cluster)
     suffix, on_cluster = ("_local", f" ON CLUSTER `{cluster}`") if cluster else ("", "")
-    result = [f"CREATE DATABASE IF NOT EXISTS {DATABASE}{on_cluster}"]
+    # A statement on a cluster waits for all its servers, of which one may be away.
+    result = [] if existing else [f"CREATE DATABASE IF NOT EXISTS {DATABASE}{on_cluster}"]
     for table in TABLES.values():
         stored = f"{table.name}{suffix}"
         if stored not in existing:
@@ -326,6 +329,19 @@ def _check_version(existing: Mapping[str, Existing]) -> None:
         raise UsageError(
             f"the flows are stored with schema {match[1]}, this nettop knows schema {SCHEMA_VERSION}",
             "use the newer nettop that stored them, or store elsewhere",
+        )
+
+
+def _check_distribution(existing: Mapping[str, Existing], cluster: str) -> None:
+    if "flows_raw" not in existing:
+        return
+    is_distributed = existing["flows_raw"].engine_full.startswith("Distributed")
+    if is_distributed and not cluster:
+        raise UsageError(f"the database {DATABASE} has tables of a cluster", "name it, by --cluster")
+    if cluster and not is_distributed:
+        raise UsageError(
+            f"the database {DATABASE} has tables of one server, not of a cluster",
+            "leave out --cluster, or rename that database",
         )
 
 

@@ -38,6 +38,8 @@ _SETTINGS = {
     "distributed_foreground_insert": 1,
     "wait_end_of_query": 1,
 }
+_CREATION_SETTINGS = {"distributed_ddl_task_timeout": 60}
+"""In seconds, less than what an answer may take: the server then says which others it has waited for."""
 _CONNECT_S, _ANSWER_S = 5, 120
 _REST_S, _REST_MAX_S = 1.0, 60.0
 """For how long a server is left alone after it failed once, and at most."""
@@ -45,6 +47,8 @@ _LEVEL = 1
 _RANDOM = random.SystemRandom()
 _WRONG_PASSWORD, _NO_RIGHT = 516, 497
 """ClickHouse's codes AUTHENTICATION_FAILED and ACCESS_DENIED."""
+_AWAY = frozenset((32, 198, 202, 203, 209, 210, 279, 369, 519, 999))
+"""Its codes for a query that is right, while other servers do not answer, or this one has too much to do."""
 
 _Answer = TypeVar("_Answer")
 
@@ -154,7 +158,7 @@ class ServerStore:
     def _create(self, client: Any) -> None:
         existing = existing_tables(client.raw_query(EXISTING, use_database=False))
         for statement in statements(existing, self._retention, self._cluster):
-            client.command(statement, use_database=False)
+            client.command(statement, settings=_CREATION_SETTINGS, use_database=False)
 
     def _on_a_server(self, action: Callable[[Any], _Answer], *, is_query: bool = False) -> _Answer:
         """What the action returns, given the client of a server, or after a failure that of the next one."""
@@ -217,7 +221,7 @@ class ServerStore:
             )
         if code == _NO_RIGHT:
             return UsageError(f"{server.name} refuses: {what}", f"grant the user the rights on {DATABASE}")
-        if code and is_query:
+        if code and is_query and code not in _AWAY:
             return query_failure(code, what, self._limits)
         if code:
             return SourceFailed(f"{server.name} failed: {what}", "see the log of that server")
