@@ -1,0 +1,701 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live exporters, beside nfdump: `sudo .venv/bin/python bench/exporters.py [--only TEXT]`.
+
+Each exporter sees TCP, UDP and ICMP of IPv4 and IPv6 between two network namespaces, or in a bridge between them. What
+it sends goes to nettop collect and to nfcapd, or sfcapd for sFlow, as it comes. Both must then have the same flows: in
+all, and for each 5-tuple. An exporter that is not installed is skipped.
+
+What is compared are packets and bytes multiplied by the sampling rate. nfdump stores them so, where it knows the rate;
+nettop stores the rate beside what was reported. ICMP has no ports here: nfdump has the type there in some protocols,
+and 0 in others. Both directions of a biflow are compared: nfdump has the reverse one in the same record, as what went
+out. Of Open vSwitch's IPFIX nfdump knows only the flows; packets and bytes of it are those that tshark reads.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from measure import Figure, report
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.collecting import Running, until  # noqa: E402 - the checkout comes first
+from tests.kernel.lab import End, Lab, Namespace, enter  # noqa: E402
+
+CONNECTIONS, PINGS = 150, 5
+"""Connections of TCP, sockets of UDP, and echo requests, each of IPv4 and of IPv6."""
+BIG_BYTES = 8_000_000
+"""What the first connection of each sends."""
+TCP_PORT, UDP_PORT = 8080, 5353
+ICMP, ICMPV6 = 1, 58
+ECHO_REQUEST, ECHO_REQUEST_V6 = 8, 128
+FIRST_PORT = 9995
+"""Where exporters send to, each protocol to a port, in their own namespace."""
+NETFLOW5, NETFLOW9, IPFIX, SFLOW = 5, 9, 10, 105
+"""Protocols, as in the column `protocol_version`."""
+SAMPLING = 4
+SETTLING_S = 4.0
+"""From the end of traffic to that of an exporter, which reports every second."""
+AT_ONCE = 30
+"""How many datagrams nfdump's collector has to have memory for."""
+FLOWS_LEAST = 200
+SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
+SO_RCVBUFFORCE = 33
+UDP_TABLE = Path("/proc/thread-self/net/udp")
+"""Not /proc/net/udp: that is of the namespace in which the main thread is."""
+RAW_IP_CAPTURE = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 16, 101)
+"""The head of a capture of packets without frames (pcap, LINKTYPE_RAW)."""
+
+FiveTuple = tuple[str, str, int, int, int]
+"""Addresses, ports and protocol."""
+
+
+class Sum(NamedTuple):
+    """Flows, and what was in them."""
+
+    flows: int
+    packets: int
+    bytes: int
+
+
+NOTHING = Sum(0, 0, 0)
+
+
+class Sums(dict[FiveTuple, Sum]):
+    """What there was of each 5-tuple."""
+
+    def add(self, five_tuple: FiveTuple, more: Sum) -> None:
+        """One or several flows more."""
+        source, target, _, _, protocol = five_tuple
+        if protocol in (ICMP, ICMPV6):
+            five_tuple = source, target, 0, 0, protocol
+        self[five_tuple] = Sum(*map(sum, zip(self.get(five_tuple, NOTHING), more, strict=True)))
+
+    def total(self) -> Sum:
+        """All together."""
+        return Sum(*(sum(column) for column in zip(*self.values(), strict=True))) if self else NOTHING
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an exporter sends to a port: the protocol, and who else reads it."""
+
+    label: str
+    protocol: int
+    port: int = FIRST_PORT
+    sampling: int = 1
+    """One packet in so many is looked at."""
+    is_rate_in_options: bool = False
+    """Whether records of options say so: those of softflowd, of an interface (NetFlow 9) or a metering process and as
+    interval and space (IPFIX), are nothing to nfdump 1.7.1, which does not multiply then."""
+
+    @property
+    def collector(self) -> str:
+        """The collector of nfdump."""
+        return "sfcapd" if self.protocol == SFLOW else "nfcapd"
+
+
+# --- namespaces and programs ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Site:
+    """Two hosts, the namespace in which the exporter is, and a directory."""
+
+    hosts: tuple[End, End]
+    exporting: Namespace
+    folder: Path
+
+
+@contextmanager
+def inside(namespace: Namespace) -> Iterator[None]:
+    """Sockets that this thread opens are in a namespace."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(namespace.name)
+        yield
+    finally:
+        if ctypes.CDLL(None, use_errno=True).setns(home, 0):
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(home)
+
+
+@contextmanager
+def program(
+    log: Path, *words: str, env: dict[str, str] | None = None, end_by: int = signal.SIGTERM
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs for as long, and ends with this script whatever happens; it writes to `log`."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ("setpriv", "--pdeathsig", "KILL", *words),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | (env or {}),
+            start_new_session=True,
+        )
+    try:
+        yield process
+        assert process.poll() is None, f"{words} has ended: {log.read_text()[-2000:]}"
+    finally:
+        process.send_signal(end_by)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def within(namespace: Namespace, *words: str) -> tuple[str, ...]:
+    """The words that run a program in a namespace."""
+    return "ip", "netns", "exec", namespace.name, *words
+
+
+def run(*words: str) -> str:
+    """What a program prints; its complaint as the error."""
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert not done.returncode, f"{words}: {done.stderr.strip()}"
+    return done.stdout
+
+
+def pair(lab: Lab, folder: Path) -> Site:
+    """Two hosts on a veth pair; the exporter is on the first."""
+    hosts = lab.pair()
+    return Site(hosts, hosts[0].namespace, folder)
+
+
+def bridged(lab: Lab, folder: Path) -> Site:
+    """Two hosts, each on a port of a third namespace."""
+    hosts, middle = (End(lab.namespace(), 1), End(lab.namespace(), 2)), lab.namespace()
+    for host in hosts:
+        ends = f"{host.device} address {host.mac} type veth peer name port{host.side} netns {middle.name}"
+        host.namespace.ip("link", "add", *ends.split())
+        middle.ip("link", "set", f"port{host.side}", "up")
+    for host, peer in (hosts, reversed(hosts)):
+        host.configure(peer)
+        # A bridge outside the kernel passes packets on as they are: checksums have to be in them.
+        host.namespace.run("ethtool", "-K", host.device, "tx", "off")
+    return Site(hosts, middle, folder)
+
+
+# --- traffic ----------------------------------------------------------------------------------------------------
+
+
+def make_traffic(site: Site) -> None:
+    """From the first host to the second and back."""
+    client, server = site.hosts
+    for family, target in ((socket.AF_INET, server.v4), (socket.AF_INET6, server.v6)):
+        # Before all else: softflowd does not see the last packets, which libpcap still has.
+        _ping(client, family, target)
+        with inside(server.namespace):
+            listener = socket.create_server((target, TCP_PORT), family=family)
+            echoing = socket.socket(family, socket.SOCK_DGRAM)
+            echoing.bind((target, UDP_PORT))
+        with listener, echoing:
+            threading.Thread(target=_serve, args=(listener,), daemon=True).start()
+            for number in range(CONNECTIONS):
+                size = 100 * number if number else BIG_BYTES
+                _connect(_opened(client, family, socket.SOCK_STREAM), (target, TCP_PORT), size)
+                _ask(_opened(client, family, socket.SOCK_DGRAM), echoing, bytes(number))
+
+
+def _opened(host: End, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    with inside(host.namespace):
+        opened = socket.socket(family, kind, protocol)
+    opened.settimeout(10)
+    return opened
+
+
+def _serve(listener: socket.socket) -> None:
+    for _ in range(CONNECTIONS):
+        connection, _ = listener.accept()
+        with connection:
+            while connection.recv(1 << 16):
+                pass
+            connection.sendall(bytes(700))
+
+
+def _connect(connection: socket.socket, target: tuple[str, int], size: int) -> None:
+    with connection:
+        connection.connect(target)
+        connection.sendall(bytes(size))
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 16):
+            pass
+
+
+def _ask(client: socket.socket, server: socket.socket, content: bytes) -> None:
+    with client:
+        client.sendto(content, server.getsockname())
+        received, sender = server.recvfrom(1 << 16)
+        server.sendto(received * 2, sender)
+        client.recv(1 << 16)
+
+
+def _ping(host: End, family: int, target: str) -> None:
+    is_v4 = family == socket.AF_INET
+    with _opened(host, family, socket.SOCK_RAW, ICMP if is_v4 else ICMPV6) as sender:
+        for number in range(PINGS):
+            kind = ECHO_REQUEST if is_v4 else ECHO_REQUEST_V6
+            echo = struct.pack("!BBHHH56x", kind, 0, 0, os.getpid() & 0xFFFF, number)
+            sender.sendto(echo[:2] + _checksum(echo) + echo[4:], (target, 0))
+            time.sleep(0.02)
+
+
+def _checksum(content: bytes) -> bytes:
+    """That of RFC 1071. For ICMPv6 the kernel writes its own."""
+    total = sum(struct.unpack(f"!{len(content) // 2}H", content))
+    while total >> 16:
+        total = (total >> 16) + (total & 0xFFFF)
+    return struct.pack("!H", ~total & 0xFFFF)
+
+
+# --- exporters --------------------------------------------------------------------------------------------------
+
+Exporting = Callable[[Site], AbstractContextManager[object]]
+"""An exporter at work; at its end it has sent all that it had."""
+
+
+def softflowd(version: int, *options: str) -> Exporting:
+    """Of the first host's device, with a large buffer for packets."""
+
+    @contextmanager
+    def exporting(site: Site) -> Iterator[None]:
+        control = str(site.folder / "softflowd.ctl")
+        words = (
+            f"softflowd -d -6 -B 33554432 -i {site.hosts[0].device} -n 127.0.0.1:{FIRST_PORT} -v {version}"
+        )
+        files = ("-c", control, "-p", str(site.folder / "softflowd.pid"))
+        log = site.folder / "softflowd.log"
+        with program(log, *within(site.exporting, *words.split(), *files, *options)):
+            until(lambda: os.path.exists(control), "softflowd listens")
+            yield
+            time.sleep(1)
+            run("softflowctl", "-c", control, "expire-all")
+            time.sleep(1)
+
+    return exporting
+
+
+def pmacctd(*settings: str) -> Exporting:
+    """With a plugin that exports, of the first host's device."""
+
+    @contextmanager
+    def exporting(site: Site) -> Iterator[None]:
+        configuration, log = site.folder / "pmacctd.conf", site.folder / "pmacctd.log"
+        lines = (
+            "daemonize: false",
+            f"pcap_interface: {site.hosts[0].device}",
+            "aggregate: src_host, dst_host, src_port, dst_port, proto, tos",
+            *settings,
+        )
+        configuration.write_text("\n".join(lines) + "\n")
+        words = within(site.exporting, "pmacctd", "-f", str(configuration))
+        with program(log, *words, end_by=signal.SIGINT):
+            until(lambda: "Exporting flows to" in log.read_text(), "pmacctd exports")
+            yield
+            time.sleep(SETTLING_S)
+
+    return exporting
+
+
+@contextmanager
+def fprobe(site: Site) -> Iterator[None]:
+    """Of the first host's device."""
+    log = site.folder / "fprobe.log"
+    words = f"fprobe -i {site.hosts[0].device} -l 2 -f ip -q 100000 127.0.0.1:{FIRST_PORT}"
+    with program(log, *within(site.exporting, *words.split())):
+        until(lambda: "collector #1" in log.read_text(), "fprobe exports")
+        yield
+        time.sleep(1)
+
+
+OPEN_VSWITCH = (
+    Export("NetFlow 5", NETFLOW5, FIRST_PORT),
+    Export("sFlow", SFLOW, FIRST_PORT + 1),
+    Export("IPFIX", IPFIX, FIRST_PORT + 2),
+)
+
+
+@contextmanager
+def open_vswitch(site: Site) -> Iterator[None]:
+    """A bridge of the two hosts, outside the kernel, that exports in three protocols at once."""
+    folder = str(site.folder)
+    env = dict.fromkeys(("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR"), folder)
+    base, listening = f"{folder}/conf.db", site.folder / "db.sock"
+    run("ovsdb-tool", "create", base, SCHEMA)
+    netflow, sflow, ipfix = (f'targets="127.0.0.1:{export.port}"' for export in OPEN_VSWITCH)
+    caching = "sampling=1 cache_active_timeout=1 cache_max_flows=1000"
+    commands = (
+        "add-br bridge -- set bridge bridge datapath_type=netdev",
+        *(f"add-port bridge port{host.side}" for host in site.hosts),
+        f"--id=@n create netflow {netflow} active_timeout=1 -- set bridge bridge netflow=@n",
+        f"--id=@s create sflow {sflow} agent=lo sampling=1 polling=1 -- set bridge bridge sflow=@s",
+        f"--id=@i create ipfix {ipfix} {caching} -- set bridge bridge ipfix=@i",
+    )
+    server = within(site.exporting, "ovsdb-server", "--no-chdir", base, f"--remote=punix:{listening}")
+    switch = within(site.exporting, "ovs-vswitchd", "--no-chdir", f"unix:{listening}")
+    with ExitStack() as ends:
+        ends.enter_context(program(site.folder / "ovsdb-server.log", *server, env=env))
+        until(listening.exists, "ovsdb-server listens")
+        ends.enter_context(program(site.folder / "ovs-vswitchd.log", *switch, env=env))
+        run("ovs-vsctl", "--timeout=20", f"--db=unix:{listening}", *" -- ".join(commands).split())
+        yield
+        time.sleep(SETTLING_S)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An exporter as it is tried, and the programs that it needs."""
+
+    name: str
+    exporting: Exporting
+    programs: tuple[str, ...]
+    exports: tuple[Export, ...]
+    site: Callable[[Lab, Path], Site] = pair
+
+
+def of_softflowd(name: str, protocol: int, *options: str, sampling: int = 1) -> Case:
+    """softflowd with these options."""
+    if sampling > 1:
+        name, options = f"{name}, one packet in {sampling}", (*options, "-s", f"{sampling}")
+    export = Export("", protocol, sampling=sampling, is_rate_in_options=protocol != NETFLOW5)
+    return Case(f"softflowd {name}", softflowd(protocol, *options), ("softflowd", "softflowctl"), (export,))
+
+
+def of_nfprobe(name: str, protocol: int) -> Case:
+    """pmacctd's plugin for NetFlow and IPFIX."""
+    settings = (
+        "plugins: nfprobe",
+        f"nfprobe_receiver: 127.0.0.1:{FIRST_PORT}",
+        f"nfprobe_version: {protocol}",
+    )
+    return Case(f"pmacctd nfprobe {name}", pmacctd(*settings), ("pmacctd",), (Export("", protocol),))
+
+
+def of_sfprobe(sampling: int) -> Case:
+    """pmacctd's plugin for sFlow."""
+    settings = ("plugins: sfprobe", f"sfprobe_receiver: 127.0.0.1:{FIRST_PORT}", f"sampling_rate: {sampling}")
+    name = f"pmacctd sfprobe, one packet in {sampling}"
+    return Case(name, pmacctd(*settings), ("pmacctd",), (Export("", SFLOW, sampling=sampling),))
+
+
+CASES = (
+    of_softflowd("NetFlow 5", NETFLOW5),
+    of_softflowd("NetFlow 9", NETFLOW9),
+    of_softflowd("IPFIX", IPFIX),
+    of_softflowd("IPFIX biflows", IPFIX, "-b"),
+    of_softflowd("NetFlow 5", NETFLOW5, sampling=SAMPLING),
+    of_softflowd("NetFlow 9", NETFLOW9, sampling=SAMPLING),
+    of_softflowd("IPFIX", IPFIX, sampling=SAMPLING),
+    of_nfprobe("NetFlow 5", NETFLOW5),
+    of_nfprobe("NetFlow 9", NETFLOW9),
+    of_nfprobe("IPFIX", IPFIX),
+    of_sfprobe(1),
+    of_sfprobe(SAMPLING),
+    Case("fprobe NetFlow 5", fprobe, ("fprobe",), (Export("", NETFLOW5),)),
+    Case(
+        "Open vSwitch",
+        open_vswitch,
+        ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ethtool", "tshark"),
+        OPEN_VSWITCH,
+        bridged,
+    ),
+)
+
+
+# --- collectors -------------------------------------------------------------------------------------------------
+
+
+class Relay(threading.Thread):
+    """Gives every datagram of an exporter to several ports of this host; each of its sockets has an address here."""
+
+    def __init__(self, site: Site, export: Export, nettop: int, nfdump: "Nfdump") -> None:
+        super().__init__(daemon=True)
+        self.datagrams: list[bytes] = []
+        self._ports = nettop, nfdump.port
+        self._nfdump = nfdump
+        self._prefix = f"127.65.{export.protocol}"
+        self._senders: dict[Any, socket.socket] = {}
+        self._ending = threading.Event()
+        with inside(site.exporting):
+            self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
+        self._receiver.settimeout(0.1)
+        self._receiver.bind(("127.0.0.1", export.port))
+
+    def run(self) -> None:
+        """Until the end; it waits for nfdump's collector, whose buffer is small."""
+        while not self._ending.is_set():
+            try:
+                content, source = self._receiver.recvfrom(1 << 16)
+            except TimeoutError:
+                continue
+            for port in self._ports:
+                self._sender(source).sendto(content, ("127.0.0.1", port))
+            self.datagrams.append(content)
+            if not len(self.datagrams) % AT_ONCE:
+                until(self._nfdump.has_read_all, "nfdump's collector has read all")
+
+    def _sender(self, source: Any) -> socket.socket:
+        if source not in self._senders:
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sender.bind((f"{self._prefix}.{len(self._senders) + 1}", 0))
+            self._senders[source] = sender
+        return self._senders[source]
+
+    def end(self) -> None:
+        """When no datagram has come for a second."""
+        count = -1
+        while count != len(self.datagrams):
+            assert self.is_alive(), "the relay has failed"
+            count = len(self.datagrams)
+            time.sleep(1)
+        self.close()
+
+    def close(self) -> None:
+        """At once."""
+        self._ending.set()
+        self.join()
+        for each in (self._receiver, *self._senders.values()):
+            each.close()
+
+
+class Nfdump:
+    """nfcapd or sfcapd, and then what nfdump reads in its files."""
+
+    def __init__(self, export: Export, folder: Path) -> None:
+        self._export = export
+        self.folder = folder / f"{export.port}"
+        self.folder.mkdir()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("127.0.0.1", 0))
+            self.port: int = taken.getsockname()[1]
+        self.dropped = 0
+        """Datagrams for which it had no memory."""
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """At the end it has read all that has come."""
+        words = f"-4 -b 127.0.0.1 -p {self.port} -t 86400 -w {self.folder}".split()
+        with program(self.folder.with_suffix(".log"), self._export.collector, *words):
+            until(lambda: bool(self._socket()), "nfdump's collector listens")
+            yield
+            until(self.has_read_all, "nfdump's collector has read all")
+            self.dropped = int(self._socket()[12])
+
+    def has_read_all(self) -> bool:
+        """Whether no datagram waits for it."""
+        return self._socket()[4].endswith(":00000000")
+
+    def _socket(self) -> list[str]:
+        """The line of its socket, in words: 4 has the queues, 12 the drops."""
+        lines = (line.split() for line in UDP_TABLE.read_text().splitlines()[1:])
+        return next((words for words in lines if words[1].endswith(f":{self.port:04X}")), [])
+
+    def sums(self) -> Sums:
+        """Of all records."""
+        sums = Sums()
+        for record in json.loads(run("nfdump", "-R", str(self.folder), "-o", "json")):
+            source, target = (
+                record.get(f"{side}4_addr") or record[f"{side}6_addr"] for side in ("src", "dst")
+            )
+            ports = record.get("src_port", 0), record.get("dst_port", 0)
+            protocol = record["proto"]
+            sums.add((source, target, *ports, protocol), Sum(1, record["in_packets"], record["in_bytes"]))
+            if record.get("out_packets"):
+                reverse = Sum(1, record["out_packets"], record["out_bytes"])
+                sums.add((target, source, *reversed(ports), protocol), reverse)
+        return sums
+
+
+def tshark_sums(datagrams: Sequence[bytes], capture: Path) -> Sums:
+    """What tshark reads in datagrams of IPFIX that have a record each, or templates."""
+    with capture.open("wb") as file:
+        file.write(RAW_IP_CAPTURE)
+        for number, datagram in enumerate(datagrams):
+            packet = _udp_packet(datagram)
+            file.write(struct.pack("<IIII", number, 0, len(packet), len(packet)) + packet)
+    addresses, numbers = ("srcaddr", "srcaddrv6", "dstaddr", "dstaddrv6"), ("srcport", "dstport", "protocol")
+    names = (*addresses, *numbers, "packets", "octets")
+    fields = [word for name in names for word in ("-e", f"cflow.{name}")]
+    decoding = ("-d", f"udp.port=={FIRST_PORT},cflow", "-T", "fields", "-E", "separator=;")
+    sums = Sums()
+    for line in run("tshark", "-n", "-r", str(capture), *decoding, *fields).splitlines():
+        source, source_v6, target, target_v6, *counts = line.split(";")
+        if source or source_v6:
+            source_port, target_port, protocol, packets, size = (int(count or 0) for count in counts)
+            five_tuple = source or source_v6, target or target_v6, source_port, target_port, protocol
+            sums.add(five_tuple, Sum(1, packets, size))
+    return sums
+
+
+def _udp_packet(content: bytes) -> bytes:
+    length = 8 + len(content)
+    local = socket.inet_aton("127.0.0.1")
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + length, 0, 0, 64, socket.IPPROTO_UDP, 0, local, local)
+    return head + struct.pack("!HHHH", FIRST_PORT, FIRST_PORT, length, 0) + content
+
+
+def nettop_sums(running: Running, export: Export) -> Sums:
+    """What is stored of a protocol."""
+    rate = "1" if export.is_rate_in_options else "greatest(sampling_rate, 1)"
+    rows = running.rows(
+        "SELECT src, dst, src_port, dst_port, protocol, toUInt32(count()), "
+        f"toString(sum(packets * {rate})), toString(sum(bytes * {rate})) "
+        f"FROM flows_raw WHERE protocol_version = {export.protocol} GROUP BY ALL"
+    )
+    sums = Sums()
+    for source, target, source_port, target_port, number, *counts in rows:
+        sums.add(
+            (_text(source), _text(target), source_port, target_port, number),
+            Sum(*(int(each) for each in counts)),
+        )
+    return sums
+
+
+def _text(address: str) -> str:
+    return str(IPv6Address(address).ipv4_mapped or address)
+
+
+# --- comparison -------------------------------------------------------------------------------------------------
+
+
+def differences(have: Sums, expected: Sums, whose: str) -> list[Figure]:
+    """In all, and by 5-tuple."""
+    differing = [each for each in have.keys() | expected.keys() if have.get(each) != expected.get(each)]
+    for each in differing[:3]:
+        print(f"{each}: {have.get(each)}, {whose}: {expected.get(each)}", flush=True)
+    totals = zip(Sum._fields, have.total(), expected.total(), strict=True)
+    return [
+        *(
+            Figure(f"{name}, difference from {whose}", abs(ours - theirs), "", 0)
+            for name, ours, theirs in totals
+        ),
+        Figure(f"5-tuples that differ from {whose}", len(differing), "", 0),
+    ]
+
+
+def compare(
+    case: Case, export: Export, running: Running, nfdump: Nfdump, datagrams: list[bytes]
+) -> list[Figure]:
+    """What is stored of a protocol, beside what others read in the same datagrams."""
+    have, theirs = nettop_sums(running, export), nfdump.sums()
+    total = have.total()
+    ((wrong_rate,),) = running.rows(
+        f"SELECT toUInt32(countIf(greatest(sampling_rate, 1) != {export.sampling})) FROM flows_raw "
+        f"WHERE protocol_version = {export.protocol}"
+    )
+    counts = running.state()["datagrams"]
+    lost = counts["arrived"] - counts["decoded"]
+    figures = [
+        Figure("datagrams", len(datagrams), ""),
+        Figure("flows", total.flows, "", FLOWS_LEAST, at_least=True),
+        Figure("packets", total.packets, ""),
+        Figure("bytes", total.bytes, ""),
+        Figure("datagrams dropped before nettop, or malformed", lost, "", 0),
+        Figure("flows without the exporter's sampling rate", wrong_rate, "", 0),
+        Figure("datagrams dropped before nfdump", nfdump.dropped, "", 0),
+    ]
+    if case.exports is OPEN_VSWITCH and export.protocol == IPFIX:
+        # Its records have the packets and bytes of the flow, and behind them those of the whole bridge since it began
+        # (packetTotalCount, octetTotalCount), which nfdump takes for the flow's. So nfdump tells how many flows there
+        # are of each 5-tuple, and tshark also their packets and bytes.
+        expected = tshark_sums(datagrams, nfdump.folder.with_suffix(".pcap"))
+        return [
+            *figures,
+            Figure(
+                "5-tuples of which nfdump has another number of flows",
+                sum(
+                    have.get(each, NOTHING).flows != theirs.get(each, NOTHING).flows
+                    for each in have.keys() | theirs.keys()
+                ),
+                "",
+                0,
+            ),
+            *differences(have, expected, "tshark"),
+        ]
+    return [*figures, *differences(have, theirs, "nfdump")]
+
+
+def tried(case: Case) -> Iterator[tuple[str, list[Figure]]]:
+    """A title and figures for each protocol."""
+    with ExitStack() as ends:
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="nettop-exporters")))
+        folder.chmod(0o755)  # for the user that the collector becomes
+        site = case.site(ends.enter_context(Lab()), folder)
+        running = ends.enter_context(Running(folder / "flows"))
+        nfdumps = [Nfdump(export, folder) for export in case.exports]
+        relays = []
+        with ExitStack() as receiving:
+            for export, nfdump in zip(case.exports, nfdumps, strict=True):
+                receiving.enter_context(nfdump.receiving())
+                relays.append(Relay(site, export, running.port, nfdump))
+                relays[-1].start()
+                ends.callback(relays[-1].close)
+            with case.exporting(site):
+                make_traffic(site)
+            for relay in relays:
+                relay.end()
+        sent = sum(len(relay.datagrams) for relay in relays)
+        until(lambda: running.state()["datagrams"]["arrived"] == sent, "all has arrived")
+        until(
+            lambda: not sum(running.state()["flows"][name] for name in ("pending", "waiting")),
+            "all is stored",
+        )
+        for export, nfdump, relay in zip(case.exports, nfdumps, relays, strict=True):
+            yield (
+                f"{case.name} {export.label}".strip(),
+                compare(case, export, running, nfdump, relay.datagrams),
+            )
+
+
+def lacking(case: Case) -> list[str]:
+    """The programs that are not installed."""
+    collectors = {export.collector for export in case.exports}
+    needed = (*case.programs, *sorted(collectors), "nfdump", "setpriv")
+    return [name for name in needed if shutil.which(name) is None]
+
+
+def main() -> int:
+    """Try all; returns 1 if a figure is over its bound."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", metavar="TEXT", default="", help="exporters whose name has this in it")
+    options = parser.parse_args()
+    if os.geteuid():
+        parser.error("network namespaces need root")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    kept = True
+    for case in (case for case in CASES if options.only.lower() in case.name.lower()):
+        if missing := lacking(case):
+            print(f"\n{case.name}: skipped, not installed: {', '.join(missing)}", flush=True)
+            continue
+        for title, figures in tried(case):
+            report(title, figures)
+            kept = kept and all(figure.kept for figure in figures)
+    return int(not kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
