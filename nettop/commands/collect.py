@@ -122,7 +122,8 @@ class CollectOptions:
                                                   help="How long to keep rows (raw=7d,1m=30d,5m=90d,1h=2y,talkers=30d,"
                                                   "counters=90d,ledger=90d)")] = None
     spool_size: Annotated[str, option("--spool-size", metavar="SIZE", panel=_INTO,
-                                      help="What may wait on the disk for the store; more is dropped (10G)")] = "10G"
+                                      help="What may wait on the disk for the store, and as much again to be "
+                                      "decoded; more is dropped (10G)")] = "10G"
     clickhouse: Annotated[list[str] | None, option("--clickhouse", metavar="URL", panel=_INTO,
                                                    help="Store on this ClickHouse server, as http://USER:PASSWORD@"
                                                    "HOST:8123; may be given several times, of one cluster")] = None

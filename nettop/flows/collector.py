@@ -208,6 +208,7 @@ def _together(states: Sequence[WorkerState]) -> WorkerState:
     return WorkerState(
         ledger=sum((state.ledger for state in states), Counter()),
         spooled=sum((state.spooled for state in states), Counter()),
+        queued=sum(state.queued for state in states),
         pending=sum(state.pending for state in states),
         waiting=sum(state.waiting for state in states),
         sockets=tuple(counts for state in states for counts in state.sockets),

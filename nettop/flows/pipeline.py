@@ -91,6 +91,8 @@ class Pipeline:
         """What was counted of LEDGER outside the decoder, which counts flows that come in datagrams."""
         self.spooled = Counter[str]()
         """The rows that were put into the spool, by table, and those that it dropped, as in the ledger."""
+        self.queued = 0
+        """How many datagrams wait on the disk to be decoded; they are not yet counted."""
         self._spool, self._templates, self._lookups, self._wanted = spool, templates, lookups, wanted
         self._kafka, self._report, self._clock = kafka, report, clock
         self._flows: list[Flows] = []

@@ -31,7 +31,7 @@ from nettop.query.address import endpoint_text
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Array
 
-BATCH = 4096
+BATCH = 1024
 """Datagrams that are received at once."""
 SLOT_BYTES = 9216
 """What is kept of a datagram: as much as a jumbo frame carries."""
@@ -39,6 +39,8 @@ NAP_S = 0.005
 """How long datagrams gather after the first, so that batches are large."""
 _BURST_BYTES_PER_S = 250_000_000
 """What datagrams take of a receive buffer that come at a rate of 100,000 a second, at 1,400 bytes each."""
+_FILLING = 1 / 4
+"""How full a buffer is that is not emptied fast enough. The rest holds what comes while a block is written."""
 
 _MOST_PORT = 65_535
 _EXAMPLES = "give PORT or ADDRESS:PORT, as 2055, 127.0.0.1:6343 or [::1]:4739"
@@ -315,6 +317,10 @@ class Receiver:
         return self._slots.datagrams(
             [(self._sockets[place].family, begin, end) for place, begin, end in parts]
         )
+
+    def is_behind(self) -> bool:
+        """Whether datagrams come faster than they are received: a buffer is filling. Raises SourceFailed."""
+        return self._was_full and self._look() > _FILLING
 
     def drops(self) -> tuple[int, ...]:
         """The drops of each socket up to now, which its counts have from then on. Raises SourceFailed."""

@@ -60,13 +60,14 @@ class Work:
 class WorkerState:
     """What a worker has done since it began, and what its exporters are.
 
-    `ledger` is as LEDGER declares, `spooled` counts rows by table; `pending` flows and `waiting` sets are in its
-    memory. `exporters` are EXPORTER (e,), `evicted` those that have made room. `forgotten` are what bounds have dropped
-    of what exporters declare, by name.
+    `ledger` is as LEDGER declares, `spooled` counts rows by table. `queued` datagrams wait on the disk to be decoded;
+    `pending` flows and `waiting` sets are in memory. `exporters` are EXPORTER (e,), `evicted` those that have made
+    room. `forgotten` are what bounds have dropped of what exporters declare, by name.
     """
 
     ledger: Counter[str]
     spooled: Counter[str]
+    queued: int
     pending: int
     waiting: int
     sockets: tuple[SocketCounts, ...]
@@ -139,6 +140,7 @@ def state_of(pipeline: Pipeline, sockets: Sequence[SocketCounts]) -> WorkerState
     return WorkerState(
         ledger=pipeline.ledger(),
         spooled=pipeline.spooled,
+        queued=pipeline.queued,
         pending=pipeline.pending,
         waiting=decoder.waiting,
         sockets=tuple(sockets),

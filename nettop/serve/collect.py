@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from nettop.errors import ExitCode, NettopError
+from nettop.flows.backlog import Backlog
 from nettop.flows.collector import Collector, collecting
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import parsed_networks
@@ -142,7 +143,9 @@ def _opened_inputs(settings: CollectSettings, ends: ExitStack, report: Callable[
         sockets = [opened(open_socket(port, room, shared_port=settings.workers > 1)) for port in ports]
         # Of port 0 the kernel has chosen one.
         ports = [each.endpoint for each in sockets if isinstance(each.endpoint, Endpoint)]
-        inputs.opened[number] = partial(Exports, sockets)
+        backlog = Path(settings.data_dir) / f"backlog-{number}"
+        open_backlog = partial(Backlog, backlog, settings.spool_bytes // settings.workers)
+        inputs.opened[number] = partial(Exports, sockets, open_backlog)
     rate = settings.sampling
     others: list[Callable[[Wait], Input]] = [
         *(partial(Mirror, opened(open_mirror(name, rate, room)), rate) for name in settings.mirrors),

@@ -34,7 +34,13 @@ def test_from_datagrams_to_answers(flows_dir: Path) -> None:
         running.send(NETFLOW_5, SFLOW, ipfix, b"\0\1rubbish")
         running.stored(5)
         state = running.state()
-        assert state["datagrams"] == {"arrived": 4, "decoded": 3, "malformed": 1, "dropped_by_kernel": 0}
+        assert state["datagrams"] == {
+            "arrived": 4,
+            "decoded": 3,
+            "malformed": 1,
+            "queued": 0,
+            "dropped_by_kernel": 0,
+        }
         assert (state["failure"], state["spool"]) == (None, {"blocks": 0, "bytes": 0})
         assert running.rows(
             "SELECT protocol_version, count(), sum(bytes) FROM flows_raw GROUP BY 1 ORDER BY 1"

@@ -208,5 +208,7 @@ def test_nothing_to_read_from(tmp_path: Path) -> None:
     """Neither a collector nor a directory with flows: the error says how to get one."""
     pytest.importorskip("zstandard")
     with pytest.raises(NettopError, match="no collector answers at") as raised:
-        start_flows(FlowsOptions(collector=f"unix:{tmp_path}/flows.sock"), None)
+        start_flows(
+            FlowsOptions(collector=f"unix:{tmp_path}/flows.sock", data_dir=str(tmp_path / "none")), None
+        )
     assert "nettop collect" in raised.value.remedy

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,19 @@ async def test_queries_as_of_clickhouse(method: str, how: dict[str, Any], answer
     response = await ask(query_routes(Answering()), method, "/", **how)
     assert (response.status_code, response.text) == (200, answer)
     assert response.headers["X-ClickHouse-Format"] == answer.partition("|")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_kept"),
+    [("grafana-1", True), ("", False), ("a\r\nX: 1", False), ("\U0001f600", False), ("a" * 9000, False)],
+)
+async def test_names_of_queries(given: str, is_kept: bool) -> None:
+    """The answer has the client's, if a header can hold it."""
+    params = {"query": "SELECT 1", "query_id": given}
+    response = await ask(query_routes(Answering()), "GET", "/", params=params)
+    assert response.status_code == 200
+    name = response.headers["X-ClickHouse-Query-Id"]
+    assert name == given if is_kept else uuid.UUID(name)
 
 
 async def test_nothing_is_queried() -> None:
@@ -193,6 +207,7 @@ def collector_state(**changed: Any) -> CollectorState:
     received = WorkerState(
         ledger=Counter(dict.fromkeys(LEDGER, 0) | counted),
         spooled=Counter({"flows_raw": 7, f"flows_raw{DROPPED}": 1}),
+        queued=4,
         pending=1,
         waiting=0,
         sockets=(),
@@ -220,7 +235,13 @@ async def test_what_became_of_flows() -> None:
     """Every flow that was received is in one of the other counts."""
     response = await ask(state_routes(always(collector_state())), "GET", STATE_PATH)
     document = response.json()
-    assert document["datagrams"] == {"arrived": 6, "decoded": 3, "malformed": 1, "dropped_by_kernel": 2}
+    assert document["datagrams"] == {
+        "arrived": 10,
+        "decoded": 3,
+        "malformed": 1,
+        "queued": 4,
+        "dropped_by_kernel": 2,
+    }
     assert document["flows"] == {
         "received": 10,
         "filtered": 1,

@@ -71,9 +71,10 @@ def state_document(state: CollectorState) -> dict[str, Any]:
     dropped = received.spooled[f"flows_raw{DROPPED}"] + unreadable
     return {
         "datagrams": {
-            "arrived": ledger["datagrams"] + ledger["kernel_drops"],
+            "arrived": ledger["datagrams"] + received.queued + ledger["kernel_drops"],
             "decoded": ledger["decoded"],
             "malformed": ledger["unknown_version"] + ledger["bad_header"],
+            "queued": received.queued,
             "dropped_by_kernel": ledger["kernel_drops"],
         },
         "sets_without_template": {

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datagrams that come faster than they can be decoded: a queue on the disk, as an extension of the sockets' buffers.
+
+It is a directory of small files, oldest first. A file has records: how many datagrams, how many bytes, what is known of
+each datagram, and their content. A file is read once, as a whole, and is removed before its datagrams are decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nettop.errors import SourceFailed, UsageError
+from nettop.flows.columns import ADDRESS
+from nettop.flows.decode.datagrams import Datagrams
+from nettop.snapshots.snapshot import Array
+
+FILE_BYTES = 1 << 20
+"""A file that is longer is not continued: decoding it takes less time than the sockets' buffers need to fill."""
+_SUFFIX = ".datagrams"
+_RECORD = struct.Struct("<II")
+_DATAGRAM = np.dtype([("length", "u4"), ("sender", ADDRESS), ("port", "u2"), ("received_ns", "i8")])
+
+
+@dataclass(slots=True)
+class _File:
+    path: Path
+    datagrams: int = 0
+    bytes: int = 0
+
+
+class Backlog:
+    """The queue of one worker; what an earlier one has left in the directory comes first."""
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        """Makes the directory if it is not there. Raises UsageError if that fails."""
+        self._directory, self._max_bytes = directory, max_bytes
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._files = deque(_known(path) for path in sorted(directory.glob(f"*{_SUFFIX}")))
+        except OSError as error:
+            raise UsageError(
+                f"datagrams cannot be kept in {directory}: {error.strerror}",
+                "use a directory that can be written",
+            ) from error
+        self._bytes = sum(file.bytes for file in self._files)
+        self._number = int(self._files[-1].path.stem) if self._files else 0
+
+    @property
+    def datagrams(self) -> int:
+        """How many wait."""
+        return sum(file.datagrams for file in self._files)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether none waits."""
+        return not self._files
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for more."""
+        return self._bytes >= self._max_bytes
+
+    def put(self, datagrams: Datagrams) -> bool:
+        """Add datagrams at the end; False if the disk does not take them."""
+        record = _record(datagrams)
+        if not self._files or self._files[-1].bytes >= FILE_BYTES:
+            self._number += 1
+            self._files.append(_File(self._directory / f"{self._number:012}{_SUFFIX}"))
+        file = self._files[-1]
+        try:
+            with file.path.open("ab") as stream:
+                stream.write(record)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(file.path, file.bytes)
+            if not file.bytes:
+                self._files.pop()
+            return False
+        file.datagrams += len(datagrams.starts)
+        file.bytes += len(record)
+        self._bytes += len(record)
+        return True
+
+    def take(self) -> Datagrams:
+        """Some of the datagrams that have waited for longest, which are forgotten here. Raises SourceFailed."""
+        file = self._files.popleft()
+        self._bytes -= file.bytes
+        try:
+            content = file.path.read_bytes()
+            file.path.unlink()
+        except OSError as error:
+            raise SourceFailed(
+                f"datagrams that wait in {file.path} cannot be read: {error.strerror}", "remove that file"
+            ) from error
+        return _datagrams(content)
+
+
+def _known(path: Path) -> _File:
+    """A file that an earlier process has left."""
+    return _File(path, len(_datagrams(path.read_bytes()).starts), path.stat().st_size)
+
+
+def _record(datagrams: Datagrams) -> bytes:
+    known: Array = np.zeros(len(datagrams.starts), _DATAGRAM)
+    known["length"], known["sender"] = datagrams.lengths, datagrams.senders
+    known["port"], known["received_ns"] = datagrams.ports, datagrams.received_ns
+    buffer = datagrams.buffer.data
+    places = zip(datagrams.starts.tolist(), datagrams.ends.tolist(), strict=True)
+    content = b"".join([buffer[start:end] for start, end in places])
+    return b"".join((_RECORD.pack(len(known), len(content)), known.tobytes(), content))
+
+
+def _datagrams(content: bytes) -> Datagrams:
+    """The datagrams in a file, but for a record at its end that was not wholly written before a process was killed."""
+    rows: list[Array] = [np.zeros(0, _DATAGRAM)]
+    starts: list[Array] = [np.zeros(0, np.intp)]
+    at = 0
+    while at + _RECORD.size <= len(content):
+        count, size = _RECORD.unpack_from(content, at)
+        begin = at + _RECORD.size + count * _DATAGRAM.itemsize
+        if begin + size > len(content):
+            break
+        rows.append(np.frombuffer(content, _DATAGRAM, count, at + _RECORD.size))
+        lengths = rows[-1]["length"].astype(np.intp)
+        starts.append(begin + np.cumsum(lengths) - lengths)
+        at = begin + size
+    known = np.concatenate(rows)
+    return Datagrams(
+        np.frombuffer(content, np.uint8),
+        np.concatenate(starts),
+        known["length"].astype(np.intp),
+        *(np.ascontiguousarray(known[name]) for name in ("sender", "port", "received_ns")),
+    )

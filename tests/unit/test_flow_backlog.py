@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datagrams that wait on the disk: none is lost, none comes twice, and they stay in their order."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.errors import SourceFailed, UsageError
+from nettop.flows import backlog as backlog_module
+from nettop.flows.backlog import Backlog
+from nettop.flows.decode.datagrams import Datagrams
+from nettop.flows.inputs import exports as exports_module
+from nettop.flows.inputs.exports import Exports
+from nettop.flows.receive import SocketCounts
+
+from .test_flow_decoder import NETFLOW_5
+from .test_flow_messages import SENDER, Sent, batch
+from .test_flow_pipeline import Run
+
+LARGE = 1 << 30
+SENT = st.builds(
+    Sent,
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 65_535),
+    st.binary(max_size=300),
+)
+
+
+def listed(datagrams: Datagrams) -> list[Sent]:
+    """The datagrams one by one."""
+    return [
+        Sent(sender.tobytes(), port, datagrams.buffer[start:end].tobytes())
+        for sender, port, start, end in zip(
+            datagrams.senders,
+            datagrams.ports.tolist(),
+            datagrams.starts.tolist(),
+            datagrams.ends.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def all_of(backlog: Backlog) -> list[Sent]:
+    """What waits, which is taken out."""
+    taken = []
+    while not backlog.is_empty:
+        taken += listed(backlog.take())
+    return taken
+
+
+@contextmanager
+def files_of(size: int) -> Iterator[None]:
+    """Files that are continued up to this size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backlog_module, "FILE_BYTES", size)
+        yield
+
+
+@given(st.lists(st.lists(SENT, max_size=5), max_size=8), st.integers(1, 2000), st.integers(0, 8))
+def test_what_is_put_is_taken(batches: list[list[Sent]], file_bytes: int, before: int) -> None:
+    """Senders, ports, contents and times, in their order, also where another process goes on with them."""
+    with tempfile.TemporaryDirectory() as folder, files_of(file_bytes):
+        directory = Path(folder)
+        first = Backlog(directory, LARGE)
+        for some in batches[:before]:
+            assert first.put(batch(some))
+        backlog = Backlog(directory, LARGE)
+        assert backlog.datagrams == first.datagrams == sum(map(len, batches[:before]))
+        for some in batches[before:]:
+            assert backlog.put(batch(some))
+        assert backlog.datagrams == sum(map(len, batches))
+        assert all_of(backlog) == [each for some in batches for each in some]
+        assert (backlog.datagrams, list(directory.iterdir())) == (0, [])
+
+
+def test_times_are_kept(tmp_path: Path) -> None:
+    backlog = Backlog(tmp_path, LARGE)
+    sent = batch([Sent(SENDER, 7, b"a")])
+    backlog.put(sent)
+    assert backlog.take().received_ns.tolist() == sent.received_ns.tolist()
+
+
+def test_a_batch_that_was_not_wholly_written_is_left_out(tmp_path: Path) -> None:
+    """A process may be killed while it writes."""
+    for kept in range(1, 59):
+        backlog = Backlog(tmp_path, LARGE)
+        backlog.put(batch([Sent(SENDER, 7, b"whole")]))
+        (path,) = tmp_path.iterdir()
+        whole = path.stat().st_size
+        backlog.put(batch([Sent(SENDER, 7, b"cut off" * 3)]))
+        assert path.stat().st_size > whole + kept
+        with path.open("r+b") as file:
+            file.truncate(whole + kept)
+        assert [each.data for each in all_of(Backlog(tmp_path, LARGE))] == [b"whole"]
+
+
+def test_it_is_bounded(tmp_path: Path) -> None:
+    """It is full when there is as much in it as may be, and has room when something was taken."""
+    with files_of(1):
+        backlog = Backlog(tmp_path, 1000)
+        count = 0
+        while not backlog.is_full:
+            backlog.put(batch([Sent(SENDER, 7, bytes(100))]))
+            count += 1
+        assert 1000 <= sum(path.stat().st_size for path in tmp_path.iterdir()) < 1200
+        assert Backlog(tmp_path, 1000).is_full
+        backlog.take()
+        assert (backlog.is_full, backlog.datagrams) == (False, count - 1)
+
+
+def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+    """What cannot be written is refused as a whole, and what cannot be read is an error that names the file."""
+    directory = tmp_path / "backlog"
+    backlog = Backlog(directory, LARGE)
+    backlog.put(batch([Sent(SENDER, 7, b"first")]))
+    shutil.rmtree(directory)
+    assert not backlog.put(batch([Sent(SENDER, 7, b"second")]))
+    assert backlog.datagrams == 1
+    with pytest.raises(SourceFailed, match=r"wait in .*datagrams cannot be read"):
+        backlog.take()
+    assert not backlog.put(batch([Sent(SENDER, 7, b"third")]))
+    assert backlog.is_empty
+    with pytest.raises(UsageError, match="cannot be kept"):
+        Backlog(Path("/dev/null/backlog"), LARGE)
+
+
+class Arrivals:
+    """In place of the receiver: batches, and after which of them the sockets are still full."""
+
+    def __init__(self, *batches: tuple[Sequence[Sent], bool]) -> None:
+        self.counts = (SocketCounts("here"),)
+        self.timeouts: list[float | None] = []
+        self._batches = list(batches)
+        self._is_behind = False
+
+    def receive(self, timeout_s: float | None = None) -> Datagrams:
+        """The next batch."""
+        self.timeouts.append(timeout_s)
+        some, self._is_behind = self._batches.pop(0) if self._batches else ((), False)
+        return batch(list(some))
+
+    def is_behind(self) -> bool:
+        """As the last batch says."""
+        return self._is_behind
+
+    def drops(self) -> tuple[int, ...]:
+        """None."""
+        return (0,)
+
+
+def flow(sequence: int) -> Sent:
+    """NetFlow 5 with that number."""
+    return Sent(SENDER, 7, NETFLOW_5[:16] + sequence.to_bytes(4, "big") + NETFLOW_5[20:])
+
+
+def sequences(run: Run) -> list[int]:
+    """The numbers of what was decoded, in that order."""
+    run.write()
+    rows, _ = run.taken()
+    return list(dict.fromkeys(row["sequence"] for row in rows.get("flows_raw", [])))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A pipeline."""
+    return Run(tmp_path / "run")
+
+
+def exports(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, arrivals: Arrivals, most_bytes: int = LARGE
+) -> Exports:
+    """An input of these arrivals."""
+    monkeypatch.setattr(exports_module, "Receiver", lambda *_: arrivals)
+    nothing: Any = None
+    return Exports([], lambda: Backlog(directory, most_bytes), nothing)
+
+
+def test_what_comes_too_fast_waits_on_the_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
+) -> None:
+    """While the sockets fill nothing is decoded; then all is, in its order, also what has come meanwhile."""
+    arrivals = Arrivals(([flow(1)], False), ([flow(2)], True), ([flow(3)], True), ([flow(4)], False))
+    input_ = exports(monkeypatch, tmp_path / "backlog", arrivals)
+    assert input_.receive(run.pipeline, 9)
+    assert input_.receive(run.pipeline, 9)
+    assert input_.receive(run.pipeline, 9)
+    input_.count(run.pipeline)
+    assert run.pipeline.queued == 2
+    assert sequences(run) == [1]
+    assert input_.receive(run.pipeline, 9)
+    input_.count(run.pipeline)
+    assert run.pipeline.queued == 0
+    assert sequences(run) == [2, 3, 4]
+    assert not input_.receive(run.pipeline, 9)
+    # Who has something to decode does not wait.
+    assert arrivals.timeouts == [9, 9, 0, 0, 9]
+
+
+def test_what_an_earlier_process_has_left_comes_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
+) -> None:
+    Backlog(tmp_path / "backlog", LARGE).put(batch([flow(1)]))
+    input_ = exports(monkeypatch, tmp_path / "backlog", Arrivals(([flow(2)], False)))
+    input_.receive(run.pipeline, 9)
+    assert sequences(run) == [1, 2]
+
+
+def test_a_full_disk_leaves_datagrams_in_the_sockets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
+) -> None:
+    """What has come is decoded to make room, though the sockets are full; nothing is received before."""
+    arrivals = Arrivals(([flow(1)], True), ([flow(2)], False))
+    input_ = exports(monkeypatch, tmp_path / "backlog", arrivals, most_bytes=1)
+    assert input_.receive(run.pipeline, 9)
+    assert sequences(run) == [1]
+    assert len(arrivals.timeouts) == 1
+    assert input_.receive(run.pipeline, 9)
+    assert sequences(run) == [2]
+
+
+def test_what_the_disk_refuses_is_decoded_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
+) -> None:
+    input_ = exports(monkeypatch, tmp_path / "backlog", Arrivals(([flow(1)], True)))
+    shutil.rmtree(tmp_path / "backlog")
+    assert input_.receive(run.pipeline, 9)
+    assert sequences(run) == [1]
