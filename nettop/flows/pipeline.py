@@ -15,7 +15,7 @@ from nettop.errors import NettopError, SourceFailed
 from nettop.flows.columns import Flows, joined_flows
 from nettop.flows.decode import kept
 from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.decode.decoder import Decoder
+from nettop.flows.decode.decoder import Decoder, flows_at_most
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS
 from nettop.flows.enrichment.lookups import Lookups
 from nettop.flows.enrichment.texts import Coded
@@ -31,6 +31,8 @@ BLOCK_ROWS = 200_000
 """With so many flows a block is written at once: smaller ones cost the store several times as much for each row."""
 BLOCK_S = 1.0
 """After which time a block is written in any case. What is in memory is lost when the process is killed."""
+FLOWS_AT_ONCE = 1 << 18
+"""How many flows the datagrams may give that are decoded at once, at worst: a flow takes a few hundred bytes."""
 _LEARNED_S = 5.0
 """How often what exporters have declared is saved, and their names of interfaces are used, where they have changed."""
 
@@ -130,11 +132,14 @@ class Pipeline:
 
     def add(self, datagrams: Datagrams) -> None:
         """Decode datagrams, and keep what they say for the next block."""
-        batch = self.decoder.decode(datagrams)
-        self.exporters.update(batch)
-        self._keep(batch.flows, len(batch.datagram_of))
-        if len(batch.counters):
-            self._counters.append(batch.counters)
+        for piece in datagrams.pieces(flows_at_most(datagrams), FLOWS_AT_ONCE):
+            if self._rows >= BLOCK_ROWS:
+                self.write_block()
+            batch = self.decoder.decode(piece)
+            self.exporters.update(batch)
+            self._keep(batch.flows, len(batch.datagram_of))
+            if len(batch.counters):
+                self._counters.append(batch.counters)
 
     def add_flows(self, flows: Flows, count: int) -> None:
         """Keep so many flows for the next block, that did not come in datagrams of exporters."""

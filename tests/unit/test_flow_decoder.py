@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from nettop.errors import SourceFailed
 from nettop.flows.columns import COLUMNS
 from nettop.flows.decode import kept, messages, options, sequences
-from nettop.flows.decode.decoder import DATAGRAM, Counts, DecodedBatch, Decoder, Reading
+from nettop.flows.decode.decoder import DATAGRAM, Counts, DecodedBatch, Decoder, Reading, flows_at_most
 from nettop.flows.decode.options import InterfaceName
 from nettop.flows.decode.sequences import FOLLOWED, Sequences
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
@@ -810,3 +810,24 @@ def test_the_old_file_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "replace", noted_replace)
     kept.save(tmp_path / "templates", taught())
     assert done == ["file", "rename", "directory"]
+
+
+@given(st.lists(st.integers(0, 50), max_size=20), st.integers(1, 200))
+def test_datagrams_in_pieces(lengths: list[int], most: int) -> None:
+    """None is missing, and a piece that is too large has one datagram."""
+    datagrams = batch(sent(*(bytes([number]) * length for number, length in enumerate(lengths))))
+    pieces = list(datagrams.pieces(datagrams.lengths, most))
+    assert [start for piece in pieces for start in piece.starts.tolist()] == datagrams.starts.tolist()
+    assert all(piece.lengths.sum() <= most or len(piece.starts) == 1 for piece in pieces)
+
+
+def test_no_datagram_gives_more_flows_than_expected() -> None:
+    """Templates may declare records of a byte; records of other protocols have a length."""
+    one = [(0, 4, 1)]
+    whole = sent(NETFLOW_5, SFLOW, b"\0\1rubbish", b"")
+    for version in DECLARED:
+        whole.append(message(version, template_set(version, 300, one), a_set(300, bytes([6]) * 100)))
+    datagrams = batch(whole)
+    counts = np.bincount(Decoder().decode(datagrams).datagram_of, minlength=len(whole))
+    assert counts.tolist()[4:] == [100, 100]
+    assert (counts <= flows_at_most(datagrams)).all()

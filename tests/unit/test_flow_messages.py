@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from nettop.flows.columns import ADDRESS, COLUMNS, Flows, joined_flows
 from nettop.flows.decode import messages
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.messages import Decoded, MessageDecoder
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9, Template
 
 from .flow_oracle import GIVEN_BY, REVERSE, VARIABLE, Field, Oracle, Row
 
@@ -272,6 +275,52 @@ def test_templates_are_withdrawn() -> None:
     decode(decoder, [message(IPFIX, a_set(2, struct.pack("!HH", 2, 0)))])
     after = decode(decoder, [message(IPFIX, a_set(301, plain(1)), a_set(302, struct.pack("!II", 7, 100)))])
     assert (after.held, after.options) == (1, 1)
+
+
+def test_empty_fields_take_no_memory() -> None:
+    """A template may have a thousand of them, and a datagram thousands of records."""
+    decoder, count = MessageDecoder(), 9000
+    fields: list[Field] = [(0, 1000 + number, 0) for number in range(1000)]
+    sent = message(IPFIX, template_set(IPFIX, 300, [*fields, (0, 4, 1)]), a_set(300, bytes([6]) * count))
+    tracemalloc.start()
+    flows = flows_of(decode(decoder, [sent]))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert flows["protocol"].tolist() == [6] * count
+    assert peak_bytes < count * 2000
+
+
+def test_variable_lengths_are_read_where_they_are() -> None:
+    """The buffer has room for thousands of datagrams, also where few have come: it is not copied."""
+    fields: list[Field] = [*PLAIN, (0, 82, VARIABLE)]
+    sent = message(IPFIX, template_set(IPFIX, 300, fields), a_set(300, plain(5) + b"\4eth0"))
+    few, room = batch([sent]), np.zeros(8 << 20, np.uint8)
+    room[: len(sent.data)] = few.buffer
+    datagrams = dataclasses.replace(few, buffer=room)
+    tracemalloc.start()
+    flows = flows_of(MessageDecoder().decode(datagrams, np.arange(1), IPFIX))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert flows["bytes"].tolist() == [5]
+    assert peak_bytes < len(room) / 8
+
+
+def test_a_withdrawal_looks_at_no_other_template() -> None:
+    """A datagram full of withdrawals costs no more where a domain has many templates."""
+
+    class Unread(dict[int, Template]):
+        def values(self) -> NoReturn:
+            raise AssertionError
+
+    decoder = MessageDecoder()
+    decode(decoder, [message(IPFIX, template_set(IPFIX, 300, PLAIN), template_set(IPFIX, 301, PLAIN))])
+    (domain,) = decoder.domains.values()
+    domain.templates = Unread(domain.templates)
+    withdrawn = [struct.pack("!HH", number, 0) for number in (300, 300, 302)]
+    decode(decoder, [message(IPFIX, a_set(2, b"".join(withdrawn)), a_set(3, struct.pack("!HH", 3, 0)))])
+    assert list(domain.templates) == [301]
+    decode(decoder, [message(IPFIX, a_set(2, struct.pack("!HH", 2, 0)))])
+    assert not domain.templates
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,26 @@ class Datagrams:
     def ends(self) -> Index:
         """Where each ends."""
         return self.starts + self.lengths
+
+    def at(self, which: slice) -> Datagrams:
+        """Some of them, in the same buffer."""
+        return Datagrams(
+            self.buffer,
+            self.starts[which],
+            self.lengths[which],
+            self.senders[which],
+            self.ports[which],
+            self.received_ns[which],
+        )
+
+    def pieces(self, sizes: Index, most: int) -> Iterator[Datagrams]:
+        """All of them, in pieces whose `sizes` (n,) add up to at most so much, or of one datagram."""
+        ends = np.cumsum(sizes)
+        first = 0
+        while first < len(ends):
+            end = max(first + 1, int(np.searchsorted(ends, ends[first] - sizes[first] + most, "right")))
+            yield self.at(slice(first, end))
+            first = end
 
 
 def consecutive(starts: Index, counts: Index, length: int) -> tuple[Index, Index]:

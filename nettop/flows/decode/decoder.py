@@ -26,6 +26,9 @@ _FIRST_NUMBERS = (
 )
 """How many bytes the first number of a protocol has, what it is, and the protocol's version as flows have it."""
 
+_SAMPLE_BYTES = 40
+"""The shortest flow sample of sFlow; a record of NetFlow v5 is longer."""
+
 
 class Reading(IntEnum):
     """What became of a datagram; all but the first are malformed."""
@@ -224,6 +227,13 @@ def versions_of(datagrams: Datagrams) -> Array:
         rows = np.flatnonzero(datagrams.lengths >= width)
         versions[rows[numbers(datagrams.buffer, datagrams.starts[rows], width) == number]] = version
     return versions
+
+
+def flows_at_most(datagrams: Datagrams) -> Index:
+    """How many flows each datagram may give by itself (n,): a template may declare records of one byte."""
+    has_templates = np.isin(versions_of(datagrams), (NETFLOW_9, IPFIX))
+    at_most: Index = datagrams.lengths // np.where(has_templates, 1, _SAMPLE_BYTES)
+    return at_most
 
 
 def _headers(datagrams: Datagrams) -> Array:

@@ -49,8 +49,10 @@ def _computed(template: Template, starts: Index, ends: Index) -> tuple[Index, Fi
     fields: Fields = {}
     at = 0
     for field in template.fields:
-        if field.element not in fields:
-            fields[field.element] = Places(begins + at, np.full(len(begins), field.length, np.intp))
+        # Empty fields say nothing: a template could have a thousand of them, for records of one byte.
+        if field.length and field.element not in fields:
+            lengths = np.broadcast_to(np.intp(field.length), len(begins))
+            fields[field.element] = Places(begins + at, lengths)
         at += field.length
     return which, fields
 
@@ -58,7 +60,8 @@ def _computed(template: Template, starts: Index, ends: Index) -> tuple[Index, Fi
 def _walked(
     buffer: Array, template: Template, starts: Index, ends: Index, templates: Mapping[int, Template]
 ) -> tuple[Index, Fields, Index]:
-    walk = _Walk(buffer.tobytes(), templates)
+    # A copy would be of all that was received, for each template.
+    walk = _Walk(buffer.data, templates)
     which: list[int] = []
     records: list[_Spans] = []
     broken: list[int] = []
@@ -86,7 +89,7 @@ def _places(spans: list[tuple[int, int]]) -> Places:
 class _Walk:
     """Notes where the fields of a record lie, and those of the records in its lists."""
 
-    def __init__(self, data: bytes, templates: Mapping[int, Template]) -> None:
+    def __init__(self, data: memoryview, templates: Mapping[int, Template]) -> None:
         self._data = data
         self._templates = templates
         self._spans: _Spans = {}

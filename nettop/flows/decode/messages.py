@@ -36,7 +36,7 @@ from nettop.snapshots.snapshot import Array
 HEADERS = {NETFLOW_9: 20, IPFIX: 16}
 """The length of a message's header."""
 SET_HEADER = 4
-HELD_BYTES_MAX = 8 << 20
+HELD_BYTES_MAX = 1 << 20
 """Sets whose template has not come: more are dropped, those first that have waited for longest."""
 DOMAINS_MAX = 16_384
 """Observation domains that are remembered: the one that was silent for longest makes room for another."""
@@ -103,6 +103,8 @@ class Domain:
     """What is remembered of an observation domain; `boot_ms` is negative where it is not known."""
 
     templates: dict[int, Template] = field(default_factory=dict)
+    of_kind: dict[bool, dict[int, None]] = field(default_factory=lambda: {False: {}, True: {}})
+    """The IDs of all templates, by whether they are of options: a datagram can withdraw thousands of them."""
     fields: int = 0
     """Of all templates together, and how many sampling rates there are."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -376,11 +378,11 @@ class MessageDecoder:
         """The IDs of the templates that a change concerns."""
         if isinstance(change, Template):
             return [change.id]
-        return [
-            each.id
-            for each in self._templates(key).values()
-            if bool(each.scopes) == change.of_options and (change.is_of_all or each.id == change.id)
-        ]
+        domain = self._domain(key) if key in self._domains else _UNKNOWN
+        of_kind = domain.of_kind[change.of_options]
+        if change.is_of_all:
+            return list(of_kind)
+        return [change.id] if change.id in of_kind else []
 
     def _set(self, key: DomainKey, template: Template) -> None:
         """Remember a template; equal ones of different domains are one object."""
@@ -389,6 +391,7 @@ class MessageDecoder:
         domain = self._domain(key)
         self._remove(domain, template.id)
         domain.templates[template.id] = self._shared.setdefault(template, template)
+        domain.of_kind[bool(template.scopes)][template.id] = None
         self._count_fields(domain, len(template.fields))
         self.changes += 1
 
@@ -405,6 +408,7 @@ class MessageDecoder:
     def _remove(self, domain: Domain, template_id: int) -> None:
         removed = domain.templates.pop(template_id, None)
         if removed:
+            del domain.of_kind[bool(removed.scopes)][template_id]
             domain.fields -= len(removed.fields)
             self._fields -= len(removed.fields)
             self.changes += 1
