@@ -377,6 +377,8 @@ READING = (
     "SELECT number FROM numbers(3) WHERE number IN (1, 2)",
     "SELECT * FROM view(SELECT 1)",
     "SELECT count() FROM system.parts WHERE database = currentDatabase()",
+    "SELECT system.tables.name FROM system.tables",
+    "SELECT table_name FROM information_schema.tables",
     "SELECT 'select * from file(''/etc/passwd'')'",
 )
 HOSTILE = (
@@ -488,6 +490,9 @@ HOSTILE = (
         "SELECT AIGENERATE('x')",
     ),
     *("SELECT addressToLine(1)", "SELECT getServerSetting('path')", "SELECT catboostEvaluate('{path}', 1)"),
+    # What other queries, this process and this host do.
+    *("SELECT * FROM system.processes", "SELECT * FROM SYSTEM.processes", "SELECT 1 IN system.stack_trace"),
+    *("SELECT * FROM (SELECT * FROM system.`stack_trace`)", "EXPLAIN SELECT * FROM system.errors"),
     # Settings and outputs.
     *(
         "SELECT 1 SETTINGS readonly = 0",

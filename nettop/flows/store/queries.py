@@ -90,7 +90,17 @@ _NO_TREE = 36
 """ClickHouse's code BAD_ARGUMENTS, which is for statements of kinds that have no syntax tree in JSON."""
 _SCOPE = ": In scope SELECT parseQueryToJSON"
 """What ClickHouse says behind an error, of the query of `parsing`."""
-_DATABASES = frozenset((DATABASE, "system", "information_schema"))
+_SYSTEM = "system"
+_DATABASES = frozenset((DATABASE, _SYSTEM, "information_schema"))
+_SYSTEM_TABLES = frozenset(
+    (
+        *("build_options", "columns", "data_skipping_indices", "data_type_families", "databases", "formats"),
+        *("functions", "keywords", "merges", "numbers", "numbers_mt", "one", "parts", "parts_columns"),
+        *("projections", "settings", "table_engines", "table_functions", "tables", "time_zones", "zeros"),
+        "zeros_mt",
+    )
+)
+"""Those of its tables that say nothing of the host, the process, or the queries of others."""
 _FILES = "default"
 """The database of chDB in which the path of a file is a table."""
 _TABLE_FUNCTIONS = frozenset(
@@ -263,10 +273,14 @@ def _check_function(name: str, refused: frozenset[str]) -> None:
 
 
 def _check_identifier(parts: list[str], *, is_table: bool) -> None:
-    """Of what is not certainly a table, as after IN, only the database that has files as tables is refused."""
-    database = parts[0].lower()
-    if len(parts) > 1 and (database not in _DATABASES if is_table else database == _FILES):
+    """What is not certainly a table, as after IN, may name any but the databases of files and of the engine."""
+    if len(parts) < 2:
+        return
+    database, table = parts[0].lower(), parts[1]
+    if database not in _DATABASES if is_table else database == _FILES:
         raise _refused(f"the database {parts[0]}", f"use the tables of {DATABASE} and system")
+    if database == _SYSTEM and table not in _SYSTEM_TABLES:
+        raise _refused(f"the table system.{table}", f"allowed are {', '.join(sorted(_SYSTEM_TABLES))}")
 
 
 def _refused(what: str, remedy: str) -> UsageError:

@@ -24,6 +24,7 @@ _QUERIES_AT_ONCE = 4
 """More wait: each may take a CPU and its share of memory."""
 _DEFAULT_FORMAT = "TabSeparated"
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE | re.ASCII)
+_QUERY_ID = re.compile(r"[\x21-\x7e]{1,200}")
 _MEDIA_TYPES = {
     "CSV": "text/csv; charset=UTF-8; header=absent",
     "CSVWithNames": "text/csv; charset=UTF-8; header=present",
@@ -66,7 +67,7 @@ def query_routes(store: Store) -> list[Route]:
         kind = "application/octet-stream" if form in _BINARY else "text/plain; charset=UTF-8"
         headers = {
             "X-ClickHouse-Server-Display-Name": "nettop",
-            "X-ClickHouse-Query-Id": request.query_params.get("query_id") or str(uuid.uuid4()),
+            "X-ClickHouse-Query-Id": _query_id(request),
             "X-ClickHouse-Format": form,
             "X-ClickHouse-Timezone": "UTC",
         }
@@ -92,6 +93,12 @@ async def _query_of(request: Request) -> _Query | None:
     if match := _FORMAT.search(sql):
         sql, form = sql[: match.start()], match[1]
     return _Query(sql, form)
+
+
+def _query_id(request: Request) -> str:
+    """What the client calls its query, if a header can hold that; else a new name."""
+    given = request.query_params.get("query_id", "")
+    return given if _QUERY_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 async def _body(request: Request) -> bytes:
