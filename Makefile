@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-cpu bench-enrichment bench-events bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -74,6 +74,25 @@ bench-cpu: ## the cpu lens beside perf, and what it costs; root, perf, iperf3, n
 
 bench-enrichment: ## looking up the networks of flows, beside maxminddb
 	$(as_user) $(bin)/python -B bench/enrichment.py
+
+bench-flows: ## the speed and memory of nettop collect, beside nfcapd and nfacctd; root, nfdump, pmacct, cc
+	$(as_root) $(bin)/python -B bench/flows.py
+
+bench-captures: ## exports that were captured, in DIR: what is stored of them, beside what is expected
+	$(as_user) $(bin)/python -B bench/captures.py $(DIR)
+
+bench-exporters: ## real exporters, beside what nfdump has of them; root, softflowd, pmacct, nfdump, Open vSwitch
+	$(as_root) $(bin)/python -B bench/exporters.py
+
+bench-durability: ## flows where the collector is killed 50 times, and where the disk is full; root
+	$(as_root) $(bin)/python -B bench/durability.py
+
+bench-cluster: ## flows in two ClickHouse shards, one of which is killed; zookeeper
+	$(as_user) $(bin)/python -B bench/cluster.py
+
+bench-fuzz: ## floods of datagrams against nettop collect, and ten minutes of fuzzing its decoder; root, atheris
+	$(as_root) $(bin)/python -B bench/fuzz.py floods
+	$(as_root) $(bin)/python -B bench/fuzz.py guided --seconds 600
 
 bench-events: ## what the events cost, beside conntrack; root, cc
 	$(as_root) $(bin)/python -B bench/events.py
