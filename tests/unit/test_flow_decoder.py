@@ -823,10 +823,10 @@ def test_datagrams_in_pieces(lengths: list[int], most: int) -> None:
 
 def test_no_datagram_gives_more_flows_than_expected() -> None:
     """Templates may declare records of a byte; records of other protocols have a length."""
-    one = [(0, 4, 1)]
+    short = [(0, 4, 1)]
     whole = sent(NETFLOW_5, SFLOW, b"\0\1rubbish", b"")
     for version in DECLARED:
-        whole.append(message(version, template_set(version, 300, one), a_set(300, bytes([6]) * 100)))
+        whole.append(message(version, template_set(version, 300, short), a_set(300, bytes([6]) * 100)))
     datagrams = batch(whole)
     counts = np.bincount(Decoder().decode(datagrams).datagram_of, minlength=len(whole))
     assert counts.tolist()[4:] == [100, 100]
