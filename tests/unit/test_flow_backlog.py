@@ -25,6 +25,7 @@ from nettop.flows.receive import SocketCounts
 from .test_flow_decoder import NETFLOW_5
 from .test_flow_messages import SENDER, Sent, batch
 from .test_flow_pipeline import Run
+from .test_flow_receive import received
 
 LARGE = 1 << 30
 SENT = st.builds(
@@ -35,26 +36,12 @@ SENT = st.builds(
 )
 
 
-def listed(datagrams: Datagrams) -> list[Sent]:
-    """The datagrams one by one."""
-    return [
-        Sent(sender.tobytes(), port, datagrams.buffer[start:end].tobytes())
-        for sender, port, start, end in zip(
-            datagrams.senders,
-            datagrams.ports.tolist(),
-            datagrams.starts.tolist(),
-            datagrams.ends.tolist(),
-            strict=True,
-        )
-    ]
-
-
 def all_of(backlog: Backlog) -> list[Sent]:
     """What waits, which is taken out."""
     taken = []
     while not backlog.is_empty:
-        taken += listed(backlog.take())
-    return taken
+        taken += received(backlog.take())
+    return [Sent(*each) for each in taken]
 
 
 @contextmanager
