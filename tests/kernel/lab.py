@@ -95,11 +95,15 @@ def process_state(pid: int) -> str:
 
 
 class Namespace:
-    """One network namespace of a Lab, with a name in /run/netns and an inode number."""
+    """One network namespace of a Lab, with a name in /run/netns and an inode number.
+
+    What has happened under that number before `made_ns`, of the wall clock, was in a namespace that is gone.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         ip("netns", "add", name)
+        self.made_ns = time.time_ns()
         self.inode = os.stat(NETNS_FOLDER / name).st_ino
         ip("-n", name, "link", "set", "lo", "up")
         self.sysctls({"net.ipv6.ip_nonlocal_bind": 1, "net.ipv4.tcp_no_metrics_save": 1})

@@ -137,8 +137,12 @@ class Watch:
 
     def events(self, *namespaces: Namespace) -> list[Row]:
         """What was reported of these namespaces so far."""
+        made_ns = {stored.inode: stored.made_ns for stored in namespaces}
         return [
-            row for batch in self._batches for row in decoded(batch, *(stored.inode for stored in namespaces))
+            row
+            for batch in self._batches
+            for row in decoded(batch, *made_ns)
+            if not namespaces or row["time"] >= made_ns[row["netns"]]
         ]
 
     def wait(self, namespace: Namespace, **counts: int) -> list[Row]:
