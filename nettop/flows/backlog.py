@@ -103,8 +103,11 @@ class Backlog:
 
 
 def _known(path: Path) -> _File:
-    """A file that an earlier process has left."""
-    return _File(path, len(_datagrams(path.read_bytes()).starts), path.stat().st_size)
+    """A file that an earlier process has left. What is not whole at its end is cut off, for what may follow there."""
+    datagrams = _datagrams(path.read_bytes())
+    whole = int(datagrams.ends[-1]) if len(datagrams.starts) else 0
+    os.truncate(path, whole)
+    return _File(path, len(datagrams.starts), whole)
 
 
 def _record(datagrams: Datagrams) -> bytes:

@@ -77,7 +77,7 @@ def test_times_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_was_not_wholly_written_is_left_out(tmp_path: Path) -> None:
-    """A process may be killed while it writes."""
+    """A process may be killed while it writes; the next one writes behind what is whole."""
     for kept in range(1, 59):
         backlog = Backlog(tmp_path, LARGE)
         backlog.put(batch([Sent(SENDER, 7, b"whole")]))
@@ -87,7 +87,10 @@ def test_a_batch_that_was_not_wholly_written_is_left_out(tmp_path: Path) -> None
         assert path.stat().st_size > whole + kept
         with path.open("r+b") as file:
             file.truncate(whole + kept)
-        assert [each.data for each in all_of(Backlog(tmp_path, LARGE))] == [b"whole"]
+        after = Backlog(tmp_path, LARGE)
+        assert after.datagrams == 1
+        after.put(batch([Sent(SENDER, 7, b"next")]))
+        assert [each.data for each in all_of(after)] == [b"whole", b"next"]
 
 
 def test_it_is_bounded(tmp_path: Path) -> None:
