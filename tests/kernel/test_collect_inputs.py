@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .traffic import Memory
 
 pytest.importorskip("chdb")
 
-from tests.collecting import Running
+from tests.collecting import Running, until
 
 pytestmark = pytest.mark.kernel
 
@@ -37,6 +38,12 @@ def send(memory: Memory, to: tuple[str, int], sizes: list[int]) -> int:
             sender.sendto(b"n" * size, to)
         port: int = sender.getsockname()[1]
         return port
+
+
+def list_tracked(_memory: Memory) -> None:
+    """Has the kernel end the connections that have timed out, which by itself it does within a minute."""
+    with contextlib.suppress(FileNotFoundError):
+        Path("/proc/net/nf_conntrack").read_text()
 
 
 def nft(namespace: Namespace, *rules: str) -> None:
@@ -122,10 +129,15 @@ def test_connections_that_have_ended(lab: Lab, flows_dir: Path) -> None:
             "net.netfilter.nf_conntrack_udp_timeout_stream": 1,
         }
     )
-    here = lab.worker(near.namespace)
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
     with Running(flows_dir, "--conntrack", around=inside(far.namespace)) as running:
         source = here.call(send, (far.v4, PORT), SIZES)
-        running.stored_at_least(1)
+
+        def is_stored() -> bool:
+            there.call(list_tracked)
+            return bool(running.state()["flows"]["stored"])
+
+        until(is_stored, "the connection is stored")
         assert running.rows(
             "SELECT protocol_version, protocol, dst_port, bytes, packets, biflow_direction FROM flows_raw "
             f"WHERE src_port = {source}"
