@@ -26,6 +26,7 @@ LONGEST_LINE = 1 << 16
 """An unfinished last line is searched for in this many bytes at the end of a file."""
 
 _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO in the file's place is refused, not waited for.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -44,17 +45,25 @@ class Place:
     keep: int
 
     @property
+    def file(self) -> str:
+        """The name of the file that is written."""
+        return f"{self.name}.{self.ending}"
+
+    @property
     def path(self) -> Path:
         """The file that is written."""
-        return self.directory / f"{self.name}.{self.ending}"
+        return self.directory / self.file
 
-    def old(self, number: int) -> Path:
-        """The file that was rotated that many times."""
-        return self.directory / f"{self.name}.{number}.{self.ending}"
+    def old(self, number: int) -> str:
+        """The name of the file that was rotated that many times."""
+        return f"{self.name}.{number}.{self.ending}"
 
 
 class LogFile:
     """One log. What cannot be written is counted, reported once, and tried again later.
+
+    It stays in the directory that had this name when it was opened, whoever renames that directory since. If it is
+    removed, another one is taken for it only where no symbolic link leads to that.
 
     `report` gets what a person should know; `lost_line(cause, count, total)` makes the line for a gap in the file.
     """
@@ -66,7 +75,8 @@ class LogFile:
         self.lost = 0
         self._report = report
         self._lost_line = lost_line
-        self._descriptor = -1
+        self._resolved = place.directory
+        self._directory = self._descriptor = -1
         self._problem = ""
         self._gap = 0
         self._lost_before = 0
@@ -76,6 +86,8 @@ class LogFile:
         """Make the directory, and open the file. Raises NettopError where that is not possible."""
         try:
             self.place.directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+            self._resolved = self.place.directory.resolve()
+            self._directory = _open_directory(self._resolved)
             self._open()
         except OSError as error:
             remedy = "give --log-dir another directory, or none for the console only"
@@ -101,14 +113,20 @@ class LogFile:
 
     def reopen(self) -> None:
         """Close the file, and open what now has its name, or a new one."""
-        self.close()
+        self._close_file()
         try:
             self._open()
         except OSError as error:
             self._fail(error)
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Close the file and its directory; a second call does nothing."""
+        self._close_file()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+    def _close_file(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -141,7 +159,7 @@ class LogFile:
             self._open()
         now = os.fstat(self._descriptor)
         if now.st_nlink == 0:
-            self.close()
+            self._close_file()
             self._open()
             now = os.fstat(self._descriptor)
         return now.st_size
@@ -177,7 +195,13 @@ class LogFile:
     # --- opening and rotating -----------------------------------------------------------------------------
 
     def _open(self) -> None:
-        descriptor = os.open(self.place.path, _FLAGS, _FILE_MODE)
+        try:
+            descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
+        except FileNotFoundError:  # the directory has been removed
+            directory = _open_directory(self._resolved)
+            os.close(self._directory)
+            self._directory = directory
+            descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
         try:
             _take(descriptor)
             _end_last_line(descriptor)
@@ -189,16 +213,39 @@ class LogFile:
     def _rotate(self) -> None:
         """Have the file and the old ones move one number on; the oldest goes."""
         place = self.place
-        if place.path.exists() and os.path.samestat(os.fstat(self._descriptor), place.path.stat()):
+        if self._is_in_place():
             with suppress(FileNotFoundError):
                 for number in count(place.keep):  # more may have been kept before
-                    place.old(number).unlink()
+                    os.unlink(place.old(number), dir_fd=self._directory)
             for number in range(place.keep - 1, 0, -1):
-                if place.old(number).exists():
-                    place.old(number).rename(place.old(number + 1))
-            place.path.rename(place.old(1))
-        self.close()
+                with suppress(FileNotFoundError):
+                    self._rename(place.old(number), place.old(number + 1))
+            self._rename(place.file, place.old(1))
+        self._close_file()
         self._open()
+
+    def _is_in_place(self) -> bool:
+        """Whether the open file still has its name."""
+        try:
+            named = os.stat(self.place.file, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(os.fstat(self._descriptor), named)
+
+    def _rename(self, before: str, after: str) -> None:
+        os.rename(before, after, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+
+
+def _open_directory(path: Path) -> int:
+    """Open a directory by an absolute path without symbolic links. Raises OSError."""
+    descriptor = os.open(path.anchor, _DIRECTORY)
+    for name in path.parts[1:]:
+        above = descriptor
+        try:
+            descriptor = os.open(name, _DIRECTORY, dir_fd=above)
+        finally:
+            os.close(above)
+    return descriptor
 
 
 def _take(descriptor: int) -> None:

@@ -49,8 +49,9 @@ class Log:
 
     def lines(self) -> list[str]:
         """Every line that is kept, the oldest first."""
-        paths = [self.place.old(number) for number in range(self.place.keep, 0, -1)]
-        return [line for path in (*paths, self.place.path) if path.exists() for line in lines_of(path)]
+        names = [*map(self.place.old, range(self.place.keep, 0, -1)), self.place.file]
+        paths = [self.place.directory / name for name in names]
+        return [line for path in paths if path.exists() for line in lines_of(path)]
 
 
 def lines_of(path: Path) -> list[str]:
@@ -315,6 +316,28 @@ def test_directory_gone_and_back(log: Log) -> None:
     assert log.file.lost == 2
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_directory_that_becomes_a_link(log: Log, tmp_path: Path, is_removed: bool) -> None:
+    """Whoever owns the directory above may put a link in its place: nothing is made where that leads, neither when the
+    file is opened again nor when it is rotated."""
+    elsewhere, moved = tmp_path / "elsewhere", tmp_path / "moved"
+    elsewhere.mkdir()
+    log.write("before")
+    if is_removed:
+        log.place.path.unlink()
+        log.place.directory.rmdir()
+    else:
+        log.place.directory.rename(moved)
+    log.place.directory.symlink_to(elsewhere)
+    log.file.reopen()
+    log.write(*["x" * 1000] * 20)
+    assert list(elsewhere.iterdir()) == []
+    if is_removed:
+        assert log.file.lost == 20
+    else:
+        assert sorted(path.name for path in moved.iterdir()) == ["events.1.log", "events.log"]
+
+
 def test_file_removed(log: Log) -> None:
     """A file that somebody removes is made anew, with nothing lost."""
     log.write("before")
@@ -327,11 +350,11 @@ def test_file_removed(log: Log) -> None:
 def test_rotation_that_cannot_be(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where files cannot be renamed, that is reported, and rotation is tried again."""
 
-    def refuse(*_paths: object) -> None:
+    def refuse(*_paths: object, **_directories: int) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", refuse)
+        patch.setattr(os, "rename", refuse)
         log.write(*["x" * 1000] * 20)
     assert "Read-only file system" in log.reported[0]
     lost = log.file.lost
