@@ -66,8 +66,10 @@ def opened_session(
         return
     with undisturbed():
         from nettop.kernel import privileges
+        from nettop.kernel.facts import Host
         from nettop.kernel.limits import raise_open_files, share_one_arena
 
+    Host().require_own_pids()
     warning = why_still_root(rights.user)
     if warning and not rights.on_screen and sys.stderr is not None:
         sys.stderr.write(safe_text(warning) + "\n")

@@ -14,7 +14,7 @@ from nettop import __version__
 from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
 from nettop.doctor.report import USER_CHOICES, Check, LensReport, Verdict
 from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_python
-from nettop.errors import NettopError
+from nettop.errors import NettopError, Unsupported
 from nettop.kernel.facts import INITIAL_PID_NAMESPACE, Host, container_of
 from nettop.kernel.namespaces import find_namespaces
 from nettop.kernel.sock_diag import dump
@@ -169,13 +169,18 @@ def check_container(root: Path) -> Check:
 
 
 def check_pid_namespace(root: Path) -> Check:
-    """Whether nettop is in the initial PID namespace."""
+    """Whether nettop is in the initial PID namespace, and /proc shows its own."""
+    name = "PID namespace"
+    try:
+        Host(root).require_own_pids()
+    except Unsupported as error:
+        return Check("pid_namespace", name, error.what, Verdict.BAD, error.remedy)
     inode = (root / "proc/self/ns/pid").stat().st_ino
     if inode == INITIAL_PID_NAMESPACE:
-        return Check("pid_namespace", "PID namespace", "the initial one", data=inode)
-    value = f"not the initial one ({inode}): processes outside of it are not seen, nor which sockets they own"
+        return Check("pid_namespace", name, "the initial one", data=inode)
+    value = f"not the initial one ({inode}): what belongs to processes outside of it is named (outside)"
     remedy = "to see them all run nettop on the host, or in a container with --pid=host"
-    return Check("pid_namespace", "PID namespace", value, Verdict.NOTE, remedy, inode)
+    return Check("pid_namespace", name, value, Verdict.NOTE, remedy, inode)
 
 
 def check_stays_root(stays_root: str) -> Iterator[Check]:

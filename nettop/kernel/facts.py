@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import Counter
@@ -83,12 +84,29 @@ class Host:
                 "boot with lockdown=integrity or none",
             )
 
+    def pid_namespace(self) -> int:
+        """The inode number of nettop's PID namespace; the initial one's where /proc does not show it."""
+        try:
+            return os.stat(self.proc / "self/ns/pid").st_ino
+        except OSError:
+            return INITIAL_PID_NAMESPACE
+
+    def require_own_pids(self) -> None:
+        """Raise Unsupported where /proc is of another PID namespace than nettop: its PIDs name other processes."""
+        try:
+            is_own = os.readlink(self.proc / "self") == str(os.getpid())
+        except OSError as error:
+            is_own = error.errno != errno.ENOENT
+        if not is_own:
+            raise Unsupported(
+                "/proc shows another PID namespace than the one that nettop runs in",
+                "mount the namespace's own: unshare --mount-proc, or mount -t proc proc /proc; "
+                "or enter no PID namespace: nsenter without --pid",
+            )
+
     def in_initial_pid_namespace(self) -> bool:
         """False in a container's PID namespace, which does not show the processes outside of it."""
-        try:
-            return os.stat(self.proc / "self/ns/pid").st_ino == INITIAL_PID_NAMESPACE
-        except OSError:
-            return True
+        return self.pid_namespace() == INITIAL_PID_NAMESPACE
 
     def hides_processes(self) -> bool:
         """True where /proc shows users only their own processes (hidepid of proc(5))."""

@@ -20,7 +20,7 @@ _UNKNOWN = np.iinfo(np.uint32).max
 
 _PAUSE_PER_LISTING = 100
 """Pausing this many times as long as listing the control groups took keeps it below 1 % of a CPU."""
-_NO_CSS_SET = np.iinfo(np.uint64).max
+_NO_CSS_SET = _NO_START_TIME = np.iinfo(np.uint64).max
 
 Identity = tuple[int, int, int]
 """A process and where it is: PID, start time, address of its css_set (which changes as it is moved)."""
@@ -52,7 +52,8 @@ class Processes:
     def name(self, rows: Array, groups: dict[int, str] | None = None, *, more: bool = False) -> None:
         """Set the columns process, cgroup and container of rows that are grouped by process.
 
-        Reads the columns pid, start_time, css_set, cgroup_id and comm. `groups` has control groups that are known
+        Reads the columns pid, start_time, css_set, cgroup_id and comm. What has a start time and no PID is a process
+        outside of nettop's PID namespace, and named so. `groups` has control groups that are known
         already, by css_set; the others are added to it. With `more` the processes of earlier rows are kept too, and
         those of these rows may have ended: they are not counted as vanished.
         """
@@ -62,8 +63,8 @@ class Processes:
         ) in self._tables.items():  # a new table if most texts belong to processes that are gone
             if len(table.values) > 2 * len(self._groups) + _SPARE_TEXTS:
                 self._tables[column] = TextTable()
-        pids = rows["pid"]
-        starts = np.flatnonzero(np.append([True], pids[1:] != pids[:-1]))[: len(rows)]
+        is_next = [rows[name][1:] != rows[name][:-1] for name in ("pid", "start_time")]
+        starts = np.flatnonzero(np.append([True], is_next[0] | is_next[1]))[: len(rows)]
         codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
         named: dict[Identity, str | None] = {}
         by_css_set = {} if groups is None else groups
@@ -74,10 +75,11 @@ class Processes:
         )
         comms, ids = heads["comm"].tolist(), heads["cgroup_id"].tolist()
         for at, (identity, comm, group_id) in enumerate(zip(identities, comms, ids, strict=True)):
-            if identity[0] == _UNKNOWN:
+            if identity[1] == _NO_START_TIME:
                 continue
             group = named[identity] = self._group(identity, group_id, by_css_set)
-            codes[0, at] = self._tables["process"].code(safe_bytes(comm))
+            name = safe_bytes(comm)
+            codes[0, at] = self.code(outside_name(name) if identity[0] == _UNKNOWN else name)
             if group is not None:
                 codes[1, at] = self._tables["cgroup"].code(group)
                 container = container_of(group)
@@ -92,7 +94,7 @@ class Processes:
 
     def name_any(self, rows: Array, groups: dict[int, str] | None = None, *, more: bool = False) -> None:
         """As `name`, for rows in any order; those without a process stay as they are."""
-        owned = np.flatnonzero(known(rows["pid"]))
+        owned = np.flatnonzero(known(rows["start_time"]))
         order = owned[np.lexsort((rows["start_time"][owned], rows["pid"][owned]))]
         grouped = take(rows, order)
         self.name(grouped, groups, more=more)
@@ -152,6 +154,11 @@ class _GroupsById:
             ended = time.monotonic()
             self._due_at = ended + _PAUSE_PER_LISTING * (ended - begun)
         return self._paths.get(group_id)
+
+
+def outside_name(name: str = "") -> str:
+    """What a process outside of nettop's PID namespace is called; its own name is safe to show, or unknown."""
+    return f"{name} (outside)".lstrip()
 
 
 def user_name(uid: int) -> str:

@@ -39,6 +39,7 @@ SIGNS = (
     ("n/a", "not available on this kernel or host; the column's help and the details say why"),
     ("(unattributed)", "a socket without an owner process"),
     ("(hidden)", "a socket of another user's process, which only root may inspect"),
+    ("(outside)", "a process outside of nettop's PID namespace, such as its container's"),
     ("@name", "the container of the process"),
     ("dim", "unchanged: nothing happened to this row in the last interval"),
     (

@@ -283,10 +283,10 @@ def in_pid_namespace(options: str) -> tuple[str, ...]:
 
 
 def test_in_a_pid_namespace_of_its_own() -> None:
-    """What is outside is not seen, and that is said."""
+    """Processes outside have a name of their own, and that is said."""
     host = host_of(*in_pid_namespace("rw"))
     assert host["PID namespace"]["verdict"] == "note"
-    assert "processes outside of it are not seen" in host["PID namespace"]["value"]
+    assert "(outside)" in host["PID namespace"]["value"]
     assert host["processes"]["verdict"] == "ok"
 
 

@@ -131,7 +131,7 @@ def test_processes_outside(use: tuple[str, ...]) -> None:
         command = [*IN_A_PID_NAMESPACE, NETTOP, "--table", "--once", "--all", *use]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         (row,) = (line for line in done.stdout.splitlines() if f"127.0.0.1:{own.getsockname()[1]} " in line)
-    assert row.split()[:2] == ["(hidden)", "–"]
+    assert row.split()[:2] == ["(outside)", "–"]
     assert "processes outside not visible from this PID namespace" in done.stderr
 
 
@@ -169,8 +169,8 @@ def test_no_locked_memory(lab: Lab) -> None:
 def test_a_kernel_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the tracepoint is not available the table still works, and says what is missing and why."""
 
-    def without_tracepoint(ring_bytes: int, follow: bool) -> ProgramText:
-        text = events_text(ring_bytes, follow)
+    def without_tracepoint(ring_bytes: int, followed: int | None) -> ProgramText:
+        text = events_text(ring_bytes, followed)
         return replace(text, slices=(*text.slices, Slice("no_such_struct", {"member": "member"}, {})))
 
     monkeypatch.setattr(connections, "events_text", without_tracepoint)

@@ -560,10 +560,10 @@ def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *pro
         for fallbacks in FALLBACKS
     )
 
-    def text(ring_bytes: int, follow: bool) -> ProgramText:
+    def text(ring_bytes: int, followed: int | None) -> ProgramText:
         with monkeypatch.context() as patch:
             patch.setattr(event_hooks, "FALLBACKS", FALLBACKS)
-            whole = events_text(ring_bytes, follow)
+            whole = events_text(ring_bytes, followed)
         functions = {**whole.functions, **dict.fromkeys(programs, 26)}
         return replace(
             whole,

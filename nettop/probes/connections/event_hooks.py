@@ -58,6 +58,8 @@ FALLBACKS = (
         ),
     ),
 )
+FOLLOWED = "bpf_iter__task"
+"""Finds the process that is followed, when it is run."""
 FOLLOW_HOOKS = ("tp_btf__sched_process_fork", "tp_btf__sched_process_free")
 _NO_EVENTS = "there are no events that it could add to"
 

@@ -36,8 +36,14 @@ struct connecting {
 };
 BPF_HASH(connecting, u64, struct connecting, CONNECTING_MAX);
 
-#ifdef FOLLOW
-BPF_HASH(followed, u32, u8, FOLLOWED_MAX); // thread groups whose connections are wanted
+#ifdef FOLLOWED_PID
+// The thread groups whose connections are wanted, as the kernel numbers them.
+BPF_HASH(followed, u32, u8, FOLLOWED_MAX);
+
+struct bpf_iter__task {
+  struct bpf_iter_meta *meta;
+  struct task_struct *task;
+};
 #endif
 
 static __always_inline bool is_tcp_or_mptcp(struct sock *sk) {
@@ -130,9 +136,9 @@ static __always_inline void own(struct connection *connection, u8 source, struct
       return;
   }
   put_connection_owner(connection, task, source);
-#ifdef FOLLOW
-  u32 pid = connection->pid;
-  connection->is_followed = followed.lookup(&pid) ? 1 : 0;
+#ifdef FOLLOWED_PID
+  u32 tgid = task->tgid;
+  connection->is_followed = followed.lookup(&tgid) ? 1 : 0;
 #endif
 }
 
@@ -479,7 +485,18 @@ int return__tcp_v6_connect(struct pt_regs *ctx) {
   return fail_at_return(ctx, true, CALLED_return__tcp_v6_connect);
 }
 
-#ifdef FOLLOW
+#ifdef FOLLOWED_PID
+// Run once, before the process begins: finds it by its PID in nettop's namespace.
+BPF_ITER(task) {
+  struct task_struct *task = ctx->task;
+  u8 yes = 1;
+  if (!task || visible_pid(task) != FOLLOWED_PID)
+    return 0;
+  u32 tgid = task->tgid;
+  followed.update(&tgid, &yes);
+  return 0;
+}
+
 int tp_btf__sched_process_fork(u64 *ctx) {
   struct task_struct *parent = (struct task_struct *)ctx[0], *child = (struct task_struct *)ctx[1];
   u32 from = parent->tgid, to = child->tgid;

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,12 +14,13 @@ import numpy as np
 from nettop.kernel import bpf, maps
 from nettop.kernel.facts import Host
 from nettop.kernel.hook_check import HookCheck
+from nettop.kernel.iterator import Iterator, RowBuffer
 from nettop.kernel.mechanisms import ChosenMechanisms
 from nettop.kernel.processes import Processes
 from nettop.kernel.program import Loader, Program
 from nettop.kernel.ring import Ring
 from nettop.probes.connections.ended import EndedSockets
-from nettop.probes.connections.event_hooks import EventHooks
+from nettop.probes.connections.event_hooks import FOLLOWED, EventHooks
 from nettop.probes.connections.event_records import (
     ACCEPT,
     CLOSE,
@@ -30,10 +32,10 @@ from nettop.probes.connections.event_records import (
     set_reasons,
 )
 from nettop.probes.connections.failures import Failures
-from nettop.probes.connections.socket_rows import ROW, give_owners
+from nettop.probes.connections.socket_rows import ROW, give_owners, has_process
 from nettop.snapshots.arrays import joined, positions, take
 from nettop.snapshots.connections import EVENTS
-from nettop.snapshots.snapshot import Array, HookStatus, Rows, known, unknown_value
+from nettop.snapshots.snapshot import Array, HookStatus, Rows, unknown_value
 
 PENDING_MAX = 1 << 16
 """Accept events that may wait for their owner; beyond these the oldest are delivered without one."""
@@ -47,6 +49,8 @@ UNOWNED_MAX = 4096
 _READINGS_OF_TOTALS = 3
 _FILLING = 0.125
 _NO_EVENTS = np.zeros(0, EVENT)
+_NO_ROW = np.dtype("u1")
+"""Of the iterator that finds the followed process, which writes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ class ConnectionEvents:
         self._offset = self._lost = self._missed = self._gap = 0
         self._set_clock()  # before the first event, like everything that the programs read
         if followed is not None:
-            bpf.set_element(program.maps["followed"], followed.to_bytes(4, sys.byteorder), b"\1")
+            with closing(Iterator(program.functions[FOLLOWED], _NO_ROW)) as find:
+                find.read(RowBuffer())
         self._hooks = EventHooks(program, loader, chosen, check)
         self._ring = Ring(program.maps["events"], ring_bytes, EVENT)
         self._processes = Processes(host)
@@ -199,7 +204,7 @@ class ConnectionEvents:
         if not len(new):
             return
         set_reasons(new)
-        ownerless = np.flatnonzero((new["event"] >= CLOSE) & ~known(new["pid"]))
+        ownerless = np.flatnonzero((new["event"] >= CLOSE) & ~has_process(new))
         if len(ownerless):  # the last reading of the table may have found an owner
             late = new[ownerless]
             give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
@@ -211,7 +216,7 @@ class ConnectionEvents:
         self._unowned = self._unowned[positions(self._unowned, ended["id"]) < 0]
         if self._followed is not None:
             new = new[(new["is_followed"] == 1) & (new["event"] != ACCEPT)]
-        nameless = (new["event"] == ACCEPT) & ~known(new["pid"])
+        nameless = (new["event"] == ACCEPT) & ~has_process(new)
         waiting = joined(self._pending, take(new, np.flatnonzero(nameless)))
         at = positions(waiting["id"], ended["id"])
         give_owners(waiting, ended, at)
@@ -232,14 +237,14 @@ class ConnectionEvents:
         waiting = self._pending
         for name in ("id", "holder"):
             give_owners(waiting, rows, positions(waiting[name], rows["id"]))
-        is_ready = known(waiting["pid"]) | (waiting["time"] < read_at - _IN_BACKLOG_NS)
+        is_ready = has_process(waiting) | (waiting["time"] < read_at - _IN_BACKLOG_NS)
         self._pending = waiting[~is_ready]
         self._ready = joined(self._ready, waiting[is_ready])
         # What is in a listener's queue has no owner yet, and not every reading walks those: watch it to its end.
-        ids = np.concatenate([self._unowned, waiting["id"][is_ready & ~known(waiting["pid"])]])
+        ids = np.concatenate([self._unowned, waiting["id"][is_ready & ~has_process(waiting)]])
         at = positions(ids, rows["id"])
         owned = at >= 0
-        owned[owned] = known(rows["pid"][at[owned]])
+        owned[owned] = has_process(rows[at[owned]])
         self._unowned = ids[~owned][-UNOWNED_MAX:]
         # An accept event may be under way to the ring when a reading begins, but not to the reading after that.
         owned_until = 0 if len(self._unowned) or len(self._pending) else self._previous_reading

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from nettop.probes.connections.socket_rows import has_process
 from nettop.snapshots.arrays import Index, joined
 from nettop.snapshots.connections import DIRECTIONS, FAILURES
 from nettop.snapshots.safe_text import safe_bytes
-from nettop.snapshots.snapshot import Array, Rows, TextTable, known, unknown_value
+from nettop.snapshots.snapshot import Array, Rows, TextTable, unknown_value
 
 GROUPS_MAX = 4096
 """Groups kept; failures that would need one more are counted as lost."""
@@ -86,7 +87,7 @@ def _groups(events: Array) -> Array:
     groups = np.zeros(len(events), _GROUP)
     for name in ("remote_address", "netns", "reason", "direction"):
         groups[name] = events[name]
-    owned: Index = np.flatnonzero(known(events["pid"]))
+    owned: Index = np.flatnonzero(has_process(events))
     groups["comm"][owned] = events["comm"][owned]
     inbound = events["direction"] == _INBOUND
     groups["port"] = np.where(inbound, events["local_port"], events["remote_port"])

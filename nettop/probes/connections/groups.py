@@ -227,4 +227,5 @@ def _by_process(view: View) -> tuple[Array, type[list[int]]]:
     """By PID and start: within 2²⁴ ns no PID is used twice."""
     pid = view.raw("pid")
     start = view.raw("start_time") >> np.uint64(24)
-    return np.where(known(pid), start << np.uint64(_PID_BITS) | pid, 0), list
+    number = np.uint64((1 << _PID_BITS) - 1)
+    return np.where(known(view.raw("start_time")), start << np.uint64(_PID_BITS) | pid & number, 0), list

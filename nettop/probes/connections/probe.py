@@ -132,7 +132,7 @@ class Connections:
             return
         loader = self._begin_to_load()
         loader.request(table_text())
-        loader.request(events_text(self._ring_bytes, self._followed is not None))
+        loader.request(events_text(self._ring_bytes, self._followed))
         try:
             self._table = SocketTable(self._answer(loader), self._host)
         except NettopError:
@@ -152,7 +152,7 @@ class Connections:
         """Have the events compiled without the walks, whose tables they share otherwise."""
         try:
             loader = self._begin_to_load()
-            loader.request(events_text(self._ring_bytes, self._followed is not None, alone=True))
+            loader.request(events_text(self._ring_bytes, self._followed, alone=True))
         except (Unsupported, PermissionMissing) as error:
             if self._followed is not None:
                 raise

@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from nettop.kernel import pid_namespace
 from nettop.kernel.btf import Slice
+from nettop.kernel.facts import Host
 from nettop.kernel.program import ProgramText
 from nettop.kernel.rows import row_header
-from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, check_slots, event_programs
+from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, FOLLOWED, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
 from nettop.probes.connections.hooks import PROBED
 from nettop.probes.connections.socket_rows import MPTCP, ROW, STATE, TCP, UDP
@@ -31,7 +33,7 @@ SENDING_MAX = 1 << 12
 UDP_SOCKETS_MAX = 1 << 15
 """UDP sockets with messages that are counted at once, 9.5 MB of the kernel's memory."""
 
-_TASK = ("pid", "tgid", "flags", "group_leader", "start_boottime", "comm", "cgroups")
+_TASK = ("pid", "flags", "start_boottime", "comm", "cgroups", *pid_namespace.TASK_MEMBERS)
 _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
     "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
@@ -58,6 +60,7 @@ def _sock(inside: str = "") -> dict[str, str]:
 
 
 SLICES = (
+    *pid_namespace.SLICES,
     Slice("bpf_iter_meta", _plain(("seq", "seq_num")), {}),
     Slice("task_struct", _plain(_TASK), {}),
     Slice("css_set", _plain(("dfl_cgrp",)), {}),
@@ -100,22 +103,22 @@ def table_text() -> ProgramText:
     )
 
 
-def events_text(ring_bytes: int, follow: bool, *, alone: bool = False) -> ProgramText:
+def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -> ProgramText:
     """The events, with a ring of `ring_bytes`, a power of two of pages; loaded after the walks, whose tables they
     share, unless they are `alone`.
 
-    With `follow` the programs that follow a process's children are part of it.
+    With `followed`, a PID, the programs that follow this process and its children are part of it.
     """
     return _text(
         ("hook_check.bpf.h", "events.bpf.c"),
-        functions=(*event_programs(), *(FOLLOW_HOOKS if follow else ())),
-        maps=_EVENT_MAPS + (("followed",) if follow else ()) + (_SHARED if alone else ()),
+        functions=(*event_programs(), *((FOLLOWED, *FOLLOW_HOOKS) if followed else ())),
+        maps=_EVENT_MAPS + (("followed",) if followed else ()) + (_SHARED if alone else ()),
         defines={
             **({} if alone else {"SHARES_TABLES": 1}),
             "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),
             "CONNECTING_MAX": CONNECTING_MAX,
             **_slot_numbers(check_slots()),
-            **({"FOLLOW": 1, "FOLLOWED_MAX": FOLLOWED_MAX} if follow else {}),
+            **({"FOLLOWED_PID": followed, "FOLLOWED_MAX": FOLLOWED_MAX} if followed else {}),
             "WRITERS": len(WRITERS),
             **{f"WRITER_{name.upper()}": at for at, name in enumerate(WRITERS)},
             **{f"EVENT_{name.upper()}": number for number, name in EVENT_KINDS.items()},
@@ -176,7 +179,10 @@ def _text(
         row_header("udp_totals", UDP_TOTALS),
     )
     return ProgramText(
-        sources=tuple(str(Path(__file__).with_name(name)) for name in ("socket_rows.bpf.h", *sources)),
+        sources=(
+            pid_namespace.SOURCE,
+            *(str(Path(__file__).with_name(name)) for name in ("socket_rows.bpf.h", *sources)),
+        ),
         header="#include <linux/types.h>\n" + "".join(headers),
         slices=SLICES,
         functions={
@@ -184,6 +190,6 @@ def _text(
             for name in functions
         },
         maps=maps,
-        defines=shared | defines,
+        defines=shared | defines | pid_namespace.defines(Host()),
         optional=optional,
     )

@@ -20,7 +20,7 @@ from nettop.errors import Unsupported
 from nettop.kernel import privileges, sock_diag
 from nettop.kernel.facts import Host, Sockstat
 from nettop.kernel.namespaces import Namespaces
-from nettop.kernel.processes import Processes
+from nettop.kernel.processes import Processes, outside_name
 from nettop.kernel.socket_owners import SocketOwners, find_owners
 from nettop.probes.connections.socket_rows import (
     ROW,
@@ -223,17 +223,18 @@ class DiagTable:
     def _ownerless(self, rows: Array, inodes: Array, owned: Array, owners: SocketOwners) -> Array:
         """The rows that are not among the `owned`.
 
-        A socket with an inode is held by a hidden process, or was closed while descriptors were read. For one's own
-        sockets, and where all processes are visible, the next reading shows which.
+        A socket with an inode is held by a hidden process, or one outside of the PID namespace, or was closed while
+        descriptors were read. For one's own sockets, and where all processes are visible, the next reading shows which.
         """
         rest = np.flatnonzero(positions(rows["id"], owned["id"]) < 0)
         ownerless, held = take(rows, rest), inodes[rest] != 0
         lasting = positions(ownerless["id"], self._ownerless_ids) >= 0
         others = self._misses_owners & (ownerless["uid"] != os.geteuid())
-        may_miss_some = self._has_outside or self._misses_owners or owners.hidden > 0
+        hides_some = self._misses_owners or owners.hidden > 0
+        may_miss_some = self._has_outside or hides_some
         hidden = held & (lasting | others | self._has_outside) & may_miss_some
         self._ownerless_ids = np.ascontiguousarray(ownerless["id"][held])
-        ownerless["process"][hidden] = self.processes.code(HIDDEN_OWNER)
+        ownerless["process"][hidden] = self.processes.code(HIDDEN_OWNER if hides_some else outside_name())
         return ownerless if self.lists_unattributed else ownerless[hidden]
 
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // How a row is filled from a socket, for the walks over the table and for the events: struct row, struct
-// connection, their -D numbers and the slices of kernel structs come in front of this file.
+// connection, their -D numbers, the slices of kernel structs and pid_namespace.bpf.h come in front of this
+// file.
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -63,8 +64,9 @@ static __always_inline u64 wall_of(u64 boot_ns) {
   return offset && boot_ns != UNKNOWN ? boot_ns + *offset : boot_ns;
 }
 
+// The PID of an owner outside of nettop's PID namespace is unknown.
 static __always_inline bool has_owner(struct connection *connection) {
-  return connection->pid != (u32)UNKNOWN;
+  return connection->start_time != UNKNOWN;
 }
 
 // The cookie of the MPTCP socket that holds this one as a subflow; UNKNOWN for any other socket.
@@ -104,7 +106,7 @@ static __always_inline u32 cgroup_of(struct task_struct *task) {
 #define PUT_PROCESS(to, task)                                                                                \
   do {                                                                                                       \
     struct task_struct *leader = (struct task_struct *)(task)->group_leader;                                 \
-    (to)->pid = (task)->tgid;                                                                                \
+    (to)->pid = visible_pid(task);                                                                           \
     (to)->start_time = leader->start_boottime;                                                               \
     (to)->css_set = (task)->cgroups;                                                                         \
     (to)->cgroup_id = cgroup_of(task);                                                                       \

@@ -78,10 +78,15 @@ def choose_owners(rows: Array, before: Array) -> tuple[Index, Index]:
     return order[first], at
 
 
+def has_process(rows: Array) -> Mask:
+    """Which rows, or events, have an owner process. Outside of nettop's PID namespace it has no PID."""
+    return known(rows["start_time"])
+
+
 def give_owners(rows: Array, owned: Array, at: Index) -> None:
     """Copy the owners of the rows `owned` at these positions (−1: none) to the `rows`."""
     has_owner: Mask = at >= 0
-    has_owner[has_owner] = known(owned["pid"][at[has_owner]])
+    has_owner[has_owner] = has_process(owned[at[has_owner]])
     for name in _OWNER:
         rows[name][has_owner] = owned[name][at[has_owner]]
 

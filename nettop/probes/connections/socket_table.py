@@ -17,7 +17,7 @@ from nettop.kernel import bpf
 from nettop.kernel.facts import Host
 from nettop.kernel.iterator import Iterator, RowBuffer
 from nettop.kernel.namespaces import shared_namespaces
-from nettop.kernel.processes import Processes
+from nettop.kernel.processes import Processes, outside_name
 from nettop.kernel.program import Program
 from nettop.probes.connections.socket_rows import (
     ROW,
@@ -29,12 +29,13 @@ from nettop.probes.connections.socket_rows import (
     count_waiting_for_fin,
     descriptors_of,
     give_owners,
+    has_process,
     merge,
     unowned,
     without,
 )
 from nettop.snapshots.arrays import joined, positions, take
-from nettop.snapshots.connections import HIDDEN_OWNER, OUTSIDE
+from nettop.snapshots.connections import OUTSIDE
 from nettop.snapshots.snapshot import Array
 
 WALKS = OWNED, TCP_TABLE, UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
@@ -137,7 +138,8 @@ class SocketTable:
         give_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
         self.processes.name(unattributed, more=True)  # subflows, and orphans, whose closer is known
         if self._has_outside:
-            unattributed["process"][unattributed["has_file"] == 1] = self.processes.code(HIDDEN_OWNER)
+            held = (unattributed["has_file"] == 1) & ~has_process(unattributed)
+            unattributed["process"][held] = self.processes.code(outside_name())
         return Reading(merge(owned, unattributed), counts, taken_ns)
 
     def read_owned(self, before: Array) -> tuple[Array, int]:
@@ -172,7 +174,7 @@ class SocketTable:
             if stat.tcp > counted.tcp or stat.udp > counted.udp or stat.time_wait or counted.half_open:
                 last, walk = self._last_walks.get(inode), walks.get(inode)
                 if walk or not last:
-                    walk = walk or thread.run(partial(self._walk, _PATIENCE))
+                    walk = walk or thread.run(partial(self._walk, 0 if self._has_outside else _PATIENCE))
                     missing = stat.tcp + stat.udp - counted.tcp - counted.udp
                     last = _count_missed(walk, missing, owned, last)
                 last_walks[inode] = last

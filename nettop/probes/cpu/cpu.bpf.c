@@ -35,7 +35,7 @@ static __always_inline struct task_struct *current_leader() {
 
 static __always_inline struct caller current_caller() {
   struct task_struct *leader = current_leader();
-  struct caller caller = {.started = leader->start_boottime, .tgid = leader->tgid};
+  struct caller caller = {.started = leader->start_boottime, .pid = visible_pid(leader)};
   return caller;
 }
 

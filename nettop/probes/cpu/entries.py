@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nettop.errors import Unsupported
-from nettop.kernel import bpf, kprobes, maps
+from nettop.kernel import bpf, kprobes, maps, pid_namespace
 from nettop.kernel.btf import Slice
 from nettop.kernel.facts import Host
 from nettop.kernel.mechanisms import Fallbacks, Mechanism, Refused
@@ -77,8 +77,9 @@ are nested in each other, `interruptions` counts softirqs and context switches. 
 elements as a span can name, which every verifier understands. Times come first: a reader that races with the end of a
 span may miss it, but never counts it twice."""
 
-CALLER = np.dtype([("started", "u8"), ("tgid", "u4"), ("always_zero", "u4")])
-"""A process: its start time (ns of CLOCK_BOOTTIME), and its PID in the initial PID namespace."""
+CALLER = np.dtype([("started", "u8"), ("pid", "u4"), ("always_zero", "u4")])
+"""A process: its start time (ns of CLOCK_BOOTTIME), and its PID, all bits set for one outside of nettop's PID
+namespace."""
 
 SPENT = np.dtype([("entry_ns", "u8", (1 << SPAN_BITS,)), ("comm", "S16")])
 """Time that a process spent in its calls, by entry point, and its name."""
@@ -87,8 +88,9 @@ _INSIDE = np.dtype([("entry", "u4"), ("depth", "u4"), ("vector", "u4")])
 """What a thread is switched out of: the entry point of its call and the depth of nested calls; with PREEMPT_RT also
 the softirq plus one, 0 for none."""
 
-_TASK = ("pid", "tgid", "flags", "files", "comm", "group_leader", "start_boottime")
+_TASK = ("pid", "flags", "files", "comm", "start_boottime", *pid_namespace.TASK_MEMBERS)
 SLICES = (
+    *pid_namespace.SLICES,
     Slice("task_struct", {name: name for name in _TASK}, {"status": "thread_info.status"}),
     Slice("inode", {"i_mode": "i_mode"}, {}),
     Slice("file", {"f_inode": "f_inode", "private_data": "private_data"}, {}),
@@ -100,7 +102,10 @@ SLICES = (
     Slice("io_kiocb", {}, {"file": "file"}),
 )
 
-SOURCES = tuple(str(Path(__file__).with_name(name)) for name in ("cpu.bpf.h", "cpu.bpf.c"))
+SOURCES = (
+    pid_namespace.SOURCE,
+    *(str(Path(__file__).with_name(name)) for name in ("cpu.bpf.h", "cpu.bpf.c")),
+)
 MAPS = ("cpus", "callers", "overflows", "waiting")
 NEEDS = ("bpf_get_current_task_btf", "bpf_sock_from_file")
 """Helpers that the programs call. 5.10 has neither, and logs a warning when it is given such programs."""
@@ -126,8 +131,13 @@ def defines() -> dict[str, int]:
     """Constants of the programs, passed with -D."""
     fit = _CALLERS_BYTES // (_CALLER_BYTES + _CALLER_BYTES_PER_CPU * maps.possible_cpus())
     callers_max = max(_CALLERS_MIN, min(_CALLERS_MAX, fit))
-    host = {"CALLERS_MAX": callers_max, "REAL_TIME": int(Host().is_real_time())}
-    return _DEFINES | host | ({"HAS_KPROBES": 1} if kprobes.KPROBES.exists() else {})
+    host = Host()
+    of_host = {
+        "CALLERS_MAX": callers_max,
+        "REAL_TIME": int(host.is_real_time()),
+        **pid_namespace.defines(host),
+    }
+    return _DEFINES | of_host | ({"HAS_KPROBES": 1} if kprobes.KPROBES.exists() else {})
 
 
 def header() -> str:
@@ -366,10 +376,9 @@ class EntryTimes:
             raise Refused(f"attached, but the hook never runs: {', '.join(silent)}")
 
     def _own_call_ns(self) -> int:
-        """Time that this process spent in its calls; of all processes where the PID is another one in the kernel."""
+        """Time that this process spent in its calls."""
         callers, spent = self._read_callers()
-        own = callers["tgid"] == os.getpid()
-        return int(spent["entry_ns"][own | (not Host().in_initial_pid_namespace())].sum())
+        return int(spent["entry_ns"][callers["pid"] == os.getpid()].sum())
 
     def _loaded(self, name: str) -> int:
         if name not in self._program.functions:

@@ -284,7 +284,7 @@ class Cpu:
             self._processes.add_softirqs(served_ns, int(times.entry_ns[:, _SOFTIRQ_WORK].sum()))
         rows, ended = self._processes.rows(taken_ns)
         if len(ended) and len(times.callers):
-            self._attached.forget(times.callers[np.isin(times.callers["tgid"], ended)])
+            self._attached.forget(times.callers[np.isin(times.callers["pid"], ended)])
         for entry in set(CALLS) - entry_ns.keys():
             rows.array[TIME_OF[entry]] = _UNKNOWN
         return rows

@@ -13,6 +13,7 @@ import numpy as np
 
 from nettop.kernel.facts import Host
 from nettop.kernel.proc_stat import TICK_NS
+from nettop.kernel.processes import outside_name
 from nettop.snapshots.arrays import Index, as_list, joined, positions, take
 from nettop.snapshots.cpu import (
     ENTRIES,
@@ -52,8 +53,9 @@ _PROCESS = np.dtype(
 """A process: its CPU time in ns by entry point, that of softirqs at RX_SOFTIRQ; `served_ns` is softirq time by samples
 that is not charged yet; `is_active` if the current reading added time."""
 _PID_BITS = 23
-_PID_MASK = (1 << _PID_BITS) - 1
-"""An identity is a start time (ticks since boot) above these bits, and a PID in them: PIDs are reused."""
+_PID_MASK = _OUTSIDE = (1 << _PID_BITS) - 1
+"""An identity is a start time (ticks since boot) above these bits, and a PID in them, as PIDs are reused; all set for a
+process outside of nettop's PID namespace, as no PID is (PID_MAX_LIMIT of include/linux/threads.h)."""
 _UNKNOWN_START = (1 << 64 - _PID_BITS) - 1
 _UNKNOWN_TEXT = unknown_value(np.dtype("u4"))
 _START_AT = 19
@@ -71,7 +73,6 @@ class ProcessTimes:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._sees_all = host.in_initial_pid_namespace()
         self._processes = np.zeros(0, _PROCESS)
         self._names = TextTable()
         self._last_id = FIRST_ID
@@ -105,7 +106,7 @@ class ProcessTimes:
 
     def add_exact(self, callers: Array, spent: Array) -> None:
         """Add what each process has spent in its calls since the start (dtypes CALLER and SPENT of cpu.entries)."""
-        identity = callers["started"] // TICK_NS << _PID_BITS | callers["tgid"]
+        identity = callers["started"] // TICK_NS << _PID_BITS | callers["pid"] & _OUTSIDE
         order = np.argsort(identity)
         identity, spent = identity[order], spent[order]
         now_ns = spent["entry_ns"][:, : 1 + len(ENTRIES)]
@@ -150,11 +151,13 @@ class ProcessTimes:
         processes = self._processes
         pids = processes["identity"] & _PID_MASK
         self._has_ended = np.zeros(len(processes), bool)
-        if self._sees_all:  # else PIDs are those of another namespace
-            idle = np.flatnonzero(~processes["is_active"])
-            self._has_ended[idle] = [not _exists(pid) for pid in as_list(pids[idle])]
+        is_outside = pids == _OUTSIDE
+        idle = np.flatnonzero(~processes["is_active"] & ~is_outside)
+        self._has_ended[idle] = [not _exists(pid) for pid in as_list(pids[idle])]
         array = np.zeros(len(processes), PROCESSES.dtype)
         array["id"], array["pid"], array["process"] = processes["id"], pids, processes["name"]
+        array["pid"][is_outside] = unknown_value(array.dtype["pid"])
+        array["process"][is_outside] = list(map(self._name_outside, as_list(array["process"][is_outside])))
         array["network_ns"] = processes["ns"].sum(axis=1)
         array["softirq_ns"] = processes["ns"][:, RX_SOFTIRQ]
         for entry in CALLS:
@@ -163,11 +166,11 @@ class ProcessTimes:
         return Rows(PROCESSES, array, {"process": self._names.values}, taken_ns), pids[self._has_ended]
 
     def describe(self, key: int) -> dict[str, str]:
-        """The command line of a row's process; nothing where PIDs are of another namespace than /proc's."""
+        """The command line of a row's process."""
         if key == FIRST_ID:
             return {"Softirqs": _NO_PROCESS_HELP}
         identity = self._processes["identity"][self._processes["id"] == key]
-        if not self._sees_all or not len(identity):
+        if not len(identity):
             return {}
         return {"Command": self._host.command_line(int(identity[0]) & _PID_MASK) or "–"}
 
@@ -196,17 +199,23 @@ class ProcessTimes:
 
     def _name(self, at: Index) -> None:
         """Look up the names of processes that have none yet."""
-        for place in at[self._processes["name"][at] == _UNKNOWN_TEXT].tolist() if self._sees_all else ():
+        for place in at[self._processes["name"][at] == _UNKNOWN_TEXT].tolist():
             if name := self._host.process_name(int(self._processes["identity"][place]) & _PID_MASK):
                 self._processes["name"][place] = self._names.code(name)
 
+    def _name_outside(self, code: int) -> int:
+        """The code of the name of a process outside, of which this code is the name within its own namespace."""
+        return self._names.code(outside_name("" if code == _UNKNOWN_TEXT else self._names.values[code]))
+
     def _identities(self, pids: Array) -> Array:
-        return np.array([self._started(pid) << _PID_BITS | pid for pid in as_list(pids)], np.uint64)
+        return np.array(
+            [self._started(pid) << _PID_BITS | pid for pid in as_list(pids & _OUTSIDE)], np.uint64
+        )
 
     def _started(self, pid: int) -> int:
         """When a process was started, in ticks; if no process has the PID now, the last one that had it."""
         try:
-            text = (self._host.proc / str(pid) / "stat").read_bytes() if self._sees_all else b""
+            text = (self._host.proc / str(pid) / "stat").read_bytes()
         except OSError:
             text = b""
         if text:

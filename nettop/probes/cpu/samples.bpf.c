@@ -135,18 +135,18 @@ static __always_inline u64 record_stack(struct clock_tick *tick, struct sampled 
   return key;
 }
 
-static __always_inline void count_sample(struct clock_tick *tick, struct sampled *here, u32 entry, u32 tgid) {
+static __always_inline void count_sample(struct clock_tick *tick, struct sampled *here, u32 entry, u32 pid) {
   struct counted none = {
       .stack = record_stack(tick, here),
-      .tgid = tgid,
+      .pid = pid,
       .cpu = bpf_get_smp_processor_id(),
       .entry = entry,
   };
-  u64 where = (u64)none.tgid << 32 | (u64)none.cpu << 16 | none.entry;
+  u64 where = (u64)none.pid << 32 | (u64)none.cpu << 16 | none.entry;
   u64 key = mixed(mixed(0, none.stack), where);
   struct counted *known = counted.lookup_or_try_init(&key, &none);
   here->samples++;
-  if (known && known->stack == none.stack && known->tgid == tgid && known->cpu == none.cpu &&
+  if (known && known->stack == none.stack && known->pid == pid && known->cpu == none.cpu &&
       known->entry == entry)
     known->samples++; // the key contains the CPU: nobody else writes here
   else
@@ -157,7 +157,7 @@ static __always_inline void count_sample(struct clock_tick *tick, struct sampled
 
 static __always_inline int on_tick(struct clock_tick *tick, bool finds_calls) {
   int first = 0;
-  u32 tgid = 0;
+  u32 pid = 0;
   struct cpu_state *state = this_cpu();
   struct sampled *here = sampled.lookup(&first);
   if (!state || !here)
@@ -171,7 +171,7 @@ static __always_inline int on_tick(struct clock_tick *tick, bool finds_calls) {
   if (finds_calls && !entry && !vector_now(state)) {
     struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
     entry = entry_by_task(task);
-    tgid = task->tgid;
+    pid = visible_pid(task);
   }
   if (!entry)
     return 0;
@@ -179,7 +179,7 @@ static __always_inline int on_tick(struct clock_tick *tick, bool finds_calls) {
     count_served(state->served, 1);
   else if (vector_now(state))
     state->early_ticks++;
-  count_sample(tick, here, entry, tgid);
+  count_sample(tick, here, entry, pid);
   return 0;
 }
 
@@ -202,7 +202,7 @@ BPF_ITER(task_file) {
   struct sock *sk = (struct sock *)socket->sk;
   if (!sk || !is_network_family(sk->skc_family))
     return 0;
-  struct owner owner = {.socket = (u64)sk, .tgid = task->tgid};
+  struct owner owner = {.socket = (u64)sk, .pid = visible_pid(task)};
   bpf_seq_write((void *)ctx->meta->seq, &owner, sizeof(owner));
   return 0;
 }

@@ -57,9 +57,9 @@ SAMPLED = np.dtype(
 """What the program counts on each CPU: ticks; those in network work; of these those that the map `counted` had no room
 for; and those without a stack: another one has its hash, it could not be walked, or the map was full."""
 
-_COUNTED = np.dtype([("stack", "u8"), ("samples", "u8"), ("tgid", "u4"), ("cpu", "u2"), ("entry", "u2")])
+_COUNTED = np.dtype([("stack", "u8"), ("samples", "u8"), ("pid", "u4"), ("cpu", "u2"), ("entry", "u2")])
 _SERVED = np.dtype([("samples", "u8")])
-_OWNER = np.dtype([("socket", "u8"), ("tgid", "u4"), ("padding", "u4")])
+_OWNER = np.dtype([("socket", "u8"), ("pid", "u4"), ("padding", "u4")])
 _STACK_DEPTH = 127
 """The kernel's default (sysctl kernel.perf_event_max_stack)."""
 _STACK = np.dtype([("addresses", "u8", (_STACK_DEPTH,))])
@@ -242,7 +242,7 @@ class Owners:
             rows = rows[np.isin(rows["socket"], np.fromiter(wanted, np.uint64))][
                 ::-1
             ]  # of several owners the first remains
-            owners = dict(zip(as_list(rows["socket"]), as_list(rows["tgid"]), strict=True))
+            owners = dict(zip(as_list(rows["socket"]), as_list(rows["pid"]), strict=True))
             self._known |= dict.fromkeys(wanted) | owners
             now_ns = time.monotonic_ns()
             self._next_ns = now_ns + _WALK_SHARE * (now_ns - self._walked_ns)
@@ -342,8 +342,8 @@ class Samples:
         entries = np.where(has_row, self._rows.entries_of(at), values["entry"])
         in_entry = (at != _ELSEWHERE) & (entries <= len(ENTRIES))
         np.add.at(self._entry_ns, (values["cpu"][in_entry], entries[in_entry]), ns[in_entry])
-        of_process = in_entry & (values["tgid"] > 0)
-        self._call_ns.append(_sampled_ns(values["tgid"][of_process], entries[of_process], ns[of_process]))
+        of_process = in_entry & (values["pid"] > 0)
+        self._call_ns.append(_sampled_ns(values["pid"][of_process], entries[of_process], ns[of_process]))
         sockets, _, counts = self._maps.served.read()
         for socket, count in zip(as_list(sockets), as_list(counts), strict=True):
             self._unowned[socket] += count * int(self._period_ns)
@@ -351,10 +351,10 @@ class Samples:
     def _rows_of(self, keys: Array, values: Array) -> Array:
         """The row of each key; _ELSEWHERE, or _WITHOUT_STACK."""
         is_new = positions(keys, self._keys) < 0
-        new = values[["stack", "entry", "tgid", "cpu"]][is_new].tolist()
+        new = values[["stack", "entry", "pid", "cpu"]][is_new].tolist()
         # All are folded before any gets its row: what a process does in some calls says what it does in others.
-        folded = [self._fold(stack, entry, tgid) for stack, entry, tgid, _ in new]
-        rows = [self._row(stack, cpu, tgid) for stack, (_, _, tgid, cpu) in zip(folded, new, strict=True)]
+        folded = [self._fold(stack, entry, pid) for stack, entry, pid, _ in new]
+        rows = [self._row(stack, cpu, pid) for stack, (_, _, pid, cpu) in zip(folded, new, strict=True)]
         all_keys, all_rows = (
             np.append(self._keys, keys[is_new]),
             np.append(self._key_rows, np.array(rows, np.intp)),
@@ -364,21 +364,21 @@ class Samples:
         at: Array = self._key_rows[positions(keys, self._keys)]
         return at
 
-    def _fold(self, key: int, entry: int, tgid: int) -> Folded | None:
+    def _fold(self, key: int, entry: int, pid: int) -> Folded | None:
         """A stack as text; None where there is none."""
         stack = self._maps.stacks.get(key)
         if stack is None:
             return None
         folded = self._folder.fold(stack, entry)
         if entry == CALL_BY_STACK != folded.entry:
-            self._calls_of[tgid][folded.entry] += 1
+            self._calls_of[pid][folded.entry] += 1
         return folded
 
-    def _row(self, folded: Folded | None, cpu: int, tgid: int) -> int:
+    def _row(self, folded: Folded | None, cpu: int, pid: int) -> int:
         if folded is None:
             return _WITHOUT_STACK
         if folded.entry == CALL_BY_STACK:  # overhead of such a call: most likely the process's usual one
-            ((entry, _),) = self._calls_of[tgid].most_common(1) or [(0, 0)]
+            ((entry, _),) = self._calls_of[pid].most_common(1) or [(0, 0)]
             folded = folded._replace(entry=entry)
         return self._rows.place(cpu, folded) if folded.entry else _ELSEWHERE
 
@@ -398,9 +398,9 @@ class Samples:
         """The softirq time of sockets whose owner process is known by now."""
         owners = self._owners.find(self._unowned)
         ns = {socket: self._unowned.pop(socket) for socket in owners}
-        owned = [(tgid, ns[socket]) for socket, tgid in owners.items() if tgid is not None]
-        tgids, times = np.array(owned, np.uint64).reshape(-1, 2).T
-        return _sampled_ns(tgids, RX_SOFTIRQ, times)
+        owned = [(pid, ns[socket]) for socket, pid in owners.items() if pid is not None]
+        pids, times = np.array(owned, np.uint64).reshape(-1, 2).T
+        return _sampled_ns(pids, RX_SOFTIRQ, times)
 
     def _lost(self, counts: Array) -> dict[str, int]:
         clocks = self._clocks.cpus if self._clocks else ()

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+// PIDs as nettop's PID namespace has them. nettop.kernel.pid_namespace puts the slices of kernel structs in
+// front of this file, and defines PID_NAMESPACE, an inode number, where that namespace is not the initial
+// one: tasks have the initial namespace's PIDs, and struct pid has one for each namespace on the way down to
+// the task's own.
+#pragma once
+
+#define MAX_PID_NS_LEVEL 32 /* include/linux/pid_namespace.h */
+#define UNKNOWN_PID (~0U)
+
+// The PID of a task's process; UNKNOWN_PID for one outside of the namespace.
+static __always_inline u32 visible_pid(struct task_struct *task) {
+#ifdef PID_NAMESPACE
+  struct task_struct *leader = (struct task_struct *)task->group_leader;
+  struct pid *pid = NULL;
+  u32 deepest = 0, namespace = 0;
+  // Read by the helper, as the verifier allows no arithmetic on a typed pointer.
+  bpf_probe_read_kernel(&pid, sizeof(pid), &leader->thread_pid);
+  bpf_probe_read_kernel(&deepest, sizeof(deepest), &pid->level);
+#pragma clang loop unroll(disable)
+  for (u32 level = 1; level <= MAX_PID_NS_LEVEL && level <= deepest; level++) {
+    struct upid number = {};
+    bpf_probe_read_kernel(&number, sizeof(number), (struct upid *)pid->numbers + level);
+    bpf_probe_read_kernel(&namespace, sizeof(namespace), &((struct pid_namespace *)number.ns)->inum);
+    if (namespace == PID_NAMESPACE)
+      return number.nr;
+  }
+  return UNKNOWN_PID;
+#else
+  return task->tgid;
+#endif
+}

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In namespaces as containers have them processes go by the PIDs that they have there, and those outside by none."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .command import JSON, NETTOP, Running, is_loss, rows_in
+from .lab import PATIENCE, until
+
+pytestmark = pytest.mark.kernel
+
+PID = ("--pid", "--fork", "--kill-child", "--mount-proc")
+NAMESPACES = {
+    "pid": [PID],
+    "pid within pid": [PID, PID],
+    "pid, network": [(*PID, "--net")],
+    "pid, network, mount, cgroup, uts, ipc": [(*PID, "--net", "--mount", "--cgroup", "--uts", "--ipc")],
+    "network": [("--net",)],
+}
+USER = (*PID, "--user", "--map-root-user", "--net", "--mount", "--cgroup", "--uts", "--ipc")
+CLIENT = """
+import os, socket, subprocess, sys
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+server = socket.create_server(("127.0.0.1", 0))
+for _ in range(5):
+    client = socket.create_connection(server.getsockname())
+    accepted, _ = server.accept()
+    client.sendall(bytes(1000))
+    accepted.recv(1000, socket.MSG_WAITALL)
+    client.close()
+    accepted.close()
+print(os.getpid())
+"""
+"""Makes five connections to itself, and says by which PID it knows itself."""
+
+HOLDER = """
+import os, socket, subprocess, sys
+held = socket.create_server(("127.0.0.1", 0))
+print(os.getpid(), held.getsockname()[1], flush=True)
+sys.exit(subprocess.run(sys.argv[1:]).returncode)
+"""
+"""Holds a listener while a command runs; says first by which PID it knows itself, and the port."""
+SENDER = """
+import os, socket, sys
+print(os.getpid(), flush=True)
+parent = os.getppid()
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+    while os.getppid() == parent and not os.path.exists(sys.argv[1]):
+        for _ in range(1000):
+            held.sendto(bytes(1000), ("127.0.0.1", 9))
+"""
+"""Sends until a file exists."""
+
+
+def within(namespaces: list[tuple[str, ...]]) -> list[str]:
+    """Starts what follows in these namespaces, each within the one before."""
+    return [word for options in namespaces for word in ("unshare", *options)]
+
+
+def require(namespaces: list[tuple[str, ...]]) -> None:
+    """Skip the test where such namespaces cannot be made."""
+    made = subprocess.run([*within(namespaces), "true"], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"this machine makes no such namespaces: {made.stderr.strip()}")
+
+
+def run_within(namespaces: list[tuple[str, ...]], *options: str) -> "subprocess.CompletedProcess[str]":
+    """nettop in these namespaces, to its end."""
+    command = [*within(namespaces), NETTOP, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
+
+
+@pytest.mark.parametrize("namespaces", NAMESPACES.values(), ids=list(NAMESPACES))
+def test_run(namespaces: list[tuple[str, ...]], tmp_path: Path) -> None:
+    """`nettop run` follows what it started, whose PID is another one in the kernel, and its children."""
+    report = tmp_path / "report"
+    script = f"{sys.executable} -S -c '{CLIENT}'"
+    done = run_within(
+        namespaces, "run", "--format", "jsonl", "--output", str(report), "--", "sh", "-c", f"{script} & wait"
+    )
+    assert done.returncode == 0, done.stderr
+    *rows, summary = map(json.loads, report.read_text().splitlines())
+    ends = [row for row in rows if row["event"] == "close"]
+    assert (summary["opened"], summary["bytes_sent"], len(ends)) == (5, 5000, 10)
+    assert {row["pid"] for row in ends} == {int(done.stdout)}
+
+
+@pytest.mark.parametrize("namespaces", [*NAMESPACES.values(), [USER]], ids=[*NAMESPACES, "all, and user"])
+def test_self_test(namespaces: list[tuple[str, ...]]) -> None:
+    """The self-test finds its own processes by the PIDs that they know themselves by."""
+    require(namespaces)
+    up = ["sh", "-c", 'ip link set lo up && exec "$0" "$@"', NETTOP]
+    command = [*within(namespaces), *up, "doctor", "--only", "connections", "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120 * PATIENCE, check=False)
+    trials = json.loads(done.stdout)["self_test"]
+    assert [trial["what"] for trial in trials if trial["ok"]], done.stderr
+    assert [trial for trial in trials if trial["ok"] is False] == []
+
+
+@pytest.mark.parametrize("mechanism", ["iter", "sock_diag"])
+@pytest.mark.parametrize("around", [PID, USER], ids=["root", "user namespace"])
+def test_table(around: tuple[str, ...], mechanism: str) -> None:
+    """Every mechanism gives a socket's owner the PID by which it knows itself, and its command line."""
+    if around is USER and mechanism == "iter":
+        pytest.skip("capabilities held in a user namespace load no BPF programs")
+    require([around])
+    nettop = (NETTOP, *JSON, "--once", "--all", "--mechanism", f"sockets={mechanism}")
+    command = ["unshare", *around, sys.executable, "-S", "-c", HOLDER, *nettop]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, check=True)
+    first, rest = done.stdout.split("\n", 1)
+    pid, port = map(int, first.split())
+    (row,) = (row for row in rows_in(rest) if row["local_port"] == port)
+    assert (row["pid"], row["process"]) == (pid, Path(sys.executable).name)
+
+
+def test_processes_outside() -> None:
+    """What a process outside does is reported, with its name and without a PID."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        options = (*JSON, "--view", "connections.events", "--interval", "0.1")
+        with Running(*options, around=within([PID])) as running:
+
+            def ended() -> list[dict[str, object]]:
+                socket.create_connection(server.getsockname()).close()
+                server.accept()[0].close()
+                lines = [
+                    json.loads(line) for line in running.text().splitlines(keepends=True) if line[-1] == "\n"
+                ]
+                return [
+                    row
+                    for row in lines
+                    if not is_loss(row)
+                    and row["event"] == "close"
+                    and port in (row["local_port"], row["remote_port"])
+                ]
+
+            until(ended, "an end is reported")
+            rows = ended()
+    name = Path("/proc/self/comm").read_text().strip()
+    assert {(row["pid"], row["process"]) for row in rows} == {(None, f"{name} (outside)")}
+
+
+def test_cpu_cost(tmp_path: Path) -> None:
+    """Time in system calls is charged to the process by its PID here, and of those outside to nobody's PID."""
+    enough, pid = tmp_path / "enough", tmp_path / "pid"
+    sender = [sys.executable, "-S", "-c", SENDER, str(enough)]
+    options = (*JSON, "--view", "cpu.processes", "--interval", "0.5")
+    script = f'"$0" -S -c "$1" {enough} > {pid} & exec "$2" {" ".join(options)}'
+    around = (*within([PID]), "sh", "-c", script, sys.executable, SENDER)
+    with subprocess.Popen(sender, stdout=subprocess.DEVNULL), Running(around=around) as running:
+        try:
+            until(lambda: pid.exists() and pid.read_text(), "the process inside sends")
+            inside = int(pid.read_text())
+
+            def charged() -> bool:
+                lines = [line for line in running.text().splitlines(keepends=True) if line[-1] == "\n"]
+                rows = [row for row in map(json.loads, lines) if not is_loss(row) and row["tx_syscalls_ns"]]
+                pids = {row["pid"] for row in rows}
+                names = {row["process"] for row in rows if row["pid"] is None}
+                return inside in pids and any(name.endswith("(outside)") for name in names)
+
+            until(charged, "both are charged for what they send")
+        finally:
+            enough.touch()
+
+
+def test_another_namespaces_proc() -> None:
+    """Where /proc shows another namespace, PIDs would name the wrong processes: one clear line."""
+    done = run_within([("--pid", "--fork", "--kill-child")], "--table", "--once")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "/proc shows another PID namespace" in done.stderr
+    assert "--mount-proc" in done.stderr
