@@ -15,14 +15,14 @@ from .lab import PATIENCE, until
 pytestmark = pytest.mark.kernel
 
 PID = ("--pid", "--fork", "--kill-child", "--mount-proc")
-NAMESPACES = {
-    "pid": [PID],
-    "pid within pid": [PID, PID],
-    "pid, network": [(*PID, "--net")],
-    "pid, network, mount, cgroup, uts, ipc": [(*PID, "--net", "--mount", "--cgroup", "--uts", "--ipc")],
-    "network": [("--net",)],
-}
-USER = (*PID, "--user", "--map-root-user", "--net", "--mount", "--cgroup", "--uts", "--ipc")
+ALL = (*PID, "--net", "--mount", "--cgroup", "--uts", "--ipc")
+USER = (*ALL, "--user", "--map-root-user")
+NAMESPACES = [
+    pytest.param([PID], id="pid"),
+    pytest.param([PID, PID], id="pid within pid", marks=pytest.mark.core),
+    pytest.param([ALL], id="all"),
+    pytest.param([("--net",)], id="network"),
+]
 CLIENT = """
 import os, socket, subprocess, sys
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -75,7 +75,7 @@ def run_within(namespaces: list[tuple[str, ...]], *options: str) -> "subprocess.
     return subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
 
 
-@pytest.mark.parametrize("namespaces", NAMESPACES.values(), ids=list(NAMESPACES))
+@pytest.mark.parametrize("namespaces", NAMESPACES)
 def test_run(namespaces: list[tuple[str, ...]], tmp_path: Path) -> None:
     """`nettop run` follows what it started, whose PID is another one in the kernel, and its children."""
     report = tmp_path / "report"
@@ -90,7 +90,7 @@ def test_run(namespaces: list[tuple[str, ...]], tmp_path: Path) -> None:
     assert {row["pid"] for row in ends} == {int(done.stdout)}
 
 
-@pytest.mark.parametrize("namespaces", [*NAMESPACES.values(), [USER]], ids=[*NAMESPACES, "all, and user"])
+@pytest.mark.parametrize("namespaces", [*NAMESPACES, pytest.param([USER], id="all, and user")])
 def test_self_test(namespaces: list[tuple[str, ...]]) -> None:
     """The self-test finds its own processes by the PIDs that they know themselves by."""
     require(namespaces)
@@ -118,6 +118,7 @@ def test_table(around: tuple[str, ...], mechanism: str) -> None:
     assert (row["pid"], row["process"]) == (pid, Path(sys.executable).name)
 
 
+@pytest.mark.core
 def test_processes_outside() -> None:
     """What a process outside does is reported, with its name and without a PID."""
     with socket.create_server(("127.0.0.1", 0)) as server:
