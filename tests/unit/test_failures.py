@@ -23,7 +23,7 @@ TAKEN_NS = 7
 
 
 class Event(NamedTuple):
-    """What a failure is grouped by, and when it was; no PID means that nobody knows the owner."""
+    """What a failure is grouped by, and when it was; no start time means that nobody knows the owner."""
 
     remote: int = 1
     local_port: int = 443
@@ -31,7 +31,7 @@ class Event(NamedTuple):
     netns: int = 9
     reason: int = errno.ECONNRESET
     direction: int = OUTBOUND
-    pid: int | None = 17
+    start_time: int | None = 17
     comm: bytes = b"web"
     time: int = 1
 
@@ -39,7 +39,7 @@ class Event(NamedTuple):
     def group(self) -> tuple[Any, ...]:
         """The group that it belongs to, as the table shows it."""
         port = self.local_port if self.direction == INBOUND else self.remote_port
-        name = self.comm.decode() if self.pid is not None and self.comm else None
+        name = self.comm.decode() if self.start_time is not None and self.comm else None
         return self.remote, port, self.netns, self.reason, self.direction, name
 
 
@@ -51,7 +51,7 @@ EVENT_STRATEGY = st.builds(
     netns=st.integers(8, 9),
     reason=st.sampled_from([errno.ECONNRESET, errno.ETIMEDOUT]),
     direction=st.sampled_from([INBOUND, OUTBOUND, UNKNOWN]),
-    pid=st.sampled_from([None, 17, 18]),
+    start_time=st.sampled_from([None, 17, 18]),
     comm=st.sampled_from([b"web", b"db", b""]),
     time=st.integers(1, 1000),
 )
@@ -66,8 +66,8 @@ def array_of(events: Sequence[Event]) -> Array:
             array[name][at] = getattr(event, name)
         array["remote_address"][at] = (0, event.remote)
         array["event"][at] = FAIL
-        if event.pid is not None:
-            array["pid"][at] = event.pid
+        if event.start_time is not None:
+            array["start_time"][at] = event.start_time
     return array
 
 
@@ -146,7 +146,7 @@ def test_the_port_is_the_services() -> None:
 def test_processes_of_one_name_are_one_group() -> None:
     """A service that starts again is the same service: its name counts, not its PID."""
     counted = Failures()
-    counted.add(array_of([Event(pid=1), Event(pid=2), Event(pid=None), Event(pid=3)]))
+    counted.add(array_of([Event(start_time=time) for time in (1, 2, None, 3)]))
     assert sorted(count for count, _, _ in shown(counted).values()) == [1, 3]
 
 
