@@ -145,7 +145,14 @@ class ViewOptions:
 
 
 class _Group(typer.core.TyperGroup):
-    """Refuses options in front of a command, which would not receive them."""
+    """Refuses options in front of a command, which would not receive them, and root's hand in somebody's home."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises UsageError where sudo would have root write into the home directory of who called it."""
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        if invoking_user() is not None and "install_completion" in given:
+            raise UsageError("--install-completion writes into your home directory", "leave out sudo")
+        return list(super().parse_args(ctx, args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command and its arguments. Raises UsageError for options in front of it."""

@@ -137,14 +137,13 @@ class RunSettings:
 
     `words` are the command and its arguments. `live` reports each connection as it ends, not all at the end.
     Without `output`, a path, the report goes to standard error. The command runs as the user who called nettop through
-    sudo, unless `as_root`. `why`, `mechanisms` and `options` are as in TextSettings and Settings.
+    sudo. `why`, `mechanisms` and `options` are as in TextSettings and Settings.
     """
 
     words: tuple[str, ...]
     format: LineFormat = LineFormat.TEXT
     live: bool = False
     output: str | None = None
-    as_root: bool = False
     why: bool = False
     mechanisms: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
@@ -210,7 +209,7 @@ class CollectSettings:
     is brokers and a topic; what waits to be stored is in `data_dir` in any case, `spool_bytes` at most. `retention` has
     the seconds for which a table keeps its rows, by its name, where they are not the declared ones. `filters` must all
     hold for flows that are stored. `networks` and `interfaces` are files, `own_networks` are prefixes. `queries` says
-    where and to whom queries are answered.
+    where and to whom queries are answered. Without `rereads_files` a change of files while it runs counts for nothing.
     """
 
     data_dir: str
@@ -231,6 +230,7 @@ class CollectSettings:
     interfaces: tuple[str, ...] = ()
     own_networks: tuple[str, ...] = ()
     queries: ServeSettings = field(default_factory=lambda: ServeSettings(listen=(DEFAULT_QUERY_LISTEN,)))
+    rereads_files: bool = True
 
 
 def checked_seconds(

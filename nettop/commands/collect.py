@@ -5,18 +5,26 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import re
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from nettop.commands.invoker import User, named_user, owner_of_files
+from nettop.commands.invoker import (
+    User,
+    invoking_user,
+    name_of,
+    named_user,
+    opening_as,
+    owner_of_directory,
+    owner_of_files,
+)
 from nettop.commands.options import checked_word, complete_list, option, size_bytes, whole
-from nettop.commands.privilege import give_up_privileges
+from nettop.commands.privilege import give_up_privileges, refuse_root_for_caller
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import (
@@ -234,14 +242,35 @@ def start_collect(options: CollectOptions, _source_of: Callable[[str], Source] |
     with undisturbed():
         from nettop.serve.collect import opened_collector
 
-    directory = Path(settings.data_dir)
-    user = _owner(directory)
+    named_by = invoking_user()
+    if named_by is not None:
+        refuse_root_for_caller()
+    user = _owner(Path(settings.data_dir), named_by if options.data_dir is not None else None)
+    if named_by is not None:
+        _check_sockets(options.query_listen or (), named_by, user)
+        # Another user could read what who called sudo may not, and has put in the file's place meanwhile.
+        settings = replace(settings, rereads_files=user == named_by)
     with ExitStack() as ends:
         # While nettop is root: buffers beyond what others may have, and ports below 1024.
         requests = ends.enter_context(requested_by_signals())
-        run = ends.enter_context(opened_collector(settings, requests, sys.stderr))
+        run = ends.enter_context(opened_collector(settings, requests, sys.stderr, partial(opening_as, named_by)))
         give_up_privileges(user)
         return run()
+
+
+def _check_sockets(words: Iterable[str], named_by: User, user: User | None) -> None:
+    """Raise NettopError for a Unix socket that `named_by`, who called sudo, may not make, or that another `user` would
+    make.
+    """
+    for word in words:
+        if not word.startswith("unix:"):
+            continue
+        if user != named_by:
+            raise UsageError(
+                f"--query-listen {word}: it would not be made as {name_of(named_by)}, who called sudo",
+                f"give --data-dir a directory of {name_of(named_by)}'s, too",
+            )
+        owner_of_files(Path(word.removeprefix("unix:")).parent)
 
 
 def _is_installed(name: str) -> bool:
@@ -251,27 +280,35 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _owner(directory: Path) -> User | None:
-    """Makes the directory, and returns who is to own what is in it: somebody else than root; None for who runs nettop.
+def _owner(directory: Path, named_by: User | None = None) -> User | None:
+    """Makes the directory, and returns who is to own what is in it: who called sudo and has named it, or else somebody
+    else than root; None for who runs nettop.
 
     Raises NettopError if that is not possible.
     """
-    try:
-        if os.geteuid():
+    if named_by is not None or os.geteuid():
+        with opening_as(owner_of_files(directory)), _storing_in(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return None
-        user = owner_of_files(directory) or named_user(_SERVICE_USERS)
+        return named_by
+    with _storing_in(directory):
+        user = owner_of_directory(directory) or named_user(_SERVICE_USERS)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.stat().st_uid != user.uid:
             if any(directory.iterdir()):
-                name = pwd.getpwuid(user.uid).pw_name
+                name = name_of(user)
                 raise NettopError(
                     f"{directory} belongs to root, and datagrams are never read as root",
                     f"chown -R {name} {directory}, or choose another --data-dir",
                 )
             os.chown(directory, user.uid, user.gid)
+    return user
+
+
+@contextmanager
+def _storing_in(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UsageError(
             f"flows cannot be stored in {directory}: {error.strerror}", "use a directory that can be written"
         ) from error
-    return user

@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
-from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
+from nettop.commands.invoker import User, acting_as, invoking_user, opening_as, owner_of_files
 from nettop.commands.options import checked_word, completing, mechanism_option, option, parse_mechanisms
 from nettop.commands.privilege import why_still_root
 from nettop.errors import ExitCode, NettopError
@@ -73,29 +73,30 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
     with undisturbed():
         from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of
-    settings = DoctorSettings(parts, not options.no_traffic, mechanisms, as_json, why_still_root(invoking_user()) or "")
-    with nullcontext() if options.bundle is None else _new_file(Path(options.bundle)) as bundle:
+    path = None if options.bundle is None else Path(options.bundle)
+    user = invoking_user() if path is None else owner_of_files(path)
+    settings = DoctorSettings(parts, not options.no_traffic, mechanisms, as_json, why_still_root(user) or "")
+    with nullcontext() if path is None else _new_file(path, user) as bundle:
         return run_doctor(settings, source_of or probe_of, sys.stdout, bundle)
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file, which belongs to who called nettop and which nobody else may read; gone if it is not finished.
+def _new_file(path: Path, owner: User | None) -> Iterator[BinaryIO]:
+    """A new file, which belongs to its owner and which nobody else may read; gone if it is not finished.
 
     Raises NettopError where it is there already, or cannot be made.
     """
-    owner = owner_of_files(path)
-    try:
-        with acting_as(owner):
+    with opening_as(owner):
+        try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise NettopError(f"{path} exists already", "give --bundle another file, or remove that one") from None
-    except OSError as error:
-        raise NettopError(f"{path} cannot be written: {error.strerror}", "give --bundle another file") from error
+        except FileExistsError:
+            raise NettopError(f"{path} exists already", "give --bundle another file, or remove that one") from None
+        except OSError as error:
+            raise NettopError(f"{path} cannot be written: {error.strerror}", "give --bundle another file") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
     except BaseException:
-        with acting_as(owner):
-            path.unlink(missing_ok=True)
+        with suppress(OSError), acting_as(owner):
+            path.unlink()
         raise

@@ -24,7 +24,13 @@ from nettop.commands.options import (
     seconds,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, explaining, opened_session, why_still_root
+from nettop.commands.privilege import (
+    Rights,
+    explaining,
+    opened_session,
+    refuse_root_for_caller,
+    why_still_root,
+)
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import DAY_S, STDOUT, ExportFormat, ExportSettings
@@ -142,10 +148,12 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
     with undisturbed():
         from nettop.output.export import run_export
 
-    # Who owns the file writes it: nettop becomes that user. Of what is no regular file it is nobody, so that who
-    # called nettop writes to it.
-    is_special = settings.path == STDOUT or (os.path.exists(settings.path) and not os.path.isfile(settings.path))
-    user = invoking_user() if is_special else owner_of_files(Path(settings.path))
+    user = invoking_user()
+    if settings.path != STDOUT:
+        refuse_root_for_caller()
+        # Who owns the file writes it: nettop becomes that user. Of what is no regular file it is nobody.
+        if os.path.isfile(settings.path) or not os.path.exists(settings.path):
+            user = owner_of_files(Path(settings.path))
     still_root = why_still_root(user) if source_of is None else None
     with ExitStack() as ends:
         requests = ends.enter_context(requested_by_signals())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.invoker import owner_of_files
+from nettop.commands.invoker import User, caller, explaining_caller, owner_of_directory
 from nettop.commands.options import checked_word, complete_list, completing, listed_names, option, whole
 from nettop.commands.privilege import give_up_privileges
 from nettop.errors import ExitCode, NettopError, UsageError
@@ -98,15 +98,25 @@ def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | Non
         raise NettopError("standard output is closed", "nettop flows needs somewhere to write to")
     data_dir = Path(default_flows_dir() if options.data_dir is None else options.data_dir).absolute()
     urls = [options.collector] if options.collector else collector_urls(str(data_dir))
-    if os.geteuid() == 0 and data_dir.exists():
-        # What root would write into the store, its owner could not change.
-        give_up_privileges(owner_of_files(data_dir))
-    with opened_reader(urls, None if options.collector else data_dir) as reader:
+    named_by = caller() if options.collector or options.data_dir else None
+    if os.geteuid() == 0:
+        _become_reader(named_by, data_dir)
+    with explaining_caller(named_by), opened_reader(urls, None if options.collector else data_dir) as reader:
         if sql is not None:
             write_answer(sys.stdout, reader, sql, form)
         else:
             write_top(sys.stdout, read_top(reader, query), query, form)
     return ExitCode.DONE
+
+
+def _become_reader(named_by: User | None, data_dir: Path) -> None:
+    """Become who called sudo, if they have named what is read; or else the directory's owner: what root would write
+    into the store, its owner could not change.
+    """
+    if named_by is not None:
+        give_up_privileges(named_by)
+    elif data_dir.exists():
+        give_up_privileges(owner_of_directory(data_dir))
 
 
 def _sql(words: list[str]) -> str | None:

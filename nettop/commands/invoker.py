@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user who called nettop through sudo, who owns the files it writes and runs the command of `nettop run`."""
+"""The user who called nettop through sudo: files that the command line names are opened as that user, and the command
+of `nettop run` runs as that user.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nettop.errors import NettopError
+from nettop.errors import NettopError, PermissionMissing
 
+_AS_ROOT = "run it as root itself: sudo env -u SUDO_UID nettop …"
 _NO_ID, _DIGITS, _SHOWN = 0xFFFFFFFF, 10, 20
 
 
@@ -49,25 +53,48 @@ def _sudo_number(name: str) -> int | None:
 
 
 def owner_of_files(path: Path) -> User | None:
-    """The user who is to own what nettop writes below `path`; None for nettop's own user.
+    """The user who is to own what nettop writes below `path`, which the command line names; None for nettop's own user.
 
-    It is the user who called nettop, if they may write there, and otherwise the owner of the directory: root can write
-    nowhere else once it has dropped CAP_DAC_OVERRIDE. Raises NettopError for a path that another user may have
-    prepared, and for an impossible name.
+    Through sudo that is who called it, and nobody else: raises PermissionMissing where they may not write. Root itself
+    becomes the owner of the directory: it can write nowhere else once it has dropped CAP_DAC_OVERRIDE. Raises
+    NettopError for a path that another user may have prepared, and for an impossible name.
     """
     if os.geteuid():
         return None
-    user = invoking_user()
-    places = (path.absolute(), *path.absolute().parents)
-    try:
-        _refuse_traps(places, {0} if user is None else {0, user.uid})
-        existing = next(place for place in places if place.exists())
-    except OSError as error:
-        raise NettopError(f"{path} cannot be written: {error.strerror}", "give another name") from error
-    if user is not None and may(user, os.W_OK | os.X_OK, existing):
-        return user
-    owner = existing.stat()
+    user = caller()
+    if user is None:
+        return owner_of_directory(path)
+    with opening_as(user), _writing(path):
+        _refuse_traps(path, {0, user.uid})
+        place = path if path.exists() else _existing(Path(os.path.realpath(path)))
+        if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0), effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return user
+
+
+def owner_of_directory(path: Path) -> User | None:
+    """Whom the path belongs to, or the nearest directory that exists; None for root. Raises NettopError for a path that
+    another user may have prepared, and for an impossible name.
+    """
+    with _writing(path):
+        _refuse_traps(path, {0})
+        owner = _existing(path).stat()
     return _user(owner.st_uid, owner.st_gid) if owner.st_uid else None
+
+
+def caller() -> User | None:
+    """As `invoking_user`; but raises PermissionMissing where sudo names an impossible user."""
+    if os.geteuid() == 0 and (why := impossible_caller()):
+        raise PermissionMissing(f"{why}, so nettop opens no files for it", _AS_ROOT)
+    return invoking_user()
+
+
+def name_of(user: User) -> str:
+    """What people call the user."""
+    try:
+        return pwd.getpwuid(user.uid).pw_name
+    except KeyError:
+        return f"uid {user.uid}"
 
 
 def named_user(names: Iterable[str]) -> User:
@@ -83,11 +110,12 @@ def named_user(names: Iterable[str]) -> User:
 
 @contextmanager
 def acting_as(user: User | None) -> Iterator[None]:
-    """Look up, open and create files as this user; None changes nothing. Only while there is one thread.
+    """Look up, open and create files as this user; None changes nothing, and neither does who is root no more. Only
+    while there is one thread.
 
     Raises OSError where nobody may act as another user, as in some containers.
     """
-    if user is None:
+    if user is None or os.geteuid():
         yield
         return
     groups = os.getgroups()
@@ -100,6 +128,37 @@ def acting_as(user: User | None) -> Iterator[None]:
         os.seteuid(0)
         os.setegid(0)
         os.setgroups(groups)
+
+
+@contextmanager
+def opening_as(user: User | None) -> Iterator[None]:
+    """As `acting_as`, for files that the command line names. What who called sudo may not open is explained, and so is
+    that nobody may act as another user.
+    """
+    with explaining_caller(invoking_user()), ExitStack() as acting:
+        try:
+            acting.enter_context(acting_as(user))
+        except OSError as error:
+            raise PermissionMissing(
+                f"nettop may not open files as another user: {error.strerror}",
+                "that takes CAP_SETUID and CAP_SETGID",
+            ) from None
+        yield
+
+
+@contextmanager
+def explaining_caller(user: User | None) -> Iterator[None]:
+    """Where `user`, who called sudo, may not open a file have the error name who that is, and what to do."""
+    try:
+        yield
+    except NettopError as error:
+        if user is None or not isinstance(error.__cause__, PermissionError):
+            raise
+        name = name_of(user)
+        raise PermissionMissing(
+            f"{error.what} (nettop opens it as {name}, who called sudo)",
+            f"give a path that is {name}'s, or {_AS_ROOT}",
+        ) from error.__cause__
 
 
 def may(user: User, mode: int, *places: Path) -> bool:
@@ -118,10 +177,28 @@ def become(user: User) -> None:
     os.setresuid(user.uid, user.uid, user.uid)
 
 
-def _refuse_traps(places: Sequence[Path], trusted: Container[int]) -> None:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NettopError(f"{path} cannot be written: {error.strerror}", "give another name") from error
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that exists."""
+    return next(place for place in _lineage(path) if place.exists())
+
+
+def _lineage(path: Path) -> Sequence[Path]:
+    return (path.absolute(), *path.absolute().parents)
+
+
+def _refuse_traps(path: Path, trusted: Container[int]) -> None:
     """Raise NettopError for a path that another user may have prepared: with a symbolic link of theirs, or a file of
     theirs in a directory where everybody may create files (/tmp).
     """
+    places = _lineage(path)
     for place, parent in zip(places, (*places[1:], places[-1]), strict=True):
         with suppress(FileNotFoundError, NotADirectoryError):
             status = place.lstat()

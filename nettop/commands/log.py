@@ -30,7 +30,13 @@ from nettop.commands.options import (
     why_option,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, explaining, opened_session, why_still_root
+from nettop.commands.privilege import (
+    Rights,
+    explaining,
+    opened_session,
+    refuse_root_for_caller,
+    why_still_root,
+)
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import DAY_S, MIN_INTERVAL_S, LineFormat, LogSettings
@@ -160,8 +166,11 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
     with undisturbed():
         from nettop.output.log import run_log
 
-    # Who owns the files writes them: nettop becomes that user.
-    user = invoking_user() if settings.directory is None else owner_of_files(Path(settings.directory))
+    user = invoking_user()
+    if settings.directory is not None:
+        refuse_root_for_caller()
+        # Who owns the files writes them: nettop becomes that user.
+        user = owner_of_files(Path(settings.directory))
     still_root = why_still_root(user) if source_of is None else None
     rights = Rights(
         user,

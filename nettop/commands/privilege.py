@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nettop.commands.invoker import User, become, impossible_caller, may
+from nettop.commands.invoker import User, become, caller, impossible_caller, may
 from nettop.errors import PermissionMissing
 from nettop.interrupts import undisturbed
 from nettop.snapshots.safe_text import safe_text
@@ -25,6 +25,8 @@ from nettop.snapshots.safe_text import safe_text
 if TYPE_CHECKING:
     from nettop.engine.session import Session
     from nettop.snapshots.source import Source
+
+_READABLE = "install nettop where everybody may read it (/opt/nettop), or run it as another user than root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,21 @@ def give_up_privileges(user: User | None) -> None:
     """
     from nettop.kernel import privileges
 
-    if user is not None and (why := _why_not_become(user)):
-        raise PermissionMissing(f"nettop would stay root: {why}", "run it as another user than root")
+    _refuse_to_stay_root(user)
     _become_user(user)
     privileges.keep_only(privileges.NOTHING)
+
+
+def refuse_root_for_caller() -> None:
+    """Raise PermissionMissing where nettop would stay root though it was called through sudo: files that the command
+    line names are opened as who called it.
+    """
+    _refuse_to_stay_root(caller())
+
+
+def _refuse_to_stay_root(user: User | None) -> None:
+    if user is not None and (why := _why_not_become(user)):
+        raise PermissionMissing(f"nettop would stay root: {why}", _READABLE)
 
 
 def _open_statistics(resources: ExitStack) -> Callable[[], int]:

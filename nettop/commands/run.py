@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from nettop.commands.invoker import acting_as, invoking_user, owner_of_files
+from nettop.commands.invoker import invoking_user, opening_as, owner_of_files
 from nettop.commands.options import (
     checked_why,
     checked_word,
@@ -65,7 +65,6 @@ class RunOptions:
     live: Annotated[bool, option("--live", help="Report each connection as it ends, not all at the end")] = False
     output: Annotated[str | None, option("--output", metavar="FILE",
                                          help="Write the report to FILE, each connection as it ends")] = None
-    root: Annotated[bool, option("--root", help="Run the command as root, not as the user who called sudo")] = False
     follow_namespaces: Annotated[bool, follow_namespaces_option()] = False
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
     # fmt: on
@@ -80,7 +79,6 @@ def run_settings(options: RunOptions) -> RunSettings:
         format=LineFormat(checked_word("format", options.format, list(LineFormat))),
         live=options.live,
         output=options.output,
-        as_root=options.root,
         why=checked_why(options.why, options.format),
         mechanisms=parse_mechanisms(options.mechanism),
         options=parse_lens_options(options, INTERVAL_S, [(LENS, EVENTS)], log=True),
@@ -95,7 +93,7 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
     settings = run_settings(options)
     from nettop.commands.child import Child
 
-    user = None if settings.as_root else invoking_user()
+    user = invoking_user()
     rights = Rights(user, follow_namespaces=options.follow_namespaces)
     with ExitStack() as ends:
         output = None if settings.output is None else ends.enter_context(_opened(settings.output))
@@ -113,8 +111,8 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
 
 def _opened(path: str) -> TextIO:
     """The report's file, which belongs to who called nettop."""
-    try:
-        with acting_as(owner_of_files(Path(path))):
+    with opening_as(owner_of_files(Path(path))):
+        try:
             return open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise NettopError(f"{path} cannot be written: {error.strerror}", "give --output another file") from error
+        except OSError as error:
+            raise NettopError(f"{path} cannot be written: {error.strerror}", "give --output another file") from error

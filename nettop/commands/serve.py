@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from nettop.commands.invoker import invoking_user, owner_of_files
+from nettop.commands.invoker import invoking_user, opening_as, owner_of_files
 from nettop.commands.options import (
     checked_word,
     complete_list,
@@ -27,7 +28,7 @@ from nettop.commands.options import (
     starting,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, opened_session
+from nettop.commands.privilege import Rights, opened_session, refuse_root_for_caller
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import DEFAULT_LISTEN, ServeSettings
@@ -177,18 +178,22 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
     with undisturbed():
         from nettop.serve.command import opened_server
 
-    # As for the files of a log: who owns the directory of a Unix socket removes it in the end.
+    named_by = user = invoking_user()
     unix = next((word.removeprefix(_UNIX) for word in settings.listen if word.startswith(_UNIX)), None)
-    user = invoking_user() if unix is None else owner_of_files(Path(unix).parent)
+    if any((unix, settings.token_file, settings.cert, settings.key)):
+        refuse_root_for_caller()
+    if unix is not None:
+        # As for the files of a log: who owns the directory of a Unix socket removes it in the end.
+        user = owner_of_files(Path(unix).parent)
     rights = Rights(
         user,
         follow_namespaces=options.follow_namespaces,
         program_statistics=settings.max_overhead is not None,
     )
     with ExitStack() as ends:
-        # While nettop is root: the files may be root's, and a port below 1024.
+        # While nettop is root: root's own files, and a port below 1024.
         requests = ends.enter_context(requested_by_signals())
-        run = ends.enter_context(opened_server(settings, requests, sys.stderr))
+        run = ends.enter_context(opened_server(settings, requests, sys.stderr, partial(opening_as, named_by)))
         session = ends.enter_context(
             opened_session(
                 settings.interval_s,

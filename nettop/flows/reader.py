@@ -109,6 +109,15 @@ def running_collector(urls: Sequence[str]) -> Collector | None:
     return None
 
 
+def _denied(directory: Path) -> PermissionError | None:
+    """Why we may not look into the directory; None where we may, or where it does not exist."""
+    try:
+        os.scandir(directory / "data").close()
+    except OSError as error:
+        return error if isinstance(error, PermissionError) else None
+    return None
+
+
 @contextmanager
 def opened_reader(urls: Sequence[str], data_dir: Path | None) -> Iterator[Reader]:
     """The first of these collectors that answers, or else the store in the directory, if one is given.
@@ -119,12 +128,14 @@ def opened_reader(urls: Sequence[str], data_dir: Path | None) -> Iterator[Reader
     if collector is not None:
         yield collector
         return
-    if data_dir is None or not (data_dir / "data").is_dir() or not os.access(data_dir, os.W_OK):
-        also = "" if data_dir is None else f", and {data_dir} has no flows that you may read"
+    if data_dir is None:
+        yield Collector(urls[0])  # says why it does not answer
+        return
+    if not os.path.isdir(data_dir / "data") or not os.access(data_dir, os.W_OK):
         raise SourceFailed(
-            f"no collector answers at {' or '.join(urls)}{also}",
+            f"no collector answers at {' or '.join(urls)}, and {data_dir} has no flows that you may read",
             "start one: nettop collect; or name it by --collector, or its directory by --data-dir",
-        )
+        ) from _denied(data_dir)
     from nettop.flows.store.embedded import EmbeddedStore
 
     store = EmbeddedStore(data_dir)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -38,7 +38,7 @@ from nettop.serve.http.addresses import checked_listen
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard, own_names
 from nettop.serve.http.limits import Limits
-from nettop.serve.http.listeners import opened_sockets, url_of
+from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.serve.problems import HANDLERS
 from nettop.settings import CollectSettings
@@ -51,14 +51,18 @@ _LIMITS = Limits(connections=64, pipelined=1, body_bytes=8 << 20, takes_bodies=T
 
 @contextmanager
 def opened_collector(
-    settings: CollectSettings, requests: Requests, stderr: TextIO | None
+    settings: CollectSettings,
+    requests: Requests,
+    stderr: TextIO | None,
+    opening_files: OpeningAs = nullcontext,
 ) -> Iterator[Callable[[], ExitCode]]:
     """Open the sockets and read the files. What it gives collects until the end is requested, and needs no privileges.
+
+    Files are opened inside an `opening_files`, as long as there is one thread.
 
     Raises NettopError for what cannot be opened, read or used.
     """
     endpoints = checked_listen(settings.queries, "--query-listen")
-    credentials = read_credentials(settings.queries)
     retention = Retention(**{name: timedelta(seconds=kept) for name, kept in settings.retention.items()})
     networks, interfaces = (
         [Path(name) for name in names] for names in (settings.networks, settings.interfaces)
@@ -73,9 +77,12 @@ def opened_collector(
             stderr.write(f"nettop: {lines}\n")
             stderr.flush()
 
+    with opening_files():
+        credentials = read_credentials(settings.queries)
+        credentials.is_final = not settings.rereads_files
+        files = LookupFiles(networks, interfaces, own_networks, rereads=settings.rereads_files)
     with ExitStack() as ends:
         inputs = _opened_inputs(settings, ends, report)
-        files = LookupFiles(networks, interfaces, own_networks)
 
         def run() -> ExitCode:
             to = Destination(0, Path(settings.data_dir), settings.spool_bytes, files, wanted, kafka)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TextIO
 
@@ -19,7 +19,7 @@ from nettop.serve.http.addresses import checked_listen
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard, own_names
 from nettop.serve.http.limits import ServerCounts
-from nettop.serve.http.listeners import opened_sockets, url_of
+from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Publications, Served, applicable_filter
@@ -34,15 +34,19 @@ Run = Callable[[Session], ExitCode]
 
 
 @contextmanager
-def opened_server(settings: ServeSettings, requests: Requests, stderr: TextIO | None) -> Iterator[Run]:
+def opened_server(
+    settings: ServeSettings, requests: Requests, stderr: TextIO | None, opening_files: OpeningAs = nullcontext
+) -> Iterator[Run]:
     """Read the token and the certificate, and open the sockets; connections wait there until it runs.
 
+    What the settings name a file is opened inside an `opening_files`, as long as there is one thread.
     Raises UsageError for addresses and files that cannot be used, PermissionMissing and NettopError for those that
     cannot be opened.
     """
     _check_filters(settings)
     endpoints = checked_listen(settings)
-    credentials = read_credentials(settings)
+    with opening_files():
+        credentials = read_credentials(settings)
     names = own_names(endpoints)
 
     def report(text: str) -> None:
@@ -51,7 +55,7 @@ def opened_server(settings: ServeSettings, requests: Requests, stderr: TextIO | 
             stderr.write(f"nettop: {lines}\n")
             stderr.flush()
 
-    with opened_sockets(endpoints) as listeners:
+    with opened_sockets(endpoints, opening_files) as listeners:
 
         def run(session: Session) -> ExitCode:
             served = _served(settings, session)

@@ -166,11 +166,11 @@ def test_log_is_who_owns_its_files(tmp_path: Path) -> None:
     assert {path.stat().st_uid for path in home.rglob("*")} == {NOBODY}
 
 
-@pytest.mark.parametrize(("words", "user"), [((), AS_NOBODY), (("--root",), AS_ROOT)], ids=["sudo", "--root"])
-def test_run_is_who_the_command_is(words: tuple[str, ...], user: User, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
+def test_run_is_who_the_command_is(environment: dict[str, str] | None, user: User, tmp_path: Path) -> None:
     """`nettop run` runs as the command does, so that it may send it signals, and without any capability."""
     script = "trap 'exit 9' TERM; echo begun; while :; do sleep 0.01; done"
-    with Running("run", *words, "--", "sh", "-c", script, env=SUDO) as running:
+    with Running("run", "--", "sh", "-c", script, env=environment) as running:
         until(lambda: "begun" in running.text(), "the command runs")
         assert users(running.pid) == {user}
         assert kept(running.pid) == []
@@ -229,21 +229,27 @@ def by_module(environment: dict[str, str], *words: str, **how: Any) -> "subproce
 
 
 def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
-    """It stays root, and says why; the error of a log that it cannot write gives that reason, and what to do."""
+    """It stays root, and says why; what would write a file where its user names one is refused, and does not."""
     environment = locked(tmp_path)
-    why = f"nettop stays root, without capabilities: uid {NOBODY} may not read {tmp_path / 'locked'}"
+    unread = f"uid {NOBODY} may not read {tmp_path / 'locked'}"
+    why = f"nettop stays root, without capabilities: {unread}"
     done = by_module(environment, *JSON, "--once", "--mechanism", "sockets=sock_diag", cwd=tmp_path)
     assert (done.returncode, complaints(done.stderr)) == (0, f"{why}\n")
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
     os.chown(home, NOBODY, NOBODY)
-    done = by_module(environment, "log", "--log-dir", "l2", "--mechanism", "sockets=sock_diag", cwd=home)
-    assert done.returncode == 4
-    errors = done.stderr.splitlines()
-    assert errors[0] == why
-    assert errors[1].startswith("nettop: l2/")
-    assert errors[1].endswith(f"Permission denied: {why}")
-    assert "install nettop where everybody may read it" in errors[2]
+    (home / "token").write_text("0123456789abcdef")
+    (home / "token").chmod(0o600)
+    for words in (
+        ("log", "--log-dir", "l2"),
+        ("export", "cpu.stacks", "cpu.svg"),
+        ("serve", "--listen", "127.0.0.1:0", "--token-file", "token"),
+    ):
+        done = by_module(environment, *words, cwd=home)
+        what, remedy = done.stderr.splitlines()
+        assert (done.returncode, what) == (4, f"nettop: nettop would stay root: {unread}")
+        assert "install nettop where everybody may read it" in remedy
+    assert [path.name for path in home.iterdir()] == ["token"]
 
 
 @pytest.mark.parametrize(

@@ -98,12 +98,10 @@ def test_options_of_log_become_settings() -> None:
 
 def test_options_of_run_become_settings() -> None:
     """Every option of `nettop run` ends in its settings, and the command is as it was written."""
-    options = RunOptions(
-        ["curl", "-s", "--", "x"], format="jsonl", live=True, output="f", root=True, ring_size="4K"
-    )
+    options = RunOptions(["curl", "-s", "--", "x"], format="jsonl", live=True, output="f", ring_size="4K")
     words = ("curl", "-s", "--", "x")
     assert run_settings(options) == RunSettings(
-        words, LineFormat.JSONL, True, "f", True, options={"ring_size": 4096}
+        words, LineFormat.JSONL, True, "f", options={"ring_size": 4096}
     )
     assert run_settings(RunOptions(["true"])) == RunSettings(("true",), options={"ring_size": 8 << 20})
 
@@ -347,7 +345,7 @@ def test_version_and_help() -> None:
     ("command", "expected"),
     [
         ("log", "--metrics-interval --ring-size --keep SIGHUP"),
-        ("run", "--live --output --root 127"),
+        ("run", "--live --output 127"),
         ("export", "--duration --frequency --format cpu.stacks FILE Ctrl-C"),
         ("collect", "--listen --retention --clickhouse --networks --query-listen SIGTERM"),
         ("flows", "--top --since --limit sql DESCRIBE"),

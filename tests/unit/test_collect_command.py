@@ -204,11 +204,14 @@ def test_wrong_options_of_flows(given: dict[str, Any], what: str, tmp_path: Path
     assert what in raised.value.what
 
 
-def test_nothing_to_read_from(tmp_path: Path) -> None:
+def test_nothing_to_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a collector nor a directory with flows: the error says how to get one."""
     pytest.importorskip("zstandard")
-    with pytest.raises(NettopError, match="no collector answers at") as raised:
-        start_flows(
-            FlowsOptions(collector=f"unix:{tmp_path}/flows.sock", data_dir=str(tmp_path / "none")), None
-        )
-    assert "nettop collect" in raised.value.remedy
+    monkeypatch.setattr("nettop.commands.flows.collector_urls", lambda there: (f"unix:{there}/flows.sock",))
+    for options, what in (
+        (FlowsOptions(collector=f"unix:{tmp_path}/flows.sock"), "does not answer"),
+        (FlowsOptions(data_dir=str(tmp_path / "none")), "no collector answers at"),
+    ):
+        with pytest.raises(NettopError, match=what) as raised:
+            start_flows(options, None)
+        assert "nettop collect" in raised.value.remedy

@@ -25,9 +25,18 @@ class LookupFiles:
     """The files, and what they say. Any thread may take `current`, one thread checks."""
 
     def __init__(
-        self, networks: Sequence[Path], interfaces: Sequence[Path], own_networks: Ranges | None
+        self,
+        networks: Sequence[Path],
+        interfaces: Sequence[Path],
+        own_networks: Ranges | None,
+        *,
+        rereads: bool = True,
     ) -> None:
-        """Reads the files. Of several the first one counts that knows. Raises NettopError if one cannot be read."""
+        """Reads the files. Of several the first one counts that knows. Without `rereads` no check finds a change.
+
+        Raises NettopError if one cannot be read.
+        """
+        self._rereads = rereads
         self._networks = Reloading(networks, read_source, lambda sources: Enrichment(sources, own_networks))
         self._interfaces = Reloading(interfaces, InterfaceNames.from_csv, _joined)
 
@@ -37,7 +46,8 @@ class LookupFiles:
 
     def check(self) -> list[str]:
         """Read what has changed since the last check, which may take seconds. Returns why something cannot be read."""
-        return [warning for files in (self._networks, self._interfaces) for warning in files.check().warnings]
+        checked = (self._networks, self._interfaces) if self._rereads else ()
+        return [warning for files in checked for warning in files.check().warnings]
 
 
 def _joined(parts: Sequence[InterfaceNames]) -> InterfaceNames:

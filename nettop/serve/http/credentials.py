@@ -20,14 +20,17 @@ _OTHERS = 0o007
 
 @dataclass(eq=False)
 class Credentials:
-    """The token, as bytes, and the TLS context; None: none is needed, and plain HTTP."""
+    """The token, as bytes, and the TLS context; None: none is needed, and plain HTTP. `is_final`: read only once."""
 
     settings: ServeSettings = field(default_factory=ServeSettings)
     token: bytes | None = None
     tls: ssl.SSLContext | None = None
+    is_final: bool = False
 
     def reload(self) -> None:
         """Read the files again: all, or none if one of them cannot be used. Raises as `read_credentials`."""
+        if self.is_final and (self.token or self.tls):
+            raise UsageError("files that who called sudo has named are not read again as another user")
         new = read_credentials(self.settings)
         self.token, self.tls = new.token, new.tls
 

@@ -7,8 +7,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from itertools import groupby
 
 from nettop.errors import NettopError, PermissionMissing
@@ -18,13 +18,18 @@ _BACKLOG = 65535
 """Connections that wait to be accepted. The kernel lowers it to net.core.somaxconn."""
 _UNSENT_BYTES = 128 << 10
 _UNIX_MODE = 0o660
+OpeningAs = Callable[[], AbstractContextManager[object]]
+"""Inside such a context files are opened as who named them."""
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """How binding fails for an address that this host does not have, or of a family that it does not have."""
 
 
 @contextmanager
-def opened_sockets(endpoints: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
-    """Sockets that listen there, all or none. At the end they are closed, and the files of Unix sockets are removed.
+def opened_sockets(
+    endpoints: Sequence[Endpoint], opening_files: OpeningAs = nullcontext
+) -> Iterator[list[socket.socket]]:
+    """Sockets that listen there, all or none. At the end they are closed, and the files of Unix sockets are removed;
+    these are made and removed inside an `opening_files`.
 
     Of the addresses of one name those are left out that this host does not have, such as ::1 where there is no IPv6.
 
@@ -33,7 +38,7 @@ def opened_sockets(endpoints: Sequence[Endpoint]) -> Iterator[list[socket.socket
     with ExitStack() as opened:
         sockets = []
         for _, group in groupby(endpoints, key=lambda endpoint: endpoint.word):
-            sockets += _open_any(list(group), opened)
+            sockets += _open_any(list(group), opened, opening_files)
         yield sockets
 
 
@@ -46,13 +51,13 @@ def url_of(listener: socket.socket, *, is_tls: bool) -> str:
     return f"http{'s' if is_tls else ''}://{host}:{address[1]}/"
 
 
-def _open_any(endpoints: list[Endpoint], opened: ExitStack) -> list[socket.socket]:
+def _open_any(endpoints: list[Endpoint], opened: ExitStack, opening_files: OpeningAs) -> list[socket.socket]:
     """The sockets of one word: at least one of its addresses exists."""
     sockets: list[socket.socket] = []
     absent: NettopError | None = None
     for endpoint in endpoints:
         try:
-            sockets.append(_open(endpoint, opened))
+            sockets.append(_open(endpoint, opened, opening_files))
         except OSError as error:
             failure = _failure(endpoint, error)
             if error.errno not in _ABSENT:
@@ -63,11 +68,16 @@ def _open_any(endpoints: list[Endpoint], opened: ExitStack) -> list[socket.socke
     return sockets
 
 
-def _open(endpoint: Endpoint, opened: ExitStack) -> socket.socket:
+def _open(endpoint: Endpoint, opened: ExitStack, opening_files: OpeningAs) -> socket.socket:
     listener = opened.enter_context(socket.socket(endpoint.family, socket.SOCK_STREAM))
     if isinstance(endpoint.address, str):
-        _bind_path(listener, endpoint.address)
-        opened.callback(_remove, endpoint.address, os.lstat(endpoint.address))
+        with opening_files():
+            try:
+                _bind_path(listener, endpoint.address)
+                made = os.lstat(endpoint.address)
+            except OSError as error:
+                raise _failure(endpoint, error) from error
+        opened.callback(_remove, endpoint.address, made, opening_files)
     else:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoint.family == socket.AF_INET6:
@@ -107,9 +117,9 @@ def _remove_stale(path: str) -> None:
     os.unlink(path)
 
 
-def _remove(path: str, made: os.stat_result) -> None:
+def _remove(path: str, made: os.stat_result, opening_files: OpeningAs) -> None:
     # By now nettop may not be allowed to; another nettop may have replaced it.
-    with suppress(OSError):
+    with suppress(OSError, NettopError), opening_files():
         if os.path.samestat(os.lstat(path), made):
             os.unlink(path)
 

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Called through sudo nettop opens what the command line names as who called it: root's files stay root's own."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer
+
+from nettop.cli import app
+from nettop.errors import ExitCode
+from nettop.settings import SYSTEM_FLOWS_DIR
+
+from .command import NETTOP, Running, mounted, nettop
+from .lab import until
+from .test_privileges import users
+
+pytestmark = pytest.mark.kernel
+
+CALLER = 1
+"""A user of every Linux, whom nettop does not become by itself."""
+NAME = "daemon"
+SUDO = {**os.environ, "SUDO_UID": str(CALLER), "SUDO_GID": str(CALLER)}
+SECRET = "only root may know this"
+DEADLINE_S = 20.0
+
+WRITTEN, READ, DIRECTORY, MADE_SOCKET, USED_SOCKET = (
+    "written",
+    "read",
+    "directory",
+    "made socket",
+    "used socket",
+)
+_SERVED = ("serve", "--lenses", "drops", "--listen", "127.0.0.1:0")
+_COLLECTED = (
+    "collect", "--listen", "127.0.0.1:0", "--query-listen", "127.0.0.1:0", "--data-dir", "{home}/flows",
+)  # fmt: skip
+_COUNTED = ("flows", "sql", "SELECT 1")
+
+NAMED = {
+    ("log", "--log-dir"): (DIRECTORY, "log", "--log-dir", "{path}"),
+    ("export", "file"): (WRITTEN, "export", "cpu.stacks", "--format", "folded", "--duration", "0.1", "{path}"),
+    ("run", "--output"): (WRITTEN, "run", "--output", "{path}", "--", "true"),
+    ("doctor", "--bundle"): (WRITTEN, "doctor", "--only", "host", "--bundle", "{path}"),
+    ("serve", "--listen"): (MADE_SOCKET, "serve", "--lenses", "drops", "--listen", "unix:{path}"),
+    ("serve", "--token-file"): (READ, *_SERVED, "--token-file", "{path}"),
+    ("serve", "--cert"): (READ, *_SERVED, "--cert", "{path}", "--key", "{home}/key"),
+    ("serve", "--key"): (READ, *_SERVED, "--cert", "{home}/key", "--key", "{path}"),
+    ("collect", "--data-dir"): (DIRECTORY, "collect", "--query-listen", "none", "--data-dir", "{path}"),
+    ("collect", "--query-listen"): (MADE_SOCKET, *_COLLECTED, "--query-listen", "unix:{path}"),
+    ("collect", "--token-file"): (READ, *_COLLECTED, "--token-file", "{path}"),
+    ("collect", "--cert"): (READ, *_COLLECTED, "--cert", "{path}", "--key", "{home}/key"),
+    ("collect", "--key"): (READ, *_COLLECTED, "--cert", "{home}/key", "--key", "{path}"),
+    ("collect", "--networks"): (READ, *_COLLECTED, "--networks", "{path}"),
+    ("collect", "--interfaces"): (READ, *_COLLECTED, "--interfaces", "{path}"),
+    ("flows", "--data-dir"): (DIRECTORY, *_COUNTED, "--data-dir", "{path}"),
+    ("flows", "--collector"): (USED_SOCKET, *_COUNTED, "--collector", "unix:{path}"),
+    ("nettop", "--collector"): (USED_SOCKET, "--view", "flows", "--table", "--once", "--collector", "unix:{path}"),
+    ("log", "--collector"): (
+        USED_SOCKET, "log", "--lens", "flows", "--log-dir", "none", "--collector", "unix:{path}",
+    ),
+    ("serve", "--collector"): (USED_SOCKET, *_SERVED, "--lenses", "flows", "--collector", "unix:{path}"),
+}  # fmt: skip
+"""What is done with a path that a parameter of a command names, and a command line with it."""
+
+LEVELS = ("root/there", "link", "folder/there", "up/root/there")
+"""A target of root's, and links to it: the file itself, its directory, and the directory that this is in."""
+
+NO_FILES = {
+    "--", "-- COMMAND [ARGUMENTS]", "A,B,C", "[-]COLUMN", "[ADDRESS:]PORT", "[sql QUERY]", "GROUP", "HOOK=NAME",
+    "HOST:PORT[,…]/TOPIC", "HZ", "LENS[.TABLE]", "N", "NAME", "NAME=N", "NAME=PORT[/PROTO]", "PART", "PERCENT", "PID",
+    "PORT", "PREFIX", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
+    "folded|speedscope|svg", "native|generic|off", "on|off",
+    "process|remote|network|port|container|netns|state", "table|csv|jsonl", "text|json", "text|jsonl",
+}  # fmt: skip
+"""The kinds of values that are no paths. The command of `nettop run` is the caller's own."""
+NO_PATH_IN_URL = {("collect", "--clickhouse")}
+
+
+class Place(NamedTuple):
+    """Where the caller's directory is, and beside it one of root's, with what the options name in it."""
+
+    home: Path
+    root: Path
+
+    def words(self, line: tuple[str, ...], path: str) -> list[str]:
+        """A command line, with that path below the caller's directory or above it."""
+        whole = self.root.parent / path if path.startswith("root/") else self.home / path
+        return [word.format(path=whole, home=self.home) for word in line]
+
+    def state(self) -> dict[str, tuple[object, ...]]:
+        """Everything that root owns here: owner, mode, size and when it was changed."""
+        paths = (self.root, *self.root.rglob("*"))
+        return {str(path): (*status(path), path.read_bytes() if path.is_file() else None) for path in paths}
+
+
+def status(path: Path) -> tuple[int, ...]:
+    """What differs once somebody has written there."""
+    now = path.lstat()
+    return now.st_uid, now.st_gid, now.st_mode, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """The directories, and the caller's links into root's."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        above = Path(there)
+        above.chmod(0o755)
+        made = Place(above / "home", above / "root")
+        for folder in made:
+            folder.mkdir(mode=0o755)
+        (made.home / "link").symlink_to(made.root / "there")
+        (made.home / "folder").symlink_to(made.root)
+        (made.home / "up").symlink_to(above)
+        (made.home / "key").write_text("no key")
+        for path in (made.home, *made.home.iterdir()):
+            os.lchown(path, CALLER, CALLER)
+        yield made
+
+
+def test_every_path_is_tried() -> None:
+    """Each parameter of a command that may name a path is in the table, and nothing else is."""
+    root = typer.main.get_command(app)
+    commands = {"nettop": root, **root.commands}  # type: ignore[attr-defined]
+    values = {
+        (command, param.opts[0]): param.metavar
+        for command, parsed in commands.items()
+        for param in parsed.params
+        if not getattr(param, "is_flag", False)
+    }
+    assert {name for name, kind in values.items() if kind not in NO_FILES} - NO_PATH_IN_URL == NAMED.keys()
+
+
+def tried(place: Place, words: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Runs it as a sudoer does, and makes sure that nothing of root's has changed or been shown."""
+    before = place.state()
+    done = nettop(*words, env=SUDO, cwd=place.home, deadline_s=DEADLINE_S)
+    assert place.state() == before
+    assert SECRET not in done.stdout + done.stderr
+    return done
+
+
+def assert_refused_to_caller(done: "subprocess.CompletedProcess[str]") -> None:
+    """The error says who may not do it, and what to do."""
+    assert done.returncode == ExitCode.PERMISSION, done.stderr
+    assert f"(nettop opens it as {NAME}, who called sudo)" in done.stderr
+    assert "sudo env -u SUDO_UID nettop" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def named(*kinds: str) -> list[tuple[str, ...]]:
+    """The command lines in which a path is used like this."""
+    return [pytest.param(line, id=" ".join(name)) for name, (kind, *line) in NAMED.items() if kind in kinds]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", LEVELS)
+@pytest.mark.parametrize("line", named(WRITTEN))
+def test_a_file_is_not_written(line: tuple[str, ...], path: str, place: Place) -> None:
+    """Neither one of root's that is there, nor a new one in a directory of root's."""
+    assert_refused_to_caller(tried(place, place.words(line, path)))
+    (place.root / "there").write_text("precious")
+    assert_refused_to_caller(tried(place, place.words(line, path)))
+
+
+@pytest.mark.parametrize("path", LEVELS)
+@pytest.mark.parametrize("line", named(READ))
+def test_a_file_is_not_read(line: tuple[str, ...], path: str, place: Place) -> None:
+    """One that only root may read stays unread."""
+    (place.root / "there").write_text(SECRET)
+    (place.root / "there").chmod(0o600)
+    assert_refused_to_caller(tried(place, place.words(line, path)))
+
+
+@pytest.mark.parametrize("path", LEVELS)
+@pytest.mark.parametrize("line", named(DIRECTORY))
+def test_a_directory_is_not_used(line: tuple[str, ...], path: str, place: Place) -> None:
+    """Nothing is made in a directory of root's, and no directory in one."""
+    (place.root / "there" / "data").mkdir(parents=True)
+    (place.root / "there" / "data").chmod(0o700)
+    assert_refused_to_caller(tried(place, place.words(line, path)))
+    if line[0] != "flows":  # which makes none
+        (place.root / "there" / "data").rmdir()
+        (place.root / "there").rmdir()
+        assert_refused_to_caller(tried(place, place.words(line, path)))
+
+
+@pytest.mark.parametrize("path", LEVELS)
+@pytest.mark.parametrize("line", named(MADE_SOCKET))
+def test_a_socket_is_not_made(line: tuple[str, ...], path: str, place: Place) -> None:
+    """No socket appears in a directory of root's, and none of root's is replaced."""
+    for is_there in (False, True):
+        if is_there:
+            left_socket(place.root / "there")
+        done = tried(place, place.words(line, path))
+        if path == "link":  # which is in the caller's own directory, and is not followed
+            assert done.returncode == ExitCode.FAILURE
+            assert "exists and is not a socket" in done.stderr
+        else:
+            assert_refused_to_caller(done)
+
+
+def left_socket(path: Path) -> None:
+    """The file of a socket whose process has gone."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+
+@pytest.mark.parametrize("path", LEVELS)
+@pytest.mark.parametrize("line", named(USED_SOCKET))
+def test_a_socket_of_roots_is_not_used(line: tuple[str, ...], path: str, place: Place) -> None:
+    """Nobody connects to a socket that only root may use."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place.root / "there"))
+        (place.root / "there").chmod(0o600)
+        listener.listen()
+        if line[0] == "flows":
+            assert_refused_to_caller(tried(place, place.words(line, path)))
+        else:
+            with Running(*place.words(line, path), env=SUDO, cwd=place.home) as running:
+                until(
+                    lambda: "serving at" in running.errors() or running.process.poll() is not None,
+                    "it has asked for the collector",
+                )
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_completion_is_not_installed_in_somebodys_home(place: Place) -> None:
+    """Root would write through a link in the home directory that sudo may have kept."""
+    (place.root / "there").write_text("precious")
+    (place.home / ".bashrc").symlink_to(place.root / "there")
+    before = place.state()
+    environment = SUDO | {"HOME": str(place.home), "SHELL": "/bin/bash"}
+    done = nettop("--install-completion", env=environment)
+    assert (done.returncode, "leave out sudo" in done.stderr) == (ExitCode.USAGE, True)
+    assert place.state() == before
+
+
+def test_an_impossible_caller(place: Place) -> None:
+    """What names no user opens no files."""
+    for words in (place.words(line, "root/there") for kind, *line in NAMED.values() if kind == WRITTEN):  # type: ignore[arg-type]
+        done = nettop(*words, env=SUDO | {"SUDO_UID": "x"}, deadline_s=DEADLINE_S)
+        assert (done.returncode, "no user SUDO_UID=x" in done.stderr) == (ExitCode.PERMISSION, True)
+    assert list(place.root.iterdir()) == []
+
+
+def test_the_remedy(place: Place) -> None:
+    """Without SUDO_UID nettop is root's own, and writes where root may."""
+    line = NAMED["run", "--output"][1:]
+    done = subprocess.run(
+        ["env", "-u", "SUDO_UID", NETTOP, *place.words(line, "root/there")], env=SUDO, check=False
+    )
+    assert done.returncode == 0
+    assert (place.root / "there").read_text().startswith("nettop:")
+
+
+def test_files_are_read_again_as_who_named_them(place: Place) -> None:
+    """A link to root's file in the token's place, and SIGHUP: the token stays what it was."""
+    token = place.home / "token"
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+    os.chown(token, CALLER, CALLER)
+    (place.root / "there").write_text("f" * 32)
+    (place.root / "there").chmod(0o600)
+    with Running(*_SERVED, "--token-file", str(token), env=SUDO, cwd=place.home) as running:
+        until(lambda: "serving at" in running.errors(), "nettop serves")
+        token.unlink()
+        token.symlink_to(place.root / "there")
+        os.kill(running.pid, signal.SIGHUP)
+        until(lambda: "stays in use" in running.errors(), "it has tried to read the token again")
+        assert running.end() == 0
+        assert f"cannot read the token file {token}: permission denied" in running.errors()
+
+
+@pytest.fixture
+def system_flows() -> tuple[str, ...]:
+    """Starts what follows where the collector's own directory does not exist yet."""
+    pytest.importorskip("chdb")
+    Path(SYSTEM_FLOWS_DIR).parents[1].mkdir(parents=True, exist_ok=True)
+    return mounted(f"mount -t tmpfs tmpfs {Path(SYSTEM_FLOWS_DIR).parents[1]}")
+
+
+def test_the_collectors_own_directory(place: Place, system_flows: tuple[str, ...]) -> None:
+    """Nobody has named it: its owner is neither who called sudo nor root. What is named is read once, as the caller."""
+    networks = place.home / "networks.csv"
+    networks.write_text("network,name\n192.0.2.0/24,office\n")
+    for path in (networks, place.home):
+        path.chmod(0o755)
+        os.chown(path, CALLER, CALLER)
+    words = ("collect", "--listen", "127.0.0.1:0", "--query-listen")
+    with Running(
+        *words, "none", "--networks", str(networks), around=system_flows, env=SUDO, cwd=place.home
+    ) as running:
+        until(lambda: "receiving at" in running.errors(), "it collects", 60)
+        ((uid, *_),) = users(running.pid)
+        assert uid not in (0, CALLER)
+        networks.unlink()
+        networks.symlink_to(place.root)
+        os.kill(running.pid, signal.SIGHUP)
+        assert running.end() == 0
+        assert "networks" not in running.errors()
+    with Running(*words, f"unix:{place.home}/s", around=system_flows, env=SUDO, cwd=place.home) as running:
+        assert running.wait() == ExitCode.USAGE
+        assert f"it would not be made as {NAME}, who called sudo" in running.errors()
+    assert not (place.home / "s").exists()
