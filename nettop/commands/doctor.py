@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from nettop.commands.invoker import User, acting_as, invoking_user, opening_as, owner_of_files
 from nettop.commands.options import checked_word, completing, mechanism_option, option, parse_mechanisms
-from nettop.commands.privilege import why_still_root
+from nettop.commands.privilege import become_user, why_still_root
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import undisturbed
 from nettop.snapshots import lenses
@@ -76,8 +77,9 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
     path = None if options.bundle is None else Path(options.bundle)
     user = invoking_user() if path is None else owner_of_files(path)
     settings = DoctorSettings(parts, not options.no_traffic, mechanisms, as_json, why_still_root(user) or "")
+    drop_privileges = partial(become_user, user) if source_of is None else None
     with nullcontext() if path is None else _new_file(path, user) as bundle:
-        return run_doctor(settings, source_of or probe_of, sys.stdout, bundle)
+        return run_doctor(settings, source_of or probe_of, sys.stdout, bundle, drop_privileges)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def opened_session(
     with ExitStack() as resources:
         if rights.program_statistics:
             options["open_statistics"] = _open_statistics(resources)
-        _become_user(rights.user)
+        become_user(rights.user)
         drop_privileges = partial(_drop_privileges, rights, resources=resources)
         with Session(interval_s, probe_of, drop_privileges=drop_privileges, **options) as session:
             privileges.keep_only(privileges.NOTHING)
@@ -95,7 +95,7 @@ def give_up_privileges(user: User | None) -> None:
     from nettop.kernel import privileges
 
     _refuse_to_stay_root(user)
-    _become_user(user)
+    become_user(user)
     privileges.keep_only(privileges.NOTHING)
 
 
@@ -158,7 +158,7 @@ def _why_not_become(user: User) -> str | None:
     return None
 
 
-def _become_user(user: User | None) -> None:
+def become_user(user: User | None) -> None:
     """Become the user, where that is possible, and keep only the capabilities that starting takes."""
     from nettop.kernel import privileges
 

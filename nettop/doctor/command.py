@@ -36,10 +36,17 @@ class DoctorSettings:
 
 
 def run_doctor(
-    settings: DoctorSettings, source_of: Callable[[str], Source], stdout: TextIO, bundle: BinaryIO | None
+    settings: DoctorSettings,
+    source_of: Callable[[str], Source],
+    stdout: TextIO,
+    bundle: BinaryIO | None,
+    drop_privileges: Callable[[], None] | None = None,
 ) -> ExitCode:
-    """Examine and write the report, while there is one thread only. Raises NettopError where it cannot be written."""
-    report = make_report(settings, source_of)
+    """Examine and write the report, while there is one thread only. Raises NettopError where it cannot be written.
+
+    `drop_privileges` drops what lenses do not need; the host is examined before that.
+    """
+    report = make_report(settings, source_of, drop_privileges)
     with _writing("the output"):
         if settings.as_json:
             stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
@@ -64,7 +71,11 @@ def _writing(what: str) -> Iterator[None]:
         raise NettopError(f"{what} cannot be written: {error.strerror}") from error
 
 
-def make_report(settings: DoctorSettings, source_of: Callable[[str], Source]) -> Report:
+def make_report(
+    settings: DoctorSettings,
+    source_of: Callable[[str], Source],
+    drop_privileges: Callable[[], None] | None = None,
+) -> Report:
     """Examine the chosen parts. Raises UsageError for a mechanism that does not exist."""
     parts = settings.parts
     chosen = [lens for lens in lenses() if not parts or lens.id in parts]
@@ -72,12 +83,14 @@ def make_report(settings: DoctorSettings, source_of: Callable[[str], Source]) ->
     results: list[SelfTestResult] = []
     with ExitStack() as cleanup:
         cleanup.callback(_progress, "")
-        # First of all, since processes are forked for it.
-        paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
         checks: list[Check] = []
         if not parts or "host" in parts:
             _progress("examining the host")
             checks += [*host_checks(), *check_stays_root(settings.stays_root)]
+        if drop_privileges is not None:
+            drop_privileges()
+        # Before the first lens, since processes are forked for it.
+        paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
         for lens in chosen:
             _progress(f"attaching {lens.id}{', and sending traffic' if settings.traffic else ''}")
             report, compared = examine(lens, source_of, paths, settings.mechanisms)

@@ -2,6 +2,7 @@
 """As whom nettop runs, with which rights, and that everything goes on to work when the others are given up."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -27,11 +28,12 @@ from nettop.kernel.privileges import (
     LOADING_NET,
     LOOKING,
     NOTHING,
+    STARTING,
 )
 from nettop.kernel.program import Loader
 
 from . import traffic
-from .command import JSON, NETTOP, Running, complaints, in_namespaces, nettop, rows_in
+from .command import JSON, NETTOP, Running, complaints, in_namespaces, living, nettop, rows_in
 from .lab import PATIENCE, Lab, Worker, until
 from .terminal import Terminal
 from .test_drops import REASONS_OF_DROPS
@@ -175,6 +177,23 @@ def test_run_is_who_the_command_is(environment: dict[str, str] | None, user: Use
         assert users(running.pid) == {user}
         assert kept(running.pid) == []
         assert running.end(signal.SIGTERM) == 9
+
+
+@pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
+def test_doctor_keeps_what_starting_lenses_takes(environment: dict[str, str] | None, user: User) -> None:
+    """It examines lenses, and its traffic is sent, as who called sudo; it still finds that everything works."""
+    with Running("doctor", "--only", "connections", "--format", "json", env=environment) as running:
+        # Its first children send the traffic.
+        children = until(
+            lambda: [pid for pid, parent, _ in living() if parent == running.pid],
+            "it is about to send traffic",
+        )
+        for pid in (running.pid, *children):
+            assert users(pid) == {user}
+            assert all(capabilities <= STARTING for _, capabilities in threads(pid))
+        assert running.wait(60) == 0, running.errors()
+        report = json.loads(running.text())
+    assert {result["ok"] for result in report["self_test"]} == {True}
 
 
 @pytest.fixture
