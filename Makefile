@@ -13,7 +13,6 @@ pytest := $(bin)/python -B -m pytest
 pytest_parallel := $(pytest) --numprocesses 4
 # One after the other, since they measure the machine; without plugins that no kernel test needs.
 pytest_kernel := $(pytest) -p no:cacheprovider -p no:syrupy -p no:textual-snapshot -p no:xdist
-SUITE := bookworm
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -115,8 +114,9 @@ bench-totals: ## totals and rates beside what programs moved, 2,000 connections 
 bench-udp: ## what counting UDP costs; root, cc
 	$(as_root) $(bin)/python -B bench/udp.py
 
-fresh-root: ## install and test in a fresh Debian 12, or SUITE=trixie; root
-	$(as_root) scripts/fresh-root.sh --suite $(SUITE)
+fresh-root: ## install and test in fresh Debian 12 and 13, as root and as a user with sudo; root
+	for suite in bookworm trixie; do for user in root user; do \
+	  $(as_root) scripts/fresh-root.sh --suite $$suite --as $$user || exit; done; done
 
 clean: ## caches and built files, not .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache snapshot_report.html

@@ -20,14 +20,15 @@ readonly script checkout cache
 
 usage() {
   cat <<'HELP'
-Usage: sudo scripts/fresh-root.sh [--suite SUITE] [--worktree] [--core | --no-tests] [--shell]
+Usage: sudo scripts/fresh-root.sh [--suite SUITE] [--as USER] [--worktree] [--core | --no-tests] [--shell]
 
 Makes a fresh Debian in a temporary folder, clones this checkout's HEAD into it, runs README's two commands
-there without sudo, and has `nettop --table -d --once` show a connection that is really open.
+there, and has `nettop --table -d --once` show a connection that is really open.
 This machine's package mirror, pip configuration and certificates are handed on. Where its apt lists have no
 mirror of Debian that is DEBIAN_MIRROR, else what debootstrap takes by itself.
 
   --suite SUITE  which Debian: bookworm (12, the default), trixie (13) or a later one
+  --as USER      who types the commands: root, on a system without sudo (the default), or user, who may run sudo
   --worktree     the files as they are, instead of HEAD
   --core         make test-core instead of make test
   --no-tests     only the first of the two commands
@@ -48,10 +49,15 @@ fail() {
 
 main() {
   local source=head tests=all shell=false
-  suite=bookworm
+  suite=bookworm user=root
   while (($#)); do
     case $1 in
       --suite) suite=${2:?needs a name} && shift ;;
+      --as)
+        user=${2-}
+        [[ $user == root || $user == user ]] || code=2 fail '--as needs root or user.'
+        shift
+        ;;
       --worktree) source=worktree ;;
       --core) tests=core ;;
       --no-tests) tests=no ;;
@@ -72,7 +78,7 @@ main() {
   trap 'exit 143' TERM HUP
   make_debian
   copy_the_sources_from_"$source"
-  unshare --mount --propagation private "$script" inner "$root" "$suite" $tests $shell
+  unshare --mount --propagation private "$script" inner "$root" "$suite" "$user" $tests $shell
   say 'The fresh root passed.'
 }
 
@@ -118,7 +124,7 @@ copy_the_sources_from_worktree() {
 inner() {
   root=$1
   suite=$2
-  local tests=$3 shell=$4 commands
+  local user=$3 tests=$4 shell=$5 commands words='s/sudo //g'
   mount_the_kernels_filesystems
   hand_on_apt
   hand_on_network
@@ -128,7 +134,11 @@ inner() {
   printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # no package starts a daemon here
   chmod +x "$root/usr/sbin/policy-rc.d"
 
-  mapfile -t commands < <(sed -n 's/^ *sudo \(scripts\/install-deps\.sh.* && .*\)/\1/p' "$root$where/README.md" | sed 's/sudo //g')
+  if [[ $user == user ]]; then
+    become_a_user_with_sudo
+    words=''
+  fi
+  mapfile -t commands < <(grep -E '^ *sudo scripts/install-deps\.sh.* && ' "$root$where/README.md" | sed "$words")
   ((${#commands[@]} == 2)) || fail "README.md has ${#commands[@]} commands with install-deps.sh, not two."
 
   say "README: ${commands[0]}"
@@ -224,8 +234,24 @@ hand_on_local_paths() {
   done
 }
 
+# Who runs what runs in the root, and how that user gets root's rights.
+home=/srv
+become=()
+sudo=''
+
+become_a_user_with_sudo() {
+  say 'A user who may run sudo'
+  in_root 'apt-get -qq update && apt-get -qq install -y --no-install-recommends sudo >/dev/null && useradd --create-home user'
+  cat >"$root/etc/sudoers.d/user" <<'SUDOERS'
+user ALL=(ALL) NOPASSWD: ALL
+Defaults env_keep += "PIP_* *_proxy SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE"
+SUDOERS
+  in_root 'chown -R user: .'
+  home=/home/user become=(--userspec=user) sudo=sudo
+}
+
 in_root() {
-  chroot "$root" /usr/bin/env -i HOME=/srv LANG=C.UTF-8 TERM="${TERM:-linux}" "${environment[@]}" \
+  chroot "${become[@]}" "$root" /usr/bin/env -i HOME="$home" LANG=C.UTF-8 TERM="${TERM:-linux}" "${environment[@]}" \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     bash -euo pipefail -c "cd $where; $1"
 }
@@ -252,7 +278,7 @@ accepted, _ = listener.accept()
 print(listener.getsockname()[1], flush=True)
 sys.stdin.read()'"; }
   read -r port <&"${peers[0]}"
-  output=$(in_root 'nettop --table -d --once')
+  output=$(in_root "$sudo nettop --table -d --once")
   to_peers=${peers[1]}
   exec {to_peers}>&-
   printf '%s\n' "$output"
@@ -263,14 +289,15 @@ sys.stdin.read()'"; }
 scrape_it() {
   say 'nettop serve, and a scrape'
   # shellcheck disable=SC2016  # expanded inside
-  in_root 'nettop serve --listen 127.0.0.1:0 2>/tmp/serving & server=$!
-    until grep -q "serving at" /tmp/serving; do kill -0 $server || { cat /tmp/serving; exit 1; }; sleep 0.1; done
+  in_root "sudo=$sudo"'
+    $sudo nettop serve --listen 127.0.0.1:0 2>/tmp/serving & server=$!
+    until grep -q "serving at" /tmp/serving; do $sudo sh -c "kill -0 $server" || { cat /tmp/serving; exit 1; }; sleep 0.1; done
     python3 -c "
 import sys, urllib.request
 for path in (\"\", \"metrics\", \"api/v1/connections\", \"api/openapi.json\"):
     with urllib.request.urlopen(sys.argv[1] + path, timeout=30) as answer:
         print(answer.status, len(answer.read()), \"bytes of /\" + path)" "$(grep -o "http://.*/" /tmp/serving)"
-    kill $server; wait $server' || fail "nettop serve: $(tail -n 5 "$root/tmp/serving")"
+    $sudo sh -c "kill $server"; wait $server' || fail "nettop serve: $(tail -n 5 "$root/tmp/serving")"
 }
 
 if [[ ${1-} == inner ]]; then

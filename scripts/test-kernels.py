@@ -77,12 +77,14 @@ def main() -> int:
         kernels = [(name, vmlinuz_of(name)) for name in options.kernels]
         with work_folder() as work:
             tests = [*core_files(work / "copy"), *(["-k", options.tests] if options.tests else [])]
+            flaky: dict[str, dict[str, str]] = {}
             try:
-                for kernel in kernels:
-                    run_patiently(Kernel(*kernel, work, options.limit * 60), tests)
+                for name, vmlinuz in kernels:
+                    flaky[name] = run_patiently(Kernel(name, vmlinuz, work, options.limit * 60), tests)
             finally:
                 runs = [read_run(name, work / "results" / name) for name in options.kernels]
                 report(runs, work, options)
+                report_flaky(flaky)
     except Stop as stop:
         print(f"test-kernels: {stop}", file=sys.stderr)
         return stop.status
@@ -212,22 +214,26 @@ class Kernel:
         return self.work / "results" / self.name
 
 
-def run_patiently(kernel: Kernel, tests: list[str]) -> None:
+def run_patiently(kernel: Kernel, tests: list[str]) -> dict[str, str]:
     """Run the tests on one kernel. What failed in a virtual machine runs once more, in a new one and within the same
     limit, since under emulation, on a busy host, a deadline may pass; what failed first is reported all the same. A
-    machine that died is begun anew: emulated CPUs now and then run into what another one is just patching (int3)."""
+    machine that died is begun anew: emulated CPUs now and then run into what another one is just patching (int3).
+    Returns what failed and then passed, with the reason."""
     deadline = time.monotonic() + kernel.limit_s
     run = run_on(kernel, tests, deadline)
+    failed: dict[str, str] = {}
     for number in range(1, BOOTS):
         if run.passed or kernel.vmlinuz is None or time.monotonic() > deadline:
-            return
+            break
         has_failed = run.ended
+        failed |= run.failures or {"doctor" if has_failed else "the machine": run.summary}
         say(
             f"{kernel.name:>7}: {'once more what failed' if has_failed else 'died, once more from its start'}"
         )
         run = run_on(kernel, list(run.failures) if has_failed else tests, deadline, (number, run))
         if has_failed:
-            return
+            break
+    return {test: why for test, why in failed.items() if run.passed}
 
 
 def run_on(kernel: Kernel, tests: list[str], deadline: float, before: tuple[int, Run] | None = None) -> Run:
@@ -346,6 +352,13 @@ def report(runs: list[Run], work: Path, options: argparse.Namespace) -> None:
             shutil.rmtree(options.keep / results.name, ignore_errors=True)
             shutil.copytree(results, options.keep / results.name, ignore=NOT_COPIED)
         print(f"Consoles, JUnit XML and doctor's reports are in {options.keep}.")
+
+
+def report_flaky(flaky: dict[str, dict[str, str]]) -> None:
+    """Report what failed and then passed, a line each."""
+    for name, failures in flaky.items():
+        for test, why in failures.items():
+            print(f"FLAKY on {name}: {test}: {in_short(why)}")
 
 
 def last_words(console: Path) -> str:

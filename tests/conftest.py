@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from .expected_skips import ONLY_HERE, unexpected
+
 # readline, which pytest imports, sets both in the environment of every child, behind the back of os.environ.
 for size in ("COLUMNS", "LINES"):
     os.environ.pop(size, None)
@@ -16,6 +18,18 @@ for size in ("COLUMNS", "LINES"):
 
 settings.register_profile("nettop", deadline=None)
 settings.load_profile("nettop")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where only expected reasons count, fails for a test that was skipped for another one."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get(ONLY_HERE) or terminal is None:
+        return
+    skipped = terminal.stats.get("skipped", [])
+    if reasons := unexpected(report.longrepr[2].removeprefix("Skipped: ") for report in skipped):
+        terminal.section("skipped for reasons that are not in tests/expected_skips.py", red=True)
+        terminal.write_line("\n".join(reasons))
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

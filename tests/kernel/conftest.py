@@ -14,6 +14,10 @@ from .lab import PATIENCE, Lab, missing
 if TYPE_CHECKING:
     from .test_events import Watch
 
+# Tests are root's own, and say themselves who called sudo.
+for name in ("SUDO_USER", "SUDO_UID", "SUDO_GID"):
+    os.environ.pop(name, None)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what is marked `kernel` where this machine truly lacks something, and says what."""

@@ -63,7 +63,7 @@ def test_only_what_failed_is_tried_again(
     """A second try has the tests that failed, and not doctor, which passed; what failed first is reported."""
     first = results(1, ("test_fails", FAILURE), ("test_passes", ""))
     play(tmp_path, first, results(0, ("test_fails", ""), doctor=":"))
-    script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    flaky = script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
     requests = (tmp_path / "requests").read_text().splitlines()
     assert [line.split()[0] for line in requests] == ["yes", "no"]
     assert [line.split()[-1] for line in requests] == ["tests/kernel/test_x.py", FAILS]
@@ -72,6 +72,8 @@ def test_only_what_failed_is_tried_again(
     assert output[1].strip() == f"{FAILS}: AssertionError: it was 1"
     assert output[2].strip() == "6.1: once more what failed"
     assert output[3].startswith("    6.1: 6.1.0: 2 passed, doctor: 0 with try 2, in ")
+    script.report_flaky({"6.1": flaky})
+    assert capsys.readouterr().out == f"FLAKY on 6.1: {FAILS}: AssertionError: it was 1\n"
     assert script.read_run("6.1", tmp_path / "results" / "6.1").passed
 
 
@@ -79,7 +81,8 @@ def test_only_doctor_runs_again(script: ModuleType, tmp_path: Path) -> None:
     """Where no test failed but doctor did, none runs again."""
     first = results(0, ("test_passes", ""), doctor="echo 1 >doctor.status")
     play(tmp_path, first, "echo 0 >doctor.status")
-    script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    flaky = script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    assert flaky == {"doctor": "1 passed, doctor: 1"}
     assert (tmp_path / "requests").read_text().splitlines()[1:] == ["yes"]
     run = script.read_run("6.1", tmp_path / "results" / "6.1")
     assert (run.passed, run.summary) == (True, "1 passed, doctor: 0")
@@ -89,7 +92,8 @@ def test_only_doctor_runs_again(script: ModuleType, tmp_path: Path) -> None:
 def test_a_machine_that_died_is_tried_again_whole(script: ModuleType, tmp_path: Path, deaths: int) -> None:
     """Without a report nobody knows what is left to do; but what dies three times has failed."""
     play(tmp_path, *["rm release"] * deaths, results(0, ("test_passes", "")))
-    script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    flaky = script.run_patiently(kernel(script, tmp_path), ["tests/kernel/test_x.py"])
+    assert list(flaky) == (["the machine"] if deaths < 3 else [])
     requests = (tmp_path / "requests").read_text().splitlines()
     assert len(set(requests)) == 1
     assert len(requests) == min(deaths + 1, 3)

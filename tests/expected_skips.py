@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why tests may be skipped where the whole check runs. Any other reason fails it, as nothing would have been tested."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+ONLY_HERE = "EXPECTED_SKIPS_ONLY"
+"""The environment variable that has pytest fail where a test is skipped for another reason."""
+
+REASONS = {
+    r"^this kernel has no (vlan|qinq|gre|ipip) device": "it is built without them, and no other test needs them",
+    r"^this kernel has no netem": "it is built without it; a virtual machine has it",
+    r"\b(fexit|fentry|kretprobe|kprobe)/|^syscalls=": "no functions can be hooked; in a virtual machine they can",
+    r"^this kernel lets no program see UDP's reads": "as above",
+    r"CONFIG_IRQ_TIME_ACCOUNTING|PREEMPT_RT": "few kernels are built with it",
+    r"^capabilities held in a user namespace load no BPF programs$": "on any kernel",
+}
+"""What they say, and why that is accepted."""
+
+
+def unexpected(reasons: Iterable[str]) -> list[str]:
+    """The reasons that are in no list."""
+    return sorted({reason for reason in reasons if not any(re.search(known, reason) for known in REASONS)})
