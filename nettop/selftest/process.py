@@ -27,7 +27,7 @@ from nettop.selftest import veth
 TIMEOUT_S = 10.0
 """A command takes milliseconds; what takes longer than this has failed."""
 _MAX_MESSAGE_BYTES = 1 << 16
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _SO_MEMINFO, _SO_COOKIE = 55, 57
 _TOTAL_RETRANS_AT = 100
 """tcpi_total_retrans in struct tcp_info (include/uapi/linux/tcp.h)."""
@@ -108,6 +108,9 @@ def _serve(channel: socket.socket, name: str, parent: int) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+        # Without root, nettop finds a socket's owner only in /proc, as its user. Nobody gets capabilities by tracing a
+        # process that has them (cap_ptrace_access_check of security/commoncap.c).
+        _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
         commands = _Commands()
         while os.getppid() == parent and (message := channel.recv(_MAX_MESSAGE_BYTES)):
             command, *arguments = json.loads(message)
