@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.invoker import (
     User,
-    invoking_user,
+    caller,
     name_of,
     named_user,
     opening_as,
@@ -24,7 +24,7 @@ from nettop.commands.invoker import (
     owner_of_files,
 )
 from nettop.commands.options import checked_word, complete_list, option, size_bytes, whole
-from nettop.commands.privilege import give_up_privileges, refuse_root_for_caller
+from nettop.commands.privilege import give_up_privileges
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
 from nettop.settings import (
@@ -242,9 +242,7 @@ def start_collect(options: CollectOptions, _source_of: Callable[[str], Source] |
     with undisturbed():
         from nettop.serve.collect import opened_collector
 
-    named_by = invoking_user()
-    if named_by is not None:
-        refuse_root_for_caller()
+    named_by = caller()
     user = _owner(Path(settings.data_dir), named_by if options.data_dir is not None else None)
     if named_by is not None:
         _check_sockets(options.query_listen or (), named_by, user)

@@ -289,23 +289,23 @@ def system_flows() -> tuple[str, ...]:
 
 def test_the_collectors_own_directory(place: Place, system_flows: tuple[str, ...]) -> None:
     """Nobody has named it: its owner is neither who called sudo nor root. What is named is read once, as the caller."""
-    networks = place.home / "networks.csv"
-    networks.write_text("network,name\n192.0.2.0/24,office\n")
-    for path in (networks, place.home):
-        path.chmod(0o755)
-        os.chown(path, CALLER, CALLER)
+    token = place.home / "token"
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+    os.chown(token, CALLER, CALLER)
     words = ("collect", "--listen", "127.0.0.1:0", "--query-listen")
     with Running(
-        *words, "none", "--networks", str(networks), around=system_flows, env=SUDO, cwd=place.home
+        *words, "none", "--token-file", str(token), around=system_flows, env=SUDO, cwd=place.home
     ) as running:
         until(lambda: "receiving at" in running.errors(), "it collects", 60)
         ((uid, *_),) = users(running.pid)
         assert uid not in (0, CALLER)
-        networks.unlink()
-        networks.symlink_to(place.root)
         os.kill(running.pid, signal.SIGHUP)
+        until(
+            lambda: "are not read again as another user" in running.errors(),
+            "it does not read the token again",
+        )
         assert running.end() == 0
-        assert "networks" not in running.errors()
     with Running(*words, f"unix:{place.home}/s", around=system_flows, env=SUDO, cwd=place.home) as running:
         assert running.wait() == ExitCode.USAGE
         assert f"it would not be made as {NAME}, who called sudo" in running.errors()

@@ -21,6 +21,7 @@ from nettop.flows.columns import ADDED_COLUMNS, ADDRESS
 from nettop.flows.decode.options import InterfaceName
 from nettop.flows.enrichment.enrich import Enrichment, FlowSide
 from nettop.flows.enrichment.interfaces import Interface, InterfaceNames
+from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.mmdb import _read_nodes
 from nettop.flows.enrichment.networks import (
     Intervals,
@@ -690,6 +691,16 @@ def test_a_file_that_is_replaced_or_written_over(tmp_path: Path) -> None:
     assert files.check() == ([path], [])
     assert as_of(files.current, "10.0.0.1") == [3]
     assert files.check() == ([], [])
+
+
+@pytest.mark.parametrize(("rereads", "after"), [(True, 2), (False, 1)])
+def test_files_that_may_be_read_only_once(tmp_path: Path, *, rereads: bool, after: int) -> None:
+    """A change counts for nothing where another user reads than who has named the files."""
+    path = csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n")
+    files = LookupFiles([path], [], None, rereads=rereads)
+    csv_file(tmp_path, "network,asn\n10.0.0.0/8,2\n11.0.0.0/8,2\n")
+    assert files.check() == []
+    assert as_of(files.current().enrichment, "10.0.0.1") == [after]
 
 
 def test_a_file_that_breaks(tmp_path: Path) -> None:
