@@ -6,7 +6,9 @@
 bin := .venv/bin
 uid := $(shell id -u)
 # Raise only what needs root, and under `sudo make` leave no root-owned files in somebody's checkout.
-as_root := $(if $(filter-out 0,$(uid)),sudo)
+sudo := $(if $(filter-out 0,$(uid)),sudo)
+# As root itself: called through sudo, nettop opens files as who called it.
+as_root := $(sudo) env -u SUDO_UID
 as_user := $(if $(filter 0,$(uid)),$(if $(SUDO_USER),sudo -u $(SUDO_USER)))
 pytest := $(bin)/python -B -m pytest
 # More than there are CPUs: these tests wait most of their time.
@@ -18,7 +20,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## system packages, /opt/nettop and .venv
-	$(as_root) scripts/install-deps.sh --dev
+	$(sudo) scripts/install-deps.sh --dev
 
 test: lint test-pure test-kernel ## everything; the kernel part needs root and uses sudo
 
