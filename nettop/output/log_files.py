@@ -87,7 +87,8 @@ class LogFile:
         try:
             self.place.directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
             self._resolved = self.place.directory.resolve()
-            self._directory = _open_directory(self._resolved)
+            # By this name, as a directory above it may be one that cannot be searched.
+            self._directory = os.open(self.place.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._open()
         except OSError as error:
             remedy = "give --log-dir another directory, or none for the console only"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nettop.engine.session import Session
@@ -85,7 +86,8 @@ class Publications:
         self._wake()
 
     def _publish(self) -> None:
-        self._loop.call_soon_threadsafe(self._wake)
+        with suppress(RuntimeError):  # the loop has closed, while the session was about to publish
+            self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         # Whoever waits holds the old event; whoever comes later gets a new one.

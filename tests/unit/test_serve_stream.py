@@ -368,6 +368,17 @@ def _at(frame: Frame, second: int) -> Frame:
     return Frame(replace(frame.now, wall_ns=frame.now.wall_ns + step, boot_ns=frame.now.boot_ns + step))
 
 
+def test_a_reading_as_the_server_ends() -> None:
+    """Where the loop has closed while the session was about to publish, nothing fails."""
+
+    async def opened() -> Host:
+        return Host()
+
+    with asyncio.Runner() as runner:
+        host = runner.run(opened())
+    host.read("second", 2)
+
+
 def _ask_over(path: str, view: str) -> socket.socket:
     """A connection that has requested a stream, and does not read."""
     client = socket.socket(socket.AF_UNIX)
