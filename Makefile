@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-core test-kernels kernel-support generate bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -22,7 +22,7 @@ help: ## list the targets
 setup: ## system packages, /opt/nettop and .venv
 	$(sudo) scripts/install-deps.sh --dev
 
-test: lint test-pure test-kernel ## everything; the kernel part needs root and uses sudo
+test: lint test-pure test-kernel ## all but test-install, half an hour; the kernel part needs root and uses sudo
 
 lint: ## formats, types, layers, C and shell
 	$(as_user) $(bin)/ruff check .
@@ -42,7 +42,10 @@ test-screens: ## the screens against their screenshots; no root
 	$(as_user) $(pytest_parallel) -m 'not kernel' tests/screens
 
 test-kernel: ## real sockets on the running kernel; root
-	$(as_root) $(pytest_kernel) -m kernel
+	$(as_root) $(pytest_kernel) -m 'kernel and not install'
+
+test-install: ## scripts/install-deps.sh, killed at 20 moments too; root
+	$(as_root) $(pytest_kernel) -m 'kernel and install'
 
 test-core: ## what every Debian and every kernel has to pass; root
 	$(as_root) $(pytest_kernel) -m 'kernel and core'

@@ -23,7 +23,8 @@ usage() {
 Usage: sudo scripts/fresh-root.sh [--suite SUITE] [--as USER] [--worktree] [--core | --no-tests] [--shell]
 
 Makes a fresh Debian in a temporary folder, clones this checkout's HEAD into it, runs README's two commands
-there, and has `nettop --table -d --once` show a connection that is really open.
+there, has `nettop --table -d --once` show a connection that is really open, and kills the installer at random
+moments.
 This machine's package mirror, pip configuration and certificates are handed on. Where its apt lists have no
 mirror of Debian that is DEBIAN_MIRROR, else what debootstrap takes by itself.
 
@@ -147,7 +148,7 @@ inner() {
   see_a_real_connection
   scrape_it
   case $tests in
-    all) say "README: ${commands[1]}" && in_root "${commands[1]}" ;;
+    all) say "README: ${commands[1]}, and make test-install" && in_root "${commands[1]} && make test-install" ;;
     core) say "README: ${commands[1]%% && *}, and make test-core" && in_root "${commands[1]%% && *} && make test-core" ;;
   esac
   if $shell; then in_root 'exec bash -i'; fi

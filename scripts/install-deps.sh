@@ -6,12 +6,19 @@ set -euo pipefail
 
 # Root's own umask may be 077, and everyone must be able to read and run what is installed here.
 umask 022
+callers_path=$PATH
 # The distribution's tools first: neither its package scripts nor we want somebody's private python.
 export PATH="/usr/sbin:/usr/bin:/sbin:/bin:$PATH"
+# The causes of failures are recognized by their English messages.
+export LC_ALL=C.UTF-8
 
-readonly place=/opt/nettop
-# Says "unfinished", or what exactly is installed; without it the folder is not ours to touch.
-readonly mark=$place/.nettop-install
+readonly callers_path place=/opt/nettop
+# Each install is a release of its own, and `current` a link to the one that nettop runs from.
+readonly releases=$place/releases current=$place/current
+# Without one of them the folder is not ours to touch. The first is of installs without releases.
+readonly mark_without_releases=$place/.nettop-install mark=$place/.nettop-releases
+# In a release: of which checkout it is, and the SHA-256 of each file.
+readonly content=.nettop-content files=.nettop-files
 readonly exit_failure=1 exit_usage=2 exit_cannot=3 exit_permission=4
 
 script=$(readlink -f -- "${BASH_SOURCE[0]}")
@@ -26,6 +33,10 @@ for_kernels=false
 system_packages=true
 from_where=()          # pip options: where packages come from
 interpreter=''         # the Python that bcc is bound to
+release=''             # the folder of the release that is being made
+scratch=''             # a temporary folder
+child=''               # the command that runs now, leader of a process group
+words=''               # what the last command printed
 
 usage() {
   cat <<'HELP'
@@ -35,9 +46,11 @@ Usage: sudo scripts/install-deps.sh [--flows] [--dev] [--kernels] [--wheels DIR]
 
 Installs the distribution's bcc and libbpf, puts nettop into a virtual environment
 of its own in /opt/nettop, and links it as /usr/local/bin/nettop.
-Safe to run again: it does only what is missing, or upgrades to this checkout.
+Safe to run again: it does only what is missing, or upgrades to this checkout. Until
+the new nettop has run, the installed one stays as it is, even if this is killed.
 
-  --flows               also what nettop collect needs: the engine of its store, 800 MB
+  --flows               also what nettop collect needs: the engine of its store, 800 MB;
+                        upgrades keep it
   --dev                 also what the tests need, and an editable nettop in .venv
   --kernels             as --dev, and qemu and debootstrap for the tests on other kernels
                         and releases, and a browser for those of exports; their names are
@@ -50,7 +63,8 @@ Safe to run again: it does only what is missing, or upgrades to this checkout.
   --uninstall           remove /opt/nettop and the link; distribution packages stay
   -h, --help            this text
 
-Exit codes: 0 done, 1 failure, 2 usage, 3 this system cannot, 4 not root.
+Exit codes: 0 done, 1 failure, 2 usage, 3 this system cannot, 4 not root or not permitted,
+128 + N interrupted by signal N.
 HELP
 }
 
@@ -59,18 +73,140 @@ say() { printf '%s\n' "$*"; }
 fail() {
   local code=$1
   shift
+  [[ -z $step ]] || finish failed
   printf 'install-deps: %s\n' "$@" >&2
   exit "$code"
 }
 
-# A package manager's hundreds of lines matter only when it failed.
-quietly() {
-  local words
-  words=$("$@" 2>&1) || {
-    printf '%s\n' "$words" >&2
-    return 1
-  }
+# --- steps, and the commands in them --------------------------------------------------------------
+
+step=''
+step_number=0
+steps=0
+
+begin() {
+  step=$1
+  step_began=$SECONDS
+  step_number=$((step_number + 1))
+  if [[ -t 1 ]]; then show_step; fi
 }
+
+# On a terminal the line is written again each second.
+show_step() { printf '\r[%d/%d] %s … %s' $step_number $steps "$step" "${1:+$1, }$((SECONDS - step_began)) s"; }
+
+finish() {
+  local shown
+  shown=$(show_step "${1-}")
+  [[ -t 1 ]] || shown=${shown#$'\r'}
+  step=''
+  say "$shown"
+}
+
+# Runs a command, or a function of this script, that may take long; what it prints is in `words`. It runs in a process
+# group of its own, and here in the loop signals are handled while it does.
+run() {
+  local both output input line status
+  words=''
+  exec {both}<> <(:)
+  exec {output}<"/dev/fd/$both" {input}>"/dev/fd/$both" {both}>&-
+  set -m
+  "$@" >&"$input" 2>&1 </dev/null {input}>&- {output}<&- &
+  child=$!
+  set +m
+  exec {input}>&-
+  while true; do
+    status=0
+    IFS= read -r -t 1 -u "$output" line || status=$?
+    words+=$line
+    if ((status == 0)); then
+      words+=$'\n'
+    elif ((status < 128)); then
+      break
+    elif [[ -t 1 ]]; then
+      show_step
+    fi
+  done
+  exec {output}<&-
+  status=0
+  wait "$child" || status=$?
+  child=''
+  return $status
+}
+
+# Runs a short command that has no reason to fail but one of those in give_up.
+must() { words=$("$@" 2>&1) || give_up "$*" "${*: -1}"; }
+
+# Ends with the cause of a failure, as far as the last command named it.
+give_up() {
+  local what=$1 where=$2 code=$exit_failure cause
+  shift 2
+  case $words in
+    *'No space left on device'* | *'enough free space'*)
+      cause="no space is left for $where (free: $(free_space "$where"))."
+      set -- 'Free some space, then run again.'
+      ;;
+    *'Disk quota exceeded'*)
+      cause="the disk quota for $where is used up."
+      set -- 'Free some space, then run again.'
+      ;;
+    *'Read-only file system'*)
+      cause="$where is on a read-only file system."
+      set -- 'Mount it writable, then run again.'
+      ;;
+    *'emporary failure '* | *'ould not resolve'* | *'Name or service not known'* | *'Network is unreachable'* | \
+      *'No route to host'* | *'ould not connect'* | *'onnection refused'* | *'onnection timed out'* | \
+      *'Failed to establish a new connection'*)
+      cause='the network, or the server of the packages, cannot be reached.'
+      ;;
+    *'Permission denied'* | *'Operation not permitted'*)
+      cause="uid $EUID lacks a permission, perhaps in a container or on a network file system."
+      code=$exit_permission
+      ;;
+    *) cause='its last words are above.' ;;
+  esac
+  if [[ -n $step ]]; then finish failed; fi
+  tail -n 12 <<<"${words%$'\n'}" | sed 's/^/  /' >&2
+  fail $code "$what: $cause" "$@"
+}
+
+# Of the file system where a file is, or would be.
+free_space() { df -h --output=avail -- "$1" "$(dirname -- "$1")" / 2>/dev/null | sed -n '2s/ //gp'; }
+
+interrupted() {
+  local name=$1 code=$2
+  trap '' INT TERM HUP
+  [[ -z $step || ! -t 1 ]] || say ''
+  printf 'install-deps: interrupted by SIG%s; %s\n' "$name" "$(what_is_left)" >&2
+  if [[ -n $child ]]; then
+    kill -TERM -- "-$child" 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+    kill -KILL -- "-$child" 2>/dev/null || true
+  fi
+  exit "$code"
+}
+
+what_is_left() {
+  case $action in
+    install | wheels)
+      if is_current "$release"; then say 'nettop is installed.'; else say 'nettop is as it was before.'; fi
+      ;;
+    uninstall) say 'run it again to remove the rest.' ;;
+    make-wheels) say "$folder is not complete." ;;
+  esac
+}
+
+clean_up() {
+  [[ -z $scratch ]] || rm -rf -- "$scratch"
+  [[ -n $release ]] && ! is_current "$release" || return 0
+  rm -rf -- "$release"
+  # Where nothing was installed before, nothing stays.
+  if rmdir $releases 2>/dev/null; then
+    rm -f $mark
+    rmdir --ignore-fail-on-non-empty $place
+  fi
+}
+
+is_current() { [[ -n $1 && $1 -ef $current ]]; }
 
 read_options() {
   while (($#)); do
@@ -107,7 +243,10 @@ choose_action() {
 }
 
 need_root() {
-  ((EUID == 0)) || fail $exit_permission 'this installs for every user, so it needs root.' "Run: sudo $script $*"
+  local remedy="Run as root: $script $*"
+  ((EUID != 0)) || return 0
+  ! command -v sudo >/dev/null || remedy="Run: sudo $script $*"
+  fail $exit_permission 'this installs for every user, so it needs root.' "$remedy"
 }
 
 # Keep what says where packages come from; drop what says where they go or which modules are found.
@@ -145,34 +284,37 @@ home_of() { getent passwd "$1" | cut -d: -f6; }
 
 install_system_packages() {
   local manager missing
+  begin 'Distribution packages'
   if ! $system_packages; then
-    say 'Distribution packages: left alone, as asked.'
+    finish 'left alone'
     return
   fi
-  manager=$(package_manager)
+  choose_package_manager
   # shellcheck disable=SC2046  # package names are words
   mapfile -t missing < <(missing_with_"$manager" $(packages_for "$manager"))
   if ((${#missing[@]} == 0)); then
-    say 'Distribution packages: all there.'
+    finish 'all there'
     return
   fi
-  say "Distribution packages: installing ${missing[*]} with $manager."
-  quietly install_with_"$manager" "${missing[@]}" ||
-    fail $exit_failure "$manager could not install: ${missing[*]} (its words are above)." \
+  run install_with_"$manager" "${missing[@]}" ||
+    give_up "$manager could not install ${missing[*]}" /var \
       'If they are there under other names, run again with --no-system-packages.'
+  finish "${#missing[@]} installed with $manager"
 }
 
-package_manager() {
+choose_package_manager() {
   local ID='' ID_LIKE='' family
   # shellcheck source=/dev/null
   [[ ! -r /etc/os-release ]] || . /etc/os-release
   for family in $ID $ID_LIKE; do
     case $family in
-      debian | ubuntu) say apt && return ;;
-      fedora | rhel | centos) say dnf && return ;;
-      arch) say pacman && return ;;
-      suse | opensuse*) say zypper && return ;;
+      debian | ubuntu) manager=apt ;;
+      fedora | rhel | centos) manager=dnf ;;
+      arch) manager=pacman ;;
+      suse | opensuse*) manager=zypper ;;
+      *) continue ;;
     esac
+    return
   done
   fail $exit_cannot "no package list for this distribution (${ID:-no /etc/os-release})." \
     'nettop needs Python 3.11 or later with venv, the bcc module of that Python, and libbpf.' \
@@ -222,28 +364,37 @@ install_with_apt() {
   local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
   # A mirror in the middle of an update fails once; a broken third-party list must not stop us at all.
   "${apt[@]}" update || "${apt[@]}" update || true
-  "${apt[@]}" install -y --no-install-recommends "$@"
+  apt+=(install -y --no-install-recommends)
+  "${apt[@]}" --download-only "$@" && uninterrupted "${apt[@]}" "$@"
 }
 
-install_with_dnf() { dnf install -y --setopt=install_weak_deps=False "$@"; }
+# Ctrl-C waits for its end: a package manager that is stopped midway has to be repaired by hand.
+uninterrupted() {
+  trap '' INT TERM HUP
+  "$@"
+}
+
+install_with_dnf() { uninterrupted dnf install -y --setopt=install_weak_deps=False "$@"; }
 
 # Not -Sy: refreshing the lists without a full upgrade breaks an Arch system.
 install_with_pacman() {
-  pacman -S --needed --noconfirm "$@" || { say 'Bring the system up to date first: pacman -Syu' && false; }
+  uninterrupted pacman -S --needed --noconfirm "$@" ||
+    { say 'Bring the system up to date first: pacman -Syu' && false; }
 }
 
-install_with_zypper() { zypper --non-interactive install --no-recommends "$@"; }
+install_with_zypper() { uninterrupted zypper --non-interactive install --no-recommends "$@"; }
 
 # --- the interpreter ------------------------------------------------------------------------------
 
 find_the_interpreter_of_bcc() {
   local python too_old=''
+  begin 'Python of bcc'
   for python in $(system_pythons); do
     "$python" -I -c 'from bcc import BPF' 2>/dev/null || continue
     if is_new_enough "$python"; then
       interpreter=$python
-      say "Python: $python, $("$python" -I -c 'import bcc, platform
-print(platform.python_version(), "with bcc", getattr(bcc, "__version__", "of unknown version"))')."
+      finish "$python, $("$python" -I -c 'import bcc, platform
+print(platform.python_version(), "with bcc", getattr(bcc, "__version__", "of unknown version"))')"
       return
     fi
     too_old=$python
@@ -266,10 +417,17 @@ is_new_enough() { "$1" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))';
 # ~/.local as well, ahead of the distribution: root must not run code that users can write.
 make_environment() {
   local environment=$1 modules
-  "$interpreter" -I -m venv "$environment" ||
-    fail $exit_cannot "$interpreter cannot make a virtual environment." 'On Debian and Ubuntu install python3-venv.'
-  modules=$("$environment/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  "$interpreter" -I -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$modules/distribution.pth"
+  # pip by a command of its own: venv does not print why it failed.
+  "$interpreter" -I -m venv --without-pip "$environment" &&
+    "$environment/bin/python" -I -m ensurepip --default-pip &&
+    modules=$("$environment/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))') &&
+    "$interpreter" -I -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$modules/distribution.pth"
+}
+
+need_ensurepip() {
+  "$interpreter" -I -c 'import ensurepip' 2>/dev/null ||
+    fail $exit_cannot "$interpreter cannot make a virtual environment: it has no module ensurepip." \
+      'Install it; on Debian and Ubuntu it is in the package python3-venv.'
 }
 
 pip_in() {
@@ -282,113 +440,221 @@ pip_in() {
 
 install_for_everyone() {
   local wanted
-  wanted="$(fingerprint_of pyproject.toml README.md LICENSE nettop) $extra"
+  begin 'Installed nettop'
   refuse_what_is_not_ours
-  if [[ $(what_is_installed) == "$wanted" ]] && nettop_imports 2>/dev/null; then
-    say "nettop: up to date in $place."
+  wait_for_other_runs
+  # An upgrade without --flows does not take away what nettop collect needs.
+  [[ $(what_is_installed) != *' flows' ]] || extra=flows
+  run fingerprint_of pyproject.toml README.md LICENSE LICENSES nettop ||
+    give_up "the checkout $checkout cannot be read" "$checkout"
+  wanted="${words%$'\n'} $extra"
+  # What is current has run, but a run that was killed may not have linked it.
+  [[ ! -e $current ]] || link_on_everyones_path
+  if is_up_to_date "$wanted"; then
+    finish 'up to date'
+    step_number=$((step_number + 3))
   else
-    say "nettop: installing from $checkout into $place."
-    can_be_upgraded_to "$wanted" || start_afresh
-    pip_in $place install --quiet --upgrade "${from_where[@]}" "${checkout}[$extra]" || fail $exit_failure "$(why_pip_fails)"
-    nettop_imports || fail $exit_failure "nettop does not start from $place; remove it with --uninstall and run again."
-    say "$wanted" >$mark
+    finish "$(what_is_there)"
+    make_release "$wanted"
+    link_on_everyones_path
   fi
-  link_on_everyones_path
+  remove_old_releases
 }
 
-# The same sources in the same folder, on the same interpreter, have the same fingerprint.
+# The same sources on the same interpreter have the same fingerprint.
 fingerprint_of() {
-  cd -- "$checkout"
-  {
-    pwd
-    "$interpreter" -I -c 'import sys; print(sys.executable, sys.version)'
-    find "$@" -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
-  } | sha256sum | cut -d' ' -f1
+  cd -- "$checkout" &&
+    {
+      "$interpreter" -I -c 'import sys; print(sys.executable, sys.version)' &&
+        find "$@" -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    } | sha256sum | cut -d' ' -f1
 }
 
 refuse_what_is_not_ours() {
-  [[ -e $place ]] || return 0
-  [[ -f $mark || -z $(ls -A $place) ]] || fail $exit_failure "$place exists and is not nettop's; move it away first."
-  [[ $(stat -L -c %u $place) == 0 ]] || fail $exit_failure "$place does not belong to root; remove it first."
-}
-
-what_is_installed() { cat $mark 2>/dev/null || true; }
-
-# Not after an interrupted first run, nor after the distribution changed its Python, nor when what should work does not.
-can_be_upgraded_to() {
-  case $(what_is_installed) in
-    '' | unfinished | "$1") false ;;
-    *) $place/bin/python -I -c 'import bcc, pip' 2>/dev/null ;;
-  esac
-}
-
-start_afresh() {
-  rm -rf $place
-  mkdir -p $place
-  say unfinished >$mark
-  make_environment $place
-}
-
-nettop_imports() { $place/bin/python -I -c 'import bcc, numpy, rich, textual, typer, nettop.cli, nettop.serve.command'; }
-
-why_pip_fails() {
-  if [[ $action == wheels ]]; then
-    say "pip did not find everything in $folder (its words are above); fill it again with --make-wheels" \
-      "on a machine with $("$interpreter" -V) and the same processor."
-  else
-    say 'pip failed (its words are above). Without a package index, see --wheels.'
-  fi
-}
-
-link_on_everyones_path() {
   local link
   for link in $(wanted_links); do
     if [[ -e $link || -L $link ]] && ! is_our_link "$link"; then
       fail $exit_failure "$link exists and is not ours; move it away first."
     fi
-    mkdir -p "$(dirname "$link")"
-    ln -sfn $place/bin/nettop "$link"
-    say "Command: $link"
+  done
+  [[ -e $place ]] || return 0
+  [[ -f $mark || -f $mark_without_releases || -z $(ls -A $place) ]] ||
+    fail $exit_failure "$place exists and is not nettop's; move it away first."
+  [[ $(stat -L -c %u $place) == 0 ]] || fail $exit_failure "$place does not belong to root; remove it first."
+}
+
+# What a killed run has started holds the lock until it ends. Only root may open it, and so hold it.
+wait_for_other_runs() {
+  local lock
+  must touch_for_root /run/nettop-install.lock
+  exec {lock}>>/run/nettop-install.lock
+  flock --nonblock "$lock" || run flock "$lock"
+}
+
+touch_for_root() { (umask 077 && touch "$1"); }
+
+what_is_installed() { cat $current/$content $mark_without_releases 2>/dev/null || true; }
+
+what_is_there() {
+  if [[ -e $current || -f $mark_without_releases ]]; then say 'not of this checkout, or damaged'; else say none; fi
+}
+
+is_up_to_date() {
+  [[ $(cat $current/$content 2>/dev/null) == "$1" ]] &&
+    run sha256_of_all_files check $current && run nettop_works $current /usr/local/bin/nettop
+}
+
+make_release() {
+  local wanted=$1
+  begin 'Virtual environment'
+  need_ensurepip
+  # The space that an interrupted run took is needed now.
+  remove_old_releases
+  # Named before it is made: what is interrupted in between is removed too.
+  release=$releases/$(date -u +%Y%m%dT%H%M%SZ)-$$
+  must mkdir -p $place
+  must touch $mark
+  must mkdir -p "$release"
+  run make_environment "$release" || give_up "making $release failed" $place
+  finish
+  begin 'Python packages'
+  must mkdir "$release/tmp"
+  TMPDIR=$release/tmp run pip_in "$release" install --quiet "${from_where[@]}" "${checkout}[$extra]" ||
+    pip_failed $place
+  must rm -rf "$release/tmp"
+  # Isolated: what is in PYTHONPATH, in the working directory or in ~/.local is not imported as root.
+  must sed -i '1s/$/ -I/' "$release/bin/nettop"
+  finish
+  begin 'Check of the new nettop'
+  run nettop_works "$release" "$release/bin/nettop" ||
+    give_up "nettop does not run from $release" "$release" 'It was removed again; nettop is as it was before.'
+  must write "$wanted" "$release/$content"
+  run sha256_of_all_files write "$release" || give_up "$release cannot be read" "$release"
+  must replace_link "releases/${release##*/}" $current
+  finish
+}
+
+# Without BPF, which takes privileges, and as somebody whom the files do not belong to.
+nettop_works() {
+  local environment=$1 command=$2
+  local as_nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups env -i "PATH=$PATH" LC_ALL=C.UTF-8 timeout 60)
+  cd / &&
+    "$environment/bin/python" -I -c 'import bcc, numpy, rich, textual, typer, nettop.cli, nettop.serve.command' &&
+    "${as_nobody[@]}" "$command" --version &&
+    "${as_nobody[@]}" "$command" --table --once
+}
+
+sha256_of_all_files() {
+  cd -P -- "$2" || return
+  case $1 in
+    write) find bin lib $content -type f ! -name '*.pyc' -print0 | xargs -0 sha256sum >$files ;;
+    check) sha256sum --check --quiet $files ;;
+  esac
+}
+
+write() { printf '%s\n' "$1" >"$2"; }
+
+# At no moment there is no link.
+replace_link() {
+  local target=$1 link=$2
+  ln -sfn -- "$target" "${link%/*}/.${link##*/}.new" && mv -fT -- "${link%/*}/.${link##*/}.new" "$link"
+}
+
+pip_failed() {
+  if [[ $action == wheels ]]; then
+    give_up 'pip failed' "$1" "If something is not in $folder, fill it again with --make-wheels on a machine with" \
+      "$("$interpreter" -V) and the same processor."
+  fi
+  give_up 'pip failed' "$1" 'Without a package index, see --wheels in --help.'
+}
+
+link_on_everyones_path() {
+  local link
+  for link in $(wanted_links); do
+    must mkdir -p "${link%/*}"
+    must replace_link $current/bin/nettop "$link"
   done
 }
 
 # Red Hat's sudo does not look into /usr/local/bin.
 wanted_links() {
-  local sudo_path
+  local sudo_path=''
   say /usr/local/bin/nettop
-  sudo_path=$(LC_ALL=C sudo -V 2>/dev/null | sed -n 's/^Value to override .* with: //p')
+  if command -v sudo >/dev/null; then
+    sudo_path=$(sudo -V 2>/dev/null | sed -n 's/^Value to override .* with: //p')
+  fi
   [[ -z $sudo_path || ":$sudo_path:" == *:/usr/local/bin:* ]] || say /usr/bin/nettop
 }
 
-is_our_link() { [[ $(readlink -- "$1") == "$place/bin/nettop" ]]; }
+is_our_link() {
+  local target
+  target=$(readlink -- "$1") && [[ $target == $current/bin/nettop || $target == $place/bin/nettop ]]
+}
+
+# Keeps the current one, and those that a nettop still runs from: it imports and starts more of it later.
+remove_old_releases() {
+  local old
+  for old in "$releases"/*/; do
+    if [[ -d $old ]] && ! is_current "$old" && ! is_run_from "$old"; then must rm -rf "$old"; fi
+  done
+  if [[ -f $mark_without_releases && -e $current ]] && ! is_run_from $place/bin/; then
+    must rm -rf $place/bin $place/include $place/lib $place/lib64 $place/share $place/pyvenv.cfg
+    must rm -f $mark_without_releases
+  fi
+}
+
+is_run_from() {
+  local processes=(/proc/[0-9]*) # before there is grep, which would find itself
+  grep -aqsF -- "$1" "${processes[@]/%//cmdline}" "${processes[@]/%//maps}"
+}
 
 uninstall() {
   local link
+  begin 'Uninstall'
   refuse_what_is_not_ours
+  wait_for_other_runs
   for link in /usr/local/bin/nettop /usr/bin/nettop; do
-    if is_our_link "$link"; then rm -f "$link" && say "Removed $link."; fi
+    if is_our_link "$link"; then must rm -f "$link"; fi
+    must rm -f "${link%/*}/.${link##*/}.new"
   done
-  if [[ -e $place ]]; then rm -rf $place && say "Removed $place."; fi
+  # The marks last: a run that is killed can be repeated.
+  if [[ -e $place ]]; then
+    must find $place -mindepth 1 -maxdepth 1 ! -path $mark ! -path $mark_without_releases -exec rm -rf {} +
+    must rm -rf $place
+  fi
+  finish "$place and its link are removed"
   say "Left in place: the distribution's packages, and .venv in a checkout."
 }
 
 # --- .venv, for developers ------------------------------------------------------------------------
 
+# The mark is there only while .venv is whole.
 install_for_development() {
-  local environment=$checkout/.venv wanted
-  wanted=$(fingerprint_of pyproject.toml)
-  if [[ $(cat "$environment/.nettop-install" 2>/dev/null) == "$wanted" ]] && belongs_here "$environment"; then
-    say 'Development: .venv is up to date.'
+  local environment=$checkout/.venv mark_of_whole=$checkout/.venv/.nettop-install wanted is_whole=false
+  begin 'Development, in .venv'
+  if ! as_owner test -r "$checkout/pyproject.toml" -a -w "$checkout"; then
+    fail $exit_permission "the owner of $checkout, uid $(stat -c %u -- "$checkout"), may not read and write it." \
+      "See the permissions on the path to it: namei -l $checkout"
+  fi
+  run fingerprint_of pyproject.toml || give_up "the checkout $checkout cannot be read" "$checkout"
+  wanted=${words%$'\n'}
+  if [[ -f $mark_of_whole ]] && belongs_here "$environment"; then is_whole=true; fi
+  if $is_whole && [[ $(<"$mark_of_whole") == "$wanted" ]] && run as_owner "$environment/bin/nettop" --version; then
+    finish 'up to date'
     return
   fi
-  say "Development: installing into $environment."
-  if ! belongs_here "$environment"; then
-    rm -rf -- "$environment"
-    as_owner make_environment "$environment"
+  must rm -f "$mark_of_whole"
+  if ! $is_whole; then
+    need_ensurepip
+    must rm -rf "$environment"
+    run as_owner make_environment "$environment" || give_up "making $environment failed" "$checkout"
   fi
-  as_owner pip_in "$environment" install --quiet "${from_where[@]}" --editable "${checkout}[dev]" ||
-    fail $exit_failure "$(why_pip_fails)"
-  as_owner tee "$environment/.nettop-install" <<<"$wanted" >/dev/null
+  must as_owner mktemp -d -p "$environment"
+  scratch=$words
+  TMPDIR=$scratch run as_owner pip_in "$environment" install --quiet "${from_where[@]}" \
+    --editable "${checkout}[dev]" || pip_failed "$checkout"
+  must as_owner write "$wanted" "$mark_of_whole"
+  finish
 }
 
 # Made here (not copied), bound to bcc, and owned by the user who works here (not by root in an earlier run).
@@ -405,7 +671,7 @@ as_owner() {
   if ((uid == EUID)); then
     "$@"
   elif [[ $(type -t "$1") == function ]]; then
-    as_owner bash -euo pipefail -c "$(declare -f); $(declare -p interpreter exit_cannot); \"\$@\"" - "$@"
+    as_owner bash -euo pipefail -c "$(declare -f); $(declare -p interpreter); \"\$@\"" - "$@"
   else
     setpriv --reuid "$uid" --regid "$gid" --clear-groups env HOME="$(home_of "$uid" || say /nonexistent)" "$@"
   fi
@@ -420,20 +686,21 @@ make_wheels() {
     [[ $interpreter != none ]] || fail $exit_cannot 'no Python 3.11 or later in /usr/bin.'
     ! is_new_enough "$interpreter" || break
   done
-  scratch=$(mktemp -d)
-  trap 'rm -rf -- "$scratch"' EXIT
-  say "Wheels: filling $folder for $("$interpreter" -V) on $(uname -m)."
+  begin "Wheels for $("$interpreter" -V) on $(uname -m)"
+  need_ensurepip
+  must mkdir -p -- "$folder"
+  must mktemp -d -p "$folder"
+  scratch=$words
   # Hidden from the distribution's modules, so that the folder lacks none of them.
-  "$interpreter" -I -m venv "$scratch/venv"
+  run "$interpreter" -I -m venv "$scratch/venv" || give_up 'making a virtual environment failed' "$folder"
   mapfile -t build_needs < <("$interpreter" -I -c 'import sys, tomllib
 print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"], sep="\n")' "$checkout/pyproject.toml")
   # What hatchling asks for when it builds an editable install.
   ! $for_development || build_needs+=(editables)
-  mkdir -p -- "$folder"
   rm -f -- "$folder"/nettop-*.whl
-  pip_in "$scratch/venv" wheel --quiet --wheel-dir "$folder" "${checkout}[$extras]" "${build_needs[@]}" ||
-    fail $exit_failure 'pip failed (its words are above).'
-  say "Wheels: $(find "$folder" -name '*.whl' | wc -l) in $folder."
+  TMPDIR=$scratch run pip_in "$scratch/venv" wheel --quiet --wheel-dir "$folder" \
+    "${checkout}[$extras]" "${build_needs[@]}" || give_up 'pip failed' "$folder"
+  finish "$(find "$folder" -maxdepth 1 -name '*.whl' | wc -l) in $folder"
   say 'On the other machine, in a copy of this checkout: sudo scripts/install-deps.sh --wheels DIR'
 }
 
@@ -442,18 +709,33 @@ print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"], sep="\
 main() {
   read_options "$@"
   [[ $action == make-wheels ]] || need_root "$@"
+  trap clean_up EXIT
+  trap 'interrupted HUP 129' HUP
+  trap 'interrupted INT 130' INT
+  trap 'interrupted TERM 143' TERM
   tidy_environment
   case $action in
-    uninstall) uninstall ;;
-    make-wheels) make_wheels ;;
+    uninstall) steps=1 && uninstall ;;
+    make-wheels) steps=1 && make_wheels ;;
     *)
+      steps=6
+      ! $for_development || steps=7
       install_system_packages
       find_the_interpreter_of_bcc
       install_for_everyone
       ! $for_development || install_for_development
-      say 'Done. Start it with: sudo nettop'
+      say "Done in $SECONDS s. Start it with: $(command_to_start)"
+      ! $for_development || say 'The tests: make test. On two cores they take half an hour.'
       ;;
   esac
+}
+
+# As the caller has to type it.
+command_to_start() {
+  local command=nettop
+  [[ $(PATH=$callers_path type -P nettop) -ef /usr/local/bin/nettop ]] || command=/usr/local/bin/nettop
+  if [[ -n ${SUDO_UID-} ]] && command -v sudo >/dev/null; then command="sudo $command"; fi
+  say "$command"
 }
 
 main "$@"

@@ -97,7 +97,7 @@ class Running:
         self._error = tempfile.NamedTemporaryFile("w+b", prefix="nettop-err")  # noqa: SIM115 - as above
         how.setdefault("stdin", subprocess.PIPE)
         how.setdefault("stdout", self._out)
-        how.setdefault("preexec_fn", _restore_signals)
+        how.setdefault("preexec_fn", restore_signals)
         self.process = subprocess.Popen(
             [*around, NETTOP, *options], stderr=self._error, start_new_session=True, **how
         )
@@ -175,7 +175,7 @@ class Running:
         )
 
 
-def _restore_signals() -> None:
+def restore_signals() -> None:
     """Restore what a test run under nohup, or in the background of a script, ignores: a child would inherit it."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

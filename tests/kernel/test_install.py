@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scripts/install-deps.sh, with empty folders of its own in the place of /opt and /usr/local/bin.
+
+Whatever it is killed by, there is a nettop that works; what it says is true; errors name their cause.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .command import living, mounted, restore_signals
+from .lab import PATIENCE, until
+from .test_killed import descendants, kill
+
+pytestmark = pytest.mark.kernel
+
+REPOSITORY = Path(__file__).parents[2]
+KILLS = 20
+SEED = int(os.environ.get("NETTOP_TEST_SEED", random.SystemRandom().randrange(1_000_000)))
+PARTS = ("nettop", "scripts", "LICENSES", "LICENSE", "README.md", "pyproject.toml")
+OLD, NEW = "0.0.1", "0.0.2"
+WITHOUT = 'exec setpriv --inh-caps=$cap --bounding-set=$cap "$0" "$@"'
+PACKAGE = "/opt/nettop/current/lib/python3*/site-packages/nettop"
+NO_INDEX = {"PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1"}
+UNLISTED = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "SUDO_UID", "SUDO_GID")
+
+
+class Machine:
+    """What nettop is installed on: the host, but for /opt, /usr/local/bin and the temporary folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.opt, self.bin, self.temporary = path / "opt", path / "bin", path / "tmp"
+        for folder in (path, self.opt, self.bin, self.temporary):
+            folder.mkdir(mode=0o755, exist_ok=True)
+
+    def words(self, *command: str, prepared: str = "true") -> tuple[str, ...]:
+        """The command there, after the shell commands of `prepared`."""
+        binds = f"mount --bind {self.opt} /opt && mount --bind {self.bin} /usr/local/bin"
+        return *mounted(f"{binds} && {prepared}"), *command
+
+    def start(self, *command: str, prepared: str = "true", **environment: str) -> subprocess.Popen[str]:
+        """Begins a command there."""
+        inherited = {name: value for name, value in os.environ.items() if name not in UNLISTED}
+        return subprocess.Popen(
+            self.words(*command, prepared=prepared),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=inherited | {"TMPDIR": str(self.temporary)} | environment,
+            preexec_fn=restore_signals,  # noqa: PLW1509 - no threads here
+        )
+
+    def run(self, *command: str, **how: str) -> subprocess.CompletedProcess[str]:
+        """A command there, to its end."""
+        with self.start(*command, **how) as process:
+            out, errors = process.communicate(timeout=120 * PATIENCE)
+        return subprocess.CompletedProcess(command, process.returncode, out, errors)
+
+    def version(self) -> str:
+        """Which nettop runs there."""
+        done = self.run("/usr/local/bin/nettop", "--version")
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.removeprefix("nettop ").strip()
+
+    @property
+    def releases(self) -> list[Path]:
+        """What is installed, finished or not."""
+        return list((self.opt / "nettop" / "releases").glob("*"))
+
+
+def checkout(path: Path, version: str) -> Path:
+    """The sources with another version, with few packages for development, and without Git."""
+    path.mkdir(mode=0o755)
+    for part in PARTS:
+        source = REPOSITORY / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, path / part, **({"ignore": _COMPILED} if source.is_dir() else {}))
+    rewrite(path / "nettop" / "__init__.py", r'(__version__ = )"[^"]*"', rf'\1"{version}"')
+    rewrite(path / "pyproject.toml", r"(?ms)^dev = \[.*?^\]", 'dev = ["nettop[serve]"]')
+    return path
+
+
+_COMPILED = shutil.ignore_patterns("__pycache__")
+
+
+def rewrite(path: Path, pattern: str, replacement: str) -> None:
+    """Replaces what is there once."""
+    text, count = re.subn(pattern, replacement, path.read_text())
+    assert count == 1
+    path.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the checkouts are, the wheels, and the machine that most tests share."""
+    path = tmp_path_factory.mktemp("install")
+    old = checkout(path / OLD, OLD)
+    checkout(path / NEW, NEW)
+    words = [old / "scripts" / "install-deps.sh", "--dev", "--make-wheels", path / "wheels"]
+    made = subprocess.run(words, capture_output=True, text=True, check=False)
+    if "cannot be reached" in made.stderr:
+        pytest.skip("no package index can be reached")
+    assert made.returncode == 0, made.stderr
+    yield path
+    shutil.rmtree(path)
+
+
+def installer(folder: Path, version: str, *options: str) -> tuple[str, ...]:
+    """The command that installs the version."""
+    script = str(folder / version / "scripts" / "install-deps.sh")
+    return script, "--no-system-packages", "--wheels", str(folder / "wheels"), *options
+
+
+@pytest.fixture(scope="module")
+def machine(folder: Path) -> Machine:
+    """A machine on which the older nettop was installed. Tests leave it so."""
+    machine = Machine(folder / "machine")
+    done = machine.run(*installer(folder, OLD))
+    assert (done.returncode, done.stderr) == (0, "")
+    steps = [line.partition(" …")[0] for line in done.stdout.splitlines()]
+    assert steps[:-1] == [
+        "[1/6] Distribution packages",
+        "[2/6] Python of bcc",
+        "[3/6] Installed nettop",
+        "[4/6] Virtual environment",
+        "[5/6] Python packages",
+        "[6/6] Check of the new nettop",
+    ]
+    assert re.fullmatch(r"Done in \d+ s\. Start it with: nettop", steps[-1])
+    return machine
+
+
+@pytest.fixture
+def own_machine(machine: Machine, tmp_path: Path) -> Iterator[Machine]:
+    """One with the older nettop, of this test alone."""
+    path = tmp_path / "machine"
+    shutil.copytree(machine.opt.parent, path, symlinks=True)
+    yield Machine(path)
+    shutil.rmtree(path)
+
+
+def assert_unchanged(machine: Machine) -> None:
+    """The older nettop works, and nothing else is there."""
+    assert machine.version() == OLD
+    assert len(machine.releases) == 1
+    assert list(machine.temporary.iterdir()) == []
+
+
+@pytest.mark.install
+def test_killed_at_random_moments(own_machine: Machine, folder: Path) -> None:
+    """Between them some nettop works, and the next run, of either version, ends with its own."""
+    print(f"NETTOP_TEST_SEED={SEED}")
+    chance = random.Random(SEED)
+    began = time.monotonic()
+    installed = NEW
+    assert own_machine.run(*installer(folder, installed)).returncode == 0
+    whole_s = time.monotonic() - began
+    for number in range(KILLS):
+        target = OLD if installed == NEW else NEW
+        process = own_machine.start(*installer(folder, target))
+        with process:
+            moment = chance.uniform(0, whole_s)
+            try:
+                process.wait(moment)
+            except subprocess.TimeoutExpired:
+                everyone = descendants(process.pid)
+                for victim in chance.choice((everyone[::-1], everyone[-1:])):
+                    kill(victim)
+        where = f"kill {number} of seed {SEED}, after {moment:.2f} s of {whole_s:.2f} s"
+        assert own_machine.version() in (OLD, NEW), where
+        installed = chance.choice((OLD, NEW))
+        done = own_machine.run(*installer(folder, installed))
+        assert (done.returncode, own_machine.version()) == (0, installed), f"{where}: {done.stderr}"
+        assert len(own_machine.releases) == 1, where
+
+
+@pytest.mark.install
+def test_up_to_date_is_what_runs(own_machine: Machine, folder: Path) -> None:
+    """It is said where the installed nettop is of this checkout, and not where a file of it is another."""
+    assert "up to date" in own_machine.run(*installer(folder, OLD)).stdout
+    for damage in (
+        f"sed -i s/{OLD}/{NEW}/ {PACKAGE}/__init__.py",
+        f"rm {PACKAGE}/output/__init__.py",
+        "rm /usr/local/bin/nettop",
+    ):
+        release = own_machine.releases
+        assert own_machine.run("sh", "-c", damage).returncode == 0
+        done = own_machine.run(*installer(folder, OLD))
+        assert (done.returncode, own_machine.version()) == (0, OLD)
+        assert ("up to date" in done.stdout) == (own_machine.releases == release)
+        assert len(own_machine.releases) == 1
+
+
+@pytest.mark.install
+def test_an_install_without_releases_is_replaced(own_machine: Machine, folder: Path, tmp_path: Path) -> None:
+    """As installers before made it: the environment is /opt/nettop itself."""
+    place = own_machine.opt / "nettop"
+    shutil.rmtree(place)
+    for part in ("bin", "include", "lib"):
+        (place / part).mkdir(parents=True)
+    (place / ".nettop-install").write_text("0123456789abcdef serve\n")
+    (place / "bin" / "nettop").write_text(f"#!/bin/sh\necho nettop {OLD}\n")
+    (place / "bin" / "nettop").chmod(0o755)
+    (own_machine.bin / "nettop").unlink()
+    (own_machine.bin / "nettop").symlink_to("/opt/nettop/bin/nettop")
+    broken = own_machine.run(
+        *installer(folder, NEW), prepared=f"mount --bind /dev/null {folder}/{NEW}/pyproject.toml"
+    )
+    assert (broken.returncode, own_machine.version()) == (1, OLD)
+    assert own_machine.run(*installer(folder, NEW)).returncode == 0
+    assert own_machine.version() == NEW
+    assert {path.name for path in place.iterdir()} == {".nettop-releases", "current", "releases"}
+    assert own_machine.run(*installer(folder, NEW)[:1], "--uninstall").returncode == 0
+    assert not place.exists()
+    assert list(own_machine.bin.iterdir()) == []
+
+
+@pytest.mark.install
+def test_a_release_stays_while_a_nettop_runs_from_it(own_machine: Machine, folder: Path) -> None:
+    """It would not find what it imports later."""
+    old = own_machine.releases[0]
+    with own_machine.start("/usr/local/bin/nettop", "--table", "--interval", "3600") as running:
+        assert running.stdout
+        running.stdout.readline()
+        assert own_machine.run(*installer(folder, NEW)).returncode == 0
+        assert (own_machine.version(), old in own_machine.releases) == (NEW, True)
+        running.terminate()
+        running.communicate()
+    assert own_machine.run(*installer(folder, NEW)).returncode == 0
+    assert old not in own_machine.releases
+
+
+def test_root_imports_nothing_of_others(machine: Machine, tmp_path: Path) -> None:
+    """Neither from PYTHONPATH nor from the working directory."""
+    (tmp_path / "nettop.py").write_text("raise SystemExit('of others')")
+    (tmp_path / "rich.py").write_text("raise SystemExit('of others')")
+    done = machine.run(
+        "/usr/local/bin/nettop", "--version", prepared=f"cd {tmp_path}", PYTHONPATH=str(tmp_path)
+    )
+    assert (done.stdout, done.stderr) == (f"nettop {OLD}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("prepared", "code", "cause"),
+    [
+        (
+            "mount -t tmpfs -o size=110m tmpfs /opt && cp -a {opt}/. /opt",
+            1,
+            "no space is left for /opt/nettop (free: ",
+        ),
+        ("mount -o remount,bind,ro /opt", 1, "is on a read-only file system."),
+        (
+            "chmod 0 {new}/nettop/cli.py; cap=-dac_override,-dac_read_search; {exec}",
+            4,
+            "the checkout {new} cannot be read: uid 0 lacks a permission",
+        ),
+        ("mount --bind {opt}/broken.py {ensurepip}", 3, "it has no module ensurepip."),
+    ],
+    ids=["full disk", "read-only", "unreadable checkout", "no ensurepip"],
+)
+def test_an_error_names_its_cause(
+    machine: Machine, folder: Path, prepared: str, code: int, cause: str
+) -> None:
+    """And only that: python3-venv is named where it is missing."""
+    import ensurepip
+
+    (machine.opt / "broken.py").write_text("raise ImportError")
+    new = checkout(folder / f"new-{code}", NEW)
+    names = {"opt": machine.opt, "new": new, "ensurepip": ensurepip.__file__, "exec": WITHOUT}
+    done = machine.run(*installer(folder, new.name), prepared=prepared.format(**names))
+    shutil.rmtree(new)
+    assert (done.returncode, cause.format(**names) in done.stderr) == (code, True), done.stderr
+    assert ("python3-venv" in done.stderr) == ("ensurepip" in cause)
+    assert "Done" not in done.stdout
+    assert_unchanged(machine)
+
+
+def test_no_network(machine: Machine, folder: Path) -> None:
+    """The error says so, and which option needs none."""
+    done = machine.run(*installer(folder, NEW)[:2], **NO_INDEX)
+    assert done.returncode == 1
+    assert "pip failed: the network, or the server of the packages, cannot be reached." in done.stderr
+    assert "--wheels" in done.stderr
+    assert_unchanged(machine)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(machine: Machine, folder: Path, number: signal.Signals) -> None:
+    """One line, no process, no temporary folder, and the nettop of before."""
+    with machine.start(*installer(folder, NEW)) as process:
+        assert process.stdout
+        while not process.stdout.readline().startswith("[4/6]"):
+            pass
+        everyone = until(lambda: descendants(process.pid)[:-1], "pip begins")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60 * PATIENCE)
+    assert process.returncode == 128 + number
+    assert errors == f"install-deps: interrupted by {number.name}; nettop is as it was before.\n"
+    assert not {pid for pid, _, _ in living()} & set(everyone)
+    assert_unchanged(machine)
+
+
+def test_nothing_stays_of_a_first_install_that_is_interrupted(folder: Path, tmp_path: Path) -> None:
+    """Not even the empty folder."""
+    machine = Machine(tmp_path / "machine")
+    with machine.start(*installer(folder, NEW)) as process:
+        until(lambda: machine.releases, "a release is begun")
+        process.terminate()
+        process.communicate(timeout=60 * PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(machine.opt.iterdir()) == list(machine.bin.iterdir()) == []
+
+
+def test_the_last_line_is_a_command_that_works(machine: Machine, folder: Path) -> None:
+    """With sudo where it was called by sudo and there is one; with its path where the caller's PATH lacks it."""
+    hidden = "if sudo=$(command -v sudo); then mount --bind /dev/null $sudo; fi"
+    sudo = {"SUDO_UID": "65534", "SUDO_GID": "65534"}
+    (machine.bin / "sudo").write_text("#!/bin/sh\n")
+
+    def last_words(**how: str) -> str:
+        done = machine.run(*installer(folder, OLD), **how)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.rpartition(": ")[2].strip()
+
+    assert last_words() == "nettop"
+    assert last_words(PATH="/usr/bin:/bin") == "/usr/local/bin/nettop"
+    (machine.bin / "sudo").chmod(0o755)
+    assert last_words(**sudo) == "sudo nettop"
+    (machine.bin / "sudo").unlink()
+    assert last_words(prepared=hidden, **sudo) == "nettop"
+
+
+@pytest.mark.install
+def test_on_a_terminal_a_step_counts_its_seconds(own_machine: Machine, folder: Path) -> None:
+    """In one line, that is written again."""
+    command = " ".join(installer(folder, NEW))
+    done = own_machine.run("script", "--quiet", "--return", "--command", command, "/dev/null")
+    assert done.returncode == 0
+    assert done.stdout.count("\r[5/6] Python packages … ") > 2  # the first, the last, and some in between
+
+
+@pytest.mark.install
+def test_a_killed_install_for_development_is_repaired(
+    own_machine: Machine, folder: Path, tmp_path: Path
+) -> None:
+    """By the next, whatever .venv was when it began."""
+    path = checkout(tmp_path / "checkout", OLD)
+    install = (str(path / "scripts" / "install-deps.sh"), *installer(folder, OLD)[1:], "--dev")
+    assert "[7/7] Development, in .venv … up to date" not in own_machine.run(*install).stdout
+    assert "[7/7] Development, in .venv … up to date" in own_machine.run(*install).stdout
+    with (path / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    mark = path / ".venv" / ".nettop-install"
+    with own_machine.start(*install) as process:
+        until(lambda: not mark.exists(), "the upgrade of .venv begins")
+        for pid in descendants(process.pid)[::-1]:
+            kill(pid)
+    shutil.rmtree(next((path / ".venv").glob("lib/python3*/site-packages/rich")))
+    rewrite(path / "pyproject.toml", "# changed\n", "")
+    done = own_machine.run(*install)
+    assert "up to date" not in done.stdout.splitlines()[-3]
+    command = [str(path / ".venv" / "bin" / "python"), "-c", "import nettop, rich; print(nettop.__version__)"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{OLD}\n"
