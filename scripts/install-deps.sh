@@ -162,7 +162,7 @@ give_up() {
       cause="uid $EUID lacks a permission, perhaps in a container or on a network file system."
       code=$exit_permission
       ;;
-    *) cause='its last words are above.' ;;
+    *) cause='see the lines above.' ;;
   esac
   if [[ -n $step ]]; then finish failed; fi
   tail -n 12 <<<"${words%$'\n'}" | sed 's/^/  /' >&2
@@ -243,9 +243,9 @@ choose_action() {
 }
 
 need_root() {
-  local remedy="Run as root: $script $*"
+  local remedy="Run as root: $script${*:+ $*}"
   ((EUID != 0)) || return 0
-  ! command -v sudo >/dev/null || remedy="Run: sudo $script $*"
+  ! command -v sudo >/dev/null || remedy="Run: sudo $script${*:+ $*}"
   fail $exit_permission 'this installs for every user, so it needs root.' "$remedy"
 }
 
@@ -298,7 +298,7 @@ install_system_packages() {
   fi
   run install_with_"$manager" "${missing[@]}" ||
     give_up "$manager could not install ${missing[*]}" /var \
-      'If they are there under other names, run again with --no-system-packages.'
+      'Where they are installed already, perhaps under other names, run again with --no-system-packages.'
   finish "${#missing[@]} installed with $manager"
 }
 
@@ -441,6 +441,7 @@ pip_in() {
 install_for_everyone() {
   local wanted
   begin 'Installed nettop'
+  refuse_links_of_others
   refuse_what_is_not_ours
   wait_for_other_runs
   # An upgrade without --flows does not take away what nettop collect needs.
@@ -470,13 +471,16 @@ fingerprint_of() {
     } | sha256sum | cut -d' ' -f1
 }
 
-refuse_what_is_not_ours() {
+refuse_links_of_others() {
   local link
   for link in $(wanted_links); do
     if [[ -e $link || -L $link ]] && ! is_our_link "$link"; then
       fail $exit_failure "$link exists and is not ours; move it away first."
     fi
   done
+}
+
+refuse_what_is_not_ours() {
   [[ -e $place ]] || return 0
   [[ -f $mark || -f $mark_without_releases || -z $(ls -A $place) ]] ||
     fail $exit_failure "$place exists and is not nettop's; move it away first."
@@ -488,7 +492,10 @@ wait_for_other_runs() {
   local lock
   must touch_for_root /run/nettop-install.lock
   exec {lock}>>/run/nettop-install.lock
-  flock --nonblock "$lock" || run flock "$lock"
+  flock --nonblock "$lock" && return
+  [[ ! -t 1 ]] || say ''
+  printf 'install-deps: waiting for another run to end.\n' >&2
+  run flock "$lock"
 }
 
 touch_for_root() { (umask 077 && touch "$1"); }

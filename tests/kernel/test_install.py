@@ -36,16 +36,18 @@ UNLISTED = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "SUDO_UID", "SUDO_GID")
 
 
 class Machine:
-    """What nettop is installed on: the host, but for /opt, /usr/local/bin and the temporary folder."""
+    """What nettop is installed on: the host, but for /opt, /usr/local/bin, /run and the temporary folder."""
 
     def __init__(self, path: Path) -> None:
         self.opt, self.bin, self.temporary = path / "opt", path / "bin", path / "tmp"
-        for folder in (path, self.opt, self.bin, self.temporary):
+        self.locks = path / "run"
+        for folder in (path, self.opt, self.bin, self.temporary, self.locks):
             folder.mkdir(mode=0o755, exist_ok=True)
 
     def words(self, *command: str, prepared: str = "true") -> tuple[str, ...]:
         """The command there, after the shell commands of `prepared`."""
-        binds = f"mount --bind {self.opt} /opt && mount --bind {self.bin} /usr/local/bin"
+        places = {self.opt: "/opt", self.bin: "/usr/local/bin", self.locks: "/run"}
+        binds = " && ".join(f"mount --bind {folder} {place}" for folder, place in places.items())
         return *mounted(f"{binds} && {prepared}"), *command
 
     def start(self, *command: str, prepared: str = "true", **environment: str) -> subprocess.Popen[str]:
