@@ -6,11 +6,17 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
+import resource
 from collections.abc import Iterable
 from enum import IntEnum
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """How the kernel refuses a descriptor: to the process, or to all."""
+_NO_MEMORY = re.compile(
+    "MemoryError|bad_alloc|cannot allocate memory|out of memory|failed to map segment", re.IGNORECASE
+)
+"""How Python, C++, the C library, LLVM and the dynamic linker say so."""
 
 
 class ExitCode(IntEnum):
@@ -74,6 +80,17 @@ def too_many_files(what: str, number: int) -> SourceFailed:
     return SourceFailed(
         f"{what}: {os.strerror(number).lower()}",
         "raise the limit, as by ulimit -n 65536 (in a unit of systemd: LimitNOFILE=65536)",
+    )
+
+
+def want_of_memory(what: str, why: str) -> Unsupported | None:
+    """The error for something that failed and `why`, where that is want of memory and the address space is limited."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or not _NO_MEMORY.search(why):
+        return None
+    return Unsupported(
+        f"{what}: it ran out of the {limit:,} bytes of address space that a process may have here (RLIMIT_AS)",
+        "raise the limit: ulimit -v unlimited (in a unit of systemd: LimitAS=infinity)",
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, TextIO
 
 from nettop.doctor.bundle import write_bundle
-from nettop.doctor.facts import check_stays_root, fentry_check, host_checks
+from nettop.doctor.facts import check_stays_root, fentry_check, files_check, host_checks
 from nettop.doctor.lens_reports import examine
 from nettop.doctor.report import Check, LensReport, Report
 from nettop.doctor.text import write_report
@@ -98,6 +98,7 @@ def make_report(
             results += compared
     if checks:
         checks += list(fentry_check(examined, checks))
+    checks += files_check(examined)
     return Report(tuple(checks), tuple(examined), tuple(results))
 
 

@@ -5,31 +5,29 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import resource
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from nettop import __version__
 from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
-from nettop.doctor.report import USER_CHOICES, Check, LensReport, Verdict
+from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
 from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_python
 from nettop.errors import NettopError, Unsupported
+from nettop.kernel.btf_file import BTF_FILE, require_btf
 from nettop.kernel.facts import INITIAL_PID_NAMESPACE, Host, container_of
 from nettop.kernel.namespaces import find_namespaces
+from nettop.kernel.perf_events import require_perf_events
+from nettop.kernel.proc_files import mounts
+from nettop.kernel.program import PART_OF_NETTOP
 from nettop.kernel.sock_diag import dump
 
 _ARCHITECTURES = {"x86_64": Verdict.OK, "aarch64": Verdict.NOTE}
 _INITIAL_NETWORK_NAMESPACE = 0xEFFFFFF9
 """NET_NS_INIT_INO of include/uapi/linux/nsfs.h (since 6.18)."""
 _LOCKDOWNS = {
-    "none": ("none", Verdict.OK, ""),
-    "integrity": ("integrity: forbids to change the kernel; nettop only reads", Verdict.OK, ""),
-    "confidentiality": (
-        "confidentiality: forbids BPF programs to read the kernel's memory, and kprobes, perf and tracefs",
-        Verdict.BAD,
-        "boot with lockdown=integrity on the kernel's command line in place of lockdown=confidentiality",
-    ),
+    "integrity": ": forbids to change the kernel; nettop only reads",
+    "none or integrity": ": securityfs is not mounted, but programs may read the kernel's memory",
 }
 _CONTAINER_FILES = {
     ".dockerenv": "docker",
@@ -77,35 +75,50 @@ def check_kernel(_: Path) -> Iterable[Check]:
 
 
 def check_btf(root: Path) -> Check:
-    """Whether the kernel describes its types."""
-    path = root / "sys/kernel/btf/vmlinux"
-    size = path.stat().st_size if path.exists() else 0
-    if size:
+    """Whether the kernel describes its types, and libbpf reads them."""
+    try:
+        require_btf(root)
+        size = (root / BTF_FILE.lstrip("/")).stat().st_size
         return check_btf_loads(size)
-    hiding = _mounted_over(root, "/sys/kernel/btf") or _mounted_over(root, "/sys")
-    if path.exists() or hiding not in ("", "/sys"):
-        value = "/sys/kernel/btf/vmlinux is empty: something is mounted over it"
-        remedy = f"umount {hiding or '/sys/kernel/btf/vmlinux'}"
-    else:
-        value = "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)"
-        remedy = (
-            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions have since 2021; "
-            "in a container mount /sys"
-        )
-    return Check("btf", "BTF", value, Verdict.BAD, remedy, 0)
+    except NettopError as error:
+        return bad("btf", "BTF", error, 0)
+
+
+def check_calls(root: Path) -> Iterator[Check]:
+    """Whether the system calls that programs take reach the kernel, and are allowed there; nothing for users who may
+    not load programs anyway."""
+    host = Host(root)
+    try:
+        host.require_initial_user_namespace()
+        host.require_capabilities()
+    except NettopError:
+        return
+    yield _required("bpf_calls", "bpf(2)", host.require_bpf_calls)
+    yield _required(PERF_EVENTS, "perf events", require_perf_events)
+
+
+def _required(key: str, name: str, require: Callable[[], None]) -> Check:
+    """Whether the host has what is required."""
+    try:
+        require()
+    except NettopError as error:
+        return bad(key, name, error, False)
+    return Check(key, name, "allowed", data=True)
 
 
 def check_lockdown(root: Path) -> Check:
     """Whether the kernel is locked down, and what that forbids."""
-    if not (root / "sys/kernel/security/lockdown").exists():
-        if "securityfs" in _mounts(root).values():
-            return Check("lockdown", "lockdown", "none: not built into this kernel", data="none")
+    host = Host(root)
+    mode = host.lockdown()
+    if mode is None:
         remedy = "to see it: mount -t securityfs securityfs /sys/kernel/security"
-        value = "unknown: securityfs is not mounted"
+        value = "unknown: securityfs is not mounted, and no program can be loaded to try it out"
         return Check("lockdown", "lockdown", value, Verdict.NOTE, remedy, "unknown")
-    mode = Host(root).lockdown()
-    value, verdict, remedy = _LOCKDOWNS.get(mode, (mode, Verdict.NOTE, ""))
-    return Check("lockdown", "lockdown", value, verdict, remedy, mode)
+    try:
+        host.require_no_lockdown()
+    except NettopError as error:
+        return bad("lockdown", "lockdown", error, mode)
+    return Check("lockdown", "lockdown", mode + _LOCKDOWNS.get(mode, ""), data=mode)
 
 
 def check_kprobes(root: Path) -> Check:
@@ -133,7 +146,7 @@ def check_sock_diag(_: Path) -> Check:
 def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterator[Check]:
     """Whether fentry and fexit programs can be attached, as the lenses found; nothing where none tried.
 
-    Where something of the host is bad, or --mechanism left out a hook that is required, none was tried.
+    Where something of the host stops programs, or --mechanism left out a hook that is required, none was tried.
     """
     name = "fentry, fexit"
     reports = [(lens.declared(hook.hook), hook) for lens in lenses for hook in lens.hooks]
@@ -147,10 +160,20 @@ def fentry_check(lenses: Iterable[LensReport], host: Iterable[Check]) -> Iterato
     )
     if any(_is_fentry(hook.mechanism or "") for hook in hooks):
         yield Check("fentry", name, "yes", data=True)
-    elif (mechanisms and not whys) or any(check.verdict is Verdict.BAD for check in host):
+    elif (mechanisms and not whys) or any(map(stops_programs, host)):
         yield Check("fentry", name, "not tried", Verdict.NOTE, data="unknown")
     elif whys:
         yield Check("fentry", name, f"no: {'; '.join(whys)}", Verdict.NOTE, data=False)
+
+
+def files_check(lenses: Iterable[LensReport]) -> Iterator[Check]:
+    """Which of nettop's own files are missing, as the lenses report it; nothing where none is."""
+    refusals = {lens.error.what: lens.error.remedy for lens in lenses if lens.error is not None}
+    refusals |= {why: hook.remedy for lens in lenses for hook in lens.hooks for _, why in hook.refused}
+    lost = {what: remedy for what, remedy in refusals.items() if PART_OF_NETTOP in what}
+    if lost:
+        remedy = "; ".join(dict.fromkeys(lost.values()))
+        yield Check("files", "nettop's files", "; ".join(lost), Verdict.BAD, remedy, False)
 
 
 def _is_fentry(mechanism: str) -> bool:
@@ -204,7 +227,7 @@ def check_processes(root: Path) -> Check:
         remedy = "to see them all: mount -o remount,hidepid=0 /proc"
     elif not sees_owners(root):
         value = "for other users' it is not seen which sockets they own"
-        remedy = "as root it is seen: sudo nettop doctor"
+        remedy = f"to see it: {host.how_to_see_owners()}"
     if "subset" in options:
         value = "; ".join(filter(None, (value, f"subset={options['subset']}: /proc hides all but processes")))
         remedy = "to see all: mount -t proc proc /proc"
@@ -230,13 +253,18 @@ def check_network_namespace(root: Path) -> Check:
 
 
 def check_limits(_: Path) -> Iterable[Check]:
-    """How much memory may be locked, and how many files be open."""
-    memory, files = (
-        resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE)
+    """How much memory may be locked and addressed, and how many files be open."""
+    memory, space, files = (
+        resource.getrlimit(limit)[0]
+        for limit in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)
     )
-    unlimited = memory == resource.RLIM_INFINITY
-    text = "unlimited" if unlimited else f"{memory:,} bytes (counts for BPF maps before Linux 5.11 only)"
-    yield Check("memlock", "locked memory", text, data=None if unlimited else memory)
+    for key, name, limit, note in (
+        ("memlock", "locked memory", memory, " (counts for BPF maps before Linux 5.11 only)"),
+        ("address_space", "address space", space, " for each process"),
+    ):
+        unlimited = limit == resource.RLIM_INFINITY
+        text = "unlimited" if unlimited else f"{limit:,} bytes{note}"
+        yield Check(key, name, text, data=None if unlimited else limit)
     enough = files == resource.RLIM_INFINITY or files >= _MIN_FILES
     remedy = "" if enough else f"ulimit -n {_MIN_FILES}: each network namespace takes descriptors"
     yield Check("nofile", "open files", f"{files:,}", Verdict.OK if enough else Verdict.NOTE, remedy, files)
@@ -281,12 +309,12 @@ def check_sysctls(root: Path) -> Iterable[Check]:
 
 def check_mounts(root: Path) -> Iterable[Check]:
     """Where tracefs and the control groups are."""
-    mounts = _mounts(root)
-    tracefs = [place for place, kind in mounts.items() if kind in ("tracefs", "debugfs")]
+    mounted = mounts(root)
+    tracefs = [mount.place for mount in mounted if mount.kind in ("tracefs", "debugfs")]
     text = ", ".join(tracefs) or "not mounted"
     yield Check("tracefs", "tracefs", f"{text} (nettop does not need it)", data=tracefs)
-    unified = [place for place, kind in mounts.items() if kind == "cgroup2"]
-    old = [place for place, kind in mounts.items() if kind == "cgroup"]
+    unified = [mount.place for mount in mounted if mount.kind == "cgroup2"]
+    old = [mount.place for mount in mounted if mount.kind == "cgroup"]
     value = "; ".join(
         filter(None, (f"v2 at {unified[0]}" if unified else "", f"v1 at {len(old)} places" if old else ""))
     )
@@ -295,22 +323,11 @@ def check_mounts(root: Path) -> Iterable[Check]:
     )
 
 
-def _mounts(root: Path) -> dict[str, str]:
-    """Kinds of file systems by where they are mounted."""
-    lines = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
-    pattern = re.compile(r"^\d+ \d+ \S+ \S+ (\S+) .* - (\S+) ")
-    return {match[1]: match[2] for match in map(pattern.match, lines) if match}
-
-
-def _mounted_over(root: Path, place: str) -> str:
-    """The deepest mount at or below a place; empty without one."""
-    return max((mount for mount in _mounts(root) if mount.startswith(place)), key=len, default="")
-
-
 _CHECKS: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
     check_nettop,
     check_kernel,
     check_btf,
+    check_calls,
     check_lockdown,
     check_kprobes,
     check_sock_diag,

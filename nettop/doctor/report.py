@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from nettop.errors import ExitCode, NettopError, PermissionMissing
+from nettop.errors import ExitCode, NettopError
 from nettop.kernel.mechanisms import DISABLED, NOT_CHOSEN
 from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.schema import Hook, Lens
@@ -17,6 +17,9 @@ REPORT_VERSION = 1
 """Of the JSON report; another number means that a field changed its meaning."""
 USER_CHOICES = (NOT_CHOSEN, DISABLED)
 """Why a mechanism is not used that the host may well support."""
+
+PERF_EVENTS = "perf_events"
+"""The key of a fact that, where it is bad, stops samples only, and no other programs."""
 
 
 class Verdict(StrEnum):
@@ -30,7 +33,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A fact of the host: `key` names it in JSON, where it is `data` if that says more than `value`."""
+    """A fact of the host: `key` names it in JSON, where it is `data` if that says more than `value`. `exit_code` is
+    doctor's where the fact is bad.
+    """
 
     key: str
     name: str
@@ -38,6 +43,17 @@ class Check:
     verdict: Verdict = Verdict.OK
     remedy: str = ""
     data: object = None
+    exit_code: ExitCode = ExitCode.UNSUPPORTED
+
+
+def stops_programs(check: Check) -> bool:
+    """Whether a fact of the host is bad for more than samples."""
+    return check.verdict is Verdict.BAD and check.key != PERF_EVENTS
+
+
+def bad(key: str, name: str, error: NettopError, data: object = None) -> Check:
+    """The fact that an error tells of, in the words in which every command reports it."""
+    return Check(key, name, error.what, Verdict.BAD, error.remedy, data, error.exit_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +80,12 @@ class Report:
 
     @property
     def exit_code(self) -> ExitCode:
-        """3 when a lens cannot work, 4 when nothing but a permission is missing, 1 when the self-test disagrees."""
-        errors = [lens.error for lens in self.lenses if lens.error is not None]
-        if errors:
-            only_permission = all(isinstance(error, PermissionMissing) for error in errors)
-            return ExitCode.PERMISSION if only_permission else ExitCode.UNSUPPORTED
+        """3 when a lens cannot work or a fact of the host is bad, 4 when only permissions are missing, 1 when the
+        self-test disagrees."""
+        codes = {lens.error.exit_code for lens in self.lenses if lens.error is not None}
+        codes |= {check.exit_code for check in self.checks if check.verdict is Verdict.BAD}
+        if codes:
+            return ExitCode.PERMISSION if codes == {ExitCode.PERMISSION} else ExitCode.UNSUPPORTED
         return ExitCode.FAILURE if self.disagreements else ExitCode.DONE
 
     @property

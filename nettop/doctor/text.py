@@ -7,11 +7,11 @@ import locale
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from nettop.doctor.report import USER_CHOICES, Check, LensReport, Report, Verdict
+from nettop.doctor.report import USER_CHOICES, Check, LensReport, Report, Verdict, stops_programs
 from nettop.errors import ExitCode
 from nettop.selftest.result import REPORT_IT, SelfTestResult
 from nettop.snapshots.safe_text import safe_text
@@ -142,12 +142,25 @@ def _remedy(lens: LensReport, hook: HookStatus, checks: Sequence[Check]) -> str:
     mechanisms = [name for name, why in hook.refused if why not in USER_CHOICES]
     if not mechanisms:
         return ""
-    return declared.remedy or _host_remedy(checks) or _kernel_with(mechanisms, checks)
+    whys = {why for _, why in hook.refused}
+    return (
+        _to_fix(check for check in checks if check.value in whys)
+        or declared.remedy
+        or _host_remedy(checks)
+        or hook.remedy
+        or next((other.remedy for other in lens.hooks if whys & {why for _, why in other.refused}), "")
+        or _kernel_with(mechanisms, checks)
+    )
 
 
-def _host_remedy(checks: Sequence[Check]) -> str:
-    bad = ", ".join(check.name for check in checks if check.verdict is Verdict.BAD)
-    return f"fix what is bad under HOST: {bad}" if bad else ""
+def _host_remedy(checks: Iterable[Check]) -> str:
+    """What would let programs run."""
+    return _to_fix(filter(stops_programs, checks))
+
+
+def _to_fix(checks: Iterable[Check]) -> str:
+    names = ", ".join(check.name for check in checks if check.verdict is Verdict.BAD)
+    return f"fix what is bad under HOST: {names}" if names else ""
 
 
 def _kernel_with(mechanisms: Sequence[str], checks: Sequence[Check]) -> str:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from nettop.doctor.report import Check, Verdict
-from nettop.errors import NettopError
+from nettop.doctor.report import Check, Verdict, bad
+from nettop.errors import Unsupported, want_of_memory
 from nettop.kernel.btf import Btf
 
 _TIMEOUT_S = 60.0
@@ -20,11 +20,8 @@ _INSTALL = "run scripts/install-deps.sh again"
 
 
 def check_btf_loads(size: int) -> Check:
-    """Whether libbpf reads the kernel's types, of which there are `size` bytes."""
-    try:
-        Btf().close()
-    except NettopError as error:
-        return Check("btf", "BTF", f"{size:,} bytes, and {error.what}", Verdict.BAD, error.remedy, size)
+    """libbpf reads the kernel's types, of which there are `size` bytes. Raises Unsupported where it does not."""
+    Btf().close()
     return Check("btf", "BTF", f"{size:,} bytes, and libbpf reads them", data=size)
 
 
@@ -43,8 +40,15 @@ def check_bcc(_: Path) -> Iterable[Check]:
             child, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
         )
         report = json.loads(done.stdout)
-    except (subprocess.TimeoutExpired, ValueError):
-        yield Check("bcc", "bcc", "importing it fails", Verdict.BAD, _INSTALL)
+    except subprocess.TimeoutExpired:
+        yield Check("bcc", "bcc", f"importing it takes longer than {_TIMEOUT_S:g} s", Verdict.BAD, _INSTALL)
+        return
+    except ValueError:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        failure = want_of_memory("importing it fails", done.stderr) or Unsupported(
+            f"importing it fails (exit status {done.returncode}): {said}", _INSTALL
+        )
+        yield bad("bcc", "bcc", failure)
         return
     if "error" in report:
         yield Check("bcc", "bcc", report["error"], Verdict.BAD, report["remedy"])

@@ -20,6 +20,7 @@ _RAW_TRACEPOINT_OPEN = 17
 _LINK_CREATE = 28
 _ENABLE_STATS = 32
 _ITER_CREATE = 33
+_PROG_TYPE_RAW_TRACEPOINT = 17
 _PROG_TYPE_TRACING = 26
 TRACE_RAW_TP = 23
 TRACE_FENTRY = 24
@@ -37,6 +38,22 @@ _RECURSION_MISSES_AT = 208
 _RUN_TIME_AT = 192
 """The offset of run_time_ns in struct bpf_prog_info (since 5.1), which run_cnt follows."""
 _STATS_RUN_TIME = 0
+_TOO_LARGE = 1 << 20
+"""Bytes of attributes, of which the kernel takes at most a page."""
+_INSTRUCTION = struct.Struct("=BBhi")
+_RETURN_0 = _INSTRUCTION.pack(0xB7, 0x0, 0, 0) + _INSTRUCTION.pack(0x95, 0, 0, 0)
+"""`r0 = 0; exit`"""
+_READ_NOTHING = b"".join(
+    _INSTRUCTION.pack(*words)
+    for words in (
+        (0xBF, 0xA1, 0, 0),  # r1 = r10
+        (0x07, 0x01, 0, -8),  # r1 += -8
+        (0xB7, 0x02, 0, 8),  # r2 = 8
+        (0xB7, 0x03, 0, 0),  # r3 = 0
+        (0x85, 0x00, 0, 113),  # call bpf_probe_read_kernel
+    )
+)
+"""Reads 8 bytes at address 0 to the stack, which fails when it runs."""
 
 
 def command(number: int, attributes: bytes) -> int:
@@ -122,6 +139,38 @@ def _program_info(program: int) -> bytes:
     info = ctypes.create_string_buffer(_RECURSION_MISSES_AT + 8)
     command(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program, len(info), ctypes.addressof(info)))
     return info.raw
+
+
+def errno_before_kernel() -> int:
+    """The errno with which loading fails before the kernel looks at its arguments, as in a seccomp filter; 0 if it does
+    not. The kernel itself refuses these arguments first of all for their size (bpf_check_uarg_tail_zero).
+
+    For a thread that has the capabilities to load.
+    """
+    _libc.syscall(_SYSCALL, _PROG_LOAD, ctypes.create_string_buffer(_ATTR_BYTES), _TOO_LARGE)
+    number = ctypes.get_errno()
+    return 0 if number == errno.E2BIG else number
+
+
+def may_read_kernel() -> bool | None:
+    """Whether programs may read the kernel's memory, which lockdown=confidentiality forbids: then the verifier knows no
+    helper for it. None where that is unknown, as no program at all can be loaded.
+    """
+    if _errno_of_load(_RETURN_0):
+        return None
+    return {0: True, errno.EINVAL: False}.get(_errno_of_load(_READ_NOTHING + _RETURN_0))
+
+
+def _errno_of_load(instructions: bytes) -> int:
+    """The errno with which the kernel refuses a program of a raw tracepoint; 0 where it loads, and is unloaded."""
+    text = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    addresses = ctypes.addressof(text), ctypes.addressof(licence)
+    attributes = struct.pack("=IIQQ", _PROG_TYPE_RAW_TRACEPOINT, len(instructions) // 8, *addresses)
+    program, number, _ = try_command(_PROG_LOAD, attributes.ljust(_ATTR_BYTES, b"\0"))
+    if program >= 0:
+        os.close(program)
+    return number
 
 
 def is_refused() -> bool:

@@ -8,11 +8,13 @@ headers, and a `_Static_assert` for each member proves that compiler and kernel 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nettop.errors import Unsupported
+from nettop.errors import Unsupported, want_of_memory
+from nettop.kernel.btf_file import BTF_FILE, require_btf
 
 # Kinds of BTF types (include/uapi/linux/btf.h).
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF, _FUNC, _ENUM64 = 1, 2, 3, 4, 5, 6, 8, 12, 19
@@ -21,6 +23,7 @@ _TRANSPARENT = frozenset({_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG})
 _AGGREGATES = frozenset({_STRUCT, _UNION})
 _TYPE_HEADER_BYTES = 12
 _INT_SIGNED = 1
+_NOT_READ = f"libbpf does not read the kernel's types in {BTF_FILE}"
 
 
 class MissingInKernel(Unsupported):
@@ -60,15 +63,17 @@ class _Member(NamedTuple):
 
 
 class Btf:
-    """The types of the running kernel. Raises MissingInKernel when it does not describe them."""
+    """The types of the running kernel. Raises Unsupported where it does not describe them, or they cannot be read."""
 
     def __init__(self) -> None:
         self._lib = _libbpf()
-        self._btf = self._lib.btf__load_vmlinux_btf()
+        self._btf = self._lib.btf__parse(BTF_FILE.encode(), None)
         if not self._btf:
-            raise MissingInKernel(
-                "this kernel does not describe its types (/sys/kernel/btf/vmlinux)",
-                "use a kernel built with CONFIG_DEBUG_INFO_BTF=y: every distribution's since 2021",
+            number = ctypes.get_errno()
+            require_btf()  # says what is wrong with the file, if something is
+            raise want_of_memory(_NOT_READ, os.strerror(number)) or Unsupported(
+                f"{_NOT_READ} ({os.strerror(number).lower()})",
+                "upgrade the distribution's libbpf: it may be too old for this kernel",
             )
 
     def close(self) -> None:
@@ -245,7 +250,7 @@ def _libbpf() -> ctypes.CDLL:
         raise Unsupported(f"libbpf cannot be loaded: {error}", "run scripts/install-deps.sh again") from error
     lib.libbpf_set_print(None)
     for name, result, arguments in (
-        ("btf__load_vmlinux_btf", ctypes.c_void_p, ()),
+        ("btf__parse", ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_void_p)),
         ("btf__find_by_name_kind", ctypes.c_int32, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)),
         ("btf__type_by_id", ctypes.POINTER(_TypeHeader), (ctypes.c_void_p, ctypes.c_uint32)),
         ("btf__name_by_offset", ctypes.c_char_p, (ctypes.c_void_p, ctypes.c_uint32)),

@@ -11,8 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nettop.errors import PermissionMissing, Unsupported
-from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.errors import NettopError, PermissionMissing, Unsupported
+from nettop.kernel import bpf
+from nettop.kernel.btf_file import require_btf
+from nettop.kernel.capabilities import how_to_get, name_of
+from nettop.kernel.privileges import CAP_SYS_ADMIN, LOADING, LOOKING
+from nettop.kernel.proc_files import mounts, read_text
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 
 _CONTAINER = re.compile(
@@ -34,6 +38,13 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 """PROC_PID_INIT_INO of include/linux/proc_ns.h."""
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 """PROC_USER_INIT_INO of include/linux/proc_ns.h."""
+_OUTSIDE_USER_NAMESPACE = (
+    "run it outside of the user namespace (no unshare --user, no rootless container), as root: sudo nettop"
+)
+_FILTERED = "2"
+"""SECCOMP_MODE_FILTER of include/uapi/linux/seccomp.h."""
+_OPTIONS = {"bpf": "CONFIG_BPF_SYSCALL", "perf_event_open": "CONFIG_PERF_EVENTS"}
+"""What a kernel has these system calls by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +70,42 @@ class Host:
 
     def require_bpf(self) -> None:
         """Raise Unsupported or PermissionMissing when no program can be loaded here, with the remedy."""
-        if not (self.root / "sys/kernel/btf/vmlinux").exists():
-            raise Unsupported(
-                "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)",
-                "nettop needs Linux 5.12 or later, built with CONFIG_DEBUG_INFO_BTF=y",
-            )
-        if self.user_namespace() not in (None, INITIAL_USER_NAMESPACE):
+        require_btf(self.root)
+        self.require_initial_user_namespace()
+        self.require_capabilities()
+        self.require_bpf_calls()
+        self.require_no_lockdown()
+
+    def require_initial_user_namespace(self) -> None:
+        """Raise PermissionMissing in another user namespace."""
+        if not self.reaches_kernel():
             raise PermissionMissing(
-                "capabilities held in a user namespace do not reach the kernel",
-                "run it outside of the user namespace, as root: sudo nettop",
+                f"capabilities held in a user namespace ({self.user_namespace()}) do not reach the kernel",
+                _OUTSIDE_USER_NAMESPACE,
             )
-        mask = re.search(r"^CapEff:\s*([0-9a-f]+)", read_text(self.proc / "thread-self/status"), re.MULTILINE)
-        held = int(mask.group(1), 16) if mask else 0
-        needed = {} if held >> CAP_SYS_ADMIN & 1 else {"CAP_BPF": CAP_BPF, "CAP_PERFMON": CAP_PERFMON}
-        missing = [name for name, bit in needed.items() if not held >> bit & 1]
+
+    def require_capabilities(self) -> None:
+        """Raise PermissionMissing without those that loading takes."""
+        held = self.effective()
+        missing = [] if CAP_SYS_ADMIN in held else sorted(LOADING - held, reverse=True)
         if missing:
+            names = " and ".join(map(name_of, missing))
             raise PermissionMissing(
-                f"loading BPF programs needs {' and '.join(missing)}",
-                "run it as root: sudo nettop",
+                f"loading BPF programs needs {names}", how_to_get(missing, self.permitted())
             )
+
+    def require_bpf_calls(self) -> None:
+        """Raise PermissionMissing or Unsupported where bpf(2) does not reach the kernel."""
+        number = bpf.errno_before_kernel()
+        if number:
+            raise self.blocked_call("bpf", number)
+
+    def require_no_lockdown(self) -> None:
+        """Raise Unsupported where the kernel is locked down so that no program may read its memory."""
         if self.lockdown() == "confidentiality":
             raise Unsupported(
                 "the kernel is locked down (confidentiality): it lets no program read its memory",
-                "boot with lockdown=integrity or none",
+                "boot with lockdown=integrity on the kernel's command line in place of lockdown=confidentiality",
             )
 
     def pid_namespace(self) -> int:
@@ -104,6 +128,49 @@ class Host:
                 "or enter no PID namespace: nsenter without --pid",
             )
 
+    def blocked_call(self, call: str, number: int) -> NettopError:
+        """The error for a system call that fails with this errno before the kernel looks at its arguments."""
+        why = os.strerror(number).lower()
+        if self._status("Seccomp") == _FILTERED:
+            return PermissionMissing(
+                f"a seccomp filter denies {call}(2) (Seccomp: {_FILTERED} in /proc/self/status): {why}",
+                f"allow {call} in the filter: docker run --security-opt seccomp=PROFILE.json, or =unconfined; "
+                f"in a unit of systemd let SystemCallFilter= have {call}",
+            )
+        if number == errno.ENOSYS:
+            return Unsupported(f"this kernel has no {call}(2)", f"use a kernel with {_OPTIONS[call]}")
+        return PermissionMissing(
+            f"{call}(2) fails before the kernel looks at it, likely in a sandbox: {why}",
+            "run nettop outside of the sandbox",
+        )
+
+    def effective(self) -> frozenset[int]:
+        """The capabilities that the calling thread uses."""
+        return self._capabilities("CapEff")
+
+    def permitted(self) -> frozenset[int]:
+        """The capabilities that the calling thread may use."""
+        return self._capabilities("CapPrm")
+
+    def _capabilities(self, label: str) -> frozenset[int]:
+        mask = int(self._status(label) or "0", 16)
+        return frozenset(number for number in range(mask.bit_length()) if mask >> number & 1)
+
+    def _status(self, label: str) -> str:
+        """A line of the calling thread's status; empty where there is none."""
+        line = re.search(rf"^{label}:\s*(\S+)", read_text(self.proc / "thread-self/status"), re.MULTILINE)
+        return line[1] if line else ""
+
+    def how_to_see_owners(self) -> str:
+        """What would let nettop see which sockets other users' processes hold, where it may not."""
+        if not self.reaches_kernel():
+            return _OUTSIDE_USER_NAMESPACE
+        return how_to_get(sorted(LOOKING - self.effective()), self.permitted())
+
+    def reaches_kernel(self) -> bool:
+        """Whether capabilities reach the kernel, or only what a user namespace owns."""
+        return self.user_namespace() in (None, INITIAL_USER_NAMESPACE)
+
     def in_initial_pid_namespace(self) -> bool:
         """False in a container's PID namespace, which does not show the processes outside of it."""
         return self.pid_namespace() == INITIAL_PID_NAMESPACE
@@ -122,11 +189,16 @@ class Host:
         """True on a kernel with PREEMPT_RT, by its version: softirqs can be preempted there."""
         return "PREEMPT_RT" in read_text(self.proc / "sys/kernel/version").split()
 
-    def lockdown(self) -> str:
-        """The kernel's lockdown mode, "none" on a kernel without lockdown."""
-        text = read_text(self.root / "sys/kernel/security/lockdown")
-        mode = re.search(r"\[(\w+)\]", text)
-        return mode.group(1) if mode else "none"
+    def lockdown(self) -> str | None:
+        """The kernel's lockdown mode, "none" on a kernel without lockdown. Where securityfs is not mounted it is tried
+        out, which does not distinguish "none" from "integrity"; None where that cannot be tried.
+        """
+        mode = re.search(r"\[(\w+)\]", read_text(self.root / "sys/kernel/security/lockdown"))
+        if mode:
+            return mode[1]
+        if any(mount.kind == "securityfs" for mount in mounts(self.root)):
+            return "none"
+        return {True: "none or integrity", False: "confidentiality", None: None}[bpf.may_read_kernel()]
 
     def user_namespace(self) -> int | None:
         """The inode number of nettop's user namespace; None where /proc does not show it."""
@@ -218,11 +290,3 @@ def container_of(cgroup: str) -> str | None:
 
 def _lower_half(number: int) -> int:
     return number & 0xFFFFFFFF
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, empty when it cannot be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

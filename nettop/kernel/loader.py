@@ -16,14 +16,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nettop.errors import NettopError, PermissionMissing, Unsupported
+from nettop.errors import NettopError, PermissionMissing, Unsupported, want_of_memory
 from nettop.kernel import bpf, kprobes, privileges
 from nettop.kernel.btf import Btf, Slice
-from nettop.kernel.program import LoadFailed
+from nettop.kernel.perf_events import why_refused
+from nettop.kernel.proc_files import mount_of
+from nettop.kernel.program import PART_OF_NETTOP, LoadFailed
 
 _MAX_REQUEST_BYTES = 1 << 20
 _OLDEST_BCC = (0, 26)
 """The oldest that the tests run with. Older ones do not declare all helpers: bpf_get_func_ret came with Linux 5.17."""
+_METHODS = ("load_func", "dump_func")
+"""What bcc.BPF is used for."""
+_PACKAGE = Path(__file__).parents[1]
+_NOT_AS_RELEASED = "where the file is not as it was released, install nettop again: scripts/install-deps.sh"
 _TYPED = {
     "tp_btf": (bpf.TRACE_RAW_TP, Btf.tracepoint),
     "fentry": (bpf.TRACE_FENTRY, Btf.function),
@@ -58,10 +64,16 @@ def import_bcc() -> Any:
     """The module, or as an Unsupported why it cannot be used. A version without a number is taken."""
     try:
         import bcc
-    except (ImportError, OSError, AttributeError) as error:
-        return Unsupported(f"bcc cannot be imported: {error}", _remedy_for_bcc())
-    if not hasattr(bcc, "BPF"):
-        return Unsupported("the module called bcc is not the BPF compiler", _remedy_for_bcc())
+    except (ImportError, OSError, AttributeError, MemoryError) as error:
+        what = f"bcc cannot be imported: {str(error) or type(error).__name__}"
+        return want_of_memory("bcc cannot be imported", what) or Unsupported(what, _remedy_for_bcc())
+    lacking = [name for name in _METHODS if not hasattr(getattr(bcc, "BPF", None), name)]
+    if lacking:
+        place = getattr(bcc, "__file__", None) or ", ".join(getattr(bcc, "__path__", ()))
+        return Unsupported(
+            f"the module called bcc at {place} is not the BPF compiler: it has no BPF.{lacking[0]}",
+            f"remove {place} (where pip installed it: pip uninstall bcc), then run scripts/install-deps.sh again",
+        )
     version = str(getattr(bcc, "__version__", ""))
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or (int(numbers[1]), int(numbers[2])) >= _OLDEST_BCC:
@@ -89,6 +101,8 @@ def _open_probes(function: str, at_return: bool) -> tuple[list[int], dict[str, A
     """A probe at every symbol of a function, and those symbols."""
     try:
         probes = kprobes.open_probes(function, at_return)
+    except PermissionError as error:
+        raise why_refused(error) from error
     except OSError as error:
         raise Unsupported(f"the kernel opens no probe at {function}: {error.strerror}") from error
     return list(probes.values()), {"symbols": list(probes)}
@@ -101,12 +115,12 @@ def _load(bcc: Any, request: dict[str, Any], loaded: list[Any]) -> tuple[list[in
     for function in request["needs"]:
         btf.function(function)
     slices = "".join(btf.header(Slice(**piece)) for piece in request["slices"])
-    files = "".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in sources)
+    files = "".join(f'#line 1 "{path.name}"\n{_text_of(path)}' for path in sources)
     flags = ["-w", *(f"-D{name}={value}" for name, value in request["defines"].items())]
     try:
         program = bcc.BPF(text=request["header"] + slices + files, cflags=flags)
     except Exception as error:  # bcc raises bare Exception for everything
-        raise LoadFailed(f"{sources[-1].name} does not compile ({error})") from error
+        raise LoadFailed(f"{sources[-1].name} does not compile ({error})", _NOT_AS_RELEASED) from error
     loaded.append(program)
     functions, refused = [], {}
     for name, kind in request["functions"].items():
@@ -118,7 +132,29 @@ def _load(bcc: Any, request: dict[str, Any], loaded: list[Any]) -> tuple[list[in
             number = getattr(error, "errno", None)
             why = f"the kernel does not load it: {os.strerror(number) if number else error}"
             refused[name] = error.what if isinstance(error, NettopError) else why
-    return functions + [program[name].map_fd for name in request["maps"]], {"refused": refused}
+    try:
+        maps = [program[name].map_fd for name in request["maps"]]
+    except KeyError as error:
+        raise LoadFailed(f"{sources[-1].name} declares no table {error}", _NOT_AS_RELEASED) from error
+    return functions + maps, {"refused": refused}
+
+
+def _text_of(source: Path) -> str:
+    """A file of nettop's own. Raises Unsupported where it is missing, empty or not readable."""
+    try:
+        text, why = source.read_text(), "is empty"
+    except OSError as error:
+        text, why = "", f"cannot be read: {(error.strerror or str(error)).lower()}"
+    if text:
+        return text
+    what = f"{source}, {PART_OF_NETTOP}, {why}"
+    mount = mount_of(str(source))
+    if mount is None or mount == mount_of(str(_PACKAGE)):
+        raise Unsupported(what, "install nettop again: scripts/install-deps.sh")
+    raise Unsupported(
+        f"{what}; {mount.kind} is mounted at {mount.place}",
+        f"see findmnt --target {source}; take that mount away if it should not be there",
+    )
 
 
 def _refusal(name: str, error: Exception) -> NettopError:
@@ -126,9 +162,8 @@ def _refusal(name: str, error: Exception) -> NettopError:
         return error
     if "super-user" in str(error) or getattr(error, "errno", None) == errno.EPERM:
         return PermissionMissing(
-            f"the kernel refuses to load BPF program {name}",
-            "run it by sudo; in a container give it CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN; "
-            "see /sys/kernel/security/lockdown and the sysctl kernel.unprivileged_bpf_disabled",
+            f"the kernel refuses to load BPF program {name} ({error}), likely by a security module",
+            "allow bpf in its policy; it logs what it denies: dmesg, or /var/log/audit/audit.log",
         )
     remedy = "nettop needs Linux 5.12 or later; if this is one, please report these words"
     return LoadFailed(f"the kernel refuses BPF program {name} ({error})", remedy)

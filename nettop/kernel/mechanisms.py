@@ -50,6 +50,8 @@ def attach_best(
     whatever else it raises is no refusal, and goes on to the caller.
     """
     refused: list[tuple[str, str]] = []
+    remedies: list[str] = []
+    used = None
     word = chosen.get(fallbacks.hook.name, "")
     for mechanism in fallbacks.mechanisms:
         try:
@@ -60,11 +62,14 @@ def attach_best(
             attach(mechanism)
         except (Unsupported, PermissionMissing) as error:
             refused.append((mechanism.name, error.what))
+            remedies.append(error.remedy)
         except OSError as error:
             refused.append((mechanism.name, error.strerror or str(error)))
         else:
-            return HookStatus(fallbacks.hook.name, mechanism.name, tuple(refused), fallbacks.hook.fields)
-    return HookStatus(fallbacks.hook.name, None, tuple(refused), fallbacks.hook.fields)
+            used = mechanism.name
+            break
+    remedy = next(filter(None, remedies), "")
+    return HookStatus(fallbacks.hook.name, used, tuple(refused), fallbacks.hook.fields, remedy)
 
 
 def check_chosen(all_fallbacks: Iterable[Fallbacks], chosen: ChosenMechanisms) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from nettop.kernel.facts import read_text
+from nettop.kernel.proc_files import read_text
 
 _OWN = "thread-self/net"
 _IN_LINES = re.compile(r"^(\w+)\s+(-?\d+)$", re.MULTILINE | re.ASCII)

@@ -21,9 +21,14 @@ from pathlib import Path
 
 from nettop.errors import PermissionMissing, Unsupported
 from nettop.kernel import bpf
+from nettop.kernel.capabilities import how_to_get
+from nettop.kernel.facts import Host
+from nettop.kernel.privileges import CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.kernel.proc_files import read_text
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(platform.machine(), -1)
 _PERF_FLAG_FD_CLOEXEC = 8
+_UNKNOWN_FLAGS = 1 << 30
 _ATTR = struct.Struct("=IIQQQQQIIQ")
 """struct perf_event_attr up to config1 (include/uapi/linux/perf_event.h)."""
 _TYPE_SOFTWARE, _CPU_CLOCK = 1, 0
@@ -33,6 +38,8 @@ _ENABLE, _DISABLE, _PERIOD, SET_BPF = 0x2400, 0x2401, 0x40082404, 0x40042408
 _ANY_PROCESS, _NO_GROUP = -1, -1
 _READING = struct.Struct("=QQ")
 """What an event counted, and how long it was enabled, in ns."""
+_PARANOID_MAX = 2
+"""The highest value of kernel.perf_event_paranoid that Linux itself has; Debian and Ubuntu added 3 and 4."""
 _NS = 1_000_000_000
 _APART_NS = 1_000_000
 """At this distance ticks of two CPUs do not affect each other."""
@@ -79,7 +86,7 @@ class Clocks:
     def __init__(self, program: int, rate_hz: int) -> None:
         """Run the program (BPF_PROG_TYPE_PERF_EVENT) at each tick, `rate_hz` times a second.
 
-        Raises PermissionMissing, Unsupported, or OSError with the kernel's errno.
+        Raises what `why_refused` gives.
         """
         self._program = program
         self._events: dict[int, int] = {}
@@ -88,25 +95,17 @@ class Clocks:
         """What each event had counted at the last reading: a clock that should tick and does not count is dead."""
         self._ticking = False
         self._period_ns = _NS // rate_hz
+        cpus = online_cpus()
         try:
-            for cpu in online_cpus():
+            for cpu in cpus:
                 try:
                     self._add(cpu, os.dup(_opened[cpu]) if cpu in _opened else _open(cpu))
                 except OSError as error:  # a CPU that alone is refused has no clock
                     if not (self._events and error.errno in _OF_ONE_CPU):
                         raise
-        except PermissionError as error:
-            self.close()
-            raise PermissionMissing(
-                "this user may not open clocks: that needs CAP_PERFMON, or CAP_SYS_ADMIN where the sysctl "
-                "kernel.perf_event_paranoid is above 2",
-                "run it as root: sudo nettop",
-            ) from error
         except OSError as error:
             self.close()
-            if error.errno in (errno.ENOENT, errno.ENOSYS):
-                raise Unsupported("this kernel has no perf events") from error
-            raise
+            raise why_refused(error) from error
         self.cpus = tuple(self._events)
 
     def start(self) -> None:
@@ -208,6 +207,52 @@ def open_event(attributes: bytes, cpu: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
     return event
+
+
+def require_perf_events() -> None:
+    """Raise what `why_refused` gives where this thread may open no clock."""
+    cpu = online_cpus()[0]
+    try:
+        os.close(_open(cpu))
+    except OSError as error:
+        raise why_refused(error) from error
+
+
+def why_refused(error: OSError, host: Host | None = None) -> Exception:
+    """PermissionMissing or Unsupported for an event that could not be opened; the error itself where it is another."""
+    host = host or Host()
+    blocked = _errno_before_kernel()
+    if blocked:
+        return host.blocked_call("perf_event_open", blocked)
+    if error.errno in (errno.ENOENT, errno.ENOSYS):
+        return Unsupported("this kernel has no perf events", "use a kernel with CONFIG_PERF_EVENTS")
+    if not isinstance(error, PermissionError):
+        return error
+    held = host.effective()
+    paranoid = read_text(host.proc / "sys/kernel/perf_event_paranoid").strip() or "unknown"
+    if CAP_SYS_ADMIN not in held and CAP_PERFMON not in held:
+        return PermissionMissing(
+            f"opening perf events needs CAP_PERFMON (kernel.perf_event_paranoid: {paranoid})",
+            how_to_get([CAP_PERFMON], host.permitted()),
+        )
+    if CAP_SYS_ADMIN not in held and paranoid.isdecimal() and int(paranoid) > _PARANOID_MAX:
+        return PermissionMissing(
+            f"kernel.perf_event_paranoid is {paranoid}: above {_PARANOID_MAX} this kernel opens perf events only with "
+            "CAP_SYS_ADMIN",
+            f"sysctl kernel.perf_event_paranoid={_PARANOID_MAX}; or {how_to_get([CAP_SYS_ADMIN], host.permitted())}",
+        )
+    return PermissionMissing(
+        f"the kernel refuses perf events ({error.strerror}), likely by a security module",
+        "allow perf_event in its policy; it logs what it denies: dmesg, or /var/log/audit/audit.log",
+    )
+
+
+def _errno_before_kernel() -> int:
+    """The errno with which opening fails before the kernel looks at its arguments, as in a seccomp filter; 0 if it does
+    not. The kernel itself refuses unknown flags first of all, whoever asks."""
+    _libc.syscall(_PERF_EVENT_OPEN, None, *(_ANY_PROCESS, 0, _NO_GROUP), _UNKNOWN_FLAGS)
+    number = ctypes.get_errno()
+    return 0 if number == errno.EINVAL else number
 
 
 def _open(cpu: int) -> int:

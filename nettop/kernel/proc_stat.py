@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from nettop.kernel.facts import read_text
+from nettop.kernel.proc_files import read_text
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 """The unit of times in /proc, in ns."""

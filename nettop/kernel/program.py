@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nettop.errors import PermissionMissing, SourceFailed, Unsupported
+from nettop.errors import PermissionMissing, SourceFailed, Unsupported, want_of_memory
 from nettop.kernel import bpf
 from nettop.kernel.btf import Slice
 
+PART_OF_NETTOP = "which is part of nettop"
+"""In what is said of a file that is missing from the installation."""
 HEADERS = Path(__file__).parent / "headers"
 _MAX_ANSWER_BYTES = 1 << 20
 _MAX_DESCRIPTORS = 253
@@ -138,8 +140,8 @@ class Loader:
     def answer(self) -> Program:
         """Wait for the program of the text that was requested first.
 
-        Raises LoadFailed with what the compiler or the verifier wrote, PermissionMissing, Unsupported when bcc is
-        missing, SourceFailed when the child process died, OSError where too many files are open.
+        Raises LoadFailed with what the compiler or the verifier wrote, PermissionMissing, Unsupported when bcc or a
+        source is missing, SourceFailed when the child process died, OSError where too many files are open.
         """
         text = self._requested.popleft()
         answer, descriptors = self._receive()
@@ -182,8 +184,9 @@ class Loader:
         except ConnectionResetError:
             message, descriptors, flags = b"", [], 0
         if not message:
-            raise SourceFailed(
-                f"the loader ended without an answer (exit status {self._child.wait()}){_last_line(self._written())}",
+            what, written = f"the loader ended (exit status {self._child.wait()})", self._written()
+            raise want_of_memory(what, written) or SourceFailed(
+                f"{what} without an answer{_last_line(written)}",
                 "start nettop again; if it happens again, please report it",
             )
         if flags & socket.MSG_CTRUNC:

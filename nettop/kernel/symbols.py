@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nettop.kernel.facts import read_text
+from nettop.kernel.proc_files import read_text
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Array
 

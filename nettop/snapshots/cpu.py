@@ -321,7 +321,7 @@ HOOK_SAMPLES = Hook("samples", "stacks of CPUs inside the network stack, many ti
                       ("samples", "entry_samples", "time_ns"))  # fmt: skip
 HOOK_SYMBOLS = Hook("symbols", "names of kernel functions", ("stack", "category"),
                     remedy=SYMBOLS_REMEDY)  # fmt: skip
-HOOK_SERVED = Hook("served", "the sockets that softirqs serve", ("softirq_ns",))
+HOOK_SERVED = Hook("served", "the sockets that softirqs serve", ("softirq_ns",), requires=HOOK_SAMPLES.name)
 
 # --- options ------------------------------------------------------------------------------------------------------
 

@@ -59,13 +59,14 @@ class HookStatus:
     """The mechanism that provides a hook of a lens, and those better ones that were refused (name and why, best first).
 
     Where `mechanism` is None none works, and `fields`, which depend on the hook, are not available on this kernel or
-    host.
+    host. `remedy` is what would help the best of the refused ones, as far as its refusal says.
     """
 
     hook: str
     mechanism: str | None
     refused: tuple[tuple[str, str], ...] = ()
     fields: tuple[str, ...] = ()
+    remedy: str = ""
 
     @property
     def why(self) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import struct
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,21 +26,27 @@ from nettop.doctor.redaction import Redactor
 from nettop.doctor.report import Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.interrupts import ended_by_signals
+from nettop.kernel import bpf, btf_file
+from nettop.kernel.capabilities import KNOWN, name_of
 from nettop.kernel.facts import Host
 from nettop.kernel.mechanisms import DISABLED, NOT_CHOSEN
 from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.kernel.program import PART_OF_NETTOP
 from nettop.probes.connections import self_test
 from nettop.selftest import paths
 from nettop.selftest.process import CommandFailed, run_together
 from nettop.selftest.result import REPORT_IT, SelfTestResult
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import LENS
+from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import HookStatus
 from tests.unit.scripted import Scripted, steps
 
-ALL = (1 << len(capabilities.NAMES)) - 1
+WHOLE_BTF = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 8, 8, 4) + bytes(12)
+"""A header, 8 bytes of types and 4 of names."""
+ALL = (1 << len(KNOWN)) - 1
 REPORT = Report(
     checks=(Check("kernel", "kernel", "6.1"), Check("bcc", "bcc", "none", Verdict.BAD, "install it")),
     lenses=(
@@ -451,7 +458,7 @@ def test_both_results_are_taken_even_if_one_command_fails() -> None:
 def missing_of(root: Path, effective: int, permitted: int | None = None) -> Check:
     """The check of what is missing, with these sets."""
     permitted = effective if permitted is None else permitted
-    put(root, "proc/self/status", f"CapPrm:\t{permitted:016x}\nCapEff:\t{effective:016x}\n")
+    put(root, "proc/thread-self/status", f"CapPrm:\t{permitted:016x}\nCapEff:\t{effective:016x}\n")
     return next(
         check for check in capabilities.check_capabilities(root) if check.key == "capabilities_missing"
     )
@@ -462,9 +469,9 @@ def test_just_the_missing_capability_is_named(tmp_path: Path, number: int) -> No
     """The line and its remedy name what is missing and nothing else."""
     check = missing_of(tmp_path, ALL & ~(1 << number) & ~(1 << CAP_SYS_ADMIN))
     assert check.verdict is Verdict.BAD
-    names = {capabilities.name_of(number), "CAP_SYS_ADMIN"}
+    names = {name_of(number), "CAP_SYS_ADMIN"}
     assert set(check.data) == names  # type: ignore[call-overload]
-    for known in map(capabilities.name_of, capabilities.USED):
+    for known in map(name_of, capabilities.USED):
         assert (known in check.value) == (known in names)
         assert (known in check.remedy) == (known in names)
 
@@ -491,7 +498,7 @@ def test_another_user_namespace(tmp_path: Path) -> None:
     """Doctor says so, and so does whatever loads programs; where it is unknown nothing is said."""
     assert capabilities.check_user_namespace(tmp_path).verdict is Verdict.OK
     put(tmp_path, "proc/self/ns/user", "")  # has another inode number than the initial one
-    put(tmp_path, "sys/kernel/btf/vmlinux", "BTF")
+    put(tmp_path, "sys/kernel/btf/vmlinux", "").write_bytes(WHOLE_BTF)
     assert capabilities.check_user_namespace(tmp_path).verdict is Verdict.BAD
     with pytest.raises(PermissionMissing) as refusal:
         Host(tmp_path).require_bpf()
@@ -511,29 +518,49 @@ def test_lockdown(tmp_path: Path, content: str, mode: str, verdict: Verdict) -> 
     put(tmp_path, "sys/kernel/security/lockdown", content)
     check = facts.check_lockdown(tmp_path)
     assert (check.data, check.verdict) == (mode, verdict)
-    assert check.value.startswith(mode)
+    assert mode in check.value
     assert bool(check.remedy) is (verdict is Verdict.BAD)
 
 
+def test_lockdown_not_built_in(tmp_path: Path) -> None:
+    """Where securityfs is mounted and says nothing of it, there is none."""
+    put(tmp_path, "proc/self/mountinfo", "30 20 0:7 / /sys/kernel/security rw - securityfs securityfs rw\n")
+    assert facts.check_lockdown(tmp_path).data == "none"
+
+
 @pytest.mark.parametrize(
-    ("mounts", "mode", "verdict"),
+    ("may_read", "mode", "verdict"),
     [
-        ("30 20 0:7 / /sys/kernel/security rw - securityfs securityfs rw\n", "none", Verdict.OK),
-        ("30 20 0:7 / /sys rw - sysfs sysfs rw\n", "unknown", Verdict.NOTE),
+        (True, "none or integrity", Verdict.OK),
+        (False, "confidentiality", Verdict.BAD),
+        (None, "unknown", Verdict.NOTE),
     ],
 )
-def test_lockdown_that_is_unknown(tmp_path: Path, mounts: str, mode: str, verdict: Verdict) -> None:
-    """Not built in is not the same as unknown."""
-    put(tmp_path, "proc/self/mountinfo", mounts)
+def test_lockdown_without_securityfs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_read: bool | None, mode: str, verdict: Verdict
+) -> None:
+    """It is tried out; doctor's exit code and every command's refusal follow from that."""
+    monkeypatch.setattr(bpf, "may_read_kernel", lambda: may_read)
+    put(tmp_path, "proc/self/mountinfo", "30 20 0:7 / /sys rw - sysfs sysfs rw\n")
     check = facts.check_lockdown(tmp_path)
     assert (check.data, check.verdict) == (mode, verdict)
+    assert Report((check,)).exit_code == (
+        ExitCode.DONE if verdict is not Verdict.BAD else ExitCode.UNSUPPORTED
+    )
+    if verdict is Verdict.BAD:
+        with pytest.raises(Unsupported, match="locked down") as refusal:
+            Host(tmp_path).require_no_lockdown()
+        assert (check.value, check.remedy) == (refusal.value.what, refusal.value.remedy)
+        assert "lockdown=integrity" in check.remedy
+    if verdict is Verdict.NOTE:
+        assert "mount -t securityfs" in check.remedy
 
 
 def processes_of(root: Path, options: str, effective: int = ALL) -> Check:
     """The check of which processes are seen, where /proc was mounted so, and over another one."""
     below = "22 27 0:21 / /proc rw,relatime - proc proc rw,hidepid=2\n"
     put(root, "proc/self/mountinfo", f"{below}68 67 0:40 / /proc rw - proc proc {options}\n")
-    put(root, "proc/self/status", f"CapPrm:\t{effective:016x}\nCapEff:\t{effective:016x}\n")
+    put(root, "proc/thread-self/status", f"CapPrm:\t{effective:016x}\nCapEff:\t{effective:016x}\n")
     return facts.check_processes(root)
 
 
@@ -564,6 +591,35 @@ def test_processes_that_are_hidden(
     assert (check.verdict, check.data) == (verdict, verdict is Verdict.OK)
     assert said in check.value
     assert bool(check.remedy) is (verdict is Verdict.NOTE)
+
+
+def test_processes_in_another_user_namespace(tmp_path: Path) -> None:
+    """What is held there lets nobody look at the processes outside, and root is of no help."""
+    put(tmp_path, "proc/self/ns/user", "")  # has another inode number than the initial one
+    check = processes_of(tmp_path, "rw")
+    assert (check.verdict, check.data) == (Verdict.NOTE, False)
+    assert "outside of the user namespace" in check.remedy
+
+
+def test_what_refuses_samples_is_the_remedy_of_samples_only() -> None:
+    """Other hooks that the kernel refuses have remedies of their own."""
+    events = Check("perf_events", "perf events", "a filter denies them", Verdict.BAD, "allow them")
+    samples = HookStatus("samples", None, (("perf cpu-clock", "a filter denies them"),), remedy="allow them")
+    served = HookStatus("served", None, (("tp_btf/tcp_probe", "there are no samples"),))
+    routes = HookStatus("routes", None, (("kprobe/x", "no kprobes"),))
+    assert remedies(samples, served, routes, checks=(events,), lens=CPU) == [
+        "→ allow them",
+        "→ fix what is bad under HOST: perf events",
+        "→ fix what is bad under HOST: perf events",
+        "→ a kernel with CONFIG_KPROBE_EVENTS supports it",
+    ]
+
+
+def test_the_remedy_of_a_refusal() -> None:
+    """It is shown, also for hooks that were refused for the same reason; a report is of no use."""
+    received = HookStatus("received", None, (("XDP", "too little memory"),), remedy="raise the limit")
+    sent = HookStatus("sent", None, (("tp_btf/x", "too little memory"),))
+    assert remedies(received, sent) == ["→ raise the limit"] * 2
 
 
 def test_another_pid_namespace(tmp_path: Path) -> None:
@@ -610,14 +666,67 @@ def test_who_called_may_not_read_nettop(monkeypatch: pytest.MonkeyPatch) -> None
     assert not second.remedy
 
 
-def test_no_btf(tmp_path: Path) -> None:
-    """A kernel without types names the option; a file that something hides names the mount."""
-    put(tmp_path, "proc/self/mountinfo", "30 20 0:7 / /sys rw - sysfs sysfs rw\n")
-    assert "CONFIG_DEBUG_INFO_BTF" in facts.check_btf(tmp_path).remedy
-    put(tmp_path, "proc/self/mountinfo", "30 20 0:7 / /sys/kernel/btf/vmlinux rw - devtmpfs devtmpfs rw\n")
-    put(tmp_path, "sys/kernel/btf/vmlinux", "")
-    check = facts.check_btf(tmp_path)
-    assert (check.verdict, check.remedy) == (Verdict.BAD, "umount /sys/kernel/btf/vmlinux")
+SYSFS = "30 20 0:7 / /sys rw - sysfs sysfs rw\n"
+TRACEFS = "31 30 0:8 / /sys/kernel/tracing rw - tracefs tracefs rw\n"
+OVER_BTF = "32 30 0:9 / /sys/kernel/btf rw - tmpfs tmpfs rw\n"
+
+
+def btf_of(root: Path, mounts: str, monkeypatch: pytest.MonkeyPatch, *, kernel_has_it: bool | None) -> Check:
+    """The check of the types, and that every command is refused in the same words."""
+    monkeypatch.setattr(btf_file, "_kernel_has_it", lambda: kernel_has_it)
+    put(root, "proc/self/mountinfo", mounts)
+    check = facts.check_btf(root)
+    with pytest.raises(Unsupported) as refusal:
+        Host(root).require_bpf()
+    assert (check.value, check.remedy) == (refusal.value.what, refusal.value.remedy)
+    assert (check.verdict, Report((check,)).exit_code) == (Verdict.BAD, ExitCode.UNSUPPORTED)
+    return check
+
+
+@pytest.mark.parametrize("mounts", [SYSFS, SYSFS + TRACEFS, SYSFS + TRACEFS + OVER_BTF])
+def test_a_kernel_without_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: str) -> None:
+    """It names the option, and no file system is to be unmounted, wherever one is mounted: not even over the place."""
+    check = btf_of(tmp_path, mounts, monkeypatch, kernel_has_it=False)
+    assert "CONFIG_DEBUG_INFO_BTF" in check.remedy
+    assert "umount" not in check.remedy
+
+
+def test_types_that_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is proved to hide them is to be unmounted."""
+    check = btf_of(tmp_path, SYSFS + TRACEFS + OVER_BTF, monkeypatch, kernel_has_it=True)
+    assert check.remedy == "umount /sys/kernel/btf"
+    check = btf_of(tmp_path, SYSFS + TRACEFS + OVER_BTF, monkeypatch, kernel_has_it=None)
+    assert "likely" in check.value
+    assert "umount" not in check.remedy
+    check = btf_of(tmp_path, "30 20 0:7 / / rw - ext4 /dev/vda rw\n", monkeypatch, kernel_has_it=True)
+    assert "mount -t sysfs" in check.remedy
+    assert "umount" not in check.remedy
+
+
+def test_types_that_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said how much is missing; a whole file may be read."""
+    path = put(tmp_path, "sys/kernel/btf/vmlinux", "")
+    path.write_bytes(WHOLE_BTF[:-1])
+    over = SYSFS + "32 30 0:9 /copy /sys/kernel/btf/vmlinux rw - ext4 /dev/vda rw\n"
+    check = btf_of(tmp_path, over, monkeypatch, kernel_has_it=True)
+    assert f"truncated: {len(WHOLE_BTF) - 1} of {len(WHOLE_BTF)} bytes" in check.value
+    assert check.remedy == "umount /sys/kernel/btf/vmlinux"
+    path.write_bytes(b"something else, which is longer than a header")
+    assert "does not hold BTF" in btf_of(tmp_path, over, monkeypatch, kernel_has_it=True).value
+    path.write_bytes(WHOLE_BTF)
+    btf_file.require_btf(tmp_path)
+
+
+def test_files_of_nettop_that_are_lost() -> None:
+    """A file that is missing is bad, though the lens works without it."""
+    why = f"/opt/nettop/events.bpf.c, {PART_OF_NETTOP}, cannot be read"
+    hook = HookStatus("events", None, (("tp_btf/x", why),), remedy="install nettop again")
+    (check,) = facts.files_check([LensReport(LENS, (hook,))])
+    assert (check.verdict, check.value, check.remedy) == (Verdict.BAD, why, "install nettop again")
+    report = Report((check,), (LensReport(LENS, (hook,)),))
+    assert report.exit_code is ExitCode.UNSUPPORTED
+    assert REPORT_IT not in "\n".join(lines(report))
+    assert not list(facts.files_check([LensReport(LENS, (HookStatus("events", "x"),))]))
 
 
 def test_settings_that_do_harm(tmp_path: Path) -> None:

@@ -3,21 +3,30 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import struct
 from pathlib import Path
 
 import pytest
 
-from nettop.errors import PermissionMissing, Unsupported
+from nettop.errors import ExitCode, NettopError, PermissionMissing, Unsupported
+from nettop.kernel import bpf, perf_events
 from nettop.kernel.facts import Host, Sockstat, container_of
 
 ALL_CAPABILITIES = "000001ffffffffff"
+WHOLE_BTF = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 8, 8, 4) + bytes(12)
+"""A header, 8 bytes of types and 4 of names."""
 CONTAINER_ID = "4f1c2ab09d7e" + "0" * 52
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host on which everything is as nettop needs it."""
     put(tmp_path, "sys/kernel/btf/vmlinux", "")
+    (tmp_path / "sys/kernel/btf/vmlinux").write_bytes(WHOLE_BTF)
+    monkeypatch.setattr(bpf, "errno_before_kernel", lambda: 0)
+    monkeypatch.setattr(bpf, "may_read_kernel", lambda: True)
     put(tmp_path, "proc/thread-self/status", f"Name:\tnettop\nCapEff:\t{ALL_CAPABILITIES}\n")
     return tmp_path
 
@@ -47,12 +56,78 @@ def test_no_btf_names_the_kernel_option(root: Path) -> None:
     [(0, "CAP_BPF and CAP_PERFMON"), (1 << 39, "needs CAP_PERFMON"), (1 << 38, "needs CAP_BPF")],
 )
 def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> None:
-    """Just the capabilities that are missing are named, and sudo is the remedy."""
+    """Just the capabilities that are missing are named; sudo is the remedy for others than root."""
     put(root, "proc/thread-self/status", f"CapEff:\t{held:016x}\n")
     with pytest.raises(PermissionMissing) as refusal:
         Host(root).require_bpf()
     assert named in refusal.value.what
-    assert "sudo" in refusal.value.remedy
+    assert ("sudo" in refusal.value.remedy) == (os.geteuid() != 0)
+
+
+def test_sudo_is_no_remedy_for_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was confined, by a container or a unit, which have to give what is missing."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    put(root, "proc/thread-self/status", f"CapEff:\t{1 << 38:016x}\n")
+    with pytest.raises(PermissionMissing) as refusal:
+        Host(root).require_bpf()
+    assert "--cap-add BPF" in refusal.value.remedy
+    assert "sudo" not in refusal.value.remedy
+
+
+FILTERED = f"CapEff:\t{1 << 38 | 1 << 39:016x}\nSeccomp:\t2\n"
+NOT_FILTERED = FILTERED.replace("\t2\n", "\t0\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said", "code"),
+    [
+        (errno.EPERM, FILTERED, "a seccomp filter denies bpf(2)", ExitCode.PERMISSION),
+        (errno.ENOSYS, FILTERED, "a seccomp filter denies bpf(2)", ExitCode.PERMISSION),
+        (errno.EPERM, NOT_FILTERED, "likely in a sandbox", ExitCode.PERMISSION),
+        (errno.ENOSYS, NOT_FILTERED, "this kernel has no bpf(2)", ExitCode.UNSUPPORTED),
+    ],
+)
+def test_calls_that_do_not_reach_the_kernel(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, number: int, status: str, said: str, code: ExitCode
+) -> None:
+    """A filter is named where there is one, a kernel without the call only where there is none."""
+    monkeypatch.setattr(bpf, "errno_before_kernel", lambda: number)
+    put(root, "proc/thread-self/status", status)
+    with pytest.raises(NettopError) as refusal:
+        Host(root).require_bpf()
+    assert said in refusal.value.what
+    assert refusal.value.exit_code is code
+    assert refusal.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "paranoid", "blocked", "said", "remedy"),
+    [
+        (1 << 38 | 1 << 39, "4", 0, "perf_event_paranoid is 4", "sysctl kernel.perf_event_paranoid=2"),
+        (1 << 38 | 1 << 39, "2", 0, "likely by a security module", "allow perf_event in its policy"),
+        (1 << 21, "4", 0, "likely by a security module", "allow perf_event in its policy"),
+        (1 << 39, "2", 0, "needs CAP_PERFMON", "CAP_PERFMON"),
+        (1 << 38 | 1 << 39, "4", errno.EPERM, "a seccomp filter denies perf_event_open(2)", "in the filter"),
+    ],
+)
+def test_perf_events_that_are_refused(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    capabilities: int,
+    paranoid: str,
+    blocked: int,
+    said: str,
+    remedy: str,
+) -> None:
+    """The setting, the filter or the capability is named by what proves it."""
+    monkeypatch.setattr(perf_events, "_errno_before_kernel", lambda: blocked)
+    put(root, "proc/sys/kernel/perf_event_paranoid", f"{paranoid}\n")
+    put(root, "proc/thread-self/status", f"CapEff:\t{capabilities:016x}\nSeccomp:\t2\n")
+    error = perf_events.why_refused(PermissionError(errno.EACCES, "Permission denied"), Host(root))
+    assert isinstance(error, PermissionMissing)
+    assert said in error.what
+    assert remedy in error.remedy
 
 
 @pytest.mark.parametrize("held", [1 << 21, 1 << 39 | 1 << 38])

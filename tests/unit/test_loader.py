@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import resource
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from nettop.errors import Unsupported
+from nettop.errors import Unsupported, want_of_memory
 from nettop.kernel import loader
+
+COMPILER = SimpleNamespace(load_func=None, dump_func=None)
 
 
 def called(version: str | None) -> SimpleNamespace:
     """A module that looks like bcc."""
-    return SimpleNamespace(BPF=object, **({} if version is None else {"__version__": version}))
+    return SimpleNamespace(BPF=COMPILER, **({} if version is None else {"__version__": version}))
 
 
 @pytest.mark.parametrize(
@@ -35,3 +39,42 @@ def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> N
     assert isinstance(error, Unsupported)
     assert error.what == f"bcc {version} is too old: nettop needs 0.26 or later"
     assert "install-deps.sh" in error.remedy
+
+
+@pytest.mark.parametrize(
+    "stub", [SimpleNamespace(__path__=["/usr/bcc"]), SimpleNamespace(__file__="/usr/bcc", BPF=object)]
+)
+def test_a_module_that_is_not_the_compiler(monkeypatch: pytest.MonkeyPatch, stub: SimpleNamespace) -> None:
+    """It is named with its place, and is to be removed: nothing else is installed over it."""
+    monkeypatch.setitem(sys.modules, "bcc", stub)
+    error = loader.import_bcc()
+    assert isinstance(error, Unsupported)
+    assert "/usr/bcc is not the BPF compiler" in error.what
+    assert "remove /usr/bcc" in error.remedy
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_program_that_is_lost(tmp_path: Path, content: str | None) -> None:
+    """The file is named, and how to get it back."""
+    source = tmp_path / "events.bpf.c"
+    if content is not None:
+        source.write_text(content)
+    with pytest.raises(Unsupported) as refusal:
+        loader._text_of(source)
+    assert f"{source}, which is part of nettop" in refusal.value.what
+    assert refusal.value.remedy
+
+
+def test_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of the address space is named where there is one; without a limit it is nobody's fault."""
+    for limit, is_named in ((1 << 28, True), (resource.RLIM_INFINITY, False)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        for why in (
+            "MemoryError",
+            "libLLVM-14.so.1: failed to map segment from shared object",
+            "terminate called after throwing an instance of 'std::bad_alloc'",
+        ):
+            error = want_of_memory("the loader ended", why)
+            assert (error is not None) == is_named
+            assert error is None or ("268,435,456 bytes" in error.what and "ulimit -v" in error.remedy)
+        assert want_of_memory("the loader ended", "killed") is None

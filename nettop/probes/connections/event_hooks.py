@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from nettop.kernel import bpf
 from nettop.kernel.hook_check import HookCheck
-from nettop.kernel.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, attach_best
+from nettop.kernel.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, Refused, attach_best
 from nettop.kernel.program import Loader, Program
 from nettop.probes.connections.hooks import Hooks, program_names, slots_of, unavailable
 from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES
@@ -87,7 +87,7 @@ class EventHooks(Hooks):
         if self.works:
             self.statuses = (status, *(attach_best(fallbacks, self.take, chosen) for fallbacks in others))
         else:
-            self.statuses = (status, *unavailable(others, _NO_EVENTS))
+            self.statuses = (status, *unavailable(others, Refused(_NO_EVENTS)))
         if program.functions.keys() & set(FOLLOW_HOOKS):
             try:
                 self.take(Mechanism("children", FOLLOW_HOOKS))

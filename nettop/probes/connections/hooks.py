@@ -40,10 +40,16 @@ def slots_of(names: Iterable[str]) -> dict[str, int]:
     return {name: slot for slot, name in enumerate(names, 1)}
 
 
-def unavailable(all_fallbacks: Iterable[Fallbacks], why: str) -> tuple[HookStatus, ...]:
-    """The status of every hook where it has no mechanism."""
+def unavailable(all_fallbacks: Iterable[Fallbacks], error: NettopError) -> tuple[HookStatus, ...]:
+    """The status of every hook where it has no mechanism, because of an error."""
     return tuple(
-        HookStatus(fallbacks.hook.name, None, ((fallbacks.mechanisms[0].name, why),), fallbacks.hook.fields)
+        HookStatus(
+            fallbacks.hook.name,
+            None,
+            ((fallbacks.mechanisms[0].name, error.what),),
+            fallbacks.hook.fields,
+            error.remedy,
+        )
         for fallbacks in all_fallbacks
     )
 

@@ -107,7 +107,8 @@ class Connections:
         hook = attach_best(TABLES, self._take_table, self._chosen)
         if self._table is None:
             raise Unsupported(
-                f"no mechanism lists the sockets: {hook.why}", "nettop doctor says what is in the way"
+                f"no mechanism lists the sockets: {hook.why}",
+                hook.remedy or "nettop doctor says what is in the way",
             )
         unattributed = attach_best(UNATTRIBUTED, self._require_unattributed, self._chosen)
         self._table.lists_unattributed = unattributed.mechanism is not None
@@ -156,8 +157,8 @@ class Connections:
         except (Unsupported, PermissionMissing) as error:
             if self._followed is not None:
                 raise
-            self._no_events = unavailable(FALLBACKS, error.what)
-            self._no_udp = unavailable((UDP_FALLBACKS,), error.what)
+            self._no_events = unavailable(FALLBACKS, error)
+            self._no_udp = unavailable((UDP_FALLBACKS,), error)
 
     def _begin_to_load(self) -> Loader:
         """Start the loader, and the hook check, which is ready by the time the loader answers."""
@@ -210,13 +211,13 @@ class Connections:
         except NettopError as error:
             if self._followed is not None:
                 raise  # events are all there is to report of a command
-            self._no_events = unavailable(FALLBACKS, error.what)
+            self._no_events = unavailable(FALLBACKS, error)
         try:
             if self._options.get(COUNT_UDP.name) == "off":
                 raise Refused("switched off by --udp off")
             loader.request(udp_text())
         except NettopError as error:
-            self._no_udp = unavailable((UDP_FALLBACKS,), error.what)
+            self._no_udp = unavailable((UDP_FALLBACKS,), error)
             self._end_attaching()
 
     def _attach_udp(self, loader: Loader) -> None:
@@ -225,7 +226,7 @@ class Connections:
             program = self._answer(loader)
             self._udp = UdpTotals(program, loader=loader, chosen=self._chosen, check=self._check)
         except NettopError as error:
-            self._no_udp = unavailable((UDP_FALLBACKS,), error.what)
+            self._no_udp = unavailable((UDP_FALLBACKS,), error)
         self._end_attaching()
 
     def _end_attaching(self) -> None:

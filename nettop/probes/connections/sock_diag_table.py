@@ -46,10 +46,6 @@ from nettop.snapshots.connections import (
 from nettop.snapshots.snapshot import Array, known
 
 SOCK_DIAG = "sock_diag + /proc"
-_WITHOUT_ROOT = {
-    WITHOUT_ROOT: "only root sees the owners of other users' sockets: sudo nettop",
-    "other namespaces": "only root may enter them: sudo nettop",
-}
 _NOT_LISTED = {
     "sockets without a port": "sock_diag lists no TCP socket in CLOSE and no UDP socket before it has a port",
     "MPTCP sockets": "they are not requested; their subflows are TCP connections",
@@ -110,6 +106,7 @@ class DiagTable:
         self.shared: Mapping[str, int] = {}
         self._has_outside = not host.in_initial_pid_namespace()
         self._misses_owners = False
+        self._without_root = _gaps_without_root(host)
         self._ownerless_ids = np.zeros(0, np.uint64)
         self.lists_unattributed = True
         self._gaps: Mapping[str, str] = {}
@@ -153,9 +150,8 @@ class DiagTable:
                 wait(dumps.values())
             listed = [dump.result() for dump in dumps.values()]
         # Whether there are, or may be, other users' processes that this user may not inspect.
-        self._misses_owners = not privileges.held() >= privileges.LOOKING and (
-            owners.hidden > 0 or self._host.hides_processes()
-        )
+        sees_all = self._host.reaches_kernel() and privileges.held() >= privileges.LOOKING
+        self._misses_owners = not sees_all and (owners.hidden > 0 or self._host.hides_processes())
         self._note_gaps(listed)
         self._inconsistent += sum(namespace.inconsistent for namespace in listed)
         waiting_for_fin = sum(count_waiting_for_fin(namespace.rows) for namespace in listed)
@@ -201,7 +197,7 @@ class DiagTable:
         self._gaps = (
             {name: error.what for name, error in missing.items()}
             | _NOT_LISTED
-            | (_WITHOUT_ROOT if self._misses_owners else {})
+            | (self._without_root if self._misses_owners else {})
             | (OUTSIDE if self._has_outside else {})
         )
 
@@ -236,6 +232,16 @@ class DiagTable:
         self._ownerless_ids = np.ascontiguousarray(ownerless["id"][held])
         ownerless["process"][hidden] = self.processes.code(HIDDEN_OWNER if hides_some else outside_name())
         return ownerless if self.lists_unattributed else ownerless[hidden]
+
+
+def _gaps_without_root(host: Host) -> dict[str, str]:
+    """What is not seen where this user may not look at other users' processes, and what would help."""
+    if os.geteuid():
+        return {
+            WITHOUT_ROOT: "only root sees the owners of other users' sockets: sudo nettop",
+            "other namespaces": "only root may enter them: sudo nettop",
+        }
+    return {WITHOUT_ROOT: f"those of other users' sockets are not seen: {host.how_to_see_owners()}"}
 
 
 def _count_unlisted(listed: _Listed) -> int:
