@@ -46,7 +46,7 @@ from nettop.commands.options import (
 from nettop.commands.privilege import Rights, opened_session
 from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
-from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
+from nettop.errors import ExitCode, NettopError, UsageError, missing_package, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import all_views, find_table, views
@@ -339,8 +339,14 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
     except BrokenPipeError:  # the reader has what it wanted
         return ExitCode.DONE
     except NettopError as error:
-        _report(error)
-        return error.exit_code
+        failure = error
+    except (ImportError, AttributeError) as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        failure = missing
+    _report(failure)
+    return failure.exit_code
 
 
 def _parse(arguments: Sequence[str]) -> Any:

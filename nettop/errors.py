@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib
 import os
 import re
 import resource
@@ -13,6 +14,7 @@ from enum import IntEnum
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """How the kernel refuses a descriptor: to the process, or to all."""
+_INSTALL = "run scripts/install-deps.sh again, which installs what nettop needs"
 _NO_MEMORY = re.compile(
     "MemoryError|bad_alloc|cannot allocate memory|out of memory|failed to map segment", re.IGNORECASE
 )
@@ -65,12 +67,14 @@ class SourceFailed(NettopError):
     exit_code = ExitCode.SOURCE
 
 
-def failure_of(lens: str, error: Exception) -> SourceFailed:
-    """The error to report for an unexpected one in a lens's source: a bug, or a limit of the process."""
+def failure_of(lens: str, error: Exception) -> NettopError:
+    """The error to report for an unexpected one in a lens's source: a bug, a limit, or a package that is missing."""
+    what = f"the {lens} source failed"
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
-        failure = too_many_files(f"the {lens} source failed", error.errno)
+        failure: NettopError = too_many_files(what, error.errno)
     else:
-        failure = SourceFailed(f"the {lens} source failed: {error!r}", "please report this as a bug")
+        bug = SourceFailed(f"{what}: {error!r}", "please report this as a bug")
+        failure = missing_package(error) or want_of_memory(what, repr(error)) or bug
     failure.__cause__ = error
     return failure
 
@@ -92,6 +96,27 @@ def want_of_memory(what: str, why: str) -> Unsupported | None:
         f"{what}: it ran out of the {limit:,} bytes of address space that a process may have here (RLIMIT_AS)",
         "raise the limit: ulimit -v unlimited (in a unit of systemd: LimitAS=infinity)",
     )
+
+
+def missing_package(error: Exception) -> Unsupported | None:
+    """The error for a package that cannot be imported, where that is what made this one; None elsewhere."""
+    if not isinstance(error, (ImportError, AttributeError)):
+        return None
+    name = (getattr(error, "name", None) or "nettop").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and name not in ("nettop", "numpy"):
+        return Unsupported(f"{name} cannot be imported: {error}", _INSTALL)
+    return why_no_numpy()
+
+
+def why_no_numpy() -> Unsupported | None:
+    """Why numpy cannot be used, of which all tables are made; None where it can."""
+    try:
+        importlib.import_module("numpy").ndarray  # noqa: B018 - a folder that is left over has none
+    except (ImportError, AttributeError, OSError, MemoryError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        what = "numpy cannot be imported"
+        return want_of_memory(what, repr(error)) or Unsupported(f"{what}: {why}", _INSTALL)
+    return None
 
 
 def unknown_word(kind: str, word: str, known: Iterable[str]) -> UsageError:

@@ -12,15 +12,14 @@ from pathlib import Path
 from nettop import __version__
 from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
 from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
-from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_python
-from nettop.errors import NettopError, Unsupported
+from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_numpy, check_python
+from nettop.errors import NettopError, Unsupported, why_no_numpy
 from nettop.kernel.btf_file import BTF_FILE, require_btf
 from nettop.kernel.facts import INITIAL_PID_NAMESPACE, Host, container_of
 from nettop.kernel.namespaces import find_namespaces
 from nettop.kernel.perf_events import require_perf_events
 from nettop.kernel.proc_files import mounts
 from nettop.kernel.program import PART_OF_NETTOP
-from nettop.kernel.sock_diag import dump
 
 _ARCHITECTURES = {"x86_64": Verdict.OK, "aarch64": Verdict.NOTE}
 _INITIAL_NETWORK_NAMESPACE = 0xEFFFFFF9
@@ -131,6 +130,10 @@ def check_kprobes(root: Path) -> Check:
 
 def check_sock_diag(_: Path) -> Check:
     """Whether the kernel lists sockets by netlink, the fallback where it refuses BPF programs."""
+    if why_no_numpy() is not None:
+        return Check("sock_diag", "sock_diag", "not examined: that takes numpy", Verdict.NOTE, data=False)
+    from nettop.kernel.sock_diag import dump
+
     refused = []
     for name, (protocol, state) in _DUMPED.items():
         try:
@@ -341,6 +344,7 @@ _CHECKS: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
     check_limits,
     check_sysctls,
     check_python,
+    check_numpy,
     check_bcc,
     check_libbpf,
     check_mounts,

@@ -10,8 +10,8 @@ from typing import Any
 from nettop.errors import ExitCode, NettopError
 from nettop.kernel.mechanisms import DISABLED, NOT_CHOSEN
 from nettop.selftest.result import SelfTestResult
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook, Lens
-from nettop.snapshots.snapshot import HookStatus
 
 REPORT_VERSION = 1
 """Of the JSON report; another number means that a field changed its meaning."""

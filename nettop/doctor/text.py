@@ -14,8 +14,8 @@ from typing import TextIO
 from nettop.doctor.report import USER_CHOICES, Check, LensReport, Report, Verdict, stops_programs
 from nettop.errors import ExitCode
 from nettop.selftest.result import REPORT_IT, SelfTestResult
+from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.snapshot import NOT_AVAILABLE, HookStatus
 
 _SIGNS = {Verdict.OK: "✓", Verdict.NOTE: "▲", Verdict.BAD: "✗"}
 _COLOURS = {Verdict.OK: "32", Verdict.NOTE: "33", Verdict.BAD: "31"}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import platform
 import subprocess
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nettop.doctor.report import Check, Verdict, bad
-from nettop.errors import Unsupported, want_of_memory
+from nettop.errors import Unsupported, want_of_memory, why_no_numpy
 from nettop.kernel.btf import Btf
 
 _TIMEOUT_S = 60.0
@@ -30,6 +31,14 @@ def check_python(_: Path) -> Check:
     return Check(
         "python", "Python", f"{platform.python_version()} ({sys.executable})", data=platform.python_version()
     )
+
+
+def check_numpy(_: Path) -> Check:
+    """Which numpy there is."""
+    error = why_no_numpy()
+    if error is not None:
+        return bad("numpy", "numpy", error)
+    return Check("numpy", "numpy", importlib.import_module("numpy").__version__)
 
 
 def check_bcc(_: Path) -> Iterable[Check]:

@@ -21,10 +21,11 @@ from nettop.engine.governor import percent
 from nettop.engine.own_cost import ITERATOR, READ, OwnCost, kernel_bytes_of, programs_of
 from nettop.engine.pace import Pace
 from nettop.snapshots.arrays import take
+from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, KINDS, SELF
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import NOT_AVAILABLE, HookStatus, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, TextTable, unknown_value
 
 _STATISTICS = "BPF statistics"
 _TASKS = Path("/proc/self/task")

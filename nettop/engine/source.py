@@ -20,6 +20,8 @@ def probe_of(lens: str) -> Source:
     try:
         module = importlib.import_module(f"nettop.probes.{lens}")
     except ModuleNotFoundError as error:
+        if error.name != f"nettop.probes.{lens}":
+            raise
         raise Unsupported(f"lens {lens!r} has no probe: {error}") from error
     source: Source = module.make_probe()
     return source

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from nettop.errors import PermissionMissing, Unsupported, unknown_word
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
-from nettop.snapshots.snapshot import HookStatus
 
 NO_MECHANISM = "none"
 """The user's word for leaving a hook unused."""

@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 
 
 def banner(snapshot: Snapshot, interval_s: float) -> str:

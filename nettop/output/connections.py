@@ -15,8 +15,8 @@ from nettop.output.lens_output import LensOutput, Part
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.connections import EVENTS, SOCKETS, WITHOUT_ROOT
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 _LABELS = {"duration_us": "after", "retransmits": "retransmits", "packets_sent": "packets sent",
            "packets_received": "packets received", "rtt": "rtt"}  # fmt: skip

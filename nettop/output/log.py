@@ -24,7 +24,8 @@ from nettop.output.losses import CAUSES, QUEUE_FULL, Losses
 from nettop.query.batches import PIECE_ROWS, pieces
 from nettop.query.view import View
 from nettop.settings import LogSettings
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
+from nettop.snapshots.hooks import NOT_AVAILABLE
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.wake_event import WakeEvent
 
 

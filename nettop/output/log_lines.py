@@ -19,8 +19,8 @@ from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.settings import LineFormat
 from nettop.snapshots.arrays import Index
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Kind, Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 KIND_WIDTH = 7
 _OWNER_WIDTH = 22

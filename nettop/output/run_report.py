@@ -20,8 +20,9 @@ from nettop.query.units import human
 from nettop.query.view import View
 from nettop.settings import LineFormat, RunSettings
 from nettop.snapshots.connections import EVENT_KINDS, EVENTS, LENS, SOCKETS
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 
 LISTED_ROWS = 10_000
 """Connections that have a line each at the end; those beyond are in the summary only."""

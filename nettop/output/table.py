@@ -16,8 +16,8 @@ from nettop.formats.rows import spelled
 from nettop.output.plan import field_of
 from nettop.query.units import UNKNOWN
 from nettop.query.view import View
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Kind, Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 _GAP = "  "
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"

@@ -17,9 +17,9 @@ from nettop.query.query import Query
 from nettop.query.times import rfc3339_all
 from nettop.snapshots.arrays import Index, Mask, as_list, joined, positions, take
 from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import BEGAN, RATE, Field, Kind
 from nettop.snapshots.snapshot import (
-    NOT_AVAILABLE,
     Array,
     Frame,
     Rows,

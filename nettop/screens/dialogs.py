@@ -17,8 +17,9 @@ from nettop.screens.actions import ACTIONS, BY_ID, call, key_name
 from nettop.screens.context import TableRef
 from nettop.screens.lens import LensScreen, screen_class
 from nettop.screens.textual_internals import MeasuredScreen
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Lens, Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import Bar, Span, item
 from nettop.widgets.cells import fit
 from nettop.widgets.columns import declared

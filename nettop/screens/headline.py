@@ -12,8 +12,9 @@ from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.context import ScreenContext
 from nettop.screens.history import TotalsHistory
 from nettop.snapshots.arrays import Index
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Lens, Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE, TICKS, Frame, Snapshot
+from nettop.snapshots.snapshot import TICKS, Frame, Snapshot
 from nettop.widgets.bar import KEPT, BarItem, Span, fits, item
 from nettop.widgets.blocks import sparkline
 from nettop.widgets.cells import WARNING, elide_end, role_of

@@ -13,8 +13,8 @@ from nettop.query.view import View
 from nettop.screens.actions import Action
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.own_cost import HOOK_PROGRAMS, KINDS
-from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import WARNING, RowStyle, idle_where_zero
 from nettop.widgets.themes import Role

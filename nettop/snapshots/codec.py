@@ -19,9 +19,10 @@ import numpy as np
 
 from nettop.errors import SourceFailed
 from nettop.snapshots import lenses
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
 
 MAGIC = b"nettop\r\n"
 """The end of line shows a file that was changed on its way as text."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Table
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -49,35 +50,6 @@ TICKS = "ticks"
 """The ticks of samples: in `counts` those that came, in `lost` those that did not."""
 _MANY = 0.1
 """The share of missed ticks that is more than virtual machines normally miss."""
-
-NOT_AVAILABLE = "n/a"
-"""How every frontend writes what is not available on this kernel or host."""
-
-
-@dataclass(frozen=True, slots=True)
-class HookStatus:
-    """The mechanism that provides a hook of a lens, and those better ones that were refused (name and why, best first).
-
-    Where `mechanism` is None none works, and `fields`, which depend on the hook, are not available on this kernel or
-    host. `remedy` is what would help the best of the refused ones, as far as its refusal says.
-    """
-
-    hook: str
-    mechanism: str | None
-    refused: tuple[tuple[str, str], ...] = ()
-    fields: tuple[str, ...] = ()
-    remedy: str = ""
-
-    @property
-    def why(self) -> str:
-        """Why there is no mechanism, or none of the better ones; empty where the best one is used."""
-        reasons = {why for _, why in self.refused}
-        if len(reasons) == 1:
-            return reasons.pop()
-        return "; ".join(f"{name}: {why}" for name, why in self.refused)
-
-    def __str__(self) -> str:
-        return f"{NOT_AVAILABLE}: {self.why}" if self.mechanism is None else self.mechanism
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from nettop.snapshots.snapshot import Rows, Snapshot
+if TYPE_CHECKING:  # doctor does without numpy
+    from nettop.snapshots.snapshot import Rows, Snapshot
 
 DropPrivileges = Callable[[frozenset[int]], None]
 """Drops, for the calling thread, the privileges that starting took, except for these capabilities (by number)."""

@@ -14,8 +14,8 @@ from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Kind
-from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.blocks import bar_pieces, sparkline
 from nettop.widgets.columns import Column, declared
 from nettop.widgets.histogram import cells as histogram_cells

@@ -12,8 +12,9 @@ from rich.cells import cell_len
 from nettop.query.units import RATIO, UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.snapshots.histograms import histogram_text
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Kind
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.widgets.bar import Span
 from nettop.widgets.cells import fit, role_of
 from nettop.widgets.page import Line, wrapped

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from nettop.query.units import human
 from nettop.query.view import View
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import NOT_AVAILABLE
 from nettop.widgets.cells import Cell, fit, role_of
 from nettop.widgets.columns import Column
 from nettop.widgets.themes import Role

@@ -6,8 +6,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from nettop.errors import ExitCode
 
 PRINT_MODULES = "import json, sys; sys.stderr.write(json.dumps(sorted(sys.modules)))"
 
@@ -46,3 +49,53 @@ def test_help_is_light(option: str) -> None:
 def test_plain_output_loads_no_screens() -> None:
     """Plain output does without Textual."""
     assert "textual" not in loaded_by("import nettop.output.text, nettop.engine.session")
+
+
+HIDE_NUMPY = """
+import sys
+class Hidden:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "numpy":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+from nettop.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def without_numpy(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """nettop where there is no numpy."""
+    command = [sys.executable, "-B", "-c", HIDE_NUMPY, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--table", "--once"),
+        ("log", "--log-dir", "none"),
+        ("run", "--", "true"),
+        ("serve", "--listen", "127.0.0.1:0"),
+        ("collect",),
+        ("export", "cpu.stacks", "cpu.svg"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_without_numpy(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """It is one clear error with the remedy and exit code 3."""
+    done = without_numpy(tmp_path, *words)
+    assert (done.returncode, done.stdout) == (ExitCode.UNSUPPORTED, "")
+    assert done.stderr.startswith("nettop: numpy cannot be imported: No module named 'numpy")
+    assert "install-deps.sh" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_doctor_without_numpy(tmp_path: Path) -> None:
+    """It reports the host, numpy among what is bad, and for each lens the same reason."""
+    done = without_numpy(tmp_path, "doctor", "--no-traffic", "--format", "json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (ExitCode.UNSUPPORTED, "")
+    numpy = next(check for check in report["checks"] if check["name"] == "numpy")
+    assert numpy["verdict"] == "bad"
+    assert {lens["error"]["what"] for lens in report["lenses"]} == {numpy["value"]}
+    assert {lens["error"]["remedy"] for lens in report["lenses"]} == {numpy["remedy"]}

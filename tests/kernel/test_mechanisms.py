@@ -30,7 +30,8 @@ from nettop.probes.connections.udp import UDP_FALLBACKS
 from nettop.probes.drops.probe import PACKETS_FALLBACKS, Drops
 from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES, HOOK_UDP
 from nettop.snapshots.drops import HOOK_PACKETS
-from nettop.snapshots.snapshot import HookStatus, Snapshot
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.snapshot import Snapshot
 
 from . import oracle, test_events, test_udp, traffic
 from .command import NETTOP, Row

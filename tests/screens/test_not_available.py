@@ -12,7 +12,8 @@ from nettop.screens.dialogs import help_lines
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import FAILURES, LENS
-from nettop.snapshots.snapshot import HookStatus, Snapshot
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.themes import Role
 from tests.screens.driving import press, running, shown, text_of
 from tests.screens.example_events import eventful_host

@@ -17,8 +17,9 @@ from nettop.engine.own_cost_table import Cost, OwnCostSource
 from nettop.engine.pace import Pace
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
-from nettop.snapshots.snapshot import HookStatus, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 from tests.screens.harness import Harness, Script, busy_host
 from tests.screens.test_screenshots import player
 

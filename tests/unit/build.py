@@ -15,16 +15,9 @@ from nettop.query.filter import parse_filter
 from nettop.query.query import Query, parse_sort
 from nettop.query.view import View
 from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.schema import Field, Kind, Table, row_dtype
-from nettop.snapshots.snapshot import (
-    NOT_AVAILABLE,
-    Frame,
-    HookStatus,
-    Rows,
-    Snapshot,
-    TextTable,
-    unknown_value,
-)
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable, unknown_value
 
 Row = dict[str, Any]
 Carried = tuple[tuple[str, str], ...]

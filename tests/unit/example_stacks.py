@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nettop.query.cpu import Profile, StackCount
 from nettop.snapshots.codec import decode, encode
 from nettop.snapshots.cpu import CATEGORY_OF, OTHER, RX_SOFTIRQ, STACKS, TX_SYSCALLS
-from nettop.snapshots.snapshot import HookStatus, Rows, Snapshot
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.snapshot import Rows, Snapshot
 from tests.unit.build import TAKEN_NS, Row, Tables, make_rows
 
 SECOND_NS = 1_000_000_000

@@ -18,9 +18,10 @@ from nettop.errors import SourceFailed
 from nettop.snapshots.codec import FORMAT_VERSION, MAGIC, NOT_RECORDED, decode, encode
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind, Lens, Table, row_dtype
-from nettop.snapshots.snapshot import HookStatus, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, unknown_value
 from tests.unit.build import Row, example_frame, make_frame, make_hooks, make_rows
 from tests.unit.strategies import keyed_rows
 

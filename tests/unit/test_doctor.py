@@ -40,8 +40,8 @@ from nettop.snapshots import lenses
 from nettop.snapshots.connections import LENS
 from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.drops import LENS as DROPS
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import HookStatus
 from tests.unit.scripted import Scripted, steps
 
 WHOLE_BTF = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 8, 8, 4) + bytes(12)

@@ -30,7 +30,7 @@ from nettop.interrupts import Requests
 from nettop.output.export import run_export
 from nettop.settings import MAX_INTERVAL_S, ExportFormat, ExportSettings
 from nettop.snapshots.cpu import ENTRIES, RX_SOFTIRQ
-from nettop.snapshots.snapshot import HookStatus
+from nettop.snapshots.hooks import HookStatus
 from tests.unit.children import DEADLINE_S, Child
 from tests.unit.example_stacks import TCP, WAKE, StackSource
 from tests.unit.logging_run import until

@@ -7,8 +7,9 @@ import pytest
 
 from nettop.errors import PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
-from nettop.snapshots.snapshot import HookStatus, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 
 HOOK = Hook("accepts", "who accepts", ("pid",))
 FALLBACKS = Fallbacks(

@@ -35,8 +35,9 @@ from nettop.settings import Format, LineFormat, RunSettings, Settings, TextSetti
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS, SOCKETS
 from nettop.snapshots.drops import COUNTERS, PACKETS
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Frame, Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.cells import RowFlags, column_cells
 from nettop.widgets.columns import declared, plan
 from nettop.widgets.details import detail_lines

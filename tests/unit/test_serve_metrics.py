@@ -34,10 +34,11 @@ from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots import lenses
 from nettop.snapshots.bandwidth import INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE
 from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.latency import BUCKETS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
-from nettop.snapshots.snapshot import Ended, Frame, HookStatus, Snapshot, TextTable
+from nettop.snapshots.snapshot import Ended, Frame, Snapshot, TextTable
 from tests.unit.build import TAKEN_NS, Row, make_rows
 
 DEADLINE_S = 60.0

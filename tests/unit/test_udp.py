@@ -20,7 +20,8 @@ from nettop.probes.connections import udp
 from nettop.probes.connections.socket_rows import ROW, TCP, UDP
 from nettop.probes.connections.udp import COUNTED, UdpTotals
 from nettop.snapshots import find_table
-from nettop.snapshots.snapshot import Array, HookStatus, known
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.snapshot import Array, known
 
 SOCKETS, BYTES = 5, 101
 Reading = list[tuple[bool, int]]

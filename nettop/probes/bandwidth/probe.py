@@ -72,17 +72,9 @@ from nettop.snapshots.bandwidth import (
 )
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import (
-    Array,
-    Ended,
-    HookStatus,
-    Rows,
-    Snapshot,
-    TextTable,
-    known,
-    unknown_value,
-)
+from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, TextTable, known, unknown_value
 
 _FIRST_SERVICE = NO_SERVICE + 1
 _FALLBACKS = (

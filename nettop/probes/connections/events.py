@@ -35,7 +35,8 @@ from nettop.probes.connections.failures import Failures
 from nettop.probes.connections.socket_rows import ROW, give_owners, has_process
 from nettop.snapshots.arrays import joined, positions, take
 from nettop.snapshots.connections import EVENTS
-from nettop.snapshots.snapshot import Array, HookStatus, Rows, unknown_value
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.snapshot import Array, Rows, unknown_value
 
 PENDING_MAX = 1 << 16
 """Accept events that may wait for their owner; beyond these the oldest are delivered without one."""

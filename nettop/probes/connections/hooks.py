@@ -15,7 +15,7 @@ from nettop.kernel import bpf, kprobes, maps
 from nettop.kernel.hook_check import HookCheck
 from nettop.kernel.mechanisms import Fallbacks, Mechanism, Refused
 from nettop.kernel.program import Loader, Program
-from nettop.snapshots.snapshot import HookStatus
+from nettop.snapshots.hooks import HookStatus
 
 PROBED = ("entry__", "return__")
 """How the names of programs begin that run at probes of kernel functions."""

@@ -51,7 +51,8 @@ from nettop.snapshots.connections import (
     RING_SIZE,
     SOCKETS,
 )
-from nettop.snapshots.snapshot import Array, Ended, HookStatus, Rows, Snapshot, known, sum_of
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, known, sum_of
 
 TABLES = Fallbacks(HOOK_SOCKETS, (Mechanism(OWNED_MECHANISM, WALKS), Mechanism(SOCK_DIAG)))
 _OPENED = Fallbacks(HOOK_OPENED, (Mechanism(OWNED_MECHANISM),))

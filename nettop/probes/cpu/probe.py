@@ -56,8 +56,9 @@ from nettop.snapshots.cpu import (
     TX_SOFTIRQ,
     VECTORS,
 )
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
-from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
 
 SAMPLES = Fallbacks(HOOK_SAMPLES, (Mechanism("perf cpu-clock"),))
 SYMBOLS = Fallbacks(HOOK_SYMBOLS, (Mechanism("/proc/kallsyms"),))

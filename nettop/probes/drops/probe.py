@@ -54,7 +54,8 @@ from nettop.snapshots.drops import (
     REASONS,
     SOCKET_FAMILY,
 )
-from nettop.snapshots.snapshot import Array, HookStatus, Rows, Snapshot, TextTable
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.snapshot import Array, Rows, Snapshot, TextTable
 
 PROGRAM = "tp_btf__kfree_skb"
 PACKETS_FALLBACKS = Fallbacks(HOOK_PACKETS, (Mechanism("tp_btf/kfree_skb", (PROGRAM,)),))

@@ -44,6 +44,7 @@ from nettop.probes.latency.rows import (
 )
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.latency import (
     BUCKET_TABLE,
     IP,
@@ -61,7 +62,7 @@ from nettop.snapshots.latency import (
     WIRE_APP,
     WIRE_SOCKET,
 )
-from nettop.snapshots.snapshot import HookStatus, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 
 FOLLOWED_PER_S = 10_000
 """Packets that are followed each second, in all stages, where nobody chose otherwise."""

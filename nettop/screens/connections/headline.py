@@ -6,7 +6,7 @@ from __future__ import annotations
 from nettop.query.view import View
 from nettop.screens.headline import few
 from nettop.snapshots.connections import EVENTS, WITHOUT_ROOT
-from nettop.snapshots.snapshot import NOT_AVAILABLE
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import WARNING
 from nettop.widgets.themes import Role

@@ -13,7 +13,7 @@ from nettop.screens.connections.headline import churn, no_churn, opened_per_s, w
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.connections import HOOK_UNATTRIBUTED, UNATTRIBUTED
-from nettop.snapshots.snapshot import NOT_AVAILABLE
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import RowFlags, RowStyle
 from nettop.widgets.themes import Role

@@ -14,7 +14,7 @@ from textual.strip import Strip
 from nettop.query.units import RATIO, human
 from nettop.screens.cpu.entry_bars import percent
 from nettop.snapshots.cpu import CATEGORIES, OTHER
-from nettop.snapshots.snapshot import NOT_AVAILABLE
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.widgets.cells import elide_end, fit
 from nettop.widgets.lines import Lines
 from nettop.widgets.themes import Ground, Role, frame_style, style

@@ -16,8 +16,9 @@ from nettop.screens.cpu.flame_graph import Path
 from nettop.screens.cpu.headline import cores_of, samples
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.cpu import CATEGORIES, CATEGORY_SHARES, CPUS, ENTRIES, TIME_OF, VECTORS
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot, known
+from nettop.snapshots.snapshot import Snapshot, known
 from nettop.widgets.bar import KEPT, BarItem, item
 from nettop.widgets.cells import elide_end
 from nettop.widgets.themes import Role

@@ -12,6 +12,7 @@ from nettop.query.units import human
 from nettop.query.view import View
 from nettop.screens.headline import not_available
 from nettop.screens.lens import LensScreen
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.latency import (
     HOOKS,
     ONE_IN,
@@ -21,7 +22,7 @@ from nettop.snapshots.latency import (
     STAGES,
     WIRE_APP,
 )
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import KEPT, BarItem, Span, item
 from nettop.widgets.themes import Role
 

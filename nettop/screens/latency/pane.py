@@ -13,7 +13,8 @@ from textual.strip import Strip
 
 from nettop.query.units import human
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.snapshot import NOT_AVAILABLE, Array
+from nettop.snapshots.hooks import NOT_AVAILABLE
+from nettop.snapshots.snapshot import Array
 from nettop.widgets.bar import Span, item, shed
 from nettop.widgets.blocks import column_pieces
 from nettop.widgets.duration_axis import BEYOND, axis_line, mark_line

@@ -23,8 +23,8 @@ from nettop.serve.metrics.series import Key, SeriesTotals
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Served
 from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import NOT_AVAILABLE
 
 ESTIMATED = "; the sum is made of the middles of buckets, within the histogram's error"
 
