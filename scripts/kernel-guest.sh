@@ -21,8 +21,9 @@ make_a_machine() {
   ulimit -n 20000 2>/dev/null || true
 }
 
-# Hooks come and go by patching code that other CPUs may be about to run, which emulated ones do not always survive. Two
-# that stay leave no more to patch there, however many come and go beside them.
+# Hooks come and go by patching code that other CPUs may be about to run, which those that QEMU before 8.1 emulates do not
+# always survive (docs/costs-and-limits.md says why). Two that stay leave no more to patch there, however many come and
+# go beside them.
 keep_hot_tracepoints_on() {
   [[ -n $host_files ]] || return 0
   local instance event

@@ -217,8 +217,8 @@ class Kernel:
 def run_patiently(kernel: Kernel, tests: list[str]) -> dict[str, str]:
     """Run the tests on one kernel. What failed in a virtual machine runs once more, in a new one and within the same
     limit, since under emulation, on a busy host, a deadline may pass; what failed first is reported all the same. A
-    machine that died is begun anew: emulated CPUs now and then run into what another one is just patching (int3).
-    Returns what failed and then passed, with the reason."""
+    machine that died is begun anew: in QEMU before 8.1 a CPU may keep what another one was just patching (int3;
+    docs/costs-and-limits.md says why). Returns what failed and then passed, with the reason."""
     deadline = time.monotonic() + kernel.limit_s
     run = run_on(kernel, tests, deadline)
     failed: dict[str, str] = {}
