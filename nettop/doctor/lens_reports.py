@@ -40,8 +40,7 @@ def examine(
         for table in lens.tables:
             source.set("table", table.name)
         source.start()
-        self_test = _self_test_of(lens.id) if paths else None
-        results = self_test(source, paths) if self_test else []
+        results = _self_test_of(lens.id)(source, paths) if paths else []
         snapshot = source.read(time.monotonic_ns())
         return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), results
     except UsageError:
@@ -58,13 +57,7 @@ def examine(
     return LensReport(lens, error=failure), []
 
 
-def _self_test_of(lens: str) -> SelfTest | None:
-    """`run` of the module `self_test` in the lens's probe package; None where a lens has none."""
-    name = f"nettop.probes.{lens}.self_test"
-    try:
-        run: SelfTest = importlib.import_module(name).run
-    except ModuleNotFoundError as error:
-        if error.name not in (name, f"nettop.probes.{lens}"):
-            raise
-        return None
+def _self_test_of(lens: str) -> SelfTest:
+    """`run` of the module `self_test` in the lens's probe package."""
+    run: SelfTest = importlib.import_module(f"nettop.probes.{lens}.self_test").run
     return run

@@ -190,6 +190,13 @@ class _Commands:
         for _ in range(count):
             self._sockets[name].sendto(_CHUNK[:size], tuple(to))
 
+    def send_load(self, name: str, to: list[Any], cpu_ns: int) -> int:
+        """Send datagrams of one byte until that has taken so much CPU time; the time that this process has used."""
+        end_ns = time.process_time_ns() + cpu_ns
+        while time.process_time_ns() < end_ns:
+            self._sockets[name].sendto(b"n", tuple(to))
+        return time.process_time_ns()
+
     def udp_facts(self, name: str) -> dict[str, int]:
         """What the kernel says of a UDP socket, its receive queue included (SO_MEMINFO's first number)."""
         memory = self._sockets[name].getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares what the CPU lens measures with the CPU time of a process that does little but send."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from nettop.selftest.paths import TrafficPath
+from nettop.selftest.process import CommandFailed
+from nettop.selftest.result import SelfTestResult
+from nettop.selftest.rows import rows_of
+from nettop.snapshots.cpu import CPUS, HOOK_SOFTIRQS, HOOK_SYSCALLS, LENS, PROCESSES
+from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.source import Source
+
+_FAMILY = "IPv4"
+LOAD_NS = 200_000_000
+"""CPU time of the sender: some 200 samples, where system calls are estimated from them."""
+
+
+def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
+    """Datagrams over loopback: the sender spends part of its CPU time in system calls, and CPUs handle what it sends in
+    a softirq.
+    """
+    path = paths[0]
+    before_ns = time.monotonic_ns()
+    before = source.read(before_ns)
+    try:
+        cpu_ns = _send(path)
+    except CommandFailed as error:
+        return [SelfTestResult(LENS.id, f"{path.name} {_FAMILY} UDP", skipped=error.what)]
+    after = source.read(time.monotonic_ns())
+    all_cpus_ns = (time.monotonic_ns() - before_ns) * len(after.tables[CPUS.name])
+    softirqs_ns = _softirqs_ns(after) - _softirqs_ns(before)
+    return [
+        _within(
+            after, HOOK_SYSCALLS.name, "TX SYS within the sender's CPU time", _calls_ns(after, path), cpu_ns
+        ),
+        _within(after, HOOK_SOFTIRQS.name, "RX SOFT within the time of the CPUs", softirqs_ns, all_cpus_ns),
+    ]
+
+
+def _send(path: TrafficPath) -> int:
+    """Have the client send to a socket that nobody reads; the CPU time that it has used. Raises CommandFailed."""
+    if path.unavailable:
+        raise CommandFailed(path.unavailable)
+    port = path.server.run("bind_udp", "load", path.server_address[_FAMILY])
+    path.client.run("bind_udp", "load", path.client_address[_FAMILY])
+    cpu_ns: int = path.client.run("send_load", "load", (path.server_address[_FAMILY], port), LOAD_NS)
+    for end in (path.client, path.server):
+        end.run("close", "load")
+    return cpu_ns
+
+
+def _calls_ns(snapshot: Snapshot, path: TrafficPath) -> int:
+    """The time of the client's system calls that send, by its name, and by its PID where that is known."""
+    rows = snapshot.tables[PROCESSES.name]
+    return sum(
+        row["tx_syscalls_ns"] or 0
+        for row in rows_of(rows, rows.array["id"] >= 0)
+        if row["process"] == path.client.name and row["pid"] in (path.client.pid, None)
+    )
+
+
+def _softirqs_ns(snapshot: Snapshot) -> int:
+    """The time of all CPUs in the softirq NET_RX."""
+    rows = snapshot.tables[CPUS.name]
+    return sum(row["rx_softirq_ns"] or 0 for row in rows_of(rows, rows.array["cpu"] >= 0))
+
+
+def _within(snapshot: Snapshot, hook: str, what: str, measured_ns: int, most_ns: int) -> SelfTestResult:
+    """Whether a time is more than none, and no more than it can be."""
+    what = f"loopback {_FAMILY} UDP, {what}"
+    why = snapshot.why_not(hook)
+    if why is not None:
+        return SelfTestResult(LENS.id, what, skipped=f"not available: {why}")
+    detail = f"{measured_ns:,} of at most {most_ns:,} ns"
+    is_right = 0 < measured_ns <= most_ns
+    return SelfTestResult(LENS.id, what, 1, int(is_right), "entry points", detail=detail)
