@@ -80,7 +80,7 @@ class Host:
         """Raise PermissionMissing in another user namespace."""
         if not self.reaches_kernel():
             raise PermissionMissing(
-                f"capabilities held in a user namespace ({self.user_namespace()}) do not reach the kernel",
+                "capabilities held in a user namespace do not reach the kernel",
                 _OUTSIDE_USER_NAMESPACE,
             )
 

@@ -6,7 +6,9 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,9 +17,11 @@ from typing import Any
 
 import pytest
 
+import nettop as nettop_package
 from nettop.doctor.command import DoctorSettings, make_report
 from nettop.engine.source import probe_of
 from nettop.errors import ExitCode
+from nettop.kernel import bpf
 from nettop.kernel.mechanisms import DISABLED
 from nettop.kernel.namespaces import find_namespaces
 from nettop.selftest.result import REPORT_IT
@@ -53,7 +57,7 @@ def report_of(*around: str, **how: Any) -> Report:
     )
     assert "Traceback" not in done.stderr, done.stderr
     report: Report = json.loads(done.stdout)
-    works = all(lens["works"] for lens in report["lenses"])
+    works = all(lens["works"] for lens in report["lenses"]) and not bad(report)
     agrees = all(trial["ok"] is not False for trial in report["self_test"])
     codes = (ExitCode.DONE,) if works and agrees else (ExitCode.FAILURE,) if works else (
         ExitCode.UNSUPPORTED, ExitCode.PERMISSION
@@ -258,22 +262,118 @@ def test_in_a_network_namespace_of_its_own(left_clean: None) -> None:
 
 
 def test_in_a_user_namespace(left_clean: None) -> None:
-    """Capabilities that do not reach the kernel are distinguished from missing ones."""
-    if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
+    """Capabilities that do not reach the kernel are distinguished from missing ones; whose sockets are not seen is said
+    as in the table."""
+    around = ("unshare", "--user", "--map-root-user")
+    if subprocess.run([*around, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no user namespace can be made here, as in a chroot")
-    report = report_of("unshare", "--user", "--map-root-user")
+    report = report_of(*around)
     assert bad(report) == {"user namespace"}
     check = checks(report)["user namespace"]
     assert "do not reach the kernel" in check["value"]
-    assert "outside of it" in check["remedy"]
+    assert "outside of the user namespace" in check["remedy"]
     assert "user namespace" in hooks(report)["packets"]["refused"][0]["why"]
+    assert "which sockets they own" in checks(report)["processes"]["value"]
+    words = [*around, NETTOP, "--table", "--once"]
+    table = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    assert f"owners {WHOSE_ARE_HIDDEN}{check['remedy']}" in table.stderr
+
+
+WHOSE_ARE_HIDDEN = "those of other users' sockets are not seen: "
+
+
+def denied(call: str, error: str) -> tuple[str, ...]:
+    """Starts what follows where a seccomp filter lets this system call fail."""
+    return sys.executable, str(Path(__file__).with_name("seccomp.py")), call, error
+
+
+def cpu_table_of(around: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+    """One table of the CPU lens, which does not work without programs."""
+    words = [*around, NETTOP, "--table", "--once", "--view", "cpu"]
+    return subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+
+def diagnosis_of(around: tuple[str, ...]) -> tuple[Report, int]:
+    """Doctor's report of the host and the CPU lens, and its exit code; no report is of use where a cause is known."""
+    words = [*around, *REPORT, "--no-traffic", "--only", "host", "--only", "cpu"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert "report it" not in done.stdout
+    return json.loads(done.stdout), done.returncode
+
+
+PROGRAM = Path(nettop_package.__file__).parent / "probes/cpu/cpu.bpf.c"
+STUB = (
+    "bcc=$(/usr/bin/python3 -c 'import bcc, os; print(os.path.dirname(bcc.__file__))') && "
+    "mount -t tmpfs none $bcc && echo 'class BPF: pass' > $bcc/__init__.py"
+)
+CUT_BTF = "head -c 100000 /sys/kernel/btf/vmlinux > $cut && mount --bind $cut /sys/kernel/btf/vmlinux"
+
+
+@pytest.mark.parametrize(
+    ("around", "what", "remedy", "code"),
+    [
+        (denied("bpf", "EPERM"), "a seccomp filter denies bpf(2)", "allow bpf in the filter", ExitCode.PERMISSION),
+        (denied("bpf", "ENOSYS"), "a seccomp filter denies bpf(2)", "allow bpf in the filter", ExitCode.PERMISSION),
+        (mounted(f"cut=$(mktemp -p /dev/shm) && {CUT_BTF} && rm $cut"),
+         "truncated: 100,000 of ", "umount /sys/kernel/btf/vmlinux", ExitCode.UNSUPPORTED),
+        (mounted("mount -t tmpfs none /sys/kernel/btf"),
+         "hidden by the tmpfs that is mounted at /sys/kernel/btf", "umount /sys/kernel/btf", ExitCode.UNSUPPORTED),
+        (mounted("mount -t tmpfs none /sys"), "/sys is tmpfs in place of sysfs", "mount -t sysfs",
+         ExitCode.UNSUPPORTED),
+        (mounted(STUB), "/bcc/__init__.py is not the BPF compiler", "remove /", ExitCode.UNSUPPORTED),
+        (mounted(f"mount --bind /dev/null {PROGRAM}"), f"{PROGRAM}, which is part of nettop, is empty",
+         f"findmnt --target {PROGRAM}", ExitCode.UNSUPPORTED),
+        (("prlimit", "--as=150000000"), "150,000,000 bytes of address space", "ulimit -v", ExitCode.UNSUPPORTED),
+        (without("CAP_BPF", "CAP_SYS_ADMIN"), "loading BPF programs needs CAP_BPF", "--cap-add BPF",
+         ExitCode.PERMISSION),
+    ],
+    ids=("filter", "filter-enosys", "btf-cut", "btf-hidden", "no-sysfs", "stub-bcc", "lost-program", "memory",
+         "capability"),
+)  # fmt: skip
+def test_the_cause(
+    around: tuple[str, ...], *, what: str, remedy: str, code: ExitCode, left_clean: None
+) -> None:
+    """Doctor and the command name the same cause, with the same remedy and exit code."""
+    report, doctors_code = diagnosis_of(around)
+    error = report["lenses"][0]["error"]
+    assert what in error["what"]
+    assert remedy in error["remedy"]
+    table = cpu_table_of(around)
+    assert table.stderr == f"nettop: {error['what']}\n  {error['remedy']}\n"
+    assert (table.returncode, doctors_code) == (code, code)
+
+
+def test_a_filter_of_perf_events(left_clean: None) -> None:
+    """Samples are not available, by that reason and with the remedy; what needs no samples is still measured."""
+    around = denied("perf_event_open", "EPERM")
+    report, code = diagnosis_of(around)
+    assert (bad(report), code) == ({"perf events"}, ExitCode.PERMISSION)
+    check = checks(report)["perf events"]
+    assert "a seccomp filter denies perf_event_open(2)" in check["value"]
+    assert "allow perf_event_open in the filter" in check["remedy"]
+    assert hooks(report)["samples"]["refused"] == [{"mechanism": "perf cpu-clock", "why": check["value"]}]
+    assert hooks(report)["softirqs"]["mechanism"]
+    table = cpu_table_of(around)
+    assert table.returncode == 0
+    assert f"samples n/a: {check['value']}" in table.stderr
+
+
+def test_lockdown_is_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without securityfs a program that reads the kernel's memory tells; the verifier refuses a helper that it does not
+    have, as it does in lockdown=confidentiality."""
+    assert bpf.may_read_kernel() is True
+    no_such_helper = struct.pack("=BBhi", 0x85, 0, 0, 9999)
+    monkeypatch.setattr(bpf, "_READ_NOTHING", bpf._READ_NOTHING[:-8] + no_such_helper)
+    assert bpf.may_read_kernel() is False
 
 
 def host_of(*around: str) -> dict[str, Report]:
     """The facts of the host, by name, that a doctor finds that is started by these words."""
     words = [*around, *REPORT, "--only", "host"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
-    return checks(json.loads(done.stdout))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    report = json.loads(done.stdout)
+    assert done.returncode == (ExitCode.PERMISSION if bad(report) else ExitCode.DONE)
+    return checks(report)
 
 
 def in_pid_namespace(options: str) -> tuple[str, ...]:
@@ -340,7 +440,7 @@ def test_as_a_user_without_root(left_clean: None) -> None:
     report = report_of(user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"})
     assert bad(report) == {"capabilities"}
     remedy = checks(report)["capabilities"]["remedy"]
-    assert "sudo nettop doctor" in remedy
+    assert "sudo nettop" in remedy
     assert all(name in remedy for name in RIGHTS)
     assert any("CAP_SYS_ADMIN" in trial["remedy"] for trial in report["self_test"])
     assert "which sockets they own" in checks(report)["processes"]["value"]
@@ -350,7 +450,7 @@ def test_as_a_user_without_root(left_clean: None) -> None:
 
 
 class Liar:
-    """A probe whose rows have one byte, one packet too many."""
+    """A probe whose rows have one byte, one packet, and much CPU time too many."""
 
     def __init__(self, lens: str) -> None:
         self._probe = probe_of(lens)
@@ -366,8 +466,9 @@ class Liar:
 
     def _twisted(self, rows: Rows) -> Rows:
         array = rows.array.copy()
-        for name in {"bytes_sent", "packets"} & set(array.dtype.names or ()):
-            array[name] += 1
+        for name, more in {"bytes_sent": 1, "packets": 1, "tx_syscalls_ns": 10**12}.items():
+            if name in (array.dtype.names or ()):
+                array[name] += more
         return replace(rows, array=array)
 
 
@@ -383,6 +484,7 @@ def test_a_wrong_probe_is_detected(left_clean: None) -> None:
     wrong = {trial.what: trial for trial in report.disagreements}
     assert wrong["loopback IPv4 TCP"].measured == 1_000_004
     assert wrong["veth IPv4 UDP to a closed port"].measured == 998
+    assert wrong["loopback IPv4 UDP, TX SYS within the sender's CPU time"].measured == 0
     assert all(trial.remedy == REPORT_IT for trial in wrong.values())
 
 
