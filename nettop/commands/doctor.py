@@ -40,8 +40,8 @@ nettop doctor --format json | jq .lenses  [dim]for a program[/dim]
 
 nettop doctor --only host --only drops --no-traffic
 
-Exit codes: 0 every lens works, 1 the self-test found a difference, 3 a lens cannot work on this host,
-4 only a permission is missing, 128 + N interrupted by signal N."""
+Exit codes: 0 every lens works, 1 the self-test found a difference, 3 a lens cannot work or the host is bad,
+4 only permissions are missing, 128 + N interrupted by signal N."""
 
 
 # fmt: off
