@@ -16,7 +16,8 @@ TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """How the kernel refuses a descriptor: to the process, or to all."""
 _INSTALL = "run scripts/install-deps.sh again, which installs what nettop needs"
 _NO_MEMORY = re.compile(
-    "MemoryError|bad_alloc|cannot allocate memory|out of memory|failed to map segment", re.IGNORECASE
+    "MemoryError|bad_alloc|cannot allocate memory|out of memory|unable to allocate|failed to map segment",
+    re.IGNORECASE,
 )
 """How Python, C++, the C library, LLVM and the dynamic linker say so."""
 

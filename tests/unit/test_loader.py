@@ -73,6 +73,7 @@ def test_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             "MemoryError",
             "libLLVM-14.so.1: failed to map segment from shared object",
             "terminate called after throwing an instance of 'std::bad_alloc'",
+            "LLVM ERROR: Unable to allocate section memory!",
         ):
             error = want_of_memory("the loader ended", why)
             assert (error is not None) == is_named
