@@ -313,6 +313,35 @@ def test_interrupted(machine: Machine, folder: Path, number: signal.Signals) -> 
     assert_unchanged(machine)
 
 
+@pytest.mark.skipif(not Path("/usr/bin/apt-get").exists(), reason="the distribution has no apt")
+def test_an_interrupted_package_manager_ends_what_it_began(machine: Machine, folder: Path) -> None:
+    """Stopped midway it would have to be repaired by hand."""
+    began, may_end, ended = (machine.temporary / name for name in ("began", "may_end", "ended"))
+    for fifo in (began, may_end):
+        os.mkfifo(fifo)
+    package_manager = machine.temporary / "apt-get"
+    package_manager.write_text(
+        f"#!/bin/sh\ncase $* in *download-only* | *update) exit ;; esac\n: >{began}\nread line <{may_end}\n: >{ended}\n"
+    )
+    package_manager.chmod(0o755)
+    prepared = (
+        f"mount --bind {package_manager} /usr/bin/apt-get && mount --bind /bin/false /usr/bin/dpkg-query"
+    )
+    with machine.start(installer(folder, NEW)[0], prepared=prepared) as process:
+        to_apt = os.open(may_end, os.O_RDWR)  # which does not wait for the other end
+        began.read_bytes()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        assert process.stderr.readline().startswith("install-deps: interrupted by SIGINT; ")
+        os.write(to_apt, b"\n")
+        process.communicate(timeout=60 * PATIENCE)
+    os.close(to_apt)
+    assert (process.returncode, ended.exists()) == (130, True)
+    for file in machine.temporary.iterdir():
+        file.unlink()
+    assert_unchanged(machine)
+
+
 def test_nothing_stays_of_a_first_install_that_is_interrupted(folder: Path, tmp_path: Path) -> None:
     """Not even the empty folder."""
     machine = Machine(tmp_path / "machine")
@@ -349,7 +378,7 @@ def test_on_a_terminal_a_step_counts_its_seconds(own_machine: Machine, folder: P
     command = " ".join(installer(folder, NEW))
     done = own_machine.run("script", "--quiet", "--return", "--command", command, "/dev/null")
     assert done.returncode == 0
-    assert done.stdout.count("\r[5/6] Python packages … ") > 2  # the first, the last, and some in between
+    assert done.stdout.count("[5/6] Python packages … ") > 2  # the first, the last, and some in between
 
 
 @pytest.mark.install
@@ -365,7 +394,7 @@ def test_a_killed_install_for_development_is_repaired(
         file.write("# changed\n")
     mark = path / ".venv" / ".nettop-install"
     with own_machine.start(*install) as process:
-        until(lambda: not mark.exists(), "the upgrade of .venv begins")
+        until(lambda: not mark.exists(), "the upgrade of .venv begins", deadline_s=120)
         for pid in descendants(process.pid)[::-1]:
             kill(pid)
     shutil.rmtree(next((path / ".venv").glob("lib/python3*/site-packages/rich")))
