@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
+
+from nettop.kernel import privileges
 
 _NAMES = (
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
@@ -27,7 +28,7 @@ def how_to_get(missing: Collection[int], permitted: Collection[int]) -> str:
     """How to get just the missing ones: root was confined, by a container or a unit; other users never had them."""
     names = [name_of(number) for number in missing]
     words = ", ".join(names)
-    if os.geteuid():
+    if not privileges.BEGAN_AS_ROOT:
         return (
             f"run it as root: sudo nettop; or give it {words} (setpriv --ambient-caps, AmbientCapabilities=)"
         )

@@ -26,6 +26,9 @@ CAP_PERFMON = 38
 CAP_BPF = 39
 """Capability numbers (include/uapi/linux/capability.h)."""
 
+BEGAN_AS_ROOT = os.geteuid() == 0
+"""Before nettop becomes who called it, which imports this first."""
+
 NOTHING: frozenset[int] = frozenset()
 LOADING = frozenset(
     {

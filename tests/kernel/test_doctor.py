@@ -343,6 +343,15 @@ def test_the_cause(
     assert (table.returncode, doctors_code) == (code, code)
 
 
+def test_root_that_becomes_who_called_it() -> None:
+    """A root that was confined is not advised to be root, either, when it has become the user who called sudo."""
+    around = (*without("CAP_BPF", "CAP_SYS_ADMIN"), "env", f"SUDO_UID={NOBODY}", f"SUDO_GID={NOBODY}")
+    table = cpu_table_of(around)
+    assert (table.returncode, table.stdout) == (ExitCode.PERMISSION, "")
+    assert "--cap-add BPF" in table.stderr
+    assert "sudo" not in table.stderr
+
+
 def test_a_filter_of_perf_events(left_clean: None) -> None:
     """Samples are not available, by that reason and with the remedy; what needs no samples is still measured."""
     around = denied("perf_event_open", "EPERM")

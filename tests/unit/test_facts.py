@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nettop.errors import ExitCode, NettopError, PermissionMissing, Unsupported
-from nettop.kernel import bpf, perf_events
+from nettop.kernel import bpf, perf_events, privileges
 from nettop.kernel.facts import Host, Sockstat, container_of
 
 ALL_CAPABILITIES = "000001ffffffffff"
@@ -66,7 +66,7 @@ def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> No
 
 def test_sudo_is_no_remedy_for_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was confined, by a container or a unit, which have to give what is missing."""
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(privileges, "BEGAN_AS_ROOT", True)
     put(root, "proc/thread-self/status", f"CapEff:\t{1 << 38:016x}\n")
     with pytest.raises(PermissionMissing) as refusal:
         Host(root).require_bpf()

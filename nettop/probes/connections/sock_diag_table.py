@@ -236,7 +236,7 @@ class DiagTable:
 
 def _gaps_without_root(host: Host) -> dict[str, str]:
     """What is not seen where this user may not look at other users' processes, and what would help."""
-    if os.geteuid():
+    if not privileges.BEGAN_AS_ROOT:
         return {
             WITHOUT_ROOT: "only root sees the owners of other users' sockets: sudo nettop",
             "other namespaces": "only root may enter them: sudo nettop",
