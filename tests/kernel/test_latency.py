@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nettop.probes.latency import counts as latency_counts
 from nettop.probes.latency.probe import Latency
 from nettop.snapshots.latency import (
     BACKLOG,
@@ -372,6 +373,40 @@ def test_more_packets_than_can_be_followed(lab: Lab) -> None:
         assert added["waiting"] <= 64
         assert added["unmatched"] >= 100
         until(lambda: probe.added(QDISC, "UDP", "IPv6")["waiting"] == 0, "the queue is empty")
+        assert_sums(probe)
+
+
+def test_packets_that_are_never_seen_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait no more, and are unmatched once, however often is read."""
+    monkeypatch.setattr(latency_counts, "_STALE_NS", 10**9)
+    near, far = lab.pair()
+    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    port = there.call(bind, "in", far.v6)
+    limit(near, "rate", "8kbit", "burst", "3000", "limit", "50000000")
+    with watched() as probe:
+        here.call(send_datagrams, (far.v6, port), 101, 1000)
+        until(lambda: not probe.added(QDISC, "UDP", "IPv6")["waiting"], "too long for those that wait")
+        unmatched = [probe.added(QDISC, "UDP", "IPv6")["unmatched"] for _ in range(5)]
+        assert 90 <= unmatched[0] <= 101
+        assert set(unmatched) == {unmatched[0]}
+        assert_sums(probe)
+
+
+def test_cpus_that_compete_for_room(lab: Lab) -> None:
+    """A packet that has to make room while it leaves its stage, or is dropped there, is counted once."""
+    near, far = lab.pair()
+    workers = [lab.worker(near.namespace) for _ in range(3)]
+    port = workers[0].call(bind, "in", near.v6)
+    limit(near, "rate", "200mbit", "burst", "3000", "limit", "8000")
+    with watched(rooms={"followed_max": 4}) as probe:
+        for worker in workers:
+            worker.start(send_datagrams, (far.v6, port), 49_999, 1000, 49_999)
+        for worker in workers:
+            worker.result()
+        until(lambda: not probe.added(QDISC, "UDP", "IPv6")["waiting"], "the queue is empty")
+        added = probe.added(QDISC, "UDP", "IPv6")
+        assert added["seen"] == 3 * 49_999
+        assert min(added[name] for name in ("matched", "dropped", "unmatched")) > 0
         assert_sums(probe)
 
 

@@ -46,8 +46,9 @@ class CountsTable:
         """The packets that are followed now, by stage and class, each counted with its weight. Those that will not be
         seen again are followed no more, and count as unmatched."""
         sets = np.frombuffer(self._memory, FOLLOWED_SET, self._sets)
-        at = np.flatnonzero(sets["keys"])
-        keys, packets = sets["keys"].reshape(-1)[at], sets["packets"].reshape(-1)[at]
+        keys = sets["keys"].copy()
+        at = np.nonzero(keys >> _TOP_BYTE)  # an entry that is claimed has no stage
+        keys, packets = keys[at], sets["packets"][at]
         now, since = time.monotonic_ns(), packets["since"].astype(np.int64)
         is_stale = since < now - _STALE_NS
         waiting = np.zeros(_SHAPE, np.uint64)
@@ -58,7 +59,7 @@ class CountsTable:
         )
         np.add.at(waiting, tuple(of[~is_stale] for of in places), packets["weight"][~is_stale])
         np.add.at(self._stale, tuple(of[is_stale] for of in places), packets["weight"][is_stale])
-        sets["keys"].reshape(-1)[at[is_stale]] = 0
+        sets["keys"][tuple(of[is_stale] for of in at)] = 0
         return waiting
 
     def close(self) -> None:

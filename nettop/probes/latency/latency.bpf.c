@@ -37,8 +37,10 @@ BPF_PERCPU_ARRAY(cpus, struct cpu, 1);
 
 BPF_PERCPU_ARRAY(counted, struct counts, STAGES *CLASSES);
 
-// The packets that are followed, in the set that their address belongs to. Nothing is atomic: a CPU takes
-// another free place than the next CPU, and a packet is on one CPU at a time.
+// The packets that are followed, in the set that their address belongs to. A packet is on one CPU at a time,
+// but another CPU may give its entry away meanwhile: whoever reads or writes an entry has exchanged its key
+// for CLAIMED.
+#define CLAIMED 1ull /* no key: the stage is never 0 */
 struct followed_set {
   u64 keys[SET_ENTRIES];
   struct packet packets[SET_ENTRIES];
@@ -255,12 +257,14 @@ static __always_inline u64 key_of(u64 address, u32 stage) {
 static __always_inline u32 stage_of(u64 key) { return (key >> TOP_BYTE) - 1; }
 
 // How soon an entry is given to another packet: first where the packet itself was before, then free ones,
-// this CPU's before others, then the oldest.
+// this CPU's before others, then the oldest; none that another CPU has claimed.
 static __always_inline u64 rank_of(struct followed_set *set, u32 n, u64 key, u32 own) {
   if (set->keys[n] == key)
     return 0;
   if (!set->keys[n])
     return 1 + (n != own % SET_ENTRIES);
+  if (set->keys[n] == CLAIMED)
+    return ~0ull;
   return 3 + set->packets[n].since;
 }
 
@@ -276,7 +280,7 @@ static __always_inline bool has_any(u32 stage) {
 }
 
 // Notes what is at this address and stands for `weight`. One that is there already, or had to make room, was
-// missed at its stage's end.
+// missed at its stage's end, and so is this one if another CPU took the entry first.
 static __always_inline void follow(u64 address, u64 check, u32 stage, u32 class, u32 weight) {
   struct followed_set *set = set_of(address);
   if (!set)
@@ -293,32 +297,43 @@ static __always_inline void follow(u64 address, u64 check, u32 stage, u32 class,
   }
   struct packet *packet = &set->packets[place & (SET_ENTRIES - 1)];
   u64 *entry = &set->keys[place & (SET_ENTRIES - 1)];
-  if (*entry) {
-    count_unmatched(stage_of(*entry), packet->class, packet->weight);
-    count_within(stage_of(*entry), -1);
+  u64 before = __sync_lock_test_and_set(entry, CLAIMED);
+  if (before == CLAIMED) {
+    count_unmatched(stage, class, weight);
+    return;
+  }
+  if (before) {
+    count_unmatched(stage_of(before), packet->class, packet->weight);
+    count_within(stage_of(before), -1);
   }
   packet->since = bpf_ktime_get_ns();
   packet->check = check;
   packet->class = class;
   packet->weight = weight;
   count_within(stage, 1);
-  *entry = key;
+  __sync_lock_test_and_set(entry, key);
 }
 
-// The packet at this address, if it is followed; it is followed no more then.
-static __always_inline struct packet *take(u64 address, u32 stage) {
+// Frees an entry, if it still has this key, after copying what it notes.
+static __always_inline bool take_entry(struct packet *packet, struct followed_set *set, u32 n, u64 key) {
+  if (set->keys[n] != key || __sync_val_compare_and_swap(&set->keys[n], key, CLAIMED) != key)
+    return false;
+  *packet = set->packets[n];
+  __sync_lock_test_and_set(&set->keys[n], 0);
+  count_within(stage_of(key), -1);
+  return true;
+}
+
+// Whether the packet at this address is followed; it is followed no more then.
+static __always_inline bool take(struct packet *packet, u64 address, u32 stage) {
   struct followed_set *set = has_any(stage) ? set_of(address) : NULL;
   if (!set)
-    return NULL;
-  u64 key = key_of(address, stage);
+    return false;
 #pragma unroll
   for (int n = 0; n < SET_ENTRIES; n++)
-    if (set->keys[n] == key) {
-      set->keys[n] = 0;
-      count_within(stage, -1);
-      return &set->packets[n];
-    }
-  return NULL;
+    if (take_entry(packet, set, n, key_of(address, stage)))
+      return true;
+  return false;
 }
 
 static __always_inline void begin(u64 address, u64 check, u32 stage, void *at, u32 weight) {
@@ -359,9 +374,9 @@ int tp_btf__netif_receive_skb(u64 *ctx) {
   struct cpu *cpu = this_cpu();
   if (!cpu || !is_ip(skb->protocol))
     return 0;
-  struct packet *packet = take(plain(cpu, HOOK_NETIF_RECEIVE_SKB, skb), STAGE_BACKLOG);
-  if (packet)
-    end(packet, skb->tstamp, STAGE_BACKLOG, (void *)skb->data);
+  struct packet packet;
+  if (take(&packet, plain(cpu, HOOK_NETIF_RECEIVE_SKB, skb), STAGE_BACKLOG))
+    end(&packet, skb->tstamp, STAGE_BACKLOG, (void *)skb->data);
   u32 weight = weight_of(cpu, HOOK_NETIF_RECEIVE_SKB);
   if (weight)
     since_wire(STAGE_WIRE_IP, skb->tstamp, (void *)skb->data, weight);
@@ -426,11 +441,11 @@ int tp_btf__skb_copy_datagram_iovec(u64 *ctx) {
   struct cpu *cpu = this_cpu();
   if (!cpu || !sk || !is_ip(skb->protocol))
     return 0;
-  struct packet *packet = take(plain(cpu, HOOK_COPIED, skb), STAGE_SOCKET_WAIT);
-  if (packet) {
+  struct packet packet;
+  if (take(&packet, plain(cpu, HOOK_COPIED, skb), STAGE_SOCKET_WAIT)) {
     struct tcp_control control;
     read_control(&control, skb);
-    end(packet, control.sequence, STAGE_SOCKET_WAIT, network_header(skb));
+    end(&packet, control.sequence, STAGE_SOCKET_WAIT, network_header(skb));
   }
   u32 weight = weight_of(cpu, HOOK_COPIED);
   if (weight)
@@ -454,9 +469,9 @@ int tp_btf__net_dev_queue(u64 *ctx) {
 int tp_btf__net_dev_start_xmit(u64 *ctx) {
   struct sk_buff *skb = (struct sk_buff *)ctx[0];
   struct cpu *cpu = has_any(STAGE_QDISC) ? this_cpu() : NULL;
-  struct packet *packet = cpu ? take(plain(cpu, HOOK_NET_DEV_START_XMIT, skb), STAGE_QDISC) : NULL;
-  if (packet)
-    end(packet, skb->tstamp, STAGE_QDISC, network_header(skb));
+  struct packet packet;
+  if (cpu && take(&packet, plain(cpu, HOOK_NET_DEV_START_XMIT, skb), STAGE_QDISC))
+    end(&packet, skb->tstamp, STAGE_QDISC, network_header(skb));
   return 0;
 }
 
@@ -472,14 +487,13 @@ int tp_btf__kfree_skb(u64 *ctx) {
     return 0;
 #pragma unroll
   for (int n = 0; n < SET_ENTRIES; n++) {
+    struct packet packet;
     u64 key = set->keys[n];
-    if (!key || (key ^ address) & ADDRESS_MASK)
+    if (!key || (key ^ address) & ADDRESS_MASK || !take_entry(&packet, set, n, key))
       continue;
-    set->keys[n] = 0;
-    count_within(stage_of(key), -1);
-    struct counts *counts = counts_of(stage_of(key), set->packets[n].class);
+    struct counts *counts = counts_of(stage_of(key), packet.class);
     if (counts)
-      ADD(counts->dropped, set->packets[n].weight);
+      ADD(counts->dropped, packet.weight);
   }
   return 0;
 }
@@ -509,10 +523,11 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
     count_seen(STAGE_HANDSHAKE, class, 1);
     follow(address, 0, STAGE_HANDSHAKE, class, 1);
   } else if (before == TCP_SYN_SENT) {
-    struct packet *syn = take(address, STAGE_HANDSHAKE);
-    struct counts *counts = syn ? counts_of(STAGE_HANDSHAKE, syn->class) : NULL;
+    struct packet syn;
+    struct counts *counts =
+        take(&syn, address, STAGE_HANDSHAKE) ? counts_of(STAGE_HANDSHAKE, syn.class) : NULL;
     if (counts && now == TCP_ESTABLISHED)
-      count_duration(STAGE_HANDSHAKE, class, 1, bpf_ktime_get_ns() - syn->since);
+      count_duration(STAGE_HANDSHAKE, class, 1, bpf_ktime_get_ns() - syn.since);
     else if (counts)
       ADD(counts->dropped, 1);
   } else if (before == TCP_SYN_RECV && now == TCP_ESTABLISHED) {
@@ -549,9 +564,9 @@ static __always_inline int ip_begins(struct cpu *cpu, u64 address) {
 }
 
 static __always_inline int ip_ends(struct cpu *cpu, u64 address) {
-  struct packet *packet = take(address, STAGE_IP);
-  if (packet)
-    end(packet, stamp_of((struct sk_buff *)address), STAGE_IP, header_of((struct sk_buff *)address));
+  struct packet packet;
+  if (take(&packet, address, STAGE_IP))
+    end(&packet, stamp_of((struct sk_buff *)address), STAGE_IP, header_of((struct sk_buff *)address));
   return 0;
 }
 
@@ -572,9 +587,9 @@ static __always_inline int udp_reads(struct cpu *cpu, u64 address) {
   bpf_probe_read_kernel(&users, sizeof(users), &skb->users);
   if (users > 1)
     return 0;
-  struct packet *packet = take(address, STAGE_SOCKET_WAIT);
-  if (packet)
-    end(packet, stamp_of(skb), STAGE_SOCKET_WAIT, header_of(skb));
+  struct packet packet;
+  if (take(&packet, address, STAGE_SOCKET_WAIT))
+    end(&packet, stamp_of(skb), STAGE_SOCKET_WAIT, header_of(skb));
   u32 weight = weight_of(cpu, HOOK_UDP_READ);
   if (weight)
     since_wire(STAGE_WIRE_APP, stamp_of(skb), header_of(skb), weight);
