@@ -19,6 +19,7 @@ import numpy as np
 from nettop.errors import SourceFailed, UsageError
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.datagrams import Datagrams
+from nettop.snapshots.arrays import as_list
 from nettop.snapshots.snapshot import Array
 
 FILE_BYTES = 1 << 20
@@ -115,7 +116,7 @@ def _record(datagrams: Datagrams) -> bytes:
     known["length"], known["sender"] = datagrams.lengths, datagrams.senders
     known["port"], known["received_ns"] = datagrams.ports, datagrams.received_ns
     buffer = datagrams.buffer.data
-    places = zip(datagrams.starts.tolist(), datagrams.ends.tolist(), strict=True)
+    places = zip(as_list(datagrams.starts), as_list(datagrams.ends), strict=True)
     content = b"".join([buffer[start:end] for start, end in places])
     return b"".join((_RECORD.pack(len(known), len(content)), known.tobytes(), content))
 

@@ -480,7 +480,7 @@ class View:
         last = self._last
         if last is None or last.query.deltas != self.query.deltas or not len(self._gone_rows):
             return made
-        gone = np.arange(self.size - len(self._gone_rows), self.size)
+        gone: Index = np.arange(self.size - len(self._gone_rows), self.size)
         was = last.column(name) if made.numbers.ndim == 1 else last._histogram_counts(name)
         at = positions(self.raw(self.table.key)[gone], last.now.array[self.table.key])
         gone, at = gone[at >= 0], at[at >= 0]

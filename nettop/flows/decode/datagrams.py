@@ -67,7 +67,7 @@ def numbers(buffer: Array, places: Index, width: int) -> Array:
     """The unsigned numbers of `width` bytes (1 to 8), in network order, at these places: u8 (n,)."""
     if width in _WHOLE:
         return items(buffer, places, f">u{width}").astype(np.uint64)
-    number = np.zeros(len(places), np.uint64)
+    number: Array = np.zeros(len(places), np.uint64)
     for at in range(width):
         number = number << np.uint64(8) | buffer[places + at]
     return number

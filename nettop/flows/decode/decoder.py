@@ -15,7 +15,7 @@ from nettop.flows.decode.messages import KEY, MessageDecoder
 from nettop.flows.decode.netflow5 import decoded_netflow5, netflow5_headers
 from nettop.flows.decode.sflow import INTERFACE_COUNTERS, decoded_sflow
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.snapshot import Array
 
 _FIRST_NUMBERS = (
@@ -289,7 +289,7 @@ def _joined(batch: _Batch) -> DecodedBatch:
     headers["sampling_rate"][datagram_of[has_rate]] = flows["sampling_rate"][has_rate]
     by_reading = np.bincount(headers["reading"], minlength=len(Reading))
     counts.datagrams, counts.rows = len(headers), len(datagram_of)
-    counts.decoded, counts.unknown_version, counts.bad_header = by_reading.tolist()
+    counts.decoded, counts.unknown_version, counts.bad_header = as_list(by_reading)
     counts.broken = int(headers["broken"].sum())
     counters = np.concatenate([np.zeros(0, INTERFACE_COUNTERS), *batch.counters])
     return DecodedBatch(flows, datagram_of, counters, headers, counts)

@@ -18,7 +18,7 @@ from nettop.flows.decode.elements import (
 )
 from nettop.flows.decode.records import ABSENT, Places
 from nettop.flows.decode.templates import ENTERPRISE_BIT, Malformed, Template, TemplateField
-from nettop.snapshots.arrays import Index
+from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.snapshot import Array
 
 DEPTH_MAX = 4
@@ -65,7 +65,7 @@ def _walked(
     which: list[int] = []
     records: list[_Spans] = []
     broken: list[int] = []
-    for place, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+    for place, (start, end) in enumerate(zip(as_list(starts), as_list(ends), strict=True)):
         at = start
         try:
             while end - at >= template.least_length:

@@ -325,7 +325,7 @@ class MessageDecoder:
     def _grouped(self, run: _Run) -> list[_Group]:
         """The data sets by the template that was valid when they came. Those that have none are held."""
         batch, sets = run.batch, run.sets
-        for at in np.flatnonzero(sets.id < FIRST_DATA_SET).tolist():
+        for at in as_list(np.flatnonzero(sets.id < FIRST_DATA_SET)):
             message = int(sets.message[at])
             domain = int(batch.domains[message])
             key = batch.keys[domain]
@@ -463,7 +463,7 @@ class MessageDecoder:
     def _decode_records(self, group: _Group, decoded: Decoded) -> None:
         batch, template, sets = group.batch, group.template, group.sets
         distinct, of_sets = np.unique(batch.domains[sets.message], return_inverse=True)
-        keys = [batch.keys[domain] for domain in distinct.tolist()]
+        keys = [batch.keys[domain] for domain in as_list(distinct)]
         domains = [self._domains.get(key, _UNKNOWN) for key in keys]
         templates = domains[0].templates if template.has_lists else {}
         which, fields, broken = laid_out(batch.buffer, template, sets.start, sets.end, templates)

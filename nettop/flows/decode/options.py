@@ -13,7 +13,7 @@ from nettop.flows.columns import Flows
 from nettop.flows.decode.elements import IANA, Element
 from nettop.flows.decode.records import Records
 from nettop.flows.decode.templates import SCOPE
-from nettop.snapshots.arrays import Index, Mask
+from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
 
 SAMPLERS_MAX = 4096
@@ -147,7 +147,7 @@ def _texts(records: Records, element: Element, at: Index) -> list[str]:
     if places is None:
         return [""] * len(at)
     spans = zip(
-        places.starts[at].tolist(), np.clip(places.lengths[at], 0, NAME_BYTES_MAX).tolist(), strict=True
+        as_list(places.starts[at]), as_list(np.clip(places.lengths[at], 0, NAME_BYTES_MAX)), strict=True
     )
     contents = (records.buffer[start : start + length].tobytes() for start, length in spans)
     return [content.partition(b"\0")[0].decode("utf-8", "replace") for content in contents]
@@ -163,7 +163,8 @@ def _cut(remembered: dict[Any, Any], most: int) -> int:
 
 def _rates(records: Records) -> tuple[Array, Array]:
     """The rate that each record gives, and which give one."""
-    rates, known = np.zeros(len(records), np.uint64), np.zeros(len(records), bool)
+    rates: Array = np.zeros(len(records), np.uint64)
+    known: Array = np.zeros(len(records), bool)
     for element in _INTERVALS:
         rate, has = records.number(element)
         rates, known = np.where(known, rates, rate), known | (has & (rate > 0))

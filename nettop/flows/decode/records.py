@@ -12,7 +12,7 @@ from nettop.flows.columns import ADDRESS, TIME_MAX_MS, Flows, default_values
 from nettop.flows.decode.datagrams import ipv4, ipv6, numbers
 from nettop.flows.decode.elements import FRAME, GIVEN_BY, IANA, IP_PACKET, REVERSE, Element, Form, Given
 from nettop.flows.decode.packets import FirstHeader, decoded_packets
-from nettop.snapshots.arrays import Index, Mask
+from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
 
 ABSENT = -1
@@ -86,7 +86,7 @@ class Records:
         known = np.zeros(len(self), bool)
         if places is None:
             return empty, known
-        for length in np.unique(places.lengths).tolist():
+        for length in as_list(np.unique(places.lengths)):
             if _can_be(form, length):
                 at = np.flatnonzero(places.lengths == length)
                 value, has = self._value(places.starts[at], length, form, at)

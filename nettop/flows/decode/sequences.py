@@ -14,7 +14,7 @@ import numpy as np
 
 from nettop.flows.decode import netflow5, sflow
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.snapshots.arrays import Index, Mask, take
+from nettop.snapshots.arrays import Index, Mask, as_list, take
 from nettop.snapshots.snapshot import Array
 
 _RANGE = 1 << 32
@@ -77,7 +77,7 @@ class Sequences:
         is_plain = self._follow_plain(of_stretch, stretches)
         columns = (stretches[name][~is_plain].tolist() for name in _Stretch._fields)
         for at, row, *stretch in zip(
-            order[begins[~is_plain]].tolist(), of_stretch[~is_plain].tolist(), *columns, strict=True
+            as_list(order[begins[~is_plain]]), as_list(of_stretch[~is_plain]), *columns, strict=True
         ):
             followed[at] = self._follow(row, _Stretch(*stretch))
         return followed

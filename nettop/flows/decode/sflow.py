@@ -248,7 +248,7 @@ def _flows(buffer: Array, samples: _Parts, malformed: Mask) -> tuple[Flows, Inde
     is_expanded = samples.formats == _EXPANDED_FLOW
     lengths = np.where(is_expanded, 44, 32)
     records = _records(buffer, samples, lengths, malformed)
-    flows = {name: np.zeros(len(samples.owners), BY_NAME[name].dtype) for name in _COLUMNS}
+    flows: Flows = {name: np.zeros(len(samples.owners), BY_NAME[name].dtype) for name in _COLUMNS}
     describes_packet = np.zeros(len(samples.owners), np.bool_)
     for form, least_length, read in _READERS:
         # The last to be read stays: that shall be a sample's first record of a format.

@@ -138,7 +138,7 @@ def _chosen(known: Sequence[tuple[Known, Array]], dtype: str, count: int) -> tup
 
 def _folded(attributes: Sequence[tuple[Array, Array]]) -> tuple[Array, list[Array]]:
     """Which distinct combination of values each interval has (m,), and of each attribute its value in these."""
-    facts = np.zeros(len(attributes[0][1]), np.intp)
+    facts: Array = np.zeros(len(attributes[0][1]), np.intp)
     for values, codes in attributes:
         if len(values) > 1:
             _, facts = np.unique(facts * len(values) + codes, return_inverse=True)

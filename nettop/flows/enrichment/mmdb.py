@@ -17,7 +17,7 @@ import numpy as np
 from nettop.errors import NettopError, UsageError
 from nettop.flows.enrichment.networks import Ranges, addresses_of
 from nettop.query.address import MAPPED
-from nettop.snapshots.arrays import Index, Mask
+from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.snapshot import Array
 
 _MARK = b"\xab\xcd\xefMaxMind.com"
@@ -77,7 +77,7 @@ def read_mmdb(path: Path, content: bytes) -> Contents:
         distinct, record_of = np.unique(places, return_inverse=True)
         begin = metadata.search_tree_size + _SEPARATOR
         decoder = Decoder(content, begin)
-        records: list[object] = [decoder.decode(begin + place)[0] for place in distinct.tolist()]
+        records: list[object] = [decoder.decode(begin + place)[0] for place in as_list(distinct)]
     # The kinds that damage leads to. That of the package is a RuntimeError, and so is too deep a recursion.
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise UsageError(f"{path} is a broken MaxMind database", "download it once more") from error

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from nettop.snapshots.arrays import as_list
 from nettop.snapshots.snapshot import Array
 
 TEXT_MAX = 128
@@ -39,5 +40,5 @@ class Coded(NamedTuple):
         is_used = np.bincount(self.codes, minlength=len(self.words)) > 0
         is_used[0] = True
         codes = np.cumsum(is_used) - 1
-        words = tuple(self.words[at] for at in np.flatnonzero(is_used).tolist())
+        words = tuple(self.words[at] for at in as_list(np.flatnonzero(is_used)))
         return self._replace(codes=codes[self.codes].astype(np.uint32), words=words)

@@ -13,6 +13,7 @@ from nettop.errors import NettopError, PermissionMissing, Unsupported
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.receive import OpenSocket
 from nettop.kernel import netlink
+from nettop.snapshots.arrays import as_list
 
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _NO_ENOBUFS = 270, 5
@@ -60,7 +61,7 @@ def configure(opened: OpenSocket, kind: int, body: bytes, what: str) -> None:
 def messages(received: Datagrams) -> Iterator[tuple[int, memoryview]]:
     """The messages in what was received: type and body of each."""
     buffer = received.buffer.data
-    for begin, length in zip(received.starts.tolist(), received.lengths.tolist(), strict=True):
+    for begin, length in zip(as_list(received.starts), as_list(received.lengths), strict=True):
         at, end = begin, begin + length
         while at + netlink.HEADER.size <= end:
             size, kind, _, _, _ = netlink.HEADER.unpack_from(buffer, at)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nettop.flows.enrichment.texts import Coded
+from nettop.snapshots.arrays import as_list
 from nettop.snapshots.snapshot import Array
 
 Maps = Sequence[Mapping[str, int]]
@@ -94,7 +95,7 @@ def _low_cardinality(values: Coded) -> list[bytes]:
     width = np.min_scalar_type(len(used) - 1)
     own_codes = np.zeros(used[-1] + 1, width)
     own_codes[used] = np.arange(len(used))
-    words = [_text(values.words[code]) for code in used.tolist()]
+    words = [_text(values.words[code]) for code in as_list(used)]
     return [
         _numbers([_DICTIONARY_VERSION, _OWN_DICTIONARY | (width.itemsize.bit_length() - 1), len(words)]),
         *words,

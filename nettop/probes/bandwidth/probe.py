@@ -41,7 +41,7 @@ from nettop.probes.bandwidth.programs import (
 )
 from nettop.probes.bandwidth.rates import Moved, RateHistory, Summary
 from nettop.query.units import human
-from nettop.snapshots.arrays import Index, positions, take
+from nettop.snapshots.arrays import Index, as_list, positions, take
 from nettop.snapshots.bandwidth import (
     CASTS,
     COUNTERS_MODE,
@@ -488,7 +488,7 @@ def _links() -> list[Link] | None:
 def _coded(values: Array, texts: TextTable, text_of: Callable[[int], str]) -> Array:
     """Codes of the texts that numbers stand for."""
     distinct, groups = np.unique(values, return_inverse=True)
-    codes: Array = np.array([texts.code(text_of(value)) for value in distinct.tolist()], np.uint32)
+    codes: Array = np.array([texts.code(text_of(value)) for value in as_list(distinct)], np.uint32)
     return codes[groups]
 
 

@@ -63,7 +63,7 @@ class SocketGroups:
         self._before: Snapshot | None = None
         self._next_id = 1
         self._places: dict[Hashable, int] = {}
-        self._rows = np.zeros(0, GROUPS.dtype)
+        self._rows: Array = np.zeros(0, GROUPS.dtype)
         self._seen_ns: Array = np.zeros(0, np.int64)
         self._texts: dict[str, list[str]] = {"group": [], "container": []}
         self._ended = _new_rows(1)

@@ -351,7 +351,7 @@ class Samples:
     def _rows_of(self, keys: Array, values: Array) -> Array:
         """The row of each key; _ELSEWHERE, or _WITHOUT_STACK."""
         is_new = positions(keys, self._keys) < 0
-        new = values[["stack", "entry", "pid", "cpu"]][is_new].tolist()
+        new = as_list(values[["stack", "entry", "pid", "cpu"]][is_new])
         # All are folded before any gets its row: what a process does in some calls says what it does in others.
         folded = [self._fold(stack, entry, pid) for stack, entry, pid, _ in new]
         rows = [self._row(stack, cpu, pid) for stack, (_, _, pid, cpu) in zip(folded, new, strict=True)]

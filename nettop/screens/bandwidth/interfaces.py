@@ -21,6 +21,7 @@ from nettop.screens.bandwidth.headline import host_rates
 from nettop.screens.bandwidth.shares import Group, Share, ShareBars
 from nettop.screens.chosen_row import ChosenRow
 from nettop.screens.history import SPAN_NS, Interval, averages
+from nettop.snapshots.arrays import as_list
 from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE
 from nettop.snapshots.schema import RATE, Table
 from nettop.snapshots.snapshot import Frame, sum_of
@@ -65,7 +66,7 @@ class InterfacesScreen(ChosenRow):
         if view is None or frame.before is None or self.context.is_averaging:
             return
         rates = [view.column(name) for name in _RATES]
-        for at in np.flatnonzero(~view.gone).tolist():
+        for at in as_list(np.flatnonzero(~view.gone)):
             amounts = tuple(float(rate.numbers[at]) if rate.known[at] else None for rate in rates)
             intervals = self._intervals[int(view.raw("id")[at])]
             begin_ns = max(frame.before.boot_ns, intervals[-1].end_ns if intervals else 0)
@@ -124,7 +125,7 @@ def _group(view: View, table: Table, column: str, interface: str) -> Group:
     rates = [split.column(name) for name in _RATES]
     return f"{interface}: {table.name}", [
         Share(label, *(float(rate.numbers[at]) for rate in rates))
-        for at, label in zip(split.order.tolist(), split.values(column, split.order), strict=True)
+        for at, label in zip(as_list(split.order), split.values(column, split.order), strict=True)
         if all(rate.known[at] for rate in rates)
     ]
 

@@ -139,7 +139,7 @@ def _in_all(numbers: Array) -> Array:
 
 def _keys(declared: SeriesSet, view: View, at: Index) -> tuple[list[Key], Index]:
     """The distinct combinations of labels in some rows, and for each of these rows the place of its own."""
-    combined = np.zeros(len(at), np.int64)
+    combined: Index = np.zeros(len(at), np.int64)
     texts: list[list[str]] = []
     for label in declared.metrics.labels:
         numbers, names_of = _label(view, label, at)
