@@ -137,6 +137,7 @@ def test_no_one_may_act_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
+    monkeypatch.setattr(invoker.os, "geteuid", lambda: 0)
     for name in ("setgroups", "setegid", "seteuid"):
         monkeypatch.setattr(invoker.os, name, refuse)
     assert not may(User(65534, 65534, ()), os.R_OK, invoker.Path("/"))

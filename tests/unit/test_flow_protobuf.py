@@ -29,7 +29,7 @@ def example_flows(count: int) -> Flows:
     packed = b"".join(bytes(10) + b"\xff\xff\xc0\0\2" + bytes([number]) for number in range(count))
     flows["src"] = np.frombuffer(packed, ADDRESS)
     flows["received"][:] = RECEIVED_MS
-    flows["bytes"][:] = np.arange(count) + 2**63
+    flows["bytes"][:] = np.arange(count, dtype=np.uint64) + np.uint64(2**63)
     flows["dst_port"][:] = 443
     flows["protocol_version"][:] = 9
     return flows
