@@ -741,7 +741,8 @@ main() {
 command_to_start() {
   local command=nettop
   [[ $(PATH=$callers_path type -P nettop) -ef /usr/local/bin/nettop ]] || command=/usr/local/bin/nettop
-  if [[ -n ${SUDO_UID-} ]] && command -v sudo >/dev/null; then command="sudo $command"; fi
+  # A file of that name that cannot be executed is found too.
+  if [[ -n ${SUDO_UID-} && -x $(command -v sudo) ]]; then command="sudo $command"; fi
   say "$command"
 }
 
