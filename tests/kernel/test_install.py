@@ -160,6 +160,7 @@ def assert_unchanged(machine: Machine) -> None:
 
 
 @pytest.mark.install
+@pytest.mark.timeout(3600)
 def test_killed_at_random_moments(own_machine: Machine, folder: Path) -> None:
     """Between them some nettop works, and the next run, of either version, ends with its own."""
     print(f"NETTOP_TEST_SEED={SEED}")
@@ -401,5 +402,6 @@ def test_a_killed_install_for_development_is_repaired(
     rewrite(path / "pyproject.toml", "# changed\n", "")
     done = own_machine.run(*install)
     assert "up to date" not in done.stdout.splitlines()[-3]
-    command = [str(path / ".venv" / "bin" / "python"), "-c", "import nettop, rich; print(nettop.__version__)"]
+    python = str(path / ".venv" / "bin" / "python")
+    command = [python, "-I", "-c", "import nettop, rich; print(nettop.__version__)"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{OLD}\n"
