@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: the terminal's size comes from the terminal, and no example fails for the time it took."""
+"""What all tests share: the terminal's size comes from the terminal, no signal is ignored, and no example fails for the
+time it took."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,16 @@ from .expected_skips import ONLY_HERE, unexpected
 for size in ("COLUMNS", "LINES"):
     os.environ.pop(size, None)
     os.unsetenv(size)
+
+# Under nohup, or in the background of a script, some are ignored, and all children would ignore them too.
+for number, default in {
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGQUIT: signal.SIG_DFL,
+    signal.SIGTERM: signal.SIG_DFL,
+}.items():
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 settings.register_profile("nettop", deadline=None)
 settings.load_profile("nettop")

@@ -97,7 +97,6 @@ class Running:
         self._error = tempfile.NamedTemporaryFile("w+b", prefix="nettop-err")  # noqa: SIM115 - as above
         how.setdefault("stdin", subprocess.PIPE)
         how.setdefault("stdout", self._out)
-        how.setdefault("preexec_fn", restore_signals)
         self.process = subprocess.Popen(
             [*around, NETTOP, *options], stderr=self._error, start_new_session=True, **how
         )
@@ -173,12 +172,6 @@ class Running:
         return not any(
             pid == self.pid or (parent == 1 and _LOADER in words) for pid, parent, words in living()
         )
-
-
-def restore_signals() -> None:
-    """Restore what a test run under nohup, or in the background of a script, ignores: a child would inherit it."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def living() -> list[tuple[int, int, bytes]]:

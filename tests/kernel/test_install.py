@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from .command import living, mounted, restore_signals
+from .command import living, mounted
 from .lab import PATIENCE, until
 from .test_killed import descendants, kill
 
@@ -60,7 +60,6 @@ class Machine:
             stderr=subprocess.PIPE,
             text=True,
             env=inherited | {"TMPDIR": str(self.temporary)} | environment,
-            preexec_fn=restore_signals,  # noqa: PLW1509 - no threads here
         )
 
     def run(self, *command: str, **how: str) -> subprocess.CompletedProcess[str]:

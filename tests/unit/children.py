@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nettop in a process of its own: no test waits for one that does not end, or minds how it was started itself."""
+"""nettop in a process of its own: no test waits for one that does not end."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEADLINE_S = 60
 """Only a test that fails waits so long: a busy machine is slow."""
 
 
 class Child(subprocess.Popen[str]):
-    """A process that is killed at the end of its with-block, and that ignores none of the ending signals but those.
-
-    Without that it would ignore what the tests ignore: SIGINT in the background of a shell, SIGHUP under nohup.
-    """
+    """A process that is killed at the end of its with-block, and that ignores the signals `ignoring`."""
 
     def __init__(
         self,
@@ -30,8 +26,8 @@ class Child(subprocess.Popen[str]):
         **how: Any,
     ) -> None:
         def prepare() -> None:
-            for number in ENDING:
-                signal.signal(number, signal.SIG_IGN if number in ignoring else signal.SIG_DFL)
+            for number in ignoring:
+                signal.signal(number, signal.SIG_IGN)
             if preexec_fn is not None:
                 preexec_fn()
 
