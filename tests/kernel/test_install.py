@@ -22,7 +22,7 @@ from .command import living, mounted
 from .lab import PATIENCE, until
 from .test_killed import descendants, kill
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.install]
 
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 20
@@ -158,7 +158,6 @@ def assert_unchanged(machine: Machine) -> None:
     assert list(machine.temporary.iterdir()) == []
 
 
-@pytest.mark.install
 @pytest.mark.timeout(3600)
 def test_killed_at_random_moments(own_machine: Machine, folder: Path) -> None:
     """Between them some nettop works, and the next run, of either version, ends with its own."""
@@ -187,7 +186,6 @@ def test_killed_at_random_moments(own_machine: Machine, folder: Path) -> None:
         assert len(own_machine.releases) == 1, where
 
 
-@pytest.mark.install
 def test_up_to_date_is_what_runs(own_machine: Machine, folder: Path) -> None:
     """It is said where the installed nettop is of this checkout, and not where a file of it is another."""
     assert "up to date" in own_machine.run(*installer(folder, OLD)).stdout
@@ -204,7 +202,6 @@ def test_up_to_date_is_what_runs(own_machine: Machine, folder: Path) -> None:
         assert len(own_machine.releases) == 1
 
 
-@pytest.mark.install
 def test_an_install_without_releases_is_replaced(own_machine: Machine, folder: Path, tmp_path: Path) -> None:
     """As installers before made it: the environment is /opt/nettop itself."""
     place = own_machine.opt / "nettop"
@@ -228,7 +225,6 @@ def test_an_install_without_releases_is_replaced(own_machine: Machine, folder: P
     assert list(own_machine.bin.iterdir()) == []
 
 
-@pytest.mark.install
 def test_a_release_stays_while_a_nettop_runs_from_it(own_machine: Machine, folder: Path) -> None:
     """It would not find what it imports later."""
     old = own_machine.releases[0]
@@ -372,7 +368,6 @@ def test_the_last_line_is_a_command_that_works(machine: Machine, folder: Path) -
     assert last_words(prepared=hidden, **sudo) == "nettop"
 
 
-@pytest.mark.install
 def test_on_a_terminal_a_step_counts_its_seconds(own_machine: Machine, folder: Path) -> None:
     """In one line, that is written again."""
     command = " ".join(installer(folder, NEW))
@@ -381,7 +376,6 @@ def test_on_a_terminal_a_step_counts_its_seconds(own_machine: Machine, folder: P
     assert done.stdout.count("[5/6] Python packages … ") > 2  # the first, the last, and some in between
 
 
-@pytest.mark.install
 def test_a_killed_install_for_development_is_repaired(
     own_machine: Machine, folder: Path, tmp_path: Path
 ) -> None:

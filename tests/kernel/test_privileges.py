@@ -273,8 +273,8 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("uid", "gid"),
-    [("99999999999", "1"), ("4294967295", "1"), ("9" * 5000, "1"), ("x", "1"), ("1", "-7")],
-    ids=["11 digits", "-1", "5000 digits", "a letter", "below 0"],
+    [("4294967295", "1"), ("9" * 5000, "1")],
+    ids=["-1", "5000 digits"],
 )
 def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
     """What is no user's number is nobody's: nettop stays root, and says so."""

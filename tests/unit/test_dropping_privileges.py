@@ -35,6 +35,19 @@ def attached(session: Session, lens: str = "connections") -> NettopError | None:
     return session.bus.failure(lens)
 
 
+@pytest.mark.parametrize(
+    ("uid", "gid"),
+    [("99999999999", "1"), ("4294967295", "1"), ("9" * 5000, "1"), ("x", "1"), ("1", "-7"), ("1", "²")],
+    ids=["11 digits", "-1", "5000 digits", "a letter", "below 0", "no decimal"],
+)
+def test_an_impossible_user_of_sudo(uid: str, gid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no user's number is nobody's."""
+    monkeypatch.setenv("SUDO_UID", uid)
+    monkeypatch.setenv("SUDO_GID", gid)
+    assert invoker.invoking_user() is None
+    assert invoker.impossible_caller() == f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
+
+
 def test_privileges_are_dropped_after_the_start_and_before_anything_is_read() -> None:
     """They are dropped once, in the thread that reads, however many lenses follow."""
     source, calls = Source(), []
