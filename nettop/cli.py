@@ -46,7 +46,7 @@ from nettop.commands.options import (
 from nettop.commands.privilege import Rights, opened_session
 from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
-from nettop.errors import ExitCode, NettopError, UsageError, missing_package, unknown_word
+from nettop.errors import ExitCode, FilterError, NettopError, UsageError, missing_package, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
 from nettop.settings import Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import all_views, find_table, views
@@ -104,8 +104,9 @@ class ViewOptions:
                                 help=f"Lens, or one of its tables: {', '.join(views())}. self is "
                                 "nettop's own cost (default: the first)")] = "connections"
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_SHOW,
-                                               help="Show only rows that match: words in any column, :443, "
-                                               "pid=1812, rtt_us>10ms; several filters must all match")] = None
+                                               help="Show only rows that match: words in any column, "
+                                               "10.0.0.0/8, :443, pid=1812, rtt_us>10ms, with and, or, not and "
+                                               "parentheses; several filters must all match")] = None
     columns: Annotated[str | None, option("--columns", metavar="A,B,C", panel=_SHOW, autocompletion=complete_columns,
                                           help="Columns to show; NAME_per_s is a counter's rate")] = None
     limit: Annotated[str | None, option("--limit", metavar="N", panel=_SHOW, help="Show at most N rows")] = None
@@ -384,6 +385,8 @@ def _report(error: NettopError) -> None:
         return
     from nettop.snapshots.safe_text import safe_text
 
-    lines = (f"nettop: {error.what}", *(f"  {line}" for line in error.remedy.splitlines()))
+    pointed = (error.text, " " * error.at + "^") if isinstance(error, FilterError) else ()
+    below = (*pointed, *error.remedy.splitlines())
+    lines = (f"nettop: {error.what}", *(f"  {line}" for line in below))
     with suppress(OSError):
         sys.stderr.write("".join(safe_text(line) + "\n" for line in lines))

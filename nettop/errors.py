@@ -50,6 +50,16 @@ class UsageError(NettopError):
     exit_code = ExitCode.USAGE
 
 
+class FilterError(UsageError):
+    """A filter is wrong: `reason`, at the place `at` of its `text`, in the term `term`."""
+
+    def __init__(self, reason: str, remedy: str, text: str, at: int, term: str) -> None:
+        super().__init__(f"filter term ‘{term}’: {reason}" if term else f"filter: {reason}", remedy)
+        self.reason = reason
+        self.text = text
+        self.at = at
+
+
 class Unsupported(NettopError):
     """This kernel or this host cannot do it."""
 
@@ -120,10 +130,10 @@ def why_no_numpy() -> Unsupported | None:
     return None
 
 
-def unknown_word(kind: str, word: str, known: Iterable[str]) -> UsageError:
-    """The error for a `word` that is not among the `known`: it suggests the nearest ones."""
+def unknown_word(kind: str, word: str, known: Iterable[str], others: Iterable[str] = ()) -> UsageError:
+    """The error for a `word` that is not among the `known`: it suggests the nearest ones, of the `others` too."""
     known = sorted(known)
-    folded = {name.casefold(): name for name in known}
+    folded = {name.casefold(): name for name in (*others, *known)}
     near = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, 3, 0.5)]
     remedy = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(known)}"
     return UsageError(f"unknown {kind} {word!r}", remedy)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nettop.flows.columns import ADDED_COLUMNS, COLUMNS, PROTOCOL_NAMES
 from nettop.flows.enrichment.enrich import FlowSide
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.pipeline import Columns, Wanted
-from nettop.query.filter import parse_filter
+from nettop.query.filter import combined, parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots.arrays import Mask
@@ -47,9 +49,9 @@ FLOWS = Table(
 """What a filter may compare."""
 
 
-def wanted_by(text: str) -> Wanted | None:
+def wanted_by(texts: Sequence[str]) -> Wanted | None:
     """What `--filter` means; None without one. Raises UsageError for what is not a filter of flows."""
-    shown = parse_filter(FLOWS, text)
+    shown = combined(FLOWS, [parse_filter(FLOWS, text) for text in texts])
     if shown.is_empty:
         return None
 

@@ -19,7 +19,7 @@ from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
 from nettop.interrupts import Requests
 from nettop.output.diagnostics import Diagnostics
 from nettop.output.lens_output import Exporter, output_of
-from nettop.query.filter import parse_filter
+from nettop.query.filter import combined, parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.settings import STDOUT, ExportSettings
@@ -44,7 +44,7 @@ def run_export(
     where this host gives the table no rows; and whatever the lens fails with.
     """
     lens, table = find_table(settings.view)
-    shown = parse_filter(table, " ".join(settings.filters))
+    shown = combined(table, [parse_filter(table, text) for text in settings.filters])
     exporter = output_of(lens.id).exporters[table.name]
     _check_place(settings.path)
     report = Diagnostics(stderr)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 from nettop.query.query import Query, columns_from_settings, query_from_settings, text_query
@@ -11,7 +10,6 @@ from nettop.settings import Format, Settings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
 
-_WORD = re.compile(r"\w+")
 _WHOLE = frozenset(Kind) - {Kind.GROUP}
 """What programs are given by default: a group only repeats its parts."""
 
@@ -33,8 +31,8 @@ def make_plan(settings: Settings) -> Plan:
         table.text if settings.text.format is Format.TABLE else whole_columns(table)
     )
     query = query_from_settings(text_query(table), settings.view)
-    words = (*columns, query.sort.field, *_WORD.findall(" ".join(settings.view.filters)))
-    two = query.deltas or table.append or any(is_rate(table, word) for word in words)
+    used = (*columns, query.sort.field, *query.filter.names)
+    two = query.deltas or table.append or any(is_rate(table, name) for name in used)
     # With differences, also of what has ended: they add up to all that was counted.
     return Plan(lens, replace(query, closed=query.closed or two), columns, two)
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters: terms such as `nginx`, `:443`, `pid=1812` and `rtt_us > 10ms`, all of which must hold."""
+"""Filters: terms such as `nginx`, `10.0.0.0/8`, `pid=1812` and `RTT > 10ms`, joined by and, or, not and parentheses."""
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nettop.errors import UsageError, unknown_word
+from nettop.errors import FilterError, UsageError, unknown_word
 from nettop.query.row_tests import (
     COMPARE,
     Network,
@@ -41,6 +42,9 @@ _TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS})
 
 _EQUAL = ("=", "!=")
 _CONTAIN = ("~", "!~")
+_NAMED = (*_EQUAL, *_CONTAIN)
+_ORDERED = tuple(COMPARE)
+_OPPOSITES = {"!=": "=", "!~": "~"}
 
 
 @dataclass(frozen=True)
@@ -63,21 +67,30 @@ class Filter:
     def mask(self, view: View) -> Mask:
         """Which rows pass: shape (len(view.rows),).
 
-        A comparison with an unknown value is never true, not even `!=`.
+        A comparison with an unknown value is never true, not even `!=`; `not` passes all rows that its term does not.
         """
         return np.ones(view.size, bool) if self.test is None else self.test(view)
 
 
 def parse_filter(table: Table, text: str) -> Filter:
-    """The filter that `text` means for `table`. Filters are joined by a space: all of them must hold.
+    """The filter that `text` means for `table`. Terms are joined by a space or `and`, before that by `or`; `not` comes
+    before a term or parentheses.
 
-    `pid=–` passes rows without a value there. Raises UsageError, which names the term that is wrong and says how to
-    correct it.
+    `pid=–` passes rows without a value there. Raises FilterError, which says where it is wrong and how to correct it.
     """
     parser = _Parser(table, text)
-    tests = tuple(parser.tests())
-    names = tuple(dict.fromkeys(parser.names))
-    return Filter(table.name, text.strip(), names, all_of(*tests) if tests else None)
+    test = parser.test()
+    return Filter(table.name, text.strip(), tuple(dict.fromkeys(parser.names)), test)
+
+
+def combined(table: Table, filters: Sequence[Filter]) -> Filter:
+    """The filter that passes the rows that pass each of some filters of `table`."""
+    filters = [each for each in filters if each.test is not None]
+    tests = [each.test for each in filters if each.test is not None]
+    names = tuple(dict.fromkeys(name for each in filters for name in each.names))
+    several = len(filters) > 1
+    texts = (f"({each.text})" if several and _OR.search(each.text) else each.text for each in filters)
+    return Filter(table.name, " and ".join(texts), names, all_of(*tests) if tests else None)
 
 
 def quote(text: str) -> str:
@@ -87,13 +100,19 @@ def quote(text: str) -> str:
 
 # --- reading the words --------------------------------------------------------------------------------------
 
-_COMPARISON = re.compile(r"([A-Za-z_]\w*)\s*(!=|!~|>=|<=|==|=|>|<|~)\s*")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?=\s|$)')
-_PLAIN = re.compile(r"\S+")
+_OPERATORS = r"!=|!~|>=|<=|==|=|>|<|~"
+_COMPARISON = re.compile(rf'([^\s=!<>~"()][^=!<>~"()]*?)\s*({_OPERATORS})')
+_NAME = re.compile(r"[A-Za-z_][\w./%]*")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?=[\s)]|$)')
+_PLAIN = re.compile(r"(?:[^\s()]|\([^\s()]*\))+")
+"""Without spaces; with parentheses in pairs, as in `process=(sd-pam)`."""
+_AMOUNT = re.compile(r"([\d.,]+)\s+([A-Za-zµμ%/]+)(?=[\s)]|$)")
 _SPACE = re.compile(r"\s*")
-_AMOUNT = re.compile(r"([\d.,]+)\s+([A-Za-zµμ%/]+)(?=\s|$)")
 _ENDPOINT = re.compile(r"(?P<host>\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-f:.]+\]|):(?P<port>[0-9]{1,5})")
-_RESERVED = frozenset({"and", "or", "not"})
+_AND, _OR, _NOT = (re.compile(rf"\b{word}(?=[\s()]|$)", re.IGNORECASE) for word in ("and", "or", "not"))
+_OPEN, _CLOSE = re.compile(r"\("), re.compile(r"\)")
+_DEEPEST = 50
+"""How many `not` and parentheses may stand within each other."""
 
 
 class _Parser:
@@ -103,50 +122,115 @@ class _Parser:
         self._table = table
         self._text = text
         self._at = 0
+        self._term_at = 0
+        self._token_at = 0
+        self._depth = 0
         self.names: list[str] = []
         """The columns that were compared so far."""
 
-    def tests(self) -> Iterable[Test]:
-        """The test of each term, in their order."""
-        while self._take(_SPACE) and self._at < len(self._text):
-            start = self._at
-            try:
-                yield self._term()
-            except UsageError as error:
-                self._take(_PLAIN)
-                seen = self._text[start : self._at].strip()
-                raise UsageError(f"filter term ‘{seen}’: {error.what}", error.remedy) from None
+    def test(self) -> Test | None:
+        """The test of the whole text; None where it is empty. Raises FilterError."""
+        self._take(_SPACE)
+        if self._is_at_end:
+            return None
+        try:
+            test = self._either()
+            if not self._is_at_end:
+                self._begin_term()
+                raise UsageError(
+                    "no ( belongs to this )", f"remove it, or write {quote(')')} to find the text"
+                )
+        except UsageError as error:
+            rest = _PLAIN.match(self._text, self._token_at)
+            end = max(self._at, rest.end() if rest else self._token_at + 1)
+            term = self._text[self._term_at : end].strip()
+            raise FilterError(error.what, error.remedy, self._text, self._token_at, term) from None
+        return test
 
-    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        match = pattern.match(self._text, self._at)
-        self._at = match.end() if match else self._at
-        return match
+    # --- how terms are combined ---
+
+    def _either(self) -> Test:
+        tests = [self._all()]
+        while self._take(_OR):
+            tests.append(self._all())
+        return any_of(*tests)
+
+    def _all(self) -> Test:
+        tests = [self._factor()]
+        while not (self._is_at_end or self._sees(_CLOSE) or self._sees(_OR)):
+            self._take(_AND)
+            tests.append(self._factor())
+        return all_of(*tests)
+
+    def _factor(self) -> Test:
+        self._begin_term()
+        if self._depth == _DEEPEST:
+            raise UsageError(f"more than {_DEEPEST} parentheses within each other", "write it with fewer")
+        self._depth += 1
+        if self._take(_NOT):
+            test = opposite(self._factor())
+        elif self._take(_OPEN):
+            test = self._in_parentheses()
+        else:
+            test = self._term()
+        self._depth -= 1
+        return test
+
+    def _in_parentheses(self) -> Test:
+        opened_at = self._token_at
+        test = self._either()
+        if not self._take(_CLOSE):
+            self._term_at = self._token_at = opened_at
+            raise UsageError("this ( is not closed", f"add ), or write {quote('(')} to find the text")
+        return test
+
+    # --- terms ---
 
     def _term(self) -> Test:
-        comparison = self._take(_COMPARISON)
-        if comparison:
-            name, op = comparison.groups()
-            name = name if name in self._table.names else name.lower()
-            if name not in self._table.names:
-                raise unknown_word("field", comparison[1], self._table.names)
-            self.names.append(name)
-            return _comparison(self._table, name, "=" if op == "==" else op, self._value)
+        if self._is_at_end or any(map(self._sees, (_CLOSE, _AND, _OR))):
+            seen = _PLAIN.match(self._text, self._at)
+            literally = f"; to find the text itself write {quote(seen[0])}" if seen else ""
+            raise UsageError("a term is missing here", f"write a word or field=value{literally}")
+        match = _COMPARISON.match(self._text, self._at)
+        if match:
+            names = self._columns(" ".join(match[1].split()))
+            if names:
+                self._take(_COMPARISON)
+                self.names += names
+                op = "=" if match[2] == "==" else match[2]
+                return _comparison_of_any(self._table, names, op, self._value)
+            if _NAME.fullmatch(match[1]):
+                raise self._unknown(match[1])
         quoted = self._quoted()
-        return self._word() if quoted is None else _anywhere(self._table.stored, quoted)
+        return self._word() if quoted is None else _anywhere(self._table, quoted)
+
+    def _columns(self, word: str) -> tuple[str, ...]:
+        """The columns that a field's name, a title on the screen, or `port` and `address` mean."""
+        table, folded = self._table, word.casefold()
+        by_title = {title.casefold(): name for title, name in table.by_title.items()}
+        for name in (word, folded, by_title.get(folded), by_title.get(f"{folded} utc")):
+            if name in table.names:
+                return (name,)
+        return _several(table).get(folded, ())
+
+    def _unknown(self, word: str) -> UsageError:
+        return unknown_word("field", word, self._table.names, (*self._table.by_title, *_several(self._table)))
 
     def _value(self, unit: str | None = None) -> str:
         """The value after an operator; of a field with a `unit`, `10 ms` is one value, as on the screen."""
         if unit is not None:
             amount = _AMOUNT.match(self._text, self._at)
             if amount and factor_of(amount[2], unit) is not None:
-                self._at = amount.end()
+                self._take(_AMOUNT)
                 return amount[0]
         quoted = self._quoted()
         if quoted is not None:
             return quoted
+        self._token_at = self._at
         plain = self._take(_PLAIN)
         if plain is None:
-            raise UsageError("the value is missing", 'write it after the operator; "" is the empty text')
+            remedy = 'write it after the operator; "" is the empty text, and quotes keep a parenthesis'
+            raise UsageError("the value is missing", remedy)
         return plain[0]
 
     def _quoted(self) -> str | None:
@@ -154,6 +238,7 @@ class _Parser:
         if quoted:
             return re.sub(r"\\(.)", r"\1", quoted[1])
         if self._text.startswith('"', self._at):
+            self._token_at = self._at
             raise UsageError(
                 "the quote is not closed, or text follows it directly",
                 'write "…" and a space after it',
@@ -161,26 +246,64 @@ class _Parser:
         return None
 
     def _word(self) -> Test:
-        """What a bare word means: a port, an address and port, or a text anywhere."""
+        """What a bare word means: a port, an address and port, an address or network, or a text anywhere."""
         plain = self._take(_PLAIN)
         word = plain[0] if plain else ""
-        if word.lower() in _RESERVED or "(" in word or ")" in word:
-            raise UsageError(f"{word!r} has no meaning here", f"to find the text itself write {quote(word)}")
         if word[0] in "=!<>~":
-            raise UsageError("no field before the operator", "write field, operator, value: rtt_us>10ms")
+            remedy = "write field, operator, value: rtt_us>10ms; not before a term reverses it"
+            raise UsageError("no field before the operator", remedy)
         endpoints = [field for field in self._table.fields if field.kind is Kind.ENDPOINT]
         match = _ENDPOINT.fullmatch(word)
         if endpoints and match:
             return any_of(*(_endpoint_equals(f, match["host"], int(match["port"])) for f in endpoints))
-        return _anywhere(self._table.stored, word)
+        addresses = [field for field in self._table.fields if field.kind is Kind.ADDRESS]
+        network = _network(word) if addresses else None
+        if network is not None:
+            return any_of(*(in_network(field.name, network) for field in addresses))
+        return _anywhere(self._table, word)
+
+    # --- the text ---
+
+    @property
+    def _is_at_end(self) -> bool:
+        return self._at == len(self._text)
+
+    def _begin_term(self) -> None:
+        self._term_at = self._token_at = self._at
+
+    def _sees(self, pattern: re.Pattern[str]) -> bool:
+        return pattern.match(self._text, self._at) is not None
+
+    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """What matches here, and goes on behind it and the space that follows."""
+        match = pattern.match(self._text, self._at)
+        if match:
+            self._token_at = match.start()
+            space = _SPACE.match(self._text, match.end())
+            self._at = space.end() if space else match.end()
+        return match
+
+
+def _several(table: Table) -> dict[str, tuple[str, ...]]:
+    """Words for several columns at once: the ports of all endpoints, and all addresses."""
+    ports = tuple(field.parts[1] for field in table.fields if field.kind is Kind.ENDPOINT)
+    addresses = tuple(field.name for field in table.fields if field.kind is Kind.ADDRESS)
+    words = {"port": ports, "address": addresses, "addr": addresses}
+    return {word: names for word, names in words.items() if names}
 
 
 # --- words --------------------------------------------------------------------------------------------------
 
 
-def _anywhere(fields: Iterable[Field], word: str) -> Test:
+def _anywhere(table: Table, word: str) -> Test:
     """The word is part of a text, or is a number that names something."""
-    fields = tuple(fields)
+    test = _part_of_any(table.stored, word)
+    if test is None:
+        raise UsageError(f"no column of {table.name} can hold {word!r}", "compare a field: name>5")
+    return test
+
+
+def _part_of_any(fields: Sequence[Field], word: str) -> Test | None:
     tests = [
         address_contains(f.name, word)
         if f.kind is Kind.ADDRESS
@@ -191,10 +314,20 @@ def _anywhere(fields: Iterable[Field], word: str) -> Test:
     number = _whole_number(word)
     if number is not None:
         tests += [number_test(f.name, "=", number) for f in fields if f.kind is Kind.LABEL]
-    return any_of(*tests)
+    return any_of(*tests) if tests else None
 
 
 # --- comparisons --------------------------------------------------------------------------------------------
+
+
+def _comparison_of_any(table: Table, names: Sequence[str], op: str, value: Callable[..., str]) -> Test:
+    """What `op value` means of several columns: one of them is so; with != and !~ none is that, of those known."""
+    if len(names) == 1:
+        return _comparison(table, names[0], op, value)
+    positive = _OPPOSITES.get(op, op)
+    read_once = cache(value)
+    test = any_of(*(_comparison(table, name, positive, read_once) for name in names))
+    return test if op == positive else all_of(any_of(*map(known_test, names)), opposite(test))
 
 
 def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> Test:
@@ -204,9 +337,10 @@ def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> 
         return _group_comparison(table, field, op, value)
     if field is not None and field.kind is Kind.HISTOGRAM:
         raise _not_comparable(table, field, op)
-    make = _MAKERS.get(field.kind) if field is not None else None
+    allowed, make = _MAKERS.get(field.kind, (_ORDERED, None)) if field is not None else (_ORDERED, None)
+    if op not in allowed:
+        raise UsageError(f"{name} cannot be compared by {op}", f"use one of: {' '.join(allowed)}")
     if field is None or make is None:
-        _check(name, op, COMPARE)
         unit = unit_of(table, name)
         text = value(unit)
         # Without a unit it stays whole, so that 64 bits are compared exactly.
@@ -223,13 +357,13 @@ def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., 
     parts = [table.by_name[part] for part in field.parts]
     if op not in _CONTAIN or not any(part.kind in _TEXTUAL for part in parts):
         return _comparison(table, field.parts[0], op, value)
-    contains = _anywhere(parts, value())
+    contains = _part_of_any(parts, value())
+    assert contains is not None, f"{field.name} has a part with texts"
     is_known = known_test(field.parts[0]) if op == "!~" else known_test(field.name)
     return all_of(is_known, contains if op == "~" else opposite(contains))
 
 
 def _label(field: Field, op: str, value: str) -> Test:
-    _check(field.name, op, COMPARE)
     number = _whole_number(value)
     if number is None:
         raise UsageError(
@@ -239,7 +373,6 @@ def _label(field: Field, op: str, value: str) -> Test:
 
 
 def _time(field: Field, op: str, value: str) -> Test:
-    _check(field.name, op, COMPARE)
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
@@ -251,24 +384,21 @@ def _time(field: Field, op: str, value: str) -> Test:
 
 
 def _text(field: Field, op: str, value: str) -> Test:
-    _check(field.name, op, (*_EQUAL, *_CONTAIN))
     if field.kind is Kind.ENUM and op in _EQUAL:
         value = _enum_label(field, value)
     return text_test(field.name, text_matches(op, value))
 
 
 def _address(field: Field, op: str, value: str) -> Test:
-    _check(field.name, op, (*_EQUAL, *_CONTAIN))
     if op in _CONTAIN:
         contains = address_contains(field.name, value)
         return contains if op == "~" else all_of(known_test(field.name), opposite(contains))
-    inside = in_network(field.name, _network(value))
+    inside = _in_network(field.name, value)
     return inside if op == "=" else all_of(known_test(field.name), opposite(inside))
 
 
 def _endpoint(field: Field, op: str, value: str) -> Test:
     """An endpoint is compared with `address:port`, `:port`, an address, or a network."""
-    _check(field.name, op, (*_EQUAL, *_CONTAIN))
     address, port = field.parts
     if op in _CONTAIN:
         test = shown_contains(field.name, value)
@@ -277,7 +407,7 @@ def _endpoint(field: Field, op: str, value: str) -> Test:
         if op == "!=":
             test = any_of(test, opposite(known_test(port)))
     else:
-        test = in_network(address, _network(value))
+        test = _in_network(address, value)
     return all_of(known_test(field.name), opposite(test) if op.startswith("!") else test)
 
 
@@ -286,21 +416,16 @@ def _not_comparable(table: Table, field: Field, op: str) -> UsageError:
     return UsageError(f"{field.name} is a histogram, which {op} cannot compare", f"compare {instead} instead")
 
 
-_MAKERS: dict[Kind, Callable[[Field, str, str], Test]] = {
-    Kind.KEY: _label,
-    Kind.LABEL: _label,
-    Kind.TIME: _time,
-    Kind.TEXT: _text,
-    Kind.ENUM: _text,
-    Kind.ADDRESS: _address,
-    Kind.ENDPOINT: _endpoint,
+_MAKERS: dict[Kind, tuple[Sequence[str], Callable[[Field, str, str], Test]]] = {
+    Kind.KEY: (_ORDERED, _label),
+    Kind.LABEL: (_ORDERED, _label),
+    Kind.TIME: (_ORDERED, _time),
+    Kind.TEXT: (_NAMED, _text),
+    Kind.ENUM: (_NAMED, _text),
+    Kind.ADDRESS: (_NAMED, _address),
+    Kind.ENDPOINT: (_NAMED, _endpoint),
 }
-"""How each kind is compared; the others are numbers with a unit."""
-
-
-def _check(name: str, op: str, allowed: Iterable[str]) -> None:
-    if op not in allowed:
-        raise UsageError(f"{name} cannot be compared by {op}", f"use one of: {' '.join(allowed)}")
+"""How each kind is compared, by which operators; the others are numbers with a unit."""
 
 
 # --- values -------------------------------------------------------------------------------------------------
@@ -324,20 +449,27 @@ def _enum_label(field: Field, text: str) -> str:
     raise unknown_word(field.name, text, field.labels.values())
 
 
-def _network(text: str) -> Network:
-    """The address or network, IPv4 in the IPv6 form that rows hold."""
+def _network(text: str) -> Network | None:
+    """The address or network, IPv4 in the IPv6 form that rows hold; None for what is neither."""
     try:
         network = ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
     except ValueError:
-        remedy = "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32; ~ finds a part of one"
-        raise UsageError(f"{text!r} is not an address or network", remedy) from None
+        return None
     if network.version == 4:
         mapped = int(network.network_address) | 0xFFFF_0000_0000
         return ipaddress.ip_network((mapped, network.prefixlen + 96))
     return network
 
 
+def _in_network(name: str, text: str) -> Test:
+    network = _network(text)
+    if network is None:
+        remedy = "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32; ~ finds a part of one"
+        raise UsageError(f"{text!r} is not an address or network", remedy)
+    return in_network(name, network)
+
+
 def _endpoint_equals(field: Field, host: str, port: int) -> Test:
     address_name, port_name = field.parts
     same_port = number_test(port_name, "=", port)
-    return all_of(in_network(address_name, _network(host)), same_port) if host else same_port
+    return all_of(_in_network(address_name, host), same_port) if host else same_port

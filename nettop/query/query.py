@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from nettop.errors import UsageError, unknown_word
-from nettop.query.filter import Filter, parse_filter
+from nettop.query.filter import Filter, combined, parse_filter
 from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Table
 
@@ -77,7 +77,7 @@ def query_from_settings(base: Query, options: ViewSettings) -> Query:
     return replace(
         base,
         sort=base.sort if options.sort is None else parse_sort(table, options.sort),
-        filter=parse_filter(table, " ".join(options.filters)),
+        filter=combined(table, [parse_filter(table, text) for text in options.filters]),
         all_rows=base.all_rows or options.all_rows,
         deltas=base.deltas or options.deltas,
         limit=base.limit if options.limit is None else options.limit,

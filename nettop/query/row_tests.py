@@ -138,4 +138,4 @@ def any_of(*tests: Test) -> Test:
             passed |= test(view)
         return passed
 
-    return some
+    return tests[0] if len(tests) == 1 else some

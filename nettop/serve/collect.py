@@ -67,7 +67,7 @@ def opened_collector(
     networks, interfaces = (
         [Path(name) for name in names] for names in (settings.networks, settings.interfaces)
     )
-    wanted = wanted_by(" ".join(settings.filters))
+    wanted = wanted_by(settings.filters)
     kafka = topic_of(settings.kafka) if settings.kafka else None
     own_networks = parsed_networks(settings.own_networks) if settings.own_networks else None
 

@@ -54,6 +54,8 @@ BEGAN = "began"
 
 COMPOSITES = frozenset({Kind.ENDPOINT, Kind.RATIO, Kind.SUM, Kind.GROUP, Kind.QUANTILE})
 RATE = "_per_s"
+BAR_TITLE = "RATE"
+"""The title of the bar that stands for the rate of what is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,23 @@ class Table:
         """Every name for sorting: all but the histograms."""
         unsortable = {f.name for f in self.fields if not f.is_sortable}
         return tuple(name for name in self.names if name not in unsortable)
+
+    def title_of(self, name: str) -> str:
+        """The title of a column on the screen."""
+        field = self.by_name.get(name)
+        if field is not None:
+            return f"{field.title} UTC" if field.kind is Kind.TIME else field.title
+        field = self.by_name[name.removesuffix(RATE)]
+        counted = self.by_name[field.parts[0]] if field.kind is Kind.SUM else field
+        return field.rate_title or field.title + ("" if counted.unit == "ns" else "/s")
+
+    @cached_property
+    def by_title(self) -> Mapping[str, str]:
+        """The name of every column by its title; of those with the same title, of one that the screen shows unasked."""
+        by_title: dict[str, str] = {}
+        for name in sorted(self.names, key=lambda name: name not in self.screen):
+            by_title.setdefault(self.title_of(name), name)
+        return by_title | ({BAR_TITLE: self.watched + RATE} if self.watched else {})
 
     def quantiles_of(self, histogram: str) -> tuple[str, ...]:
         """The names of the quantiles that are made of a histogram."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from nettop.query.units import unit_of
-from nettop.snapshots.schema import RATE, Field, Kind, Table
+from nettop.snapshots.schema import BAR_TITLE, RATE, Field, Kind, Table
 
 GAP = 1
 MARGINS = 2
@@ -27,7 +27,7 @@ _LEAST_EXTRA = 3
 _RATE = 9
 """`1.93 Gb/s`, `99.9 Mb/s`"""
 
-_BAR, _BAR_LEAST, _BAR_TITLE = 10, 8, "RATE"
+_BAR, _BAR_LEAST = 10, 8
 
 _CLOCK, _CLOCK_LEAST, _CLOCK_BRIEF = 15, 12, 8
 """`12:26:40.123456`, which is also room for `11-18 12:26:40`; `12:26:40.123`; `12:26:40`"""
@@ -69,6 +69,7 @@ class _Slot:
 
     name: str
     field: Field
+    title: str
     unit: str
     brief: bool = False
     bar: bool = False
@@ -88,7 +89,7 @@ def plan(
         last = max(
             (at for at, name in enumerate(names) if as_totals(table, name) in parts), default=len(names)
         )
-        slots.insert(last + 1, replace(_slot(table, table.watched + RATE), bar=True))
+        slots.insert(last + 1, replace(_slot(table, table.watched + RATE), title=BAR_TITLE, bar=True))
     slots = _shed(slots, width - MARGINS)
     widths = _grow(slots, width - MARGINS)
     if extra and all(w >= _size(s).wanted for s, w in zip(slots, widths, strict=True)):
@@ -117,7 +118,7 @@ def as_rates(table: Table, name: str) -> str:
 
 
 def _slot(table: Table, name: str) -> _Slot:
-    return _Slot(name, declared(table, name), unit_of(table, name))
+    return _Slot(name, declared(table, name), table.title_of(name), unit_of(table, name))
 
 
 # --- shedding -----------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def _size(slot: _Slot) -> _Size:
         return _Size(_CLOCK_BRIEF, _CLOCK_LEAST, _CLOCK, _CLOCK)
     if slot.bar:
         return _Size(_BAR_LEAST, _BAR_LEAST, _BAR, _BAR)
-    width = max(_RATE if slot.unit == "bytes/s" else field.width, len(_title(slot)))
+    width = max(_RATE if slot.unit == "bytes/s" else field.width, len(slot.title))
     if field.kind is Kind.ENDPOINT:
         # 21 cells hold every IPv4 endpoint: the important endpoint keeps them, the other one may shrink.
         least = 21 if field.importance >= _LASTING else 14
@@ -226,7 +227,7 @@ def _size(slot: _Slot) -> _Size:
     if field.kind is Kind.ENUM:
         return _Size(min(width, 14), width, width, width)
     if field.kind is Kind.HISTOGRAM:
-        return _Size(max(len(_title(slot)), min(width, 16)), width, width, max(width, 40))
+        return _Size(max(len(slot.title), min(width, 16)), width, width, max(width, 40))
     if field.kind is Kind.GROUP and slot.brief:
         width = 7
     return _Size(width, width, width, width)
@@ -236,16 +237,6 @@ def _is_elastic(slot: _Slot) -> bool:
     return slot.field.kind is Kind.TEXT or (slot.field.kind is Kind.GROUP and not slot.unit)
 
 
-def _title(slot: _Slot) -> str:
-    if slot.field.kind is Kind.TIME:
-        return f"{slot.field.title} UTC"
-    if slot.bar:
-        return _BAR_TITLE
-    if not slot.field.has_rate or not slot.name.endswith(RATE):
-        return slot.field.title
-    return slot.field.rate_title or slot.field.title + ("" if slot.unit == "ns/s" else "/s")
-
-
 def _column(table: Table, slot: _Slot, width: int) -> Column:
     field, name = slot.field, slot.name
     if slot.brief and field.kind in (Kind.ENDPOINT, Kind.GROUP):
@@ -253,4 +244,4 @@ def _column(table: Table, slot: _Slot, width: int) -> Column:
         left = field.kind is Kind.ENDPOINT
         return Column(part.name, part, part.title, unit_of(table, part.name), width, left, sort=name)
     left = field.kind in _LEFT or _is_elastic(slot) or slot.bar
-    return Column(name, field, _title(slot), slot.unit, width, left, slot.brief, sort=name, bar=slot.bar)
+    return Column(name, field, slot.title, slot.unit, width, left, slot.brief, sort=name, bar=slot.bar)

@@ -250,12 +250,24 @@ def test_wrong_words(words: Sequence[str], expected: str, capfd: pytest.CaptureF
     """What does not exist or contradicts itself ends with code 2 and two lines: what, and how to mend it."""
     assert run(words, source) == ExitCode.USAGE
     out, err = capfd.readouterr()
-    what, remedy = err.splitlines()
+    what, *pointed, remedy = err.splitlines()
     assert out == ""
     assert what.startswith("nettop: ")
+    assert bool(pointed) == ("filter term" in what)
     assert remedy.startswith("  ")
     for text, line in zip(expected.split("|"), (what, remedy), strict=True):
         assert text in line
+
+
+def test_a_wrong_filter_is_pointed_at(capfd: pytest.CaptureFixture[str]) -> None:
+    """The filter that is wrong, of several, and a mark below its wrong value."""
+    assert run(["--table", "--filter", "nginx", "--filter", "sshd or pid=x"], source) == ExitCode.USAGE
+    assert capfd.readouterr().err.splitlines() == [
+        "nettop: filter term ‘pid=x’: pid is a whole number, which 'x' is not",
+        "  sshd or pid=x",
+        "              ^",
+        "  write pid=80",
+    ]
 
 
 @pytest.mark.parametrize(

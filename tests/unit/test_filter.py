@@ -13,13 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.errors import UsageError
-from nettop.query.filter import parse_filter, quote
-from nettop.snapshots.connections import SOCKETS
+from nettop.errors import FilterError, UsageError
+from nettop.query.filter import combined, parse_filter, quote
+from nettop.snapshots import lenses
+from nettop.snapshots.bandwidth import INTERFACES
+from nettop.snapshots.connections import FAILURES, GROUPS, SOCKETS
+from nettop.snapshots.cpu import CPUS, PROCESSES
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Field, Kind, Table
 from tests.unit.build import Row, example_rows, make_frame, make_view
-from tests.unit.strategies import BIG, CONTAINERS, NUMBERS, PROCESSES, V4, V6, rows
+from tests.unit.strategies import BIG, CONTAINERS, NUMBERS, V4, V6, rows
+from tests.unit.strategies import PROCESSES as PROCESS_NAMES
 
 Model = Callable[[Row], bool]
 Term = tuple[str, Model]
@@ -142,7 +146,7 @@ def ratio_terms(draw: st.DrawFn) -> Term:
 def text_terms(draw: st.DrawFn) -> Term:
     """`process = nginx`, quoted where it must be."""
     field = draw(st.sampled_from(["process", "container"]))
-    word = draw(st.sampled_from([*PROCESSES, *CONTAINERS, "gin", "NG", "443", ""]))
+    word = draw(st.sampled_from([*PROCESS_NAMES, *CONTAINERS, "gin", "NG", "443", ""]))
     op = draw(st.sampled_from([*TEXT_OPS]))
     written = quote(word) if not word or set(word) & set(' "\\') or draw(st.booleans()) else word
     return f"{field}{draw(spaces)}{op}{draw(spaces)}{written}", textual(field, op, word)
@@ -265,6 +269,43 @@ def shortcut_terms(draw: st.DrawFn) -> Term:
     return shown(address, port) if address else f":{port}", model
 
 
+@st.composite
+def whole_address_terms(draw: st.DrawFn) -> Term:
+    """`10.0.0.0/8`, `::1`: on either side."""
+    network = draw(st.sampled_from([*V4, *V6, "10.0.0.0/8", "2001:db8::/32", "::/0", "0.0.0.0/0"]))
+    local, remote = within("local_address", network), within("remote_address", network)
+    return network, lambda row: local(row) or remote(row)
+
+
+@st.composite
+def either_port_terms(draw: st.DrawFn) -> Term:
+    """`port=443`: one of the ports; `port!=443`: none, and one is known."""
+    op, number = draw(st.sampled_from([*ORDERS])), draw(st.sampled_from(NUMBERS))
+
+    def model(row: Row) -> bool:
+        ports = [row[name] for name in ("local_port", "remote_port") if row[name] is not None]
+        passes = any(ORDERS["=" if op == "!=" else op](port, number) for port in ports)
+        return bool(ports) and not passes if op == "!=" else passes
+
+    return f"port{draw(spaces)}{op}{draw(spaces)}{number}", model
+
+
+@st.composite
+def title_terms(draw: st.DrawFn) -> Term:
+    """`RTT MIN > 10 ms`, `retr>1%`, `PID=1`: titles as on the screen."""
+    text, field, op, number = draw(
+        st.sampled_from(
+            [
+                ("RTT VAR > 10 ms", "rtt_var_us", ">", 10_000),
+                ("rtt var<=10ms", "rtt_var_us", "<=", 10_000),
+                ("Sent>=443", "bytes_sent", ">=", 443),
+                ("LPORT!=22", "local_port", "!=", 22),
+            ]
+        )
+    )
+    return text, ordered(field, op, number)
+
+
 terms = st.one_of(
     label_terms(),
     amount_terms(),
@@ -280,7 +321,32 @@ terms = st.one_of(
     owner_terms(),
     word_terms(),
     shortcut_terms(),
+    whole_address_terms(),
+    either_port_terms(),
+    title_terms(),
 )
+
+
+def negated(inner: st.SearchStrategy[Term]) -> st.SearchStrategy[Term]:
+    """`not (…)`, without parentheses too."""
+    return st.tuples(st.sampled_from(["not {}", "NOT  ({})", "not({} )"]), inner).map(
+        lambda drawn: (drawn[0].format(drawn[1][0]), lambda row: not drawn[1][1](row))
+    )
+
+
+def joined(inner: st.SearchStrategy[Term]) -> st.SearchStrategy[Term]:
+    """`(… or …)`, `(… and …)`, `( … … )`."""
+    joins = {"({} or {})": any, "( {} OR {} )": any, "({} and {})": all, "({}  {} )": all}
+
+    def join(drawn: tuple[str, Term, Term]) -> Term:
+        form, *both = drawn
+        texts, models = zip(*both, strict=True)
+        return form.format(*texts), lambda row: joins[form](model(row) for model in models)
+
+    return st.tuples(st.sampled_from([*joins]), inner, inner).map(join)
+
+
+formulas = st.recursive(terms, lambda inner: negated(inner) | joined(inner), max_leaves=5)
 
 
 @given(rows, terms)
@@ -295,6 +361,45 @@ def test_all_terms_must_hold(each: list[Row], several: list[Term], space: str) -
     """A filter is the conjunction of its terms, however many and however spaced; none passes all."""
     text = space + f" {space}".join(text for text, _ in several) + space
     assert passed(each, text) == expected(each, lambda row: all(model(row) for _, model in several)), text
+
+
+@given(rows, formulas)
+def test_not_or_and_parentheses(each: list[Row], formula: Term) -> None:
+    """Formulas of terms pass what the model passes: `not` all rows that its term does not, unknown values included."""
+    text, model = formula
+    assert passed(each, text) == expected(each, model), text
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("pid=1 or pid=2 uid=7", "pid=1 or (pid=2 and uid=7)"),
+        ("uid=7 pid=1 or pid=2", "(uid=7 and pid=1) or pid=2"),
+        ("not pid=1 uid=7", "(not pid=1) and uid=7"),
+        ("not not pid=1", "pid=1"),
+        ("pid=1 AND uid=7", "pid=1 uid=7"),
+        ("(((pid=1)))or(uid=7)", "pid=1 or uid=7"),
+        ("process=(sd-pam) or pid=2", 'process="(sd-pam)" or pid=2'),
+        ("(process=(sd-pam))", 'process="(sd-pam)"'),
+        ('process="or"', "process=or"),
+        ("rtt_us>10 or ms", '(rtt_us>10) or "ms"'),
+        ("(rtt>1 ms)", "rtt_us>1000"),
+    ],
+)
+def test_what_binds_closer(text: str, means: str) -> None:
+    """`not` before `and`, `and` before `or`; in quotes and in pairs within a value none of them means anything."""
+    names, rtts = ("(sd-pam)", "or", "ms"), (10, 1001)
+    numbers = [{"pid": pid, "uid": uid, "rtt_us": rtt} for pid in (1, 2) for uid in (7, 8) for rtt in rtts]
+    each: list[Row] = [row | {"process": name} for row in numbers for name in names]
+    assert passed(each, text) == passed(each, means)
+    assert 0 < len(passed(each, text)) < len(each)
+
+
+def test_not_passes_what_is_unknown() -> None:
+    """`!=` compares, and is never true of an unknown value; `not` passes whatever its term does not."""
+    each = [{"rtt_us": 20_000}, {"rtt_us": 5}, {"rtt_us": None}]
+    assert passed(each, "rtt_us<=10ms") == [2]
+    assert passed(each, "not rtt_us>10ms") == [2, 3]
 
 
 # --- what the model does not say ----------------------------------------------------------------------------
@@ -344,7 +449,7 @@ def test_any_text_is_a_filter_or_a_usage_error(text: str) -> None:
         assert accepted.mask(make_view(make_frame(example_rows(3)))).shape == (3,)
     except UsageError as error:
         refused = error
-    assert refused is None or (refused.what.startswith("filter term") and refused.remedy)
+    assert refused is None or (refused.what.startswith("filter") and refused.remedy)
 
 
 @given(st.text(min_size=1))
@@ -357,7 +462,7 @@ def test_a_quoted_word_finds_itself(word: str) -> None:
 @pytest.mark.parametrize(
     ("text", "what", "remedy"),
     [
-        ("pod=3", "‘pod=3’: unknown field 'pod'", "did you mean pid?"),
+        ("pod=3", "‘pod=3’: unknown field 'pod'", "did you mean pid"),
         ("nginx stat=LISTEN", "‘stat=LISTEN’: unknown field 'stat'", "did you mean state"),
         ("state=LISTN", "unknown state 'LISTN'", "did you mean LISTEN"),
         ("state=FIN", "'FIN' could be FIN_WAIT1 or FIN_WAIT2", "state~FIN"),
@@ -377,9 +482,18 @@ def test_a_quoted_word_finds_itself(word: str) -> None:
         ('process="a b', "the quote is not closed", "…"),
         ('"a"b', "the quote is not closed, or text follows it directly", "…"),
         (">5", "no field before the operator", "rtt_us>10ms"),
-        ("nginx or sshd", "‘or’: 'or' has no meaning here", '"or"'),
-        ("(nginx", "'(nginx' has no meaning here", '"(nginx"'),
-        ("NOT nginx", "'NOT' has no meaning here", '"NOT"'),
+        ("nginx or", "filter: a term is missing here", "field=value"),
+        ("or sshd", "‘or’: a term is missing here", '"or"'),
+        ("()", "‘)’: a term is missing here", "field=value"),
+        ("(nginx", "‘(nginx’: this ( is not closed", "add )"),
+        ("nginx)", "‘)’: no ( belongs to this )", "remove it"),
+        ("process=(sd", "the value is missing", "quotes keep a parenthesis"),
+        ("port=nginx", "is a whole number, which 'nginx' is not", "80"),
+        ("snt/s>1M", "unknown field 'snt/s'", "did you mean SENT/s"),
+        ("REETR>1%", "unknown field 'REETR'", "did you mean RETR"),
+        ("adress=10.0.0.1", "unknown field 'adress'", "did you mean address"),
+        ("(" * 51 + "nginx" + ")" * 51, "more than 50 parentheses", "fewer"),
+        ("not " * 51 + "nginx", "more than 50 parentheses", "fewer"),
     ],
 )
 def test_bad_input_says_what_where_and_how_to_mend_it(text: str, what: str, remedy: str) -> None:
@@ -388,6 +502,135 @@ def test_bad_input_says_what_where_and_how_to_mend_it(text: str, what: str, reme
         parse_filter(SOCKETS, text)
     assert what in caught.value.what
     assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "pointed"),
+    [
+        ("nginx stat=LISTEN", "stat=LISTEN"),
+        ("nginx pid=x or uid=1", "x or uid=1"),
+        ("pid=1 state>LISTEN", "state>LISTEN"),
+        ("pid=1 rtt_us> 3q", "3q"),
+        ("pid=1 rtt_us>", ""),
+        ('process="a b', '"a b'),
+        ("a or (b (pid=1) c", "(b (pid=1) c"),
+        ("(a) b) c", ") c"),
+        ("a or or b", "or b"),
+        ("not", ""),
+        ("port=1 port=x", "x"),
+    ],
+)
+def test_the_place_of_an_error(text: str, pointed: str) -> None:
+    """At the field, the value or the parenthesis that is wrong, not at the beginning of the filter."""
+    with pytest.raises(FilterError) as caught:
+        parse_filter(SOCKETS, text)
+    assert caught.value.text == text
+    assert text[caught.value.at :] == pointed
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("SENT/s>1M", "bytes_sent_per_s"),
+        ("sent/s > 1M", "bytes_sent_per_s"),
+        ("rate>1M", "bytes_per_s"),
+        ("retr>1%", "retransmit_ratio"),
+        ("RTT  MIN>1ms", "rtt_min_us"),
+        ("process=nginx", "process"),
+        ("OPENED>2026-11-20", "opened_at"),
+        ("opened utc>2026-11-20", "opened_at"),
+        ("Rtt ±VAR>1ms", "rtt"),
+    ],
+)
+def test_titles_are_names(text: str, name: str) -> None:
+    """As the screen shows them, in either case; a declared name means its own column."""
+    assert parse_filter(SOCKETS, text).names == (name,)
+    assert parse_filter(SOCKETS, f"not (nginx or {text})").names == (name,)
+
+
+def test_a_title_of_two_columns_means_the_one_on_the_screen() -> None:
+    """DROP IN is a total and a rate: the screen opens with the rate."""
+    assert parse_filter(INTERFACES, "drop in>0").names == ("drops_received_per_s",)
+    assert parse_filter(PROCESSES, "TX SYS>5%").names == ("tx_syscalls_ns_per_s",)
+
+
+@pytest.mark.parametrize("table", [t for lens in lenses() for t in lens.tables], ids=lambda t: t.name)
+def test_every_title_on_the_screen_means_its_column(table: Table) -> None:
+    """But where it is the name of another one, which says its own."""
+    for name in table.screen:
+        title = table.title_of(name)
+        field = table.by_name.get(name)
+        value = "5" if field is None else _VALUES.get(field.kind, "5")
+        meant = title.lower() if title.lower() in table.names else name
+        if value:
+            assert parse_filter(table, f"{title}={value}").names == (meant,)
+
+
+_TEXTUAL = dict.fromkeys((Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT), "–")
+_VALUES = _TEXTUAL | {Kind.TIME: "2026-11-20", Kind.HISTOGRAM: ""}
+
+
+def test_port_and_address_mean_all_of_a_table() -> None:
+    """They compare the ports of all endpoints, and all addresses; a declared `port` is itself."""
+    assert parse_filter(SOCKETS, "port=443").names == ("local_port", "remote_port")
+    assert parse_filter(SOCKETS, "Addr!=10.0.0.0/8").names == ("local_address", "remote_address")
+    assert parse_filter(FAILURES, "port=443 address=10.0.0.0/8").names == ("port", "remote_address")
+    sides = {
+        "local_address": "10.0.0.7",
+        "remote_address": "203.0.113.9",
+        "local_port": 443,
+        "remote_port": None,
+    }
+    each = [
+        sides,
+        sides | {"local_port": 80},
+        sides | {"local_port": None},
+        sides | {"local_address": "192.0.2.1"},
+    ]
+    assert passed(each, "port!=443") == [2]
+    assert passed(each, "port=–") == [1, 2, 3, 4]
+    assert passed(each, "port!=–") == []
+    assert passed(each, "address!=10.0.0.0/8") == [4]
+    assert passed(each, "address~10.0. not address~113.9") == []
+
+
+def test_a_whole_address_is_no_part_of_a_longer_one() -> None:
+    """`10.0.0.7` does not find 10.0.0.70; a part of an address still finds any text."""
+    each = [{"remote_address": "10.0.0.7"}, {"remote_address": "10.0.0.70"}, {"process": "v10.0.0."}]
+    assert passed(each, "10.0.0.7") == [1]
+    assert passed(each, "10.0.0.") == [1, 2, 3]
+    assert passed(each, '"10.0.0.7"') == [1, 2]
+
+
+def test_a_table_without_addresses_takes_one_as_a_word() -> None:
+    """As groups by network do, whose names are texts."""
+    frame = make_frame([{"group": "10.0.3.0/24"}, {"group": "10.0.4.0/24"}], table=GROUPS)
+    assert make_view(frame, "10.0.3.0/24", "id", all_rows=True).order.tolist() == [0]
+
+
+def test_a_word_where_there_are_no_texts() -> None:
+    """It can be in no row: that is said instead of an empty table."""
+    with pytest.raises(UsageError, match="no column of cpus can hold 'nginx'"):
+        parse_filter(CPUS, "nginx")
+
+
+@pytest.mark.parametrize(
+    ("texts", "text"),
+    [
+        ([], ""),
+        (["pid=1", " "], "pid=1"),
+        (["pid=1 or pid=2"], "pid=1 or pid=2"),
+        (["pid=1 or pid=2", "uid=7"], "(pid=1 or pid=2) and uid=7"),
+        (["rtt_us>10", "ms"], "rtt_us>10 and ms"),
+    ],
+)
+def test_several_filters_must_all_hold(texts: list[str], text: str) -> None:
+    """Each is read alone; together they are one filter, whose text means the same."""
+    both = combined(SOCKETS, [parse_filter(SOCKETS, each) for each in texts])
+    assert both == parse_filter(SOCKETS, text)
+    each = [{"pid": pid, "uid": uid, "rtt_us": 20, "process": "ms"} for pid in (1, 2, 3) for uid in (7, 8)]
+    view = make_view(make_frame(each), all_rows=True)
+    assert both.mask(view).tolist() == parse_filter(SOCKETS, text).mask(view).tolist()
 
 
 def test_field_names_may_be_in_capitals() -> None:

@@ -49,21 +49,21 @@ def flows() -> Columns:
 )
 def test_filters(text: str, is_wanted: list[bool]) -> None:
     """All comparisons must hold."""
-    wanted = wanted_by(text)
+    wanted = wanted_by([text])
     assert wanted is not None
     assert wanted(flows()).tolist() == is_wanted
 
 
 def test_no_filter() -> None:
     """Everything is stored, without a look at it."""
-    assert wanted_by("") is None
+    assert wanted_by([]) is None
 
 
 @pytest.mark.parametrize("text", ["nonsense=1", "bytes>many"])
 def test_what_is_no_filter(text: str) -> None:
     """An error, before anything is received."""
     with pytest.raises(UsageError):
-        wanted_by(text)
+        wanted_by([text])
 
 
 def test_every_column_is_one_of_flows() -> None:

@@ -11,9 +11,8 @@ from typing import Final, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from nettop.errors import UsageError, unknown_word
-from nettop.query.filter import Filter, parse_filter
+from nettop.query.filter import Filter, combined, parse_filter
 from nettop.query.query import Query, checked_columns, parse_sort
-from nettop.query.row_tests import all_of
 from nettop.serve.problems import Problem, as_problem
 from nettop.serve.served import Served
 from nettop.snapshots import find_table, view_name
@@ -156,10 +155,7 @@ def _filter(served: Served, table: Table, of_request: list[str]) -> Filter:
     filters = served.filters_of(table)
     with _parameter(FILTER):
         filters += [parse_filter(table, text) for text in of_request]
-    tests = [each.test for each in filters if each.test is not None]
-    names = tuple(dict.fromkeys(name for each in filters for name in each.names))
-    text = " ".join(each.text for each in filters)
-    return Filter(table.name, text, names, all_of(*tests) if tests else None)
+    return combined(table, filters)
 
 
 def _columns(table: Table, text: str | None) -> tuple[str, ...]:
