@@ -72,9 +72,14 @@ def factor_of(suffix: str, unit: str) -> float | None:
     return known.get(suffix, known.get(suffix.replace("B", "\0").lower().replace("\0", "B")))
 
 
+def example_amounts(unit: str) -> str:
+    """Some amounts of a unit as people write them: `200us, 10ms, 3s`."""
+    return _EXAMPLES.get(unit, "200us, 10ms, 3s" if unit in TIMES else "500, 3k")
+
+
 def _not_an_amount(text: str, unit: str) -> UsageError:
-    example = _EXAMPLES.get(unit, "200us, 10ms, 3s" if unit in TIMES else "500, 3k")
-    return UsageError(f"{text!r} is not an amount{f' in {unit}' if unit else ''}", f"write it like {example}")
+    remedy = f"write it like {example_amounts(unit)}"
+    return UsageError(f"{text!r} is not an amount{f' in {unit}' if unit else ''}", remedy)
 
 
 @cache

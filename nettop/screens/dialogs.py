@@ -12,13 +12,14 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
+from nettop.query.units import example_amounts, unit_of
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, call, key_name
 from nettop.screens.context import TableRef
 from nettop.screens.lens import LensScreen, screen_class
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.snapshots.hooks import NOT_AVAILABLE
-from nettop.snapshots.schema import Lens, Table
+from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import Bar, Span, item
 from nettop.widgets.cells import fit
@@ -28,6 +29,7 @@ from nettop.widgets.themes import Ground, Role
 
 _KEYS = 16
 _TITLE = 17
+_NUMBERS = frozenset({Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.RATIO, Kind.QUANTILE})
 
 SIGNS = (
     ("▼ ▲", "the column by which rows are sorted, descending or ascending"),
@@ -191,9 +193,12 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
                 lines += _beside(" ".join(map(key_name, action.keys)), _KEYS, screen.help_of(action), width)
             lines.append(())
     lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], _KEYS, width)
+    if screen.has_filter:
+        examples = filter_help(screen.table)
+        lines += _section("FILTER", examples, _longest(examples), width)
     lines += _section("SIGNS", SIGNS, _KEYS, width)
     for heading, facts in screen.more_help().items():
-        lines += _section(heading, facts, max(_KEYS, *(len(word) + 2 for word, _ in facts)), width)
+        lines += _section(heading, facts, _longest(facts), width)
     missing = {} if screen.view is None else screen.view.missing
     columns = []
     for field in screen.table.fields:
@@ -206,6 +211,43 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
     return lines[:-1]
 
 
+def filter_help(table: Table) -> list[tuple[str, str]]:
+    """The language of filters by examples, all of which the table understands, and the rows that they pass."""
+    kinds = {field.kind for field in table.fields}
+    shown = {name: declared(table, name) for name in (*table.screen, *table.names)}
+    of_kind = {kind: [name for name, field in shown.items() if field.kind is kind] for kind in Kind}
+    texts = of_kind[Kind.TEXT] + of_kind[Kind.ENUM]
+    numbers = [name for name, field in shown.items() if field.kind in _NUMBERS]
+    more = [f"{table.title_of(name)}>{_amount(table, name)}" for name in numbers]
+    facts = []
+    if texts:
+        facts.append(("abc", "a text in any column, or a number such as a PID; in quotes every sign is text"))
+        facts.append((f"{texts[0]}~abc", "a field contains it, with !~ does not; = and != compare all of it"))
+    if Kind.ADDRESS in kinds:
+        facts.append(("10.0.0.0/8", "an address of this network; 10.0.0.7 this address"))
+    if Kind.ENDPOINT in kinds:
+        facts.append((":443", "a port at either end, like port=443; port!=443 at none"))
+    if more:
+        facts.append((more[0], "a number is more; also >= < <= = !="))
+    if of_kind[Kind.LABEL]:
+        facts.append((f"{of_kind[Kind.LABEL][0]}=–", "nothing is known of it"))
+    first, other = facts[0][0], (more[1:] or facts[-1])[0]
+    return [
+        *facts,
+        (f"{first} {other}", "both hold; and may stand between them"),
+        (f"{first} or {other}", "one of them holds"),
+        (f"not ({first} {other})", "all rows that the parentheses do not pass, unknown values too"),
+        (
+            "",
+            "Fields are names, in [ ] below, or titles, in capitals or not. Unknown values pass no comparison.",
+        ),
+    ]
+
+
+def _amount(table: Table, name: str) -> str:
+    return example_amounts(unit_of(table, name)).split()[0].strip(",")
+
+
 def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
     """The tables of the lens, where there are several, and what they show."""
     if not screen.is_available(BY_ID["next_table"]):
@@ -216,6 +258,11 @@ def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
         about = screen_class(TableRef(screen.lens, table)).about
         tables.append((table, about or ", ".join(columns)))
     return tables
+
+
+def _longest(facts: Sequence[tuple[str, str]]) -> int:
+    """The indent that has room for all terms."""
+    return max(_KEYS, *(len(term) + 2 for term, _ in facts))
 
 
 def _section(title: str, facts: Sequence[tuple[str, str]], indent: int, width: int) -> list[Line]:

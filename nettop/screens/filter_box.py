@@ -7,17 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Input
 
-from nettop.errors import UsageError
-from nettop.widgets.bar import Bar, item
+from nettop.errors import FilterError, UsageError
+from nettop.widgets.bar import Bar, BarItem, item
 from nettop.widgets.themes import Ground, Role
 
-_EXAMPLE = "words match anywhere · field=value · field > number"
+_EXAMPLE = "words match anywhere · field=value · field > number · or not ( )"
+_TEXT_AT = 2
+"""Cells from where the text of the lower line begins to where that of the upper one does."""
 
 
 class FilterBox(Vertical):
@@ -81,7 +84,22 @@ class FilterBox(Vertical):
         try:
             self._effect.show([item((self._check(text), Role.DIM))])
         except UsageError as error:
-            remedy = f" · {error.remedy}" if error.remedy else ""
-            self._effect.show([item(("▲ ", Role.BAD), (error.what, Role.BAD), (remedy, Role.TEXT))])
+            self._effect.show([self._pointed(error) or _problem(error.what, error.remedy)])
             return False
         return True
+
+    def _pointed(self, error: UsageError) -> BarItem | None:
+        """What is wrong, with its mark below the character; None where there is no room for that."""
+        if not isinstance(error, FilterError) or cell_len(error.text) >= self.input.size.width:
+            return None
+        place = _TEXT_AT + cell_len(error.text[: error.at])
+        problem = _problem(error.reason, error.remedy)
+        if place + problem.width < self.size.width:
+            return item((" " * place, Role.TEXT), *problem.spans)
+        mark, *words = problem.spans
+        blank = place - problem.width + 1
+        return None if blank < 0 else item((" " * blank, Role.TEXT), *words, (" ▲", mark.role))
+
+
+def _problem(what: str, remedy: str) -> BarItem:
+    return item(("▲ ", Role.BAD), (what, Role.BAD), (f" · {remedy}" if remedy else "", Role.TEXT))

@@ -59,6 +59,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
     BINDINGS: ClassVar[list[BindingType]] = bindings(everywhere=False)
     about: ClassVar[str] = ""
     """What the table shows, for help and palette; without it they list its columns."""
+    has_filter: ClassVar[bool] = True
+    """Whether `/` filters the rows."""
     row_style: ClassVar[RowStyle] = RowStyle()
     describable: ClassVar[bool | None] = None
     """Whether the source has more details of a row; None: only of the main table's rows."""

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from nettop.screens.actions import BY_ID
 from nettop.screens.filter_box import FilterBox
+from nettop.widgets.bar import Bar
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, text_of, tick
 from tests.screens.harness import Step, busy_host, steps_of
@@ -156,6 +159,31 @@ async def test_filter_is_checked_while_typed() -> None:
         assert not screen.query(FilterBox)
         assert screen.third_line.text.strip().endswith("   / pid=1813   9 of 59   Esc clears")
         assert screen.focused is screen.rows
+
+
+@pytest.mark.parametrize(
+    ("text", "mark_first"),
+    [("nginx stat=LISTEN", True), ("nginx or (pid=1 local_port>=443 remote_port!=443) pid=x", False)],
+)
+async def test_the_mark_stands_below_what_is_wrong(text: str, mark_first: bool) -> None:
+    """The words stand behind the mark, or before it where they have no room behind."""
+    async with running(busy_host(), (80, 24)) as run:
+        await press(run, "slash", *text)
+        box = run[1].query_one(FilterBox)
+        line = box.query_one("#filter-effect", Bar)
+        wrong = max(text.find("stat"), text.find("x", 10))
+        upper = box.input.content_region.x + wrong
+        assert line.text[upper] == "▲"
+        assert line.text.count("▲") == 1
+        assert line.text.strip().startswith("▲") == mark_first
+        assert "stat" in line.text or "pid is a whole number, which 'x' is not · write pid=80 ▲" in line.text
+
+
+async def test_without_room_for_a_mark_the_term_is_named() -> None:
+    """As where the filter is longer than its box."""
+    async with running(busy_host(), (40, 24)) as run:
+        await press(run, "slash", *"nginx or nginx or nginx or nginx pid=x")
+        assert run[1].query_one(FilterBox).effect.startswith("▲ filter term ‘pid=x’: pid is a whole")
 
 
 async def test_escape_leaves_the_filter_as_it_was() -> None:

@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from nettop.query.filter import parse_filter
 from nettop.screens.actions import ACTIONS
-from nettop.screens.dialogs import HelpDialog, PaletteDialog
+from nettop.screens.dialogs import HelpDialog, PaletteDialog, filter_help, help_lines
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
+from nettop.snapshots import lenses
 from nettop.snapshots.connections import FAILURES, LENS
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_events import eventful_host
@@ -243,6 +247,28 @@ async def test_the_palette_lists_the_tables() -> None:
         assert [line.split()[1] for line in dialog.page.text.splitlines()[:4]] == NAMES
         await press(run, *" failures", "enter")
         assert shown(run).table.name == "failures"
+
+
+@pytest.mark.parametrize(
+    "table", [t for lens in (*lenses(), SELF) for t in lens.tables], ids=lambda t: t.name
+)
+def test_the_filters_in_help_are_filters_of_the_table(table: Table) -> None:
+    """Each example can be typed as it is, and compares or searches something."""
+    examples = [example for example, _ in filter_help(table) if example]
+    assert {*map(bool, examples)} == {True}
+    assert not any(parse_filter(table, example).is_empty for example in examples)
+    assert parse_filter(table, examples[-2]).text.count(" or ") == 1
+
+
+async def test_help_has_the_language_of_filters() -> None:
+    """With fields of the table that is shown."""
+    steps, more = host()
+    async with running(steps, (120, 50), **more) as run:
+        lines = ["".join(span.text for span in line) for line in help_lines(shown(run), 78)]
+        at = lines.index("FILTER")
+        assert lines[at + 1].split()[:2] == ["abc", "a"]
+        assert any(line.startswith("not (abc RECEIVED/s>1Mb/s)  all rows") for line in lines[at:])
+        assert all(len(line) <= 78 for line in lines)
 
 
 async def test_help_lists_the_tables_and_how_they_are_read() -> None:

@@ -89,6 +89,7 @@ class CpuScreen(CpuTable):
 
     AUTO_FOCUS = "FlameGraph"
     about = "a bar for each CPU, and what the network stack does there as a flame graph"
+    has_filter = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
