@@ -17,6 +17,7 @@ from nettop.settings import Settings
 from nettop.snapshots import lenses, view_name
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens, Option, Table
+from nettop.snapshots.snapshot import Frame
 
 INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 AVERAGES_S = (2.0, 10.0, 40.0)
@@ -37,6 +38,21 @@ class TableRef(NamedTuple):
         """The table `step` further on in the same lens; after the last comes the first."""
         tables = self.lens.tables
         return TableRef(self.lens, tables[(tables.index(self.table) + step) % len(tables)])
+
+
+class Frozen(NamedTuple):
+    """The frame that is shown while a lens is frozen, and when that began."""
+
+    frame: Frame
+    at: float
+
+
+@dataclass
+class LensState:
+    """What goes along from one table of a lens to the next."""
+
+    filter_text: str = ""
+    frozen: Frozen | None = None
 
 
 @dataclass
@@ -64,6 +80,9 @@ class ScreenContext:
     names: Names | None = None
     """Names of addresses with --resolve; a name that is resolved later appears at the next refresh."""
 
+    lens_states: dict[str, LensState] = field(default_factory=dict)
+    """What the tables of lenses share, by id."""
+
     histories: dict[str, TotalsHistory] = field(default_factory=dict)
     """What lenses' totals were, by id."""
 
@@ -78,6 +97,10 @@ class ScreenContext:
             from nettop.engine.resolver import Resolver  # rarely needed
 
             self.names = Resolver()
+
+    def lens_state(self, lens: Lens) -> LensState:
+        """What the tables of a lens share."""
+        return self.lens_states.setdefault(lens.id, LensState())
 
     def history(self, lens: Lens) -> TotalsHistory:
         """What a lens's totals were, shared by the screens of its tables."""

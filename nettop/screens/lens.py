@@ -20,11 +20,12 @@ from textual.containers import Container
 from textual.message import Message
 
 from nettop.engine.own_cost import VIEW
-from nettop.query.filter import parse_filter
+from nettop.errors import FilterError
+from nettop.query.filter import Filter, parse_filter
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, Action, bindings
-from nettop.screens.context import ScreenContext, TableRef
+from nettop.screens.context import Frozen, ScreenContext, TableRef
 from nettop.screens.table_state import TableState, initial_state
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.settings import ViewSettings
@@ -93,9 +94,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.table = table
         self.opened_from = opened_from
         self.state = initial_state(table, settings)
+        self.lens_state = context.lens_state(lens)
+        if settings is not None and opened_from is None:
+            self.lens_state.filter_text = self.state.query.filter.text
         self.view: View | None = None
         self.totals_history = context.history(lens)
-        self.frozen_at: float | None = None
         self.refresh_once = False
         self._frame: Frame | None = None
         self._last_view: View | None = None
@@ -177,19 +180,18 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def release_view(self) -> None:
         """Hidden: keep no rows in memory, unless they are frozen."""
-        if self.frozen_at is None and self.is_mounted:
+        if self.frozen is None and self.is_mounted:
             self._frame = self.view = self._last_view = self._headline_drawn = self._details_key = None
             self.rows.forget()
             self.totals_history.forget_rows()
 
     def show_newest(self) -> None:
-        """Show the newest frame, unless the screen is frozen."""
+        """Show the newest frame, or that at which the lens is frozen."""
         bus = self.context.session.bus
         frame, failure = bus.frame(self.lens.id), bus.failure(self.lens.id)
-        is_frozen = self.frozen_at is not None and not self.refresh_once
-        if is_frozen and self._frame is not None:
-            self.set_class(False, "-notice")
-        elif failure is not None:
+        if self.frozen is not None and not self.refresh_once:
+            frame, failure = self.frozen.frame, None
+        if failure is not None:
             self._show_notice(
                 Span(failure.what, Role.BAD), Span(failure.remedy), Span("Enter tries again", Role.DIM)
             )
@@ -207,6 +209,12 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         unavailable = frame.now.why_unavailable(self.table) is not None
         return self.table.append or self.table.name in frame.now.tables or unavailable
 
+    @property
+    def frozen(self) -> Frozen | None:
+        """Where the lens is frozen, if its source had read this table by then; None while the newest frame is shown."""
+        frozen = self.lens_state.frozen
+        return frozen if frozen is not None and self.has_table(frozen.frame) else None
+
     def show_frame(self, frame: Frame) -> None:
         """Show a new frame."""
         self._frame = frame
@@ -214,8 +222,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         before = frame.before
         follows = last is not None and before is not None and last.now.boot_ns >= before.boot_ns
         self._last_view = self.view if follows else None
-        if self.refresh_once and self.frozen_at is not None:
-            self.frozen_at = self.context.clock()
+        if self.refresh_once and self.frozen is not None:
+            self.lens_state.frozen = Frozen(frame, self.context.clock())
         self.refresh_once = False
         self.update_view()
 
@@ -241,7 +249,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.set_class(True, "-notice")
 
     def _count_frozen_seconds(self) -> None:
-        if self.frozen_at is not None and self.is_current:
+        if self.frozen is not None and self.is_current:
             self.draw_lines()
 
     # --- drawing --------------------------------------------------------------------------------------------
@@ -250,11 +258,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """The lines above and below the body."""
         if self.has_class("-small"):
             return
-        frozen = None if self.frozen_at is None else self.context.clock() - self.frozen_at
+        frozen_s = None if self.frozen is None else self.context.clock() - self.frozen.at
         width = self.size.width
         self.first_line.show(
             *headline.first_line(
-                self.context, self.lens, width, self._frame, frozen_s=frozen, cost=self.cost()
+                self.context, self.lens, width, self._frame, frozen_s=frozen_s, cost=self.cost()
             )
         )
         if self.view is None:
@@ -364,7 +372,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
             **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
-            "freeze": lambda: self.is_shown() or self.frozen_at is not None,
+            "freeze": lambda: self.is_shown() or self.frozen is not None,
             "back": lambda: self.details_open or self.opened_from is not None,
             "clear": self.has_something_to_clear,
             "totals": lambda: self.is_shown() and self.state.has_forms,
@@ -390,7 +398,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         has_failed = self.context.session.bus.failure(self.lens.id) is not None
         labels = {
             "refresh_now": "try again" if has_failed else action.label,
-            "freeze": "resume" if self.frozen_at is not None else action.label,
+            "freeze": "resume" if self.frozen is not None else action.label,
             "totals": "rates" if self.state.totals else action.label,
             "unit": "bits" if self.context.in_bytes else action.label,
             "bars": "no bars" if self.rows.bars else action.label,
@@ -415,9 +423,25 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.update_view()
 
     def set_filter(self, text: str) -> None:
-        """Show the rows that pass a filter."""
-        query = replace(self.state.query, filter=parse_filter(self.table, text))
-        self.set_state(replace(self.state, query=query))
+        """Show the rows that pass a filter, in the lens's other tables too; what was opened by → has its own."""
+        self._show_filtered(parse_filter(self.table, text))
+        if self.opened_from is None:
+            self.lens_state.filter_text = self.state.query.filter.text
+
+    def follow_lens(self) -> None:
+        """Filter as the lens's other tables are, and say what of that, or of their freeze, this table cannot follow."""
+        text = self.lens_state.filter_text
+        if text != self.state.query.filter.text:
+            try:
+                self._show_filtered(parse_filter(self.table, text))
+            except FilterError as error:
+                self._show_filtered(parse_filter(self.table, ""))
+                self.notify(f"{self.table.name} is not filtered: {error.reason}", markup=False)
+        if self.lens_state.frozen is not None and self.frozen is None:
+            self.notify(f"{self.table.name} is not frozen: it was not read then")
+
+    def _show_filtered(self, wanted: Filter) -> None:
+        self.set_state(replace(self.state, query=replace(self.state.query, filter=wanted)))
 
     def action_sort_next(self) -> None:
         """Sort by the next column, after the last by the first."""
@@ -502,7 +526,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def action_freeze(self) -> None:
         """Freeze the screen, or resume."""
-        self.frozen_at = self.context.clock() if self.frozen_at is None else None
+        is_frozen, frame = self.frozen is not None, self._frame
+        self.lens_state.frozen = None if is_frozen or frame is None else Frozen(frame, self.context.clock())
         self.show_newest()
 
     def action_details(self) -> None:

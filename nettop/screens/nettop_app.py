@@ -180,6 +180,7 @@ class NettopApp(App[None], inherit_bindings=False):
         frame = self.context.session.bus.frame(ref.lens.id)
         if frame is not None and not self.lens_screen.has_table(frame):
             self.context.session.sample_now()  # a table is read once it is shown: do not wait for the next refresh
+        self._screen_for(ref).follow_lens()
         if self.lens_screen.is_mounted:
             self.lens_screen.show_newest()  # before it becomes visible
         self.switch_mode(ref.view_name)

@@ -398,6 +398,19 @@ async def test_frozen() -> None:
         assert sum(each.samples for each in screen.counts) == 632
 
 
+async def test_frozen_from_another_table() -> None:
+    """The samples are those until then, and go on when that table resumes."""
+    async with on_cpu([*example_steps(5)]) as (run, screen):
+        await press(run, "w", "p", "space")
+        await tick(run)
+        await press(run, "P")
+        assert shown(run) is screen
+        assert "frozen" in screen.first_line.text
+        assert sum(each.samples for each in screen.counts) == 1264
+        await press(run, "p", "space", "P")
+        assert sum(each.samples for each in screen.counts) == 3 * 632
+
+
 # --- searching --------------------------------------------------------------------------------------------------
 
 

@@ -66,7 +66,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
     "sort_right": ((), sort("rtt", descending=True)),
     "freeze": (
         (),
-        lambda app, _: app.lens_screen.frozen_at is not None and "frozen" in app.lens_screen.first_line.text,
+        lambda app, _: app.lens_screen.frozen is not None and "frozen" in app.lens_screen.first_line.text,
     ),
     "totals": ((), lambda app, _: "bytes_sent" in app.lens_screen.rows.names),
     "all_rows": (

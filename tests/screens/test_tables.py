@@ -113,38 +113,154 @@ async def test_the_command_line_opens_a_table(name: str) -> None:
         assert run[2].script.options["table"] == name  # type: ignore[attr-defined]
 
 
-async def test_words_of_the_command_line_hold_for_their_table_alone() -> None:
-    """Filter and columns are of the requested table; the others open as they are declared."""
+async def test_columns_of_the_command_line_hold_for_their_table_alone() -> None:
+    """They are of the requested table; the others open as they are declared. The filter holds for all."""
     steps, more = host()
     view_settings = ViewSettings(view="connections.events", filters=("refused",), columns=("time", "reason"))
     async with running(steps, settings=Settings(view=view_settings), **more) as run:
         assert [c.name for c in shown(run).rows.columns] == ["time", "reason"]
         assert "/ refused" in shown(run).third_line.text
         await press(run, "P")
-        assert shown(run).state.query.filter.is_empty
+        assert "/ refused" in shown(run).third_line.text
         assert shown(run).state.declared_names == LENS.main.screen
 
 
 async def test_each_table_keeps_how_it_was_left() -> None:
-    """Sort, filter, totals, choice and freeze are a table's own, and are there again when one comes back."""
+    """Sort, totals and choice are a table's own, and are there again when one comes back."""
     steps, more = host()
     async with running(steps, **more) as run:
         sockets = shown(run)
-        await press(run, "t", "S", "slash", *"nginx", "enter", "down", "down", "p")
-        await press(run, "slash", *"curl", "enter", "space")
+        await press(run, "t", "S", "down", "down", "p")
         events = shown(run)
-        assert events.frozen_at is not None
-        await press(run, "P")
+        await press(run, "down", "P")
         assert shown(run) is sockets
         assert (sockets.state.totals, str(sockets.state.query.sort)) == (True, "bytes")
-        assert sockets.state.query.filter.text == "nginx"
         assert sockets.rows.at == 1
         assert sockets.rows.key is not None
-        assert sockets.frozen_at is None
         await press(run, "p")
         assert shown(run) is events
-        assert events.state.query.filter.text == "curl"
-        assert "frozen" in events.first_line.text
+        assert events.rows.at == 0
+        assert events.rows.key is not None
+
+
+# --- what goes along ----------------------------------------------------------------------------------------
+
+
+def toasts(run: Running) -> list[str]:
+    """The notifications."""
+    return [each.message for each in run[0].app._notifications]
+
+
+async def test_the_filter_goes_along() -> None:
+    """It is the lens's: set in any of its tables it holds in all, and so does clearing it."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "slash", *"nginx", "enter", "p")
+        events = shown(run)
+        assert "/ nginx" in events.third_line.text
+        assert events.view is not None
+        assert {*events.view.values("process", events.view.order)} == {"nginx"}
+        await press(run, "slash", *" or curl", "enter", "P")
+        assert shown(run).state.query.filter.text == "nginx or curl"
+        await press(run, "escape", "p")
+        assert events.state.query.filter.is_empty
+        assert toasts(run) == []
+
+
+async def test_a_filter_that_a_table_cannot_apply() -> None:
+    """That table shows all, says what it lacks, and loses nothing: the next one, and the first, are filtered."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "slash", *"rtt_us>0", "enter", "p", "p")
+        failures = shown(run)
+        assert failures.table.name == "failures"
+        assert failures.state.query.filter.is_empty
+        assert toasts(run) == ["failures is not filtered: unknown field 'rtt_us'"]
+        await press(run, "P")
+        assert shown(run).state.query.filter.text == "rtt_us>0"
+
+
+async def test_a_filter_set_where_the_first_does_not_apply_takes_its_place() -> None:
+    """There is one filter; where the new one does not apply that is said too."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "slash", *"rtt_us>0", "enter", "P", "slash", *"conns>0", "enter", "p")
+        assert shown(run).table.name == "sockets"
+        assert shown(run).state.query.filter.is_empty
+        assert toasts(run)[-1] == "sockets is not filtered: unknown field 'conns'"
+
+
+async def test_freezing_goes_along() -> None:
+    """The next table shows the same reading, for as long; resuming there resumes both."""
+    steps, more = host()
+    async with running(steps, (120, 30), **more) as run:
+        sockets = shown(run)
+        await press(run, "space")
+        frozen = run[2].session.bus.frame("connections")
+        run[2].now += 9
+        await tick(run)
+        await press(run, "p")
+        events = shown(run)
+        assert "❄ frozen 00:09 ago" in events.first_line.text
+        assert events.view is not None
+        assert events.view.frame is frozen
+        assert "resume" in events.footer.text
+        await tick(run)
+        assert events.view.frame is frozen
+        await press(run, "space")
+        newest = run[2].session.bus.frame("connections")
+        assert events.view.frame is newest
+        await press(run, "P")
+        assert sockets.view is not None
+        assert sockets.view.frame is newest
+        assert "frozen" not in sockets.first_line.text
+
+
+async def test_a_refresh_of_what_is_frozen_goes_along() -> None:
+    """Enter takes a new reading; the other table shows that one."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        sockets = shown(run)
+        await press(run, "space", "p", "enter")
+        await tick(run)
+        await press(run, "P")
+        assert sockets.view is not None
+        assert sockets.view.frame is run[2].session.bus.frame("connections")
+        assert sockets.frozen is not None
+
+
+async def test_what_was_not_read_is_not_frozen() -> None:
+    """A table that the frozen reading lacks shows the newest, and says so; the first one stays frozen."""
+    steps, batches = eventful_host()
+    bare = [without(step, FAILURES.name) for step in steps[:2]]
+    async with running([*bare, *steps[2:]], batches=batches) as run:
+        sockets = shown(run)
+        await press(run, "space")
+        frozen = run[2].session.bus.frame("connections")
+        await press(run, "p", "p")
+        assert toasts(run) == ["failures is not frozen: it was not read then"]
+        await tick(run)
+        failures = shown(run)
+        assert failures.view is not None
+        assert failures.view.frame is run[2].session.bus.frame("connections")
+        assert "frozen" not in failures.first_line.text
+        await press(run, "P", "P")
+        assert sockets.view is not None
+        assert sockets.view.frame is frozen
+
+
+async def test_what_a_frozen_row_stands_for_is_frozen() -> None:
+    """→ shows the members that the group had then."""
+    steps, more = host()
+    async with running(steps, view="connections.groups", **more) as run:
+        await press(run, "space", "down")
+        await tick(run)
+        await press(run, "right")
+        inside, groups = shown(run), run[1]
+        assert inside.view is not None
+        assert groups.view is not None
+        assert inside.view.frame is groups.view.frame
+        assert inside.frozen is not None
 
 
 async def test_a_frozen_table_stays_as_it_was() -> None:

@@ -109,6 +109,7 @@ class CpuScreen(CpuTable):
         self.frame_bar = Bar(Ground.PANEL, gap=2, id="frame-bar")
         self._history = StackHistory()
         self._frozen_history: StackHistory | None = None
+        self._frozen_frame: Frame | None = None
         self._chosen_categories: bool | None = None
 
     def body(self) -> ComposeResult:
@@ -128,10 +129,25 @@ class CpuScreen(CpuTable):
 
     def show_newest(self) -> None:
         """Keep every reading of the stacks, also while the screen is frozen."""
+        self._freeze_history()
         frame = self.context.session.bus.frame(self.lens.id)
-        if frame is not None and (stacks := frame.now.tables.get(STACKS.name)) is not None:
-            self._history.add(stacks, frame.now.counts.get("watched_ns", 0))
+        if frame is not None:
+            self._add(frame)
         super().show_newest()
+
+    def _add(self, frame: Frame) -> None:
+        stacks = frame.now.tables.get(STACKS.name)
+        if stacks is not None:
+            self._history.add(stacks, frame.now.counts.get("watched_ns", 0))
+
+    def _freeze_history(self) -> None:
+        """Keep the samples until the frame at which the lens is frozen, every window of them."""
+        frame = None if self.frozen is None else self.frozen.frame
+        if frame is not self._frozen_frame:
+            if frame is not None:
+                self._add(frame)
+            self._frozen_history = None if frame is None else self._history.copy()
+            self._frozen_frame = frame
 
     def release_view(self) -> None:
         """Hidden: keep no tree either, but the readings of the last minute."""
@@ -140,20 +156,10 @@ class CpuScreen(CpuTable):
             self.counts = []
             self.graph.show(None)
 
-    def show_frame(self, frame: Frame) -> None:
-        """Show a new frame."""
-        if self.frozen_at is not None:
-            self._frozen_history = self._history.copy()
-        super().show_frame(frame)
-
-    def action_freeze(self) -> None:
-        """Freeze the screen, every window of it, or resume."""
-        self._frozen_history = self._history.copy() if self.frozen_at is None else None
-        super().action_freeze()
-
     def make_view(self, frame: Frame) -> None:
         """Apply the query to a frame, and count its stacks."""
         super().make_view(frame)
+        self._freeze_history()
         self._count()
 
     @property
