@@ -175,7 +175,7 @@ class View:
     @cached_property
     def filter_remarks(self) -> list[str]:
         """What the user should know of the filter and the order: which of their columns are not supported, so that no
-        row passes, or the order means nothing."""
+        comparison with them is true, or the order means nothing."""
         used = dict.fromkeys((*self.query.filter.names, self.query.sort.field))
         return [
             f"{name} is {NOT_AVAILABLE} here: {self.missing[name]}" for name in used if name in self.missing

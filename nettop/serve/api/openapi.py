@@ -234,7 +234,11 @@ def _shared_parameters() -> Json:
     flag = {"type": "boolean"}
     terms = {"type": "array", "items": {"type": "string", "maxLength": LONGEST_FILTER}}
     given = (
-        _parameter(FILTER, "rows to give, as in process=nginx rtt_us>10ms; all of several must hold", terms)
+        _parameter(
+            FILTER,
+            "rows to give: process=nginx rtt_us>10ms, also with and, or, not, parentheses; several must all hold",
+            terms,
+        )
         | {"style": "form", "explode": True},
         _parameter("limit", "how many rows to give at most", _rows_up_to(MOST_ROWS)),
         _parameter("all", "give also what the table leaves out by default", flag, default=False),
