@@ -120,17 +120,16 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         self._entries = entries
         self._matches = list(entries)
         self._at = 0
-        self._input = Input(placeholder="an action or a column", compact=True)
+        self.input = Input(placeholder="an action or a column", compact=True)
 
     def compose(self) -> ComposeResult:
         """The box, and the entries that match."""
         with Vertical(id="dialog"):
-            yield self._input
+            yield self.input
             yield self.page
 
     def on_mount(self) -> None:
-        """Typing begins at once."""
-        self._input.focus()
+        """Show all entries."""
         self.call_after_refresh(self._draw)
 
     def on_input_changed(self, event: Input.Changed) -> None:

@@ -56,8 +56,7 @@ class FilterBox(Vertical):
         yield self._effect
 
     def on_mount(self) -> None:
-        """Typing begins at once."""
-        self.input.focus()
+        """Say what the text does."""
         self._show_effect(self.input.value)
 
     def on_input_changed(self, event: Input.Changed) -> None:

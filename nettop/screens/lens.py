@@ -369,6 +369,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
             **dict.fromkeys(("next_table", "previous_table"), lambda: tables),
             **{a.id: self.is_shown for a in ACTIONS if a.group in ("Rows", "Move")},
+            # Also while the view loads: what is typed after this key is no command.
+            "filter": lambda: True,
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
             **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
@@ -482,13 +484,16 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
 
         if not self.query(FilterBox):
             self.add_class("-typing")
-            await self.mount(FilterBox(check, text, example), before=self.footer)
+            box = FilterBox(check, text, example)
+            await self.mount(box, before=self.footer)
+            self.set_focus(box.input)
             self.draw_lines()
 
     def filter_effect(self, text: str) -> str:
         """How many rows a filter would leave; raises UsageError for a wrong one."""
-        assert self.view is not None
         query = replace(self.state.query, filter=parse_filter(self.table, text))
+        if self.view is None:
+            return "there are no rows yet"
         view = View(self.view.frame, query, self.context.names)
         left, among = headline.rows_left(view)
         rows = f"{left:,} of {among:,} rows" if text.strip() else f"all {among:,} rows"

@@ -10,18 +10,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
+from textual import events
 from textual.actions import SkipAction
 from textual.app import App
 from textual.binding import BindingType
 from textual.message import Message
 from textual.theme import BUILTIN_THEMES, Theme
+from textual.widgets import Input
 
 from nettop.engine.session import Lease
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.lens import LensScreen, make_screen
-from nettop.screens.textual_internals import TerminalDriver, screens_in_mode, set_filters, start_in_mode
+from nettop.screens.textual_internals import (
+    TerminalDriver,
+    run_key,
+    screens_in_mode,
+    set_filters,
+    start_in_mode,
+)
 from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.own_cost import SELF
@@ -126,6 +134,13 @@ class NettopApp(App[None], inherit_bindings=False):
 
     # --- keys -----------------------------------------------------------------------------------------------
 
+    async def on_event(self, event: events.Event) -> None:
+        """Run a key that is no text before the next one is read: that one may be for the box which this one opens."""
+        if isinstance(event, events.Key) and not event.is_forwarded and not isinstance(self.focused, Input):
+            await run_key(self, event.key)
+        else:
+            await super().on_event(event)
+
     def action_refresh_now(self) -> None:
         """Refresh now; the focused widget gets the key too."""
         lens = self._shown.lens.id
@@ -136,38 +151,38 @@ class NettopApp(App[None], inherit_bindings=False):
         self.context.session.sample_now()
         raise SkipAction
 
-    def action_lens(self, digit: int) -> None:
+    async def action_lens(self, digit: int) -> None:
         """Show the lens with this digit."""
         for lens in self.context.lenses:
             if lens.digit == str(digit):
-                self.show(self._last_shown[lens.id])
+                await self.show(self._last_shown[lens.id])
 
-    def action_next_lens(self, step: int = 1) -> None:
+    async def action_next_lens(self, step: int = 1) -> None:
         """Show the next lens, with the table that was last shown; from the overhead, the one after the lens before."""
         shown = self._before_overhead if self._shown.lens is SELF else self._shown
         ids = [lens.id for lens in self.context.lenses]
-        self.show(self._last_shown[ids[(ids.index(shown.lens.id) + step) % len(ids)]])
+        await self.show(self._last_shown[ids[(ids.index(shown.lens.id) + step) % len(ids)]])
 
-    def action_overhead(self) -> None:
+    async def action_overhead(self) -> None:
         """Show what nettop itself costs, or go back to the table before."""
         if self._shown.lens is SELF:
-            self.show(self._before_overhead)
+            await self.show(self._before_overhead)
         else:
             self._before_overhead = self._shown
-            self.show(TableRef(SELF, SELF.main))
+            await self.show(TableRef(SELF, SELF.main))
 
-    def action_next_table(self, step: int = 1) -> None:
+    async def action_next_table(self, step: int = 1) -> None:
         """Show the next (`step` 1) or the previous (−1) table of the lens."""
-        self.show(self._shown.neighbour(step))
+        await self.show(self._shown.neighbour(step))
 
-    def action_table(self, name: str) -> None:
+    async def action_table(self, name: str) -> None:
         """Show a table of this lens; if it is shown already, close what was opened from it."""
         for table in self._shown.lens.tables:
             if table.name == name and self.lens_screen.is_available(BY_ID["next_table"]):
-                self.show(TableRef(self._shown.lens, table))
+                await self.show(TableRef(self._shown.lens, table))
 
-    def show(self, ref: TableRef) -> None:
-        """Show a table. Its lens attaches before the one shown until now is released."""
+    async def show(self, ref: TableRef) -> None:
+        """Show a table, ready for the next key. Its lens attaches before the one shown until now is released."""
         before, self._shown = self._shown, ref
         if ref.view_name == before.view_name:
             if self.lens_screen.opened_from is not None:
@@ -183,7 +198,7 @@ class NettopApp(App[None], inherit_bindings=False):
         self._screen_for(ref).follow_lens()
         if self.lens_screen.is_mounted:
             self.lens_screen.show_newest()  # before it becomes visible
-        self.switch_mode(ref.view_name)
+        await self.switch_mode(ref.view_name)
         for screen in self._screens_of(before):
             screen.release_view()
 
@@ -223,7 +238,7 @@ class NettopApp(App[None], inherit_bindings=False):
         lines = help_lines(self.lens_screen, min(78, self.size.width - 6))
         self.push_screen(HelpDialog(self.lens_screen, lines))
 
-    def action_palette(self) -> None:
+    async def action_palette(self) -> None:
         """Show the palette, and run what is chosen there."""
         from nettop.screens.dialogs import PaletteDialog, palette_entries  # not needed for the first screen
 
@@ -231,7 +246,9 @@ class NettopApp(App[None], inherit_bindings=False):
             if chosen is not None:
                 await self.run_action(chosen, self.lens_screen)
 
-        self.push_screen(PaletteDialog(self.lens_screen, palette_entries(self.lens_screen)), run)
+        dialog = PaletteDialog(self.lens_screen, palette_entries(self.lens_screen))
+        await self.push_screen(dialog, run)
+        dialog.set_focus(dialog.input)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
         """Textual's question whether a key works now."""

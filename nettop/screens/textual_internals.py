@@ -7,6 +7,7 @@
   start the terminal anew.
 - `Screen._compositor_refresh`: the only place where drawing can be measured.
 - `App._screen_stacks`, `_current_mode`: an app with modes starts in one of its own that no table has.
+- `App._check_bindings`: a key passed on from widget to widget would be run after those that follow it.
 - `App._filters`: Textual picks the colour filter before our themes exist.
 """
 
@@ -51,6 +52,12 @@ def start_in_mode(app: App[None], mode: str) -> None:
 def screens_in_mode(app: App[None], mode: str) -> list[Screen[Any]]:
     """The screens of a mode, the top one last; none before it was first shown."""
     return app._screen_stacks.get(mode, [])
+
+
+async def run_key(app: App[None], key: str) -> None:
+    """Do what a key does on the screen in sight, the keys that work everywhere first, until it is done."""
+    if not await app._check_bindings(key, priority=True):
+        await app._check_bindings(key)
 
 
 def set_filters(app: App[None], *, signs: LineFilter | None) -> None:

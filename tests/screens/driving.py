@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
+from textual import events
 from textual.pilot import Pilot
 
 from nettop.screens.lens import LensScreen
@@ -56,6 +57,13 @@ async def press(run: Running, *keys: str) -> None:
         await pilot.pause()
         harness.run_tasks()
         await pilot.pause()
+
+
+async def type_at_once(run: Running, *keys: str) -> None:
+    """Keys of which all arrive before the first has its consequences."""
+    for key in keys:
+        run[0].app.post_message(events.Key("space" if key == " " else key, key if len(key) == 1 else None))
+    await run[0].pause()
 
 
 async def tick(run: Running) -> None:

@@ -24,7 +24,7 @@ from nettop.screens.filter_box import FilterBox
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, LENS, RX_SOFTIRQ, STACKS
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.driving import Running, press, running, shown, tick
+from tests.screens.driving import Running, press, running, shown, tick, type_at_once
 from tests.screens.example_cpu import SECOND_NS, example_steps, idle_steps
 from tests.screens.harness import Step, harness_of
 from tests.screens.test_screenshots import player
@@ -437,6 +437,14 @@ async def test_search() -> None:
         assert "tcp_ack" not in screen.third_line.text
         assert screen.graph.words == ""
         assert screen.state.query.filter.is_empty
+
+
+async def test_a_search_may_begin_before_there_is_a_graph() -> None:
+    """`/` opens the box while the view loads, and what is typed is no command."""
+    async with on_cpu(ticks=0) as (run, screen):
+        await type_at_once(run, "slash", *"tcp_sendmsg q")
+        box = screen.query_one(FilterBox)
+        assert (box.input.value, box.effect) == ("tcp_sendmsg q", "no samples to search")
 
 
 async def test_escape_clears_one_thing_after_the_other() -> None:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nettop.screens.actions import BY_ID
+from nettop.screens.dialogs import PaletteDialog
 from nettop.screens.filter_box import FilterBox
+from nettop.snapshots import lenses
 from nettop.widgets.bar import Bar
 from nettop.widgets.table import LiveTable
-from tests.screens.driving import press, running, text_of, tick
+from tests.screens.driving import press, running, shown, text_of, tick, type_at_once
 from tests.screens.harness import Step, busy_host, steps_of
 from tests.unit.build import Row, make_frame
 
@@ -203,6 +207,28 @@ async def test_filter_keys_are_typed_not_done() -> None:
         await press(run, "slash", *"q?st/1", "space", *"a")
         assert run[1].query_one(FilterBox).input.value == "q?st/1 a"
         assert run[1].footer.text.strip() == "Enter apply and refresh  Esc leave the filter as it was"
+
+
+async def test_what_is_typed_while_a_view_loads_is_no_command() -> None:
+    """Keys that follow `/` go into its box, also before that is there; Enter applies it."""
+    other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
+    async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
+        await type_at_once(run, "2", "slash", *"nginx q")
+        screen = shown(run)
+        assert screen.notice.text == "Other: attaching …"
+        box = screen.query_one(FilterBox)
+        assert (box.input.value, box.effect) == ("nginx q", "there are no rows yet")
+        await press(run, "backspace", "backspace", "enter")
+        assert screen.state.query.filter.text == "nginx"
+
+
+async def test_what_follows_the_key_of_the_palette_is_typed_there() -> None:
+    """Keys that arrive before the palette is there are letters, no commands."""
+    async with running(busy_host()) as run:
+        await type_at_once(run, "ctrl+p", *"quit")
+        dialog = run[0].app.screen
+        assert isinstance(dialog, PaletteDialog)
+        assert dialog.input.value == "quit"
 
 
 async def test_header_sorts_by_mouse() -> None:

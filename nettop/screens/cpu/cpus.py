@@ -351,7 +351,7 @@ class CpuScreen(CpuTable):
         return super().conditions() | {
             **dict.fromkeys(_MOVES, self._is_drawn),
             **dict.fromkeys(("sort_left", "sort_right", "totals", "all_rows"), lambda: False),
-            **dict.fromkeys(("filter", "sort_next", "categories"), self._has_graph),
+            **dict.fromkeys(("sort_next", "categories"), self._has_graph),
             **dict.fromkeys(("sort_reverse", "numbers", "window"), self.is_shown),
             **dict.fromkeys(
                 ("next_cpu", "previous_cpu"), lambda: self.is_shown() and self._count_of_cpus > 1
@@ -516,8 +516,9 @@ class CpuScreen(CpuTable):
 
         def effect(words: str) -> str:
             tree = self.graph.whole
-            matches = None if tree is None or not words.strip() else search(tree, matcher(words))
-            return "all frames" if matches is None else _matches_text(matches, tree)
+            if not words.strip():
+                return "all frames"
+            return _matches_text(None if tree is None else search(tree, matcher(words)), tree)
 
         await self.open_box(effect, self.graph.words, _SEARCH_EXAMPLE)
 
