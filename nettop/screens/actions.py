@@ -60,10 +60,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("all_rows", ("a",), "all", "All rows, also those that the table leaves out by default", "Rows", footer=30),
     Action("details", ("right",), "details", "Open the chosen row: its details (again: scroll in them), or the rows "
            "that it stands for", "Screen", footer=50),
+    Action("follow", ("f",), "follow", "Follow the chosen row when the order changes, as → and a click do, and end "
+           "that; ↑ and ↓ go line by line", "Rows"),
     Action("back", ("left",), "back", "From the details back to the table, then close them, then return to the table "
            "where → was pressed", "Screen", palette=False, footer=65),
-    Action("clear", ("escape",), "clear", "Close the details, then remove the filter, then unselect the row", "Screen",
-           footer=35),
+    Action("clear", ("escape",), "clear", "Close the details and end following their row, then remove the filter, then "
+           "unselect the row", "Screen", footer=35),
     Action("frame_left", ("h", "shift+left"), "left", "The frame to the left in the same row", GRAPH, palette=False,
            method="move", argument="'frame_left'"),
     Action("frame_right", ("l", "shift+right"), "right", "The frame to the right in the same row", GRAPH,

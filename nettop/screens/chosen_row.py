@@ -21,6 +21,11 @@ class ChosenRow(LensScreen):
         super().redraw()
         self.call_after_refresh(self.draw_chosen)
 
+    @property
+    def shows_choice(self) -> bool:
+        """Always."""
+        return True
+
     def draw_chosen(self) -> None:
         """Draw it, where there is room."""
         raise NotImplementedError

@@ -33,7 +33,8 @@ _NUMBERS = frozenset({Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.RATIO, Kind.QUANT
 
 SIGNS = (
     ("▼ ▲", "the column by which rows are sorted, descending or ascending"),
-    ("▸", "the chosen row; it stays chosen and visible when the order changes"),
+    ("▸", "the chosen line; when the order changes, another row takes its place"),
+    ("◆", "the followed row; it stays chosen and visible when the order changes"),
     ("×", "a row that is gone (closed, ended); it disappears with the next refresh"),
     ("▲ 3.1%  ▲ fail", "a value above its threshold; a failure"),
     ("RATE █", "what a row sends, then what it receives; the bar of the largest row is full"),

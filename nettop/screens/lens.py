@@ -325,6 +325,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """True while the details are visible."""
         return self.has_class("-details")
 
+    @property
+    def shows_choice(self) -> bool:
+        """True while more of the chosen row is shown: then it is followed when the order changes."""
+        return self.details_open
+
     def on_resize(self, event: events.Resize) -> None:
         """Choose the arrangement for this size."""
         width, height = event.size
@@ -374,6 +379,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
             **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
+            "follow": lambda: self.is_shown() and len(self.rows.order) > 0 and not self.table.append,
             "freeze": lambda: self.is_shown() or self.frozen is not None,
             "back": lambda: self.details_open or self.opened_from is not None,
             "clear": self.has_something_to_clear,
@@ -402,6 +408,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "refresh_now": "try again" if has_failed else action.label,
             "freeze": "resume" if self.frozen is not None else action.label,
             "totals": "rates" if self.state.totals else action.label,
+            "follow": "walk" if self.rows.follows else action.label,
             "unit": "bits" if self.context.in_bytes else action.label,
             "bars": "no bars" if self.rows.bars else action.label,
             "all_rows": "fewer" if self.state.query.all_rows else action.label,
@@ -542,6 +549,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             return
         if self.rows.key is None:
             self.rows.move(0)
+        self.rows.follow(on=True)
         if self.member_table is None:
             self.add_class("-details")
             self.redraw()
@@ -551,6 +559,12 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
                 self.notify(f"The {self.member_table.name} of this row are not listed")
             else:
                 self.post_message(self.MembersOpened(self.member_table, filter_text))
+
+    def action_follow(self) -> None:
+        """Follow the chosen row, or let the choice stay at its line again."""
+        if self.rows.key is None:
+            self.rows.move(0)
+        self.rows.follow(on=not self.rows.follows)
 
     def action_back(self) -> None:
         """Leave the details, then close them, then return to the table that this one was opened from."""
@@ -564,6 +578,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
     def _close_details(self) -> None:
         self.rows.focus()
         self.remove_class("-details")
+        self.rows.follow(on=self.shows_choice)
         self._details_key = None
         self.redraw()
 
@@ -574,6 +589,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         elif self.state.query.filter.text:
             self.set_filter("")
         else:
+            self.rows.follow(on=False)
             self.rows.choose(None)
 
     async def action_next_option_value(self, name: str) -> None:
@@ -616,9 +632,12 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         page = self.details.size.height if scrolls else max(1, self.rows.page - 1)
         end = len(self.details.lines if scrolls else self.rows.order)
         distance = {"move": 1, "page": page, "first": -end, "last": end}[where.partition("_")[0]]
-        (self.details.scroll_by if scrolls else self.rows.move)(
-            -distance if where.endswith("_up") else distance
-        )
+        step = -distance if where.endswith("_up") else distance
+        if scrolls:
+            self.details.scroll_by(step)
+        else:
+            self.rows.follow(on=self.shows_choice)
+            self.rows.move(step)
 
     # --- mouse ----------------------------------------------------------------------------------------------
 

@@ -28,15 +28,15 @@ from nettop.widgets.themes import Ground, Role, style
 from nettop.widgets.wheel import Scrollable, thumb, with_thumb
 
 UP, DOWN = "▲", "▼"
-CHOSEN, CLOSED = "▸", "×"
+CHOSEN, FOLLOWED, CLOSED = "▸", "◆", "×"
 _PLAIN = RowFlags()
 
 
 class LiveTable(Scrollable, can_focus=True):
-    """Rows of a view. The chosen row stays chosen, by its key, when the order changes.
+    """Rows of a view. When the order changes, the choice stays at its place; a followed row stays chosen, by its key.
 
-    In an append table the chosen row also keeps its line, and the others move. Where none is chosen, the first visible
-    row does, unless it is the first of all.
+    In an append table the chosen row is always followed, and also keeps its line: the others move. Where none is
+    chosen, the first visible row does, unless it is the first of all.
     """
 
     @dataclass
@@ -63,16 +63,17 @@ class LiveTable(Scrollable, can_focus=True):
         self.columns: tuple[Column, ...] = ()
         self.key: int | None = None
         self.at: int | None = None
+        self.follows = False
         self.top = 0
         self.drawn = self.reused = 0
         self._strips: dict[tuple[int, bool], Strip] = {}
         self._drawn_for: tuple[object, ...] = ()
-        self._follow = True
+        self._scrolls_to_choice = True
 
     # --- what is shown --------------------------------------------------------------------------------------
 
     def show(self, view: View, names: Sequence[str] | None = None) -> None:
-        """Draw `view` from now on; the chosen row stays chosen and visible."""
+        """Draw `view` from now on; the choice stays, and stays visible."""
         line = -1 if self.at is None else self.at - self.top
         pinned: tuple[int, int] | None = None  # the key of the row that must not move, and its line
         if view.table.append and self.key is not None and 0 <= line < self.page:
@@ -102,15 +103,25 @@ class LiveTable(Scrollable, can_focus=True):
 
     def choose(self, at: int | None) -> None:
         """Choose the row at place `at` of the order, or the nearest one."""
+        self._set_choice(at)
+        self._scrolls_to_choice = True
+        self._scroll_to_chosen()
+        self.redraw()
+        self.post_message(self.Chosen(self.key))
+
+    def _set_choice(self, at: int | None) -> None:
         if at is None or not len(self.order) or self.view is None:
             self.at = self.key = None
         else:
             self.at = min(max(at, 0), len(self.order) - 1)
             self.key = self._key_at(self.view, self.at)
-        self._follow = True
-        self._scroll_to_chosen()
-        self.redraw()
-        self.post_message(self.Chosen(self.key))
+
+    def follow(self, *, on: bool) -> None:
+        """Follow the chosen row wherever it goes, or leave the choice at its place."""
+        if on != self.follows:
+            self.follows = on
+            self._strips.clear()
+            self.redraw()
 
     def move(self, step: int) -> None:
         """Choose the row `step` further on; where none is chosen, the first visible one is one step away."""
@@ -118,7 +129,7 @@ class LiveTable(Scrollable, can_focus=True):
 
     def scroll_by(self, step: int) -> None:
         """Scroll by `step` rows; the choice stays, visible or not."""
-        self._follow = False
+        self._scrolls_to_choice = False
         self.top = self._bounded(self.top + step)
         self.redraw()
 
@@ -131,17 +142,24 @@ class LiveTable(Scrollable, can_focus=True):
         places = np.flatnonzero(self.view.raw(self.view.table.key)[self.order] == key)
         return int(places[0]) if len(places) else None
 
+    @property
+    def _is_followed(self) -> bool:
+        return self.follows or (self.view is not None and self.view.table.append)
+
     def _find_chosen(self) -> None:
         if self.key is not None and self.view is not None:
-            at = self._place_of(self.key)
+            append = self.view.table.append
+            at = self._place_of(self.key) if self._is_followed else None
             if at is not None:
                 self.at = at
-            else:
+            elif self._is_followed:
                 # It is gone: choose the row in its place. In an append table old rows are dropped at the far end,
                 # where no other takes their place.
                 is_kept = bool((self.view.raw(self.view.table.key) == self.key).any())
-                self.choose(None if self.view.table.append and not is_kept else self.at)
-        if self._follow:
+                self.choose(None if append and not is_kept else self.at)
+            else:
+                self._set_choice(self.at)
+        if self._scrolls_to_choice:
             self._scroll_to_chosen()
         self.top = self._bounded(self.top)
 
@@ -226,7 +244,7 @@ class LiveTable(Scrollable, can_focus=True):
 
     def _strip(self, cells: Sequence[tuple[Cell, ...]], row: RowFlags, *, chosen: bool) -> Strip:
         ground = Ground.BAND if chosen else Ground.SCREEN
-        mark = CLOSED if row.gone else CHOSEN if chosen else " "
+        mark = CLOSED if row.gone else (FOLLOWED if self._is_followed else CHOSEN) if chosen else " "
         segments = [Segment(mark, self._style(Role.DIM, ground))]
         for *pieces, (last, role) in cells:
             segments += [Segment(text, self._style(piece, ground)) for text, piece in pieces]
@@ -274,7 +292,7 @@ class LiveTable(Scrollable, can_focus=True):
     # --- mouse ----------------------------------------------------------------------------------------------
 
     def on_click(self, event: events.Click) -> None:
-        """A click on a header sorts, on a row chooses it, on the chosen row opens it."""
+        """A click on a header sorts, on a row chooses and follows it, on the chosen row opens it."""
         if event.y == 0:
             column = self.column_at(event.x)
             if column is not None and column.field.is_sortable:
@@ -285,6 +303,7 @@ class LiveTable(Scrollable, can_focus=True):
             if at == self.at:
                 self.post_message(self.Chosen(self.key, open=True))
             else:
+                self.follow(on=True)
                 self.choose(at)
 
     def column_at(self, x: int) -> Column | None:

@@ -62,7 +62,7 @@ async def test_a_chosen_event_stays_on_its_line(key: str) -> None:
             await tick(run)
             assert rows.key == key_before
             assert keys_in_sight(rows) == seen
-        assert any(line.startswith("▸") for line in text_of(rows))
+        assert any(line.startswith("◆") for line in text_of(rows))
 
 
 async def test_events_that_were_scrolled_to_stay() -> None:

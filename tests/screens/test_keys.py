@@ -77,6 +77,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         ("down",),
         lambda app, _: app.lens_screen.details_open and "REMOTE" in app.lens_screen.details.text,
     ),
+    "follow": (("down",), lambda app, _: app.lens_screen.rows.follows),
     "back": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
     "clear": (("down", "right"), lambda app, _: not app.lens_screen.details_open),
     "bars": ((), lambda app, _: not any(column.bar for column in app.lens_screen.rows.columns)),

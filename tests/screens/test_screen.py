@@ -71,25 +71,63 @@ async def test_an_average_is_longer_than_the_interval() -> None:
         assert not run[1].is_available(BY_ID["average"])
 
 
-async def test_choice_follows_its_connection() -> None:
-    """The chosen row stays chosen when the order changes."""
+async def test_walking_goes_line_by_line() -> None:
+    """While only ↑ and ↓ were pressed, the choice stays at its line when the order changes."""
     async with running(two_orders()) as run:
         rows = run[1].rows
+        await press(run, "down", "down", "down")
+        assert (rows.at, rows.key) == (2, 8)
+        await tick(run)
+        assert (rows.at, rows.key) == (2, 3)
+        assert text_of(rows)[3].startswith("▸nginx 3 ")
         await press(run, "down")
+        assert (rows.at, rows.key) == (3, 4)
+
+
+@pytest.mark.parametrize("keys", [("right",), ("f",), ("right", "down", "up"), ("f", "f", "f")], ids=" ".join)
+async def test_a_followed_row_stays_chosen(keys: tuple[str, ...]) -> None:
+    """From → or its own key on, the chosen row stays chosen when the order changes."""
+    async with running(two_orders()) as run:
+        rows = run[1].rows
+        await press(run, "down", *keys)
         assert (rows.at, rows.key) == (0, 10)
         await tick(run)
         assert (rows.at, rows.key) == (9, 10)
-        assert text_of(rows)[10].startswith("▸nginx 10 ")
+        assert text_of(rows)[10].startswith("◆nginx 10 ")
 
 
-async def test_choice_stays_in_sight() -> None:
-    """When the chosen row goes below the last line, the table scrolls to it."""
+@pytest.mark.parametrize(
+    "keys", [("right", "escape"), ("right", "left"), ("f", "f"), ("f", "up")], ids=" ".join
+)
+async def test_following_ends(keys: tuple[str, ...]) -> None:
+    """With the details, by the same key, or by walking on: the choice stays at its line again."""
+    async with running(two_orders()) as run:
+        rows = run[1].rows
+        await press(run, "down", *keys)
+        await tick(run)
+        assert (rows.at, rows.key) == (0, 1)
+        assert text_of(rows)[1].startswith("▸nginx 1 ")
+
+
+async def test_a_clicked_row_is_followed() -> None:
+    """A click means this row, not this line; Esc ends it."""
+    async with running(two_orders()) as run:
+        rows = run[1].rows
+        await run[0].click(LiveTable, offset=(5, 2))
+        await tick(run)
+        assert (rows.at, rows.key) == (8, 9)
+        await press(run, "escape")
+        assert (rows.at, rows.follows) == (None, False)
+
+
+async def test_a_followed_row_stays_in_sight() -> None:
+    """When the followed row goes below the last line, the table scrolls to it."""
     async with running(two_orders(), (80, 10)) as run:
         rows = run[1].rows
-        await press(run, "down")
+        await press(run, "down", "f")
         await tick(run)
         assert rows.top <= rows.at < rows.top + rows.page
-        assert any(line.startswith("▸nginx 10 ") for line in text_of(rows))
+        assert any(line.startswith("◆nginx 10 ") for line in text_of(rows))
 
 
 async def test_without_a_choice_the_top_stays_in_sight() -> None:
@@ -115,13 +153,13 @@ async def test_closed_row_dims_then_goes() -> None:
 
 
 async def test_choice_moves_on_when_its_row_is_gone() -> None:
-    """When the chosen connection is gone for good, the row in its place is chosen."""
+    """When the followed connection is gone for good, the row in its place is chosen."""
     first = [connection(1, 5), connection(2, 7), connection(3, 9)]
     steps = steps_of(make_frame(first, first, 1.0))
     rest = [connection(1, 5), connection(3, 9)]
     steps += [steps_of(make_frame(rest, None, elapsed_s=at))[0] for at in (2.0, 3.0)]
     async with running(steps) as run:
-        await press(run, "down", "down")
+        await press(run, "down", "down", "f")
         assert run[1].rows.key == 2
         await tick(run)
         await tick(run)
