@@ -540,7 +540,6 @@ async def test_before_the_first_samples() -> None:
         assert screen.graph_notice.text == "waiting for the first samples …"
         assert "network –" in screen.headline_bar.text
         assert [line(screen.bars, y).split()[-1] for y in range(4)] == ["–"] * 4
-        assert "whole bar" not in screen.legend.text
         assert not screen.graph.region
         await tick(run)
         assert screen.graph.region

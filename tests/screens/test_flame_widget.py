@@ -15,7 +15,7 @@ from textual.geometry import Size
 
 from nettop.query.cpu import FlameNode
 from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
-from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, arrange, left_out_text, scale_for
+from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, EntryBars, arrange, left_out_text
 from nettop.screens.cpu.flame_graph import EDGE, Block, FlameGraph, Layout, Matches, matcher, node_at, search
 from nettop.screens.lens import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
@@ -227,9 +227,7 @@ def test_every_cpu_is_shown_or_left_out(shares: list[float], width: int, height:
 @given(st.dictionaries(st.sampled_from(list(ENTRIES)), st.floats(0, 0.16)), st.integers(0, 200))
 def test_cells_of_a_bar(shares: dict[int, float], cells: int) -> None:
     """No entry point is more than a cell off, and together they fit."""
-    bars = EntryBars()
-    bars.scale = 1.0
-    lengths = dict(bars.lengths(CpuUse(0, shares), cells))
+    lengths = dict(EntryBars.lengths(CpuUse(0, shares), cells))
     assert sum(lengths.values()) <= cells
     assert all(abs(count - shares.get(entry, 0.0) * cells) <= 1.001 for entry, count in lengths.items())
 
@@ -243,14 +241,24 @@ def test_no_share_for_a_cpu_without_known_times() -> None:
     assert left_out_text([*unknown, *uses(0.2)]) == "… 4 more, none above 20.0 %"
 
 
-def test_a_bar_grows_at_once_and_shrinks_late() -> None:
-    """What a whole bar stands for does not jump to and fro."""
-    assert scale_for(0.08, 1.0) == 0.1
-    assert scale_for(0.2, 0.1) == 0.25
-    assert scale_for(0.09, 0.1) == 0.1
-    assert scale_for(0.11, 0.25) == 0.25
-    assert scale_for(0.09, 0.25) == 0.1
-    assert scale_for(1.3, 0.5) == 1.0
+def test_a_full_bar_is_always_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the busiest CPU did a moment ago changes no length: 48 % fill half, then 40 % less, and 4 % a tenth."""
+    monkeypatch.setattr(EntryBars, "app", SimpleNamespace(theme=DARK.name))
+    bars, filled = EntryBars(), []
+    for share in (0.48, 0.40, 0.04):
+        bars.arrangement = arrange(uses(share), 116, 1, None, by_use=False)
+        filled.append(bars._strip(0, 116).text.count(GLYPHS[RX_SOFTIRQ]))
+    assert filled == [48, 40, 4]
+
+
+def test_a_full_bar_of_a_category_is_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest category does not fill its line: the bars add up to one."""
+    monkeypatch.setattr(CategoryBars, "app", SimpleNamespace(theme=DARK.name))
+    bars = CategoryBars()
+    bars.shares, bars._of = (CategoryShare(12, 60, 0.1), CategoryShare(9, 40, 0.1)), "2 CPUs"
+    bars.strips(Size(100, 6))
+    lengths = [len(bars._share_line(share)[3].text) for share in bars.shares]
+    assert lengths == [round(bars._bar * 0.6), round(bars._bar * 0.4)]
 
 
 def test_every_entry_point_has_a_look() -> None:

@@ -36,7 +36,7 @@ class CategoryShare(NamedTuple):
 
 
 class CategoryBars(Lines):
-    """A line for each category, the total, then the unavailable categories."""
+    """A line for each category, whose full bar is all samples; the total, then the unavailable categories."""
 
     def __init__(self, id: str | None = None) -> None:  # noqa: A002 - Textual's word
         super().__init__(id=id)
@@ -86,8 +86,7 @@ class CategoryBars(Lines):
         category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
         colour = frame_style(self.app.theme, category.letter)
         margin, _, label, space, numbers = self._line(category.letter, category.label, share)
-        widest = max(other.samples for other in self.shares)
-        length = round(self._bar * share.samples / widest)
+        length = round(self._bar * share.samples / max(1, sum(other.samples for other in self.shares)))
         bar, rest = Segment(" " * length, colour), Segment(" " * (self._bar - length), space.style)
         return [margin, Segment(category.letter, colour), label, bar, rest, numbers]
 

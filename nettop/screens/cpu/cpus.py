@@ -25,7 +25,7 @@ from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
 from nettop.screens.actions import ON_A_GRAPH, Action
 from nettop.screens.cpu.category_bars import CategoryBars, CategoryShare
-from nettop.screens.cpu.entry_bars import GLYPHS, EntryBars, arrange, percent
+from nettop.screens.cpu.entry_bars import EMPTY, GLYPHS, EntryBars, arrange, percent
 from nettop.screens.cpu.flame_graph import THIN, FlameGraph, Matches, Path, matcher, node_at, search
 from nettop.screens.cpu.headline import CpuTable, cpus_in_words, row_flags, samples
 from nettop.screens.cpu.lines import (
@@ -202,7 +202,7 @@ class CpuScreen(CpuTable):
         arrangement = arrange(cpu_uses(view), self.size.width, space, self.cpu, by_use=self.busiest_first)
         self.bars.show(arrangement, self.cpu)
         at = rows_of(view, self.cpu)
-        self.legend.show(legend(view, at, self.size.width, self.bars.scale))
+        self.legend.show(legend(view, at, self.size.width))
         self.others.show(*other_softirqs(view, at))
         path, node = crumbs(self.graph.zoom), self.zoomed_node
         if node is not None and not notice:
@@ -398,6 +398,10 @@ class CpuScreen(CpuTable):
         helps = {entry: CPUS.by_name[name].help for entry, name in TIME_OF.items()}
         return {
             "ENTRY POINTS": [(GLYPHS[entry], f"{ENTRIES[entry]}: {helps[entry]}") for entry in GLYPHS],
+            "BARS": [
+                (EMPTY, "the rest of a CPU's time: a full bar is 100 % of one CPU"),
+                ("CATEGORY", "a full bar is all samples that the graph shows"),
+            ],
             "FRAMES": [
                 (CHOSEN, "after a frame's letter: the chosen frame"),
                 (THIN, "frames too narrow to be drawn one by one, as wide as they are together"),

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bar for each CPU: the share of its time that each entry point of the network stack took."""
+"""A bar for each CPU: the share of its time that each entry point of the network stack took.
+
+A full bar is always all of one CPU's time, so that lengths can be compared with those a moment ago.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +42,9 @@ GLYPHS = {
 
 ROLES = {entry: Role(name.removesuffix("_ns")) for entry, name in TIME_OF.items()}
 
-_SCALES = (0.1, 0.25, 0.5, 1.0)
-"""The shares of a CPU that a whole bar may stand for."""
-_STAYS = 0.4
-"""The scale changes to a finer one only when no bar is longer than this: bars must not jump."""
 _LEAST_WIDTH = 46
 """Cells of a bar with its name and number, where they stand side by side."""
-_EMPTY = "·"
+EMPTY = "·"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +97,6 @@ def _most(uses: Sequence[CpuUse]) -> float | None:
     return max((use.network for use in uses if use.network is not None), default=None)
 
 
-def scale_for(most: float, before: float) -> float:
-    """The share of a CPU that a whole bar stands for; `most` is the largest use, `before` the scale until now."""
-    fits = next((scale for scale in _SCALES if most <= scale), _SCALES[-1])
-    return before if fits < before and most > before * _STAYS else fits
-
-
 class EntryBars(Lines):
     """The bars, and a line about the CPUs left out."""
 
@@ -119,14 +112,11 @@ class EntryBars(Lines):
         super().__init__(id=id)
         self.arrangement = Arrangement((), 1, ())
         self.chosen: int | None = None
-        self.scale = _SCALES[0]
 
     def show(self, arrangement: Arrangement, chosen: int | None) -> None:
         """Draw these from now on."""
         if (arrangement, chosen) != (self.arrangement, self.chosen):
             self.arrangement, self.chosen = arrangement, chosen
-            uses = (*arrangement.shown, *arrangement.left_out)
-            self.scale = scale_for(_most(uses) or 0.0, self.scale)
             self.styles.height = max(1, arrangement.height)
             self.redraw()
 
@@ -159,16 +149,17 @@ class EntryBars(Lines):
         return [
             Segment(name, style(theme, Role.TEXT if chosen else Role.DIM, ground)),
             *(Segment(GLYPHS[entry] * n, style(theme, ROLES[entry])) for entry, n in filled if n),
-            Segment(_EMPTY * empty, style(theme, Role.FAINT)),
+            Segment(EMPTY * empty, style(theme, Role.FAINT)),
             Segment(f"{amount} ", style(theme, Role.BOLD, ground)),
         ]
 
-    def lengths(self, use: CpuUse, cells: int) -> list[tuple[int, int]]:
+    @staticmethod
+    def lengths(use: CpuUse, cells: int) -> list[tuple[int, int]]:
         """The cells of each entry point: edges are rounded, not lengths, so that errors do not add up."""
         lengths, so_far, at = [], 0.0, 0
         for entry in GLYPHS:
             so_far += use.shares.get(entry, 0.0)
-            edge = min(cells, round(so_far / self.scale * cells))
+            edge = min(cells, round(so_far * cells))
             lengths.append((entry, edge - at))
             at = edge
         return lengths

@@ -42,8 +42,8 @@ def rows_of(view: View, cpu: int | None) -> Index:
     return at if cpu is None else at[view.raw("cpu")[at] == cpu]
 
 
-def legend(view: View, at: Index, width: int, scale: float) -> list[BarItem]:
-    """The entry points as the bars show them, and their shares of the CPUs at `at`. `scale` is the length of a bar."""
+def legend(view: View, at: Index, width: int) -> list[BarItem]:
+    """The entry points as the bars show them, and their shares of the CPUs at `at`."""
     shares = {entry: _share(view, name, at) for entry, name in TIME_OF.items()}
     ranks = sorted(GLYPHS, key=lambda entry: shares[entry] or 0.0)
     items = []
@@ -56,8 +56,7 @@ def legend(view: View, at: Index, width: int, scale: float) -> list[BarItem]:
         amount = NOT_AVAILABLE if name in view.missing else percent(share)
         role = Role.WARN if name in view.missing else Role.TEXT if share else Role.FAINT
         items.append(item((amount, role), importance=800 + ranks.index(entry), beside=True))
-    if scale < 1 and any(share is not None for share in shares.values()):
-        items.append(item((f"whole bar {percent(scale)} of a CPU", Role.FAINT), importance=10))
+    items.append(item(("full bar: one CPU", Role.FAINT), importance=10))
     return items
 
 
