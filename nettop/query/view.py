@@ -158,6 +158,11 @@ class View:
         ordered = shown[self._sorted(shown)]
         return ordered if self.query.limit is None else ordered[: self.query.limit]
 
+    @property
+    def is_full(self) -> bool:
+        """True where older rows than these may be gone: as many as are kept of a table to which rows are added."""
+        return self.table.append and self.size >= KEPT_ROWS
+
     @cached_property
     def scope(self) -> Mask:
         """The rows that the table's default filter passes, or for which it compares an unknown value.

@@ -177,9 +177,8 @@ def third_line(
     names = _tables(lens, shown, opened_from) if len(lens.tables) > 1 else []
     if view is None or not view.query.filter.text:
         return names
-    left, among = rows_left(view)
     sign = "   / " if names else "/ "
-    amount = item((f"   {left:,} of {among:,}", Role.TEXT))
+    amount = item((f"   {rows_left(view)}", Role.TEXT))
     kept = sum(part.width for part in (*names, amount) if part.importance >= KEPT)
     text = elide_end(view.query.filter.text, max(_LEAST_FILTER, width - 2 - kept - len(sign)))
     remarks = (item((f"   {remark}", Role.WARN), importance=2) for remark in view.filter_remarks)
@@ -216,10 +215,11 @@ def _tables(lens: Lens, shown: Table, opened_from: Table | None) -> list[BarItem
     return [*items, item(key, (" next", Role.DIM), importance=400, action="app.next_table")]
 
 
-def rows_left(view: View) -> tuple[int, int]:
-    """How many rows pass the filter, and of how many."""
+def rows_left(view: View) -> str:
+    """How many rows pass the filter, and of how many: `3 of 60`, `3 of the newest 10,000`."""
     alive = ~view.gone
-    return int(alive[view.order].sum()), int((view.scope & alive).sum())
+    newest = "the newest " if view.is_full else ""
+    return f"{alive[view.order].sum():,} of {newest}{(view.scope & alive).sum():,}"
 
 
 def footer(is_available: Callable[[Action], bool], label_of: Callable[[Action], str]) -> Sequence[BarItem]:

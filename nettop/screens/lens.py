@@ -502,8 +502,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         if self.view is None:
             return "there are no rows yet"
         view = View(self.view.frame, query, self.context.names)
-        left, among = headline.rows_left(view)
-        rows = f"{left:,} of {among:,} rows" if text.strip() else f"all {among:,} rows"
+        rows = headline.rows_left(view)
+        rows = f"{rows} rows" if text.strip() else f"all {rows.partition(' of ')[2]} rows"
         return "; ".join([rows, *view.filter_remarks])
 
     async def on_filter_box_applied(self, message: object) -> None:

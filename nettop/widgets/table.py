@@ -6,7 +6,7 @@ One widget has the header, the rows and the total, so that a refresh is one repa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,7 @@ class LiveTable(Scrollable, can_focus=True):
         super().__init__()
         self.names = tuple(names)
         self.row_style = row_style or RowStyle()
+        self.why_none_passes: Callable[[View], str] = lambda _: "no row passes the filter"
         self.extra = True
         self.bars = True
         self.view: View | None = None
@@ -200,7 +201,7 @@ class LiveTable(Scrollable, can_focus=True):
     def _why_empty(self, view: View, width: int) -> list[Strip]:
         reasons = [self.row_style.empty_text(view)]
         if view.size and not view.query.filter.is_empty:
-            reasons = ["no row passes the filter", *view.filter_remarks]
+            reasons = [self.why_none_passes(view), *view.filter_remarks]
         texts = (line[0].text for line in wrapped("; ".join(reasons), width - 2, Role.DIM))
         dim = self._style(Role.DIM)
         return [Strip([Segment(fit(f" {text}", width, left=True), dim)], width) for text in texts]

@@ -23,9 +23,10 @@ def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
     cells: list[Cell] = []
     for n, column in enumerate(columns):
         if n == 0:
-            label = f"─ total {count:,}"
-            if len(label) > column.width:  # the word would cut the number
-                label = f"─ {count:,}"
+            # Of a table that is full, the number is only how many rows are kept.
+            number = f"≥{count:,}" if view.is_full and count == view.size else f"{count:,}"
+            labels = (f"─ total {number}", f"─ {number}", number)
+            label = next((label for label in labels if len(label) <= column.width), number)
             cells.append((fit(label, column.width, left=True), Role.TEXT))
         elif column.field.kind not in _SUMMED or not view.table.adds_up:
             cells.append((" " * column.width, Role.DIM))

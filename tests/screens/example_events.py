@@ -109,6 +109,8 @@ def example_failures(more: int = 0) -> list[Row]:
             "process": process,
             "netns": 4026531840,
             "failures": count,
+            "failed": 0 if reason == "reset by peer" else count,
+            "reset": count if reason == "reset by peer" else 0,
             "first_at": WALL_NS - _DAY_NS + n * 1_234_567_891,
             "last_at": WALL_NS - n * 61_234_567_891,
         }

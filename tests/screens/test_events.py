@@ -156,7 +156,7 @@ async def test_ten_thousand_events_draw_a_page() -> None:
         drawn = rows.drawn
         await press(run, "down")
         assert rows.drawn - drawn <= 2
-        assert text_of(rows)[-1].strip() == "─ 10,000"
+        assert text_of(rows)[-1].strip() == "─ ≥10,000"
 
 
 # --- how it looks -------------------------------------------------------------------------------------------

@@ -11,7 +11,14 @@ from nettop.query.view import View
 from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, shown, text_of, tick
-from tests.screens.example_events import eventful_host, example_failures, frame_of_events, only
+from tests.screens.example_events import (
+    batch_of,
+    eventful_host,
+    example_events,
+    example_failures,
+    frame_of_events,
+    only,
+)
 from tests.unit.build import WALL_NS, Row
 
 
@@ -38,7 +45,8 @@ async def test_failures_are_groups_with_count_rate_and_times() -> None:
             "REMOTE ADDRESS": "10.0.9.4",
             "PORT": "9092",
             "PROCESS": "java",
-            "FAILURES": "38",
+            "FAILED": "▲ 38",
+            "RESET": "0",
             "FAILURES/s": "1",
             "LAST UTC": "11:06:40.123456",
             "FIRST UTC": "11-17 11:06:40",
@@ -47,12 +55,12 @@ async def test_failures_are_groups_with_count_rate_and_times() -> None:
             "ID": "",
         }
         assert screen.view is not None
-        assert screen.view.values("failures", screen.view.order) == [38, 11, 5, 2]
+        assert screen.view.values("failures", screen.view.order) == [38, 5, 2, 11]
         assert screen.headline_bar.text.startswith(
-            " 56 failures (+1/s)   groups 4   refused 38   reset by peer 11"
+            " 45 failed   11 reset (+1/s)   groups 4   refused 38   reset by peer 11"
         )
         assert "t totals" not in screen.footer.text
-        assert "t rates" not in screen.footer.text
+        assert "t rates" in screen.footer.text
         assert "→ events" in screen.footer.text
 
 
@@ -77,6 +85,44 @@ async def test_a_group_opens_into_its_events() -> None:
         assert failures.rows.at == 0
         await press(run, "P")
         assert shown(run).state.query.filter.text == "java"
+
+
+async def test_few_refusals_stand_out_among_many_resets() -> None:
+    """They come first, in a column and a colour of their own."""
+    steps, batches = eventful_host()
+    rows = [
+        row
+        | {"failed": 8 if row["reason"] == "refused" else 0, "reset": 0 if row["reason"] == "refused" else n}
+        for n, row in enumerate(example_failures(), 1000)
+    ]
+    async with running(only(FAILURES, rows, steps), batches=batches, view="connections.failures") as run:
+        table = shown(run).rows
+        assert [row_of(table, word)["FAILED"] for word in ("refused", "reset by peer")] == ["▲ 8", "0"]
+        assert text_of(table)[1].startswith(" refused")
+        assert table.view.values("reset", table.view.order) == [0, 1001, 1002, 1003]  # type: ignore[union-attr]
+        refused, timed_out = (
+            {s.style for s in table.render_line(y) if s.text.strip() in ("▲ 8", "1,001")} for y in (1, 2)
+        )
+        assert refused and timed_out and refused != timed_out
+
+
+async def test_a_group_whose_events_were_overwritten_says_so() -> None:
+    """The number of events that are kept does not look like a count, and an empty table says what it lacks."""
+    steps, batches = eventful_host()
+    batches[0] = (
+        batch_of(example_events(1, 30)),
+        batch_of([row | {"event": "accept", "reason": None} for row in example_events(31, 10_000)]),
+    )
+    async with running(steps[:1], batches=batches[:1], view="connections.failures", ticks=1) as run:
+        await press(run, "down", "right")
+        inside = shown(run)
+        assert (
+            "the events of this group were overwritten: the newest 10,000 are kept" in text_of(inside.rows)[3]
+        )
+        assert "0 of the newest 10,000" in inside.third_line.text
+        assert "newest events 10,000" in inside.headline_bar.text
+        await press(run, "left", "P")
+        assert "─ ≥10,000 " in "".join(text_of(shown(run).rows))
 
 
 async def test_a_group_opens_once() -> None:

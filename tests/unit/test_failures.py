@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.probes.connections import failures
-from nettop.probes.connections.event_records import EVENT, FAIL
+from nettop.probes.connections.event_records import CLOSE, EVENT, FAIL
 from nettop.probes.connections.failures import Failures
 from nettop.snapshots.connections import FAILURES
 from nettop.snapshots.snapshot import Array, unknown_value
@@ -34,6 +34,7 @@ class Event(NamedTuple):
     start_time: int | None = 17
     comm: bytes = b"web"
     time: int = 1
+    event: int = FAIL
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -54,6 +55,7 @@ EVENT_STRATEGY = st.builds(
     start_time=st.sampled_from([None, 17, 18]),
     comm=st.sampled_from([b"web", b"db", b""]),
     time=st.integers(1, 1000),
+    event=st.sampled_from([CLOSE, FAIL]),
 )
 BATCHES = st.lists(st.lists(EVENT_STRATEGY, max_size=8), max_size=6)
 
@@ -65,7 +67,7 @@ def array_of(events: Sequence[Event]) -> Array:
         for name in ("local_port", "remote_port", "netns", "reason", "direction", "time", "comm"):
             array[name][at] = getattr(event, name)
         array["remote_address"][at] = (0, event.remote)
-        array["event"][at] = FAIL
+        array["event"][at] = event.event
         if event.start_time is not None:
             array["start_time"][at] = event.start_time
     return array
@@ -141,6 +143,15 @@ def test_the_port_is_the_services() -> None:
     counted = Failures()
     counted.add(array_of([Event(direction=OUTBOUND), Event(direction=INBOUND)]))
     assert sorted(port for _, port, *_ in shown(counted)) == [443, 50_000]
+
+
+def test_a_reset_is_no_failed_connect() -> None:
+    """What never opened and what was open are counted apart, also for one reason."""
+    counted = Failures()
+    counted.add(array_of([Event(event=FAIL), *[Event(event=CLOSE)] * 3]))
+    counted.add(array_of([Event(event=CLOSE)]))
+    (row,) = counted.rows(TAKEN_NS).array
+    assert (row["failed"], row["reset"], row["failures"]) == (1, 4, 5)
 
 
 def test_processes_of_one_name_are_one_group() -> None:

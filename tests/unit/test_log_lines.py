@@ -108,14 +108,15 @@ def test_a_table_with_a_time_and_an_owner() -> None:
         "reason": "refused",
         "process": "curl",
         "port": 1,
-        "failures": 3,
+        "failed": 3,
+        "reset": 0,
         "first_at": WALL_NS,
         "last_at": WALL_NS,
     }
     view = View(make_frame([row], table=FAILURES), text_query(FAILURES))
     (line,) = TextLines("connections", FAILURES, "connections.failures").lines(view, view.order).splitlines()
     assert "  reason=refused  remote_address=::  port=1  process=curl  " in line
-    assert f"  first_at={TIME}  last_at={TIME}  failures 3" in line
+    assert f"  first_at={TIME}  last_at={TIME}  failed 3  reset 0" in line
 
 
 def test_no_rows_are_no_lines() -> None:

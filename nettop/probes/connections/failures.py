@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nettop.probes.connections.event_records import FAIL
 from nettop.probes.connections.socket_rows import has_process
 from nettop.snapshots.arrays import Index, joined
 from nettop.snapshots.connections import DIRECTIONS, FAILURES
@@ -46,6 +47,7 @@ class Failures:
         groups = _groups(events)
         keys, first, group = np.unique(groups.view(_RAW), return_index=True, return_inverse=True)
         counts = np.bincount(group, minlength=len(keys))
+        failed = np.bincount(group, weights=events["event"] == FAIL, minlength=len(keys))
         # CPUs write side by side, so the order of the ring is not quite that of the times.
         earliest, latest = np.full(len(keys), _NEVER), np.zeros(len(keys), np.uint64)
         np.minimum.at(earliest, group, events["time"])
@@ -61,7 +63,8 @@ class Failures:
         self._rows = joined(self._rows, self._new_rows(groups[first[new[:room]]]))
         kept = np.flatnonzero(at < len(self._rows))
         at = at[kept]
-        self._rows["failures"][at] += counts[kept].astype(np.uint64)
+        for name, number in (("failures", counts), ("failed", failed), ("reset", counts - failed)):
+            self._rows[name][at] += number[kept].astype(np.uint64)
         self._rows["first_at"][at] = np.minimum(self._rows["first_at"][at], earliest[kept])
         self._rows["last_at"][at] = np.maximum(self._rows["last_at"][at], latest[kept])
 

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+from nettop.query.batches import KEPT_ROWS
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.connections.headline import opened_per_s, rate, why_empty, why_no_events
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.connections import EVENT_KINDS, GRACEFUL, SOCKETS, STATES, UNATTRIBUTED
+from nettop.snapshots.connections import EVENT_KINDS, FAILURES, GRACEFUL, SOCKETS, STATES, UNATTRIBUTED
 from nettop.snapshots.snapshot import known
 from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle
@@ -31,6 +33,16 @@ def event_flags(view: View, at: Index) -> list[RowFlags]:
     ]
 
 
+def why_group_is_empty(view: View) -> str:
+    """Why there are no events of a group of failures, which was counted."""
+    kept = f"the newest {KEPT_ROWS:,} are kept"
+    return (
+        f"the events of this group were overwritten: {kept}"
+        if view.is_full
+        else "no event of this group is kept"
+    )
+
+
 class EventsScreen(LensScreen):
     """Connections as they open, close and fail, also those that are shorter than an interval."""
 
@@ -41,6 +53,11 @@ class EventsScreen(LensScreen):
         flags=event_flags,
         empty_text=partial(why_empty, what="events", otherwise="no connection opened, closed or failed yet"),
     )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.opened_from is FAILURES:
+            self.rows.why_none_passes = why_group_is_empty
 
     def headline(self, view: View) -> list[BarItem]:
         """How many open, close and fail per second: counted in the kernel, also when events are lost; and of how many
@@ -53,7 +70,7 @@ class EventsScreen(LensScreen):
             rate("opened", opened_per_s(view), 800),
             rate("closed", view.count_rate("closed"), 700),
             rate("failed", view.count_rate("failed"), 900),
-            headline.count("events", view.size, 500),
+            headline.count("newest events" if view.is_full else "events", view.size, 500),
             *([headline.count("uncounted", uncounted, 600, warn=True)] if uncounted else []),
         ]
 

@@ -30,21 +30,21 @@ class FailuresScreen(LensScreen):
     about = "connections that failed or were reset, by reason and remote; → opens their events"
     row_style = RowStyle(
         absent={"process": UNATTRIBUTED},
+        warn_above={"failed": 0},
         empty_text=partial(why_empty, what="failures", otherwise="no failure since nettop began"),
     )
     member_table = EVENTS
 
     def headline(self, view: View) -> list[BarItem]:
-        """How many failures, how fast they come, and their main reasons."""
+        """How many connections failed and how many were reset, how fast more do, and the main reasons."""
         if why_no_events(view) is not None:
             return [headline.not_available("failures")]
         at = np.arange(view.size)
         groups = headline.count("groups", view.size, 500)
         if "failures" in view.missing:
             return [headline.not_available("failures"), *no_churn(1), groups]
-        total, rate = view.total("failures", at), view.total("failures_per_s", at)
-        failures = item((f"{total or 0:,.0f}", Role.BOLD), (" failures", Role.DIM))
-        return [failures, *churn(rate), groups, *_main_reasons(view, at)]
+        rate = view.total("failures_per_s", at)
+        return [*_kinds(view, at), *churn(rate), groups, *_main_reasons(view, at)]
 
     def member_filter(self, view: View, key: int) -> str:
         """What the events of a group have in common. Only the newest events are kept."""
@@ -58,6 +58,17 @@ class FailuresScreen(LensScreen):
             if value is not None
         )
         return " ".join(f"{name}={text if _PLAIN.fullmatch(text) else quote(text)}" for name, text in terms)
+
+
+def _kinds(view: View, at: Index) -> list[BarItem]:
+    """`8 failed  1,000 reset`: a connection that never opened is another thing than one that was reset."""
+    return [
+        item(
+            (f"{view.total(name, at) or 0:,.0f}", role if view.total(name, at) else Role.BOLD),
+            (f" {name}", Role.DIM),
+        )
+        for name, role in (("failed", Role.BAD), ("reset", Role.WARN))
+    ]
 
 
 def _main_reasons(view: View, at: Index) -> list[BarItem]:
