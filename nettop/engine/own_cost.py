@@ -154,6 +154,10 @@ class OwnCost:
         while len(readings) > 2 and now.at_ns - readings[1].at_ns >= LEAST_GAP_S * 1e9:
             readings.popleft()
 
+    def begin_anew(self) -> None:
+        """Let `share` be of what is used from now on: what attaching takes is not what nettop costs."""
+        self._readings = deque([self._read()])
+
     @property
     def now(self) -> Reading:
         """The last reading."""

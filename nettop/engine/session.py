@@ -300,6 +300,7 @@ class Session:
         self._thin()
         for each in started:
             self._read(each)
+        self._cost.begin_anew()
 
     def _drop_privileges_once(self) -> None:
         if self._drop_privileges is not None:

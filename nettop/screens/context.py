@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nettop.engine.session import Session
+from nettop.errors import PermissionMissing, Unsupported
 from nettop.query.units import show_rates
 from nettop.query.view import Names
 from nettop.screens.history import HistogramHistory, TotalsHistory
@@ -109,6 +110,10 @@ class ScreenContext:
     def histogram_history(self, lens: Lens, table: Table) -> HistogramHistory:
         """What a table's histograms were, shared by the screens of its lens."""
         return self.histograms.setdefault(view_name(lens, table), HistogramHistory(table))
+
+    def works(self, lens: Lens) -> bool:
+        """False for a lens that was tried and cannot work for this user on this host."""
+        return not isinstance(self.session.bus.failure(lens.id), PermissionMissing | Unsupported)
 
     def cpu_share(self) -> float | None:
         """nettop's own recent CPU time as a share of one CPU; None before it was measured."""

@@ -56,7 +56,8 @@ def first_line(
     tabs = _tabs(context, shown, named=True)
     if width < NARROW or not fits([program, *tabs, *frozen], pace, width, gap=0):
         tabs = _tabs(context, shown, named=False)
-    own_cost = [] if cost is None else [item((f"  cost {cost * 100:.1f} % cpu ", Role.DIM), importance=30)]
+    share = UNKNOWN if cost is None else human(cost, RATIO)
+    own_cost = [item((f"  cost {share} of a CPU ", Role.DIM), importance=30)]
     return [program, host, *tabs, *frozen], [*pace, *own_cost]
 
 
@@ -76,6 +77,8 @@ def _tabs(context: ScreenContext, shown: Lens, *, named: bool) -> list[BarItem]:
     for lens in context.lenses:
         name = f" {lens.digit} {lens.title} " if named else f" {lens.digit} "
         role, importance = (Role.TAB, KEPT) if lens.id == shown.id else (Role.DIM, 500)
+        if lens.id != shown.id and not context.works(lens):
+            role = Role.FAINT
         tabs.append(item((name, role), importance=importance, action=f"app.lens({lens.digit})"))
     return tabs
 
@@ -150,9 +153,15 @@ def not_available(label: str, importance: int = KEPT) -> BarItem:
 
 
 def sum_of(view: View, name: str, label: Span, at: Index, importance: int = KEPT) -> BarItem:
-    """`label amount`: the total of a column over the rows at `at`."""
-    total = human(view.total(name, at), unit_of(view.table, name))
-    return item(label, NOT_AVAILABLE if name in view.missing else total, importance=importance)
+    """`label amount`: the total of a column over the rows at `at`; an empty item where it is not known."""
+    if name in view.missing:
+        return item(label, NOT_AVAILABLE, importance=importance)
+    total = view.total(name, at)
+    return (
+        item()
+        if total is None
+        else item(label, human(total, unit_of(view.table, name)), importance=importance)
+    )
 
 
 def count_of(view: View, name: str, label: str, at: Index, importance: int) -> BarItem:

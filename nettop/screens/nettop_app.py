@@ -158,10 +158,13 @@ class NettopApp(App[None], inherit_bindings=False):
                 await self.show(self._last_shown[lens.id])
 
     async def action_next_lens(self, step: int = 1) -> None:
-        """Show the next lens, with the table that was last shown; from the overhead, the one after the lens before."""
+        """Show the next lens that works, with its last table; from the overhead, the one after the lens before."""
         shown = self._before_overhead if self._shown.lens is SELF else self._shown
-        ids = [lens.id for lens in self.context.lenses]
-        await self.show(self._last_shown[ids[(ids.index(shown.lens.id) + step) % len(ids)]])
+        lenses = [
+            each for each in self.context.lenses if each.id == shown.lens.id or self.context.works(each)
+        ]
+        at = next(at for at, lens in enumerate(lenses) if lens.id == shown.lens.id)
+        await self.show(self._last_shown[lenses[(at + step) % len(lenses)].id])
 
     async def action_overhead(self) -> None:
         """Show what nettop itself costs, or go back to the table before."""

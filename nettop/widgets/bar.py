@@ -103,8 +103,8 @@ class Bar(Lines):
         self._actions: list[tuple[int, int, str]] = []
 
     def show(self, left: Sequence[BarItem], right: Sequence[BarItem] = ()) -> None:
-        """Show these items from now on; nothing is drawn when they are the same."""
-        shown = (tuple(left), tuple(right))
+        """Show these items from now on, without those that have no text; nothing is drawn when they are the same."""
+        shown = (tuple(each for each in left if each.spans), tuple(each for each in right if each.spans))
         if shown != (self._left, self._right):
             self._left, self._right = shown
             self.redraw()

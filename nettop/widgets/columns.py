@@ -219,7 +219,7 @@ def _size(slot: _Slot) -> _Size:
     if field.kind is Kind.ENDPOINT:
         # 21 cells hold every IPv4 endpoint: the important endpoint keeps them, the other one may shrink.
         least = 21 if field.importance >= _LASTING else 14
-        return _Size(6, 6, 6, 6) if slot.brief else _Size(least, least, width, _LONGEST_ENDPOINT)
+        return _Size(6, 6, 6, 6) if slot.brief else _Size(least, 21, width, _LONGEST_ENDPOINT)
     if field.kind is Kind.RATIO and slot.brief:
         return _Size(5, 5, 5, 5)
     if _is_elastic(slot):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import locale
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -15,7 +16,7 @@ from textual.filter import LineFilter
 
 _ASCII = {
     "▲": "^", "▼": "v", "↑": "^", "↓": "v", "→": ">", "←": "<", "–": "-", "−": "-", "─": "-", "·": ".",
-    "…": "~", "❄": "*", "⟳": "@", "×": "x", "±": "+", "▸": ">", "◆": "*", "▐": "|", "│": "|", "÷": "/", "≥": ">",
+    "…": "~", "❄": "*", "⟳": "@", "×": "x", "±": "~", "▸": ">", "◆": "*", "▐": "|", "│": "|", "÷": "/", "≥": ">",
     "▕": "|", "█": "#", "▓": "%", "▒": "=", "░": ":", "╱": "/", "╲": "\\", "›": ">",
     **dict(zip("▏▎▍▌▋▊▉", "'''####", strict=True)), **dict(zip("▁▂▃▄▅▆▇", "_.-=+*%", strict=True)),
     "µ": "u", "\N{LEFT SINGLE QUOTATION MARK}": "'", "’": "'", "“": '"', "”": '"',
@@ -26,12 +27,17 @@ _CONSOLE = {sign: _ASCII[sign] for sign in "–−…❄⟳▸◆×’“”▕�
 """What the 256 glyphs of the Linux console's default font lack."""
 
 
+_WITH_ROOM = re.compile("^  ([^±]*)±")
+"""A sign for which the cell has two more cells, at its left."""
+
+
 class PlainSigns(LineFilter):
-    """Replaces signs one for one, so that no column moves; `ascii_only` leaves nothing beyond ASCII."""
+    """Replaces signs in the cells that there are, so that no column moves; `ascii_only` leaves nothing beyond ASCII."""
 
     def __init__(self, signs: Mapping[str, str], *, ascii_only: bool) -> None:
         super().__init__()
         self._table = str.maketrans(dict(signs))
+        self._replaced = frozenset(signs)
         self._ascii_only = ascii_only
         self._plain = lru_cache(4096)(self._translate)
 
@@ -45,6 +51,8 @@ class PlainSigns(LineFilter):
         ]
 
     def _translate(self, text: str) -> str:
+        if "±" in self._replaced:
+            text = _WITH_ROOM.sub(r"\1+/-", text)
         text = text.translate(self._table)
         if not self._ascii_only or text.isascii():
             return text

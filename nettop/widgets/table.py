@@ -323,9 +323,9 @@ class LiveTable(Scrollable, can_focus=True):
 
 
 def _title(column: Column, mark: str) -> str:
-    """A header with its gap, which the sign of the order takes where there is no other room."""
-    if not mark:
-        return fit(column.title, column.width, left=column.left) + " "
-    if len(column.title) + 2 <= column.width:
-        return fit(f"{column.title} {mark}", column.width, left=column.left) + " "
-    return fit(column.title, column.width, left=column.left) + mark
+    """A header with its gap; the sign of the order takes the title's last cell where there is no other room."""
+    text = column.title
+    if mark:
+        gap = " " if len(text) + 2 <= column.width else ""
+        text = f"{text}{gap}{mark}" if len(text) < column.width else text[: column.width - 1] + mark
+    return fit(text, column.width, left=column.left) + " "

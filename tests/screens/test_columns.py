@@ -74,3 +74,10 @@ def test_rates_and_totals_name_each_other() -> None:
     assert as_totals(SOCKETS, "bytes_sent_per_s") == "bytes_sent"
     assert as_rates(SOCKETS, "bytes_sent") == "bytes_sent_per_s"
     assert as_totals(SOCKETS, "rtt") == as_rates(SOCKETS, "rtt") == "rtt"
+
+
+def test_a_local_endpoint_is_whole_where_the_remote_has_room_to_spare() -> None:
+    """At 100 columns a usual local endpoint is not elided beside a column that has more than it needs."""
+    widths = {column.name: column.width for column in columns_at(100)}
+    assert widths["local"] >= len("127.0.0.1:53738")
+    assert widths["remote"] == len("255.255.255.255:65535")

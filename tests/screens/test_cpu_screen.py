@@ -534,6 +534,15 @@ async def test_every_size_shows_shares_of_cpus(size: tuple[int, int]) -> None:
 # --- nothing to show --------------------------------------------------------------------------------------------
 
 
+async def test_a_large_terminal_is_used() -> None:
+    """The graph takes the whole width, and the categories what it would leave empty below."""
+    async with on_cpu(size=(220, 60)) as (_, screen):
+        assert screen.graph.size.width == screen.categories.size.width == 220
+        assert screen.categories.region.y == screen.graph.region.bottom
+        assert screen.categories.size.height == len(screen.categories.shares) + 3
+        assert screen.graph.size.height >= 23
+
+
 async def test_before_the_first_samples() -> None:
     """One reading: no interval yet; the screen says what it waits for."""
     async with on_cpu(ticks=1) as (run, screen):

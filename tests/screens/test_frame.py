@@ -14,7 +14,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 
 from nettop.engine.own_cost import DRAW, Steps
-from nettop.errors import PermissionMissing, SourceFailed
+from nettop.errors import PermissionMissing, SourceFailed, Unsupported
 from nettop.screens import headline
 from nettop.screens.context import TableRef
 from nettop.screens.dialogs import help_lines
@@ -26,6 +26,7 @@ from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import BarItem
 from nettop.widgets.lines import Lines
 from nettop.widgets.page import Line
+from nettop.widgets.table import _title as table_title
 from nettop.widgets.themes import Role
 from tests.screens.driving import press, running, shown, text_of, tick
 from tests.screens.harness import busy_host, harness_of
@@ -40,7 +41,7 @@ async def test_first_line_is_the_answer() -> None:
         assert "59 conns (+0/s −0/s)" in headline
         assert headline.rstrip().endswith("lost 37   !1 n/a")
         assert "web-03" in screen.first_line.text
-        assert screen.first_line.text.rstrip().endswith("⟳ 1.0 s  cost 0.9 % cpu")
+        assert screen.first_line.text.rstrip().endswith("⟳ 1.0 s  cost 0.9% of a CPU")
 
 
 async def test_headline_sheds_its_right_parts_first() -> None:
@@ -75,8 +76,8 @@ LENSES = (
     ("width", "line"),
     [
         (72, "  nettop  1 Another 1  2 Another 2  3 Another 3  4 Connections  ⟳ 1.0 s"),
-        (71, "  nettop  web-03  1  2  3  4                  ⟳ 1.0 s  cost 0.9 % cpu"),
-        (54, "  nettop  1  2  3  4         ⟳ 1.0 s  cost 0.9 % cpu"),
+        (71, "  nettop  web-03  1  2  3  4              ⟳ 1.0 s  cost 0.9% of a CPU"),
+        (54, "  nettop  1  2  3  4     ⟳ 1.0 s  cost 0.9% of a CPU"),
         (40, "  nettop  1  2  3  4            ⟳ 1.0 s"),
     ],
 )
@@ -363,3 +364,41 @@ def test_screens_load_neither_bcc_nor_the_kernel_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+async def test_tab_passes_over_a_lens_that_cannot_work() -> None:
+    """It is dim once that is known; its digit opens it, to say why."""
+    others = tuple(
+        replace(lenses()[0], id=f"other{n}", title=f"Other {n}", digit=str(n), order=n) for n in (2, 3)
+    )
+    async with running(busy_host(), lens_set=(lenses()[0], *others)) as run:
+        run[2].session.bus.fail("other2", Unsupported("this kernel has no such hook"))
+        await tick(run)
+        tabs = headline._tabs(run[1].context, run[1].lens, named=True)
+        assert [tab.spans[0].role for tab in tabs] == [Role.TAB, Role.FAINT, Role.DIM]
+        seen = []
+        for key in ("tab", "tab", "shift+tab", "2", "tab"):
+            await press(run, key)
+            seen.append(shown(run).lens.id)
+        assert seen == ["other3", "connections", "other3", "other2", "other3"]
+
+
+async def test_what_is_not_known_yet_is_left_out() -> None:
+    """No arrow stands for nothing, and the cost is unknown until it was measured."""
+    async with running(busy_host(), ticks=1) as run:
+        run[1].context.cost = lambda: None
+        run[1].draw_lines()
+        assert "–" not in run[1].headline_bar.text
+        assert run[1].first_line.text.rstrip().endswith("cost – of a CPU")
+
+
+async def test_header_titles_have_a_gap() -> None:
+    """The sign of the order is within its column."""
+    async with running(busy_host(), (80, 24)) as run:
+        await press(run, "greater_than_sign", "less_than_sign")
+        for column in run[1].rows.columns:
+            if column.field.is_sortable:
+                run[1].action_sort_by(column.sort)
+                title = table_title(column, "▼")
+                assert len(title) == column.width + 1
+                assert title.endswith(" ") and "▼" in title

@@ -100,10 +100,10 @@ async def test_few_refusals_stand_out_among_many_resets() -> None:
         assert [row_of(table, word)["FAILED"] for word in ("refused", "reset by peer")] == ["▲ 8", "0"]
         assert text_of(table)[1].startswith(" refused")
         assert table.view.values("reset", table.view.order) == [0, 1001, 1002, 1003]  # type: ignore[union-attr]
-        refused, timed_out = (
+        refusals, resets = (
             {s.style for s in table.render_line(y) if s.text.strip() in ("▲ 8", "1,001")} for y in (1, 2)
         )
-        assert refused and timed_out and refused != timed_out
+        assert refusals and resets and refusals != resets
 
 
 async def test_a_group_whose_events_were_overwritten_says_so() -> None:

@@ -62,7 +62,7 @@ def test_plain_signs_keep_widths() -> None:
     signs = needed_signs({}, "ISO-8859-1")
     assert signs is not None
     ((text, _, _),) = signs.apply([Segment("▲ 3.1% – ↑ 日本 ±")], Color(0, 0, 0))
-    assert text == "^ 3.1% - ^ ???? +"
+    assert text == "^ 3.1% - ^ ???? ~"
     assert needed_signs({"TERM": "xterm"}, "UTF-8") is None
 
 
@@ -72,3 +72,11 @@ def test_console_signs() -> None:
     assert signs is not None
     ((text, _, _),) = signs.apply([Segment("▲ – ↑ ❄")], Color(0, 0, 0))
     assert text == "▲ - ↑ *"
+
+
+def test_a_deviation_has_the_usual_signs_in_ascii() -> None:
+    """`±` is `+/-` where the cell has room at its left, and no column moves."""
+    signs = needed_signs({}, "ascii")
+    assert signs is not None
+    shown = [signs._plain(text) for text in ("     37 ±18 µs ", " 1234 ±567 ms ", "      RTT ±VAR ")]
+    assert shown == ["   37 +/-18 us ", " 1234 ~567 ms ", "    RTT +/-VAR "]

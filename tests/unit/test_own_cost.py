@@ -26,6 +26,7 @@ from nettop.snapshots import find_table, lenses, views
 from nettop.snapshots.own_cost import COSTS, SELF
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import MeasuredSource
+from tests.screens.harness import Script
 
 DEADLINE_S = 60
 REFUSED = "Operation not permitted"
@@ -372,3 +373,25 @@ def test_sources_say_what_they_offer() -> None:
     """The protocols are optional."""
     assert isinstance(Measured(), MeasuredSource)
     assert not isinstance(Sampled(Measured()).source, MeasuredSource)
+
+
+def test_what_attaching_takes_is_no_cost() -> None:
+    """After lenses have attached, the share is unknown until there was time again."""
+    cost = OwnCost(dict)
+    burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]
+    cost.begin_anew()
+    assert cost.share() is None
+    cost.take()
+    assert cost.share() is None
+
+
+def test_a_session_begins_anew_when_a_lens_has_attached() -> None:
+    """Reading it first is part of attaching."""
+    calls: list[str] = []
+    script = Script([Snapshot("connections", 0, 0, {})])
+    script.start = lambda: calls.append("start")  # type: ignore[method-assign]
+    session = Session(1.0, source_of=lambda _: script)
+    session._cost.begin_anew = lambda: calls.append("anew")  # type: ignore[method-assign]
+    session.enable("connections")
+    session._run_tasks()
+    assert calls == ["start", "anew"]

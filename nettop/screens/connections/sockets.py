@@ -101,7 +101,9 @@ def _retransmits(view: View, at: Index) -> BarItem:
     if "retransmit_ratio" in view.missing:
         return headline.not_available("retrans", 90)
     share = view.total("retransmit_ratio", at)
-    bad = share is not None and share > RETRANSMITS_WARN_ABOVE
+    if share is None:
+        return item()
+    bad = share > RETRANSMITS_WARN_ABOVE
     amount = Span(("▲" if bad else "") + human(share, RATIO), Role.BAD if bad else Role.TEXT)
     return item(("retrans ", Role.DIM), amount, importance=90)
 

@@ -52,6 +52,10 @@ Choice = TypeVar("Choice", bound=Enum)
 _NARROW = 72
 """Below this width the categories take the place of the graph, unless the graph is chosen; from `WIDE` on they stand
 beside it."""
+_CATEGORIES_BELOW = 50
+"""From this height on wide terminals have the categories below the graph, which takes the whole width."""
+_CATEGORY_LINES = 3
+"""Lines beside those of categories: header, total, an empty one."""
 _OTHER_LINES = 7
 """Lines of the screen besides bars and frames."""
 _WINDOWS = {Window.INTERVAL: "last interval", Window.MINUTE: "last minute", Window.START: "since start"}
@@ -198,6 +202,7 @@ class CpuScreen(CpuTable):
         self.set_class(bool(notice), "-no-graph")
         self.set_class(with_categories, "-with-categories")
         self.set_class(with_categories and self.size.width < WIDE, "-without-graph")
+        self.set_class(self.size.width >= WIDE and self.size.height >= _CATEGORIES_BELOW, "-categories-below")
         space = max(2, (self.size.height - _OTHER_LINES) // 3)
         arrangement = arrange(cpu_uses(view), self.size.width, space, self.cpu, by_use=self.busiest_first)
         self.bars.show(arrangement, self.cpu)
@@ -210,7 +215,10 @@ class CpuScreen(CpuTable):
         self.crumbs.show(path, self._choices())
         self.frame_bar.show(self._about_frame())
         if with_categories:
-            self.categories.show(self._category_shares(view), self._cpus)
+            shares = self._category_shares(view)
+            self.categories.show(shares, self._cpus)
+            below = self.has_class("-categories-below")
+            self.categories.styles.height = len(shares) + _CATEGORY_LINES if below else "1fr"
         self.draw_lines()
 
     @property
