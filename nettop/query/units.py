@@ -152,7 +152,7 @@ _SCALES: dict[str, tuple[Scale, ...]] = {
     "packets": _decimal(""),
     "packets/s": _decimal("p/s"),
     # Time of a time: what a thread takes of one CPU.
-    "ns/s": (Scale(0.0, 1e7, " %", 2),),
+    "ns/s": (Scale(0.0, 1e7, "%", 2),),
 } | {unit: _durations(count) for unit, count in TIMES.items()}
 
 

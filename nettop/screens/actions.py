@@ -99,8 +99,8 @@ ACTIONS: tuple[Action, ...] = (
           ("first", ("home",), "first", "The first row"),
           ("last", ("end",), "last", "The last row"),
       )),
-    Action("next_lens", ("tab",), "next lens", "The next lens that works here; the others are dim, and their digits open "
-           "them", "Lenses", palette=False, by_app=True),
+    Action("next_lens", ("tab",), "next lens", "The next lens that works here; the others are dim, and their digits "
+           "open them", "Lenses", palette=False, by_app=True),
     Action("previous_lens", ("shift+tab",), "previous lens", "The previous lens", "Lenses", palette=False,
            by_app=True, method="next_lens", argument="-1"),
     Action("next_table", ("p",), "next table", "The next table of this lens", "Lenses", palette=False, footer=42,

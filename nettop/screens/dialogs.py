@@ -47,10 +47,15 @@ SIGNS = (
     ("@name", "the container of the process"),
     ("dim", "unchanged: nothing happened to this row in the last interval"),
     (
-        "!n n/a  !n gaps",
+        "n n/a  !n gaps",
         "columns that are not available; parts of the host that could not be read, named under HOOKS",
     ),
-    ("lost n", "events or samples that nettop missed, listed under LOST; other numbers may be too low"),
+    ("n missed", "events, samples and so on, listed under LOST; other numbers may be too low"),
+    ("no process", "sockets that no process holds; (4 s ago): when they were last listed, as that is costly"),
+    (
+        "not shown",
+        "sockets that the kernel counts and no table lists: they came or went meanwhile, or have no file",
+    ),
 )
 
 PaletteEntry = tuple[str, str, str]

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from nettop.query.units import RATIO, UNKNOWN, human, unit_of
+from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.context import ScreenContext
@@ -31,6 +30,10 @@ _PEAK, _PEAK_WIDTH = "peak ", 9
 _ARROWS = {"sent": "↑", "received": "↓"}
 _MARGINS = 5
 """Cells at both ends of a line, and between what stands there."""
+_NOUNS = {"events": "event", TICKS: "sample"}
+"""What is missed, where the headline has a word for it; the help explains all."""
+_NAMES = 40
+"""Cells of the names of what is not available."""
 _LEAST_FILTER = 8
 """Cells that a filter keeps when it is too long to be shown whole."""
 
@@ -94,23 +97,38 @@ def _ago(seconds: float) -> str:
 
 
 def ending(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
-    """What was lost, always; where there are any: late refreshes, unavailable fields, gaps, and missed ticks.
+    """What was missed; where there are any: late refreshes, unavailable fields, gaps, and missed samples.
 
-    Every virtual machine misses ticks: while they are few, they do not count as lost, and only their share is shown.
+    Every virtual machine misses ticks of samples: while they are few, only their share is shown.
     """
-    lost, missed = snapshot.lost_in_all, snapshot.missed_ticks
-    bad = Role.BAD if lost else None
-    items = [item(("lost ", bad or Role.DIM), (f"{lost:,}", bad or Role.TEXT))]
-    if missed is not None:
-        items.insert(0, item(("ticks missed ", Role.DIM), (human(missed, RATIO), Role.TEXT), importance=720))
+    share, items = snapshot.missed_ticks, _missed(snapshot.notable_losses)
+    if share is not None:
+        text = ((human(share, RATIO), Role.TEXT), (" of samples missed", Role.DIM))
+        items.insert(0, item(*text, importance=720))
     if late:
         items.append(item(("late ", Role.WARN), (f"{late:,}", Role.WARN)))
-    if snapshot.missing:
-        items.append(item((f"!{len(snapshot.missing)} n/a", Role.WARN)))
+    items += lacking(list(snapshot.missing))
     if snapshot.gaps:
-        plural = "s" if len(snapshot.gaps) > 1 else ""
-        items.append(item((f"!{len(snapshot.gaps)} gap{plural}", Role.WARN)))
+        items.append(item((f"!{len(snapshot.gaps)} {plural('gap', len(snapshot.gaps))}", Role.WARN)))
     return items
+
+
+def _missed(losses: Mapping[str, int]) -> list[BarItem]:
+    """`0 missed`, or `12 events missed`, which never leaves; of what, where it is one thing that has a name."""
+    count, lost = sum(losses.values()), [name for name, number in losses.items() if number]
+    if not count:
+        return [item(("0 ", Role.TEXT), ("missed", Role.DIM), importance=940)]
+    name = _NOUNS.get(lost[0]) if len(lost) == 1 else None
+    nouns = [] if name is None else [item((plural(name, count), Role.BAD), importance=850, beside=True)]
+    return [item((f"{count:,}", Role.BAD)), *nouns, item(("missed", Role.BAD), beside=True)]
+
+
+def lacking(names: Sequence[str]) -> list[BarItem]:
+    """`2 n/a (drops, rtt)`: what this kernel does not provide; the names leave first."""
+    if not names:
+        return []
+    listed = item((f"({elide_end(', '.join(names), _NAMES)})", Role.WARN), importance=85, beside=True)
+    return [item((f"{len(names)} {NOT_AVAILABLE}", Role.WARN)), listed]
 
 
 def losses(lens: Lens, snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -123,21 +141,6 @@ def losses(lens: Lens, snapshot: Snapshot) -> list[tuple[str, str]]:
         for name, number in snapshot.lost.items()
         if number
     ]
-
-
-def via(lens: Lens, snapshot: Snapshot) -> list[BarItem]:
-    """The mechanism that each table is read by, in a word; the help has the full names."""
-    main, *others = dict.fromkeys(table.hook or table.name for table in lens.tables)
-    mechanisms = [_short(snapshot.via[main])] if main in snapshot.via else []
-    mechanisms += [f"{hook} {_short(snapshot.via[hook])}" for hook in others if hook in snapshot.via]
-    text = " · ".join(mechanisms)
-    return [item(("via: ", Role.FAINT), (text, Role.DIM), importance=1)] if text else []
-
-
-def _short(mechanism: str) -> str:
-    """The first word of a mechanism: `tp_btf` of `tp_btf/inet_sock_set_state`; a path as it is."""
-    word = re.match(rf"/.*|{NOT_AVAILABLE}|\w+", mechanism)
-    return word.group() if word else mechanism
 
 
 def count(label: str, number: int, importance: int, *, warn: bool = False) -> BarItem:
@@ -169,7 +172,8 @@ def count_of(view: View, name: str, label: str, at: Index, importance: int) -> B
     if name in view.missing:
         return not_available(label, importance)
     total = view.total(name, at) if len(at) else 0
-    return item((f"{label} ", Role.DIM), (few(total), Role.TEXT), importance=importance)
+    per_second = "/s" if name.endswith(RATE) else ""
+    return item((f"{label} ", Role.DIM), (few(total) + per_second, Role.TEXT), importance=importance)
 
 
 def few(per_second: float | None) -> str:

@@ -270,8 +270,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         elif (self.view, width) != self._headline_drawn:
             self._headline_drawn = (self.view, width)
             snapshot = self.view.snapshot
-            items = [*self.headline(self.view), *headline.via(self.lens, snapshot)]
-            self.headline_bar.show([*items, *headline.ending(snapshot, self.context.session.late)])
+            ending = headline.ending(snapshot, self.context.session.late)
+            self.headline_bar.show([*self.headline(self.view), *ending])
         items = self.third_items(width)
         room = width - sum(part.width for part in items)
         self.third_line.show(items, headline.history(self.totals_history, room))

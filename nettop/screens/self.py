@@ -40,7 +40,7 @@ class OwnCostScreen(LensScreen):
         counted = view.snapshot.hook(HOOK_PROGRAMS.name)
         share = NOT_AVAILABLE if counted and counted.mechanism is None else _amount(view, _SHARE, programs)
         items = [
-            item(("cost ", Role.DIM), (f"{_amount(view, _SHARE, total)} cpu", Role.BOLD)),
+            item(("cost ", Role.DIM), (f"{_amount(view, _SHARE, total)} of a CPU", Role.BOLD)),
             item(("programs ", Role.DIM), (share, Role.TEXT), importance=900),
             item(("memory ", Role.DIM), (_amount(view, "memory", total), Role.TEXT), importance=800),
         ]
@@ -48,7 +48,7 @@ class OwnCostScreen(LensScreen):
         if limit is not None and str(limit):
             items.append(item((f"{WARNING} {limit}", Role.WARN), importance=700))
         elif limit is not None:
-            bound = f"{limit.bound * 100:.3g} %"
+            bound = f"{limit.bound * 100:.3g}% of a CPU"
             items.append(item(("within ", Role.DIM), (bound, Role.TEXT), importance=700))
         return items
 

@@ -323,9 +323,10 @@ class LiveTable(Scrollable, can_focus=True):
 
 
 def _title(column: Column, mark: str) -> str:
-    """A header with its gap; the sign of the order takes the title's last cell where there is no other room."""
+    """A header with its gap; the sign of the order takes the place of `/s`, or of the title's end, where it has to."""
     text = column.title
+    if mark and len(text) >= column.width:
+        text = text.removesuffix("/s")[: column.width - 1]
     if mark:
-        gap = " " if len(text) + 2 <= column.width else ""
-        text = f"{text}{gap}{mark}" if len(text) < column.width else text[: column.width - 1] + mark
+        text = f"{text} {mark}" if len(text) + 2 <= column.width else text + mark
     return fit(text, column.width, left=column.left) + " "

@@ -75,7 +75,7 @@ async def test_a_sum_that_is_not_shown_marks_its_parts() -> None:
     async with running(busy_host(), (80, 20)) as run:
         header = text_of(run[1].rows)[0]
         assert "SENT/s ▼" in header
-        assert "RECEIVED/s▼" in header
+        assert "RECEIVED ▼" in header
         assert "RATE" not in header
 
 

@@ -174,7 +174,7 @@ def test_numbers_of_categories_are_whole_or_not_there(monkeypatch: pytest.Monkey
         strips = bars.strips(Size(width, 6))
         assert {cell_len(strip.text) for strip in strips} == {width}
         header, first, second, total, *_ = (strip.text.rstrip() for strip in strips)
-        assert ("OF 2 CPUS" in header) == first.endswith("12.3 %") == second.endswith("0.05 %")
+        assert ("OF 2 CPUS" in header) == first.endswith("12.3%") == second.endswith("0.05%")
         assert ("SAMPLES" in header) == ("8,765,432" in first) == ("8,765,433" in total)
         assert "100%" in first and header.endswith(("SHARE", "OF 2 CPUS"))
 
@@ -238,7 +238,7 @@ def test_no_share_for_a_cpu_without_known_times() -> None:
     assert [use.network for use in unknown] == [None] * 3
     assert shown([*unknown, CpuUse(3, {RX_SOFTIRQ: 0.1})], 80, 2, None, by_use=True) == [3]
     assert left_out_text(unknown) == "… 3 more"
-    assert left_out_text([*unknown, *uses(0.2)]) == "… 4 more, none above 20.0 %"
+    assert left_out_text([*unknown, *uses(0.2)]) == "… 4 more, none above 20.0%"
 
 
 def test_a_full_bar_is_always_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

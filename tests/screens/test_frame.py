@@ -38,18 +38,18 @@ async def test_first_line_is_the_answer() -> None:
         screen = run[1]
         headline = screen.headline_bar.text
         assert headline.startswith(" ↑ ")
-        assert "59 conns (+0/s −0/s)" in headline
-        assert headline.rstrip().endswith("lost 37   !1 n/a")
+        assert "59 conns   opened 0/s   closed 0/s" in headline
+        assert headline.rstrip().endswith("37 missed   1 n/a (drops)")
         assert "web-03" in screen.first_line.text
         assert screen.first_line.text.rstrip().endswith("⟳ 1.0 s  cost 0.9% of a CPU")
 
 
 async def test_headline_sheds_its_right_parts_first() -> None:
     """Narrow, the headline keeps totals, connections and losses, and never wraps."""
-    async with running(busy_host(), (59, 20)) as run:
+    async with running(busy_host(lost={"rows": 37}), (59, 20)) as run:
         text = run[1].headline_bar.text
         assert "conns" in text
-        assert "lost 0" in text
+        assert "37 missed" in text
         assert "retrans" not in text
         assert "1 Connections" not in run[1].first_line.text
 
@@ -62,7 +62,7 @@ async def test_losses_are_shown_at_every_width(width: int) -> None:
     steps = [replace(first, counts=storm[0]), replace(second, counts=storm[1])]
     async with running(steps, (width, 20)) as run:
         for _ in lenses()[0].tables[:2]:
-            assert "lost 37" in shown(run).headline_bar.text
+            assert "37" in shown(run).headline_bar.text
             await press(run, "p")
 
 
@@ -110,16 +110,16 @@ def words_and_alarm(parts: list[BarItem]) -> tuple[str, bool]:
 
 def test_a_few_missed_ticks_are_no_alarm() -> None:
     """They are shown as a share and not as lost; many are, and so is anything else."""
-    assert words_and_alarm(parts_of_ending(0)) == ("lost 0", False)
-    assert words_and_alarm(parts_of_ending(99)) == ("ticks missed 9.9%lost 0", False)
-    assert words_and_alarm(parts_of_ending(100)) == ("ticks missed 10.0%lost 100", True)
-    assert words_and_alarm(parts_of_ending(3, walks=1)) == ("ticks missed 0.3%lost 1", True)
+    assert words_and_alarm(parts_of_ending(0)) == ("0 missed", False)
+    assert words_and_alarm(parts_of_ending(99)) == ("9.9% of samples missed0 missed", False)
+    assert words_and_alarm(parts_of_ending(100)) == ("10.0% of samples missed100samplesmissed", True)
+    assert words_and_alarm(parts_of_ending(3, walks=1)) == ("0.3% of samples missed1missed", True)
 
 
 def test_missed_ticks_of_nobody_knows_how_many_are_lost() -> None:
     """Without the number of those that came there is no share."""
     snapshot = Snapshot("cpu", 0, 0, {}, lost={"ticks": 3})
-    assert words_and_alarm(headline.ending(snapshot)) == ("lost 3", True)
+    assert words_and_alarm(headline.ending(snapshot)) == ("3samplesmissed", True)
 
 
 async def test_help_begins_with_what_is_lost() -> None:
@@ -208,7 +208,7 @@ async def test_late_refreshes_and_old_rows_are_shown() -> None:
     """Skipped refreshes stand beside what was lost, and rows of an earlier walk say how old they are."""
     counts = {"unattributed": 2, "walk_age_ms": 4200}
     async with running(busy_host(counts=counts), (160, 30)) as run:
-        assert "those 4 s old" in run[1].headline_bar.text
+        assert "no process 2 (4 s ago)" in run[1].headline_bar.text
         assert "late" not in run[1].headline_bar.text
         run[2].session._cost.late = 3
         run[1].update_view()
@@ -402,3 +402,31 @@ async def test_header_titles_have_a_gap() -> None:
                 title = table_title(column, "▼")
                 assert len(title) == column.width + 1
                 assert title.endswith(" ") and "▼" in title
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ({}, "0 missed"),
+        ({"events": 1}, "1eventmissed"),
+        ({"events": 12, "rows": 0}, "12eventsmissed"),
+        ({"events": 12, "rows": 1}, "13missed"),
+    ],
+)
+def test_what_is_missed_is_named(lost: dict[str, int], words: str) -> None:
+    """One kind by its name, several by their number, which the help lists."""
+    snapshot = Snapshot("connections", 0, 0, {}, lost=lost)
+    assert words_and_alarm(headline.ending(snapshot))[0] == words
+
+
+@pytest.mark.parametrize(("width", "words"), [(130, "2 n/a (drops, mss)"), (60, "2 n/a")])
+async def test_what_is_not_available_is_named(width: int, words: str) -> None:
+    """Where there is room for names."""
+    async with running(busy_host(missing={"drops": "no such member", "mss": "nor this"}), (width, 20)) as run:
+        assert run[1].headline_bar.text.rstrip().endswith(f"   {words}")
+
+
+async def test_one_connection_is_no_plural() -> None:
+    """`1 conn`."""
+    async with running(busy_host(1)) as run:
+        assert " 1 conn " in run[1].headline_bar.text

@@ -57,7 +57,7 @@ async def test_failures_are_groups_with_count_rate_and_times() -> None:
         assert screen.view is not None
         assert screen.view.values("failures", screen.view.order) == [38, 5, 2, 11]
         assert screen.headline_bar.text.startswith(
-            " 45 failed   11 reset (+1/s)   groups 4   refused 38   reset by peer 11"
+            " 45 failed   11 reset   failures 1/s   groups 4   refused 38   reset by peer 11"
         )
         assert "t totals" not in screen.footer.text
         assert "t rates" in screen.footer.text
@@ -205,7 +205,7 @@ async def test_groups_are_rates_that_turn_into_totals() -> None:
             "60.0 ms",
         ]
         assert screen.headline_bar.text.startswith(
-            " ↑ 232 kb/s   ↓ 0 b/s   4 by process   conns 47   opened/s 29   closed/s 29   failed/s 0"
+            " ↑ 232 kb/s   ↓ 0 b/s   4 by process   conns 47   opened 29/s   closed 29/s   failed 0/s"
         )
         await press(run, "t")
         nginx = row_of(screen.rows, "nginx")

@@ -186,7 +186,7 @@ async def test_what_is_not_available_says_why() -> None:
             f" n/a on this kernel or host: {NO_BTF}",
         ]
         assert screen.headline_bar.text.startswith(" wire-app n/a   socket-wait p99 672 µs ")
-        assert screen.headline_bar.text.rstrip().endswith("!2 n/a   lost 0")
+        assert screen.headline_bar.text.rstrip().endswith("2 n/a   0 missed")
         await press(run, "right")
         assert f"n/a on this kernel or host: {NO_BTF}" in "".join(lines(pane_of(run)))
 
@@ -369,7 +369,7 @@ async def test_the_headline_sheds_delays(width: int, items: list[str]) -> None:
         assert screen.headline_bar.text.strip().split("   ") == [
             "wire-app p50 50.2 µs p99 639 µs",
             *items,
-            "lost 0",
+            *["0 missed"] * (width > 60),
         ]
 
 

@@ -69,7 +69,11 @@ async def test_help_lists_each_hook_and_its_mechanisms() -> None:
 async def test_the_headline_counts_what_is_not_here() -> None:
     """Four fields hang on the events, and a namespace cannot be seen."""
     async with running(with_hooks(busy_host()), (140, 30)) as run:
-        assert shown(run).headline_bar.text.rstrip().endswith("!4 n/a   !1 gap")
+        assert (
+            shown(run)
+            .headline_bar.text.rstrip()
+            .endswith("0 missed   4 n/a (opened, closed, failed, reset)   !1 gap")
+        )
 
 
 async def test_columns_and_help_of_a_table_say_why() -> None:
@@ -79,7 +83,7 @@ async def test_columns_and_help_of_a_table_say_why() -> None:
         assert [row.split().count("n/a") for row in rows] == [4, 4]
         texts = ["".join(span.text for span in line) for line in help_lines(shown(run), 400)]
         assert f"n/a: {EVENTS_WHY}" in next(text for text in texts if "[closed]" in text)
-        assert "opened/s n/a   closed/s n/a   failed/s n/a" in shown(run).headline_bar.text
+        assert "opened n/a   closed n/a   failed n/a" in shown(run).headline_bar.text
 
 
 async def test_a_table_that_nobody_fills_does_not_wait_for_it() -> None:

@@ -147,7 +147,7 @@ async def test_closed_row_dims_then_goes() -> None:
         lines = text_of(run[1].rows)
         assert any(line.startswith("×nginx 2 ") for line in lines)
         assert any("total 1 " in line for line in lines)
-        assert "(+0/s −1/s)" in run[1].headline_bar.text
+        assert "opened 0/s   closed 1/s" in run[1].headline_bar.text
         await tick(run)
         assert not any("nginx 2 " in line for line in text_of(run[1].rows))
 

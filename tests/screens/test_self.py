@@ -206,10 +206,10 @@ async def test_the_headline_has_the_answer() -> None:
     async with app.run_test(size=(120, 30)) as pilot:
         await watching(harness, "o")(pilot)
         text = app.lens_screen.headline_bar.text
-        assert "cost 2.28 % cpu" in text
-        assert "programs 0.09 %" in text
+        assert "cost 2.28% of a CPU" in text
+        assert "programs 0.09%" in text
         assert "memory 58.4 MB" in text
-        assert "lost 37" in text
+        assert "37 missed" in text
 
 
 async def test_one_cost_on_one_screen() -> None:
@@ -218,9 +218,9 @@ async def test_one_cost_on_one_screen() -> None:
     app = harness.app()
     async with app.run_test(size=(120, 30)) as pilot:
         await watching(harness, "o")(pilot)
-        assert "cost 2.3 % cpu" in app.lens_screen.first_line.text
+        assert "cost 2.3% of a CPU" in app.lens_screen.first_line.text
         await player(harness, ("o",), 1)(pilot)
-        assert "cost 0.9 % cpu" in app.lens_screen.first_line.text
+        assert "cost 0.9% of a CPU" in app.lens_screen.first_line.text
 
 
 async def test_the_footer_names_the_key_where_it_fits() -> None:

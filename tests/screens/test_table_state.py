@@ -26,7 +26,7 @@ def state(table: Table, *columns: str, sort: str | None = None) -> TableState:
         (state(SOCKETS, "process", "bytes_sent"), True, "-bytes"),
         (state(SOCKETS, *BOTH), True, "-bytes"),
         (state(SOCKETS, sort="retransmits"), False, "retransmits_per_s"),
-        (state(FAILURES), True, "-failures"),
+        (state(FAILURES), True, "-failed"),
         (state(FAILURES, "port", "failures", sort="-failures_per_s"), True, "-failures"),
     ],
     ids=["rates", "no counter", "totals", "both", "other sort", "declared totals", "sort of the other form"],

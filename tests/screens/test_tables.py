@@ -403,10 +403,10 @@ async def test_help_lists_the_tables_and_how_they_are_read() -> None:
         assert not any(line[0] == "connection records" for line in lines)
 
 
-async def test_the_headline_tells_how_tables_are_read_in_a_word() -> None:
-    """Hooks stand in the headline by their kind alone, and leave first."""
+async def test_how_tables_are_read_is_said_in_the_help_alone() -> None:
+    """Hooks and mechanisms take no room from numbers."""
     steps, more = host()
     async with running(steps, (200, 30), **more) as run:
-        assert "via: iter · events tp_btf   lost 0" in shown(run).headline_bar.text
-    async with running(steps, (100, 30), **more) as run:
-        assert "via" not in shown(run).headline_bar.text
+        assert "tp_btf" not in shown(run).headline_bar.text
+        await press(run, "question_mark")
+        assert "tp_btf/inet_sock_set_state" in run[0].app.screen.page.text  # type: ignore[attr-defined]

@@ -132,7 +132,7 @@ def whole_terms(draw: st.DrawFn) -> Term:
 @st.composite
 def ratio_terms(draw: st.DrawFn) -> Term:
     """`retransmit_ratio > 1%`."""
-    texts = {"1%": 0.01, "0.01": 0.01, "0": 0.0, "2 %": 0.02, "500%": 5.0}
+    texts = {"1%": 0.01, "0.01": 0.01, "0": 0.0, "2%": 0.02, "500%": 5.0}
     op, text = draw(st.sampled_from(["=", "!=", ">", ">=", "<", "<="])), draw(st.sampled_from([*texts]))
 
     def model(row: Row) -> bool:

@@ -296,7 +296,7 @@ def headline(lens_id: str, table: Table, frame: Frame) -> str:
         (GROUPS, "closed", "closed n/a"),
         (GROUPS, "failed", "failed n/a"),
         (GROUPS, "connections", "conns n/a"),
-        (FAILURES, "failures", "failures n/a   (+n/a)"),
+        (FAILURES, "failures", "failures n/a"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
@@ -313,8 +313,8 @@ EMPTY_COUNTS = {"drops": 0, "listen_overflows": 0, "unattributed": 0}
 @pytest.mark.parametrize(
     ("table", "hook", "words"),
     [
-        (SOCKETS, "events", "(+n/a −n/a)"),
-        (SOCKETS, "unattributed", "unattributed n/a"),
+        (SOCKETS, "events", "opened n/a   closed n/a"),
+        (SOCKETS, "unattributed", "no process n/a"),
         (EVENTS, "events", "opened n/a   closed n/a   failed n/a"),
         (FAILURES, "events", "failures n/a"),
         (PACKETS, "packets", "drops n/a"),

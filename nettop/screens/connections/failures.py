@@ -12,7 +12,7 @@ import numpy as np
 from nettop.query.filter import quote
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.connections.headline import churn, no_churn, why_empty, why_no_events
+from nettop.screens.connections.headline import churn, why_empty, why_no_events
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import EVENTS, UNATTRIBUTED
@@ -42,9 +42,9 @@ class FailuresScreen(LensScreen):
         at = np.arange(view.size)
         groups = headline.count("groups", view.size, 500)
         if "failures" in view.missing:
-            return [headline.not_available("failures"), *no_churn(1), groups]
-        rate = view.total("failures_per_s", at)
-        return [*_kinds(view, at), *churn(rate), groups, *_main_reasons(view, at)]
+            return [headline.not_available("failures"), groups]
+        rate = churn({"failures": view.total("failures_per_s", at)})
+        return [*_kinds(view, at), *rate, groups, *_main_reasons(view, at)]
 
     def member_filter(self, view: View, key: int) -> str:
         """What the events of a group have in common. Only the newest events are kept."""

@@ -13,6 +13,7 @@ from nettop.screens.connections.headline import without_root
 from nettop.screens.connections.sockets import RETRANSMITS_WARN_ABOVE
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.connections import ENDED_GROUPS, NO_GROUP, NOT_LISTED, OTHER_GROUPS, SOCKETS
+from nettop.snapshots.schema import RATE
 from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import RowStyle
 from nettop.widgets.columns import as_rates
@@ -46,7 +47,7 @@ class GroupsScreen(LensScreen):
             *without_root(view),
             headline.count_of(view, "connections", "conns", at, 800),
             *(
-                headline.count_of(view, name, name.replace("_per_s", "/s"), at, 700 - n)
+                headline.count_of(view, name, name.removesuffix(RATE), at, 700 - n)
                 for n, name in enumerate(churn)
             ),
         ]

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nettop.query.view import View
 from nettop.screens.headline import few
 from nettop.snapshots.connections import EVENTS, WITHOUT_ROOT
-from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import WARNING
 from nettop.widgets.themes import Role
@@ -42,16 +43,8 @@ def rate(label: str, per_second: float | None, importance: int) -> BarItem:
     return item((f"{label} ", Role.DIM), (f"{few(per_second)}/s", Role.TEXT), importance=importance)
 
 
-def churn(*per_second: float | None) -> list[BarItem]:
-    """`(+31/s −29/s)` or `(+31/s)` behind the number that changes so fast; nothing until all rates are known."""
-    return [] if None in per_second else _churn(*(f"{few(rate)}/s" for rate in per_second))
-
-
-def no_churn(rates: int) -> list[BarItem]:
-    """`(+n/a −n/a)`: this kernel does not report changes."""
-    return _churn(*[NOT_AVAILABLE] * rates)
-
-
-def _churn(*rates: str) -> list[BarItem]:
-    signed = " ".join(sign + rate for sign, rate in zip("+−", rates, strict=False))
-    return [item((f"({signed})", Role.DIM), importance=950, beside=True)]
+def churn(rates: Mapping[str, float | None]) -> list[BarItem]:
+    """`opened 31/s` and so on; nothing until all rates are known."""
+    if None in rates.values():
+        return []
+    return [rate(label, per_second, 950 - n) for n, (label, per_second) in enumerate(rates.items())]

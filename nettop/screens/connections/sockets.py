@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 
 from nettop.query.filter import parse_filter
-from nettop.query.units import RATIO, human
+from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.connections.headline import churn, no_churn, opened_per_s, why_no_events, without_root
+from nettop.screens.connections.headline import churn, opened_per_s, why_no_events, without_root
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.connections import HOOK_UNATTRIBUTED, UNATTRIBUTED
@@ -60,11 +60,11 @@ class ConnectionsScreen(LensScreen):
         unknown = any(name in view.missing for name in is_conn.names)
         conns = np.ones(view.size, bool) if unknown else is_conn.mask(view)
         at, every = np.flatnonzero(conns & ~view.gone), np.arange(view.size)
-        number = NOT_AVAILABLE if unknown else f"{len(at):,}"
+        number, noun = (NOT_AVAILABLE, "conns") if unknown else (f"{len(at):,}", plural("conn", len(at)))
         parts = [
             headline.sum_of(view, "bytes_sent_per_s", Span("↑ ", Role.TOTAL_SENT), every),
             headline.sum_of(view, "bytes_received_per_s", Span("↓ ", Role.TOTAL_RECEIVED), every),
-            item((number, Role.BOLD), (" conns", Role.DIM), importance=990),
+            item((number, Role.BOLD), (f" {noun}", Role.DIM), importance=990),
             *_churn(view, conns),
             *without_root(view),
         ]
@@ -73,7 +73,7 @@ class ConnectionsScreen(LensScreen):
         states = list(view.count_by("state", at).items())[:_STATES_SHOWN]
         return [
             *parts,
-            _retransmits(view, every),
+            *_retransmits(view, every),
             *_counts(view),
             *(
                 headline.count(_SHORT_STATES.get(s, s), number, 50 - n)
@@ -89,23 +89,25 @@ def _churn(view: View, conns: Mask) -> list[BarItem]:
     low: it misses what opens and closes between two readings.
     """
     if why_no_events(view) is not None:
-        return no_churn(2)
+        return [headline.not_available(label, 950 - n) for n, label in enumerate(("opened", "closed"))]
     opened, closed = opened_per_s(view), view.count_rate("closed")
     if opened is not None and closed is not None:
-        return churn(opened, closed)
-    rows = [int((rows & conns).sum()) for rows in (view.appeared, view.gone)]
-    return churn(*map(view.per_second, rows))
+        return churn({"opened": opened, "closed": closed})
+    rows = {"opened": view.appeared, "closed": view.gone}
+    return churn({label: view.per_second(int((which & conns).sum())) for label, which in rows.items()})
 
 
-def _retransmits(view: View, at: Index) -> BarItem:
+def _retransmits(view: View, at: Index) -> list[BarItem]:
+    """`retrans 0.5% of segments`; nothing until it is known."""
     if "retransmit_ratio" in view.missing:
-        return headline.not_available("retrans", 90)
+        return [headline.not_available("retrans", 90)]
     share = view.total("retransmit_ratio", at)
     if share is None:
-        return item()
+        return []
     bad = share > RETRANSMITS_WARN_ABOVE
     amount = Span(("▲" if bad else "") + human(share, RATIO), Role.BAD if bad else Role.TEXT)
-    return item(("retrans ", Role.DIM), amount, importance=90)
+    of = item(("of segments", Role.DIM), importance=75, beside=True)
+    return [item(("retrans ", Role.DIM), amount, importance=90), of]
 
 
 def _counts(view: View) -> list[BarItem]:
@@ -113,15 +115,19 @@ def _counts(view: View) -> list[BarItem]:
     counts, parts = view.snapshot.counts, []
     attributable = view.snapshot.why_not(HOOK_UNATTRIBUTED.name) is None
     if not attributable:
-        parts.append(headline.not_available("unattributed", 80))
+        parts.append(headline.not_available("no process", 80))
     elif "unattributed" in counts:
-        parts.append(headline.count("unattributed", counts["unattributed"], 80))
-    for name, label, importance in (("time_wait", "TIME_WAIT", 70), ("unlisted", "unlisted", 60)):
-        if counts.get(name):
-            parts.append(headline.count(label, counts[name], importance))
-    age_ms = counts.get("walk_age_ms", 0)
-    if attributable and age_ms >= _OLD_MS and counts.get("unattributed"):
-        parts.append(item((f"those {age_ms / 1000:.0f} s old", Role.DIM), importance=79))
+        parts.append(headline.count("no process", counts["unattributed"], 80))
+        age_ms = counts.get("walk_age_ms", 0)
+        if age_ms >= _OLD_MS and counts["unattributed"]:
+            parts.append(item((f"({age_ms / 1000:.0f} s ago)", Role.DIM), importance=79, beside=True))
+    if counts.get("time_wait"):
+        parts.append(headline.count("TIME_WAIT", counts["time_wait"], 70))
+    if counts.get("unlisted"):
+        parts.append(headline.count("not shown", counts["unlisted"], 60))
+        parts.append(
+            item(("(the kernel counts them, no table lists them)", Role.DIM), importance=59, beside=True)
+        )
     return parts
 
 

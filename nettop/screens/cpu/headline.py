@@ -69,7 +69,9 @@ def sampling(snapshot: Snapshot) -> list[BarItem]:
         unresolved = counts.get("unresolved", snapshot.lost.get("unresolved"))
         if unresolved is not None and counts["samples"]:
             share = human(unresolved / counts["samples"], RATIO)
-            items.append(item(("unresolved ", Role.DIM), (share, Role.TEXT), importance=600))
+            items.append(
+                item(("unresolved ", Role.DIM), (share, Role.TEXT), (" of samples", Role.DIM), importance=600)
+            )
     return [*items, *syscalls_by_samples(snapshot)]
 
 

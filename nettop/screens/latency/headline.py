@@ -10,9 +10,8 @@ import numpy as np
 from nettop.query.query import screen_query
 from nettop.query.units import human
 from nettop.query.view import View
-from nettop.screens.headline import not_available
+from nettop.screens.headline import lacking, not_available
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.latency import (
     HOOKS,
     ONE_IN,
@@ -67,9 +66,8 @@ def _followed(snapshot: Snapshot) -> list[BarItem]:
 
 
 def _missing(snapshot: Snapshot) -> list[BarItem]:
-    """How many delays this kernel does not provide."""
-    count = sum(why_not(snapshot, number) is not None for number in HOOKS)
-    return [item((f"!{count} {NOT_AVAILABLE}", Role.WARN))] if count else []
+    """The delays that this kernel does not provide."""
+    return lacking([STAGES[number] for number in HOOKS if why_not(snapshot, number) is not None])
 
 
 def why_not(snapshot: Snapshot, number: int) -> str | None:
