@@ -263,8 +263,8 @@ class View:
         """The sum of what is known of a column in the rows at `at`; None when nothing is.
 
         What ended is part of a difference, and in totals part of the rest; what is gone, nobody knows how, of neither.
-        For a ratio it is the ratio of the sums, for a quantile that of the merged histograms: what all these rows
-        together have. A histogram has none.
+        What another one of these rows includes counts once. For a ratio it is the ratio of the sums, for a quantile
+        that of the merged histograms: what all these rows together have. A histogram has none.
         """
         field = self.table.by_name.get(name)
         if field is not None and field.kind is Kind.RATIO:
@@ -272,6 +272,8 @@ class View:
             return over / under if over is not None and under else None
         if field is not None and field.kind is Kind.HISTOGRAM:
             return None
+        if self.table.included_in:
+            at = at[~np.isin(self.raw(self.table.included_in)[at], self.raw(self.table.key)[at])]
         is_difference = name.endswith(RATE) or self.query.deltas
         listed = len(self.now) + (len(self._ended_rows) if is_difference else 0)
         if listed < self.size:

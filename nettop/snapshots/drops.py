@@ -157,6 +157,19 @@ OF_NAMESPACES = {
 }
 """What a network namespace counts, by the names of nstat (include/uapi/linux/snmp.h)."""
 
+INCLUDED_IN = {
+    "TcpExtListenOverflows": "TcpExtListenDrops",
+    "TcpExtTCPReqQFullDrop": "TcpExtListenDrops",
+    "UdpRcvbufErrors": "UdpInErrors",
+    "UdpMemErrors": "UdpInErrors",
+    "UdpInCsumErrors": "UdpInErrors",
+    "Udp6RcvbufErrors": "Udp6InErrors",
+    "Udp6MemErrors": "Udp6InErrors",
+    "Udp6InCsumErrors": "Udp6InErrors",
+}
+"""Counters whose packets another one counts too (tcp_conn_request and tcp_v4_syn_recv_sock in net/ipv4,
+__udp_queue_rcv_skb in net/ipv4/udp.c)."""
+
 OF_DEVICES = {
     "rx_dropped": "received, not processed",
     "tx_dropped": "not sent",
@@ -185,6 +198,8 @@ PACKETS = Table(
         Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
         Field("reason", Kind.TEXT, "REASON", "why, by the kernel's name (enum skb_drop_reason); modules' reasons are "
               "numbers", "u4", width=20, importance=100),
+        Field("meaning", Kind.TEXT, "MEANING", "what the reason means, and what would help", "u4", width=30,
+              importance=60),
         Field("place", Kind.TEXT, "PLACE", "the kernel function that dropped it, and its [module]", "u4",
               width=24, importance=90),
         Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header", "u4",
@@ -202,7 +217,7 @@ PACKETS = Table(
               width=19, importance=50),
     ),
     key="id",
-    screen=("reason", "place", "protocol", "interface", "netns", "packets_per_s", "packets", "last_seen"),
+    screen=("reason", "meaning", "place", "protocol", "interface", "netns", "packets_per_s", "packets", "last_seen"),
     text=("reason", "place", "family", "protocol", "interface", "netns", "packets", "bytes", "last_seen"),
     sort="-packets_per_s",
     text_sort="-packets",
@@ -216,8 +231,7 @@ COUNTERS = Table(
     name="counters",
     fields=(
         Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
-        Field("counter", Kind.TEXT, "COUNTER", "what happened to the packets; ListenDrops and InErrors include what "
-              "a more specific counter has", "u4", width=24, importance=100),
+        Field("counter", Kind.TEXT, "COUNTER", "what happened to the packets", "u4", width=24, importance=100),
         Field("name", Kind.TEXT, "NAME", "the kernel's name, as in nstat or ip -s link", "u4",
               width=24, importance=60),
         Field("interface", Kind.TEXT, "IFACE", "the device, for a device's counter", "u4",
@@ -226,6 +240,8 @@ COUNTERS = Table(
         _NETNS,
         Field("packets", Kind.COUNTER, "DROPS", "packets counted since the start of the namespace, device or "
               "machine", "u8", "packets", 9, 95),
+        Field("included_in", Kind.LABEL, "INCLUDED IN", "ID of the row that counts these packets too, beside which "
+              "totals leave this one out", "u8", width=11, importance=1),
     ),
     key="id",
     screen=("counter", "interface", "cpu", "netns", "packets_per_s", "packets", "name"),
@@ -233,6 +249,7 @@ COUNTERS = Table(
     sort="-packets_per_s",
     text_sort="-packets",
     default_filter="packets>0",
+    included_in="included_in",
     metrics=(Metrics(("name", "interface"), ("packets",), prefix="drops_by_name", top="counter", most=100),),
 )  # fmt: skip
 

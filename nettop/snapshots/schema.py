@@ -142,7 +142,9 @@ class Table:
     this holds for rows that carry `BEGAN`). What has left a `cumulative` table stays in its totals, as one row. `hook`
     names the hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that
     `adds_up` are parts of a whole; rows of others overlap, and have no total, but for those that pass the filter
-    `whole`. `watched` is a sum: screens draw its rate as a bar in each row, and the totals of its parts over time.
+    `whole`. `included_in` names the field that has the key of the row, if any, whose numbers include this row's: beside
+    that row, totals leave this one out. `watched` is a sum: screens draw its rate as a bar in each row, and the totals
+    of its parts over time.
     `uses` are the ids of lenses whose newest snapshots its source is given before it is read, so that it can tell whose
     a row is. `exports` are the formats in which `nettop export` writes it (values of nettop.settings.ExportFormat).
     `metrics` are what `nettop serve` makes of it for Prometheus; None: every number, by the fields that say what a row
@@ -163,6 +165,7 @@ class Table:
     hook: str = ""
     adds_up: bool = True
     whole: str = ""
+    included_in: str = ""
     watched: str = ""
     uses: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()

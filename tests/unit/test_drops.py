@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from nettop.probes.drops.probe import (
     program_text,
 )
 from nettop.query.filter import parse_filter
+from nettop.query.query import screen_query
+from nettop.query.view import View
 from nettop.screens.drops import by_reason, row_flags, top_reason, why_empty
 from nettop.snapshots.drops import COUNTERS, LENS, OF_CPUS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
 from nettop.snapshots.snapshot import Array, Frame, Snapshot, known
@@ -227,7 +230,7 @@ def test_drops_at_several_addresses_of_a_function_are_one_row(read: Callable[[Pr
     assert snapshot.counts["drops"] == 2**62 + 8
     details = read.source.describe(first["id"])  # type: ignore[attr-defined]
     assert details["Dropped at"] == f"f_15+0x20 ({2**62:,}), f_15+0x10 (3)"
-    assert details["Meaning"] == REASONS["NETFILTER_DROP"].meaning
+    assert first["meaning"] == REASONS["NETFILTER_DROP"].meaning
     assert read.source.describe(99) == {}  # type: ignore[attr-defined]
 
 
@@ -296,6 +299,36 @@ def test_counters_of_a_namespace(
         assert known(rows.array["netns"])[at] == (cpu is None)
     assert snapshot.counts["device_drops"] == 3 * len(namespaces)
     assert snapshot.counts["backlog_drops"] == 5
+
+
+def test_a_packet_of_several_counters_counts_once(
+    read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Totals count what ListenDrops and InErrors include once, and a more specific counter where it is shown alone."""
+    counters = {
+        "TcpExtListenDrops": 1000,
+        "TcpExtListenOverflows": 900,
+        "TcpExtTCPReqQFullDrop": 50,
+        "UdpInErrors": 70,
+        "UdpRcvbufErrors": 60,
+        "Udp6RcvbufErrors": 5,
+        "UdpNoPorts": 3,
+    }
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, []))
+    monkeypatch.setattr(probe, "read_backlog_drops", lambda proc: {})
+    snapshot = read(Program())
+    namespaces = len(read.source.namespaces.threads)  # type: ignore[attr-defined]
+    frame = Frame(snapshot, None)
+
+    def total(filter_text: str) -> float | None:
+        view = View(
+            frame, replace(screen_query(COUNTERS), deltas=False, filter=parse_filter(COUNTERS, filter_text))
+        )
+        return view.total("packets", view.order)
+
+    assert total("") == namespaces * (1000 + 70 + 5 + 3)
+    assert total("name~Overflows") == namespaces * 900
+    assert total("name~Udp") == namespaces * (70 + 5 + 3)
 
 
 def test_devices_that_are_not_listed_are_lost(

@@ -37,7 +37,7 @@ from nettop.kernel.net_counters import read_backlog_drops, read_counters
 from nettop.kernel.program import Loader, ProgramText
 from nettop.kernel.rows import row_header
 from nettop.kernel.symbols import HIDDEN, Symbols
-from nettop.snapshots.arrays import Index, joined, positions, take
+from nettop.snapshots.arrays import Index, as_list, joined, positions, take
 from nettop.snapshots.drops import (
     COUNTERS,
     ETHERTYPES,
@@ -45,6 +45,7 @@ from nettop.snapshots.drops import (
     HOOK_PACKETS,
     HOOK_PLACES,
     HOOK_REASONS,
+    INCLUDED_IN,
     LENS,
     OF_CPUS,
     OF_DEVICES,
@@ -112,6 +113,7 @@ MEASURE = np.dtype([("name", "u4"), ("netns", "u4"), ("ifindex", "u4"), ("cpu", 
 _COUNTERS_SHOWN = OF_NAMESPACES | OF_DEVICES | OF_CPUS
 _NAMES = list(_COUNTERS_SHOWN)
 _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
+_INCLUDED_IN = {_NUMBERS[part]: _NUMBERS[whole] for part, whole in INCLUDED_IN.items()}
 _NO_REASONS = "the kernel gives reasons from Linux 5.17 on"
 
 
@@ -243,6 +245,19 @@ def read_namespace(proc: Path) -> NamespaceCounters:
         return NamespaceCounters(counters, None)
 
 
+def _included_in(measures: Array, ids: Array) -> Array:
+    """The id of the row of the same namespace that counts the same packets too: u8, unknown where none does."""
+    included = np.full(len(measures), np.iinfo(np.uint64).max, np.uint64)
+    related = np.flatnonzero(np.isin(measures["name"], [*_INCLUDED_IN, *_INCLUDED_IN.values()]))
+    keys = as_list(measures[["name", "netns"]][related])
+    places = dict(zip(keys, as_list(related), strict=True))
+    for (name, netns), at in places.items():
+        including = places.get((_INCLUDED_IN.get(name), netns))
+        if including is not None:
+            included[at] = ids[including]
+    return included
+
+
 def measures_of(netns: int, namespace: NamespaceCounters) -> Iterator[tuple[int, int, int, int, int]]:
     """A namespace's drop counters and those of its devices, as MEASURE has them."""
     for name in OF_NAMESPACES:
@@ -354,13 +369,12 @@ class Drops:
         if not len(of_row):
             return {}
         kinds, packets = self._kinds[of_row], self._totals["packets"][of_row].tolist()
-        netns, reason = int(kinds["netns"][0]), self._reason(int(kinds["reason"][0]))
+        netns = int(kinds["netns"][0])
         most_first = sorted(zip(packets, kinds["location"].tolist(), strict=True), reverse=True)
         sites = [(self._sites[location], number) for number, location in most_first]
         places = [f"{site[0]}+{site[1]:#x} ({number:,})" for site, number in sites if site]
-        meaning = {"Meaning": REASONS[reason].meaning} if reason and reason in REASONS else {}
         namespace = {"Namespace": self.namespaces.name(netns)} if netns else {}
-        return meaning | {"Dropped at": ", ".join(places) or "unknown"} | namespace
+        return {"Dropped at": ", ".join(places) or "unknown"} | namespace
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
         """What the program costs; see nettop.snapshots.source.MeasuredSource."""
@@ -451,6 +465,7 @@ class Drops:
         rows["id"], rows["place"] = ids, keys["location"]
         rows["netns"] = np.where(keys["netns"] > 0, keys["netns"], _UNKNOWN)
         rows["reason"], texts["reason"] = coded(keys["reason"], self._reason)
+        rows["meaning"], texts["meaning"] = coded(keys["reason"], self._meaning)
         rows["family"], texts["family"] = coded(
             keys["family"], lambda number: ETHERTYPES.get(number, f"{number:#06x}") if number else None
         )
@@ -477,6 +492,7 @@ class Drops:
         rows["name"] = rows["counter"] = measures["name"]
         for name in ("netns", "cpu", "packets"):
             rows[name] = measures[name]
+        rows["included_in"] = _included_in(measures, rows["id"])
         rows["interface"], interfaces = self._interfaces(measures["netns"], measures["ifindex"])
         texts = {"name": _NAMES, "counter": list(_COUNTERS_SHOWN.values()), "interface": interfaces}
         return Rows(COUNTERS, take(rows, np.argsort(rows["id"])), texts, taken_ns)
@@ -492,6 +508,10 @@ class Drops:
 
     def _reason(self, number: int) -> str | None:
         return self._count.reasons.name(number) if self._count else None
+
+    def _meaning(self, number: int) -> str | None:
+        reason = REASONS.get(self._reason(number) or "")
+        return reason.meaning if reason else None
 
     def _counts(self, measures: Array) -> dict[str, int]:
         by_name = np.zeros(len(_NAMES), "u8")
