@@ -49,6 +49,21 @@ VECTORS = ("hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "s
 
 NET_TX, NET_RX = VECTORS.index("net_tx"), VECTORS.index("net_rx")
 
+ENABLES_INTERRUPTS = frozenset(
+    {
+        "_raw_spin_unlock_irq", "_raw_spin_unlock_irqrestore", "_raw_read_unlock_irqrestore",
+        "_raw_write_unlock_irqrestore", "finish_task_switch", "handle_softirqs", "__do_softirq",
+    }
+)  # fmt: skip
+"""Functions that enable interrupts. The sampling clock is one: a tick that is due while interrupts are disabled is
+counted here, though the time was spent between the function that disabled them and this one."""
+
+
+def enables_interrupts(symbol: str) -> bool:
+    """Whether samples of the function itself are mostly of ticks that waited for interrupts to be enabled."""
+    return symbol.partition(".")[0] in ENABLES_INTERRUPTS
+
+
 # --- where inside it ----------------------------------------------------------------------------------------------
 
 

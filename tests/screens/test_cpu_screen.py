@@ -501,6 +501,24 @@ async def test_the_hottest_function_is_named_at_every_width(width: int) -> None:
         assert re.match(r" most time in  copy_user_[\w…]+ 15\.3%( |$)", screen.frame_bar.text)
 
 
+async def test_ticks_that_waited_for_interrupts() -> None:
+    """A function that enables interrupts is marked, as its samples are of what ran while they were disabled."""
+    name = "_raw_spin_unlock_irqrestore"
+    steps = []
+    for step in example_steps():
+        rows = step.tables[STACKS.name]
+        names = [each.replace("copy_user_generic", name) for each in rows.texts["stack"]]
+        tables = {**step.tables, STACKS.name: replace(rows, texts={"stack": names})}
+        steps.append(replace(step, tables=tables))
+    async with on_cpu([*steps], (140, 40)) as (run, screen):
+        assert f"most time in  {name}* 15.3%" in screen.frame_bar.text
+        assert "* waited for interrupts" in screen.frame_bar.text
+        await press(run, "down", "end")
+        assert screen.graph.chosen is not None
+        is_late = screen.graph.chosen[-1] == name
+        assert ("* ticks that waited for interrupts" in screen.frame_bar.text) == is_late
+
+
 async def test_one_sample() -> None:
     """Of one thing the words are singular."""
     steps = []

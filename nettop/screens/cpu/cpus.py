@@ -29,6 +29,7 @@ from nettop.screens.cpu.entry_bars import EMPTY, GLYPHS, EntryBars, arrange, per
 from nettop.screens.cpu.flame_graph import THIN, FlameGraph, Matches, Path, matcher, node_at, search
 from nettop.screens.cpu.headline import CpuTable, cpus_in_words, row_flags, samples
 from nettop.screens.cpu.lines import (
+    LATE,
     categories_not_available,
     cpu_uses,
     crumbs,
@@ -413,6 +414,10 @@ class CpuScreen(CpuTable):
             "FRAMES": [
                 (CHOSEN, "after a frame's letter: the chosen frame"),
                 (THIN, "frames too narrow to be drawn one by one, as wide as they are together"),
+                (
+                    LATE,
+                    "enables interrupts: ticks of the sampling clock that were due before are counted here",
+                ),
             ],
             "CATEGORIES": [(f"{c.letter} {c.label}", c.help) for c in CATEGORIES.values()],
         }

@@ -15,7 +15,15 @@ from nettop.screens.cpu.entry_bars import GLYPHS, ROLES, CpuUse, percent
 from nettop.screens.cpu.flame_graph import Path
 from nettop.screens.cpu.headline import cores_of, samples
 from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.cpu import CATEGORIES, CATEGORY_SHARES, CPUS, ENTRIES, TIME_OF, VECTORS
+from nettop.snapshots.cpu import (
+    CATEGORIES,
+    CATEGORY_SHARES,
+    CPUS,
+    ENTRIES,
+    TIME_OF,
+    VECTORS,
+    enables_interrupts,
+)
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Snapshot, known
@@ -29,7 +37,9 @@ _TWO_GLYPHS = 72
 """From this width on the legend has two cells of each entry point's glyph."""
 _CRUMB = 32
 _HOTTEST, _NAME = 3, 40
-_BESIDE_NAME = len(" most time in   100% ")
+LATE = "*"
+"""Behind a function whose own samples are mostly of ticks that waited for interrupts to be enabled."""
+_BESIDE_NAME = len(" most time in  * 100% ")
 """Cells beside the name of the only function."""
 _LEAST_SHARE = 0.00005
 """Shares of a CPU below this would be shown as 0.00 %."""
@@ -106,12 +116,15 @@ def _crumb(path: Path, name: str) -> BarItem:
 def frame_items(node: FlameNode, of: FlameNode, label: str, share: BarItem) -> list[BarItem]:
     """A frame's samples as a share of those `of` another, which has this label; `share` is that of CPU time."""
     all_of_it, own = human(node.samples / of.samples, RATIO), human(node.own_samples / of.samples, RATIO)
-    return [
+    items = [
         item((all_of_it, Role.BOLD), (f" of {elide_end(label, 24)}", Role.DIM)),
         samples(node.samples, 800),
         share,
         item(("itself ", Role.DIM), (own, Role.TEXT), importance=600),
     ]
+    if node.own_samples and enables_interrupts(node.symbol):
+        items.append(item((f"{LATE} ticks that waited for interrupts", Role.DIM), importance=590))
+    return items
 
 
 def cpu_uses(view: View) -> list[CpuUse]:
@@ -149,5 +162,8 @@ def hottest_items(counts: Sequence[StackCount], total: int, width: int) -> list[
     for n, (symbol, times) in enumerate(own.most_common(_HOTTEST)):
         share = human(times / max(1, total), RATIO)
         name = elide_end(symbol, min(_NAME, width - _BESIDE_NAME))
-        items.append(item((f"{name} ", Role.TEXT), (share, Role.BOLD), importance=900 - n))
+        mark = LATE if enables_interrupts(symbol) else ""
+        items.append(item((f"{name}{mark} ", Role.TEXT), (share, Role.BOLD), importance=900 - n))
+    if any(enables_interrupts(symbol) for symbol, _ in own.most_common(_HOTTEST)):
+        items.append(item((f"{LATE} waited for interrupts", Role.DIM), importance=800))
     return [*items, item(("↓", Role.KEY), (" chooses a frame", Role.FAINT), importance=100)]
