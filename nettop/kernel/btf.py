@@ -34,8 +34,9 @@ class MissingInKernel(Unsupported):
 class Slice:
     """The members of a kernel struct that a program names.
 
-    `members` maps the name used in C to the path inside the struct; a path may lead through anonymous members.
-    `optional` ones may be missing: a program checks with `#ifdef HAS_STRUCT_NAME` (upper case).
+    `members` maps the name used in C to the path inside the struct; a path may lead through anonymous members. What
+    is a bit-field in some kernels and a byte in others is read by a macro, `NAME_of(pointer)`. `optional` ones may be
+    missing: a program checks with `#ifdef HAS_STRUCT_NAME` (upper case).
     """
 
     struct: str
@@ -60,6 +61,7 @@ class _Member(NamedTuple):
     end: int
     name: str
     declaration: str
+    macro: str = ""
 
 
 class Btf:
@@ -93,10 +95,11 @@ class Btf:
             except MissingInKernel:
                 continue
             flags.append(f"#define HAS_{piece.struct}_{name} 1".upper().replace("#DEFINE", "#define"))
+        flags += [member.macro for member in members if member.macro]
         lines = [*flags, f"struct {piece.struct} {{", *_layout(sorted(members)), "};"]
         lines += [
             f'_Static_assert(__builtin_offsetof(struct {piece.struct}, {name}) == {offset}, "{name}");'
-            for offset, _, name, _ in members
+            for offset, _, name, _, _ in members
         ]
         return "\n".join(lines) + "\n"
 
@@ -137,37 +140,48 @@ class Btf:
     def _find(self, struct: str, name: str, path: str) -> _Member:
         """The declaration of the member at a dotted path as `name`."""
         type_id = self._id(struct, _STRUCT, f"struct {struct}")
-        bits = 0
+        bits = width = 0
         for part in path.split("."):
             hit = self._look_up(self._bare(type_id), part)
             if hit is None:
                 raise MissingInKernel(f"struct {struct} has no member {path} in this kernel")
-            bits, type_id = bits + hit[0], hit[1]
-        if bits % 8:
-            raise MissingInKernel(f"member {path} of struct {struct} is a bit-field in this kernel")
-        offset = bits // 8
+            bits, type_id, width = bits + hit[0], hit[1], hit[2]
+        offset, shift = divmod(bits, 8)
+        if width:
+            if shift + width > 8:
+                raise MissingInKernel(
+                    f"bit-field {path} of struct {struct} lies in several bytes in this kernel"
+                )
+            byte = f"{name}_byte"
+            macro = f"#define {name}_of(from) ((from)->{byte} >> {shift} & {(1 << width) - 1})"
+            return _Member(offset, offset + 1, byte, f"__read_alone u8 {byte};", macro)
         base, suffix = self._c_type(type_id)
         alone = "" if suffix else "__read_alone "
-        return _Member(offset, offset + self._size(type_id), name, f"{alone}{base} {name}{suffix};")
+        size = self._size(type_id)
+        macro = f"#define {name}_of(from) ((from)->{name})" if size == 1 else ""
+        return _Member(offset, offset + size, name, f"{alone}{base} {name}{suffix};", macro)
 
-    def _look_up(self, type_id: int, name: str) -> tuple[int, int] | None:
-        """Bit offset and type of a member, also inside anonymous members, depth first."""
+    def _look_up(self, type_id: int, name: str) -> tuple[int, int, int] | None:
+        """Offset in bits and type of a member, also inside anonymous members, depth first; and the bits of a bit-field,
+        0 for any other member."""
         if self._type(type_id).kind not in _AGGREGATES:
             return None
-        for member, member_type, bits in self._members(type_id):
+        for member, member_type, bits, width in self._members(type_id):
             if member == name:
-                return bits, member_type
+                return bits, member_type, width
             if not member:
                 hit = self._look_up(self._bare(member_type), name)
                 if hit:
-                    return bits + hit[0], hit[1]
+                    return bits + hit[0], *hit[1:]
         return None
 
-    def _members(self, type_id: int) -> Iterator[tuple[str, int, int]]:
+    def _members(self, type_id: int) -> Iterator[tuple[str, int, int, int]]:
+        """Name, type, offset in bits, and the bits of a bit-field."""
         kind = self._type(type_id)
         triples = (ctypes.c_uint32 * 3 * kind.length).from_address(kind.body)
         for name_off, member_type, offset in triples:
-            yield self._name(name_off), member_type, offset & 0xFFFFFF if kind.has_bitfields else offset
+            width, bits = divmod(offset, 1 << 24) if kind.has_bitfields else (0, offset)
+            yield self._name(name_off), member_type, bits, width
 
     def _c_type(self, type_id: int) -> tuple[str, str]:
         """The C type of a member, and the part of it behind the name. Pointers become numbers."""

@@ -32,8 +32,8 @@ from nettop.snapshots.snapshot import Array
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_INFO, _SOCKET_MEMORY = 2, 7
-"""INET_DIAG_INFO and INET_DIAG_SKMEMINFO: attributes, and (counted from 1) bits of a request."""
+_INFO, _CONGESTION, _SOCKET_MEMORY = 2, 4, 7
+"""INET_DIAG_INFO, INET_DIAG_CONG and INET_DIAG_SKMEMINFO: attributes, and (counted from 1) bits of a request."""
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
 
@@ -57,11 +57,14 @@ _ATTRIBUTES = {
     _SOCKET_MEMORY: {"drops": ("u4", 32)},  # SK_MEMINFO_DROPS, the ninth of them
     _INFO: {
         "info_state": ("u1", 0),
+        "measured": ("u1", 7),  # a bit-field: delivery_rate_app_limited, and two bits of fastopen_client_fail
         "snd_mss": ("u4", 16),
+        "lost": ("u4", 32),
         "rtt": ("u4", 68),
         "rttvar": ("u4", 72),
         "snd_cwnd": ("u4", 80),
         "total_retrans": ("u4", 100),
+        "pacing_rate": ("u8", 104),
         "bytes_acked": ("u8", 120),
         "bytes_received": ("u8", 128),
         "segs_out": ("u4", 136),
@@ -70,8 +73,13 @@ _ATTRIBUTES = {
         "min_rtt": ("u4", 148),
         "data_segs_out": ("u4", 156),
         "delivery_rate": ("u8", 160),
+        "busy_time": ("u8", 168),
+        "rwnd_limited": ("u8", 176),
+        "sndbuf_limited": ("u8", 184),
         "bytes_sent": ("u8", 200),
         "bytes_retrans": ("u8", 208),
+        "reord_seen": ("u4", 220),
+        "snd_wnd": ("u4", 228),
     },
 }
 """The fields read from each attribute, such as struct tcp_info: dtypes and offsets in its content. Kernels append to
@@ -101,13 +109,13 @@ class Answer(NamedTuple):
 def dump(protocol: int, states: int, *, info: bool) -> Dump:
     """Every IPv4 and IPv6 socket of a protocol in one of the `states` (bits) in the calling thread's namespace.
 
-    A socket's array has the names of `_HEAD`, `drops` if it is a whole socket (no request, no minisocket), and
-    with `info` the names of `_ATTRIBUTES` that its struct tcp_info has. Raises Unsupported where the kernel has no such
-    dump, PermissionMissing where it is refused, SourceFailed for any other failure.
+    A socket's array has the names of `_HEAD`, `drops` if it is a whole socket (no request, no minisocket), and with
+    `info` the names of `_ATTRIBUTES` that its struct tcp_info has, and `algorithm`. Raises Unsupported where the kernel
+    has no such dump, PermissionMissing where it is refused, SourceFailed for any other failure.
     """
     sockets: list[Array] = []
     inconsistent = 0
-    wanted = 1 << (_SOCKET_MEMORY - 1) | (1 << (_INFO - 1) if info else 0)
+    wanted = 1 << (_SOCKET_MEMORY - 1) | (1 << (_INFO - 1) | 1 << (_CONGESTION - 1) if info else 0)
     try:
         with socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
@@ -222,6 +230,8 @@ def _message_dtype(size: int, layout: AttributeLayout) -> np.dtype[np.void]:
     fields = dict(_HEAD)
     for kind, at, length in layout:
         begin, end = at + netlink.ATTRIBUTE.size, at + length
+        if kind == _CONGESTION:
+            fields["algorithm"] = (f"S{end - begin}", begin)
         for name, (dtype, offset) in _ATTRIBUTES.get(kind, {}).items():
             if begin + offset + np.dtype(dtype).itemsize <= end:
                 fields[name] = (dtype, begin + offset)

@@ -38,6 +38,26 @@ OWNER_SOURCES = {1: "descriptor", 2: "connect", 3: "accept", 4: "message", 5: "c
 """How the owner is known: it holds the descriptor, or it called connect or accept, sent or received the first
 message, or closed the socket."""
 
+CONGESTION_CONTROLS = dict(
+    enumerate(
+        ("other", "reno", "cubic", "bbr", "dctcp", "bic", "cdg", "highspeed", "htcp", "hybla", "illinois", "lp", "nv",
+         "scalable", "vegas", "veno", "westwood", "yeah")
+    )
+)  # fmt: skip
+"""Congestion control algorithms of Linux, by numbers of our own; `other` is one that was loaded besides."""
+
+RECEIVER, SEND_BUFFER, CONGESTION, PATH_LOSS, APPLICATION = range(1, 6)
+LIMITS = {
+    RECEIVER: "receiver",
+    SEND_BUFFER: "send buffer",
+    CONGESTION: "congestion",
+    PATH_LOSS: "path loss",
+    APPLICATION: "application",
+}
+"""What keeps a connection from sending more."""
+
+NO_YES = {0: "no", 1: "yes"}
+
 EVENT_KINDS = {1: "connect", 2: "accept", 3: "close", 4: "fail"}
 
 _ERRORS = {
@@ -126,6 +146,29 @@ _FIELDS = (
           "rcv_nxt − copied_seq"),
     Field("delivery_rate", Kind.GAUGE, "DELIVERY", "the rate at which the peer lately acknowledged", "u8",
           "bytes/s", 10, 24, "rate_delivered × mss_cache ÷ rate_interval_us"),
+    Field("limited_by", Kind.ENUM, "LIMITED BY", "what mostly kept it from sending more since the reading before: the "
+          "receiver's window, the send buffer, the congestion window (path loss: and segments were sent again), or the "
+          "application, which had nothing to send", "u1", width=11, importance=43, labels=LIMITS),
+    Field("limited_share", Kind.GAUGE, "LIMITED", "the share of that time", "f4", "ratio", 7, 41),
+    Field("busy_us", Kind.COUNTER, "BUSY", "time with data that was not yet acknowledged or sent", "u8", "us", 9, 13,
+          "chrono_stat[0] + [1] + [2]"),
+    Field("receiver_limited_us", Kind.COUNTER, "RWND LIM", "time in which only the receiver's window kept it from "
+          "sending", "u8", "us", 9, 12, "chrono_stat[1]"),
+    Field("send_buffer_limited_us", Kind.COUNTER, "SNDBUF LIM", "time in which only the size of its send buffer kept "
+          "it from sending", "u8", "us", 10, 12, "chrono_stat[2]"),
+    Field("application_limited", Kind.ENUM, "APP LIM", "whether the application had nothing to send when the delivery "
+          "rate was measured", "u1", width=7, importance=11, labels=NO_YES, formula="rate_app_limited"),
+    Field("congestion_limited", Kind.ENUM, "CWND LIM", "whether the congestion window was used up lately", "u1",
+          width=8, importance=11, labels=NO_YES, formula="is_cwnd_limited"),
+    Field("lost", Kind.GAUGE, "LOST", "segments in flight that are taken for lost", "u4", "packets", 7, 19, "lost_out"),
+    Field("reordered", Kind.COUNTER, "REORD", "times that segments were seen to arrive out of order", "u8", "times", 7,
+          10, "reord_seen"),
+    Field("peer_window", Kind.GAUGE, "PEER WND", "what the peer's receive window allows to be in flight", "u4", "bytes",
+          9, 21, "snd_wnd"),
+    Field("pacing_rate", Kind.GAUGE, "PACING", "the rate at which segments are released; none without pacing", "u8",
+          "bytes/s", 10, 23, "sk_pacing_rate"),
+    Field("congestion_control", Kind.ENUM, "CC", "congestion control algorithm", "u1", width=9, importance=9,
+          labels=CONGESTION_CONTROLS, formula="icsk_ca_ops->name"),
     Field("drops", Kind.COUNTER, "DROPS", "packets that the socket itself dropped", "u8", "packets", 7, 26,
           "sk_drops"),
     Field("owner_source", Kind.ENUM, "OWNER BY", "how the owner is known", "u1", width=10, importance=4,
@@ -179,7 +222,23 @@ SOCKETS = Table(
 )  # fmt: skip
 
 _NO_EVENT = frozenset(
-    {"rtt", "bytes", "send_queue", "receive_queue", "bytes_in_flight", "messages_sent", "messages_received"}
+    {
+        "rtt",
+        "bytes",
+        "send_queue",
+        "receive_queue",
+        "bytes_in_flight",
+        "messages_sent",
+        "messages_received",
+        "limited_by",
+        "limited_share",
+        "application_limited",
+        "congestion_limited",
+        "lost",
+        "peer_window",
+        "pacing_rate",
+        "congestion_control",
+    }
 )
 
 

@@ -18,7 +18,7 @@ from .lab import libc
 
 SYS_PIDFD_GETFD, SO_COOKIE, SIOCGSKNS = 438, 57, 0x894C
 NEVER_MEASURED = 0xFFFFFFFF
-TCP_INFO = struct.Struct("=8B24I4Q6I4Q2I2Q")
+TCP_INFO = struct.Struct("=8B24I4Q6I4Q2I2Q4I")
 NAMES = (
     "state",
     "ca_state",
@@ -70,6 +70,10 @@ NAMES = (
     "delivered_ce",
     "bytes_sent",
     "bytes_retrans",
+    "dsack_dups",
+    "reord_seen",
+    "rcv_ooopack",
+    "snd_wnd",
 )
 CLOCKS = (
     "last_data_sent",

@@ -29,7 +29,7 @@ from tests.kernel import oracle
 from tests.unit.test_socket_owners import process
 
 TELLS, ERROR, DONE, NOOP = 20, 2, 3, 1
-INFO, MEMORY, SHUTDOWN, CGROUP, NESTED = 2, 7, 8, 21, 0x8000
+INFO, CONGESTION, MEMORY, SHUTDOWN, CGROUP, NESTED = 2, 4, 7, 8, 21, 0x8000
 INTERRUPTED = 0x10
 V4, V6 = (socket.AF_INET, socket.AF_INET6)
 NAMES = {
@@ -37,7 +37,9 @@ NAMES = {
     "total_retrans": "total_retrans", "bytes_acked": "bytes_acked", "bytes_received": "bytes_received",
     "segs_out": "segs_out", "segs_in": "segs_in", "notsent_bytes": "notsent_bytes", "min_rtt": "min_rtt",
     "data_segs_out": "data_segs_out", "delivery_rate": "delivery_rate", "bytes_sent": "bytes_sent",
-    "bytes_retrans": "bytes_retrans",
+    "bytes_retrans": "bytes_retrans", "measured": "app_limited", "lost": "lost", "pacing_rate": "pacing_rate",
+    "busy_time": "busy_time", "rwnd_limited": "rwnd_limited", "sndbuf_limited": "sndbuf_limited",
+    "reord_seen": "reord_seen", "snd_wnd": "snd_wnd",
 }  # fmt: skip
 """Names in an array of sockets, and in struct tcp_info as the oracle declares it."""
 NUMBERED = {name: at + 1 for at, name in enumerate(oracle.NAMES)}
@@ -133,7 +135,7 @@ def only_row(datagram: bytes, protocol: int = TCP) -> dict[str, Any]:
     (sockets,) = sockets_of(datagram)
     rows = sock_diag_table._rows(sockets, protocol, 4026531840)
     assert len(rows) == 1
-    columns = {name: rows[name] for name in ROW.names or () if name != "comm"}
+    columns = {name: rows[name] for name in ROW.names or () if name not in ("comm", "algorithm")}
     return {name: column[0].tolist() if known(column)[0] else None for name, column in columns.items()}
 
 
@@ -151,7 +153,7 @@ def text_of(halves: list[int]) -> str:
 def test_every_field_is_read_where_the_kernel_has_it() -> None:
     """Head, tcp_info and memory of one socket, each field with a number of its own."""
     answer = message(
-        attribute(SHUTDOWN, b"\3"), memory(77), tcp_info(**NUMBERED),
+        attribute(SHUTDOWN, b"\3"), memory(77), tcp_info(**NUMBERED), attribute(CONGESTION, b"cubic\0"),
         family=V4, state=1, sport=443, dport=50000, src="10.1.2.3", dst="10.3.2.1", cookie=2**40 + 5,
         rqueue=11, wqueue=12, uid=13, inode=14,
     )  # fmt: skip
@@ -169,6 +171,7 @@ def test_every_field_is_read_where_the_kernel_has_it() -> None:
         "drops",
     )
     assert [row[name] for name in head] == [V4, 1, 443, 50000, 2**40 + 5, 11, 12, 13, 14, 77]
+    assert row["algorithm"] == b"cubic"
     assert {name: row[name] for name in NAMES} == {name: NUMBERED[kernels] for name, kernels in NAMES.items()}
 
 
@@ -181,7 +184,7 @@ def test_requests_ask_for_both_families(answered: Callable[..., Kernel]) -> None
         assert struct.unpack_from("=BBBxI", request, 16) == (
             family,
             TCP,
-            1 << (INFO - 1) | 1 << (MEMORY - 1),
+            1 << (INFO - 1) | 1 << (CONGESTION - 1) | 1 << (MEMORY - 1),
             0x123,
         )
         assert len(request) == 16 + 56
@@ -254,7 +257,7 @@ def test_a_tcp_info_of_another_kernel() -> None:
 def oracle_offset(name: str) -> tuple[int, int]:
     """Offset and size of a field of struct tcp_info, from the oracle's declaration."""
     sizes = [
-        struct.calcsize(f"={code}") for code in "B" * 8 + "I" * 24 + "Q" * 4 + "I" * 6 + "Q" * 4 + "IIQQ"
+        struct.calcsize(f"={code}") for code in "B" * 8 + "I" * 24 + "Q" * 4 + "I" * 6 + "Q" * 4 + "IIQQIIII"
     ]
     at = oracle.NAMES.index(name)
     return sum(sizes[:at]), sizes[at]

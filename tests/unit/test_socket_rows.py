@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,14 +18,16 @@ from nettop.probes.connections.socket_rows import (
     Counted,
     choose_owners,
     count_hashed,
+    find_limits,
     give_owners,
     infer_directions,
     merge,
+    name_congestion_control,
     unowned,
     without,
 )
-from nettop.snapshots.connections import DIRECTIONS
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.connections import CONGESTION_CONTROLS, DIRECTIONS, LIMITS
+from nettop.snapshots.snapshot import Array, known
 
 Holding = tuple[int, int, int]
 """Socket id, PID, start time."""
@@ -166,3 +169,58 @@ def test_no_rows_are_no_trouble() -> None:
     assert count_hashed(none) == {}
     assert len(merge(none, none)) == 0
     infer_directions(none)
+
+
+# --- what limits a connection -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("added", "flags", "limit", "share"),
+    [
+        ({"busy_us": 1_000_000, "receiver_limited_us": 900_000}, {}, "receiver", 0.9),
+        ({"busy_us": 1_000_000, "send_buffer_limited_us": 700_000}, {}, "send buffer", 0.7),
+        ({"busy_us": 800_000}, {"congestion_limited": 1}, "congestion", 0.8),
+        ({"busy_us": 800_000}, {"application_limited": 0}, "congestion", 0.8),
+        ({"busy_us": 800_000, "retransmits": 1}, {"congestion_limited": 1}, "path loss", 0.8),
+        ({"busy_us": 300_000, "retransmits": 1}, {}, "application", 0.7),
+        ({"busy_us": 800_000}, {"congestion_limited": 0}, "application", 1.0),
+        ({"busy_us": 800_000}, {"application_limited": 1}, "application", 1.0),
+        ({"busy_us": 0}, {"congestion_limited": 1}, None, None),
+    ],
+)
+def test_what_limits_a_connection(
+    added: dict[str, int], flags: dict[str, int], limit: str | None, share: float | None
+) -> None:
+    """What took most of the last interval, and its share of it; unknown where there was nothing to send."""
+    counters = dict.fromkeys(
+        ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "retransmits"), 5_000_000
+    )
+    before = rows_of({"id": 7, **counters})
+    grown = {name: number + added.get(name, 0) for name, number in counters.items()}
+    rows = rows_of({"id": 3}, {"id": 7, **grown, **flags}, {"id": 9, **grown})
+    find_limits(rows, before, 1_000_000)
+    assert [known(rows[name]).tolist() for name in ("limited_by", "limited_share")] == [
+        [False, limit is not None, False]
+    ] * 2
+    if limit is not None:
+        assert LIMITS[rows["limited_by"][1]] == limit
+        assert rows["limited_share"][1] == pytest.approx(share)
+
+
+def test_a_moment_says_nothing_of_limits() -> None:
+    """After a few ticks what was said before still holds."""
+    before = rows_of({"id": 7, "busy_us": 0, "limited_by": 2, "limited_share": 0.5})
+    rows = rows_of({"id": 7, "busy_us": 8000})
+    find_limits(rows, before, 8000)
+    assert (rows["limited_by"][0], rows["limited_share"][0]) == (2, 0.5)
+
+
+def test_congestion_control_has_the_kernels_name() -> None:
+    """What Linux does not have itself is `other`, and unknown what no kernel told of."""
+    rows = rows_of({"busy_us": 0, "algorithm": b"cubic"}, {"busy_us": 0, "algorithm": b"mine"}, {})
+    name_congestion_control(rows)
+    assert [CONGESTION_CONTROLS.get(number) for number in rows["congestion_control"].tolist()] == [
+        "cubic",
+        "other",
+        None,
+    ]

@@ -36,7 +36,12 @@ from nettop.probes.connections.groups import SocketGroups
 from nettop.probes.connections.hooks import unavailable
 from nettop.probes.connections.programs import events_text, table_text, udp_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
-from nettop.probes.connections.socket_rows import ROW, infer_directions
+from nettop.probes.connections.socket_rows import (
+    ROW,
+    find_limits,
+    infer_directions,
+    name_congestion_control,
+)
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 from nettop.snapshots.connections import (
@@ -91,6 +96,7 @@ class Connections:
         self._udp: UdpTotals | None = None
         self._no_udp: tuple[HookStatus, ...] = ()
         self._last: Array = np.zeros(0, ROW)
+        self._last_ns = 0
 
     @property
     def table(self) -> SocketTable | DiagTable:
@@ -252,7 +258,9 @@ class Connections:
             rows, udp_ended = self._udp.read(rows, self._last, table.processes)
             mark_new(udp_ended)
         infer_directions(rows)
-        self._last = rows
+        name_congestion_control(rows)
+        find_limits(rows, self._last, (taken_ns - self._last_ns) / 1e3)
+        self._last, self._last_ns = rows, taken_ns
         if events:
             events.add_reading(rows, read_at, table.processes.groups())
         status = events.status() if events else EventsStatus({}, {}, self._no_events)

@@ -12,6 +12,7 @@ from nettop.kernel.btf import Slice
 from nettop.kernel.facts import Host
 from nettop.kernel.program import ProgramText
 from nettop.kernel.rows import row_header
+from nettop.kernel.ticks import us_per_tick
 from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, FOLLOWED, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
 from nettop.probes.connections.hooks import PROBED
@@ -45,7 +46,8 @@ _SOCK = (
 _TCP_SOCK = (
     "bytes_sent", "bytes_retrans", "bytes_received", "segs_out", "data_segs_out", "segs_in", "total_retrans",
     "srtt_us", "mdev_us", "rtt_min", "snd_cwnd", "mss_cache", "snd_nxt", "snd_una", "write_seq", "rcv_nxt",
-    "copied_seq", "rate_delivered", "rate_interval_us",
+    "copied_seq", "rate_delivered", "rate_interval_us", "chrono_stat", "chrono_start", "chrono_type",
+    "rate_app_limited", "is_cwnd_limited", "lost_out", "reord_seen", "snd_wnd",
 )  # fmt: skip
 
 
@@ -73,6 +75,7 @@ SLICES = (
     Slice("sock", _sock(), {"sk_drop_counters": "sk_drop_counters"}),
     Slice("mptcp_subflow_context", {}, {"conn": "conn"}),
     Slice("udp_sock", {"forward_deficit": "forward_deficit"}, {}),
+    Slice("tcp_congestion_ops", _plain(("name",)), {}),
     Slice("tcp_timewait_sock", {"tw_substate": "tw_sk.tw_substate"}, {}),
     Slice(
         "tcp_sock",
@@ -81,6 +84,8 @@ SLICES = (
         | {
             "syn_queue": "inet_conn.icsk_accept_queue.qlen",
             "inet_sport": "inet_conn.icsk_inet.inet_sport",
+            "congestion_control": "inet_conn.icsk_ca_ops",
+            "sk_pacing_rate": "inet_conn.icsk_inet.sk.sk_pacing_rate",
             "prepared_us": "rcvq_space.time",
         },
         {"is_mptcp": "is_mptcp", "icsk_ulp_data": "inet_conn.icsk_ulp_data"},
@@ -163,6 +168,7 @@ def _text(
     inbound, outbound = list(DIRECTIONS)[:2]
     shared = {
         "IPPROTO_TCP": TCP,
+        "US_PER_TICK": us_per_tick(),
         "IPPROTO_MPTCP": MPTCP,
         "CONNECTION_GROUPS": CONNECTION_GROUPS,
         "GROUP_SIZE": GROUP_SIZE,

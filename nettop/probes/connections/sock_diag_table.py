@@ -73,10 +73,18 @@ _SAME = {
     "retransmits": "total_retrans",
     "cwnd": "snd_cwnd",
     "mss": "snd_mss",
+    "peer_window": "snd_wnd",
+    "lost": "lost",
+    "reordered": "reord_seen",
+    "busy_us": "busy_time",
+    "receiver_limited_us": "rwnd_limited",
+    "send_buffer_limited_us": "sndbuf_limited",
+    "algorithm": "algorithm",
 }
 """Fields whose values are in struct tcp_info unchanged."""
 _ROUND_TRIP = {"rtt_us": "rtt", "rtt_var_us": "rttvar", "rtt_min_us": "min_rtt"}
 _NEVER_MEASURED = 0xFFFFFFFF
+_NOT_PACED = 0xFFFFFFFFFFFFFFFF
 _IPV4, _IPV6 = FAMILIES
 _DESCRIPTOR = next(number for number, name in OWNER_SOURCES.items() if name == "descriptor")
 _V4_IN_V6 = struct.unpack("=I", b"\0\0\xff\xff")[0]
@@ -346,6 +354,11 @@ def _put_tcp(rows: Array, sockets: Array) -> None:
     if _has(sockets, "delivery_rate"):
         delivered = sockets["delivery_rate"] != 0
         rows["delivery_rate"][delivered] = sockets["delivery_rate"][delivered]
+    if _has(sockets, "measured"):
+        rows["application_limited"] = sockets["measured"] & 1
+    if _has(sockets, "pacing_rate"):
+        paced = (sockets["pacing_rate"] != 0) & (sockets["pacing_rate"] != _NOT_PACED)
+        rows["pacing_rate"][paced] = sockets["pacing_rate"][paced]
     if _has(sockets, "bytes_retrans"):
         _put_payload(rows, sockets)
 

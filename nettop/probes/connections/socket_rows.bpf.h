@@ -15,6 +15,9 @@
 #define TCP_LISTEN 10
 #define TCP_CLOSING 11
 #define TCP_NEW_SYN_RECV 12
+#define TCP_CHRONO_BUSY 1 /* enum tcp_chrono */
+#define TCP_CHRONO_RWND_LIMITED 2
+#define TCP_CHRONO_SNDBUF_LIMITED 3
 #define SOCK_DONE (1ULL << 1) /* enum sock_flags: a FIN was received */
 #define USEC_PER_SEC 1000000ULL
 #define UNKNOWN (~0ULL)
@@ -248,6 +251,35 @@ static __always_inline void put_delivery_rate(struct row *row, struct tcp_sock *
     row->delivery_rate = delivered * tp->mss_cache * USEC_PER_SEC / interval_us;
 }
 
+// How long it was busy, and how much of that limited by what (tcp_get_info_chrono_stats): the time of the
+// state in which it is now is not among the finished ones yet.
+static __always_inline void put_limits(struct row *row, struct tcp_sock *tp) {
+  u8 now = chrono_type_of(tp);
+  u32 ticks = (u32)bpf_jiffies64() - tp->chrono_start;
+  u64 receiver = tp->chrono_stat[TCP_CHRONO_RWND_LIMITED - 1];
+  u64 send_buffer = tp->chrono_stat[TCP_CHRONO_SNDBUF_LIMITED - 1];
+  u64 busy = tp->chrono_stat[TCP_CHRONO_BUSY - 1] + receiver + send_buffer;
+  row->busy_us = (now ? busy + ticks : busy) * US_PER_TICK;
+  row->receiver_limited_us = (now == TCP_CHRONO_RWND_LIMITED ? receiver + ticks : receiver) * US_PER_TICK;
+  row->send_buffer_limited_us =
+      (now == TCP_CHRONO_SNDBUF_LIMITED ? send_buffer + ticks : send_buffer) * US_PER_TICK;
+  row->application_limited = rate_app_limited_of(tp);
+  row->congestion_limited = is_cwnd_limited_of(tp);
+}
+
+static __always_inline void put_sending(struct row *row, struct tcp_sock *tp) {
+  u64 pacing_rate = tp->sk_pacing_rate;
+  if (pacing_rate && pacing_rate != UNKNOWN)
+    row->pacing_rate = pacing_rate;
+  row->cwnd = tp->snd_cwnd;
+  row->mss = tp->mss_cache;
+  row->peer_window = tp->snd_wnd;
+  row->lost = tp->lost_out;
+  row->reordered = tp->reord_seen;
+  struct tcp_congestion_ops *algorithm = (struct tcp_congestion_ops *)tp->congestion_control;
+  bpf_probe_read_kernel(row->algorithm, sizeof(row->algorithm), (void *)algorithm->name);
+}
+
 static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
   u8 state = tp->skc_state;
   row->state = state;
@@ -267,6 +299,6 @@ static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
   row->data_packets_sent = tp->data_segs_out;
   row->packets_received = tp->segs_in;
   row->retransmits = tp->total_retrans;
-  row->cwnd = tp->snd_cwnd;
-  row->mss = tp->mss_cache;
+  put_limits(row, tp);
+  put_sending(row, tp);
 }

@@ -12,7 +12,18 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.snapshots.arrays import Index, Mask, as_list, inserted, positions, take
-from nettop.snapshots.connections import DIRECTIONS, PROTOCOLS, SOCKETS, STATES
+from nettop.snapshots.connections import (
+    APPLICATION,
+    CONGESTION,
+    CONGESTION_CONTROLS,
+    DIRECTIONS,
+    PATH_LOSS,
+    PROTOCOLS,
+    RECEIVER,
+    SEND_BUFFER,
+    SOCKETS,
+    STATES,
+)
 from nettop.snapshots.schema import BEGAN, row_dtype
 from nettop.snapshots.snapshot import Array, known
 
@@ -21,6 +32,10 @@ STATE = {name: number for number, name in STATES.items()}
 NOT_OPEN = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
 """The states of TCP sockets that are no connection, or none any more."""
 _INBOUND, _OUTBOUND = (number for number, name in DIRECTIONS.items() if name.endswith("?"))
+
+_ALGORITHMS = {name: number for number, name in CONGESTION_CONTROLS.items()}
+_LEAST_US = 100_000
+"""Time is counted in ticks of up to 10 ms: of less than ten of them nothing is said."""
 
 ROW = row_dtype(
     SOCKETS,
@@ -34,10 +49,12 @@ ROW = row_dtype(
         ("start_time", "u8"),
         ("css_set", "u8"),
         ("comm", "S16"),
+        ("algorithm", "S16"),
     ),
 )
 """A row as the programs write it: the table's fields, then the owner process, a listener's half-open queue, and, for
-sockets that no descriptor led to, whether a process has it all the same, and which MPTCP socket holds it."""
+sockets that no descriptor led to, whether a process has it all the same, and which MPTCP socket holds it; the name of
+the congestion control algorithm."""
 
 _OWNER = ("pid", "fd", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 
@@ -131,6 +148,54 @@ def infer_directions(rows: Array) -> None:
     connected = (rows["protocol"] != UDP) & known(rows["remote_port"]) & ~known(rows["direction"])
     inbound = positions(port, listening) >= 0
     rows["direction"][connected] = np.where(inbound[connected], _INBOUND, _OUTBOUND)
+
+
+def name_congestion_control(rows: Array) -> None:
+    """Set the numbers of the algorithms by their names."""
+    with_name = np.flatnonzero(known(rows["busy_us"]))
+    names, places = np.unique(rows["algorithm"][with_name], return_inverse=True)
+    numbers = [_ALGORITHMS.get(name.decode("ascii", "replace"), 0) for name in as_list(names)]
+    rows["congestion_control"][with_name] = np.array(numbers, np.uint8)[places]
+
+
+def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
+    """Set what mostly kept each connection from sending more since the rows `before`, and for how much of the time.
+
+    Time in which it was busy and neither the receiver's window nor the send buffer held it back went by with data on
+    its way: that is the congestion window's limit where it was used up, the path's where segments had to be sent again,
+    and otherwise the application's, which had nothing more to send. Nothing is said of connections that had nothing to
+    send at all, and after less than _LEAST_US what was said before still holds.
+    """
+    at = positions(rows["id"], before["id"])
+    here = np.flatnonzero(at >= 0)
+    here = here[known(rows["busy_us"][here]) & known(before["busy_us"][at[here]])]
+    there = at[here]
+    if elapsed_us < _LEAST_US:
+        for name in ("limited_by", "limited_share"):
+            rows[name][here] = before[name][there]
+        return
+
+    def grown(name: str) -> Array:
+        added: Array = rows[name][here].astype(np.int64) - before[name][there].astype(np.int64)
+        return added
+
+    busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
+    in_flight = np.maximum(busy - receiver - send_buffer, 0)
+    is_lossy = grown("retransmits") > 0
+    uses_window = rows["congestion_limited"][here]
+    is_congested = np.where(known(uses_window), uses_window == 1, rows["application_limited"][here] == 0)
+    times = {
+        RECEIVER: receiver,
+        SEND_BUFFER: send_buffer,
+        CONGESTION: np.where(is_congested & ~is_lossy, in_flight, 0),
+        PATH_LOSS: np.where(is_lossy, in_flight, 0),
+    }
+    times[APPLICATION] = np.maximum(elapsed_us - sum(times.values()), 0)
+    by_limit = np.array(list(times.values()), np.float64)
+    longest = by_limit.argmax(axis=0)
+    was_busy = busy > 0
+    rows["limited_by"][here[was_busy]] = np.array(list(times), np.uint8)[longest[was_busy]]
+    rows["limited_share"][here[was_busy]] = np.minimum(by_limit.max(axis=0)[was_busy] / elapsed_us, 1)
 
 
 def count_hashed(rows: Array) -> dict[int, Counted]:
