@@ -17,6 +17,13 @@ import typer
 
 from nettop import __version__
 from nettop.commands.collect import COLLECT_EXAMPLES, COLLECT_HELP, CollectOptions, start_collect
+from nettop.commands.config import (
+    CONFIG_EXAMPLES,
+    CONFIG_HELP,
+    ConfigOptions,
+    load_own_preferences,
+    start_config,
+)
 from nettop.commands.doctor import DOCTOR, DOCTOR_EXAMPLES, DOCTOR_HELP, DoctorOptions, start_doctor
 from nettop.commands.export import EXPORT_EXAMPLES, EXPORT_HELP, ExportOptions, start_export
 from nettop.commands.flows import FLOWS_EXAMPLES, FLOWS_HELP, FlowsOptions, start_flows
@@ -43,7 +50,7 @@ from nettop.commands.options import (
     why_option,
     with_lens_options,
 )
-from nettop.commands.privilege import Rights, opened_session
+from nettop.commands.privilege import Rights, opened_session, why_still_root
 from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
 from nettop.errors import ExitCode, FilterError, NettopError, UsageError, missing_package, unknown_word
@@ -181,6 +188,7 @@ app.command("serve", help=SERVE_HELP, epilog=SERVE_EXAMPLES)(ServeOptions)
 app.command("collect", help=COLLECT_HELP, epilog=COLLECT_EXAMPLES)(CollectOptions)
 app.command("flows", help=FLOWS_HELP, epilog=FLOWS_EXAMPLES)(FlowsOptions)
 app.command("export", help=EXPORT_HELP, epilog=EXPORT_EXAMPLES)(ExportOptions)
+app.command("config", help=CONFIG_HELP, epilog=CONFIG_EXAMPLES)(ConfigOptions)
 app.command(
     "run",
     help=RUN_HELP,
@@ -266,7 +274,9 @@ def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None)
         max_overhead=settings.max_overhead,
         together=(lens.id,) if options.is_text else (),
     )
-    return _show_text(settings, session) if options.is_text else _show_screens(settings, session)
+    if options.is_text:
+        return _show_text(settings, session)
+    return _show_screens(settings, session, why_still_root(user) or "")
 
 
 def _show_text(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
@@ -279,7 +289,8 @@ def _show_text(settings: Settings, opened: AbstractContextManager[Session]) -> E
         return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr)
 
 
-def _show_screens(settings: Settings, opened: AbstractContextManager[Session]) -> ExitCode:
+def _show_screens(settings: Settings, opened: AbstractContextManager[Session], writing_refused: str) -> ExitCode:
+    """`writing_refused` says why the screens may write no files; empty where they may."""
     from nettop.query.query import columns_from_settings, query_from_settings, screen_query
 
     table = find_table(settings.view.view)[1]
@@ -292,8 +303,9 @@ def _show_screens(settings: Settings, opened: AbstractContextManager[Session]) -
         raise UsageError("a terminal with TERM=dumb cannot show the screens", "use nettop --table")
     from nettop.screens.app import run_app
 
+    loaded = load_own_preferences()  # while there is one thread
     with opened as session:
-        return run_app(settings, session)
+        return run_app(settings, session, loaded, writing_refused)
 
 
 def _is_terminal(stream: Any) -> bool:
@@ -308,6 +320,7 @@ _COMMANDS: dict[type, Callable[[Any, Callable[[str], Source] | None], int]] = {
     FlowsOptions: start_flows,
     ExportOptions: start_export,
     RunOptions: start_run,
+    ConfigOptions: start_config,
     DoctorOptions: start_doctor,
 }
 """What starts each command, by the class of its options."""

@@ -55,6 +55,8 @@ ACTIONS: tuple[Action, ...] = (
            method="sort_right", argument="-1"),
     Action("sort_right", ("greater_than_sign",), "sort right", "Sort by the column to the right", "Rows",
            palette=False),
+    Action("columns", ("C",), "columns", "Choose the columns and their order; they are remembered", "Rows", footer=6,
+           by_app=True),
     Action("freeze", ("space",), "freeze", "Freeze the screen; collecting goes on", "Screen", footer=60),
     Action("totals", ("t",), "totals", "Rates, or totals since each row began", "Screen", footer=40),
     Action("all_rows", ("a",), "all", "All rows, also those that the table leaves out by default", "Rows", footer=30),

@@ -7,6 +7,7 @@ import gc
 
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
+from nettop.preferences import LoadedPreferences
 from nettop.settings import Settings
 from nettop.snapshots import find_table
 
@@ -14,10 +15,16 @@ _GARBAGE = 10_000
 """New objects between two garbage collections: about what drawing one refresh allocates."""
 
 
-def run_app(settings: Settings, session: Session) -> ExitCode:
+def run_app(
+    settings: Settings,
+    session: Session,
+    loaded: LoadedPreferences = LoadedPreferences(),  # noqa: B008 - frozen
+    writing_refused: str = "",
+) -> ExitCode:
     """Show the session in the terminal until the user, a signal or an error ends it.
 
-    The caller enters and leaves `session`. Raises the NettopError that kept the first lens from being shown.
+    `loaded` is what the user chose before; `writing_refused` says why no files are written, if so. The caller enters
+    and leaves `session`. Raises the NettopError that kept the first lens from being shown.
     """
     lens, table = find_table(settings.view.view)
     lease = session.enable(
@@ -30,7 +37,7 @@ def run_app(settings: Settings, session: Session) -> ExitCode:
     from nettop.screens.context import ScreenContext  # only after the lens began to attach
     from nettop.screens.nettop_app import NettopApp
 
-    app = NettopApp(ScreenContext(settings, session))
+    app = NettopApp(ScreenContext(settings, session, loaded=loaded, writing_refused=writing_refused))
     # What exists now stays: collecting it again and again took a sixth of the time spent on drawing.
     gc.freeze()
     gc.set_threshold(_GARBAGE)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nettop.engine.session import Session
 from nettop.errors import PermissionMissing, Unsupported
+from nettop.preferences import LoadedPreferences, remember
 from nettop.query.units import show_rates
 from nettop.query.view import Names
 from nettop.screens.history import HistogramHistory, TotalsHistory
@@ -90,8 +91,19 @@ class ScreenContext:
     histograms: dict[str, HistogramHistory] = field(default_factory=dict)
     """What the histograms of tables were, by the tables' names for --view."""
 
+    loaded: LoadedPreferences = field(default_factory=LoadedPreferences)
+    """What the user chose before this start."""
+
+    writing_refused: str = ""
+    """Why no files are written, where that is so."""
+
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The columns that were chosen, by the tables' names for --view."""
+
     def __post_init__(self) -> None:
         self.interval_s = self.session.interval_s
+        self.in_bytes = self.in_bytes or self.loaded.preferences.unit == "bytes"
+        self.columns = dict(self.loaded.preferences.columns)
         show_rates(in_bytes=self.in_bytes)
         self.options = dict(self.settings.options)
         if self.settings.view.resolve and self.names is None:
@@ -148,6 +160,19 @@ class ScreenContext:
         """Show rates in bytes, or in bits again."""
         self.in_bytes = not self.in_bytes
         show_rates(in_bytes=self.in_bytes)
+
+    def remember(self, key: str, value: str | Mapping[str, tuple[str, ...] | None]) -> None:
+        """Write a choice into the user's file, if there is one. Raises NettopError."""
+        if self.loaded.path is not None:
+            self.check_writing()
+            remember(self.loaded.path, key, value)
+
+    def check_writing(self) -> None:
+        """Raise PermissionMissing where files would be root's and not those of the user who called."""
+        if self.writing_refused:
+            raise PermissionMissing(
+                f"no files are written: {self.writing_refused}", "run nettop as another user"
+            )
 
     def change_interval(self, step: int) -> None:
         """The next longer (`step` 1) or shorter (−1) of the usual intervals."""

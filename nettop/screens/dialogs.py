@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two dialogs, help and palette, both derived from the table of keys."""
+"""The dialogs: help and palette, both derived from the table of keys, and the table's columns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import Bar, Span, item
 from nettop.widgets.cells import fit
-from nettop.widgets.columns import declared
+from nettop.widgets.columns import as_rates, declared, plan, title_of
 from nettop.widgets.page import Line, Page, wrapped
 from nettop.widgets.themes import Ground, Role
 
@@ -161,6 +161,128 @@ class PaletteDialog(Dialog, inherit_bindings=False):
             for label, effect, _ in self._matches
         ]
         self.page.show(lines or [(Span("nothing has that name", Role.DIM),)], self._at if lines else None)
+
+
+class ColumnsDialog(Dialog, inherit_bindings=False):
+    """The columns of a table, those that are shown first: Space adds and removes, < and > change the order.
+
+    What is chosen is shown at once, and remembered when the dialog closes.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,C,q,left", "leave", show=False),
+        Binding("up,k", "move(-1)", show=False),
+        Binding("down,j", "move(1)", show=False),
+        Binding("pageup", "move(-10)", show=False),
+        Binding("pagedown", "move(10)", show=False),
+        Binding("home", "move(-10000)", show=False),
+        Binding("end", "move(10000)", show=False),
+        Binding("space", "toggle_column", show=False),
+        Binding("less_than_sign,shift+up", "place(-1)", show=False),
+        Binding("greater_than_sign,shift+down", "place(1)", show=False),
+        Binding("r", "reset", show=False),
+    ]
+
+    def __init__(self, below: LensScreen) -> None:
+        super().__init__(below)
+        self._below = below
+        self._at = 0
+        self._about = Page(id="about")
+        self._before = self.context.columns.get(below.view_name)
+        self._list(below.state.names)
+
+    def _list(self, chosen: Sequence[str]) -> None:
+        """The chosen columns, then the others in the table's order, each counter before its rate."""
+        names = [form for field in self._below.table.fields for form in _forms(self._below.table, field.name)]
+        self._names = [*chosen, *(name for name in names if name not in chosen)]
+        self._chosen = set(chosen)
+
+    def compose(self) -> ComposeResult:
+        """The columns, the meaning of one, and the keys."""
+        footer = Bar(Ground.PANEL)
+        keys = {"Space": " shows or hides", "< >": " order", "r": " the table's own", "Esc": " closes"}
+        footer.show([item((key, Role.KEY), (effect, Role.DIM)) for key, effect in keys.items()])
+        with Vertical(id="dialog"):
+            yield self.page
+            yield self._about
+            yield footer
+
+    def on_mount(self) -> None:
+        """Show them once their room is known."""
+        self.page.focus()
+        self.call_after_refresh(self._draw)
+
+    def on_unmount(self) -> None:
+        """Closed, or nettop ends: remember what was chosen."""
+        chosen = self.context.columns.get(self._below.view_name)
+        if chosen != self._before:
+            self._below.remember("columns", {self._below.view_name: chosen})
+
+    def action_move(self, step: int) -> None:
+        """Go to another column."""
+        self._at = max(0, min(self._at + step, len(self._names) - 1))
+        self._draw()
+
+    def action_toggle_column(self) -> None:
+        """Show the column behind the others, or hide it; the last one stays."""
+        name = self._names[self._at]
+        if self._chosen == {name}:
+            return
+        self._chosen ^= {name}
+        self._apply()
+
+    def action_place(self, step: int) -> None:
+        """Move the column before or behind the next one that is shown."""
+        places = [at for at, name in enumerate(self._names) if name in self._chosen]
+        to = places.index(self._at) + step if self._at in places else -1
+        if 0 <= to < len(places):
+            self._names.insert(places[to], self._names.pop(self._at))
+            self._at = places[to]
+            self._apply()
+
+    def action_reset(self) -> None:
+        """Show the table's own columns."""
+        self._below.choose_columns(None)
+        self._list(self._below.state.names)
+        self._draw()
+
+    def _apply(self) -> None:
+        chosen = tuple(name for name in self._names if name in self._chosen)
+        self._below.choose_columns(None if chosen == self._below.table.screen else chosen)
+        self._draw()
+
+    def _draw(self) -> None:
+        table, rows = self._below.table, self._below.rows
+        chosen = [name for name in self._names if name in self._chosen]
+        # The dialog may be wider than the table beside which details are open.
+        columns = plan(table, chosen, rows.size.width, extra=False, bars=rows.bars)
+        fitting = {column.sort for column in columns}
+        lines = []
+        for name in self._names:
+            title = fit(title_of(table, name), _TITLE, left=True)
+            mark, role = ("[x] ", Role.BOLD) if name in self._chosen else ("[ ] ", Role.DIM)
+            crowded = (Span("no room  ", Role.WARN),) if name in self._chosen - fitting else ()
+            lines.append(
+                (Span(mark, Role.KEY), Span(title, role), *crowded, Span(_meaning(table, name), Role.DIM))
+            )
+        self.page.show(lines, self._at)
+        name = self._names[self._at]
+        missing = {} if self._below.view is None else self._below.view.missing
+        why = f" {NOT_AVAILABLE}: {missing[name]}" if name in missing else ""
+        text = f"{name}: {_meaning(table, name)}{why}"
+        self._about.show(wrapped(text, self._about.size.width - 2, Role.TEXT))
+
+
+def _forms(table: Table, name: str) -> tuple[str, ...]:
+    """A field, and its rate if it has one."""
+    return tuple(dict.fromkeys((name, as_rates(table, name))))
+
+
+def _meaning(table: Table, name: str) -> str:
+    """What a column shows."""
+    field = declared(table, name)
+    formula = f" = {field.formula}" if field.formula else ""
+    return f"{field.help}{formula}{'' if name in table.by_name else ', per second'}"
 
 
 def palette_entries(screen: LensScreen) -> list[PaletteEntry]:

@@ -20,7 +20,8 @@ from textual.containers import Container
 from textual.message import Message
 
 from nettop.engine.own_cost import VIEW
-from nettop.errors import FilterError
+from nettop.errors import FilterError, NettopError
+from nettop.preferences import UNITS
 from nettop.query.filter import Filter, parse_filter
 from nettop.query.view import View
 from nettop.screens import headline
@@ -93,7 +94,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         super().__init__(context, lens)
         self.table = table
         self.opened_from = opened_from
-        self.state = initial_state(table, settings)
+        self.view_name = TableRef(lens, table).view_name
+        self.state = initial_state(table, settings, context.columns.get(self.view_name))
+        if self.state.chosen_by_user:
+            context.columns[self.view_name] = self.state.declared_names
+        self._columns = context.columns.get(self.view_name)
         self.lens_state = context.lens_state(lens)
         if settings is not None and opened_from is None:
             self.lens_state.filter_text = self.state.query.filter.text
@@ -109,7 +114,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.headline_bar = Bar(id="headline")
         self.third_line = Bar(gap=0, id="third-line")
         self.rows = LiveTable(self.state.names, self.row_style)
-        self.rows.extra = self.rows.bars = not self.state.chosen_by_user
+        self.rows.extra = not self.state.chosen_by_user
+        self.rows.bars = settings is None or settings.columns is None
         self.details = Page(id="details")
         self.notice = Notice(id="notice")
         self.footer = Bar(Ground.PANEL, gap=2, id="footer")
@@ -174,8 +180,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.show_newest()
 
     def on_screen_resume(self) -> None:
-        """Visible again: show what is newest."""
+        """Visible again: show what is newest, with the columns that were chosen on another screen of the table."""
         if self.is_mounted:
+            self._take_columns()
             self.show_newest()
 
     def release_view(self) -> None:
@@ -431,6 +438,31 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.state = state
         self.update_view()
 
+    def choose_columns(self, names: tuple[str, ...] | None) -> None:
+        """Show these columns, on every screen of the table; None: the table's own."""
+        if names is None:
+            self.context.columns.pop(self.view_name, None)
+        else:
+            self.context.columns[self.view_name] = names
+        self._take_columns()
+        self.update_view()
+
+    def _take_columns(self) -> None:
+        chosen = self.context.columns.get(self.view_name)
+        if chosen != self._columns:
+            self._columns = chosen
+            self.state = self.state.with_columns(
+                chosen or self.table.screen, chosen_by_user=chosen is not None
+            )
+            self.rows.extra = chosen is None
+
+    def remember(self, key: str, value: str | Mapping[str, tuple[str, ...] | None]) -> None:
+        """Remember a choice for the next start; say so where that is not possible."""
+        try:
+            self.context.remember(key, value)
+        except NettopError as error:
+            self.notify(f"not remembered: {error.what}; {error.remedy}", severity="warning", markup=False)
+
     def set_filter(self, text: str) -> None:
         """Show the rows that pass a filter, in the lens's other tables too; what was opened by → has its own."""
         self._show_filtered(parse_filter(self.table, text))
@@ -616,6 +648,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
     def action_unit(self) -> None:
         """Switch between bits and bytes per second, in the source's details too."""
         self.context.change_unit()
+        self.remember("unit", UNITS[self.context.in_bytes])
         self._details_key = None
         self.update_view()
 

@@ -35,7 +35,10 @@ from nettop.snapshots import find_table
 from nettop.snapshots.own_cost import SELF
 from nettop.widgets.bar import Bar
 from nettop.widgets.glyphs import needed_signs
-from nettop.widgets.themes import DARK, PALETTES, Palette, css_variables, first_theme
+from nettop.widgets.themes import DARK, PALETTES, THEME_PREFIX, Palette, css_variables, first_theme
+
+_PROBLEM_S = 20.0
+"""How long it is said that a choice is not as the user wrote it: it may be long, and is said once."""
 
 
 class Published(Message, bubble=False):
@@ -73,7 +76,7 @@ class NettopApp(App[None], inherit_bindings=False):
         self._unsubscribe: Callable[[], None] | None = None
         for palette in PALETTES.values():
             self.register_theme(_theme(palette))
-        self.theme = theme or first_theme()
+        self.theme = theme or first_theme(remembered=context.loaded.preferences.theme)
         set_filters(self, signs=needed_signs())
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -87,6 +90,8 @@ class NettopApp(App[None], inherit_bindings=False):
         self._unsubscribe = self.context.session.bus.subscribe(self._queue_published)
         self._attach_shown()
         self.app_resume_signal.subscribe(self, self._draw_again)
+        for problem in self.context.loaded.problems:
+            self.notify(problem, title="nettop config", severity="warning", timeout=_PROBLEM_S, markup=False)
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -233,6 +238,13 @@ class NettopApp(App[None], inherit_bindings=False):
         """The next theme."""
         names = list(PALETTES)
         self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        self.lens_screen.remember("theme", self.theme.removeprefix(THEME_PREFIX))
+
+    def action_columns(self) -> None:
+        """Show the columns of the table, to choose from."""
+        from nettop.screens.dialogs import ColumnsDialog  # not needed for the first screen
+
+        self.push_screen(ColumnsDialog(self.lens_screen))
 
     def action_help(self) -> None:
         """Show the help."""

@@ -23,7 +23,7 @@ class TableState:
     query: Query
     declared_names: tuple[str, ...]
     chosen_by_user: bool = False
-    """Columns were named on the command line: a wide terminal adds no others."""
+    """Columns were chosen: a wide terminal adds no others."""
 
     @property
     def totals(self) -> bool:
@@ -38,6 +38,14 @@ class TableState:
             return names
         convert = as_totals if self.totals else as_rates
         return tuple(dict.fromkeys(convert(table, name) for name in names))
+
+    def with_columns(self, names: Sequence[str], *, chosen_by_user: bool) -> TableState:
+        """With these columns: totals if one of them is. What sorts follows, unless it is one of them."""
+        query, totals = self.query, _are_totals(self.query.table, names)
+        state = replace(self, declared_names=tuple(names), chosen_by_user=chosen_by_user)
+        if query.sort.field in names:
+            return replace(state, query=replace(query, deltas=not totals))
+        return state.with_totals(on=totals)
 
     def sorted_by(self, name: str) -> TableState:
         """Sorted by `name`; in reverse if it sorts already."""
@@ -74,17 +82,18 @@ class TableState:
         return any(field.has_rate for field in table.fields) and not both
 
 
-def initial_state(table: Table, settings: ViewSettings | None) -> TableState:
-    """How a screen opens `table`: as declared, changed by the settings."""
-    query, chosen = screen_query(table), None
+def initial_state(
+    table: Table, settings: ViewSettings | None, remembered: Sequence[str] | None = None
+) -> TableState:
+    """How a screen opens `table`: as declared, changed by the settings. Columns are those of the settings, else those
+    that are remembered, else the table's own.
+    """
+    query, chosen = screen_query(table), remembered
     if settings is not None:
-        query, chosen = query_from_settings(query, settings), columns_from_settings(table, settings)
-    names = chosen or table.screen
-    state = TableState(query, names, chosen_by_user=chosen is not None)
-    totals = _are_totals(table, names)
-    if query.sort.field in names:
-        return replace(state, query=replace(query, deltas=not totals))
-    return state.with_totals(on=totals)
+        query = query_from_settings(query, settings)
+        chosen = columns_from_settings(table, settings) or remembered
+    state = TableState(query, table.screen)
+    return state.with_columns(chosen or table.screen, chosen_by_user=chosen is not None)
 
 
 def _are_totals(table: Table, names: Sequence[str]) -> bool:

@@ -110,6 +110,8 @@ TERMINAL = Palette(
 )  # fmt: skip
 """For 16 colours and for NO_COLOR: rank shows as bold, dim and reverse, which every terminal has."""
 
+THEME_PREFIX = "nettop-"
+
 _FRAMES: Mapping[str, tuple[str, str, str]] = {
     "P": ("#566b87", "#b7c4d3", "ansi_blue"),
     "X": ("#b83d62", "#e9b5c5", "ansi_bright_red"),
@@ -156,13 +158,16 @@ _LIGHT_GROUNDS = frozenset({7, 9, 10, 11, 12, 13, 14, 15})
 _FEW_COLOURS = ("linux", "ansi", "vt", "xterm-16color", "screen.linux", "cons")
 
 
-def first_theme(environ: Mapping[str, str] = os.environ) -> str:
-    """The theme that suits the terminal: its own colours where it has few or none are wanted.
+def first_theme(environ: Mapping[str, str] = os.environ, remembered: str | None = None) -> str:
+    """The theme to begin with: the terminal's own colours where it has few or none are wanted, else the one that the
+    user chose (`dark`), else the one that suits the terminal.
 
     COLORFGBG ends in the number of the background colour, where a terminal sets it.
     """
     if "NO_COLOR" in environ or environ.get("TERM", "").startswith(_FEW_COLOURS):
         return TERMINAL.name
+    if remembered is not None:
+        return THEME_PREFIX + remembered
     ground = environ.get("COLORFGBG", "").rpartition(";")[2]
     return LIGHT.name if ground.isdigit() and int(ground) in _LIGHT_GROUNDS else DARK.name
 

@@ -108,8 +108,9 @@ class Harness:
     def app(
         self,
         settings: Settings | None = None,
-        theme: str = "nettop-dark",
+        theme: str | None = "nettop-dark",
         lens_set: tuple[Lens, ...] | None = None,
+        **context_kwargs: Any,
     ) -> NettopApp:
         """The app, with a host, a clock and a cost that never change."""
         context = ScreenContext(
@@ -119,6 +120,7 @@ class Harness:
             host="web-03",
             clock=lambda: self.now,
             cost=lambda: 0.009,
+            **context_kwargs,
         )
         return NettopApp(context, theme)
 

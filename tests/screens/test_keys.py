@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from nettop.screens.actions import ACTIONS, GRAPH, Action, call
-from nettop.screens.dialogs import HelpDialog, PaletteDialog
+from nettop.screens.dialogs import ColumnsDialog, HelpDialog, PaletteDialog
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots import lenses
@@ -64,6 +64,10 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
     "sort_reverse": ((), sort("bytes_per_s", descending=False)),
     "sort_left": ((), sort("bytes_received_per_s", descending=True)),
     "sort_right": ((), sort("rtt", descending=True)),
+    "columns": (
+        (),
+        lambda app, _: isinstance(app.screen, ColumnsDialog) and "[x] PROCESS" in app.screen.page.text,
+    ),
     "freeze": (
         (),
         lambda app, _: app.lens_screen.frozen is not None and "frozen" in app.lens_screen.first_line.text,

@@ -323,6 +323,8 @@ def test_completion() -> None:
         ("nettop collect --retention ra", ["raw="]),
         ("nettop flows --by p", ["packets"]),
         ("nettop flows --format j", ["jsonl"]),
+        ("nettop con", ["config"]),
+        ("nettop config --s", ["--show"]),
     ],
 )
 def test_shell_completion(line: str, expected: list[str]) -> None:
@@ -361,6 +363,7 @@ def test_version_and_help() -> None:
         ("export", "--duration --frequency --format cpu.stacks FILE Ctrl-C"),
         ("collect", "--listen --retention --clickhouse --networks --query-listen SIGTERM"),
         ("flows", "--top --since --limit sql DESCRIBE"),
+        ("config", "--show XDG_CONFIG_HOME sudo"),
     ],
 )
 def test_help_of_commands(command: str, expected: str) -> None:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nettop config`: what the screens remember; and reading it, as the user who called nettop."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from nettop.commands.invoker import User, caller, opening_as
+from nettop.commands.options import option
+from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.interrupts import undisturbed
+from nettop.preferences import (
+    UNITS,
+    LoadedPreferences,
+    load_preferences,
+    preferences_path,
+    toml_line,
+)
+from nettop.snapshots import find_table, views
+from nettop.snapshots.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from nettop.snapshots.source import Source
+
+CONFIG_HELP = "Show what the screens remember: columns, theme, unit."
+
+CONFIG_EXAMPLES = """[bold]Examples[/bold]
+
+nettop config --show  [dim]every setting in effect, and whether it is the default or from the file[/dim]
+
+nettop config --show | grep '# file'  [dim]only what was chosen[/dim]
+
+The file is $XDG_CONFIG_HOME/nettop/config.toml, or ~/.config/nettop/config.toml; through sudo, that of the user who
+called it. The screens write it when you choose columns (C), a theme (T) or a unit (B). Options on the command line win.
+
+Exit codes: 0 done, 1 something in the file is wrong and was replaced by its default, 2 usage."""
+
+
+# fmt: off
+@dataclass(frozen=True, slots=True)
+class ConfigOptions:
+    """The options as they were given, in the order of --help."""
+
+    show: Annotated[bool, option("--show", help="Print the file's path, and each setting with its origin")] = False
+    # fmt: on
+
+
+def load_own_preferences() -> LoadedPreferences:
+    """The preferences of who called nettop, whose file is opened as that user. Only while there is one thread.
+
+    What is wrong is among the problems: nothing keeps nettop from starting.
+    """
+    try:
+        user = caller()
+        path = preferences_path(_home(user))
+        with opening_as(user):
+            return load_preferences(path)
+    except NettopError as error:
+        return LoadedPreferences(problems=(f"preferences are not read: {error.what}; {error.remedy}",))
+
+
+def _home(user: User | None) -> str:
+    """The home directory: of who called sudo that of the account, since sudo may leave root's in $HOME."""
+    if user is None:
+        return os.path.expanduser("~")
+    try:
+        return pwd.getpwuid(user.uid).pw_dir
+    except KeyError:
+        raise NettopError(f"uid {user.uid} has no home directory", "give it an account") from None
+
+
+def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+    """Print the settings in effect, as TOML with their origins as comments; what is wrong goes to standard error."""
+    if not options.show:
+        raise UsageError("nettop config does nothing by itself", "nettop config --show prints the settings")
+    if sys.stdout is None:
+        raise NettopError("standard output is closed", "nettop config --show needs somewhere to write to")
+    loaded = load_own_preferences()
+    with undisturbed():
+        from nettop.widgets.themes import THEME_PREFIX, first_theme
+    chosen = loaded.preferences
+    theme = first_theme(remembered=chosen.theme).removeprefix(THEME_PREFIX)
+    is_there = "" if loaded.path is None or os.path.lexists(loaded.path) else " (not there yet)"
+    lines = [
+        f"# {loaded.path or 'no file'}{is_there}",
+        _line("theme", theme, is_chosen=theme == chosen.theme),
+        _line("unit", chosen.unit or UNITS[0], is_chosen=chosen.unit is not None),
+        "",
+        "[columns]",
+    ]
+    for view in views():
+        names = chosen.columns.get(view)
+        lines.append(_line(view, names or find_table(view)[1].screen, is_chosen=names is not None))
+    sys.stdout.write("".join(f"{safe_text(line)}\n" for line in lines))
+    sys.stdout.flush()
+    for problem in loaded.problems:
+        sys.stderr.write(f"nettop: {safe_text(problem)}\n")
+    return ExitCode.FAILURE if loaded.problems else ExitCode.DONE
+
+
+def _line(key: str, value: str | tuple[str, ...], *, is_chosen: bool) -> str:
+    return f"{toml_line(key, value)}  # {'file' if is_chosen else 'default'}"

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user chooses on the screens and finds again at the next start: a TOML file of theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, time
+from pathlib import Path
+from typing import Any
+
+from nettop.errors import NettopError, UsageError, unknown_word
+from nettop.snapshots import find_table, view_name
+from nettop.snapshots.schema import Table
+
+THEMES = ("dark", "light", "terminal")
+UNITS = ("bits", "bytes")
+_MOST_BYTES = 1 << 20
+_HEADER = "# Written by nettop's screens, which keep no comments. See nettop config --show.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What was chosen; what was not is None.
+
+    `columns` are those of tables, by the tables' names for --view. `theme` is one of THEMES, `unit`, in which rates are
+    shown, one of UNITS.
+    """
+
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    theme: str | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPreferences:
+    """What a file says, and what is wrong with it: `problems` name the file, the place and the remedy.
+
+    Without a `path` nothing is remembered.
+    """
+
+    path: Path | None = None
+    preferences: Preferences = field(default_factory=Preferences)
+    problems: tuple[str, ...] = ()
+
+
+def preferences_path(home: str) -> Path:
+    """The file of a user with this home directory; $XDG_CONFIG_HOME counts where it is absolute, as XDG asks."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return Path(base if os.path.isabs(base) else os.path.join(home, ".config")) / "nettop" / "config.toml"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def load_preferences(path: Path) -> LoadedPreferences:
+    """What the file says; what it does not, or says wrongly, has its default. A file that is missing says nothing."""
+    try:
+        document = _read(path)
+    except NettopError as error:
+        return LoadedPreferences(path, problems=(f"{error.what}; {error.remedy}",))
+    problems: list[str] = []
+    theme, unit = (
+        _word(document, key, words, problems) for key, words in (("theme", THEMES), ("unit", UNITS))
+    )
+    columns = _columns(document.get("columns", {}), problems)
+    problems += [
+        _what(unknown_word("key", key, ("theme", "unit", "columns")))
+        for key in document
+        if key not in ("theme", "unit", "columns")
+    ]
+    return LoadedPreferences(
+        path, Preferences(columns, theme, unit), tuple(f"{path}: {problem}" for problem in problems)
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The document; an empty one where there is no file. Raises NettopError for one that cannot be read."""
+    import tomllib  # --help does without
+
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(_MOST_BYTES)
+        return tomllib.loads(raw.decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise NettopError(
+            f"{path} cannot be read: {error.strerror}", "defaults are used until it can"
+        ) from error
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise NettopError(
+            f"{path} is not valid TOML: {error}", "mend that line, or remove the file"
+        ) from error
+
+
+def _word(document: Mapping[str, Any], key: str, words: tuple[str, ...], problems: list[str]) -> str | None:
+    word = document.get(key)
+    if word is None or word in words:
+        return word
+    problems.append(f"{key} is {word!r}; write {', '.join(words[:-1])} or {words[-1]}, or remove the line")
+    return None
+
+
+def _columns(tables: Any, problems: list[str]) -> dict[str, tuple[str, ...]]:
+    if not isinstance(tables, dict):
+        problems.append('columns is not a table; write [columns], and below it VIEW = ["COLUMN", …]')
+        return {}
+    columns = {}
+    for view, names in tables.items():
+        try:
+            lens, table = find_table(view)
+        except UsageError as error:
+            problems.append(f"columns: {_what(error)}")
+            continue
+        known = _known_columns(view, table, names, problems)
+        if known:
+            columns[view_name(lens, table)] = known
+    return columns
+
+
+def _known_columns(view: str, table: Table, names: Any, problems: list[str]) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        problems.append(f'the columns of {view} are no list of names; write {view} = ["{table.names[0]}", …]')
+        return ()
+    problems += [
+        f"the columns of {view}: {_what(unknown_word('column', name, table.names))}"
+        for name in names
+        if name not in table.names
+    ]
+    return tuple(dict.fromkeys(name for name in names if name in table.names))
+
+
+def _what(error: NettopError) -> str:
+    return f"{error.what}; {error.remedy}"
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def remember(path: Path, key: str, value: str | Mapping[str, tuple[str, ...] | None]) -> None:
+    """Write one choice into the file, and leave the others as they are, also those that nettop does not know.
+
+    `value` of `columns` are those of some tables, None for the tables' own. Raises NettopError where the file cannot be
+    written, and where it is not valid: what somebody wrote there would be lost.
+    """
+    document = _read(path)
+    if isinstance(value, str):
+        document[key] = value
+    else:
+        before = document.get(key)
+        changed = {**(before if isinstance(before, dict) else {}), **value}
+        document[key] = {name: names for name, names in changed.items() if names is not None}
+    try:
+        _replace(path, _HEADER + toml_text(document))
+    except OSError as error:
+        raise NettopError(
+            f"{path} cannot be written: {error.strerror}", "what you choose lasts until nettop ends"
+        ) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a new file in the place of the old one, whole or not at all; a symbolic link stays."""
+    import secrets  # --help does without
+
+    place = path.resolve()
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+    try:
+        with open(beside, "x", encoding="utf-8") as file:
+            file.write(text)
+        beside.rename(place)
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def toml_text(document: Mapping[str, Any]) -> str:
+    """What was read of a TOML file, as such a file: plain values first, then a section for each table."""
+    lines = [toml_line(key, value) for key, value in document.items() if not isinstance(value, dict)]
+    for key, table in document.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{_key(key)}]", *(toml_line(name, value) for name, value in table.items())]
+    return "\n".join((*lines, ""))
+
+
+def toml_line(key: str, value: Any) -> str:
+    """`key = value`"""
+    return f"{_key(key)} = {_value(value)}"
+
+
+def _key(key: str) -> str:
+    is_bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if is_bare else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        # A basic string is written as in JSON, but DEL has to be escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_key(key)} = {_value(each)}' for key, each in value.items())}}}"
+    return repr(value)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the screens remember: columns, theme and unit; and what they say where they cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop.preferences import LoadedPreferences, Preferences, load_preferences, remember
+from nettop.screens.dialogs import ColumnsDialog
+from nettop.screens.nettop_app import NettopApp
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots import lenses
+from nettop.snapshots.connections import SOCKETS
+from tests.screens.driving import Running, press, running, shown, text_of
+from tests.screens.harness import busy_host
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The user's file, which is not there yet."""
+    return tmp_path / "nettop" / "config.toml"
+
+
+def put(file: Path, text: str) -> None:
+    """Write the file, as its user might."""
+    file.parent.mkdir()
+    file.write_text(text)
+
+
+def text_in(file: Path) -> str | None:
+    """What is in the file, None where there is none."""
+    return file.read_text() if file.exists() else None
+
+
+def dialog(run: Running) -> ColumnsDialog:
+    """The open dialog."""
+    screen = run[0].app.screen
+    assert isinstance(screen, ColumnsDialog)
+    return screen
+
+
+def notes(run: Running) -> list[str]:
+    """What was said."""
+    return [note.message for note in run[0].app._notifications]
+
+
+def loaded(file: Path, **more: Any) -> dict[str, Any]:
+    """The arguments of an app that remembers in this file."""
+    return {"loaded": load_preferences(file), **more}
+
+
+def header(run: Running) -> list[str]:
+    """The titles of the columns."""
+    return text_of(shown(run).rows)[0].split()
+
+
+async def test_columns_are_chosen_and_remembered(file: Path) -> None:
+    """Space hides and shows, < moves: at once on the screen below, and at the next start."""
+    async with running(busy_host(), (200, 30), **loaded(file)) as run:
+        await press(run, "C")
+        lines = dialog(run).page.text.splitlines()
+        assert [line[:3] for line in lines[:10]] == ["[x]"] * len(SOCKETS.screen) + ["[ ]"]
+        await press(run, "down", "space")
+        assert "PROTO" not in header(run)
+        at = next(n for n, line in enumerate(lines) if "CWND" in line)
+        await press(run, *["down"] * (at - 1), "space", *["less_than_sign"] * 8)
+        assert header(run)[:2] == ["CWND", "PROCESS"]
+        assert "congestion window" in dialog(run)._about.text
+        await press(run, "escape")
+        names = shown(run).state.names
+        assert names[:2] == ("cwnd", "owner")
+    assert load_preferences(file).preferences == Preferences({"connections": names})
+    async with running(busy_host(), (200, 30), **loaded(file)) as run:
+        assert header(run)[:2] == ["CWND", "PROCESS"]
+        assert shown(run).rows.bars
+        await press(run, "C", "r", "escape")
+        assert header(run)[0] == "PROCESS"
+    assert load_preferences(file).preferences == Preferences()
+
+
+async def test_columns_are_remembered_when_nettop_ends(file: Path) -> None:
+    """Ctrl-C while the dialog is open loses no choice."""
+    async with running(busy_host(), **loaded(file)) as run:
+        await press(run, "C", "space", "ctrl+c")
+    assert load_preferences(file).preferences.columns["connections"] == SOCKETS.screen[1:]
+
+
+async def test_nothing_is_written_without_a_choice(file: Path) -> None:
+    """To look at the columns makes no file."""
+    async with running(busy_host(), **loaded(file)) as run:
+        await press(run, "C", "space", "space", "down", "escape")
+    assert text_in(file) is None
+
+
+async def test_the_last_column_stays(file: Path) -> None:
+    """A table without columns would show nothing."""
+    settings = Settings(view=ViewSettings(columns=("pid",)))
+    async with running(busy_host(), settings=settings, **loaded(file)) as run:
+        await press(run, "C", "space")
+        assert shown(run).state.names == ("pid",)
+
+
+async def test_a_column_without_room_is_marked(file: Path) -> None:
+    """A narrow terminal cannot show all that were chosen: the dialog says which."""
+    settings = Settings(view=ViewSettings(columns=("owner", "local", "remote", "state", "cwnd")))
+    async with running(busy_host(), (60, 24), settings=settings, **loaded(file)) as run:
+        await press(run, "C")
+        marked = [line.split()[1] for line in dialog(run).page.text.splitlines() if "no room" in line]
+        assert marked
+        assert not set(marked) & set(header(run))
+
+
+async def test_totals_are_chosen_where_they_are_shown(file: Path) -> None:
+    """The dialog lists what the screen shows: in totals those, which the next start then shows."""
+    async with running(busy_host(), **loaded(file)) as run:
+        await press(run, "t", "C", "space", "escape")
+        assert "bytes_sent" in shown(run).state.names
+        assert shown(run).state.totals
+    async with running(busy_host(), **loaded(file)) as run:
+        assert shown(run).state.totals
+        assert shown(run).state.query.sort.field == "bytes"
+
+
+async def test_the_command_line_wins(file: Path) -> None:
+    """--columns shows its own columns in that view, and remembers nothing."""
+    remember(file, "columns", {"connections": ("remote",), "connections.events": ("event", "remote")})
+    settings = Settings(view=ViewSettings(columns=("pid", "state")))
+    async with running(busy_host(), settings=settings, **loaded(file)) as run:
+        assert shown(run).state.names == ("pid", "state")
+        await press(run, "p")
+        assert shown(run).state.names == ("event", "remote")
+        await press(run, "P")
+        assert shown(run).state.names == ("pid", "state")
+    assert load_preferences(file).preferences.columns["connections"] == ("remote",)
+
+
+async def test_every_screen_of_a_table_has_the_chosen_columns(file: Path) -> None:
+    """Columns that are chosen in the sockets of a group are those of the table of sockets too."""
+    async with running(busy_host(), **loaded(file), view="connections.groups") as run:
+        await press(run, "p")
+        first = shown(run)
+        await press(run, "P")
+        screen = shown(run)
+        screen.post_message(screen.MembersOpened(SOCKETS, "nginx"))
+        await run[0].pause()
+        assert shown(run) is not screen
+        await press(run, "C", "space", "escape")
+        await press(run, "left", "p")
+        assert shown(run) is first
+        assert first.state.names == SOCKETS.screen[1:]
+
+
+async def test_theme_and_unit_are_remembered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T and B are found again, but no theme that a terminal without colours cannot show."""
+    async with running(busy_host(), **loaded(file)) as run:
+        await press(run, "T", "B")
+    assert load_preferences(file).preferences == Preferences(theme="light", unit="bytes")
+    async with running(busy_host(), theme=None, **loaded(file)) as run:
+        assert run[0].app.theme == "nettop-light"
+        assert shown(run).context.in_bytes
+        assert "B/s" in text_of(shown(run).rows)[1]
+        await press(run, "B")
+    assert load_preferences(file).preferences.unit == "bits"
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with running(busy_host(), theme=None, **loaded(file)) as run:
+        assert run[0].app.theme == "nettop-terminal"
+
+
+async def test_problems_are_said(file: Path) -> None:
+    """A file with a mistake is named once, and the screen has its defaults; a choice does not overwrite it."""
+    put(file, "theme = [\n")
+    async with running(busy_host(), **loaded(file)) as run:
+        (note,) = notes(run)
+        assert "line" in note
+        assert str(file) in note
+        await press(run, "T")
+        assert notes(run)[-1].startswith("not remembered: ")
+        assert run[0].app.theme == "nettop-light"
+    assert text_in(file) == "theme = [\n"
+
+
+async def test_root_writes_no_file_of_the_caller(file: Path) -> None:
+    """Where nettop has to stay root nothing is written, and it says why."""
+    async with running(busy_host(), **loaded(file, writing_refused="nettop stays root: why")) as run:
+        await press(run, "B")
+        assert "not remembered: no files are written: nettop stays root: why" in notes(run)[0]
+    assert text_in(file) is None
+
+
+async def test_without_a_path_nothing_is_remembered() -> None:
+    """Nothing is written, and nothing is said of it."""
+    async with running(busy_host(), loaded=LoadedPreferences()) as run:
+        await press(run, "B")
+        assert notes(run) == []
+
+
+def test_the_flame_graph_has_no_columns() -> None:
+    """Its key does nothing there."""
+    from nettop.screens.actions import BY_ID
+    from tests.screens.harness import harness_of
+
+    app: NettopApp = harness_of([]).app(Settings(view=ViewSettings(view="cpu")), lens_set=lenses())
+    assert not app.lens_screen.is_available(BY_ID["columns"])

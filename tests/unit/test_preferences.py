@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file of what the user chose: how it is read, what is wrong with it, how it is written, `nettop config`."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from nettop.cli import run
+from nettop.commands.config import load_own_preferences
+from nettop.errors import ExitCode, NettopError
+from nettop.preferences import (
+    THEMES,
+    LoadedPreferences,
+    Preferences,
+    load_preferences,
+    preferences_path,
+    remember,
+    toml_text,
+)
+from nettop.widgets.themes import PALETTES, THEME_PREFIX
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file, which is not there yet, in an $XDG_CONFIG_HOME of its own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("SUDO_UID", "SUDO_GID"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "nettop" / "config.toml"
+
+
+def written(file: Path, text: str) -> Path:
+    """The file, with this text."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_themes_are_those_of_the_screens() -> None:
+    """Every theme can be remembered, and no other."""
+    assert tuple(THEME_PREFIX + name for name in THEMES) == tuple(PALETTES)
+
+
+def test_a_missing_file_says_nothing(file: Path) -> None:
+    """No choice, and no problem."""
+    assert load_preferences(file) == LoadedPreferences(file)
+
+
+def test_choices_come_back(file: Path) -> None:
+    """What is written is read; a table whose own columns were chosen again is left out."""
+    remember(file, "theme", "light")
+    remember(file, "columns", {"connections": ("remote", "pid"), "bandwidth.flows": ("process",)})
+    remember(file, "unit", "bytes")
+    remember(file, "columns", {"bandwidth.flows": None})
+    expected = Preferences({"connections": ("remote", "pid")}, "light", "bytes")
+    assert load_preferences(file) == LoadedPreferences(file, expected)
+    assert file.read_text().endswith(
+        'theme = "light"\nunit = "bytes"\n\n[columns]\nconnections = ["remote", "pid"]\n'
+    )
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_nettop_does_not_know_stays(file: Path) -> None:
+    """A choice leaves other keys as they are, of every type that TOML has."""
+    text = (
+        'theme = "dark"\nmore = 1\nshare = 0.5\nsince = 2026-11-20T11:02:40+00:00\nday = 2026-11-20\nat = 11:02:00\n'
+        'on = true\n"odd key" = "a \\"quote\\", \\\\, \\n, \\u007f, é"\nlist = [1, [2, "x"], { a = 1, "b c" = [] }]\n'
+        '[columns]\n"drops" = ["reason"]\n[other]\nx = { y = { z = inf } }\n'
+    )
+    before = tomllib.loads(text)
+    remember(written(file, text), "theme", "light")
+    assert tomllib.loads(file.read_text()) == before | {"theme": "light"}
+    assert tomllib.loads(toml_text(before)) == before
+
+
+def test_a_symbolic_link_stays(file: Path, tmp_path: Path) -> None:
+    """A file that is kept elsewhere is written there."""
+    target = written(tmp_path / "dotfiles" / "nettop.toml", "")
+    file.parent.mkdir()
+    file.symlink_to(target)
+    remember(file, "unit", "bytes")
+    assert file.is_symlink()
+    assert tomllib.loads(target.read_text()) == {"unit": "bytes"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("theme = ", "end of document|mend that line, or remove the file"),
+        ('unit = "bits"\ntheme = light\n', "line 2|mend that line"),
+        ("theme = '\udcff'", "not valid TOML|remove the file"),
+        ('theme = "blue"', "theme is 'blue'|write dark, light or terminal, or remove the line"),
+        ("unit = 8", "unit is 8|write bits or bytes"),
+        ('themes = "dark"', "unknown key 'themes'|did you mean theme"),
+        ('columns = "pid"', "columns is not a table|[columns]"),
+        ('[columns]\nconections = ["pid"]', "unknown view 'conections'|did you mean connections"),
+        ('[columns]\nconnections = ["pids"]', "unknown column 'pids'|did you mean pid"),
+        ('[columns]\nconnections = "pid"', "the columns of connections are no list|write connections = ["),
+        ("[columns]\nconnections = []", "no list of names|write connections = ["),
+    ],
+)
+def test_what_is_wrong_is_named(file: Path, text: str, expected: str) -> None:
+    """A problem names the file, the place and the remedy; everything has its default."""
+    written(file, "").write_bytes(text.encode(errors="surrogateescape"))
+    loaded = load_preferences(file)
+    assert loaded.preferences == Preferences()
+    (problem,) = loaded.problems
+    assert str(file) in problem
+    assert all(part in problem for part in expected.split("|")), problem
+
+
+def test_what_is_right_counts_beside_what_is_wrong(file: Path) -> None:
+    """One bad value takes no other with it."""
+    loaded = load_preferences(
+        written(
+            file,
+            'theme = "blue"\nunit = "bytes"\n[columns]\n"connections.sockets" = ["pid", "pids", "pid"]\n',
+        )
+    )
+    assert loaded.preferences == Preferences({"connections": ("pid",)}, None, "bytes")
+    assert len(loaded.problems) == 2
+
+
+def test_a_broken_file_is_not_overwritten(file: Path) -> None:
+    """What somebody wrote there is theirs to mend."""
+    written(file, "theme = \n")
+    with pytest.raises(NettopError, match="not valid TOML"):
+        remember(file, "theme", "light")
+    assert file.read_text() == "theme = \n"
+
+
+def test_a_file_that_cannot_be_read_or_written(file: Path, tmp_path: Path) -> None:
+    """A directory in its place is a problem to read, and an error to write; so is a file in place of its directory."""
+    file.mkdir(parents=True)
+    assert "cannot be read: Is a directory" in load_preferences(file).problems[0]
+    with pytest.raises(NettopError, match="cannot be read"):
+        remember(file, "unit", "bits")
+    below = written(tmp_path / "plain", "") / "nettop" / "config.toml"
+    with pytest.raises(NettopError, match="cannot be written"):
+        remember(below, "unit", "bits")
+
+
+def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """$XDG_CONFIG_HOME where it is absolute, else ~/.config."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/xdg")
+    assert preferences_path("/home/a") == Path("/xdg/nettop/config.toml")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert preferences_path("/home/a") == Path("/home/a/.config/nettop/config.toml")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="opens a file as another user, which takes root")
+def test_through_sudo_it_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file in the home directory of who called sudo is opened as that user: what they may not read is not read."""
+    user = pwd.getpwnam("nobody")
+    monkeypatch.setenv("SUDO_UID", str(user.pw_uid))
+    monkeypatch.setenv("SUDO_GID", str(user.pw_gid))
+    with tempfile.TemporaryDirectory() as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        monkeypatch.setenv("XDG_CONFIG_HOME", open_to_all)
+        file = written(Path(open_to_all) / "nettop" / "config.toml", 'theme = "light"\n')
+        file.chmod(0o600)
+        assert load_own_preferences().preferences.theme is None
+        assert "cannot be read: Permission denied" in load_own_preferences().problems[0]
+        os.chown(file, user.pw_uid, user.pw_gid)
+        assert load_own_preferences() == LoadedPreferences(file, Preferences(theme="light"))
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    assert load_own_preferences().path == Path(user.pw_dir) / ".config/nettop/config.toml"
+    monkeypatch.setenv("SUDO_UID", "no number")
+    assert load_own_preferences().path is None
+    assert "SUDO_UID=no number" in load_own_preferences().problems[0]
+
+
+def test_config_show(file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path, every setting and its origin, as TOML that the file could have."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "COLORFGBG"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(["config", "--show"]) == ExitCode.DONE
+    shown = capfd.readouterr().out
+    assert shown.startswith(f'# {file} (not there yet)\ntheme = "dark"  # default\n')
+    assert "# file" not in shown
+    remember(file, "columns", {"drops": ("reason", "packets")})
+    remember(file, "theme", "light")
+    assert run(["config", "--show"]) == ExitCode.DONE
+    shown = capfd.readouterr().out
+    assert shown.splitlines()[:3] == [f"# {file}", 'theme = "light"  # file', 'unit = "bits"  # default']
+    assert 'drops = ["reason", "packets"]  # file' in shown
+    assert '"connections.events" = ["time", ' in shown
+    written(file, shown)
+    assert load_preferences(file).problems == ()
+
+
+def test_config_show_of_a_file_with_mistakes(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each is named on standard error, and the exit code says so."""
+    written(file, 'theme = "blue"\nunit = 8\n')
+    assert run(["config", "--show"]) == ExitCode.FAILURE
+    out, err = capfd.readouterr()
+    assert 'unit = "bits"  # default' in out
+    assert [line.split(": ")[2].split(" ")[0] for line in err.splitlines()] == ["theme", "unit"]
+
+
+def test_config_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """It names what it can do."""
+    assert run(["config"]) == ExitCode.USAGE
+    assert "nettop config --show" in capfd.readouterr().err
