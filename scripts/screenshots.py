@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
-import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +12,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from nettop.settings import Settings, ViewSettings  # noqa: E402 - the checkout comes first
+from nettop.screens.export import tidy_svg  # noqa: E402 - the checkout comes first
+from nettop.settings import Settings, ViewSettings  # noqa: E402
 from nettop.snapshots import lenses  # noqa: E402
 from nettop.snapshots.own_cost import SELF  # noqa: E402
 from tests.screens import (  # noqa: E402
@@ -79,26 +78,7 @@ async def draw(shot: Screenshot) -> str:
                 await pilot.pause()
                 harness.run_tasks()
             await pilot.pause()
-        return tidy(app.export_screenshot(title="nettop"))
-
-
-def tidy(svg: str) -> str:
-    """The picture without the number that differs from run to run, and without a font from the web."""
-    svg = re.sub(r"terminal-\d+-", "nettop-", svg)
-    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r' x="([\d.]+)"( y="[\d.]+") textLength="([\d.]+)"([^>]*)>([^<]+)<', _without_outer_spaces, svg
-    )
-    return re.sub(r"[ \t]+$", "", svg.replace("Fira Code", "DejaVu Sans Mono"), flags=re.MULTILINE)
-
-
-def _without_outer_spaces(match: re.Match[str]) -> str:
-    """A text moved to where its first visible character stands: some viewers drop the spaces before it."""
-    x, length, text = float(match[1]), float(match[3]), html.unescape(match[5])
-    cell = length / len(text)
-    x += cell * (len(text) - len(text.lstrip()))
-    shown = html.escape(text.strip(), quote=False).replace("\xa0", "&#160;")
-    return f' x="{x:.1f}"{match[2]} textLength="{cell * len(text.strip()):.1f}"{match[4]}>{shown}<'
+        return tidy_svg(app.export_screenshot(title="nettop"))
 
 
 def main() -> None:

@@ -85,6 +85,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("numbers", ("n",), "numbers", "The bars as a table of numbers, other softirqs included, and back", GRAPH,
            footer=36),
     *OPTIONS.values(),
+    Action("export", ("e",), "export", "Write the view into a new file in the working directory: CSV, JSON Lines "
+           "or SVG", "Screen", footer=4, by_app=True),
     Action("bars", ("b",), "bars", "A bar of each row's rate", "Screen", footer=5),
     Action("average", ("A",), "average", "Rates of each interval, or their averages over 2, 10 or 40 seconds", "Screen",
            footer=33),

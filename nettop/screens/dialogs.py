@@ -16,6 +16,7 @@ from nettop.query.units import example_amounts, unit_of
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, call, key_name
 from nettop.screens.context import TableRef
+from nettop.screens.export import FORMATS
 from nettop.screens.lens import LensScreen, screen_class
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.snapshots.hooks import NOT_AVAILABLE
@@ -271,6 +272,32 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
         why = f" {NOT_AVAILABLE}: {missing[name]}" if name in missing else ""
         text = f"{name}: {_meaning(table, name)}{why}"
         self._about.show(wrapped(text, self._about.size.width - 2, Role.TEXT))
+
+
+class ExportDialog(Dialog, inherit_bindings=False):
+    """The formats in which the view can be written, each with its key: Enter would refresh a view that is frozen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,e,q,left", "leave", show=False),
+        *(Binding(suffix[0], f"write('{suffix}')", show=False) for suffix in FORMATS),
+    ]
+
+    def compose(self) -> ComposeResult:
+        """The formats, and the key that closes."""
+        footer = Bar(Ground.PANEL)
+        footer.show([item(("Esc", Role.KEY), (" closes", Role.DIM))])
+        with Vertical(id="dialog"):
+            yield self.page
+            yield footer
+
+    def on_mount(self) -> None:
+        """They have room for all."""
+        self.page.focus()
+        self.page.show([(Span(f"{suffix[0]}  ", Role.KEY), Span(about)) for suffix, about in FORMATS.items()])
+
+    def action_write(self, suffix: str) -> None:
+        """Write in this format."""
+        self.dismiss(suffix)
 
 
 def _forms(table: Table, name: str) -> tuple[str, ...]:

@@ -158,6 +158,12 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         return {}
 
     @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns in sight; where the table is not, those that it would have."""
+        drawn = tuple(column.sort for column in self.rows.columns if not column.bar)
+        return drawn or self.state.names
+
+    @property
     def sort_columns(self) -> tuple[str, ...]:
         """The columns by which the palette offers to sort."""
         return self.table.sortable
@@ -391,6 +397,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "back": lambda: self.details_open or self.opened_from is not None,
             "clear": self.has_something_to_clear,
             "totals": lambda: self.is_shown() and self.state.has_forms,
+            "export": self.is_shown,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
             "bars": lambda: self.is_shown() and self.rows.has_room_for_bars,
             "unit": lambda: self.is_shown() and any(map(_has_byte_rate, self.table.fields)),

@@ -33,6 +33,7 @@ from nettop.screens.textual_internals import (
 from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.safe_text import safe_text
 from nettop.widgets.bar import Bar
 from nettop.widgets.glyphs import needed_signs
 from nettop.widgets.themes import DARK, PALETTES, THEME_PREFIX, Palette, css_variables, first_theme
@@ -245,6 +246,34 @@ class NettopApp(App[None], inherit_bindings=False):
         from nettop.screens.dialogs import ColumnsDialog  # not needed for the first screen
 
         self.push_screen(ColumnsDialog(self.lens_screen))
+
+    def action_export(self) -> None:
+        """Show the formats, and write what is in sight in the chosen one."""
+        from nettop.screens.dialogs import ExportDialog  # not needed for the first screen
+
+        def write(suffix: str | None) -> None:
+            if suffix is not None:
+                self.call_after_refresh(self._export, suffix)  # the dialog is not in sight any more
+
+        self.push_screen(ExportDialog(self.lens_screen), write)
+
+    def _export(self, suffix: str) -> None:
+        from nettop.screens.export import rows_text, tidy_svg, write_new
+
+        screen = self.lens_screen
+        if screen.view is None:
+            return
+        try:
+            self.context.check_writing()
+            if suffix == "svg":
+                text = tidy_svg(self.export_screenshot(title=f"nettop {screen.view_name}"))
+            else:
+                text = rows_text(suffix, screen.view, screen.column_names)
+            path = write_new(screen.view_name, screen.view.snapshot.wall_ns, suffix, text)
+        except NettopError as error:
+            self.notify(f"{error.what}; {error.remedy}", severity="warning", markup=False)
+        else:
+            self.notify(f"written to {safe_text(str(path))}", markup=False)
 
     def action_help(self) -> None:
         """Show the help."""

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from nettop.screens.actions import ACTIONS, GRAPH, Action, call
-from nettop.screens.dialogs import ColumnsDialog, HelpDialog, PaletteDialog
+from nettop.screens.dialogs import ColumnsDialog, ExportDialog, HelpDialog, PaletteDialog
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots import lenses
@@ -67,6 +67,10 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
     "columns": (
         (),
         lambda app, _: isinstance(app.screen, ColumnsDialog) and "[x] PROCESS" in app.screen.page.text,
+    ),
+    "export": (
+        (),
+        lambda app, _: isinstance(app.screen, ExportDialog) and "JSON Lines" in app.screen.page.text,
     ),
     "freeze": (
         (),
