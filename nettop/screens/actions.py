@@ -64,6 +64,8 @@ ACTIONS: tuple[Action, ...] = (
            "that it stands for", "Screen", footer=50),
     Action("follow", ("f",), "follow", "Follow the chosen row when the order changes, as → and a click do, and end "
            "that; ↑ and ↓ go line by line", "Rows"),
+    Action("copy", ("y",), "copy", "Copy the chosen row to the terminal's clipboard (OSC 52), with tabs between "
+           "columns", "Rows", footer=3),
     Action("back", ("left",), "back", "From the details back to the table, then close them, then return to the table "
            "where → was pressed", "Screen", palette=False, footer=65),
     Action("clear", ("escape",), "clear", "Close the details and end following their row, then remove the filter, then "

@@ -33,7 +33,7 @@ from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Field, Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import Bar, BarItem, Span
-from nettop.widgets.cells import RowStyle, role_of
+from nettop.widgets.cells import RowStyle, role_of, whole_texts
 from nettop.widgets.columns import declared
 from nettop.widgets.details import detail_lines
 from nettop.widgets.notice import Notice
@@ -392,6 +392,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
             **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
+            "copy": lambda: self.is_shown() and len(self.rows.order) > 0,
             "follow": lambda: self.is_shown() and len(self.rows.order) > 0 and not self.table.append,
             "freeze": lambda: self.is_shown() or self.frozen is not None,
             "back": lambda: self.details_open or self.opened_from is not None,
@@ -517,6 +518,17 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.context.session.set(self.lens.id, "all_rows", not query.all_rows)
         self.set_state(replace(self.state, query=replace(query, all_rows=not query.all_rows)))
         self.context.session.sample_now()
+
+    def action_copy(self) -> None:
+        """Copy the chosen row, or the first visible one."""
+        if self.rows.key is None:
+            self.rows.move(0)
+        if self.view is not None and self.rows.at is not None:
+            at = self.view.order[self.rows.at : self.rows.at + 1]
+            texts = whole_texts(self.view, self.rows.columns, at, self.row_style)
+            row = "\t".join(text for (text,) in texts)
+            self.app.copy_to_clipboard(row)
+            self.notify(f"copied, if the terminal takes OSC 52: {row.expandtabs(2)}", markup=False)
 
     # --- the filter -----------------------------------------------------------------------------------------
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
 from nettop.query.times import rfc3339
-from nettop.query.units import UNKNOWN, human, human_spread
+from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list
 from nettop.snapshots.hooks import NOT_AVAILABLE
@@ -22,6 +22,8 @@ from nettop.widgets.histogram import cells as histogram_cells
 from nettop.widgets.themes import Role
 
 WARNING = "▲"
+_WHOLE = 10_000
+"""A width that holds any text."""
 _NUMBERS = frozenset({Kind.RATIO, Kind.COUNTER, Kind.SUM, Kind.GAUGE, Kind.QUANTILE})
 
 Cell = tuple[str, Role]
@@ -105,6 +107,23 @@ def column_cells(
             role = Role.FAINT if text is None or (stale and row.idle) or number == 0 else tone
             cells.append((_placed(text, column), _subdued(role, row)))
     return cells
+
+
+def whole_texts(view: View, columns: Sequence[Column], at: Index, row_style: RowStyle) -> list[list[str]]:
+    """The texts of columns for the rows at `at`, as in their cells, but whole: nothing is elided. Bars have none."""
+    texts = []
+    for column in columns:
+        name, field = column.sort, declared(view.table, column.sort)
+        if column.bar:
+            continue
+        width = column.width if field.kind is Kind.HISTOGRAM else _WHOLE
+        whole = replace(
+            column, name=name, field=field, unit=unit_of(view.table, name), width=width, brief=False
+        )
+        unknown = NOT_AVAILABLE if name in view.missing else row_style.absent.get(name, UNKNOWN)
+        cells = [None] * len(at) if name in view.missing else _texts(view, whole, at)
+        texts.append([unknown if text is None else text for text in cells])
+    return texts
 
 
 def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) -> list[tuple[Cell, ...]]:

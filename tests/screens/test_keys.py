@@ -68,6 +68,12 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         (),
         lambda app, _: isinstance(app.screen, ColumnsDialog) and "[x] PROCESS" in app.screen.page.text,
     ),
+    "copy": (
+        ("down",),
+        lambda app, _: app.clipboard.startswith(
+            "nginx 1813\ttcp\t10.0.3.7:443\t203.0.92.27:39139\t50.0 Mb/s\t"
+        ),
+    ),
     "export": (
         (),
         lambda app, _: isinstance(app.screen, ExportDialog) and "JSON Lines" in app.screen.page.text,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from nettop.screens.actions import BY_ID
 from nettop.screens.dialogs import PaletteDialog
 from nettop.screens.filter_box import FilterBox
 from nettop.snapshots import lenses
+from nettop.snapshots.safe_text import safe_text
 from nettop.widgets.bar import Bar
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, shown, text_of, tick, type_at_once
@@ -327,3 +329,31 @@ async def test_strips_are_reused() -> None:
         await press(run, "down")
         assert rows.drawn - drawn <= 2
         assert rows.reused - reused >= rows.page - 2
+
+
+async def test_a_row_is_copied_whole() -> None:
+    """The chosen row, else the first, in the columns in sight; what a cell elides is whole, and nothing is hidden."""
+    name = "a\tname\nof \x1b]52;c;\a many words"
+    row = {
+        "process": safe_text(name),
+        "pid": 77,
+        "remote_address": "2001:db8:1:2:3:4:5:6",
+        "remote_port": 443,
+    }
+    written: list[str] = []
+    async with running(steps_of(make_frame([connection(1, 5) | row])), (80, 20)) as run:
+        pilot, screen, _ = run
+        assert "…" in text_of(screen.rows)[1]
+        driver = pilot.app._driver
+        assert driver is not None
+        driver.write = written.append  # type: ignore[method-assign]
+        await press(run, "y")
+        cells = pilot.app.clipboard.split("\t")
+        assert cells[0] == "a␉name␊of ␛]52;c;␇ many words 77"
+        assert "[2001:db8:1:2:3:4:5:6]:443" in cells
+        assert len(cells) == len([column for column in screen.rows.columns if not column.bar])
+        assert "".join(cells).isprintable()
+        encoded = base64.b64encode(pilot.app.clipboard.encode()).decode()
+        assert f"\x1b]52;c;{encoded}\a" in written
+        assert "a␉name" in next(iter(pilot.app._notifications)).message
+        assert screen.rows.at == 0

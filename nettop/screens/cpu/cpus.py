@@ -359,7 +359,9 @@ class CpuScreen(CpuTable):
         """The conditions of the actions that are not always available."""
         return super().conditions() | {
             **dict.fromkeys(_MOVES, self._is_drawn),
-            **dict.fromkeys(("sort_left", "sort_right", "columns", "totals", "all_rows", "follow"), lambda: False),
+            **dict.fromkeys(
+                ("sort_left", "sort_right", "columns", "copy", "totals", "all_rows", "follow"), lambda: False
+            ),
             **dict.fromkeys(("sort_next", "categories"), self._has_graph),
             **dict.fromkeys(("sort_reverse", "numbers", "window"), self.is_shown),
             **dict.fromkeys(
