@@ -190,6 +190,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         if self.is_mounted:
             self._take_columns()
             self.show_newest()
+            if self.frozen_at is not None:  # the same rows, in the unit that was chosen elsewhere
+                self.update_view()
 
     def release_view(self) -> None:
         """Hidden: keep no rows in memory, unless they are frozen."""
@@ -382,6 +384,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """The conditions of the actions that are not always available."""
         several = len(self.context.lenses) > 1
         tables = len(self.lens.tables) > 1
+        fields = (*self.table.fields, *self.totals_history.fields)
         options = {f"option_{o.name}" for o in self.lens.options if o.concerns(self.table) or o.opens}
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
@@ -401,7 +404,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "export": self.is_shown,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
             "bars": lambda: self.is_shown() and self.rows.has_room_for_bars,
-            "unit": lambda: self.is_shown() and any(map(_has_byte_rate, self.table.fields)),
+            "unit": lambda: self.is_shown() and any(map(_has_byte_rate, fields)),
             "average": lambda: self.context.next_average_s != self.context.average_s,
         }
 

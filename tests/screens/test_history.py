@@ -14,6 +14,8 @@ from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.blocks import sparkline
 from tests.screens.driving import Running, press, running, shown, tick
+from tests.screens.example_events import eventful_host
+from tests.screens.harness import busy_host
 from tests.unit.build import make_frame, make_view
 
 SECOND = 1_000_000_000
@@ -178,3 +180,22 @@ async def test_it_pushes_nothing_out() -> None:
         assert "Esc clears" in run[1].third_line.text
         await press(run, "escape")
         assert "peak" in run[1].third_line.text
+
+
+async def test_the_unit_changes_wherever_the_totals_stand() -> None:
+    """The failures have no bytes of their own, but the totals beside the tables' names are those of the sockets."""
+    steps, batches = eventful_host()
+    async with running(steps, (160, 40), batches=batches, view="connections.failures", ticks=3) as run:
+        assert "b/s" in shown(run).third_line.text
+        await press(run, "B")
+        assert "B/s" in shown(run).third_line.text
+
+
+async def test_a_frozen_screen_has_the_unit_that_was_chosen_elsewhere() -> None:
+    """It shows the same rows when it is in sight again, in bytes."""
+    async with running(busy_host(), (160, 40)) as run:
+        first = shown(run)
+        await press(run, "space", "p", "B", "P")
+        assert shown(run) is first
+        assert "B/s" in first.rows.render_line(1).text
+        assert "B/s" in first.headline_bar.text
