@@ -93,6 +93,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("average", ("A",), "average", "Rates of each interval, or their averages over 2, 10 or 40 seconds", "Screen",
            footer=33),
     Action("unit", ("B",), "bytes", "Rates in bits or in bytes per second", "Screen", footer=7),
+    Action("host_names", ("r",), "names", "Names of hosts, as they are resolved, or their addresses", "Screen",
+           footer=2),
     Action("slower", ("plus",), "slower", "A longer interval between refreshes", "Screen", footer=11),
     Action("faster", ("minus",), "faster", "A shorter interval between refreshes", "Screen", footer=10,
            method="slower", argument="-1"),

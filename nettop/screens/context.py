@@ -80,7 +80,10 @@ class ScreenContext:
     options: dict[str, Any] = field(default_factory=dict)
     """The options of lenses that were given or changed, by name."""
     names: Names | None = None
-    """Names of addresses with --resolve; a name that is resolved later appears at the next refresh."""
+    """Names of addresses while they are shown; a name that is resolved later appears at the next refresh."""
+
+    resolver: Names | None = None
+    """What gives the names; made when they are first shown, and kept, so that it knows them when they are again."""
 
     lens_states: dict[str, LensState] = field(default_factory=dict)
     """What the tables of lenses share, by id."""
@@ -106,10 +109,8 @@ class ScreenContext:
         self.columns = dict(self.loaded.preferences.columns)
         show_rates(in_bytes=self.in_bytes)
         self.options = dict(self.settings.options)
-        if self.settings.view.resolve and self.names is None:
-            from nettop.engine.resolver import Resolver  # rarely needed
-
-            self.names = Resolver()
+        if self.settings.view.resolve:
+            self.change_names()
 
     def lens_state(self, lens: Lens) -> LensState:
         """What the tables of a lens share."""
@@ -173,6 +174,14 @@ class ScreenContext:
             raise PermissionMissing(
                 f"no files are written: {self.writing_refused}", "run nettop as another user"
             )
+
+    def change_names(self) -> None:
+        """Show the names of addresses, or the addresses again."""
+        if self.resolver is None:
+            from nettop.engine.resolver import Resolver  # rarely needed
+
+            self.resolver = Resolver()
+        self.names = self.resolver if self.names is None else None
 
     def change_interval(self, step: int) -> None:
         """The next longer (`step` 1) or shorter (−1) of the usual intervals."""

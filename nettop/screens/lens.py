@@ -264,7 +264,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.set_class(True, "-notice")
 
     def _count_frozen_seconds(self) -> None:
-        if self.frozen is not None and self.is_current:
+        if self.frozen is None or not self.is_current:
+            return
+        if self.context.names is not None:  # some may have been resolved meanwhile
+            self.update_view()
+        else:
             self.draw_lines()
 
     # --- drawing --------------------------------------------------------------------------------------------
@@ -385,6 +389,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         several = len(self.context.lenses) > 1
         tables = len(self.lens.tables) > 1
         fields = (*self.table.fields, *self.totals_history.fields)
+        has_addresses = any(field.kind is Kind.ADDRESS for field in self.table.fields)
         options = {f"option_{o.name}" for o in self.lens.options if o.concerns(self.table) or o.opens}
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
@@ -404,6 +409,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "export": self.is_shown,
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
             "bars": lambda: self.is_shown() and self.rows.has_room_for_bars,
+            "host_names": lambda: self.is_shown() and has_addresses,
             "unit": lambda: self.is_shown() and any(map(_has_byte_rate, fields)),
             "average": lambda: self.context.next_average_s != self.context.average_s,
         }
@@ -428,6 +434,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "totals": "rates" if self.state.totals else action.label,
             "follow": "walk" if self.rows.follows else action.label,
             "unit": "bits" if self.context.in_bytes else action.label,
+            "host_names": "addresses" if self.context.names is not None else action.label,
             "bars": "no bars" if self.rows.bars else action.label,
             "all_rows": "fewer" if self.state.query.all_rows else action.label,
             "next_table": TableRef(self.lens, table).neighbour(1).table.name,
@@ -672,6 +679,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.context.change_unit()
         self.remember("unit", UNITS[self.context.in_bytes])
         self._details_key = None
+        self.update_view()
+
+    def action_host_names(self) -> None:
+        """Switch between the names of hosts and their addresses."""
+        self.context.change_names()
         self.update_view()
 
     def action_slower(self, step: int = 1) -> None:

@@ -74,6 +74,10 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
             "nginx 1813\ttcp\t10.0.3.7:443\t203.0.92.27:39139\t50.0 Mb/s\t"
         ),
     ),
+    "host_names": (
+        (),
+        lambda app, _: "host-27.example:39139" in app.lens_screen.rows.render_line(1).text,
+    ),
     "export": (
         (),
         lambda app, _: isinstance(app.screen, ExportDialog) and "JSON Lines" in app.screen.page.text,
@@ -167,7 +171,7 @@ async def in_harness(
 ) -> None:
     """Start the app with rows, press `keys`, and hand over."""
     harness = harness_of(busy_host(), {"command": "nginx"})
-    app = harness.app(lens_set=(lenses()[0], other_lens()))
+    app = harness.app(lens_set=(lenses()[0], other_lens()), resolver=lambda raw: f"host-{raw[15]}.example")
     app.__class__ = Watched
     async with app.run_test(size=(130, 30)) as pilot:
         harness.tick()

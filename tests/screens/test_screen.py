@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from nettop.query.address import address_bytes
 from nettop.screens.actions import BY_ID
 from nettop.screens.dialogs import PaletteDialog
 from nettop.screens.filter_box import FilterBox
+from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
 from nettop.widgets.bar import Bar
@@ -357,3 +359,37 @@ async def test_a_row_is_copied_whole() -> None:
         assert f"\x1b]52;c;{encoded}\a" in written
         assert "a␉name" in next(iter(pilot.app._notifications)).message
         assert screen.rows.at == 0
+
+
+async def test_host_names_appear_as_they_are_resolved() -> None:
+    """`r` shows them, at the next refresh those that arrived, on a frozen screen too; and again `r` the addresses."""
+    known: dict[bytes, str] = {}
+    async with running(busy_host(), resolver=known.get) as run:
+        _, screen, _ = run
+        addresses = text_of(screen.rows)
+        await press(run, "r")
+        assert text_of(screen.rows) == addresses
+        assert screen.view is not None
+        known.update(dict.fromkeys(address_bytes(screen.view.raw("remote_address")), "web.example"))
+        await tick(run)
+        assert "web.example:39139" in text_of(screen.rows)[1]
+        await press(run, "slash", *"web.example", "enter")
+        assert "59 of 59" in screen.third_line.text
+        known.clear()
+        await press(run, "escape", "space", "r", "r")
+        assert text_of(screen.rows) == addresses
+        known.update(dict.fromkeys(address_bytes(screen.view.raw("remote_address")), "db.example"))
+        screen._count_frozen_seconds()
+        assert "db.example:39139" in text_of(screen.rows)[1]
+        await press(run, "r")
+        assert text_of(screen.rows) == addresses
+
+
+async def test_host_names_where_there_are_addresses() -> None:
+    """A table without addresses does not offer them; --resolve begins with them."""
+    async with running(busy_host(), view="cpu.categories", lens_set=lenses()) as run:
+        assert not run[1].is_available(BY_ID["host_names"])
+    settings = Settings(view=ViewSettings(resolve=True))
+    async with running(busy_host(), settings=settings, resolver=lambda _: "web.example") as run:
+        assert "web.example:39139" in text_of(run[1].rows)[1]
+        assert run[1].label_of(BY_ID["host_names"]) == "addresses"
