@@ -54,7 +54,8 @@ class View:
     which rows are there no more. `order` are positions in `rows`: those that pass the filters, sorted.
 
     With `last`, the view of the frame before, a row that has gone without last values shows the rates of its last
-    interval, and so keeps its place.
+    interval, and so keeps its place. `earlier` are rows that had left before, to be shown still, after all others: they
+    have their last totals, no rates, and no part in any sum. One that is back, or leaves just now, is shown once.
 
     A table to which rows are only added has the `newest` of them (None: all in the frame); no row of it goes, and
     none has a rate. A table that is not in the frame yet has no rows.
@@ -69,6 +70,8 @@ class View:
         names: Names | None = None,
         last: View | None = None,
         newest: int | None = KEPT_ROWS,
+        *,
+        earlier: Rows | None = None,
     ) -> None:
         self.frame = frame
         self.query = query
@@ -81,6 +84,11 @@ class View:
             self.now = empty_rows(self.table) if now is None else now
             before = frame.before.tables.get(self.table.name) if frame.before else None
             self.before = before if before is None or before.variant == self.now.variant else None
+        self._earlier = (
+            earlier if earlier is not None and earlier.array.dtype == self.now.array.dtype else None
+        )
+        if self._earlier is not None:
+            self.now = _with_texts_of(self.now, self._earlier)
         self._left = frame.now.ended.get(self.table.name) if query.closed else None
         self._names = names
         self._last = last
@@ -142,6 +150,16 @@ class View:
     def gone(self) -> Mask:
         """Which rows are there no more: all but those of the newest snapshot."""
         return np.arange(self.size) >= len(self.now)
+
+    @cached_property
+    def just_gone(self) -> Mask:
+        """Which rows have gone since the snapshot before."""
+        return self.gone & (np.arange(self.size) < self.size - len(self._earlier_rows))
+
+    @property
+    def closed(self) -> tuple[Rows, ...]:
+        """The rows that have left the table since the snapshot before, as far as they are listed, with their texts."""
+        return (*self._ended, *self._gone)
 
     @cached_property
     def rest(self) -> Mask:
@@ -337,16 +355,19 @@ class View:
     def _parts(self) -> tuple[Array, ...]:
         """The rows: of the newest snapshot, those that ended, the rest, and those that have gone."""
         rest = () if self._left is None else (self._with_texts(self._left.total),)
-        parts = (self.now.array, self._ended_rows, *rest, self._gone_rows)
+        parts = (self.now.array, self._ended_rows, *rest, self._gone_rows, self._earlier_rows)
         return (self.now.array, *(part for part in parts[1:] if len(part)))
 
     @cached_property
     def _ended_rows(self) -> Array:
         """The last values of what ended since the snapshot before, as far as they are listed."""
+        return joined(self.now.array[:0], *map(self._with_texts, self._ended))
+
+    @property
+    def _ended(self) -> list[Rows]:
         if self._left is None or self.before is None:
-            return self.now.array[:0]
-        since = [rows for rows in self._left.rows if rows.taken_ns > self.before.taken_ns]
-        return joined(self.now.array[:0], *map(self._with_texts, since))
+            return []
+        return [rows for rows in self._left.rows if rows.taken_ns > self.before.taken_ns]
 
     @cached_property
     def _listed_before_at(self) -> Index:
@@ -371,9 +392,22 @@ class View:
     @cached_property
     def _gone_rows(self) -> Array:
         """Copies of the rows that have gone since the snapshot before, with this snapshot's text codes."""
+        return joined(self.now.array[:0], *map(self._with_texts, self._gone))
+
+    @property
+    def _gone(self) -> list[Rows]:
         if not self.query.gone or self.before is None or self.before.array.dtype != self.now.array.dtype:
+            return []
+        return [replace(self.before, array=take(self.before.array, self._left_at))]
+
+    @cached_property
+    def _earlier_rows(self) -> Array:
+        """The rows that had left before, but those that are listed otherwise."""
+        if self._earlier is None:
             return self.now.array[:0]
-        return self._with_texts(replace(self.before, array=take(self.before.array, self._left_at)))
+        rows, key = self._with_texts(self._earlier), self.table.key
+        others = np.concatenate([self.now.array[key], self._ended_rows[key], self._gone_rows[key]])
+        return take(rows, np.flatnonzero(~np.isin(rows[key], others)))
 
     def _with_texts(self, rows: Rows) -> Array:
         """The rows with codes into this snapshot's texts; a copy where the codes differ."""
@@ -381,7 +415,7 @@ class View:
         for field in self.table.stored if len(array) else ():
             if field.kind is Kind.TEXT and rows.texts[field.name] is not self.now.texts[field.name]:
                 array = array.copy()
-                array[field.name] = _recode(
+                array[field.name] = recoded(
                     array[field.name], rows.texts[field.name], self.now.texts[field.name]
                 )
         return array
@@ -487,7 +521,8 @@ class View:
         last = self._last
         if last is None or last.query.deltas != self.query.deltas or not len(self._gone_rows):
             return made
-        gone: Index = np.arange(self.size - len(self._gone_rows), self.size)
+        end = self.size - len(self._earlier_rows)
+        gone: Index = np.arange(end - len(self._gone_rows), end)
         was = last.column(name) if made.numbers.ndim == 1 else last._histogram_counts(name)
         at = positions(self.raw(self.table.key)[gone], last.now.array[self.table.key])
         gone, at = gone[at >= 0], at[at >= 0]
@@ -627,7 +662,16 @@ class View:
         return [" ".join([str(v) for v in row if v is not None]) or None for row in zip(*parts, strict=True)]
 
 
-def _recode(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:
+def _with_texts_of(rows: Rows, others: Rows) -> Rows:
+    """The rows with the texts of others too, behind their own."""
+    texts = dict(rows.texts)
+    for name, own in rows.texts.items():
+        if more := sorted(set(others.texts[name]).difference(own)):
+            texts[name] = [*own, *more]
+    return replace(rows, texts=texts)
+
+
+def recoded(codes: Array, old: Sequence[str], new: Sequence[str]) -> Array:
     """Codes into `old` as codes into `new`; a text that the newer table has no more becomes unknown."""
     place = {text: code for code, text in enumerate(new)}
     none = int(unknown_value(codes.dtype))

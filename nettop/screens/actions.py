@@ -57,6 +57,8 @@ ACTIONS: tuple[Action, ...] = (
            palette=False),
     Action("columns", ("C",), "columns", "Choose the columns and their order; they are remembered", "Rows", footer=6,
            by_app=True),
+    Action("keep_closed", ("x",), "keep closed", "Keep connections that close from now on in sight, the newest 1,000; "
+           "again: drop them", "Rows", footer=1),
     Action("freeze", ("space",), "freeze", "Freeze the screen; collecting goes on", "Screen", footer=60),
     Action("totals", ("t",), "totals", "Rates, or totals since each row began", "Screen", footer=40),
     Action("all_rows", ("a",), "all", "All rows, also those that the table leaves out by default", "Rows", footer=30),

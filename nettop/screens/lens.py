@@ -31,7 +31,7 @@ from nettop.screens.table_state import TableState, initial_state
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.settings import ViewSettings
 from nettop.snapshots.schema import Field, Kind, Lens, Table
-from nettop.snapshots.snapshot import Frame
+from nettop.snapshots.snapshot import Frame, Rows
 from nettop.widgets.bar import Bar, BarItem, Span
 from nettop.widgets.cells import RowStyle, role_of, whole_texts
 from nettop.widgets.columns import declared
@@ -158,6 +158,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         return {}
 
     @property
+    def closed_rows(self) -> Rows | None:
+        """Rows that have left the table and are shown still."""
+        return None
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """The columns in sight; where the table is not, those that it would have."""
         drawn = tuple(column.sort for column in self.rows.columns if not column.bar)
@@ -255,7 +260,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         """Apply the query to a frame."""
         # A row that has gone would stay for as long as the average, without a rate.
         query = replace(self.state.query, gone=not self.context.is_averaging)
-        self.view = View(frame, query, self.context.names, self._last_view)
+        self.view = View(frame, query, self.context.names, self._last_view, earlier=self.closed_rows)
         self.totals_history.add(self.view)
         self.rows.show(self.view, self.state.names)
 
@@ -398,6 +403,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             # Also while the view loads: what is typed after this key is no command.
             "filter": lambda: True,
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
+            "keep_closed": lambda: False,
             **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
             "copy": lambda: self.is_shown() and len(self.rows.order) > 0,

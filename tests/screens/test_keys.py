@@ -78,6 +78,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         (),
         lambda app, _: "host-27.example:39139" in app.lens_screen.rows.render_line(1).text,
     ),
+    "keep_closed": ((), lambda app, _: "closed kept 0" in app.lens_screen.headline_bar.text),
     "export": (
         (),
         lambda app, _: isinstance(app.screen, ExportDialog) and "JSON Lines" in app.screen.page.text,
@@ -216,10 +217,10 @@ def test_no_key_has_two_actions() -> None:
 @pytest.mark.parametrize("action", ACTIONS, ids=call)
 def test_every_action_has_a_method(action: Action) -> None:
     """Each row of the table names a method of the app or of the lens's screen."""
+    from nettop.screens.connections.sockets import ConnectionsScreen
     from nettop.screens.cpu.cpus import CpuScreen
-    from nettop.screens.lens import LensScreen
 
-    owner = NettopApp if action.by_app else CpuScreen if action.group == GRAPH else LensScreen
+    owner = NettopApp if action.by_app else CpuScreen if action.group == GRAPH else ConnectionsScreen
     assert callable(getattr(owner, f"action_{action.method or action.id}"))
     assert action.help[0].isupper()
     assert not action.help.endswith(".")

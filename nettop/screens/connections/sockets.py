@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from nettop.query.filter import parse_filter
 from nettop.query.units import RATIO, human, plural
 from nettop.query.view import View
 from nettop.screens import headline
+from nettop.screens.actions import Action
+from nettop.screens.connections.closed import ClosedRows
 from nettop.screens.connections.headline import churn, opened_per_s, why_no_events, without_root
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.connections import HOOK_UNATTRIBUTED, UNATTRIBUTED
 from nettop.snapshots.hooks import NOT_AVAILABLE
+from nettop.snapshots.snapshot import Rows
 from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import RowFlags, RowStyle
 from nettop.widgets.themes import Role
@@ -54,6 +59,36 @@ class ConnectionsScreen(LensScreen):
         flags=row_flags,
     )
 
+    closed: ClosedRows | None = None
+    """The rows that have closed since `x` was pressed, while they are kept."""
+
+    @property
+    def closed_rows(self) -> Rows | None:
+        """Those that are kept."""
+        return None if self.closed is None else self.closed.rows
+
+    def show_newest(self) -> None:
+        """Keep what closes, also while the screen is frozen."""
+        frame = self.context.session.bus.frame(self.lens.id)
+        if self.closed is not None and frame is not None and self.has_table(frame):
+            self.closed.add(frame)
+        super().show_newest()
+
+    def conditions(self) -> dict[str, Callable[[], bool]]:
+        """Here connections close."""
+        return super().conditions() | {"keep_closed": self.is_shown}
+
+    def label_of(self, action: Action) -> str:
+        """What a key does now, in a word."""
+        is_dropping = action.id == "keep_closed" and self.closed is not None
+        return "drop closed" if is_dropping else super().label_of(action)
+
+    def action_keep_closed(self) -> None:
+        """Keep the rows of connections that close, or drop them."""
+        self.closed = ClosedRows(self.table) if self.closed is None else None
+        self.show_newest()  # those of the last interval, which are shown now, stay
+        self.update_view()
+
     def headline(self, view: View) -> list[BarItem]:
         """Throughput both ways, connections and their churn, retransmits, sockets by kind and state."""
         is_conn = parse_filter(view.table, _CONNS)
@@ -67,6 +102,7 @@ class ConnectionsScreen(LensScreen):
             item((number, Role.BOLD), (f" {noun}", Role.DIM), importance=990),
             *_churn(view, conns),
             *without_root(view),
+            *_kept(self.closed),
         ]
         if self.size.width < headline.NARROW:
             return parts
@@ -82,6 +118,14 @@ class ConnectionsScreen(LensScreen):
         ]
 
 
+def _kept(closed: ClosedRows | None) -> list[BarItem]:
+    """How many closed rows are kept, and how many were too many."""
+    if closed is None:
+        return []
+    items = [headline.count("closed kept", 0 if closed.rows is None else len(closed.rows), 890)]
+    return [*items, headline.count("dropped", closed.dropped, 889, warn=True)] if closed.dropped else items
+
+
 def _churn(view: View, conns: Mask) -> list[BarItem]:
     """Connections opened and closed per second.
 
@@ -93,7 +137,7 @@ def _churn(view: View, conns: Mask) -> list[BarItem]:
     opened, closed = opened_per_s(view), view.count_rate("closed")
     if opened is not None and closed is not None:
         return churn({"opened": opened, "closed": closed})
-    rows = {"opened": view.appeared, "closed": view.gone}
+    rows = {"opened": view.appeared, "closed": view.just_gone}
     return churn({label: view.per_second(int((which & conns).sum())) for label, which in rows.items()})
 
 
