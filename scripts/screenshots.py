@@ -1,10 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/screenshots/*.svg: the screens over example rows, through Textual's pilot, the same in each run."""
+"""Draws docs/screenshots/*.svg: the screens over example rows, through Textual's pilot, the same in each run.
+
+With --every-size FOLDER, every view at five sizes, dark and light, as SVG, and as PNG where rsvg-convert is installed.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +22,7 @@ from nettop.screens.export import tidy_svg  # noqa: E402 - the checkout comes fi
 from nettop.settings import Settings, ViewSettings  # noqa: E402
 from nettop.snapshots import lenses  # noqa: E402
 from nettop.snapshots.own_cost import SELF  # noqa: E402
+from nettop.widgets.themes import DARK, LIGHT  # noqa: E402
 from tests.screens import (  # noqa: E402
     example_bandwidth,
     example_cpu,
@@ -29,12 +36,13 @@ from tests.screens.harness import Harness, Script  # noqa: E402
 
 
 class Screenshot(NamedTuple):
-    """A view, the terminal's columns and rows, and the readings and then the keys before the screenshot."""
+    """A view, the terminal's columns and rows, the readings and then the keys before the screenshot, and the theme."""
 
     view: str
     size: tuple[int, int]
     keys: tuple[str, ...] = ()
     ticks: int = 3
+    theme: str = DARK.name
 
 
 SIZE = (120, 30)
@@ -48,6 +56,17 @@ SCREENSHOTS = {
     "flows": Screenshot("flows", (120, 20), ("down", "down")),
     "self": Screenshot("self", (120, 20), ("down",)),
 }
+EVERYTHING = SCREENSHOTS | {
+    "details": Screenshot("connections", SIZE, ("down", "right")),
+    "groups": Screenshot("connections.groups", SIZE, ("down",)),
+    "failures": Screenshot("connections.failures", SIZE, ("down",)),
+    "flows-of-interfaces": Screenshot("bandwidth.flows", SIZE, ("down",), ticks=25),
+    "counters": Screenshot("drops.counters", SIZE, ("down",)),
+    "help": Screenshot("connections", SIZE, ("question_mark",)),
+    "columns": Screenshot("connections", SIZE, ("C",)),
+}
+SIZES = ((80, 24), (100, 30), (120, 40), (160, 45), (220, 60))
+THEMES = {"dark": DARK.name, "light": LIGHT.name}
 
 
 def example_sources() -> dict[str, Script]:
@@ -68,7 +87,7 @@ async def draw(shot: Screenshot) -> str:
     """The screen after its keys, as SVG."""
     harness = Harness(example_sources().__getitem__)
     harness.session._source = example_sources().__getitem__  # type: ignore[method-assign]
-    app = harness.app(Settings(view=ViewSettings(view=shot.view)), lens_set=lenses())
+    app = harness.app(Settings(view=ViewSettings(view=shot.view)), shot.theme, lens_set=lenses())
     async with app.run_test(size=shot.size) as pilot:
         for key in (*["tick"] * shot.ticks, *shot.keys):
             if key == "tick":
@@ -81,12 +100,44 @@ async def draw(shot: Screenshot) -> str:
         return tidy_svg(app.export_screenshot(title="nettop"))
 
 
-def main() -> None:
-    """Draw all, or those that are named."""
-    folder = ROOT / "docs" / "screenshots"
+def write(folder: Path, shots: dict[str, Screenshot]) -> None:
+    """Draw each into a file of its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[1:] or SCREENSHOTS:
-        (folder / f"{name}.svg").write_text(asyncio.run(draw(SCREENSHOTS[name])), encoding="utf-8")
+    for number, (name, shot) in enumerate(shots.items(), 1):
+        if sys.stderr.isatty():
+            print(f"\r\033[K{number} of {len(shots)}: {name}", end="", file=sys.stderr)
+        (folder / f"{name}.svg").write_text(asyncio.run(draw(shot)), encoding="utf-8")
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+def at_every_size() -> dict[str, Screenshot]:
+    """Every view at each size in each theme."""
+    return {
+        f"{name}-{columns}x{rows}-{theme}": shot._replace(size=(columns, rows), theme=palette)
+        for name, shot in EVERYTHING.items()
+        for columns, rows in SIZES
+        for theme, palette in THEMES.items()
+    }
+
+
+def main() -> None:
+    """Draw the documents' screenshots, or those of them that are named; or everything into a folder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*SCREENSHOTS, []])
+    parser.add_argument("--every-size", type=Path, metavar="FOLDER")
+    wanted = parser.parse_args()
+    if wanted.every_size is None:
+        names = wanted.names or SCREENSHOTS
+        write(ROOT / "docs" / "screenshots", {name: SCREENSHOTS[name] for name in names})
+        return
+    write(wanted.every_size, at_every_size())
+    convert = shutil.which("rsvg-convert")
+    if convert:
+        for svg in sorted(wanted.every_size.glob("*.svg")):
+            subprocess.run([convert, "-o", svg.with_suffix(".png"), svg], check=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import Bar, Span, item
 from nettop.widgets.cells import fit
-from nettop.widgets.columns import as_rates, declared, plan, title_of
+from nettop.widgets.columns import as_rates, declared, plan
 from nettop.widgets.page import Line, Page, wrapped
 from nettop.widgets.themes import Ground, Role
 
@@ -260,7 +260,7 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
         fitting = {column.sort for column in columns}
         lines = []
         for name in self._names:
-            title = fit(title_of(table, name), _TITLE, left=True)
+            title = fit(table.title_of(name), _TITLE, left=True)
             mark, role = ("[x] ", Role.BOLD) if name in self._chosen else ("[ ] ", Role.DIM)
             crowded = (Span("no room  ", Role.WARN),) if name in self._chosen - fitting else ()
             lines.append(

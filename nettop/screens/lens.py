@@ -195,7 +195,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         if self.is_mounted:
             self._take_columns()
             self.show_newest()
-            if self.frozen_at is not None:  # the same rows, in the unit that was chosen elsewhere
+            if self.frozen is not None:  # the same rows, in the unit that was chosen elsewhere
                 self.update_view()
 
     def release_view(self) -> None:

@@ -117,11 +117,6 @@ def as_rates(table: Table, name: str) -> str:
     return name + RATE if field is not None and field.has_rate else name
 
 
-def title_of(table: Table, name: str) -> str:
-    """The header of a column."""
-    return _title(_slot(table, name))
-
-
 def _slot(table: Table, name: str) -> _Slot:
     return _Slot(name, declared(table, name), table.title_of(name), unit_of(table, name))
 

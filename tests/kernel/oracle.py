@@ -18,6 +18,7 @@ from .lab import libc
 
 SYS_PIDFD_GETFD, SO_COOKIE, SIOCGSKNS = 438, 57, 0x894C
 NEVER_MEASURED = 0xFFFFFFFF
+NOT_PACED = 0xFFFFFFFFFFFFFFFF
 TCP_INFO = struct.Struct("=8B24I4Q6I4Q2I2Q4I")
 NAMES = (
     "state",
@@ -114,6 +115,11 @@ class Borrowed:
     def tcp_info(self) -> dict[str, int]:
         """getsockopt(TCP_INFO), by the kernel's names."""
         return tcp_info(self.socket)
+
+    def congestion_control(self) -> str:
+        """getsockopt(TCP_CONGESTION)."""
+        name = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        return name.rstrip(b"\0").decode()
 
     def namespace_inode(self) -> int:
         """The inode of the socket's network namespace (ioctl SIOCGSKNS, then fstat)."""

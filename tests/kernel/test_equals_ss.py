@@ -284,7 +284,39 @@ def from_tcp_info(info: dict[str, int]) -> dict[str, Any]:
         "cwnd": info["snd_cwnd"],
         "mss": info["snd_mss"],
         "delivery_rate": info["delivery_rate"] or None,
+        "application_limited": ("no", "yes")[info["app_limited"] & 1],
+        "lost": info["lost"],
+        "reordered": info["reord_seen"],
+        "peer_window": info["snd_wnd"],
+        "pacing_rate": info["pacing_rate"] if info["pacing_rate"] not in (0, oracle.NOT_PACED) else None,
     }
+
+
+def test_limited_times_and_algorithm_equal_the_kernel_s(mesh: Mesh) -> None:
+    """Times that pass while a socket waits lie between those of TCP_INFO before and after."""
+    times = {
+        "busy_us": "busy_time",
+        "receiver_limited_us": "rwnd_limited",
+        "send_buffer_limited_us": "sndbuf_limited",
+    }
+
+    def take() -> dict[int, dict[str, Any]]:
+        return {
+            held.cookie(): held.tcp_info() | {"algorithm": held.congestion_control()}
+            for worker in (mesh.client, mesh.server)
+            for held in oracle.tcp_sockets(worker.pid)
+        }
+
+    before, shown, after = take(), mesh.nettop_rows(), take()
+    compared = [cookie for cookie in before if before[cookie]["state"] not in (LISTEN, CLOSE)]
+    assert len(compared) >= 2000
+    for cookie in compared:
+        row = shown[cookie]
+        assert row["congestion_control"] == before[cookie]["algorithm"]
+        for name, of_kernel in times.items():
+            assert before[cookie][of_kernel] <= row[name] <= after[cookie][of_kernel], name
+    for name in times:
+        assert any(shown[cookie][name] for cookie in compared), name
 
 
 def test_fields_that_ss_lacks(mesh: Mesh) -> None:

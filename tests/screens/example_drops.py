@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nettop.snapshots.drops import COUNTERS, PACKETS
+from nettop.snapshots.drops import COUNTERS, PACKETS, REASONS
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_hooks, make_rows
 
@@ -42,6 +42,7 @@ def _snapshot(second: int) -> Snapshot:
         {
             "id": number,
             "reason": reason,
+            "meaning": REASONS[reason].meaning if reason in REASONS else None,
             "place": place,
             "family": family,
             "protocol": protocol or None,

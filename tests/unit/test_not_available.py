@@ -281,7 +281,7 @@ def test_a_group_stands_with_its_first_part() -> None:
 def headline(lens_id: str, table: Table, frame: Frame) -> str:
     """What a screen's second line tells of the table, widely."""
     lens = next(lens for lens in lenses() if lens.id == lens_id)
-    screen: Any = SimpleNamespace(size=Size(200, 40), state=SimpleNamespace(totals=True))
+    screen: Any = SimpleNamespace(size=Size(200, 40), state=SimpleNamespace(totals=True), closed=None)
     parts = screen_class(TableRef(lens, table)).headline(screen, view_of(frame, table))
     return "   ".join("".join(span.text for span in part.spans) for part in parts)
 

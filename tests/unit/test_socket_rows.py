@@ -216,7 +216,7 @@ def test_a_moment_says_nothing_of_limits() -> None:
 
 
 def test_congestion_control_has_the_kernels_name() -> None:
-    """What Linux does not have itself is `other`, and unknown what no kernel told of."""
+    """What Linux does not have itself is `other`, and unknown where no name was read."""
     rows = rows_of({"busy_us": 0, "algorithm": b"cubic"}, {"busy_us": 0, "algorithm": b"mine"}, {})
     name_congestion_control(rows)
     assert [CONGESTION_CONTROLS.get(number) for number in rows["congestion_control"].tolist()] == [

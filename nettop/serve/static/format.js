@@ -42,7 +42,7 @@ const SCALES = {
   "bytes/s": decimal("b/s", 1 / 8),
   packets: decimal(""),
   "packets/s": decimal("p/s"),
-  "ns/s": [{ least: 0, size: 1e7, suffix: " %", decimals: 2 }],
+  "ns/s": [{ least: 0, size: 1e7, suffix: "%", decimals: 2 }],
   us: durations(1e6),
   ns: durations(1e9),
 };
