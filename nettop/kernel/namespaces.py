@@ -11,11 +11,16 @@ import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from nettop.kernel import privileges
+from nettop.kernel.facts import Host, container_of
 from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.snapshot import Array, Rows, TextTable, known, unknown_value
 
 T = TypeVar("T")
 
@@ -27,6 +32,13 @@ _SEEN_FOR_S = 10.0
 """How long a namespace counts as in use after a socket was seen in it."""
 _NAMES_MAX = 3
 """Namespaces that are named in one gap."""
+OWN = "own"
+"""The name of nettop's own namespace."""
+_NAMED_BY_IP = (Path("/run/netns"), Path("/var/run/netns"))
+"""Where `ip netns` names namespaces."""
+_SPAN_MAX = 1 << 20
+"""Inode numbers that are as close as this are looked up by place, without a sort."""
+_SPARE_TEXTS = 1024
 _DROPPED = "it appeared after privileges were dropped"
 _NOT_PRIVILEGED = "to find and enter it takes CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -126,9 +138,11 @@ class Namespaces:
 
     def __init__(self, proc: Path = Path("/proc"), users: int = 1) -> None:
         self._proc = proc
+        self._host = Host(proc.parent)
         self.users = users
         self._scanned_at = float("-inf")
         self._paths: dict[int, list[Path]] = {}
+        self._texts = TextTable()
         self._seen: dict[int, float] = {}
         self._members: dict[int, dict[Path, int | None]] = {}
         self._may_enter = True
@@ -137,20 +151,48 @@ class Namespaces:
         self._guard_ends = threading.Event()
         self.lock = threading.RLock()
         self.own = os.stat(proc / "self/ns/net").st_ino
+        self._names: dict[int, str] = {self.own: OWN}
         self.threads: dict[int, NamespaceThread] = {}
         self.refused: dict[int, str] = {}
 
     def name(self, inode: int) -> str:
-        """What people call a namespace: the file it is bound to, or a process in it; safe to show."""
-        if inode == self.own:
-            return "nettop's own"
-        paths = self._paths.get(inode, [])
-        for path in paths:
-            if not self._is_process(path):
-                return safe_text(path.name)
-        if paths:
-            return f"of process {paths[0].parts[-3]}"
+        """What people call a namespace; where it has no name, whose it is or why that is not known. Safe to show."""
+        if inode in self._names:
+            return self._names[inode]
+        if inode in self._paths:
+            return f"of process {self._paths[inode][0].parts[-3]}"
         return "hidden" if inode in self.threads or inode in self.refused else "gone"
+
+    def with_names(self, rows: Rows) -> Rows:
+        """New rows, with their column `namespace` set: names, and numbers where there are none."""
+        if len(self._texts.values) > 2 * len(self._paths) + _SPARE_TEXTS:
+            self._texts = TextTable()  # most are of namespaces that are gone
+        rows.array["namespace"] = self._codes(np.ascontiguousarray(rows.array["netns"]))
+        return replace(rows, texts={**rows.texts, "namespace": self._texts.values})
+
+    def _codes(self, numbers: Array) -> Array:
+        """The codes of the names of namespaces, by inode number."""
+        codes = np.full(len(numbers), unknown_value(np.dtype("u4")), "u4")
+        is_known = known(numbers)
+        numbers = numbers[is_known]
+        if not len(numbers):
+            return codes
+        first = numbers.min()
+        if numbers.max() - first < _SPAN_MAX:
+            places = numbers - first
+            is_taken = np.zeros(int(places.max()) + 1, bool)
+            is_taken[places] = True
+            taken = np.flatnonzero(is_taken)
+            code_of = np.zeros(len(is_taken), "u4")
+            code_of[taken] = self._codes_of((taken + int(first)).tolist())
+        else:
+            distinct, places = np.unique(numbers, return_inverse=True)
+            code_of = np.array(self._codes_of(distinct.tolist()), "u4")
+        codes[is_known] = code_of[places]
+        return codes
+
+    def _codes_of(self, inodes: list[int]) -> list[int]:
+        return [self._texts.code(self._names.get(inode, str(inode))) for inode in inodes]
 
     def gaps(self) -> dict[str, str]:
         """The namespaces that could not be entered: one gap for each reason, with a few of their names."""
@@ -256,9 +298,27 @@ class Namespaces:
             )
             if inode not in self._paths and (path := next(running, None)):
                 self._paths[inode] = [path]
+        others = ((inode, paths) for inode, paths in self._paths.items() if inode != self.own)
+        named = ((inode, self._find_name(paths)) for inode, paths in others)
+        self._names = {self.own: OWN} | {inode: name for inode, name in named if name}
         self._seen = {inode: at for inode, at in self._seen.items() if now - at <= _SEEN_FOR_S}
         for inode in self.threads.keys() - self._paths.keys() - self._hidden():
             self.threads.pop(inode).close()
+
+    def _find_name(self, paths: list[Path]) -> str:
+        """The name that `ip netns` shows, else the container's, else that of a file it is bound to; empty without."""
+        files = [path for path in paths if not self._is_process(path)]
+        by_ip = [path.name for path in files if path.parent in _NAMED_BY_IP]
+        if by_ip:
+            return safe_text(by_ip[0])
+        process = next(filter(self._is_process, paths), None)
+        group = self._host.cgroup(int(process.parts[-3])) if process else None
+        container = container_of(group) if group else None
+        if (
+            container is not None and ":" in container
+        ):  # not a systemd unit, which may have several namespaces
+            return safe_text(container)
+        return safe_text(files[0].name) if files else ""
 
     def _hidden(self) -> AbstractSet[int]:
         """Namespaces that sockets were seen in lately; none where all processes can be looked at."""

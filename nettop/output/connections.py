@@ -44,12 +44,16 @@ def line_parts(table: Table, kind: str) -> list[Part]:
 
 
 def _other_namespace(own: int) -> Part:
-    """The network namespace of a row, by inode number, unless it is our `own`."""
+    """The network namespace of a row, by name, or by inode number, unless it is our `own`."""
 
     def part(view: View, at: Index) -> list[str]:
-        if "netns" in view.missing:
+        if {"netns", "namespace"} & view.missing.keys():
             return [f"  netns {NOT_AVAILABLE}"] * len(at)
-        return ["" if inode in (own, None) else f"  netns {inode}" for inode in view.values("netns", at)]
+        inodes, names = view.values("netns", at), view.values("namespace", at)
+        return [
+            "" if inode in (own, None) else f"  netns {name or inode}"
+            for inode, name in zip(inodes, names, strict=True)
+        ]
 
     return part
 

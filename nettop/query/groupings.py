@@ -13,7 +13,7 @@ from nettop.query.address import address_halves, address_text, distinct_addresse
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import DIRECTIONS, NO_GROUP, PROTOCOLS, STATES
-from nettop.snapshots.snapshot import Array, known, unknown_value
+from nettop.snapshots.snapshot import Array, known
 
 _INBOUND = [number for number, name in DIRECTIONS.items() if name.startswith("inbound")]
 _PORT_BITS = 16
@@ -51,16 +51,12 @@ def _by_port(view: View, rows: Some = ALL) -> Folded:
     return numbers, lambda some: [NO_GROUP if number < 0 else _service(number) for number in some]
 
 
-def _by_container(view: View, rows: Some = ALL) -> Folded:
-    texts, places = view.texts("container")
-    return places[rows], lambda numbers: [texts[at] if at >= 0 else NO_GROUP for at in numbers]
+def _by_text(name: str) -> Callable[[View, Some], Folded]:
+    def fold(view: View, rows: Some = ALL) -> Folded:
+        texts, places = view.texts(name)
+        return places[rows], lambda numbers: [texts[at] if at >= 0 else NO_GROUP for at in numbers]
 
-
-def _by_netns(view: View, rows: Some = ALL) -> Folded:
-    none = unknown_value(view.raw("netns").dtype)
-    return view.raw("netns")[rows], lambda numbers: [
-        NO_GROUP if number == none else str(number) for number in numbers
-    ]
+    return fold
 
 
 def _by_state(view: View, rows: Some = ALL) -> Folded:
@@ -71,8 +67,8 @@ FOLDS: dict[str, Callable[[View, Some], Folded]] = {
     "remote": _by_remote,
     "network": _by_network,
     "port": _by_port,
-    "container": _by_container,
-    "netns": _by_netns,
+    "container": _by_text("container"),
+    "netns": _by_text("namespace"),
     "state": _by_state,
 }
 """What folds the rows of a view of the sockets, by what they are grouped by; a process is known to its probe only."""

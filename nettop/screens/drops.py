@@ -51,7 +51,7 @@ class DropsScreen(LensScreen):
 
     row_style = RowStyle(
         failing={"reason": f"{WARNING} "},
-        stale=frozenset({"place", "protocol", "family", "interface", "netns", "last_seen"}),
+        stale=frozenset({"place", "protocol", "family", "interface", "namespace", "last_seen"}),
         flags=row_flags,
         empty_text=why_empty,
     )

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
 
 # --- words for numbers ----------------------------------------------------------------------------------------
 
@@ -137,8 +137,8 @@ INTERFACES = Table(
         _INTERFACE,
         Field("kind", Kind.TEXT, "KIND", "what it is, as `ip -d link` names it; ether for a network card", "u4",
               width=8, importance=45),
-        Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number as lsns shows it", "u4",
-              width=10, importance=30),
+        NETNS,
+        replace(NAMESPACE, importance=30),
         Field("backing", Kind.ENUM, "BACKING", "uplink: a device; where there is none, a link to another namespace. "
               "Host totals add these up; virtual: what it carries passes an uplink too", "u1",
               width=8, importance=40, labels=BACKINGS),
@@ -171,8 +171,8 @@ INTERFACES = Table(
     screen=("interface", "mode", "bytes_received_per_s", "bytes_sent_per_s", "use_received", "use_sent",
             "packets_received_per_s", "packets_sent_per_s", "drops_received_per_s", "drops_sent_per_s", "errors_per_s",
             "kind", "speed"),
-    text=("interface", "kind", "netns", "mode", "speed", "bytes_received", "bytes_sent", "packets_received",
-          "packets_sent", "use_received", "use_sent", "drops_received", "drops_sent", "errors"),
+    text=("interface", "kind", "netns", "namespace", "mode", "speed", "bytes_received", "bytes_sent",
+          "packets_received", "packets_sent", "use_received", "use_sent", "drops_received", "drops_sent", "errors"),
     sort="-bytes_per_s",
     text_sort="interface",
     watched="bytes",

@@ -7,7 +7,7 @@ import errno
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
 
 PROTOCOLS = {6: "tcp", 17: "udp", 262: "mptcp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h)."""
@@ -102,8 +102,8 @@ _FIELDS = (
     Field("process", Kind.TEXT, "PROCESS", "name of the owning process's first thread", "u4",
           width=16, importance=100),
     Field("uid", Kind.LABEL, "UID", "user the socket belongs to", "u4", width=6, importance=10),
-    Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number as lsns shows it", "u4",
-          width=10, importance=12),
+    NETNS,
+    NAMESPACE,
     Field("cgroup", Kind.TEXT, "CGROUP", "control group of the owning process", "u4", width=24, importance=6),
     Field("container", Kind.TEXT, "CONTAINER", "container (runtime:short id) or systemd unit of the process",
           "u4", width=20, importance=15),
@@ -289,7 +289,8 @@ FAILURES = Table(
         Field("direction", Kind.ENUM, "DIRECTION", "who opened it", "u1", width=9, importance=30,
               labels=DIRECTIONS),
         Field("process", Kind.TEXT, "PROCESS", "name of the owning process", "u4", width=16, importance=80),
-        Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number", "u4", width=10, importance=12),
+        NETNS,
+        NAMESPACE,
         Field("failed", Kind.COUNTER, "FAILED", "connections that never opened, since nettop began", "u8",
               "connections", 8, 98),
         Field("reset", Kind.COUNTER, "RESET", "connections that were open when they were reset or broke, since nettop "
@@ -301,7 +302,8 @@ FAILURES = Table(
     ),
     key="id",
     screen=("reason", "remote_address", "port", "process", "failed", "reset", "failures_per_s", "last_at", "first_at"),
-    text=("failed", "reset", "reason", "remote_address", "port", "process", "netns", "first_at", "last_at"),
+    text=("failed", "reset", "reason", "remote_address", "port", "process", "netns", "namespace",
+          "first_at", "last_at"),
     sort="-failed",
     text_sort="-failed",
     begins_at_zero=True,

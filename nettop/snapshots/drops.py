@@ -4,9 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from nettop.snapshots.schema import SYMBOLS_REMEDY, Field, Hook, Kind, Lens, Loss, Metrics, Table
+from nettop.snapshots.schema import (
+    NAMESPACE,
+    NETNS,
+    SYMBOLS_REMEDY,
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Loss,
+    Metrics,
+    Table,
+)
 
 # --- words for the kernel's numbers ---------------------------------------------------------------------------
 
@@ -189,8 +201,7 @@ OF_CPUS = {"softnet_dropped": "receive backlog full"}
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
-_NETNS = Field("netns", Kind.LABEL, "NETNS", "network namespace, by inode number as lsns shows it", "u4",
-               width=10, importance=45)  # fmt: skip
+_NAMESPACE = (NETNS, replace(NAMESPACE, importance=45))
 
 PACKETS = Table(
     name="packets",
@@ -208,7 +219,7 @@ PACKETS = Table(
               "socket, the socket's family", "u4", width=7, importance=40),
         Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is device 12 "
               "after it was removed", "u4", width=10, importance=80),
-        _NETNS,
+        *_NAMESPACE,
         Field("packets", Kind.COUNTER, "DROPS", "packets dropped since nettop attached; several wire packets merged "
               "into one (GSO, GRO) count once, as in netfilter's counters", "u8", "packets", 9, 95),
         Field("bytes", Kind.COUNTER, "BYTES", "their lengths, without headers that were already removed",
@@ -217,8 +228,10 @@ PACKETS = Table(
               width=19, importance=50),
     ),
     key="id",
-    screen=("reason", "meaning", "place", "protocol", "interface", "netns", "packets_per_s", "packets", "last_seen"),
-    text=("reason", "place", "family", "protocol", "interface", "netns", "packets", "bytes", "last_seen"),
+    screen=("reason", "meaning", "place", "protocol", "interface", "namespace", "packets_per_s", "packets",
+            "last_seen"),
+    text=("reason", "place", "family", "protocol", "interface", "netns", "namespace", "packets", "bytes",
+          "last_seen"),
     sort="-packets_per_s",
     text_sort="-packets",
     begins_at_zero=True,
@@ -237,15 +250,15 @@ COUNTERS = Table(
         Field("interface", Kind.TEXT, "IFACE", "the device, for a device's counter", "u4",
               width=10, importance=80),
         Field("cpu", Kind.LABEL, "CPU", "the CPU, for a CPU's counter", "u4", width=4, importance=40),
-        _NETNS,
+        *_NAMESPACE,
         Field("packets", Kind.COUNTER, "DROPS", "packets counted since the start of the namespace, device or "
               "machine", "u8", "packets", 9, 95),
         Field("included_in", Kind.LABEL, "INCLUDED IN", "ID of the row that counts these packets too, beside which "
               "totals leave this one out", "u8", width=11, importance=1),
     ),
     key="id",
-    screen=("counter", "interface", "cpu", "netns", "packets_per_s", "packets", "name"),
-    text=("counter", "name", "interface", "cpu", "netns", "packets"),
+    screen=("counter", "interface", "cpu", "namespace", "packets_per_s", "packets", "name"),
+    text=("counter", "name", "interface", "cpu", "netns", "namespace", "packets"),
     sort="-packets_per_s",
     text_sort="-packets",
     default_filter="packets>0",

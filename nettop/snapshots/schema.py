@@ -247,6 +247,20 @@ class Hook:
     remedy: str = ""
 
 
+NETNS = Field(
+    "netns", Kind.LABEL, "NETNS", "network namespace, by inode number as lsns shows it", "u4", importance=11
+)
+NAMESPACE = Field(
+    "namespace",
+    Kind.TEXT,
+    "NAMESPACE",
+    "network namespace: own is nettop's; others as ip netns names them, by their container, or by inode number",
+    "u4",
+    width=12,
+    importance=12,
+)
+"""The fields of every table whose rows belong to a network namespace."""
+
 SYMBOLS_REMEDY = "CAP_SYSLOG shows the kernel's symbols, where sysctl kernel.kptr_restrict is below 2"
 """The remedy of hooks that need the names of the kernel's functions."""
 

@@ -180,6 +180,7 @@ def _interface_row(number: int, of: _Interface, second: int) -> Row:
         "interface": of.name,
         "kind": of.kind,
         "netns": NETNS,
+        "namespace": "own",
         "backing": of.backing,
         "mode": of.mode,
         "state": "up",

@@ -48,6 +48,7 @@ def _snapshot(second: int) -> Snapshot:
             "protocol": protocol or None,
             "interface": interface,
             "netns": 4_026_531_840,
+            "namespace": "own",
             "packets": before + per_second * second,
             "bytes": (before + per_second * second) * 240,
             "last_seen": WALL_NS + (second if per_second else -90 * number) * _SECOND_NS,

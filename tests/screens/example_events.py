@@ -73,6 +73,7 @@ def _event(number: int, time: int, life: Life, *, is_opening: bool) -> Row:
         "pid": life.pid,
         "process": life.process,
         "netns": 4026531840,
+        "namespace": "own",
         "direction": "inbound" if inbound else "outbound",
     }
     if is_opening:
@@ -108,6 +109,7 @@ def example_failures(more: int = 0) -> list[Row]:
             "direction": direction,
             "process": process,
             "netns": 4026531840,
+            "namespace": "own",
             "failures": count,
             "failed": 0 if reason == "reset by peer" else count,
             "reset": count if reason == "reset by peer" else 0,

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS
+from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS, LENS, NO_GROUP, SOCKETS
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, shown, text_of, tick
 from tests.screens.example_events import (
@@ -19,7 +22,7 @@ from tests.screens.example_events import (
     frame_of_events,
     only,
 )
-from tests.unit.build import WALL_NS, Row
+from tests.unit.build import WALL_NS, Row, make_rows
 
 
 def row_of(table: LiveTable, word: str) -> dict[str, str]:
@@ -51,7 +54,7 @@ async def test_failures_are_groups_with_count_rate_and_times() -> None:
             "LAST UTC": "11:06:40.123456",
             "FIRST UTC": "11-17 11:06:40",
             "DIRECTION": "outbound",
-            "NETNS": "4026531840",
+            "NAMESPACE": "own",
             "ID": "",
         }
         assert screen.view is not None
@@ -238,6 +241,18 @@ async def test_a_group_opens_into_its_sockets() -> None:
         assert shown(run) is groups
         await press(run, "end", "right")
         assert shown(run).state.query.filter.text == "pid=–"
+
+
+async def test_a_namespaces_group_opens_by_its_name() -> None:
+    """The sockets that are shown are those of the namespace with that name, or without one."""
+    rows = make_rows([{"id": 1, "group": "web"}, {"id": 2, "group": NO_GROUP}], GROUPS)
+    rows = replace(rows, variant="netns")
+    view = View(Frame(Snapshot(LENS.id, 1, 1, {GROUPS.name: rows})), screen_query(GROUPS))
+    steps, batches = eventful_host()
+    async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
+        filters = [shown(run).member_filter(view, key) for key in (1, 2)]
+    assert filters == ['namespace="web"', "namespace=–"]
+    assert parse_filter(SOCKETS, str(filters[0])).names == ("namespace",)
 
 
 async def test_g_shows_the_groups_and_folds_by_something_else() -> None:

@@ -205,6 +205,7 @@ def _example_row(at: int, chance: random.Random) -> Row:
         "process": process,
         "uid": chance.choice((0, 33, 1000)),
         "netns": 4026531840,
+        "namespace": "own",
         "cgroup": cgroup,
         "container": container or None,
         "direction": "inbound?",

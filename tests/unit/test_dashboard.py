@@ -79,7 +79,7 @@ def interface(name: str, backing: str) -> Row:
     return {
         "interface": name,
         "kind": "ether",
-        "netns": 1,
+        "namespace": "own",
         "backing": backing,
         "speed": None,
         **rates,

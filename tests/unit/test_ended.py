@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.kernel.facts import Host
+from nettop.kernel.namespaces import Namespaces
 from nettop.kernel.processes import Processes
 from nettop.probes.connections import ended as ended_sockets
 from nettop.probes.connections.ended import EndedSockets, mark_new
@@ -106,8 +107,10 @@ class Source:
         processes = Processes(Host())
         rows = self.ended.follow(table)
         mark_new(rows)
-        left = self.ended.read(rows[:0], {}, processes, taken)
-        tables = {SOCKETS.name: Rows(SOCKETS, rows, processes.texts(), taken)}
+        namespaces = Namespaces()
+        left = self.ended.read(rows[:0], {}, processes, namespaces, taken)
+        sockets = Rows(SOCKETS, rows, processes.texts(), taken)
+        tables = {SOCKETS.name: namespaces.with_names(sockets)}
         self.snapshots.append(Snapshot("connections", taken, taken, tables, ended={SOCKETS.name: left}))
         return self.snapshots[-1]
 

@@ -70,6 +70,7 @@ def test_readable_events() -> None:
         until(lambda: source.options)
         close = CLOSE | {
             "netns": 4026532177,
+            "namespace": "web",
             "bytes_received": 48_100_003,
             "rtt_us": 21_400,
             "rtt_var_us": 3100,
@@ -83,7 +84,7 @@ def test_readable_events() -> None:
     nobody = "(unattributed)          127.0.0.1:42524 → 127.0.0.1:1              "
     assert [line[29:] for line in lines] == [
         f"connect  –                curl[4615]              {ends}    handshake 62 µs\n",
-        f"close    closed by us     curl[4615]              {ends}    netns 4026532177  after 21.4 ms  {sums}\n",
+        f"close    closed by us     curl[4615]              {ends}    netns web  after 21.4 ms  {sums}\n",
         f"fail     refused          {nobody}    after 62 µs  sent 0 B  received 0 B  retransmits 0\n",
     ]
 

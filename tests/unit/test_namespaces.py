@@ -1,17 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which namespaces are in use once other users' processes cannot be looked at, and the gaps of those not entered."""
+"""Which namespaces are in use once other users' processes cannot be looked at, what namespaces are called, and the gaps
+of those not entered."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nettop.kernel import namespaces as module
 from nettop.kernel.namespaces import Namespaces, find_namespaces
+from nettop.query.filter import parse_filter
+from nettop.query.groupings import FOLDS
+from nettop.query.query import text_query
+from nettop.query.view import View
+from nettop.snapshots import all_views
+from nettop.snapshots.connections import NO_GROUP, SOCKETS
+from nettop.snapshots.schema import Kind, Table
+from nettop.snapshots.snapshot import (
+    Frame,
+    Rows,
+    Snapshot,
+    unknown_value,
+)
+
+WEB, OF_CONTAINER, BOUND, UNSAFE, UNNAMED = range(4026532201, 4026532206)
+FAR = 7
+"""A number that is far from the others'."""
+ID = "0123456789ab" + 52 * "c"
+MOUNTS = f"""37 25 0:4 net:[{WEB}] /run/netns/web rw shared:5 - nsfs nsfs rw
+38 25 0:4 net:[{OF_CONTAINER}] /run/docker/netns/5f0c rw shared:5 - nsfs nsfs rw
+39 25 0:4 net:[{BOUND}] /run/docker/netns/77aa rw shared:5 - nsfs nsfs rw
+40 25 0:4 net:[{UNSAFE}] /run/netns/\x1b[31m rw shared:5 - nsfs nsfs rw
+"""
+NAMES = {
+    WEB: "web",
+    OF_CONTAINER: "docker:0123456789ab",
+    BOUND: "77aa",
+    UNSAFE: "␛[31m",
+    UNNAMED: str(UNNAMED),
+    FAR: "7",
+}
+NAMED_TABLES = [table for _, table in all_views() if "netns" in table.by_name]
 
 
 @pytest.fixture
@@ -85,3 +120,85 @@ def test_refused_namespaces_of_one_reason_are_one_gap(refused: dict[int, str], g
     namespaces = Namespaces()
     namespaces.refused = refused
     assert namespaces.gaps() == gaps
+
+
+@pytest.fixture
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespaces:
+    """Namespaces of which some have names, after a scan."""
+    proc = tmp_path / "proc"
+    for process, groups in (
+        ("self", ""),
+        ("7", f"0::/system.slice/docker-{ID}.scope\n"),
+        ("8", "0::/a.service\n"),
+    ):
+        (proc / process / "ns").mkdir(parents=True)
+        (proc / process / "ns/net").touch()
+        (proc / process / "cgroup").write_text(groups)
+    (proc / "self/mountinfo").write_text(MOUNTS)
+    actual = find_namespaces(proc)
+
+    def find(_: Path) -> dict[int, list[Path]]:
+        of_files = {inode: paths for inode, paths in actual.items() if inode in NAMES}
+        in_container, unnamed = (proc / process / "ns/net" for process in "78")
+        return of_files | {OF_CONTAINER: [in_container, *of_files[OF_CONTAINER]], UNNAMED: [unnamed]}
+
+    monkeypatch.setattr(module, "find_namespaces", find)
+    namespaces = Namespaces(proc)
+    namespaces._scan()
+    return namespaces
+
+
+def view_of(namespaces: Namespaces, table: Table, numbers: list[int], filter_text: str = "") -> View:
+    """A view of rows in these namespaces."""
+    array = np.zeros(len(numbers), table.dtype)
+    array[table.key] = range(len(numbers))
+    array["netns"] = numbers
+    texts: dict[str, list[str]] = {field.name: [""] for field in table.stored if field.kind is Kind.TEXT}
+    rows = namespaces.with_names(Rows(table, array, texts, 1))
+    query = replace(text_query(table), filter=parse_filter(table, filter_text), all_rows=True)
+    if table.append:
+        return View(Frame(Snapshot("x", 1, 1, {}), batches={table.name: (rows,)}), query)
+    return View(Frame(Snapshot("x", 1, 1, {table.name: rows})), query)
+
+
+@pytest.mark.parametrize("table", NAMED_TABLES, ids=lambda table: str(table.name))
+def test_a_namespace_has_the_same_name_in_every_table(named: Namespaces, table: Table) -> None:
+    """As `ip netns` names it, else its container's, else its file's, else its number; unknown where that is."""
+    unknown = int(unknown_value(np.dtype("u4")))
+    near = [WEB, OF_CONTAINER, BOUND, UNSAFE, UNNAMED, WEB, unknown]
+    names = NAMES | {named.own: "own"}
+    for numbers in (near, [*near, named.own, FAR]):
+        view = view_of(named, table, numbers)
+        assert view.values("namespace", np.arange(len(numbers))) == [*map(names.get, numbers)]
+
+
+@pytest.mark.parametrize("table", NAMED_TABLES, ids=lambda table: str(table.name))
+@pytest.mark.parametrize("text", ["namespace=web", f"netns={WEB}", "NAMESPACE=web"])
+def test_filters_take_name_and_number(named: Namespaces, table: Table, text: str) -> None:
+    """Both pass the rows of that namespace alone."""
+    view = view_of(named, table, [BOUND, WEB, UNNAMED, WEB], text)
+    assert sorted(view.raw(table.key)[view.order].tolist()) == [1, 3]
+
+
+def test_groups_of_sockets_have_their_names(named: Namespaces) -> None:
+    """By name; those without one by number."""
+    view = view_of(named, SOCKETS, [WEB, UNNAMED, WEB, int(unknown_value(np.dtype("u4")))])
+    numbers, names_of = FOLDS["netns"](view, slice(None))
+    assert names_of(numbers.tolist()) == ["web", str(UNNAMED), "web", NO_GROUP]
+
+
+def test_a_name_that_has_gone_is_used_no_more(named: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another namespace may have its number: what was named `web` a scan ago is a number now."""
+    table = NAMED_TABLES[0]
+    before = view_of(named, table, [WEB])
+    monkeypatch.setattr(module, "find_namespaces", lambda _: {})
+    named._scan()
+    after = view_of(named, table, [WEB])
+    assert [view.values("namespace", np.arange(1)) for view in (before, after)] == [["web"], [str(WEB)]]
+
+
+def test_texts_of_namespaces_that_are_gone_are_dropped(named: Namespaces) -> None:
+    """Their number stays bounded, however many namespaces come and go."""
+    for number in range(3000):
+        view_of(named, NAMED_TABLES[0], [number])
+    assert len(named._texts.values) < 1100

@@ -233,7 +233,7 @@ class Bandwidth:
                 if netns == self.namespaces.own and (read := self._counted.read(index)) is not None
             }
         tables = {
-            INTERFACES.name: self._interfaces(counts, taken_ns),
+            INTERFACES.name: self.namespaces.with_names(self._interfaces(counts, taken_ns)),
             PROTOCOL_TABLE.name: self._protocols(counts, taken_ns),
             SERVICE_TABLE.name: self._by_service(counts, taken_ns),
         }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from nettop.kernel.namespaces import Namespaces
 from nettop.kernel.processes import Processes
 from nettop.probes.connections.event_records import EVENT, FAIL
 from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, STATE, TCP, UDP, merge
@@ -95,7 +96,14 @@ class EndedSockets:
         self._lost = {name: max(self._lost[name], self._missing[name]) for name in COUNTERS}
         return lost["id"]
 
-    def read(self, others: Array, untracked: Mapping[str, int], processes: Processes, taken_ns: int) -> Ended:
+    def read(
+        self,
+        others: Array,
+        untracked: Mapping[str, int],
+        processes: Processes,
+        namespaces: Namespaces,
+        taken_ns: int,
+    ) -> Ended:
         """What has ended up to this reading: the connections, and the rows of `others` (ROW).
 
         `untracked` is what was counted, in all since the start, without belonging to any row.
@@ -104,7 +112,8 @@ class EndedSockets:
         rows = merge(_rows_of(self.events[-LISTED_MAX:]), others)
         rows["state"] = STATE["CLOSE"]
         processes.name_any(rows, processes.groups(), more=True)
-        self._listed = (*self._listed, Rows(SOCKETS, rows, processes.texts(), taken_ns))[-_LISTED_READINGS:]
+        listed = namespaces.with_names(Rows(SOCKETS, rows, processes.texts(), taken_ns))
+        self._listed = (*self._listed, listed)[-_LISTED_READINGS:]
         total = np.full(ROW.itemsize, 0xFF, np.uint8).view(ROW)
         total["id"] = 0
         total["process"] = processes.code(NOT_LISTED)
@@ -112,7 +121,7 @@ class EndedSockets:
             total[name] = (
                 self._of_events[name] + self._of_others[name] + self._lost[name] + untracked.get(name, 0)
             )
-        return Ended(self._listed, Rows(SOCKETS, total, processes.texts(), taken_ns))
+        return Ended(self._listed, namespaces.with_names(Rows(SOCKETS, total, processes.texts(), taken_ns)))
 
 
 def _add_up(sums: dict[str, int], rows: Array) -> None:

@@ -268,13 +268,14 @@ class Connections:
             events.collect()  # what has ended while the table was read
             rows = self._ended.follow(rows)
         untracked = self._udp.untracked if self._udp else {}
-        ended = self._ended.read(udp_ended, untracked, table.processes, taken_ns)
+        ended = self._ended.read(udp_ended, untracked, table.processes, table.namespaces, taken_ns)
         mark_new(rows)
         if table.lists_unattributed:
             counts["unattributed"] = int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))
-        tables = {SOCKETS.name: Rows(SOCKETS, rows, table.processes.texts(), taken_ns)}
+        sockets = Rows(SOCKETS, rows, table.processes.texts(), taken_ns)
+        tables = {SOCKETS.name: table.namespaces.with_names(sockets)}
         if FAILURES.name in self._tables and events:
-            tables[FAILURES.name] = events.failures.rows(taken_ns)
+            tables[FAILURES.name] = table.namespaces.with_names(events.failures.rows(taken_ns))
         lost = {"namespaces": len(table.namespaces.refused), "processes": table.processes.vanished}
         udp = self._udp.status() if self._udp else EventsStatus({}, {}, self._no_udp)
         snapshot = Snapshot(
@@ -315,7 +316,7 @@ class Connections:
             else:
                 self._attach_events(self._loader)
         events = self._events.drain(taken_ns) if self._events else None
-        return () if events is None else (events,)
+        return () if events is None else (self.table.namespaces.with_names(events),)
 
     def set(self, option: str, value: object) -> None:
         """Change an option; see the class."""

@@ -343,8 +343,8 @@ class Drops:
             wall_ns=wall_ns,
             boot_ns=boot_ns,
             tables={
-                PACKETS.name: self._packets(taken_ns, wall_ns),
-                COUNTERS.name: self._counters(measures, taken_ns),
+                PACKETS.name: self.namespaces.with_names(self._packets(taken_ns, wall_ns)),
+                COUNTERS.name: self.namespaces.with_names(self._counters(measures, taken_ns)),
             },
             counts=self._counts(measures),
             lost=(self._count.lost() if self._count else {})

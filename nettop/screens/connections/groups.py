@@ -66,6 +66,7 @@ class GroupsScreen(LensScreen):
             "remote": f"remote_address={value}",
             "network": f"remote_address={value}",
             "port": f"protocol={protocol} :{port}",
+            "netns": f"namespace={value}",
         }.get(view.now.variant, f"{view.now.variant}={value}")
 
 

@@ -25,7 +25,7 @@ function niceStep(length) {
 function labelled(rows) {
   const times = new Map();
   for (const row of rows) times.set(row.interface, (times.get(row.interface) ?? 0) + 1);
-  return rows.map((row) => [times.get(row.interface) > 1 ? `${row.interface} @${row.netns}` : row.interface, row]);
+  return rows.map((row) => [times.get(row.interface) > 1 ? `${row.interface} @${row.namespace}` : row.interface, row]);
 }
 
 function amountsOf(rows) {

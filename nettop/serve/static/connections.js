@@ -17,8 +17,8 @@ const SHOWN_COLUMNS = [
 ].join(",");
 // What the details show: every field but those that are made of others side by side, and the rates.
 const ALL_COLUMNS = [
-  "process", "pid", "container", "cgroup", "uid", "netns", "owner_source", "protocol", "family", "direction", "state",
-  "local", "remote", "opened_at", "bytes_sent_per_s", "bytes_received_per_s", "bytes_sent", "bytes_acked", "bytes_received",
+  "process", "pid", "container", "cgroup", "uid", "namespace", "netns", "owner_source", "protocol", "family", "direction",
+  "state", "local", "remote", "opened_at", "bytes_sent_per_s", "bytes_received_per_s", "bytes_sent", "bytes_acked", "bytes_received",
   "delivery_rate", "packets_sent", "packets_received", "data_packets_sent", "retransmits", "retransmit_ratio",
   "retransmits_per_s", "messages_sent", "messages_received", "rtt_us", "rtt_var_us", "rtt_min_us", "limited_by",
   "limited_share", "busy_us", "receiver_limited_us", "send_buffer_limited_us", "application_limited",

@@ -7,7 +7,7 @@ const MOST_INTERFACES = 200;
 
 export const TRAFFIC = viewQuery("bandwidth", {
   columns:
-    "interface,kind,netns,backing,speed,bytes_received_per_s,bytes_sent_per_s,packets_received_per_s,packets_sent_per_s",
+    "interface,kind,namespace,backing,speed,bytes_received_per_s,bytes_sent_per_s,packets_received_per_s,packets_sent_per_s",
   sort: "-bytes_per_s",
   limit: String(MOST_INTERFACES),
 });
