@@ -20,7 +20,15 @@ import numpy as np
 from nettop.kernel import privileges
 from nettop.kernel.facts import Host, container_of
 from nettop.snapshots.safe_text import safe_text
-from nettop.snapshots.snapshot import Array, Rows, TextTable, known, unknown_value
+from nettop.snapshots.snapshot import (
+    NAMESPACES_PARTLY_SEEN,
+    PARTLY_SEEN,
+    Array,
+    Rows,
+    TextTable,
+    known,
+    unknown_value,
+)
 
 T = TypeVar("T")
 
@@ -194,12 +202,28 @@ class Namespaces:
     def _codes_of(self, inodes: list[int]) -> list[int]:
         return [self._texts.code(self._names.get(inode, str(inode))) for inode in inodes]
 
-    def gaps(self) -> dict[str, str]:
-        """The namespaces that could not be entered: one gap for each reason, with a few of their names."""
+    @property
+    def lost(self) -> int:
+        """How many could not be entered, but those that are partly seen."""
+        return sum(reason != _DROPPED for reason in self.refused.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many appeared after privileges were dropped: a part of them is seen all the same. Nothing without any."""
+        partly_seen = len(self.refused) - self.lost
+        return {NAMESPACES_PARTLY_SEEN: partly_seen} if partly_seen else {}
+
+    def gaps(self, *, whole: bool = False) -> dict[str, str]:
+        """The namespaces that could not be entered: one gap for each reason, with a few of their names.
+
+        `whole`: nothing is seen of them, new ones included.
+        """
         by_reason: dict[str, list[str]] = {}
         for inode, reason in self.refused.items():
             by_reason.setdefault(reason, []).append(self.name(inode) if inode in self._paths else str(inode))
-        return {_enumerated(names): f"not entered: {reason}" for reason, names in by_reason.items()}
+        return {
+            _enumerated(names): PARTLY_SEEN if reason == _DROPPED and not whole else f"not entered: {reason}"
+            for reason, names in by_reason.items()
+        }
 
     def enter(self) -> None:
         """Enter every namespace that can be found now: before privileges are dropped."""

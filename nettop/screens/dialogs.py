@@ -51,6 +51,13 @@ SIGNS = (
         "n n/a  !n gaps",
         "columns that are not available; parts of the host that could not be read, named under HOOKS",
     ),
+    (
+        "n partly seen",
+        (
+            "network namespaces made after nettop started: sockets without a process, interfaces and drop counters "
+            "are missing; --follow-namespaces shows them too"
+        ),
+    ),
     ("n missed", "events, samples and so on, listed under LOST; other numbers may be too low"),
     ("no process", "sockets that no process holds; (4 s ago): when they were last listed, as that is costly"),
     (
@@ -445,7 +452,7 @@ def _read_by(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
 
 def _beside(term: str, indent: int, text: str, width: int, role: Role = Role.DIM) -> list[Line]:
     lines = wrapped(text, width, role, indent)
-    if not lines:
-        return [(Span(term, Role.KEY),)]
+    if not lines or len(term) >= indent:
+        return [(Span(term, Role.KEY),), *lines]
     first = (Span(fit(term, indent, left=True), Role.KEY), Span(lines[0][0].text[indent:], role))
     return [first, *lines[1:]]

@@ -13,7 +13,7 @@ from nettop.screens.history import TotalsHistory
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Lens, Table
-from nettop.snapshots.snapshot import TICKS, Frame, Snapshot
+from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, TICKS, Frame, Snapshot
 from nettop.widgets.bar import KEPT, BarItem, Span, fits, item
 from nettop.widgets.blocks import sparkline
 from nettop.widgets.cells import WARNING, elide_end, role_of
@@ -108,8 +108,11 @@ def ending(snapshot: Snapshot, late: int = 0) -> list[BarItem]:
     if late:
         items.append(item(("late ", Role.WARN), (f"{late:,}", Role.WARN)))
     items += lacking(list(snapshot.missing))
-    if snapshot.gaps:
-        items.append(item((f"!{len(snapshot.gaps)} {plural('gap', len(snapshot.gaps))}", Role.WARN)))
+    if gaps := len(snapshot.notable_gaps):
+        items.append(item((f"!{gaps} {plural('gap', gaps)}", Role.WARN)))
+    if namespaces := snapshot.counts.get(NAMESPACES_PARTLY_SEEN):
+        noun = plural("namespace", namespaces)
+        items.append(item((f"{namespaces:,} {noun} partly seen", Role.DIM), importance=50))
     return items
 
 

@@ -46,6 +46,15 @@ class Ended:
     total: Rows
 
 
+PARTLY_SEEN = (
+    "made after nettop started, so seen in part: not its sockets without a process, its interfaces and its own "
+    "drop counters; --follow-namespaces reads these too"
+)
+"""The gap of network namespaces that are not entered as they are new: what is missing was not asked for, and is no
+loss."""
+NAMESPACES_PARTLY_SEEN = "namespaces_partly_seen"
+"""How many there are, in `counts`; none where it is missing."""
+
 TICKS = "ticks"
 """The ticks of samples: in `counts` those that came, in `lost` those that did not."""
 _MANY = 0.1
@@ -84,6 +93,11 @@ class Snapshot:
         missed = self.missed_ticks
         are_few = missed is not None and missed < _MANY
         return {name: count for name, count in self.lost.items() if not (name == TICKS and are_few)}
+
+    @property
+    def notable_gaps(self) -> dict[str, str]:
+        """The gaps but those that are by choice."""
+        return {name: why for name, why in self.gaps.items() if why != PARTLY_SEEN}
 
     @property
     def lost_in_all(self) -> int:

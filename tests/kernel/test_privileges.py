@@ -31,6 +31,7 @@ from nettop.kernel.privileges import (
     STARTING,
 )
 from nettop.kernel.program import Loader
+from nettop.snapshots.snapshot import PARTLY_SEEN
 
 from . import traffic
 from .command import JSON, NETTOP, Running, complaints, in_namespaces, living, nettop, rows_in
@@ -418,7 +419,7 @@ def test_a_namespace_is_left_when_its_processes_have_ended(lab: Lab) -> None:
             assert namespaces.refused[named.inode] == namespaces.refused[unnamed.inode] == reason
             assert namespaces.name(named.inode) == named.name
             assert namespaces.name(unnamed.inode) == "hidden"
-            (gap,) = (name for name, text in namespaces.gaps().items() if reason in text)
+            (gap,) = (name for name, text in namespaces.gaps().items() if text == PARTLY_SEEN)
             refused = list(namespaces.refused.values()).count(reason)
         more = re.search(r" and (\d+) more$", gap)
         assert refused == (3 + int(more[1]) if more else len(re.split(", | and ", gap)))

@@ -9,13 +9,14 @@ import pytest
 
 from nettop.errors import UsageError
 from nettop.screens.dialogs import help_lines
+from nettop.screens.headline import ending
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN, Snapshot
 from nettop.widgets.themes import Role
-from tests.screens.driving import press, running, shown, text_of
+from tests.screens.driving import Running, press, running, shown, text_of
 from tests.screens.example_events import eventful_host
 from tests.screens.harness import Step, busy_host
 
@@ -74,6 +75,57 @@ async def test_the_headline_counts_what_is_not_here() -> None:
             .headline_bar.text.rstrip()
             .endswith("0 missed   4 n/a (opened, closed, failed, reset)   !1 gap")
         )
+
+
+def with_new_namespaces(lost: int = 0) -> list[Step]:
+    """The steps of a host on which three namespaces were made after the start, and so many cannot be entered."""
+    gaps = {"namespaces web, db and 4026532201": PARTLY_SEEN}
+    return [
+        replace(
+            s,
+            counts={**s.counts, NAMESPACES_PARTLY_SEEN: 3},
+            gaps=gaps | ({"namespace 7": "not entered"} if lost else {}),
+            lost={"namespaces": lost},
+        )
+        for s in busy_host()
+        if isinstance(s, Snapshot)
+    ]
+
+
+def roles_of_ending(run: Running) -> dict[str, Role]:
+    """The role of each text at the end of the headline."""
+    view = shown(run).view
+    assert view is not None
+    return {span.text: span.role for each in ending(view.snapshot) for span in each.spans}
+
+
+async def test_namespaces_made_later_raise_no_alarm() -> None:
+    """The headline says so dimly, and nothing is missed."""
+    async with running(with_new_namespaces(), (180, 30)) as run:
+        text, roles = shown(run).headline_bar.text, roles_of_ending(run)
+    assert text.rstrip().endswith("0 missed   3 namespaces partly seen")
+    assert roles["3 namespaces partly seen"] is Role.DIM
+    assert not {Role.WARN, Role.BAD} & set(roles.values())
+
+
+async def test_namespaces_that_are_lost_beside_them_do() -> None:
+    """What cannot be entered is missed, and is a gap."""
+    async with running(with_new_namespaces(lost=1), (180, 30)) as run:
+        text, roles = shown(run).headline_bar.text, roles_of_ending(run)
+    assert text.rstrip().endswith("1 missed   !1 gap   3 namespaces partly seen")
+    assert (roles["1"], roles["!1 gap"]) == (Role.BAD, Role.WARN)
+
+
+async def test_help_says_what_is_missing_of_them() -> None:
+    """The names in full, what is missing, and the option that changes it; among the signs too."""
+    async with running(with_new_namespaces(), (180, 30)) as run:
+        texts = ["".join(span.text for span in line) for line in help_lines(shown(run), 400)]
+    at = texts.index("namespaces web, db and 4026532201")
+    assert texts[at + 1].strip() == PARTLY_SEEN
+    sign = next(text for text in texts if text.startswith("n partly seen"))
+    for said in ("sockets without a process", "drop counters", "--follow-namespaces"):
+        assert said in sign
+        assert said in PARTLY_SEEN
 
 
 async def test_columns_and_help_of_a_table_say_why() -> None:

@@ -23,6 +23,8 @@ from nettop.snapshots import all_views
 from nettop.snapshots.connections import NO_GROUP, SOCKETS
 from nettop.snapshots.schema import Kind, Table
 from nettop.snapshots.snapshot import (
+    NAMESPACES_PARTLY_SEEN,
+    PARTLY_SEEN,
     Frame,
     Rows,
     Snapshot,
@@ -202,3 +204,20 @@ def test_texts_of_namespaces_that_are_gone_are_dropped(named: Namespaces) -> Non
     for number in range(3000):
         view_of(named, NAMED_TABLES[0], [number])
     assert len(named._texts.values) < 1100
+
+
+def test_namespaces_that_appear_later_are_no_loss() -> None:
+    """They are counted apart, and their gap says what is missing and which option changes it; others are lost."""
+    namespaces = Namespaces()
+    assert (namespaces.lost, namespaces.counts()) == (0, {})
+    namespaces.refused = {7: module._DROPPED, 8: module._DROPPED, 9: "no"}
+    assert (namespaces.lost, namespaces.counts()) == (1, {NAMESPACES_PARTLY_SEEN: 2})
+    assert namespaces.gaps() == {"namespaces 7 and 8": PARTLY_SEEN, "namespace 9": "not entered: no"}
+    assert "--follow-namespaces" in PARTLY_SEEN
+
+
+def test_where_nothing_is_seen_of_them_they_are_lost() -> None:
+    """By sock_diag no socket of a namespace is listed that was not entered."""
+    namespaces = Namespaces()
+    namespaces.refused = {7: module._DROPPED}
+    assert namespaces.gaps(whole=True) == {"namespace 7": f"not entered: {module._DROPPED}"}

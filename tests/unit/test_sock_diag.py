@@ -529,7 +529,7 @@ def table(tmp_path: Any) -> DiagTable:
         lock=nullcontext(),
         threads={1: Thread()},
         follow=lambda seen: None,
-        gaps=lambda: {"namespace 2": "not entered"},
+        gaps=lambda whole: {"namespace 2": "not entered"},
     )
     return DiagTable(Host(tmp_path), namespaces)
 

@@ -245,7 +245,7 @@ class Bandwidth:
             wall_ns=wall_ns,
             boot_ns=boot_ns,
             tables=tables,
-            counts=self._host_totals(tables[INTERFACES.name]) | self._flow_counts,
+            counts=self._host_totals(tables[INTERFACES.name]) | self._flow_counts | self.namespaces.counts(),
             lost=self._lost(),
             hooks=self._hooks,
             gaps=self.namespaces.gaps(),
@@ -421,14 +421,14 @@ class Bandwidth:
     def _lost(self) -> dict[str, int]:
         program = self._program
         if program is None:
-            return {"namespaces": len(self.namespaces.refused)}
+            return {"namespaces": self.namespaces.lost}
         skipped = sum(bpf.recursion_misses(program.functions[name]) for name in SENT_PROGRAMS)
         refused = int(maps.read_per_cpu(program.maps["refused"], 0, np.dtype("u8")).sum())
         return {
             "uncounted": self._counted.beyond if self._counted else 0,
             "refused": refused,
             "recursion": skipped,
-            "namespaces": len(self.namespaces.refused),
+            "namespaces": self.namespaces.lost,
         }
 
     def join(self, snapshots: Mapping[str, Snapshot]) -> None:

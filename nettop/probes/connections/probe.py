@@ -276,7 +276,7 @@ class Connections:
         tables = {SOCKETS.name: table.namespaces.with_names(sockets)}
         if FAILURES.name in self._tables and events:
             tables[FAILURES.name] = table.namespaces.with_names(events.failures.rows(taken_ns))
-        lost = {"namespaces": len(table.namespaces.refused), "processes": table.processes.vanished}
+        lost = {"namespaces": table.lost_namespaces, "processes": table.processes.vanished}
         udp = self._udp.status() if self._udp else EventsStatus({}, {}, self._no_udp)
         snapshot = Snapshot(
             lens=LENS.id,

@@ -125,7 +125,12 @@ class DiagTable:
 
     def gaps(self) -> dict[str, str]:
         """What cannot be seen, by name, and why."""
-        return self.namespaces.gaps() | dict(self._gaps)
+        return self.namespaces.gaps(whole=True) | dict(self._gaps)
+
+    @property
+    def lost_namespaces(self) -> int:
+        """Namespaces whose sockets are missing."""
+        return len(self.namespaces.refused)
 
     def list_all(self, all_rows: bool) -> None:
         """List TIME_WAIT too, or only count it."""

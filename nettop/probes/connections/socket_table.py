@@ -88,6 +88,11 @@ class SocketTable:
         self._last_walks: dict[int, _Walk] = {}
         self._shared = _NO_ROWS
 
+    @property
+    def lost_namespaces(self) -> int:
+        """Namespaces whose sockets are missing, but those that processes hold."""
+        return self.namespaces.lost
+
     def list_all(self, all_rows: bool) -> None:
         """List TIME_WAIT too, and search for every socket that is counted; or do not."""
         if all_rows != self._all_rows:
@@ -184,6 +189,7 @@ class SocketTable:
             "time_wait": max(0, time_wait - sum(map(count_waiting_for_fin, rows))),
             "unlisted": sum(last.missed for last in last_walks.values()),
             "namespaces": len(self.namespaces.threads),
+            **self.namespaces.counts(),
             "namespaces_walked": len(last_walks),
             "walk_age_ms": max(
                 (max(0, taken_ns - last.begun_ns) // 1_000_000 for last in last_walks.values()), default=0

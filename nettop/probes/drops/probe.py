@@ -346,10 +346,10 @@ class Drops:
                 PACKETS.name: self.namespaces.with_names(self._packets(taken_ns, wall_ns)),
                 COUNTERS.name: self.namespaces.with_names(self._counters(measures, taken_ns)),
             },
-            counts=self._counts(measures),
+            counts=self._counts(measures) | self.namespaces.counts(),
             lost=(self._count.lost() if self._count else {})
             | {
-                "namespaces": len(self.namespaces.refused),
+                "namespaces": self.namespaces.lost,
                 "devices": sum(namespace.links is None for namespace in by_namespace.values()),
             },
             hooks=self._hooks,
