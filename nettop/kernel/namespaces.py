@@ -180,14 +180,16 @@ class Namespaces:
 
     def _codes(self, numbers: Array) -> Array:
         """The codes of the names of namespaces, by inode number."""
-        codes = np.full(len(numbers), unknown_value(np.dtype("u4")), "u4")
         is_known = known(numbers)
-        numbers = numbers[is_known]
-        if not len(numbers):
+        if not is_known.all():
+            codes = np.full(len(numbers), unknown_value(np.dtype("u4")), "u4")
+            codes[is_known] = self._codes(numbers[is_known])
             return codes
+        if not len(numbers):
+            return numbers
         first = numbers.min()
         if numbers.max() - first < _SPAN_MAX:
-            places = numbers - first
+            places = (numbers - first).astype(np.intp)
             is_taken = np.zeros(int(places.max()) + 1, bool)
             is_taken[places] = True
             taken = np.flatnonzero(is_taken)
@@ -196,8 +198,8 @@ class Namespaces:
         else:
             distinct, places = np.unique(numbers, return_inverse=True)
             code_of = np.array(self._codes_of(distinct.tolist()), "u4")
-        codes[is_known] = code_of[places]
-        return codes
+        codes_of_all: Array = code_of[places]
+        return codes_of_all
 
     def _codes_of(self, inodes: list[int]) -> list[int]:
         return [self._texts.code(self._names.get(inode, str(inode))) for inode in inodes]
@@ -338,9 +340,8 @@ class Namespaces:
         process = next(filter(self._is_process, paths), None)
         group = self._host.cgroup(int(process.parts[-3])) if process else None
         container = container_of(group) if group else None
-        if (
-            container is not None and ":" in container
-        ):  # not a systemd unit, which may have several namespaces
+        # A systemd unit, which has no colon, may have several namespaces.
+        if container is not None and ":" in container:
             return safe_text(container)
         return safe_text(files[0].name) if files else ""
 
