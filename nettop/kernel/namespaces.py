@@ -20,6 +20,7 @@ import numpy as np
 from nettop.kernel import privileges
 from nettop.kernel.facts import Host, container_of
 from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.schema import OWN_NAMESPACE
 from nettop.snapshots.snapshot import (
     NAMESPACES_PARTLY_SEEN,
     PARTLY_SEEN,
@@ -40,8 +41,6 @@ _SEEN_FOR_S = 10.0
 """How long a namespace counts as in use after a socket was seen in it."""
 _NAMES_MAX = 3
 """Namespaces that are named in one gap."""
-OWN = "own"
-"""The name of nettop's own namespace."""
 _NAMED_BY_IP = (Path("/run/netns"), Path("/var/run/netns"))
 """Where `ip netns` names namespaces."""
 _SPAN_MAX = 1 << 20
@@ -159,7 +158,7 @@ class Namespaces:
         self._guard_ends = threading.Event()
         self.lock = threading.RLock()
         self.own = os.stat(proc / "self/ns/net").st_ino
-        self._names: dict[int, str] = {self.own: OWN}
+        self._names: dict[int, str] = {self.own: OWN_NAMESPACE}
         self.threads: dict[int, NamespaceThread] = {}
         self.refused: dict[int, str] = {}
 
@@ -326,7 +325,7 @@ class Namespaces:
                 self._paths[inode] = [path]
         others = ((inode, paths) for inode, paths in self._paths.items() if inode != self.own)
         named = ((inode, self._find_name(paths)) for inode, paths in others)
-        self._names = {self.own: OWN} | {inode: name for inode, name in named if name}
+        self._names = {self.own: OWN_NAMESPACE} | {inode: name for inode, name in named if name}
         self._seen = {inode: at for inode, at in self._seen.items() if now - at <= _SEEN_FOR_S}
         for inode in self.threads.keys() - self._paths.keys() - self._hidden():
             self.threads.pop(inode).close()

@@ -64,10 +64,14 @@ ACTIONS: tuple[Action, ...] = (
     Action("all_rows", ("a",), "all", "All rows, also those that the table leaves out by default", "Rows", footer=30),
     Action("details", ("right",), "details", "Open the chosen row: its details (again: scroll in them), or the rows "
            "that it stands for", "Screen", footer=50),
+    Action("explain", ("m",), "meanings", "In the details, what each fact means and how it is worked out", "Screen",
+           footer=45),
     Action("follow", ("f",), "follow", "Follow the chosen row when the order changes, as → and a click do, and end "
            "that; ↑ and ↓ go line by line", "Rows"),
     Action("copy", ("y",), "copy", "Copy the chosen row to the terminal's clipboard (OSC 52), with tabs between "
            "columns", "Rows", footer=3),
+    Action("copy_command", ("Y",), "copy command", "Copy the command that shows the chosen socket in ss; again: "
+           "the one that shows its packets in tcpdump", "Rows"),
     Action("back", ("left",), "back", "From the details back to the table, then close them, then return to the table "
            "where → was pressed", "Screen", palette=False, footer=65),
     Action("clear", ("escape",), "clear", "Close the details and end following their row, then remove the filter, then "

@@ -74,6 +74,9 @@ class ScreenContext:
     average_s: float = 0.0
     """How long rates are averaged over; 0: over each interval, and so where the interval is longer."""
 
+    explains: bool = False
+    """Whether details say what each fact means."""
+
     in_bytes: bool = False
     """Whether rates are shown in bytes per second, not in bits."""
 

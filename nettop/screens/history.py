@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lens's watched totals were in the last two minutes, and the histograms of its rows at the newest refreshes."""
+"""What a lens's watched totals and the numbers of a chosen row were in the last two minutes, and the histograms of its
+rows at the newest refreshes."""
 
 from __future__ import annotations
 
@@ -63,10 +64,8 @@ class TotalsHistory:
 
     def append(self, interval: Interval) -> None:
         """Add an interval, and drop those that are more than two minutes older."""
-        self.intervals.append(interval)
+        _add(self.intervals, interval)
         self._until_ns = interval.end_ns
-        while self.intervals[0].end_ns < self._until_ns - SPAN_NS:
-            self.intervals.popleft()
 
     def _totals(self, shown: View, before: Snapshot) -> tuple[float | None, ...]:
         """The totals between an earlier snapshot and the newest of a view, which is used where it is of the table."""
@@ -83,6 +82,38 @@ class TotalsHistory:
     def averages(self, field: int, cells: int) -> list[float | None]:
         """The averages of a field, by its place; see `averages`."""
         return averages(self.intervals, field, cells)
+
+
+class RowHistory:
+    """What some columns of one row were in each interval since somebody looks at it, for two minutes."""
+
+    def __init__(self, key: int, names: Sequence[str]) -> None:
+        self.key = key
+        self.names = names
+        self.intervals: deque[Interval] = deque()
+
+    def add(self, shown: View) -> None:
+        """Add the interval that ends with the newest snapshot, unless it was added before."""
+        before, now = shown.frame.before, shown.frame.now
+        until_ns = self.intervals[-1].end_ns if self.intervals else 0
+        if before is None or now.boot_ns <= until_ns:
+            return
+        at = np.flatnonzero((shown.raw(shown.table.key) == self.key) & ~shown.gone)
+        columns = map(shown.column, self.names)
+        numbers = tuple(float(c.numbers[at[0]]) if len(at) and c.known[at[0]] else None for c in columns)
+        _add(self.intervals, Interval(max(before.boot_ns, until_ns), now.boot_ns, numbers))
+
+    @property
+    def covered_s(self) -> float:
+        """Since when there is anything, at most two minutes."""
+        return (self.intervals[-1].end_ns - self.intervals[0].begin_ns) / 1e9 if self.intervals else 0.0
+
+
+def _add(intervals: deque[Interval], interval: Interval) -> None:
+    """Add an interval, and drop those that are more than two minutes older."""
+    intervals.append(interval)
+    while intervals[0].end_ns < interval.end_ns - SPAN_NS:
+        intervals.popleft()
 
 
 def averages(intervals: Sequence[Interval], field: int, cells: int) -> list[float | None]:

@@ -37,7 +37,7 @@ from nettop.widgets.cells import RowStyle, role_of, whole_texts
 from nettop.widgets.columns import declared
 from nettop.widgets.details import detail_lines
 from nettop.widgets.notice import Notice
-from nettop.widgets.page import Page
+from nettop.widgets.page import Line, Page
 from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Ground, Role
 
@@ -333,7 +333,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
                 answer.add_done_callback(
                     lambda done: self.post_message(self.RowDescribed(key, done)) and None
                 )
-        self.details.show(detail_lines(self.view, key, self._details, self.details.size.width - 2))
+        width, explains = self.details.size.width - 2, self.context.explains
+        lines = detail_lines(self.view, key, self._details, width, explained=explains)
+        self.details.show([*lines, *self.more_details()])
 
     def on_lens_screen_row_described(self, message: RowDescribed) -> None:
         """Show the source's details, if their row is still the chosen one."""
@@ -343,6 +345,10 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             text = f"{error}: {remedy}" if remedy else str(error)
             self._details = message.answer.result() if error is None else text
             self.draw_details()
+
+    def more_details(self) -> list[Line]:
+        """What stands below the facts of the chosen row."""
+        return []
 
     @property
     def details_open(self) -> bool:
@@ -404,6 +410,8 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "filter": lambda: True,
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
             "keep_closed": lambda: False,
+            "explain": lambda: self.details_open,
+            "copy_command": lambda: False,
             **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
             "copy": lambda: self.is_shown() and len(self.rows.order) > 0,
@@ -542,9 +550,12 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         if self.view is not None and self.rows.at is not None:
             at = self.view.order[self.rows.at : self.rows.at + 1]
             texts = whole_texts(self.view, self.rows.columns, at, self.row_style)
-            row = "\t".join(text for (text,) in texts)
-            self.app.copy_to_clipboard(row)
-            self.notify(f"copied, if the terminal takes OSC 52: {row.expandtabs(2)}", markup=False)
+            self.copy("\t".join(text for (text,) in texts))
+
+    def copy(self, text: str) -> None:
+        """Copy a text to the terminal's clipboard."""
+        self.app.copy_to_clipboard(text)
+        self.notify(f"copied, if the terminal takes OSC 52: {text.expandtabs(2)}", markup=False)
 
     # --- the filter -----------------------------------------------------------------------------------------
 
@@ -626,6 +637,11 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
                 self.notify(f"The {self.member_table.name} of this row are not listed")
             else:
                 self.post_message(self.MembersOpened(self.member_table, filter_text))
+
+    def action_explain(self) -> None:
+        """Say what the facts mean, or show them side by side."""
+        self.context.explains = not self.context.explains
+        self.draw_details()
 
     def action_follow(self) -> None:
         """Follow the chosen row, or let the choice stay at its line again."""

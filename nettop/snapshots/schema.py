@@ -148,7 +148,8 @@ class Table:
     `uses` are the ids of lenses whose newest snapshots its source is given before it is read, so that it can tell whose
     a row is. `exports` are the formats in which `nettop export` writes it (values of nettop.settings.ExportFormat).
     `metrics` are what `nettop serve` makes of it for Prometheus; None: every number, by the fields that say what a row
-    is.
+    is. `details` are sections of the details of a row: headings, and the fields in the order in which somebody asks for
+    them; () is one section, by importance.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Table:
     uses: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
     metrics: tuple[Metrics, ...] | None = None
+    details: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -246,6 +248,9 @@ class Hook:
     requires: str = ""
     remedy: str = ""
 
+
+OWN_NAMESPACE = "own"
+"""The name of nettop's own network namespace."""
 
 NETNS = Field(
     "netns", Kind.LABEL, "NETNS", "network namespace, by inode number as lsns shows it", "u4", importance=11

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything about one row, as lines: each field with its value, what it means and how it is worked out."""
+"""Everything about one row, as lines: its facts by section, and on demand what each means and how it is worked out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,21 +13,29 @@ from nettop.query.units import RATIO, UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View
 from nettop.snapshots.histograms import histogram_text
 from nettop.snapshots.hooks import NOT_AVAILABLE
-from nettop.snapshots.schema import RATE, Field, Kind
+from nettop.snapshots.schema import RATE, Field, Kind, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.widgets.bar import Span
 from nettop.widgets.cells import fit, role_of
 from nettop.widgets.page import Line, wrapped
 from nettop.widgets.themes import Role
 
-_TITLE = 15
+TITLE_CELLS = 15
+"""Cells of the titles of facts."""
 _VALUE = 30
 _ONE_LINE = 100
 """From this width on the meaning of a field stands beside its value, not below."""
+_SIDE_BY_SIDE = frozenset({Kind.GROUP, Kind.ENDPOINT})
+"""Fields that show others beside each other."""
+_CELL = 40
+"""Cells of a fact where several stand side by side."""
 
 
-def detail_lines(view: View, key: int, described: Mapping[str, str] | str, width: int) -> list[Line]:
-    """The lines for the row with this key. `described` are the source's details, or why there are none yet."""
+def detail_lines(
+    view: View, key: int, described: Mapping[str, str] | str, width: int, *, explained: bool = False
+) -> list[Line]:
+    """The lines for the row with this key. `described` are the source's details, or why there are none yet;
+    `explained`: with what each field means, and its exact value."""
     alone = row_view(view, key)
     if alone is None:
         return [(Span("closed, and gone from the table", Role.DIM),)]
@@ -35,14 +43,36 @@ def detail_lines(view: View, key: int, described: Mapping[str, str] | str, width
     if isinstance(described, str):
         lines = [*wrapped(described, width, Role.DIM), ()]
     elif described:
-        for title, text in described.items():
-            first, *rest = wrapped(text, width, Role.TEXT, _TITLE + 1) or [(Span(""),)]
-            head = Span(fit(title.upper(), _TITLE, left=True) + " ", Role.HEAD)
-            lines += [(head, Span(first[0].text[_TITLE + 1 :])), *rest]
-        lines.append(())
-    for field in sorted(alone.table.fields, key=lambda f: -f.importance):
-        lines += _field_lines(alone, field, width)
+        lines = [*described_lines(described, width), ()]
+    for heading, fields in sections_of(alone.table):
+        facts = _known_facts(alone, fields) if heading else fields
+        if heading and facts:
+            lines.append((Span(heading, Role.BOLD),))
+        if explained:
+            lines += [line for field in facts for line in _field_lines(alone, field, width)]
+        else:
+            lines += _side_by_side(alone, facts, width)
     return lines
+
+
+def described_lines(described: Mapping[str, str], width: int) -> list[Line]:
+    """Texts under their titles, in as many lines as they need."""
+    lines: list[Line] = []
+    for title, text in described.items():
+        first, *rest = wrapped(text, width, Role.TEXT, TITLE_CELLS + 1) or [(Span(""),)]
+        head = Span(fit(title.upper(), TITLE_CELLS, left=True) + " ", Role.HEAD)
+        lines += [(head, Span(first[0].text[TITLE_CELLS + 1 :])), *rest]
+    return lines
+
+
+def sections_of(table: Table) -> list[tuple[str, list[Field]]]:
+    """The headings of the details of a row, and their fields. Each fact is in one of them: the parts of what stands
+    side by side are not listed again."""
+    if table.details:
+        return [(heading, [table.by_name[name] for name in names]) for heading, names in table.details]
+    parts = {part for field in table.fields if field.kind in _SIDE_BY_SIDE for part in field.parts}
+    fields = (field for field in table.fields if field.name not in parts)
+    return [("", sorted(fields, key=lambda f: -f.importance))]
 
 
 def row_view(view: View, key: int) -> View | None:
@@ -76,29 +106,62 @@ def _with(snapshot: Snapshot, rows: Rows) -> Snapshot:
 # --- lines --------------------------------------------------------------------------------------------------
 
 
+def _known_facts(view: View, fields: Sequence[Field]) -> list[Field]:
+    """Those with a value, or a reason why there is none: a UDP socket has no round-trip time."""
+    return [field for field in fields if field.name in view.missing or _value(view, field)[0] != UNKNOWN]
+
+
+def _side_by_side(view: View, fields: Sequence[Field], width: int) -> list[Line]:
+    """Title, value and rate of each field, as many to a line as there is room for; below a histogram what it
+    counted."""
+    lines: list[Line] = []
+    last = width
+    for field in fields:
+        value, rate, _ = _value(view, field)
+        fact = (*_head(field, value), Span(f"  {rate}" if rate else "", Role.DIM))
+        used = sum(cell_len(span.text) for span in fact)
+        column = -(-(last + 1) // _CELL) * _CELL
+        if column + used <= width:
+            lines[-1] = (*lines[-1], Span(" " * (column - last)), *fact)
+            last = column + used
+        else:
+            lines.append(fact)
+            last = used
+        if below := _buckets(view, field, width):
+            lines += below
+            last = width
+    return lines
+
+
 def _field_lines(view: View, field: Field, width: int) -> list[Line]:
-    value, raw = _value(view, field)
-    tone = Role.FAINT if value in (NOT_AVAILABLE, UNKNOWN) else role_of(field)
-    head = [Span(fit(field.title, _TITLE, left=True) + " ", Role.HEAD)]
-    head.append(Span(value, Role.TEXT if tone is Role.DIM else tone))
-    if raw:
-        head.append(Span(f"  {raw}", Role.DIM))
-    formula = f"  = {field.formula}" if field.formula else ""
+    value, rate, exact = _value(view, field)
+    head = list(_head(field, value))
+    head += [Span(f"  {more}", Role.DIM) for more in (rate, exact) if more]
+    parts = [view.table.by_name[part] for part in field.parts] if field.kind in _SIDE_BY_SIDE else []
+    formulas = ", ".join(each.formula for each in (field, *parts) if each.formula)
+    formula = f"  = {formulas}" if formulas else ""
     why = f"  ({NOT_AVAILABLE}: {view.missing[field.name]})" if field.name in view.missing else ""
     meaning = f"{field.name}: {field.help}{formula}{why}"
     below = _buckets(view, field, width)
     used = sum(cell_len(piece.text) for piece in head)
     if width < _ONE_LINE:
         return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2), *below]
-    if used < _TITLE + _VALUE:
-        head.append(Span(" " * (_TITLE + _VALUE - used), Role.TEXT))
-    column = max(used, _TITLE + _VALUE) + 2
+    if used < TITLE_CELLS + _VALUE:
+        head.append(Span(" " * (TITLE_CELLS + _VALUE - used), Role.TEXT))
+    column = max(used, TITLE_CELLS + _VALUE) + 2
     beside, *more = wrapped(meaning, width - column, Role.FAINT) or [()]
     return [
         (*head, Span("  ", Role.TEXT), *beside),
         *((Span(" " * column, Role.TEXT), *line) for line in more),
         *below,
     ]
+
+
+def _head(field: Field, value: str) -> Line:
+    """The title and the value."""
+    tone = Role.FAINT if value in (NOT_AVAILABLE, UNKNOWN) else role_of(field)
+    title = Span(fit(field.title, TITLE_CELLS, left=True) + " ", Role.HEAD)
+    return (title, Span(value, Role.TEXT if tone is Role.DIM else tone))
 
 
 def _buckets(view: View, field: Field, width: int) -> list[Line]:
@@ -109,26 +172,24 @@ def _buckets(view: View, field: Field, width: int) -> list[Line]:
     return wrapped(histogram_text(counted or ()), width, Role.DIM, 2)
 
 
-def _value(view: View, field: Field) -> tuple[str, str]:
-    """The value for a person, and what stands behind it where that says more."""
+def _value(view: View, field: Field) -> tuple[str, str, str]:
+    """The value for a person, its rate, and the exact value where that says more."""
     at, unit = np.array([0], np.intp), unit_of(view.table, field.name)
     if field.name in view.missing:
-        return NOT_AVAILABLE, ""
+        return NOT_AVAILABLE, "", ""
     if field.kind is Kind.GROUP:
         values = [view.values(part, at)[0] for part in field.parts]
         if unit and len(values) == 2:
-            return human_spread(values[0], values[1], unit), ""
-        return " ".join(str(value) for value in values if value is not None) or UNKNOWN, ""
+            return human_spread(values[0], values[1], unit), "", ""
+        return " ".join(str(value) for value in values if value is not None) or UNKNOWN, "", ""
     if field.kind is Kind.HISTOGRAM:
         counted = view.column(field.name)
-        return f"{counted.numbers[0]:,} counted" if counted.known[0] else UNKNOWN, ""
+        return f"{counted.numbers[0]:,} counted" if counted.known[0] else UNKNOWN, "", ""
     value = view.values(field.name, at)[0]
     if value is None or isinstance(value, str) or field.kind in (Kind.LABEL, Kind.KEY):
-        return UNKNOWN if value is None else str(value), ""
-    text, more = human(value, unit), []
+        return UNKNOWN if value is None else str(value), "", ""
+    text, exact = human(value, unit), ""
     rate = view.values(field.name + RATE, at)[0] if field.has_rate else None
-    if rate is not None:
-        more.append(human(rate, unit_of(view.table, field.name + RATE)))
     if unit != RATIO and text.replace(",", "") != str(value):
-        more.append(f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.1f} {unit}")
-    return text, "  ".join(more)
+        exact = f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.1f} {unit}"
+    return text, "" if rate is None else human(rate, unit_of(view.table, field.name + RATE)), exact

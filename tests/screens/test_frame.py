@@ -38,7 +38,7 @@ async def test_first_line_is_the_answer() -> None:
         screen = run[1]
         headline = screen.headline_bar.text
         assert headline.startswith(" ↑ ")
-        assert "59 conns   opened 0/s   closed 0/s" in headline
+        assert "59 conns   ▲ lossy 5   opened 0/s   closed 0/s" in headline
         assert headline.rstrip().endswith("37 missed   1 n/a (drops)")
         assert "web-03" in screen.first_line.text
         assert screen.first_line.text.rstrip().endswith("⟳ 1.0 s  cost 0.9% of a CPU")

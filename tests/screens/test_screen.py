@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,9 @@ from nettop.screens.filter_box import FilterBox
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.schema import Kind, Lens
 from nettop.widgets.bar import Bar
+from nettop.widgets.details import sections_of
 from nettop.widgets.table import LiveTable
 from tests.screens.driving import press, running, shown, text_of, tick, type_at_once
 from tests.screens.harness import Step, busy_host, steps_of
@@ -302,16 +305,48 @@ async def test_rows_open_by_mouse() -> None:
         assert screen.details_open
 
 
-async def test_details_tell_everything() -> None:
-    """The pane has every field with its meaning, and what the source describes on request."""
+async def test_details_tell_each_fact_once() -> None:
+    """What the source describes, then the facts in sections; each title once, and none whose value is unknown."""
     async with running(busy_host(), (160, 45)) as run:
         _, screen, _ = run
         await press(run, "down", "right")
         text = screen.details.text
         assert text.startswith("COMMAND         nginx -g daemon off;")
-        for field in screen.table.fields:
-            assert f"{field.name}: {field.help.split()[0]}" in text
-        assert "srtt_us >> 3" in text
+        headings = [heading for heading, _ in screen.table.details]
+        assert [line for line in text.splitlines() if line in headings] == headings
+        titles = [screen.table.by_name[name].title for _, names in screen.table.details for name in names]
+        counts = {
+            title: len(re.findall(rf"(?:^|  ){re.escape(title)}  ", text, re.MULTILINE)) for title in titles
+        }
+        assert set(counts.values()) == {0, 1}
+        assert [title for title in ("MSGS OUT", "ACCEPTQ", "OPENED") if counts[title]] == []
+        assert "–" not in text
+
+
+async def test_meanings_of_facts_are_shown_by_a_key() -> None:
+    """Each with its name, its help and its formula; other rows too, until the key is pressed again."""
+    async with running(busy_host(), (160, 45)) as run:
+        _, screen, _ = run
+        await press(run, "down", "right")
+        assert "srtt_us >> 3" not in screen.details.text
+        await press(run, "m", "down")
+        assert "bytes_sent: payload sent, each byte once" in screen.details.text
+        assert "srtt_us >> 3" in screen.details.text
+        await press(run, "m")
+        assert "bytes_sent:" not in screen.details.text
+
+
+@pytest.mark.parametrize("lens", lenses(), ids=lambda lens: lens.id)
+def test_details_are_complete(lens: Lens) -> None:
+    """Every field that is read is in one section, itself or as a part of another; none is there twice."""
+    for table in lens.tables:
+        fields = [field for _, fields in sections_of(table) for field in fields]
+        beside = (Kind.GROUP, Kind.ENDPOINT)
+        shown_names = [
+            n for field in fields for n in (field.parts if field.kind in beside else (field.name,))
+        ]
+        assert len(shown_names) == len(set(shown_names))
+        assert {field.name for field in table.stored} <= set(shown_names)
 
 
 async def test_details_below_where_it_is_narrow() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, parse_sort
 from nettop.query.view import View
-from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.connections import APPLICATION, CONGESTION, PATH_LOSS, RECEIVER, SEND_BUFFER, SOCKETS
 from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.schema import Field, Kind, Table, row_dtype
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable, unknown_value
@@ -263,4 +263,7 @@ def _grown(row: Row, chance: random.Random, elapsed_s: float) -> Row:
         "packets_received": received // 1448 + 1,
         "retransmits": int(packets * chance.choice((0, 0, 0, 0.0002, 0.031))),
     }
-    return row | {name: row[name] + by for name, by in more.items()}
+    limits = (APPLICATION, RECEIVER, APPLICATION, CONGESTION, APPLICATION, SEND_BUFFER, None)
+    limit = PATH_LOSS if more["retransmits"] else limits[row["id"] % len(limits)]
+    limited = {"limited_by": limit, "limited_share": 0.5 + row["id"] % 50 / 100} if limit else {}
+    return row | {name: row[name] + by for name, by in more.items()} | limited

@@ -40,7 +40,7 @@ from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.cells import RowFlags, column_cells
 from nettop.widgets.columns import declared, plan
-from nettop.widgets.details import detail_lines
+from nettop.widgets.details import detail_lines, sections_of
 from nettop.widgets.totals import total_cells
 from tests.unit.build import WALL_NS, Row, make_frame, make_rows
 from tests.unit.logging_run import Logging, settings, until
@@ -148,10 +148,10 @@ def test_screens(case: Case) -> None:
         Kind.QUANTILE,
     )
     assert total == (NOT_AVAILABLE if is_summed else "")
-    if case.name in case.table.by_name:
+    if case.name in {field.name for _, fields in sections_of(case.table) for field in fields}:
         shown = next(
             part
-            for part in lines_text(detail_lines(view, KEY, {}, 400)).splitlines()
+            for part in lines_text(detail_lines(view, KEY, {}, 400, explained=True)).splitlines()
             if f" {case.name}: " in part
         )
         assert shown.removeprefix(declared(case.table, case.name).title).split()[0] == NOT_AVAILABLE

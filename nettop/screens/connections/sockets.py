@@ -8,19 +8,26 @@ from collections.abc import Callable
 import numpy as np
 
 from nettop.query.filter import parse_filter
-from nettop.query.units import RATIO, human, plural
+from nettop.query.units import RATIO, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import Action
 from nettop.screens.connections.closed import ClosedRows
+from nettop.screens.connections.commands import COLUMNS, commands_for
 from nettop.screens.connections.headline import churn, opened_per_s, why_no_events, without_root
+from nettop.screens.history import SPAN_NS, RowHistory, averages
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.connections import HOOK_UNATTRIBUTED, UNATTRIBUTED
 from nettop.snapshots.hooks import NOT_AVAILABLE
+from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Rows
 from nettop.widgets.bar import BarItem, Span, item
-from nettop.widgets.cells import RowFlags, RowStyle
+from nettop.widgets.blocks import sparkline
+from nettop.widgets.cells import RowFlags, RowStyle, fit, role_of
+from nettop.widgets.columns import declared
+from nettop.widgets.details import TITLE_CELLS, described_lines
+from nettop.widgets.page import Line
 from nettop.widgets.themes import Role
 
 RETRANSMITS_WARN_ABOVE = 0.01
@@ -28,6 +35,10 @@ RETRANSMITS_WARN_ABOVE = 0.01
 
 _CONNS = "protocol=tcp state!=LISTEN state!=TIME_WAIT"
 """What counts as a connection, whatever the filter."""
+
+_TRACED = ("bytes_sent_per_s", "bytes_received_per_s", "rtt_us")
+"""What the details draw over time."""
+_TRACE_CELLS = 60
 
 _SHORT_STATES = {"ESTABLISHED": "ESTAB"}
 _STATES_SHOWN = 4
@@ -62,6 +73,9 @@ class ConnectionsScreen(LensScreen):
     closed: ClosedRows | None = None
     """The rows that have closed since `x` was pressed, while they are kept."""
 
+    _copied = -1
+    _traced: RowHistory | None = None
+
     @property
     def closed_rows(self) -> Rows | None:
         """Those that are kept."""
@@ -76,7 +90,10 @@ class ConnectionsScreen(LensScreen):
 
     def conditions(self) -> dict[str, Callable[[], bool]]:
         """Here connections close."""
-        return super().conditions() | {"keep_closed": self.is_shown}
+        return super().conditions() | {
+            "keep_closed": self.is_shown,
+            "copy_command": lambda: self.is_shown() and bool(self.commands()),
+        }
 
     def label_of(self, action: Action) -> str:
         """What a key does now, in a word."""
@@ -88,6 +105,30 @@ class ConnectionsScreen(LensScreen):
         self.closed = ClosedRows(self.table) if self.closed is None else None
         self.show_newest()  # those of the last interval, which are shown now, stay
         self.update_view()
+
+    def commands(self) -> dict[str, str]:
+        """The commands of other tools for the chosen row."""
+        if self.view is None or self.rows.at is None:
+            return {}
+        at = self.view.order[self.rows.at : self.rows.at + 1]
+        return commands_for({name: self.view.values(name, at)[0] for name in COLUMNS})
+
+    def action_copy_command(self) -> None:
+        """Copy the next of them."""
+        commands = self.commands()
+        self._copied = (self._copied + 1) % len(commands)
+        self.copy(list(commands.values())[self._copied])
+
+    def more_details(self) -> list[Line]:
+        """What its rates and its round-trip time were since the details were opened, and commands of other tools."""
+        view, key, width = self.view, self.rows.key, self.details.size.width - 2
+        if view is None or key is None:
+            return []
+        if self._traced is None or self._traced.key != key:
+            self._traced = RowHistory(key, _TRACED)
+        self._traced.add(view)
+        commands = {f"{tool} (Y)": command for tool, command in self.commands().items()}
+        return [(), *_trace_lines(view.table, self._traced, width), (), *described_lines(commands, width)]
 
     def headline(self, view: View) -> list[BarItem]:
         """Throughput both ways, connections and their churn, retransmits, sockets by kind and state."""
@@ -116,6 +157,22 @@ class ConnectionsScreen(LensScreen):
                 for n, (s, number) in enumerate(states)
             ),
         ]
+
+
+def _trace_lines(table: Table, traced: RowHistory, width: int) -> list[Line]:
+    """A line of columns for each number of a row, with its peak; from two intervals on."""
+    if len(traced.intervals) < 2:
+        return []
+    cells = max(1, min(_TRACE_CELLS, width - 40))
+    seconds = f"last {min(traced.covered_s, SPAN_NS / 1e9):.0f} s, since the details are open"
+    lines: list[Line] = [(Span(seconds, Role.BOLD),)]
+    for place, name in enumerate(traced.names):
+        amounts = averages(traced.intervals, place, cells)
+        peak = max((amount for amount in amounts if amount is not None), default=None)
+        title = Span(fit(table.title_of(name), TITLE_CELLS, left=True) + " ", Role.HEAD)
+        line = Span(sparkline(amounts, peak or 0.0), role_of(declared(table, name)))
+        lines.append((title, line, Span(f"  peak {human(peak, unit_of(table, name))}")))
+    return lines
 
 
 def _kept(closed: ClosedRows | None) -> list[BarItem]:
