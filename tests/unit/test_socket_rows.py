@@ -23,6 +23,7 @@ from nettop.probes.connections.socket_rows import (
     infer_directions,
     merge,
     name_congestion_control,
+    set_backlogs,
     unowned,
     without,
 )
@@ -169,6 +170,15 @@ def test_no_rows_are_no_trouble() -> None:
     assert count_hashed(none) == {}
     assert len(merge(none, none)) == 0
     infer_directions(none)
+
+
+def test_a_listener_has_a_backlog() -> None:
+    """What the kernel reports as the send queue of a listener; of no other socket."""
+    rows = rows_of(
+        {"state": STATE["LISTEN"], "send_queue": 128}, {"state": STATE["ESTABLISHED"], "send_queue": 5}
+    )
+    set_backlogs(rows)
+    assert (rows["backlog"][0], known(rows["backlog"]).tolist()) == (128, [True, False])
 
 
 # --- what limits a connection -----------------------------------------------------------------------------------

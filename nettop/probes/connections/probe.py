@@ -41,6 +41,7 @@ from nettop.probes.connections.socket_rows import (
     find_limits,
     infer_directions,
     name_congestion_control,
+    set_backlogs,
 )
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
@@ -259,6 +260,7 @@ class Connections:
             mark_new(udp_ended)
         infer_directions(rows)
         name_congestion_control(rows)
+        set_backlogs(rows)
         find_limits(rows, self._last, (taken_ns - self._last_ns) / 1e3)
         self._last, self._last_ns = rows, taken_ns
         if events:

@@ -43,7 +43,6 @@ ROW = row_dtype(
         (BEGAN, "u1"),
         ("has_file", "u1"),
         ("fd", "u4"),
-        ("syn_queue", "u4"),
         ("cgroup_id", "u4"),
         ("holder", "u8"),
         ("start_time", "u8"),
@@ -52,9 +51,9 @@ ROW = row_dtype(
         ("algorithm", "S16"),
     ),
 )
-"""A row as the programs write it: the table's fields, then the owner process, a listener's half-open queue, and, for
-sockets that no descriptor led to, whether a process has it all the same, and which MPTCP socket holds it; the name of
-the congestion control algorithm."""
+"""A row as the programs write it: the table's fields, then the owner process, and, for sockets that no descriptor led
+to, whether a process has it all the same, and which MPTCP socket holds it; the name of the congestion control
+algorithm."""
 
 _OWNER = ("pid", "fd", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 
@@ -148,6 +147,12 @@ def infer_directions(rows: Array) -> None:
     connected = (rows["protocol"] != UDP) & known(rows["remote_port"]) & ~known(rows["direction"])
     inbound = positions(port, listening) >= 0
     rows["direction"][connected] = np.where(inbound[connected], _INBOUND, _OUTBOUND)
+
+
+def set_backlogs(rows: Array) -> None:
+    """Set how many connections the queues of each listener may hold, which the kernel reports as its send queue."""
+    listening = rows["state"] == STATE["LISTEN"]
+    rows["backlog"][listening] = rows["send_queue"][listening]
 
 
 def name_congestion_control(rows: Array) -> None:
