@@ -45,6 +45,7 @@ _EXAMPLES = {
     "packets": "500, 3k",
     "packets/s": "500, 3k",
     "ns/s": "1% (of one CPU), 10000000",
+    "us/s": "90%, 900000",
 }
 
 
@@ -89,8 +90,8 @@ def _suffixes(unit: str) -> Mapping[str, float]:
         return {"": 1.0} | {word: seconds * TIMES[unit] for word, seconds in _SECONDS.items()}
     if unit == RATIO:
         return {"": 1.0, "%": 0.01}
-    if unit == "ns/s":
-        return {"": 1.0, "%": 1e7}
+    if unit.removesuffix("/s") in TIMES:
+        return {"": 1.0, "%": TIMES[unit.removesuffix("/s")] / 100}
     known = {prefix + noun: f for noun in _nouns(unit) for prefix, f in _PREFIXES.items()}
     if unit.startswith("bytes"):
         known |= {prefix + noun: f for noun in _nouns(unit) for prefix, f in _BINARY.items()}
@@ -151,8 +152,9 @@ _SCALES: dict[str, tuple[Scale, ...]] = {
     "bytes/s": _BITS,
     "packets": _decimal(""),
     "packets/s": _decimal("p/s"),
-    # Time of a time: what a thread takes of one CPU.
+    # Time of a time: what a thread takes of one CPU, or for how much of it a connection had data to send.
     "ns/s": (Scale(0.0, 1e7, "%", 2),),
+    "us/s": (Scale(0.0, 1e4, "%", 2),),
 } | {unit: _durations(count) for unit, count in TIMES.items()}
 
 

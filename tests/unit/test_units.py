@@ -239,3 +239,4 @@ def test_time_of_a_time_is_a_share_of_one_cpu() -> None:
     assert [human(rate, "ns/s") for rate in (0, 12_300_000, 1_234_000_000)] == ["0%", "1.23%", "123%"]
     assert parse_quantity("1.5%", "ns/s") == 15_000_000
     assert parse_quantity("200", "ns/s") == 200
+    assert (human(985_000, "us/s"), parse_quantity("90%", "us/s")) == ("98.5%", 900_000)
