@@ -497,7 +497,8 @@ class View:
         if base.kind is Kind.SUM:
             return self._sum([part + name.removeprefix(base.name) for part in base.parts])
         if field is None:
-            difference = self._difference(name.removesuffix(RATE))
+            added = self._columns.get(base.name) if self.query.deltas else None
+            difference = self._difference(base.name) if added is None else added
             rate = ColumnValues(difference.numbers / (self.elapsed_s or 1.0), difference.known)
             return self._kept(name, rate)
         maker = {

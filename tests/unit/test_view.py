@@ -331,6 +331,21 @@ def test_unasked_the_default_filter_applies_and_all_drops_it() -> None:
     assert make_view(make_frame(each), "state=LISTEN", all_rows=True).order.tolist() == [1]
 
 
+def test_a_rate_is_the_same_whatever_was_computed_before() -> None:
+    """Of rows that have gone too, which keep the rate of their last interval."""
+    first, second, third = (
+        [{"id": n, "bytes_sent": 10 * n * reading} for n in (1, 2)] for reading in (1, 2, 3)
+    )
+    shown = {"deltas": True, "gone": True}
+    rates = []
+    for order in (("bytes_sent", "bytes_sent_per_s"), ("bytes_sent_per_s",)):
+        last = make_view(make_frame(second, first, 2.0), **shown)
+        frame = make_frame(third[:1], second)
+        view = View(frame, last.query, last=last)
+        rates.append([view.values(name, np.arange(view.size)) for name in order][-1])
+    assert rates == [[10.0, 10.0]] * 2
+
+
 def test_a_table_opens_as_it_is_declared() -> None:
     """Screens show differences and closing rows, text shows totals."""
     screen, text = screen_query(SOCKETS), text_query(SOCKETS)
