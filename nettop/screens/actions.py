@@ -59,6 +59,8 @@ ACTIONS: tuple[Action, ...] = (
            by_app=True),
     Action("keep_closed", ("x",), "keep closed", "Keep connections that close from now on in sight, the newest 1,000; "
            "again: drop them", "Rows", footer=1),
+    Action("next_trouble", ("exclamation_mark",), "trouble", "Only the rows of the first trouble that the headline "
+           "names; again: of the next one; after the last: all rows", "Rows", by_app=True),
     Action("freeze", ("space",), "freeze", "Freeze the screen; collecting goes on", "Screen", footer=60),
     Action("totals", ("t",), "totals", "Rates, or totals since each row began", "Screen", footer=40),
     Action("all_rows", ("a",), "all", "All rows, also those that the table leaves out by default", "Rows", footer=30),
@@ -138,7 +140,7 @@ ACTIONS: tuple[Action, ...] = (
 )  # fmt: skip
 
 _SIGNS = {
-    "slash": "/", "less_than_sign": "<", "greater_than_sign": ">", "plus": "+", "minus": "−",
+    "slash": "/", "exclamation_mark": "!", "less_than_sign": "<", "greater_than_sign": ">", "plus": "+", "minus": "−",
     "question_mark": "?", "right": "→", "left": "←", "up": "↑", "down": "↓", "escape": "Esc", "enter": "Enter",
     "space": "Space", "tab": "Tab", "shift+tab": "Shift-Tab", "pageup": "PgUp", "pagedown": "PgDn", "home": "Home",
     "end": "End", "shift+left": "Shift-←", "shift+right": "Shift-→",

@@ -12,6 +12,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
+from nettop.query.trouble import threshold
 from nettop.query.units import example_amounts, unit_of
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, call, key_name
@@ -357,6 +358,11 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
     if screen.has_filter:
         examples = filter_help(screen.table)
         lines += _section("FILTER", examples, _longest(examples), width)
+    troubles = [
+        (trouble.name, f"{trouble.help}. {threshold(trouble)}: {trouble.filter}")
+        for trouble in screen.table.troubles
+    ]
+    lines += _section("TROUBLE", troubles, _longest(troubles), width)
     lines += _section("SIGNS", SIGNS, _KEYS, width)
     for heading, facts in screen.more_help().items():
         lines += _section(heading, facts, _longest(facts), width)
@@ -423,7 +429,7 @@ def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
 
 def _longest(facts: Sequence[tuple[str, str]]) -> int:
     """The indent that has room for all terms."""
-    return max(_KEYS, *(len(term) + 2 for term, _ in facts))
+    return max([_KEYS, *(len(term) + 2 for term, _ in facts)])
 
 
 def _section(title: str, facts: Sequence[tuple[str, str]], indent: int, width: int) -> list[Line]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from nettop.query.trouble import Present
 from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
@@ -177,6 +178,20 @@ def count_of(view: View, name: str, label: str, at: Index, importance: int) -> B
     total = view.total(name, at) if len(at) else 0
     per_second = "/s" if name.endswith(RATE) else ""
     return item((f"{label} ", Role.DIM), (few(total) + per_second, Role.TEXT), importance=importance)
+
+
+def troubles(present: Sequence[Present]) -> list[BarItem]:
+    """`! ▲ CLOSE_WAIT 10,000 (+120/s)` and so on, behind the key that leads to the rows; nothing where all is well."""
+    action, items = BY_ID["next_trouble"], []
+    for n, each in enumerate(present):
+        key = "" if n else f"{key_name(action.keys[0])} "
+        label = f"{WARNING} {each.trouble.name} {each.rows:,}"
+        items.append(item((key, Role.KEY), (label, Role.WARN), importance=985 - n, action=call(action)))
+        if each.growth_per_s:
+            sign = "+" if each.growth_per_s > 0 else "−"
+            growth = f"({sign}{few(abs(each.growth_per_s))}/s)"
+            items.append(item((growth, Role.WARN), importance=920 - n, beside=True))
+    return items
 
 
 def few(per_second: float | None) -> str:

@@ -23,6 +23,7 @@ from nettop.engine.own_cost import VIEW
 from nettop.errors import FilterError, NettopError
 from nettop.preferences import UNITS
 from nettop.query.filter import Filter, parse_filter
+from nettop.query.trouble import present_troubles, trouble_filters
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, Action, bindings
@@ -99,6 +100,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         if self.state.chosen_by_user:
             context.columns[self.view_name] = self.state.declared_names
         self._columns = context.columns.get(self.view_name)
+        self.trouble_filters = trouble_filters(table)
         self.lens_state = context.lens_state(lens)
         if settings is not None and opened_from is None:
             self.lens_state.filter_text = self.state.query.filter.text
@@ -412,6 +414,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             "keep_closed": lambda: False,
             "explain": lambda: self.details_open,
             "copy_command": lambda: False,
+            "next_trouble": lambda: (
+                bool(self.lens.main.troubles) and (self.table is not self.lens.main or self.is_shown())
+            ),
             **{name: partial(options.__contains__, name) for name in OPTIONS},
             "details": lambda: self.is_shown() and len(self.rows.order) > 0,
             "copy": lambda: self.is_shown() and len(self.rows.order) > 0,
@@ -500,6 +505,19 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self._show_filtered(parse_filter(self.table, text))
         if self.opened_from is None:
             self.lens_state.filter_text = self.state.query.filter.text
+
+    def show_next_trouble(self) -> None:
+        """Show the rows of the first trouble there is; where those of one are shown, of the next; then all rows."""
+        if self.view is None:
+            return
+        filters, now = [trouble.filter for trouble in self.table.troubles], self.state.query.filter.text
+        present = {each.trouble.filter for each in present_troubles(self.view, self.trouble_filters)}
+        later = filters[filters.index(now) + 1 :] if now in filters else filters
+        following = next((text for text in later if text in present), "")
+        if following or now in filters:
+            self.set_filter(following)
+        else:
+            self.notify("no trouble: ? says what is one")
 
     def follow_lens(self) -> None:
         """Filter as the lens's other tables are, and say what of that, or of their freeze, this table cannot follow."""

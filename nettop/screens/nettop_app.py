@@ -211,6 +211,13 @@ class NettopApp(App[None], inherit_bindings=False):
         for screen in self._screens_of(before):
             screen.release_view()
 
+    async def action_next_trouble(self) -> None:
+        """Show the rows of the next trouble, in the lens's main table."""
+        main = TableRef(self._shown.lens, self._shown.lens.main)
+        if self.lens_screen.table is not main.table:
+            await self.show(main)
+        self.lens_screen.show_next_trouble()
+
     def _attach_shown(self) -> None:
         """Attach the lens that is shown, with the options of its screens."""
         lens, table = self._shown

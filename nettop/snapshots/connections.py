@@ -7,7 +7,19 @@ import errno
 from dataclasses import replace
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Loss, Metrics, Option, Table
+from nettop.snapshots.schema import (
+    NAMESPACE,
+    NETNS,
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Loss,
+    Metrics,
+    Option,
+    Table,
+    Trouble,
+)
 
 PROTOCOLS = {6: "tcp", 17: "udp", 262: "mptcp"}
 """IPPROTO_* numbers (include/uapi/linux/in.h)."""
@@ -206,6 +218,50 @@ def _top(name: str, rows: str = "") -> Metrics:
     return Metrics((name,), _COUNTED, rows, prefix=f"connections_by_{name}", top=name, most=20)
 
 
+RETRANSMITS_WARN_ABOVE = 0.01
+"""Above 1 % of data segments sent again, TCP's throughput suffers visibly."""
+
+_ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=80%"
+
+_TROUBLES = (
+    # A full queue drops what arrives; 80 % of it leave time to act.
+    Trouble(
+        "accept queue full",
+        f"state=LISTEN {_ACCEPT_QUEUE_FULL}",
+        "listeners that accept too slowly: when the queue is full, the kernel drops handshakes",
+    ),
+    Trouble(
+        "SYN queue full",
+        f"state=LISTEN {_SYN_QUEUE_FULL}",
+        "listeners whose SYN-ACKs are not answered: a flood, or loss; when the queue is full, the kernel sends SYN "
+        "cookies or drops SYNs",
+    ),
+    # Each connection that its peer closes first is in this state until the program closes it too: for milliseconds, so
+    # that a busy server always has some. A hundred at once, or ten and more of them each time, are not closed.
+    Trouble(
+        "CLOSE_WAIT",
+        "state=CLOSE_WAIT",
+        "connections that the peer has closed, and the program has not: mostly it has forgotten to close them",
+        least=100,
+        least_growing=10,
+    ),
+    # Data that was sent a moment ago waits for its acknowledgement too: only what was busy all the time counts. The
+    # kernel counts that time in ticks, so that some is missing. Below a second the round trip may take all of it.
+    Trouble(
+        "send queue stuck",
+        "send_queue>0 bytes_acked_per_s=0 busy_us_per_s>=90%",
+        "connections that had data to send all the time, of which the peer acknowledged none: it does not read, or "
+        "is gone",
+        least_s=1.0,
+    ),
+    # Without the number one segment of a few that were sent would be many percent.
+    Trouble(
+        "retransmitting",
+        f"retransmits_per_s>=10 retransmit_ratio>{RETRANSMITS_WARN_ABOVE:.0%}",
+        "connections that send many segments again, as the path loses them",
+    ),
+)
+
 SOCKETS = Table(
     name="sockets",
     fields=_FIELDS,
@@ -217,7 +273,6 @@ SOCKETS = Table(
     sort="-bytes_per_s",
     text_sort="-bytes",
     watched="bytes",
-    default_filter="state!=LISTEN state!=TIME_WAIT state!=UNCONN",
     details=(
         ("who", ("owner", "uid", "cgroup", "local", "remote", "protocol", "family", "direction", "state", "opened_at",
                  "namespace")),
@@ -228,9 +283,12 @@ SOCKETS = Table(
         ("what limits it", ("limited_by", "limited_share", "receiver_limited_us", "send_buffer_limited_us", "busy_us",
                             "application_limited", "congestion_limited", "cwnd", "mss", "congestion_control",
                             "send_queue", "bytes_in_flight", "peer_window", "pacing_rate", "receive_queue",
-                            "accept_queue_use", "syn_queue_use")),
+                            "backlog", "accept_queue_use", "syn_queue", "syn_queue_use")),
         ("by number", ("id", "netns", "owner_source")),
     ),
+    # A listener is shown unasked while it is in trouble.
+    default_filter=f"(state!=LISTEN or {_ACCEPT_QUEUE_FULL} or {_SYN_QUEUE_FULL}) state!=TIME_WAIT state!=UNCONN",
+    troubles=_TROUBLES,
     metrics=(
         Metrics(("protocol", "state"), rows="sockets"),
         Metrics(("protocol",), _COUNTED),

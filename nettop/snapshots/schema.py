@@ -131,6 +131,22 @@ class Metrics:
     most: int = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A kind of trouble: the rows of a table that pass a `filter`, which the text of `--filter` shows too.
+
+    Headlines name it from `least` rows on; from fewer on, `least_growing`, while they become more. Shorter differences
+    than `least_s` say nothing of it.
+    """
+
+    name: str
+    filter: str
+    help: str
+    least: int = 1
+    least_growing: int | None = None
+    least_s: float = 0.0
+
+
 @dataclass(frozen=True)
 class Table:
     """A named set of fields and how it is shown by default.
@@ -149,7 +165,7 @@ class Table:
     a row is. `exports` are the formats in which `nettop export` writes it (values of nettop.settings.ExportFormat).
     `metrics` are what `nettop serve` makes of it for Prometheus; None: every number, by the fields that say what a row
     is. `details` are sections of the details of a row: headings, and the fields in the order in which somebody asks for
-    them; () is one section, by importance.
+    them; () is one section, by importance. `troubles` are what headlines warn of, the worst first.
     """
 
     name: str
@@ -172,6 +188,7 @@ class Table:
     exports: tuple[str, ...] = ()
     metrics: tuple[Metrics, ...] | None = None
     details: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    troubles: tuple[Trouble, ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:

@@ -15,8 +15,12 @@ from nettop.screens.dialogs import ColumnsDialog, ExportDialog, HelpDialog, Pale
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots import lenses
+from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import Lens
 from tests.screens.harness import Harness, busy_host, harness_of
+
+RETRANSMITTING = SOCKETS.troubles[-1]
+"""What the example rows have."""
 
 Prepare = tuple[str, ...]
 """Keys pressed before the one that is tested."""
@@ -78,6 +82,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         (),
         lambda app, _: "host-27.example:39139" in app.lens_screen.rows.render_line(1).text,
     ),
+    "next_trouble": ((), lambda app, _: app.lens_screen.state.query.filter.text == RETRANSMITTING.filter),
     "keep_closed": ((), lambda app, _: "closed kept 0" in app.lens_screen.headline_bar.text),
     "export": (
         (),

@@ -69,7 +69,7 @@ async def test_help_lists_each_hook_and_its_mechanisms() -> None:
 
 async def test_the_headline_counts_what_is_not_here() -> None:
     """Four fields hang on the events, and a namespace cannot be seen."""
-    async with running(with_hooks(busy_host()), (140, 30)) as run:
+    async with running(with_hooks(busy_host()), (160, 30)) as run:
         assert (
             shown(run)
             .headline_bar.text.rstrip()

@@ -28,6 +28,7 @@ from nettop.output.run_report import Ended, RunReport
 from nettop.output.table import AlignedTable
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, Sort, parse_sort
+from nettop.query.trouble import trouble_filters
 from nettop.query.view import View
 from nettop.screens.context import TableRef
 from nettop.screens.lens import screen_class
@@ -281,7 +282,12 @@ def test_a_group_stands_with_its_first_part() -> None:
 def headline(lens_id: str, table: Table, frame: Frame) -> str:
     """What a screen's second line tells of the table, widely."""
     lens = next(lens for lens in lenses() if lens.id == lens_id)
-    screen: Any = SimpleNamespace(size=Size(200, 40), state=SimpleNamespace(totals=True), closed=None)
+    screen: Any = SimpleNamespace(
+        size=Size(200, 40),
+        state=SimpleNamespace(totals=True),
+        closed=None,
+        trouble_filters=trouble_filters(table),
+    )
     parts = screen_class(TableRef(lens, table)).headline(screen, view_of(frame, table))
     return "   ".join("".join(span.text for span in part.spans) for part in parts)
 

@@ -194,6 +194,7 @@ def test_a_listener_has_a_backlog() -> None:
         ({"busy_us": 800_000, "retransmits": 1}, {"congestion_limited": 1}, "path loss", 0.8),
         ({"busy_us": 300_000, "retransmits": 1}, {}, "application", 0.7),
         ({"busy_us": 800_000}, {"congestion_limited": 0}, "application", 1.0),
+        ({"busy_us": 800_000}, {"congestion_limited": 0, "application_limited": 0}, "congestion", 0.8),
         ({"busy_us": 800_000}, {"application_limited": 1}, "application", 1.0),
         ({"busy_us": 0}, {"congestion_limited": 1}, None, None),
     ],

@@ -331,6 +331,16 @@ def test_unasked_the_default_filter_applies_and_all_drops_it() -> None:
     assert make_view(make_frame(each), "state=LISTEN", all_rows=True).order.tolist() == [1]
 
 
+def test_a_listener_in_trouble_is_shown_unasked() -> None:
+    """One of whose queues is nearly full; one whose queues are not known is a listener like others."""
+    queues = [(4, 10, 0), (8, 10, 0), (0, 10, 8), (8, None, 8), (8, 0, 8)]
+    each = [
+        {"state": "LISTEN", "receive_queue": waiting, "backlog": backlog, "syn_queue": half_open}
+        for waiting, backlog, half_open in queues
+    ]
+    assert make_view(make_frame(each)).order.tolist() == [1, 2]
+
+
 def test_a_rate_is_the_same_whatever_was_computed_before() -> None:
     """Of rows that have gone too, which keep the rate of their last interval."""
     first, second, third = (

@@ -167,9 +167,9 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     """Set what mostly kept each connection from sending more since the rows `before`, and for how much of the time.
 
     Time in which it was busy and neither the receiver's window nor the send buffer held it back went by with data on
-    its way: that is the congestion window's limit where it was used up, the path's where segments had to be sent again,
-    and otherwise the application's, which had nothing more to send. Nothing is said of connections that had nothing to
-    send at all, and after less than _LEAST_US what was said before still holds.
+    its way: that is the limit of the congestion window or of pacing where more waited to be sent, the path's where
+    segments had to be sent again, and otherwise the application's, which had nothing more to send. Nothing is said of
+    connections that had nothing to send at all, and after less than _LEAST_US what was said before still holds.
     """
     at = positions(rows["id"], before["id"])
     here = np.flatnonzero(at >= 0)
@@ -187,8 +187,8 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
     is_lossy = grown("retransmits") > 0
-    uses_window = rows["congestion_limited"][here]
-    is_congested = np.where(known(uses_window), uses_window == 1, rows["application_limited"][here] == 0)
+    # A congestion control that paces, such as BBR, keeps data waiting without using up its window.
+    is_congested = (rows["congestion_limited"][here] == 1) | (rows["application_limited"][here] == 0)
     times = {
         RECEIVER: receiver,
         SEND_BUFFER: send_buffer,

@@ -10,9 +10,15 @@ from nettop.query.units import UNKNOWN
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.connections.headline import without_root
-from nettop.screens.connections.sockets import RETRANSMITS_WARN_ABOVE
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.connections import ENDED_GROUPS, NO_GROUP, NOT_LISTED, OTHER_GROUPS, SOCKETS
+from nettop.snapshots.connections import (
+    ENDED_GROUPS,
+    NO_GROUP,
+    NOT_LISTED,
+    OTHER_GROUPS,
+    RETRANSMITS_WARN_ABOVE,
+    SOCKETS,
+)
 from nettop.snapshots.schema import RATE
 from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import RowStyle

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nettop.query.filter import parse_filter
+from nettop.query.trouble import present_troubles
 from nettop.query.units import RATIO, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
@@ -18,7 +19,7 @@ from nettop.screens.connections.headline import churn, opened_per_s, why_no_even
 from nettop.screens.history import SPAN_NS, RowHistory, averages
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index, Mask, as_list
-from nettop.snapshots.connections import HOOK_UNATTRIBUTED, UNATTRIBUTED
+from nettop.snapshots.connections import HOOK_UNATTRIBUTED, RETRANSMITS_WARN_ABOVE, UNATTRIBUTED
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Rows
@@ -29,9 +30,6 @@ from nettop.widgets.columns import declared
 from nettop.widgets.details import TITLE_CELLS, described_lines
 from nettop.widgets.page import Line
 from nettop.widgets.themes import Role
-
-RETRANSMITS_WARN_ABOVE = 0.01
-"""Above 1 % of data segments sent again, TCP's throughput suffers visibly."""
 
 _CONNS = "protocol=tcp state!=LISTEN state!=TIME_WAIT"
 """What counts as a connection, whatever the filter."""
@@ -131,7 +129,7 @@ class ConnectionsScreen(LensScreen):
         return [(), *_trace_lines(view.table, self._traced, width), (), *described_lines(commands, width)]
 
     def headline(self, view: View) -> list[BarItem]:
-        """Throughput both ways, connections and their churn, retransmits, sockets by kind and state."""
+        """Throughput both ways, connections and their churn, trouble, retransmits, sockets by kind and state."""
         is_conn = parse_filter(view.table, _CONNS)
         unknown = any(name in view.missing for name in is_conn.names)
         conns = np.ones(view.size, bool) if unknown else is_conn.mask(view)
@@ -142,6 +140,7 @@ class ConnectionsScreen(LensScreen):
             headline.sum_of(view, "bytes_received_per_s", Span("↓ ", Role.TOTAL_RECEIVED), every),
             item((number, Role.BOLD), (f" {noun}", Role.DIM), importance=990),
             *_churn(view, conns),
+            *headline.troubles(present_troubles(view, self.trouble_filters)),
             *without_root(view),
             *_kept(self.closed),
         ]

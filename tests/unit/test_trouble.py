@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What headlines warn of: which rows are in trouble, from how many on, and that filters show as many as are counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nettop.query.filter import parse_filter
+from nettop.query.query import screen_query
+from nettop.query.trouble import Present, present_troubles, threshold, trouble_filters
+from nettop.query.view import View
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.schema import Trouble
+from nettop.snapshots.snapshot import Frame
+from tests.unit.build import Row, example_rows, make_frame
+
+USAGE = Path(__file__).parents[2] / "docs" / "usage.md"
+FILTERS = trouble_filters(SOCKETS)
+ACCEPT_QUEUE, SYN_QUEUE, CLOSE_WAIT, STUCK, RETRANSMITTING = (trouble.name for trouble in SOCKETS.troubles)
+
+LISTENER = {"state": "LISTEN", "receive_queue": 0, "send_queue": 10, "backlog": 10, "syn_queue": 0}
+BEFORE = {"send_queue": 0, "bytes_acked": 500, "busy_us": 0, "retransmits": 0, "data_packets_sent": 0}
+STUCK_ROW = {**BEFORE, "send_queue": 1, "busy_us": 950_000}
+RETRANSMITTING_ROW = {**BEFORE, "bytes_acked": 900, "retransmits": 10, "data_packets_sent": 900}
+
+
+def troubles(frame: Frame) -> list[Present]:
+    """What the screen warns of."""
+    return present_troubles(View(frame, screen_query(SOCKETS)), FILTERS)
+
+
+def names(now: list[Row], before: list[Row] | None = None, elapsed_s: float = 1.0) -> list[str]:
+    """The names of what the screen warns of."""
+    return [each.trouble.name for each in troubles(make_frame(now, before, elapsed_s))]
+
+
+def close_wait(number: int) -> list[Row]:
+    """So many connections that only the peer has closed, and a healthy one."""
+    return [*({"state": "CLOSE_WAIT"} for _ in range(number)), {"id": 100_000}]
+
+
+@pytest.mark.parametrize(
+    ("now", "name"),
+    [
+        (LISTENER | {"receive_queue": 7}, None),
+        (LISTENER | {"receive_queue": 8}, ACCEPT_QUEUE),
+        (LISTENER | {"receive_queue": 11}, ACCEPT_QUEUE),
+        (LISTENER | {"syn_queue": 7}, None),
+        (LISTENER | {"syn_queue": 8}, SYN_QUEUE),
+        (LISTENER | {"syn_queue": None}, None),
+        # What a connection has in its queues is no backlog.
+        ({"receive_queue": 8, "send_queue": 10}, None),
+        (STUCK_ROW, STUCK),
+        (STUCK_ROW | {"bytes_acked": 501}, None),
+        (STUCK_ROW | {"busy_us": 400_000}, None),
+        (STUCK_ROW | {"send_queue": 0}, None),
+        (STUCK_ROW | {"busy_us": None}, None),
+        (RETRANSMITTING_ROW, RETRANSMITTING),
+        (RETRANSMITTING_ROW | {"retransmits": 9}, None),
+        (RETRANSMITTING_ROW | {"data_packets_sent": 1000}, None),
+        # Long ago: nothing of it in the last interval.
+        ({**BEFORE, "bytes_acked": 501}, None),
+    ],
+)
+def test_a_row_is_in_trouble_from_its_threshold_on(now: Row, name: str | None) -> None:
+    """A little less, or what nobody measured, is no trouble."""
+    assert names([now], [BEFORE]) == ([] if name is None else [name])
+
+
+def test_all_is_well_on_a_quiet_host() -> None:
+    """Nothing is named where no row has changed, nor before there are two readings."""
+    rows = example_rows(60)
+    assert names(rows, rows) == []
+    assert names(rows) == []
+    assert names([STUCK_ROW, RETRANSMITTING_ROW]) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "growth_per_s"),
+    [
+        (0, 9, None),
+        (9, 10, 0.5),
+        (10, 10, None),
+        (11, 10, None),
+        (99, 99, None),
+        (100, 100, 0),
+        (130, 100, -15),
+    ],
+)
+def test_close_wait_counts_where_it_grows_or_is_much(
+    before: int, now: int, growth_per_s: float | None
+) -> None:
+    """A busy server always has some; more each time are never closed. Growth is per second, of two here."""
+    present = troubles(make_frame(close_wait(now), close_wait(before), 2.0))
+    expected = [] if growth_per_s is None else [(CLOSE_WAIT, now, growth_per_s)]
+    assert [(each.trouble.name, each.rows, each.growth_per_s) for each in present] == expected
+
+
+def test_much_close_wait_counts_from_the_first_reading_on() -> None:
+    """Whether it grows is not known yet."""
+    (present,) = troubles(make_frame(close_wait(10_000)))
+    assert (present.rows, present.growth_per_s) == (10_000, None)
+
+
+def test_a_short_interval_says_nothing_of_a_stuck_queue() -> None:
+    """The round trip may take longer; a reading that is a little early still counts."""
+    busy = STUCK_ROW | {"busy_us": 200_000}
+    assert names([busy], [BEFORE], elapsed_s=0.2) == []
+    assert names([STUCK_ROW], [BEFORE], elapsed_s=0.95) == [STUCK]
+
+
+def test_the_worst_stands_first() -> None:
+    """In the order of the declaration, whatever the order and the number of rows."""
+    rows = [RETRANSMITTING_ROW, STUCK_ROW, LISTENER | {"syn_queue": 10}, LISTENER | {"receive_queue": 10}]
+    assert names(rows, [BEFORE] * 4) == [ACCEPT_QUEUE, SYN_QUEUE, STUCK, RETRANSMITTING]
+
+
+some = st.one_of(st.none(), st.integers(0, 12))
+rows_of_any_kind = st.lists(
+    st.fixed_dictionaries(
+        {
+            "state": st.sampled_from(["ESTABLISHED", "CLOSE_WAIT", "LISTEN", "SYN_RECV", "TIME_WAIT", None]),
+            **dict.fromkeys(("receive_queue", "send_queue", "syn_queue", "bytes_acked"), some),
+            "backlog": st.one_of(st.none(), st.integers(0, 12)),
+            "busy_us": st.sampled_from([None, 0, 950_000]),
+            "retransmits": st.sampled_from([None, 0, 9, 12]),
+            "data_packets_sent": st.sampled_from([None, 0, 20, 5_000]),
+            "id": st.integers(1, 20),
+        }
+    ),
+    max_size=20,
+    unique_by=lambda row: row["id"],
+)
+
+
+@given(rows_of_any_kind, rows_of_any_kind)
+def test_as_many_rows_are_shown_as_are_counted(now: list[Row], before: list[Row]) -> None:
+    """Each filter shows, without --all, just the rows that the headline counts; a backlog is a listener's."""
+    for row in (*now, *before):
+        row["backlog"] = row["backlog"] if row["state"] == "LISTEN" else None
+    frame, query = make_frame(now, before), screen_query(SOCKETS)
+    every = [(replace(trouble, least=0, least_growing=None), rows) for trouble, rows in FILTERS]
+    present = present_troubles(View(frame, query), every)
+    assert len(present) == len(FILTERS)
+    for each in present:
+        shown = View(frame, replace(query, filter=parse_filter(SOCKETS, each.trouble.filter)))
+        assert each.rows == (~shown.gone[shown.order]).sum()
+
+
+def test_thresholds_in_words() -> None:
+    """As the help and the documents say them."""
+    trouble = Trouble("x", "state=CLOSE", "what it means", 1000, 10, 0.5)
+    assert threshold(trouble) == "from 1,000 rows on, or 10 and growing, where the interval is 0.5 s or more"
+    assert threshold(replace(trouble, least=1, least_growing=None, least_s=0)) == "from 1 row on"
+
+
+@pytest.mark.parametrize("trouble", SOCKETS.troubles, ids=lambda trouble: trouble.name)
+def test_the_documents_say_what_trouble_is(trouble: Trouble) -> None:
+    """docs/usage.md has a line for each, with its filter and its threshold."""
+    assert (
+        f"| {trouble.name} | {trouble.help} | {threshold(trouble)} | `{trouble.filter}` |"
+        in USAGE.read_text()
+    )
