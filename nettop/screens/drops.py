@@ -51,7 +51,9 @@ class DropsScreen(LensScreen):
 
     row_style = RowStyle(
         failing={"reason": f"{WARNING} "},
-        stale=frozenset({"place", "protocol", "family", "interface", "namespace", "last_seen"}),
+        stale=frozenset(
+            {"place", "protocol", "family", "port", "process", "interface", "namespace", "last_seen"}
+        ),
         flags=row_flags,
         empty_text=why_empty,
     )

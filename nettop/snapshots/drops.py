@@ -220,6 +220,12 @@ PACKETS = Table(
         Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is device 12 "
               "after it was removed", "u4", width=10, importance=80),
         *_NAMESPACE,
+        Field("port", Kind.LABEL, "PORT", "the local port of the socket that was to receive the packet, else of the "
+              "one that sent it; unknown for ports that clients are given (net.ipv4.ip_local_port_range)", "u4",
+              width=5, importance=57),
+        Field("process", Kind.TEXT, "PROCESS", "the process whose socket is at that port", "u4",
+              width=15, importance=58),
+        Field("pid", Kind.LABEL, "PID", "its process ID", "u4", width=7, importance=30),
         Field("packets", Kind.COUNTER, "DROPS", "packets dropped since nettop attached; several wire packets merged "
               "into one (GSO, GRO) count once, as in netfilter's counters", "u8", "packets", 9, 95),
         Field("bytes", Kind.COUNTER, "BYTES", "their lengths, without headers that were already removed",
@@ -228,13 +234,14 @@ PACKETS = Table(
               width=19, importance=50),
     ),
     key="id",
-    screen=("reason", "meaning", "place", "protocol", "interface", "namespace", "packets_per_s", "packets",
-            "last_seen"),
-    text=("reason", "place", "family", "protocol", "interface", "netns", "namespace", "packets", "bytes",
-          "last_seen"),
+    screen=("reason", "meaning", "place", "protocol", "port", "process", "interface", "namespace", "packets_per_s",
+            "packets", "last_seen"),
+    text=("reason", "place", "family", "protocol", "interface", "netns", "namespace", "port", "process", "pid",
+          "packets", "bytes", "last_seen"),
     sort="-packets_per_s",
     text_sort="-packets",
     begins_at_zero=True,
+    uses=("connections",),
     metrics=(
         Metrics(("reason", "protocol", "interface"), ("packets", "bytes"), prefix="drops", top="drop", most=100),
     ),

@@ -37,6 +37,9 @@ EXPERIMENTAL = 0x88B5
 
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 VERSIONS = [("v4", "IPv4", "Udp"), ("v6", "IPv6", "Udp6")]
+SERVICE_PORT = 907
+"""Below every range of ports that clients are given."""
+RECEIVING_SOCKETS = pytest.mark.since("6.11", "the kernel does not tell which socket was to receive a packet")
 REASONS_OF_DROPS = pytest.mark.since("5.17", "the kernel tells no reasons")
 IN_CORE = [VERSIONS[0], pytest.param(*VERSIONS[1], marks=[pytest.mark.core, REASONS_OF_DROPS])]
 
@@ -65,11 +68,12 @@ def send(memory: Memory, to: tuple[str, int], packets: int, cpu: int | None = No
             sender.sendto(b"n" * SIZE, to)
 
 
-def small_socket(memory: Memory, address: str) -> int:
+def small_socket(memory: Memory, address: str, port: int = 0) -> int:
     """Binds a UDP socket with the smallest receive buffer; returns its port."""
-    port = traffic.udp(memory, "small", address)
+    memory["small"] = socket.socket(traffic.V6 if ":" in address else traffic.V4, socket.SOCK_DGRAM)
+    memory["small"].bind((address, port))
     memory["small"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    return port
+    return int(memory["small"].getsockname()[1])
 
 
 def read_waiting(memory: Memory) -> int:
@@ -255,6 +259,32 @@ def test_full_receive_buffer(lab: Lab, drops: Drops, version: str, family: str, 
     (row,) = packets_in(snapshot, far.namespace, "SOCKET_RCVBUFF")
     assert what(row) == ("SOCKET_RCVBUFF", "udp", family, far.device, MANY - received)
     assert counter(snapshot, far.namespace, f"{prefix}RcvbufErrors") == MANY - received
+
+
+@RECEIVING_SOCKETS
+@pytest.mark.parametrize(("version", "family", "prefix"), VERSIONS)
+def test_the_port_of_the_receiving_socket(
+    lab: Lab, drops: Drops, version: str, family: str, prefix: str
+) -> None:
+    """What a full UDP socket drops has its port where that is a service's, and none where it is a client's."""
+    _, far, sender, receiver = two_workers(lab)
+    address = getattr(far, version)
+    for number, wanted in enumerate((SERVICE_PORT, 0), 1):
+        port = receiver.call(small_socket, address, wanted)
+        sender.call(send, (address, port), MANY)
+        until(
+            lambda number=number: len(packets_in(take(drops), far.namespace, "SOCKET_RCVBUFF")) == number,
+            "some are dropped",
+        )
+    rows, expected = when_quiet(
+        lambda: packets_in(take(drops), far.namespace, "SOCKET_RCVBUFF"),
+        lambda: nstat(far.namespace, f"{prefix}RcvbufErrors"),
+    )
+    assert sorted((row["port"] or 0, row["protocol"], row["family"]) for row in rows) == [
+        (0, "udp", family),
+        (SERVICE_PORT, "udp", family),
+    ]
+    assert sum(row["packets"] for row in rows) == expected
 
 
 @pytest.mark.parametrize(("version", "family", "prefix"), IN_CORE)
@@ -573,9 +603,24 @@ def test_the_command_names_places(lab: Lab) -> None:
     assert all(row["reason"] == "NO_SOCKET" and "udp" in row["place"] for row in shown)
 
 
-def worker_drops_are_shown(running: Running, worker: Worker) -> bool:
+@RECEIVING_SOCKETS
+def test_the_command_names_the_process(lab: Lab) -> None:
+    """It says whose receive buffer is full: process, PID and port, of the only socket there."""
+    home = lab.namespace()
+    receiver, sender = lab.worker(home, "slowreader"), lab.worker(home)
+    receiver.call(small_socket, "127.0.0.1", SERVICE_PORT)
+    chosen = f"netns={home.inode} reason=SOCKET_RCVBUFF"
+    with Running(*JSON, *HOUR, "--view", "drops", "--filter", chosen) as running:
+        until(lambda: worker_drops_are_shown(running, sender, SERVICE_PORT), "the rows are shown")
+        shown = running.refreshes()[-1]
+    assert [(row["process"], row["pid"], row["port"], row["protocol"]) for row in shown] == [
+        ("slowreader", receiver.pid, SERVICE_PORT, "udp")
+    ]
+
+
+def worker_drops_are_shown(running: Running, worker: Worker, port: int = 9) -> bool:
     """Whether a refresh shows what a worker makes the kernel drop; the program attaches in its own time."""
-    worker.call(send, ("127.0.0.1", 9), FEW)
+    worker.call(send, ("127.0.0.1", port), FEW)
     running.refresh()
     return bool(running.text())
 

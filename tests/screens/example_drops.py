@@ -24,6 +24,13 @@ _PACKETS: tuple[tuple[str, str, str, str, str, int, int], ...] = (
 )
 """Reason, place, family, protocol, interface, drops so far, drops per second."""
 
+_OWNERS = {
+    "SOCKET_RCVBUFF": (53, "unbound", 812),
+    "TCP_LISTEN_OVERFLOW": (443, "nginx", 2210),
+    "TCP_OLD_DATA": (443, "nginx", 2210),
+}
+"""By reason the port, its process and PID."""
+
 _VIA = {
     "packets": "tp_btf/kfree_skb",
     "reasons": "tp_btf/kfree_skb",
@@ -38,6 +45,7 @@ def example_steps(seconds: int = 3) -> list[Snapshot]:
 
 
 def _snapshot(second: int) -> Snapshot:
+    nobody = (None, None, None)
     rows: list[Row] = [
         {
             "id": number,
@@ -49,6 +57,7 @@ def _snapshot(second: int) -> Snapshot:
             "interface": interface,
             "netns": 4_026_531_840,
             "namespace": "own",
+            **dict(zip(("port", "process", "pid"), _OWNERS.get(reason, nobody), strict=True)),
             "packets": before + per_second * second,
             "bytes": (before + per_second * second) * 240,
             "last_seen": WALL_NS + (second if per_second else -90 * number) * _SECOND_NS,

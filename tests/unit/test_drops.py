@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nettop.probes.drops.probe import (
     coded,
     grouped,
     program_text,
+    read_client_ports,
 )
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
@@ -32,7 +34,7 @@ from nettop.snapshots.drops import COUNTERS, LENS, OF_CPUS, OF_DEVICES, OF_NAMES
 from nettop.snapshots.snapshot import Array, Frame, Snapshot, known
 from nettop.widgets.cells import RowFlags
 
-from .build import Row, make_frame, make_view
+from .build import TAKEN_NS, WALL_NS, Row, make_frame, make_rows, make_view
 
 NAMES = {0: "NOT_DROPPED_YET", 1: "CONSUMED", 2: "NOT_SPECIFIED", 12: "NETFILTER_DROP"}
 COUNTER_TEXTS = OF_NAMESPACES | OF_DEVICES | OF_CPUS
@@ -76,7 +78,7 @@ def test_numbers_of_reasons() -> None:
 )
 def test_the_program_asks_for_no_argument_that_is_not_there(arguments: int, defined: set[str]) -> None:
     """The verifier refuses an argument that this kernel's tracepoint does not have."""
-    defines = program_text(DropReasons(arguments, NAMES)).defines
+    defines = program_text(DropReasons(arguments, NAMES), (32768, 60999)).defines
     assert {"REASON_CONSUMED", "HAS_RECEIVER"} & defines.keys() == defined
 
 
@@ -86,6 +88,27 @@ def test_reasons_are_explained_once() -> None:
         assert not (reason.hurts and reason.harmless), name
         assert reason.meaning, name
         assert not reason.meaning.endswith("."), name
+
+
+# --- the program ----------------------------------------------------------------------------------------------
+
+
+def test_a_kind_is_whole_words_without_padding() -> None:
+    """Kinds are compared and copied as bytes, of which each belongs to a field."""
+    fields = KIND.fields or {}
+    assert sum(form.itemsize for form, *_ in fields.values()) == KIND.itemsize
+    assert KIND.itemsize % 8 == 0
+
+
+def test_the_ports_of_clients(tmp_path: Path) -> None:
+    """They are the kernel's setting, or its default where that may not be read, and the program gets both ends."""
+    assert read_client_ports(tmp_path) == (32768, 60999)
+    setting = tmp_path / "sys/net/ipv4/ip_local_port_range"
+    setting.parent.mkdir(parents=True)
+    setting.write_text("1024\t65000\n")
+    assert read_client_ports(tmp_path) == (1024, 65000)
+    defines = program_text(THESE, (1024, 65000)).defines
+    assert (defines["CLIENT_PORTS_FIRST"], defines["CLIENT_PORTS_LAST"]) == (1024, 65000)
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
@@ -261,6 +284,78 @@ def test_last_seen_is_the_refresh_that_counted_more(read: Callable[[Program], Sn
     assert row(first, "f_15") == row(second, "f_15") == (1, first.wall_ns)
     assert row(second, "f_16") == row(third, "f_16") == (2, second.wall_ns)
     assert row(third, "f_15") == (1, third.wall_ns)
+
+
+LISTENER = {"netns": NETNS, "protocol": "tcp", "local_port": 80, "state": "LISTEN"}
+ACCEPTED = LISTENER | {"state": "ESTABLISHED"}
+UNCONNECTED = {"netns": NETNS, "protocol": "udp", "local_port": 80, "state": "UNCONN"}
+CONNECTED = UNCONNECTED | {"state": "ESTABLISHED"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "sockets", "owner"),
+    [
+        (
+            6,
+            [ACCEPTED | {"process": "worker", "pid": 3}, LISTENER | {"process": "web", "pid": 7}],
+            ("web", 7),
+        ),
+        (
+            17,
+            [CONNECTED | {"process": "peer", "pid": 3}, UNCONNECTED | {"process": "dns", "pid": 7}],
+            ("dns", 7),
+        ),
+        (17, [UNCONNECTED | {"process": "tcp's", "pid": 3, "protocol": "tcp"}], (None, None)),
+        (6, [LISTENER | {"process": name, "pid": pid} for name, pid in (("b", 9), ("a", 8))], ("a", 8)),
+        (6, [LISTENER | {"process": name, "pid": 8} for name in ("first", "second")], ("first", 8)),
+        (6, [LISTENER, ACCEPTED | {"process": "worker", "pid": 3}], ("worker", 3)),
+        (6, [LISTENER | {"process": "(hidden)"}], ("(hidden)", None)),
+        (6, [LISTENER | {"process": "MPTCP's", "pid": 3, "protocol": "mptcp"}], (None, None)),
+        (6, [LISTENER | {"process": "elsewhere", "pid": 3, "netns": NETNS + 1}], (None, None)),
+        (6, [LISTENER | {"process": "other", "pid": 3, "local_port": 81}], (None, None)),
+        (6, [LISTENER | {"process": "unbound", "pid": 3, "local_port": None}], (None, None)),
+        (6, [LISTENER], (None, None)),
+        (6, [], (None, None)),
+        (1, [LISTENER | {"process": "web", "pid": 7}], (None, None)),
+    ],
+)
+def test_whose_port_it_is(
+    read: Callable[[Program], Snapshot],
+    protocol: int,
+    sockets: list[Row],
+    owner: tuple[str | None, int | None],
+) -> None:
+    """Who hears everybody at that port, of several the lowest PID, then the first; else who is there at all."""
+    rows = make_rows(sockets)
+    connections = Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})
+    read.source.join({"connections": connections})  # type: ignore[attr-defined]
+    (row,) = shown(read(Program((LO | {"protocol": protocol, "port": 80}, 3, 30))))
+    assert (row["port"], row["process"], row["pid"]) == (80, *owner)
+
+
+def test_without_a_port_there_is_no_process(read: Callable[[Program], Snapshot]) -> None:
+    """Drops at no port are a row of their own, whose port and process are unknown."""
+    rows = make_rows([LISTENER | {"process": "web", "pid": 7, "local_port": port} for port in (0, 80, None)])
+    read.source.join({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})})  # type: ignore[attr-defined]
+    tcp = LO | {"protocol": 6}
+    drops = shown(read(Program((tcp, 3, 30), (tcp | {"port": 80}, 1, 10))))
+    assert {(row["port"], row["process"], row["pid"], row["packets"]) for row in drops} == {
+        (None, None, None, 3),
+        (80, "web", 7, 1),
+    }
+
+
+@pytest.mark.parametrize("snapshots", [{}, {"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {})}])
+def test_without_sockets_the_port_is_shown(
+    read: Callable[[Program], Snapshot], snapshots: dict[str, Snapshot]
+) -> None:
+    """Where the connections lens has nothing, or nothing any more, the port is all that is known."""
+    rows = make_rows([LISTENER | {"process": "web", "pid": 7}])
+    program = Program((LO | {"protocol": 6, "port": 80}, 3, 30))
+    for joined in ({"connections": Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})}, snapshots):
+        read.source.join(joined)  # type: ignore[attr-defined]
+        (row,) = shown(read(program))
+    assert (row["port"], row["process"], row["pid"]) == (80, None, None)
 
 
 def test_no_rows(read: Callable[[Program], Snapshot]) -> None:

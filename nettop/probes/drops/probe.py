@@ -34,10 +34,14 @@ from nettop.kernel.mechanisms import (
 )
 from nettop.kernel.namespaces import Namespaces, shared_namespaces
 from nettop.kernel.net_counters import read_backlog_drops, read_counters
+from nettop.kernel.proc_files import read_text
 from nettop.kernel.program import Loader, ProgramText
 from nettop.kernel.rows import row_header
 from nettop.kernel.symbols import HIDDEN, Symbols
+from nettop.probes.drops.owners import find_owners
 from nettop.snapshots.arrays import Index, as_list, joined, positions, take
+from nettop.snapshots.connections import LENS as CONNECTIONS
+from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.drops import (
     COUNTERS,
     ETHERTYPES,
@@ -67,7 +71,7 @@ _COUNTERS = Fallbacks(HOOK_COUNTERS, (Mechanism("/proc/net + rtnetlink"),))
 FALLBACKS = (PACKETS_FALLBACKS, _REASONS, _PLACES, _COUNTERS)
 KINDS_MAX = 4096
 """Kinds of drops that are counted separately; a busy host has a few hundred. Each takes 16 bytes on every CPU and some
-80 more: half a megabyte on two CPUs."""
+90 more: half a megabyte on two CPUs."""
 
 _BPF_PROG_TYPE_TRACING = 26
 _PROTOCOL_UNKNOWN = 255
@@ -80,21 +84,23 @@ KIND = np.dtype(
         ("ifindex", "u4"),
         ("reason", "u4"),
         ("family", "u2"),
+        ("port", "u2"),
         ("protocol", "u1"),
-        ("always_zero", "u1"),
+        ("always_zero", "(7,)u1"),
     ]
 )
-"""The key by which the program counts. A namespace or a device of 0 is unknown. It has no padding, which numpy would
-not copy."""
+"""The key by which the program counts. A namespace, a device or a port of 0 is unknown. It has no padding, which numpy
+would not copy."""
 
 COUNT = np.dtype([("packets", "u8"), ("bytes", "u8")])
 
 _SKB = ("dev", "sk", "len", "protocol", "head", "network_header", "skb_iif", "_skb_refdst")
+_SOCK_COMMON = ("skc_net", "skc_family", "skc_state", "skc_num")
 _SLICES = (
     Slice("sk_buff", {name: name for name in _SKB}, {}),
     Slice("net_device", {"ifindex": "ifindex", "nd_net": "nd_net"}, {}),
     Slice("net", {"inum": "ns.inum", "loopback_dev": "loopback_dev"}, {}),
-    Slice("sock", {"skc_net": "__sk_common.skc_net", "skc_family": "__sk_common.skc_family"}, {}),
+    Slice("sock", {name: f"__sk_common.{name}" for name in _SOCK_COMMON} | {"sk_type": "sk_type"}, {}),
     Slice("dst_entry", {"dev": "dev"}, {}),
 )
 
@@ -114,6 +120,8 @@ _COUNTERS_SHOWN = OF_NAMESPACES | OF_DEVICES | OF_CPUS
 _NAMES = list(_COUNTERS_SHOWN)
 _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
 _INCLUDED_IN = {_NUMBERS[part]: _NUMBERS[whole] for part, whole in INCLUDED_IN.items()}
+_CLIENT_PORTS = "sys/net/ipv4/ip_local_port_range"
+_DEFAULT_CLIENT_PORTS = 32768, 60999
 _NO_REASONS = "the kernel gives reasons from Linux 5.17 on"
 
 
@@ -122,8 +130,17 @@ def make_probe() -> Drops:
     return Drops()
 
 
-def program_text(reasons: DropReasons, kinds_max: int = KINDS_MAX) -> ProgramText:
-    """What the loader compiles for this lens."""
+def read_client_ports(proc: Path = Path("/proc")) -> tuple[int, int]:
+    """The first and the last port that the kernel gives to clients; Linux's defaults where it does not tell."""
+    first, last = map(int, read_text(proc / _CLIENT_PORTS).split() or _DEFAULT_CLIENT_PORTS)
+    return first, last
+
+
+def program_text(
+    reasons: DropReasons, client_ports: tuple[int, int], kinds_max: int = KINDS_MAX
+) -> ProgramText:
+    """What the loader compiles for this lens. Drops at ports from the first to the last of `client_ports` are counted
+    together: there would be too many kinds of them."""
     receiver = {"HAS_RECEIVER": 1} if reasons.has_receiver else {}
     not_dropped = {
         "REASON_NOT_DROPPED": reasons.number("NOT_DROPPED_YET"),
@@ -138,6 +155,8 @@ def program_text(reasons: DropReasons, kinds_max: int = KINDS_MAX) -> ProgramTex
         defines={
             "PROTOCOL_UNKNOWN": _PROTOCOL_UNKNOWN,
             "SOCKET_FAMILY": SOCKET_FAMILY,
+            "CLIENT_PORTS_FIRST": client_ports[0],
+            "CLIENT_PORTS_LAST": client_ports[1],
             "KINDS_MAX": kinds_max,
         }
         | receiver
@@ -152,7 +171,7 @@ class DropCount:
         """Compile, load and attach. Raises NettopError when this host or user cannot."""
         self.kinds_max = kinds_max
         self.reasons = read_drop_reasons()
-        self.program = loader.load(program_text(self.reasons, kinds_max))
+        self.program = loader.load(program_text(self.reasons, read_client_ports(), kinds_max))
         try:
             self._link = bpf.attach_tracing(self.program.functions[PROGRAM])
         except OSError as error:
@@ -273,7 +292,10 @@ def measures_of(netns: int, namespace: NamespaceCounters) -> Iterator[tuple[int,
 
 
 class Drops:
-    """The source of the drops lens; see nettop.snapshots.source.Source."""
+    """The source of the drops lens; see nettop.snapshots.source.Source.
+
+    Whose a port is comes from the connections lens, where that is attached too.
+    """
 
     def __init__(self, host: Host | None = None, kinds_max: int = KINDS_MAX) -> None:
         self._host = host or Host()
@@ -292,6 +314,7 @@ class Drops:
         self._ids_of_kinds: Array = np.zeros(0, "u8")
         self._rows: Array = np.zeros(0, PACKETS.dtype)
         self._forgotten = 0
+        self._sockets: Rows | None = None
         self._packet_ids, self._counter_ids = RowIds(KIND), RowIds(MEASURE)
 
     @property
@@ -357,6 +380,11 @@ class Drops:
         )
         self._forget_gone(by_namespace)
         return snapshot
+
+    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """See nettop.snapshots.source.JoiningSource."""
+        snapshot = snapshots.get(CONNECTIONS.id)
+        self._sockets = snapshot.tables.get(SOCKETS.name) if snapshot is not None else None
 
     def set(self, option: str, value: object) -> None:
         """`mechanisms`, before the start: those that were chosen in place of the best."""
@@ -474,6 +502,8 @@ class Drops:
             lambda number: None if number == _PROTOCOL_UNKNOWN else PROTOCOLS.get(number, str(number)),
         )
         rows["interface"], texts["interface"] = self._interfaces(keys["netns"], keys["ifindex"])
+        rows["port"] = np.where(keys["port"] > 0, keys["port"], _UNKNOWN)
+        rows["pid"], rows["process"], texts["process"] = self._owners(keys)
         for name in COUNT.names or ():
             np.add.at(rows[name], groups, self._totals[name])
         before = positions(ids, self._rows["id"])
@@ -483,6 +513,18 @@ class Drops:
         rows["last_seen"][is_same] = self._rows["last_seen"][before[is_same]]
         self._rows = take(rows, np.argsort(ids))
         return Rows(PACKETS, self._rows, texts, taken_ns)
+
+    def _owners(self, keys: Array) -> tuple[Array, Array, Sequence[str]]:
+        """The PIDs of the processes whose ports these are, the processes' names as codes, and the names."""
+        pids, names = np.full((2, len(keys)), _UNKNOWN, "u4")
+        if self._sockets is None:
+            return pids, names, []
+        owners = find_owners(keys, self._sockets.array)
+        is_owned = owners >= 0
+        sockets, texts = self._sockets.array, self._sockets.texts["process"]
+        pids[is_owned] = sockets["pid"][owners[is_owned]]
+        names[is_owned] = sockets["process"][owners[is_owned]]
+        return pids, *coded(names, lambda code: None if code == _UNKNOWN else texts[code])
 
     def _counters(self, measures: Array, taken_ns: int) -> Rows:
         keys = measures.copy()
