@@ -7,7 +7,7 @@ import errno
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -79,6 +79,23 @@ class Blocked(Source):
         return read
 
 
+class Joining(Source):
+    """Notes of which lenses it is given snapshots."""
+
+    def __init__(self, lens: str) -> None:
+        super().__init__()
+        self.lens = lens
+        self.joined: list[list[str]] = []
+
+    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """Note their names."""
+        self.joined.append(list(snapshots))
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """A snapshot of its lens."""
+        return replace(super().read(taken_ns), lens=self.lens)
+
+
 def snapshot(boot_ns: int) -> Snapshot:
     """A snapshot that holds nothing but its time."""
     return Snapshot("connections", boot_ns, boot_ns, {})
@@ -103,6 +120,18 @@ def test_all_calls_come_from_one_thread_that_is_not_ours() -> None:
     assert source.options == {"all_rows": True}
     assert len(source.threads) == 1
     assert threading.get_ident() not in source.threads
+
+
+@pytest.mark.parametrize(("table", "used"), [("packets", ["connections"]), ("counters", [])])
+def test_the_lenses_that_a_table_uses_are_attached_with_it(table: str, used: list[str]) -> None:
+    """Its source is given their snapshots before its first reading; for a table that uses none nothing is attached."""
+    sources: dict[str, Joining] = {}
+    with Session(MAX_INTERVAL_S, lambda lens: sources.setdefault(lens, Joining(lens))) as session:
+        event = published(session, lambda: session.bus.frame("drops"))
+        session.enable("drops", table=table)
+        assert event.wait(DEADLINE_S)
+    assert list(sources) == [*used, "drops"]
+    assert sources["drops"].joined == [used]
 
 
 def test_options_are_set_before_the_first_reading() -> None:
