@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-core test-kernels kernel-support generate screenshots bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -59,6 +59,9 @@ kernel-support: ## test-kernels, and writes docs/kernel-support.md; root
 generate: ## docs/fields.md, metrics.md and flows.proto, and docs/screenshots
 	$(as_user) $(bin)/python -B scripts/generate.py
 	$(as_user) $(bin)/python -B scripts/screenshots.py
+
+tour: ## docs/screenshots/tour-*.svg, of real traffic; root
+	$(as_root) $(bin)/python -B scripts/tour.py
 
 screenshots: ## every view at five sizes, dark and light, in build/screenshots: SVG, and PNG by rsvg-convert
 	$(as_user) $(bin)/python -B scripts/screenshots.py --every-size build/screenshots

@@ -73,7 +73,7 @@ def example_sources() -> dict[str, Script]:
     """A source for each lens, all on one host."""
     steps, batches = eventful_host()
     return {
-        "connections": Script(steps, batches=batches),
+        "connections": Script(steps, {"command": "nginx: worker process", "descriptors": "14"}, batches),
         "cpu": Script(example_cpu.example_steps()),
         "bandwidth": Script(example_bandwidth.example_steps(25, apart_s=5)),
         "latency": Script(example_latency.example_steps(90)),

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws docs/screenshots/tour-*.svg: nettop during a real incident, a slow consumer behind a lossy link. Root.
 
-Two processes in two network namespaces; the link drops each fifth segment with data, until it is mended. A picture is
+Two processes in two network namespaces; the link drops each third segment with data, until it is mended. A picture is
 taken when the screen shows what docs/tour.md says of it.
 """
 
@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,29 +29,31 @@ from nettop.settings import Settings  # noqa: E402
 from nettop.widgets.themes import DARK  # noqa: E402
 from tests.kernel import traffic  # noqa: E402
 from tests.kernel.lab import Dropper, Lab  # noqa: E402
+from tests.kernel.test_owners import control_group  # noqa: E402
 
-SIZE = (120, 30)
+SIZE = (160, 40)
 PORT = 5044
 DEADLINE_S = 60
 READ_BYTES, PAUSE_S = 1 << 16, 0.05
-LOST_EVERY = 5
+LOST_EVERY = 3
 
 
 class Step(NamedTuple):
-    """The keys that are pressed, the text that the screen shows in time, and whether the link is mended before."""
+    """The keys that are pressed, what the screen shows in time and no longer, and whether the link is mended before."""
 
     name: str
     keys: tuple[str, ...]
     shows: str
+    lacks: str = "nothing is read yet"
     mended: bool = False
 
 
 STEPS = (
     Step("start", (), "path loss"),
     Step("trouble", ("exclamation_mark",), "1 of "),
-    Step("details", ("right",), "CWND"),
-    Step("drops", ("5",), "DROPS/s"),
-    Step("mended", ("1", "escape", "escape"), "receiver", mended=True),
+    Step("details", ("down", "right"), "CWND"),
+    Step("drops", ("5",), "p/s   most NOT_SPECIFIED"),
+    Step("mended", ("1", "escape", "escape"), "receiver", "retransmitting", mended=True),
 )
 
 
@@ -74,6 +77,12 @@ def text_of(app: NettopApp) -> str:
     return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
 
 
+def is_on(app: NettopApp, step: Step) -> bool:
+    """Whether the screen is as the step says."""
+    text = text_of(app)
+    return step.shows in text and step.lacks not in text
+
+
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition; raise SystemExit when it does not come true in time."""
     end = time.monotonic() + DEADLINE_S
@@ -91,7 +100,7 @@ async def walk(session: Session, link: Dropper, folder: Path) -> None:
             if step.mended:
                 link.nothing()
             await pilot.press(*step.keys)
-            await until(lambda: step.shows in text_of(app), f"{step.name} shows {step.shows!r}")  # noqa: B023
+            await until(partial(is_on, app, step), f"{step.name} shows {step.shows!r}")
             svg = tidy_svg(app.export_screenshot(title="nettop"))
             (folder / f"tour-{number}-{step.name}.svg").write_text(svg, encoding="utf-8")
             print(f"{number} of {len(STEPS)}: {step.name}")
@@ -99,9 +108,15 @@ async def walk(session: Session, link: Dropper, folder: Path) -> None:
 
 def main() -> None:
     """Make the incident, and draw it."""
-    with Lab() as lab, Session(1.0, probe_of) as session:
+    with (
+        control_group("feeder.slice/feeder.service") as group,
+        Lab() as lab,
+        Session(1.0, probe_of) as session,
+    ):
         near, far = lab.pair()
         producer, consumer = lab.worker(near.namespace, "producer"), lab.worker(far.namespace, "consumer")
+        for worker in (producer, consumer):
+            (group / "cgroup.procs").write_text(str(worker.pid))
         link = lab.dropper(far)
         link.rule(every=LOST_EVERY, data=True)
         consumer.call(traffic.listen, "listener", far.v4, PORT)

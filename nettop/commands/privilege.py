@@ -177,7 +177,7 @@ def _drop_privileges(rights: Rights, needed: frozenset[int], *, resources: ExitS
     `needed` are capabilities that the lens's own readings take; what is opened is closed with `resources`.
     """
     from nettop.kernel import privileges
-    from nettop.kernel.namespaces import shared_namespaces
+    from nettop.kernel.entered_namespaces import shared_namespaces
     from nettop.kernel.net_loader import open_net_loader
     from nettop.kernel.perf_events import open_clocks
     from nettop.kernel.symbols import open_symbols

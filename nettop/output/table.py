@@ -14,18 +14,18 @@ from typing import Any
 
 from nettop.formats.rows import spelled
 from nettop.output.plan import field_of
-from nettop.query.units import UNKNOWN
+from nettop.query.units import RATIO, UNKNOWN, unit_of
 from nettop.query.view import View
 from nettop.snapshots.hooks import NOT_AVAILABLE
-from nettop.snapshots.schema import RATE, Kind, Table
+from nettop.snapshots.schema import Kind, Table
 
 _GAP = "  "
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO, Kind.SUM, Kind.QUANTILE})
 """Numbers that measure something stand at the right of their column; numbers that name something do not."""
 
-_WORDS = frozenset({Kind.TEXT, Kind.GROUP, Kind.HISTOGRAM})
-"""What may hold spaces: what others chose, and several buckets."""
+_WORDS = frozenset({Kind.TEXT, Kind.GROUP, Kind.ENUM, Kind.HISTOGRAM})
+"""What may hold spaces: what others chose, labels of two words, and several buckets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class AlignedTable:
         self._terminal = terminal
         self._right = [field_of(table, name).kind in AMOUNTS for name in columns]
         # Shares of one need more places than rates.
-        is_share = (field_of(table, name).kind is Kind.RATIO and not name.endswith(RATE) for name in columns)
+        is_share = (unit_of(table, name) == RATIO for name in columns)
         self._decimals = [".6f" if share else ".1f" for share in is_share]
         self._words = [field_of(table, name).kind in _WORDS for name in columns]
         self._widths = [len(name) for name in columns]

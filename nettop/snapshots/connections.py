@@ -165,17 +165,20 @@ _FIELDS = (
     Field("limited_by", Kind.ENUM, "LIMITED BY", "what mostly kept it from sending more since the reading before: the "
           "receiver's window, the send buffer, the congestion window (path loss: and segments were sent again), or the "
           "application, which had nothing to send", "u1", width=11, importance=43, labels=LIMITS),
-    Field("limited_share", Kind.GAUGE, "LIMITED", "the share of that time", "f4", "ratio", 7, 41),
+    Field("limited_share", Kind.GAUGE, "LIMITED", "the share of that time", "f8", "ratio", 7, 34),
     Field("busy_us", Kind.COUNTER, "BUSY", "time with data that was not yet acknowledged or sent", "u8", "us", 9, 13,
           "chrono_stat[0] + [1] + [2]"),
     Field("receiver_limited_us", Kind.COUNTER, "RWND LIM", "time in which only the receiver's window kept it from "
           "sending", "u8", "us", 9, 12, "chrono_stat[1]"),
-    Field("send_buffer_limited_us", Kind.COUNTER, "SNDBUF LIM", "time in which only the size of its send buffer kept "
-          "it from sending", "u8", "us", 10, 12, "chrono_stat[2]"),
+    Field("send_buffer_limited_us", Kind.COUNTER, "SNDBUF LIM", "time in which its send buffer kept it from sending, "
+          "as far as the kernel counts it", "u8", "us", 10, 12, "chrono_stat[2]"),
     Field("application_limited", Kind.ENUM, "APP LIM", "whether the application had nothing to send when the delivery "
           "rate was measured", "u1", width=7, importance=11, labels=NO_YES, formula="rate_app_limited"),
-    Field("congestion_limited", Kind.ENUM, "CWND LIM", "whether the congestion window was used up lately", "u1",
+    Field("congestion_limited", Kind.ENUM, "CWND LIM", "whether the congestion window was used up lately; "
+          "unknown from sock_diag", "u1",
           width=8, importance=11, labels=NO_YES, formula="is_cwnd_limited"),
+    Field("send_buffer_full", Kind.ENUM, "BUF FULL", "whether the application waits for room in the send buffer; "
+          "unknown from sock_diag", "u1", width=8, importance=11, labels=NO_YES, formula="SOCK_NOSPACE"),
     Field("lost", Kind.GAUGE, "LOST", "segments in flight that are taken for lost", "u4", "packets", 7, 19, "lost_out"),
     Field("reordered", Kind.COUNTER, "REORD", "times that segments were seen to arrive out of order", "u8", "times", 7,
           10, "reord_seen"),
@@ -281,9 +284,9 @@ SOCKETS = Table(
         ("how well", ("rtt", "rtt_min_us", "retransmit_ratio", "retransmits", "lost", "reordered", "drops",
                       "delivery_rate")),
         ("what limits it", ("limited_by", "limited_share", "receiver_limited_us", "send_buffer_limited_us", "busy_us",
-                            "application_limited", "congestion_limited", "cwnd", "mss", "congestion_control",
-                            "send_queue", "bytes_in_flight", "peer_window", "pacing_rate", "receive_queue",
-                            "backlog", "accept_queue_use", "syn_queue", "syn_queue_use")),
+                            "application_limited", "congestion_limited", "send_buffer_full", "cwnd", "mss",
+                            "congestion_control", "send_queue", "bytes_in_flight", "peer_window", "pacing_rate",
+                            "receive_queue", "backlog", "accept_queue_use", "syn_queue", "syn_queue_use")),
         ("by number", ("id", "netns", "owner_source")),
     ),
     # A listener is shown unasked while it is in trouble.
@@ -317,6 +320,7 @@ _NO_EVENT = frozenset(
         "limited_share",
         "application_limited",
         "congestion_limited",
+        "send_buffer_full",
         "lost",
         "peer_window",
         "pacing_rate",

@@ -315,8 +315,7 @@ def test_limited_times_and_algorithm_equal_the_kernel_s(mesh: Mesh) -> None:
         assert row["congestion_control"] == before[cookie]["algorithm"]
         for name, of_kernel in times.items():
             assert before[cookie][of_kernel] <= row[name] <= after[cookie][of_kernel], name
-    for name in times:
-        assert any(shown[cookie][name] for cookie in compared), name
+    assert any(shown[cookie]["busy_us"] for cookie in compared)
 
 
 def test_fields_that_ss_lacks(mesh: Mesh) -> None:

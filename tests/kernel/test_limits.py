@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What keeps a connection from sending more: each cause is made for real."""
 
-import select
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import NamedTuple
 
 import pytest
 
@@ -14,8 +15,9 @@ from nettop.snapshots.connections import SOCKETS
 
 from . import traffic
 from .command import Row
-from .lab import End, Lab, until
+from .lab import Lab, Worker, until
 from .test_events import decoded
+from .test_latency import carry, join_by_wire
 from .traffic import Memory
 
 pytestmark = pytest.mark.kernel
@@ -25,20 +27,32 @@ SMALL = 4096
 FOR_S = 20
 
 
+class Path(NamedTuple):
+    """Who writes and who reads, the reader's address, and how they do it."""
+
+    writer: Worker
+    reader: Worker
+    address: str
+    send_buffer: int = 0
+    writer_pause_s: float = 0
+    receive_buffer: int = 0
+    reader_pause_s: float = 0
+
+
 def write_without_end(memory: Memory, to: tuple[str, int], send_buffer: int, pause_s: float) -> None:
     """Connects, and writes as much as the socket takes; or a byte, with a pause behind each."""
     with socket.socket(traffic.V4) as sender:
+        sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         if send_buffer:
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         sender.connect(to)
-        sender.setblocking(False)
         end = time.monotonic() + FOR_S
         while time.monotonic() < end:
             if pause_s:
                 sender.send(b"n")
                 traffic.spin(pause_s)
-            elif select.select([], [sender], [], 0.1)[1]:
-                sender.send(bytes(1 << 16))
+            else:
+                sender.sendall(bytes(1 << 20))
 
 
 def read_without_end(memory: Memory, listener: str, receive_buffer: int, pause_s: float) -> None:
@@ -66,35 +80,42 @@ def sender_row(probe: Connections) -> Row | None:
     return next((row for row in rows if row["remote_port"] == PORT and row["state"] == "ESTABLISHED"), None)
 
 
-def slow_reader(near: End, far: End, lab: Lab) -> tuple[dict[str, float], dict[str, float]]:
+def slow_reader(lab: Lab) -> Path:
     """Half a kilobyte each hundredth of a second, into a small buffer."""
-    return {"send_buffer": 0, "pause_s": 0}, {"receive_buffer": SMALL, "pause_s": 0.01}
+    near, far = lab.pair()
+    ends = lab.worker(near.namespace), lab.worker(far.namespace)
+    return Path(*ends, far.v4, receive_buffer=SMALL, reader_pause_s=0.01)
 
 
-def small_send_buffer(near: End, far: End, lab: Lab) -> tuple[dict[str, float], dict[str, float]]:
+def small_send_buffer(lab: Lab) -> Path:
     """A buffer that holds less than what the path takes until the first acknowledgement is back."""
-    near.namespace.run("tc", "qdisc", "replace", "dev", near.device, "root", "tbf", "rate", "2mbit", "burst", "3000",
-                       "limit", "1000000")  # fmt: skip
-    return {"send_buffer": SMALL, "pause_s": 0}, {"receive_buffer": 0, "pause_s": 0}
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("this machine has no /dev/net/tun")
+    here, there, wire = lab.namespace(), lab.namespace(), lab.worker()
+    wire.call(join_by_wire, [here.name, there.name])
+    wire.start(carry, 0.02)
+    return Path(lab.worker(here), lab.worker(there), "10.77.0.2", send_buffer=SMALL)
 
 
-def loss(near: End, far: End, lab: Lab) -> tuple[dict[str, float], dict[str, float]]:
+def loss(lab: Lab) -> Path:
     """Each fifth segment with data is dropped."""
-    dropper = lab.dropper(far)
-    dropper.rule(every=5, data=True)
-    return {"send_buffer": 0, "pause_s": 0}, {"receive_buffer": 0, "pause_s": 0}
+    near, far = lab.pair()
+    lab.dropper(far).rule(every=5, data=True)
+    return Path(lab.worker(near.namespace), lab.worker(far.namespace), far.v4)
 
 
-def narrow_path(near: End, far: End, lab: Lab) -> tuple[dict[str, float], dict[str, float]]:
+def narrow_path(lab: Lab) -> Path:
     """Two megabits a second, and a queue that holds all."""
-    near.namespace.run("tc", "qdisc", "replace", "dev", near.device, "root", "tbf", "rate", "2mbit", "burst", "3000",
-                       "limit", "100000000")  # fmt: skip
-    return {"send_buffer": 1 << 20, "pause_s": 0}, {"receive_buffer": 1 << 22, "pause_s": 0}
+    near, far = lab.pair()
+    near.queue_up("2mbit")
+    ends = lab.worker(near.namespace), lab.worker(far.namespace)
+    return Path(*ends, far.v4, send_buffer=1 << 20, receive_buffer=1 << 22)
 
 
-def idle_writer(near: End, far: End, lab: Lab) -> tuple[dict[str, float], dict[str, float]]:
+def idle_writer(lab: Lab) -> Path:
     """A byte each fiftieth of a second."""
-    return {"send_buffer": 0, "pause_s": 0.02}, {"receive_buffer": 0, "pause_s": 0}
+    near, far = lab.pair()
+    return Path(lab.worker(near.namespace), lab.worker(far.namespace), far.v4, writer_pause_s=0.02)
 
 
 @pytest.mark.parametrize(
@@ -107,15 +128,12 @@ def idle_writer(near: End, far: End, lab: Lab) -> tuple[dict[str, float], dict[s
         (idle_writer, "application"),
     ],
 )
-def test_a_cause_is_named(cause: Callable[..., tuple[dict[str, float], dict[str, float]]], limit: str, lab: Lab,
-                          probe: Connections) -> None:  # fmt: skip
+def test_a_cause_is_named(cause: Callable[[Lab], Path], limit: str, lab: Lab, probe: Connections) -> None:
     """The cause has most of the time."""
-    near, far = lab.pair()
-    writer, reader = lab.worker(near.namespace), lab.worker(far.namespace)
-    sending, receiving = cause(near, far, lab)
-    reader.call(traffic.listen, "listener", far.v4, PORT)
-    reader.start(read_without_end, "listener", *receiving.values())
-    writer.start(write_without_end, (far.v4, PORT), *sending.values())
+    path = cause(lab)
+    path.reader.call(traffic.listen, "listener", path.address, PORT)
+    path.reader.start(read_without_end, "listener", path.receive_buffer, path.reader_pause_s)
+    path.writer.start(write_without_end, (path.address, PORT), path.send_buffer, path.writer_pause_s)
     until(lambda: sender_row(probe), "the connection is listed")
 
     def named() -> bool:

@@ -70,8 +70,9 @@ LOST_EVERY = 7
 OPEN, ACCEPTED, DROPPED = 10, 500, 499
 ALL_FALLBACKS = (TABLES, *FALLBACKS)
 MECHANISMS = [(fallbacks, mechanism) for fallbacks in ALL_FALLBACKS for mechanism in fallbacks.mechanisms]
-OWN = ("event_id", "owner_source", "time", "opened_at", "duration_us", "handshake_us")
-"""Each probe's own: numbers, readings of the clock, and how the owner came to be known."""
+OWN = ("event_id", "owner_source", "time", "opened_at", "duration_us", "handshake_us", "namespace")
+"""Each probe's own: numbers, readings of the clock, how the owner came to be known, and the names of namespaces that it
+had found when it read."""
 OF_OWNERS = ("pid", "process", "cgroup", "container")
 """What hangs on who is known to use an accepted connection."""
 

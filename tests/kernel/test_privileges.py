@@ -18,7 +18,8 @@ import pytest
 
 import nettop as nettop_package
 from nettop.kernel import bpf, privileges
-from nettop.kernel.namespaces import Namespaces, NamespaceThread, shared_namespaces
+from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
+from nettop.kernel.namespaces import NamespaceThread
 from nettop.kernel.privileges import (
     CAP_BPF,
     CAP_PERFMON,

@@ -504,9 +504,9 @@ def test_the_program_s_groups_add_up(lab: Lab, by: str) -> None:
         work, listed = in_full(lambda: printed(printing, lab), printing)
         assert (printing.end(), printing.complaints()) == (0, "")
     groups: dict[Namespace, list[Row]] = {namespace: [] for namespace in work.moved}
-    by_inode = {str(namespace.inode): namespace for namespace in work.moved}
+    by_name = {namespace.name: namespace for namespace in work.moved}
     for row in listed:
-        namespace = work.owners.get(row["pid"]) if by == "process" else by_inode.get(row["group"])
+        namespace = work.owners.get(row["pid"]) if by == "process" else by_name.get(row["group"])
         if namespace:
             groups[namespace].append(row)
     assert {namespace: sums(mine) for namespace, mine in groups.items()} == work.moved

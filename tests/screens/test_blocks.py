@@ -61,7 +61,7 @@ async def test_the_largest_row_fills_its_bar() -> None:
         {"id": 2, "bytes_sent": 1000, "bytes_received": 500},
         {"id": 3, "bytes_sent": 9000, "bytes_received": 9000},
     ]
-    async with running(steps_of(make_frame(now, before)), (150, 20)) as run:
+    async with running(steps_of(make_frame(now, before)), (170, 20)) as run:
         table = run[1].rows
         assert "RATE ▼" in text_of(table)[0]
         bars = [[s.text.strip() for s in row_segments(table, y) if s.text[0] in "█▌"] for y in (1, 2, 3)]

@@ -66,7 +66,7 @@ async def test_rows_as_csv(folder: Path) -> None:
         rows = list(csv.DictReader(io.StringIO(text)))
         assert list(rows[0]) == [
             "time", "process", "pid", "container", "protocol", "local", "remote", "bytes_sent_per_s",
-            "bytes_received_per_s", "rtt_us", "rtt_var_us", "retransmit_ratio", "state",
+            "bytes_received_per_s", "rtt_us", "rtt_var_us", "retransmit_ratio", "limited_by",
         ]  # fmt: skip
         assert [row["remote"] for row in rows] == view.values("remote", view.order)
         assert {row["process"] for row in rows} == {"nginx"}

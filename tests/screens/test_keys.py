@@ -78,6 +78,14 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
             "nginx 1813\ttcp\t10.0.3.7:443\t203.0.92.27:39139\t50.0 Mb/s\t"
         ),
     ),
+    "copy_command": (
+        ("down",),
+        lambda app, _: app.clipboard.startswith("ss -tinpa 'src 10.0.3.7:443 "),
+    ),
+    "explain": (
+        ("down", "right"),
+        lambda app, _: "owner: process, PID and container" in app.lens_screen.details.text,
+    ),
     "host_names": (
         (),
         lambda app, _: "host-27.example:39139" in app.lens_screen.rows.render_line(1).text,
@@ -179,7 +187,7 @@ async def in_harness(
     harness = harness_of(busy_host(), {"command": "nginx"})
     app = harness.app(lens_set=(lenses()[0], other_lens()), resolver=lambda raw: f"host-{raw[15]}.example")
     app.__class__ = Watched
-    async with app.run_test(size=(130, 30)) as pilot:
+    async with app.run_test(size=(150, 30)) as pilot:
         harness.tick()
         harness.tick()
         await settled(pilot, harness)

@@ -101,7 +101,7 @@ def roles_of_ending(run: Running) -> dict[str, Role]:
 
 async def test_namespaces_made_later_raise_no_alarm() -> None:
     """The headline says so dimly, and nothing is missed."""
-    async with running(with_new_namespaces(), (180, 30)) as run:
+    async with running(with_new_namespaces(), (200, 30)) as run:
         text, roles = shown(run).headline_bar.text, roles_of_ending(run)
     assert text.rstrip().endswith("0 missed   3 namespaces partly seen")
     assert roles["3 namespaces partly seen"] is Role.DIM
@@ -110,7 +110,7 @@ async def test_namespaces_made_later_raise_no_alarm() -> None:
 
 async def test_namespaces_that_are_lost_beside_them_do() -> None:
     """What cannot be entered is missed, and is a gap."""
-    async with running(with_new_namespaces(lost=1), (180, 30)) as run:
+    async with running(with_new_namespaces(lost=1), (200, 30)) as run:
         text, roles = shown(run).headline_bar.text, roles_of_ending(run)
     assert text.rstrip().endswith("1 missed   !1 gap   3 namespaces partly seen")
     assert (roles["1"], roles["!1 gap"]) == (Role.BAD, Role.WARN)
@@ -118,7 +118,7 @@ async def test_namespaces_that_are_lost_beside_them_do() -> None:
 
 async def test_help_says_what_is_missing_of_them() -> None:
     """The names in full, what is missing, and the option that changes it; among the signs too."""
-    async with running(with_new_namespaces(), (180, 30)) as run:
+    async with running(with_new_namespaces(), (200, 30)) as run:
         texts = ["".join(span.text for span in line) for line in help_lines(shown(run), 400)]
     at = texts.index("namespaces web, db and 4026532201")
     assert texts[at + 1].strip() == PARTLY_SEEN

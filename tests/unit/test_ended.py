@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nettop.kernel.entered_namespaces import Namespaces
 from nettop.kernel.facts import Host
-from nettop.kernel.namespaces import Namespaces
 from nettop.kernel.processes import Processes
 from nettop.probes.connections import ended as ended_sockets
 from nettop.probes.connections.ended import EndedSockets, mark_new

@@ -21,12 +21,13 @@ from nettop.errors import SourceFailed
 from nettop.query.batches import KEPT_ROWS, put_together
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.connections import EVENTS, FAILURES
+from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.snapshots.source import EventSource
 
 LENS = "connections"
 DEADLINE_S = 60
-TEXT_COLUMNS = ("process", "cgroup", "container")
+TEXT_COLUMNS = tuple(field.name for field in EVENTS.stored if field.kind is Kind.TEXT)
 SHARED: dict[str, list[str]] = {name: [] for name in TEXT_COLUMNS}
 
 

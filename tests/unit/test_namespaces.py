@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nettop.kernel import namespaces as module
-from nettop.kernel.namespaces import Namespaces, find_namespaces
+from nettop.kernel import entered_namespaces as module
+from nettop.kernel.entered_namespaces import Namespaces
+from nettop.kernel.namespaces import find_namespaces
 from nettop.query.filter import parse_filter
 from nettop.query.groupings import FOLDS
 from nettop.query.query import text_query

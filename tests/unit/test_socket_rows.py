@@ -196,6 +196,15 @@ def test_a_listener_has_a_backlog() -> None:
         ({"busy_us": 800_000}, {"congestion_limited": 0}, "application", 1.0),
         ({"busy_us": 800_000}, {"congestion_limited": 0, "application_limited": 0}, "congestion", 0.8),
         ({"busy_us": 800_000}, {"application_limited": 1}, "application", 1.0),
+        ({"busy_us": 800_000}, {"send_buffer_full": 1}, "send buffer", 0.8),
+        ({"busy_us": 800_000}, {"send_buffer_full": 1, "congestion_limited": 1}, "congestion", 0.8),
+        ({"busy_us": 800_000, "retransmits": 1}, {"send_buffer_full": 1}, "path loss", 0.8),
+        (
+            {"busy_us": 800_000, "send_buffer_limited_us": 300_000},
+            {"send_buffer_full": 1},
+            "send buffer",
+            0.8,
+        ),
         ({"busy_us": 0}, {"congestion_limited": 1}, None, None),
     ],
 )

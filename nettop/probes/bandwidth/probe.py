@@ -16,6 +16,7 @@ import numpy as np
 
 from nettop.errors import SourceFailed
 from nettop.kernel import bpf, maps
+from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
 from nettop.kernel.facts import Host
 from nettop.kernel.links import Link, read_links
 from nettop.kernel.mechanisms import (
@@ -26,7 +27,6 @@ from nettop.kernel.mechanisms import (
     attach_best,
     check_chosen,
 )
-from nettop.kernel.namespaces import Namespaces, shared_namespaces
 from nettop.kernel.net_loader import net_loader
 from nettop.kernel.program import Program
 from nettop.probes.bandwidth.flows import FlowTable, flags_text, has_ports, ids_of, protocol_name

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nettop.kernel.namespaces import Namespaces
+from nettop.kernel.entered_namespaces import Namespaces
 from nettop.kernel.processes import Processes
 from nettop.probes.connections.event_records import EVENT, FAIL
 from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, STATE, TCP, UDP, merge

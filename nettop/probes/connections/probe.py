@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.kernel.entered_namespaces import shared_namespaces
 from nettop.kernel.facts import Host
 from nettop.kernel.hook_check import HookCheck
 from nettop.kernel.mechanisms import (
@@ -25,7 +26,6 @@ from nettop.kernel.mechanisms import (
     attach_best,
     check_chosen,
 )
-from nettop.kernel.namespaces import shared_namespaces
 from nettop.kernel.privileges import LOOKING, NOTHING
 from nettop.kernel.processes import user_name
 from nettop.kernel.program import Loader, Program

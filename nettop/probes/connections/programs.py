@@ -32,7 +32,7 @@ SENDING_MAX = 1 << 12
 """Threads that may be in udp_sendmsg or udpv6_sendmsg at once, which block only while the socket's buffer is full."""
 
 UDP_SOCKETS_MAX = 1 << 15
-"""UDP sockets with messages that are counted at once, 9.5 MB of the kernel's memory."""
+"""UDP sockets with messages that are counted at once, 13 MB of the kernel's memory."""
 
 _TASK = ("pid", "flags", "start_boottime", "comm", "cgroups", *pid_namespace.TASK_MEMBERS)
 _COMMON = (
@@ -68,7 +68,7 @@ SLICES = (
     Slice("css_set", _plain(("dfl_cgrp",)), {}),
     Slice("cgroup", _plain(("kn",)), {}),
     Slice("kernfs_node", _plain(("id",)), {}),
-    Slice("socket", _plain(("sk", "file")), {}),
+    Slice("socket", _plain(("sk", "file", "flags")), {}),
     Slice("net", {"inum": "ns.inum"}, {}),
     Slice("sock_common", _plain(_COMMON), {}),
     Slice("numa_drop_counters", {}, _plain(("drops0", "drops1"))),
@@ -137,7 +137,7 @@ def udp_text() -> ProgramText:
     return _text(
         ("hook_check.bpf.h", "udp.bpf.c"),
         functions=tuple(udp_slots()),
-        maps=("udp_sockets", "untracked", "sending", "hook_check"),
+        maps=("udp_sockets", "new_rows", "untracked", "sending", "hook_check"),
         defines={
             "SHARES_TABLES": 1,
             "IPPROTO_UDP": UDP,

@@ -18,8 +18,8 @@ import numpy as np
 
 from nettop.errors import Unsupported
 from nettop.kernel import privileges, sock_diag
+from nettop.kernel.entered_namespaces import Namespaces
 from nettop.kernel.facts import Host, Sockstat
-from nettop.kernel.namespaces import Namespaces
 from nettop.kernel.processes import Processes, outside_name
 from nettop.kernel.socket_owners import SocketOwners, find_owners
 from nettop.probes.connections.socket_rows import (

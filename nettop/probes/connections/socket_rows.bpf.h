@@ -18,6 +18,7 @@
 #define TCP_CHRONO_BUSY 1 /* enum tcp_chrono */
 #define TCP_CHRONO_RWND_LIMITED 2
 #define TCP_CHRONO_SNDBUF_LIMITED 3
+#define SOCK_NOSPACE 2        /* linux/net.h */
 #define SOCK_DONE (1ULL << 1) /* enum sock_flags: a FIN was received */
 #define USEC_PER_SEC 1000000ULL
 #define UNKNOWN (~0ULL)
@@ -265,6 +266,9 @@ static __always_inline void put_limits(struct row *row, struct tcp_sock *tp) {
       (now == TCP_CHRONO_SNDBUF_LIMITED ? send_buffer + ticks : send_buffer) * US_PER_TICK;
   row->application_limited = rate_app_limited_of(tp);
   row->congestion_limited = is_cwnd_limited_of(tp);
+  struct socket *socket = (struct socket *)tp->sk_socket;
+  if (socket)
+    row->send_buffer_full = socket->flags >> SOCK_NOSPACE & 1;
 }
 
 static __always_inline void put_sending(struct row *row, struct tcp_sock *tp) {

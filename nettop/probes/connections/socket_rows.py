@@ -168,7 +168,8 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
 
     Time in which it was busy and neither the receiver's window nor the send buffer held it back went by with data on
     its way: that is the limit of the congestion window or of pacing where more waited to be sent, the path's where
-    segments had to be sent again, and otherwise the application's, which had nothing more to send. Nothing is said of
+    segments had to be sent again, the send buffer's where the application waits for room in it, and otherwise the
+    application's, which had nothing more to send. Nothing is said of
     connections that had nothing to send at all, and after less than _LEAST_US what was said before still holds.
     """
     at = positions(rows["id"], before["id"])
@@ -189,9 +190,12 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     is_lossy = grown("retransmits") > 0
     # A congestion control that paces, such as BBR, keeps data waiting without using up its window.
     is_congested = (rows["congestion_limited"][here] == 1) | (rows["application_limited"][here] == 0)
+    # The kernel counts a full buffer only from a segment that is sent once it is full (tcp_cwnd_validate), which is
+    # hardly ever where all that a small buffer holds leaves at once.
+    is_full = rows["send_buffer_full"][here] == 1
     times = {
         RECEIVER: receiver,
-        SEND_BUFFER: send_buffer,
+        SEND_BUFFER: send_buffer + np.where(is_full & ~is_congested & ~is_lossy, in_flight, 0),
         CONGESTION: np.where(is_congested & ~is_lossy, in_flight, 0),
         PATH_LOSS: np.where(is_lossy, in_flight, 0),
     }

@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 
 from nettop.kernel import bpf
+from nettop.kernel.entered_namespaces import shared_namespaces
 from nettop.kernel.facts import Host
 from nettop.kernel.iterator import Iterator, RowBuffer
-from nettop.kernel.namespaces import shared_namespaces
 from nettop.kernel.processes import Processes, outside_name
 from nettop.kernel.program import Program
 from nettop.probes.connections.socket_rows import (

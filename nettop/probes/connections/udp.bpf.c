@@ -14,6 +14,10 @@
 // (WARN_ONCE) of a probe that writes a hash table which allocates.
 BPF_HASH(udp_sockets, u64, struct row, UDP_SOCKETS_MAX);
 
+// A new row is made here, as it is too large for the stack: a place for each direction, as what counts the
+// one may interrupt what counts the other.
+BPF_PERCPU_ARRAY(new_rows, struct row, 2);
+
 // What sockets moved that have no row, for lack of room.
 BPF_PERCPU_ARRAY(untracked, struct udp_totals, 1);
 
@@ -32,24 +36,26 @@ BPF_HASH(sending, u64, u64, SENDING_MAX);
     }                                                                                                        \
   } while (0)
 
-static __always_inline struct row *new_row(struct sock *sk, u64 cookie) {
+static __always_inline struct row *new_row(struct sock *sk, u64 cookie, int is_sent) {
   struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
-  struct row row;
-  start_row(&row);
-  put_copied(&row, sk, IPPROTO_UDP);
-  if (row.state != TCP_ESTABLISHED)
-    row.state = STATE_UNCONN;
-  PUT_PROCESS(&row, task);
-  row.owner_source = OWNER_MESSAGE;
-  row.bytes_sent = row.bytes_received = row.messages_sent = row.messages_received = 0;
-  udp_sockets.insert(&cookie, &row); // another CPU may have been faster
+  struct row *row = new_rows.lookup(&is_sent);
+  if (!row)
+    return NULL;
+  start_row(row);
+  put_copied(row, sk, IPPROTO_UDP);
+  if (row->state != TCP_ESTABLISHED)
+    row->state = STATE_UNCONN;
+  PUT_PROCESS(row, task);
+  row->owner_source = OWNER_MESSAGE;
+  row->bytes_sent = row->bytes_received = row->messages_sent = row->messages_received = 0;
+  udp_sockets.insert(&cookie, row); // another CPU may have been faster
   return udp_sockets.lookup(&cookie);
 }
 
 static __always_inline void count(struct sock *sk, u64 cookie, u64 length, bool is_sent) {
   struct row *row = cookie ? udp_sockets.lookup(&cookie) : NULL;
   if (!row && cookie)
-    row = new_row(sk, cookie);
+    row = new_row(sk, cookie, is_sent);
   if (row) {
     ADD_MESSAGE(row, length, is_sent);
     return;

@@ -22,6 +22,7 @@ from nettop.errors import SourceFailed, Unsupported
 from nettop.kernel import bpf, maps
 from nettop.kernel.btf import Slice
 from nettop.kernel.drop_reasons import DropReasons, read_drop_reasons
+from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
 from nettop.kernel.facts import Host
 from nettop.kernel.links import Link, read_links
 from nettop.kernel.mechanisms import (
@@ -32,7 +33,6 @@ from nettop.kernel.mechanisms import (
     attach_best,
     check_chosen,
 )
-from nettop.kernel.namespaces import Namespaces, shared_namespaces
 from nettop.kernel.net_counters import read_backlog_drops, read_counters
 from nettop.kernel.proc_files import read_text
 from nettop.kernel.program import Loader, ProgramText

@@ -22,7 +22,7 @@ const ALL_COLUMNS = [
   "delivery_rate", "packets_sent", "packets_received", "data_packets_sent", "retransmits", "retransmit_ratio",
   "retransmits_per_s", "messages_sent", "messages_received", "rtt_us", "rtt_var_us", "rtt_min_us", "limited_by",
   "limited_share", "busy_us", "receiver_limited_us", "send_buffer_limited_us", "application_limited",
-  "congestion_limited", "cwnd", "mss", "congestion_control", "pacing_rate", "peer_window", "bytes_in_flight",
+  "congestion_limited", "send_buffer_full", "cwnd", "mss", "congestion_control", "pacing_rate", "peer_window", "bytes_in_flight",
   "send_queue", "receive_queue", "backlog", "accept_queue_use", "syn_queue", "syn_queue_use", "lost", "reordered",
   "drops", "id",
 ].join(",");

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network namespaces that nettop has entered, each with a thread that stays inside it, and what they are called."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from concurrent.futures import wait
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from nettop.kernel import privileges
+from nettop.kernel.facts import Host, container_of
+from nettop.kernel.namespaces import NamespaceThread, find_namespaces
+from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.schema import OWN_NAMESPACE
+from nettop.snapshots.snapshot import (
+    NAMESPACES_PARTLY_SEEN,
+    PARTLY_SEEN,
+    Array,
+    Rows,
+    TextTable,
+    known,
+    unknown_value,
+)
+
+T = TypeVar("T")
+
+_SCAN_INTERVAL_S = 2.0
+_SEEN_FOR_S = 10.0
+"""How long a namespace counts as in use after a socket was seen in it."""
+_NAMES_MAX = 3
+"""Namespaces that are named in one gap."""
+_NAMED_BY_IP = (Path("/run/netns"), Path("/var/run/netns"))
+"""Where `ip netns` names namespaces."""
+_SPAN_MAX = 1 << 20
+"""Inode numbers that are as close as this are looked up by place, without a sort."""
+_SPARE_TEXTS = 1024
+_DROPPED = "it appeared after privileges were dropped"
+_NOT_PRIVILEGED = "to find and enter it takes CAP_SYS_PTRACE and CAP_SYS_ADMIN"
+
+
+class Namespaces:
+    """The network namespaces of this host, followed as they come and go.
+
+    A thread inside keeps a namespace alive, so a guard thread leaves those that nobody else uses, however seldom
+    anything is read. While privileges last, every process can be looked at. Afterwards a namespace is in use while it
+    is bind-mounted, while a process runs that was in it when privileges were dropped, and while sockets are seen in it.
+
+    Whoever uses `threads` holds the `lock`. `refused` gives the namespaces that could not be entered, with the reason:
+    their sockets without an owner process are not listed. Each of the `users` closes these once.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), users: int = 1) -> None:
+        self._proc = proc
+        self._host = Host(proc.parent)
+        self.users = users
+        self._scanned_at = float("-inf")
+        self._paths: dict[int, list[Path]] = {}
+        self._texts = TextTable()
+        self._seen: dict[int, float] = {}
+        self._members: dict[int, dict[Path, int | None]] = {}
+        self._may_enter = True
+        self._reason = _NOT_PRIVILEGED
+        self._guard: threading.Thread | None = None
+        self._guard_ends = threading.Event()
+        self.lock = threading.RLock()
+        self.own = os.stat(proc / "self/ns/net").st_ino
+        self._names: dict[int, str] = {self.own: OWN_NAMESPACE}
+        self.threads: dict[int, NamespaceThread] = {}
+        self.refused: dict[int, str] = {}
+
+    def name(self, inode: int) -> str:
+        """What people call a namespace; where it has no name, whose it is or why that is not known. Safe to show."""
+        if inode in self._names:
+            return self._names[inode]
+        if inode in self._paths:
+            return f"of process {self._paths[inode][0].parts[-3]}"
+        return "hidden" if inode in self.threads or inode in self.refused else "gone"
+
+    def with_names(self, rows: Rows) -> Rows:
+        """New rows, with their column `namespace` set: names, and numbers where there are none."""
+        if len(self._texts.values) > 2 * len(self._paths) + _SPARE_TEXTS:
+            self._texts = TextTable()  # most are of namespaces that are gone
+        rows.array["namespace"] = self._codes(np.ascontiguousarray(rows.array["netns"]))
+        return replace(rows, texts={**rows.texts, "namespace": self._texts.values})
+
+    def _codes(self, numbers: Array) -> Array:
+        """The codes of the names of namespaces, by inode number."""
+        is_known = known(numbers)
+        if not is_known.all():
+            codes = np.full(len(numbers), unknown_value(np.dtype("u4")), "u4")
+            codes[is_known] = self._codes(numbers[is_known])
+            return codes
+        if not len(numbers):
+            return numbers
+        first = numbers.min()
+        if numbers.max() - first < _SPAN_MAX:
+            places = (numbers - first).astype(np.intp)
+            is_taken = np.zeros(int(places.max()) + 1, bool)
+            is_taken[places] = True
+            taken = np.flatnonzero(is_taken)
+            code_of = np.zeros(len(is_taken), "u4")
+            code_of[taken] = self._codes_of((taken + int(first)).tolist())
+        else:
+            distinct, places = np.unique(numbers, return_inverse=True)
+            code_of = np.array(self._codes_of(distinct.tolist()), "u4")
+        codes_of_all: Array = code_of[places]
+        return codes_of_all
+
+    def _codes_of(self, inodes: list[int]) -> list[int]:
+        return [self._texts.code(self._names.get(inode, str(inode))) for inode in inodes]
+
+    @property
+    def lost(self) -> int:
+        """How many could not be entered, but those that are partly seen."""
+        return sum(reason != _DROPPED for reason in self.refused.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many appeared after privileges were dropped: a part of them is seen all the same. Nothing without any."""
+        partly_seen = len(self.refused) - self.lost
+        return {NAMESPACES_PARTLY_SEEN: partly_seen} if partly_seen else {}
+
+    def gaps(self, *, whole: bool = False) -> dict[str, str]:
+        """The namespaces that could not be entered: one gap for each reason, with a few of their names.
+
+        `whole`: nothing is seen of them, new ones included.
+        """
+        by_reason: dict[str, list[str]] = {}
+        for inode, reason in self.refused.items():
+            by_reason.setdefault(reason, []).append(self.name(inode) if inode in self._paths else str(inode))
+        return {
+            _enumerated(names): PARTLY_SEEN if reason == _DROPPED and not whole else f"not entered: {reason}"
+            for reason, names in by_reason.items()
+        }
+
+    def enter(self) -> None:
+        """Enter every namespace that can be found now: before privileges are dropped."""
+        with self.lock:
+            self._update()
+
+    def stop_entering(self) -> None:
+        """Refuse namespaces that appear from now on, and note the processes in the others.
+
+        Other users' processes cannot be looked at once privileges are dropped, but whether they run can still be seen.
+        """
+        with self.lock:
+            self._may_enter = False
+            self._members = {
+                inode: {path: self._start_time(path) for path in filter(self._is_process, paths)}
+                for inode, paths in self._paths.items()
+                if inode != self.own
+            }
+            if privileges.held() >= {privileges.CAP_SYS_ADMIN, privileges.CAP_SYS_PTRACE}:
+                self._reason = _DROPPED
+
+    def watch(self, kept: AbstractSet[int] = privileges.LOOKING) -> None:
+        """Start the guard thread, which leaves namespaces that nobody else uses; anew where there is one.
+
+        It keeps those of the `kept` capabilities that finding namespaces takes, as far as the calling thread has them.
+        """
+        self._end_guard()
+        self._guard_ends.clear()
+        started = threading.Event()
+        guard = threading.Thread(target=self._guard_run, args=(started, kept), name="namespaces", daemon=True)
+        guard.start()
+        # Only now: an interrupt may have another thread close this.
+        self._guard = guard
+        started.wait()
+
+    def _end_guard(self) -> None:
+        if self._guard is not None:
+            self._guard_ends.set()
+            self._guard.join()
+            self._guard = None
+
+    def follow(self, seen: AbstractSet[int]) -> None:
+        """Enter new namespaces and leave unused ones; sockets were `seen` in these.
+
+        The scan looks at every process, so it runs every two seconds, and at once for an unknown namespace.
+        """
+        if self._guard is None:
+            self.watch()
+        with self.lock:
+            now = time.monotonic()
+            self._seen.update(dict.fromkeys(seen, now))
+            unknown = seen - self.threads.keys() - self.refused.keys()
+            if unknown or now - self._scanned_at >= _SCAN_INTERVAL_S:
+                self._update()
+
+    def in_each(self, function: Callable[[], T], seen: AbstractSet[int] = frozenset()) -> dict[int, T]:
+        """What a function returns in every namespace that was entered, by its inode number, called in all at once;
+        first they are followed, see `follow`."""
+        with self.lock:
+            self.follow(seen)
+            results = {inode: thread.submit(function) for inode, thread in self.threads.items()}
+            wait(results.values())
+            return {inode: result.result() for inode, result in results.items()}
+
+    def close(self) -> None:
+        """Leave every namespace, if there is no other user."""
+        self.users -= 1
+        if self.users:
+            return
+        if _shared.get(self._proc) is self:
+            del _shared[self._proc]
+        self._end_guard()
+        while self.threads:
+            self.threads.popitem()[1].close()
+
+    def _update(self) -> None:
+        """Leave unused namespaces, and enter those that are new."""
+        self._scan()
+        hidden = self._hidden() - self.threads.keys() - self._paths.keys()
+        self.refused = {
+            inode: reason for inode, reason in self.refused.items() if inode in self._paths
+        } | dict.fromkeys(hidden, self._reason)
+        for inode in self._paths.keys() - self.threads.keys():
+            if self._may_enter or inode == self.own:
+                self._enter(inode)
+            else:
+                self.refused.setdefault(inode, self._reason)
+
+    def _scan(self) -> None:
+        """Find the namespaces that are in use, and leave the others."""
+        now = self._scanned_at = time.monotonic()
+        self._paths = find_namespaces(self._proc)
+        for inode, members in self._members.items():
+            running = (
+                path for path, started in members.items() if started and self._start_time(path) == started
+            )
+            if inode not in self._paths and (path := next(running, None)):
+                self._paths[inode] = [path]
+        others = ((inode, paths) for inode, paths in self._paths.items() if inode != self.own)
+        named = ((inode, self._find_name(paths)) for inode, paths in others)
+        self._names = {self.own: OWN_NAMESPACE} | {inode: name for inode, name in named if name}
+        self._seen = {inode: at for inode, at in self._seen.items() if now - at <= _SEEN_FOR_S}
+        for inode in self.threads.keys() - self._paths.keys() - self._hidden():
+            self.threads.pop(inode).close()
+
+    def _find_name(self, paths: list[Path]) -> str:
+        """The name that `ip netns` shows, else the container's, else that of a file it is bound to; empty without."""
+        files = [path for path in paths if not self._is_process(path)]
+        by_ip = [path.name for path in files if path.parent in _NAMED_BY_IP]
+        if by_ip:
+            return safe_text(by_ip[0])
+        process = next(filter(self._is_process, paths), None)
+        group = self._host.cgroup(int(process.parts[-3])) if process else None
+        container = container_of(group) if group else None
+        # A systemd unit, which has no colon, may have several namespaces.
+        if container is not None and ":" in container:
+            return safe_text(container)
+        return safe_text(files[0].name) if files else ""
+
+    def _hidden(self) -> AbstractSet[int]:
+        """Namespaces that sockets were seen in lately; none where all processes can be looked at."""
+        return frozenset() if privileges.CAP_SYS_PTRACE in privileges.held() else self._seen.keys()
+
+    def _enter(self, inode: int) -> None:
+        """Enter by the first path that still leads there: processes may end meanwhile."""
+        for path in self._paths[inode]:
+            try:
+                if os.stat(path).st_ino == inode:
+                    self.threads[inode] = NamespaceThread(None if inode == self.own else path)
+                    self.refused.pop(inode, None)
+                    return
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.refused[inode] = error.strerror or str(error)
+
+    def _guard_run(self, started: threading.Event, kept: AbstractSet[int]) -> None:
+        """Scan when nobody else has for a while, but never while namespaces are read."""
+        privileges.keep_only(privileges.LOOKING & kept)
+        started.set()
+        while not self._guard_ends.wait(_SCAN_INTERVAL_S):
+            if not self.lock.acquire(blocking=False):
+                continue
+            try:
+                if time.monotonic() - self._scanned_at >= _SCAN_INTERVAL_S:
+                    self._scan()
+            finally:
+                self.lock.release()
+
+    def _is_process(self, path: Path) -> bool:
+        """Whether a path leads into a namespace through a process, and not through a bind mount."""
+        return self._proc in path.parents
+
+    def _start_time(self, path: Path) -> int | None:
+        """When the process that a path leads through started, in ticks since the boot; None once it has ended."""
+        try:
+            fields = (path.parents[1] / "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _enumerated(names: list[str]) -> str:
+    """Namespaces as the name of one gap: `namespaces a, b, c and 7 more`."""
+    more = len(names) - _NAMES_MAX
+    *others, last = [*names[:_NAMES_MAX], f"{more} more"] if more > 0 else names
+    return f"namespaces {', '.join(others)} and {last}" if others else f"namespace {last}"
+
+
+_shared: dict[Path, Namespaces] = {}
+
+
+def shared_namespaces(proc: Path = Path("/proc")) -> Namespaces:
+    """The namespaces that all sources share, until each of them has closed them. Call it from one thread only."""
+    if proc not in _shared:
+        _shared[proc] = Namespaces(proc, users=0)
+    _shared[proc].users += 1
+    return _shared[proc]
