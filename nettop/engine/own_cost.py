@@ -164,10 +164,16 @@ class OwnCost:
         return self._readings[-1]
 
     def share(self) -> float | None:
-        """The share of one CPU that nettop took lately, its programs' included; None before there was time."""
+        """The share of one CPU that nettop took lately, its programs' included; None before there was time.
+
+        Without its children, which load programs: what one took in seconds is known at once when it ends.
+        """
         before, now = self._readings[0], self._readings[-1]
         elapsed_ns = now.at_ns - before.at_ns
-        return (now.total_ns - before.total_ns) / elapsed_ns if elapsed_ns >= LEAST_GAP_S * 1e9 else None
+        if elapsed_ns < LEAST_GAP_S * 1e9:
+            return None
+        used_ns = now.total_ns - now.children_ns - (before.total_ns - before.children_ns)
+        return used_ns / elapsed_ns
 
     def _read(self) -> Reading:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -385,6 +385,17 @@ def test_what_attaching_takes_is_no_cost() -> None:
     assert cost.share() is None
 
 
+def test_children_are_no_share() -> None:
+    """What a child took in its whole life would look like a storm when it ends."""
+    cost = OwnCost(dict)
+    burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]
+    now = cost.now
+    cost._readings.append(now._replace(at_ns=now.at_ns + 10**9, children_ns=now.children_ns + 10**10))
+    share = cost.share()
+    assert share is not None
+    assert share < 1.5
+
+
 def test_a_session_begins_anew_when_a_lens_has_attached() -> None:
     """Reading it first is part of attaching."""
     calls: list[str] = []
