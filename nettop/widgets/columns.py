@@ -38,6 +38,11 @@ _LEFT = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT, Kind.TIME,
 _LONGEST_ENDPOINT = 47
 """An IPv6 address in brackets and a port."""
 
+_NAME_LEAST, _SENTENCE_LEAST = 14, 24
+"""A name is still known by its beginning; of a sentence, this much says something."""
+_SENTENCE = 36
+"""Texts declared this wide or wider are sentences."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -223,7 +228,8 @@ def _size(slot: _Slot) -> _Size:
     if field.kind is Kind.RATIO and slot.brief:
         return _Size(5, 5, 5, 5)
     if _is_elastic(slot):
-        return _Size(min(width, 14), min(width, 18), width, max(width, 40))
+        least = _SENTENCE_LEAST if width >= _SENTENCE else min(width, _NAME_LEAST)
+        return _Size(least, max(least, min(width, 18)), width, max(width, 40))
     if field.kind is Kind.ENUM:
         return _Size(min(width, 14), width, width, width)
     if field.kind is Kind.HISTOGRAM:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.drops import PACKETS
 from nettop.widgets.columns import GAP, MARGINS, Column, as_rates, as_totals, plan
 
 SHOWN = {
@@ -46,6 +47,13 @@ def test_every_ipv4_endpoint_fits_from_60_on() -> None:
     """The peer's address and port are whole at every usual width."""
     remotes = [c.width for width in range(60, 260) for c in columns_at(width) if c.name == "remote"]
     assert min(remotes) >= len("255.255.255.255:65535")
+
+
+@pytest.mark.parametrize("width", range(60, 260))
+def test_a_meaning_is_long_enough_to_be_understood_or_absent(width: int) -> None:
+    """`receive buffer full: …` says why, `receive buffer…` does not."""
+    widths = {column.name: column.width for column in plan(PACKETS, PACKETS.screen, width)}
+    assert widths.get("meaning", 24) >= 24
 
 
 def test_own_columns_get_no_company() -> None:
