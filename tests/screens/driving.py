@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -63,7 +64,11 @@ async def type_at_once(run: Running, *keys: str) -> None:
     """Keys of which all arrive before the first has its consequences."""
     for key in keys:
         run[0].app.post_message(events.Key("space" if key == " " else key, key if len(key) == 1 else None))
-    await run[0].pause()
+    all_are_read = asyncio.Event()
+    run[0].app.call_later(all_are_read.set)
+    await all_are_read.wait()
+    await run[0].pause()  # what was opened is there …
+    await run[0].pause()  # … and has its place on the screen
 
 
 async def tick(run: Running) -> None:
