@@ -6,12 +6,16 @@ import csv
 import json
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from nettop.probes.connections.probe import Connections
+from nettop.snapshots.connections import SOCKETS
 
 from . import oracle, ss, traffic
 from .command import JSON, TABLE, Row, Running, by_cookie, in_namespaces, nettop, rows
@@ -310,3 +314,15 @@ def test_holders_that_vanish_while_they_are_read(lab: Lab) -> None:
     for _ in range(3):
         assert by_cookie(rows())[cookie]["process"] == "client"
     client.result()
+
+
+def test_details_repeat_no_field(lab: Lab) -> None:
+    """What is described beside a row's fields is none of them: each fact stands once in the details."""
+    _, client, _ = connected(lab)
+    with contextlib.closing(Connections()) as probe:
+        probe.start()
+        listed = probe.read(time.monotonic_ns()).tables[SOCKETS.name].array
+        described = probe.describe(int(listed["id"][listed["pid"] == client.pid][0]))
+    titles = {field.title for field in SOCKETS.fields}
+    assert described
+    assert not {name.upper() for name in described} & titles

@@ -331,7 +331,7 @@ class Connections:
             self._table.list_all(bool(value))
 
     def describe(self, key: int) -> dict[str, str]:
-        """The processes that hold the socket, as far as they may be seen, and names for the row's numbers."""
+        """The processes that hold the socket, as far as they may be seen, and its user's name."""
         row = self._last[self._last["id"] == key]
         if not len(row):
             return {}
@@ -340,10 +340,7 @@ class Connections:
             owners = {"Held by": "a process that may not be looked at from here"}
         else:
             owners = self.table.processes.describe(descriptors)
-        return owners | {
-            "User": user_name(int(row["uid"][0])),
-            "Namespace": self.table.namespaces.name(int(row["netns"][0])),
-        }
+        return owners | {"User": user_name(int(row["uid"][0]))}
 
     def rights(self) -> frozenset[int]:
         """What reading needs; see nettop.snapshots.source.PrivilegedSource."""
