@@ -206,6 +206,8 @@ def test_a_listener_has_a_backlog() -> None:
             0.8,
         ),
         ({"busy_us": 0}, {"congestion_limited": 1}, None, None),
+        # Acknowledged within the tick in which it was sent.
+        ({"busy_us": 0, "data_packets_sent": 50}, {"application_limited": 1}, "application", 1.0),
     ],
 )
 def test_what_limits_a_connection(
@@ -213,7 +215,8 @@ def test_what_limits_a_connection(
 ) -> None:
     """What took most of the last interval, and its share of it; unknown where there was nothing to send."""
     counters = dict.fromkeys(
-        ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "retransmits"), 5_000_000
+        ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "retransmits", "data_packets_sent"),
+        5_000_000,
     )
     before = rows_of({"id": 7, **counters})
     grown = {name: number + added.get(name, 0) for name, number in counters.items()}

@@ -169,8 +169,9 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     Time in which it was busy and neither the receiver's window nor the send buffer held it back went by with data on
     its way: that is the limit of the congestion window or of pacing where more waited to be sent, the path's where
     segments had to be sent again, the send buffer's where the application waits for room in it, and otherwise the
-    application's, which had nothing more to send. Nothing is said of
-    connections that had nothing to send at all, and after less than _LEAST_US what was said before still holds.
+    application's, which had nothing more to send. The time until an acknowledgement may be less than a tick, so that
+    what was sent says as well that there was something to send. Nothing is said of connections that had nothing to
+    send at all, and after less than _LEAST_US what was said before still holds.
     """
     at = positions(rows["id"], before["id"])
     here = np.flatnonzero(at >= 0)
@@ -202,7 +203,7 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     times[APPLICATION] = np.maximum(elapsed_us - sum(times.values()), 0)
     by_limit = np.array(list(times.values()), np.float64)
     longest = by_limit.argmax(axis=0)
-    was_busy = busy > 0
+    was_busy = (busy > 0) | (grown("data_packets_sent") > 0)
     rows["limited_by"][here[was_busy]] = np.array(list(times), np.uint8)[longest[was_busy]]
     rows["limited_share"][here[was_busy]] = np.minimum(by_limit.max(axis=0)[was_busy] / elapsed_us, 1)
 
