@@ -57,6 +57,10 @@ class FilterBox(Vertical):
 
     def on_mount(self) -> None:
         """Say what the text does."""
+        self.check()
+
+    def check(self) -> None:
+        """Say what the text does now: there may be other rows."""
         self._show_effect(self.input.value)
 
     def on_input_changed(self, event: Input.Changed) -> None:

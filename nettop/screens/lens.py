@@ -257,6 +257,15 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             self.make_view(self._frame)
         self.set_class(False, "-notice")
         self.draw_body()
+        self._check_box()
+
+    def _check_box(self) -> None:
+        """What a filter that is being typed would leave of the new rows."""
+        if self.has_class("-typing"):
+            from nettop.screens.filter_box import FilterBox  # not needed for the first screen
+
+            for box in self.query(FilterBox):
+                box.check()
 
     def make_view(self, frame: Frame) -> None:
         """Apply the query to a frame."""

@@ -267,6 +267,19 @@ async def test_what_is_typed_while_a_view_loads_is_no_command() -> None:
         assert screen.state.query.filter.text == "nginx"
 
 
+async def test_the_effect_of_what_is_typed_is_that_on_the_newest_rows() -> None:
+    """Below the box stands what the text leaves of the rows in sight, also when they come while it is typed."""
+    async with running(busy_host(), ticks=0) as run:
+        await type_at_once(run, "slash", *"nginx")
+        box = run[1].query_one(FilterBox)
+        assert box.effect == "there are no rows yet"
+        await tick(run)
+        assert run[1].view is not None
+        assert box.effect == run[1].filter_effect("nginx")
+        await press(run, "space")
+        assert box.effect == run[1].filter_effect("nginx ")
+
+
 async def test_what_follows_the_key_of_the_palette_is_typed_there() -> None:
     """Keys that arrive before the palette is there are letters, no commands."""
     async with running(busy_host()) as run:
