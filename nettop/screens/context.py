@@ -55,6 +55,8 @@ class LensState:
 
     filter_text: str = ""
     frozen: Frozen | None = None
+    chosen: Mapping[str, object] = field(default_factory=dict)
+    """The values of the lens's `common` fields in the row that was chosen; None where they are unknown."""
 
 
 @dataclass

@@ -112,6 +112,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self._details: Mapping[str, str] | str = ""
         self._details_key: int | None = None
         self._headline_drawn: tuple[View, int] | None = None
+        self._chosen_elsewhere: Mapping[str, object] = {}
         self.first_line = Bar(Ground.PANEL, gap=0, id="first-line")
         self.headline_bar = Bar(id="headline")
         self.third_line = Bar(gap=0, id="third-line")
@@ -274,6 +275,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         self.view = View(frame, query, self.context.names, self._last_view, earlier=self.closed_rows)
         self.totals_history.add(self.view)
         self.rows.show(self.view, self.state.names)
+        self._follow_choice(self.view)
 
     def _show_notice(self, *texts: Span) -> None:
         self.notice.show(texts)
@@ -528,8 +530,31 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         else:
             self.notify("no trouble: ? says what is one")
 
+    def share_choice(self) -> None:
+        """Note what the chosen row is about, for the lens's other tables."""
+        view, at = self.view, self.rows.at
+        if view is None or at is None:
+            self.lens_state.chosen = {}
+            return
+        names = [name for name in self.lens.common if name in self.table.by_name]
+        self.lens_state.chosen = {name: view.values(name, view.order[at : at + 1])[0] for name in names}
+
+    def _follow_choice(self, view: View) -> None:
+        """Choose a row about the same as the one that was chosen in the table shown before, if there is one."""
+        wanted, self._chosen_elsewhere = self._chosen_elsewhere, {}
+        for name, value in wanted.items():
+            if value is None or name not in self.table.by_name:
+                continue
+            values = view.values(name, view.order)
+            if self.rows.at is not None and values[self.rows.at] == value:
+                return
+            if value in values:
+                self.rows.choose(values.index(value))
+                return
+
     def follow_lens(self) -> None:
-        """Filter as the lens's other tables are, and say what of that, or of their freeze, this table cannot follow."""
+        """Filter and choose as in the lens's other tables; say what of their filter or freeze cannot be followed."""
+        self._chosen_elsewhere = self.lens_state.chosen
         text = self.lens_state.filter_text
         if text != self.state.query.filter.text:
             try:

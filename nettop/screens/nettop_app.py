@@ -198,6 +198,7 @@ class NettopApp(App[None], inherit_bindings=False):
                 self.lens_screen.dismiss()
             return
         self._last_shown[ref.lens.id] = ref
+        self._screen_for(before).share_choice()
         last_lease = self._leases.pop(before.lens.id)
         self._attach_shown()  # first: the overhead is measured on what is attached
         last_lease.release()

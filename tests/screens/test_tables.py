@@ -126,18 +126,16 @@ async def test_columns_of_the_command_line_hold_for_their_table_alone() -> None:
 
 
 async def test_each_table_keeps_how_it_was_left() -> None:
-    """Sort, totals and choice are a table's own, and are there again when one comes back."""
+    """Sort and totals are a table's own, and so is its choice where none was made elsewhere."""
     steps, more = host()
     async with running(steps, **more) as run:
         sockets = shown(run)
-        await press(run, "t", "S", "down", "down", "p")
+        await press(run, "t", "S", "p")
         events = shown(run)
         await press(run, "down", "P")
         assert shown(run) is sockets
         assert (sockets.state.totals, str(sockets.state.query.sort)) == (True, "bytes")
-        assert sockets.rows.at == 1
-        assert sockets.rows.key is not None
-        await press(run, "p")
+        await press(run, "escape", "p")
         assert shown(run) is events
         assert events.rows.at == 0
         assert events.rows.key is not None
@@ -149,6 +147,48 @@ async def test_each_table_keeps_how_it_was_left() -> None:
 def toasts(run: Running) -> list[str]:
     """The notifications."""
     return [each.message for each in run[0].app._notifications]
+
+
+def chosen_values(run: Running, *names: str) -> list[object]:
+    """The values of the chosen row."""
+    screen = shown(run)
+    assert screen.view is not None
+    assert screen.rows.at is not None
+    at = screen.view.order[screen.rows.at : screen.rows.at + 1]
+    return [screen.view.values(name, at)[0] for name in names]
+
+
+async def test_the_choice_goes_along() -> None:
+    """The next table chooses a row about the same: the connection, else its peer, else its process."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "p", "slash", *"fail", "enter", "down", "down")
+        remote, pid = chosen_values(run, "remote", "pid")
+        await press(run, "escape")
+        assert chosen_values(run, "remote", "pid") == [remote, pid]
+        await press(run, "p")
+        assert chosen_values(run, "remote_address") == [str(remote).rpartition(":")[0]]
+        await press(run, "P", "p", "P")
+        assert chosen_values(run, "remote", "pid") == [remote, pid]
+        await press(run, "P", "P")
+        assert shown(run).table.name == "groups"
+        assert chosen_values(run, "pid") == [pid]
+
+
+async def test_a_table_without_such_a_row_keeps_its_own_choice() -> None:
+    """No row is chosen that has nothing to do with the one before; nor is any where none was chosen."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "p", "p")
+        assert shown(run).rows.at is None
+        await press(run, "down", "down", "P", "P", "down", "down", "down", "escape")
+        sockets = shown(run)
+        assert sockets.rows.at is None
+        await press(run, "down", "down")
+        sockets.lens_state.chosen = {"remote": "192.0.2.1:9", "pid": None, "group": "of groups alone"}
+        sockets.follow_lens()
+        sockets.update_view()
+        assert sockets.rows.at == 1
 
 
 async def test_the_filter_goes_along() -> None:
