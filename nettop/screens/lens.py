@@ -531,26 +531,23 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
             self.notify("no trouble: ? says what is one")
 
     def share_choice(self) -> None:
-        """Note what the chosen row is about, for the lens's other tables."""
+        """Note what the chosen row is about, for the lens's other tables; without one, what was noted before holds."""
         view, at = self.view, self.rows.at
-        if view is None or at is None:
-            self.lens_state.chosen = {}
-            return
-        names = [name for name in self.lens.common if name in self.table.by_name]
-        self.lens_state.chosen = {name: view.values(name, view.order[at : at + 1])[0] for name in names}
+        if view is not None and at is not None:
+            names = [name for group in self.lens.common for name in group if name in self.table.by_name]
+            self.lens_state.chosen = {name: view.values(name, view.order[at : at + 1])[0] for name in names}
 
     def _follow_choice(self, view: View) -> None:
         """Choose a row about the same as the one that was chosen in the table shown before, if there is one."""
-        wanted, self._chosen_elsewhere = self._chosen_elsewhere, {}
-        for name, value in wanted.items():
-            if value is None or name not in self.table.by_name:
+        chosen, self._chosen_elsewhere = self._chosen_elsewhere, {}
+        for names in self.lens.common:
+            wanted = tuple(chosen.get(name) for name in names)
+            if None in wanted or not all(name in self.table.by_name for name in names):
                 continue
-            values = view.values(name, view.order)
-            if self.rows.at is not None and values[self.rows.at] == value:
-                return
-            if value in values:
-                self.rows.choose(values.index(value))
-                return
+            rows = list(zip(*(view.values(name, view.order) for name in names), strict=True))
+            if wanted in rows and (self.rows.at is None or rows[self.rows.at] != wanted):
+                self.rows.choose(rows.index(wanted))
+            return
 
     def follow_lens(self) -> None:
         """Filter and choose as in the lens's other tables; say what of their filter or freeze cannot be followed."""
@@ -726,6 +723,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         else:
             self.rows.follow(on=False)
             self.rows.choose(None)
+            self.lens_state.chosen = {}
 
     async def action_next_option_value(self, name: str) -> None:
         """Set an option of the lens to the next of its values, or show the table that it is about."""

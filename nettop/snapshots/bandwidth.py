@@ -292,7 +292,7 @@ LENS = Lens(
     digit="3",
     question="which interface carries what, and for whom?",
     tables=(INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, FLOWS),
-    common=("interface",),
+    common=(("interface",),),
     hooks=(HOOK_RECEIVED, HOOK_SENT, HOOK_FLOWS, HOOK_INTERFACES),
     losses=(
         Loss("uncounted", "interfaces beyond the bound: of these there are only their own counters"),

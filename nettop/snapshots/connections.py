@@ -530,7 +530,7 @@ LENS = Lens(
     digit="1",
     question="who is using the network, and how well is each connection doing?",
     tables=(SOCKETS, EVENTS, FAILURES, GROUPS),
-    common=("remote", "remote_address", "pid", "process"),
+    common=(("local", "remote"), ("remote_address",), ("pid",), ("process",)),
     hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES, HOOK_UDP),
     losses=(
         Loss("namespaces", "network namespaces that could not be entered: their sockets are missing"),

@@ -205,7 +205,7 @@ LENS = Lens(
     digit="4",
     question="where do packets wait, and for how long?",
     tables=(STAGE_TABLE, PROTOCOL_TABLE, PAIR_TABLE, BUCKET_TABLE),
-    common=("stage",),
+    common=(("stage",),),
     hooks=tuple(HOOKS.values()),
     losses=(
         Loss("skipped", "packets that were not seen, because a program was already running on that CPU"),

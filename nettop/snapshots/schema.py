@@ -349,8 +349,8 @@ class Lens:
 
     `hooks` are what it wants of the kernel, `losses` what it may lose, `options` what a user can change about it; their
     names differ from those of every other lens's. `counts` are those facts about the whole, among the counts of its
-    snapshots, that metrics have too: counters and gauges. `common` are fields by which a row of one table finds one of
-    another that is about the same, the surest first.
+    snapshots, that metrics have too: counters and gauges. `common` are groups of fields by which a row of one table
+    finds one of another that is about the same: by the first group that both tables have.
     """
 
     id: str
@@ -363,7 +363,7 @@ class Lens:
     losses: tuple[Loss, ...] = ()
     options: tuple[Option, ...] = ()
     counts: tuple[Field, ...] = ()
-    common: tuple[str, ...] = ()
+    common: tuple[tuple[str, ...], ...] = ()
 
     @property
     def main(self) -> Table:

@@ -159,7 +159,7 @@ def chosen_values(run: Running, *names: str) -> list[object]:
 
 
 async def test_the_choice_goes_along() -> None:
-    """The next table chooses a row about the same: the connection, else its peer, else its process."""
+    """The next table chooses a row about the same: the connection, its peer or its process."""
     steps, more = host()
     async with running(steps, **more) as run:
         await press(run, "p", "slash", *"fail", "enter", "down", "down")
@@ -175,6 +175,21 @@ async def test_the_choice_goes_along() -> None:
         assert chosen_values(run, "pid") == [pid]
 
 
+async def test_the_choice_passes_a_table_without_such_a_row() -> None:
+    """A connection is chosen again after tables in which nothing is about it."""
+    steps, more = host()
+    async with running(steps, **more) as run:
+        await press(run, "down", "down")
+        remote = chosen_values(run, "remote")
+        await press(run, "p")
+        assert shown(run).rows.at is None
+        await press(run, "p", "p")
+        assert shown(run).table.name == "groups"
+        assert shown(run).rows.at is not None
+        await press(run, "P", "P", "P")
+        assert chosen_values(run, "remote") == remote
+
+
 async def test_a_table_without_such_a_row_keeps_its_own_choice() -> None:
     """No row is chosen that has nothing to do with the one before; nor is any where none was chosen."""
     steps, more = host()
@@ -185,7 +200,7 @@ async def test_a_table_without_such_a_row_keeps_its_own_choice() -> None:
         sockets = shown(run)
         assert sockets.rows.at is None
         await press(run, "down", "down")
-        sockets.lens_state.chosen = {"remote": "192.0.2.1:9", "pid": None, "group": "of groups alone"}
+        sockets.lens_state.chosen = {"remote_address": "192.0.2.1", "pid": None, "group": "of groups alone"}
         sockets.follow_lens()
         sockets.update_view()
         assert sockets.rows.at == 1
