@@ -70,7 +70,18 @@ LOST_EVERY = 7
 OPEN, ACCEPTED, DROPPED = 10, 500, 499
 ALL_FALLBACKS = (TABLES, *FALLBACKS)
 MECHANISMS = [(fallbacks, mechanism) for fallbacks in ALL_FALLBACKS for mechanism in fallbacks.mechanisms]
-OWN = ("event_id", "owner_source", "time", "opened_at", "duration_us", "handshake_us", "namespace")
+COUNTED_TO_NOW = ("busy_us", "receiver_limited_us", "send_buffer_limited_us")
+"""Times that reach to the tick in which they are read: programs that run one after the other may be a tick apart."""
+OWN = (
+    "event_id",
+    "owner_source",
+    "time",
+    "opened_at",
+    "duration_us",
+    "handshake_us",
+    "namespace",
+    *COUNTED_TO_NOW,
+)
 """Each probe's own: numbers, readings of the clock, how the owner came to be known, and the names of namespaces that it
 had found when it read."""
 OF_OWNERS = ("pid", "process", "cgroup", "container")
