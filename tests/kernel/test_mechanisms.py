@@ -37,6 +37,7 @@ from . import oracle, test_events, test_udp, traffic
 from .command import NETTOP, Row
 from .lab import Lab, Namespace, Worker, until
 from .socket_sharing import accepted_by, prefork, serve_by_children, serve_by_workers
+from .test_diag_table import MOVING
 from .test_drops import as_dicts, counter, nstat, send, take
 from .test_events import (
     CLOSED_NET6,
@@ -70,8 +71,6 @@ LOST_EVERY = 7
 OPEN, ACCEPTED, DROPPED = 10, 500, 499
 ALL_FALLBACKS = (TABLES, *FALLBACKS)
 MECHANISMS = [(fallbacks, mechanism) for fallbacks in ALL_FALLBACKS for mechanism in fallbacks.mechanisms]
-COUNTED_TO_NOW = ("busy_us", "receiver_limited_us", "send_buffer_limited_us")
-"""Times that reach to the tick in which they are read: programs that run one after the other may be a tick apart."""
 OWN = (
     "event_id",
     "owner_source",
@@ -80,10 +79,10 @@ OWN = (
     "duration_us",
     "handshake_us",
     "namespace",
-    *COUNTED_TO_NOW,
+    *MOVING,
 )
-"""Each probe's own: numbers, readings of the clock, how the owner came to be known, and the names of namespaces that it
-had found when it read."""
+"""Each probe's own: numbers, readings of the clock, times that reach to the tick of the reading, how the owner came to
+be known, and the names of namespaces that it had found when it read."""
 OF_OWNERS = ("pid", "process", "cgroup", "container")
 """What hangs on who is known to use an accepted connection."""
 
