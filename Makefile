@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -42,10 +42,13 @@ test-screens: ## the screens against their screenshots; no root
 	$(as_user) $(pytest_parallel) -m 'not kernel' tests/screens
 
 test-kernel: ## real sockets on the running kernel; root
-	$(as_root) $(pytest_kernel) -m 'kernel and not install'
+	$(as_root) $(pytest_kernel) -m 'kernel and not install and not deploy'
 
 test-install: ## scripts/install-deps.sh, killed at 20 moments too; root
 	$(as_root) $(pytest_kernel) -m 'kernel and install'
+
+test-deploy: ## the image, the packages and the services of deploy/, built and run; root, buildah, lintian
+	$(as_root) $(pytest_kernel) -m 'kernel and deploy'
 
 test-core: ## what every Debian and every kernel has to pass; root
 	$(as_root) $(pytest_kernel) -m 'kernel and core'

@@ -53,8 +53,9 @@ the new nettop has run, the installed one stays as it is, even if this is killed
                         upgrades keep it
   --dev                 also what the tests need, and an editable nettop in .venv
   --kernels             as --dev, and qemu and debootstrap for the tests on other kernels
-                        and releases, and a browser for those of exports; their names are
-                        known for Debian and Ubuntu
+                        and releases, and a browser for those of exports, and what
+                        builds images and packages; their names are known for Debian and
+                        Ubuntu
   --wheels DIR          take every Python package from DIR; no package index is reached
   --make-wheels DIR     fill DIR for --wheels (with --dev: for development too); needs an
                         index, not root. DIR serves machines with the same Python version
@@ -336,7 +337,11 @@ packages_for() {
     zypper) say make gcc glibc-devel iproute2 iperf tmux nftables ethtool procps clang ShellCheck rsvg-convert dejavu-fonts ;;
   esac
   # Debian's kernels are fetched and unpacked with Debian's own tools.
-  if $for_kernels && [[ $1 == apt ]]; then say qemu-system-x86 kmod debootstrap debian-archive-keyring; fi
+  if $for_kernels && [[ $1 == apt ]]; then
+    say qemu-system-x86 kmod debootstrap debian-archive-keyring
+    # What builds and checks the image, the packages and the units of deploy/.
+    say buildah uidmap debhelper dpkg-dev fakeroot lintian systemd
+  fi
   # Ubuntu's is no package but a snap.
   # shellcheck source=/dev/null
   if $for_kernels && [[ $(. /etc/os-release && say "$ID") == debian ]]; then say chromium; fi

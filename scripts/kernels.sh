@@ -6,7 +6,6 @@ set -euo pipefail
 umask 022
 export PATH="$PATH:/usr/sbin:/sbin" # depmod
 
-readonly keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 # Each kernel by its name here, and the suite that has it. The newest has a new version every few days.
 readonly kernels='5.10 bullseye
 6.1 bookworm
@@ -62,7 +61,6 @@ fetch() {
   if [[ ! -e $cache/$name/vmlinuz ]]; then
     need apt-get apt
     need depmod kmod
-    [[ -f $keyring ]] || fail "$keyring is missing; install debian-archive-keyring."
     mkdir -p "$cache"
     work=$(mktemp -d -p "$cache" .fetch.XXXXXX)
     trap 'rm -rf -- "$work"' EXIT
@@ -76,18 +74,11 @@ fetch() {
 need() { command -v "$1" >/dev/null || fail "needs $1; install $2."; }
 
 unpack() {
-  local suite=$1 kind=$2 root=$3 mirror deb packages
-  mirror=$(debian_mirror "$suite")
-  [[ -n $mirror ]] || fail "this machine's apt has no mirror of Debian; say one: DEBIAN_MIRROR=URL."
-  mkdir -p "$root" "$work/lists/partial" "$work/cache/archives/partial" "$work/debs"
-  printf 'deb [signed-by=%s] %s %s main\n' $keyring "$mirror" "$suite" >"$work/sources.list"
-  : >"$work/status"
-  quietly apt_here apt-get update || fail "apt cannot read Debian $suite (its words are above)."
+  local suite=$1 kind=$2 root=$3 packages
+  read_lists_of "$suite"
   mapfile -t packages < <(kernel_packages "linux-image-$kind$(dpkg --print-architecture)")
   ((${#packages[@]})) || fail "Debian $suite has no linux-image-$kind$(dpkg --print-architecture)."
-  (cd "$work/debs" && quietly apt_here apt-get download busybox-static "${packages[@]}") ||
-    fail "apt cannot download ${packages[*]} (its words are above)."
-  for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$root"; done
+  unpack_packages "$root" busybox-static "${packages[@]}"
   # depmod and virtme-ng look under /lib, which newer packages lack.
   [[ -e $root/lib ]] || ln -s usr/lib "$root/lib"
   quietly depmod -b "$root" "$(basename "$root"/lib/modules/*)" || fail "depmod cannot read $root (its words are above)."
@@ -107,25 +98,6 @@ link_as() {
   local name=$1
   shift
   ln -s "$(cd "$root" && find . "$@" -print -quit | grep .)" "$root/$name" || fail "Debian $suite has no $name."
-}
-
-# With lists, downloads and preferences of its own, as if nothing were installed; signatures are checked as always.
-apt_here() {
-  local command=$1
-  shift
-  "$command" -q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null \
-    -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null -o Dir::State::Lists="$work/lists" \
-    -o Dir::State::Status="$work/status" -o Dir::Cache="$work/cache" -o APT::Update::Error-Mode=any \
-    -o APT::Default-Release= -o APT::Sandbox::User="$(id -un)" "$@"
-}
-
-# Its words matter only when it failed.
-quietly() {
-  local words
-  words=$("$@" 2>&1) || {
-    printf '%s\n' "$words" >&2
-    return 1
-  }
 }
 
 main "$@"
