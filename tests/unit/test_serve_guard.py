@@ -12,20 +12,26 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
+from nettop.serve.health import HEALTH_PATH, health_response
 from nettop.serve.http.addresses import endpoints_of
 from nettop.serve.http.credentials import Credentials
 from nettop.serve.http.guard import Guard, is_authorized, is_own_host, own_names
 
 TOKEN = b"0123456789abcdef"
 NAMES = frozenset({"monitor", "monitor.example"})
+REASONS: list[str] = []
+"""Why not all is well, of the application."""
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """Answers everything."""
     headers = {"Content-Security-Policy": "default-src 'self'", "Cache-Control": "max-age=60"}
-    answer = PlainTextResponse("hello", headers=headers if scope["path"] == "/page" else None)
+    answer: Response = PlainTextResponse("hello", headers=headers if scope["path"] == "/page" else None)
+    if scope["path"].startswith(HEALTH_PATH):
+        answer = health_response(Request(scope), REASONS, details="secret")
     await answer(scope, receive, send)
 
 
@@ -150,6 +156,34 @@ async def test_other_hosts(host: str) -> None:
     answer = await ask("/", (b"Host", host.encode()))
     assert answer.status_code == 421
     assert answer.json()["remedy"]
+
+
+@pytest.mark.parametrize(("reasons", "code", "text"), [([], 200, "ok\n"), (["why"], 503, "not ok\n")])
+async def test_health_is_no_secret(
+    monkeypatch: pytest.MonkeyPatch, reasons: list[str], code: int, text: str
+) -> None:
+    """Without the token whether all is well, and nothing else; with it, or where none is needed, all."""
+    monkeypatch.setattr(f"{__name__}.REASONS", reasons)
+    for method in ("GET", "HEAD"):
+        answer = await ask(HEALTH_PATH, token=TOKEN, method=method)
+        assert answer.status_code == code
+        assert answer.text == text or method == "HEAD"
+        assert answer.headers["Content-Type"].startswith("text/plain")
+    for known in (
+        await ask(HEALTH_PATH, (b"Authorization", b"Bearer " + TOKEN), token=TOKEN),
+        await ask(HEALTH_PATH),
+    ):
+        document = known.json()
+        assert (known.status_code, document["reasons"], document["details"]) == (code, reasons, "secret")
+
+
+async def test_no_other_path_is_open() -> None:
+    """A wrong token is refused, and so is another host: as at any path."""
+    assert (await ask(HEALTH_PATH, (b"Authorization", b"Bearer wrong"), token=TOKEN)).status_code == 401
+    for path in (f"{HEALTH_PATH}/", f"{HEALTH_PATH}x", f"/x{HEALTH_PATH}", "/Health"):
+        assert (await ask(path, token=TOKEN)).status_code == 401
+    for token in (TOKEN, None):
+        assert (await ask(HEALTH_PATH, (b"Host", b"evil.example"), token=token)).status_code == 421
 
 
 def status(server: Any, *hosts: bytes) -> int:

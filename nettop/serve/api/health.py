@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/health: whether every lens is read, and on time; else why not."""
+"""/health of `nettop serve`: whether every lens is read, and on time; else why not."""
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from nettop import __version__
 from nettop.serve.api.openapi import problem_answers
+from nettop.serve.health import HEALTH_PATH, health_response
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Served
 from nettop.snapshots.schema import Lens
@@ -25,22 +24,14 @@ LATE_S = 10.0
 def health_routes(served: Served, totals: Totals) -> list[Route]:
     """The route: 200 where all is well, else 503; both with what is known of each lens."""
 
-    async def health(_request: Request) -> Response:
+    async def health(request: Request) -> Response:
         lenses = {lens.id: _state(served, lens) for lens in served.lenses}
         reasons = [f"{name}: {state['reason']}" for name, state in lenses.items() if state["reason"]]
         if totals.failure is not None:
             reasons.append(f"what is counted is added up no more: {totals.failure!r}")
-        document = {
-            "status": "failing" if reasons else "ok",
-            "reasons": reasons,
-            "lenses": lenses,
-            "interval_s": served.session.interval_s,
-            "version": __version__,
-            "host": os.uname().nodename,
-        }
-        return JSONResponse(document, 503 if reasons else 200)
+        return health_response(request, reasons, lenses=lenses, interval_s=served.session.interval_s)
 
-    return [Route("/health", health, methods=["GET"])]
+    return [Route(HEALTH_PATH, health, methods=["GET"])]
 
 
 def health_paths() -> dict[str, Any]:
@@ -53,7 +44,10 @@ def health_paths() -> dict[str, Any]:
             "reasons": {"type": "array", "items": {"type": "string"}},
         },
     }
-    content = {"application/json": {"schema": schema}}
+    content = {
+        "application/json": {"schema": schema},
+        "text/plain": {"schema": {"enum": ["ok\n", "not ok\n"]}},
+    }
     answers = {
         "200": {"description": "every lens is read, and on time", "content": content},
         "503": {"description": "one is not, for these reasons", "content": content},
@@ -62,9 +56,10 @@ def health_paths() -> dict[str, Any]:
         "operationId": "health",
         "tags": ["health"],
         "summary": "Whether all is well",
+        "description": "Where a token is needed, a request without one is answered in a word of plain text.",
         "responses": answers | problem_answers("401", "405", "421"),
     }
-    return {"/health": {"get": operation}}
+    return {HEALTH_PATH: {"get": operation}}
 
 
 def _state(served: Served, lens: Lens) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -12,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nettop import __version__
 from nettop.flows.collector import CollectorState
 from nettop.flows.exporters import EXPORTER
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED
 from nettop.query.address import address_text
+from nettop.serve.health import HEALTH_PATH, health_response
 from nettop.snapshots.snapshot import Array
 
 
@@ -30,21 +29,14 @@ def state_routes(state: Callable[[], CollectorState]) -> list[Route]:
     async def collector(_request: Request) -> Response:
         return JSONResponse(state_document(state()))
 
-    async def health(_request: Request) -> Response:
+    async def health(request: Request) -> Response:
         failure = state().failure
-        reasons = [failure.what] if failure else []
-        document = {
-            "status": "failing" if reasons else "ok",
-            "reasons": reasons,
-            "version": __version__,
-            "host": os.uname().nodename,
-        }
-        return JSONResponse(document, 503 if reasons else 200)
+        return health_response(request, [failure.what] if failure else [])
 
     return [
         Route(EXPORTERS_PATH, exporters, methods=["GET"]),
         Route(STATE_PATH, collector, methods=["GET"]),
-        Route("/health", health, methods=["GET"]),
+        Route(HEALTH_PATH, health, methods=["GET"]),
     ]
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask: with a token whoever knows it; without, no web page that has a name point to this host."""
+"""Who may ask: with a token whoever knows it; without, no web page that has a name point to this host.
+
+Whether all is well is no secret: `/health` answers that without the token, too.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from email.utils import formatdate
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from nettop.serve.health import HEALTH_PATH, mark_without_token
 from nettop.serve.http.addresses import Endpoint
 from nettop.serve.http.credentials import Credentials
 from nettop.serve.problems import problem_response
@@ -62,7 +66,9 @@ class Guard:
             values = [value for name, value in scope["headers"] if name == b"authorization"]
             if len(values) == 1 and is_authorized(values[0], self._credentials.token):
                 return None
-            return _unauthorized(scope["path"], is_wrong=bool(values))
+            if values or scope["path"] != HEALTH_PATH:
+                return _unauthorized(scope["path"], is_wrong=bool(values))
+            mark_without_token(scope)
         if scope["server"] is not None and scope["server"][0].startswith("/"):
             return None  # a Unix socket: its mode says who may connect, and no browser can
         # Without a host it is no browser, which always names it; so whoever sends two does it in bad faith.
@@ -134,7 +140,7 @@ def _misdirected(path: str, host: bytes) -> Response:
     return problem_response(
         421,
         f"{host.decode('latin-1')!r} is not known as a name of this host",
-        remedy="address it as localhost or by its IP address, or have requests need a token by --token-file",
+        remedy="address it as localhost or by its IP address, or send the token that --token-file has",
         path=path,
     )
 
