@@ -74,11 +74,14 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
     with undisturbed():
         from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of
+        from nettop.kernel.privileges import use_permitted
     path = None if options.bundle is None else Path(options.bundle)
     user = invoking_user() if path is None else owner_of_files(path)
     settings = DoctorSettings(parts, not options.no_traffic, mechanisms, as_json, why_still_root(user) or "")
     drop_privileges = partial(become_user, user) if source_of is None else None
     with nullcontext() if path is None else _new_file(path, user) as bundle:
+        if source_of is None:
+            use_permitted()
         return run_doctor(settings, source_of or probe_of, sys.stdout, bundle, drop_privileges)
 
 

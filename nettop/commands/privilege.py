@@ -72,6 +72,7 @@ def opened_session(
         from nettop.kernel.limits import raise_open_files, share_one_arena
 
     Host().require_own_pids()
+    privileges.use_permitted()
     warning = why_still_root(rights.user)
     if warning and not rights.on_screen and sys.stderr is not None:
         sys.stderr.write(safe_text(warning) + "\n")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 
 from nettop.kernel import privileges
@@ -25,17 +26,44 @@ def name_of(number: int) -> str:
 
 
 def how_to_get(missing: Collection[int], permitted: Collection[int]) -> str:
-    """How to get just the missing ones: root was confined, by a container or a unit; other users never had them."""
-    names = [name_of(number) for number in missing]
-    words = ", ".join(names)
+    """How to get just the missing ones: root was confined, by a container or a unit, and so was a file that has them;
+    other users never had them."""
+    words = _listed(missing)
     if not privileges.BEGAN_AS_ROOT:
+        if privileges.of_file(sys.executable).issuperset(missing):
+            return _how_to_get_those_of_file(missing)
         return (
             f"run it as root: sudo nettop; or give it {words} (setpriv --ambient-caps, AmbientCapabilities=)"
         )
     if set(missing) <= set(permitted):
         return f"{words}: permitted and not effective; whatever started nettop has to raise them"
-    docker = " ".join(f"--cap-add {name.removeprefix('CAP_')}" for name in names)
     return (
-        f"this root was confined: add {words} to the container (docker run {docker}) "
+        f"this root was confined: add {words} to the container ({_docker(missing)}) "
         "or the unit (CapabilityBoundingSet=)"
     )
+
+
+def _how_to_get_those_of_file(missing: Collection[int]) -> str:
+    """As `how_to_get`, where the executable has them, as in nettop's container image."""
+    withheld = [number for number in missing if privileges.is_bounded(number)]
+    if withheld:
+        return (
+            f"add {_listed(withheld)} to the container ({_docker(withheld)}; "
+            f"Kubernetes: capabilities.add {', '.join(map(_short, withheld))})"
+        )
+    return (
+        f"{sys.executable} has {_listed(missing)}, which no-new-privileges (or a nosuid mount) makes the kernel ignore: "
+        "leave out --security-opt no-new-privileges (Kubernetes: allowPrivilegeEscalation: true)"
+    )
+
+
+def _listed(numbers: Collection[int]) -> str:
+    return ", ".join(map(name_of, numbers))
+
+
+def _docker(numbers: Collection[int]) -> str:
+    return f"docker run {' '.join(f'--cap-add {_short(number)}' for number in numbers)}"
+
+
+def _short(number: int) -> str:
+    return name_of(number).removeprefix("CAP_")

@@ -68,7 +68,7 @@ LOWERING = frozenset({CAP_SETPCAP})
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
-_PR_CAPBSET_DROP = 24
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -80,6 +80,31 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def held() -> frozenset[int]:
     """The capabilities that the calling thread may use (its permitted set)."""
     return _sets()[1]
+
+
+def use_permitted() -> None:
+    """Make every capability effective that the calling thread may use, as those of a file without the effective bit are
+    not (`setcap …=p`): with that bit the kernel refuses to execute the file where one of them is withheld.
+    """
+    effective, permitted, inheritable = _sets()
+    if effective != permitted:
+        _set(permitted, permitted, inheritable)
+
+
+def is_bounded(capability: int) -> bool:
+    """Whether this thread is kept from ever gaining the capability: it is not in the bounding set."""
+    in_bounding_set: int = _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)
+    return in_bounding_set == 0
+
+
+def of_file(path: str) -> frozenset[int]:
+    """The capabilities that executing a file permits (struct vfs_cap_data of include/uapi/linux/capability.h)."""
+    try:
+        data = os.getxattr(path, "security.capability")
+        _, low, _, high, _ = struct.unpack_from("<5I", data)
+    except (OSError, struct.error):
+        return NOTHING
+    return frozenset(number for number in _ALL if (low | high << 32) >> number & 1)
 
 
 def keep_only(kept: frozenset[int]) -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import pytest
 
 import nettop as nettop_package
+from nettop.doctor.capabilities import USED
 from nettop.kernel import bpf, privileges
+from nettop.kernel.capabilities import name_of
 from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
 from nettop.kernel.namespaces import NamespaceThread
 from nettop.kernel.privileges import (
@@ -581,3 +584,66 @@ def test_kernels_that_check_capabilities_throughout(monkeypatch: pytest.MonkeyPa
     privileges._bpf_is_privileged.cache_clear()
     assert effective == [NOTHING]
     assert privileges.held() == numbers(lines(Path("/proc/thread-self/status"))["CapEff"]) == before
+
+
+@pytest.fixture
+def python_with_capabilities() -> Iterator[Path]:
+    """A copy of Python in an environment of its own, which permits what nettop uses and makes none of it effective."""
+    environment = Path(sys.prefix)
+    with tempfile.TemporaryDirectory(prefix="nettop-capabilities-", dir="/var/tmp") as folder:
+        place = Path(folder)
+        place.chmod(0o755)
+        (place / "bin").mkdir()
+        (place / "lib").symlink_to(environment / "lib")
+        shutil.copy(environment / "pyvenv.cfg", place)
+        python = place / "bin" / "nettop-python"
+        shutil.copy(os.path.realpath(sys.executable), python)
+        subprocess.run(["setcap", f"{','.join(map(name_of, USED)).lower()}=p", python], check=True)
+        yield python
+
+
+@pytest.mark.parametrize(
+    "lacking", [None, *USED], ids=lambda number: name_of(number) if number else "nothing"
+)
+def test_capabilities_of_a_file(python_with_capabilities: Path, lacking: int | None) -> None:
+    """In a container a user has those of the file that the container does not withhold; what is withheld is named."""
+    given = [name_of(number).removeprefix("CAP_").lower() for number in USED if number != lacking]
+    report = host_report(
+        python_with_capabilities, "--bounding-set", f"-all,{','.join(f'+{name}' for name in given)}"
+    )
+    host, remedy = report["host"], remedy_for_missing(report)
+    assert {name.removeprefix("CAP_").lower() for name in host["capabilities_effective"]} == set(given)
+    # CAP_SYS_ADMIN includes both.
+    if lacking in (None, CAP_BPF, CAP_PERFMON):
+        assert host["capabilities_missing"] == []
+        return
+    name = name_of(lacking)
+    assert host["capabilities_missing"] == [name]
+    assert remedy.startswith(
+        f"add {name} to the container (docker run --cap-add {name.removeprefix('CAP_')};"
+    )
+
+
+def test_no_new_privileges_is_named(python_with_capabilities: Path) -> None:
+    """Where the kernel ignores the file's capabilities the remedy is to let it take them."""
+    # setpriv itself keeps what it permits; another program in between, as an engine for containers, does not.
+    report = host_report(python_with_capabilities, "--no-new-privs", "env")
+    assert set(report["host"]["capabilities_missing"]) == set(map(name_of, USED))
+    assert "leave out --security-opt no-new-privileges" in remedy_for_missing(report)
+
+
+def host_report(python: Path, *confined: str) -> dict[str, Any]:
+    """Doctor's report of the host, as nobody, confined by these options of setpriv."""
+    as_nobody = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", *confined]
+    doctor = [str(python), "-I", "-m", "nettop", "doctor", "--only", "host", "--format", "json"]
+    done = subprocess.run([*as_nobody, *doctor], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def remedy_for_missing(report: dict[str, Any]) -> str:
+    """What doctor says against missing capabilities."""
+    (remedy,) = (check["remedy"] for check in report["checks"] if check["name"] == "capabilities")
+    assert isinstance(remedy, str)
+    return remedy

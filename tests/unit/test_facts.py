@@ -12,7 +12,9 @@ import pytest
 
 from nettop.errors import ExitCode, NettopError, PermissionMissing, Unsupported
 from nettop.kernel import bpf, perf_events, privileges
+from nettop.kernel.capabilities import how_to_get
 from nettop.kernel.facts import Host, Sockstat, container_of
+from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
 
 ALL_CAPABILITIES = "000001ffffffffff"
 WHOLE_BTF = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 8, 8, 4) + bytes(12)
@@ -62,6 +64,29 @@ def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> No
         Host(root).require_bpf()
     assert named in refusal.value.what
     assert ("sudo" in refusal.value.remedy) == (os.geteuid() != 0)
+
+
+def test_what_confines_the_file_that_has_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the container image the executable has capabilities: the container withholds them, or ignores the file's."""
+    monkeypatch.setattr(privileges, "BEGAN_AS_ROOT", False)
+    monkeypatch.setattr(privileges, "of_file", lambda path: frozenset({CAP_BPF, CAP_PERFMON}))
+    monkeypatch.setattr(privileges, "is_bounded", lambda number: number == CAP_BPF)
+    bounded = how_to_get([CAP_BPF, CAP_PERFMON], ())
+    assert (
+        "add CAP_BPF to the container (docker run --cap-add BPF; Kubernetes: capabilities.add BPF)" in bounded
+    )
+    ignored = how_to_get([CAP_PERFMON], ())
+    assert "no-new-privileges" in ignored and "allowPrivilegeEscalation: true" in ignored
+    assert "sudo" in how_to_get([CAP_SYS_ADMIN], ())
+
+
+def test_the_capabilities_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are 64 bits in two halves, each before the inheritable ones; no file, or no such attribute, has none."""
+    attribute = struct.pack("<5I", 0x02000000, 1 << 12, 0xFF, 1 << (39 - 32), 0xFF)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getxattr", lambda path, name: attribute)
+        assert privileges.of_file("/any") == {12, 39}
+    assert privileges.of_file("/nonexistent") == privileges.of_file("/proc/version") == frozenset()
 
 
 def test_sudo_is_no_remedy_for_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
