@@ -12,8 +12,7 @@ readonly certificates=/etc/handed-on.pem # this machine's certificate authoritie
 
 script=$(readlink -f -- "${BASH_SOURCE[0]}")
 checkout=$(dirname -- "$(dirname -- "$script")")
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/nettop
-readonly script checkout cache
+readonly script checkout
 
 # shellcheck source=scripts/debian-sources.sh
 . "$checkout/scripts/debian-sources.sh"
@@ -93,19 +92,10 @@ remove_root() {
 }
 
 make_debian() {
-  local tarball mirror
-  tarball=$cache/$suite-minbase-$(dpkg --print-architecture).tar.gz
-  if [[ -f $tarball ]]; then
-    say "Debian $suite, from $tarball"
-    tar -xzf "$tarball" -C "$root"
-  else
-    say "Debian $suite, by debootstrap"
-    mirror=$(debian_mirror "$suite")
-    debootstrap --variant=minbase "$suite" "$root" ${mirror:+"$mirror"}
-    mkdir -p "$cache"
-    tar -C "$root" -c . | gzip -1 >"$tarball.part"
-    mv "$tarball.part" "$tarball"
-  fi
+  local archive
+  say "Debian $suite"
+  archive=$("$checkout/scripts/debian-base.sh" "$suite")
+  tar -xzf "$archive" -C "$root"
 }
 
 copy_the_sources_from_head() {
