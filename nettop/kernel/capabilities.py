@@ -52,7 +52,7 @@ def _how_to_get_those_of_file(missing: Collection[int]) -> str:
             f"Kubernetes: capabilities.add {', '.join(map(_short, withheld))})"
         )
     return (
-        f"{sys.executable} has {_listed(missing)}, which no-new-privileges (or a nosuid mount) makes the kernel ignore: "
+        f"{sys.executable} has {_listed(missing)}, which the kernel ignores by no-new-privileges (or a nosuid mount): "
         "leave out --security-opt no-new-privileges (Kubernetes: allowPrivilegeEscalation: true)"
     )
 
