@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Prometheus is given: promtool takes it, names exist, and alerts are tried on both sides of their thresholds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nettop.query.filter import parse_filter
+from nettop.serve.metrics.series import OTHERS, REPLACED
+from nettop.snapshots import bandwidth, connections, cpu, drops, find_table, flows, lenses
+from nettop.snapshots.connections import NO_GROUP
+from nettop.snapshots.hooks import NOT_AVAILABLE
+from nettop.snapshots.own_cost import SELF
+from nettop.snapshots.schema import Kind, Spread, Table
+
+from .tools import CHECKOUT, DEPLOY, debian_package
+
+PROMETHEUS = DEPLOY / "prometheus"
+ALERTS, RECORDING = PROMETHEUS / "rules/alerts.yml", PROMETHEUS / "rules/recording.yml"
+UNIT_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
+STATIC, KUBERNETES = "prometheus.yml", "kubernetes.yml"
+OF_TARGETS = {"job", "instance"}
+SEVERITIES = {"critical", "warning", "info"}
+
+Rule = dict[str, Any]
+
+
+@cache
+def promtool(suite: str) -> Path:
+    """Debian's promtool: that of bookworm was built without what finds Kubernetes' pods."""
+    package = {"bookworm": "prometheus", "trixie": "promtool"}[suite]
+    return debian_package(package, suite) / "usr/bin/promtool"
+
+
+def run(suite: str, *words: object) -> str:
+    """What promtool prints; it has to succeed."""
+    done = subprocess.run([promtool(suite), *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rules_in(path: Path) -> list[Rule]:
+    """The rules of a file."""
+    return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+def alerts() -> dict[str, Rule]:
+    """The alerts by name."""
+    return {rule["alert"]: rule for rule in rules_in(ALERTS)}
+
+
+# --- promtool -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("suite", "name"), [("bookworm", STATIC), ("trixie", STATIC), ("trixie", KUBERNETES)]
+)
+def test_promtool_takes_the_configuration(suite: str, name: str, tmp_path: Path) -> None:
+    """With all files that it names, once the token is where it says."""
+    folder = tmp_path / "prometheus"
+    shutil.copytree(PROMETHEUS, folder)
+    token = folder / "token"
+    token.write_text("secret")
+    config = folder / name
+    text, tokens = re.subn(r"credentials_file: .*", f"credentials_file: {token}", config.read_text())
+    config.write_text(text)
+    assert tokens == 1
+    assert "2 rule files found" in run(suite, "check", "config", "--lint=all", "--lint-fatal", config)
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_promtool_takes_the_rules(suite: str) -> None:
+    """None is there twice."""
+    run(suite, "check", "rules", "--lint=all", "--lint-fatal", ALERTS, RECORDING)
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_unit_tests_pass(suite: str) -> None:
+    """Alerts fire, and stay silent, when they should."""
+    run(suite, "test", "rules", *UNIT_TESTS)
+
+
+def test_every_alert_is_seen_firing_and_silent() -> None:
+    """In the unit tests, with all that it says."""
+    tried: dict[str, set[bool]] = {name: set() for name in alerts()}
+    for path in UNIT_TESTS:
+        for test in yaml.safe_load(path.read_text())["tests"]:
+            for case in test["alert_rule_test"]:
+                tried[case["alertname"]].add(bool(case["exp_alerts"]))
+    assert tried == {name: {True, False} for name in alerts()}
+
+
+# --- thresholds -------------------------------------------------------------------------------------------------
+
+THRESHOLD = re.compile(r"(?<=> )(?!0\b(?!\.))[\d.]+|[\d.]+(?= \*)")
+"""What a value is compared with, but not whether it is 0 or 1."""
+
+
+def scaled(rule: Rule, which: int, by: float) -> Rule:
+    """The rule with one of its thresholds changed; without that one None is."""
+    at = 0
+
+    def change(match: re.Match[str]) -> str:
+        nonlocal at
+        at += 1
+        return str(float(match[0]) * by) if at == which + 1 else match[0]
+
+    return rule | {"expr": THRESHOLD.sub(change, rule["expr"])}
+
+
+def prolonged(rule: Rule, by: float) -> Rule:
+    """The rule with its duration changed."""
+    minutes = int(rule["for"].removesuffix("m"))
+    return rule | {"for": f"{round(minutes * by * 60)}s"}
+
+
+def failing(folder: Path, changed: Iterable[Rule]) -> set[str]:
+    """The alerts whose unit tests fail with other rules."""
+    (folder / "rules").mkdir(parents=True)
+    shutil.copytree(PROMETHEUS / "tests", folder / "tests")
+    shutil.copy(RECORDING, folder / "rules")
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    by_name = {rule["alert"]: rule for rule in changed}
+    for group in groups:
+        group["rules"] = [by_name[rule["alert"]] for rule in group["rules"]]
+    (folder / "rules/alerts.yml").write_text(yaml.safe_dump({"groups": groups}))
+    done = subprocess.run(
+        [promtool("bookworm"), "test", "rules", *sorted((folder / "tests").glob("*.yml"))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return set(re.findall(r"alertname: (\w+),", done.stdout + done.stderr))
+
+
+@pytest.mark.parametrize("by", [0.75, 1.25])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_another_threshold_is_noticed(which: int, by: float, tmp_path: Path) -> None:
+    """The unit tests are so close to each threshold that a quarter more or less makes them fail."""
+    changed = {name: scaled(rule, which, by) for name, rule in alerts().items()}
+    expected = {name for name, rule in alerts().items() if changed[name] != rule}
+    assert expected
+    assert failing(tmp_path / "other", changed.values()) == expected
+
+
+@pytest.mark.parametrize("by", [0.5, 2])
+def test_another_duration_is_noticed(by: float, tmp_path: Path) -> None:
+    """Half or twice as long before an alert fires."""
+    changed = {name: prolonged(rule, by) for name, rule in alerts().items()}
+    assert failing(tmp_path / "other", changed.values()) == changed.keys()
+
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+SELECTOR = re.compile(r"([a-z_]+:[a-z0-9_:]+|nettop_[a-z0-9_]+|\bup\b)\s*(?:\{([^}]*)\})?")
+MATCHER = re.compile(r"""(\w+)\s*(?:=~|!~|!=|=)\s*["']([^"']*)["']""")
+ROW = re.compile(r"^\| `(nettop_\w+)` \|([^|]*)\|", re.MULTILINE)
+
+
+def exposed() -> dict[str, set[str]]:
+    """What nettop exposes: metrics with their labels. The document is generated from what is declared."""
+    text = (CHECKOUT / "docs/metrics.md").read_text()
+    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in ROW.findall(text)}
+
+
+def enum(table: Table, name: str) -> set[str]:
+    """The values of a field."""
+    return set(map(str, table.by_name[name].labels.values()))
+
+
+def spread(table: Table) -> dict[str, set[str]]:
+    """The labels that a table's columns are values of."""
+    values = [value for metrics in table.metrics or () for value in metrics.values]
+    return {
+        each.label: {column.removesuffix("_ns") for column in each.columns}
+        for each in values
+        if isinstance(each, Spread)
+    }
+
+
+@cache
+def label_values() -> list[tuple[str, str, set[str]]]:
+    """How metrics' names begin, a label, and the values that it may have."""
+    unnamed = {OTHERS, REPLACED, NO_GROUP}
+    served = (*lenses(), SELF)
+    itself = {
+        "lens": {lens.id for lens in served},
+        "what": {loss.name for lens in served for loss in lens.losses},
+        "hook": {hook.name for lens in served for hook in lens.hooks},
+        "mechanism": {NOT_AVAILABLE},
+    }
+    counters = {*drops.OF_NAMESPACES, *drops.OF_DEVICES, *drops.OF_CPUS}
+    return [
+        ("nettop_connections_failures", "reason", enum(connections.FAILURES, "reason")),
+        ("nettop_connections_", "protocol", set(connections.PROTOCOLS.values())),
+        ("nettop_drops_packets", "reason", {*drops.REASONS, *unnamed}),
+        ("nettop_drops_by_name", "name", {*counters, *unnamed}),
+        ("nettop_bandwidth_", "backing", enum(bandwidth.INTERFACES, "backing")),
+        ("nettop_flows_", "protocol", enum(flows.EXPORTERS, "protocol")),
+        *(("nettop_cpu_", label, values) for label, values in spread(cpu.CPUS).items()),
+        *(("nettop_lost", label, values) for label, values in itself.items()),
+        *(("nettop_hook_info", label, values) for label, values in itself.items()),
+        ("nettop_connections_", "direction", {"sent", "received"}),
+        ("nettop_bandwidth_", "direction", {"sent", "received"}),
+    ]
+
+
+def origins(name: str, recorded: dict[str, str]) -> set[str]:
+    """The exposed metrics that a metric is made of."""
+    if name not in recorded:
+        return {name}
+    return {origin for part, _ in SELECTOR.findall(recorded[name]) for origin in origins(part, recorded)}
+
+
+def texts(rule: Rule) -> Iterator[str]:
+    """Where a rule names metrics."""
+    yield rule["expr"]
+    yield from re.findall(r"\{\{ range printf `([^`]*)`", rule.get("annotations", {}).get("description", ""))
+
+
+@pytest.mark.parametrize(
+    "rule", [*rules_in(RECORDING), *rules_in(ALERTS)], ids=lambda r: next(iter(r.values()))
+)
+def test_metrics_and_labels_exist(rule: Rule) -> None:
+    """Every metric, label and value of a label is one that nettop exposes, or that another rule records."""
+    metrics, recorded = exposed(), {rule["record"]: rule["expr"] for rule in rules_in(RECORDING)}
+    selectors = [found for text in texts(rule) for found in SELECTOR.findall(text)]
+    assert selectors
+    for name, matchers in selectors:
+        made_of = origins(name, recorded) - {"up"}
+        assert made_of <= metrics.keys()
+        labels = OF_TARGETS.union(*(metrics[origin] for origin in made_of))
+        for label, value in MATCHER.findall(matchers):
+            assert label in labels, name
+            if label not in OF_TARGETS:
+                assert_possible(made_of, label, value.replace(r"\\", "\\"))
+
+
+def assert_possible(made_of: set[str], label: str, pattern: str) -> None:
+    """Each alternative of a pattern matches a value that the label has in one of these metrics."""
+    possible = {
+        value
+        for start, of, values in label_values()
+        if of == label and any(origin.startswith(start) for origin in made_of)
+        for value in values
+    }
+    for alternative in pattern.split("|"):
+        assert any(re.fullmatch(alternative, value) for value in possible), (label, alternative)
+
+
+def listed_reasons(expr: str, operator: str) -> list[str]:
+    """The reasons that an expression picks, or leaves out."""
+    return [
+        reason
+        for pattern in re.findall(rf"""reason{operator}["']([^"']*)["']""", expr)
+        for reason in pattern.split("|")
+    ]
+
+
+def test_reasons_of_drops_are_all_there() -> None:
+    """What hurts is alerted, but for what has an alert of its own or is meant; the rest is decided or harmless."""
+    hurting = {name for name, reason in drops.REASONS.items() if reason.hurts}
+    harmless = {name for name, reason in drops.REASONS.items() if reason.harmless}
+    alerted = listed_reasons(alerts()["PacketsDropped"]["expr"], "=~")
+    assert len(alerted) == len(set(alerted))
+    assert set(alerted) == hurting - {"TCP_LISTEN_OVERFLOW", "QDISC_CONGESTED"}
+    (decided,) = (
+        rule for rule in rules_in(RECORDING) if rule["record"] == "instance:nettop_drops_decided:rate5m"
+    )
+    left_out = listed_reasons(decided["expr"], "!~")
+    assert len(left_out) == len(set(left_out))
+    assert set(left_out) - {OTHERS, r"\\(none\\)"} == hurting | harmless
+
+
+# --- what alerts say --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_alerts_say_what_where_and_how_to_look(name: str) -> None:
+    """Each has a severity, names its host in the summary, and a command of nettop's that exists."""
+    rule = alerts()[name]
+    said = rule["annotations"]
+    assert re.fullmatch(r"([A-Z][a-z]+)+", name)
+    assert rule["labels"].keys() == {"severity"}
+    assert rule["labels"]["severity"] in SEVERITIES
+    assert said.keys() == {"summary", "description", "runbook"}
+    assert "{{ $labels.instance }}" in said["summary"]
+    assert said["runbook"] == "docs/deployment.md#alerts"
+    commands = re.findall(r"`(nettop [^`]*)`", said["description"])
+    assert commands
+    for command in commands:
+        assert_exists(shlex.split(re.sub(r"\{\{.*?\}\}", "X", command))[1:])
+
+
+def assert_exists(words: list[str]) -> None:
+    """These words of a command line mean something to nettop."""
+    if words == ["doctor"]:
+        return
+    options = [word for word in words if word != "--all"]
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    _, table = find_table(given.pop("--view", connections.LENS.id))
+    parse_filter(table, given.pop("--filter", ""))
+    column = given.pop("--sort", f"-{table.key}").removeprefix("-")
+    field = table.by_name[column.removesuffix("_per_s")]
+    assert not column.endswith("_per_s") or field.kind is Kind.COUNTER
+    assert not given
