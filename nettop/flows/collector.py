@@ -54,26 +54,32 @@ class Collector:
         spool: Spool,
         earlier: Collection[str],
         store: Store,
+        channels: Sequence[Connection],
         own: Destination,
+        *,
         report: Callable[[NettopError], None],
     ) -> None:
-        """`earlier` files were in the spool before; `own` is where flows go that this process takes itself."""
+        """`earlier` files were in the spool before; `own` is where flows go that this process takes itself. Workers
+        send by `channels`.
+        """
         self._spool = spool
         self._report_to = report
         self._storing = Storing(spool, store, self.report, earlier=earlier)
         self._reported: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._states: dict[Connection, WorkerState] = {}
+        self._states: dict[Connection, WorkerState | None] = dict.fromkeys(channels)
         self._is_ending = False
         self.failed: NettopError | None = None
         """Why it cannot go on; None while it can."""
         self.on_failed: Callable[[], None] = lambda: None
+        self.on_state: Callable[[], None] = lambda: None
+        """Called at each state of a worker."""
         self.produced = ProducedFlows(own, self.report)
 
     def state(self) -> CollectorState:
         """What it has done since it began."""
         with self._lock:
-            states = list(self._states.values())
+            states = [state for state in self._states.values() if state is not None]
         received = _together([*states, self.produced.state()])
         storing = self._storing
         return CollectorState(
@@ -84,6 +90,11 @@ class Collector:
             self._spool.waiting_bytes(),
             storing.failure,
         )
+
+    def is_receiving(self) -> bool:
+        """Whether every worker has begun."""
+        with self._lock:
+            return None not in self._states.values()
 
     def report(self, failure: NettopError) -> None:
         """Report it, unless the same was reported a short time ago."""
@@ -101,10 +112,10 @@ class Collector:
         with self._failing("store"):
             self._storing.run()
 
-    def listen(self, channels: Sequence[Connection]) -> None:
+    def listen(self) -> None:
         """Take what workers send until all have ended: what a thread does."""
         with self._failing("flows"):
-            open_channels = list(channels)
+            open_channels = list(self._states)
             while open_channels:
                 for channel in wait(open_channels):
                     assert isinstance(channel, Connection)
@@ -134,6 +145,7 @@ class Collector:
         with self._lock:
             self._states[channel] = message
         self._storing.wake()
+        self.on_state()
 
     @contextmanager
     def _failing(self, what: str) -> Iterator[None]:
@@ -172,9 +184,9 @@ def collecting(
             channels.append(ours)
         store = open_store()
         ends.callback(store.close)
-        collector = Collector(spool, earlier, store, own, report)
+        collector = Collector(spool, earlier, store, channels, own, report=report)
         threads = [
-            threading.Thread(target=collector.listen, args=(channels,), name="workers"),
+            threading.Thread(target=collector.listen, name="workers"),
             threading.Thread(target=collector.store, name="store"),
         ]
         threading.Thread(target=watch_files, args=(own.files, collector.report), daemon=True).start()

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from itertools import chain
 from typing import TextIO
 
+from nettop import service_manager
 from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import WRITE
 from nettop.engine.session import Session
@@ -58,7 +59,7 @@ def run_log(
                 exits.enter_context(consumer)
                 remarks = Diagnostics(stderr)
                 parts.append(_LensLog(settings, session, sinks, streams, consumer=consumer, report=remarks))
-            log = _Log(settings, session, sinks, parts)
+            log = _Log(settings, session, sinks, parts, requests)
             try:
                 while not requests.ending:
                     log.write_new()
@@ -75,19 +76,29 @@ def run_log(
 class _Log:
     """Writes what each of its parts has, and what concerns all of them."""
 
-    def __init__(self, settings: LogSettings, session: Session, sinks: Sinks, parts: list[_LensLog]) -> None:
+    def __init__(
+        self,
+        settings: LogSettings,
+        session: Session,
+        sinks: Sinks,
+        parts: list[_LensLog],
+        requests: Requests,
+    ) -> None:
         self._settings = settings
         self._session = session
         self._sinks = sinks
         self._parts = parts
+        self._requests = requests
         self._limit = ""
+        self._is_ready = False
 
     def write_new(self) -> None:
         """Write what has come since the last call.
 
         Raises what a lens fails with, and Unsupported where none of a lens's tables is available.
         """
-        self._sinks.reopen_if_requested()
+        if self._requests.take_reopening():
+            self._reopen()
         limit = self._session.overhead_limit
         if limit is not None and str(limit) != self._limit:
             self._limit = str(limit)
@@ -95,9 +106,23 @@ class _Log:
             self._sinks.write(self._parts[0].of_losses, line)
         for part in self._parts:
             part.write_new()
+        if not self._is_ready and all(part.has_begun for part in self._parts):
+            self._is_ready = True
+            self._notify_ready()
+
+    def _reopen(self) -> None:
+        if self._is_ready:
+            service_manager.reloading()
+        self._sinks.reopen()
+        if self._is_ready:
+            self._notify_ready()
+
+    def _notify_ready(self) -> None:
+        service_manager.ready(f"logging {', '.join(name for part in self._parts for name in part.names)}")
 
     def write_last(self) -> None:
         """Have everything read once more, and write the events that have happened up to now."""
+        service_manager.stopping()
         self._parts[0].consumer.read_last(self._write_events)
         self._write_events()
         for part in self._parts:
@@ -169,6 +194,16 @@ class _LensLog:
             self._last = frame.now
         if self.consumer.failure is not None:
             raise self.consumer.failure
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the lens was read, and what it had was written."""
+        return self._last is not None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its streams."""
+        return list(self._written)
 
     def _write_frame(self, frame: Frame) -> None:
         is_new = frame.now is not self._last

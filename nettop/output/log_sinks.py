@@ -94,11 +94,10 @@ class Sinks:
                 raise NettopError(f"the output cannot be written: {console.error.strerror}")
             self._go_on_without_console(console.error.strerror)
 
-    def reopen_if_requested(self) -> None:
-        """Open the files again, if a signal has requested it since the last call."""
-        if self._requests.take_reopening():
-            for file in self._files.values():
-                file.reopen()
+    def reopen(self) -> None:
+        """Open the files again."""
+        for file in self._files.values():
+            file.reopen()
 
     def close(self) -> None:
         """Write what waits, and close the files; a second call does nothing."""

@@ -43,6 +43,7 @@ from nettop.serve.http.server import Server, serve
 from nettop.serve.problems import HANDLERS
 from nettop.settings import CollectSettings
 from nettop.snapshots.safe_text import safe_text
+from nettop.wake_event import WakeEvent
 
 _FIRST_OF_OTHERS, _OWN = 100, 200
 """Numbers of workers that do not receive from exporters, and of the collector itself: names of blocks have them."""
@@ -113,7 +114,9 @@ def opened_collector(
                 urls = ", ".join(
                     url_of(listener, is_tls=credentials.tls is not None) for listener in listeners
                 )
-                server.on_accepting = partial(report, f"receiving at UDP {places}; queries at {urls}")
+                server.status = f"receiving at UDP {places}; queries at {urls}"
+                server.on_accepting = partial(report, server.status)
+                _wait_for_workers(collector, requests)
                 if not requests.ending:
                     serve(server)
             if collector.failed is not None:
@@ -179,6 +182,14 @@ def _app(store: Store, collector: Collector) -> Starlette:
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
     app.router.redirect_slashes = False
     return app
+
+
+def _wait_for_workers(collector: Collector, requests: Requests) -> None:
+    """Wait until every worker receives, or the end is requested, as it is where one of them has ended."""
+    with WakeEvent() as event:
+        requests.wake = collector.on_state = event.set
+        while not (requests.ending or collector.is_receiving()):
+            event.wait()
 
 
 def _words(failure: NettopError) -> str:

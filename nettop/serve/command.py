@@ -74,7 +74,8 @@ def opened_server(
 
                 server = Server(make_guarded_app, listeners, requests, report, credentials, counts=counts)
                 urls = (url_of(listener, is_tls=credentials.tls is not None) for listener in listeners)
-                server.on_accepting = partial(report, f"serving at {', '.join(urls)}")
+                server.status = f"serving at {', '.join(urls)}"
+                server.on_accepting = partial(report, server.status)
                 if not requests.ending:
                     serve(server)
             return ExitCode.DONE

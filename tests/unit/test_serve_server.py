@@ -27,7 +27,6 @@ from starlette.responses import PlainTextResponse
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.interrupts import Requests
-from nettop.serve.http import notify
 from nettop.serve.http.acceptor import Acceptor
 from nettop.serve.http.addresses import checked_listen, endpoints_of
 from nettop.serve.http.credentials import Credentials, read_credentials
@@ -714,26 +713,6 @@ def test_the_service_manager_knows(tmp_path: Path) -> None:
             assert [state(), state()] == ["RELOADING", "READY"]
             run.child.send_signal(signal.SIGTERM)
             assert state() == "STOPPING"
-
-
-def test_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an abstract socket too; nothing happens where nobody listens."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(b"\0nettop-notify-%d" % os.getpid())
-        manager.settimeout(DEADLINE_S)
-        monkeypatch.setenv("NOTIFY_SOCKET", f"@nettop-notify-{os.getpid()}")
-        notify.ready("two\nlines")
-        assert manager.recv(1000) == b"READY=1\nSTATUS=two lines"
-        notify.reloading()
-        first, second = manager.recv(1000).split(b"\n")
-        assert first == b"RELOADING=1"
-        assert second.startswith(b"MONOTONIC_USEC=")
-        assert second.partition(b"=")[2].isdigit()
-    for nobody in (f"@nettop-notify-{os.getpid()}", "/nowhere", "vsock:2:1", ""):
-        monkeypatch.setenv("NOTIFY_SOCKET", nobody)
-        notify.stopping()
-    monkeypatch.delenv("NOTIFY_SOCKET")
-    notify.stopping()
 
 
 # TLS and the token.

@@ -16,9 +16,9 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from nettop import service_manager
 from nettop.errors import NettopError
 from nettop.interrupts import Requests
-from nettop.serve.http import notify
 from nettop.serve.http.acceptor import Acceptor
 from nettop.serve.http.connection import Connection
 from nettop.serve.http.credentials import Credentials
@@ -40,7 +40,7 @@ class Server:
     """What is served, and to whom. `make_app` is called within the event loop; `report` says what a person should know.
 
     `on_accepting` is called when requests are answered, `on_ending` when no more are: answers that have no end of
-    their own must end then.
+    their own must end then. `status` is what the service manager says of it meanwhile.
     """
 
     make_app: Callable[[], ASGIApp]
@@ -52,6 +52,7 @@ class Server:
     counts: ServerCounts = field(default_factory=ServerCounts)
     on_accepting: Callable[[], None] = _nothing
     on_ending: Callable[[], None] = _nothing
+    status: str = ""
 
 
 def serve(server: Server) -> None:
@@ -96,9 +97,9 @@ async def _serve(server: Server) -> None:
         try:
             acceptor.start()
             server.on_accepting()
-            notify.ready()
+            service_manager.ready(server.status)
             await _wait_for_end(server, requested)
-            notify.stopping()
+            service_manager.stopping()
             acceptor.close()
             server.on_ending()
             with suppress(TimeoutError):
@@ -116,12 +117,12 @@ async def _wait_for_end(server: Server, requested: asyncio.Event) -> None:
     """Wait until the end is requested; meanwhile read files again whenever that is."""
     while not server.requests.ending:
         if server.requests.take_reopening():
-            notify.reloading()
+            service_manager.reloading()
             try:
                 server.credentials.reload()
             except NettopError as error:
                 server.report(f"{error.what}; what was read before stays in use")
-            notify.ready()
+            service_manager.ready(server.status)
         await requested.wait()
         requested.clear()
 

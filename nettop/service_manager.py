@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells the service manager how the server does, by the protocol of sd_notify(3)."""
+"""Tells the service manager how the service does, by the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 
 def ready(status: str = "") -> None:
-    """Requests are answered from now on, or again after a reload; `status` says more to people."""
+    """It works from now on, or again after a reload; `status` says more to people."""
     _notify("READY=1", status)
 
 
@@ -20,7 +20,7 @@ def reloading() -> None:
 
 
 def stopping(status: str = "") -> None:
-    """The server is about to end."""
+    """It is about to end."""
     _notify("STOPPING=1", status)
 
 

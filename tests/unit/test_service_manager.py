@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the service manager is told: that a service works once it does, that it reads its files again, and its end."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from nettop import service_manager
+from nettop.engine.session import Session
+from nettop.errors import NettopError, SourceFailed, Unsupported
+from nettop.interrupts import Requests
+from nettop.serve.command import opened_server
+from nettop.settings import MAX_INTERVAL_S, ServeSettings
+from nettop.snapshots.snapshot import Snapshot
+from tests.collecting import Running
+from tests.unit.build import make_frame
+from tests.unit.children import DEADLINE_S
+from tests.unit.logging_run import Logging, settings
+from tests.unit.scripted import steps
+from tests.unit.woken import Woken
+
+
+class Manager:
+    """A service manager at an abstract socket, which every user reaches; `READY=1` and the like are its messages."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind("")
+        self.address = self._socket.getsockname().decode().replace("\0", "@")
+        self._socket.settimeout(DEADLINE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def message(self) -> dict[str, str]:
+        """The next one."""
+        lines = self._socket.recv(1000).decode().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def messages(self, count: int) -> list[str]:
+        """Of the next ones the first words."""
+        return [next(iter(self.message())) for _ in range(count)]
+
+    def was_told_nothing(self) -> bool:
+        """Whether no message waits."""
+        return not select.select([self._socket], [], [], 0)[0]
+
+
+@pytest.fixture
+def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    """That of this process and those that it starts."""
+    with Manager() as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+        yield manager
+
+
+class FirstReading(Woken):
+    """Notes what the manager was told before it was read; `read_result` may be an error."""
+
+    def __init__(self, manager: Manager, *results: Snapshot | NettopError) -> None:
+        super().__init__(results)
+        self._manager = manager
+        self.was_early = False
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """As the script has it."""
+        self.was_early |= not self._manager.was_told_nothing()
+        return super().read(taken_ns)
+
+
+def test_log(manager: Manager, tmp_path: Path) -> None:
+    """It works when what was read is written; the files are open again when it says so; its end is told first."""
+    folder = tmp_path / "log"
+    source = FirstReading(manager, *steps([{"id": 7}]))
+    with Logging(settings(directory=str(folder)), source) as logging:
+        ready = manager.message()
+        assert ready == {"READY": "1", "STATUS": "logging events, metrics"}
+        assert not source.was_early
+        assert (folder / "metrics.jsonl").read_text().count("\n") == 1
+        (folder / "metrics.jsonl").rename(tmp_path / "moved")
+        logging.requests.reopen()
+        assert "MONOTONIC_USEC" in manager.message()
+        assert manager.message() == ready
+        assert (folder / "metrics.jsonl").exists()
+        logging.end()
+        assert manager.messages(1) == ["STOPPING"]
+
+
+def test_a_log_that_never_works(manager: Manager) -> None:
+    """It is never ready, though its files were to be opened again."""
+    with Logging(settings(), FirstReading(manager, Unsupported("no sockets"))) as logging:
+        logging.requests.reopen()
+        assert isinstance(logging.wait(), Unsupported)
+        assert manager.messages(1) == ["STOPPING"]
+
+
+def test_serve(manager: Manager, tmp_path: Path) -> None:
+    """It works when every lens was read, or has failed."""
+    sources = {
+        "connections": FirstReading(manager, make_frame([]).now),
+        "cpu": FirstReading(manager, SourceFailed("no")),
+    }
+    listen = f"unix:{tmp_path / 'http.sock'}"
+    requests = Requests()
+    served = ServeSettings(listen=(listen,), lenses=tuple(sources))
+    with (
+        opened_server(served, requests, io.StringIO()) as run,
+        Session(MAX_INTERVAL_S, lambda lens: sources[lens]) as session,
+    ):
+        running = threading.Thread(target=run, args=(session,))
+        running.start()
+        ready = manager.message()
+        assert ready == {"READY": "1", "STATUS": f"serving at {listen}"}
+        assert not any(source.was_early for source in sources.values())
+        requests.reopen()
+        assert manager.messages(2) == ["RELOADING", "READY"]
+        requests.end()
+        assert manager.messages(1) == ["STOPPING"]
+        running.join(DEADLINE_S)
+
+
+def test_collect(manager: Manager, flows_dir: Path) -> None:
+    """It works when every worker has begun."""
+    pytest.importorskip("chdb")
+    with Running(flows_dir, "--workers", "3") as running:
+        ready = manager.message()
+        assert ready["READY"] == "1"
+        assert ready["STATUS"].startswith(f"receiving at UDP 127.0.0.1:{running.port}; queries at ")
+        assert len(running.state()["sockets"]) == 3
+        running.process.send_signal(signal.SIGHUP)
+        assert manager.messages(2) == ["RELOADING", "READY"]
+        assert running.end() == 0
+        assert manager.messages(1) == ["STOPPING"]
+
+
+def test_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an abstract socket too; nothing happens where nobody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(b"\0nettop-notify-%d" % os.getpid())
+        manager.settimeout(DEADLINE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@nettop-notify-{os.getpid()}")
+        service_manager.ready("two\nlines")
+        assert manager.recv(1000) == b"READY=1\nSTATUS=two lines"
+        service_manager.reloading()
+        first, second = manager.recv(1000).split(b"\n")
+        assert first == b"RELOADING=1"
+        assert second.startswith(b"MONOTONIC_USEC=")
+        assert second.partition(b"=")[2].isdigit()
+    for nobody in (f"@nettop-notify-{os.getpid()}", "/nowhere", "vsock:2:1", ""):
+        monkeypatch.setenv("NOTIFY_SOCKET", nobody)
+        service_manager.stopping()
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    service_manager.stopping()
