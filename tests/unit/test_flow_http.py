@@ -29,6 +29,7 @@ from nettop.serve.flows.ingest import ingest_routes
 from nettop.serve.flows.queries import query_routes
 from nettop.serve.flows.state import state_routes
 from tests.unit.serving import make_app
+from tests.unit.test_flow_native import Reader
 from tests.unit.test_flow_protobuf import example_flows
 
 
@@ -92,6 +93,31 @@ async def test_names_of_queries(given: str, is_kept: bool) -> None:
     assert response.status_code == 200
     name = response.headers["X-ClickHouse-Query-Id"]
     assert name == given if is_kept else uuid.UUID(name)
+
+
+class Engine(Answering):
+    """A store that knows its version and time zone."""
+
+    def query(self, sql: str, form: str = "JSONCompact") -> bytes:
+        """Only that."""
+        assert (sql, form) == ("SELECT version(), timezone()", "JSONCompactEachRow")
+        return b'["26.9.2.1", "Etc/UTC"]\n'
+
+
+@pytest.mark.parametrize("revision", ["54483", "54453", "x", ""])
+async def test_the_first_query_of_clients_for_go(revision: str) -> None:
+    """Grafana's data source reads this answer as the revision that it names, and later ones as that in the answer."""
+    params = {"database": "nettop", "default_format": "Native", "client_protocol_version": revision}
+    hello = "SELECT displayName(), version(), revision(), timezone()"
+    response = await ask(query_routes(Engine()), "POST", "/", params=params, content=hello)
+    assert response.status_code == 200
+    block = Reader(response.content).block(int(revision) if revision.isdecimal() else 0)
+    assert block == {
+        "displayName()": ("String", ["nettop"]),
+        "version()": ("String", ["26.9.2.1"]),
+        "revision()": ("UInt32", [0]),
+        "timezone()": ("String", ["Etc/UTC"]),
+    }
 
 
 async def test_nothing_is_queried() -> None:

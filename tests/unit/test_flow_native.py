@@ -43,12 +43,16 @@ WORDS = ["", "a", "eth0/0", "Zürich ❄", "x" * 127, "x" * 128, "tab\tnul\0", "
 class Reader(io.BytesIO):
     """Reads a block, value by value."""
 
-    def block(self) -> dict[str, tuple[str, list[Any]]]:
-        """Types and values by column."""
+    def block(self, revision: int = 0) -> dict[str, tuple[str, list[Any]]]:
+        """The type and the values of each column, as clients of this revision read them."""
+        if revision:
+            assert self.read(8) == b"\x01\x00\x02\xff\xff\xff\xff\x00"
         columns, rows = self.varint(), self.varint()
         result = {}
         for _ in range(columns):
             name, kind = self.text(), self.text()
+            if revision >= 54_454:
+                assert self.read(1) == b"\0"
             result[name] = kind, self.column(kind, rows)
         assert not self.read()
         return result
@@ -141,6 +145,13 @@ def test_codes_of_texts_are_as_wide_as_they_need(count: int) -> None:
 @given(st.lists(st.dictionaries(st.sampled_from(WORDS), st.integers(-(2**63), 2**63 - 1)), max_size=5))
 def test_maps_are_read_as_they_were(maps: list[dict[str, int]]) -> None:
     assert written("Map(String, Int64)", maps) == maps
+
+
+@pytest.mark.parametrize("revision", [0, 1, 54_453, 54_454, 54_483])
+def test_blocks_for_clients_of_a_revision(revision: int) -> None:
+    columns: dict[str, Values] = {"a": np.array([1, 2], "u1"), "b": Coded.of(["x", "y"])}
+    block = native_block({"a": "UInt8", "b": "String"}, columns, revision)
+    assert Reader(block).block(revision) == {"a": ("UInt8", [1, 2]), "b": ("String", ["x", "y"])}
 
 
 def test_columns_come_in_the_order_of_the_types() -> None:

@@ -40,9 +40,16 @@ _OWN_DICTIONARY = 0x600
 this word are the log2 of the bytes of a code."""
 
 
-def native_block(types: Mapping[str, str], columns: Mapping[str, Values]) -> bytes:
+REVISION_WITH_SERIALIZATION = 54_454
+"""Clients of this revision or a later one read a byte before each column's values: 0 where they lie as always."""
+_BLOCK_INFO = b"\x01\x00\x02\xff\xff\xff\xff\x00"
+"""What clients that name a revision read before a block: field 1, no overflows; field 2, no bucket; the end."""
+
+
+def native_block(types: Mapping[str, str], columns: Mapping[str, Values], revision: int = 0) -> bytes:
     """The columns, all of one length, as a block. `types` are ClickHouse's, by column, in the order of the block.
 
+    A client that names a `revision` of ClickHouse's protocol reads blocks as servers of that revision write them.
     Raises ValueError where a column is missing, is longer or shorter than the others, or does not fit its type.
     """
     if missing := types.keys() - columns.keys():
@@ -50,9 +57,10 @@ def native_block(types: Mapping[str, str], columns: Mapping[str, Values]) -> byt
     counts = {name: _length(columns[name]) for name in types}
     if len(set(counts.values())) > 1:
         raise ValueError(f"columns of a block differ in length: {counts}")
-    parts = [_varint(len(types)), _varint(next(iter(counts.values()), 0))]
+    serialization = b"\0" if revision >= REVISION_WITH_SERIALIZATION else b""
+    parts = [_BLOCK_INFO if revision else b"", _varint(len(types)), _varint(next(iter(counts.values()), 0))]
     for name, clickhouse in types.items():
-        parts += [_text(name), _text(clickhouse), *_encoded(clickhouse, columns[name])]
+        parts += [_text(name), _text(clickhouse), serialization, *_encoded(clickhouse, columns[name])]
     return b"".join(parts)
 
 

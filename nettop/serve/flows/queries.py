@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import uuid
 from typing import NamedTuple
 
+import numpy as np
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop.errors import NettopError, UsageError
+from nettop.flows.enrichment.texts import Coded
 from nettop.flows.store import Store
+from nettop.flows.store.native import native_block
 from nettop.flows.store.queries import QUERY_MAX
 from nettop.flows.store.schema import DATABASE
 from nettop.serve.problems import Problem
@@ -39,6 +43,13 @@ _MEDIA_TYPES = {
     "TabSeparatedWithNames": "text/tab-separated-values; charset=UTF-8",
 }
 _BINARY = frozenset(("Arrow", "ArrowStream", "Native", "Parquet", "RowBinary", "RowBinaryWithNamesAndTypes"))
+_HELLO = {"displayName()": "String", "version()": "String", "revision()": "UInt32", "timezone()": "String"}
+"""What ClickHouse's client for Go, and so Grafana's data source, asks first of all in one SELECT, and the types of its
+answer."""
+_HELLO_QUERY = f"SELECT {', '.join(_HELLO)}"
+_SERVER_NAME = "nettop"
+_NO_REVISION = 0
+"""Blocks of all answers are those of clients that name no revision."""
 _BAD_QUERY, _NO_ANSWER = 62, 1002
 """ClickHouse's codes SYNTAX_ERROR and UNKNOWN_EXCEPTION: clients only tell an error by them."""
 
@@ -46,6 +57,8 @@ _BAD_QUERY, _NO_ANSWER = 62, 1002
 class _Query(NamedTuple):
     sql: str
     form: str
+    revision: int
+    """Of the protocol that the client knows, by its own words; 0: it names none."""
 
 
 def query_routes(store: Store) -> list[Route]:
@@ -58,7 +71,7 @@ def query_routes(store: Store) -> list[Route]:
             if wanted is None:
                 return Response("Ok.\n", media_type="text/plain")
             async with at_once:
-                answer = await run_sync(store.query, wanted.sql, wanted.form)
+                answer = await run_sync(_answer, store, wanted)
         except Problem:
             raise
         except NettopError as error:
@@ -66,7 +79,7 @@ def query_routes(store: Store) -> list[Route]:
         form = wanted.form
         kind = "application/octet-stream" if form in _BINARY else "text/plain; charset=UTF-8"
         headers = {
-            "X-ClickHouse-Server-Display-Name": "nettop",
+            "X-ClickHouse-Server-Display-Name": _SERVER_NAME,
             "X-ClickHouse-Query-Id": _query_id(request),
             "X-ClickHouse-Format": form,
             "X-ClickHouse-Timezone": "UTC",
@@ -92,7 +105,29 @@ async def _query_of(request: Request) -> _Query | None:
     form = parameters.get("default_format") or request.headers.get("x-clickhouse-format") or _DEFAULT_FORMAT
     if match := _FORMAT.search(sql):
         sql, form = sql[: match.start()], match[1]
-    return _Query(sql, form)
+    revision = parameters.get("client_protocol_version", "")
+    return _Query(sql, form, int(revision) if re.fullmatch("[0-9]{1,9}", revision) else _NO_REVISION)
+
+
+def _answer(store: Store, wanted: _Query) -> bytes:
+    if wanted.form == "Native" and wanted.sql == _HELLO_QUERY:
+        return _hello(store, wanted.revision)
+    return store.query(wanted.sql, wanted.form)
+
+
+def _hello(store: Store, revision: int) -> bytes:
+    """The answer to _HELLO_QUERY: a block as the client expects it before it knows the server's revision.
+
+    The engines write blocks without a revision, so the client is to expect these from now on.
+    """
+    version, timezone = json.loads(store.query("SELECT version(), timezone()", "JSONCompactEachRow"))
+    values = (
+        Coded.of([_SERVER_NAME]),
+        Coded.of([version]),
+        np.array([_NO_REVISION], "<u4"),
+        Coded.of([timezone]),
+    )
+    return native_block(_HELLO, dict(zip(_HELLO, values, strict=True)), revision)
 
 
 def _query_id(request: Request) -> str:
