@@ -57,18 +57,30 @@ def check_capabilities(root: Path) -> Iterable[Check]:
     missing = _missing(root)
     names = [name_of(number) for number in missing]
     if not missing:
-        replaced = [name_of(number) for number in _PROGRAMS if number not in host.effective()]
-        value = "all that nettop uses" + (
-            f"; CAP_SYS_ADMIN in place of {' and '.join(replaced)}" if replaced else ""
-        )
+        value = "all that nettop uses" + _replaced(host)
         yield Check("capabilities_missing", "capabilities", value, data=names)
         return
     needs = "missing: " + "; ".join(f"{name_of(number)} (to {USED[number]})" for number in missing)
     verdict = Verdict.BAD if _PROGRAMS.keys() & set(missing) else Verdict.NOTE
     remedy = how_to_get(missing, host.permitted())
     yield Check(
-        "capabilities_missing", "capabilities", needs, verdict, remedy, names, exit_code=ExitCode.PERMISSION
+        "capabilities_missing",
+        "capabilities",
+        needs + _replaced(host),
+        verdict,
+        remedy,
+        names,
+        exit_code=ExitCode.PERMISSION,
     )
+
+
+def _replaced(host: Host) -> str:
+    """Words for those that are not effective, but that CAP_SYS_ADMIN includes; empty where there are none."""
+    held = host.effective()
+    replaced = [name_of(number) for number in _PROGRAMS if number not in held]
+    if privileges.CAP_SYS_ADMIN not in held or not replaced:
+        return ""
+    return f"; CAP_SYS_ADMIN in place of {' and '.join(replaced)}"
 
 
 def sees_owners(root: Path) -> bool:
