@@ -6,13 +6,17 @@ What is handed on is mounted while a build runs, and is in no image.
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .tools import CHECKOUT
 
@@ -20,6 +24,39 @@ BASE = "localhost/debian:minbase"
 CONTAINERFILE = CHECKOUT / "deploy/container/Containerfile"
 _CERTIFICATES = "/run/handed-on.pem"
 _MINUTES = 60
+_ORDINARY = (
+    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID",
+    "SYS_CHROOT",
+)  # fmt: skip
+"""What buildah gives unasked; with --cap-drop=all it would take away what is added, too."""
+_CONFINED = """
+mount --bind "$0" "$0" && cd "$0" && mount -o remount,bind,ro "$0"
+mount -t proc proc proc && mount --rbind /sys sys && mount -o remount,bind,ro "$0/sys" && mount --rbind /dev dev
+if [ -n "$1" ]; then mount --bind "$1" var/lib/nettop; fi
+capabilities=$2 uid=$3 options=$4
+shift 4
+exec chroot "$0" setpriv --bounding-set="-all$capabilities" --inh-caps=-all \
+  --reuid="$uid" --regid="$uid" --clear-groups $options env --ignore-environment PATH=/usr/local/bin:/usr/bin:/bin "$@"
+"""
+
+
+@contextmanager
+def a_user(name: str, home: Path) -> Iterator[tuple[str, ...]]:
+    """A user with ids to make a user namespace of, as long as this is open; the words that run what follows as them."""
+    subprocess.run(["userdel", name], capture_output=True, check=False)
+    subprocess.run(["useradd", "--no-create-home", "--home-dir", str(home), name], check=True)
+    try:
+        entry = pwd.getpwnam(name)
+        running = home / "xdg"
+        running.mkdir(mode=0o700)
+        for folder in (home, running):
+            os.chown(folder, entry.pw_uid, entry.pw_gid)
+        environment = (f"HOME={home}", f"XDG_RUNTIME_DIR={running}", f"PATH={os.environ['PATH']}")
+        who = (f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups")
+        yield "setpriv", *who, "env", "--ignore-environment", *environment
+    finally:
+        # What its user namespace made belongs to ids that only root may remove.
+        subprocess.run(["userdel", name], check=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +116,43 @@ class Buildah:
             f"--tag={tag}",
             str(context),
         )
+
+    def described(self, image: str) -> dict[str, Any]:
+        """What Docker's format says of the image: its user, command, labels …"""
+        described = json.loads(self("inspect", "--type=image", image))["Docker"]
+        assert isinstance(described, dict)
+        return described
+
+    def run(
+        self, container: str, capabilities: Sequence[str], *words: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run this as the user of the image, in the host's namespaces, with exactly these capabilities."""
+        places = (f"--root={self.folder}/images", f"--runroot={self.folder}/running")
+        caps = [f"--cap-drop=CAP_{name}" for name in _ORDINARY] + [
+            f"--cap-add=CAP_{name}" for name in capabilities
+        ]
+        return subprocess.run(
+            [*self.as_user, "buildah", *places, "run", "--isolation=chroot", *caps, container, "--", *words],
+            capture_output=True,
+            text=True,
+            timeout=5 * _MINUTES,
+            check=False,
+            cwd=self.folder,
+        )
+
+
+def confined(
+    root: str, user: str, capabilities: Sequence[str], *, state: str = "", no_new_privileges: bool = False
+) -> list[str]:
+    """Starts what follows as an engine for containers does: with these capabilities in the bounding set and in no
+    other, as this user, on a read-only root. `state` is a folder for /var/lib/nettop.
+
+    buildah cannot run on a read-only root.
+    """
+    bounding = "".join(f",+{name.lower()}" for name in capabilities)
+    options = "--no-new-privs" if no_new_privileges else ""
+    around = ["unshare", "--mount", "--propagation=private", "sh", "-euc", _CONFINED]
+    return [*around, root, state, bounding, user, options]
 
 
 def copy_context(folder: Path) -> None:
@@ -141,5 +215,3 @@ def _pip_configuration() -> tuple[str, list[str]]:
 
 def _printed(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
-
-

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image, built by an ordinary user, and run as its own: which capabilities do what, and what it serves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop.snapshots import lenses
+from tests.collecting import until
+
+from .compose import CAPABILITIES, SERVICES
+from .images import Buildah, a_user, confined
+
+pytestmark = [pytest.mark.kernel, pytest.mark.deploy, pytest.mark.timeout(1800)]
+
+SUITE = "trixie"
+IMAGE, FLOWS_IMAGE = "localhost/nettop", "localhost/nettop:flows"
+UID = "10001"
+DEADLINE_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The images in the hands of who built them, and the same in root's, with a container of each there."""
+
+    rootless: Buildah
+    rootful: Buildah
+    container: str
+    flows_container: str
+    root: str
+    flows_root: str
+
+
+@pytest.fixture(scope="module")
+def built() -> Iterator[Built]:
+    """Both images. In a user namespace no capability loads programs, so root takes them over as a registry would."""
+    folder = Path(tempfile.mkdtemp(prefix="nettop-image-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    home, roots = folder / "user", folder / "root"
+    for place in (home, roots):
+        place.mkdir()
+    with contextlib.ExitStack() as ends:
+        ends.callback(shutil.rmtree, folder)
+        rootless = Buildah(home, ends.enter_context(a_user("nettop-image-test", home)))
+        rootful = Buildah(roots)
+        rootless.import_debian(SUITE)
+        containers, mounts = [], []
+        for image, options in ((IMAGE, ()), (FLOWS_IMAGE, ("--build-arg=EXTRA=flows",))):
+            rootless.build(image, SUITE, *options)
+            archive = home / "archive.tar"
+            rootless("push", image, f"docker-archive:{archive}:{image}")
+            rootful("pull", f"docker-archive:{archive}")
+            archive.unlink()
+            containers.append(rootful("from", image).splitlines()[-1])
+            mounts.append(rootful("mount", containers[-1]).splitlines()[-1])
+        ends.callback(rootless, "rm", "--all", check=False)
+        ends.callback(rootful, "rm", "--all")
+        yield Built(rootless, rootful, *containers, *mounts)
+
+
+def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Doctor's report, as JSON."""
+    assert done.stdout.startswith("{"), done.stdout + done.stderr
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+def mechanisms(read: dict[str, Any]) -> dict[str, str | None]:
+    """What every hook of every lens uses."""
+    return {
+        f"{lens['id']}.{hook['hook']}": hook["mechanism"] for lens in read["lenses"] for hook in lens["hooks"]
+    }
+
+
+def remedy_for_missing(read: dict[str, Any]) -> str:
+    """What doctor says against missing capabilities."""
+    (remedy,) = (check["remedy"] for check in read["checks"] if check["name"] == "capabilities")
+    assert isinstance(remedy, str)
+    return remedy
+
+
+def test_what_the_image_says_of_itself(built: Built) -> None:
+    """It starts `nettop serve` as a user with a number, is asked for its health, and offers no port."""
+    config = built.rootful.described(IMAGE)["config"]
+    assert (config["User"], config["Entrypoint"], config["Cmd"]) == (f"{UID}:{UID}", ["nettop"], ["serve"])
+    assert config["StopSignal"] == "SIGTERM"
+    assert config["Healthcheck"]["Test"][:3] == ["CMD", "python3", "-I"]
+    assert not config.get("ExposedPorts") and not config.get("Volumes")
+    assert config["Labels"]["org.opencontainers.image.title"] == "nettop"
+    # What this machine has handed on for the build is not in it.
+    for place in ("etc/apt/apt.conf.d/99handed-on", "etc/pip.conf", "run/handed-on.pem"):
+        left = Path(built.root, place)
+        assert not left.exists() or left.stat().st_size == 0
+
+
+def test_who_built_it_runs_it_without_root(built: Built) -> None:
+    """As the image's own user, whose sockets are listed though no program can be loaded there."""
+    container = built.rootless("from", IMAGE).splitlines()[-1]
+    assert built.rootless.run(container, (), "id", "-u").stdout.strip() == UID
+    shown = built.rootless.run(container, (), "nettop", "--table", "-d", "--once", "--all")
+    assert shown.returncode == 0 and shown.stdout.startswith("process"), shown.stderr
+    doctor = built.rootless.run(
+        container, CAPABILITIES, "nettop", "doctor", "--only", "host", "--format", "json"
+    )
+    assert "user namespace" in json.dumps(report(doctor)["checks"])
+    assert doctor.returncode == 4
+
+
+def test_every_lens_works_with_the_documented_capabilities(built: Built) -> None:
+    """Each hook has the mechanism that root has on this machine, and the self-test is exact."""
+    done = built.rootful.run(built.container, CAPABILITIES, "nettop", "doctor", "--format", "json")
+    read = report(done)
+    assert done.returncode == 0, json.dumps(read, indent=1)
+    words = [sys.executable, "-m", "nettop", "doctor", "--no-traffic", "--format", "json"]
+    by_root = report(subprocess.run(words, capture_output=True, text=True, check=False))
+    assert mechanisms(read) == mechanisms(by_root)
+    assert any(trial["ok"] for trial in read["self_test"])
+
+
+@pytest.mark.parametrize("lacking", CAPABILITIES)
+def test_without_a_capability_doctor_names_it(built: Built, lacking: str) -> None:
+    """Started all the same, it says what is missing and how to add it; of two that CAP_SYS_ADMIN includes, that."""
+    given = [name for name in CAPABILITIES if name != lacking]
+    done = built.rootful.run(built.container, given, "nettop", "doctor", "--only", "host", "--format", "json")
+    read = report(done)
+    if lacking in ("BPF", "PERFMON"):
+        assert f"CAP_SYS_ADMIN in place of CAP_{lacking}" in json.dumps(read["checks"])
+        return
+    assert f"CAP_{lacking}" in read["host"]["capabilities_missing"]
+    assert f"--cap-add {lacking}" in remedy_for_missing(read)
+
+
+def test_without_new_privileges_doctor_says_so(built: Built) -> None:
+    """The kernel then ignores the capabilities of nettop-python."""
+    around = confined(built.root, UID, CAPABILITIES, no_new_privileges=True)
+    doctor = ["nettop", "doctor", "--only", "host", "--format", "json"]
+    read = report(subprocess.run([*around, *doctor], capture_output=True, text=True, timeout=60, check=False))
+    assert "leave out --security-opt no-new-privileges" in remedy_for_missing(read)
+
+
+@contextlib.contextmanager
+def running(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own group, which is ended by SIGTERM and ends well."""
+    process = subprocess.Popen(words, start_new_session=True)
+    try:
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port at loopback that nobody uses."""
+    with socket.socket(socket.AF_INET, kind) as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
+
+
+def answer(url: str) -> bytes:
+    """What is answered; empty where nothing is yet, or not well."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as response:
+        body: bytes = response.read()
+        return body
+    return b""
+
+
+def threads(pid: int) -> list[dict[str, str]]:
+    """The status of each thread."""
+    texts = [(path / "status").read_text() for path in Path(f"/proc/{pid}/task").iterdir()]
+    return [dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line) for text in texts]
+
+
+def test_every_lens_is_served_on_a_read_only_root(built: Built) -> None:
+    """By the image's user, who then has no capability left; the health check finds it well, and then gone."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    around = confined(built.root, UID, CAPABILITIES)
+    writing = subprocess.run(
+        [*around, "touch", "/tmp/x", "/run/nettop/x"], capture_output=True, text=True, check=False
+    )
+    assert writing.stderr.count("Read-only file system") == 2
+    check = [
+        word.replace("9471", str(port))
+        for word in built.rootful.described(IMAGE)["config"]["Healthcheck"]["Test"][1:]
+    ]
+    with running([*around, "nettop", "serve", "--listen", f"127.0.0.1:{port}"]) as process:
+        until(lambda: answer(f"{url}/health"), "every lens is read")
+        text = answer(f"{url}/metrics").decode()
+        for lens in lenses():
+            assert f'nettop_lens_up{{lens="{lens.id}"}} 1' in text
+        of_lenses = {line.split("_")[1] for line in text.splitlines() if line.startswith("nettop_")}
+        assert of_lenses >= {lens.id for lens in lenses()} - {"flows"}
+        for status in threads(process.pid):
+            assert set(status["Uid"].split()) == {UID}
+            assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == int(status["CapAmb"], 16) == 0
+        assert subprocess.run([*around, *check], check=False).returncode == 0
+    assert subprocess.run([*around, *check], capture_output=True, check=False).returncode != 0
+
+
+def test_the_collector_stores_without_any_capability(built: Built, tmp_path: Path) -> None:
+    """On a read-only root but for its volume, as compose.yaml starts it."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    state = tmp_path / "state"
+    state.mkdir(mode=0o750)
+    os.chown(state, int(UID), int(UID))
+    port, query_port = free_port(socket.SOCK_DGRAM), free_port()
+    around = confined(built.flows_root, UID, (), state=str(state))
+    ports = ["--listen", f"127.0.0.1:{port}", "--query-listen", f"127.0.0.1:{query_port}"]
+    url = f"http://127.0.0.1:{query_port}"
+    with (
+        running([*around, "nettop", *SERVICES["collect"]["command"], *ports]),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter,
+    ):
+        until(lambda: answer(f"{url}/health"), "it receives")
+        exporter.sendto(netflow5(octets=4242), ("127.0.0.1", port))
+        query = f"{url}/?query=SELECT+sum(bytes)+FROM+flows_raw"
+        until(lambda: answer(query).strip() == b"4242", "the flow is stored")
+
+
+def netflow5(octets: int) -> bytes:
+    """A datagram of NetFlow 5 with one flow."""
+    header = struct.pack(">HHIIIIBBH", 5, 1, 1000, 1_790_000_000, 0, 1, 0, 0, 0)
+    addresses = bytes([192, 0, 2, 1, 192, 0, 2, 2, 0, 0, 0, 0])
+    record = struct.pack(
+        ">HHIIIIHHBBBBHHBBH", 1, 2, 7, octets, 0, 500, 40000, 443, 0, 0, 6, 0, 0, 0, 24, 24, 0
+    )
+    return header + addresses + record
