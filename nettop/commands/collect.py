@@ -134,7 +134,8 @@ class CollectOptions:
                                       "decoded; more is dropped (10G)")] = "10G"
     clickhouse: Annotated[list[str] | None, option("--clickhouse", metavar="URL", panel=_INTO,
                                                    help="Store on this ClickHouse server, as http://USER:PASSWORD@"
-                                                   "HOST:8123; may be given several times, of one cluster")] = None
+                                                   "HOST:8123, or @FILE with such lines; may be given several times, "
+                                                   "of one cluster")] = None
     cluster: Annotated[str, option("--cluster", metavar="NAME", panel=_INTO,
                                    help="The cluster's name; tables are made on all its nodes")] = ""
     kafka: Annotated[str, option("--kafka", metavar="HOST:PORT[,…]/TOPIC", panel=_INTO,
@@ -243,6 +244,7 @@ def start_collect(options: CollectOptions, _source_of: Callable[[str], Source] |
         from nettop.serve.collect import opened_collector
 
     named_by = caller()
+    settings = replace(settings, clickhouse=_server_urls(settings.clickhouse, named_by))
     user = _owner(Path(settings.data_dir), named_by if options.data_dir is not None else None)
     if named_by is not None:
         _check_sockets(options.query_listen or (), named_by, user)
@@ -254,6 +256,28 @@ def start_collect(options: CollectOptions, _source_of: Callable[[str], Source] |
         run = ends.enter_context(opened_collector(settings, requests, sys.stderr, partial(opening_as, named_by)))
         give_up_privileges(user)
         return run()
+
+
+def _server_urls(words: Iterable[str], named_by: User | None) -> tuple[str, ...]:
+    """URLs as they are, and those in the files of words such as @FILE, where other users do not see a password."""
+    urls: list[str] = []
+    for word in words:
+        if not word.startswith("@"):
+            urls.append(word)
+            continue
+        path = word.removeprefix("@")
+        with opening_as(named_by):
+            try:
+                lines = Path(path).read_text().split()
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not text"
+                raise UsageError(
+                    f"--clickhouse {word} cannot be read: {why}", "give a file with one URL on each line"
+                ) from error
+        if not lines:
+            raise UsageError(f"--clickhouse {word} has no URL", "write one on each line, as http://HOST:8123")
+        urls += lines
+    return tuple(urls)
 
 
 def _check_sockets(words: Iterable[str], named_by: User, user: User | None) -> None:

@@ -215,3 +215,19 @@ def test_nothing_to_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(NettopError, match=what) as raised:
             start_flows(options, None)
         assert "nettop collect" in raised.value.remedy
+
+
+def test_urls_in_a_file(tmp_path: Path) -> None:
+    """A file keeps a password out of the command line; what it has stands where its word does."""
+    file = tmp_path / "urls"
+    file.write_text("http://a:secret@ch1:8123\n\nhttp://ch2:8123\n")
+    urls = collect._server_urls(["http://ch0:8123", f"@{file}"], None)
+    assert urls == ("http://ch0:8123", "http://a:secret@ch1:8123", "http://ch2:8123")
+    file.write_text("\n")
+    with pytest.raises(UsageError, match="has no URL"):
+        collect._server_urls([f"@{file}"], None)
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        collect._server_urls([f"@{tmp_path}/none"], None)
+    file.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="cannot be read: it is not text"):
+        collect._server_urls([f"@{file}"], None)
