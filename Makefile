@@ -59,8 +59,9 @@ test-kernels: ## the core on this kernel and on Debian's, in virtual machines; r
 kernel-support: ## test-kernels, and writes docs/kernel-support.md; root
 	$(as_root) $(bin)/python -B scripts/test-kernels.py --write-docs
 
-generate: ## docs/fields.md, metrics.md and flows.proto, and docs/screenshots
+generate: ## docs/fields.md, metrics.md and flows.proto, deploy/grafana/dashboards, and docs/screenshots
 	$(as_user) $(bin)/python -B scripts/generate.py
+	$(as_user) $(bin)/python -B scripts/dashboards.py
 	$(as_user) $(bin)/python -B scripts/screenshots.py
 
 tour: ## docs/screenshots/tour-*.svg, of real traffic; root

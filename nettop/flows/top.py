@@ -27,8 +27,8 @@ _OF_FLOW = {
     "flows": "count()",
 }
 _OF_ROLLUP = {name: f"sum({name})" for name in SUMS}
-_ROLLUPS = ((6 * 3600, "flows_1m"), (7 * 86_400, "flows_5m"), (float("inf"), "flows_1h"))
-"""For how many seconds back a table is used."""
+ROLLUPS = ((6 * 3600, "flows_1m"), (7 * 86_400, "flows_5m"), (float("inf"), "flows_1h"))
+"""For how many seconds back a table of sums is used."""
 _RAW_S = 3600
 """For how long back single flows are read where talkers_1m, which names only the largest, would do."""
 REST = "::"
@@ -68,7 +68,7 @@ def checked_keys(names: Sequence[str]) -> tuple[str, ...]:
 def table_for(query: TopQuery) -> str:
     """The coarsest table that has the keys."""
     if set(query.keys) <= set(TABLES["flows_1m"].types):
-        return next(name for longest, name in _ROLLUPS if query.since_s <= longest)
+        return next(name for longest, name in ROLLUPS if query.since_s <= longest)
     if set(query.keys) <= set(TABLES["talkers_1m"].types) and query.since_s > _RAW_S:
         return "talkers_1m"
     return "flows_raw"
@@ -81,7 +81,7 @@ def read_top(reader: Reader, query: TopQuery) -> Top:
     # A rollup's rows begin with their minute: the one in which the time begins counts as a whole.
     when = f"{TABLES[table].time} >= now() - {query.since_s}"
     totals = ", ".join(f"{expression} AS sum_{name}" for name, expression in sums.items())
-    keys = ", ".join(f"{_expression(key, table)} AS key_{key}" for key in query.keys)
+    keys = ", ".join(f"{key_expression(key, table)} AS key_{key}" for key in query.keys)
     order = query.order if query.order == "flows" else f"estimated_{query.order}"
     groups = ", ".join(f"key_{key}" for key in query.keys)
     source = f"FROM {table} WHERE {when}"
@@ -95,7 +95,7 @@ def read_top(reader: Reader, query: TopQuery) -> Top:
     )
 
 
-def _expression(key: str, table: str) -> str:
+def key_expression(key: str, table: str) -> str:
     """The key as people read it: IPv4 addresses in their own form, MAC addresses as such."""
     if key == "service_port" and table == "flows_raw":
         return SERVICE_PORT_OF_FLOW.replace("f.", "")

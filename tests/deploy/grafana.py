@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dashboards in deploy/grafana, and what Grafana makes of the queries in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .tools import DEPLOY
+
+GRAFANA = DEPLOY / "grafana"
+FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
+PROMETHEUS, CLICKHOUSE = "prometheus", "grafana-clickhouse-datasource"
+
+Json = dict[str, Any]
+
+
+def dashboard(file: Path) -> Json:
+    """A dashboard."""
+    loaded: Json = json.loads(file.read_text())
+    return loaded
+
+
+def panels(made: Json) -> Iterator[Json]:
+    """All panels, rows and what these have collapsed included."""
+    for panel in made["panels"]:
+        yield panel
+        yield from panel.get("panels", ())
+
+
+@dataclass(frozen=True)
+class Target:
+    """A query: where it stands, its data source's plugin, and its text."""
+
+    place: str
+    plugin: str
+    text: str
+    is_instant: bool = False
+
+
+def targets(made: Json) -> Iterator[Target]:
+    """The queries of panels."""
+    for panel in panels(made):
+        for target in panel.get("targets", ()):
+            place = f"{made['title']} / {panel['title']} / {target['refId']}"
+            text = target["expr"] if "expr" in target else target["rawSql"]
+            yield Target(place, target["datasource"]["type"], text, target.get("instant", False))
+
+
+def variables(made: Json) -> list[Json]:
+    """The variables that queries give."""
+    return [each for each in made["templating"]["list"] if each["type"] == "query"]
+
+
+# --- Prometheus -----------------------------------------------------------------------------------------------
+
+
+def promql(text: str, chosen: Mapping[str, str]) -> str:
+    """A query as Grafana sends it: the variables have these values; those that are not given stand for all."""
+    return re.sub(r"\$(\w+)", lambda name: chosen.get(name[1], ".*"), text)
+
+
+# --- ClickHouse -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """What is chosen at the top of a dashboard, in seconds since 1970."""
+
+    begin: int
+    end: int
+
+
+_MACRO = re.compile(r"\$__(\w+)")
+
+
+def sql(text: str, chosen: Mapping[str, str], time: TimeRange) -> str:
+    """A query as ClickHouse's data source sends it.
+
+    As in its sources: `$__conditionalAll` and variables are replaced in the browser (src/data/CHDatasource.ts), the
+    other macros behind it (pkg/macros/macros.go).
+    """
+    text = _conditional(text, chosen)
+    text = re.sub(r"\$\{(\w+):singlequote\}", lambda name: f"'{chosen[name[1]]}'", text)
+    text = re.sub(r"\$(?!__)(\w+)", lambda name: chosen[name[1]], text)
+    begin, end = f"toDateTime({time.begin})", f"toDateTime({time.end})"
+    made: dict[str, Callable[[str], str]] = {
+        "fromTime": lambda _: begin,
+        "toTime": lambda _: end,
+        "timeFilter": lambda column: f"{column} >= {begin} AND {column} <= {end}",
+    }
+    while match := _MACRO.search(text):
+        first = match.end()
+        last = _closing(text, first) if text[first : first + 1] == "(" else first
+        text = text[: match.start()] + made[match[1]](text[first + 1 : last - 1]) + text[last:]
+    return text
+
+
+def _conditional(text: str, chosen: Mapping[str, str]) -> str:
+    """Without the conditions on variables of which all values are chosen, or none is typed."""
+    macro = "$__conditionalAll"
+    while (begin := text.find(macro)) >= 0:
+        first = begin + len(macro)
+        last = _closing(text, first)
+        condition, _, variable = text[first + 1 : last - 1].rpartition(",")
+        is_chosen = bool(chosen.get(variable.strip().removeprefix("$"), ""))
+        text = text[:begin] + (condition if is_chosen else "1=1") + text[last:]
+    return text
+
+
+def _closing(text: str, opening: int) -> int:
+    """The place behind the parenthesis that closes the one at `opening`."""
+    depth = 0
+    for place in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        if not depth:
+            return place + 1
+    raise AssertionError(text)

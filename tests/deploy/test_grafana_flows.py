@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each query of the dashboard of flows runs over a filled store, as Grafana's data source for ClickHouse sends it."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+
+from nettop.flows.columns import ADDRESS, COLUMNS, default_values
+from nettop.flows.protobuf import encoded_batch
+from nettop.flows.reader import Collector
+from tests.collecting import Running
+from tests.unit.test_flow_decoder import NETFLOW_5, SFLOW
+
+from .grafana import CLICKHOUSE, FILES, TimeRange, dashboard, sql, targets, variables
+
+pytest.importorskip("chdb")
+
+(DASHBOARD,) = (made for made in map(dashboard, FILES) if any(t.plugin == CLICKHOUSE for t in targets(made)))
+TARGETS = {target.place: target for target in targets(DASHBOARD)}
+COUNT = 400
+OF_DATAGRAMS = 4
+"""Flows that come in datagrams."""
+NOTHING_HERE = {
+    "nettop / Flows from routers / Dropped / A": "the kernel and the spool drop nothing of so little"
+}
+"""Queries whose answer is 0 here, and why."""
+NETWORKS = """network,asn,as_name,country,name
+198.51.100.0/24,64500,Example,DE,example
+203.0.113.0/24,64501,Other,FR,other
+2001:db8::/32,64502,Third,NL,third
+"""
+OWN = "192.0.2.0/24"
+HOUR_S, DAY_S = 3600, 86_400
+SPANS = {"flows_1m": HOUR_S, "flows_5m": 2 * DAY_S, "flows_1h": 30 * DAY_S}
+"""How long a time is chosen so that a table is read."""
+
+
+def addresses(*texts: str) -> np.ndarray[Any, Any]:
+    """So many addresses, each in turn."""
+    packed = []
+    for text in texts:
+        address = ipaddress.ip_address(text)
+        packed.append(address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed)
+    return np.frombuffer(b"".join(packed[at % len(packed)] for at in range(COUNT)), ADDRESS)
+
+
+def flows(now_s: int) -> bytes:
+    """Flows of the last minutes, with a value in every column that a query reads, as another producer posts them."""
+    made = {column.name: default_values(column.name, COUNT) for column in COLUMNS}
+    at = np.arange(COUNT)
+    made["received"][:] = (now_s - 60 - at % 600) * 1000
+    made["exporter"] = addresses("192.0.2.250", "2001:db8::fe")
+    made["src"] = addresses("192.0.2.1", "198.51.100.2", "203.0.113.3", "2001:db8::4", "192.0.2.5")
+    made["dst"] = addresses("198.51.100.2", "192.0.2.1", "192.0.2.5", "198.51.100.9")
+    made["next_hop"] = addresses("203.0.113.254")
+    for name, values in {
+        "etype": (0x0800, 0x86DD),
+        "protocol": (6, 17, 1, 58, 132, 200),
+        "src_port": (443, 50_000, 53, 0),
+        "dst_port": (50_001, 443, 22),
+        "bytes": (64, 1500, 9000, 100_000),
+        "packets": (1, 1, 6, 100),
+        "tcp_flags": (2, 18, 17),
+        "ttl": (64, 128, 255),
+        "src_vlan": (10, 20),
+        "in_if": (1, 2, 3),
+        "out_if": (2, 1),
+        "sampling_rate": (1000, 1),
+    }.items():
+        made[name][:] = np.array(values, made[name].dtype)[at % len(values)]
+    return encoded_batch(made, 0, COUNT)
+
+
+class Filled:
+    """A collector whose store has the flows, and what is chosen on the dashboard."""
+
+    def __init__(self, running: Running, now_s: int) -> None:
+        self._running, self._now_s = running, now_s
+        self._chosen: dict[int, dict[str, str]] = {}
+
+    def time(self, span_s: int) -> TimeRange:
+        """The last seconds, until the ledger was written."""
+        return TimeRange(self._now_s - span_s, self._now_s + 60)
+
+    def send(self, text: str, form: str = "Native") -> bytes:
+        """The answer to a query, sent as ClickHouse's client for Go does, on which the data source is built."""
+        parameters = {"database": "nettop", "default_format": form, "client_protocol_version": 54_483}
+        collector: Collector = self._running.collector
+        status, answer = collector._answer("POST", "/?" + urlencode(parameters), text.encode())
+        assert status == http.client.OK, f"{answer.decode(errors='replace')}\n{text}"
+        return answer
+
+    def rows(self, text: str) -> list[list[Any]]:
+        """Its rows."""
+        return [json.loads(line) for line in self.send(text, "JSONCompactEachRow").splitlines()]
+
+    def chosen(self, span_s: int) -> dict[str, str]:
+        """What the variables have of which the reader has chosen none."""
+        if span_s not in self._chosen:
+            chosen = {"exporter": "", "side": "", "address": ""}
+            for variable in variables(DASHBOARD):
+                values = self.rows(sql(variable["query"], chosen, self.time(span_s)))
+                assert values, variable["name"]
+                if variable.get("hide"):
+                    ((chosen[variable["name"]],),) = values
+            self._chosen[span_s] = chosen
+        return self._chosen[span_s]
+
+
+def has_value(row: list[Any]) -> bool:
+    """Whether a row says anything besides when."""
+    return any(value not in (None, 0, "", "0", "1970-01-01 00:00:00.000") for value in row)
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[Filled]:
+    """A collector with flows of the last minutes in its store."""
+    now_s = int(time.time())
+    with tempfile.TemporaryDirectory(prefix="nettop-grafana") as name:
+        # A collector that is started as root gives its directory to the user that it becomes.
+        folder = Path(name)
+        folder.chmod(0o755)
+        networks = folder / "networks.csv"
+        networks.write_text(NETWORKS)
+        options = ("--networks", str(networks), "--own-network", OWN)
+        with Running(folder / "flows", *options) as running:
+            status, answer = running.collector._answer("POST", "/ingest/flows", flows(now_s))
+            assert (status, json.loads(answer)) == (http.client.OK, {"accepted": COUNT})
+            running.send(NETFLOW_5, SFLOW, b"\0\1rubbish")
+            running.stored(COUNT + OF_DATAGRAMS)
+            yield Filled(running, now_s)
+
+
+@pytest.mark.parametrize(("table", "span_s"), SPANS.items())
+def test_the_table_of_sums_fits_the_time(filled: Filled, table: str, span_s: int) -> None:
+    """A graph has at most twice as many moments as it should, none shorter than the table's own."""
+    chosen = filled.chosen(span_s)
+    assert chosen["table"] == table
+    assert span_s / int(chosen["step"]) <= 600
+
+
+@pytest.mark.parametrize("span_s", SPANS.values(), ids=SPANS)
+@pytest.mark.parametrize("place", TARGETS)
+def test_each_query_has_rows(filled: Filled, place: str, span_s: int) -> None:
+    """Of all exporters and sides, from each table of sums."""
+    rows = filled.rows(sql(TARGETS[place].text, filled.chosen(span_s), filled.time(span_s)))
+    assert rows
+    assert any(map(has_value, rows)) is (place not in NOTHING_HERE)
+
+
+@pytest.mark.parametrize("place", TARGETS)
+def test_each_query_takes_what_is_chosen(filled: Filled, place: str) -> None:
+    """One exporter, side and address, in the format that the data source reads; another exporter has nothing."""
+    text, time_range = TARGETS[place].text, filled.time(HOUR_S)
+    chosen = filled.chosen(HOUR_S) | {
+        "exporter": "::ffff:192.0.2.250",
+        "side": "in",
+        "address": "198.51.100.2",
+    }
+    assert filled.send(sql(text, chosen, time_range))
+    if "exporter IN" in text:
+        rows = filled.rows(sql(text, chosen | {"exporter": "::ffff:192.0.2.99"}, time_range))
+        assert not any(map(has_value, rows))
+
+
+def test_the_data_source_connects(filled: Filled) -> None:
+    """What ClickHouse's client for Go asks when it connects, what the data source asks then, and its test button."""
+    for text in (
+        "SELECT displayName(), version(), revision(), timezone()",
+        "SELECT version()",
+        "SELECT 1",
+    ):
+        assert filled.send(text)
