@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Makes what machines install that build nothing themselves; `--help` says how.
+set -euo pipefail
+umask 022
+
+# As for the installer: neither somebody's private tools, nor messages in another language.
+export PATH="/usr/sbin:/usr/bin:/sbin:/bin:$PATH" LC_ALL=C.UTF-8
+
+readonly exit_usage=2 exit_cannot=3
+
+script=$(readlink -f -- "${BASH_SOURCE[0]}")
+checkout=$(dirname -- "$(dirname -- "$script")")
+readonly script checkout
+
+# What both need of the checkout, and a package besides.
+readonly to_install=(nettop docs LICENSES LICENSE README.md CHANGELOG.md pyproject.toml scripts/install-deps.sh deploy/systemd)
+readonly to_pack=(scripts/manual.py deploy/debian)
+
+extra=serve
+
+usage() {
+  cat <<HELP
+Usage: scripts/packages.sh deb|offline [--flows]
+
+Writes, into dist/ of the checkout, for the release of the distribution that it runs on, its Python and its processor:
+
+  deb      a Debian package. Needs debhelper, dpkg-dev and python3-venv
+  offline  an archive of nettop and the Python packages that it needs, for machines that reach no package index
+  --flows  also what nettop collect needs, 800 MB: as a package of its own, nettop-flows, or in the archive
+
+Needs a package index, not root. The same sources and Python packages make the same files.
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 this machine cannot.
+HELP
+}
+
+fail() {
+  printf 'packages: %s\n' "$*" >&2
+  exit "${code:-1}"
+}
+
+main() {
+  local what=''
+  while (($#)); do
+    case $1 in
+      deb | offline) what=$1 ;;
+      --flows) extra=flows ;;
+      -h | --help) usage && exit 0 ;;
+      *) usage >&2 && exit $exit_usage ;;
+    esac
+    shift
+  done
+  [[ -n $what ]] || { usage >&2 && exit $exit_usage; }
+  find_out_what_it_is
+  work=$checkout/build/packages/$what-$release
+  rm -rf -- "$work"
+  mkdir -p -- "$work" "$checkout/dist"
+  make_"$what"
+  rm -rf -- "$work"
+}
+
+find_out_what_it_is() {
+  local ID='' VERSION_ID='' PRETTY_NAME=''
+  # shellcheck source=/dev/null
+  . /etc/os-release
+  release=${ID/debian/deb}$VERSION_ID
+  release_name=$PRETTY_NAME
+  version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$checkout/nettop/__init__.py")
+  processor=$(dpkg --print-architecture 2>/dev/null || uname -m)
+  SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(when_committed)}
+  export SOURCE_DATE_EPOCH
+  readonly release release_name version processor SOURCE_DATE_EPOCH
+}
+
+# In what is no clone, the newest file tells.
+when_committed() {
+  git -C "$checkout" log -1 --format=%ct 2>/dev/null ||
+    (cd -- "$checkout" && find "${to_install[@]}" -type f -printf '%Ts\n' | sort -n | tail -n 1)
+}
+
+# --- a Debian package -----------------------------------------------------------------------------
+
+make_deb() {
+  local source=$work/nettop options=(--build=binary --no-sign) command
+  for command in dpkg-buildpackage dh; do
+    command -v $command >/dev/null || code=$exit_cannot fail 'needs dpkg-dev and debhelper; apt installs them.'
+  done
+  [[ $extra == serve ]] || options+=(--build-profiles=pkg.nettop.flows)
+  copy_sources "$source" "${to_install[@]}" "${to_pack[@]}"
+  mv -- "$source/deploy/debian" "$source/debian"
+  write_changelog >"$source/debian/changelog"
+  fill_with_wheels "$source/wheels"
+  (cd -- "$source" && quietly dpkg-buildpackage "${options[@]}") || fail 'dpkg-buildpackage failed; see above.'
+  publish "$work"/*.deb
+}
+
+write_changelog() {
+  # Debian sorts ~ before nothing: a release candidate is older than the release, and Debian 12's package than 13's.
+  cat <<CHANGELOG
+nettop ($(sed -E 's/(a|b|rc|\.dev)[0-9]/~&/' <<<"$version")~$release) stable; urgency=medium
+
+  * nettop $version, made for $release_name.
+  * What users notice is in CHANGELOG.md.
+
+ -- $(sed -n 's/^Maintainer: //p' "$checkout/deploy/debian/control")  $(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")
+CHANGELOG
+}
+
+# --- an archive -----------------------------------------------------------------------------------
+
+make_offline() {
+  local name=nettop-$version-offline-$release-$processor
+  copy_sources "$work/$name" "${to_install[@]}"
+  fill_with_wheels "$work/$name/wheels"
+  write_instructions >"$work/$name/INSTALL"
+  tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
+    --mode=go=rX,u+rw -c "$name" | gzip --no-name >"$work/$name.tar.gz"
+  publish "$work/$name.tar.gz"
+}
+
+write_instructions() {
+  local flows=''
+  [[ $extra == serve ]] || flows=' --flows'
+  cat <<INSTRUCTIONS
+nettop $version, for $release_name on $processor, without a package index. Install, or upgrade:
+
+  sudo scripts/install-deps.sh$flows --wheels wheels
+
+The distribution's packages are not in here. If they are not installed and its mirror cannot be reached either, install
+them first: $(apt_packages)
+
+Remove: sudo scripts/install-deps.sh --uninstall
+INSTRUCTIONS
+}
+
+# As the installer has them.
+apt_packages() { sed -n 's/^ *apt) say \(python3 .*\) ;;$/\1/p' "$checkout/scripts/install-deps.sh"; }
+
+# --- both -----------------------------------------------------------------------------------------
+
+# What Python has compiled is no source.
+copy_sources() {
+  local folder=$1
+  shift
+  mkdir -p -- "$folder"
+  tar -C "$checkout" --exclude=__pycache__ -c "$@" | tar -C "$folder" --no-same-owner -x
+}
+
+fill_with_wheels() {
+  local options=()
+  [[ $extra == serve ]] || options+=(--flows)
+  "$checkout/scripts/install-deps.sh" "${options[@]}" --make-wheels "$1" | sed -n '/^\[/p'
+}
+
+publish() {
+  local file
+  for file in "$@"; do
+    mv -- "$file" "$checkout/dist/"
+    printf 'dist/%s, %s\n' "${file##*/}" "$(du -h "$checkout/dist/${file##*/}" | cut -f1)B"
+  done
+}
+
+# Its words matter only when it failed.
+quietly() {
+  "$@" >"$work/words" 2>&1 || {
+    tail -n 30 "$work/words" >&2
+    return 1
+  }
+}
+
+main "$@"
