@@ -211,6 +211,11 @@ def _imported_chdb(directory: Path) -> Any:
         raise Unsupported(
             f"flows cannot be stored here: {error}", "install chDB, by pip install 'nettop[flows]'"
         ) from error
+    except RuntimeError as error:  # before its first session it makes a temporary directory
+        raise SourceFailed(
+            f"flows cannot be stored here: {str(error).partition(', Stack trace')[0]}",
+            "chDB needs a /tmp that can be written, such as a tmpfs; TMPDIR names another place",
+        ) from error
     return chdb
 
 
