@@ -32,7 +32,7 @@ _ORDINARY = (
 _CONFINED = """
 mount --bind "$0" "$0" && cd "$0" && mount -o remount,bind,ro "$0"
 mount -t proc proc proc && mount --rbind /sys sys && mount -o remount,bind,ro "$0/sys" && mount --rbind /dev dev
-if [ -n "$1" ]; then mount --bind "$1" var/lib/nettop; fi
+if [ -n "$1" ]; then mount --bind "$1" var/lib/nettop; mount -t tmpfs -o mode=1777 tmpfs tmp; fi
 capabilities=$2 uid=$3 options=$4
 shift 4
 exec chroot "$0" setpriv --bounding-set="-all$capabilities" --inh-caps=-all \
@@ -145,7 +145,8 @@ def confined(
     root: str, user: str, capabilities: Sequence[str], *, state: str = "", no_new_privileges: bool = False
 ) -> list[str]:
     """Starts what follows as an engine for containers does: with these capabilities in the bounding set and in no
-    other, as this user, on a read-only root. `state` is a folder for /var/lib/nettop.
+    other, as this user, on a read-only root. `state` is a folder for /var/lib/nettop, with
+    which goes a /tmp of its own.
 
     buildah cannot run on a read-only root.
     """

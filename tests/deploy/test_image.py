@@ -204,7 +204,7 @@ def test_every_lens_is_served_on_a_read_only_root(built: Built) -> None:
         for word in built.rootful.described(IMAGE)["config"]["Healthcheck"]["Test"][1:]
     ]
     with running([*around, "nettop", "serve", "--listen", f"127.0.0.1:{port}"]) as process:
-        until(lambda: answer(f"{url}/health"), "every lens is read")
+        until(lambda: answer(f"{url}/health") or process.poll() is not None, "every lens is read")
         text = answer(f"{url}/metrics").decode()
         for lens in lenses():
             assert f'nettop_lens_up{{lens="{lens.id}"}} 1' in text
@@ -217,11 +217,9 @@ def test_every_lens_is_served_on_a_read_only_root(built: Built) -> None:
     assert subprocess.run([*around, *check], capture_output=True, check=False).returncode != 0
 
 
-def test_the_collector_stores_without_any_capability(built: Built, tmp_path: Path) -> None:
-    """On a read-only root but for its volume, as compose.yaml starts it."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    state = tmp_path / "state"
+def test_the_collector_stores_without_any_capability(built: Built) -> None:
+    """On a read-only root but for its volume and /tmp, as compose.yaml starts it."""
+    state = built.rootful.folder / "state"
     state.mkdir(mode=0o750)
     os.chown(state, int(UID), int(UID))
     port, query_port = free_port(socket.SOCK_DGRAM), free_port()
@@ -229,10 +227,10 @@ def test_the_collector_stores_without_any_capability(built: Built, tmp_path: Pat
     ports = ["--listen", f"127.0.0.1:{port}", "--query-listen", f"127.0.0.1:{query_port}"]
     url = f"http://127.0.0.1:{query_port}"
     with (
-        running([*around, "nettop", *SERVICES["collect"]["command"], *ports]),
+        running([*around, "nettop", *SERVICES["collect"]["command"], *ports]) as collector,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter,
     ):
-        until(lambda: answer(f"{url}/health"), "it receives")
+        until(lambda: answer(f"{url}/health") or collector.poll() is not None, "it receives")
         exporter.sendto(netflow5(octets=4242), ("127.0.0.1", port))
         query = f"{url}/?query=SELECT+sum(bytes)+FROM+flows_raw"
         until(lambda: answer(query).strip() == b"4242", "the flow is stored")

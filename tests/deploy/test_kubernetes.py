@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kustomize makes of the manifests: valid, and of one mind with each other, with compose.yaml and with nettop."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nettop.settings import DEFAULT_LISTEN, DEFAULT_QUERY_LISTEN, FLOW_PORTS
+
+from .compose import CAPABILITIES
+from .npm import npm_packages
+from .tools import DEPLOY, debian_package
+from .words import options_of
+
+KUBERNETES = DEPLOY / "kubernetes"
+OVERLAYS = ("base", "overlays/collect", "overlays/clickhouse")
+OPERATOR = ("@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3")
+PORT = int(DEFAULT_LISTEN.rpartition(":")[2])
+QUERY_PORT = int(DEFAULT_QUERY_LISTEN.rpartition(":")[2])
+OLDEST = "1.30"
+"""The first Kubernetes with appArmorProfile."""
+UID = 10001
+
+Manifest = dict[str, Any]
+
+
+def kubectl(*words: str) -> str:
+    """What Debian 13's kubectl prints."""
+    command = debian_package("kubectl", "trixie") / "usr/bin/kubectl"
+    done = subprocess.run([command, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@cache
+def rendered(overlay: str) -> tuple[Manifest, ...]:
+    """The manifests of the base or of an overlay."""
+    return tuple(yaml.safe_load_all(kubectl("kustomize", str(KUBERNETES / overlay))))
+
+
+def of_kind(overlay: str, kind: str) -> dict[str, Manifest]:
+    """Those of a kind, by name."""
+    return {each["metadata"]["name"]: each for each in rendered(overlay) if each["kind"] == kind}
+
+
+def pod_of(workload: Manifest) -> Manifest:
+    """The specification of its pods."""
+    pod = workload["spec"]["template"]["spec"]
+    assert isinstance(pod, dict)
+    return pod
+
+
+def workloads(overlay: str) -> dict[str, Manifest]:
+    """What makes pods, by name."""
+    return of_kind(overlay, "DaemonSet") | of_kind(overlay, "StatefulSet")
+
+
+def selected(overlay: str, selector: dict[str, str]) -> set[str]:
+    """The workloads whose pods have these labels."""
+    return {
+        name
+        for name, workload in workloads(overlay).items()
+        if selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
+    }
+
+
+def ports_of(overlay: str, name: str) -> dict[str, tuple[int, str]]:
+    """The ports of a workload by name: number and protocol."""
+    (container,) = pod_of(workloads(overlay)[name])["containers"]
+    return {port["name"]: (port["containerPort"], port.get("protocol", "TCP")) for port in container["ports"]}
+
+
+@pytest.mark.parametrize("version", [OLDEST, None], ids=["oldest", "newest"])
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubernetes_takes_them(overlay: str, version: str | None, tmp_path: Path) -> None:
+    """Nothing is unknown, missing or of a wrong type, in the oldest and in the newest version."""
+    file = tmp_path / "manifests.yaml"
+    file.write_text(yaml.safe_dump_all(rendered(overlay)))
+    command = Path(sys.executable).with_name("kubernetes-validate")
+    versions = ["--kubernetes-version", version] if version else []
+    done = subprocess.run([command, "--strict", *versions, file], capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert output.count("passed for resource") == len(rendered(overlay))
+
+
+def test_the_operator_takes_the_pod_monitor(tmp_path: Path) -> None:
+    """By the schema of its definition; its types also refuse what is unknown. It finds the pods of `serve`."""
+    (monitor,) = yaml.safe_load_all((KUBERNETES / "components/podmonitor/podmonitor.yaml").read_text())
+    installed = npm_packages(*OPERATOR)
+    (tmp_path / "node_modules").symlink_to(installed / "node_modules")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    wrong = json.loads(json.dumps(monitor))
+    wrong["spec"]["podMetricsEndpoints"][0]["port"] = 9471
+    unknown = json.loads(json.dumps(monitor))
+    unknown["spec"]["podMetricsEndpoints"][0]["bearerTokenFiles"] = "x"
+    assert validated(tmp_path, monitor) == "" and typed(tmp_path, monitor) == ""
+    assert "port must be string" in validated(tmp_path, wrong)
+    assert "bearerTokenFiles" in typed(tmp_path, unknown)
+    assert selected("overlays/collect", monitor["spec"]["selector"]["matchLabels"]) == {"nettop"}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert ports_of("base", "nettop")[endpoint["port"]] == (PORT, "TCP")
+    assert endpoint["authorization"]["credentials"]["name"] in secrets_of("base", "nettop")
+
+
+_MODEL = "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor"
+
+
+def validated(folder: Path, monitor: Manifest) -> str:
+    """What the schema of a PodMonitor has against this."""
+    (folder / "check.js").write_text(
+        f'import {{PodMonitor}} from "{_MODEL}";\n'
+        f"try {{ new PodMonitor({json.dumps(monitor)}).validate() }} catch (error) {{ console.log(error.message) }}\n"
+    )
+    return subprocess.run(
+        ["node", "check.js"], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def typed(folder: Path, monitor: Manifest) -> str:
+    """What the types of a PodMonitor have against this."""
+    (folder / "check.ts").write_text(
+        f'import {{IPodMonitor}} from "{_MODEL}";\nexport const monitor: IPodMonitor = {json.dumps(monitor)};\n'
+    )
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext"]
+    words = ["node", "node_modules/typescript/bin/tsc", *options, "check.ts"]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def secrets_of(overlay: str, name: str) -> set[str]:
+    """The secrets that a workload mounts, for its group alone: nettop refuses a token that others may read."""
+    volumes = [
+        volume["secret"] for volume in pod_of(workloads(overlay)[name])["volumes"] if "secret" in volume
+    ]
+    assert all(volume["defaultMode"] == 0o440 for volume in volumes)
+    return {volume["secretName"] for volume in volumes}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_with_the_least_privilege(overlay: str) -> None:
+    """As a user, on a read-only root; `serve` with the capabilities of compose.yaml, `collect` with none."""
+    assert "privileged: true" not in kubectl("kustomize", str(KUBERNETES / overlay))
+    for name, workload in workloads(overlay).items():
+        pod = pod_of(workload)
+        (container,) = pod["containers"]
+        context, security = pod["securityContext"], container["securityContext"]
+        assert context["runAsNonRoot"] and {
+            context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")
+        } == {UID}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert security["readOnlyRootFilesystem"] and pod["automountServiceAccountToken"] is False
+        assert security["capabilities"]["drop"] == ["ALL"]
+        if name == "nettop":
+            assert security["capabilities"]["add"] == CAPABILITIES
+            assert pod["hostNetwork"] and pod["hostPID"]
+        else:
+            assert "add" not in security["capabilities"] and not security["allowPrivilegeEscalation"]
+            assert "hostNetwork" not in pod and "hostPID" not in pod
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_selects_pods_selects_the_right_ones(overlay: str) -> None:
+    """Each workload its own; a service and a policy those that have the ports which they name."""
+    for name, workload in workloads(overlay).items():
+        assert selected(overlay, workload["spec"]["selector"]["matchLabels"]) == {name}
+    by_service = {"nettop": "nettop", "nettop-flows": "nettop-collect", "nettop-collect": "nettop-collect"}
+    for name, service in of_kind(overlay, "Service").items():
+        assert selected(overlay, service["spec"]["selector"]) == {by_service[name]}
+        for port in service["spec"]["ports"]:
+            number, protocol = ports_of(overlay, by_service[name])[port["targetPort"]]
+            assert (port["port"], port.get("protocol", "TCP")) == (number, protocol)
+    for name, policy in of_kind(overlay, "NetworkPolicy").items():
+        assert selected(overlay, policy["spec"]["podSelector"]["matchLabels"]) == {name}
+        for rule in policy["spec"]["ingress"]:
+            for port in rule["ports"]:
+                assert ports_of(overlay, name)[port["port"]][1] == port["protocol"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_commands_are_nettops(overlay: str) -> None:
+    """Every option exists; the ports are those where nettop listens, and where its probes ask."""
+    for name, workload in workloads(overlay).items():
+        (container,) = pod_of(workload)["containers"]
+        command, *words = container["args"]
+        given = dict(word.split("=", 1) for word in words)
+        assert given.keys() <= options_of(command)
+        ports = ports_of(overlay, name)
+        if command == "serve":
+            assert given["--listen"] == f"$(HOST_IP):{PORT}" and ports == {"http": (PORT, "TCP")}
+        else:
+            assert given["--query-listen"] == f"0.0.0.0:{QUERY_PORT}" and ports["query"] == (
+                QUERY_PORT,
+                "TCP",
+            )
+            assert sorted(number for number, protocol in ports.values() if protocol == "UDP") == sorted(
+                map(int, FLOW_PORTS)
+            )
+            mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+            assert any(given["--data-dir"].startswith(f"{mount}/") for mount in mounts)
+        for option in ("--token-file", "--clickhouse"):
+            if option in given:
+                folder = str(Path(given[option].removeprefix("@")).parent)
+                assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert container["readinessProbe"]["httpGet"]["path"] == "/health"
+        assert container["readinessProbe"]["httpGet"]["port"] in ports
+        assert container["livenessProbe"]["tcpSocket"]["port"] in ports
+
+
+def test_prometheus_discovers_the_pods() -> None:
+    """The configuration without an operator looks for the labels and the port's name that they have."""
+    (job,) = yaml.safe_load((DEPLOY / "prometheus/kubernetes.yml").read_text())["scrape_configs"]
+    (keep,) = (rule for rule in job["relabel_configs"] if rule.get("action") == "keep")
+    kept = set()
+    for name, workload in workloads("overlays/collect").items():
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        for port in ports_of("overlays/collect", name):
+            if re.fullmatch(keep["regex"], f"{labels['app.kubernetes.io/name']};{port}"):
+                kept.add((name, port))
+    assert kept == {("nettop", "http")}
+    (discovery,) = job["kubernetes_sd_configs"]
+    assert discovery["namespaces"]["names"] == list(of_kind("base", "Namespace"))
+
+
+def test_the_password_is_in_no_command_line() -> None:
+    """The URL of the server comes from a secret that only this collector mounts."""
+    (container,) = pod_of(workloads("overlays/clickhouse")["nettop-collect"])["containers"]
+    (word,) = (word for word in container["args"] if word.startswith("--clickhouse"))
+    assert word.startswith("--clickhouse=@/")
+    assert secrets_of("overlays/clickhouse", "nettop-collect") == {"nettop-token", "nettop-clickhouse"}
+    assert secrets_of("overlays/clickhouse", "nettop") == {"nettop-token"}
