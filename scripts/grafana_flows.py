@@ -34,6 +34,7 @@ from grafana_panels import (
 )
 
 from nettop.flows.columns import PROTOCOL_NAMES
+from nettop.flows.spool import DROPPED
 from nettop.flows.top import REST, ROLLUPS, key_expression
 
 FILE = "flows-from-routers.json"
@@ -466,7 +467,7 @@ def _exporters() -> list[Json]:
     )
     when = "FROM ledger\nWHERE $__timeFilter(time)"
     at = f"toStartOfInterval(time, INTERVAL {_STEP} second) AS at"
-    lost = _ledger("kernel_drops", "own_drops", "flows_raw_dropped")
+    lost = _ledger("kernel_drops", "own_drops", f"{RAW.table}{DROPPED}")
     unreadable = _ledger("unknown_version", "bad_header", "broken")
     became = (
         f"SELECT {at},\n"

@@ -102,7 +102,7 @@ def _detail_rows(lens: Lens) -> Iterator[Row]:
         title = _row_title(lens, declared)
         if _is_repeated(declared):
             label = declared.metrics.labels[0]
-            panels = [panel for family in declared.families for panel in _details(lens, declared, family)]
+            panels = [panel for family in declared.all_families for panel in _details(lens, declared, family)]
             shapes = [panel for panel in panels if panel["title"].endswith(_SHAPES)]
             yield Row(f"{label.capitalize()} ${label}", shapes, repeat=label)
             yield Row(title, [panel for panel in panels if panel not in shapes], collapsed=True)
@@ -912,16 +912,32 @@ OVERVIEWS: dict[str, Callable[[], list[Json]]] = {
 }
 
 
-def _default_overview(lens: Lens) -> list[Json]:
-    """That of a lens for which nobody has chosen one: its counts, and its first counters in all."""
+def _counts(lens: Lens) -> Iterator[tuple[str, str, str, str]]:
+    """The facts about a whole lens: what each is called, its PromQL by host, its unit, and what it means."""
     units = {field.name: field.unit for field in lens.counts}
-    panels = []
     for family in count_families(lens):
         name = family.sample_name.removeprefix(f"{NAMESPACE}_")
         unit, times = unit_of(lens, family, units[family.columns[0][1]])
-        expr = _sum_rate(name) if family.kind is Kind.COUNTER else _sum(_of(name))
+        by_host = _sum_rate(name, "instance") if family.kind is Kind.COUNTER else _sum(_of(name), "instance")
         text = _words(name.removeprefix(f"{lens.id}_").removesuffix("_total"))
-        panels.append(number(text, [Query(times + expr)], unit, size=(3, 4), description=family.help))
+        yield text, times + by_host, unit, family.help
+
+
+def _count_rows(lens: Lens) -> Iterator[Row]:
+    panels = [
+        time_series(text, [Query(expr, "{{instance}}")], unit, size=(8, 8), description=help_)
+        for text, expr, unit, help_ in _counts(lens)
+    ]
+    if panels:
+        yield Row(f"{lens.title} in all, by host", panels, collapsed=True)
+
+
+def _default_overview(lens: Lens) -> list[Json]:
+    """That of a lens for which nobody has chosen one: its counts, and its first counters in all."""
+    panels = [
+        number(text, [Query(f"sum({expr})")], unit, size=(3, 4), description=help_)
+        for text, expr, unit, help_ in _counts(lens)
+    ]
     for declared in series_sets(lens)[:1]:
         for family in declared.families:
             if family.kind is Kind.COUNTER:
@@ -945,7 +961,12 @@ def _words(name: str) -> str:
 def lens_dashboard(lens: Lens) -> Json:
     """The dashboard of a lens."""
     overview = OVERVIEWS[lens.id]() if lens.id in OVERVIEWS else _default_overview(lens)
-    rows = [Row("", [*_host_numbers(lens), *overview]), *_detail_rows(lens), _own_row(lens)]
+    rows = [
+        Row("", [*_host_numbers(lens), *overview]),
+        *_detail_rows(lens),
+        *_count_rows(lens),
+        _own_row(lens),
+    ]
     hosts = query_variable(
         HOST_VARIABLE, "Host", f"label_values({NAMESPACE}_build_info, instance)", PROMETHEUS
     )

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each dashboard is what Grafana's own types in @grafana/schema say that a dashboard is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .compose import SERVICES
+from .grafana import FILES, Json, dashboard, panels
+from .npm import npm_packages
+
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, ("node", "npm"))), reason="needs node and npm, to check types of TypeScript"
+)
+
+GRAFANA = SERVICES["grafana"]["image"].rpartition(":")[2]
+"""The version that the compose file runs, and whose types are used."""
+PACKAGES = (f"@grafana/schema@{GRAFANA}", "typescript@5.9.3")
+TYPES = Path(__file__).with_name("dashboards.ts")
+CONFIG = {
+    "compilerOptions": {
+        "strict": True,
+        "noEmit": True,
+        "target": "es2022",
+        "module": "preserve",
+        "moduleResolution": "node10",
+        "skipLibCheck": True,
+        "types": [],
+    },
+    "include": ["*.ts"],
+}
+
+
+def first(made: Json, kind: str) -> Json:
+    """The first panel of a kind."""
+    return next(panel for panel in panels(made) if panel["type"] == kind)
+
+
+def in_options(kind: str, name: str, value: object) -> Callable[[Json], None]:
+    """A mistake in the options of a panel."""
+    return lambda made: first(made, kind)["options"].update({name: value})
+
+
+def in_custom(name: str, value: object) -> Callable[[Json], None]:
+    """A mistake in how lines are drawn."""
+    return lambda made: first(made, "timeseries")["fieldConfig"]["defaults"]["custom"].update({name: value})
+
+
+def in_override(name: str, value: object) -> Callable[[Json], None]:
+    """A mistake in the properties of some fields."""
+    properties = [{"id": name, "value": value}]
+    wrong = {"matcher": {"id": "byName", "options": "a"}, "properties": properties}
+    return lambda made: first(made, "timeseries")["fieldConfig"]["overrides"].append(wrong)
+
+
+def without(kind: str, name: str) -> Callable[[Json], None]:
+    """A panel that lacks something."""
+    return lambda made: first(made, kind).pop(name) and None
+
+
+MISTAKES: dict[str, Callable[[Json], None]] = {
+    "unknown_member": lambda made: made.update(refreshes="30s"),
+    "wrong_type": lambda made: made.update(refresh=30),
+    "unknown_cursor": lambda made: made.update(graphTooltip=7),
+    "unknown_kind": lambda made: first(made, "stat").update(type="singlestat"),
+    "no_options": without("timeseries", "options"),
+    "no_place": without("stat", "gridPos"),
+    "unknown_option": in_options("stat", "colour", "value"),
+    "option_of_another_kind": in_options("stat", "showHeader", value=True),
+    "unknown_value": in_options("stat", "graphMode", "bars"),
+    "legend": in_options("timeseries", "legend", {"showLegend": True, "displayMode": "table", "calcs": []}),
+    "table_height": in_options("table", "cellHeight", "small"),
+    "states": in_options("state-timeline", "showValue", value=True),
+    "unknown_drawing": in_custom("fillOpacty", 10),
+    "wrong_drawing": in_custom("drawStyle", "lines"),
+    "stacking": in_custom("stacking", {"mode": "stacked"}),
+    "override_name": in_override("custom.fillOpacty", 10),
+    "override_value": in_override("unit", 10),
+    "unit": lambda made: first(made, "stat")["fieldConfig"]["defaults"].update(unit=1),
+    "thresholds": lambda made: first(made, "stat")["fieldConfig"]["defaults"]["thresholds"].update(
+        mode="abs"
+    ),
+    "query": lambda made: first(made, "stat")["targets"][0].update(expression="up"),
+    "other_source": lambda made: first(made, "stat")["targets"][0]["datasource"].update(type="loki"),
+    "variable": lambda made: made["templating"]["list"][0].update(type="querry"),
+    "row": lambda made: first(made, "row").update(colapsed=True),
+}
+"""Dashboards that are wrong in one thing."""
+
+
+def wrong() -> Iterator[tuple[str, Json]]:
+    """Each mistake in a dashboard that is right otherwise."""
+    right = dashboard(next(file for file in FILES if file.name == "cpu.json"))
+    for name, make in MISTAKES.items():
+        made = copy.deepcopy(right)
+        make(made)
+        yield name, made
+
+
+@pytest.fixture(scope="module")
+def errors() -> Iterator[dict[str, str]]:
+    """What the compiler says of each dashboard, by its name."""
+    packages = npm_packages(*PACKAGES)
+    dashboards: dict[str, Any] = {file.stem.replace("-", "_"): dashboard(file) for file in FILES}
+    # Below the packages, so that the compiler finds them.
+    with tempfile.TemporaryDirectory(dir=packages) as name:
+        folder = Path(name)
+        shutil.copy(TYPES, folder)
+        (folder / "tsconfig.json").write_text(json.dumps(CONFIG))
+        for stem, made in (*dashboards.items(), *wrong()):
+            text = json.dumps(made, indent=1, ensure_ascii=False)
+            content = (
+                f"import type {{ Dashboard }} from './dashboards';\nexport const made: Dashboard = {text};\n"
+            )
+            (folder / f"{stem}.ts").write_text(content)
+        compiler = packages / "node_modules/typescript/bin/tsc"
+        words = ["node", str(compiler), "--pretty", "false", "--project", name]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        parts = re.split(r"^(?=\w+\.ts\()", done.stdout, flags=re.MULTILINE)
+        yield {
+            stem: "".join(part for part in parts if part.startswith(f"{stem}.ts("))
+            for stem in ("dashboards", *dashboards, *MISTAKES)
+        }
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_each_dashboard_has_the_right_types(errors: dict[str, str], file: Path) -> None:
+    """Each panel is of a known kind, with the options and fields of that kind and no others."""
+    assert errors["dashboards"] == ""
+    assert errors[file.stem.replace("-", "_")] == ""
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_an_error(errors: dict[str, str], mistake: str) -> None:
+    """So that the types are known to forbid something."""
+    assert re.match(rf"{mistake}\.ts\(\d+,\d+\): error TS2\d+: ", errors[mistake])
