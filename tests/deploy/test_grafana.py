@@ -315,4 +315,5 @@ def test_compose_gives_grafana_what_it_takes() -> None:
     assert ["../grafana/dashboards", provider["options"]["path"]] in mounted
     used = {panel["type"] for made in map(dashboard, FILES) for panel in panels(made)} | {CLICKHOUSE}
     foreign = {name for name in used if name.count("-") == 2}
-    assert foreign == set(grafana["environment"]["GF_PLUGINS_PREINSTALL"].split(","))
+    plugins = grafana["environment"]["GF_PLUGINS_PREINSTALL"].split(",")
+    assert foreign == {plugin.partition("@")[0] for plugin in plugins}
