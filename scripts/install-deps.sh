@@ -19,6 +19,8 @@ readonly releases=$place/releases current=$place/current
 readonly mark_without_releases=$place/.nettop-install mark=$place/.nettop-releases
 # In a release: of which checkout it is, and the SHA-256 of each file.
 readonly content=.nettop-content files=.nettop-files
+# Where units go, and the SHA-256 of each that was ever put there: any other content is somebody's edit.
+readonly units=/etc/systemd/system unit_sums=$place/.nettop-units
 readonly exit_failure=1 exit_usage=2 exit_cannot=3 exit_permission=4
 
 script=$(readlink -f -- "${BASH_SOURCE[0]}")
@@ -30,6 +32,7 @@ extra=serve            # what is installed of nettop's optional packages
 folder=''              # of wheels: read by --wheels, filled by --make-wheels
 for_development=false
 for_kernels=false
+with_services=false
 system_packages=true
 from_where=()          # pip options: where packages come from
 interpreter=''         # the Python that bcc is bound to
@@ -40,7 +43,7 @@ words=''               # what the last command printed
 
 usage() {
   cat <<'HELP'
-Usage: sudo scripts/install-deps.sh [--flows] [--dev] [--kernels] [--wheels DIR] [--no-system-packages]
+Usage: sudo scripts/install-deps.sh [--flows] [--services] [--dev] [--kernels] [--wheels DIR] [--no-system-packages]
        sudo scripts/install-deps.sh --uninstall
        scripts/install-deps.sh [--flows] [--dev] --make-wheels DIR
 
@@ -51,6 +54,9 @@ the new nettop has run, the installed one stays as it is, even if this is killed
 
   --flows               also what nettop collect needs: the engine of its store, 800 MB;
                         upgrades keep it
+  --services            also the units nettop-serve, nettop-log and nettop-collect for systemd,
+                        neither enabled nor started; upgrades replace them. A unit that was
+                        edited stays as it is: put changes into a drop-in, by systemctl edit
   --dev                 also what the tests need, and an editable nettop in .venv
   --kernels             as --dev, and qemu and debootstrap for the tests on other kernels
                         and releases, and a browser for those of exports, and what
@@ -61,7 +67,8 @@ the new nettop has run, the installed one stays as it is, even if this is killed
                         index, not root. DIR serves machines with the same Python version
                         and processor
   --no-system-packages  leave the distribution's packages alone: they are there already
-  --uninstall           remove /opt/nettop and the link; distribution packages stay
+  --uninstall           remove /opt/nettop, the link, and the units, which are stopped and
+                        disabled first; drop-ins and distribution packages stay
   -h, --help            this text
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 this system cannot, 4 not root or not permitted,
@@ -213,6 +220,7 @@ read_options() {
   while (($#)); do
     case $1 in
       --flows) extra=flows ;;
+      --services) with_services=true ;;
       --dev) for_development=true ;;
       --kernels) for_development=true for_kernels=true ;;
       --no-system-packages) system_packages=false ;;
@@ -235,7 +243,7 @@ read_options() {
     esac
     shift
   done
-  readonly action extra folder for_development for_kernels system_packages
+  readonly action extra folder for_development for_kernels with_services system_packages
 }
 
 choose_action() {
@@ -620,11 +628,81 @@ is_run_from() {
   grep -aqsF -- "$1" "${processes[@]/%//cmdline}" "${processes[@]/%//maps}"
 }
 
+# --- units of systemd -----------------------------------------------------------------------------
+
+# An upgrade without --services replaces the units that are there.
+has_services() { $with_services || [[ -f $unit_sums ]]; }
+
+install_services() {
+  local source unit edited=() count=0
+  begin 'Services'
+  # What is ours is known before it is there: a run that is killed can be repeated.
+  run sums_of_units || give_up "$checkout/deploy/systemd cannot be read" "$checkout"
+  must write "${words%$'\n'}" $unit_sums.new
+  must mv -fT $unit_sums.new $unit_sums
+  for source in "$checkout"/deploy/systemd/*.service; do
+    unit=$units/${source##*/}
+    if is_edited "$unit"; then
+      edited+=("$unit")
+    elif ! cmp -s "$source" "$unit"; then
+      must place_unit "$source" "$unit"
+      count=$((count + 1))
+    fi
+  done
+  if ((count == 0)); then
+    finish 'nothing new'
+  else
+    reload_systemd
+    finish "$count new in $units; to start one: systemctl enable --now nettop-serve"
+  fi
+  ((${#edited[@]} == 0)) || printf >&2 \
+    'install-deps: %s was edited, and stays. Put changes into a drop-in (systemctl edit), remove it, and run again.\n' \
+    "${edited[@]}"
+}
+
+# Of those that were installed before, and of those that are now.
+sums_of_units() {
+  cd -- "$checkout/deploy/systemd" &&
+    { sha256sum -- *.service | sed "s|  |  $units/|" && { cat $unit_sums 2>/dev/null || true; }; } | sort -u
+}
+
+is_edited() { [[ -e $1 || -L $1 ]] && ! { [[ ! -L $1 ]] && grep -qsxF -- "$(sha256sum -- "$1")" $unit_sums; }; }
+
+place_unit() {
+  local source=$1 unit=$2 new=$units/.${2##*/}.new
+  mkdir -p $units && cp -- "$source" "$new" && chmod 644 "$new" && mv -fT -- "$new" "$unit"
+}
+
+systemd_runs() { [[ -d /run/systemd/system ]]; }
+
+reload_systemd() { ! systemd_runs || must systemctl daemon-reload; }
+
+# What stays is in `left`.
+remove_services() {
+  local installed=() unit name path
+  left=()
+  [[ -f $unit_sums ]] || return 0
+  mapfile -t installed < <(cut -d' ' -f3- $unit_sums | sort -u)
+  for unit in "${installed[@]}"; do
+    name=${unit##*/}
+    if [[ -f $unit ]] && systemd_runs; then
+      run systemctl --quiet disable --now "$name" || give_up "systemctl disable --now $name" $units
+    fi
+    must rm -f "$units/multi-user.target.wants/$name" "$units/.$name.new"
+    is_edited "$unit" || must rm -f "$unit"
+    for path in "$unit" "$unit.d" "/etc/default/${name%.service}"; do
+      [[ ! -e $path ]] || left+=("$path")
+    done
+  done
+  reload_systemd
+}
+
 uninstall() {
-  local link
+  local link left=()
   begin 'Uninstall'
   refuse_what_is_not_ours
   wait_for_other_runs
+  remove_services
   for link in /usr/local/bin/nettop /usr/bin/nettop; do
     if is_our_link "$link"; then must rm -f "$link"; fi
     must rm -f "${link%/*}/.${link##*/}.new"
@@ -636,6 +714,7 @@ uninstall() {
   fi
   finish "$place and its link are removed"
   say "Left in place: the distribution's packages, and .venv in a checkout."
+  ((${#left[@]} == 0)) || say "Left in place, as somebody has made or edited them: ${left[*]}"
 }
 
 # --- .venv, for developers ------------------------------------------------------------------------
@@ -731,10 +810,12 @@ main() {
     make-wheels) steps=1 && make_wheels ;;
     *)
       steps=6
-      ! $for_development || steps=7
+      ! $for_development || steps=$((steps + 1))
+      ! has_services || steps=$((steps + 1))
       install_system_packages
       find_the_interpreter_of_bcc
       install_for_everyone
+      ! has_services || install_services
       ! $for_development || install_for_development
       say "Done in $SECONDS s. Start it with: $(command_to_start)"
       ! $for_development || say 'The tests: make test. On two cores they take half an hour.'

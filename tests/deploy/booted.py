@@ -46,13 +46,15 @@ exec {SYSTEMD} --system --unit=multi-user.target --log-target=console --show-sta
 
 
 class Booted:
-    """A systemd, and the network namespace that it and its services are in."""
+    """A systemd, and the network namespace that it and its services are in; with nettop and its units, or without."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, installed: bool = True) -> None:
         self.root = folder / "root"
         self.root.mkdir(parents=True)
         self._cgroup = _CGROUPS / f"nettop-test-{os.getpid()}"
         _fill(self.root)
+        if installed:
+            _install(self.root, sys.path)
 
     def __enter__(self) -> Self:
         self._cgroup.mkdir()
@@ -177,13 +179,12 @@ def _fill(root: Path) -> None:
     for target in _TARGETS:
         path = root / f"usr/lib/systemd/system/{target}.target"
         path.write_text("[Unit]\nDefaultDependencies=no\n")
-    for path in UNITS.values():
-        shutil.copy(path, root / "etc/systemd/system")
-    _install(root, sys.path)
 
 
 def _install(root: Path, paths: Sequence[str]) -> None:
-    """The checkout's nettop, where the units have it, and where no service is kept from reading it."""
+    """The units and the checkout's nettop, where they have it, and where no service is kept from reading it."""
+    for path in UNITS.values():
+        shutil.copy(path, root / "etc/systemd/system")
     environment = root / _CODE[1:]
     modules = environment / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     modules.mkdir(parents=True)

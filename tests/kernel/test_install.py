@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.booted import SYSTEMD, Booted
+
 from .command import living, mounted
 from .lab import PATIENCE, until
 from .test_killed import descendants, kill
@@ -27,7 +29,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.install]
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 20
 SEED = int(os.environ.get("NETTOP_TEST_SEED", random.SystemRandom().randrange(1_000_000)))
-PARTS = ("nettop", "scripts", "LICENSES", "LICENSE", "README.md", "pyproject.toml")
+PARTS = ("nettop", "scripts", "deploy", "LICENSES", "LICENSE", "README.md", "pyproject.toml")
 OLD, NEW = "0.0.1", "0.0.2"
 WITHOUT = 'exec setpriv --inh-caps=$cap --bounding-set=$cap "$0" "$@"'
 PACKAGE = "/opt/nettop/current/lib/python3*/site-packages/nettop"
@@ -36,17 +38,22 @@ UNLISTED = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "SUDO_UID", "SUDO_GID")
 
 
 class Machine:
-    """What nettop is installed on: the host, but for /opt, /usr/local/bin, /run and the temporary folder."""
+    """What nettop is installed on: the host, but for /opt, /usr/local/bin, the units, /run and the temporary folder."""
 
     def __init__(self, path: Path) -> None:
         self.opt, self.bin, self.temporary = path / "opt", path / "bin", path / "tmp"
-        self.locks = path / "run"
-        for folder in (path, self.opt, self.bin, self.temporary, self.locks):
+        self.locks, self.units = path / "run", path / "units"
+        for folder in (path, self.opt, self.bin, self.temporary, self.locks, self.units):
             folder.mkdir(mode=0o755, exist_ok=True)
 
     def words(self, *command: str, prepared: str = "true") -> tuple[str, ...]:
         """The command there, after the shell commands of `prepared`."""
-        places = {self.opt: "/opt", self.bin: "/usr/local/bin", self.locks: "/run"}
+        places = {
+            self.opt: "/opt",
+            self.bin: "/usr/local/bin",
+            self.locks: "/run",
+            self.units: "/etc/systemd/system",
+        }
         binds = " && ".join(f"mount --bind {folder} {place}" for folder, place in places.items())
         return *mounted(f"{binds} && {prepared}"), *command
 
@@ -88,6 +95,8 @@ def checkout(path: Path, version: str) -> Path:
         copy = shutil.copytree if source.is_dir() else shutil.copy2
         copy(source, path / part, **({"ignore": _COMPILED} if source.is_dir() else {}))
     rewrite(path / "nettop" / "__init__.py", r'(__version__ = )"[^"]*"', rf'\1"{version}"')
+    for unit in (path / "deploy" / "systemd").iterdir():
+        rewrite(unit, "(?m)^Description=nettop", rf"\g<0> {version}")
     rewrite(path / "pyproject.toml", r"(?ms)^dev = \[.*?^\]", 'dev = ["nettop[serve]"]')
     return path
 
@@ -115,6 +124,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert made.returncode == 0, made.stderr
     yield path
     shutil.rmtree(path)
+
+
+def units(folder: Path) -> dict[str, str]:
+    """The units in a folder."""
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
 
 
 def installer(folder: Path, version: str, *options: str) -> tuple[str, ...]:
@@ -165,7 +179,7 @@ def test_killed_at_random_moments(own_machine: Machine, folder: Path) -> None:
     chance = random.Random(SEED)
     began = time.monotonic()
     installed = NEW
-    assert own_machine.run(*installer(folder, installed)).returncode == 0
+    assert own_machine.run(*installer(folder, installed, "--services")).returncode == 0
     whole_s = time.monotonic() - began
     for number in range(KILLS):
         target = OLD if installed == NEW else NEW
@@ -184,6 +198,69 @@ def test_killed_at_random_moments(own_machine: Machine, folder: Path) -> None:
         done = own_machine.run(*installer(folder, installed))
         assert (done.returncode, own_machine.version()) == (0, installed), f"{where}: {done.stderr}"
         assert len(own_machine.releases) == 1, where
+        assert units(own_machine.units) == units(folder / installed / "deploy" / "systemd"), where
+
+
+def test_services(own_machine: Machine, folder: Path) -> None:
+    """They are neither enabled nor lost by upgrades; what somebody has edited or made stays, and is named."""
+    old, new = (units(folder / version / "deploy" / "systemd") for version in (OLD, NEW))
+    assert len(old) == 3
+    done = own_machine.run(*installer(folder, OLD, "--services"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[7/7] Services … 3 new in /etc/systemd/system; to start one: systemctl enable" in done.stdout
+    assert units(own_machine.units) == old
+    assert "Services … nothing new" in own_machine.run(*installer(folder, OLD)).stdout
+    edited, removed = (own_machine.units / f"nettop-{name}.service" for name in ("log", "serve"))
+    edited.write_text(edited.read_text() + "# edited\n")
+    removed.unlink()
+    drop_in = own_machine.units / f"{removed.name}.d"
+    drop_in.mkdir()
+    done = own_machine.run(*installer(folder, NEW))
+    assert "Services … 2 new" in done.stdout
+    assert done.stderr.startswith(f"install-deps: /etc/systemd/system/{edited.name} was edited, and stays.")
+    kept = {edited.name: edited.read_text()}
+    assert units(own_machine.units) == new | kept
+    done = own_machine.run(*installer(folder, NEW)[:1], "--uninstall")
+    assert (done.returncode, done.stderr) == (0, "")
+    left = sorted(f"/etc/systemd/system/{path.name}" for path in (edited, drop_in))
+    assert (
+        done.stdout.splitlines()[-1]
+        == f"Left in place, as somebody has made or edited them: {' '.join(left)}"
+    )
+    assert units(own_machine.units) == kept
+    assert not (own_machine.opt / "nettop").exists()
+
+
+def test_a_unit_of_somebody_else_stays(own_machine: Machine, folder: Path) -> None:
+    """Also one that is masked, and one that becomes what nettop has is nettop's again."""
+    masked, other = (own_machine.units / f"nettop-{name}.service" for name in ("log", "serve"))
+    masked.symlink_to("/dev/null")
+    other.write_text("[Service]\nExecStart=/bin/true\n")
+    done = own_machine.run(*installer(folder, OLD, "--services"))
+    assert (done.returncode, done.stderr.count("was edited, and stays")) == (0, 2)
+    assert (masked.is_symlink(), other.read_text()) == (True, "[Service]\nExecStart=/bin/true\n")
+    masked.unlink()
+    other.write_text(units(folder / OLD / "deploy" / "systemd")[other.name])
+    done = own_machine.run(*installer(folder, NEW))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert units(own_machine.units) == units(folder / NEW / "deploy" / "systemd")
+
+
+@pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is not installed")
+def test_services_that_systemd_runs(machine: Machine, folder: Path, tmp_path: Path) -> None:
+    """A service runs from what was installed, and ends when that is removed; nothing was enabled unasked."""
+    place = tmp_path / "booted"
+    with Booted(place, installed=False) as booted:
+        shutil.copytree(machine.opt, place / "root" / "opt", symlinks=True, dirs_exist_ok=True)
+        assert booted.run(*installer(folder, OLD, "--services")).stderr == ""
+        for unit in units(folder / OLD / "deploy" / "systemd"):
+            assert booted.run("systemctl", "is-enabled", unit, check=False).stdout == "disabled\n"
+        booted.run("systemctl", "enable", "--now", "nettop-log")
+        assert list((place / "root" / "var/log/private/nettop").iterdir())
+        assert booted.run(*installer(folder, OLD)[:1], "--uninstall").stderr == ""
+        assert booted.show("nettop-log", "LoadState") == "not-found"
+        assert booted.show("nettop-log", "ActiveState") == "inactive"
+        assert not list((place / "root" / "etc/systemd/system").rglob("nettop*"))
 
 
 def test_up_to_date_is_what_runs(own_machine: Machine, folder: Path) -> None:
