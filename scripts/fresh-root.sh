@@ -20,6 +20,7 @@ readonly script checkout
 usage() {
   cat <<'HELP'
 Usage: sudo scripts/fresh-root.sh [--suite SUITE] [--as USER] [--worktree] [--core | --no-tests] [--shell]
+       sudo scripts/fresh-root.sh [--suite SUITE] [--as USER] [--worktree] --run COMMAND
 
 Makes a fresh Debian in a temporary folder, clones this checkout's HEAD into it, runs README's two commands
 there, has `nettop --table -d --once` show a connection that is really open, and kills the installer at random
@@ -33,6 +34,7 @@ mirror of Debian that is DEBIAN_MIRROR, else what debootstrap takes by itself.
   --core         make test-core instead of make test
   --no-tests     only the first of the two commands
   --shell        a shell inside before all is removed
+  --run COMMAND  only this, in the clone inside, and nothing of the above
 
 Exit codes: 0 passed, 1 failure, 2 usage, 3 this machine cannot, 4 not root.
 HELP
@@ -48,7 +50,7 @@ fail() {
 # --- the outer half -------------------------------------------------------------------------------
 
 main() {
-  local source=head tests=all shell=false
+  local source=head tests=all shell=false command=''
   suite=bookworm user=root
   while (($#)); do
     case $1 in
@@ -62,6 +64,7 @@ main() {
       --core) tests=core ;;
       --no-tests) tests=no ;;
       --shell) shell=true ;;
+      --run) command=${2:?needs a command} && shift ;;
       -h | --help) usage && exit 0 ;;
       *) usage >&2 && exit 2 ;;
     esac
@@ -78,7 +81,7 @@ main() {
   trap 'exit 143' TERM HUP
   make_debian
   copy_the_sources_from_"$source"
-  unshare --mount --propagation private "$script" inner "$root" "$suite" "$user" $tests $shell
+  unshare --mount --propagation private "$script" inner "$root" "$suite" "$user" $tests $shell "$command"
   say 'The fresh root passed.'
 }
 
@@ -115,7 +118,7 @@ copy_the_sources_from_worktree() {
 inner() {
   root=$1
   suite=$2
-  local user=$3 tests=$4 shell=$5 commands words='s/sudo //g'
+  local user=$3 tests=$4 shell=$5 command=$6
   mount_the_kernels_filesystems
   hand_on_apt
   hand_on_network
@@ -125,10 +128,18 @@ inner() {
   printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # no package starts a daemon here
   chmod +x "$root/usr/sbin/policy-rc.d"
 
-  if [[ $user == user ]]; then
-    become_a_user_with_sudo
-    words=''
+  [[ $user == root ]] || become_a_user_with_sudo
+  if [[ -n $command ]]; then
+    in_root "$command"
+  else
+    do_as_the_readme_says "$tests"
   fi
+  if $shell; then in_root 'exec bash -i'; fi
+}
+
+do_as_the_readme_says() {
+  local tests=$1 commands words=''
+  [[ -n $sudo ]] || words='s/sudo //g'
   mapfile -t commands < <(grep -E '^ *sudo scripts/install-deps\.sh.* && ' "$root$where/README.md" | sed "$words")
   ((${#commands[@]} == 2)) || fail "README.md has ${#commands[@]} commands with install-deps.sh, not two."
 
@@ -141,7 +152,6 @@ inner() {
     all) say "README: ${commands[1]}, and make test-install" && in_root "${commands[1]} && make test-install" ;;
     core) say "README: ${commands[1]%% && *}, and make test-core" && in_root "${commands[1]%% && *} && make test-core" ;;
   esac
-  if $shell; then in_root 'exec bash -i'; fi
 }
 
 mount_the_kernels_filesystems() {
