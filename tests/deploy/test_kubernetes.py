@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from nettop.settings import DEFAULT_LISTEN, DEFAULT_QUERY_LISTEN, FLOW_PORTS
 
 from .compose import CAPABILITIES
 from .npm import npm_packages
-from .tools import DEPLOY, debian_package
+from .tools import CHECKOUT, DEPLOY, debian_package
 from .words import options_of
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -237,3 +239,38 @@ def test_the_password_is_in_no_command_line() -> None:
     assert word.startswith("--clickhouse=@/")
     assert secrets_of("overlays/clickhouse", "nettop-collect") == {"nettop-token", "nettop-clickhouse"}
     assert secrets_of("overlays/clickhouse", "nettop") == {"nettop-token"}
+
+
+def test_a_clusters_own_kustomization(tmp_path: Path) -> None:
+    """What docs/deployment.md says: images of a registry, and the PodMonitor, on top of the base and of an overlay."""
+    for overlay, images in (("base", {"nettop"}), ("overlays/collect", {"nettop", "nettop-flows"})):
+        folder = tmp_path / Path(overlay).name
+        folder.mkdir()
+        here = os.path.relpath(KUBERNETES, folder)
+        own = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{here}/{overlay}"],
+            "components": [f"{here}/components/podmonitor"],
+            "images": [
+                {"name": name, "newName": f"REGISTRY/{name}", "newTag": "1"} for name in sorted(images)
+            ],
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+        made = list(yaml.safe_load_all(kubectl("kustomize", str(folder))))
+        used = {
+            container["image"]
+            for each in made
+            if each["kind"] in ("DaemonSet", "StatefulSet")
+            for container in pod_of(each)["containers"]
+        }
+        assert used == {f"REGISTRY/{name}:1" for name in images}
+        assert "PodMonitor" in {each["kind"] for each in made}
+        document = CHECKOUT / "docs/deployment.md"
+        if overlay == "base" and document.exists():
+            written = re.search(
+                r"( *)```yaml\n(.*kind: Kustomization.*?)```", document.read_text(), re.DOTALL
+            )
+            assert written is not None
+            text = textwrap.dedent(written[2]).replace("../nettop/deploy/kubernetes", here)
+            assert yaml.safe_load(text) == own
