@@ -42,7 +42,7 @@ _SERIES = 10
 """How many have a colour of their own over time."""
 _ROWS = 50
 _BANDS = 30
-_POINTS = 300
+_MOMENTS = 300
 """How many moments a graph has, at most twice as many."""
 _RESOLUTIONS = {"flows_1m": 60, "flows_5m": 300, "flows_1h": 3600}
 _SPAN = "($__toTime - $__fromTime)"
@@ -64,7 +64,7 @@ def _by_span(values: Mapping[str, object]) -> str:
 _TABLE_SQL = f"SELECT {_by_span({name: repr(name) for name in _RESOLUTIONS})}"
 _STEP_SQL = (
     f"WITH {_by_span(_RESOLUTIONS)} AS resolution "
-    f"SELECT toString(resolution * greatest(1, intDiv({_SPAN}, resolution * {_POINTS})))"
+    f"SELECT toString(resolution * greatest(1, intDiv({_SPAN}, resolution * {_MOMENTS})))"
 )
 
 

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each query of the dashboards of lenses has data in a real Prometheus that scrapes a real nettop under load."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.kernel import traffic
+from tests.kernel.command import Running
+from tests.kernel.lab import End, laboratory, missing, until
+from tests.kernel.lab import enter as enter_namespace
+from tests.kernel.test_drops import drop_by_rule, refused, send, small_socket
+from tests.kernel.test_losses import connect_and_close
+
+from .grafana import FILES, PROMETHEUS, dashboard, promql, targets, variables
+from .tools import debian_package
+
+pytest.importorskip("chdb")
+
+from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from tests.collecting import Running as Collecting
+from tests.unit.test_flow_decoder import DECLARED, NETFLOW_5, SFLOW
+from tests.unit.test_flow_messages import a_set, message, plain
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(bool(missing()), reason=str(missing())),
+]
+
+WINDOW_S = 10
+CHOSEN = {"__rate_interval": f"{WINDOW_S}s", "__range": "60s"}
+NO_DATA = {"nettop / Flows / Memory / B": "this lens has no programs and maps in the kernel"}
+"""Queries that have none here, and why."""
+DEADLINE_S = 60
+PIECE = 200_000
+CLOSED_PORT = 9
+WITH_TRACEFS = ("sh", "-c", 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$0" "$@"')
+"""`ip netns exec` has a sysfs of the namespace, which knows the speed of its devices, and nothing mounted below."""
+LISTENING = re.compile(r'msg="Listening on" address=127.0.0.1:(\d+)')
+SERVING = re.compile(r"serving at http://(127.0.0.1:\d+)/")
+
+
+class Prometheus:
+    """Debian's Prometheus in a network namespace, which scrapes a nettop there every second."""
+
+    def __init__(self, folder: Path, namespace: str, target: str) -> None:
+        self._folder, self._namespace = folder, namespace
+        static = [{"targets": [target]}]
+        config = {
+            "global": {"scrape_interval": "1s"},
+            "scrape_configs": [{"job_name": "nettop", "static_configs": static}],
+        }
+        (folder / "prometheus.yml").write_text(json.dumps(config))
+        self._said = folder / "said"
+        # A thread that has entered the namespace asks.
+        self._inside = ThreadPoolExecutor(1, initializer=enter_namespace, initargs=(namespace,))
+
+    def __enter__(self) -> Self:
+        words = (
+            str(debian_package("prometheus") / "usr/bin/prometheus"),
+            f"--config.file={self._folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            "--web.listen-address=127.0.0.1:0",
+        )
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                ["ip", "netns", "exec", self._namespace, *words], stderr=said, start_new_session=True
+            )
+        try:
+            until(
+                lambda: "ready to receive web requests" in self._said.read_text(), "Prometheus is ready", 60
+            )
+            listening = LISTENING.search(self._said.read_text())
+            assert listening, self._said.read_text()
+            self._url = f"http://127.0.0.1:{listening[1]}/api/v1"
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._inside.shutdown()
+
+    def get(self, url: str) -> Any:
+        """A document of JSON from the namespace."""
+
+        def document() -> Any:
+            try:
+                with urllib.request.urlopen(url, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                raise AssertionError(f"{error.read().decode()}\n{url}") from None
+
+        return self._inside.submit(document).result()
+
+    def _get(self, path: str, **parameters: object) -> Any:
+        return self.get(f"{self._url}/{path}?{urllib.parse.urlencode(parameters)}")["data"]
+
+    def values(self, query: str, *, is_instant: bool) -> list[float]:
+        """All values of all series that a panel gets."""
+        now = time.time()
+        if is_instant:
+            result = self._get("query", query=query, time=now)["result"]
+            return [float(each["value"][1]) for each in result]
+        result = self._get("query_range", query=query, start=now - 30, end=now, step=1)["result"]
+        return [float(value) for each in result for _, value in each["values"]]
+
+    def labels(self, query: str) -> list[str]:
+        """What a variable may have: `label_values(SERIES, LABEL)`, as Grafana asks for it."""
+        matched = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
+        assert matched
+        names: list[str] = self._get(f"label/{matched[2]}/values", **{"match[]": matched[1]})
+        return names
+
+
+class Load:
+    """What two hosts and some routers do, a piece at a time."""
+
+    def __init__(self, near: End, far: End, client: Any, server: Any, collector: Collecting) -> None:
+        self._client, self._server, self._collector = client, server, collector
+        self._far = far
+        port = server.call(traffic.listen, "listener", far.v4)
+        client.call(traffic.connect, "call", traffic.Call((far.v4, port)))
+        server.call(traffic.accept, "listener", "call")
+        self._full = server.call(small_socket, far.v4)
+        drop_by_rule(far.namespace, f"tcp dport {port} numgen random mod 50 0")
+        self._numbers = count(1)
+        self._exports_from = 0
+
+    def press(self) -> None:
+        """TCP both ways and sent again, short connections, UDP, failures, drops, and exports of which some get lost."""
+        self._server.start(traffic.exchange, {"call": PIECE}, {"call": PIECE})
+        self._client.call(traffic.exchange, {"call": PIECE}, {"call": PIECE})
+        self._server.result()
+        self._client.call(connect_and_close, 1)
+        self._client.call(refused, (self._far.v4, CLOSED_PORT), 3)
+        self._client.call(send, (self._far.v4, self._full), 100)
+        self._client.call(send, (self._far.v4, CLOSED_PORT), 5)
+        next(self._numbers)
+        sequence = next(self._numbers)
+        exports = [
+            message(
+                version, DECLARED[version], a_set(300, plain(11)), a_set(399, plain(1)), sequence=sequence
+            ).data
+            for version in (NETFLOW_9, IPFIX)
+        ]
+        self._exports_from = self._collector.send(
+            *exports, NETFLOW_5, SFLOW, b"\0\1rubbish", port=self._exports_from
+        )
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[tuple[Prometheus, Callable[[], None]]]:
+    """Prometheus beside nettop serve in a network namespace, and what makes some more load."""
+    with contextlib.ExitStack() as exits:
+        lab = exits.enter_context(laboratory())
+        folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="nettop-grafana")))
+        folder.chmod(0o755)
+        near, far = lab.pair()
+        collector = exits.enter_context(Collecting(folder / "flows"))
+        load = Load(near, far, lab.worker(near.namespace), lab.worker(far.namespace), collector)
+        name = near.namespace.name
+        # Without capabilities root may not use what belongs to the collector's user.
+        collector.directory.chmod(0o755)
+        socket = collector.directory / "flows.sock"
+        socket.chmod(0o666)
+        options = ("serve", "--listen", "127.0.0.1:0", "-t", "0.5", "--collector", f"unix:{socket}")
+        nettop = exits.enter_context(Running(*options, around=("ip", "netns", "exec", name, *WITH_TRACEFS)))
+        until(
+            lambda: SERVING.search(nettop.errors()) or nettop.process.poll() is not None, "nettop serves", 60
+        )
+        serving = SERVING.search(nettop.errors())
+        assert serving, nettop.errors()
+        prometheus = exits.enter_context(Prometheus(folder, name, serving[1]))
+
+        def press() -> None:
+            load.press()
+            # Flows are read, and so counted, while somebody looks at them.
+            prometheus.get(f"http://{serving[1]}/api/v1/bandwidth.flows")
+
+        yield prometheus, press
+
+
+def test_each_query_has_data(scene: tuple[Prometheus, Callable[[], None]]) -> None:
+    """Of each panel of each dashboard over Prometheus, and of each variable, with all hosts and labels chosen."""
+    prometheus, press = scene
+    queries = {
+        (each.place, each.text, each.is_instant)
+        for made in map(dashboard, FILES)
+        for each in targets(made)
+        if each.plugin == PROMETHEUS
+    }
+    names = {
+        variable["query"]
+        for made in map(dashboard, FILES)
+        for variable in variables(made)
+        if variable["datasource"]["type"] == PROMETHEUS
+    }
+    missing_ = {place for place, *_ in queries}
+
+    def have_data() -> bool:
+        press()
+        for place, text, is_instant in queries:
+            if place in missing_:
+                values = prometheus.values(promql(text, CHOSEN), is_instant=is_instant)
+                if any(map(math.isfinite, values)):
+                    missing_.discard(place)
+        return missing_ <= NO_DATA.keys()
+
+    try:
+        until(have_data, "data", DEADLINE_S)
+    except AssertionError:
+        raise AssertionError(sorted(missing_ - NO_DATA.keys())) from None
+    assert missing_ == NO_DATA.keys()
+    assert all(prometheus.labels(promql(query, {})) for query in names)
