@@ -347,3 +347,59 @@ def test_what_is_killed_is_started_again(machine: Booted) -> None:
     until(lambda: machine.show(unit, "NRestarts") == "1", "it is started again")
     until(lambda: machine.show(unit, "ActiveState") == "active", "it works again")
     assert machine.pid(unit) != first
+
+
+@run_by_systemd
+@pytest.mark.kernel
+@pytest.mark.deploy
+@pytest.mark.parametrize(
+    ("without", "lens", "words"),
+    [
+        ("CAP_BPF CAP_SYS_ADMIN", "connections", "sock_diag"),
+        ("CAP_PERFMON CAP_SYS_ADMIN", "connections", "sock_diag"),
+        ("CAP_NET_ADMIN", "connections", "not checked: Operation not permitted"),
+        ("CAP_SYS_ADMIN", "connections", "not checked: no network namespace can be made"),
+        ("CAP_SYS_PTRACE", "connections", "to find and enter it takes CAP_SYS_PTRACE"),
+        ("CAP_SYSLOG", "drops", "the kernel hides its symbols"),
+    ],
+)
+def test_each_capability_is_needed(machine: Booted, without: str, lens: str, words: str) -> None:
+    """Without it something is missing, and what is read in its place, or why not, is said."""
+    unit, url = "nettop-serve", "http://127.0.0.1:9471/health"
+    machine.configure(unit, "--lenses connections,drops")
+    machine.start(unit)
+    assert words not in str(json.loads(got(machine, url))["lenses"][lens]["hooks"])
+    machine.run("systemctl", "stop", unit)
+    drop_in = f"CapabilityBoundingSet=~{without}\nAmbientCapabilities=~{without}\n"
+    machine.configure(unit, "--lenses connections,drops", drop_in)
+    machine.start(unit)
+    until(lambda: words in str(json.loads(got(machine, url))["lenses"][lens]["hooks"]), words)
+
+
+ADDED = "CapabilityBoundingSet={0}\nAmbientCapabilities={0}\n"
+
+
+@run_by_systemd
+@pytest.mark.kernel
+@pytest.mark.deploy
+@pytest.mark.parametrize(
+    ("unit", "options", "drop_in"),
+    [
+        ("nettop-serve", "--lenses drops --listen 127.0.0.1:80", ADDED.format("CAP_NET_BIND_SERVICE")),
+        ("nettop-serve", "", "".join(f"{line}=\n{line}=CAP_BPF CAP_PERFMON CAP_NET_ADMIN\n" for line in
+                                     ("CapabilityBoundingSet", "AmbientCapabilities"))),
+        ("nettop-serve", "--lenses connections --follow-namespaces", ""),
+        ("nettop-log", "", "DynamicUser=no\nUser=65534\nGroup=adm\n"),
+        ("nettop-collect", "--interface lo --nflog 5 --conntrack",
+         ADDED.format("CAP_NET_RAW") + "RestrictAddressFamilies=AF_PACKET\n"),
+        ("nettop-collect", "--receive-buffer 64K", "CapabilityBoundingSet=\nAmbientCapabilities=\n"),
+    ],
+)  # fmt: skip
+def test_drop_ins(machine: Booted, unit: str, options: str, drop_in: str) -> None:
+    """Those of docs/deployment.md and docs/privileges.md have the unit work otherwise, without a warning."""
+    machine.configure(unit, options, drop_in)
+    machine.start(unit)
+    (machine.root / f"var/log/{unit}.err").write_text("")
+    machine.run("systemctl", "restart", unit)
+    assert not re.search("buffer|cannot", machine.errors(unit)), machine.errors(unit)
+    assert machine.show(unit, "ActiveState") == "active"
