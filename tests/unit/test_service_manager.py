@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service manager is told: that a service works once it does, that it reads its files again, and its end."""
+"""What the service manager learns: that a service works once it does, that it reads its files again, and its end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Manager:
         """Of the next ones the first words."""
         return [next(iter(self.message())) for _ in range(count)]
 
-    def was_told_nothing(self) -> bool:
+    def has_no_message(self) -> bool:
         """Whether no message waits."""
         return not select.select([self._socket], [], [], 0)[0]
 
@@ -68,7 +68,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
 
 
 class FirstReading(Woken):
-    """Notes what the manager was told before it was read; `read_result` may be an error."""
+    """Notes what messages the manager had before it was read."""
 
     def __init__(self, manager: Manager, *results: Snapshot | NettopError) -> None:
         super().__init__(results)
@@ -77,12 +77,12 @@ class FirstReading(Woken):
 
     def read(self, taken_ns: int) -> Snapshot:
         """As the script has it."""
-        self.was_early |= not self._manager.was_told_nothing()
+        self.was_early |= not self._manager.has_no_message()
         return super().read(taken_ns)
 
 
 def test_log(manager: Manager, tmp_path: Path) -> None:
-    """It works when what was read is written; the files are open again when it says so; its end is told first."""
+    """It works when what was read is written; the files are open again when it says so; it says so before it ends."""
     folder = tmp_path / "log"
     source = FirstReading(manager, *steps([{"id": 7}]))
     with Logging(settings(directory=str(folder)), source) as logging:
