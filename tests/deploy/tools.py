@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's tools that check what is deployed, unpacked under the cache: installing some of them would start a service."""
+"""Debian's tools that check what is deployed, unpacked under the cache: to install some would start a service."""
 
 from __future__ import annotations
 
