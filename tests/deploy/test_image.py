@@ -176,9 +176,11 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         return port
 
 
-def answer(url: str) -> bytes:
+def answer(url: str, token: str = "") -> bytes:
     """What is answered; empty where nothing is yet, or not well."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, headers=headers)
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=10) as response:
         body: bytes = response.read()
         return body
     return b""
@@ -191,21 +193,27 @@ def threads(pid: int) -> list[dict[str, str]]:
 
 
 def test_every_lens_is_served_on_a_read_only_root(built: Built) -> None:
-    """By the image's user, who then has no capability left; the health check finds it well, and then gone."""
+    """By the image's user, who then has no capability left, to whoever has the token, which its group may read; the
+    health check, which has none, sees that all is well, and that nettop is gone."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    around = confined(built.root, UID, CAPABILITIES)
-    writing = subprocess.run(
-        [*around, "touch", "/tmp/x", "/run/nettop/x"], capture_output=True, text=True, check=False
-    )
+    state = built.rootful.folder / "secrets"
+    state.mkdir()
+    token = "0123456789abcdef" * 4
+    (state / "token").write_text(token)
+    os.chown(state / "token", 0, int(UID))
+    (state / "token").chmod(0o440)
+    around = confined(built.root, UID, CAPABILITIES, state=str(state))
+    words = [*around, "touch", "/run/nettop/x", "/var/tmp/x"]
+    writing = subprocess.run(words, capture_output=True, text=True, check=False)
     assert writing.stderr.count("Read-only file system") == 2
-    check = [
-        word.replace("9471", str(port))
-        for word in built.rootful.described(IMAGE)["config"]["Healthcheck"]["Test"][1:]
-    ]
-    with running([*around, "nettop", "serve", "--listen", f"127.0.0.1:{port}"]) as process:
+    health = built.rootful.described(IMAGE)["config"]["Healthcheck"]["Test"][1:]
+    check = [*around, *(word.replace("9471", str(port)) for word in health)]
+    options = ["--listen", f"127.0.0.1:{port}", "--token-file", "/var/lib/nettop/token"]
+    with running([*around, "nettop", "serve", *options]) as process:
         until(lambda: answer(f"{url}/health") or process.poll() is not None, "every lens is read")
-        text = answer(f"{url}/metrics").decode()
+        assert answer(f"{url}/metrics") == b""
+        text = answer(f"{url}/metrics", token).decode()
         for lens in lenses():
             assert f'nettop_lens_up{{lens="{lens.id}"}} 1' in text
         of_lenses = {line.split("_")[1] for line in text.splitlines() if line.startswith("nettop_")}
@@ -213,8 +221,8 @@ def test_every_lens_is_served_on_a_read_only_root(built: Built) -> None:
         for status in threads(process.pid):
             assert set(status["Uid"].split()) == {UID}
             assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == int(status["CapAmb"], 16) == 0
-        assert subprocess.run([*around, *check], check=False).returncode == 0
-    assert subprocess.run([*around, *check], capture_output=True, check=False).returncode != 0
+        assert subprocess.run(check, check=False).returncode == 0
+    assert subprocess.run(check, capture_output=True, check=False).returncode != 0
 
 
 def test_the_collector_stores_without_any_capability(built: Built) -> None:
