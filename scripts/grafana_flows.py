@@ -37,7 +37,7 @@ from nettop.flows.columns import PROTOCOL_NAMES
 from nettop.flows.spool import DROPPED
 from nettop.flows.top import REST, ROLLUPS, key_expression
 
-FILE = "flows-from-routers.json"
+FILE, UID = "flows-from-routers.json", "nettop-flows-from-routers"
 _SERIES = 10
 """How many have a colour of their own over time."""
 _ROWS = 50
@@ -49,7 +49,7 @@ _SPAN = "($__toTime - $__fromTime)"
 """The seconds that are chosen."""
 
 TABLE_VARIABLE, STEP_VARIABLE = "table", "step"
-EXPORTER_VARIABLE, SIDE_VARIABLE, ADDRESS_VARIABLE = "exporter", "side", "address"
+EXPORTER_VARIABLE, SIDE_VARIABLE = "exporter", "side"
 _ROLLUP = f"${TABLE_VARIABLE}"
 _STEP = f"${STEP_VARIABLE}"
 
@@ -71,25 +71,46 @@ _STEP_SQL = (
 # --- parts of queries -----------------------------------------------------------------------------------------
 
 
+def _if_chosen(variable: str, condition: str) -> str:
+    """A condition that holds for every row while all values of the variable are chosen, or none is typed."""
+    return f"$__conditionalAll({condition}, ${variable})"
+
+
+_OF_EXPORTER = _if_chosen(EXPORTER_VARIABLE, f"exporter IN (${{{EXPORTER_VARIABLE}:singlequote}})")
+_OF_SIDE = _if_chosen(SIDE_VARIABLE, f"side IN (${{{SIDE_VARIABLE}:singlequote}})")
+_OF_ADDRESS = _if_chosen(
+    "address", "(src = toIPv6OrDefault('$address') OR dst = toIPv6OrDefault('$address'))"
+)
+_OF_AS = _if_chosen("as", "(src_as = toUInt32OrZero('$as') OR dst_as = toUInt32OrZero('$as'))")
+_OF_COUNTRY = _if_chosen("country", "(src_country = '$country' OR dst_country = '$country')")
+_OF_SERVICE = _if_chosen("port", "service_port = toUInt16OrZero('$port')")
+_OF_PORT = _if_chosen("port", "(src_port = toUInt16OrZero('$port') OR dst_port = toUInt16OrZero('$port'))")
+_TYPED = (
+    text_variable("address", "Address", "Source or destination; not of networks, services and interfaces"),
+    text_variable(
+        "as", "AS", "Number of the autonomous system of the source or destination; not of top talkers"
+    ),
+    text_variable("country", "Country", "Of the source or destination, as DE; not of top talkers"),
+    text_variable("port", "Port", "Of the service, of single flows either port; not of top talkers"),
+)
+"""What the reader may type, and of what it has no effect: tables lack columns that others have."""
+
+
 @dataclass(frozen=True, slots=True)
 class _From:
-    """A table, the column of its time, and what its sums are."""
+    """A table, the column of its time, what its sums are, and by what its rows can be chosen."""
 
     table: str
     time: str
     bytes: str
     packets: str
     flows: str
-    has_side: bool = True
+    filters: tuple[str, ...]
 
     def where(self, *more: str) -> str:
         """The rows that are chosen."""
-        exporters = (
-            f"$__conditionalAll(exporter IN (${{{EXPORTER_VARIABLE}:singlequote}}), ${EXPORTER_VARIABLE})"
-        )
-        sides = f"$__conditionalAll(side IN (${{{SIDE_VARIABLE}:singlequote}}), ${SIDE_VARIABLE})"
-        filters = (f"$__timeFilter({self.time})", exporters, *([sides] if self.has_side else []), *more)
-        return f"FROM {self.table}\nWHERE " + "\n  AND ".join(filters)
+        conditions = (f"$__timeFilter({self.time})", _OF_EXPORTER, *self.filters, *more)
+        return f"FROM {self.table}\nWHERE " + "\n  AND ".join(conditions)
 
     @property
     def moment(self) -> str:
@@ -97,15 +118,16 @@ class _From:
         return f"toStartOfInterval({self.time}, INTERVAL {_STEP} second)"
 
 
-_SUMS = {"bytes": "sum(estimated_bytes)", "packets": "sum(estimated_packets)", "flows": "sum(flows)"}
-SUMS = _From(_ROLLUP, "time", **_SUMS)
-TALKERS = _From("talkers_1m", "time", **_SUMS, has_side=False)
+_SUMS = ("sum(estimated_bytes)", "sum(estimated_packets)", "sum(flows)")
+SUMS = _From(_ROLLUP, "time", *_SUMS, filters=(_OF_SIDE, _OF_AS, _OF_COUNTRY, _OF_SERVICE))
+TALKERS = _From("talkers_1m", "time", *_SUMS, filters=(_OF_ADDRESS,))
 RAW = _From(
     "flows_raw",
     "received",
     "sum(bytes * greatest(sampling_rate, 1))",
     "sum(packets * greatest(sampling_rate, 1))",
     "count()",
+    filters=(_OF_SIDE, _OF_ADDRESS, _OF_AS, _OF_COUNTRY, _OF_PORT),
 )
 _RATES = {"bps": "{bytes} * 8", "pps": "{packets}", "cps": "{flows}"}
 """What is drawn per second, by Grafana's unit."""
@@ -238,8 +260,15 @@ def _largest(
             override("Packets", unit="short"),
             override("Flows", unit="short"),
             override("Mean rate", unit="bps"),
+            *(_linked(name) for name in keys if name in ("Source", "Destination")),
         ],
     )
+
+
+def _linked(column: str) -> Json:
+    """A column of addresses, each of which leads to its own traffic."""
+    url = f"/d/{UID}?${{__url_time_range}}&var-address=${{__value.raw}}"
+    return override(column, links=[{"title": "Only ${__value.text}", "url": url}])
 
 
 def _bands(title: str, source: _From, keys: Mapping[str, str], *more: str, description: str = "") -> Json:
@@ -416,10 +445,6 @@ def _single_flows() -> list[Json]:
         "arrayStringConcat(arrayFilter((name, bit) -> bitTest(tcp_flags, bit), "
         "['FIN', 'SYN', 'RST', 'PSH', 'ACK', 'URG', 'ECE', 'CWR'], [0, 1, 2, 3, 4, 5, 6, 7]), ' ')"
     )
-    chosen = (
-        f"$__conditionalAll((src = toIPv6('${ADDRESS_VARIABLE}') OR dst = toIPv6('${ADDRESS_VARIABLE}')), "
-        f"${ADDRESS_VARIABLE})"
-    )
     next_hop = "next_hop != toIPv6('::')"
     return [
         _largest(
@@ -433,9 +458,7 @@ def _single_flows() -> list[Json]:
                 "Destination port": "dst_port",
                 "Protocol": PROTOCOL,
             },
-            chosen,
             size=(24, 10),
-            description="Of the address above, or of all",
         ),
         _largest_over_time("Source ports", RAW, "src_port", "toString(src_port)"),
         _largest_over_time("Destination ports", RAW, "dst_port", "toString(dst_port)"),
@@ -532,7 +555,7 @@ def _exporters() -> list[Json]:
 
 _EXPORTERS_SQL = (
     f"SELECT toString(exporter) AS value, {_exporter()} AS text FROM flows_1h "  # noqa: S608 - of constants
-    "WHERE time >= toStartOfHour($__fromTime) AND time <= $__toTime GROUP BY value, text ORDER BY text"
+    "WHERE time >= toStartOfHour($__fromTime, 'UTC') AND time <= $__toTime GROUP BY value, text ORDER BY text"
 )
 _SIDES_SQL = "SELECT arrayJoin(['in', 'out', 'internal', 'through', 'unknown'])"
 
@@ -553,12 +576,12 @@ def flows_dashboard() -> Json:
         source_variable(CLICKHOUSE, "Collector"),
         query_variable(EXPORTER_VARIABLE, "Exporter", _EXPORTERS_SQL, CLICKHOUSE, with_all=""),
         query_variable(SIDE_VARIABLE, "Side", _SIDES_SQL, CLICKHOUSE, with_all=""),
-        text_variable(ADDRESS_VARIABLE, "Address", "Of the table of the largest flows"),
+        *_TYPED,
         computed_variable(TABLE_VARIABLE, _TABLE_SQL),
         computed_variable(STEP_VARIABLE, _STEP_SQL),
     ]
     return dashboard(
-        "nettop-flows-from-routers",
+        UID,
         "nettop / Flows from routers",
         "What routers report: who moved how much to whom, over which interfaces, and whether all of it is stored",
         rows=rows,

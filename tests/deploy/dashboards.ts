@@ -57,11 +57,16 @@ type Queries =
 
 type Standard = InJson<Omit<schema.FieldConfig, 'links' | 'custom'>>;
 
+// The schema has the type of links as unknown.
+interface Linked {
+  links?: Array<{ title: string; url: string }>;
+}
+
 interface Fields<Custom> {
   defaults: Standard & { custom?: Custom };
   overrides: Array<{
     matcher: { id: 'byName' | 'byRegexp'; options: string };
-    properties: Array<Property<Standard, ''> | Property<Custom, 'custom.'>>;
+    properties: Array<Property<Standard & Linked, ''> | Property<Custom, 'custom.'>>;
   }>;
 }
 

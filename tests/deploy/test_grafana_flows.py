@@ -82,6 +82,17 @@ def flows(now_s: int) -> bytes:
     return encoded_batch(made, 0, COUNT)
 
 
+CHOICES = {
+    "exporter": ("::ffff:192.0.2.250", "::ffff:192.0.2.99"),
+    "side": ("in", "unknown"),
+    "address": ("198.51.100.2", "198.51.100.77"),
+    "as": ("64500", "64999"),
+    "country": ("FR", "XX"),
+    "port": ("443", "9"),
+}
+"""For each variable what some flows have, and what none has."""
+
+
 class Filled:
     """A collector whose store has the flows, and what is chosen on the dashboard."""
 
@@ -108,7 +119,7 @@ class Filled:
     def chosen(self, span_s: int) -> dict[str, str]:
         """What the variables have of which the reader has chosen none."""
         if span_s not in self._chosen:
-            chosen = {"exporter": "", "side": "", "address": ""}
+            chosen = {each["name"]: "" for each in DASHBOARD["templating"]["list"]}
             for variable in variables(DASHBOARD):
                 values = self.rows(sql(variable["query"], chosen, self.time(span_s)))
                 assert values, variable["name"]
@@ -161,17 +172,16 @@ def test_each_query_has_rows(filled: Filled, place: str, span_s: int) -> None:
 
 @pytest.mark.parametrize("place", TARGETS)
 def test_each_query_takes_what_is_chosen(filled: Filled, place: str) -> None:
-    """One exporter, side and address, in the format that the data source reads; another exporter has nothing."""
+    """In the format that the data source reads; where it is another one, there is nothing."""
     text, time_range = TARGETS[place].text, filled.time(HOUR_S)
-    chosen = filled.chosen(HOUR_S) | {
-        "exporter": "::ffff:192.0.2.250",
-        "side": "in",
-        "address": "198.51.100.2",
-    }
+    chosen = filled.chosen(HOUR_S)
     assert filled.send(sql(text, chosen, time_range))
-    if "exporter IN" in text:
-        rows = filled.rows(sql(text, chosen | {"exporter": "::ffff:192.0.2.99"}, time_range))
-        assert not any(map(has_value, rows))
+    for name, (some, none) in CHOICES.items():
+        if f", ${name})" in text:
+            rows = filled.rows(sql(text, chosen | {name: some}, time_range))
+            assert any(map(has_value, rows)), name
+            rows = filled.rows(sql(text, chosen | {name: none}, time_range))
+            assert not any(map(has_value, rows)), name
 
 
 def test_the_data_source_connects(filled: Filled) -> None:
