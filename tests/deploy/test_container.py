@@ -109,7 +109,7 @@ def test_compose_confines_each_service() -> None:
 
 
 def test_compose_listens_at_loopback() -> None:
-    """Where nothing says where, nettop does; Prometheus and Grafana are asked to. No port is published."""
+    """Where nothing says where, nettop does; Prometheus and Grafana by what is set. No port is published."""
     assert not any("ports" in service for service in SERVICES.values())
     prometheus = dict(word.split("=", 1) for word in SERVICES["prometheus"]["command"])
     assert prometheus["--web.listen-address"].startswith("127.0.0.1:")

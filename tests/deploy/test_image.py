@@ -96,7 +96,7 @@ def remedy_for_missing(read: dict[str, Any]) -> str:
 
 
 def test_what_the_image_says_of_itself(built: Built) -> None:
-    """It starts `nettop serve` as a user with a number, is asked for its health, and offers no port."""
+    """It starts `nettop serve` as a user with a number, has a health check, and offers no port."""
     config = built.rootful.described(IMAGE)["config"]
     assert (config["User"], config["Entrypoint"], config["Cmd"]) == (f"{UID}:{UID}", ["nettop"], ["serve"])
     assert config["StopSignal"] == "SIGTERM"
