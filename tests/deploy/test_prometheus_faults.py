@@ -219,8 +219,10 @@ def scene() -> Iterator[Scene]:
 def lossy_path(scene: Scene) -> Iterator[Press]:
     """One segment in eight never arrives."""
     drop_by_rule(scene.far.namespace, f"tcp dport {scene.service} numgen random mod 8 0")
-    yield scene.talk
-    scene.far.namespace.run("nft", "delete table inet t")
+    try:
+        yield scene.talk
+    finally:
+        scene.far.namespace.run("nft", "delete table inet t")
 
 
 @contextlib.contextmanager
@@ -256,8 +258,10 @@ def slow_reader(scene: Scene) -> Iterator[Press]:
 def firewall(scene: Scene) -> Iterator[Press]:
     """A rule drops what the client sends."""
     drop_by_rule(scene.far.namespace, DISCARDED)
-    yield lambda: scene.client.call(send, (scene.far.v4, CLOSED_PORT), 2000)
-    scene.far.namespace.run("nft", "delete table inet t")
+    try:
+        yield lambda: scene.client.call(send, (scene.far.v4, CLOSED_PORT), 2000)
+    finally:
+        scene.far.namespace.run("nft", "delete table inet t")
 
 
 @contextlib.contextmanager
@@ -268,9 +272,10 @@ def flood(scene: Scene) -> Iterator[Press]:
     (helper,) = threads_called(f"ksoftirqd/{crossing.receives_on}")
     before = os.getpriority(os.PRIO_PROCESS, helper)
     os.setpriority(os.PRIO_PROCESS, helper, -20)
-    yield lambda: sender.call(send, DISCARD, 5000, crossing.sends_on)
-    sender.end()
-    os.setpriority(os.PRIO_PROCESS, helper, before)
+    try:
+        yield lambda: sender.call(send, DISCARD, 5000, crossing.sends_on)
+    finally:
+        os.setpriority(os.PRIO_PROCESS, helper, before)
 
 
 @contextlib.contextmanager
@@ -295,19 +300,19 @@ def lost_exports(scene: Scene) -> Iterator[Press]:
 def ended_collector(scene: Scene) -> Iterator[Press]:
     """The collector is ended."""
     assert scene.collector.end() == 0
-    yield scene.talk
-    scene.collect()
+    try:
+        yield scene.talk
+    finally:
+        scene.collect()
 
 
 @contextlib.contextmanager
 def stopped_reader(scene: Scene) -> Iterator[Press]:
     """nettop does not run while there are more events than its ring has room for."""
 
-    def overflow() -> None:
-        with stopped(scene.nettop):
-            scene.client.call(connect_and_close, 5000)
-
-    yield overflow
+    with stopped(scene.nettop):
+        scene.client.call(traffic.storm, "127.0.0.1", 2.0)
+    yield scene.talk
 
 
 @contextlib.contextmanager
@@ -332,8 +337,10 @@ def idle_lens(scene: Scene) -> Iterator[Press]:
     """Another nettop serves a lens that it reads once an hour; Prometheus learns of it by its list of targets."""
     with Nettop(scene.token, "-t", "3600", "--lenses", "drops") as other:
         scene.prometheus.scrape(scene.nettop.target(), other.target())
-        yield scene.be_well
-        scene.prometheus.scrape(scene.nettop.target())
+        try:
+            yield scene.be_well
+        finally:
+            scene.prometheus.scrape(scene.nettop.target())
 
 
 FAULTS = {
