@@ -445,6 +445,12 @@ def _single_flows() -> list[Json]:
         "arrayStringConcat(arrayFilter((name, bit) -> bitTest(tcp_flags, bit), "
         "['FIN', 'SYN', 'RST', 'PSH', 'ACK', 'URG', 'ECE', 'CWR'], [0, 1, 2, 3, 4, 5, 6, 7]), ' ')"
     )
+    reports = (
+        f'SELECT {_exporter()} AS "Exporter", count() AS "Flows",\n'
+        '  max(sampling_rate) AS "One packet in", uniqExact(domain) AS "Domains",\n'
+        f"  arrayStringConcat(arraySort(groupUniqArray({_VERSION})), ', ') AS \"Protocol\"\n"
+        f'{RAW.where()}\nGROUP BY "Exporter"\nORDER BY "Flows" DESC'
+    )
     next_hop = "next_hop != toIPv6('::')"
     return [
         _largest(
@@ -472,6 +478,11 @@ def _single_flows() -> list[Json]:
             description="Packets per second by their TTL or hop limit, where exporters report it",
             value_unit="pps",
         ),
+        table(
+            "What exporters report",
+            [Sql(reports)],
+            description="By which protocol, and of how many packets one is looked at; 0 is not known",
+        ),
         _over_time("In by interface", RAW, IN_NAME),
         _over_time("Out by interface", RAW, OUT_NAME),
     ]
@@ -483,10 +494,9 @@ def _ledger(*terms: str) -> str:
 
 def _exporters() -> list[Json]:
     exporters = (
-        f'SELECT {_exporter()} AS "Exporter", max(received) AS "Last flow", count() AS "Flows",\n'
-        '  max(sampling_rate) AS "One packet in", uniqExact(domain) AS "Domains",\n'
-        f"  arrayStringConcat(arraySort(groupUniqArray({_VERSION})), ', ') AS \"Protocol\"\n"
-        f'{RAW.where()}\nGROUP BY "Exporter"\nORDER BY "Flows" DESC'
+        f'SELECT {_exporter()} AS "Exporter", max(time) AS "Last flow",\n'
+        f'  {SUMS.flows} AS "Flows", {SUMS.packets} AS "Packets", {SUMS.bytes} AS "Bytes"\n'
+        f'{SUMS.where()}\nGROUP BY "Exporter"\nORDER BY "Flows" DESC'
     )
     when = "FROM ledger\nWHERE $__timeFilter(time)"
     at = f"toStartOfInterval(time, INTERVAL {_STEP} second) AS at"
@@ -539,7 +549,12 @@ def _exporters() -> list[Json]:
             [Sql(exporters)],
             size=(24, 8),
             description="What they lose on the way here is on the dashboard nettop / Flows",
-            overrides=[override("Last flow", unit="dateTimeFromNow")],
+            overrides=[
+                override("Last flow", unit="dateTimeFromNow"),
+                override("Flows", unit="short"),
+                override("Packets", unit="short"),
+                gauge_column("Bytes", "decbytes"),
+            ],
         ),
         time_series(
             "Received", [Sql(became, is_series=True)], "cps", description="By the ledger of the collector"
