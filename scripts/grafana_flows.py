@@ -481,6 +481,7 @@ def _single_flows() -> list[Json]:
         table(
             "What exporters report",
             [Sql(reports)],
+            size=(12, 9),
             description="By which protocol, and of how many packets one is looked at; 0 is not known",
         ),
         _over_time("In by interface", RAW, IN_NAME),
@@ -521,12 +522,14 @@ def _exporters() -> list[Json]:
             "Exporters",
             [Sql(f"SELECT uniqExact(exporter)\n{SUMS.where()}")],
             "short",
+            size=(6, 4),
             description="That reported flows",
         ),
         number(
             "Newest flow",
             [Sql("SELECT toUnixTimestamp(max(received)) * 1000 FROM flows_raw")],
             "dateTimeFromNow",
+            size=(6, 4),
             description="Blocks are stored some seconds after they were received",
         ),
         number(
@@ -534,6 +537,7 @@ def _exporters() -> list[Json]:
             [Sql(f"SELECT sum({lost})\n{when}")],
             "short",
             steps=ANY_IS_BAD,
+            size=(6, 4),
             description="Datagrams and packets that the kernel dropped before they were read, and flows for which the "
             "spool had no room",
         ),
@@ -542,6 +546,7 @@ def _exporters() -> list[Json]:
             [Sql(f"SELECT sum({unreadable})\n{when}")],
             "short",
             steps=ANY_IS_NOTABLE,
+            size=(6, 4),
             description="Datagrams of no known protocol, with an impossible header, and parts that are broken",
         ),
         table(

@@ -475,15 +475,23 @@ def _placed(rows: Sequence[Row]) -> Iterator[Json]:
 
 
 def _in_lines(panels: Sequence[Json], y: int, next_id: int) -> tuple[list[Json], int]:
+    """The panels in lines from y on, the last of each line as wide as there is room; and where they end."""
     x = height = 0
-    placed = []
-    for number_, panel in enumerate(panels):
+    placed: list[Json] = []
+    for panel in panels:
         size = panel["gridPos"]
         if x + size["w"] > WIDTH:
+            _fill_line(placed)
             x, y, height = 0, y + height, 0
-        placed.append({**panel, "id": next_id + number_, "gridPos": {"x": x, "y": y, **size}})
+        placed.append({**panel, "id": next_id + len(placed), "gridPos": {"x": x, "y": y, **size}})
         x, height = x + size["w"], max(height, size["h"])
+    _fill_line(placed)
     return placed, y + height
+
+
+def _fill_line(placed: Sequence[Json]) -> None:
+    for last in placed[-1:]:
+        last["gridPos"]["w"] = WIDTH - last["gridPos"]["x"]
 
 
 # --- variables ------------------------------------------------------------------------------------------------

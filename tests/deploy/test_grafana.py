@@ -99,7 +99,7 @@ def test_panels_have_their_own_ids_and_places(file: Path) -> None:
 
 
 def assert_apart(placed: list[Json]) -> None:
-    """No two of these panels cover a place of the grid, and none leaves it."""
+    """No two of these panels cover a place of the grid, none leaves it, and every line is full."""
     covered = set[tuple[int, int]]()
     for panel in placed:
         at = panel["gridPos"]
@@ -107,6 +107,7 @@ def assert_apart(placed: list[Json]) -> None:
         cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         assert not covered & cells, panel["title"]
         covered |= cells
+    assert len(covered) == 24 * len({y for _, y in covered})
 
 
 @EACH
