@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `make deb` and `make offline` make, in fresh Debians without a network: installed, used, upgraded, removed.
+
+Each release makes its own, as an ordinary user. They are installed in another root, without what building takes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nettop.snapshots import flows, lenses
+from nettop.snapshots.own_cost import SELF
+
+from .roots import CLONE, NOBODY, Root, changed
+from .tools import debian_package
+
+pytestmark = [pytest.mark.kernel, pytest.mark.deploy, pytest.mark.timeout(1200)]
+
+OLD, NEW = "0.0.1", "0.0.2"
+RELEASES = {"bookworm": "deb12", "trixie": "deb13"}
+TO_BUILD = ("make", "debhelper", "dpkg-dev", "python3", "python3-venv")
+INSTALLED = "/srv/installed"
+"""Where the files to install are, in the root."""
+
+TRAFFIC = """
+import socket, threading
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+accepted, _ = listener.accept()
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def send():
+    while True:
+        client.sendall(bytes(65536))
+        accepted.recv(65536, socket.MSG_WAITALL)
+        datagrams.sendto(b"nobody listens here", ("127.0.0.1", 9))
+threading.Thread(target=send, daemon=True).start()
+print(listener.getsockname()[1], flush=True)
+input()
+"""
+"""On loopback: a connection that carries data, and datagrams that are dropped. Prints its port."""
+
+Say = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def say(request: pytest.FixtureRequest) -> Say:
+    """Prints how far the test is."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    began = time.monotonic()
+
+    def printed(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"  {time.monotonic() - began:4.0f} s  {text}", flush=True)
+
+    return printed
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def suite(request: pytest.FixtureRequest) -> str:
+    """A release of Debian."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def made(suite: str, say: Say, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what the release made, of two versions."""
+    folder = tmp_path_factory.mktemp(suite) / "dist"
+    with Root(suite) as root:
+        say(f"{suite}: installing what building takes")
+        root.apt("update", online=True)
+        root.install(*TO_BUILD, online=True)
+        root.shell("chown -R nobody /srv")
+        for version in (OLD, NEW):
+            say(f"{suite}: make deb offline, {version}")
+            root.shell(f"""sed -i 's/^__version__ = .*/__version__ = "{version}"/' nettop/__init__.py""")
+            root.run(*NOBODY, "make", "deb", "offline", online=True)
+        # By shutil.copytree they would keep their owner.
+        shutil.copytree(root.path / CLONE / "dist", folder, copy_function=shutil.copyfile)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(suite: str, made: Path, say: Say) -> Iterator[Root]:
+    """Where they are installed: with the packages that nettop's package needs, and no others."""
+    with Root(suite) as root:
+        shutil.copytree(made, root.path / INSTALLED[1:])
+        say(f"{suite}: downloading what nettop's package depends on")
+        root.apt("update", online=True)
+        package = deb(root, OLD)
+        root.install("--download-only", package, online=True)
+        yield root
+
+
+def deb(root: Root, version: str) -> str:
+    """The package, in the root."""
+    return found(root, f"nettop_{version}~deb*_*.deb")
+
+
+def archive(root: Root, version: str) -> str:
+    """The archive, in the root."""
+    return found(root, f"nettop-{version}-offline-deb*-*.tar.gz")
+
+
+def found(root: Root, pattern: str) -> str:
+    (file,) = (root.path / INSTALLED[1:]).glob(pattern)
+    return f"{INSTALLED}/{file.name}"
+
+
+# --- a nettop that is installed ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def traffic(root: Root) -> Iterator[str]:
+    """Its port, and the words that put a command into the network namespace that it is in."""
+    process = root.start("python3", "-c", TRAFFIC, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    port = process.stdout.readline().strip()
+    try:
+        yield f"{process.pid} {port}"
+    finally:
+        process.communicate("\n")
+
+
+def check_that_it_works(root: Root, version: str) -> None:
+    """Its version, tables as root and as an ordinary user, each lens, and a scrape."""
+    assert root.run("nettop", "--version").stdout == f"nettop {version}\n"
+    with traffic(root) as beside:
+        pid, port = beside.split()
+        inside = ("nsenter", "--target", pid, "--net", *root.words(online=True))
+
+        def printed(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([*inside, *words], capture_output=True, text=True, check=True)
+
+        for user in ((), NOBODY):
+            assert f"127.0.0.1:{port}" in printed(*user, "nettop", "--table", "--once").stdout
+        for lens in (*lenses(), SELF):
+            options = ("--loopback", "on") if lens.id == "bandwidth" else ()
+            shown = printed("nettop", "--view", lens.id, *options, "--table", "-d", "--once")
+            heading, *rows = shown.stdout.splitlines()
+            assert heading
+            if lens is flows.LENS:
+                assert "start nettop collect" in shown.stderr
+            else:
+                assert (shown.stderr, bool(rows)) == ("", True), (lens.id, shown.stdout, shown.stderr)
+        check_that_it_serves(root, inside, version)
+
+
+def check_that_it_serves(root: Root, inside: tuple[str, ...], version: str) -> None:
+    """/metrics answers, and SIGTERM ends it."""
+    words = ("nettop", "serve", "--listen", "127.0.0.1:0")
+    server = subprocess.Popen([*inside, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        for line in server.stderr:
+            if match := re.search(r"serving at (http://\S+/)", line):
+                break
+        else:
+            raise AssertionError("nettop serve ended")
+        script = f"import urllib.request; print(urllib.request.urlopen('{match[1]}metrics').read().decode())"
+        metrics = subprocess.run(
+            [*inside, "python3", "-c", script], capture_output=True, text=True, check=True
+        )
+        assert f'nettop_build_info{{version="{version}"}} 1' in metrics.stdout
+    finally:
+        server.send_signal(signal.SIGTERM)
+    server.communicate()
+    assert server.returncode == 0
+
+
+# --- the Debian package -----------------------------------------------------------------------------------------
+
+
+def test_lintian(made: Path) -> None:
+    """It says nothing but what is overridden, with a reason."""
+    packages = sorted(made.glob("*.deb"))
+    assert len(packages) == 2
+    done = subprocess.run(
+        ["lintian", "--fail-on=info", "--tag-display-limit=0", packages[0]],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_package(suite: str, root: Root, say: Say) -> None:
+    """Installed without a network, used, upgraded, removed and purged: nothing stays."""
+    needed = root.run("dpkg-deb", "--field", deb(root, OLD), "Depends").stdout
+    root.install(*{alternative.split()[0] for alternative in needed.split(",")})
+    before = root.files()
+    say(f"{suite}: the package is installed")
+    assert "1 newly installed" in root.install(deb(root, OLD))
+    check_that_it_works(root, OLD)
+    check_isolation(root)
+    check_what_it_carries(root)
+    say(f"{suite}: the package is upgraded")
+    assert "1 upgraded" in root.install(deb(root, NEW))
+    assert root.run("nettop", "--version").stdout == f"nettop {NEW}\n"
+    root.run("nettop", "--table", "--once")
+    say(f"{suite}: the package is removed")
+    written = ("/var/log/nettop/events.jsonl", "/etc/nettop/token", "/etc/default/nettop-serve")
+    for path in written:
+        root.shell(f"mkdir -p $(dirname {path}); touch {path}")
+    root.apt("remove", "nettop")
+    kept = {path[1:] for path in written}
+    assert {
+        name for name in changed(before, root.files()) if name.split("/")[-1] in map(basename, kept)
+    } == kept
+    assert not (root.path / "usr/lib/nettop").exists()
+    root.apt("purge", "nettop")
+    assert changed(before, root.files()) == {}
+
+
+def basename(path: str) -> str:
+    """The last part of a path."""
+    return path.rpartition("/")[2]
+
+
+def check_isolation(root: Root) -> None:
+    """As root it imports its own modules, and the distribution's, whatever lies around."""
+    folder = root.path / "srv/others"
+    folder.mkdir()
+    for module in ("numpy", "rich", "typing"):
+        (folder / f"{module}.py").write_text("raise SystemExit(9)")
+    root.shell("cd /srv/others; PYTHONPATH=/srv/others nettop --table --once")
+    script = (
+        "import sys, bcc, numpy, nettop.cli, nettop.serve.command, uvloop; print(*sys.path, sep='\\n')\n"
+        "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
+    )
+    paths = root.run("/usr/lib/nettop/bin/python3", "-I", "-c", script).stdout.split()
+    assert [path for path in paths if not path.startswith("/usr/lib/")] == []
+    shutil.rmtree(folder)
+
+
+def check_what_it_carries(root: Root) -> None:
+    """The manual, completion that completes, units that are not enabled, and the licences."""
+    listed = root.run("dpkg-query", "--listfiles", "nettop").stdout.split()
+    manual = {basename(name) for name in listed if "/man1/" in name}
+    assert "nettop.1.gz" in manual
+    assert "nettop-serve.1.gz" in manual
+    assert b"nettop" in gzip.decompress((root.path / "usr/share/man/man1/nettop.1.gz").read_bytes())
+
+    complete = "source /usr/share/bash-completion/completions/nettop; COMP_WORDS=(nettop --vi); COMP_CWORD=1"
+    assert root.shell(f"{complete}; _nettop_completion nettop; echo ${{COMPREPLY[@]}}") == "--view\n"
+    zsh = root.path / "usr/share/zsh/vendor-completions/_nettop"
+    assert zsh.read_text().startswith("#compdef nettop\n")
+    subprocess.run([debian_package("zsh") / "bin/zsh", "-f", "-n", zsh], check=True)
+    fish = root.path / "usr/share/fish/vendor_completions.d/nettop.fish"
+    subprocess.run([debian_package("fish") / "usr/bin/fish", "--no-execute", fish], check=True)
+
+    units = {basename(name): name for name in listed if name.endswith(".service")}
+    assert units.keys() == {"nettop-serve.service", "nettop-log.service"}
+    for unit in units.values():
+        assert re.search(r"(?m)^ExecStart=/usr/bin/nettop ", (root.path / unit[1:]).read_text())
+    assert not list((root.path / "etc/systemd/system").rglob("nettop*"))
+
+    licences = (root.path / "usr/share/doc/nettop/copyright").read_text()
+    info = (root.path / "usr/lib/nettop").rglob("*.dist-info/METADATA")
+    names = {re.findall("(?m)^Name: (.*)$", file.read_text())[0] for file in info} - {"nettop"}
+    assert {"uvloop", "textual"} < names
+    assert "numpy" not in names
+    assert {name for name in names if f"\n{name} " not in licences} == set()
+
+
+# --- the archive ------------------------------------------------------------------------------------------------
+
+
+def test_archive(suite: str, root: Root, say: Say) -> None:
+    """Installed without a network, used, upgraded and uninstalled: nothing stays."""
+    root.install("python3-venv", "python3-bpfcc", "python3-numpy", "libbpf1", online=True)
+    for version in (OLD, NEW):
+        root.shell(f"tar -C /srv -xzf {shlex.quote(archive(root, version))}")
+    before = root.files()
+    say(f"{suite}: the archive is installed")
+    install(root, OLD, "--wheels", "wheels")
+    check_that_it_works(root, OLD)
+    say(f"{suite}: the archive is upgraded")
+    install(root, NEW, "--wheels", "wheels")
+    assert root.run("nettop", "--version").stdout == f"nettop {NEW}\n"
+    say(f"{suite}: the archive is uninstalled")
+    install(root, NEW, "--uninstall")
+    assert changed(before, root.files()) == {}
+
+
+def install(root: Root, version: str, *options: str) -> None:
+    """Run the installer of the archive as it says itself."""
+    folder = archive(root, version).removeprefix(f"{INSTALLED}/").removesuffix(".tar.gz")
+    command = f"scripts/install-deps.sh {' '.join(options)}"
+    assert f"sudo {command}\n" in (root.path / "srv" / folder / "INSTALL").read_text().replace("Remove: ", "")
+    root.shell(f"cd /srv/{folder} && {command}")
