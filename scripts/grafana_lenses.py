@@ -119,8 +119,9 @@ def _is_repeated(declared: SeriesSet) -> bool:
 
 
 def _row_title(lens: Lens, declared: SeriesSet) -> str:
-    table = "" if declared.table is lens.main else f": {declared.table.name}"
-    metrics = declared.metrics
+    metrics, name = declared.metrics, declared.table.name
+    is_said = declared.table is lens.main or any(name.startswith(label) for label in metrics.labels)
+    table = "" if is_said else f": {name}"
     of_largest = f", of each host the {metrics.most} largest and {OTHERS}" if metrics.top else ""
     return f"{lens.title}{table} by {', '.join(metrics.labels)}{of_largest}"
 
@@ -175,7 +176,8 @@ def _title(lens: Lens, declared: SeriesSet, family: Family) -> str:
     prefix = declared.metrics.prefix or view_name(lens, declared.table).replace(".", "_")
     words = family.name.removeprefix(f"{NAMESPACE}_{prefix}").lstrip("_")
     words = re.sub(r"(^|_)(seconds|bytes_per_second)$", "", words)
-    return _words(words or prefix)
+    is_time = family.kind is Kind.COUNTER and family.name.endswith("_seconds")
+    return _words(words or ("time" if is_time else prefix))
 
 
 def _unit(lens: Lens, declared: SeriesSet, family: Family) -> tuple[str, str]:
