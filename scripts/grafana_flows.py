@@ -587,7 +587,7 @@ def flows_dashboard() -> Json:
         Row("Top talkers", _talkers()),
         Row("Networks and countries", _networks()),
         Row("Services, protocols and interfaces", _services()),
-        Row("Relations", _relations(), collapsed=True),
+        Row("Relations", _relations()),
         Row("Sizes of packets", _packet_sizes(), collapsed=True),
         Row("Single flows (reads every flow of the time above)", _single_flows(), collapsed=True),
         Row("Exporters and the collector", _exporters()),
