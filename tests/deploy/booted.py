@@ -31,7 +31,7 @@ for place in usr/lib/systemd/system usr/local/bin etc opt var/lib var/log; do
   mount --bind "$1/$place" "/$place"
 done
 mkdir {_HERE}
-mount --bind {CHECKOUT} {_HERE}
+mount --rbind {CHECKOUT} {_HERE}
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs /usr/lib/systemd/system-generators
 mount --bind /proc/sys /proc/sys
