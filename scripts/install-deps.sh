@@ -267,7 +267,8 @@ tidy_environment() {
   if [[ $action == wheels ]]; then
     [[ -d $folder ]] || fail $exit_failure "$folder is not a folder; fill one with --make-wheels."
     unset PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
-    export PIP_CONFIG_FILE=/dev/null
+    # Nor a cache in somebody's home directory: there is nothing to fetch twice.
+    export PIP_CONFIG_FILE=/dev/null PIP_NO_CACHE_DIR=1
     from_where=(--no-index --find-links "$folder")
   else
     use_the_callers_pip_configuration
