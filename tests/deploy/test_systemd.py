@@ -133,6 +133,7 @@ PLAIN = f"""\
 [Service]
 Type=notify
 ExecStart={COMMAND} serve --listen 127.0.0.1:9480
+TimeoutStartSec=10min
 StandardError=append:/var/log/plain.err
 """
 """nettop serve by root, without any restriction."""
