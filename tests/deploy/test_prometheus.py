@@ -236,7 +236,7 @@ def texts(rule: Rule) -> Iterator[str]:
 def test_metrics_and_labels_exist(rule: Rule) -> None:
     """Every metric, label and value of a label is one that nettop exposes, or that another rule records."""
     metrics, recorded = exposed(), {rule["record"]: rule["expr"] for rule in rules_in(RECORDING)}
-    selectors = [found for text in texts(rule) for found in SELECTOR.findall(text)]
+    selectors = [selector for text in texts(rule) for selector in SELECTOR.findall(text)]
     assert selectors
     for name, matchers in selectors:
         made_of = origins(name, recorded) - {"up"}
@@ -316,3 +316,17 @@ def assert_exists(words: list[str]) -> None:
     field = table.by_name[column.removesuffix("_per_s")]
     assert not column.endswith("_per_s") or field.kind is Kind.COUNTER
     assert not given
+
+
+def test_the_documentation_has_every_alert() -> None:
+    """With its severity, its duration and its thresholds."""
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*) \| (\d+) min \| (\w+) \|$", (CHECKOUT / "docs/deployment.md").read_text(), re.MULTILINE
+    )
+    assert [name for name, *_ in rows] == list(alerts())
+    for name, text, minutes, severity in rows:
+        rule = alerts()[name]
+        assert (f"{minutes}m", severity) == (rule["for"], rule["labels"]["severity"])
+        said = {float(number) / (100 if percent else 1) for number, percent in re.findall(r"([\d.]+)( %)?", text)}
+        said |= {1.0} if re.search(r"\bone\b", text) else set()
+        assert {float(number) for number in THRESHOLD.findall(rule["expr"])} <= said, name

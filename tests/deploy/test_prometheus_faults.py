@@ -233,7 +233,7 @@ def closed_port(scene: Scene) -> Iterator[Press]:
 
 @contextlib.contextmanager
 def slow_acceptor(scene: Scene) -> Iterator[Press]:
-    """Nobody accepts what a listener with room for one is asked for."""
+    """Nobody accepts the connections of a listener with room for one."""
     target = scene.far.v4, scene.server.call(traffic.listen, "full", scene.far.v4, 0, 1)
     calls: list[object] = []
 
