@@ -19,9 +19,9 @@ from pathlib import Path
 _COMMON = "/usr/share/common-licenses"
 
 _APACHE = re.compile(
-    r"^\s*Apache License\s+Version 2\.0, January 2004.*?END OF TERMS AND CONDITIONS"
+    r"[ \t]*Apache License\s+Version 2\.0, January 2004.*?END OF TERMS AND CONDITIONS"
     r"(\s+APPENDIX:.*?limitations under the License\.)?",
-    re.DOTALL | re.MULTILINE,
+    re.DOTALL,
 )
 
 _NETTOP = f"""\

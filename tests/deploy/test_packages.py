@@ -104,15 +104,15 @@ def root(suite: str, made: Path, say: Say) -> Iterator[Root]:
 
 def deb(root: Root, version: str) -> str:
     """The package, in the root."""
-    return found(root, f"nettop_{version}~deb*_*.deb")
+    return matching(root, f"nettop_{version}~deb*_*.deb")
 
 
 def archive(root: Root, version: str) -> str:
     """The archive, in the root."""
-    return found(root, f"nettop-{version}-offline-deb*-*.tar.gz")
+    return matching(root, f"nettop-{version}-offline-deb*-*.tar.gz")
 
 
-def found(root: Root, pattern: str) -> str:
+def matching(root: Root, pattern: str) -> str:
     (file,) = (root.path / INSTALLED[1:]).glob(pattern)
     return f"{INSTALLED}/{file.name}"
 
@@ -186,7 +186,7 @@ def test_lintian(made: Path) -> None:
     packages = sorted(made.glob("*.deb"))
     assert len(packages) == 2
     done = subprocess.run(
-        ["lintian", "--fail-on=warning", "--tag-display-limit=0", packages[0]],
+        ["lintian", "--fail-on=error,warning", "--tag-display-limit=0", packages[0]],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
