@@ -48,7 +48,8 @@ fetch() {
     trap 'rm -rf -- "$work"' EXIT
     read_lists_of "$suite"
     unpack_packages "$work/root" "$package"
-    mv -T -- "$work/root" "$folder"
+    # Another run may have been faster.
+    mv -T -- "$work/root" "$folder" 2>/dev/null || [[ -d $folder ]] || fail "$folder cannot be made."
   fi
   printf '%s\n' "$folder"
 }

@@ -12,15 +12,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import pytest
-
 from .compose import SERVICES
 from .grafana import FILES, Json, dashboard, panels
 from .npm import npm_packages
-
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("node", "npm"))), reason="needs node and npm, to check types of TypeScript"
-)
 
 GRAFANA = SERVICES["grafana"]["image"].rpartition(":")[2]
 """The version that the compose file runs, and whose types are used."""

@@ -321,12 +321,16 @@ def assert_exists(words: list[str]) -> None:
 def test_the_documentation_has_every_alert() -> None:
     """With its severity, its duration and its thresholds."""
     rows = re.findall(
-        r"^\| `(\w+)` \| (.*) \| (\d+) min \| (\w+) \|$", (CHECKOUT / "docs/deployment.md").read_text(), re.MULTILINE
+        r"^\| `(\w+)` \| (.*) \| (\d+) min \| (\w+) \|$",
+        (CHECKOUT / "docs/deployment.md").read_text(),
+        re.MULTILINE,
     )
     assert [name for name, *_ in rows] == list(alerts())
     for name, text, minutes, severity in rows:
         rule = alerts()[name]
         assert (f"{minutes}m", severity) == (rule["for"], rule["labels"]["severity"])
-        said = {float(number) / (100 if percent else 1) for number, percent in re.findall(r"([\d.]+)( %)?", text)}
+        said = {
+            float(number) / (100 if percent else 1) for number, percent in re.findall(r"([\d.]+)( %)?", text)
+        }
         said |= {1.0} if re.search(r"\bone\b", text) else set()
         assert {float(number) for number in THRESHOLD.findall(rule["expr"])} <= said, name
