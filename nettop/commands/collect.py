@@ -238,7 +238,7 @@ def start_collect(options: CollectOptions, _source_of: Callable[[str], Source] |
     if missing:
         raise NettopError(
             f"nettop collect needs packages that are not installed: {', '.join(missing)}",
-            "install them with nettop, as nettop[flows]; scripts/install-deps.sh --flows does",
+            "install them with nettop, as nettop[flows]: scripts/install-deps.sh --flows, or the package nettop-flows",
         )
     with undisturbed():
         from nettop.serve.collect import opened_collector
