@@ -182,6 +182,13 @@ def test_a_directory_of_roots(tmp_path: Path) -> None:
 # --- nettop flows ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def kept_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the tests themselves, which tests after this one need."""
+    monkeypatch.setattr("nettop.commands.flows.give_up_privileges", lambda user: None)
+
+
+@pytest.mark.usefixtures("kept_privileges")
 @pytest.mark.parametrize(
     ("given", "what"),
     [
@@ -204,6 +211,7 @@ def test_wrong_options_of_flows(given: dict[str, Any], what: str, tmp_path: Path
     assert what in raised.value.what
 
 
+@pytest.mark.usefixtures("kept_privileges")
 def test_nothing_to_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a collector nor a directory with flows: the error says how to get one."""
     pytest.importorskip("zstandard")
