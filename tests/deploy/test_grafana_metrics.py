@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 import re
-import subprocess
 import tempfile
 import time
 import urllib.error
@@ -29,7 +28,7 @@ from tests.kernel.test_drops import drop_by_rule, refused, send, small_socket
 from tests.kernel.test_losses import connect_and_close
 
 from .grafana import FILES, PROMETHEUS, dashboard, promql, targets, variables
-from .tools import debian_package
+from .scraping import running_prometheus
 
 pytest.importorskip("chdb")
 
@@ -52,7 +51,6 @@ PIECE = 200_000
 CLOSED_PORT = 9
 WITH_TRACEFS = ("sh", "-c", 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$0" "$@"')
 """`ip netns exec` has a sysfs of the namespace, which knows the speed of its devices, and nothing mounted below."""
-LISTENING = re.compile(r'msg="Listening on" address=127.0.0.1:(\d+)')
 SERVING = re.compile(r"serving at http://(127.0.0.1:\d+)/")
 
 
@@ -67,37 +65,18 @@ class Prometheus:
             "scrape_configs": [{"job_name": "nettop", "static_configs": static}],
         }
         (folder / "prometheus.yml").write_text(json.dumps(config))
-        self._said = folder / "said"
         # A thread that has entered the namespace asks.
         self._inside = ThreadPoolExecutor(1, initializer=enter_namespace, initargs=(namespace,))
 
     def __enter__(self) -> Self:
-        words = (
-            str(debian_package("prometheus") / "usr/bin/prometheus"),
-            f"--config.file={self._folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={self._folder / 'data'}",
-            "--web.listen-address=127.0.0.1:0",
-        )
-        with self._said.open("wb") as said:
-            self._process = subprocess.Popen(
-                ["ip", "netns", "exec", self._namespace, *words], stderr=said, start_new_session=True
-            )
-        try:
-            until(
-                lambda: "ready to receive web requests" in self._said.read_text(), "Prometheus is ready", 60
-            )
-            listening = LISTENING.search(self._said.read_text())
-            assert listening, self._said.read_text()
-            self._url = f"http://127.0.0.1:{listening[1]}/api/v1"
-        except BaseException:
-            self.__exit__()
-            raise
+        self._exits = contextlib.ExitStack()
+        self._exits.callback(self._inside.shutdown)
+        inside = ("ip", "netns", "exec", self._namespace)
+        self._url = self._exits.enter_context(running_prometheus(self._folder / "prometheus.yml", inside))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._inside.shutdown()
+        self._exits.close()
 
     def get(self, url: str) -> Any:
         """A document of JSON from the namespace."""

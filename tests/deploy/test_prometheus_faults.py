@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 import urllib.parse
 import urllib.request
@@ -32,8 +31,8 @@ from tests.kernel.test_cpu import DISCARD, make_crossing, threads_called
 from tests.kernel.test_drops import drop_by_rule, refused, send, send_frames, small_socket
 from tests.kernel.test_losses import connect_and_close
 
+from .scraping import running_prometheus
 from .test_prometheus import PROMETHEUS, STATIC
-from .tools import debian_package
 
 pytest.importorskip("chdb")
 
@@ -58,7 +57,6 @@ DEADLINE_S = 90
 TOKEN = "of-this-test-and-of-no-other"
 PIECE = 200_000
 CLOSED_PORT, DISCARDED = 9, "udp dport 9"
-LISTENING = re.compile(r'msg="Listening on" address=127.0.0.1:(\d+)')
 ANSWERING = re.compile(r"queries at .*http://(127.0.0.1:\d+)/")
 SERVING = re.compile(r"serving at http://127.0.0.1:(\d+)/")
 
@@ -95,7 +93,6 @@ class Prometheus:
         for path in (folder / STATIC, *(folder / "rules").iterdir()):
             path.write_text(shorter(path.read_text()))
         (folder / "nettop-token").write_text(TOKEN)
-        self._said = folder / "said"
         self.scrape()
 
     def scrape(self, *targets: str) -> None:
@@ -105,29 +102,12 @@ class Prometheus:
         new.rename(self._folder / "targets/nettop.yml")
 
     def __enter__(self) -> Self:
-        words = (
-            debian_package("prometheus") / "usr/bin/prometheus",
-            f"--config.file={self._folder / STATIC}",
-            f"--storage.tsdb.path={self._folder / 'data'}",
-            "--web.listen-address=127.0.0.1:0",
-        )
-        with self._said.open("wb") as said:
-            self._process = subprocess.Popen(words, stderr=said, start_new_session=True)
-        try:
-            until(
-                lambda: "ready to receive web requests" in self._said.read_text(), "Prometheus is ready", 60
-            )
-            listening = LISTENING.search(self._said.read_text())
-            assert listening, self._said.read_text()
-            self._url = f"http://127.0.0.1:{listening[1]}/api/v1"
-        except BaseException:
-            self.__exit__()
-            raise
+        self._exits = contextlib.ExitStack()
+        self._url = self._exits.enter_context(running_prometheus(self._folder / STATIC))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._exits.close()
 
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(f"{self._url}/{path}", timeout=30) as answer:
