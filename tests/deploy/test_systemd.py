@@ -260,7 +260,7 @@ def test_serve_with_a_token(machine: Booted) -> None:
     assert got(machine, "http://127.0.0.1:9471/health") == "ok\n"
     assert '"status":401' in got(machine, "http://127.0.0.1:9471/metrics")
     with_token = ("--header", "Authorization: Bearer 0123456789abcdef")
-    assert "nettop_drops" in got(machine, "http://127.0.0.1:9471/metrics", *with_token)
+    assert 'nettop_lens_up{lens="drops"} 1' in got(machine, "http://127.0.0.1:9471/metrics", *with_token)
 
 
 @run_by_systemd
