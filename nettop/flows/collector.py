@@ -21,7 +21,16 @@ from nettop.flows.exporters import EXPORTER
 from nettop.flows.inputs.produced import ProducedFlows
 from nettop.flows.spool import Spool, Storing
 from nettop.flows.store import Store
-from nettop.flows.worker import SPOOL, Destination, Message, Work, WorkerState, run_worker, watch_files
+from nettop.flows.worker import (
+    END_SIGNAL,
+    SPOOL,
+    Destination,
+    Message,
+    Work,
+    WorkerState,
+    run_worker,
+    watch_files,
+)
 
 _END_S = 10.0
 """For workers to write what they have, and for blocks to be stored, at the end; the next start stores what is left."""
@@ -198,7 +207,7 @@ def collecting(
         finally:
             collector.end()
             for worker in workers:
-                worker.terminate()
+                _request_end(worker)
             for worker in workers:
                 _end(worker)
             listening.join()
@@ -208,8 +217,14 @@ def collecting(
             storing.join()
 
 
+def _request_end(worker: ForkProcess) -> None:
+    if worker.is_alive():  # it is ours to wait for, so no other process has its number
+        assert worker.pid is not None
+        os.kill(worker.pid, END_SIGNAL)
+
+
 def _end(worker: ForkProcess) -> None:
-    worker.terminate()
+    _request_end(worker)
     worker.join(_END_S)
     if worker.is_alive():
         worker.kill()

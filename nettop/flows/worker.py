@@ -31,6 +31,9 @@ SPOOL = "spool"
 """The spool's directory, in that of the flows."""
 _CHECK_S = 5.0
 """How often to look whether files have changed."""
+END_SIGNAL = signal.SIGUSR1
+"""Ends a worker. Those that end the collector reach its workers too, from a terminal or a service manager, and they are
+to end after it has begun to."""
 _PR_SET_PDEATHSIG = 1
 _MOST_AT_END = 64
 """How many batches are still received at the end, of what had come before."""
@@ -82,12 +85,12 @@ Message = WorkerState | NettopError
 
 
 def run_worker(work: Work, channel: Connection, parent: int) -> None:
-    """Receive until SIGTERM, or until the `parent` ends, which has forked this process."""
+    """Receive until END_SIGNAL, or until the `parent` ends, which has forked this process."""
     is_ending = threading.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that has started this one
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: is_ending.set())
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(END_SIGNAL, lambda *_: is_ending.set())
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, END_SIGNAL, 0, 0, 0)
     if os.getppid() != parent:
         return
     lock = threading.Lock()

@@ -86,18 +86,31 @@ def test_what_came_is_stored_before_it_ends(flows_dir: Path) -> None:
         assert running.rows("SELECT sum(bytes) FROM flows_raw WHERE protocol_version = 9") == [[7]]
 
 
+def workers_of(running: Running) -> list[int]:
+    """The PIDs of the processes that receive."""
+    children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_reach_workers_too(flows_dir: Path, number: signal.Signals) -> None:
+    """As those of a terminal and of systemd: workers go on until the collector ends them, which is no failure."""
+    with Running(flows_dir) as running:
+        for worker in workers_of(running):
+            os.kill(worker, number)
+        running.send(NETFLOW_5)
+        running.stored(2)
+        assert running.end() == ExitCode.DONE
+        no_traceback(running)
+
+
 @pytest.mark.parametrize("victim", ["collector", "worker"])
 def test_killed(flows_dir: Path, victim: str) -> None:
     """A collector that is killed leaves what its ledger says, no process, and a directory that the next one uses."""
     with Running(flows_dir) as running:
         running.send(*[NETFLOW_5] * 50)
         running.stored(100)
-        workers = [
-            int(pid)
-            for pid in Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
-            .read_text()
-            .split()
-        ]
+        workers = workers_of(running)
         if victim == "collector":
             assert running.end(signal.SIGKILL) == -signal.SIGKILL
         else:
