@@ -78,6 +78,9 @@ class Booted:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._is_up():
+            # Which removes the private /tmp of each; that is a folder of the host's /tmp.
+            self.run("systemctl", "stop", "nettop-*", "plain*", check=False)
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         until(
