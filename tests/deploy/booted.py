@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.collecting import PATIENCE_S, until
+from tests.proc import status_fields
 
 from .tools import CHECKOUT, DEPLOY
 
@@ -159,7 +160,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 def _fields(path: Path) -> dict[str, str]:
     try:
-        return dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
+        return status_fields(path)
     except (ProcessLookupError, FileNotFoundError):
         return {}
 

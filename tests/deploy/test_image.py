@@ -23,6 +23,7 @@ import pytest
 
 from nettop.snapshots import lenses
 from tests.collecting import until
+from tests.proc import status_fields
 
 from .compose import CAPABILITIES, SERVICES
 from .images import Buildah, a_user, confined
@@ -202,8 +203,7 @@ def drop_a_datagram() -> None:
 
 def threads(pid: int) -> list[dict[str, str]]:
     """The status of each thread."""
-    texts = [(path / "status").read_text() for path in Path(f"/proc/{pid}/task").iterdir()]
-    return [dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line) for text in texts]
+    return [status_fields(path / "status") for path in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def test_every_lens_is_served_on_a_read_only_root(built: Built) -> None:

@@ -36,6 +36,7 @@ from nettop.kernel.privileges import (
 )
 from nettop.kernel.program import Loader
 from nettop.snapshots.snapshot import PARTLY_SEEN
+from tests.proc import status_fields
 
 from . import traffic
 from .command import JSON, NETTOP, Running, complaints, in_namespaces, living, nettop, rows_in
@@ -58,11 +59,6 @@ AS_NOBODY: User = (NOBODY, NOBODY, (NOBODY,))
 AS_ROOT: User = (0, 0, tuple(os.getgroups()))
 
 
-def lines(path: Path) -> dict[str, str]:
-    """The lines of a status file of /proc."""
-    return dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
-
-
 def numbers(mask: str) -> frozenset[int]:
     """The capabilities in a mask."""
     return frozenset(number for number in range(64) if int(mask, 16) >> number & 1)
@@ -73,7 +69,7 @@ def threads(pid: int) -> list[tuple[User, frozenset[int]]]:
     listed = []
     for path in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            status = lines(path / "status")
+            status = status_fields(path / "status")
             uids, gids = ({int(word) for word in status[name].split()} for name in ("Uid", "Gid"))
             assert len(uids) == len(gids) == 1
             user = uids.pop(), gids.pop(), tuple(map(int, status["Groups"].split()))
@@ -91,13 +87,13 @@ def bounds(pid: int) -> set[frozenset[int]]:
     sets = set()
     for path in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            sets.add(numbers(lines(path / "status")["CapBnd"]))
+            sets.add(numbers(status_fields(path / "status")["CapBnd"]))
     return sets
 
 
 def users(pid: int) -> set[User]:
     """As whom its threads run."""
-    assert lines(Path(f"/proc/{pid}/status"))["NoNewPrivs"] == "1"
+    assert status_fields(Path(f"/proc/{pid}/status"))["NoNewPrivs"] == "1"
     return {user for user, _ in threads(pid)}
 
 
@@ -574,7 +570,7 @@ def test_kernels_that_check_capabilities_throughout(monkeypatch: pytest.MonkeyPa
     effective: list[frozenset[int]] = []
 
     def refuses() -> bool:
-        effective.append(numbers(lines(Path("/proc/thread-self/status"))["CapEff"]))
+        effective.append(numbers(status_fields(Path("/proc/thread-self/status"))["CapEff"]))
         return True
 
     before = privileges.held()
@@ -583,7 +579,7 @@ def test_kernels_that_check_capabilities_throughout(monkeypatch: pytest.MonkeyPa
     assert privileges.for_reading() == {CAP_BPF}
     privileges._bpf_is_privileged.cache_clear()
     assert effective == [NOTHING]
-    assert privileges.held() == numbers(lines(Path("/proc/thread-self/status"))["CapEff"]) == before
+    assert privileges.held() == numbers(status_fields(Path("/proc/thread-self/status"))["CapEff"]) == before
 
 
 @pytest.fixture
