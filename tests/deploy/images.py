@@ -68,9 +68,8 @@ class Buildah:
 
     def __call__(self, *words: str, check: bool = True, minutes: int = 20) -> str:
         """Run a command of buildah's; what it printed, errors behind."""
-        places = (f"--root={self.folder}/images", f"--runroot={self.folder}/running")
         done = subprocess.run(
-            [*self.as_user, "buildah", *places, *words],
+            [*self._front, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -80,6 +79,11 @@ class Buildah:
         )
         assert not check or done.returncode == 0, done.stdout[-4000:]
         return done.stdout.strip()
+
+    @property
+    def _front(self) -> tuple[str, ...]:
+        places = (f"--root={self.folder}/images", f"--runroot={self.folder}/running")
+        return *self.as_user, "buildah", *places
 
     def import_debian(self, suite: str) -> None:
         """An image of the smallest Debian."""
@@ -127,12 +131,11 @@ class Buildah:
         self, container: str, capabilities: Sequence[str], *words: str
     ) -> subprocess.CompletedProcess[str]:
         """Run this as the user of the image, in the host's namespaces, with exactly these capabilities."""
-        places = (f"--root={self.folder}/images", f"--runroot={self.folder}/running")
         caps = [f"--cap-drop=CAP_{name}" for name in _ORDINARY] + [
             f"--cap-add=CAP_{name}" for name in capabilities
         ]
         return subprocess.run(
-            [*self.as_user, "buildah", *places, "run", "--isolation=chroot", *caps, container, "--", *words],
+            [*self._front, "run", "--isolation=chroot", *caps, container, "--", *words],
             capture_output=True,
             text=True,
             timeout=5 * _MINUTES,
