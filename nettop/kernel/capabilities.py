@@ -46,12 +46,12 @@ def how_to_get(missing: Collection[int], permitted: Collection[int]) -> str:
 def _how_to_get_those_of_file(missing: Collection[int]) -> str:
     """As `how_to_get`, where the executable has them, as in nettop's container image."""
     remedies = []
-    if ignored := [number for number in missing if not privileges.is_bounded(number)]:
+    if ignored := [number for number in missing if not privileges.is_withheld(number)]:
         remedies.append(
             "leave out --security-opt no-new-privileges (Kubernetes: allowPrivilegeEscalation: true) or the nosuid "
             f"mount, by which the kernel ignores that {sys.executable} has {_listed(ignored)}"
         )
-    if withheld := [number for number in missing if privileges.is_bounded(number)]:
+    if withheld := [number for number in missing if privileges.is_withheld(number)]:
         remedies.append(
             f"add {_listed(withheld)} to the container ({_docker(withheld)}; "
             f"Kubernetes: capabilities.add {', '.join(map(_short, withheld))})"

@@ -91,7 +91,7 @@ def use_permitted() -> None:
         _set(permitted, permitted, inheritable)
 
 
-def is_bounded(capability: int) -> bool:
+def is_withheld(capability: int) -> bool:
     """Whether this thread is kept from ever gaining the capability: it is not in the bounding set."""
     in_bounding_set: int = _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)
     return in_bounding_set == 0

@@ -70,7 +70,7 @@ def test_what_confines_the_file_that_has_them_is_named(monkeypatch: pytest.Monke
     """In the container image the executable has capabilities: the container withholds them, or ignores the file's."""
     monkeypatch.setattr(privileges, "BEGAN_AS_ROOT", False)
     monkeypatch.setattr(privileges, "of_file", lambda path: frozenset({CAP_BPF, CAP_PERFMON}))
-    monkeypatch.setattr(privileges, "is_bounded", lambda number: number == CAP_BPF)
+    monkeypatch.setattr(privileges, "is_withheld", lambda number: number == CAP_BPF)
     bounded = how_to_get([CAP_BPF, CAP_PERFMON], ())
     assert (
         "add CAP_BPF to the container (docker run --cap-add BPF; Kubernetes: capabilities.add BPF)" in bounded
