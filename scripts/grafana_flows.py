@@ -34,6 +34,9 @@ from grafana_panels import (
 )
 
 from nettop.flows.columns import PROTOCOL_NAMES
+from nettop.flows.decode.sflow import PROTOCOL_VERSION as SFLOW
+from nettop.flows.inputs.input import CONNTRACK, MIRRORED, NFLOG
+from nettop.flows.protobuf import PRODUCED
 from nettop.flows.spool import DROPPED
 from nettop.flows.top import REST, ROLLUPS, key_expression
 
@@ -166,11 +169,11 @@ _VERSIONS = {
     5: "NetFlow 5",
     9: "NetFlow 9",
     10: "IPFIX",
-    105: "sFlow",
-    201: "conntrack",
-    202: "NFLOG",
-    203: "mirrored port",
-    204: "producer",
+    SFLOW: "sFlow",
+    CONNTRACK: "conntrack",
+    NFLOG: "NFLOG",
+    MIRRORED: "mirrored port",
+    PRODUCED: "producer",
 }
 _VERSION = _named("protocol_version", _VERSIONS)
 PORT = "if(service_port = 0, 'none', toString(service_port))"

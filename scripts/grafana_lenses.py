@@ -50,6 +50,7 @@ _OF_ONE_HOST = frozenset({"cpu", "interface", "netns", "exporter"})
 """Labels whose values mean something else on each host: their series are never added up over hosts."""
 _CHOSEN = {"bandwidth": ("backing", "interface")}
 """Labels by whose values the details of a lens can be narrowed down, besides the first one of its histograms."""
+_ON_INTERFACE = ('interface=~"$interface"',)
 _QUANTILES = (0.5, 0.9, 0.99)
 _CPU_LENSES = ("cpu", SELF.id)
 """The lenses whose times are those of CPUs."""
@@ -100,14 +101,13 @@ def _detail_rows(lens: Lens) -> Iterator[Row]:
     has_open = False
     for declared in order:
         title = _row_title(lens, declared)
+        panels = [panel for family in declared.all_families for panel in _details(lens, declared, family)]
         if _is_repeated(declared):
             label = declared.metrics.labels[0]
-            panels = [panel for family in declared.all_families for panel in _details(lens, declared, family)]
             shapes = [panel for panel in panels if panel["title"].endswith(_SHAPES)]
             yield Row(f"{label.capitalize()} ${label}", shapes, repeat=label)
             yield Row(title, [panel for panel in panels if panel not in shapes], collapsed=True)
             continue
-        panels = [panel for family in declared.all_families for panel in _details(lens, declared, family)]
         is_open = not has_open and bool(declared.metrics.top) and declared.metrics.most <= _OPEN_MOST
         has_open |= is_open
         yield Row(title, panels, collapsed=not is_open)
@@ -679,9 +679,6 @@ def _bandwidth() -> list[Json]:
             description="On uplinks",
         ),
     ]
-
-
-_ON_INTERFACE = ('interface=~"$interface"',)
 
 
 def _latency() -> list[Json]:
