@@ -77,6 +77,13 @@ def link(program: int, attach_type: int, target: int = 0, flags: int = 0) -> int
     return command(_LINK_CREATE, struct.pack("=IIII48x", program, target, attach_type, flags))
 
 
+def link_to_map(program: int, table: int) -> int:
+    """Link an iterator over the elements of a map."""
+    about = ctypes.create_string_buffer(struct.pack("=I", table))  # union bpf_iter_link_info
+    attributes = (program, 0, TRACE_ITER, 0, ctypes.addressof(about), len(about) - 1)
+    return command(_LINK_CREATE, struct.pack("=IIIIQI36x", *attributes))
+
+
 def create_iterator(link: int) -> int:
     """A descriptor that runs the iterator once, from start to end, as it is read.
 

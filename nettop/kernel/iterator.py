@@ -38,9 +38,10 @@ class RowBuffer:
 class Iterator:
     """A linked iterator program. Reading it needs no capability; closing the link detaches it."""
 
-    def __init__(self, program: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, program: int, dtype: np.dtype[Any], table: int | None = None) -> None:
+        """With `table`, a map, the iterator is one over its elements."""
         self._dtype = dtype
-        self._link = bpf.link(program, bpf.TRACE_ITER)
+        self._link = bpf.link(program, bpf.TRACE_ITER) if table is None else bpf.link_to_map(program, table)
 
     def read(self, buffer: RowBuffer) -> Array:
         """Every row of the kernel's table now; in `buffer`, valid until the buffer's next use.

@@ -132,11 +132,12 @@ def _load(bcc: Any, request: dict[str, Any], loaded: list[Any]) -> tuple[list[in
             number = getattr(error, "errno", None)
             why = f"the kernel does not load it: {os.strerror(number) if number else error}"
             refused[name] = error.what if isinstance(error, NettopError) else why
-    try:
-        maps = [program[name].map_fd for name in request["maps"]]
-    except KeyError as error:
-        raise LoadFailed(f"{sources[-1].name} declares no table {error}", _NOT_AS_RELEASED) from error
-    return functions + maps, {"refused": refused}
+    # bcc's own look-up does not know every kind of table.
+    maps = {name: bcc.lib.bpf_table_fd(program.module, name.encode()) for name in request["maps"]}
+    for name, descriptor in maps.items():
+        if descriptor < 0:
+            raise LoadFailed(f"{sources[-1].name} declares no table {name!r}", _NOT_AS_RELEASED)
+    return [*functions, *maps.values()], {"refused": refused}
 
 
 def _text_of(source: Path) -> str:

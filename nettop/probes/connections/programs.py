@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nettop.kernel import pid_namespace
+from nettop.kernel import pid_namespace, process_columns
 from nettop.kernel.btf import Slice
 from nettop.kernel.facts import Host
 from nettop.kernel.program import ProgramText
@@ -34,7 +34,7 @@ SENDING_MAX = 1 << 12
 UDP_SOCKETS_MAX = 1 << 15
 """UDP sockets with messages that are counted at once, 13 MB of the kernel's memory."""
 
-_TASK = ("pid", "flags", "start_boottime", "comm", "cgroups", *pid_namespace.TASK_MEMBERS)
+_TASK = ("pid", "flags", *process_columns.TASK_MEMBERS)
 _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
     "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
@@ -62,12 +62,9 @@ def _sock(inside: str = "") -> dict[str, str]:
 
 
 SLICES = (
-    *pid_namespace.SLICES,
+    *process_columns.SLICES,
     Slice("bpf_iter_meta", _plain(("seq", "seq_num")), {}),
     Slice("task_struct", _plain(_TASK), {}),
-    Slice("css_set", _plain(("dfl_cgrp",)), {}),
-    Slice("cgroup", _plain(("kn",)), {}),
-    Slice("kernfs_node", _plain(("id",)), {}),
     Slice("socket", _plain(("sk", "file", "flags")), {}),
     Slice("net", {"inum": "ns.inum"}, {}),
     Slice("sock_common", _plain(_COMMON), {}),
@@ -186,7 +183,7 @@ def _text(
     )
     return ProgramText(
         sources=(
-            pid_namespace.SOURCE,
+            *process_columns.SOURCES,
             *(str(Path(__file__).with_name(name)) for name in ("socket_rows.bpf.h", *sources)),
         ),
         header="#include <linux/types.h>\n" + "".join(headers),

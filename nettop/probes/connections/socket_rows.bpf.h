@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // How a row is filled from a socket, for the walks over the table and for the events: struct row, struct
-// connection, their -D numbers, the slices of kernel structs and pid_namespace.bpf.h come in front of this
-// file.
+// connection, their -D numbers, the slices of kernel structs and process.bpf.h come in front of this file.
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -87,36 +86,6 @@ static __always_inline u64 holder_of(struct tcp_sock *tp) {
   return UNKNOWN;
 #endif
 }
-
-// A process, from one of the structs that name it to another: a row, a connection.
-#define COPY_PROCESS(to, from)                                                                               \
-  do {                                                                                                       \
-    (to)->pid = (from)->pid;                                                                                 \
-    (to)->start_time = (from)->start_time;                                                                   \
-    (to)->css_set = (from)->css_set;                                                                         \
-    ((u64 *)(to)->comm)[0] = ((u64 *)(from)->comm)[0];                                                       \
-    ((u64 *)(to)->comm)[1] = ((u64 *)(from)->comm)[1];                                                       \
-  } while (0)
-
-// The control group of a task in the unified hierarchy, by the lower half of its id.
-static __always_inline u32 cgroup_of(struct task_struct *task) {
-  struct css_set *groups = (struct css_set *)task->cgroups;
-  struct cgroup *group = (struct cgroup *)groups->dfl_cgrp;
-  struct kernfs_node *folder = (struct kernfs_node *)group->kn;
-  return folder->id;
-}
-
-// The process of a task, into a row or a connection.
-#define PUT_PROCESS(to, task)                                                                                \
-  do {                                                                                                       \
-    struct task_struct *leader = (struct task_struct *)(task)->group_leader;                                 \
-    (to)->pid = visible_pid(task);                                                                           \
-    (to)->start_time = leader->start_boottime;                                                               \
-    (to)->css_set = (task)->cgroups;                                                                         \
-    (to)->cgroup_id = cgroup_of(task);                                                                       \
-    ((u64 *)(to)->comm)[0] = ((u64 *)leader->comm)[0];                                                       \
-    ((u64 *)(to)->comm)[1] = ((u64 *)leader->comm)[1];                                                       \
-  } while (0)
 
 // The owner that a connection has, into a row or into another connection.
 #define COPY_OWNER(to, connection)                                                                           \
