@@ -67,7 +67,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
     row_style: ClassVar[RowStyle] = RowStyle()
     describable: ClassVar[bool | None] = None
     """Whether the source has more details of a row; None: only of the main table's rows."""
-    member_table: ClassVar[Table | None] = None
+    member_table: Table | None = None
     """Where each row stands for several rows of another table: that table, which → opens instead of details."""
 
     @dataclass

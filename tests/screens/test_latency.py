@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from nettop.screens.history import HistogramHistory
-from nettop.screens.latency.histogram_screen import HistogramScreen
-from nettop.screens.latency.pane import Chosen, ChosenPane, Quantile, body, title
+from nettop.screens.histogram_pane import Chosen, ChosenPane, Quantile, body, title
+from nettop.screens.histogram_screen import HistogramScreen
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.latency import (
@@ -420,7 +420,7 @@ def chosen(columns: Array | None = None) -> Chosen:
     counts = np.zeros(BUCKETS.count, np.uint64)
     counts[BUCKETS.places(np.array([5_000]))] = 1
     columns = np.zeros((0, PARTS)) if columns is None else columns
-    return Chosen("name", "meaning", [Quantile("p50", 5_000, 98)], counts, BUCKETS, columns, str)
+    return Chosen("name", "meaning", [Quantile("p50", 5_000, 98)], counts, BUCKETS, columns, str, "no packets")
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from nettop.screens.latency.histogram_screen import HistogramScreen
+from nettop.screens.latency.histograms import LatencyHistograms
 
 
-class ProtocolsScreen(HistogramScreen):
+class ProtocolsScreen(LatencyHistograms):
     """A row for each protocol and family; below them the chosen one as a histogram."""
 
     about = "where the packets of each protocol and version of IP wait, the chosen ones as a histogram"

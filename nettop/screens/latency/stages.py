@@ -7,11 +7,11 @@ import numpy as np
 
 from nettop.query.filter import quote
 from nettop.query.view import View
-from nettop.screens.latency.histogram_screen import HistogramScreen
+from nettop.screens.latency.histograms import LatencyHistograms
 from nettop.snapshots.latency import PROTOCOL_TABLE
 
 
-class StagesScreen(HistogramScreen):
+class StagesScreen(LatencyHistograms):
     """Where packets wait; → opens the protocols of a row."""
 
     about = "where packets wait and for how long, the chosen place as a histogram; → opens its protocols"

@@ -48,7 +48,8 @@ class Chosen:
     """What the pane shows of a row.
 
     `counts` are of the row's histogram, `columns` those at the newest refreshes, as `heat_map` takes them, with the
-    caption that it has for so many of them. `why_not` says why this kernel provides nothing of it.
+    caption that it has for so many of them. `nothing` is what is said where nothing was counted, `why_not` why this
+    kernel provides nothing of it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Chosen:
     buckets: Buckets
     columns: Array
     caption: Callable[[int], str]
+    nothing: str
     why_not: str | None = None
 
 
@@ -95,7 +97,7 @@ def title(chosen: Chosen, width: int) -> Line:
     if chosen.why_not is not None:
         items.append(item((NOT_AVAILABLE, Role.WARN)))
     elif not chosen.quantiles:
-        items.append(item(("no packets", Role.DIM)))
+        items.append(item((chosen.nothing, Role.DIM)))
     for quantile in chosen.quantiles:
         amount = (human(quantile.duration_ns, "ns"), Role.TEXT)
         items.append(item((f"{quantile.name} ", Role.DIM), amount, importance=quantile.importance))
