@@ -985,9 +985,9 @@ def lens_dashboard(lens: Lens) -> Json:
 
 def _example(lens: Lens, label: str) -> str:
     """A metric that has this label."""
-    declared = next(
-        each for each in series_sets(lens) if label in each.metrics.labels and not each.metrics.top
-    )
+    having = (each for each in series_sets(lens) if label in each.metrics.labels)
+    # Of a bounded set not every value has a series of its own.
+    declared = min(having, key=lambda each: bool(each.metrics.top))
     family = declared.all_families[0]
     return f"{family.name}_count" if family.buckets else family.sample_name
 

@@ -25,7 +25,7 @@ def unit_of(table: Table, name: str) -> str:
     if field is None:
         return unit_of(table, name.removesuffix(RATE)) + "/s"
     if field.kind is Kind.RATIO:
-        return RATIO
+        return field.unit or RATIO
     return table.by_name[field.parts[0]].unit if field.kind in (Kind.SUM, Kind.GROUP) else field.unit
 
 

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the services lens, from what was counted and the connections that are watched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nettop.kernel import process_columns
+from nettop.kernel.processes import Processes
+from nettop.kernel.set_table import mixed
+from nettop.probes.services.programs import FIRST_PLACE, HISTOGRAMS, SUMS
+from nettop.probes.services.usual import UsualTimes
+from nettop.snapshots.arrays import positions, take
+from nettop.snapshots.schema import row_dtype
+from nettop.snapshots.services import (
+    ALTERNATING,
+    CLIENTS,
+    OTHERS,
+    OVERLAPPING,
+    OVERLAPPING_FROM,
+    SERVED,
+    SERVICES,
+    SIDES,
+    WAITING,
+)
+from nettop.snapshots.snapshot import Array, Rows, unknown_value
+
+_SERVICE_ROW, _WAITING_ROW = (row_dtype(table, process_columns.COLUMNS) for table in (SERVICES, WAITING))
+_OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Counted:
+    """What programs counted: services and their tallies, by place; the entries of clients, those of one key side by
+    side, with a hash of each key and where each begins; every connection that is watched; and the time of the reading,
+    by CLOCK_MONOTONIC, and by wall clock."""
+
+    services: Array
+    tallies: Array
+    clients: tuple[Array, Array, Array]
+    connections: Array
+    taken_ns: int
+    wall_ns: int
+
+
+def service_rows(counted: Counted, processes: Processes, usual: UsualTimes) -> Rows:
+    """A row for each service that has a connection or had one, sorted by place; all others of a side are one row."""
+    services, tallies = counted.services, counted.tallies
+    is_shown = services["began_at"] > 0
+    is_shown[:FIRST_PLACE] = tallies["response"][:FIRST_PLACE].any(axis=1)
+    shown = np.flatnonzero(is_shown)
+    rows = _unknown_rows(len(shown), _SERVICE_ROW)
+    rows["id"] = shown
+    for name in ("side", "port", "netns", *_OWNER):
+        rows[name] = services[name][shown]
+    rows["address"] = _addresses(services["address"][shown])
+    for name in (*SUMS, *HISTOGRAMS):
+        rows[name] = tallies[name][shown]
+    rows["answers"] = rows["response"].sum(axis=1)
+    overlaps = rows["overlaps"] >= np.maximum(1, OVERLAPPING_FROM * (rows["answers"] + rows["overlaps"]))
+    rows["pattern"] = np.where(overlaps, OVERLAPPING, ALTERNATING)
+    rows["waiting"] = rows["connections"] = 0
+    at = positions(counted.connections["service"].astype(np.uint64), rows["id"])
+    _count_connections(rows, counted.connections, at, counted.taken_ns)
+    no_owner = rows["start_time"] == 0
+    for name in _OWNER:
+        rows[name][no_owner] = _unknown_of(rows.dtype[name])
+    processes.name_any(rows, more=True)
+    is_others = rows["id"] < FIRST_PLACE
+    rows["process"][is_others] = processes.code(OTHERS)
+    for name in ("port", "netns"):
+        rows[name][is_others] = unknown_value(rows.dtype[name])
+    rows["side"][is_others] = rows["id"][is_others]
+    usual.put(rows, counted.taken_ns)
+    return Rows(SERVICES, rows, processes.texts(), counted.taken_ns)
+
+
+def client_rows(counted: Counted, services: Rows) -> Rows:
+    """A row for each client of a served service that is counted, sorted by its number."""
+    entries, hashes, starts = counted.clients
+    rows = _unknown_rows(len(starts), CLIENTS.dtype)
+    heads = take(entries, starts)
+    rows["id"] = mixed(hashes[starts], heads["first_seen"])
+    rows["service"] = heads["service"]
+    rows["client"] = _addresses(heads["address"])
+    if len(starts):
+        for name in ("response", "response_ns"):
+            rows[name] = np.add.reduceat(entries[name], starts, axis=0)
+    rows["answers"] = rows["response"].sum(axis=1)
+    at = positions(rows["service"], services.array["id"])
+    for name in ("process", "port", "netns", "namespace"):
+        rows[name][at >= 0] = services.array[name][at[at >= 0]]
+    connections = counted.connections[counted.connections["side"] == SERVED]
+    ends = _ends(connections["service"], connections["remote_address"])
+    of_row = _ends(heads["service"], heads["address"])
+    order = np.argsort(of_row, kind="stable")
+    at = positions(ends, of_row[order])
+    numbers = np.full(len(ends), -1, np.int64)
+    numbers[at >= 0] = order[at[at >= 0]]
+    rows["waiting"] = rows["connections"] = 0
+    _count_connections(rows, connections, numbers, counted.taken_ns)
+    rows = take(rows, np.argsort(rows["id"], kind="stable"))
+    return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
+
+
+def waiting_rows(counted: Counted, services: Rows, processes: Processes) -> Rows:
+    """A row for each request that has no answer, sorted by its connection's cookie."""
+    waiting = take(counted.connections, np.flatnonzero(counted.connections["open_since"]))
+    waiting = take(waiting, np.argsort(waiting["id"], kind="stable"))
+    rows = _unknown_rows(len(waiting), _WAITING_ROW)
+    for name in ("id", "service", "side", "netns", "local_port", "remote_port"):
+        rows[name] = waiting[name]
+    has_owner = waiting["has_owner"] == 1
+    for name in _OWNER:
+        rows[name][has_owner] = waiting[name][has_owner]
+    for name in ("local_address", "remote_address"):
+        rows[name] = _addresses(waiting[name])
+    age = np.maximum(counted.taken_ns - waiting["open_since"].astype(np.int64), 0)
+    rows["waited"], rows["since"] = age, counted.wall_ns - age
+    is_served = waiting["side"] == SERVED
+    rows["was_read"][is_served] = waiting["was_read"][is_served]
+    processes.name_any(rows, more=True)
+    # Of a connection that nobody has accepted yet the process is the one that serves.
+    at = positions(rows["service"], services.array["id"])
+    borrowed = ~has_owner & (at >= 0) & is_served
+    for name in ("process", "pid", "cgroup", "container"):
+        rows[name][borrowed] = services.array[name][at[borrowed]]
+    return Rows(WAITING, rows, processes.texts(), counted.taken_ns)
+
+
+def _count_connections(rows: Array, connections: Array, at: Array, taken_ns: int) -> None:
+    """Count the connections of each row, and their open requests; `at` is the row of each connection, or −1."""
+    connections, at = connections[at >= 0], at[at >= 0]
+    rows["oldest"] = 0
+    np.add.at(rows["connections"], at, 1)
+    is_waiting = connections["open_since"] > 0
+    np.add.at(rows["waiting"], at[is_waiting], 1)
+    ages = np.maximum(taken_ns - connections["open_since"][is_waiting].astype(np.int64), 0).astype(np.uint64)
+    np.maximum.at(rows["oldest"], at[is_waiting], ages)
+    rows["oldest"][rows["waiting"] == 0] = unknown_value(rows.dtype["oldest"])
+
+
+def _unknown_rows(count: int, dtype: np.dtype[np.void]) -> Array:
+    """Rows of which every number is unknown; names of processes are empty."""
+    rows = np.zeros(count, dtype)
+    for name in dtype.names or ():
+        if dtype[name].base.kind != "S":
+            rows[name] = _unknown_of(dtype[name])
+    return rows
+
+
+def _unknown_of(dtype: np.dtype[np.void]) -> object:
+    return b"" if dtype.base.kind == "S" else unknown_value(dtype)
+
+
+def _addresses(words: Array) -> Array:
+    """Addresses as programs write them, in network order, as columns have them."""
+    return np.ascontiguousarray(words).view(">u8").reshape(words.shape)
+
+
+def _ends(service: Array, address: Array) -> Array:
+    """A number for each client of a service."""
+    hashes = service.astype(np.uint64)
+    for column in address.T:
+        hashes = mixed(hashes, column.astype(np.uint64))
+    return hashes
+
+
+assert len(SIDES) == FIRST_PLACE

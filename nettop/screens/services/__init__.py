@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screens of the services lens."""

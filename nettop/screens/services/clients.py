@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clients of served services, the slowest first; → opens the requests of one that wait."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nettop.query.view import View
+from nettop.screens import headline
+from nettop.screens.lens import LensScreen
+from nettop.snapshots.services import CLIENTS_EVICTED, WAITING, WITHOUT_CLIENT
+from nettop.widgets.bar import BarItem
+
+
+class ClientsScreen(LensScreen):
+    """A row for each service and client."""
+
+    about = "clients by how fast they are answered, the slowest first; → opens the requests of one that wait"
+    member_table = WAITING
+
+    def headline(self, view: View) -> list[BarItem]:
+        """How many, and those that made room or found none."""
+        counts = view.snapshot.counts
+        bounds = [
+            headline.count(label, counts.get(name, 0), 960, warn=True)
+            for label, name in (("evicted", CLIENTS_EVICTED), ("not listed", WITHOUT_CLIENT))
+            if counts.get(name, 0)
+        ]
+        at = view.order[~view.gone[view.order]]
+        return [
+            headline.count("clients", len(at), 900),
+            headline.count_of(view, "answers_per_s", "answers", at, 880),
+            headline.count_of(view, "waiting", "waiting", at, 870),
+            *bounds,
+        ]
+
+    def member_filter(self, view: View, key: int) -> str:
+        """The requests of this client to this service."""
+        at = np.flatnonzero(view.raw(view.table.key) == key)
+        service, client = (view.values(name, at)[0] for name in ("service", "client"))
+        return f"service={service} remote_address={client}"
+
+
+SCREEN = ClientsScreen

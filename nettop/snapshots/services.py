@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services lens: how long requests wait for their answers, for each service, client and open request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nettop.snapshots.connections import NO_YES
+from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, Loss, Metrics, Table, Trouble
+
+# --- words for numbers ----------------------------------------------------------------------------------------
+
+SERVED, USED = 0, 1
+SIDES = {SERVED: "served", USED: "used"}
+"""Whether this machine serves, or is a client of a service."""
+ALTERNATING, OVERLAPPING = 0, 1
+PATTERNS = {ALTERNATING: "alternating", OVERLAPPING: "overlapping"}
+"""Whether requests and answers take turns; where they overlap, a turn is a burst of them."""
+OVERLAPPING_FROM = 0.01
+"""The share of turns that overlap from which on a service is marked."""
+
+NORMAL, SLOWER, STUCK = 0, 1, 2
+SPEEDS = {NORMAL: "as usual", SLOWER: "slower", STUCK: "stuck"}
+"""How a service does beside itself in the last minutes."""
+RECENT_S, USUAL_S = 10.0, 300.0
+SLOWER_FROM = 3.0
+"""How many times as long the slowest 1 % take of what is slower than usual."""
+STUCK_FROM, STUCK_LEAST_S = 10.0, 1.0
+"""A request that has waited so many times the usual p99, and so long, is stuck."""
+
+BUCKETS = Buckets(first_bit=10, last_bit=36, divided_by_bits=3)
+"""1 µs to 69 s, within 6.3 %."""
+CLIENT_BUCKETS = Buckets(first_bit=10, last_bit=36, divided_by_bits=2)
+"""For clients, of which there are many: within 12.5 %."""
+
+OTHERS = "(others)"
+"""The name of the row of all services that found no place of their own."""
+
+# --- fields ---------------------------------------------------------------------------------------------------
+
+_ID = Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2)
+_SIDE = Field("side", Kind.ENUM, "SIDE", "served: by this machine; used: this machine is its client", "u1", width=6,
+              importance=90, labels=SIDES)  # fmt: skip
+_PROCESS = Field("process", Kind.TEXT, "PROCESS", "name of the process that serves, or of the client", "u4", width=16,
+                 importance=99)  # fmt: skip
+_PID = Field("pid", Kind.LABEL, "PID", "its thread group: of several, the one that was seen last", "u4", width=7,
+             importance=20)  # fmt: skip
+_CGROUP = Field("cgroup", Kind.TEXT, "CGROUP", "its control group", "u4", width=24, importance=6)
+_CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:short id) or systemd unit", "u4",
+                   width=20, importance=30)  # fmt: skip
+_ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "requests that were answered", "u8", "answers", 9, 96,
+                 rate_title="ANSWERS/s")  # fmt: skip
+_RESPONSE = Field("response", Kind.HISTOGRAM, "1 µs TO 1 min", "response times: from a request's first byte to its "
+                  "answer's first byte, at this end", BUCKETS.dtype, "ns", 24, 93, buckets=BUCKETS)  # fmt: skip
+_QUEUED = Field("queued", Kind.HISTOGRAM, "QUEUED", "how long requests lay here before the first of them was read",
+                BUCKETS.dtype, "ns", 24, 40, buckets=BUCKETS)  # fmt: skip
+_SERVICE = Field("service_time", Kind.HISTOGRAM, "SERVICE", "from there to the answer's first byte", BUCKETS.dtype,
+                 "ns", 24, 39, buckets=BUCKETS)  # fmt: skip
+_RESPONSE_NS = Field("response_ns", Kind.COUNTER, "WAITED", "response times, all together: their rate is how many "
+                     "requests were open on average, 100% being one", "u8", "ns", 9, 34,
+                     rate_title="CONCURRENCY")  # fmt: skip
+_WAITING = Field(
+    "waiting", Kind.GAUGE, "WAITING", "requests that have no answer now", "u4", "requests", 8, 92
+)
+_OLDEST = Field("oldest", Kind.GAUGE, "OLDEST", "how long the oldest of them has waited", "u8", "ns", 9, 91)
+_CONNECTIONS = Field(
+    "connections", Kind.GAUGE, "CONNS", "connections that are open now", "u4", "connections", 7, 50
+)
+
+
+def _quantiles(part: Field, prefix: str, title: str, importances: tuple[int, ...]) -> tuple[Field, ...]:
+    """The quantiles of a histogram."""
+    of_shares = zip((("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)), importances, strict=True)
+    return tuple(
+        Field(f"{prefix}{name}", Kind.QUANTILE, f"{title}{name.upper()}",
+              f"{'the longest' if share == 1 else f'{share * 100:g} % are no longer'}, within the histogram's error",
+              unit="ns", width=9, importance=importance, parts=(part.name,), quantile=share)
+        for (name, share), importance in of_shares
+    )  # fmt: skip
+
+
+def _mean(name: str, title: str, text: str, parts: tuple[str, str], *, importance: int) -> Field:
+    unit = "bytes" if parts[0].endswith("bytes") else "ns"
+    return Field(name, Kind.RATIO, title, text, unit=unit, width=9, importance=importance, parts=parts)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+SERVICES = Table(
+    name="services",
+    fields=(
+        _ID,
+        _PROCESS,
+        _PID,
+        _CGROUP,
+        _CONTAINER,
+        NETNS,
+        NAMESPACE,
+        _SIDE,
+        Field("address", Kind.ADDRESS, "ADDRESS", "where a used service is; of a served one none", "(2,)>u8", width=22,
+              importance=60),
+        Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=60),
+        Field("service", Kind.ENDPOINT, "SERVICE", "address and port of the service; * is this machine", width=22,
+              importance=98, parts=("address", "port")),
+        _ANSWERS,
+        _RESPONSE,
+        *_quantiles(_RESPONSE, "", "", (95, 70, 97, 71)),
+        _QUEUED,
+        *_quantiles(_QUEUED, "queued_", "QUEUED ", (48, 46, 80, 45)),
+        _SERVICE,
+        *_quantiles(_SERVICE, "service_", "SERVICE ", (44, 43, 79, 42)),
+        Field("recent_p99", Kind.GAUGE, "P99 10 s", "99 % of the response times of the last 10 seconds are no longer",
+              "u8", "ns", 9, 68),
+        Field("usual_p99", Kind.GAUGE, "P99 5 min", "the same of the five minutes before", "u8", "ns", 9, 67),
+        Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual; "
+              "stuck: a request has waited for more than ten times that, and for a second", "u1", width=8,
+              importance=66, labels=SPEEDS),
+        _RESPONSE_NS,
+        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "answers"), importance=38),
+        _WAITING,
+        _OLDEST,
+        Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended without an answer", "u8",
+              "requests", 10, 65, tone="warn", rate_title="UNANSW/s"),
+        Field("unanswered_ns", Kind.COUNTER, "IN VAIN", "how long those had waited, all together", "u8", "ns", 9, 10),
+        _mean("unanswered_age", "VAIN WAIT", "how long those had waited, the mean", ("unanswered_ns", "unanswered"),
+              importance=32),
+        Field("request_bytes", Kind.COUNTER, "REQ BYTES", "bytes of requests", "u8", "bytes", 9, 15),
+        Field("answer_bytes", Kind.COUNTER, "ANS BYTES", "bytes of answers that are over", "u8", "bytes", 9, 15),
+        _mean("request_size", "REQUEST", "bytes of a request, the mean", ("request_bytes", "answers"),
+              importance=28),
+        _mean("answer_size", "ANSWER", "bytes of an answer, the mean", ("answer_bytes", "answers"), importance=36),
+        Field("transfer_ns", Kind.COUNTER, "SENDING", "from the first to the last byte of answers, all together", "u8",
+              "ns", 9, 12),
+        _mean("transfer_mean", "TRANSFER", "from the first to the last byte of an answer, the mean",
+              ("transfer_ns", "answers"), importance=33),
+        _CONNECTIONS,
+        Field("overlaps", Kind.COUNTER, "OVERLAPS", "turns in which requests and answers overlapped", "u8", "turns", 8,
+              14),
+        Field("pattern", Kind.ENUM, "PATTERN", "overlapping: one turn in a hundred or more overlaps, as where requests "
+              "are pipelined or multiplexed; a turn is then a burst of them", "u1", width=11, importance=37,
+              labels=PATTERNS),
+    ),
+    key="id",
+    screen=("process", "service", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99", "response",
+            "waiting", "oldest", "unanswered_per_s"),
+    text=("process", "pid", "container", "namespace", "side", "service", "answers", "p50", "p90", "p99", "max",
+          "queued_p99", "service_p99", "waiting", "oldest", "unanswered", "connections", "pattern"),
+    sort="-p99",
+    text_sort="-p99",
+    begins_at_zero=True,
+    adds_up=False,
+    hook="calls",
+    troubles=(
+        Trouble("stuck", "speed=stuck", "services with a request that has waited for a second or longer, and for more "
+                "than ten times as long as 99 % of them usually do"),
+        Trouble("slower", "speed=slower", "services whose p99 of the last 10 seconds is more than three times that of "
+                "the five minutes before"),
+    ),
+    metrics=(
+        Metrics(("process", "container", "namespace", "side", "service"),
+                ("response", "queued", "service_time", "waiting", "oldest", "unanswered", "request_bytes",
+                 "answer_bytes", "connections", "overlaps"), prefix="services", top="service", most=50),
+    ),
+)  # fmt: skip
+
+CLIENTS = Table(
+    name="clients",
+    fields=(
+        replace(_ID, help="number made of the service and the client"),
+        Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=30),
+        replace(_PROCESS, help="name of the process that serves"),
+        Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=90),
+        NETNS,
+        NAMESPACE,
+        Field("client", Kind.ADDRESS, "CLIENT", "address of the client", "(2,)>u8", width=22, importance=100),
+        replace(_ANSWERS, importance=96),
+        replace(_RESPONSE, dtype=CLIENT_BUCKETS.dtype, buckets=CLIENT_BUCKETS),
+        *_quantiles(_RESPONSE, "", "", (95, 70, 97, 71)),
+        _RESPONSE_NS,
+        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "answers"), importance=38),
+        _WAITING,
+        _OLDEST,
+        _CONNECTIONS,
+    ),
+    key="id",
+    screen=("process", "port", "client", "answers_per_s", "p50", "p90", "p99", "max", "response", "waiting", "oldest",
+            "connections"),
+    text=("process", "port", "namespace", "client", "answers", "p50", "p90", "p99", "max", "waiting", "oldest",
+          "connections"),
+    sort="-p99",
+    text_sort="-p99",
+    begins_at_zero=True,
+    adds_up=False,
+    hook="calls",
+    metrics=(),
+)  # fmt: skip
+
+WAITING = Table(
+    name="waiting",
+    fields=(
+        Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as connections have it", "u8", width=12, importance=3),
+        Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=4),
+        _PROCESS,
+        replace(_PID, help="its thread group", importance=60),
+        _CGROUP,
+        _CONTAINER,
+        NETNS,
+        NAMESPACE,
+        _SIDE,
+        Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", "(2,)>u8", width=22,
+              importance=20),
+        Field("local_port", Kind.LABEL, "LPORT", "port on this machine", "u4", width=6, importance=20),
+        Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8", width=22,
+              importance=20),
+        Field("remote_port", Kind.LABEL, "RPORT", "port of the peer", "u4", width=6, importance=20),
+        Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", width=22, importance=85,
+              parts=("local_address", "local_port")),
+        Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
+              parts=("remote_address", "remote_port")),
+        Field("waited", Kind.GAUGE, "WAITED", "how long the request has waited", "u8", "ns", 9, 98),
+        Field("since", Kind.TIME, "SINCE", "when it came, or was sent", "u8", "ns", 27, 50),
+        Field("was_read", Kind.ENUM, "READ", "served: whether any of it was read yet", "u1", width=5, importance=94,
+              labels=NO_YES),
+    ),
+    key="id",
+    screen=("waited", "process", "pid", "side", "was_read", "local", "remote", "since"),
+    text=("waited", "process", "pid", "side", "was_read", "local", "remote", "since"),
+    sort="-waited",
+    text_sort="-waited",
+    hook="calls",
+    metrics=(),
+)  # fmt: skip
+
+# --- hooks ----------------------------------------------------------------------------------------------------
+
+HOOK_CALLS = Hook("calls", "when data is sent, received and read on TCP connections")
+
+WITHOUT_PLACE, CLIENTS_EVICTED, WITHOUT_CLIENT = "services_without_place", "clients_evicted", "without_client"
+
+LENS = Lens(
+    id="services",
+    title="Services",
+    order=7,
+    digit="7",
+    question="which service is slow, and which requests wait right now?",
+    tables=(SERVICES, CLIENTS, WAITING),
+    common=(("service",), ("process",)),
+    hooks=(HOOK_CALLS,),
+    losses=(
+        Loss("skipped calls", "calls that were not seen, because a program was already running on that CPU"),
+        Loss("unwatched", "connections that found no memory, and are in no number"),
+    ),
+    counts=(
+        Field(
+            WITHOUT_PLACE, Kind.COUNTER, "OTHERS", f"services that share the row {OTHERS}, for lack of room"
+        ),
+        Field(CLIENTS_EVICTED, Kind.COUNTER, "EVICTED", "clients that made room for others"),
+        Field(
+            WITHOUT_CLIENT,
+            Kind.COUNTER,
+            "NO CLIENT",
+            "connections whose client is not listed, for lack of room",
+        ),
+    ),
+)
