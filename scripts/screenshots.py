@@ -30,6 +30,7 @@ from tests.screens import (  # noqa: E402
     example_flows,
     example_latency,
     example_self,
+    example_services,
 )
 from tests.screens.example_events import eventful_host  # noqa: E402
 from tests.screens.harness import Harness, Script  # noqa: E402
@@ -52,6 +53,7 @@ SCREENSHOTS = {
     "cpu": Screenshot("cpu", (120, 36)),
     "bandwidth": Screenshot("bandwidth", (120, 30), ("down",), ticks=25),
     "latency": Screenshot("latency", (120, 40), ("down",) * 6, ticks=90),
+    "services": Screenshot("services", (120, 40), ("down",), ticks=90),
     "drops": Screenshot("drops", (120, 20), ("down",)),
     "flows": Screenshot("flows", (120, 20), ("down", "down")),
     "self": Screenshot("self", (120, 20), ("down",)),
@@ -77,6 +79,7 @@ def example_sources() -> dict[str, Script]:
         "cpu": Script(example_cpu.example_steps()),
         "bandwidth": Script(example_bandwidth.example_steps(25, apart_s=5)),
         "latency": Script(example_latency.example_steps(90)),
+        "services": Script(example_services.example_steps(90)),
         "drops": Script(example_drops.example_steps()),
         "flows": Script(example_flows.example_steps()),
         SELF.id: Script(example_self.example_steps()),

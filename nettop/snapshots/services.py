@@ -112,7 +112,7 @@ SERVICES = Table(
         *_quantiles(_SERVICE, "service_", "SERVICE ", (44, 43, 79, 42)),
         Field("recent_p99", Kind.GAUGE, "P99 10 s", "99 % of the response times of the last 10 seconds are no longer",
               "u8", "ns", 9, 68),
-        Field("usual_p99", Kind.GAUGE, "P99 5 min", "the same of the five minutes before", "u8", "ns", 9, 67),
+        Field("usual_p99", Kind.GAUGE, "P99 5 min", "the median of what that was in the five minutes before", "u8", "ns", 9, 67),
         Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual; "
               "stuck: a request has waited for more than ten times that, and for a second", "u1", width=8,
               importance=66, labels=SPEEDS),
@@ -154,8 +154,8 @@ SERVICES = Table(
     troubles=(
         Trouble("stuck", "speed=stuck", "services with a request that has waited for a second or longer, and for more "
                 "than ten times as long as 99 % of them usually do"),
-        Trouble("slower", "speed=slower", "services whose p99 of the last 10 seconds is more than three times that of "
-                "the five minutes before"),
+        Trouble("slower", "speed=slower", "services whose p99 of the last 10 seconds is more than three times the "
+                "usual"),
     ),
     metrics=(
         Metrics(("process", "container", "namespace", "side", "service"),

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.screens.history import HistogramHistory
 from nettop.screens.histogram_pane import Chosen, ChosenPane, Quantile, body, title
 from nettop.screens.histogram_screen import HistogramScreen
+from nettop.screens.history import HistogramHistory
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.latency import (

@@ -29,6 +29,7 @@ from tests.screens import (
     example_flows,
     example_latency,
     example_self,
+    example_services,
 )
 from tests.screens.example_events import eventful_host
 from tests.unit.scripted import Scripted
@@ -78,7 +79,15 @@ def example_host(**kwargs: Any) -> Served:
     return make_served(*connections, *others, **kwargs)
 
 
-_EXAMPLES = (example_bandwidth, example_cpu, example_drops, example_flows, example_latency, example_self)
+_EXAMPLES = (
+    example_bandwidth,
+    example_cpu,
+    example_drops,
+    example_flows,
+    example_latency,
+    example_self,
+    example_services,
+)
 
 
 def make_app(routes: Sequence[Route]) -> Starlette:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from typing import NamedTuple
 
@@ -11,66 +12,96 @@ import numpy as np
 from nettop.snapshots.arrays import positions
 from nettop.snapshots.services import (
     BUCKETS,
+    NORMAL,
     RECENT_S,
+    SLOWER,
     SLOWER_FROM,
-    SPEEDS,
+    STUCK,
     STUCK_FROM,
     STUCK_LEAST_S,
     USUAL_S,
 )
 from nettop.snapshots.snapshot import Array, known
 
-_KEPT_EVERY_S = 5.0
-_RECENT_LEAST, _USUAL_LEAST = 10, 100
+KEPT_EVERY_S = 5.0
+_RECENT_LEAST = 10
 """Of fewer answers nothing is said."""
-NORMAL, SLOWER, STUCK = SPEEDS
+_USUAL_LEAST = 3
+"""So many earlier values say what is usual."""
 
 
-class _Moment(NamedTuple):
-    """The histograms of the services at a reading, by their ids, ascending."""
+class _Histograms(NamedTuple):
+    """What services counted until a reading, by their ids, ascending."""
 
     taken_ns: int
     ids: Array
-    histograms: Array
+    counts: Array
+
+
+class _Recent(NamedTuple):
+    """The p99 of services in the seconds before a reading, by their ids, ascending: ns, NaN where unknown."""
+
+    taken_ns: int
+    ids: Array
+    p99: Array
 
 
 class UsualTimes:
-    """The response times of services at the readings of the last minutes."""
+    """The response times of services in the last minutes."""
 
     def __init__(self) -> None:
-        self._moments: deque[_Moment] = deque()
+        self._histograms: deque[_Histograms] = deque()
+        self._recent: deque[_Recent] = deque()
 
     def put(self, rows: Array, taken_ns: int) -> None:
-        """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by their id."""
-        recent = self._since(rows, taken_ns, RECENT_S)
-        usual = self._since(rows, taken_ns, USUAL_S) - recent
-        for name, counts, least in (
-            ("recent_p99", recent, _RECENT_LEAST),
-            ("usual_p99", usual, _USUAL_LEAST),
-        ):
-            is_enough = counts.sum(axis=1) >= least
-            rows[name][is_enough] = BUCKETS.quantiles(counts[is_enough], 0.99)
-        self._put_speed(rows)
-        if not self._moments or taken_ns - self._moments[-1].taken_ns >= _KEPT_EVERY_S * 1e9:
-            self._moments.append(_Moment(taken_ns, rows["id"].copy(), rows["response"].copy()))
-        while taken_ns - self._moments[0].taken_ns > (USUAL_S + _KEPT_EVERY_S) * 1e9:
-            self._moments.popleft()
+        """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by their id.
 
-    def _since(self, rows: Array, taken_ns: int, seconds: float) -> Array:
-        """What each service has counted in the last seconds, or since it is known."""
+        The usual p99 is the median of what the recent one was: a p99 over all of the time would follow a slow spell as
+        soon as that has one answer in a hundred.
+        """
+        recent, usual = self._recent_p99(rows, taken_ns), self._usual_p99(rows, taken_ns)
+        for name, p99 in (("recent_p99", recent), ("usual_p99", usual)):
+            is_known = np.isfinite(p99)
+            rows[name][is_known] = p99[is_known].round()
+        rows["speed"] = _speeds(recent, usual, rows["oldest"])
+        if self._histograms and taken_ns - self._histograms[-1].taken_ns < KEPT_EVERY_S * 1e9:
+            return
+        self._histograms.append(_Histograms(taken_ns, rows["id"].copy(), rows["response"].copy()))
+        self._recent.append(_Recent(taken_ns, rows["id"].copy(), recent))
+        while len(self._histograms) > 1 and taken_ns - self._histograms[1].taken_ns >= RECENT_S * 1e9:
+            self._histograms.popleft()
+        while taken_ns - self._recent[0].taken_ns > USUAL_S * 1e9:
+            self._recent.popleft()
+
+    def _recent_p99(self, rows: Array, taken_ns: int) -> Array:
+        """Of what each service has counted in the last seconds, or since it is known."""
         added = rows["response"].astype(np.int64)
-        earlier = [moment for moment in self._moments if taken_ns - moment.taken_ns >= seconds * 1e9]
-        then = earlier[-1] if earlier else None
-        if then is not None:
-            at = positions(rows["id"], then.ids)
-            added[at >= 0] -= then.histograms[at[at >= 0]].astype(np.int64)
-        return added
+        earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= RECENT_S * 1e9]
+        if earlier:
+            at = positions(rows["id"], earlier[-1].ids)
+            added[at >= 0] -= earlier[-1].counts[at[at >= 0]].astype(np.int64)
+        p99 = np.full(len(rows), np.nan)
+        is_enough = added.sum(axis=1) >= _RECENT_LEAST
+        p99[is_enough] = BUCKETS.quantiles(added[is_enough], 0.99)
+        return p99
 
-    @staticmethod
-    def _put_speed(rows: Array) -> None:
-        recent, usual = rows["recent_p99"], rows["usual_p99"]
-        is_slower = known(recent) & known(usual) & (recent > SLOWER_FROM * usual.astype(np.float64))
-        usually = np.where(known(usual), usual, 0).astype(np.float64)
-        longest = np.maximum(STUCK_FROM * usually, STUCK_LEAST_S * 1e9)
-        is_stuck = known(rows["oldest"]) & (rows["oldest"] > longest)
-        rows["speed"] = np.where(is_stuck, STUCK, np.where(is_slower, SLOWER, NORMAL))
+    def _usual_p99(self, rows: Array, taken_ns: int) -> Array:
+        """The median of what was recent before the seconds that are recent now."""
+        values = [np.full(len(rows), np.nan)]
+        for kept in self._recent:
+            if taken_ns - kept.taken_ns >= RECENT_S * 1e9:
+                at = positions(rows["id"], kept.ids)
+                values.append(np.where(at >= 0, kept.p99[at], np.nan))
+        table = np.stack(values)
+        table[:, np.isfinite(table).sum(axis=0) < _USUAL_LEAST] = np.nan
+        with warnings.catch_warnings():  # of services without any
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return np.asarray(np.nanmedian(table, axis=0))
+
+
+def _speeds(recent: Array, usual: Array, oldest: Array) -> Array:
+    """The number of each service's speed; where the usual p99 is unknown only the least wait counts."""
+    is_slower = recent > SLOWER_FROM * usual
+    longest = np.maximum(STUCK_FROM * np.nan_to_num(usual), STUCK_LEAST_S * 1e9)
+    is_stuck = known(oldest) & (oldest > longest)
+    return np.where(is_stuck, STUCK, np.where(is_slower, SLOWER, NORMAL))

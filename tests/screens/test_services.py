@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services screens by pilot and in screenshots: bars, the chosen service over time, what waits, and clients.
+
+`pytest tests/screens/test_services.py --snapshot-update` draws the screenshots anew; look at each before it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from nettop.screens.lens import LensScreen
+from nettop.settings import Settings, ViewSettings
+from nettop.snapshots.services import CLIENTS, LENS, SERVICES, WAITING
+from nettop.snapshots.snapshot import Snapshot
+from tests.screens.driving import Running, press, running, shown, text_of, tick
+from tests.screens.example_services import NGINX_TO_ORDERS, ORDERS, example_steps, not_available
+from tests.screens.harness import harness_of
+from tests.screens.test_screenshots import player
+
+SIZES = [(80, 24), (120, 40), (200, 50)]
+Draw = Callable[..., bool]
+
+
+@pytest.fixture
+def draw(snap_compare: Callable[..., bool]) -> Draw:
+    """The example in a view, keys, and the screen compared."""
+
+    def compare(
+        view: str,
+        size: tuple[int, int],
+        *keys: str,
+        steps: Sequence[Snapshot] = example_steps(90),
+        theme: str = "nettop-dark",
+    ) -> bool:
+        harness = harness_of(steps)
+        app = harness.app(Settings(view=ViewSettings(view=view)), theme, lens_set=(LENS,))
+        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, len(steps)))
+
+    return compare
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_services(draw: Draw, size: tuple[int, int]) -> None:
+    """The main table at three sizes; the slowest service is chosen."""
+    assert draw("services", size, "down")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("table", ["clients", "waiting"])
+def test_tables(draw: Draw, table: str, size: tuple[int, int]) -> None:
+    """The other tables."""
+    assert draw(f"services.{table}", size, "down")
+
+
+def test_opened(draw: Draw) -> None:
+    """What waits at the chosen service, which → opens."""
+    assert draw("services", (120, 40), "down", "right")
+
+
+def test_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services in trouble are marked with a sign too."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert draw("services", (80, 24), theme="nettop-terminal")
+
+
+def test_not_available(draw: Draw) -> None:
+    """A kernel without the hook: why."""
+    assert draw("services", (80, 24), steps=[not_available("the kernel has no BTF")])
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def on_services(
+    steps: Sequence[Snapshot] = example_steps(90), view: str = "services", filters: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Running, LensScreen]]:
+    """The main table, over all steps of the example."""
+    settings = Settings(view=ViewSettings(view=view, filters=filters))
+    async with running([*steps], (120, 40), settings=settings, ticks=len(steps), lens_set=(LENS,)) as run:
+        yield run, run[1]
+
+
+def column(screen: LensScreen, name: str) -> list[Any]:
+    """The values of a column, from the top."""
+    assert screen.view is not None
+    return screen.view.values(name, screen.view.order)
+
+
+async def test_the_slowest_is_first() -> None:
+    """By its p99, and the headline counts those that are stuck."""
+    async with on_services() as (_, screen):
+        p99 = column(screen, "p99")
+        assert p99 == sorted(p99, reverse=True)
+        assert set(column(screen, "id")[:2]) == {ORDERS, NGINX_TO_ORDERS}
+        assert "stuck 2" in screen.headline_bar.text
+        assert "waiting 14" in screen.headline_bar.text
+
+
+async def test_a_service_in_trouble_has_a_sign() -> None:
+    """Not only a colour; none has one before the backend reads late."""
+    async with on_services() as (_, screen):
+        marked = [line for line in text_of(screen.rows) if "▲" in line]
+        assert len(marked) == 2
+        assert all("8000" in line for line in marked)
+    async with on_services(example_steps(30)) as (_, screen):
+        assert not any("▲" in line for line in text_of(screen.rows))
+
+
+async def test_trouble_is_a_filter() -> None:
+    """`!` leaves those that are stuck."""
+    async with on_services() as (run, screen):
+        await press(run, "!")
+        assert set(column(screen, "id")) == {ORDERS, NGINX_TO_ORDERS}
+
+
+async def test_arrows_open_what_waits() -> None:
+    """→ opens the requests of the chosen service alone, the oldest first; ← goes back."""
+    async with on_services(filters=("side=served",)) as (run, screen):
+        await press(run, "down", "right")
+        opened = shown(run)
+        assert opened.table is WAITING
+        waited = column(opened, "waited")
+        assert waited == sorted(waited, reverse=True)
+        assert set(column(opened, "service")) == {ORDERS}
+        assert set(column(opened, "was_read")) == {"yes", "no"}
+        await press(run, "left")
+        assert shown(run) is screen
+
+
+async def test_arrows_open_clients_where_nothing_waits() -> None:
+    """Those of the chosen service; → there opens the requests of one."""
+    async with on_services(filters=("process=nginx side=served",)) as (run, _):
+        await press(run, "down", "right")
+        opened = shown(run)
+        assert opened.table is CLIENTS
+        assert len(column(opened, "client")) == 3
+        await press(run, "down", "right")
+        assert shown(run).table is WAITING
+        assert column(shown(run), "id") == []
+
+
+async def test_the_key_names_what_it_opens() -> None:
+    """The footer says where → leads, for the chosen row."""
+    async with on_services(filters=("process=nginx",)) as (run, screen):
+        await press(run, "down")
+        assert screen.member_table is WAITING
+        await press(run, "down")
+        assert screen.member_table is CLIENTS
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("side=served", 4),
+        ("process=orders", 2),
+        ("p99>1s", 2),
+        ("speed=stuck", 2),
+        ("pattern=overlapping", 1),
+    ],
+)
+async def test_filters(text: str, rows: int) -> None:
+    """By every kind of column."""
+    async with on_services(filters=(text,)) as (_, screen):
+        assert len(column(screen, "id")) == rows
+
+
+async def test_the_pane_shows_the_chosen_service() -> None:
+    """Its name, its times, and the heat map of two minutes."""
+    async with on_services() as (run, screen):
+        lines = [screen.pane.render_line(y).text for y in range(screen.pane.size.height)]  # type: ignore[attr-defined]
+        assert lines[0].startswith(f" {column(screen, 'process')[0]} ")
+        assert any("the last 89 s" in line for line in lines)
+        await tick(run)
+
+
+def test_tables_are_those_of_the_lens() -> None:
+    """A screen for each."""
+    assert LENS.tables == (SERVICES, CLIENTS, WAITING)
