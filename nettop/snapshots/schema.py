@@ -160,7 +160,7 @@ class Table:
     `adds_up` are parts of a whole; rows of others overlap, and have no total, but for those that pass the filter
     `whole`. `included_in` names the field that has the key of the row, if any, whose numbers include this row's: beside
     that row, totals leave this one out. `watched` is a sum: screens draw its rate as a bar in each row, and the totals
-    of its parts over time.
+    of its parts over time. In a table without it, `bar` is the number that screens draw as a bar beside it.
     `uses` are the ids of lenses whose newest snapshots its source is given before it is read, so that it can tell whose
     a row is. `exports` are the formats in which `nettop export` writes it (values of nettop.settings.ExportFormat).
     `metrics` are what `nettop serve` makes of it for Prometheus; None: every number, by the fields that say what a row
@@ -184,6 +184,7 @@ class Table:
     whole: str = ""
     included_in: str = ""
     watched: str = ""
+    bar: str = ""
     uses: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
     metrics: tuple[Metrics, ...] | None = None

@@ -127,10 +127,15 @@ def whole_texts(view: View, columns: Sequence[Column], at: Index, row_style: Row
 
 
 def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) -> list[tuple[Cell, ...]]:
-    """The bars of a sum's rate for the rows at `at`, each in two pieces: its parts. The view's largest is full."""
-    fields = [view.table.by_name[part] for part in column.field.parts]
-    rates = [view.column(field.name + RATE) for field in fields]
-    first, second = (as_list(np.where(rate.known[at], rate.numbers[at], 0.0)) for rate in rates)
+    """The bars of a number for the rows at `at`, each in two pieces: those of a sum's rate are its parts. The view's
+    largest is full.
+    """
+    if column.field.kind is Kind.SUM:
+        fields = [view.table.by_name[part] for part in column.field.parts]
+        first, second = (_numbers(view, field.name + RATE, at) for field in fields)
+    else:
+        fields = [column.field, column.field]
+        first, second = _numbers(view, column.name, at), [0.0] * len(at)
     most = view.largest(column.name)
     cells = []
     for size, other, row in zip(first, second, flags, strict=True):
@@ -138,6 +143,12 @@ def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) 
         roles = [Role.FAINT if row.gone else role_of(field) for field in fields]
         cells.append(tuple(zip(pieces, roles, strict=True)))
     return cells
+
+
+def _numbers(view: View, name: str, at: Index) -> list[float]:
+    """A column at these rows; 0 where it is unknown."""
+    column = view.column(name)
+    return as_list(np.where(column.known[at], column.numbers[at], 0.0))
 
 
 def _subdued(role: Role, row: RowFlags) -> Role:

@@ -85,16 +85,15 @@ def plan(
 ) -> tuple[Column, ...]:
     """The columns for `width` cells: `names` as far as there is room, the least important leave first.
 
-    With `bars`, the rate of what is watched stands beside them as a bar; with `extra`, further fields of the table
-    fill room that is left.
+    With `bars`, the rate of what is watched stands beside them as a bar, or the table's `bar`; with `extra`, further
+    fields of the table fill room that is left.
     """
     slots = [_slot(table, name) for name in names]
     if bars and table.watched:
-        parts = table.by_name[table.watched].parts
-        last = max(
-            (at for at, name in enumerate(names) if as_totals(table, name) in parts), default=len(names)
-        )
-        slots.insert(last + 1, replace(_slot(table, table.watched + RATE), title=BAR_TITLE, bar=True))
+        bar = replace(_slot(table, table.watched + RATE), title=BAR_TITLE, bar=True)
+        slots.insert(_after(table, names, table.by_name[table.watched].parts), bar)
+    elif bars and table.bar in names:
+        slots.insert(_after(table, names, (table.bar,)), replace(_slot(table, table.bar), title="", bar=True))
     slots = _shed(slots, width - MARGINS)
     widths = _grow(slots, width - MARGINS)
     if extra and all(w >= _size(s).wanted for s, w in zip(slots, widths, strict=True)):
@@ -120,6 +119,13 @@ def as_rates(table: Table, name: str) -> str:
     """The rate of a counter or a sum of counters; any other column as it is."""
     field = table.by_name.get(name)
     return name + RATE if field is not None and field.has_rate else name
+
+
+def _after(table: Table, names: Sequence[str], parts: Sequence[str]) -> int:
+    """The place behind the last of these parts or their rates; without any, at the end."""
+    return 1 + max(
+        (at for at, name in enumerate(names) if as_totals(table, name) in parts), default=len(names)
+    )
 
 
 def _slot(table: Table, name: str) -> _Slot:
