@@ -16,11 +16,12 @@ from nettop.query.address import address_text, distinct_addresses
 from nettop.query.batches import empty_rows
 from nettop.query.groupings import FOLDS, Folded
 from nettop.query.query import text_query
+from nettop.query.units import TIMES
 from nettop.query.view import View
 from nettop.serve.metrics.families import SeriesSet, chosen_edges
 from nettop.snapshots.arrays import Index, Mask, as_list
 from nettop.snapshots.connections import NO_GROUP
-from nettop.snapshots.schema import Kind, Table
+from nettop.snapshots.schema import Field, Kind, Table
 from nettop.snapshots.snapshot import Array, Frame, Snapshot
 
 KEPT_S = 15 * 60.0
@@ -119,14 +120,20 @@ def grouped(declared: SeriesSet, counted: Counted) -> Grouped:
     sums, known = {}, {}
     for name in names:
         numbers, present = counted.column(name)
-        sums[name] = _summed(numbers[at], which, len(keys))
+        sums[name] = _together(view.table.by_name[name], numbers[at], which, len(keys))
         known[name] = np.bincount(which[present[at]], minlength=len(keys)) > 0
     rows = np.bincount(which[~view.gone[at]], minlength=len(keys))
     return Grouped(keys, sums, known, rows)
 
 
-def _summed(numbers: Array, which: Index, count: int) -> Array:
-    """The sums of rows that belong to the same of `count` groups. Shape (count,) or (count, columns)."""
+def _together(field: Field, numbers: Array, which: Index, count: int) -> Array:
+    """What rows have together that belong to the same of `count` groups: their sums, of how long something lasts the
+    longest. Shape (count,) or (count, columns).
+    """
+    if field.kind is Kind.GAUGE and field.unit in TIMES:
+        longest = np.zeros(count)
+        np.maximum.at(longest, which, numbers)
+        return longest
     if numbers.ndim == 1:
         return np.bincount(which, numbers, count)
     return np.column_stack([np.bincount(which, column, count) for column in numbers.T])
@@ -207,7 +214,8 @@ class SeriesTotals:
             self._known[name][:] = False
         slots = self._slots_of(reading, now_s)
         for name, sums in reading.sums.items():
-            self._sums[name] += _summed(sums, slots, len(self._until))
+            field = self.declared.table.by_name[name]
+            self._sums[name] += _together(field, sums, slots, len(self._until))
             self._known[name][slots[reading.known[name]]] = True
             # So that the first of what they count is seen as an increase.
             self._known[name][_OTHERS] |= self._top and bool(reading.known[name].any())
