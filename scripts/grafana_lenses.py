@@ -43,6 +43,7 @@ from nettop.snapshots.connections import RETRANSMITS_WARN_ABOVE
 from nettop.snapshots.cpu import ENTRIES, RX_SOFTIRQ
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Kind, Lens
+from nettop.snapshots.services import SIDES, USED
 
 HOST_VARIABLE = "host"
 _HOST = f'instance=~"${HOST_VARIABLE}"'
@@ -901,6 +902,116 @@ def _flows() -> list[Json]:
     ]
 
 
+def _services() -> list[Json]:
+    kept = (f'process!="{REPLACED}"',)
+    served = (f'side!="{SIDES[USED]}"', *kept)
+    chosen = (f'process=~"$process|{OTHERS}"', *kept)
+    of, legend = ("process", "side", "service"), "{{process}} {{side}} {{service}}"
+    of_others = f"That of {OTHERS} is the sum of what its services have each."
+    of_served = f"Of what is served here, and of {OTHERS}; what is used is below, by its service"
+
+    def quantile(share: float, name: str, *by: str, only: Sequence[str]) -> str:
+        buckets = _sum_rate(f"services_{name}_seconds_bucket", "le", *by, only=only)
+        return f"histogram_quantile({share}, {buckets})"
+
+    def durations(title: str, share: float, name: str, description: str) -> Json:
+        query = Query(quantile(share, name, *of, only=chosen), legend)
+        return time_series(
+            title, [query], "s", description=description, is_logarithmic=True, overrides=[OTHERS_GREY]
+        )
+
+    return [
+        number(
+            "Answers",
+            [Query(_sum_rate("services_response_seconds_count", only=served))],
+            "reqps",
+            size=(4, 4),
+            description=of_served,
+        ),
+        number(
+            "99 % answered within",
+            [Query(quantile(0.99, "response", only=served))],
+            "s",
+            size=(4, 4),
+            description=of_served,
+        ),
+        number(
+            "Waiting now",
+            [Query(_sum(_of("services_waiting", *served)))],
+            "short",
+            size=(3, 4),
+            description=of_served,
+        ),
+        number(
+            "Oldest wait",
+            [Query(f"max({_of('services_oldest_seconds', *kept)})")],
+            "s",
+            size=(4, 4),
+            description=f"How long the request has waited that waits for longest; n/a where none does. {of_others}",
+        ),
+        number(
+            "Unanswered",
+            [Query(_sum_rate("services_unanswered_total", only=served))],
+            "reqps",
+            steps=ANY_IS_NOTABLE,
+            size=(3, 4),
+            description="Requests whose connection ended without an answer",
+        ),
+        durations(
+            "99 % are no longer than",
+            0.99,
+            "response",
+            "Response times: from a request's first byte to its answer's first byte",
+        ),
+        durations(
+            "Half are no longer than",
+            0.5,
+            "response",
+            "Response times: from a request's first byte to its answer's first byte",
+        ),
+        durations(
+            "Queued: 99 % are no longer than",
+            0.99,
+            "queued",
+            "How long requests lay here before their process read them: it is busy, or has too few threads",
+        ),
+        durations(
+            "Service: 99 % are no longer than",
+            0.99,
+            "service",
+            "From there to the answer: its process, or what that waits for",
+        ),
+        time_series(
+            "Answers by service",
+            [Query(_sum_rate("services_response_seconds_count", *of, only=chosen), legend)],
+            "reqps",
+            stack="normal",
+            overrides=[OTHERS_GREY],
+        ),
+        time_series(
+            "Waiting by service",
+            [Query(_sum(_of("services_waiting", *chosen), *of), legend)],
+            "short",
+            description="Requests that have no answer",
+            overrides=[OTHERS_GREY],
+        ),
+        time_series(
+            "Oldest wait by service",
+            [Query(f"max by ({', '.join(of)}) ({_of('services_oldest_seconds', *chosen)})", legend)],
+            "s",
+            description=f"A line that rises as time passes is a request that is stuck. {of_others}",
+            overrides=[OTHERS_GREY],
+        ),
+        time_series(
+            "Unanswered by service",
+            [Query(_sum_rate("services_unanswered_total", *of, only=chosen), legend)],
+            "reqps",
+            description="Requests whose connection ended without an answer",
+            overrides=[OTHERS_GREY],
+        ),
+    ]
+
+
 OVERVIEWS: dict[str, Callable[[], list[Json]]] = {
     "connections": _connections,
     "cpu": _cpu,
@@ -908,6 +1019,7 @@ OVERVIEWS: dict[str, Callable[[], list[Json]]] = {
     "latency": _latency,
     "drops": _drops,
     "flows": _flows,
+    "services": _services,
 }
 
 

@@ -193,17 +193,17 @@ def test_variables_are_declared(file: Path) -> None:
 
 LATENCIES = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
 UNKNOWN = Lens(
-    "services",
-    "Services",
+    "caches",
+    "Caches",
     9,
     "9",
-    "how fast does each service answer?",
+    "how fast does each cache answer?",
     (
         Table(
-            "services",
+            "caches",
             (
                 Field("id", Kind.KEY, "ID", "number", "u8"),
-                Field("service", Kind.TEXT, "SERVICE", "the service", "u4"),
+                Field("cache", Kind.TEXT, "CACHE", "the cache", "u4"),
                 Field("requests", Kind.COUNTER, "REQ", "requests", "u8"),
                 Field("time_ns", Kind.COUNTER, "TIME", "time that they took", "u8", "ns"),
                 Field("open", Kind.GAUGE, "OPEN", "requests under way", "u8"),
@@ -212,17 +212,17 @@ UNKNOWN = Lens(
                 ),
             ),
             key="id",
-            screen=("service",),
-            text=("service",),
+            screen=("cache",),
+            text=("cache",),
             sort="id",
             text_sort="id",
             metrics=(
-                Metrics(("service",), ("latency", "requests", "time_ns", "open"), rows="rows"),
-                Metrics(("service",), ("requests",), prefix="services_by_name", top="name", most=5),
+                Metrics(("cache",), ("latency", "requests", "time_ns", "open"), rows="rows"),
+                Metrics(("cache",), ("requests",), prefix="caches_by_name", top="name", most=5),
             ),
         ),
     ),
-    counts=(Field("known", Kind.GAUGE, "KNOWN", "services that are known", "u8"),),
+    counts=(Field("known", Kind.GAUGE, "KNOWN", "caches that are known", "u8"),),
 )
 """A lens of which the generator has never heard."""
 
@@ -234,14 +234,14 @@ def test_a_new_lens_needs_no_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     (made,) = grafana_lenses.lens_dashboards().values()
     shown = {name for each in targets(made) for name, _ in _SELECTOR.findall(each.text)}
     assert shown >= {
-        *("nettop_services_latency_seconds_bucket", "nettop_services_latency_seconds_sum"),
-        *("nettop_services_requests_total", "nettop_services_open", "nettop_services_rows"),
-        *("nettop_services_by_name_requests_total", "nettop_services_known", "nettop_lens_up"),
+        *("nettop_caches_latency_seconds_bucket", "nettop_caches_latency_seconds_sum"),
+        *("nettop_caches_requests_total", "nettop_caches_open", "nettop_caches_rows"),
+        *("nettop_caches_by_name_requests_total", "nettop_caches_known", "nettop_lens_up"),
     }
-    repeated = [panel["title"] for panel in made["panels"] if panel.get("repeat") == "service"]
-    assert repeated == ["Service $service"]
-    assert [variable["name"] for variable in variables(made)] == ["host", "service"]
-    assert 'name!="evicted"' not in str(made) and 'service!="evicted"' in str(made)
+    repeated = [panel["title"] for panel in made["panels"] if panel.get("repeat") == "cache"]
+    assert repeated == ["Cache $cache"]
+    assert [variable["name"] for variable in variables(made)] == ["host", "cache"]
+    assert 'name!="evicted"' not in str(made) and 'cache!="evicted"' in str(made)
 
 
 # --- ClickHouse -----------------------------------------------------------------------------------------------

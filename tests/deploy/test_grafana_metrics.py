@@ -117,18 +117,23 @@ class Load:
         self._client, self._server, self._collector = client, server, collector
         self._far = far
         port = server.call(traffic.listen, "listener", far.v4)
-        client.call(traffic.connect, "call", traffic.Call((far.v4, port)))
-        server.call(traffic.accept, "listener", "call")
+        for name in ("call", "waiting"):
+            client.call(traffic.connect, name, traffic.Call((far.v4, port)))
+            server.call(traffic.accept, "listener", name)
         self._full = server.call(small_socket, far.v4)
         drop_by_rule(far.namespace, f"tcp dport {port} numgen random mod 50 0")
         self._numbers = count(1)
         self._exports_from = 0
 
     def press(self) -> None:
-        """TCP both ways and sent again, short connections, UDP, failures, drops, and exports of which some get lost."""
+        """TCP both ways and sent again, short connections, UDP, failures, drops, and exports of which some get lost.
+
+        One request is left without an answer; those of Prometheus itself are answered.
+        """
         self._server.start(traffic.exchange, {"call": PIECE}, {"call": PIECE})
         self._client.call(traffic.exchange, {"call": PIECE}, {"call": PIECE})
         self._server.result()
+        self._client.call(traffic.send, {"waiting": 1})
         self._client.call(connect_and_close, 1)
         self._client.call(refused, (self._far.v4, CLOSED_PORT), 3)
         self._client.call(send, (self._far.v4, self._full), 100)

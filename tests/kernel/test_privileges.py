@@ -50,7 +50,7 @@ NOBODY = 65534
 SUDO = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
 EVERY_LENS = [
     "connections", "connections.events", "connections.groups", "bandwidth", "bandwidth.flows", "drops",
-    "drops.counters", "self",
+    "drops.counters", "services", "services.clients", "services.waiting", "self",
 ]  # fmt: skip
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
@@ -110,7 +110,7 @@ def neighbour(lab: Lab) -> Worker:
 
 @pytest.mark.usefixtures("neighbour")
 @pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
-@pytest.mark.parametrize("view", ["connections", "drops.counters"])
+@pytest.mark.parametrize("view", ["connections", "drops.counters", "services"])
 def test_text_keeps_nothing(view: str, environment: dict[str, str] | None, user: User) -> None:
     """Plain output runs as who called sudo, in every thread without any capability, and goes on refreshing."""
     with Running(*JSON, "--all", "--view", view, "--interval", "0.2", env=environment) as running:
