@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 from nettop.engine.bus import Bus
 from nettop.engine.governor import OverheadLimit
@@ -161,10 +161,10 @@ class Session:
         """Attach a lens, if it is not, with these options set, and keep it until the lease is released.
 
         `bus.failure(lens)` says what goes wrong. A source ignores options that it does not know. The lenses that its
-        table uses are attached too. With the own cost the lenses that are attached stay, or the first one is attached:
-        it is their cost.
+        table uses are attached too, and those that know a value of the columns in option `columns`. With the own cost
+        the lenses that are attached stay, or the first one is attached: it is their cost.
         """
-        others = _used_by(lens, options.get("table"))
+        others = _used_by(lens, options.get("table"), cast("Collection[str]", options.get("columns", ())))
         if lens == SELF.id:
             others = [other for other in self._leased if other != SELF.id] or [lenses()[0].id]
         of_others = {name: value for name, value in options.items() if name != "table"}
@@ -393,8 +393,11 @@ class Session:
         return None
 
 
-def _used_by(lens: str, table: object) -> list[str]:
-    """The lenses that a table of a lens uses."""
+def _used_by(lens: str, table: object, columns: Collection[str]) -> list[str]:
+    """The lenses that a table of a lens uses, with these columns."""
     declared = next((each for each in lenses() if each.id == lens), None)
     shown = None if declared is None else declared.table(str(table))
-    return [] if shown is None else list(shown.uses)
+    if shown is None:
+        return []
+    fields = (shown.by_name.get(name) for name in columns)
+    return list(dict.fromkeys((*shown.uses, *(field.lens for field in fields if field and field.lens))))

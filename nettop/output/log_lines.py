@@ -162,7 +162,7 @@ def amount(table: Table, name: str, labels: Mapping[str, str] | None = None) -> 
     def number(value: float | None) -> str:
         if value is None:
             return ""
-        return f"  {label} {f'{value:,} B' if unit == 'bytes' else human(value, unit)}"
+        return f"  {label} {f'{round(value):,} B' if unit == 'bytes' else human(value, unit)}"
 
     def spread(pair: tuple[float | None, float | None]) -> str:
         return "" if pair[0] is None else f"  {label} {human_spread(*pair, unit)}"

@@ -16,11 +16,14 @@ _WHOLE = frozenset(Kind) - {Kind.GROUP}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The lens to read, the query and the columns; `two` when the first output needs two snapshots."""
+    """The lens to read, the query and the columns; `two` when the first output needs two snapshots. `named` are the
+    columns that the user names.
+    """
 
     lens: Lens
     query: Query
     columns: tuple[str, ...]
+    named: tuple[str, ...]
     two: bool
 
 
@@ -31,10 +34,11 @@ def make_plan(settings: Settings) -> Plan:
         table.text if settings.text.format is Format.TABLE else whole_columns(table)
     )
     query = query_from_settings(text_query(table), settings.view)
-    used = (*columns, query.sort.field, *query.filter.names)
-    two = query.deltas or table.append or any(is_rate(table, name) for name in used)
+    others = (query.sort.field, *query.filter.names)
+    two = query.deltas or table.append or any(is_rate(table, name) for name in (*columns, *others))
+    named = (*(settings.view.columns or ()), *others)
     # With differences, also of what has ended: they add up to all that was counted.
-    return Plan(lens, replace(query, closed=query.closed or two), columns, two)
+    return Plan(lens, replace(query, closed=query.closed or two), columns, named, two)
 
 
 def is_rate(table: Table, name: str) -> bool:

@@ -50,6 +50,7 @@ def run_text(
     plan = make_plan(settings)
     options = {
         "all_rows": plan.query.all_rows,
+        "columns": plan.named,
         "mechanisms": settings.mechanisms,
         **settings.options,
     }

@@ -31,6 +31,7 @@ def run_app(
         lens.id,
         all_rows=settings.view.all_rows,
         table=table.name,
+        columns=settings.view.columns or (),
         mechanisms=settings.mechanisms,
         **settings.options,
     )

@@ -84,6 +84,9 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         table: Table
         filter_text: str
 
+    class ColumnsChosen(Message):
+        """Other columns are shown."""
+
     def __init__(
         self,
         context: ScreenContext,
@@ -493,6 +496,7 @@ class LensScreen(MeasuredScreen[None], inherit_bindings=False):
         else:
             self.context.columns[self.view_name] = names
         self._take_columns()
+        self.post_message(self.ColumnsChosen())
         self.update_view()
 
     def _take_columns(self) -> None:

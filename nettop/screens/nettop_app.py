@@ -222,10 +222,12 @@ class NettopApp(App[None], inherit_bindings=False):
     def _attach_shown(self) -> None:
         """Attach the lens that is shown, with the options of its screens."""
         lens, table = self._shown
-        screens = [self._screen_for(self._shown), *self._screens.values()]
+        shown = self._screen_for(self._shown)
+        screens = [shown, *self._screens.values()]
         self._leases[lens.id] = self.context.session.enable(
             lens.id,
             all_rows=any(screen.state.query.all_rows for screen in screens if screen.lens.id == lens.id),
+            columns=shown.state.declared_names if shown.state.chosen_by_user else (),
             table=table.name,
             mechanisms=self.context.settings.mechanisms,
             **self.context.options,
@@ -242,6 +244,12 @@ class NettopApp(App[None], inherit_bindings=False):
             ref = TableRef(self._shown.lens, message.table)
             settings = ViewSettings(filters=(message.filter_text,))
             self.push_screen(make_screen(self.context, ref, settings, opened_from=self._shown.table))
+
+    def on_lens_screen_columns_chosen(self) -> None:
+        """Attach the lenses that know the columns, and release those that only others did."""
+        last_lease = self._leases.pop(self._shown.lens.id)
+        self._attach_shown()
+        last_lease.release()
 
     def action_theme(self) -> None:
         """The next theme."""

@@ -190,6 +190,11 @@ _FIELDS = (
           labels=CONGESTION_CONTROLS, formula="icsk_ca_ops->name"),
     Field("drops", Kind.COUNTER, "DROPS", "packets that the socket itself dropped", "u8", "packets", 7, 26,
           "sk_drops"),
+    Field("answers", Kind.GAUGE, "ANSWERS", "requests that were answered on it since it is watched by the services "
+          "lens; unknown while that is not attached", "u8", "answers", 9, 4, lens="services"),
+    Field("response_mean", Kind.GAUGE, "RESPONSE", "mean response time of those", "u8", "ns", 9, 4, lens="services"),
+    Field("waiting_since", Kind.TIME, "WAITING SINCE", "since when a request on it has no answer", "u8", "ns", 19, 4,
+          lens="services"),
     Field("owner_source", Kind.ENUM, "OWNER BY", "how the owner is known", "u1", width=10, importance=4,
           labels=OWNER_SOURCES),
     Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", width=22, importance=55,
@@ -287,6 +292,7 @@ SOCKETS = Table(
                             "application_limited", "congestion_limited", "send_buffer_full", "cwnd", "mss",
                             "congestion_control", "send_queue", "bytes_in_flight", "peer_window", "pacing_rate",
                             "receive_queue", "backlog", "accept_queue_use", "syn_queue", "syn_queue_use")),
+        ("answers", ("answers", "response_mean", "waiting_since")),
         ("by number", ("id", "netns", "owner_source")),
     ),
     # A listener is shown unasked while it is in trouble.
@@ -323,6 +329,9 @@ _NO_EVENT = frozenset(
         "send_buffer_full",
         "lost",
         "peer_window",
+        "answers",
+        "response_mean",
+        "waiting_since",
         "pacing_rate",
         "congestion_control",
     }

@@ -65,7 +65,8 @@ class Field:
     `unit` is a base unit ("bytes", "packets", "us", "bytes/s", "ns"); `dtype` is numpy's word for the stored
     value. Unknown is stored as the largest value of an unsigned dtype, or as NaN. `tone` is its colour on screens
     ("sent", "received" or "warn"; by importance where empty), `rate_title` the title of a counter's rate. A histogram
-    has `buckets`, a quantile the share of its part that lies below it, `quantile`: 1 for the largest.
+    has `buckets`, a quantile the share of its part that lies below it, `quantile`: 1 for the largest. `lens` is the
+    id of another lens that knows the value: it is attached too while the column is shown.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Field:
     rate_title: str = ""
     buckets: Buckets | None = None
     quantile: float = 0.0
+    lens: str = ""
 
     @property
     def is_composite(self) -> bool:
@@ -118,9 +120,10 @@ class Metrics:
     """Metrics that are made of a table: a series for each combination of values that `labels` have in its rows.
 
     A label is a field, or one of the GROUPINGS of sockets. `values` are counters, gauges and histograms, summed over
-    the rows of a series. `rows` names a gauge of how many rows there are. Metrics are named after `prefix`, by default
-    that of the view. Of a set that has a name, `top`, only those series are listed of which the first value is largest,
-    `most` of them (--top NAME=N), and one for all others. Of other sets series beyond `most` are in that one too.
+    the rows of a series; of gauges of time it is the longest. `rows` names a gauge of how many rows there are. Metrics
+    are named after `prefix`, by default that of the view. Of a set that has a name, `top`, only those series are listed
+    of which the first value is largest, `most` of them (--top NAME=N), and one for all others. Of other sets series
+    beyond `most` are in that one too.
     """
 
     labels: tuple[str, ...]

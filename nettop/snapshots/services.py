@@ -199,33 +199,58 @@ CLIENTS = Table(
     metrics=(),
 )  # fmt: skip
 
+_ENDS = (
+    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as connections have it", "u8", width=12, importance=3),
+    Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=4),
+    _PROCESS,
+    replace(_PID, help="its thread group", importance=60),
+    _CGROUP,
+    _CONTAINER,
+    NETNS,
+    NAMESPACE,
+    _SIDE,
+    Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", "(2,)>u8", width=22,
+          importance=20),
+    Field("local_port", Kind.LABEL, "LPORT", "port on this machine", "u4", width=6, importance=20),
+    Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8", width=22,
+          importance=20),
+    Field("remote_port", Kind.LABEL, "RPORT", "port of the peer", "u4", width=6, importance=20),
+    Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", width=22, importance=85,
+          parts=("local_address", "local_port")),
+    Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
+          parts=("remote_address", "remote_port")),
+)  # fmt: skip
+"""The columns of a connection."""
+_WAITED = Field("waited", Kind.GAUGE, "WAITED", "how long its open request has waited", "u8", "ns", 9, 98)
+_SINCE = Field("since", Kind.TIME, "SINCE", "when that came, or was sent", "u8", "ns", 27, 50)
+_WAS_READ = Field("was_read", Kind.ENUM, "READ", "served: whether any of it was read yet", "u1", width=5, importance=94,
+                  labels=NO_YES)  # fmt: skip
+
+CONNECTIONS = Table(
+    name="connections",
+    fields=(
+        *_ENDS,
+        replace(_ANSWERS, importance=97),
+        _RESPONSE_NS,
+        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "answers"), importance=96),
+        _WAITED,
+        _SINCE,
+        _WAS_READ,
+    ),
+    key="id",
+    screen=("process", "side", "local", "remote", "answers_per_s", "response_mean", "waited"),
+    text=("process", "pid", "side", "local", "remote", "answers", "response_mean", "waited"),
+    sort="-waited",
+    text_sort="-waited",
+    begins_at_zero=True,
+    adds_up=False,
+    hook="calls",
+    metrics=(),
+)
+
 WAITING = Table(
     name="waiting",
-    fields=(
-        Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as connections have it", "u8", width=12, importance=3),
-        Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=4),
-        _PROCESS,
-        replace(_PID, help="its thread group", importance=60),
-        _CGROUP,
-        _CONTAINER,
-        NETNS,
-        NAMESPACE,
-        _SIDE,
-        Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", "(2,)>u8", width=22,
-              importance=20),
-        Field("local_port", Kind.LABEL, "LPORT", "port on this machine", "u4", width=6, importance=20),
-        Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8", width=22,
-              importance=20),
-        Field("remote_port", Kind.LABEL, "RPORT", "port of the peer", "u4", width=6, importance=20),
-        Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", width=22, importance=85,
-              parts=("local_address", "local_port")),
-        Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
-              parts=("remote_address", "remote_port")),
-        Field("waited", Kind.GAUGE, "WAITED", "how long the request has waited", "u8", "ns", 9, 98),
-        Field("since", Kind.TIME, "SINCE", "when it came, or was sent", "u8", "ns", 27, 50),
-        Field("was_read", Kind.ENUM, "READ", "served: whether any of it was read yet", "u1", width=5, importance=94,
-              labels=NO_YES),
-    ),
+    fields=(*_ENDS, _WAITED, _SINCE, _WAS_READ),
     key="id",
     screen=("waited", "process", "pid", "side", "was_read", "local", "remote", "since"),
     text=("waited", "process", "pid", "side", "was_read", "local", "remote", "since"),
@@ -233,7 +258,7 @@ WAITING = Table(
     text_sort="-waited",
     hook="calls",
     metrics=(),
-)  # fmt: skip
+)
 
 # --- hooks ----------------------------------------------------------------------------------------------------
 
@@ -247,7 +272,7 @@ LENS = Lens(
     order=7,
     digit="7",
     question="which service is slow, and which requests wait right now?",
-    tables=(SERVICES, CLIENTS, WAITING),
+    tables=(SERVICES, CLIENTS, CONNECTIONS, WAITING),
     common=(("service",), ("process",)),
     hooks=(HOOK_CALLS,),
     losses=(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from nettop.query.units import unit_of
+from nettop.query.units import RATIO, unit_of
 from nettop.snapshots.schema import BAR_TITLE, RATE, Field, Kind, Table
 
 GAP = 1
@@ -148,8 +148,8 @@ def _shed(slots: list[_Slot], space: int) -> list[_Slot]:
 
 def _can_shorten(slot: _Slot) -> bool:
     """An endpoint shrinks to its port, a group of numbers to the first, a share loses its decimals."""
-    has_short_form = slot.field.kind in (Kind.ENDPOINT, Kind.RATIO, Kind.GROUP) and not _is_elastic(slot)
-    return has_short_form and not slot.brief and slot.field.importance < _LASTING
+    has_short_form = slot.field.kind in (Kind.ENDPOINT, Kind.GROUP) or _is_share(slot)
+    return has_short_form and not _is_elastic(slot) and not slot.brief and slot.field.importance < _LASTING
 
 
 def _next_step(slot: _Slot) -> int:
@@ -231,7 +231,7 @@ def _size(slot: _Slot) -> _Size:
         # 21 cells hold every IPv4 endpoint: the important endpoint keeps them, the other one may shrink.
         least = 21 if field.importance >= _LASTING else 14
         return _Size(6, 6, 6, 6) if slot.brief else _Size(least, 21, width, _LONGEST_ENDPOINT)
-    if field.kind is Kind.RATIO and slot.brief:
+    if _is_share(slot) and slot.brief:
         return _Size(5, 5, 5, 5)
     if _is_elastic(slot):
         least = _SENTENCE_LEAST if width >= _SENTENCE else min(width, _NAME_LEAST)
@@ -243,6 +243,10 @@ def _size(slot: _Slot) -> _Size:
     if field.kind is Kind.GROUP and slot.brief:
         width = 7
     return _Size(width, width, width, width)
+
+
+def _is_share(slot: _Slot) -> bool:
+    return slot.field.kind is Kind.RATIO and slot.unit == RATIO
 
 
 def _is_elastic(slot: _Slot) -> bool:

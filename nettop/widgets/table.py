@@ -267,7 +267,7 @@ class LiveTable(Scrollable, can_focus=True):
         sorting = self._sorting(self.view.table, order.field)
         for column in self.columns:
             role, mark = Role.HEAD, ""
-            if column.sort in sorting:
+            if column.title and column.sort in sorting:
                 role = Role.TOTAL_SENT if column.field.tone == Role.SENT.value else Role.KEY
                 mark = DOWN if order.descending else UP
             segments.append(Segment(_title(column, mark), self._style(role, Ground.PANEL)))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from nettop.probes.services.usual import UsualTimes
 from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.schema import Table
 from nettop.snapshots.services import (
     BUCKETS,
     CLIENT_BUCKETS,
     CLIENTS,
     CLIENTS_EVICTED,
+    CONNECTIONS,
     HOOK_CALLS,
     LENS,
     SERVED,
@@ -62,6 +65,7 @@ _SERVICES = (
 FIRST_ID = 2
 ORDERS, NGINX_TO_ORDERS = FIRST_ID + 1, FIRST_ID + 2
 _HELD_NS = 840_000_000
+_WAITED_NS = [n * 431 * MS for n in range(7, 0, -1)]
 _SPREAD = 0.6
 _CLIENTS = (("10.0.9.4", 0.5, 1.0), ("203.0.113.9", 0.3, 1.7), ("2001:db8:1::24", 0.2, 0.8))
 """Addresses, their share of nginx's requests, and how much longer these take."""
@@ -111,7 +115,8 @@ def _snapshot(
     usual: UsualTimes,
 ) -> Snapshot:
     taken_ns, wall_ns = TAKEN_NS + second * SECOND_NS, WALL_NS + second * SECOND_NS
-    waiting = _waiting_rows(wall_ns) if second in held else []
+    waiting = _waiting_rows(wall_ns, _WAITED_NS if second in held else (2 * MS,))
+    connections = [*waiting, *map(_idle_connection_row, range(len(_CLIENTS)))]
     services = make_rows(
         [_service_row(n, totals, second, waiting) for n in range(len(_SERVICES))], SERVICES, taken_ns
     )
@@ -119,7 +124,8 @@ def _snapshot(
     tables = {
         SERVICES.name: services,
         CLIENTS.name: make_rows([_client_row(n, clients[n]) for n in range(len(clients))], CLIENTS, taken_ns),
-        WAITING.name: make_rows(waiting, WAITING, taken_ns),
+        CONNECTIONS.name: make_rows(connections, CONNECTIONS, taken_ns),
+        WAITING.name: make_rows([_declared_by(WAITING, row) for row in waiting], WAITING, taken_ns),
     }
     return Snapshot(
         LENS.id,
@@ -187,33 +193,45 @@ def _client_row(n: int, counts: Array) -> Row:
     }
 
 
-def _waiting_rows(wall_ns: int) -> list[Row]:
-    """The same requests at both ends: nginx waits for the backend, which has not read them."""
+def _waiting_rows(wall_ns: int, waited_ns: Sequence[int]) -> list[Row]:
+    """The same requests at both ends: nginx waits for the backend, which has read the oldest one."""
     rows: list[Row] = []
-    for n in range(7):
-        waited = round((7 - n) * 431 * MS)
+    for n, waited in enumerate(waited_ns):
         ends = ("172.17.0.2", 8000), ("172.17.0.1", 41_200 + n)
         for side, service, (local, remote) in (
             (SERVED, ORDERS, ends),
             (USED, NGINX_TO_ORDERS, ends[::-1]),
         ):
-            of = _SERVICES[service - FIRST_ID]
             rows.append(
-                {
-                    "id": 70_000 + 2 * n + side,
-                    "service": service,
-                    "process": of.process,
-                    "pid": of.pid,
-                    "container": of.container,
-                    "namespace": "own",
-                    "side": SIDES[side],
-                    "local_address": local[0],
-                    "local_port": local[1],
-                    "remote_address": remote[0],
-                    "remote_port": remote[1],
-                    "waited": waited,
-                    "since": wall_ns - waited,
-                    **({"was_read": "no" if n else "yes"} if side == SERVED else {}),
-                }
+                _connection_row(70_000 + 2 * n + side, service, local, remote)
+                | {"waited": waited, "since": wall_ns - waited}
+                | ({"was_read": "no" if n else "yes"} if side == SERVED else {})
             )
     return rows
+
+
+def _idle_connection_row(n: int) -> Row:
+    return _connection_row(80_000 + n, FIRST_ID, ("10.0.9.1", 443), (_CLIENTS[n][0], 50_100 + n))
+
+
+def _connection_row(id_: int, service: int, local: tuple[str, int], remote: tuple[str, int]) -> Row:
+    of = _SERVICES[service - FIRST_ID]
+    return {
+        "id": id_,
+        "service": service,
+        "process": of.process,
+        "pid": of.pid,
+        "container": of.container,
+        "namespace": "own",
+        "side": SIDES[of.side],
+        "local_address": local[0],
+        "local_port": local[1],
+        "remote_address": remote[0],
+        "remote_port": remote[1],
+        "answers": 18,
+        "response_ns": round(18 * (of.queued_ns + of.service_ns)),
+    }
+
+
+def _declared_by(table: Table, row: Row) -> Row:
+    return {name: value for name, value in row.items() if name in table.by_name}

@@ -274,6 +274,7 @@ async def test_words_of_the_command_line_hold() -> None:
         assert screen.state.query.all_rows
         assert run[2].script.options == {
             "all_rows": True,
+            "columns": ("process", "rtt_us"),
             "table": "sockets",
             "mechanisms": {},
         }  # type: ignore[attr-defined]
@@ -289,6 +290,7 @@ async def test_all_rows_are_requested_again_after_a_failure() -> None:
         await press(run, "enter")
         assert run[2].script.options == {
             "all_rows": True,
+            "columns": (),
             "table": "sockets",
             "mechanisms": {},
         }  # type: ignore[attr-defined]

@@ -420,7 +420,9 @@ def chosen(columns: Array | None = None) -> Chosen:
     counts = np.zeros(BUCKETS.count, np.uint64)
     counts[BUCKETS.places(np.array([5_000]))] = 1
     columns = np.zeros((0, PARTS)) if columns is None else columns
-    return Chosen("name", "meaning", [Quantile("p50", 5_000, 98)], counts, BUCKETS, columns, str, "no packets")
+    return Chosen(
+        "name", "meaning", [Quantile("p50", 5_000, 98)], counts, BUCKETS, columns, str, "no packets"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
-from nettop.snapshots.services import CLIENTS, LENS, SERVICES, WAITING
+from nettop.snapshots.services import CLIENTS, CONNECTIONS, LENS, SERVICES, WAITING
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.driving import Running, press, running, shown, text_of, tick
 from tests.screens.example_services import NGINX_TO_ORDERS, ORDERS, example_steps, not_available
@@ -180,4 +180,4 @@ async def test_the_pane_shows_the_chosen_service() -> None:
 
 def test_tables_are_those_of_the_lens() -> None:
     """A screen for each."""
-    assert LENS.tables == (SERVICES, CLIENTS, WAITING)
+    assert LENS.tables == (SERVICES, CLIENTS, CONNECTIONS, WAITING)

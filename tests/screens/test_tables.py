@@ -393,6 +393,7 @@ async def test_all_rows_stay_requested_from_every_table() -> None:
         harness.run_tasks()
         assert harness.script.options == {
             "all_rows": True,
+            "columns": (),
             "table": "events",
             "mechanisms": {},
         }  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ from nettop.kernel.mechanisms import (
 from nettop.kernel.privileges import LOOKING, NOTHING
 from nettop.kernel.processes import user_name
 from nettop.kernel.program import Loader, Program
+from nettop.probes.connections.answers import put_answers
 from nettop.probes.connections.ended import EndedSockets, mark_new
 from nettop.probes.connections.event_hooks import FALLBACKS
 from nettop.probes.connections.events import ConnectionEvents, EventsStatus
@@ -58,6 +59,7 @@ from nettop.snapshots.connections import (
     SOCKETS,
 )
 from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.services import LENS as SERVICES
 from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, known, sum_of
 
 TABLES = Fallbacks(HOOK_SOCKETS, (Mechanism(OWNED_MECHANISM, WALKS), Mechanism(SOCK_DIAG)))
@@ -96,6 +98,7 @@ class Connections:
         self._groups = SocketGroups()
         self._udp: UdpTotals | None = None
         self._no_udp: tuple[HookStatus, ...] = ()
+        self._services: Snapshot | None = None
         self._last: Array = np.zeros(0, ROW)
         self._last_ns = 0
 
@@ -262,6 +265,7 @@ class Connections:
         name_congestion_control(rows)
         set_backlogs(rows)
         find_limits(rows, self._last, (taken_ns - self._last_ns) / 1e3)
+        put_answers(rows, self._services)
         self._last, self._last_ns = rows, taken_ns
         if events:
             events.add_reading(rows, read_at, table.processes.groups())
@@ -292,6 +296,10 @@ class Connections:
             ended={SOCKETS.name: ended},
         )
         return self._with_groups(snapshot) if GROUPS.name in self._tables else snapshot
+
+    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """See nettop.snapshots.source.JoiningSource."""
+        self._services = snapshots.get(SERVICES.id)
 
     def _with_groups(self, snapshot: Snapshot) -> Snapshot:
         rows, ended = self._groups.read(snapshot, self._ended.events)

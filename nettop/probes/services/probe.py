@@ -44,12 +44,13 @@ from nettop.probes.services.programs import (
     partitions,
     program_text,
 )
-from nettop.probes.services.rows import Counted, client_rows, service_rows, waiting_rows
+from nettop.probes.services.rows import Counted, client_rows, connection_rows, service_rows, waiting_rows
 from nettop.probes.services.usual import UsualTimes
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import (
     CLIENTS,
     CLIENTS_EVICTED,
+    CONNECTIONS,
     LENS,
     SERVICES,
     WAITING,
@@ -196,8 +197,9 @@ class Services:
             tables[SERVICES.name] = services
             if CLIENTS.name in self._tables:
                 tables[CLIENTS.name] = client_rows(counted, services)
-            waiting = waiting_rows(counted, services, self._processes)
-            tables[WAITING.name] = self._namespaces.with_names(waiting)
+            connections = connection_rows(counted, services, self._processes)
+            tables[CONNECTIONS.name] = connections = self._namespaces.with_names(connections)
+            tables[WAITING.name] = waiting_rows(connections)
             counts = {
                 WITHOUT_PLACE: int(whole["without_place"][0]),
                 CLIENTS_EVICTED: int(whole["evicted"][0]),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from nettop.snapshots.schema import row_dtype
 from nettop.snapshots.services import (
     ALTERNATING,
     CLIENTS,
+    CONNECTIONS,
     OTHERS,
     OVERLAPPING,
     OVERLAPPING_FROM,
@@ -25,9 +26,11 @@ from nettop.snapshots.services import (
     SIDES,
     WAITING,
 )
-from nettop.snapshots.snapshot import Array, Rows, unknown_value
+from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
 
-_SERVICE_ROW, _WAITING_ROW = (row_dtype(table, process_columns.COLUMNS) for table in (SERVICES, WAITING))
+_SERVICE_ROW, _CONNECTION_ROW, _WAITING_ROW = (
+    row_dtype(table, process_columns.COLUMNS) for table in (SERVICES, CONNECTIONS, WAITING)
+)
 _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
 
@@ -49,7 +52,11 @@ def service_rows(counted: Counted, processes: Processes, usual: UsualTimes) -> R
     """A row for each service that has a connection or had one, sorted by place; all others of a side are one row."""
     services, tallies = counted.services, counted.tallies
     is_shown = services["began_at"] > 0
-    is_shown[:FIRST_PLACE] = tallies["response"][:FIRST_PLACE].any(axis=1)
+    used = set(counted.connections["service"].tolist())
+    is_shown[:FIRST_PLACE] = [
+        place in used or tallies["response"][place].any() or tallies["unanswered"][place] > 0
+        for place in range(FIRST_PLACE)
+    ]
     shown = np.flatnonzero(is_shown)
     rows = _unknown_rows(len(shown), _SERVICE_ROW)
     rows["id"] = shown
@@ -82,7 +89,8 @@ def client_rows(counted: Counted, services: Rows) -> Rows:
     entries, hashes, starts = counted.clients
     rows = _unknown_rows(len(starts), CLIENTS.dtype)
     heads = take(entries, starts)
-    rows["id"] = mixed(hashes[starts], heads["first_seen"])
+    first_seen = np.minimum.reduceat(entries["first_seen"], starts) if len(starts) else heads["first_seen"]
+    rows["id"] = mixed(hashes[starts], first_seen)
     rows["service"] = heads["service"]
     rows["client"] = _addresses(heads["address"])
     if len(starts):
@@ -105,29 +113,40 @@ def client_rows(counted: Counted, services: Rows) -> Rows:
     return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
 
 
-def waiting_rows(counted: Counted, services: Rows, processes: Processes) -> Rows:
-    """A row for each request that has no answer, sorted by its connection's cookie."""
-    waiting = take(counted.connections, np.flatnonzero(counted.connections["open_since"]))
-    waiting = take(waiting, np.argsort(waiting["id"], kind="stable"))
-    rows = _unknown_rows(len(waiting), _WAITING_ROW)
-    for name in ("id", "service", "side", "netns", "local_port", "remote_port"):
-        rows[name] = waiting[name]
-    has_owner = waiting["has_owner"] == 1
+def connection_rows(counted: Counted, services: Rows, processes: Processes) -> Rows:
+    """A row for each connection that is watched, sorted by its cookie."""
+    connections = counted.connections
+    connections = take(connections, np.argsort(connections["id"], kind="stable"))
+    rows = _unknown_rows(len(connections), _CONNECTION_ROW)
+    for name in ("id", "service", "side", "netns", "local_port", "remote_port", "answers", "response_ns"):
+        rows[name] = connections[name]
+    has_owner = connections["has_owner"] == 1
     for name in _OWNER:
-        rows[name][has_owner] = waiting[name][has_owner]
+        rows[name][has_owner] = connections[name][has_owner]
     for name in ("local_address", "remote_address"):
-        rows[name] = _addresses(waiting[name])
-    age = np.maximum(counted.taken_ns - waiting["open_since"].astype(np.int64), 0)
-    rows["waited"], rows["since"] = age, counted.wall_ns - age
-    is_served = waiting["side"] == SERVED
-    rows["was_read"][is_served] = waiting["was_read"][is_served]
+        rows[name] = _addresses(connections[name])
+    is_waiting = connections["open_since"] > 0
+    age = np.maximum(counted.taken_ns - connections["open_since"][is_waiting].astype(np.int64), 0)
+    rows["waited"][is_waiting], rows["since"][is_waiting] = age, counted.wall_ns - age
+    is_served = connections["side"] == SERVED
+    has_read = is_served & is_waiting
+    rows["was_read"][has_read] = connections["was_read"][has_read]
     processes.name_any(rows, more=True)
     # Of a connection that nobody has accepted yet the process is the one that serves.
     at = positions(rows["service"], services.array["id"])
     borrowed = ~has_owner & (at >= 0) & is_served
     for name in ("process", "pid", "cgroup", "container"):
         rows[name][borrowed] = services.array[name][at[borrowed]]
-    return Rows(WAITING, rows, processes.texts(), counted.taken_ns)
+    return Rows(CONNECTIONS, rows, processes.texts(), counted.taken_ns)
+
+
+def waiting_rows(connections: Rows) -> Rows:
+    """Those of the connections on which a request has no answer."""
+    waiting = take(connections.array, np.flatnonzero(known(connections.array["waited"])))
+    rows = np.zeros(len(waiting), _WAITING_ROW)
+    for name in _WAITING_ROW.names or ():
+        rows[name] = waiting[name]
+    return replace(connections, table=WAITING, array=rows)
 
 
 def _count_connections(rows: Array, connections: Array, at: Array, taken_ns: int) -> None:

@@ -24,7 +24,7 @@ const ALL_COLUMNS = [
   "limited_share", "busy_us", "receiver_limited_us", "send_buffer_limited_us", "application_limited",
   "congestion_limited", "send_buffer_full", "cwnd", "mss", "congestion_control", "pacing_rate", "peer_window", "bytes_in_flight",
   "send_queue", "receive_queue", "backlog", "accept_queue_use", "syn_queue", "syn_queue_use", "lost", "reordered",
-  "drops", "id",
+  "drops", "answers", "response_mean", "waiting_since", "id",
 ].join(",");
 
 const text = (name) => (row) => row[name] ?? UNKNOWN;

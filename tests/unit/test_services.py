@@ -1,0 +1,702 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the services lens from what programs have counted, how a service does beside itself, and what is declared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nettop.formats.jsonl import JsonLines
+from nettop.kernel.facts import Host
+from nettop.kernel.processes import Processes
+from nettop.kernel.set_table import by_key
+from nettop.output.table import AlignedTable
+from nettop.probes.services.programs import (
+    CLIENT,
+    CLIENT_KEY,
+    CONNECTION,
+    FIRST_PLACE,
+    HISTOGRAMS,
+    SERVICE,
+    SUMS,
+    TALLY,
+)
+from nettop.probes.services.rows import Counted, client_rows, connection_rows, service_rows, waiting_rows
+from nettop.probes.services.usual import KEPT_EVERY_S, UsualTimes
+from nettop.query.units import RATIO, unit_of
+from nettop.query.view import View
+from nettop.snapshots.histograms import Buckets
+from nettop.snapshots.schema import Kind, Table
+from nettop.snapshots.services import (
+    BUCKETS,
+    CLIENT_BUCKETS,
+    CLIENTS,
+    OTHERS,
+    PATTERNS,
+    RECENT_S,
+    SERVICES,
+    SIDES,
+    SLOWER_FROM,
+    SPEEDS,
+    STUCK_FROM,
+    USED,
+    USUAL_S,
+)
+from nettop.snapshots.snapshot import Array, Rows, known
+from nettop.widgets.cells import RowFlags, RowStyle, column_cells
+from nettop.widgets.columns import plan
+from tests.unit.build import Row, make_frame, make_rows, make_view
+
+MS, SECOND = 1_000_000, 1_000_000_000
+NOW, WALL = 100 * SECOND, 1_800_000_000 * SECOND
+WEB, DATABASE = FIRST_PLACE, FIRST_PLACE + 1
+NGINX: Row = {"pid": 12, "start_time": 5, "css_set": 6, "comm": b"nginx"}
+POSTGRES: Row = {"pid": 34, "start_time": 7, "css_set": 8, "comm": b"postgres"}
+HERE, THERE = (0, 0xFFFF_0A00_0001), (0, 0xFFFF_0A00_0002)
+TEXT_OF = {HERE: "10.0.0.1", THERE: "10.0.0.2"}
+
+
+def histogram(*durations: int, buckets: Buckets = BUCKETS) -> Array:
+    """How many of these durations are in each bucket."""
+    places = buckets.places(np.array(durations, np.float64))
+    return np.bincount(places, minlength=buckets.count).astype(np.uint64)
+
+
+def standing_for(duration: float, buckets: Buckets = BUCKETS) -> float:
+    """The number that stands for the bucket of a duration."""
+    return float(buckets.middles[buckets.places(np.array([duration]))][0])
+
+
+# --- rows -----------------------------------------------------------------------------------------------------
+
+
+def filled(dtype: np.dtype[np.void], rows: Sequence[Row]) -> Array:
+    """An array of these rows, 0 where they say nothing."""
+    array = np.zeros(len(rows), dtype)
+    for at, row in enumerate(rows):
+        for name, value in row.items():
+            array[name][at] = value
+    return array
+
+
+def words(address: tuple[int, int]) -> Array:
+    """An address as programs write it: in network order."""
+    return np.array(address, ">u8").view("u8")
+
+
+def counted(
+    *services: Row,
+    clients: Sequence[Row] = (),
+    connections: Sequence[Row] = (),
+    others: Mapping[int, Row] | None = None,
+) -> Counted:
+    """What programs counted on a machine: each service has its columns and its tallies in one dict.
+
+    The first one is at the place WEB, the second at DATABASE; `others` are what the places before count, by side.
+    """
+    places = [*((others or {}).get(side, {}) for side in SIDES), *({"began_at": 1} | row for row in services)]
+    of_services, of_tallies = (
+        filled(dtype, [{name: row[name] for name in row if name in (dtype.names or ())} for row in places])
+        for dtype in (SERVICE, TALLY)
+    )
+    return Counted(
+        of_services,
+        of_tallies,
+        by_key(filled(CLIENT, clients), CLIENT_KEY),
+        filled(CONNECTION, connections),
+        NOW,
+        WALL,
+    )
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Processes:
+    """The processes of a machine on which none of those here is running any more."""
+    return Processes(Host(tmp_path))
+
+
+def services_of(here: Counted, processes: Processes) -> Rows:
+    """The rows of services at the first reading."""
+    return service_rows(here, processes, UsualTimes())
+
+
+def connections_of(here: Counted, processes: Processes) -> Rows:
+    """The rows of connections."""
+    return connection_rows(here, services_of(here, processes), processes)
+
+
+def waiting_of(here: Counted, processes: Processes) -> Rows:
+    """The rows of requests without an answer."""
+    return waiting_rows(connections_of(here, processes))
+
+
+def texts_of(rows: Rows, name: str) -> list[str | None]:
+    """The texts of a column, None where unknown."""
+    texts = rows.texts[name]
+    return [texts[code] if is_known else None for code, is_known in zip(*known_in(rows, name), strict=True)]
+
+
+def values_of(rows: Rows, name: str) -> list[Any]:
+    """The numbers of a column, None where unknown."""
+    return [number if is_known else None for number, is_known in zip(*known_in(rows, name), strict=True)]
+
+
+def known_in(rows: Rows, name: str) -> tuple[list[Any], list[bool]]:
+    """The numbers of a column, and which of them are known."""
+    return rows.array[name].tolist(), known(rows.array[name]).tolist()
+
+
+def test_a_service_has_what_was_counted(processes: Processes) -> None:
+    """By its place, the number of the row; its answers are all that its histogram has."""
+    tallies: list[Row] = [
+        {name: 100 * service + at for at, name in enumerate(SUMS)}
+        | {name: np.arange(BUCKETS.count) * (service + at) for at, name in enumerate(HISTOGRAMS, 1)}
+        for service in (1, 2)
+    ]
+    rows = services_of(counted(NGINX | tallies[0] | {"port": 80}, POSTGRES | tallies[1]), processes)
+    assert rows.array["id"].tolist() == [WEB, DATABASE]
+    for name in (*SUMS, *HISTOGRAMS):
+        assert rows.array[name].tolist() == [np.asarray(tally[name]).tolist() for tally in tallies]
+    assert rows.array["answers"].tolist() == [tally["response"].sum() for tally in tallies]
+    assert texts_of(rows, "process") == ["nginx", "postgres"]
+    assert values_of(rows, "pid") == [12, 34]
+    assert values_of(rows, "port") == [80, 0]
+
+
+def test_a_place_that_is_being_taken_is_no_service(processes: Processes) -> None:
+    """Until the program that takes it has written what it is for."""
+    rows = services_of(counted(NGINX, {"began_at": 0, "port": 80}, POSTGRES), processes)
+    assert rows.array["id"].tolist() == [WEB, WEB + 2]
+
+
+def test_connections_are_counted_by_service(processes: Processes) -> None:
+    """So are those that wait; the oldest is the one that has waited for longest, and may be younger than the clock."""
+    connections = [
+        {"service": WEB, "open_since": NOW - 5 * MS},
+        {"service": WEB},
+        {"service": WEB, "open_since": NOW - 9 * MS},
+        {"service": DATABASE},
+        {"service": DATABASE + 1, "open_since": NOW + MS},
+        {"service": DATABASE + 2, "open_since": NOW - 99 * MS},
+    ]
+    rows = services_of(counted({}, {}, {}, connections=connections), processes)
+    assert rows.array["connections"].tolist() == [3, 1, 1]
+    assert rows.array["waiting"].tolist() == [2, 0, 1]
+    assert values_of(rows, "oldest") == [9 * MS, None, 0]
+
+
+def test_a_service_whose_process_is_unknown(processes: Processes) -> None:
+    """Nothing is said of it, and the others keep theirs."""
+    rows = services_of(counted({"pid": 99, "comm": b"stale"}, POSTGRES), processes)
+    for name in ("process", "cgroup", "container"):
+        assert texts_of(rows, name)[0] is None
+    assert texts_of(rows, "process")[1] == "postgres"
+    assert values_of(rows, "pid") == [None, 34]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_services_without_a_place_of_their_own_are_one_row(processes: Processes, side: int) -> None:
+    """Of each side one, once it has a connection or an answer: of what and where it is, the row says nothing."""
+    connections = [{"service": side, "open_since": NOW - MS}]
+    others = {side: {"response": histogram(MS, MS)}}
+    rows = services_of(counted(NGINX, connections=connections, others=others), processes)
+    assert rows.array["id"].tolist() == [side, WEB]
+    assert texts_of(rows, "process") == [OTHERS, "nginx"]
+    first = {name: values_of(rows, name)[0] for name in ("side", "pid", "port", "netns", "answers")}
+    assert first == {"side": side, "pid": None, "port": None, "netns": None, "answers": 2}
+    assert rows.array["connections"].tolist() == rows.array["waiting"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("known_by", ["connections", "response", "unanswered"])
+def test_others_are_shown_once_there_are_any(processes: Processes, known_by: str) -> None:
+    """One connection is enough, and what ended without an answer."""
+    connections = [{"service": USED, "side": USED}] if known_by == "connections" else []
+    others: dict[str, Row] = {"response": {"response": histogram(MS)}, "unanswered": {"unanswered": 1}}
+    here = counted(NGINX, connections=connections, others={USED: others.get(known_by, {})})
+    assert services_of(here, processes).array["id"].tolist() == [USED, WEB]
+
+
+@pytest.mark.parametrize(
+    ("answers", "overlaps", "pattern"),
+    [
+        (0, 0, "alternating"),
+        (0, 1, "overlapping"),
+        (99, 1, "overlapping"),
+        (100, 1, "alternating"),
+        (990, 10, "overlapping"),
+        (991, 10, "alternating"),
+    ],
+)
+def test_one_overlap_in_a_hundred_turns_is_a_pattern(
+    processes: Processes, answers: int, overlaps: int, pattern: str
+) -> None:
+    """Less is chance; a turn is answered, or overlaps."""
+    response = histogram(*[MS] * answers)
+    rows = services_of(counted({"response": response, "overlaps": overlaps}), processes)
+    assert PATTERNS[int(rows.array["pattern"][0])] == pattern
+
+
+def test_a_machine_without_services(processes: Processes) -> None:
+    """It has no rows."""
+    here = counted()
+    services = services_of(here, processes)
+    assert len(services) == len(client_rows(here, services)) == 0
+    assert len(connections_of(here, processes)) == len(waiting_of(here, processes)) == 0
+
+
+# --- clients --------------------------------------------------------------------------------------------------
+
+
+def client(service: int, address: tuple[int, int], *durations: int, first_seen: int = 3) -> Row:
+    """An entry of a client that waited so long for each answer."""
+    return {
+        "service": service,
+        "address": words(address),
+        "first_seen": first_seen,
+        "last_seen": 9,
+        "response_ns": sum(durations),
+        "response": histogram(*durations, buckets=CLIENT_BUCKETS),
+    }
+
+
+def connection(service: int, address: tuple[int, int], **more: Any) -> Row:
+    """A connection of a client to a service."""
+    return {"service": service, "remote_address": words(address), **more}
+
+
+def clients_by_name(here: Counted, processes: Processes) -> dict[tuple[str | None, str], Row]:
+    """The rows of clients by the process that serves and the client's address, each a dict, None where unknown."""
+    rows = client_rows(here, services_of(here, processes))
+    named = zip(texts_of(rows, "process"), map(tuple, rows.array["client"].tolist()), strict=True)
+    names = ("port", "answers", "response_ns", "connections", "waiting", "oldest", "service")
+    columns = {name: values_of(rows, name) for name in names}
+    return {
+        (process, TEXT_OF[address]): {name: column[at] for name, column in columns.items()}
+        for at, (process, address) in enumerate(named)
+    }
+
+
+def test_clients_have_their_connections(processes: Processes) -> None:
+    """By service and address; what this machine has open to the same address as a client is none of theirs."""
+    here = counted(
+        NGINX | {"port": 80},
+        POSTGRES | {"port": 5432},
+        clients=[
+            client(DATABASE, THERE, 7 * MS),
+            client(WEB, HERE, MS, MS),
+            client(WEB, THERE, 2 * MS),
+        ],
+        connections=[
+            connection(WEB, HERE),
+            connection(WEB, HERE, open_since=NOW - 3 * MS),
+            connection(DATABASE, THERE, open_since=NOW - 4 * MS),
+            connection(WEB, THERE, side=USED, open_since=NOW - 5 * MS),
+            connection(DATABASE, HERE),
+        ],
+    )
+    web: Row = {"port": 80, "service": WEB}
+    nobody: Row = {"connections": 0, "waiting": 0, "oldest": None}
+    assert clients_by_name(here, processes) == {
+        ("nginx", "10.0.0.1"): web
+        | {"answers": 2, "response_ns": 2 * MS, "connections": 2, "waiting": 1, "oldest": 3 * MS},
+        ("nginx", "10.0.0.2"): web | nobody | {"answers": 1, "response_ns": 2 * MS},
+        ("postgres", "10.0.0.2"): {"port": 5432, "service": DATABASE}
+        | {"answers": 1, "response_ns": 7 * MS, "connections": 1, "waiting": 1, "oldest": 4 * MS},
+    }
+
+
+def test_entries_of_one_client_are_one_row(processes: Processes) -> None:
+    """Two CPUs may have made an entry each at the same time."""
+    entries = [client(WEB, HERE, MS), client(WEB, THERE, MS), client(WEB, HERE, 2 * MS, 3 * MS)]
+    here = counted(NGINX, clients=entries, connections=[connection(WEB, HERE)])
+    rows = clients_by_name(here, processes)
+    assert len(rows) == 2
+    merged = rows["nginx", "10.0.0.1"]
+    assert (merged["answers"], merged["response_ns"], merged["connections"]) == (3, 6 * MS, 1)
+
+
+def ids_of(*entries: Row, processes: Processes) -> dict[tuple[int, int], int]:
+    """The number of the row of each client, by its address; rows are sorted by it."""
+    here = counted(NGINX, clients=entries)
+    array = client_rows(here, services_of(here, processes)).array
+    assert (array["id"][1:] > array["id"][:-1]).all()
+    return dict(zip(map(tuple, array["client"].tolist()), array["id"].tolist(), strict=True))
+
+
+def test_a_client_keeps_its_number(processes: Processes) -> None:
+    """Whatever it does, and whoever comes; once it has made room and comes again, it counts from 0 in another row."""
+    first = ids_of(client(WEB, HERE, MS), processes=processes)
+    many = [client(WEB, (0, number)) for number in range(20)]
+    later = ids_of(*many, client(WEB, HERE, MS, MS), processes=processes)
+    again = ids_of(client(WEB, HERE, first_seen=8), processes=processes)
+    assert later[HERE] == first[HERE]
+    assert len({*later.values(), again[HERE]}) == len(many) + 2
+
+
+# --- waiting --------------------------------------------------------------------------------------------------
+
+
+def test_requests_that_wait(processes: Processes) -> None:
+    """Each with its age and when it came, by wall clock, in the order of the sockets' cookies."""
+    here = counted(
+        NGINX,
+        connections=[
+            {"id": 9, "service": WEB, "open_since": NOW - 5 * MS, "was_read": 1, "local_port": 80},
+            {"id": 7, "service": WEB},
+            {"id": 4, "service": WEB, "open_since": NOW - SECOND, "was_read": 0, "local_port": 80},
+            {"id": 8, "service": DATABASE, "side": USED, "open_since": NOW - MS, "was_read": 1},
+            {"id": 6, "service": WEB, "open_since": NOW + MS, "local_port": 80},
+        ],
+    )
+    rows = waiting_of(here, processes)
+    assert values_of(rows, "id") == [4, 6, 8, 9]
+    assert values_of(rows, "waited") == [SECOND, 0, MS, 5 * MS]
+    assert values_of(rows, "since") == [WALL - SECOND, WALL, WALL - MS, WALL - 5 * MS]
+    # Whether the peer has read it, nobody here knows.
+    assert values_of(rows, "was_read") == [0, 0, None, 1]
+    assert values_of(rows, "local_port") == [80, 80, 0, 80]
+
+
+def test_whose_request_waits(processes: Processes) -> None:
+    """Its connection's own process; where nobody has accepted it, the one that serves; of a used service unknown."""
+    opened = {"open_since": NOW - MS}
+    here = counted(
+        NGINX,
+        NGINX | {"side": USED},
+        connections=[
+            opened | {"id": 1, "service": WEB, "has_owner": 1} | POSTGRES,
+            opened | {"id": 2, "service": WEB} | POSTGRES,
+            opened | {"id": 3, "service": DATABASE, "side": USED} | POSTGRES,
+            opened | {"id": 4, "service": DATABASE, "side": USED, "has_owner": 1} | POSTGRES,
+            opened | {"id": 5, "service": DATABASE + 1},
+        ],
+    )
+    rows = waiting_of(here, processes)
+    assert texts_of(rows, "process") == ["postgres", "nginx", None, "postgres", None]
+    assert values_of(rows, "pid") == [34, 12, None, 34, None]
+    assert [SIDES[side] for side in values_of(rows, "side")] == ["served"] * 2 + ["used"] * 2 + ["served"]
+
+
+def test_what_connections_were_answered(processes: Processes) -> None:
+    """Each has a row, with the answers on it; a request waits on one of the two."""
+    here = counted(
+        NGINX,
+        connections=[
+            {"id": 5, "service": WEB, "answers": 4, "response_ns": 4 * MS},
+            {"id": 3, "service": WEB, "open_since": NOW - MS},
+        ],
+    )
+    rows = connections_of(here, processes)
+    assert values_of(rows, "id") == [3, 5]
+    assert values_of(rows, "answers") == [0, 4]
+    assert values_of(rows, "response_ns") == [0, 4 * MS]
+    assert values_of(rows, "waited") == [MS, None]
+    assert values_of(rows, "since") == [WALL - MS, None]
+    assert values_of(rows, "was_read") == [0, None]
+    assert values_of(waiting_of(here, processes), "id") == [3]
+
+
+# --- what is usual --------------------------------------------------------------------------------------------
+
+STEADY = [10 * MS] * 50
+"""The answers of a second."""
+
+
+class Readings:
+    """Readings of services, one after the other, and what each service has answered until then."""
+
+    def __init__(self) -> None:
+        self.usual = UsualTimes()
+        self.taken_ns = NOW
+        self._responses: dict[int, Array] = {}
+
+    def read(
+        self, answers: Mapping[int, Sequence[int]], oldest: int | None = None, seconds: float = 1
+    ) -> dict[int, Row]:
+        """Add these answers in so many seconds, and read the services that have a key, each with a request that old.
+
+        What is said of each, None where unknown.
+        """
+        self.taken_ns += round(seconds * SECOND)
+        for service, durations in answers.items():
+            before = self._responses.get(service, histogram())
+            self._responses[service] = before + histogram(*durations)
+        services: list[Row] = [
+            {"id": service, "response": self._responses[service], "oldest": oldest} for service in answers
+        ]
+        rows = make_rows(services, SERVICES, self.taken_ns)
+        self.usual.put(rows.array, rows.taken_ns)
+        speeds = [SPEEDS[speed] for speed in values_of(rows, "speed")]
+        columns = (values_of(rows, "recent_p99"), values_of(rows, "usual_p99"), speeds)
+        said = (
+            dict(zip(("recent", "usual", "speed"), row, strict=True)) for row in zip(*columns, strict=True)
+        )
+        return dict(zip(values_of(rows, "id"), said, strict=True))
+
+    def repeat(self, count: int, answers: Mapping[int, Sequence[int]]) -> dict[int, Row]:
+        """Read so many times with the same answers each second. What the last reading says."""
+        for _ in range(count):
+            said = self.read(answers)
+        return said
+
+
+def test_the_last_seconds_and_the_minutes_before() -> None:
+    """A slow minute is slower to its end; what lasts for most of five minutes is usual, what is longer ago no more."""
+    readings = Readings()
+    fast, slow = standing_for(10 * MS), standing_for(40 * MS)
+    slowly = {WEB: [40 * MS] * 50}
+    assert readings.repeat(100, {WEB: STEADY})[WEB] == {"recent": fast, "usual": fast, "speed": "as usual"}
+    assert readings.repeat(60, slowly)[WEB] == {"recent": slow, "usual": fast, "speed": "slower"}
+    assert readings.repeat(100, slowly)[WEB] == {"recent": slow, "usual": slow, "speed": "as usual"}
+    assert readings.repeat(140, {WEB: STEADY})[WEB] == {"recent": fast, "usual": slow, "speed": "as usual"}
+    assert readings.repeat(60, {WEB: STEADY})[WEB]["usual"] == fast
+
+
+def test_the_slowest_of_a_hundred_answers_count() -> None:
+    """Two in a hundred that are slow make a service slower, one does not."""
+    readings = Readings()
+    readings.repeat(30, {WEB: STEADY})
+    readings.read({WEB: []}, seconds=20)
+    few = readings.read({WEB: [10 * MS] * 99 + [99 * MS]}, seconds=20)
+    more = readings.read({WEB: [10 * MS] * 98 + [99 * MS] * 2}, seconds=20)
+    assert (few[WEB]["speed"], more[WEB]["speed"]) == ("as usual", "slower")
+
+
+@pytest.mark.parametrize(("bucket", "speed"), [(-1, "as usual"), (1, "slower")], ids=["below", "above"])
+def test_slower_is_more_than_three_times_the_usual(bucket: int, speed: str) -> None:
+    """As the buckets tell it: in the one below three times as long it is not, in the one above it is."""
+    usual = standing_for(10 * MS)
+    at = BUCKETS.places(np.array([SLOWER_FROM * usual])) + bucket
+    recent = int(BUCKETS.middles[at][0])
+    readings = Readings()
+    readings.repeat(30, {WEB: STEADY})
+    assert readings.repeat(10, {WEB: [recent] * 50})[WEB] == {
+        "recent": recent,
+        "usual": usual,
+        "speed": speed,
+    }
+
+
+@pytest.mark.parametrize(
+    ("usual_ns", "longest"),
+    [(None, SECOND), (10 * MS, SECOND), (500 * MS, STUCK_FROM * standing_for(500 * MS))],
+    ids=["never answered", "fast", "slow"],
+)
+def test_stuck_is_a_request_that_waits(usual_ns: int | None, longest: float) -> None:
+    """For more than ten times as long as usual, and for more than a second; no request at all is none that waits."""
+    readings = Readings()
+    readings.repeat(30, {WEB: [usual_ns] * 50 if usual_ns else []})
+    ages = [None, round(longest), round(longest) + 1, None]
+    speeds = [readings.read({WEB: []}, oldest)[WEB]["speed"] for oldest in ages]
+    assert speeds == ["as usual", "as usual", "stuck", "as usual"]
+
+
+def test_what_is_slower_and_stuck_is_stuck() -> None:
+    """The worse of the two is said."""
+    readings = Readings()
+    readings.repeat(30, {WEB: STEADY})
+    slow = readings.repeat(9, {WEB: [99 * MS] * 50})
+    stuck = readings.read({WEB: [99 * MS] * 50}, 2 * SECOND)
+    assert (slow[WEB]["speed"], stuck[WEB]["speed"]) == ("slower", "stuck")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "answers", "said"),
+    [
+        (3, 10, {"recent": standing_for(99 * MS), "usual": standing_for(10 * MS), "speed": "slower"}),
+        (3, 9, {"recent": None, "usual": standing_for(10 * MS), "speed": "as usual"}),
+        (2, 10, {"recent": standing_for(99 * MS), "usual": None, "speed": "as usual"}),
+    ],
+)
+def test_few_answers_say_nothing(earlier: int, answers: int, said: Row) -> None:
+    """Of ten there is a recent p99, and of three earlier ones of these a usual one."""
+    readings = Readings()
+    for _ in range(earlier):
+        readings.read({WEB: STEADY}, seconds=RECENT_S)
+    # What is recent between the two is not yet usual.
+    readings.read({WEB: []}, seconds=RECENT_S / 2)
+    assert readings.read({WEB: [99 * MS] * answers}, seconds=RECENT_S / 2)[WEB] == said
+
+
+def test_services_that_come_and_go() -> None:
+    """What a new one has counted is recent; others keep what is usual for them, whatever places are beside theirs."""
+    readings = Readings()
+    both = {WEB: STEADY, DATABASE: [40 * MS] * 50}
+    readings.repeat(30, {DATABASE: both[DATABASE]})
+    database = {"recent": standing_for(40 * MS), "usual": standing_for(40 * MS), "speed": "as usual"}
+    web = {"recent": standing_for(10 * MS), "usual": None, "speed": "as usual"}
+    assert readings.read(both) == {WEB: web, DATABASE: database}
+    assert readings.repeat(20, both) == {WEB: web | {"usual": standing_for(10 * MS)}, DATABASE: database}
+    assert readings.repeat(20, {DATABASE: both[DATABASE]}) == {DATABASE: database}
+    assert readings.repeat(20, {}) == {}
+
+
+@pytest.mark.parametrize("seconds", [1, 7, 60, 1000])
+def test_an_hour_of_readings_keeps_five_minutes(seconds: int) -> None:
+    """Of histograms those of the last seconds, of what was recent a value each five seconds, as far back as is used."""
+    readings = Readings()
+    for _ in range(0, 3600, seconds):
+        readings.read({WEB: []}, seconds=seconds)
+        histograms, values = (
+            [readings.taken_ns - each.taken_ns for each in kept]
+            for kept in (readings.usual._histograms, readings.usual._recent)
+        )
+        assert len(histograms) <= RECENT_S / KEPT_EVERY_S + 2
+        assert len(values) <= USUAL_S / KEPT_EVERY_S + 1
+    assert histograms[0] >= RECENT_S * SECOND or seconds > RECENT_S
+    assert values[0] >= (USUAL_S - max(seconds, KEPT_EVERY_S) * 2) * SECOND
+
+
+# --- what is declared -----------------------------------------------------------------------------------------
+
+DURATIONS = {
+    name: [unit * number for number in range(1, 1001)]
+    for name, unit in (("response", 50_000), ("queued", 1_000), ("service_time", 7 * MS))
+}
+"""Response times, and so on, no two of which have the same quantiles."""
+EARLIER = [3 * SECOND] * 5000
+"""What each of them has counted before."""
+
+
+def view_of(
+    rows: Sequence[Row], before: Sequence[Row] | None = None, table: Table = SERVICES, **query: Any
+) -> View:
+    """A view of these rows of a table of the lens."""
+    return make_view(make_frame(rows, before, table=table, lens="services"), **query)
+
+
+def all_values(view: View, name: str) -> list[Any]:
+    """The column's values for the rows that the view shows, in its order."""
+    return view.values(name, view.order)
+
+
+@pytest.mark.parametrize(("table", "histograms"), [(SERVICES, 3), (CLIENTS, 1)], ids=["services", "clients"])
+def test_quantiles_are_of_their_histogram(table: Table, histograms: int) -> None:
+    """Each of its own, in the buckets of its table: of all that was counted, or of what the last interval added."""
+    columns = [field for field in table.fields if field.kind is Kind.QUANTILE]
+    assert len(columns) == 4 * histograms
+    for column in columns:
+        (name,) = column.parts
+        buckets = table.by_name[name].buckets
+        assert buckets is not None
+        before: Row = {name: histogram(*EARLIER, buckets=buckets)}
+        now: Row = {name: histogram(*EARLIER, *DURATIONS[name], buckets=buckets)}
+        for deltas, durations in ((True, DURATIONS[name]), (False, EARLIER + DURATIONS[name])):
+            exact = float(np.quantile(durations, column.quantile, method="inverted_cdf"))
+            view = view_of([now], [before], table, deltas=deltas)
+            assert all_values(view, column.name) == [standing_for(exact, buckets)]
+
+
+SEVERAL: list[Row] = [
+    {"id": 2, "response": histogram(*[4 * MS] * 50), "speed": "as usual", "oldest": 5 * SECOND},
+    {"id": 3, "response": histogram(*[40 * MS] * 50), "speed": "slower"},
+    {
+        "id": 4,
+        "response": histogram(*[4 * MS] * 99, *[400 * MS] * 2),
+        "speed": "stuck",
+        "oldest": 70 * SECOND,
+    },
+    {"id": 5, "response": histogram(), "speed": "as usual"},
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("p99>10ms", [3, 4]),
+        ("p50<10ms p99>0.1s", [4]),
+        ("speed=stuck", [4]),
+        ("oldest>1min", [4]),
+        *((trouble.filter, [at]) for trouble, at in zip(SERVICES.troubles, (4, 3), strict=True)),
+    ],
+)
+def test_services_are_filtered_by_how_they_do(text: str, shown: list[int]) -> None:
+    """Quantiles and ages are given as times, speeds as words; one that has not answered has no quantile."""
+    assert all_values(view_of(SEVERAL, filter_text=text), "id") == shown
+
+
+def test_the_slowest_service_is_first() -> None:
+    """As the tables open; one that has not answered comes last."""
+    assert all_values(view_of(SEVERAL, sort=SERVICES.sort), "id") == [4, 3, 2, 5]
+
+
+MEANS: Row = {
+    "response": histogram(*[12 * MS] * 4),
+    "answers": 4,
+    "response_ns": 50 * MS,
+    "request_bytes": 6_000,
+    "answer_bytes": 50_000_000,
+    "transfer_ns": 10_000,
+    "unanswered": 0,
+    "unanswered_ns": 0,
+}
+MEAN_COLUMNS = {
+    "response_mean": ("ns", 12_500_000, "12.5 ms"),
+    "request_size": ("bytes", 1_500, "1.5 kB"),
+    "answer_size": ("bytes", 12_500_000, "12.5 MB"),
+    "transfer_mean": ("ns", 2_500, "2.5 µs"),
+    "unanswered_age": ("ns", None, "–"),
+}
+"""Each mean of these, its unit, and what people read."""
+
+
+def test_every_mean_has_the_unit_of_what_it_is_of() -> None:
+    """Where a ratio of two columns has no unit, it is a share."""
+    means = {field.name: field for field in SERVICES.fields if field.kind is Kind.RATIO}
+    assert means.keys() == MEAN_COLUMNS.keys()
+    for name, field in means.items():
+        assert unit_of(SERVICES, name) == SERVICES.by_name[field.parts[0]].unit == MEAN_COLUMNS[name][0]
+    share = replace(SERVICES, fields=(*SERVICES.fields, replace(means["answer_size"], name="share", unit="")))
+    assert unit_of(share, "share") == RATIO
+
+
+def test_means_are_read_as_amounts() -> None:
+    """On a screen with their unit, in tables and JSON in base units; where nothing was counted there is no mean."""
+    view = view_of([MEANS])
+    columns = tuple(MEAN_COLUMNS)
+    (line,) = JsonLines(columns)(view).splitlines()
+    expected = {name: number for name, (_, number, _) in MEAN_COLUMNS.items()}
+    assert {name: value for name, value in json.loads(line).items() if name in expected} == expected
+    _, cells = AlignedTable(SERVICES, columns)(view).splitlines()
+    assert cells.split() == ["–" if number is None else f"{number:.1f}" for number in expected.values()]
+    on_screen = [column for name in columns for column in plan(SERVICES, (name,), 20, extra=False)]
+    for column, (_, _, text) in zip(on_screen, MEAN_COLUMNS.values(), strict=True):
+        ((cell, _),) = column_cells(view, column, view.order, [RowFlags()], RowStyle())
+        assert cell.strip() == text
+
+
+def test_means_of_an_interval() -> None:
+    """What came since the reading before is divided by the answers since then."""
+    before = MEANS | {"answers": 2, "response_ns": 20 * MS, "request_bytes": 1_000}
+    view = view_of([MEANS], [before], deltas=True)
+    assert all_values(view, "response_mean") == [15 * MS]
+    assert all_values(view, "request_size") == [2_500]
+    assert all_values(view, "answer_size") == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_shown"),
+    [
+        ("response_mean>12ms", True),
+        ("response_mean>13ms", False),
+        ("answer_size>=12MB request_size<1.6kB", True),
+    ],
+)
+def test_means_are_filtered_as_amounts(text: str, is_shown: bool) -> None:
+    """With the units in which they are shown."""
+    assert bool(view_of([MEANS], filter_text=text).order.size) is is_shown
+
+
+def test_the_mean_of_several_services_is_of_all_their_answers() -> None:
+    """Not the mean of means."""
+    rows: list[Row] = [
+        {"id": 2, "answers": 1, "response_ns": 90 * MS},
+        {"id": 3, "answers": 9, "response_ns": 10 * MS},
+    ]
+    assert view_of(rows).total("response_mean", np.arange(2)) == 10 * MS
