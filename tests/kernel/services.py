@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests and answers of known number for tests of the services lens, and what the lens counts of them."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+from nettop.probes.services.probe import Services
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.schema import Kind
+from nettop.snapshots.services import BUCKETS, CLIENTS, CONNECTIONS, HOOK_CALLS, SERVICES, SIDES, WAITING
+from nettop.snapshots.snapshot import Snapshot
+
+from .command import Row
+from .lab import Namespace, NotInTimeError, Worker, die_with_parent, until
+from .test_events import decoded
+from .traffic import Memory, receive
+
+SERVED, USED = SIDES.values()
+ANSWERER = Path(__file__).with_name("answer.c")
+ERROR = 1 / 16
+"""How far what stands for a bucket may be from a duration in it, as a share."""
+
+
+class Watched:
+    """A probe of the services lens, attached by one mechanism, or the best."""
+
+    def __init__(self, mechanism: str | None = None) -> None:
+        self.probe = Services()
+        self.probe.set("table", CLIENTS.name)
+        if mechanism is not None:
+            self.probe.set("mechanisms", {HOOK_CALLS.name: mechanism})
+        self.probe.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.probe.close()
+
+    def read(self) -> Snapshot:
+        """A reading."""
+        return self.probe.read(time.monotonic_ns())
+
+    @property
+    def status(self) -> HookStatus:
+        """How calls are seen."""
+        return self.read().hooks[0]
+
+    def services(self, namespace: Namespace) -> dict[tuple[str, int], Row]:
+        """What was counted of services in a namespace, by side and port; a port that is used at several addresses, or
+        by several processes, together.
+        """
+        together: dict[tuple[str, int], Row] = {}
+        for row in decoded(self.read().tables[SERVICES.name], namespace.inode):
+            key = row["side"], row["port"]
+            together[key] = _sum(together[key], row) if key in together else row
+        return together
+
+    def service(self, namespace: Namespace, port: int, side: str = SERVED) -> Row:
+        """The row of one service."""
+        return self.services(namespace)[side, port]
+
+    def rows(self, table: str, namespace: Namespace, port: int) -> list[Row]:
+        """The connections or open requests of a service's port in a namespace."""
+        assert table in (CONNECTIONS.name, WAITING.name)
+        rows = decoded(self.read().tables[table], namespace.inode)
+        return [row for row in rows if port in (row["local_port"], row["remote_port"])]
+
+    def until(self, namespace: Namespace, port: int, side: str = SERVED, **values: Any) -> Row:
+        """The row of a service as soon as it has these values: programs at the ends of calls run after the peer has
+        what a call sent. NotInTimeError says what it had instead.
+        """
+        last: Row = {}
+
+        def has_them() -> bool:
+            last.clear()
+            last.update(self.services(namespace).get((side, port), {}))
+            return bool(last) and {name: last[name] for name in values} == values
+
+        try:
+            until(has_them, "counted", 5)
+        except NotInTimeError as error:
+            actual = {name: last.get(name) for name in values}
+            raise AssertionError(f"{side}: {actual}, expected {values}") from error
+        return last
+
+
+def _sum(row: Row, other: Row) -> Row:
+    """Both rows as one: counters and histograms add up."""
+    sums = {field.name for field in SERVICES.fields if field.kind in (Kind.COUNTER, Kind.GAUGE)} - {"oldest"}
+    added = {
+        name: row[name] + other[name] for name in sums if row[name] is not None and other[name] is not None
+    }
+    histograms = {
+        field.name: [a + b for a, b in zip(row[field.name], other[field.name], strict=True)]
+        for field in SERVICES.fields
+        if field.kind is Kind.HISTOGRAM
+    }
+    return row | added | histograms
+
+
+def quantile(row: Row, name: str, share: float) -> float:
+    """A quantile of a histogram, in ns."""
+    return float(BUCKETS.quantiles(np.array([row[name]], np.uint64), share)[0])
+
+
+# --- requests and answers --------------------------------------------------------------------------------------
+
+
+def request_each(memory: Memory, names: Sequence[object], count: int, sizes: tuple[int, int]) -> None:
+    """So many requests on each of these connections, the next when the answer to the last one is here; `sizes` are
+    theirs, and their answers'.
+    """
+    request, answer = sizes
+    for _ in range(count):
+        for name in names:
+            memory[name].sendall(b"q" * request)
+            receive(memory[name], answer)
+
+
+def answer_each(
+    memory: Memory, names: Sequence[object], count: int, sizes: tuple[int, int], delay_s: float = 0
+) -> None:
+    """The other end of `request_each`; each request is read, and so much later answered."""
+    request, answer = sizes
+    for _ in range(count):
+        for name in names:
+            receive(memory[name], request)
+            until_elapsed(delay_s)
+            memory[name].sendall(b"a" * answer)
+
+
+def until_elapsed(seconds: float) -> None:
+    """Return after so long, within microseconds."""
+    end = time.perf_counter() + seconds
+    if seconds > 0.002:
+        select.select([], [], [], seconds - 0.002)
+    while time.perf_counter() < end:
+        pass
+
+
+def peer(memory: Memory, name: object) -> tuple[str, int]:
+    """The address and port of the other end."""
+    actual = memory[name].getpeername()
+    return str(actual[0]), int(actual[1])
+
+
+@contextmanager
+def opened(client: Worker, server: Worker, port: int, target: str, count: int = 1) -> Iterator[list[int]]:
+    """Connections to a server's listener of the name "listener", closed at the end: their names at both ends."""
+    names = list(range(count))
+    client.call(connect_each, target, port, count)
+    server.call(accept_each, count)
+    yield names
+    client.call(close_each, names)
+    server.call(close_each, names)
+
+
+def connect_each(memory: Memory, target: str, port: int, count: int) -> None:
+    """Open so many connections, named by number; to an IPv4 address mapped to IPv6 by a socket of IPv6."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+    for name in range(count):
+        memory[name] = socket.socket(family)
+        memory[name].connect((target, port))
+        memory[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def accept_each(memory: Memory, count: int) -> None:
+    """Accept so many connections, named by number."""
+    for name in range(count):
+        memory[name] = memory["listener"].accept()[0]
+        memory[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def close_each(memory: Memory, names: Sequence[object]) -> None:
+    """Close those of these connections that are open."""
+    for name in names:
+        held = memory.pop(name, None)
+        if held is not None:
+            held.close()
+
+
+def answer_by(memory: Memory, program: str, how: str, count: int, sizes: tuple[int, int]) -> bool:
+    """Answer the requests of one connection by a kind of calls; False where the kernel does not allow it."""
+    command = [program, how, *map(str, (count, *sizes))]
+    done = subprocess.run(command, stdin=memory[0].fileno(), check=False)
+    assert done.returncode in (0, NOT_ALLOWED)
+    return done.returncode == 0
+
+
+NOT_ALLOWED = 3
+
+
+@pytest.fixture(scope="session")
+def answerer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program that answers requests by several kinds of calls."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    program = tmp_path_factory.mktemp("services") / "answer"
+    subprocess.run([compiler, "-O1", "-Wall", "-Werror", "-o", program, ANSWERER], check=True)
+    return str(program)
+
+
+# --- servers ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(namespace: Namespace, *command: str, port: int, log: Path, **how: Any) -> Iterator[int]:
+    """A server, once it listens on a port; its PID. It is killed at the end, and what it forked."""
+    with ExitStack() as stack:
+        output = stack.enter_context(log.open("wb"))
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", namespace.name, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing else runs in a test
+            start_new_session=True,
+            **how,
+        )
+        stack.callback(process.wait)
+        stack.callback(end_group, process.pid)
+        until(lambda: listens(namespace, port) or process.poll() is not None, f"{command[0]} listens")
+        assert process.poll() is None, log.read_text(errors="replace")
+        yield process.pid
+
+
+def end_group(pid: int) -> None:
+    """Kill a process and what it forked."""
+    try:
+        os.killpg(pid, 9)
+    except ProcessLookupError:
+        return
+
+
+def listens(namespace: Namespace, port: int) -> bool:
+    """Whether somebody listens on a port."""
+    return bool(namespace.run("ss", "-Hltn", f"sport = :{port}"))
+
+
+def tool(name: str, *folders: str) -> str:
+    """The path of a program, or the test is skipped."""
+    path = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", *folders]))
+    if path is None:
+        pytest.skip(f"{name} is not installed (scripts/install-deps.sh --kernels)")
+    return path

@@ -1,0 +1,432 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every request that has an answer is counted once, at both ends, by every mechanism and kind of calls."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nettop.probes.services.programs import FALLBACKS, FIRST_PLACE, SERVICES_MAX
+from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.services import CLIENTS, CONNECTIONS, OTHERS, SERVICES, WAITING, WITHOUT_PLACE
+
+from . import bpf_objects, oracle
+from .lab import Lab, until
+from .services import (
+    SERVED,
+    USED,
+    Watched,
+    answer_by,
+    answer_each,
+    answerer,
+    close_each,
+    opened,
+    request_each,
+)
+from .test_events import decoded
+from .traffic import Memory, exchange, linger, listen, receive
+
+__all__ = ["answerer"]
+pytestmark = pytest.mark.kernel
+
+REQUEST, ANSWER = SIZES = 101, 503
+MECHANISMS = [mechanism.name for mechanism in FALLBACKS.mechanisms]
+KINDS = ["write", "sendfile", "splice", "io_uring", "peek"]
+
+
+class Host:
+    """A namespace with a server, its client, and the port that the server listens on."""
+
+    def __init__(self, lab: Lab, *, backlog: int = 4096) -> None:
+        self.namespace = lab.namespace()
+        self.server = lab.worker(self.namespace, "server")
+        self.client = lab.worker(self.namespace, "client")
+        self.port = int(self.server.call(listen, "listener", "::", 0, backlog))
+
+    def exchange(self, names: list[int], count: int) -> None:
+        """So many requests on each of these connections, all answered."""
+        self.server.start(answer_each, names, count, SIZES)
+        self.client.call(request_each, names, count, SIZES)
+        self.server.result()
+
+
+@pytest.fixture(scope="module")
+def all_watches() -> Iterator[dict[str, tuple[Watched, HookStatus]]]:
+    """A probe for each mechanism, all attached at once, if the kernel allows theirs."""
+    watches = {name: Watched(name) for name in MECHANISMS}
+    yield {name: (watched, watched.status) for name, watched in watches.items()}
+    for watched in watches.values():
+        watched.probe.close()
+
+
+@pytest.fixture
+def watches(all_watches: dict[str, tuple[Watched, HookStatus]]) -> list[Watched]:
+    """Those that are attached."""
+    attached = [watched for watched, status in all_watches.values() if status.mechanism]
+    assert attached
+    return attached
+
+
+@pytest.fixture
+def host(lab: Lab) -> Host:
+    """A server and its client."""
+    return Host(lab)
+
+
+def check_both(watches: list[Watched], host: Host, **values: Any) -> None:
+    """Both ends have counted the same, and nothing waits."""
+    for watched in watches:
+        for side in (SERVED, USED):
+            row = watched.until(host.namespace, host.port, side, waiting=0, **values)
+            assert sum(row["response"]) == row["answers"]
+
+
+# --- mechanisms -----------------------------------------------------------------------------------------------
+
+TARGETS = {"127.0.0.1": 7, "::1": 11, "::ffff:127.0.0.1": 13}
+"""How often is requested from each address."""
+
+
+@pytest.fixture(scope="module")
+def done(all_watches: dict[str, tuple[Watched, HookStatus]]) -> Iterator[Host]:
+    """Requests by IPv4, IPv6 and IPv4 mapped to IPv6, some without an answer, some of which still wait."""
+    with Lab() as lab:
+        host = Host(lab)
+        for target, count in TARGETS.items():
+            with opened(host.client, host.server, host.port, target, 3) as names:
+                host.exchange(names, count)
+        with opened(host.client, host.server, host.port, "127.0.0.1", 2) as names:
+            host.client.call(send_each, names, REQUEST)
+            host.server.call(receive_each, names, REQUEST)
+            host.server.call(linger, names)
+            host.server.call(close_each, names)
+        with opened(host.client, host.server, host.port, "::1", 5) as names:
+            host.exchange(names, 1)
+            host.client.call(send_each, names[:3], REQUEST)
+            host.server.call(receive_each, names[:2], REQUEST)
+            yield host
+            host.server.call(receive_each, names[2:3], REQUEST)
+            host.server.call(send_each, names[:3], ANSWER)
+            host.client.call(receive_each, names[:3], ANSWER)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_each_mechanism_counts_the_same(
+    mechanism: str,
+    all_watches: dict[str, tuple[Watched, HookStatus]],
+    done: Host,
+    record: Callable[..., None],
+) -> None:
+    """Answers, what ended without one, and what waits now, at which side, since when, and whether it was read."""
+    record(hook=FALLBACKS.hook.name, mechanism=mechanism)
+    watched, status = all_watches[mechanism]
+    if status.mechanism is None:
+        why = dict(status.refused).get(mechanism, status.why)
+        record(verdict="refused", why=why)
+        pytest.skip(f"{mechanism}: {why}")
+    answers = 3 * sum(TARGETS.values()) + 5
+    rows = {
+        side: watched.until(
+            done.namespace, done.port, side, answers=answers, unanswered=2, waiting=3, connections=5
+        )
+        for side in (SERVED, USED)
+    }
+    assert {row["request_bytes"] for row in rows.values()} == {answers * REQUEST}
+    assert rows[SERVED]["process"] == "server"
+    assert rows[USED]["process"] == "client"
+    for name in ("queued", "service_time"):
+        assert sum(rows[SERVED][name]) == answers
+    waiting = watched.rows(WAITING.name, done.namespace, done.port)
+    was_read = sorted((row["side"], row["was_read"]) for row in waiting if row["side"] == SERVED)
+    assert was_read == [(SERVED, "no"), (SERVED, "yes"), (SERVED, "yes")]
+    assert {row["pid"] for row in waiting} == {done.server.pid, done.client.pid}
+    assert {row["was_read"] for row in waiting if row["side"] == USED} == {None}
+    connections = watched.rows(CONNECTIONS.name, done.namespace, done.port)
+    assert [row["answers"] for row in connections] == [1] * 10
+    record(verdict="same")
+
+
+def send_each(memory: Memory, names: list[int], size: int) -> None:
+    """A message on each of these connections."""
+    for name in names:
+        memory[name].sendall(b"n" * size)
+
+
+def receive_each(memory: Memory, names: list[int], size: int) -> None:
+    """Read so much from each of these connections."""
+    for name in names:
+        receive(memory[name], size)
+
+
+# --- calls ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_calls(watches: list[Watched], host: Host, answerer: str, kind: str) -> None:
+    """Answers that are written, sent from a file, spliced, by io_uring; MSG_PEEK, empty and failed calls add none."""
+    count, answer = 211, 4096
+    with opened(host.client, host.server, host.port, "::1") as names:
+        host.server.start(answer_by, answerer, kind, count, (REQUEST, answer))
+        host.client.start(request_each, names, count, (REQUEST, answer))
+        if not host.server.result():
+            assert kind == "io_uring"
+            host.client.end()
+            pytest.skip("io_uring is not allowed here")
+        host.client.result()
+    check_both(
+        watches, host, answers=count, request_bytes=count * REQUEST, answer_bytes=count * answer, unanswered=0
+    )
+
+
+def test_parts_of_a_request_and_of_an_answer(watches: list[Watched], host: Host) -> None:
+    """Several calls make one request, and several one answer."""
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+        for _ in range(17):
+            for _ in range(3):
+                host.client.call(send_each, names, REQUEST)
+            host.server.call(receive_each, names, 3 * REQUEST)
+            for _ in range(2):
+                host.server.call(send_each, names, ANSWER)
+            host.client.call(receive_each, names, 2 * ANSWER)
+    check_both(watches, host, answers=17, request_bytes=17 * 3 * REQUEST, answer_bytes=17 * 2 * ANSWER)
+
+
+def test_a_server_that_speaks_first(watches: list[Watched], host: Host) -> None:
+    """Its greeting is no answer, and what the client says next no answer to that."""
+    with opened(host.client, host.server, host.port, "::1") as names:
+        host.server.call(send_each, names, 64)
+        host.client.call(receive_each, names, 64)
+        host.exchange(names, 19)
+    check_both(watches, host, answers=19, request_bytes=19 * REQUEST, unanswered=0)
+
+
+def test_an_answer_after_the_client_has_closed_its_half(watches: list[Watched], host: Host) -> None:
+    """A request that ends by a FIN is answered like any other."""
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+        host.client.call(send_and_shut, names, REQUEST)
+        host.server.call(receive_all, names)
+        host.server.call(send_each, names, ANSWER)
+        host.client.call(receive_each, names, ANSWER)
+    check_both(watches, host, answers=1, unanswered=0)
+
+
+def send_and_shut(memory: Memory, names: list[int], size: int) -> None:
+    """A message on each, and the end of what is sent."""
+    for name in names:
+        memory[name].sendall(b"n" * size)
+        memory[name].shutdown(socket.SHUT_WR)
+
+
+def receive_all(memory: Memory, names: list[int]) -> None:
+    """Read to the end."""
+    for name in names:
+        while memory[name].recv(65536):
+            pass
+
+
+@pytest.mark.parametrize("ending", ["reset", "closed"])
+@pytest.mark.parametrize("was_read", [True, False])
+def test_a_request_without_an_answer(
+    watches: list[Watched], host: Host, ending: str, *, was_read: bool
+) -> None:
+    """It is unanswered once, with its age, at both ends, whether its connection ends by a reset or a FIN."""
+    age_s = 0.02
+    with opened(host.client, host.server, host.port, "::1", 3) as names:
+        host.exchange(names, 2)
+        host.client.call(send_each, names, REQUEST)
+        if was_read:
+            host.server.call(receive_each, names, REQUEST)
+        oldest = age_s * 1e9
+        for watched in watches:
+            until(
+                lambda watched=watched: all(
+                    watched.service(host.namespace, host.port, side)["oldest"] > oldest
+                    for side in (SERVED, USED)
+                ),
+                "the request is that old",
+            )
+        if ending == "reset":
+            host.server.call(linger, names)
+        host.server.call(close_each, names)
+        host.client.call(close_each, names)
+    check_both(watches, host, answers=6, unanswered=3)
+    for watched in watches:
+        for side in (SERVED, USED):
+            assert watched.service(host.namespace, host.port, side)["unanswered_ns"] >= 3 * oldest
+
+
+def test_goodbyes_are_no_requests(watches: list[Watched], host: Host) -> None:
+    """Last words right before the end, as those of TLS, are not unanswered."""
+    for _ in range(11):
+        with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+            host.exchange(names, 1)
+            host.client.call(send_and_close, names, 31)
+            host.server.call(receive_all, names)
+    check_both(watches, host, answers=11, unanswered=0)
+
+
+def send_and_close(memory: Memory, names: list[int], size: int) -> None:
+    """A message on each, and its end."""
+    for name in names:
+        memory[name].sendall(b"n" * size)
+        memory.pop(name).close()
+
+
+def test_both_directions_at_once_are_marked(watches: list[Watched], host: Host) -> None:
+    """Where requests and answers overlap, a turn is a burst, and the row says so; where they alternate it does not."""
+    amount = 4 << 20
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+        host.exchange(names, 5)
+        for watched in watches:
+            assert watched.until(host.namespace, host.port, answers=5)["pattern"] == "alternating"
+        host.server.start(exchange, dict.fromkeys(names, amount), dict.fromkeys(names, amount))
+        host.client.call(exchange, dict.fromkeys(names, amount), dict.fromkeys(names, amount))
+        host.server.result()
+        for watched in watches:
+            assert watched.service(host.namespace, host.port)["pattern"] == "overlapping"
+
+
+# --- connections and services ---------------------------------------------------------------------------------
+
+
+def test_short_connections(watches: list[Watched], host: Host) -> None:
+    """Of each of 2,000 new connections the one answer is counted, and nothing of them is left."""
+    count = 2_000
+    host.server.start(answer_short, count)
+    host.client.call(request_short, host.port, count)
+    host.server.result()
+    check_both(watches, host, answers=count, unanswered=0, connections=0)
+    for watched in watches:
+        assert not watched.rows(CONNECTIONS.name, host.namespace, host.port)
+
+
+def request_short(memory: Memory, port: int, count: int) -> None:
+    """A connection for each request."""
+    for _ in range(count):
+        with socket.create_connection(("127.0.0.1", port)) as made:
+            made.sendall(b"q" * REQUEST)
+            receive(made, ANSWER)
+
+
+def answer_short(memory: Memory, count: int) -> None:
+    """Answer a request on each of so many connections."""
+    for _ in range(count):
+        accepted = memory["listener"].accept()[0]
+        receive(accepted, REQUEST)
+        accepted.sendall(b"a" * ANSWER)
+        accepted.close()
+
+
+def test_connections_that_are_older(host: Host) -> None:
+    """Of a connection from before the start its requests are counted from then on, and one that waits has its age."""
+    with opened(host.client, host.server, host.port, "::1", 4) as names:
+        host.exchange(names, 3)
+        host.client.call(silent, names[0], 20)
+        host.client.call(send_each, names[:1], REQUEST)
+        with Watched() as watched:
+            for side in (SERVED, USED):
+                watched.until(host.namespace, host.port, side, answers=0, connections=4, waiting=1)
+            host.server.call(receive_each, names[:1], REQUEST)
+            host.server.call(send_each, names[:1], ANSWER)
+            host.client.call(receive_each, names[:1], ANSWER)
+            host.exchange(names, 5)
+            check_both([watched], host, answers=21)
+
+
+def silent(memory: Memory, name: int, least_ms: int) -> None:
+    """Wait until nothing has come for a while: TCP knows only in ticks when something last did."""
+    until(lambda: oracle.tcp_info(memory[name])["last_data_recv"] >= least_ms, "nothing comes")
+
+
+def test_namespaces_have_services_of_their_own(watches: list[Watched], lab: Lab) -> None:
+    """A port that is served in one namespace and used from another one is a service of each."""
+    near, far = lab.pair()
+    server, client = lab.worker(far.namespace), lab.worker(near.namespace)
+    port = int(server.call(listen, "listener", "::"))
+    with opened(client, server, port, far.v6, 2) as names:
+        server.start(answer_each, names, 23, SIZES)
+        client.call(request_each, names, 23, SIZES)
+        server.result()
+    for watched in watches:
+        watched.until(far.namespace, port, SERVED, answers=46)
+        assert watched.until(near.namespace, port, USED, answers=46)["address"] == far.v6
+        assert (SERVED, port) not in watched.services(near.namespace)
+        assert (USED, port) not in watched.services(far.namespace)
+
+
+def test_clients_of_a_service(watches: list[Watched], lab: Lab) -> None:
+    """Each address has a row, with its answers and connections."""
+    near, far = lab.pair()
+    server, client = lab.worker(far.namespace), lab.worker(near.namespace)
+    port = int(server.call(listen, "listener", "0.0.0.0"))
+    for number, answers in enumerate((3, 5, 7)):
+        client.call(connect_from, near.address(number), far.v4, port, number)
+        server.call(accept_as, number)
+        server.start(answer_each, [number], answers, SIZES)
+        client.call(request_each, [number], answers, SIZES)
+        server.result()
+    for watched in watches:
+        watched.until(far.namespace, port, answers=15)
+        rows = decoded(watched.read().tables[CLIENTS.name])
+        here = {row["client"]: row for row in rows if row["port"] == port}
+        expected = {near.address(number): (answers, 1) for number, answers in enumerate((3, 5, 7))}
+        assert {name: (row["answers"], row["connections"]) for name, row in here.items()} == expected
+
+
+def connect_from(memory: Memory, source: str, target: str, port: int, name: int) -> None:
+    """A connection from one of the client's addresses."""
+    memory[name] = socket.create_connection((target, port), source_address=(source, 0))
+
+
+def accept_as(memory: Memory, name: int) -> None:
+    """Accept a connection by this name."""
+    memory[name] = memory["listener"].accept()[0]
+
+
+def test_more_services_than_places(lab: Lab) -> None:
+    """Those without a place are one row, which has all that they count; how many there are is told."""
+    namespace = lab.namespace()
+    worker = lab.worker(namespace)
+    count = (SERVICES_MAX - FIRST_PLACE) // 2 + 41
+    with Watched() as watched:
+        worker.call(be_many_services, count)
+        snapshot = watched.read()
+        rows = decoded(snapshot.tables[SERVICES.name])
+        others = {row["side"]: row["answers"] for row in rows if row["process"] == OTHERS}
+        own = [row for row in rows if row["netns"] == namespace.inode]
+        # Traffic of other processes may be among the others.
+        for side in (SERVED, USED):
+            assert sum(row["answers"] for row in own if row["side"] == side) + others[side] >= count
+        assert 0 < 2 * count - len(own) <= sum(others.values()) <= snapshot.counts[WITHOUT_PLACE]
+
+
+def be_many_services(memory: Memory, count: int) -> None:
+    """A request and its answer to each of so many ports, from one process."""
+    for _ in range(count):
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as made,
+        ):
+            accepted = listener.accept()[0]
+            made.sendall(b"q")
+            accepted.recv(1)
+            accepted.sendall(b"a")
+            made.recv(1)
+            accepted.close()
+
+
+def test_nothing_is_left(host: Host) -> None:
+    """When the lens is closed no program, map or link of it is left, while connections that it watched go on."""
+    before = bpf_objects.existing()
+    with opened(host.client, host.server, host.port, "::1", 3) as names:
+        with Watched() as watched:
+            host.exchange(names, 2)
+            check_both([watched], host, answers=6)
+            assert bpf_objects.held(os.getpid()) - before
+        bpf_objects.nothing_new_since(before)
+        host.exchange(names, 2)
