@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -131,31 +130,13 @@ def request_each(memory: Memory, names: Sequence[object], count: int, sizes: tup
             receive(memory[name], answer)
 
 
-def answer_each(
-    memory: Memory, names: Sequence[object], count: int, sizes: tuple[int, int], delay_s: float = 0
-) -> None:
-    """The other end of `request_each`; each request is read, and so much later answered."""
+def answer_each(memory: Memory, names: Sequence[object], count: int, sizes: tuple[int, int]) -> None:
+    """The other end of `request_each`."""
     request, answer = sizes
     for _ in range(count):
         for name in names:
             receive(memory[name], request)
-            until_elapsed(delay_s)
             memory[name].sendall(b"a" * answer)
-
-
-def until_elapsed(seconds: float) -> None:
-    """Return after so long, within microseconds."""
-    end = time.perf_counter() + seconds
-    if seconds > 0.002:
-        select.select([], [], [], seconds - 0.002)
-    while time.perf_counter() < end:
-        pass
-
-
-def peer(memory: Memory, name: object) -> tuple[str, int]:
-    """The address and port of the other end."""
-    actual = memory[name].getpeername()
-    return str(actual[0]), int(actual[1])
 
 
 @contextmanager

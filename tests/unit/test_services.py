@@ -527,6 +527,7 @@ def test_few_answers_say_nothing(earlier: int, answers: int, said: Row) -> None:
 def test_services_that_come_and_go() -> None:
     """What a new one has counted is recent; others keep what is usual for them, whatever places are beside theirs."""
     readings = Readings()
+    assert readings.repeat(20, {}) == {}
     both = {WEB: STEADY, DATABASE: [40 * MS] * 50}
     readings.repeat(30, {DATABASE: both[DATABASE]})
     database = {"recent": standing_for(40 * MS), "usual": standing_for(40 * MS), "speed": "as usual"}

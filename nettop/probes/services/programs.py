@@ -29,7 +29,7 @@ PARTITIONS_MAX = 4
 SET_ENTRIES = 8
 CLIENTS_MAX = 1 << 12
 """Clients that are counted at once: 4 MB of the kernel's memory."""
-LISTENING_MAX = 1 << 14
+LISTENING_MAX = 1 << 13
 CONNECTIONS_MAX = 1 << 15
 """Connections that are watched where the kernel lets programs keep nothing in a socket."""
 
@@ -45,8 +45,10 @@ KEY = np.dtype(
 )
 """What makes a service. A served one has no address, and no name of the process that uses it."""
 _PROCESS = (("pid", "u4"), *process_columns.COLUMNS)
+OWNER = np.dtype(list(_PROCESS))
+"""The process of a socket."""
 SERVICE = extended(KEY, (("began_at", "u8"), *_PROCESS))
-"""A service, and the process that serves it, or uses it."""
+"""A service, and the process that serves it, or uses it: until somebody has accepted a connection, the listener's."""
 SUMS = (
     "response_ns",
     "request_bytes",
@@ -167,6 +169,7 @@ def program_text(by_address: bool = False) -> ProgramText:
     )
     always = (CHANGES, WALK) if by_address else (CHANGES, WALK, ROWS)
     layouts = (
+        ("owner", OWNER),
         ("key", KEY),
         ("tally", TALLY),
         ("client_key", CLIENT_KEY),

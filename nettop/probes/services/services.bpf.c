@@ -3,8 +3,8 @@
 // turns with each: an answer has begun as soon as more was written than when its request came. What was
 // written, received and read is compared by TCP's sequence numbers, as the order of hooks says little: a call
 // that sends a request may end after the answer has come. struct key, struct service, struct tally, struct
-// client_key, struct client, struct connection, the -D numbers, the slices of kernel structs and
-// pid_namespace.bpf.h and process.bpf.h come in front of this file.
+// client_key, struct client, struct connection, struct owner, the -D numbers, the slices of kernel structs
+// and pid_namespace.bpf.h and process.bpf.h come in front of this file.
 
 #include <nettop/set_table.h>
 #include <uapi/linux/ptrace.h>
@@ -48,9 +48,7 @@ struct turn {
   u32 final_seq;    // what was written when this end was closed: a FIN takes a number too
   u32 service, client;
   u8 side, is_final, is_closed, has_client, has_owner;
-  u32 pid, cgroup_id;
-  u64 start_time, css_set;
-  char comm[16];
+  struct owner owner;
 };
 
 #ifdef BY_ADDRESS
@@ -59,8 +57,9 @@ BPF_HASH(turns, u64, struct turn, CONNECTIONS_MAX);
 BPF_SK_STORAGE(turns, struct turn);
 #endif
 
-// Ports that were listened on when the walk began, for connections that are older.
-BPF_HASH(listening, u64, u8, LISTENING_MAX);
+// The processes that listen, by namespace and port: a port that is in here is served, and until somebody
+// accepts a connection nothing else is known of who does.
+BPF_HASH(listening, u64, struct owner, LISTENING_MAX);
 
 BPF_HASH(places, struct key, u32, SERVICES_MAX);
 BPF_F_TABLE("array", u32, struct service, services, SERVICES_MAX, 1024 /* BPF_F_MMAPABLE */);
@@ -292,6 +291,11 @@ static __always_inline u32 namespace_of(struct sock *sk) {
   return net->inum;
 }
 
+static __always_inline void put_owner(struct service *service, struct owner *owner) {
+  COPY_PROCESS(service, owner);
+  service->cgroup_id = owner->cgroup_id;
+}
+
 // The place of a service; that of all others of its side where there is no room.
 static __always_inline u32 place_of(struct key *key) {
   u32 *known = places.lookup(key);
@@ -317,6 +321,10 @@ static __always_inline u32 place_of(struct key *key) {
     known = places.lookup(key);
     return known ? *known : key->side;
   }
+  u64 port = (u64)key->netns << 16 | key->port;
+  struct owner *listener = key->side == SIDE_SERVED ? listening.lookup(&port) : NULL;
+  if (listener)
+    put_owner(service, listener);
   service->key = *key;
   service->began_at = bpf_ktime_get_ns();
   return place;
@@ -368,6 +376,14 @@ static __always_inline bool join_client(struct turn *turn, struct sock *sk) {
 
 static __always_inline u64 port_of(struct sock *sk) { return (u64)namespace_of(sk) << 16 | sk->skc_num; }
 
+// The process that listens on a socket; another one may be the one that accepts.
+static __always_inline void note_listener(struct sock *sk, struct task_struct *task) {
+  u64 port = port_of(sk);
+  struct owner owner = {};
+  PUT_PROCESS(&owner, task);
+  listening.update(&port, &owner);
+}
+
 // The name of the process is part of who uses a service, so that the task has to be the owner's.
 static __always_inline void set_service(struct turn *turn, struct sock *sk, struct task_struct *task) {
   struct key key = {.netns = namespace_of(sk), .side = turn->side};
@@ -387,11 +403,11 @@ static __always_inline void set_service(struct turn *turn, struct sock *sk, stru
 
 // The process that uses a connection, which is a service's too until another one does.
 static __always_inline void own(struct turn *turn, struct task_struct *task) {
-  PUT_PROCESS(turn, task);
+  PUT_PROCESS(&turn->owner, task);
   turn->has_owner = 1;
   struct service *service = services.lookup(&turn->service);
   if (service && turn->service > SIDE_USED)
-    COPY_PROCESS(service, turn);
+    put_owner(service, &turn->owner);
 }
 
 static __always_inline void settle(struct turn *turn, struct progress *tcp) {
@@ -592,9 +608,7 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
   if (sk->sk_protocol != IPPROTO_TCP)
     return 0;
   if (next == TCP_LISTEN) {
-    u64 port = port_of(sk);
-    u8 yes = 1;
-    listening.update(&port, &yes);
+    note_listener(sk, current_task());
     return 0;
   }
   struct turn *turn = turn_of(sk);
@@ -681,8 +695,8 @@ static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk
   put_remote((u32 *)row.remote_address, sk);
   if (turn->has_owner) {
     row.has_owner = 1;
-    row.cgroup_id = turn->cgroup_id;
-    COPY_PROCESS(&row, turn);
+    row.cgroup_id = turn->owner.cgroup_id;
+    COPY_PROCESS(&row, &turn->owner);
   }
   bpf_seq_write((void *)meta->seq, &row, sizeof(row));
   return 0;
@@ -701,9 +715,7 @@ BPF_ITER(task_file) {
     return 0;
   struct turn *turn = turn_of(sk);
   if (*now == PHASE_LISTENERS && sk->skc_state == TCP_LISTEN) {
-    u64 port = port_of(sk);
-    u8 yes = 1;
-    listening.update(&port, &yes);
+    note_listener(sk, task);
   } else if (*now == PHASE_CONNECTIONS && !turn) {
     begin_late(sk, task, true);
 #ifdef BY_ADDRESS

@@ -90,8 +90,9 @@ class UsualTimes:
         values = [np.full(len(rows), np.nan)]
         for kept in self._recent:
             if taken_ns - kept.taken_ns >= RECENT_S * 1e9:
-                at = positions(rows["id"], kept.ids)
-                values.append(np.where(at >= 0, kept.p99[at], np.nan))
+                p99, at = np.full(len(rows), np.nan), positions(rows["id"], kept.ids)
+                p99[at >= 0] = kept.p99[at[at >= 0]]
+                values.append(p99)
         table = np.stack(values)
         table[:, np.isfinite(table).sum(axis=0) < _USUAL_LEAST] = np.nan
         with warnings.catch_warnings():  # of services without any

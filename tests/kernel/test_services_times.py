@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services lens's times are those that servers and clients took by their own clocks, and it knows what waits."""
+
+from __future__ import annotations
+
+import resource
+import select
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from nettop.snapshots.services import WAITING
+
+from .lab import Lab, until
+from .services import ERROR, SERVED, USED, Watched, close_each, connect_each, opened, quantile
+from .test_services import REQUEST, SIZES, Host, receive_each, send_each
+from .traffic import Memory, listen, receive, spin
+
+pytestmark = pytest.mark.kernel
+
+MS = 1_000_000
+TICKS_NS = 20 * MS
+"""Of a connection that is older than the lens, times are known in ticks, of 1 to 10 ms: two of them."""
+
+
+@pytest.fixture
+def host(lab: Lab) -> Host:
+    """A server and its client."""
+    return Host(lab)
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    """A probe."""
+    with Watched() as probe:
+        yield probe
+
+
+@dataclass
+class Durations:
+    """Medians in ns: the least and the most that something may have taken, by the process's own clock."""
+
+    least: float
+    most: float
+
+    def check(self, actual: float) -> None:
+        """What was measured lies between them, but for the width of a bucket."""
+        assert self.least * (1 - ERROR) <= actual <= self.most * (1 + ERROR)
+
+
+def medians(pairs: Sequence[tuple[int, int]]) -> Durations:
+    """Of each pair's numbers."""
+    return Durations(*(statistics.median(numbers) for numbers in zip(*pairs, strict=True)))
+
+
+# --- times ----------------------------------------------------------------------------------------------------
+
+
+def answer_late(memory: Memory, names: Sequence[int], count: int, delay_s: float) -> Durations:
+    """Answer so much later; how long that took from having read to the answer's first byte."""
+    times = []
+    for _ in range(count):
+        for name in names:
+            receive(memory[name], SIZES[0])
+            read_at = time.monotonic_ns()
+            spin(delay_s)
+            sent_at = time.monotonic_ns()
+            memory[name].sendall(b"a" * SIZES[1])
+            # The read ended before its caller saw that, by a switch to another process perhaps.
+            times.append((sent_at - read_at, time.monotonic_ns() - read_at))
+    return medians(times)
+
+
+def request_timed(memory: Memory, names: Sequence[int], count: int) -> Durations:
+    """Request so often; how long it took from the request to the answer's first byte: the most."""
+    times = []
+    for _ in range(count):
+        for name in names:
+            began = time.monotonic_ns()
+            memory[name].sendall(b"q" * SIZES[0])
+            sent_at = time.monotonic_ns()
+            select.select([memory[name]], [], [])
+            times.append((0, time.monotonic_ns() - began))
+            receive(memory[name], SIZES[1])
+            assert sent_at > began
+    return medians(times)
+
+
+@pytest.mark.parametrize(("delay_s", "count"), [(0.0002, 501), (0.005, 101), (0.05, 21)])
+def test_fixed_delays(watched: Watched, host: Host, delay_s: float, count: int) -> None:
+    """The time of service is the server's delay; the response time at both ends is at least that."""
+    with opened(host.client, host.server, host.port, "::1") as names:
+        host.server.start(answer_late, names, count, delay_s)
+        at_client = host.client.call(request_timed, names, count)
+        service = host.server.result()
+    served = watched.until(host.namespace, host.port, SERVED, answers=count)
+    used = watched.until(host.namespace, host.port, USED, answers=count)
+    # A system call's way back to the process takes microseconds that the lens does not see.
+    Durations(service.least, service.most + 20_000).check(quantile(served, "service_time", 0.5))
+    Durations(service.least, at_client.most).check(quantile(served, "response", 0.5))
+    Durations(service.least, at_client.most).check(quantile(used, "response", 0.5))
+    assert quantile(served, "response", 1) <= used["response_ns"]
+
+
+def keep_requesting(memory: Memory, names: Sequence[int], count: int) -> None:
+    """So many requests on each connection; on all of them one is always open."""
+    send_each(memory, list(names), SIZES[0])
+    for turn in range(count):
+        for name in names:
+            receive(memory[name], SIZES[1])
+            if turn < count - 1:
+                memory[name].sendall(b"q" * SIZES[0])
+
+
+def answer_in_turn(memory: Memory, names: Sequence[int], count: int, delay_s: float) -> Durations:
+    """Answer one request after the other; how long the others took meanwhile."""
+    began = [0] * len(names)
+    rounds = []
+    for turn in range(count):
+        for at, name in enumerate(names):
+            receive(memory[name], SIZES[0])
+            now = time.monotonic_ns()
+            if turn:
+                rounds.append((now - began[at], now - began[at]))
+            spin(delay_s)
+            began[at] = time.monotonic_ns()
+            memory[name].sendall(b"a" * SIZES[1])
+    return medians(rounds)
+
+
+@pytest.mark.parametrize("clients", [2, 8])
+def test_the_queue_of_a_single_thread(watched: Watched, host: Host, clients: int) -> None:
+    """A request waits until those of all other clients are answered: by that the queue grows with the clients."""
+    delay_s, count = 0.002, 31
+    with opened(host.client, host.server, host.port, "127.0.0.1", clients) as names:
+        host.client.start(keep_requesting, names, count)
+        rounds = host.server.call(answer_in_turn, names, count, delay_s)
+        host.client.result()
+    row = watched.until(host.namespace, host.port, SERVED, answers=clients * count)
+    least = (clients - 1) * delay_s * 1e9
+    assert rounds.most >= least
+    # The next request comes when the client has been woken: later than the answer was sent.
+    Durations(least - delay_s * 1e9 / 4, rounds.most).check(quantile(row, "queued", 0.5))
+    Durations(delay_s * 1e9, rounds.most).check(quantile(row, "service_time", 0.5))
+    Durations(least, rounds.most + 2 * delay_s * 1e9).check(quantile(row, "response", 0.5))
+
+
+def test_a_full_accept_queue(watched: Watched, lab: Lab) -> None:
+    """Requests on connections that nobody accepts wait, unread, with the process that listens; then that was queued."""
+    host, queued = Host(lab, backlog=3), 4
+    host.client.call(connect_each, "127.0.0.1", host.port, queued)
+    began = time.monotonic_ns()
+    host.client.call(send_each, list(range(queued)), REQUEST)
+    sent = time.monotonic_ns()
+    until(lambda: time.monotonic_ns() > sent + 60 * MS, "they have waited")
+    rows = [row for row in watched.rows(WAITING.name, host.namespace, host.port) if row["side"] == SERVED]
+    assert [(row["process"], row["pid"], row["was_read"]) for row in rows] == [
+        ("server", host.server.pid, "no")
+    ] * queued
+    accepting = time.monotonic_ns()
+    host.server.call(accept_and_answer, queued)
+    answered = time.monotonic_ns()
+    row = watched.until(host.namespace, host.port, SERVED, answers=queued, waiting=0)
+    for share in (0, 1):
+        Durations(accepting - sent, answered - began).check(quantile(row, "queued", share))
+
+
+def accept_and_answer(memory: Memory, count: int) -> None:
+    """Answer the first request of so many connections."""
+    for name in range(count):
+        memory[name] = memory["listener"].accept()[0]
+        receive(memory[name], SIZES[0])
+        memory[name].sendall(b"a" * SIZES[1])
+
+
+def test_transfer(watched: Watched, host: Host) -> None:
+    """From the first byte of an answer to its last one, at both ends."""
+    count = 11
+    with opened(host.client, host.server, host.port, "::1") as names:
+        host.client.start(request_twofold, names, count)
+        transfers = host.server.call(answer_in_two, names, count, 0.02)
+        host.client.result()
+    for side in (SERVED, USED):
+        row = watched.until(
+            host.namespace, host.port, side, answers=count, answer_bytes=2 * SIZES[1] * count, connections=0
+        )
+        assert transfers.least * count * 0.99 <= row["transfer_ns"] <= transfers.most * count * 1.5
+
+
+def request_twofold(memory: Memory, names: Sequence[int], count: int) -> None:
+    """Request so often what is answered in two parts."""
+    for _ in range(count):
+        send_each(memory, list(names), SIZES[0])
+        receive_each(memory, list(names), 2 * SIZES[1])
+
+
+def answer_in_two(memory: Memory, names: Sequence[int], count: int, apart_s: float) -> Durations:
+    """Answer in two parts, so much apart; how far they were."""
+    times = []
+    for _ in range(count):
+        for name in names:
+            receive(memory[name], SIZES[0])
+            began = time.monotonic_ns()
+            memory[name].sendall(b"a" * SIZES[1])
+            sent = time.monotonic_ns()
+            spin(apart_s)
+            between = time.monotonic_ns()
+            memory[name].sendall(b"a" * SIZES[1])
+            times.append((between - sent, time.monotonic_ns() - began))
+    return Durations(min(least for least, _ in times), max(most for _, most in times))
+
+
+@pytest.mark.core
+def test_the_path_is_what_the_client_waits_longer(watched: Watched, lab: Lab) -> None:
+    """Over a path that takes 5 ms each way, the client's response time is 10 ms more than the server's."""
+    near, far = lab.pair()
+    try:
+        for end in (near, far):
+            end.namespace.run(
+                "tc", "qdisc", "add", "dev", end.device, "root", "netem", "delay", "5ms", "limit", "9999"
+            )
+    except RuntimeError as error:
+        pytest.skip(f"this kernel has no netem: {error}")
+    server, client = lab.worker(far.namespace), lab.worker(near.namespace)
+    port = int(server.call(listen, "listener", "0.0.0.0"))
+    count, delay_s = 21, 0.02
+    with opened(client, server, port, far.v4) as names:
+        server.start(answer_late, names, count, delay_s)
+        most = client.call(request_timed, names, count).most
+        server.result()
+    served = quantile(watched.until(far.namespace, port, SERVED, answers=count), "response", 0.5)
+    used = quantile(watched.until(near.namespace, port, USED, answers=count), "response", 0.5)
+    Durations(served / (1 + ERROR) + 10 * MS, most).check(used)
+
+
+# --- what waits -----------------------------------------------------------------------------------------------
+
+STUCK, IDLE, BUSY = 20, 5_000, 500
+EARLY = STUCK // 2
+
+
+def allow_descriptors(memory: Memory, count: int) -> None:
+    """Let this process have so many."""
+    hard = max(count, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def accept_many(memory: Memory, count: int) -> None:
+    """Accept so many connections, named by number."""
+    for name in range(count):
+        memory[name] = memory["listener"].accept()[0]
+
+
+def connect_many(memory: Memory, port: int, count: int) -> None:
+    """Open so many connections, named by number."""
+    for name in range(count):
+        memory[name] = socket.create_connection(("127.0.0.1", port))
+
+
+def keep_busy(memory: Memory, count: int) -> None:
+    """Request and read on so many connections, in a thread that goes on."""
+    poll = select.epoll()
+    for name in range(count):
+        poll.register(memory[name], select.EPOLLIN)
+    by_descriptor = {memory[name].fileno(): memory[name] for name in range(count)}
+    if "listener" not in memory:
+        send_each(memory, list(range(count)), REQUEST)
+
+    def run() -> None:
+        while True:
+            for descriptor, _ in poll.poll():
+                held = by_descriptor[descriptor]
+                received = held.recv(65536)
+                if not received:
+                    return
+                held.sendall(received)
+
+    memory["thread"] = threading.Thread(target=run, daemon=True)
+    memory["thread"].start()
+
+
+def send_timed(memory: Memory, names: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """A request on each; between which readings of the monotonic clock, by the local address."""
+    times = {}
+    for name in names:
+        began = time.monotonic_ns()
+        memory[name].sendall(b"q" * SIZES[0])
+        times[memory[name].getsockname()[1]] = began, time.monotonic_ns()
+    return times
+
+
+def test_stuck_requests_among_many_connections(lab: Lab) -> None:
+    """Twenty, half of them sent before the lens is opened: process, side, age; once they are answered they are gone."""
+    stuck, idle, busy = Host(lab), Host(lab), Host(lab)
+    for host, count in ((stuck, STUCK), (idle, IDLE), (busy, BUSY)):
+        for worker in (host.server, host.client):
+            worker.call(allow_descriptors, 16_384)
+        host.server.start(accept_many, count)
+        host.client.call(connect_many, host.port, count)
+        host.server.result()
+    for worker in (busy.server, busy.client):
+        worker.call(keep_busy, BUSY)
+    names = list(range(STUCK))
+    stuck.server.start(answer_late, names, 1, 0)
+    stuck.server.stop()
+    sent = stuck.client.call(send_timed, names[:EARLY])
+    until(lambda: time.monotonic_ns() > max(end for _, end in sent.values()) + TICKS_NS, "they are old")
+    with Watched() as watched:
+        sent |= stuck.client.call(send_timed, names[EARLY:])
+        taken = time.monotonic_ns()
+        rows = watched.rows(WAITING.name, stuck.namespace, stuck.port)
+        read = time.monotonic_ns()
+        assert len(rows) == 2 * STUCK
+        for side, pid, port in (
+            (SERVED, stuck.server.pid, "remote_port"),
+            (USED, stuck.client.pid, "local_port"),
+        ):
+            here = {row[port]: row for row in rows if row["side"] == side}
+            assert here.keys() == sent.keys()
+            assert {row["pid"] for row in here.values()} == {pid}
+            for number, (began, ended) in sent.items():
+                assert taken - ended - TICKS_NS <= here[number]["waited"] <= read - began + TICKS_NS
+        assert {row["was_read"] for row in rows if row["side"] == SERVED} == {"no"}
+        assert not watched.rows(WAITING.name, idle.namespace, idle.port)
+        assert len(watched.rows(WAITING.name, busy.namespace, busy.port)) <= 2 * BUSY
+        oldest = watched.service(stuck.namespace, stuck.port)["oldest"]
+        assert oldest >= taken - min(ended for _, ended in sent.values()) - TICKS_NS
+        stuck.server.go_on()
+        stuck.server.result()
+        for side in (SERVED, USED):
+            watched.until(stuck.namespace, stuck.port, side, waiting=0, answers=STUCK)
+        assert not watched.rows(WAITING.name, stuck.namespace, stuck.port)
+        for host in (stuck, idle):
+            host.client.call(close_each, list(range(IDLE)))
+        watched.until(idle.namespace, idle.port, SERVED, answers=0, unanswered=0)
