@@ -389,7 +389,7 @@ def accept_as(memory: Memory, name: int) -> None:
 
 
 def test_more_services_than_places(lab: Lab) -> None:
-    """Those without a place are one row, which has all that they count; how many there are is told."""
+    """Those without a place are one row, which has all that they count; how many there are is said."""
     namespace = lab.namespace()
     worker = lab.worker(namespace)
     count = (SERVICES_MAX - FIRST_PLACE) // 2 + 41

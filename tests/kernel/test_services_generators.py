@@ -76,11 +76,11 @@ def wrk(home: Namespace, url: str, connections: int, *options: str) -> tuple[int
     """How many requests wrk had answered, and the quantiles of their times in ns."""
     generator = tool("wrk")
     text = home.run(generator, "-t1", f"-c{connections}", "-d1s", "--latency", *options, url)
-    found = re.search(r"(\d+) requests in", text)
-    assert found, text
+    match = re.search(r"(\d+) requests in", text)
+    assert match, text
     assert "Non-2xx" not in text, text
     quantiles = re.findall(r"^ +(50|99)% +([\d.]+)(us|ms|s)$", text, re.MULTILINE)
-    return int(found[1]), {share: float(number) * NS[unit] for share, number, unit in quantiles}
+    return int(match[1]), {share: float(number) * NS[unit] for share, number, unit in quantiles}
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def answer_late(memory: Memory, names: Sequence[int], count: int, delay_s: float
     return medians(times)
 
 
-def request_timed(memory: Memory, names: Sequence[int], count: int) -> Durations:
+def request_and_measure(memory: Memory, names: Sequence[int], count: int) -> Durations:
     """Request so often; how long it took from the request to the answer's first byte: the most."""
     times = []
     for _ in range(count):
@@ -96,7 +96,7 @@ def test_fixed_delays(watched: Watched, host: Host, delay_s: float, count: int) 
     """The time of service is the server's delay; the response time at both ends is at least that."""
     with opened(host.client, host.server, host.port, "::1") as names:
         host.server.start(answer_late, names, count, delay_s)
-        at_client = host.client.call(request_timed, names, count)
+        at_client = host.client.call(request_and_measure, names, count)
         service = host.server.result()
     served = watched.until(host.namespace, host.port, SERVED, answers=count)
     used = watched.until(host.namespace, host.port, USED, answers=count)
@@ -231,7 +231,7 @@ def test_the_path_is_what_the_client_waits_longer(watched: Watched, lab: Lab) ->
     count, delay_s = 21, 0.02
     with opened(client, server, port, far.v4) as names:
         server.start(answer_late, names, count, delay_s)
-        most = client.call(request_timed, names, count).most
+        most = client.call(request_and_measure, names, count).most
         server.result()
     served = quantile(watched.until(far.namespace, port, SERVED, answers=count), "response", 0.5)
     used = quantile(watched.until(near.namespace, port, USED, answers=count), "response", 0.5)
@@ -284,7 +284,7 @@ def keep_busy(memory: Memory, count: int) -> None:
     memory["thread"].start()
 
 
-def send_timed(memory: Memory, names: Sequence[int]) -> dict[str, tuple[int, int]]:
+def send_and_measure(memory: Memory, names: Sequence[int]) -> dict[str, tuple[int, int]]:
     """A request on each; between which readings of the monotonic clock, by the local address."""
     times = {}
     for name in names:
@@ -308,10 +308,10 @@ def test_stuck_requests_among_many_connections(lab: Lab) -> None:
     names = list(range(STUCK))
     stuck.server.start(answer_late, names, 1, 0)
     stuck.server.stop()
-    sent = stuck.client.call(send_timed, names[:EARLY])
+    sent = stuck.client.call(send_and_measure, names[:EARLY])
     until(lambda: time.monotonic_ns() > max(end for _, end in sent.values()) + TICKS_NS, "they are old")
     with Watched() as watched:
-        sent |= stuck.client.call(send_timed, names[EARLY:])
+        sent |= stuck.client.call(send_and_measure, names[EARLY:])
         taken = time.monotonic_ns()
         rows = watched.rows(WAITING.name, stuck.namespace, stuck.port)
         read = time.monotonic_ns()
