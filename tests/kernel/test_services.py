@@ -338,6 +338,24 @@ def test_connections_that_are_older(host: Host) -> None:
             check_both([watched], host, answers=21)
 
 
+def test_a_socket_that_connects_again(watches: list[Watched], host: Host) -> None:
+    """After an attempt that was refused, what it is answered is counted."""
+    host.client.call(connect_after_refusal, host.port)
+    host.server.call(accept_as, 0)
+    host.exchange([0], 3)
+    check_both(watches, host, answers=3, connections=1)
+
+
+def connect_after_refusal(memory: Memory, port: int) -> None:
+    """Connect a socket, first to a port that is closed."""
+    memory[0] = socket.socket()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            memory[0].connect(closed.getsockname())
+    memory[0].connect(("127.0.0.1", port))
+
+
 def silent(memory: Memory, name: int, least_ms: int) -> None:
     """Wait until nothing has come for a while: TCP knows only in ticks when something last did."""
     until(lambda: oracle.tcp_info(memory[name])["last_data_recv"] >= least_ms, "nothing comes")

@@ -47,7 +47,7 @@ struct turn {
   u32 request_seq;  // what had arrived before the open request; used: before the last answer
   u32 final_seq;    // what was written when this end was closed: a FIN takes a number too
   u32 service, client;
-  u8 side, is_final, is_closed, has_client, has_owner;
+  u8 side, is_final, has_client, has_owner;
   struct owner owner;
 };
 
@@ -455,6 +455,15 @@ static __always_inline struct turn *new_turn(struct sock *sk) {
 #endif
 }
 
+static __always_inline void forget(struct sock *sk) {
+#ifdef BY_ADDRESS
+  u64 address = (u64)sk;
+  turns.delete(&address);
+#else
+  turns.sk_storage_delete((void *)sk);
+#endif
+}
+
 // Begins to watch a connection; `task` is its owner, if it is known.
 static __always_inline struct turn *begin(struct sock *sk, u8 side, struct task_struct *task) {
   struct turn *turn = new_turn(sk);
@@ -599,7 +608,6 @@ static __always_inline void end(struct turn *turn, struct progress *tcp) {
   struct client *client = turn->has_client ? client_of(turn->client) : NULL;
   if (client)
     ADD(client->open, -1);
-  turn->is_closed = 1;
 }
 
 int tp_btf__inet_sock_set_state(u64 *ctx) {
@@ -627,8 +635,10 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
     if (turn)
       settle(turn, &tcp);
   } else if (turn && next == TCP_CLOSE) {
-    if (!turn->is_closed)
-      end(turn, &tcp);
+    end(turn, &tcp);
+    // The socket may connect again, and its address be another one's. A reset, too, has TCP number what was
+    // never written.
+    forget(sk);
   } else if (turn && (next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK)) {
     turn->final_seq = tcp.written;
     turn->is_final = 1;
@@ -672,7 +682,7 @@ static __always_inline void put_local(u32 *address, struct sock *sk) {
 static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk, struct turn *turn) {
   struct tcp_sock *tp = tcp_of(sk);
   struct progress tcp;
-  if (!tp || turn->is_closed || !is_open(sk))
+  if (!tp || !is_open(sk))
     return 0;
   read_progress(&tcp, tp, turn);
   struct connection row;
