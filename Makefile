@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-totals bench-udp deb offline fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-services bench-totals bench-udp deb offline fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -116,6 +116,9 @@ bench-latency: ## what following packets costs, beside an event for each packet;
 
 bench-serve: ## the speed and memory of nettop serve, beside node_exporter and ss; root, prometheus-node-exporter
 	$(as_root) $(bin)/python -B bench/serve.py
+
+bench-services: ## what the services lens costs redis-benchmark and nginx; root, redis, nginx, wrk
+	$(as_root) $(bin)/python -B bench/services.py
 
 bench-prometheus: ## whether a real Prometheus gets what is true; root, iperf3, curl, prometheus
 	$(as_root) $(bin)/python -B bench/prometheus.py

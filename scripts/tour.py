@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/screenshots/tour-*.svg: nettop during a real incident, a slow consumer behind a lossy link. Root.
+"""Draws docs/screenshots/tour-*.svg: nettop during real incidents. Root.
 
-Two processes in two network namespaces; the link drops each third segment with data, until it is mended. A picture is
-taken when the screen shows what docs/tour.md says of it.
+A slow consumer behind a lossy link: two processes in two network namespaces; the link drops each third segment with
+data, until it is mended. And a server of a single thread that now and then computes for a second. A picture is taken
+when the screen shows what docs/tour.md says of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +30,10 @@ from nettop.screens.nettop_app import NettopApp  # noqa: E402
 from nettop.settings import Settings  # noqa: E402
 from nettop.widgets.themes import DARK  # noqa: E402
 from tests.kernel import traffic  # noqa: E402
-from tests.kernel.lab import Dropper, Lab  # noqa: E402
+from tests.kernel.lab import Lab  # noqa: E402
 from tests.kernel.test_owners import control_group  # noqa: E402
 
+FOLDER = ROOT / "docs" / "screenshots"
 SIZE = (160, 40)
 PORT = 5044
 DEADLINE_S = 60
@@ -48,12 +51,21 @@ class Step(NamedTuple):
     mended: bool = False
 
 
-STEPS = (
+LAGGING = (
     Step("start", (), "path loss"),
     Step("trouble", ("exclamation_mark",), "1 of "),
     Step("details", ("down", "right"), "CWND"),
     Step("drops", ("5",), "p/s   most NOT_SPECIFIED"),
     Step("mended", ("1", "escape", "escape"), "receiver", "retransmitting", mended=True),
+)
+
+SERVICE_PORT, CONNECTIONS = 8000, 12
+REQUEST, ANSWER = 200, 2_000
+WORK_S, HELD_S = 0.002, 1.3
+HELD_AFTER_S, HELD_EVERY_S = 16, 4
+SLOW = (
+    Step("services", ("7",), "stuck"),
+    Step("waiting", ("down", "down", "right"), "  no "),
 )
 
 
@@ -70,6 +82,41 @@ def consume(memory: dict[Any, Any]) -> None:
     with accepted:
         while accepted.recv(READ_BYTES):
             traffic.spin(PAUSE_S)
+
+
+def serve(memory: dict[Any, Any]) -> None:
+    """Answer at once, one request after the other; after a while a thing now and then that takes a second."""
+    poll, began = select.epoll(), time.monotonic()
+    next_s = began + HELD_AFTER_S
+    accepted = {}
+    for _ in range(CONNECTIONS):
+        connection = memory["listener"].accept()[0]
+        accepted[connection.fileno()] = connection
+        poll.register(connection, select.EPOLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            traffic.receive(accepted[descriptor], REQUEST)
+            is_held = time.monotonic() > next_s
+            traffic.spin(HELD_S if is_held else WORK_S)
+            accepted[descriptor].sendall(bytes(ANSWER))
+            if is_held:
+                next_s = time.monotonic() + HELD_EVERY_S
+
+
+def use(_: dict[Any, Any], to: tuple[str, int]) -> None:
+    """Request on several connections, on each again some time after its answer is here."""
+    poll = select.epoll()
+    opened = {}
+    for _ in range(CONNECTIONS):
+        connection = socket.create_connection(to)
+        opened[connection.fileno()] = connection
+        poll.register(connection, select.EPOLLIN)
+        connection.sendall(bytes(REQUEST))
+    while True:
+        for descriptor, _ in poll.poll():
+            traffic.receive(opened[descriptor], ANSWER)
+            traffic.spin(WORK_S)
+            opened[descriptor].sendall(bytes(REQUEST))
 
 
 def text_of(app: NettopApp) -> str:
@@ -92,22 +139,22 @@ async def until(condition: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.1)
 
 
-async def walk(session: Session, link: Dropper, folder: Path) -> None:
+async def walk(session: Session, name: str, steps: Sequence[Step], mend: Callable[[], None]) -> None:
     """Go through the steps, and draw each."""
     app = NettopApp(ScreenContext(Settings(), session, host="feeder-1"), DARK.name)
     async with app.run_test(size=SIZE) as pilot:
-        for number, step in enumerate(STEPS, 1):
+        for number, step in enumerate(steps, 1):
             if step.mended:
-                link.nothing()
+                mend()
             await pilot.press(*step.keys)
             await until(partial(is_on, app, step), f"{step.name} shows {step.shows!r}")
             svg = tidy_svg(app.export_screenshot(title="nettop"))
-            (folder / f"tour-{number}-{step.name}.svg").write_text(svg, encoding="utf-8")
-            print(f"{number} of {len(STEPS)}: {step.name}")
+            (FOLDER / f"{name}-{number}-{step.name}.svg").write_text(svg, encoding="utf-8")
+            print(f"{name}, {number} of {len(steps)}: {step.name}")
 
 
-def main() -> None:
-    """Make the incident, and draw it."""
+def draw_lagging_feed() -> None:
+    """Make that incident, and draw it."""
     with (
         control_group("feeder.slice/feeder.service") as group,
         Lab() as lab,
@@ -122,8 +169,20 @@ def main() -> None:
         consumer.call(traffic.listen, "listener", far.v4, PORT)
         consumer.start(consume)
         producer.start(produce, (far.v4, PORT))
-        asyncio.run(walk(session, link, ROOT / "docs" / "screenshots"))
+        asyncio.run(walk(session, "tour", LAGGING, link.nothing))
+
+
+def draw_slow_service() -> None:
+    """Make that incident, and draw it."""
+    with Lab() as lab, Session(1.0, probe_of) as session:
+        near, far = lab.pair()
+        shop, orders = lab.worker(near.namespace, "shop"), lab.worker(far.namespace, "orders")
+        orders.call(traffic.listen, "listener", far.v4, SERVICE_PORT)
+        orders.start(serve)
+        shop.start(use, (far.v4, SERVICE_PORT))
+        asyncio.run(walk(session, "tour-slow", SLOW, lambda: None))
 
 
 if __name__ == "__main__":
-    main()
+    draw_lagging_feed()
+    draw_slow_service()

@@ -98,9 +98,11 @@ def counted(
 ) -> Counted:
     """What programs counted on a machine: each service has its columns and its tallies in one dict.
 
-    The first one is at the place WEB, the second at DATABASE; `others` are what the places before count, by side.
+    The first one is at the place WEB, the second at DATABASE; each has one answer, if nothing else is said. `others` are
+    what the places before count, by side.
     """
-    places = [*((others or {}).get(side, {}) for side in SIDES), *({"began_at": 1} | row for row in services)]
+    answered: Row = {"began_at": 1, "response": histogram(MS)}
+    places = [*((others or {}).get(side, {}) for side in SIDES), *(answered | row for row in services)]
     of_services, of_tallies = (
         filled(dtype, [{name: row[name] for name in row if name in (dtype.names or ())} for row in places])
         for dtype in (SERVICE, TALLY)
@@ -213,6 +215,11 @@ def test_services_without_a_place_of_their_own_are_one_row(processes: Processes,
     assert rows.array["connections"].tolist() == rows.array["waiting"].tolist() == [1, 0]
 
 
+def test_a_service_that_has_done_nothing_is_none(processes: Processes) -> None:
+    """A connection that came and went says nothing of how it answers."""
+    assert not len(services_of(counted({"response": histogram()}), processes))
+
+
 @pytest.mark.parametrize("known_by", ["connections", "response", "unanswered"])
 def test_others_are_shown_once_there_are_any(processes: Processes, known_by: str) -> None:
     """One connection is enough, and what ended without an answer."""
@@ -238,7 +245,8 @@ def test_one_overlap_in_a_hundred_turns_is_a_pattern(
 ) -> None:
     """Less is chance; a turn is answered, or overlaps."""
     response = histogram(*[MS] * answers)
-    rows = services_of(counted({"response": response, "overlaps": overlaps}), processes)
+    here = counted({"response": response, "overlaps": overlaps}, connections=[{"service": WEB}])
+    rows = services_of(here, processes)
     assert PATTERNS[int(rows.array["pattern"][0])] == pattern
 
 

@@ -49,14 +49,12 @@ class Counted:
 
 
 def service_rows(counted: Counted, processes: Processes, usual: UsualTimes) -> Rows:
-    """A row for each service that has a connection or had one, sorted by place; all others of a side are one row."""
+    """A row for each service that has a connection, or had a request, sorted by place; all others of a side are one."""
     services, tallies = counted.services, counted.tallies
-    is_shown = services["began_at"] > 0
-    used = set(counted.connections["service"].tolist())
-    is_shown[:FIRST_PLACE] = [
-        place in used or tallies["response"][place].any() or tallies["unanswered"][place] > 0
-        for place in range(FIRST_PLACE)
-    ]
+    is_shown = tallies["response"].any(axis=1) | (tallies["unanswered"] > 0)
+    is_shown |= np.isin(np.arange(len(services)), counted.connections["service"])
+    # Of a place that is being taken nothing is known yet.
+    is_shown[FIRST_PLACE:] &= services["began_at"][FIRST_PLACE:] > 0
     shown = np.flatnonzero(is_shown)
     rows = _unknown_rows(len(shown), _SERVICE_ROW)
     rows["id"] = shown
