@@ -131,6 +131,8 @@ _SLICES = (
             "skc_flags": "inet_conn.icsk_inet.sk.__sk_common.skc_flags",
             "received_at": "inet_conn.icsk_ack.lrcvtime",
             "sent_at": "lsndtime",
+            "data_segs_in": "data_segs_in",
+            "data_segs_out": "data_segs_out",
         },
         {},
     ),

@@ -36,18 +36,20 @@ struct turn {
   // Served: since when the data of the open request is here, or 0 without one. Used: since when a request
   // is under way; not after `answered_at` where none is known to be.
   u64 open_since;
-  u64 read_at;     // when the first of the open request was read; 0: not yet, or not seen
-  u64 answered_at; // when the last answer began
-  u64 moved_at;    // when more of it was sent, or arrived
-  u64 goodbye_at;  // the `open_since` of what came right before the end
-  u64 answers, response_ns;
+  u64 read_at;      // when the first of the open request was read; 0: not yet, or not seen
+  u64 answered_at;  // when the last answer began
+  u64 moved_at;     // when more of it was sent, or arrived
   u32 sent_seq;     // what was written before the open request came; used: before the last answer came
   u32 written_seq;  // what was written by the last call
   u32 received_seq; // what has arrived
   u32 request_seq;  // what had arrived before the open request; used: before the last answer
-  u32 final_seq;    // what was written when this end was closed: a FIN takes a number too
-  u32 service, client;
+  u32 service;
   u8 side, is_final, has_client, has_owner;
+  // The kernel puts 8 bytes in front: what comes up to here is in one cache line, and both ends use it.
+  u64 goodbye_at; // the `open_since` of what came right before the end
+  u64 answers, response_ns;
+  u32 final_seq; // what was written when this end was closed: a FIN takes a number too
+  u32 client;
   struct owner owner;
 };
 
@@ -424,10 +426,11 @@ static __always_inline void adopt(struct turn *turn, struct tcp_sock *tp) {
   read_progress(&tcp, tp, NULL);
   settle(turn, &tcp);
   bool is_unread = is_after(tcp.received, tcp.read);
-  if (turn->side == SIDE_SERVED && (is_unread || is_after(received_at, sent_at))) {
+  // Before there is data both are when the connection was made.
+  if (turn->side == SIDE_SERVED && tp->data_segs_in && (is_unread || is_after(received_at, sent_at))) {
     turn->request_seq = is_unread ? tcp.read : tcp.received - 1;
     turn->open_since = now - (u64)(ticks - received_at) * NS_PER_TICK;
-  } else if (turn->side == SIDE_USED && is_after(sent_at, received_at)) {
+  } else if (turn->side == SIDE_USED && tp->data_segs_out && is_after(sent_at, received_at)) {
     turn->sent_seq = tcp.written - 1;
     turn->open_since = now - (u64)(ticks - sent_at) * NS_PER_TICK;
   }
