@@ -65,7 +65,7 @@ WORK_S, HELD_S = 0.002, 1.3
 HELD_AFTER_S, HELD_EVERY_S = 16, 4
 SLOW = (
     Step("services", ("7",), "stuck"),
-    Step("waiting", ("down", "down", "right"), "  no "),
+    Step("waiting", ("p", "p", "p"), "not read 11"),
 )
 
 
