@@ -98,8 +98,8 @@ def counted(
 ) -> Counted:
     """What programs counted on a machine: each service has its columns and its tallies in one dict.
 
-    The first one is at the place WEB, the second at DATABASE; each has one answer, if nothing else is said. `others` are
-    what the places before count, by side.
+    The first one is at the place WEB, the second at DATABASE; each has one answer, if nothing else is said. `others`
+    are what the places before count, by side.
     """
     answered: Row = {"began_at": 1, "response": histogram(MS)}
     places = [*((others or {}).get(side, {}) for side in SIDES), *(answered | row for row in services)]
