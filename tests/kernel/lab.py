@@ -195,6 +195,28 @@ class End:
             [*tc, "rate", rate, "burst", "3000", "limit", "50000000"], check=True, capture_output=True
         )
 
+    def delay(self, duration: str) -> str | None:
+        """Packets leave so much later from now on; why not, where the kernel has no netem."""
+        try:
+            self.namespace.run(
+                *(
+                    "tc",
+                    "qdisc",
+                    "add",
+                    "dev",
+                    self.device,
+                    "root",
+                    "netem",
+                    "delay",
+                    duration,
+                    "limit",
+                    "9999",
+                )
+            )
+        except RuntimeError as error:
+            return f"this kernel has no netem: {error}"
+        return None
+
 
 class Lab:
     """Namespaces, workers and droppers of one test, removed at its end whatever happens."""

@@ -610,13 +610,8 @@ def travel_times(memory: Memory, name: str, to: tuple[str, int], count: int) -> 
 def test_netem(lab: Lab) -> None:
     """The median time in a queue that delays is its delay; a handshake takes two of them."""
     near, far = lab.pair()
-    try:
-        for end in (near, far):
-            end.namespace.run(
-                "tc", "qdisc", "add", "dev", end.device, "root", "netem", "delay", "5ms", "limit", "9999"
-            )
-    except RuntimeError as error:
-        pytest.skip(f"this kernel has no netem: {error}")
+    if why := near.delay("5ms") or far.delay("5ms"):
+        pytest.skip(why)
     here, there = lab.worker(near.namespace), lab.worker(far.namespace)
     # One process on both sides knows how long datagrams were under way.
     both = lab.worker(far.namespace)

@@ -219,13 +219,8 @@ def answer_in_two(memory: Memory, names: Sequence[int], count: int, apart_s: flo
 def test_the_path_is_what_the_client_waits_longer(watched: Watched, lab: Lab) -> None:
     """Over a path that takes 5 ms each way, the client's response time is 10 ms more than the server's."""
     near, far = lab.pair()
-    try:
-        for end in (near, far):
-            end.namespace.run(
-                "tc", "qdisc", "add", "dev", end.device, "root", "netem", "delay", "5ms", "limit", "9999"
-            )
-    except RuntimeError as error:
-        pytest.skip(f"this kernel has no netem: {error}")
+    if why := near.delay("5ms") or far.delay("5ms"):
+        pytest.skip(why)
     server, client = lab.worker(far.namespace), lab.worker(near.namespace)
     port = int(server.call(listen, "listener", "0.0.0.0"))
     count, delay_s = 21, 0.02

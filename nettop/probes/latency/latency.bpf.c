@@ -5,6 +5,7 @@
 // over, so that each number stands for every packet. struct settings, struct packet, struct counts, struct
 // key, struct pair, the -D numbers and the slices of kernel structs come in front of this file.
 
+#include <nettop/buckets.h>
 #include <nettop/set_table.h>
 #include <uapi/linux/ptrace.h>
 
@@ -57,10 +58,6 @@ struct pair_set {
 };
 BPF_F_TABLE("array", u32, struct pair_set, pairs, PAIR_SETS *PAIR_PARTITIONS, 1024 /* BPF_F_MMAPABLE */);
 BPF_PERCPU_ARRAY(evicted, u64, 1);
-
-// Has the compiler forget what it knows of a number, so that it leaves the comparison that the verifier
-// needs.
-#define KEEP(number) asm volatile("" : "+r"(number))
 
 #define ADD(number, amount) __sync_fetch_and_add(&(number), amount)
 
@@ -142,18 +139,6 @@ static __always_inline struct counts *counts_of(u32 stage, u32 class) {
 }
 
 // --- durations ---------------------------------------------------------------------------------------------
-
-static __always_inline u64 bucket_of(u64 duration, u32 divided_by_bits) {
-  if (duration < 1ull << FIRST_BIT)
-    return 0;
-  if (duration >= 1ull << LAST_BIT)
-    return 1 + ((LAST_BIT - FIRST_BIT) << divided_by_bits);
-  u64 bit = bpf_log2l(duration) - 1;
-  u64 part = duration >> (bit - divided_by_bits) & ((1 << divided_by_bits) - 1);
-  u64 bucket = 1 + ((bit - FIRST_BIT) << divided_by_bits) + part;
-  KEEP(bucket);
-  return bucket;
-}
 
 // Counts a duration for the pair whose header was read. In a full set the pair that was idle for longest
 // makes room.

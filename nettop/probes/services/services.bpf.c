@@ -6,6 +6,7 @@
 // client_key, struct client, struct connection, struct owner, the -D numbers, the slices of kernel structs
 // and pid_namespace.bpf.h and process.bpf.h come in front of this file.
 
+#include <nettop/buckets.h>
 #include <nettop/set_table.h>
 #include <uapi/linux/ptrace.h>
 
@@ -26,9 +27,6 @@
 #define ATTEMPTS 4
 
 #define ADD(number, amount) __sync_fetch_and_add(&(number), amount)
-// Has the compiler forget where a number comes from: it would read from either of two addresses by one
-// instruction, or leave out the comparison that the verifier needs.
-#define KEEP(number) asm volatile("" : "+r"(number))
 
 // What is kept of a connection, with its socket. Hooks where data arrives run while the socket is locked, one
 // after the other; those at the end of calls run at any time.
@@ -95,18 +93,6 @@ static __always_inline struct client *client_of(u32 client) {
   u32 place = client / SET_ENTRIES;
   struct client_set *set = clients.lookup(&place);
   return set ? &set->entries[client % SET_ENTRIES] : NULL;
-}
-
-static __always_inline u64 bucket_of(u64 duration, u32 divided_by_bits) {
-  if (duration < 1ull << FIRST_BIT)
-    return 0;
-  if (duration >= 1ull << LAST_BIT)
-    return 1 + ((LAST_BIT - FIRST_BIT) << divided_by_bits);
-  u64 bit = bpf_log2l(duration) - 1;
-  u64 part = duration >> (bit - divided_by_bits) & ((1 << divided_by_bits) - 1);
-  u64 bucket = 1 + ((bit - FIRST_BIT) << divided_by_bits) + part;
-  KEEP(bucket);
-  return bucket;
 }
 
 static __always_inline bool is_after(u32 sequence, u32 other) { return (s32)(sequence - other) > 0; }
