@@ -12,6 +12,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from multiprocessing import Pipe
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEADERS = REPOSITORY / "nettop" / "kernel" / "headers"
@@ -92,6 +95,16 @@ def process_state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def compiled(source: Path, folder: Path) -> Path:
+    """The program that a C file is compiled to; the test is skipped where there is no compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    program = folder / source.stem
+    subprocess.run([compiler, "-O1", "-Wall", "-Werror", "-o", program, source], check=True)
+    return program
 
 
 class Namespace:

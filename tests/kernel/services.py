@@ -23,12 +23,15 @@ from nettop.snapshots.services import BUCKETS, CLIENTS, CONNECTIONS, HOOK_CALLS,
 from nettop.snapshots.snapshot import Snapshot
 
 from .command import Row
-from .lab import Namespace, NotInTimeError, Worker, die_with_parent, until
+from .lab import Lab, Namespace, NotInTimeError, Worker, die_with_parent, until
 from .test_events import decoded
-from .traffic import Memory, receive
+from .traffic import Memory, listen, receive
 
 SERVED, USED = SIDES.values()
-ANSWERER = Path(__file__).with_name("answer.c")
+REQUEST, ANSWER = SIZES = 101, 503
+"""Bytes of a request and of its answer, where nothing else is said."""
+NOT_ALLOWED = 3
+"""The status of answer.c where the kernel does not allow a kind of calls."""
 ERROR = 1 / 16
 """How far what stands for a bucket may be from a duration in it, as a share."""
 
@@ -139,6 +142,18 @@ def answer_each(memory: Memory, names: Sequence[object], count: int, sizes: tupl
             memory[name].sendall(b"a" * answer)
 
 
+def send_each(memory: Memory, names: list[int], size: int) -> None:
+    """A message on each of these connections."""
+    for name in names:
+        memory[name].sendall(b"n" * size)
+
+
+def receive_each(memory: Memory, names: list[int], size: int) -> None:
+    """Read so much from each of these connections."""
+    for name in names:
+        receive(memory[name], size)
+
+
 @contextmanager
 def opened(client: Worker, server: Worker, port: int, target: str, count: int = 1) -> Iterator[list[int]]:
     """Connections to a server's listener of the name "listener", closed at the end: their names at both ends."""
@@ -174,26 +189,28 @@ def close_each(memory: Memory, names: Sequence[object]) -> None:
             held.close()
 
 
-def answer_by(memory: Memory, program: str, how: str, count: int, sizes: tuple[int, int]) -> bool:
+def answer_by(memory: Memory, program: Path, how: str, count: int, sizes: tuple[int, int]) -> bool:
     """Answer the requests of one connection by a kind of calls; False where the kernel does not allow it."""
-    command = [program, how, *map(str, (count, *sizes))]
+    command = [str(program), how, *map(str, (count, *sizes))]
     done = subprocess.run(command, stdin=memory[0].fileno(), check=False)
     assert done.returncode in (0, NOT_ALLOWED)
     return done.returncode == 0
 
 
-NOT_ALLOWED = 3
+class Host:
+    """A namespace with a server, its client, and the port that the server listens on."""
 
+    def __init__(self, lab: Lab, *, backlog: int = 4096) -> None:
+        self.namespace = lab.namespace()
+        self.server = lab.worker(self.namespace, "server")
+        self.client = lab.worker(self.namespace, "client")
+        self.port = int(self.server.call(listen, "listener", "::", 0, backlog))
 
-@pytest.fixture(scope="session")
-def answerer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The program that answers requests by several kinds of calls."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    program = tmp_path_factory.mktemp("services") / "answer"
-    subprocess.run([compiler, "-O1", "-Wall", "-Werror", "-o", program, ANSWERER], check=True)
-    return str(program)
+    def exchange(self, names: list[int], count: int) -> None:
+        """So many requests on each of these connections, all answered."""
+        self.server.start(answer_each, names, count, SIZES)
+        self.client.call(request_each, names, count, SIZES)
+        self.server.result()
 
 
 # --- servers ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@
 import contextlib
 import gzip
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +25,7 @@ from nettop.snapshots.cpu import CPUS, HOOK_NAPI_THREADS, NAPI_THREADS, TIME_OF,
 from nettop.snapshots.snapshot import Snapshot
 
 from . import traffic
-from .lab import PATIENCE, End, Lab, Namespace, process_state, until
+from .lab import PATIENCE, End, Lab, Namespace, compiled, process_state, until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -132,12 +131,7 @@ def start(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def spinner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program that spends CPU time in system calls."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    program = tmp_path_factory.mktemp("cpu") / "cpu_spin"
-    subprocess.run([compiler, "-O1", "-o", program, SPIN], check=True)
-    return program
+    return compiled(SPIN, tmp_path_factory.mktemp("cpu"))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,43 +16,31 @@ from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import CLIENTS, CONNECTIONS, OTHERS, SERVICES, WAITING, WITHOUT_PLACE
 
 from . import bpf_objects, oracle
-from .lab import Lab, until
+from .lab import Lab, compiled, until
 from .services import (
+    ANSWER,
+    REQUEST,
     SERVED,
+    SIZES,
     USED,
+    Host,
     Watched,
     answer_by,
     answer_each,
-    answerer,
     close_each,
     opened,
+    receive_each,
     request_each,
+    send_each,
 )
 from .test_events import decoded
 from .traffic import Memory, exchange, linger, listen, receive
 
-__all__ = ["answerer"]
 pytestmark = pytest.mark.kernel
 
-REQUEST, ANSWER = SIZES = 101, 503
+ANSWERER = Path(__file__).with_name("answer.c")
 MECHANISMS = [mechanism.name for mechanism in FALLBACKS.mechanisms]
 KINDS = ["write", "sendfile", "splice", "io_uring", "peek"]
-
-
-class Host:
-    """A namespace with a server, its client, and the port that the server listens on."""
-
-    def __init__(self, lab: Lab, *, backlog: int = 4096) -> None:
-        self.namespace = lab.namespace()
-        self.server = lab.worker(self.namespace, "server")
-        self.client = lab.worker(self.namespace, "client")
-        self.port = int(self.server.call(listen, "listener", "::", 0, backlog))
-
-    def exchange(self, names: list[int], count: int) -> None:
-        """So many requests on each of these connections, all answered."""
-        self.server.start(answer_each, names, count, SIZES)
-        self.client.call(request_each, names, count, SIZES)
-        self.server.result()
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +64,12 @@ def watches(all_watches: dict[str, tuple[Watched, HookStatus]]) -> list[Watched]
 def host(lab: Lab) -> Host:
     """A server and its client."""
     return Host(lab)
+
+
+@pytest.fixture(scope="module")
+def answerer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program that answers requests by several kinds of calls."""
+    return compiled(ANSWERER, tmp_path_factory.mktemp("services"))
 
 
 def check_both(watches: list[Watched], host: Host, **values: Any) -> None:
@@ -151,23 +146,11 @@ def test_each_mechanism_counts_the_same(
     record(verdict="same")
 
 
-def send_each(memory: Memory, names: list[int], size: int) -> None:
-    """A message on each of these connections."""
-    for name in names:
-        memory[name].sendall(b"n" * size)
-
-
-def receive_each(memory: Memory, names: list[int], size: int) -> None:
-    """Read so much from each of these connections."""
-    for name in names:
-        receive(memory[name], size)
-
-
 # --- calls ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_calls(watches: list[Watched], host: Host, answerer: str, kind: str) -> None:
+def test_every_kind_of_calls(watches: list[Watched], host: Host, answerer: Path, kind: str) -> None:
     """Answers that are written, sent from a file, spliced, by io_uring; MSG_PEEK, empty and failed calls add none."""
     count, answer = 211, 4096
     with opened(host.client, host.server, host.port, "::1") as names:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import resource
 import select
-import socket
 import statistics
 import threading
 import time
@@ -17,8 +16,22 @@ import pytest
 from nettop.snapshots.services import WAITING
 
 from .lab import Lab, until
-from .services import ERROR, SERVED, USED, Watched, close_each, connect_each, opened, quantile
-from .test_services import REQUEST, SIZES, Host, receive_each, send_each
+from .services import (
+    ERROR,
+    REQUEST,
+    SERVED,
+    SIZES,
+    USED,
+    Host,
+    Watched,
+    accept_each,
+    close_each,
+    connect_each,
+    opened,
+    quantile,
+    receive_each,
+    send_each,
+)
 from .traffic import Memory, listen, receive, spin
 
 pytestmark = pytest.mark.kernel
@@ -245,18 +258,6 @@ def allow_descriptors(memory: Memory, count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
-def accept_many(memory: Memory, count: int) -> None:
-    """Accept so many connections, named by number."""
-    for name in range(count):
-        memory[name] = memory["listener"].accept()[0]
-
-
-def connect_many(memory: Memory, port: int, count: int) -> None:
-    """Open so many connections, named by number."""
-    for name in range(count):
-        memory[name] = socket.create_connection(("127.0.0.1", port))
-
-
 def keep_busy(memory: Memory, count: int) -> None:
     """Request and read on so many connections, in a thread that goes on."""
     poll = select.epoll()
@@ -295,8 +296,8 @@ def test_stuck_requests_among_many_connections(lab: Lab) -> None:
     for host, count in ((stuck, STUCK), (idle, IDLE), (busy, BUSY)):
         for worker in (host.server, host.client):
             worker.call(allow_descriptors, 16_384)
-        host.server.start(accept_many, count)
-        host.client.call(connect_many, host.port, count)
+        host.server.start(accept_each, count)
+        host.client.call(connect_each, "127.0.0.1", host.port, count)
         host.server.result()
     for worker in (busy.server, busy.client):
         worker.call(keep_busy, BUSY)
