@@ -279,6 +279,10 @@ static __always_inline u32 namespace_of(struct sock *sk) {
   return net->inum;
 }
 
+static __always_inline u64 port_in(u32 netns, u16 port) { return (u64)netns << 16 | port; }
+
+static __always_inline u64 port_of(struct sock *sk) { return port_in(namespace_of(sk), sk->skc_num); }
+
 static __always_inline void put_owner(struct service *service, struct owner *owner) {
   COPY_PROCESS(service, owner);
   service->cgroup_id = owner->cgroup_id;
@@ -309,7 +313,7 @@ static __always_inline u32 place_of(struct key *key) {
     known = places.lookup(key);
     return known ? *known : key->side;
   }
-  u64 port = (u64)key->netns << 16 | key->port;
+  u64 port = port_in(key->netns, key->port);
   struct owner *listener = key->side == SIDE_SERVED ? listening.lookup(&port) : NULL;
   if (listener)
     put_owner(service, listener);
@@ -361,8 +365,6 @@ static __always_inline bool join_client(struct turn *turn, struct sock *sk) {
   turn->client = place * SET_ENTRIES + idle;
   return true;
 }
-
-static __always_inline u64 port_of(struct sock *sk) { return (u64)namespace_of(sk) << 16 | sk->skc_num; }
 
 // The process that listens on a socket; another one may be the one that accepts.
 static __always_inline void note_listener(struct sock *sk, struct task_struct *task) {
