@@ -907,7 +907,6 @@ def _services() -> list[Json]:
     served = (f'side!="{SIDES[USED]}"', *kept)
     chosen = (f'process=~"$process|{OTHERS}"', *kept)
     of, legend = ("process", "side", "service"), "{{process}} {{side}} {{service}}"
-    of_others = f"That of {OTHERS} is the sum of what its services have each."
     of_served = f"Of what is served here, and of {OTHERS}; what is used is below, by its service"
 
     def quantile(share: float, name: str, *by: str, only: Sequence[str]) -> str:
@@ -947,7 +946,7 @@ def _services() -> list[Json]:
             [Query(f"max({_of('services_oldest_seconds', *kept)})")],
             "s",
             size=(4, 4),
-            description=f"How long the request has waited that waits for longest; n/a where none does. {of_others}",
+            description="How long the request has waited that waits for longest; n/a where none does",
         ),
         number(
             "Unanswered",
@@ -999,7 +998,7 @@ def _services() -> list[Json]:
             "Oldest wait by service",
             [Query(f"max by ({', '.join(of)}) ({_of('services_oldest_seconds', *chosen)})", legend)],
             "s",
-            description=f"A line that rises as time passes is a request that is stuck. {of_others}",
+            description="A line that rises as time passes is a request that is stuck",
             overrides=[OTHERS_GREY],
         ),
         time_series(
