@@ -143,16 +143,17 @@ _SLICES = (
 CHANGES = "tp_btf__inet_sock_set_state"
 WALK, ROWS = "bpf_iter__task_file", "bpf_iter__bpf_sk_storage_map"
 _TRACEPOINTS = ("tp_btf__sock_send_length", "tp_btf__sock_recv_length", "tp_btf__sk_data_ready")
-# Every call on a socket of TCP ends in tcp_release_cb, those that splice among them.
-_FENTRY = ("fentry__called@tcp_release_cb", "fentry__arrived@sock_def_readable")
-_KPROBE = ("entry__called@tcp_release_cb", "entry__arrived@sock_def_readable")
+# Every call on a socket of TCP ends in release_sock, those that splice among them. Its tcp_release_cb is not enough:
+# from Linux 7.0 on it is called only when work was deferred (tcp_release_cb_cond).
+_FENTRY = ("fentry__called@release_sock", "fentry__arrived@sock_def_readable")
+_KPROBE = ("entry__called@release_sock", "entry__arrived@sock_def_readable")
 
 BY_SOCKET = (
     Mechanism("tp_btf/sock_send_length + sock_recv_length + sk_data_ready", _TRACEPOINTS),
-    Mechanism("fentry/tcp_release_cb + sock_def_readable", _FENTRY),
+    Mechanism("fentry/release_sock + sock_def_readable", _FENTRY),
 )
 """Mechanisms whose programs keep what they know in the socket."""
-BY_ADDRESS = (Mechanism("kprobe/tcp_release_cb + sock_def_readable", _KPROBE),)
+BY_ADDRESS = (Mechanism("kprobe/release_sock + sock_def_readable", _KPROBE),)
 """A kprobe may not: its programs keep it in a table."""
 FALLBACKS = Fallbacks(HOOK_CALLS, BY_SOCKET + BY_ADDRESS)
 
