@@ -27,6 +27,7 @@ from .services import (
     Watched,
     answer_by,
     answer_each,
+    assert_old,
     close_each,
     opened,
     receive_each,
@@ -251,6 +252,34 @@ def test_goodbyes_are_no_requests(watches: list[Watched], host: Host) -> None:
             host.client.call(send_and_close, names, 31)
             host.server.call(receive_all, names)
     check_both(watches, host, answers=11, unanswered=0)
+
+
+def test_a_server_that_closes_on_last_words(watches: list[Watched], host: Host) -> None:
+    """It may do so before the client, which does not run all the time, closes its end: they are no request either."""
+    for _ in range(11):
+        with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+            host.exchange(names, 1)
+            host.server.start(receive_and_close, names, 31)
+            host.client.call(send_and_wait, names, 31)
+            host.server.result()
+    for watched in watches:
+        for side in (SERVED, USED):
+            assert_old(watched.until(host.namespace, host.port, side, answers=11, connections=0))
+
+
+def receive_and_close(memory: Memory, names: list[int], size: int) -> None:
+    """Last words on each, and its end."""
+    for name in names:
+        receive(memory[name], size)
+        memory.pop(name).close()
+
+
+def send_and_wait(memory: Memory, names: list[int], size: int) -> None:
+    """A message on each, and its end when the peer has closed it."""
+    for name in names:
+        memory[name].sendall(b"n" * size)
+        with memory.pop(name) as held:
+            assert not held.recv(1)
 
 
 def send_and_close(memory: Memory, names: list[int], size: int) -> None:

@@ -633,8 +633,8 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
   } else if (turn && (next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK)) {
     turn->final_seq = tcp.written;
     turn->is_final = 1;
-    if (turn->side == SIDE_USED)
-      note_end_of_requests(turn, open_request(turn, &tcp));
+    // At the server too: it may act on last words, and close, before the client gets to its own close.
+    note_end_of_requests(turn, open_request(turn, &tcp));
   } else if (turn && next == TCP_CLOSE_WAIT && turn->side == SIDE_SERVED) {
     note_end_of_requests(turn, turn->open_since);
   }
