@@ -71,15 +71,22 @@ class Watched:
         self.worker = lab.worker(self.near.namespace)
         self.hooks: dict[str, str | None] = dict(self.worker.call(attach, options, flows_max))
 
-        def not_counted() -> dict[str, int] | None:
-            """What the device had counted before the probe was attached: of a moment at which nothing passed."""
-            device, row = device_counts(self.near.namespace, self.near.device), self.interface()
-            is_silent = device == device_counts(self.near.namespace, self.near.device)
-            return {name: device[name] - row[name] for name in MOVED} if is_silent else None
+        self._before = self.uncounted(self.near.namespace, self.near.device)
 
-        before = until(not_counted, "a moment without packets")
+    def uncounted(self, namespace: Namespace, device: str) -> dict[str, int]:
+        """What a device had counted before the probe counted it: of a moment at which nothing passed."""
+
+        def difference() -> dict[str, int] | None:
+            counts = device_counts(namespace, device)
+            key = device, namespace.inode
+            rows = [row for row in self.read()["interfaces"] if (row["interface"], row["netns"]) == key]
+            if not rows or counts != device_counts(namespace, device):
+                return None
+            return {name: counts[name] - rows[0][name] for name in MOVED}
+
+        before = until(difference, "a moment without packets")
         assert before is not None
-        self._before = before
+        return before
 
     def read(self) -> dict[str, Any]:
         """A reading."""

@@ -84,13 +84,13 @@ def ping(memory: Memory, address: str, count: int) -> None:
 
 
 def add_container(lab: Lab, host: Namespace) -> Namespace:
-    """A namespace behind a bridge of the host and NAT. Only IPv4, so that nothing is sent unasked."""
+    """A namespace behind a bridge of the host and NAT. Only IPv4 and no snooping, so that nothing is sent unasked."""
     inside = lab.namespace()
     for namespace in (host, inside):
         namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
     host.sysctl("net.ipv4.ip_forward", 1)
     single = ("gso_max_segs", "1")  # the devices' own counters are of packets then
-    host.ip("link", "add", "br0", "up", *single, "type", "bridge")
+    host.ip("link", "add", "br0", "up", *single, "type", "bridge", "mcast_snooping", "0")
     host.ip("addr", "add", "172.30.0.1/24", "dev", "br0")
     host.ip("link", "add", "port0", *single, "type", "veth", "peer", "name", "eth0", "netns", inside.name)
     host.ip("link", "set", "port0", "up", "master", "br0")
@@ -145,13 +145,7 @@ def test_everything_agrees(lab: Lab) -> None:
     watched = Watched(lab)
     host, world = watched.near, watched.far
     container = add_container(lab, host.namespace)
-    until(
-        lambda: (
-            host.namespace.inode in {row["netns"] for row in _rows(watched.read(), "interfaces", "port0")}
-        ),
-        "the container's port is counted",
-    )
-    port_before = device_counts(host.namespace, "port0")
+    port_before = watched.uncounted(host.namespace, "port0")
     watched.worker.call(follow_connections)
     by = move_everything(lab, host, world, container)
 
@@ -160,13 +154,16 @@ def test_everything_agrees(lab: Lab) -> None:
         ends = (host.namespace.inode, by.bulk_from)
         return next(row for row in sockets if (row["netns"], row["local_port"]) == ends)
 
-    def at_rest() -> tuple[Row, dict[str, Any], dict[str, int]] | None:
-        """The socket and the lens, between whose readings nothing passed."""
-        before = bulk_socket()
+    def at_rest() -> tuple[Row, dict[str, int], dict[str, Any], dict[str, int]] | None:
+        """The socket, the container's port and the lens, between whose readings nothing passed."""
+        before, port = bulk_socket(), device_counts(host.namespace, "port0")
         reading = watched.settled()
-        return (before, *reading) if moved(before) == moved(bulk_socket()) else None
+        is_quiet = moved(before) == moved(bulk_socket()) and port == device_counts(host.namespace, "port0")
+        return (before, port, *reading) if is_quiet else None
 
-    of_socket, result, since = until(at_rest, "a moment without packets") or ({}, {}, {})
+    at_rest_now = until(at_rest, "a moment without packets")
+    assert at_rest_now is not None
+    of_socket, port_now, result, since = at_rest_now
     counted = {
         device: _one(result, "interfaces", device, netns=host.namespace.inode)
         for device in ("veth1", "br0", "port0")
@@ -176,7 +173,6 @@ def test_everything_agrees(lab: Lab) -> None:
             assert summed(_rows(result, table, device)) == moved(row), (device, table)
     assert result["counts"]["flows_evicted"] == 0
     assert {name: result["counts"][name] for name in MOVED} == moved(counted["veth1"]) == since
-    port_now = device_counts(host.namespace, "port0")
     assert moved(counted["port0"]) == {name: port_now[name] - port_before[name] for name in MOVED}
 
     uplink, bridge, port = (
