@@ -77,9 +77,7 @@ class Watched:
         """What a device had counted before the probe counted it: of a moment at which nothing passed."""
 
         def difference() -> dict[str, int] | None:
-            counts = device_counts(namespace, device)
-            key = device, namespace.inode
-            rows = [row for row in self.read()["interfaces"] if (row["interface"], row["netns"]) == key]
+            counts, rows = device_counts(namespace, device), interface_rows(self.read(), namespace, device)
             if not rows or counts != device_counts(namespace, device):
                 return None
             return {name: counts[name] - rows[0][name] for name in MOVED}
@@ -110,10 +108,9 @@ class Watched:
         return self.row_of(self.read())
 
     def row_of(self, reading: dict[str, Any]) -> Row:
-        """The near device's row of a reading; devices in other namespaces may have the same name."""
-        inode = self.near.namespace.inode
-        rows = reading["interfaces"]
-        return next(row for row in rows if (row["interface"], row["netns"]) == (self.near.device, inode))
+        """The near device's row of a reading."""
+        (row,) = interface_rows(reading, self.near.namespace, self.near.device)
+        return row
 
     def since(self) -> dict[str, int]:
         """What the near device has counted since the probe was attached."""
@@ -129,6 +126,12 @@ def device_counts(namespace: Namespace, device: str) -> dict[str, int]:
         for direction, name in (("rx", "received"), ("tx", "sent"))
         for unit in ("packets", "bytes")
     }
+
+
+def interface_rows(reading: dict[str, Any], namespace: Namespace, device: str) -> list[Row]:
+    """The row of a device, or none yet; devices in other namespaces may have the same name."""
+    key = device, namespace.inode
+    return [row for row in reading["interfaces"] if (row["interface"], row["netns"]) == key]
 
 
 def moved(row: Row) -> dict[str, int]:
