@@ -32,8 +32,6 @@ REQUEST, ANSWER = SIZES = 101, 503
 """Bytes of a request and of its answer, where nothing else is said."""
 NOT_ALLOWED = 3
 """The status of answer.c where the kernel does not allow a kind of calls."""
-GOODBYE_NS = 10_000_000
-"""What comes less than this before the end of a connection is no request."""
 ERROR = 1 / 16
 """How far what stands for a bucket may be from a duration in it, as a share."""
 
@@ -114,11 +112,6 @@ def _sum(row: Row, other: Row) -> Row:
         if field.kind is Kind.HISTOGRAM
     }
     return row | added | histograms
-
-
-def assert_old(row: Row) -> None:
-    """Of the requests without an answer none was as young as last words are."""
-    assert row["unanswered_ns"] >= row["unanswered"] * GOODBYE_NS
 
 
 def quantile(row: Row, name: str, share: float) -> float:

@@ -27,7 +27,6 @@ from .services import (
     Watched,
     answer_by,
     answer_each,
-    assert_old,
     close_each,
     opened,
     receive_each,
@@ -262,9 +261,7 @@ def test_a_server_that_closes_on_last_words(watches: list[Watched], host: Host) 
             host.server.start(receive_and_close, names, 31)
             host.client.call(send_and_wait, names, 31)
             host.server.result()
-    for watched in watches:
-        for side in (SERVED, USED):
-            assert_old(watched.until(host.namespace, host.port, side, answers=11, connections=0))
+    check_both(watches, host, answers=11, unanswered=0)
 
 
 def receive_and_close(memory: Memory, names: list[int], size: int) -> None:
