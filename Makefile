@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-services bench-totals bench-udp deb offline fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-services bench-totals bench-udp explore deb offline fresh-root clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -131,6 +131,9 @@ bench-totals: ## totals and rates beside what programs moved, 2,000 connections 
 
 bench-udp: ## what counting UDP costs; root, cc
 	$(as_root) $(bin)/python -B bench/udp.py
+
+explore: ## keys, command lines, and interfaces and sockets that come and go, at random, for an hour; root
+	$(as_root) $(bin)/python -B bench/explore.py $(PARTS)
 
 deb: ## dist/nettop_*.deb for the release that this is; with FLOWS=1 nettop-flows_*.deb too; debhelper
 	$(as_user) scripts/packages.sh deb $(if $(FLOWS),--flows)

@@ -101,6 +101,8 @@ class Running:
             [*around, NETTOP, *options], stderr=self._error, start_new_session=True, **how
         )
         self.pid = self.process.pid
+        self.output = self._out.name
+        """The file that it writes to."""
 
     def __enter__(self) -> Self:
         return self

@@ -51,6 +51,10 @@ class Terminal:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
+    def resize(self, columns: int, lines: int) -> None:
+        """Give the terminal another size, of which the kernel tells the program."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
     def settings(self) -> list[Any]:
         """The terminal's modes, as `stty -a` shows them."""
         return termios.tcgetattr(self._slave)
