@@ -70,6 +70,7 @@ def opened_session(
         from nettop.kernel import privileges
         from nettop.kernel.facts import Host
         from nettop.kernel.limits import raise_open_files, share_one_arena
+        from nettop.kernel.program import no_loading
 
     Host().require_own_pids()
     privileges.use_permitted()
@@ -85,7 +86,10 @@ def opened_session(
         drop_privileges = partial(_drop_privileges, rights, resources=resources)
         with Session(interval_s, probe_of, drop_privileges=drop_privileges, **options) as session:
             privileges.keep_only(privileges.NOTHING)
-            yield session
+            try:
+                yield session
+            finally:
+                resources.enter_context(no_loading())  # the session does not wait for a compiler
 
 
 def give_up_privileges(user: User | None) -> None:

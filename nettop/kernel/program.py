@@ -10,8 +10,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,33 @@ from nettop.kernel.btf import Slice
 PART_OF_NETTOP = "which is part of nettop"
 """In what is said of a file that is missing from the installation."""
 HEADERS = Path(__file__).parent / "headers"
+_ENDING = "nettop ends, and loads no more programs"
 _MAX_ANSWER_BYTES = 1 << 20
 _MAX_DESCRIPTORS = 253
 """What one message carries (SCM_MAX_FD of include/net/scm.h)."""
+
+
+_lock = threading.Lock()
+_running: set[Loader] = set()
+_is_refused = False
+"""What `no_loading` needs to know of all loaders."""
+
+
+@contextlib.contextmanager
+def no_loading() -> Iterator[None]:
+    """End all loaders and refuse new ones while the context is open, so that no thread waits for a compiler while
+    nettop ends. Whoever waits for programs gets SourceFailed, which no mechanism takes for a refusal.
+    """
+    global _is_refused  # noqa: PLW0603 - of the whole process, like its children
+    with _lock:
+        _is_refused = True
+        for loader in _running:
+            loader.kill()
+    try:
+        yield
+    finally:
+        with _lock:
+            _is_refused = False
 
 
 class LoadFailed(Unsupported):
@@ -99,10 +124,16 @@ class Loader:
     """
 
     def __init__(self) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._output = os.memfd_create("nettop-loader")
+        """Start the child process. Raises SourceFailed inside `no_loading`, and OSError."""
         self._requested: deque[ProgramText] = deque()
-        with theirs:
+        with contextlib.ExitStack() as opened, _lock:
+            if _is_refused:
+                raise SourceFailed(_ENDING)
+            self._channel, theirs = map(
+                opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            )
+            self._output = os.memfd_create("nettop-loader")
+            opened.callback(os.close, self._output)
             # In a session of its own, so that Ctrl-C at the terminal reaches the main process only.
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-m", "nettop.kernel.loader", str(theirs.fileno())],
@@ -113,6 +144,9 @@ class Loader:
                 start_new_session=True,
                 env=os.environ | {"BCC_KERNEL_SOURCE": str(HEADERS)},
             )
+            _running.add(self)
+            opened.pop_all()
+            theirs.close()
 
     @property
     def pid(self) -> int:
@@ -164,11 +198,17 @@ class Loader:
         """End the child process, if it still runs; a second call does nothing."""
         if self._output < 0:
             return
-        self._child.kill()
+        with _lock:
+            _running.discard(self)
+        self.kill()
         self._child.wait()
         self._channel.close()
         os.close(self._output)
         self._output = -1
+
+    def kill(self) -> None:
+        """End the child process from any thread; it remains to be closed."""
+        self._child.kill()
 
     def _send(self, request: dict[str, Any]) -> None:
         # The answer says that a child was killed; it is reset if it had not read a request before.
@@ -183,6 +223,8 @@ class Loader:
             )
         except ConnectionResetError:
             message, descriptors, flags = b"", [], 0
+        if not message and _is_refused:
+            raise SourceFailed(_ENDING)
         if not message:
             what, written = f"the loader ended (exit status {self._child.wait()})", self._written()
             raise want_of_memory(what, written) or SourceFailed(

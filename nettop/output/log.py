@@ -123,7 +123,10 @@ class _Log:
     def write_last(self) -> None:
         """Have everything read once more, and write the events that have happened up to now."""
         service_manager.stopping()
-        self._parts[0].consumer.read_last(self._write_events)
+        if any(
+            part.consumer.frame is not None for part in self._parts
+        ):  # else programs are still being loaded
+            self._parts[0].consumer.read_last(self._write_events)
         self._write_events()
         for part in self._parts:
             part.write_last_losses()

@@ -8,12 +8,15 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from nettop.snapshots import lenses
+
 from . import bpf_objects
-from .command import JSON, Running, living
+from .command import JSON, PATIENCE, Running, living
 from .lab import until
 
 pytestmark = pytest.mark.kernel
@@ -79,5 +82,36 @@ def test_a_child_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
         kill(child)
         until(lambda: child not in running.loaders(), "nettop takes note of the child's end")
         running.end()
+        until(running.gone, "every process of nettop has ended")
+        assert "Traceback" not in running.errors()
+
+
+END_S = 1.0
+"""How long an end may take: what the compiler would still need is many times as much."""
+
+
+@pytest.mark.parametrize("loaders", range(1, 5))
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("serve", "--listen", "127.0.0.1:0"),
+        ("log", "--log-dir", "none", *(word for lens in lenses() for word in ("--lens", lens.id))),
+        ("--table", "--view", "connections.events"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_end_while_programs_are_compiled(left_clean: None, words: tuple[str, ...], loaders: int) -> None:
+    """Whichever lens is loading, SIGTERM ends the loader, drops what is queued, and nettop exits."""
+    seen: set[int] = set()
+
+    def is_reached() -> bool:
+        seen.update(running.loaders())
+        return len(seen) >= loaders or bool(running.text())
+
+    with Running(*words) as running:
+        until(is_reached, f"{loaders} loaders have started")
+        began = time.monotonic()
+        assert running.end() == 0
+        assert time.monotonic() - began < END_S * 2 * PATIENCE
         until(running.gone, "every process of nettop has ended")
         assert "Traceback" not in running.errors()

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from nettop.errors import SourceFailed, Unsupported
 from nettop.kernel import bpf
 from nettop.kernel.btf import Btf, MissingInKernel, Slice
-from nettop.kernel.program import Loader, LoadFailed, ProgramText
+from nettop.kernel.program import Loader, LoadFailed, ProgramText, no_loading
 from nettop.probes.connections.programs import table_text
 
 pytestmark = pytest.mark.kernel
@@ -91,6 +93,20 @@ def test_a_loader_that_is_killed_before_it_reads() -> None:
         with pytest.raises(SourceFailed, match="loader ended"):
             loader.answer()
     loader.close()
+
+
+def test_loading_is_cancelled_from_another_thread() -> None:
+    """Whoever waits for programs gets an error that is no refusal, none is loaded meanwhile, and later ones are."""
+    with closing(Loader()) as loader, ThreadPoolExecutor(1) as sampler:
+        loader.request(table_text())
+        os.kill(loader.pid, signal.SIGSTOP)  # it will not answer
+        answer = sampler.submit(loader.answer)
+        with no_loading():
+            with pytest.raises(SourceFailed, match="nettop ends"):
+                answer.result(timeout=30)
+            with pytest.raises(SourceFailed, match="nettop ends"):
+                Loader()
+        Loader().load(table_text()).close()
 
 
 def test_missing_bcc_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
