@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,11 +88,17 @@ def left_to(send: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Delay interrupts until this is over: an interrupted import leaves half a module behind."""
+def undisturbed() -> Iterator[list[int]]:
+    """Delay interrupts until this is over: an interrupted import leaves half a module behind.
+
+    Gives the signals that wait, of which only the main thread has any.
+    """
     pending: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield pending
+        return
     with _handled_by(lambda number, _frame: pending.append(number)):
-        yield
+        yield pending
     if pending:
         raise KeyboardInterrupt(pending[0])
 

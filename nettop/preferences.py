@@ -5,20 +5,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 from nettop.errors import NettopError, UsageError, unknown_word
+from nettop.reading import read_file
 from nettop.snapshots import find_table, view_name
 from nettop.snapshots.schema import Table
+from nettop.writing import replace_file, why_not, writing
 
 THEMES = ("dark", "light", "terminal")
 UNITS = ("bits", "bytes")
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 16
+"""Four times what there is to choose."""
+_DEEP_KEY = re.compile(rb"(?:\.[^.=\n]*){100}")
+"""A key of so many parts: the parser of Python takes half a minute for some ten thousand."""
 _HEADER = "# Written by nettop's screens, which keep no comments. See nettop config --show.\n"
 
 
@@ -82,19 +87,26 @@ def _read(path: Path) -> dict[str, Any]:
     import tomllib  # --help does without
 
     try:
-        with open(path, "rb") as file:
-            raw = file.read(_MOST_BYTES)
-        return tomllib.loads(raw.decode())
+        content = read_file(path, _MOST_BYTES)
+        if _DEEP_KEY.search(content):
+            raise RecursionError
+        document = tomllib.loads(content.decode())
+        toml_text(document)  # what is too deep to be written again is refused here
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise NettopError(
-            f"{path} cannot be read: {error.strerror}", "defaults are used until it can"
+            f"{path} cannot be read: {why_not(error)}", "defaults are used until it can"
         ) from error
     except ValueError as error:  # also of bytes that are no UTF-8
         raise NettopError(
             f"{path} is not valid TOML: {error}", "mend that line, or remove the file"
         ) from error
+    except RecursionError:
+        raise NettopError(
+            f"{path} is nested too deeply", "mend it, or remove the file; until then defaults are used"
+        ) from None
+    return document
 
 
 def _word(document: Mapping[str, Any], key: str, words: tuple[str, ...], problems: list[str]) -> str | None:
@@ -154,28 +166,9 @@ def remember(path: Path, key: str, value: str | Mapping[str, tuple[str, ...] | N
         before = document.get(key)
         changed = {**(before if isinstance(before, dict) else {}), **value}
         document[key] = {name: names for name, names in changed.items() if names is not None}
-    try:
-        _replace(path, _HEADER + toml_text(document))
-    except OSError as error:
-        raise NettopError(
-            f"{path} cannot be written: {error.strerror}", "what you choose lasts until nettop ends"
-        ) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put a new file in the place of the old one, whole or not at all; a symbolic link stays."""
-    import secrets  # --help does without
-
-    place = path.resolve()
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
-    try:
-        with open(beside, "x", encoding="utf-8") as file:
-            file.write(text)
-        beside.rename(place)
-    finally:
-        with suppress(OSError):
-            beside.unlink()
+    with writing(str(path), "what you choose lasts until nettop ends"):
+        os.makedirs(os.path.dirname(os.path.realpath(path)), mode=0o700, exist_ok=True)
+        replace_file(path, (_HEADER + toml_text(document)).encode())
 
 
 def toml_text(document: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from nettop.commands.options import checked_word, complete_list, option, size_by
 from nettop.commands.privilege import give_up_privileges
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import requested_by_signals, undisturbed
+from nettop.reading import read_file
 from nettop.settings import (
     DEFAULT_QUERY_LISTEN,
     FLOW_PORTS,
@@ -49,6 +50,7 @@ _PACKAGES = (
     "uvloop",
     "zstandard",
 )
+_URLS_MOST_BYTES = 1 << 16
 _WORKERS_MAX, _SAMPLING_MAX, _GROUP_MAX = 64, 1 << 20, 65_535
 _TABLES = {
     "raw": "flows_raw",
@@ -268,7 +270,7 @@ def _server_urls(words: Iterable[str], named_by: User | None) -> tuple[str, ...]
         path = word.removeprefix("@")
         with opening_as(named_by):
             try:
-                lines = Path(path).read_text().split()
+                lines = read_file(path, _URLS_MOST_BYTES).decode().split()
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "it is not text"
                 raise UsageError(

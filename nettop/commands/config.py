@@ -23,6 +23,7 @@ from nettop.preferences import (
 )
 from nettop.snapshots import find_table, views
 from nettop.snapshots.safe_text import safe_text
+from nettop.writing import write_output
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
@@ -96,8 +97,7 @@ def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | N
     for view in views():
         names = chosen.columns.get(view)
         lines.append(_line(view, names or find_table(view)[1].screen, is_chosen=names is not None))
-    sys.stdout.write("".join(f"{safe_text(line)}\n" for line in lines))
-    sys.stdout.flush()
+    write_output(sys.stdout, "".join(f"{safe_text(line)}\n" for line in lines))
     for problem in loaded.problems:
         sys.stderr.write(f"nettop: {safe_text(problem)}\n")
     return ExitCode.FAILURE if loaded.problems else ExitCode.DONE

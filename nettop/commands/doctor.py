@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from nettop.commands.privilege import become_user, why_still_root
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import undisturbed
 from nettop.snapshots import lenses
+from nettop.writing import open_to_write, writing
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
@@ -87,21 +88,24 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
 
 @contextmanager
 def _new_file(path: Path, owner: User | None) -> Iterator[BinaryIO]:
-    """A new file, which belongs to its owner and which nobody else may read; gone if it is not finished.
+    """Make a new file, which belongs to its owner and which nobody else may read; gone if it is not finished.
 
-    Raises NettopError where it is there already, or cannot be made.
+    Raises NettopError where the file is there already, or cannot be made.
     """
-    with opening_as(owner):
+    remedy = "give --bundle another file"
+    with ExitStack() as ends:
+        with opening_as(owner), writing(str(path), remedy):
+            try:
+                file = ends.enter_context(open(path, "wb", opener=_create))
+            except FileExistsError:
+                raise NettopError(f"{path} exists already", f"{remedy}, or remove that one") from None
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            raise NettopError(f"{path} exists already", "give --bundle another file, or remove that one") from None
-        except OSError as error:
-            raise NettopError(f"{path} cannot be written: {error.strerror}", "give --bundle another file") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
             yield file
-    except BaseException:
-        with suppress(OSError), acting_as(owner):
-            path.unlink()
-        raise
+        except BaseException:
+            with suppress(OSError), acting_as(owner):
+                path.unlink()
+            raise
+
+
+def _create(path: str, _flags: int) -> int:
+    return open_to_write(path, os.O_CREAT | os.O_EXCL, 0o600)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,10 +27,12 @@ from nettop.commands.options import (
     with_lens_options,
 )
 from nettop.commands.privilege import Rights, opened_session
-from nettop.errors import NettopError, UsageError
+from nettop.errors import UsageError
 from nettop.interrupts import undisturbed
+from nettop.output.diagnostics import Diagnostics
 from nettop.settings import LineFormat, RunSettings
 from nettop.snapshots.connections import EVENTS, LENS
+from nettop.writing import LineFile, open_to_write, writing
 
 if TYPE_CHECKING:
     from nettop.snapshots.source import Source
@@ -96,7 +99,7 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
     user = invoking_user()
     rights = Rights(user, follow_namespaces=options.follow_namespaces)
     with ExitStack() as ends:
-        output = None if settings.output is None else ends.enter_context(_opened(settings.output))
+        output = None if settings.output is None else ends.enter_context(closing(_opened(settings.output)))
         # Before anything is given up that the command may need, and before there is a second thread.
         child = ends.enter_context(closing(Child(settings.words, user)))
         try:
@@ -109,10 +112,7 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
             return INTERRUPTED
 
 
-def _opened(path: str) -> TextIO:
-    """The report's file, which belongs to who called nettop."""
-    with opening_as(owner_of_files(Path(path))):
-        try:
-            return open(path, "w", encoding="utf-8")
-        except OSError as error:
-            raise NettopError(f"{path} cannot be written: {error.strerror}", "give --output another file") from error
+def _opened(path: str) -> LineFile:
+    """Open the report's file, which belongs to the caller of nettop."""
+    with opening_as(owner_of_files(Path(path))), writing(path, "give --output another file"):
+        return LineFile(path, open_to_write(path, os.O_CREAT | os.O_TRUNC), Diagnostics(sys.stderr))

@@ -13,7 +13,6 @@ import tarfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from nettop.doctor.redaction import Redactor, names_here
 from nettop.doctor.report import Report
@@ -30,8 +29,8 @@ _SYSLOG_READ_ALL, _SYSLOG_SIZE = 3, 10
 """Actions of syslog(2)."""
 
 
-def write_bundle(report: Report, file: BinaryIO) -> None:
-    """Write the bundle, a gzipped tar archive."""
+def bundle_of(report: Report) -> bytes:
+    """Return the bundle, a gzipped tar archive."""
     redactor = Redactor(names_here())
     plain = report.as_json()
     parts = {
@@ -40,12 +39,14 @@ def write_bundle(report: Report, file: BinaryIO) -> None:
         "kernel-config.txt": "\n".join(_CONFIG.findall(_kernel_config())),
         "kernel-messages.txt": redactor.text("\n".join(_kernel_messages())),
     }
+    file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, text in parts.items():
             content = (text or "not available").encode() + b"\n"
             entry = tarfile.TarInfo(f"{_FOLDER}/{name}")
             entry.size, entry.mtime, entry.mode = len(content), int(time.time()), 0o600
             archive.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
 
 
 def _kernel_config() -> str:

@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, TextIO
 
-from nettop.doctor.bundle import write_bundle
+from nettop.doctor.bundle import bundle_of
 from nettop.doctor.facts import check_stays_root, fentry_check, files_check, host_checks
 from nettop.doctor.lens_reports import examine
 from nettop.doctor.report import Check, LensReport, Report
 from nettop.doctor.text import write_report
-from nettop.errors import ExitCode, NettopError
+from nettop.errors import ExitCode
 from nettop.selftest.paths import traffic_paths
 from nettop.selftest.result import SelfTestResult
 from nettop.snapshots import lenses
 from nettop.snapshots.source import Source
+from nettop.writing import OUTPUT, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +45,21 @@ def run_doctor(
 ) -> ExitCode:
     """Examine and write the report, while there is one thread only. Raises NettopError where it cannot be written.
 
-    `drop_privileges` drops what lenses do not need; the host is examined before that.
+    The bundle is written to `bundle`. `drop_privileges` drops what lenses do not need; the host is examined first.
     """
     report = make_report(settings, source_of, drop_privileges)
-    with _writing("the output"):
+    with writing(OUTPUT):
         if settings.as_json:
             stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
         else:
             write_report(report, stdout)
         stdout.flush()
     if bundle is not None:
-        with _writing("the bundle"):
-            write_bundle(report, bundle)
-            bundle.flush()
+        content = bundle_of(report)
+        # Closed in there, as a file system may refuse only then what it had taken.
+        with writing(bundle.name, "give --bundle another file"), bundle:
+            bundle.write(content)
     return report.exit_code
-
-
-@contextmanager
-def _writing(what: str) -> Iterator[None]:
-    """Turns a failure to write into a NettopError, except for a reader who has gone."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise NettopError(f"{what} cannot be written: {error.strerror}") from error
 
 
 def make_report(

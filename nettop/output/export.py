@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import os
-import secrets
-import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
-from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
+from nettop.errors import ExitCode, SourceFailed
 from nettop.interrupts import Requests
 from nettop.output.diagnostics import Diagnostics
 from nettop.output.lens_output import Exporter, output_of
@@ -26,9 +25,11 @@ from nettop.settings import STDOUT, ExportSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.writing import OUTPUT, file_beside, open_to_write, replace_file, write_all, writing
 
 _STEP_S = 0.2
 """How often a terminal shows how far it is."""
+_REMEDY = "give another FILE, or - for standard output"
 
 
 def run_export(
@@ -46,24 +47,24 @@ def run_export(
     lens, table = find_table(settings.view)
     shown = combined(table, [parse_filter(table, text) for text in settings.filters])
     exporter = output_of(lens.id).exporters[table.name]
-    _check_place(settings.path)
     report = Diagnostics(stderr)
     options = {"all_rows": True, "mechanisms": settings.mechanisms, **settings.options}
     consumer = Consumer(session, lens.id, (table,), options)
     requests.wake = consumer.wake
-    with consumer:
-        sampled = _sample(settings, table, exporter, consumer, requests=requests, stderr=stderr)
-    if sampled is None:
-        report("ended before anything was sampled: nothing is written")
-        return ExitCode.DONE
-    began, ended = sampled
-    counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
-    frame = Frame(replace(ended, tables={table.name: counted}))
-    view = View(frame, replace(text_query(table), filter=shown))
-    text, amount = exporter.write(settings.format, view, began)
-    for remark in view.filter_remarks:
-        report(remark)
-    write_whole(settings.path, text, stdout)
+    with opened_place(settings.path, stdout) as write:
+        with consumer:
+            sampled = _sample(settings, table, exporter, consumer, requests=requests, stderr=stderr)
+        if sampled is None:
+            report("ended before anything was sampled: nothing is written")
+            return ExitCode.DONE
+        began, ended = sampled
+        counted = exporter.difference(ended.tables[table.name], began.tables[table.name])
+        frame = Frame(replace(ended, tables={table.name: counted}))
+        view = View(frame, replace(text_query(table), filter=shown))
+        text, amount = exporter.write(settings.format, view, began)
+        for remark in view.filter_remarks:
+            report(remark)
+        write(text)
     report(_summary(amount, settings, began, ended, is_early=requests.ending))
     return ExitCode.DONE
 
@@ -162,72 +163,47 @@ def _progress(
 # --- the file -------------------------------------------------------------------------------------------------
 
 
-def _check_place(path: str) -> None:
-    """Raise NettopError where an export could not be written at its end."""
-    with _refused(path):
-        if path == STDOUT or _is_special(path):
-            return
-        place = Path(path).resolve()
-        if place.is_dir():
-            raise IsADirectoryError(None, "it is a directory")
-        with suppress(FileNotFoundError):
-            place.lstat()
-        beside = _beside(place)
-        try:
-            beside.touch(exist_ok=False)
-        except PermissionError as error:
-            raise PermissionError(None, f"no file can be made in {place.parent}") from error
-        beside.unlink()
-
-
-def write_whole(path: str, text: str, stdout: TextIO | None) -> None:
-    """Write the text to standard output (`-`), or put it in the place of a file, which is never there in part.
-
-    What is no regular file, as a FIFO, is written to. Raises NettopError.
-    """
-    content = text.encode("utf-8", "replace")
-    with _refused("the output" if path == STDOUT else path):
-        if path == STDOUT:
-            assert stdout is not None
-            stdout.buffer.write(content)
-            stdout.buffer.flush()
-            return
-        if _is_special(path):
-            with open(path, "wb", opener=lambda path, _: os.open(path, os.O_WRONLY | os.O_CLOEXEC)) as file:
-                file.write(content)
-            return
-        place = Path(path).resolve()
-        beside = _beside(place)
-        try:
-            with open(beside, "xb") as file:
-                if place.exists():  # whose mode stays
-                    os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))
-                file.write(content)
-            beside.rename(place)
-        finally:
-            with suppress(OSError):
-                beside.unlink()
-
-
-def _beside(place: Path) -> Path:
-    """A file in the same folder that nobody else has."""
-    return place.with_name(f".nettop.{secrets.token_hex(8)}")
-
-
-def _is_special(path: str) -> bool:
-    """Whether it is a FIFO, a device or the like, which is written to and never replaced."""
-    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
-
-
 @contextmanager
-def _refused(what: str) -> Iterator[None]:
-    """Where it cannot be written that is a NettopError; a reader who has gone is none."""
+def opened_place(path: str, stdout: TextIO | None) -> Iterator[Callable[[str], None]]:
+    """Give what writes a text to standard output (`-`), or replaces a file by it, which is never there in part.
+
+    A FIFO or a device is opened at once, and written to. Raises NettopError, at once where nothing could be written at
+    the end.
+    """
+    what = OUTPUT if path == STDOUT else path
+    with ExitStack() as ends:
+        with writing(what, _REMEDY):
+            put = _opened(path, stdout, ends)
+
+        def write(text: str) -> None:
+            with writing(what, _REMEDY):
+                put(text.encode("utf-8", "replace"))
+
+        yield write
+
+
+def _opened(path: str, stdout: TextIO | None, ends: ExitStack) -> Callable[[bytes], None]:
+    if path == STDOUT:
+        assert stdout is not None
+        return partial(_write_flushed, stdout.buffer)
+    if os.path.exists(path) and not os.path.isfile(path):
+        descriptor = open_to_write(path)
+        ends.callback(os.close, descriptor)
+        return partial(write_all, descriptor)
+    _try_folder(path)
+    return partial(replace_file, path)
+
+
+def _write_flushed(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+
+
+def _try_folder(path: str) -> None:
+    """Raise OSError where no file can be made in the path's folder."""
+    beside = file_beside(Path(os.path.realpath(path)))
     try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        kind = PermissionMissing if isinstance(error, PermissionError) else NettopError
-        raise kind(
-            f"{what} cannot be written: {error.strerror}", "give another FILE, or - for standard output"
-        ) from error
+        beside.touch(exist_ok=False)
+    except PermissionError as error:
+        raise PermissionError(None, f"no file can be made in {beside.parent}") from error
+    beside.unlink()

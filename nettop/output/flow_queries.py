@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from nettop.flows.top import REST, SUMS, Top, TopQuery
 from nettop.query.units import RATIO, UNKNOWN, human
 from nettop.settings import Format
 from nettop.snapshots.safe_text import safe_text
+from nettop.writing import write_output
 
 _FORMS = {Format.TABLE: "PrettyCompactMonoBlock", Format.CSV: "CSVWithNames", Format.JSONL: "JSONEachRow"}
 _UNLIMITED = 1 << 12
@@ -29,26 +31,29 @@ def write_answer(stdout: TextIO, reader: Reader, sql: str, form: Format) -> None
     text = reader.query(sql, _FORMS[form]).decode(errors="replace")
     if form is Format.TABLE or stdout.isatty():
         text = "".join(safe_text(line.rstrip("\n")) + "\n" for line in text.splitlines(keepends=True))
-    stdout.write(text)
+    write_output(stdout, text)
 
 
 def write_top(stdout: TextIO, top: Top, query: TopQuery, form: Format) -> None:
     """Write the rows; a table for people also has what is not shown, and the sum of all."""
-    columns = (*query.keys, *SUMS)
     if form is Format.TABLE:
-        _write_table(stdout, top, query)
+        write_output(stdout, _table(stdout, top, query))
     elif form is Format.CSV:
-        writer = csv.writer(stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([row[name] for name in columns] for row in top.rows)
+        write_output(stdout, _csv(top, (*query.keys, *SUMS)))
     else:
-        stdout.writelines(
-            json.dumps(row, ensure_ascii=not stdout.isatty(), separators=(",", ":")) + "\n"
-            for row in top.rows
-        )
+        lines = (json.dumps(row, ensure_ascii=not stdout.isatty(), separators=(",", ":")) for row in top.rows)
+        write_output(stdout, "".join(f"{line}\n" for line in lines))
 
 
-def _write_table(stdout: TextIO, top: Top, query: TopQuery) -> None:
+def _csv(top: Top, columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([row[name] for name in columns] for row in top.rows)
+    return text.getvalue()
+
+
+def _table(stdout: TextIO, top: Top, query: TopQuery) -> str:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key in query.keys:
         table.add_column(key.upper(), overflow="fold")
@@ -63,7 +68,9 @@ def _write_table(stdout: TextIO, top: Top, query: TopQuery) -> None:
     table.add_row("(all)", *unnamed, *_amounts(top.totals, top, query), style="bold")
     width = None if stdout.isatty() else _UNLIMITED
     console = Console(file=stdout, width=width, highlight=False)
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
 def _cell(key: str, value: Any) -> Text:

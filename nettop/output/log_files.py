@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing
+from nettop.writing import why_not
 
 TRY_AGAIN_S = 1.0
 """How long a file that cannot be written is left alone."""
@@ -114,23 +115,26 @@ class LogFile:
 
     def reopen(self) -> None:
         """Close the file, and open what now has its name, or a new one."""
-        self._close_file()
         try:
+            self._close_file()
             self._open()
         except OSError as error:
             self._fail(error)
 
     def close(self) -> None:
         """Close the file and its directory; a second call does nothing."""
-        self._close_file()
+        try:
+            self._close_file()
+        except OSError as error:  # some file systems refuse only now what they had taken
+            self._fail(error)
         if self._directory >= 0:
             os.close(self._directory)
             self._directory = -1
 
     def _close_file(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
     # --- writing ------------------------------------------------------------------------------------------
 
@@ -273,4 +277,5 @@ def _end_last_line(descriptor: int) -> None:
 
 
 def _why(error: OSError) -> str:
-    return "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
+    words = {errno.ELOOP: "it is a symbolic link", errno.EEXIST: "its folder is not a directory"}
+    return words.get(error.errno or 0) or why_not(error)

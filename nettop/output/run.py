@@ -15,6 +15,7 @@ from nettop.output.diagnostics import Diagnostics
 from nettop.output.run_report import Ended, RunReport
 from nettop.settings import RunSettings
 from nettop.snapshots.connections import EVENTS, LENS
+from nettop.writing import LineFile
 
 LINGER_S = 1.0
 """How long what the command opened may take to close behind it: the peer's answer is on its way."""
@@ -40,7 +41,11 @@ class Child(Protocol):
 
 
 def run_command(
-    settings: RunSettings, session: Session, child: Child, stderr: TextIO | None, output: TextIO | None = None
+    settings: RunSettings,
+    session: Session,
+    child: Child,
+    stderr: TextIO | None,
+    output: LineFile | None = None,
 ) -> int:
     """Run the command, report, and return its exit code: 128 and the number of the signal that ended it.
 

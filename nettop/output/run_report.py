@@ -23,6 +23,7 @@ from nettop.snapshots.connections import EVENT_KINDS, EVENTS, LENS, SOCKETS
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.writing import LineFile
 
 LISTED_ROWS = 10_000
 """Connections that have a line each at the end; those beyond are in the summary only."""
@@ -43,7 +44,7 @@ class Ended:
 class RunReport:
     """Adds up what happens, and writes it to `stream`: lines at once if it `is_live`, else at the end."""
 
-    def __init__(self, settings: RunSettings, stream: TextIO | None, *, is_live: bool) -> None:
+    def __init__(self, settings: RunSettings, stream: TextIO | LineFile | None, *, is_live: bool) -> None:
         self.summary = RunSummary()
         self._settings = settings
         self._stream = stream

@@ -13,7 +13,7 @@ from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import PRINT
 from nettop.engine.resolver import Resolver
 from nettop.engine.session import Session
-from nettop.errors import ExitCode, NettopError
+from nettop.errors import ExitCode
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
 from nettop.output.banner import banner, change
@@ -29,6 +29,7 @@ from nettop.query.view import View
 from nettop.settings import Format, LineFormat, Settings, TextSettings
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.writing import write_output
 
 Formatter = Callable[[View], str]
 RESOLVE_WAIT_S = 2.0
@@ -134,14 +135,7 @@ class _Printer:
             self._report(f"lost {'; '.join(map(str, lost))}")
         if self._settings.text.format is Format.JSONL:
             block += "".join(lost_line(LineFormat.JSONL, frame.now.wall_ns, each) for each in lost)
-        try:
-            # At once, so that a reader never waits for the rest of a line.
-            self._stdout.buffer.write(block.encode(self._encoding, "replace"))
-            self._stdout.buffer.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise NettopError(f"the output cannot be written: {error.strerror}") from error
+        write_output(self._stdout, block, self._encoding)
         self.printed += 1
 
     def _with_new_rows(self, frame: Frame) -> Frame:

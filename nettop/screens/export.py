@@ -18,6 +18,7 @@ from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.schema import Kind
 from nettop.widgets.columns import declared
+from nettop.writing import open_to_write, why_not, write_all
 
 FORMATS = {
     "csv": "CSV: the rows that pass the filter, in their order, numbers in base units",
@@ -49,7 +50,7 @@ def write_new(view_name: str, wall_ns: int, suffix: str, text: str) -> Path:
                 return path
     except OSError as error:
         raise NettopError(
-            f"the {suffix} file cannot be written to the working directory: {error.strerror}",
+            f"the {suffix} file cannot be written to the working directory: {why_not(error)}",
             "start nettop in a directory of yours",
         ) from error
     raise AssertionError("there are infinitely many names")
@@ -62,10 +63,12 @@ def _names(path: Path, suffix: str) -> Iterator[Path]:
 
 
 def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = open_to_write(path, os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with open(descriptor, "w", encoding="utf-8", errors="replace", newline="") as file:
-            file.write(text)
+        try:
+            write_all(descriptor, text.encode("utf-8", "replace"))
+        finally:
+            os.close(descriptor)
     except OSError:
         path.unlink()
         raise

@@ -854,6 +854,8 @@ class Full(io.StringIO):
 class FullDisk(io.BytesIO):
     """A file that takes nothing."""
 
+    name = "/full/report.tar.gz"
+
     def write(self, _: object) -> int:
         """Fail."""
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -873,7 +875,7 @@ def test_an_output_that_is_full(
 def test_a_bundle_that_cannot_be_written() -> None:
     """A full disk is reported."""
     settings = DoctorSettings(("drops",), traffic=False, as_json=True)
-    with pytest.raises(NettopError, match="the bundle cannot be written: No space left"):
+    with pytest.raises(NettopError, match=r"/full/report.tar.gz cannot be written: No space left"):
         run_doctor(settings, lambda _: Scripted(steps([])), io.StringIO(), FullDisk())
 
 

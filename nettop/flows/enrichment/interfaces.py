@@ -14,7 +14,7 @@ from nettop.errors import UsageError
 from nettop.flows.columns import ADDRESS, Flows
 from nettop.flows.decode.options import InterfaceName
 from nettop.flows.enrichment.networks import SortedKeys, address_keys, parsed_address
-from nettop.flows.enrichment.tables import CsvTable, read_file
+from nettop.flows.enrichment.tables import CsvTable, read_lookup_file
 from nettop.flows.enrichment.texts import Coded
 from nettop.snapshots.snapshot import Array
 
@@ -63,7 +63,7 @@ class InterfaceNames:
 
         Raises UsageError.
         """
-        table = CsvTable(path, read_file(path))
+        table = CsvTable(path, read_lookup_file(path))
         exporter, index, name = (table.column(column) for column in ("exporter", "if_index", "name"))
         if exporter is None or index is None or name is None:
             missing = "the header does not name all of the columns exporter, if_index and name"

@@ -17,7 +17,7 @@ import numpy as np
 from nettop.errors import UsageError
 from nettop.flows.enrichment.mmdb import is_mmdb, read_mmdb
 from nettop.flows.enrichment.networks import Intervals, Ranges, parsed_network, parsed_range
-from nettop.flows.enrichment.tables import CsvTable, read_file
+from nettop.flows.enrichment.tables import CsvTable, read_lookup_file
 from nettop.flows.enrichment.texts import TEXT_MAX, Coded
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.snapshot import Array
@@ -91,7 +91,7 @@ class _Facts(NamedTuple):
 
 def read_source(path: Path) -> Source:
     """Read a whole file. Raises UsageError if it cannot be read, NettopError if a package is missing for it."""
-    content = read_file(path)
+    content = read_lookup_file(path)
     if content.startswith(_GZIP_MARK):
         raise UsageError(f"{path} is compressed", "unpack it, as by gunzip")
     if is_mmdb(content):

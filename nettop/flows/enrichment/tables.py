@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nettop.errors import UsageError
+from nettop.reading import read_file
+
+_MOST_BYTES = 512 << 20
+"""More than any database of AS numbers and countries has."""
 
 
 class CsvTable:
@@ -55,10 +59,10 @@ class CsvTable:
             raise self.error(f"this is not CSV: {error}", "a quote within quotes is written twice") from None
 
 
-def read_file(path: Path) -> bytes:
-    """The whole file. Raises UsageError."""
+def read_lookup_file(path: Path) -> bytes:
+    """Return the whole file. Raises UsageError."""
     try:
-        return path.read_bytes()
+        return read_file(path, _MOST_BYTES)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {error.strerror}", "name a file that nettop may read"

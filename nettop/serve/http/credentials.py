@@ -6,14 +6,19 @@ from __future__ import annotations
 import os
 import shlex
 import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
+from nettop.reading import read_file, read_with_mode
 from nettop.settings import ServeSettings
+from nettop.writing import memory_file, why_not, write_all
 
 LEAST_TOKEN = 16
 """Characters. As many hexadecimal digits are 64 bits, which nobody tries out over a network."""
 _MOST_TOKEN = 1024
+_MOST_TOKEN_BYTES, _MOST_PEM_BYTES = 4096, 1 << 20
 _OTHERS = 0o007
 """What users may who are neither the owner nor in the group: systemd gives credentials to a group."""
 
@@ -46,12 +51,10 @@ def read_credentials(settings: ServeSettings) -> Credentials:
 
 def _read_token(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            token = file.read(_MOST_TOKEN + 1).strip()
+        content, mode = read_with_mode(path, _MOST_TOKEN_BYTES)
     except OSError as error:
         raise _unreadable("token file", path, error) from error
-    quoted = shlex.quote(path)
+    token, quoted = content.strip(), shlex.quote(path)
     if mode & _OTHERS:
         raise UsageError(f"other users may read or change the token file {path}", f"chmod 600 {quoted}")
     remedy = f"(umask 077; openssl rand -hex 32 > {quoted})"
@@ -64,41 +67,64 @@ def _read_token(path: str) -> bytes:
 
 
 def _tls_context(cert: str, key: str) -> ssl.SSLContext:
-    for name, path in (("certificate", cert), ("key", key)):
-        try:
-            # OpenSSL does not say which of the files it cannot read.
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            raise _unreadable(name, path, error) from error
+    with ExitStack() as copies:
+        # OpenSSL opens files by name, waits for a FIFO, and does not say which of the files it cannot read.
+        certs, keys = (
+            copies.enter_context(_copy(_read_pem(name, path)))
+            for name, path in (("certificate", cert), ("key", key))
+        )
+        return _loaded_context(cert, key, certs, keys)
+
+
+def _read_pem(name: str, path: str) -> bytes:
+    try:
+        return read_file(path, _MOST_PEM_BYTES)
+    except OSError as error:
+        raise _unreadable(name, path, error) from error
+
+
+@contextmanager
+def _copy(content: bytes) -> Iterator[str]:
+    """Give the path of a file in memory."""
+    descriptor = memory_file("nettop-tls")
+    try:
+        write_all(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _loaded_context(cert: str, key: str, certs: str, keys: str) -> ssl.SSLContext:
+    """Return the context of the copies `certs` and `keys`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
         # Without a password of its own OpenSSL would ask for one on the terminal.
-        context.load_cert_chain(cert, key, password=lambda: b"")
+        context.load_cert_chain(certs, keys, password=lambda: b"")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             remedy = "give the key that the certificate was made for; the certificate comes first in its file"
             raise UsageError(f"the key in {key} is not that of the certificate in {cert}", remedy) from error
         raise UsageError(
-            _unusable(cert, key, error), "both are PEM files; the key has no password"
+            _unusable(cert, key, certs, error), "both are PEM files; the key has no password"
         ) from error
     return context
 
 
-def _unusable(cert: str, key: str, error: ssl.SSLError) -> str:
+def _unusable(cert: str, key: str, certs: str, error: ssl.SSLError) -> str:
     """Which file it is: a context that takes the certificate alone shows that."""
     reason = (error.reason or str(error)).replace("_", " ").lower()
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certs)
     except ssl.SSLError:
         return f"there is no usable certificate in {cert}: {reason}"
     return f"there is no usable key in {key}: {reason}"
 
 
 def _unreadable(name: str, path: str, error: OSError) -> NettopError:
-    what = f"cannot read the {name} {path}: {(error.strerror or str(error)).lower()}"
+    why = why_not(error)
+    what = f"cannot read the {name} {path}: {why[:1].lower()}{why[1:]}"
     if isinstance(error, PermissionError):
         return PermissionMissing(what, "have it owned by the user that nettop runs as, with mode 600")
-    return UsageError(what, "give the path of a file that exists")
+    return UsageError(what, "give the path of a file that can be read")

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read files that a user names: regular files of a bounded size, and pipes that the process was started with.
+
+Everything else is refused at once: a FIFO nobody writes would be waited for without end, and opening a device may act
+on it. Errors are OSErrors whose `strerror` says what is wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import stat
+import time
+from pathlib import Path
+
+PIPE_WAIT_S = 10.0
+"""How long a command in <(…) may take to write."""
+_PIECE_BYTES = 1 << 20
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a block device",
+}
+_OWN_PIPE = re.compile(r"/proc/[0-9]+/fd/pipe:\[[0-9]+\]")
+"""What the name of a pipe that the shell made for <(…), or standard input, leads to."""
+
+
+def read_file(path: str | Path, most_bytes: int) -> bytes:
+    """Return the whole content. Raises OSError, also for what is no file and for more than `most_bytes`."""
+    return read_with_mode(path, most_bytes)[0]
+
+
+def read_with_mode(path: str | Path, most_bytes: int) -> tuple[bytes, int]:
+    """Return the whole content, and the mode of the file it was read from. Raises as `read_file`."""
+    is_own_pipe = _OWN_PIPE.fullmatch(os.path.realpath(path)) is not None
+    _check_kind(os.stat(path).st_mode, is_own_pipe=is_own_pipe)
+    # The name may mean something else by now: O_NONBLOCK opens a FIFO at once.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        _check_kind(status.st_mode, is_own_pipe=is_own_pipe)
+        if status.st_size > most_bytes:
+            raise _too_large(most_bytes)
+        return _read(descriptor, most_bytes), status.st_mode
+    finally:
+        os.close(descriptor)
+
+
+def wrong_kind(mode: int) -> OSError:
+    """Return the error for a file that is none. The kernel has its own for reading a directory."""
+    return OSError(
+        errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'of another kind')}, not a regular file"
+    )
+
+
+def _check_kind(mode: int, *, is_own_pipe: bool) -> None:
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (is_own_pipe and stat.S_ISFIFO(mode))):
+        raise wrong_kind(mode)
+
+
+def _read(descriptor: int, most_bytes: int) -> bytes:
+    content = bytearray()
+    deadline = time.monotonic() + PIPE_WAIT_S
+    while len(content) <= most_bytes:
+        try:
+            piece = os.read(descriptor, min(_PIECE_BYTES, most_bytes + 1 - len(content)))
+        except BlockingIOError:
+            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError(
+                    errno.ETIMEDOUT, f"the pipe was not written within {PIPE_WAIT_S:g} s"
+                ) from None
+            continue
+        if not piece:
+            return bytes(content)
+        content += piece
+    raise _too_large(most_bytes)
+
+
+def _too_large(most_bytes: int) -> OSError:
+    return OSError(errno.EFBIG, f"it has more than {most_bytes:,} bytes")
