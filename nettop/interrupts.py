@@ -77,6 +77,13 @@ def requested_by_signals() -> Iterator[Requests]:
 
 
 @contextmanager
+def answered_by(end: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP call `end`; signals that are ignored (nohup) stay so."""
+    with _handled_by(lambda _number, _frame: end()):
+        yield
+
+
+@contextmanager
 def left_to(send: Callable[[int], None]) -> Iterator[None]:
     """Let a command decide when to end: SIGTERM and SIGHUP are passed to it; the terminal signals it itself."""
     with _handled_by(lambda number, _frame: None if number == signal.SIGINT else send(number)):

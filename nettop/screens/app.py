@@ -42,7 +42,7 @@ def run_app(
     # What exists now stays: collecting it again and again took a sixth of the time spent on drawing.
     gc.freeze()
     gc.set_threshold(_GARBAGE)
-    app.run()
+    app.run_until_ended()
     lease.release()
     if app.fatal_error is not None:
         raise app.fatal_error

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
@@ -20,15 +17,18 @@ from textual.widgets import Input
 
 from nettop.engine.session import Lease
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
+from nettop.interrupts import answered_by
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.lens import LensScreen, make_screen
+from nettop.screens.terminal_input import latin_key
 from nettop.screens.textual_internals import (
     TerminalDriver,
     run_key,
     screens_in_mode,
     set_filters,
     start_in_mode,
+    use_256_colours,
 )
 from nettop.settings import ViewSettings
 from nettop.snapshots import find_table
@@ -73,31 +73,43 @@ class NettopApp(App[None], inherit_bindings=False):
         self._leases: dict[str, Lease] = {}
         self._is_queued = False
         self._has_shown = False
+        self._is_ending = False
         self.fatal_error: NettopError | None = None
         self._unsubscribe: Callable[[], None] | None = None
         for palette in PALETTES.values():
             self.register_theme(_theme(palette))
         self.theme = theme or first_theme(remembered=context.loaded.preferences.theme)
+        use_256_colours(self)
         set_filters(self, signs=needed_signs())
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """The palette's variables, until one of nettop's themes is chosen."""
         return css_variables(DARK)
 
+    def run_until_ended(self) -> None:
+        """Run until the user or a signal ends it."""
+        with answered_by(self._end):
+            self.run()
+
+    def _end(self) -> None:
+        """End, now or as soon as the app runs. Called by signal handlers: the app itself may wait for the terminal."""
+        self._is_ending = True
+        if isinstance(self._driver, TerminalDriver):
+            self._driver.drop_output()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.call_later, self.exit)
+
     # --- frames ---------------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
-        """Subscribe to the bus, and end on the usual signals."""
+        """Subscribe to the bus, unless a signal has come already."""
         self._unsubscribe = self.context.session.bus.subscribe(self._queue_published)
         self._attach_shown()
         self.app_resume_signal.subscribe(self, self._draw_again)
         for problem in self.context.loaded.problems:
             self.notify(problem, title="nettop config", severity="warning", timeout=_PROBLEM_S, markup=False)
-        loop = asyncio.get_running_loop()
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    loop.add_signal_handler(number, self.exit)
+        if self._is_ending:
+            self.call_later(self.exit)
 
     def _draw_again(self, _: object) -> None:
         """Back from the shell: the terminal shows the shell's lines."""
@@ -143,7 +155,7 @@ class NettopApp(App[None], inherit_bindings=False):
     async def on_event(self, event: events.Event) -> None:
         """Run a key that is no text before the next one is read: that one may be for the box which this one opens."""
         if isinstance(event, events.Key) and not event.is_forwarded and not isinstance(self.focused, Input):
-            await run_key(self, event.key)
+            await run_key(self, latin_key(event.key))
         else:
             await super().on_event(event)
 

@@ -155,7 +155,25 @@ _COLOURS: Mapping[Role, str] = {
     Role.NAME: "on_name",
 }
 _LIGHT_GROUNDS = frozenset({7, 9, 10, 11, 12, 13, 14, 15})
+_256_COLOURS = (
+    "256color",
+    "direct",
+    "alacritty",
+    "contour",
+    "foot",
+    "ghostty",
+    "kitty",
+    "konsole",
+    "rio",
+    "wezterm",
+)
+"""Parts of TERM that say so; sudo keeps it, and not COLORTERM."""
 _FEW_COLOURS = ("linux", "ansi", "vt", "xterm-16color", "screen.linux", "cons")
+
+
+def has_256_colours(term: str) -> bool:
+    """Whether a terminal with this TERM is known to have 256 colours."""
+    return any(part in term.lower() for part in _256_COLOURS)
 
 
 def first_theme(environ: Mapping[str, str] = os.environ, remembered: str | None = None) -> str:
@@ -164,7 +182,8 @@ def first_theme(environ: Mapping[str, str] = os.environ, remembered: str | None 
 
     COLORFGBG ends in the number of the background colour, where a terminal sets it.
     """
-    if "NO_COLOR" in environ or environ.get("TERM", "").startswith(_FEW_COLOURS):
+    term = environ.get("TERM", "")
+    if "NO_COLOR" in environ or (term.startswith(_FEW_COLOURS) and not has_256_colours(term)):
         return TERMINAL.name
     if remembered is not None:
         return THEME_PREFIX + remembered

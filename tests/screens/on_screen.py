@@ -18,7 +18,7 @@ def main() -> int:
         harness.session.bus.publish(step)
     app = harness.app()
     try:
-        app.run()
+        app.run_until_ended()
     finally:
         leave_output()
     return app.return_code or 0

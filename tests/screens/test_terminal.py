@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import random
 import select
 import signal
 import struct
@@ -52,6 +53,51 @@ class Terminal:
             if select.select([self.master], [], [], 0.1)[0]:
                 self.seen += os.read(self.master, 65536)
 
+    def read(self, wait_s: float = 0) -> bool:
+        """Read what it has written; False where that is nothing."""
+        if not select.select([self.master], [], [], wait_s)[0]:
+            return False
+        self.seen += os.read(self.master, 65536)
+        return True
+
+    def press_until_restored(self, key: bytes) -> None:
+        """Press a key until the terminal is left: what was sent before may have begun a sequence."""
+        until, pressed = time.monotonic() + DEADLINE_S, 0.0
+        while b"\x1b[?1049l" not in self.seen:
+            assert time.monotonic() < until, "the program goes on"
+            if time.monotonic() > pressed + 2:
+                pressed = time.monotonic()
+                os.write(self.master, key)
+            self.read(0.05)
+
+    def fill(self) -> None:
+        """Have the terminal take nothing until it is read."""
+        slave = os.open(f"/proc/{self.pid}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(slave, b"\r" * 100)
+        os.close(slave)
+
+    def wait_until_idle(self) -> None:
+        """Wait until the program uses no CPU any more: it waits for the terminal."""
+        until, before = time.monotonic() + DEADLINE_S, -1
+        while (now := cpu_ticks(self.pid)) != before:
+            assert time.monotonic() < until, "it is never idle"
+            before = now
+            select.select([], [], [], 0.3)
+
+    def ended_unread(self) -> int | None:
+        """How the program ended, of which nothing is read; None where it goes on for 2 s."""
+        until = time.monotonic() + 2
+        while self.code is None and time.monotonic() < until:
+            self._look_for_end()
+            select.select([], [], [], 0.02)
+        return self.code
+
+    def _look_for_end(self) -> None:
+        done, status = os.waitpid(self.pid, os.WNOHANG)
+        self.code = os.waitstatus_to_exitcode(status) if done else None
+
     def ended(self) -> int:
         """How the program ended; what it still writes is read meanwhile."""
         until = time.monotonic() + DEADLINE_S
@@ -60,8 +106,7 @@ class Terminal:
             with suppress(OSError, ValueError):
                 if self.master >= 0 and select.select([self.master], [], [], 0.05)[0]:
                     self.seen += os.read(self.master, 65536)
-            done, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if done else None
+            self._look_for_end()
         with suppress(OSError):  # at the end of what it wrote
             while self.master >= 0 and select.select([self.master], [], [], 0)[0]:
                 self.seen += os.read(self.master, 65536)
@@ -81,10 +126,23 @@ class Terminal:
             os.waitpid(self.pid, 0)
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    """A terminal in which rows are to be seen."""
+def cpu_ticks(pid: int) -> int:
+    """The CPU time that a process has used, in ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UTF-8, and no size but the terminal's own."""
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    """A terminal in which rows are to be seen."""
     made = Terminal()
     try:
         made.wait_for(b"total")
@@ -156,3 +214,76 @@ def test_suspend_and_return(terminal: Terminal) -> None:
     terminal.wait_for(b"conns")
     os.write(terminal.master, b"q")
     assert terminal.ended() == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_bytes_are_no_error(terminal: Terminal, seed: int) -> None:
+    """2,000 bytes, in pieces of any length and without what quits or suspends: the screens go on."""
+    chance = random.Random(seed)
+    sent = chance.randbytes(2000).translate(None, b"q\x03\x1a")
+    while sent:
+        cut = chance.randint(1, 100)
+        os.write(terminal.master, sent[:cut])
+        terminal.read()
+        sent = sent[cut:]
+    terminal.press_until_restored(b"\x03")
+    assert terminal.ended() == 0
+    assert b"Traceback" not in terminal.seen
+    assert_sane(terminal)
+
+
+def test_kittys_protocol_is_asked_for_with_layouts(terminal: Terminal) -> None:
+    """What a key is on a Latin keyboard is wanted too, which Textual does not ask for."""
+    assert b"\x1b[>29u" in terminal.seen
+    assert b"\x1b[>25u" not in terminal.seen
+
+
+def test_changed_size_is_drawn(terminal: Terminal) -> None:
+    """The kernel says what it is, also of a terminal that says that it does so itself."""
+    assert b"ESTABLISHED" not in terminal.seen  # for want of room
+    os.write(terminal.master, b"\x1b[?2048;1$y\x1b[48;3;10;30;100t")
+    fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 132, 0, 0))
+    terminal.wait_for(b"ESTABLISHED")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_terminal_that_takes_nothing(terminal: Terminal, number: signal.Signals) -> None:
+    """A frozen connection: a signal ends the program, and what restores the terminal is there once it goes on."""
+    terminal.fill()
+    os.write(terminal.master, b"T" * 100)  # each a new theme, drawn anew
+    terminal.wait_until_idle()
+    os.kill(terminal.pid, number)
+    assert terminal.ended_unread() == 0
+    assert terminal.ended() == 0
+    assert_sane(terminal)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_signals_while_it_starts(seed: int) -> None:
+    """At any moment a signal ends it without a traceback."""
+    terminal = Terminal()
+    try:
+        terminal.wait_for(b"\x1b[?1049h")
+        until = time.monotonic() + random.Random(seed).uniform(0, 0.3)
+        while time.monotonic() < until:
+            terminal.read()
+        os.kill(terminal.pid, signal.SIGHUP)
+        assert terminal.ended() == 0
+        assert b"Traceback" not in terminal.seen
+    finally:
+        terminal.clean_up()
+
+
+@pytest.mark.parametrize(
+    ("term", "has_them"), [("xterm-ghostty", True), ("alacritty", True), ("xterm", False)]
+)
+def test_colours_without_colorterm(monkeypatch: pytest.MonkeyPatch, term: str, has_them: bool) -> None:
+    """As under sudo: a terminal that has 256 colours gets them, another one does not."""
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("COLORTERM", raising=False)
+    terminal = Terminal()
+    try:
+        terminal.wait_for(b"total")
+        assert (b"38;5;" in terminal.seen) == has_them
+    finally:
+        terminal.clean_up()

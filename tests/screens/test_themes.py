@@ -8,7 +8,17 @@ from rich.segment import Segment
 from textual.color import Color
 
 from nettop.widgets.glyphs import needed_signs
-from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Ground, Palette, Role, first_theme, style
+from nettop.widgets.themes import (
+    DARK,
+    LIGHT,
+    TERMINAL,
+    Ground,
+    Palette,
+    Role,
+    first_theme,
+    has_256_colours,
+    style,
+)
 
 READ = ("text", "dim", "head", "sent", "received", "warn", "bad")
 
@@ -41,13 +51,28 @@ def test_contrast(palette: Palette) -> None:
         ({"COLORFGBG": "15;0"}, DARK),
         ({"COLORFGBG": "0;15"}, LIGHT),
         ({"COLORFGBG": "0;default;15"}, LIGHT),
+        ({"TERM": "vte-256color"}, DARK),
         ({"TERM": "linux"}, TERMINAL),
+        ({"TERM": "vt220"}, TERMINAL),
         ({"NO_COLOR": "1", "COLORFGBG": "0;15"}, TERMINAL),
     ],
 )
 def test_first_theme(environ: dict[str, str], theme: Palette) -> None:
     """The theme suits the terminal."""
     assert first_theme(environ) == theme.name
+
+
+@pytest.mark.parametrize(
+    ("term", "has_them"),
+    [
+        *((term, True) for term in ("xterm-256color", "screen-256color-bce", "xterm-ghostty", "xterm-kitty")),
+        *((term, True) for term in ("alacritty", "foot-extra", "wezterm", "xterm-direct", "tmux-256color")),
+        *((term, False) for term in ("xterm", "linux", "screen", "vt100", "rxvt", "")),
+    ],
+)
+def test_terminals_with_256_colours(term: str, has_them: bool) -> None:
+    """They are known by TERM, which sudo keeps."""
+    assert has_256_colours(term) == has_them
 
 
 def test_terminal_theme_needs_no_colour() -> None:
