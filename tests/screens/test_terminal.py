@@ -232,7 +232,7 @@ def test_random_bytes_are_no_error(terminal: Terminal, seed: int) -> None:
     assert_sane(terminal)
 
 
-def test_kittys_protocol_is_asked_for_with_layouts(terminal: Terminal) -> None:
+def test_kittys_protocol_is_requested(terminal: Terminal) -> None:
     """What a key is on a Latin keyboard is wanted too, which Textual does not ask for."""
     assert b"\x1b[>29u" in terminal.seen
     assert b"\x1b[>25u" not in terminal.seen
