@@ -44,7 +44,7 @@ STATES = {
 """include/net/tcp_states.h. A request socket (12) is shown as SYN_RECV, as `ss` does; 14 is our own."""
 
 DIRECTIONS = {1: "inbound", 2: "outbound", 3: "inbound?", 4: "outbound?"}
-"""With `?`: inferred from who listens on the local port now, not seen."""
+"""With `?`: not seen, but inferred from the socket's backlog, or from who listens on the local port now."""
 
 OWNER_SOURCES = {1: "descriptor", 2: "connect", 3: "accept", 4: "message", 5: "close"}
 """How the owner is known: it holds the descriptor, or it called connect or accept, sent or received the first
@@ -121,7 +121,7 @@ _FIELDS = (
           "u4", width=20, importance=15),
     Field("state", Kind.ENUM, "STATE", "TCP state; UNCONN is a UDP socket without a peer", "u1",
           width=11, importance=35, labels=STATES),
-    Field("direction", Kind.ENUM, "DIRECTION", "who opened it; with ? inferred from who listens", "u1",
+    Field("direction", Kind.ENUM, "DIRECTION", "who opened it; with ? inferred, not seen", "u1",
           width=9, importance=14, labels=DIRECTIONS),
     Field("opened_at", Kind.TIME, "OPENED", "when it opened; unknown unless nettop saw it", "u8", "ns",
           width=19, importance=5),

@@ -5,6 +5,7 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,39 @@ def test_processes_outside() -> None:
             rows = ended()
     name = Path("/proc/self/comm").read_text().strip()
     assert {(row["pid"], row["process"]) for row in rows} == {(None, f"{name} (outside)")}
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_sides_of_connections_outside(*, listens: bool) -> None:
+    """An older connection between processes outside is served at one end and used at the other, and opened at that,
+    whether or not its listener is there still.
+    """
+    with ExitStack() as opened:
+        server = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = server.getsockname()[1]
+        client = opened.enter_context(socket.create_connection(server.getsockname()))
+        accepted = opened.enter_context(server.accept()[0])
+        if not listens:
+            server.close()
+        options = (*JSON, "--view", "services", "--interval", "0.1")
+        running = opened.enter_context(Running(*options, around=within([PID])))
+
+        def sides() -> set[str]:
+            client.sendall(b"q")
+            accepted.sendall(accepted.recv(1))
+            client.recv(1)
+            lines = [line for line in running.text().splitlines(keepends=True) if line[-1] == "\n"]
+            counted = (row for row in map(json.loads, lines) if not is_loss(row) and row["port"] == port)
+            return {row["side"] for row in counted if row["answers"]}
+
+        until(lambda: len(sides()) > 1, "both ends have counted answers")
+        assert sides() == {"served", "used"}
+        shown = run_within([PID], *JSON, "--once", "--all")
+        directions = {
+            (row["local_port"], row["remote_port"]): row["direction"] for row in rows_in(shown.stdout)
+        }
+        other = client.getsockname()[1]
+        assert (directions[port, other], directions[other, port]) == ("inbound?", "outbound?")
 
 
 def test_cpu_cost(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def _text(
     optional: tuple[str, ...] = (),
 ) -> ProgramText:
     """The text of files of this package, behind what all share."""
-    inbound, outbound = list(DIRECTIONS)[:2]
+    inbound, outbound, was_inbound = list(DIRECTIONS)[:3]
     shared = {
         "IPPROTO_TCP": TCP,
         "US_PER_TICK": us_per_tick(),
@@ -172,6 +172,7 @@ def _text(
         "STATE_UNCONN": STATE["UNCONN"],
         "DIRECTION_INBOUND": inbound,
         "DIRECTION_OUTBOUND": outbound,
+        "DIRECTION_WAS_INBOUND": was_inbound,
         **{f"OWNER_{name.upper()}": number for number, name in OWNER_SOURCES.items()},
     }
     headers = (

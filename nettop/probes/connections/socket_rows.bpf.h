@@ -264,6 +264,9 @@ static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
     row->syn_queue = tp->syn_queue;
     return;
   }
+  // A connection that came to a listener has its backlog, also when that is gone.
+  if (tp->sk_max_ack_backlog)
+    row->direction = DIRECTION_WAS_INBOUND;
   put_payload(row, tp, state);
   put_queues(row, tp);
   put_rtt(row, tp);

@@ -140,7 +140,7 @@ def unowned(rows: Array, owned_ids: Array) -> Array:
 
 
 def infer_directions(rows: Array) -> None:
-    """Take a connection whose beginning was not seen for an inbound one where a socket of its namespace listens on its
+    """Take a connection whose direction is not known for an inbound one where a socket of its namespace listens on its
     local port."""
     port = rows["netns"].astype(np.uint64) << np.uint64(16) | rows["local_port"]
     listening = np.unique(port[rows["state"] == STATE["LISTEN"]])

@@ -63,7 +63,8 @@ static __always_inline void put_seen(struct row *row, struct task_struct *task) 
   if (!connection)
     return;
   row->opened_at = wall_of(connection->opened_at);
-  row->direction = connection->direction;
+  if (connection->direction != (u8)UNKNOWN)
+    row->direction = connection->direction;
   if (task && !has_owner(connection))
     put_connection_owner(connection, task, OWNER_DESCRIPTOR);
   if (!task && has_owner(connection))

@@ -121,7 +121,11 @@ _SLICES = (
     Slice(
         "sock",
         {name: f"__sk_common.{name}" for name in _COMMON}
-        | {"sk_protocol": "sk_protocol", "sk_lock_owned": "sk_lock.owned"},
+        | {
+            "sk_protocol": "sk_protocol",
+            "sk_lock_owned": "sk_lock.owned",
+            "sk_max_ack_backlog": "sk_max_ack_backlog",
+        },
         {},
     ),
     Slice(

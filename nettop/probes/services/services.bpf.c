@@ -482,13 +482,19 @@ static __always_inline struct tcp_sock *tcp_of(struct sock *sk) {
   return (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
 }
 
+// Whether a connection came to a listener. The socket has the listener's backlog since then, also where the
+// listener is gone, or its process is in a PID namespace that the walk does not see; but listen(0) leaves none.
+static __always_inline bool is_accepted(struct sock *sk) {
+  u64 port = port_of(sk);
+  return sk->sk_max_ack_backlog || listening.lookup(&port);
+}
+
 // Begins to watch a connection that is older than the watch, or whose beginning was missed. Who uses a
 // service is not known where data arrives.
 static __always_inline void begin_late(struct sock *sk, struct task_struct *task, bool is_owner) {
   if (sk->sk_protocol != IPPROTO_TCP || !is_open(sk))
     return;
-  u64 port = port_of(sk);
-  bool is_served = listening.lookup(&port);
+  bool is_served = is_accepted(sk);
   u8 side = is_served ? SIDE_SERVED : SIDE_USED;
   struct tcp_sock *tp = tcp_of(sk);
   if (!is_served && !is_owner)
