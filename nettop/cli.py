@@ -119,7 +119,8 @@ class ViewOptions:
     limit: Annotated[str | None, option("--limit", metavar="N", panel=_SHOW, help="Show at most N rows")] = None
     sort: Annotated[str | None, option("--sort", metavar="[-]COLUMN", panel=_SHOW, autocompletion=complete_sort,
                                        help="Sort rows by this column; - for descending order")] = None
-    all: Annotated[bool, option("--all", panel=_SHOW, help="Also show listeners, TIME_WAIT, unconnected UDP")] = False
+    all: Annotated[bool, option("--all", panel=_SHOW,
+                              help="Also show listeners, TIME_WAIT, UDP that has no peer and no traffic")] = False
     resolve: Annotated[bool, option("--resolve/--numeric", panel=_SHOW,
                                     help="Show host names, or addresses (default)")] = False
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_SHOW,

@@ -183,7 +183,8 @@ class View:
 
     @cached_property
     def scope(self) -> Mask:
-        """The rows that the table's default filter passes, or for which it compares an unknown value.
+        """The rows that the table's default filter passes, or for which it compares an unknown value, and those that
+        counted any of what is watched: headlines show its totals.
 
         All of them where the query asks for that, or this kernel does not support a column that it compares.
         """
@@ -193,6 +194,8 @@ class View:
         passes = default.mask(self)
         for name in default.names:
             passes = passes | ~self.known(name)
+        for name in self.table.watched_parts:
+            passes = passes | (self.known(name) & (self.raw(name) > 0))
         return passes
 
     @cached_property

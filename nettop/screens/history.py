@@ -47,8 +47,7 @@ class TotalsHistory:
     @property
     def fields(self) -> list[Field]:
         """The fields whose totals are watched."""
-        by_name = self.table.by_name
-        return [by_name[part] for part in by_name[self.table.watched].parts] if self.table.watched else []
+        return [self.table.by_name[part] for part in self.table.watched_parts]
 
     def add(self, shown: View) -> None:
         """Add the interval that ends with the newest snapshot of a view, whatever table that is of."""

@@ -155,7 +155,8 @@ class Table:
     """A named set of fields and how it is shown by default.
 
     `screen` and `text` name the columns that the TUI and plain text show unasked, sorted by `sort` and
-    `text_sort`: a field name, with `-` before it for descending; `default_filter` chooses the rows shown without --all.
+    `text_sort`: a field name, with `-` before it for descending; `default_filter` chooses the rows shown without --all,
+    beside those that counted any of what is `watched`.
     `append` marks a table of events: rows are added, never replaced. Counters of a table that `begins_at_zero` count
     from when its source first saw their row: all that a new row counted belongs to the last interval (in other tables
     this holds for rows that carry `BEGAN`). What has left a `cumulative` table stays in its totals, as one row. `hook`
@@ -209,6 +210,11 @@ class Table:
         """Every name for filtering and choosing columns: the fields, then the rates."""
         rates = tuple(f.name + RATE for f in self.fields if f.has_rate)
         return tuple(f.name for f in self.fields) + rates
+
+    @cached_property
+    def watched_parts(self) -> tuple[str, ...]:
+        """The counters whose totals are watched; none without such."""
+        return self.by_name[self.watched].parts if self.watched else ()
 
     @cached_property
     def sortable(self) -> tuple[str, ...]:

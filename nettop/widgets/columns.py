@@ -91,7 +91,7 @@ def plan(
     slots = [_slot(table, name) for name in names]
     if bars and table.watched:
         bar = replace(_slot(table, table.watched + RATE), title=BAR_TITLE, bar=True)
-        slots.insert(_after(table, names, table.by_name[table.watched].parts), bar)
+        slots.insert(_after(table, names, table.watched_parts), bar)
     elif bars and table.bar in names:
         slots.insert(_after(table, names, (table.bar,)), replace(_slot(table, table.bar), title="", bar=True))
     slots = _shed(slots, width - MARGINS)

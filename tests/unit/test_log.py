@@ -129,7 +129,9 @@ def test_metrics_at_the_start_and_at_each_interval() -> None:
 
 def test_listeners_are_no_live_connections() -> None:
     """Metrics are of connections: neither listeners nor what waits only."""
-    rows = [SOCKET, SOCKET | {"id": 8, "state": "LISTEN"}, SOCKET | {"id": 9, "state": "TIME_WAIT"}]
+    nothing = dict.fromkeys(("bytes_sent", "bytes_received"))
+    idle = SOCKET | nothing
+    rows = [SOCKET, idle | {"id": 8, "state": "LISTEN"}, idle | {"id": 9, "state": "TIME_WAIT"}]
     source = Woken(steps(rows))
     with Logging(settings(), source) as logging:
         assert logging.rows(1)[0]["id"] == 7

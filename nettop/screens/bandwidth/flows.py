@@ -7,7 +7,7 @@ import numpy as np
 
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.bandwidth.headline import host_rates
+from nettop.screens.bandwidth.headline import rates_by_backing
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.connections import UNATTRIBUTED
 from nettop.snapshots.schema import RATE
@@ -24,7 +24,7 @@ class FlowsScreen(LensScreen):
 
     def headline(self, view: View) -> list[BarItem]:
         """What the host receives and sends, how many flows there are, and what made room for others."""
-        items = [*host_rates(view), headline.count("flows", len(view.now), 900)]
+        items = [*rates_by_backing(view), headline.count("flows", len(view.now), 900)]
         if view.has_rest:
             rest = np.flatnonzero(view.rest)
             items.append(headline.sum_of(view, "bytes" + RATE, Span("evicted ", Role.WARN), rest, 800))

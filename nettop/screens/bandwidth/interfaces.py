@@ -17,7 +17,7 @@ from nettop.query.query import screen_query
 from nettop.query.units import unit_of
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.bandwidth.headline import host_rates
+from nettop.screens.bandwidth.headline import rates_by_backing
 from nettop.screens.bandwidth.shares import Group, Share, ShareBars
 from nettop.screens.chosen_row import ChosenRow
 from nettop.screens.history import SPAN_NS, Interval, averages
@@ -81,7 +81,7 @@ class InterfacesScreen(ChosenRow):
     def headline(self, view: View) -> list[BarItem]:
         """What the host receives and sends, and what its interfaces have dropped."""
         alive = np.flatnonzero(~view.gone)
-        items = [*host_rates(view), headline.count("interfaces", len(alive), 900)]
+        items = [*rates_by_backing(view), headline.count("interfaces", len(alive), 900)]
         for name, label in (
             ("drops_received", "drops in"),
             ("drops_sent", "drops out"),

@@ -7,7 +7,7 @@ import numpy as np
 
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.bandwidth.headline import host_rates
+from nettop.screens.bandwidth.headline import rates_by_backing
 from nettop.screens.lens import LensScreen
 from nettop.widgets.bar import BarItem
 
@@ -17,7 +17,7 @@ class SplitScreen(LensScreen):
 
     def headline(self, view: View) -> list[BarItem]:
         """What the host receives and sends: the rows overlap, and have no sum."""
-        return [*host_rates(view), headline.count("rows", int(np.sum(~view.gone[view.order])), 900)]
+        return [*rates_by_backing(view), headline.count("rows", int(np.sum(~view.gone[view.order])), 900)]
 
 
 SCREEN = SplitScreen

@@ -133,7 +133,8 @@ def _table_path(lens: Lens, table: Table) -> Json:
 def _about(table: Table) -> str:
     if table.append:
         return "The newest events."
-    shown = f"Without `all` those rows are given that pass {table.default_filter!r}. "
+    moved = f", and those with {' or '.join(table.watched_parts)}" if table.watched else ""
+    shown = f"Without `all` those rows are given that pass {table.default_filter!r}{moved}. "
     ended = "Where columns tell of the last interval, what ended in it is given too, so that numbers add up."
     return (shown if table.default_filter else "") + ended
 
