@@ -76,11 +76,13 @@ class Bus:
         """Make `snapshot` the newest of its lens and wake the readers.
 
         The frame's earlier snapshot is the newest that is as old as the average is long, or the oldest of all. It is
-        not younger than `oldest_gap_ns` either: a refresh right after a tick must not divide by next to nothing.
+        not younger than `oldest_gap_ns` either: a refresh right after a tick must not divide by next to nothing. Once
+        there is one from when every hook worked, it is not older than that.
         """
         with self._lock:
             last = self._frames.get(snapshot.lens)
             earlier = [] if last is None else [*self._earlier[snapshot.lens], last.now]
+            earlier = [each for each in earlier if each.boot_ns >= snapshot.whole_since_ns] or earlier
             earlier = _thinned(earlier, max(self._average_ns // _PIECES, oldest_gap_ns))
             least_ns = max(self._average_ns - oldest_gap_ns, oldest_gap_ns)
             old_enough = sum(snapshot.boot_ns - each.boot_ns >= least_ns for each in earlier)

@@ -28,6 +28,7 @@ from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.source import (
+    WHOLE,
     DropPrivileges,
     EventSource,
     JoiningSource,
@@ -167,7 +168,7 @@ class Session:
         others = _used_by(lens, options.get("table"), cast("Collection[str]", options.get("columns", ())))
         if lens == SELF.id:
             others = [other for other in self._leased if other != SELF.id] or [lenses()[0].id]
-        of_others = {name: value for name, value in options.items() if name != "table"}
+        of_others = {name: value for name, value in options.items() if name not in ("table", WHOLE)}
         leased = dict.fromkeys(others, of_others) | {lens: options}
         self._leased.update(leased.keys())
         for each in leased.items():

@@ -27,6 +27,7 @@ from nettop.query.view import View
 from nettop.settings import LogSettings
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.source import WHOLE
 from nettop.wake_event import WakeEvent
 
 
@@ -44,7 +45,7 @@ def run_log(
     """
     plan = make_log_plan(settings)
     report = Diagnostics(stderr)
-    options = {"mechanisms": settings.mechanisms, **settings.options}
+    options = {"mechanisms": settings.mechanisms, WHOLE: True, **settings.options}
     event = WakeEvent()
     requests.wake = event.set
     names = [stream.name for stream in plan.streams]

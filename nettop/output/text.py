@@ -29,6 +29,7 @@ from nettop.query.view import View
 from nettop.settings import Format, LineFormat, Settings, TextSettings
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.source import WHOLE
 from nettop.writing import write_output
 
 Formatter = Callable[[View], str]
@@ -52,6 +53,7 @@ def run_text(
     options = {
         "all_rows": plan.query.all_rows,
         "columns": plan.named,
+        WHOLE: plan.two,
         "mechanisms": settings.mechanisms,
         **settings.options,
     }

@@ -118,6 +118,12 @@ class View:
         return (self.now.taken_ns - self.before.taken_ns) / 1e9
 
     @cached_property
+    def is_whole(self) -> bool:
+        """Whether every hook worked when the interval began: else what rows have gained is not all there was."""
+        before = self.frame.before
+        return before is None or before.boot_ns >= self.snapshot.whole_since_ns
+
+    @cached_property
     def missing(self) -> Mapping[str, str]:
         """Each column that this kernel or host does not support, rates and composites included, and why.
 
@@ -284,8 +290,9 @@ class View:
         """The sum of what is known of a column in the rows at `at`; None when nothing is.
 
         What ended is part of a difference, and in totals part of the rest; what is gone, nobody knows how, of neither.
-        What another one of these rows includes counts once. For a ratio it is the ratio of the sums, for a quantile
-        that of the merged histograms: what all these rows together have. A histogram has none.
+        A difference has no total where the interval was watched in part. What another one of these rows includes counts
+        once. For a ratio it is the ratio of the sums, for a quantile that of the merged histograms: what all these rows
+        together have. A histogram has none.
         """
         field = self.table.by_name.get(name)
         if field is not None and field.kind is Kind.RATIO:
@@ -296,6 +303,9 @@ class View:
         if self.table.included_in:
             at = at[~np.isin(self.raw(self.table.included_in)[at], self.raw(self.table.key)[at])]
         is_difference = name.endswith(RATE) or self.query.deltas
+        counted = self.table.by_name[name.removesuffix(RATE)] if field is None else field
+        if is_difference and not self.is_whole and counted.kind in (Kind.COUNTER, Kind.SUM):
+            return None
         listed = len(self.now) + (len(self._ended_rows) if is_difference else 0)
         if listed < self.size:
             at = at[(at < listed) | self.rest[at]]
@@ -462,7 +472,7 @@ class View:
 
         All that ended in it, less what is listed, less what rows had counted before that have no number now.
         """
-        if self._left is None or self.before is None or self.frame.before is None:
+        if self._left is None or self.before is None or self.frame.before is None or not self.is_whole:
             return 0
         left_before = self.frame.before.ended.get(self.table.name)
         ended = sum_of(self._left.total.array[name])

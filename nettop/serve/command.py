@@ -27,6 +27,7 @@ from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.source import WHOLE
 from nettop.wake_event import WakeEvent
 
 Run = Callable[[Session], ExitCode]
@@ -60,7 +61,7 @@ def opened_server(
         def run(session: Session) -> ExitCode:
             served = _served(settings, session)
             with Totals(
-                served, settings.top, {"mechanisms": settings.mechanisms, **settings.options}
+                served, settings.top, {"mechanisms": settings.mechanisms, WHOLE: True, **settings.options}
             ) as totals:
                 _wait_for_readings(served, requests)
                 _report_failures(served, report)

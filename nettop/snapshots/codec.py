@@ -52,6 +52,7 @@ def encode(snapshot: Snapshot) -> bytes:
         "lost": {name: int(number) for name, number in snapshot.lost.items()},
         "hooks": [[hook.hook, hook.mechanism, hook.refused, hook.fields] for hook in snapshot.hooks],
         "gaps": dict(snapshot.gaps),
+        "whole_since_ns": int(snapshot.whole_since_ns),
     }
     text, body = json.dumps(header, separators=(",", ":")).encode(), b"".join(bodies)
     check = zlib.crc32(body, zlib.crc32(text))
@@ -202,6 +203,7 @@ def _snapshot(header: Header, body: memoryview, known: Iterable[Lens]) -> Snapsh
         lost=_numbers(header["lost"]),
         hooks=tuple(hooks),
         gaps={safe_text(name): safe_text(why) for name, why in header["gaps"].items()},
+        whole_since_ns=_whole(header.get("whole_since_ns", 0)),
     )
 
 

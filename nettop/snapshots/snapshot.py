@@ -55,6 +55,9 @@ loss."""
 NAMESPACES_PARTLY_SEEN = "namespaces_partly_seen"
 """How many there are, in `counts`; none where it is missing."""
 
+NOT_WHOLE_YET = np.iinfo(np.int64).max
+"""`Snapshot.whole_since_ns` while hooks are still being attached."""
+
 TICKS = "ticks"
 """The ticks of samples: in `counts` those that came, in `lost` those that did not."""
 _MANY = 0.1
@@ -68,7 +71,8 @@ class Snapshot:
     `wall_ns` and `boot_ns` were read together with each other. `counts` are facts about the whole (sockets in
     TIME_WAIT), `lost` what a bound or a race dropped since the start, by name. `hooks` are the status of the lens's
     hooks; `gaps` what else cannot be seen, by name, and why: a namespace that may not be entered. `ended` has what has
-    left a table, by the table's name, where a row's last values count.
+    left a table, by the table's name, where a row's last values count. `whole_since_ns` (CLOCK_BOOTTIME) is since when
+    every hook works that adds to what rows count: an interval that began before was watched in part.
     """
 
     lens: str
@@ -80,6 +84,7 @@ class Snapshot:
     hooks: tuple[HookStatus, ...] = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
     ended: Mapping[str, Ended] = field(default_factory=dict)
+    whole_since_ns: int = 0
 
     @property
     def missed_ticks(self) -> float | None:

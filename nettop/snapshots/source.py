@@ -12,6 +12,10 @@ if TYPE_CHECKING:  # doctor does without numpy
 DropPrivileges = Callable[[frozenset[int]], None]
 """Drops, for the calling thread, the privileges that starting took, except for these capabilities (by number)."""
 
+WHOLE = "whole"
+"""The option by which a source attaches all its hooks before it starts, however long that takes, so that the first
+interval is watched from its beginning."""
+
 
 class Source(Protocol):
     """Gives snapshots of one lens. All calls come from the sampler's thread, `describe` too."""

@@ -171,6 +171,32 @@ def test_a_row_of_its_own_has_what_lost_events_counted(steps: list[tuple[str, in
             source.happen(step, number, is_lost=at in lost)
 
 
+def test_an_interval_that_was_watched_in_part() -> None:
+    """Where hooks came while the interval went by, each row has what it added, and nothing is their sum."""
+    source = Source()
+    begun = source.begin(700)
+    before = source.read()
+    source.send(begun, 300)
+    source.end(source.begin(400))
+    now = source.read()
+    for since, total, names in (
+        (before.boot_ns, 700, [None, None]),
+        (before.boot_ns + 1, None, [None, None]),
+    ):
+        view = View(Frame(replace(now, whole_since_ns=since), before), DIFFERENCES)
+        at = np.arange(view.size)
+        assert (view.total("bytes_sent", at), view.total("bytes_sent_per_s", at)) == (total, total)
+        assert view.values("bytes_sent", view.order) == [400, 300]
+        assert view.values("process", view.order) == names
+    lost = Source()
+    before = lost.read()
+    lost.end(lost.begin(400), is_lost=True)
+    now = lost.read()
+    assert difference(now, before) == 400
+    view = View(Frame(replace(now, whole_since_ns=before.boot_ns + 1), before), DIFFERENCES)
+    assert view.values("process", view.order) == []
+
+
 def test_what_counted_before_is_no_burst() -> None:
     """Counters that began before nettop add nothing when they are first listed, or end without having been."""
     source = Source()

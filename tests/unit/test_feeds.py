@@ -7,6 +7,7 @@ import os
 import select
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from nettop.query.batches import KEPT_ROWS, put_together
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.connections import EVENTS, FAILURES
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import NOT_WHOLE_YET, Frame, Rows, Snapshot
 from nettop.snapshots.source import EventSource
 
 LENS = "connections"
@@ -162,6 +163,17 @@ def test_a_lens_that_was_forgotten_begins_anew() -> None:
     bus.publish(snapshot())
     assert events_in(newest(bus)) == [4]
     assert keys(feed.take()) == [1, 2, 3, 4]
+
+
+def test_an_average_begins_when_every_hook_works() -> None:
+    """Of snapshots from before that the newest is used while there is no other."""
+    bus, begun = Bus(), []
+    bus.average_over(10e-9)
+    for now in range(1, 7):
+        bus.publish(replace(snapshot(now), whole_since_ns=4 if now >= 4 else NOT_WHOLE_YET))
+        before = newest(bus).before
+        begun.append(None if before is None else before.boot_ns)
+    assert begun == [None, 1, 1, 1, 4, 4]
 
 
 # --- frames ---------------------------------------------------------------------------------------------------

@@ -155,6 +155,19 @@ def test_what_goes_has_its_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(rows), gone["pid"].tolist(), gone["messages_sent"].tolist()) == (0, [17], [3])
 
 
+def test_what_moved_before_it_was_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that the first reading found, open or gone, may have moved more than was counted; a later one not."""
+    kernel = KernelMaps()
+    totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
+    kernel.send(3, 1)
+    first, _ = totals.read(rows_of([1, 2]), rows_of([]), processes)
+    assert dict(zip(first["id"].tolist(), first["began"].tolist(), strict=True)) == {1: 0, 2: 0, 3: 0}
+    kernel.send(4, 1)
+    second, gone = totals.read(rows_of([2]), first, processes)
+    assert dict(zip(second["id"].tolist(), second["began"].tolist(), strict=True)) == {2: 0, 4: 1}
+    assert dict(zip(gone["id"].tolist(), gone["began"].tolist(), strict=True)) == {3: 0}
+
+
 def test_switch() -> None:
     """--udp takes on and off, and names them for any other word."""
     options = SimpleNamespace(udp="off")

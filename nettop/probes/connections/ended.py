@@ -10,7 +10,7 @@ import numpy as np
 from nettop.kernel.entered_namespaces import Namespaces
 from nettop.kernel.processes import Processes
 from nettop.probes.connections.event_records import EVENT, FAIL
-from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, STATE, TCP, UDP, merge
+from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, STATE, TCP, merge
 from nettop.snapshots.arrays import Mask, joined, positions, take
 from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
@@ -130,11 +130,10 @@ def _add_up(sums: dict[str, int], rows: Array) -> None:
 
 
 def mark_new(rows: Array) -> None:
-    """Mark the rows whose counters were at 0 when nettop first saw them; what it counts itself always was.
-
-    Of a connection that nettop saw begin the direction is not inferred, from its SYN on.
-    """
-    rows[BEGAN] = np.isin(rows["direction"], _SEEN) | (rows["protocol"] == UDP)
+    """Mark the connections whose counters were at 0 when nettop first saw them: it saw them begin, so that their
+    direction is not inferred, from their SYN on."""
+    is_tcp = rows["protocol"] == TCP
+    rows[BEGAN][is_tcp] = np.isin(rows["direction"][is_tcp], _SEEN)
 
 
 def _is_open(rows: Array) -> Mask:

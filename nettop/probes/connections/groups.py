@@ -73,7 +73,9 @@ class SocketGroups:
         """The groups, with the sockets of a snapshot; `events` are the ends since the one before, sorted by id."""
         is_first = self._before is None
         before = _NOTHING if is_first else self._before
-        view = View(Frame(snapshot, before), _SINCE_THE_START if is_first else _SINCE_THE_LAST)
+        # A group has all that was counted, also where that is not all there was.
+        frame = Frame(replace(snapshot, whole_since_ns=0), before)
+        view = View(frame, _SINCE_THE_START if is_first else _SINCE_THE_LAST)
         places = self._places_of(view)
         self._seen_ns[places[places != _NO_PLACE]] = view.now.taken_ns
         self._add(view, places, events)

@@ -60,7 +60,8 @@ from nettop.snapshots.connections import (
 )
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import LENS as SERVICES
-from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, known, sum_of
+from nettop.snapshots.snapshot import NOT_WHOLE_YET, Array, Ended, Rows, Snapshot, known, sum_of
+from nettop.snapshots.source import WHOLE
 
 TABLES = Fallbacks(HOOK_SOCKETS, (Mechanism(OWNED_MECHANISM, WALKS), Mechanism(SOCK_DIAG)))
 _OPENED = Fallbacks(HOOK_OPENED, (Mechanism(OWNED_MECHANISM),))
@@ -77,10 +78,10 @@ def make_probe() -> Connections:
 class Connections:
     """The source of the connections lens; see nettop.snapshots.source.EventSource.
 
-    The events are attached a moment after the start: the first table need not wait for their compilation, unless
-    events are wanted at once. Options: `all_rows` lists TIME_WAIT sockets too, which are otherwise only counted;
-    `table` names a table that somebody looks at; `ring_size`, `udp`, `follow` (a PID) and `mechanisms`
-    (see kernel.mechanisms) are read at the start.
+    The events and the counting of UDP are attached a moment after the start: the first table need not wait for their
+    compilation, unless it is not of sockets or begins an interval that has to be whole. Options: `all_rows` lists
+    TIME_WAIT sockets too, which are otherwise only counted; `table` names a table that somebody looks at; `whole`,
+    `ring_size`, `udp`, `follow` (a PID) and `mechanisms` (see kernel.mechanisms) are read at the start.
     """
 
     def __init__(self, host: Host | None = None) -> None:
@@ -101,6 +102,7 @@ class Connections:
         self._services: Snapshot | None = None
         self._last: Array = np.zeros(0, ROW)
         self._last_ns = 0
+        self._whole_since_ns = 0
 
     @property
     def table(self) -> SocketTable | DiagTable:
@@ -129,13 +131,15 @@ class Connections:
             self._load_events_alone()
         if self._check is not None:
             self._check.wait_until_entered()  # while nettop has the privilege
-        at_once = self._followed is not None or bool(self._tables - {SOCKETS.name})
         # What refused the better table may refuse the events too: then the first screen says so.
         is_alone = isinstance(self._table, DiagTable)
-        if self._loader is not None and (at_once or is_alone):
-            self._attach_events(self._loader)
-        if self._loader is not None and (self._followed is not None or is_alone):
-            self._attach_udp(self._loader)
+        if (
+            is_alone
+            or self._options.get(WHOLE)
+            or self._followed is not None
+            or self._tables - {SOCKETS.name}
+        ):
+            self._attach_all()
 
     def _take_table(self, mechanism: Mechanism) -> None:
         """Read the table by this mechanism, or raise why it is not available."""
@@ -181,6 +185,7 @@ class Connections:
         if self._loader is not None:
             self._loader.close()
             self._loader = None
+            self._whole_since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._end_check()
 
     def _answer(self, loader: Loader) -> Program:
@@ -202,6 +207,18 @@ class Connections:
         chosen = self._options.get("mechanisms", {})
         assert isinstance(chosen, Mapping)
         return chosen
+
+    def _attach_all(self) -> None:
+        """Wait for what is still being compiled, and attach it."""
+        while self._loader is not None:
+            self._attach_next(self._loader)
+
+    def _attach_next(self, loader: Loader) -> None:
+        """Wait for the loader's next answer, and attach those programs."""
+        if self._events or self._no_events:
+            self._attach_udp(loader)
+        else:
+            self._attach_events(loader)
 
     def _attach_events(self, loader: Loader) -> None:
         """Wait for the events' programs and attach them; except for a command, nettop goes on without. Only then is the
@@ -254,13 +271,14 @@ class Connections:
 
     def read(self, taken_ns: int) -> Snapshot:
         """Every socket there is now."""
+        if GROUPS.name in self._tables:
+            self._attach_all()  # groups have what was counted since they began
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
         rows, counts, taken_ns = table.read(self._last)
         udp_ended = rows[:0]
         if self._udp:
             rows, udp_ended = self._udp.read(rows, self._last, table.processes)
-            mark_new(udp_ended)
         infer_directions(rows)
         name_congestion_control(rows)
         set_backlogs(rows)
@@ -294,6 +312,7 @@ class Connections:
             hooks=(*self._table_hooks, *status.hooks, *udp.hooks),
             gaps=table.gaps() | status.gaps | udp.gaps,
             ended={SOCKETS.name: ended},
+            whole_since_ns=NOT_WHOLE_YET if self._loader is not None else self._whole_since_ns,
         )
         return self._with_groups(snapshot) if GROUPS.name in self._tables else snapshot
 
@@ -321,10 +340,7 @@ class Connections:
     def drain(self, taken_ns: int) -> tuple[Rows, ...]:
         """The events that have become ready since the last call."""
         if self._loader is not None and select.select([self._loader.descriptor], [], [], 0)[0]:
-            if self._events or self._no_events:
-                self._attach_udp(self._loader)
-            else:
-                self._attach_events(self._loader)
+            self._attach_next(self._loader)
         events = self._events.drain(taken_ns) if self._events else None
         return () if events is None else (self.table.namespaces.with_names(events),)
 

@@ -15,6 +15,7 @@ from nettop.probes.connections.hooks import Hooks, program_names, slots_of
 from nettop.probes.connections.socket_rows import ROW, UDP, merge
 from nettop.snapshots.arrays import Mask, positions, take
 from nettop.snapshots.connections import HOOK_UDP
+from nettop.snapshots.schema import BEGAN
 from nettop.snapshots.snapshot import Array, unknown_value
 
 COUNTED = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
@@ -64,6 +65,7 @@ class UdpTotals:
         self._totals = self._ended = self.untracked = dict.fromkeys(COUNTED, 0)
         """`untracked` is what sockets moved that found no entry; it is in no row."""
         self._lost = 0
+        self._older: Array | None = None
 
     def finish_hooks(self) -> None:
         """To be called when the hook check's last traffic has ended."""
@@ -99,7 +101,19 @@ class UdpTotals:
         idle = _idle_since(outside, before)
         moving = take(outside, np.flatnonzero(~idle))
         processes.name_any(moving, processes.groups(), more=True)
-        return merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
+        rows, gone = merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
+        self._mark_new(rows, gone)
+        return rows, gone
+
+    def _mark_new(self, rows: Array, gone: Array) -> None:
+        """Mark the sockets that opened after the first reading: what they moved was counted from 0 on. The others may
+        have moved something before their messages were counted."""
+        udp = np.flatnonzero(rows["protocol"] == UDP)
+        ids = np.ascontiguousarray(rows["id"][udp])
+        older = np.union1d(ids, gone["id"]) if self._older is None else self._older
+        rows[BEGAN][udp] = positions(ids, older) < 0
+        gone[BEGAN] = positions(gone["id"], older) < 0
+        self._older = older[positions(older, ids) >= 0]
 
     def _add_up(self, entries: Array) -> None:
         """Take the totals: each message is in an entry, was in one that was taken out, or found none."""

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first interval: it begins when the hooks work, or what takes a hook is unknown in it."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nettop.probes.connections.probe import Connections
+from nettop.query.query import text_query
+from nettop.query.view import View
+from nettop.snapshots.connections import NOT_LISTED, SOCKETS
+from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.source import WHOLE
+
+from . import oracle
+from .test_events import until
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.core,
+    pytest.mark.since("5.12", "a program at a tracepoint may not ask for a socket's cookie"),
+]
+
+DIFFERENCES = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
+
+
+@pytest.fixture
+def talking() -> Iterator[socket.socket]:
+    """A UDP socket that sends to itself."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.bind(("127.0.0.1", 0))
+        own.connect(own.getsockname())
+        yield own
+
+
+def talk(own: socket.socket, messages: int) -> None:
+    """Send so many messages of 10 bytes, and a connection for each that closes at once, with 1,000 bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(messages):
+            own.send(b"n" * 10)
+            own.recv(10)
+            with socket.create_connection(server.getsockname()) as client, server.accept()[0]:
+                client.send(b"n" * 1000)
+
+
+def read(probe: Connections) -> Snapshot:
+    """A reading."""
+    return probe.read(time.monotonic_ns())
+
+
+def moved(own: socket.socket, now: Snapshot, before: Snapshot) -> tuple[object, bool]:
+    """What the socket sent between two readings, and whether totals are known; without them nothing is said of what
+    ended without a row."""
+    view = View(Frame(now, before), DIFFERENCES)
+    at = np.flatnonzero(view.raw("id") == oracle.cookie(own))
+    total = view.total("bytes_sent", np.arange(view.size))
+    assert total is not None or NOT_LISTED not in view.values("process", view.order)
+    return view.values("messages_sent", at)[0], total is not None
+
+
+def test_an_interval_that_begins_when_the_hooks_work(talking: socket.socket) -> None:
+    """Nothing of the first interval is missing."""
+    with closing(Connections()) as probe:
+        probe.set(WHOLE, True)
+        probe.start()
+        before = read(probe)
+        talk(talking, 7)
+        now = read(probe)
+        assert moved(talking, now, before) == (7, True)
+        view = View(Frame(now, before), DIFFERENCES)
+        closed = view.raw("bytes_sent")[view.gone & (view.raw("bytes_sent") == 1000)]
+        assert len(closed) >= 7
+
+
+def test_what_takes_a_hook_is_unknown_until_an_interval_was_watched(talking: socket.socket) -> None:
+    """While hooks come a socket's messages are unknown, and so are the totals, not a part of them."""
+    with closing(Connections()) as probe:
+        probe.start()
+        before = read(probe)
+        talk(talking, 7)
+
+        def is_attached() -> bool:
+            probe.drain(time.monotonic_ns())
+            return not probe.wakeups() or probe._loader is None
+
+        until(is_attached, "all hooks are attached")
+        talk(talking, 5)
+        first = read(probe)
+        assert moved(talking, first, before) == (None, False)
+        talk(talking, 3)
+        second = read(probe)
+        assert moved(talking, second, first) == (3, True)
+        # An average that begins before the hooks is unknown too.
+        assert moved(talking, second, before) == (None, False)
