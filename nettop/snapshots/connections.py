@@ -21,8 +21,8 @@ from nettop.snapshots.schema import (
     Trouble,
 )
 
-PROTOCOLS = {6: "tcp", 17: "udp", 262: "mptcp"}
-"""IPPROTO_* numbers (include/uapi/linux/in.h)."""
+PROTOCOLS = {6: "tcp", 17: "udp", 255: "raw", 262: "mptcp"}
+"""IPPROTO_* numbers (include/uapi/linux/in.h); every raw socket is `raw`, whichever protocol it speaks."""
 
 FAMILIES = {2: "IPv4", 10: "IPv6"}
 """AF_INET and AF_INET6."""
@@ -104,7 +104,8 @@ _FIELDS = (
           width=6, importance=8, labels=FAMILIES),
     Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", "(2,)>u8",
           width=22, importance=20),
-    Field("local_port", Kind.LABEL, "LPORT", "port on this machine; none before it is bound", "u4",
+    Field("local_port", Kind.LABEL, "LPORT", "port on this machine, none before it is bound; of a raw "
+          "socket the number of its IP protocol", "u4",
           width=5, importance=20),
     Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8",
           width=22, importance=20),
@@ -119,7 +120,7 @@ _FIELDS = (
     Field("cgroup", Kind.TEXT, "CGROUP", "control group of the owning process", "u4", width=24, importance=6),
     Field("container", Kind.TEXT, "CONTAINER", "container (runtime:short id) or systemd unit of the process",
           "u4", width=20, importance=15),
-    Field("state", Kind.ENUM, "STATE", "TCP state; UNCONN is a UDP socket without a peer", "u1",
+    Field("state", Kind.ENUM, "STATE", "TCP state; UNCONN is a UDP or raw socket without a peer", "u1",
           width=11, importance=35, labels=STATES),
     Field("direction", Kind.ENUM, "DIRECTION", "who opened it; with ? inferred, not seen", "u1",
           width=9, importance=14, labels=DIRECTIONS),
@@ -486,6 +487,8 @@ NO_GROUP = "(none)"
 """The group of the sockets that have nothing of the kind that they are grouped by."""
 UNATTRIBUTED = "(unattributed)"
 """Shown in place of the process of a socket without an owner."""
+KERNEL_OWNER = "(kernel)"
+"""Shown in place of the process of a socket that the kernel itself holds, such as that of a tunnel or of NFS."""
 HIDDEN_OWNER = "(hidden)"
 """Shown in place of the name of a process that holds a socket, but may not be inspected."""
 OUTSIDE = {"processes outside": "not visible from this PID namespace: run nettop on the host"}

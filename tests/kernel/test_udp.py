@@ -21,7 +21,7 @@ from nettop.snapshots.snapshot import Array, Snapshot
 
 from . import oracle, traffic
 from .command import Row, by_cookie
-from .lab import Lab, Namespace, libc
+from .lab import Lab, Namespace, ip, libc, until
 from .test_events import Watch, decoded
 from .traffic import V4, V6, Memory
 
@@ -445,3 +445,81 @@ def test_a_hook_that_is_never_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HookCheck, "make_traffic", make_no_traffic)
     with Watch() as watch:
         assert "never called by the check's traffic: udp_sent" in watch.read().via["udp"]
+
+
+# --- what no call of a process moves --------------------------------------------------------------------------
+
+UDP_ENCAP, ESP_IN_UDP = 100, 2
+UNKNOWN = (None, None, None, None)
+
+
+def open_raw(memory: Memory) -> dict[int, tuple[str, int, str]]:
+    """Opens raw sockets, which move something, and one of UDP-Lite; what each is, the number of its protocol, state."""
+    expected = {}
+    for family, protocol, host in ((V4, socket.IPPROTO_UDP, "127.0.0.1"), (V6, socket.IPPROTO_ICMPV6, "::1")):
+        for state in ("UNCONN", "ESTABLISHED"):
+            raw = memory[protocol, state] = socket.socket(family, socket.SOCK_RAW, protocol)
+            if state == "ESTABLISHED":
+                raw.connect((host, 0))
+            raw.sendto(struct.pack("!HHHH", 1111, 9, 108, 0) + b"n" * 100, (host, 0))
+            expected[oracle.cookie(raw)] = ("raw", protocol, state)
+    with contextlib.suppress(OSError):
+        memory["lite"] = socket.socket(V4, socket.SOCK_DGRAM, socket.IPPROTO_UDPLITE)
+    return expected
+
+
+@pytest.mark.core
+def test_raw_sockets_are_no_udp_sockets(lab: Lab, watch: Watch) -> None:
+    """A raw socket is shown as such, with the number of its protocol; what it moved is unknown, not 0. Sockets of other
+    protocols are not taken for UDP."""
+    home = lab.namespace()
+    expected = lab.worker(home, "raw").call(open_raw)
+    here = listed(watch.read(), home)
+    assert {
+        cookie: (row["protocol"], row["local_port"], row["state"]) for cookie, row in here.items()
+    } == expected
+    assert {moved(row) for row in here.values()} == {UNKNOWN}
+    assert {row["process"] for row in here.values()} == {"raw"}
+
+
+def open_encapsulated(memory: Memory) -> tuple[int, int]:
+    """Opens the socket of an IKE daemon, whose ESP the kernel takes, and another one; each sends a message."""
+    for name in ("ike", "plain"):
+        traffic.udp(memory, name, "127.0.0.1")
+        if name == "ike":
+            memory[name].setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, ESP_IN_UDP)
+        memory[name].sendto(b"n" * 10, ("127.0.0.1", 9))
+    return oracle.cookie(memory["ike"]), oracle.cookie(memory["plain"])
+
+
+def send_through(memory: Memory, target: tuple[str, int]) -> None:
+    """Sends a message that takes a tunnel, whose far end is nobody."""
+    with socket.socket(V4, socket.SOCK_DGRAM) as out:
+        out.sendto(b"n" * 1000, target)
+
+
+@pytest.mark.core
+def test_what_the_kernel_moves_itself_is_unknown(lab: Lab, watch: Watch) -> None:
+    """Datagrams of a tunnel pass no call of a process: what its socket moved is unknown. One that the kernel holds is
+    the kernel's, and not without an owner."""
+    near, far = lab.pair()
+    home = near.namespace
+    ip("-n", home.name, "link", "add", "vx0", "type", "vxlan", "id", "7", "dstport", "4789", "remote", far.v4)
+    ip("-n", home.name, "address", "add", "10.91.0.1/24", "dev", "vx0")
+    ip("-n", home.name, "link", "set", "vx0", "up")
+    ip("-n", home.name, "neighbour", "add", "10.91.0.2", "lladdr", "02:00:00:00:00:07", "dev", "vx0")
+    worker = lab.worker(home, "ike")
+    ike, plain_socket = worker.call(open_encapsulated)
+    worker.call(send_through, ("10.91.0.2", 9))
+
+    def tunnel() -> Row | None:  # hash tables are not walked at each reading
+        here = listed(watch.read(), home)
+        return next((row for row in here.values() if row["local_port"] == 4789), None)
+
+    row = until(tunnel, "the socket of the tunnel is listed")
+    here = listed(watch.read(), home)
+    assert (row["process"], row["pid"], moved(row)) == ("(kernel)", None, UNKNOWN)
+    assert (here[ike]["pid"], moved(here[ike])) == (worker.pid, UNKNOWN)
+    assert (here[plain_socket]["pid"], moved(here[plain_socket])) == (worker.pid, (10, 0, 1, 0))
+    groups = decoded(watch.read().tables["groups"])
+    assert [group["pid"] for group in groups if group["group"] == "(kernel)"] == [None]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -225,9 +225,12 @@ def _has_opened(view: View) -> Mask:
     return has_opened
 
 
-def _by_process(view: View) -> tuple[Array, type[list[int]]]:
-    """By PID and start: within 2²⁴ ns no PID is used twice."""
+def _by_process(view: View) -> tuple[Array, Callable[[list[int]], list[Hashable]]]:
+    """By PID and start, within 2²⁴ ns of which no PID is used twice; what has no process by what is shown instead."""
     pid = view.raw("pid")
     start = view.raw("start_time") >> np.uint64(24)
     number = np.uint64((1 << _PID_BITS) - 1)
-    return np.where(known(view.raw("start_time")), start << np.uint64(_PID_BITS) | pid & number, 0), list
+    texts = dict(enumerate(view.now.texts["process"]))
+    has_start = known(view.raw("start_time"))
+    numbers = np.where(has_start, start << np.uint64(_PID_BITS) | pid & number, view.raw("process"))
+    return numbers, lambda numbers: [texts.get(each, each) for each in numbers]

@@ -16,7 +16,7 @@ from nettop.kernel.ticks import us_per_tick
 from nettop.probes.connections.event_hooks import FOLLOW_HOOKS, FOLLOWED, check_slots, event_programs
 from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
 from nettop.probes.connections.hooks import PROBED
-from nettop.probes.connections.socket_rows import MPTCP, ROW, STATE, TCP, UDP
+from nettop.probes.connections.socket_rows import MPTCP, RAW, ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
 from nettop.probes.connections.udp import UDP_TOTALS, udp_slots
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
@@ -71,7 +71,7 @@ SLICES = (
     Slice("numa_drop_counters", {}, _plain(("drops0", "drops1"))),
     Slice("sock", _sock(), {"sk_drop_counters": "sk_drop_counters"}),
     Slice("mptcp_subflow_context", {}, {"conn": "conn"}),
-    Slice("udp_sock", {"forward_deficit": "forward_deficit"}, {}),
+    Slice("udp_sock", _plain(("forward_deficit", "encap_rcv")), {}),
     Slice("tcp_congestion_ops", _plain(("name",)), {}),
     Slice("tcp_timewait_sock", {"tw_substate": "tw_sk.tw_substate"}, {}),
     Slice(
@@ -101,7 +101,12 @@ def table_text() -> ProgramText:
         ("sockets.bpf.c",),
         functions=WALKS,
         maps=("listed", *_SHARED),
-        defines={"IPPROTO_UDP": UDP, "LIST_TIME_WAIT": LIST_TIME_WAIT, "LIST_WITH_FILE": LIST_WITH_FILE},
+        defines={
+            "IPPROTO_UDP": UDP,
+            "IPPROTO_RAW": RAW,
+            "LIST_TIME_WAIT": LIST_TIME_WAIT,
+            "LIST_WITH_FILE": LIST_WITH_FILE,
+        },
     )
 
 

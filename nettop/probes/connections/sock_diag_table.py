@@ -49,6 +49,7 @@ SOCK_DIAG = "sock_diag + /proc"
 _NOT_LISTED = {
     "sockets without a port": "sock_diag lists no TCP socket in CLOSE and no UDP socket before it has a port",
     "MPTCP sockets": "they are not requested; their subflows are TCP connections",
+    "raw sockets": "they are not requested",
 }
 
 _BOUND_INACTIVE = 13

@@ -27,7 +27,7 @@ from nettop.snapshots.connections import (
 from nettop.snapshots.schema import BEGAN, row_dtype
 from nettop.snapshots.snapshot import Array, known
 
-TCP, UDP, MPTCP = PROTOCOLS
+TCP, UDP, RAW, MPTCP = PROTOCOLS
 STATE = {name: number for number, name in STATES.items()}
 NOT_OPEN = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
 """The states of TCP sockets that are no connection, or none any more."""
@@ -42,6 +42,8 @@ ROW = row_dtype(
     (
         (BEGAN, "u1"),
         ("has_file", "u1"),
+        ("is_kernels", "u1"),
+        ("is_tunnel", "u1"),
         ("fd", "u4"),
         ("cgroup_id", "u4"),
         ("holder", "u8"),
@@ -52,8 +54,8 @@ ROW = row_dtype(
     ),
 )
 """A row as the programs write it: the table's fields, then the owner process, and, for sockets that no descriptor led
-to, whether a process has it all the same, and which MPTCP socket holds it; the name of the congestion control
-algorithm."""
+to, whether a process has it all the same, whether the kernel holds it, and which MPTCP socket holds it; whether the
+kernel takes datagrams before they are received; the name of the congestion control algorithm."""
 
 _OWNER = ("pid", "fd", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 
@@ -144,7 +146,8 @@ def infer_directions(rows: Array) -> None:
     local port."""
     port = rows["netns"].astype(np.uint64) << np.uint64(16) | rows["local_port"]
     listening = np.unique(port[rows["state"] == STATE["LISTEN"]])
-    connected = (rows["protocol"] != UDP) & known(rows["remote_port"]) & ~known(rows["direction"])
+    connects = np.isin(rows["protocol"], (TCP, MPTCP))
+    connected = connects & known(rows["remote_port"]) & ~known(rows["direction"])
     inbound = positions(port, listening) >= 0
     rows["direction"][connected] = np.where(inbound[connected], _INBOUND, _OUTBOUND)
 

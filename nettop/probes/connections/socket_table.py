@@ -35,7 +35,7 @@ from nettop.probes.connections.socket_rows import (
     without,
 )
 from nettop.snapshots.arrays import joined, positions, take
-from nettop.snapshots.connections import OUTSIDE
+from nettop.snapshots.connections import KERNEL_OWNER, OUTSIDE
 from nettop.snapshots.snapshot import Array
 
 WALKS = OWNED, TCP_TABLE, UDP_TABLE = "bpf_iter__task_file", "bpf_iter__tcp", "bpf_iter__udp"
@@ -142,6 +142,7 @@ class SocketTable:
             owned = without(owned, np.sort(time_wait))
         give_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
         self.processes.name(unattributed, more=True)  # subflows, and orphans, whose closer is known
+        unattributed["process"][unattributed["is_kernels"] == 1] = self.processes.code(KERNEL_OWNER)
         if self._has_outside:
             held = (unattributed["has_file"] == 1) & ~has_process(unattributed)
             unattributed["process"][held] = self.processes.code(outside_name())

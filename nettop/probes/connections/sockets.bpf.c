@@ -3,6 +3,8 @@
 // in all network namespaces; two more over a namespace's hash tables give the sockets that no descriptor
 // holds. socket_rows.bpf.h comes in front of this file.
 
+#define SOCK_RAW 3
+
 struct bpf_iter__task_file {
   struct bpf_iter_meta *meta;
   struct task_struct *task;
@@ -32,11 +34,8 @@ static __always_inline bool is_listed(u32 bit) {
   return bits && *bits & bit;
 }
 
-static __always_inline void put_udp(struct row *row, struct sock *sk) {
-  u32 deficit = 0;
+static __always_inline void put_datagrams(struct row *row, struct sock *sk, u32 deficit) {
   row->uid = sk->sk_uid;
-  // A typed pointer to this socket ends with struct sock; what lies behind it has to be copied.
-  bpf_probe_read_kernel(&deficit, sizeof(deficit), &((struct udp_sock *)sk)->forward_deficit);
   s32 unread = sk->sk_rmem_alloc - deficit;
   row->state = sk->skc_state == TCP_ESTABLISHED ? TCP_ESTABLISHED : STATE_UNCONN;
   row->receive_queue = unread > 0 ? unread : 0;
@@ -48,6 +47,16 @@ static __always_inline void put_udp(struct row *row, struct sock *sk) {
   if (counters)
     row->drops = counters->drops0 + counters->drops1;
 #endif
+}
+
+// A typed pointer to this socket ends with struct sock; what lies behind it has to be copied.
+static __always_inline void put_udp(struct row *row, struct sock *sk) {
+  u32 deficit = 0;
+  u64 handler = 0;
+  bpf_probe_read_kernel(&deficit, sizeof(deficit), &((struct udp_sock *)sk)->forward_deficit);
+  bpf_probe_read_kernel(&handler, sizeof(handler), &((struct udp_sock *)sk)->encap_rcv);
+  put_datagrams(row, sk, deficit);
+  row->is_tunnel = handler != 0;
 }
 
 static __always_inline void put_owner(struct row *row, struct task_struct *task, u32 fd) {
@@ -90,8 +99,9 @@ BPF_ITER(task_file) {
   struct sock *sk = (struct sock *)socket->sk;
   if (!sk || (sk->skc_family != AF_INET && sk->skc_family != AF_INET6))
     return 0;
-  u16 protocol = sk->sk_protocol;
-  if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_MPTCP)
+  u16 protocol = sk->sk_type == SOCK_RAW ? IPPROTO_RAW : sk->sk_protocol;
+  if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_RAW &&
+      protocol != IPPROTO_MPTCP)
     return 0;
   struct row row;
   start_row(&row);
@@ -102,21 +112,26 @@ BPF_ITER(task_file) {
     put_tcp(&row, tp);
   } else if (protocol == IPPROTO_UDP) {
     put_udp(&row, sk);
+  } else if (protocol == IPPROTO_RAW) {
+    put_datagrams(&row, sk, 0);
   } else {
     row.state = sk->skc_state; // the numbers of an MPTCP socket are those of its subflows
     row.uid = sk->sk_uid;
   }
   put_identity(&row, (struct sock_common *)sk, protocol);
   put_owner(&row, task, ctx->fd);
-  if (protocol != IPPROTO_UDP)
+  if (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
     put_seen(&row, task);
   bpf_seq_write((void *)ctx->meta->seq, &row, sizeof(row));
   return 0;
 }
 
-static __always_inline bool has_file(struct sock *sk) {
+// Who holds a socket that no descriptor led to: a process by its file, or the kernel, whose sockets have
+// none. What is not yet accepted, or closed already, has no struct socket.
+static __always_inline void put_holder(struct row *row, struct sock *sk) {
   struct socket *socket = (struct socket *)sk->sk_socket;
-  return socket && socket->file;
+  row->has_file = row->holder == UNKNOWN && socket && socket->file;
+  row->is_kernels = row->holder == UNKNOWN && socket && !socket->file;
 }
 
 BPF_ITER(tcp) {
@@ -144,7 +159,7 @@ BPF_ITER(tcp) {
     // A socket with a file belongs to a process: the walk over descriptors has it already. It has not the
     // subflows of MPTCP, whose file leads to the socket that holds them.
     row.holder = holder_of(tp);
-    row.has_file = row.holder == UNKNOWN && has_file((struct sock *)tp);
+    put_holder(&row, (struct sock *)tp);
     if (row.has_file && !is_listed(LIST_WITH_FILE))
       return 0;
     put_tcp(&row, tp);
@@ -161,7 +176,7 @@ BPF_ITER(udp) {
     return 0;
   struct row row;
   start_row(&row);
-  row.has_file = has_file(sk);
+  put_holder(&row, sk);
   if (row.has_file && !is_listed(LIST_WITH_FILE))
     return 0;
   put_udp(&row, sk);

@@ -12,7 +12,7 @@ from nettop.kernel.processes import Processes
 from nettop.kernel.program import Loader, Program
 from nettop.probes.connections.events import EventsStatus
 from nettop.probes.connections.hooks import Hooks, program_names, slots_of
-from nettop.probes.connections.socket_rows import ROW, UDP, merge
+from nettop.probes.connections.socket_rows import ROW, UDP, has_process, merge
 from nettop.snapshots.arrays import Mask, positions, take
 from nettop.snapshots.connections import HOOK_UDP
 from nettop.snapshots.schema import BEGAN
@@ -142,13 +142,17 @@ class UdpTotals:
 def _put_counted(rows: Array, entries: Array, *, may_miss_some: bool) -> None:
     """Fill the counters of the UDP rows from the entries of their sockets: both are sorted by id.
 
-    A socket without an entry moved nothing, unless messages were lost.
+    A socket without an entry moved nothing, unless messages were lost. What the kernel sends and receives for itself is
+    no call of a process: a tunnel's datagrams, and all of a socket that the kernel holds, or may hold.
     """
     udp = np.flatnonzero(rows["protocol"] == UDP)
     at = positions(rows["id"][udp], entries["id"])
+    may_be_kernels = (rows["is_kernels"][udp] != 0) & ~has_process(rows[udp])
+    passed_by = (rows["is_tunnel"][udp] == 1) | may_be_kernels
     for name in COUNTED:
         counted = np.full(len(udp), unknown_value(_COOKIE) if may_miss_some else 0, np.uint64)
         counted[at >= 0] = entries[name][at[at >= 0]]
+        counted[passed_by] = unknown_value(_COOKIE)
         rows[name][udp] = counted
 
 
