@@ -28,7 +28,7 @@ checkout=$(dirname -- "$(dirname -- "$script")")
 readonly script checkout
 
 action=install
-extra=serve            # what is installed of nettop's optional packages
+extra=serve            # the optional packages that are asked for
 folder=''              # of wheels: read by --wheels, filled by --make-wheels
 for_development=false
 for_kernels=false
@@ -40,6 +40,8 @@ release=''             # the folder of the release that is being made
 scratch=''             # a temporary folder
 child=''               # the command that runs now, leader of a process group
 words=''               # what the last command printed
+explained=false        # whether it was said why this ends
+failed_line=''         # of this script, where a command failed unexpectedly
 
 usage() {
   cat <<'HELP'
@@ -83,6 +85,7 @@ fail() {
   shift
   [[ -z $step ]] || finish failed
   printf 'install-deps: %s\n' "$@" >&2
+  explained=true
   exit "$code"
 }
 
@@ -183,6 +186,7 @@ free_space() { df -h --output=avail -- "$1" "$(dirname -- "$1")" / 2>/dev/null |
 interrupted() {
   local name=$1 code=$2
   trap '' INT TERM HUP
+  explained=true
   [[ -z $step || ! -t 1 ]] || say ''
   printf 'install-deps: interrupted by SIG%s; %s\n' "$name" "$(what_is_left)" >&2
   if [[ -n $child ]]; then
@@ -201,6 +205,16 @@ what_is_left() {
     uninstall) say 'run it again to remove the rest.' ;;
     make-wheels) say "$folder is not complete." ;;
   esac
+}
+
+# Bash itself ends a script at a command that fails unexpectedly, and at some errors of the script.
+explain_exit() {
+  local status=$1 place_in_script=$2
+  ((status != 0)) && ! $explained || return 0
+  [[ -z $step ]] || finish failed
+  [[ -z $words ]] || tail -n 12 <<<"${words%$'\n'}" | sed 's/^/  /' >&2
+  printf 'install-deps: stopped by an error of this script, in %s (status %d); %s Please report this.\n' \
+    "$place_in_script" "$status" "$(what_is_left)" >&2
 }
 
 clean_up() {
@@ -455,16 +469,16 @@ pip_in() {
 # --- /opt/nettop, for everyone --------------------------------------------------------------------
 
 install_for_everyone() {
-  local wanted
+  local wanted extras=$extra
   begin 'Installed nettop'
   refuse_links_of_others
   refuse_what_is_not_ours
   wait_for_other_runs
   # An upgrade without --flows does not take away what nettop collect needs.
-  [[ $(what_is_installed) != *' flows' ]] || extra=flows
+  [[ $(what_is_installed) != *' flows' ]] || extras=flows
   run fingerprint_of pyproject.toml README.md LICENSE LICENSES nettop ||
     give_up "the checkout $checkout cannot be read" "$checkout"
-  wanted="${words%$'\n'} $extra"
+  wanted="${words%$'\n'} $extras"
   # What is current has run, but a run that was killed may not have linked it.
   [[ ! -e $current ]] || link_on_everyones_path
   if is_up_to_date "$wanted"; then
@@ -472,7 +486,7 @@ install_for_everyone() {
     step_number=$((step_number + 3))
   else
     finish "$(what_is_there)"
-    make_release "$wanted"
+    make_release "$wanted" "$extras"
     link_on_everyones_path
   fi
   remove_old_releases
@@ -528,7 +542,7 @@ is_up_to_date() {
 }
 
 make_release() {
-  local wanted=$1
+  local wanted=$1 extras=$2
   begin 'Virtual environment'
   need_ensurepip
   # The space that an interrupted run took is needed now.
@@ -542,7 +556,7 @@ make_release() {
   finish
   begin 'Python packages'
   must mkdir "$release/tmp"
-  TMPDIR=$release/tmp run pip_in "$release" install --quiet "${from_where[@]}" "${checkout}[$extra]" ||
+  TMPDIR=$release/tmp run pip_in "$release" install --quiet "${from_where[@]}" "${checkout}[$extras]" ||
     pip_failed $place
   must rm -rf "$release/tmp"
   # Isolated: what is in PYTHONPATH, in the working directory or in ~/.local is not imported as root.
@@ -803,7 +817,9 @@ print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"], sep="\
 main() {
   read_options "$@"
   [[ $action == make-wheels ]] || need_root "$@"
-  trap clean_up EXIT
+  set -o errtrace
+  trap 'failed_line=$LINENO' ERR
+  trap 'explain_exit $? "${FUNCNAME[0]-main}${failed_line:+, line $failed_line}"; clean_up' EXIT
   trap 'interrupted HUP 129' HUP
   trap 'interrupted INT 130' INT
   trap 'interrupted TERM 143' TERM
