@@ -89,6 +89,26 @@ def fork_with_sockets(memory: Memory, outlive: bool = False) -> int:
     return fork_named("heir", outlive)
 
 
+def fork_sender(memory: Memory, name: object) -> int:
+    """Fork a child that inherits every socket, and sends a message by one of them whenever `send_by_child` says so."""
+    mine, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        settle_child("sender")
+        while theirs.recv(1):
+            memory[name].send(b"n" * 101)
+            theirs.send(b"done")
+        os._exit(0)
+    memory["sender"] = mine
+    return child
+
+
+def send_by_child(memory: Memory) -> None:
+    """Have the child of `fork_sender` send a message."""
+    memory["sender"].send(b"n")
+    memory["sender"].recv(4)
+
+
 def pass_on(memory: Memory, path: str, name: object) -> None:
     """Pass a socket over a Unix socket to the process that listens there, and close it here."""
     held = memory.pop(name)

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.probes.connections.socket_rows import (
+    NO_USERS,
     ROW,
     STATE,
     TCP,
     UDP,
+    USER,
     Counted,
     choose_owners,
     count_hashed,
@@ -50,9 +52,12 @@ def held_by(processes: list[Holding]) -> Array:
     return rows_of(*({"id": i, "pid": p, "start_time": s} for i, p, s in processes))
 
 
-def owners(rows: Array, before: Array | None = None) -> dict[int, Holding]:
+def owners(
+    rows: Array, before: Array | None = None, users: list[tuple[int, int]] | None = None
+) -> dict[int, Holding]:
     """The chosen process of each socket."""
-    chosen = rows[choose_owners(rows, rows_of() if before is None else before)[0]]
+    using = np.array(sorted(users or []), USER)
+    chosen = rows[choose_owners(rows, rows_of() if before is None else before, using)[0]]
     assert np.all(chosen["id"][1:] > chosen["id"][:-1])
     return {
         int(i): (int(i), int(p), int(s))
@@ -61,10 +66,33 @@ def owners(rows: Array, before: Array | None = None) -> dict[int, Holding]:
 
 
 @given(HOLDERS)
-def test_the_process_that_started_last_owns(processes: list[Holding]) -> None:
-    """Of several processes the last started owns the socket; of several such, the lowest PID."""
-    best = {i: min((h for h in processes if h[0] == i), key=lambda h: (-h[2], h[1])) for i, _, _ in processes}
+def test_the_process_that_started_first_owns(processes: list[Holding]) -> None:
+    """Of several processes of which nothing is known the first started owns the socket, as others inherit from it; of
+    several such, the lowest PID."""
+    best = {i: min((h for h in processes if h[0] == i), key=lambda h: (h[2], h[1])) for i, _, _ in processes}
     assert owners(held_by(processes)) == best
+
+
+@given(HOLDERS, st.dictionaries(st.integers(1, 6), st.integers(1, 6)), st.sets(st.integers(0, 24)))
+def test_who_uses_a_socket_owns_it(
+    processes: list[Holding], users: dict[int, int], openers: set[int]
+) -> None:
+    """Who sends or receives, if it holds the socket, comes before who opened it, and both before any other."""
+    rows = held_by(processes)
+    opened = [at in openers for at in range(len(processes))]
+    rows["is_opener"] = opened
+    for key, owner in owners(rows, users=list(users.items())).items():
+        here = [(h, has_opened) for h, has_opened in zip(processes, opened, strict=True) if h[0] == key]
+        using = {h for h, _ in here if h[1] == users.get(key)} if len(here) > 1 else set()
+        opening = {h for h, has_opened in here if has_opened}
+        assert owner in (using or opening or {h for h, _ in here})
+
+
+def test_the_service_manager_opens_sockets_for_others() -> None:
+    """A socket that systemd holds too belongs to the service that it was opened for."""
+    rows = held_by([(1, 1, 1), (1, 700, 5), (2, 1, 1)])
+    rows["comm"] = [b"systemd", b"web", b"systemd"]
+    assert owners(rows) == {1: (1, 700, 5), 2: (2, 1, 1)}
 
 
 @given(HOLDERS)
@@ -72,7 +100,7 @@ def test_the_other_processes_are_kept_aside(processes: list[Holding]) -> None:
     """All processes of a socket that several hold are kept, so that its details can name them."""
     rows = held_by(processes)
     several = sorted(h for h in processes if sum(h[0] == other[0] for other in processes) > 1)
-    shared = rows[choose_owners(rows, rows_of())[1]]
+    shared = rows[choose_owners(rows, rows_of(), NO_USERS)[1]]
     assert sorted(shared[["id", "pid", "start_time"]].tolist()) == several
 
 
@@ -80,7 +108,7 @@ def test_the_other_processes_are_kept_aside(processes: list[Holding]) -> None:
 def test_an_owner_stays_while_it_holds(first: list[Holding], second: list[Holding]) -> None:
     """Who owned a socket at the last refresh owns it still, whoever else holds it now."""
     rows = held_by(first)
-    before = rows[choose_owners(rows, rows_of())[0]]
+    before = rows[choose_owners(rows, rows_of(), NO_USERS)[0]]
     was = owners(rows)
     now = owners(held_by(second), before)
     for key, owner in was.items():
@@ -166,7 +194,7 @@ def test_only_sockets_in_hash_tables_are_counted() -> None:
 def test_no_rows_are_no_trouble() -> None:
     """An empty machine is a machine."""
     none = rows_of()
-    assert [len(at) for at in choose_owners(none, none)] == [0, 0]
+    assert [len(at) for at in choose_owners(none, none, NO_USERS)] == [0, 0]
     assert count_hashed(none) == {}
     assert len(merge(none, none)) == 0
     infer_directions(none)

@@ -76,7 +76,7 @@ class KernelMaps:
 def rows_of(ids: list[int], sent: Counter[int] | None = None) -> Array:
     """Rows of UDP sockets, unknown but for what is given."""
     rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(ids)), ROW)
-    rows["id"], rows["protocol"] = ids, UDP
+    rows["id"], rows["protocol"], rows["is_kernels"] = ids, UDP, 0
     if sent is not None:
         rows["messages_sent"] = [sent[number] for number in ids]
         rows["bytes_sent"] = BYTES * rows["messages_sent"]
@@ -141,6 +141,23 @@ def test_rows_of_tcp_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     rows["protocol"][0] = TCP
     counted, _ = totals_of(monkeypatch, KernelMaps()).read(rows, rows_of([]), Processes(Host()))
     assert [known(counted[name]).tolist() for name in COUNTED] == [[False, True]] * 4
+
+
+def test_what_passes_no_call_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel moves datagrams of tunnels and of its own sockets: neither 0 nor what processes moved is all of it.
+    Where it is not known who holds a socket, it may be the kernel."""
+    kernel = KernelMaps()
+    totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
+    for number in range(4):
+        kernel.send(number, 1)
+    rows = rows_of([0, 1, 2, 3, 4, 5])
+    rows["is_tunnel"][[1, 4]] = 1
+    rows["is_kernels"][2] = 1
+    rows["is_kernels"][[3, 5]] = 255
+    rows["start_time"][3] = 7
+    counted, _ = totals.read(rows, rows_of([]), processes)
+    assert known(counted["messages_sent"]).tolist() == [True, False, False, True, False, False]
+    assert known(counted["bytes_received"]).tolist() == [True, False, False, True, False, False]
 
 
 def test_what_goes_has_its_last_row(monkeypatch: pytest.MonkeyPatch) -> None:

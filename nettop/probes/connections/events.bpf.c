@@ -27,8 +27,11 @@ BPF_PERCPU_ARRAY(running, u32, 1);
 BPF_PERCPU_ARRAY(host, struct totals, WRITERS);
 
 // By boot time: when a connection was last accepted; and, written by nettop, until when all that were
-// accepted have a known owner, 0 while some have none.
-BPF_ARRAY(owned_until, u64, 2);
+// accepted have a known owner, 0 while some have none. Then how many sockets there are in the next table.
+BPF_ARRAY(owned_until, u64, WATCHED + 1);
+
+// By cookie the sockets that several processes hold, and who of them uses each.
+BPF_HASH(shared_sockets, u64, struct shared_socket, SHARED_MAX);
 
 // The arguments of a connect(), by its thread, until it returns: a return probe sees nothing but the result.
 struct connecting {
@@ -120,12 +123,13 @@ static __always_inline bool is_reader(void) {
   return tgid && *tgid == bpf_get_current_pid_tgid() >> 32;
 }
 
-// The calling process uses the socket: it is the owner from now on. A kernel thread closes what io_uring or a
-// lost message held, so it owns only what has no other owner; and nothing of MPTCP: it opens and closes
-// subflows for the owner of the socket that holds them. `sk` is NULL where no such thread can be.
+// The calling process uses the socket: it is the owner from now on. Who closes it may have inherited it only,
+// and so owns only what has no other owner. So does a kernel thread, which closes what io_uring or a lost
+// message held; and it owns nothing of MPTCP: it opens and closes subflows for the owner of the socket that
+// holds them. `sk` is NULL where no such thread can be.
 static __always_inline void own(struct connection *connection, u8 source, struct sock *sk) {
   struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
-  if (!connection || (task->flags & PF_KTHREAD && has_owner(connection)) ||
+  if (!connection || ((source == OWNER_CLOSE || task->flags & PF_KTHREAD) && has_owner(connection)) ||
       (source == OWNER_CLOSE && is_reader()))
     return;
   if (sk && task->flags & PF_KTHREAD) {
@@ -348,13 +352,31 @@ int tp_btf__nested(u64 *ctx) {
   return 0;
 }
 
+// Of the processes that hold a socket the one that sends or receives uses it.
+static __always_inline void note_user(struct sock *sk) {
+  int at = WATCHED;
+  u64 cookie = sk->skc_cookie, *watched = owned_until.lookup(&at);
+  struct shared_socket *shared = watched && *watched ? shared_sockets.lookup(&cookie) : NULL;
+  if (!shared)
+    return;
+  struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+  u32 pid = visible_pid(task);
+  if (pid == shared->owner)
+    shared->owner_used = 1;
+  else if (!(task->flags & PF_KTHREAD))
+    shared->user = pid;
+}
+
 // The first message shows who uses an accepted connection: the process itself sends or receives it. The
-// process that accepts may leave the connection to a child.
+// process that accepts may leave the connection to a child, and of those that hold it any was the first that
+// a reading found.
 static __always_inline int own_by_message(struct sock *sk, int slot) {
+  note_user(sk);
   if (!may_lack_owner() || !is_tcp_or_mptcp(sk) || is_hook_check(sk, slot))
     return 0;
   struct connection *connection = connection_of(sk->skc_cookie);
-  if (connection && (!has_owner(connection) || connection->owner_source == OWNER_ACCEPT))
+  if (connection && (!has_owner(connection) || connection->owner_source == OWNER_ACCEPT ||
+                     connection->owner_source == OWNER_DESCRIPTOR))
     own(connection, OWNER_MESSAGE, NULL);
   return 0;
 }

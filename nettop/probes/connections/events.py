@@ -32,7 +32,8 @@ from nettop.probes.connections.event_records import (
     set_reasons,
 )
 from nettop.probes.connections.failures import Failures
-from nettop.probes.connections.socket_rows import ROW, give_owners, has_process
+from nettop.probes.connections.socket_rows import MESSAGE, ROW, give_owners, has_process
+from nettop.probes.connections.users import SocketUsers
 from nettop.snapshots.arrays import joined, positions, take
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.hooks import HookStatus
@@ -105,6 +106,7 @@ class ConnectionEvents:
         self._previous_reading = 0
         self._followed = followed
         self.failures = Failures()
+        self.users = SocketUsers(program.maps)
 
     def finish_hooks(self) -> None:
         """To be called when the hook check's last traffic has ended."""
@@ -205,11 +207,7 @@ class ConnectionEvents:
         if not len(new):
             return
         set_reasons(new)
-        ownerless = np.flatnonzero((new["event"] >= CLOSE) & ~has_process(new))
-        if len(ownerless):  # the last reading of the table may have found an owner
-            late = new[ownerless]
-            give_owners(late, self._rows, positions(late["id"], self._rows["id"]))
-            new[ownerless] = late
+        self._give_last_owners(new)
         self.failures.add(take(new, np.flatnonzero(is_failure(new))))
         ends = np.flatnonzero(new["event"] >= CLOSE)
         ended = take(new, ends[np.argsort(new["id"][ends], kind="stable")])
@@ -226,6 +224,18 @@ class ConnectionEvents:
         self._pending = take(waiting, np.flatnonzero(~is_ready))
         ready = take(waiting, np.flatnonzero(is_ready)), take(new, np.flatnonzero(~nameless))
         self._ready = joined(self._ready, *ready)
+
+    def _give_last_owners(self, new: Array) -> None:
+        """Give what has ended the owner that the last reading of the table found, unless somebody was seen to use it
+        whom that reading did not."""
+        ends = np.flatnonzero(new["event"] >= CLOSE)
+        at = positions(new["id"][ends], self._rows["id"])
+        ends, at = ends[at >= 0], at[at >= 0]
+        is_final = (new["owner_source"][ends] == MESSAGE) & (self._rows["owner_source"][at] != MESSAGE)
+        given = np.flatnonzero(~is_final)
+        ended = take(new, ends[given])
+        give_owners(ended, self._rows, at[given])
+        new[ends[given]] = ended
 
     def add_reading(self, rows: Array, read_at: int, groups: Mapping[int, str]) -> None:
         """Give what waits the owners that a reading of the table found: `rows`, sorted by id.

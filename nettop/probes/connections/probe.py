@@ -38,6 +38,7 @@ from nettop.probes.connections.hooks import unavailable
 from nettop.probes.connections.programs import events_text, table_text, udp_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
 from nettop.probes.connections.socket_rows import (
+    NO_USERS,
     ROW,
     find_limits,
     infer_directions,
@@ -275,7 +276,10 @@ class Connections:
             self._attach_all()  # groups have what was counted since they began
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
-        rows, counts, taken_ns = table.read(self._last)
+        users = events.users.read() if events else NO_USERS
+        rows, counts, taken_ns = table.read(self._last, users)
+        if events:
+            events.users.watch(table.held_by_several, rows)
         udp_ended = rows[:0]
         if self._udp:
             rows, udp_ended = self._udp.read(rows, self._last, table.processes)

@@ -19,6 +19,7 @@ from nettop.probes.connections.hooks import PROBED
 from nettop.probes.connections.socket_rows import MPTCP, RAW, ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
 from nettop.probes.connections.udp import UDP_TOTALS, udp_slots
+from nettop.probes.connections.users import SHARED_MAX, SHARED_SOCKET, WATCHED
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
 
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
@@ -90,7 +91,16 @@ SLICES = (
 )
 
 
-_EVENT_MAPS = ("events", "host", "owned_until", "hook_check", "scratch", "running", "connecting")
+_EVENT_MAPS = (
+    "events",
+    "host",
+    "owned_until",
+    "shared_sockets",
+    "hook_check",
+    "scratch",
+    "running",
+    "connecting",
+)
 _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
 """Tables of both texts. Not all that are handed over are read here: the others are for `kernel_bytes`."""
 
@@ -124,6 +134,8 @@ def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -
             **({} if alone else {"SHARES_TABLES": 1}),
             "RING_PAGES": ring_bytes // os.sysconf("SC_PAGE_SIZE"),
             "CONNECTING_MAX": CONNECTING_MAX,
+            "SHARED_MAX": SHARED_MAX,
+            "WATCHED": WATCHED,
             **_slot_numbers(check_slots()),
             **({"FOLLOWED_PID": followed, "FOLLOWED_MAX": FOLLOWED_MAX} if followed else {}),
             "WRITERS": len(WRITERS),
@@ -186,6 +198,7 @@ def _text(
         row_header("event", EVENT, ("row", ROW)),
         row_header("totals", HOST_TOTALS),
         row_header("udp_totals", UDP_TOTALS),
+        row_header("shared_socket", SHARED_SOCKET),
     )
     return ProgramText(
         sources=(

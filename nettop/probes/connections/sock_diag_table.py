@@ -23,6 +23,7 @@ from nettop.kernel.facts import Host, Sockstat
 from nettop.kernel.processes import Processes, outside_name
 from nettop.kernel.socket_owners import SocketOwners, find_owners
 from nettop.probes.connections.socket_rows import (
+    NO_USERS,
     ROW,
     STATE,
     TCP,
@@ -121,7 +122,7 @@ class DiagTable:
         self._gaps: Mapping[str, str] = {}
         self._host = host
         self._all_rows = False
-        self._shared = _NO_ROWS
+        self.held_by_several = _NO_ROWS
         self._inconsistent = 0
 
     def gaps(self) -> dict[str, str]:
@@ -143,13 +144,14 @@ class DiagTable:
 
     def descriptors(self, row: Array) -> list[tuple[int, int]]:
         """The (PID, descriptor) pairs of the socket of this single row when it was last read."""
-        return descriptors_of(row, self._shared)
+        return descriptors_of(row, self.held_by_several)
 
-    def read(self, before: Array) -> Reading:
+    def read(self, before: Array, users: Array = NO_USERS) -> Reading:
         """Every socket that exists now.
 
-        `before` are the rows of the last refresh. Namespaces dump their sockets while this thread reads the descriptors
-        of processes. Raises NettopError where nothing can be listed.
+        `before` are the rows of the last refresh, `users` who uses sockets that several processes hold (USER).
+        Namespaces dump their sockets while this thread reads the descriptors of processes. Raises NettopError where
+        nothing can be listed.
         """
         dumps: dict[int, Future[_Listed]] = {}
         taken_ns = time.monotonic_ns()  # the descriptors take far longer than the dumps, which begin at once
@@ -176,7 +178,7 @@ class DiagTable:
             "inconsistent_dumps": self._inconsistent,
             "processes_hidden": owners.hidden,
         }
-        return Reading(self._with_owners(listed, owners, before), counts, taken_ns)
+        return Reading(self._with_owners(listed, owners, before, users), counts, taken_ns)
 
     def _begin(self, dumps: dict[int, Future[_Listed]]) -> None:
         """Begin to list the sockets of every namespace that is not among the `dumps`."""
@@ -215,7 +217,7 @@ class DiagTable:
             | (OUTSIDE if self._has_outside else {})
         )
 
-    def _with_owners(self, listed: list[_Listed], owners: SocketOwners, before: Array) -> Array:
+    def _with_owners(self, listed: list[_Listed], owners: SocketOwners, before: Array, users: Array) -> Array:
         """The rows of all namespaces, sorted by id, each socket once and with its owner process."""
         rows = joined(_NO_ROWS, *(namespace.rows for namespace in listed))
         inodes = np.concatenate([_NO_INODES, *(namespace.inodes for namespace in listed)])
@@ -225,8 +227,8 @@ class DiagTable:
         _keep_acknowledged(rows, before)
         held = _rows_of_descriptors(rows, inodes, owners)
         self.processes.name(held)
-        chosen, shared = choose_owners(held, before)
-        self._shared = take(held, shared)
+        chosen, shared = choose_owners(held, before, users)
+        self.held_by_several = take(held, shared)
         owned = take(held, chosen)
         return merge(owned, self._ownerless(rows, inodes, owned, owners))
 

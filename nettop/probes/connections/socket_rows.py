@@ -17,6 +17,7 @@ from nettop.snapshots.connections import (
     CONGESTION,
     CONGESTION_CONTROLS,
     DIRECTIONS,
+    OWNER_SOURCES,
     PATH_LOSS,
     PROTOCOLS,
     RECEIVER,
@@ -44,6 +45,7 @@ ROW = row_dtype(
         ("has_file", "u1"),
         ("is_kernels", "u1"),
         ("is_tunnel", "u1"),
+        ("is_opener", "u1"),
         ("fd", "u4"),
         ("cgroup_id", "u4"),
         ("holder", "u8"),
@@ -55,7 +57,15 @@ ROW = row_dtype(
 )
 """A row as the programs write it: the table's fields, then the owner process, and, for sockets that no descriptor led
 to, whether a process has it all the same, whether the kernel holds it, and which MPTCP socket holds it; whether the
-kernel takes datagrams before they are received; the name of the congestion control algorithm."""
+kernel takes datagrams before they are received; whether the process is known to have opened, accepted or used the
+connection; the name of the congestion control algorithm."""
+
+USER = np.dtype([("id", "u8"), ("pid", "u4")])
+"""A process that sends or receives on a socket which several hold."""
+NO_USERS = np.zeros(0, USER)
+MESSAGE = next(number for number, name in OWNER_SOURCES.items() if name == "message")
+_SERVICE_MANAGER = b"systemd"
+"""The name of a process that opens sockets for others."""
 
 _OWNER = ("pid", "fd", "start_time", "css_set", "cgroup_id", "comm", "owner_source")
 
@@ -77,12 +87,14 @@ class Reading(NamedTuple):
     taken_ns: int
 
 
-def choose_owners(rows: Array, before: Array) -> tuple[Index, Index]:
+def choose_owners(rows: Array, before: Array, users: Array) -> tuple[Index, Index]:
     """Positions of one row for each socket, sorted by id: that of its owner process. Then those of all rows of sockets
     that several processes hold.
 
-    The owner in the rows `before` remains the owner while it holds the socket; else it is the process that started
-    last, and of several the one with the lowest PID.
+    Of several processes the owner is the one of `users` (USER, sorted by id), which is seen to send or receive; else
+    the one in the rows `before`, as long as it holds the socket; else the one that opened or accepted it. Where nobody
+    saw that it is the one that started first, as children inherit what their parents opened; but not the service
+    manager, which opens sockets for others.
     """
     order, ids = _by_id(rows)
     first = _first_of_each(ids)
@@ -90,8 +102,11 @@ def choose_owners(rows: Array, before: Array) -> tuple[Index, Index]:
         return order, order[:0]
     shared = ~first | ~np.append(first[1:], True)
     at = order[shared]
-    newcomer = ~_owned_before(rows[at], before)
-    best_first = np.lexsort((rows["pid"][at], ~rows["start_time"][at], newcomer, ids[shared]))
+    held = rows[at]
+    is_user = _is_user(held, users)
+    rows["owner_source"][at[is_user]] = MESSAGE
+    ranks = (held["comm"] == _SERVICE_MANAGER, held["is_opener"] != 1, ~_owned_before(held, before), ~is_user)
+    best_first = np.lexsort((held["pid"], held["start_time"], *ranks, ids[shared]))
     order[shared] = at[best_first]
     return order[first], at
 
@@ -252,6 +267,13 @@ def _first_of_each(ids: Array) -> Mask:
     first = np.ones(len(ids), bool)
     first[1:] = ids[1:] != ids[:-1]
     return first
+
+
+def _is_user(rows: Array, users: Array) -> Mask:
+    at = positions(rows["id"], users["id"])
+    is_user: Mask = at >= 0
+    is_user[is_user] = users["pid"][at[is_user]] == rows["pid"][is_user]
+    return is_user
 
 
 def _owned_before(rows: Array, before: Array) -> Mask:

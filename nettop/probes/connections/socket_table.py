@@ -20,6 +20,7 @@ from nettop.kernel.iterator import Iterator, RowBuffer
 from nettop.kernel.processes import Processes, outside_name
 from nettop.kernel.program import Program
 from nettop.probes.connections.socket_rows import (
+    NO_USERS,
     ROW,
     STATE,
     Counted,
@@ -86,7 +87,7 @@ class SocketTable:
         self._owned_buffer, self._unattributed_buffer = RowBuffer(), RowBuffer()
         self._walking = threading.Lock()
         self._last_walks: dict[int, _Walk] = {}
-        self._shared = _NO_ROWS
+        self.held_by_several = _NO_ROWS
 
     @property
     def lost_namespaces(self) -> int:
@@ -117,21 +118,21 @@ class SocketTable:
 
     def descriptors(self, row: Array) -> list[tuple[int, int]]:
         """The (PID, descriptor) pairs that led to the socket of this single row when it was last read."""
-        return descriptors_of(row, self._shared)
+        return descriptors_of(row, self.held_by_several)
 
-    def read(self, before: Array) -> Reading:
+    def read(self, before: Array, users: Array = NO_USERS) -> Reading:
         """Every socket that exists now.
 
-        `before` are the rows of the last refresh. Namespaces whose hash tables were walked then are walked again while
-        this thread walks the descriptors.
+        `before` are the rows of the last refresh, `users` who uses sockets that several processes hold (USER).
+        Namespaces whose hash tables were walked then are walked again while this thread walks the descriptors.
         """
         if not self.lists_unattributed:
-            owned, taken_ns = self.read_owned(before)
+            owned, taken_ns = self.read_owned(before, users)
             return Reading(owned, {}, taken_ns)
         with self.namespaces.lock:
             walks = self._begin_walks()
             try:
-                owned, taken_ns = self.read_owned(before)
+                owned, taken_ns = self.read_owned(before, users)
             finally:
                 wait(walks.values())  # nothing may be closed that a walk still reads
             walked = {inode: walk.result() for inode, walk in walks.items()}
@@ -148,15 +149,15 @@ class SocketTable:
             unattributed["process"][held] = self.processes.code(outside_name())
         return Reading(merge(owned, unattributed), counts, taken_ns)
 
-    def read_owned(self, before: Array) -> tuple[Array, int]:
+    def read_owned(self, before: Array, users: Array = NO_USERS) -> tuple[Array, int]:
         """The sockets that processes hold, sorted by id, each once and with its owner process, a copy; and the middle
         of the time it took to read them, on the monotonic clock."""
         begun_ns = time.monotonic_ns()
         rows = self._iterators[OWNED].read(self._owned_buffer)
         taken_ns = (begun_ns + time.monotonic_ns()) // 2
         self.processes.name(rows)
-        owners, shared = choose_owners(rows, before)
-        self._shared = take(rows, shared)
+        owners, shared = choose_owners(rows, before, users)
+        self.held_by_several = take(rows, shared)
         return take(rows, owners), taken_ns
 
     # --- hash tables ----------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ static __always_inline void put_seen(struct row *row, struct task_struct *task) 
   row->opened_at = wall_of(connection->opened_at);
   if (connection->direction != (u8)UNKNOWN)
     row->direction = connection->direction;
+  row->is_opener = has_owner(connection) && connection->owner_source != OWNER_DESCRIPTOR &&
+                   row->start_time == connection->start_time && row->pid == connection->pid;
   if (task && !has_owner(connection))
     put_connection_owner(connection, task, OWNER_DESCRIPTOR);
   if (!task && has_owner(connection))

@@ -12,7 +12,7 @@ from nettop.kernel.processes import Processes
 from nettop.kernel.program import Loader, Program
 from nettop.probes.connections.events import EventsStatus
 from nettop.probes.connections.hooks import Hooks, program_names, slots_of
-from nettop.probes.connections.socket_rows import ROW, UDP, has_process, merge
+from nettop.probes.connections.socket_rows import ROW, UDP, give_owners, has_process, merge
 from nettop.snapshots.arrays import Mask, positions, take
 from nettop.snapshots.connections import HOOK_UDP
 from nettop.snapshots.schema import BEGAN
@@ -96,6 +96,7 @@ class UdpTotals:
         ids, entries = maps.read_all(self._program.maps["udp_sockets"], _COOKIE, ROW)
         entries = take(entries, np.argsort(ids))
         self._add_up(entries)
+        self._give_owners(rows, entries, processes)
         _put_counted(rows, entries, may_miss_some=self._lost > 0)
         outside = take(entries, np.flatnonzero(positions(entries["id"], rows["id"]) < 0))
         idle = _idle_since(outside, before)
@@ -104,6 +105,16 @@ class UdpTotals:
         rows, gone = merge(rows, moving), self._take_out(take(outside, np.flatnonzero(idle)), before)
         self._mark_new(rows, gone)
         return rows, gone
+
+    def _give_owners(self, rows: Array, entries: Array, processes: Processes) -> None:
+        """Let a socket to which no descriptor leads, such as one of io_uring, belong to who used it first."""
+        at = positions(rows["id"], entries["id"])
+        at[has_process(rows) | (rows["is_kernels"] == 1)] = -1
+        here = np.flatnonzero(at >= 0)
+        used = take(rows, here)
+        give_owners(used, entries, at[here])
+        processes.name_any(used, processes.groups(), more=True)
+        rows[here] = used
 
     def _mark_new(self, rows: Array, gone: Array) -> None:
         """Mark the sockets that opened after the first reading: what they moved was counted from 0 on. The others may
