@@ -20,10 +20,27 @@ from nettop.kernel.proc_files import mounts, read_text
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 
 _CONTAINER = re.compile(
-    r"(?:^|[/-])(?P<runtime>docker|crio|cri-containerd|libpod)?[-/]?(?P<id>[0-9a-f]{64})(?:\.scope)?"
+    r"/(?:"
+    r"lxc(?:\.payload[./]|/)(?P<lxc>[^/]+)"  # LXC, LXD, Incus, Proxmox
+    r"|systemd-nspawn@(?P<nspawn>[^/]+)\.service"
+    r"|machine-(?P<machine>[^/]+)\.scope"  # registered with systemd-machined
+    r"|ecs/[^/]+/(?P<ecs>[0-9a-f]{32}-\d+)"
+    r"|(?:[^/:]+:)?(?:(?P<runtime>[a-z_-]+)[-:])?(?P<id>[0-9a-f]{64})(?:\.scope)?"
+    r")(?=/|$)"
 )
-_RUNTIMES = {"docker": "docker", "crio": "cri-o", "cri-containerd": "containerd", "libpod": "podman"}
-_RUNTIMES_BY_PATH = {"/docker/": "docker", "kubepods": "containerd"}
+_RUNTIMES = {
+    "docker": "docker",
+    "crio": "cri-o",
+    "cri-containerd": "containerd",
+    "libpod": "podman",
+    "libpod-payload": "podman",
+    "nerdctl": "nerdctl",
+}
+_RUNTIMES_BY_PATH = {"/ecs/": "ecs", "/docker/": "docker", "kubepods": "containerd"}
+_MONITOR = "conmon"
+"""The end of the names of groups that hold a container's monitor, which runs on the host."""
+_ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
+"""A character that is escaped in the name of a unit."""
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope|socket|mount))(?=/|$)")
 _SHORT_ID = 12
 _PROC_MOUNT = re.compile(r"^\d+ \d+ \S+ \S+ /proc .* - proc \S+ (\S+)$", re.MULTILINE)
@@ -225,7 +242,8 @@ class Host:
     # --- processes ----------------------------------------------------------------------------------------
 
     def cgroup(self, pid: int) -> str | None:
-        """The control group of a process: the unified hierarchy's path, or the longest of the old ones.
+        """The control group of a process: the first path that leads into a container, of the unified hierarchy and then
+        of the old ones, the longest first; else the first path.
 
         None when the process is gone.
         """
@@ -233,9 +251,11 @@ class Host:
         paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines if line.count(":") >= 2}
         if not paths:
             return None
-        # On a hybrid host the unified hierarchy may be unused, with everything in its root.
-        unified = paths.get("", "/")
-        return unified if unified != "/" else max(paths.values(), key=len)
+        # On a hybrid host the unified hierarchy may be unused, with everything in its root, or have the runtime's unit.
+        unified = paths.pop("", "/")
+        old = sorted(paths.values(), key=len, reverse=True)
+        ordered = [unified, *old] if unified != "/" else [*old, unified]
+        return next((path for path in ordered if _innermost_container(path)), ordered[0])
 
     def cgroups_by_id(self) -> dict[int, str]:
         """The control groups of the unified hierarchy, by the lower half of their ids, which no two have at once.
@@ -274,18 +294,29 @@ class Host:
 
 
 def container_of(cgroup: str) -> str | None:
-    """The container (`runtime:short id`) or systemd unit that a control group belongs to.
+    """The innermost container (`runtime:name`, or `runtime:short id`) that a control group belongs to, also where that
+    has systemd units of its own; else its systemd unit.
 
-    Knows the paths of Docker, containerd, Podman and CRI-O, with the systemd driver and with their own.
+    Knows the paths of Docker, containerd, Podman, CRI-O and runc, with the systemd driver and with their own, of LXC,
+    LXD and Proxmox, of what systemd-machined registers, and of ECS.
     """
-    for part in reversed(cgroup.split("/")):
-        match = _CONTAINER.search(part)
-        if match:
-            by_path = (name for mark, name in _RUNTIMES_BY_PATH.items() if mark in cgroup)
-            runtime = _RUNTIMES.get(match["runtime"]) or next(by_path, "container")
-            return f"{runtime}:{match['id'][:_SHORT_ID]}"
+    container = _innermost_container(cgroup)
+    if container is not None:
+        return container
     units = _UNIT.findall(cgroup)
     return units[-1] if units else None
+
+
+def _innermost_container(cgroup: str) -> str | None:
+    for match in reversed(list(_CONTAINER.finditer(cgroup))):
+        runtime = match["runtime"] or ""
+        if match["id"] is None:
+            kind, name = next((kind, name) for kind, name in match.groupdict().items() if name)
+            return f"{kind}:{_ESCAPED.sub(lambda escaped: chr(int(escaped[1], 16)), name)}"
+        if not runtime.endswith(_MONITOR):
+            by_path = (name for mark, name in _RUNTIMES_BY_PATH.items() if mark in cgroup)
+            return f"{_RUNTIMES.get(runtime) or next(by_path, 'container')}:{match['id'][:_SHORT_ID]}"
+    return None
 
 
 def _lower_half(number: int) -> int:

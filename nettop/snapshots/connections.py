@@ -118,7 +118,7 @@ _FIELDS = (
     NETNS,
     NAMESPACE,
     Field("cgroup", Kind.TEXT, "CGROUP", "control group of the owning process", "u4", width=24, importance=6),
-    Field("container", Kind.TEXT, "CONTAINER", "container (runtime:short id) or systemd unit of the process",
+    Field("container", Kind.TEXT, "CONTAINER", "container (runtime:name or short id) or systemd unit of the process",
           "u4", width=20, importance=15),
     Field("state", Kind.ENUM, "STATE", "TCP state; UNCONN is a UDP or raw socket without a peer", "u1",
           width=11, importance=35, labels=STATES),

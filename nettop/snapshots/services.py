@@ -47,8 +47,8 @@ _PROCESS = Field("process", Kind.TEXT, "PROCESS", "name of the process that serv
 _PID = Field("pid", Kind.LABEL, "PID", "its thread group: of several, the one that was seen last", "u4", width=7,
              importance=20)  # fmt: skip
 _CGROUP = Field("cgroup", Kind.TEXT, "CGROUP", "its control group", "u4", width=24, importance=6)
-_CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:short id) or systemd unit", "u4",
-                   width=20, importance=30)  # fmt: skip
+_CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:name or short id) or systemd unit",
+                   "u4", width=20, importance=30)  # fmt: skip
 _ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "requests that were answered", "u8", "answers", 9, 96,
                  rate_title="ANSWERS/s")  # fmt: skip
 _RESPONSE = Field("response", Kind.HISTOGRAM, "1 µs TO 1 min", "response times: from a request's first byte to its "

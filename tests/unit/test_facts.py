@@ -217,10 +217,12 @@ def test_sockstat_without_ipv6(root: Path) -> None:
         ("0::/\n", "/"),
         ("4:memory:/docker/a\n1:name=systemd:/docker/abc\n0::/\n", "/docker/abc"),
         ("0::/with:colon\n", "/with:colon"),
+        ("4:memory:/lxc/web1\n0::/system.slice/lxc@web1.service/with/a/long/path\n", "/lxc/web1"),
     ],
 )
 def test_cgroup_of_a_process(root: Path, lines: str, group: str) -> None:
-    """The unified hierarchy's path counts, unless the host still uses the old ones."""
+    """The unified hierarchy's path counts, unless the host still uses the old ones, or one of these leads into
+    a container."""
     put(root, "proc/77/cgroup", lines)
     assert Host(root).cgroup(77) == group
 
@@ -263,6 +265,32 @@ def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
         (f"/kubepods.slice/crio-{CONTAINER_ID}.scope/container", "cri-o:4f1c2ab09d7e"),
         (f"/machine.slice/libpod-{CONTAINER_ID}.scope", "podman:4f1c2ab09d7e"),
         (f"/user.slice/user@1000.service/user.slice/libpod-{CONTAINER_ID}.scope", "podman:4f1c2ab09d7e"),
+        (f"/kubepods-burstable-pod1.slice:cri-containerd:{CONTAINER_ID}", "containerd:4f1c2ab09d7e"),
+        (f"/system.slice/containerd.service/pod1.slice:cri-containerd:{CONTAINER_ID}", "containerd:4f1c2ab09d7e"),
+        (f"/system.slice:docker:{CONTAINER_ID}", "docker:4f1c2ab09d7e"),
+        (f"/docker/{CONTAINER_ID}/docker/{'e' * 64}", "docker:eeeeeeeeeeee"),
+        (f"/docker/{CONTAINER_ID}/kubelet.slice/cri-containerd-{'e' * 64}.scope", "containerd:eeeeeeeeeeee"),
+        (f"/system.slice/docker-{CONTAINER_ID}.scope/system.slice/nginx.service", "docker:4f1c2ab09d7e"),
+        (f"/system.slice/web.service/libpod-payload-{CONTAINER_ID}", "podman:4f1c2ab09d7e"),
+        (f"/system.slice/nerdctl-{CONTAINER_ID}.scope", "nerdctl:4f1c2ab09d7e"),
+        (f"/default/{CONTAINER_ID}", "container:4f1c2ab09d7e"),
+        ("/lxc.payload.web1", "lxc:web1"),
+        ("/lxc.payload.web1/system.slice/nginx.service", "lxc:web1"),
+        ("/lxc.payload/web1/init.scope", "lxc:web1"),
+        ("/lxc/101/ns/system.slice/nginx.service", "lxc:101"),
+        ("/user.slice/user-1000.slice/session-3.scope/lxc.payload.web1/system.slice/ssh.service", "lxc:web1"),
+        (f"/lxc.payload.web1/system.slice/docker-{CONTAINER_ID}.scope", "docker:4f1c2ab09d7e"),
+        ("/lxc.payload.web1/lxc.payload.inner/init.scope", "lxc:inner"),
+        ("/lxc.monitor.web1", None),
+        ("/../lxc.payload.web1/system.slice/nginx.service", "lxc:web1"),
+        ("/machine.slice/systemd-nspawn@my\\x2ddb.service/payload/system.slice/nginx.service", "nspawn:my-db"),
+        ("/machine.slice/machine-web.scope/payload/system.slice/nginx.service", "machine:web"),
+        ("/machine.slice/machine-qemu\\x2d1\\x2dvm.scope/libvirt/emulator", "machine:qemu-1-vm"),
+        (f"/ecs/{CONTAINER_ID[:32]}/{CONTAINER_ID}", "ecs:4f1c2ab09d7e"),
+        (f"/ecs/{'a' * 32}/{'a' * 32}-1234567890", f"ecs:{'a' * 32}-1234567890"),
+        (f"/machine.slice/libpod-conmon-{CONTAINER_ID}.scope", f"libpod-conmon-{CONTAINER_ID}.scope"),
+        (f"/system.slice/build-{CONTAINER_ID}.service", f"build-{CONTAINER_ID}.service"),
+        ("/system.slice/docker.service", "docker.service"),
         ("/system.slice/nginx.service", "nginx.service"),
         ("/user.slice/user-1000.slice/session-2.scope", "session-2.scope"),
         ("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service/sub", "web.service"),
@@ -271,7 +299,7 @@ def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
     ],
 )  # fmt: skip
 def test_container_of_a_control_group(group: str, container: str | None) -> None:
-    """Docker, containerd, CRI-O and Podman are recognised by their paths; else the innermost systemd unit."""
+    """A container has its own name, not that of a unit in it or around it; without one it is the innermost unit."""
     assert container_of(group) == container
 
 
