@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +33,9 @@ from nettop.snapshots.snapshot import (
 )
 
 T = TypeVar("T")
+
+DEVICE_INDEX = "device_index"
+"""A column that rows may carry beside `netns`: the index of a device there, whose name is the column `device`."""
 
 _SCAN_INTERVAL_S = 2.0
 _SEEN_FOR_S = 10.0
@@ -64,6 +69,8 @@ class Namespaces:
         self._scanned_at = float("-inf")
         self._paths: dict[int, list[Path]] = {}
         self._texts = TextTable()
+        self._devices: dict[tuple[int, int], str] = {}
+        self._device_texts = TextTable()
         self._seen: dict[int, float] = {}
         self._members: dict[int, dict[Path, int | None]] = {}
         self._may_enter = True
@@ -85,11 +92,33 @@ class Namespaces:
         return "hidden" if inode in self.threads or inode in self.refused else "gone"
 
     def with_names(self, rows: Rows) -> Rows:
-        """New rows, with their column `namespace` set: names, and numbers where there are none."""
+        """New rows, with their columns `namespace`, and `device` where they have one, set: names, and numbers where
+        there are none."""
         if len(self._texts.values) > 2 * len(self._paths) + _SPARE_TEXTS:
             self._texts = TextTable()  # most are of namespaces that are gone
         rows.array["namespace"] = self._codes(np.ascontiguousarray(rows.array["netns"]))
-        return replace(rows, texts={**rows.texts, "namespace": self._texts.values})
+        texts = {**rows.texts, "namespace": self._texts.values}
+        if DEVICE_INDEX in (rows.array.dtype.names or ()):
+            texts["device"] = self._name_devices(rows.array)
+        return replace(rows, texts=texts)
+
+    def _name_devices(self, array: Array) -> Sequence[str]:
+        """Set the names of the devices that sockets are bound to; returns the texts of their codes."""
+        if len(self._device_texts.values) > _SPARE_TEXTS:
+            self._device_texts = TextTable()
+        at = np.flatnonzero(known(array[DEVICE_INDEX]))
+        pairs = zip(array["netns"][at].tolist(), array[DEVICE_INDEX][at].tolist(), strict=True)
+        array["device"][at] = [self._device_texts.code(self._device(*pair)) for pair in pairs]
+        return self._device_texts.values
+
+    def _device(self, inode: int, index: int) -> str:
+        """The name of a device in a namespace, asked there; its number where that is not possible."""
+        if (inode, index) not in self._devices:
+            with self.lock:
+                thread = self.threads.get(inode)
+                name = thread.run(partial(_device_name, index)) if thread else ""
+            self._devices[inode, index] = name or str(index)
+        return self._devices[inode, index]
 
     def _codes(self, numbers: Array) -> Array:
         """The codes of the names of namespaces, by inode number."""
@@ -230,6 +259,7 @@ class Namespaces:
     def _scan(self) -> None:
         """Find the namespaces that are in use, and leave the others."""
         now = self._scanned_at = time.monotonic()
+        self._devices = {}  # they may have been renamed
         self._paths = find_namespaces(self._proc)
         for inode, members in self._members.items():
             running = (
@@ -299,6 +329,14 @@ class Namespaces:
         except OSError:
             return None
         return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _device_name(index: int) -> str:
+    """The name of a device in the calling thread's namespace; empty where it is gone."""
+    try:
+        return safe_text(socket.if_indextoname(index))
+    except OSError:
+        return ""
 
 
 def _enumerated(names: list[str]) -> str:

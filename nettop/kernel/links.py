@@ -6,9 +6,12 @@ No capability is needed. A thread sees the devices of the namespace that it is i
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +25,9 @@ _IFLA_INFO_KIND = 1
 _IFF_UP, _IFF_LOOPBACK = 1 << 0, 1 << 3
 _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 _SYSFS = Path("/sys/class/net")
+_SIOCETHTOOL, _ETHTOOL_GSET, _ETHTOOL_CMD_BYTES = 0x8946, 1, 44
+_SPEED_AT, _SPEED_UNKNOWN = (12, 28), 0xFFFFFFFF
+"""The halves of the speed in struct ethtool_cmd (linux/ethtool.h)."""
 _REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 _ATTEMPTS = 5
 _TIMEOUT_S = 5.0
@@ -66,12 +72,18 @@ class Link:
         return self.has_parent or (not self.kind and (_SYSFS / self.name / "device").exists())
 
     def speed(self) -> int | None:
-        """What the link negotiated, in bytes/s, as sysfs has it for the own namespace; None is unknown."""
+        """What the link negotiated, in bytes/s; None is unknown. Call it in the device's namespace, which is
+        asked: /sys may be of another one, with a device of the same name."""
+        command = ctypes.create_string_buffer(_ETHTOOL_GSET.to_bytes(4, sys.byteorder), _ETHTOOL_CMD_BYTES)
+        request = struct.pack("16sQ16x", self.name.encode(), ctypes.addressof(command))
         try:
-            megabits = int((_SYSFS / self.name / "speed").read_text())
-        except (OSError, ValueError):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                fcntl.ioctl(channel, _SIOCETHTOOL, request)
+        except OSError:
             return None
-        return megabits * 125_000 if megabits > 0 else None
+        low, high = (struct.unpack_from("=H", command, at)[0] for at in _SPEED_AT)
+        megabits = high << 16 | low
+        return megabits * 125_000 if self.is_up and megabits not in (0, _SPEED_UNKNOWN) else None
 
 
 def read_links() -> list[Link]:

@@ -44,6 +44,7 @@ _HEAD = {
     "remote_port": (">u2", 22),
     "local_address": ("(4,)u4", 24),
     "remote_address": ("(4,)u4", 40),
+    "device": ("u4", 56),
     "cookie": ("u8", 60),
     "rqueue": ("u4", 72),
     "wqueue": ("u4", 76),

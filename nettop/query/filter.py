@@ -108,7 +108,11 @@ _PLAIN = re.compile(r"(?:[^\s()]|\([^\s()]*\))+")
 """Without spaces; with parentheses in pairs, as in `process=(sd-pam)`."""
 _AMOUNT = re.compile(r"([\d.,]+)\s+([A-Za-zµμ%/]+)(?=[\s)]|$)")
 _SPACE = re.compile(r"\s*")
-_ENDPOINT = re.compile(r"(?P<host>\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-f:.]+\]|):(?P<port>[0-9]{1,5})")
+_ENDPOINT = re.compile(
+    r"(?P<host>\d+\.\d+\.\d+\.\d+(?:%[^\s:]+)?|\[[0-9A-Fa-f:.]+(?:%[^\s\]]+\]|\](?:%[^\s:]+)?)|):(?P<port>[0-9]{1,5})"
+)
+"""An address with its device: `[fe80::1%eth0]:80`, and as ss writes it, `[fe80::1]%eth0:80`."""
+_ZONED = re.compile(r"(?P<address>[^%]+)%(?P<zone>[^%\]/]+)\]?")
 _AND, _OR, _NOT = (re.compile(rf"\b{word}(?=[\s()]|$)", re.IGNORECASE) for word in ("and", "or", "not"))
 _OPEN, _CLOSE = re.compile(r"\("), re.compile(r"\)")
 _DEEPEST = 50
@@ -257,9 +261,8 @@ class _Parser:
         if endpoints and match:
             return any_of(*(_endpoint_equals(f, match["host"], int(match["port"])) for f in endpoints))
         addresses = [field for field in self._table.fields if field.kind is Kind.ADDRESS]
-        network = _network(word) if addresses else None
-        if network is not None:
-            return any_of(*(in_network(field.name, network) for field in addresses))
+        if addresses and _network(_without_zone(word)) is not None:
+            return any_of(*(_in_network(field, word) for field in addresses))
         return _anywhere(self._table, word)
 
     # --- the text ---
@@ -393,13 +396,13 @@ def _address(field: Field, op: str, value: str) -> Test:
     if op in _CONTAIN:
         contains = address_contains(field.name, value)
         return contains if op == "~" else all_of(known_test(field.name), opposite(contains))
-    inside = _in_network(field.name, value)
+    inside = _in_network(field, value)
     return inside if op == "=" else all_of(known_test(field.name), opposite(inside))
 
 
 def _endpoint(field: Field, op: str, value: str) -> Test:
     """An endpoint is compared with `address:port`, `:port`, an address, or a network."""
-    address, port = field.parts
+    _, port = field.parts
     if op in _CONTAIN:
         test = shown_contains(field.name, value)
     elif match := _ENDPOINT.fullmatch(value):
@@ -407,7 +410,7 @@ def _endpoint(field: Field, op: str, value: str) -> Test:
         if op == "!=":
             test = any_of(test, opposite(known_test(port)))
     else:
-        test = _in_network(address, value)
+        test = _in_network(field, value)
     return all_of(known_test(field.name), opposite(test) if op.startswith("!") else test)
 
 
@@ -451,6 +454,8 @@ def _enum_label(field: Field, text: str) -> str:
 
 def _network(text: str) -> Network | None:
     """The address or network, IPv4 in the IPv6 form that rows hold; None for what is neither."""
+    if "%" in text:  # a device behind it, which ip_network would leave out
+        return None
     try:
         network = ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
     except ValueError:
@@ -461,15 +466,27 @@ def _network(text: str) -> Network | None:
     return network
 
 
-def _in_network(name: str, text: str) -> Test:
-    network = _network(text)
+def _without_zone(text: str) -> str:
+    zoned = _ZONED.fullmatch(text)
+    return zoned["address"] if zoned else text
+
+
+def _in_network(field: Field, text: str) -> Test:
+    """Rows whose address, which is the field or the first part of an endpoint, is in a network, and in the zone that
+    follows it behind a %."""
+    name = field.parts[0] if field.parts else field.name
+    network = _network(_without_zone(text))
     if network is None:
         remedy = "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32; ~ finds a part of one"
         raise UsageError(f"{text!r} is not an address or network", remedy)
-    return in_network(name, network)
+    zoned = _ZONED.fullmatch(text)
+    if zoned is None:
+        return in_network(name, network)
+    if not field.zone:
+        raise UsageError(f"{field.name} has no devices, as in {text!r}", f"write {zoned['address']}")
+    return all_of(in_network(name, network), text_test(field.zone, text_matches("=", zoned["zone"])))
 
 
 def _endpoint_equals(field: Field, host: str, port: int) -> Test:
-    address_name, port_name = field.parts
-    same_port = number_test(port_name, "=", port)
-    return all_of(_in_network(address_name, host), same_port) if host else same_port
+    same_port = number_test(field.parts[1], "=", port)
+    return all_of(_in_network(field, host), same_port) if host else same_port

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from nettop.query.address import address_halves, address_text, distinct_addresses
+from nettop.query.address import address_halves, address_text, distinct_addresses, is_link_local
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import DIRECTIONS, NO_GROUP, PROTOCOLS, STATES
@@ -27,8 +27,17 @@ Folded = tuple[Array, Callable[[list[int]], list[str]]]
 
 
 def _by_remote(view: View, rows: Some = ALL) -> Folded:
+    """By address; a link-local one is another peer on each link."""
     distinct, places = distinct_addresses(view.raw("remote_address")[rows])
-    return places, lambda numbers: [_address(distinct[at]) for at in numbers]
+    zones, zone_at = view.texts("device")
+    is_local = np.array([is_link_local(raw) for raw in distinct], bool)[places]
+    in_zone = places + len(distinct) * np.where(is_local, zone_at[rows] + 1, 0)
+
+    def name(number: int) -> str:
+        zone, at = divmod(number, len(distinct))
+        return _address(distinct[at]) + (f"%{zones[zone - 1]}" if zone else "")
+
+    return in_zone, lambda numbers: list(map(name, numbers))
 
 
 def _by_network(view: View, rows: Some = ALL) -> Folded:

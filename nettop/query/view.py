@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from nettop.query.address import address_bytes, address_text, distinct_addresses, endpoint_text
+from nettop.query.address import (
+    address_bytes,
+    address_text,
+    distinct_addresses,
+    endpoint_text,
+    is_link_local,
+)
 from nettop.query.batches import KEPT_ROWS, empty_rows, put_together
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query
@@ -669,7 +675,13 @@ class View:
         hosts = list(map(address_text, raws))
         if self._names is not None:
             hosts = [self._names(raw) or host for raw, host in zip(raws, hosts, strict=True)]
-        return list(map(endpoint_text, hosts, self._number_values(port, at)))
+        ports = self._number_values(port, at)
+        if not (field.zone and self.known(field.zone)[at].any()):
+            return list(map(endpoint_text, hosts, ports))
+        zones = self.values(field.zone, at)
+        if not field.binds:
+            zones = [zone if is_link_local(raw) else None for raw, zone in zip(raws, zones, strict=True)]
+        return list(map(endpoint_text, hosts, ports, zones))
 
     def _group_values(self, field: Field, at: Index) -> list[Any]:
         parts = [self.values(part, at) for part in field.parts]

@@ -66,7 +66,8 @@ class Field:
     value. Unknown is stored as the largest value of an unsigned dtype, or as NaN. `tone` is its colour on screens
     ("sent", "received" or "warn"; by importance where empty), `rate_title` the title of a counter's rate. A histogram
     has `buckets`, a quantile the share of its part that lies below it, `quantile`: 1 for the largest. `lens` is the
-    id of another lens that knows the value: it is attached too while the column is shown.
+    id of another lens that knows the value: it is attached too while the column is shown. `zone` is the column with the
+    device on whose link a link-local address is meant; an end that `binds` to a device is shown with it in any case.
     """
 
     name: str
@@ -85,6 +86,8 @@ class Field:
     buckets: Buckets | None = None
     quantile: float = 0.0
     lens: str = ""
+    zone: str = ""
+    binds: bool = False
 
     @property
     def is_composite(self) -> bool:

@@ -679,3 +679,13 @@ def test_a_table_without_endpoints_takes_a_port_as_a_word() -> None:
     assert np.flatnonzero(view.query.filter.mask(view)).tolist() == [0]
     with pytest.raises(UsageError, match="histogram"):
         parse_filter(table, "shape>3")
+
+
+def test_a_device_behind_an_address() -> None:
+    """It is compared where sockets have one; elsewhere an address with a device would pass those of any."""
+    with pytest.raises(UsageError, match="remote_address has no devices, as in 'fe80::2%lan1'"):
+        parse_filter(FAILURES, "remote_address=fe80::2%lan1")
+    with pytest.raises(UsageError, match="no devices"):
+        parse_filter(FAILURES, "fe80::2%lan1")
+    with pytest.raises(UsageError, match="is not an address or network"):
+        parse_filter(SOCKETS, "remote=fe80::2%lan1/64")

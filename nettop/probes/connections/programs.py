@@ -38,7 +38,7 @@ UDP_SOCKETS_MAX = 1 << 15
 _TASK = ("pid", "flags", *process_columns.TASK_MEMBERS)
 _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
-    "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
+    "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie", "skc_bound_dev_if",
 )  # fmt: skip
 _SOCK = (
     "sk_protocol", "sk_type", "sk_uid", "sk_drops", "sk_socket", "sk_rmem_alloc", "sk_wmem_alloc", "sk_ack_backlog",

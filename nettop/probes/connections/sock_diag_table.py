@@ -18,7 +18,7 @@ import numpy as np
 
 from nettop.errors import Unsupported
 from nettop.kernel import privileges, sock_diag
-from nettop.kernel.entered_namespaces import Namespaces
+from nettop.kernel.entered_namespaces import DEVICE_INDEX, Namespaces
 from nettop.kernel.facts import Host, Sockstat
 from nettop.kernel.processes import Processes, outside_name
 from nettop.kernel.socket_owners import SocketOwners, find_owners
@@ -321,7 +321,7 @@ def _rows(sockets: Array, protocol: int, netns: int) -> Array:
 
 
 def _put_endpoints(rows: Array, sockets: Array) -> None:
-    """Addresses and ports; IPv4 that came as such or mapped into IPv6 is IPv4."""
+    """Addresses, ports and device; IPv4 that came as such or mapped into IPv6 is IPv4."""
     local, remote = (sockets[name].copy() for name in ("local_address", "remote_address"))
     native = sockets["family"] == _IPV4
     mapped = ~native & (_is_mapped(local) | _is_mapped(remote))
@@ -330,9 +330,9 @@ def _put_endpoints(rows: Array, sockets: Array) -> None:
         words[native, 3] = words[native, 0]
         words[native | mapped, :3] = 0, 0, _V4_IN_V6
         rows[name] = words.view(">u8")
-    for name in ("local_port", "remote_port"):
-        is_set = sockets[name] != 0
-        rows[name][is_set] = sockets[name][is_set]
+    for name, given in (("local_port",) * 2, ("remote_port",) * 2, (DEVICE_INDEX, "device")):
+        is_set = sockets[given] != 0
+        rows[name][is_set] = sockets[given][is_set]
 
 
 def _is_mapped(words: Array) -> Mask:

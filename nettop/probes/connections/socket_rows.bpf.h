@@ -155,6 +155,8 @@ static __always_inline void put_identity(struct row *row, struct sock_common *sk
     row->local_port = sk->skc_num;
   if (sk->skc_dport)
     row->remote_port = bpf_ntohs(sk->skc_dport);
+  if (sk->skc_bound_dev_if)
+    row->device_index = sk->skc_bound_dev_if;
   struct net *net = (struct net *)sk->skc_net;
   row->netns = net->inum;
 }
@@ -183,6 +185,8 @@ static __always_inline void put_copied(struct row *row, struct sock *sk, u8 prot
     row->local_port = head.skc_num;
   if (head.skc_dport)
     row->remote_port = bpf_ntohs(head.skc_dport);
+  if (head.skc_bound_dev_if)
+    row->device_index = head.skc_bound_dev_if;
   row->state = head.skc_state;
 }
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.kernel.entered_namespaces import DEVICE_INDEX
 from nettop.snapshots.arrays import Index, Mask, as_list, inserted, positions, take
 from nettop.snapshots.connections import (
     APPLICATION,
@@ -47,6 +48,7 @@ ROW = row_dtype(
         ("is_tunnel", "u1"),
         ("is_opener", "u1"),
         ("fd", "u4"),
+        (DEVICE_INDEX, "u4"),
         ("cgroup_id", "u4"),
         ("holder", "u8"),
         ("start_time", "u8"),
