@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -186,10 +187,11 @@ def _opened(path: str, stdout: TextIO | None, ends: ExitStack) -> Callable[[byte
     if path == STDOUT:
         assert stdout is not None
         return partial(_write_flushed, stdout.buffer)
-    if os.path.exists(path) and not os.path.isfile(path):
-        descriptor = open_to_write(path)
-        ends.callback(os.close, descriptor)
-        return partial(write_all, descriptor)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            descriptor = open_to_write(path)
+            ends.callback(os.close, descriptor)
+            return partial(write_all, descriptor)
     _try_folder(path)
     return partial(replace_file, path)
 
@@ -206,4 +208,5 @@ def _try_folder(path: str) -> None:
         beside.touch(exist_ok=False)
     except PermissionError as error:
         raise PermissionError(None, f"no file can be made in {beside.parent}") from error
-    beside.unlink()
+    finally:
+        beside.unlink(missing_ok=True)

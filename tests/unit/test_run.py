@@ -50,10 +50,15 @@ sys.exit(cli.main())
 """
 
 
-def nettop(*words: str, how: str = "works", **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """`nettop run` over a source in which four things happen: two connect, one of them closes, a third fails."""
+def nettop(
+    *words: str, how: str = "works", before: str = "", **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
+    """`nettop run` over a source in which four things happen: two connect, one of them closes, a third fails.
+
+    The lines `before` are executed first.
+    """
     kwargs = {"capture_output": True, "stdin": subprocess.DEVNULL, "env": environment()} | kwargs
-    command = [sys.executable, "-c", SCRIPT, how, "run", *words]
+    command = [sys.executable, "-c", before + SCRIPT, how, "run", *words]
     return subprocess.run(command, text=True, timeout=60, check=False, **kwargs)
 
 

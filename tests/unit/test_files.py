@@ -1,0 +1,437 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are no files, and disks that are full: every path that an option names, read or written."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pytest
+
+from nettop.cli import run
+from nettop.commands import collect
+from nettop.doctor.command import DoctorSettings, run_doctor
+from nettop.errors import ExitCode, NettopError
+from nettop.flows.enrichment.interfaces import InterfaceNames
+from nettop.flows.enrichment.sources import read_source
+from nettop.output.log_files import LogFile, Place
+from nettop.preferences import load_preferences, remember
+from nettop.reading import read_file
+from nettop.screens.export import write_new
+from nettop.serve.http.credentials import read_credentials
+from nettop.settings import ServeSettings
+from nettop.writing import write_output
+from tests.unit.children import DEADLINE_S, Child
+from tests.unit.example_stacks import StackSource
+from tests.unit.scripted import Scripted, steps
+from tests.unit.test_run import SCRIPT, environment, nettop
+
+# --- read -------------------------------------------------------------------------------------------------------
+
+
+def _preferences(path: str) -> None:
+    loaded = load_preferences(Path(path))
+    assert loaded.preferences == type(loaded.preferences)()
+    raise NettopError(loaded.problems[0])
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "config.toml": _preferences,
+    "--token-file": lambda path: read_credentials(ServeSettings(token_file=path)),
+    "--cert": lambda path: read_credentials(ServeSettings(cert=path, key=path)),
+    "--networks": lambda path: read_source(Path(path)),
+    "--interfaces": lambda path: InterfaceNames.from_csv(Path(path)),
+    "--clickhouse": lambda path: collect._server_urls([f"@{path}"], None),
+}
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+
+
+def _large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1_000_000_000)
+
+
+KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "fifo": (os.mkfifo, "it is a FIFO, not a regular file"),
+    "socket": (_socket, "it is a socket, not a regular file"),
+    "directory": (Path.mkdir, "s a directory"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a regular file"),
+    "large": (_large, "it has more than"),
+    "loop": (lambda path: path.symlink_to(path), "oo many levels of symbolic links"),
+}
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory with a name that is short enough for sockets."""
+    with tempfile.TemporaryDirectory() as made:
+        monkeypatch.chdir(made)
+        yield Path(made)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", READERS)
+def test_what_is_no_file_is_not_read(option: str, kind: str, folder: Path) -> None:
+    """It is refused at once, in words that name it."""
+    make, why = KINDS[kind]
+    path = folder / "named"
+    make(path)
+    with pytest.raises(NettopError) as refused:
+        READERS[option](str(path))
+    assert str(path) in refused.value.what
+    assert why in refused.value.what
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 20_000 + "]" * 20_000,
+        "theme." + "a." * 20_000 + "b = 1",
+        "[" + "a." * 20_000 + "b]",
+        "theme = " + "{a = " * 400 + "1" + "}" * 400,
+    ],
+)
+def test_deep_preferences(text: str, tmp_path: Path) -> None:
+    """However a file is nested, the screens start with defaults, and what is in it is not written over."""
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    assert "is nested too deeply" in load_preferences(path).problems[0]
+    with pytest.raises(NettopError, match="is nested too deeply"):
+        remember(path, "theme", "light")
+    assert path.read_text() == text
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size is no promise: no more is read than is allowed."""
+    path = tmp_path / "grows"
+    path.write_bytes(b"a" * 10)
+    read = os.read
+
+    def growing(descriptor: int, count: int) -> bytes:
+        with path.open("ab") as file:
+            file.write(b"a" * 10)
+        return read(descriptor, min(count, 5))
+
+    monkeypatch.setattr(os, "read", growing)
+    with pytest.raises(OSError, match="it has more than 100 bytes"):
+        read_file(path, 100)
+
+
+def test_a_fifo_that_takes_the_place_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at is not what is opened: the FIFO is not waited for."""
+    path, plain = tmp_path / "fifo", tmp_path / "plain"
+    os.mkfifo(path)
+    plain.write_text("")
+    status = plain.stat()
+    monkeypatch.setattr(os, "stat", lambda _path: status)
+    with pytest.raises(OSError, match="it is a FIFO"):
+        read_file(path, 100)
+
+
+def test_pipes_of_the_shell() -> None:
+    """<(…) is read, and waited for, but not for ever."""
+    script = "reading.PIPE_WAIT_S = float(sys.argv[2]); print(reading.read_file(sys.argv[1], 9))"
+    program = f'"{sys.executable}" -c "import sys; from nettop import reading; {script}"'
+    for words, shown in (
+        ("<(sleep 0.1; printf abc) 60", "b'abc'"),
+        ("/dev/stdin 60 < <(printf abc)", "b'abc'"),
+        ("<(printf 0123456789) 60", "it has more than 9 bytes"),
+        ("<(exec sleep 60 2>&-) 0.1; kill $!", "the pipe was not written within 0.1 s"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"{program} {words}"],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert shown in done.stdout + done.stderr
+
+
+# --- written ----------------------------------------------------------------------------------------------------
+
+
+class Faults:
+    """Failures of one file, whichever name it gets: at `open`, `write` or `close`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, step: str, number: int) -> None:
+        self._opened: set[int] = set()
+        self._folder, self._step = str(folder), step
+        self._error = OSError(number, os.strerror(number))
+        self._real = {name: getattr(os, name) for name in ("open", "write", "close")}
+        for name in self._real:
+            monkeypatch.setattr(os, name, getattr(self, f"_{name}"))
+
+    def _fail_at(self, step: str) -> None:
+        if step == self._step:
+            raise self._error
+
+    def _open(self, path: str, flags: int, *more: int, **named: int) -> int:
+        if not (str(path).startswith(self._folder) and flags & os.O_WRONLY):
+            return cast("int", self._real["open"](path, flags, *more, **named))
+        self._fail_at("open")
+        descriptor = cast("int", self._real["open"](path, flags, *more, **named))
+        self._opened.add(descriptor)
+        return descriptor
+
+    def _write(self, descriptor: int, data: bytes) -> int:
+        if descriptor in self._opened:
+            self._fail_at("write")
+        return cast("int", self._real["write"](descriptor, data))
+
+    def _close(self, descriptor: int) -> None:
+        self._real["close"](descriptor)
+        if descriptor in self._opened:
+            self._opened.discard(descriptor)
+            self._fail_at("close")
+
+
+NUMBERS = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS]
+FAULTS = [
+    pytest.param(step, number, id=f"{step}-{errno.errorcode[number]}")
+    for step in ("open", "write", "close")
+    for number in NUMBERS
+]
+
+
+@pytest.mark.parametrize(("step", "number"), FAULTS)
+def test_preferences_and_exports_of_screens(
+    step: str, number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Path and cause are named, the old file stays, and nothing is left beside it."""
+    file = folder / "config.toml"
+    remember(file, "theme", "light")
+    before = file.read_text()
+    with monkeypatch.context() as patched:
+        Faults(patched, folder, step, number)
+        with pytest.raises(NettopError, match=f"config.toml cannot be written: {os.strerror(number)}"):
+            remember(file, "theme", "dark")
+        with pytest.raises(NettopError, match=f"cannot be written to .*: {os.strerror(number)}"):
+            write_new("drops", 0, "csv", "a,b\n")
+    assert file.read_text() == before
+    assert list(folder.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(("step", "number"), FAULTS)
+def test_export(
+    step: str,
+    number: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As above; the exit code says that it failed."""
+    file = folder / "a.svg"
+    file.write_text("before")
+    with monkeypatch.context() as patched:
+        Faults(patched, folder, step, number)
+        words = ["export", "cpu.stacks", str(file), "--duration", "0.1"]
+        assert run(words, lambda _: StackSource()) == ExitCode.FAILURE
+    assert f"nettop: {file} cannot be written: {os.strerror(number)}" in capsys.readouterr().err
+    assert file.read_text() == "before"
+    assert list(folder.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(("step", "number"), FAULTS)
+def test_report_of_a_command(step: str, number: int, folder: Path) -> None:
+    """The command's exit code is kept, whatever becomes of the report; what is in the file are whole lines."""
+    fault = f"""
+import pytest
+from pathlib import Path
+from tests.unit.test_files import Faults
+Faults(pytest.MonkeyPatch(), Path({str(folder)!r}), {step!r}, {number})
+"""
+    done = nettop("--output", str(folder / "report"), "--", "sh", "-c", "exit 7", before=fault)
+    if step == "open":
+        assert done.returncode == ExitCode.FAILURE
+    else:
+        assert done.returncode == 7
+        assert (folder / "report").read_text().endswith("\n") == (step == "close")
+    why = f"nettop: {folder}/report cannot be written: {os.strerror(number)}"
+    assert [line for line in done.stderr.splitlines() if line.startswith(why)]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("step", ["write", "close"])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_bundle(step: str, number: int) -> None:
+    """A bundle that cannot be written is named, and so is the cause."""
+
+    class Refusing(io.RawIOBase):
+        name = "report.tar.gz"
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            if step == "write":
+                raise OSError(number, os.strerror(number))
+            return len(cast("bytes", data))
+
+        def close(self) -> None:
+            if not self.closed:
+                super().close()
+                if step == "close":
+                    raise OSError(number, os.strerror(number))
+
+    settings = DoctorSettings(("drops",), traffic=False, as_json=True)
+    bundle = cast("BinaryIO", io.BufferedWriter(Refusing()))
+    with pytest.raises(NettopError, match=rf"report.tar.gz cannot be written: {os.strerror(number)}"):
+        run_doctor(settings, lambda _: Scripted(steps([])), io.StringIO(), bundle)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "directory", "loop"])
+def test_what_is_no_file_is_not_written(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused at once, before anything is sampled or run."""
+    path = folder / "named"
+    KINDS[kind][0](path)
+    why = "nobody reads the FIFO" if kind == "fifo" else KINDS[kind][1]
+    source = StackSource()
+    assert run(["export", "cpu.stacks", str(path), "--format", "svg"], lambda _: source) == ExitCode.FAILURE
+    assert source.reads == 0
+    assert run(["doctor", "--bundle", str(path)]) == ExitCode.FAILURE
+    export, _, bundle, _ = capsys.readouterr().err.splitlines()
+    done = nettop("--output", str(path), "--", "echo", "I ran")
+    assert (done.returncode, done.stdout) == (ExitCode.FAILURE, "")
+    assert f"{path} cannot be written: " in export
+    for line in (export, bundle, done.stderr):
+        assert why in line or "exists already" in line
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_log_whose_close_fails(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported, when the file is opened again and at the end."""
+    reports: list[str] = []
+    file = LogFile(Place(folder, "events", "log", 1 << 20, 2), reports.append, lambda *_: b"")
+    file.open()
+    file.write(b"a\n")
+    close = os.close
+
+    def failing(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", failing)
+        file.reopen()
+    assert reports == [
+        f"{folder}/events.log cannot be written ({os.strerror(number)}): lines are lost, and counted, until it can"
+    ]
+    file.close()
+
+
+def test_a_full_device() -> None:
+    """/dev/full takes nothing: the command's exit code is kept."""
+    done = nettop("--output", "/dev/full", "--", "sh", "-c", "exit 3")
+    assert done.returncode == 3
+    assert done.stderr == "nettop: /dev/full cannot be written: No space left on device; it is incomplete\n"
+
+
+@pytest.mark.parametrize("words", [["config", "--show"], ["--help"], ["--version"]])
+def test_full_standard_output(words: list[str]) -> None:
+    """Every command says that its output cannot be written."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nettop", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert done.returncode == ExitCode.FAILURE
+    assert done.stderr.splitlines()[0] == "nettop: the output cannot be written: No space left on device"
+
+
+# --- lines ------------------------------------------------------------------------------------------------------
+
+LINES = """
+import sys
+from nettop.interrupts import ended_by_signals
+from nettop.writing import write_output
+
+text = "".join(f"{at:07}{'x' * (at * 37 % 900)}\\n" for at in range(3000))
+try:
+    with ended_by_signals():
+        write_output(sys.stdout, text)
+except KeyboardInterrupt:
+    sys.exit(9)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_cuts_no_line(number: int) -> None:
+    """While the reader has no room, an interrupt ends the output behind a whole line."""
+    with Child([sys.executable, "-c", LINES], stdout=subprocess.PIPE, env=environment()) as child:
+        assert child.stdout is not None
+        first = child.stdout.readline()  # by now it writes, and fills the pipe
+        child.send_signal(number)
+        assert child.wait(DEADLINE_S) == 9
+        rest = child.stdout.read()
+    assert first == "0000000\n"
+    assert rest.endswith("\n")
+    assert len(rest.splitlines()) < 3000 - 1
+
+
+def test_a_long_line_is_ended() -> None:
+    """Of a line that no pipe takes at once the rest is written first, if the reader takes it."""
+    reader, writer = os.pipe()
+    script = LINES.replace("'x' * (at * 37 % 900)", "'x' * 100_000")
+    with Child([sys.executable, "-c", script], stdout=writer, env=environment()) as child:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as stream:
+            read = [stream.read(1000)]
+            child.send_signal(signal.SIGINT)
+            read.append(stream.read())
+        assert child.wait(DEADLINE_S) == 9
+    assert b"".join(read).endswith(b"\n")
+    assert {len(line) for line in b"".join(read).splitlines()} == {100_007}
+
+
+def test_output_in_memory() -> None:
+    """A stream without a descriptor is written to as it is."""
+    stream = io.StringIO()
+    write_output(stream, "a\n")
+    assert stream.getvalue() == "a\n"
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounts file systems, which takes root"
+)
+def test_real_file_systems() -> None:
+    """A full one and one that is mounted read-only."""
+    script = """
+mkdir full plain only
+mount -t tmpfs -o size=64k full full; head -c 64k /dev/zero > full/fill
+mount --bind plain only; mount -o remount,bind,ro only
+"$@" full/report -- sh -c 'exit 7'; echo $?
+"$@" only/report -- sh -c 'exit 7'; echo $?
+"""
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", SCRIPT, "works", "run", "--output"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["7", "1"]
+    assert "full/report cannot be written: No space left on device" in done.stderr
+    assert "only/report cannot be written: Read-only file system" in done.stderr
