@@ -133,7 +133,7 @@ _MOVED = ("bytes_received", "bytes_sent", "packets_received", "packets_sent")
 INTERFACES = Table(
     name="interfaces",
     fields=(
-        Field("id", Kind.KEY, "ID", "namespace and number of the interface", "u8", width=6, importance=2),
+        Field("id", Kind.KEY, "ID", "number made of its namespace and index", "u8", width=6, importance=2),
         _INTERFACE,
         Field("kind", Kind.TEXT, "KIND", "what it is, as `ip -d link` names it; ether for a network card", "u4",
               width=8, importance=45),

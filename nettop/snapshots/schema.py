@@ -19,7 +19,7 @@ class Kind(Enum):
     """What a field is; every frontend derives its behaviour from it."""
 
     KEY = "key"
-    """Identifies the row."""
+    """Identifies the row, by a number below 2⁵³ (see row_ids): JSON readers keep it as it is."""
     LABEL = "label"
     """A number that names something (a port, a PID): never summed, never a rate."""
     TEXT = "text"

@@ -13,6 +13,7 @@ from nettop.kernel.set_table import SetTable, hashes_of, mixed
 from nettop.probes.bandwidth.programs import EVICTED, FLOW, KEY, MOVED, SET_ENTRIES, flow_sets
 from nettop.snapshots.arrays import Index, take
 from nettop.snapshots.bandwidth import ETHERTYPES, IP_PROTOCOLS, PROTOCOL_NOT_IP
+from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.snapshot import Array
 
 _FLAGS = "FSRPAUEC"
@@ -60,7 +61,7 @@ def merged(entries: Array, starts: Index) -> Array:
 def ids_of(flows: Array) -> Array:
     """A number for each flow, made of its key and of when it was first seen: one that was evicted and comes again is
     another one."""
-    return mixed(hashes_of(flows, KEY), flows["first_seen"])
+    return row_ids(mixed(hashes_of(flows, KEY), flows["first_seen"]))
 
 
 @cache

@@ -73,6 +73,7 @@ from nettop.snapshots.bandwidth import (
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, TextTable, known, unknown_value
 
@@ -266,7 +267,7 @@ class Bandwidth:
             grown = {name: value - seen.statistics.get(name, 0) for name, value in link.statistics.items()}
             is_own = netns == self.namespaces.own
             is_device = is_own and index in devices
-            row["id"] = netns << 32 | index
+            row["id"] = row_id(netns, index)
             row["interface"] = interfaces.code(link.name)
             row["kind"] = kinds.code(
                 link.kind or ("ether" if is_device else "loopback" if link.is_loopback else "?")
@@ -448,10 +449,13 @@ class Bandwidth:
 
     def describe(self, key: int) -> dict[str, str]:
         """How an interface is read, and what its rates were."""
-        netns, index = key >> 32, key & _UNKNOWN
-        seen, link = self._seen.get((netns, index)), self._links.get((netns, index))
-        if seen is None or link is None:
+        identity = next(
+            (each for each in self._seen.keys() & self._links.keys() if row_id(*each) == key), None
+        )
+        if identity is None:
             return {}
+        netns, index = identity
+        seen = self._seen[identity]
         details = {"Namespace": self.namespaces.name(netns)}
         if self._counted is not None and netns == self.namespaces.own:
             details |= {f"Not {mode}": why for mode, why in self._counted.refused(index)}

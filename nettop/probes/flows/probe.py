@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from hashlib import blake2b
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
@@ -18,6 +17,7 @@ from nettop.query.address import MAPPED
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls, default_flows_dir
 from nettop.snapshots.arrays import take
 from nettop.snapshots.flows import COLLECTOR, EXPORTERS, HOOK_COLLECTOR, LEDGER, LENS
+from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Array, Rows, Snapshot, TextTable, unknown_value
 
 _FALLBACKS = Fallbacks(HOOK_COLLECTOR, (Mechanism("http"),))
@@ -148,7 +148,7 @@ def _ids(exporters: list[dict[str, Any]]) -> list[int]:
     ids = []
     for exporter in exporters:
         key = repr([exporter[name] for name in _KEY])
-        ids.append(int.from_bytes(blake2b(f"{key}{seen[key]}".encode(), digest_size=8).digest()))
+        ids.append(row_id(key, seen[key]))
         seen[key] += 1
     return ids
 

@@ -28,6 +28,7 @@ from nettop.snapshots.latency import (
     WIRE_IP,
     WIRE_SOCKET,
 )
+from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
 
 
@@ -140,7 +141,7 @@ def pair_rows(pairs: SetTable, taken_ns: int) -> Rows:
     """A row for each pair of hosts, stage and protocol, with what all CPUs counted."""
     entries, hashes, starts = pairs.read()
     rows = np.zeros(len(starts), PAIR_TABLE.dtype)
-    rows["id"] = mixed(hashes[starts], np.minimum.reduceat(entries["first_seen"], starts))
+    rows["id"] = row_ids(mixed(hashes[starts], np.minimum.reduceat(entries["first_seen"], starts)))
     for name in ("source", "destination"):
         rows[name] = np.ascontiguousarray(entries[name][starts]).view(rows.dtype[name].base)
     classes = entries["stage_class"][starts] & ((1 << _CLASS_BITS) - 1)

@@ -13,6 +13,7 @@ from nettop.kernel.set_table import mixed
 from nettop.probes.services.programs import FIRST_PLACE, HISTOGRAMS, SUMS
 from nettop.probes.services.usual import UsualTimes
 from nettop.snapshots.arrays import positions, take
+from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.schema import row_dtype
 from nettop.snapshots.services import (
     ALTERNATING,
@@ -88,7 +89,7 @@ def client_rows(counted: Counted, services: Rows) -> Rows:
     rows = _unknown_rows(len(starts), CLIENTS.dtype)
     heads = take(entries, starts)
     first_seen = np.minimum.reduceat(entries["first_seen"], starts) if len(starts) else heads["first_seen"]
-    rows["id"] = mixed(hashes[starts], first_seen)
+    rows["id"] = row_ids(mixed(hashes[starts], first_seen))
     rows["service"] = heads["service"]
     rows["client"] = _addresses(heads["address"])
     if len(starts):
