@@ -361,7 +361,7 @@ EVENTS = Table(
         Field("duration_us", Kind.GAUGE, "LASTED", "from its opening, or from connect() to the failure", "u8", "us",
               9, 70),
         Field("handshake_us", Kind.GAUGE, "HANDSHAKE", "from connect() to its opening; of an accepted one, from the "
-              "SYN-ACK to its answer", "u4", "us", 9, 40),
+              "SYN-ACK to its answer, unless that came late, with data (TCP_DEFER_ACCEPT)", "u4", "us", 9, 40),
         *(_at_the_end(field) for field in _FIELDS if field.name not in _NO_EVENT),
     ),
     key="event_id",

@@ -35,7 +35,7 @@ from nettop.probes.connections.event_hooks import EventHooks
 from nettop.probes.connections.event_records import EVENT
 from nettop.probes.connections.probe import Connections
 from nettop.settings import MAX_INTERVAL_S
-from nettop.snapshots.connections import NOT_LISTED
+from nettop.snapshots.connections import NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Array, Rows, Snapshot, unknown_value
 
@@ -791,6 +791,53 @@ def test_who_only_inherits_is_no_owner_at_the_end(lab: Lab, watch: Watch) -> Non
     server.call(traffic.close, [0])
     reported = watch.wait(home, connect=1, accept=1, close=2)
     assert [row["pid"] for row in reported if row["direction"] == "outbound"] == [pid, pid]
+
+
+@pytest.mark.core
+def test_opened_by_data(lab: Lab, watch: Watch) -> None:
+    """With TCP_DEFER_ACCEPT the kernel takes the client's pause for a round trip: there is no handshake, and no
+    round-trip time until it has nothing of the pause any more.
+    """
+    home = lab.namespace()
+    client, server = lab.worker(home, "client"), lab.worker(home, "server")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    server.call(defer_accept, "listener")
+    ports = client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+    (connected,) = watch.wait(home, connect=1)
+    assert connected["handshake_us"] is not None
+    pause_us = 50_000
+    until(lambda: time.time_ns() > connected["time"] + 1000 * pause_us, "the client pauses")
+    client.call(traffic.send, {0: 101})
+    server.call(traffic.accept_ports, "listener", {ports[0]: 0})
+    assert server.call(round_trip, 0) > pause_us  # what the kernel says
+    server.call(traffic.exchange, {}, {0: 101})
+    times = ("rtt_us", "rtt_var_us", "rtt_min_us")
+    assert part(row_of(watch, home, port), *times) == (None, None, None)
+    move(client, server, 0, 101, 103)
+    young = row_of(watch, home, port)
+    assert part(young, *times[:2]) == (None, None)
+    assert 0 < young["rtt_min_us"] < pause_us
+    for _ in range(150):
+        move(client, server, 0, 101, 103)
+    settled = row_of(watch, home, port)
+    assert 0 < settled["rtt_us"] < pause_us
+    client.call(traffic.close, [0])
+    server.call(traffic.close, [0])
+    reported = watch.wait(home, connect=1, accept=1, close=2)
+    inbound = [row for row in reported if row["direction"] == "inbound"]
+    assert [row["handshake_us"] for row in inbound] == [None, None]
+
+
+def defer_accept(memory: dict[Any, Any], name: object) -> None:
+    """Have the listener's connections open with the client's first data."""
+    memory[name].setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+
+
+def row_of(watch: Watch, home: Namespace, port: int) -> Row:
+    """The row of the connection that was accepted at a port."""
+    rows = decoded(watch.read().tables[SOCKETS.name], home.inode)
+    (row,) = (row for row in rows if row["local_port"] == port and row["state"] != "LISTEN")
+    return row
 
 
 def round_trip(memory: dict[Any, Any], name: object) -> int:

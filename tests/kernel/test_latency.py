@@ -658,6 +658,28 @@ def test_a_connection_that_fails(lab: Lab) -> None:
                                                          "waiting": 0}  # fmt: skip
 
 
+def test_handshakes_that_data_completes(lab: Lab) -> None:
+    """With TCP_DEFER_ACCEPT what the kernel measured is the client's pause: the duration is not known."""
+    worker = lab.worker(lab.namespace())
+    with watched() as probe:
+        assert worker.call(deferred_connections, 97) == 97
+        assert probe.added(HANDSHAKE, "TCP") == {"seen": 2 * 97, "matched": 97, "dropped": 0, "unmatched": 97,
+                                                 "waiting": 0}  # fmt: skip
+
+
+def deferred_connections(memory: Memory, count: int) -> int:
+    """Connect so many times, and accept with the first data; how many were."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+        accepted = 0
+        for _ in range(count):
+            with socket.create_connection(listener.getsockname()) as made:
+                made.sendall(b"q")
+                with listener.accept()[0] as held:
+                    accepted += held.recv(1) == b"q"
+    return accepted
+
+
 def refused_connections(memory: Memory, count: int) -> int:
     """Connects so many times where nobody listens; how often that was refused."""
     refused = 0

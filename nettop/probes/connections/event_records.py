@@ -48,6 +48,7 @@ CONNECTION = np.dtype(
         ("direction", "u1"),
         ("owner_source", "u1"),
         ("is_followed", "u1"),
+        ("opened_by_data", "u1"),
     ],
     align=True,
 )

@@ -153,6 +153,7 @@ static __always_inline void put_connection(struct event *event, struct connectio
   event->is_followed = connection->is_followed;
   row->opened_at = wall_of(connection->opened_at);
   row->direction = connection->direction;
+  leave_out_pause(row, connection);
   if (has_owner(connection))
     COPY_OWNER(row, connection);
 }
@@ -189,6 +190,14 @@ static __always_inline void begin(struct sock *sk) {
     own(connection, OWNER_CONNECT, sk);
 }
 
+// Whether data completed the handshake of an inbound connection: what TCP measured since its SYN-ACK is how
+// long the client waited then. So it is with TCP_DEFER_ACCEPT, which ignores a client's first answer, and
+// where that was lost. The segment is counted by now, but not received; Fast Open receives the data of a SYN
+// before.
+static __always_inline bool is_opened_by_data(struct tcp_sock *tp) {
+  return tp->data_segs_in && !tp->bytes_received;
+}
+
 static __always_inline void open(struct event *event, u64 cookie, struct tcp_sock *tp, u64 now) {
   struct connection *connection = connection_of(cookie);
   // Of two that connect to each other at once neither comes from SYN_SENT, but both began there.
@@ -210,6 +219,8 @@ static __always_inline void open(struct event *event, u64 cookie, struct tcp_soc
   connection->opened_at = now;
   if (connection->begun_at != UNKNOWN)
     connection->handshake_us = (now - connection->begun_at) / NSEC_PER_USEC;
+  else if (!connected && is_opened_by_data(tp))
+    connection->opened_by_data = 1;
   else if (!connected && tp->srtt_us)
     connection->handshake_us = tp->srtt_us >> 3; // so far only the SYN-ACK was answered
   put_connection(event, connection);

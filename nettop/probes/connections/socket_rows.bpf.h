@@ -21,6 +21,7 @@
 #define SOCK_DONE (1ULL << 1) /* enum sock_flags: a FIN was received */
 #define USEC_PER_SEC 1000000ULL
 #define UNKNOWN (~0ULL)
+#define RTT_SETTLES 100 /* measurements, after which a second is less than 2 us of the mean */
 
 // What is remembered of each connection that events.bpf.c saw begin, until it closes: an array that the
 // cookie indexes. The cookies of a group share a cache line; a connection's record has the same index as its
@@ -196,6 +197,17 @@ static __always_inline void put_rtt(struct row *row, struct tcp_sock *tp) {
   row->rtt_us = tp->srtt_us >> 3;
   row->rtt_var_us = tp->mdev_us >> 2;
   row->rtt_min_us = tp->rtt_min[0][1]; // struct minmax: samples {t, v}, the best first
+}
+
+// Where data opened a connection its first round trip is how long the client waited with it. Each measurement
+// after that replaces an eighth of the mean.
+static __always_inline void leave_out_pause(struct row *row, struct connection *connection) {
+  if (connection->opened_by_data != 1)
+    return;
+  if (row->packets_received < RTT_SETTLES || row->data_packets_sent < RTT_SETTLES)
+    row->rtt_us = row->rtt_var_us = (u32)UNKNOWN;
+  if (!row->bytes_acked)
+    row->rtt_min_us = (u32)UNKNOWN;
 }
 
 static __always_inline void put_payload(struct row *row, struct tcp_sock *tp, u8 state) {

@@ -76,6 +76,7 @@ static __always_inline void put_seen(struct row *row, struct task_struct *task) 
     row->direction = connection->direction;
   row->is_opener = has_owner(connection) && connection->owner_source != OWNER_DESCRIPTOR &&
                    row->start_time == connection->start_time && row->pid == connection->pid;
+  leave_out_pause(row, connection);
   if (task && !has_owner(connection))
     put_connection_owner(connection, task, OWNER_DESCRIPTOR);
   if (!task && has_owner(connection))

@@ -486,10 +486,16 @@ int tp_btf__kfree_skb(u64 *ctx) {
 // --- connections -------------------------------------------------------------------------------------------
 
 static __always_inline void connected(struct sock *sk, u32 class) {
-  u32 srtt_us = 0; // so far of one measurement: from this side's SYN-ACK to the answer
-  bpf_probe_read_kernel(&srtt_us, sizeof(srtt_us), &((struct tcp_sock *)sk)->srtt_us);
+  struct tcp_sock *tp = (struct tcp_sock *)sk;
+  u32 srtt_us = 0, data_segs_in = 0; // so far of one measurement: from this side's SYN-ACK to the answer
+  u64 bytes_received = 0;
+  bpf_probe_read_kernel(&srtt_us, sizeof(srtt_us), &tp->srtt_us);
+  bpf_probe_read_kernel(&data_segs_in, sizeof(data_segs_in), &tp->data_segs_in);
+  bpf_probe_read_kernel(&bytes_received, sizeof(bytes_received), &tp->bytes_received);
+  // Where the answer has data it may be late, as with TCP_DEFER_ACCEPT; by Fast Open data came with the SYN.
+  bool has_data = data_segs_in && !bytes_received;
   count_seen(STAGE_HANDSHAKE, class, 1);
-  if (srtt_us)
+  if (srtt_us && !has_data)
     count_duration(STAGE_HANDSHAKE, class, 1, (u64)(srtt_us >> 3) * 1000);
   else
     count_unmatched(STAGE_HANDSHAKE, class, 1);

@@ -75,7 +75,7 @@ _SOCK = {
 _SLICES = (
     Slice("sk_buff", _SKB | {"users": "users.refs.counter"}, {}),
     Slice("sock", _SOCK, {}),
-    Slice("tcp_sock", {"srtt_us": "srtt_us"}, {}),
+    Slice("tcp_sock", {name: name for name in ("srtt_us", "data_segs_in", "bytes_received")}, {}),
 )
 
 # --- hooks --------------------------------------------------------------------------------------------------------

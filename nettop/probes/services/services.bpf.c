@@ -483,7 +483,8 @@ static __always_inline struct tcp_sock *tcp_of(struct sock *sk) {
 }
 
 // Whether a connection came to a listener. The socket has the listener's backlog since then, also where the
-// listener is gone, or its process is in a PID namespace that the walk does not see; but listen(0) leaves none.
+// listener is gone, or its process is in a PID namespace that the walk does not see; but listen(0) leaves
+// none.
 static __always_inline bool is_accepted(struct sock *sk) {
   u64 port = port_of(sk);
   return sk->sk_max_ack_backlog || listening.lookup(&port);
