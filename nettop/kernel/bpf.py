@@ -31,6 +31,8 @@ PERF_EVENT = 41
 TCX_INGRESS = 46
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
 """Flags of a link to XDP (XDP_FLAGS_* of include/uapi/linux/if_link.h)."""
+TCX_FIRST = 1 << 3
+"""Flag of a link to TCX: before all programs that are there (BPF_F_BEFORE)."""
 _ATTR_BYTES = 152
 _LOG_BYTES = 1 << 18
 _RECURSION_MISSES_AT = 208

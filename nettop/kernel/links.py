@@ -7,6 +7,7 @@ No capability is needed. A thread sees the devices of the namespace that it is i
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -19,9 +20,11 @@ from pathlib import Path
 from nettop.kernel import netlink
 from nettop.snapshots.safe_text import safe_bytes
 
-_RTM_GETLINK = 18
+_RTM_DELLINK, _RTM_GETLINK = 17, 18
+_RTMGRP_LINK = 1
 _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_LINK_NETNSID, _IFLA_PARENT_DEV_NAME = 10, 18, 23, 37, 56
 _IFLA_INFO_KIND = 1
+_IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
 _IFF_UP, _IFF_LOOPBACK = 1 << 0, 1 << 3
 _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 _SYSFS = Path("/sys/class/net")
@@ -31,6 +34,23 @@ _SPEED_AT, _SPEED_UNKNOWN = (12, 28), 0xFFFFFFFF
 _REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 _ATTEMPTS = 5
 _TIMEOUT_S = 5.0
+_NLM_F_MULTI = 0x2
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
+_QUEUE_BYTES = 4 << 20
+"""Room for what left between two lists, about 2,000 devices; without CAP_NET_ADMIN net.core.rmem_max may allow less."""
+_INSTRUCTION = struct.Struct("=HBBI")
+_NEWS = b"".join(
+    _INSTRUCTION.pack(*words)
+    for words in (
+        (0x28, 0, 0, 4),  # load nlmsg_type
+        (0x15, 0, 2, socket.htons(netlink.RTM_NEWLINK)),  # other types: take it
+        (0x28, 0, 0, 6),  # load nlmsg_flags
+        (0x45, 0, 1, socket.htons(_NLM_F_MULTI)),  # no part of a list: a change, leave it
+        (0x06, 0, 0, 0xFFFFFFFF),
+        (0x06, 0, 0, 0),
+    )
+)
+"""A filter of messages: the list that was asked for, and devices that leave."""
 
 STATISTICS = (
     "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_errors", "tx_errors", "rx_dropped", "tx_dropped",
@@ -66,6 +86,8 @@ class Link:
     """Whether it is a port of a bridge, a bond or the like."""
     leads_elsewhere: bool = False
     """Whether its other end is in another namespace."""
+    has_xdp: bool = False
+    """Whether an XDP program is attached."""
 
     def is_device(self) -> bool:
         """Whether a device on a bus is behind it: as the kernel says, or else sysfs, for the own namespace."""
@@ -88,22 +110,97 @@ class Link:
 
 def read_links() -> list[Link]:
     """The devices of the calling thread's network namespace. Raises OSError when the kernel does not answer."""
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    ) as channel:
-        channel.settimeout(_TIMEOUT_S)
-        # With devices that come and go all the time an inconsistent list is better than none.
-        for _ in range(_ATTEMPTS):
-            channel.send(_REQUEST)
-            links: list[Link] = []
-            ended, is_whole = False, True
-            while not ended:
-                some, ended, whole = parse_links(channel.recv(netlink.ANSWER_BYTES))
-                links += some
-                is_whole = is_whole and whole
-            if is_whole:
-                break
+    with _channel() as channel:
+        links, _ = _listed(channel)
         return links
+
+
+class LinkWatch:
+    """Lists the devices of the network namespace in which it was made, and those that have left it meanwhile.
+
+    Both come by one socket, in the order in which they happened: so a device that was deleted and made again with the
+    same index is known to be another one. Raises OSError when the kernel does not answer.
+    """
+
+    def __init__(self) -> None:
+        self._channel = _channel()
+        try:
+            _leave_out_changes(self._channel)
+            _enlarge(self._channel)
+            self._channel.bind((0, _RTMGRP_LINK))
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> tuple[list[Link], list[Link]]:
+        """The devices now, and those that have left since the last call, with what they had counted."""
+        return _listed(self._channel)
+
+    def close(self) -> None:
+        """Close the socket; a second call does nothing."""
+        self._channel.close()
+
+
+def _channel() -> socket.socket:
+    channel = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    )
+    channel.settimeout(_TIMEOUT_S)
+    return channel
+
+
+def _leave_out_changes(channel: socket.socket) -> None:
+    """Have the kernel queue nothing for changes of devices that stay."""
+    program = ctypes.create_string_buffer(_NEWS)
+    about = struct.pack("@HP", len(_NEWS) // _INSTRUCTION.size, ctypes.addressof(program))
+    channel.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, about)
+
+
+def _enlarge(channel: socket.socket) -> None:
+    try:
+        channel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _QUEUE_BYTES)
+    except PermissionError:
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
+
+
+def _listed(channel: socket.socket) -> tuple[list[Link], list[Link]]:
+    """The devices now, and those that left before or during the list."""
+    left: list[Link] = []
+    # With devices that come and go all the time an inconsistent list is better than none.
+    for _ in range(_ATTEMPTS):
+        channel.send(_REQUEST)
+        links: dict[int, Link] = {}
+        ended, is_whole = False, True
+        while not ended:
+            message = _received(channel)
+            for gone in parse_left(message):
+                links.pop(gone.index, None)
+                left.append(gone)
+            some, ended, whole = parse_links(message)
+            links |= {link.index: link for link in some}
+            is_whole = is_whole and whole
+        if is_whole:
+            break
+    return list(links.values()), left
+
+
+def _received(channel: socket.socket) -> bytes:
+    """The next message; one that found no room is skipped."""
+    while True:
+        try:
+            return channel.recv(netlink.ANSWER_BYTES)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+
+
+def parse_left(message: bytes) -> list[Link]:
+    """The devices that have left, by a message that tells of them; a port that leaves its bridge does not."""
+    return [
+        _link(body)
+        for kind, _, body in _messages(message)
+        if kind == _RTM_DELLINK and len(body) >= netlink.LINK.size and body[0] == socket.AF_UNSPEC
+    ]
 
 
 def parse_links(message: bytes) -> tuple[list[Link], bool, bool]:
@@ -138,7 +235,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 def _link(body: bytes) -> Link:
     _, hardware, index, flags, _ = netlink.LINK.unpack_from(body)
-    name, kind_of_link, statistics, present = "", "", {}, set[int]()
+    name, kind_of_link, statistics, has_xdp, present = "", "", {}, False, set[int]()
     for kind, value in _attributes(body[netlink.LINK.size :]):
         if kind == netlink.IFLA_IFNAME:
             name = safe_bytes(value.rstrip(b"\0"))
@@ -148,6 +245,8 @@ def _link(body: bytes) -> Link:
         elif kind == _IFLA_LINKINFO:
             texts = (text for nested, text in _attributes(value) if nested == _IFLA_INFO_KIND)
             kind_of_link = safe_bytes(next(texts, b"").rstrip(b"\0"))
+        elif kind == _IFLA_XDP:
+            has_xdp = any(mode[:1] > b"\0" for nested, mode in _attributes(value) if nested == _IFLA_XDP_ATTACHED)
         present.add(kind)
     return Link(
         index,
@@ -160,6 +259,7 @@ def _link(body: bytes) -> Link:
         has_parent=_IFLA_PARENT_DEV_NAME in present,
         has_master=_IFLA_MASTER in present,
         leads_elsewhere=_IFLA_LINK_NETNSID in present,
+        has_xdp=has_xdp,
     )
 
 

@@ -154,6 +154,12 @@ def send_datagrams(memory: Memory, to: tuple[str, int], count: int, size: int) -
             sender.sendto(b"n" * size, to)
 
 
+def listen_udp(memory: Memory, address: tuple[str, int]) -> None:
+    """Open a socket, so that nobody answers that there is none."""
+    memory["large"] = socket.socket(traffic.V6 if ":" in address[0] else traffic.V4, socket.SOCK_DGRAM)
+    memory["large"].bind(address)
+
+
 def send_frames(memory: Memory, device: str, frames: list[bytes]) -> None:
     """Sends frames as they are."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
@@ -206,12 +212,12 @@ def ethernet(kind: int, payload: bytes, to: str = "02:00:00:00:00:02", tags: tup
     return frame + struct.pack(">H", kind) + payload
 
 
-def ipv4(protocol: int, payload: bytes, offset: int = 0, more: bool = False) -> bytes:
-    """An IPv4 packet; its checksum is wrong, so that nobody answers."""
+def ipv4(protocol: int, payload: bytes, offset: int = 0, more: bool = False, number: int = 1) -> bytes:
+    """An IPv4 packet of the datagram with that number; its checksum is wrong, so that nobody answers."""
     length = 20 + len(payload)
     fragment = offset // 8 | (0x2000 if more else 0)
     addresses = socket.inet_aton("10.78.0.1") + socket.inet_aton("10.78.0.2")
-    return struct.pack(">BBHHHBBH", 0x45, 0, length, 1, fragment, 64, protocol, 0) + addresses + payload
+    return struct.pack(">BBHHHBBH", 0x45, 0, length, number, fragment, 64, protocol, 0) + addresses + payload
 
 
 def ipv6(following: int, payload: bytes) -> bytes:
@@ -276,7 +282,7 @@ FRAMES = {
     "short": ethernet(EXPERIMENTAL, b"nettop"),
     "v4 UDP": ethernet(0x0800, ipv4(17, ports(5353, 53))),
     "v4 first fragment": ethernet(0x0800, ipv4(17, ports(5353, 53), more=True)),
-    "v4 later fragment": ethernet(0x0800, ipv4(17, b"nettop" * 4, offset=64)),
+    "v4 later fragment": ethernet(0x0800, ipv4(17, b"nettop" * 4, offset=64, number=2)),
     "v6 extensions": ethernet(
         0x86DD, ipv6(0, bytes([60, 0]) + bytes(6) + bytes([17, 0]) + bytes(6) + ports(9, 443))
     ),
@@ -334,8 +340,43 @@ TUNNELS = {
     "qinq": (("link", "veth{side}", "name", "inner", "type", "vlan", "proto", "802.1ad", "id", "7"), VLAN),
     "gre": (("name", "inner", "type", "gre", "local", "10.78.0.{side}", "remote", "10.78.0.{far}"), 20 + 4),
     "ipip": (("name", "inner", "type", "ipip", "local", "10.78.0.{side}", "remote", "10.78.0.{far}"), 20),
-}
+    "sit": (("name", "inner", "type", "sit", "local", "10.78.0.{side}", "remote", "10.78.0.{far}"), 20),
+    "ip6tnl": (
+        ("name", "inner", "type", "ip6tnl", "mode", "any", "encaplimit", "none",
+         "local", "fd78::{side}", "remote", "fd78::{far}"),
+        40,
+    ),
+    "vxlan": (
+        ("name", "inner", "type", "vxlan", "id", "5", "dev", "veth{side}", "remote", "10.78.0.{far}",
+         "dstport", "4789"),
+        20 + 8 + 8 + ETHERNET,
+    ),
+    "geneve": (
+        ("name", "inner", "type", "geneve", "id", "5", "remote", "10.78.0.{far}"),
+        20 + 8 + 8 + ETHERNET,
+    ),
+}  # fmt: skip
 """How each device is made, and what it adds to each packet on the device below."""
+OF_IPV6 = ("sit",)
+"""Tunnels that carry nothing but IPv6."""
+
+
+def add_tunnel(watched: "Watched", kind: str) -> tuple[str, str]:
+    """Make a device called inner at both ends; their addresses. Skips the test where the kernel has none of the kind."""
+    words, _ = TUNNELS[kind]
+    addresses = ("fd99::1", "fd99::2") if kind in OF_IPV6 else ("10.99.0.1", "10.99.0.2")
+    for end, address in zip((watched.near, watched.far), addresses, strict=True):
+        made = [word.format(side=end.side, far=3 - end.side) for word in words]
+        try:
+            end.namespace.ip("link", "add", *made)
+        except RuntimeError as error:
+            pytest.skip(f"this kernel has no {kind} device: {error}")
+        if kind not in OF_IPV6:
+            end.namespace.sysctl("net.ipv6.conf.inner.disable_ipv6", 1)
+        length, *options = ("64", "nodad") if kind in OF_IPV6 else ("24",)
+        end.namespace.ip("addr", "add", f"{address}/{length}", "dev", "inner", *options)
+        end.namespace.ip("link", "set", "inner", "up")
+    return addresses
 
 
 @AGGREGATES
@@ -344,24 +385,15 @@ TUNNELS = {
 def test_tags_and_tunnels(lab: Lab, kind: str) -> None:
     """Packets of real VLAN and tunnel devices have their tags and outer headers where they pass the device below."""
     watched = Watched(lab)
-    words, added = TUNNELS[kind]
-    for end in (watched.near, watched.far):
-        made = [word.format(side=end.side, far=3 - end.side) for word in words]
-        try:
-            end.namespace.ip("link", "add", *made)
-        except RuntimeError as error:
-            pytest.skip(f"this kernel has no {kind} device: {error}")
-        end.namespace.sysctl("net.ipv6.conf.inner.disable_ipv6", 1)
-        end.namespace.ip("addr", "add", f"10.99.0.{end.side}/24", "dev", "inner")
-        end.namespace.ip("link", "set", "inner", "up")
+    near, far = add_tunnel(watched, kind)
     here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
-    ports_of = [worker.call(traffic.udp, "in", f"10.99.0.{side}") for side, worker in ((1, here), (2, there))]
-    here.call(send_datagrams, ("10.99.0.2", ports_of[1]), 1, 101)  # neighbours learn each other's addresses
+    to_here, to_there = here.call(traffic.udp, "in", near), there.call(traffic.udp, "in", far)
+    here.call(send_datagrams, (far, to_there), 1, 101)  # neighbours learn each other's addresses
     there.call(traffic.arrived, {"in": 1})
     before = watched.interface()
-    here.call(send_datagrams, ("10.99.0.2", ports_of[1]), 97, 101)
-    there.call(send_datagrams, ("10.99.0.1", ports_of[0]), 53, 211)
-    header = ETHERNET + added + 20 + 8
+    here.call(send_datagrams, (far, to_there), 97, 101)
+    there.call(send_datagrams, (near, to_here), 53, 211)
+    header = ETHERNET + TUNNELS[kind][1] + (40 if kind in OF_IPV6 else 20) + 8
 
     def grown() -> dict[str, int]:
         now = watched.interface()
@@ -374,6 +406,55 @@ def test_tags_and_tunnels(lab: Lab, kind: str) -> None:
         "packets_sent": 97,
         "bytes_sent": 97 * (101 + header),
     }
+
+
+@AGGREGATES
+@pytest.mark.core
+@pytest.mark.parametrize("kind", TUNNELS)
+def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
+    """A file over TCP each way, in aggregates: what passes the tunnel passes the device below, with the outer headers
+    of each packet that it makes on a wire."""
+    watched = Watched(lab)
+    near, far = add_tunnel(watched, kind)
+    for end in (watched.near, watched.far):
+        end.namespace.sysctl(f"net.ipv6.conf.{end.device}.router_solicitations", 0)
+        for device in (end.device, "inner"):
+            end.namespace.ip("link", "set", device, "gso_max_segs", "64")
+    namespace = watched.near.namespace
+    has_ethernet = "link/ether" in namespace.ip("link", "show", "inner")
+    added = TUNNELS[kind][1] + (0 if has_ethernet else ETHERNET)
+
+    def rows() -> tuple[Row, Row]:
+        reading = watched.read()
+        (inner,) = interface_rows(reading, namespace, "inner")
+        return inner, watched.row_of(reading)
+
+    here, there = lab.worker(namespace), lab.worker(watched.far.namespace)
+    before, kernel_before = rows(), watched.since()
+    for sender, receiver, address in ((here, there, far), (there, here, near)):
+        port = receiver.call(traffic.listen, "files", address)
+        receiver.start(receive_file, "files")
+        digest, _ = sender.call(send_file, (address, port), 3_000_017)
+        assert receiver.result() == digest
+
+    def grown() -> tuple[dict[str, int], dict[str, int]]:
+        inner, outer = (
+            {name: now[name] - then[name] for name in MOVED} for now, then in zip(rows(), before, strict=True)
+        )
+        return inner, outer
+
+    def is_settled() -> bool:
+        inner, outer = grown()
+        return all(inner[f"packets_{way}"] == outer[f"packets_{way}"] for way in ("sent", "received"))
+
+    until(is_settled, "what passes the tunnel passes the device below")
+    inner, outer = grown()
+    for way in ("sent", "received"):
+        packets = inner[f"packets_{way}"]
+        assert packets > 2_000
+        assert outer[f"bytes_{way}"] == inner[f"bytes_{way}"] + packets * added
+    aggregates = watched.since()["packets_sent"] - kernel_before["packets_sent"]
+    assert aggregates < outer["packets_sent"] / 2
 
 
 @pytest.mark.parametrize("segments", [1, pytest.param(64, marks=[pytest.mark.core, AGGREGATES])])
@@ -399,6 +480,60 @@ def test_a_file(lab: Lab, segments: int) -> None:
     assert set("SFA") <= set(flow["tcp_flags"])
     after = watched.interface()
     assert after["packets_sent"] - before["packets_sent"] >= flow["packets_sent"]
+
+
+def ports_of_flows(reading: dict[str, Any], watched: Watched) -> dict[tuple[str, Any, Any], tuple[int, int]]:
+    """Packets and bytes sent, by protocol, local and remote port, of the near device's flows."""
+    return {
+        (row["protocol"], row["local_port"], row["remote_port"]): (row["packets_sent"], row["bytes_sent"])
+        for row in reading["flows"]
+        if row["interface"] == watched.near.device and row["packets_sent"]
+    }
+
+
+@pytest.mark.parametrize("version", [4, pytest.param(6, marks=pytest.mark.core)])
+def test_datagrams_larger_than_packets(lab: Lab, version: int) -> None:
+    """The fragments of a datagram are of its flow and its service, though only the first one has ports."""
+    count, size = 37, 8_000
+    watched = Watched(lab, service="big=9999/udp")
+    for end in (watched.near, watched.far):
+        end.namespace.sysctl(f"net.ipv6.conf.{end.device}.router_solicitations", 0)
+    near, far = (end.v6 if version == 6 else end.v4 for end in (watched.near, watched.far))
+    here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
+    there.call(listen_udp, (far, 9999))
+    here.call(listen_udp, (near, 9999))
+    here.call(send_datagrams, (far, 9999), count, size)
+    there.call(send_datagrams, (near, 9999), count, size)
+    header, most = (40 + 8, 1448) if version == 6 else (20, 1480)
+    fragments = -(-(8 + size) // most)
+    expected = count * fragments, count * (8 + size + fragments * (ETHERNET + header))
+
+    def of_service() -> list[tuple[int, int]]:
+        rows = [row for row in watched.read()["services"] if row["service"] == "big"]
+        ways = ("sent", "received")
+        return [(row[f"packets_{way}"], row[f"bytes_{way}"]) for row in rows for way in ways]
+
+    until(lambda: of_service() == [expected] * 2, "all fragments are counted")
+    (flow,) = (ports for ports in ports_of_flows(watched.read(), watched).items() if ports[0][0] == "UDP")
+    assert flow == (("UDP", flow[0][1], 9999), expected)
+    rows = [row for row in watched.read()["flows"] if row["protocol"] == "UDP" and row["packets_received"]]
+    assert [(row["local_port"], row["packets_received"], row["bytes_received"]) for row in rows] == [
+        (9999, *expected)
+    ]
+
+
+def test_fragments_without_their_first(lab: Lab) -> None:
+    """Their ports are unknown, which is no port 0; another datagram's ports are not theirs."""
+    watched = Watched(lab)
+    first = ethernet(0x0800, ipv4(17, ports(5353, 53), more=True, number=7))
+    later = [
+        ethernet(0x0800, ipv4(17, b"nettop" * 4, offset=64, number=number)) for number in (7, 8, 7 + 256)
+    ]
+    lab.worker(watched.near.namespace).call(send_frames, watched.near.device, [first, *later])
+    until(lambda: watched.since()["packets_sent"] >= 4, "all are sent")
+    flows = ports_of_flows(watched.read(), watched)
+    assert flows["UDP", 5353, 53] == (2, len(first) + len(later[0]))
+    assert flows["UDP", None, None] == (2, 2 * len(later[0]))
 
 
 FLOWS, FLOWS_MAX = 200_000, 1 << 16

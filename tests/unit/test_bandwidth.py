@@ -139,9 +139,11 @@ def test_names_of_protocols(protocol: int, ethertype: int, name: str) -> None:
 
 
 def test_which_protocols_have_ports() -> None:
-    """Only those whose ports the programs read."""
-    protocols = np.array([TCP, UDP, 132, ICMP, 47, PROTOCOL_NOT_IP], np.uint8)
-    assert has_ports(protocols).tolist() == [True, True, True, False, False, False]
+    """Only those whose ports the programs read, and of which they saw the fragment that has them."""
+    protocols = (TCP, UDP, 132, ICMP, 47, PROTOCOL_NOT_IP)
+    flows = flows_of(*({"protocol": protocol} for protocol in protocols))
+    assert has_ports(flows).tolist() == [True, True, True, False, False, False]
+    assert has_ports(flows_of({"protocol": UDP, "has_unknown_ports": 1})).tolist() == [False]
 
 
 @pytest.mark.parametrize(("flags", "text"), [(0, ""), (0x12, "SA"), (0x11, "FA"), (0xFF, "FSRPAUEC")])

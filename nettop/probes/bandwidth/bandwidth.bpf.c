@@ -16,6 +16,9 @@
 #define VLAN_BYTES 4
 #define VLAN_TAGS_MAX 3
 #define IP_OFFSET_MASK 0x1fff
+#define IP_MORE_FRAGMENTS 0x2000
+#define IPV6_OFFSET_MASK 0xfff8
+#define IPV6_MORE_FRAGMENTS 0x0001
 #define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
@@ -25,12 +28,24 @@
 #define IPPROTO_SCTP 132
 #define EXTENSIONS_MAX 6
 #define TCP_FLAGS_END 14
+#define TCP_LENGTH_AT 12
+#define UDP_BYTES 8
+#define SCTP_BYTES 12
 #define HEADERS_BYTES 72 /* one read for Ethernet, VLAN, IPv6 and TCP up to its flags: a read takes 20 ns */
 #define HEADERS_MASK 0x7f
 #define OFFSET_MAX 0x1fff /* what a packet pointer may be moved by, for the verifier */
 #define XDP_PASSED 2
 #define TC_NEXT -1
 #define NETDEV_TX_OK 0
+#define FRAGMENTED_MAX 256 /* datagrams whose later fragments each CPU recognizes */
+
+// What an aggregate is (SKB_GSO_* in include/linux/skbuff.h): TCP over IPv4 or IPv6, SCTP, UDP; in a tunnel:
+// GRE, IP in IPv4 or IPv6, UDP (VXLAN, Geneve, FOU), some of them with a checksum.
+#define GSO_TCP (1 << 0 | 1 << 4)
+#define GSO_SCTP (1 << 14)
+#define GSO_UDP (1 << 17)
+#define GSO_TUNNEL (1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11)
+#define SEGMENT_HEADERS_MAX 512
 
 // A mask that changes nothing, which the compiler would therefore take out. The verifier needs it: before
 // Linux 6.4 it does not know that a u16 whose bytes were swapped has 16 bits, and before 6.8 it goes where a
@@ -92,6 +107,14 @@ BPF_PERCPU_ARRAY(cpus, struct cpu, 1);
 // Packets that a driver refused and that stay counted, as another device's packet was given meanwhile.
 BPF_PERCPU_ARRAY(refused, u64, 1);
 
+// The ports of a datagram, in its first fragment only. A direct-mapped table: its entry is overwritten by the
+// first fragment of another datagram.
+struct fragmented {
+  u64 datagram;
+  u16 local_port, remote_port;
+};
+BPF_PERCPU_ARRAY(fragmented, struct fragmented, FRAGMENTED_MAX);
+
 #ifdef FLOW_SETS
 // Each CPU has sets of its own, so nothing is shared and nothing is atomic. In a set that is full the flow
 // that was idle for longest makes room, and what it had counted is added to `evicted`.
@@ -101,6 +124,9 @@ struct flow_set {
 BPF_F_TABLE("array", u32, struct flow_set, flows, FLOW_SETS *FLOW_PARTITIONS, 1024 /* BPF_F_MMAPABLE */);
 BPF_PERCPU_ARRAY(evicted, struct evicted, 1);
 #endif
+
+// bpf_probe_read_kernel, which bcc may replace by bpf_probe_read: TC programs have none.
+static long (*const read_kernel)(void *copy, u32 size, const void *from) = (void *)113;
 
 // Where a packet's bytes are: in packet memory up to `end`, which the verifier checks, or, without that,
 // `size` bytes of the kernel's, of which the first are copied in `headers`.
@@ -112,8 +138,9 @@ struct source {
 
 struct packet {
   struct key key;
-  u32 header_bytes;
+  u32 datagram; // the number that its fragments have in common
   u8 protocol, cast, service, tcp_flags;
+  bool is_fragment, is_later_fragment;
 };
 
 // The bytes at `at`, in place where they can be, else in `copy`; NULL where there are not as many.
@@ -166,8 +193,10 @@ static __always_inline u32 parse_v4(struct source *from, u32 at, struct packet *
   destination[3] = header->destination;
   put_addresses(&packet->key, source, destination, is_received);
   packet->key.protocol = header->protocol;
-  bool is_later_fragment = header->offset & bpf_htons(IP_OFFSET_MASK);
-  return is_later_fragment ? 0 : at + (header->version_length & 0xf) * 4;
+  packet->datagram = header->id;
+  packet->is_fragment = header->offset & bpf_htons(IP_OFFSET_MASK | IP_MORE_FRAGMENTS);
+  packet->is_later_fragment = header->offset & bpf_htons(IP_OFFSET_MASK);
+  return at + (header->version_length & 0xf) * 4;
 }
 
 static __always_inline u32 parse_v6(struct source *from, u32 at, struct packet *packet, bool is_received) {
@@ -184,18 +213,21 @@ static __always_inline u32 parse_v6(struct source *from, u32 at, struct packet *
         next != 135 && next != 139 && next != 140)
       break;
     packet->key.protocol = next;
-    u8 extension_copy[4], *extension = bytes_at(from, at, extension_copy, sizeof(extension_copy));
+    u8 extension_copy[8], *extension = bytes_at(from, at, extension_copy, sizeof(extension_copy));
     if (!extension)
       return 0;
-    bool is_fragment = next == IPPROTO_FRAGMENT;
-    bool is_later_fragment = is_fragment && *(u16 *)&extension[2] & bpf_htons(0xfff8);
-    u32 bytes = is_fragment ? 8 : next == IPPROTO_AH ? (extension[1] + 2) * 4 : (extension[1] + 1) * 8;
+    u32 bytes = next == IPPROTO_AH ? (extension[1] + 2) * 4 : (extension[1] + 1) * 8;
+    if (next == IPPROTO_FRAGMENT) {
+      u16 offset = *(u16 *)&extension[2];
+      packet->datagram = *(u32 *)&extension[4];
+      packet->is_fragment = offset & bpf_htons(IPV6_OFFSET_MASK | IPV6_MORE_FRAGMENTS);
+      packet->is_later_fragment = offset & bpf_htons(IPV6_OFFSET_MASK);
+      bytes = sizeof(extension_copy);
+    }
     next = extension[0];
     at += bytes;
-    if (is_later_fragment) {
-      packet->key.protocol = next;
-      return 0;
-    }
+    if (packet->is_later_fragment)
+      break;
   }
   packet->key.protocol = next;
   return at;
@@ -221,22 +253,60 @@ static __always_inline u8 service_of(struct key *key) {
   return service ? service : service_at(services_of_ports, udp + higher);
 }
 
-// Ports where the protocol has them, and where the transport header ends.
+// The place for the ports of a packet's datagram, which may be another one's.
+static __always_inline struct fragmented *fragmented_of(struct packet *packet, u64 *datagram) {
+  struct key key = packet->key;
+  key.protocol = 0; // of IPv6, a later fragment names the header behind its own
+  key.local_port = packet->datagram;
+  key.remote_port = packet->datagram >> 16;
+  *datagram = HASH_OF(key);
+  int place = *datagram % FRAGMENTED_MAX;
+  return fragmented.lookup(&place);
+}
+
+static __always_inline void remember_ports(struct packet *packet) {
+  u64 datagram;
+  struct fragmented *of = fragmented_of(packet, &datagram);
+  if (!of)
+    return;
+  of->datagram = datagram;
+  of->local_port = packet->key.local_port;
+  of->remote_port = packet->key.remote_port;
+}
+
+// The ports of the first fragment; without it they are unknown, which is not port 0.
+static __always_inline bool recall_ports(struct packet *packet) {
+  u64 datagram;
+  struct fragmented *of = fragmented_of(packet, &datagram);
+  bool is_known = of && of->datagram == datagram;
+  packet->key.has_unknown_ports = !is_known;
+  if (is_known) {
+    packet->key.local_port = of->local_port;
+    packet->key.remote_port = of->remote_port;
+  }
+  return is_known;
+}
+
+// Ports where the protocol has them.
 static __always_inline void parse_transport(struct source *from, u32 at, struct packet *packet,
                                             bool is_received) {
   struct key *key = &packet->key;
   if (!at || (packet->protocol != KIND_TCP && packet->protocol != KIND_UDP && packet->protocol != KIND_SCTP))
     return;
-  struct tcp copy, *tcp = bytes_at(from, at, &copy, sizeof(copy.ports));
-  if (!tcp)
-    return;
-  key->local_port = bpf_ntohs(tcp->ports[is_received]);
-  key->remote_port = bpf_ntohs(tcp->ports[!is_received]);
-  if (packet->protocol == KIND_UDP) {
-    packet->header_bytes = at + 8;
-  } else if (packet->protocol == KIND_TCP && (tcp = bytes_at(from, at, &copy, TCP_FLAGS_END))) {
-    packet->header_bytes = at + (tcp->length >> 4) * 4;
-    packet->tcp_flags = tcp->flags;
+  if (packet->is_later_fragment) {
+    if (!recall_ports(packet))
+      return;
+  } else {
+    struct tcp copy, *tcp = bytes_at(from, at, &copy, sizeof(copy.ports));
+    if (!tcp)
+      return;
+    u16 local_port = bpf_ntohs(tcp->ports[is_received]), remote_port = bpf_ntohs(tcp->ports[!is_received]);
+    if (packet->protocol == KIND_TCP && (tcp = bytes_at(from, at, &copy, TCP_FLAGS_END)))
+      packet->tcp_flags = tcp->flags;
+    key->local_port = local_port;
+    key->remote_port = remote_port;
+    if (packet->is_fragment)
+      remember_ports(packet);
   }
   if (packet->protocol != KIND_SCTP)
     packet->service = service_of(key);
@@ -295,15 +365,55 @@ static __always_inline void parse(struct source *from, bool has_ethernet, bool i
 
 // What leaves or comes on the wire as `segments` packets is one here (GSO, GRO): each but the first has
 // headers of its own, which are not in memory.
-static __always_inline u64 wire_bytes(u32 length, u32 segments, struct packet *packet) {
-  return length + (segments - 1) * (u64)packet->header_bytes;
+struct wire {
+  u64 packets, bytes;
+};
+
+// How many bytes of headers each segment of an aggregate has, where the kernel has them for whoever segments
+// it: up to the transport header's end, in a tunnel the inner one's.
+static __always_inline u32 segment_headers(struct sk_buff *skb, u32 gso_type) {
+  u64 head = 0, data = 0;
+  u16 at = 0;
+  u8 tcp_length = 0;
+  read_kernel(&head, sizeof(head), &skb->head);
+  read_kernel(&data, sizeof(data), &skb->data);
+  if (gso_type & GSO_TUNNEL)
+    read_kernel(&at, sizeof(at), &skb->inner_transport_header);
+  else
+    read_kernel(&at, sizeof(at), &skb->transport_header);
+  u32 bytes = head + at - data;
+  if (gso_type & GSO_TCP)
+    read_kernel(&tcp_length, sizeof(tcp_length), (void *)head + at + TCP_LENGTH_AT);
+  bytes += gso_type & GSO_TCP    ? (tcp_length >> 4) * 4
+           : gso_type & GSO_UDP  ? UDP_BYTES
+           : gso_type & GSO_SCTP ? SCTP_BYTES
+                                 : 0;
+  return bytes <= SEGMENT_HEADERS_MAX ? bytes : 0;
 }
 
-// Of an aggregate, whose number of segments may be unknown (0).
-static __always_inline u32 segments_of(u32 length, u32 segments, u32 segment_bytes, struct packet *packet) {
-  if (segments || length <= packet->header_bytes)
-    return segments ? segments : 1;
-  return (length - packet->header_bytes + segment_bytes - 1) / segment_bytes;
+static __always_inline struct skb_shared_info shared_info_of(struct sk_buff *skb) {
+  struct skb_shared_info shared = {};
+  u64 head = 0;
+  u32 end = 0;
+  read_kernel(&head, sizeof(head), &skb->head);
+  read_kernel(&end, sizeof(end), &skb->end);
+  read_kernel(&shared, sizeof(shared), (void *)head + end);
+  return shared;
+}
+
+// What a packet of `length` bytes is on the wire, with a tag that is not in memory.
+static __always_inline struct wire on_wire(struct sk_buff *skb, struct skb_shared_info *shared, u32 length,
+                                           u32 tag_bytes) {
+  struct wire wire = {1, length + tag_bytes};
+  if (!shared->gso_size)
+    return wire;
+  u32 header_bytes = segment_headers(skb, shared->gso_type);
+  if (shared->gso_segs)
+    wire.packets = shared->gso_segs;
+  else if (length > header_bytes) // a guest's, not counted yet
+    wire.packets = (length - header_bytes + shared->gso_size - 1) / shared->gso_size;
+  wire.bytes += (wire.packets - 1) * (header_bytes + tag_bytes);
+  return wire;
 }
 
 #define ADD(counts, kind, number, length)                                                                    \
@@ -455,19 +565,23 @@ int xdp_received(struct xdp_md *ctx) {
 
 int tc_received(struct __sk_buff *ctx) {
   struct interface interface = interface_of(ctx->ifindex);
-  struct source from = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
   struct packet packet;
   if (!interface.index)
     return TC_NEXT;
+  // The headers of what somebody sent from a ring of his own are not in place yet.
+  u32 needed = ctx->len < HEADERS_BYTES ? ctx->len : HEADERS_BYTES;
+  if ((void *)(long)ctx->data + needed > (void *)(long)ctx->data_end)
+    bpf_skb_pull_data(ctx, needed);
+  struct source from = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
   parse(&from, interface.has_ethernet, true, &packet);
   // The kernel has taken the outer tag out of the packet.
-  u32 length = ctx->len + (ctx->vlan_present ? VLAN_BYTES : 0);
-  if (ctx->vlan_present && packet.header_bytes)
-    packet.header_bytes += VLAN_BYTES;
-  u32 segments = 1, segment_bytes = ctx->gso_size;
-  if (segment_bytes)
-    segments = segments_of(length, ctx->gso_segs, segment_bytes, &packet);
-  count_received(interface.number, &packet, segments, wire_bytes(length, segments, &packet));
+  u32 tag_bytes = ctx->vlan_present ? VLAN_BYTES : 0;
+  struct sk_buff *skb = (struct sk_buff *)ctx;
+  struct skb_shared_info shared = {};
+  if (ctx->gso_size)
+    shared = shared_info_of(skb);
+  struct wire wire = on_wire(skb, &shared, ctx->len, tag_bytes);
+  count_received(interface.number, &packet, wire.packets, wire.bytes);
   return TC_NEXT;
 }
 
@@ -493,23 +607,15 @@ int tp_btf__net_dev_start_xmit(u64 *ctx) {
     from.size = 0;
   struct packet packet;
   parse(&from, interface.has_ethernet, false, &packet);
-  u32 length = skb->len;
+  u32 tag_bytes = 0;
 #ifdef HAS_SK_BUFF_VLAN_ALL
-  if (skb->vlan_all) { // the device puts the tag into the packet
-    length += VLAN_BYTES;
-    if (packet.header_bytes)
-      packet.header_bytes += VLAN_BYTES;
-  }
+  if (skb->vlan_all) // the device puts the tag into the packet
+    tag_bytes = VLAN_BYTES;
 #endif
-  u32 segments = 1;
-  u16 gso_size = 0, gso_segs = 0;
-  struct skb_shared_info *shared = (struct skb_shared_info *)(skb->head + skb->end);
-  bpf_probe_read_kernel(&gso_size, sizeof(gso_size), &shared->gso_size);
-  if (gso_size) {
-    bpf_probe_read_kernel(&gso_segs, sizeof(gso_segs), &shared->gso_segs);
-    segments = segments_of(length, gso_segs, gso_size, &packet);
-  }
-  count_sent(interface.number, &packet, cpu, (u64)skb, segments, wire_bytes(length, segments, &packet));
+  struct skb_shared_info shared = {};
+  bpf_probe_read_kernel(&shared, sizeof(shared), (void *)(skb->head + skb->end));
+  struct wire wire = on_wire(skb, &shared, skb->len, tag_bytes);
+  count_sent(interface.number, &packet, cpu, (u64)skb, wire.packets, wire.bytes);
   return 0;
 }
 

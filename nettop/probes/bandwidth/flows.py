@@ -72,10 +72,10 @@ def protocol_name(protocol: int, ethertype: int) -> str:
     return IP_PROTOCOLS.get(protocol, str(protocol))
 
 
-def has_ports(protocol: Array) -> Array:
-    """Which IP protocols have ports here."""
+def has_ports(flows: Array) -> Array:
+    """Tell which flows have ports that are known."""
     numbers = [number for number, name in IP_PROTOCOLS.items() if name in _PORTS]
-    return np.isin(protocol, numbers)
+    return np.isin(flows["protocol"], numbers) & (flows["has_unknown_ports"] == 0)
 
 
 @cache

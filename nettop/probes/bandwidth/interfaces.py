@@ -30,7 +30,7 @@ _GENERATIONS = 1 << 8
 ATTACHMENTS = {
     NATIVE_MODE: (XDP_PROGRAM, bpf.XDP, bpf.XDP_NATIVE),
     GENERIC_MODE: (XDP_PROGRAM, bpf.XDP, bpf.XDP_GENERIC),
-    TCX_MODE: (TC_PROGRAM, bpf.TCX_INGRESS, 0),
+    TCX_MODE: (TC_PROGRAM, bpf.TCX_INGRESS, bpf.TCX_FIRST),
 }
 """For each mode the program, where it is attached, and the flags."""
 

@@ -355,7 +355,7 @@ class Bandwidth:
         for end in ("local", "remote"):
             rows[f"{end}_address"] = np.ascontiguousarray(flows[f"{end}_address"]).view(">u8")
             rows[f"{end}_port"] = flows[f"{end}_port"]
-            rows[f"{end}_port"][~has_ports(flows["protocol"])] = _NO_PORT
+            rows[f"{end}_port"][~has_ports(flows)] = _NO_PORT
         self._put_owners(rows, flows["protocol"], texts["process"])
         names, numbers = np.unique(flows["interface"], return_inverse=True)
         codes = [texts["interface"].code(self._names_in_flows.get(name, "?")) for name in names.tolist()]

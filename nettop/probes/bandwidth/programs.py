@@ -39,10 +39,11 @@ KEY = np.dtype(
         ("remote_port", "u2"),
         ("interface", "u2"),
         ("protocol", "u1"),
-        ("always_zero", "u1"),
+        ("has_unknown_ports", "u1"),
     ]
 )
-"""What makes a flow; without padding. What is not IP has an ethertype as its remote port."""
+"""What makes a flow; without padding. What is not IP has an ethertype as its remote port; the ports of a fragment are
+unknown where the first one of its datagram was not seen."""
 MOVED = ("packets_received", "bytes_received", "packets_sent", "bytes_sent")
 _COUNTED = tuple((name, "u8") for name in MOVED)
 FLOW = extended(KEY, (*_COUNTED, ("first_seen", "u8"), ("last_seen", "u8"), ("tcp_flags", "u8")))
@@ -50,10 +51,11 @@ FLOW = extended(KEY, (*_COUNTED, ("first_seen", "u8"), ("last_seen", "u8"), ("tc
 place is free; the TCP flags of all its packets."""
 EVICTED = np.dtype([("flows", "u8"), *_COUNTED])
 
-_SKB = ("len", "data_len", "data", "head", "end")
+_SKB = ("len", "data_len", "data", "head", "end", "transport_header", "inner_transport_header")
+_SHARED_INFO = ("gso_size", "gso_segs", "gso_type")
 _SLICES = (
     Slice("sk_buff", {name: name for name in _SKB}, {"vlan_all": "vlan_all"}),
-    Slice("skb_shared_info", {"gso_size": "gso_size", "gso_segs": "gso_segs"}, {}),
+    Slice("skb_shared_info", {name: name for name in _SHARED_INFO}, {}),
     Slice("net_device", {"ifindex": "ifindex", "nd_net": "nd_net"}, {}),
     Slice("net", {"inum": "ns.inum"}, {}),
 )
