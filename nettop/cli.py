@@ -55,8 +55,9 @@ from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
 from nettop.errors import ExitCode, FilterError, NettopError, UsageError, missing_package, unknown_word
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
-from nettop.settings import Format, Settings, TextSettings, ViewSettings
+from nettop.settings import MAX_PORT, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import all_views, find_table, views
+from nettop.snapshots.bandwidth import INTERFACE
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
@@ -212,7 +213,8 @@ def view_settings(options: ViewOptions) -> Settings:
         sort=options.sort,
         filters=_filters(options),
         limit=_count("--limit", options.limit),
-        all_rows=options.all,
+        # Who names an interface wants to see it, also while it is down.
+        all_rows=options.all or bool(getattr(options, INTERFACE.name)),
         deltas=options.deltas,
         resolve=options.resolve,
     )
@@ -246,7 +248,7 @@ def _check_together(options: ViewOptions) -> None:
 def _filters(options: ViewOptions) -> tuple[str, ...]:
     """The filters, those of the shortcuts last."""
     shortcuts = (
-        None if options.port is None else f":{whole('--port', options.port)}",
+        None if options.port is None else f":{whole('--port', options.port, MAX_PORT)}",
         None if options.pid is None else f"pid={whole('--pid', options.pid)}",
         None if options.process is None else f"process={quoted(options.process)}",
         None if options.container is None else f"container~{quoted(options.container)}",
@@ -254,11 +256,25 @@ def _filters(options: ViewOptions) -> tuple[str, ...]:
     return (*(options.filter or ()), *filter(None, shortcuts))
 
 
+def _check_process(pid: str | None) -> None:
+    """Raise UsageError for a --pid that no process has: an empty table would look like a quiet process."""
+    if pid is None:
+        return
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # somebody else's
+        return
+    except (ProcessLookupError, OverflowError):
+        raise UsageError(f"no process has PID {pid}", "ps -e lists the processes") from None
+
+
 # --- starting a command ---------------------------------------------------------------------------------------
 
 
 def _start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
     settings = view_settings(options)
+    if source_of is None:
+        _check_process(options.pid)
     lens, _ = find_table(settings.view.view)  # a wrong name is reported before anything heavy is imported
     user = invoking_user() if source_of is None else None
     rights = Rights(

@@ -36,7 +36,7 @@ class ExitCode(IntEnum):
 class NettopError(Exception):
     """What happened (`what`), and what to do about it (`remedy`)."""
 
-    exit_code = ExitCode.FAILURE
+    exit_code: ExitCode = ExitCode.FAILURE
 
     def __init__(self, what: str, remedy: str = "") -> None:
         super().__init__(what)
@@ -76,6 +76,13 @@ class SourceFailed(NettopError):
     """A source or a store stopped working."""
 
     exit_code = ExitCode.SOURCE
+
+
+def refusal(code: ExitCode, what: str, remedy: str) -> NettopError:
+    """Return the error for something that this host, this user or an option rules out, with this exit code."""
+    error = (PermissionMissing if code is ExitCode.PERMISSION else Unsupported)(what, remedy)
+    error.exit_code = code
+    return error
 
 
 def failure_of(lens: str, error: Exception) -> NettopError:

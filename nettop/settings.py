@@ -13,6 +13,7 @@ from nettop.errors import UsageError
 MIN_INTERVAL_S = 0.1
 MAX_INTERVAL_S = 3600.0
 DAY_S = 86_400.0
+MAX_PORT = 0xFFFF
 STDOUT = "-"
 """The FILE that is standard output."""
 

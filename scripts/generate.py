@@ -86,7 +86,7 @@ def _option(lens: Lens, option: Option) -> str:
 
 
 def _needing(lens: Lens, hook: Hook) -> str:
-    tables = (_view(lens, table) for table in lens.tables if (table.hook or table.name) == hook.name)
+    tables = (_view(lens, table) for table in lens.tables if (table.hooks or (table.name,)) == (hook.name,))
     return ", ".join([*tables, *(f"`{name}`" for name in hook.fields)])
 
 

@@ -225,9 +225,11 @@ def quoted(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def whole(name: str, value: str) -> int:
-    """An option's value as a whole number above 0. Raises UsageError otherwise."""
+def whole(name: str, value: str, most: int | None = None) -> int:
+    """Parse an option's value as a whole number above 0, and not above `most`. Raises UsageError otherwise."""
     if value.isdecimal() and int(value) > 0:
+        if most is not None and int(value) > most:
+            raise UsageError(f"{name} {value} is too high", f"the highest possible is {most}")
         return int(value)
     raise UsageError(f"{name} {value!r} is not a whole number above 0", f"write it like {name} 10")
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from nettop.engine.bus import Feed
 from nettop.engine.session import Session
-from nettop.errors import NettopError, Unsupported
+from nettop.errors import NettopError
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.wake_event import WakeEvent
@@ -96,7 +96,7 @@ class Consumer:
     def first_frame(self, is_ending: Callable[[], bool] = lambda: False) -> Frame | None:
         """Wait for the first reading; None where the end comes before it.
 
-        Raises what the lens fails with, and Unsupported where none of the tables is available.
+        Raises what the lens fails with, and why none of the tables is available where that is so.
         """
         while (frame := self.frame) is None:
             if self.failure is not None:
@@ -108,15 +108,10 @@ class Consumer:
         return frame
 
     def check_available(self, snapshot: Snapshot) -> None:
-        """Raise Unsupported where this kernel or host has none of the tables."""
-        reasons = [
-            snapshot.why_unavailable(table)
-            or (None if table.append or table.name in snapshot.tables else "the source gives none")
-            for table in self._tables
-        ]
-        if None not in reasons:
-            what = f"{self._tables[0].name} are not available on this kernel or host: {reasons[0]}"
-            raise Unsupported(what, "nettop doctor says what was tried")
+        """Raise why, where this host gives none of the tables rows."""
+        refusal = snapshot.refusal(self._tables)
+        if refusal is not None:
+            raise refusal
 
     def read_now(self) -> None:
         """Request a reading, and do not wait for it."""

@@ -23,7 +23,7 @@ from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, 
 from nettop.engine.own_cost_table import OwnCostSource
 from nettop.engine.pace import Pace
 from nettop.engine.source import probe_of
-from nettop.errors import NettopError, SourceFailed, failure_of
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, failure_of
 from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
@@ -390,6 +390,9 @@ class Session:
         except Exception as error:  # noqa: BLE001 - the other lenses go on
             failure = failure_of(lens, error)
         self._detach(lens)
+        earlier = self.bus.failure(lens)
+        if earlier is not None and self._drop_privileges is None and isinstance(failure, PermissionMissing):
+            failure = earlier  # another lease tried again: what was given up meanwhile is not the cause
         self.bus.fail(lens, failure)
         return None
 

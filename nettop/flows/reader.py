@@ -17,6 +17,7 @@ from nettop.errors import PermissionMissing, SourceFailed, UsageError
 
 EXPORTERS_PATH, STATE_PATH = "/api/v1/exporters", "/api/v1/collector"
 """Where a collector says what its exporters are, and what it does itself."""
+START_COLLECTOR = "start one: nettop collect; or name it by --collector"
 _ANSWER_S = 120.0
 _UNIX = "unix:"
 
@@ -118,6 +119,11 @@ def _denied(directory: Path) -> PermissionError | None:
     return None
 
 
+def none_answers(urls: Sequence[str]) -> str:
+    """Say that no collector answers at these URLs."""
+    return f"no collector answers at {' or '.join(urls)}"
+
+
 @contextmanager
 def opened_reader(urls: Sequence[str], data_dir: Path | None) -> Iterator[Reader]:
     """The first of these collectors that answers, or else the store in the directory, if one is given.
@@ -133,8 +139,8 @@ def opened_reader(urls: Sequence[str], data_dir: Path | None) -> Iterator[Reader
         return
     if not os.path.isdir(data_dir / "data") or not os.access(data_dir, os.W_OK):
         raise SourceFailed(
-            f"no collector answers at {' or '.join(urls)}, and {data_dir} has no flows that you may read",
-            "start one: nettop collect; or name it by --collector, or its directory by --data-dir",
+            f"{none_answers(urls)}, and {data_dir} has no flows that you may read",
+            f"{START_COLLECTOR}, or its directory by --data-dir",
         ) from _denied(data_dir)
     from nettop.flows.store.embedded import EmbeddedStore
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from nettop.errors import PermissionMissing, Unsupported, unknown_word
+from nettop.errors import ExitCode, NettopError, PermissionMissing, Unsupported, unknown_word
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
 
@@ -19,6 +19,8 @@ NO_MECHANISM = "none"
 NOT_CHOSEN = "another mechanism was chosen"
 DISABLED = "disabled by --mechanism"
 """Why a mechanism is not used that only the user rules out."""
+_DECIDING = (ExitCode.PERMISSION, ExitCode.USAGE, ExitCode.SOURCE, ExitCode.UNSUPPORTED)
+"""The exit code where mechanisms are refused for several reasons: first what the user can do something about."""
 ChosenMechanisms = Mapping[str, str]
 """Mechanisms chosen by the user in place of the best ones: by hook, the beginning of a name, or NO_MECHANISM."""
 
@@ -43,6 +45,12 @@ class Refused(Unsupported):
     """Why a mechanism is not used."""
 
 
+class SwitchedOff(Refused):
+    """An option of the user's rules it out."""
+
+    exit_code = ExitCode.USAGE
+
+
 def attach_best(
     fallbacks: Fallbacks, attach: Callable[[Mechanism], None], chosen: ChosenMechanisms
 ) -> HookStatus:
@@ -50,26 +58,29 @@ def attach_best(
     whatever else it raises is no refusal, and goes on to the caller.
     """
     refused: list[tuple[str, str]] = []
-    remedies: list[str] = []
+    errors: list[NettopError] = []
     used = None
     word = chosen.get(fallbacks.hook.name, "")
     for mechanism in fallbacks.mechanisms:
         try:
             if word == NO_MECHANISM:
-                raise Refused(DISABLED)
+                raise SwitchedOff(DISABLED, f"leave out --mechanism {fallbacks.hook.name}={NO_MECHANISM}")
             if not mechanism.name.startswith(word):
                 raise Refused(NOT_CHOSEN)
             attach(mechanism)
         except (Unsupported, PermissionMissing) as error:
             refused.append((mechanism.name, error.what))
-            remedies.append(error.remedy)
+            errors.append(error)
         except OSError as error:
-            refused.append((mechanism.name, error.strerror or str(error)))
+            why = error.strerror or str(error)
+            refused.append((mechanism.name, why))
+            errors.append((PermissionMissing if isinstance(error, PermissionError) else Unsupported)(why))
         else:
             used = mechanism.name
             break
-    remedy = next(filter(None, remedies), "")
-    return HookStatus(fallbacks.hook.name, used, tuple(refused), fallbacks.hook.fields, remedy)
+    remedy = next((error.remedy for error in errors if error.remedy), "")
+    code = min((error.exit_code for error in errors), key=_DECIDING.index, default=ExitCode.UNSUPPORTED)
+    return HookStatus(fallbacks.hook.name, used, tuple(refused), fallbacks.hook.fields, remedy, code)
 
 
 def check_chosen(all_fallbacks: Iterable[Fallbacks], chosen: ChosenMechanisms) -> None:

@@ -27,6 +27,7 @@ from nettop.output.table import AlignedTable, Terminal
 from nettop.query.address import address_bytes
 from nettop.query.view import View
 from nettop.settings import Format, LineFormat, Settings, TextSettings
+from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import WHOLE
@@ -46,8 +47,8 @@ def run_text(
 ) -> ExitCode:
     """Print the view that `settings` describe, until `settings.text.count` blocks are out.
 
-    Raises UsageError before anything is attached, BrokenPipeError when the reader of `stdout` has gone, and
-    whatever the lens fails with.
+    Raises UsageError before anything is attached, BrokenPipeError when the reader of `stdout` has gone, why the table
+    is not available where that is so, and whatever the lens fails with.
     """
     plan = make_plan(settings)
     options = {
@@ -60,9 +61,13 @@ def run_text(
     streams = StandardStreams(stdin, stdout)
     with Consumer(session, plan.lens.id, (plan.query.table,), options) as consumer:
         printer = _Printer(settings, plan, session, consumer, stdout=stdout, stderr=stderr)
+        is_available = False
         while True:
             if consumer.failure is not None:
                 raise consumer.failure
+            if consumer.frame is not None and not is_available:
+                consumer.check_available(consumer.frame.now)
+                is_available = True
             printer.report_limit()
             printer.show(consumer.frame)
             if printer.printed == settings.text.count:
@@ -171,11 +176,24 @@ class _Printer:
         remarks = view.filter_remarks
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:
-            remarks = [*remarks, f"{view.table.name} are not available on this kernel or host: {why}"]
-        if self._banner_stream is None:  # else the banner says so
+            remarks = [*remarks, f"{self._plan.lens.id}.{view.table.name} is not available any more: {why}"]
+        elif self._banner_stream is None:  # else the banner says so
             reported, gaps = output_of(self._plan.lens.id).reported_gaps, view.snapshot.gaps
-            remarks = [*remarks, *(f"{name} {gaps[name]}" for name in reported if name in gaps)]
+            remarks = [
+                *remarks,
+                *_lacking(view),
+                *(f"{name} {gaps[name]}" for name in reported if name in gaps),
+            ]
         self._report.report_new(remarks)
+
+
+def _lacking(view: View) -> list[str]:
+    """Return what parts of the table are not available, where several hooks give it rows, by the reason."""
+    names: dict[str, list[str]] = {}
+    for hook in view.snapshot.hooks:
+        if hook.mechanism is None and hook.hook in view.table.hooks:
+            names.setdefault(hook.why, []).append(hook.hook)
+    return [f"{NOT_AVAILABLE} here: {', '.join(some)} ({why})" for why, some in names.items()]
 
 
 def _formatter(plan: Plan, text: TextSettings, stdout: TextIO) -> Formatter:

@@ -31,6 +31,7 @@ from nettop.query.row_tests import (
     text_test,
 )
 from nettop.query.units import UNKNOWN, factor_of, parse_quantity, unit_of
+from nettop.settings import MAX_PORT
 from nettop.snapshots.arrays import Mask
 from nettop.snapshots.schema import Field, Kind, Table
 
@@ -372,6 +373,8 @@ def _label(field: Field, op: str, value: str) -> Test:
         raise UsageError(
             f"{field.name} is a whole number, which {value!r} is not", f"write {field.name}{op}80"
         )
+    if field.name.rpartition("_")[2] == "port":
+        _require_port(number)
     return number_test(field.name, op, number)
 
 
@@ -487,6 +490,13 @@ def _in_network(field: Field, text: str) -> Test:
     return all_of(in_network(name, network), text_test(field.zone, text_matches("=", zoned["zone"])))
 
 
+def _require_port(number: int) -> None:
+    """Raise UsageError for a number that no port can have: no row would ever pass."""
+    if number > MAX_PORT:
+        raise UsageError(f"there is no port {number}", f"the highest one is {MAX_PORT}")
+
+
 def _endpoint_equals(field: Field, host: str, port: int) -> Test:
+    _require_port(port)
     same_port = number_test(field.parts[1], "=", port)
     return all_of(_in_network(field, host), same_port) if host else same_port

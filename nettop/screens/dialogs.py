@@ -42,7 +42,7 @@ SIGNS = (
     ("RATE █", "what a row sends, then what it receives; the bar of the largest row is full"),
     ("peak ↑ ▁▅█", "the totals of the last two minutes; the highest column is the amount behind them"),
     ("–", "unknown (yet), whereas 0 is a measured zero"),
-    ("n/a", "not available on this kernel or host; the column's help and the details say why"),
+    ("n/a", "not available here; the column's help and the details say why"),
     ("(unattributed)", "a socket without an owner process"),
     ("(hidden)", "a socket of another user's process, which only root may inspect"),
     ("(outside)", "a process outside of nettop's PID namespace, such as its container's"),

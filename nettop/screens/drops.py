@@ -41,9 +41,9 @@ def row_flags(view: View, at: Index) -> list[RowFlags]:
 
 def why_empty(view: View) -> str:
     """Why there are no drops."""
-    why = view.snapshot.why_unavailable(PACKETS)
+    lacking = view.snapshot.lacking(PACKETS)
     none = "nothing was dropped since this view was opened"
-    return none if why is None else f"dropped packets are not available: {why}"
+    return none if lacking is None else f"dropped packets are not available: {lacking.advice}"
 
 
 class DropsScreen(LensScreen):

@@ -108,7 +108,7 @@ def title(chosen: Chosen, width: int) -> Line:
 def body(chosen: Chosen, width: int, height: int) -> list[Line]:
     """What stands below the title."""
     if chosen.why_not is not None:
-        why = wrapped(f"{NOT_AVAILABLE} on this kernel or host: {chosen.why_not}", width - 1, Role.WARN, 1)
+        why = wrapped(f"{NOT_AVAILABLE} here: {chosen.why_not}", width - 1, Role.WARN, 1)
         return [*wrapped(chosen.meaning, width - 1, Role.DIM, 1), *why]
     below = _heat(chosen, width, height - _LEAST_ABOVE)
     if below:

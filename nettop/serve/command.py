@@ -11,7 +11,7 @@ from typing import TextIO
 from starlette.types import ASGIApp
 
 from nettop.engine.session import Session
-from nettop.errors import ExitCode
+from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import Requests
 from nettop.query.filter import parse_filter
 from nettop.serve.app import make_app
@@ -27,6 +27,7 @@ from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.safe_text import safe_text
+from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import WHOLE
 from nettop.wake_event import WakeEvent
 
@@ -108,11 +109,22 @@ def _wait_for_readings(served: Served, requests: Requests) -> None:
             event.wait()
 
 
+def _why_nothing(served: Served, lens: Lens) -> NettopError | None:
+    """Return why a lens gives no table any rows; None where it does, or may later, as when a collector is started."""
+    frame = served.frame(lens.id)
+    refusal = None if frame is None else frame.now.refusal(lens.tables)
+    may_come = refusal is not None and refusal.exit_code is ExitCode.SOURCE
+    return served.failure(lens.id) or (None if may_come else refusal)
+
+
 def _report_failures(served: Served, report: Callable[[str], None]) -> None:
-    """Report the lenses that failed. Raises what the first one fails with where all of them have."""
-    lens_failures = ((lens.id, served.failure(lens.id)) for lens in served.lenses if lens is not SELF)
+    """Report the lenses that have nothing to serve. Raises why the first one has not, where that is so of all, and
+    whatever is wrong with an option.
+    """
+    lens_failures = ((lens.id, _why_nothing(served, lens)) for lens in served.lenses if lens is not SELF)
     failures = {name: failure for name, failure in lens_failures if failure is not None}
-    if len(failures) == len(served.lenses) - 1:
-        raise next(iter(failures.values()))
+    misused = [failure for failure in failures.values() if isinstance(failure, UsageError)]
+    if misused or len(failures) == len(served.lenses) - 1:
+        raise next(iter(misused or failures.values()))
     for name, failure in failures.items():
         report(f"{name} is not served: {failure.what}")

@@ -81,6 +81,8 @@ INTERFACE = Option(
     short="-i",
     repeatable=True,
 )
+NO_INTERFACE = "--interface"
+"""The gap of patterns of --interface that no interface matches yet."""
 LOOPBACK = Option(
     "loopback",
     "Count the loopback interface too",
@@ -212,6 +214,7 @@ def _split(name: str, field: Field) -> Table:
         watched="bytes",
         adds_up=False,
         begins_at_zero=True,
+        hooks=("received", "sent"),
         metrics=(Metrics(("interface", field.name), _MOVED, prefix=f"bandwidth_{field.name}"),),
     )  # fmt: skip
 
@@ -270,7 +273,7 @@ FLOWS = Table(
     begins_at_zero=True,
     cumulative=True,
     uses=("connections",),
-    hook="flows",
+    hooks=("flows",),
     metrics=(),
 )  # fmt: skip
 

@@ -406,7 +406,7 @@ FAILURES = Table(
     sort="-failed",
     text_sort="-failed",
     begins_at_zero=True,
-    hook="events",
+    hooks=("events",),
     metrics=(Metrics(("reason",), ("failures",), prefix="connections"),),
 )  # fmt: skip
 

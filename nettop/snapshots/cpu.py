@@ -225,7 +225,7 @@ CPUS = Table(
           "napi_threads_ns", "timer_ns", "hrtimer_ns", "tasklet_ns", "sched_ns", "rcu_ns", "stat_softirq_ns"),
     sort="cpu",
     text_sort="cpu",
-    hook="softirqs",
+    hooks=("softirqs",),
     metrics=(
         Metrics(
             ("cpu",),
@@ -256,7 +256,7 @@ STACKS = Table(
     sort="-samples",
     text_sort="-samples",
     begins_at_zero=True,
-    hook="samples",
+    hooks=("samples",),
     exports=("folded", "speedscope", "svg"),
     metrics=(),
 )  # fmt: skip
@@ -281,7 +281,7 @@ CATEGORY_SHARES = Table(
     text_sort="id",
     default_filter="samples>0",
     begins_at_zero=True,
-    hook="samples",
+    hooks=("samples",),
     adds_up=False,
     metrics=(Metrics(("entry", "category"), ("time_ns", "samples"), prefix="cpu_category"),),
 )  # fmt: skip
@@ -310,7 +310,7 @@ PROCESSES = Table(
     sort="-network_ns_per_s",
     text_sort="-network_ns",
     begins_at_zero=True,
-    hook="syscalls",
+    hooks=("syscalls",),
     metrics=(
         Metrics(
             ("process",),

@@ -47,7 +47,7 @@ EXPORTERS = Table(
           "waiting", "sampling_rate", "last_seen"),
     sort="-flows_per_s",
     text_sort="-flows",
-    hook="collector",
+    hooks=("collector",),
 )
 
 LEDGER = Table(
@@ -64,7 +64,7 @@ LEDGER = Table(
     text=("of", "term", "count"),
     sort="id",
     text_sort="id",
-    hook="collector",
+    hooks=("collector",),
     adds_up=False,
 )
 # fmt: on

@@ -48,6 +48,16 @@ SAMPLING = Option(
     key="N",
 )
 
+# --- hooks ----------------------------------------------------------------------------------------------------
+
+HOOKS = {
+    stage: Hook(STAGES[stage].replace("-", "_"), f"{STAGES[stage]}: {meaning}")
+    for stage, meaning in MEANINGS.items()
+}
+"""What each stage wants of the kernel."""
+_OF_ALL = tuple(hook.name for hook in HOOKS.values())
+_OF_PACKETS = tuple(hook.name for stage, hook in HOOKS.items() if stage not in (HANDSHAKE, RTT))
+
 # --- tables ---------------------------------------------------------------------------------------------------
 
 _STAGE = Field("stage", Kind.ENUM, "STAGE", "what is measured", "u1", width=11,
@@ -98,6 +108,7 @@ STAGE_TABLE = Table(
     name="stages",
     fields=(_ID, _STAGE, *_TERMS, _LATENCY, *_QUANTILES),
     key="id",
+    hooks=_OF_ALL,
     screen=("stage", "seen_per_s", *_SHOWN, "latency", "dropped_per_s", "unmatched_per_s", "waiting"),
     text=("stage", *_TEXT),
     sort="id",
@@ -111,6 +122,7 @@ PROTOCOL_TABLE = Table(
     name="protocols",
     fields=(_ID, _STAGE, _PROTOCOL, _FAMILY, *_TERMS, _LATENCY, *_QUANTILES),
     key="id",
+    hooks=_OF_ALL,
     screen=(
         "stage",
         "protocol",
@@ -151,6 +163,7 @@ PAIR_TABLE = Table(
         _MAX,
     ),
     key="id",
+    hooks=_OF_PACKETS,
     screen=("stage", "source", "destination", "protocol", "packets_per_s", "p50", "p99", "max", "latency"),
     text=("stage", "source", "destination", "protocol", "packets", "p50", "p99", "max"),
     sort="-p99",
@@ -176,6 +189,7 @@ BUCKET_TABLE = Table(
                 importance=80),
     ),
     key="id",
+    hooks=_OF_ALL,
     screen=("stage", "protocol", "family", "at_least", "below", "packets_per_s"),
     text=("stage", "protocol", "family", "at_least", "below", "packets"),
     sort="id",
@@ -184,14 +198,6 @@ BUCKET_TABLE = Table(
     uses=_USED,
     metrics=(),
 )  # fmt: skip
-
-# --- hooks ----------------------------------------------------------------------------------------------------
-
-HOOKS = {
-    stage: Hook(STAGES[stage].replace("-", "_"), f"{STAGES[stage]}: {meaning}")
-    for stage, meaning in MEANINGS.items()
-}
-"""What each stage wants of the kernel."""
 
 ONE_IN = "one_in"
 """Among a snapshot's counts: one packet in so many is followed."""

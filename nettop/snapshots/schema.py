@@ -162,8 +162,8 @@ class Table:
     beside those that counted any of what is `watched`.
     `append` marks a table of events: rows are added, never replaced. Counters of a table that `begins_at_zero` count
     from when its source first saw their row: all that a new row counted belongs to the last interval (in other tables
-    this holds for rows that carry `BEGAN`). What has left a `cumulative` table stays in its totals, as one row. `hook`
-    names the hook of its lens without which it has no rows, where it is not the table's name. Rows of a table that
+    this holds for rows that carry `BEGAN`). What has left a `cumulative` table stays in its totals, as one row. It has
+    rows where one of its lens's `hooks` has a mechanism (empty: the hook with the table's name). Rows of a table that
     `adds_up` are parts of a whole; rows of others overlap, and have no total, but for those that pass the filter
     `whole`. `included_in` names the field that has the key of the row, if any, whose numbers include this row's: beside
     that row, totals leave this one out. `watched` is a sum: screens draw its rate as a bar in each row, and the totals
@@ -186,7 +186,7 @@ class Table:
     append: bool = False
     begins_at_zero: bool = False
     cumulative: bool = False
-    hook: str = ""
+    hooks: tuple[str, ...] = ()
     adds_up: bool = True
     whole: str = ""
     included_in: str = ""

@@ -152,7 +152,7 @@ SERVICES = Table(
     bar="p99",
     begins_at_zero=True,
     adds_up=False,
-    hook="calls",
+    hooks=("calls",),
     troubles=(
         Trouble("stuck", "speed=stuck", "services with a request that has waited for a second or longer, and for more "
                 "than ten times as long as 99 % of them usually do"),
@@ -195,7 +195,7 @@ CLIENTS = Table(
     bar="p99",
     begins_at_zero=True,
     adds_up=False,
-    hook="calls",
+    hooks=("calls",),
     metrics=(),
 )  # fmt: skip
 
@@ -244,7 +244,7 @@ CONNECTIONS = Table(
     text_sort="-waited",
     begins_at_zero=True,
     adds_up=False,
-    hook="calls",
+    hooks=("calls",),
     metrics=(),
 )
 
@@ -256,7 +256,7 @@ WAITING = Table(
     text=("waited", "process", "pid", "side", "was_read", "local", "remote", "since"),
     sort="-waited",
     text_sort="-waited",
-    hook="calls",
+    hooks=("calls",),
     metrics=(),
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nettop.errors import NettopError
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Table
 
@@ -121,7 +122,26 @@ class Snapshot:
 
     def why_unavailable(self, table: Table) -> str | None:
         """Why this kernel or host gives a table no rows; None where it does, or where nobody knows yet."""
-        return self.why_not(table.hook or table.name)
+        lacking = self.lacking(table)
+        return None if lacking is None else lacking.why
+
+    def lacking(self, table: Table) -> HookStatus | None:
+        """The status of the hook without which a table has no rows; None where it has some, or nobody knows yet."""
+        statuses = [self.hook(name) for name in table.hooks or (table.name,)]
+        has_none = all(status is not None and status.mechanism is None for status in statuses)
+        return statuses[0] if has_none else None
+
+    def refusal(self, tables: Sequence[Table]) -> NettopError | None:
+        """Return the error for a command that shows just these tables, where this host gives none of them rows.
+
+        This is the one place that decides how a command ends that has nothing to show.
+        """
+        if any(
+            self.lacking(table) is None and (table.append or table.name in self.tables) for table in tables
+        ):
+            return None
+        lacking = self.lacking(tables[0]) or HookStatus("", None, (("", "its source does not read it"),))
+        return lacking.error(f"{self.lens}.{tables[0].name}")
 
     def why_not(self, name: str) -> str | None:
         """Why a hook is not available; None where it is, or where it was not tried yet."""

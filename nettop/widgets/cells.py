@@ -31,8 +31,8 @@ Cell = tuple[str, Role]
 
 def why_empty(view: View) -> str:
     """Why a table has no rows: it is not available, or there are none."""
-    why = view.snapshot.why_unavailable(view.table)
-    return "no rows" if why is None else f"{NOT_AVAILABLE} on this kernel or host: {why}"
+    lacking = view.snapshot.lacking(view.table)
+    return "no rows" if lacking is None else f"{NOT_AVAILABLE} here: {lacking.advice}"
 
 
 class RowFlags(NamedTuple):

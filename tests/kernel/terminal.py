@@ -11,6 +11,7 @@ import signal
 import struct
 import termios
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,9 +20,14 @@ from .lab import PATIENCE, NotInTimeError, process_state
 
 
 class Terminal:
-    """A run of nettop in a session of its own, whose controlling terminal we hold at the other end."""
+    """A run of nettop in a session of its own, whose controlling terminal we hold at the other end.
 
-    def __init__(self, *options: str, columns: int = 120, lines: int = 40) -> None:
+    `around` are the words that start it, as those of setpriv.
+    """
+
+    def __init__(
+        self, *options: str, columns: int = 120, lines: int = 40, around: Sequence[str] = ()
+    ) -> None:
         self._master, self._slave = pty.openpty()
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.output = bytearray()
@@ -33,7 +39,8 @@ class Terminal:
                 for number in (signal.SIGINT, signal.SIGHUP):
                     signal.signal(number, signal.SIG_DFL)
                 os.environ["TERM"] = "xterm-256color"
-                os.execvp(NETTOP, [NETTOP, *options])
+                words = [*around, NETTOP, *options]
+                os.execvp(words[0], words)
             finally:
                 os._exit(127)  # a forked child must not return into pytest
 

@@ -183,12 +183,12 @@ async def test_what_is_not_available_says_why() -> None:
         assert lines(screen.pane)[:3] == [
             " wire-ip  n/a",
             " from the receive stamp to the IP layer",
-            f" n/a on this kernel or host: {NO_BTF}",
+            f" n/a here: {NO_BTF}",
         ]
         assert screen.headline_bar.text.startswith(" wire-app n/a   socket-wait p99 672 µs ")
         assert screen.headline_bar.text.rstrip().endswith("2 n/a   0 missed")
         await press(run, "right")
-        assert f"n/a on this kernel or host: {NO_BTF}" in "".join(lines(pane_of(run)))
+        assert f"n/a here: {NO_BTF}" in "".join(lines(pane_of(run)))
 
 
 async def test_totals() -> None:

@@ -570,6 +570,16 @@ _TEXTUAL = dict.fromkeys((Kind.TEXT, Kind.ENUM, Kind.ADDRESS, Kind.ENDPOINT), "â
 _VALUES = _TEXTUAL | {Kind.TIME: "2026-11-20", Kind.HISTOGRAM: ""}
 
 
+@pytest.mark.parametrize(
+    "text", [":99999", "port=65536", "local_port>65536", "local=:99999", "not remote_port=70000"]
+)
+def test_a_port_that_cannot_be(text: str) -> None:
+    """No row could pass, and an empty table would look like a quiet port."""
+    with pytest.raises(FilterError, match=r"there is no port (99999|65536|70000)"):
+        parse_filter(SOCKETS, text)
+    parse_filter(SOCKETS, text.replace("99999", "65535").replace("65536", "65535").replace("70000", "65535"))
+
+
 def test_port_and_address_mean_all_of_a_table() -> None:
     """They compare the ports of all endpoints, and all addresses; a declared `port` is itself."""
     assert parse_filter(SOCKETS, "port=443").names == ("local_port", "remote_port")

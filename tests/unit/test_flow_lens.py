@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.errors import SourceFailed
+from nettop.errors import ExitCode, SourceFailed
 from nettop.flows.exporters import EXPORTER
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.probes.flows import probe
@@ -17,7 +17,7 @@ from nettop.probes.flows.probe import CollectorState as Probe
 from nettop.query.address import address_text
 from nettop.serve.flows.state import exporter_documents, state_document
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls
-from nettop.snapshots.flows import COLLECTOR, EXPORTERS, LEDGER
+from nettop.snapshots.flows import COLLECTOR, EXPORTERS, LEDGER, LENS
 from nettop.snapshots.snapshot import Array, known
 
 from .test_flow_http import collector_state
@@ -131,7 +131,10 @@ def test_no_collector(looked_for: list[tuple[str, ...]]) -> None:
         snapshot = source.read(TAKEN_NS)
         assert [len(rows.array) for rows in snapshot.tables.values()] == [0, 0]
         assert snapshot.hooks[0].mechanism is None
-        assert "start nettop collect: none answers at unix:" in snapshot.hooks[0].why
+        assert "no collector answers at unix:" in snapshot.hooks[0].why
+        refusal = snapshot.refusal(LENS.tables)
+        assert refusal is not None
+        assert (refusal.exit_code, "nettop collect" in refusal.remedy) == (ExitCode.SOURCE, True)
     assert len(looked_for) == 2
     assert looked_for[0][0] == collector_urls(SYSTEM_FLOWS_DIR)[0]
 

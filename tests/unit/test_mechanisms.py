@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from nettop.errors import PermissionMissing, SourceFailed, Unsupported, UsageError
+from nettop.errors import ExitCode, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
@@ -71,6 +71,42 @@ def test_without_any_mechanism_the_fields_are_not_available() -> None:
     assert snapshot.via == {"accepts": f"n/a: {why}", "events": "tp_btf", "namespace 7": "no"}
     assert snapshot.hook("accepts") is hook
     assert snapshot.hook("routes") is None
+
+
+@pytest.mark.parametrize(
+    ("refusals", "word", "code", "remedy"),
+    [
+        ((Unsupported("a"), Unsupported("b", "boot"), Unsupported("c")), "", ExitCode.UNSUPPORTED, "boot"),
+        (
+            (Unsupported("a"), PermissionMissing("b", "sudo"), Unsupported("c")),
+            "",
+            ExitCode.PERMISSION,
+            "sudo",
+        ),
+        ((OSError(errno.EPERM, "no"), Unsupported("b"), Unsupported("c")), "", ExitCode.PERMISSION, ""),
+        ((OSError(errno.EINVAL, "no"), Unsupported("b"), Unsupported("c")), "", ExitCode.UNSUPPORTED, ""),
+        ((PermissionMissing("a"),) * 3, "none", ExitCode.USAGE, "leave out --mechanism accepts=none"),
+        (
+            (Unsupported("a"), PermissionMissing("b", "sudo"), Unsupported("c")),
+            "kret",
+            ExitCode.PERMISSION,
+            "sudo",
+        ),
+    ],
+)
+def test_the_exit_code_says_who_can_help(
+    refusals: tuple[Exception, ...], word: str, code: ExitCode, remedy: str
+) -> None:
+    """A missing permission outweighs what the kernel lacks: with it the hook might work. So does the user's choice."""
+    kernel = Kernel(**dict(zip(("fexit", "kretprobe", "tp_btf"), refusals, strict=True)))
+    hook = attach_best(FALLBACKS, kernel.take, {"accepts": word} if word else {})
+    assert (hook.mechanism, hook.code, hook.remedy) == (None, code, remedy)
+    error = hook.error("lens.table")
+    assert error.exit_code is code
+    assert (
+        error.what == hook.why if code is ExitCode.PERMISSION else f"lens.table is not available: {hook.why}"
+    )
+    assert error.remedy
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def test_signals_and_limits_are_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "reported"), [("fails", "nettop: no BTF\n"), ("n/a", "nettop: events are not available")]
+    ("how", "reported"),
+    [("fails", "nettop: no BTF\n"), ("n/a", "nettop: connections.events is not available")],
 )
 def test_without_hooks_it_does_not_run(how: str, reported: str) -> None:
     """Where nettop cannot attach, the command never runs, and the error tells."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from nettop.errors import SourceFailed
+from nettop.errors import SourceFailed, UsageError, unknown_word
 from nettop.kernel import bpf, maps
 from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
 from nettop.kernel.facts import Host
@@ -23,7 +24,7 @@ from nettop.kernel.mechanisms import (
     ChosenMechanisms,
     Fallbacks,
     Mechanism,
-    Refused,
+    SwitchedOff,
     attach_best,
     check_chosen,
 )
@@ -57,6 +58,7 @@ from nettop.snapshots.bandwidth import (
     KINDS,
     LENS,
     LOOPBACK,
+    NO_INTERFACE,
     NO_SERVICE,
     OTHER_SERVICES,
     PROTOCOL_NOT_IP,
@@ -77,6 +79,7 @@ from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, TextTable, known, unknown_value
 
+_PATTERN = re.compile(r"[*?\[]")
 _FIRST_SERVICE = NO_SERVICE + 1
 _FALLBACKS = (
     Fallbacks(HOOK_RECEIVED, (Mechanism("XDP + TCX"),)),
@@ -126,6 +129,7 @@ class Bandwidth:
         self._namespaces: Namespaces | None = None
         self._services: list[str] = []
         self._links: dict[tuple[int, int], Link] = {}
+        self._names: set[str] = set()
         self._seen: dict[tuple[int, int], _Seen] = {}
         self._names_in_flows: dict[int, str] = {}
         self._sockets: Snapshot | None = None
@@ -145,18 +149,20 @@ class Bandwidth:
 
     def start(self) -> None:
         """Load the programs, attach them, and begin to follow namespaces. Where the kernel or this user cannot, there
-        are the interfaces' own counters. Raises UsageError for an unknown mechanism."""
+        are the interfaces' own counters. Raises UsageError for an unknown mechanism or interface."""
         check_chosen(_FALLBACKS, self._chosen)
         self._namespaces = shared_namespaces(self._host.proc)
         self._opened.callback(self._namespaces.close)
         steps = (self._load, self._attach_sent, self._open_flows, lambda _: None)
         for fallbacks, step in zip(_FALLBACKS, steps, strict=True):
             self._hooks = (*self._hooks, attach_best(fallbacks, step, self._chosen))
-        self._follow(self._read_links())
+        links = self._read_links()
+        self._require_interfaces()
+        self._follow(links)
 
     def _load(self, _: Mechanism) -> None:
         if self._options[XDP.name] == "off":
-            raise Refused("switched off by --xdp off")
+            raise SwitchedOff("switched off by --xdp off", "leave out --xdp off")
         self._host.require_bpf()
         has_flows = self._options[FLOWS_OPTION.name] == "on"
         text = program_text(self.namespaces.own, flows_max=self._flows_max if has_flows else None)
@@ -168,7 +174,7 @@ class Bandwidth:
 
     def _loaded(self) -> Program:
         if self._program is None:
-            raise Refused(self._hooks[0].why)
+            raise self._hooks[0].error()
         return self._program
 
     def _attach_sent(self, _: Mechanism) -> None:
@@ -180,7 +186,7 @@ class Bandwidth:
     def _open_flows(self, _: Mechanism) -> None:
         program = self._loaded()
         if self._options[FLOWS_OPTION.name] == "off":
-            raise Refused("switched off by --flows off")
+            raise SwitchedOff("switched off by --flows off", "leave out --flows off")
         self._flows = FlowTable(program, self._flows_max)
         self._opened.callback(self._flows.close)
 
@@ -196,18 +202,43 @@ class Bandwidth:
 
     def _read_links(self) -> dict[tuple[int, int], Link]:
         """The chosen interfaces of every namespace that was entered, by its inode number and their index."""
-        return {
+        every = {
             (inode, link.index): link
             for inode, links in self.namespaces.in_each(_links).items()
             for link in links or ()
-            if self._is_chosen(link)
         }
+        self._names = {link.name for link in every.values()}
+        return {key: link for key, link in every.items() if self._is_chosen(link)}
+
+    @property
+    def _chosen_words(self) -> list[str]:
+        return [word for word in map(str.strip, str(self._options[INTERFACE.name]).split(",")) if word]
 
     def _is_chosen(self, link: Link) -> bool:
-        patterns = [word for word in map(str.strip, str(self._options[INTERFACE.name]).split(",")) if word]
-        if patterns:
-            return any(fnmatchcase(link.name, pattern) for pattern in patterns)
+        if words := self._chosen_words:
+            return any(self._means(word, link.name) for word in words)
         return not link.is_loopback or self._options[LOOPBACK.name] == "on"
+
+    def _means(self, word: str, name: str) -> bool:
+        """Whether a word of --interface means this name: an interface of just this name, else a match."""
+        return name == word if word in self._names else fnmatchcase(name, word)
+
+    def _absent(self) -> list[str]:
+        """Return the words of --interface that mean no interface there is now."""
+        return [
+            word for word in self._chosen_words if not any(self._means(word, name) for name in self._names)
+        ]
+
+    def _require_interfaces(self) -> None:
+        """Raise UsageError for a name that no interface has; a pattern may wait for one."""
+        for word in self._absent():
+            if not _PATTERN.search(word):
+                error = unknown_word("interface", word, self._names)
+                raise UsageError(error.what, f"{error.remedy}\nto wait for it write a pattern: {word}*")
+
+    def _gaps(self) -> dict[str, str]:
+        absent = " or ".join(self._absent())
+        return {NO_INTERFACE: f"{absent} matches no interface yet"} if absent else {}
 
     def _follow(self, links: Mapping[tuple[int, int], Link]) -> None:
         """Count what has come, and keep what has gone in the host's totals."""
@@ -249,7 +280,7 @@ class Bandwidth:
             counts=self._host_totals(tables[INTERFACES.name]) | self._flow_counts | self.namespaces.counts(),
             lost=self._lost(),
             hooks=self._hooks,
-            gaps=self.namespaces.gaps(),
+            gaps=self.namespaces.gaps() | self._gaps(),
             ended=ended,
         )
 

@@ -49,6 +49,7 @@ def unavailable(all_fallbacks: Iterable[Fallbacks], error: NettopError) -> tuple
             ((fallbacks.mechanisms[0].name, error.what),),
             fallbacks.hook.fields,
             error.remedy,
+            error.exit_code,
         )
         for fallbacks in all_fallbacks
     )

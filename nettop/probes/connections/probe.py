@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported, refusal
 from nettop.kernel.entered_namespaces import shared_namespaces
 from nettop.kernel.facts import Host
 from nettop.kernel.hook_check import HookCheck
@@ -23,6 +23,7 @@ from nettop.kernel.mechanisms import (
     Fallbacks,
     Mechanism,
     Refused,
+    SwitchedOff,
     attach_best,
     check_chosen,
 )
@@ -120,7 +121,8 @@ class Connections:
         check_chosen((TABLES, UNATTRIBUTED, _OPENED, *FALLBACKS, UDP_FALLBACKS), self._chosen)
         hook = attach_best(TABLES, self._take_table, self._chosen)
         if self._table is None:
-            raise Unsupported(
+            raise refusal(
+                hook.code,
                 f"no mechanism lists the sockets: {hook.why}",
                 hook.remedy or "nettop doctor says what is in the way",
             )
@@ -243,7 +245,7 @@ class Connections:
             self._no_events = unavailable(FALLBACKS, error)
         try:
             if self._options.get(COUNT_UDP.name) == "off":
-                raise Refused("switched off by --udp off")
+                raise SwitchedOff("switched off by --udp off", "leave out --udp off")
             loader.request(udp_text())
         except NettopError as error:
             self._no_udp = unavailable((UDP_FALLBACKS,), error)

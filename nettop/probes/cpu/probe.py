@@ -24,6 +24,7 @@ from nettop.kernel.mechanisms import (
     Fallbacks,
     Mechanism,
     Refused,
+    SwitchedOff,
     attach_best,
     check_chosen,
 )
@@ -164,7 +165,7 @@ class Cpu:
         if mechanism != cpu_entries.BY_SAMPLES:
             self._attached.hook_calls(mechanism, loader)
         elif self._chosen.get(HOOK_SAMPLES.name) == NO_MECHANISM:
-            raise Refused(_NO_SAMPLES)
+            raise SwitchedOff(_NO_SAMPLES, f"leave out --mechanism {HOOK_SAMPLES.name}={NO_MECHANISM}")
         else:
             self._sample(finds_calls=True)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from nettop.errors import SourceFailed, Unsupported
+from nettop.errors import PermissionMissing, SourceFailed, Unsupported
 from nettop.kernel import bpf, maps
 from nettop.kernel.btf import Slice
 from nettop.kernel.drop_reasons import DropReasons, read_drop_reasons
@@ -176,7 +176,8 @@ class DropCount:
             self._link = bpf.attach_tracing(self.program.functions[PROGRAM])
         except OSError as error:
             self.program.close()
-            raise Unsupported(f"the kernel lets no program attach to kfree_skb: {error.strerror}") from error
+            kind = PermissionMissing if isinstance(error, PermissionError) else Unsupported
+            raise kind(f"the kernel lets no program attach to kfree_skb: {error.strerror}") from error
 
     def read(self) -> tuple[Array, Array]:
         """Every kind of drop so far, and what was counted of it on all CPUs."""
@@ -343,13 +344,13 @@ class Drops:
 
     def _require_reasons(self, _: Mechanism) -> None:
         if self._count is None:
-            raise Refused(self._hooks[0].why)
+            raise self._hooks[0].error()
         if not self._count.reasons.has_reasons:
             raise Refused(_NO_REASONS)
 
     def _require_symbols(self, _: Mechanism) -> None:
         if self._count is None:
-            raise Refused(self._hooks[0].why)
+            raise self._hooks[0].error()
         if not len(self._symbols):
             raise Refused(HIDDEN)
 

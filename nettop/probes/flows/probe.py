@@ -10,8 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from nettop.errors import SourceFailed, Unsupported
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector, running_collector
+from nettop.errors import ExitCode, SourceFailed, refusal
+from nettop.flows.reader import (
+    EXPORTERS_PATH,
+    START_COLLECTOR,
+    STATE_PATH,
+    Collector,
+    none_answers,
+    running_collector,
+)
 from nettop.kernel.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
 from nettop.query.address import MAPPED
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls, default_flows_dir
@@ -95,16 +102,16 @@ class CollectorState:
         """Nothing stays open."""
 
     def _documents(self) -> dict[str, Any]:
-        """The collector's documents by path. Raises Unsupported where none answers."""
+        """Return the collector's documents by path. Raises a refusal where none answers."""
         if self._collector is None:
             self._collector = running_collector(self._urls())
         if self._collector is None:
-            raise Unsupported(f"start nettop collect: none answers at {' or '.join(self._urls())}")
+            raise refusal(ExitCode.SOURCE, none_answers(self._urls()), START_COLLECTOR)
         try:
             return {path: self._collector.document(path) for path in (EXPORTERS_PATH, STATE_PATH)}
         except SourceFailed as error:
             self._collector = None
-            raise Unsupported(error.what) from error
+            raise refusal(error.exit_code, error.what, error.remedy) from error
 
     def _urls(self) -> tuple[str, ...]:
         given = self._options[COLLECTOR.name]

@@ -28,8 +28,8 @@ def why_no_events(view: View) -> str | None:
 
 def why_empty(view: View, what: str, otherwise: str) -> str:
     """Why a table made of connection events has no rows: `what` is not available, or the text for none yet."""
-    why = why_no_events(view)
-    return otherwise if why is None else f"{what} of connections are not available: {why}"
+    lacking = view.snapshot.lacking(EVENTS)
+    return otherwise if lacking is None else f"{what} of connections are not available: {lacking.advice}"
 
 
 def opened_per_s(view: View) -> float | None:

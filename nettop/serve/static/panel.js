@@ -44,7 +44,7 @@ export function setUpPanel(id, lens, onToggle) {
 // Why a table has no rows: this kernel or host cannot give them, or there are none.
 export function whyEmpty(document, table, otherwise) {
   if (document.rows.length > 0) return "";
-  return table in document.not_available ? `n/a on this kernel or host: ${document.not_available[table]}` : otherwise;
+  return table in document.not_available ? `n/a here: ${document.not_available[table]}` : otherwise;
 }
 
 export function problemText({ title, detail, remedy }) {

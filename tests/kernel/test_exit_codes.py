@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command that has nothing to show ends with the code of the cause: a table of situations and commands.
+
+The same cause has the same words, the same remedy and the same code, whichever command meets it.
+"""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nettop.errors import ExitCode
+
+from .command import Running, mounted, nettop
+from .lab import PATIENCE, Lab, until
+from .terminal import Terminal
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+SOME = (*NOBODY, "--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon")
+CONFINED = ("setpriv", "--bounding-set", "-bpf,-sys_admin", "--inh-caps", "-bpf,-sys_admin")
+WITHOUT_TYPES = mounted("mount --bind /dev/null /sys/kernel/btf/vmlinux")
+ONCE = ("--table", "--once", "--view")
+LOG = ("log", "--log-dir", "none")
+SERVE = ("serve", "--listen", "127.0.0.1:0", "--lenses")
+
+NEED_PROGRAMS = [
+    *((*ONCE, view) for view in (
+        "connections.events", "connections.failures", "cpu", "cpu.stacks", "cpu.categories", "cpu.processes",
+        "bandwidth.protocols", "bandwidth.services", "bandwidth.flows", "latency.pairs", "drops", "services",
+        "services.clients", "services.connections", "services.waiting",
+    )),
+    (*LOG, "--events-only"),
+    (*LOG, "--lens", "drops", "--metrics-only"),
+    (*LOG, "--lens", "bandwidth.flows"),
+    (*LOG, "--lens", "connections", "--lens", "services"),
+    ("export", "cpu.stacks", "--duration", "1", "--format", "folded", "-"),
+    ("run", "--", "true"),
+    (*SERVE, "cpu"),
+    (*SERVE, "services"),
+]  # fmt: skip
+"""What has no rows where no program can be loaded."""
+NEED_NONE = [
+    (*ONCE, view) for view in ("connections", "connections.groups", "bandwidth", "drops.counters", "self")
+]
+NEED_NET_ADMIN = [(*ONCE, view) for view in ("bandwidth.protocols", "bandwidth.services", "bandwidth.flows")]
+OF_AN_INTERFACE = [
+    (*ONCE, "bandwidth"),
+    (*ONCE, "bandwidth.flows", "--format", "jsonl"),
+    (*LOG, "--lens", "bandwidth"),
+    (*SERVE, "bandwidth,drops"),
+]
+OF_A_COLLECTOR = [(*ONCE, "flows"), (*ONCE, "flows.ledger"), (*LOG, "--lens", "flows")]
+
+
+def ended(words: tuple[str, ...], around: tuple[str, ...] = ()) -> tuple[int, str, str]:
+    """Run nettop to its end: its exit code, its rows, and its last words: the cause and the remedy."""
+    with Running(*words, around=around, stdin=subprocess.DEVNULL) as running:
+        code = running.wait(60)
+        errors = running.errors()
+        assert "Traceback" not in errors
+        cause = errors.rpartition("nettop: ")[2]
+        return code, "" if words[0] == "log" else running.text(), cause
+
+
+def name_of(words: tuple[str, ...]) -> str:
+    """How a command is called in the table."""
+    return " ".join(words).removeprefix("--table --once ")
+
+
+@pytest.mark.parametrize("words", NEED_PROGRAMS, ids=name_of)
+@pytest.mark.parametrize(
+    ("around", "code", "cause", "remedy"),
+    [
+        (NOBODY, ExitCode.PERMISSION, "loading BPF programs needs CAP_BPF and CAP_PERFMON\n", "sudo nettop"),
+        (
+            CONFINED,
+            ExitCode.PERMISSION,
+            "loading BPF programs needs CAP_BPF\n",
+            "add CAP_BPF to the container",
+        ),
+        (WITHOUT_TYPES, ExitCode.UNSUPPORTED, "/sys/kernel/btf/vmlinux", ""),
+    ],
+    ids=["ordinary user", "root without CAP_BPF", "kernel without types"],
+)
+def test_no_program_can_be_loaded(
+    around: tuple[str, ...], code: ExitCode, cause: str, remedy: str, words: tuple[str, ...]
+) -> None:
+    """Every command that shows only what programs see ends with the same words and code, and without rows."""
+    actual, rows, said = ended(words, around)
+    assert (actual, rows) == (code, "")
+    assert cause in said
+    assert remedy in said.partition("\n")[2]
+    assert ("not available on this kernel" in said) is False
+    if code is ExitCode.PERMISSION:
+        assert said.startswith(cause)
+
+
+@pytest.mark.parametrize("words", NEED_NONE, ids=name_of)
+@pytest.mark.parametrize("around", [NOBODY, CONFINED, WITHOUT_TYPES], ids=["user", "confined", "no types"])
+def test_what_works_without_programs(around: tuple[str, ...], words: tuple[str, ...]) -> None:
+    """What has rows all the same is shown, and nettop ends with 0."""
+    code, rows, _ = ended(words, around)
+    assert code == ExitCode.DONE
+    assert rows
+
+
+@pytest.mark.parametrize("words", NEED_NET_ADMIN, ids=name_of)
+def test_some_of_the_capabilities(words: tuple[str, ...]) -> None:
+    """With CAP_BPF and CAP_PERFMON the permission that is still missing decides."""
+    assert ended(words, SOME)[:2] == (ExitCode.PERMISSION, "")
+
+
+def test_screens_that_can_show_nothing() -> None:
+    """A lens that cannot start ends the screens as it ends plain output; a table without rows says so in its place."""
+    with Terminal("--view", "cpu", around=NOBODY) as terminal:
+        assert terminal.wait() == ExitCode.PERMISSION
+        assert b"loading BPF programs needs CAP_BPF and CAP_PERFMON" in terminal.output
+    with Terminal("--view", "drops", around=NOBODY) as terminal:
+        terminal.shows(b"sudo nettop")
+        terminal.type(b"q")
+        assert terminal.wait() == ExitCode.DONE
+
+
+@pytest.mark.parametrize("words", OF_AN_INTERFACE, ids=name_of)
+def test_an_interface_that_does_not_exist(words: tuple[str, ...]) -> None:
+    """A name that no interface has is wrong usage, for every command."""
+    code, rows, said = ended((*words, "-i", "nosuch"))
+    assert (code, rows) == (ExitCode.USAGE, "")
+    assert said.startswith("unknown interface 'nosuch'\n")
+    assert "nosuch*" in said
+
+
+@pytest.fixture
+def bracketed(lab: Lab) -> tuple[str, ...]:
+    """Words that start nettop in a namespace with interfaces called [x] and y, which are down."""
+    home = lab.namespace()
+    inside = ("nsenter", f"--net=/run/netns/{home.name}")
+    subprocess.run([*inside, "ip", "link", "add", "[x]", "type", "veth", "peer", "name", "y"], check=True)
+    return inside
+
+
+@pytest.mark.parametrize(
+    ("word", "chosen"),
+    [("[x]", {"[x]"}), ("[y]", {"y"}), ("[[]x]", {"[x]"}), ("?", {"y"}), ("*", {"[x]", "y", "lo"})],
+)
+def test_a_name_goes_before_a_pattern(bracketed: tuple[str, ...], word: str, chosen: set[str]) -> None:
+    """An interface of just this name is meant, also where it reads as a pattern; one that is down is shown too."""
+    inode = subprocess.run(
+        [*bracketed, "stat", "-Lc%i", "/proc/self/ns/net"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    shown = ("--format", "csv", "--columns", "interface", "--filter", f"netns={inode}")
+    code, rows, _ = ended((*ONCE, "bandwidth", *shown, "-i", word), bracketed)
+    assert code == ExitCode.DONE
+    assert {line.rpartition(",")[2] for line in rows.splitlines()[1:]} == chosen
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
+def test_a_pattern_that_matches_nothing(form: str) -> None:
+    """It may match later: no error, but it is named in every format."""
+    done = nettop(*ONCE, "bandwidth", "--format", form, "-i", "nosuch[0-9]")
+    assert done.returncode == ExitCode.DONE
+    assert "--interface nosuch[0-9] matches no interface yet" in done.stderr
+
+
+@pytest.mark.parametrize("words", OF_A_COLLECTOR, ids=name_of)
+def test_no_collector(words: tuple[str, ...], tmp_path: Path) -> None:
+    """No collector answers: the same for the lens as for its command."""
+    where = ("--collector", f"unix:{tmp_path}/flows.sock")
+    code, rows, said = ended((*words, *where))
+    assert (code, rows) == (ExitCode.SOURCE, "")
+    assert "no collector answers at" in said
+    assert "nettop collect" in said
+    assert nettop("flows", *where, deadline_s=60 * PATIENCE).returncode == ExitCode.SOURCE
+
+
+def test_a_server_waits_for_a_collector(tmp_path: Path) -> None:
+    """It may be started later: nettop serve goes on."""
+    with Running(*SERVE, "flows", "--collector", f"unix:{tmp_path}/flows.sock") as running:
+        until(lambda: "serving at" in running.errors(), "it serves")
+        assert running.end() == ExitCode.DONE
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*ONCE, "drops", "--mechanism", "packets=none"),
+        (*ONCE, "bandwidth.flows", "--flows", "off"),
+        (*ONCE, "bandwidth.flows", "--xdp", "off"),
+        (*LOG, "--events-only", "--mechanism", "events=none"),
+        ("run", "--mechanism", "events=none", "--", "true"),
+        (*SERVE, "services", "--mechanism", "calls=none"),
+    ],
+    ids=name_of,
+)
+def test_what_an_option_switches_off(words: tuple[str, ...]) -> None:
+    """Options that leave nothing to show contradict each other."""
+    code, rows, said = ended(words)
+    assert (code, rows) == (ExitCode.USAGE, "")
+    assert "\n  leave out --" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--port", "99999"), "--port 99999 is too high"),
+        (("--pid", "4194305"), "no process has PID 4194305"),
+        (("--pid", "99999999999"), "no process has PID 99999999999"),
+        (("--filter", "port=99999"), "there is no port 99999"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("view", ["connections", "connections.events", "drops"])
+def test_what_cannot_exist(view: str, words: tuple[str, ...], said: str) -> None:
+    """No row could ever pass: an empty table with 0 would look like quiet."""
+    done = nettop(*ONCE, view, *words)
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert said in done.stderr
