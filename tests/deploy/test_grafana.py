@@ -137,21 +137,21 @@ def promql() -> Iterator[tuple[str, str]]:
                 yield f"{made['title']} ${variable['name']}", variable["query"]
 
 
-@pytest.mark.parametrize(("place", "text"), promql())
-def test_metrics_and_labels_exist(place: str, text: str) -> None:
+def test_metrics_and_labels_exist() -> None:
     """Each metric is one of nettop's, and has the labels by which its series are chosen and added up."""
-    names = _SELECTOR.findall(text)
-    assert names
-    for name, matchers in names:
-        assert name in KNOWN, place
-        labels = set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", re.sub(r'"[^"]*"', '""', matchers)))
-        assert labels <= KNOWN[name] | OF_TARGET, place
-        assert 'instance=~"$host"' in matchers or "label_values(nettop_build_info," in text
-    for group in _GROUPING.finditer(text):
-        labels = set(filter(None, re.split(r",\s*", group[1])))
-        # That of what follows; of an operator between two, that of both.
-        nearest = _SELECTOR.findall(text[group.end() :])[:1] if group[0].startswith("by") else names
-        assert all(labels <= KNOWN[name] | OF_TARGET for name, _ in nearest), place
+    for place, text in promql():
+        names = _SELECTOR.findall(text)
+        assert names
+        for name, matchers in names:
+            assert name in KNOWN, place
+            labels = set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", re.sub(r'"[^"]*"', '""', matchers)))
+            assert labels <= KNOWN[name] | OF_TARGET, place
+            assert 'instance=~"$host"' in matchers or "label_values(nettop_build_info," in text
+        for group in _GROUPING.finditer(text):
+            labels = set(filter(None, re.split(r",\s*", group[1])))
+            # That of what follows; of an operator between two, that of both.
+            nearest = _SELECTOR.findall(text[group.end() :])[:1] if group[0].startswith("by") else names
+            assert all(labels <= KNOWN[name] | OF_TARGET for name, _ in nearest), place
 
 
 def test_every_metric_is_on_a_dashboard() -> None:

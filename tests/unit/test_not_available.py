@@ -76,10 +76,27 @@ def cases() -> list[Case]:
 
 CASES = cases()
 STORED = [case for case in CASES if case.name == case.lacking]
-each_case = pytest.mark.parametrize(
-    "case", CASES, ids=lambda c: f"{c.lens.id}.{c.table.name}.{c.name}-{c.lacking}"
-)
-each_stored = pytest.mark.parametrize("case", STORED, ids=lambda c: f"{c.lens.id}.{c.table.name}.{c.name}")
+
+
+def for_each(cases: list[Case]) -> Callable[[Callable[[Case], None]], Callable[[str], None]]:
+    """Run a test for every case of a table; a failure names its case. One test for each would take minutes."""
+    by_table: dict[str, list[Case]] = {}
+    for case in cases:
+        by_table.setdefault(f"{case.lens.id}.{case.table.name}", []).append(case)
+
+    def decorate(test: Callable[[Case], None]) -> Callable[[str], None]:
+        def test_table(table: str) -> None:
+            for case in by_table[table]:
+                try:
+                    test(case)
+                except BaseException as error:
+                    error.add_note(f"{table}: {case.name} without {case.lacking}")
+                    raise
+
+        test_table.__doc__ = test.__doc__
+        return pytest.mark.parametrize("table", by_table)(test_table)
+
+    return decorate
 
 
 def row_of(table: Table, growth: int = 0) -> Row:
@@ -128,7 +145,7 @@ def lines_text(lines: Any) -> str:
 # --- columns ----------------------------------------------------------------------------------------------------
 
 
-@each_case
+@for_each(CASES)
 def test_screens(case: Case) -> None:
     """A cell and the details are n/a, and say why; so is the total of what is summed."""
     view = lacking(case)
@@ -159,7 +176,7 @@ def test_screens(case: Case) -> None:
         assert WHY in shown
 
 
-@each_case
+@for_each(CASES)
 def test_plain_output(case: Case) -> None:
     """The table has one word, CSV nothing, JSON null, and the reason with --why."""
     view, names = lacking(case), (case.name,)
@@ -171,7 +188,7 @@ def test_plain_output(case: Case) -> None:
     assert (line[case.name], line["why"]) == (None, {case.name: WHY})
 
 
-@each_stored
+@for_each(STORED)
 def test_logged_lines(case: Case) -> None:
     """A line that tells of a field says n/a in its place; the others stay as they are."""
     lines = TextLines(case.lens.id, case.table, "metrics")
@@ -199,7 +216,7 @@ def test_logged_lines(case: Case) -> None:
             assert lacks == line({}, row)
 
 
-@each_case
+@for_each(CASES)
 def test_what_is_here_stays(case: Case) -> None:
     """With every hook at work none of these columns is n/a or null."""
     view = view_of(frame_of(case.lens, case.table, {}), case.table)
@@ -228,7 +245,7 @@ COMPARED: dict[Kind, tuple[str, ...]] = {
 }
 
 
-@each_case
+@for_each(CASES)
 def test_filters_never_pass(case: Case) -> None:
     """No comparison with what is not available is true, and the view says which column that is, and why."""
     field = declared(case.table, case.name)
@@ -244,7 +261,7 @@ def test_filters_never_pass(case: Case) -> None:
         assert view.filter_remarks == [f"{case.name} is {NOT_AVAILABLE} here: {WHY}"]
 
 
-@each_case
+@for_each(CASES)
 def test_sums_and_order(case: Case) -> None:
     """There is no sum of it, nothing to count by, and sorting by it harms nothing."""
     view = lacking(case)
