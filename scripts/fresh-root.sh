@@ -31,7 +31,7 @@ mirror of Debian that is DEBIAN_MIRROR, else what debootstrap takes by itself.
   --suite SUITE  which Debian: bookworm (12, the default), trixie (13) or a later one
   --as USER      who types the commands: root, on a system without sudo (the default), or user, who may run sudo
   --worktree     the files as they are, instead of HEAD
-  --core         make test-core instead of make test
+  --core         make test with only the core of its kernel tests: make lint test-pure test-core
   --no-tests     only the first of the two commands
   --shell        a shell inside before all is removed
   --run COMMAND  only this, in the clone inside, and nothing of the above
@@ -150,7 +150,10 @@ do_as_the_readme_says() {
   scrape_it
   case $tests in
     all) say "README: ${commands[1]}, and make test-install" && in_root "${commands[1]} && make test-install" ;;
-    core) say "README: ${commands[1]%% && *}, and make test-core" && in_root "${commands[1]%% && *} && make test-core" ;;
+    core)
+      say "README: ${commands[1]%% && *}, and make lint test-pure test-core"
+      in_root "${commands[1]%% && *} && make lint test-pure test-core"
+      ;;
   esac
 }
 
