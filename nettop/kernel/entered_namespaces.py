@@ -20,6 +20,7 @@ import numpy as np
 from nettop.kernel import privileges
 from nettop.kernel.facts import Host, container_of
 from nettop.kernel.namespaces import NamespaceThread, find_namespaces
+from nettop.snapshots.arrays import as_list
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import OWN_NAMESPACE
 from nettop.snapshots.snapshot import (
@@ -129,22 +130,22 @@ class Namespaces:
             return codes
         if not len(numbers):
             return numbers
-        first = numbers.min()
-        if numbers.max() - first < _SPAN_MAX:
-            places = (numbers - first).astype(np.intp)
+        first = int(numbers.min())
+        if int(numbers.max()) - first < _SPAN_MAX:
+            places = numbers.astype(np.intp) - first
             is_taken = np.zeros(int(places.max()) + 1, bool)
             is_taken[places] = True
             taken = np.flatnonzero(is_taken)
             code_of = np.zeros(len(is_taken), "u4")
-            code_of[taken] = self._codes_of((taken + int(first)).tolist())
+            code_of[taken] = self._codes_of(taken + first)
         else:
             distinct, places = np.unique(numbers, return_inverse=True)
-            code_of = np.array(self._codes_of(distinct.tolist()), "u4")
+            code_of = np.array(self._codes_of(distinct), "u4")
         codes_of_all: Array = code_of[places]
         return codes_of_all
 
-    def _codes_of(self, inodes: list[int]) -> list[int]:
-        return [self._texts.code(self._names.get(inode, str(inode))) for inode in inodes]
+    def _codes_of(self, inodes: Array) -> list[int]:
+        return [self._texts.code(self._names.get(inode, str(inode))) for inode in as_list(inodes)]
 
     @property
     def lost(self) -> int:

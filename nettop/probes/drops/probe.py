@@ -246,6 +246,13 @@ def coded(values: Array, text_of: Callable[[int], str | None]) -> tuple[Array, S
     return codes[groups], table.values
 
 
+def _unknown_if_zero(numbers: Array) -> Array:
+    """Return the numbers in the width of a row's column, with zero replaced by the unknown value."""
+    wide = numbers.astype("u4")
+    wide[wide == 0] = _UNKNOWN
+    return wide
+
+
 # --- the kernel's own counters ------------------------------------------------------------------------------------
 
 
@@ -492,7 +499,7 @@ class Drops:
         rows = np.zeros(len(keys), PACKETS.dtype)
         texts: dict[str, Sequence[str]] = {"place": self._places.values}
         rows["id"], rows["place"] = ids, keys["location"]
-        rows["netns"] = np.where(keys["netns"] > 0, keys["netns"], _UNKNOWN)
+        rows["netns"] = _unknown_if_zero(keys["netns"])
         rows["reason"], texts["reason"] = coded(keys["reason"], self._reason)
         rows["meaning"], texts["meaning"] = coded(keys["reason"], self._meaning)
         rows["family"], texts["family"] = coded(
@@ -503,7 +510,7 @@ class Drops:
             lambda number: None if number == _PROTOCOL_UNKNOWN else PROTOCOLS.get(number, str(number)),
         )
         rows["interface"], texts["interface"] = self._interfaces(keys["netns"], keys["ifindex"])
-        rows["port"] = np.where(keys["port"] > 0, keys["port"], _UNKNOWN)
+        rows["port"] = _unknown_if_zero(keys["port"])
         rows["pid"], rows["process"], texts["process"] = self._owners(keys)
         for name in COUNT.names or ():
             np.add.at(rows[name], groups, self._totals[name])
