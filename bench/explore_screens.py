@@ -7,11 +7,12 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from nettop.screens.actions import ACTIONS
 from nettop.snapshots import views
 from tests.kernel import bpf_objects
-from tests.kernel.lab import NotInTimeError
+from tests.kernel.lab import NotInTimeError, until
 from tests.kernel.terminal import Terminal
 
 BURSTS = 60
@@ -75,6 +76,7 @@ def explore_screens(chance: random.Random) -> list[str]:
         os.chdir(home)  # where exports go
         try:
             with Terminal("--view", view, "--interval", chance.choice(("0.1", "0.5", "1"))) as terminal:
+                until(lambda: is_program(terminal.pid), "the program is executed")
                 settings = terminal.settings()
                 if chance.random() < 0.7:
                     terminal.draws()
@@ -97,6 +99,11 @@ def explore_screens(chance: random.Random) -> list[str]:
     return [f"{fault}\n  view {view}, the last bursts: {sent[-12:]}" for fault in faults]
 
 
+def is_program(pid: int) -> bool:
+    """Tell whether the process has become nettop, and is no copy of this one any more."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes() != Path("/proc/self/cmdline").read_bytes()
+
+
 def _ended(terminal: Terminal, chance: random.Random, settings: list[object]) -> list[str]:
     """End the screens one way or another; returns what is wrong about how they ended."""
     way = chance.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, b"\x03"))
@@ -113,7 +120,7 @@ def _ended(terminal: Terminal, chance: random.Random, settings: list[object]) ->
     faults = []
     if took > END_S:
         faults.append(f"{way!r}: the end took {took:.1f} s")
-    if status not in (0, -way if isinstance(way, int) else 0):
+    if status not in (0, -way if isinstance(way, int) else -signal.SIGINT):  # killed before it had begun
         faults.append(f"{way!r}: exit status {status}")
     for word in (b"Traceback", b"please report", b"Exception"):
         if word in terminal.output:
