@@ -41,7 +41,8 @@ def test_listener_and_connections_not_yet_accepted(lab: Lab) -> None:
     client.call(traffic.acknowledged, [0, 1, 2])
     listed = in_namespaces(rows(), far.namespace.inode)
     listener = only(listed, state="LISTEN")
-    assert (listener["receive_queue"], listener["send_queue"], listener["pid"]) == (3, 7, server.pid)
+    assert (listener["accept_queue"], listener["backlog"], listener["pid"]) == (3, 7, server.pid)
+    assert (listener["receive_queue"], listener["send_queue"]) == (None, None)  # which are bytes
     assert (listener["direction"], listener["local_port"], listener["remote_port"]) == (None, port, None)
     waiting = [row for row in listed if row["state"] == "ESTABLISHED"]
     assert sorted((row["bytes_received"], row["pid"], row["process"]) for row in waiting) == [

@@ -17,7 +17,7 @@ from tests.unit.build import Row, make_frame
 
 ACCEPT_QUEUE, _, CLOSE_WAIT, STUCK, RETRANSMITTING = SOCKETS.troubles
 LEAKING = {"state": "CLOSE_WAIT", "process": "leaker"}
-LISTENER = {"id": 20_001, "process": "slow", "state": "LISTEN", "receive_queue": 128, "backlog": 128}
+LISTENER = {"id": 20_001, "process": "slow", "state": "LISTEN", "accept_queue": 128, "backlog": 128}
 STUCK_BEFORE = {"id": 20_002, "process": "stuck", "send_queue": 900, "bytes_acked": 5, "busy_us": 0}
 LOSSY_BEFORE = {"id": 20_003, "process": "lossy", "retransmits": 0, "data_packets_sent": 0}
 WELL = {"id": 20_004, "process": "fine", "bytes_sent": 100, "bytes_received": 0}

@@ -213,7 +213,7 @@ def _example_row(at: int, chance: random.Random) -> Row:
     }
     if kind < 0.03:
         listening = {"state": "LISTEN", "remote_address": "0.0.0.0", "remote_port": None}
-        return row | listening | {"direction": None, "send_queue": 511, "receive_queue": 0}
+        return row | listening | {"direction": None, "backlog": 511, "accept_queue": 0}
     if kind < 0.05:
         nobody = dict.fromkeys(("pid", "process", "cgroup", "container", "owner_source"))
         return row | nobody | {"state": chance.choice(("SYN_RECV", "TIME_WAIT", "FIN_WAIT2"))}

@@ -352,12 +352,13 @@ def test_what_the_source_is_requested_for() -> None:
     """The ring's size and the ways reach the source before it starts, and no table is read that nobody logs."""
     source = nothing()
     with Logging(settings(mechanisms={"accepts": "none"}, options={"ring_size": 4096}), source) as logging:
-        until(lambda: len(source.options) == 3)
+        until(lambda: len(source.options) == 4)
         logging.end()
     assert source.options == {
         "ring_size": 4096,
         "table": "sockets",
         "mechanisms": {"accepts": "none"},
+        "whole": True,
     }
 
 

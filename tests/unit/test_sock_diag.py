@@ -416,6 +416,17 @@ def test_a_minisocket_has_no_numbers() -> None:
     }  # fmt: skip
 
 
+def test_the_queues_of_a_listener_are_no_bytes() -> None:
+    """The kernel reports them in the place of the queues of others: connections that wait, and how many may."""
+    row = only_row(message(memory(), state=STATE["LISTEN"], rqueue=3, wqueue=128))
+    assert (row["accept_queue"], row["backlog"], row["receive_queue"], row["send_queue"]) == (
+        3,
+        128,
+        None,
+        None,
+    )
+
+
 def test_udp_rows() -> None:
     """A UDP socket without a peer is UNCONN; a queue that is read while it is counted is not negative."""
     row = only_row(message(memory(5), state=STATE["CLOSE"], rqueue=2**32 - 7, wqueue=3, uid=9), UDP)

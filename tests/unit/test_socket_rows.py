@@ -25,7 +25,6 @@ from nettop.probes.connections.socket_rows import (
     infer_directions,
     merge,
     name_congestion_control,
-    set_backlogs,
     unowned,
     without,
 )
@@ -181,7 +180,7 @@ def test_only_sockets_in_hash_tables_are_counted() -> None:
     bound = {"netns": 1, "local_port": 80}
     rows = rows_of(
         bound | {"protocol": TCP, "state": STATE["ESTABLISHED"], "send_queue": 0},
-        bound | {"protocol": TCP, "state": STATE["LISTEN"], "send_queue": 128, "syn_queue": 3},
+        bound | {"protocol": TCP, "state": STATE["LISTEN"], "backlog": 128, "syn_queue": 3},
         bound | {"protocol": TCP, "state": STATE["CLOSE"], "send_queue": 0},
         bound | {"protocol": TCP, "state": STATE["SYN_RECV"]},
         bound | {"protocol": TCP, "state": STATE["TIME_WAIT"]},
@@ -198,15 +197,6 @@ def test_no_rows_are_no_trouble() -> None:
     assert count_hashed(none) == {}
     assert len(merge(none, none)) == 0
     infer_directions(none)
-
-
-def test_a_listener_has_a_backlog() -> None:
-    """What the kernel reports as the send queue of a listener; of no other socket."""
-    rows = rows_of(
-        {"state": STATE["LISTEN"], "send_queue": 128}, {"state": STATE["ESTABLISHED"], "send_queue": 5}
-    )
-    set_backlogs(rows)
-    assert (rows["backlog"][0], known(rows["backlog"]).tolist()) == (128, [True, False])
 
 
 # --- what limits a connection -----------------------------------------------------------------------------------

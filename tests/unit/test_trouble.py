@@ -23,7 +23,7 @@ USAGE = Path(__file__).parents[2] / "docs" / "usage.md"
 FILTERS = trouble_filters(SOCKETS)
 ACCEPT_QUEUE, SYN_QUEUE, CLOSE_WAIT, STUCK, RETRANSMITTING = (trouble.name for trouble in SOCKETS.troubles)
 
-LISTENER = {"state": "LISTEN", "receive_queue": 0, "send_queue": 10, "backlog": 10, "syn_queue": 0}
+LISTENER = {"state": "LISTEN", "accept_queue": 0, "backlog": 10, "syn_queue": 0}
 BEFORE = {"send_queue": 0, "bytes_acked": 500, "busy_us": 0, "retransmits": 0, "data_packets_sent": 0}
 STUCK_ROW = {**BEFORE, "send_queue": 1, "busy_us": 950_000}
 RETRANSMITTING_ROW = {**BEFORE, "bytes_acked": 900, "retransmits": 10, "data_packets_sent": 900}
@@ -47,9 +47,9 @@ def close_wait(number: int) -> list[Row]:
 @pytest.mark.parametrize(
     ("now", "name"),
     [
-        (LISTENER | {"receive_queue": 7}, None),
-        (LISTENER | {"receive_queue": 8}, ACCEPT_QUEUE),
-        (LISTENER | {"receive_queue": 11}, ACCEPT_QUEUE),
+        (LISTENER | {"accept_queue": 7}, None),
+        (LISTENER | {"accept_queue": 8}, ACCEPT_QUEUE),
+        (LISTENER | {"accept_queue": 11}, ACCEPT_QUEUE),
         (LISTENER | {"syn_queue": 7}, None),
         (LISTENER | {"syn_queue": 8}, SYN_QUEUE),
         (LISTENER | {"syn_queue": None}, None),
@@ -116,7 +116,7 @@ def test_a_short_interval_says_nothing_of_a_stuck_queue() -> None:
 
 def test_the_worst_stands_first() -> None:
     """In the order of the declaration, whatever the order and the number of rows."""
-    rows = [RETRANSMITTING_ROW, STUCK_ROW, LISTENER | {"syn_queue": 10}, LISTENER | {"receive_queue": 10}]
+    rows = [RETRANSMITTING_ROW, STUCK_ROW, LISTENER | {"syn_queue": 10}, LISTENER | {"accept_queue": 10}]
     assert names(rows, [BEFORE] * 4) == [ACCEPT_QUEUE, SYN_QUEUE, STUCK, RETRANSMITTING]
 
 
@@ -125,7 +125,7 @@ rows_of_any_kind = st.lists(
     st.fixed_dictionaries(
         {
             "state": st.sampled_from(["ESTABLISHED", "CLOSE_WAIT", "LISTEN", "SYN_RECV", "TIME_WAIT", None]),
-            **dict.fromkeys(("receive_queue", "send_queue", "syn_queue", "bytes_acked"), some),
+            **dict.fromkeys(("accept_queue", "send_queue", "syn_queue", "bytes_acked"), some),
             "backlog": st.one_of(st.none(), st.integers(0, 12)),
             "busy_us": st.sampled_from([None, 0, 950_000]),
             "retransmits": st.sampled_from([None, 0, 9, 12]),

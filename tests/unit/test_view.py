@@ -335,7 +335,7 @@ def test_a_listener_in_trouble_is_shown_unasked() -> None:
     """One of whose queues is nearly full; one whose queues are not known is a listener like others."""
     queues = [(4, 10, 0), (8, 10, 0), (0, 10, 8), (8, None, 8), (8, 0, 8)]
     each = [
-        {"state": "LISTEN", "receive_queue": waiting, "backlog": backlog, "syn_queue": half_open}
+        {"state": "LISTEN", "accept_queue": waiting, "backlog": backlog, "syn_queue": half_open}
         for waiting, backlog, half_open in queues
     ]
     assert make_view(make_frame(each)).order.tolist() == [1, 2]

@@ -44,7 +44,6 @@ from nettop.probes.connections.socket_rows import (
     find_limits,
     infer_directions,
     name_congestion_control,
-    set_backlogs,
 )
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
@@ -287,7 +286,6 @@ class Connections:
             rows, udp_ended = self._udp.read(rows, self._last, table.processes)
         infer_directions(rows)
         name_congestion_control(rows)
-        set_backlogs(rows)
         find_limits(rows, self._last, (taken_ns - self._last_ns) / 1e3)
         put_answers(rows, self._services)
         self._last, self._last_ns = rows, taken_ns

@@ -341,10 +341,16 @@ def _is_mapped(words: Array) -> Mask:
 
 
 def _put_socket(rows: Array, sockets: Array) -> None:
-    """Fields of every full socket. The queues of a listener are its backlog and its limit."""
+    """Fields of every full socket. The queues of a listener are of connections, and one is the limit of the other."""
     rows["drops"] = sockets["drops"]
-    rows["send_queue"] = sockets["wqueue"]
-    rows["receive_queue"] = np.maximum(sockets["rqueue"].astype(np.int32), 0)
+    listens = rows["state"] == STATE["LISTEN"]
+    unread = np.maximum(sockets["rqueue"].astype(np.int32), 0)
+    for queue, of_listener, amounts in (
+        ("send_queue", "backlog", sockets["wqueue"]),
+        ("receive_queue", "accept_queue", unread),
+    ):
+        rows[queue][~listens] = amounts[~listens]
+        rows[of_listener][listens] = amounts[listens]
     # Before Linux 6.17 a socket without an inode (orphan, not yet accepted) was reported as root's.
     has_owner = (sockets["uid"] != 0) | (sockets["inode"] != 0)
     rows["uid"][has_owner] = sockets["uid"][has_owner]

@@ -275,8 +275,8 @@ static __always_inline void put_tcp(struct row *row, struct tcp_sock *tp) {
   row->uid = tp->sk_uid;
   row->drops = tp->sk_drops;
   if (state == TCP_LISTEN) {
-    row->send_queue = tp->sk_max_ack_backlog;
-    row->receive_queue = tp->sk_ack_backlog;
+    row->backlog = tp->sk_max_ack_backlog;
+    row->accept_queue = tp->sk_ack_backlog;
     row->syn_queue = tp->syn_queue;
     return;
   }

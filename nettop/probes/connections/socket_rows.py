@@ -169,12 +169,6 @@ def infer_directions(rows: Array) -> None:
     rows["direction"][connected] = np.where(inbound[connected], _INBOUND, _OUTBOUND)
 
 
-def set_backlogs(rows: Array) -> None:
-    """Set how many connections the queues of each listener may hold, which the kernel reports as its send queue."""
-    listening = rows["state"] == STATE["LISTEN"]
-    rows["backlog"][listening] = rows["send_queue"][listening]
-
-
 def name_congestion_control(rows: Array) -> None:
     """Set the numbers of the algorithms by their names."""
     with_name = np.flatnonzero(known(rows["busy_us"]))
@@ -239,7 +233,8 @@ def count_hashed(rows: Array) -> dict[int, Counted]:
     # Namespaces have neighbouring inode numbers, so counting by place needs no sort.
     first = int(rows["netns"].min())
     place = rows["netns"] - np.uint32(first)
-    tcp = (rows["protocol"] == TCP) & (rows["state"] != STATE["CLOSE"]) & known(rows["send_queue"])
+    has_queue = known(rows["send_queue"]) | known(rows["backlog"])
+    tcp = (rows["protocol"] == TCP) & (rows["state"] != STATE["CLOSE"]) & has_queue
     udp = (rows["protocol"] == UDP) & known(rows["local_port"])
     listening = known(rows["syn_queue"])
     rows_at = np.bincount(place)
