@@ -77,6 +77,10 @@ def _names(btf: Btf, enum: str, *prefixes: str) -> dict[int, str]:
         names = btf.enumerators(enum)
     except MissingInKernel:
         return {}
-    for prefix in prefixes:
-        names = {number: name.removeprefix(prefix) for number, name in names.items()}
-    return names
+    return {number: _without_prefix(name, prefixes) for number, name in names.items()}
+
+
+def _without_prefix(name: str, prefixes: tuple[str, ...]) -> str:
+    """The name without the first of the prefixes that it has: SKB_DROP_REASON_SKB_CSUM is SKB_CSUM."""
+    prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+    return name.removeprefix(prefix)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
+from nettop.query.query import screen_query
 from nettop.query.units import human
 from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.lens import LensScreen
-from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.drops import COUNTERS, PACKETS, REASONS
+from nettop.snapshots.arrays import Index, Mask, as_list
+from nettop.snapshots.drops import COUNTERS, ORDINARY, PACKETS, REASONS, TROUBLE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.bar import BarItem, Span, item
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle
@@ -28,14 +31,13 @@ _COUNTS = {
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
-    """Idle: nothing dropped in the last interval; quiet: harmless; failed: drops that hurt."""
+    """Idle: nothing dropped in the last interval; quiet: ordinary drops; failed: those that are trouble."""
     rates = view.column("packets_per_s")
     is_idle = as_list(rates.known[at] & (rates.numbers[at] == 0))
-    reasons = [REASONS.get(name) for name in view.values("reason", at)]
-    rows = zip(as_list(view.gone[at]), is_idle, reasons, strict=True)
+    rows = zip(as_list(view.gone[at]), is_idle, as_list(view.raw("severity")[at]), strict=True)
     return [
-        RowFlags(gone, idle, bool(why and why.harmless), bool(why and why.hurts and not idle))
-        for gone, idle, why in rows
+        RowFlags(gone, idle, severity == ORDINARY, severity == TROUBLE and not idle)
+        for gone, idle, severity in rows
     ]
 
 
@@ -74,21 +76,31 @@ class DropsScreen(LensScreen):
 
 
 def _packets(view: View) -> list[BarItem]:
-    """Drops per second and in all, as counted by the hook on each dropped packet."""
+    """Drops per second, apart from them the ordinary ones, and all together."""
     drops = view.snapshot.counts.get("drops")
     if drops is None or view.snapshot.why_unavailable(PACKETS) is not None:
         return [headline.not_available("drops")]
-    items = [item(("drops ", Role.DIM), (human(view.count_rate("drops"), _PER_SECOND), Role.BOLD))]
+    packets = view if view.table is PACKETS else View(view.frame, screen_query(PACKETS))
+    is_ordinary = packets.raw("severity") == ORDINARY
+    items = [item(("drops ", Role.DIM), (_rate(packets, ~is_ordinary), Role.BOLD))]
+    if is_ordinary.any():
+        items.append(item(("ordinary ", Role.DIM), (_rate(packets, is_ordinary), Role.TEXT), importance=88))
     reason = top_reason(view.frame)
     if reason is not None:
-        hurts = reason in REASONS and REASONS[reason].hurts
-        most = Span(f"{WARNING} {reason}", Role.BAD) if hurts else Span(reason)
+        is_trouble = reason in REASONS and REASONS[reason].severity == TROUBLE
+        most = Span(f"{WARNING} {reason}", Role.BAD) if is_trouble else Span(reason)
         items.append(item(("most ", Role.DIM), most, importance=90))
     return [*items, item((f"{drops:,}", Role.TEXT), (" in all", Role.DIM), importance=85)]
 
 
+def _rate(packets: View, which: Mask) -> str:
+    """Drops per second in these rows."""
+    rate = packets.total("packets_per_s", np.flatnonzero(which))
+    return human(0.0 if rate is None and packets.elapsed_s else rate, _PER_SECOND)
+
+
 def top_reason(frame: Frame) -> str | None:
-    """The reason of most drops in the last interval; None without drops."""
+    """The reason of most drops in the last interval that are not ordinary; None without any."""
     if frame.before is None:
         return None
     added = by_reason(frame.now) - by_reason(frame.before)
@@ -96,13 +108,14 @@ def top_reason(frame: Frame) -> str | None:
 
 
 def by_reason(snapshot: Snapshot) -> Counter[str]:
-    """Drops by reason; by place where the kernel gives no reasons; empty where it gives neither."""
+    """Drops by reason, but the ordinary ones; by place where the kernel gives no reasons; empty without both."""
     rows, missing = snapshot.tables[PACKETS.name], snapshot.missing
     name = next((field for field in ("reason", "place") if field not in missing), None)
     if name is None or "packets" in missing:
         return Counter()
     texts, drops = rows.texts[name], Counter[str]()
-    for code, packets in zip(rows.array[name].tolist(), rows.array["packets"].tolist(), strict=True):
+    array = rows.array[rows.array["severity"] != ORDINARY]
+    for code, packets in zip(array[name].tolist(), array["packets"].tolist(), strict=True):
         if code < len(texts):
             drops[texts[code]] += packets
     return drops

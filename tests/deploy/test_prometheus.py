@@ -206,6 +206,7 @@ def label_values() -> list[tuple[str, str, set[str]]]:
         ("nettop_connections_failures", "reason", enum(connections.FAILURES, "reason")),
         ("nettop_connections_", "protocol", set(connections.PROTOCOLS.values())),
         ("nettop_drops_packets", "reason", {*drops.REASONS, *unnamed}),
+        ("nettop_drops_packets", "severity", {*enum(drops.PACKETS, "severity"), *unnamed}),
         ("nettop_drops_by_name", "name", {*counters, *unnamed}),
         ("nettop_bandwidth_", "backing", enum(bandwidth.INTERFACES, "backing")),
         ("nettop_flows_", "protocol", enum(flows.EXPORTERS, "protocol")),
@@ -260,28 +261,16 @@ def assert_possible(made_of: set[str], label: str, pattern: str) -> None:
         assert any(re.fullmatch(alternative, value) for value in possible), (label, alternative)
 
 
-def listed_reasons(expr: str, operator: str) -> list[str]:
-    """The reasons that an expression picks, or leaves out."""
-    return [
-        reason
-        for pattern in re.findall(rf"""reason{operator}["']([^"']*)["']""", expr)
-        for reason in pattern.split("|")
-    ]
-
-
-def test_reasons_of_drops_are_all_there() -> None:
-    """What hurts is alerted, but for what has an alert of its own or is meant; the rest is decided or harmless."""
-    hurting = {name for name, reason in drops.REASONS.items() if reason.hurts}
-    harmless = {name for name, reason in drops.REASONS.items() if reason.harmless}
-    alerted = listed_reasons(alerts()["PacketsDropped"]["expr"], "=~")
-    assert len(alerted) == len(set(alerted))
-    assert set(alerted) == hurting - {"TCP_LISTEN_OVERFLOW", "QDISC_CONGESTED"}
+def test_severities_of_drops() -> None:
+    """Trouble is alerted, but for what has an alert of its own or is meant, and what was refused apart from it."""
+    alerted = alerts()["PacketsDropped"]["expr"]
+    assert f'severity="{drops.SEVERITIES[drops.TROUBLE]}"' in alerted
+    (left_out,) = re.findall(r'reason!~"([^"]*)"', alerted)
+    assert {drops.REASONS[name].severity for name in left_out.split("|")} == {drops.TROUBLE}
     (decided,) = (
         rule for rule in rules_in(RECORDING) if rule["record"] == "instance:nettop_drops_decided:rate5m"
     )
-    left_out = listed_reasons(decided["expr"], "!~")
-    assert len(left_out) == len(set(left_out))
-    assert set(left_out) - {OTHERS, r"\\(none\\)"} == hurting | harmless
+    assert f'severity="{drops.SEVERITIES[drops.REFUSED]}"' in decided["expr"]
 
 
 # --- what alerts say --------------------------------------------------------------------------------------------

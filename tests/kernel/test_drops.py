@@ -20,6 +20,7 @@ from nettop.kernel.program import Loader
 from nettop.kernel.symbols import Symbols
 from nettop.probes.drops import probe
 from nettop.probes.drops.probe import DropCount, Drops
+from nettop.snapshots.drops import REASONS
 from nettop.snapshots.snapshot import Rows, Snapshot, known
 
 from . import bpf_objects, traffic
@@ -328,7 +329,9 @@ def test_full_accept_queue(lab: Lab, drops: Drops) -> None:
 
 
 def test_syn_at_a_full_accept_queue(lab: Lab, drops: Drops) -> None:
-    """A SYN that finds the accept queue full is in the counters just as often as nstat says."""
+    """A SYN that finds the accept queue full is in the counters just as often as nstat says, and in the row of its
+    port, though the kernel calls no tracepoint for it.
+    """
     _, far, caller, listener = two_workers(lab)
     port = listener.call(traffic.listen, "listener", far.v4, 0, 1)
     for number in range(CALLS):
@@ -337,6 +340,39 @@ def test_syn_at_a_full_accept_queue(lab: Lab, drops: Drops) -> None:
     for name in ("TcpExtListenOverflows", "TcpExtListenDrops"):
         snapshot, expected = when_quiet(lambda: take(drops), lambda name=name: nstat(far.namespace, name))
         assert counter(snapshot, far.namespace, name) == expected
+        # A SYN that the queue takes in its last moment is answered, and the end of that handshake dropped in sight.
+        rows = packets_in(snapshot, far.namespace, "TCP_LISTEN_OVERFLOW")
+        assert sum(row["packets"] for row in rows) == expected
+        assert {(row["port"], row["severity"]) for row in rows if row["place"] == "tcp_conn_request"} == {
+            (port, "trouble")
+        }
+
+
+def test_every_reason_has_a_severity() -> None:
+    """Each reason of this kernel's core is known, but those of packets that are not dropped."""
+    not_dropped = {"NOT_DROPPED_YET", "CONSUMED", "MAX", "SUBSYS_MASK"}
+    unknown = set(read_drop_reasons().core.values()) - not_dropped - REASONS.keys()
+    assert not unknown
+    assert [name for name, reason in REASONS.items() if reason.severity is None] == ["NOT_SPECIFIED"]
+
+
+def test_a_connection_that_ends_is_ordinary(lab: Lab, drops: Drops) -> None:
+    """What the kernel drops of each connection that is closed is told from trouble."""
+    _, far, caller, listener = two_workers(lab)
+    port = listener.call(traffic.listen, "listener", far.v4)
+    ports = caller.call(traffic.connect_at_once, [traffic.Call((far.v4, port))] * SOME)
+    listener.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
+    for worker in (caller, listener):
+        worker.call(traffic.close, list(range(SOME)))
+    if read_drop_reasons().number("QUEUE_PURGE") != NO_REASON:
+        until(
+            lambda: packets_in(take(drops), far.namespace, "QUEUE_PURGE"),
+            "the ends of connections are dropped",
+        )
+    severities = {
+        row["severity"] for row in packets_in(take(drops), far.namespace) if row["protocol"] == "tcp"
+    }
+    assert severities <= {"ordinary"}
 
 
 def test_handshakes_that_fail(lab: Lab, drops: Drops) -> None:
@@ -546,7 +582,7 @@ def test_without_reasons(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = {row["protocol"]: row for row in packets_in(snapshot, home, None)}
         assert (rows["tcp"]["packets"], rows["udp"]["packets"]) == (FEW, SOME)
         assert rows["tcp"]["place"] != rows["udp"]["place"]
-        assert list(snapshot.missing) == ["reason"]
+        assert list(snapshot.missing) == ["reason", "severity"]
     finally:
         source.close()
 

@@ -51,6 +51,7 @@ def _snapshot(second: int) -> Snapshot:
             "id": number,
             "reason": reason,
             "meaning": REASONS[reason].meaning if reason in REASONS else None,
+            "severity": REASONS[reason].severity if reason in REASONS else None,
             "place": place,
             "family": family,
             "protocol": protocol or None,

@@ -22,11 +22,12 @@ from nettop.screens.bandwidth.interfaces import InterfacesScreen
 from nettop.screens.bandwidth.protocols import SplitScreen
 from nettop.screens.connections.groups import GroupsScreen
 from nettop.screens.connections.sockets import ConnectionsScreen
+from nettop.screens.drops import DropsScreen
 from nettop.screens.headline import few
 from nettop.screens.lens import LensScreen
 from nettop.screens.services.clients import ClientsScreen
 from nettop.screens.services.services import ServicesScreen
-from nettop.snapshots import bandwidth, connections, services
+from nettop.snapshots import bandwidth, connections, drops, services
 from nettop.snapshots.bandwidth import EVICTED, INTERFACES
 from nettop.snapshots.schema import Field, Kind, Table
 from nettop.snapshots.snapshot import Ended, Frame, Rows, Snapshot
@@ -81,7 +82,7 @@ def _snapshot(
             )
         }
         tables[INTERFACES.name] = _rows(INTERFACES, interfaces, step, {})
-    return Snapshot("any", WALL_NS, TAKEN_NS + step * _SECOND_NS, tables)
+    return Snapshot("any", WALL_NS, TAKEN_NS + step * _SECOND_NS, tables, counts={"drops": 0})
 
 
 def _rows(table: Table, rows: Mapping[int, Row], step: int, texts: Tables) -> Rows:
@@ -214,3 +215,19 @@ def test_what_is_counted(
         number = sum(known) if known else None if len(alive) else 0
         per_second = "/s" if name.endswith("_per_s") else ""
         assert f"{label} {few(number)}{per_second}" in text_of(screen, view)
+
+
+@given(seed=seeds)
+def test_drops(seed: int) -> None:
+    """Ordinary drops have a sum of their own."""
+    view = View(random_frame(drops.PACKETS, seed), screen_query(drops.PACKETS))
+    text = text_of(DropsScreen, view)
+    for label, is_ordinary in (("drops", False), ("ordinary", True)):
+        number = shown_sum(
+            view,
+            "packets_per_s",
+            lambda row, is_ordinary=is_ordinary: (row["severity"] == "ordinary") is is_ordinary,
+            "severity",
+        )
+        if number is not None:
+            assert f"{label} {human(number, 'packets/s')}" in text

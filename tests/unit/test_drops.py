@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nettop.kernel.drop_reasons import NO_REASON, DropReasons
+from nettop.kernel.drop_reasons import NO_REASON, DropReasons, _without_prefix
 from nettop.kernel.links import Link
 from nettop.probes.drops import probe
+from nettop.probes.drops.listeners import UnseenSyns
 from nettop.probes.drops.probe import (
     COUNT,
     KIND,
@@ -83,11 +86,18 @@ def test_the_program_asks_for_no_argument_that_is_not_there(arguments: int, defi
 
 
 def test_reasons_are_explained_once() -> None:
-    """A reason either hurts or is harmless, and its meaning is a sentence without an end."""
+    """The meaning of a reason is a sentence without an end."""
     for name, reason in REASONS.items():
-        assert not (reason.hurts and reason.harmless), name
         assert reason.meaning, name
         assert not reason.meaning.endswith("."), name
+
+
+def test_a_name_loses_one_prefix() -> None:
+    """Some reasons are called SKB_DROP_REASON_SKB_…: their names are those of the kernel's list."""
+    prefixes = ("SKB_DROP_REASON_", "SKB_")
+    assert _without_prefix("SKB_DROP_REASON_SKB_CSUM", prefixes) == "SKB_CSUM"
+    assert _without_prefix("SKB_CONSUMED", prefixes) == "CONSUMED"
+    assert _without_prefix("OTHER", prefixes) == "OTHER"
 
 
 # --- the program ----------------------------------------------------------------------------------------------
@@ -207,7 +217,7 @@ LO = {"netns": NETNS, "ifindex": 1, "reason": 12, "family": 0x0800, "protocol": 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Program], Snapshot]]:
     """Reads a probe whose program counted that."""
-    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({}, [Link(1, "lo")]))
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({}, {}, [Link(1, "lo")]))
     source = Drops()
     source.set("mechanisms", {"packets": "none"})
     source.start()
@@ -371,7 +381,7 @@ def test_counters_of_a_namespace(
     """Drop counters of a namespace and its devices have rows and sums; other counters have none."""
     counters = {"UdpRcvbufErrors": 2**64 - 1, "UdpInDatagrams": 9}
     links = [Link(2, "eth0", {"rx_dropped": 3, "rx_bytes": 8})]
-    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, links))
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, {}, links))
     monkeypatch.setattr(probe, "read_backlog_drops", lambda proc: {3: 5})
     snapshot = read(Program())
     rows = snapshot.tables["counters"]
@@ -409,7 +419,7 @@ def test_a_packet_of_several_counters_counts_once(
         "Udp6RcvbufErrors": 5,
         "UdpNoPorts": 3,
     }
-    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, []))
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, {}, []))
     monkeypatch.setattr(probe, "read_backlog_drops", lambda proc: {})
     snapshot = read(Program())
     namespaces = len(read.source.namespaces.threads)  # type: ignore[attr-defined]
@@ -430,7 +440,7 @@ def test_devices_that_are_not_listed_are_lost(
     read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are counted, and the namespace's own counters are there."""
-    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({"UdpNoPorts": 1}, None))
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({"UdpNoPorts": 1}, {}, None))
     snapshot = read(Program())
     namespaces = read.source.namespaces.threads  # type: ignore[attr-defined]
     assert snapshot.lost["devices"] == len(namespaces)
@@ -462,7 +472,9 @@ def frame_of(now: list[Row], before: list[Row] | None = None, **kwargs: Any) -> 
 
 def row(number: int, reason: str | None, packets: int, place: str = "f") -> Row:
     """A row of the table of packets."""
-    return {"id": number, "reason": reason, "place": place, "packets": packets}
+    known_as = REASONS.get(reason or "")
+    severity = known_as.severity if known_as is not None else None
+    return {"id": number, "reason": reason, "severity": severity, "place": place, "packets": packets}
 
 
 def test_the_top_reason_is_that_of_the_last_interval() -> None:
@@ -496,6 +508,73 @@ def test_looks_of_rows() -> None:
         RowFlags(idle=True),
         RowFlags(),
     ]
+
+
+def test_the_top_reason_is_not_ordinary() -> None:
+    """Each connection that ends drops something: a headline of that would say nothing."""
+    before = [row(1, "QUEUE_PURGE", 0), row(2, "XDP", 0)]
+    assert top_reason(frame_of([row(1, "QUEUE_PURGE", 99), row(2, "XDP", 1)], before)) == "XDP"
+    assert top_reason(frame_of([row(1, "QUEUE_PURGE", 99), row(2, "XDP", 0)], before)) is None
+
+
+# --- SYNs that listeners drop ---------------------------------------------------------------------------------------
+
+OVERFLOWS = "TcpExtListenOverflows"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 3, 50]), st.sampled_from([0, 1, 2]), st.sampled_from([80, 443, 8080])
+        ),
+        max_size=20,
+    ),
+    st.booleans(),
+)
+def test_unseen_syns_are_what_the_namespace_counts_beyond_what_is_seen(
+    steps: list[tuple[int, int, int]], is_reset: bool
+) -> None:
+    """Each belongs to the port whose listener dropped it, and none is counted twice; where the namespace is another one
+    under the same number, what that has counted is new."""
+    syns, expected = UnseenSyns(), dict.fromkeys((80, 443, 8080), 0)
+    value, seen, drops = 7, 5, dict.fromkeys(expected, 3)
+
+    def read(*, is_first: bool = False) -> None:
+        listeners = {port: (port, count) for port, count in drops.items()}
+        syns.add(1, {OVERFLOWS: value}, listeners, {OVERFLOWS: seen}, is_first=is_first)
+
+    read(is_first=True)
+    for unseen, in_sight, port in steps:
+        value, seen = value + unseen + in_sight, seen + in_sight
+        drops[port] += unseen
+        expected[port] += unseen
+        read()
+    if is_reset and value > 12:
+        value, seen = 4, 0
+        drops[80] += 1
+        expected[80] += 4
+        read()
+    assert dict(syns.counted) == {(1, OVERFLOWS, port): count for port, count in expected.items() if count}
+    assert syns.forget(1) == sum(expected.values())
+
+
+def test_unseen_syns_of_two_listeners_belong_to_neither() -> None:
+    """Where several have dropped some nobody knows how many each; what a listener dropped that has gone is its own."""
+    syns = UnseenSyns()
+    syns.add(1, {OVERFLOWS: 0}, {1: (80, 0), 2: (443, 0)}, {}, is_first=True)
+    syns.add(1, {OVERFLOWS: 5}, {1: (80, 2), 2: (443, 3)}, {}, is_first=False)
+    assert syns.counted == {(1, OVERFLOWS, 0): 5}
+    syns.add(1, {OVERFLOWS: 7}, {2: (443, 3)}, {}, is_first=False)
+    assert syns.counted[1, OVERFLOWS, 80] == 2
+
+
+def test_unseen_syns_wait_for_what_is_seen_late() -> None:
+    """Packets are read before counters: of what was dropped in between no number goes back."""
+    syns = UnseenSyns()
+    syns.add(1, {OVERFLOWS: 0}, {}, {}, is_first=True)
+    for value, seen, counted in ((3, 1, 2), (3, 3, 2), (5, 3, 2), (6, 3, 3)):
+        syns.add(1, {OVERFLOWS: value}, {}, {OVERFLOWS: seen}, is_first=False)
+        assert syns.counted[1, OVERFLOWS, 0] == counted
 
 
 def test_why_a_table_is_empty() -> None:

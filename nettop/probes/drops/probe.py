@@ -8,7 +8,9 @@ those are all there is.
 from __future__ import annotations
 
 import os
+import socket
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -21,7 +23,7 @@ import numpy as np
 from nettop.errors import PermissionMissing, SourceFailed, Unsupported
 from nettop.kernel import bpf, maps
 from nettop.kernel.btf import Slice
-from nettop.kernel.drop_reasons import DropReasons, read_drop_reasons
+from nettop.kernel.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
 from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
 from nettop.kernel.facts import Host
 from nettop.kernel.links import Link, read_links
@@ -38,6 +40,8 @@ from nettop.kernel.proc_files import read_text
 from nettop.kernel.program import Loader, ProgramText
 from nettop.kernel.rows import row_header
 from nettop.kernel.symbols import HIDDEN, Symbols
+from nettop.probes.drops.listeners import COUNTERS as UNSEEN
+from nettop.probes.drops.listeners import Listeners, UnseenSyns, read_listeners
 from nettop.probes.drops.owners import find_owners
 from nettop.snapshots.arrays import Index, as_list, joined, positions, take
 from nettop.snapshots.connections import LENS as CONNECTIONS
@@ -76,6 +80,7 @@ KINDS_MAX = 4096
 _BPF_PROG_TYPE_TRACING = 26
 _PROTOCOL_UNKNOWN = 255
 _UNKNOWN = np.iinfo(np.uint32).max
+_NO_SEVERITY = np.iinfo(np.uint8).max
 
 KIND = np.dtype(
     [
@@ -123,6 +128,11 @@ _INCLUDED_IN = {_NUMBERS[part]: _NUMBERS[whole] for part, whole in INCLUDED_IN.i
 _CLIENT_PORTS = "sys/net/ipv4/ip_local_port_range"
 _DEFAULT_CLIENT_PORTS = 32768, 60999
 _NO_REASONS = "the kernel gives reasons from Linux 5.17 on"
+
+_UNSEEN_REASONS = dict(enumerate(UNSEEN.values(), 0xFFFF_0000))
+"""Numbers of our own, which no reason of the kernel has, for what its counters tell."""
+_UNSEEN_SITES: Mapping[int, tuple[str, int] | None] = {0: ("tcp_conn_request", 0)}
+"""Where listeners drop SYNs, at a location that no packet has."""
 
 
 def make_probe() -> Drops:
@@ -257,19 +267,21 @@ def _unknown_if_zero(numbers: Array) -> Array:
 
 
 class NamespaceCounters(NamedTuple):
-    """The counters of one network namespace, and its devices; None where the kernel did not list those."""
+    """The counters of one network namespace, its listeners, and its devices; None where the kernel did not list
+    those."""
 
     counters: Mapping[str, int]
+    listeners: Listeners
     links: Sequence[Link] | None
 
 
 def read_namespace(proc: Path) -> NamespaceCounters:
     """The counters of the calling thread's namespace."""
-    counters = read_counters(proc)
+    counters, listeners = read_counters(proc), read_listeners()
     try:
-        return NamespaceCounters(counters, read_links())
+        return NamespaceCounters(counters, listeners, read_links())
     except OSError:
-        return NamespaceCounters(counters, None)
+        return NamespaceCounters(counters, listeners, None)
 
 
 def _included_in(measures: Array, ids: Array) -> Array:
@@ -314,7 +326,7 @@ class Drops:
         self._namespaces: Namespaces | None = None
         self._symbols = Symbols(self._host.proc)
         self._places = TextTable()
-        self._sites: dict[int, tuple[str, int] | None] = {}
+        self._sites = dict(_UNSEEN_SITES)
         self._devices: dict[tuple[int, int], str] = {}
         self._seen: frozenset[int] = frozenset()
         self._kinds: Array = np.zeros(0, KIND)
@@ -322,6 +334,7 @@ class Drops:
         self._ids_of_kinds: Array = np.zeros(0, "u8")
         self._rows: Array = np.zeros(0, PACKETS.dtype)
         self._forgotten = 0
+        self._syns, self._is_first = UnseenSyns(), True
         self._sockets: Rows | None = None
         self._packet_ids, self._counter_ids = RowIds(KIND), RowIds(MEASURE)
 
@@ -367,6 +380,8 @@ class Drops:
         if self._count:
             self._kinds, self._totals = self._count.read()
         by_namespace = self._read_namespaces(frozenset(self._kinds["netns"].tolist()) - {0})
+        if self._count:
+            self._add_unseen(by_namespace)
         self._name_devices(by_namespace)
         measures = self._measures(by_namespace)
         snapshot = Snapshot(
@@ -437,6 +452,27 @@ class Drops:
         self._seen = seen
         return self.namespaces.in_each(partial(read_namespace, self._host.proc), new)
 
+    def _add_unseen(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
+        """Add the SYNs that listeners dropped, which pass no tracepoint, to the kinds of drops."""
+        seen: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        for name, reason in UNSEEN.items():
+            same = np.flatnonzero(self._kinds["reason"] == self._reason_number(reason))
+            packets = self._totals["packets"][same].tolist()
+            for netns, count in zip(self._kinds["netns"][same].tolist(), packets, strict=True):
+                seen[netns][name] += count
+        for netns, namespace in by_namespace.items():
+            self._syns.add(
+                netns, namespace.counters, namespace.listeners, seen[netns], is_first=self._is_first
+            )
+        self._is_first = False
+        numbers = {name: number for number, name in _UNSEEN_REASONS.items()}
+        kinds, totals = np.zeros(len(self._syns.counted), KIND), np.zeros(len(self._syns.counted), COUNT)
+        for at, ((netns, name, port), count) in enumerate(self._syns.counted.items()):
+            kinds["netns"][at], kinds["port"][at] = netns, port
+            kinds["reason"][at], kinds["protocol"][at] = numbers[UNSEEN[name]], socket.IPPROTO_TCP
+            totals["packets"][at] = count
+        self._kinds, self._totals = joined(self._kinds, kinds), joined(self._totals, totals)
+
     def _name_devices(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
         """Learn the devices' names. Those of devices that have gone are kept while there are rows of them."""
         in_rows = set(zip(self._kinds["netns"].tolist(), self._kinds["ifindex"].tolist(), strict=True))
@@ -461,7 +497,7 @@ class Drops:
         """The place of each kind of drop, as a code into `_places`; _UNKNOWN where the kernel hides its symbols."""
         locations, groups = np.unique(self._kinds["location"], return_inverse=True)
         if not self._sites.keys() >= set(locations.tolist()) and self._symbols.refresh():
-            self._sites = {}
+            self._sites = dict(_UNSEEN_SITES)
         codes = np.full(len(locations), _UNKNOWN, "u4")
         for number, location in enumerate(locations.tolist()):
             if location not in self._sites:
@@ -476,9 +512,12 @@ class Drops:
         if self._count is None or len(self._kinds) <= self._count.kinds_max * 3 // 4:
             return
         devices = zip(self._kinds["netns"].tolist(), self._kinds["ifindex"].tolist(), strict=True)
-        gone = [self._is_gone(netns, ifindex, by_namespace) for netns, ifindex in devices]
-        self._count.forget(self._kinds[gone])
-        self._forgotten += int(self._totals["packets"][gone].sum())
+        gone = np.array([self._is_gone(netns, ifindex, by_namespace) for netns, ifindex in devices])
+        is_packet = self._kinds["location"] > 0
+        self._count.forget(self._kinds[gone & is_packet])
+        self._forgotten += int(self._totals["packets"][gone & is_packet].sum())
+        for netns in {netns for netns, _, _ in self._syns.counted} - by_namespace.keys():
+            self._forgotten += self._syns.forget(netns)
 
     def _is_gone(self, netns: int, ifindex: int, by_namespace: Mapping[int, NamespaceCounters]) -> bool:
         if netns not in by_namespace:
@@ -502,6 +541,7 @@ class Drops:
         rows["netns"] = _unknown_if_zero(keys["netns"])
         rows["reason"], texts["reason"] = coded(keys["reason"], self._reason)
         rows["meaning"], texts["meaning"] = coded(keys["reason"], self._meaning)
+        rows["severity"] = self._severities(keys["reason"])
         rows["family"], texts["family"] = coded(
             keys["family"], lambda number: ETHERTYPES.get(number, f"{number:#06x}") if number else None
         )
@@ -557,11 +597,25 @@ class Drops:
         return coded(netns.astype("u8") << np.uint64(32) | ifindex, name)
 
     def _reason(self, number: int) -> str | None:
-        return self._count.reasons.name(number) if self._count else None
+        if self._count is None or not self._count.reasons.has_reasons:
+            return None
+        return _UNSEEN_REASONS.get(number) or self._count.reasons.name(number)
+
+    def _reason_number(self, name: str) -> int:
+        return self._count.reasons.number(name) if self._count else NO_REASON
 
     def _meaning(self, number: int) -> str | None:
         reason = REASONS.get(self._reason(number) or "")
         return reason.meaning if reason else None
+
+    def _severities(self, numbers: Array) -> Array:
+        """How bad reasons are: u1, unknown where nobody knows."""
+        distinct, groups = np.unique(numbers, return_inverse=True)
+        reasons = (REASONS.get(self._reason(number) or "") for number in distinct.tolist())
+        known_ones = [
+            _NO_SEVERITY if why is None or why.severity is None else why.severity for why in reasons
+        ]
+        return np.array(known_ones, "u1")[groups]
 
     def _counts(self, measures: Array) -> dict[str, int]:
         by_name = np.zeros(len(_NAMES), "u8")
