@@ -53,7 +53,17 @@ from nettop.commands.options import (
 from nettop.commands.privilege import Rights, opened_session, why_still_root
 from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
-from nettop.errors import ExitCode, FilterError, NettopError, UsageError, missing_package, unknown_word
+from nettop.errors import (
+    TOO_MANY_FILES,
+    ExitCode,
+    FilterError,
+    NettopError,
+    UsageError,
+    missing_package,
+    too_many_files,
+    unknown_word,
+    why_too_few_files,
+)
 from nettop.interrupts import ended_by_signals, exit_code_of, leave_output, undisturbed
 from nettop.settings import MAX_PORT, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import all_views, find_table, views
@@ -366,7 +376,11 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
     try:
         options = _parse(arguments)
         start = _COMMANDS.get(type(options))
-        return int(options or 0) if start is None else start(options, source_of)
+        if start is None:
+            return int(options or 0)
+        if too_few := why_too_few_files():
+            raise too_few
+        return start(options, source_of)
     except BrokenPipeError:  # the reader has what it wanted
         return ExitCode.DONE
     except NettopError as error:
@@ -376,6 +390,10 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
         if missing is None:
             raise
         failure = missing
+    except OSError as error:
+        if error.errno not in TOO_MANY_FILES:
+            raise
+        failure = too_many_files("nettop cannot go on", error.errno)
     _report(failure)
     return failure.exit_code
 

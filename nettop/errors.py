@@ -14,6 +14,8 @@ from enum import IntEnum
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """How the kernel refuses a descriptor: to the process, or to all."""
+_LEAST_FILES = 32
+_RAISE_FILES = "raise the limit, as by ulimit -n 65536 (in a unit of systemd: LimitNOFILE=65536)"
 _INSTALL = "run scripts/install-deps.sh again, which installs what nettop needs"
 _NO_MEMORY = re.compile(
     "MemoryError|bad_alloc|cannot allocate memory|out of memory|unable to allocate|failed to map segment",
@@ -101,7 +103,18 @@ def too_many_files(what: str, number: int) -> SourceFailed:
     """The error for something that failed for want of descriptors, with one of these numbers."""
     return SourceFailed(
         f"{what}: {os.strerror(number).lower()}",
-        "raise the limit, as by ulimit -n 65536 (in a unit of systemd: LimitNOFILE=65536)",
+        _RAISE_FILES,
+    )
+
+
+def why_too_few_files() -> Unsupported | None:
+    """Return why no command can run with the files that the process may have open; None where it can."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= _LEAST_FILES:
+        return None
+    return Unsupported(
+        f"nettop may have only {hard} files open (hard limit of RLIMIT_NOFILE), and needs {_LEAST_FILES} or more",
+        _RAISE_FILES,
     )
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -117,14 +116,12 @@ def exit_code_of(ended: KeyboardInterrupt) -> int:
 
 def leave_output() -> None:
     """Flush the standard streams now. Output that nobody reads is dropped, or Python would complain when it exits."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         try:
-            if stream is not None:
+            if (stream := getattr(sys, name)) is not None:
                 stream.flush()
         except OSError:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())
-            os.close(null)
+            setattr(sys, name, None)  # what Python does not flush
 
 
 def _signal_of(ended: KeyboardInterrupt) -> int:

@@ -46,7 +46,7 @@ def check_bcc(_: Path) -> Iterable[Check]:
     child = [sys.executable, "-I", "-m", "nettop.doctor.bcc_child"]
     try:
         done = subprocess.run(
-            child, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
+            child, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, input=""
         )
         report = json.loads(done.stdout)
     except subprocess.TimeoutExpired:

@@ -20,6 +20,7 @@ from typing import Any
 from nettop.errors import PermissionMissing, SourceFailed, Unsupported, want_of_memory
 from nettop.kernel import bpf
 from nettop.kernel.btf import Slice
+from nettop.writing import memory_file
 
 PART_OF_NETTOP = "which is part of nettop"
 """In what is said of a file that is missing from the installation."""
@@ -132,13 +133,13 @@ class Loader:
             self._channel, theirs = map(
                 opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             )
-            self._output = os.memfd_create("nettop-loader")
+            self._output = memory_file("nettop-loader")
             opened.callback(os.close, self._output)
             # In a session of its own, so that Ctrl-C at the terminal reaches the main process only.
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-m", "nettop.kernel.loader", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
+                stdin=self._output,  # which is empty; /dev/null may be missing
                 stdout=self._output,
                 stderr=self._output,
                 start_new_session=True,

@@ -9,8 +9,8 @@ import struct
 import sys
 
 CALLS = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298},
-    "aarch64": {"bpf": 280, "perf_event_open": 241},
+    "x86_64": {"bpf": 321, "perf_event_open": 298, "memfd_create": 319},
+    "aarch64": {"bpf": 280, "perf_event_open": 241, "memfd_create": 279},
 }
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06

@@ -4,6 +4,7 @@
 import re
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -191,3 +192,46 @@ def test_a_kernel_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
         ("opened", "closed", "failed", "reset"), why.removeprefix("n/a: ")
     )
     assert not {"connected", "accepted", "closed", "failed"} & snapshot.counts.keys()
+
+
+NO_NULL = "mount -t tmpfs none /dev && mknod -m 666 /dev/urandom c 1 9"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*TABLE, "--once"),
+        ("--view", "cpu", *TABLE, "--once"),
+        ("run", "--", "true"),
+        ("doctor", "--no-traffic", "--only", "drops"),
+        ("export", "cpu.stacks", "-", "--format", "folded", "--duration", "0.1"),
+    ],
+)
+def test_no_null_device(words: tuple[str, ...]) -> None:
+    """Nothing needs /dev/null."""
+    command = [*mounted(NO_NULL), NETTOP, *words]
+    done = subprocess.run(
+        command, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "/dev/null" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("error", "code"), [("EPERM", 4), ("ENOSYS", 3)])
+def test_no_files_in_memory(error: str, code: int) -> None:
+    """Where a filter refuses memfd_create(2), that is the cause: sockets come without programs, CPU time does not."""
+    denied = (sys.executable, str(Path(__file__).with_name("seccomp.py")), "memfd_create", error)
+    sockets, cpu = (
+        subprocess.run(
+            [*denied, NETTOP, *TABLE, "--once", *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for words in ((), ("--view", "cpu"))
+    )
+    assert (sockets.returncode, cpu.returncode) == (0, code)
+    assert cpu.stderr.splitlines()[0].startswith("nettop: memfd_create is refused: ")
+    assert "report" not in cpu.stderr + sockets.stderr

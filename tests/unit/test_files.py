@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -435,3 +436,75 @@ mount --bind plain only; mount -o remount,bind,ro only
     assert done.stdout.splitlines() == ["7", "1"]
     assert "full/report cannot be written: No space left on device" in done.stderr
     assert "only/report cannot be written: Read-only file system" in done.stderr
+
+
+# --- limits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--table", "--once"],
+        ["log", "--log-dir", "none"],
+        ["serve", "--listen", "127.0.0.1:0"],
+        ["collect", "--data-dir", "flows"],
+        ["flows"],
+        ["export", "cpu.stacks", "a.svg"],
+        ["run", "--", "true"],
+        ["doctor", "--no-traffic"],
+        ["config", "--show"],
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_hardly_any_files(words: list[str]) -> None:
+    """With a hard limit of six open files no command works, and each names the limit and how to raise it."""
+    with Child(
+        [sys.executable, "-m", "nettop", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6)),
+    ) as child:
+        assert child.wait(DEADLINE_S) == ExitCode.UNSUPPORTED
+        assert child.stdout is not None
+        what, remedy = child.stdout.read().splitlines()
+    assert (
+        what
+        == "nettop: nettop may have only 6 files open (hard limit of RLIMIT_NOFILE), and needs 32 or more"
+    )
+    assert "ulimit -n" in remedy
+
+
+def test_files_that_run_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever that happens, the limit is the cause."""
+
+    def run_out(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe", run_out)
+    assert run(["run", "--", "true"]) == ExitCode.SOURCE
+    assert capsys.readouterr().err.startswith(
+        "nettop: nettop cannot go on: too many open files\n  raise the limit"
+    )
+
+
+def test_output_that_nobody_takes_and_no_null_device() -> None:
+    """What cannot be flushed at the end is dropped; that takes no /dev/null."""
+    script = """
+import os, sys
+from nettop.interrupts import leave_output
+os.devnull = "/nosuch"
+sys.stdout.write("a")
+leave_output()
+"""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment() | {"PYTHONUNBUFFERED": ""},
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
