@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
 import threading
@@ -64,15 +66,45 @@ def ended_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def requested_by_signals() -> Iterator[Requests]:
-    """Ctrl-C and SIGTERM request the end, SIGHUP that files are reopened, even under nohup."""
+def requested_by_signals(*, reopens: bool = True) -> Iterator[Requests]:
+    """Ctrl-C and SIGTERM request the end, SIGHUP that files are reopened, even under nohup.
+
+    SIGHUP requests the end where the terminal that nettop was started in has gone, and for what never `reopens` files.
+    """
     requests = Requests()
     with _handled_by(lambda _number, _frame: requests.end()):
-        before = signal.signal(signal.SIGHUP, lambda _number, _frame: requests.reopen())
+        if not reopens:
+            yield requests
+            return
+        before = signal.getsignal(signal.SIGHUP)
+        has_hung_up = (lambda: False) if before is signal.SIG_IGN else _terminal_watch()
+        signal.signal(
+            signal.SIGHUP, lambda _number, _frame: requests.end() if has_hung_up() else requests.reopen()
+        )
         try:
             yield requests
         finally:
             signal.signal(signal.SIGHUP, before)
+
+
+def _terminal_watch() -> Callable[[], bool]:
+    """Return what tells whether the terminal among the standard streams has gone; without one it never has."""
+    terminal = next((descriptor for descriptor in range(3) if os.isatty(descriptor)), None)
+    if terminal is None:
+        return lambda: False
+    was_ours = _is_controlling(terminal)
+    poll = select.poll()
+    poll.register(terminal, 0)  # tells of a hang-up
+    # When the shell ends, the terminal may stay for a moment, and is nobody's.
+    return lambda: bool(poll.poll(0)) or (was_ours and not _is_controlling(terminal))
+
+
+def _is_controlling(terminal: int) -> bool:
+    try:
+        os.tcgetpgrp(terminal)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def start_export(options: ExportOptions, source_of: Callable[[str], Source] | No
             user = owner_of_files(Path(settings.path))
     still_root = why_still_root(user) if source_of is None else None
     with ExitStack() as ends:
-        requests = ends.enter_context(requested_by_signals())
+        requests = ends.enter_context(requested_by_signals(reopens=False))
         interval_s = min(INTERVAL_S, settings.duration_s)
         session = ends.enter_context(opened_session(interval_s, source_of, Rights(user)))
         with explaining(still_root, _AS_ROOT):

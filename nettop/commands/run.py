@@ -29,7 +29,6 @@ from nettop.commands.options import (
 from nettop.commands.privilege import Rights, opened_session
 from nettop.errors import UsageError
 from nettop.interrupts import undisturbed
-from nettop.output.diagnostics import Diagnostics
 from nettop.settings import LineFormat, RunSettings
 from nettop.snapshots.connections import EVENTS, LENS
 from nettop.writing import LineFile, open_to_write, writing
@@ -114,5 +113,7 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
 
 def _opened(path: str) -> LineFile:
     """Open the report's file, which belongs to the caller of nettop."""
+    from nettop.output.diagnostics import Diagnostics
+
     with opening_as(owner_of_files(Path(path))), writing(path, "give --output another file"):
         return LineFile(path, open_to_write(path, os.O_CREAT | os.O_TRUNC), Diagnostics(sys.stderr))

@@ -41,8 +41,8 @@ from nettop.serve.http.limits import Limits
 from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.serve.problems import HANDLERS
+from nettop.serve.reports import reporter
 from nettop.settings import CollectSettings
-from nettop.snapshots.safe_text import safe_text
 from nettop.wake_event import WakeEvent
 
 _FIRST_OF_OTHERS, _OWN = 100, 200
@@ -72,11 +72,7 @@ def opened_collector(
     kafka = topic_of(settings.kafka) if settings.kafka else None
     own_networks = parsed_networks(settings.own_networks) if settings.own_networks else None
 
-    def report(text: str) -> None:
-        if stderr is not None:
-            lines = "\n".join(map(safe_text, text.splitlines()))
-            stderr.write(f"nettop: {lines}\n")
-            stderr.flush()
+    report = reporter(stderr)
 
     with opening_files():
         credentials = read_credentials(settings.queries)

@@ -22,11 +22,11 @@ from nettop.serve.http.limits import ServerCounts
 from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.serve.metrics.totals import Totals
+from nettop.serve.reports import reporter
 from nettop.serve.served import Publications, Served, applicable_filter
 from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import WHOLE
 from nettop.wake_event import WakeEvent
@@ -51,11 +51,7 @@ def opened_server(
         credentials = read_credentials(settings)
     names = own_names(endpoints)
 
-    def report(text: str) -> None:
-        if stderr is not None:
-            lines = "\n".join(map(safe_text, text.splitlines()))  # a bug has a traceback
-            stderr.write(f"nettop: {lines}\n")
-            stderr.flush()
+    report = reporter(stderr)
 
     with opened_sockets(endpoints, opening_files) as listeners:
 

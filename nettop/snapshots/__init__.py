@@ -13,7 +13,18 @@ from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens, Table
 
 _NO_LENS = frozenset(
-    {"arrays", "codec", "histograms", "hooks", "own_cost", "safe_text", "schema", "snapshot", "source"}
+    {
+        "arrays",
+        "codec",
+        "histograms",
+        "hooks",
+        "own_cost",
+        "row_ids",
+        "safe_text",
+        "schema",
+        "snapshot",
+        "source",
+    }
 )
 """Modules here that declare no lens. Some load numpy, which --help and completion do without."""
 

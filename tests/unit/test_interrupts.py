@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signals end nettop whenever they arrive."""
 
+import fcntl
 import gc
+import os
+import select
 import signal
+import subprocess
+import sys
+import termios
 import weakref
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
@@ -85,3 +93,104 @@ def test_other_errors_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     with ended_by_signals():
         Broken()
     assert "by nought" in capfd.readouterr().err
+
+
+# --- a terminal that closes -------------------------------------------------------------------------------------
+
+WAITING = """
+import sys, threading
+from nettop.interrupts import requested_by_signals
+
+changed = threading.Event()
+with requested_by_signals(reopens=sys.argv[1] == "reopens") as requests, open(sys.argv[2], "w") as told:
+    requests.wake = changed.set
+    print("waits", file=told, flush=True)
+    while not requests.ending:
+        changed.wait()
+        changed.clear()
+        if requests.take_reopening():
+            print("reopens", file=told, flush=True)
+    print("ends", file=told, flush=True)
+"""
+SHELL = "import subprocess, sys; subprocess.Popen(sys.argv[1:]); sys.stdin.read()"
+"""Starts a command as a shell does for a foreground job, and ends when its standard input does."""
+
+
+class Waiting:
+    """What waits for signals, in a terminal of its own, and tells by a FIFO what they request of it."""
+
+    def __init__(self, folder: Path, how: str, *before: str, **streams: Any) -> None:
+        fifo = folder / "told"
+        os.mkfifo(fifo)
+        self.terminal, theirs = os.openpty()
+        words = [*before, sys.executable, "-c", WAITING, how, str(fifo)]
+        controlled = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0)}
+        self.child = subprocess.Popen(
+            words, **({"stdin": theirs, "stdout": theirs} | streams), stderr=theirs, **controlled
+        )
+        os.close(theirs)
+        self._told = fifo.open()
+        assert self.tells() == "waits"
+
+    def tells(self) -> str:
+        """What it tells next."""
+        readable, _, _ = select.select([self._told], [], [], LIMIT_S)
+        return self._told.readline().strip() if readable else "nothing"
+
+    def hang_up(self) -> None:
+        """Close its terminal."""
+        os.close(self.terminal)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.child.kill()
+        self.child.wait()
+        self._told.close()
+
+
+@pytest.mark.parametrize("how", ["reopens", "exports"])
+def test_a_terminal_that_closes_ends(how: str, tmp_path: Path) -> None:
+    """Its SIGHUP asks for no files to be opened again."""
+    with Waiting(tmp_path, how) as waiting:
+        waiting.hang_up()
+        assert waiting.tells() == "ends"
+
+
+def test_a_shell_that_is_killed_ends(tmp_path: Path) -> None:
+    """The terminal is still there, and nobody's."""
+    with Waiting(tmp_path, "reopens", sys.executable, "-c", SHELL) as waiting:
+        waiting.child.kill()
+        assert waiting.tells() == "ends"
+        waiting.hang_up()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_files_are_reopened_in_a_terminal(number: int, tmp_path: Path) -> None:
+    """SIGHUP of a process, as of logrotate, reopens files as long as the terminal is there."""
+    with Waiting(tmp_path, "reopens") as waiting:
+        waiting.child.send_signal(signal.SIGHUP)
+        assert waiting.tells() == "reopens"
+        waiting.child.send_signal(number)
+        assert waiting.tells() == "ends"
+        waiting.hang_up()
+
+
+def test_without_files_a_hang_up_ends(tmp_path: Path) -> None:
+    """Any SIGHUP ends what never reopens files."""
+    with Waiting(tmp_path, "exports") as waiting:
+        waiting.child.send_signal(signal.SIGHUP)
+        assert waiting.tells() == "ends"
+        waiting.hang_up()
+
+
+def test_nohup_goes_on(tmp_path: Path) -> None:
+    """Whoever ignored SIGHUP before wants it to go on without the terminal; files are reopened all the same."""
+    with Waiting(
+        tmp_path, "reopens", "nohup", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as waiting:
+        waiting.hang_up()
+        assert waiting.tells() == "reopens"
+        waiting.child.terminate()
+        assert waiting.tells() == "ends"
