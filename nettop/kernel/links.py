@@ -142,9 +142,7 @@ class LinkWatch:
 
 
 def _channel() -> socket.socket:
-    channel = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    )
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     channel.settimeout(_TIMEOUT_S)
     return channel
 
@@ -246,7 +244,9 @@ def _link(body: bytes) -> Link:
             texts = (text for nested, text in _attributes(value) if nested == _IFLA_INFO_KIND)
             kind_of_link = safe_bytes(next(texts, b"").rstrip(b"\0"))
         elif kind == _IFLA_XDP:
-            has_xdp = any(mode[:1] > b"\0" for nested, mode in _attributes(value) if nested == _IFLA_XDP_ATTACHED)
+            has_xdp = any(
+                mode[:1] > b"\0" for nested, mode in _attributes(value) if nested == _IFLA_XDP_ATTACHED
+            )
         present.add(kind)
     return Link(
         index,

@@ -22,6 +22,18 @@ def positions(keys: Array, among: Array) -> Index:
     return np.where(among[at] == keys, at, -1)
 
 
+def agreed(keys: Array, values: Array) -> Mask:
+    """For each of the sorted `keys` whether all values are the same that rows with this key have; the largest number is
+    no value."""
+    if not len(keys):
+        return np.zeros(0, bool)
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    least = np.minimum.reduceat(values, starts)
+    most = np.maximum.reduceat(np.where(values == np.iinfo(values.dtype).max, 0, values), starts)
+    same: Mask = np.repeat(least >= most, np.diff(np.append(starts, len(keys))))
+    return same
+
+
 def as_list(column: Array) -> list[Any]:
     """The values of one column, or the rows of several, as Python's own types."""
     values: list[Any] = column.tolist()

@@ -495,6 +495,8 @@ UNATTRIBUTED = "(unattributed)"
 """Shown in place of the process of a socket without an owner."""
 KERNEL_OWNER = "(kernel)"
 """Shown in place of the process of a socket that the kernel itself holds, such as that of a tunnel or of NFS."""
+SEVERAL = "(several)"
+"""Shown in place of the name of a process where there may be several, and nobody knows which."""
 HIDDEN_OWNER = "(hidden)"
 """Shown in place of the name of a process that holds a socket, but may not be inspected."""
 OUTSIDE = {"processes outside": "not visible from this PID namespace: run nettop on the host"}

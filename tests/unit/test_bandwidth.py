@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nettop.errors import UsageError
 from nettop.kernel.set_table import by_key
 from nettop.probes.bandwidth.flows import flags_text, has_ports, ids_of, merged, protocol_name
-from nettop.probes.bandwidth.owners import find_owners
+from nettop.probes.bandwidth.owners import find_owners, no_owners, owners_among, with_before
 from nettop.probes.bandwidth.programs import FLOW, KEY
 from nettop.probes.bandwidth.rates import Moved, RateHistory
+from nettop.snapshots.arrays import agreed
 from nettop.snapshots.bandwidth import FLOWS, PROTOCOL_NOT_IP, SERVICES, SERVICES_MAX, parse_services
-from nettop.snapshots.snapshot import Array
+from nettop.snapshots.snapshot import Array, TextTable
 from tests.unit.build import Row, make_rows
 
 SECOND = 1_000_000_000
@@ -212,8 +217,103 @@ def test_whose_a_flow_is(
     }
     flows = make_rows([{"id": 1, **ends}], FLOWS).array
     sockets = make_rows([{"netns": OWN, **row} for row in SOCKETS]).array
-    (at,) = find_owners(flows, np.array([protocol], np.uint8), sockets, OWN)
+    (at,) = find_owners(flows, np.array([protocol], np.uint8), sockets, OWN).at
     assert (None if at < 0 else sockets["id"][at]) == (owner and owner["id"])
+
+
+UDP_FLOW: Row = {
+    "id": 1,
+    "local_address": "10.0.0.1",
+    "local_port": 53,
+    "remote_address": "10.0.0.9",
+    "remote_port": 9,
+}
+
+
+def owner_of(*sockets: Row) -> tuple[str | None, int | None]:
+    """The process of a flow of UDP, by name and PID, among these sockets."""
+    rows = make_rows([{"netns": OWN, "protocol": "udp", "remote_port": None, **each} for each in sockets])
+    texts = TextTable()
+    flows = make_rows([UDP_FLOW], FLOWS).array
+    (owner,) = owners_among(flows, np.array([UDP], np.uint8), rows, OWN, texts)
+    return named(owner, texts)
+
+
+def named(owner: Any, texts: TextTable) -> tuple[str | None, int | None]:
+    """An owner's name and PID."""
+    unknown = np.iinfo(np.uint32).max
+    name = None if owner["process"] == unknown else texts.values[owner["process"]]
+    return name, None if owner["pid"] == unknown else int(owner["pid"])
+
+
+AT_53 = {"local_address": "10.0.0.1", "local_port": 53, "remote_address": "0.0.0.0"}
+ANY_53 = AT_53 | {"local_address": "0.0.0.0"}
+
+
+@pytest.mark.parametrize(
+    ("sockets", "owner"),
+    [
+        ([AT_53 | {"process": "a", "pid": 7}, AT_53 | {"process": "b", "pid": 8}], ("(several)", None)),
+        ([AT_53 | {"process": "a", "pid": 7}, AT_53 | {"process": "a", "pid": 8}], ("a", None)),
+        ([AT_53 | {"process": "a", "pid": 7}] * 2, ("a", 7)),
+        ([AT_53 | {"process": "a", "pid": 7}, AT_53], ("a", 7)),
+        ([AT_53 | {"process": "a", "pid": 7}, ANY_53 | {"process": "b", "pid": 8}], ("a", 7)),
+        ([AT_53 | {"process": "a", "pid": 7, "local_address": "10.0.0.2"}], (None, None)),
+        (
+            [
+                AT_53 | {"process": "a", "pid": 7, "local_address": "10.0.0.2"},
+                AT_53 | {"process": "b", "pid": 8},
+            ],
+            ("b", 8),
+        ),
+    ],
+    ids=[
+        "two programs",
+        "two processes",
+        "two sockets",
+        "nobody's",
+        "any address",
+        "another",
+        "each address",
+    ],
+)
+def test_a_port_of_several(sockets: list[Row], owner: tuple[str | None, int | None]) -> None:
+    """Of sockets that share a port (SO_REUSEPORT) a flow has what all have in common: nobody knows which one it is."""
+    assert owner_of(*sockets) == owner
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 2, 2**32 - 1])), max_size=12))
+def test_what_values_of_a_key_agree(rows: list[tuple[int, int]]) -> None:
+    """All known values of a key are one, or there is none."""
+    rows.sort()
+    keys, values = np.array(rows, "u4").reshape(-1, 2).T
+    expected = [len({v for k, v in rows if k == key and v != 2**32 - 1}) <= 1 for key, _ in rows]
+    assert agreed(keys, values).tolist() == expected
+
+
+OWNERS = st.tuples(st.integers(1, 3), st.sampled_from([None, "a", "b"]), st.sampled_from([None, 7, 8]))
+"""A socket, and its process by name and PID."""
+
+
+@given(st.lists(OWNERS, min_size=1, max_size=6))
+def test_a_port_that_others_reuse(readings: list[tuple[int, str | None, int | None]]) -> None:
+    """From reading to reading a flow has the same process, or several: never that of one whose packets are not all."""
+    texts = TextTable()
+    owner = no_owners(1)
+    names = set()
+    for socket, name, pid in readings:
+        now = no_owners(1)
+        if name is not None:
+            now["socket"], now["process"] = socket, texts.code(name)
+            now["pid"] = np.iinfo(np.uint32).max if pid is None else pid
+        owner = with_before(now, owner, texts)
+        names |= {(socket, name, pid)} if name is not None else set()
+    name, _ = named(owner[0], texts)
+    last = next((each for each in reversed(readings) if each[1] is not None), None)
+    assert name in (last and last[1], "(several)")
+    if len({socket for socket, _, _ in names}) == len(names) and len({name for _, name, _ in names}) > 1:
+        by_pid = {pid for _, _, pid in names}
+        assert name == "(several)" or (len(by_pid) == 1 and None not in by_pid)
 
 
 def test_nobody_is_an_owner() -> None:
@@ -221,8 +321,8 @@ def test_nobody_is_an_owner() -> None:
     flows = make_rows([{"id": 1, "local_address": "10.0.0.1", "remote_address": "10.0.0.9"}], FLOWS).array
     protocols = np.array([TCP], np.uint8)
     sockets = make_rows([WEB]).array
-    assert find_owners(flows, protocols, sockets[:0], OWN).tolist() == [-1]
-    assert find_owners(flows[:0], protocols[:0], sockets, OWN).tolist() == []
+    assert find_owners(flows, protocols, sockets[:0], OWN).at.tolist() == [-1]
+    assert find_owners(flows[:0], protocols[:0], sockets, OWN).at.tolist() == []
 
 
 # --- services ---------------------------------------------------------------------------------------------------

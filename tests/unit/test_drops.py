@@ -316,8 +316,13 @@ CONNECTED = UNCONNECTED | {"state": "ESTABLISHED"}
             ("dns", 7),
         ),
         (17, [UNCONNECTED | {"process": "tcp's", "pid": 3, "protocol": "tcp"}], (None, None)),
-        (6, [LISTENER | {"process": name, "pid": pid} for name, pid in (("b", 9), ("a", 8))], ("a", 8)),
-        (6, [LISTENER | {"process": name, "pid": 8} for name in ("first", "second")], ("first", 8)),
+        (
+            6,
+            [LISTENER | {"process": name, "pid": pid} for name, pid in (("b", 9), ("a", 8))],
+            ("(several)", None),
+        ),
+        (6, [LISTENER | {"process": "a", "pid": pid} for pid in (9, 8)], ("a", None)),
+        (6, [LISTENER | {"process": "a", "pid": 8}] * 2, ("a", 8)),
         (6, [LISTENER, ACCEPTED | {"process": "worker", "pid": 3}], ("worker", 3)),
         (6, [LISTENER | {"process": "(hidden)"}], ("(hidden)", None)),
         (6, [LISTENER | {"process": "MPTCP's", "pid": 3, "protocol": "mptcp"}], (None, None)),
@@ -335,7 +340,7 @@ def test_whose_port_it_is(
     sockets: list[Row],
     owner: tuple[str | None, int | None],
 ) -> None:
-    """Who hears everybody at that port, of several the lowest PID, then the first; else who is there at all."""
+    """Who hears everybody at that port, else who is there at all; of several what they have in common."""
     rows = make_rows(sockets)
     connections = Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})
     read.source.join({"connections": connections})  # type: ignore[attr-defined]

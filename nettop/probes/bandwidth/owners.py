@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from nettop.kernel.set_table import mixed
-from nettop.snapshots.arrays import Index, positions
-from nettop.snapshots.snapshot import Array, known
+from nettop.snapshots.arrays import Index, Mask, agreed, positions, take
+from nettop.snapshots.connections import SEVERAL
+from nettop.snapshots.snapshot import Array, Rows, TextTable, known
 
 _UDP = 17
 _End = tuple[Array, Array]
@@ -17,13 +20,67 @@ _ANY_V4 = np.array([0, 0xFFFF_0000_0000], ">u8")
 """0.0.0.0, as ::ffff:0.0.0.0."""
 
 
-def find_owners(flows: Array, protocols: Array, sockets: Array, own: int) -> Index:
-    """For each flow the position of its socket among `sockets`, or −1. `protocols` are the flows' IP protocols, `own`
-    is the network namespace whose interfaces the flows pass.
+OWNER = np.dtype([("socket", "u8"), ("process", "u4"), ("pid", "u4")])
+"""The process of a flow, by its code, and the socket by which it is known."""
+_UNKNOWN = np.iinfo(np.uint32).max
+
+
+class Found(NamedTuple):
+    """For each flow the position of its socket, or −1, and whether all sockets with its ends have the same process by
+    name, and by PID."""
+
+    at: Index
+    same_name: Mask
+    same_pid: Mask
+
+
+def no_owners(count: int) -> Array:
+    """So many owners that nobody knows: OWNER."""
+    owners = np.zeros(count, OWNER)
+    owners["process"] = owners["pid"] = _UNKNOWN
+    return owners
+
+
+def owners_among(flows: Array, protocols: Array, sockets: Rows, own: int, texts: TextTable) -> Array:
+    """The owner of each flow among these sockets, with codes into `texts`: OWNER. See `find_owners`."""
+    found = find_owners(flows, protocols, sockets.array, own)
+    owners, at = no_owners(len(flows)), np.flatnonzero(found.at >= 0)
+    socket_rows = take(sockets.array, found.at[at])
+    owners["socket"][at] = socket_rows["id"]
+    owners["pid"][at] = np.where(found.same_pid[at], socket_rows["pid"], _UNKNOWN)
+    owners["process"][at] = recoded(socket_rows["process"], sockets, texts)
+    owners["process"][at[~found.same_name[at]]] = texts.code(SEVERAL)
+    return owners
+
+
+def recoded(codes: Array, rows: Rows, texts: TextTable) -> Array:
+    """Codes of the processes of rows as codes into `texts`."""
+    distinct, groups = np.unique(codes, return_inverse=True)
+    names = rows.texts["process"]
+    new = [texts.code(names[code]) if code < len(names) else _UNKNOWN for code in distinct.tolist()]
+    return np.array(new, "u4")[groups] if new else codes
+
+
+def with_before(now: Array, before: Array, texts: TextTable) -> Array:
+    """Who owns flows by what is known now, and by what was known before: where those are two processes, several."""
+    several = texts.code(SEVERAL)
+    owners = np.where(known(now["process"]), now, before)
+    is_other = known(now["process"]) & known(before["process"]) & (now["socket"] != before["socket"])
+    is_other &= (now["pid"] != before["pid"]) | ~known(now["pid"])
+    owners["pid"][is_other] = _UNKNOWN
+    is_other &= now["process"] != before["process"]
+    is_other |= before["process"] == several
+    owners["process"][is_other], owners["pid"][is_other] = several, _UNKNOWN
+    return owners
+
+
+def find_owners(flows: Array, protocols: Array, sockets: Array, own: int) -> Found:
+    """The socket of each flow. `protocols` are the flows' IP protocols, `own` is the network namespace whose interfaces
+    the flows pass.
 
     A socket of that namespace is the flow's local end. One of another namespace, a container's, is at the other end of
     an interface here, so that its local address is the flow's remote one. An UDP socket without a peer owns what comes
-    to its port.
+    to its port; there may be several of those (SO_REUSEPORT).
     """
     is_own = sockets["netns"] == own
     has_peer = known(sockets["remote_port"])
@@ -31,18 +88,21 @@ def find_owners(flows: Array, protocols: Array, sockets: Array, own: int) -> Ind
     all_ends = _ends(sockets["protocol"], _end(sockets, "local"), _end(sockets, "remote"))
     waiting_ends = _ends(sockets["protocol"], _end(sockets, "local"), _NOBODY)
     local, remote = _end(flows, "local"), _end(flows, "remote")
-    owners = np.full(len(flows), -1, np.intp)
+    found = Found(np.full(len(flows), -1, np.intp), *np.ones((2, len(flows)), bool))
     for sought, ends, unsorted in (
         (_ends(protocols, local, remote), all_ends, np.flatnonzero(is_own & has_peer)),
         (_ends(protocols, remote, local), all_ends, np.flatnonzero(~is_own & has_peer)),
         (_ends(protocols, local, _NOBODY), waiting_ends, waits),
         (_ends(protocols, (_NO_ADDRESS, local[1]), _NOBODY), waiting_ends, waits),
     ):
-        among = unsorted[np.argsort(ends[unsorted], kind="stable")]
+        # Of sockets with the same ends one with a process is first.
+        among = unsorted[np.lexsort((sockets["process"][unsorted], ends[unsorted]))]
         at = positions(sought, ends[among])
-        matches = np.flatnonzero((owners < 0) & (at >= 0))
-        owners[matches] = among[at[matches]]
-    return owners
+        matches = np.flatnonzero((found.at < 0) & (at >= 0))
+        found.at[matches] = among[at[matches]]
+        for same, column in ((found.same_name, "process"), (found.same_pid, "pid")):
+            same[matches] = agreed(ends[among], sockets[column][among])[at[matches]]
+    return found
 
 
 def _end(rows: Array, which: str) -> _End:

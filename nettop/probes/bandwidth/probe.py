@@ -32,7 +32,7 @@ from nettop.kernel.net_loader import net_loader
 from nettop.kernel.program import Program
 from nettop.probes.bandwidth.flows import FlowTable, flags_text, has_ports, ids_of, protocol_name
 from nettop.probes.bandwidth.interfaces import CountedInterfaces
-from nettop.probes.bandwidth.owners import find_owners
+from nettop.probes.bandwidth.owners import no_owners, owners_among, recoded, with_before
 from nettop.probes.bandwidth.programs import (
     FLOWS_MAX,
     MOVED,
@@ -42,7 +42,7 @@ from nettop.probes.bandwidth.programs import (
 )
 from nettop.probes.bandwidth.rates import Moved, RateHistory, Summary
 from nettop.query.units import human
-from nettop.snapshots.arrays import Index, as_list, positions, take
+from nettop.snapshots.arrays import as_list, positions, take
 from nettop.snapshots.bandwidth import (
     CASTS,
     COUNTERS_MODE,
@@ -77,7 +77,7 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, TextTable, known, unknown_value
+from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, TextTable, unknown_value
 
 _PATTERN = re.compile(r"[*?\[]")
 _FIRST_SERVICE = NO_SERVICE + 1
@@ -134,6 +134,7 @@ class Bandwidth:
         self._names_in_flows: dict[int, str] = {}
         self._sockets: Snapshot | None = None
         self._last_flows: Rows | None = None
+        self._last_owners = no_owners(0)
         self._flow_counts: dict[str, int] = {}
         self._of_devices: dict[int, tuple[int, ...]] = {}
         self._of_gone_devices = np.zeros(len(MOVED), np.uint64)
@@ -387,7 +388,7 @@ class Bandwidth:
             rows[f"{end}_address"] = np.ascontiguousarray(flows[f"{end}_address"]).view(">u8")
             rows[f"{end}_port"] = flows[f"{end}_port"]
             rows[f"{end}_port"][~has_ports(flows)] = _NO_PORT
-        self._put_owners(rows, flows["protocol"], texts["process"])
+        self._put_owners(rows, flows, texts["process"])
         names, numbers = np.unique(flows["interface"], return_inverse=True)
         codes = [texts["interface"].code(self._names_in_flows.get(name, "?")) for name in names.tolist()]
         rows["interface"] = np.array(codes, "u4")[numbers] if codes else 0
@@ -415,19 +416,24 @@ class Bandwidth:
         self._last_flows = Rows(FLOWS, rows, values, taken_ns)
         return self._last_flows, Ended((), Rows(FLOWS, total, values, taken_ns))
 
-    def _put_owners(self, rows: Array, protocols: Array, texts: TextTable) -> None:
+    def _put_owners(self, rows: Array, flows: Array, texts: TextTable) -> None:
         """Fill in the process that owns the socket of each flow, as the connections lens has it, or that owned it
-        before the socket was gone."""
-        rows["pid"] = rows["process"] = _UNKNOWN
+        before the socket was gone; `several` where another one had a flow's ends before."""
+        owners = no_owners(len(rows))
         for sockets in self._sockets_and_ended():
-            unowned = np.flatnonzero(rows["process"] == _UNKNOWN)
-            flows = take(rows, unowned)
-            owners = find_owners(flows, protocols[unowned], sockets.array, self.namespaces.own)
-            _copy_owners(rows, unowned, sockets, owners, texts)
-        if self._last_flows is not None:
-            unowned = np.flatnonzero(rows["process"] == _UNKNOWN)
-            same = positions(rows["id"][unowned], self._last_flows.array["id"])
-            _copy_owners(rows, unowned, self._last_flows, same, texts)
+            # What had ended when a flow began was not its socket.
+            may_own = np.flatnonzero(flows["first_seen"] <= sockets.taken_ns)
+            protocols = flows["protocol"][may_own]
+            found = owners_among(take(rows, may_own), protocols, sockets, self.namespaces.own, texts)
+            owners[may_own] = with_before(owners[may_own], found, texts)
+        last = self._last_flows
+        if last is not None:
+            before = self._last_owners.copy()
+            before["process"] = recoded(before["process"], last, texts)
+            at = positions(rows["id"], last.array["id"])
+            owners[at >= 0] = with_before(owners[at >= 0], before[at[at >= 0]], texts)
+        rows["process"], rows["pid"] = owners["process"], owners["pid"]
+        self._last_owners = owners
 
     def _sockets_and_ended(self) -> list[Rows]:
         """The sockets now, and those that have ended lately."""
@@ -525,15 +531,6 @@ def _coded(values: Array, texts: TextTable, text_of: Callable[[int], str]) -> Ar
     distinct, groups = np.unique(values, return_inverse=True)
     codes: Array = np.array([texts.code(text_of(value)) for value in as_list(distinct)], np.uint32)
     return codes[groups]
-
-
-def _copy_owners(rows: Array, at: Index, owners: Rows, owner_at: Index, texts: TextTable) -> None:
-    """Give the rows at `at` the process of those at `owner_at` among `owners`; −1 is none."""
-    at, owner_at = at[owner_at >= 0], owner_at[owner_at >= 0]
-    rows["pid"][at] = owners.array["pid"][owner_at]
-    names, codes = owners.texts["process"], owners.array["process"][owner_at]
-    is_named = known(codes)
-    rows["process"][at[is_named]] = _coded(codes[is_named], texts, lambda code: names[code])
 
 
 def _rates_text(summary: Summary) -> str:

@@ -5,31 +5,36 @@ from __future__ import annotations
 
 import numpy as np
 
-from nettop.snapshots.arrays import Index, positions
+from nettop.snapshots.arrays import Index, Mask, agreed, positions
 from nettop.snapshots.connections import STATES
 from nettop.snapshots.snapshot import Array, known
 
 _SERVING = [number for number, name in STATES.items() if name in ("LISTEN", "UNCONN")]
 
 
-def find_owners(keys: Array, sockets: Array) -> Index:
-    """For each key with a namespace, an IP protocol and a port the position of a socket there among `sockets`, or −1.
+def find_owners(keys: Array, sockets: Array) -> tuple[Index, Mask, Mask]:
+    """For each key with a namespace, an IP protocol and a port the position of a socket there among `sockets`, or −1,
+    and whether all that may be meant have the same process by name, and by PID.
 
-    Of several it is one that hears everybody, a listener or an UDP socket without a peer; of these the one whose
-    process has the lowest PID; of these the first. Sockets without a process are left out, and a port of 0 is none.
+    Meant are those that hear everybody, listeners or UDP sockets without a peer; where there are none, all others.
+    Sockets without a process are left out, and a port of 0 is none.
     """
     sought = _ports(keys["netns"], keys["protocol"], keys["port"])
     ports = _ports(sockets["netns"], sockets["protocol"], sockets["local_port"])
     has_process = known(sockets["process"])
     is_serving = np.isin(sockets["state"], _SERVING)
     owners = np.full(len(keys), -1, np.intp)
+    same_name, same_pid = np.ones((2, len(keys)), bool)
     for is_meant in (is_serving, ~is_serving):
         unowned = np.flatnonzero((owners < 0) & (keys["port"] > 0))
         at = np.flatnonzero(is_meant & has_process & np.isin(ports, sought[unowned]))
-        at = at[np.lexsort((sockets["pid"][at], ports[at]))]
+        at = at[np.argsort(ports[at], kind="stable")]
         first = positions(sought[unowned], ports[at])
-        owners[unowned[first >= 0]] = at[first[first >= 0]]
-    return owners
+        found, first = unowned[first >= 0], first[first >= 0]
+        owners[found] = at[first]
+        same_name[found] = agreed(ports[at], sockets["process"][at])[first]
+        same_pid[found] = agreed(ports[at], sockets["pid"][at])[first]
+    return owners, same_name, same_pid
 
 
 def _ports(netns: Array, protocol: Array, port: Array) -> Array:

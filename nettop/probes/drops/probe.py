@@ -45,7 +45,7 @@ from nettop.probes.drops.listeners import Listeners, UnseenSyns, read_listeners
 from nettop.probes.drops.owners import find_owners
 from nettop.snapshots.arrays import Index, as_list, joined, positions, take
 from nettop.snapshots.connections import LENS as CONNECTIONS
-from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.connections import SEVERAL, SOCKETS
 from nettop.snapshots.drops import (
     COUNTERS,
     ETHERTYPES,
@@ -567,11 +567,13 @@ class Drops:
         pids, names = np.full((2, len(keys)), _UNKNOWN, "u4")
         if self._sockets is None:
             return pids, names, []
-        owners = find_owners(keys, self._sockets.array)
+        owners, same_name, same_pid = find_owners(keys, self._sockets.array)
         is_owned = owners >= 0
-        sockets, texts = self._sockets.array, self._sockets.texts["process"]
+        sockets, texts = self._sockets.array, [*self._sockets.texts["process"], SEVERAL]
         pids[is_owned] = sockets["pid"][owners[is_owned]]
+        pids[~same_pid] = _UNKNOWN
         names[is_owned] = sockets["process"][owners[is_owned]]
+        names[~same_name] = len(texts) - 1
         return pids, *coded(names, lambda code: None if code == _UNKNOWN else texts[code])
 
     def _counters(self, measures: Array, taken_ns: int) -> Rows:
