@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 import threading
@@ -77,31 +76,25 @@ def requested_by_signals(*, reopens: bool = True) -> Iterator[Requests]:
             yield requests
             return
         before = signal.getsignal(signal.SIGHUP)
-        has_hung_up = (lambda: False) if before is signal.SIG_IGN else _terminal_watch()
-        signal.signal(
-            signal.SIGHUP, lambda _number, _frame: requests.end() if has_hung_up() else requests.reopen()
-        )
+        terminal = None if before is signal.SIG_IGN else next(filter(_is_controlling, range(3)), None)
+
+        def hang_up(_number: int, _frame: object) -> None:
+            if terminal is None or _is_controlling(terminal):
+                requests.reopen()
+            else:
+                requests.end()
+
+        signal.signal(signal.SIGHUP, hang_up)
         try:
             yield requests
         finally:
             signal.signal(signal.SIGHUP, before)
 
 
-def _terminal_watch() -> Callable[[], bool]:
-    """Return what tells whether the terminal among the standard streams has gone; without one it never has."""
-    terminal = next((descriptor for descriptor in range(3) if os.isatty(descriptor)), None)
-    if terminal is None:
-        return lambda: False
-    was_ours = _is_controlling(terminal)
-    poll = select.poll()
-    poll.register(terminal, 0)  # tells of a hang-up
-    # When the shell ends, the terminal may stay for a moment, and is nobody's.
-    return lambda: bool(poll.poll(0)) or (was_ours and not _is_controlling(terminal))
-
-
-def _is_controlling(terminal: int) -> bool:
+def _is_controlling(descriptor: int) -> bool:
+    """Whether it is our terminal: not one that has hung up, nor one whose session has ended."""
     try:
-        os.tcgetpgrp(terminal)
+        os.tcgetpgrp(descriptor)
     except OSError:
         return False
     return True

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
@@ -151,7 +151,8 @@ def _progress(
         TextColumn("{task.completed:.0f} of {task.total:g} s"),
         TextColumn(f"{{task.fields[counted]:,}} {unit}  (Ctrl-C ends early)"),
     )
-    with Progress(*columns, console=Console(file=stderr), transient=True, auto_refresh=False) as progress:
+    console = Console(file=cast("TextIO", _Terminal(stderr)))
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=settings.duration_s, counted=0)
 
         def show(elapsed_s: float, counted: int) -> None:
@@ -159,6 +160,25 @@ def _progress(
             progress.refresh()
 
         yield show
+
+
+class _Terminal:
+    """A terminal that may close meanwhile: what it does not take is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 # --- the file -------------------------------------------------------------------------------------------------

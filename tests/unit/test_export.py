@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 from typing import Any
@@ -393,6 +395,21 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
         assert child.wait(DEADLINE_S) == 0
     os.close(terminal)
     assert b"ended early: 600 s were requested" in seen
+    assert (tmp_path / "a.svg").read_text().endswith("</svg>\n")
+
+
+def test_a_terminal_that_closes(tmp_path: Path) -> None:
+    """It ends then, and what was sampled is written."""
+    terminal, theirs = pty.openpty()
+    controlled = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0)}
+    words = ("a.svg", "--duration", "600")
+    with started(tmp_path, *words, stderr=theirs, stdout=subprocess.DEVNULL, **controlled) as child:
+        os.close(theirs)
+        seen = b""
+        while b"(Ctrl-C ends early)" not in seen:
+            seen += os.read(terminal, 65536)
+        os.close(terminal)
+        assert child.wait(DEADLINE_S) == 0
     assert (tmp_path / "a.svg").read_text().endswith("</svg>\n")
 
 
