@@ -9,6 +9,8 @@ import json
 import random
 import select
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -20,6 +22,8 @@ from tests.kernel.traffic import Call
 STEPS = 25
 NAMES = ("wan0", "lan0", "lan1", "dmz")
 """Few, so that names come again."""
+SETTLES_S = 10.0
+"""Within which the last acknowledgements have come, and nettop has walked over the sockets that no process holds."""
 INDEXES = (61, 62, 63, 64)
 MOVED = ("bytes_sent", "bytes_received")
 CARRIED = ("packets_sent", "bytes_sent", "packets_received", "bytes_received")
@@ -64,7 +68,8 @@ class Watched:
         """Have it read all that has happened by now, and print it."""
         for _ in range(2):  # what the second one begins ends the first
             before = len(self._times)
-            self.running.refresh()
+            with suppress(BrokenPipeError):  # it has ended, which is told below
+                self.running.refresh()
             until(lambda before=before: self._ended() or self._take_in() > before, "a refresh", 60)
         if self._ended():
             raise NotInTimeError(f"nettop ended: {self.running.errors()}")
@@ -119,7 +124,9 @@ class World:
     def _settle(self, space: Namespace) -> None:
         space.sysctl("net.ipv6.conf.all.disable_ipv6", 1)  # nothing is sent that we do not send
         names = [f"host{next(self._names)}" for _ in range(2)]
-        self.hosts.append(Host(space, (self._lab.worker(space, names[0]), self._lab.worker(space, names[1]))))
+        workers = self._lab.worker(space, names[0]), self._lab.worker(space, names[1])
+        # Under its number another namespace may have moved something that is gone.
+        self.hosts.append(Host(space, workers, self._shown(space)))
         self.note(f"host {space.name}")
 
     def remove_host(self) -> None:
@@ -153,7 +160,7 @@ class World:
         for side, host in enumerate(ends):
             host.links.append(link)
             host.space.ip("addr", "add", self._address(link, side) + "/24", "dev", link.names[side])
-            host.space.ip("link", "set", link.names[side], "up")
+            host.space.ip("link", "set", link.names[side], "up", "gso_max_segs", "1")
         self.watch_now()
 
     def _free_name(self, host: Host) -> str | None:
@@ -178,12 +185,12 @@ class World:
         for host in link.ends:
             host.links.remove(link)
         self.check()
-        self.faults += [
+        self.find(
             f"{device} was removed: {fault}"
             for device, counted in last.items()
             if device[0] == self.hosts[0].space.inode  # elsewhere the counters went with the device
             for fault in self._difference(device, counted)
-        ]
+        )
         for device in last:
             del self._base[device]
 
@@ -275,38 +282,52 @@ class World:
         """Remember a step, for the report of a fault."""
         self.done.append(what)
 
+    def find(self, faults: Iterable[str]) -> None:
+        """Remember faults, with how much had been done by then."""
+        self.faults += [f"after {len(self.done)} ({self.done[-1]}): {fault}" for fault in faults]
+
     def check(self) -> None:
         """Read, and hold what nettop has counted against what is true."""
-        for watched in (self.sockets, self.devices):
-            watched.refresh()
+        with suppress(NotInTimeError):
+            until(self._is_right, "sums that are right", SETTLES_S)
         for host in self.hosts:
-            shown = self.sockets.sums.get((host.space.inode,), Counter())
-            self.faults += [
+            shown = self._shown(host.space)
+            self.find(
                 f"{name} of {host.space.name}: {shown[name]} shown, {host.moved[name]} moved"
                 for name in MOVED
                 if shown[name] != host.moved[name]
-            ]
-            host.moved = Counter({name: shown[name] for name in MOVED})  # each fault is told once
-        for link in {id(link): link for host in self.hosts for link in host.links}.values():
-            for side in range(2):
-                device = self._device(link, side)
-                faults = self._difference(device, self._counted(link, side))
-                self.faults += faults
-                if faults:
-                    self._base[device] = self._uncounted(device, self._counted(link, side))
+            )
+            host.moved = shown  # each fault is told once
+        for device, counted in self._devices():
+            faults = self._difference(device, counted)
+            self.find(faults)
+            if faults:
+                self._base[device] = self._uncounted(device, counted)
+
+    def _shown(self, space: Namespace) -> Counter[str]:
+        return Counter(self.sockets.sums.get((space.inode,), {}))
+
+    def _is_right(self) -> bool:
+        """Read; tell whether all that nettop has counted is true."""
+        self.sockets.refresh()
+        self.devices.refresh()
+        return all(
+            self._shown(host.space)[name] == host.moved[name] for host in self.hosts for name in MOVED
+        ) and not any(self._difference(device, counted) for device, counted in self._devices())
+
+    def _devices(self) -> list[tuple[Device, Counter[str]]]:
+        """Each device, and what the kernel has counted of it."""
+        links = {id(link): link for host in self.hosts for link in host.links}.values()
+        return [(self._device(link, side), self._counted(link, side)) for link in links for side in range(2)]
 
     def watch_now(self) -> None:
         """Read, so that all devices are attached to; from now on all that they carry has to be counted."""
-        links = {id(link): link for host in self.hosts for link in host.links}.values()
-        wanted = {self._device(link, side) for link in links for side in range(2)}
+        wanted = {device for device, _ in self._devices()}
         until(lambda: self.devices.refresh() or self.devices.lists(wanted), f"rows for {wanted}")
         self.sockets.refresh()
-        for host in self.hosts:
-            for link in host.links:
-                side = link.ends.index(host)
-                device = self._device(link, side)
-                if device not in self._base:
-                    self._base[device] = self._uncounted(device, self._counted(link, side))
+        for device, counted in self._devices():
+            if device not in self._base:
+                self._base[device] = self._uncounted(device, counted)
 
     def _uncounted(self, device: Device, counted: Counter[str]) -> Counter[str]:
         shown = self.devices.sums.get(device, Counter())
@@ -379,7 +400,9 @@ def explored(world: "World", lab: Lab, chance: random.Random) -> list[str]:
         errors = watched.running.complaints()
         if status or "Traceback" in errors:
             world.faults.append(f"exit status {status}: {errors[-3000:]}")
-    history = "\n    ".join(["what was done:", *world.done[-30:]])
+    history = "\n    ".join(
+        ["what was done:", *(f"{number} {what}" for number, what in enumerate(world.done, 1))]
+    )
     return [*world.faults, history] if world.faults else []
 
 
