@@ -17,6 +17,7 @@ from pathlib import Path
 from nettop.errors import NettopError, PermissionMissing
 
 _AS_ROOT = "run it as root itself: sudo env -u SUDO_UID nettop …"
+_SHELL = "/bin/sh"
 _NO_ID, _DIGITS, _SHOWN = 0xFFFFFFFF, 10, 20
 
 
@@ -171,10 +172,26 @@ def may(user: User, mode: int, *places: Path) -> bool:
 
 
 def become(user: User) -> None:
-    """Change to this user for good."""
+    """Change to this user for good, with the variables that say so, or programs read root's files and fail."""
+    os.environ.update(variables_of(user))
     os.setgroups(user.groups)
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
+
+
+def variables_of(user: User) -> dict[str, str]:
+    """Return the environment variables that name the user, as sudo -u sets them."""
+    try:
+        entry = pwd.getpwuid(user.uid)
+    except KeyError:  # nobody's account: as sudo -u '#UID'
+        return {"HOME": "/", "SHELL": _SHELL, "USER": f"#{user.uid}", "LOGNAME": f"#{user.uid}"}
+    return {
+        "HOME": entry.pw_dir,
+        "SHELL": entry.pw_shell or _SHELL,
+        "USER": entry.pw_name,
+        "LOGNAME": entry.pw_name,
+        "MAIL": f"/var/mail/{entry.pw_name}",
+    }
 
 
 @contextmanager
