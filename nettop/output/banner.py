@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.safe_text import safe_text
@@ -16,23 +16,36 @@ def banner(snapshot: Snapshot, interval_s: float) -> str:
     counts = (f"{name} {count}" for name, count in snapshot.counts.items())
     host = safe_text(os.uname().nodename)
     lost = " ".join(f"{name} {count}" for name, count in snapshot.notable_losses.items() if count)
-    words = ("nettop", host, f"every {interval_s:g} s", *counts, *_via(snapshot), f"lost {lost or 0}")
+    words = ("nettop", host, f"every {interval_s:g} s", *counts, *_via(snapshot.via), f"lost {lost or 0}")
     return "  ".join((*words, *_missing(snapshot)))
 
 
 def change(before: Snapshot, now: Snapshot) -> str:
     """The line for what is missing or has another mechanism since `before`; empty if nothing changed."""
-    state = mechanisms(now)
-    return "" if state == mechanisms(before) else f"nettop  {state}"
+    news = mechanisms(now, before)
+    return f"nettop  {news}" if news else ""
 
 
-def mechanisms(snapshot: Snapshot) -> str:
-    """The mechanism of each hook, and the fields that are not available; empty where the source declares no hooks."""
-    return "  ".join((*_via(snapshot), *_missing(snapshot)))
+def mechanisms(now: Snapshot, before: Snapshot | None = None) -> str:
+    """Return the mechanism of each hook, the gaps, and the fields that are not available, on one line.
+
+    Where there is a snapshot `before`, only what is new since. It is empty where nothing is.
+    """
+    if before is None:
+        return "  ".join((*_via(now.via), *_missing(now)))
+    reasons = set(before.gaps.values())
+    new = {
+        # The names in a gap change with each namespace that comes; what it means was said once.
+        name: how.partition(":")[0] if name in now.gaps and how in reasons else how
+        for name, how in now.via.items()
+        if before.via.get(name) != how
+    }
+    known = set(_missing(before))
+    return "  ".join((*_via(new), *(line for line in _missing(now) if line not in known)))
 
 
-def _via(snapshot: Snapshot) -> tuple[str, ...]:
-    via = " · ".join(f"{what} {how}" for what, how in snapshot.via.items())
+def _via(how_by_name: Mapping[str, str]) -> tuple[str, ...]:
+    via = " · ".join(f"{name} {how}" for name, how in how_by_name.items())
     return (f"via {via}",) if via else ()
 
 

@@ -305,10 +305,11 @@ class _LensLog:
             self.consumer.check_available(snapshot)
 
     def _report_remarks(self, frame: Frame) -> None:
-        """Report the mechanisms in use, and what of the filter can match nothing; again when that changes."""
+        """Report the mechanisms in use, and what of the filter can match nothing; later only what has changed."""
+        if news := mechanisms(frame.now, self._last):
+            self._report(news)
         views = (View(Frame(frame.now), stream.query) for stream in self._streams)
-        remarks = dict.fromkeys(chain([mechanisms(frame.now)], *(view.filter_remarks for view in views)))
-        self._report.report_new(filter(None, remarks))
+        self._report.report_new(dict.fromkeys(chain.from_iterable(view.filter_remarks for view in views)))
 
     # --- losses -------------------------------------------------------------------------------------------
 

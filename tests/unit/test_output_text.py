@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.output.banner import banner, change
 from nettop.output.text import run_text
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, TextSettings, ViewSettings
+from nettop.snapshots.snapshot import PARTLY_SEEN
 from tests.unit.build import make_frame
 from tests.unit.logging_run import until
 from tests.unit.scripted import Running, Scripted, printed, steps
@@ -215,6 +217,19 @@ def test_banner_tells_changes() -> None:
     assert banner(lacking, 1.0).endswith(
         "  via rtt_us n/a: no tcp_sock  lost events 37  n/a rtt_us (no tcp_sock)"
     )
+
+
+def test_a_namespace_that_comes_repeats_nothing() -> None:
+    """The line has the gap that is new, without the mechanisms and without the meaning that was said before."""
+    via = {f"hook{at}": f"tp_btf/tracepoint_{at}" for at in range(20)}
+    first, second, third = (
+        replace(make_frame([], via=via).now, gaps=gaps)
+        for gaps in ({}, {"namespace a": PARTLY_SEEN}, {"namespaces a, b": PARTLY_SEEN})
+    )
+    assert change(first, second) == f"nettop  via namespace a {PARTLY_SEEN}"
+    assert change(second, third) == "nettop  via namespaces a, b made after nettop started, so seen in part"
+    assert change(third, second).startswith("nettop  via namespace a made after")
+    assert change(second, first) == ""
 
 
 def losing(*lost: dict[str, int], **snapshot: object) -> Scripted:
