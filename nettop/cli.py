@@ -51,7 +51,7 @@ from nettop.commands.options import (
     with_lens_options,
 )
 from nettop.commands.privilege import Rights, opened_session, why_still_root
-from nettop.commands.run import RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
+from nettop.commands.run import RUN, RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
 from nettop.errors import (
     TOO_MANY_FILES,
@@ -202,7 +202,7 @@ app.command("flows", help=FLOWS_HELP, epilog=FLOWS_EXAMPLES)(FlowsOptions)
 app.command("export", help=EXPORT_HELP, epilog=EXPORT_EXAMPLES)(ExportOptions)
 app.command("config", help=CONFIG_HELP, epilog=CONFIG_EXAMPLES)(ConfigOptions)
 app.command(
-    "run",
+    RUN,
     help=RUN_HELP,
     epilog=RUN_EXAMPLES,
     # Arguments after the command's name belong to the command.
@@ -362,8 +362,8 @@ def main() -> int:
         with ended_by_signals():
             return run(sys.argv[1:])
     except KeyboardInterrupt as ended:
-        # Exit code 0 of doctor says that everything works, which is not known yet.
-        return exit_code_of(ended) if sys.argv[1:2] == [DOCTOR] else ExitCode.DONE
+        # 0 would say that everything works, or what the command did, which has not begun.
+        return exit_code_of(ended) if sys.argv[1:2] in ([DOCTOR], [RUN]) else ExitCode.DONE
     finally:
         leave_output()
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 INTERVAL_S = 5.0
 """Nobody looks at the tables while the command runs."""
-INTERRUPTED = 130
 
+RUN = "run"
 RUN_HELP = "Run a command and report the connections that it and its children make."
 
 RUN_EXAMPLES = """[bold]Examples[/bold]
@@ -100,15 +100,12 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
     with ExitStack() as ends:
         output = None if settings.output is None else ends.enter_context(closing(_opened(settings.output)))
         # Before anything is given up that the command may need, and before there is a second thread.
-        child = ends.enter_context(closing(Child(settings.words, user)))
-        try:
-            with undisturbed():
-                from nettop.output.run import run_command
+        with undisturbed():  # neither lose the child nor interrupt an import
+            child = ends.enter_context(closing(Child(settings.words, user)))
+            from nettop.output.run import run_command
 
-            with opened_session(INTERVAL_S, source_of, rights) as session:
-                return run_command(settings, session, child, sys.stderr, output)
-        except KeyboardInterrupt:  # before the command began
-            return INTERRUPTED
+        session = ends.enter_context(opened_session(INTERVAL_S, source_of, rights))
+        return run_command(settings, session, child, sys.stderr, output)
 
 
 def _opened(path: str) -> LineFile:

@@ -54,7 +54,8 @@ def run_command(
     """
     options = {**settings.options, "follow": child.pid, "mechanisms": settings.mechanisms}
     with Consumer(session, LENS.id, (EVENTS,), options) as consumer:
-        consumer.first_frame()
+        first = consumer.first_frame()
+        assert first is not None  # nobody requests the end
         with left_to(child.send):
             began = time.monotonic()
             error = child.start()
@@ -77,7 +78,8 @@ def run_command(
             failure = "" if consumer.failure is None else consumer.failure.what
             assert consumer.frame is not None
             frame = consumer.frame
-            lost = frame.now.lost.get("events", 0) + consumer.lost(EVENTS)
+            lost = {name: count - first.now.lost.get(name, 0) for name, count in frame.now.lost.items()}
+            lost["events"] = frame.now.lost.get("events", 0) + consumer.lost(EVENTS)
             report.finish(frame, Ended(code, lasted_s, lost, failure))
             return code
 

@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TextIO
 
 from nettop.output.log_plan import lines_of
@@ -19,7 +19,15 @@ from nettop.query.times import rfc3339
 from nettop.query.units import human
 from nettop.query.view import View
 from nettop.settings import LineFormat, RunSettings
-from nettop.snapshots.connections import EVENT_KINDS, EVENTS, LENS, SOCKETS
+from nettop.snapshots.connections import (
+    CHILDREN,
+    EVENT_KINDS,
+    EVENTS,
+    FOLLOWED_UDP,
+    LENS,
+    SOCKETS,
+    STILL_FOLLOWED,
+)
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
@@ -33,11 +41,13 @@ _CLOSE = list(EVENT_KINDS)[2]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the command ended: its exit code, how long it ran, events that were lost, and what went wrong meanwhile."""
+    """How the command ended: its exit code, how long it ran, what was lost (by its name in snapshots), and what went
+    wrong meanwhile.
+    """
 
     code: int
     lasted_s: float
-    lost: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
     trouble: str = ""
 
 
@@ -96,6 +106,13 @@ class RunReport:
 
 # --- the summary ----------------------------------------------------------------------------------------------
 
+_OF_UDP = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
+_LOSSES = {
+    "events": "events: the sums lack their connections; a larger --ring-size helps",
+    "udp messages": "messages of UDP on this host, the command's perhaps among them",
+    "followed processes": "processes that were not followed: the sums lack what they moved",
+}
+"""What the summary says of each loss of a snapshot."""
 _MADE_OF: Mapping[str, tuple[str, ...]] = {
     "opened": ("event",),
     "accepted": ("event", "direction"),
@@ -114,6 +131,7 @@ _MADE_OF: Mapping[str, tuple[str, ...]] = {
 def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
     """The summary; None is what is not available."""
     missing = dict.fromkeys(_reasons(snapshot))
+    not_followed = {name: why for name, why in snapshot.gaps.items() if name == CHILDREN}
     summary = {
         "opened": events.opened,
         "accepted": events.accepted,
@@ -131,9 +149,11 @@ def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: S
         "exit_code": ended.code,
         "lasted_us": round(ended.lasted_s * 1e6),
         **_without(summary, missing),
-        "lost_events": ended.lost,
+        **{f"udp_{name}": snapshot.counts.get(FOLLOWED_UDP + name) for name in _OF_UDP},
+        "still_running": snapshot.counts.get(STILL_FOLLOWED),
+        **{f"lost_{name.replace(' ', '_')}": ended.lost.get(name, 0) for name in _LOSSES},
         "trouble": ended.trouble or None,
-        "missing": {hook.hook: hook.why for hook in snapshot.hooks if hook.mechanism is None},
+        "missing": {hook.hook: hook.why for hook in snapshot.hooks if hook.mechanism is None} | not_followed,
     }
 
 
@@ -158,11 +178,19 @@ def _summary_lines(summary: dict[str, Any], more: int) -> Iterator[str]:
     yield f"  failed   {_by_reason(summary['failed'])}"
     if summary["broken"]:
         yield f"  broken   {_by_reason(summary['broken'])}"
-    yield f"  moved    {_moved(summary)}"
+    yield f"  tcp      {_moved(summary)}"
+    yield f"  udp      {_moved_by_udp(summary)}"
+    if summary["still_running"]:
+        running = summary["still_running"]
+        processes = (
+            "1 process still: what it moves" if running == 1 else f"{running} processes still: what they move"
+        )
+        yield f"  running  {processes} from now on is not counted"
     yield from _listed("slowest", summary["slowest"], _handshakes)
     yield from _listed("remotes", summary["remotes"], _remotes)
-    if summary["lost_events"]:
-        yield f"  lost     {summary['lost_events']} events: the sums lack their connections; a larger --ring-size helps"
+    for name, meaning in _LOSSES.items():
+        if lost := summary[f"lost_{name.replace(' ', '_')}"]:
+            yield f"  lost     {lost} {meaning}"
     if summary["trouble"]:
         yield f"  trouble  {summary['trouble']}"
     missing = [f"{hook}: {why}" for hook, why in summary["missing"].items()]
@@ -189,6 +217,12 @@ def _by_reason(counts: dict[str, int] | None) -> str:
 def _moved(summary: Mapping[str, Any]) -> str:
     sent, received = (_number(summary[name], "bytes") for name in ("bytes_sent", "bytes_received"))
     return f"sent {sent}, received {received}, retransmits {_number(summary['retransmits'])}"
+
+
+def _moved_by_udp(summary: Mapping[str, Any]) -> str:
+    sent, received = (_number(summary[f"udp_bytes_{end}"], "bytes") for end in ("sent", "received"))
+    messages = (_number(summary[f"udp_messages_{end}"]) for end in ("sent", "received"))
+    return f"sent {sent}, received {received}, messages {' and '.join(messages)}"
 
 
 def _handshakes(slowest: list[Any]) -> Iterator[str]:

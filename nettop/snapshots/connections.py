@@ -501,6 +501,12 @@ HIDDEN_OWNER = "(hidden)"
 """Shown in place of the name of a process that holds a socket, but may not be inspected."""
 OUTSIDE = {"processes outside": "not visible from this PID namespace: run nettop on the host"}
 """The gap in a container's PID namespace."""
+FOLLOWED_UDP = "followed_udp_"
+"""How the counts of a snapshot begin that say what followed processes moved by UDP."""
+CHILDREN = "children"
+"""The gap where the children of a followed process are not followed."""
+STILL_FOLLOWED = "followed_processes"
+"""The count of followed processes that are there now."""
 WITHOUT_ROOT = "owners"
 """The gap where other users' processes may not be inspected."""
 

@@ -3,7 +3,9 @@
 
 import json
 import os
+import pwd
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from . import traffic
-from .command import NETTOP, nettop
+from .command import NETTOP, Running, nettop
 from .lab import Lab, Namespace, Worker, until
 from .traffic import Memory
 
@@ -120,6 +122,69 @@ def test_children_and_grandchildren(place: Place) -> None:
     assert [remote["name"] for remote in summary["remotes"]] == [f"{LOOPBACK}:{place.port}", f"{LOOPBACK}:1"]
 
 
+DATAGRAMS = """
+import os, socket, sys
+port, count, inherited = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+own = socket.socket(fileno=inherited) if inherited else socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for at in range(count):
+    own.sendto(b"n" * 997, ("127.0.0.1", port))
+    own.recv(2000)
+"""
+
+
+def echo(memory: Memory, count: int) -> None:
+    """Answers each of so many datagrams with three bytes."""
+    for _ in range(count):
+        _, peer = memory["echo"].recvfrom(2000)
+        memory["echo"].sendto(b"yes", peer)
+
+
+def bind_echo(memory: Memory) -> int:
+    """A UDP socket of loopback; its port."""
+    memory["echo"] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    memory["echo"].bind((LOOPBACK, 0))
+    return int(memory["echo"].getsockname()[1])
+
+
+def test_datagrams_of_the_tree(place: Place, tmp_path: Path) -> None:
+    """What the command and its children move by UDP is in the summary, also by a socket that they inherited."""
+    (tmp_path / "datagrams.py").write_text(DATAGRAMS)
+    port = place.server.call(bind_echo)
+    place.server.start(echo, 600)
+    client = f"{sys.executable} -S {tmp_path}/datagrams.py {port}"
+    script = f"{client} 300 0; sh -c '{client} 200 0 & wait'; {client} 100 9"
+    inside = ("ip", "netns", "exec", place.namespace.name)
+    opener = f"""
+import os, socket
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+os.dup2(made.fileno(), 9)
+os.execvp("sh", ["sh", "-c", {script!r}])
+"""
+    report = ("run", "--format", "jsonl", "--output", str(place.report))
+    done = nettop(*report, "--", *inside, sys.executable, "-S", "-c", opener)
+    assert (done.returncode, done.stderr) == (0, "")
+    place.server.result()
+    _, summary = place.events()
+    assert {name: summary[name] for name in summary if name.startswith("udp_")} == {
+        "udp_bytes_sent": 600 * 997,
+        "udp_bytes_received": 600 * 3,
+        "udp_messages_sent": 600,
+        "udp_messages_received": 600,
+    }
+    assert (summary["bytes_sent"], summary["still_running"], summary["lost_udp_messages"]) == (0, 0, 0)
+
+
+def test_a_child_that_outlives_the_command(place: Place, tmp_path: Path) -> None:
+    """The summary says how many processes go on, of which it lacks what comes."""
+    fifo = tmp_path / "end"
+    os.mkfifo(fifo)
+    place.run(f"setsid sh -c 'read _ < {fifo}' > /dev/null 2>&1 & exit 0")
+    with fifo.open("w"):
+        pass
+    _, summary = place.events()
+    assert summary["still_running"] == 1
+
+
 def test_nobody_elses(lab: Lab, place: Place, tmp_path: Path) -> None:
     """While strangers connect all the time, only the command's connections are reported."""
     stranger = lab.worker(place.namespace)
@@ -169,6 +234,33 @@ def test_as_who_called_sudo(place: Place, tmp_path: Path) -> None:
     user = nettop("run", "--", "sh", "-c", script, env=sudo)
     assert user.stdout.split() == [str(NOBODY), str(NOBODY), "0" * 16, "0"]
     assert user.returncode == 0
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 61_234], ids=["nobody", "no account"])
+def test_the_environment_is_theirs(uid: int) -> None:
+    """Variables that name the user are as `sudo -u` sets them, and their home is not root's."""
+    sudo = {**os.environ, "SUDO_UID": str(uid), "SUDO_GID": str(uid), "HOME": "/root", "USER": "root"}
+    sudo |= {"LOGNAME": "root", "SHELL": "/bin/root", "MAIL": "/var/mail/root"}
+    names = ("HOME", "USER", "LOGNAME", "SHELL")
+    script = f"import os; print(*map(os.environ.get, {names}), *os.getgroups(), sep='\\n')"
+    done = nettop("run", "--", sys.executable, "-S", "-c", script, env=sudo)
+    if uid == NOBODY:
+        entry = pwd.getpwuid(uid)
+        expected = [entry.pw_dir, entry.pw_name, entry.pw_name, entry.pw_shell]
+        groups = os.getgrouplist(entry.pw_name, uid)
+    else:
+        expected, groups = ["/", f"#{uid}", f"#{uid}", "/bin/sh"], [uid]
+    assert done.stdout.split() == [*expected, *map(str, groups)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_being_ended_while_it_attaches(number: signal.Signals) -> None:
+    """A signal while programs are loaded: its exit code, and the command does not run."""
+    with Running("run", "--", "echo", "I ran", stdin=subprocess.DEVNULL) as running:
+        until(running.loaders, "programs are being loaded")
+        assert running.end(number) == 128 + number
+        assert (running.text(), running.errors()) == ("", "")
+        until(running.gone, "nothing is left")
 
 
 def test_the_report_belongs_to_who_called_sudo() -> None:

@@ -34,7 +34,7 @@ from nettop.screens.context import TableRef
 from nettop.screens.lens import screen_class
 from nettop.settings import Format, LineFormat, RunSettings, Settings, TextSettings, ViewSettings
 from nettop.snapshots import lenses
-from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS, SOCKETS
+from nettop.snapshots.connections import EVENTS, FAILURES, FOLLOWED_UDP, GROUPS, SOCKETS
 from nettop.snapshots.drops import COUNTERS, PACKETS
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Field, Hook, Kind, Lens, Table
@@ -458,7 +458,9 @@ def report(missing: dict[str, str], form: LineFormat) -> str:
     """The report of a command that opened two connections, of which one closed and one failed."""
     stream = io.StringIO()
     made = RunReport(RunSettings(("true",), form, why=True), stream, is_live=False)
-    frame = Frame(make_frame([], missing=missing).now)
+    counted = dict.fromkeys(("bytes_sent", "bytes_received", "messages_sent", "messages_received"), 1)
+    counts = {f"{FOLLOWED_UDP}{name}": count for name, count in counted.items()}
+    frame = Frame(make_frame([], missing=missing, counts=counts).now)
     made.add(frame, [make_rows([CONNECT | {"id": 1}, CLOSE | {"id": 1}, FAIL | {"id": 2}], EVENTS)])
     made.finish(frame, Ended(0, 1.0))
     return stream.getvalue()

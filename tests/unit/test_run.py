@@ -29,14 +29,25 @@ from tests.unit.scripted import steps
 from tests.unit.woken import CLOSE, CONNECT, FAIL, Woken
 
 class Source(Woken):
+    def start(self):
+        if steps is STEPS["slow"]:
+            print("attaching", file=sys.stderr, flush=True)
+            sys.stdin.read()
+
     def set(self, option, value):
         super().set(option, value)
         if option == "follow":
             self.happen(CONNECT | {"id": 1}, CONNECT | {"id": 2}, CLOSE | {"id": 1}, FAIL | {"id": 3})
 
 socket = {"id": 2, "remote_address": "127.0.0.1", "remote_port": 443, "direction": "outbound", "bytes_sent": 5}
+COUNTS = {
+    "followed_udp_bytes_sent": 1_000_000, "followed_udp_messages_sent": 1000, "followed_udp_bytes_received": 7,
+    "followed_udp_messages_received": 1, "followed_processes": 2,
+}
 STEPS = {
-    "works": [make_frame([socket], lost={"events": 2}, via={"events": "tp_btf", "routes": "n/a: no fexit"}).now],
+    "works": [make_frame([socket], lost={"events": 2}, counts=COUNTS,
+                         via={"events": "tp_btf", "routes": "n/a: no fexit"}).now],
+    "slow": [make_frame([], via={"events": "tp_btf"}).now],
     "fails": [Unsupported("no BTF", "a newer kernel")],
     "n/a": [make_frame([], via={"events": "n/a: no such tracepoint"}).now],
     "breaks": [*steps([]), SourceFailed("the ring broke")],
@@ -163,6 +174,23 @@ def test_being_ended_is_sent_on(number: signal.Signals) -> None:
         assert " ended with 9 after " in child.stderr.read()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_being_ended_before_the_command_begins(number: signal.Signals) -> None:
+    """The exit code is 128 and the signal's number, as of a command that it ended; the command never begins."""
+    with Child(
+        [sys.executable, "-c", SCRIPT, "slow", "run", "--", "echo", "I ran"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as child:
+        assert child.stderr is not None
+        assert child.stderr.readline() == "attaching\n"
+        child.send_signal(number)
+        output, errors = child.communicate(timeout=DEADLINE_S)  # closes its input: the source has attached
+    assert (child.returncode, output, errors) == (128 + number, "", "")
+
+
 def test_keys_of_the_terminal_are_the_commands() -> None:
     """Ctrl-C reaches both, as one group; nettop waits for what the command makes of it."""
     with started("trap 'exit 5' INT; echo begun; read _") as child:
@@ -184,7 +212,9 @@ def test_report_for_people() -> None:
     assert rest == [
         "  opened   2, 1 still open",
         "  failed   1: refused 1",
-        "  moved    sent 1.2 kB, received 48.1 kB, retransmits 1",
+        "  tcp      sent 1.2 kB, received 48.1 kB, retransmits 1",
+        "  udp      sent 1.0 MB, received 7 B, messages 1000 and 1",
+        "  running  2 processes still: what they move from now on is not counted",
         "  slowest     62 µs  127.0.0.1:443  curl[4615]",
         "              62 µs  127.0.0.1:443  curl[4615]",
         "  remotes  127.0.0.1:443  opened 2  failed 0  sent 1.2 kB, received 48.1 kB, retransmits 1",
@@ -209,7 +239,9 @@ def test_report_for_programs(tmp_path: Path) -> None:
         "time": 0, "type": "summary", "command": ["sh", "-c", "exit 3"], "exit_code": 3, "lasted_us": 0,
         "opened": 2, "accepted": 0, "still_open": 1, "failed": {"refused": 1}, "broken": {}, **moved,
         "slowest": [slow, slow], "remotes": [service | moved, refused | dict.fromkeys(moved, 0)],
-        "lost_events": 2, "trouble": None, "missing": {"routes": "no fexit"},
+        "udp_bytes_sent": 1_000_000, "udp_bytes_received": 7, "udp_messages_sent": 1000, "udp_messages_received": 1,
+        "still_running": 2, "lost_events": 2, "lost_udp_messages": 0, "lost_followed_processes": 0, "trouble": None,
+        "missing": {"routes": "no fexit"},
     }  # fmt: skip
 
 

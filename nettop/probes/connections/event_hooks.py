@@ -8,7 +8,7 @@ from nettop.kernel.hook_check import HookCheck
 from nettop.kernel.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, Refused, attach_best
 from nettop.kernel.program import Loader, Program
 from nettop.probes.connections.hooks import Hooks, program_names, slots_of, unavailable
-from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES
+from nettop.snapshots.connections import CHILDREN, HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES
 
 CHANGES = "tp_btf__inet_sock_set_state"
 NESTED = "tp_btf__nested@inet_sock_set_state"
@@ -92,7 +92,7 @@ class EventHooks(Hooks):
             try:
                 self.take(Mechanism("children", FOLLOW_HOOKS))
             except OSError as error:
-                self.gaps["children"] = f"not followed: {error.strerror}"
+                self.gaps[CHILDREN] = f"not followed: {error.strerror}"
 
     def skipped(self) -> int:
         """How often the kernel skipped a program because it was running on that CPU already: the first one for changes

@@ -40,8 +40,8 @@ struct connecting {
 BPF_HASH(connecting, u64, struct connecting, CONNECTING_MAX);
 
 #ifdef FOLLOWED_PID
-// The thread groups whose connections are wanted, as the kernel numbers them.
-BPF_HASH(followed, u32, u8, FOLLOWED_MAX);
+// The thread groups whose connections are wanted, as the kernel numbers them; udp.bpf.c looks here too.
+BPF_TABLE_PUBLIC("hash", u32, u8, followed, FOLLOWED_MAX);
 
 struct bpf_iter__task {
   struct bpf_iter_meta *meta;

@@ -35,7 +35,7 @@ from nettop.probes.connections.failures import Failures
 from nettop.probes.connections.socket_rows import MESSAGE, ROW, give_owners, has_process
 from nettop.probes.connections.users import SocketUsers
 from nettop.snapshots.arrays import joined, positions, take
-from nettop.snapshots.connections import EVENTS
+from nettop.snapshots.connections import EVENTS, STILL_FOLLOWED
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Array, Rows, unknown_value
 
@@ -88,6 +88,7 @@ class ConnectionEvents:
         followed: int | None = None,
     ) -> None:
         self._program = program
+        self._host = host
         self._maps = {**program.maps, **shared}
         self._ended = ended
         self._rows = np.zeros(0, ROW)
@@ -140,8 +141,15 @@ class ConnectionEvents:
             self._unowned = self._unowned[:0]
             self._ended.expect_lost(self._still_open())
         uncounted = totals["unmatched"] + self._missed
-        counts = {name: totals[name] for name in _COUNTED} | {"uncounted": uncounted}
+        counts = {name: totals[name] for name in _COUNTED} | {"uncounted": uncounted} | self._count_followed()
         return EventsStatus(counts, lost, self._hooks.statuses, self._hooks.gaps)
+
+    def _count_followed(self) -> dict[str, int]:
+        """Count the followed processes that are there now; nothing where /proc has other PIDs than the kernel."""
+        if self._followed is None or not self._host.in_initial_pid_namespace():
+            return {}
+        pids, _ = maps.read_all(self._program.maps["followed"], np.dtype("u4"), np.dtype("u1"))
+        return {STILL_FOLLOWED: sum((self._host.proc / str(pid)).exists() for pid in pids.tolist())}
 
     def _counted(self) -> dict[str, int]:
         """What the programs added up since the start."""

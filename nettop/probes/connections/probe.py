@@ -245,7 +245,7 @@ class Connections:
         try:
             if self._options.get(COUNT_UDP.name) == "off":
                 raise SwitchedOff("switched off by --udp off", "leave out --udp off")
-            loader.request(udp_text())
+            loader.request(udp_text(follows=self._followed is not None and self._events is not None))
         except NettopError as error:
             self._no_udp = unavailable((UDP_FALLBACKS,), error)
             self._end_attaching()

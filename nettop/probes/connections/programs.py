@@ -18,7 +18,7 @@ from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZ
 from nettop.probes.connections.hooks import PROBED
 from nettop.probes.connections.socket_rows import MPTCP, RAW, ROW, STATE, TCP, UDP
 from nettop.probes.connections.socket_table import LIST_TIME_WAIT, LIST_WITH_FILE, WALKS
-from nettop.probes.connections.udp import UDP_TOTALS, udp_slots
+from nettop.probes.connections.udp import OF_FOLLOWED, UDP_TOTALS, udp_slots
 from nettop.probes.connections.users import SHARED_MAX, SHARED_SOCKET, WATCHED
 from nettop.snapshots.connections import DIRECTIONS, EVENT_KINDS, OWNER_SOURCES
 
@@ -146,13 +146,24 @@ def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -
     )
 
 
-def udp_text() -> ProgramText:
-    """The counting of UDP messages; loaded after the walks or the events, as it shares their header's tables."""
+def udp_text(*, follows: bool = False) -> ProgramText:
+    """The counting of UDP messages; loaded after the walks or the events, as it shares their header's tables.
+
+    With `follows` what the followed processes move is counted by itself too: then the events came before.
+    """
     return _text(
         ("hook_check.bpf.h", "udp.bpf.c"),
         functions=tuple(udp_slots()),
-        maps=("udp_sockets", "new_rows", "untracked", "sending", "hook_check"),
+        maps=(
+            "udp_sockets",
+            "new_rows",
+            "untracked",
+            "sending",
+            "hook_check",
+            *((OF_FOLLOWED,) if follows else ()),
+        ),
         defines={
+            **({"FOLLOWED_MAX": FOLLOWED_MAX} if follows else {}),
             "SHARES_TABLES": 1,
             "IPPROTO_UDP": UDP,
             "UDP_SOCKETS_MAX": UDP_SOCKETS_MAX,

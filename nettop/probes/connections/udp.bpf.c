@@ -21,6 +21,12 @@ BPF_PERCPU_ARRAY(new_rows, struct row, 2);
 // What sockets moved that have no row, for lack of room.
 BPF_PERCPU_ARRAY(untracked, struct udp_totals, 1);
 
+#ifdef FOLLOWED_MAX
+// What the followed thread groups moved, by any socket: whoever opened it, and also what found no row.
+BPF_TABLE("extern", u32, u8, followed, FOLLOWED_MAX);
+BPF_PERCPU_ARRAY(of_followed, struct udp_totals, 1);
+#endif
+
 // The socket that a thread sends by, until that returns: a return probe sees nothing but the result.
 BPF_HASH(sending, u64, u64, SENDING_MAX);
 
@@ -52,7 +58,18 @@ static __always_inline struct row *new_row(struct sock *sk, u64 cookie, int is_s
   return udp_sockets.lookup(&cookie);
 }
 
+static __always_inline void count_followed(u64 length, bool is_sent) {
+#ifdef FOLLOWED_MAX
+  u32 caller = bpf_get_current_pid_tgid() >> 32;
+  int first = 0;
+  struct udp_totals *totals = of_followed.lookup(&first);
+  if (totals && followed.lookup(&caller))
+    ADD_MESSAGE(totals, length, is_sent);
+#endif
+}
+
 static __always_inline void count(struct sock *sk, u64 cookie, u64 length, bool is_sent) {
+  count_followed(length, is_sent);
   struct row *row = cookie ? udp_sockets.lookup(&cookie) : NULL;
   if (!row && cookie)
     row = new_row(sk, cookie, is_sent);

@@ -14,13 +14,16 @@ from nettop.probes.connections.events import EventsStatus
 from nettop.probes.connections.hooks import Hooks, program_names, slots_of
 from nettop.probes.connections.socket_rows import ROW, UDP, give_owners, has_process, merge
 from nettop.snapshots.arrays import Mask, positions, take
-from nettop.snapshots.connections import HOOK_UDP
+from nettop.snapshots.connections import FOLLOWED_UDP, HOOK_UDP
 from nettop.snapshots.schema import BEGAN
 from nettop.snapshots.snapshot import Array, unknown_value
 
 COUNTED = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
 UDP_TOTALS = np.dtype([(name, "u8") for name in COUNTED])
 """On each CPU, of the messages of sockets for which there was no room, or no cookie."""
+
+OF_FOLLOWED = "of_followed"
+"""The map of what the followed processes moved."""
 
 # A probe at a function that receives would see the result only at its return, of which the kernel follows just a few
 # that block at once. skb_consume_udp is called at the end of each receive that succeeds.
@@ -82,6 +85,8 @@ class UdpTotals:
         if self._status.mechanism is None:
             return EventsStatus({}, {}, hooks, self._hooks.gaps)
         counts = {f"udp_{name}": total for name, total in self._totals.items()}
+        if OF_FOLLOWED in self._program.maps:
+            counts |= {f"{FOLLOWED_UDP}{name}": total for name, total in self._sums_of(OF_FOLLOWED).items()}
         return EventsStatus(counts, {"udp messages": self._lost}, hooks, self._hooks.gaps)
 
     def read(self, rows: Array, before: Array, processes: Processes) -> tuple[Array, Array]:
@@ -128,13 +133,16 @@ class UdpTotals:
 
     def _add_up(self, entries: Array) -> None:
         """Take the totals: each message is in an entry, was in one that was taken out, or found none."""
-        by_cpu = maps.read_per_cpu(self._program.maps["untracked"], 0, UDP_TOTALS)
-        self.untracked = {name: int(by_cpu[name].sum()) for name in COUNTED}
+        self.untracked = self._sums_of("untracked")
         self._totals = {
             name: self._ended[name] + int(entries[name].sum()) + self.untracked[name] for name in COUNTED
         }
         skipped = sum(map(bpf.recursion_misses, self._program.functions.values()))
         self._lost = self.untracked["messages_sent"] + self.untracked["messages_received"] + skipped
+
+    def _sums_of(self, name: str) -> dict[str, int]:
+        by_cpu = maps.read_per_cpu(self._program.maps[name], 0, UDP_TOTALS)
+        return {each: int(by_cpu[each].sum()) for each in COUNTED}
 
     def _take_out(self, gone: Array, before: Array) -> Array:
         """Delete the entries of these sockets, and return their last rows."""
