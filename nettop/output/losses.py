@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 QUEUE_FULL = "queue full"
 """Why rows of an append table are lost that nobody took from their feed in time."""
+NOT_TAKEN = "closed too long before this output, or too many"
+"""Why rows of what has closed are not listed one by one, but in the row for the rest."""
 CAUSES = {"events": "ring full or hook busy"}
 """Why that is lost which a snapshot counts under a name, where the name does not say it."""
 

@@ -20,7 +20,7 @@ from nettop.output.banner import banner, change
 from nettop.output.diagnostics import Diagnostics
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import lost_line
-from nettop.output.losses import CAUSES, QUEUE_FULL, Losses, Lost
+from nettop.output.losses import CAUSES, NOT_TAKEN, QUEUE_FULL, Losses, Lost
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
@@ -109,6 +109,7 @@ class _Printer:
         self._last: Snapshot | None = None
         self._described: Snapshot | None = None
         self._losses = Losses()
+        self._unlisted = 0
 
     def report_limit(self) -> None:
         """Say what is done for --max-overhead, in every format: the output comes less often."""
@@ -137,6 +138,7 @@ class _Printer:
         self._report_state(frame.now)
         self._report_view(view)
         block = self._formatter(view)
+        self._unlisted += view.unlisted
         lost = self._new_losses(frame.now)
         if lost:
             self._report(f"lost {'; '.join(map(str, lost))}")
@@ -158,6 +160,7 @@ class _Printer:
         totals = {(what, CAUSES.get(what, "")): total for what, total in snapshot.notable_losses.items()}
         if table.append:
             totals[table.name, QUEUE_FULL] = self._consumer.lost(table)
+        totals[f"rows of closed {table.name}", NOT_TAKEN] = self._unlisted
         return [lost for loss, total in totals.items() for lost in self._losses.more(*loss, total)]
 
     def _report_state(self, snapshot: Snapshot) -> None:

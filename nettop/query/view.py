@@ -388,6 +388,15 @@ class View:
             return []
         return [rows for rows in self._left.rows if rows.taken_ns > self.before.taken_ns]
 
+    @property
+    def unlisted(self) -> int:
+        """How many rows have left since the snapshot before and are not listed: too many, or too long ago."""
+        if self._left is None or self.frame.before is None:
+            return 0
+        before = self.frame.before.ended.get(self.table.name)
+        count = self._left.count - (0 if before is None else before.count)
+        return max(0, count - sum(map(len, self._ended)))
+
     @cached_property
     def _listed_before_at(self) -> Index:
         """For each row of the newest snapshot, and of what ended, its position in the snapshot before, or −1."""

@@ -40,11 +40,13 @@ class Ended:
     """Rows that have left a table, so that what they counted is not lost with them.
 
     `rows` have their last values, in a piece for each of the last readings, the newest last; a row that `total`, a
-    single row, is the sum of everything that has left since the source began, those of `rows` included.
+    single row, is the sum of everything that has left since the source began, those of `rows` included; `count` is how
+    many those were, where the source knows.
     """
 
     rows: tuple[Rows, ...]
     total: Rows
+    count: int = 0
 
 
 PARTLY_SEEN = (

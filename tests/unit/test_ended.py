@@ -244,6 +244,26 @@ def test_only_so_many_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = view.order[view.rest[view.order]]
     assert view.values("process", rest) == ["(closed, not listed)"]
     assert view.values("bytes_sent", rest) == [sum(range(101, 108))]
+    assert view.unlisted == 7
+
+
+@pytest.mark.parametrize(("listed_ns", "listed"), [(10**15, 20), (0, 2)])
+def test_who_pauses_still_has_every_row(monkeypatch: pytest.MonkeyPatch, listed_ns: int, listed: int) -> None:
+    """A frontend that took no frame for many readings lists what ended meanwhile; what is too old is counted."""
+    monkeypatch.setattr(ended_sockets, "LISTED_NS", listed_ns)
+    source = Source()
+    first = source.read()
+    for number in range(20):
+        connection = source.begin()
+        source.send(connection, 1009 + number)
+        source.end(connection)
+        last = source.read()
+    view = View(Frame(last, first), DIFFERENCES)
+    rest = view.rest[view.order]
+    assert view.total("bytes_sent", view.order) == sum(range(1009, 1029))
+    assert len(view.order) - rest.sum() == listed
+    assert (view.unlisted, bool(rest.any())) == (20 - listed, listed < 20)
+    assert View(Frame(last, last), DIFFERENCES).unlisted == 0
 
 
 def test_an_older_row_of_what_has_ended_does_not_come_back() -> None:

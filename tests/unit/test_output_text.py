@@ -16,8 +16,9 @@ from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.output.banner import banner, change
 from nettop.output.text import run_text
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, TextSettings, ViewSettings
-from nettop.snapshots.snapshot import PARTLY_SEEN
-from tests.unit.build import make_frame
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.snapshot import PARTLY_SEEN, Ended
+from tests.unit.build import make_frame, make_rows
 from tests.unit.logging_run import until
 from tests.unit.scripted import Running, Scripted, printed, steps
 from tests.unit.woken import CONNECT, Woken
@@ -235,6 +236,24 @@ def test_a_namespace_that_comes_repeats_nothing() -> None:
 def losing(*lost: dict[str, int], **snapshot: object) -> Scripted:
     """A source without rows that has lost so much by each step."""
     return Scripted([make_frame([], lost=names, **snapshot).now for names in lost])
+
+
+@pytest.mark.parametrize("form", Format)
+def test_closed_rows_that_are_not_listed_are_a_loss(form: Format) -> None:
+    """Of what ended while nobody took a frame, and is in the row for the rest alone, the number is reported."""
+    total = make_rows([{"bytes_sent": 7, "process": "(closed, not listed)"}], SOCKETS)
+    source = [
+        replace(make_frame([], None, float(at)).now, ended={SOCKETS.name: Ended((), total, count)})
+        for at, count in enumerate((0, 5, 7))
+    ]
+    view = ViewSettings(columns=("process", "bytes_sent"), deltas=True)
+    settings = Settings(MIN_INTERVAL_S, view, TextSettings(form, 2, data_only=True))
+    reported = printed(settings, Scripted(source), MIN_INTERVAL_S)[1]
+    why = "rows of closed sockets (closed too long before this output, or too many)"
+    assert [line for line in reported.splitlines() if "lost" in line] == [
+        f"nettop: lost 5 {why}, 5 in all",
+        f"nettop: lost 2 {why}, 7 in all",
+    ]
 
 
 @pytest.mark.parametrize("form", Format)

@@ -20,6 +20,8 @@ LISTED_MAX = 1 << 16
 """Rows that a reading lists; what is beyond that is in the sum alone."""
 _LISTED_READINGS = 2
 """What ended is listed in the reading that follows, and in one more: a frame may compare with the one before that."""
+LISTED_NS = 120 * 10**9
+"""It goes on to be listed for so long, as far as all that is listed has room: a frontend may pause, or average."""
 
 COUNTERS = tuple(field.name for field in SOCKETS.fields if field.kind is Kind.COUNTER)
 _SEEN = [number for number, name in DIRECTIONS.items() if not name.endswith("?")]
@@ -43,6 +45,7 @@ class EndedSockets:
             dict.fromkeys(COUNTERS, 0) for _ in range(4)
         )
         self._listed: tuple[Rows, ...] = ()
+        self._count = 0
 
     def add(self, events: Array) -> None:
         """Connections have ended."""
@@ -113,7 +116,8 @@ class EndedSockets:
         rows["state"] = STATE["CLOSE"]
         processes.name_any(rows, processes.groups(), more=True)
         listed = namespaces.with_names(Rows(SOCKETS, rows, processes.texts(), taken_ns))
-        self._listed = (*self._listed, listed)[-_LISTED_READINGS:]
+        self._listed = _recent((*self._listed, listed), taken_ns)
+        self._count += len(self.events) + len(others)
         total = np.full(ROW.itemsize, 0xFF, np.uint8).view(ROW)
         total["id"] = 0
         total["process"] = processes.code(NOT_LISTED)
@@ -121,7 +125,19 @@ class EndedSockets:
             total[name] = (
                 self._of_events[name] + self._of_others[name] + self._lost[name] + untracked.get(name, 0)
             )
-        return Ended(self._listed, namespaces.with_names(Rows(SOCKETS, total, processes.texts(), taken_ns)))
+        sum_of_all = namespaces.with_names(Rows(SOCKETS, total, processes.texts(), taken_ns))
+        return Ended(self._listed, sum_of_all, self._count)
+
+
+def _recent(listed: tuple[Rows, ...], now_ns: int) -> tuple[Rows, ...]:
+    """Return the newest readings that are listed: the last ones, and others while they are young and have room."""
+    kept, size = [], 0
+    for at, rows in enumerate(reversed(listed)):
+        size += len(rows)
+        if at >= _LISTED_READINGS and (now_ns - rows.taken_ns > LISTED_NS or size > LISTED_MAX):
+            break
+        kept.append(rows)
+    return tuple(reversed(kept))
 
 
 def _add_up(sums: dict[str, int], rows: Array) -> None:
