@@ -112,6 +112,22 @@ def test_some_of_the_capabilities(words: tuple[str, ...]) -> None:
     assert ended(words, SOME)[:2] == (ExitCode.PERMISSION, "")
 
 
+@pytest.mark.parametrize(
+    ("around", "code", "cause"),
+    [
+        (NOBODY, ExitCode.PERMISSION, "loading BPF programs needs CAP_BPF and CAP_PERFMON"),
+        (WITHOUT_TYPES, ExitCode.UNSUPPORTED, "/sys/kernel/btf/vmlinux"),
+    ],
+    ids=["ordinary user", "kernel without types"],
+)
+def test_doctor(around: tuple[str, ...], code: ExitCode, cause: str) -> None:
+    """Doctor ends with the code that every command has for the cause, and takes no lens without rows for a bug."""
+    actual, report, _ = ended(("doctor",), around)
+    assert actual == code
+    assert cause in report
+    assert "report this" not in report
+
+
 def test_screens_that_can_show_nothing() -> None:
     """A lens that cannot start ends the screens as it ends plain output; a table without rows says so in its place."""
     with Terminal("--view", "cpu", around=NOBODY) as terminal:

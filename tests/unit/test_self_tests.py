@@ -109,4 +109,4 @@ def test_the_ledger_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [result.ok for result in flows.run(source, [path])] == [True, True, False]
     answering(None, monkeypatch)
     (skipped,) = flows.run(probe.CollectorState(), [path])
-    assert "start nettop collect" in skipped.remedy
+    assert "start one: nettop collect" in skipped.remedy

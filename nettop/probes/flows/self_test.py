@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from nettop.selftest.paths import TrafficPath
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
-from nettop.snapshots.flows import HOOK_COLLECTOR, LEDGER, LENS
+from nettop.snapshots.flows import LEDGER, LENS
 from nettop.snapshots.source import Source
 
 _ALL = {"datagrams": "arrived", "sets without template": "held", "flows": "received"}
@@ -19,9 +19,9 @@ _ALL = {"datagrams": "arrived", "sets without template": "held", "flows": "recei
 def run(source: Source, _: Sequence[TrafficPath]) -> list[SelfTestResult]:
     """Each part of the ledger adds up."""
     snapshot = source.read(time.monotonic_ns())
-    why = snapshot.why_not(HOOK_COLLECTOR.name)
-    if why is not None:
-        return [SelfTestResult(LENS.id, "what was received", skipped=f"not available: {why}")]
+    lacking = snapshot.lacking(LEDGER)
+    if lacking is not None:
+        return [SelfTestResult(LENS.id, "what was received", skipped=f"not available: {lacking.advice}")]
     ledger = snapshot.tables[LEDGER.name]
     rows = rows_of(ledger, ledger.array["id"] >= 0)
     results = []

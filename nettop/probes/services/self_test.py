@@ -21,6 +21,9 @@ _REQUEST_BYTES, _ANSWER_BYTES = 101, 503
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     """Requests over loopback and between namespaces, each answered before the next: as both ends count them."""
+    why = source.read(time.monotonic_ns()).why_unavailable(SERVICES)
+    if why is not None:
+        return [SelfTestResult(LENS.id, "answers", skipped=f"not available: {why}")]
     results = []
     kinds = ((path, family) for path in paths for family in IP_VERSIONS)
     for count, (path, family) in zip(_REQUESTS, kinds, strict=True):
