@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from nettop.doctor.report import LensReport
-from nettop.errors import NettopError, UsageError, failure_of
+from nettop.errors import ExitCode, NettopError, UsageError, failure_of
 from nettop.interrupts import undisturbed
 from nettop.selftest.paths import TrafficPath
 from nettop.selftest.result import SelfTestResult
@@ -47,7 +47,8 @@ def examine(
         raise
     except NettopError as error:
         failure = error
-        if error.remedy.startswith("nettop doctor"):  # which is running already
+        # doctor is running already, and what the user left out needs no remedy.
+        if error.remedy.startswith("nettop doctor") or error.exit_code is ExitCode.USAGE:
             failure.remedy = ""
     except Exception as error:  # noqa: BLE001 - the border of a source: the other lenses go on
         failure = failure_of(lens.id, error)
