@@ -56,8 +56,8 @@ SYS_EXIT = 60 if os.uname().machine == "x86_64" else 93
 NOBODY = 65534
 NO_PROTOCOL = 250
 UNKNOWN = 2**64 - 1
-NOT_REPORTED = ("congestion_limited", "send_buffer_full", "syn_queue")
-"""What struct tcp_info lacks."""
+NOT_REPORTED = ("congestion_limited", "send_buffer_full", "syn_queue", "direction")
+"""What sock_diag lacks; of a connection also the backlog of the listener that it came to."""
 MOVING = ("busy_us", "receiver_limited_us", "send_buffer_limited_us")
 """What grows while a socket waits: test_equals_ss.py compares it."""
 COMPARED = [field.name for field in SOCKETS.stored if field.name not in NOT_REPORTED + MOVING] + [
