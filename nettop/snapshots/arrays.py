@@ -22,6 +22,11 @@ def positions(keys: Array, among: Array) -> Index:
     return np.where(among[at] == keys, at, -1)
 
 
+def growth(now: Array, before: Array) -> Array:
+    """By how much counters grew; one that went back has begun anew, at 0."""
+    return np.where(now >= before, now - before, now)
+
+
 def agreed(keys: Array, values: Array) -> Mask:
     """For each of the sorted `keys` whether all values are the same that rows with this key have; the largest number is
     no value."""

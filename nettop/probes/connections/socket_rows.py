@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.kernel.entered_namespaces import DEVICE_INDEX
-from nettop.snapshots.arrays import Index, Mask, as_list, inserted, positions, take
+from nettop.snapshots.arrays import Index, Mask, as_list, growth, inserted, positions, take
 from nettop.snapshots.connections import (
     APPLICATION,
     CONGESTION,
@@ -197,8 +197,7 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
         return
 
     def grown(name: str) -> Array:
-        added: Array = rows[name][here].astype(np.int64) - before[name][there].astype(np.int64)
-        return added
+        return growth(rows[name][here], before[name][there]).astype(np.int64)
 
     busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
     in_flight = np.maximum(busy - receiver - send_buffer, 0)

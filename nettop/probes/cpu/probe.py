@@ -8,6 +8,7 @@ samples. Softirqs and threads that poll devices are always timed exactly.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,20 @@ def program_text() -> ProgramText:
 # --- the source ---------------------------------------------------------------------------------------------------
 
 
+class StatSoftirqs:
+    """What /proc/stat counted as the time of softirqs since the start, by CPU: one that was offline may begin anew."""
+
+    def __init__(self) -> None:
+        self.ns: Counter[int] = Counter()
+        self._before: dict[int, int] = {}
+
+    def add(self, times: Mapping[int, CpuTimes]) -> None:
+        """Add a reading; the first one of a CPU is its start."""
+        for cpu, spent in times.items():
+            self.ns[cpu] += max(0, spent.softirq_ns - self._before.get(cpu, spent.softirq_ns))
+            self._before[cpu] = spent.softirq_ns
+
+
 class Cpu:
     """The source of the CPU lens; see nettop.snapshots.source.Source."""
 
@@ -113,7 +128,7 @@ class Cpu:
         self._began_ns = 0
         self._processes = ProcessTimes(self._host)
         self._napi_threads = NapiThreads(self._host.proc)
-        self._stat_at_start: dict[int, CpuTimes] = {}
+        self._stat_softirqs = StatSoftirqs()
         self._stacks: Rows | None = None
 
     # --- start ----------------------------------------------------------------------------------------------------
@@ -132,7 +147,7 @@ class Cpu:
             self._program.unload_all_but({*self._times.programs(), *cpu_samples.FUNCTIONS})
         finally:
             loader.close()
-        self._stat_at_start = read_cpu_times(self._host.proc)
+        self._stat_softirqs.add(read_cpu_times(self._host.proc))
 
     def _attach(self, loader: Loader) -> None:
         """Use the best mechanism for each hook. Samples come after the hooks, whose symbols they need to know."""
@@ -255,6 +270,7 @@ class Cpu:
         taken_ns: int,
     ) -> Rows:
         """A row for each CPU that is online."""
+        self._stat_softirqs.add(stat)
         cpus = np.array(sorted(cpu for cpu in stat if cpu < maps.possible_cpus()), np.intp)
         array = np.zeros(len(cpus), CPUS.dtype)
         array["cpu"] = cpus
@@ -264,10 +280,7 @@ class Cpu:
         for vector, name in enumerate(VECTORS):
             if f"{name}_ns" in CPUS.by_name:
                 array[f"{name}_ns"] = times.vector_ns[cpus, vector]
-        before = self._stat_at_start
-        array["stat_softirq_ns"] = [
-            stat[cpu].softirq_ns - (before[cpu].softirq_ns if cpu in before else 0) for cpu in as_list(cpus)
-        ]
+        array["stat_softirq_ns"] = [self._stat_softirqs.ns[cpu] for cpu in as_list(cpus)]
         return Rows(CPUS, array, {}, taken_ns)
 
     def _process_rows(

@@ -14,7 +14,7 @@ import numpy as np
 from nettop.kernel.facts import Host
 from nettop.kernel.proc_stat import TICK_NS
 from nettop.kernel.processes import outside_name
-from nettop.snapshots.arrays import Index, as_list, joined, positions, take
+from nettop.snapshots.arrays import Index, as_list, growth, joined, positions, take
 from nettop.snapshots.cpu import (
     ENTRIES,
     IO_WORKERS,
@@ -114,7 +114,7 @@ class ProcessTimes:
         before_ns = np.zeros_like(now_ns)
         before_ns[at >= 0] = self._caller_ns[at[at >= 0]]
         self._callers, self._caller_ns = identity, now_ns
-        more_ns = np.where(now_ns >= before_ns, now_ns - before_ns, now_ns)  # a lower count has begun again
+        more_ns = growth(now_ns, before_ns)
         has_grown = more_ns.any(axis=1)
         names, which = np.unique(spent["comm"][has_grown], return_inverse=True)
         at = self._add(identity[has_grown], more_ns[has_grown])
@@ -137,7 +137,7 @@ class ProcessTimes:
         self._name(at)
         served_ns = self._processes["served_ns"]
         np.add.at(served_ns, at[which], served["ns"])
-        spent_ns, self._softirq_ns = total_ns - self._softirq_ns, total_ns
+        spent_ns, self._softirq_ns = max(0, total_ns - self._softirq_ns), total_ns
         at_most = max(spent_ns, int(served_ns.sum()), 1)
         products = served_ns.astype(object) * spent_ns  # of more than 64 bits
         charged = (products // at_most).astype(np.uint64)

@@ -36,7 +36,7 @@ from nettop.probes.cpu.stacks import (
     StackRows,
     categories_not_available,
 )
-from nettop.snapshots.arrays import as_list, positions
+from nettop.snapshots.arrays import as_list, growth, positions
 from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ
 from nettop.snapshots.snapshot import Array, Rows
 
@@ -148,7 +148,7 @@ class GrowingCounts:
         keys, values = keys[order], values[order]
         at = positions(keys, self._keys)
         grown = values["samples"].copy()
-        grown[at >= 0] -= self._samples[at[at >= 0]]
+        grown[at >= 0] = growth(grown[at >= 0], self._samples[at[at >= 0]])
         self._keys, self._samples = keys, values["samples"]
         return keys[grown > 0], values[grown > 0], grown[grown > 0]
 

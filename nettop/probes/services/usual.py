@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.snapshots.arrays import positions
+from nettop.snapshots.arrays import growth, positions
 from nettop.snapshots.services import (
     BUCKETS,
     NORMAL,
@@ -75,11 +75,11 @@ class UsualTimes:
 
     def _recent_p99(self, rows: Array, taken_ns: int) -> Array:
         """Of what each service has counted in the last seconds, or since it is known."""
-        added = rows["response"].astype(np.int64)
+        added = rows["response"].copy()
         earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= RECENT_S * 1e9]
         if earlier:
             at = positions(rows["id"], earlier[-1].ids)
-            added[at >= 0] -= earlier[-1].counts[at[at >= 0]].astype(np.int64)
+            added[at >= 0] = growth(added[at >= 0], earlier[-1].counts[at[at >= 0]])
         p99 = np.full(len(rows), np.nan)
         is_enough = added.sum(axis=1) >= _RECENT_LEAST
         p99[is_enough] = BUCKETS.quantiles(added[is_enough], 0.99)
