@@ -334,7 +334,7 @@ class Drops:
         self._ids_of_kinds: Array = np.zeros(0, "u8")
         self._rows: Array = np.zeros(0, PACKETS.dtype)
         self._forgotten = 0
-        self._syns, self._is_first = UnseenSyns(), True
+        self._syns = UnseenSyns()
         self._sockets: Rows | None = None
         self._packet_ids, self._counter_ids = RowIds(KIND), RowIds(MEASURE)
 
@@ -355,6 +355,8 @@ class Drops:
         for fallbacks, attempt in zip(FALLBACKS, attempts, strict=True):
             self._hooks = (*self._hooks, attach_best(fallbacks, attempt, self._chosen))
         self._namespaces = shared_namespaces(self._host.proc)
+        if self._count:
+            self._add_unseen(self._read_namespaces(frozenset()), is_first=True)
 
     def _attach(self, _: Mechanism) -> None:
         self._host.require_bpf()
@@ -381,7 +383,7 @@ class Drops:
             self._kinds, self._totals = self._count.read()
         by_namespace = self._read_namespaces(frozenset(self._kinds["netns"].tolist()) - {0})
         if self._count:
-            self._add_unseen(by_namespace)
+            self._add_unseen(by_namespace, is_first=False)
         self._name_devices(by_namespace)
         measures = self._measures(by_namespace)
         snapshot = Snapshot(
@@ -452,7 +454,7 @@ class Drops:
         self._seen = seen
         return self.namespaces.in_each(partial(read_namespace, self._host.proc), new)
 
-    def _add_unseen(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
+    def _add_unseen(self, by_namespace: Mapping[int, NamespaceCounters], *, is_first: bool) -> None:
         """Add the SYNs that listeners dropped, which pass no tracepoint, to the kinds of drops."""
         seen: defaultdict[int, Counter[str]] = defaultdict(Counter)
         for name, reason in UNSEEN.items():
@@ -461,10 +463,7 @@ class Drops:
             for netns, count in zip(self._kinds["netns"][same].tolist(), packets, strict=True):
                 seen[netns][name] += count
         for netns, namespace in by_namespace.items():
-            self._syns.add(
-                netns, namespace.counters, namespace.listeners, seen[netns], is_first=self._is_first
-            )
-        self._is_first = False
+            self._syns.add(netns, namespace.counters, namespace.listeners, seen[netns], is_first=is_first)
         numbers = {name: number for number, name in _UNSEEN_REASONS.items()}
         kinds, totals = np.zeros(len(self._syns.counted), KIND), np.zeros(len(self._syns.counted), COUNT)
         for at, ((netns, name, port), count) in enumerate(self._syns.counted.items()):
