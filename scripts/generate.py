@@ -78,6 +78,8 @@ def _option(lens: Lens, option: Option) -> str:
     default = option.text(option.default)
     if option.log_default is not None:
         default += f"; {option.text(option.log_default)} of `log` and `run`"
+    if option.unattended_default is not None:
+        default += f"; {option.text(option.unattended_default)} of `serve` and `log`"
     bounds = [f"at least {option.text(option.minimum)}"] if option.minimum is not None else []
     bounds += [f"at most {option.text(option.maximum)}"] if option.maximum is not None else []
     tables = ", ".join(_view(lens, table) for table in lens.tables if option.concerns(table))

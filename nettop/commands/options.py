@@ -60,15 +60,15 @@ _Options = TypeVar("_Options", bound=type)
 
 
 def with_lens_options(
-    views: Iterable[tuple[Lens, Table]], *, log: bool = False
+    views: Iterable[tuple[Lens, Table]], *, log: bool = False, unattended: bool = False
 ) -> Callable[[_Options], _Options]:
     """Adds, to the dataclass of a command's options, those that lenses declare for the views it can show.
 
-    Each is a field with the option's name, `str | None`, or `list[str] | None` where it is repeatable. With `log` help
-    names the default of logs.
+    Each is a field with the option's name, `str | None`, or `list[str] | None` where it is repeatable. Help names
+    the default of logs, or of what runs unattended.
     """
     declared_fields = {
-        declared.name: (declared.name, _annotated(lens, declared, log=log), None)
+        declared.name: (declared.name, _annotated(lens, declared, log=log, unattended=unattended), None)
         for lens, table in views
         for declared in lens.options
         if declared.concerns(table)
@@ -86,8 +86,8 @@ def with_lens_options(
     return extend
 
 
-def _annotated(lens: Lens, declared: Option, *, log: bool) -> Any:
-    default = declared.log_default if log and declared.log_default is not None else declared.default
+def _annotated(lens: Lens, declared: Option, *, log: bool, unattended: bool) -> Any:
+    default = declared.default_of(log=log, unattended=unattended)
     kind: Any = list[str] | None if declared.repeatable else str | None
     return Annotated[
         kind,
@@ -102,12 +102,17 @@ def _annotated(lens: Lens, declared: Option, *, log: bool) -> Any:
 
 
 def parse_lens_options(
-    options: object, interval_s: float, views: Collection[tuple[Lens, Table]], *, log: bool = False
+    options: object,
+    interval_s: float,
+    views: Collection[tuple[Lens, Table]],
+    *,
+    log: bool = False,
+    unattended: bool = False,
 ) -> dict[str, object]:
     """The values of the options that lenses declare, by name, as far as they were given.
 
-    With `log` those that have a default of their own for logs have that. Raises UsageError for a value that is not
-    possible, and for an option that changes nothing about the `views` that are shown.
+    Those that have a default of their own for logs, or for what runs unattended, have that there. Raises UsageError for
+    a value that is not possible, and for an option that changes nothing about the `views` that are shown.
     """
     values: dict[str, object] = {}
     for owner in lenses():
@@ -122,8 +127,11 @@ def parse_lens_options(
                 )
             if text is not None:
                 values[declared.name] = _parsed(declared, text, interval_s)
-            elif concerned and log and declared.log_default is not None:
-                values[declared.name] = declared.log_default
+            elif (
+                concerned
+                and (default := declared.default_of(log=log, unattended=unattended)) != declared.default
+            ):
+                values[declared.name] = default
     return values
 
 

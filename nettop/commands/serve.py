@@ -79,7 +79,7 @@ def _complete_top(incomplete: str) -> list[str]:
 
 
 # fmt: off
-@with_lens_options(all_views())
+@with_lens_options(all_views(), unattended=True)
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """The options as they were given, in the order of --help."""
@@ -129,7 +129,7 @@ def serve_settings(options: ServeOptions) -> ServeSettings:
         top=_top(options.top or ()),
         mechanisms=parse_mechanisms(options.mechanism),
         max_overhead=parse_overhead(options.max_overhead),
-        options=parse_lens_options(options, interval_s, tables),
+        options=parse_lens_options(options, interval_s, tables, unattended=True),
     )
 
 

@@ -16,6 +16,7 @@ from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, ch
 from nettop.errors import NettopError, Unsupported, why_no_numpy
 from nettop.kernel.btf_file import BTF_FILE, require_btf
 from nettop.kernel.facts import INITIAL_PID_NAMESPACE, Host, container_of
+from nettop.kernel.links import read_links
 from nettop.kernel.namespaces import find_namespaces
 from nettop.kernel.perf_events import require_perf_events
 from nettop.kernel.proc_files import mounts
@@ -255,6 +256,17 @@ def check_network_namespace(root: Path) -> Check:
     return Check("network_namespace", name, value, Verdict.NOTE, remedy, own)
 
 
+def check_uplinks(_: Path) -> Iterator[Check]:
+    """Devices whose queues the bandwidth lens may reset when it attaches native XDP, as many drivers do."""
+    names = [link.name for link in read_links() if link.is_device() and link.is_up]
+    if names:
+        value = f"{', '.join(names)}: native XDP, which the bandwidth lens attaches, may reset their queues"
+        remedy = (
+            "where traffic must not stop for a moment: --xdp tcx (Linux 6.6; serve and log do so), or generic"
+        )
+        yield Check("uplinks", "uplinks", value, Verdict.NOTE, remedy, names)
+
+
 def check_limits(_: Path) -> Iterable[Check]:
     """How much memory may be locked and addressed, and how many files be open."""
     memory, space, files = (
@@ -341,6 +353,7 @@ _CHECKS: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
     check_processes,
     check_network_namespace,
     check_container,
+    check_uplinks,
     check_limits,
     check_sysctls,
     check_python,

@@ -35,8 +35,9 @@ def examine(
             source = source_of(lens.id)
         source.set("mechanisms", mechanisms)
         for option in lens.options:
-            if option.log_default is not None:
-                source.set(option.name, option.log_default)
+            default = option.default_of(log=True)
+            if default != option.default:
+                source.set(option.name, default)
         for table in lens.tables:
             source.set("table", table.name)
         source.start()

@@ -93,11 +93,13 @@ LOOPBACK = Option(
 )
 XDP = Option(
     "xdp",
-    "How received packets are seen: native XDP where the driver has it, generic XDP everywhere, or neither: the "
-    "interfaces' own counters",
+    "How received packets are seen: native XDP where the driver has it; TCX where the kernel has it (Linux 6.6), as "
+    "attaching native XDP may reset a device's queues, so that traffic stops for a moment; generic XDP everywhere, "
+    "which never does; or neither: the interfaces' own counters",
     default="native",
-    metavar="native|generic|off",
-    steps=("native", "generic", "off"),
+    metavar="native|tcx|generic|off",
+    steps=("native", "tcx", "generic", "off"),
+    unattended_default="tcx",
 )
 FLOWS_OPTION = Option(
     "flows", "Follow flows", default="on", metavar="on|off", steps=("on", "off"), tables=("flows",)

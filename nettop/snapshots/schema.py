@@ -316,7 +316,8 @@ class Option:
     int, float or str, like the `default`; with the unit "bytes" sizes such as 64K are accepted. `minimum` and `maximum`
     are inclusive. `tables` are the names of those that it concerns (none: every table of the lens). `check` is given
     the value and the seconds between two readings, and raises UsageError where they do not go together. Commands that
-    must not miss events (log, run, doctor) use `log_default`, where there is one. On the lens's screens the `key` (as
+    must not miss events (log, run, doctor) use `log_default`, and those that nobody watches (serve, log, doctor) the
+    `unattended_default`, where there is one. On the lens's screens the `key` (as
     Textual names it) goes through the `steps`, which are all values of a word: its source then has to accept a change
     after its start. A `repeatable` one is a text whose values are joined by commas; `short` is its one-letter flag.
     `opens` names the table that it is about, which is shown where the option is given, or its key
@@ -333,11 +334,19 @@ class Option:
     tables: tuple[str, ...] = ()
     check: Callable[[Any, float], None] | None = None
     log_default: int | float | str | None = None
+    unattended_default: int | float | str | None = None
     key: str = ""
     steps: tuple[int | float | str, ...] = ()
     opens: str = ""
     short: str = ""
     repeatable: bool = False
+
+    def default_of(self, *, log: bool = False, unattended: bool = False) -> float | str:
+        """The value that it has unasked in such commands."""
+        for applies, default in ((log, self.log_default), (log or unattended, self.unattended_default)):
+            if applies and default is not None:
+                return default
+        return self.default
 
     @property
     def flag(self) -> str:

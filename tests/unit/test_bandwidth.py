@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nettop.commands.options import parse_lens_options
 from nettop.errors import UsageError
+from nettop.kernel.links import Link
 from nettop.kernel.set_table import by_key
 from nettop.probes.bandwidth.flows import flags_text, has_ports, ids_of, merged, protocol_name
+from nettop.probes.bandwidth.interfaces import modes_for
 from nettop.probes.bandwidth.owners import find_owners, no_owners, owners_among, with_before
 from nettop.probes.bandwidth.programs import FLOW, KEY
 from nettop.probes.bandwidth.rates import Moved, RateHistory
+from nettop.snapshots import find_table
 from nettop.snapshots.arrays import agreed
-from nettop.snapshots.bandwidth import FLOWS, PROTOCOL_NOT_IP, SERVICES, SERVICES_MAX, parse_services
+from nettop.snapshots.bandwidth import (
+    FLOWS,
+    GENERIC_MODE,
+    NATIVE_MODE,
+    PROTOCOL_NOT_IP,
+    SERVICES,
+    SERVICES_MAX,
+    TCX_MODE,
+    parse_services,
+)
 from nettop.snapshots.snapshot import Array, TextTable
 from tests.unit.build import Row, make_rows
 
@@ -358,3 +372,31 @@ def test_room_for_services() -> None:
     assert len(parse_services(f"{text},HTTP=8080/tcp")) == room + 1
     with pytest.raises(UsageError, match=f"there is room for {SERVICES_MAX}"):
         parse_services(f"{text},more=9/tcp")
+
+
+# --- how received packets are seen ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("xdp", "of_device", "of_veth"),
+    [
+        ("native", (NATIVE_MODE, TCX_MODE, GENERIC_MODE), (TCX_MODE, GENERIC_MODE)),
+        ("tcx", (TCX_MODE, NATIVE_MODE, GENERIC_MODE), (TCX_MODE, GENERIC_MODE)),
+        ("generic", (GENERIC_MODE, TCX_MODE), (GENERIC_MODE, TCX_MODE)),
+        ("off", (), ()),
+    ],
+)
+def test_modes(xdp: str, of_device: tuple[int, ...], of_veth: tuple[int, ...]) -> None:
+    """Native XDP comes first on devices unless TCX is asked for, and never on a veth."""
+    assert modes_for(Link(2, "eth0", has_ethernet=True, has_parent=True), xdp) == of_device
+    assert modes_for(Link(3, "veth0", kind="veth", has_ethernet=True), xdp) == of_veth
+
+
+def test_nobody_watches_a_server() -> None:
+    """What runs unattended leaves the queues of network cards alone, unless it is told otherwise."""
+    view = [find_table("bandwidth")]
+    for how, expected in (({}, {}), ({"unattended": True}, {"xdp": "tcx"}), ({"log": True}, {"xdp": "tcx"})):
+        values = parse_lens_options(SimpleNamespace(), 1.0, view, **how)
+        assert {name: value for name, value in values.items() if name == "xdp"} == expected
+    given = parse_lens_options(SimpleNamespace(xdp="native"), 1.0, view, unattended=True)
+    assert given["xdp"] == "native"

@@ -36,16 +36,18 @@ ATTACHMENTS = {
 
 
 def modes_for(link: Link, xdp: str) -> tuple[int, ...]:
-    """How to see what an interface receives, the best first, where the user wants `xdp` (native, generic, off).
+    """How to see what an interface receives, the best first, where the user wants `xdp` (native, tcx, generic, off).
 
-    Native XDP is for devices only: on a veth it cuts TCP to a third, as segments are no longer aggregated. Generic XDP
-    comes last, as it does not see how many packets an aggregate was.
+    Attaching native XDP resets the queues of many devices. It is for devices only: on a veth it cuts TCP to a third, as
+    segments are no longer aggregated. Generic XDP comes last, as it does not see how many packets an aggregate was.
     """
     if xdp == "off":
         return ()
     if xdp == "generic":
         return (GENERIC_MODE, TCX_MODE)
-    return (NATIVE_MODE, TCX_MODE, GENERIC_MODE) if link.is_device() else (TCX_MODE, GENERIC_MODE)
+    if not link.is_device():
+        return (TCX_MODE, GENERIC_MODE)
+    return (TCX_MODE, NATIVE_MODE, GENERIC_MODE) if xdp == "tcx" else (NATIVE_MODE, TCX_MODE, GENERIC_MODE)
 
 
 @dataclass(slots=True)
