@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from nettop.writing import end_of_piece
+
 QUEUED_BYTES = 8 << 20
 """What may wait for a slow reader."""
 _WAIT_S = 0.1
@@ -35,7 +37,7 @@ class Console:
         self._wake = wake
         self._lost_line = lost_line
         self._blocks: deque[bytes] = deque()
-        self._rest = b""
+        self._rest, self._done = b"", 0
         self._waiting = 0
         self._gap = 0
         self._closing = False
@@ -66,7 +68,7 @@ class Console:
             self._changed.notify_all()
         self._thread.join(_END_WAIT_S)
         with self._changed:
-            for block in (self._rest, *self._blocks):
+            for block in (self._rest if self._done < len(self._rest) else b"", *self._blocks):
                 self._lose(block)
             self._blocks.clear()
 
@@ -90,9 +92,10 @@ class Console:
     def _run(self) -> None:
         try:
             while self._take():
-                while self._rest:
+                while self._done < len(self._rest):
+                    end = end_of_piece(self._rest, self._done)
                     try:
-                        self._rest = self._rest[os.write(self.descriptor, self._rest) :]
+                        self._done += os.write(self.descriptor, self._rest[self._done : end])
                     except BlockingIOError:  # another process that shares it made it non-blocking
                         select.select([], [self.descriptor], [])
         except OSError as error:
@@ -110,7 +113,7 @@ class Console:
             self._changed.wait_for(lambda: self._blocks or self._closing)
             if not self._blocks:
                 return False
-            self._rest = self._blocks.popleft()
+            self._rest, self._done = self._blocks.popleft(), 0
             self._waiting -= len(self._rest)
             self._changed.notify_all()
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import threading
 from collections.abc import Callable, Iterator
 
@@ -90,6 +91,15 @@ def test_the_end_does_not_wait_for_ever(piped: Piped, monkeypatch: pytest.Monkey
     until(lambda: piped.console._rest)
     piped.console.close()
     assert piped.console.lost == 2048
+
+
+def test_the_end_cuts_no_line(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader who has taken nothing when the end is given up has whole lines."""
+    monkeypatch.setattr(console, "_END_WAIT_S", 0.0)
+    piped.console.write(b"0123456789\n" * 1000)
+    until(lambda: bool(select.select([piped.reader], [], [], 0)[0]))
+    piped.console.close()
+    assert os.read(piped.reader, 4096).endswith(b"9\n")
 
 
 def test_the_end_writes_what_waits(piped: Piped) -> None:
