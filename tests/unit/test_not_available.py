@@ -188,6 +188,10 @@ def test_plain_output(case: Case) -> None:
     assert (line[case.name], line["why"]) == (None, {case.name: WHY})
 
 
+_BEGUN_BY = {"rtt_var_us": "±", "device": "%"}
+"""Fields that are a part of another one's value, and the sign before them."""
+
+
 @for_each(STORED)
 def test_logged_lines(case: Case) -> None:
     """A line that tells of a field says n/a in its place; the others stay as they are."""
@@ -207,8 +211,8 @@ def test_logged_lines(case: Case) -> None:
         lacks = line({case.name: WHY}, row)
         if case.name == "event":  # without it nobody knows what else a line is to tell
             assert f"  {NOT_AVAILABLE}  " in lacks
-        elif case.name == "rtt_var_us":  # the deviation goes, the value stays
-            assert "±" not in lacks
+        elif case.name in _BEGUN_BY:  # the part goes, the value stays
+            assert _BEGUN_BY[case.name] not in lacks
         elif is_shown:
             assert NOT_AVAILABLE in lacks
             assert len(lacks.splitlines()) == 1

@@ -38,7 +38,7 @@ FEW: list[Row] = [
     {"process": "nginx", "bytes_sent": 300, "rtt_us": 50},
     {"process": "ms-tool", "bytes_sent": 100, "rtt_us": 20},
     {"process": "curl", "bytes_sent": 200, "rtt_us": 12_000},
-    {"process": "sshd", "state": "LISTEN", "bytes_sent": 0},
+    {"process": "sshd", "state": "LISTEN", "bytes_sent": 0, "bytes_received": 0},
 ]
 
 
