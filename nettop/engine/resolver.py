@@ -29,7 +29,8 @@ def look_up(raw: bytes) -> str | None:
     if raw in _ANY:
         return None
     try:
-        return socket.getnameinfo((address_text(raw), 0), socket.NI_NAMEREQD)[0]
+        # getnameinfo() holds the interpreter's lock while it waits (CPython 3.11.2): everything would stop.
+        return socket.gethostbyaddr(address_text(raw))[0]
     except (OSError, UnicodeError):
         return None
 
