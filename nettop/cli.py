@@ -328,7 +328,8 @@ def _show_screens(settings: Settings, opened: AbstractContextManager[Session], w
         raise UsageError("the screens need a terminal for input and output", "nettop --table needs none")
     if os.environ.get("TERM") == "dumb":
         raise UsageError("a terminal with TERM=dumb cannot show the screens", "use nettop --table")
-    from nettop.screens.app import run_app
+    with undisturbed():
+        from nettop.screens.app import run_app
 
     loaded = load_own_preferences()  # while there is one thread
     with opened as session:

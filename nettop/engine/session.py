@@ -348,7 +348,7 @@ class Session:
             self._read(lens)
 
     def _run_tasks(self) -> None:
-        while self._tasks:
+        while self._tasks and not self._stopping:
             self._tasks.popleft()()
 
     def _source(self, lens: str) -> Source:

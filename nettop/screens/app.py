@@ -7,6 +7,7 @@ import gc
 
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
+from nettop.interrupts import undisturbed
 from nettop.preferences import LoadedPreferences
 from nettop.settings import Settings
 from nettop.snapshots import find_table
@@ -35,8 +36,10 @@ def run_app(
         mechanisms=settings.mechanisms,
         **settings.options,
     )
-    from nettop.screens.context import ScreenContext  # only after the lens began to attach
-    from nettop.screens.nettop_app import NettopApp
+    # Only after the lens began to attach. The sampler would wait for ever for the lock of an interrupted import.
+    with undisturbed():
+        from nettop.screens.context import ScreenContext
+        from nettop.screens.nettop_app import NettopApp
 
     app = NettopApp(ScreenContext(settings, session, loaded=loaded, writing_refused=writing_refused))
     # What exists now stays: collecting it again and again took a sixth of the time spent on drawing.

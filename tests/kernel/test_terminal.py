@@ -2,12 +2,15 @@
 """The screens on a real terminal with real sockets: they come, they refresh, and they leave the terminal as it was."""
 
 import os
+import random
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
 from . import bpf_objects, traffic
-from .lab import Lab, until
+from .lab import PATIENCE, Lab, until
 from .terminal import Terminal
 from .traffic import Call
 
@@ -93,3 +96,72 @@ def test_suspended_and_continued(lab: Lab) -> None:
         terminal.shows(b"seenworker")
         terminal.type(b"q")
         assert terminal.wait() == 0
+
+
+WRITE = {"x86_64": "1", "aarch64": "64"}[os.uname().machine]
+"""The number of write(2)."""
+END_S = 2.0
+"""How long an end may take on a busy machine: what compilers still need is many times as much."""
+
+
+@pytest.mark.parametrize("ending", ["q", "SIGTERM"])
+def test_end_while_lenses_load(ending: str) -> None:
+    """Five lenses are opened at once: what is queued is dropped, and the loader ended."""
+    before = bpf_objects.existing()
+    with Terminal() as terminal:
+        terminal.shows(b"PROCESS")
+        for digit in b"23457":
+            terminal.type(bytes([digit]))
+            terminal.take_in(0.2)
+        began = time.monotonic()
+        if ending == "q":
+            terminal.type(b"q")
+        else:
+            os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.wait() == 0
+        assert time.monotonic() - began < END_S * PATIENCE
+        assert b"Traceback" not in terminal.output
+    bpf_objects.nothing_new_since(before)
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--table", "-t", "0.1"), ("--format", "jsonl", "-t", "0.1")], ids=str
+)
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_terminal_that_takes_nothing(options: tuple[str, ...], ending: signal.Signals) -> None:
+    """A frozen connection: a signal ends the screens and the text, and nothing is left in the kernel."""
+    before = bpf_objects.existing()
+    with Terminal(*options) as terminal:
+        settings = terminal.settings()
+        terminal.shows(b"PROCESS" if "jsonl" not in options else b"process")
+        terminal.fill()
+        terminal.type(b"T" * 100)
+        until(lambda: waits_for_terminal(terminal.pid), "it waits for the terminal")
+        began = time.monotonic()
+        os.kill(terminal.pid, ending)
+        until(terminal.has_ended, "nettop has ended")
+        assert time.monotonic() - began < END_S * PATIENCE
+        assert terminal.settings() == settings
+        assert terminal.wait() == 0
+        assert b"Traceback" not in terminal.output
+    bpf_objects.nothing_new_since(before)
+
+
+def waits_for_terminal(pid: int) -> bool:
+    """Whether one of its threads waits until the terminal takes something."""
+    tasks = [f"/proc/{pid}/task/{task}/syscall" for task in os.listdir(f"/proc/{pid}/task")]
+    return any(Path(path).read_text().split()[:2] == [WRITE, "0x1"] for path in tasks)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hang_up_while_it_starts(seed: int) -> None:
+    """SIGHUP at any moment of the first 1.2 s leaves no traceback, and the terminal as it was."""
+    with Terminal() as terminal:
+        settings = terminal.settings()
+        end = time.monotonic() + random.Random(seed).uniform(0.3, 1.2) * PATIENCE
+        while (left := end - time.monotonic()) > 0:
+            terminal.take_in(left)
+        os.kill(terminal.pid, signal.SIGHUP)
+        assert terminal.wait() in (0, -signal.SIGHUP)  # before Python has begun it is the kernel who ends it
+        assert terminal.settings() == settings
+        assert b"Traceback" not in terminal.output
