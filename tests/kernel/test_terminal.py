@@ -107,12 +107,12 @@ END_S = 2.0
 @pytest.mark.parametrize("ending", ["q", "SIGTERM"])
 def test_end_while_lenses_load(ending: str) -> None:
     """Five lenses are opened at once: what is queued is dropped, and the loader ended."""
-    before = bpf_objects.existing()
     with Terminal() as terminal:
         terminal.shows(b"PROCESS")
         for digit in b"23457":
             terminal.type(bytes([digit]))
             terminal.take_in(0.2)
+        held = bpf_objects.held(terminal.pid)
         began = time.monotonic()
         if ending == "q":
             terminal.type(b"q")
@@ -121,7 +121,7 @@ def test_end_while_lenses_load(ending: str) -> None:
         assert terminal.wait() == 0
         assert time.monotonic() - began < END_S * PATIENCE
         assert b"Traceback" not in terminal.output
-    bpf_objects.nothing_new_since(before)
+        until(lambda: not held & bpf_objects.existing(), "its programs and maps are gone")
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ def test_end_while_lenses_load(ending: str) -> None:
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
 def test_terminal_that_takes_nothing(options: tuple[str, ...], ending: signal.Signals) -> None:
     """A frozen connection: a signal ends the screens and the text, and nothing is left in the kernel."""
-    before = bpf_objects.existing()
     with Terminal(*options) as terminal:
         settings = terminal.settings()
         terminal.shows(b"PROCESS" if "jsonl" not in options else b"process")
         terminal.fill()
         terminal.type(b"T" * 100)
         until(lambda: waits_for_terminal(terminal.pid), "it waits for the terminal")
+        held = bpf_objects.held(terminal.pid)
         began = time.monotonic()
         os.kill(terminal.pid, ending)
         until(terminal.has_ended, "nettop has ended")
@@ -144,7 +144,7 @@ def test_terminal_that_takes_nothing(options: tuple[str, ...], ending: signal.Si
         assert terminal.settings() == settings
         assert terminal.wait() == 0
         assert b"Traceback" not in terminal.output
-    bpf_objects.nothing_new_since(before)
+        until(lambda: not held & bpf_objects.existing(), "its programs and maps are gone")
 
 
 def waits_for_terminal(pid: int) -> bool:
