@@ -96,18 +96,6 @@ class Terminal:
         if until_shown:
             self.shows(until_shown)
 
-    def fill(self) -> None:
-        """Has the terminal take nothing more until its output is taken in."""
-        writer = os.open(f"/proc/self/fd/{self._slave}", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                os.write(writer, b"\r" * 100)
-        os.close(writer)
-
-    def has_ended(self) -> bool:
-        """Whether it has ended, though nobody takes in its output; `wait` gives the exit status."""
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
     def is_stopped(self) -> bool:
         """Whether the process is stopped, as by Ctrl-Z; takes in its output meanwhile."""
         self.take_in()

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -98,8 +97,6 @@ def test_suspended_and_continued(lab: Lab) -> None:
         assert terminal.wait() == 0
 
 
-WRITE = {"x86_64": "1", "aarch64": "64"}[os.uname().machine]
-"""The number of write(2)."""
 END_S = 2.0
 """How long an end may take on a busy machine: what compilers still need is many times as much."""
 
@@ -122,35 +119,6 @@ def test_end_while_lenses_load(ending: str) -> None:
         assert time.monotonic() - began < END_S * PATIENCE
         assert b"Traceback" not in terminal.output
         until(lambda: not held & bpf_objects.existing(), "its programs and maps are gone")
-
-
-@pytest.mark.parametrize(
-    "options", [(), ("--table", "-t", "0.1"), ("--format", "jsonl", "-t", "0.1")], ids=str
-)
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
-def test_terminal_that_takes_nothing(options: tuple[str, ...], ending: signal.Signals) -> None:
-    """A frozen connection: a signal ends the screens and the text, and nothing is left in the kernel."""
-    with Terminal(*options) as terminal:
-        settings = terminal.settings()
-        terminal.shows(b"PROCESS" if "jsonl" not in options else b"process")
-        terminal.fill()
-        terminal.type(b"T" * 100)
-        until(lambda: waits_for_terminal(terminal.pid), "it waits for the terminal")
-        held = bpf_objects.held(terminal.pid)
-        began = time.monotonic()
-        os.kill(terminal.pid, ending)
-        until(terminal.has_ended, "nettop has ended")
-        assert time.monotonic() - began < END_S * PATIENCE
-        assert terminal.settings() == settings
-        assert terminal.wait() == 0
-        assert b"Traceback" not in terminal.output
-        until(lambda: not held & bpf_objects.existing(), "its programs and maps are gone")
-
-
-def waits_for_terminal(pid: int) -> bool:
-    """Whether one of its threads waits until the terminal takes something."""
-    tasks = [f"/proc/{pid}/task/{task}/syscall" for task in os.listdir(f"/proc/{pid}/task")]
-    return any(Path(path).read_text().split()[:2] == [WRITE, "0x1"] for path in tasks)
 
 
 @pytest.mark.parametrize("seed", range(20))
