@@ -35,7 +35,6 @@ class Terminal:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)  # under nohup, and in the background, tests ignore some
             os.read(reader, 1)  # until the terminal has been looked at: then the program changes it
-            os.chdir(ROOT)
             os.execv(sys.executable, [sys.executable, "-m", "tests.screens.on_screen"])
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(self.master)
@@ -133,8 +132,10 @@ def cpu_ticks(pid: int) -> int:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """UTF-8, and no size but the terminal's own."""
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """UTF-8, no size but the terminal's own, and a directory for what keys may write."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     for name in ("COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
