@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-services bench-totals bench-udp explore deb offline fresh-root clean
+.PHONY: help setup test lint test-pure test-unit test-screens test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-flows bench-fuzz bench-latency bench-overhead bench-prometheus bench-receive bench-serve bench-services bench-totals bench-udp explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -144,6 +144,9 @@ offline: ## dist/nettop-*-offline-*.tar.gz, for machines that reach no package i
 fresh-root: ## install and test in fresh Debian 12 and 13, as root and as a user with sudo; root
 	for suite in bookworm trixie; do for user in root user; do \
 	  $(as_root) scripts/fresh-root.sh --suite $$suite --as $$user || exit; done; done
+
+lock: ## requirements/, with the versions that there are: UPGRADE=1 takes the newest
+	$(as_user) $(bin)/python -B scripts/lock.py $(if $(UPGRADE),--upgrade)
 
 clean: ## caches and built files, not .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache snapshot_report.html

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nettop import __version__
+from nettop import version_of_build
 from nettop.commands.collect import COLLECT_EXAMPLES, COLLECT_HELP, CollectOptions, start_collect
 from nettop.commands.config import (
     CONFIG_EXAMPLES,
@@ -105,7 +105,7 @@ Exit codes: 0 done or interrupted, 1 failure, 2 usage, 3 not possible on this ke
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"nettop {__version__}")
+        typer.echo(f"nettop {version_of_build()}")
         raise typer.Exit
 
 

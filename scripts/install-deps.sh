@@ -28,7 +28,7 @@ checkout=$(dirname -- "$(dirname -- "$script")")
 readonly script checkout
 
 action=install
-extra=serve            # the optional packages that are asked for
+extra=serve            # nettop's optional packages, by the options
 folder=''              # of wheels: read by --wheels, filled by --make-wheels
 for_development=false
 for_kernels=false
@@ -257,7 +257,6 @@ read_options() {
     esac
     shift
   done
-  readonly action extra folder for_development for_kernels with_services system_packages
 }
 
 choose_action() {
@@ -447,9 +446,7 @@ is_new_enough() { "$1" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))';
 # ~/.local as well, ahead of the distribution: root must not run code that users can write.
 make_environment() {
   local environment=$1 modules
-  # pip by a command of its own: venv does not print why it failed.
   "$interpreter" -I -m venv --without-pip "$environment" &&
-    "$environment/bin/python" -I -m ensurepip --default-pip &&
     modules=$("$environment/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))') &&
     "$interpreter" -I -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$modules/distribution.pth"
 }
@@ -460,32 +457,75 @@ need_ensurepip() {
       'Install it; on Debian and Ubuntu it is in the package python3-venv.'
 }
 
-pip_in() {
-  local environment=$1
+# What comes from an index is what requirements/ names, by version and hash, and nothing is built but nettop itself.
+readonly locked=(--quiet --no-deps --require-hashes --only-binary :all:)
+
+# An environment with the pip and the build backend of requirements/build.txt. nettop runs from another, which has neither
+# them nor the setuptools that ensurepip brings with Python 3.11.
+make_builder() {
+  local builder=$1
+  # pip by a command of its own: venv does not print why it failed.
+  "$interpreter" -I -m venv --without-pip "$builder" &&
+    "$builder/bin/python" -I -m ensurepip --default-pip &&
+    pip_of "$builder" install --no-compile "${from_where[@]}" "${locked[@]}" --requirement "$checkout/requirements/build.txt"
+}
+
+pip_of() {
+  local builder=$1
   shift
-  "$environment/bin/python" -I -m pip "$@"
+  "$builder/bin/python" -I -m pip "$@"
+}
+
+# Tells builds of one version apart, and sorts them: when their sources were committed, or changed last where there is no
+# Git, and the first digits of the sources' SHA-256.
+label_of_sources() {
+  local sources=(pyproject.toml README.md LICENSE LICENSES requirements nettop) when sum
+  when=$(as_owner git -C "$checkout" log -1 --format=%ct 2>/dev/null) ||
+    when=$(cd -- "$checkout" && find "${sources[@]}" -type f -printf '%Ts\n' | sort -n | tail -n 1) || return
+  sum=$(sums_of "${sources[@]}" | sha256sum) || return
+  printf '+%s.%.8s\n' "$(date -u -d "@$when" +%Y%m%d%H%M%S)" "$sum"
+}
+
+# Into an environment what requirements/ has for an extra, then nettop as a wheel, or editable with what builds it again.
+install_packages() {
+  local environment=$1 builder=$2 extras=$3 editable=${4-}
+  local into=(--python "$environment/bin/python" install --quiet) lists=(--requirement "$checkout/requirements/$extras.txt")
+  [[ -z $editable ]] || lists+=(--requirement "$checkout/requirements/build.txt")
+  make_builder "$builder" && pip_of "$builder" "${into[@]}" "${from_where[@]}" "${locked[@]}" "${lists[@]}" || return
+  if [[ -n $editable ]]; then
+    pip_of "$environment" install --quiet --no-deps --no-index --no-build-isolation --editable "$checkout"
+  else
+    build_nettop "$builder" "$builder" && pip_of "$builder" "${into[@]}" --no-deps --no-index "$builder"/nettop-*.whl
+  fi
+}
+
+build_nettop() {
+  local builder=$1 folder=$2 NETTOP_BUILD
+  NETTOP_BUILD=$(label_of_sources) || return
+  export NETTOP_BUILD
+  pip_of "$builder" wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir "$folder" "$checkout"
 }
 
 # --- /opt/nettop, for everyone --------------------------------------------------------------------
 
 install_for_everyone() {
-  local wanted extras=$extra
+  local wanted extras=$extra found
   begin 'Installed nettop'
   refuse_links_of_others
   refuse_what_is_not_ours
   wait_for_other_runs
   # An upgrade without --flows does not take away what nettop collect needs.
   [[ $(what_is_installed) != *' flows' ]] || extras=flows
-  run fingerprint_of pyproject.toml README.md LICENSE LICENSES nettop ||
+  run fingerprint_of pyproject.toml README.md LICENSE LICENSES requirements nettop ||
     give_up "the checkout $checkout cannot be read" "$checkout"
   wanted="${words%$'\n'} $extras"
   # What is current has run, but a run that was killed may not have linked it.
   [[ ! -e $current ]] || link_on_everyones_path
-  if is_up_to_date "$wanted"; then
-    finish 'up to date'
+  look_at_what_is_there "$wanted"
+  finish "$found"
+  if [[ $found == 'up to date' ]]; then
     step_number=$((step_number + 3))
   else
-    finish "$(what_is_there)"
     make_release "$wanted" "$extras"
     link_on_everyones_path
   fi
@@ -494,11 +534,11 @@ install_for_everyone() {
 
 # The same sources on the same interpreter have the same fingerprint.
 fingerprint_of() {
-  cd -- "$checkout" &&
-    {
-      "$interpreter" -I -c 'import sys; print(sys.executable, sys.version)' &&
-        find "$@" -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
-    } | sha256sum | cut -d' ' -f1
+  { "$interpreter" -I -c 'import sys; print(sys.executable, sys.version)' && sums_of "$@"; } | sha256sum | cut -d' ' -f1
+}
+
+sums_of() {
+  cd -- "$checkout" && find "$@" -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
 }
 
 refuse_links_of_others() {
@@ -532,13 +572,23 @@ touch_for_root() { (umask 077 && touch "$1"); }
 
 what_is_installed() { cat $current/$content $mark_without_releases 2>/dev/null || true; }
 
-what_is_there() {
-  if [[ -e $current || -f $mark_without_releases ]]; then say 'not of this checkout, or damaged'; else say none; fi
+# What is said of it is in `found`.
+look_at_what_is_there() {
+  found=none
+  [[ -e $current || -f $mark_without_releases ]] || return 0
+  found="$(version_of_current), of other sources"
+  [[ $(cat $current/$content 2>/dev/null) == "$1" ]] || return 0
+  found="$(version_of_current), damaged"
+  run sha256_of_all_files check $current && run nettop_works $current /usr/local/bin/nettop || return 0
+  found='up to date'
 }
 
-is_up_to_date() {
-  [[ $(cat $current/$content 2>/dev/null) == "$1" ]] &&
-    run sha256_of_all_files check $current && run nettop_works $current /usr/local/bin/nettop
+version_of_current() {
+  local info
+  for info in "$current"/lib/python3*/site-packages/nettop-*.dist-info; do
+    info=${info##*/nettop-}
+    say "${info%.dist-info}"
+  done
 }
 
 make_release() {
@@ -556,8 +606,7 @@ make_release() {
   finish
   begin 'Python packages'
   must mkdir "$release/tmp"
-  TMPDIR=$release/tmp run pip_in "$release" install --quiet "${from_where[@]}" "${checkout}[$extras]" ||
-    pip_failed $place
+  TMPDIR=$release/tmp run install_packages "$release" "$release/tmp/builder" "$extras" || pip_failed $place
   must rm -rf "$release/tmp"
   # Isolated: what is in PYTHONPATH, in the working directory or in ~/.local is not imported as root.
   must sed -i '1s/$/ -I/' "$release/bin/nettop"
@@ -565,6 +614,9 @@ make_release() {
   begin 'Check of the new nettop'
   run nettop_works "$release" "$release/bin/nettop" ||
     give_up "nettop does not run from $release" "$release" 'It was removed again; nettop is as it was before.'
+  run "$interpreter" -I "$checkout/scripts/sbom.py" "$release"/lib/python3*/site-packages ||
+    give_up 'writing the list of packages failed' "$release"
+  must write "${words%$'\n'}" "$release/sbom.cdx.json"
   must write "$wanted" "$release/$content"
   run sha256_of_all_files write "$release" || give_up "$release cannot be read" "$release"
   must replace_link "releases/${release##*/}" $current
@@ -584,7 +636,7 @@ nettop_works() {
 sha256_of_all_files() {
   cd -P -- "$2" || return
   case $1 in
-    write) find bin lib $content -type f ! -name '*.pyc' -print0 | xargs -0 sha256sum >$files ;;
+    write) find bin lib sbom.cdx.json $content -type f ! -name '*.pyc' -print0 | xargs -0 sha256sum >$files ;;
     check) sha256sum --check --quiet $files ;;
   esac
 }
@@ -744,7 +796,7 @@ install_for_development() {
     fail $exit_permission "the owner of $checkout, uid $(stat -c %u -- "$checkout"), may not read and write it." \
       "See the permissions on the path to it: namei -l $checkout"
   fi
-  run fingerprint_of pyproject.toml || give_up "the checkout $checkout cannot be read" "$checkout"
+  run fingerprint_of pyproject.toml requirements || give_up "the checkout $checkout cannot be read" "$checkout"
   wanted=${words%$'\n'}
   if [[ -f $mark_of_whole ]] && belongs_here "$environment"; then is_whole=true; fi
   if $is_whole && [[ $(<"$mark_of_whole") == "$wanted" ]] && run as_owner "$environment/bin/nettop" --version; then
@@ -759,8 +811,7 @@ install_for_development() {
   fi
   must as_owner mktemp -d -p "$environment"
   scratch=$words
-  TMPDIR=$scratch run as_owner pip_in "$environment" install --quiet "${from_where[@]}" \
-    --editable "${checkout}[dev]" || pip_failed "$checkout"
+  TMPDIR=$scratch run as_owner install_packages "$environment" "$scratch/builder" dev editable || pip_failed "$checkout"
   must as_owner write "$wanted" "$mark_of_whole"
   finish
 }
@@ -779,7 +830,7 @@ as_owner() {
   if ((uid == EUID)); then
     "$@"
   elif [[ $(type -t "$1") == function ]]; then
-    as_owner bash -euo pipefail -c "$(declare -f); $(declare -p interpreter); \"\$@\"" - "$@"
+    as_owner bash -euo pipefail -c "$(declare -f); $(declare -p interpreter checkout locked from_where); \"\$@\"" - "$@"
   else
     setpriv --reuid "$uid" --regid "$gid" --clear-groups env HOME="$(home_of "$uid" || say /nonexistent)" "$@"
   fi
@@ -788,7 +839,7 @@ as_owner() {
 # --- a folder of wheels ---------------------------------------------------------------------------
 
 make_wheels() {
-  local extras=$extra build_needs
+  local extras=$extra
   ! $for_development || extras=dev
   for interpreter in $(system_pythons) none; do
     [[ $interpreter != none ]] || fail $exit_cannot 'no Python 3.11 or later in /usr/bin.'
@@ -799,17 +850,17 @@ make_wheels() {
   must mkdir -p -- "$folder"
   must mktemp -d -p "$folder"
   scratch=$words
-  # Hidden from the distribution's modules, so that the folder lacks none of them.
-  run "$interpreter" -I -m venv "$scratch/venv" || give_up 'making a virtual environment failed' "$folder"
-  mapfile -t build_needs < <("$interpreter" -I -c 'import sys, tomllib
-print(*tomllib.load(open(sys.argv[1], "rb"))["build-system"]["requires"], sep="\n")' "$checkout/pyproject.toml")
-  # What hatchling asks for when it builds an editable install.
-  ! $for_development || build_needs+=(editables)
   rm -f -- "$folder"/nettop-*.whl
-  TMPDIR=$scratch run pip_in "$scratch/venv" wheel --quiet --wheel-dir "$folder" \
-    "${checkout}[$extras]" "${build_needs[@]}" || give_up 'pip failed' "$folder"
+  TMPDIR=$scratch run fill_with_wheels "$scratch/builder" "$extras" || give_up 'pip failed' "$folder"
   finish "$(find "$folder" -maxdepth 1 -name '*.whl' | wc -l) in $folder"
   say 'On the other machine, in a copy of this checkout: sudo scripts/install-deps.sh --wheels DIR'
+}
+
+fill_with_wheels() {
+  local builder=$1 extras=$2 lists=() name
+  for name in build "$extras"; do lists+=(--requirement "$checkout/requirements/$name.txt"); done
+  make_builder "$builder" && pip_of "$builder" wheel --wheel-dir "$folder" "${locked[@]}" "${lists[@]}" &&
+    build_nettop "$builder" "$folder"
 }
 
 # --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ checkout=$(dirname -- "$(dirname -- "$script")")
 readonly script checkout
 
 # What both need of the checkout, and a package besides.
-readonly to_install=(nettop docs LICENSES LICENSE README.md CHANGELOG.md pyproject.toml scripts/install-deps.sh deploy/systemd)
+readonly to_install=(nettop docs LICENSES LICENSE README.md CHANGELOG.md pyproject.toml requirements scripts/install-deps.sh scripts/sbom.py deploy/systemd)
 readonly to_pack=(scripts/manual.py deploy/debian)
 
 extra=serve
@@ -67,11 +67,10 @@ find_out_what_it_is() {
   . /etc/os-release
   release=${ID/debian/deb}$VERSION_ID
   release_name=$PRETTY_NAME
-  version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$checkout/nettop/__init__.py")
   processor=$(dpkg --print-architecture 2>/dev/null || uname -m)
   SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(when_committed)}
   export SOURCE_DATE_EPOCH
-  readonly release release_name version processor SOURCE_DATE_EPOCH
+  readonly release release_name processor SOURCE_DATE_EPOCH
 }
 
 # In what is no clone, the newest file tells.
@@ -91,8 +90,8 @@ make_deb() {
   [[ $extra == serve ]] || options+=(--build-profiles=pkg.nettop.flows)
   copy_sources "$source" "${to_install[@]}" "${to_pack[@]}"
   mv -- "$source/deploy/debian" "$source/debian"
-  write_changelog >"$source/debian/changelog"
   fill_with_wheels "$source/wheels"
+  write_changelog >"$source/debian/changelog"
   (cd -- "$source" && quietly dpkg-buildpackage "${options[@]}") || fail 'dpkg-buildpackage failed; see above.'
   publish "$work"/*.deb
 }
@@ -112,9 +111,12 @@ CHANGELOG
 # --- an archive -----------------------------------------------------------------------------------
 
 make_offline() {
-  local name=nettop-$version-offline-$release-$processor
+  local name
+  fill_with_wheels "$work/wheels"
+  name=nettop-$version-offline-$release-$processor
   copy_sources "$work/$name" "${to_install[@]}"
-  fill_with_wheels "$work/$name/wheels"
+  mv -- "$work/wheels" "$work/$name/"
+  /usr/bin/python3 -I "$checkout/scripts/sbom.py" "$work/$name/wheels" >"$work/$name/sbom.cdx.json"
   write_instructions >"$work/$name/INSTALL"
   tar -C "$work" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
     --mode=go=rX,u+rw -c "$name" | gzip --no-name >"$work/$name.tar.gz"
@@ -153,6 +155,8 @@ fill_with_wheels() {
   local options=()
   [[ $extra == serve ]] || options+=(--flows)
   "$checkout/scripts/install-deps.sh" "${options[@]}" --make-wheels "$1" | sed -n '/^\[/p'
+  # With the label that the installer gave to this build: an upgrade is newer.
+  version=$(find "$1" -name 'nettop-*.whl' -printf '%f\n' | cut -d- -f2)
 }
 
 publish() {

@@ -9,7 +9,7 @@ import resource
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from nettop import __version__
+from nettop import version_of_build
 from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
 from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
 from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_numpy, check_python
@@ -59,7 +59,7 @@ def host_checks(root: Path = Path("/")) -> list[Check]:
 
 def check_nettop(_: Path) -> Check:
     """Which nettop this is."""
-    return Check("nettop", "nettop", __version__)
+    return Check("nettop", "nettop", version_of_build())
 
 
 def check_kernel(_: Path) -> Iterable[Check]:

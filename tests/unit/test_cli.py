@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nettop import __version__
+from nettop import version_of_build
 from nettop.cli import ViewOptions, run, view_settings
 from nettop.commands.export import ExportOptions
 from nettop.commands.log import LogOptions, log_settings
@@ -347,7 +347,7 @@ def test_shell_completion(line: str, expected: list[str]) -> None:
 
 def test_version_and_help() -> None:
     """--version is one line; --help names every option and shows examples."""
-    assert nettop("--version").stdout == f"nettop {__version__}\n"
+    assert nettop("--version").stdout == f"nettop {version_of_build()}\n"
     shown = nettop("--help", env=os.environ | {"COLUMNS": "120"})
     assert shown.returncode == 0
     assert all(

@@ -1,0 +1,81 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Print a software bill of materials, CycloneDX 1.5 as JSON, of the Python packages in folders or in folders of wheels.
+
+sbom.py FOLDER...
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+from typing import Any
+
+
+def main(folders: list[Path]) -> None:
+    """Print it; the same packages give the same text."""
+    packages = {
+        str(each["bom-ref"]): each for folder in folders for each in map(component, metadata_in(folder))
+    }
+    own = [each for each in packages.values() if each["name"] == "nettop"]
+    bill = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"component": own[0] | {"type": "application"}} if own else {},
+        "components": [packages[ref] for ref in sorted(packages) if packages[ref] not in own],
+    }
+    json.dump(bill, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def metadata_in(folder: Path) -> Iterator[Message]:
+    """Yield what each package says of itself: installed ones, and those in wheels."""
+    for file in sorted(folder.glob("*.dist-info/METADATA")):
+        yield parse(file.read_text(encoding="utf-8"))
+    for file in sorted(folder.glob("*.whl")):
+        with zipfile.ZipFile(file) as wheel:
+            (name,) = (each for each in wheel.namelist() if re.fullmatch(r"[^/]*\.dist-info/METADATA", each))
+            yield parse(wheel.read(name).decode())
+
+
+def parse(text: str) -> Message:
+    """Return the fields, without the description."""
+    return Parser().parsestr(text, headersonly=True)
+
+
+def component(metadata: Message) -> dict[str, Any]:
+    """Return the component that a package is."""
+    name, version = re.sub(r"[-_.]+", "-", metadata["Name"]).lower(), metadata["Version"]
+    url = f"pkg:pypi/{name}@{version.replace('+', '%2B')}"
+    licence = metadata["License-Expression"]
+    named = metadata["License"] or ", ".join(
+        text.rpartition(" :: ")[2]
+        for text in metadata.get_all("Classifier", [])
+        if text.startswith("License ::")
+    )
+    licences = (
+        [{"expression": licence}]
+        if licence
+        else [{"license": {"name": named.splitlines()[0]}}]
+        if named
+        else []
+    )
+    return {
+        "type": "library",
+        "bom-ref": url,
+        "name": name,
+        "version": version,
+        "purl": url,
+        **({"licenses": licences} if licences else {}),
+    }
+
+
+if __name__ == "__main__":
+    main([Path(word) for word in sys.argv[1:]])

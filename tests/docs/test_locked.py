@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""requirements/*.txt, what is installed from a package index, beside pyproject.toml, which says what is needed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from lock import BUILDERS, LOCKS, NOT_LOCKED
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = tomllib.loads((LOCKS.parent / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+FILES = sorted(LOCKS.glob("*.txt"))
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+PROCESSORS = ("x86_64", "aarch64")
+ENTRY = re.compile(r"([\w.-]+)==(\S+)(?: ; (.*))?((?:\n    --hash=sha256:[0-9a-f]{64})+)\n")
+
+
+def locked(name: str, python: str = "3.11", processor: str = "x86_64") -> dict[str, str]:
+    """Return the versions that a file has for a Python on a processor."""
+    machine = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": processor}
+    machine |= {
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_python_implementation": "CPython",
+    }
+    entries = ENTRY.findall((LOCKS / f"{name}.txt").read_text().replace(" \\\n", "\n"))
+    return {
+        canonicalize_name(package): version
+        for package, version, marker, _ in entries
+        if not marker or Marker(marker).evaluate(machine)
+    }
+
+
+def needed(extra: str) -> list[Requirement]:
+    """Return what pyproject.toml asks for with an extra, nettop's own extras resolved."""
+    wanted = map(Requirement, PROJECT["project"]["dependencies"] + EXTRAS[extra])
+    return [
+        each
+        for requirement in wanted
+        for each in (
+            [inner for name in requirement.extras for inner in needed(name)]
+            if requirement.name == PROJECT["project"]["name"]
+            else [requirement]
+        )
+    ]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_each_entry_has_a_version_and_hashes(file: Path) -> None:
+    """Nothing else is in a file: no address of an index, no option, no package that is not pinned."""
+    assert ENTRY.sub("", file.read_text().replace(" \\\n", "\n")) == ""
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_they_agree_with_the_project(python: str, processor: str) -> None:
+    """`make lock` was run after the last change of pyproject.toml."""
+    wanted = {extra: needed(extra) for extra in ("serve", "flows", "dev")}
+    wanted["build"] = [Requirement(word) for word in (*PROJECT["build-system"]["requires"], *BUILDERS)]
+    for name, requirements in wanted.items():
+        versions = locked(name, python, processor)
+        for requirement in requirements:
+            if requirement.name != NOT_LOCKED:
+                version = versions.get(canonicalize_name(requirement.name))
+                assert version is not None, f"{name}.txt lacks {requirement}"
+                assert requirement.specifier.contains(version), f"{name}.txt has {version} for {requirement}"
+
+
+def test_a_package_has_one_version() -> None:
+    """Whatever is installed with it: the Debian packages share their modules."""
+    serve, flows, dev = (locked(name) for name in ("serve", "flows", "dev"))
+    assert serve.items() <= flows.items() <= dev.items()
+
+
+def test_what_nothing_asks_for_is_not_there() -> None:
+    """The distribution's numpy is used, and nothing needs setuptools, which runs code whenever Python starts."""
+    assert {path.stem for path in FILES} == {"build", "serve", "flows", "dev"}
+    for name in ("build", "serve", "flows"):
+        assert not locked(name).keys() & {NOT_LOCKED, "setuptools"}

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scripts of bash: what bash itself would end them for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+SCRIPTS = [*sorted((CHECKOUT / "scripts").glob("*.sh")), CHECKOUT / ".ci/run"]
+
+
+def read_only(code: str) -> set[str]:
+    """Return the names that are made read-only."""
+    return {name for names in re.findall(r"(?m)^\s*readonly (?:-a )?(.*)$", code) for name in _names(names)}
+
+
+def _names(words: str) -> list[str]:
+    """Return the names in the words of a declaration, without their values."""
+    plain = re.sub(r"#.*|'[^']*'|\"[^\"]*\"|\([^)]*\)?", "", words)
+    return re.findall(r"(?:^|\s)(\w+)(?==|\s|$)", plain)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_what_is_read_only_is_written_once(script: Path) -> None:
+    """Neither set a second time nor declared `local` in a function, which bash refuses where it is read-only."""
+    code = script.read_text()
+    constants = read_only(code)
+    local = {name for names in re.findall(r"\blocal (.*)", code) for name in _names(names)}
+    assert constants & local == set()
+    for name in constants:
+        assert len(re.findall(rf"(?m)(?:^|[\s;]){name}\+?=(?!=)", code)) <= 1, name
+
+
+def test_names_of_every_form() -> None:
+    """The names of all forms in which they are declared."""
+    code = "readonly a=1 b=$x/y\n  readonly c d\nreadonly e=(f --g=h)\nreadonly -a i='j k'\n"
+    assert read_only(code) == {"a", "b", "c", "d", "e", "i"}
