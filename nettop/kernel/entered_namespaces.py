@@ -131,18 +131,16 @@ class Namespaces:
         if not len(numbers):
             return numbers
         first = int(numbers.min())
-        if int(numbers.max()) - first < _SPAN_MAX:
-            places = numbers.astype(np.intp) - first
-            is_taken = np.zeros(int(places.max()) + 1, bool)
-            is_taken[places] = True
-            taken = np.flatnonzero(is_taken)
-            code_of = np.zeros(len(is_taken), "u4")
-            code_of[taken] = self._codes_of(taken + first)
-        else:
-            distinct, places = np.unique(numbers, return_inverse=True)
-            code_of = np.array(self._codes_of(distinct), "u4")
-        codes_of_all: Array = code_of[places]
-        return codes_of_all
+        if int(numbers.max()) - first >= _SPAN_MAX:
+            distinct, groups = np.unique(numbers, return_inverse=True)
+            return np.asarray(np.array(self._codes_of(distinct), "u4")[groups])
+        places = numbers.astype(np.intp) - first
+        is_taken = np.zeros(int(places.max()) + 1, bool)
+        is_taken[places] = True
+        taken = np.flatnonzero(is_taken)
+        code_of = np.zeros(len(is_taken), "u4")
+        code_of[taken] = self._codes_of(taken + first)
+        return np.asarray(code_of[places])
 
     def _codes_of(self, inodes: Array) -> list[int]:
         return [self._texts.code(self._names.get(inode, str(inode))) for inode in as_list(inodes)]
