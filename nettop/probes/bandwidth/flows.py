@@ -75,7 +75,8 @@ def protocol_name(protocol: int, ethertype: int) -> str:
 def has_ports(flows: Array) -> Array:
     """Tell which flows have ports that are known."""
     numbers = [number for number, name in IP_PROTOCOLS.items() if name in _PORTS]
-    return np.isin(flows["protocol"], numbers) & (flows["has_unknown_ports"] == 0)
+    are_known: Array = np.isin(flows["protocol"], numbers) & (flows["has_unknown_ports"] == 0)
+    return are_known
 
 
 @cache
