@@ -460,7 +460,7 @@ need_ensurepip() {
 # What comes from an index is what requirements/ names, by version and hash, and nothing is built but nettop itself.
 readonly locked=(--quiet --no-deps --require-hashes --only-binary :all:)
 
-# An environment with the pip and the build backend of requirements/build.txt. nettop runs from another, which has neither
+# An environment gets the pip and the build backend of requirements/build.txt. /opt/nettop is another, which has neither
 # them nor the setuptools that ensurepip brings with Python 3.11.
 make_builder() {
   local builder=$1
@@ -486,14 +486,14 @@ label_of_sources() {
   printf '+%s.%.8s\n' "$(date -u -d "@$when" +%Y%m%d%H%M%S)" "$sum"
 }
 
-# Into an environment what requirements/ has for an extra, then nettop as a wheel, or editable with what builds it again.
+# Into an environment what requirements/ has for an extra, then nettop: editable in what is its own builder, else a wheel.
 install_packages() {
-  local environment=$1 builder=$2 extras=$3 editable=${4-}
-  local into=(--python "$environment/bin/python" install --quiet) lists=(--requirement "$checkout/requirements/$extras.txt")
-  [[ -z $editable ]] || lists+=(--requirement "$checkout/requirements/build.txt")
-  make_builder "$builder" && pip_of "$builder" "${into[@]}" "${from_where[@]}" "${locked[@]}" "${lists[@]}" || return
-  if [[ -n $editable ]]; then
-    pip_of "$environment" install --quiet --no-deps --no-index --no-build-isolation --editable "$checkout"
+  local environment=$1 builder=$2 extras=$3
+  local into=(--python "$environment/bin/python" install --quiet) list=$checkout/requirements/$extras.txt
+  make_builder "$builder" && pip_of "$builder" "${into[@]}" "${from_where[@]}" "${locked[@]}" --requirement "$list" || return
+  if [[ $builder == "$environment" ]]; then
+    pip_of "$builder" uninstall --quiet --yes setuptools &&
+      pip_of "$builder" install --quiet --no-deps --no-index --no-build-isolation --editable "$checkout"
   else
     build_nettop "$builder" "$builder" && pip_of "$builder" "${into[@]}" --no-deps --no-index "$builder"/nettop-*.whl
   fi
@@ -811,7 +811,7 @@ install_for_development() {
   fi
   must as_owner mktemp -d -p "$environment"
   scratch=$words
-  TMPDIR=$scratch run as_owner install_packages "$environment" "$scratch/builder" dev editable || pip_failed "$checkout"
+  TMPDIR=$scratch run as_owner install_packages "$environment" "$environment" dev || pip_failed "$checkout"
   must as_owner write "$wanted" "$mark_of_whole"
   finish
 }

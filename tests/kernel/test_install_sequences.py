@@ -32,27 +32,23 @@ modules, command = Path(where.strip()), Path(python).with_name("nettop")
 if "wheel" in sys.argv:
     Path(sys.argv[sys.argv.index("--wheel-dir") + 1], "nettop-1-py3-none-any.whl").touch()
 elif any(word.endswith("nettop-1-py3-none-any.whl") or word == "--editable" for word in sys.argv):
-    for name in ("rich", "textual", "typer", "nettop", "nettop/cli", "nettop/serve", "nettop/serve/command", "pip"):
+    for name in ("rich", "textual", "typer", "nettop", "nettop/cli", "nettop/serve", "nettop/serve/command"):
         (modules / name).mkdir(exist_ok=True)
         (modules / name / "__init__.py").touch()
     command.write_text(f"#!{python}\\nprint('nettop 1')\\n")
     command.chmod(0o755)
 elif any(word.endswith("requirements/flows.txt") for word in sys.argv):
     (modules / "chdb.py").touch()
-elif any(word.endswith("requirements/dev.txt") for word in sys.argv):
-    (modules / "pip").mkdir(exist_ok=True)
-    (modules / "pip/__init__.py").touch()
-    (modules / "pip/__main__.py").write_bytes(Path(__file__).read_bytes())
-    Path(python).with_name("pip").write_text(f"#!{python}")
 """
 ENSUREPIP = f"""
-import sysconfig
+import sys, sysconfig
 from pathlib import Path
 
 package = Path(sysconfig.get_path("purelib"), "pip")
-package.mkdir()
+package.mkdir(exist_ok=True)
 (package / "__init__.py").touch()
 (package / "__main__.py").write_text({PIP!r})
+Path(sys.executable).with_name("pip").write_text("#!" + sys.executable)
 """
 
 
