@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nettop.kernel import netlink
@@ -88,6 +88,14 @@ class Link:
     """Whether its other end is in another namespace."""
     has_xdp: bool = False
     """Whether an XDP program is attached."""
+
+    def after(self, earlier: Link) -> Link:
+        """Return this device, that has left, with counters no lower than they were: a veth without its other end has
+        forgotten what it received."""
+        known = earlier.statistics
+        return replace(
+            self, statistics={name: max(n, known.get(name, 0)) for name, n in self.statistics.items()}
+        )
 
     def is_device(self) -> bool:
         """Whether a device on a bus is behind it: as the kernel says, or else sysfs, for the own namespace."""

@@ -24,8 +24,8 @@ SERVICES = (
 )  # fmt: skip
 """The services that are counted unasked: name, port, protocol."""
 
-MODES = {0: "counters", 1: "XDP native", 2: "XDP generic", 3: "TCX"}
-COUNTERS_MODE, NATIVE_MODE, GENERIC_MODE, TCX_MODE = MODES
+MODES = {0: "counters", 1: "XDP native", 2: "XDP generic", 3: "TCX", 4: "after XDP"}
+COUNTERS_MODE, NATIVE_MODE, GENERIC_MODE, TCX_MODE, AFTER_XDP_MODE = MODES
 BACKINGS = {0: "virtual", 1: "uplink"}
 VIRTUAL, UPLINK = BACKINGS
 STATES = {0: "down", 1: "up"}
@@ -146,8 +146,9 @@ INTERFACES = Table(
         Field("backing", Kind.ENUM, "BACKING", "uplink: a device; where there is none, a link to another namespace. "
               "Host totals add these up; virtual: what it carries passes an uplink too", "u1",
               width=8, importance=40, labels=BACKINGS),
-        Field("mode", Kind.ENUM, "MODE", "how received packets are seen; counters: only the kernel's own numbers",
-              "u1", width=11, importance=75, labels=MODES),
+        Field("mode", Kind.ENUM, "MODE", "how received packets are seen; counters: only the kernel's own numbers; "
+              "after XDP: by TCX, what an XDP program of somebody else lets pass", "u1",
+              width=11, importance=75, labels=MODES),
         Field("state", Kind.ENUM, "STATE", "whether it is up", "u1", width=5, importance=25, labels=STATES),
         Field("speed", Kind.GAUGE, "SPEED", "what the link negotiated", "u8", "bytes/s", 9, 35),
         _RECEIVED,
@@ -163,6 +164,9 @@ INTERFACES = Table(
         _PACKETS_SENT,
         Field("broadcast", Kind.COUNTER, "BCAST", "packets received and sent to everybody", "u8", "packets", 8, 28),
         Field("multicast", Kind.COUNTER, "MCAST", "packets received and sent to a group", "u8", "packets", 8, 27),
+        Field("unseen", Kind.COUNTER, "UNSEEN", "received packets, by the interface's own counter, that nettop's "
+              "program did not see, at least: another program, a bridge's rules or the hardware took them before", "u8",
+              "packets", 8, 57, "rx_packets − what was seen", tone="warn", rate_title="UNSEEN"),
         Field("drops_received", Kind.COUNTER, "DROP IN", "received packets that the interface dropped, by its own "
               "counters", "u8", "packets", 8, 60, "rx_dropped + rx_missed_errors", tone="warn",
               rate_title="DROP IN"),
@@ -176,7 +180,8 @@ INTERFACES = Table(
             "packets_received_per_s", "packets_sent_per_s", "drops_received_per_s", "drops_sent_per_s", "errors_per_s",
             "kind", "speed"),
     text=("interface", "kind", "netns", "namespace", "mode", "speed", "bytes_received", "bytes_sent",
-          "packets_received", "packets_sent", "use_received", "use_sent", "drops_received", "drops_sent", "errors"),
+          "packets_received", "packets_sent", "use_received", "use_sent", "unseen", "drops_received", "drops_sent",
+          "errors"),
     sort="-bytes_per_s",
     text_sort="interface",
     watched="bytes",
@@ -184,10 +189,11 @@ INTERFACES = Table(
     adds_up=False,
     whole="backing=uplink",
     begins_at_zero=True,
+    cumulative=True,
     metrics=(
         Metrics(
             ("interface", "netns", "backing"),
-            (*_MOVED, "broadcast", "multicast", "drops_received", "drops_sent", "errors", "speed"),
+            (*_MOVED, "broadcast", "multicast", "unseen", "drops_received", "drops_sent", "errors", "speed"),
         ),
     ),
 )  # fmt: skip
@@ -217,6 +223,7 @@ def _split(name: str, field: Field) -> Table:
         adds_up=False,
         begins_at_zero=True,
         hooks=("received", "sent"),
+        cumulative=True,
         metrics=(Metrics(("interface", field.name), _MOVED, prefix=f"bandwidth_{field.name}"),),
     )  # fmt: skip
 
@@ -286,6 +293,8 @@ HOOK_SENT = Hook("sent", "every packet that an interface is given to send, by pr
 HOOK_FLOWS = Hook("flows", "packets by their addresses and ports", requires=HOOK_RECEIVED.name)
 HOOK_INTERFACES = Hook("interfaces", "the interfaces and their own counters")
 
+REMOVED = "(removed)"
+"""What interfaces had counted that are gone, as one row of each table."""
 EVICTED = "(evicted)"
 """What flows had counted that had to make room for others, as one row."""
 OTHER_SERVICES = "(other)"
@@ -301,6 +310,11 @@ LENS = Lens(
     hooks=(HOOK_RECEIVED, HOOK_SENT, HOOK_FLOWS, HOOK_INTERFACES),
     losses=(
         Loss("uncounted", "interfaces beyond the bound: of these there are only their own counters"),
+        Loss(
+            "unseen",
+            "packets that interfaces received, by their own counters, and nettop's programs did not see; "
+            "bandwidth.interfaces has them by interface",
+        ),
         Loss("refused", "packets counted as sent that a driver below another one may have refused"),
         Loss(
             "recursion",

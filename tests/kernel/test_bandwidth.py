@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What interfaces carry is counted to the packet and the byte, by protocol, service and flow, and goes on unchanged."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nettop.kernel import bpf
 from nettop.probes.bandwidth.probe import Bandwidth
 from nettop.snapshots.bandwidth import EVICTED, MODES, TCX_MODE
 from nettop.snapshots.snapshot import Snapshot
@@ -49,12 +51,21 @@ def attach(memory: Memory, options: dict[str, object], flows_max: int) -> list[t
 
 
 def read(memory: Memory) -> dict[str, Any]:
-    """A reading, as plain rows by table; `total` is what evicted flows had counted."""
+    """A reading, as plain rows by table; what evicted flows and removed interfaces had counted, the latter since the
+    reading before; and by table what all removed ones had."""
     snapshot: Snapshot = memory["probe"].read(time.monotonic_ns())
     tables = {name: decoded(rows) for name, rows in snapshot.tables.items()}
     ended = snapshot.ended.get("flows")
     evicted = decoded(ended.total)[0] if ended else {}
-    return {**tables, "evicted": evicted, "counts": dict(snapshot.counts), "lost": dict(snapshot.lost)}
+    ends = {name: of for name, of in snapshot.ended.items() if name != "flows"}
+    return {
+        **tables,
+        "evicted": evicted,
+        "removed": {name: decoded(of.rows[-1]) for name, of in ends.items()},
+        "removed in all": {name: decoded(of.total)[0] for name, of in ends.items()},
+        "counts": dict(snapshot.counts),
+        "lost": dict(snapshot.lost),
+    }
 
 
 class Watched:
@@ -362,7 +373,7 @@ OF_IPV6 = ("sit",)
 
 
 def add_tunnel(watched: "Watched", kind: str) -> tuple[str, str]:
-    """Make a device called inner at both ends; their addresses. Skips the test where the kernel has none of the kind."""
+    """Make a device called inner at both ends; their addresses. Skips where the kernel has none of the kind."""
     words, _ = TUNNELS[kind]
     addresses = ("fd99::1", "fd99::2") if kind in OF_IPV6 else ("10.99.0.1", "10.99.0.2")
     for end, address in zip((watched.near, watched.far), addresses, strict=True):
@@ -563,10 +574,10 @@ def test_more_flows_than_there_is_room_for(lab: Lab) -> None:
 
 
 def test_a_foreign_program_is_left_alone(lab: Lab) -> None:
-    """An interface with an XDP program of somebody else keeps it, and is counted by TCX."""
+    """An interface with an XDP program of somebody else keeps it, and is counted by TCX, which is said."""
     watched = Watched(lab, with_foreign_xdp=True, xdp="generic")
     before = watched.interface()
-    assert before["mode"] == (MODES[TCX_MODE] if HAS_TCX else "counters")
+    assert before["mode"] == ("after XDP" if HAS_TCX else "counters")
     assert "xdp" in watched.near.namespace.ip("link", "show", watched.near.device)
     port = lab.worker(watched.near.namespace).call(traffic.udp, "in", watched.near.v4)
     lab.worker(watched.far.namespace).call(send_datagrams, (watched.near.v4, port), 101, 61)
@@ -574,6 +585,117 @@ def test_a_foreign_program_is_left_alone(lab: Lab) -> None:
         lambda: watched.interface()["packets_received"] - before["packets_received"] >= 101,
         "all are counted",
     )
+
+
+SCHED_CLS, XDP = 3, 6
+"""Types of programs."""
+XDP_DROP, TC_DROP = 1, 2
+FOREIGN = {"XDP": (XDP, XDP_DROP, bpf.XDP, 0), "TCX": (SCHED_CLS, TC_DROP, bpf.TCX_INGRESS, bpf.TCX_FIRST)}
+
+
+def drop_all(memory: Memory, device: str, kind: str) -> None:
+    """Attach a program, before all others, that drops everything that a device receives."""
+    program_type, verdict, attach_type, flags = FOREIGN[kind]
+    instructions = struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0)
+    text, licence = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack("=IIQQ", program_type, 2, ctypes.addressof(text), ctypes.addressof(licence))
+    program = bpf.command(5, attributes.ljust(152, b"\0"))
+    memory["link"] = bpf.link(program, attach_type, socket.if_nametoindex(device), flags)
+
+
+def quiet_pair(namespace: Namespace, device: str, peer: str, *words: str) -> None:
+    """Make a pair of devices in a namespace that send nothing of their own."""
+    namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    namespace.ip("link", "add", device, *words, "up", "type", "veth", "peer", "name", peer)
+    namespace.ip("link", "set", peer, "up")
+
+
+@pytest.mark.since("6.6", "TCX")
+def test_a_program_that_drops_first_hides_nothing(lab: Lab) -> None:
+    """Where somebody drops everything by TCX before nettop starts to count, nettop counts it all the same."""
+    namespace = lab.namespace()
+    quiet_pair(namespace, "near", "far")
+    worker, probe = lab.worker(namespace), lab.worker(namespace)
+    worker.call(drop_all, "near", "TCX")
+    probe.call(attach, {}, 1 << 12)
+    worker.call(send_frames, "far", [FRAMES["v4 UDP"]] * 101)
+
+    def is_counted() -> bool:
+        (row,) = interface_rows(probe.call(read), namespace, "near")
+        return row["packets_received"] == 101 and row["mode"] == MODES[TCX_MODE]
+
+    until(is_counted, "all are counted")
+
+
+@pytest.mark.since("6.6", "TCX")
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_a_later_program_takes_is_named(lab: Lab, kind: str) -> None:
+    """What somebody drops before nettop sees it, in whichever way, is counted as unseen and as a loss."""
+    namespace = lab.namespace()
+    quiet_pair(namespace, "near", "far")
+    worker, probe = lab.worker(namespace), lab.worker(namespace)
+    probe.call(attach, {}, 1 << 12)
+
+    def near() -> Row:
+        (row,) = interface_rows(probe.call(read), namespace, "near")
+        return row
+
+    until(lambda: near()["unseen"] == 0, "the counters were compared")
+    worker.call(send_frames, "far", [FRAMES["v4 UDP"]] * 53)
+    until(lambda: near()["packets_received"] == 53, "nothing is dropped yet")
+    worker.call(drop_all, "near", kind)
+    worker.call(send_frames, "far", [FRAMES["v4 UDP"]] * 101)
+    until(lambda: near()["unseen"] == 101, "the difference is named")
+    assert near()["mode"] == ("after XDP" if kind == "XDP" else "TCX")
+    assert probe.call(read)["lost"]["unseen"] == 101
+    assert near()["packets_received"] == 53
+
+
+@pytest.mark.parametrize("xdp", ["native", "off"])
+def test_an_interface_made_again(lab: Lab, xdp: str) -> None:
+    """An interface that is deleted and made again, with the same name and index, is another one: it begins at 0, is
+    attached, and the last packets of the old one are kept in each table and in the sum. By then the kernel itself has
+    forgotten the last ones that a veth received."""
+    namespace = lab.namespace()
+    quiet_pair(namespace, "near", "far", "index", "77")
+    probe, worker = lab.worker(namespace), lab.worker(namespace)
+    probe.call(attach, {"xdp": xdp}, 1 << 12)
+
+    def near(reading: dict[str, Any]) -> Row:
+        (row,) = interface_rows(reading, namespace, "near")
+        return row
+
+    old, frame, received = near(probe.call(read)), FRAMES["v4 UDP"], 0 if xdp == "off" else 211
+    worker.call(send_frames, "near", [frame] * 307)
+    worker.call(send_frames, "far", [frame] * received)
+    namespace.ip("link", "del", "near")
+    quiet_pair(namespace, "near", "far", "index", "77")
+    reading = probe.call(read)
+    new, (removed,) = near(reading), interface_rows(reading["removed"], namespace, "near")
+    last = {
+        "packets_received": received,
+        "bytes_received": received * len(frame),
+        "packets_sent": 307,
+        "bytes_sent": 307 * len(frame),
+    }
+    assert moved(removed) == last
+    assert removed["id"] == old["id"] != new["id"]
+    assert (new["mode"], moved(new)) == (old["mode"], dict.fromkeys(MOVED, 0))
+    for table, label in (("protocols", "UDP"), ("services", "DNS")):
+        rows = [row for row in reading["removed"][table] if row["interface"] == "near"]
+        assert [row[table.removesuffix("s")] for row in rows] == [label] * (xdp != "off")
+        assert all(moved(row) == last for row in rows)
+    worker.call(send_frames, "near", [frame] * 41)
+    worker.call(send_frames, "far", [frame] * 43)
+
+    def is_counted() -> bool:
+        row = near(probe.call(read))
+        return (row["packets_sent"], row["packets_received"]) == (41, 43)
+
+    until(is_counted, "the new one is counted")
+    # The other end has sent what this one received.
+    assert probe.call(read)["removed in all"]["interfaces"]["packets_sent"] == received + 307
+    assert not any(probe.call(read)["lost"].values())
 
 
 def test_nothing_is_left_behind(lab: Lab) -> None:
@@ -614,10 +736,15 @@ def test_interfaces_come_and_go(lab: Lab) -> None:
         assert not names & {row["interface"] for row in watched.read()["interfaces"]}
     assert held() == before
     moved_before = watched.read()["counts"]
+    sender, frame = lab.worker(watched.far.namespace), FRAMES["v4 UDP"]
+    sender.call(send_frames, watched.far.device, [frame] * 211)
     namespace.ip("link", "del", watched.near.device)
     after = watched.read()
     assert namespace.inode not in {row["netns"] for row in after["interfaces"]}
-    assert all(after["counts"][name] >= moved_before[name] for name in MOVED)
+    grown = {name: after["counts"][name] - moved_before[name] for name in MOVED}
+    assert grown["packets_received"] >= 211
+    assert grown["bytes_received"] >= 211 * len(frame)
+    assert all(count >= 0 for count in grown.values())
 
 
 def test_other_namespaces(lab: Lab) -> None:

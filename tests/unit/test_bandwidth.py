@@ -17,6 +17,7 @@ from nettop.kernel.links import Link
 from nettop.kernel.set_table import by_key
 from nettop.probes.bandwidth.flows import flags_text, has_ports, ids_of, merged, protocol_name
 from nettop.probes.bandwidth.interfaces import modes_for
+from nettop.probes.bandwidth.own_counters import USED, OwnCounters, UnseenPackets
 from nettop.probes.bandwidth.owners import find_owners, no_owners, owners_among, with_before
 from nettop.probes.bandwidth.programs import FLOW, KEY
 from nettop.probes.bandwidth.rates import Moved, RateHistory
@@ -84,6 +85,49 @@ def test_a_long_interval_is_a_rate_of_the_last_minute() -> None:
     history = rates_of((0, 0, 0), (120, 1200, 0))
     assert history.since_start() == ((10.0, 0.0), (10.0, 0.0))
     assert history.last_minute() is None
+
+
+# --- an interface's own counters ---------------------------------------------------------------------------------
+
+COUNTERS = dict.fromkeys(USED, 0)
+
+
+def test_own_counters_grow_from_the_first_reading() -> None:
+    """What was counted before does not count."""
+    own = OwnCounters(COUNTERS | {"rx_dropped": 5, "rx_missed_errors": 7})
+    assert own.add(COUNTERS | {"rx_dropped": 6, "rx_missed_errors": 9})
+    assert own.grown(("rx_dropped", "rx_missed_errors")) == 3
+
+
+@pytest.mark.parametrize("name", USED)
+def test_a_counter_that_goes_back(name: str) -> None:
+    """All begin anew, whichever went back: nothing is negative, and nothing jumps by what a driver has forgotten."""
+    own = OwnCounters(dict.fromkeys(USED, 1000))
+    assert own.add(dict.fromkeys(USED, 2000))
+    assert not own.add(dict.fromkeys(USED, 2500) | {name: 3})
+    assert own.grown(USED) == 0
+    assert own.add(dict.fromkeys(USED, 2600) | {name: 10})
+    assert own.grown((name,)) == 7
+
+
+def test_unseen_packets() -> None:
+    """They are those that the interface had counted for a while and the programs have not; never less than before."""
+    unseen = UnseenPackets()
+    readings = (
+        (0, 500, 0),
+        (1, 510, 10),
+        (1.1, 900, 10),
+        (2, 1000, 400),
+        (3, 1200, 440),
+        (4, 1200, 440),
+        (5, 1200, 640),
+    )
+    counts = []
+    for seconds, received, seen in readings:
+        unseen.add(round(seconds * SECOND), received, seen)
+        counts.append(unseen.count)
+    assert counts == [None, None, None, 0, 50, 250, 250]
+    assert unseen.add(round(5.1 * SECOND), 1500, 640, is_last=True) == 100
 
 
 # --- flows ------------------------------------------------------------------------------------------------------

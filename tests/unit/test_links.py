@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.links import STATISTICS, Link, parse_links, read_links
+from nettop.kernel.links import STATISTICS, Link, parse_left, parse_links, read_links
 
 NEWLINK, ERROR, DONE = 16, 2, 3
 MULTI, INTERRUPTED = 0x2, 0x10
 IFNAME, ADDRESS, MASTER, LINKINFO, STATS64, LINK_NETNSID, PARENT_DEV_NAME = 3, 1, 10, 18, 23, 37, 56
 INFO_KIND = 1
+XDP, XDP_ATTACHED = 43, 2
+DELLINK, BRIDGE = 17, 7
 NESTED = 0x8000
 
 
@@ -61,6 +63,8 @@ def test_devices_have_numbers_names_and_counters() -> None:
         (65534, 1, (attribute(LINKINFO, attribute(INFO_KIND, b"tun")),), {"is_up": True, "kind": "tun"}),
         (1, 0, (attribute(PARENT_DEV_NAME, b"0000:00:03.0\0"),), {"has_ethernet": True, "has_parent": True}),
         (1, 0, (attribute(LINK_NETNSID, bytes(4)),), {"has_ethernet": True, "leads_elsewhere": True}),
+        (1, 0, (attribute(XDP, attribute(XDP_ATTACHED, b"\1")),), {"has_ethernet": True, "has_xdp": True}),
+        (1, 0, (attribute(XDP, attribute(XDP_ATTACHED, b"\0")),), {"has_ethernet": True}),
     ],
 )
 def test_what_a_device_is(
@@ -125,6 +129,15 @@ def test_what_is_cut_short_is_left_out() -> None:
     bad = device(5, struct.pack("=HH", 400, IFNAME) + b"too long\0\0\0\0")
     assert parse_links(bad)[0] == [Link(5, "", **ETHERNET)]
     assert parse_links(message(NEWLINK, b"short"))[0] == []
+
+
+def test_devices_that_have_left() -> None:
+    """They have their last counters; a port that leaves its bridge is there still, and so is what changes."""
+    head, attributes = struct.pack("=BxHiII", 0, 1, 2, 0, 0), attribute(IFNAME, b"eth0\0") + counters()
+    left = message(DELLINK, head + attributes)
+    leaves_bridge = message(DELLINK, bytes([BRIDGE]) + head[1:] + attributes)
+    assert parse_left(ETH0 + leaves_bridge + left) == [Link(2, "eth0", NUMBERED, has_ethernet=True)]
+    assert parse_links(left)[0] == []
 
 
 @given(st.binary(max_size=120))

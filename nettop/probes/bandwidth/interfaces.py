@@ -21,7 +21,14 @@ from nettop.probes.bandwidth.programs import (
     TC_PROGRAM,
     XDP_PROGRAM,
 )
-from nettop.snapshots.bandwidth import COUNTERS_MODE, GENERIC_MODE, MODES, NATIVE_MODE, TCX_MODE
+from nettop.snapshots.bandwidth import (
+    AFTER_XDP_MODE,
+    COUNTERS_MODE,
+    GENERIC_MODE,
+    MODES,
+    NATIVE_MODE,
+    TCX_MODE,
+)
 from nettop.snapshots.snapshot import Array
 
 _GENERATIONS = 1 << 8
@@ -76,12 +83,10 @@ class CountedInterfaces:
         """How many interfaces found no place in the maps."""
 
     def follow(self, wanted: Mapping[int, Link], xdp: str) -> None:
-        """Count these interfaces and no others."""
-        for index in self._counted.keys() - wanted.keys():
-            self._leave(index)
-        new = [link for index, link in wanted.items() if index not in self._counted]
-        for link in new:
-            self._enter(link, xdp)
+        """Count these interfaces too; those that have left were told to `leave`."""
+        for index, link in wanted.items():
+            if index not in self._counted:
+                self._enter(link, xdp)
         self.beyond = len(wanted) - len(self._counted)
 
     def has(self, index: int) -> bool:
@@ -91,18 +96,24 @@ class CountedInterfaces:
     def read(self, index: int) -> tuple[Array, Array] | None:
         """What an interface has received and sent since it is counted, each as COUNTS; None where it is not."""
         counted = self._counted.get(index)
+        return None if counted is None else self._read_since(counted)
+
+    def leave(self, index: int) -> tuple[Array, Array] | None:
+        """Stop counting an interface; return what `read` would, to the last packet."""
+        counted = self._counted.pop(index, None)
         if counted is None:
             return None
-        received, sent = self._read(counted.slot)
-        for name in COUNTS.names or ():
-            received[name] -= counted.before[0][name]
-            sent[name] -= counted.before[1][name]
-        return received, sent
+        self._replace(index, index, (0, 0, False))
+        if counted.descriptor >= 0:
+            os.close(counted.descriptor)
+        self._free.append(counted.slot)
+        return self._read_since(counted)
 
-    def mode(self, index: int) -> int:
-        """How what an interface receives is seen."""
-        counted = self._counted.get(index)
-        return COUNTERS_MODE if counted is None else counted.mode
+    def mode(self, link: Link) -> int:
+        """Return how what an interface receives is seen."""
+        counted = self._counted.get(link.index)
+        mode = COUNTERS_MODE if counted is None else counted.mode
+        return AFTER_XDP_MODE if mode == TCX_MODE and link.has_xdp else mode
 
     def refused(self, index: int) -> tuple[tuple[str, str], ...]:
         """The better modes that the interface refused, and why."""
@@ -116,7 +127,7 @@ class CountedInterfaces:
     def close(self) -> None:
         """Detach; a second call does nothing."""
         for index in list(self._counted):
-            self._leave(index)
+            self.leave(index)
 
     def _enter(self, link: Link, xdp: str) -> None:
         if not self._free:
@@ -158,12 +169,12 @@ class CountedInterfaces:
                 return mode, descriptor, tuple(refused)
         return COUNTERS_MODE, -1, tuple(refused)
 
-    def _leave(self, index: int) -> None:
-        counted = self._counted.pop(index)
-        self._replace(index, index, (0, 0, False))
-        if counted.descriptor >= 0:
-            os.close(counted.descriptor)
-        self._free.append(counted.slot)
+    def _read_since(self, counted: _Counted) -> tuple[Array, Array]:
+        received, sent = self._read(counted.slot)
+        for name in COUNTS.names or ():
+            received[name] -= counted.before[0][name]
+            sent[name] -= counted.before[1][name]
+        return received, sent
 
     def _read(self, slot: int) -> tuple[Array, Array]:
         """What all CPUs counted of a place in the maps: received and sent, arrays of COUNTS without dimensions."""

@@ -7,8 +7,9 @@ import os
 import re
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, cast
@@ -19,7 +20,7 @@ from nettop.errors import SourceFailed, UsageError, unknown_word
 from nettop.kernel import bpf, maps
 from nettop.kernel.entered_namespaces import Namespaces, shared_namespaces
 from nettop.kernel.facts import Host
-from nettop.kernel.links import Link, read_links
+from nettop.kernel.links import Link, LinkWatch, read_links
 from nettop.kernel.mechanisms import (
     ChosenMechanisms,
     Fallbacks,
@@ -32,6 +33,7 @@ from nettop.kernel.net_loader import net_loader
 from nettop.kernel.program import Program
 from nettop.probes.bandwidth.flows import FlowTable, flags_text, has_ports, ids_of, protocol_name
 from nettop.probes.bandwidth.interfaces import CountedInterfaces
+from nettop.probes.bandwidth.own_counters import OwnCounters, UnseenPackets
 from nettop.probes.bandwidth.owners import no_owners, owners_among, recoded, with_before
 from nettop.probes.bandwidth.programs import (
     FLOWS_MAX,
@@ -41,6 +43,7 @@ from nettop.probes.bandwidth.programs import (
     program_text,
 )
 from nettop.probes.bandwidth.rates import Moved, RateHistory, Summary
+from nettop.probes.bandwidth.removed import LISTED_READINGS, RemovedRows
 from nettop.query.units import human
 from nettop.snapshots.arrays import as_list, positions, take
 from nettop.snapshots.bandwidth import (
@@ -64,6 +67,7 @@ from nettop.snapshots.bandwidth import (
     PROTOCOL_NOT_IP,
     PROTOCOL_TABLE,
     PROTOCOLS,
+    REMOVED,
     SERVICE,
     SERVICE_TABLE,
     SERVICES,
@@ -77,7 +81,7 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, TextTable, known, unknown_value
 
 _PATTERN = re.compile(r"[*?\[]")
 _FIRST_SERVICE = NO_SERVICE + 1
@@ -87,6 +91,18 @@ _FALLBACKS = (
     Fallbacks(HOOK_FLOWS, (Mechanism("XDP + TCX + tp_btf/net_dev_start_xmit"),)),
     Fallbacks(HOOK_INTERFACES, (Mechanism("rtnetlink"),)),
 )
+_OWN_COUNTERS = {
+    "drops_received": ("rx_dropped", "rx_missed_errors"),
+    "drops_sent": ("tx_dropped",),
+    "errors": ("rx_errors", "tx_errors"),
+    "packets_received": ("rx_packets",),
+    "bytes_received": ("rx_bytes",),
+    "packets_sent": ("tx_packets",),
+    "bytes_sent": ("tx_bytes",),
+}
+_SUMS_OF_PORTS = ("bond", "team")
+"""Kinds of interfaces whose counters have what their ports received, not what they did."""
+_SPARE_TEXTS = 1024
 _UNKNOWN, _NO_PORT = np.iinfo(np.uint32).max, np.iinfo(np.uint16).max
 
 
@@ -95,15 +111,33 @@ def make_probe() -> Bandwidth:
     return Bandwidth()
 
 
-@dataclass(slots=True)
-class _Seen:
-    """An interface since nettop first saw it: what its own counters were then, when it was last read, how much its
-    speed has allowed, and its rates."""
+_Key = tuple[int, int]
+"""The inode number of an interface's namespace, and its index there."""
+_Counts = tuple[Array, Array]
+"""What programs counted of an interface, received and sent, each as COUNTS."""
 
-    statistics: Mapping[str, int]
+
+@dataclass(slots=True)
+class _Interface:
+    """An interface since nettop first saw it: as it was last read, its own counters, how much its speed has allowed,
+    and its rates. Another one that has its key later is of another `generation`."""
+
+    key: _Key
+    generation: int
+    link: Link
+    own: OwnCounters
     read_at_ns: int
+    kind: str = ""
+    backing: int = VIRTUAL
+    mode: int = COUNTERS_MODE
+    unseen: UnseenPackets = field(default_factory=UnseenPackets)
     capacity: float = 0.0
     rates: RateHistory = field(default_factory=RateHistory)
+
+    @property
+    def id(self) -> int:
+        """The number of its row."""
+        return row_id(*self.key, *([self.generation] if self.generation else []))
 
 
 class Bandwidth:
@@ -128,9 +162,16 @@ class Bandwidth:
         self._hooks: tuple[HookStatus, ...] = ()
         self._namespaces: Namespaces | None = None
         self._services: list[str] = []
-        self._links: dict[tuple[int, int], Link] = {}
         self._names: set[str] = set()
-        self._seen: dict[tuple[int, int], _Seen] = {}
+        self._watch: LinkWatch | None = None
+        self._interfaces: dict[_Key, _Interface] = {}
+        self._gone: deque[dict[_Key, _Interface]] = deque(maxlen=LISTED_READINGS)
+        self._removed = {
+            table.name: RemovedRows(table) for table in (INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE)
+        }
+        self._texts = TextTable()
+        self._unseen = 0
+        self._has_devices = False
         self._names_in_flows: dict[int, str] = {}
         self._sockets: Snapshot | None = None
         self._last_flows: Rows | None = None
@@ -157,9 +198,12 @@ class Bandwidth:
         steps = (self._load, self._attach_sent, self._open_flows, lambda _: None)
         for fallbacks, step in zip(_FALLBACKS, steps, strict=True):
             self._hooks = (*self._hooks, attach_best(fallbacks, step, self._chosen))
-        links = self._read_links()
+        with suppress(OSError):
+            self._watch = LinkWatch()
+            self._opened.callback(self._watch.close)
+        links, left = self._read_links()
         self._require_interfaces()
-        self._follow(links)
+        self._follow(links, left)
 
     def _load(self, _: Mechanism) -> None:
         if self._options[XDP.name] == "off":
@@ -201,15 +245,24 @@ class Bandwidth:
 
     # --- following ----------------------------------------------------------------------------------------------
 
-    def _read_links(self) -> dict[tuple[int, int], Link]:
-        """The chosen interfaces of every namespace that was entered, by its inode number and their index."""
-        every = {
-            (inode, link.index): link
-            for inode, links in self.namespaces.in_each(_links).items()
-            for link in links or ()
-        }
+    def _read_links(self) -> tuple[dict[_Key, Link], dict[_Key, Link]]:
+        """The chosen interfaces of every namespace that was entered; and those that have left the own one since the
+        last reading, with their last counters."""
+        by_namespace = self.namespaces.in_each(self._list)
+        every = {(inode, link.index): link for inode, (links, _) in by_namespace.items() for link in links}
         self._names = {link.name for link in every.values()}
-        return {key: link for key, link in every.items() if self._is_chosen(link)}
+        left = {(inode, link.index): link for inode, (_, left) in by_namespace.items() for link in left}
+        return {key: link for key, link in every.items() if self._is_chosen(link)}, left
+
+    def _list(self) -> tuple[list[Link], list[Link]]:
+        """The interfaces of the calling thread's namespace, and of the own one those that have left; none where the
+        kernel does not list them."""
+        try:
+            if self._watch is not None and os.stat("/proc/thread-self/ns/net").st_ino == self.namespaces.own:
+                return self._watch.read()
+            return read_links(), []
+        except OSError:
+            return [], []
 
     @property
     def _chosen_words(self) -> list[str]:
@@ -241,8 +294,38 @@ class Bandwidth:
         absent = " or ".join(self._absent())
         return {NO_INTERFACE: f"{absent} matches no interface yet"} if absent else {}
 
-    def _follow(self, links: Mapping[tuple[int, int], Link]) -> None:
-        """Count what has come, and keep what has gone in the host's totals."""
+    def _follow(
+        self, links: Mapping[_Key, Link], left: Mapping[_Key, Link]
+    ) -> list[tuple[_Interface, _Counts | None]]:
+        """Count what has come; return what has gone, with what the programs had counted of it."""
+        gone = {
+            key: self._interfaces.pop(key)
+            for key in list(self._interfaces)
+            if key in left or key not in links
+        }
+        removed = [(interface, self._leave(interface)) for interface in gone.values()]
+        for key, interface in gone.items():
+            if key in left:
+                interface.link = left[key].after(interface.link)
+        self._gone.append(gone)
+        now_ns = time.monotonic_ns()
+        for key, link in links.items():
+            if key in self._interfaces:
+                self._interfaces[key].link = link
+            else:
+                generations = [gone[key].generation + 1 for gone in self._gone if key in gone]
+                self._interfaces[key] = _Interface(
+                    key, max(generations, default=0), link, OwnCounters(link.statistics), now_ns
+                )
+        self._count(links)
+        return removed
+
+    def _leave(self, interface: _Interface) -> _Counts | None:
+        netns, index = interface.key
+        return self._counted.leave(index) if self._counted and netns == self.namespaces.own else None
+
+    def _count(self, links: Mapping[_Key, Link]) -> None:
+        """Have the programs count the own namespace's interfaces that are up."""
         if self._counted is None:
             return
         own = {index: link for (netns, index), link in links.items() if netns == self.namespaces.own}
@@ -254,23 +337,23 @@ class Bandwidth:
 
     def read(self, taken_ns: int) -> Snapshot:
         """What was received and sent since the start."""
-        self._links = self._read_links()
-        self._follow(self._links)
+        removed = self._follow(*self._read_links())
         taken_ns = max(taken_ns, time.monotonic_ns())
         wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        counts = {}
-        if self._counted is not None:
-            counts = {
-                index: read
-                for netns, index in self._links
-                if netns == self.namespaces.own and (read := self._counted.read(index)) is not None
+        present = [(interface, self._read_counts(interface)) for interface in self._interfaces.values()]
+        if len(self._texts.values) > 4 * len(present) + _SPARE_TEXTS:
+            self._texts = TextTable()  # most are of interfaces that are gone
+        self._texts.code(REMOVED)
+        self._has_devices = any(self._is_device(interface) for interface, _ in present)
+        pairs = {}
+        for is_last, entries in ((False, present), (True, removed)):
+            pairs[is_last] = {
+                INTERFACES.name: self.namespaces.with_names(self._rows(entries, taken_ns, is_last=is_last)),
+                PROTOCOL_TABLE.name: self._protocols(entries, taken_ns),
+                SERVICE_TABLE.name: self._by_service(entries, taken_ns),
             }
-        tables = {
-            INTERFACES.name: self.namespaces.with_names(self._interfaces(counts, taken_ns)),
-            PROTOCOL_TABLE.name: self._protocols(counts, taken_ns),
-            SERVICE_TABLE.name: self._by_service(counts, taken_ns),
-        }
-        ended: dict[str, Ended] = {}
+        tables = pairs[False]
+        ended = {name: self._removed[name].add(rows) for name, rows in pairs[True].items()}
         if self._flows is not None and FLOWS.name in self._tables:
             tables[FLOWS.name], ended[FLOWS.name] = self._flow_rows(self._flows, taken_ns, wall_ns)
         return Snapshot(
@@ -278,65 +361,77 @@ class Bandwidth:
             wall_ns=wall_ns,
             boot_ns=boot_ns,
             tables=tables,
-            counts=self._host_totals(tables[INTERFACES.name]) | self._flow_counts | self.namespaces.counts(),
+            counts=self._host_totals(tables[INTERFACES.name], pairs[True][INTERFACES.name])
+            | self._flow_counts
+            | self.namespaces.counts(),
             lost=self._lost(),
             hooks=self._hooks,
             gaps=self.namespaces.gaps() | self._gaps(),
             ended=ended,
         )
 
-    def _interfaces(self, counts: Mapping[int, tuple[Array, Array]], taken_ns: int) -> Rows:
-        rows = np.zeros(len(self._links), INTERFACES.dtype)
-        interfaces, kinds = TextTable(), TextTable()
-        devices = {
-            index
-            for (netns, index), link in self._links.items()
-            if netns == self.namespaces.own and link.is_device()
-        }
-        for row, (key, link) in zip(rows, self._links.items(), strict=True):
-            netns, index = key
-            seen = self._seen.setdefault(key, _Seen(link.statistics, taken_ns))
-            grown = {name: value - seen.statistics.get(name, 0) for name, value in link.statistics.items()}
-            is_own = netns == self.namespaces.own
-            is_device = is_own and index in devices
-            row["id"] = row_id(netns, index)
-            row["interface"] = interfaces.code(link.name)
-            row["kind"] = kinds.code(
-                link.kind or ("ether" if is_device else "loopback" if link.is_loopback else "?")
-            )
-            row["netns"] = netns
-            is_uplink = is_device or (not devices and is_own and link.leads_elsewhere and not link.has_master)
-            row["backing"] = UPLINK if is_uplink else VIRTUAL
-            row["state"] = link.is_up
-            row["mode"] = self._counted.mode(index) if is_own and self._counted else COUNTERS_MODE
-            speed = link.speed() if is_own else None
-            row["speed"] = row["capacity"] = unknown_value(rows.dtype["speed"])
-            if speed is not None:
-                seen.capacity += speed * (taken_ns - seen.read_at_ns) / 1e9
-                row["speed"], row["capacity"] = speed, seen.capacity
-            seen.read_at_ns = taken_ns
-            row["drops_received"] = grown.get("rx_dropped", 0) + grown.get("rx_missed_errors", 0)
-            row["drops_sent"] = grown.get("tx_dropped", 0)
-            row["errors"] = grown.get("rx_errors", 0) + grown.get("tx_errors", 0)
-            self._put_moved(row, grown, counts.get(index) if is_own else None)
-            seen.rates.add(Moved(taken_ns, int(row["bytes_received"]), int(row["bytes_sent"])))
-        self._seen = {key: self._seen[key] for key in self._links}
-        return Rows(
-            INTERFACES,
-            take(rows, np.argsort(rows["id"])),
-            {"interface": interfaces.values, "kind": kinds.values},
-            taken_ns,
-        )
+    def _read_counts(self, interface: _Interface) -> _Counts | None:
+        netns, index = interface.key
+        return self._counted.read(index) if self._counted and netns == self.namespaces.own else None
 
-    def _put_moved(self, row: Any, grown: Mapping[str, int], counted: tuple[Array, Array] | None) -> None:
+    def _is_device(self, interface: _Interface) -> bool:
+        return interface.key[0] == self.namespaces.own and interface.link.is_device()
+
+    def _rows(
+        self, entries: Sequence[tuple[_Interface, _Counts | None]], taken_ns: int, *, is_last: bool
+    ) -> Rows:
+        rows = np.zeros(len(entries), INTERFACES.dtype)
+        for row, (interface, counts) in zip(rows, entries, strict=True):
+            link, (netns, _) = interface.link, interface.key
+            is_own = netns == self.namespaces.own
+            if not is_last:
+                self._look_at(interface)
+            row["id"] = interface.id
+            row["interface"] = self._texts.code(link.name)
+            row["kind"] = self._texts.code(interface.kind)
+            row["netns"] = netns
+            row["backing"] = interface.backing
+            row["state"] = link.is_up or is_last
+            row["mode"] = interface.mode
+            self._put_capacity(row, interface, link.speed() if is_own and not is_last else None, taken_ns)
+            self._put_moved(row, interface, counts)
+            self._put_unseen(row, interface, counts, taken_ns, is_last=is_last)
+            moved = row["bytes_received"], row["bytes_sent"]
+            if known(np.array(moved)).all():
+                interface.rates.add(Moved(taken_ns, *map(int, moved)))
+            else:
+                interface.rates = RateHistory()
+        texts = dict.fromkeys(("interface", "kind"), self._texts.values)
+        return Rows(INTERFACES, take(rows, np.argsort(rows["id"])), texts, taken_ns)
+
+    def _look_at(self, interface: _Interface) -> None:
+        """Note what can be seen of an interface only while it is there."""
+        link, is_own = interface.link, interface.key[0] == self.namespaces.own
+        is_device = self._is_device(interface)
+        leads_out = not self._has_devices and is_own and link.leads_elsewhere and not link.has_master
+        interface.backing = UPLINK if is_device or leads_out else VIRTUAL
+        interface.kind = link.kind or ("ether" if is_device else "loopback" if link.is_loopback else "?")
+        if self._counted is not None and is_own:
+            interface.mode = self._counted.mode(link)
+
+    def _put_capacity(self, row: Any, interface: _Interface, speed: int | None, taken_ns: int) -> None:
+        row["speed"] = row["capacity"] = unknown_value(row["speed"].dtype)
+        if speed is not None:
+            interface.capacity += speed * (taken_ns - interface.read_at_ns) / 1e9
+            row["speed"], row["capacity"] = speed, interface.capacity
+        interface.read_at_ns = taken_ns
+
+    def _put_moved(self, row: Any, interface: _Interface, counts: _Counts | None) -> None:
         """Fill in what was received and sent: as the programs saw it, else by the interface's own counters."""
-        for unit in ("packets", "bytes"):
-            row[f"{unit}_received"] = grown.get(f"rx_{unit}", 0)
-            row[f"{unit}_sent"] = grown.get(f"tx_{unit}", 0)
+        goes_on = interface.own.add(interface.link.statistics)
+        for name, parts in _OWN_COUNTERS.items():
+            row[name] = interface.own.grown(parts) if goes_on else unknown_value(row[name].dtype)
+        if not goes_on:
+            interface.unseen = UnseenPackets()
         row["broadcast"] = row["multicast"] = unknown_value(row["broadcast"].dtype)
-        if counted is None:
+        if counts is None:
             return
-        received, sent = counted
+        received, sent = counts
         protocols = slice(len(PROTOCOLS))
         if row["mode"] != COUNTERS_MODE:
             for unit in ("packets", "bytes"):
@@ -348,35 +443,54 @@ class Bandwidth:
             for kind, name in enumerate(CASTS, len(PROTOCOLS)):
                 row[name] = received["packets"][kind] + sent["packets"][kind]
 
-    def _protocols(self, counts: Mapping[int, tuple[Array, Array]], taken_ns: int) -> Rows:
-        return self._split(PROTOCOL_TABLE, counts, range(len(PROTOCOLS)), {}, taken_ns)
+    def _put_unseen(
+        self, row: Any, interface: _Interface, counts: _Counts | None, taken_ns: int, *, is_last: bool
+    ) -> None:
+        """Fill in how many packets the interface received that the programs did not see."""
+        row["unseen"] = unknown_value(row["unseen"].dtype)
+        if counts is None or row["mode"] == COUNTERS_MODE or interface.link.kind in _SUMS_OF_PORTS:
+            return
+        self._unseen += interface.unseen.add(
+            taken_ns,
+            interface.link.statistics.get("rx_packets", 0),
+            int(row["packets_received"]),
+            is_last=is_last,
+        )
+        if interface.unseen.count is not None:
+            row["unseen"] = interface.unseen.count
 
-    def _by_service(self, counts: Mapping[int, tuple[Array, Array]], taken_ns: int) -> Rows:
+    def _protocols(self, entries: Sequence[tuple[_Interface, _Counts | None]], taken_ns: int) -> Rows:
+        return self._split(PROTOCOL_TABLE, entries, range(len(PROTOCOLS)), {}, taken_ns)
+
+    def _by_service(self, entries: Sequence[tuple[_Interface, _Counts | None]], taken_ns: int) -> Rows:
         names = [OTHER_SERVICES, *self._services]
         kinds = range(NO_SERVICE, NO_SERVICE + len(names))
-        return self._split(SERVICE_TABLE, counts, kinds, {"service": names}, taken_ns)
+        return self._split(SERVICE_TABLE, entries, kinds, {"service": names}, taken_ns)
 
     def _split(
         self,
         table: Table,
-        counts: Mapping[int, tuple[Array, Array]],
+        entries: Sequence[tuple[_Interface, _Counts | None]],
         kinds: range,
         texts: Mapping[str, Sequence[str]],
         taken_ns: int,
     ) -> Rows:
         """A row for each interface that is counted and each of these kinds of packets that it has carried."""
-        interfaces = TextTable()
-        rows = np.zeros(len(counts) * len(kinds), table.dtype).reshape(len(counts), len(kinds))
+        counted = [(interface, counts) for interface, counts in entries if counts is not None]
+        rows = np.zeros(len(counted) * len(kinds), table.dtype).reshape(len(counted), len(kinds))
         _, _, split = table.stored[:3]
-        for of_interface, (index, (received, sent)) in zip(rows, sorted(counts.items()), strict=True):
-            of_interface["id"] = index * KINDS + np.arange(len(kinds))
-            of_interface["interface"] = interfaces.code(self._links[self.namespaces.own, index].name)
+        for of_interface, (interface, (received, sent)) in zip(rows, counted, strict=True):
+            number = interface.generation << 32 | interface.link.index
+            of_interface["id"] = number * KINDS + np.arange(len(kinds))
+            of_interface["interface"] = self._texts.code(interface.link.name)
             of_interface[split.name] = np.arange(len(kinds))
             for unit in ("packets", "bytes"):
                 of_interface[f"{unit}_received"] = received[unit][kinds.start : kinds.stop]
                 of_interface[f"{unit}_sent"] = sent[unit][kinds.start : kinds.stop]
-        carried = np.flatnonzero((rows["packets_received"] + rows["packets_sent"]).ravel())
-        return Rows(table, take(rows.ravel(), carried), {"interface": interfaces.values, **texts}, taken_ns)
+        rows = take(rows.ravel(), np.flatnonzero((rows["packets_received"] + rows["packets_sent"]).ravel()))
+        return Rows(
+            table, take(rows, np.argsort(rows["id"])), {"interface": self._texts.values, **texts}, taken_ns
+        )
 
     def _flow_rows(self, table: FlowTable, taken_ns: int, wall_ns: int) -> tuple[Rows, Ended]:
         """The flows, and what those had counted that made room for others."""
@@ -443,13 +557,11 @@ class Bandwidth:
         ended = snapshot.ended.get(name)
         return [snapshot.tables[name], *(ended.rows if ended else ())]
 
-    def _host_totals(self, interfaces: Rows) -> dict[str, int]:
+    def _host_totals(self, interfaces: Rows, removed: Rows) -> dict[str, int]:
         """What all devices received and sent, those that have gone included; nothing where there never was one."""
-        rows = interfaces.array
-        devices = take(rows, np.flatnonzero(rows["backing"] == UPLINK))
-        now = {int(row["id"]): tuple(int(row[name]) for name in MOVED) for row in devices}
-        for gone in self._of_devices.keys() - now.keys():
-            self._of_gone_devices += np.array(self._of_devices[gone], np.uint64)
+        now, last = _of_uplinks(interfaces.array), _of_uplinks(removed.array)
+        for gone in (self._of_devices | last).keys() - now.keys():
+            self._of_gone_devices += np.array(last.get(gone) or self._of_devices[gone], np.uint64)
         self._of_devices = now
         totals = self._of_gone_devices + np.array(list(now.values()), np.uint64).reshape(-1, len(MOVED)).sum(
             axis=0, dtype=np.uint64
@@ -464,6 +576,7 @@ class Bandwidth:
         refused = int(maps.read_per_cpu(program.maps["refused"], 0, np.dtype("u8")).sum())
         return {
             "uncounted": self._counted.beyond if self._counted else 0,
+            "unseen": self._unseen,
             "refused": refused,
             "recursion": skipped,
             "namespaces": self.namespaces.lost,
@@ -486,19 +599,16 @@ class Bandwidth:
 
     def describe(self, key: int) -> dict[str, str]:
         """How an interface is read, and what its rates were."""
-        identity = next(
-            (each for each in self._seen.keys() & self._links.keys() if row_id(*each) == key), None
-        )
-        if identity is None:
+        interface = next((one for one in self._interfaces.values() if one.id == key), None)
+        if interface is None:
             return {}
-        netns, index = identity
-        seen = self._seen[identity]
+        netns, index = interface.key
         details = {"Namespace": self.namespaces.name(netns)}
         if self._counted is not None and netns == self.namespaces.own:
             details |= {f"Not {mode}": why for mode, why in self._counted.refused(index)}
         for title, summary in (
-            ("Last minute", seen.rates.last_minute()),
-            ("Since the start", seen.rates.since_start()),
+            ("Last minute", interface.rates.last_minute()),
+            ("Since the start", interface.rates.since_start()),
         ):
             if summary is not None:
                 details[title] = _rates_text(summary)
@@ -515,15 +625,18 @@ class Bandwidth:
     def close(self) -> None:
         """Detach and leave every namespace; a second call does nothing."""
         self._opened.close()
-        self._program = self._counted = self._flows = self._namespaces = None
+        self._program = self._counted = self._flows = self._namespaces = self._watch = None
 
 
-def _links() -> list[Link] | None:
-    """The interfaces of the calling thread's namespace; None where the kernel does not list them."""
-    try:
-        return read_links()
-    except OSError:
-        return None
+def _of_uplinks(rows: Array) -> dict[int, tuple[int, ...]]:
+    """What each uplink has received and sent, by its id, where that is known."""
+    is_counted = rows["backing"] == UPLINK
+    for name in MOVED:
+        is_counted &= known(rows[name])
+    return {
+        int(row["id"]): tuple(int(row[name]) for name in MOVED)
+        for row in take(rows, np.flatnonzero(is_counted))
+    }
 
 
 def _coded(values: Array, texts: TextTable, text_of: Callable[[int], str]) -> Array:
