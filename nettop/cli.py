@@ -54,13 +54,12 @@ from nettop.commands.privilege import Rights, opened_session, why_still_root
 from nettop.commands.run import RUN, RUN_EXAMPLES, RUN_HELP, RunOptions, start_run
 from nettop.commands.serve import SERVE_EXAMPLES, SERVE_HELP, ServeOptions, start_serve
 from nettop.errors import (
-    TOO_MANY_FILES,
     ExitCode,
     FilterError,
     NettopError,
     UsageError,
+    limit_reached,
     missing_package,
-    too_many_files,
     unknown_word,
     why_too_few_files,
 )
@@ -391,10 +390,11 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
         if missing is None:
             raise
         failure = missing
-    except OSError as error:
-        if error.errno not in TOO_MANY_FILES:
+    except (OSError, RuntimeError, MemoryError) as error:
+        limit = limit_reached("nettop cannot go on", error)
+        if limit is None:
             raise
-        failure = too_many_files("nettop cannot go on", error.errno)
+        failure = limit
     _report(failure)
     return failure.exit_code
 

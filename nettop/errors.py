@@ -8,14 +8,17 @@ import errno
 import importlib
 import os
 import re
-import resource
 from collections.abc import Iterable
 from enum import IntEnum
+
+from nettop import limits
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """How the kernel refuses a descriptor: to the process, or to all."""
 _LEAST_FILES = 32
-_RAISE_FILES = "raise the limit, as by ulimit -n 65536 (in a unit of systemd: LimitNOFILE=65536)"
+_TOO_MANY_FILES = re.compile(r"too many open files", re.IGNORECASE)
+_NO_THREAD = re.compile(r"can't start new thread|resource temporarily unavailable", re.IGNORECASE)
+"""How Python says that no thread or process can be started."""
 _INSTALL = "run scripts/install-deps.sh again, which installs what nettop needs"
 _NO_MEMORY = re.compile(
     "MemoryError|bad_alloc|cannot allocate memory|out of memory|unable to allocate|failed to map segment",
@@ -87,45 +90,66 @@ def refusal(code: ExitCode, what: str, remedy: str) -> NettopError:
     return error
 
 
+class TooManyFiles(Unsupported):
+    """A limit of open files is reached: a refusal for a mechanism, the end of a source that is running."""
+
+    exit_code = ExitCode.SOURCE
+
+
 def failure_of(lens: str, error: Exception) -> NettopError:
     """The error to report for an unexpected one in a lens's source: a bug, a limit, or a package that is missing."""
     what = f"the {lens} source failed"
-    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
-        failure: NettopError = too_many_files(what, error.errno)
-    else:
-        bug = SourceFailed(f"{what}: {error!r}", "please report this as a bug")
-        failure = missing_package(error) or want_of_memory(what, repr(error)) or bug
+    bug = SourceFailed(f"{what}: {error!r}", "please report this as a bug")
+    failure: NettopError = missing_package(error) or limit_reached(what, error) or bug
     failure.__cause__ = error
     return failure
 
 
-def too_many_files(what: str, number: int) -> SourceFailed:
-    """The error for something that failed for want of descriptors, with one of these numbers."""
-    return SourceFailed(
-        f"{what}: {os.strerror(number).lower()}",
-        _RAISE_FILES,
-    )
+def limit_reached(what: str, why: Exception | str) -> Unsupported | None:
+    """The error for something that failed and `why`, or what was written of it, where a limit is the cause; else None.
+
+    It names the limit and what raises it.
+    """
+    words = why if isinstance(why, str) else repr(why)
+    number = why.errno if isinstance(why, OSError) else None
+    if number in TOO_MANY_FILES or _TOO_MANY_FILES.search(words):
+        return too_many_files(what, number or errno.EMFILE)
+    if number == errno.EAGAIN or _NO_THREAD.search(words):
+        found = [*limits.of_processes(), *limits.of_address_space()]
+        named = "; ".join(limit.what for limit in found)
+        where = named or "the host has as many as its kernel allows (kernel.threads-max, kernel.pid_max)"
+        remedy = "; or ".join(limit.remedy for limit in found)
+        return Unsupported(f"{what}: no thread or process can be started: {where}", remedy)
+    return want_of_memory(what, words)
+
+
+def too_many_files(what: str, number: int) -> TooManyFiles:
+    """The error for something that ran out of descriptors, with one of these numbers."""
+    limit = limits.of_files()
+    where = limit.what if number == errno.EMFILE else "of all processes together (fs.file-max)"
+    remedy = limit.remedy if number == errno.EMFILE else "raise the limit: sysctl fs.file-max"
+    return TooManyFiles(f"{what}: {os.strerror(number).lower()}: {where}", remedy)
 
 
 def why_too_few_files() -> Unsupported | None:
     """Return why no command can run with the files that the process may have open; None where it can."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or hard >= _LEAST_FILES:
+    hard = limits.open_files()
+    if hard is None or hard >= _LEAST_FILES:
         return None
     return Unsupported(
         f"nettop may have only {hard} files open (hard limit of RLIMIT_NOFILE), and needs {_LEAST_FILES} or more",
-        _RAISE_FILES,
+        limits.of_files().remedy,
     )
 
 
 def want_of_memory(what: str, why: str) -> Unsupported | None:
-    """The error for something that failed and `why`, where that is want of memory and the address space is limited."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY or not _NO_MEMORY.search(why):
+    """The error for something that failed and `why`, where that is want of memory and memory is limited."""
+    named = limits.of_memory() if _NO_MEMORY.search(why) else []
+    if not named:
         return None
+    where = "; ".join(limit.what for limit in named)
     return Unsupported(
-        f"{what}: it ran out of the {limit:,} bytes of address space that a process may have here (RLIMIT_AS)",
-        "raise the limit: ulimit -v unlimited (in a unit of systemd: LimitAS=infinity)",
+        f"{what}: it ran out of memory: {where}", "; or ".join(limit.remedy for limit in named)
     )
 
 
@@ -146,7 +170,7 @@ def why_no_numpy() -> Unsupported | None:
     except (ImportError, AttributeError, OSError, MemoryError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         what = "numpy cannot be imported"
-        return want_of_memory(what, repr(error)) or Unsupported(f"{what}: {why}", _INSTALL)
+        return limit_reached(what, error) or Unsupported(f"{what}: {why}", _INSTALL)
     return None
 
 

@@ -17,6 +17,7 @@ from nettop.commands.options import checked_word, completing, mechanism_option, 
 from nettop.commands.privilege import become_user, why_still_root
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import undisturbed
+from nettop.limits import set_up_process
 from nettop.snapshots import lenses
 from nettop.writing import open_to_write, writing
 
@@ -75,6 +76,7 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
     with undisturbed():
         from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of
+        from nettop.kernel.facts import Host
         from nettop.kernel.privileges import use_permitted
     path = None if options.bundle is None else Path(options.bundle)
     user = invoking_user() if path is None else owner_of_files(path)
@@ -82,8 +84,14 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
     drop_privileges = partial(become_user, user) if source_of is None else None
     with nullcontext() if path is None else _new_file(path, user) as bundle:
         if source_of is None:
+            set_up_process()
             use_permitted()
-        return run_doctor(settings, source_of or probe_of, sys.stdout, bundle, drop_privileges)
+
+        def make_probe(lens: str) -> Source:
+            Host().require_own_pids()
+            return probe_of(lens)
+
+        return run_doctor(settings, source_of or make_probe, sys.stdout, bundle, drop_privileges)
 
 
 @contextmanager

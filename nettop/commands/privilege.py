@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nettop.commands.invoker import User, become, caller, impossible_caller, may
 from nettop.errors import PermissionMissing
 from nettop.interrupts import undisturbed
+from nettop.limits import set_up_process
 from nettop.snapshots.safe_text import safe_text
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ def opened_session(
     with undisturbed():
         from nettop.kernel import privileges
         from nettop.kernel.facts import Host
-        from nettop.kernel.limits import raise_open_files, share_one_arena
         from nettop.kernel.program import no_loading
 
     Host().require_own_pids()
@@ -77,8 +77,7 @@ def opened_session(
     warning = why_still_root(rights.user)
     if warning and not rights.on_screen and sys.stderr is not None:
         sys.stderr.write(safe_text(warning) + "\n")
-    raise_open_files()
-    share_one_arena()
+    set_up_process()
     with ExitStack() as resources:
         if rights.program_statistics:
             options["open_statistics"] = _open_statistics(resources)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from nettop.kernel.loader import import_bcc
+from nettop.kernel.proc_files import read_text
 
 _LLVM = re.compile(r"/libLLVM[-.](?:so\.)?(\d+(?:\.\d+)*)")
 
@@ -20,7 +21,7 @@ def main() -> None:
     """Import bcc and report it."""
     bcc = import_bcc()
     if hasattr(bcc, "BPF"):
-        mapped = set(_LLVM.findall(Path("/proc/self/maps").read_text()))
+        mapped = set(_LLVM.findall(read_text(Path("/proc/self/maps"))))
         report = {
             "version": str(getattr(bcc, "__version__", "unknown")),
             "path": str(Path(bcc.__file__).parent),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, TextIO
 
 from nettop.doctor.bundle import bundle_of
+from nettop.doctor.deadline import within
 from nettop.doctor.facts import check_stays_root, fentry_check, files_check, host_checks
 from nettop.doctor.lens_reports import examine
 from nettop.doctor.report import Check, LensReport, Report
@@ -81,7 +82,8 @@ def make_report(
         if drop_privileges is not None:
             drop_privileges()
         # Before the first lens, since processes are forked for it.
-        paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
+        with within("preparing the self-test"):
+            paths = cleanup.enter_context(traffic_paths()) if settings.traffic and chosen else ()
         for lens in chosen:
             _progress(f"attaching {lens.id}{', and sending traffic' if settings.traffic else ''}")
             report, compared = examine(lens, source_of, paths, settings.mechanisms)

@@ -11,16 +11,19 @@ from pathlib import Path
 
 from nettop import version_of_build
 from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
+from nettop.doctor.deadline import within
 from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
 from nettop.doctor.toolchain import check_bcc, check_btf_loads, check_libbpf, check_numpy, check_python
-from nettop.errors import NettopError, Unsupported, why_no_numpy
+from nettop.errors import NettopError, SourceFailed, Unsupported, why_no_numpy
 from nettop.kernel.btf_file import BTF_FILE, require_btf
 from nettop.kernel.facts import INITIAL_PID_NAMESPACE, Host, container_of
+from nettop.kernel.kprobes import why_no_kprobes
 from nettop.kernel.links import read_links
 from nettop.kernel.namespaces import find_namespaces
 from nettop.kernel.perf_events import require_perf_events
 from nettop.kernel.proc_files import mounts
 from nettop.kernel.program import PART_OF_NETTOP
+from nettop.limits import of_memory, of_processes
 
 _ARCHITECTURES = {"x86_64": Verdict.OK, "aarch64": Verdict.NOTE}
 _INITIAL_NETWORK_NAMESPACE = 0xEFFFFFF9
@@ -44,13 +47,16 @@ def host_checks(root: Path = Path("/")) -> list[Check]:
     """Every fact, in the order in which they are shown. One that cannot be read is a note."""
     checks: list[Check] = []
     for check_function in _CHECKS:
+        key = check_function.__name__.removeprefix("check_")
+        name = key.replace("_", " ")
         try:
-            result = check_function(root)
-            checks += [result] if isinstance(result, Check) else result
+            with within("it"):
+                result = check_function(root)
+                checks += [result] if isinstance(result, Check) else result
         except OSError as error:
-            key = check_function.__name__.removeprefix("check_")
-            value = f"cannot be read: {error.strerror}"
-            checks.append(Check(key, key.replace("_", " "), value, Verdict.NOTE))
+            checks.append(Check(key, name, f"cannot be read: {error.strerror}", Verdict.NOTE))
+        except SourceFailed as error:
+            checks.append(bad(key, name, error))
     return checks
 
 
@@ -125,8 +131,10 @@ def check_kprobes(root: Path) -> Check:
     """Whether the kernel lets functions be hooked by kprobes."""
     if (root / "sys/bus/event_source/devices/kprobe/type").exists():
         return Check("kprobes", "kprobes", "yes", data=True)
-    value = "not in this kernel (CONFIG_KPROBE_EVENTS): other mechanisms are used"
-    return Check("kprobes", "kprobes", value, Verdict.NOTE, data=False)
+    error = why_no_kprobes(root)
+    option = "" if error.remedy else " (CONFIG_KPROBE_EVENTS)"
+    value = f"{error.what}{option}: other mechanisms are used"
+    return Check("kprobes", "kprobes", value, Verdict.NOTE, error.remedy, data=False)
 
 
 def check_sock_diag(_: Path) -> Check:
@@ -268,7 +276,7 @@ def check_uplinks(_: Path) -> Iterator[Check]:
 
 
 def check_limits(_: Path) -> Iterable[Check]:
-    """How much memory may be locked and addressed, and how many files be open."""
+    """How much memory may be locked, addressed and used, how many files be open, and how many processes there be."""
     memory, space, files = (
         resource.getrlimit(limit)[0]
         for limit in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)
@@ -283,6 +291,9 @@ def check_limits(_: Path) -> Iterable[Check]:
     enough = files == resource.RLIM_INFINITY or files >= _MIN_FILES
     remedy = "" if enough else f"ulimit -n {_MIN_FILES}: each network namespace takes descriptors"
     yield Check("nofile", "open files", f"{files:,}", Verdict.OK if enough else Verdict.NOTE, remedy, files)
+    for key, name, found in (("memory", "memory", of_memory()), ("processes_max", "threads", of_processes())):
+        value = "; ".join(limit.what for limit in found) or "no limit but the host's"
+        yield Check(key, name, value, data=[limit.what for limit in found])
 
 
 # --- settings and mounts --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from nettop.doctor.deadline import within
 from nettop.doctor.report import LensReport
 from nettop.errors import ExitCode, NettopError, UsageError, failure_of
 from nettop.interrupts import undisturbed
@@ -29,10 +30,30 @@ def examine(
 
     `mechanisms` are those to use in place of the best ones, by hook. Raises UsageError for one that does not exist.
     """
-    source: Source | None = None
     try:
-        with undisturbed():  # the probe is imported
-            source = source_of(lens.id)
+        with within("it"):
+            return _examined(lens, source_of, paths, mechanisms)
+    except UsageError:
+        raise
+    except NettopError as error:
+        failure = error
+        # doctor is running already, and what the user left out needs no remedy.
+        if error.remedy.startswith("nettop doctor") or error.exit_code is ExitCode.USAGE:
+            failure.remedy = ""
+    except Exception as error:  # noqa: BLE001 - the border of a source: the other lenses go on
+        failure = failure_of(lens.id, error)
+    return LensReport(lens, error=failure), []
+
+
+def _examined(
+    lens: Lens,
+    source_of: Callable[[str], Source],
+    paths: Sequence[TrafficPath],
+    mechanisms: Mapping[str, str],
+) -> tuple[LensReport, list[SelfTestResult]]:
+    with undisturbed():  # the probe is imported
+        source = source_of(lens.id)
+    try:
         source.set("mechanisms", mechanisms)
         for option in lens.options:
             default = option.default_of(log=True)
@@ -44,19 +65,8 @@ def examine(
         results = _self_test_of(lens.id)(source, paths) if paths else []
         snapshot = source.read(time.monotonic_ns())
         return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), results
-    except UsageError:
-        raise
-    except NettopError as error:
-        failure = error
-        # doctor is running already, and what the user left out needs no remedy.
-        if error.remedy.startswith("nettop doctor") or error.exit_code is ExitCode.USAGE:
-            failure.remedy = ""
-    except Exception as error:  # noqa: BLE001 - the border of a source: the other lenses go on
-        failure = failure_of(lens.id, error)
     finally:
-        if source is not None:
-            source.close()
-    return LensReport(lens, error=failure), []
+        source.close()
 
 
 def _self_test_of(lens: str) -> SelfTest:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nettop.doctor.report import Check, Verdict, bad
-from nettop.errors import Unsupported, want_of_memory, why_no_numpy
+from nettop.errors import Unsupported, limit_reached, why_no_numpy
 from nettop.kernel.btf import Btf
 
 _TIMEOUT_S = 60.0
@@ -54,7 +54,7 @@ def check_bcc(_: Path) -> Iterable[Check]:
         return
     except ValueError:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        failure = want_of_memory("importing it fails", done.stderr) or Unsupported(
+        failure = limit_reached("importing it fails", done.stderr) or Unsupported(
             f"importing it fails (exit status {done.returncode}): {said}", _INSTALL
         )
         yield bad("bcc", "bcc", failure)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nettop.errors import Unsupported, want_of_memory
+from nettop.errors import Unsupported, limit_reached
 from nettop.kernel.btf_file import BTF_FILE, require_btf
 
 # Kinds of BTF types (include/uapi/linux/btf.h).
@@ -73,7 +73,7 @@ class Btf:
         if not self._btf:
             number = ctypes.get_errno()
             require_btf()  # says what is wrong with the file, if something is
-            raise want_of_memory(_NOT_READ, os.strerror(number)) or Unsupported(
+            raise limit_reached(_NOT_READ, os.strerror(number)) or Unsupported(
                 f"{_NOT_READ} ({os.strerror(number).lower()})",
                 "upgrade the distribution's libbpf: it may be too old for this kernel",
             )

@@ -9,8 +9,8 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from nettop.errors import Unsupported
-from nettop.kernel.proc_files import Mount, mount_of
+from nettop.errors import Unsupported, limit_reached
+from nettop.kernel.proc_files import Mount, mount_of, mounts
 
 _SYSFS, _BTF = "/sys", "kernel/btf/vmlinux"
 BTF_FILE = f"{_SYSFS}/{_BTF}"
@@ -32,10 +32,15 @@ def require_btf(root: Path = Path("/")) -> None:
     if not what:
         return
     hiding = mount_of(BTF_FILE, root)
-    is_hidden = hiding is not None and not _is_sysfs(hiding)
+    is_hidden = bool(mounts(root)) and (hiding is None or not _is_sysfs(hiding))
     is_there = _kernel_has_it() if is_hidden else False
-    if hiding is None or is_there is False:
+    if is_there is False:
         raise Unsupported(f"this kernel does not describe its types ({what})", _WITH_TYPES)
+    if hiding is None or not Path(hiding.place).is_relative_to(_SYSFS):
+        raise Unsupported(
+            f"{what}: {_SYSFS} is not mounted",
+            "mount -t sysfs sysfs /sys; in a container give it the host's: docker run -v /sys:/sys:ro",
+        )
     if is_there is None:
         raise Unsupported(
             f"{what}: likely hidden by the {hiding.kind} that is mounted at {hiding.place}",
@@ -62,6 +67,8 @@ def _what_is_wrong(root: Path) -> str:
     except FileNotFoundError:
         return f"no {BTF_FILE}"
     except OSError as error:
+        if limit := limit_reached(f"{BTF_FILE} cannot be read", error):
+            raise limit from error
         return f"{BTF_FILE} cannot be read: {error.strerror}"
     if not header:
         return f"{BTF_FILE} is empty"

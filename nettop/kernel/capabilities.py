@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 
+from nettop.errors import PermissionMissing
 from nettop.kernel import privileges
 
 _NAMES = (
@@ -23,6 +24,20 @@ KNOWN = range(len(_NAMES))
 def name_of(number: int) -> str:
     """`CAP_BPF` of 39."""
     return f"CAP_{_NAMES[number]}" if number in KNOWN else f"capability {number}"
+
+
+def require(wanted: Collection[int], doing: str) -> None:
+    """Raise PermissionMissing where the calling thread lacks some of the capabilities that it takes, by their names."""
+    missing = sorted(set(wanted) - privileges.effective(), reverse=True)
+    if missing:
+        raise missing_for(doing, missing, privileges.held())
+
+
+def missing_for(doing: str, missing: Collection[int], permitted: Collection[int]) -> PermissionMissing:
+    """Return the error for what cannot be done without the `missing` capabilities."""
+    return PermissionMissing(
+        f"{doing} needs {' and '.join(map(name_of, missing))}", how_to_get(missing, permitted)
+    )
 
 
 def how_to_get(missing: Collection[int], permitted: Collection[int]) -> str:

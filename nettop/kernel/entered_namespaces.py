@@ -7,9 +7,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import wait
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from nettop.errors import PermissionMissing, limit_reached
 from nettop.kernel import privileges
+from nettop.kernel.capabilities import name_of
 from nettop.kernel.facts import Host, container_of
 from nettop.kernel.namespaces import NamespaceThread, find_namespaces
 from nettop.snapshots.arrays import as_list
@@ -48,8 +51,8 @@ _NAMED_BY_IP = (Path("/run/netns"), Path("/var/run/netns"))
 _SPAN_MAX = 1 << 20
 """Inode numbers that are as close as this are looked up by place, without a sort."""
 _SPARE_TEXTS = 1024
+_RESERVED_THREADS = 12
 _DROPPED = "it appeared after privileges were dropped"
-_NOT_PRIVILEGED = "to find and enter it takes CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 
 
 class Namespaces:
@@ -75,7 +78,7 @@ class Namespaces:
         self._seen: dict[int, float] = {}
         self._members: dict[int, dict[Path, int | None]] = {}
         self._may_enter = True
-        self._reason = _NOT_PRIVILEGED
+        self._reason = _why_hidden()
         self._guard: threading.Thread | None = None
         self._guard_ends = threading.Event()
         self.lock = threading.RLock()
@@ -185,8 +188,7 @@ class Namespaces:
                 for inode, paths in self._paths.items()
                 if inode != self.own
             }
-            if privileges.held() >= {privileges.CAP_SYS_ADMIN, privileges.CAP_SYS_PTRACE}:
-                self._reason = _DROPPED
+            self._reason = _why_hidden()
 
     def watch(self, kept: AbstractSet[int] = privileges.LOOKING) -> None:
         """Start the guard thread, which leaves namespaces that nobody else uses; anew where there is one.
@@ -249,11 +251,16 @@ class Namespaces:
         self.refused = {
             inode: reason for inode, reason in self.refused.items() if inode in self._paths
         } | dict.fromkeys(hidden, self._reason)
-        for inode in self._paths.keys() - self.threads.keys():
-            if self._may_enter or inode == self.own:
-                self._enter(inode)
-            else:
-                self.refused.setdefault(inode, self._reason)
+        new = self._paths.keys() - self.threads.keys()
+        if self.own in new:
+            self._enter(self.own)
+        others = new - {self.own}
+        if not self._may_enter:
+            self.refused = dict.fromkeys(others, self._reason) | self.refused
+        elif others:
+            with _reserved_threads():
+                for inode in others:
+                    self._enter(inode)
 
     def _scan(self) -> None:
         """Find the namespaces that are in use, and leave the others."""
@@ -301,8 +308,15 @@ class Namespaces:
                     return
             except FileNotFoundError:
                 continue
+            except PermissionMissing as error:
+                self.refused[inode] = error.what
             except OSError as error:
                 self.refused[inode] = error.strerror or str(error)
+            except RuntimeError as error:
+                if (limit := limit_reached("entering it failed", error)) is None:
+                    raise
+                self.refused[inode] = limit.what
+                return
 
     def _guard_run(self, started: threading.Event, kept: AbstractSet[int]) -> None:
         """Scan when nobody else has for a while, but never while namespaces are read."""
@@ -336,6 +350,33 @@ def _device_name(index: int) -> str:
         return safe_text(socket.if_indextoname(index))
     except OSError:
         return ""
+
+
+def _why_hidden() -> str:
+    """Say why a namespace is refused that appears once privileges are dropped, by the calling thread's capabilities."""
+    wanted = {privileges.CAP_SYS_PTRACE, privileges.CAP_SYS_ADMIN}
+    missing = sorted(wanted - privileges.held())
+    return f"to find and enter it takes {' and '.join(map(name_of, missing))}" if missing else _DROPPED
+
+
+@contextmanager
+def _reserved_threads() -> Iterator[None]:
+    """Keep some threads while namespaces are entered. Where these reach a limit of threads and processes, what nettop
+    starts later has room all the same: loaders, and the threads of frontends.
+    """
+    is_over = threading.Event()
+    reserved: list[threading.Thread] = []
+    try:
+        with suppress(RuntimeError):  # the limit is reached already
+            for _ in range(_RESERVED_THREADS):
+                thread = threading.Thread(target=is_over.wait, name="reserved", daemon=True)
+                thread.start()
+                reserved.append(thread)
+        yield
+    finally:
+        is_over.set()
+        for thread in reserved:
+            thread.join()
 
 
 def _enumerated(names: list[str]) -> str:

@@ -7,14 +7,15 @@ import errno
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing, Unsupported
-from nettop.kernel import bpf
+from nettop.kernel import bpf, privileges
 from nettop.kernel.btf_file import require_btf
-from nettop.kernel.capabilities import how_to_get, name_of
+from nettop.kernel.capabilities import how_to_get, missing_for
 from nettop.kernel.privileges import CAP_SYS_ADMIN, LOADING, LOOKING
 from nettop.kernel.proc_files import mounts, read_text
 from nettop.snapshots.safe_text import safe_bytes, safe_text
@@ -101,15 +102,11 @@ class Host:
                 _OUTSIDE_USER_NAMESPACE,
             )
 
-    def require_capabilities(self) -> None:
-        """Raise PermissionMissing without those that loading takes."""
+    def require_capabilities(self, needed: frozenset[int] = LOADING, what: str = "BPF programs") -> None:
+        """Raise PermissionMissing without those that loading takes; CAP_SYS_ADMIN replaces them all."""
         held = self.effective()
-        missing = [] if CAP_SYS_ADMIN in held else sorted(LOADING - held, reverse=True)
-        if missing:
-            names = " and ".join(map(name_of, missing))
-            raise PermissionMissing(
-                f"loading BPF programs needs {names}", how_to_get(missing, self.permitted())
-            )
+        if CAP_SYS_ADMIN not in held and (missing := sorted(needed - held, reverse=True)):
+            raise missing_for(f"loading {what}", missing, self.permitted())
 
     def require_bpf_calls(self) -> None:
         """Raise PermissionMissing or Unsupported where bpf(2) does not reach the kernel."""
@@ -133,9 +130,12 @@ class Host:
             return INITIAL_PID_NAMESPACE
 
     def require_own_pids(self) -> None:
-        """Raise Unsupported where /proc is of another PID namespace than nettop: its PIDs name other processes."""
+        """Raise Unsupported where /proc is not mounted, or of another PID namespace: its PIDs name other processes."""
+        own = self.proc / "self"
+        if not os.path.lexists(own):
+            raise Unsupported("/proc is not mounted", "mount -t proc proc /proc")
         try:
-            is_own = os.readlink(self.proc / "self") == str(os.getpid())
+            is_own = os.readlink(own) == str(os.getpid())
         except OSError as error:
             is_own = error.errno != errno.ENOENT
         if not is_own:
@@ -163,13 +163,16 @@ class Host:
 
     def effective(self) -> frozenset[int]:
         """The capabilities that the calling thread uses."""
-        return self._capabilities("CapEff")
+        return self._capabilities("CapEff", privileges.effective)
 
     def permitted(self) -> frozenset[int]:
         """The capabilities that the calling thread may use."""
-        return self._capabilities("CapPrm")
+        return self._capabilities("CapPrm", privileges.held)
 
-    def _capabilities(self, label: str) -> frozenset[int]:
+    def _capabilities(self, label: str, ask_kernel: Callable[[], frozenset[int]]) -> frozenset[int]:
+        """The set that /proc has; where it is not there the kernel knows all the same."""
+        if not read_text(self.proc / "thread-self/status"):
+            return ask_kernel()
         mask = int(self._status(label) or "0", 16)
         return frozenset(number for number in range(mask.bit_length()) if mask >> number & 1)
 

@@ -13,7 +13,9 @@ import socket
 import struct
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from nettop.errors import limit_reached
 from nettop.kernel import privileges
+from nettop.kernel.capabilities import require
 from nettop.kernel.namespaces import enter_new_namespace
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
@@ -36,7 +38,11 @@ class HookCheck:
     def __init__(self) -> None:
         """Begin to enter."""
         self._thread = ThreadPoolExecutor(1, "hook-check")
-        self._entered: Future[int] = self._thread.submit(_enter)
+        try:
+            self._entered: Future[int] = self._thread.submit(_enter)
+        except RuntimeError as error:  # no thread can be started; hooks are then used unchecked
+            self._entered = Future()
+            self._entered.set_exception(limit_reached("no check", error) or error)
 
     def wait_until_entered(self) -> None:
         """Wait until the namespace is entered, or that has failed."""
@@ -67,7 +73,11 @@ def _enter() -> int:
         raise OSError(error.errno, f"no network namespace can be made: {error.strerror}") from error
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:  # to bring the loopback device up
         name, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0)))
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _IFREQ.pack(name, flags | _IFF_UP))
+        try:
+            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _IFREQ.pack(name, flags | _IFF_UP))
+        except PermissionError:
+            require({privileges.CAP_NET_ADMIN}, "switching its loopback device on")
+            raise
     privileges.keep_only(privileges.for_reading())
     return inode
 

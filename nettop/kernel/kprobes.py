@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nettop.errors import Unsupported
 from nettop.kernel.perf_events import SET_BPF, open_event
+from nettop.kernel.proc_files import read_required, what_hides
 
 KPROBES = Path("/sys/bus/event_source/devices/kprobe")
 """The device's number, and which bit of `config` selects a function's return."""
@@ -32,13 +33,13 @@ _WHOLE = frozenset({"isra", "constprop", "lto_priv", "llvm"})
 _NEARBY = 3
 
 
-def spellings(function: str, kallsyms: Path = Path("/proc/kallsyms")) -> tuple[str, ...]:
+def spellings(function: str, root: Path = Path("/")) -> tuple[str, ...]:
     """The symbols of a function in this kernel or a module; each call passes one of them.
 
     The names are visible to users who may not see addresses. Raises Unsupported where there is none, or none for the
     whole function, or where several functions have the name.
     """
-    text = kallsyms.read_bytes()
+    text = read_required("/proc/kallsyms", root).encode()
     symbols = Counter(_symbols(rb"%s(?:\.[\w.]+)?" % re.escape(function.encode()), text))
     whole = sorted(name for name in symbols if _suffixes(name) <= _WHOLE)
     several = [name for name in whole if symbols[name] > 1]
@@ -97,7 +98,13 @@ def _number(path: Path) -> int:
     try:
         return int(path.read_text().rpartition(":")[2])
     except FileNotFoundError as error:
-        raise Unsupported("this kernel has no kprobes") from error
+        raise why_no_kprobes() from error
+
+
+def why_no_kprobes(root: Path = Path("/")) -> Unsupported:
+    """Return the error for a kernel without the device, or a host that hides it."""
+    hiding, remedy = what_hides(str(KPROBES / "type"), root)
+    return Unsupported(f"kprobes are hidden: {hiding}" if hiding else "this kernel has no kprobes", remedy)
 
 
 def run_at(probe: int, program: int) -> None:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nettop.errors import NettopError, PermissionMissing, Unsupported, want_of_memory
+from nettop.errors import NettopError, PermissionMissing, Unsupported, limit_reached
 from nettop.kernel import bpf, kprobes, privileges
 from nettop.kernel.btf import Btf, Slice
 from nettop.kernel.perf_events import why_refused
@@ -66,7 +66,7 @@ def import_bcc() -> Any:
         import bcc
     except (ImportError, OSError, AttributeError, MemoryError) as error:
         what = f"bcc cannot be imported: {str(error) or type(error).__name__}"
-        return want_of_memory("bcc cannot be imported", what) or Unsupported(what, _remedy_for_bcc())
+        return limit_reached("bcc cannot be imported", error) or Unsupported(what, _remedy_for_bcc())
     lacking = [name for name in _METHODS if not hasattr(getattr(bcc, "BPF", None), name)]
     if lacking:
         place = getattr(bcc, "__file__", None) or ", ".join(getattr(bcc, "__path__", ()))
@@ -127,8 +127,9 @@ def _load(bcc: Any, request: dict[str, Any], loaded: list[Any]) -> tuple[list[in
         try:
             functions.append(_load_function(program, btf, name, kind))
         except Exception as error:  # bcc raises bare Exception for everything
-            if name not in request["optional"]:
-                raise _refusal(name, error) from error
+            limit = limit_reached(f"BPF program {name} cannot be loaded", error)
+            if limit is not None or name not in request["optional"]:
+                raise limit or _refusal(name, error) from error
             number = getattr(error, "errno", None)
             why = f"the kernel does not load it: {os.strerror(number) if number else error}"
             refused[name] = error.what if isinstance(error, NettopError) else why
@@ -145,6 +146,8 @@ def _text_of(source: Path) -> str:
     try:
         text, why = source.read_text(), "is empty"
     except OSError as error:
+        if limit := limit_reached(f"{source} cannot be read", error):
+            raise limit from error
         text, why = "", f"cannot be read: {(error.strerror or str(error)).lower()}"
     if text:
         return text

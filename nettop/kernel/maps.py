@@ -9,12 +9,12 @@ import os
 import struct
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nettop.kernel import bpf
+from nettop.kernel.proc_files import read_required
 from nettop.snapshots.arrays import joined
 from nettop.snapshots.snapshot import Array
 
@@ -29,8 +29,8 @@ _AT_ONCE = 4096
 
 @cache
 def possible_cpus() -> int:
-    """How many elements a per-CPU map has for each key."""
-    last = Path("/sys/devices/system/cpu/possible").read_text().strip().replace(",", "-").rpartition("-")[2]
+    """How many elements a per-CPU map has for each key. Raises Unsupported where /sys hides it."""
+    last = read_required("/sys/devices/system/cpu/possible").strip().replace(",", "-").rpartition("-")[2]
     return int(last) + 1
 
 

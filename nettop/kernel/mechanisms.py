@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from nettop.errors import ExitCode, NettopError, PermissionMissing, Unsupported, unknown_word
+from nettop.errors import (
+    ExitCode,
+    NettopError,
+    PermissionMissing,
+    Unsupported,
+    limit_reached,
+    unknown_word,
+)
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
 
@@ -73,8 +80,10 @@ def attach_best(
             errors.append(error)
         except OSError as error:
             why = error.strerror or str(error)
-            refused.append((mechanism.name, why))
-            errors.append((PermissionMissing if isinstance(error, PermissionError) else Unsupported)(why))
+            kind = PermissionMissing if isinstance(error, PermissionError) else Unsupported
+            failure = limit_reached("it cannot be attached", error) or kind(why)
+            refused.append((mechanism.name, failure.what))
+            errors.append(failure)
         else:
             used = mechanism.name
             break

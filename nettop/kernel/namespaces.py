@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nettop.kernel import privileges
+from nettop.kernel.capabilities import require
 
 T = TypeVar("T")
 
@@ -53,7 +55,9 @@ class NamespaceThread:
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Enter the namespace that `path` leads into (None: stay in this one). Raises OSError where that is refused."""
+        """Enter the namespace that `path` leads into (None: stay in this one). Raises PermissionMissing, OSError, and
+        RuntimeError where no thread can be started.
+        """
         self._executor = ThreadPoolExecutor(1, "namespace")
         previous = threading.stack_size(_STACK_BYTES)
         try:
@@ -82,11 +86,14 @@ class NamespaceThread:
 def enter_new_namespace() -> int:
     """Move the calling thread into a new network namespace, which ends with its last thread; the inode number.
 
-    It takes CAP_SYS_ADMIN. Raises OSError with the kernel's errno.
+    It takes CAP_SYS_ADMIN. Raises PermissionMissing without it, and OSError with the kernel's errno.
     """
     if _libc.unshare(_CLONE_NEWNET):
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        if number == errno.EPERM:
+            require({privileges.CAP_SYS_ADMIN}, "making a network namespace")
+        limit = " (sysctl user.max_net_namespaces)" if number == errno.ENOSPC else ""
+        raise OSError(number, os.strerror(number) + limit)
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
@@ -97,6 +104,8 @@ def _enter(path: Path | None) -> None:
         try:
             if _libc.setns(descriptor, _CLONE_NEWNET):
                 number = ctypes.get_errno()
+                if number == errno.EPERM:
+                    require({privileges.CAP_SYS_ADMIN}, "entering it")
                 raise OSError(number, os.strerror(number), str(path))
         finally:
             os.close(descriptor)

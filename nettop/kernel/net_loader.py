@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from nettop.kernel import privileges
+from nettop.kernel.facts import Host
 from nettop.kernel.program import Loader
 
 _opened: list[ThreadPoolExecutor] = []
@@ -29,5 +30,13 @@ def open_net_loader() -> Iterator[None]:
 
 
 def net_loader() -> Loader:
-    """A loader that may load such programs: a child of that thread, or of the calling one where there is none."""
-    return _opened[0].submit(Loader).result() if _opened else Loader()
+    """A loader that may load such programs: a child of that thread, or of the calling one where there is none.
+
+    Raises PermissionMissing without the capabilities that it takes.
+    """
+    return _opened[0].submit(_loader).result() if _opened else _loader()
+
+
+def _loader() -> Loader:
+    Host().require_capabilities(privileges.LOADING_NET, "programs for network interfaces")
+    return Loader()

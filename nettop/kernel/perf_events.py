@@ -24,7 +24,7 @@ from nettop.kernel import bpf
 from nettop.kernel.capabilities import how_to_get
 from nettop.kernel.facts import Host
 from nettop.kernel.privileges import CAP_PERFMON, CAP_SYS_ADMIN
-from nettop.kernel.proc_files import read_text
+from nettop.kernel.proc_files import read_required, read_text
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(platform.machine(), -1)
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -52,8 +52,8 @@ _opened: dict[int, int] = {}
 
 
 def online_cpus(root: Path = Path("/")) -> tuple[int, ...]:
-    """The CPUs that are online, in ascending order."""
-    ranges = (root / "sys/devices/system/cpu/online").read_text()  # such as 0-2,5
+    """The CPUs that are online, in ascending order. Raises Unsupported where /sys hides them."""
+    ranges = read_required("/sys/devices/system/cpu/online", root)  # such as 0-2,5
     ends = (part.partition("-") for part in ranges.strip().split(","))
     return tuple(cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1))
 
@@ -65,9 +65,10 @@ def open_clocks() -> Iterator[None]:
     Opening needs CAP_PERFMON, or CAP_SYS_ADMIN where the sysctl kernel.perf_event_paranoid is 3 (Debian); an open event
     needs nothing. Errors are ignored: Clocks will raise them.
     """
-    for cpu in online_cpus():
-        with suppress(OSError):
-            _opened[cpu] = _open(cpu)
+    with suppress(Unsupported):
+        for cpu in online_cpus():
+            with suppress(OSError):
+                _opened[cpu] = _open(cpu)
     try:
         yield
     finally:
@@ -235,7 +236,8 @@ def why_refused(error: OSError, host: Host | None = None) -> Exception:
             f"opening perf events needs CAP_PERFMON (kernel.perf_event_paranoid: {paranoid})",
             how_to_get([CAP_PERFMON], host.permitted()),
         )
-    if CAP_SYS_ADMIN not in held and paranoid.isdecimal() and int(paranoid) > _PARANOID_MAX:
+    # Where /proc hides the setting, it is what is left as the cause.
+    if CAP_SYS_ADMIN not in held and not (paranoid.isdecimal() and int(paranoid) <= _PARANOID_MAX):
         return PermissionMissing(
             f"kernel.perf_event_paranoid is {paranoid}: above {_PARANOID_MAX} this kernel opens perf events only with "
             "CAP_SYS_ADMIN",

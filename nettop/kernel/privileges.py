@@ -82,6 +82,11 @@ def held() -> frozenset[int]:
     return _sets()[1]
 
 
+def effective() -> frozenset[int]:
+    """The capabilities that the calling thread uses."""
+    return _sets()[0]
+
+
 def use_permitted() -> None:
     """Make every capability effective that the calling thread may use, as those of a file without the effective bit are
     not (`setcap …=p`): with that bit the kernel refuses to execute the file where one of them is withheld.

@@ -7,6 +7,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -17,14 +19,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nettop.errors import PermissionMissing, SourceFailed, Unsupported, want_of_memory
+from nettop.errors import (
+    NettopError,
+    PermissionMissing,
+    SourceFailed,
+    TooManyFiles,
+    Unsupported,
+    limit_reached,
+)
 from nettop.kernel import bpf
 from nettop.kernel.btf import Slice
+from nettop.limits import of_memory, out_of_memory_kills
 from nettop.writing import memory_file
 
 PART_OF_NETTOP = "which is part of nettop"
 """In what is said of a file that is missing from the installation."""
 HEADERS = Path(__file__).parent / "headers"
+_KINDS: dict[str, type[NettopError]] = {kind.__name__: kind for kind in (PermissionMissing, TooManyFiles)}
+"""Errors of the loader by the names that its answers have; others are refusals of this host."""
+_REFUSED_TABLE = re.compile(
+    r"could not open bpf map: (\S+), error: (Operation not permitted|Permission denied)"
+)
 _ENDING = "nettop ends, and loads no more programs"
 _MAX_ANSWER_BYTES = 1 << 20
 _MAX_DESCRIPTORS = 253
@@ -145,6 +160,7 @@ class Loader:
                 start_new_session=True,
                 env=os.environ | {"BCC_KERNEL_SOURCE": str(HEADERS)},
             )
+            self._kills = out_of_memory_kills()
             _running.add(self)
             opened.pop_all()
             theirs.close()
@@ -227,11 +243,7 @@ class Loader:
         if not message and _is_refused:
             raise SourceFailed(_ENDING)
         if not message:
-            what, written = f"the loader ended (exit status {self._child.wait()})", self._written()
-            raise want_of_memory(what, written) or SourceFailed(
-                f"{what} without an answer{_last_line(written)}",
-                "start nettop again; if it happens again, please report it",
-            )
+            raise self._why_ended(self._child.wait())
         if flags & socket.MSG_CTRUNC:
             # The kernel installs as many descriptors as the process may open, and drops the others.
             for descriptor in descriptors:
@@ -241,15 +253,50 @@ class Loader:
         if "error" in answer:
             what, remedy, written = answer["error"], answer["remedy"], self._written()
             if answer["kind"] == LoadFailed.__name__:
-                raise LoadFailed(what + _last_line(written), remedy, written)
-            is_permission = answer["kind"] == PermissionMissing.__name__
-            raise (PermissionMissing if is_permission else Unsupported)(what, remedy)
+                words = f"{what}\n{written}"
+                raise (
+                    limit_reached("the programs cannot be loaded", words)
+                    or _refused_table(words)
+                    or LoadFailed(what + _last_line(written), remedy, written)
+                )
+            raise _KINDS.get(answer["kind"], Unsupported)(what, remedy)
         return answer, descriptors
+
+    def _why_ended(self, status: int) -> NettopError:
+        """Return the error for a loader that has ended without an answer."""
+        what, written = "the loader ended without an answer", self._written()
+        if status == -signal.SIGKILL and self._kills != out_of_memory_kills():
+            where = [limit.what for limit in of_memory()] or ["the host has too little"]
+            remedies = [limit.remedy for limit in of_memory()] or [
+                "loading takes some 300 MB: free that much"
+            ]
+            return Unsupported(
+                f"the kernel killed the loader, as memory ran out: {'; '.join(where)}", "; or ".join(remedies)
+            )
+        if status == -signal.SIGSYS:
+            return PermissionMissing(
+                "a seccomp filter killed the loader (SIGSYS)", "allow bpf and perf_event_open in the filter"
+            )
+        by = f"{signal.Signals(-status).name} ended it" if status < 0 else f"exit status {status}"
+        return limit_reached(what, written) or SourceFailed(
+            f"{what} ({by}){_last_line(written)}",
+            "start nettop again; if it happens again, please report it",
+        )
 
     def _written(self) -> str:
         """What the compiler and the verifier wrote."""
         size = os.fstat(self._output).st_size
         return os.pread(self._output, size, 0).decode("utf-8", "replace")
+
+
+def _refused_table(words: str) -> PermissionMissing | None:
+    """Return the error for a table that the kernel refuses, which bcc reports as a program that does not compile."""
+    refused = _REFUSED_TABLE.search(words)
+    return refused and PermissionMissing(
+        f"the kernel refuses to make the table {refused[1]}: {refused[2].lower()}",
+        "before Linux 5.11 raise the limit of locked memory: ulimit -l unlimited (in a unit of systemd: "
+        "LimitMEMLOCK=infinity); later ones refuse it by a security module: allow bpf in its policy",
+    )
 
 
 def _locked_bytes(descriptor: int) -> int:

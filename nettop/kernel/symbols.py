@@ -15,7 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nettop.kernel.proc_files import read_text
+from nettop.errors import NettopError, Unsupported
+from nettop.kernel.capabilities import missing_for
+from nettop.kernel.facts import Host
+from nettop.kernel.privileges import CAP_SYSLOG
+from nettop.kernel.proc_files import read_required, read_text
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Array
 
@@ -27,8 +31,9 @@ _FUNCTIONS = (b" t ", b" T ", b" w ", b" W ")
 _PADDING = (b"__pfx_", b"__cfi_")
 """Prefixes of the padding before a function, which calls nothing."""
 
-HIDDEN = "the kernel hides its symbols: sysctl kernel.kptr_restrict=2, or no CAP_SYSLOG"
-"""Why no function has a name where `are_shown` is False."""
+_KALLSYMS = "/proc/kallsyms"
+_NOBODY = "2"
+"""The value of kernel.kptr_restrict with which the kernel shows addresses to nobody."""
 
 _LONGEST = 1 << 20
 """No function is longer: an address further behind a symbol is in memory without symbols."""
@@ -44,6 +49,22 @@ def open_symbols(proc: Path = Path("/proc")) -> None:
     if path not in _opened:
         with suppress(OSError):
             _opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def why_hidden(proc: Path = Path("/proc")) -> NettopError:
+    """Return why no function has a name where `are_shown` is False, with what would show them."""
+    try:
+        read_required(_KALLSYMS, proc.parent)
+    except Unsupported as error:
+        return error
+    restriction = read_text(proc / "sys/kernel/kptr_restrict").strip()
+    host = Host(proc.parent)
+    if restriction != _NOBODY and CAP_SYSLOG not in host.effective():
+        return missing_for("seeing the kernel's symbols", [CAP_SYSLOG], host.permitted())
+    return Unsupported(
+        "the kernel shows its symbols to nobody (sysctl kernel.kptr_restrict=2)",
+        "sysctl kernel.kptr_restrict=1",
+    )
 
 
 def are_shown(proc: Path = Path("/proc")) -> bool:

@@ -69,11 +69,11 @@ def _veth(client: TrafficProcess, server: TrafficProcess) -> TrafficPath:
         client.run("new_namespace")
         netns = server.run("new_namespace")
     except CommandFailed as error:
-        return replace(path, unavailable=f"a new network namespace needs CAP_SYS_ADMIN ({error.what})")
+        return replace(path, unavailable=f"no network namespace can be made: {error.what}")
     try:
         _connect_namespaces(client, server)
     except CommandFailed as error:
-        return replace(path, unavailable=f"a pair of devices needs CAP_NET_ADMIN and veth ({error.what})")
+        return replace(path, unavailable=f"no pair of devices can be made: {error.what}")
     return replace(path, netns=netns)
 
 

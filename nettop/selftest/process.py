@@ -118,6 +118,8 @@ def _serve(channel: socket.socket, name: str, parent: int) -> NoReturn:
                 reply = False, getattr(commands, command)(*arguments)
             except OSError as error:
                 reply = True, error.strerror or str(error)
+            except NettopError as error:
+                reply = True, error.what
             channel.send(json.dumps(reply).encode())
     finally:
         os._exit(0)  # never return into the code that the parent was running

@@ -7,13 +7,16 @@ rtnetlink.h, if_link.h, if_addr.h and veth.h of include/uapi/linux.)
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import struct
 
 from nettop.kernel import netlink
+from nettop.kernel.capabilities import require
 from nettop.kernel.netlink import attribute
+from nettop.kernel.privileges import CAP_NET_ADMIN
 
 _NEW = netlink.CREATE | netlink.EXCL
 _RTM_NEWADDR = 20
@@ -44,7 +47,12 @@ def make_veth(device: str, peer: str, peer_pid: int) -> None:
     )
     info = attribute(_INFO_KIND, b"veth") + attribute(_INFO_DATA, attribute(_VETH_INFO_PEER, there))
     here = attribute(netlink.IFLA_IFNAME, device.encode() + b"\0") + attribute(_IFLA_LINKINFO, info)
-    _request(netlink.RTM_NEWLINK, _NEW, netlink.LINK.pack(0, 0, _INDEX, 0, 0) + here)
+    try:
+        _request(netlink.RTM_NEWLINK, _NEW, netlink.LINK.pack(0, 0, _INDEX, 0, 0) + here)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            raise OSError(error.errno, "this kernel has no veth (CONFIG_VETH)") from error
+        raise
 
 
 def add_address(device: str, address: str, prefix: int) -> None:
@@ -64,11 +72,15 @@ def is_running(device: str) -> bool:
 
 
 def _request(kind: int, flags: int, body: bytes) -> None:
-    """Send one request and wait for its acknowledgement. Raises OSError with the kernel's errno."""
+    """Send one request and wait for its acknowledgement. Raises PermissionMissing without the capability that it takes,
+    and OSError with the kernel's errno.
+    """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as channel:
         channel.send(netlink.request(kind, netlink.ACK | flags, body))
         answer = channel.recv(netlink.ANSWER_BYTES)
     kind = netlink.HEADER.unpack_from(answer)[1]
     number = netlink.error_number(answer[netlink.HEADER.size :]) if kind == netlink.ERROR else 0
+    if number == errno.EPERM:
+        require({CAP_NET_ADMIN}, "changing network devices")
     if number:
         raise OSError(number, os.strerror(number))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from nettop.errors import UsageError
 from nettop.snapshots.schema import (
-    SYMBOLS_REMEDY,
     Field,
     Hook,
     Kind,
@@ -334,8 +333,7 @@ HOOK_NAPI_THREADS = Hook(
 )
 HOOK_SAMPLES = Hook("samples", "stacks of CPUs inside the network stack, many times a second",
                       ("samples", "entry_samples", "time_ns"))  # fmt: skip
-HOOK_SYMBOLS = Hook("symbols", "names of kernel functions", ("stack", "category"),
-                    remedy=SYMBOLS_REMEDY)  # fmt: skip
+HOOK_SYMBOLS = Hook("symbols", "names of kernel functions", ("stack", "category"))
 HOOK_SERVED = Hook("served", "the sockets that softirqs serve", ("softirq_ns",), requires=HOOK_SAMPLES.name)
 
 # --- options ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from nettop.snapshots.schema import (
     NAMESPACE,
     NETNS,
-    SYMBOLS_REMEDY,
     Field,
     Hook,
     Kind,
@@ -352,7 +351,7 @@ HOOK_PACKETS = Hook("packets", "every packet that the kernel drops", ("reason", 
 HOOK_REASONS = Hook("reasons", "why a packet was dropped", ("reason", "severity"), HOOK_PACKETS.name,
                     remedy="Linux 5.17 and later report them")  # fmt: skip
 HOOK_PLACES = Hook("places", "the function of the kernel that dropped a packet", ("place",),
-                   HOOK_PACKETS.name, SYMBOLS_REMEDY)  # fmt: skip
+                   HOOK_PACKETS.name)  # fmt: skip
 HOOK_COUNTERS = Hook("counters", "the kernel's drop counters of namespaces, devices and CPUs")
 
 LENS = Lens(

@@ -296,9 +296,6 @@ NAMESPACE = Field(
 )
 """The fields of every table whose rows belong to a network namespace."""
 
-SYMBOLS_REMEDY = "CAP_SYSLOG shows the kernel's symbols, where sysctl kernel.kptr_restrict is below 2"
-"""The remedy of hooks that need the names of the kernel's functions."""
-
 
 @dataclass(frozen=True, slots=True)
 class Loss:

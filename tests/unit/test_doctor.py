@@ -205,7 +205,7 @@ def test_no_option_is_advised_that_the_kernel_has() -> None:
 
 def test_hooks_with_a_remedy_of_their_own() -> None:
     """Symbols need a capability, reasons a newer kernel; without the program it is what that one lacks."""
-    places = HookStatus("places", None, (("/proc/kallsyms", "hidden"),))
+    places = HookStatus("places", None, (("/proc/kallsyms", "hidden"),), (), "give it CAP_SYSLOG")
     (remedy,) = remedies(HookStatus("packets", "tp_btf/kfree_skb"), places, lens=DROPS)
     assert "CAP_SYSLOG" in remedy
     reasons = HookStatus("reasons", None, (("tp_btf/kfree_skb", "old"),))

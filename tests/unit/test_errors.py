@@ -58,8 +58,9 @@ def test_a_word_like_no_other_gets_the_whole_list() -> None:
 def test_too_many_open_files_are_no_bug(number: int) -> None:
     """A lack of descriptors is reported with the remedy; any other unexpected error is a bug to report."""
     failure = failure_of("drops", OSError(number, f"bpf(2) command 33: {os.strerror(number)}"))
-    assert failure.what == f"the drops source failed: {os.strerror(number).lower()}"
-    assert "ulimit -n" in failure.remedy
-    bug = failure_of("drops", OSError(errno.ENOMEM, "bpf(2) command 33"))
+    assert failure.what.startswith(f"the drops source failed: {os.strerror(number).lower()}: ")
+    assert ("RLIMIT_NOFILE", "fs.file-max")[number == errno.ENFILE] in failure.what
+    assert ("ulimit -n", "fs.file-max")[number == errno.ENFILE] in failure.remedy
+    bug = failure_of("drops", OSError(errno.EINVAL, "bpf(2) command 33"))
     assert "command 33" in bug.what
     assert bug.remedy == "please report this as a bug"

@@ -484,7 +484,7 @@ def test_files_that_run_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(os, "pipe", run_out)
     assert run(["run", "--", "true"]) == ExitCode.SOURCE
     assert capsys.readouterr().err.startswith(
-        "nettop: nettop cannot go on: too many open files\n  raise the limit"
+        "nettop: nettop cannot go on: too many open files: a process may have "
     )
 
 

@@ -14,12 +14,13 @@ NAME = "tcp_v4_connect"
 WHOLE, PIECE = ["isra", "constprop", "lto_priv", "llvm"], ["part", "cold"]
 
 
-def kallsyms(folder: Path, *symbols: str) -> Path:
-    """A file like /proc/kallsyms with these lines behind an address; one of code, if no kind is given."""
-    lines = [symbol if " " in symbol else f"t {symbol}" for symbol in symbols]
-    path = folder / "kallsyms"
+def root_with(folder: Path, *symbols: str) -> Path:
+    """A host whose /proc/kallsyms has these lines behind an address, and another; of code, if no kind is given."""
+    lines = [symbol if " " in symbol else f"t {symbol}" for symbol in ("_stext", *symbols)]
+    path = folder / "proc/kallsyms"
+    path.parent.mkdir()
     path.write_text("".join(f"0000000000000000 {line}\n" for line in lines))
-    return path
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def kallsyms(folder: Path, *symbols: str) -> Path:
 )
 def test_spellings(tmp_path: Path, symbols: list[str], actual: list[str]) -> None:
     """All clones of a function are found, in the kernel and its modules, and nothing else."""
-    assert kprobes.spellings(NAME, kallsyms(tmp_path, *symbols)) == tuple(actual)
+    assert kprobes.spellings(NAME, root_with(tmp_path, *symbols)) == tuple(actual)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_spellings(tmp_path: Path, symbols: list[str], actual: list[str]) -> Non
 def test_what_does_not_stand_for_the_function(tmp_path: Path, symbols: list[str], why: str) -> None:
     """A piece of a function, one of several of a name, or none at all is refused, and what there is is named."""
     with pytest.raises(Unsupported) as refusal:
-        kprobes.spellings(NAME, kallsyms(tmp_path, *symbols))
+        kprobes.spellings(NAME, root_with(tmp_path, *symbols))
     assert refusal.value.what == why
 
 
@@ -89,8 +90,19 @@ def test_why_a_function_that_types_describe_is_nowhere(monkeypatch: pytest.Monke
     )
 
 
-def test_a_kernel_without_kprobes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["", None])
+def test_names_that_are_hidden(tmp_path: Path, content: str | None) -> None:
+    """Where /proc shows no names the kernel may have the function all the same."""
+    (tmp_path / "proc").mkdir()
+    if content is not None:
+        (tmp_path / "proc/kallsyms").write_text(content)
+    with pytest.raises(Unsupported, match="/proc/kallsyms") as refusal:
+        kprobes.spellings(NAME, tmp_path)
+    assert "no function" not in refusal.value.what
+
+
+def test_a_kernel_without_kprobes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel has no such device no probe is opened."""
-    monkeypatch.setattr(kprobes, "KPROBES", tmp_path)
+    monkeypatch.setattr(kprobes, "KPROBES", kprobes.KPROBES.with_name("none"))
     with pytest.raises(Unsupported, match="this kernel has no kprobes"):
         kprobes.open_probes(NAME, at_return=True)

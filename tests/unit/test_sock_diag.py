@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, TooManyFiles, Unsupported
 from nettop.kernel import sock_diag
 from nettop.kernel.facts import Host
 from nettop.probes.connections import sock_diag_table
@@ -347,7 +347,7 @@ def test_an_error_without_a_number(answered: Callable[..., Kernel]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "raised", "remedy"),
-    [(errno.EPERM, PermissionMissing, "AF_NETLINK"), (errno.EMFILE, SourceFailed, "ulimit -n")],
+    [(errno.EPERM, PermissionMissing, "AF_NETLINK"), (errno.EMFILE, TooManyFiles, "ulimit -n")],
 )
 def test_a_netlink_socket_that_is_refused(
     monkeypatch: pytest.MonkeyPatch, number: int, raised: type[NettopError], remedy: str

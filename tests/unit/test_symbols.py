@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nettop.kernel.symbols import Symbols, are_shown
+from nettop.kernel.privileges import CAP_SYSLOG
+from nettop.kernel.symbols import Symbols, are_shown, why_hidden
 
 KALLSYMS = """\
 ffffffff81000000 T _stext
@@ -155,3 +156,74 @@ def test_malformed_lines_are_skipped(proc: Path) -> None:
     made.refresh()
     assert len(made) == 1
     assert made.find(0xFFFFFFFF81000600) == ("odd␛\N{REPLACEMENT CHARACTER}", 0)
+
+
+MOUNTS = """22 1 0:20 / /proc rw shared:1 - proc proc rw{option}
+23 1 0:21 / /sys rw shared:2 - sysfs sysfs rw
+"""
+MASKED = "31 22 0:5 /null /proc/kallsyms rw - devtmpfs devtmpfs rw\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "mounts", "restriction", "held", "what", "remedy"),
+    [
+        (
+            None,
+            MOUNTS.format(option=",subset=pid"),
+            None,
+            True,
+            "/proc is mounted with subset=pid",
+            "ProcSubset=all",
+        ),
+        (None, MOUNTS.format(option=""), "1", True, "no such file", ""),
+        (
+            "",
+            MOUNTS.format(option="") + MASKED,
+            "1",
+            True,
+            "devtmpfs that is mounted at /proc/kallsyms",
+            "umount /proc",
+        ),
+        ("0", MOUNTS.format(option=""), "2", True, "kernel.kptr_restrict=2", "sysctl kernel.kptr_restrict=1"),
+        (
+            "0",
+            MOUNTS.format(option=""),
+            "2",
+            False,
+            "kernel.kptr_restrict=2",
+            "sysctl kernel.kptr_restrict=1",
+        ),
+        ("0", MOUNTS.format(option=""), "1", False, "needs CAP_SYSLOG", "CAP_SYSLOG"),
+        ("0", MOUNTS.format(option=""), "0", False, "needs CAP_SYSLOG", "CAP_SYSLOG"),
+        ("0", MOUNTS.format(option=""), None, False, "needs CAP_SYSLOG", "CAP_SYSLOG"),
+    ],
+    ids=("subset", "no file", "masked", "nobody", "nobody, either", "capability", "capability 0", "unknown"),
+)
+def test_why_symbols_are_hidden(
+    tmp_path: Path,
+    *,
+    content: str | None,
+    mounts: str,
+    restriction: str | None,
+    held: bool,
+    what: str,
+    remedy: str,
+) -> None:
+    """The one cause is named, not those that might be."""
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self/mountinfo").write_text(mounts)
+    (proc / "thread-self").mkdir()
+    (proc / "thread-self/status").write_text(f"CapEff:\t{(1 << CAP_SYSLOG) * held:016x}\n")
+    if content is not None:
+        (proc / "kallsyms").write_text(content and f"{0:016x} T _text\n")
+    if restriction is not None:
+        (proc / "sys/kernel").mkdir(parents=True)
+        (proc / "sys/kernel/kptr_restrict").write_text(f"{restriction}\n")
+    error = why_hidden(proc)
+    assert what in error.what
+    assert remedy in error.remedy
+    named = [
+        cause for cause in ("kptr_restrict", "CAP_SYSLOG", "subset=pid", "devtmpfs") if cause in error.what
+    ]
+    assert len(named) <= 1

@@ -382,7 +382,11 @@ class EntryTimes:
 
     def _loaded(self, name: str) -> int:
         if name not in self._program.functions:
-            raise Refused(self._program.refused.get(name, "this kernel has no kprobes"))
+            raise (
+                Refused(self._program.refused[name])
+                if name in self._program.refused
+                else kprobes.why_no_kprobes()
+            )
         return self._program.functions[name]
 
     def watch_threads(self, *, wanted: bool) -> None:

@@ -16,7 +16,7 @@ from typing import cast
 
 import numpy as np
 
-from nettop.errors import NettopError, SourceFailed
+from nettop.errors import NettopError, SourceFailed, Unsupported
 from nettop.kernel import maps, symbols
 from nettop.kernel.facts import Host
 from nettop.kernel.mechanisms import (
@@ -24,11 +24,12 @@ from nettop.kernel.mechanisms import (
     ChosenMechanisms,
     Fallbacks,
     Mechanism,
-    Refused,
     SwitchedOff,
     attach_best,
     check_chosen,
 )
+from nettop.kernel.perf_events import online_cpus
+from nettop.kernel.proc_files import read_required
 from nettop.kernel.proc_stat import CpuTimes, read_cpu_times
 from nettop.kernel.program import Loader, Program, ProgramText
 from nettop.probes.cpu import entries as cpu_entries
@@ -129,6 +130,7 @@ class Cpu:
         self._processes = ProcessTimes(self._host)
         self._napi_threads = NapiThreads(self._host.proc)
         self._stat_softirqs = StatSoftirqs()
+        self._without_stat: dict[str, str] = {}
         self._stacks: Rows | None = None
 
     # --- start ----------------------------------------------------------------------------------------------------
@@ -147,7 +149,13 @@ class Cpu:
             self._program.unload_all_but({*self._times.programs(), *cpu_samples.FUNCTIONS})
         finally:
             loader.close()
-        self._stat_softirqs.add(read_cpu_times(self._host.proc))
+        stat = read_cpu_times(self._host.proc)
+        self._stat_softirqs.add(stat)
+        if not stat:
+            try:
+                read_required("/proc/stat", self._host.root)
+            except Unsupported as error:
+                self._without_stat = {"missed samples": f"not counted: {error.what}"}
 
     def _attach(self, loader: Loader) -> None:
         """Use the best mechanism for each hook. Samples come after the hooks, whose symbols they need to know."""
@@ -199,7 +207,7 @@ class Cpu:
 
     def _require_symbols(self, _: Mechanism) -> None:
         if not symbols.are_shown(self._host.proc):
-            raise Refused(symbols.HIDDEN)
+            raise symbols.why_hidden(self._host.proc)
 
     # --- read -----------------------------------------------------------------------------------------------------
 
@@ -271,7 +279,8 @@ class Cpu:
     ) -> Rows:
         """A row for each CPU that is online."""
         self._stat_softirqs.add(stat)
-        cpus = np.array(sorted(cpu for cpu in stat if cpu < maps.possible_cpus()), np.intp)
+        online = stat or online_cpus(self._host.root)
+        cpus = np.array(sorted(cpu for cpu in online if cpu < maps.possible_cpus()), np.intp)
         array = np.zeros(len(cpus), CPUS.dtype)
         array["cpu"] = cpus
         for entry, column in TIME_OF.items():
@@ -280,7 +289,9 @@ class Cpu:
         for vector, name in enumerate(VECTORS):
             if f"{name}_ns" in CPUS.by_name:
                 array[f"{name}_ns"] = times.vector_ns[cpus, vector]
-        array["stat_softirq_ns"] = [self._stat_softirqs.ns[cpu] for cpu in as_list(cpus)]
+        array["stat_softirq_ns"] = _UNKNOWN
+        if stat:
+            array["stat_softirq_ns"] = [self._stat_softirqs.ns[cpu] for cpu in as_list(cpus)]
         return Rows(CPUS, array, {}, taken_ns)
 
     def _process_rows(
@@ -305,7 +316,7 @@ class Cpu:
         return rows
 
     def _gaps(self, entry_ns: Mapping[int, Array]) -> dict[str, str]:
-        gaps = {}
+        gaps = dict(self._without_stat)
         if self._is_real_time and not self._is_available(HOOK_NAPI_THREADS):
             gaps["softirqs"] = _PREEMPTED
         if self._attached.not_hooked:

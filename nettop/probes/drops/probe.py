@@ -39,7 +39,7 @@ from nettop.kernel.net_counters import read_backlog_drops, read_counters
 from nettop.kernel.proc_files import read_text
 from nettop.kernel.program import Loader, ProgramText
 from nettop.kernel.rows import row_header
-from nettop.kernel.symbols import HIDDEN, Symbols
+from nettop.kernel.symbols import Symbols, why_hidden
 from nettop.probes.drops.listeners import COUNTERS as UNSEEN
 from nettop.probes.drops.listeners import Listeners, UnseenSyns, read_listeners
 from nettop.probes.drops.owners import find_owners
@@ -374,7 +374,7 @@ class Drops:
         if self._count is None:
             raise self._hooks[0].error()
         if not len(self._symbols):
-            raise Refused(HIDDEN)
+            raise why_hidden(self._host.proc)
 
     def read(self, taken_ns: int) -> Snapshot:
         """What was dropped since the start, and the values of the kernel's counters now."""

@@ -161,7 +161,7 @@ class Latency:
         functions, refused = self._loaded.functions, self._loaded.refused
         loaded = loaded_as(name)
         if loaded not in functions:
-            raise Refused(refused.get(loaded, "this kernel has no kprobes"))
+            raise Refused(refused[loaded]) if loaded in refused else kprobes.why_no_kprobes()
         if loaded == name:
             return [bpf.attach_tracing(functions[loaded])]
         with ExitStack() as opened:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of this process and of its control groups: which there are, in words, and raising those that may be raised."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+_M_ARENA_MAX = -8
+"""include/malloc.h of glibc."""
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_NO_LIMIT = 1 << 60
+"""What the old memory hierarchy has for no limit is above this."""
+_VMSTAT = Path("/proc/vmstat")
+
+
+class Limit(NamedTuple):
+    """A limit: what it leaves to nettop, and what raises it."""
+
+    what: str
+    remedy: str
+
+
+def set_up_process() -> None:
+    """Raise and lower what every command needs so. Call it before other threads start."""
+    _raise_open_files()
+    _share_one_arena()
+
+
+def _raise_open_files() -> None:
+    """Raise the soft limit to the hard one: the usual 1,024 are meant for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # then the limit stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _share_one_arena() -> None:
+    """Have all threads allocate from one arena: each further one would keep some megabytes.
+
+    nettop's threads hardly ever allocate at the same time. C libraries other than glibc have no such option.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def open_files() -> int | None:
+    """Return how many files this process may have open, once its soft limit is raised; None without a limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
+def of_files() -> Limit:
+    """Return the limit of open files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Limit(
+        f"a process may have {files:,} files open here (RLIMIT_NOFILE)",
+        "raise the limit, as by ulimit -n 65536 (in a unit of systemd: LimitNOFILE=65536)",
+    )
+
+
+def of_address_space() -> list[Limit]:
+    """Return the limits of what this process maps, threads' stacks included."""
+    limits = []
+    for number, name, kind, letter, setting in (
+        (resource.RLIMIT_AS, "RLIMIT_AS", "address space", "v", "LimitAS"),
+        (resource.RLIMIT_DATA, "RLIMIT_DATA", "data", "d", "LimitDATA"),
+    ):
+        size, _ = resource.getrlimit(number)
+        if size != resource.RLIM_INFINITY:
+            what = f"a process may have {size:,} bytes of {kind} here ({name})"
+            remedy = f"raise the limit: ulimit -{letter} unlimited (in a unit of systemd: {setting}=infinity)"
+            limits.append(Limit(what, remedy))
+    return limits
+
+
+def of_memory() -> list[Limit]:
+    """Return the limits of memory: of this process, then of the control groups it is in."""
+    limits = of_address_space()
+    found = _smallest("memory", ("memory.max", "memory.limit_in_bytes"))
+    if found is not None:
+        size, file = found
+        remedy = "raise the limit (docker run --memory; in a unit of systemd: MemoryMax=): loading takes some 300 MB"
+        limits.append(Limit(f"nettop's control group may use {size:,} bytes of memory ({file})", remedy))
+    return limits
+
+
+def of_processes() -> list[Limit]:
+    """Return the limits of processes and threads: of the control groups this process is in, and of its user, but for
+    root, to whom that does not apply.
+    """
+    limits = []
+    count, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if count != resource.RLIM_INFINITY and os.getuid():
+        what = f"a user may have {count:,} processes and threads here (RLIMIT_NPROC)"
+        remedy = "raise the limit: ulimit -u unlimited (in a unit of systemd: LimitNPROC=infinity)"
+        limits.append(Limit(what, remedy))
+    found = _smallest("pids", ("pids.max",))
+    if found is not None:
+        count, file = found
+        # The kernel counts there how often it has refused one; where it has not, the other limit is the cause.
+        if (refused := _text_of(file.with_name("pids.events")).partition(" ")[2]) and limits:
+            limits = [] if refused != "0" else limits
+        remedy = "raise the limit (docker run --pids-limit; in a unit of systemd: TasksMax=)"
+        limits.append(
+            Limit(f"nettop's control group may have {count:,} processes and threads ({file})", remedy)
+        )
+    return limits[::-1]
+
+
+def out_of_memory_kills() -> int | None:
+    """Return how many processes the kernel has killed as memory ran out; None where /proc does not say so."""
+    with suppress(OSError, ValueError):
+        for line in _VMSTAT.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
+
+
+def _smallest(controller: str, names: tuple[str, ...]) -> tuple[int, Path] | None:
+    """Return the smallest number in files of these names, and its file, of all groups that this process is in."""
+    numbers = (
+        (int(text), file)
+        for folder in _groups(controller)
+        for file in (folder / name for name in names)
+        if (text := _text_of(file)).isdecimal()
+    )
+    return min(((number, file) for number, file in numbers if number < _NO_LIMIT), default=None)
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the control groups that this process is in. Inside of a container its path may lead nowhere,
+    and the top is its own group.
+    """
+    for line in _text_of(_OWN_GROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = _CGROUPS / controllers if controllers else _CGROUPS
+        group = PurePosixPath(path)
+        for place in (group, *group.parents):
+            yield top / place.relative_to("/")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host withholds is named as the cause, by every lens and every command, and nothing else is blamed for it."""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nettop.errors import ExitCode, NettopError, TooManyFiles
+from nettop.kernel.program import Loader
+from nettop.probes.connections.programs import table_text
+from nettop.snapshots import lenses
+
+from .command import NETTOP, complaints, mounted
+from .lab import PATIENCE, Lab
+
+pytestmark = pytest.mark.kernel
+
+DEADLINE_S = 120
+LENSES = [lens.id for lens in lenses()]
+ALL = ("bpf", "perfmon", "sys_admin", "net_admin", "sys_ptrace", "dac_read_search", "syslog")
+"""The capabilities that docs/privileges.md lists."""
+MISSING = [
+    *((name,) for name in ALL),
+    *((name, "sys_admin") for name in ALL if name != "sys_admin"),
+    tuple(name for name in ALL if name not in ("bpf", "perfmon")),
+    tuple(name for name in ALL if name not in ("bpf", "perfmon", "net_admin")),
+]
+"""Each alone; each without the one that replaces others; all but those of each set in docs/privileges.md."""
+OTHER_CAUSES = (
+    "security module", "seccomp", "sandbox", "kptr_restrict", "report", "bug", "does not compile", "install",
+    "ended", "please", "Operation not permitted", "No such file",
+)  # fmt: skip
+"""What nothing here is the fault of."""
+FOLLOWS = (
+    "the sum lacks",
+    "there are no samples",
+    "is not available",
+    "the table uses another",
+    "sock_diag",
+    "they are not requested",
+)
+"""Words that tell of something else that is missing, which names the cause."""
+
+
+def report_of(*around: str) -> dict[str, Any]:
+    """Doctor's report, started by these words."""
+    words = [*around, NETTOP, "doctor", "--no-traffic", "--format", "json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S * PATIENCE, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def words_of(report: dict[str, Any], lens: str) -> set[str]:
+    """What a report says that a lens lacks, and why."""
+    (of_lens,) = (each for each in report["lenses"] if each["id"] == lens)
+    words = {refusal["why"] for hook in of_lens["hooks"] for refusal in hook["refused"]}
+    words |= set(of_lens["gaps"].values())
+    return words | ({of_lens["error"]["what"]} if of_lens["error"] else set())
+
+
+@cache
+def usual_report() -> dict[str, Any]:
+    """Doctor's report here, with everything that the host gives."""
+    return report_of()
+
+
+def news_of(report: dict[str, Any], lens: str) -> set[str]:
+    """The causes of what a lens lacks there, and does not lack here."""
+    news = words_of(report, lens) - words_of(usual_report(), lens)
+    return {why for why in news if not any(word in why for word in FOLLOWS)}
+
+
+def blamed(why: str, *others: str) -> list[str]:
+    """Other causes that are named."""
+    return [other for other in (*OTHER_CAUSES, *others) if other in why]
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[None]:
+    """Another network namespace that has to be entered."""
+    with Lab() as lab:
+        lab.worker(lab.namespace())
+        yield
+
+
+# --- capabilities ---------------------------------------------------------------------------------------------
+
+
+@cache
+def without(missing: tuple[str, ...]) -> dict[str, Any]:
+    """Doctor's report without these capabilities."""
+    dropped = ",".join(f"-{name}" for name in missing)
+    return report_of("setpriv", "--bounding-set", dropped, "--inh-caps", dropped)
+
+
+@pytest.mark.parametrize("lens", LENSES)
+@pytest.mark.parametrize("missing", MISSING, ids="+".join)
+def test_a_missing_capability_is_the_cause(namespace: None, missing: tuple[str, ...], lens: str) -> None:
+    """Whatever a lens lacks without a capability, it names that one, and neither others nor anything else."""
+    for why in news_of(without(missing), lens):
+        named = set(re.findall(r"CAP_[A-Z_]+", why))
+        assert named, why
+        assert named <= {f"CAP_{name.upper()}" for name in missing}, why
+        assert not blamed(why), why
+
+
+def test_bandwidth_without_the_right_to_load_for_interfaces(namespace: None) -> None:
+    """Only the interfaces' own counters are left with the two capabilities that load other programs."""
+    (lens,) = (each for each in without(MISSING[-2])["lenses"] if each["id"] == "bandwidth")
+    whys = {hook["hook"]: [refusal["why"] for refusal in hook["refused"]] for hook in lens["hooks"]}
+    assert whys["received"] == ["loading programs for network interfaces needs CAP_NET_ADMIN"]
+    assert whys["interfaces"] == []
+
+
+# --- what is hidden -------------------------------------------------------------------------------------------
+
+
+NO_PROC = "/proc is not mounted"
+HIDDEN = {
+    "proc": ("mount -t tmpfs none /proc", NO_PROC),
+    "subset": ("mount -t proc -o subset=pid proc /proc", "/proc is mounted with subset=pid"),
+    "kallsyms": ("mount --bind /dev/null /proc/kallsyms", "mounted at /proc/kallsyms hides it"),
+    "stat": ("mount --bind /dev/null /proc/stat", "mounted at /proc/stat hides it"),
+    "settings": ("mount -t tmpfs none /proc/sys", ""),
+    "sys": ("umount -R /sys", "/sys is not mounted"),
+    "sys-tmpfs": ("mount -t tmpfs none /sys", "/sys is tmpfs in place of sysfs"),
+    "btf": ("mount -t tmpfs none /sys/kernel/btf", "mounted at /sys/kernel/btf"),
+    "cpus": ("mount -t tmpfs none /sys/devices", "mounted at /sys/devices hides it"),
+    "bus": ("mount -t tmpfs none /sys/bus", "mounted at /sys/bus hides it"),
+    "class": ("mount -t tmpfs none /sys/class", ""),
+    "cgroups": ("umount -R /sys/fs/cgroup", ""),
+    "tracing": ("{ ! mountpoint -q /sys/kernel/tracing || umount -R /sys/kernel/tracing; }", ""),
+}
+"""What hides something from nettop in a mount namespace, and what has to be said of it; empty where nothing is lost."""
+
+
+@cache
+def hidden(name: str) -> dict[str, Any]:
+    """Doctor's report where that is hidden."""
+    return report_of(*mounted(HIDDEN[name][0]))
+
+
+@pytest.mark.parametrize("lens", LENSES)
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_the_environment_hides_is_the_cause(namespace: None, name: str, lens: str) -> None:
+    """No capability, no setting, no file of nettop and no package is blamed for a file that is hidden."""
+    cause = HIDDEN[name][1]
+    for why in news_of(hidden(name), lens):
+        assert cause and cause in why, why
+        assert not blamed(why, "CAP_"), why
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_the_environment_hides_is_not_blamed_on_the_host(namespace: None, name: str) -> None:
+    """Neither is it under HOST: what is bad there names the cause."""
+    before = {check["name"] for check in usual_report()["checks"] if check["verdict"] == "bad"}
+    for check in hidden(name)["checks"]:
+        assert "CAP_" not in check["remedy"]
+        if check["verdict"] == "bad" and check["name"] not in before:
+            assert HIDDEN[name][1], check
+            words = ("is not mounted",) if name.startswith("sys") else (HIDDEN[name][1],)
+            assert any(word in check["value"] for word in (*words, "in place of sysfs", "mounted at /sys")), (
+                check
+            )
+            assert check["remedy"]
+
+
+@pytest.mark.parametrize(
+    "command", [("--table", "--once"), ("log", "--log-dir", "none"), ("run", "--", "true")]
+)
+def test_commands_without_proc(command: tuple[str, ...]) -> None:
+    """Each says the same as doctor, and ends."""
+    words = [*mounted("mount -t tmpfs none /proc"), NETTOP, *command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (done.returncode, done.stdout) == (ExitCode.UNSUPPORTED, "")
+    assert done.stderr == f"nettop: {NO_PROC}\n  mount -t proc proc /proc\n"
+
+
+# --- limits ---------------------------------------------------------------------------------------------------
+
+
+def assert_named(report: dict[str, Any], limit: str) -> None:
+    """Assert that something is lacking for the limit, and that nothing else is the cause."""
+    causes = {why for lens in LENSES for why in news_of(report, lens)}
+    assert causes
+    for why in causes:
+        assert limit in why, why
+        assert not blamed(why, "CAP_"), why
+
+
+def test_a_soft_limit_is_raised(namespace: None) -> None:
+    """Doctor sets the process up as every command does: with a soft limit of 24 open files nothing is lacking."""
+    report = report_of("prlimit", "--nofile=24:20000")
+    assert not [why for lens in LENSES for why in news_of(report, lens)]
+
+
+@pytest.mark.parametrize("files", range(13, 22, 2))
+def test_open_files_of_the_loader(files: int) -> None:
+    """Whichever table or program cannot be made, the limit is named, or it is enough."""
+    failure = None
+    with contextlib.closing(Loader()) as loader:
+        resource.prlimit(loader.pid, resource.RLIMIT_NOFILE, (files, files))
+        try:
+            loader.load(table_text()).close()
+        except NettopError as error:
+            failure = error
+    assert failure is None or isinstance(failure, TooManyFiles), failure
+
+
+@contextlib.contextmanager
+def control_group(controller: str, name: str, value: str) -> Iterator[Path]:
+    """A control group with this limit; skips the test where none can be made."""
+    top = Path("/sys/fs/cgroup")
+    group = (top / controller if (top / controller).is_dir() else top) / f"nettop-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error.strerror}")
+    try:
+        if not (group / name).exists():
+            pytest.skip(f"the control group has no {name} here")
+        (group / name).write_text(value)
+        yield group
+    finally:
+        group.rmdir()
+
+
+def inside(group: Path) -> tuple[str, ...]:
+    """Starts what follows in a control group."""
+    return "sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"'
+
+
+def test_memory_of_a_control_group(namespace: None) -> None:
+    """A loader that the kernel kills is no bug: the limit and its remedy are named."""
+    name = "memory.max" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "memory.limit_in_bytes"
+    with control_group("memory", name, str(80 << 20)) as group:
+        report = report_of(*inside(group))
+        assert_named(report, f"may use 83,886,080 bytes of memory ({group}/{name})")
+    (memory,) = (check for check in report["checks"] if check["name"] == "memory")
+    assert "83,886,080 bytes" in memory["value"]
+
+
+@contextlib.contextmanager
+def crowd(many: int) -> Iterator[None]:
+    """So many network namespaces, each with a process."""
+    command = ["unshare", "--net", "sh", "-c", "echo && exec sleep 300"]
+    everyone = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(many)]
+    try:
+        for process in everyone:
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield
+    finally:
+        for process in everyone:
+            process.kill()
+            process.communicate()
+
+
+def test_fewer_threads_than_namespaces(namespace: None) -> None:
+    """What the limit leaves is seen, and the rest is a counted gap with the limit's name, in every command."""
+    with crowd(60), control_group("pids", "pids.max", "50") as group:
+        limit = f"may have 50 processes and threads ({group}/pids.max)"
+        assert_named(report_of(*inside(group)), limit)
+        words = [*inside(group), NETTOP, "--table", "--once", "--all"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert limit in done.stderr
+    assert re.search(r"lost [2-6]\d namespaces", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert "bug" not in complaints(done.stderr)
+
+
+@pytest.mark.parametrize("megabytes", [150, 300, 600])
+def test_doctor_ends_with_little_address_space(namespace: None, megabytes: int) -> None:
+    """It ends, whatever there is no room for, and names the limit."""
+    report = report_of("prlimit", f"--as={megabytes << 20}")
+    for lens in LENSES:
+        for why in news_of(report, lens):
+            assert "RLIMIT_AS" in why, why

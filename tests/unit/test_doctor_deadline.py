@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The deadline of doctor's steps: nothing that a step waits for can keep doctor from ending."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from nettop.doctor import deadline
+from nettop.errors import SourceFailed
+from nettop.limits import Limit
+
+
+def wait_for_ever() -> None:
+    """Wait, as a source may do, also at its end."""
+    try:
+        threading.Event().wait()
+    except Exception:  # noqa: BLE001 - the deadline is none
+        pytest.fail("the deadline was taken for an error")
+    finally:
+        threading.Event().wait()
+
+
+def test_a_step_that_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up, whatever it would catch, and so is its own end; the limits that may be the cause are named."""
+    monkeypatch.setattr(deadline, "of_memory", lambda: [Limit("a process may have 5 bytes", "raise it")])
+    monkeypatch.setattr(deadline, "of_processes", list)
+    monkeypatch.setattr(deadline, "_CLOSING_S", 0.05)
+    with pytest.raises(SourceFailed) as failure, deadline.within("it", 0.05):
+        wait_for_ever()
+    assert failure.value.what == "it was given up after 0.05 s, where limits are: a process may have 5 bytes"
+    assert "raise the limits" in failure.value.remedy
+
+
+def test_a_step_in_time() -> None:
+    """It has its own result and its own errors."""
+    with deadline.within("it"):
+        result = 1
+    assert result == 1
+    with pytest.raises(KeyError), deadline.within("it"):
+        raise KeyError
+
+
+STUCK = """
+import ctypes, signal
+from nettop.doctor import deadline
+deadline._STUCK_S = 0.1
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+with deadline.within("it", 0.1):
+    ctypes.PyDLL(None).pause()  # which keeps the interpreter's lock, as a deadlock of the C library would
+"""
+
+
+def test_a_process_that_is_stuck_in_c() -> None:
+    """Where no exception can be raised the process ends, and says where it was."""
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
