@@ -43,8 +43,8 @@ FEW: list[Row] = [
 
 
 def grown(rows: list[Row]) -> list[Row]:
-    """The rows, when each has sent ten more bytes."""
-    return [row | {"bytes_sent": row["bytes_sent"] + 10} for row in rows]
+    """Return the rows after each connection has sent ten more bytes."""
+    return [row | {"bytes_sent": row["bytes_sent"] + 10 * (row.get("state") != "LISTEN")} for row in rows]
 
 
 def few(**kwargs: Any) -> Served:
