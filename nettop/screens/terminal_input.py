@@ -18,6 +18,8 @@ from textual.message import Message
 _OLD_MOUSE = b"\x1b[M"
 """Begins a mouse report in the oldest form, of three more bytes, which need not be UTF-8 (beyond column 95)."""
 _OLD_MOUSE_BYTES = 3
+_CTRL_C = "\x03"
+"""No part of a paste: terminals leave it out, as shells too end pastes there."""
 _FIRST_PRINTABLE = 0x20
 
 _KITTY = re.compile(
@@ -74,7 +76,10 @@ class InputDecoder:
 
 
 class InputParser:
-    """Parses what a terminal sends. A sequence that Textual fails to read is dropped, and nothing else with it."""
+    """Parses what a terminal sends. A sequence that Textual fails to read is dropped, and nothing else with it.
+
+    Ctrl-C drops what is incomplete: a paste whose end never comes would take it, as it takes every other key.
+    """
 
     def __init__(self) -> None:
         self._decode = InputDecoder()
@@ -83,6 +88,8 @@ class InputParser:
     def feed(self, data: bytes) -> Iterator[Message]:
         """The messages that these bytes complete."""
         for character in self._decode(data):
+            if character == _CTRL_C:
+                self._keys = _KeyParser()
             yield from self._try(self._keys.feed(character))
 
     def tick(self) -> Iterator[Message]:

@@ -43,6 +43,17 @@ def test_a_character_may_be_cut() -> None:
     assert keys(b"\xc3", b"\xa9") == [("é", "é")]
 
 
+@pytest.mark.parametrize(
+    "begun", [b"\x1b[200~pas", b"\x1b[200~", b"\x1b[", b"\x1b]52;c;", b"\x1bP", b"\x1b[M", b"\xe2"]
+)
+def test_ctrl_c_is_no_part_of_what_is_not_complete(begun: bytes) -> None:
+    """A paste whose end never comes does not keep it from ending the program, whatever else has come meanwhile."""
+    assert keys(begun, b"q\x1b[A" if b"200~" in begun else b"", b"\x03", b"q") == [
+        ("ctrl+c", "\x03"),
+        ("q", "q"),
+    ]
+
+
 KITTY = {
     "\x1b[57413;129;43u": "plus",
     "\x1b[57413;;43u": "plus",
