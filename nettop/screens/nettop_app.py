@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from textual import events
 from textual.actions import SkipAction
-from textual.app import App
 from textual.binding import BindingType
 from textual.message import Message
 from textual.theme import BUILTIN_THEMES, Theme
@@ -23,6 +22,7 @@ from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.lens import LensScreen, make_screen
 from nettop.screens.terminal_input import latin_key
 from nettop.screens.textual_internals import (
+    EndingApp,
     TerminalDriver,
     run_key,
     screens_in_mode,
@@ -46,7 +46,7 @@ class Published(Message, bubble=False):
     """The bus has a new frame or failure. At most one such message is queued."""
 
 
-class NettopApp(App[None], inherit_bindings=False):
+class NettopApp(EndingApp, inherit_bindings=False):
     """nettop in a terminal.
 
     Where the first lens cannot attach (missing permission, unsupported, or a chosen mechanism that is), the app ends

@@ -10,6 +10,8 @@
   themselves could be any size.
 - `LinuxDriver._sigtstp_application`, `_sigcont_application`: a hang-up sends SIGCONT too, for which Textual would
   start the terminal anew.
+- `App._exit`, `_dispatch_message`: after `exit` no screen counts as attached, so that what a key, a click or a message
+  would mount then is an error.
 - `Screen._compositor_refresh`: the only place where drawing can be measured.
 - `App._screen_stacks`, `_current_mode`: an app with modes starts in one of its own that no table has.
 - `App._check_bindings`: a key passed on from widget to widget would be run after those that follow it.
@@ -29,10 +31,11 @@ from typing import Any, Final, cast
 from rich.color import ColorSystem
 from textual import events
 from textual.app import App
+from textual.await_complete import AwaitComplete
 from textual.drivers.linux_driver import LinuxDriver
 from textual.filter import LineFilter, NoColor
 from textual.message import Message
-from textual.messages import InBandWindowResize
+from textual.messages import CloseMessages, ExitApp, InBandWindowResize
 from textual.screen import Screen, ScreenResultType
 
 from nettop.engine.own_cost import DRAW
@@ -69,6 +72,18 @@ class MeasuredScreen(Screen[ScreenResultType], inherit_bindings=False):
             return
         with self.context.session.steps.time(self.lens.id, DRAW):
             super()._compositor_refresh()
+
+    def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
+        """Close, unless it is closed or covered: the key that closes may have come twice."""
+        return super().dismiss(result) if self.is_active else AwaitComplete.nothing()
+
+
+class EndingApp(App[None], inherit_bindings=False):
+    """An app that drops what comes after its end was requested."""
+
+    async def _dispatch_message(self, message: Message) -> None:
+        if not self._exit or isinstance(message, CloseMessages | ExitApp | events.Unmount):
+            await super()._dispatch_message(message)
 
 
 def start_in_mode(app: App[None], mode: str) -> None:

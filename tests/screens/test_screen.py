@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from textual import events
 
 from nettop.query.address import address_bytes
 from nettop.screens.actions import BY_ID
-from nettop.screens.dialogs import PaletteDialog
+from nettop.screens.dialogs import Dialog, PaletteDialog
 from nettop.screens.filter_box import FilterBox
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
@@ -287,6 +290,46 @@ async def test_what_follows_the_key_of_the_palette_is_typed_there() -> None:
         dialog = run[0].app.screen
         assert isinstance(dialog, PaletteDialog)
         assert dialog.input.value == "quit"
+
+
+@pytest.mark.parametrize(
+    "keys", [("q", "slash"), ("q", "question_mark"), ("y", "q"), ("q", "y"), ("right", "q", "p")]
+)
+async def test_what_comes_with_the_key_that_quits_is_no_error(keys: tuple[str, ...]) -> None:
+    """What follows is dropped, and so is what the keys before it have yet to bring, such as a notice."""
+    async with running(busy_host()) as run:
+        app = run[0].app
+        for key in keys:
+            app.post_message(events.Key(key, key))
+        task = app._task  # of Textual, which ends once the app has handled everything
+        assert task is not None
+        await asyncio.wait_for(asyncio.shield(task), 30)
+    assert app.return_code == 0
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("ctrl+p", "enter"),
+        ("ctrl+p", "escape"),
+        ("question_mark", "escape"),
+        ("C", "escape"),
+        ("e", "escape"),
+        ("e", "c"),
+    ],
+)
+async def test_what_closes_a_dialog_may_come_twice(
+    opening: str, closing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dialog is closed once, and the screen below it stays."""
+    monkeypatch.chdir(tmp_path)
+    async with running(busy_host()) as run:
+        await press(run, opening)
+        dialog = run[0].app.screen
+        assert isinstance(dialog, Dialog)
+        await type_at_once(run, closing, closing, closing)
+        assert shown(run) is run[1]
+        assert not dialog.is_attached
 
 
 async def test_header_sorts_by_mouse() -> None:
