@@ -3,6 +3,7 @@
 
 import os
 import random
+import re
 import signal
 import tempfile
 import time
@@ -18,6 +19,8 @@ from tests.kernel.terminal import Terminal
 BURSTS = 60
 END_S = 2.0
 """Within which the screens end, whatever happened before."""
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+_SHOWN_BYTES = 4000
 NOT_KEPT = {"ctrl+c", "ctrl+z", "q"}
 """Keys that end or stop the program: pressed only at the end of a round."""
 _BYTES = {
@@ -76,7 +79,7 @@ def explore_screens(chance: random.Random) -> list[str]:
         os.chdir(home)  # where exports go
         try:
             with Terminal("--view", view, "--interval", chance.choice(("0.1", "0.5", "1"))) as terminal:
-                until(lambda: is_program(terminal.pid), "the program is executed")
+                until(lambda: has_begun(terminal.pid), "nettop handles signals")
                 settings = terminal.settings()
                 if chance.random() < 0.7:
                     terminal.draws()
@@ -99,9 +102,10 @@ def explore_screens(chance: random.Random) -> list[str]:
     return [f"{fault}\n  view {view}, the last bursts: {sent[-12:]}" for fault in faults]
 
 
-def is_program(pid: int) -> bool:
-    """Tell whether the process has become nettop, and is no copy of this one any more."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes() != Path("/proc/self/cmdline").read_bytes()
+def has_begun(pid: int) -> bool:
+    """Tell whether the process is nettop, and no Python that has yet to read it: it handles SIGTERM."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _ended(terminal: Terminal, chance: random.Random, settings: list[object]) -> list[str]:
@@ -120,12 +124,12 @@ def _ended(terminal: Terminal, chance: random.Random, settings: list[object]) ->
     faults = []
     if took > END_S:
         faults.append(f"{way!r}: the end took {took:.1f} s")
-    if status not in (0, -way if isinstance(way, int) else -signal.SIGINT):  # killed before it had begun
+    if status not in (0, -way if isinstance(way, int) else -signal.SIGINT):  # killed when it had ended anyway
         faults.append(f"{way!r}: exit status {status}")
     for word in (b"Traceback", b"please report", b"Exception"):
         if word in terminal.output:
-            at = terminal.output.index(word)
-            faults.append(terminal.output[at : at + 3000].decode(errors="replace"))
+            shown = _COLOURS.sub(b"", terminal.output[terminal.output.index(word) :])
+            faults.append(shown[-_SHOWN_BYTES:].decode(errors="replace"))  # the error itself comes last
             break
     if terminal.settings() != settings:
         faults.append(f"{way!r}: the terminal's modes are not restored")
