@@ -75,7 +75,7 @@ class MeasuredScreen(Screen[ScreenResultType], inherit_bindings=False):
 
     def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
         """Close, unless it is closed or covered: the key that closes may have come twice."""
-        return super().dismiss(result) if self.is_active else AwaitComplete.nothing()
+        return super().dismiss(result) if self.is_active else AwaitComplete()
 
 
 class EndingApp(App[None], inherit_bindings=False):
