@@ -288,15 +288,17 @@ def say(*lines: str, passing: bool = False) -> None:
 
 
 def machine(vmlinuz: Path | None, guest: list[str], results: Path) -> list[str]:
-    """The command that runs the guest's script, on this kernel or on the one in that file."""
+    """The command that runs the guest's script, on this kernel or on the one in that file. What a virtual machine is to
+    run is in a file: virtme-ng puts it on the kernel's command line, where a few names of tests are too long."""
     if vmlinuz is None:
         return ["unshare", "--mount", "--propagation", "private", *guest]
-    busybox = vmlinuz.with_name("busybox")
+    busybox, script = vmlinuz.with_name("busybox"), results / "command"
     command = ["env", f"NETTOP_TEST_PATIENCE={PATIENCE}", f"NETTOP_HOST_FILES={HOST_FILES}", *guest]
+    script.write_text(shlex.join(command) + "\n", encoding="utf-8")
     return [
         str(vng()), "--verbose", "--disable-kvm", "--disable-microvm", "--force-9p", "--cpus", "2", "--memory", "3G",
         "--run", str(vmlinuz), "--append", QUICKER, "--busybox", str(busybox), f"--qemu-opts={QEMU}",
-        "--rwdir", str(results), "--cwd", str(results), "--exec", shlex.join(command),
+        "--rwdir", str(results), "--cwd", str(results), "--exec", f"sh {shlex.quote(str(script))}",
     ]  # fmt: skip
 
 

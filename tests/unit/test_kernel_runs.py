@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -20,16 +21,22 @@ FAILURE = "<failure>E   AssertionError: it was 1\nE   more</failure>"
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, whose commands run on this host as they are."""
+def with_machines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
     spec = importlib.util.spec_from_file_location("kernel_runs", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "kernel_runs", module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "machine", lambda vmlinuz, guest, folder: guest)
     return module
+
+
+@pytest.fixture
+def script(with_machines: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, whose commands run on this host as they are."""
+    monkeypatch.setattr(with_machines, "machine", lambda vmlinuz, guest, folder: guest)
+    return with_machines
 
 
 def play(work: Path, *tries: str) -> None:
@@ -55,6 +62,16 @@ def results(status: int, *cases: tuple[str, str], doctor: str = "echo 0 >doctor.
 def kernel(script: ModuleType, work: Path) -> object:
     """One that is no file."""
     return script.Kernel("6.1", work / "vmlinuz", work, 60)
+
+
+def test_any_number_of_tests_fits(with_machines: ModuleType, tmp_path: Path) -> None:
+    """What the guest runs is in a file: a kernel's command line has 2,048 bytes, virtme-ng's own words included."""
+    guest = ["echo", *(f"{FAILS}[{number} of many]" for number in range(100))]
+    command = with_machines.machine(tmp_path / "vmlinuz", guest, tmp_path)
+    run = command[command.index("--exec") + 1]
+    assert len(run) < 300
+    done = subprocess.run(["sh", "-c", run], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == " ".join(guest[1:]).split()
 
 
 def test_only_what_failed_is_tried_again(
