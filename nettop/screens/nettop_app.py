@@ -153,7 +153,12 @@ class NettopApp(EndingApp, inherit_bindings=False):
     # --- keys -----------------------------------------------------------------------------------------------
 
     async def on_event(self, event: events.Event) -> None:
-        """Run a key that is no text before the next one is read: that one may be for the box which this one opens."""
+        """Run a key that is no text before the next one is read: that one may be for the box which this one opens.
+
+        A signal drops what was typed before it: to do all that could take longer than the end may.
+        """
+        if self._is_ending and isinstance(event, events.InputEvent):
+            return
         if isinstance(event, events.Key) and not event.is_forwarded and not isinstance(self.focused, Input):
             await run_key(self, latin_key(event.key))
         else:

@@ -6,16 +6,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from textual import events
 
+from nettop.interrupts import answered_by
 from nettop.query.address import address_bytes
 from nettop.screens.actions import BY_ID
 from nettop.screens.dialogs import Dialog, PaletteDialog
 from nettop.screens.filter_box import FilterBox
+from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
@@ -23,7 +26,7 @@ from nettop.snapshots.schema import Kind, Lens
 from nettop.widgets.bar import Bar
 from nettop.widgets.details import sections_of
 from nettop.widgets.table import LiveTable
-from tests.screens.driving import press, running, shown, text_of, tick, type_at_once
+from tests.screens.driving import Running, press, running, shown, text_of, tick, type_at_once
 from tests.screens.harness import Step, busy_host, steps_of
 from tests.unit.build import Row, make_frame
 
@@ -292,6 +295,13 @@ async def test_what_follows_the_key_of_the_palette_is_typed_there() -> None:
         assert dialog.input.value == "quit"
 
 
+async def has_ended(run: Running) -> None:
+    """Wait until the app has handled everything and ended."""
+    task = run[0].app._task  # as only Textual has it
+    assert task is not None
+    await asyncio.wait_for(asyncio.shield(task), 30)
+
+
 @pytest.mark.parametrize(
     "keys", [("q", "slash"), ("q", "question_mark"), ("y", "q"), ("q", "y"), ("right", "q", "p")]
 )
@@ -301,9 +311,22 @@ async def test_what_comes_with_the_key_that_quits_is_no_error(keys: tuple[str, .
         app = run[0].app
         for key in keys:
             app.post_message(events.Key(key, key))
-        task = app._task  # of Textual, which ends once the app has handled everything
-        assert task is not None
-        await asyncio.wait_for(asyncio.shield(task), 30)
+        await has_ended(run)
+    assert app.return_code == 0
+
+
+async def test_a_signal_does_not_wait_for_what_was_typed() -> None:
+    """Keys that were not run yet when it came are dropped."""
+    async with running(busy_host()) as run:
+        app = run[0].app
+        assert isinstance(app, NettopApp)
+        theme = app.theme
+        for _ in range(3):
+            app.post_message(events.Key("T", "T"))
+        with answered_by(app._end):
+            signal.raise_signal(signal.SIGTERM)
+            await has_ended(run)
+        assert app.theme == theme
     assert app.return_code == 0
 
 
