@@ -17,7 +17,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from .lab import die_with_parent, libc, set_name, settle_child
-from .traffic import Memory, accept_errand, begin_reports, ready, serve_and_report
+from .traffic import Memory, accept_errand, begin_reports, ready, receive, serve_and_report
 
 PREFORKED = 5
 SYS_IO_URING_SETUP, SYS_IO_URING_REGISTER, IORING_REGISTER_FILES = 425, 427, 2
@@ -90,13 +90,17 @@ def fork_with_sockets(memory: Memory, outlive: bool = False) -> int:
 
 
 def fork_sender(memory: Memory, name: object) -> int:
-    """Fork a child that inherits every socket, and sends a message by one of them whenever `send_by_child` says so."""
+    """Fork a child that inherits every socket, and sends or receives by one of them whenever `send_by_child` or
+    `receive_by_child` says so."""
     mine, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
         settle_child("sender")
-        while theirs.recv(1):
-            memory[name].send(b"n" * 101)
+        while wanted := theirs.recv(1):
+            if wanted == b"r":
+                receive(memory[name], 101)
+            else:
+                memory[name].send(b"n" * 101)
             theirs.send(b"done")
         os._exit(0)
     memory["sender"] = mine
@@ -106,6 +110,12 @@ def fork_sender(memory: Memory, name: object) -> int:
 def send_by_child(memory: Memory) -> None:
     """Have the child of `fork_sender` send a message."""
     memory["sender"].send(b"n")
+    memory["sender"].recv(4)
+
+
+def receive_by_child(memory: Memory) -> None:
+    """Have the child of `fork_sender` receive a message."""
+    memory["sender"].send(b"r")
     memory["sender"].recv(4)
 
 

@@ -56,6 +56,7 @@ from .socket_sharing import (
     listen_for_socket,
     pass_on,
     prefork,
+    receive_by_child,
     receive_socket,
     send_by_child,
     send_by_children,
@@ -743,6 +744,12 @@ def open_pair(lab: Lab, home: Namespace, protocol: str) -> Worker:
     return client
 
 
+def owner_of(watch: Watch, home: Namespace, cookie: int) -> tuple[int, str]:
+    """Who owns a socket at the next reading, and how that is known."""
+    (row,) = [row for row in decoded(watch.read().tables["sockets"], home.inode) if row["id"] == cookie]
+    return row["pid"], row["owner_source"]
+
+
 @pytest.mark.core
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_who_sends_owns_what_several_hold(lab: Lab, watch: Watch, protocol: str) -> None:
@@ -755,12 +762,11 @@ def test_who_sends_owns_what_several_hold(lab: Lab, watch: Watch, protocol: str)
     idle, sender = client.call(fork_with_sockets, True), client.call(fork_sender, 0)
 
     def owner() -> tuple[int, str]:
-        (row,) = [row for row in decoded(watch.read().tables["sockets"], home.inode) if row["id"] == cookie]
-        return row["pid"], row["owner_source"]
+        return owner_of(watch, home, cookie)
 
     seen = watch.probe.read(time.monotonic_ns()).hook("accepts")
-    if protocol == "udp" and "sock_send_length" not in str(seen and seen.mechanism):
-        pytest.skip("this kernel lets no program see UDP's reads")
+    if "sock_send_length" not in str(seen and seen.mechanism):
+        pytest.skip("this kernel lets no program see who sends")
     try:
         first = (client.pid, "descriptor")
         assert owner() == first
@@ -776,6 +782,21 @@ def test_who_sends_owns_what_several_hold(lab: Lab, watch: Watch, protocol: str)
         assert owner()[0] == client.pid  # which nobody used since
     finally:
         os.kill(idle, signal.SIGKILL)
+
+
+@pytest.mark.core
+def test_who_receives_owns_what_several_hold(lab: Lab, watch: Watch) -> None:
+    """Of the processes that hold a socket the one that receives owns it, also before Linux 6.3, which shows no more."""
+    home = lab.namespace()
+    client, server, _ = joined(lab, home)
+    cookie = client.call(traffic.cookie, 0)
+    receiver = client.call(fork_sender, 0)
+    assert owner_of(watch, home, cookie) == (client.pid, "descriptor")
+    server.call(traffic.send, {0: 101})
+    client.call(receive_by_child)
+    assert owner_of(watch, home, cookie) == (receiver, "message")
+    move(client, server, 0, 101, 101)
+    assert owner_of(watch, home, cookie) == (client.pid, "message")
 
 
 @pytest.mark.core
