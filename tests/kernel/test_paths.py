@@ -76,7 +76,7 @@ NO_FILES = {
     "--", "-- COMMAND [ARGUMENTS]", "A,B,C", "[-]COLUMN", "[ADDRESS:]PORT", "[sql QUERY]", "GROUP", "HOOK=NAME",
     "HOST:PORT[,…]/TOPIC", "HZ", "LENS[.TABLE]", "N", "NAME", "NAME=N", "NAME=PORT[/PROTO]", "PART", "PERCENT", "PID",
     "PORT", "PREFIX", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
-    "folded|speedscope|svg", "native|generic|off", "on|off",
+    "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
     "process|remote|network|port|container|netns|state", "table|csv|jsonl", "text|json", "text|jsonl",
 }  # fmt: skip
 """The kinds of values that are no paths. The command of `nettop run` is the caller's own."""
