@@ -75,6 +75,8 @@ if TYPE_CHECKING:
 
 _ParseError: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises for arguments that it does not know, whichever package defines it."""
+_INTERRUPTED = 130
+"""What typer returns in place of a KeyboardInterrupt."""
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -403,7 +405,7 @@ def _parse(arguments: Sequence[str]) -> Any:
     """The options of the command, or an exit code after --help or --version."""
     command = typer.main.get_command(app)
     try:
-        return command.main(list(arguments), "nettop", standalone_mode=False)
+        parsed = command.main(list(arguments), "nettop", standalone_mode=False)
     except BrokenPipeError:
         raise
     except SystemExit as ended:  # what rich does when the reader has gone
@@ -412,6 +414,9 @@ def _parse(arguments: Sequence[str]) -> Any:
         raise NettopError(f"the output cannot be written: {error.strerror}") from error
     except _ParseError as error:
         raise _usage(error, command) from None
+    if parsed == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return parsed
 
 
 def _usage(error: Any, command: Any) -> UsageError:

@@ -466,3 +466,14 @@ def test_full_disk(words: Sequence[str]) -> None:
         )
     assert done.returncode == ExitCode.FAILURE
     assert done.stderr == "nettop: the output cannot be written: No space left on device\n"
+
+
+def test_a_signal_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an interrupt as any other; typer makes exit code 130 of it."""
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    monkeypatch.setattr("nettop.cli.version_of_build", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(["--version"])
