@@ -16,7 +16,7 @@ import pytest
 from nettop.engine import session as session_module
 from nettop.engine.bus import Bus
 from nettop.engine.session import Session
-from nettop.errors import SourceFailed, UsageError
+from nettop.errors import SourceFailed, TooManyFiles, UsageError
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import make_rows
@@ -331,5 +331,5 @@ def test_a_source_that_cannot_be_made_is_a_failure() -> None:
         session.enable("connections")
         assert event.wait(DEADLINE_S)
         failure = session.bus.failure("drops")
-        assert isinstance(failure, SourceFailed)
+        assert isinstance(failure, TooManyFiles)
         assert "ulimit -n" in failure.remedy
