@@ -138,7 +138,8 @@ struct source {
 
 struct packet {
   struct key key;
-  u32 datagram; // the number that its fragments have in common
+  u32 datagram;     // the number that its fragments have in common
+  u16 transport_at; // where the header behind that of IP begins; 0 if unknown
   u8 protocol, cast, service, tcp_flags;
   bool is_fragment, is_later_fragment;
 };
@@ -358,6 +359,7 @@ static __always_inline void parse(struct source *from, bool has_ethernet, bool i
   at = ethertype == ETH_P_IP ? parse_v4(from, at, packet, is_received)
                              : parse_v6(from, at, packet, is_received);
   packet->protocol = kind_of(packet->key.protocol);
+  packet->transport_at = at;
   parse_transport(from, at, packet, is_received);
 }
 
@@ -370,8 +372,9 @@ struct wire {
 };
 
 // How many bytes of headers each segment of an aggregate has, where the kernel has them for whoever segments
-// it: up to the transport header's end, in a tunnel the inner one's.
-static __always_inline u32 segment_headers(struct sk_buff *skb, u32 gso_type) {
+// it: up to the transport header's end, in a tunnel the inner one's. What has left a tunnel may still have
+// the outer header's place there: where the packet was parsed, its own is known.
+static __always_inline u32 segment_headers(struct sk_buff *skb, u32 gso_type, u16 transport_at) {
   u64 head = 0, data = 0;
   u16 at = 0;
   u8 tcp_length = 0;
@@ -379,6 +382,8 @@ static __always_inline u32 segment_headers(struct sk_buff *skb, u32 gso_type) {
   read_kernel(&data, sizeof(data), &skb->data);
   if (gso_type & GSO_TUNNEL)
     read_kernel(&at, sizeof(at), &skb->inner_transport_header);
+  else if (transport_at)
+    at = data - head + transport_at;
   else
     read_kernel(&at, sizeof(at), &skb->transport_header);
   u32 bytes = head + at - data;
@@ -402,12 +407,12 @@ static __always_inline struct skb_shared_info shared_info_of(struct sk_buff *skb
 }
 
 // What a packet of `length` bytes is on the wire, with a tag that is not in memory.
-static __always_inline struct wire on_wire(struct sk_buff *skb, struct skb_shared_info *shared, u32 length,
-                                           u32 tag_bytes) {
+static __always_inline struct wire on_wire(struct sk_buff *skb, struct skb_shared_info *shared,
+                                           struct packet *packet, u32 length, u32 tag_bytes) {
   struct wire wire = {1, length + tag_bytes};
   if (!shared->gso_size)
     return wire;
-  u32 header_bytes = segment_headers(skb, shared->gso_type);
+  u32 header_bytes = segment_headers(skb, shared->gso_type, packet->transport_at);
   if (shared->gso_segs)
     wire.packets = shared->gso_segs;
   else if (length > header_bytes) // a guest's, not counted yet
@@ -580,7 +585,7 @@ int tc_received(struct __sk_buff *ctx) {
   struct skb_shared_info shared = {};
   if (ctx->gso_size)
     shared = shared_info_of(skb);
-  struct wire wire = on_wire(skb, &shared, ctx->len, tag_bytes);
+  struct wire wire = on_wire(skb, &shared, &packet, ctx->len, tag_bytes);
   count_received(interface.number, &packet, wire.packets, wire.bytes);
   return TC_NEXT;
 }
@@ -614,7 +619,7 @@ int tp_btf__net_dev_start_xmit(u64 *ctx) {
 #endif
   struct skb_shared_info shared = {};
   bpf_probe_read_kernel(&shared, sizeof(shared), (void *)(skb->head + skb->end));
-  struct wire wire = on_wire(skb, &shared, skb->len, tag_bytes);
+  struct wire wire = on_wire(skb, &shared, &packet, skb->len, tag_bytes);
   count_sent(interface.number, &packet, cpu, (u64)skb, wire.packets, wire.bytes);
   return 0;
 }
