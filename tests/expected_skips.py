@@ -10,7 +10,7 @@ ONLY_HERE = "EXPECTED_SKIPS_ONLY"
 """The environment variable that has pytest fail where a test is skipped for another reason."""
 
 REASONS = {
-    r"^this kernel has no (vlan|qinq|gre|ipip|sit|ip6tnl|geneve) device": "it is built without; virtual machines have them",
+    r"^this kernel has no (vlan|qinq|gre|ipip|sit|ip6tnl|geneve) device": "it is built without; others have them",
     r"^this kernel has no netem": "it is built without it; a virtual machine has it",
     r"\b(fexit|fentry|kretprobe|kprobe)/|^syscalls=": "no functions can be hooked; in a virtual machine they can",
     r"^this kernel lets no program see (UDP's reads|who sends)": "as above",

@@ -45,6 +45,8 @@ from nettop.screens.terminal_output import RESTORING, TerminalOutput
 from nettop.snapshots.schema import Lens
 from nettop.widgets.themes import has_256_colours
 
+_AT_THE_END = (CloseMessages, ExitApp, events.Unmount, events.Callback)
+"""What an app still has to do after `exit`: what closes it, and what was put off until other messages were handled."""
 _LOOK_AGAIN_MS = 50
 """Time after which a lone Escape is a key, and the end is noticed."""
 _READ_BYTES = 4096
@@ -82,7 +84,7 @@ class EndingApp(App[None], inherit_bindings=False):
     """An app that drops what comes after its end was requested."""
 
     async def _dispatch_message(self, message: Message) -> None:
-        if not self._exit or isinstance(message, CloseMessages | ExitApp | events.Unmount):
+        if not self._exit or isinstance(message, _AT_THE_END):
             await super()._dispatch_message(message)
 
 
