@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.kernel.set_table import mixed
-from nettop.snapshots.arrays import Index, Mask, agreed, positions, take
+from nettop.snapshots.arrays import Index, Mask, agreed, as_list, positions, take
 from nettop.snapshots.connections import SEVERAL
 from nettop.snapshots.snapshot import Array, Rows, TextTable, known
 
@@ -57,7 +57,7 @@ def recoded(codes: Array, rows: Rows, texts: TextTable) -> Array:
     """Codes of the processes of rows as codes into `texts`."""
     distinct, groups = np.unique(codes, return_inverse=True)
     names = rows.texts["process"]
-    new = [texts.code(names[code]) if code < len(names) else _UNKNOWN for code in distinct.tolist()]
+    new = [texts.code(names[code]) if code < len(names) else _UNKNOWN for code in as_list(distinct)]
     return np.array(new, "u4")[groups] if new else codes
 
 

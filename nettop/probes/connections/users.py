@@ -28,7 +28,7 @@ class SocketUsers:
 
     def __init__(self, program_maps: Mapping[str, int]) -> None:
         self._maps = program_maps
-        self._ids = NO_USERS["id"]
+        self._ids: Array = NO_USERS["id"]
 
     def read(self) -> Array:
         """Who has used the sockets since they were watched (USER), sorted by id."""

@@ -612,7 +612,7 @@ class Drops:
     def _severities(self, numbers: Array) -> Array:
         """How bad reasons are: u1, unknown where nobody knows."""
         distinct, groups = np.unique(numbers, return_inverse=True)
-        reasons = (REASONS.get(self._reason(number) or "") for number in distinct.tolist())
+        reasons = (REASONS.get(self._reason(number) or "") for number in as_list(distinct))
         known_ones = [
             _NO_SEVERITY if why is None or why.severity is None else why.severity for why in reasons
         ]
