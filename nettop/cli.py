@@ -261,7 +261,7 @@ def _filters(options: ViewOptions) -> tuple[str, ...]:
     shortcuts = (
         None if options.port is None else f":{whole('--port', options.port, MAX_PORT)}",
         None if options.pid is None else f"pid={whole('--pid', options.pid)}",
-        None if options.process is None else f"process={quoted(options.process)}",
+        None if options.process is None else f"process={quoted(_kept_name(options.process))}",
         None if options.container is None else f"container~{quoted(options.container)}",
     )
     return (*(options.filter or ()), *filter(None, shortcuts))
@@ -277,6 +277,11 @@ def _check_process(pid: str | None) -> None:
         return
     except (ProcessLookupError, OverflowError):
         raise UsageError(f"no process has PID {pid}", "ps -e lists the processes") from None
+
+
+def _kept_name(process: str) -> str:
+    """Return what the kernel keeps of a process's name: 15 bytes (TASK_COMM_LEN in include/linux/sched.h)."""
+    return os.fsencode(process)[:15].decode(errors="ignore")
 
 
 # --- starting a command ---------------------------------------------------------------------------------------

@@ -153,6 +153,19 @@ def test_once_is_one(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("pid  process\n7    nginx\n8    sh\n", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("systemd-resolved", "systemd-resolve"),
+        ("fifteen-letters", "fifteen-letters"),
+        ("ééééééééé", "ééééééé"),
+    ],
+)
+def test_process_names_are_as_long_as_the_kernel_keeps_them(name: str, kept: str) -> None:
+    """A longer name finds the process whose name the kernel has cut."""
+    assert view_settings(ViewOptions(process=name)).view.filters == (f"process={quote(kept)}",)
+
+
 def test_shortcut_chooses_rows(capfd: pytest.CaptureFixture[str]) -> None:
     """A shortcut shows its rows only."""
     assert run(["--format", "jsonl", "--once", "--process", "sh"], source) is ExitCode.DONE
