@@ -471,22 +471,17 @@ def test_few_open_files_are_enough_for_many_namespaces() -> None:
 
 
 def test_too_few_open_files_are_no_bug() -> None:
-    """Whichever file nettop may not open, it says what raises the limit, until the limit is enough."""
-    refused = []
-    for limit in range(9, 30):
+    """Below what it needs nettop names the limit and what raises it; with just as many files it works."""
+    for limit, code in ((9, 3), (20, 3), (31, 3), (32, 0)):
         done = subprocess.run(
             ["prlimit", f"--nofile={limit}:{limit}", NETTOP, *JSON, "--once"],
             capture_output=True, text=True, check=False, timeout=60 * PATIENCE,
         )  # fmt: skip
-        if done.returncode == 0:
-            break
-        refused.append(limit)
-        assert done.returncode == 5, done.stderr
-        assert "too many open files" in done.stderr
-        assert "ulimit -n" in done.stderr
+        assert done.returncode == code, done.stderr
         assert "bug" not in done.stderr
-    assert refused
-    assert done.returncode == 0
+        if code:
+            assert f"only {limit} files open (hard limit of RLIMIT_NOFILE)" in done.stderr
+            assert "ulimit -n" in done.stderr
 
 
 @contextlib.contextmanager
