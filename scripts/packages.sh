@@ -101,7 +101,7 @@ write_changelog() {
   cat <<CHANGELOG
 nettop ($(sed -E 's/(a|b|rc|\.dev)[0-9]/~&/' <<<"$version")~$release) stable; urgency=medium
 
-  * nettop $version, made for $release_name.
+  * Made for $release_name.
   * What users notice is in CHANGELOG.md.
 
  -- $(sed -n 's/^Maintainer: //p' "$checkout/deploy/debian/control")  $(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")
