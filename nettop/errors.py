@@ -116,10 +116,7 @@ def limit_reached(what: str, why: Exception | str) -> Unsupported | None:
         return too_many_files(what, number or errno.EMFILE)
     if number == errno.EAGAIN or _NO_THREAD.search(words):
         found = [*limits.of_processes(), *limits.of_address_space()]
-        named = "; ".join(limit.what for limit in found)
-        where = named or "the host has as many as its kernel allows (kernel.threads-max, kernel.pid_max)"
-        remedy = "; or ".join(limit.remedy for limit in found)
-        return Unsupported(f"{what}: no thread or process can be started: {where}", remedy)
+        return limited_by(f"{what}: no thread or process can be started", found or [limits.ALL_THREADS])
     return want_of_memory(what, words)
 
 
@@ -144,13 +141,14 @@ def why_too_few_files() -> Unsupported | None:
 
 def want_of_memory(what: str, why: str) -> Unsupported | None:
     """The error for something that failed and `why`, where that is want of memory and memory is limited."""
-    named = limits.of_memory() if _NO_MEMORY.search(why) else []
-    if not named:
-        return None
-    where = "; ".join(limit.what for limit in named)
-    return Unsupported(
-        f"{what}: it ran out of memory: {where}", "; or ".join(limit.remedy for limit in named)
-    )
+    found = limits.of_memory() if _NO_MEMORY.search(why) else []
+    return limited_by(f"{what}: it ran out of memory", found) if found else None
+
+
+def limited_by(what: str, found: Iterable[limits.Limit]) -> Unsupported:
+    """Return the error for what failed by one of these limits: it names all of them, and what raises each."""
+    where, remedies = zip(*found, strict=True)
+    return Unsupported(f"{what}: {'; '.join(where)}", "; or ".join(filter(None, remedies)))
 
 
 def missing_package(error: Exception) -> Unsupported | None:

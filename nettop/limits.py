@@ -27,6 +27,11 @@ class Limit(NamedTuple):
     remedy: str
 
 
+ALL_THREADS = Limit("the host has as many as its kernel allows (kernel.threads-max, kernel.pid_max)", "")
+ALL_MEMORY = Limit("the host has too little", "loading takes some 300 MB: free that much")
+"""What is left as the cause where neither this process nor its control groups have a limit."""
+
+
 def set_up_process() -> None:
     """Raise and lower what every command needs so. Call it before other threads start."""
     _raise_open_files()

@@ -137,7 +137,7 @@ def write_output(stdout: TextIO, text: str, encoding: str = "") -> None:
                     give_up_at = min(give_up_at, time.monotonic() + _END_OF_LINE_S)
                     if at == 0 or data[at - 1] == _NEWLINE or time.monotonic() >= give_up_at:
                         break
-                if _has_room(descriptor):
+                if has_room(descriptor, _SIGNAL_STEP_MS):
                     with suppress(BlockingIOError):  # another process that shares it made it non-blocking
                         at += os.write(descriptor, data[at : end_of_piece(data, at)])
 
@@ -151,10 +151,11 @@ def end_of_piece(data: bytes, at: int) -> int:
     return end if end >= len(data) else data.rfind(b"\n", at, end) + 1 or end
 
 
-def _has_room(descriptor: int) -> bool:
+def has_room(descriptor: int, wait_ms: int) -> bool:
+    """Return whether a write to a pipe or a terminal would not wait, now or within this time."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(_SIGNAL_STEP_MS))
+    return bool(poll.poll(wait_ms))
 
 
 class LineFile:

@@ -17,7 +17,7 @@ from nettop.kernel import bpf, privileges
 from nettop.kernel.btf_file import require_btf
 from nettop.kernel.capabilities import how_to_get, missing_for
 from nettop.kernel.privileges import CAP_SYS_ADMIN, LOADING, LOOKING
-from nettop.kernel.proc_files import mounts, read_text
+from nettop.kernel.proc_files import mounts, proc_options, read_text
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 
 _CONTAINER = re.compile(
@@ -44,7 +44,6 @@ _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 """A character that is escaped in the name of a unit."""
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope|socket|mount))(?=/|$)")
 _SHORT_ID = 12
-_PROC_MOUNT = re.compile(r"^\d+ \d+ \S+ \S+ /proc .* - proc \S+ (\S+)$", re.MULTILINE)
 _CGROUP_MOUNT = re.compile(r"^\d+ \d+ \S+ / (\S+) .* - cgroup2 ", re.MULTILINE)
 _OLD_CGROUP_MOUNT = re.compile(r" - cgroup ")
 _CGROUPS_MAX = 1 << 16
@@ -200,10 +199,8 @@ class Host:
         return self.proc_options().get("hidepid", "off") not in _HIDES_NOTHING
 
     def proc_options(self) -> dict[str, str]:
-        """The mount options of /proc; if it is mounted several times, those of the last mount, which is visible."""
-        mounts = _PROC_MOUNT.findall(read_text(self.proc / "self/mountinfo"))
-        words = mounts[-1].split(",") if mounts else []
-        return {name: value for name, _, value in (word.partition("=") for word in words)}
+        """The mount options of /proc."""
+        return proc_options(self.proc)
 
     def is_real_time(self) -> bool:
         """True on a kernel with PREEMPT_RT, by its version: softirqs can be preempted there."""

@@ -12,7 +12,7 @@ from nettop.errors import Unsupported, limit_reached
 
 _LINE = re.compile(r"^\d+ \d+ \S+ (?P<source>\S+) (?P<place>\S+) .* - (?P<kind>\S+) ", re.MULTILINE)
 
-_PROC_OPTIONS = re.compile(r"^\d+ \d+ \S+ \S+ /proc .* - proc \S+ (?:\S+,)?(subset=pid)?", re.MULTILINE)
+_PROC_MOUNT = re.compile(r"^\d+ \d+ \S+ \S+ /proc .* - proc \S+ (\S+)$", re.MULTILINE)
 
 
 class Mount(NamedTuple):
@@ -52,12 +52,19 @@ def what_hides(path: str, root: Path = Path("/")) -> tuple[str, str]:
             f"{where} hides it",
             f"umount {mount.place}; in a container show it (docker: systempaths=unconfined)",
         )
-    if "subset=pid" in _PROC_OPTIONS.findall(read_text(root / "proc/self/mountinfo"))[-1:] and kind == "proc":
+    if kind == "proc" and proc_options(root / "proc").get("subset") == "pid":
         return (
             "/proc is mounted with subset=pid",
             "mount -t proc proc /proc (in a unit of systemd: ProcSubset=all)",
         )
     return "", ""
+
+
+def proc_options(proc: Path = Path("/proc")) -> dict[str, str]:
+    """Return the mount options of /proc; if it is mounted several times, those of the last mount, which is visible."""
+    mounted = _PROC_MOUNT.findall(read_text(proc / "self/mountinfo"))
+    words = mounted[-1].split(",") if mounted else []
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def read_required(path: str, root: Path = Path("/")) -> str:

@@ -26,10 +26,11 @@ from nettop.errors import (
     TooManyFiles,
     Unsupported,
     limit_reached,
+    limited_by,
 )
 from nettop.kernel import bpf
 from nettop.kernel.btf import Slice
-from nettop.limits import of_memory, out_of_memory_kills
+from nettop.limits import ALL_MEMORY, of_memory, out_of_memory_kills
 from nettop.writing import memory_file
 
 PART_OF_NETTOP = "which is part of nettop"
@@ -266,13 +267,7 @@ class Loader:
         """Return the error for a loader that has ended without an answer."""
         what, written = "the loader ended without an answer", self._written()
         if status == -signal.SIGKILL and self._kills != out_of_memory_kills():
-            where = [limit.what for limit in of_memory()] or ["the host has too little"]
-            remedies = [limit.remedy for limit in of_memory()] or [
-                "loading takes some 300 MB: free that much"
-            ]
-            return Unsupported(
-                f"the kernel killed the loader, as memory ran out: {'; '.join(where)}", "; or ".join(remedies)
-            )
+            return limited_by("the kernel killed the loader, as memory ran out", of_memory() or [ALL_MEMORY])
         if status == -signal.SIGSYS:
             return PermissionMissing(
                 "a seccomp filter killed the loader (SIGSYS)", "allow bpf and perf_event_open in the filter"

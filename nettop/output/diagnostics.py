@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
 from nettop.snapshots.safe_text import safe_text
+from nettop.writing import has_room
 
 _WAIT_MS = 1000
 """How long a message waits for whoever reads them."""
@@ -53,6 +53,4 @@ def _has_room(stream: TextIO, wait_ms: int) -> bool:
         descriptor = stream.fileno()
     except OSError:  # no file, but text in memory
         return True
-    ready = select.poll()
-    ready.register(descriptor, select.POLLOUT)
-    return bool(ready.poll(wait_ms))
+    return has_room(descriptor, wait_ms)

@@ -35,6 +35,11 @@ class Rows:
         return len(self.array)
 
 
+LISTED_READINGS = 2
+"""What has left a table is listed in the reading that follows, and in one more: a frame may compare with the one before
+that."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Ended:
     """Rows that have left a table, so that what they counted is not lost with them.

@@ -43,7 +43,7 @@ from nettop.probes.bandwidth.programs import (
     program_text,
 )
 from nettop.probes.bandwidth.rates import Moved, RateHistory, Summary
-from nettop.probes.bandwidth.removed import LISTED_READINGS, RemovedRows
+from nettop.probes.bandwidth.removed import RemovedRows
 from nettop.query.units import human
 from nettop.snapshots.arrays import as_list, positions, take
 from nettop.snapshots.bandwidth import (
@@ -81,7 +81,16 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import Array, Ended, Rows, Snapshot, TextTable, known, unknown_value
+from nettop.snapshots.snapshot import (
+    LISTED_READINGS,
+    Array,
+    Ended,
+    Rows,
+    Snapshot,
+    TextTable,
+    known,
+    unknown_value,
+)
 
 _PATTERN = re.compile(r"[*?\[]")
 _FIRST_SERVICE = NO_SERVICE + 1

@@ -7,11 +7,8 @@ import numpy as np
 
 from nettop.snapshots.bandwidth import REMOVED
 from nettop.snapshots.schema import Kind, Table
-from nettop.snapshots.snapshot import Ended, Rows, sum_of, unknown_value
+from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, sum_of, unknown_value
 
-LISTED_READINGS = 2
-"""Removed interfaces are listed in the reading that follows, and in one more: a frame may compare with the one before
-that."""
 _NOT_ADDED = "capacity"
 
 

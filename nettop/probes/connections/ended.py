@@ -14,12 +14,10 @@ from nettop.probes.connections.socket_rows import NOT_OPEN, ROW, STATE, TCP, mer
 from nettop.snapshots.arrays import Mask, joined, positions, take
 from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
-from nettop.snapshots.snapshot import Array, Ended, Rows, known, sum_of, unknown_value
+from nettop.snapshots.snapshot import LISTED_READINGS, Array, Ended, Rows, known, sum_of, unknown_value
 
 LISTED_MAX = 1 << 16
 """Rows that a reading lists; what is beyond that is in the sum alone."""
-_LISTED_READINGS = 2
-"""What ended is listed in the reading that follows, and in one more: a frame may compare with the one before that."""
 LISTED_NS = 120 * 10**9
 """It goes on to be listed for so long, as far as all that is listed has room: a frontend may pause, or average."""
 
@@ -134,7 +132,7 @@ def _recent(listed: tuple[Rows, ...], now_ns: int) -> tuple[Rows, ...]:
     kept, size = [], 0
     for at, rows in enumerate(reversed(listed)):
         size += len(rows)
-        if at >= _LISTED_READINGS and (now_ns - rows.taken_ns > LISTED_NS or size > LISTED_MAX):
+        if at >= LISTED_READINGS and (now_ns - rows.taken_ns > LISTED_NS or size > LISTED_MAX):
             break
         kept.append(rows)
     return tuple(reversed(kept))
