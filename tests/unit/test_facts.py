@@ -15,6 +15,7 @@ from nettop.kernel import bpf, perf_events, privileges
 from nettop.kernel.capabilities import how_to_get
 from nettop.kernel.facts import Host, Sockstat, container_of
 from nettop.kernel.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN
+from nettop.kernel.proc_files import what_hides
 
 ALL_CAPABILITIES = "000001ffffffffff"
 WHOLE_BTF = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 8, 8, 4) + bytes(12)
@@ -307,3 +308,16 @@ def test_command_lines_are_safe_to_show(root: Path) -> None:
     """What stands in a command line cannot drive the terminal."""
     put(root, "proc/77/cmdline", "evil\x1b[2J\0--flag\0")
     assert Host(root).command_line(77) == "evil␛[2J --flag"
+
+
+@pytest.mark.parametrize(
+    "options", ["rw,subset=pid", "rw,subset=pid,hidepid=invisible", "rw,gid=4,subset=pid"]
+)
+def test_a_part_of_proc_is_named_whatever_else_is_set(tmp_path: Path, options: str) -> None:
+    """A file that is not there is hidden by subset=pid, in any place among the options of the mount."""
+    own = tmp_path / "proc/self"
+    own.mkdir(parents=True)
+    (own / "mountinfo").write_text(f"22 27 0:21 / /proc rw,relatime - proc proc {options}\n")
+    why, remedy = what_hides("/proc/kallsyms", tmp_path)
+    assert "subset=pid" in why
+    assert "mount -t proc" in remedy
