@@ -27,6 +27,7 @@ from nettop.commands.options import (
     with_lens_options,
 )
 from nettop.commands.privilege import Rights, opened_session
+from nettop.diagnostics import Diagnostics
 from nettop.errors import UsageError
 from nettop.interrupts import undisturbed
 from nettop.settings import LineFormat, RunSettings
@@ -110,7 +111,5 @@ def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) ->
 
 def _opened(path: str) -> LineFile:
     """Open the report's file, which belongs to the caller of nettop."""
-    from nettop.output.diagnostics import Diagnostics
-
     with opening_as(owner_of_files(Path(path))), writing(path, "give --output another file"):
         return LineFile(path, open_to_write(path, os.O_CREAT | os.O_TRUNC), Diagnostics(sys.stderr))

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
+from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, SourceFailed
 from nettop.interrupts import Requests
-from nettop.output.diagnostics import Diagnostics
 from nettop.output.lens_output import Exporter, output_of
 from nettop.query.filter import combined, parse_filter
 from nettop.query.query import text_query

@@ -10,13 +10,13 @@ from itertools import chain
 from typing import TextIO
 
 from nettop import service_manager
+from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import WRITE
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
 from nettop.interrupts import Requests
 from nettop.output.banner import mechanisms
-from nettop.output.diagnostics import Diagnostics
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import limit_line, lost_line, missing_line
 from nettop.output.log_plan import Stream, make_log_plan

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
+from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.interrupts import left_to
-from nettop.output.diagnostics import Diagnostics
 from nettop.output.run_report import Ended, RunReport
 from nettop.settings import RunSettings
 from nettop.snapshots.connections import EVENTS, LENS

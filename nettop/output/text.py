@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TextIO
 
+from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import PRINT
 from nettop.engine.resolver import Resolver
@@ -17,7 +18,6 @@ from nettop.errors import ExitCode
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
 from nettop.output.banner import banner, change
-from nettop.output.diagnostics import Diagnostics
 from nettop.output.lens_output import output_of
 from nettop.output.log_lines import lost_line
 from nettop.output.losses import CAUSES, NOT_TAKEN, QUEUE_FULL, Losses, Lost

@@ -14,6 +14,7 @@ from typing import TextIO
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
+from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, NettopError
 from nettop.flows.backlog import Backlog
 from nettop.flows.collector import Collector, collecting
@@ -41,7 +42,6 @@ from nettop.serve.http.limits import Limits
 from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.serve.problems import HANDLERS
-from nettop.serve.reports import reporter
 from nettop.settings import CollectSettings
 from nettop.wake_event import WakeEvent
 
@@ -72,7 +72,7 @@ def opened_collector(
     kafka = topic_of(settings.kafka) if settings.kafka else None
     own_networks = parsed_networks(settings.own_networks) if settings.own_networks else None
 
-    report = reporter(stderr)
+    report = Diagnostics(stderr).report_lines
 
     with opening_files():
         credentials = read_credentials(settings.queries)

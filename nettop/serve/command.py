@@ -10,6 +10,7 @@ from typing import TextIO
 
 from starlette.types import ASGIApp
 
+from nettop.diagnostics import Diagnostics
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import Requests
@@ -22,7 +23,6 @@ from nettop.serve.http.limits import ServerCounts
 from nettop.serve.http.listeners import OpeningAs, opened_sockets, url_of
 from nettop.serve.http.server import Server, serve
 from nettop.serve.metrics.totals import Totals
-from nettop.serve.reports import reporter
 from nettop.serve.served import Publications, Served, applicable_filter
 from nettop.settings import ServeSettings
 from nettop.snapshots import lenses
@@ -51,7 +51,7 @@ def opened_server(
         credentials = read_credentials(settings)
     names = own_names(endpoints)
 
-    report = reporter(stderr)
+    report = Diagnostics(stderr).report_lines
 
     with opened_sockets(endpoints, opening_files) as listeners:
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from contextlib import suppress
 
 import pytest
 
-from nettop.output import diagnostics
-from nettop.output.diagnostics import Diagnostics
+from nettop import diagnostics
+from nettop.diagnostics import Diagnostics
 
 
 def test_a_reader_who_reads_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +31,12 @@ def test_a_reader_who_reads_nothing_is_not_waited_for(monkeypatch: pytest.Monkey
         stderr.close()
         text = b"".join(iter(lambda: reader.read(4096), b"")).strip(b"\0").decode()
     assert text == "nettop: 2 messages left out, as nobody read them\nnettop: three\n"
+
+
+def test_lines_stay_lines_and_are_safe() -> None:
+    """A bug keeps its traceback's lines; what else comes in a message cannot begin one."""
+    stderr = io.StringIO()
+    report = Diagnostics(stderr)
+    report("one\ntwo")
+    report.report_lines("three\nfour\x1b[31m")
+    assert stderr.getvalue() == "nettop: one␊two\nnettop: three\nfour␛[31m\n"

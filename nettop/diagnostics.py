@@ -27,6 +27,13 @@ class Diagnostics:
 
     def __call__(self, message: str) -> None:
         """Write the message."""
+        self._write(safe_text(message))
+
+    def report_lines(self, text: str) -> None:
+        """Write a text whose lines stay lines, such as that of a bug with its traceback."""
+        self._write("\n".join(map(safe_text, text.splitlines())))
+
+    def _write(self, text: str) -> None:
         if self._stderr is None:
             return
         if not _has_room(self._stderr, 0 if self._left_out else _WAIT_MS):
@@ -37,7 +44,7 @@ class Diagnostics:
         )
         self._left_out = 0
         with suppress(OSError):
-            self._stderr.write(f"{left_out}nettop: {safe_text(message)}\n")
+            self._stderr.write(f"{left_out}nettop: {text}\n")
             self._stderr.flush()
 
     def report_new(self, remarks: Iterable[str]) -> None:
