@@ -75,7 +75,7 @@ class Watched:
             raise NotInTimeError(f"nettop ended: {self.running.errors()}")
 
     def lists(self, keys: set[Device]) -> bool:
-        """Whether the last refresh had rows for all of them."""
+        """Return whether the last refresh had rows for all of them."""
         newest = max(self._times)
         return all(self._newest.get(key) == newest for key in keys)
 
@@ -117,7 +117,7 @@ class World:
     # --- what may happen -------------------------------------------------------------------------------------
 
     def add_host(self) -> None:
-        """A namespace with two processes in it."""
+        """Add a namespace with two processes in it."""
         self._settle(self._lab.namespace())
         self.watch_now()
 
@@ -130,7 +130,7 @@ class World:
         self.note(f"host {space.name}")
 
     def remove_host(self) -> None:
-        """Its processes are killed, with their connections; its name goes, and so its devices."""
+        """Kill a host's processes, with their connections; remove its devices and its name."""
         if len(self.hosts) < 3:
             return
         host = self._chance.choice(self.hosts[1:])
@@ -144,7 +144,7 @@ class World:
         host.space.remove()
 
     def add_link(self) -> None:
-        """A veth pair under names, and sometimes numbers, that others had before."""
+        """Add a veth pair under names, and sometimes numbers, that others had before."""
         ends = self._chance.sample(self.hosts, 2)
         names = [self._free_name(host) for host in ends]
         if not all(names):
@@ -172,7 +172,7 @@ class World:
         return f"10.{90 + link.number // 250}.{link.number % 250}.{side + 1}"
 
     def remove_link(self) -> None:
-        """Traffic, and then a veth pair goes before anybody reads what it carried."""
+        """Move something over a veth pair, and remove the pair before anybody reads what it carried."""
         if link := self._some_link():
             self._talk(link)
             self.unlink(link)
@@ -195,7 +195,7 @@ class World:
             del self._base[device]
 
     def rename(self) -> None:
-        """A device gets another name, while it is up or down."""
+        """Give a device another name."""
         link = self._some_link()
         if link is None:
             return
@@ -214,7 +214,7 @@ class World:
         self.watch_now()
 
     def talk(self) -> None:
-        """A TCP connection or datagrams over a link."""
+        """Move something over a link by a TCP connection."""
         if link := self._some_link():
             self._talk(link)
 
@@ -229,7 +229,7 @@ class World:
         self._count(there, down, up)
 
     def talk_within(self) -> None:
-        """A connection over loopback."""
+        """Move something over loopback by a TCP connection."""
         host = self._chance.choice(self.hosts)
         up, down = self._chance.randint(1, 200_000), self._chance.randint(1, 200_000)
         self.note(f"talk within {host.space.name}: {up} up, {down} down")
@@ -237,7 +237,7 @@ class World:
         self._count(host, up + down, up + down)
 
     def _tcp(self, client: Worker, server: Worker, address: str, up: int, down: int) -> None:
-        """A connection that moves so much; then nobody, one end, or both close it."""
+        """Move so much over a connection; then close it at neither end, one end, or both."""
         made = next(self._names)
         port = server.call(traffic.listen, f"listener{made}", address)
         client.call(traffic.connect, made, Call((address, port)))
@@ -253,7 +253,7 @@ class World:
             worker.call(traffic.close, [made])
 
     def datagrams(self) -> None:
-        """Datagrams over loopback, from a socket that may close before anybody reads what it sent."""
+        """Send datagrams over loopback, from a socket that may close before anybody reads what it sent."""
         host = self._chance.choice(self.hosts)
         sender, receiver = host.workers
         size, number, made = self._chance.randint(1, 1400), self._chance.randint(1, 50), next(self._names)
@@ -268,7 +268,7 @@ class World:
         self._count(host, number * size, number * size)
 
     def replace_process(self) -> None:
-        """A process is killed with what it has open, and another one takes its place."""
+        """Kill a process with what it has open, and start another one in its place."""
         host = self._chance.choice(self.hosts)
         side = self._chance.randrange(2)
         self.note(f"kill {host.workers[side].pid} in {host.space.name}")
@@ -316,7 +316,7 @@ class World:
         ) and not any(self._difference(device, counted) for device, counted in self._devices())
 
     def _devices(self) -> list[tuple[Device, Counter[str]]]:
-        """Each device, and what the kernel has counted of it."""
+        """Return each device, and what the kernel has counted of it."""
         links = {id(link): link for host in self.hosts for link in host.links}.values()
         return [(self._device(link, side), self._counted(link, side)) for link in links for side in range(2)]
 
@@ -345,7 +345,7 @@ class World:
         return link.ends[side].space.inode, link.names[side]
 
     def _counted(self, link: Link, side: int) -> Counter[str]:
-        """What the kernel has counted of a device."""
+        """Return what the kernel has counted of a device."""
         shown = link.ends[side].space.ip("-s", "-j", "link", "show", link.names[side])
         stats = json.loads(shown)[0]["stats64"]
         return Counter({name: stats[way][unit] for name, (way, unit) in _STATS.items()})
@@ -373,7 +373,7 @@ def churn(memory: traffic.Memory) -> None:
 
 
 def explore_hosts(chance: random.Random) -> list[str]:
-    """A world that changes at random, beside a storm of connections; returns what nettop counted wrongly."""
+    """Let a world change at random, beside a storm of connections; return what nettop counted wrongly."""
     with Lab() as lab:
         home = lab.namespace()
         around = (

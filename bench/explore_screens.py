@@ -48,13 +48,13 @@ def _key(chance: random.Random) -> bytes:
 
 
 def _said(chance: random.Random) -> bytes:
-    """What terminals say, whole or cut."""
+    """Return what terminals say, whole or cut."""
     whole = chance.choice(SAID_BY_TERMINALS)
     return whole[: chance.randint(1, len(whole))] if chance.random() < 0.3 else whole
 
 
 def _noise(chance: random.Random) -> bytes:
-    """Random bytes, of which none ends or stops the program."""
+    """Return random bytes, none of which ends or stops the program."""
     raw = chance.randbytes(chance.randint(1, 60))
     return raw.translate(None, b"\x03\x1a\x1cq")
 
@@ -69,7 +69,7 @@ MAKERS: tuple[Callable[[random.Random], bytes], ...] = (
 
 
 def explore_screens(chance: random.Random) -> list[str]:
-    """One start of the screens, bursts of input, and one way to end them; returns what went wrong."""
+    """Start the screens, send bursts of input, and end them in one of several ways; return what went wrong."""
     view = chance.choice(views())
     before = bpf_objects.existing()
     faults, sent = [], []

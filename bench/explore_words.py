@@ -85,7 +85,7 @@ _FILES = (
 
 
 def explore_words(chance: random.Random) -> list[str]:
-    """One command line, run to its end or to a signal; returns what went wrong."""
+    """Run one command line to its end or to a signal; return what went wrong."""
     with tempfile.TemporaryDirectory(prefix="nettop-explore") as folder:
         os.chmod(folder, 0o777)
         make_files(Path(folder))
@@ -94,7 +94,7 @@ def explore_words(chance: random.Random) -> list[str]:
 
 
 def make_files(folder: Path) -> None:
-    """What a path may lead to."""
+    """Make what a path may lead to."""
     os.mkfifo(folder / "fifo")
     os.mknod(folder / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     (folder / "folder").mkdir()
@@ -107,7 +107,7 @@ def make_files(folder: Path) -> None:
 
 
 def command_line(chance: random.Random) -> tuple[str, list[str]]:
-    """A command (none: the view) and its words."""
+    """Return a command (empty: the view) and its words."""
     group: Any = typer.main.get_command(app)
     name = chance.choice(("", "", "", *group.commands))
     command = group.commands[name] if name else group
@@ -127,7 +127,7 @@ def command_line(chance: random.Random) -> tuple[str, list[str]]:
 
 
 def arguments(chance: random.Random, name: str) -> list[str]:
-    """What follows a command's options."""
+    """Return what follows a command's options."""
     if name == "run":
         return ["--", *chance.choice(_COMMANDS)]
     if name == "export":
@@ -159,17 +159,17 @@ _BY_METAVAR: dict[str, tuple[str, ...]] = {
 
 
 def fields(chance: random.Random) -> list[str]:
-    """The fields of some table."""
+    """Return the fields of some table."""
     return [field.name for field in find_table(chance.choice(views()))[1].fields]
 
 
 def hook(chance: random.Random) -> str:
-    """Some lens's hook."""
+    """Return some lens's hook."""
     return chance.choice([hook.name for lens in lenses() for hook in lens.hooks])
 
 
 def value(chance: random.Random, name: str, metavar: str) -> str:
-    """A value for an option: mostly one that fits."""
+    """Return a value for an option, mostly one that fits."""
     if chance.random() < 0.25:
         return chance.choice(_TEXTS)
     if name in _BY_NAME:

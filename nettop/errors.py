@@ -106,9 +106,9 @@ def failure_of(lens: str, error: Exception) -> NettopError:
 
 
 def limit_reached(what: str, why: Exception | str) -> Unsupported | None:
-    """The error for something that failed and `why`, or what was written of it, where a limit is the cause; else None.
+    """Return the error for something that failed where a limit is the cause, else None.
 
-    It names the limit and what raises it.
+    It names the limit and what raises it. `why` is the exception, or what was written about it.
     """
     words = why if isinstance(why, str) else repr(why)
     number = why.errno if isinstance(why, OSError) else None
@@ -121,7 +121,7 @@ def limit_reached(what: str, why: Exception | str) -> Unsupported | None:
 
 
 def too_many_files(what: str, number: int) -> TooManyFiles:
-    """The error for something that ran out of descriptors, with one of these numbers."""
+    """Return the error for something that ran out of descriptors, with one of these numbers."""
     limit = limits.of_files()
     where = limit.what if number == errno.EMFILE else "of all processes together (fs.file-max)"
     remedy = limit.remedy if number == errno.EMFILE else "raise the limit: sysctl fs.file-max"
@@ -140,7 +140,8 @@ def why_too_few_files() -> Unsupported | None:
 
 
 def want_of_memory(what: str, why: str) -> Unsupported | None:
-    """The error for something that failed and `why`, where that is want of memory and memory is limited."""
+    """Return the error for something that ran out of memory, by what was written about it, where memory is
+    limited."""
     found = limits.of_memory() if _NO_MEMORY.search(why) else []
     return limited_by(f"{what}: it ran out of memory", found) if found else None
 

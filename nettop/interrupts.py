@@ -66,9 +66,10 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def requested_by_signals(*, reopens: bool = True) -> Iterator[Requests]:
-    """Ctrl-C and SIGTERM request the end, SIGHUP that files are reopened, even under nohup.
+    """Request the end at Ctrl-C and SIGTERM, and that files are reopened at SIGHUP, even under nohup.
 
-    SIGHUP requests the end where the terminal that nettop was started in has gone, and for what never `reopens` files.
+    SIGHUP requests the end where the terminal that nettop was started in has gone, and for what never
+    `reopens` files.
     """
     requests = Requests()
     with _handled_by(lambda _number, _frame: requests.end()):
@@ -92,7 +93,7 @@ def requested_by_signals(*, reopens: bool = True) -> Iterator[Requests]:
 
 
 def _is_controlling(descriptor: int) -> bool:
-    """Whether it is our terminal: not one that has hung up, nor one whose session has ended."""
+    """Return whether it is our terminal: not one that has hung up, nor one whose session has ended."""
     try:
         os.tcgetpgrp(descriptor)
     except OSError:
@@ -102,7 +103,7 @@ def _is_controlling(descriptor: int) -> bool:
 
 @contextmanager
 def answered_by(end: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP call `end`; signals that are ignored (nohup) stay so."""
+    """Call `end` at Ctrl-C, SIGTERM and SIGHUP; signals that are ignored (nohup) stay so."""
     with _handled_by(lambda _number, _frame: end()):
         yield
 

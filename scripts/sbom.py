@@ -19,7 +19,7 @@ from typing import Any
 
 
 def main(folders: list[Path]) -> None:
-    """Print it; the same packages give the same text."""
+    """Print the list; the same packages give the same text."""
     packages = {
         str(each["bom-ref"]): each for folder in folders for each in map(component, metadata_in(folder))
     }

@@ -288,8 +288,9 @@ def say(*lines: str, passing: bool = False) -> None:
 
 
 def machine(vmlinuz: Path | None, guest: list[str], results: Path) -> list[str]:
-    """The command that runs the guest's script, on this kernel or on the one in that file. What a virtual machine is to
-    run is in a file: virtme-ng puts it on the kernel's command line, where a few names of tests are too long."""
+    """Return the command that runs the guest's script, on this kernel or on the one in that file. What a
+    virtual machine is to run is in a file: virtme-ng puts it on the kernel's command line, where a few names
+    of tests are too long."""
     if vmlinuz is None:
         return ["unshare", "--mount", "--propagation", "private", *guest]
     busybox, script = vmlinuz.with_name("busybox"), results / "command"

@@ -265,7 +265,8 @@ def check_network_namespace(root: Path) -> Check:
 
 
 def check_uplinks(_: Path) -> Iterator[Check]:
-    """Devices whose queues the bandwidth lens may reset when it attaches native XDP, as many drivers do."""
+    """Name the devices whose queues the bandwidth lens may reset when it attaches native XDP, as many drivers
+    do."""
     names = [link.name for link in read_links() if link.is_device() and link.is_up]
     if names:
         value = f"{', '.join(names)}: native XDP, which the bandwidth lens attaches, may reset their queues"
@@ -276,7 +277,8 @@ def check_uplinks(_: Path) -> Iterator[Check]:
 
 
 def check_limits(_: Path) -> Iterable[Check]:
-    """How much memory may be locked, addressed and used, how many files be open, and how many processes there be."""
+    """Report how much memory may be locked, addressed and used, and how many files and processes there may
+    be."""
     memory, space, files = (
         resource.getrlimit(limit)[0]
         for limit in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_AS, resource.RLIMIT_NOFILE)

@@ -81,6 +81,6 @@ def _names(btf: Btf, enum: str, *prefixes: str) -> dict[int, str]:
 
 
 def _without_prefix(name: str, prefixes: tuple[str, ...]) -> str:
-    """The name without the first of the prefixes that it has: SKB_DROP_REASON_SKB_CSUM is SKB_CSUM."""
+    """Return the name without the first of the prefixes that it has: SKB_DROP_REASON_SKB_CSUM is SKB_CSUM."""
     prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
     return name.removeprefix(prefix)

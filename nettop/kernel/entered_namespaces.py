@@ -116,7 +116,7 @@ class Namespaces:
         return self._device_texts.values
 
     def _device(self, inode: int, index: int) -> str:
-        """The name of a device in a namespace, asked there; its number where that is not possible."""
+        """Return the name of a device in a namespace, asked there; its number where that is not possible."""
         if (inode, index) not in self._devices:
             with self.lock:
                 thread = self.threads.get(inode)
@@ -345,7 +345,7 @@ class Namespaces:
 
 
 def _device_name(index: int) -> str:
-    """The name of a device in the calling thread's namespace; empty where it is gone."""
+    """Return the name of a device in the calling thread's namespace; empty where it is gone."""
     try:
         return safe_text(socket.if_indextoname(index))
     except OSError:

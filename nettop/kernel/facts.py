@@ -169,7 +169,7 @@ class Host:
         return self._capabilities("CapPrm", privileges.held)
 
     def _capabilities(self, label: str, ask_kernel: Callable[[], frozenset[int]]) -> frozenset[int]:
-        """The set that /proc has; where it is not there the kernel knows all the same."""
+        """Return the set that /proc has, or where it is not mounted, what the kernel says."""
         if not read_text(self.proc / "thread-self/status"):
             return ask_kernel()
         mask = int(self._status(label) or "0", 16)
@@ -199,7 +199,7 @@ class Host:
         return self.proc_options().get("hidepid", "off") not in _HIDES_NOTHING
 
     def proc_options(self) -> dict[str, str]:
-        """The mount options of /proc."""
+        """Return the mount options of /proc."""
         return proc_options(self.proc)
 
     def is_real_time(self) -> bool:
@@ -242,8 +242,8 @@ class Host:
     # --- processes ----------------------------------------------------------------------------------------
 
     def cgroup(self, pid: int) -> str | None:
-        """The control group of a process: the first path that leads into a container, of the unified hierarchy and then
-        of the old ones, the longest first; else the first path.
+        """Return the control group of a process: the first path that leads into a container, of the unified
+        hierarchy and then of the old ones, the longest first; else the first path.
 
         None when the process is gone.
         """
@@ -294,11 +294,11 @@ class Host:
 
 
 def container_of(cgroup: str) -> str | None:
-    """The innermost container (`runtime:name`, or `runtime:short id`) that a control group belongs to, also where that
-    has systemd units of its own; else its systemd unit.
+    """Return the innermost container (`runtime:name`, or `runtime:short id`) that a control group belongs to,
+    also where that has systemd units of its own; else its systemd unit.
 
-    Knows the paths of Docker, containerd, Podman, CRI-O and runc, with the systemd driver and with their own, of LXC,
-    LXD and Proxmox, of what systemd-machined registers, and of ECS.
+    Knows the paths of Docker, containerd, Podman, CRI-O and runc, with the systemd driver and with their own,
+    of LXC, LXD and Proxmox, of what systemd-machined registers, and of ECS.
     """
     container = _innermost_container(cgroup)
     if container is not None:

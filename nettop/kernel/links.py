@@ -102,8 +102,11 @@ class Link:
         return self.has_parent or (not self.kind and (_SYSFS / self.name / "device").exists())
 
     def speed(self) -> int | None:
-        """What the link negotiated, in bytes/s; None is unknown. Call it in the device's namespace, which is
-        asked: /sys may be of another one, with a device of the same name."""
+        """Return what the link negotiated, in bytes/s; None is unknown.
+
+        Call it in the device's namespace, which is asked: /sys may be of another one, with a device of the
+        same name.
+        """
         command = ctypes.create_string_buffer(_ETHTOOL_GSET.to_bytes(4, sys.byteorder), _ETHTOOL_CMD_BYTES)
         request = struct.pack("16sQ16x", self.name.encode(), ctypes.addressof(command))
         try:
@@ -141,7 +144,7 @@ class LinkWatch:
             raise
 
     def read(self) -> tuple[list[Link], list[Link]]:
-        """The devices now, and those that have left since the last call, with what they had counted."""
+        """Return the devices now, and those that have left since the last call, with what they had counted."""
         return _listed(self._channel)
 
     def close(self) -> None:
@@ -170,7 +173,7 @@ def _enlarge(channel: socket.socket) -> None:
 
 
 def _listed(channel: socket.socket) -> tuple[list[Link], list[Link]]:
-    """The devices now, and those that left before or during the list."""
+    """Return the devices now, and those that left before or during the list."""
     left: list[Link] = []
     # With devices that come and go all the time an inconsistent list is better than none.
     for _ in range(_ATTEMPTS):
@@ -191,7 +194,7 @@ def _listed(channel: socket.socket) -> tuple[list[Link], list[Link]]:
 
 
 def _received(channel: socket.socket) -> bytes:
-    """The next message; one that found no room is skipped."""
+    """Return the next message; one that found no room is skipped."""
     while True:
         try:
             return channel.recv(netlink.ANSWER_BYTES)
@@ -201,7 +204,8 @@ def _received(channel: socket.socket) -> bytes:
 
 
 def parse_left(message: bytes) -> list[Link]:
-    """The devices that have left, by a message that tells of them; a port that leaves its bridge does not."""
+    """Return the devices that have left, by a message that tells of them; a port that leaves its bridge does
+    not."""
     return [
         _link(body)
         for kind, _, body in _messages(message)

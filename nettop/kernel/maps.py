@@ -29,7 +29,7 @@ _AT_ONCE = 4096
 
 @cache
 def possible_cpus() -> int:
-    """How many elements a per-CPU map has for each key. Raises Unsupported where /sys hides it."""
+    """Return how many elements a per-CPU map has for each key. Raises Unsupported where /sys hides it."""
     last = read_required("/sys/devices/system/cpu/possible").strip().replace(",", "-").rpartition("-")[2]
     return int(last) + 1
 

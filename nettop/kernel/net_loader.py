@@ -30,7 +30,8 @@ def open_net_loader() -> Iterator[None]:
 
 
 def net_loader() -> Loader:
-    """A loader that may load such programs: a child of that thread, or of the calling one where there is none.
+    """Return a loader that may load such programs: a child of that thread, or of the calling one where there
+    is none.
 
     Raises PermissionMissing without the capabilities that it takes.
     """

@@ -52,7 +52,7 @@ _opened: dict[int, int] = {}
 
 
 def online_cpus(root: Path = Path("/")) -> tuple[int, ...]:
-    """The CPUs that are online, in ascending order. Raises Unsupported where /sys hides them."""
+    """Return the CPUs that are online, in ascending order. Raises Unsupported where /sys hides them."""
     ranges = read_required("/sys/devices/system/cpu/online", root)  # such as 0-2,5
     ends = (part.partition("-") for part in ranges.strip().split(","))
     return tuple(cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1))

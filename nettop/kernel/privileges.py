@@ -83,7 +83,7 @@ def held() -> frozenset[int]:
 
 
 def effective() -> frozenset[int]:
-    """The capabilities that the calling thread uses."""
+    """Return the capabilities that the calling thread uses."""
     return _sets()[0]
 
 

@@ -44,12 +44,12 @@ def distinct_addresses(column: Array) -> tuple[list[bytes], Array]:
 
 
 def is_link_local(raw: bytes) -> bool:
-    """Whether an address is valid on one link only: of fe80::/10, or multicast on the link."""
+    """Return whether an address is valid on one link only: of fe80::/10, or multicast on the link."""
     return (raw[0] == 0xFE and raw[1] & 0xC0 == 0x80) or (raw[0] == 0xFF and raw[1] & 0x0F == 2)
 
 
 def endpoint_text(address: str, port: int | str | None, zone: str | None = None) -> str:
-    """`address%zone:port` as ss writes it, brackets around IPv6, `*` for no port."""
+    """Return `address%zone:port` as ss writes it, with brackets around IPv6 and `*` for no port."""
     host = f"[{address}]" if ":" in address else address
     return f"{host}{f'%{zone}' if zone else ''}:{'*' if port is None else port}"
 

@@ -475,8 +475,8 @@ def _without_zone(text: str) -> str:
 
 
 def _in_network(field: Field, text: str) -> Test:
-    """Rows whose address, which is the field or the first part of an endpoint, is in a network, and in the zone that
-    follows it behind a %."""
+    """Match rows whose address, which is the field or the first part of an endpoint, is in a network, and in
+    the zone that follows it behind a %."""
     name = field.parts[0] if field.parts else field.name
     network = _network(_without_zone(text))
     if network is None:

@@ -27,7 +27,7 @@ Folded = tuple[Array, Callable[[list[int]], list[str]]]
 
 
 def _by_remote(view: View, rows: Some = ALL) -> Folded:
-    """By address; a link-local one is another peer on each link."""
+    """Fold by address; a link-local one is another peer on each link."""
     distinct, places = distinct_addresses(view.raw("remote_address")[rows])
     zones, zone_at = view.texts("device")
     is_local = np.array([is_link_local(raw) for raw in distinct], bool)[places]

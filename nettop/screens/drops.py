@@ -31,7 +31,8 @@ _COUNTS = {
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
-    """Idle: nothing dropped in the last interval; quiet: ordinary drops; failed: those that are trouble."""
+    """Return how rows look: idle where nothing dropped in the last interval, quiet for ordinary drops, failed
+    for trouble."""
     rates = view.column("packets_per_s")
     is_idle = as_list(rates.known[at] & (rates.numbers[at] == 0))
     rows = zip(as_list(view.gone[at]), is_idle, as_list(view.raw("severity")[at]), strict=True)
@@ -76,7 +77,7 @@ class DropsScreen(LensScreen):
 
 
 def _packets(view: View) -> list[BarItem]:
-    """Drops per second, apart from them the ordinary ones, and all together."""
+    """Return drops per second, the ordinary ones apart from the others, and all together."""
     drops = view.snapshot.counts.get("drops")
     if drops is None or view.snapshot.why_unavailable(PACKETS) is not None:
         return [headline.not_available("drops")]
@@ -94,13 +95,13 @@ def _packets(view: View) -> list[BarItem]:
 
 
 def _rate(packets: View, which: Mask) -> str:
-    """Drops per second in these rows."""
+    """Return drops per second in these rows."""
     rate = packets.total("packets_per_s", np.flatnonzero(which))
     return human(0.0 if rate is None and packets.elapsed_s else rate, _PER_SECOND)
 
 
 def top_reason(frame: Frame) -> str | None:
-    """The reason of most drops in the last interval that are not ordinary; None without any."""
+    """Return the reason of most drops in the last interval that are not ordinary; None without any."""
     if frame.before is None:
         return None
     added = by_reason(frame.now) - by_reason(frame.before)
@@ -108,7 +109,8 @@ def top_reason(frame: Frame) -> str | None:
 
 
 def by_reason(snapshot: Snapshot) -> Counter[str]:
-    """Drops by reason, but the ordinary ones; by place where the kernel gives no reasons; empty without both."""
+    """Return drops by reason, but the ordinary ones; by place where the kernel gives no reasons; none without
+    both."""
     rows, missing = snapshot.tables[PACKETS.name], snapshot.missing
     name = next((field for field in ("reason", "place") if field not in missing), None)
     if name is None or "packets" in missing:

@@ -47,7 +47,8 @@ _LATIN = str.maketrans(
 
 
 def latin_key(key: str) -> str:
-    """The name of a key as a Latin keyboard has it: Ctrl-С and `й` of a Cyrillic one are Ctrl-C and `q`."""
+    """Return the name of a key as a Latin keyboard has it: Ctrl-С and `й` of a Cyrillic one are Ctrl-C and
+    `q`."""
     modifiers, plus, letter = key.rpartition("+")
     latin = letter.lower().translate(_LATIN)
     return modifiers + plus + (latin.upper() if letter != letter.lower() else latin)
@@ -62,11 +63,12 @@ class InputDecoder:
         self._report_left = 0
 
     def __call__(self, data: bytes) -> str:
-        """The text of these bytes; what is incomplete is kept for the next call."""
+        """Return the text of these bytes; what is incomplete is kept for the next call."""
         return self._decode(bytes(map(self._without_report, data)))
 
     def _without_report(self, byte: int) -> int:
-        """The byte, or 0 in its place in an old mouse report, which the parser recognizes by its length."""
+        """Return the byte, or 0 in its place in an old mouse report, which the parser recognizes by its
+        length."""
         if self._report_left and byte >= _FIRST_PRINTABLE:
             self._report_left -= 1
             return 0
@@ -86,14 +88,14 @@ class InputParser:
         self._keys = _KeyParser()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that these bytes complete."""
+        """Return the messages that these bytes complete."""
         for character in self._decode(data):
             if character == _CTRL_C:
                 self._keys = _KeyParser()
             yield from self._try(self._keys.feed(character))
 
     def tick(self) -> Iterator[Message]:
-        """The messages that are complete as nothing followed in time, such as a lone Escape."""
+        """Return the messages that are complete as nothing followed in time, such as a lone Escape."""
         yield from self._try(self._keys.tick())
 
     def _try(self, messages: Iterable[Message]) -> Iterator[Message]:
@@ -116,7 +118,8 @@ class _KeyParser(XTermParser):
 
 
 def _plain(sequence: str) -> str | None:
-    """A key in kitty's protocol in the form that Textual reads, as other terminals mean it; None where it is none."""
+    """Return a key in kitty's protocol in the form that Textual reads, as other terminals mean it; None where
+    it is none."""
     match = _KITTY.fullmatch(sequence)
     if match is None or match["event"] == _RELEASED:
         return None
@@ -137,5 +140,5 @@ def _plain(sequence: str) -> str | None:
 
 
 def _is_character(code: str) -> bool:
-    """Whether a code is that of a character; surrogates are none."""
+    """Return whether a code is that of a character; surrogates are none."""
     return code.isdecimal() and (int(code) < 0xD800 or 0xE000 <= int(code) < 0x110000)

@@ -32,7 +32,7 @@ class TerminalOutput:
         """Set once RESTORING was reached."""
 
     def fileno(self) -> int:
-        """The terminal's descriptor."""
+        """Return the terminal's descriptor."""
         return self._descriptor
 
     def write(self, text: str) -> None:

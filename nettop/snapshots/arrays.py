@@ -23,13 +23,13 @@ def positions(keys: Array, among: Array) -> Index:
 
 
 def growth(now: Array, before: Array) -> Array:
-    """By how much counters grew; one that went back has begun anew, at 0."""
+    """Return by how much counters grew; one that went back has begun anew, at 0."""
     return np.where(now >= before, now - before, now)
 
 
 def agreed(keys: Array, values: Array) -> Mask:
-    """For each of the sorted `keys` whether all values are the same that rows with this key have; the largest number is
-    no value."""
+    """Return for each of the sorted `keys` whether all rows with it have the same value; the largest number
+    is no value."""
     if not len(keys):
         return np.zeros(0, bool)
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))

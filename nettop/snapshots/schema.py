@@ -339,7 +339,7 @@ class Option:
     repeatable: bool = False
 
     def default_of(self, *, log: bool = False, unattended: bool = False) -> float | str:
-        """The value that it has unasked in such commands."""
+        """Return the value that it has unasked in such commands."""
         for applies, default in ((log, self.log_default), (log or unattended, self.unattended_default)):
             if applies and default is not None:
                 return default

@@ -133,7 +133,8 @@ class Snapshot:
         return None if lacking is None else lacking.why
 
     def lacking(self, table: Table) -> HookStatus | None:
-        """The status of the hook without which a table has no rows; None where it has some, or nobody knows yet."""
+        """Return the status of the hook without which a table has no rows; None where it has some, or nobody
+        knows yet."""
         statuses = [self.hook(name) for name in table.hooks or (table.name,)]
         has_none = all(status is not None and status.mechanism is None for status in statuses)
         return statuses[0] if has_none else None

@@ -172,7 +172,7 @@ _FEW_COLOURS = ("linux", "ansi", "vt", "xterm-16color", "screen.linux", "cons")
 
 
 def has_256_colours(term: str) -> bool:
-    """Whether a terminal with this TERM is known to have 256 colours."""
+    """Return whether a terminal with this TERM is known to have 256 colours."""
     return any(part in term.lower() for part in _256_COLOURS)
 
 

@@ -43,10 +43,11 @@ ATTACHMENTS = {
 
 
 def modes_for(link: Link, xdp: str) -> tuple[int, ...]:
-    """How to see what an interface receives, the best first, where the user wants `xdp` (native, tcx, generic, off).
+    """Return how to see what an interface receives, the best first, where the user wants `xdp`.
 
-    Attaching native XDP resets the queues of many devices. It is for devices only: on a veth it cuts TCP to a third, as
-    segments are no longer aggregated. Generic XDP comes last, as it does not see how many packets an aggregate was.
+    Attaching native XDP resets the queues of many devices. It is for devices only: on a veth it cuts TCP to a
+    third, as segments are no longer aggregated. Generic XDP comes last, as it does not see how many packets
+    an aggregate was.
     """
     if xdp == "off":
         return ()

@@ -35,14 +35,14 @@ class Found(NamedTuple):
 
 
 def no_owners(count: int) -> Array:
-    """So many owners that nobody knows: OWNER."""
+    """Return so many unknown owners: OWNER."""
     owners = np.zeros(count, OWNER)
     owners["process"] = owners["pid"] = _UNKNOWN
     return owners
 
 
 def owners_among(flows: Array, protocols: Array, sockets: Rows, own: int, texts: TextTable) -> Array:
-    """The owner of each flow among these sockets, with codes into `texts`: OWNER. See `find_owners`."""
+    """Return the owner of each flow among these sockets, with codes into `texts`: OWNER. See `find_owners`."""
     found = find_owners(flows, protocols, sockets.array, own)
     owners, at = no_owners(len(flows)), np.flatnonzero(found.at >= 0)
     socket_rows = take(sockets.array, found.at[at])
@@ -54,7 +54,7 @@ def owners_among(flows: Array, protocols: Array, sockets: Rows, own: int, texts:
 
 
 def recoded(codes: Array, rows: Rows, texts: TextTable) -> Array:
-    """Codes of the processes of rows as codes into `texts`."""
+    """Return the codes of processes, which are of these rows' texts, as codes into `texts`."""
     distinct, groups = np.unique(codes, return_inverse=True)
     names = rows.texts["process"]
     new = [texts.code(names[code]) if code < len(names) else _UNKNOWN for code in as_list(distinct)]
@@ -62,7 +62,8 @@ def recoded(codes: Array, rows: Rows, texts: TextTable) -> Array:
 
 
 def with_before(now: Array, before: Array, texts: TextTable) -> Array:
-    """Who owns flows by what is known now, and by what was known before: where those are two processes, several."""
+    """Return who owns flows by what is known now and what was known before; where those are two processes,
+    several."""
     several = texts.code(SEVERAL)
     owners = np.where(known(now["process"]), now, before)
     is_other = known(now["process"]) & known(before["process"]) & (now["socket"] != before["socket"])
@@ -75,12 +76,12 @@ def with_before(now: Array, before: Array, texts: TextTable) -> Array:
 
 
 def find_owners(flows: Array, protocols: Array, sockets: Array, own: int) -> Found:
-    """The socket of each flow. `protocols` are the flows' IP protocols, `own` is the network namespace whose interfaces
-    the flows pass.
+    """Return the socket of each flow. `protocols` are the flows' IP protocols, `own` is the network namespace
+    whose interfaces the flows pass.
 
-    A socket of that namespace is the flow's local end. One of another namespace, a container's, is at the other end of
-    an interface here, so that its local address is the flow's remote one. An UDP socket without a peer owns what comes
-    to its port; there may be several of those (SO_REUSEPORT).
+    A socket of that namespace is the flow's local end. One of another namespace, a container's, is at the
+    other end of an interface here, so that its local address is the flow's remote one. An UDP socket without
+    a peer owns what comes to its port; there may be several of those (SO_REUSEPORT).
     """
     is_own = sockets["netns"] == own
     has_peer = known(sockets["remote_port"])

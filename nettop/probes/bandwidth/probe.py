@@ -255,8 +255,8 @@ class Bandwidth:
     # --- following ----------------------------------------------------------------------------------------------
 
     def _read_links(self) -> tuple[dict[_Key, Link], dict[_Key, Link]]:
-        """The chosen interfaces of every namespace that was entered; and those that have left the own one since the
-        last reading, with their last counters."""
+        """Return the chosen interfaces of every namespace that was entered; and those that have left the own
+        one since the last reading, with their last counters."""
         by_namespace = self.namespaces.in_each(self._list)
         every = {(inode, link.index): link for inode, (links, _) in by_namespace.items() for link in links}
         self._names = {link.name for link in every.values()}
@@ -264,8 +264,8 @@ class Bandwidth:
         return {key: link for key, link in every.items() if self._is_chosen(link)}, left
 
     def _list(self) -> tuple[list[Link], list[Link]]:
-        """The interfaces of the calling thread's namespace, and of the own one those that have left; none where the
-        kernel does not list them."""
+        """Return the interfaces of the calling thread's namespace, and of the own one those that have left;
+        none where the kernel does not list them."""
         try:
             if self._watch is not None and os.stat("/proc/thread-self/ns/net").st_ino == self.namespaces.own:
                 return self._watch.read()
@@ -283,7 +283,7 @@ class Bandwidth:
         return not link.is_loopback or self._options[LOOPBACK.name] == "on"
 
     def _means(self, word: str, name: str) -> bool:
-        """Whether a word of --interface means this name: an interface of just this name, else a match."""
+        """Return whether a word of --interface means this name: an interface of just this name, else a match."""
         return name == word if word in self._names else fnmatchcase(name, word)
 
     def _absent(self) -> list[str]:
@@ -638,7 +638,7 @@ class Bandwidth:
 
 
 def _of_uplinks(rows: Array) -> dict[int, tuple[int, ...]]:
-    """What each uplink has received and sent, by its id, where that is known."""
+    """Return what each uplink has received and sent, by its id, where that is known."""
     is_counted = rows["backing"] == UPLINK
     for name in MOVED:
         is_counted &= known(rows[name])

@@ -226,7 +226,8 @@ def _has_opened(view: View) -> Mask:
 
 
 def _by_process(view: View) -> tuple[Array, Callable[[list[int]], list[Hashable]]]:
-    """By PID and start, within 2²⁴ ns of which no PID is used twice; what has no process by what is shown instead."""
+    """Fold by PID and start, within 2²⁴ ns of which no PID is used twice, and by what is shown where there is
+    no process."""
     pid = view.raw("pid")
     start = view.raw("start_time") >> np.uint64(24)
     number = np.uint64((1 << _PID_BITS) - 1)

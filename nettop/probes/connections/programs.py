@@ -147,7 +147,8 @@ def events_text(ring_bytes: int, followed: int | None, *, alone: bool = False) -
 
 
 def udp_text(*, follows: bool = False) -> ProgramText:
-    """The counting of UDP messages; loaded after the walks or the events, as it shares their header's tables.
+    """Return the text that counts UDP messages; load it after the walks or the events, whose header's tables
+    it shares.
 
     With `follows` what the followed processes move is counted by itself too: then the events came before.
     """

@@ -321,7 +321,7 @@ def _rows(sockets: Array, protocol: int, netns: int) -> Array:
 
 
 def _put_endpoints(rows: Array, sockets: Array) -> None:
-    """Addresses, ports and device; IPv4 that came as such or mapped into IPv6 is IPv4."""
+    """Fill in addresses, ports and device; IPv4 that came as such or mapped into IPv6 is IPv4."""
     local, remote = (sockets[name].copy() for name in ("local_address", "remote_address"))
     native = sockets["family"] == _IPV4
     mapped = ~native & (_is_mapped(local) | _is_mapped(remote))
@@ -341,7 +341,8 @@ def _is_mapped(words: Array) -> Mask:
 
 
 def _put_socket(rows: Array, sockets: Array) -> None:
-    """Fields of every full socket. The queues of a listener are of connections, and one is the limit of the other."""
+    """Fill in the fields of every full socket. A listener's queues hold connections, and one number is the
+    limit of the other."""
     rows["drops"] = sockets["drops"]
     listens = rows["state"] == STATE["LISTEN"]
     unread = np.maximum(sockets["rqueue"].astype(np.int32), 0)

@@ -31,7 +31,7 @@ class SocketUsers:
         self._ids: Array = NO_USERS["id"]
 
     def read(self) -> Array:
-        """Who has used the sockets since they were watched (USER), sorted by id."""
+        """Return who has used the sockets since they were watched (USER), sorted by id."""
         if not len(self._ids):
             return NO_USERS
         ids, sockets = maps.read_all(self._maps["shared_sockets"], _COOKIE, SHARED_SOCKET)

@@ -20,7 +20,7 @@ Listeners = Mapping[int, tuple[int, int]]
 
 
 def read_listeners() -> Listeners:
-    """The listeners of the calling thread's namespace; none where the kernel does not list them."""
+    """Return the listeners of the calling thread's namespace; none where the kernel does not list them."""
     try:
         dumped = sock_diag.dump(socket.IPPROTO_TCP, 1 << _LISTEN, info=False)
     except NettopError:
@@ -78,14 +78,16 @@ class UnseenSyns:
                 self.counted[netns, name, port] += self._owed.pop((netns, name))
 
     def _growth(self, key: tuple[int, str, str], value: int, *, is_first: bool) -> int:
-        """By how much a counter grew since the last reading; one that went back is that of another namespace, which has
-        the number of one that is gone."""
+        """Return by how much a counter grew since the last reading.
+
+        One that went back is that of another namespace, which has the number of one that is gone.
+        """
         before = self._values.get(key, value if is_first else 0)
         self._values[key] = value
         return value - before if value >= before else value
 
     def forget(self, netns: int) -> int:
-        """Forget a namespace that is gone; how many SYNs were counted there."""
+        """Forget a namespace that is gone; return how many SYNs were counted there."""
         self._listeners.pop(netns, None)
         self._values = {key: value for key, value in self._values.items() if key[0] != netns}
         self._owed = Counter({key: owed for key, owed in self._owed.items() if key[0] != netns})

@@ -13,11 +13,11 @@ _SERVING = [number for number, name in STATES.items() if name in ("LISTEN", "UNC
 
 
 def find_owners(keys: Array, sockets: Array) -> tuple[Index, Mask, Mask]:
-    """For each key with a namespace, an IP protocol and a port the position of a socket there among `sockets`, or −1,
-    and whether all that may be meant have the same process by name, and by PID.
+    """Return for each key with a namespace, an IP protocol and a port the position of a socket there among
+    `sockets`, or −1, and whether all that may be meant have the same process by name, and by PID.
 
-    Meant are those that hear everybody, listeners or UDP sockets without a peer; where there are none, all others.
-    Sockets without a process are left out, and a port of 0 is none.
+    Meant are those that hear everybody, listeners or UDP sockets without a peer; where there are none, all
+    others. Sockets without a process are left out, and a port of 0 is none.
     """
     sought = _ports(keys["netns"], keys["protocol"], keys["port"])
     ports = _ports(sockets["netns"], sockets["protocol"], sockets["local_port"])

@@ -610,7 +610,7 @@ class Drops:
         return reason.meaning if reason else None
 
     def _severities(self, numbers: Array) -> Array:
-        """How bad reasons are: u1, unknown where nobody knows."""
+        """Return how bad reasons are: u1, unknown where nobody knows."""
         distinct, groups = np.unique(numbers, return_inverse=True)
         reasons = (REASONS.get(self._reason(number) or "") for number in as_list(distinct))
         known_ones = [

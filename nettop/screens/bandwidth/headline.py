@@ -20,8 +20,11 @@ _ARROWS = (("↓ ", Role.TOTAL_RECEIVED, "bytes_received"), ("↑ ", Role.TOTAL_
 
 
 def rates_by_backing(view: View) -> list[BarItem]:
-    """`uplinks ↓ 1.2 Gb/s ↑ 80 Mb/s`, which is what the host receives and sends, then what its other interfaces do,
-    of which one may carry what another one does: together they are all rows of the table."""
+    """Return `uplinks ↓ 1.2 Gb/s ↑ 80 Mb/s`, what the host receives and sends, then the same of its other
+    interfaces.
+
+    One of those may carry what another one does. Together they are all rows of the table.
+    """
     interfaces = view if view.table is INTERFACES else View(view.frame, screen_query(INTERFACES))
     has_uplink = bool((interfaces.raw("backing")[~interfaces.gone] == UPLINK).any())
     items = [] if has_uplink else [item(("no uplink", Role.WARN), importance=950)]
@@ -31,7 +34,7 @@ def rates_by_backing(view: View) -> list[BarItem]:
 
 
 def _with_backing(view: View, interfaces: View, backing: int) -> Mask:
-    """The rows that are interfaces of a kind, or belong to them."""
+    """Return the rows that are interfaces of a kind, or belong to them."""
     is_meant: Mask = interfaces.raw("backing") == backing
     if view is interfaces:
         return is_meant
@@ -43,7 +46,7 @@ def _with_backing(view: View, interfaces: View, backing: int) -> Mask:
 
 
 def _rates(view: View, which: Mask, label: str, importance: int) -> Iterator[BarItem]:
-    """`label ↓ amount ↑ amount`; nothing where there are no rows, or no rates yet."""
+    """Yield `label ↓ amount ↑ amount`; nothing where there are no rows, or no rates yet."""
     at = np.flatnonzero(which)
     rates = [view.total(name + RATE, at) for _, _, name in _ARROWS]
     if None in rates:
