@@ -234,6 +234,11 @@ def arrived(memory: Memory, amounts: dict[Any, int]) -> None:
         )
 
 
+def stay_on(memory: Memory, cpu: int) -> None:
+    """Runs on that CPU alone."""
+    os.sched_setaffinity(0, {cpu})
+
+
 def in_state(memory: Memory, name: object, number: int) -> None:
     """Waits until TCP_INFO gives that state number (1 ESTABLISHED … 11 CLOSING)."""
     until(lambda: oracle.tcp_info(memory[name])["state"] == number, f"{name} reaches state {number}")
