@@ -52,9 +52,12 @@ def held(pid: int) -> set[Object]:
 
 
 def held_by_anyone() -> set[Object]:
-    """The objects that any living process holds."""
+    """The objects that any living process holds, by itself or through one of its programs."""
     pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    return set().union(*(held(pid) for pid in pids))
+    objects = set().union(*(held(pid) for pid in pids))
+    return objects | {
+        ("map", of_it) for kind, number in objects if kind == "prog" for of_it in maps_of(number)
+    }
 
 
 def nothing_new_since(before: set[Object], deadline_s: float = 20) -> None:
@@ -77,11 +80,29 @@ def run_count(program: int) -> tuple[str, int]:
 
 def runs_and_time(program: int) -> tuple[str, int, int]:
     """A program's name, how often it ran while statistics were on, and for how many ns."""
+    info = program_info(program)
+    time_ns, count = struct.unpack_from("=QQ", info, 192)
+    return info[64:80].split(b"\0")[0].decode(), count, time_ns
+
+
+def maps_of(program: int) -> tuple[int, ...]:
+    """The numbers of a program's maps; none if it has gone."""
+    numbers = (ctypes.c_uint32 * 64)()
+    with contextlib.suppress(FileNotFoundError):
+        info = program_info(program, struct.pack("=52xIQ", len(numbers), ctypes.addressof(numbers)))
+        return tuple(numbers[: struct.unpack_from("=I", info, 52)[0]])
+    return ()
+
+
+def program_info(program: int, asked: bytes = b"") -> bytes:
+    """What the kernel tells of a program: struct bpf_prog_info (include/uapi/linux/bpf.h).
+
+    `asked` is how that structure begins where it says where an array is to be put.
+    """
     descriptor = bpf(FD_BY_ID["prog"], struct.pack("=I12x", program))[0]
     try:
-        info = ctypes.create_string_buffer(232)
+        info = ctypes.create_string_buffer(asked, 232)
         bpf(INFO_BY_FD, struct.pack("=IIQ", descriptor, 232, ctypes.addressof(info)))
     finally:
         os.close(descriptor)
-    time_ns, count = struct.unpack_from("=QQ", info, 192)
-    return info.raw[64:80].split(b"\0")[0].decode(), count, time_ns
+    return info.raw
