@@ -13,6 +13,7 @@
 - `App._exit`, `_dispatch_message`: after `exit` no screen counts as attached, so that what a key, a click or a message
   would mount then is an error.
 - `Screen._compositor_refresh`: the only place where drawing can be measured.
+- `Screen._screen_resized`: a busy screen of a terminal that is resized twice would resize itself for ever.
 - `App._screen_stacks`, `_current_mode`: an app with modes starts in one of its own that no table has.
 - `App._check_bindings`: a key passed on from widget to widget would be run after those that follow it.
 - `Console._color_system`: Rich knows few of the terminals that have 256 colours.
@@ -34,6 +35,7 @@ from textual.app import App
 from textual.await_complete import AwaitComplete
 from textual.drivers.linux_driver import LinuxDriver
 from textual.filter import LineFilter, NoColor
+from textual.geometry import Size
 from textual.message import Message
 from textual.messages import CloseMessages, ExitApp, InBandWindowResize
 from textual.screen import Screen, ScreenResultType
@@ -74,6 +76,11 @@ class MeasuredScreen(Screen[ScreenResultType], inherit_bindings=False):
             return
         with self.context.session.steps.time(self.lens.id, DRAW):
             super()._compositor_refresh()
+
+    def _screen_resized(self, size: Size) -> None:  # noqa: ARG002 - its place is in Textual's signature
+        """Lay out for the size that the terminal has by now: a screen posts to itself each size that it takes, and
+        two sizes that wait together would take turns for ever."""
+        super()._screen_resized(self.app.size)
 
     def dismiss(self, result: ScreenResultType | None = None) -> AwaitComplete:
         """Close, unless it is closed or covered: the key that closes may have come twice."""

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
+from unittest.mock import patch
 
 import pytest
-from textual.geometry import Region
+from textual import events
+from textual.geometry import Region, Size
 from textual.strip import Strip
 
 from nettop.engine.own_cost import DRAW, Steps
@@ -30,6 +33,8 @@ from nettop.widgets.table import _title as table_title
 from nettop.widgets.themes import Role
 from tests.screens.driving import press, running, shown, text_of, tick
 from tests.screens.harness import busy_host, harness_of
+
+ENOUGH = 50
 
 
 async def test_first_line_is_the_answer() -> None:
@@ -259,6 +264,28 @@ async def test_growing_terminal_shows_the_table_again() -> None:
         await pilot.pause()
         assert screen.rows.region
         assert "total" in "".join(text_of(screen.rows))
+
+
+async def test_two_sizes_at_once_settle_on_the_last() -> None:
+    """A terminal that is resized again before a busy screen came to it is drawn at its last size, and then no more."""
+    async with running(busy_host(), (100, 30)) as run:
+        pilot, screen, _ = run
+        lay_out, layouts = screen._refresh_layout, count()
+
+        def counted(size: Size | None = None, scroll: bool = False) -> None:
+            if next(layouts) < ENOUGH:  # for ever, the test would not end
+                lay_out(size, scroll)
+
+        with patch.object(screen, "_refresh_layout", counted):
+            for size in (Size(90, 40), Size(120, 50)):
+                screen.post_message(events.Resize(size, size))
+                screen.post_message(
+                    events.Callback(lambda: None)
+                )  # what is between, or one replaces the other
+            screen.app.post_message(events.Resize(size, size))
+            await pilot.pause()
+        assert screen.size == (120, 50)
+        assert next(layouts) < ENOUGH
 
 
 async def test_words_of_the_command_line_hold() -> None:
