@@ -8,6 +8,7 @@ kernel's own counters at every step). Everything follows from the seed: a fault 
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -51,6 +52,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="for each part and seed (600)")
     parser.add_argument("--round", type=int, help="repeat this round alone")
     options = parser.parse_args()
+    # The jobs that a shell runs in the background ignore it, and hand that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     figures = [
