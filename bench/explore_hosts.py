@@ -292,31 +292,30 @@ class World:
     def check(self) -> None:
         """Read, and hold what nettop has counted against what is true."""
         with suppress(NotInTimeError):
-            until(self._is_right, "sums that are right", SETTLES_S)
-        for host in self.hosts:
-            shown = self._shown(host.space)
-            self.find(
-                f"{name} of {host.space.name}: {shown[name]} shown, {host.moved[name]} moved"
-                for name in MOVED
-                if shown[name] != host.moved[name]
-            )
-            host.moved = shown  # each fault is told once
+            until(lambda: not self._faults(), "sums that are right", SETTLES_S)
+            return
+        self.find(self._faults())
+        for host in self.hosts:  # each fault is told once
+            host.moved = self._shown(host.space)
         for device, counted in self._devices():
-            faults = self._difference(device, counted)
-            self.find(faults)
-            if faults:
-                self._base[device] = self._uncounted(device, counted)
+            self._base[device] = self._uncounted(device, counted)
+
+    def _faults(self) -> list[str]:
+        """Read; return what of all that nettop has counted is not true."""
+        self.sockets.refresh()
+        self.devices.refresh()
+        of_hosts = [
+            f"{name} of {host.space.name}: {self._shown(host.space)[name]} shown, {host.moved[name]} moved"
+            for host in self.hosts
+            for name in MOVED
+            if self._shown(host.space)[name] != host.moved[name]
+        ]
+        return of_hosts + [
+            fault for device, counted in self._devices() for fault in self._difference(device, counted)
+        ]
 
     def _shown(self, space: Namespace) -> Counter[str]:
         return Counter(self.sockets.sums.get((space.inode,), {}))
-
-    def _is_right(self) -> bool:
-        """Read; tell whether all that nettop has counted is true."""
-        self.sockets.refresh()
-        self.devices.refresh()
-        return all(
-            self._shown(host.space)[name] == host.moved[name] for host in self.hosts for name in MOVED
-        ) and not any(self._difference(device, counted) for device, counted in self._devices())
 
     def _devices(self) -> list[tuple[Device, Counter[str]]]:
         """Return each device, and what the kernel has counted of it."""
