@@ -21,9 +21,9 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Requests:
-    """What signals have requested of a frontend that finishes its work first: to end, or to reopen its files.
+    """What has been requested of a frontend that finishes its work first: to end, or to reopen its files.
 
-    `wake` is called at each. A later second request to end raises KeyboardInterrupt.
+    `wake` is called at each.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,16 @@ class Requests:
         self._reopening = False
 
     def end(self) -> None:
-        """Request the end."""
-        now = time.monotonic()
-        if self.ending and now - self._requested_at >= AGAIN_S:
-            raise KeyboardInterrupt
+        """Request the end. May be called from any thread and from signal handlers."""
         if not self.ending:
-            self.ending, self._requested_at = True, now
+            self.ending, self._requested_at = True, time.monotonic()
         self.wake()
+
+    def end_by_signal(self) -> None:
+        """Request the end; raise KeyboardInterrupt where it was requested some time ago."""
+        if self.ending and time.monotonic() - self._requested_at >= AGAIN_S:
+            raise KeyboardInterrupt
+        self.end()
 
     def reopen(self) -> None:
         """Request that all files are reopened."""
@@ -72,7 +75,7 @@ def requested_by_signals(*, reopens: bool = True) -> Iterator[Requests]:
     `reopens` files.
     """
     requests = Requests()
-    with _handled_by(lambda _number, _frame: requests.end()):
+    with _handled_by(lambda _number, _frame: requests.end_by_signal()):
         if not reopens:
             yield requests
             return
@@ -83,7 +86,7 @@ def requested_by_signals(*, reopens: bool = True) -> Iterator[Requests]:
             if terminal is None or _is_controlling(terminal):
                 requests.reopen()
             else:
-                requests.end()
+                requests.end_by_signal()
 
         signal.signal(signal.SIGHUP, hang_up)
         try:

@@ -86,10 +86,12 @@ Message = WorkerState | NettopError
 
 def run_worker(work: Work, channel: Connection, parent: int) -> None:
     """Receive until END_SIGNAL, or until the `parent` ends, which has forked this process."""
-    is_ending = threading.Event()
+    ending: list[
+        int
+    ] = []  # no event: a second signal within the handler of the first would wait for its lock
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(END_SIGNAL, lambda *_: is_ending.set())
+    signal.signal(END_SIGNAL, lambda number, _: ending.append(number))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, END_SIGNAL, 0, 0, 0)
     if os.getppid() != parent:
         return
@@ -102,7 +104,7 @@ def run_worker(work: Work, channel: Connection, parent: int) -> None:
 
     with WakeEvent() as event:
         try:
-            _receive(work, send, event, is_ending)
+            _receive(work, send, event, ending)
         except NettopError as failure:
             send(failure)
 
@@ -115,15 +117,14 @@ def opened_pipeline(to: Destination, report: Callable[[NettopError], None]) -> P
     return Pipeline(spool, templates, to.files.current, wanted=to.wanted, kafka=kafka, report=report)
 
 
-def _receive(
-    work: Work, send: Callable[[Message], None], event: WakeEvent, is_ending: threading.Event
-) -> None:
+def _receive(work: Work, send: Callable[[Message], None], event: WakeEvent, ending: Sequence[int]) -> None:
+    """Receive until there is a signal that ends it."""
     source = work.opened(event.wait)
     pipeline = opened_pipeline(work.destination, send)
     threading.Thread(target=watch_files, args=(work.destination.files, send), daemon=True).start()
 
     send(state_of(pipeline, source.counts))
-    while not is_ending.is_set():
+    while not ending:
         source.receive(pipeline, pipeline.due_s)
         if not pipeline.due_s:
             source.count(pipeline)

@@ -98,16 +98,19 @@ def test_other_errors_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
 # --- a terminal that closes -------------------------------------------------------------------------------------
 
 WAITING = """
-import sys, threading
+import sys
 from nettop.interrupts import requested_by_signals
+from nettop.wake_event import WakeEvent
 
-changed = threading.Event()
-with requested_by_signals(reopens=sys.argv[1] == "reopens") as requests, open(sys.argv[2], "w") as told:
-    requests.wake = changed.set
+with (
+    requested_by_signals(reopens=sys.argv[1] == "reopens") as requests,
+    WakeEvent() as event,
+    open(sys.argv[2], "w") as told,
+):
+    requests.wake = event.set
     print("waits", file=told, flush=True)
     while not requests.ending:
-        changed.wait()
-        changed.clear()
+        event.wait()
         if requests.take_reopening():
             print("reopens", file=told, flush=True)
     print("ends", file=told, flush=True)

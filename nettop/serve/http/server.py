@@ -58,7 +58,7 @@ class Server:
 def serve(server: Server) -> None:
     """Serve until the end is requested, and finish what is being answered by then; the listening sockets are closed.
 
-    A request to reopen files reads the token and the certificate again. A second, later request to end raises
+    A request to reopen files reads the token and the certificate again. A second, later signal to end raises
     KeyboardInterrupt, as `Requests` has it. Raises whatever `make_app` raises.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _errors_reported(server.report):
