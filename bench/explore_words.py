@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.kernel.lab import NotInTimeError, until
 END_S = 2.0
 """Within which a command ends after SIGTERM."""
 HANGS_S = 60
+_SHOWN = 4000
 NOBODY = 65534
 OPTIONS_MOST = 5
 _PRIVATE = "mount -t tmpfs none /var/log && mount -t tmpfs none /var/lib && mount -t tmpfs none /root"
@@ -210,7 +212,8 @@ class Run:
     def _run(self) -> list[str]:
         became = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if self._as_nobody else {}
         around = () if self._as_nobody else mounted(_PRIVATE)
-        environment = {**os.environ, "HOME": str(self._folder), "XDG_CONFIG_HOME": str(self._folder)}
+        home = {"HOME": str(self._folder), "XDG_CONFIG_HOME": str(self._folder)}
+        environment = {**os.environ, **home, "PYTHONFAULTHANDLER": "1"}
         with open(self._folder / self._output, "wb") as out, open(self._folder / "err", "wb") as error:
             process = subprocess.Popen(
                 [*around, NETTOP, *(word.replace("\0", "") for word in self._words)],
@@ -238,14 +241,18 @@ class Run:
             try:
                 status = process.wait(HANGS_S)
             except subprocess.TimeoutExpired:
-                return [f"{self._number.name} did not end it in {HANGS_S} s"]
+                process.send_signal(signal.SIGABRT)  # faulthandler writes where each thread is
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(HANGS_S)
+                where = (self._folder / "err").read_text(errors="replace")[-_SHOWN:]
+                return [f"{self._number.name} did not end it in {HANGS_S} s:\n{where}"]
         took = time.monotonic() - began
         errors = (self._folder / "err").read_text(errors="replace")
         faults = []
         if was_signalled and took > END_S:
             faults.append(f"{self._number.name}: the end took {took:.1f} s")
         if "Traceback" in errors or "please report" in errors:
-            faults.append(errors[-3000:])
+            faults.append(errors[-_SHOWN:])
         if not was_signalled and not self._is_known(status):
             faults.append(f"exit status {status}: {errors[-500:]}")
         if status in (2, 3, 4, 5) and not errors.strip() and self._name not in ("run", "doctor"):
