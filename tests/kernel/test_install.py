@@ -79,7 +79,7 @@ class Machine:
         """Which nettop runs there."""
         done = self.run("/usr/local/bin/nettop", "--version")
         assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.removeprefix("nettop ").partition("+")[0]
+        return done.stdout.strip().removeprefix("nettop ").partition("+")[0]
 
     @property
     def releases(self) -> list[Path]:
