@@ -21,7 +21,7 @@ from nettop.cli import app
 from nettop.snapshots import find_table, lenses, views
 from tests.kernel import bpf_objects
 from tests.kernel.command import mounted
-from tests.kernel.lab import NotInTimeError, until
+from tests.kernel.lab import NotInTimeError
 
 END_S = 2.0
 """Within which a command ends after SIGTERM."""
@@ -181,11 +181,6 @@ def value(chance: random.Random, name: str, metavar: str) -> str:
     return chance.choice(_BY_METAVAR.get(metavar, ("1", "2", "10", "100", *_TEXTS)))
 
 
-def has_begun(pid: int) -> bool:
-    """Tell whether the process is nettop by now, and no shell any more, which may take a signal for itself."""
-    return Path(f"/proc/{pid}/comm").read_text() == "nettop\n"
-
-
 class Run:
     """A run of a command line in a folder, as root or as nobody."""
 
@@ -221,7 +216,6 @@ class Run:
                 start_new_session=True, **became,
             )  # fmt: skip
             try:
-                until(lambda: process.poll() is not None or has_begun(process.pid), "nettop begins")
                 return self._ended(process)
             finally:
                 if process.poll() is None:
