@@ -69,7 +69,7 @@ NAMED = {
 }  # fmt: skip
 """What is done with a path that a parameter of a command names, and a command line with it."""
 
-LEVELS = ("root/there", "link", "folder/there", "up/root/there")
+LEVELS = ("owned/there", "link", "folder/there", "up/owned/there")
 """A target of root's, and links to it: the file itself, its directory, and the directory that this is in."""
 
 NO_FILES = {
@@ -91,7 +91,7 @@ class Place(NamedTuple):
 
     def words(self, line: tuple[str, ...], path: str) -> list[str]:
         """A command line, with that path below the caller's directory or above it."""
-        whole = self.root.parent / path if path.startswith("root/") else self.home / path
+        whole = self.root.parent / path if path.startswith("owned/") else self.home / path
         return [word.format(path=whole, home=self.home) for word in line]
 
     def state(self) -> dict[str, tuple[object, ...]]:
@@ -112,7 +112,7 @@ def place() -> Iterator[Place]:
     with tempfile.TemporaryDirectory(dir="/tmp") as there:
         above = Path(there)
         above.chmod(0o755)
-        made = Place(above / "home", above / "root")
+        made = Place(above / "home", above / "owned")
         for folder in made:
             folder.mkdir(mode=0o755)
         (made.home / "link").symlink_to(made.root / "there")
@@ -245,7 +245,7 @@ def test_completion_is_not_installed_in_somebodys_home(place: Place) -> None:
 
 def test_an_impossible_caller(place: Place) -> None:
     """What names no user opens no files."""
-    for words in (place.words(line, "root/there") for kind, *line in NAMED.values() if kind == WRITTEN):  # type: ignore[arg-type]
+    for words in (place.words(line, "owned/there") for kind, *line in NAMED.values() if kind == WRITTEN):  # type: ignore[arg-type]
         done = nettop(*words, env=SUDO | {"SUDO_UID": "x"}, deadline_s=DEADLINE_S)
         assert (done.returncode, "no user SUDO_UID=x" in done.stderr) == (ExitCode.PERMISSION, True)
     assert list(place.root.iterdir()) == []
@@ -255,7 +255,7 @@ def test_the_remedy(place: Place) -> None:
     """Without SUDO_UID nettop is root's own, and writes where root may."""
     line = NAMED["run", "--output"][1:]
     done = subprocess.run(
-        ["env", "-u", "SUDO_UID", NETTOP, *place.words(line, "root/there")], env=SUDO, check=False
+        ["env", "-u", "SUDO_UID", NETTOP, *place.words(line, "owned/there")], env=SUDO, check=False
     )
     assert done.returncode == 0
     assert (place.root / "there").read_text().startswith("nettop:")
