@@ -86,9 +86,8 @@ Message = WorkerState | NettopError
 
 def run_worker(work: Work, channel: Connection, parent: int) -> None:
     """Receive until END_SIGNAL, or until the `parent` ends, which has forked this process."""
-    ending: list[
-        int
-    ] = []  # no event: a second signal within the handler of the first would wait for its lock
+    # No event: a second signal, within the handler of the first, would wait for its lock for ever.
+    ending: list[int] = []
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(END_SIGNAL, lambda number, _: ending.append(number))

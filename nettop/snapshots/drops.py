@@ -167,7 +167,7 @@ REASONS: Mapping[str, Reason] = {
     "TCP_RFC7323_PAWS": Reason("older timestamp than the segments before"),
     "TCP_INVALID_SEQUENCE": Reason("sequence number outside the window"),
     "TCP_INVALID_SYN": Reason("a SYN in an established connection"),
-    "TCP_FLAGS": Reason("of no connection that its listening port knows, or with flags that contradict each other"),
+    "TCP_FLAGS": Reason("it reached a listening port and belongs to no connection, or its flags contradict each other"),
     "TCP_RESET": Reason("the peer reset the connection", ORDINARY),
     "TCP_CLOSE": Reason("the connection was already closed", ORDINARY),
     "TCP_ABORT_ON_DATA": Reason("data for a connection that its program has closed"),
