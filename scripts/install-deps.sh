@@ -473,7 +473,8 @@ make_builder() {
 pip_of() {
   local builder=$1
   shift
-  "$builder/bin/python" -I -m pip "$@"
+  # The build imports nettop from the checkout, where root leaves no compiled files.
+  PYTHONDONTWRITEBYTECODE=1 "$builder/bin/python" -I -m pip "$@"
 }
 
 # Tells builds of one version apart, and sorts them: when their sources were committed, or changed last where there is no
