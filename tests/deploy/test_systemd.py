@@ -360,7 +360,7 @@ def test_what_is_killed_is_started_again(machine: Booted) -> None:
         ("CAP_NET_ADMIN", "connections", "needs CAP_NET_ADMIN"),
         ("CAP_SYS_ADMIN", "connections", "not checked: making a network namespace needs CAP_SYS_ADMIN"),
         ("CAP_SYS_PTRACE", "connections", "to find and enter it takes CAP_SYS_PTRACE"),
-        ("CAP_SYSLOG", "drops", "the kernel hides its symbols"),
+        ("CAP_SYSLOG", "drops", "seeing the kernel's symbols needs CAP_SYSLOG"),
     ],
 )
 def test_each_capability_is_needed(machine: Booted, without: str, lens: str, words: str) -> None:
