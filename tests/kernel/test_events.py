@@ -181,8 +181,10 @@ class Watch:
         try:
             until(enough, f"{count} failures are reported")
         except NotInTimeError as error:
+            snapshot = self.read()
             reported = [part(row, "process", "event", "reason") for row in self.events(*namespaces)]
-            raise NotInTimeError(f"{error}, but {reported}") from error
+            counted = f"counts: {dict(snapshot.counts)}, lost: {dict(snapshot.lost)}"
+            raise NotInTimeError(f"{error}, but {reported}; {counted}") from error
 
     def has_lost(self) -> bool:
         """Whether events were lost since the last `forget`."""
