@@ -279,9 +279,8 @@ async def test_two_sizes_at_once_settle_on_the_last() -> None:
         with patch.object(screen, "_refresh_layout", counted):
             for size in (Size(90, 40), Size(120, 50)):
                 screen.post_message(events.Resize(size, size))
-                screen.post_message(
-                    events.Callback(lambda: None)
-                )  # what is between, or one replaces the other
+                # Without something between them the second size would replace the first.
+                screen.post_message(events.Callback(lambda: None))
             screen.app.post_message(events.Resize(size, size))
             await pilot.pause()
         assert screen.size == (120, 50)
