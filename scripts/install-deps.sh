@@ -38,7 +38,6 @@ from_where=()          # pip options: where packages come from
 interpreter=''         # the Python that bcc is bound to
 release=''             # the folder of the release that is being made
 scratch=''             # a temporary folder
-child=''               # the command that runs now, leader of a process group
 words=''               # what the last command printed
 explained=false        # whether it was said why this ends
 failed_line=''         # of this script, where a command failed unexpectedly
@@ -116,7 +115,7 @@ finish() {
 # Runs a command, or a function of this script, that may take long; what it prints is in `words`. It runs in a process
 # group of its own, and here in the loop signals are handled while it does.
 run() {
-  local both output input line status
+  local both output input line status child
   words=''
   exec {both}<> <(:)
   exec {output}<"/dev/fd/$both" {input}>"/dev/fd/$both" {both}>&-
@@ -140,7 +139,6 @@ run() {
   exec {output}<&-
   status=0
   wait "$child" || status=$?
-  child=''
   return $status
 }
 
@@ -184,16 +182,17 @@ give_up() {
 free_space() { df -h --output=avail -- "$1" "$(dirname -- "$1")" / 2>/dev/null | sed -n '2s/ //gp'; }
 
 interrupted() {
-  local name=$1 code=$2
+  local name=$1 code=$2 group
   trap '' INT TERM HUP
   explained=true
   [[ -z $step || ! -t 1 ]] || say ''
   printf 'install-deps: interrupted by SIG%s; %s\n' "$name" "$(what_is_left)" >&2
-  if [[ -n $child ]]; then
-    kill -TERM -- "-$child" 2>/dev/null || true
-    wait "$child" 2>/dev/null || true
-    kill -KILL -- "-$child" 2>/dev/null || true
-  fi
+  # Bash knows of a job before the script could note it.
+  for group in $(jobs -p); do
+    kill -TERM -- "-$group" 2>/dev/null || true
+    wait "$group" 2>/dev/null || true
+    kill -KILL -- "-$group" 2>/dev/null || true
+  done
   exit "$code"
 }
 

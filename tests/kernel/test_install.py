@@ -386,6 +386,25 @@ def test_interrupted(machine: Machine, folder: Path, number: signal.Signals) -> 
     assert_unchanged(machine)
 
 
+AS_IT_BEGINS = """
+set -T
+trap '[[ $BASH_COMMAND != "child=\\$!" || $step != "Python packages" ]] || kill -INT $$' DEBUG
+"""
+"""Has bash interrupt itself when pip is started, and the script has not noted that yet."""
+
+
+def test_interrupted_as_a_command_begins(machine: Machine, folder: Path, tmp_path: Path) -> None:
+    """What was started a moment ago ends too: nothing goes on installing."""
+    (tmp_path / "environment").write_text(AS_IT_BEGINS)
+    done = machine.run(*installer(folder, NEW), BASH_ENV=str(tmp_path / "environment"))
+    assert done.returncode == 130
+    assert done.stderr == "install-deps: interrupted by SIGINT; nettop is as it was before.\n"
+    assert "[4/6]" in done.stdout
+    again = machine.run(*installer(folder, OLD))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert_unchanged(machine)
+
+
 @pytest.mark.skipif(not Path("/usr/bin/apt-get").exists(), reason="the distribution has no apt")
 def test_an_interrupted_package_manager_ends_what_it_began(machine: Machine, folder: Path) -> None:
     """Stopped midway it would have to be repaired by hand."""
