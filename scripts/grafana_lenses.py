@@ -1008,6 +1008,30 @@ def _services() -> list[Json]:
             description="Requests whose connection ended without an answer",
             overrides=[OTHERS_GREY],
         ),
+        time_series(
+            "Closed by the service",
+            [Query(_sum_rate("services_closed_total", *of, only=chosen), legend)],
+            "reqps",
+            description="Unanswered requests whose connection the service closed: it fails on them",
+            overrides=[OTHERS_GREY],
+        ),
+        time_series(
+            "Failed connects by service",
+            [Query(_sum_rate("services_failed_connects_total", *of, only=chosen), legend)],
+            "cps",
+            description="Connects that were refused, or never answered",
+            overrides=[OTHERS_GREY],
+        ),
+        time_series(
+            "Overlaps and pushes by service",
+            [
+                Query(_sum_rate("services_overlaps_total", *of, only=chosen), f"{legend} overlaps"),
+                Query(_sum_rate("services_pushes_total", *of, only=chosen), f"{legend} pushes"),
+            ],
+            "short",
+            description="Where these are one in twenty, a service has no response times",
+            overrides=[OTHERS_GREY],
+        ),
     ]
 
 

@@ -14,11 +14,11 @@ from nettop.snapshots.schema import NAMESPACE, NETNS, Field, Hook, Kind, Lens, L
 SERVED, USED = 0, 1
 SIDES = {SERVED: "served", USED: "used"}
 """Whether this machine serves, or is a client of a service."""
-ALTERNATING, OVERLAPPING = 0, 1
-PATTERNS = {ALTERNATING: "alternating", OVERLAPPING: "overlapping"}
-"""Whether requests and answers take turns; where they overlap, a turn is a burst of them."""
-OVERLAPPING_FROM = 0.01
-"""The share of turns that overlap from which on a service is marked."""
+ALTERNATING, OVERLAPPING, PUSHING = 0, 1, 2
+PATTERNS = {ALTERNATING: "alternating", OVERLAPPING: "overlapping", PUSHING: "pushing"}
+"""How requests and answers take turns."""
+MARKED_FROM = 0.05
+"""Share of turns that cannot be timed from which on a service has no response times."""
 
 NORMAL, SLOWER, STUCK = 0, 1, 2
 SPEEDS = {NORMAL: "as usual", SLOWER: "slower", STUCK: "stuck"}
@@ -49,7 +49,8 @@ _PID = Field("pid", Kind.LABEL, "PID", "its thread group: of several, the one th
 _CGROUP = Field("cgroup", Kind.TEXT, "CGROUP", "its control group", "u4", width=24, importance=6)
 _CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:name or short id) or systemd unit",
                    "u4", width=20, importance=30)  # fmt: skip
-_ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "requests that were answered", "u8", "answers", 9, 96,
+_ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "requests that were answered; each step of a dialogue counts, as "
+                 "100 Continue, a TLS handshake or HTTP/2's SETTINGS", "u8", "answers", 9, 96,
                  rate_title="ANSWERS/s")  # fmt: skip
 _RESPONSE = Field("response", Kind.HISTOGRAM, "1 µs TO 1 min", "response times: from a request's first byte to its "
                   "answer's first byte, at this end", BUCKETS.dtype, "ns", 24, 93, buckets=BUCKETS)  # fmt: skip
@@ -60,6 +61,7 @@ _SERVICE = Field("service_time", Kind.HISTOGRAM, "SERVICE", "from there to the a
 _RESPONSE_NS = Field("response_ns", Kind.COUNTER, "WAITED", "response times, all together: their rate is how many "
                      "requests were open on average, 100% being one", "u8", "ns", 9, 34,
                      rate_title="CONCURRENCY")  # fmt: skip
+_TIMED = Field("timed", Kind.COUNTER, "TIMED", "answers whose response time is known", "u8", "answers", 8, 11)
 _WAITING = Field(
     "waiting", Kind.GAUGE, "WAITING", "requests that have no answer now", "u4", "requests", 8, 92
 )
@@ -98,11 +100,11 @@ SERVICES = Table(
         NETNS,
         NAMESPACE,
         _SIDE,
-        Field("address", Kind.ADDRESS, "ADDRESS", "where a used service is; of a served one none", "(2,)>u8", width=22,
-              importance=60),
+        Field("address", Kind.ADDRESS, "ADDRESS", "where the service is: of a served one where it listens", "(2,)>u8",
+              width=22, importance=60),
         Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=60),
-        Field("service", Kind.ENDPOINT, "SERVICE", "its address and port; [::] is every address of this machine",
-              width=22, importance=98, parts=("address", "port")),
+        Field("service", Kind.ENDPOINT, "SERVICE", "its address and port; 0.0.0.0 and [::] are every address of this "
+              "machine", width=22, importance=98, parts=("address", "port")),
         _ANSWERS,
         _RESPONSE,
         *_quantiles(_RESPONSE, "", "", (95, 70, 97, 71)),
@@ -118,35 +120,48 @@ SERVICES = Table(
               "stuck: a request has waited for more than ten times that, and for a second", "u1", width=8,
               importance=66, labels=SPEEDS),
         _RESPONSE_NS,
-        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "answers"), importance=38),
+        _TIMED,
+        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "timed"), importance=38),
         _WAITING,
         _OLDEST,
         Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended without an answer", "u8",
               "requests", 10, 65, tone="warn", rate_title="UNANSW/s"),
+        Field("closed", Kind.COUNTER, "CLOSED", "those of them on which the service closed the connection", "u8",
+              "requests", 8, 64, tone="warn", rate_title="CLOSED/s"),
+        Field("failed_connects", Kind.COUNTER, "CONN FAIL", "connects that failed: refused, or never answered; an "
+              "address that only fails is listed from the third on", "u8", "connects", 10, 63, tone="warn",
+              rate_title="CONN FAIL/s"),
+        Field("refused", Kind.COUNTER, "REFUSED", "those of them that were refused", "u8", "connects", 8, 35,
+              tone="warn", rate_title="REFUSED/s"),
         Field("unanswered_ns", Kind.COUNTER, "IN VAIN", "how long those had waited, all together", "u8", "ns", 9, 10),
         _mean("unanswered_age", "VAIN WAIT", "how long those had waited, the mean", ("unanswered_ns", "unanswered"),
               importance=32),
         Field("request_bytes", Kind.COUNTER, "REQ BYTES", "bytes of requests", "u8", "bytes", 9, 15),
         Field("answer_bytes", Kind.COUNTER, "ANS BYTES", "bytes of answers that are over", "u8", "bytes", 9, 15),
-        _mean("request_size", "REQUEST", "bytes of a request, the mean", ("request_bytes", "answers"),
+        _mean("request_size", "REQUEST", "bytes of a request, the mean", ("request_bytes", "timed"),
               importance=28),
-        _mean("answer_size", "ANSWER", "bytes of an answer, the mean", ("answer_bytes", "answers"), importance=36),
+        _mean("answer_size", "ANSWER", "bytes of an answer, the mean", ("answer_bytes", "timed"), importance=36),
         Field("transfer_ns", Kind.COUNTER, "SENDING", "from the first to the last byte of answers, all together", "u8",
               "ns", 9, 12),
         _mean("transfer_mean", "TRANSFER", "from the first to the last byte of an answer, the mean",
-              ("transfer_ns", "answers"), importance=33),
+              ("transfer_ns", "timed"), importance=33),
         _CONNECTIONS,
-        Field("overlaps", Kind.COUNTER, "OVERLAPS", "turns in which requests and answers overlapped", "u8", "turns", 8,
-              14),
-        Field("pattern", Kind.ENUM, "PATTERN", "overlapping: one turn in a hundred or more overlaps, as where requests "
-              "are pipelined or multiplexed; a turn is then a burst of them", "u1", width=11, importance=37,
-              labels=PATTERNS),
+        Field("overlaps", Kind.COUNTER, "OVERLAPS", "answers that cannot be timed, because requests overlapped; a "
+              "burst of them is one", "u8", "turns", 8, 14),
+        Field("pushes", Kind.COUNTER, "PUSHES", "messages that the service sent unasked; a part of an answer that "
+              "comes 60 ms after the last counts too", "u8", "messages", 8, 13),
+        Field("replies", Kind.COUNTER, "REPLIES", "messages of the client that follow a push: replies, or requests "
+              "that cannot be timed", "u8", "messages", 8, 12),
+        Field("pattern", Kind.ENUM, "PATTERN", "overlapping: a request is sent before the last is answered, as in "
+              "HTTP/2; pushing: the service sends unasked, as in WebSocket. From one turn in twenty on, response "
+              "times and what waits are unknown", "u1", width=11, importance=69, labels=PATTERNS),
     ),
     key="id",
     screen=("process", "service", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99", "response",
-            "waiting", "oldest", "unanswered_per_s"),
+            "waiting", "oldest", "unanswered_per_s", "failed_connects_per_s", "pattern"),
     text=("process", "pid", "container", "namespace", "side", "service", "answers", "p50", "p90", "p99", "max",
-          "queued_p99", "service_p99", "waiting", "oldest", "unanswered", "connections", "pattern"),
+          "queued_p99", "service_p99", "waiting", "oldest", "unanswered", "closed", "failed_connects",
+          "connections", "pattern"),
     sort="-p99",
     text_sort="-p99",
     bar="p99",
@@ -162,7 +177,8 @@ SERVICES = Table(
     metrics=(
         Metrics(("process", "container", "namespace", "side", "service"),
                 ("response", "queued", "service_time", "waiting", "oldest", "unanswered", "request_bytes",
-                 "answer_bytes", "connections", "overlaps"), prefix="services", top="service", most=50),
+                 "answer_bytes", "connections", "overlaps", "pushes", "closed", "failed_connects"),
+                prefix="services", top="service", most=50),
     ),
 )  # fmt: skip
 
@@ -223,6 +239,8 @@ _ENDS = (
 """The columns of a connection."""
 _WAITED = Field("waited", Kind.GAUGE, "WAITED", "how long its open request has waited", "u8", "ns", 9, 98)
 _SINCE = Field("since", Kind.TIME, "SINCE", "when that came, or was sent", "u8", "ns", 27, 50)
+_INFERRED = Field("inferred", Kind.ENUM, "INFERRED", "yes: it began before nettop watched, and is inferred from when "
+                  "data last came and went", "u1", width=8, importance=49, labels=NO_YES)  # fmt: skip
 _WAS_READ = Field("was_read", Kind.ENUM, "READ", "served: whether any of it was read yet", "u1", width=5, importance=94,
                   labels=NO_YES)  # fmt: skip
 
@@ -236,6 +254,7 @@ CONNECTIONS = Table(
         _WAITED,
         _SINCE,
         _WAS_READ,
+        _INFERRED,
     ),
     key="id",
     screen=("process", "side", "local", "remote", "answers_per_s", "response_mean", "waited"),
@@ -250,10 +269,10 @@ CONNECTIONS = Table(
 
 WAITING = Table(
     name="waiting",
-    fields=(*_ENDS, _WAITED, _SINCE, _WAS_READ),
+    fields=(*_ENDS, _WAITED, _SINCE, _WAS_READ, _INFERRED),
     key="id",
-    screen=("waited", "process", "pid", "side", "was_read", "local", "remote", "since"),
-    text=("waited", "process", "pid", "side", "was_read", "local", "remote", "since"),
+    screen=("waited", "process", "pid", "side", "was_read", "local", "remote", "since", "inferred"),
+    text=("waited", "process", "pid", "side", "was_read", "local", "remote", "since", "inferred"),
     sort="-waited",
     text_sort="-waited",
     hooks=("calls",),
@@ -265,6 +284,7 @@ WAITING = Table(
 HOOK_CALLS = Hook("calls", "when data is sent, received and read on TCP connections")
 
 WITHOUT_PLACE, CLIENTS_EVICTED, WITHOUT_CLIENT = "services_without_place", "clients_evicted", "without_client"
+UNLISTED_FAILURES = "unlisted_failed_connects"
 
 LENS = Lens(
     id="services",
@@ -289,6 +309,12 @@ LENS = Lens(
             Kind.COUNTER,
             "NO CLIENT",
             "connections whose client is not listed, for lack of room",
+        ),
+        Field(
+            UNLISTED_FAILURES,
+            Kind.COUNTER,
+            "NOT LISTED",
+            "connects that failed to places that are not listed, as they failed there less than three times",
         ),
     ),
 )

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from nettop.probes.services.probe import Services
+from nettop.probes.services.programs import FALLBACKS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.services import BUCKETS, CLIENTS, CONNECTIONS, HOOK_CALLS, SERVICES, SIDES, WAITING
@@ -98,6 +99,16 @@ class Watched:
             actual = {name: last.get(name) for name in values}
             raise AssertionError(f"{side}: {actual}, expected {values}") from error
         return last
+
+
+@contextmanager
+def attached_by_each() -> Iterator[dict[str, tuple[Watched, HookStatus]]]:
+    """A probe for each mechanism, all attached at once, if the kernel allows theirs."""
+    with ExitStack() as stack:
+        watches = {
+            mechanism.name: stack.enter_context(Watched(mechanism.name)) for mechanism in FALLBACKS.mechanisms
+        }
+        yield {name: (watched, watched.status) for name, watched in watches.items()}
 
 
 def _sum(row: Row, other: Row) -> Row:

@@ -27,6 +27,7 @@ from .services import (
     Watched,
     answer_by,
     answer_each,
+    attached_by_each,
     close_each,
     opened,
     receive_each,
@@ -46,10 +47,8 @@ KINDS = ["write", "sendfile", "splice", "io_uring", "peek"]
 @pytest.fixture(scope="module")
 def all_watches() -> Iterator[dict[str, tuple[Watched, HookStatus]]]:
     """A probe for each mechanism, all attached at once, if the kernel allows theirs."""
-    watches = {name: Watched(name) for name in MECHANISMS}
-    yield {name: (watched, watched.status) for name, watched in watches.items()}
-    for watched in watches.values():
-        watched.probe.close()
+    with attached_by_each() as watches:
+        yield watches
 
 
 @pytest.fixture

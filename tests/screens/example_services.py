@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.probes.services.rows import Withheld
 from nettop.probes.services.usual import UsualTimes
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Table
@@ -24,6 +25,7 @@ from nettop.snapshots.services import (
     SERVED,
     SERVICES,
     SIDES,
+    UNLISTED_FAILURES,
     USED,
     WAITING,
     WITHOUT_CLIENT,
@@ -121,6 +123,7 @@ def _snapshot(
         [_service_row(n, totals, second, waiting) for n in range(len(_SERVICES))], SERVICES, taken_ns
     )
     usual.put(services.array, taken_ns)
+    Withheld().put(services.array)
     tables = {
         SERVICES.name: services,
         CLIENTS.name: make_rows([_client_row(n, clients[n]) for n in range(len(clients))], CLIENTS, taken_ns),
@@ -132,7 +135,7 @@ def _snapshot(
         wall_ns,
         taken_ns + 5 * SECOND_NS,
         tables,
-        counts={WITHOUT_PLACE: 0, CLIENTS_EVICTED: 4, WITHOUT_CLIENT: 0},
+        counts={WITHOUT_PLACE: 0, CLIENTS_EVICTED: 4, WITHOUT_CLIENT: 0, UNLISTED_FAILURES: 0},
         lost={"skipped calls": 0, "unwatched": 0},
         hooks=make_hooks({HOOK_CALLS.name: MECHANISM}),
     )
@@ -160,6 +163,7 @@ def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, wait
         "address": of.address,
         "port": of.port,
         "answers": answers,
+        "timed": answers,
         "response": totals[n, "response"].copy(),
         **(served if of.side == SERVED else unknown),
         "response_ns": round(answers * (of.queued_ns + of.service_ns)),
@@ -167,11 +171,16 @@ def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, wait
         **({"oldest": max(own)} if own else {}),
         "unanswered": 0,
         "unanswered_ns": 0,
+        "closed": 0,
+        "failed_connects": 0,
+        "refused": 0,
         "request_bytes": answers * 412,
         "answer_bytes": answers * 5_310,
         "transfer_ns": answers * 190_000,
         "connections": of.connections,
         "overlaps": second if of.process == "sshd" else 0,
+        "pushes": 0,
+        "replies": 0,
         "pattern": "overlapping" if of.process == "sshd" else "alternating",
     }
 
@@ -204,7 +213,7 @@ def _waiting_rows(wall_ns: int, waited_ns: Sequence[int]) -> list[Row]:
         ):
             rows.append(
                 _connection_row(70_000 + 2 * n + side, service, local, remote)
-                | {"waited": waited, "since": wall_ns - waited}
+                | {"waited": waited, "since": wall_ns - waited, "inferred": "no"}
                 | ({"was_read": "no" if n else "yes"} if side == SERVED else {})
             )
     return rows

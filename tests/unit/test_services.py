@@ -27,7 +27,14 @@ from nettop.probes.services.programs import (
     SUMS,
     TALLY,
 )
-from nettop.probes.services.rows import Counted, client_rows, connection_rows, service_rows, waiting_rows
+from nettop.probes.services.rows import (
+    Counted,
+    Withheld,
+    client_rows,
+    connection_rows,
+    service_rows,
+    waiting_rows,
+)
 from nettop.probes.services.usual import KEPT_EVERY_S, UsualTimes
 from nettop.query.units import RATIO, unit_of
 from nettop.query.view import View
@@ -48,7 +55,7 @@ from nettop.snapshots.services import (
     USED,
     USUAL_S,
 )
-from nettop.snapshots.snapshot import Array, Rows, known
+from nettop.snapshots.snapshot import Array, Rows, known, known_histograms
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells
 from nettop.widgets.columns import plan
 from tests.unit.build import Row, make_frame, make_rows, make_view
@@ -125,7 +132,7 @@ def processes(tmp_path: Path) -> Processes:
 
 def services_of(here: Counted, processes: Processes) -> Rows:
     """The rows of services at the first reading."""
-    return service_rows(here, processes, UsualTimes())
+    return service_rows(here, processes, UsualTimes(), Withheld())
 
 
 def connections_of(here: Counted, processes: Processes) -> Rows:
@@ -155,17 +162,19 @@ def known_in(rows: Rows, name: str) -> tuple[list[Any], list[bool]]:
 
 
 def test_a_service_has_what_was_counted(processes: Processes) -> None:
-    """By its place, the number of the row; its answers are all that its histogram has."""
+    """By its place, the number of the row; its answers are all that its histogram has, and what overlapped."""
     tallies: list[Row] = [
         {name: 100 * service + at for at, name in enumerate(SUMS)}
         | {name: np.arange(BUCKETS.count) * (service + at) for at, name in enumerate(HISTOGRAMS, 1)}
         for service in (1, 2)
     ]
+    for tally in tallies:
+        tally["overlaps"] = tally["replies"] = 1
     rows = services_of(counted(NGINX | tallies[0] | {"port": 80}, POSTGRES | tallies[1]), processes)
     assert rows.array["id"].tolist() == [WEB, DATABASE]
     for name in (*SUMS, *HISTOGRAMS):
         assert rows.array[name].tolist() == [np.asarray(tally[name]).tolist() for tally in tallies]
-    assert rows.array["answers"].tolist() == [tally["response"].sum() for tally in tallies]
+    assert rows.array["answers"].tolist() == [tally["response"].sum() + 1 for tally in tallies]
     assert texts_of(rows, "process") == ["nginx", "postgres"]
     assert values_of(rows, "pid") == [12, 34]
     assert values_of(rows, "port") == [80, 0]
@@ -230,24 +239,68 @@ def test_others_are_shown_once_there_are_any(processes: Processes, known_by: str
 
 
 @pytest.mark.parametrize(
-    ("answers", "overlaps", "pattern"),
+    ("timed", "overlaps", "replies", "pattern"),
     [
-        (0, 0, "alternating"),
-        (0, 1, "overlapping"),
-        (99, 1, "overlapping"),
-        (100, 1, "alternating"),
-        (990, 10, "overlapping"),
-        (991, 10, "alternating"),
+        (0, 0, 0, "alternating"),
+        (0, 1, 0, "overlapping"),
+        (0, 0, 1, "pushing"),
+        (19, 1, 0, "overlapping"),
+        (20, 1, 0, "alternating"),
+        (19, 0, 1, "pushing"),
+        (20, 0, 1, "alternating"),
+        (36, 2, 2, "overlapping"),
     ],
 )
-def test_one_overlap_in_a_hundred_turns_is_a_pattern(
-    processes: Processes, answers: int, overlaps: int, pattern: str
+def test_a_service_is_marked_from_one_turn_in_twenty(
+    processes: Processes, timed: int, overlaps: int, replies: int, pattern: str
 ) -> None:
-    """Less is chance; a turn is answered, or overlaps."""
-    response = histogram(*[MS] * answers)
-    here = counted({"response": response, "overlaps": overlaps}, connections=[{"service": WEB}])
+    """Fewer that cannot be timed leave its response times; answers that overlap are answers."""
+    response = histogram(*[MS] * timed)
+    here = counted(
+        {"response": response, "overlaps": overlaps, "replies": replies}, connections=[{"service": WEB}]
+    )
     rows = services_of(here, processes)
     assert PATTERNS[int(rows.array["pattern"][0])] == pattern
+    assert values_of(rows, "answers") == [timed + overlaps]
+    is_marked = pattern != "alternating"
+    assert known_histograms(rows.array["response"]).tolist() == [not is_marked]
+    assert values_of(rows, "timed") == [None if is_marked else timed]
+
+
+def test_of_a_marked_service_nothing_is_known_to_wait(processes: Processes) -> None:
+    """Neither in its row, nor among its clients, nor among requests; those of others are."""
+    waiting = {"open_since": NOW - 9 * SECOND}
+    here = counted(
+        NGINX | {"overlaps": 1},
+        POSTGRES,
+        clients=[client(WEB, HERE, MS), client(DATABASE, HERE, MS)],
+        connections=[connection(service, HERE, id=service, **waiting) for service in (WEB, DATABASE)],
+    )
+    services = services_of(here, processes)
+    assert values_of(services, "waiting") == [None, 1]
+    assert values_of(services, "oldest") == [None, 9 * SECOND]
+    assert [SPEEDS[number] for number in values_of(services, "speed")] == ["as usual", "stuck"]
+    clients = client_rows(here, services)
+    of_service = dict(zip(values_of(clients, "service"), values_of(clients, "waiting"), strict=True))
+    assert of_service == {WEB: None, DATABASE: 1}
+    assert values_of(waiting_of(here, processes), "service") == [DATABASE]
+
+
+def test_what_was_withheld_stays_so(processes: Processes) -> None:
+    """A service that is marked no longer has the response times of what it answered since."""
+    withheld = Withheld()
+
+    def reading(timed: int, overlaps: int) -> Rows:
+        response = {"response": histogram(*[MS] * timed), "response_ns": timed * MS}
+        return service_rows(counted(response | {"overlaps": overlaps}), processes, UsualTimes(), withheld)
+
+    assert values_of(reading(10, 0), "timed") == [10]
+    assert values_of(reading(10, 10), "timed") == [None]
+    rows = reading(1000, 10)
+    assert values_of(rows, "timed") == [990]
+    assert values_of(rows, "response_ns") == [990 * MS]
+    assert rows.array["response"].sum() == 990
+    assert values_of(rows, "answers") == [1010]
 
 
 def test_a_machine_without_services(processes: Processes) -> None:
@@ -637,7 +690,7 @@ def test_the_slowest_service_is_first() -> None:
 
 MEANS: Row = {
     "response": histogram(*[12 * MS] * 4),
-    "answers": 4,
+    "timed": 4,
     "response_ns": 50 * MS,
     "request_bytes": 6_000,
     "answer_bytes": 50_000_000,
@@ -682,7 +735,7 @@ def test_means_are_read_as_amounts() -> None:
 
 def test_means_of_an_interval() -> None:
     """What came since the reading before is divided by the answers since then."""
-    before = MEANS | {"answers": 2, "response_ns": 20 * MS, "request_bytes": 1_000}
+    before = MEANS | {"timed": 2, "response_ns": 20 * MS, "request_bytes": 1_000}
     view = view_of([MEANS], [before], deltas=True)
     assert all_values(view, "response_mean") == [15 * MS]
     assert all_values(view, "request_size") == [2_500]
@@ -705,7 +758,7 @@ def test_means_are_filtered_as_amounts(text: str, is_shown: bool) -> None:
 def test_the_mean_of_several_services_is_of_all_their_answers() -> None:
     """Not the mean of means."""
     rows: list[Row] = [
-        {"id": 2, "answers": 1, "response_ns": 90 * MS},
-        {"id": 3, "answers": 9, "response_ns": 10 * MS},
+        {"id": 2, "timed": 1, "response_ns": 90 * MS},
+        {"id": 3, "timed": 9, "response_ns": 10 * MS},
     ]
     assert view_of(rows).total("response_mean", np.arange(2)) == 10 * MS

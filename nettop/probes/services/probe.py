@@ -44,7 +44,14 @@ from nettop.probes.services.programs import (
     partitions,
     program_text,
 )
-from nettop.probes.services.rows import Counted, client_rows, connection_rows, service_rows, waiting_rows
+from nettop.probes.services.rows import (
+    Counted,
+    Withheld,
+    client_rows,
+    connection_rows,
+    service_rows,
+    waiting_rows,
+)
 from nettop.probes.services.usual import UsualTimes
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import (
@@ -53,6 +60,7 @@ from nettop.snapshots.services import (
     CONNECTIONS,
     LENS,
     SERVICES,
+    UNLISTED_FAILURES,
     WAITING,
     WITHOUT_CLIENT,
     WITHOUT_PLACE,
@@ -171,6 +179,7 @@ class Services:
         self._status: HookStatus | None = None
         self._processes = Processes(self._host)
         self._usual = UsualTimes()
+        self._withheld = Withheld()
         self._namespaces: Namespaces | None = None
 
     def start(self) -> None:
@@ -193,7 +202,9 @@ class Services:
         if self._watch is not None:
             counted, whole = self._watch.read(), self._watch.whole()
             self._namespaces.follow(frozenset())
-            services = self._namespaces.with_names(service_rows(counted, self._processes, self._usual))
+            services = self._namespaces.with_names(
+                service_rows(counted, self._processes, self._usual, self._withheld)
+            )
             tables[SERVICES.name] = services
             if CLIENTS.name in self._tables:
                 tables[CLIENTS.name] = client_rows(counted, services)
@@ -204,6 +215,7 @@ class Services:
                 WITHOUT_PLACE: int(whole["without_place"][0]),
                 CLIENTS_EVICTED: int(whole["evicted"][0]),
                 WITHOUT_CLIENT: int(whole["without_client"][0]),
+                UNLISTED_FAILURES: int(whole["unlisted_failures"][0]),
             }
             skipped = sum(map(bpf.recursion_misses, self._watch.program.functions.values()))
             lost = {"skipped calls": skipped, "unwatched": int(whole["unwatched"][0])}

@@ -30,6 +30,8 @@ SET_ENTRIES = 8
 CLIENTS_MAX = 1 << 12
 """Clients that are counted at once: 4 MB of the kernel's memory."""
 LISTENING_MAX = 1 << 13
+FAILING_MAX = 1 << 12
+"""Places that connects have failed to once or twice, of which none has a row yet."""
 CONNECTIONS_MAX = 1 << 15
 """Connections that are watched where the kernel lets programs keep nothing in a socket."""
 
@@ -43,10 +45,12 @@ KEY = np.dtype(
         ("zero", "u1"),
     ]
 )
-"""What makes a service. A served one has no address, and no name of the process that uses it."""
+"""What makes a service: where it listens, and the name of the process that serves it, or uses it."""
 _PROCESS = (("pid", "u4"), *process_columns.COLUMNS)
 OWNER = np.dtype(list(_PROCESS))
 """The process of a socket."""
+LISTENER = np.dtype([("address", "u8", (2,)), ("netns", "u4"), ("port", "u4")])
+"""Where a process listens."""
 SERVICE = extended(KEY, (("began_at", "u8"), *_PROCESS))
 """A service, and the process that serves it, or uses it: until somebody has accepted a connection, the listener's."""
 SUMS = (
@@ -56,7 +60,12 @@ SUMS = (
     "transfer_ns",
     "unanswered",
     "unanswered_ns",
+    "closed",
     "overlaps",
+    "pushes",
+    "replies",
+    "failed_connects",
+    "refused",
 )
 HISTOGRAMS = ("response", "queued", "service_time")
 TALLY = np.dtype([*((name, "u8") for name in SUMS), *((name, "u8", (BUCKETS.count,)) for name in HISTOGRAMS)])
@@ -73,7 +82,17 @@ CLIENT = extended(
     ),
 )
 WHOLE = np.dtype(
-    [(name, "u8") for name in ("next_service", "without_place", "without_client", "evicted", "unwatched")]
+    [
+        (name, "u8")
+        for name in (
+            "next_service",
+            "without_place",
+            "without_client",
+            "evicted",
+            "unwatched",
+            "unlisted_failures",
+        )
+    ]
 )
 CONNECTION = np.dtype(
     [
@@ -95,7 +114,7 @@ CONNECTION = np.dtype(
         ("side", "u1"),
         ("was_read", "u1"),
         ("has_owner", "u1"),
-        ("zero", "u1"),
+        ("is_inferred", "u1"),
     ]
 )
 """A connection that is watched. `open_since` is when its open request came, by CLOCK_MONOTONIC; 0 without one."""
@@ -112,6 +131,10 @@ _COMMON = (
     "skc_family", "skc_state", "skc_num", "skc_dport", "skc_daddr", "skc_rcv_saddr", "skc_v6_daddr",
     "skc_v6_rcv_saddr", "skc_net", "skc_flags", "skc_cookie",
 )  # fmt: skip
+_TCP = (
+    "write_seq", "snd_nxt", "snd_una", "rcv_nxt", "rcv_wup", "copied_seq", "tcp_wstamp_ns", "delivered_mstamp",
+    "srtt_us", "chrono_start", "data_segs_in", "data_segs_out",
+)  # fmt: skip
 _SLICES = (
     *process_columns.SLICES,
     Slice("task_struct", {name: name for name in process_columns.TASK_MEMBERS}, {}),
@@ -125,18 +148,19 @@ _SLICES = (
             "sk_protocol": "sk_protocol",
             "sk_lock_owned": "sk_lock.owned",
             "sk_max_ack_backlog": "sk_max_ack_backlog",
+            "sk_err": "sk_err",
+            "sk_shutdown": "sk_shutdown",
         },
         {},
     ),
     Slice(
         "tcp_sock",
         {
-            **{name: name for name in ("write_seq", "snd_nxt", "rcv_nxt", "copied_seq", "tcp_wstamp_ns")},
+            **{name: name for name in _TCP},
             "skc_flags": "inet_conn.icsk_inet.sk.__sk_common.skc_flags",
             "received_at": "inet_conn.icsk_ack.lrcvtime",
             "sent_at": "lsndtime",
-            "data_segs_in": "data_segs_in",
-            "data_segs_out": "data_segs_out",
+            "chrono_stat": "chrono_stat",
         },
         {},
     ),
@@ -177,6 +201,7 @@ def program_text(by_address: bool = False) -> ProgramText:
     always = (CHANGES, WALK) if by_address else (CHANGES, WALK, ROWS)
     layouts = (
         ("owner", OWNER),
+        ("listener", LISTENER),
         ("key", KEY),
         ("tally", TALLY),
         ("client_key", CLIENT_KEY),
@@ -198,6 +223,7 @@ def program_text(by_address: bool = False) -> ProgramText:
             "SET_ENTRIES": SET_ENTRIES,
             "CLIENT_SETS": CLIENTS_MAX // SET_ENTRIES,
             "LISTENING_MAX": LISTENING_MAX,
+            "FAILING_MAX": FAILING_MAX,
             "CONNECTIONS_MAX": CONNECTIONS_MAX,
             "FIRST_BIT": BUCKETS.first_bit,
             "LAST_BIT": BUCKETS.last_bit,

@@ -19,9 +19,11 @@ from nettop.snapshots.services import (
     ALTERNATING,
     CLIENTS,
     CONNECTIONS,
+    MARKED_FROM,
+    NORMAL,
     OTHERS,
     OVERLAPPING,
-    OVERLAPPING_FROM,
+    PUSHING,
     SERVED,
     SERVICES,
     SIDES,
@@ -32,6 +34,8 @@ from nettop.snapshots.snapshot import Array, Rows, known, unknown_value
 _SERVICE_ROW, _CONNECTION_ROW, _WAITING_ROW = (
     row_dtype(table, process_columns.COLUMNS) for table in (SERVICES, CONNECTIONS, WAITING)
 )
+_OF_TIMES = ("response_ns", "timed", "request_bytes", "answer_bytes", "transfer_ns")
+"""What is counted together with response times."""
 _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
 
@@ -49,10 +53,31 @@ class Counted:
     wall_ns: int
 
 
-def service_rows(counted: Counted, processes: Processes, usual: UsualTimes) -> Rows:
+class Withheld:
+    """The response times that services had counted while they were marked: what is shown afterwards leaves them out."""
+
+    def __init__(self) -> None:
+        self._until: dict[int, Array] = {}
+
+    def put(self, rows: Array) -> None:
+        """Make unknown, in rows that are marked, what cannot be known; from others take what was withheld."""
+        marked = rows["pattern"] != ALTERNATING
+        for at in np.flatnonzero(marked):
+            self._until[int(rows["id"][at])] = rows[at].copy()
+        for at in np.flatnonzero(~marked & np.isin(rows["id"], list(self._until))):
+            for name in (*HISTOGRAMS, *_OF_TIMES):
+                rows[name][at] -= self._until[int(rows["id"][at])][name]
+        for name in (*HISTOGRAMS, *_OF_TIMES, "recent_p99", "usual_p99", "waiting", "oldest"):
+            rows[name][marked] = unknown_value(rows.dtype[name])
+        rows["speed"][marked] = NORMAL
+
+
+def service_rows(counted: Counted, processes: Processes, usual: UsualTimes, withheld: Withheld) -> Rows:
     """A row for each service that has a connection, or had a request, sorted by place; all others of a side are one."""
     services, tallies = counted.services, counted.tallies
-    is_shown = tallies["response"].any(axis=1) | (tallies["unanswered"] > 0)
+    is_shown = tallies["response"].any(axis=1)
+    for name in ("unanswered", "overlaps", "pushes", "failed_connects"):
+        is_shown |= tallies[name] > 0
     is_shown |= np.isin(np.arange(len(services)), counted.connections["service"])
     # Of a place that is being taken nothing is known yet.
     is_shown[FIRST_PLACE:] &= services["began_at"][FIRST_PLACE:] > 0
@@ -64,9 +89,9 @@ def service_rows(counted: Counted, processes: Processes, usual: UsualTimes) -> R
     rows["address"] = _addresses(services["address"][shown])
     for name in (*SUMS, *HISTOGRAMS):
         rows[name] = tallies[name][shown]
-    rows["answers"] = rows["response"].sum(axis=1)
-    overlaps = rows["overlaps"] >= np.maximum(1, OVERLAPPING_FROM * (rows["answers"] + rows["overlaps"]))
-    rows["pattern"] = np.where(overlaps, OVERLAPPING, ALTERNATING)
+    rows["timed"] = rows["response"].sum(axis=1)
+    rows["answers"] = rows["timed"] + rows["overlaps"]
+    rows["pattern"] = _patterns(rows)
     rows["waiting"] = rows["connections"] = 0
     at = positions(counted.connections["service"].astype(np.uint64), rows["id"])
     _count_connections(rows, counted.connections, at, counted.taken_ns)
@@ -80,7 +105,15 @@ def service_rows(counted: Counted, processes: Processes, usual: UsualTimes) -> R
         rows[name][is_others] = unknown_value(rows.dtype[name])
     rows["side"][is_others] = rows["id"][is_others]
     usual.put(rows, counted.taken_ns)
+    withheld.put(rows)
     return Rows(SERVICES, rows, processes.texts(), counted.taken_ns)
+
+
+def _patterns(rows: Array) -> Array:
+    """Return how turns are taken: marked where too many of them cannot be timed."""
+    least = np.maximum(1, MARKED_FROM * (rows["answers"] + rows["replies"]))
+    pushing = np.where(rows["replies"] >= least, PUSHING, ALTERNATING)
+    return np.where(rows["overlaps"] >= least, OVERLAPPING, pushing)
 
 
 def client_rows(counted: Counted, services: Rows) -> Rows:
@@ -108,6 +141,9 @@ def client_rows(counted: Counted, services: Rows) -> Rows:
     numbers[at >= 0] = order[at[at >= 0]]
     rows["waiting"] = rows["connections"] = 0
     _count_connections(rows, connections, numbers, counted.taken_ns)
+    marked = _are_marked(rows["service"], services)
+    for name in ("response", "response_ns", "waiting", "oldest"):
+        rows[name][marked] = unknown_value(rows.dtype[name])
     rows = take(rows, np.argsort(rows["id"], kind="stable"))
     return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
 
@@ -124,8 +160,9 @@ def connection_rows(counted: Counted, services: Rows, processes: Processes) -> R
         rows[name][has_owner] = connections[name][has_owner]
     for name in ("local_address", "remote_address"):
         rows[name] = _addresses(connections[name])
-    is_waiting = connections["open_since"] > 0
+    is_waiting = (connections["open_since"] > 0) & ~_are_marked(rows["service"], services)
     age = np.maximum(counted.taken_ns - connections["open_since"][is_waiting].astype(np.int64), 0)
+    rows["inferred"][is_waiting] = connections["is_inferred"][is_waiting]
     rows["waited"][is_waiting], rows["since"][is_waiting] = age, counted.wall_ns - age
     is_served = connections["side"] == SERVED
     has_read = is_served & is_waiting
@@ -146,6 +183,12 @@ def waiting_rows(connections: Rows) -> Rows:
     for name in _WAITING_ROW.names or ():
         rows[name] = waiting[name]
     return replace(connections, table=WAITING, array=rows)
+
+
+def _are_marked(numbers: Array, services: Rows) -> Array:
+    """Return which of these services have no response times."""
+    marked = services.array["id"][services.array["pattern"] != ALTERNATING]
+    return np.isin(numbers, marked)
 
 
 def _count_connections(rows: Array, connections: Array, at: Array, taken_ns: int) -> None:

@@ -2,9 +2,10 @@
 // How long requests wait for their answers. On a connection where both alternate, the direction of the data
 // turns with each: an answer has begun as soon as more was written than when its request came. What was
 // written, received and read is compared by TCP's sequence numbers, as the order of hooks says little: a call
-// that sends a request may end after the answer has come. struct key, struct service, struct tally, struct
-// client_key, struct client, struct connection, struct owner, the -D numbers, the slices of kernel structs
-// and pid_namespace.bpf.h and process.bpf.h come in front of this file.
+// that sends a request may end after the answer has come. Where requests overlap, or the service speaks
+// unasked, turns are counted, but not timed. struct key, struct service, struct tally, struct client_key,
+// struct client, struct connection, struct owner, struct listener, the -D numbers, the slices of kernel
+// structs and pid_namespace.bpf.h and process.bpf.h come in front of this file.
 
 #include <nettop/buckets.h>
 #include <nettop/set_table.h>
@@ -13,6 +14,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
+#define ECONNREFUSED 111
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_SYN_RECV 3
@@ -22,29 +24,49 @@
 #define TCP_CLOSE_WAIT 8
 #define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
+#define SEND_SHUTDOWN 2
 #define SOCK_DONE (1ull << 1) /* enum sock_flags: a FIN was received */
 #define GOODBYE_NS 10000000   /* what is followed so soon by the end of what is sent is no request */
+#define PAUSE_NS 60000000     /* a delayed ACK keeps the second part of a request back for 40 ms */
+#define SETTLED_NS 1000000000 /* after so much silence the next request is an alternating one again */
+#define INITIAL_WINDOW 14480  /* bytes that TCP sends at once: 10 segments (RFC 6928) */
+#define HANDSHAKES 4          /* answers by then may cross a request: TLS sends its session tickets so */
+#define MAX_DELAYED_ACK_US 250000
+#define FAILURES_FOR_A_PLACE 3 /* a port scan tries each port once or twice */
+#define ONE_REFUSED (1ull << 32)
 #define ATTEMPTS 4
 
 #define ADD(number, amount) __sync_fetch_and_add(&(number), amount)
 
+// How the two ends of a connection take turns.
+enum { ALTERNATES, OVERLAPS, PUSHES };
+
 // What is kept of a connection, with its socket. Hooks where data arrives run while the socket is locked, one
 // after the other; those at the end of calls run at any time.
 struct turn {
-  // Served: since when the data of the open request is here, or 0 without one. Used: since when a request
-  // is under way; not after `answered_at` where none is known to be.
+  // Served: since when the data of the open request is here, or 0 without one. Used: since when a request is
+  // under way; 0 where that is not known yet, though it may have been written.
   u64 open_since;
   u64 read_at;      // when the first of the open request was read; 0: not yet, or not seen
   u64 answered_at;  // when the last answer began
   u64 moved_at;     // when more of it was sent, or arrived
+  u64 asked_at;     // when more of a request was sent, arrived, or was read
   u32 sent_seq;     // what was written before the open request came; used: before the last answer came
   u32 written_seq;  // what was written by the last call
   u32 received_seq; // what has arrived
   u32 request_seq;  // what had arrived before the open request; used: before the last answer
+  u32 read_seq;     // what was read by the last call
   u32 service;
-  u8 side, is_final, has_client, has_owner;
-  // The kernel puts 8 bytes in front: what comes up to here is in one cache line, and both ends use it.
-  u64 goodbye_at; // the `open_since` of what came right before the end
+  u32 busy_before; // for how many ticks TCP had had data to send when the turn began
+  u8 mode, side, is_final, has_client, has_owner;
+  u8 has_asked;    // the client has said something
+  u8 has_answered; // and so has the service, after that
+  u8 is_rest;      // the open request is what was unread when the last answer was written
+  u8 is_inferred;  // it was found from the times that TCP keeps
+  u8 was_timed;    // the last answer was
+  u8 has_service;  // it is known once the connection is made
+  u8 ended_by;     // which end closed first: 1 + its side; 0: none yet
+  u64 goodbye_at;  // the `open_since` of what came right before the end
   u64 answers, response_ns;
   u32 final_seq; // what was written when this end was closed: a FIN takes a number too
   u32 client;
@@ -57,13 +79,16 @@ BPF_HASH(turns, u64, struct turn, CONNECTIONS_MAX);
 BPF_SK_STORAGE(turns, struct turn);
 #endif
 
-// The processes that listen, by namespace and port: a port that is in here is served, and until somebody
-// accepts a connection nothing else is known of who does.
-BPF_HASH(listening, u64, struct owner, LISTENING_MAX);
+// The processes that listen, or have accepted last: what comes to a listener that is in here is served, and
+// until somebody accepts it nothing else is known of who does.
+BPF_HASH(listening, struct listener, struct owner, LISTENING_MAX);
 
 BPF_HASH(places, struct key, u32, SERVICES_MAX);
 BPF_F_TABLE("array", u32, struct service, services, SERVICES_MAX, 1024 /* BPF_F_MMAPABLE */);
 BPF_F_TABLE("array", u32, struct tally, tallies, SERVICES_MAX *PARTITIONS, 1024 /* BPF_F_MMAPABLE */);
+
+// How often a connect failed to what has no place yet, and, times ONE_REFUSED, was refused.
+BPF_TABLE("lru_hash", struct key, u64, failing, FAILING_MAX);
 
 struct client_set {
   struct client entries[SET_ENTRIES];
@@ -76,7 +101,10 @@ BPF_F_TABLE("array", u32, struct whole, whole, 1, 1024 /* BPF_F_MMAPABLE */);
 // What TCP has come to on a connection.
 struct progress {
   u64 transmitted_at;
-  u32 written, transmitted, received, read;
+  u32 written, transmitted, acked, received, read;
+  u32 received_at; // when data last arrived, in ticks
+  u32 rtt_us;
+  u32 busy; // for how many ticks there has been data to send
 };
 
 static __always_inline struct whole *the_whole() {
@@ -97,6 +125,44 @@ static __always_inline struct client *client_of(u32 client) {
 
 static __always_inline bool is_after(u32 sequence, u32 other) { return (s32)(sequence - other) > 0; }
 
+static __always_inline u64 later(u64 one, u64 other) { return one > other ? one : other; }
+
+// Count one more of something that a service's tally has.
+#define COUNT_OF(turn, member)                                                                               \
+  do {                                                                                                       \
+    struct tally *counted = tally_of((turn)->service);                                                       \
+    if (counted)                                                                                             \
+      ADD(counted->member, 1);                                                                               \
+  } while (0)
+
+// --- how ends take turns -----------------------------------------------------------------------------------
+
+// Whether what moves now is apart from all that moved before, and so begins something new: parts of one
+// message wait for each other's ACK at most.
+static __always_inline bool is_apart(struct turn *turn, struct progress *tcp, u64 now) {
+  u64 last = later(turn->asked_at, turn->moved_at);
+  return last && now > last + PAUSE_NS + tcp->rtt_us * 1000ull;
+}
+
+// Nothing says any more which answer belongs to which request.
+static __always_inline void overlap(struct turn *turn) {
+  if (turn->mode == ALTERNATES)
+    turn->mode = OVERLAPS;
+}
+
+// A new request begins: after a silence that followed the service's last word, nothing else is open.
+static __always_inline void begin_anew(struct turn *turn, u64 now) {
+  if (turn->mode != ALTERNATES && turn->moved_at >= turn->asked_at && now > turn->moved_at + SETTLED_NS)
+    turn->mode = ALTERNATES;
+}
+
+// The service has sent something that nobody asked for; its first words are a greeting.
+static __always_inline void push(struct turn *turn) {
+  COUNT_OF(turn, pushes);
+  if (turn->mode == ALTERNATES)
+    turn->mode = PUSHES;
+}
+
 // --- answers -----------------------------------------------------------------------------------------------
 
 #define COUNT_DURATION(histogram, duration)                                                                  \
@@ -108,21 +174,17 @@ static __always_inline bool is_after(u32 sequence, u32 other) { return (s32)(seq
 
 // Counts an answer that began at `began_at`, to a request that has been open since `open_since`; `read_at`:
 // when the first of it was read, at the side that serves.
-static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 read_at, u64 began_at,
-                                         u32 bytes) {
-  struct tally *tally = tally_of(turn->service);
+static __always_inline void count_timed(struct turn *turn, struct tally *tally, u64 open_since, u64 read_at,
+                                        u64 began_at, u32 bytes) {
   u64 response = began_at > open_since ? began_at - open_since : 0; // data may leave later than TCP says
-  if (!tally)
-    return;
-  turn->answered_at = turn->moved_at = began_at;
   turn->answers++;
   turn->response_ns += response;
   ADD(tally->response_ns, response);
   ADD(tally->request_bytes, bytes);
   COUNT_DURATION(tally->response, response);
   if (read_at) {
-    COUNT_DURATION(tally->queued, read_at - open_since);
-    COUNT_DURATION(tally->service_time, began_at - read_at);
+    COUNT_DURATION(tally->queued, read_at > open_since ? read_at - open_since : 0);
+    COUNT_DURATION(tally->service_time, began_at > read_at ? began_at - read_at : 0);
   }
   struct client *client = turn->has_client ? client_of(turn->client) : NULL;
   if (client) {
@@ -134,25 +196,50 @@ static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 
   }
 }
 
+// Counts an answer, timed where it is known to be that to the open request.
+static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 read_at, u64 began_at,
+                                         u32 bytes, bool is_push) {
+  struct tally *tally = tally_of(turn->service);
+  if (!tally)
+    return;
+  turn->was_timed = turn->mode == ALTERNATES;
+  if (turn->mode == ALTERNATES)
+    count_timed(turn, tally, open_since, read_at, began_at, bytes);
+  else if (turn->mode == OVERLAPS)
+    ADD(tally->overlaps, 1);
+  else
+    ADD(tally->replies, 1);
+  if (turn->mode == PUSHES && is_push)
+    ADD(tally->pushes, 1);
+  turn->answered_at = turn->moved_at = began_at;
+  turn->has_answered = 1;
+  turn->is_inferred = 0;
+}
+
 // Counts what is known of the last answer only now that it is over.
 static __always_inline void count_whole_answer(struct turn *turn, u32 bytes) {
-  struct tally *tally = turn->answers ? tally_of(turn->service) : NULL;
+  struct tally *tally = turn->was_timed ? tally_of(turn->service) : NULL;
   if (!tally)
     return;
   ADD(tally->answer_bytes, bytes);
   ADD(tally->transfer_ns, turn->moved_at - turn->answered_at);
 }
 
-static __always_inline void count_overlap(struct turn *turn) {
-  struct tally *tally = tally_of(turn->service);
-  if (tally)
-    ADD(tally->overlaps, 1);
-}
-
 // When the last data left: now, unless all of it has, after `since`.
 static __always_inline u64 left_at(struct progress *tcp, u64 since) {
   bool has_left = tcp->transmitted == tcp->written && tcp->transmitted_at > since;
   return has_left ? tcp->transmitted_at : bpf_ktime_get_ns();
+}
+
+// When the first of the data left that was written in this turn, after `since`. A call that sends more than
+// fits ends when the peer has taken most of it: TCP knows in ticks for how long it has had something to send.
+static __always_inline u64 began_to_leave(struct turn *turn, struct progress *tcp, u64 since) {
+  u32 busy = tcp->busy - turn->busy_before;
+  u64 last = left_at(tcp, since);
+  if (busy < 2 || busy > 1u << 31)
+    return last;
+  u64 until = is_after(tcp->written, tcp->acked) ? bpf_ktime_get_ns() : last;
+  return later(since, until - (u64)busy * NS_PER_TICK);
 }
 
 // Whether the open request is answered by what was written since it came. What was written before any of
@@ -162,82 +249,179 @@ static __always_inline bool has_answer(struct turn *turn, struct progress *tcp) 
     return false;
   if (is_after(tcp->read, turn->request_seq))
     return true;
-  count_overlap(turn);
+  if (!turn->is_rest)
+    overlap(turn);
   turn->sent_seq = tcp->written;
   return false;
 }
 
 // The answer to the request that came at `open_since` has begun. The end of the call that sends it and the
-// arrival of the next request both find it: whichever is first counts it.
+// arrival of the next request both find it: whichever is first counts it. It answers what was read.
 static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 open_since, u32 received) {
   u64 read_at = turn->read_at;
-  u64 began_at = left_at(tcp, read_at ? read_at : open_since);
-  u32 bytes = received - turn->request_seq;
-  if (__sync_val_compare_and_swap(&turn->open_since, open_since, 0) == open_since)
-    count_answer(turn, open_since, read_at, began_at, bytes);
+  u64 began_at = began_to_leave(turn, tcp, read_at ? read_at : open_since);
+  bool is_partial = is_after(received, tcp->read), is_push = is_apart(turn, tcp, began_at);
+  u32 answered = is_partial ? tcp->read : received;
+  u32 bytes = answered - turn->request_seq;
+  u64 still_open = is_partial ? later(turn->asked_at, open_since + 1) : 0;
+  if (__sync_val_compare_and_swap(&turn->open_since, open_since, still_open) != open_since)
+    return;
+  count_answer(turn, open_since, read_at, began_at, bytes, is_push);
+  if (!is_partial)
+    return;
+  count_whole_answer(turn, tcp->written - turn->sent_seq);
+  turn->is_rest = 1;
+  turn->request_seq = answered;
+  turn->sent_seq = tcp->written;
+  turn->read_at = 0;
 }
 
 // --- turns -------------------------------------------------------------------------------------------------
 
-// Data has arrived, unless the socket only says so again; `is_end` where no more will.
-static __always_inline void arrived(struct turn *turn, struct progress *tcp, bool is_end) {
-  u32 before = turn->received_seq;
-  if (tcp->received == before)
-    return;
-  u64 open_since = turn->open_since, now = bpf_ktime_get_ns();
-  turn->received_seq = tcp->received;
-  if (turn->side == SIDE_USED) {
-    if (tcp->written == turn->sent_seq) {
-      turn->moved_at = now;
-      return;
-    }
-    if (open_since <= turn->answered_at)
-      open_since = left_at(tcp, turn->answered_at);
-    u32 bytes = tcp->written - turn->sent_seq;
-    count_whole_answer(turn, before - turn->request_seq);
-    turn->request_seq = before;
-    turn->sent_seq = tcp->written;
-    count_answer(turn, open_since, 0, now, bytes);
+// More of a request is here, where one is open: a part of it, or, after a pause, another one. What does not
+// fit into a first flight is held up by losses and full buffers too.
+static __always_inline void more_came(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
+  bool is_short = before - turn->request_seq < INITIAL_WINDOW;
+  if (is_short && !is_after(before, tcp->read) && is_apart(turn, tcp, now))
+    overlap(turn);
+  turn->asked_at = now;
+}
+
+// Data has arrived at the service, at `now`; `before`: what had come until then.
+static __always_inline void request_came(struct turn *turn, struct progress *tcp, u32 before, u64 now,
+                                         bool is_end, bool is_late) {
+  u64 open_since = turn->open_since;
+  if (open_since && !has_answer(turn, tcp)) {
+    more_came(turn, tcp, before, now);
     return;
   }
-  if (open_since && !has_answer(turn, tcp))
-    return;
   if (open_since)
     answer(turn, tcp, open_since, before);
   count_whole_answer(turn, tcp->written - turn->sent_seq);
+  begin_anew(turn, now);
+  // Who asks next because of an answer has received it. A greeting that crosses what comes first is one of
+  // two ends that speak independently of each other.
+  bool is_crossing = !is_late && is_after(tcp->written, tcp->acked);
+  if (is_crossing && (turn->answers >= HANDSHAKES || !turn->has_asked))
+    overlap(turn);
   turn->written_seq = turn->sent_seq = tcp->written;
   turn->request_seq = before;
-  turn->read_at = 0;
-  if (is_end)
+  turn->busy_before = tcp->busy;
+  turn->read_at = turn->is_rest = turn->is_inferred = 0;
+  turn->has_asked = 1;
+  turn->asked_at = now;
+  if (is_end && turn->has_answered)
     turn->goodbye_at = now;
   __sync_lock_test_and_set(&turn->open_since, now);
 }
 
-// A call that may have sent or read has ended.
-static __always_inline void called(struct turn *turn, struct progress *tcp) {
-  // Data that was read has arrived: the kernel skips a program that is running on that CPU already.
-  if (is_after(tcp->read, turn->received_seq))
-    arrived(turn, tcp, false);
-  if (turn->side == SIDE_USED) {
-    if (tcp->written == turn->sent_seq || turn->open_since > turn->answered_at)
-      return;
-    if (tcp->received != tcp->read)
-      count_overlap(turn);
-    turn->open_since = left_at(tcp, turn->answered_at);
+// Data has arrived from the service, at `now`; `before`: what had come until then.
+static __always_inline void answer_came(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
+  u64 open_since = turn->open_since;
+  bool is_push = is_apart(turn, tcp, now);
+  if (tcp->written == turn->sent_seq) {
+    if (is_push && turn->has_asked && turn->mode != OVERLAPS)
+      push(turn);
+    turn->moved_at = now;
     return;
   }
-  u64 open_since = turn->open_since;
-  if (tcp->written != turn->written_seq) {
-    turn->written_seq = tcp->written;
-    if (!open_since)
-      turn->moved_at = left_at(tcp, turn->answered_at);
+  turn->has_asked = 1;
+  // Who answers has received the request.
+  bool is_partial = is_after(tcp->written, tcp->acked), is_crossing = !is_after(tcp->acked, turn->sent_seq);
+  if (turn->answers >= HANDSHAKES ? is_partial : is_crossing && !turn->has_answered)
+    overlap(turn);
+  if (is_crossing) {
+    turn->moved_at = now;
+    return;
   }
   if (!open_since)
+    open_since = began_to_leave(turn, tcp, turn->answered_at);
+  u32 answered = is_partial ? tcp->acked : tcp->written;
+  u32 bytes = answered - turn->sent_seq;
+  count_whole_answer(turn, before - turn->request_seq);
+  turn->request_seq = before;
+  turn->sent_seq = answered;
+  turn->busy_before = tcp->busy;
+  turn->open_since = is_partial ? turn->asked_at : 0;
+  count_answer(turn, open_since, 0, now, bytes, is_push);
+}
+
+// Data has arrived, unless the socket only says so again; `is_end` where no more will. `is_late`: that is
+// found only now, as the kernel does not tell what is less than SO_RCVLOWAT, and skips a program that is
+// running on the CPU already.
+static __always_inline void arrived(struct turn *turn, struct progress *tcp, bool is_end, bool is_late) {
+  u32 before = turn->received_seq;
+  if (tcp->received == before)
     return;
-  if (has_answer(turn, tcp))
+  u64 now = bpf_ktime_get_ns();
+  if (is_late)
+    now -= (u64)((u32)bpf_jiffies64() - tcp->received_at) * NS_PER_TICK;
+  if (turn->side == SIDE_USED)
+    answer_came(turn, tcp, before, now);
+  else
+    request_came(turn, tcp, before, now, is_end, is_late);
+  // Last, as the end of a call on another CPU compares it with what was read.
+  turn->received_seq = tcp->received;
+}
+
+// A call of the client's has ended.
+static __always_inline void client_called(struct turn *turn, struct progress *tcp) {
+  u32 before = turn->written_seq;
+  if (tcp->written == before)
+    return;
+  turn->written_seq = tcp->written;
+  if (tcp->written == turn->sent_seq)
+    return;
+  u64 now = left_at(tcp, turn->answered_at);
+  if (is_after(before, turn->sent_seq)) {
+    bool is_short = before - turn->sent_seq < INITIAL_WINDOW;
+    if (is_short && !is_after(before, tcp->acked) && is_apart(turn, tcp, now))
+      overlap(turn);
+  } else {
+    begin_anew(turn, now);
+    if (is_after(turn->received_seq, tcp->read))
+      overlap(turn);
+    if (!turn->open_since)
+      turn->open_since = began_to_leave(turn, tcp, turn->answered_at);
+  }
+  turn->asked_at = now;
+}
+
+// The service has written, as no request was open: more of its answer, or a push, which is apart from all
+// before, and from that alone.
+static __always_inline void wrote_unasked(struct turn *turn, struct progress *tcp, u32 before) {
+  u64 now = left_at(tcp, turn->answered_at);
+  if (turn->has_asked && turn->mode != OVERLAPS && !is_after(before, tcp->acked) && is_apart(turn, tcp, now))
+    push(turn);
+  turn->moved_at = now;
+}
+
+// A call of the service's has ended.
+static __always_inline void service_called(struct turn *turn, struct progress *tcp) {
+  u64 open_since = turn->open_since;
+  u32 before = turn->written_seq;
+  turn->written_seq = tcp->written;
+  if (!open_since) {
+    if (tcp->written != before)
+      wrote_unasked(turn, tcp, before);
+  } else if (has_answer(turn, tcp)) {
     answer(turn, tcp, open_since, tcp->received);
-  else if (!turn->read_at && is_after(tcp->read, turn->request_seq))
-    turn->read_at = bpf_ktime_get_ns();
+  } else if (tcp->read != turn->read_seq && is_after(tcp->read, turn->request_seq)) {
+    turn->asked_at = bpf_ktime_get_ns();
+    if (!turn->read_at)
+      turn->read_at = turn->asked_at;
+  }
+  turn->read_seq = tcp->read;
+}
+
+// A call that may have sent or read has ended.
+static __always_inline void called(struct turn *turn, struct progress *tcp) {
+  if (is_after(tcp->read, turn->received_seq))
+    arrived(turn, tcp, false, true);
+  if (turn->side == SIDE_USED)
+    client_called(turn, tcp);
+  else
+    service_called(turn, tcp);
 }
 
 #ifdef BY_ADDRESS
@@ -249,15 +433,27 @@ static __always_inline void called(struct turn *turn, struct progress *tcp) {
 
 static __always_inline void read_progress(struct progress *tcp, struct tcp_sock *tp, struct turn *turn) {
   u64 flags = 0;
+  u32 busy[3] = {}, began = 0;
   COPY(tcp->transmitted_at, tp->tcp_wstamp_ns);
   COPY(tcp->written, tp->write_seq);
   COPY(tcp->transmitted, tp->snd_nxt);
+  COPY(tcp->acked, tp->snd_una);
   COPY(tcp->received, tp->rcv_nxt);
   COPY(tcp->read, tp->copied_seq);
+  COPY(tcp->received_at, tp->received_at);
+  COPY(tcp->rtt_us, tp->srtt_us);
   COPY(flags, tp->skc_flags);
+  COPY(busy[0], tp->chrono_stat[0]);
+  COPY(busy[1], tp->chrono_stat[1]);
+  COPY(busy[2], tp->chrono_stat[2]);
+  COPY(began, tp->chrono_start);
+  tcp->rtt_us >>= 3;
   tcp->received -= flags & SOCK_DONE ? 1 : 0;
   u32 written = tcp->written;
   KEEP(written);
+  tcp->busy = busy[0] + busy[1] + busy[2];
+  if (is_after(written, tcp->acked))
+    tcp->busy += (u32)bpf_jiffies64() - began;
   tcp->written = turn && turn->is_final ? turn->final_seq : written;
 }
 
@@ -265,13 +461,23 @@ static __always_inline void read_progress(struct progress *tcp, struct tcp_sock 
 
 static __always_inline bool is_mapped(u32 *v6) { return !v6[0] && !v6[1] && v6[2] == bpf_htonl(0xffff); }
 
-static __always_inline void put_remote(u32 *address, struct sock *sk) {
-  u32 v6[4] = {sk->skc_v6_daddr[0], sk->skc_v6_daddr[1], sk->skc_v6_daddr[2], sk->skc_v6_daddr[3]};
+static __always_inline void put_address(u32 *address, struct sock *sk, u32 v4, u32 *v6) {
   bool is_v4 = sk->skc_family == AF_INET;
   address[0] = is_v4 ? 0 : v6[0];
   address[1] = is_v4 ? 0 : v6[1];
   address[2] = is_v4 ? bpf_htonl(0xffff) : v6[2];
-  address[3] = is_v4 ? sk->skc_daddr : v6[3];
+  address[3] = is_v4 ? v4 : v6[3];
+}
+
+static __always_inline void put_remote(u32 *address, struct sock *sk) {
+  u32 v6[4] = {sk->skc_v6_daddr[0], sk->skc_v6_daddr[1], sk->skc_v6_daddr[2], sk->skc_v6_daddr[3]};
+  put_address(address, sk, sk->skc_daddr, v6);
+}
+
+static __always_inline void put_local(u32 *address, struct sock *sk) {
+  u32 v6[4] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2],
+               sk->skc_v6_rcv_saddr[3]};
+  put_address(address, sk, sk->skc_rcv_saddr, v6);
 }
 
 static __always_inline u32 namespace_of(struct sock *sk) {
@@ -279,17 +485,41 @@ static __always_inline u32 namespace_of(struct sock *sk) {
   return net->inum;
 }
 
-static __always_inline u64 port_in(u32 netns, u16 port) { return (u64)netns << 16 | port; }
-
-static __always_inline u64 port_of(struct sock *sk) { return port_in(namespace_of(sk), sk->skc_num); }
+// The process that a connection came to: that of the listener at its address, or at every address; `listener`
+// is that one then, or would be at the connection's own address.
+static __always_inline struct owner *find_listener(struct listener *listener, struct sock *sk) {
+  u32 *address = (u32 *)listener->address;
+  listener->netns = namespace_of(sk);
+  listener->port = sk->skc_num;
+  put_local(address, sk);
+  struct owner *owner = listening.lookup(listener);
+  if (owner)
+    return owner;
+  struct listener wildcard = {.netns = listener->netns, .port = listener->port};
+  if (is_mapped(address)) {
+    ((u32 *)wildcard.address)[2] = bpf_htonl(0xffff);
+    owner = listening.lookup(&wildcard);
+    ((u32 *)wildcard.address)[2] = owner ? bpf_htonl(0xffff) : 0;
+  }
+  if (!owner)
+    owner = listening.lookup(&wildcard);
+  if (owner)
+    *listener = wildcard;
+  return owner;
+}
 
 static __always_inline void put_owner(struct service *service, struct owner *owner) {
   COPY_PROCESS(service, owner);
   service->cgroup_id = owner->cgroup_id;
 }
 
+static __always_inline void put_user(struct key *key, struct owner *owner) {
+  ((u64 *)key->user)[0] = ((u64 *)owner->comm)[0];
+  ((u64 *)key->user)[1] = ((u64 *)owner->comm)[1];
+}
+
 // The place of a service; that of all others of its side where there is no room.
-static __always_inline u32 place_of(struct key *key) {
+static __always_inline u32 place_of(struct key *key, struct owner *owner) {
   u32 *known = places.lookup(key);
   if (known)
     return *known;
@@ -313,10 +543,8 @@ static __always_inline u32 place_of(struct key *key) {
     known = places.lookup(key);
     return known ? *known : key->side;
   }
-  u64 port = port_in(key->netns, key->port);
-  struct owner *listener = key->side == SIDE_SERVED ? listening.lookup(&port) : NULL;
-  if (listener)
-    put_owner(service, listener);
+  if (owner)
+    put_owner(service, owner);
   service->key = *key;
   service->began_at = bpf_ktime_get_ns();
   return place;
@@ -366,62 +594,119 @@ static __always_inline bool join_client(struct turn *turn, struct sock *sk) {
   return true;
 }
 
+static __always_inline void leave_client(struct turn *turn) {
+  struct client *client = turn->has_client ? client_of(turn->client) : NULL;
+  if (client)
+    ADD(client->open, -1);
+}
+
 // The process that listens on a socket; another one may be the one that accepts.
 static __always_inline void note_listener(struct sock *sk, struct task_struct *task) {
-  u64 port = port_of(sk);
+  struct listener listener = {.netns = namespace_of(sk), .port = sk->skc_num};
   struct owner owner = {};
+  put_local((u32 *)listener.address, sk);
   PUT_PROCESS(&owner, task);
-  listening.update(&port, &owner);
+  listening.update(&listener, &owner);
 }
 
-// The name of the process is part of who uses a service, so that the task has to be the owner's.
-static __always_inline void set_service(struct turn *turn, struct sock *sk, struct task_struct *task) {
-  struct key key = {.netns = namespace_of(sk), .side = turn->side};
-  if (turn->side == SIDE_SERVED) {
-    key.port = sk->skc_num;
+// What makes the service of a connection. A process's name is part of that: `owner`'s, or the listener's.
+static __always_inline void put_key(struct key *key, struct turn *turn, struct sock *sk) {
+  key->netns = namespace_of(sk);
+  key->side = turn->side;
+  if (turn->side == SIDE_USED) {
+    key->port = bpf_ntohs(sk->skc_dport);
+    put_remote((u32 *)key->address, sk);
   } else {
-    key.port = bpf_ntohs(sk->skc_dport);
-    put_remote(key.address, sk);
-    if (task) {
-      struct task_struct *leader = (struct task_struct *)task->group_leader;
-      ((u64 *)key.user)[0] = ((u64 *)leader->comm)[0];
-      ((u64 *)key.user)[1] = ((u64 *)leader->comm)[1];
-    }
+    struct listener listener = {};
+    struct owner *owner = find_listener(&listener, sk);
+    key->port = listener.port;
+    key->address[0] = listener.address[0];
+    key->address[1] = listener.address[1];
+    if (!turn->has_owner && owner)
+      put_user(key, owner);
   }
-  turn->service = place_of(&key);
+  if (turn->has_owner)
+    put_user(key, &turn->owner);
 }
 
-// The process that uses a connection, which is a service's too until another one does.
-static __always_inline void own(struct turn *turn, struct task_struct *task) {
+static __always_inline void set_service(struct turn *turn, struct sock *sk) {
+  struct key key = {};
+  struct listener listener = {};
+  put_key(&key, turn, sk);
+  struct owner *owner = turn->has_owner ? &turn->owner : NULL;
+  if (!owner && turn->side == SIDE_SERVED)
+    owner = find_listener(&listener, sk);
+  turn->service = place_of(&key, owner);
+  turn->has_service = 1;
+  if (turn->side == SIDE_SERVED)
+    turn->has_client = join_client(turn, sk);
+}
+
+// The process that uses a connection is its service's too, until another one is. The name of who accepts may
+// be another one than that of who listens: then this is another service.
+static __always_inline void own(struct turn *turn, struct sock *sk, struct task_struct *task) {
   PUT_PROCESS(&turn->owner, task);
   turn->has_owner = 1;
   struct service *service = services.lookup(&turn->service);
-  if (service && turn->service > SIDE_USED)
+  if (!turn->has_service || !service)
+    return;
+  bool is_same = ((u64 *)service->comm)[0] == ((u64 *)turn->owner.comm)[0] &&
+                 ((u64 *)service->comm)[1] == ((u64 *)turn->owner.comm)[1];
+  if (turn->service > SIDE_USED && is_same) {
     put_owner(service, &turn->owner);
+  } else if (turn->side == SIDE_SERVED) {
+    struct listener listener = {};
+    if (find_listener(&listener, sk))
+      listening.update(&listener, &turn->owner);
+    leave_client(turn);
+    set_service(turn, sk);
+  }
 }
 
 static __always_inline void settle(struct turn *turn, struct progress *tcp) {
   turn->sent_seq = turn->written_seq = tcp->written;
-  turn->received_seq = turn->request_seq = tcp->received;
+  turn->received_seq = turn->request_seq = turn->read_seq = tcp->received;
+  turn->busy_before = tcp->busy;
+}
+
+// Whether a request is the last word on a connection, by the ticks in which data last came and went. Within
+// one tick it is who acknowledged whom, which both ends do within a quarter of a second.
+static __always_inline bool is_open_request(struct turn *turn, struct tcp_sock *tp, struct progress *tcp) {
+  u32 received_at = tp->received_at, sent_at = tp->sent_at;
+  s64 acked_before_us = tcp->transmitted_at / 1000 - tp->delivered_mstamp;
+  if (turn->side == SIDE_SERVED) {
+    if (!tp->data_segs_in || (turn->has_answered && tp->skc_flags & SOCK_DONE))
+      return false;
+    if (!turn->has_answered || is_after(tcp->received, tcp->read) || received_at != sent_at)
+      return !turn->has_answered || is_after(tcp->received, tcp->read) || is_after(received_at, sent_at);
+    return is_after(tcp->received, tp->rcv_wup) ||
+           (acked_before_us >= 0 && acked_before_us < MAX_DELAYED_ACK_US);
+  }
+  if (!tp->data_segs_out)
+    return false;
+  if (!tp->data_segs_in || received_at != sent_at)
+    return !tp->data_segs_in || is_after(sent_at, received_at);
+  return tp->rcv_wup == tp->rcv_nxt && (is_after(tcp->written, tcp->acked) ||
+                                        (acked_before_us < 0 && acked_before_us > -MAX_DELAYED_ACK_US));
 }
 
 // A connection that is older than the watch. When data last came and went tells in ticks whether a request
 // is open, and since when.
 static __always_inline void adopt(struct turn *turn, struct tcp_sock *tp) {
-  u32 received_at = tp->received_at, sent_at = tp->sent_at, ticks = bpf_jiffies64();
-  u64 now = bpf_ktime_get_ns();
   struct progress tcp;
   read_progress(&tcp, tp, NULL);
   settle(turn, &tcp);
-  bool is_unread = is_after(tcp.received, tcp.read);
-  // Before there is data both are when the connection was made.
-  if (turn->side == SIDE_SERVED && tp->data_segs_in && (is_unread || is_after(received_at, sent_at))) {
-    turn->request_seq = is_unread ? tcp.read : tcp.received - 1;
-    turn->open_since = now - (u64)(ticks - received_at) * NS_PER_TICK;
-  } else if (turn->side == SIDE_USED && tp->data_segs_out && is_after(sent_at, received_at)) {
+  turn->has_asked = !!tp->data_segs_in;
+  turn->has_answered = tp->data_segs_in && tp->data_segs_out;
+  if (!is_open_request(turn, tp, &tcp))
+    return;
+  u32 since = turn->side == SIDE_SERVED ? tp->received_at : tp->sent_at;
+  if (turn->side == SIDE_USED)
     turn->sent_seq = tcp.written - 1;
-    turn->open_since = now - (u64)(ticks - sent_at) * NS_PER_TICK;
-  }
+  else
+    turn->request_seq = is_after(tcp.received, tcp.read) ? tcp.read : tcp.received - 1;
+  turn->is_inferred = 1;
+  turn->open_since = bpf_ktime_get_ns() - (u64)((u32)bpf_jiffies64() - since) * NS_PER_TICK;
 }
 
 // --- hooks -------------------------------------------------------------------------------------------------
@@ -465,11 +750,8 @@ static __always_inline struct turn *begin(struct sock *sk, u8 side, struct task_
     return NULL;
   }
   turn->side = side;
-  set_service(turn, sk, task);
   if (task)
-    own(turn, task);
-  if (side == SIDE_SERVED)
-    turn->has_client = join_client(turn, sk);
+    own(turn, sk, task);
   return turn;
 }
 
@@ -486,8 +768,8 @@ static __always_inline struct tcp_sock *tcp_of(struct sock *sk) {
 // listener is gone, or its process is in a PID namespace that the walk does not see; but listen(0) leaves
 // none.
 static __always_inline bool is_accepted(struct sock *sk) {
-  u64 port = port_of(sk);
-  return sk->sk_max_ack_backlog || listening.lookup(&port);
+  struct listener listener = {};
+  return sk->sk_max_ack_backlog || find_listener(&listener, sk);
 }
 
 // Begins to watch a connection that is older than the watch, or whose beginning was missed. Who uses a
@@ -503,8 +785,10 @@ static __always_inline void begin_late(struct sock *sk, struct task_struct *task
   if (!tp)
     return;
   struct turn *turn = begin(sk, side, task);
-  if (turn)
-    adopt(turn, tp);
+  if (!turn)
+    return;
+  set_service(turn, sk);
+  adopt(turn, tp);
 }
 
 static __always_inline struct task_struct *current_task() {
@@ -520,7 +804,7 @@ static __always_inline int on_call(struct sock *sk) {
     read_progress(&tcp, tp, turn);
     called(turn, &tcp);
     if (!turn->has_owner)
-      own(turn, current_task());
+      own(turn, sk, current_task());
   } else {
     begin_late(sk, current_task(), true);
   }
@@ -534,7 +818,7 @@ static __always_inline int on_data(struct sock *sk) {
   if (tp) {
     struct progress tcp;
     read_progress(&tcp, tp, turn);
-    arrived(turn, &tcp, tp->skc_flags & SOCK_DONE);
+    arrived(turn, &tcp, tp->skc_flags & SOCK_DONE, false);
   } else {
     begin_late(sk, NULL, false);
   }
@@ -551,7 +835,7 @@ int entry__called(struct pt_regs *ctx) {
   read_progress(&tcp, (struct tcp_sock *)sk, turn);
   called(turn, &tcp);
   if (!turn->has_owner)
-    own(turn, current_task());
+    own(turn, sk, current_task());
   return 0;
 }
 
@@ -564,7 +848,7 @@ int entry__arrived(struct pt_regs *ctx) {
   u64 flags = 0;
   read_progress(&tcp, (struct tcp_sock *)sk, turn);
   COPY(flags, sk->skc_flags);
-  arrived(turn, &tcp, flags & SOCK_DONE);
+  arrived(turn, &tcp, flags & SOCK_DONE, false);
   return 0;
 }
 #else
@@ -575,20 +859,23 @@ int fentry__called(u64 *ctx) { return on_call((struct sock *)ctx[0]); }
 int fentry__arrived(u64 *ctx) { return on_data((struct sock *)ctx[0]); }
 #endif
 
-// What comes right before the end of a connection is no request: the last words of TLS and many protocols.
+// What comes right before the end of a connection that has been used is no request: the last words of TLS and
+// many protocols. What comes before the service closes, and nothing else before that, is one that failed.
 static __always_inline void note_end_of_requests(struct turn *turn, u64 open_since) {
   if (open_since && bpf_ktime_get_ns() - open_since < GOODBYE_NS)
     turn->goodbye_at = open_since;
 }
 
 static __always_inline u64 open_request(struct turn *turn, struct progress *tcp) {
+  if (turn->mode != ALTERNATES)
+    return 0;
   if (turn->side == SIDE_SERVED)
     return turn->open_since && !(tcp->written != turn->sent_seq && is_after(tcp->read, turn->request_seq))
                ? turn->open_since
                : 0;
   if (tcp->written == turn->sent_seq)
     return 0;
-  return turn->open_since > turn->answered_at ? turn->open_since : left_at(tcp, turn->answered_at);
+  return turn->open_since ? turn->open_since : began_to_leave(turn, tcp, turn->answered_at);
 }
 
 static __always_inline void end(struct turn *turn, struct progress *tcp) {
@@ -596,16 +883,76 @@ static __always_inline void end(struct turn *turn, struct progress *tcp) {
   if (turn->side == SIDE_SERVED && open_since && has_answer(turn, tcp))
     answer(turn, tcp, open_since, tcp->received);
   open_since = open_request(turn, tcp);
+  bool was_ignored = turn->is_rest && !is_after(tcp->read, turn->request_seq);
   struct tally *tally = tally_of(turn->service);
-  if (tally && open_since && open_since != turn->goodbye_at) {
+  if (tally && open_since && open_since != turn->goodbye_at && !was_ignored) {
     ADD(tally->unanswered, 1);
     ADD(tally->unanswered_ns, bpf_ktime_get_ns() - open_since);
+    if (turn->ended_by == 1 + SIDE_SERVED)
+      ADD(tally->closed, 1);
   }
   count_whole_answer(turn, turn->side == SIDE_SERVED ? tcp->written - turn->sent_seq
                                                      : tcp->received - turn->request_seq);
-  struct client *client = turn->has_client ? client_of(turn->client) : NULL;
-  if (client)
-    ADD(client->open, -1);
+  leave_client(turn);
+}
+
+// A connect has failed: it was refused, or never answered. What it tried to reach gets a place once that
+// happened often: until then it is counted apart.
+static __always_inline void fail(struct turn *turn, struct sock *sk) {
+  struct whole *whole = the_whole();
+  struct key key = {};
+  u64 none = 0, failed = sk->sk_err == ECONNREFUSED ? 1 + ONE_REFUSED : 1;
+  put_key(&key, turn, sk);
+  if (!places.lookup(&key)) {
+    u64 *before = failing.lookup_or_try_init(&key, &none);
+    if (before)
+      failed += __sync_fetch_and_add(before, failed);
+    bool is_often = (u32)failed >= FAILURES_FOR_A_PLACE;
+    if (whole)
+      ADD(whole->unlisted_failures, is_often ? 1ull - (u32)failed : 1);
+    if (!is_often)
+      return;
+    failing.delete(&key);
+  }
+  turn->service = place_of(&key, turn->has_owner ? &turn->owner : NULL);
+  struct tally *tally = tally_of(turn->service);
+  if (!tally)
+    return;
+  ADD(tally->failed_connects, (u32)failed);
+  ADD(tally->refused, failed / ONE_REFUSED);
+}
+
+// The end that closes first.
+static __always_inline void note_who_ends(struct turn *turn, bool is_here) {
+  if (!turn->ended_by)
+    turn->ended_by = 1 + (is_here ? turn->side : SIDE_SERVED + SIDE_USED - turn->side);
+}
+
+static __always_inline void established(struct turn *turn, struct sock *sk, struct tcp_sock *tp, u32 before) {
+  if (!turn && before == TCP_SYN_RECV)
+    turn = begin(sk, SIDE_SERVED, NULL);
+  else if (before != TCP_SYN_SENT)
+    return;
+  if (!turn)
+    return;
+  struct progress tcp;
+  read_progress(&tcp, tp, turn);
+  settle(turn, &tcp);
+  if (!turn->has_service)
+    set_service(turn, sk);
+}
+
+// This end says that no more comes from it. A client that only stops sending still waits for its answer.
+static __always_inline void closes(struct turn *turn, struct sock *sk, struct progress *tcp) {
+  bool is_half = sk_shutdown_of(sk) == SEND_SHUTDOWN;
+  turn->final_seq = tcp->written;
+  turn->is_final = 1;
+  if (is_half)
+    return;
+  note_who_ends(turn, true);
+  // At the server too: it may act on last words, and close, before the client gets to its own close.
+  if (turn->has_answered || turn->ended_by == 1 + SIDE_USED)
+    note_end_of_requests(turn, open_request(turn, tcp));
 }
 
 int tp_btf__inet_sock_set_state(u64 *ctx) {
@@ -618,32 +965,38 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
     return 0;
   }
   struct turn *turn = turn_of(sk);
-  if (!turn && next == TCP_SYN_SENT)
-    begin(sk, SIDE_USED, sk->sk_lock_owned ? current_task() : NULL);
   struct tcp_sock *tp = tcp_of(sk);
-  struct progress tcp;
-  if (!tp || next == TCP_SYN_SENT)
+  if (next == TCP_SYN_SENT) {
+    if (!turn)
+      begin(sk, SIDE_USED, sk->sk_lock_owned ? current_task() : NULL);
     return 0;
-  read_progress(&tcp, tp, turn);
+  }
+  if (!tp)
+    return 0;
   if (next == TCP_ESTABLISHED) {
-    if (!turn && before == TCP_SYN_RECV)
-      turn = begin(sk, SIDE_SERVED, NULL);
-    else if (before != TCP_SYN_SENT)
-      return 0;
-    if (turn)
-      settle(turn, &tcp);
-  } else if (turn && next == TCP_CLOSE) {
-    end(turn, &tcp);
+    established(turn, sk, tp, before);
+    return 0;
+  }
+  if (!turn)
+    return 0;
+  struct progress tcp;
+  read_progress(&tcp, tp, turn);
+  if (next == TCP_CLOSE) {
+    if (before == TCP_SYN_SENT) {
+      fail(turn, sk);
+    } else if (turn->has_service) {
+      note_who_ends(turn, !sk->sk_err);
+      end(turn, &tcp);
+    }
     // The socket may connect again, and its address be another one's. A reset, too, has TCP number what was
     // never written.
     forget(sk);
-  } else if (turn && (next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK)) {
-    turn->final_seq = tcp.written;
-    turn->is_final = 1;
-    // At the server too: it may act on last words, and close, before the client gets to its own close.
-    note_end_of_requests(turn, open_request(turn, &tcp));
-  } else if (turn && next == TCP_CLOSE_WAIT && turn->side == SIDE_SERVED) {
-    note_end_of_requests(turn, turn->open_since);
+  } else if (next == TCP_FIN_WAIT1 || next == TCP_LAST_ACK) {
+    closes(turn, sk, &tcp);
+  } else if (next == TCP_CLOSE_WAIT) {
+    note_who_ends(turn, false);
+    if (turn->side == SIDE_SERVED && turn->has_answered)
+      note_end_of_requests(turn, turn->open_since);
   }
   return 0;
 }
@@ -667,27 +1020,21 @@ struct bpf_iter__bpf_sk_storage_map {
   struct turn *value;
 };
 
-static __always_inline void put_local(u32 *address, struct sock *sk) {
-  u32 v6[4] = {sk->skc_v6_rcv_saddr[0], sk->skc_v6_rcv_saddr[1], sk->skc_v6_rcv_saddr[2],
-               sk->skc_v6_rcv_saddr[3]};
-  bool is_v4 = sk->skc_family == AF_INET;
-  address[0] = is_v4 ? 0 : v6[0];
-  address[1] = is_v4 ? 0 : v6[1];
-  address[2] = is_v4 ? bpf_htonl(0xffff) : v6[2];
-  address[3] = is_v4 ? sk->skc_rcv_saddr : v6[3];
-}
-
 static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk, struct turn *turn) {
   struct tcp_sock *tp = tcp_of(sk);
   struct progress tcp;
-  if (!tp || !is_open(sk))
+  if (!tp || !is_open(sk) || !turn->has_service)
     return 0;
   read_progress(&tcp, tp, turn);
   struct connection row;
   __builtin_memset(&row, 0, sizeof(row));
   u64 open_since = open_request(turn, &tcp);
-  if (open_since != turn->goodbye_at)
+  if (open_since && open_since != turn->goodbye_at)
     row.open_since = open_since;
+  // What is less than SO_RCVLOWAT is not told.
+  else if (turn->side == SIDE_SERVED && tcp.received != turn->received_seq && turn->mode == ALTERNATES)
+    row.open_since = bpf_ktime_get_ns() - (u64)((u32)bpf_jiffies64() - tcp.received_at) * NS_PER_TICK;
+  row.is_inferred = row.open_since && turn->is_inferred;
   row.was_read = is_after(tcp.read, turn->request_seq);
   if (!sk->skc_cookie)
     bpf_get_socket_cookie((void *)sk);

@@ -7,11 +7,16 @@ from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.histogram_screen import HistogramScreen
 from nettop.snapshots.arrays import Index, as_list
-from nettop.snapshots.services import CLIENTS, NORMAL, SERVED, SERVICES, SPEEDS, WAITING
+from nettop.snapshots.services import CLIENTS, NORMAL, OVERLAPPING, PUSHING, SERVED, SERVICES, SPEEDS, WAITING
 from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle
 
 _LINES_FIRST = 12
+_UNKNOWN = {
+    OVERLAPPING: "requests overlap: which answer is whose is not known, and so no response times",
+    PUSHING: "the service sends unasked: what answers a request is not known, and so no response times",
+}
+"""Why a service has no response times."""
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
@@ -41,7 +46,9 @@ class ServicesScreen(HistogramScreen):
     member_table = WAITING
 
     def meaning(self, view: View, at: int) -> str:
-        """Of which end these are the times."""
+        """Of which end these are the times, or why there are none."""
+        if why := _UNKNOWN.get(int(view.raw("pattern")[at])):
+            return why
         if int(view.raw("side")[at]) == SERVED:
             return "from a request's arrival here to the first byte of its answer"
         return "from a request's first byte to the arrival of its answer here"
