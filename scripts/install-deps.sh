@@ -61,8 +61,9 @@ the new nettop has run, the installed one stays as it is, even if this is killed
   --dev                 also what the tests need, and an editable nettop in .venv
   --kernels             as --dev, and qemu and debootstrap for the tests on other kernels
                         and releases, and a browser for those of exports, and what
-                        builds images and packages, and nginx, Redis and PostgreSQL, which
-                        Debian starts; their names are known for Debian and Ubuntu
+                        builds images and packages, and the servers and load generators
+                        that the services lens is compared with, some of which Debian
+                        starts; their names are known for Debian and Ubuntu
   --wheels DIR          take every Python package from DIR; no package index is reached
   --make-wheels DIR     fill DIR for --wheels (with --dev: for development too); needs an
                         index, not root. DIR serves machines with the same Python version
@@ -363,7 +364,8 @@ packages_for() {
     # What builds and checks the image, the packages and the units of deploy/.
     say buildah uidmap debhelper dpkg-dev fakeroot lintian systemd
     # What the services lens is compared with.
-    say nginx-light wrk redis-server postgresql
+    say nginx-light wrk redis-server postgresql nghttp2-client nghttp2-server memcached libmemcached-tools
+    say mosquitto mosquitto-clients mariadb-server-core mariadb-client python3-grpcio python3-websockets
   fi
   # Ubuntu's is no package but a snap.
   # shellcheck source=/dev/null

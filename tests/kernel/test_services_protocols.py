@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services and generators that others wrote, of protocols that multiplex, push or greet: counts are the tools' own,
+and times are right or the service is marked."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nettop.snapshots.services import PATTERNS
+
+from .command import Row
+from .lab import Lab, Namespace
+from .services import ERROR, SERVED, USED, Watched, quantile, running, tool
+
+pytestmark = pytest.mark.kernel
+
+HTTP2, MEMCACHED, MQTT, MARIADB, GRPC, WEBSOCKET, PROXY = range(9381, 9388)
+ALTERNATING, OVERLAPPING, PUSHING = PATTERNS.values()
+ANSWER_S = 0.02
+"""After how long services of the tests' own answer."""
+PEERS = Path(__file__).parent
+PYTHON = "/usr/bin/python3"
+NGINX = """
+worker_processes 1; pid {folder}/pid; error_log {folder}/errors; daemon off; user root;
+events {{ }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{ listen {port}{options}; location / {{ {passes} }} }}
+}}
+"""
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    """A probe."""
+    with Watched() as probe:
+        yield probe
+
+
+@pytest.fixture
+def home(lab: Lab) -> Namespace:
+    """Where the servers and the generators are."""
+    return lab.namespace()
+
+
+def peer(module: str) -> list[str]:
+    """The command of a peer of the tests' own, for Debian's Python and its module."""
+    if subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True, check=False).returncode:
+        pytest.skip(f"python3-{module} is not installed (scripts/install-deps.sh --kernels)")
+    return [PYTHON, str(PEERS / f"{module}_peer.py")]
+
+
+@contextmanager
+def nginx(home: Namespace, folder: Path, passes: str, options: str = "") -> Iterator[None]:
+    """nginx, which passes what comes to PROXY on."""
+    text = NGINX.format(folder=folder, port=PROXY, options=options, passes=passes)
+    (folder / "conf").write_text(text)
+    command = [tool("nginx"), "-e", str(folder / "errors"), "-c", str(folder / "conf")]
+    with running(home, *command, port=PROXY, log=folder / "nginx"):
+        yield
+
+
+def is_marked(row: Row) -> bool:
+    """Whether a service is said to be one whose requests overlap, and has no times."""
+    return bool(row["pattern"] == OVERLAPPING and row["timed"] is None)
+
+
+def has_time(row: Row, least_s: float, most_s: float, share: float = 0.5) -> bool:
+    """Whether a service's p50, or another quantile, is between both, but for the width of a bucket."""
+    return least_s * (1 - ERROR) <= quantile(row, "response", share) / 1e9 <= most_s * (1 + ERROR)
+
+
+# --- HTTP/2 and gRPC -------------------------------------------------------------------------------------------
+
+
+def h2load(home: Namespace, *options: str) -> int:
+    """How many requests h2load had answered."""
+    text = home.run(tool("h2load"), *options, f"http://127.0.0.1:{HTTP2}/x")
+    match = re.search(r"(\d+) succeeded, 0 failed, 0 errored, 0 timeout", text)
+    assert match, text
+    return int(match[1])
+
+
+def test_http2(home: Namespace, watched: Watched, tmp_path: Path) -> None:
+    """Requests one after the other are counted exactly, though the greetings of both ends may cross, which marks the
+    service. Of ten at once, those that are sent together and answered together are one.
+    """
+    (tmp_path / "x").write_bytes(b"n" * 612)
+    command = [tool("nghttpd"), "--no-tls", "-d", str(tmp_path), str(HTTP2)]
+    with running(home, *command, port=HTTP2, log=tmp_path / "log"):
+        single = h2load(home, "-n", "2000", "-c", "4", "-m", "1")
+        for side in (SERVED, USED):
+            row = watched.until(home, HTTP2, side, answers=single, connections=0)
+            assert is_marked(row) or row["timed"] == single
+        together = h2load(home, "-n", "4000", "-c", "4", "-m", "10")
+        for side in (SERVED, USED):
+            row = watched.until(home, HTTP2, side, connections=0)
+            assert is_marked(row) or single + together // 10 <= row["answers"] <= single + together
+
+
+def calls(home: Namespace, port: int, number: int, at_once: int) -> list[float]:
+    """How long each gRPC call took its client, in order of size."""
+    text = home.run(*peer("grpc"), "call", str(port), str(number), str(at_once))
+    return sorted(json.loads(text))
+
+
+@contextmanager
+def grpc(home: Namespace, folder: Path) -> Iterator[None]:
+    """A gRPC service."""
+    command = [*peer("grpc"), "serve", str(GRPC), str(ANSWER_S)]
+    with running(home, *command, port=GRPC, log=folder / "grpc"):
+        yield
+
+
+def test_grpc(home: Namespace, watched: Watched, tmp_path: Path) -> None:
+    """Calls one after the other have the time that the client measures, or the side is marked, as both ends speak
+    first; those of ten threads on one connection are marked at both.
+    """
+    with grpc(home, tmp_path):
+        times = calls(home, GRPC, 100, 1)
+        for side in (SERVED, USED):
+            row = watched.until(home, GRPC, side, connections=0)
+            assert is_marked(row) or has_time(row, ANSWER_S, times[50])
+        calls(home, GRPC, 300, 10)
+        for side in (SERVED, USED):
+            assert is_marked(watched.until(home, GRPC, side, connections=0))
+
+
+def test_grpc_through_nginx(home: Namespace, watched: Watched, tmp_path: Path) -> None:
+    """The calls of a client overlap on its one connection; nginx has a connection for each of those that are under
+    way. There the slowest turns are the calls, and the others acknowledge what opens a connection of HTTP/2.
+    """
+    passes = f"grpc_pass grpc://127.0.0.1:{GRPC};"
+    with grpc(home, tmp_path), nginx(home, tmp_path, passes, " http2"):
+        times = calls(home, PROXY, 200, 8)
+        for side in (SERVED, USED):
+            assert is_marked(watched.until(home, PROXY, side, connections=0))
+        row = watched.until(home, GRPC, USED, connections=0)
+        assert row["answers"] >= len(times)
+        assert is_marked(row) or has_time(row, ANSWER_S, times[-1], share=0.9)
+
+
+# --- pushes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("port", [WEBSOCKET, PROXY], ids=["direct", "through nginx"])
+def test_websocket(home: Namespace, watched: Watched, tmp_path: Path, port: int) -> None:
+    """A question is a turn, as is the handshake; a ping is a push, and its pong a reply. Few of them leave the service
+    its times, many take them.
+    """
+    serve = [*peer("websockets"), "serve", str(WEBSOCKET), str(ANSWER_S)]
+    upgrade = (
+        "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
+    )
+    with (
+        running(home, *serve, port=WEBSOCKET, log=tmp_path / "log"),
+        nginx(home, tmp_path, f"proxy_pass http://127.0.0.1:{WEBSOCKET}; {upgrade}"),
+    ):
+        asked, pinged = 100, 2
+        home.run(*peer("websockets"), "ask", str(port), str(asked), str(pinged))
+        for side in (SERVED, USED):
+            row = watched.until(
+                home, port, side, answers=asked + 1, pushes=pinged, connections=0, unanswered=0
+            )
+            assert row["pattern"] == ALTERNATING
+            assert row["timed"] == row["answers"]
+            assert quantile(row, "response", 0.5) >= ANSWER_S * 1e9 * (1 - ERROR)
+        home.run(*peer("websockets"), "ask", str(port), "1", "20")
+        for side in (SERVED, USED):
+            row = watched.until(home, port, side, pushes=pinged + 20, connections=0, unanswered=0)
+            assert row["pattern"] == PUSHING
+            assert row["timed"] is None
+
+
+def test_mqtt(home: Namespace, watched: Watched, tmp_path: Path) -> None:
+    """What a broker delivers is a push, and what it confirms an answer."""
+    messages = 10
+    publish = [tool("mosquitto_pub"), "-p", str(MQTT), "-t", "x", "-m", "hello", "-q", "1"]
+    subscribe = [tool("mosquitto_sub"), "-p", str(MQTT), "-t", "x", "-C", str(messages), "-W", "30"]
+    command = [tool("mosquitto"), "-p", str(MQTT)]
+    with running(home, *command, port=MQTT, log=tmp_path / "log"):
+        inside = ["ip", "netns", "exec", home.name, *subscribe]
+        with subprocess.Popen(inside, stdout=subprocess.PIPE) as subscriber:
+            watched.until(home, MQTT, SERVED, answers=2)
+            home.run(*publish, "--repeat", str(messages), "--repeat-delay", "0.15")
+            assert subscriber.communicate()[0] == b"hello\n" * messages
+        # The first may come within 60 ms of the answer to SUBSCRIBE, as if it were more of that.
+        turns = 2 + 1 + messages
+        for side in (SERVED, USED):
+            row = watched.until(home, MQTT, side, answers=turns, timed=turns, connections=0, unanswered=0)
+            assert messages - 1 <= row["pushes"] <= messages
+
+
+# --- plain ones ------------------------------------------------------------------------------------------------
+
+
+def test_memcached(home: Namespace, watched: Watched, tmp_path: Path) -> None:
+    """As many answers as the server counts commands."""
+    command = [tool("memcached"), "-u", "nobody", "-l", "127.0.0.1", "-p", str(MEMCACHED)]
+    with running(home, *command, port=MEMCACHED, log=tmp_path / "log"):
+        servers = f"--servers=127.0.0.1:{MEMCACHED}"
+        home.run(tool("memcslap"), servers, "--concurrency=4", "--execute-number=500", "--test=set")
+        counts = dict(re.findall(r"(cmd_\w+): (\d+)", home.run(tool("memcstat"), servers)))
+        commands = sum(map(int, counts.values()))
+        assert commands == 2000
+        for side in (SERVED, USED):
+            # memcstat asks for the version and the counts.
+            row = watched.until(home, MEMCACHED, side, answers=commands + 2, connections=0, unanswered=0)
+            assert row["pattern"] == ALTERNATING
+
+
+def test_mariadb(home: Namespace, watched: Watched, tmp_path: Path) -> None:
+    """As many answers as the server logged statements, and the handshake of each connection."""
+    make, serve, load = tool("mariadb-install-db"), tool("mariadbd"), tool("mysqlslap")
+    data, log = tmp_path / "data", tmp_path / "general.log"
+    user = ["--no-defaults", "--user=root", f"--datadir={data}"]
+    subprocess.run([make, *user, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
+    listen = ["--bind-address=127.0.0.1", f"--port={MARIADB}", f"--socket={tmp_path}/socket"]
+    general = ["--general-log", f"--general-log-file={log}", "--skip-grant-tables"]
+    with running(home, serve, *user, *listen, *general, port=MARIADB, log=tmp_path / "log"):
+        to_server = ["--no-defaults", "-h127.0.0.1", f"-P{MARIADB}", "-uroot", "--skip-ssl"]
+        home.run(load, *to_server, "--auto-generate-sql", "-c4", "--number-of-queries=400")
+        text = log.read_text()
+        # Nothing answers a Quit.
+        turns = len(re.findall(r"\t *\d+ (?:Connect|Query|Init DB)\t", text))
+        assert turns > 400
+        for side in (SERVED, USED):
+            row = watched.until(home, MARIADB, side, answers=turns, connections=0, unanswered=0)
+            assert row["pattern"] == ALTERNATING
