@@ -902,6 +902,19 @@ def _flows() -> list[Json]:
     ]
 
 
+_FAILURES_OF_SERVICES = (
+    ("Unanswered by service", "unanswered", "reqps", "Requests whose connection ended without an answer"),
+    (
+        "Closed by the service",
+        "closed",
+        "reqps",
+        "Unanswered requests whose connection the service closed: it fails on them",
+    ),
+    ("Failed connects by service", "failed_connects", "cps", "Connects that were refused, or never answered"),
+)
+"""Title, counter, unit and description of each panel."""
+
+
 def _services() -> list[Json]:
     kept = (f'process!="{REPLACED}"',)
     served = (f'side!="{SIDES[USED]}"', *kept)
@@ -1001,26 +1014,15 @@ def _services() -> list[Json]:
             description="A line that rises as time passes is a request that is stuck",
             overrides=[OTHERS_GREY],
         ),
-        time_series(
-            "Unanswered by service",
-            [Query(_sum_rate("services_unanswered_total", *of, only=chosen), legend)],
-            "reqps",
-            description="Requests whose connection ended without an answer",
-            overrides=[OTHERS_GREY],
-        ),
-        time_series(
-            "Closed by the service",
-            [Query(_sum_rate("services_closed_total", *of, only=chosen), legend)],
-            "reqps",
-            description="Unanswered requests whose connection the service closed: it fails on them",
-            overrides=[OTHERS_GREY],
-        ),
-        time_series(
-            "Failed connects by service",
-            [Query(_sum_rate("services_failed_connects_total", *of, only=chosen), legend)],
-            "cps",
-            description="Connects that were refused, or never answered",
-            overrides=[OTHERS_GREY],
+        *(
+            time_series(
+                title,
+                [Query(_sum_rate(f"services_{counter}_total", *of, only=chosen), legend)],
+                unit,
+                description=description,
+                overrides=[OTHERS_GREY],
+            )
+            for title, counter, unit, description in _FAILURES_OF_SERVICES
         ),
         time_series(
             "Overlaps and pushes by service",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from .lab import PATIENCE, Lab, missing
+from .lab import PATIENCE, Lab, Namespace, missing
 
 if TYPE_CHECKING:
+    from .services import Watched, WatchedByEach
     from .test_events import Watch
 
 # Tests are root's own, and say themselves who called sudo.
@@ -69,6 +70,39 @@ def one_watch() -> Iterator["Watch"]:
 
     with Watch() as watch:
         yield watch
+
+
+@pytest.fixture
+def home(lab: Lab) -> Namespace:
+    """A namespace in which a server and its clients are."""
+    return lab.namespace()
+
+
+@pytest.fixture
+def watched() -> Iterator["Watched"]:
+    """A probe of the services lens."""
+    from .services import Watched
+
+    with Watched() as probe:
+        if probe.status.mechanism is None:
+            pytest.skip(f"no mechanism: {probe.status.why}")
+        yield probe
+
+
+@pytest.fixture(scope="module")
+def all_watches() -> Iterator["WatchedByEach"]:
+    """A probe of the services lens for each mechanism, all attached at once."""
+    from .services import WatchedByEach
+
+    with WatchedByEach() as watches:
+        yield watches
+
+
+@pytest.fixture
+def watches(all_watches: "WatchedByEach") -> list["Watched"]:
+    """Those that are attached."""
+    assert all_watches.attached
+    return all_watches.attached
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +31,7 @@ from .traffic import Memory, listen, receive
 SERVED, USED = SIDES.values()
 REQUEST, ANSWER = SIZES = 101, 503
 """Bytes of a request and of its answer, where nothing else is said."""
+MECHANISMS = [mechanism.name for mechanism in FALLBACKS.mechanisms]
 NOT_ALLOWED = 3
 """The status of answer.c where the kernel does not allow a kind of calls."""
 ERROR = 1 / 16
@@ -101,14 +102,38 @@ class Watched:
         return last
 
 
-@contextmanager
-def attached_by_each() -> Iterator[dict[str, tuple[Watched, HookStatus]]]:
-    """A probe for each mechanism, all attached at once, if the kernel allows theirs."""
-    with ExitStack() as stack:
-        watches = {
-            mechanism.name: stack.enter_context(Watched(mechanism.name)) for mechanism in FALLBACKS.mechanisms
-        }
-        yield {name: (watched, watched.status) for name, watched in watches.items()}
+class WatchedByEach:
+    """A probe for each mechanism, all attached at once, where the kernel allows theirs."""
+
+    def __init__(self) -> None:
+        self._exits = ExitStack()
+        self._watches: dict[str, tuple[Watched, HookStatus]] = {}
+
+    def __enter__(self) -> Self:
+        with self._exits as exits:
+            for mechanism in FALLBACKS.mechanisms:
+                watched = exits.enter_context(Watched(mechanism.name))
+                self._watches[mechanism.name] = watched, watched.status
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exits.close()
+
+    @property
+    def attached(self) -> list[Watched]:
+        """Those that the kernel allows."""
+        return [watched for watched, status in self._watches.values() if status.mechanism]
+
+    def by(self, mechanism: str, record: Callable[..., None]) -> Watched:
+        """Return the probe of a mechanism, and write into the report which it is; skip where the kernel refuses it."""
+        record(hook=FALLBACKS.hook.name, mechanism=mechanism)
+        watched, status = self._watches[mechanism]
+        if status.mechanism is None:
+            why = dict(status.refused).get(mechanism, status.why)
+            record(verdict="refused", why=why)
+            pytest.skip(f"{mechanism}: {why}")
+        return watched
 
 
 def _sum(row: Row, other: Row) -> Row:

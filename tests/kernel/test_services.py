@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from nettop.probes.services.programs import FALLBACKS, FIRST_PLACE, SERVICES_MAX
-from nettop.snapshots.hooks import HookStatus
+from nettop.probes.services.programs import FIRST_PLACE, SERVICES_MAX
 from nettop.snapshots.services import CLIENTS, CONNECTIONS, OTHERS, SERVICES, WAITING, WITHOUT_PLACE
 
 from . import bpf_objects, oracle
 from .lab import Lab, compiled, until
 from .services import (
     ANSWER,
+    MECHANISMS,
     REQUEST,
     SERVED,
     SIZES,
     USED,
     Host,
     Watched,
+    WatchedByEach,
     answer_by,
     answer_each,
-    attached_by_each,
     close_each,
     opened,
     receive_each,
@@ -40,23 +40,7 @@ from .traffic import Memory, exchange, linger, listen, receive
 pytestmark = pytest.mark.kernel
 
 ANSWERER = Path(__file__).with_name("answer.c")
-MECHANISMS = [mechanism.name for mechanism in FALLBACKS.mechanisms]
 KINDS = ["write", "sendfile", "splice", "io_uring", "peek"]
-
-
-@pytest.fixture(scope="module")
-def all_watches() -> Iterator[dict[str, tuple[Watched, HookStatus]]]:
-    """A probe for each mechanism, all attached at once, if the kernel allows theirs."""
-    with attached_by_each() as watches:
-        yield watches
-
-
-@pytest.fixture
-def watches(all_watches: dict[str, tuple[Watched, HookStatus]]) -> list[Watched]:
-    """Those that are attached."""
-    attached = [watched for watched, status in all_watches.values() if status.mechanism]
-    assert attached
-    return attached
 
 
 @pytest.fixture
@@ -86,7 +70,7 @@ TARGETS = {"127.0.0.1": 7, "::1": 11, "::ffff:127.0.0.1": 13}
 
 
 @pytest.fixture(scope="module")
-def done(all_watches: dict[str, tuple[Watched, HookStatus]]) -> Iterator[Host]:
+def done(all_watches: WatchedByEach) -> Iterator[Host]:
     """Requests by IPv4, IPv6 and IPv4 mapped to IPv6, some without an answer, some of which still wait."""
     with Lab() as lab:
         host = Host(lab)
@@ -112,17 +96,12 @@ def done(all_watches: dict[str, tuple[Watched, HookStatus]]) -> Iterator[Host]:
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_each_mechanism_counts_the_same(
     mechanism: str,
-    all_watches: dict[str, tuple[Watched, HookStatus]],
+    all_watches: WatchedByEach,
     done: Host,
     record: Callable[..., None],
 ) -> None:
     """Answers, what ended without one, and what waits now, at which side, since when, and whether it was read."""
-    record(hook=FALLBACKS.hook.name, mechanism=mechanism)
-    watched, status = all_watches[mechanism]
-    if status.mechanism is None:
-        why = dict(status.refused).get(mechanism, status.why)
-        record(verdict="refused", why=why)
-        pytest.skip(f"{mechanism}: {why}")
+    watched = all_watches.by(mechanism, record)
     answers = 3 * sum(TARGETS.values()) + 5
     rows = {
         side: watched.until(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .lab import Lab, Namespace
+from .lab import Namespace
 from .services import ERROR, SERVED, USED, Watched, quantile, running, tool
 
 pytestmark = pytest.mark.kernel
@@ -35,19 +35,6 @@ http {{
 SMALL, BIG = "small", "big"
 SIZES = {SMALL: 612, BIG: 3 << 20}
 NS = {"us": 1e3, "ms": 1e6, "s": 1e9}
-
-
-@pytest.fixture
-def watched() -> Iterator[Watched]:
-    """A probe."""
-    with Watched() as probe:
-        yield probe
-
-
-@pytest.fixture
-def home(lab: Lab) -> Namespace:
-    """Where the servers and the generators are."""
-    return lab.namespace()
 
 
 # --- nginx and wrk --------------------------------------------------------------------------------------------

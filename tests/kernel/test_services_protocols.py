@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from nettop.snapshots.services import PATTERNS
 
 from .command import Row
-from .lab import Lab, Namespace
+from .lab import Namespace
 from .services import ERROR, SERVED, USED, Watched, quantile, running, tool
 
 pytestmark = pytest.mark.kernel
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.kernel
 HTTP2, MEMCACHED, MQTT, MARIADB, GRPC, WEBSOCKET, PROXY = range(9381, 9388)
 ALTERNATING, OVERLAPPING, PUSHING = PATTERNS.values()
 ANSWER_S = 0.02
-"""After how long services of the tests' own answer."""
+"""How long services of our own take to answer."""
 PEERS = Path(__file__).parent
 PYTHON = "/usr/bin/python3"
 NGINX = """
@@ -38,21 +39,9 @@ http {{
 """
 
 
-@pytest.fixture
-def watched() -> Iterator[Watched]:
-    """A probe."""
-    with Watched() as probe:
-        yield probe
-
-
-@pytest.fixture
-def home(lab: Lab) -> Namespace:
-    """Where the servers and the generators are."""
-    return lab.namespace()
-
-
+@cache
 def peer(module: str) -> list[str]:
-    """The command of a peer of the tests' own, for Debian's Python and its module."""
+    """Return the command of a peer of our own, which runs on Debian's Python with this module, or skip the test."""
     if subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True, check=False).returncode:
         pytest.skip(f"python3-{module} is not installed (scripts/install-deps.sh --kernels)")
     return [PYTHON, str(PEERS / f"{module}_peer.py")]
@@ -60,7 +49,7 @@ def peer(module: str) -> list[str]:
 
 @contextmanager
 def nginx(home: Namespace, folder: Path, passes: str, options: str = "") -> Iterator[None]:
-    """nginx, which passes what comes to PROXY on."""
+    """Run nginx, which passes on what comes to PROXY."""
     text = NGINX.format(folder=folder, port=PROXY, options=options, passes=passes)
     (folder / "conf").write_text(text)
     command = [tool("nginx"), "-e", str(folder / "errors"), "-c", str(folder / "conf")]
@@ -69,12 +58,12 @@ def nginx(home: Namespace, folder: Path, passes: str, options: str = "") -> Iter
 
 
 def is_marked(row: Row) -> bool:
-    """Whether a service is said to be one whose requests overlap, and has no times."""
+    """Return whether a service is marked as overlapping, and has no times."""
     return bool(row["pattern"] == OVERLAPPING and row["timed"] is None)
 
 
 def has_time(row: Row, least_s: float, most_s: float, share: float = 0.5) -> bool:
-    """Whether a service's p50, or another quantile, is between both, but for the width of a bucket."""
+    """Return whether a quantile of a service's times is between both, within the width of a bucket."""
     return least_s * (1 - ERROR) <= quantile(row, "response", share) / 1e9 <= most_s * (1 + ERROR)
 
 
@@ -82,7 +71,7 @@ def has_time(row: Row, least_s: float, most_s: float, share: float = 0.5) -> boo
 
 
 def h2load(home: Namespace, *options: str) -> int:
-    """How many requests h2load had answered."""
+    """Run h2load and return how many of its requests were answered."""
     text = home.run(tool("h2load"), *options, f"http://127.0.0.1:{HTTP2}/x")
     match = re.search(r"(\d+) succeeded, 0 failed, 0 errored, 0 timeout", text)
     assert match, text
@@ -107,14 +96,14 @@ def test_http2(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 
 def calls(home: Namespace, port: int, number: int, at_once: int) -> list[float]:
-    """How long each gRPC call took its client, in order of size."""
+    """Make gRPC calls and return how long each took its client, in seconds, the fastest first."""
     text = home.run(*peer("grpc"), "call", str(port), str(number), str(at_once))
     return sorted(json.loads(text))
 
 
 @contextmanager
 def grpc(home: Namespace, folder: Path) -> Iterator[None]:
-    """A gRPC service."""
+    """Run a gRPC service."""
     command = [*peer("grpc"), "serve", str(GRPC), str(ANSWER_S)]
     with running(home, *command, port=GRPC, log=folder / "grpc"):
         yield

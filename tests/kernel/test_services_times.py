@@ -8,7 +8,7 @@ import select
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -45,15 +45,6 @@ TICKS_NS = 20 * MS
 def host(lab: Lab) -> Host:
     """A server and its client."""
     return Host(lab)
-
-
-@pytest.fixture
-def watched() -> Iterator[Watched]:
-    """A probe."""
-    with Watched() as probe:
-        if probe.status.mechanism is None:
-            pytest.skip(f"no mechanism: {probe.status.why}")
-        yield probe
 
 
 @dataclass

@@ -8,27 +8,26 @@ import itertools
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from nettop.probes.services.programs import FALLBACKS
-from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import SERVICES, UNLISTED_FAILURES, WAITING
 
 from .command import Row
 from .lab import Lab, Namespace, Worker, until
 from .services import (
     ANSWER,
+    MECHANISMS,
     REQUEST,
     SERVED,
     USED,
     Host,
     Watched,
+    WatchedByEach,
     accept_each,
     answer_each,
-    attached_by_each,
     close_each,
     connect_each,
     opened,
@@ -50,19 +49,6 @@ PORTS = itertools.count(7000)
 """Each is used once, as the kernel gives the number of a namespace that is gone to another one."""
 TICKS_NS = 20 * MS
 """What the kernel knows in ticks only, of 1 to 10 ms, is right within two of them."""
-
-
-@pytest.fixture(scope="module")
-def all_watches() -> Iterator[dict[str, tuple[Watched, HookStatus]]]:
-    """A probe for each mechanism, all attached at once, if the kernel allows theirs."""
-    with attached_by_each() as watches:
-        yield watches
-
-
-@pytest.fixture
-def watches(all_watches: dict[str, tuple[Watched, HookStatus]]) -> list[Watched]:
-    """Those that are attached."""
-    return [watched for watched, status in all_watches.values() if status.mechanism]
 
 
 @pytest.fixture
@@ -91,20 +77,15 @@ def reply(host: Host, names: list[int]) -> None:
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("mechanism", [mechanism.name for mechanism in FALLBACKS.mechanisms])
+@pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_each_mechanism_marks_the_same(
     mechanism: str,
-    all_watches: dict[str, tuple[Watched, HookStatus]],
+    all_watches: WatchedByEach,
     lab: Lab,
     record: Callable[..., None],
 ) -> None:
     """Requests that overlap, pushes, and a failed service, by every way to see calls."""
-    record(hook=FALLBACKS.hook.name, mechanism=mechanism)
-    watched, status = all_watches[mechanism]
-    if status.mechanism is None:
-        why = dict(status.refused).get(mechanism, status.why)
-        record(verdict="refused", why=why)
-        pytest.skip(f"{mechanism}: {why}")
+    watched = all_watches.by(mechanism, record)
     overlapping, pushing, failing = Host(lab), Host(lab), Host(lab)
     with opened(overlapping.client, overlapping.server, overlapping.port, "::1") as names:
         overlap(overlapping, names)

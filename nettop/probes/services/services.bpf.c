@@ -127,14 +127,6 @@ static __always_inline bool is_after(u32 sequence, u32 other) { return (s32)(seq
 
 static __always_inline u64 later(u64 one, u64 other) { return one > other ? one : other; }
 
-// Count one more of something that a service's tally has.
-#define COUNT_OF(turn, member)                                                                               \
-  do {                                                                                                       \
-    struct tally *counted = tally_of((turn)->service);                                                       \
-    if (counted)                                                                                             \
-      ADD(counted->member, 1);                                                                               \
-  } while (0)
-
 // --- how ends take turns -----------------------------------------------------------------------------------
 
 // Whether what moves now is apart from all that moved before, and so begins something new: parts of one
@@ -158,7 +150,9 @@ static __always_inline void begin_anew(struct turn *turn, u64 now) {
 
 // The service has sent something that nobody asked for; its first words are a greeting.
 static __always_inline void push(struct turn *turn) {
-  COUNT_OF(turn, pushes);
+  struct tally *tally = tally_of(turn->service);
+  if (tally)
+    ADD(tally->pushes, 1);
   if (turn->mode == ALTERNATES)
     turn->mode = PUSHES;
 }
@@ -609,8 +603,10 @@ static __always_inline void note_listener(struct sock *sk, struct task_struct *t
   listening.update(&listener, &owner);
 }
 
-// What makes the service of a connection. A process's name is part of that: `owner`'s, or the listener's.
-static __always_inline void put_key(struct key *key, struct turn *turn, struct sock *sk) {
+// What makes the service of a connection. Returns the process that it is named by, if any is known: the one
+// that uses the connection, or the listener's.
+static __always_inline struct owner *put_key(struct key *key, struct turn *turn, struct sock *sk) {
+  struct owner *owner = turn->has_owner ? &turn->owner : NULL;
   key->netns = namespace_of(sk);
   key->side = turn->side;
   if (turn->side == SIDE_USED) {
@@ -618,24 +614,21 @@ static __always_inline void put_key(struct key *key, struct turn *turn, struct s
     put_remote((u32 *)key->address, sk);
   } else {
     struct listener listener = {};
-    struct owner *owner = find_listener(&listener, sk);
+    struct owner *listens = find_listener(&listener, sk);
     key->port = listener.port;
     key->address[0] = listener.address[0];
     key->address[1] = listener.address[1];
-    if (!turn->has_owner && owner)
-      put_user(key, owner);
+    if (!owner)
+      owner = listens;
   }
-  if (turn->has_owner)
-    put_user(key, &turn->owner);
+  if (owner)
+    put_user(key, owner);
+  return owner;
 }
 
 static __always_inline void set_service(struct turn *turn, struct sock *sk) {
   struct key key = {};
-  struct listener listener = {};
-  put_key(&key, turn, sk);
-  struct owner *owner = turn->has_owner ? &turn->owner : NULL;
-  if (!owner && turn->side == SIDE_SERVED)
-    owner = find_listener(&listener, sk);
+  struct owner *owner = put_key(&key, turn, sk);
   turn->service = place_of(&key, owner);
   turn->has_service = 1;
   if (turn->side == SIDE_SERVED)
@@ -677,15 +670,19 @@ static __always_inline bool is_open_request(struct turn *turn, struct tcp_sock *
   if (turn->side == SIDE_SERVED) {
     if (!tp->data_segs_in || (turn->has_answered && tp->skc_flags & SOCK_DONE))
       return false;
-    if (!turn->has_answered || is_after(tcp->received, tcp->read) || received_at != sent_at)
-      return !turn->has_answered || is_after(tcp->received, tcp->read) || is_after(received_at, sent_at);
+    if (!turn->has_answered || is_after(tcp->received, tcp->read))
+      return true;
+    if (received_at != sent_at)
+      return is_after(received_at, sent_at);
     return is_after(tcp->received, tp->rcv_wup) ||
            (acked_before_us >= 0 && acked_before_us < MAX_DELAYED_ACK_US);
   }
   if (!tp->data_segs_out)
     return false;
-  if (!tp->data_segs_in || received_at != sent_at)
-    return !tp->data_segs_in || is_after(sent_at, received_at);
+  if (!tp->data_segs_in)
+    return true;
+  if (received_at != sent_at)
+    return is_after(sent_at, received_at);
   return tp->rcv_wup == tp->rcv_nxt && (is_after(tcp->written, tcp->acked) ||
                                         (acked_before_us < 0 && acked_before_us > -MAX_DELAYED_ACK_US));
 }
@@ -902,7 +899,7 @@ static __always_inline void fail(struct turn *turn, struct sock *sk) {
   struct whole *whole = the_whole();
   struct key key = {};
   u64 none = 0, failed = sk->sk_err == ECONNREFUSED ? 1 + ONE_REFUSED : 1;
-  put_key(&key, turn, sk);
+  struct owner *owner = put_key(&key, turn, sk);
   if (!places.lookup(&key)) {
     u64 *before = failing.lookup_or_try_init(&key, &none);
     if (before)
@@ -914,7 +911,7 @@ static __always_inline void fail(struct turn *turn, struct sock *sk) {
       return;
     failing.delete(&key);
   }
-  turn->service = place_of(&key, turn->has_owner ? &turn->owner : NULL);
+  turn->service = place_of(&key, owner);
   struct tally *tally = tally_of(turn->service);
   if (!tally)
     return;
