@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.invoker import (
+    SERVICE_USERS,
     User,
     caller,
+    closed_to,
     name_of,
     named_user,
     opening_as,
@@ -64,8 +67,6 @@ _TABLES = {
 """The tables that keep rows for so long, by the word of --retention."""
 _DURATION = re.compile(r"([0-9]{1,6})([hdwy])")
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
-_SERVICE_USERS = ("nettop", "nobody")
-"""Who root becomes where nobody else owns the directory: the first that exists."""
 
 COLLECT_HELP = "Receive flows that routers and switches report (sFlow, NetFlow, IPFIX), and store them."
 
@@ -315,17 +316,38 @@ def _owner(directory: Path, named_by: User | None = None) -> User | None:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return named_by
     with _storing_in(directory):
-        user = owner_of_directory(directory) or named_user(_SERVICE_USERS)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        user = owner_of_directory(directory, SERVICE_USERS) or named_user(SERVICE_USERS)
+        if (closed := closed_to(user, directory)) is not None:
+            raise UsageError(
+                f"flows cannot be stored in {directory}: {name_of(user)}, who stores them, may not enter {closed}",
+                f"chmod o+x {closed}, or choose another --data-dir",
+            )
+        _make(directory)
         if directory.stat().st_uid != user.uid:
-            if any(directory.iterdir()):
-                name = name_of(user)
-                raise NettopError(
-                    f"{directory} belongs to root, and datagrams are never read as root",
-                    f"chown -R {name} {directory}, or choose another --data-dir",
-                )
-            os.chown(directory, user.uid, user.gid)
+            _give(directory, user)
     return user
+
+
+def _make(directory: Path) -> None:
+    """Make the directory, in parents that its owner, who is not yet known to it, may enter."""
+    umask = os.umask(0o022)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    finally:
+        os.umask(umask)
+
+
+def _give(directory: Path, user: User) -> None:
+    """Make the user the owner of a directory of root's, where nobody else may write any more. Raises NettopError for
+    one that is not empty.
+    """
+    if any(directory.iterdir()):
+        raise NettopError(
+            f"{directory} belongs to root, and datagrams are never read as root",
+            f"chown -R {name_of(user)} {directory}, or choose another --data-dir",
+        )
+    directory.chmod(stat.S_IMODE(directory.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+    os.chown(directory, user.uid, user.gid)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.invoker import User, caller, explaining_caller, owner_of_directory
+from nettop.commands.invoker import SERVICE_USERS, User, caller, explaining_caller, owner_of_directory
 from nettop.commands.options import checked_word, complete_list, completing, listed_names, option, whole
 from nettop.commands.privilege import give_up_privileges
 from nettop.errors import ExitCode, NettopError, UsageError
@@ -116,7 +116,7 @@ def _become_reader(named_by: User | None, data_dir: Path) -> None:
     if named_by is not None:
         give_up_privileges(named_by)
     elif data_dir.exists():
-        give_up_privileges(owner_of_directory(data_dir))
+        give_up_privileges(owner_of_directory(data_dir, SERVICE_USERS))
 
 
 def _sql(words: list[str]) -> str | None:

@@ -19,6 +19,9 @@ from nettop.errors import NettopError, PermissionMissing
 _AS_ROOT = "run it as root itself: sudo env -u SUDO_UID nettop …"
 _SHELL = "/bin/sh"
 _NO_ID, _DIGITS, _SHOWN = 0xFFFFFFFF, 10, 20
+SERVICE_USERS = ("nettop", "nobody")
+"""Who root becomes to collect flows where nobody else owns their directory: the first that exists."""
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,29 @@ def owner_of_files(path: Path) -> User | None:
     return user
 
 
-def owner_of_directory(path: Path) -> User | None:
+def owner_of_directory(path: Path, makers: Iterable[str] = ()) -> User | None:
     """Whom the path belongs to, or the nearest directory that exists; None for root. Raises NettopError for a path that
     another user may have prepared, and for an impossible name.
+
+    `makers` are users that nettop makes directories for: one of theirs is nettop's own, also in /tmp.
     """
     with _writing(path):
-        _refuse_traps(path, {0})
+        _refuse_traps(path, {0}, {user.uid for user in _named_users(makers)})
         owner = _existing(path).stat()
     return _user(owner.st_uid, owner.st_gid) if owner.st_uid else None
+
+
+def closed_to(user: User, path: Path) -> Path | None:
+    """Return the first directory above the path that this user may not enter; None where there is none."""
+    ways = (
+        Path(os.path.realpath(path)),
+        path,
+    )  # what a link leads to first: whoever may not, cannot follow it
+    with opening_as(user):
+        for place in (parent for way in ways for parent in reversed(_lineage(way)[1:])):
+            if place.is_dir() and not os.access(place, os.X_OK, effective_ids=True):
+                return place
+    return None
 
 
 def caller() -> User | None:
@@ -100,13 +118,18 @@ def name_of(user: User) -> str:
 
 def named_user(names: Iterable[str]) -> User:
     """The first of these users that exists. Raises NettopError if none does."""
-    for name in names:
-        with suppress(KeyError):
-            entry = pwd.getpwnam(name)
-            return _user(entry.pw_uid, entry.pw_gid)
+    for user in _named_users(names):
+        return user
     raise NettopError(
         f"there is no user {' or '.join(names)} to run as", "run nettop as another user than root"
     )
+
+
+def _named_users(names: Iterable[str]) -> Iterator[User]:
+    for name in names:
+        with suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            yield _user(entry.pw_uid, entry.pw_gid)
 
 
 @contextmanager
@@ -211,16 +234,23 @@ def _lineage(path: Path) -> Sequence[Path]:
     return (path.absolute(), *path.absolute().parents)
 
 
-def _refuse_traps(path: Path, trusted: Container[int]) -> None:
+def _refuse_traps(path: Path, trusted: Container[int], makers: Container[int] = ()) -> None:
     """Raise NettopError for a path that another user may have prepared: with a symbolic link of theirs, or a file of
-    theirs in a directory where everybody may create files (/tmp).
+    theirs in a directory where everybody may create files (/tmp). A directory of one of the `makers` is none, unless
+    others may write into it.
     """
     places = _lineage(path)
     for place, parent in zip(places, (*places[1:], places[-1]), strict=True):
         with suppress(FileNotFoundError, NotADirectoryError):
             status = place.lstat()
             is_shared = bool(parent.stat().st_mode & stat.S_ISVTX)
-            if status.st_uid not in trusted and (stat.S_ISLNK(status.st_mode) or is_shared):
+            is_made = status.st_uid in makers and stat.S_ISDIR(status.st_mode)
+            if is_made and is_shared and status.st_mode & _WRITABLE_BY_OTHERS:
+                raise NettopError(
+                    f"other users may write into {place}",
+                    f"chmod go-w {place} if all in it is yours, or use another directory",
+                )
+            if status.st_uid not in trusted and not is_made and (stat.S_ISLNK(status.st_mode) or is_shared):
                 raise NettopError(
                     f"{place} was created by another user (uid {status.st_uid})",
                     "write to another directory",

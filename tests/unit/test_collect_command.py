@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nettop import cli
 from nettop.commands import collect
 from nettop.commands.collect import CollectOptions, collect_settings
 from nettop.commands.flows import FlowsOptions, start_flows
+from nettop.commands.invoker import SERVICE_USERS, closed_to, named_user, owner_of_directory
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.interrupts import Requests
 from nettop.settings import CollectSettings, default_flows_dir
@@ -165,18 +167,106 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
         collect._owner(tmp_path / "file" / "flows")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_a_directory_of_roots(tmp_path: Path) -> None:
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def shared(flows_dir: Path) -> Path:
+    """A directory like /tmp: everybody may make files in it, and remove their own."""
+    flows_dir.mkdir()
+    flows_dir.chmod(0o1777)
+    return flows_dir
+
+
+@needs_root
+def test_a_directory_of_roots(flows_dir: Path) -> None:
     """An empty one is given to a user without rights; what root has in one is not touched."""
-    user = collect._owner(tmp_path / "new")
+    user = collect._owner(flows_dir / "new")
     assert user is not None
     assert user.uid != 0
-    assert (tmp_path / "new").stat().st_uid == user.uid
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "file").touch()
+    assert (flows_dir / "new").stat().st_uid == user.uid
+    (flows_dir / "old").mkdir()
+    (flows_dir / "old" / "file").touch()
     with pytest.raises(NettopError, match="datagrams are never read as root") as raised:
-        collect._owner(tmp_path / "old")
+        collect._owner(flows_dir / "old")
     assert "chown -R" in raised.value.remedy
+
+
+@needs_root
+@pytest.mark.parametrize("at", ["flows", "."])
+def test_a_directory_where_everybody_makes_files(shared: Path, at: str) -> None:
+    """What nettop has made there, or was given, is used again by collect and by flows; it is closed to others."""
+    first = collect._owner(shared / at)
+    assert first is not None
+    assert collect._owner(shared / at) == owner_of_directory(shared / at, SERVICE_USERS) == first
+    assert not (shared / at).stat().st_mode & 0o022
+
+
+def _link(place: Path) -> None:
+    (place.parent / "target").mkdir()
+    place.symlink_to(place.parent / "target")
+
+
+PLANTED: dict[str, tuple[Callable[[Path], object], int | None, int]] = {
+    "a directory of another user": (Path.mkdir, 4242, 0o700),
+    "a link of the user that nettop becomes": (_link, None, 0o777),
+    "a directory that others may write into": (Path.mkdir, None, 0o777),
+    "a file": (Path.touch, None, 0o600),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("kind", PLANTED)
+@pytest.mark.parametrize("below", ["", "flows"])
+def test_what_another_user_may_have_planted(shared: Path, kind: str, below: str) -> None:
+    """It is refused as it is, for what is to be below it too, and nothing of it is changed."""
+    plant, uid, mode = PLANTED[kind]
+    place = shared / "planted"
+    plant(place)
+    if not place.is_symlink():
+        place.chmod(mode)
+    os.chown(place, named_user(SERVICE_USERS).uid if uid is None else uid, -1, follow_symlinks=False)
+    before = place.lstat()
+    for ask in (collect._owner, lambda path: owner_of_directory(path, SERVICE_USERS)):
+        with pytest.raises(NettopError, match=r"created by another user|may write into"):
+            ask(place / below)
+    after = place.lstat()
+    assert (after.st_uid, after.st_mode, after.st_mtime_ns) == (
+        before.st_uid,
+        before.st_mode,
+        before.st_mtime_ns,
+    )
+
+
+@needs_root
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("by_link", [True, False])
+def test_a_directory_that_nobody_may_reach(flows_dir: Path, *, exists: bool, by_link: bool) -> None:
+    """It is refused before it is made or given away; the error names the directory that is closed."""
+    closed = flows_dir / "closed"
+    (closed / "home").mkdir(parents=True)
+    closed.chmod(0o700)
+    place = closed / "home" / "flows"
+    if exists:
+        place.mkdir()
+    (flows_dir / "link").symlink_to(closed / "home")
+    with pytest.raises(UsageError, match=f"may not enter {closed}$") as raised:
+        collect._owner(flows_dir / "link" / "flows" if by_link else place)
+    assert f"chmod o+x {closed}" in raised.value.remedy
+    assert place.exists() == exists
+    assert not exists or place.stat().st_uid == 0
+
+
+@needs_root
+def test_parents_that_are_made(flows_dir: Path) -> None:
+    """Whoever owns the directory may reach it, also where root's files are closed to others."""
+    umask = os.umask(0o077)
+    try:
+        user = collect._owner(flows_dir / "parent" / "flows")
+    finally:
+        os.umask(umask)
+    assert user is not None
+    assert closed_to(user, flows_dir / "parent" / "flows") is None
 
 
 # --- nettop flows ---------------------------------------------------------------------------------------------
